@@ -13,10 +13,10 @@ MEBIBYTE = 2**20
 class SavedBytes(saved_tensors_hooks):
     """Context manager that counts the bytes that autograd saves for the backward pass.
 
-    Each storage is counted once; the network's own parameters and buffers are not counted.
+    Each storage is counted once. The parameters and buffers of the network are not counted.
 
     Args:
-        network: network whose parameters and buffers are not counted, since they stay in memory anyway.
+        network: network. Its parameters and buffers are not counted, because they stay in memory anyway.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -44,9 +44,9 @@ class SavedBytes(saved_tensors_hooks):
 class ActivationMemory(Callback):
     """Log the memory saved for the backward pass in the first step of each epoch, as `train/saved_mebibytes`.
 
-    The logged value is the largest over all ranks; testing logs the last value again, as `test/saved_mebibytes`. On a
-    GPU, `train/peak_gibibytes` also logs the peak of allocated memory: weights, gradients, optimizer state and
-    temporary tensors.
+    The logged value is the maximum over all ranks. Testing logs the last value again, as `test/saved_mebibytes`. On a
+    GPU, the peak of allocated memory is also logged, as `train/peak_gibibytes`. It includes weights, gradients,
+    optimizer state and temporary tensors.
     """
 
     def __init__(self) -> None:

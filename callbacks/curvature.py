@@ -1,4 +1,4 @@
-"""Curvature of a classifier's loss during training: extreme eigenvalues and spectral density."""
+"""Curvature of the loss of a classifier during training: extreme eigenvalues and spectral density."""
 
 from pathlib import Path
 from typing import Any
@@ -27,30 +27,30 @@ POINTS, WIDTH = 400, 0.01
 
 
 class Curvature(Callback):
-    """Measure the Hessian of the mean cross-entropy on a fixed subset of the training images, every n epochs.
+    """Every n epochs, measure the Hessian of the mean cross-entropy on a fixed subset of the training images.
 
-    Logs `train/greatest_eigenvalue` and `train/least_eigenvalue`; testing logs the last values again. The run directory
-    gets `curvature.csv` with the eigenvalues over the epochs, `curvature_density.csv` with the last density, and a
-    figure of each table. Dropout and augmentation are disabled, and the loss excludes weight decay. The subset and the
-    starting vectors are the same on all ranks, and results are all-reduced.
+    Logs `train/greatest_eigenvalue` and `train/least_eigenvalue`. Testing logs the last values again. In the run
+    directory, `curvature.csv` contains the eigenvalues over the epochs, and `curvature_density.csv` contains the last
+    density. There is a figure of each table. Dropout and augmentation are disabled, and the loss excludes weight decay.
+    The subset and the starting vectors are the same on all ranks, and results are all-reduced.
 
     Args:
-        every_n_epochs: epochs between two measurements; the last epoch is always measured.
-        samples: number of training images, sampled once.
-        steps: Lanczos steps, each with one matrix-vector product.
-        starts: number of starting vectors; the density is averaged over all starts, and the most extreme eigenvalues
-            are reported.
+        every_n_epochs: number of epochs between two measurements. The last epoch is always measured.
+        samples: number of training images. They are sampled once.
+        steps: number of Lanczos steps. Each step computes one matrix-vector product.
+        starts: number of starting vectors. The density is averaged over all starts. The most extreme eigenvalues of all
+            starts are reported.
         matrix: `hessian`, or `gauss_newton`, which is positive semidefinite.
-        batch_norm: BatchNorm statistics to use: `batch` for those of each batch, as in training, or `running` for the
-            running averages.
-        images_at_once: batch size of a matrix-vector product on each rank, which affects the result if `batch_norm` is
+        batch_norm: BatchNorm statistics: `batch` uses the statistics of each batch, as in training, and `running` uses
+            the running averages.
+        images_at_once: batch size of a matrix-vector product on each rank. It affects the result if `batch_norm` is
             `batch`.
         seed: random seed of the subset and the starting vectors.
 
     Raises:
         TypeError: at setup, if the module is not a classifier or the data have no training images.
-        ValueError: if an argument is out of range; before training, if the dataset has fewer than `samples` images, or
-            the network is in half precision, under autocast or not twice differentiable.
+        ValueError: if an argument is out of range. Before training, also if the dataset has fewer than `samples`
+        images, or the network is in half precision, under autocast or not twice differentiable.
     """
 
     def __init__(

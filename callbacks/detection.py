@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 class DetectionReport(Callback):
     """Write the results of a `Detector` to the run directory after testing.
 
-    `detection.csv` has a row for each dataset and method. The metrics are AUROC, TNR at 95 % TPR, AUPR with either kind
-    of input as positives, and detection accuracy. The table also has the magnitude of input pre-processing in pixel
-    units, the method's number of neighbours, if any, and the number of inputs of either kind. `detection_scores.csv`
-    has each method's confidence for each input, higher if in distribution, and whether the input may have been used for
-    tuning. `figures/detection.png` shows, for each dataset, histograms of the detector's confidence and the ROC curves
-    of all methods.
+    `detection.csv` has a row for each dataset and method. The metrics are AUROC, TNR at 95 % TPR, two values of AUPR
+    (either kind of input is positive), and detection accuracy. The table also has the magnitude of input pre-processing
+    in pixel units and the number of inputs of either kind. Some methods also have a number of neighbours.
+    `detection_scores.csv` has the confidence of each method for each input. The confidence is higher in distribution. A
+    column marks inputs that may have been used for tuning. For each dataset, `figures/detection.png` shows histograms
+    of the confidence of the detector and the ROC curves of all methods.
 
     Args:
         most_bins: maximum number of bins of a histogram.
@@ -100,7 +100,7 @@ def draw_detection(detections: Sequence[DetectionResult], score: str, most_bins:
 
     Args:
         detections: detection results, one per dataset.
-        score: method whose confidence is shown; datasets without results of this method show their first method.
+        score: name of the method for the histograms. Datasets without results of this method show their first method.
         most_bins: maximum number of bins of a histogram.
     """
     from matplotlib.figure import Figure
@@ -127,7 +127,7 @@ def draw_detection(detections: Sequence[DetectionResult], score: str, most_bins:
 
 
 def _histograms(panel: "Axes", detection: DetectionResult, method: str, most_bins: int) -> None:
-    """Draw histograms of a confidence; far tails are collected in the outermost bins to keep the rest visible."""
+    """Draw histograms of a confidence. Far tails are collected in the outermost bins."""
     in_distribution, other = (part.numpy() for part in detection.parts(method))
     low, high = np.quantile(np.concatenate([in_distribution, other]), [0.0, 1.0])
     spread = np.quantile(in_distribution, 0.99) - np.quantile(in_distribution, 0.01)

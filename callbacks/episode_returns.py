@@ -8,10 +8,10 @@ from lightning_modules.training.logging import log_same
 
 
 class EpisodeReturns(Callback):
-    """Log `test/return`: the sum of rewards of an episode under the policy, averaged over episodes.
+    """Log `test/return`, the sum of the rewards of an episode under the policy, averaged over episodes.
 
     Raises:
-        TypeError: when a test is set up, if the DataModule is not an `EpisodeSource`.
+        TypeError: at setup of a test, if the DataModule is not an `EpisodeSource`.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

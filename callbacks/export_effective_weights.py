@@ -1,4 +1,4 @@
-"""Export the effective weights of a network whose weights are functions of the trained parameters."""
+"""Export the effective weights of a network. They are functions of the trained parameters."""
 
 import json
 from pathlib import Path
@@ -13,10 +13,10 @@ from lightning_modules.interfaces import EffectiveNetwork, require
 class ExportEffectiveWeights(Callback):
     """Write `effective_weights/model.safetensors` and `model.json` to the run directory after training and testing.
 
-    `model.safetensors` contains the weights used in testing, under the plain network's parameter names: timm,
-    transformers or torch load the file without this project, and compute the same logits. `model.json` lists patterns,
-    bits and scales applied to the weights, by layer. If a run is tested twice (`checkpoint.also_test_best`), the files
-    contain the weights of the first test, i.e. of the configured checkpoint.
+    `model.safetensors` contains the weights used in testing, under the parameter names of the plain network. timm,
+    transformers or torch can load the file without this project. They compute the same logits. `model.json` lists
+    patterns, bits and scales applied to the weights, by layer. If a run is tested twice (`checkpoint.also_test_best`),
+    the files contain the weights of the first test. The first test uses the configured checkpoint.
 
     Raises:
         TypeError: at setup, if the module is not an `EffectiveNetwork`.

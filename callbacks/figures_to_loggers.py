@@ -1,4 +1,4 @@
-"""Send a run's figures to its loggers."""
+"""Send the figures of a run to its loggers."""
 
 from pathlib import Path
 
@@ -9,10 +9,10 @@ from PIL import Image
 
 
 class FiguresToLoggers(Callback):
-    """When a stage ends, send the figures drawn during the stage to the loggers that accept images.
+    """At the end of a stage, send the figures drawn in this stage to the loggers that accept images.
 
-    Figures are `figures/*.png` of the run directory. TensorBoard shows the figures as images; other loggers receive the
-    figures if they have Lightning's `log_image(key, images, step)`, like the Weights & Biases logger.
+    Figures are `figures/*.png` of the run directory. TensorBoard shows the figures as images. Other loggers receive the
+    figures if they have the method `log_image(key, images, step)` of Lightning, like the Weights & Biases logger.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

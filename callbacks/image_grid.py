@@ -1,4 +1,4 @@
-"""Grids of a module's images: inputs, outputs, masks and differences."""
+"""Image grids of inputs, outputs, masks and differences of a module."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -21,16 +21,16 @@ from lightning_modules.training.evaluation_mode import in_evaluation_mode, on_ro
 
 
 class ImageGrid(Callback):
-    """Draw a few images and the module's outputs for them, as `figures/<name>.png` in the run directory.
+    """Draw a few images and the outputs of the module to `figures/<name>.png` in the run directory.
 
     Stages `test` and `val` show the first images of the first dataloader. Stage `train` shows equally spaced training
-    images without augmentation, with their current labels. This figure is drawn at the end of training and, as
-    `<name>_epoch_<epoch>.png`, whenever the callback `EarlyLearning` reports that early learning has ended for some
-    categories. Without a logger nothing is drawn.
+    images without augmentation, with their current labels. The figure of this stage is drawn at the end of training. It
+    is also drawn to `<name>_epoch_<epoch>.png` when the callback `EarlyLearning` reports the end of early learning for
+    some categories. Without a logger nothing is drawn.
 
     Args:
         name: file name of the figure.
-        stage: stage whose images are shown: `train`, `val` or `test`.
+        stage: stage of the shown images: `train`, `val` or `test`.
         num_images: number of rows, at most the number of images on rank 0.
         cell: width of an image, in inches.
 

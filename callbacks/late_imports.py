@@ -1,4 +1,4 @@
-"""Lazy imports of callbacks, which spare subcommands in the same folders from importing Lightning."""
+"""Lazy imports of callbacks. Subcommands that use the same folders need not import Lightning."""
 
 import importlib
 from collections.abc import Callable, Mapping
@@ -6,11 +6,11 @@ from typing import Any
 
 
 def imported_late(folder: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
-    """Return a `__getattr__` for a folder's `__init__`, which imports the folder's classes lazily.
+    """Return a `__getattr__` for the `__init__` of a folder. It imports the classes of the folder lazily.
 
     Args:
         folder: `__name__` of its `__init__.py`.
-        modules: module of the folder that defines each class, by class name.
+        modules: names of the modules that define the classes, by class name.
     """
 
     def get(name: str) -> Any:

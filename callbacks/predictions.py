@@ -1,4 +1,4 @@
-"""Write a module's predictions, from any number of ranks: class predictions to one table, masks to a folder."""
+"""Write the predictions of a module, on any number of ranks. Classes go to one table, masks to a folder."""
 
 import shutil
 from collections.abc import Mapping, Sequence
@@ -27,10 +27,10 @@ HEADER = 8
 def append_predictions(
     file: BinaryIO, index: NDArray[np.int64], prediction: NDArray[np.int64], probabilities: NDArray[np.float32]
 ) -> None:
-    """Append samples to a part file: the number of classes as one int64, then rows of fixed size.
+    """Append samples to a part file. The file has the number of classes as int64, followed by rows of fixed size.
 
     Args:
-        file: part file, open for writing; empty before the first call.
+        file: part file, open for writing. It is empty before the first call.
         index: `[B]`.
         prediction: `[B]`.
         probabilities: `[B, K]`.
@@ -44,11 +44,11 @@ def append_predictions(
 
 @dataclass
 class PredictedSamples:
-    """File names and labels of the predicted samples, where known to the dataset.
+    """File names and labels of the predicted samples, if the dataset knows them.
 
     Args:
-        name: file names of the samples, `[N]`; None if samples are not files.
-        label: labels of the samples, `[N]`, int64, negative where unknown; None if all are unknown.
+        name: file names of the samples, `[N]`. None if samples are not files.
+        label: labels of the samples, `[N]`, int64. Unknown labels are negative. None if all are unknown.
     """
 
     name: Sequence[str] | None = None
@@ -56,7 +56,7 @@ class PredictedSamples:
 
     @classmethod
     def of(cls, dataset: Any) -> "PredictedSamples":
-        """Read file names and image-level labels of a dataset's samples, or only of the samples in the dataset's `row`.
+        """Read file names and image-level labels of the samples of a dataset, or only of those in its `row`.
 
         Raises:
             UnicodeEncodeError: if a name is not in UTF-8.
@@ -72,7 +72,7 @@ class PredictedSamples:
         return cls(name, label.cpu().numpy())
 
     def columns(self, index: NDArray[np.int64]) -> dict[str, Any]:
-        """Return the columns `name` and `label` of some samples, with empty cells for unknown labels."""
+        """Return the columns `name` and `label` of some samples. The cells of unknown labels are empty."""
         columns: dict[str, Any] = {}
         if self.name is not None:
             columns["name"] = [self.name[at] for at in index]
@@ -88,16 +88,16 @@ def merge_predictions(
     names: Sequence[str] | None = None,
     samples: PredictedSamples | None = None,
 ) -> int:
-    """Merge parts into one table sorted by index, without holding all probabilities in memory.
+    """Merge parts into one table sorted by index. The probabilities are not all in memory at once.
 
-    An index that occurs several times, for example since a sampler pads the last batch, is written once.
+    An index that occurs several times is written once. For example, a sampler may pad the last batch.
 
     Args:
-        parts: files written by `append_predictions`; a part without samples is an empty file.
+        parts: files written by `append_predictions`. A part without samples is an empty file.
         path: the table.
         format: file format of the table.
-        names: names of the K classes; adds a column `class_name` with the name of the predicted class.
-        samples: names and labels of the samples, which add columns `name` and `label`.
+        names: names of the K classes. They add a column `class_name` with the name of the predicted class.
+        samples: names and labels of the samples. They add columns `name` and `label`.
 
     Returns:
         Number of rows.
@@ -108,7 +108,9 @@ def merge_predictions(
     """
     for part in parts:
         if not part.is_file():
-            raise FileNotFoundError(f"{part}, the predictions of one rank, is missing: is the folder shared?")
+            raise FileNotFoundError(
+                f"the predictions of one rank are missing, {part}: check that all ranks share the folder"
+            )
     tables = [_read_part(part) for part in parts if part.stat().st_size > HEADER]
     if not tables:
         raise ValueError(f"no sample was predicted, so {path} was not written")
@@ -140,18 +142,18 @@ def merge_predictions(
 class WritePredictions(Callback):
     """Write `predictions.parquet` or `predictions.csv`, or masks, to the run directory during `predict`.
 
-    Unreadable images are skipped, and an error at the end names these images.
+    Unreadable images are skipped. An error at the end names these images.
 
     The table has a row for each sample, sorted by index, with the columns `index`, `name` if samples are files, `label`
     if known, `prediction`, `class_name` if the DataModule has `class_names`, and `probability_0` ...
     `probability_{K-1}` (float32). `predict_step` returns `index` `[B]`, `probabilities` `[B, K]` and `prediction`
-    `[B]`. Each rank appends its batches to its own file, and rank 0 merges the files at the end. Memory therefore does
-    not grow with the dataset if the trainer is called with `return_predictions: false`. A `fast_dev_run` writes
+    `[B]`. Each rank appends its batches to its own file, and rank 0 merges the files at the end. Therefore memory does
+    not grow with the dataset. The trainer must be called with `return_predictions: false`. A `fast_dev_run` writes
     nothing. A module without `num_classes` must write its predictions itself.
 
-    A segmenter's `predict_step` returns `index` `[B]` and `prediction` `[B, H, W]`, with at most 256 classes. Masks are
-    written to `predictions/<index>.png`, or `predictions/<name>.png` if images are files; pixel values are class
-    numbers. The folder appears once all masks are written.
+    The `predict_step` of a segmenter returns `index` `[B]` and `prediction` `[B, H, W]`, with at most 256 classes.
+    Masks are written to `predictions/<index>.png`, or to `predictions/<name>.png` if images are files. Pixel values are
+    class numbers. The folder appears after all masks are written.
 
     Args:
         format: file format of the table: `parquet` or `csv`.
@@ -240,7 +242,7 @@ class WritePredictions(Callback):
         self._peers.close()
         if unreadable:
             reasons = "; ".join(reason for _, reason in sorted(unreadable.items()))
-            raise ValueError(f"all other images are predicted, but not {len(unreadable)}: {reasons}")
+            raise ValueError(f"{len(unreadable)} images cannot be predicted, all others are predicted: {reasons}")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if self._peers is None:

@@ -1,4 +1,4 @@
-"""Pretrain a part of the module on other data, before the run fine-tunes or freezes this part."""
+"""Pretrain a part of the module on other data. The run then fine-tunes or freezes this part."""
 
 from operator import attrgetter
 
@@ -9,19 +9,19 @@ from datamodules.arguments import at_least
 
 
 class Pretraining(Callback):
-    """Train another module on its own data, and copy the weights of its `network` to a part of the run's module.
+    """Train another module on its own data, and copy the weights of its `network` to a part of the module of the run.
 
     This callback is meant for pretraining that takes minutes, on a single process. For longer pretraining, use a
-    separate run, and load the run's checkpoint with `lightning_modules.backbones.with_weights`. The pretrained network
-    must have all parameters of the part, by name; further parameters, such as a classifier head on an encoder, are
-    dropped. Each pretrained part needs a separate callback. A resumed run loads the weights from its checkpoint and
+    separate run. Load its checkpoint with `lightning_modules.backbones.with_weights`. The pretrained network must have
+    all parameters of the part, by name. Further parameters are dropped, such as those of a classifier head on an
+    encoder. Each pretrained part needs a separate callback. A resumed run loads the weights from its checkpoint and
     does not pretrain again.
 
     Args:
         model: module to pretrain.
-        data: DataModule for pretraining; its `seed` is set to the seed of the run's data.
+        data: DataModule for pretraining. Its `seed` is set to the seed of the DataModule of the run.
         max_epochs: number of epochs of pretraining.
-        part: dotted name, in the run's module, of the part that gets the weights.
+        part: dotted name of the part that gets the weights, in the module of the run.
 
     Raises:
         ValueError: if `max_epochs` is less than 1, there are several processes, or parameter names or shapes do not

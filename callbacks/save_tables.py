@@ -11,10 +11,10 @@ from lightning_modules.interfaces import TableSource, require
 
 
 class SaveTables(Callback):
-    """Write each table of the module as `<name>.csv` and plot it as `figures/<name>.png`, in the run directory.
+    """Write each table of the module to `<name>.csv` and its plot to `figures/<name>.png` in the run directory.
 
     Tables are written after training and after testing. If a run is tested twice (`checkpoint.also_test_best`), the
-    tables are from the first test, i.e. of the configured checkpoint.
+    tables are from the first test. The first test uses the configured checkpoint.
 
     Raises:
         TypeError: at setup, if the module is not a `TableSource`.

@@ -1,4 +1,4 @@
-"""Measure a classifier's accuracy under distribution shift."""
+"""Measure the accuracy of a classifier under distribution shift."""
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -9,15 +9,15 @@ from lightning_modules.training.logging import log_same
 
 
 class ShiftedAccuracy(Callback):
-    """After testing, classify the DataModule's shifted test sets and log these metrics:
+    """After testing, classify the shifted test sets of the DataModule and log these metrics:
 
     * `test/accuracy_<set>`: top-1 accuracy on each shifted test set;
     * `test/ood_accuracy`: mean of these accuracies, with equal weight for each set.
 
     `test/accuracy` remains the accuracy on the usual test set. If a set has only some of the classes, the prediction is
-    the most probable of these classes, as is usual for ImageNet-R and ImageNet-A.
+    the most probable of these classes. This is usual for ImageNet-R and ImageNet-A.
 
-    The DataModule must have shifted test sets; a missing or damaged set is reported before training. Images are sharded
+    The DataModule must have shifted test sets. A missing or damaged set is reported before training. Images are sharded
     over ranks.
     """
 

@@ -26,12 +26,13 @@ RANGE = 60.0
 
 
 class SpeechMetricsTable(Callback):
-    """Write the metrics of enhanced recordings to the run directory, and draw and save a few recordings.
+    """Write the metrics of enhanced recordings to the run directory. Draw and save a few recordings.
 
     `speech_quality.csv` has a row for each recording. `speech_quality_summary.csv` has the mean and standard deviation
-    of each metric over each dataset, and over each band of 5 decibels of the input SNR. `figures/spectrograms.png`
-    shows the first recordings of the first dataset, noisy, enhanced and clean on one scale of decibels. If the package
-    soundfile is installed, `recordings/` contains these recordings as WAV files.
+    of each metric over each dataset. It also has them for bands of the input SNR, each 5 decibels wide.
+    `figures/spectrograms.png` shows the first recordings of the first dataset. Noisy, enhanced and clean spectrograms
+    have the same scale of decibels. If the package soundfile is installed, `recordings/` contains these recordings as
+    WAV files.
 
     Args:
         num_recordings: number of recordings to draw and save, at most the number on rank 0.
@@ -83,7 +84,7 @@ class SpeechMetricsTable(Callback):
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Compute mean, standard deviation and count of each metric, by dataset and by band of the input SNR."""
+    """Compute the mean, standard deviation and count of each metric for each dataset and each band of the input SNR."""
     low = (table["input_snr"] // BAND * BAND).map(lambda low: f"{low:g} to {low + BAND:g} dB")
     parts = [table.assign(band="all"), table.assign(band=low)]
     long = pd.concat(parts).melt(["set", "index", "name", "band"], var_name="measure")
@@ -92,14 +93,14 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def decibels(signal: Tensor) -> np.ndarray:
-    """Compute the spectrogram of a signal `[samples]` in decibels, `[frequencies, frames]`."""
+    """Compute the spectrogram `[frequencies, frames]` of a signal `[samples]`, in decibels."""
     window = min(WINDOW, 2 ** int(np.log2(len(signal) / 8)))
     transform = torch.stft(signal, window, window // 4, window=torch.hann_window(window), return_complex=True)
     return (20 * transform.abs().clamp(min=1e-10).log10()).numpy()
 
 
 def spectrograms(shown: list[dict[str, Any]]) -> "Figure":
-    """Draw one row of spectrograms for each recording: noisy, enhanced and clean, on one scale of decibels."""
+    """Draw the noisy, enhanced and clean spectrogram of each recording in one row, on one scale of decibels."""
     from matplotlib.figure import Figure
 
     kinds = ("noisy", "enhanced", "clean")

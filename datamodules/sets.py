@@ -1,4 +1,4 @@
-"""Interface of datasets that are read split by split: labelled images, images with masks, texts and tables."""
+"""Interface of datasets that are read split by split, such as labelled images, images with masks, texts and tables."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -18,20 +18,20 @@ OneSource = TypeVar("OneSource", bound=Source)
 
 
 class SplitSet(ABC, Generic[OneSource]):
-    """Interface of datasets, which only read their splits, without batching."""
+    """Interface of datasets. Datasets read their splits and do no batching."""
 
     num_classes: int
     class_names: Sequence[str] | None = None  # may be known only after reading, if it comes from files
 
     def fetch_missing(self) -> None:
-        """Download missing files, if requested; one rank of each machine calls this."""
+        """Download missing files, if requested. One rank of each machine calls this method."""
 
     @abstractmethod
     def training(self) -> OneSource:
-        """Read all training samples, before any are held out; error messages name missing or damaged files."""
+        """Read all training samples, including those held out later. Error messages name missing or damaged files."""
 
     def validation(self) -> OneSource | None:
-        """Read the validation samples; None if the dataset has no validation set of its own."""
+        """Read the validation samples. Return None if the dataset has no validation set."""
         return None
 
     @abstractmethod

@@ -11,7 +11,7 @@ PROGRAM = "noiseworks" if Path(sys.argv[0]).stem == "noiseworks" else "train.py"
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """An argparse parser that prints no usage text before an error, and allows no abbreviations.
+    """An argparse parser that prints no usage text before an error and allows no abbreviations.
 
     Raises:
         ValueError: from `parse_args`, for invalid arguments.
@@ -63,7 +63,7 @@ LARGEST_SEED = 2**32 - 1  # the limit of NumPy
 
 
 def seed(text: str) -> int:
-    """Parse a seed of all random number generators.
+    """Parse the seed for all random number generators.
 
     Raises:
         argparse.ArgumentTypeError: if `text` is not a whole number from 0 to `LARGEST_SEED`.

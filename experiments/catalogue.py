@@ -1,13 +1,13 @@
 """Catalogue of methods, with papers, configurations, requirements and claims.
 
-The catalogue is read from the source files, without importing them. A method is a class in lightning_modules that
-derives from MethodModule or LightningModule. The docstring of the class, of its file or of its folder cites the paper,
+The catalogue is read from the source files. They are not imported. A method is a class in lightning_modules that
+derives from MethodModule or LightningModule. The docstring of the class, of its file or of its folder cites the paper
 in the form
 
     Source: Authors, Title, VENUE YEAR, arXiv ID.
 
-A method's configurations are the YAML files that name the class under `model`. A configuration's requirements are in
-lines `# needs: ...` of the comment at the top.
+The configurations of a method are the YAML files that name its class under `model`. The requirements of a configuration
+are in lines `# needs: ...` of the comment at the top.
 """
 
 import ast
@@ -46,8 +46,8 @@ class Config:
 
     Args:
         path: path of the file, relative to the project.
-        about: description of the file, the first sentence of the comment at the top.
-        needs: data, weights and hardware that the comment at the top of the file lists as required.
+        about: description of the file. It is the first sentence of the comment at the top.
+        needs: required data, weights and hardware, from the comment at the top of the file.
     """
 
     path: Path
@@ -62,9 +62,9 @@ class Method:
     Args:
         name: name of the class.
         field: folder in lightning_modules that contains the method.
-        module: dotted name of the method's file.
+        module: dotted name of the file of the method.
         class_path: class path in configurations.
-        docstring: docstring of the class, its file or its folder, whichever cites the paper.
+        docstring: docstring that cites the paper. It belongs to the class, its file or its folder.
         paper: the paper.
         configs: its configurations.
     """
@@ -84,7 +84,7 @@ class Method:
 
     @property
     def names(self) -> set[str]:
-        """Lower-case names by which the method can be found."""
+        """Lower-case names for finding the method."""
         demos = (config.path.parent.name for config in self.configs if config.path.stem == "demo")
         return {self.name.lower(), self.folder, *demos}
 
@@ -154,13 +154,13 @@ def find_methods(project: Path = PROJECT) -> list[Method]:
 
 
 def _class_paths(module: str, name: str) -> list[str]:
-    """List the class paths by which a configuration may name a class: via its file, or via a package above the file."""
+    """List the class paths that a configuration may use for a class, by its file or by a package above the file."""
     parts = module.split(".")
     return [".".join([*parts[:length], name]) for length in range(len(parts), 1, -1)]
 
 
 def _lightning_modules(tree: ast.Module) -> Iterator[ast.ClassDef]:
-    """Yield the classes of a file that derive from one of `BASES`, directly or through an earlier class of the file."""
+    """Yield the classes of a file that derive from one of `BASES`, directly or via an earlier class of the file."""
     known = set(BASES)
     for node in tree.body:
         if isinstance(node, ast.ClassDef):
@@ -172,7 +172,7 @@ def _lightning_modules(tree: ast.Module) -> Iterator[ast.ClassDef]:
 
 
 def _configs(project: Path) -> Iterator[tuple[Config, str]]:
-    """Yield each configuration that has a class under `model`, with the class path."""
+    """Yield each configuration that has a class under `model`, and the class path."""
     for file in sorted((project / "configs").rglob("*.yaml")):
         text = text_of(file)
         if file.name == "claim.yaml" or not ("class_path" in text or BASE_LINE.search(text)):
@@ -199,14 +199,14 @@ def _comment(text: str) -> list[str]:
 
 
 def one_line(methods: Sequence[Method]) -> Iterator[str]:
-    """Yield a line per method: name, field and paper."""
+    """Yield one line for each method, with its name, field and paper."""
     name, field = (max(map(len, column)) for column in zip(*((m.name, m.field) for m in methods), strict=True))
     for method in methods:
         yield f"{method.name:{name}}  {method.field:{field}}  {method.paper}"
 
 
 def described(method: Method, claims: Sequence[str]) -> Iterator[str]:
-    """Yield a method's description, with class path, paper, first equation, configurations and claims."""
+    """Yield the description of a method, with class path, paper, first equation, configurations and claims."""
     yield method.class_path
     yield f"  {method.paper}" + (f", by {method.paper.authors}" if method.paper.authors else "")
     yield ""
@@ -219,14 +219,17 @@ def described(method: Method, claims: Sequence[str]) -> Iterator[str]:
 
 
 def first_equation(docstring: str) -> str:
-    """Cut a docstring after its first equation (an indented paragraph), or after its first paragraph without one."""
+    """Cut a docstring after its first equation, an indented paragraph.
+
+    Without an equation, cut after the first paragraph.
+    """
     paragraphs = docstring.split("\n\n")
     equation = next((i for i, paragraph in enumerate(paragraphs) if paragraph.startswith("    ")), 0)
     return "\n\n".join(paragraphs[: equation + 1]).rstrip(",;: \n")
 
 
 def claims_of(method: Method, project: Path) -> list[str]:
-    """List the claims about a method by name, sentence, metric and margin."""
+    """List the claims about a method, with name, sentence, metric and margin."""
     found = []
     for folder in dict.fromkeys(config.path.parent for config in method.configs):
         file = project / folder / "claim.yaml"

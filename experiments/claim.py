@@ -1,4 +1,4 @@
-"""Claims that compare a method with a baseline: claim files, the claims' runs, and verdicts over seeds."""
+"""Claims that compare a method with a baseline: claim files, their runs, and verdicts over seeds."""
 
 import contextlib
 import csv
@@ -34,7 +34,7 @@ SIGNIFICANCE = 0.05
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim of a claim file; paths are relative to the working directory."""
+    """One claim of a claim file. Paths are relative to the working directory."""
 
     name: str
     paper: str
@@ -60,11 +60,11 @@ class Verdict:
     Args:
         verdict: `holds`, `does not hold`, `not claimed` or `did not run`.
         reason: both conditions with their numbers, or what is missing.
-        method: metric of the method over seeds; None if the claim did not run.
-        baseline: metric of the baseline over seeds; None if the claim did not run.
+        method: metric of the method over seeds. None if the claim did not run.
+        baseline: metric of the baseline over seeds. None if the claim did not run.
         best_epoch: metric at the best epoch of the baseline, if its runs report this metric.
-        difference: method minus baseline with the same seed, over seeds; None if the claim did not run.
-        p: p-value of the one-sided paired t test; NaN if the claim did not run.
+        difference: method minus baseline with the same seed, over seeds. None if the claim did not run.
+        p: p-value of the one-sided paired t test. NaN if the claim did not run.
     """
 
     claim: Claim
@@ -82,7 +82,7 @@ def load_claims(path: Path) -> list[Claim]:
 
     Raises:
         FileNotFoundError: if the file, or a config named in the file, does not exist.
-        ValueError: if a key is missing, unknown or has an invalid value; the message names the key.
+        ValueError: if a key is missing, unknown or has an invalid value. The message names the key.
     """
     if not path.is_file():
         raise FileNotFoundError(f"claim file {path} {'is not a file' if path.exists() else 'does not exist'}")
@@ -139,15 +139,16 @@ def _number(value: object) -> float:
 def judge(claim: Claim, method: Sequence[float], baseline: Sequence[float]) -> tuple[str, str, Summary, float]:
     """Decide whether both conditions of a claim hold.
 
-    A difference that equals the margin up to rounding is sufficient.
+    A difference that equals the margin up to rounding errors is sufficient.
 
     Args:
         claim: the claim.
-        method: the method's metric, one value per seed.
-        baseline: the baseline's metric, one value for each seed, in the same order.
+        method: metric of the method, one value per seed.
+        baseline: metric of the baseline, one value per seed, in the same order.
 
     Returns:
-        Verdict, reason, the difference (method minus baseline) over seeds, and the p-value of the paired t test.
+        The verdict, the reason, the difference (method minus baseline) over seeds, and the p-value of the paired t
+        test.
     """
     pairs = zip(method, baseline, strict=True)
     [difference] = summarise([Result("difference", claim.metric, i, a - b) for i, (a, b) in enumerate(pairs)])
@@ -164,11 +165,11 @@ def judge(claim: Claim, method: Sequence[float], baseline: Sequence[float]) -> t
 
 
 def paired_p_value(better: Sequence[float], worse: Sequence[float]) -> float:
-    """Compute the p-value of the one-sided paired t test; 0 or 1 if all pairs differ by the same amount.
+    """Compute the p-value of the one-sided paired t test. It is 0 or 1 if all pairs have the same difference.
 
     Args:
         better: values that are expected to be greater, one per seed.
-        worse: values that are expected to be smaller, one for each of the same seeds.
+        worse: values that are expected to be smaller, one per seed, in the same order.
     """
     from scipy.stats import ttest_rel
 
@@ -179,11 +180,11 @@ def paired_p_value(better: Sequence[float], worse: Sequence[float]) -> float:
 
 
 def verdict(claim: Claim, names: Mapping[Path, str], results: Sequence[Result], failures: Sequence[Failure]) -> Verdict:
-    """Decide a claim from the results of the claim's runs, if all runs are finished.
+    """Decide a claim from the results of its runs, if all runs are finished.
 
     Args:
         claim: the claim.
-        names: title of the experiment, by config.
+        names: titles of the experiments, by config.
         results: results of the finished runs.
         failures: runs that failed.
     """
@@ -241,7 +242,7 @@ def rows_of(verdicts: Sequence[Verdict], runs: Sequence[Run]) -> list[Row]:
 
 
 def read_claims(path: Path) -> list[Row]:
-    """Read a claims.csv; return no rows if the file does not exist."""
+    """Read a claims.csv. Return no rows if the file does not exist."""
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as file:
@@ -258,7 +259,7 @@ HEADER = ["claim", "the paper's sentence", "metric", "method", "baseline", "base
 
 
 def claims_table(rows: Sequence[Row]) -> str:
-    """Format rows of claims.csv as a Markdown table, with a line that says where the runs come from."""
+    """Format rows of claims.csv as a Markdown table. A line below says where the runs come from."""
     cells = [
         [
             row["claim"],
@@ -317,7 +318,7 @@ class Place:
 
 
 def place(claims: Sequence[Claim], output: Path) -> Place:
-    """Plan the runs of a folder's claims; a run that several claims share is planned once.
+    """Plan the runs of the claims in a folder. A run that several claims share is planned once.
 
     Raises:
         ValueError, NotADirectoryError: if the output directory contains other runs.
@@ -342,10 +343,10 @@ def place(claims: Sequence[Claim], output: Path) -> Place:
 
 
 def check_metrics(run: Run, places: Sequence[Place]) -> None:
-    """Reject claims whose metric is missing in a finished run, before their other runs start.
+    """Raise an error for claims with a metric that a finished run lacks. Call this before other runs start.
 
     Raises:
-        ValueError: if there is such a claim; the message names the claim and the available metrics.
+        ValueError: if there is such a claim. The message names the claim and the available metrics.
     """
     [found] = [place for place in places if run in place.runs]
     for claim in found.claims:
@@ -360,15 +361,15 @@ def check_metrics(run: Run, places: Sequence[Place]) -> None:
 
 
 def try_metrics(places: Sequence[Place], metrics_of: Callable[[Sequence[str]], Collection[str] | None]) -> None:
-    """Reject claims whose metric seems to be misspelt, given the metrics of a short run of the method.
+    """Raise an error for claims with a metric that seems misspelt, given the metrics of a short run of the method.
 
     Args:
-        places: claims to check; `check_metrics` checks methods with a finished run.
-        metrics_of: function that runs `fit` briefly with the given arguments, and returns the metric names, or None if
+        places: claims to check. Methods with a finished run are checked by `check_metrics` instead.
+        metrics_of: function that runs `fit` briefly with the given arguments. It returns the metric names, or None if
             the run failed.
 
     Raises:
-        ValueError: if there is such a claim; the message names the claim and the available metrics.
+        ValueError: if there is such a claim. The message names the claim and the available metrics.
     """
     known: dict[Experiment, Collection[str] | None] = {}
     for found in places:
@@ -390,7 +391,7 @@ def plan(files: Sequence[Path], output: Path | None) -> list[Place]:
     """Read claim files and plan the runs, in one `Place` per folder.
 
     Raises:
-        FileNotFoundError, ValueError: if a claim file is missing or invalid; raised before anything runs.
+        FileNotFoundError, ValueError: if a claim file is missing or invalid. The error is raised before anything runs.
     """
     claims: dict[Path, list[Claim]] = {}
     for file in dict.fromkeys(located(file).resolve() for file in files):

@@ -86,7 +86,7 @@ CALL_ONLY = {  # arguments of a single call, not saved in config.yaml
 
 
 class ReadsTestSet(Callback):
-    """If a test follows, set up the test set before training, which reports missing files early."""
+    """If a test follows, set up the test set before training. Missing files are then reported early."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]
@@ -95,7 +95,7 @@ class ReadsTestSet(Callback):
 
 
 class SaveConfig(SaveConfigCallback):
-    """Write `config.yaml` atomically, without arguments that apply only to a single call."""
+    """Write `config.yaml` atomically. Arguments that apply only to a single call are left out."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         directory = trainer.log_dir  # a broadcast, so every rank reads it
@@ -117,7 +117,7 @@ class SaveConfig(SaveConfigCallback):
         write_text(path, text if own else self._text(str(begins)))
 
     def _text(self, begins_from: str | None = None) -> str:
-        """Dump the configuration; `begins_from` is another run's checkpoint from which this run starts."""
+        """Dump the configuration. `begins_from` is a checkpoint of another run from which this run starts."""
         config = self.config.clone()
         for key in CALL_ONLY:
             config.pop(key, None)
@@ -127,7 +127,7 @@ class SaveConfig(SaveConfigCallback):
 
 
 class ConfigFile(ActionConfigFile):
-    """Action of `--config FILE`: if the file has a `base`, the base is applied first, like an earlier `--config`."""
+    """Action of `--config FILE`. If the file has a `base`, the base is applied first, like an earlier `--config`."""
 
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
         path = located(Path(values))
@@ -136,14 +136,14 @@ class ConfigFile(ActionConfigFile):
 
 
 class ShortHelp(DefaultHelpFormatter):
-    """Help formatter without the lists of known subclasses, which include hundreds of classes from other packages."""
+    """Help formatter without lists of known subclasses. The lists have hundreds of classes from other packages."""
 
     def _get_help_string(self, action: Any) -> str:
         return re.sub(r", known subclasses: [^()]*(?=\)$)", "", super()._get_help_string(action))
 
 
 class Parser(LightningArgumentParser):
-    """Parser that checks class paths and ignores a configuration's `base: FILE`, which `ConfigFile` applies."""
+    """Parser that checks class paths. It ignores `base: FILE` in a configuration, because `ConfigFile` applies it."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, formatter_class=ShortHelp, **kwargs)
@@ -154,7 +154,7 @@ class Parser(LightningArgumentParser):
         return super().add_argument(*args, **kwargs)
 
     def parse_args(self, args: Any = None, *more: Any, **kwargs: Any) -> Any:
-        """Parse arguments; for a nested class, convert the string `None`, which jsonargparse passes for null."""
+        """Parse arguments. For a nested class, convert the string `None`, because jsonargparse passes it for null."""
         if kwargs.keys() & {"namespace", "defaults"}:  # the parser of a nested class, with its one argument
             args = [re.sub("=None$", "=null", each) for each in args]
         return super().parse_args(args, *more, **kwargs)
@@ -163,7 +163,7 @@ class Parser(LightningArgumentParser):
         return super().parse_string(with_placeholder(without_base_line(content)), *args, **kwargs)
 
     def validate(self, namespace: Namespace, *args: Any, **kwargs: Any) -> None:
-        """Check values like jsonargparse, then the class paths in the values; each nested class has its own parser."""
+        """Check values like jsonargparse, then the class paths in the values. Each nested class has its own parser."""
         super().validate(namespace, *args, **kwargs)
         for name, kind in typed_arguments(self):
             check_class_paths(name, kind, namespace.get(name))
@@ -174,7 +174,7 @@ class CommandLine(LightningCLI):
 
     Args:
         args: the subcommand and its arguments.
-        run: whether to run the subcommand; False only parses and instantiates.
+        run: whether to run the subcommand. False only parses and instantiates.
     """
 
     def __init__(self, args: list[str], run: bool = True) -> None:
@@ -244,7 +244,7 @@ class CommandLine(LightningCLI):
         )
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
-        """Return only the requested subcommand, since building the parsers of all four subcommands takes seconds."""
+        """Return only the requested subcommand. Building the parsers of all four subcommands takes seconds."""
         return {self.requested: LightningCLI.subcommands()[self.requested]}
 
     def _run_subcommand(self, subcommand: str) -> None:
@@ -262,7 +262,7 @@ class CommandLine(LightningCLI):
                     write_test_metrics(self.run_directory, self.measured)
 
     def _parse_ckpt_path(self) -> None:
-        """Do nothing: checkpoints contain no hyperparameters here, and `check_checkpoint` reports damaged files."""
+        """Do nothing. Checkpoints contain no hyperparameters here, and `check_checkpoint` reports damaged files."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_class_arguments(Guards, "guards", instantiate=True)
@@ -297,7 +297,7 @@ class CommandLine(LightningCLI):
         super()._set_seed()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "CommandLine":
-        """Return self, since optimizer factories refer to this object; copied modules need no trainer and data."""
+        """Return self, because optimizer factories refer to this object. Copied modules need no trainer and no data."""
         return self
 
     def __reduce__(self) -> Any:
@@ -335,11 +335,11 @@ class CommandLine(LightningCLI):
         self.config_dump = yaml.safe_load(dumped)[self.requested]
 
     def _protect_what_is_there(self) -> None:
-        """Reject training in another run's directory, and resuming with another model, other data or another seed.
+        """Raise an error for training in the directory of another run, or for resuming with other model, data or seed.
 
         Raises:
-            ValueError: if the directory has another run, or a setting differs; the message names the directory, or the
-                first differing key and both values.
+            ValueError: if the directory has another run, or a setting differs. The message names the directory, or the
+            first differing key and both values.
         """
         if self.resumed is None:
             if has_checkpoint(self.run_directory):
@@ -402,7 +402,7 @@ class CommandLine(LightningCLI):
         self.model = self.trainer.precision_plugin.convert_module(self.model)
 
     def before_fit(self) -> None:
-        """Resume from the latest checkpoint; a run killed before its first checkpoint starts over."""
+        """Resume from the latest checkpoint. A run that was killed before its first checkpoint starts over."""
         refuse_options(self.model, self.trainer)
         if self.resumed is not None and self._given_checkpoint() is None:
             if has_checkpoint(self.run_directory):
@@ -472,7 +472,7 @@ class CommandLine(LightningCLI):
         self._say_where()
 
     def _choose_checkpoint(self) -> None:
-        """Choose the checkpoint to load; for a run directory, choose the run's configured checkpoint.
+        """Choose the checkpoint to load. For a run directory, choose the configured checkpoint of the run.
 
         Raises:
             ValueError: if no checkpoint is given, and the module has trainable weights but no pre-trained weights.
@@ -510,7 +510,7 @@ class CommandLine(LightningCLI):
 
 
 class ParsedOnly(CommandLine):
-    """A command line that stops after parsing; its `parser` can parse and instantiate many configurations."""
+    """A command line that stops after parsing. Its `parser` can parse and instantiate many configurations."""
 
     def before_instantiate_classes(self) -> None: ...
     def instantiate_classes(self) -> None: ...
@@ -519,7 +519,7 @@ class ParsedOnly(CommandLine):
 
 
 class _Built(Exception):
-    """Raised once a parser is complete, to stop before parsing."""
+    """Raised when a parser is complete, to stop before parsing."""
 
 
 class Unparsed(CommandLine):
@@ -542,12 +542,12 @@ WHERE_AND_HOW_FAST = ("_dir", ".num_workers", "_batch_size")
 
 
 def differing(saved: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Find changed settings of model, data and seed, which a resumed run must keep.
+    """Find changed settings of model, data and seed. A resumed run must keep these settings.
 
     Keys missing from the saved configuration belong to newer arguments, and are ignored.
 
     Returns:
-        Saved and current value by key; a key is, for example, `data.init_args.batch_size`.
+        The saved and the current value by key. A key is, for example, `data.init_args.batch_size`.
     """
     found: dict[str, tuple[Any, Any]] = {}
 
@@ -573,8 +573,8 @@ def config_files(args: list[str]) -> list[str]:
 def with_latest(args: list[str]) -> list[str]:
     """Replace `--resume latest` by the directory of the most recently started run.
 
-    A `--config` with a model restricts the search to runs of this model; the option is then dropped, since the run has
-    its own settings. A `--config` without a model is kept.
+    A `--config` with a model restricts the search to runs of this model. The option is then dropped, because the run
+    has its own settings. A `--config` without a model is kept.
 
     Raises:
         FileNotFoundError: if there is no such run.
@@ -618,7 +618,7 @@ class Samples(Protocol):
 
 
 def _instead_of_prediction(model: LightningModule) -> str:
-    """Return the error message for a module without `predict_step`; the message says what the module offers instead."""
+    """Return the error message for a module without `predict_step`. The message says what the module offers instead."""
     can = []
     if isinstance(model, Samples):
         can.append(
@@ -631,14 +631,14 @@ def _instead_of_prediction(model: LightningModule) -> str:
 
 
 def with_restart(args: list[str]) -> list[str]:
-    """If `torchrun --max_restarts` restarts a `fit` whose run has saved a checkpoint, resume that run.
+    """If `torchrun --max_restarts` restarts a `fit` and its run has saved a checkpoint, resume the run.
 
-    torchrun restarts the same command, and the run directory contains the run's settings. torchrun's restart count is
-    no substitute: the count stays 0 on a node whose processes were ended by a failure on another node.
+    torchrun restarts the same command, and the run directory contains the settings of the run. The restart count of
+    torchrun cannot be used. It stays 0 on a node if its processes ended because another node failed.
 
     Raises:
-        ValueError: without `--run_directory`, which identifies the run; or if ranks would rendezvous in torchrun's own
-            store, whose addresses of dead ranks can make a restarted rank hang.
+        ValueError: if `--run_directory`, which identifies the run, is missing. Also if ranks would rendezvous in the
+        store of torchrun. It keeps addresses of dead ranks, and a restarted rank can hang.
     """
     restarts = os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")
     if args[0] != "fit" or restarts == "0":
@@ -674,20 +674,20 @@ def _value_of(args: list[str], flag: str) -> str | None:
 
 
 def _has_trained(line: CommandLine) -> bool:
-    """Whether a training step was started; a run that fails earlier leaves nothing worth keeping."""
+    """Whether a training step was started. A run that fails earlier leaves nothing worth keeping."""
     trainer = getattr(line, "trainer", None)
     return trainer is not None and trainer.fit_loop.epoch_loop.batch_progress.total.ready > 0
 
 
 def run(args: list[str]) -> int:
-    """Run one subcommand. User errors are reported in one sentence, and the traceback is saved next to the results.
+    """Run one subcommand. User errors are reported in one sentence. The traceback is saved next to the results.
 
     Args:
         args: the subcommand and its arguments.
 
     Returns:
-        The exit status: 0 for success, 1 after an error, 2 after a wrong argument, and 143 if SIGTERM ended the run,
-        which tells the parent process that the run is incomplete.
+        The exit status: 0 for success, 1 after an error, 2 after a wrong argument, and 143 if SIGTERM ended the run.
+        The parent process can read from 143 that the run is incomplete.
     """
     if COMPLETING:
         parser_of(args[0]).parse_args([])  # completes before parsing, and ends the process

@@ -32,7 +32,7 @@ MAX_CONFIGS = 10
 
 
 def default_output(configs: Sequence[Path]) -> Path:
-    """Return `runs/compare/<folder>/<config>-vs-<config>`, where the same command finds its runs again."""
+    """Return `runs/compare/<folder>/<config>-vs-<config>`. The same command finds its runs again in this directory."""
     parents = {config.resolve().parent for config in configs}
     folder = Path(parents.pop().name) if len(parents) == 1 else Path()
     names = [name.replace("/", "-") for name in unique_names([c.with_suffix("") for c in configs])]
@@ -43,7 +43,7 @@ def default_output(configs: Sequence[Path]) -> Path:
 
 
 def plan(experiments: Sequence[Experiment], seeds: Sequence[int], output: Path) -> list[Run]:
-    """Plan all runs in the order of the seeds, to compare configs early.
+    """Plan all runs in the order of the seeds, so that configs can be compared early.
 
     Raises:
         ValueError, NotADirectoryError: if the output holds other runs.
@@ -55,14 +55,14 @@ def plan(experiments: Sequence[Experiment], seeds: Sequence[int], output: Path) 
 
 
 def collect(runs: Sequence[Run], metrics: Iterable[str] = ()) -> list[Result]:
-    """Collect metrics of finished runs by config and metric; those of the best epoch follow the tested checkpoint's.
+    """Collect metrics of finished runs by config and metric.
 
-    A diverged run gets NaN for every metric of its config's other runs; if these all diverged, for every metric of any
-    run.
+    A diverged run gets NaN for every metric of the other runs of its config. If all runs of its config diverged, it
+    gets NaN for every metric of any run.
 
     Args:
         runs: all runs, finished or not.
-        metrics: full names of training or validation metrics to add, with their last value.
+        metrics: full names of training or validation metrics to add. Their last value is used.
     """
     measured = {run: read_test_metrics(run.directory / "test_metrics.csv") for run in runs if run.finished}
     if logged := [metric for metric in metrics if metric.startswith(("train/", "val/"))]:
@@ -89,7 +89,7 @@ def collect(runs: Sequence[Run], metrics: Iterable[str] = ()) -> list[Result]:
 
 
 def provenance(runs: Sequence[Run]) -> str:
-    """Describe date, machine and versions of the finished runs in one line."""
+    """Describe the date, machine and versions of the finished runs in one line."""
     records = [record(run) for run in runs if run.finished]
     parts = []
     for key, label in (("date", "Run on "), ("machine", ""), ("torch", "torch "), ("python", "Python ")):
@@ -104,13 +104,13 @@ def provenance(runs: Sequence[Run]) -> str:
 
 
 def write(runs: Sequence[Run], output: Path, metrics: Sequence[str] = (), fit: Sequence[str] = ()) -> list[Path]:
-    """Write tables and figures of the finished runs; runs.csv and summary.csv contain all metrics.
+    """Write tables and figures of the finished runs. runs.csv and summary.csv contain all metrics.
 
     Args:
         runs: all runs, finished or not.
         output: output directory.
         metrics: metrics to show in tables and figures, see `chosen`.
-        fit: short names of the keys in which to fit power laws.
+        fit: short names of the keys for which power laws are fitted.
 
     Returns:
         The paths of the figures.
@@ -177,7 +177,7 @@ def write(runs: Sequence[Run], output: Path, metrics: Sequence[str] = (), fit: S
 
 
 def _draw_sweep(found: Sequence[Result], experiments: Sequence[Experiment], place: Places, path: Path) -> None:
-    """Draw lines for one varied key, heat maps for two, and a table of settings otherwise."""
+    """Draw lines for one varied key, heat maps for two varied keys, and a table of settings otherwise."""
     from experiments.figures import draw_table
     from experiments.sweeps.figures import draw_heat_maps, draw_lines
 

@@ -1,7 +1,7 @@
 """Read configuration files, each optionally with a `base`.
 
-A file that begins with a line `base: demo.yaml` holds only its differences from that file. A base is equivalent to an
-earlier `--config` on the same command line.
+A file that begins with a line `base: demo.yaml` contains only its differences from `demo.yaml`. A base has the same
+effect as an earlier `--config` on the command line.
 """
 
 import os
@@ -38,10 +38,10 @@ BASE_LINE = re.compile(r"^base:[^\n]*$", re.MULTILINE)
 
 
 def located(path: Path) -> Path:
-    """Find a configuration file at its path or, for `configs/...`, among the package's own.
+    """Find a configuration file at its path. For `configs/...`, also search the configurations of the package.
 
     Raises:
-        FileNotFoundError: if there is no such file; the message gives the new name of a file of version 0.1.
+        FileNotFoundError: if there is no such file. For a file of version 0.1, the message gives the new name.
     """
     ours = PROJECT / path
     # os.path returns False if a text is too long for a path
@@ -71,7 +71,7 @@ def parsed(text: str, path: Path) -> Any:
     """Parse the text of a YAML file.
 
     Raises:
-        ValueError: if the text is not valid YAML, or its aliases expand to too many values; the message names the file.
+        ValueError: if the text is not valid YAML, or its aliases expand to too many values. The message names the file.
     """
     try:
         content = yaml.load(text, Loader=yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader)
@@ -103,7 +103,7 @@ def mapping_of(path: Path) -> dict[str, Any]:
 
 
 def base_of(path: Path) -> Path | None:
-    """Return the path of a configuration's base, or None if it has no base.
+    """Return the path of the base of a configuration, or None if it has no base.
 
     Raises:
         FileNotFoundError: if the base does not exist.
@@ -126,15 +126,15 @@ def base_of(path: Path) -> Path | None:
 
 
 def with_base(path: Path) -> list[Path]:
-    """Return the paths of a configuration's base, if any, and of the configuration itself."""
+    """Return the paths of the base, if any, and of the configuration."""
     base = base_of(path)
     return [base, path] if base else [path]
 
 
 def without_base_line(text: str) -> str:
-    """Blank the line `base: ...`, to keep the line numbers in error messages correct.
+    """Replace the line `base: ...` by an empty line. Line numbers in error messages then stay correct.
 
-    A file with only this line becomes an empty mapping.
+    A file that contains only this line becomes an empty mapping.
     """
     own = BASE_LINE.sub("", text, count=1)
     return own if re.search(r"^[^#\s]", own, re.MULTILINE) else "{}\n"
@@ -153,10 +153,10 @@ def plain(key: str) -> str:
 
 
 def reject_old_keys(settings: dict[str, Any], path: object) -> None:
-    """Reject a key of version 0.1 in a configuration.
+    """Raise an error for a key of version 0.1 in a configuration.
 
     Raises:
-        ValueError: if the configuration has such a key; the message names the file, the key and its new name.
+        ValueError: if the configuration has such a key. The message names the file, the key and its new name.
     """
     for old in RENAMED_KEYS.keys() & dotted(settings).keys():
         raise ValueError(f"{path}: since version 0.2, {old} is {RENAMED_KEYS[old]}")

@@ -1,4 +1,4 @@
-"""Figures of a comparison: test metrics per seed, and training curves; each config has one colour."""
+"""Figures of a comparison: test metrics per seed, and training curves. Each config has one colour."""
 
 import math
 import re
@@ -21,7 +21,7 @@ TITLES = {
 
 
 def draw_comparison(results: Sequence[Result], path: Path) -> None:
-    """Draw a panel per metric with a dot per seed, and mean ± std.
+    """Draw a panel for each metric. It shows a dot for each seed, and mean ± std.
 
     Values of the best epoch are drawn as rings in the same panel.
     """
@@ -66,7 +66,7 @@ def draw_comparison(results: Sequence[Result], path: Path) -> None:
 
 
 def draw_table(results: Sequence[Result], place: Mapping[str, tuple[str, str]], path: Path) -> None:
-    """Draw a panel per metric with mean ± std of every method over the settings; each method has a colour.
+    """Draw a panel for each metric. It shows mean ± std of every method over the settings. Each method has a colour.
 
     Args:
         results: results of all runs.
@@ -105,7 +105,7 @@ def draw_table(results: Sequence[Result], place: Mapping[str, tuple[str, str]], 
 
 
 def _connected(columns: Sequence[str], numbers: Sequence[int]) -> list[list[int]]:
-    """Group columns that differ only in the value of one key, to connect them by a line; other columns stay alone."""
+    """Group columns that differ only in the value of one key. The columns of a group are connected by a line."""
     groups: dict[str, list[int]] = {}
     for number in numbers:
         key, _, _ = columns[number].rpartition(" ")
@@ -114,12 +114,12 @@ def _connected(columns: Sequence[str], numbers: Sequence[int]) -> list[list[int]
 
 
 def draw_curves(metrics: Mapping[str, Sequence[Path]], path: Path, names: Sequence[str] = ()) -> bool:
-    """Draw curves of the metrics that every config logs, as a mean over seeds with a band of ± std.
+    """Draw curves of the metrics that every config logs. A curve is the mean over seeds, with a band of ± std.
 
     Args:
-        metrics: contents of the runs' `metrics.csv`, by config.
+        metrics: contents of the files `metrics.csv` of the runs, by config.
         path: output file.
-        names: training and validation metrics to draw, in this order; by default the first `MAX_CURVES` metrics.
+        names: training and validation metrics to draw, in this order. The default is the first `MAX_CURVES` metrics.
 
     Returns:
         Whether there was anything to draw.
@@ -161,8 +161,8 @@ def draw_curves(metrics: Mapping[str, Sequence[Path]], path: Path, names: Sequen
 def shared_curves(curves: Mapping[str, Sequence[Curves]]) -> list[str]:
     """List the training and validation metrics common to all configs.
 
-    Metrics of single steps, and of single classes or levels (names ending in a number), are omitted. Losses come last,
-    as the losses of two methods may be different quantities.
+    Metrics of single steps are omitted. Metrics of single classes or levels are also omitted. Their names end in a
+    number. Losses come last, because the losses of two methods may be different quantities.
     """
     columns = [{name for run in runs for name in run} for runs in curves.values()]
     shared = set.intersection(*columns) if columns else set()
@@ -190,7 +190,7 @@ def panels(count: int, width: float, height: float, sharey: bool = False) -> tup
 
 
 def legend_above(figure: "Figure", ax: Any) -> None:
-    """Draw a panel's legend above all panels, in as many columns as fit, at most four."""
+    """Draw the legend of a panel above all panels. It has as many columns as fit, at most four."""
     handles, names = ax.get_legend_handles_labels()
     widest = 0.6 + 0.085 * max(map(len, names), default=0)  # in inches
     columns = max(1, min(len(names), 4, int(figure.get_figwidth() / widest)))

@@ -1,4 +1,4 @@
-"""Accuracy and robustness of a mixture of two classifiers, as a function of the robust classifier's weight."""
+"""Accuracy and robustness of a mixture of two classifiers, as a function of the weight of the robust classifier."""
 
 import math
 from collections.abc import Sequence
@@ -25,19 +25,21 @@ COLUMNS = ("accuracy", "robust_accuracy", "mean_alpha", "mean_alpha_attacked")
 
 
 class AlphaCurve(Callback):
-    """Attack the mixture at several fixed alphas and, if alpha is learned, with a predicted alpha per image.
+    """Attack the mixture at several fixed alphas.
 
-    Writes `alpha_curve.csv` with a row for each alpha, `figures/alpha_curve.png`, and `alpha_curve_rows` with the sums
-    over each block of images. Blocks are sharded over ranks. With the same weights and settings, an interrupted
-    evaluation resumes after its last finished block. All ranks must see the same run directory.
+    If alpha is learned, also attack it with the alpha predicted for each image.
+
+    Writes `alpha_curve.csv` with a row for each alpha, and `figures/alpha_curve.png`. The folder `alpha_curve_rows`
+    gets the sums over each block of images. Blocks are sharded over ranks. With the same weights and settings, an
+    interrupted evaluation resumes after its last finished block. All ranks must see the same run directory.
 
     Args:
         attack: attack on the mixture at each alpha, from `lightning_modules.robustness.attacks`.
-        alphas: weights of the robust classifier, in [0, 1]; 0 and 1 select a single classifier.
+        alphas: weights of the robust classifier, in [0, 1]. The weights 0 and 1 select a single classifier.
         batch_size: number of images attacked at once on each rank.
         skip: attack every `skip`-th image of the test set.
-        max: attack only images before this position; None attacks all images.
-        seed: random seed of the attacks; every alpha gets the same random starts.
+        max: upper bound of the positions of attacked images, exclusive. None means no limit.
+        seed: random seed of the attacks. Every alpha gets the same random starts.
     Raises:
         ValueError: if an argument is out of range.
     """
@@ -107,7 +109,7 @@ class AlphaCurve(Callback):
     def _attacked(
         self, trainer: Trainer, module: MixedClassifier, image: Tensor, label: Tensor, alpha: float | None
     ) -> Tensor:
-        """Sum the table's columns over a block of images."""
+        """Sum the columns of the table over a block of images."""
 
         def log_probability(given: Tensor) -> Tensor:
             return module.mix(trainer.precision_plugin.convert_input(given), alpha).log_probability

@@ -17,17 +17,17 @@ class Draw(Protocol):
     """One forward pass of the classifier, possibly under noise."""
 
     def __call__(self, image: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Map images to logits `[S, B, K]` of S votes; for most classifiers S is 1.
+        """Map images to logits `[S, B, K]` of S votes. For most classifiers, S is 1.
 
         Args:
             image: `[B, C, H, W]`.
-            noise: standard normal noise `[B, C, H, W]` for a smoothed classifier; None samples new noise.
+            noise: standard normal noise `[B, C, H, W]` for a smoothed classifier. None samples new noise.
         """
         ...
 
 
 def drawn(trainer: Trainer, pl_module: LightningModule, sigma: float) -> Draw:
-    """Return a forward pass of the module in the trainer's precision, under noise if `sigma` is positive."""
+    """Return a function that runs the module in the precision of the trainer. A positive `sigma` adds noise."""
 
     def network(image: Tensor) -> Tensor:
         return pl_module(trainer.precision_plugin.convert_input(image))
@@ -43,7 +43,7 @@ def drawn(trainer: Trainer, pl_module: LightningModule, sigma: float) -> Draw:
 
 
 class Predicted(NamedTuple):
-    """Predicted classes and, with a single forward pass, also the logits."""
+    """Predicted classes. With a single forward pass, also the logits."""
 
     prediction: Tensor
     """`[B]`."""
@@ -52,12 +52,12 @@ class Predicted(NamedTuple):
 
 
 class AttackedClassifier:
-    """A classifier that predicts by majority vote and returns the logits that attacks differentiate.
+    """A classifier that predicts by majority vote. Attacks differentiate its logits.
 
     Args:
         draw: function that runs one forward pass.
         smoothed: whether the forward passes add noise to images.
-        num_draws: number of forward passes per image; their majority vote is the predicted class.
+        num_draws: number of forward passes per image. Their majority vote is the predicted class.
     """
 
     def __init__(self, draw: Draw, smoothed: bool, num_draws: int) -> None:
@@ -66,20 +66,20 @@ class AttackedClassifier:
         self.num_draws = num_draws
 
     def differentiated(self, image: Tensor) -> Tensor:
-        """Map images to the logits `[B, K]` that attacks differentiate.
+        """Map images to logits `[B, K]`. Attacks differentiate these logits.
 
-        Votes have no gradient, so with several votes the logits are those of the mean probabilities.
+        Votes have no gradient. With several votes, the logits are therefore computed from the mean probabilities.
         """
         logits = self.draw(image)
         return log_mean_softmax(logits) if self.smoothed else logits[0]
 
     def perturb(self, attack: Attack, image: Tensor, label: Tensor, logits: Tensor | None = None) -> Tensor:
-        """Attack images `[B, C, H, W]` with labels `[B]`, given the logits from `predict`, if any.
+        """Attack images `[B, C, H, W]` with labels `[B]`. The logits from `predict` are used if there are any.
 
-        AutoAttack needs a deterministic classifier, so the classifier's random numbers are fixed. With these numbers,
-        AutoAttack returns an image unchanged if the classifier misclassifies the clean image, or classifies every tried
-        perturbation correctly. In both cases the majority vote may differ, so projected gradient ascent attacks such
-        images again, with new random numbers.
+        AutoAttack needs a deterministic classifier. The random numbers of the classifier are therefore fixed.
+        AutoAttack returns an image unchanged in two cases: these numbers lead to a wrong class for the clean image, or
+        to the right class for every tried perturbation. In both cases, the majority vote may differ. Projected gradient
+        ascent therefore attacks these images again with new random numbers.
         """
         if not (self.smoothed and isinstance(attack, AutoAttack)):
             return attack.perturb(self.differentiated, image, label, logits=logits)
@@ -92,10 +92,10 @@ class AttackedClassifier:
         return attacked
 
     def predict(self, image: Tensor, positions: range) -> Predicted:
-        """Predict the majority vote of `num_draws` forward passes; ties go to the lowest class.
+        """Predict the majority vote of `num_draws` forward passes. Ties go to the lowest class.
 
         Raises:
-            ValueError: if logits are NaN; the message names the images' positions.
+            ValueError: if logits are NaN. The message names the positions of the images.
         """
         votes = torch.zeros((), dtype=torch.int64, device=image.device)
         broken = torch.zeros((), dtype=torch.bool, device=image.device)

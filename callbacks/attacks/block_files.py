@@ -1,4 +1,4 @@
-"""Blocks of test images, sharded over ranks; each block has a file with its results."""
+"""Blocks of test images, sharded over ranks. Each block has a file with its results."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,12 +15,14 @@ from datamodules.jobs.stores import csv_files
 
 
 class BlockFiles(ResumableMap):
-    """Result files of an evaluation's blocks; a hash of the settings names their folder, so settings never mix.
+    """Files with the results of blocks of images.
+
+    The name of their folder is a hash of the settings. Results of different settings therefore never mix.
 
     Args:
         trainer: the trainer, during testing.
-        parent: parent of the result folder, visible to all ranks.
-        settings: everything that the results depend on, as JSON values; rank 0's settings are used.
+        parent: folder that contains the result folder. All ranks must see it.
+        settings: everything that the results depend on, as JSON values. The settings of rank 0 are used.
         positions: positions of the test images.
         batch_size: number of images in a block.
     """
@@ -43,12 +45,12 @@ class BlockFiles(ResumableMap):
     def evaluate(
         self, evaluate_block: Callable[[int, range], pd.DataFrame], text_columns: Sequence[str] = ()
     ) -> pd.DataFrame:
-        """Evaluate this rank's shard of the unfinished blocks, then wait for the other ranks.
+        """Evaluate unfinished blocks, sharded over ranks. Then wait for the other ranks.
 
         Args:
-            evaluate_block: maps a block's number and positions to the block's rows; may compute gradients and use
-                torch's random generators, whose states are restored.
-            text_columns: columns that are read as text, even if they look like numbers or `nan`.
+            evaluate_block: function that maps the number and the positions of a block to the rows of the block. It may
+                compute gradients and use the random generators of PyTorch. Their states are restored.
+            text_columns: columns that are read as text, even if their values look like numbers or `nan`.
 
         Returns:
             The rows of all blocks.

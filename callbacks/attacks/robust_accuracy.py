@@ -30,7 +30,7 @@ CLEAN, PERTURBING, PERTURBED = 0, 1, 2  # purposes of a block's random numbers
 
 
 class RobustAccuracy(Callback):
-    """Attack any classifier on the test set, on any number of ranks, before the other test metrics are computed.
+    """Attack any classifier on the test set before the other test metrics are computed, on any number of ranks.
 
     An image counts as robust to an attack if the class is correct before and after the attack. The callback logs
     `test/robust_accuracy_<attack>`, and writes to the run directory:
@@ -42,21 +42,21 @@ class RobustAccuracy(Callback):
     Rows of earlier evaluations stay in the table. An earlier row with the same checkpoint name is replaced if the
     weights have changed, or if attack and settings are unchanged.
 
-    Images are attacked in blocks of `batch_size`; random numbers depend only on (seed, block, attack). Perturbations
+    Images are attacked in blocks of `batch_size`. Random numbers depend only on (seed, block, attack). Perturbations
     are therefore the same on any number of ranks. With the same weights and settings, an interrupted evaluation resumes
     after its last finished block. All ranks must see the same run directory.
 
     Args:
         attacks: attacks to run in turn: `lightning_modules.robustness.attacks.PGD` or `AutoAttack`.
-        batch_size: number of images in a block, which a rank attacks at once; with few images, a smaller value uses
+        batch_size: number of images in a block. A rank attacks a block at once. With few images, a smaller value uses
             more ranks.
         skip: attack every `skip`-th image of the test set.
         max: attack only images before this position; None attacks all images.
-        sigma: standard deviation of Gaussian noise, in pixel units; if positive, the smoothed classifier is attacked,
-            and 0 attacks the module itself. For a `SmoothedClassifier`, all votes count as in the certificate, and
-            gradients are computed from the mean probabilities.
-        num_draws: number of forward passes per image; their majority vote is the predicted class; 1 for a deterministic
-            classifier.
+        sigma: standard deviation of Gaussian noise, in pixel units. If positive, the smoothed classifier is attacked. 0
+            attacks the module itself. For a `SmoothedClassifier`, all votes count as in the certificate. Gradients are
+            computed from the mean probabilities.
+        num_draws: number of forward passes per image. Their majority vote is the predicted class. Use 1 for a
+            deterministic classifier.
         seed: random seed of attacks and noise.
         num_shown: number of images in the figure.
 
@@ -159,7 +159,7 @@ class RobustAccuracy(Callback):
         folder: Path,
         trainer: Trainer,
     ) -> pd.DataFrame:
-        """Attack one block and return its rows; the first block also draws the figure into the folder."""
+        """Attack one block and return its rows. For the first block, also draw the figure."""
         block = [images[position] for position in positions]
         image = torch.stack([one.image for one in block])
         label = torch.tensor([one.label for one in block], device=image.device)
@@ -197,7 +197,7 @@ class RobustAccuracy(Callback):
 
     @staticmethod
     def _column(trainer: Trainer, image: Tensor, prediction: Tensor, unattacked: Tensor) -> ImageColumn:
-        """Images captioned with the predicted class, in red where the attack changed the class."""
+        """Images with the predicted class as caption. The caption is red if the attack changed the class."""
         names = getattr(getattr(trainer, "datamodule", None), "class_names", None)
         captions = [str(k) if names is None else names[k] for k in prediction.tolist()]
         return ImageColumn(image, captions, (prediction != unattacked).tolist())
@@ -229,7 +229,10 @@ class RobustAccuracy(Callback):
 
 
 def _write_results(table: pd.DataFrame, folder: Path, checkpoint: str, directory: Path) -> None:
-    """Append a table to the run's table, see `RobustAccuracy`; copy the checkpoint's figure from the folder of rows."""
+    """Append rows to the table of the run, see `RobustAccuracy`.
+
+    Copy the figure of the checkpoint from the folder of rows.
+    """
     path, picture = directory / "robust_accuracy.csv", directory / "figures" / PICTURE
     table.insert(0, "checkpoint", checkpoint or "none")
     if path.is_file():

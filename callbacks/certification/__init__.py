@@ -1,4 +1,4 @@
-"""Certified radii of smoothed classifiers: callback, log and curves."""
+"""Certified radii of smoothed classifiers, with a callback, a log and curves."""
 
 from typing import TYPE_CHECKING
 

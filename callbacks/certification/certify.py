@@ -26,38 +26,40 @@ from lightning_modules.training.tested_images import TestedImages, require_testi
 
 
 class Certification(Callback):
-    """Certify any classifier on the test set, on any number of ranks, before other test metrics are computed.
+    """Certify any classifier on the test set before other test metrics are computed, on any number of ranks.
 
     The classifier is smoothed as in Cohen et al. (2019); a `SmoothedClassifier` defines its own smoothing. The run
     directory gets the log (see `log.py`), `certified_accuracy.csv`, `certification_summary.json` and
     `figures/certified_accuracy.png`. Metrics are `test/acr`, `test/certified_accuracy_<radius>`, `test/abstained` and
     `test/mean_draws`.
 
-    An interrupted certification resumes when it is started again in the same run directory, on any number of ranks.
-    Only the images in progress start over.
+    An interrupted certification resumes if it is started again in the same run directory. The number of ranks may
+    differ. Only images that were in progress are certified again from the start.
 
-    After the certification the usual test runs, with one forward pass for each image. To skip most of this test, set
-    `trainer.limit_test_batches: 1`, which does not limit the certification. If a run is tested twice
-    (`checkpoint.also_test_best`), the second checkpoint's files go to a separate folder, `certification_best`.
+    After the certification, the usual test runs with one forward pass for each image. To skip most of this test, set
+    `trainer.limit_test_batches: 1`. This setting does not limit the certification. If a run is tested twice
+    (`checkpoint.also_test_best`), the files of the second checkpoint are in a separate folder, `certification_best`.
 
     Args:
         sigma: standard deviation of the noise, in pixel units.
-        mode: rule for the number of noise samples per image. `lightning_modules.robustness.certificates.FixedSampling`
-            is the published procedure; `Anytime`, `Curve`, `InputSpecific` and `Stages` need fewer samples.
+        mode: rule that chooses the number of noise samples per image.
+            `lightning_modules.robustness.certificates.FixedSampling` is the published procedure; `Anytime`, `Curve`,
+            `InputSpecific` and `Stages` need fewer samples.
         batch_size: number of noise samples evaluated at once on each rank.
-        skip: certify every `skip`-th image; results are often reported with 20 for CIFAR-10 and 100 for ImageNet.
-        max: certify only images before this position; None means no limit.
-        share: how ranks share the work: `images` shards the images; `draws` shards each image's noise samples, for few
-            or costly images.
-        seed: random seed of the noise. Noise samples do not depend on batch size or number of ranks.
-        radii: radii whose certified accuracy is logged, in pixel units. None means 0, 0.25, ..., 1.5 and the mode's own
-            `radius`, or the first seven radii of the mode's `grid`. Modes with a `radius` or `grid` give only lower
-            bounds at other radii.
-        channels_last: whether the network runs in channels-last memory format, which is often faster for convolutions
-            in mixed precision. A `SmoothedClassifier` then receives images and noise in that format.
+        skip: step between certified images. Every `skip`-th image is certified. Results are often reported with 20 for
+            CIFAR-10 and 100 for ImageNet.
+        max: upper bound of the positions of certified images, exclusive. None means no limit.
+        share: what is sharded over ranks. `images` shards the images. `draws` shards the noise samples of each image,
+            for few or costly images.
+        seed: random seed of the noise. Noise samples do not depend on the batch size or the number of ranks.
+        radii: radii at which certified accuracy is logged, in pixel units. None means 0, 0.25, ..., 1.5 and the
+            `radius` of the mode. For a mode with a `grid`, None means the first seven radii of the grid. Modes with a
+            `radius` or `grid` give only lower bounds at other radii.
+        channels_last: whether the network runs in channels-last memory format. This format is often faster for
+            convolutions in mixed precision. A `SmoothedClassifier` then receives images and noise in that format.
 
     Raises:
-        ValueError: if an argument is out of range or, before testing, if the trainer has two of these callbacks.
+        ValueError: if an argument is out of range. Before testing, also if the trainer has two of these callbacks.
     """
 
     def __init__(
@@ -125,7 +127,7 @@ class Certification(Callback):
             log_same(pl_module, f"test/{name}", value)
 
     def _folder(self, trainer: Trainer) -> str:
-        """Return the folder of this test's files in the run directory."""
+        """Return the folder for the files of this test in the run directory."""
         tested = Path(str(trainer.ckpt_path or "")).stem
         if self._first_tested is None:
             self._first_tested = tested
@@ -152,7 +154,7 @@ class Certification(Callback):
         positions: range,
         job: ResumableMap,
     ) -> None:
-        """Certify this rank's share of the images, then wait for the other ranks."""
+        """Certify the images of this rank. Then wait for the other ranks."""
         together = self.share == "draws" and trainer.world_size > 1
         rank, world_size = (trainer.global_rank, trainer.world_size) if together else (0, 1)
 
@@ -212,7 +214,7 @@ class Certification(Callback):
         return results
 
     def _meaning(self, settings: dict[str, Any]) -> dict[str, Any]:
-        """Describe how the numbers of the summary were computed, and which numbers are only lower bounds."""
+        """Describe how the numbers of the summary were computed. Also say which numbers are only lower bounds."""
         asked: list[tuple[str, float | None]] = [("acr", None), *((accuracy_name(r), r) for r in self.radii)]
         found_by = ["sigma", *self.mode.settings, "certificate", "num_images"]
         return {
@@ -222,7 +224,7 @@ class Certification(Callback):
 
 
 def default_radii(mode: Mode) -> list[float]:
-    """Return the radii at which a mode's certified accuracy is logged, including the mode's own radii."""
+    """Return the radii at which certified accuracy is logged. They include the radii of the mode."""
     if "grid" in mode.settings:
         return [round(mode.settings["grid"] * place, 10) for place in range(7)]
     target = mode.settings.get("radius")
@@ -248,7 +250,7 @@ def _require_single(trainer: Trainer) -> None:
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     if sum(isinstance(callback, Certification) for callback in callbacks) > 1:
         raise ValueError(
-            "trainer.callbacks holds more than one Certification, whose files and metrics would have the same names: "
+            "trainer.callbacks has more than one Certification, and their files and metrics would have the same names: "
             "if the experiment's own configuration has one, leave out configs/callbacks/certification.yaml and change "
             "the existing one; if it is the last callback, use --trainer.callbacks.sigma 0.5 and the like"
         )
@@ -256,7 +258,7 @@ def _require_single(trainer: Trainer) -> None:
 
 @contextmanager
 def _other_display_stopped(trainer: Trainer) -> Iterator[None]:
-    """Stop other live displays, since a terminal can show only one display at a time."""
+    """Stop other live displays. A terminal can show only one display at a time."""
     progress = getattr(trainer.progress_bar_callback, "progress", None)
     if progress is not None:
         progress.stop()

@@ -1,4 +1,4 @@
-"""Compare certification logs, of this project or of others, in one figure and one table."""
+"""Compare certification logs in one figure and one table. Logs may be of this project or of other projects."""
 
 import json
 import math
@@ -21,11 +21,11 @@ def overlay(paths: Sequence[Path], output: Path, grid: float = 0.25, alpha: floa
     """Write `certified_accuracy.png` and `certified_accuracy.csv` for several logs to a directory.
 
     Args:
-        paths: run directories or logs, see `read_log`; a log is named by the parts of its path that are not common to
-            all paths.
+        paths: run directories or logs, see `read_log`. The name of a log consists of the parts of its path that are not
+            common to all paths.
         output: directory to write to.
         grid: spacing of the radii in the table, in pixel units.
-        alpha: failure probability of each certificate, for logs outside run directories; run directories record this
+        alpha: failure probability of each certificate, for logs outside run directories. Run directories contain this
             probability.
 
     Returns:
@@ -51,7 +51,9 @@ def overlay(paths: Sequence[Path], output: Path, grid: float = 0.25, alpha: floa
         )
     furthest = max(float(log["radius"].max()) for log in logs.values())
     if furthest / grid > MOST_STEPS:
-        raise ValueError(f"grid {grid:g} gives more than {MOST_STEPS} radii up to {furthest:g}, the largest; widen it")
+        raise ValueError(
+            f"grid {grid:g} gives more than {MOST_STEPS} radii up to {furthest:g}, the largest radius; increase grid"
+        )
     steps = range(int(furthest / grid) + 2)  # +2 since 0.3 / 0.1 is below 3 in floating point
     radii = [radius for step in steps if (radius := round(grid * step, 10)) <= furthest]
     table = accuracy_table(logs, radii, settings)
@@ -61,7 +63,7 @@ def overlay(paths: Sequence[Path], output: Path, grid: float = 0.25, alpha: floa
 
 
 def _own_settings(path: Path, alpha: float) -> dict[str, Any]:
-    """Read the settings of a run directory, or of a log in a run directory; other logs have only the given alpha."""
+    """Read the settings of a run directory, or of a log in a run directory. Other logs have only the given alpha."""
     if path.stem == "certification":
         path = path.parent
     settings = path / "certification_settings.json"
@@ -69,7 +71,7 @@ def _own_settings(path: Path, alpha: float) -> dict[str, Any]:
 
 
 def _checked(path: Path) -> dict[str, Any]:
-    """Read settings; reject values that the figure or the legend cannot show."""
+    """Read settings. Raise an error for values that the figure or the legend cannot show."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:

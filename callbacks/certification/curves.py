@@ -1,4 +1,4 @@
-"""Read certification logs, of this project and of others; summarise and plot certified accuracy against radius."""
+"""Read certification logs of any project. Summarise certified accuracy, and plot it against the radius."""
 
 import io
 import math
@@ -32,12 +32,13 @@ Settings = Mapping[str, Any]
 def read_log(path: Path) -> pd.DataFrame:
     """Read a certification log.
 
-    Column `correct` is computed again, since some projects write a running count into it. In another project's log,
-    radius 0 counts as an abstention, since some projects keep the selected class on abstention. Additional columns are
-    kept, and times are not parsed. An unterminated last line, left by an interruption, is ignored.
+    The column `correct` is computed again, because some projects write a running count into this column. In logs of
+    other projects, radius 0 counts as an abstention. Some of these projects keep the selected class on abstention.
+    Additional columns are kept, and times are not parsed. An incomplete last line is ignored. It can remain after an
+    interruption.
 
     Args:
-        path: a run directory, this project's `certification.csv`, or a tab-separated log in the published columns.
+        path: a run directory, a `certification.csv` of this project, or a tab-separated log with the published columns.
 
     Returns:
         A row for each image, with at least the columns `idx`, `label`, `predict`, `radius` (pixel units) and `correct`
@@ -83,7 +84,7 @@ def read_log(path: Path) -> pd.DataFrame:
 
 
 def _possible(log: pd.DataFrame) -> pd.Series:
-    """Check that in each row position and classes are whole numbers, and the radius is possible for an image."""
+    """Check that position and classes are whole numbers in each row, and that the radius is possible for an image."""
     whole, radius = log[["idx", "label", "predict"]], log["radius"]
     fits = (whole == np.floor(whole)) & (whole >= ABSTAIN) & (whole <= MOST_NUMBER)
     return fits.all(axis=1) & (radius >= 0) & (radius <= LARGEST_RADIUS)
@@ -97,9 +98,9 @@ def summary(log: pd.DataFrame, radii: Sequence[float]) -> dict[str, float]:
         radii: radii of the certified accuracies, in pixel units.
 
     Returns:
-        `acr` in pixel units and `certified_accuracy_<radius>`. For this project's logs, also two more metrics:
-        `abstained` is the fraction of images without a certificate whose class was not known to be wrong; `mean_draws`
-        is averaged over all images, and over images whose selected class is correct.
+        `acr` in pixel units and `certified_accuracy_<radius>`. Logs of this project have two more metrics. `abstained`
+        is the fraction of images without a certificate, except those with a class known to be wrong. `mean_draws` is
+        averaged over all images, and over images with a correct selected class.
     """
     numbers = {"acr": average_certified_radius(log["correct"], log["radius"])}
     accuracies = certified_accuracy(log["correct"], log["radius"], radii)
@@ -114,18 +115,20 @@ def summary(log: pd.DataFrame, radii: Sequence[float]) -> dict[str, float]:
 
 
 def accuracy_name(radius: float) -> str:
-    """Return the metric name of the certified accuracy at a radius."""
+    """Return the name of the metric for the certified accuracy at a radius."""
     return "certified_accuracy_" + (f"{radius:.2f}" if round(radius, 2) == radius else f"{radius:g}")
 
 
 def is_tight(settings: Settings, radius: float | None) -> bool:
-    """Whether a log's certified accuracy is nearly what more noise samples would certify, not just a lower bound.
+    """Whether more noise samples would hardly increase the certified accuracy of a log.
+
+    If not, it is only a lower bound.
 
     See `adaptive_sampling.py`.
 
     Args:
         settings: settings recorded for the log.
-        radius: radius in pixel units; None checks the average certified radius.
+        radius: radius in pixel units. None checks the average certified radius.
     """
     if "grid" in settings:
         return radius is not None and math.isclose(radius, settings["grid"] * round(radius / settings["grid"]))
@@ -135,7 +138,7 @@ def is_tight(settings: Settings, radius: float | None) -> bool:
 
 
 def is_guarantee(settings: Settings) -> bool:
-    """Whether a log's radii are certified, rather than computed by a formula without a proof."""
+    """Whether the radii of a log are certified. Some radii are instead computed by a formula without a proof."""
     return NO_GUARANTEE not in settings.get("certificate", "")
 
 
@@ -152,9 +155,9 @@ def accuracy_table(
     Returns:
         Table with columns `log`, `certificate`, `num_images`, `radius`, `certified_accuracy`, `tight` (see `is_tight`)
         and `with_high_probability`, a bound that allows for wrong certificates (NaN for radii without a guarantee).
-        With several logs, the rows `envelope` contain the best log's accuracy on the images common to all logs. These
-        rows are tight where all logs are tight, and have no `with_high_probability`, since the bound does not hold for
-        a choice among logs.
+        With several logs, the rows `envelope` contain the highest accuracy of all logs at each radius. This accuracy is
+        computed on the images common to all logs. These rows are tight where all logs are tight. They have no
+        `with_high_probability`, because the bound does not hold for a choice among logs.
     """
     tables = []
     for name, log in logs.items():
@@ -186,7 +189,7 @@ def _images(log: pd.DataFrame) -> list[tuple[int, int]]:
 
 
 def common_images(logs: Mapping[str, pd.DataFrame]) -> set[tuple[int, int]]:
-    """Return position and label of the images common to all logs."""
+    """Return the positions and labels of the images that are in all logs."""
     return set.intersection(*(set(_images(log)) for log in logs.values()))
 
 
@@ -194,7 +197,7 @@ def draw_curves(logs: Mapping[str, pd.DataFrame], path: Path, settings: Mapping[
     """Plot certified accuracy against radius, with one curve per log.
 
     Args:
-        logs: certification logs by their name in the legend.
+        logs: certification logs by name. The legend shows the names.
         path: file of the figure.
         settings: settings of the logs, by the same names.
     """

@@ -1,4 +1,6 @@
-"""The log of a certification: each finished image is written as one row, and resuming reads the rows again.
+"""The log of a certification.
+
+Each finished image is written as one row. When the certification resumes, the rows are read.
 
 In the run directory:
 
@@ -28,7 +30,7 @@ SIDECAR = (*COMMUNITY[:5], "outcome", "selected", "hits", "n", "p_lower", "draws
 
 
 def row_of(image: Certified) -> Row:
-    """Format an image's result as text for the columns `COMMUNITY` and `EXACT`."""
+    """Format the result of an image as text for the columns `COMMUNITY` and `EXACT`."""
     certificate = image.certificate
     values = (
         image.index,
@@ -61,7 +63,7 @@ class CertificationLog:
     Args:
         directory: directory for all files of the log.
         settings: everything that a row depends on, as JSON values.
-        with_radius: whether rows have a radius; False for logs of predictions, as in the published format.
+        with_radius: whether rows have a radius. False for logs of predictions, as in the published format.
     """
 
     def __init__(self, directory: Path, settings: dict[str, Any], with_radius: bool) -> None:
@@ -78,7 +80,7 @@ class CertificationLog:
         self.figure = directory / "figures" / "certified_accuracy.png"
 
     def remove_tables(self, wanted: Iterable[int]) -> None:
-        """If rows are missing, remove tables and figure, which may be from an earlier certification.
+        """If rows are missing, remove the tables and the figure. They may be from an earlier certification.
 
         Args:
             wanted: positions of the images to certify.
@@ -92,7 +94,10 @@ class CertificationLog:
         return self.store.rows()
 
     def merge(self) -> None:
-        """Write the tables of all rows, ordered by image, with `certification.csv` last. Only one rank calls this."""
+        """Write the tables of all rows, ordered by image.
+
+        The file `certification.csv` is written last. Only one rank calls this.
+        """
         rows = [row for _, row in sorted(self.rows().items())]
         write_table(self.tsv, self.community, rows, "\t")
         exact = [{**row, "radius": row["exact_radius"]} for row in rows]

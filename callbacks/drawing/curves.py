@@ -18,13 +18,13 @@ MANY = 4
 
 
 def line_panels(count: int, width: float = 4.8, height: float = 3.8, **shared: Any) -> "tuple[Figure, list[Axes]]":
-    """Make a figure with panels side by side, or in two rows if there are many, with a faint grid and no frame.
+    """Make a figure with panels side by side, or in two rows if there are many. Panels have a faint grid and no frame.
 
     Args:
         count: number of panels.
         width: width of a panel, in inches.
         height: height of a row, in inches.
-        shared: axes that the panels share, as arguments `sharex` and `sharey`.
+        shared: arguments `sharex` and `sharey` of Matplotlib, for axes that the panels share.
     """
     from matplotlib.figure import Figure
 
@@ -43,7 +43,9 @@ def line_panels(count: int, width: float = 4.8, height: float = 3.8, **shared: A
 
 
 def draw_table(table: Table) -> "Figure":
-    """Plot a table: a panel per plotted column, with a line per value of the text columns, or as a heat map.
+    """Plot a table as a heat map or as lines.
+
+    There is a panel per plotted column and a line per value of the text columns.
 
     On a logarithmic axis, values below a millionth of the largest are left out. Lines with many points have no markers.
     """

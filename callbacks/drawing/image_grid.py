@@ -1,4 +1,4 @@
-"""Image grids with a row per image, and a column per quantity, such as input, output or mask."""
+"""Image grids. A row shows one image. A column shows one quantity, such as the input, the output or the mask."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -28,17 +28,17 @@ def draw_image_grid(
 ) -> "Figure":
     """Draw a row for each image and a column for each name.
 
-    Segmentation masks are overlaid in colour on the first column's images: background (0) is transparent, ignored
-    pixels (255) are white, and a legend names the categories. Differences are drawn around grey, scaled to the column's
-    largest difference, which is written above the column. Regions are outlined on all images unless a region covers a
-    whole image; a line above the grid explains the outlines.
+    Segmentation masks are overlaid in colour on the images of the first column. The background (0) is transparent, and
+    ignored pixels (255) are white. A legend names the categories. In columns of differences, grey means 0. Differences
+    are scaled by the largest difference of the column. This difference is written above the column. Regions are
+    outlined on all images unless a region covers a whole image. A line of text above the grid explains the outlines.
 
     Args:
-        columns: columns by name, see `ImageColumn`; the first column contains images. Without images only the title is
+        columns: columns by name, see `ImageColumn`. The first column contains images. Without images only the title is
             drawn.
-        class_names: names of the K classes; None shows class indices.
+        class_names: names of the K classes. None shows class indices.
         title: line above the grid.
-        most_rows: maximum number of rows; None draws all.
+        most_rows: maximum number of rows. None draws all rows.
         cell: width of an image, in inches.
     """
     from matplotlib.figure import Figure
@@ -96,7 +96,7 @@ def draw_image_grid(
 
 
 def first_rows(columns: Mapping[str, Tensor | ImageColumn], most_rows: int | None) -> dict[str, ImageColumn]:
-    """Move the first rows of all columns to the host; None means all rows."""
+    """Move the first rows of all columns to the host. None means all rows."""
     kept = {}
     for name, column in columns.items():
         column = column if isinstance(column, ImageColumn) else ImageColumn(column)
@@ -106,15 +106,15 @@ def first_rows(columns: Mapping[str, Tensor | ImageColumn], most_rows: int | Non
 
 
 def num_rows(columns: Mapping[str, ImageColumn]) -> int:
-    """Return the number of images in a grid's columns."""
+    """Return the number of images in the columns of a grid."""
     return len(next(iter(columns.values())).values)
 
 
 def joined(batches: Sequence[Mapping[str, ImageColumn]]) -> dict[str, ImageColumn]:
-    """Concatenate the rows of several batches; images of different sizes are centre-cropped to the smallest size.
+    """Concatenate the rows of several batches. Images of different sizes are centre-cropped to the smallest size.
 
     Args:
-        batches: columns of each batch, by name; columns missing from any batch are dropped.
+        batches: columns of each batch, by name. Only columns that all batches have are kept.
     """
     columns = {}
     for name in (name for name in batches[0] if all(name in batch for batch in batches)):
@@ -132,7 +132,7 @@ def joined(batches: Sequence[Mapping[str, ImageColumn]]) -> dict[str, ImageColum
 
 
 def _colours(largest: int) -> NDArray[np.float64]:
-    """Return the colours `[256, 4]` of the categories from 0 to the largest."""
+    """Return a table of colours `[256, 4]` for the categories from 0 to the largest."""
     from matplotlib import colormaps
 
     palette = colormaps["tab10" if largest <= 10 else "tab20"]
@@ -144,7 +144,10 @@ def _colours(largest: int) -> NDArray[np.float64]:
 
 
 def _pictures(column: ImageColumn) -> tuple[NDArray[np.float64], str]:
-    """Convert images to `[n, H, W, 3]`, or grey to `[n, H, W]`, in [0, 1]; return the scale of differences as text."""
+    """Convert images to `[n, H, W, 3]`, or grey images to `[n, H, W]`, in [0, 1].
+
+    The scale of differences is also returned, as text.
+    """
     values, scale = column.values.double(), ""
     if column.difference:
         largest = float(values.abs().max())

@@ -14,7 +14,7 @@ CELL = 64  # minimum side of an image in the grid, in pixels
 
 
 def save_samples(images: Tensor, path: Path) -> None:
-    """Write images to one PNG file as a square grid; small images are enlarged by an integer factor.
+    """Write images to one PNG file as a square grid. Small images are enlarged by an integer factor.
 
     Args:
         images: images `[n, C, H, W]`, uint8, with one or three channels.

@@ -1,4 +1,4 @@
-"""Count predictions and labels per category, and compute fractions that measure fit and memorisation from the counts.
+"""Count predictions and labels per category. Fit and memorisation are fractions of the counts.
 
 The following are computed for each category k, from given labels y (possibly wrong), true labels y* if known, and
 training predictions p:
@@ -26,12 +26,12 @@ ROWS = 11  # rows of counts: 8 from `count_categories` and 3 from `count_right_l
 
 
 def count_categories(logits: Tensor, given: Tensor, true: Tensor | None = None) -> Tensor:
-    """Count predictions by given and true label; all fractions are computed from these counts.
+    """Count predictions by given and true label. All fractions are computed from these counts.
 
     Args:
         logits: logits of the classifier, `[B, K]`, or `[B, K, H, W]` for pixels.
         given: `[B]` or `[B, H, W]`, int64; labels outside 0 ... K - 1, and 255 for pixels, are ignored.
-        true: true labels, shaped like `given`; None if unknown.
+        true: true labels, shaped like `given`. None if unknown.
 
     Returns:
         `[8, K]`, int64, rows: given as k, predicted k (among the given), both; truly k, predicted k (among the true),
@@ -56,7 +56,7 @@ def count_right_labels(current: Tensor, true: Tensor, num_classes: int) -> Tenso
 
     Args:
         current: labels used for training, `[B]` or `[B, H, W]`, int64.
-        true: true labels, shaped like `current`; ignored entries are not counted.
+        true: true labels, shaped like `current`. Ignored entries are not counted.
         num_classes: K.
 
     Returns:
@@ -66,7 +66,7 @@ def count_right_labels(current: Tensor, true: Tensor, num_classes: int) -> Tenso
 
 
 def _known(label: Tensor, num_classes: int) -> Tensor:
-    """Flatten labels, and move ignored labels to a separate bin, K."""
+    """Flatten labels. Ignored labels get the bin K."""
     inside = (label >= 0) & (label < num_classes)
     if label.ndim > 1:
         inside &= label != IGNORED
@@ -74,7 +74,7 @@ def _known(label: Tensor, num_classes: int) -> Tensor:
 
 
 def _fit_bins(predicted: Tensor, label: Tensor, num_classes: int) -> list[Tensor]:
-    """Bin samples by label, by prediction, and by label where label and prediction agree."""
+    """Return three arrays of bins: by label, by prediction, and by label for samples with a matching prediction."""
     among = torch.where(label < num_classes, predicted, num_classes)
     return [label, among, torch.where(predicted == label, label, num_classes)]
 
@@ -90,8 +90,8 @@ def label_fit(labelled: Tensor, predicted: Tensor, both: Tensor, per_pixel: bool
     """Compute the fit of predictions to labels, from counts of equal shapes.
 
     Returns:
-        float64 in [0, 1]: both / labelled for samples, NaN if none are labelled; the IoU both / (predicted + labelled -
-        both + 1e-10) for pixels.
+        The fit in [0, 1], float64. For samples, the fit is both / labelled, or NaN if none are labelled. For pixels,
+        the fit is the IoU both / (predicted + labelled - both + 1e-10).
     """
     if per_pixel:
         return both.double() / ((predicted + labelled - both).double() + 1e-10)
@@ -99,7 +99,7 @@ def label_fit(labelled: Tensor, predicted: Tensor, both: Tensor, per_pixel: bool
 
 
 def category_shares(counts: Tensor, per_pixel: bool) -> dict[str, Tensor]:
-    """Compute the fractions of each category, from counts `[..., 11, K]`; NaN if unknown."""
+    """Compute the fractions of each category from counts `[..., 11, K]`. Unknown fractions are NaN."""
     given, given_predicted, given_both, true, true_predicted, true_both, false, memorized, *_ = counts.unbind(-2)
     fit_true = label_fit(true, true_predicted, true_both, per_pixel)
     has_true = true.sum(dim=-1, keepdim=True) > 0
@@ -111,7 +111,10 @@ def category_shares(counts: Tensor, per_pixel: bool) -> dict[str, Tensor]:
 
 
 def overall_shares(counts: Tensor, per_pixel: bool) -> dict[str, Tensor]:
-    """Compute fractions over all samples from counts `[..., 11, K]`; for pixels, mean IoU over occurring categories."""
+    """Compute fractions over all samples from counts `[..., 11, K]`.
+
+    For pixels, compute the mean IoU over occurring categories.
+    """
     fits = {"fit_given": counts[..., :3, :], "fit_true": counts[..., 3:6, :], "label_quality": counts[..., 8:, :]}
     total = counts.sum(dim=-1)
     if per_pixel:
@@ -128,14 +131,15 @@ def overall_shares(counts: Tensor, per_pixel: bool) -> dict[str, Tensor]:
 
 
 class RunningCounts:
-    """Counts of the current epoch on this rank, split into records.
+    """Counts of the current epoch on this rank. The epoch is split into records.
 
-    A record ends with each batch whose index since training began is a multiple of the interval, and at the end of the
-    epoch. A checkpoint contains the counts summed over ranks; on loading, rank 0 gets all counts.
+    Batches are counted from the start of training. A record ends with each batch number that is a multiple of the
+    interval, and at the end of the epoch. A checkpoint contains the counts summed over ranks. On loading, rank 0 gets
+    all counts.
 
     Args:
         num_classes: K.
-        interval: number of batches per record; None means that the epoch is not split.
+        interval: number of batches per record. None means that the epoch is not split.
     """
 
     def __init__(self, num_classes: int, interval: int | None) -> None:
@@ -146,7 +150,7 @@ class RunningCounts:
         self.rest = torch.zeros(ROWS, num_classes, dtype=torch.int64)  # since the last record
 
     def to(self, device: torch.device) -> None:
-        """Move the counts to the device of the counts that follow."""
+        """Move the counts to the device on which new counts are added."""
         self.records, self.rest = [record.to(device) for record in self.records], self.rest.to(device)
 
     def add(self, epoch: int, counts: Tensor) -> None:
@@ -159,13 +163,13 @@ class RunningCounts:
         self.batches += 1
 
     def close(self) -> Tensor:
-        """End the epoch, and return the counts summed over ranks, `[R + 1, 11, K]`: R records and the remainder."""
+        """End the epoch. Return the counts of R records and of the remainder, summed over ranks, `[R + 1, 11, K]`."""
         counts = self._over_processes()
         self.epoch, self.records, self.rest = None, [], torch.zeros_like(self.rest)
         return counts
 
     def state_dict(self) -> dict[str, Any]:
-        """Every rank must call this, since counts are summed over ranks."""
+        """Every rank must call this method, because counts are summed over ranks."""
         counts = None if self.epoch is None else self._over_processes()
         return {"epoch": self.epoch, "batches": self.batches, "counts": counts}
 

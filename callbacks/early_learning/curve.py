@@ -1,4 +1,4 @@
-"""Detect the end of early learning: fit a curve to the agreement of training predictions with labels over time.
+"""Detect the end of early learning. A curve is fitted to the agreement of training predictions with labels over time.
 
 A network trained on wrong labels first learns the right pattern, then memorises the errors. Given the fit to the labels
 y_0 ... y_{L-1} at L equally spaced records, ADELE fits
@@ -6,7 +6,7 @@ y_0 ... y_{L-1} at L equally spaced records, ADELE fits
     f(t) = a (1 - exp(-t^b / c)),    0 <= a <= 1, 0 <= b <= 1, c >= 0.
 
 Early learning ends at the first epoch e at which the relative change of slope, rc(e) = |f'(e) - f'(1)| / f'(1), exceeds
-r. Since b <= 1, the slope decreases, so rc grows from 0 towards 1.
+r. The slope decreases because b <= 1. Therefore rc grows from 0 towards 1.
 
 Source: Liu et al., Adaptive Early-Learning Correction for Segmentation from Noisy Annotations, CVPR 2022, arXiv
 2110.03740, and its code (its VOC rule and, with the shift, its SegTHOR rule).
@@ -37,15 +37,15 @@ def learning_curve(t: ArrayLike, a: float, b: float, c: float) -> NDArray[np.flo
 
 
 def slope(t: ArrayLike, a: float, b: float, c: float) -> NDArray[np.float64]:
-    """Evaluate |f'(t)| = a b / c exp(-u^b / c) u^(b-1) at u = t + 1e-6, which keeps t = 0 finite."""
+    """Evaluate |f'(t)| = a b / c exp(-u^b / c) u^(b-1) at u = t + 1e-6. The offset keeps the slope finite at t = 0."""
     u = np.asarray(t, dtype=np.float64) + 1e-6
     return np.abs(np.divide(a * b, c) * np.exp(-(u**b) / c) * u ** (b - 1))
 
 
 def relative_slope_change(epoch: ArrayLike, curve: LearningCurve) -> NDArray[np.float64]:
-    """Evaluate rc(e) = |f'(e) - f'(1)| / f'(1); values above 1 are set to 0, as in the authors' code.
+    """Evaluate rc(e) = |f'(e) - f'(1)| / f'(1). Values above 1 are set to 0, as in the code of the authors.
 
-    The result is in [0, 1] and 0 at epoch 1; other epochs give NaN if the slope at epoch 1 is 0.
+    The result is in [0, 1]. It is 0 at epoch 1. At other epochs, it is NaN if the slope at epoch 1 is 0.
     """
     with np.errstate(all="ignore"):
         change = np.abs(slope(epoch, *curve) - slope(1, *curve)) / slope(1, *curve)
@@ -54,7 +54,7 @@ def relative_slope_change(epoch: ArrayLike, curve: LearningCurve) -> NDArray[np.
 
 
 def start_shift(values: ArrayLike, min_jump: float) -> int:
-    """Count the records `[L]` before the first increase of at least `min_jump`, since rare categories start late.
+    """Count the records `[L]` before the first increase of at least `min_jump`. Rare categories start late.
 
     Without such an increase the count is L - 1.
     """
@@ -63,17 +63,17 @@ def start_shift(values: ArrayLike, min_jump: float) -> int:
 
 
 def fit_learning_curve(values: ArrayLike, epochs: float) -> LearningCurve | None:
-    """Fit f by weighted least squares; the last record has 100 times the first record's weight.
+    """Fit f by weighted least squares. The weight of the last record is 100 times the weight of the first record.
 
-    As in the authors' code, the records are placed at L equal steps from 0 to `epochs`, although the first record is
-    not at the start of training. The fit and the detected end depend on this placement.
+    As in the code of the authors, the records are placed at L equally spaced times from 0 to `epochs`. The first record
+    is in fact later than the start of training. The fit and the detected end depend on this placement.
 
     Args:
-        values: fit to the labels at each record, `[L]`, in [0, 1]; NaN for missing records.
-        epochs: number of epochs that the records span: L times the epochs between two records.
+        values: fit to the labels at each record, `[L]`, in [0, 1]. NaN for missing records.
+        epochs: number of epochs between two records, multiplied by L.
 
     Returns:
-        The curve, or None if fewer than 3 records are known, the fit does not converge, or the curve is not finite.
+        The curve. None if fewer than 3 records are known, the fit does not converge, or the curve is not finite.
     """
     y = np.asarray(values, dtype=np.float64)
     t = np.linspace(0, epochs, len(y))
@@ -92,9 +92,10 @@ def fit_learning_curve(values: ArrayLike, epochs: float) -> LearningCurve | None
 
 
 def end_of_early_learning(curve: LearningCurve, r: float, horizon: int) -> int | None:
-    """Find the first epoch in 1 ... horizon - 1 whose slope has changed by more than r; `horizon` if there is none.
+    """Find the first epoch in 1 ... horizon - 1 with a change of slope above r, or return `horizon` if there is none.
 
-    Epochs count from the curve's t = 0. The result is None for a flat curve, whose change of slope is undefined.
+    Epochs are counted from t = 0 of the curve. The result is None for a flat curve, because the change of slope is
+    undefined.
     """
     change = relative_slope_change(np.arange(1, horizon), curve)
     with np.errstate(all="ignore"):
@@ -122,14 +123,15 @@ def detect(
     Early learning has ended at the end of epoch e, counted from 0, if e >= `end`.
 
     Args:
-        values: fit to the labels at each record so far, `[L]`, in [0, 1]; NaN for missing records.
+        values: fit to the labels at each record so far, `[L]`, in [0, 1]. NaN for missing records.
         epochs_per_record: epochs between two records.
         r: threshold on the relative change of slope, in [0, 1].
         horizon: number of epochs n searched for the end.
-        min_jump: increase that marks the start of learning; earlier records are dropped. None keeps all.
+        min_jump: increase that marks the start of learning. Earlier records are dropped. None keeps all.
 
     Returns:
-        The end; None if there are fewer than 3 records since the start, the fit does not converge or the curve is flat.
+        The end of early learning. None if there are fewer than 3 records since the start, the fit does not converge or
+        the curve is flat.
     """
     values = np.asarray(values, dtype=np.float64)
     start = 0 if min_jump is None else start_shift(values, min_jump)

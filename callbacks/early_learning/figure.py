@@ -1,4 +1,4 @@
-"""Plot early learning: each category's fit to the given labels, fitted curve, and memorisation."""
+"""Plot the fit to the given labels, the fitted curve and the memorisation of each category."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ Floats = NDArray[np.float64]
 
 
 def draw_early_learning(history: CategoryHistory, fit_epochs: Sequence[float], names: Sequence[str]) -> "Figure":
-    """Draw a line for each category; for more than 20 categories, draw the mean and the band of 10 % to 90 % quantiles.
+    """Draw a line for each category. For more than 20 categories, draw the mean and the 10 % to 90 % quantiles.
 
     Args:
         history: history of at least one epoch.

@@ -1,4 +1,4 @@
-"""Per-category history of the agreement of training predictions with labels, by epoch."""
+"""History of the agreement of training predictions with labels, by category and epoch."""
 
 import csv
 import io
@@ -15,7 +15,7 @@ STATE = ("per_pixel", "epochs", "counts", "records", "ended_at", "curves")
 
 
 class CategoryHistory:
-    """Counts of each epoch, records to which curves are fitted, and detected ends of early learning.
+    """Counts of each epoch, records for fitting curves, and detected ends of early learning.
 
     Args:
         num_classes: K.
@@ -40,7 +40,7 @@ class CategoryHistory:
         Args:
             epoch: index of the epoch, from 0.
             counts: `[R + 1, 11, K]`, see `RunningCounts.close`.
-            cut: whether curves are fitted to the R records; if False, the whole epoch is one record.
+            cut: whether curves are fitted to the R records. If False, the whole epoch is one record.
         """
         self.epochs.append(epoch)
         self.counts = torch.cat([self.counts, counts.sum(dim=0, keepdim=True)])
@@ -51,7 +51,7 @@ class CategoryHistory:
     def detect(
         self, categories: list[int], per_record: float, r: float, horizon: int, min_jump: float | None
     ) -> list[int]:
-        """Fit the curves of some categories; return the categories whose early learning has ended by the last epoch.
+        """Fit the curves of some categories. Return the categories in which early learning has ended.
 
         An end, once detected, is kept. The arguments are those of `curve.detect`.
         """
@@ -68,7 +68,7 @@ class CategoryHistory:
         return ended
 
     def table(self) -> str:
-        """Write CSV with a row for each epoch and category; unknown fractions are empty."""
+        """Write CSV with a row for each epoch and category. Unknown fractions are empty."""
         epoch, ended_at = np.repeat(self.epochs, self.num_classes), np.tile(self.ended_at, len(self.epochs))
         shares = category_shares(self.counts, self.per_pixel)
         columns = {

@@ -1,4 +1,4 @@
-"""Track early learning and memorisation per category in the training of any classifier or segmenter.
+"""Track early learning and memorisation of each category while a classifier or segmenter is trained.
 
 Counts and fractions are in `counts.py`. `curve.py` detects the end of early learning from the fit to the given labels
 over the epochs.
@@ -25,9 +25,9 @@ from lightning_modules.training.logging import log_same
 
 
 class EarlyLearning(Callback):
-    """Record fit and memorisation per category, and detect when a category's early learning ends.
+    """Record fit and memorisation of each category, and detect when early learning ends.
 
-    The callback reads the `logits` that `training_step` returns, so a step has no second forward pass and no host
+    The callback reads the `logits` that `training_step` returns. It needs no second forward pass and no host
     synchronisation. After each epoch it logs these metrics over all categories:
 
     * `train/fit_given` and, if true labels are known, `train/fit_true` and `train/memorized`; for pixels the fits are
@@ -36,36 +36,35 @@ class EarlyLearning(Callback):
     * if labels can be corrected (a batch has `original_label`) and true labels are known, the fraction of correct
       labels among those used for training: `train/label_accuracy`, or for pixels `train/label_miou`.
 
-    With a logger, the callback writes `early_learning.csv` (epoch, category, fit_given, fit_true, memorized, ended;
-    unknown values are empty) and `figures/early_learning.png` to the run directory.
+    With a logger, the callback writes `early_learning.csv` and `figures/early_learning.png` to the run directory. The
+    columns of the table are epoch, category, fit_given, fit_true, memorized and ended. Unknown values are empty.
 
     When early learning first ends for some categories, this callback calls `on_early_learning_end` of a module that is
-    a `LabelCorrector`, and `on_early_learning_end(trainer, pl_module, categories)` of callbacks that define this hook.
-    Between the two calls, and after every other epoch, `on_early_learning_tested` of a module that is an
-    `EarlyLearningFollower` receives all categories that the current curves mark as ended. With more records, a category
-    may lose this mark.
+    a `LabelCorrector`. It also calls `on_early_learning_end(trainer, pl_module, categories)` of callbacks that define
+    this hook. A module that is an `EarlyLearningFollower` receives all ended categories, as marked by the current
+    curves. Its method `on_early_learning_tested` is called between these two calls, and after every other epoch. With
+    more records, a category may no longer be marked as ended.
 
     The ADELE authors use `min_jump: 0.1, reference: current, background: 0` for SegTHOR, and
-    `horizon: 16, interval: 100, background: 0` for PASCAL VOC. Both settings test epoch e, counted from 0, at the end
-    of the epoch, with the records so far.
+    `horizon: 16, interval: 100, background: 0` for PASCAL VOC. Both settings test an epoch at its end, with the records
+    so far. Epochs are counted from 0.
 
     Args:
-        r: threshold on the relative change of the curve's slope, in [0, 1].
-        horizon: number of epochs n searched for the end of early learning; default: the trainer's `max_epochs`.
-        interval: iterations (batches) between two records of the curve; default: one record for each epoch. As in the
-            VOC code, the first record is the first batch; each record covers the batches since the previous record or
-            the start of the epoch.
-        min_jump: increase between two records that marks the start of a category's learning. Earlier records are
-            dropped from the category's curve, and early learning never ends without such an increase. Default: keep all
-            records.
-        reference: labels against which fit and memorisation are measured: `original` (`original_label` in batches with
-            corrected labels) or `current` (the labels used for training).
-        background: category whose early learning is never tested for its end.
-        draw_every_n_epochs: epochs between two figures; the last figure is drawn at the end of training.
+        r: threshold on the relative change of the slope of the curve, in [0, 1].
+        horizon: number of epochs n searched for the end of early learning. The default is `max_epochs` of the trainer.
+        interval: number of iterations (batches) between two records of the curve. The default is one record for each
+            epoch. As in the code for VOC, the first record is the first batch. Each record covers the batches since the
+            previous record or the start of the epoch.
+        min_jump: increase between two records that marks the start of learning of a category. Earlier records of the
+            category are dropped. Without such an increase, early learning never ends. Default: keep all records.
+        reference: labels for measuring fit and memorisation: `original` (`original_label` in batches with corrected
+            labels) or `current` (the labels used for training).
+        background: category that is never tested for the end of early learning.
+        draw_every_n_epochs: number of epochs between two figures. The last figure is drawn at the end of training.
 
     Raises:
-        ValueError: if an argument is out of range; in training, if the horizon is unknown, `interval` is given without
-            a known number of batches, or the logits are missing or do not match labels and classes.
+        ValueError: if an argument is out of range. In training, also if the horizon is unknown, `interval` is given
+            without a known number of batches, or the logits are missing or do not match labels and classes.
         TypeError: if the module is neither a `Classifier` nor a `Segmenter`.
     """
 
@@ -163,26 +162,27 @@ class EarlyLearning(Callback):
         log_same(pl_module, "early_learning/ended", float((self.history.ended_at >= 0).sum()))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the figure, even of a completed run, since an earlier call may have been killed while drawing."""
+        """Draw the figure, even of a completed run. An earlier call may have been killed while drawing."""
         if trainer.is_global_zero:
             self._draw(trainer)
 
     def state_dict(self) -> dict[str, Any]:
-        """Every rank must call this, since the counts of an unfinished epoch are summed over ranks."""
+        """Every rank must call this method, because the counts of an unfinished epoch are summed over ranks."""
         return {"history": self.history.state_dict(), "running": self.running.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         num_classes = len(state_dict["history"]["ended_at"])
         if self.history.num_classes not in (0, num_classes):
             raise ValueError(
-                f"EarlyLearning: the checkpoint has {num_classes} categories and the module {self.history.num_classes}"
+                f"EarlyLearning: the checkpoint has {num_classes} categories "
+                f"and the module has {self.history.num_classes}"
             )
         self._start(num_classes)
         self.history.load_state_dict(state_dict["history"])
         self.running.load_state_dict(state_dict["running"])
 
     def _close_epoch(self, trainer: Trainer, pl_module: LightningModule, epoch: int) -> None:
-        """Sum the epoch's counts, test if early learning ended, write the table, and notify module and callbacks."""
+        """Sum the counts of the epoch, test if early learning ended, write the table, and call the hooks."""
         history = self.history
         history.append(epoch, self.running.close(), cut=self.interval is not None)
         follower = pl_module if isinstance(pl_module, EarlyLearningFollower) else None

@@ -1,4 +1,4 @@
-"""Quality of generated images: FID, KID and IS of any generative module, and of image folders."""
+"""FID, KID and IS, which measure the quality of images from any generative module or from folders."""
 
 from typing import TYPE_CHECKING
 

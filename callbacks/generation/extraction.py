@@ -33,7 +33,7 @@ class Shares(NamedTuple):
 
     @property
     def exact(self) -> "Shares":
-        """Return a copy with a device that supports float64: the CPU instead of Apple's MPS."""
+        """Return a copy with a device that supports float64. Apple MPS is replaced by the CPU."""
         return self._replace(device=torch.device("cpu")) if self.device.type == "mps" else self
 
 
@@ -41,11 +41,11 @@ ALONE = Shares()
 
 
 def metric_name(kind: str, extractor: dict[str, Any] | None) -> str:
-    """Name a metric after its features: fid, kid or is for FID's Inception, otherwise fd_<name> and kd_<name>.
+    """Name a metric by its features: fid, kid or is for the Inception network of FID, fd_<name> or kd_<name> otherwise.
 
     Args:
         kind: metric to name: fid, kid or is.
-        extractor: identity of the `Extractor`; None if unknown.
+        extractor: identity of the `Extractor`. None if unknown.
     """
     if extractor is None or extractor["name"] == INCEPTION:
         return f"{kind}_clean" if extractor is not None and extractor["resize"] == "clean" else kind
@@ -53,23 +53,23 @@ def metric_name(kind: str, extractor: dict[str, Any] | None) -> str:
 
 
 class Extractor:
-    """A network that maps images `[B, C, H, W]` in [0, 1] to features `[B, D]`, with the name used in metrics.
+    """A network that maps images `[B, C, H, W]` in [0, 1] to features `[B, D]`, and its name in metrics.
 
     Args:
-        network: any module; an `FIDInception` reads its weights at this point.
-        name: name of the features in metric names; None for an `FIDInception`.
+        network: any module. An `FIDInception` reads its weights here.
+        name: name of the features in metric names. None for an `FIDInception`.
 
     Raises:
-        ValueError: if the name is missing for another network, or given for an `FIDInception`.
+        ValueError: if the name is given for an `FIDInception`, or missing for another network.
     """
 
     def __init__(self, network: nn.Module, name: str | None) -> None:
         self.inception = network if isinstance(network, FIDInception) else None
         if (self.inception is None) == (name is None):
             raise ValueError(
-                f"extractor_name {name!r} with {type(network).__name__}: leave extractor_name out for FID's Inception, "
-                f"whose metrics are called fid and kid, and set it for any other extractor, whose metrics are called "
-                f"fd_<extractor_name> and kd_<extractor_name>"
+                f"extractor_name {name!r} with {type(network).__name__}: leave extractor_name out for FID's Inception "
+                f"(metrics fid and kid), and set it for any other extractor (metrics fd_<extractor_name> and "
+                f"kd_<extractor_name>)"
             )
         if self.inception is not None:
             self.inception.read()
@@ -88,12 +88,13 @@ class Extractor:
         return None if self.inception is None else self.inception.classifier
 
     def __call__(self, images: list[Tensor], device: torch.device, name_of: Callable[[int], str]) -> Tensor:
-        """Compute features on a device, in float32 regardless of autocast.
+        """Compute features on a device in float32. Autocast has no effect.
 
         Args:
-            images: B images, uint8 `[C, H, W]`; sizes may differ only for FID's Inception, which resizes each image.
+            images: B images, uint8 `[C, H, W]`. Sizes may differ only for the Inception network of FID, because it
+                resizes each image.
             device: device of the network.
-            name_of: function that returns an image's name by position, for error messages.
+            name_of: function that returns the name of an image by its position, for error messages.
 
         Raises:
             ValueError: if the images differ in size, or the features are not `[B, D]` and finite.
@@ -125,7 +126,7 @@ class Extractor:
 def features_of(
     images: ImageList, extractor: Extractor, cache_dir: Path, batch_size: int, shares: Shares = ALONE
 ) -> Features:
-    """Return the features of real images, `[N, D]`, from the cache or computed by all ranks together.
+    """Return the features of real images, `[N, D]`. They are read from the cache or computed by all ranks together.
 
     Args:
         images: the images.

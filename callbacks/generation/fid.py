@@ -34,34 +34,34 @@ SAME = ["stage", "epoch", "step", "checkpoint", "extractor", "images"]
 
 
 class FID(Callback):
-    """Compare generated images with real images by FID, KID and IS, on any number of ranks.
+    """Compute FID, KID and IS of generated images, on any number of ranks.
 
-    Metrics are `fid`, `kid` and, if the weights include a classifier, `is`, prefixed by `val/` or `test/`. With another
-    extractor than FID's Inception, metrics are called `fd_<extractor_name>` and `kd_<extractor_name>`, and cannot be
-    compared with published FIDs. With no more images than features, the name of FID ends with `_n<images>`, since FID
-    then depends on the number of images.
+    Metrics are `fid` and `kid` with the prefix `val/` or `test/`. If the weights include a classifier, there is also
+    `is`. With another extractor than the Inception network of FID, metrics are called `fd_<extractor_name>` and
+    `kd_<extractor_name>`. They cannot be compared with published FIDs. If there are no more images than features, FID
+    depends on the number of images. The name of FID then ends with `_n<images>`.
 
-    The run directory gets `fid.csv` with a row for each measurement, a figure of samples for each measurement
-    (`figures/samples_*.png`), and the metrics over training epochs (`figures/fid.png`). A test also writes
+    The run directory gets `fid.csv` with a row for each measurement. There are figures of samples for each measurement
+    (`figures/samples_*.png`) and a figure of the metrics over training epochs (`figures/fid.png`). A test also writes
     `generated_statistics.npz`, which `train.py fid` compares with other statistics or folders.
 
-    Images are generated in blocks. The random numbers of a block depend only on (seed, block), so images are the same
-    on any number of ranks. Images are rounded down to bytes, as in an image file. The run directory stores their
-    features block by block, and a killed measurement resumes after the last finished block. Features and statistics of
+    Images are generated in blocks. The random numbers of a block depend only on (seed, block). Images are therefore the
+    same on any number of ranks. Images are rounded down to bytes, as in an image file. The features of each block are
+    stored in the run directory. A killed measurement resumes after the last finished block. Features and statistics of
     the real images are cached in `cache_dir`. All ranks must see both folders.
 
     Args:
-        num_samples: number of images generated in a test; published results use 50,000 images.
-        validation_samples: number of images generated at the end of a validation; 0 measures only in tests.
-        every_n_epochs: training epochs between two measurements in validation.
-        images: dataset of real images; None uses the images of the run's DataModule.
-        split: split of the real images: training (all training images, as published), validation or test.
-        extractor: network that maps images `[B, C, H, W]` in [0, 1] to features `[B, D]`; None uses FID's Inception,
-            see `lightning_modules.networks.fid_inception.FIDInception`.
-        extractor_name: name of an extractor other than FID's Inception, used in metric names.
-        batch_size: number of images in a block, which is generated at once.
-        exact_kid: compute KID over all pairs of images, instead of 100 random subsets of 1,000 taken from at most
-            10,000 images of each side.
+        num_samples: number of images generated in a test. Published results use 50,000 images.
+        validation_samples: number of images generated at the end of a validation. 0 measures only in tests.
+        every_n_epochs: number of training epochs between two measurements in validation.
+        images: dataset of real images. None uses the images of the DataModule.
+        split: split of the real images: training, validation or test. Published results use all training images.
+        extractor: network that maps images `[B, C, H, W]` in [0, 1] to features `[B, D]`. None uses the Inception
+            network of FID, see `lightning_modules.networks.fid_inception.FIDInception`.
+        extractor_name: name of the extractor in metric names, if it is not the Inception network of FID.
+        batch_size: number of images in a block. A block is generated at once.
+        exact_kid: whether to compute KID over all pairs of images. False uses 100 random subsets of 1,000 images, from
+            at most 10,000 images of each side.
         seed: random seed of the generated images.
         num_shown: number of images in the figure of samples, at most one block.
         cache_dir: folder that caches features and statistics of the real images.
@@ -231,7 +231,7 @@ class FID(Callback):
 
 
 def write_row(path: Path, row: dict[str, Any]) -> pd.DataFrame:
-    """Add a row to a table, replacing an earlier row of the same measurement, and return the whole table."""
+    """Add a row to a table and return the table. An earlier row of the same measurement is replaced."""
     table = pd.DataFrame([row])
     if path.is_file():
         earlier = pd.read_csv(path, dtype={"checkpoint": str})
@@ -242,7 +242,10 @@ def write_row(path: Path, row: dict[str, Any]) -> pd.DataFrame:
 
 
 def draw_over_training(table: pd.DataFrame, row: dict[str, Any], metrics: list[str], path: Path) -> None:
-    """Plot the metrics of a training run's validations that measured the same quantities as the last one, `row`."""
+    """Plot metrics over training.
+
+    Only validations that measured the same quantities as the last one, `row`, are shown.
+    """
     same = (table[["stage", "extractor", "images"]] == pd.Series(row)[["stage", "extractor", "images"]]).all(axis=1)
     columns = table[same].sort_values("epoch")[["epoch", *metrics]]
     if len(columns) > 1:

@@ -1,4 +1,4 @@
-"""FID and KID between two folders of images or saved statistics, without any model."""
+"""FID and KID between two folders of images or files of statistics. No generative model is needed."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -19,7 +19,7 @@ def read_side(
 
     Args:
         path: an .npz file or a folder.
-        extractor: network that computes features; None if neither side is a folder.
+        extractor: network that computes features. None if neither side is a folder.
         cache_dir: folder that caches features and statistics.
         batch_size: number of images processed at once.
         shares: rank, world size and device.
@@ -44,10 +44,10 @@ def read_side(
 
 
 def device_named(name: str | None) -> "torch.device":
-    """Return the named device if available; without a name, return the GPU, or the CPU if there is no GPU.
+    """Return the named device if available. Without a name, return the GPU, or the CPU if there is no GPU.
 
     Raises:
-        ValueError: for an unavailable device; the message lists the available devices.
+        ValueError: for an unavailable device. The message lists the available devices.
     """
     import torch
 
@@ -74,25 +74,25 @@ def scores(
     cache_dir: Path,
     device: str | None,
 ) -> tuple[dict[str, float], str | None]:
-    """Measure FID, KID and IS between two sides; each side is an .npz file or a folder.
+    """Measure FID, KID and IS between two sides. Each side is an .npz file or a folder.
 
     Args:
-        generated: side of the generated images; IS is also computed if the weights include a classifier.
+        generated: side of the generated images. IS is also computed if the weights include a classifier.
         real: side of the real images.
-        weights: weights file of FID's Inception or of the timm network.
-        resize: how images are resized for FID's Inception: `legacy` or `clean`.
-        timm: name of a timm network to use instead of FID's Inception.
-        exact_kid: compute KID over all pairs of images, instead of random subsets.
+        weights: weights file of the Inception network of FID or of the timm network.
+        resize: how images are resized for the Inception network of FID: `legacy` or `clean`.
+        timm: name of a timm network that replaces the Inception network of FID.
+        exact_kid: whether to compute KID over all pairs of images. False uses random subsets.
         batch_size: number of images processed at once.
         cache_dir: folder that caches features and statistics.
         device: name of the device, see `device_named`.
 
     Returns:
-        Metrics by name, and a description of the images that KID uses, or None without KID.
+        Metrics by name, and a description of the images that KID uses. The description is None without KID.
 
     Raises:
         FileNotFoundError: if a path does not exist.
-        ValueError: if an argument is out of range, or a file is damaged or lacks data; the message names the cause.
+        ValueError: if an argument is out of range, or a file is damaged or lacks data. The message names the cause.
     """
     from callbacks.generation.extraction import Extractor, Shares
     from callbacks.generation.measurement import distances

@@ -1,4 +1,4 @@
-"""Block-by-block generation of images by a module, on any number of ranks, and the images' features."""
+"""Images that a module generates in blocks, on any number of ranks, and the features of these images."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,14 +45,14 @@ def sampled_bytes(module: LightningModule, n: int, seed: int | Sequence[int], **
 
 
 class GeneratedBlocks:
-    """The blocks of images of one measurement; the random numbers of a block depend only on (seed, block).
+    """The blocks of images of one measurement. The random numbers of a block depend only on (seed, block).
 
     Args:
         trainer: the trainer, during validation or testing.
         module: a `Generator`, in evaluation mode.
         extractor: extractor of the features.
         count: number of images in all blocks.
-        batch_size: images per block; the last block may have fewer.
+        batch_size: number of images per block. The last block may have fewer images.
         seed: random seed.
     """
 
@@ -84,11 +84,11 @@ class GeneratedBlocks:
         return self.extractor(list(images), self.module.device, lambda place: f"image {place} of block {number}")
 
     def all_features(self, folder: Path) -> Features:
-        """Generate the missing blocks; all ranks call this together.
+        """Generate the missing blocks. All ranks call this method together.
 
         Args:
-            folder: folder, visible to all ranks, that stores features until the measurement ends, so a killed
-                measurement can resume.
+            folder: folder in which features are stored until the measurement ends. A killed measurement can then
+                resume. All ranks must see the folder.
 
         Returns:
             The features of all images, `[N, D]`, memory-mapped.

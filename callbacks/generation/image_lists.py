@@ -1,4 +1,4 @@
-"""Lists of real images, from any dataset or folder, as bytes, for comparison with generated images."""
+"""Lists of real images from any dataset or folder, for comparison with generated images."""
 
 import hashlib
 import os
@@ -22,7 +22,7 @@ AnySet = ImageSet | PairSet | CaptionedSet
 
 
 class ImageList(Protocol):
-    """Interface of lists of images; as a `Dataset`, its items are batches."""
+    """Interface of lists of images. An item of this `Dataset` is a batch."""
 
     name: str
     in_memory: bool
@@ -41,7 +41,7 @@ class ImageList(Protocol):
 
 
 def in_bytes(stored: Tensor, data_range: float) -> Tensor:
-    """Scale stored values, where `data_range` is white, to 0...255, rounded down like generated images."""
+    """Scale values from [0, `data_range`] to 0...255. Values are rounded down, as for generated images."""
     if stored.dtype == torch.uint8 and data_range == 255:
         return stored
     if stored.is_floating_point():
@@ -79,7 +79,7 @@ class SourceImages:
 
 
 class ArrayImages:
-    """Images in memory; from a dataset of image pairs, the clean images.
+    """Images in memory. For a dataset of image pairs, the clean images.
 
     Args:
         images: images, `[C, H, W]` each.
@@ -113,7 +113,7 @@ class FolderImages:
     """The images in a folder and its subfolders, in colour, decoded on access.
 
     Args:
-        folder: folder of images, which are identified by file names, sizes and modification times.
+        folder: folder of images. Images are identified by file names, sizes and modification times.
         names: names of the images to read, relative to the folder; None reads all images.
 
     Raises:
@@ -149,7 +149,7 @@ def images_of_set(images: AnySet, split: Split, seed: int, device: torch.device)
 
     Args:
         images: the dataset.
-        split: training (all training images, before any are held out), validation or test.
+        split: training, validation or test. The training split includes images that are held out later.
         seed: random seed, for randomly generated datasets.
         device: device of this rank.
 

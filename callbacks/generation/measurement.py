@@ -47,7 +47,7 @@ def described(name: str, feature: Features, extractor: dict[str, Any], shares: S
         feature: features of the images, `[N, D]`, the same on all ranks.
         extractor: identity of the extractor.
         shares: rank, world size and device.
-        file: cache file of the moments; an existing file is read instead. None caches nothing.
+        file: cache file of the moments. If the file exists, it is read. None caches nothing.
 
     Raises:
         ValueError: if there are fewer than two images.
@@ -65,13 +65,16 @@ def described(name: str, feature: Features, extractor: dict[str, Any], shares: S
 
 
 def statistics_file(feature: Features) -> Path:
-    """Return the cache file of the moments of features, next to the features' folder."""
+    """Return the cache file of the moments of features. It is next to the folder of the features."""
     entry = Path(str(feature.filename)).parent  # type: ignore[attr-defined]
     return entry.with_name(f"{entry.name}.npz")
 
 
 def write_statistics(file: Path, images: Described) -> None:
-    """Write moments and their origin as `.npz`, with the keys `mu` and `sigma` of pytorch-fid and clean-fid."""
+    """Write moments and their origin to an `.npz` file.
+
+    It has the keys `mu` and `sigma`, as in pytorch-fid and clean-fid.
+    """
     mean, covariance, count = images.moments
     with whole_file(file) as partial, partial.open("wb") as stream:
         said = json.dumps(images.extractor)
@@ -79,10 +82,10 @@ def write_statistics(file: Path, images: Described) -> None:
 
 
 def read_statistics(file: Path) -> Described:
-    """Read a file from `write_statistics`, pytorch-fid or clean-fid (`mu`, `sigma`), or features (`pool_3`).
+    """Read statistics (`mu`, `sigma`) from `write_statistics`, pytorch-fid or clean-fid, or read features (`pool_3`).
 
     Raises:
-        ValueError: if the file is damaged or has other contents; the message names the file.
+        ValueError: if the file is damaged or has other contents. The message names the file.
     """
     arrays = read_npz(file, optional=("pool_3", "mu", "sigma", "count", "extractor"))
     said = _extractor(file, arrays.get("extractor"))
@@ -142,7 +145,7 @@ def refuse_other_extractor(first: Described, second: Described) -> None:
     sizes = len(first.moments.mean), len(second.moments.mean)
     if sizes[0] != sizes[1]:
         raise ValueError(
-            f"{first.name} has {sizes[0]} features and {second.name} {sizes[1]}: they are of different extractors"
+            f"{first.name} has {sizes[0]} features and {second.name} has {sizes[1]}: their extractors differ"
         )
 
 
@@ -154,20 +157,20 @@ def distances(
     seed: int = 0,
     shares: Shares = ALONE,
 ) -> dict[str, float]:
-    """Compute FID, KID and IS; all ranks call this, with the same features.
+    """Compute FID, KID and IS. All ranks call this function with the same features.
 
     Args:
-        generated: features of the generated images; IS depends only on these.
+        generated: features of the generated images. IS depends only on these features.
         real: features of the real images.
-        classifier: weights `[K, D]` of the classification layer, needed for IS; None omits IS.
-        exact_kid: compute KID over all pairs of images, instead of 100 subsets of 1,000 from at most 10,000 images of
-            each side.
+        classifier: weights `[K, D]` of the classification layer, needed for IS. None omits IS.
+        exact_kid: whether to compute KID over all pairs of images. False uses 100 subsets of 1,000 images, from at most
+            10,000 images of each side.
         seed: random seed of the subsets.
         shares: rank, world size and device.
 
     Returns:
-        Values by metric name. With no more images than features, the covariance is singular and FID depends on the
-        number of images, so the name of FID includes this number.
+        Values by metric name. If there are no more images than features, the covariance is singular and FID depends on
+        the number of images. The name of FID then includes this number.
 
     Raises:
         ValueError: if the two sets of features are from different extractors.

@@ -1,12 +1,12 @@
-"""FID and KID, which are distances between the features of two sets of images, and IS of one set.
+"""FID, KID and IS. FID and KID are distances between the features of two sets of images. IS needs one set.
 
     FID = |m1 - m2|^2 + tr S1 + tr S2 - 2 tr (S1 S2)^(1/2)
     KID = mean over subsets of the unbiased squared MMD with the kernel k(x, y) = (<x, y>/D + 1)^3
     IS  = exp(mean_i KL(p_i || mean_j p_j))
 
-Features are read in chunks from an array that may be on disk, and summed in float64, so memory does not grow with the
-number of images. KID's subsets of sets with more than 10,000 images come from a reservoir of 10,000 images; KID over
-all pairs of images is also available.
+Features are read in chunks from an array that may be on disk. They are summed in float64, so memory does not grow with
+the number of images. For sets with more than 10,000 images, the subsets of KID are sampled from a reservoir of 10,000
+images. KID over all pairs of images is also available.
 
 Source: Heusel, Ramsauer, Unterthiner, Nessler and Hochreiter, GANs Trained by a Two Time-Scale Update Rule Converge to
 a Local Nash Equilibrium, NeurIPS 2017, arXiv 1706.08500; Binkowski, Sutherland, Arbel and Gretton, Demystifying MMD
@@ -49,13 +49,13 @@ def _rows(feature: Features, rows: Any, device: torch.device) -> Tensor:
 
 
 def moment_sums(feature: Features, device: torch.device, share: int = 0, shares: int = 1) -> Tensor:
-    """Sum features, and outer products of features, over one shard of the chunks.
+    """Sum features and outer products of features over one shard of the chunks.
 
     Args:
         feature: `[N, D]`.
         device: device of the computation, in float64.
         share: index of the shard.
-        shares: number of shards; the results of all shards add up to the sums over all rows.
+        shares: number of shards. The sum of the results of all shards is the sum over all rows.
 
     Returns:
         `[D + 1, D]`, float64: the sum of f f^T, and in the last row the sum of f.
@@ -82,9 +82,9 @@ def moments_of(sums: Tensor, count: int) -> FeatureMoments:
 def frechet_distance(first: FeatureMoments, second: FeatureMoments) -> float:
     """Compute FID, the Fréchet distance of two Gaussians.
 
-    With A A^T = S1, the trace of the matrix root is the sum of the square roots of the eigenvalues of A^T S2 A, which
-    is symmetric. The numbers of images bound the number of nonzero eigenvalues; further eigenvalues are rounding errors
-    and are dropped.
+    Let A A^T = S1. The trace of the matrix root is the sum of the square roots of the eigenvalues of the symmetric
+    matrix A^T S2 A. The numbers of images bound the number of nonzero eigenvalues. Further eigenvalues are rounding
+    errors and are dropped.
     """
     dimensions = len(first.mean)
     ranks = [dimensions if count is None else min(dimensions, count - 1) for count in (first.images, second.images)]
@@ -112,7 +112,7 @@ def _unbiased(within: tuple[Tensor, Tensor], across: Tensor, counts: tuple[int, 
 
 
 def reservoir(count: int, *words: int) -> NDArray[np.int64]:
-    """Sample the reservoir of rows for KID's subsets: at most `RESERVOIR` rows of a set, in ascending order.
+    """Sample at most `RESERVOIR` rows of a set for the subsets of KID. Rows are in ascending order.
 
     Args:
         count: number of rows in the set.
@@ -124,12 +124,12 @@ def reservoir(count: int, *words: int) -> NDArray[np.int64]:
 
 
 def num_subsets(first: int, second: int) -> int:
-    """Number of KID subsets for N and M images; 1 if a subset would contain all images of both sets."""
+    """Number of KID subsets for N and M images. It is 1 if a subset would contain all images of both sets."""
     return 1 if first == second <= SUBSET_SIZE else SUBSETS
 
 
 def kid_basis(first: int, second: int, exact: bool) -> str:
-    """Describe in words which of N and M images KID uses."""
+    """Describe in words which images KID uses, given N and M images."""
     if exact:
         return f"all pairs of {first} and {second} images"
     drawn = [f"{RESERVOIR} of {count}" if count > RESERVOIR else str(count) for count in (first, second)]
@@ -140,22 +140,22 @@ def kid_basis(first: int, second: int, exact: bool) -> str:
 def subset_distances(
     first: Features, second: Features, seed: int, device: torch.device, share: int = 0, shares: int = 1
 ) -> Tensor:
-    """Compute the squared MMD of random subsets of two sets; KID is the mean.
+    """Compute the squared MMD of random subsets of two sets. KID is the mean over the subsets.
 
-    A subset has 1,000 rows of each reservoir, or as many as the smaller reservoir has. Reservoirs depend only on the
-    seed, and subsets only on (seed, subset index). The kernel of two rows is computed once, in tiles, for all subsets
-    with both rows.
+    A subset has 1,000 rows of each reservoir, or fewer if the smaller reservoir has fewer. Reservoirs depend only on
+    the seed, and subsets only on (seed, subset index). The kernel of two rows is computed once for all subsets that
+    contain both rows. The kernel matrix is computed in tiles.
 
     Args:
         first: `[N, D]`.
         second: `[M, D]`.
         seed: random seed.
         device: device of the computation, in float64.
-        share: index of this rank's shard of the tiles.
+        share: index of the shard of tiles for this rank.
         shares: number of shards.
 
     Returns:
-        Sums for each of the S subsets, `[S]`, float64; the results of all shards add up.
+        Sums for each of the S subsets, `[S]`, float64. The results of all shards must be added.
     """
     sets, size = (first, second), min(SUBSET_SIZE, len(first), len(second))
     kept = [reservoir(len(rows), seed, SUBSETS + side) for side, rows in enumerate(sets)]
@@ -183,14 +183,14 @@ def subset_distances(
 
 
 def kernel_sums(first: Features, second: Features, device: torch.device, share: int = 0, shares: int = 1) -> Tensor:
-    """Sum the kernel over all pairs of rows in each set (without the diagonal) and between the sets, in tiles: `[3]`.
+    """Sum the kernel over all pairs of rows in each set (without the diagonal) and between the sets. Return `[3]` sums.
 
     Args:
         first: `[N, D]`.
         second: `[M, D]`.
         device: device of the computation, in float64.
-        share: index of this rank's shard of the tiles.
-        shares: number of shards; the results of all shards add up.
+        share: index of the shard of tiles for this rank.
+        shares: number of shards. The results of all shards must be added.
     """
     sums = torch.zeros(3, dtype=torch.float64, device=device)
     for place, (left, right) in enumerate(((first, first), (second, second), (first, second))):
@@ -216,7 +216,7 @@ def score_sums(feature: Features, classifier: Tensor, device: torch.device, shar
         classifier: weights `[K, D]` that map features to logits.
         device: device of the computation, in float64.
         share: index of the shard.
-        shares: number of shards; the results of all shards add up.
+        shares: number of shards. The results of all shards must be added.
 
     Returns:
         `[K + 1]`, float64: the sums of the probabilities p, and the sum of <p, log p>.
@@ -232,6 +232,6 @@ def score_sums(feature: Features, classifier: Tensor, device: torch.device, shar
 
 
 def inception_score(sums: Tensor, count: int) -> float:
-    """Compute IS from the `score_sums` of N = `count` rows, over all images at once, not in ten splits."""
+    """Compute IS from the `score_sums` of N = `count` rows. All images are used at once, not in ten splits."""
     mean = sums[:-1] / count
     return float((sums[-1] / count - torch.special.xlogy(mean, mean).sum()).exp())

@@ -1,6 +1,6 @@
-"""Stop a run with a non-finite loss before it writes a bad checkpoint, without synchronising in a step.
+"""Stop a run with a non-finite loss before a bad checkpoint is written. Steps are not synchronised.
 
-A non-finite loss is an error (`FiniteLoss`) or, with `Divergence`, a result.
+With `FiniteLoss`, a non-finite loss is an error. With `Divergence`, it is a result.
 """
 
 import math
@@ -23,20 +23,21 @@ MOST_HELD = 2**20
 
 
 class NonFiniteLoss(ValueError):
-    """The training loss became NaN or infinite; the message names step, epoch, samples and the last good checkpoint."""
+    """The training loss became NaN or infinite. The message names step, epoch, samples and the last good checkpoint."""
 
 
 class FiniteLoss(Callback):
-    """Stop training at a NaN or infinite loss; report the first bad step and the indices of its samples.
+    """Stop training at a NaN or infinite loss. Report the first bad step and the indices of its samples.
 
-    The device records the first bad loss over many steps, and all ranks read the record together: every
+    The first bad loss over many steps is recorded on the device. All ranks read the record together every
     `log_every_n_steps` batches, before validation, at the end of an epoch, and before a checkpoint is written. A bad
-    run therefore writes no checkpoint, and the last good checkpoint remains. One exception: Lightning does not announce
-    a checkpoint with `save_weights_only: true`, so within an epoch a bad checkpoint can be written up to
-    `log_every_n_steps` batches after the first bad loss. If a `Divergence` is present, this callback is inactive.
+    run therefore writes no checkpoint, and the last good checkpoint remains. There is one exception. With
+    `save_weights_only: true`, Lightning calls no hook before it writes a checkpoint. Within an epoch, a bad checkpoint
+    can then be written up to `log_every_n_steps` batches after the first bad loss. If a `Divergence` is present, this
+    callback is inactive.
 
     Raises:
-        NonFiniteLoss: on all ranks, at the next check after a bad loss.
+        NonFiniteLoss: at the next check after a bad loss, on all ranks.
         ValueError: if `training_step` of a module with manual optimization returns no loss.
     """
 
@@ -89,7 +90,7 @@ class FiniteLoss(Callback):
         self._read(trainer)
 
     def _note(self, loss: Tensor, index: Tensor | None, batch_idx: int) -> None:
-        """Keep the batch's loss and sample indices until the next check, which covers several batches."""
+        """Keep the loss and the sample indices of the batch until the next check. A check covers several batches."""
         index = torch.zeros(0, dtype=torch.int64, device=loss.device) if index is None else index
         if self._held and self._held[-1][0] != batch_idx - 1:
             self._look()
@@ -98,7 +99,7 @@ class FiniteLoss(Callback):
             self._look()
 
     def _look(self) -> None:
-        """Keep the first bad loss since the last check, with its batch and samples, on the device."""
+        """Keep the first bad loss since the last check on the device, with its batch and samples."""
         if not self._held:
             return
         (first, *_), losses, indices = zip(*self._held, strict=True)
@@ -126,7 +127,7 @@ class FiniteLoss(Callback):
         return NonFiniteLoss(message)
 
     def _read(self, trainer: Trainer) -> None:
-        """Synchronise with the device and the other ranks, which have run the same batches."""
+        """Synchronise with the device and the other ranks. All ranks have run the same batches."""
         if not self._steps:
             return
         self._look()
@@ -166,7 +167,7 @@ class FiniteLoss(Callback):
 
 
 class Diverged(NonFiniteLoss):
-    """The training loss diverged, which the configuration treats as a result.
+    """The training loss diverged. The configuration treats divergence as a result.
 
     Args:
         message: error message with step, loss, samples and the last good checkpoint.
@@ -180,14 +181,14 @@ class Diverged(NonFiniteLoss):
 
 
 class Divergence(FiniteLoss):
-    """End a run without an error if the training loss diverges; log `test/diverged` 1 and `test/diverged_step`.
+    """End a run without an error if the training loss diverges. Log `test/diverged` 1 and `test/diverged_step`.
 
-    `compare`, `claim` and sweeps count diverged runs, and leave metrics that such runs lack out of the means. Other
-    runs log `test/diverged` 0 with their results. Losses are checked as in `FiniteLoss`, which this callback
-    deactivates. When the trainer is called from Python, it raises `Diverged`.
+    `compare`, `claim` and sweeps count diverged runs. If a diverged run lacks a metric, the run is left out of its
+    mean. Other runs log `test/diverged` 0 with their results. Losses are checked as in `FiniteLoss`. This callback
+    deactivates `FiniteLoss`. If the trainer is called from Python, it raises `Diverged`.
 
     Args:
-        beyond: batch losses above this value count as divergence, like NaN and infinite losses.
+        beyond: threshold on the batch loss. Larger losses count as divergence, like NaN and infinite losses.
     """
 
     takes_over = True
@@ -202,7 +203,7 @@ class Divergence(FiniteLoss):
         pl_module.log("test/diverged", 0.0, sync_dist=True)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Report divergence if NaN values first caused another error, for example in an eigenvalue solver."""
+        """Report divergence if NaN values caused another error before the check, such as in an eigenvalue solver."""
         alone = not is_distributed()  # other ranks may not have failed
         if alone and isinstance(exception, Exception) and not isinstance(exception, NonFiniteLoss):
             self._read(trainer)
@@ -215,7 +216,7 @@ class Divergence(FiniteLoss):
 
 
 def _latest_checkpoint(trainer: Trainer) -> str:
-    """Return the path of the last, best or resumed checkpoint, whichever exists first, or an empty string."""
+    """Return the path of the last, best or resumed checkpoint, in this order, or an empty string if none exists."""
     for callback in trainer.checkpoint_callbacks:
         if path := getattr(callback, "last_model_path", "") or getattr(callback, "best_model_path", ""):
             return str(path)

@@ -30,7 +30,7 @@ REFUSED: dict[type[Callback], str] = {
 
 
 class SanityChecks(Callback):
-    """Before anything is computed, reject configurations that would later fail or give misleading results:
+    """Before anything is computed, raise an error for configurations that would fail later or give misleading results:
 
     * `num_classes` of module and data that differ;
     * a classifier whose network does not accept the data's images, or outputs another number of logits (checked on the
@@ -97,7 +97,7 @@ class SanityChecks(Callback):
 
 
 def _refused(callback: Callback, module: LightningModule) -> str | None:
-    """Return why a Lightning callback does not work in this project, or None if it works."""
+    """Return the reason why a Lightning callback does not work in this project, or None if it works."""
     if type(callback) is BaseFinetuning:
         return "does nothing by itself: use a subclass"
     if isinstance(callback, BackboneFinetuning) and not hasattr(module, "backbone"):

@@ -1,4 +1,4 @@
-"""Make a batch's random numbers depend on the batch's position, not on earlier batches."""
+"""Make the random numbers of a batch depend on its position, not on earlier batches."""
 
 import random
 from collections.abc import Mapping
@@ -14,10 +14,10 @@ from datamodules.randomness.shared_batches import begin_batch, end_batch
 
 
 def seed_torch(seed: int, device: torch.device) -> None:
-    """Seed torch's generators on the CPU and on the device in use.
+    """Seed the generators of PyTorch on the CPU and on the device in use.
 
-    `torch.manual_seed` would also record the call stack for each missing kind of accelerator, which takes longer than a
-    small network's training step.
+    `torch.manual_seed` would also record the call stack for each missing kind of accelerator. This would take longer
+    than a training step of a small network.
     """
     torch.default_generator.manual_seed(seed)
     if device.type != "cpu":
@@ -28,12 +28,12 @@ def seed_torch(seed: int, device: torch.device) -> None:
 class SeedEveryBatch(Callback):
     """Seed the random generators before each batch from (seed, stage, epoch, batch).
 
-    Dropout, mixup and noise are therefore the same with and without an interruption, and generator states need not be
-    saved. Per-sample random numbers of a step (`sample_rows`) are the same for any world size. On several ranks,
-    torch's own generators, which networks use for dropout, are also seeded by rank.
+    Dropout, mixup and noise are therefore the same with and without an interruption. Generator states need not be
+    saved. Per-sample random numbers of a step (`sample_rows`) are the same for any world size. On several ranks, the
+    generators of PyTorch are also seeded by rank. Networks use them for dropout.
 
     Args:
-        seed: seed of all batches; None means the value of `seed_everything`.
+        seed: seed of all batches. None means the value of `seed_everything`.
     """
 
     seeds_batches = True

@@ -15,7 +15,7 @@ from lightning_modules.metrics.image_quality import EvaluationProtocol, Measure,
 
 
 def in_range(image: Tensor, clean: Tensor, protocol: EvaluationProtocol) -> list[Tensor]:
-    """Clip images to [0, 1], as perceptual metrics need, and round if the protocol rounds; returns float32."""
+    """Clip images to [0, 1] for perceptual metrics, and round if the protocol rounds. Return float32."""
     kept: EvaluationProtocol = "rounded" if protocol == "rounded" else "clipped"
     return [as_measured(each, kept).float() for each in (image, clean)]
 
@@ -25,16 +25,18 @@ PLACES = {"slice1.0": 0, "slice2.3": 3, "slice3.6": 6, "slice4.8": 8, "slice5.10
 
 
 class LPIPS:
-    """Learned perceptual image patch similarity (LPIPS) 0.1 with AlexNet, from local weights; 0 for equal images.
+    """Learned perceptual image patch similarity (LPIPS) 0.1 with AlexNet, from local weights. It is 0 for equal images.
 
-    With the published weights, the authors' three example images give 0.7219 and 0.1376 (authors: 0.722 and 0.138).
+    With the published weights, LPIPS of the three example images of the authors is 0.7219 and 0.1376. The authors
+    report 0.722 and 0.138.
 
     Source: Zhang, Isola, Efros, Shechtman and Wang, The Unreasonable Effectiveness of Deep Features as a Perceptual
     Metric, CVPR 2018, arXiv 1801.03924.
 
     Args:
-        weights: safetensors file with five convolutions, `features.<i>.weight` and `.bias` as in torchvision, and the
-            linear heads, `lin<i>.model.1.weight` as in the package `lpips`.
+        weights: safetensors file with five convolutions and the linear heads. Convolutions are named
+            `features.<i>.weight` and `.bias` as in torchvision. Heads are named `lin<i>.model.1.weight` as in the
+            package `lpips`.
 
     Raises:
         FileNotFoundError: if the file does not exist.
@@ -68,7 +70,7 @@ class LPIPS:
             ) from None
 
     def __call__(self, image: Tensor, clean: Tensor, protocol: EvaluationProtocol) -> Tensor:
-        """Compute each image's distance, `[B]`; images are clipped, and grey images repeated over three channels."""
+        """Compute the distance of each image, `[B]`. Images are clipped. Grey images are repeated to three channels."""
         self.network.to(image.device)
         pair = in_range(image, clean, protocol)
         first, second = (each.expand(-1, 3, -1, -1) if each.shape[1] == 1 else each for each in pair)
@@ -87,7 +89,7 @@ OF_SETS = {"InceptionScore", "PerceptualPathLength"}
 class MeasuredByMetric:
     """A torchmetrics image metric as a measure of single images.
 
-    Metrics that compare two images get the estimate and the clean image; no-reference metrics get only the estimate.
+    Metrics that compare two images get the estimate and the clean image. No-reference metrics get only the estimate.
 
     Args:
         name: name of the measure, for error messages.
@@ -111,7 +113,7 @@ class MeasuredByMetric:
         metric.distributed_available_fn = never  # each rank measures its own images, and rows are gathered
 
     def __call__(self, image: Tensor, clean: Tensor, protocol: EvaluationProtocol) -> Tensor:
-        """Measure each image, `[B]`, one image at a time, since metrics average over their input."""
+        """Measure each image, `[B]`. Images are measured one at a time because metrics average over their input."""
         self.metric.to(image.device)
         pair = in_range(image, clean, protocol)[: 1 + self.with_reference]
         return torch.stack([self._of_one(*one) for one in zip(*(each.split(1) for each in pair), strict=True)])
@@ -131,12 +133,12 @@ class MeasuredByMetric:
 
 
 def never() -> bool:
-    """Make a metric assume a single rank, without syncing."""
+    """Make a metric assume a single rank, so that it does not synchronise."""
     return False
 
 
 def measures_of(metrics: Sequence[Metric] | Mapping[str, Metric], taken: Sequence[str]) -> dict[str, Measure]:
-    """Name measures by the keys of a mapping, or by the metrics' classes in snake case.
+    """Name measures by the keys of a mapping, or by the classes of the metrics in snake case.
 
     Args:
         metrics: torchmetrics image metrics.

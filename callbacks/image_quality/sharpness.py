@@ -29,10 +29,10 @@ def average_gradient(grey: Tensor) -> Tensor:
 
 
 def radial_power(grey: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum the power of zero-mean images `[B, H, W]` over rings of frequencies, and count the frequencies per ring.
+    """Sum the power of zero-mean images `[B, H, W]` over rings of frequencies. Count the frequencies per ring.
 
     Returns:
-        Sums and counts over all images, `[RINGS]` each; power is |F|^2 / (H W).
+        Sums and counts over all images, `[RINGS]` each. The power is |F|^2 / (H W).
     """
     height, width = grey.shape[1:]
     power = torch.fft.fft2(grey - grey.mean(dim=(1, 2), keepdim=True)).abs().square() / (height * width)
@@ -52,10 +52,10 @@ class Sharpness(Callback):
     """Compare gradients and power spectra of restored, clean and degraded test images.
 
     Images are converted to grey with 256 levels. Logs the mean gradients `test/average_gradient` (restored images),
-    `test/clean_average_gradient` and `test/noisy_average_gradient`, and `test/gradient_error`, the difference between
-    restored and clean images. Logs `test/spectrum_error`, the RMS over frequencies of the difference in log mean power
-    between restored and clean images, and `test/noisy_spectrum_error`. Writes the spectra to `spectrum.csv` and
-    `figures/spectrum.png` of the run directory.
+    `test/clean_average_gradient` and `test/noisy_average_gradient`. Also logs `test/gradient_error`, the difference
+    between restored and clean images. Logs `test/spectrum_error` for restored images and `test/noisy_spectrum_error`
+    for noisy images. The error is the root mean square, over frequencies, of the difference in log mean power to the
+    clean images. Writes the spectra to `spectrum.csv` and `figures/spectrum.png` of the run directory.
 
     Raises:
         TypeError: at setup, if the module does not measure images.

@@ -16,15 +16,16 @@ from lightning_modules.metrics.image_quality import BUILT_IN, Measure
 class ImageMetricsTable(Callback):
     """Write the metrics of every test image to `image_quality.csv` in the run directory.
 
-    A row has an image's dataset, index and name, PSNR in dB and SSIM of the restored image, and of the degraded image
-    as `noisy_psnr` and `noisy_ssim`. The last row of a dataset has the means. If a run is tested twice
-    (`checkpoint.also_test_best`), the table is from the first test, i.e. of the configured checkpoint.
+    A row has the dataset, the index and the name of an image. It has PSNR in dB and SSIM of the restored image, and the
+    same metrics of the degraded image as `noisy_psnr` and `noisy_ssim`. The last row of a dataset has the means. If a
+    run is tested twice (`checkpoint.also_test_best`), the table is from the first test. The first test uses the
+    configured checkpoint.
 
     Args:
         metrics: list of further torchmetrics image metrics, such as `{class_path:
-            torchmetrics.image.UniversalImageQualityIndex}`, or metrics by name. Each metric is logged as `test/<name>`,
-            is a column of the table, and gets one image at a time, float32 in [0, 1].
-        lpips_weights: safetensors file of LPIPS with AlexNet, which adds the metric `lpips`; None omits this metric.
+            torchmetrics.image.UniversalImageQualityIndex}`, or metrics by name. Each metric is logged as `test/<name>`
+            and is a column of the table. It gets one image at a time, float32 in [0, 1].
+        lpips_weights: safetensors file of LPIPS with AlexNet, for the metric `lpips`. None omits this metric.
 
     Raises:
         TypeError: at setup, if the module is not an `ImageMeasurer`.
@@ -59,7 +60,7 @@ class ImageMetricsTable(Callback):
 
 
 def with_means(table: pd.DataFrame) -> pd.DataFrame:
-    """Append a row with the means, named `mean`, to the rows of each dataset."""
+    """Append a row of means to the rows of each dataset. The name of this row is `mean`."""
     parts = []
     for name, rows in table.groupby("set", sort=False):
         mean = rows.drop(columns=["set", "index", "name"]).mean()

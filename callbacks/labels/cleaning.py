@@ -1,6 +1,7 @@
-"""Convert a label report to labels to train on, and estimate the fraction of wrong labels.
+"""Convert a label report to labels for training, and estimate the fraction of wrong labels.
 
-Both tasks compare probabilities with the mean self-confidence of a class k, over the n_k images given label k:
+Both tasks compare probabilities with the mean self-confidence of a class k. The mean is over the n_k images with given
+label k:
 
     t_k = (1/n_k) sum_{i: y_i = k} p_i[k]
 
@@ -22,17 +23,17 @@ ROUNDING = 1e-12
 def with_actions(table: pd.DataFrame) -> pd.DataFrame:
     """Add `action`, `label` and `confidence` to the rows of a label report.
 
-    Given the label y, the proposed class k = argmax p and the thresholds t, the action is:
+    The action depends on the label y, the proposed class k = argmax p and the thresholds t:
 
         keep     if the label is not suspected, or p[y] >= t_y
         relabel  otherwise, if k != y and p[k] >= t_k
         drop     otherwise: the label is suspected, and no class is confident
 
     `label` is k for `relabel` and y otherwise. `confidence` is p[y] for `keep`, p[k] for `relabel` and 1 - p[y] for
-    `drop`. A class without given labels has no t_k, so no image is relabelled to this class.
+    `drop`. A class without given labels has no t_k. No image is relabelled to this class.
 
-    The thresholds are those of confident learning. Confident learning also counts a label with p[y] >= t_y as wrong if
-    another class exceeds its own threshold with a larger probability; here, such a label is kept.
+    The thresholds are those of confident learning. There is one difference. A label with p[y] >= t_y is kept here.
+    Confident learning counts it as wrong if another class is more probable and exceeds its own threshold.
     """
     given, another = _confident(table)
     wrong = (table["suspected"] == 1).to_numpy() & ~given
@@ -46,10 +47,10 @@ def with_actions(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def cleaned_labels(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table of labels to train on from a label report, in dataset order, in the format of `FromCSV`.
+    """Return the labels for training from a label report, as a table in dataset order for `FromCSV`.
 
-    The columns are `index` (position in the whole dataset, as in `labels.csv`), `name` if known, `label` (to train on),
-    `action`, `confidence`, `given` and, if known, `clean_label`; see `with_actions`.
+    The columns are `index` (position in the whole dataset, as in `labels.csv`), `name` if known, `label` (for
+    training), `action`, `confidence`, `given` and, if known, `clean_label`. See `with_actions`.
     """
     decided = with_actions(table)
     if "row" in decided:
@@ -59,19 +60,19 @@ def cleaned_labels(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def wrong_fraction(table: pd.DataFrame, resamples: int = 1000) -> dict[str, float]:
-    """Estimate the fraction of wrong labels by the confident joint, with a bootstrap interval over images.
+    """Estimate the fraction of wrong labels by the confident joint. The interval is from a bootstrap over images.
 
-    Of the n_y images with given label y, c_y count for y (p[y] >= t_y) and o_y for another class (the proposed class
-    k != y, p[k] >= t_k); images that meet neither condition are not counted:
+    Among the n_y images with given label y, c_y images count for y (p[y] >= t_y). Another o_y images count for another
+    class (the proposed class k != y, p[k] >= t_k). Images that meet neither condition are not counted:
 
         fraction = (1/N) sum_y n_y o_y / (c_y + o_y)
 
     The interval consists of the 2.5 and 97.5 % quantiles over resampled sets of images, with t fixed. Its upper end is
-    at least Clopper and Pearson's for no wrong label among the counted images. The interval covers only the sampling
-    error: if the network memorises false labels, or confuses classes itself, the estimate is biased.
+    at least the upper end of the Clopper-Pearson interval for no wrong label among the counted images. The interval
+    covers only the sampling error: the estimate is biased if the network memorises false labels or confuses classes.
 
-    Confident learning uses the most probable of all confident classes; here, only the given and the most probable class
-    can be confident, because a report has no other probabilities.
+    Confident learning uses the most probable of all confident classes. A report has only the probabilities of the given
+    and the most probable class. Here, only these two classes can be confident.
 
     Args:
         table: label report.
@@ -92,7 +93,7 @@ def wrong_fraction(table: pd.DataFrame, resamples: int = 1000) -> dict[str, floa
 
 
 def _confident(table: pd.DataFrame) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return whether each image's given class, and a different proposed class, reach their mean self-confidence."""
+    """Return whether the given class of each image, and a different proposed class, reach their self-confidence."""
     threshold = table.groupby("given")["probability_given"].mean() - ROUNDING
     given = table["probability_given"] >= table["given"].map(threshold)
     proposed = table["probability_proposed"] >= table["proposed"].map(threshold)
@@ -100,7 +101,7 @@ def _confident(table: pd.DataFrame) -> tuple[NDArray[np.bool_], NDArray[np.bool_
 
 
 def _off_diagonal(count: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return the wrong fraction of each set from counts `[sets, 3 K]` of o, c and neither for each class."""
+    """Return the wrong fraction of each set. The counts `[sets, 3 K]` contain o, c and neither for each class."""
     count = count.reshape(len(count), -1, 3)
     of_counted = count[..., 0] / np.maximum(count[..., :2].sum(axis=-1), 1)
     return (count.sum(axis=-1) * of_counted).sum(axis=-1) / count.sum(axis=(-2, -1))

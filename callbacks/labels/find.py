@@ -23,26 +23,26 @@ def find_label_errors(
 ) -> pd.DataFrame:
     """Judge each label by the predictions of a trained classifier.
 
-    A network trained on these labels does not suspect the false labels that it has memorised; probabilities from
-    cross-validation avoid this.
+    If the network was trained on these labels, it does not suspect false labels that it has memorised. Use
+    probabilities from cross-validation to avoid this.
 
     Args:
-        network_or_name: trained network or module that maps images to logits `[B, K]`, name of a timm model with
-            pretrained weights for these classes, or class probabilities `[N, K]`, K >= 2.
-        images: images `[N, C, H, W]` in [0, 1]; may be None with class probabilities, which do not need images.
-        labels: given labels `[N]`, integers 0 ... K - 1.
+        network_or_name: a trained network or module that maps images to logits `[B, K]`, the name of a timm model with
+            pretrained weights for these classes, or class probabilities `[N, K]`. K must be at least 2.
+        images: images `[N, C, H, W]` in [0, 1]. With class probabilities, images are not needed and may be None.
+        labels: given labels `[N]`, integers in 0 ... K - 1.
         threshold: label score below which a label is suspected, in (0, 1).
         batch_size: number of images per forward pass.
 
     Returns:
-        The table of `callbacks.labels.LabelReport`, worst label first, with columns `index`, `given`, `proposed`,
-        `probability_given`, `probability_proposed`, `score` and `suspected`. Columns `action` (`keep`, `relabel` or
-        `drop`), `label` (to train on) and `confidence` are those of `callbacks.labels.cleaning.with_actions`. The
-        table's `attrs` contain the estimated fraction of wrong labels and its interval, see
+        The table of `callbacks.labels.LabelReport`, with the worst label first. It has the columns `index`, `given`,
+        `proposed`, `probability_given`, `probability_proposed`, `score` and `suspected`. The columns `action` (`keep`,
+        `relabel` or `drop`), `label` (for training) and `confidence` are from `callbacks.labels.cleaning.with_actions`.
+        The `attrs` of the table contain the estimated fraction of wrong labels and its interval, see
         `callbacks.labels.cleaning.wrong_fraction`.
 
     Raises:
-        ValueError: if an argument is out of range, or if lengths or shapes do not match.
+        ValueError: if an argument is out of range, or lengths or shapes do not match.
     """
     within(0, 1, "()", threshold=threshold)
     at_least(1, batch_size=batch_size)
@@ -68,7 +68,7 @@ def find_label_errors(
 def _probabilities(
     network: nn.Module | str, images: Tensor | NDArray[np.floating] | None, samples: int, batch_size: int
 ) -> Tensor:
-    """Return a network's class probabilities in evaluation mode, `[N, K]`, float64, on the CPU."""
+    """Return the class probabilities `[N, K]` of a network in evaluation mode. They are float64 on the CPU."""
     if images is None or len(images) != samples:
         got = "None" if images is None else f"{len(images)} images"
         raise ValueError(f"there must be one image for each of the {samples} labels, got {got}")

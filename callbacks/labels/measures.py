@@ -1,4 +1,4 @@
-"""Label scores from a classifier's predictions, and the reliability of label reports."""
+"""Label scores from the predictions of a classifier, and the reliability of label reports."""
 
 from typing import Any
 
@@ -12,12 +12,12 @@ from datamodules.batches import UNVERIFIED
 
 
 def label_score(probability: Tensor, label: Tensor) -> Tensor:
-    """Score how well a classifier agrees with each given label, by the normalised margin.
+    """Score the agreement of a classifier with each given label, by the normalised margin.
 
         s_i = (p_i[y_i] - max_{k != y_i} p_i[k] + 1) / 2
 
     Args:
-        probability: class probabilities `[B, K]`, K >= 2; rows sum to one.
+        probability: class probabilities `[B, K]` with K >= 2. Each row sums to one.
         label: given labels, `[B]`, int64.
 
     Returns:
@@ -32,10 +32,10 @@ def label_score(probability: Tensor, label: Tensor) -> Tensor:
 
 
 def judged(probability: Tensor, label: Tensor) -> dict[str, Tensor]:
-    """Compare a classifier's predictions with the given labels.
+    """Compare the predictions of a classifier with the given labels.
 
     Args:
-        probability: class probabilities `[B, K]`, float64, K >= 2; rows sum to one.
+        probability: class probabilities `[B, K]`, float64, with K >= 2. Each row sums to one.
         label: given labels, `[B]`, int64.
 
     Returns:
@@ -59,8 +59,8 @@ def precision_and_recall(suspected: NDArray[np.bool_], wrong: NDArray[np.bool_])
         wrong: whether each given label differs from the true label, `[N]`.
 
     Returns:
-        Precision |suspected and wrong| / |suspected| and recall |suspected and wrong| / |wrong|; 0 if the denominator
-        is 0.
+        Precision |suspected and wrong| / |suspected| and recall |suspected and wrong| / |wrong|. They are 0 if the
+        denominator is 0.
     """
     found = float((suspected & wrong).sum())
     return found / max(float(suspected.sum()), 1.0), found / max(float(wrong.sum()), 1.0)
@@ -75,10 +75,11 @@ def report_metrics(
         given: given labels, `[N]`.
         suspected: whether each label is suspected, `[N]`.
         score: `[N]`: label scores, in [0, 1].
-        clean_label: true labels, `[N]`, `UNVERIFIED` where unknown; None if all are unknown.
+        clean_label: true labels, `[N]`, with `UNVERIFIED` for unknown labels. None if all are unknown.
 
     Returns:
-        `labels_suspected` and, over the verified labels, `label_precision`, `label_recall` and `label_auroc`.
+        `labels_suspected` over all labels, and `label_precision`, `label_recall` and `label_auroc` over the verified
+        labels.
     """
     metrics = {"labels_suspected": float(suspected.mean())}
     verified = np.zeros(len(given), dtype=bool) if clean_label is None else clean_label != UNVERIFIED

@@ -14,8 +14,8 @@ class Memorization(Callback):
     * `test/memorized`: fraction of falsely labelled images that are predicted as their false label,
     * `test/recovered`: fraction of falsely labelled images that are predicted as their true label.
 
-    If labels have been corrected, the original labels (`original_label`) decide which images are falsely labelled.
-    Images with unverified labels do not count.
+    An image is falsely labelled if its given label is wrong. If labels have been corrected, the original label
+    (`original_label`) counts. Images with unverified labels are left out.
 
     The DataModule must know the true training labels, as with label noise from `datamodules.corruptions`.
     """

@@ -1,4 +1,4 @@
-"""Join the label reports of a training set's folds; each label was judged by a network not trained on it."""
+"""Merge the label reports of the folds of a training set. The network that judged a label was not trained on it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,11 +15,11 @@ NUMBERS = ["score", "in_sample", "probability_given", "probability_proposed"]
 
 
 def merged(reports: Sequence[Path]) -> "pd.DataFrame":
-    """Merge the label reports of several folds, sorted from the worst label on.
+    """Merge the label reports of several folds. Rows are sorted, with the worst label first.
 
     Raises:
-        ValueError: if a report covers images used in training, or an image is in two reports; the message names the
-            report or image.
+        ValueError: if a report contains images used in training, or an image is in two reports. The message names the
+        report or image.
     """
     import pandas as pd
 
@@ -44,7 +44,7 @@ def merged(reports: Sequence[Path]) -> "pd.DataFrame":
 
 
 def _read(path: Path) -> "pd.DataFrame":
-    """Read a report; reject missing columns, and invalid values in the columns used here."""
+    """Read a report. Raise an error for missing columns, and for invalid values in the columns used here."""
     from datamodules.batches import UNVERIFIED
     from datamodules.files.limits import whole_numbers
     from datamodules.files.number_tables import checked_numbers, read_csv

@@ -36,13 +36,14 @@ PER_SAMPLE = ("index", "given", "proposed", "probability_given", "probability_pr
 
 
 class LabelReport(Callback):
-    """After testing, score the label of every training image by the classifier's own predictions.
+    """After testing, score the label of every training image by the predictions of the classifier.
 
-    A label is *suspected* if its score, the normalised margin of `label_score`, is below `threshold`. By default the
-    network was trained on the same labels, so it does not suspect false labels that it has memorised: the report is
-    marked as *in-sample*. If a fold of the training images is held out (`data.folds`), the report covers only this
-    fold, which the network has not seen; `train.py label_report` merges the reports of all folds. In Python, a trainer
-    fitted with a DataLoader reports on the loader's dataset, with images as the dataset returns them.
+    A label is *suspected* if its score is below `threshold`. The score is the normalised margin of `label_score`. By
+    default, the network was trained on the same labels. It does not suspect false labels that it has memorised. The
+    report is therefore marked as *in-sample*. If a fold of the training images is held out (`data.folds`), the report
+    contains only this fold. The network was not trained on it. `train.py label_report` merges the reports of all folds.
+    If a trainer was fitted with a DataLoader in Python, the report is about the dataset of the loader. Images are used
+    as the dataset returns them.
 
     The callback writes to the run directory:
 
@@ -55,24 +56,23 @@ class LabelReport(Callback):
       of `callbacks.labels.cleaning.with_actions`; `FromCSV` reads it, so that another run trains on it;
     * `figures/label_report.png`, the images with the worst labels.
 
-    Metrics are `test/labels_suspected`, the suspected fraction, and `test/labels_wrong_estimate`, the estimated
-    fraction of wrong labels, with the 95 % interval `test/labels_wrong_low` to `test/labels_wrong_high` (a bootstrap of
-    the confident joint). If true labels are known, the callback also logs `test/label_precision`, `test/label_recall`
-    and `test/label_auroc` (of the score, wrong against correct labels), over verified images.
+    `test/labels_suspected` is the suspected fraction. `test/labels_wrong_estimate` is the estimated fraction of wrong
+    labels. Its 95 % interval is from `test/labels_wrong_low` to `test/labels_wrong_high` (a bootstrap of the confident
+    joint). If true labels are known, the callback also logs `test/label_precision`, `test/label_recall` and
+    `test/label_auroc` over verified images. The AUROC measures how well the score separates wrong from correct labels.
 
-    Images are sharded over ranks. Six numbers per image are kept in memory, not the images; with
-    `compare_with_cleanlab`, rank 0 also keeps all N K probabilities. If a run is tested twice
-    (`checkpoint.also_test_best`), the files are from the first test, i.e. of the configured checkpoint.
+    Images are sharded over ranks. Only six numbers per image are kept in memory. With `compare_with_cleanlab`, rank 0
+    also keeps all N K probabilities. If a run is tested twice (`checkpoint.also_test_best`), the files are from the
+    first test. The first test uses the configured checkpoint.
 
     Args:
-        threshold: score below which a label is suspected, in (0, 1). At 1/2, labels that are not the most probable
-            class are suspected; a smaller threshold suspects fewer labels.
+        threshold: threshold on the score, in (0, 1). A label with a smaller score is suspected. With 1/2, labels that
+            are not the most probable class are suspected. With a smaller threshold, fewer labels are suspected.
         num_images: number of images in the figure.
         compare_with_cleanlab: also find label issues by confident learning (Northcutt, Jiang and Chuang, JAIR 2021,
             arXiv 1911.00068) on the same predictions, with the defaults of cleanlab's `find_label_issues`. Adds a
-            column `suspected_by_cleanlab` and the metrics `test/label_precision_cleanlab`,
-            `test/label_recall_cleanlab` and `test/label_agreement_cleanlab`, the fraction of labels on which both
-            methods agree.
+            column `suspected_by_cleanlab` and the metrics `test/label_precision_cleanlab`, `test/label_recall_cleanlab`
+            and `test/label_agreement_cleanlab`. The last metric is the fraction of labels on which both methods agree.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -146,7 +146,7 @@ class LabelReport(Callback):
             log_same(pl_module, f"test/{name}", value)
 
     def _judged(self, trainer: Trainer, pl_module: LightningModule, loader: Any) -> dict[str, NDArray[Any]]:
-        """Score this rank's images in dataloader order; returns the arrays of `PER_SAMPLE`."""
+        """Score the images of this rank in dataloader order. Return the arrays of `PER_SAMPLE`."""
         batches: list[dict[str, Tensor]] = []
         for batch, logits in classified(trainer, pl_module, loader):
             # In double precision, where confident predictions still differ.
@@ -162,7 +162,7 @@ class LabelReport(Callback):
     def _report(
         self, scored: dict[str, NDArray[Any]], dataset: Any, names: Sequence[str] | None, in_sample: bool
     ) -> tuple[pd.DataFrame, dict[str, float]]:
-        """Return the table, worst label first, and the metrics."""
+        """Return the table and the metrics. The table starts with the worst label."""
         table = pd.DataFrame({name: scored[name] for name in PER_SAMPLE if name in scored})
         suspected = scored["score"] < self.threshold
         table.insert(table.columns.get_loc("score") + 1, "suspected", suspected.astype(int))
@@ -203,7 +203,7 @@ class LabelReport(Callback):
 
 
 def find_label_issues(label: NDArray[np.int64], probability: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Find label issues with cleanlab's defaults, in this process only.
+    """Find label issues with cleanlab and its default settings, in this process only.
 
     Args:
         label: given labels, `[N]`.

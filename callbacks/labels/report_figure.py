@@ -25,14 +25,14 @@ def draw_worst_labels(
     num_suspected: int,
     class_names: Sequence[str] | None = None,
 ) -> "Figure":
-    """Draw a contact sheet: each image above its given label and, if different, the proposed label.
+    """Draw a contact sheet. The given label and, if different, the proposed label are written below each image.
 
-    Frames are red around wrong labels, blue around correct labels, and grey without true labels. A true class that
-    differs from both labels is written below, as is the note that an image has no class (-1).
+    Images with wrong labels have a red frame. The frame is blue for correct labels and grey if the true label is
+    unknown. A true class that differs from both labels is also written below. Images without a class (-1) have a note.
 
     Args:
-        image: images `[n, C, H, W]` in [0, 1]; three channels are drawn in colour, otherwise the channel mean is drawn
-            in grey.
+        image: images `[n, C, H, W]` in [0, 1]. Images with three channels are drawn in colour. Otherwise, the channel
+            mean is drawn in grey.
         worst: n rows of a label report, one per image.
         num_labels: number of scored labels.
         num_suspected: number of suspected labels.

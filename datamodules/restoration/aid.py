@@ -25,8 +25,8 @@ def selection() -> dict[str, list[str]]:
 class AID(PairSet):
     """Aerial images of 30 kinds of scenes, `AID/<Kind>/<kind>_<number>.jpg`, centre-cropped to 512 x 512 pixels.
 
-    Per kind, 100 images are for training and 30 for testing (AID900), as listed in `aid.yaml` beside this file. The
-    authors' random selection is unpublished; the listed selection was sampled once.
+    Each kind has 100 training images and 30 test images (AID900). They are listed in `aid.yaml` in the folder of this
+    file. The authors did not publish their random selection. The images in the list were selected once at random.
 
     Args:
         data_dir: folder that contains `AID`; None means the NOISEWORKS_DATA directory.

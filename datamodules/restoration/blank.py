@@ -7,7 +7,9 @@ from datamodules.restoration.images import Images, PairSet, Split
 
 
 class Blank(PairSet):
-    """One black image, repeated `data.patches_per_image` times per epoch, which defines epoch length and image size.
+    """One black image, repeated `data.patches_per_image` times per epoch.
+
+    It only sets the epoch length and the image size.
 
     Args:
         image_size: height and width, in pixels.

@@ -14,7 +14,7 @@ from datamodules.restoration.images import Images, PairSet, Split
 
 
 class RealPairs(PairSet):
-    """Base of CC and PolyU: pairs of a noisy `<name>_real.<suffix>` and `<name>_mean.<suffix>`, the mean of many shots.
+    """Base of CC and PolyU: pairs of a noisy image `<name>_real.*` and a mean of many shots `<name>_mean.*`.
 
     Args:
         data_dir: folder that contains the dataset's folder; None means the NOISEWORKS_DATA directory.
@@ -65,14 +65,15 @@ class PolyU(RealPairs):
 class SIDD(PairSet):
     """Pairs from five phones (Abdelhamed et al., CVPR 2018): trained on SIDD-Medium, tested on the validation blocks.
 
-    Training reads whole photographs, `SIDD_Medium_Srgb/Data/<scene>/*_NOISY_SRGB_*.PNG` and `*_GT_SRGB_*.PNG`, into
-    memory, which takes 15 GB, or 30 GB with ground truth. Validation and test images are the 1,280 validation blocks of
-    256 x 256 pixels. They are read from `ValidationNoisyBlocksSrgb.mat` and `ValidationGtBlocksSrgb.mat`, or, all or
-    some, from images in `SIDD_Val/noisy` and `SIDD_Val/GT`.
+    Training reads whole photographs into memory: `SIDD_Medium_Srgb/Data/<scene>/*_NOISY_SRGB_*.PNG` and
+    `*_GT_SRGB_*.PNG`. The noisy photographs take 15 GB. With ground truth, they take 30 GB. Validation and test images
+    are the 1,280 validation blocks of 256 x 256 pixels. They are read from `ValidationNoisyBlocksSrgb.mat` and
+    `ValidationGtBlocksSrgb.mat`. Alternatively, some or all blocks are read as images from `SIDD_Val/noisy` and
+    `SIDD_Val/GT`.
 
     Args:
         data_dir: folder that contains these folders and files; None means the NOISEWORKS_DATA directory.
-        ground_truth: whether to read the clean training images too, which unsupervised methods do not need.
+        ground_truth: whether to read the clean training images too. Unsupervised methods do not need them.
     """
 
     channels = 3
@@ -130,12 +131,12 @@ def read_blocks(path: Path, key: str) -> list[np.ndarray]:
 
 
 def block_names(count: int, of_one: int = 32) -> list[str]:
-    """Name blocks by the numbers of photograph and block, both counted from 0: `0_0` ... `39_31`."""
+    """Name blocks by the numbers of the photograph and the block, both counted from 0, as in `39_31`."""
     return [f"{block // of_one}_{block % of_one}" for block in range(count)]
 
 
 class SIDDBenchmark(PairSet):
-    """The 1,280 noisy blocks of SIDD's benchmark, `BenchmarkNoisyBlocksSrgb.mat`; only the server has ground truth.
+    """The 1,280 noisy blocks of the SIDD benchmark, `BenchmarkNoisyBlocksSrgb.mat`, without public ground truth.
 
     Args:
         data_dir: folder that contains the file; None means the NOISEWORKS_DATA directory.
@@ -156,12 +157,12 @@ class SIDDBenchmark(PairSet):
 
 
 class DND(PairSet):
-    """The 1,000 noisy crops of the Darmstadt Noise Dataset, 512 x 512 pixels; only the server has ground truth.
+    """The 1,000 noisy crops of the Darmstadt Noise Dataset, 512 x 512 pixels, without public ground truth.
 
-    Crops are cut with `h5py` from `DND/images_srgb/0001.mat` to `0050.mat`, at the boxes in `DND/info.mat`; as float32
-    they take 3 GB of memory. Alternatively, crops that other tools have cut are read as images from `DND/png_srgb`. All
-    files may instead be in `DND/dnd_2017`. Crops are named by the numbers of photograph and crop, both counted from 1:
-    `0001_01` ... `0050_20`.
+    The photographs `DND/images_srgb/0001.mat` to `0050.mat` are read with `h5py` and cropped at the boxes in
+    `DND/info.mat`. The crops take 3 GB of memory as float32. Alternatively, the crops can be images in `DND/png_srgb`.
+    All files may instead be in `DND/dnd_2017`. The name of a crop is the number of the photograph and the number of the
+    crop, both counted from 1: `0001_01` to `0050_20`.
 
     Args:
         data_dir: folder that contains `DND`; None means the NOISEWORKS_DATA directory.
@@ -207,13 +208,14 @@ class DND(PairSet):
 class FMD(PairSet):
     """Fluorescence microscopy, grey, 512 x 512 pixels (Zhang et al., CVPR 2019).
 
-    Test images are in `FMD/test_mix/raw`, and their ground truth has the same file names in `FMD/test_mix/gt`. Training
-    images are the captures `FMD/<type>/raw/<field of view>/*.png` of all fields of view except the 19th; their ground
-    truth is `gt/<field of view>/avg50.png`.
+    The test images are in `FMD/test_mix/raw`. Their ground truth is in `FMD/test_mix/gt`, with the same file names.
+    The training images are the captures `FMD/<type>/raw/<field of view>/*.png` of all fields of view except the 19th.
+    The ground truth of a field of view is `gt/<field of view>/avg50.png`.
 
     Args:
         data_dir: folder that contains `FMD`; None means the NOISEWORKS_DATA directory.
-        captures: number of noisy captures per field of view to train on, the first in name order; at most 50.
+        captures: number of noisy captures per field of view to train on, at most 50. The first captures in name order
+            are used.
     """
 
     channels = 1

@@ -10,13 +10,13 @@ WHITE = 65535
 
 
 class DarkPhotographs(PairSet):
-    """Four colour photographs I of scikit-image, 200 x 300 pixels, with dark versions 0.12 I^1.5 + noise.
+    """Four colour photographs I of scikit-image, 200 x 300 pixels, and their dark versions 0.12 I^1.5 + noise.
 
     The fourth photograph, a rocket at night, is itself dark. Training, validation and test images are the same.
 
     Args:
-        exposure: brightness of white in the dark version, in (0, 1].
-        exponent: exponent of the intensity; values above 1 darken shadows more than highlights.
+        exposure: value of white in the dark version, in (0, 1].
+        exponent: exponent of the intensity. An exponent above 1 darkens shadows more than highlights.
         noise: standard deviation of white Gaussian noise, added before clipping to [0, 1].
     """
 

@@ -45,13 +45,14 @@ def image_files(folder: Path, what: str) -> list[str]:
 class PairFolders(PairSet):
     """Your own images: noisy, clean, or both in two folders with equal file names.
 
-    Without noisy images, `data.noise` corrupts the clean images; noisy images alone suit methods without clean targets.
+    Without noisy images, `data.noise` corrupts the clean images. Methods without clean targets can train on noisy
+    images alone.
 
     Args:
         clean_dir: folder of clean images, including subfolders.
         noisy_dir: folder of noisy images.
-        colour: read images in colour; False converts images to grey, Rec. 601 luma.
-        data_range: stored value of white; required for 16-bit images, 255 for 8-bit images.
+        colour: whether to read images in colour. False converts images to grey (Rec. 601 luma).
+        data_range: stored value of white, 255 for 8-bit images. Required for 16-bit images.
 
     Raises:
         ValueError: if neither folder is given, or file names or image sizes do not match.
@@ -88,8 +89,8 @@ class PairFolders(PairSet):
 def centre_crop(pixels: np.ndarray, size: int) -> np.ndarray:
     """Downsample an image `[C, H, W]` to the short side `size`, and crop the centre square.
 
-    As in guided diffusion (Dhariwal and Nichol 2021): halve by block averages while the short side is at least twice
-    the size, then resize bicubically.
+    As in guided diffusion (Dhariwal and Nichol 2021), the image is halved by block averages while its short side is at
+    least twice `size`. Then the image is resized bicubically.
     """
     image = Image.fromarray(np.squeeze(pixels.transpose(1, 2, 0), 2) if len(pixels) == 1 else pixels.transpose(1, 2, 0))
     while min(image.size) >= 2 * size:
@@ -107,8 +108,9 @@ class CentreCrops(PairSet):
     Args:
         clean_dir: folder of the images.
         image_size: height and width of an image, in pixels.
-        listing: text file with an image name at the start of each line; only the listed images are read, in this order.
-        colour: read images in colour; False converts images to grey, Rec. 601 luma.
+        listing: text file with an image name at the start of each line. Only the listed images are read, in the listed
+            order.
+        colour: whether to read images in colour. False converts images to grey (Rec. 601 luma).
 
     Raises:
         FileNotFoundError: if the folder or the listing does not exist, or the folder has no image.
@@ -134,17 +136,17 @@ class CentreCrops(PairSet):
 
 
 class ScaledFolders(PairSet):
-    """Your own pairs of large and small images with equal file names, or large images to be downsampled.
+    """Your own pairs of large and small images with equal file names, or only large images, which are downsampled.
 
     Args:
         large_dir: folder of large images, including subfolders.
         small_dir: folder of small images; None downsamples the large images like MATLAB's bicubic `imresize`.
-        factor: ratio of large to small sides.
-        colour: read images in colour; False converts images to grey, Rec. 601 luma.
+        factor: height of a large image divided by the height of its small image.
+        colour: whether to read images in colour. False converts images to grey (Rec. 601 luma).
 
     Raises:
-        ValueError: if `factor` is below 2, file names do not match, or a small image's sides are not those of the large
-            image / factor.
+        ValueError: if `factor` is below 2, file names do not match, or the sizes of two paired images do not match
+            `factor`.
         FileNotFoundError: if a folder does not exist or has no image.
     """
 
@@ -174,7 +176,7 @@ class KnownImages(PairSet):
 
     Args:
         data_dir: folder that contains the dataset's folder, or the images themselves; None means NOISEWORKS_DATA.
-        colour: read images in colour; False converts images to grey, Rec. 601 luma.
+        colour: whether to read images in colour. False converts images to grey (Rec. 601 luma).
 
     Raises:
         FileNotFoundError: if the dataset's images are missing.
@@ -253,17 +255,17 @@ class Train400(GreyImages):
 
 
 class CBSD68(KnownImages):
-    """The 68 Berkeley test images in colour, 321 x 481 pixels or transposed; converted to grey, BSD68."""
+    """The 68 Berkeley test images in colour, 321 x 481 pixels or transposed. Their grey versions are BSD68."""
 
     folders, count, sizes = ("CBSD68",), 68, ((321, 481), (481, 321))
     source = "The images are testsets/CBSD68 of FFDNet's repository, github.com/cszn/FFDNet."
 
 
 class Kodak24(KnownImages):
-    """The 24 Kodak images in colour, in one of two versions, which give different results.
+    """The 24 Kodak images in colour. There are two versions, and results differ between them.
 
-    The folder contains either the whole photographs, 512 x 768 pixels or transposed, or FFDNet's crops of 500 x 500
-    pixels.
+    The folder contains either the whole photographs of 512 x 768 pixels (some transposed) or the crops by FFDNet of 500
+    x 500 pixels.
     """
 
     folders, count, sizes = ("Kodak24", "kodak", "Kodak"), 24, ((500, 500), (512, 768), (768, 512))
@@ -278,7 +280,7 @@ class Urban100(KnownImages):
 
 
 class DIV2K(KnownImages):
-    """The 800 training and 100 validation photographs, about 2,000 pixels wide; 7 GB of memory in colour."""
+    """The 800 training and 100 validation photographs, about 2,000 pixels wide. They take 7 GB of memory in colour."""
 
     source = "The set is at data.vision.ee.ethz.ch/cvl/DIV2K."
 

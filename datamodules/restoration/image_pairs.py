@@ -1,4 +1,4 @@
-"""DataModule for image restoration: training patches, whole test images and synthetic noise, for any dataset.
+"""DataModule for image restoration from any dataset, with training patches, whole test images and synthetic noise.
 
 ImagePairs(Train400("~/data"), test={"BSD68": BSD68("~/data")}, noise=Gaussian(25), patch_size=40)
 """
@@ -23,12 +23,12 @@ SECOND = 1500
 
 
 class ImagePairs(WholeImageSets):
-    """Batches of noisy images, and clean images where known (`datamodules.batches.ImagePairBatch`).
+    """Batches of noisy images and, if known, their clean images (`datamodules.batches.ImagePairBatch`).
 
     Training batches are random patches of images in memory, cropped, flipped and corrupted on the device. Images larger
     than a quarter of the GPU's memory stay on the host and are cropped there. Patches depend only on (seed, epoch,
-    index), not on the number of ranks. Validation, test and prediction batches are whole images of one size. Their
-    noise is sampled from the same fixed seed for each image, as for published tables, so every method sees the same
+    index), not on the number of ranks. Validation, test and prediction batches are whole images of one size. The noise
+    of each image is sampled from the same fixed seed, as for published tables. Every method therefore sees the same
     images. If the noise level has a range, `SeededImageRNG` samples a level per image.
 
     Args:
@@ -40,16 +40,18 @@ class ImagePairs(WholeImageSets):
         batch_size: global training batch size in patches, over all ranks.
         patch_size: height and width of a training patch, in pixels.
         patches_per_image: patches per training image and epoch.
-        augmentation: randomly flip and transpose training patches, in 8 ways with equal probability.
-        fixed_noise: sample the noise of each training image once and keep the noisy images in memory, as float32; False
-            samples new noise for each patch.
-        second_noisy: give each training patch a second noisy version with independent noise, as Noise2Noise needs.
+        augmentation: whether to flip and transpose training patches at random. The 8 resulting orientations have equal
+            probability.
+        fixed_noise: whether to sample the noise of each training image once and keep the noisy images in memory as
+            float32. False samples new noise for each patch.
+        second_noisy: whether to add a second noisy version of each training patch, with independent noise. Noise2Noise
+            needs this version.
         evaluation_batch_size: maximum number of images in a validation, test or prediction batch over all ranks; each
             rank gets at least one image. All images of a batch have the same size.
         predict_dir: folder of noisy images to predict; None means the test images.
-        data_range: stored value of white in `predict_dir`; required for 16-bit images, 255 for 8-bit images.
-        predict_ratio: factor that brightens raw images in `predict_dir` like a longer exposure.
-        num_workers: DataLoader workers for test images; images in memory need no workers.
+        data_range: stored value of white in `predict_dir`, 255 for 8-bit images. Required for 16-bit images.
+        predict_ratio: factor by which raw images in `predict_dir` are brightened, like an exposure ratio.
+        num_workers: number of DataLoader workers for test images. Images in memory need no workers.
         seed: seed of the batch order, patches, augmentation and training noise; None means the value of
             `seed_everything`.
     """
@@ -132,7 +134,7 @@ class ImagePairs(WholeImageSets):
             self.validation_set = self.whole(self.validation, "validation")
 
     def check_noise_of_training(self, images: Images, name: str) -> None:
-        """Reject synthetic noise for images with real noise, and clean images without a noise model."""
+        """Raise an error for synthetic noise on images with real noise, or for clean images without a noise model."""
         if images.noisy is not None and self.noise is not None:
             raise ValueError(f"{name} has real noisy images: leave data.noise out")
         if images.noisy is None and self.noise is None:
@@ -224,7 +226,7 @@ class Patches:
         self.stores = {key: PatchStore(kind) for key, kind in kinds.items() if kind is not None}
 
     def keep_noise(self, noise: ImageNoise) -> None:
-        """Corrupt every image once, with noise that depends only on (seed, position of the image)."""
+        """Corrupt every image once. The noise depends only on the seed and the position of the image."""
         noisy = []
         for position in range(self.count):
             clean = self.stores["clean"].image(position)[None].float() / self.data_range
@@ -249,7 +251,7 @@ class Patches:
         return sum(store.values.nbytes for store in self.stores.values())
 
     def cut(self, index: Tensor, epoch: int) -> dict[str, Tensor]:
-        """Crop patches for the given samples, on the device of `index`; pixel values stay as stored."""
+        """Crop patches for the given samples, on the device of `index`. Pixel values are not rescaled."""
         image, place = index // self.patches_per_image, sample_uniform(self.seed, epoch, index, count=2)
         size, grid = (
             {"clean": self.patch_size, "noisy": self.patch_size // self.scale},
@@ -261,12 +263,12 @@ class Patches:
 
 
 def room(device: torch.device) -> float:
-    """Return how many bytes of images a device may store: a quarter of a GPU's memory."""
+    """Return the number of bytes that images may take on a device: a quarter of the memory of a GPU."""
     return torch.cuda.get_device_properties(device).total_memory / 4 if device.type == "cuda" else math.inf
 
 
 class WholeImages:
-    """Whole images; clean images are corrupted as is usual for published denoising tables.
+    """Whole images. Clean images are corrupted as is usual for published denoising tables.
 
     Args:
         images: the images.

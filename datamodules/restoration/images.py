@@ -1,4 +1,4 @@
-"""Interface of datasets of images to restore, wrappers of such datasets, and random patches."""
+"""Interface of datasets for image restoration, wrappers of such datasets, and random patches."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -24,13 +24,13 @@ class Images:
     Args:
         names: image names without suffix, `[N]`.
         clean: ground truth, N arrays `[C, H, W]`; None without ground truth.
-        noisy: noisy images, of the same sizes or smaller by the factor `scale`; None if synthetic noise is added later.
-        data_range: stored value that corresponds to 1; 1 for floating-point images.
+        noisy: noisy images, of the same sizes or smaller by the factor `scale`. None if synthetic noise is added later.
+        data_range: stored value of white, 1 for floating-point images.
         scale: clean pixels per noisy pixel, along each axis.
 
     Raises:
-        ValueError: if there is no image, or a noisy image and its clean image do not match in size; the message names
-            the image.
+        ValueError: if there is no image, or a noisy image does not match its clean image in size. The message names the
+            image.
     """
 
     names: Sequence[str]
@@ -57,7 +57,7 @@ class Images:
 
 
 class PairSet(ABC):
-    """A dataset of images to restore, which only reads its splits, without batching."""
+    """A dataset for image restoration. It reads its splits and does no batching."""
 
     channels: int
     """Channels of an image: 1 for grey, 3 for colour, 4 for packed raw images."""
@@ -66,7 +66,7 @@ class PairSet(ABC):
 
     @abstractmethod
     def images(self, split: Split) -> Images:
-        """Read a split; a dataset without splits returns all its images for every split.
+        """Read a split. A dataset without splits returns all its images for every split.
 
         Raises:
             FileNotFoundError: if the images are missing; the message names the expected path.
@@ -75,7 +75,7 @@ class PairSet(ABC):
 
 
 class PatchStore:
-    """Images of any sizes in one block of memory; square patches are cropped for a whole batch at once.
+    """Images of any sizes in one block of memory. Square patches are cropped for a whole batch at once.
 
     Args:
         images: N arrays `[C, H, W]` of one dtype.
@@ -106,9 +106,9 @@ class PatchStore:
 
         Args:
             image: positions of the images, `[B]`, int64.
-            uniform: `[B, 2]` in [0, 1), mapped uniformly to all possible rows and columns of each square.
+            uniform: uniform numbers `[B, 2]` in [0, 1) that select the row and the column of each square.
             size: height and width of a square in pixels, at most those of the images.
-            grid: squares start at rows and columns that are multiples of `grid`.
+            grid: step of the positions. Rows and columns at which squares start are multiples of `grid`.
 
         Returns:
             `[B, C, size, size]`, of the images' dtype.
@@ -128,10 +128,11 @@ class Together(PairSet):
     """Concatenation of datasets, such as DIV2K and BSD400 for training.
 
     Args:
-        sets: datasets with the same number of channels; all must have clean images, or all must have noisy images.
+        sets: datasets with the same number of channels. Either all must have clean images, or all must have noisy
+            images.
 
     Raises:
-        ValueError: if there is no dataset, or datasets differ in channels, kinds of images or white level.
+        ValueError: if there is no dataset, or the datasets differ in channels, kinds of images or white level.
     """
 
     def __init__(self, sets: list[PairSet]) -> None:

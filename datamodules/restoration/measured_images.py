@@ -1,4 +1,4 @@
-"""DataModule for inverse problems: images measured through an operator, to be reconstructed.
+"""DataModule for inverse problems, in which images are reconstructed from measurements through an operator.
 
 MeasuredImages(AverageDownsampling(4), test=CentreCrops("~/photographs"), sigma=0.1)
 """
@@ -22,23 +22,24 @@ NOISE_SEED = 0
 
 
 class MeasuredImages(ImagePairs):
-    """Batches of measurements y = H x + noise, and clean images x where known (`MeasuredImageBatch`).
+    """Batches of measurements y = H x + noise and, if known, the clean images x (`MeasuredImageBatch`).
 
-    Each image's mask and noise depend only on a fixed seed and the image's position. Training batches are clean
-    patches, for training an unconditional image model.
+    The mask and the noise of an image depend only on a fixed seed and the position of the image. Training batches are
+    clean patches, for training an unconditional image model.
 
     Args:
         operator: measurement operator H on images in [-1, 1].
-        test: dataset of clean images to measure, or several datasets by name, each with its own metrics.
-        training: dataset to train an image model on; None for a pretrained model.
-        sigma: standard deviation of the measurement noise for images in [0, 1]; twice as large for images in [-1, 1].
+        test: dataset of clean images to measure, or several datasets by name. Each dataset has its own metrics.
+        training: dataset on which an image model is trained. None for a pretrained model.
+        sigma: standard deviation of the measurement noise for images in [0, 1]. For images in [-1, 1], the noise is
+            twice as large.
         batch_size: global training batch size in patches, over all ranks.
         patch_size: height and width of a training patch, in pixels.
         patches_per_image: patches per training image and epoch.
         augmentation: randomly flip and transpose training patches, in 8 ways with equal probability.
-        evaluation_batch_size: maximum number of images in a test or prediction batch over all ranks; each rank gets at
+        evaluation_batch_size: maximum number of images in a test or prediction batch over all ranks. Each rank gets at
             least one image. All images of a batch have the same size.
-        predict_dir: folder of measurements to predict from, such as low-resolution images; None means the test images.
+        predict_dir: folder of measurements for prediction, such as low-resolution images. None means the test images.
         data_range: stored value of white in `predict_dir`; required for 16-bit images, 255 for 8-bit images.
         num_workers: DataLoader workers for test images; images in memory need no workers.
         seed: seed of the batch order, patches and augmentation; None means the value of `seed_everything`.
@@ -99,12 +100,12 @@ class MeasuredImages(ImagePairs):
 
 
 def seen(operator: Operator, measured: Tensor) -> dict[str, Tensor]:
-    """Return a measurement, and its pseudo-inverse as an image in [0, 1] units, both float32."""
+    """Return a measurement and its pseudo-inverse, an image in units of [0, 1]. Both are float32."""
     return {"measured": measured.float(), "noisy": ((operator.pseudo_inverse(measured) + 1) / 2).float()}
 
 
 class MeasuredTestImages(WholeImages):
-    """Whole clean images, measured through an operator.
+    """Whole clean images and their measurements through an operator.
 
     Args:
         images: images of one split, with clean images.
@@ -134,7 +135,7 @@ class MeasuredFolder(NoisyFolder):
     Args:
         operator: H.
         folder: folder of measurements.
-        channels: number of channels to read measurements with, 1 or 3; None leaves channels unchanged.
+        channels: number of channels of the returned measurements, 1 or 3. None leaves channels unchanged.
         data_range: stored value of white, required for 16-bit images.
     """
 

@@ -17,13 +17,13 @@ from datamodules.loading.global_batches import Request
 class NoisyFolder:
     """Images of a folder and its subfolders, decoded on access.
 
-    All files are decoded once at the start to find damaged files; this is cheap compared with restoration. Damaged
-    files are skipped and listed in `unreadable` with the reasons.
+    All files are decoded once at the start to find damaged files. This check is cheap compared with restoration.
+    Damaged files are skipped. They are listed in `unreadable` with the reasons.
 
     Args:
         folder: folder of images.
-        channels: number of channels to read images with, 1 or 3; with 3, grey images are repeated to three channels,
-            and with 1, colour images count as unreadable. None leaves channels unchanged.
+        channels: number of channels of the returned images, 1 or 3. With 3, grey images are repeated to three channels.
+            With 1, colour images count as unreadable. None leaves channels unchanged.
         data_range: stored value of white, required for 16-bit images.
 
     Raises:
@@ -92,7 +92,7 @@ class RawFolder(NoisyFolder):
 
     Args:
         folder: folder of raw images.
-        ratio: factor that brightens images like a longer exposure.
+        ratio: factor by which images are brightened, like an exposure ratio.
     """
 
     suffixes = RAW_SUFFIXES

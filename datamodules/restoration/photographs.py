@@ -18,7 +18,7 @@ NAMES = [
 
 @functools.cache
 def bundled_photograph(name: str) -> np.ndarray:
-    """Decode a photograph, cached per process; callers must not modify the array."""
+    """Decode a photograph. The array is cached per process, and callers must not modify it."""
     if name in ("china", "flower"):
         from sklearn.datasets import load_sample_image
 
@@ -34,9 +34,10 @@ class Photographs(PairSet):
     No download. Validation and test images are the same, since there are few photographs.
 
     Args:
-        image_size: height and width of the largest centre square after resizing, in pixels.
-        colour: keep colours; grey photographs are repeated to three channels.
-        tested: names of the photographs for validation and testing; all other photographs are for training.
+        image_size: height and width of the images, in pixels. The largest centre square of a photograph is resized to
+            this size.
+        colour: whether to keep colours. Grey photographs are then repeated to three channels.
+        tested: names of the photographs for validation and testing. All other photographs are for training.
     """
 
     def __init__(self, image_size: int = 256, colour: bool = False, tested: Sequence[str] = TESTED) -> None:

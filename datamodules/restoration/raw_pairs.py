@@ -1,4 +1,7 @@
-"""Raw low-light images: long exposures, and short exposures of the same scene, brightened by the exposure ratio."""
+"""Raw low-light images: pairs of a long and a short exposure.
+
+The short exposure is brightened by the exposure ratio.
+"""
 
 import re
 from pathlib import Path
@@ -17,13 +20,13 @@ EXPOSURE = re.compile(r"_([\d.]+)s$")
 
 
 def amplified(short: Path, long: Path, ratio: float, crop: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """Read a pair of packed raw images in [0, 1]; the brightened short exposure may exceed 1.
+    """Read a pair of packed raw images in [0, 1]. The brightened short exposure may exceed 1.
 
     Args:
         short: file of the short exposure.
         long: file of the long exposure.
         ratio: ratio of long to short exposure time.
-        crop: height and width of the centre crop, in packed pixels; None means no crop.
+        crop: height and width of the centre crop, in packed pixels. None means no crop.
 
     Returns:
         Noisy and clean image, `[4, H, W]`, float32.
@@ -44,18 +47,20 @@ def amplified(short: Path, long: Path, ratio: float, crop: int | None) -> tuple[
 class SID(PairSet):
     """See-in-the-dark, Sony: trained on long exposures only, tested on short ones (Chen et al., CVPR 2018).
 
-    The layout is the authors': images `<number>_00_<seconds>s.ARW` are in `SID/Sony/short` and `SID/Sony/long`.
-    `SID/Sony_train_list.txt`, `Sony_val_list.txt` and `Sony_test_list.txt` name one short and one long file per line.
-    `rawpy` reads the `.ARW` files; a `.npz` file with `bayer`, `black`, `white` and `pattern` can replace any of them.
+    The folders are named as by the authors. Images `<number>_00_<seconds>s.ARW` are in `SID/Sony/short` and
+    `SID/Sony/long`. Each line of `SID/Sony_train_list.txt`, `Sony_val_list.txt` and `Sony_test_list.txt` names one
+    short and one long file. `rawpy` reads the `.ARW` files. A `.npz` file with `bayer`, `black`, `white` and `pattern`
+    can replace any `.ARW` file.
 
-    The training images are all listed long exposures, uncropped; an epoch uses each once, and they take 4 GB of memory.
-    Patches are cropped at any position, whereas ELD's patches are cut once along a grid. Test images are brightened by
-    the exposure ratio, at most 300.
+    The training images are all listed long exposures, uncropped. They take 4 GB of memory, and an epoch uses each of
+    them once. Patches are cropped at any position. The authors of ELD instead cut patches once along a grid. Test
+    images are brightened by the exposure ratio, at most 300.
 
     Args:
         data_dir: folder that contains `SID`; None means the NOISEWORKS_DATA directory.
-        ratio: test only on pairs with this exposure ratio, 100, 250 or 300; None means all pairs.
-        crop: height and width of the centre crop of packed test images, 512 in ELD's tables; None means whole images.
+        ratio: exposure ratio of the test pairs: 100, 250 or 300. None means all pairs.
+        crop: height and width of the centre crop of packed test images. The published tables of ELD use 512. None means
+            whole images.
     """
 
     channels = 4
@@ -96,10 +101,10 @@ class SID(PairSet):
 
 
 def listed_pairs(file: Path) -> list[list[str]]:
-    """Read the names of short and long exposures, without suffixes, from a list of SID.
+    """Read the names of short and long exposures from a list of SID. Names have no suffixes.
 
     Raises:
-        ValueError: if the list is empty, or a line has fewer than two names; the message names the line.
+        ValueError: if the list is empty, or a line has fewer than two names. The message names the line.
     """
     pairs = []
     for number, line in enumerate(read_text(file).splitlines(), start=1):
@@ -114,10 +119,10 @@ def listed_pairs(file: Path) -> list[list[str]]:
 
 
 def light_ratio(short: str, long: str) -> float:
-    """Return the exposure ratio, at most 300, that two of SID's file names give.
+    """Return the exposure ratio of two files of SID, computed from the file names. The ratio is at most 300.
 
     Raises:
-        ValueError: if a name has no exposure time; the message names the file.
+        ValueError: if a name has no exposure time. The message names the file.
     """
     seconds = []
     for name in (short, long):
@@ -132,10 +137,11 @@ def light_ratio(short: str, long: str) -> float:
 class ELDPairs(PairSet):
     """Ten low-light scenes of one camera, for testing (Wei et al., TPAMI 2022).
 
-    The layout is the authors': `ELD/<camera>/scene-<1..10>/IMG_0001...0016` are raw images for `rawpy`, or `.npz`
-    files, see `SID`. Of the 16 images, numbers 1, 6, 11 and 16 are references at ISO 100. The other images have ISO
-    800, 1600 and 3200, each with the light reduced by 1, 10, 100 and 200. This nominal factor is used as the exposure
-    ratio; the authors' code computes the ratio from the exposures in the files.
+    The folders are named as by the authors. The images `ELD/<camera>/scene-<1..10>/IMG_0001...0016` are raw images for
+    `rawpy` or `.npz` files as in `SID`. Images 1, 6, 11 and 16 are references at ISO 100. The other images have ISO
+    800, 1600 and 3200. For each ISO value, there are four images with the light reduced by the factors 1, 10, 100 and
+    200. The nominal factor is used as the exposure ratio. The code of the authors instead computes the ratio from the
+         exposures in the files.
 
     Args:
         data_dir: folder that contains `ELDPairs`; None means the NOISEWORKS_DATA directory.

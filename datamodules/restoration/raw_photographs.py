@@ -13,14 +13,15 @@ CHANNELS = (0, 1, 2, 1)
 
 
 class RawPhotographs(PairSet):
-    """`Photographs` converted back to raw images: linear, with a sensor's colour imbalance, in a Bayer pattern.
+    """`Photographs` converted back to raw images: linear values, unbalanced colours and a Bayer pattern.
 
-    These images only resemble raw images: their noise and processing are those of photographs. White is 1 in each
+    These images only resemble raw images. They still contain the noise and the processing of the photographs. White is
+        1 in each
     channel.
 
     Args:
         image_size: height and width of the sensor in pixels; packed images are half as large.
-        white_balance: gains of red and blue, at least 1, that would make both as bright as green.
+        white_balance: white-balance gains of red and blue relative to green, at least 1.
     """
 
     channels = 4

@@ -13,10 +13,10 @@ from datamodules.restoration.images import Images, PairSet, Split
 
 
 def reduced(image: NDArray[Any], factor: int) -> NDArray[Any]:
-    """Downsample an image like MATLAB's `imresize`, with an antialiased bicubic kernel and mirrored borders.
+    """Downsample an image like `imresize` in MATLAB, with an antialiased bicubic kernel and mirrored borders.
 
     Args:
-        image: image `[C, H, W]`, integers; height and width are multiples of the factor.
+        image: image `[C, H, W]` of integers, with height and width divisible by the factor.
         factor: image pixels per downsampled pixel, along each axis.
 
     Returns:
@@ -30,7 +30,7 @@ def reduced(image: NDArray[Any], factor: int) -> NDArray[Any]:
 
 
 def with_reduced(names: Sequence[str], images: Sequence[NDArray[Any]], factor: int, data_range: int) -> Images:
-    """Pair images with downsampled versions; rows and columns beyond multiples of the factor are cropped."""
+    """Pair images with downsampled versions. Images are first cropped to multiples of the factor."""
     even: list[NDArray[Any]] = [
         image[:, : image.shape[1] // factor * factor, : image.shape[2] // factor * factor] for image in images
     ]
@@ -39,7 +39,7 @@ def with_reduced(names: Sequence[str], images: Sequence[NDArray[Any]], factor: i
 
 
 class ReducedImages(PairSet):
-    """Clean images of a dataset, with copies downsampled like MATLAB's bicubic `imresize`.
+    """Clean images of a dataset and copies downsampled like the bicubic `imresize` of MATLAB.
 
     Args:
         images: dataset that provides the clean images.

@@ -1,1 +1,1 @@
-"""States visited by a policy in a simulated environment, with an expert's actions in these states."""
+"""States that a policy visits in a simulated environment, and the actions of an expert in these states."""

@@ -15,7 +15,7 @@ Numbers = NDArray[np.float64]
 
 
 class Expert(ABC):
-    """Interface of expert policies, which receive the environment once."""
+    """Interface of expert policies. An expert receives the environment once."""
 
     @abstractmethod
     def meet(self, environment: Any) -> None:
@@ -23,20 +23,20 @@ class Expert(ABC):
 
     @abstractmethod
     def actions(self, states: Numbers) -> Numbers:
-        """Return actions `[E, A]` for states `[E, S]`, in the environment's units.
+        """Return actions `[E, A]` for states `[E, S]`, in the units of the environment.
 
-        Two discrete actions are one number, positive for the second action.
+        For two discrete actions, one number is returned. It is positive for the second action.
         """
 
 
 class CartPoleLQR(Expert):
-    """Balance CartPole with the linear-quadratic regulator of the linearized dynamics, with unit costs.
+    """Balance CartPole with the linear-quadratic regulator of the linearized dynamics and unit costs.
 
-    The action is the force divided by the maximum force, clipped to [-1, 1]: -K s with
+    The action -K s is the force divided by the maximum force, clipped to [-1, 1], with
 
         K = (R + B^T P B)^-1 B^T P A,    P = Q + A^T P (A - B K),
 
-    where s' = A s + B u is the environment's step, linearized at rest.
+    where s' = A s + B u is the step of the environment, linearized at rest.
     """
 
     gain: Numbers
@@ -67,10 +67,10 @@ class CartPoleLQR(Expert):
 
 
 class SACExpert(Expert):
-    """Act by the mean of a soft actor-critic policy, whose weights are read from a file.
+    """Act by the mean of a soft actor-critic policy. Its weights are read from a file.
 
-    The file contains a dictionary of tensors saved by `torch.save`, with an MLP's `linear1`, `linear2` and
-    `mean_linear`. The action is the tanh of the MLP's output, scaled to the environment's bounds.
+    The file contains a dictionary of tensors saved by `torch.save`: the layers `linear1`, `linear2` and `mean_linear`
+    of an MLP. The action is the tanh of the output of the MLP, scaled to the bounds of the environment.
 
     Args:
         file: path of the weights file in the data directory, such as `sac_actor_Hopper_v2_expert`.

@@ -1,4 +1,4 @@
-"""DataModule for online imitation learning: a batch is a round of states visited by the current policy.
+"""DataModule for online imitation learning. A batch is a round of states visited by the current policy.
 
 Rollouts("CartPole-v1", CartPoleLQR(), rounds=20, samples_per_round=100)
 """
@@ -30,7 +30,7 @@ class RolloutSet:
 
     Args:
         data: DataModule that runs the simulation.
-        samples: number of samples in all rounds.
+        samples: total number of samples in all rounds.
         round_size: samples per round.
         purpose: part of the environments' seeds.
     """
@@ -59,23 +59,24 @@ class RolloutSet:
 
 
 class Rollouts(SeededBatches):
-    """Batches of states with an expert's actions (`datamodules.batches.TableBatch`), from a simulated environment.
+    """Batches of states of a simulated environment with the actions of an expert (`datamodules.batches.TableBatch`).
 
-    The module's `forward` is the policy: it maps states `[E, S]` to actions `[E, A]` in the environment's units;
-    actions are clipped to the environment's bounds. For two discrete actions, the policy returns one number whose sign
-    selects the action. A round depends only on the seed and the policy; environments are reset before each round.
+    The `forward` method of the module is the policy. It maps states `[E, S]` to actions `[E, A]` in the units of the
+    environment. Actions are clipped to the bounds of the environment. For two discrete actions, the policy returns one
+    number whose sign selects the action. A round depends only on the seed and the policy. Environments are reset before
+    each round.
 
     Args:
         environment: name in gymnasium, such as `CartPole-v1`.
         expert: policy to imitate.
-        rounds: rounds per epoch; each round is one batch.
+        rounds: number of rounds per epoch. Each round is one batch.
         samples_per_round: states per round, over all ranks.
         environments: number of environments simulated in parallel, sharded over ranks.
-        expert_share: probability that the expert, not the policy, chooses the action of a step; with 1, the expert
+        expert_share: probability that the expert chooses the action of a step instead of the policy. With 1, the expert
             visits all states.
-        measured_samples: number of states on which training is evaluated; all come from one round with the policy
-            alone.
-        episodes: number of episodes that estimate the mean return.
+        measured_samples: number of states on which training is evaluated. All come from one round in which the policy
+            chooses every action.
+        episodes: number of episodes for the estimate of the mean return.
         seed: seed of the environments; None means the value of `seed_everything`.
     """
 
@@ -144,7 +145,7 @@ class Rollouts(SeededBatches):
             raise ValueError(f"data.environments {self.environments} is not divisible by the {processes} ranks")
 
     def evaluation_loader(self, samples: RequestedSet) -> DataLoader:
-        """Return a DataLoader; for the training set, return a loader of the states on which training is evaluated."""
+        """Return a DataLoader. For the training set, the loader returns the states on which training is evaluated."""
         return super().evaluation_loader(self.measured_set if samples is self.train_set else samples)
 
     def finished(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -172,9 +173,10 @@ class Rollouts(SeededBatches):
 
         Args:
             environments: numbers of the environments.
-            steps: steps per environment; when an episode ends, the next begins.
-            words: integers that, with the run's seed and the environment's number, seed each environment.
-            episode: whether rewards count only until the end of the first episode.
+            steps: number of steps per environment. When an episode ends, the next episode begins.
+            words: integers that seed each environment, together with the seed of the run and the number of the
+                environment.
+            episode: whether only the rewards of the first episode count.
 
         Returns:
             States `[T, E, S]`, the expert's actions in these states `[T, E, A]`, and rewards `[T, E]`.

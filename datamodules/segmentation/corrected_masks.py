@@ -1,4 +1,4 @@
-"""Corrected training masks that a rank shares with its DataLoader workers and saves in the checkpoint."""
+"""Corrected training masks. A rank shares them with its DataLoader workers and saves them in the checkpoint."""
 
 import zlib
 from pathlib import Path
@@ -14,13 +14,13 @@ LARGEST_IN_MEMORY = 1 << 25
 class CorrectedMasks:
     """Corrected masks, uint8, of any sizes.
 
-    DataLoader workers share the memory, and see a correction when they next fetch the sample. Large datasets are
-    memory-mapped from a sparse file, which takes disk space only for corrected masks.
+    DataLoader workers share the memory. They use a correction the next time they fetch the sample. Large datasets are
+    memory-mapped from a sparse file. Only corrected masks take disk space.
 
     Args:
         size: height and width of each mask, `[N, 2]`, int64.
         path: memory-mapped file; None means shared memory.
-        writes: whether this rank writes the masks; of the ranks that map the same file, one suffices.
+        writes: whether this rank writes the masks. Only one of the ranks that map the same file needs to write.
     """
 
     def __init__(self, size: Tensor, path: Path | None = None, writes: bool = True) -> None:
@@ -48,7 +48,10 @@ class CorrectedMasks:
             self._pixels = self._mapped()
 
     def mask(self, sample: int) -> Tensor:
-        """Return the corrected mask of a sample, `[H, W]`; undefined for samples whose `changed` is false."""
+        """Return the corrected mask `[H, W]` of a sample.
+
+        The result is undefined if `changed` is false for the sample.
+        """
         return self._pixels[self.start[sample] : self.start[sample + 1]].view(*self.size[sample].tolist())
 
     def current(self, index: Tensor, given: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
@@ -56,7 +59,7 @@ class CorrectedMasks:
 
         Args:
             index: positions of the samples, `[B]`, int64.
-            given: masks of these samples before correction, `[H, W]` each, uint8; they are not modified.
+            given: masks of these samples before correction, `[H, W]` each, uint8. They are not modified.
         """
         changed = self.changed[index]
         if not changed.any():
@@ -72,7 +75,7 @@ class CorrectedMasks:
 
         Args:
             index: `[n]`, int64.
-            label: corrected masks `[n, H, W]`, uint8; of masks larger than the sample's, the top left part is used.
+            label: corrected masks `[n, H, W]`, uint8. If a mask is larger than the sample, its top left part is used.
         """
         if self.writes:
             if self.one_size and len(index):
@@ -93,10 +96,10 @@ class CorrectedMasks:
         return {"index": index, "length": length, "masks": joined}
 
     def load(self, saved: dict[str, Tensor]) -> None:
-        """Replace all corrections by a checkpoint's corrections.
+        """Replace all corrections by the corrections in a checkpoint.
 
         Raises:
-            ValueError: if the checkpoint's corrections belong to other masks.
+            ValueError: if the corrections in the checkpoint do not fit the masks.
         """
         self.changed.fill_(False)
         start = 0

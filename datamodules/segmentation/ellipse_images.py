@@ -1,4 +1,4 @@
-"""Bright ellipses on a textured background: a bundled dataset for segmentation without annotated images."""
+"""Bundled dataset for segmentation without annotated images: bright ellipses on a textured background."""
 
 import numpy as np
 import torch
@@ -11,11 +11,11 @@ from datamodules.segmentation.mask_sets import MaskSet, MasksInMemory, no_labels
 
 
 def textured_images(mask: Tensor, seed: int) -> Tensor:
-    """Render grey images: a texture, with the masked structure brighter than the background by 0.2 to 0.4.
+    """Render grey images of a texture. The masked structure is brighter than the background by 0.2 to 0.4.
 
     Args:
         mask: `[N, S, S]`, 0 and 1.
-        seed: seed of texture, brightness and noise.
+        seed: seed of the texture, the brightness and the noise.
 
     Returns:
         `[N, 1, S, S]`, uint8.
@@ -36,17 +36,17 @@ def textured_images(mask: Tensor, seed: int) -> Tensor:
 
 
 class EllipseImages(MaskSet):
-    """Images of one bright ellipse each, unlabelled for training, and unpaired ellipse masks.
+    """Images of one bright ellipse each, without labels for training, and unpaired masks of ellipses.
 
-    True masks of training images are known, as `clean_label`, for metrics only. Images and masks depend only on the
-    seed.
+    The true masks of the training images are in `clean_label`. They are used only for metrics. Images and masks depend
+    only on the seed.
 
     Args:
         num_training: number of training images.
         num_validation: number of validation images, with true masks.
         num_test: number of test images, with true masks.
-        shapes: shape distribution of structures and auxiliary masks, and number of auxiliary masks.
-        shapes: shape distribution of structures and auxiliary masks, and number of auxiliary masks.
+        shapes: shape distribution of the structures and auxiliary masks. It also sets the number of auxiliary masks.
+        shapes: shape distribution of the structures and auxiliary masks. It also sets the number of auxiliary masks.
     """
 
     num_classes = 2
@@ -84,7 +84,7 @@ class EllipseImages(MaskSet):
         return self.shapes
 
     def _drawn(self, split: int, number: int) -> MasksInMemory:
-        """Sample images with their masks; auxiliary masks use another random stream, so none appears in an image."""
+        """Sample images with their masks. Auxiliary masks use another random stream, so no image shows one of them."""
         uniform = sample_uniform(self.seed, split, torch.arange(number), count=5, stream=4)
         shapes = self.shapes
         mask = ellipse_masks(uniform, self.image_shape[1], shapes.semi_axis, shapes.ratio, shapes.centre)

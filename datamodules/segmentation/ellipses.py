@@ -17,12 +17,13 @@ def ellipse_masks(
     """Rasterise filled ellipses.
 
     Args:
-        uniform: uniform numbers `[B, 5]` in [0, 1), mapped to the centre's row and column, semi-major axis, axis ratio
-            and angle.
+        uniform: uniform numbers `[B, 5]` in [0, 1). They select the row and column of the centre, the semi-major axis,
+            the axis ratio and the angle.
         size: height and width of the masks, S, in pixels.
         semi_axis: smallest and largest semi-major axis, relative to S.
         ratio: smallest and largest ratio of minor to major axis, in (0, 1].
-        centre: fraction of the image's height and width, around the middle, that contains the ellipse's centre.
+        centre: size of the middle part of the image that contains the centre of the ellipse, as a fraction of height
+            and width.
 
     Returns:
         Masks `[B, S, S]`, uint8, 1 for pixels whose centre is inside the ellipse.
@@ -39,16 +40,17 @@ def ellipse_masks(
 
 
 class Ellipses(AuxiliaryMasks):
-    """Auxiliary masks sampled from an elliptical shape model, unpaired with any image.
+    """Auxiliary masks sampled from an elliptical shape model. They belong to no image.
 
-    Centre, angle, semi-axis and axis ratio are uniformly distributed: the centre in the middle part of the image given
-    by `centre`, semi-axis and ratio in ranges that fit the structure.
+    Centre, angle, semi-axis and axis ratio are uniformly distributed. The centre is in the middle part of the image, as
+    set by `centre`. The ranges of semi-axis and ratio should fit the structure.
 
     Args:
-        number: number of masks, which are generated on access and take no memory.
+        number: number of masks. Masks are generated on access and take no memory.
         semi_axis: smallest and largest semi-major axis, relative to the image size.
         ratio: smallest and largest ratio of minor to major axis.
-        centre: fraction of the image's height and width, around the middle, that contains the ellipse's centre.
+        centre: size of the middle part of the image that contains the centre of the ellipse, as a fraction of height
+            and width.
     """
 
     def __init__(

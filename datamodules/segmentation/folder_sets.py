@@ -24,7 +24,7 @@ from datamodules.segmentation.mask_sets import AuxiliaryMasks, MaskSet, MaskSour
 
 
 def read_image(path: Path, size: int, channels: int) -> Tensor:
-    """Read an image, and resize it to a square regardless of its aspect ratio.
+    """Read an image and resize it to a square. The aspect ratio is not kept.
 
     Args:
         path: image file; 16-bit grey values are scaled to 8 bits.
@@ -44,7 +44,7 @@ def read_image(path: Path, size: int, channels: int) -> Tensor:
 
 
 def read_mask(path: Path, size: int) -> Tensor:
-    """Read a mask, resized to a square; pixels above half of the file's maximum are the structure.
+    """Read a mask and resize it to a square. Pixels above half of the maximum of the file belong to the structure.
 
     Returns:
         `[size, size]`, uint8, 0 and 1.
@@ -65,8 +65,8 @@ def required_files(folder: Path, holds: str) -> list[str]:
     """List the image files of a folder, as sorted paths relative to the folder.
 
     Raises:
-        FileNotFoundError: if the folder is missing or has no image; `holds` says in the message what the folder must
-            contain.
+        FileNotFoundError: if the folder is missing or has no image. `holds` describes the required content in the
+            message.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"MaskFolders: {folder} does not exist; it must contain {holds}")
@@ -82,7 +82,7 @@ def stems(names: Sequence[str], folder: Path) -> list[str]:
     """Strip the suffixes from file names.
 
     Raises:
-        ValueError: if two names are equal without suffix.
+        ValueError: if two file names differ only in their suffix.
     """
     plain = [name.rsplit(".", 1)[0] for name in names]
     if len(set(plain)) != len(plain):
@@ -92,7 +92,7 @@ def stems(names: Sequence[str], folder: Path) -> list[str]:
 
 
 def paired_files(images: Path, names: Sequence[str], masks: Path, holds: str) -> list[Path]:
-    """Find the mask of each image: the file of the same name with any suffix.
+    """Find the mask of each image. A mask has the file name of its image with any suffix.
 
     Raises:
         FileNotFoundError: if an image has no mask; the message names the first such image.
@@ -108,7 +108,7 @@ def paired_files(images: Path, names: Sequence[str], masks: Path, holds: str) ->
 
 
 class ResizedFiles(MaskSource):
-    """Image files, with or without a mask file for each; images and masks are resized to squares of one size.
+    """Image files, with or without mask files. Images and masks are resized to squares of one size.
 
     Args:
         image: image files, `[N]`.
@@ -170,21 +170,24 @@ class MasksOfFolder(AuxiliaryMasks):
 
 
 class MaskFolders(MaskSet):
-    """The user's own folders of images and masks of one structure, of any size, in the formats of `ImageFolder`.
+    """The user's own folders of images and masks of one structure.
+
+    Files have any size and the formats of `ImageFolder`.
 
         images/                         training images, unlabelled unless `training_masks` names a folder
         aux_masks/                      masks of the structure, from other images or none, for `UnpairedMasks`
         val_images/, val_masks/         validation images, with masks of the same names (optional)
         test_images/, test_masks/       test images, with masks of the same names
 
-    All images and masks are resized to squares. Pixels above half of a mask file's maximum are the structure.
+    All images and masks are resized to squares. Pixels above half of the maximum of a mask file belong to the
+    structure.
 
     Args:
         data_dir: folder that contains these folders; None means the NOISEWORKS_DATA directory.
         image_size: height and width of the network's input images, in pixels.
         channels: 1 for grey images, 3 for colour.
-        training_masks: folder, relative to `data_dir`, of masks with the training images' names, such as a run's pseudo
-            labels; None means no labels at first.
+        training_masks: folder of training masks, relative to `data_dir`, such as the pseudo labels of a run. Masks have
+            the file names of the training images. None means no labels at first.
     """
 
     num_classes = 2

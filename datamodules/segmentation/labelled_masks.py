@@ -1,4 +1,4 @@
-"""DataModule for images with a label per pixel, from any dataset: mask noise, batches, augmentation and corrections.
+"""DataModule for images with a label per pixel from any dataset, with mask noise, augmentation and corrections.
 
 LabelledMasks(SegTHOR("~/data/segthor"), batch_size=5, mask_noise=OverUnderSegmentation())
 """
@@ -29,16 +29,16 @@ _PIXEL_LABELS = ("label", "original_label", "clean_label")
 
 
 def wait_for_all_processes() -> None:
-    """Wait for all ranks (barrier): one rank per machine writes a file that the other ranks then read."""
+    """Wait for all ranks (barrier). One rank per machine writes a file before the other ranks read it."""
     if world_size() > 1:
         dist.barrier()
 
 
 class LabelledMaskSet(Dataset[dict[str, Any]]):
-    """A dataset with corrections of its masks, fetched one request at a time; masks stay uint8 on the host.
+    """A dataset with corrections of its masks, fetched one request at a time. Masks stay uint8 on the host.
 
-    Only a training set has a `seed`; its batches contain the epoch, which seeds augmentation and is removed on the
-    device.
+    Only a training set has a `seed`. Its batches contain the epoch, as a seed of augmentation. The epoch is removed on
+    the device.
     """
 
     def __init__(
@@ -97,13 +97,13 @@ class LabelledMasks(SeededBatches):
         images: dataset.
         batch_size: global training batch size, over all ranks.
         mask_noise: noise model that corrupts training masks; None leaves the masks unchanged.
-        augmentation: random scaling, cropping, colour jitter and flips of training images in files; None means no
+        augmentation: random scaling, cropping, colour jitter and flips for training images in files. None means no
             augmentation.
-        predict_dir: folder of images, including subfolders, that `predict` reads instead of the test set; only for
+        predict_dir: folder of images that `predict` reads instead of the test set, including subfolders. Only for
             datasets of files resized to one size, such as `MaskFolders`.
-        evaluation_batch_size: global batch size in validation, testing and prediction; None means `batch_size`, or one
-            image per rank if image sizes differ. Images are padded to the largest image of their batch, which can
-            affect a network's output.
+        evaluation_batch_size: global batch size in validation, testing and prediction. None means `batch_size`, or one
+            image per rank if image sizes differ. Images are padded to the size of the largest image of their batch.
+            Padding can affect the output of a network.
         num_workers: number of DataLoader workers; None means one per free core, at most 8, and 0 for images in memory.
         prefetch_factor: batches that each worker prefetches.
         seed: seed of noise, batch order, augmentation and generated images; None means the value of `seed_everything`.
@@ -150,7 +150,7 @@ class LabelledMasks(SeededBatches):
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Shape C, H, W of the network's training images."""
+        """Shape C, H, W of the training images as the network receives them."""
         channels, height, width = self.images.image_shape
         return (channels, height, width) if self.augmentation is None else (channels, *self.augmentation.shape)
 
@@ -165,7 +165,7 @@ class LabelledMasks(SeededBatches):
         self.images.fetch_missing()
 
     def setup(self, stage: str) -> None:
-        """Set up only validation, without reading or corrupting training images."""
+        """Set up only validation. Training images are neither read nor corrupted."""
         if stage == "validate":
             self._set_up_validation()
             return
@@ -175,7 +175,7 @@ class LabelledMasks(SeededBatches):
             self._write_noise()
 
     def _write_noise(self) -> None:
-        """Save how `mask_noise` corrupted an in-memory dataset as `mask_noise.csv`, one row per class."""
+        """Write `mask_noise.csv`, with statistics of the mask noise of an in-memory dataset, one row per class."""
         trainer = self.trainer
         if trainer is None or not trainer.loggers or self.train_set is None:
             return
@@ -220,7 +220,7 @@ class LabelledMasks(SeededBatches):
         self.test_set = LabelledMaskSet(self.images.prepared(self.seed).test())
 
     def _file_of_corrections(self) -> tuple[Path, bool]:
-        """Choose a file in the run directory for each machine, or, without a run directory, a file for each rank."""
+        """Choose a file in the run directory for each machine. Without a run directory, choose a file for each rank."""
         directory = self.trainer.log_dir if self.trainer is not None and self.trainer.loggers else None
         if directory is None:
             descriptor, path = tempfile.mkstemp(prefix="corrected_masks_")
@@ -240,7 +240,7 @@ class LabelledMasks(SeededBatches):
     def training_images_dataloader(self) -> DataLoader:
         """Return a loader of the training images in dataset order, without augmentation, for scoring their masks.
 
-        Images smaller than the largest of their batch are padded at the bottom and right, and masks with 255.
+        Smaller images are padded at the bottom and right to the size of the largest image. Masks are padded with 255.
         """
         if self.train_set is None:
             self.set_up_training()
@@ -267,15 +267,16 @@ class LabelledMasks(SeededBatches):
         return batch | {key: batch[key].long() for key in _PIXEL_LABELS if key in batch}
 
     def correct_labels(self, index: Tensor, label: Tensor) -> None:
-        """Change masks of training images; all ranks and workers use the new masks from the next epoch on.
+        """Change masks of training images. All ranks and workers use the new masks from the next epoch on.
 
-        This is a collective: every rank must call it equally often, with samples of its own (for example its shard of
-        `training_images_dataloader`) or without samples. Ranks exchange their corrections.
+        This is a collective operation. Every rank must call it equally often, with its own samples or without samples.
+            The samples can be those of `training_images_dataloader`, which is sharded over ranks. Ranks exchange their
+            corrections.
 
         Args:
             index: positions of the samples in the training set, `[n]`, int64.
-            label: new masks `[n, H, W]`, integers, in pixels of the images before augmentation; 255 is ignored. Of a
-                mask larger than its image, the top left part is used.
+            label: new masks `[n, H, W]` of integers, in pixels of the images before augmentation. Pixels with 255 are
+                ignored. If a mask is larger than its image, its top left part is used.
 
         Raises:
             ValueError: if a pixel is neither a class nor 255, or masks are smaller than their images.
@@ -314,6 +315,6 @@ class LabelledMasks(SeededBatches):
 
 
 def standardised(image: Tensor) -> Tensor:
-    """Standardise each image of a batch `[B, C, H, W]` to mean 0 and standard deviation 1 over the image's pixels."""
+    """Standardise each image of a batch `[B, C, H, W]` to mean 0 and standard deviation 1 over its pixels."""
     mean, deviation = image.mean(dim=(1, 2, 3), keepdim=True), image.std(dim=(1, 2, 3), keepdim=True)
     return (image - mean) / torch.where(deviation > 0, deviation, 1)

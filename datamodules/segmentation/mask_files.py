@@ -23,15 +23,16 @@ class MaskFiles(MaskSource):
 
     Args:
         images: image folder, `<name>.jpg`.
-        given: folder of the given masks, `<name>.png`: one channel or a palette, with class numbers as values.
+        given: folder of the given masks `<name>.png`. They have one channel or a palette, and their values are class
+            numbers.
         names: names of the images without suffix, `[N]`.
         num_classes: number of classes, K.
-        clean: folders that may contain true masks, searched in this order; if an image has no true mask, all its pixels
-            are 255. None means that the given masks are true.
+        clean: folders that may contain true masks, searched in this order. If an image has no true mask, all pixels of
+            its mask are 255. None means that the given masks are true.
 
     Raises:
         FileNotFoundError: if an image or a given mask is missing; the message names the first missing file.
-        UnreadableImage: if a given mask is damaged; the message names the file.
+        UnreadableImage: if a given mask is damaged. The message names the file.
     """
 
     def __init__(
@@ -105,7 +106,7 @@ class MaskFiles(MaskSource):
     def cropped(
         self, index: Tensor, masks: dict[str, Any], augmentation: MaskAugmentation, uniform: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Like `whole`, but crop images and masks at positions given by numbers `[B, 3]` in [0, 1)."""
+        """Like `whole`, but crop images and masks. Numbers `[B, 3]` in [0, 1) select the crops."""
         drawn = zip(self.size[index].tolist(), uniform.tolist(), strict=True)
         places = [augmentation.place(height, width, own) for (height, width), own in drawn]
         samples = zip(index.tolist(), places, strict=True)
@@ -146,7 +147,7 @@ def read_mask(path: Path) -> Tensor:
     """Read a mask `[H, W]`, uint8, from a one-channel or palette image whose values are the classes.
 
     Raises:
-        UnreadableImage: if the file is damaged or a colour image; the message names the file.
+        UnreadableImage: if the file is damaged or a colour image. The message names the file.
     """
     with opened_image(path, "a mask") as image:
         mask = np.array(image)
@@ -159,6 +160,6 @@ def read_mask(path: Path) -> Tensor:
 
 
 def _mask_size(path: Path) -> tuple[int, int]:
-    """Read an image's height and width from the file's header."""
+    """Read the height and width of an image from the header of its file."""
     with opened_image(path, "a mask") as image:
         return image.height, image.width

@@ -28,15 +28,15 @@ class MaskSource(Source, ABC):
 
     @abstractmethod
     def masks(self, index: Tensor) -> tuple[Tensor | list[Tensor], Tensor | list[Tensor] | None]:
-        """Read whole masks of some samples: the given masks, and the true masks if known separately."""
+        """Read whole masks of some samples: the given masks and, if there are others, the true masks."""
 
     @abstractmethod
     def whole(self, index: Tensor, masks: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Read whole images; smaller images are padded at the bottom and right, and their masks with 255.
+        """Read whole images. Smaller images are padded at the bottom and right, and their masks are padded with 255.
 
         Args:
             index: positions of the images, `[B]`.
-            masks: whole masks of the images, `[H, W]` each, by batch key, as returned by the method `masks`.
+            masks: whole masks of the images, `[H, W]` each, by batch key. The method `masks` returns them.
 
         Returns:
             Images `[B, C, H, W]` and masks `[B, H, W]`.
@@ -44,7 +44,7 @@ class MaskSource(Source, ABC):
 
     @abstractmethod
     def make_wrong(self, noise: MaskNoise, num_classes: int) -> None:
-        """Turn the given masks into true masks, and replace the given masks by noisy versions."""
+        """Keep the given masks as true masks, and use noisy versions as the given masks."""
 
 
 class MasksInMemory(MaskSource):
@@ -54,8 +54,8 @@ class MasksInMemory(MaskSource):
         image: images, `[N, C, H, W]`, of any dtype.
         given: masks for training, or the true masks of a test set, `[N, H, W]`, uint8.
         num_classes: number of classes, K.
-        clean: true masks, `[N, H, W]`, uint8, if known separately from `given`.
-        data_range: stored value that corresponds to 1; None standardises each image over its own pixels.
+        clean: true masks, `[N, H, W]`, uint8. None if `given` contains the true masks or they are unknown.
+        data_range: stored value that corresponds to 1. None standardises each image over its own pixels.
 
     Raises:
         ValueError: if there is no image, or masks do not fit the images or `num_classes`.
@@ -95,10 +95,10 @@ class MasksInMemory(MaskSource):
 
 
 def refuse_unknown_categories(mask: Tensor, num_classes: int, name: str) -> None:
-    """Reject masks with a pixel that is neither a class nor ignored.
+    """Raise an error for masks with a pixel that is neither a class nor ignored.
 
     Raises:
-        ValueError: if a mask has such a pixel; the message names the mask and the value.
+        ValueError: if a mask has such a pixel. The message names the mask and the value.
     """
     unknown = (mask >= num_classes) & (mask != IGNORED)
     if unknown.any():
@@ -109,7 +109,7 @@ def refuse_unknown_categories(mask: Tensor, num_classes: int, name: str) -> None
 
 
 class AuxiliaryMasks(ABC):
-    """Unpaired masks of a structure, which belong to no image."""
+    """Unpaired masks of a structure. They belong to no image."""
 
     def read(self, size: int) -> None:  # noqa: B027 - masks that are drawn need no reading
         """Read the data from which `masks` generates masks of `size` x `size` pixels."""
@@ -132,7 +132,7 @@ class AuxiliaryMasks(ABC):
 
 
 class MaskSet(SplitSet[MaskSource]):
-    """A dataset of images with masks; every pixel has a class."""
+    """A dataset of images with masks. Every pixel has a class."""
 
     image_shape: tuple[int, int, int]
     """C, H, W of the images that a network gets."""
@@ -142,12 +142,12 @@ class MaskSet(SplitSet[MaskSource]):
     """Random seed of a set that is drawn."""
 
     def prepared(self, seed: int) -> Self:
-        """Set the seed of a generated dataset, before anything is read, and return the dataset itself."""
+        """Set the seed of a generated dataset before anything is read. Return the dataset itself."""
         self.seed = seed
         return self
 
     def new_images(self, folder: str) -> MaskSource:
-        """Read images of another folder, without masks, for prediction.
+        """Read images without masks from another folder, for prediction.
 
         Raises:
             ValueError: if the dataset cannot read other folders.
@@ -163,5 +163,5 @@ class MaskSet(SplitSet[MaskSource]):
 
 
 def no_labels(number: int, size: int) -> Tensor:
-    """Return empty masks, `[number, size, size]`, uint8, which share the memory of a single mask."""
+    """Return empty masks, `[number, size, size]`, uint8. They share the memory of a single mask."""
     return torch.zeros(1, size, size, dtype=torch.uint8).expand(number, -1, -1)

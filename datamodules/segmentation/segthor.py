@@ -31,19 +31,19 @@ class SegTHOR(MaskSet):
     Slices are read from one of these layouts:
 
     * `images/<name>.npy` (or `.png`) and `masks/<name>.npy` (or `.png`), one slice `[H, W]` per file. The first number
-      in a file name is the patient's, as in `Patient_07_0123`. Folders named `img` and `label` also work;
+      in a file name is the number of the patient, as in `Patient_07_0123`. Folders named `img` and `label` also work.
     * the ADELE authors' `tr.pkl`, `val.pkl` and `ts.pkl`, each with a pair of dicts, one of images and one of masks, by
       slice name. Code in the pickles is not run, and the patient arguments do not apply to pickles.
 
-    Slices are resized to `image_size`: images bilinearly, masks by nearest neighbour. The network's inputs are
-    standardised slices, (x - mean) / std over the slice's pixels, instead of images in [0, 1]. Volumes (NIfTI) must
-    first be cut into slices along their last axis.
+    Slices are resized to `image_size`: images bilinearly, masks by nearest neighbour. The network receives standardised
+    slices instead of images in [0, 1]. A standardised slice is (x - mean) / std, with mean and std over the pixels of
+    the slice. Volumes (NIfTI) must first be cut into slices along their last axis.
 
-    The default patients are the authors' split, in which patient 27 is used for testing and validation.
+    The default split is that of the authors. It uses patient 27 both for testing and for validation.
 
     Args:
         data_dir: folder that contains the slices; None means `segthor` in the NOISEWORKS_DATA directory.
-        image_size: height and width of the network's input slices, in pixels.
+        image_size: height and width of the slices after resizing, in pixels.
         train_patients: numbers of the training patients, if slices are read from a folder.
         val_patients: numbers of the validation patients.
         test_patients: numbers of the test patients.
@@ -111,11 +111,11 @@ class SegTHOR(MaskSet):
 def slices_of_folders(
     images: Path, masks: Path, patients: Sequence[int]
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Read some patients' slices as (path, image, mask), sorted by name.
+    """Read the slices of some patients as (path, image, mask), sorted by name.
 
     Raises:
         FileNotFoundError: if a patient has no slice, or a slice has no mask.
-        UnreadableImage: if a file is damaged; the message names the file.
+        UnreadableImage: if a file is damaged. The message names the file.
     """
     of_patient: dict[int, list[Path]] = {patient: [] for patient in patients}
     for path in sorted(images.iterdir()):
@@ -130,12 +130,14 @@ def slices_of_folders(
     for path in (path for paths in of_patient.values() for path in paths):
         found = [masks / (path.stem + suffix) for suffix in SUFFIXES if (masks / (path.stem + suffix)).is_file()]
         if not found:
-            raise FileNotFoundError(f"{masks / (path.stem + SUFFIXES[0])} does not exist, the mask of {path}")
+            raise FileNotFoundError(
+                f"{masks / (path.stem + SUFFIXES[0])} does not exist; it must be the mask of {path}"
+            )
         yield str(path), read_slice(path), read_slice(found[0])
 
 
 def slices_of_pickle(path: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Read the slices of one of the authors' pickles as (name, image, mask), sorted by name.
+    """Read the slices in a pickle of the authors as (name, image, mask), sorted by name.
 
     Raises:
         ValueError: if the pickle is not a pair of dicts of arrays with equal keys.
@@ -178,7 +180,10 @@ def read_slice(path: Path) -> np.ndarray:
 
 
 def _resized_image(image: np.ndarray, size: int) -> Tensor:
-    """Resize an image to `[size, size]`: uint8 stays uint8, other integers become int16 if they fit, others float32."""
+    """Resize an image to `[size, size]`.
+
+    The result is uint8 for uint8, int16 for integers that fit, and float32 otherwise.
+    """
     whole = np.issubdtype(image.dtype, np.integer)
     held = whole and np.iinfo(np.int16).min <= image.min() and image.max() <= np.iinfo(np.int16).max
     stored = torch.uint8 if image.dtype == np.uint8 else torch.int16 if held else torch.float32

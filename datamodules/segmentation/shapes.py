@@ -1,4 +1,4 @@
-"""A bright disc and a dark square on photographs: a synthetic segmentation dataset with 3 classes, without download."""
+"""Synthetic segmentation dataset with 3 classes, without download: a bright disc and a dark square on photographs."""
 
 import math
 
@@ -15,16 +15,17 @@ LARGEST_IMAGE = 191
 class Shapes(MaskSet):
     """Grey images of a bright disc (class 1) and a dark square (class 2) on crops of photographs, with Gaussian noise.
 
-    Size, position and contrast of both shapes are random; shapes are transparent to the photograph. The square covers
-    the disc where they overlap. An image depends only on seed and image number; no image is in two splits.
+    Size, position and contrast of both shapes are random. The photograph is visible through the shapes. If both shapes
+    overlap, the square covers the disc. An image depends only on the seed and the number of the image. No image is in
+    two splits.
 
     Args:
         num_train: number of training images.
-        num_val: number of validation images, with true masks; 0 means no validation.
+        num_val: number of validation images, with true masks. 0 means no validation.
         num_test: number of test images, with true masks.
-        image_size: height and width in pixels, 16 to 191; shapes scale with the image.
-        contrast: largest difference of a shape from the photograph behind it, in (0, 1]; an image's contrast is between
-            0.5 `contrast` and `contrast`.
+        image_size: height and width in pixels, 16 to 191. The size of the shapes is proportional to the image size.
+        contrast: maximum difference between a shape and the photograph behind it, in (0, 1]. The contrast of an image
+            is between 0.5 `contrast` and `contrast`.
         noise_level: standard deviation of the Gaussian noise, in pixel units.
     """
 

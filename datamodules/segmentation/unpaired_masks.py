@@ -11,14 +11,14 @@ from datamodules.segmentation.mask_sets import AuxiliaryMasks, MaskSet
 
 
 class UnpairedMasks(LabelledMasks):
-    """Batches of initially unlabelled images, each with an unpaired auxiliary mask.
+    """Batches of images, each with an unpaired auxiliary mask. The images are unlabelled at first.
 
-    A training image's auxiliary mask is sampled anew each epoch, and depends only on (seed, epoch, index). Training
-    labels are 0 until `correct_labels` changes them, unless the dataset has labels.
+    The auxiliary mask of a training image is sampled anew in each epoch. It depends only on (seed, epoch, index).
+    Training labels are 0 until `correct_labels` changes them, unless the dataset has labels.
 
     Args:
         images: dataset.
-        auxiliary_masks: unpaired masks of the structure; None means the dataset's own masks.
+        auxiliary_masks: unpaired masks of the structure. None means the auxiliary masks of the dataset.
         batch_size: global training batch size, over all ranks.
         evaluation_batch_size: global batch size in evaluation; None means `batch_size`.
         num_workers: number of DataLoader workers; None means one per free core, at most 8, and 0 for images in memory.

@@ -13,18 +13,19 @@ ORIGIN = "http://host.robots.ox.ac.uk/pascal/VOC/voc2012 (VOCtrainval_11-May-201
 
 
 class VOCSegmentation(MaskSet):
-    """PASCAL VOC 2012 in torchvision's layout, `VOCdevkit/VOC2012`.
+    """PASCAL VOC 2012 in the folders of torchvision, `VOCdevkit/VOC2012`.
 
-    Validation and testing use whole images of `val` (1,449).
+    Validation and testing use the 1,449 whole images of `val`.
 
     Args:
         data_dir: folder that contains `VOCdevkit`, or `VOCdevkit` itself; None means the NOISEWORKS_DATA directory.
-        pseudo_label_dir: folder of the training masks, such as pseudo labels of AffinityNet or SEAM: `<image>.png` with
-            one channel or a palette, and 255 for ignored pixels. None trains on the true masks. True masks for metrics
-            are read from `SegmentationClassAug`, or otherwise from `SegmentationClass`.
-        train_list: text file with one training image's name or path per line, such as `trainaug.txt` with 10,582
-            images; None means `ImageSets/Segmentation/train.txt` with 1,464 images.
-        download: download images and masks (2 GB), but not the list `trainaug.txt`.
+        pseudo_label_dir: folder of the training masks, such as pseudo labels of AffinityNet or SEAM. A mask
+            `<image>.png` has one channel or a palette, and 255 for ignored pixels. None trains on the true masks. True
+            masks for metrics are read from `SegmentationClassAug` or, if a mask is missing there, from
+            `SegmentationClass`.
+        train_list: text file with the name or path of one training image per line, such as `trainaug.txt` with 10,582
+            images. None means `ImageSets/Segmentation/train.txt` with 1,464 images.
+        download: whether to download images and masks (2 GB). The list `trainaug.txt` is not downloaded.
     """
 
     num_classes = 21
@@ -95,7 +96,7 @@ def split_file(root: Path, split: str) -> Path:
 
 
 def listed_names(path: Path) -> list[str]:
-    """Read image names from a list: the first word of each line, without folder and suffix.
+    """Read image names from a list. A name is the first word of a line, without folder and suffix.
 
     Raises:
         FileNotFoundError: if the list does not exist.

@@ -6,7 +6,7 @@ The covariances are, with alpha = H + 1/2 and for s <= t,
     II: E B(s) B(t) = s^alpha t^(alpha - 1) F(1, 1 - alpha; alpha + 1; s / t) / (Gamma(alpha) Gamma(alpha + 1)).
 
 Type I, by Mandelbrot and Van Ness, has stationary increments. Type II, by Riemann and Liouville, is the integral of (t
-- v)^(H - 1/2) / Gamma(alpha) over white noise from time 0 on; the same normalisation defines V_H of type I.
+- v)^(H - 1/2) / Gamma(alpha) over white noise from time 0 on. V_H of type I has the same normalisation.
 
 Source: Marinucci and Robinson, Alternative Forms of Fractional Brownian Motion, Journal of Statistical Planning and
 Inference 1999.
@@ -48,13 +48,13 @@ def motion_covariance(time: Tensor, hurst: float, kind: Kind) -> Tensor:
 
 
 def pulled_covariance(interval: float, num_times: int, hurst: float, kind: Kind, theta: float) -> Tensor:
-    """Compute the covariance of X at equally spaced times, where dX = -theta X dt + dB and X(0) = 0.
+    """Compute the covariance at equally spaced times of X with dX = -theta X dt + dB and X(0) = 0.
 
-    B is interpolated linearly on a fine grid; for theta = 0 the result is exact.
+    B is interpolated linearly on a fine grid. For theta = 0, the result is exact.
 
     Args:
         interval: distance between two successive times.
-        num_times: number of times, F; the first time is 0.
+        num_times: number of times, F. The first time is 0.
         hurst: H in (0, 1).
         kind: type of the motion, `I` or `II`.
         theta: rate of mean reversion towards 0, at least 0.
@@ -79,7 +79,7 @@ def posterior_std(covariance: Tensor, sigma: Tensor) -> Tensor:
 
     Args:
         covariance: covariance of the path, `[F, F]`, float64.
-        sigma: standard deviation of the observation error at each time, `[F]`, float64; infinite at times without
+        sigma: standard deviation of the observation error at each time, `[F]`, float64. It is infinite at times without
             observation.
     """
     seen = sigma.isfinite()
@@ -93,7 +93,7 @@ def drawn_paths(covariance: Tensor, normal: Tensor) -> Tensor:
     """Sample Gaussian paths that start at 0.
 
     Args:
-        covariance: covariance of a path, `[F, F]`, float64; its first row is 0.
+        covariance: covariance of a path, `[F, F]`, float64. The first row is 0.
         normal: standard normal numbers, `[..., F - 1, D]`.
 
     Returns:

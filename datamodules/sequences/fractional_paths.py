@@ -10,12 +10,12 @@ from datamodules.sequences.sequence_set import SequenceSet, SequenceSource
 
 
 class DrawnPaths(SequenceSource):
-    """Paths generated on access; a path depends only on (seed, split, epoch, position).
+    """Paths generated on access. A path depends only on (seed, split, epoch, position).
 
     Args:
         law: dataset that defines the distribution of paths.
         count: number of paths in the split.
-        stream: number of the split, which distinguishes its random numbers.
+        stream: number of the split. Each split has its own random numbers.
     """
 
     in_memory = True
@@ -38,7 +38,9 @@ class DrawnPaths(SequenceSource):
 
 
 class FractionalPaths(SequenceSet):
-    """Points of dX = -theta X dt + scale dB from X(0) = 0, observed with Gaussian errors; B has stationary increments.
+    """Points of dX = -theta X dt + scale dB from X(0) = 0, observed with Gaussian errors.
+
+    B has stationary increments.
 
     Each training pass has new paths.
 
@@ -52,7 +54,7 @@ class FractionalPaths(SequenceSet):
         interval: time between two points.
         num_training: number of training paths per epoch.
         num_test: number of test paths.
-        seed: seed of paths and errors; None means the DataModule's seed.
+        seed: seed of the paths and the errors. None means the seed of the DataModule.
     """
 
     def __init__(
@@ -92,28 +94,28 @@ class FractionalPaths(SequenceSet):
         return DrawnPaths(self, self.num_test, 2000)
 
     def truth(self) -> dict[str, Tensor]:
-        """Return ground truth about all paths, to be added to batches."""
+        """Return ground truth about all paths. It is added to the batches."""
         return {"sigma": torch.full((self.num_times,), self.sigma, dtype=torch.float64)}
 
     def seen(self, path: Tensor, numbers: CounterRNG) -> Tensor:
-        """Observe paths `[B, F, D]` with errors made of the next random numbers."""
+        """Observe paths `[B, F, D]` with errors from the next random numbers."""
         return path + self.sigma * numbers.normal(path)
 
 
 class FractionalBalls(FractionalPaths):
-    """Videos of a ball with brightness exp(-|p - X|^2 / (2 radius^2)) at p in [-1, 1]^2; X follows a fractional path.
+    """Videos of a ball on a fractional path X, with brightness exp(-|p - X|^2 / (2 radius^2)) at p in [-1, 1]^2.
 
     Args:
         hurst: H of B, in (0, 1).
         theta: rate of mean reversion towards the centre, at least 0.
-        scale: scale of the noise B; the unit of length is half a frame.
-        radius: radius of the ball; the unit of length is half a frame.
+        scale: scale of the noise B. The unit of length is half a frame.
+        radius: radius of the ball. The unit of length is half a frame.
         image_size: height and width of a frame, in pixels.
         num_times: number of frames of a video.
         interval: time between two frames.
-        num_training: number of training videos, which are new in each epoch.
+        num_training: number of training videos per epoch. Each epoch has new videos.
         num_test: number of test videos.
-        seed: seed of the paths; None means the DataModule's seed.
+        seed: seed of the paths. None means the seed of the DataModule.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Videos of digits that move and bounce off the frame's borders in random directions (stochastic moving MNIST).
+"""Videos of moving digits that bounce off the borders in random directions (stochastic moving MNIST).
 
 Source: Denton and Fergus, Stochastic Video Generation with a Learned Prior, ICML 2018, arXiv 1802.07687.
 """
@@ -15,15 +15,15 @@ from datamodules.sequences.sequence_set import SequenceSet, SequenceSource
 
 
 def bouncing_places(uniform: Tensor, room: int, max_speed: int) -> Tensor:
-    """Move objects from random positions with random velocities; at a wall, an object's velocity is sampled again.
+    """Move objects from random positions with random velocities. At a wall, the velocity of an object is sampled again.
 
-    An object that leaves [0, room) along one axis is moved back to the wall. The new velocity is 1 ... max_speed away
-    from the wall along that axis, and -max_speed ... max_speed along the other axis. The first axis counts rows, the
+    An object that leaves [0, room) along one axis is moved back to the wall. Along this axis, the new velocity is 1 ...
+    max_speed, away from the wall. Along the other axis, it is -max_speed ... max_speed. The first axis counts rows, the
     second columns.
 
     Args:
-        uniform: uniform numbers `[N, F, 4]` in [0, 1), for position and velocity at the first time, and for bounces at
-            later times.
+        uniform: uniform numbers `[N, F, 4]` in [0, 1). Those of the first time select position and velocity. Those of
+            later times are for bounces.
         room: number of positions along each axis.
         max_speed: largest velocity along an axis, in whole pixels per frame.
 
@@ -48,11 +48,11 @@ def bouncing_places(uniform: Tensor, room: int, max_speed: int) -> Tensor:
 
 
 def pasted(digit: Tensor, place: Tensor, image_size: int) -> Tensor:
-    """Paste digits into black frames; overlapping values are added and clipped to 255.
+    """Paste digits into black frames. Overlapping values are added and clipped to 255.
 
     Args:
         digit: `[B, n, S, S]`, uint8.
-        place: row and column of each digit's top left corner, `[B, n, F, 2]`.
+        place: row and column of the top left corner of each digit, `[B, n, F, 2]`.
         image_size: height and width of a frame.
 
     Returns:
@@ -69,7 +69,7 @@ def pasted(digit: Tensor, place: Tensor, image_size: int) -> Tensor:
 
 
 class DrawnVideos(SequenceSource):
-    """Videos generated on access; a video depends only on (seed, split, epoch, position).
+    """Videos generated on access. A video depends only on (seed, split, epoch, position).
 
     Args:
         law: dataset that defines the distribution of the videos.
@@ -101,9 +101,9 @@ class DrawnVideos(SequenceSource):
 
 
 class MovingDigits(SequenceSet):
-    """Digits that move straight until they hit a wall; each frame is the sum of its digits.
+    """Digits that move straight until they hit a wall. Each frame is the sum of its digits.
 
-    Training uses the training images, with new videos in each pass; testing uses the test images.
+    Training uses the training images, with new videos in each pass. Testing uses the test images.
 
     Args:
         images: dataset of grey images of digits.
@@ -113,9 +113,9 @@ class MovingDigits(SequenceSet):
         max_speed: largest velocity along each axis, in pixels per frame.
         num_times: number of frames of a video.
         interval: time between two frames.
-        num_training: number of training videos per epoch; None means the number of training images.
-        num_test: number of test videos; None means the number of test images.
-        seed: seed of the videos; None means the DataModule's seed.
+        num_training: number of training videos per epoch. None means the number of training images.
+        num_test: number of test videos. None means the number of test images.
+        seed: seed of the videos. None means the seed of the DataModule.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Interface of datasets of sequences; datasets only generate or read their splits, without batching."""
+"""Interface of datasets of sequences. Datasets generate or read their splits and do no batching."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -19,9 +19,9 @@ class SequenceSource(Source, ABC):
 
     @abstractmethod
     def fetch(self, index: Tensor, epoch: int) -> Tensor:
-        """Generate or read sequences `[B, F, ...]`, floating point or uint8 frames, by their positions `[B]`.
+        """Return the sequences at the positions `[B]`: floating-point values or uint8 frames `[B, F, ...]`.
 
-        A generated dataset may have new sequences in each epoch, i.e. each pass over the split.
+        A generated dataset may have new sequences in each epoch. An epoch is one pass over the split.
         """
 
 

@@ -37,17 +37,19 @@ class RequestedSequences:
 
 
 class Sequences(SeededBatches):
-    """Batches of sequences (`datamodules.batches.SequenceBatch`), which depend only on (seed, split, pass, position).
+    """Batches of sequences (`datamodules.batches.SequenceBatch`).
+
+    A sequence depends only on (seed, split, pass, position).
 
     Args:
         sequences: dataset to generate or read.
         batch_size: global training batch size, over all ranks.
-        passes_per_epoch: passes over the training sequences per epoch.
+        passes_per_epoch: number of passes over the training sequences per epoch.
         evaluation_batch_size: global batch size in validation, testing and prediction; None means `batch_size`.
         num_workers: number of DataLoader workers; None means one per free core, at most 8, and 0 for datasets in
             memory.
-        seed: seed of the batch order, and of the sequences if the dataset has no seed; None means the value of
-            `seed_everything`.
+        seed: seed of the batch order. It is also the seed of the sequences if the dataset has none. None means the
+            value of `seed_everything`.
     """
 
     def __init__(
@@ -66,7 +68,7 @@ class Sequences(SeededBatches):
 
     @cached_property
     def sequences(self) -> SequenceSet:
-        """The dataset; a dataset without a seed gets the DataModule's seed."""
+        """The dataset. A dataset without a seed gets the seed of the DataModule."""
         return seeded(self._given_sequences, self.seed)
 
     def prepare_data(self) -> None:

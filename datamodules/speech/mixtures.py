@@ -17,25 +17,26 @@ from datamodules.speech.tones import at_snr
 class Mixtures(SpeechSet):
     """Clean recordings mixed with noise recordings at random signal-to-noise ratios, one mixture per utterance.
 
-    Noise level and noise excerpt depend only on (seed, index). A recording, or a subfolder (such as a speaker), is
-    never in two splits. In both folders, the last recordings and subfolders in name order are for validation and
-    testing. Noise shorter than an utterance is looped. The signal-to-noise ratio is computed over whole utterances, as
-    in the recipe of WSJ0-CHiME3; that recipe mixes all splits with the same noises. The run's `mixtures_<split>.csv`
-    lists the sources of each mixture.
+    The noise level and the noise excerpt of a mixture depend only on (seed, index). A recording, or a subfolder (such
+    as a speaker), is never in two splits. In both folders, recordings and subfolders are sorted by name. The last ones
+    are for validation and testing. Noise shorter than an utterance is looped. The signal-to-noise ratio is computed
+    over whole utterances, as in the recipe of WSJ0-CHiME3. In contrast to this dataset, that recipe mixes all splits
+    with the same noises. The file `mixtures_<split>.csv` in the run directory lists the sources of each mixture.
 
     Args:
         speech_dir: folder of clean recordings, with any subfolders.
-        noise_dir: folder of noise recordings, with any subfolders; at least one recording per split that is used.
-        snr: lowest and highest signal-to-noise ratio in decibels; each mixture's ratio is uniform in this range.
-        held_out: fraction of the speech (subfolders, and recordings outside subfolders) for validation, and the same
-            fraction for testing; with 0 every split contains the whole folder, which suits one folder per split.
-        noise_held_out: fraction of the noise for validation, and the same fraction for testing; None means `held_out`.
-        noise_files: file name pattern that selects noise recordings, such as `*.CH1.wav` for one of several
-            microphones.
+        noise_dir: folder of noise recordings, with any subfolders. Each split that is used needs at least one
+            recording.
+        snr: lowest and highest signal-to-noise ratio in decibels. The ratio of a mixture is uniform in this range.
+        held_out: fraction of the speech for validation, and the same fraction for testing. It is a fraction of the
+            number of subfolders and recordings outside subfolders. With 0, every split contains the whole folder. Use 0
+            if each split has its own folder.
+        noise_held_out: fraction of the noise for validation, and the same fraction for testing. None means `held_out`.
+        noise_files: file name pattern of the noise recordings, such as `*.CH1.wav` for one of several microphones.
         sample_rate: sample rate in Hz.
-        resample: resample recordings with another sample rate instead of rejecting them.
-        mix_channels: average multiple channels instead of rejecting them.
-        seed: seed of the mixtures; None means the DataModule's seed.
+        resample: whether to resample recordings with another sample rate. False rejects these recordings.
+        mix_channels: whether to average multiple channels. False rejects recordings with multiple channels.
+        seed: seed of the mixtures. None means the seed of the DataModule.
     """
 
     def __init__(

@@ -16,19 +16,19 @@ Split = Literal["training", "validation", "test"]
 
 @dataclass(frozen=True)
 class Recordings:
-    """Noisy and clean recordings of one split; lengths may differ.
+    """Noisy and clean recordings of one split. Recordings may differ in length.
 
     Args:
         names: names of the recordings without suffix, `[N]`.
         noisy: N arrays `[samples]`, int16.
         clean: N arrays of the same lengths and dtype as `noisy`.
         sample_rate: sample rate in Hz.
-        table: table with the sources of each recording, if recordings are generated.
+        table: table with the sources of each generated recording.
         table_name: file name of the table in the run directory.
 
     Raises:
-        ValueError: if there is no recording, or a noisy and a clean recording differ in length; the message names the
-            recording.
+        ValueError: if there is no recording, or a noisy recording and its clean recording differ in length. The message
+        names the recording.
     """
 
     names: Sequence[str]
@@ -48,13 +48,13 @@ class Recordings:
                 )
 
     def first(self, count: int | None) -> "Recordings":
-        """Return the first `count` recordings; None means all."""
+        """Return the first `count` recordings. None means all recordings."""
         lists = {key: getattr(self, key)[:count] for key in ("names", "noisy", "clean")}
         return replace(self, **lists, table=None if self.table is None else self.table[:count])
 
 
 class SpeechSet(ABC):
-    """Interface of datasets of noisy and clean recordings, which only read their splits, without batching."""
+    """Interface of datasets of noisy and clean recordings. Datasets read their splits and do no batching."""
 
     sample_rate: int
     """Sample rate in Hz."""
@@ -66,16 +66,16 @@ class SpeechSet(ABC):
         """Read a split.
 
         Raises:
-            FileNotFoundError: if recordings are missing; the message names the expected path.
+            FileNotFoundError: if recordings are missing. The message names the expected path.
             ValueError: if a file is damaged, or the dataset has no such split.
         """
 
 
 class CropStore:
-    """Recordings in one block of memory; crops are cut for a whole batch at once.
+    """Recordings in one block of memory. Crops are cut for a whole batch at once.
 
     Args:
-        recordings: N arrays `[samples]`; recordings shorter than a crop are zero-padded on both sides.
+        recordings: N arrays `[samples]`. Recordings shorter than a crop are zero-padded on both sides.
         length: length of a crop, in audio samples.
     """
 
@@ -99,7 +99,7 @@ class CropStore:
 
         Args:
             index: positions of the recordings, `[B]`, int64.
-            uniform: numbers `[B]` in [0, 1), mapped uniformly to all possible positions of a crop.
+            uniform: uniform numbers `[B]` in [0, 1) that select the positions of the crops.
 
         Returns:
             `[B, length]`, int16.

@@ -42,7 +42,7 @@ def pyroomacoustics() -> Any:
     """Import pyroomacoustics, which simulates rooms.
 
     Raises:
-        ModuleNotFoundError: if pyroomacoustics is not installed; the message tells how to install it.
+        ModuleNotFoundError: if pyroomacoustics is not installed. The message says how to install it.
     """
     try:
         import pyroomacoustics
@@ -54,7 +54,7 @@ def pyroomacoustics() -> Any:
 
 
 def drawn_room(random: np.random.Generator, reverberation: tuple[float, float]) -> dict[str, Any]:
-    """Sample reverberation time in seconds, side lengths, and positions of speaker and microphone in metres."""
+    """Sample the reverberation time (seconds), side lengths, and positions of speaker and microphone (metres)."""
     sides = random.uniform(LEAST, GREATEST)
     source, microphone = random.uniform(FROM_WALLS, sides - FROM_WALLS, (2, 3))
     return {
@@ -67,9 +67,9 @@ def drawn_room(random: np.random.Generator, reverberation: tuple[float, float]) 
 
 
 def in_room(voice: NDArray[np.floating], sample_rate: int, room: Mapping[str, Any]) -> tuple[NDArray, NDArray]:
-    """Simulate a voice `[samples]` in a room, and in the same room without walls; both results have the same length.
+    """Simulate a voice `[samples]` in a room and in the same room without walls. Both results have the same length.
 
-    Ray tracing uses the seed in `room`, so results do not depend on earlier simulations.
+    Ray tracing uses the seed in `room`. Results therefore do not depend on earlier simulations.
     """
     library = pyroomacoustics()
     absorption, order = library.inverse_sabine(room["reverberation"], room["sides"])
@@ -89,30 +89,30 @@ def in_room(voice: NDArray[np.floating], sample_rate: int, room: Mapping[str, An
 
 
 class Reverberant(SpeechSet):
-    """Pairs of a clean recording simulated in a random room, and the same simulation without walls.
+    """Pairs of two simulations of a clean recording: in a random room, and in the same room without walls.
 
-    Rooms are boxes of 5 to 15, 5 to 15 and 2 to 6 metres, with speaker and microphone at least one metre from the
-    walls. The simulation uses image sources up to the third order, and ray tracing. Rooms and recordings depend only on
-    (seed, index). The recording without walls keeps the delay from speaker to microphone, and ends with half a second
-    of silence. The run's `rooms.csv` lists the parameters of each room. This follows the recipe of WSJ0-REVERB, with
-    two differences: the peak amplitude of either sign is .9, which fits 16 bits, and the microphone is at the sampled
-    position, not 16 centimetres beside it.
+    Rooms have lengths and widths of 5 to 15 metres and heights of 2 to 6 metres. Speaker and microphone are at least
+    one metre from the walls. The simulation uses image sources up to the third order, and ray tracing. The room and the
+    recording depend only on (seed, index). The recording without walls keeps the delay from speaker to microphone. It
+    ends with half a second of silence. The file `rooms.csv` in the run directory lists the parameters of each room.
+    This follows the recipe of WSJ0-REVERB with two differences. The maximum absolute amplitude is .9, so recordings fit
+    16 bits. The microphone is at the sampled position, whereas the recipe moves it by 16 centimetres.
 
     A recording takes about a second to simulate. With `written_to`, recordings are simulated only once, and an
-    interrupted simulation continues; each rank starts at a different recording and skips finished ones.
+    interrupted simulation continues. Each rank starts at a different recording and skips finished recordings.
 
     Args:
-        speech_dir: folder of clean recordings, with any subfolders; no subfolder is in two splits.
-        reverberation: shortest and longest reverberation time (decay by 60 decibels) in seconds; each room's time is
-            uniform in this range.
-        held_out: fraction of the subfolders and recordings for validation, and the same fraction for testing; with 0
+        speech_dir: folder of clean recordings, with any subfolders. No subfolder is in two splits.
+        reverberation: shortest and longest reverberation time in seconds (decay by 60 decibels). The reverberation time
+            of a room is uniform in this range.
+        held_out: fraction of the subfolders and recordings for validation, and the same fraction for testing. With 0,
             every split contains the whole folder.
-        written_to: folder that stores the recordings, in the layout of `VoiceBankDemand(reverberant=True)`; None means
-            that each run simulates the recordings.
+        written_to: folder in which recordings are stored and from which `VoiceBankDemand(reverberant=True)` can read
+            them. None means that each run simulates the recordings.
         sample_rate: sample rate in Hz.
         resample: resample recordings with another sample rate instead of rejecting them.
         mix_channels: average multiple channels instead of rejecting them.
-        seed: seed of the rooms; None means the DataModule's seed.
+        seed: seed of the rooms. None means the seed of the DataModule.
     """
 
     def __init__(
@@ -150,7 +150,10 @@ class Reverberant(SpeechSet):
         return Recordings(names, list(reverberant), list(anechoic), self.sample_rate, pd.DataFrame(table), "rooms")
 
     def _made(self, split: Split, index: int, name: str) -> tuple[NDArray, NDArray, dict[str, Any]]:
-        """Simulate or read a recording: its reverberant and anechoic signals, both int16, and its table row."""
+        """Simulate or read a recording.
+
+        Return the reverberant and the anechoic signal, both int16, and the table row.
+        """
         number = ("training", "validation", "test").index(split)
         room = drawn_room(np.random.default_rng([self.seed or 0, number, index]), self.reverberation)
         row: dict[str, Any] = {"reverberation": room["reverberation"]}

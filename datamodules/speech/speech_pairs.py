@@ -1,4 +1,4 @@
-"""DataModule for speech enhancement: training crops and whole test recordings, for any dataset.
+"""DataModule for speech enhancement from any dataset, with training crops and whole test recordings.
 
 SpeechPairs(VoiceBankDemand("~/data"), test=VoiceBankDemand("~/data"), crop_length=32_640)
 """
@@ -22,27 +22,30 @@ from datamodules.speech.recordings import CropStore, Recordings, SpeechSet, Spli
 
 
 class SpeechPairs(WholeImageSets):
-    """Batches of noisy recordings, and clean recordings where known (`datamodules.batches.SpeechPairBatch`).
+    """Batches of noisy recordings and, if known, their clean recordings (`datamodules.batches.SpeechPairBatch`).
 
-    Training batches are crops of recordings in memory, cut on the device at positions that depend only on (seed, epoch,
-    index). Recordings shorter than a crop are zero-padded on both sides. Validation, test and prediction batches are
-    whole recordings of about the same length, zero-padded at the end.
+    Training batches are crops of recordings in memory. They are cut on the device at positions that depend only on
+    (seed, epoch, index). Recordings shorter than a crop are zero-padded on both sides. Validation, test and prediction
+    batches are whole recordings of about the same length, zero-padded at the end.
 
     Args:
         training: training dataset; None for a run that only tests or predicts.
         test: test dataset, or several test datasets by name, each with its own metrics.
         validation: validation dataset; None means no validation.
-        validation_recordings: number of recordings to validate on, the first of the dataset; None means all.
+        validation_recordings: number of recordings to validate on, counted from the first of the dataset. None means
+            all.
         batch_size: global training batch size in crops, over all ranks.
         crop_length: length of a training crop, in audio samples.
-        evaluation_batch_size: maximum number of recordings in a validation, test or prediction batch over all ranks;
-            each rank gets at least one recording.
-        length_step: width of the length buckets, in audio samples; recordings in the same bucket may share a batch,
-            zero-padded at the end.
-        predict_dir: folder of noisy recordings to predict; None means the test recordings.
-        resample: resample recordings in `predict_dir` with another sample rate instead of rejecting them.
-        mix_channels: average multiple channels in `predict_dir` instead of rejecting them.
-        num_workers: DataLoader workers for `predict_dir`; recordings in memory need no workers.
+        evaluation_batch_size: maximum number of recordings in a validation, test or prediction batch over all ranks.
+            Each rank gets at least one recording.
+        length_step: width of the length buckets, in audio samples. Recordings in the same bucket may share a batch.
+            They are zero-padded at the end.
+        predict_dir: folder of noisy recordings for prediction. None means the test recordings.
+        resample: whether to resample recordings in `predict_dir` with another sample rate. False rejects these
+            recordings.
+        mix_channels: whether to average multiple channels in `predict_dir`. False rejects recordings with multiple
+            channels.
+        num_workers: number of DataLoader workers for `predict_dir`. Recordings in memory need no workers.
         seed: seed of the batch order, crop positions and generated data; None means the value of `seed_everything`.
     """
 
@@ -122,7 +125,7 @@ class SpeechPairs(WholeImageSets):
 
 
 class SpeechCrops:
-    """Training recordings, from which crops are cut on the device.
+    """Training recordings. Crops are cut on the device.
 
     Args:
         recordings: the recordings.
@@ -147,7 +150,7 @@ class SpeechCrops:
 
 
 def stacked(signals: Sequence[np.ndarray]) -> Tensor:
-    """Stack signals `[B, samples]`, zero-padded at the end."""
+    """Stack signals into one array `[B, samples]`, zero-padded at the end."""
     longest = max(map(len, signals))
     return torch.from_numpy(np.stack([np.pad(each, (0, longest - len(each))) for each in signals]))
 
@@ -157,7 +160,7 @@ class WholeRecordings:
 
     Args:
         recordings: the recordings.
-        length_step: width of the length buckets, in audio samples; recordings in the same bucket may share a batch.
+        length_step: width of the length buckets, in audio samples. Recordings in the same bucket may share a batch.
     """
 
     in_memory = True
@@ -184,13 +187,13 @@ class WholeRecordings:
 class RecordingFolder:
     """The user's own folder of noisy recordings, decoded on access.
 
-    All files are decoded once at the start to find damaged files; this is cheap compared with enhancement. Damaged,
-    silent or unsupported files are skipped and listed in `unreadable` with the reasons.
+    All files are decoded once at the start to find damaged files. This check is cheap compared with enhancement.
+    Damaged, silent or unsupported files are skipped. They are listed in `unreadable` with the reasons.
 
     Args:
         folder: folder of recordings, with any subfolders.
         sample_rate: sample rate in Hz.
-        length_step: width of the length buckets, in audio samples; recordings in the same bucket may share a batch.
+        length_step: width of the length buckets, in audio samples. Recordings in the same bucket may share a batch.
         resample: resample recordings with another sample rate.
         mix_channels: average multiple channels.
 

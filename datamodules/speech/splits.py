@@ -13,8 +13,8 @@ def of_split(names: Sequence[str], split: Split, held_out: float, what: str) -> 
     Args:
         names: sorted paths of the recordings, relative to the folder.
         split: split to select.
-        held_out: fraction of the subfolders (and of recordings outside subfolders) for validation, and the same
-            fraction for testing, taken from the end; with 0 every split contains all recordings.
+        held_out: fraction of the subfolders and of recordings outside subfolders for validation, and the same fraction
+            for testing. The last ones are held out. With 0, every split contains all recordings.
         what: name of the argument that gives the folder, for error messages.
 
     Raises:

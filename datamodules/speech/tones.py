@@ -17,17 +17,17 @@ def at_snr(clean: NDArray, noise: NDArray, decibels: float) -> NDArray:
 
 
 class Tones(SpeechSet):
-    """Sums of five harmonics with a slow envelope, in coloured noise x_t = .9 x_{t-1} + e_t.
+    """Sums of five harmonics with a slow envelope, and added coloured noise x_t = .9 x_{t-1} + e_t.
 
-    The fundamental is uniform in 80 to 200 hertz, and the signal-to-noise ratio in 0 to 15 decibels. The signals do not
-    sound like speech.
+    The fundamental frequency is uniform between 80 and 200 hertz. The signal-to-noise ratio is uniform between 0 and 15
+    decibels. The signals do not sound like speech.
 
     Args:
         samples: number of training recordings.
-        test_samples: number of test recordings, and of validation recordings.
+        test_samples: number of test recordings. There are as many validation recordings.
         length: length of a recording, in audio samples.
         sample_rate: sample rate in Hz.
-        seed: seed of the signals; None means the DataModule's seed.
+        seed: seed of the signals. None means the seed of the DataModule.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""VoiceBank-DEMAND, and other datasets with one noisy and one clean recording per utterance in the same layout."""
+"""VoiceBank-DEMAND and other datasets with the same folders and one noisy and one clean recording per utterance."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,13 +19,13 @@ class VoiceBankDemand(SpeechSet):
     """Recordings `<split>/noisy/<name>.wav` and `<split>/clean/<name>.wav`, with the splits train, valid and test.
 
     Without a folder `valid`, the training recordings of `held_out_speakers` are used for validation instead of
-    training; file names begin with the speaker.
+    training. File names begin with the speaker.
 
     Args:
-        data_dir: folder that contains the splits, directly or in `voicebank_demand`; None means the NOISEWORKS_DATA
-            directory.
-        held_out_speakers: validation speakers, if there is no folder `valid`.
-        reverberant: read the folders `reverb` and `anechoic` instead of `noisy` and `clean`.
+        data_dir: folder that contains the splits, directly or in a subfolder `voicebank_demand`. None means the
+            NOISEWORKS_DATA directory.
+        held_out_speakers: speakers for validation, if there is no folder `valid`.
+        reverberant: whether to read the folders `reverb` and `anechoic` instead of `noisy` and `clean`.
         sample_rate: sample rate in Hz.
         resample: resample recordings with another sample rate instead of rejecting them.
         mix_channels: average multiple channels instead of rejecting them.

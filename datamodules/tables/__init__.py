@@ -1,1 +1,1 @@
-"""Tables: rows of numbers in memory, generated with known ground truth or read from files."""
+"""Tables of numbers in memory, generated with known ground truth or read from files."""

@@ -1,4 +1,4 @@
-"""Two classes of points with low density near the class boundary: data for perceptrons with known scaling exponents.
+"""Two classes of points with low density near the class boundary. Scaling exponents are known for perceptrons.
 
     |x_1| ~ |x_1|^chi exp(-x_1^2 / 2),   x_2 ... x_d ~ N(0, 1),   y = sign(x_1).
 
@@ -18,16 +18,16 @@ TRAINING, TEST = 0, 1
 
 
 class DepletedSign(TableSet):
-    """Points in d dimensions as `features`, with the sign of their first coordinate as `target` (-1 or 1).
+    """Points in d dimensions as `features`. The `target` is the sign of the first coordinate (-1 or 1).
 
     The test points are the same for all seeds. `w_true` is the direction of the first coordinate.
 
     Args:
         num_points: number of training points, P.
         dim: dimension of a point, d.
-        depletion: exponent chi of the density at the boundary, at least 0; 0 gives a Gaussian.
+        depletion: exponent chi of the density at the boundary, at least 0. With 0, the density is Gaussian.
         num_test: number of test points.
-        seed: seed of the training points; None means the DataModule's seed.
+        seed: seed of the training points. None means the seed of the DataModule.
     """
 
     num_classes = 2

@@ -1,8 +1,8 @@
-"""Points with three patches: a strong feature that some points lack, a weak feature that all points have, and noise.
+"""Points with three patches: a strong feature, a weak feature and noise. Some points lack the strong feature.
 
     x = (y u, y v, xi),    y = -1 or 1,    u . v = 0,    xi ~ N(0, sigma_p^2 I) made orthogonal to u and v;
 
-weak points have the zero vector instead of y u.
+weak points have the zero vector in place of y u.
 
 Source: Lu, Wu, Yang and Zou, Benign Oscillation of Stochastic Gradient Descent with Large Learning Rate, ICLR 2024,
 arXiv 2310.17074.
@@ -21,23 +21,23 @@ TRAINING, VALIDATION, TEST = range(3)
 
 
 class FeatureNoise(TableSet):
-    """Several training sets of strong and weak points from the same distribution, with shared test points.
+    """Several training sets from the same distribution of strong and weak points. The test points are shared.
 
-    Row i has the i-th point of each training set: the patches are `features` `[replicas, 3, dim]`, and `target`
-    `[replicas]` is -1 or 1. A validation or test row has one point. Weak points come first. u and v lie along the first
-    two axes, without loss of generality for isotropic initial weights.
+    Row i has the i-th point of each training set. The patches are `features` `[replicas, 3, dim]`, and `target`
+    `[replicas]` is -1 or 1. A validation or test row has one point. Weak points come first. The vectors u and v lie
+    along the first two axes. This is no restriction if initial weights are isotropic.
 
     Args:
         num_points: number of points per training set, n.
         num_weak: number of training points without the strong feature.
-        num_test: number of test points; validation has as many.
-        num_weak_test: number of test points without the strong feature; validation has as many.
+        num_test: number of test points. There are as many validation points.
+        num_weak_test: number of test points without the strong feature. There are as many among the validation points.
         dim: dimension of a patch, d.
         strong_norm: norm of u.
         weak_norm: norm of v.
         noise_std: standard deviation sigma_p of the noise.
         replicas: number of training sets.
-        seed: seed of all points; None means the DataModule's seed.
+        seed: seed of all points. None means the seed of the DataModule.
     """
 
     num_classes = 2

@@ -41,19 +41,20 @@ LAWS: Mapping[str, Callable[[tuple[int, int], np.random.Generator], Array]] = {
 
 
 class Halfspaces(TableSet):
-    """Rows with `features` x, `clean_target` sign<w*, x> and `target`, the noisy label; w* is a random direction.
+    """Rows with `features` x, `clean_target` sign<w*, x> and a noisy label as `target`. The direction w* is random.
 
-    Half of `samples` is for training and half for validation; `test_samples` further rows are for testing.
+    Half of the `samples` rows are for training and half for validation. There are `test_samples` further rows for
+    testing.
 
     Args:
         flips: Massart noise of the labels.
         dim: dimension of x, D.
-        samples: number of training and validation rows together.
-        marginal: distribution of x, with covariance I: `gaussian`, `gap` (no mass near x_1 = 0, and w* = e_2), `heavy`
-            (Student's t with 3 degrees of freedom), `mixture` (normals with standard deviations 0.2 and 1.4) or
+        samples: number of training rows plus number of validation rows.
+        marginal: distribution of x with covariance I: `gaussian`, `gap` (no mass near x_1 = 0, and w* = e_2), `heavy`
+            (Student's t with 3 degrees of freedom), `mixture` (of normals with standard deviations 0.2 and 1.4) or
             `uniform` (on a cube).
         test_samples: number of test rows.
-        seed: seed of w*, points and flips; None means the DataModule's seed.
+        seed: seed of w*, the points and the label flips. None means the seed of the DataModule.
     """
 
     def __init__(

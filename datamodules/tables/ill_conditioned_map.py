@@ -1,4 +1,4 @@
-"""Regression data for shallow linear networks: points, and their images under an ill-conditioned linear map.
+"""Regression data for shallow linear networks: points x and targets A x, with an ill-conditioned matrix A.
 
     y = A x,   A = diag(1 ... c) U,   U uniform on [0, 1]^(K x D),   x standard normal.
 
@@ -16,15 +16,15 @@ from datamodules.tables.table_set import Rows, TableSet
 
 
 class IllConditionedMap(TableSet):
-    """Rows with `features` x and `target` A x without noise; the test set equals the training set.
+    """Rows with `features` x and `target` A x, without noise. The test set equals the training set.
 
     Args:
         dim: dimension of x, D.
         outputs: dimension K of A x, at least 2.
         samples: number of rows.
-        least: c, in (0, 1]. The factors of A's K rows are evenly spaced, from 1 for the first row to c for the last
-            row.
-        seed: seed of A and x; None means the DataModule's seed.
+        least: c, in (0, 1]. The K rows of A are multiplied by evenly spaced factors, from 1 for the first row to c for
+            the last row.
+        seed: seed of A and x. None means the seed of the DataModule.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Points from known distributions, diffused for a random time: training data for score functions."""
+"""Training data for score functions: points from known distributions, diffused for a random time."""
 
 import math
 from abc import ABC, abstractmethod
@@ -20,7 +20,7 @@ Array = NDArray[np.float64]
 
 
 class PointDistribution(ABC):
-    """Base of distributions of points in a ball; some know E[X_0 | a X_0 + sqrt(h) n = x]."""
+    """Base of distributions of points in a ball. For some, E[X_0 | a X_0 + sqrt(h) n = x] is known."""
 
     dim: int
 
@@ -29,12 +29,12 @@ class PointDistribution(ABC):
         """Sample points `[count, dim]` for training or testing."""
 
     def posterior_mean(self, x: Array, a: Array, h: Array) -> Array | None:
-        """Compute E[X_0 | X_t = x] `[N, dim]`, given a and h `[N, 1]`; None if the expectation is unknown."""
+        """Compute E[X_0 | X_t = x] `[N, dim]`, given a and h `[N, 1]`. Return None if the expectation is unknown."""
         return None
 
 
 class Atoms(PointDistribution):
-    """Uniform distribution on points that are equally spaced on the unit circle.
+    """Uniform distribution on a finite set of equally spaced points of the unit circle.
 
     Args:
         count: number of points.
@@ -101,10 +101,10 @@ class UnitCircle(PointDistribution):
 
 
 class StandardisedRows(PointDistribution):
-    """Rows of a table, standardised by the training rows and projected to a ball; a third of all rows is for testing.
+    """Rows of a table, standardised by the training rows and projected to a ball. A third of all rows is for testing.
 
     Args:
-        radius: radius of the ball, in standard deviations; points outside the ball are projected to the surface.
+        radius: radius of the ball, in standard deviations. Points outside the ball are projected to its surface.
     """
 
     def __init__(self, radius: float = 6.0) -> None:
@@ -127,7 +127,7 @@ class StandardisedRows(PointDistribution):
 
 
 class StandardisedWine(StandardisedRows):
-    """scikit-learn's wine table: 178 rows with 13 features."""
+    """The wine table of scikit-learn, 178 rows with 13 features."""
 
     dim = 13
 
@@ -136,11 +136,13 @@ class StandardisedWine(StandardisedRows):
 
 
 class CreditDefault(StandardisedRows):
-    """UCI's table "default of credit card clients", 30,000 rows with 23 features: `<data_dir>/UCI_Credit_Card.csv`.
+    """The UCI table "default of credit card clients", read from `<data_dir>/UCI_Credit_Card.csv`.
+
+    It has 30,000 rows with 23 features.
 
     Args:
         data_dir: folder that contains the file; None means the NOISEWORKS_DATA directory.
-        radius: radius of the ball, in standard deviations; points outside the ball are projected to the surface.
+        radius: radius of the ball, in standard deviations. Points outside the ball are projected to its surface.
     """
 
     dim = 23
@@ -161,10 +163,10 @@ class CreditDefault(StandardisedRows):
 
 
 class NoisedPoints(TableSet):
-    """Points X_0 of a distribution, diffused to a time t: X_t = a X_0 + sqrt(h) n, a = exp(-g t / 2), h = 1 - a^2.
+    """Points X_0 diffused to a time t: X_t = a X_0 + sqrt(h) n with a = exp(-g t / 2) and h = 1 - a^2.
 
     Rows have `features` z = (X_t, t - start, 1), `target` X_0 and, if known, `clean_target` E[X_0 | X_t]. Each row has
-    its own n, and its own t, uniform on [start, end].
+    its own noise n and its own time t. The time is uniform on [start, end].
 
     Args:
         law: distribution of X_0.
@@ -173,7 +175,7 @@ class NoisedPoints(TableSet):
         g: rate of the diffusion.
         start: T_0, positive.
         end: largest time T, at most 1.
-        seed: seed of points, times and noise; None means the DataModule's seed.
+        seed: seed of the points, times and noise. None means the seed of the DataModule.
     """
 
     def __init__(

@@ -17,7 +17,7 @@ class DrawnPoints(TableSet):
     Args:
         samples: number of training points.
         test_samples: number of test points.
-        seed: seed of the points; None means the DataModule's seed.
+        seed: seed of the points. None means the seed of the DataModule.
     """
 
     dim = 2
@@ -52,13 +52,13 @@ class DrawnPoints(TableSet):
 
 
 class NormalNumbers(DrawnPoints):
-    """Samples from N(mean, 1); the task is to estimate the mean.
+    """Samples from N(mean, 1), for estimating the mean.
 
     Args:
         mean: true mean R.
         samples: number of training points.
         test_samples: number of test points.
-        seed: seed of the points; None means the DataModule's seed.
+        seed: seed of the points. None means the seed of the DataModule.
     """
 
     dim = 1

@@ -1,4 +1,4 @@
-"""Users' ratings of items: MovieLens files, and synthetic ratings of low rank."""
+"""Ratings of items by users: MovieLens files and synthetic ratings of low rank."""
 
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -30,16 +30,17 @@ MOST_NUMBER = 2**53
 
 
 class RatingSet(TableSet):
-    """One row per user, with `ratings` of all items, 0 if unrated, and `held_out` ratings.
+    """One row per user, with the columns `ratings` and `held_out`. Unrated items have the rating 0.
 
-    `num_held_out` random ratings of each user are for testing, and as many for validation. The other ratings are for
+    For each user, `num_held_out` random ratings are for testing and as many for validation. The other ratings are for
     training; `ratings` contains them in all three splits. `held_out` contains the ratings of the current split. During
-    testing, `excluded` contains the validation ratings, whose items are not ranked.
+    testing, `excluded` contains the validation ratings. Their items are not ranked.
 
     Args:
-        num_held_out: number of test ratings per user; validation has as many.
-        min_ratings: leave out users with fewer ratings; must be at least 2 `num_held_out` + 1.
-        seed: seed of the split; None means the DataModule's seed.
+        num_held_out: number of test ratings per user. There are as many validation ratings.
+        min_ratings: minimum number of ratings per user, at least 2 `num_held_out` + 1. Users with fewer ratings are
+            left out.
+        seed: seed of the split. None means the seed of the DataModule.
     """
 
     def __init__(self, num_held_out: int = 5, min_ratings: int = 20, seed: int | None = None) -> None:
@@ -51,7 +52,10 @@ class RatingSet(TableSet):
 
     @abstractmethod
     def rated(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
-        """Return user, item and positive rating of each entry; user and item numbers may be any integers."""
+        """Return the user, the item and the positive rating of each entry.
+
+        Users and items are numbered by any integers.
+        """
 
     @property
     def row_shapes(self) -> Mapping[str, tuple[int, ...]]:
@@ -89,14 +93,14 @@ class RatingSet(TableSet):
 
 
 class MovieLens(RatingSet):
-    """Ratings in MovieLens' layouts, `u.data`, `ratings.dat` or `ratings.csv`; ratings are half a star to five stars.
+    """MovieLens ratings from half a star to five stars, read from `u.data`, `ratings.dat` or `ratings.csv`.
 
     Args:
         folder: folder in the data directory that contains one of these files, such as `ml-1m`.
-        num_held_out: number of test ratings per user; validation has as many.
-        min_ratings: leave out users with fewer ratings.
+        num_held_out: number of test ratings per user. There are as many validation ratings.
+        min_ratings: minimum number of ratings per user. Users with fewer ratings are left out.
         data_dir: folder that contains `folder`; None means the NOISEWORKS_DATA directory.
-        seed: seed of the split; None means the DataModule's seed.
+        seed: seed of the split. None means the seed of the DataModule.
     """
 
     def __init__(
@@ -130,19 +134,19 @@ class MovieLens(RatingSet):
 
 
 class SyntheticRatings(RatingSet):
-    """Synthetic ratings of one to five stars from latent factors of users and items; users rate liked items more often.
+    """Synthetic ratings of one to five stars from latent factors. Users rate items that they like more often.
 
-    A user's affinity for an item is the inner product of the user's and the item's normal factors. Users rate the items
-    for which affinity plus Gumbel noise is largest. Stars are the quintiles of a user's affinities, plus noise of half
-    a star.
+    The affinity of a user for an item is the inner product of two normal vectors, one of the user and one of the item.
+    A user rates the items with the largest affinity plus Gumbel noise. The stars of a user are the quintiles of the
+    affinities, plus noise of half a star.
 
     Args:
         num_users: number of users.
         num_items: number of items.
         num_rated: ratings per user.
         rank: dimension of the factors.
-        num_held_out: number of test ratings per user; validation has as many.
-        seed: seed of factors, ratings and split; None means the DataModule's seed.
+        num_held_out: number of test ratings per user. There are as many validation ratings.
+        seed: seed of the factors, the ratings and the split. None means the seed of the DataModule.
     """
 
     def __init__(

@@ -1,7 +1,9 @@
-"""Images of two groups of classes, such as even and odd digits, as table rows; the number of training images is fixed.
+"""Images of two groups of classes, such as even and odd digits, as table rows.
 
-Training and test images are pooled. The test set is sampled with a fixed seed; the training set is sampled from the
-remaining images with the run's seed.
+The number of training images is fixed.
+
+Training and test images are pooled. The test set is sampled with a fixed seed. The training set is sampled from the
+remaining images with the seed of the run.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,14 +17,14 @@ from datamodules.tables.table_set import Rows, TableSet
 
 
 class SignedImages(TableSet):
-    """Rows with `features`, images `[C, H, W]` in [0, 1], and `target`, 1 for some classes and -1 for the others.
+    """Rows with images `[C, H, W]` in [0, 1] as `features` and a `target` of 1 or -1, depending on the class.
 
     Args:
-        images: dataset in memory, whose training and test images are pooled.
-        positive: classes with target 1, some but not all.
+        images: dataset in memory. Its training and test images are pooled.
+        positive: classes with target 1, at least one but not all.
         num_points: number of training images, P.
-        num_test: number of test images, the same for all seeds.
-        seed: seed of the training set; None means the DataModule's seed.
+        num_test: number of test images. All seeds have the same test images.
+        seed: seed of the training set. None means the seed of the DataModule.
     """
 
     num_classes = 2

@@ -1,4 +1,4 @@
-"""Samples from distributions without a density: points on a curve, a surface or the image of a smooth map."""
+"""Samples from distributions without a density, such as points on a curve or a surface."""
 
 import math
 from abc import abstractmethod
@@ -18,15 +18,15 @@ MOST_MATCHED = 1_500
 
 
 class SingularLaw(TableSet):
-    """Points f*(u) of latent vectors u, uniform on the unit cube, with Gaussian noise.
+    """Points f*(u) plus Gaussian noise. The latent vectors u are uniform on the unit cube.
 
-    Test points have no noise; their latent vectors fill the cube evenly (scrambled Sobol sequence).
+    Test points have no noise. Their latent vectors fill the cube evenly (scrambled Sobol sequence).
 
     Args:
         samples: number of training points, n.
         noise_std: standard deviation sigma* of the noise added to training and validation points.
-        test_samples: number of test points, at most 1,500; validation has as many.
-        seed: seed of latent vectors and noise; None means the DataModule's seed.
+        test_samples: number of test points, at most 1,500. There are as many validation points.
+        seed: seed of the latent vectors and the noise. None means the seed of the DataModule.
     """
 
     latent_dim: int
@@ -104,7 +104,7 @@ class SwissRoll(SingularLaw):
 class SmoothMap(SingularLaw):
     """Points B tanh(A z + b): a fixed random smooth map from two normal numbers z to ten dimensions.
 
-    A, b and B are standard normal, with 16 features; B is divided by sqrt(16).
+    The entries of A, b and B are standard normal, and the tanh has 16 outputs. B is divided by sqrt(16).
     """
 
     latent_dim = 2
@@ -118,7 +118,7 @@ class SmoothMap(SingularLaw):
 
 
 class DigitVectors(TableSet):
-    """The bundled digits as points in 64 dimensions, grey values in [0, 1].
+    """The bundled digits as points in 64 dimensions, with grey values in [0, 1] as coordinates.
 
     Args:
         test_samples: number of held-out digits, at most 1,500.

@@ -1,4 +1,4 @@
-"""Tables of samples with a target, split randomly and standardised by their training rows."""
+"""Tables of samples with a target, split at random and standardised by the training rows."""
 
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -14,14 +14,14 @@ from datamodules.tables.table_set import Rows, TableSet
 
 
 class SplitTable(TableSet):
-    """Rows are shuffled; the first rows are for testing, the next rows for validation, and the rest for training.
+    """Rows are shuffled. The first rows are for testing, the next rows for validation, and the rest for training.
 
-    Features and real-valued targets have mean 0 and variance 1 over the training rows. A target's original mean and
-    standard deviation are in every batch as `target_mean` and `target_std`.
+    Features and real-valued targets have mean 0 and variance 1 over the training rows. Every batch contains the
+    original mean and standard deviation of the target as `target_mean` and `target_std`.
 
     Args:
-        train_size: number of training rows; None means all rows not used for validation or testing.
-        validation_fraction: fraction of all rows for validation; 0 means none.
+        train_size: number of training rows. None means all rows not used for validation or testing.
+        validation_fraction: fraction of all rows for validation. 0 means no validation.
         test_fraction: fraction of all rows for testing.
         seed: seed of the split; None means the DataModule's seed.
     """
@@ -71,8 +71,8 @@ class SplitTable(TableSet):
         if min(tested, left) < 1 or (self.validation_fraction and not validated) or left < (self.train_size or 0):
             raise ValueError(
                 f"{name}: train_size {self.train_size} with validation_fraction {self.validation_fraction} and "
-                f"test_fraction {self.test_fraction} does not fit {count} rows: {tested} test, {validated} validate "
-                f"and {left} can train"
+                f"test_fraction {self.test_fraction} does not fit {count} rows: {tested} are for testing, "
+                f"{validated} for validation and {left} remain for training"
             )
         order = np.random.default_rng([self.seed or 0, 0]).permutation(count)
         train = order[tested + validated :][: self.train_size]
@@ -93,6 +93,6 @@ class SplitTable(TableSet):
 
 
 def standardised(values: np.ndarray, rows: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-    """Scale numbers `[N, ...]` to mean 0 and variance 1 over the given rows; also return mean and deviation."""
+    """Scale numbers `[N, ...]` to mean 0 and variance 1 over the given rows. Also return the mean and the deviation."""
     mean, std = values[rows].mean(axis=0), values[rows].std(axis=0)
     return torch.from_numpy((values - mean) / std), torch.as_tensor(mean), torch.as_tensor(std)

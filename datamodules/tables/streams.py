@@ -1,4 +1,4 @@
-"""Streams of rounds with a drifting distribution: random losses with known means, and digits with drifting classes.
+"""Streams of rounds with a drifting distribution: random losses with known means, and images with drifting classes.
 
 Each row is one round of the stream. A known expected loss has the form F_t(x) = curvature ||x||^2 / 2 +
 <mean_gradient_t, x> + const.
@@ -20,24 +20,24 @@ Array = NDArray[np.float64]
 
 
 def stream(columns: Mapping[str, Array], curvature: float) -> Rows:
-    """Build table rows and their ground truth from arrays."""
+    """Build table rows with ground truth from arrays."""
     truth = {"curvature": torch.tensor(curvature, dtype=torch.float64)}
     return Rows({name: torch.from_numpy(column) for name, column in columns.items()}, truth)
 
 
 class LinearLosses(TableSet):
-    """Losses <z_t, x>, with `features` z_t = mu_t + noise, ||mu_t|| = 1 and noise from N(0, sigma^2 / d I).
+    """Losses <z_t, x> with `features` z_t = mu_t + noise, where ||mu_t|| = 1 and the noise is from N(0, sigma^2 / d I).
 
-    The noise is clipped to norm 3 sigma, so G = 1 + 3 sigma bounds all gradients. mu_t rotates in a plane, jumps to new
-    directions, or randomly flips between one direction and its opposite.
+    The noise is clipped to norm 3 sigma. Therefore G = 1 + 3 sigma bounds all gradients. The mean mu_t rotates in a
+    plane, jumps to new directions, or changes its sign at random.
 
     Args:
         rounds: number of rounds, T.
         dim: dimension, d.
         sigma: root mean square norm of the noise before clipping.
         drift: kind of drift of mu_t: `turns`, `jumps` or `signs`.
-        changes: number of rotations of mu_t, or of directions to jump to, over the whole stream; 0 keeps mu_t fixed.
-        seed: seed of drift and noise; None means the DataModule's seed.
+        changes: number of rotations or jumps of mu_t over the whole stream. With 0, mu_t is constant.
+        seed: seed of the drift and the noise. None means the seed of the DataModule.
     """
 
     def __init__(
@@ -92,19 +92,19 @@ class LinearLosses(TableSet):
 
 
 class StagedRegression(TableSet):
-    """Linear regression on rows of `features` and `target`, whose true parameter is piecewise constant.
+    """Linear regression on rows of `features` and `target`. The true parameter is piecewise constant.
 
-    Features are uniform in a ball of radius `length`. Each stage has a parameter with a random direction and a norm
-    uniform in [0, radius]. Targets have Gaussian noise.
+    Features are uniform in a ball of radius `length`. The parameter of each stage has a random direction and a norm
+    that is uniform in [0, radius]. Targets have Gaussian noise.
 
     Args:
         rounds: number of rounds, T.
         dim: dimension, d.
-        stages: number of stages of equal length; the true parameter changes from stage to stage.
+        stages: number of stages of equal length. The true parameter changes from stage to stage.
         radius: maximum norm of the true parameter.
         length: maximum norm of the features.
-        noise: standard deviation of the targets' noise.
-        seed: seed of all random numbers; None means the DataModule's seed.
+        noise: standard deviation of the noise of the targets.
+        seed: seed of all random numbers. None means the seed of the DataModule.
     """
 
     def __init__(
@@ -154,17 +154,19 @@ def _directions(random: np.random.Generator, count: int, dim: int) -> Array:
 
 
 class DriftingClasses(TableSet):
-    """Images with drifting class frequencies: `features` is a flattened image in [0, 1], `target` the image's class.
+    """Images with drifting class frequencies.
 
-    In round t, class k has probability proportional to exp(concentration cos(2 pi (turns t / rounds - k / K))); the
-    image is a random image of the class.
+    A row has a flattened image in [0, 1] as `features` and its class as `target`.
+
+    In round t, the probability of class k is proportional to exp(concentration cos(2 pi (turns t / rounds - k / K))).
+    The image is a random image of the sampled class.
 
     Args:
-        images: dataset in memory, whose training images are sampled.
+        images: dataset in memory. Images are sampled from its training images.
         rounds: number of rounds, T.
         turns: number of cycles through all classes.
-        concentration: strength of the drift; with larger values fewer classes occur at a time, and 0 means no drift.
-        seed: seed of classes and images; None means the DataModule's seed.
+        concentration: strength of the drift. With larger values, fewer classes occur at a time. 0 means no drift.
+        seed: seed of the classes and images. None means the seed of the DataModule.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Two-class tables in the text format of SVMlight and LIBSVM, which most LIBSVM datasets use."""
+"""Two-class tables in the text format of SVMlight and LIBSVM."""
 
 from collections.abc import Mapping
 from functools import cached_property
@@ -14,14 +14,16 @@ from datamodules.tables.table_set import Rows, TableSet
 
 
 class SVMLight(TableSet):
-    """Rows of `features` as stored, and `target`: -1 for the smaller of the file's labels and 1 for the larger label.
+    """Rows of `features` as stored.
 
-    Labels 1 and 2, for example, become -1 and 1. The rows keep the file's order and are sparse until batching. The test
-    set equals the training set, since the training loss or the regret is of interest.
+    The `target` is -1 for the smaller of the two labels in the file and 1 for the larger.
+
+    Labels 1 and 2, for example, become -1 and 1. The rows keep the order of the file. They are sparse until batching.
+    The test set equals the training set, because the training loss or the regret is evaluated.
 
     Args:
-        file: file in `<data_dir>/libsvm`, such as `a8a.bz2`; files that end in bz2 or gz are unpacked.
-        num_features: number of columns; values missing from the file are 0.
+        file: name of a file in `<data_dir>/libsvm`, such as `a8a.bz2`. Files that end in bz2 or gz are unpacked.
+        num_features: number of columns. Values missing from the file are 0.
         data_dir: folder that contains `libsvm`; None means the NOISEWORKS_DATA directory.
     """
 

@@ -1,4 +1,4 @@
-"""Interface of datasets of rows; datasets only generate or read their splits, without batching."""
+"""Interface of datasets of rows. Datasets generate or read their splits and do no batching."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -17,8 +17,8 @@ class Rows(Source):
 
     Args:
         columns: tensors `[N, ...]` by batch key.
-        truth: tensors of any shape by key, added unchanged to every batch; for metrics only.
-        sparse: sparse arrays `[N, D]` by batch key; batches contain dense arrays.
+        truth: tensors of any shape by key. They are added unchanged to every batch and used only for metrics.
+        sparse: sparse arrays `[N, D]` by batch key. Batches contain dense arrays.
 
     Raises:
         ValueError: if there is no column, or columns differ in length.
@@ -49,7 +49,7 @@ class Rows(Source):
 
 
 class TableSet(SplitSet[Rows], ABC):
-    """A dataset of rows that depend only on the dataset's arguments and seed."""
+    """A dataset of rows. The rows depend only on the arguments and the seed of the dataset."""
 
     seed: int | None = None
     """Seed of generated data; None until the DataModule sets its own."""
@@ -57,4 +57,4 @@ class TableSet(SplitSet[Rows], ABC):
     @property
     @abstractmethod
     def row_shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """Shape of a training row, by column, known without generating or reading data."""
+        """Shape of a training row by column. It is known without generating or reading data."""

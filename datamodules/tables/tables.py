@@ -39,7 +39,7 @@ class RowSet:
 
 
 def write_arrays(tensors: Mapping[str, Tensor], trainer: Trainer) -> None:
-    """Write named tensors as `rows.npz` to the run directory, on rank 0; does nothing if there is no run directory."""
+    """Write named tensors to `rows.npz` in the run directory, if there is one. Only rank 0 writes."""
     directory = trainer.log_dir  # on every rank: it is a collective (broadcast)
     if directory is not None and trainer.is_global_zero:
         arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in tensors.items()}
@@ -48,11 +48,11 @@ def write_arrays(tensors: Mapping[str, Tensor], trainer: Trainer) -> None:
 
 
 class KeptBatch:
-    """Return the same full batch of this rank for every request; the first request builds the batch.
+    """Return the same full batch of this rank for every request. The first request builds the batch.
 
     Args:
-        samples: dataset; all requests must be equal.
-        made: function that moves a batch to the device of the training steps.
+        samples: dataset. All requests must be equal.
+        made: function that moves a batch to the device.
     """
 
     def __init__(self, samples: RequestedSet, made: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
@@ -72,19 +72,19 @@ class KeptBatch:
 class Tables(SeededBatches):
     """Batches of rows (`datamodules.batches.TableBatch` and `GraphBatch`).
 
-    Without a batch size, every batch contains all rows in table order, sharded over ranks; rows are moved to the device
+    Without a batch size, every batch contains all rows in table order, sharded over ranks. Rows are moved to the device
     once, so steps copy nothing. The order of mini-batches depends only on (seed, epoch).
 
     Args:
         table: dataset to generate or read.
-        batch_size: global training batch size, over all ranks; None means all rows.
-        passes_per_epoch: passes over the training rows per epoch; with full batches, each pass is one step.
-        shuffle: shuffle rows in each epoch of mini-batches; rounds of a stream keep their order.
+        batch_size: global training batch size, over all ranks. None means all rows.
+        passes_per_epoch: number of passes over the training rows per epoch. With full batches, each pass is one step.
+        shuffle: whether to shuffle rows in each epoch of mini-batches. Rounds of a stream keep their order.
         evaluation_batch_size: global batch size in validation, testing and prediction; None means all rows.
-        rows_on_device: move rows to the device; False keeps rows on the host, for modules that process a batch in
-            parts.
-        write_rows: write the training rows and their ground truth to the run directory, as `rows.npz`.
-        seed: seed of the batch order, and of the table if the table has no seed; None means the value of
+        rows_on_device: whether to move rows to the device. False keeps rows on the host, for modules that process a
+            batch in parts.
+        write_rows: whether to write the training rows and their ground truth to `rows.npz` in the run directory.
+        seed: seed of the batch order. It is also the seed of the table if the table has none. None means the value of
             `seed_everything`.
     """
 
@@ -114,7 +114,7 @@ class Tables(SeededBatches):
 
     @cached_property
     def table(self) -> TableSet:
-        """The table; a table without a seed gets the DataModule's seed."""
+        """The table. A table without a seed gets the seed of the DataModule."""
         return seeded(self._given_table, self.seed)
 
     @property
@@ -167,6 +167,6 @@ class Tables(SeededBatches):
         return self._placed(batch, device)
 
     def _placed(self, batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
-        """Move a batch to a device; if rows stay on the host, move only `truth` and `index`."""
+        """Move a batch to a device. If rows stay on the host, move only `truth` and `index`."""
         stays = () if self.rows_on_device else self.table.row_shapes
         return {key: value if key in stays else move_data_to_device(value, device) for key, value in batch.items()}

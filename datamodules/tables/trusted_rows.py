@@ -1,4 +1,4 @@
-"""Two-class rows, some of which are trusted; among untrusted rows, positives were removed and labels flipped."""
+"""Trusted and untrusted rows of two classes. In the untrusted rows, positives are removed and labels are flipped."""
 
 from collections.abc import Mapping
 
@@ -10,17 +10,17 @@ from datamodules.tables.table_set import Rows, TableSet
 
 
 class TrustedRows(TableSet):
-    """Splits another table's training rows: the first `train_size` get label noise, others are trusted or for testing.
+    """Splits the training rows of another table into untrusted rows with label noise, trusted rows and test rows.
 
-    The training rows are the untrusted rows, then the trusted rows; the column `trusted` distinguishes the two.
+    The training rows are the untrusted rows followed by the trusted rows. The column `trusted` marks the trusted rows.
 
     Args:
         table: table whose training rows have `features` and a `target` of -1 or 1.
         train_size: number of untrusted rows before positives are removed.
-        trusted_size: number of trusted rows, with true labels; the remaining rows are for testing.
+        trusted_size: number of trusted rows, with true labels. The remaining rows are for testing.
         flipped: fraction of the untrusted rows with flipped labels.
-        kept_positives: fraction of the untrusted rows' positives that is kept, before labels are flipped.
-        seed: seed of split and noise; None means the DataModule's seed.
+        kept_positives: fraction of the positive untrusted rows that is kept. Labels are flipped afterwards.
+        seed: seed of the split and the noise. None means the seed of the DataModule.
     """
 
     def __init__(

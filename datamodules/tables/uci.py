@@ -1,4 +1,4 @@
-"""Tables of the UCI repository, in the file layout commonly used to compare Bayesian methods."""
+"""Tables of the UCI repository, in the files that are common in comparisons of Bayesian methods."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,10 +28,11 @@ MOST_COLUMN = 1_000_000
 
 
 class UCI(SplitTable):
-    """A table with one target: `<data_dir>/uci/<name>/data.txt`, `index_features.txt` and `index_target.txt`.
+    """A table with one target, read from three text files in `<data_dir>/uci/<name>`.
 
-    `data.txt` contains numbers separated by white space, without a header. The two index files contain the positions of
-    feature and target columns, from 0. To omit constant columns, remove their positions from these files.
+    The file `data.txt` contains numbers separated by white space, without a header. The files `index_features.txt` and
+    `index_target.txt` contain the positions of the feature and target columns, counted from 0. To omit constant
+    columns, remove their positions from these files.
 
     Args:
         name: folder of the table, such as `yacht`.

@@ -1,1 +1,1 @@
-"""Labelled texts, alone or in pairs, tokenized for transformers networks (`LabelledTextBatch`)."""
+"""Labelled texts or pairs of texts, tokenized for networks of the library transformers (`LabelledTextBatch`)."""

@@ -1,4 +1,4 @@
-"""GLUE classification tasks, read from GLUE's own tab-separated files.
+"""GLUE classification tasks, read from the tab-separated files of GLUE.
 
 Source: Wang, Singh, Michael, Hill, Levy and Bowman, GLUE: A Multi-Task Benchmark and Analysis Platform for Natural
 Language Understanding, ICLR 2019, arXiv 1804.07461.
@@ -23,9 +23,9 @@ class GlueTask:
         texts: names of the columns with the text or text pair.
         label: name of the label column.
         classes: labels as written in the files, in class order.
-        names: names of all columns, for files without a header.
+        names: names of all columns. Only for files without a header.
         dev: file of the labelled test texts.
-        incomplete: whether GLUE's files contain truncated lines, which are skipped as in the library `datasets`.
+        incomplete: whether the files contain truncated lines. These lines are skipped, as in the library `datasets`.
     """
 
     folder: str
@@ -58,7 +58,9 @@ TASKS = {
 
 
 class Glue(TextSet):
-    """A GLUE task, trained on `train.tsv` and tested on `dev.tsv`, whose labels are public (MNLI: matched part).
+    """A GLUE task, trained on `train.tsv` and tested on `dev.tsv`.
+
+    The labels of `dev.tsv` are public. For MNLI, the matched part is used.
 
     STS-B is not included, because its labels are real numbers. Files are in `<data_dir>/<Task>`, as distributed by
     GLUE, for example `RTE/train.tsv` and `SST-2/dev.tsv`.
@@ -66,8 +68,8 @@ class Glue(TextSet):
     Args:
         task: task name: cola, sst2, mrpc, qqp, mnli, qnli or rte.
         data_dir: folder that contains one folder per task; None means `glue` in the NOISEWORKS_DATA directory.
-        prefixed: join task name, column names and texts into one text, as T5 needs: `rte sentence1: ... sentence2:
-            ...`.
+        prefixed: whether to join task name, column names and texts into one text, such as `rte sentence1: ...` and so
+            on for the second text. T5 needs this form.
         training_file: file name of the training texts.
     """
 
@@ -117,18 +119,18 @@ class Glue(TextSet):
 
 
 def read_table(path: Path, names: tuple[str, ...] | None, leave_out: bool = False) -> dict[str, list[str]]:
-    """Read tab-separated values by column; quotation marks have no special meaning.
+    """Read tab-separated values by column. Quotation marks have no special meaning.
 
     Args:
         path: file in UTF-8.
-        names: column names; None means that the first line contains the names.
-        leave_out: whether to skip lines with too few values instead of rejecting the file.
+        names: column names. None means that the first line contains the names.
+        leave_out: whether to skip lines with too few values. False rejects the file.
 
     Returns:
         The columns, with the line number of each row under `LINE`.
 
     Raises:
-        ValueError: if the file is damaged; the message names the line.
+        ValueError: if the file is damaged. The message names the line.
     """
     columns: dict[str, list[str]] = {}
     try:

@@ -1,4 +1,4 @@
-"""DataModule for texts with one label each, for transformers networks.
+"""DataModule for texts with one label each, for networks of the library transformers.
 
 LabelledTexts(Glue("rte", "~/data/glue"), tokenizer="bert-base-uncased", batch_size=32)
 """
@@ -17,7 +17,7 @@ from datamodules.text.text_set import Texts, TextSet
 
 
 class TokenizedSet:
-    """Dataset that tokenizes texts one request at a time, all to the same length.
+    """Dataset that tokenizes texts one request at a time. All texts get the same length.
 
     Args:
         source: the texts.
@@ -54,15 +54,15 @@ class TokenizedSet:
 class LabelledTexts(SeededBatches):
     """Batches of tokenized texts with their labels (`datamodules.batches.LabelledTextBatch`).
 
-    All texts have the same length, so a method can keep state per token of a sample. The order of
-    training samples depends only on (seed, epoch), not on the number of ranks.
+    All texts have the same length. A method can therefore keep state for each token of a sample. The order of training
+    samples depends only on (seed, epoch), not on the number of ranks.
 
     Args:
         texts: dataset.
         tokenizer: local folder of a tokenizer, as written by `save_pretrained`, or a name on the Hugging Face Hub.
         max_length: length to which each text or pair is truncated or padded, in tokens.
         batch_size: global training batch size, over all ranks.
-        evaluation_batch_size: global batch size in testing and prediction; None means `batch_size`.
+        evaluation_batch_size: global batch size in testing and prediction. None means `batch_size`.
         seed: seed of the batch order; None means the value of `seed_everything`.
     """
 

@@ -1,4 +1,4 @@
-"""Interface of labelled text datasets, which only read their splits, without tokenizing."""
+"""Interface of labelled text datasets. Datasets read their splits and do not tokenize."""
 
 from abc import ABC
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ class Texts(Source):
 
     Args:
         first: texts, or the first text of each pair, `[N]`.
-        second: second text of each pair, `[N]`; None for single texts.
+        second: second text of each pair, `[N]`. None for single texts.
         label: `[N]`, int64.
 
     Raises:
-        ValueError: if there is no text, or texts and labels differ in number.
+        ValueError: if there is no text, or the number of texts differs from the number of labels.
     """
 
     first: Sequence[str]

@@ -1,1 +1,1 @@
-"""Video clips: frame folders, video files, moving photographs, and noise extracted from them."""
+"""Video clips from frame folders, video files or moving photographs, and noise extracted from clips."""

@@ -1,4 +1,4 @@
-"""DataModule for video restoration: training windows and whole test clips, for any dataset.
+"""DataModule for video restoration from any dataset, with training windows and whole test clips.
 
 ClipPairs(FrameFolders("~/REDS/train_sharp"), degradation=Chain([...], scale=4), num_frames=15, patch_size=256)
 """
@@ -20,30 +20,33 @@ from datamodules.video.whole_clips import DEGRADATION, NOISE, PLACE, WholeClips,
 
 
 class ClipPairs(WholeImageSets):
-    """Batches of degraded clips, and clean clips where known (`datamodules.batches.ClipBatch`).
+    """Batches of degraded clips and, if known, their clean clips (`datamodules.batches.ClipBatch`).
 
-    Training clips are windows of the dataset's clips. A window's position, flip, degradation and noise depend only on
-    (seed, epoch, index), not on the number of ranks. DataLoader workers compute them, because JPEG and video codecs do
-    not run on a GPU. Validation, test and prediction batches are whole clips of one length and size, or parts of such
-    clips. Where only clean clips exist, they are degraded with one fixed seed, so every method sees the same clips.
+    Training clips are windows of the clips in the dataset. The position, flip, degradation and noise of a window depend
+    only on (seed, epoch, index), not on the number of ranks. DataLoader workers compute the windows, because JPEG and
+    video codecs do not run on a GPU. Validation, test and prediction batches are whole clips of one length and size, or
+    parts of such clips. If there are only clean clips, they are degraded with one fixed seed. Every method therefore
+    sees the same clips.
 
     Args:
         training: training dataset; None for a run that only tests or predicts.
         test: test dataset, or several test datasets by name, each with its own metrics.
         validation: validation dataset; None means no validation.
-        degradation: degrades and downsamples the clips of datasets without degraded clips; None for datasets of pairs.
-        noise: source of noise sequences for training clips; batches contain a sequence per clip as `noise`.
+        degradation: function that degrades and downsamples clean clips. None for datasets of pairs.
+        noise: source of noise sequences for training clips. Batches contain a sequence per clip as `noise`.
         test_noise: source of noise sequences for validation and test clips.
         batch_size: global training batch size in clips, over all ranks.
         num_frames: frames read per training clip.
-        mirrored: append the reversed clip to a training clip, which doubles its frames.
+        mirrored: whether to append the reversed clip to a training clip. This doubles the number of frames.
         patch_size: height and width of a clean training clip, in pixels.
-        windows_per_clip: training windows per clip and epoch.
-        augmentation: randomly flip and transpose training clips, in 8 ways with equal probability.
-        evaluation_batch_size: maximum number of clips in a validation, test or prediction batch over all ranks; each
+        windows_per_clip: number of training windows per clip and epoch.
+        augmentation: whether to flip and transpose training clips at random. The 8 resulting orientations have equal
+            probability.
+        evaluation_batch_size: maximum number of clips in a validation, test or prediction batch over all ranks. Each
             rank gets at least one clip. All clips of a batch have the same length and size.
-        evaluation_frames: maximum number of frames evaluated at once; longer clips are split into parts.
-        predict_dir: folder of degraded clips to predict, as frame folders or video files; None means the test clips.
+        evaluation_frames: maximum number of frames evaluated at once. Longer clips are split into parts.
+        predict_dir: folder of degraded clips for prediction, as frame folders or video files. None means the test
+            clips.
         num_workers: number of DataLoader workers; None means one per free core, at most 8, and 0 for datasets in
             memory.
         seed: seed of the batch order, windows, degradation and generated data; None means the value of
@@ -147,10 +150,10 @@ class Windows:
 
     Args:
         clips: clips of the dataset.
-        data: DataModule that defines how windows are cut and degraded.
+        data: DataModule with the settings for cutting and degrading windows.
 
     Raises:
-        ValueError: if a clip is shorter or smaller than a window; the message names the clip.
+        ValueError: if a clip is shorter or smaller than a window. The message names the clip.
     """
 
     def __init__(self, clips: Clips, data: ClipPairs) -> None:
@@ -174,7 +177,7 @@ class Windows:
         return batch | {key: torch.from_numpy(np.stack([one[key] for one in cut])) for key in cut[0]}
 
     def window(self, position: int, epoch: int) -> dict[str, np.ndarray]:
-        """Cut, flip and degrade one window; return 8-bit levels `[T, C, H, W]` by key."""
+        """Cut, flip and degrade one window. Return 8-bit frames `[T, C, H, W]` by key."""
         data, clip = self.data, position // self.data.windows_per_clip
         random = random_of(data.seed, epoch, position, PLACE)
         time, _, height, width = self.clips.stored[clip].shape
@@ -200,7 +203,7 @@ class Windows:
 
 
 def turned(frames: np.ndarray, ways: np.ndarray) -> np.ndarray:
-    """Flip frames `[..., S, S]` horizontally, vertically and along the diagonal, as given by three booleans."""
+    """Flip frames `[..., S, S]` horizontally, vertically and along the diagonal. Three booleans select the flips."""
     frames = frames[..., ::-1] if ways[0] else frames
     frames = frames[..., ::-1, :] if ways[1] else frames
     frames = frames.swapaxes(-1, -2) if ways[2] else frames
@@ -208,5 +211,5 @@ def turned(frames: np.ndarray, ways: np.ndarray) -> np.ndarray:
 
 
 def mirrored(frames: np.ndarray, backwards: bool) -> np.ndarray:
-    """Append a clip's reversed frames, which repeats the last frame, or return the clip unchanged."""
+    """Append the reversed frames of a clip, or return the clip unchanged. The last frame is repeated."""
     return np.concatenate([frames, frames[::-1]]) if backwards else frames

@@ -1,4 +1,4 @@
-"""Clips of one split; frames are read on access."""
+"""Clips of one split. Frames are read on access."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ class Frames(Protocol):
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """Shape T, C, H, W of the clip, known without reading all frames."""
+        """Shape T, C, H, W of the clip. It is known without reading all frames."""
         ...
 
     def read(self, first: int, count: int) -> NDArray[np.uint8]:
@@ -45,18 +45,19 @@ class ArrayFrames:
 
 @dataclass(frozen=True)
 class Clips:
-    """The clips of one split; lengths and sizes may differ.
+    """The clips of one split. Clips may differ in length and size.
 
     Args:
         names: names of the clips, `[N]`.
-        clean: ground truth; None if there is none.
-        noisy: degraded clips of the same lengths, with frames smaller by the factor `scale`; None if there are none.
+        clean: ground truth. None if there is no ground truth.
+        noisy: degraded clips of the same lengths, with frames smaller by the factor `scale`. None if there are no
+            degraded clips.
         scale: clean pixels per noisy pixel, along each axis.
-        rates: frames per second of each clip, for video files.
-        in_memory: whether frames are in memory, where DataLoader workers would not help.
+        rates: number of frames per second of each clip, for video files.
+        in_memory: whether frames are in memory. DataLoader workers are then of no use.
 
     Raises:
-        ValueError: if there is no clip, or a clean and a noisy clip do not match; the message names the clip.
+        ValueError: if there is no clip, or a clean and a noisy clip do not match. The message names the clip.
     """
 
     names: Sequence[str]
@@ -84,7 +85,7 @@ class Clips:
 
 
 class ClipSet(ABC):
-    """Interface of datasets of clips, which only read their splits, without batching."""
+    """Interface of datasets of clips. Datasets read their splits and do no batching."""
 
     channels: int
     """Channels of a frame: 1 for grey, 3 for colour."""
@@ -95,9 +96,9 @@ class ClipSet(ABC):
 
     @abstractmethod
     def clips(self, split: Split) -> Clips:
-        """Return the clips of a split; a dataset without splits returns all its clips for every split.
+        """Return the clips of a split. A dataset without splits returns all its clips for every split.
 
         Raises:
-            FileNotFoundError: if files are missing; the message names the expected path.
+            FileNotFoundError: if files are missing. The message names the expected path.
             ValueError: if a file is damaged, or the dataset has no such split.
         """

@@ -1,4 +1,4 @@
-"""Synthetic structured noise, as a substitute for noise extracted from videos."""
+"""Synthetic structured noise that can replace noise extracted from videos."""
 
 from collections.abc import Callable
 from typing import Literal, get_args
@@ -19,14 +19,14 @@ FREQUENCIES = (0.08, 0.25)
 
 
 class DrawnNoise(NoiseSource):
-    """Synthetic noise around the clip's mean in each channel, without any other image content.
+    """Synthetic noise around the mean of the clip in each channel, without any other image content.
 
-    `stripes` are constant rows plus fine grain, both sampled independently for each frame. `waves` are slanted,
-    drifting waves plus coarse static blotches, a different kind of noise to test on.
+    `stripes` are rows of constant value plus fine grain. Both are sampled independently for each frame. `waves` are
+    slanted, drifting waves plus coarse static blotches. They are a second kind of noise for testing.
 
     Args:
         family: kind of noise, `stripes` or `waves`.
-        deviation: smallest and largest standard deviation of a sequence, for frames in [0, 1].
+        deviation: smallest and largest standard deviation of a noise sequence, for frames in [0, 1].
     """
 
     def __init__(self, family: Family = "stripes", deviation: Range = (0.05, 0.15)) -> None:
@@ -45,14 +45,17 @@ class DrawnNoise(NoiseSource):
 
 
 def stripes(shape: tuple[int, int, int, int], random: np.random.Generator) -> NDArray[np.float64]:
-    """Sample constant rows, equal in all channels, plus fine grain; mean is 0 and variance 1."""
+    """Sample rows of constant value plus fine grain.
+
+    Rows are equal in all channels. The mean is 0 and the variance 1.
+    """
     time, channels, height, width = shape
     rows = random.standard_normal((time, 1, height, 1))
     return (rows + smoothed(random.standard_normal((time, channels, height, width)), GRAIN)) / np.sqrt(2)
 
 
 def waves(shape: tuple[int, int, int, int], random: np.random.Generator) -> NDArray[np.float64]:
-    """Sample slanted drifting waves plus coarse static blotches; mean is 0 and variance 1."""
+    """Sample slanted drifting waves plus coarse static blotches. The mean is 0 and the variance 1."""
     time, channels, height, width = shape
     frequency, direction = random.uniform(*FREQUENCIES), random.uniform(0.2, 0.8) * np.pi / 2
     phase, drift = random.uniform(0, 2 * np.pi), random.uniform(0.3, 1.5)
@@ -63,7 +66,7 @@ def waves(shape: tuple[int, int, int, int], random: np.random.Generator) -> NDAr
 
 
 def smoothed(white: NDArray[np.float64], deviation: float) -> NDArray[np.float64]:
-    """Smooth white noise `[T, C, H, W]` along rows and columns with periodic borders, keeping the variance."""
+    """Smooth white noise `[T, C, H, W]` along rows and columns with periodic borders. The variance does not change."""
     impulse = np.zeros(int(8 * deviation) * 2 + 1)
     impulse[len(impulse) // 2] = 1
     kept = float(np.square(gaussian_filter1d(impulse, deviation)).sum())  # fraction of the variance kept, per axis

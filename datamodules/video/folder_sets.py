@@ -26,12 +26,12 @@ class FolderFrames:
 
     Args:
         folder: folder of frames.
-        channels: number of channels, 1 or 3; grey frames are repeated to three channels, and colour frames are not
-            reduced to grey.
+        channels: number of channels, 1 or 3. Grey frames can be repeated to three channels. Colour frames are not
+            converted to grey.
 
     Raises:
         FileNotFoundError: if there is no frame.
-        ValueError: if a frame's number is missing or occurs twice; the message names the frame.
+        ValueError: if a frame number is missing or occurs twice. The message names the frame.
         UnreadableImage: if the first frame cannot be read.
     """
 
@@ -68,7 +68,7 @@ def numbered_frames(folder: Path) -> list[Path]:
 
     Raises:
         FileNotFoundError: if there is no frame.
-        ValueError: if a frame's number is missing or occurs twice; the message names the frame.
+        ValueError: if a frame number is missing or occurs twice. The message names the frame.
     """
     found: dict[int, Path] = {}
     for path in sorted(folder.iterdir()):
@@ -94,14 +94,14 @@ def numbered_frames(folder: Path) -> list[Path]:
 
 
 class VideoFrames:
-    """Frames of a video file, decoded from the key frame before the requested frames.
+    """Frames of a video file. Decoding starts at the key frame before the requested frames.
 
     Args:
         path: video file.
-        channels: number of channels; 1 reads only luma, 3 reads colour.
+        channels: number of channels. 1 reads only luma, 3 reads colour.
 
     Raises:
-        UnreadableVideo: if the file is damaged or not a video; the message names the file.
+        UnreadableVideo: if the file is damaged or not a video. The message names the file.
     """
 
     def __init__(self, path: Path, channels: int = 3) -> None:
@@ -122,7 +122,7 @@ class VideoFrames:
 
 
 def named_clips(folder: Path, what: str) -> dict[str, Path]:
-    """Find a folder's clips, by name: frame folders, video files, or the folder itself as one clip.
+    """Find the clips in a folder, by name. Clips are frame folders, video files, or the folder itself as one clip.
 
     Args:
         folder: folder of clips.
@@ -155,15 +155,17 @@ def opened(path: Path, channels: int) -> Frames:
 
 
 class FrameFolders(ClipSet):
-    """The user's own clips as frame folders or video files, with or without degraded clips; the same for every split.
+    """The user's own clips as frame folders or video files, with or without degraded clips.
+
+    All splits contain the same clips.
 
     Args:
-        clean_dir: folder of clean clips; None if there is no ground truth.
-        noisy_dir: folder of degraded clips with the same names; None means that `data.degradation` degrades the clean
+        clean_dir: folder of clean clips. None if there is no ground truth.
+        noisy_dir: folder of degraded clips with the same names. None means that `data.degradation` degrades the clean
             clips.
         scale: clean pixels per degraded pixel, along each axis.
         channels: 1 for grey frames, 3 for colour.
-        names: names of the clips to use; None means all.
+        names: names of the clips to use. None means all clips.
     """
 
     def __init__(
@@ -203,8 +205,8 @@ class FrameFolders(ClipSet):
 class REDS(ClipSet):
     """REDS (Nah et al., CVPR Workshops 2019): 240 training and 30 validation clips of 100 frames, 1280 x 720 pixels.
 
-    Frames are `<data_dir>/train_sharp/<clip>/00000000.png` and so on, or in a folder `REDS` of `data_dir`; `val_sharp`
-    is used for validation and testing.
+    Frames are `<data_dir>/train_sharp/<clip>/00000000.png` and so on. The folder `train_sharp` may also be in
+    `<data_dir>/REDS`. The folder `val_sharp` is used for validation and testing.
 
     Args:
         data_dir: folder of the dataset; None means the NOISEWORKS_DATA directory.

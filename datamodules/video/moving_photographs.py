@@ -1,4 +1,4 @@
-"""Clips of crops that move over photographs, as a substitute for videos."""
+"""Clips of crops that move over photographs. They can replace videos."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,20 +9,20 @@ from datamodules.video.clips import ArrayFrames, Clips, ClipSet, Split
 
 
 class MovingPhotographs(ClipSet):
-    """Clips of crops that move in a straight line over bundled photographs, by whole pixels per frame.
+    """Clips of crops that move over bundled photographs in a straight line, by a whole number of pixels per frame.
 
-    Photograph, direction and position of each clip are random. Training clips come from ten photographs, and validation
-    and test clips from three other photographs.
+    The photograph, the direction and the position of each clip are random. Training clips come from ten photographs,
+    and validation and test clips from three other photographs.
 
     Args:
         samples: number of training clips.
-        test_samples: number of test clips; validation has as many.
+        test_samples: number of test clips. There are as many validation clips.
         num_frames: frames per clip.
         image_size: height and width of a frame, in pixels.
         photograph_size: height and width of the photographs, in pixels.
         max_speed: largest displacement along each axis, in pixels per frame.
-        colour: keep the colours of the photographs.
-        seed: seed of the clips; None means the DataModule's seed.
+        colour: whether to keep the colours of the photographs.
+        seed: seed of the clips. None means the seed of the DataModule.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class MovingPhotographs(ClipSet):
 def translating_crops(
     images: NDArray[np.uint8], count: int, frames: int, size: int, max_speed: int, random: np.random.Generator
 ) -> NDArray[np.uint8]:
-    """Cut crops from images, moving in a straight line.
+    """Cut crops along a straight line from images.
 
     Args:
         images: `[N, C, S, S]`.

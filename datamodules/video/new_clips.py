@@ -15,13 +15,14 @@ AT_ONCE = 32
 class NewClips(WholeClips):
     """The clips of a folder: frame folders and video files.
 
-    All files are decoded once at the start to find damaged files; this is cheap compared with restoration. Clips whose
-    frames are missing, damaged or of different sizes are skipped and listed in `unreadable` with the reasons.
+    All files are decoded once at the start to find damaged files; this is cheap compared with restoration. Clips with
+    missing or damaged frames, or frames of different sizes, are skipped. They are listed in `unreadable` with the
+    reasons.
 
     Args:
-        folder: folder of clips; a folder that contains frames itself is one clip.
-        channels: number of channels to read frames with, 1 or 3.
-        longest: maximum number of frames per part; None leaves clips whole.
+        folder: folder of clips. A folder that directly contains frames is one clip.
+        channels: number of channels of the returned frames, 1 or 3.
+        longest: maximum number of frames per part. None leaves clips whole.
 
     Raises:
         FileNotFoundError: if the folder does not exist or has no clip.

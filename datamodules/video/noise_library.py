@@ -10,15 +10,15 @@ from datamodules.video.noise_source import NoiseSource
 
 
 class NoiseLibrary(NoiseSource):
-    """Noise sequences in frame folders, written by `train.py noise_library`; one sequence is sampled per clip.
+    """Noise sequences in frame folders, written by `train.py noise_library`. One sequence is sampled per clip.
 
     Sequences longer or larger than the clip are cropped at a random position. All sequences are read into memory on
     first access.
 
     Args:
         folder: folder of the library, with frames `<folder>/<sequence>/00000000.png` and so on.
-        loop: repeat sequences that are shorter than a clip instead of rejecting them.
-        match_mean: shift a sequence to the mean of its clip, in each channel.
+        loop: whether to repeat sequences that are shorter than a clip. False rejects these sequences.
+        match_mean: whether to shift a sequence to the mean of its clip in each channel.
     """
 
     def __init__(self, folder: str, loop: bool = False, match_mean: bool = False) -> None:
@@ -32,7 +32,7 @@ class NoiseLibrary(NoiseSource):
 
         Raises:
             FileNotFoundError: if there are no sequences.
-            ValueError: if a frame is missing or damaged; the message names the frame.
+            ValueError: if a frame is missing or damaged. The message names the frame.
         """
         if channels not in self._read:
             paths = named_clips(self.folder, "the noise library")

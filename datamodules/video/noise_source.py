@@ -7,11 +7,11 @@ from numpy.typing import NDArray
 
 
 class NoiseSource(ABC):
-    """A source of noise sequences with nearly constant image content; one sequence is sampled per clip."""
+    """A source of noise sequences with nearly constant image content. One sequence is sampled per clip."""
 
     @abstractmethod
     def check(self, shape: tuple[int, ...], name: str) -> None:
-        """Reject clips that are longer or larger than the sequences, or differ in channels.
+        """Raise an error for clips that are longer or larger than the sequences or have other channels.
 
         Args:
             shape: T, C, h and w of a clip.
@@ -23,4 +23,4 @@ class NoiseSource(ABC):
 
     @abstractmethod
     def drawn(self, clip: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
-        """Sample a sequence for a clip `[T, C, h, w]`, of the same shape."""
+        """Sample a sequence for a clip `[T, C, h, w]`. Both have the same shape."""

@@ -1,4 +1,4 @@
-"""Video windows that contain only noise, found by the mean and variance of their frames.
+"""Windows of videos that contain only noise. They are found by the mean and variance of their frames.
 
 Let v_t and m_t be the variance and mean of frame t in a window of S x S pixels, in grey levels. A window is kept if
 
@@ -26,14 +26,14 @@ from datamodules.video.clips import Frames
 
 @dataclass(frozen=True)
 class WindowTest:
-    """Decide which windows contain only noise; variances and means are in grey levels, 0...255.
+    """Criterion for windows that contain only noise. Variances and means are in grey levels, 0...255.
 
     Args:
         size: height and width of a window, in pixels.
-        max_variance: exclusive upper bound of each frame's variance.
-        min_mean: exclusive lower bound of each frame's mean.
-        max_variance_change: largest variance, over frames, of the frames' variances.
-        max_mean_change: largest variance, over frames, of the frames' means.
+        max_variance: upper bound of the variance of each frame, exclusive.
+        min_mean: lower bound of the mean of each frame, exclusive.
+        max_variance_change: upper bound of Var_t(v_t). It limits how much the variance changes over the frames.
+        max_mean_change: upper bound of Var_t(m_t). It limits how much the mean changes over the frames.
     """
 
     size: int = 64
@@ -49,7 +49,7 @@ class WindowTest:
 
 
 def places(length: int, size: int) -> int:
-    """Count the windows along an axis; a window that ends exactly at the end of the axis is left out."""
+    """Count the windows along an axis. A window that ends exactly at the end of the axis is left out."""
     return len(range(0, length - size, size))
 
 
@@ -61,9 +61,11 @@ def grey_levels(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def noise_windows(clip: Frames, test: WindowTest, first: int = 0, count: int | None = None) -> list[tuple[int, int]]:
-    """Find the windows that contain only noise in all frames; returns the row and column of each window's first pixel.
+    """Find the windows that contain only noise in all frames.
 
-    Frames are read one at a time until no window is left; each frame is measured only in the remaining windows.
+    Return the row and column of the first pixel of each window.
+
+    Frames are read one at a time until no window is left. Each frame is measured only in the remaining windows.
     """
     count, size = clip.shape[0] - first if count is None else count, test.size
     rows, columns = (places(length, size) for length in clip.shape[2:])
@@ -89,14 +91,14 @@ def collected(
 
     Args:
         name: name of the clip.
-        clip: frames of the clip, which are read twice, one at a time.
+        clip: frames of the clip. They are read twice, one frame at a time.
         library: folder of the library.
-        test: criterion by which windows are kept.
-        frames: length of a sequence; the clip is split into parts of this length, and the remainder is dropped. None
-            means the whole clip.
+        test: criterion for windows that contain only noise.
+        frames: number of frames of a sequence. The clip is split into parts of this length, and the remainder is
+            dropped. None means the whole clip.
 
     Yields:
-        Each sequence's folder, and its first, middle and last frame, `[3, C, S, S]`.
+        The folder of a sequence, and the first, middle and last frame of the sequence, `[3, C, S, S]`.
 
     Raises:
         ValueError: if the clip is shorter than a sequence.

@@ -18,7 +18,7 @@ TESTED = 2**31
 
 
 def random_of(seed: int, epoch: int, position: int, stream: int) -> np.random.Generator:
-    """Return the random generator of one clip for one purpose."""
+    """Return the random number generator of one clip for one purpose."""
     return np.random.default_rng([seed, epoch, position, stream])
 
 
@@ -33,11 +33,11 @@ def as_levels(clip: Tensor) -> np.ndarray:
 
 
 class WholeClips:
-    """Whole clips; long clips are split into consecutive parts.
+    """Whole clips. Long clips are split into consecutive parts.
 
     Args:
         clips: clips of the dataset.
-        degradation: degrades the clips if there are only clean clips.
+        degradation: function that degrades the clips if there are only clean clips.
         noise: source of noise sequences.
         longest: maximum number of frames per part; None leaves clips whole.
     """
@@ -73,7 +73,7 @@ class WholeClips:
         return batch | {key: torch.from_numpy(np.stack([one[key] for one in read])) for key in read[0]}
 
     def part(self, row: int) -> dict[str, np.ndarray]:
-        """Read one part of a clip and degrade it if necessary; return 8-bit levels `[T, C, H, W]` by key."""
+        """Read one part of a clip and degrade it if necessary. Return 8-bit frames `[T, C, H, W]` by key."""
         position, first, count = self.parts[row]
         kinds = {"clean": self.clips.clean, "noisy": self.clips.noisy}
         part = {key: clips[position].read(first, count) for key, clips in kinds.items() if clips is not None}

@@ -1,11 +1,11 @@
-"""The commands of `train.py`, one per file of this folder; a command's file is imported only when called.
+"""The commands of `train.py`, one per file of this folder. The file of a command is imported only when it is called.
 
 A command has
     a docstring: its first line is shown in the list of commands, the whole of it in its --help
     arguments(parser), which adds its arguments
     run(options), which returns the exit status; a ValueError or OSError means bad input, exit status 2
 `run` itself imports slow modules and everything outside `experiments`, which keeps --help fast. `fit`, `validate`,
-`test` and `predict` have no `arguments`; their `run` takes the list of arguments, which LightningCLI parses.
+`test` and `predict` have no `arguments`. Their `run` takes the list of arguments. LightningCLI parses this list.
 """
 
 import os
@@ -27,7 +27,7 @@ def names() -> list[str]:
 
 
 def summary(name: str) -> str:
-    """Read the first line of a command's docstring."""
+    """Read the first line of the docstring of a command."""
     spec = find_spec(f"{__name__}.{name}")
     assert spec is not None
     assert spec.origin is not None
@@ -53,10 +53,10 @@ def run(name: str, argv: Sequence[str], *more: Any) -> int:
     Args:
         name: name of the command, one of `names`.
         argv: command-line arguments of the command.
-        more: further arguments passed to the command's `run`.
+        more: further arguments for the `run` function of the command.
 
     Returns:
-        Exit status of the command, or 2 for bad input, reported in one sentence on standard error.
+        Exit status of the command, or 2 for bad input. Bad input is reported in one sentence on standard error.
     """
     command = _imported(name)
     if not hasattr(command, "arguments"):
@@ -73,10 +73,12 @@ def _imported(name: str) -> Any:
 
 
 def complete() -> None:
-    """Print completions of the command line that the shell passes in environment variables, and end the process.
+    """Print completions of the command line, and end the process.
 
-    jsonargparse cannot complete a parser with subcommands ('Namespace' object does not support item assignment), so the
-    command is removed from the line, and the command's parser completes the rest.
+    The shell passes the command line in environment variables.
+
+    jsonargparse cannot complete a parser with subcommands ('Namespace' object does not support item assignment). The
+    command is therefore removed from the line. The parser of the command completes the rest.
     """
     import argcomplete
 

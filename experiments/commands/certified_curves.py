@@ -1,10 +1,10 @@
-"""Compare certification logs, of this project or others, in one figure and one table.
+"""Compare certification logs of this project or other projects in one figure and one table.
 
     python train.py certified_curves runs/drs/cifar10/*/ [official.tsv ...] --output comparison
 
-The command plots certified accuracy against radius for every log, and tabulates the accuracy on a grid of radii. A
-further row, the envelope, contains the best log's accuracy at each radius, on the images common to all logs, as in
-published tables over several sigmas.
+The command plots the certified accuracy of every log against the radius. A table contains the accuracy on a grid of
+radii. A further row, the envelope, contains the highest accuracy of all logs at each radius. This accuracy is computed
+on the images common to all logs. Published tables over several sigmas contain such a row.
 
 The output directory gets certified_accuracy.png and certified_accuracy.csv.
 """

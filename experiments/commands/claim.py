@@ -17,12 +17,11 @@ A claim file holds a mapping, or a list of them, with the keys
 
 A claim holds under two conditions. The mean difference must reach the margin in the stated direction, and must be
 significantly above 0, or above a negative margin, in a one-sided paired t test over seeds at the 5 % level. Runs of the
-same seed form a pair: they share data, splits and noise, so a hard split affects both runs equally, and the effect
-cancels.
+same seed form a pair. They share data, splits and noise. A hard split affects both runs equally, so the effect cancels.
 
-The output directory gets claims.csv, claims.md, and the output of `compare` for the same configs. With claim files of
-several folders, each folder gets its own directory, and claims.csv and claims.md cover all folders. The exit status is
-1 if a claim does not hold or its runs failed.
+The output directory gets claims.csv, claims.md, and the output of `compare` for the same configs. If the claim files
+are in several folders, each folder gets its own directory. claims.csv and claims.md contain the claims of all folders.
+The exit status is 1 if a claim does not hold or its runs failed.
 """
 
 import sys
@@ -61,14 +60,14 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace, run_command: Sequence[str] = TRAIN) -> int:
-    """Run unfinished runs, and decide the verdicts.
+    """Run unfinished runs and decide the verdicts.
 
     Args:
         options: the arguments.
-        run_command: command to which `fit ...` is appended.
+        run_command: command that runs `train.py`. `fit ...` is appended to it.
 
     Returns:
-        Exit status: 0 if all claims hold; 1 if a claim does not hold or did not run; 130 after Ctrl-C.
+        The exit status. It is 0 if all claims hold, 1 if a claim does not hold or did not run, and 130 after Ctrl-C.
     """
     console = terminal()
     places = plan(options.files, options.output)

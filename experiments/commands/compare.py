@@ -2,11 +2,11 @@
 
     python train.py compare configs/elr/demo.yaml configs/elr/demo_baseline.yaml --seeds 0 1 2 -- --trainer.max_epochs 5
 
-Arguments after `--` are passed to every run, and follow `train.py fit --config CONFIG`. Each run is a
-separate process. Repeating the command keeps finished runs and resumes unfinished runs.
+Arguments after `--` are passed to every run. They follow `train.py fit --config CONFIG`. Each run is a separate
+process. If the command is repeated, finished runs are kept and unfinished runs are resumed.
 
-A table of methods over settings has a column for each value of a varied key (in all configs, or in configs with a given
-name), and a column for each file name that several folders share:
+A table of methods over settings has a column for each value of a varied key. The key varies in all configs, or in
+configs with a given name. There is also a column for each file name that several folders share:
 
     python train.py compare configs/{cross_entropy,elr,elr_plus}/cifar10{,_asymmetric}.yaml --seeds 0 1 2 \\
         --vary cifar10:data.label_noise.noise_rate=0.2,0.4,0.6,0.8
@@ -15,10 +15,11 @@ table.png shows lines for one varied key, and heat maps for two. `--fit KEY` fit
 
     python train.py compare configs/elr/demo.yaml --seeds 0 1 2 --vary model.optimizer.lr=0.01,0.03,0.1,0.3 --fit lr
 
-The output directory gets summary.csv (config, metric, mean, std, seeds, and the numbers of seeds that diverged or have
-no finite value), runs.csv (config, metric, seed, value), summary.md, comparison.png and curves.png. Several settings
-also give table.csv and table.png; --fit also gives exponents.csv and exponents.png. Each run has a directory
-<config>/seed_<seed>/ or <config>/<key>=<value>/seed_<seed>/.
+The output directory gets summary.csv, runs.csv, summary.md, comparison.png and curves.png. The columns of summary.csv
+are config, metric, mean, std, seeds, and the numbers of seeds that diverged or have no finite value. The columns of
+runs.csv are config, metric, seed and value. With several settings, there are also table.csv and table.png. With --fit,
+there are also exponents.csv and exponents.png. Each run has a directory <config>/seed_<seed>/ or
+<config>/<key>=<value>/seed_<seed>/.
 """
 
 import sys
@@ -62,11 +63,11 @@ def run(options: Namespace, run_command: Sequence[str] = TRAIN, preflight_comman
     Args:
         options: the arguments.
         run_command: command to which `fit ...` is appended.
-        preflight_command: command that instantiates every experiment before any run; None means the default command for
+        preflight_command: command that instantiates every experiment before any run. None means the default command for
             the default `run_command`, and no command otherwise.
 
     Returns:
-        Exit status: 0 for success, 1 if a run failed, 130 after Ctrl-C.
+        The exit status. It is 0 for success, 1 if a run failed, and 130 after Ctrl-C.
     """
     console = terminal()
     repeated = next((seed for i, seed in enumerate(options.seeds) if seed in options.seeds[:i]), None)

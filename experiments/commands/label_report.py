@@ -5,14 +5,14 @@
     python train.py label_report runs/folds
 
 Each label is judged by a network that was not trained on it. The command writes two files to the first directory.
-`label_report.csv` has the columns of the runs' own reports (`row` identifies the image; `index` counts within a fold),
-and `cleaned_labels.csv` has `keep`, `relabel` or `drop` for each label. `FromCSV` reads both files; to train on
-`cleaned_labels.csv`:
+`label_report.csv` has the same columns as the reports of the runs. The column `row` identifies the image, and `index`
+counts within a fold. `cleaned_labels.csv` has `keep`, `relabel` or `drop` for each label. `FromCSV` reads both files.
+To train on `cleaned_labels.csv`:
 
     --data.label_noise "{class_path: datamodules.corruptions.label_noise.FromCSV, init_args: {
         path: runs/folds/cleaned_labels.csv, partial: true, classes: number}}"
 
-The command prints the estimated fraction of wrong labels with a 95 % interval from a bootstrap over images.
+The command prints the estimated fraction of wrong labels and its 95 % interval from a bootstrap over images.
 """
 
 from argparse import ArgumentParser, Namespace

@@ -4,7 +4,7 @@
     python train.py methods elr               details of one, by its class, file, folder or configuration folder
     python train.py methods --field robustness
 
-The list is read from the source files, without importing them.
+The list is read from the source files. They are not imported.
 """
 
 import sys

@@ -1,8 +1,8 @@
-"""Extract noise sequences from videos into a library for negative augmentation, with a contact sheet.
+"""Extract noise sequences from videos into a library for negative augmentation, and draw a contact sheet.
 
-A window of a clip is kept if it shows only noise, that is, if its content is nearly constant in space and time. Clips
-are folders of frames or video files. Sequences are written to LIBRARY/<clip>_<k>/00000000.png and so on;
-contact_sheet.png shows the first, middle and last frame of each sequence, and the first frame with enhanced contrast.
+A window of a clip is kept if it shows only noise. Its content must be nearly constant in space and time. Clips are
+folders of frames or video files. Sequences are written to LIBRARY/<clip>_<k>/00000000.png and so on. contact_sheet.png
+shows the first, middle and last frame of each sequence. It also shows the first frame with enhanced contrast.
 """
 
 from argparse import ArgumentParser, Namespace

@@ -1,4 +1,4 @@
-"""Instantiate experiments on the meta device, or train and test one experiment with single batches, for `preflight`.
+"""Instantiate experiments on the meta device for `preflight`, or train and test one experiment with single batches.
 
     python -m experiments.launching.dry_run [--short-run] < arguments.json
 
@@ -22,7 +22,10 @@ from experiments.parsing.readable_errors import readable
 
 
 def errors_of(arguments: Sequence[Sequence[str]]) -> list[str | None]:
-    """Return an error or None for each list of arguments; as building a parser is slow, all lists share one parser."""
+    """Return an error or None for each list of arguments.
+
+    All lists share one parser, because building a parser is slow.
+    """
     parser: Any = None
     found: list[str | None] = []
     for each in arguments:

@@ -111,7 +111,7 @@ def test_parts_merge_without_duplicates_however_little_fits_in_memory(
 @pytest.mark.parametrize(
     ("parts", "names", "error", "message"),
     [
-        ("ac", None, FileNotFoundError, "c, the predictions of one rank, is missing"),
+        ("ac", None, FileNotFoundError, "the predictions of one rank are missing, .*c: check"),
         ("ab", None, ValueError, r"different numbers of classes, \[3, 5\]"),
         ("e", None, ValueError, "no sample"),
         ("a", ["ant", "bee"], ValueError, "class_names has 2 names for 3 classes"),

@@ -253,6 +253,6 @@ def test_the_shipped_configuration_and_its_alternatives_are_accepted() -> None:
 
 def test_two_of_these_callbacks_are_refused_before_anything_is_tested() -> None:
     module, two = Planes(), [certification(), certification(sigma=0.5)]
-    with pytest.raises(ValueError, match="holds more than one Certification"):
+    with pytest.raises(ValueError, match="has more than one Certification"):
         quiet(callbacks=two).test(module, DataLoader(Images(), batch_size=4), verbose=False)
     assert module.evaluated == 0

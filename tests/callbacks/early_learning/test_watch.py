@@ -235,7 +235,7 @@ def test_a_checkpoint_of_another_number_of_categories_is_refused() -> None:
     callback, other = EarlyLearning(), EarlyLearning()
     callback._start(num_classes=5)
     other._start(NUM_CLASSES)
-    with pytest.raises(ValueError, match="5 categories and the module 3"):
+    with pytest.raises(ValueError, match="5 categories and the module has 3"):
         other.load_state_dict(callback.state_dict())
 
 

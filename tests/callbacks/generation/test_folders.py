@@ -32,7 +32,7 @@ def test_two_folders_by_a_timm_network_and_then_their_statistics(tmp_path: Path,
     ("arguments", "error"),
     [
         (["nowhere", "nowhere"], "images: nowhere is no folder"),
-        (["a.npz", "b.npz"], "a.npz has 3 features and b.npz 4"),
+        (["a.npz", "b.npz"], "a.npz has 3 features and b.npz has 4"),
         (["a.npz", "a.npz", "--batch_size", "0"], "batch_size must be at least 1, got 0"),
         *(
             (["a.npz", "a.npz", "--device", name], f"--device must be one of cpu on this machine, got {name!r}")

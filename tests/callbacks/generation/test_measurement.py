@@ -58,7 +58,7 @@ def test_inception_score_is_of_the_generated_images_where_there_is_a_classifier(
     ("content", "error"),
     [
         ({"mu": np.zeros(8), "sigma": np.eye(8), "extractor": OTHER}, "measured with the extractor"),
-        ({"mu": np.zeros(9), "sigma": np.eye(9)}, "first has 8 features and .*given.npz 9"),
+        ({"mu": np.zeros(9), "sigma": np.eye(9)}, "first has 8 features and .*given.npz has 9"),
         ({"mu": np.zeros(8), "sigma": np.eye(7)}, r"mu \[8\] and sigma \[7, 7\] must be"),
         ({"mean": np.zeros(8)}, "lacks mu, sigma, or features as pool_3; it has 'mean'"),
         ({"pool_3": np.zeros((1, 8))}, "a covariance needs at least 2 images, got 1"),

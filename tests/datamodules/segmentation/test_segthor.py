@@ -156,7 +156,9 @@ def test_missing_slices_are_named(folders: Path, tmp_path_factory: pytest.TempPa
         SegTHOR(str(folders), **{**SMALL, "train_patients": [1, 12]}).training()
     mask = next(folders.glob("[lm]a*")) / f"{name(1, 2)}.npy"
     mask.unlink()
-    with pytest.raises(FileNotFoundError, match=r"Patient_01_0002\.npy does not exist, the mask of .*Patient_01_0002"):
+    with pytest.raises(
+        FileNotFoundError, match=r"Patient_01_0002\.npy does not exist; it must be the mask of .*Patient_01_0002"
+    ):
         SegTHOR(str(folders), **SMALL).training()
     for number in range(4):
         for path in next(folders.glob("[lm]a*")).glob(f"{name(3, number)}*"):
