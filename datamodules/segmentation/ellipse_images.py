@@ -42,10 +42,10 @@ class EllipseImages(MaskSet):
     only on the seed.
 
     Args:
+        image_size: height and width of the images, in pixels, at least 8.
         num_training: number of training images.
         num_validation: number of validation images, with true masks.
         num_test: number of test images, with true masks.
-        shapes: shape distribution of the structures and auxiliary masks. It also sets the number of auxiliary masks.
         shapes: shape distribution of the structures and auxiliary masks. It also sets the number of auxiliary masks.
     """
 

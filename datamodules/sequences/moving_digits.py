@@ -74,6 +74,7 @@ class DrawnVideos(SequenceSource):
     Args:
         law: dataset that defines the distribution of the videos.
         images: digits to sample from.
+        count: number of videos.
         stream: number of the split, which distinguishes its random numbers.
     """
 
