@@ -11,6 +11,10 @@ Log in with `hf auth login` first, or set HF_TOKEN.
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from experiments.hub.pushed_folder import Pushed
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -64,6 +68,8 @@ def _write(options: Namespace, folder: Path) -> None:
     from experiments.hub.upload import licence_of
 
     pushed = write_folder(options.run, folder, options.checkpoint, options.picture)
+    if options.merged:
+        pushed = _merged(options, folder, pushed)
     base = options.base_model or base_model(pushed.settings)
     licence = options.license or (None if base is None else licence_of(base, online=options.repo_id is not None))
     if licence is None:
@@ -72,3 +78,20 @@ def _write(options: Namespace, folder: Path) -> None:
     card = CardOptions(name, licence, base, options.dataset)
     write_text(folder / "README.md", model_card(pushed, folder, card))
     refuse_private(folder, options.run)
+
+
+def _merged(options: Namespace, folder: Path, pushed: "Pushed") -> "Pushed":
+    """Replace the pipeline by one whose weights include the adapters."""
+    import shutil
+
+    from experiments.hub.pushed_folder import ADAPTERS, remove_paths, with_pipeline
+    from experiments.load_run import load_run
+    from lightning_modules.interfaces import SavesPipeline, require
+
+    if ADAPTERS not in pushed.pipeline:
+        raise ValueError(f"--merged needs a run with LoRA, and {options.run / 'pipeline' / ADAPTERS} does not exist")
+    model, _ = load_run(options.run, options.checkpoint)
+    shutil.rmtree(folder / "pipeline", ignore_errors=True)
+    require(model, SavesPipeline, "push --merged").save_pipeline(folder / "pipeline", merge=True)
+    remove_paths(folder / "pipeline")
+    return with_pipeline(pushed, folder)

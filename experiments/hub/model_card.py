@@ -13,7 +13,7 @@ import yaml
 from datamodules.files.text_files import read_text
 from experiments.catalogue import Method, claims_of, find_methods, first_equation
 from experiments.config_files import PROJECT
-from experiments.hub.pushed_folder import Pushed
+from experiments.hub.pushed_folder import ADAPTERS, Pushed
 from experiments.results import arrow, markdown, mean_and_std, read_curves, read_test_metrics
 
 HUB_DATASETS = {
@@ -38,7 +38,6 @@ UNKNOWN_LICENCE = "unknown"
 MOST_METRICS = 30
 SHOWN = ("max_epochs", "max_steps", "precision", "accumulate_grad_batches", "gradient_clip_val", "callbacks")
 """Settings of the trainer in the card; config.yaml has all."""
-ADAPTERS = "pytorch_lora_weights.safetensors"
 OF_DIFFUSERS = {ADAPTERS, "model_index.json"}
 """Files of pipelines that diffusers reads."""
 

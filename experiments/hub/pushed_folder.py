@@ -4,7 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from experiments.strangers import settings_of_run
 
 PIPELINE_FILES = (".json", ".safetensors", ".txt", ".model")
 """Suffixes of the files of a pipeline; others, such as pickles and code, are left out."""
+ADAPTERS = "pytorch_lora_weights.safetensors"
+"""File of LoRA in a pipeline."""
 TABLES = ("metrics.csv", "test_metrics.csv")
 WIDEST = 1600
 """Largest width and height of the picture, in pixels."""
@@ -118,16 +120,25 @@ def _copy_picture(figures: Path, folder: Path, name: str | None) -> str | None:
 
 def _copy_pipeline(source: Path, target: Path) -> list[str]:
     """Copy the files of a pipeline that hold no code; local paths in JSON files are replaced by file names."""
-    names = sorted(
-        path.relative_to(source).as_posix()
-        for path in source.rglob("*")
-        if path.is_file() and path.suffix in PIPELINE_FILES and not path.name.startswith(".")
-    )
+    names = _pipeline_files(source)
     for name in names:
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source / name, target / name)
     remove_paths(target)
     return names
+
+
+def _pipeline_files(folder: Path) -> list[str]:
+    return sorted(
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_file() and path.suffix in PIPELINE_FILES and not path.name.startswith(".")
+    )
+
+
+def with_pipeline(pushed: Pushed, folder: Path) -> Pushed:
+    """Take the files of a pipeline that was written to `pipeline/` afterwards."""
+    return replace(pushed, pipeline=tuple(_pipeline_files(folder / "pipeline")))
 
 
 def remove_paths(pipeline: Path) -> None:

@@ -230,6 +230,9 @@ class DiffusionFineTuning(MethodModule):
         directory = self.trainer.log_dir if self.trainer.loggers else None  # a broadcast: every rank must read it
         if directory is None:
             return
-        with self.average.used_by(self.network):
-            save_model(self.network, Path(directory, "pipeline"), self.trainer.is_global_zero)
+        self.save_pipeline(Path(directory, "pipeline"), self.trainer.is_global_zero)
         rank_zero_info(f"Saved the fine-tuned model to {Path(directory, 'pipeline')}")
+
+    def save_pipeline(self, folder: Path, writes: bool = True, merge: bool = False) -> None:
+        with self.average.used_by(self.network):
+            save_model(self.network, folder, writes, merge)
