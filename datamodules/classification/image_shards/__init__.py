@@ -4,6 +4,7 @@ Images are addressed by position, so the DataModule determines their order: seed
 independent of the world size. There is no shuffle buffer, and only labels and positions are kept in memory.
 """
 
+from datamodules.classification.image_shards.hugging_face import HuggingFaceImages
 from datamodules.classification.image_shards.images import ImageShards
 
-__all__ = ["ImageShards"]
+__all__ = ["HuggingFaceImages", "ImageShards"]
