@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -184,8 +185,11 @@ class HuggingFaceImages(ImageSet):
                 "HuggingFaceImages needs the package datasets: pip install 'noiseworks[hub-data]'", name="datasets"
             ) from error
         split, folder = str(self.splits[key]), Path(self.name).expanduser()
-        if not folder.is_dir() and not HUB_NAME.fullmatch(self.name):
-            raise FileNotFoundError(f"{self.name} is no folder, and no name of a dataset such as uoft-cs/cifar10")
+        if not folder.is_dir():
+            if not HUB_NAME.fullmatch(self.name):
+                raise FileNotFoundError(f"{self.name} is no folder, and no name of a dataset such as uoft-cs/cifar10")
+            if self.name.isidentifier() and find_spec(f"datasets.packaged_modules.{self.name}") is not None:
+                raise ValueError(f"{self.name} is a builder of datasets, which would read any files; name a dataset")
         try:
             if any((folder / file).is_file() for file in ("dataset_dict.json", "state.json")):
                 found = datasets.load_from_disk(str(folder))

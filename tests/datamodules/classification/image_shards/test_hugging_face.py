@@ -88,8 +88,27 @@ def test_a_dataset_that_is_not_there_is_one_sentence_offline() -> None:
 
 @pytest.mark.parametrize("name", ["pandas", "sql", "csv"])
 def test_a_builder_of_other_files_is_not_used(name: str) -> None:
-    with pytest.raises((FileNotFoundError, ValueError), match=name):
+    with pytest.raises(ValueError, match=f"{name} is a builder of datasets, which would read any files"):
         HuggingFaceImages(name, 10).training()
+
+
+def test_a_name_on_the_hub_is_read_by_a_builder_of_images(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    own = datasets.load_dataset_builder
+
+    def on_the_hub(name: str, config: str | None = None, **options: Any) -> Any:
+        asked.append((name, config, options))
+        other = {"path": "imagefolder", "data_dir": str(folder)}
+        return own(**(other if name == "me/cats" else {"path": "csv", "data_files": str(folder / "x.csv")}))
+
+    (folder / "x.csv").write_text("image,label\nx,0\n")
+    monkeypatch.setattr(datasets, "load_dataset_builder", on_the_hub)
+    images = HuggingFaceImages("me/cats", 2, config="plain", train="train[:50%]", revision="v1", image_size=8)
+    images.fetch_missing()
+    assert images.training().label.tolist() == [0] * 4
+    assert asked == [("me/cats", "plain", {"revision": "v1"})] * 2
+    with pytest.raises(ValueError, match="the dataset me/tables cannot be read: it is read by the builder csv"):
+        HuggingFaceImages("me/tables", 2).training()
 
 
 def test_code_and_addresses_in_a_folder_are_ignored(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
