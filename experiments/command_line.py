@@ -55,6 +55,7 @@ from experiments.parsing.readable_errors import lost_process, readable
 from experiments.progress_bar import WholeRun
 from experiments.results import final_metrics
 from experiments.run_directory import (
+    WEIGHTS,
     WholeCheckpoints,
     add_test_metrics,
     check_checkpoint,
@@ -67,6 +68,7 @@ from experiments.run_directory import (
     new_run_directory,
     read_checkpoint,
     refuse_fewer_epochs,
+    tested_weights,
     write_test_metrics,
     writing,
 )
@@ -312,7 +314,8 @@ class CommandLine(LightningCLI):
         data = config.data.get("init_args") if config.data else None
         if data and "seed" in data and data.seed is None and not isinstance(config.seed_everything, bool):
             data.seed = config.seed_everything
-        check_captioned_images(config)
+        if self.run:
+            check_captioned_images(config)
         if self.requested == "fit" and self.resumed and config.run_directory not in (None, self.resumed):
             raise ValueError(
                 f"--resume {self.resumed} continues in that directory: omit --run_directory {config.run_directory}"
@@ -486,7 +489,12 @@ class CommandLine(LightningCLI):
                 f"weights are given: use --resume RUN_DIRECTORY or --ckpt_path FILE, or --ckpt_path none to confirm"
             )
         if self.resumed is not None and self._given_checkpoint() is None:
-            self._set_checkpoint(Path(self.resumed) / "checkpoints" / f"{self.checkpoints.test_checkpoint}.ckpt")
+            path = tested_weights(Path(self.resumed), self.checkpoints.test_checkpoint)
+            if path.name == WEIGHTS:  # of a pushed run, without the state that Lightning would restore
+                check_checkpoint(path, self.model)
+                self.model.load_state_dict(read_checkpoint(path)["state_dict"])
+                return
+            self._set_checkpoint(path)
         self._check_given_checkpoint()
 
     def _given_checkpoint(self) -> str | None:

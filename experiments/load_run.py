@@ -1,68 +1,96 @@
 """Load the model and data of a run in Python, for a notebook or another program."""
 
 import os
+import shutil
+from argparse import ArgumentError
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from experiments.command_line import CommandLine
-from experiments.run_directory import check_checkpoint, read_checkpoint
+from experiments.hub.download import SCHEME, download_run
+from experiments.parsing.readable_errors import readable
+from experiments.run_directory import WEIGHTS, check_checkpoint, read_checkpoint, tested_weights
 
 
 def load_run(
-    directory: str | os.PathLike[str], checkpoint: str | None = None
+    directory: str | os.PathLike[str], checkpoint: str | None = None, arguments: Sequence[str] = ()
 ) -> tuple[LightningModule, LightningDataModule]:
     """Rebuild the model and data of a run from `config.yaml`. The random number generators of the caller do not change.
 
     Checkpoints do not contain constructor arguments, so `load_from_checkpoint` would need all arguments again.
 
     Args:
-        directory: the run directory.
-        checkpoint: `best` or `last`; None means the checkpoint that `checkpoint.test_checkpoint` of the run selects.
+        directory: the run directory, or `hf://owner/name` or `hf://owner/name@revision` for a run that `push` uploaded
+            to the Hugging Face Hub. From the Hub, only `config.yaml` and `model.safetensors` are downloaded.
+        checkpoint: `best` or `last`; None means the checkpoint that `checkpoint.test_checkpoint` of the run selects. An
+            uploaded run has the weights of one checkpoint.
+        arguments: changes of the settings, as on the command line, such as `["--data.images.data_dir", "my_images"]`.
 
     Returns:
         The model in evaluation mode with the weights of the checkpoint, and the DataModule. `setup` of the DataModule
         has not been called.
 
     Raises:
-        FileNotFoundError: if the run or the checkpoint does not exist.
-        ValueError: if the checkpoint does not match the configuration.
+        FileNotFoundError: if the run or the checkpoint does not exist, or the Hub cannot be reached.
+        PermissionError: if the run on the Hub is gated.
+        ValueError: if the checkpoint does not match the configuration, or a setting is rejected.
     """
-    line = load_line(directory, checkpoint)
+    line = load_line(directory, checkpoint, arguments)
     return line.model, line.datamodule
 
 
 def load_line(
-    directory: str | os.PathLike[str], checkpoint: str | None = None, overrides: Sequence[str] = ()
+    directory: str | os.PathLike[str], checkpoint: str | None = None, arguments: Sequence[str] = ()
 ) -> CommandLine:
     """Rebuild a run as `load_run` does, with its trainer.
 
     Args:
-        directory: the run directory, or `latest`.
-        checkpoint: `best` or `last`; None means the run's setting `checkpoint.test_checkpoint`.
-        overrides: further arguments of the command line, such as `--trainer.devices 1`.
+        directory: as in `load_run`, or `latest`.
+        checkpoint: as in `load_run`.
+        arguments: changes of the settings, as on the command line, such as `--trainer.devices 1`.
 
     Returns:
-        The command line with `model`, in evaluation mode and with the checkpoint's weights, `datamodule` and `trainer`.
+        The command line with `model`, in evaluation mode and with the weights of the checkpoint, `datamodule` and
+        `trainer`.
 
     Raises:
-        FileNotFoundError: if the run or the checkpoint does not exist.
-        ValueError: if the checkpoint does not match the configuration.
-        ArgumentError: if an override is invalid.
+        FileNotFoundError: if the run or the checkpoint does not exist, or the Hub cannot be reached.
+        PermissionError: if the run on the Hub is gated.
+        ValueError: if the checkpoint does not match the configuration, or a setting is rejected.
+        ArgumentError: if one of `arguments` is invalid.
     """
+    with ExitStack() as stack:
+        run, weights = str(directory), None
+        if is_address := run.startswith(SCHEME):
+            snapshot = download_run(run)
+            # The cache has links, which a run directory may not have, and is not ours to write to.
+            run, weights = stack.enter_context(TemporaryDirectory()), snapshot / WEIGHTS
+            shutil.copyfile(snapshot / "config.yaml", Path(run, "config.yaml"))
+        try:
+            line = _built(["test", "--resume", run, *arguments])
+        except (ArgumentError, ValueError) as error:
+            if not is_address:
+                raise
+            raise ValueError(readable(error).replace(run, str(directory))) from error
+        path = weights or tested_weights(Path(str(line.resumed)), checkpoint or line.checkpoints.test_checkpoint)
+        check_checkpoint(path, line.model)
+        line.model.load_state_dict(read_checkpoint(path)["state_dict"])
+    line.model.eval()
+    return line
+
+
+def _built(arguments: list[str]) -> CommandLine:
     seeds = {name: os.environ.get(name) for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")}
     try:
         with isolate_rng():
-            line = CommandLine(["test", "--resume", str(directory), *overrides], run=False)
+            return CommandLine(arguments, run=False)
     finally:
         for name, value in seeds.items():
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
-    path = Path(str(line.resumed), "checkpoints", f"{checkpoint or line.checkpoints.test_checkpoint}.ckpt")
-    check_checkpoint(path, line.model)
-    line.model.load_state_dict(read_checkpoint(path)["state_dict"])
-    line.model.eval()
-    return line

@@ -7,6 +7,8 @@ runs/<method>/<config>/<timestamp>/
     checkpoints/       last.ckpt, best.ckpt, step.ckpt
     tensorboard/       event files
     figures/           pictures
+
+A run that was pushed to the Hugging Face Hub has model.safetensors instead of checkpoints/.
 """
 
 import csv
@@ -35,6 +37,9 @@ from experiments.lightning_internals import (
     restoring,
 )
 from experiments.results import read_test_metrics
+
+WEIGHTS = "model.safetensors"
+"""Weights of a run that was pushed."""
 
 
 def new_run_directory(configs: list[str], root: str = "runs") -> Path:
@@ -128,8 +133,22 @@ def refuse_fewer_epochs(path: Path, max_epochs: int | None) -> None:
         raise ValueError(f"trainer.max_epochs is {max_epochs}, and {path} was trained for {done} epochs already")
 
 
+def tested_weights(directory: Path, checkpoint: str) -> Path:
+    """Return the file with the weights of a run: a checkpoint or, for a pushed run, `model.safetensors`.
+
+    Args:
+        directory: the run directory.
+        checkpoint: `best` or `last`; a pushed run has weights of one of them.
+    """
+    path = directory / "checkpoints" / f"{checkpoint}.ckpt"
+    pushed = directory / WEIGHTS
+    return pushed if pushed.is_file() and not path.is_file() else path
+
+
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint without unpickling code; its tensors are memory-mapped.
+
+    The weights of a pushed run, a safetensors file, are read as a checkpoint without training progress.
 
     Raises:
         FileNotFoundError: if the checkpoint does not exist.
@@ -138,7 +157,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"the checkpoint {path} does not exist")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        if path.suffix == ".safetensors":
+            checkpoint = _read_safetensors(path)
+        else:
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         wrong = _what_is_wrong(checkpoint)
     except Exception as error:
         raise ValueError(
@@ -147,6 +169,16 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if wrong:
         raise ValueError(f"{path} is not a checkpoint of this project, or is damaged: {wrong}")
     return checkpoint
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        described = file.metadata() or {}
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
+    named = {"class_path": described["class_path"]} if "class_path" in described else {}
+    return {"state_dict": state, "global_step": 0, **named}
 
 
 def _what_is_wrong(checkpoint: Any) -> str | None:

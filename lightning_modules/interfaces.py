@@ -5,6 +5,7 @@ that stand for no class are re-exported here.
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -305,6 +306,21 @@ class ImageColumn(NamedTuple):
     """`[n]`: which captions are red."""
     difference: bool = False
     """The images are differences, around 0."""
+
+
+@runtime_checkable
+class SavesPipeline(Protocol):
+    """A module that saves its model in the format of diffusers or peft."""
+
+    def save_pipeline(self, folder: Path, writes: bool = True, merge: bool = False) -> None:
+        """Save the model. Must be called on every rank.
+
+        Args:
+            folder: output folder.
+            writes: whether this rank writes the files.
+            merge: merge adapters into the weights, and save a whole pipeline.
+        """
+        ...
 
 
 @runtime_checkable

@@ -44,6 +44,8 @@ class ImageFolder(ImageSet):
             None means resizing as in testing, then a crop at a random position.
         shifted: dictionary that maps the name of each shifted test set, as used in metrics, to its folder in
             `data_dir`. None means no shifted test sets.
+        class_names: names of the classes. None lists the folders in `train`. With names, `data_dir` is needed only when
+            images are read.
     """
 
     class_names: list[str]
@@ -55,10 +57,17 @@ class ImageFolder(ImageSet):
         resize: int | None = None,
         min_area: float | None = 0.08,
         shifted: dict[str, str] | None = None,
+        class_names: list[str] | None = None,
     ) -> None:
         self.crop = chosen_crop(image_size, resize, min_area)
-        self.root = data_directory(data_dir, "ImageFolder")
-        self.class_names = class_folders(self.root / "train")
+        if class_names is None:
+            self.root = data_directory(data_dir, "ImageFolder")
+            class_names = class_folders(self.root / "train")
+        elif sorted({*class_names}) != class_names:
+            raise ValueError(f"class_names must be sorted, without repetitions, got {class_names}")
+        else:
+            self.root = Path(data_dir).expanduser()
+        self.class_names = class_names
         self.num_classes = len(self.class_names)
         self.image_shape = (3, image_size, image_size)
         self.shifted = shifted or {}

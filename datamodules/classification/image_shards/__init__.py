@@ -5,6 +5,7 @@ world size, and a run can resume at any batch. There is no shuffle buffer, and o
 memory.
 """
 
+from datamodules.classification.image_shards.hugging_face import HuggingFaceImages
 from datamodules.classification.image_shards.images import ImageShards
 
-__all__ = ["ImageShards"]
+__all__ = ["HuggingFaceImages", "ImageShards"]

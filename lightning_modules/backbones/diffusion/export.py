@@ -12,7 +12,7 @@ from lightning_modules.backbones.diffusion.latent_diffusion import LatentDiffusi
 from lightning_modules.backbones.diffusion.pixel_space import PixelSpace
 
 
-def save_model(model: LatentDiffusion | PixelSpace, folder: Path, writes: bool) -> None:
+def save_model(model: LatentDiffusion | PixelSpace, folder: Path, writes: bool, merge: bool = False) -> None:
     """Save the trained model. Must be called on every rank; only one rank writes.
 
     `DiffusionPipeline.from_pretrained(folder)` loads a fully trained text-to-image pipeline;
@@ -25,6 +25,7 @@ def save_model(model: LatentDiffusion | PixelSpace, folder: Path, writes: bool) 
         model: the model.
         folder: output folder.
         writes: whether this rank writes the files.
+        merge: save a text-to-image pipeline with adapters as a whole pipeline, with the adapters merged.
     """
     network: Any = model.network
     state: dict[str, Any] = get_model_state_dict(
@@ -33,7 +34,7 @@ def save_model(model: LatentDiffusion | PixelSpace, folder: Path, writes: bool) 
     adapters = any("lora_" in name for name in state)
     if not writes:
         return
-    if not isinstance(model, PixelSpace) and adapters and hasattr(model.pipeline, "save_lora_weights"):
+    if not isinstance(model, PixelSpace) and adapters and not merge and hasattr(model.pipeline, "save_lora_weights"):
         from diffusers.utils import convert_state_dict_to_diffusers
         from peft import get_peft_model_state_dict
 

@@ -132,8 +132,6 @@ class DiffusionFineTuning(MethodModule):
         if isinstance(self.network, TextToImage):
             prepare_text_to_image(self, self.network)
 
-    # a step
-
     def given(self, batch: CaptionedImageBatch, draw: Any) -> tuple[Tensor, Prompts | None]:
         """Return z `[B, c, h, w]` and the prompts of a batch.
 
@@ -228,8 +226,10 @@ class DiffusionFineTuning(MethodModule):
 
     def on_train_end(self) -> None:
         directory = self.trainer.log_dir if self.trainer.loggers else None  # a broadcast: every rank must read it
-        if directory is None:
-            return
+        if directory is not None:
+            self.save_pipeline(Path(directory, "pipeline"), self.trainer.is_global_zero)
+            rank_zero_info(f"Saved the fine-tuned model to {Path(directory, 'pipeline')}")
+
+    def save_pipeline(self, folder: Path, writes: bool = True, merge: bool = False) -> None:
         with self.average.used_by(self.network):
-            save_model(self.network, Path(directory, "pipeline"), self.trainer.is_global_zero)
-        rank_zero_info(f"Saved the fine-tuned model to {Path(directory, 'pipeline')}")
+            save_model(self.network, folder, writes, merge)

@@ -1,0 +1,220 @@
+"""Labelled images of the package `datasets`: by name on the Hugging Face Hub, or in a local folder."""
+
+import contextlib
+import re
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datamodules.arguments import at_least
+from datamodules.classification.image_sets import ImageSet, ImageSource
+from datamodules.files.image_files import Crop, UnreadableImage, chosen_crop, read_crop
+from datamodules.files.limits import sentence
+
+HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+BUILDERS = ("imagefolder", "parquet", "arrow", "cache")
+"""Builders of `datasets` that read nothing but images and tables; others query databases or follow links."""
+
+
+class ImagesInDataset(ImageSource):
+    """Images in a memory-mapped `datasets.Dataset`, decoded on access.
+
+    Args:
+        data: the dataset.
+        name: name of the dataset and the split, for messages.
+        split: name of the split; a sample is named `<split>/<row>`.
+        image_key: column of images.
+        label_key: column of integer labels.
+        crop: crop of each image.
+
+    Raises:
+        ValueError: if a column is missing or of another type, or a label is missing.
+    """
+
+    def __init__(self, data: Any, name: str, split: str, image_key: str, label_key: str, crop: Crop) -> None:
+        import pyarrow
+
+        types = {field.name: field.type for field in data.features.arrow_schema}
+        for key, column in (("image_key", image_key), ("label_key", label_key)):
+            if column not in types:
+                raise ValueError(f"{name}: {key} {column} is not a column; the columns are {', '.join(types)}")
+        image = types[image_key]
+        if not (pyarrow.types.is_struct(image) and {"bytes", "path"} <= {field.name for field in image}):
+            raise ValueError(f"{name}: the column {image_key} must hold images, got {data.features[image_key]}")
+        if not pyarrow.types.is_integer(types[label_key]):
+            raise ValueError(f"{name}: the column {label_key} must hold whole numbers, got {data.features[label_key]}")
+        label = data.select_columns([label_key]).with_format("arrow")[:][label_key]
+        if label.null_count:
+            missing = int(label.combine_chunks().is_null().to_numpy(zero_copy_only=False).argmax())
+            raise ValueError(f"{name}: row {missing} has no label")
+        self.label = torch.from_numpy(label.to_numpy().astype(np.int64))
+        self.images = data.select_columns([image_key]).with_format("arrow")
+        self.name = name
+        self.split = split
+        self.image_key = image_key
+        self.crop = crop
+        self.num_uniform = crop.num_uniform
+
+    @property
+    def names(self) -> list[str]:
+        return [f"{self.split}/{row}" for row in range(len(self.label))]
+
+    def fetch(self, row: Tensor, uniform: Tensor | None) -> Tensor:
+        batch = torch.empty(len(row), 3, self.crop.size, self.crop.size, dtype=torch.uint8)
+        numbers = [None] * len(row) if uniform is None else uniform.tolist()
+        encoded = self.images[row.tolist()][self.image_key].to_pylist()
+        for position, (each, own) in enumerate(zip(encoded, numbers, strict=True)):
+            described = f"{self.name}: row {int(row[position])}"
+            each = each or {}
+            if each.get("bytes") is None and not each.get("path"):
+                raise UnreadableImage(f"{described} has no image; replace or remove it")
+            place = described if each.get("bytes") is not None else each["path"]
+            batch[position] = torch.from_numpy(read_crop(place, self.crop, own, each.get("bytes"))).permute(2, 0, 1)
+        return batch
+
+
+class HuggingFaceImages(ImageSet):
+    """Labelled images of the package `datasets` (extra `hub-data`), without running code of a dataset.
+
+    The dataset is a name on the Hugging Face Hub, which is downloaded once to the cache of `datasets`, or a local
+    folder: a dataset saved by `save_to_disk`, or images with one folder per class (`imagefolder`). Images are read by
+    position from memory-mapped files, so label noise, folds and resuming work as for image files. Label tables identify
+    a sample by its index, or by its name `<split>/<row>`. `ImageShards` reads parquet and tar files without a copy.
+
+    Args:
+        name: name on the Hub, such as `uoft-cs/cifar10`, or folder.
+        num_classes: number of classes; labels are 0 ... `num_classes` - 1.
+        config: name of the dataset's configuration on the Hub; None means its default.
+        train: training split, such as `train` or `train[:90%]`.
+        validation: validation split; None means no validation split.
+        test: test split; None means no test split.
+        image_key: column of images.
+        label_key: column of labels.
+        image_size: height and width of the network's input, in pixels.
+        resize: length of the short side of validation and test images after resizing, before the centre crop, in
+            pixels; None means 256/224 of `image_size`.
+        min_area: smallest area of a random resized training crop, as a fraction of the image's area, in (0, 1]; None
+            means resizing as in testing, then a crop at a random position.
+        revision: branch, tag or commit of a dataset on the Hub; None means its main branch.
+
+    Raises:
+        ValueError: if an argument is out of range; on reading, if columns or labels do not match.
+        FileNotFoundError: on reading, if there is no such dataset, or it cannot be downloaded.
+        ModuleNotFoundError: on reading, if `datasets` is not installed.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        num_classes: int,
+        config: str | None = None,
+        train: str = "train",
+        validation: str | None = None,
+        test: str | None = "test",
+        image_key: str = "image",
+        label_key: str = "label",
+        image_size: int = 224,
+        resize: int | None = None,
+        min_area: float | None = 0.08,
+        revision: str | None = None,
+    ) -> None:
+        at_least(1, num_classes=num_classes)
+        self.crop = chosen_crop(image_size, resize, min_area)
+        self.image_shape = (3, image_size, image_size)
+        self.num_classes = num_classes
+        self.name = name
+        self.config = config
+        self.splits = {"train": train, "validation": validation, "test": test}
+        self.image_key = image_key
+        self.label_key = label_key
+        self.revision = revision
+
+    @property
+    def has_test(self) -> bool:
+        return self.splits["test"] is not None
+
+    def fetch_missing(self) -> None:
+        """Download a dataset of the Hub, on one rank per machine, while the others wait.
+
+        Errors are ignored here, so no rank waits for a failed rank; they are raised when all ranks read the dataset.
+        """
+        with contextlib.suppress(ImportError, OSError, ValueError):
+            self._loaded("train")
+
+    def training(self) -> ImagesInDataset:
+        return self._read("train")
+
+    def validation(self) -> ImagesInDataset | None:
+        return None if self.splits["validation"] is None else self._read("validation")
+
+    def test(self) -> ImagesInDataset:
+        if not self.has_test:
+            raise FileNotFoundError(
+                "HuggingFaceImages: test is null; set it, or hold out a fraction of the training images by "
+                "data.test_fraction 0.2"
+            )
+        return self._read("test")
+
+    def _read(self, key: str) -> ImagesInDataset:
+        split = str(self.splits[key])
+        described = f"{self.name}, split {split}"
+        data = self._loaded(key)
+        source = ImagesInDataset(data, described, split, self.image_key, self.label_key, self.crop)
+        wrong = (source.label < 0) | (source.label >= self.num_classes)
+        if wrong.any():
+            row = int(wrong.int().argmax())
+            raise ValueError(
+                f"{described}: row {row} has the label {int(source.label[row])}, and num_classes {self.num_classes} "
+                f"allows 0 ... {self.num_classes - 1}"
+            )
+        names = getattr(data.features[self.label_key], "names", None)
+        if self.class_names is None and names is not None and len(names) == self.num_classes:
+            self.class_names = names
+        return source
+
+    def _loaded(self, key: str) -> Any:
+        """Load a split as a memory-mapped dataset; errors are one sentence with the name of the dataset."""
+        try:
+            import datasets
+        except ImportError as error:
+            raise ModuleNotFoundError(
+                "HuggingFaceImages needs the package datasets: pip install 'noiseworks[hub-data]'", name="datasets"
+            ) from error
+        split, folder = str(self.splits[key]), Path(self.name).expanduser()
+        if not folder.is_dir():
+            if not HUB_NAME.fullmatch(self.name):
+                raise FileNotFoundError(f"{self.name} is no folder, and no name of a dataset such as uoft-cs/cifar10")
+            if self.name.isidentifier() and find_spec(f"datasets.packaged_modules.{self.name}") is not None:
+                raise ValueError(f"{self.name} is a builder of datasets, which would read any files; name a dataset")
+        try:
+            if any((folder / file).is_file() for file in ("dataset_dict.json", "state.json")):
+                found = datasets.load_from_disk(str(folder))
+                splits = found if isinstance(found, datasets.DatasetDict) else {"train": found}
+                if split not in splits:
+                    raise ValueError(f"{key} is {split}, and its splits are {', '.join(splits)}")
+                return splits[split]
+            if folder.is_dir():  # by its kind, as a README.md in the folder could name addresses
+                builder = datasets.load_dataset_builder("imagefolder", data_dir=str(folder))
+            else:
+                builder = datasets.load_dataset_builder(self.name, self.config, revision=self.revision)
+            kind = type(builder).__module__.rpartition(".")[2]
+            if kind not in BUILDERS:
+                raise ValueError(f"it is read by the builder {kind} of datasets, and only images and parquet are read")
+            builder.download_and_prepare()
+            return builder.as_dataset(split)
+        except datasets.exceptions.DatasetNotFoundError as error:
+            raise FileNotFoundError(
+                f"there is no dataset {self.name} on the Hugging Face Hub, or it is private or gated: accept its "
+                f"conditions there, and log in with `hf auth login` ({sentence(error)})"
+            ) from error
+        except ConnectionError as error:
+            raise FileNotFoundError(
+                f"{self.name} is no folder, is not in the cache of datasets, and cannot be downloaded: "
+                f"{sentence(error)}"
+            ) from error
+        except Exception as error:  # datasets and pyarrow raise many types
+            raise ValueError(f"the dataset {self.name} cannot be read: {sentence(error)}") from error

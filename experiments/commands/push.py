@@ -1,0 +1,97 @@
+"""Upload a run to the Hugging Face Hub, with a model card, or write the same folder locally.
+
+    python train.py push RUN_DIRECTORY OWNER/NAME --private
+    python train.py push RUN_DIRECTORY --output FOLDER
+
+The folder holds the settings, the weights as safetensors, metrics, a picture, README.md with method, paper, data,
+metrics and claims, and pipeline/ of a fine-tuned diffusion model. Local paths in the settings are replaced by file
+names, and a file with a local path or a token is rejected. `load_run("hf://OWNER/NAME")` loads the run anywhere.
+Log in with `hf auth login` first, or set HF_TOKEN.
+"""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from experiments.hub.pushed_folder import Pushed
+
+
+def arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, help="run directory")
+    parser.add_argument("repo_id", nargs="?", help="OWNER/NAME on the Hub, which is created if it does not exist")
+    parser.add_argument("--output", type=Path, help="write to this new folder, and upload nothing without OWNER/NAME")
+    parser.add_argument("--private", action="store_true", help="create a private repository")
+    parser.add_argument("--revision", help="existing branch to upload to; default: main")
+    parser.add_argument("--checkpoint", choices=("best", "last"), help="default: the run's checkpoint.test_checkpoint")
+    parser.add_argument("--merged", action="store_true", help="write pipeline/ with the LoRA merged into its weights")
+    parser.add_argument("--picture", help="name of the picture in figures/; default: samples, or the first one")
+    parser.add_argument("--license", help="licence of the weights, such as apache-2.0; default: that of the base model")
+    parser.add_argument("--base_model", help="OWNER/NAME of the pre-trained model; default: from the settings")
+    parser.add_argument("--dataset", action="append", default=[], help="OWNER/NAME of a dataset; may be repeated")
+
+
+def run(options: Namespace) -> int:
+    import shutil
+    from tempfile import TemporaryDirectory
+
+    from experiments.hub.upload import check_repo_id, upload
+
+    if options.repo_id is None and options.output is None:
+        raise ValueError("give OWNER/NAME to upload the run, or --output FOLDER to write a folder")
+    if options.repo_id is not None:
+        check_repo_id(options.repo_id)
+    elif options.private or options.revision:
+        raise ValueError("--private and --revision need OWNER/NAME")
+    above = None
+    if options.output is not None:
+        if options.output.exists():
+            raise FileExistsError(f"--output {options.output} exists already: name a new folder")
+        above = options.output.absolute().parent
+        above.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=above) as temporary:
+        folder = Path(temporary, "run")
+        _write(options, folder)
+        if options.repo_id is not None:
+            print(f"uploaded: {upload(folder, options.repo_id, options.private, options.revision)}")
+        if options.output is not None:
+            shutil.move(folder, options.output)
+            print(f"written: {options.output}")
+    return 0
+
+
+def _write(options: Namespace, folder: Path) -> None:
+    """Write the folder with its model card."""
+    from datamodules.files.whole_files import write_text
+    from experiments.hub.model_card import CardOptions, base_model, model_card
+    from experiments.hub.pushed_folder import refuse_private, write_folder
+    from experiments.hub.upload import licence_of
+
+    pushed = write_folder(options.run, folder, options.checkpoint, options.picture)
+    if options.merged:
+        pushed = _merged(options, folder, pushed)
+    base = options.base_model or base_model(pushed.settings)
+    licence = options.license or (None if base is None else licence_of(base, online=options.repo_id is not None))
+    if licence is None:
+        print("the model card states no licence: set --license")
+    name = options.repo_id or options.output.name
+    card = CardOptions(name, licence, base, options.dataset)
+    write_text(folder / "README.md", model_card(pushed, folder, card))
+    refuse_private(folder, options.run)
+
+
+def _merged(options: Namespace, folder: Path, pushed: "Pushed") -> "Pushed":
+    """Replace the pipeline by one whose weights include the adapters."""
+    import shutil
+
+    from experiments.hub.pushed_folder import ADAPTERS, remove_paths, with_pipeline
+    from experiments.load_run import load_run
+    from lightning_modules.interfaces import SavesPipeline, require
+
+    if ADAPTERS not in pushed.pipeline:
+        raise ValueError(f"--merged needs a run with LoRA, and {options.run / 'pipeline' / ADAPTERS} does not exist")
+    model, _ = load_run(options.run, options.checkpoint)
+    shutil.rmtree(folder / "pipeline", ignore_errors=True)
+    require(model, SavesPipeline, "push --merged").save_pipeline(folder / "pipeline", merge=True)
+    remove_paths(folder / "pipeline")
+    return with_pipeline(pushed, folder)

@@ -1,0 +1,258 @@
+"""The model card of a pushed run: README.md with the metadata that the Hugging Face Hub reads."""
+
+import csv
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from datamodules.files.text_files import read_text
+from experiments.catalogue import Method, claims_of, find_methods, first_equation
+from experiments.config_files import PROJECT
+from experiments.hub.pushed_folder import ADAPTERS, Pushed
+from experiments.results import arrow, markdown, mean_and_std, read_curves, read_test_metrics
+
+HUB_DATASETS = {
+    "datamodules.classification.cifar.CIFAR10": "uoft-cs/cifar10",
+    "datamodules.classification.cifar.CIFAR100": "uoft-cs/cifar100",
+    "datamodules.classification.mnist.MNIST": "ylecun/mnist",
+    "datamodules.classification.svhn.SVHN": "ufldl-stanford/svhn",
+    "datamodules.classification.imagenet.ImageNet": "ILSVRC/imagenet-1k",
+}
+"""Names of public datasets on the Hub."""
+TASKS = {
+    "classification": "image-classification",
+    "segmentation": "image-segmentation",
+    "restoration": "image-to-image",
+    "speech": "audio-to-audio",
+}
+"""Tasks on the Hub, by the package of the data."""
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+PIPELINES = ("pipeline", "path", "name_or_path")
+"""Arguments with the name of a pre-trained model."""
+UNKNOWN_LICENCE = "unknown"
+MOST_METRICS = 30
+SHOWN = ("max_epochs", "max_steps", "precision", "accumulate_grad_batches", "gradient_clip_val", "callbacks")
+"""Settings of the trainer in the card; config.yaml has all."""
+OF_DIFFUSERS = {ADAPTERS, "model_index.json"}
+"""Files of pipelines that diffusers reads."""
+
+
+@dataclass(frozen=True)
+class CardOptions:
+    """What the user says about a model.
+
+    Args:
+        name: `owner/name` on the Hub, or the name of the folder.
+        licence: identifier of the licence on the Hub; None if unknown.
+        base_model: name of the pre-trained model on the Hub; None takes it from the settings.
+        datasets: names of the datasets on the Hub; empty takes them from the settings.
+    """
+
+    name: str
+    licence: str | None = None
+    base_model: str | None = None
+    datasets: Sequence[str] = ()
+
+
+def model_card(pushed: Pushed, folder: Path, options: CardOptions) -> str:
+    """Write the model card of a folder that `write_folder` wrote.
+
+    Args:
+        pushed: what the folder holds.
+        folder: the folder, for its metrics.
+        options: what the user says about the model.
+    """
+    from huggingface_hub import ModelCardData
+
+    method = method_of(pushed.class_path)
+    base = options.base_model or base_model(pushed.settings)
+    adapters = ADAPTERS in pushed.pipeline
+    metadata = ModelCardData(
+        base_model=base,
+        base_model_relation=None if base is None else "adapter" if adapters else "finetune",
+        datasets=list(options.datasets) or hub_datasets(pushed.settings) or None,
+        license=options.licence or UNKNOWN_LICENCE,
+        library_name="diffusers" if OF_DIFFUSERS & {*pushed.pipeline} else "noiseworks",
+        pipeline_tag=task(pushed.settings, method),
+        tags=["noiseworks", *([method.folder] if method else []), *(["lora"] if adapters else [])],
+    )
+    parts = [
+        f"---\n{metadata.to_yaml()}\n---\n\n# {options.name.rpartition('/')[2]}\n",
+        *_about(pushed, method, base, options),
+        *_metrics(folder),
+        *_claims(method),
+        *_use(pushed, base, options, adapters),
+        f"## Settings\n\n```yaml\n{_shown(pushed.settings)}```\n",
+    ]
+    return "\n".join(parts)
+
+
+def method_of(class_path: str) -> Method | None:
+    """Find the method of a class; None for a class of the user's own."""
+    name, folder = class_path.rpartition(".")[2], class_path.split(".")[:3]
+    return next((each for each in find_methods() if each.name == name and each.module.split(".")[:3] == folder), None)
+
+
+def base_model(settings: Mapping[str, Any]) -> str | None:
+    """Find the name on the Hub of the pre-trained model that a run started from."""
+    for spec in _classes(settings.get("model")):
+        arguments = spec["init_args"]
+        if str(spec["class_path"]).endswith("timm_model") and arguments.get("pretrained") and arguments.get("name"):
+            return f"timm/{arguments['name']}"
+        for key in PIPELINES:
+            if isinstance(name := arguments.get(key), str) and HUB_NAME.fullmatch(name) and not _is_file(name):
+                return name
+    return None
+
+
+def _is_file(name: str) -> bool:
+    return name.endswith((".safetensors", ".pth", ".pt", ".ckpt", ".bin")) or Path(name).exists()
+
+
+def hub_datasets(settings: Mapping[str, Any]) -> list[str]:
+    """List the names on the Hub of the datasets of a run."""
+    found = []
+    for spec in _classes(settings.get("data")):
+        named = HUB_DATASETS.get(spec["class_path"])
+        if spec["class_path"].endswith(".HuggingFaceImages"):
+            named = spec["init_args"].get("name")
+        if named and (HUB_NAME.fullmatch(named) or re.fullmatch(r"[\w.-]+", named)) and not Path(named).exists():
+            found.append(named)
+    return list(dict.fromkeys(found))
+
+
+def task(settings: Mapping[str, Any], method: Method | None) -> str | None:
+    """Name the task of a model as the Hub does; None if it has no name there."""
+    data, generates = settings.get("data") or {}, method is not None and method.field == "diffusion"
+    package = str(data.get("class_path") if isinstance(data, dict) else data).partition("datamodules.")[2].split(".")[0]
+    if generates and package in ("classification", "prompts"):
+        texts = any("text_to_image" in path or path.endswith(NETWORKS) for path in _paths(settings.get("model")))
+        return "text-to-image" if texts else "unconditional-image-generation"
+    return TASKS.get(package)
+
+
+NETWORKS = (".TextToImage", ".StableDiffusion3", ".Flux")
+
+
+def _paths(value: Any) -> list[str]:
+    return [spec["class_path"] for spec in _classes(value)]
+
+
+def _classes(value: Any) -> Iterator[dict[str, Any]]:
+    """Yield the classes in settings, each with `class_path` and `init_args`."""
+    if isinstance(value, str) and re.fullmatch(r"[A-Za-z_]\w*(\.\w+)+", value):
+        yield {"class_path": value, "init_args": {}}
+    if isinstance(value, dict):
+        if isinstance(path := value.get("class_path"), str):
+            arguments = value.get("init_args")
+            yield {"class_path": path, "init_args": arguments if isinstance(arguments, dict) else {}}
+        for key, inner in value.items():
+            if key != "class_path":
+                yield from _classes(inner)
+    if isinstance(value, list):
+        for inner in value:
+            yield from _classes(inner)
+
+
+def _about(pushed: Pushed, method: Method | None, base: str | None, options: CardOptions) -> Iterator[str]:
+    name = pushed.class_path.rpartition(".")[2]
+    yield f"Trained by noiseworks with {name}.\n"
+    if method is not None:
+        paper = method.paper
+        link = f"[arXiv {paper.arxiv}](https://arxiv.org/abs/{paper.arxiv})" if paper.arxiv else ""
+        cited = ", ".join(filter(None, (paper.authors, f"*{paper.title}*" if paper.title else "", paper.venue, link)))
+        yield "\n\n".join(filter(None, (first_equation(method.docstring), f"Paper: {cited}" if cited else ""))) + "\n"
+    rows = [["checkpoint", f"{pushed.checkpoint}, after {pushed.step} steps"]]
+    local = ", ".join(f"local, `{name}`" for key, name in pushed.named.items() if key.startswith("model."))
+    rows += [["base model", f"[{base}](https://huggingface.co/{base})" if base else local or "none"]]
+    rows += [["data", ", ".join(f"`{path}`" for path in _paths(pushed.settings.get("data")))]]
+    rows += [["licence", options.licence or "not stated"]]
+    yield markdown(["", ""], rows)
+    if pushed.picture:
+        yield f"![{name}: {Path(pushed.picture).stem}]({pushed.picture})\n"
+
+
+def _metrics(folder: Path) -> Iterator[str]:
+    """Yield the table of the test metrics or, without a test, of the last validation metrics."""
+    metrics: Mapping[str, float] = {}
+    if (folder / "test_metrics.csv").is_file():
+        metrics = read_test_metrics(folder / "test_metrics.csv")
+    elif (folder / "metrics.csv").is_file():
+        curves = read_curves(folder / "metrics.csv")
+        metrics = {name: curve[max(curve)] for name, curve in curves.items() if name.startswith("val/") and curve}
+    rows = [[f"{name}{arrow(name)}", f"{value:.4g}"] for name, value in metrics.items() if math.isfinite(value)]
+    if rows:
+        left = f"\n{len(rows) - MOST_METRICS} more are in `test_metrics.csv`.\n" if len(rows) > MOST_METRICS else ""
+        yield f"## Metrics\n\n{markdown(['metric', 'value'], rows[:MOST_METRICS])}{left}"
+
+
+def _claims(method: Method | None) -> Iterator[str]:
+    """Yield the claims about a method, with what was measured if the documentation is installed."""
+    if method is None:
+        return
+    paths, file = {str(config.path) for config in method.configs}, PROJECT / "docs" / "claims.csv"
+    measured = csv.DictReader(read_text(file).splitlines() if file.is_file() else [])
+    rows = [
+        [row["paper"], row["metric"], _mean(row, "method"), _mean(row, "baseline"), row["verdict"]]
+        for row in measured
+        if row["method"] in paths
+    ]
+    if rows:
+        yield "## Claims of the method\n\nMeasured by demos on bundled data with several seeds, not by this run.\n"
+        yield markdown(["claim", "metric", "method", "baseline", "verdict"], rows)
+    elif claims := claims_of(method, PROJECT):
+        yield "## Claims of the method\n\n" + "".join(f"- {claim}\n" for claim in claims)
+
+
+def _mean(row: Mapping[str, str], side: str) -> str:
+    return mean_and_std(float(row[f"{side}_mean"]), math.nan) if row[f"{side}_mean"] else "-"
+
+
+def _use(pushed: Pushed, base: str | None, options: CardOptions, adapters: bool) -> Iterator[str]:
+    on_hub = "/" in options.name
+    address = f"hf://{options.name}" if on_hub else options.name
+    yield (
+        "## Use\n\n```python\nfrom experiments.load_run import load_run  # of the package noiseworks\n\n"
+        f'model, data = load_run("{address}")\n```\n'
+    )
+    if pushed.named:
+        needed = ", ".join(f"`{key}` (`{name}`)" for key, name in pushed.named.items())
+        yield f"These settings were local paths, and need yours: {needed}; pass them to `load_run` as `arguments`.\n"
+    if not OF_DIFFUSERS & {*pushed.pipeline}:
+        return
+    yield "Without noiseworks:\n"
+    if adapters:
+        started = base or "BASE_MODEL"
+        yield (
+            "```python\nfrom diffusers import DiffusionPipeline\n\n"
+            f'pipeline = DiffusionPipeline.from_pretrained("{started}")\n'
+            f'pipeline.load_lora_weights("{options.name}", subfolder="pipeline", weight_name="{ADAPTERS}")\n```\n'
+        )
+        return
+    folder = (
+        f'snapshot_download("{options.name}", allow_patterns="pipeline/*") + "/pipeline"' if on_hub else '"pipeline"'
+    )
+    imported = "from huggingface_hub import snapshot_download\n" if on_hub else ""
+    yield (
+        f"```python\nfrom diffusers import DiffusionPipeline\n{imported}\n"
+        f"pipeline = DiffusionPipeline.from_pretrained({folder})\n```\n"
+    )
+
+
+def _shown(settings: Mapping[str, Any]) -> str:
+    """Format the settings of model, data and training, without those that are null."""
+    kept = {key: settings[key] for key in ("seed_everything", "model", "data") if key in settings}
+    trainer = settings.get("trainer")
+    kept["trainer"] = {key: trainer.get(key) for key in SHOWN} if isinstance(trainer, dict) else None
+    return yaml.safe_dump(_given(kept), sort_keys=False, allow_unicode=True, width=120)
+
+
+def _given(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _given(inner) for key, inner in value.items() if inner is not None}
+    return [_given(inner) for inner in value] if isinstance(value, list) else value

@@ -1,0 +1,94 @@
+"""Settings of a run that mean the same on another machine, without local paths and secrets."""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+from datamodules.files.image_files import class_folders
+
+SECRET = re.compile(r"(\w+_)?(api_key|secret|password|passwd|credentials?)|((access|auth|hf|use_auth)_)?token", re.I)
+"""Names of arguments that hold secrets."""
+OF_THE_MACHINE: dict[str, Any] = {
+    **{"accelerator": "auto", "devices": 1, "num_nodes": 1, "strategy": "auto"},
+    **dict.fromkeys(("logger", "default_root_dir", "profiler", "plugins")),
+}
+"""Settings of the trainer that depend on the machine, and their values for any other machine."""
+
+
+def portable(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Replace local paths by file names, and remove secrets and settings that only apply to this machine.
+
+    Image folders also get their class names, so that the model can be built without the images.
+
+    Returns:
+        The settings, and the file names that replace paths, by dotted keys without `init_args`.
+    """
+    named: dict[str, str] = {}
+    found = _replaced(_with_class_names(settings), "", named)
+    trainer = found.get("trainer")
+    if isinstance(trainer, dict):
+        found["trainer"] = trainer | {key: value for key, value in OF_THE_MACHINE.items() if key in trainer}
+    return found, named
+
+
+def is_local(value: str) -> bool:
+    """Whether a text is an absolute path or one in a home folder, of this or another operating system."""
+    path = value.removeprefix("file:")
+    return len(path) > 1 and (path.startswith(("/", "~")) or PureWindowsPath(path).is_absolute())
+
+
+def without_paths(content: Any) -> Any:
+    """Replace the local paths in the content of a JSON file by their file names."""
+    return _replaced(content, "", {})
+
+
+def _replaced(value: Any, key: str, named: dict[str, str]) -> Any:
+    if isinstance(value, dict):
+        return {
+            name: None
+            if isinstance(inner, str) and SECRET.fullmatch(str(name))
+            else _replaced(inner, f"{key}.{name}", named)
+            for name, inner in value.items()
+        }
+    if isinstance(value, list):
+        return [_replaced(inner, f"{key}.{place}", named) for place, inner in enumerate(value)]
+    if not isinstance(value, str) or not is_local(value):
+        return value
+    if key.startswith(".trainer."):
+        return None
+    name = PureWindowsPath(value).name or "data"  # a Windows path splits at both kinds of slashes
+    named[".".join(part for part in key.split(".") if part not in ("", "init_args"))] = name
+    return name
+
+
+def _with_class_names(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_with_class_names(inner) for inner in value]
+    if not isinstance(value, dict):
+        return value
+    found = {name: _with_class_names(inner) for name, inner in value.items()}
+    arguments = found.get("init_args")
+    if str(found.get("class_path")).endswith(".folder_sets.ImageFolder") and isinstance(arguments, dict):
+        training = Path(str(arguments.get("data_dir"))).expanduser() / "train"
+        if not arguments.get("class_names") and training.is_dir():
+            found["init_args"] = arguments | {"class_names": class_folders(training)}
+    return found
+
+
+def private_texts(run: Path) -> Iterator[tuple[str, bytes]]:
+    """Yield texts that must not be uploaded, each after a description that does not contain it."""
+    from huggingface_hub import get_token
+
+    for what, path in (("home folder", Path.home()), ("working directory", Path.cwd()), ("run directory", run)):
+        for each in {str(path.absolute()), os.path.realpath(path)}:
+            if len(Path(each).parts) > 1:
+                yield f"the path of your {what}", each.encode()
+    secrets = {"your token of the Hugging Face Hub": get_token() or ""}
+    secrets |= {f"the value of {name}": value for name, value in os.environ.items() if IN_ENVIRONMENT.search(name)}
+    yield from ((what, value.encode()) for what, value in secrets.items() if len(value) >= 8)
+
+
+IN_ENVIRONMENT = re.compile(r"TOKEN|SECRET|PASSW|API_?KEY|ACCESS_KEY|CREDENTIAL", re.I)
+"""Environment variables that hold secrets."""

@@ -1,0 +1,171 @@
+"""The folder that `push` uploads: settings, weights, metrics, a picture, and a fine-tuned pipeline if there is one."""
+
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from datamodules.files.image_files import opened_image
+from datamodules.files.text_files import read_json_object
+from datamodules.files.whole_files import whole_file, write_text
+from experiments.command_line import CALL_ONLY
+from experiments.config_files import with_new_keys
+from experiments.hub.portable_settings import portable, private_texts, without_paths
+from experiments.parsing.guards import from_list
+from experiments.run_directory import WEIGHTS, read_checkpoint
+from experiments.strangers import settings_of_run
+
+PIPELINE_FILES = (".json", ".safetensors", ".txt", ".model")
+"""Suffixes of the files of a pipeline; others, such as pickles and code, are left out."""
+ADAPTERS = "pytorch_lora_weights.safetensors"
+"""File of LoRA in a pipeline."""
+TABLES = ("metrics.csv", "test_metrics.csv")
+WIDEST = 1600
+"""Largest width and height of the picture, in pixels."""
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """What the folder of a run holds.
+
+    Args:
+        settings: the settings of the run, without local paths.
+        named: file names that replace local paths, by dotted keys.
+        checkpoint: `best` or `last`.
+        class_path: class of the model.
+        step: training steps before the checkpoint.
+        picture: name of the picture; None without one.
+        pipeline: names of the files of the pipeline.
+    """
+
+    settings: Mapping[str, Any]
+    named: Mapping[str, str]
+    checkpoint: str
+    class_path: str
+    step: int
+    picture: str | None
+    pipeline: tuple[str, ...]
+
+
+def write_folder(run: Path, folder: Path, checkpoint: str | None = None, picture: str | None = None) -> Pushed:
+    """Write what `load_run` needs of a run, its metrics, a picture and its pipeline to a new folder.
+
+    Args:
+        run: the run directory.
+        folder: the folder, which is created.
+        checkpoint: `best` or `last`; None means the run's setting `checkpoint.test_checkpoint`.
+        picture: name of a PNG file in `figures/`; None chooses one.
+
+    Raises:
+        FileNotFoundError: if the run, its checkpoint or the picture does not exist.
+        ValueError: if the run contains a file that is damaged or rejected.
+    """
+    config = run / "config.yaml"
+    if not config.is_file():
+        raise FileNotFoundError(f"{run} is not a run directory: {config} does not exist")
+    saved = with_new_keys(from_list(settings_of_run(run, CALL_ONLY, []), config))
+    chosen = checkpoint or (saved.get("checkpoint") or {}).get("test_checkpoint") or "last"
+    weights = read_checkpoint(run / "checkpoints" / f"{chosen}.ckpt")
+    settings, named = portable(saved)
+    model = settings.get("model")
+    if not isinstance(model, dict) or not isinstance(model.get("class_path"), str):
+        raise ValueError(f"{config} names no class of the model")
+    folder.mkdir(parents=True)
+    text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+    write_text(folder / "config.yaml", text)
+    _save_weights(weights, folder / WEIGHTS, model["class_path"])
+    for name in TABLES:
+        if (run / name).is_file():
+            shutil.copyfile(run / name, folder / name)
+    shown = _copy_picture(run / "figures", folder, picture)
+    files = _copy_pipeline(run / "pipeline", folder / "pipeline") if (run / "pipeline").is_dir() else []
+    step = weights.get("global_step")
+    return Pushed(
+        settings, named, chosen, model["class_path"], step if isinstance(step, int) else 0, shown, tuple(files)
+    )
+
+
+def _save_weights(checkpoint: dict[str, Any], file: Path, class_path: str) -> None:
+    """Save the weights of a checkpoint, with tensors that share memory saved once each."""
+    from safetensors.torch import save_file
+
+    state = {name: value.detach().clone().contiguous() for name, value in checkpoint["state_dict"].items()}
+    with whole_file(file) as partial:
+        named = {"class_path": str(checkpoint.get("class_path", class_path))}  # of several keys the order would vary
+        save_file(state, partial, named)
+
+
+def _copy_picture(figures: Path, folder: Path, name: str | None) -> str | None:
+    """Copy a picture without its metadata, reduced to at most `WIDEST` pixels.
+
+    Without a name, samples of a generative model come first, then the first name in alphabetical order.
+    """
+    found = sorted(path.name for path in figures.glob("*.png"))
+    if name is not None and name not in found:
+        raise FileNotFoundError(f"{figures} has no picture {name}; it has {', '.join(found) or 'none'}")
+    if not found:
+        return None
+    chosen = name or next((each for each in found if each.startswith("samples")), found[0])
+    with opened_image(figures / chosen) as image, whole_file(folder / chosen) as partial:
+        picture = image.convert("RGB")
+        picture.thumbnail((WIDEST, WIDEST))
+        picture.save(partial, optimize=True)
+    return chosen
+
+
+def _copy_pipeline(source: Path, target: Path) -> list[str]:
+    """Copy the files of a pipeline that hold no code; local paths in JSON files are replaced by file names."""
+    names = _pipeline_files(source)
+    for name in names:
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / name, target / name)
+    remove_paths(target)
+    return names
+
+
+def _pipeline_files(folder: Path) -> list[str]:
+    return sorted(
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_file() and path.suffix in PIPELINE_FILES and not path.name.startswith(".")
+    )
+
+
+def with_pipeline(pushed: Pushed, folder: Path) -> Pushed:
+    """Take the files of a pipeline that was written to `pipeline/` afterwards."""
+    return replace(pushed, pipeline=tuple(_pipeline_files(folder / "pipeline")))
+
+
+def remove_paths(pipeline: Path) -> None:
+    """Replace the local paths in the configurations of a pipeline by file names."""
+    for file in (*pipeline.rglob("config.json"), *pipeline.rglob("*_config.json"), *pipeline.rglob("*_index.json")):
+        content = read_json_object(file)
+        if (portable := without_paths(content)) != content:
+            write_text(file, json.dumps(portable, indent=2) + "\n")
+
+
+def refuse_private(folder: Path, run: Path) -> None:
+    """Reject a folder with a file that contains a local path or a secret.
+
+    Raises:
+        ValueError: if there is one; the message names the file and what it contains.
+    """
+    private = [
+        (what, re.compile(rb"(?<![\w.~-])" + re.escape(text) + rb"(?![\w-])")) for what, text in private_texts(run)
+    ]
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        content = _header(file) if file.suffix == ".safetensors" else file.read_bytes()
+        for what, pattern in private:
+            if pattern.search(content):
+                raise ValueError(f"{file.relative_to(folder)} contains {what} and is not published: remove it there")
+
+
+def _header(file: Path) -> bytes:
+    """Read names and metadata of a safetensors file; the rest are numbers."""
+    with file.open("rb") as stream:
+        return stream.read(int.from_bytes(stream.read(8), "little"))
