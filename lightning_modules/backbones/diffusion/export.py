@@ -51,7 +51,7 @@ def save_model(model: LatentDiffusion | PixelSpace, folder: Path, writes: bool, 
     plain.load_state_dict(merged(network, state))
     if not isinstance(model, PixelSpace):
         plain.to(network.dtype)
-        if adapters:
+        if adapters and not merge:
             plain.save_pretrained(folder / model.parts[0])
             return
         model.pipeline.register_modules(**{model.parts[0]: plain})
