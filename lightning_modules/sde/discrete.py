@@ -100,7 +100,7 @@ def predicted(model: Callable[..., Any], noisy: Tensor, t: int | Tensor) -> Tens
         The output, `[B, C, H, W]`; the additional channels of a learned variance are dropped.
     """
     if not isinstance(t, Tensor):
-        t = torch.full((len(noisy),), t, dtype=torch.int64, device=noisy.device)
+        t = torch.full(noisy.shape[:1], t, dtype=torch.int64, device=noisy.device)
     output = model(noisy, t)
     output = output if isinstance(output, Tensor) else output.sample
     return output[:, : noisy.shape[1]]

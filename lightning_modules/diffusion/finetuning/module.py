@@ -23,6 +23,7 @@ from lightning_modules.backbones.diffusion.export import save_model
 from lightning_modules.backbones.diffusion.pixel_space import PixelSpace
 from lightning_modules.backbones.diffusion.text_to_image import Prompts, TextToImage
 from lightning_modules.diffusion.finetuning.data_checks import check_data
+from lightning_modules.diffusion.finetuning.exported_network import ExportsNetwork
 from lightning_modules.diffusion.finetuning.objectives import DiffusionObjective, FlowMatching, FlowObjective
 from lightning_modules.diffusion.finetuning.sharding import refuse_to_go_on, share_out
 from lightning_modules.interfaces import ImageColumn
@@ -34,7 +35,7 @@ from lightning_modules.training.logging import log_training
 TIMES, SAMPLE = 1, 2  # random streams of an image in evaluation
 
 
-class DiffusionFineTuning(MethodModule):
+class DiffusionFineTuning(ExportsNetwork, MethodModule):
     """Fine-tune a diffusion model on images, and save it in the format of diffusers or peft.
 
     Training ends by saving the result to `pipeline/` in the run directory. Validation and test log `loss`, the
