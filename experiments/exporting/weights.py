@@ -77,7 +77,7 @@ def _timm_config(network: Any, tensors: Mapping[str, Tensor], shape: Mapping[str
             "pretrained_cfg": {"num_classes": network.num_classes, "input_size": [shape["C"], shape["H"], shape["W"]]},
         }
         with suppress(Exception), torch.device("meta"):  # an architecture that was changed, or takes no img_size
-            arguments = {**channels, **({"img_size": (shape["H"], shape["W"])} if size else {})}
+            arguments: dict[str, Any] = {**channels, **({"img_size": (shape["H"], shape["W"])} if size else {})}
             fresh = timm.create_model(config["architecture"], num_classes=network.num_classes, **arguments)
             own = {name: value.shape for name, value in fresh.state_dict().items()}
             if own == {name: value.shape for name, value in tensors.items()}:

@@ -35,13 +35,12 @@ def padded(function: ImageFunction, image: Tensor, multiple: int) -> Tensor:
     at_least(1, multiple=multiple)
     height, width = image.shape[2:]
     down, right = -height % multiple, -width % multiple
-    traced = torch.compiler.is_exporting()  # the exported graph pads any size, by zero pixels or more
-    if not traced and (down >= height or right >= width):
+    if down >= height or right >= width:
         raise ValueError(
             f"images of {height} x {width} pixels are too small for a network that needs multiples of {multiple}: "
             f"each side must exceed {multiple // 2} pixels"
         )
-    if traced or down or right:
+    if down or right:
         image = F.pad(image, (0, right, 0, down), mode="reflect")
     return function(image)[..., :height, :width]
 

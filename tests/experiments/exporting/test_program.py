@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from experiments.exporting.program import difference, others, trace
+from lightning_modules.backbones.tiled import TiledInference
 from lightning_modules.interfaces import Exported, ExportedInput
 
 SIZES = {"C": 1, "H": 8, "W": 8}
@@ -51,6 +52,18 @@ def test_a_network_with_strides_takes_their_multiples() -> None:
     traced = trace(network, thing := exported(u_net), SIZES)
     assert traced.multiple == 4
     assert traced.program.module()(torch.rand(1, 1, 12, 20)).shape == (1, 1, 12, 20)
+    assert agrees(traced, thing) < 1e-6
+
+
+def test_a_restorer_that_pads_to_a_stride_takes_multiples_of_it() -> None:
+    network = Network()
+
+    def strided(image: Tensor) -> Tensor:
+        return image + F.interpolate(F.avg_pool2d(network.used(image), 4), scale_factor=4)
+
+    inference = TiledInference(multiple=4)
+    traced = trace(network, thing := exported(lambda image: inference(strided, image)), SIZES)
+    assert traced.multiple == 4
     assert agrees(traced, thing) < 1e-6
 
 
