@@ -74,9 +74,9 @@ def _plain(module: Any) -> dict[str, Any] | None:
 
     if isinstance(module, EffectiveNetwork):
         return module.effective_weights()[0]
-    if not any("lora_" in name for name in module.state_dict()):
-        return None
-    network = module.network
+    network = getattr(module, "network", None)
     while hasattr(network, "network"):
         network = network.network
+    if network is None or not any("lora_" in name for name in network.state_dict()):
+        return None
     return merged(network, network.state_dict())

@@ -19,6 +19,7 @@ import train
 from datamodules.classification.digits import Digits
 from experiments import commands
 from experiments.load_run import load_run
+from tests.datamodules.image_folders import photograph, save
 
 QUICK = (
     *("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false", "--trainer.callbacks", "[]"),
@@ -194,6 +195,31 @@ def test_a_fine_tuned_network_loads_by_diffusers(runs: Path) -> None:
     with torch.no_grad():
         found = UNet2DModel.from_pretrained(tuned / "export_safetensors")(x, t).sample  # averaged weights
         torch.testing.assert_close(found, network(load_run(tuned)[0], x, t), rtol=0, atol=1e-5)
+
+
+@pytest.mark.nightly
+def test_adapters_of_a_text_to_image_model_are_merged(tmp_path: Path, text_to_image: Path) -> None:
+    from diffusers import UNet2DConditionModel
+
+    run, images = tmp_path / "run", tmp_path / "images"
+    for number in range(30):
+        save(images / f"{number}.png", photograph(16, 16, number))
+    data = ("--data.images.data_dir", str(images), "--data.images.prompt", "a photo", "--data.images.image_size", "16")
+    model = ("--model.network.pipeline", str(text_to_image), "--model.cache_dir", "null", "--data.batch_size", "2")
+    trainer = ("--trainer.accelerator", "cpu", "--trainer.precision", "32-true", "--run_directory", str(run))
+    assert train.main(["fit", "--config", "configs/finetuning/lora.yaml", *data, *model, *trainer, *QUICK]) == 0
+    for chosen in ("torch", "safetensors"):
+        assert train.main(["export", str(run), "--format", chosen]) == 0
+    program = torch.export.load(run / "export_torch" / "model.pt2").module()
+    shapes = [
+        each["shape"] for each in json.loads((run / "export_torch" / "config.json").read_text())["inputs"].values()
+    ]
+    x, embedding = torch.randn(2, *shapes[0][1:2], 8, 8), torch.randn(2, *shapes[2][1:])
+    unet = UNet2DConditionModel.from_pretrained(run / "export_safetensors")
+    assert not any("lora" in name for name in unet.state_dict())
+    with torch.no_grad():
+        found, t = unet(x, torch.tensor([3, 700]), embedding).sample, torch.tensor([3, 700])
+        torch.testing.assert_close(found, program(x, t, embedding), rtol=0, atol=1e-5)
 
 
 @pytest.mark.nightly
