@@ -74,8 +74,8 @@ def _plain(module: Any) -> dict[str, Any] | None:
 
     if isinstance(module, EffectiveNetwork):
         return module.effective_weights()[0]
-    network = getattr(module, "network", None)
-    while hasattr(network, "network"):
+    network: Any = getattr(module, "network", None)
+    while network is not None and hasattr(network, "network"):
         network = network.network
     if network is None or not any("lora_" in name for name in network.state_dict()):
         return None
