@@ -4,7 +4,8 @@ This file also defines the types that a module returns for figures and tables. T
 that stand for no class are re-exported here.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
@@ -375,6 +376,62 @@ class EffectiveNetwork(Protocol):
         The description must be serialisable as JSON.
         """
         ...
+
+
+class ExportedInput(NamedTuple):
+    """An input of an exported function."""
+
+    dimensions: str
+    """Names of the dimensions, such as `B C H W`: B samples, N noise samples, C channels, H height and W width."""
+    sample: Callable[..., Tensor] = torch.rand
+    """Samples an example of a given shape."""
+    description: str = "images in [0, 1]"
+
+
+class Exported(NamedTuple):
+    """What a module computes for its users, as a function of tensors, for use outside this project."""
+
+    kind: str
+    function: Callable[..., Tensor]
+    """Maps the inputs, by position, to the output; the same inputs always give the same output."""
+    inputs: Mapping[str, ExportedInput]
+    output: str
+    """Name of the output."""
+    dimensions: str
+    """Names of the output's dimensions, as for the inputs."""
+    description: str
+    """What the output is, in one phrase."""
+    sizes: Mapping[str, int] = {}
+    """Sizes of dimensions that the module knows itself; the others follow from the shape of an image."""
+    weights: AbstractContextManager[None] = nullcontext()
+    """Context within which the module has the weights to export, such as averaged ones."""
+
+
+@runtime_checkable
+class Exportable(Protocol):
+    """A module whose prediction, or whose network, can be exported as a function of tensors."""
+
+    def exported(self, sigma: float | None = None) -> Exported:
+        """Return the function to export.
+
+        Args:
+            sigma: standard deviation of the noise of a smoothed classifier, in pixel units; 0 exports the classifier
+                without smoothing, and None uses the module's own value.
+
+        Raises:
+            ValueError: if the prediction is no such function, or `sigma` does not apply.
+        """
+        ...
+
+
+def refuse_sigma(sigma: float | None, module: Any) -> None:
+    """Reject a noise level for a module that is not a smoothed classifier.
+
+    Raises:
+        ValueError: if `sigma` is neither None nor 0.
+    """
+    if sigma:
+        raise ValueError(f"sigma is {sigma:g}, but {type(module).__name__} is not a smoothed classifier: leave it out")
 
 
 @runtime_checkable

@@ -97,5 +97,5 @@ class CIFARViT(nn.Module):
         size = self.patch_size
         patches = image.unfold(2, size, size).unfold(3, size, size).permute(0, 2, 3, 4, 5, 1)
         embedded = self.embedding(patches.flatten(start_dim=3).flatten(start_dim=1, end_dim=2))
-        token = torch.cat([self.class_token.expand(len(image), -1, -1), embedded], dim=1) + self.position
+        token = torch.cat([self.class_token.expand(image.shape[0], -1, -1), embedded], dim=1) + self.position
         return self.head(self.blocks(token)[:, 0])

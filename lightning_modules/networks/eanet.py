@@ -172,7 +172,7 @@ class EANet(nn.Module):
         """
         if degraded is None:
             return x + self(x, x)
-        times = torch.as_tensor(time, device=x.device).expand(len(x))
+        times = torch.as_tensor(time, device=x.device).expand(x.shape[0])
         embedded = self.time(get_timestep_embedding(times, self.width, downscale_freq_shift=1).to(x.dtype))
         height, width = x.shape[2:]
         multiple = 2 ** len(self.downs)

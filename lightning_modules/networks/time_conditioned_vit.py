@@ -90,7 +90,7 @@ class TimeConditionedViT(nn.Module):
         """Compute features `[B, D]` of images `[B, C, H, W]` at times `[B]`."""
         patches = self.patch_embed(image).flatten(start_dim=2).transpose(1, 2)
         times = sinusoidal_embedding(time, self.width).to(patches.dtype)[:, None]
-        tokens = torch.cat([self.cls_token.expand(len(image), -1, -1), times, patches], dim=1) + self.pos_embed
+        tokens = torch.cat([self.cls_token.expand(image.shape[0], -1, -1), times, patches], dim=1) + self.pos_embed
         for block in self.blocks:
             tokens = block(tokens)
         return self.norm(tokens[:, 0])

@@ -78,7 +78,7 @@ class UNet(nn.Module):
         for skip, convolution in zip(reversed(levels[:-1]), self.up, strict=True):
             x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
             rows, columns = skip.shape[2] - x.shape[2], skip.shape[3] - x.shape[3]
-            if rows or columns:
+            if torch.compiler.is_exporting() or rows or columns:  # an exported graph pads any size, maybe by zeros
                 x = F.pad(x, [columns // 2, columns - columns // 2, rows // 2, rows - rows // 2])
             x = convolution(torch.cat([skip, x], dim=1))
         return x

@@ -19,10 +19,11 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from datamodules.batches import LabelledImageBatch
-from lightning_modules.interfaces import Denoiser, require
+from lightning_modules.interfaces import Denoiser, Exported, require
 from lightning_modules.method_module import MethodModule
 from lightning_modules.optim.optimizers import adamw, constant, optimizer_config, trainable_parameters
 from lightning_modules.robustness.certificates.statistics import gaussian_radius
+from lightning_modules.robustness.certificates.vote_fractions import exported_votes
 from lightning_modules.tasks.classifier import ClassifierSteps, accuracies
 from lightning_modules.training.logging import log_training
 
@@ -76,6 +77,12 @@ class DenoisedClassifier(ClassifierSteps, MethodModule):
         """Compute logits `[1, B, K]` of the denoised images."""
         denoiser: Any = self.denoiser
         return self(denoiser.denoise(torch.add(image, noise, alpha=sigma), sigma).to(image.dtype))[None]
+
+    def exported(self, sigma: float | None = None) -> Exported:
+        """Return the smoothed classifier's fractions of votes. See `interfaces.Exportable`."""
+        if sigma is None:
+            raise ValueError("sigma must be given for a classifier behind a denoiser; 0 exports the classifier alone")
+        return exported_votes(self, sigma) if sigma else super().exported()
 
     def certified_radius(self, probability: Sequence[float], sigma: float) -> float:
         return gaussian_radius(probability[0], sigma)

@@ -31,9 +31,11 @@ from torch import Tensor, nn
 
 from datamodules.arguments import positive
 from datamodules.batches import LabelledImageBatch
+from lightning_modules.interfaces import Exported
 from lightning_modules.method_module import MethodModule
 from lightning_modules.optim.optimizers import adamw, constant, optimizer_config, trainable_parameters
 from lightning_modules.robustness.certificates.statistics import gaussian_radius
+from lightning_modules.robustness.certificates.vote_fractions import exported_votes
 from lightning_modules.sde.discrete import (
     clean_estimate,
     denoising_loss,
@@ -113,7 +115,7 @@ class DenoisedSmoothing(ClassifierSteps, MethodModule):
         """
         abar = float(self.levels[t])
         x_t = math.sqrt(abar) * (2 * noisy - 1)
-        timestep = torch.full((len(noisy),), t, dtype=torch.int64, device=noisy.device)
+        timestep = torch.full(noisy.shape[:1], t, dtype=torch.int64, device=noisy.device)
         output = predicted(self.denoiser, x_t, self._told(timestep))
         return (clean_estimate(output, x_t, abar, self.prediction).clamp(-1, 1) + 1) / 2
 
@@ -141,6 +143,12 @@ class DenoisedSmoothing(ClassifierSteps, MethodModule):
         t = first_timestep(sigma, self.levels)
         noisy = torch.add(image, noise, alpha=float(noise_levels(self.levels[t])))
         return self(self.estimate(noisy.to(next(self.network.parameters()).dtype), t))[None]
+
+    def exported(self, sigma: float | None = None) -> Exported:
+        """Return the smoothed classifier's fractions of votes. See `interfaces.Exportable`."""
+        if sigma is None:
+            raise ValueError("sigma must be given for a classifier behind a denoiser; 0 exports the classifier alone")
+        return exported_votes(self, sigma) if sigma else super().exported()
 
     def certified_radius(self, probability: Sequence[float], sigma: float) -> float:
         return gaussian_radius(probability[0], sigma)

@@ -105,7 +105,7 @@ def predicted(model: Callable[..., Any], noisy: Tensor, t: int | Tensor) -> Tens
         The output, `[B, C, H, W]`, without the additional channels of a learned variance.
     """
     if not isinstance(t, Tensor):
-        t = torch.full((len(noisy),), t, dtype=torch.int64, device=noisy.device)
+        t = torch.full(noisy.shape[:1], t, dtype=torch.int64, device=noisy.device)
     output = model(noisy, t)
     output = output if isinstance(output, Tensor) else output.sample
     return output[:, : noisy.shape[1]]

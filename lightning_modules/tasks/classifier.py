@@ -10,6 +10,7 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, MulticlassMatthewsCorrCoef
 
 from datamodules.batches import global_batch_size, loss_weight, network_input
+from lightning_modules.interfaces import Exported, ExportedInput, refuse_sigma
 from lightning_modules.losses.mixing import SoftLabels, soft_cross_entropy
 from lightning_modules.training.logging import log_training
 from lightning_modules.training.own_loaders import OwnLoaders
@@ -107,5 +108,16 @@ class ClassifierSteps(OwnLoaders):
 
     def predict_step(self: Any, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Return `index` `[B]`, `probabilities` `[B, K]` and `prediction` `[B]`."""
-        probabilities = self(network_input(batch)).float().softmax(dim=1)
+        probabilities = self._probabilities(network_input(batch))
         return {"index": batch["index"], "probabilities": probabilities, "prediction": probabilities.argmax(dim=1)}
+
+    def _probabilities(self: Any, inputs: Any) -> Tensor:
+        return self(inputs).float().softmax(dim=1)
+
+    def exported(self: Any, sigma: float | None = None) -> Exported:
+        """Return the probabilities of the classes, as `predict` writes them. See `interfaces.Exportable`."""
+        refuse_sigma(sigma, self)
+        inputs = {"image": ExportedInput("B C H W")}
+        return Exported(
+            "classifier", self._probabilities, inputs, "probabilities", "B K", "probabilities of the classes"
+        )

@@ -11,7 +11,7 @@ from datamodules.randomness.generators import generator_of
 from lightning_modules.backbones.resized import enlarged
 from lightning_modules.backbones.tiled import TiledInference
 from lightning_modules.full_precision import at_least_float32, in_full_precision
-from lightning_modules.interfaces import ImageColumn
+from lightning_modules.interfaces import Exported, ExportedInput, ImageColumn, refuse_sigma
 from lightning_modules.metrics.image_quality import ImageQuality
 from lightning_modules.tasks.writers import ImageWriter, levels_of
 from lightning_modules.training.logging import log_means
@@ -103,6 +103,18 @@ class RestorerSteps(ImageWriter):
         detail = estimate if clean is None else clean
         crops = detailed_crops(torch.cat(list(shown.values()), dim=1), detail).chunk(len(shown), dim=1)
         return columns | {f"{name}, x{ZOOM}": crop for name, crop in zip(shown, crops, strict=True)}
+
+    def exported(self: Any, sigma: float | None = None) -> Exported:
+        """Return the restored images, as `predict` writes them. See `interfaces.Exportable`."""
+        refuse_sigma(sigma, self)
+        return Exported(
+            "restorer",
+            lambda degraded: at_least_float32(self.restore(degraded)).clamp(0, 1),
+            {"image": ExportedInput("B C H W", description="degraded images; 1 is white, and noise is not clipped")},
+            "restored",
+            "B C H W",
+            "restored images in [0, 1]",
+        )
 
     def pixels(self: Any, batch: ImagePairBatch) -> Tensor:
         """Round estimates `[B, C, H, W]` to the bit depth of the input images."""

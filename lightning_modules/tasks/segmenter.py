@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from datamodules.batches import IGNORED
-from lightning_modules.interfaces import ImageColumn, class_names
+from lightning_modules.interfaces import Exported, ExportedInput, ImageColumn, class_names, refuse_sigma
 from lightning_modules.training.logging import log_same
 from lightning_modules.training.own_loaders import OwnLoaders
 
@@ -104,3 +104,15 @@ class SegmenterSteps(OwnLoaders):
     def predict_step(self: Any, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Return `index` `[B]` and `prediction` `[B, H, W]`, uint8."""
         return {"index": batch["index"], "prediction": self(batch["image"]).argmax(dim=1).to(torch.uint8)}
+
+    def exported(self: Any, sigma: float | None = None) -> Exported:
+        """Return the categories' probabilities at each pixel. See `interfaces.Exportable`."""
+        refuse_sigma(sigma, self)
+        return Exported(
+            "segmenter",
+            lambda image: self(image).float().softmax(dim=1),
+            {"image": ExportedInput("B C H W", description="images, scaled as in training")},
+            "probabilities",
+            "B K H W",
+            "probabilities of the categories at each pixel",
+        )

@@ -87,7 +87,7 @@ def best_level(noises: Sequence[Noise], noisy: Tensor, score: Callable[[Tensor],
         The indices of the chosen levels, `[B]`, and the denoised images.
     """
     computed, known = None, None
-    best = torch.full((len(noisy),), float("inf"), dtype=noisy.dtype, device=noisy.device)
+    best = torch.full(noisy.shape[:1], float("inf"), dtype=noisy.dtype, device=noisy.device)
     chosen, denoised = torch.zeros_like(best, dtype=torch.int64), noisy.clone()
     for number, noise in enumerate(noises):
         given = noise.score_input(noisy)

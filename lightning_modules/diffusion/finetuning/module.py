@@ -23,6 +23,7 @@ from lightning_modules.backbones.diffusion.pixel_space import PixelSpace
 from lightning_modules.backbones.diffusion.text_to_image import Prompts, TextToImage
 from lightning_modules.diffusion.finetuning.caption_dropout import CaptionDropout
 from lightning_modules.diffusion.finetuning.data_checks import check_data, check_sharding
+from lightning_modules.diffusion.finetuning.exported_network import ExportsNetwork
 from lightning_modules.diffusion.finetuning.objectives import FlowMatching, LossOptions, training_objective
 from lightning_modules.diffusion.finetuning.preparation import prepare_text_to_image
 from lightning_modules.diffusion.finetuning.sharding import refuse_to_go_on, share_out
@@ -35,7 +36,7 @@ from lightning_modules.training.logging import log_training
 TIMES, SAMPLE = 1, 2  # random streams of an image in evaluation
 
 
-class DiffusionFineTuning(MethodModule):
+class DiffusionFineTuning(ExportsNetwork, MethodModule):
     """Fine-tune a diffusion model on images, and save the model in the format of diffusers or peft.
 
     After training, the result is saved to `pipeline/` in the run directory. Validation and test log `loss`, the

@@ -55,7 +55,7 @@ class NoiseConditionalClassifier(ClassifierSteps, MethodModule):
         return self.classifier(mean if noise is None else mean + deviation.view(-1, 1, 1, 1) * noise, deviation)
 
     def forward(self, image: Tensor) -> Tensor:
-        return self._logits(image, image.new_full((len(image),), SMALLEST_TIME), None)
+        return self._logits(image, image.new_full(image.shape[:1], SMALLEST_TIME), None)
 
     def training_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:
         image = batch["image"]

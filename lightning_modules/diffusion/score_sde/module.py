@@ -17,6 +17,7 @@ from datamodules.randomness.shared_batches import sample_rows, sample_rows_like
 from lightning_modules.diffusion.score_sde.conditions import ClassGuidance
 from lightning_modules.diffusion.score_sde.inpainting import KnownParts
 from lightning_modules.diffusion.score_sde.trained_levels import SMALLEST_TIME, TrainedLevels, score_matching
+from lightning_modules.interfaces import Exported, ExportedInput
 from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.image_quality import ImageQuality
 from lightning_modules.optim.averages import AveragedWeights, ramped_decay
@@ -185,6 +186,14 @@ class ScoreSDE(KnownParts, MethodModule):
         with self._averaged():
             x = data * self.levels.kernel(torch.ones_like(data[:, :1, :1, :1]), t)[0]
             return self.image_of(self.levels.clean_estimate(x, t, self.score(x, t)))
+
+    def exported(self, sigma: float | None = None) -> Exported:
+        """Return the score as a function of x_t and t, with averaged weights. See `interfaces.Exportable`."""
+        x = f"x_t of images in {'[-1, 1]' if self.centred else '[0, 1]'}, by {type(self.process).__name__}"
+        time = ExportedInput("B", lambda *shape: 0.1 + 0.8 * torch.rand(*shape), "times in (0, 1]")
+        inputs = {"x": ExportedInput("B C H W", torch.randn, x), "t": time}
+        sizes = dict(zip("CHW", self.image_shape, strict=True))
+        return Exported("network", self.score, inputs, "score", "B C H W", "score of x_t", sizes, self._averaged())
 
     @torch.no_grad()
     def _sampled(self, like: Tensor, draw: Draw, score: Score, project: Project | None = None) -> Tensor:

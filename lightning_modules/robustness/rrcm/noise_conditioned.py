@@ -97,8 +97,8 @@ def represent(network: nn.Module, noisy: Sequence[Tensor], t: Sequence[float]) -
     """
     dtype = torch.promote_types(noisy[0].dtype, torch.float32)
     image = torch.cat([input_scale(level) * x for level, x in zip(t, noisy, strict=True)])
-    times = [x.new_full((len(x),), network_time(level), dtype=dtype) for level, x in zip(t, noisy, strict=True)]
-    return network(image, torch.cat(times)).split([len(x) for x in noisy])
+    times = [x.new_full(x.shape[:1], network_time(level), dtype=dtype) for level, x in zip(t, noisy, strict=True)]
+    return network(image, torch.cat(times)).split([x.shape[0] for x in noisy])
 
 
 class NoiseConditionedClassifier(nn.Module):

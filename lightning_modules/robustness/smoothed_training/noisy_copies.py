@@ -8,6 +8,9 @@ from torchmetrics import Metric
 
 from datamodules.batches import global_batch_size
 from datamodules.randomness.shared_batches import sample_rows
+from lightning_modules.interfaces import Exported, SmoothedClassifier
+from lightning_modules.robustness.certificates.vote_fractions import exported_votes
+from lightning_modules.robustness.certificates.votes import GaussianSmoothing
 from lightning_modules.tasks.classifier import ClassifierSteps
 
 
@@ -36,3 +39,10 @@ class AccuracyUnderNoise(ClassifierSteps):
         self.accuracy.update(self(noisy_copies(batch["image"], self.sigma, num_copies=1)[0]), batch["label"])
         size = global_batch_size(batch)
         self.log(f"{stage}/accuracy_under_noise", self.accuracy, on_step=False, on_epoch=True, batch_size=size)
+
+    def exported(self: Any, sigma: float | None = None) -> Exported:
+        """Return the smoothed classifier's fractions of votes. See `interfaces.Exportable`."""
+        sigma = self.sigma if sigma is None else sigma
+        if sigma == 0:
+            return super().exported()
+        return exported_votes(self if isinstance(self, SmoothedClassifier) else GaussianSmoothing(self), sigma)

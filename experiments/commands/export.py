@@ -1,0 +1,82 @@
+"""Export a run's model for use outside this project.
+
+    python train.py export RUN_DIRECTORY --format torch
+
+writes a folder with the program or the weights, `config.json` (inputs, output, class names) and a README with the run's
+metrics and an example. A program contains the method's own prediction: normalisation, averaged weights, ensembles and
+the smoothing of smoothed classifiers. It takes images in [0, 1], any batch size, and any height and width where the
+method allows it. For a diffusion model, the network is exported. The program is compared with the model.
+
+    torch        model.pt2, loaded by torch.export.load; needs only PyTorch
+    onnx         model.onnx; needs the extra onnx
+    safetensors  weights only; timm and diffusers load those of their networks, other networks need their own code
+"""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import Any
+
+
+def arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, help="run directory")
+    parser.add_argument("--format", choices=("torch", "onnx", "safetensors"), default="torch", help="default: torch")
+    parser.add_argument("--output", type=Path, help="new folder; default: export_<format> in the run directory")
+    parser.add_argument("--checkpoint", choices=("best", "last"), help="default: the one that the run tested")
+    parser.add_argument(
+        "--image_shape", type=int, nargs=3, metavar=("C", "H", "W"), help="shape of an image; default: that of the data"
+    )
+    sigma_help = "standard deviation of a smoothed classifier's noise, in pixel units; 0: no smoothing"
+    parser.add_argument("--sigma", type=float, help=f"{sigma_help}; default: that of training")
+
+
+def run(options: Namespace) -> int:
+    from experiments.exporting.folder import check_new, check_packages, write_folder
+    from experiments.exporting.program import trace
+    from experiments.load_run import load_run
+    from lightning_modules.interfaces import Exportable
+
+    output = options.output or options.run / f"export_{options.format}"
+    check_packages(options.format)
+    check_new(output)
+    module, data = load_run(options.run, options.checkpoint)
+    if not isinstance(module, Exportable):
+        raise ValueError(
+            f"{type(module).__name__} cannot be exported: only classifiers, segmenters, denoisers, restorers and "
+            f"diffusion models can"
+        )
+    exported = module.exported(options.sigma)
+    sizes = dict(exported.sizes)
+    if options.image_shape or not sizes:
+        shape = options.image_shape or getattr(data, "image_shape", None)
+        if shape is None or len(shape) != 3 or min(shape) < 1:
+            raise ValueError(f"images of {type(data).__name__} have no known shape: give --image_shape C H W")
+        sizes |= dict(zip("CHW", shape, strict=True))
+    with exported.weights:
+        traced = trace(module, exported, sizes)
+        write_folder(output, options.format, options.run, module, exported, traced, _class_names(data), _plain(module))
+    print(f"written: {output}")
+    return 0
+
+
+def _class_names(data: Any) -> list[str] | None:
+    """Return the names of the classes; None if they are unknown, or their files are not on this machine."""
+    try:
+        names = getattr(data, "class_names", None)
+    except (OSError, ValueError):
+        return None
+    return None if names is None else [str(name) for name in names]
+
+
+def _plain(module: Any) -> dict[str, Any] | None:
+    """Return the network's weights without layers that only training needs; None if there are none."""
+    from lightning_modules.backbones.diffusion.export import merged
+    from lightning_modules.interfaces import EffectiveNetwork
+
+    if isinstance(module, EffectiveNetwork):
+        return module.effective_weights()[0]
+    network: Any = getattr(module, "network", None)
+    while network is not None and hasattr(network, "network"):
+        network = network.network
+    if network is None or not any("lora_" in name for name in network.state_dict()):
+        return None
+    return merged(network, network.state_dict())

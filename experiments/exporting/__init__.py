@@ -1,0 +1,1 @@
+"""Export of what a run's model computes, as files that load without this project."""

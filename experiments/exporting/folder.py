@@ -1,0 +1,244 @@
+"""The folder of an export: the program or the weights, `config.json` and a README."""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from secrets import token_hex
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from datamodules.files.whole_files import naming, write_text
+from experiments.exporting.program import SIDES, SMALLEST, TOLERANCE, Traced, difference, others
+from experiments.exporting.weights import write_weights
+from experiments.results import markdown, read_test_metrics
+
+PROGRAMS = {"torch": "model.pt2", "onnx": "model.onnx"}
+"""Files of programs, by format; the third format is safetensors."""
+
+
+def check_new(folder: Path) -> None:
+    """Reject a folder that exists.
+
+    Raises:
+        FileExistsError: if so.
+    """
+    if folder.exists() or folder.is_symlink():
+        raise FileExistsError(f"{folder} exists, and an export overwrites nothing: remove it, or give another --output")
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Context manager: yields a temporary folder next to `folder`, which gets that name at the end.
+
+    On an error the temporary folder is removed.
+
+    Raises:
+        FileExistsError: if the folder exists.
+    """
+    check_new(folder)
+    partial = folder.with_name(f".{folder.name}.partial-{token_hex(4)}")
+    partial.mkdir(parents=True)
+    try:
+        with naming(folder):
+            yield partial
+            partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_folder(
+    output: Path,
+    chosen: str,
+    run: Path,
+    module: nn.Module,
+    exported: Any,
+    traced: Traced,
+    class_names: Sequence[str] | None,
+    state: Mapping[str, Tensor] | None,
+) -> None:
+    """Write an export.
+
+    Args:
+        output: new folder.
+        chosen: format: `torch`, `onnx` or `safetensors`.
+        run: run directory.
+        module: the run's model.
+        exported: its `lightning_modules.interfaces.Exported`, whose context of weights is entered.
+        traced: the traced function.
+        class_names: names of the classes, if known.
+        state: see `write_weights`.
+
+    Raises:
+        ValueError: if the function cannot be converted to the format, or the run's metrics are damaged.
+        FileExistsError: if the folder exists.
+    """
+    table = run / "test_metrics.csv"
+    metrics = read_test_metrics(table) if table.is_file() else {}
+    config = config_of(exported, traced, type(module).__name__, class_names)
+    with new_folder(output) as folder:
+        if chosen in PROGRAMS:
+            load = write_program(folder, chosen, traced, exported, config)
+        else:
+            more, load = write_weights(folder, module, traced.weights, traced.sizes, state)
+            config |= more | ({"label_names": config["class_names"]} if "architecture" in more else {})
+        if not (folder / "config.json").exists():  # diffusers writes its own
+            write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
+        code = example(chosen, load, exported, config, traced.sizes)
+        summary = (type(module).__doc__ or "").partition("\n")[0]
+        origin = f"Exported by noiseworks from the run {_plain(run.resolve().name)}."
+        text = readme(config, f"{summary}\n\n{origin}", code, size_note(traced, exported), metrics)
+        write_text(folder / "README.md", text)
+
+
+def check_packages(chosen: str) -> None:
+    """Reject the format onnx if its packages are not installed.
+
+    Raises:
+        ValueError: if so; the message names them.
+    """
+    missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None] if chosen == "onnx" else []
+    if missing:
+        raise ValueError(f"--format onnx needs {' and '.join(missing)}: pip install 'noiseworks[onnx]'")
+
+
+def write_program(folder: Path, chosen: str, traced: Traced, exported: Any, config: Mapping[str, Any]) -> str:
+    """Write a traced function, with its `config.json` inside.
+
+    Returns:
+        Python code that loads the program as `program`.
+
+    Raises:
+        ValueError: if the function has an operation without an ONNX equivalent, or the ONNX model computes something
+            else.
+    """
+    path = folder / PROGRAMS[chosen]
+    if chosen == "torch":
+        torch.export.save(traced.program, path, extra_files={"config.json": json.dumps(config)})
+        return f'program = torch.export.load("{path.name}").module()\n'
+    names = list(exported.inputs)
+    try:
+        model: Any = torch.onnx.export(
+            traced.program, input_names=names, output_names=[exported.output], dynamo=True, verbose=False
+        )
+    except Exception as error:
+        reason = " ".join(str(error.__cause__ or error).split())[:200]
+        raise ValueError(f"the model has no ONNX equivalent, use --format torch ({reason})") from error
+    model.model.metadata_props["config.json"] = json.dumps(config)
+    model.save(path)
+    _check_onnx(path, traced, exported)
+    return f'session = onnxruntime.InferenceSession("{path.name}")\n'
+
+
+def _check_onnx(path: Path, traced: Traced, exported: Any) -> None:
+    if find_spec("onnxruntime") is None:
+        return
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    names = list(exported.inputs)
+    with torch.no_grad():
+        for inputs in others(exported, traced):
+            given = {name: value.numpy() for name, value in zip(names, inputs, strict=True)}
+            found = torch.from_numpy(session.run(None, given)[0])
+            largest = difference(found, exported.function(*inputs))
+            if largest > TOLERANCE:
+                raise ValueError(f"the ONNX model differs from the run's by {largest:.1e}: use --format torch")
+
+
+def config_of(exported: Any, traced: Traced, method: str, class_names: Sequence[str] | None) -> dict[str, Any]:
+    """Describe an export for `config.json`: its inputs and output, the sizes it takes, and the class names."""
+    return {
+        "method": method,
+        "kind": exported.kind,
+        "inputs": {
+            name: {"shape": _shape(each.dimensions, traced), "description": each.description}
+            for name, each in exported.inputs.items()
+        },
+        "outputs": {exported.output: {"shape": exported.dimensions.split(), "description": exported.description}},
+        "multiple_of": traced.multiple,
+        "class_names": class_names,
+    }
+
+
+def _shape(dimensions: str, traced: Traced) -> list[str | int]:
+    """List an input's dimensions: names of the dynamic ones, and sizes of the fixed ones."""
+    fixed = {letter: size for letter, size in traced.sizes.items() if not (traced.multiple and letter in SIDES)}
+    return [fixed.get(letter, letter) for letter in dimensions.split()]
+
+
+def example(chosen: str, load: str, exported: Any, config: Mapping[str, Any], sizes: Mapping[str, int]) -> str:
+    """Write the Python code that uses an export, to be run in its folder."""
+    if chosen == "safetensors":
+        return load
+    given = {}
+    for name, each in exported.inputs.items():
+        values = each.sample(2) if each.dimensions == "B" else None
+        shape = ", ".join(str(2 if letter in "BN" else sizes[letter]) for letter in each.dimensions.split())
+        sampled = f"{'randn' if each.sample is torch.randn else 'rand'}({shape})"
+        if values is not None and chosen == "torch":
+            given[name] = f"torch.tensor({values.tolist()})"
+        elif values is not None:
+            given[name] = f'np.array({values.tolist()}, dtype="{str(values.dtype).removeprefix("torch.")}")'
+        else:
+            given[name] = f"torch.{sampled}" if chosen == "torch" else f'np.random.{sampled}.astype("float32")'
+    lines = [f"{name} = {value}  # {exported.inputs[name].description}" for name, value in given.items()]
+    if chosen == "torch":
+        imports = ["import torch"]
+        lines.append(f"{exported.output} = program({', '.join(given)})")
+    else:
+        imports = ["import numpy as np", "import onnxruntime"]
+        named = ", ".join(f'"{name}": {name}' for name in given)
+        lines.append(f"{exported.output} = session.run(None, {{{named}}})[0]")
+    if exported.dimensions == "B K" and not config["class_names"]:
+        lines.append(f"print({exported.output}.argmax(1))")
+    elif exported.dimensions == "B K":
+        imports = ["import json", "", *imports]
+        lines.insert(0, 'names = json.load(open("config.json"))["class_names"]')
+        lines.append(f"print([names[k] for k in {exported.output}.argmax(1).tolist()])")
+    return "\n".join([*imports, "", load.strip(), *lines, ""])
+
+
+def readme(config: Mapping[str, Any], summary: str, code: str, note: str, metrics: Mapping[str, float]) -> str:
+    """Write the README of an export."""
+    rows = [
+        [role, f"`{name}`", " x ".join(map(str, each["shape"])), each["description"]]
+        for role, ports in (("input", config["inputs"]), ("output", config["outputs"]))
+        for name, each in ports.items()
+    ]
+    measured = [[_plain(name), f"{value:.6g}"] for name, value in metrics.items()]
+    parts = [
+        f"# {config['method']}: {config['kind']}",
+        summary,
+        "## Example",
+        f"```python\n{code}```",
+        "## Inputs and output",
+        markdown(["", "name", "shape", "content"], rows),
+        note,
+        "## Metrics of the run",
+        markdown(["metric", "value"], measured) if measured else "The run has not been tested.",
+    ]
+    return "\n\n".join(part.strip("\n") for part in parts) + "\n"
+
+
+def _plain(name: str) -> str:
+    """Remove from a metric's name what Markdown would interpret."""
+    return re.sub(r"[^\w/.+-]", " ", name)[:100]
+
+
+def size_note(traced: Traced, exported: Any) -> str:
+    """Say which sizes an export takes."""
+    used = {letter for each in exported.inputs.values() for letter in each.dimensions.split()}
+    batch = "B, the batch size, is free" + (", and so is N, the number of noise samples." if "N" in used else ".")
+    if not used & SIDES.keys():
+        return batch
+    if traced.multiple == 0:
+        return f"{batch} Height and width are fixed."
+    least = SMALLEST if traced.multiple == 1 else 2 * traced.multiple
+    which = "" if traced.multiple == 1 else f"multiples of {traced.multiple}, "
+    return f"{batch} Height and width are free: {which}at least {least}."

@@ -1,0 +1,43 @@
+"""The fine-tuned network as a function of noisy latents, times and prompt embeddings, for export."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_modules.backbones.diffusion.pixel_space import PixelSpace
+from lightning_modules.backbones.diffusion.text_to_image import Prompts
+from lightning_modules.interfaces import Exported, ExportedInput, refuse_sigma
+
+
+class ExportsNetwork:
+    """Export of a fine-tuned diffusion model's network; a base class of its LightningModule.
+
+    The module owns `network`, `objective` and `average`.
+    """
+
+    def exported(self: Any, sigma: float | None = None) -> Exported:
+        """Return the network with averaged weights. See `interfaces.Exportable`."""
+        refuse_sigma(sigma, self)
+        sizes = dict(zip("CHW", self.network.latent_shape(1)[1:], strict=True))
+        pixels = isinstance(self.network, PixelSpace)
+        noisy = "noisy images; a clean image is in [-1, 1]" if pixels else "noisy latents"
+        inputs = {
+            "x": ExportedInput("B C H W", torch.randn, noisy),
+            "t": ExportedInput("B", self._times, "times, as in the model's scheduler"),
+        }
+        if not pixels:
+            prompts = self.network.empty_prompts(1)
+            for key, letters in (("embedding", "L D"), ("pooled", "P")):
+                if (value := getattr(prompts, key)) is not None:
+                    sizes |= dict(zip(letters.split(), value.shape[1:], strict=True))
+                    inputs[key] = ExportedInput(f"B {letters}", torch.randn, f"{key} of the prompts")
+        description = f"the model's prediction of type {self.network.prediction}"
+        weights = self.average.used_by(self.network)
+        return Exported("network", self._predicted, inputs, "prediction", "B C H W", description, sizes, weights)
+
+    def _times(self: Any, n: int) -> Tensor:
+        return self.objective.held_out_times(torch.arange(n))
+
+    def _predicted(self: Any, x: Tensor, t: Tensor, *prompts: Tensor) -> Tensor:
+        return self.network(x, t, Prompts(*prompts) if prompts else None)
