@@ -152,7 +152,7 @@ def chosen(results: Sequence[Result], metrics: Sequence[str]) -> list[Result]:
 def misspelt(name: str, known: Iterable[str]) -> bool:
     """Whether an unknown metric is probably a misspelt known metric.
 
-    A name that resembles no known name may be a metric that only full runs log, such as FID.
+    Some metrics, such as FID, are logged by full runs only. A name that is unlike all known names may be one of these.
     """
     return bool(difflib.get_close_matches(name, list(known), 1, cutoff=0.8))
 

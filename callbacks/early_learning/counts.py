@@ -60,7 +60,8 @@ def count_right_labels(current: Tensor, true: Tensor, num_classes: int) -> Tenso
         num_classes: K.
 
     Returns:
-        `[3, K]`, int64, rows: truly k, labelled k (among the true), both.
+        `[3, K]`, int64. The rows count entries with true label k, entries with label k and a known true label, and
+        entries for which both are k.
     """
     return _tally(_fit_bins(_known(current, num_classes), _known(true, num_classes), num_classes), num_classes)
 

@@ -63,7 +63,7 @@ class FID(Callback):
         exact_kid: whether to compute KID over all pairs of images. False uses 100 random subsets of 1,000 images, from
             at most 10,000 images of each side.
         seed: random seed of the generated images.
-        num_shown: number of images in the figure of samples, at most one block.
+        num_shown: number of images in the figure of samples, at most the number of images in a block.
         cache_dir: folder that caches features and statistics of the real images.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Checks for readers of untrusted files: whether a file is regular, its size in memory, and the range of numbers."""
+"""Checks of untrusted files: type of file, size in memory, and range of numbers."""
 
 from pathlib import Path
 from typing import Any

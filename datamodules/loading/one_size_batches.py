@@ -56,7 +56,7 @@ class BucketBatches(GlobalBatches):
     Args:
         bucket: bucket of each sample, `[N]`.
         batch_size: global batch size, over all ranks.
-        names: names of the buckets by number, for error messages.
+        names: name of each bucket, in the order of their numbers, for error messages.
         rank: rank of this process.
         world_size: number of ranks.
         seed: seed of the order.
@@ -114,7 +114,7 @@ def check_buckets(bucket: NDArray[np.int64], names: Sequence[str], world_size: i
 
     Args:
         bucket: bucket of each training image, `[N]`.
-        names: names of the buckets by number.
+        names: name of each bucket, in the order of their numbers.
         world_size: number of ranks.
 
     Raises:

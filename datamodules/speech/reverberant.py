@@ -93,10 +93,11 @@ class Reverberant(SpeechSet):
 
     Rooms have lengths and widths of 5 to 15 metres and heights of 2 to 6 metres. Speaker and microphone are at least
     one metre from the walls. The simulation uses image sources up to the third order, and ray tracing. The room and the
-    recording depend only on (seed, index). The recording without walls keeps the delay from speaker to microphone. It
-    ends with half a second of silence. The file `rooms.csv` in the run directory lists the parameters of each room.
-    This follows the recipe of WSJ0-REVERB with two differences. The maximum absolute amplitude is .9, so recordings fit
-    16 bits. The microphone is at the sampled position, whereas the recipe moves it by 16 centimetres.
+    recording depend only on (seed, index). The dry recording has the delay from speaker to microphone, but no
+    reflections from walls. It ends with half a second of silence. The file `rooms.csv` in the run directory lists the
+    parameters of each room. This follows the recipe of WSJ0-REVERB with two differences. The maximum absolute amplitude
+    is .9, so recordings fit 16 bits. The microphone is at the sampled position, whereas the recipe moves it by 16
+    centimetres.
 
     A recording takes about a second to simulate. With `written_to`, recordings are simulated only once, and an
     interrupted simulation continues. Each rank starts at a different recording and skips finished recordings.

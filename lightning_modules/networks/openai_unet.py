@@ -1,8 +1,8 @@
 """Load OpenAI's weights of improved diffusion and guided diffusion into diffusers' `UNet2DModel`.
 
-OpenAI's and diffusers' U-Nets have the same layers in the same order, with different names. In the published files,
-`input_blocks` and `output_blocks` number the layers across all levels. A residual block and the attention after it have
-the same number. Queries, keys and values are stored together for each head.
+OpenAI's and diffusers' U-Nets have the same layers in the same order, with different names. In the published files, the
+layers of `input_blocks` and of `output_blocks` are numbered across all levels. A residual block and the attention after
+it have the same number. Queries, keys and values are stored together for each head.
 
 Source: Nichol and Dhariwal, Improved Denoising Diffusion Probabilistic Models, ICML 2021, arXiv 2102.09672; Dhariwal
 and Nichol, Diffusion Models Beat GANs on Image Synthesis, NeurIPS 2021, arXiv 2105.05233; names as in their code.

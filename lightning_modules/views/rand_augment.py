@@ -97,7 +97,7 @@ def with_sharpness(image: Tensor, factor: Tensor) -> Tensor:
 
 
 def posterized(image: Tensor, bits: int | Tensor) -> Tensor:
-    """Round values down to 2^bits levels.
+    """Quantise values to 2^bits levels, rounding down.
 
     The value 1 becomes the highest level. `bits` is one number, or `[B, 1, 1, 1]`.
     """

@@ -78,7 +78,7 @@ def class_scores(image: Tensor, weight: np.ndarray) -> np.ndarray:
 
 
 def wrong_class_probability(scores: np.ndarray, true_class: int) -> np.ndarray:
-    """Compute the softmax of scores `[N, K]` over all classes except the true class, `[N, K]`."""
+    """Compute the softmax of scores `[N, K]` over all classes except the true class; the result is `[N, K]`."""
     logit = scores.copy()
     logit[:, true_class] = -np.inf
     mass = np.exp(logit - logit.max(axis=1, keepdims=True))

@@ -40,8 +40,8 @@ class ErosionDilation:
 
     Args:
         min_pixels: smallest number of pixels by which objects change.
-        max_pixels: largest number of pixels by which objects change. The number is sampled uniformly for each image. If
-            `max_pixels` is 0, masks are unchanged.
+        max_pixels: largest number of pixels by which the border of an object moves. The number is sampled uniformly for
+            each image. If `max_pixels` is 0, masks are unchanged.
         mode: "erode", "dilate" or "either". With "either", each image is eroded or dilated at random.
         seed: seed of the noise. None means the seed of the DataModule.
     """

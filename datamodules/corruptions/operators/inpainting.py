@@ -91,7 +91,7 @@ class RandomPixels(Masks):
 
 @dataclass(frozen=True)
 class FreeForm(Masks):
-    """Hide brush strokes, as painted by a user who erases objects.
+    """Mask brush strokes, such as those by which a user erases objects.
 
     Strokes are bent lines of random width, added until the hidden fraction lies between the two bounds. Published
     tables for 20 to 30 % of hidden pixels use the masks of Palette. These masks are not published and differ from the

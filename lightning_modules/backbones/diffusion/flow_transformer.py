@@ -75,7 +75,7 @@ class FlowTransformer(TextToImage):
 
     @property
     def size_multiple(self) -> int:
-        """Number of pixels by which height and width of an image must be divisible: those of a position."""
+        """Side of a position in pixels; height and width of an image must be divisible by it."""
         return self.pipeline.vae_scale_factor * self.patch_size
 
 

@@ -117,7 +117,7 @@ class Translation(nn.Module):
         return last(features * self.calibration(guide))  # type: ignore[operator]
 
     def judge_mask(self, mask: Tensor) -> Tensor:
-        """Compute the scores of D_z for masks `[B, 1, H, W]` in [0, 1] with added noise."""
+        """Add noise to masks `[B, 1, H, W]` in [0, 1], and compute their scores by D_z."""
         noise = sample_rows_like(torch.randn, mask) if self.mask_noise else 0
         return self.mask_discriminator(mask + self.mask_noise * noise)
 

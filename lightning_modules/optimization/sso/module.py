@@ -56,7 +56,7 @@ class SSO(OutputLossSteps, MethodModule):
         c: fraction of the first-order decrease of the surrogate that a step must achieve, in (0, 1).
 
     Raises:
-        ValueError: if an argument is out of range, or the loss is a mean; at setup, if the outputs are random.
+        ValueError: if an argument is out of range, if the loss is a mean, or, at setup, if the outputs are random.
     """
 
     def __init__(

@@ -39,7 +39,7 @@ class DRS(AccuracyUnderNoise, MethodModule):
         second_network: classifier f_r of the second half, with the same architecture and separate weights.
         num_classes: number of classes, K.
         sigma: standard deviation of the noise in training and certification, in pixel units.
-        num_copies: m, noisy copies of each image per step; 1 trains with Gaussian noise only.
+        num_copies: number m of noisy copies of each image per step; 1 trains with Gaussian noise only.
         consistency_weight: lambda, weight of the KL divergence from the copies' mean prediction.
         entropy_weight: eta, weight of the entropy of the mean prediction.
         fill: method of expanding a half to a full-size image: `maxpool_add`, `gather_nearest` or `gather_bilinear`, see
