@@ -42,7 +42,8 @@ class SpeechPairs(WholeImageSets):
         predict_dir: folder of noisy recordings to predict; None means the test recordings.
         resample: resample recordings in `predict_dir` with another sample rate instead of rejecting them.
         mix_channels: average multiple channels in `predict_dir` instead of rejecting them.
-        num_workers: DataLoader workers for `predict_dir`; recordings in memory need no workers.
+        num_workers: number of DataLoader workers; None means one per free core, at most 8, and 0 for recordings in
+            memory.
         seed: seed of the batch order, crop positions and generated data; None means the value of `seed_everything`.
     """
 
@@ -59,7 +60,7 @@ class SpeechPairs(WholeImageSets):
         predict_dir: str | None = None,
         resample: bool = False,
         mix_channels: bool = False,
-        num_workers: int | None = 0,
+        num_workers: int | None = None,
         seed: int | None = None,
     ) -> None:
         super().__init__(
