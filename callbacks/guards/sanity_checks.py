@@ -60,9 +60,10 @@ class SanityChecks(Callback):
         wanted, given = getattr(pl_module, "num_classes", None), getattr(data, "num_classes", None)
         if wanted is not None and given is not None and wanted != given:
             raise ValueError(f"model.num_classes is {wanted}, but {type(data).__name__} has {given} classes")
-        shape = getattr(data, "image_shape", None)
         network = getattr(pl_module, "network", None)
-        if wanted is not None and given is not None and shape is not None and isinstance(network, torch.nn.Module):
+        classifies = wanted is not None and given is not None  # images to restore may have no known shape
+        shape = getattr(data, "image_shape", None) if classifies else None
+        if shape is not None and isinstance(network, torch.nn.Module):
             self._check_network(network, shape, wanted)
         if isinstance(data, SeededBatches) and repeats_samples(trainer):
             raise ValueError(
