@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -120,3 +122,81 @@ def test_a_torch_checkpoint_is_certified_without_training(tmp_path: Path) -> Non
     }
     assert certified(tmp_path, "--model.network", json.dumps(whole)) == 0
     assert (tmp_path / "run" / "certification.csv").is_file()
+
+
+GAINS = {"iso100": 0.5, "iso200": 1.0, "iso400": 2.0}
+BLACK, WHITE, READ = 64, 4095, 3.0
+
+
+def raw(
+    path: Path, electrons: float, gain: float, numbers: np.random.Generator, size: tuple[int, int] = (64, 96)
+) -> None:
+    """Write a Bayer frame D = K Poisson(electrons) + N(0, (READ K)^2) + a row offset of half that deviation."""
+    rows = numbers.normal(0, READ * gain / 2, (size[0], 1))
+    values = BLACK + gain * numbers.poisson(electrons, size) + numbers.normal(0, READ * gain, size) + rows
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, bayer=values.round().clip(0, WHITE).astype(np.uint16), black=BLACK, white=WHITE, pattern="RGGB")
+
+
+@pytest.fixture
+def frames(tmp_path: Path) -> Path:
+    numbers = np.random.default_rng(0)
+    for name, gain in GAINS.items():
+        for number in range(4):
+            raw(tmp_path / "frames" / name / "dark" / f"{number}.npz", 0, gain, numbers)
+            for electrons in (200, 800, 1600):
+                raw(tmp_path / "frames" / name / "flat" / str(electrons) / f"{number}.npz", electrons, gain, numbers)
+    return tmp_path / "frames"
+
+
+def test_a_cameras_noise_is_calibrated_and_its_photographs_are_denoised(
+    frames: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from datamodules.corruptions.image_noise.camera import camera
+
+    own = tmp_path / "camera.yaml"
+    assert train.main(["calibrate_camera", str(frames), "--output", str(own)]) == 0
+    assert capsys.readouterr().out.count("iso200: K ") == 2
+    found = camera(str(own))
+    assert found.levels == WHITE - BLACK
+    assert found.gain == pytest.approx((0.5, 2.0), rel=0.05)
+    slope, intercept, spread = found.gaussian
+    assert (slope, intercept) == pytest.approx((1, np.log(READ * 1.25**0.5)), abs=0.1)
+    assert found.row[1] == pytest.approx(np.log(READ / 2), abs=0.3)
+    assert spread < 0.2
+
+    raw(tmp_path / "photographs" / "night.npz", 10, 1.0, np.random.default_rng(1))
+    line = ["fit", "--config", "configs/own_data/camera.yaml", "--data.noise.camera", str(own)]
+    line += ["--data.test_noise.camera", str(own), "--data.patch_size", "32", "--data.patches_per_image", "4", *CPU]
+    assert train.main([*line, "--run_directory", str(tmp_path / "run")]) == 0
+    predict = ["predict", "--resume", str(tmp_path / "run"), "--data.predict_dir", str(tmp_path / "photographs")]
+    assert train.main([*predict, "--data.predict_ratio", "10"]) == 0
+    assert [path.stem for path in (tmp_path / "run" / "restored").iterdir()] == ["night"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: shutil.rmtree(folder / "iso400"), "has 2 folders of gains, and a calibration needs at least 3"),
+        (lambda folder: (folder / "iso100/dark/0.npz").rename(folder / "iso100/dark/0.txt"), ""),
+        (lambda folder: shutil.rmtree(folder / "iso100/dark"), "iso100/dark has 0 raw images, expected at least 2"),
+        (
+            lambda folder: raw(folder / "iso200/dark/1.npz", 0, 0.0, np.random.default_rng(0)),
+            "dark has a frame of one value",
+        ),
+        (lambda folder: raw(folder / "iso200/flat/200/0.npz", 1e5, 1.0, np.random.default_rng(0)), "are saturated"),
+        (
+            lambda folder: raw(folder / "iso400/flat/200/0.npz", 9, 1.0, np.random.default_rng(0), (32, 96)),
+            r"0.npz has the size \(32, 96\), and other frames have \(64, 96\)",
+        ),
+        (lambda folder: (folder / "iso100/dark/0.npz").write_bytes(b"PK"), "0.npz lacks bayer"),
+    ],
+)
+def test_frames_that_cannot_be_calibrated_are_named(
+    damage: Callable[[Path], object], message: str, frames: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage(frames)
+    own = tmp_path / "camera.yaml"
+    assert train.main(["calibrate_camera", str(frames), "--output", str(own)]) == (2 if message else 0)
+    assert own.exists() == (not message)
+    assert re.search(message, capsys.readouterr().err)
