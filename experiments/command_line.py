@@ -321,13 +321,13 @@ class CommandLine(LightningCLI):
         if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
             if self.requested == "fit" and self.run:
                 self._protect_what_is_there()
-            new = not os.path.exists(self.run_directory) or not os.listdir(self.run_directory)
+            there = os.path.isdir(self.run_directory) and bool(os.listdir(self.run_directory))
             make_directory(self.run_directory)
             if self.run:
                 self.held.enter_context(writing(self.run_directory))
                 if self.requested == "fit" and Path(self.run_directory, "config.yaml").is_file():
                     clear(self.run_directory)
-            self.begun = new
+            self.begun = not there
         if self.requested == "predict":
             config.return_predictions = False  # written to disk batch by batch
         config.weights_only = True  # whatever a file sets: never unpickle code

@@ -57,7 +57,8 @@ def write_html(table: "pd.DataFrame", run: Path, path: Path, most: int) -> None:
     _, data = load_run(run)
     data.prepare_data()
     data.setup("fit")
-    source: Any = require(data, TrainingImageSource, "label_report --html").training_images_dataloader().dataset.source
+    images: Any = require(data, TrainingImageSource, "label_report --html").training_images_dataloader().dataset
+    source = images.source
     if table["row"].max() >= len(source.label):
         raise ValueError(f"{run} has {len(source.label)} images, and its report names row {table['row'].max()}")
     worst = suspicious_rows(table, most)
