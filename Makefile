@@ -1,6 +1,6 @@
-# make demo    makes the environment, trains and tests ELR and cross-entropy on noisy digits over three seeds, shows the comparison
-# make quick   makes the environment and runs the tests of equations, networks, data and configurations: four minutes on two cores
-# make test    makes the environment and runs the test suite
+# make demo    makes the environment without the suite's extras, trains and tests ELR and cross-entropy on noisy digits over three seeds, shows the comparison
+# make quick   adds the extras to the environment and runs the tests of equations, networks, data and configurations: four minutes on two cores
+# make test    adds the extras to the environment and runs the test suite
 # make test-all   runs what takes longer, too
 # make wheel   builds the package, installs it elsewhere, and trains and predicts with it
 # make dist    builds wheel and source distribution in dist/ and checks them for the package index
@@ -26,19 +26,19 @@ demo: $(VENV)/installed
 
 TRAINING = callbacks distributed experiments conformance/test_runs.py conformance/test_simulated_device.py test_readme.py
 
-quick: $(VENV)/installed
+quick: $(VENV)/installed-dev
 	$(RUN) -m pytest --numprocesses 2 --dist loadfile $(addprefix --ignore=tests/,$(TRAINING))
 
-test: $(VENV)/installed
+test: $(VENV)/installed-dev
 	$(RUN) -m pytest --numprocesses 2 --dist loadfile
 
-test-all: $(VENV)/installed
+test-all: $(VENV)/installed-dev
 	$(RUN) -m pytest --numprocesses 2 --dist loadfile -m "not claim and not data and not benchmark"
 
-wheel: $(VENV)/installed
+wheel: $(VENV)/installed-dev
 	$(RUN) -m pytest -m nightly tests/test_wheel.py
 
-dist: $(VENV)/installed
+dist: $(VENV)/installed-dev
 	rm -rf dist
 	$(RUN) -m build
 	$(RUN) -m twine check --strict dist/*
@@ -53,35 +53,39 @@ test-lowest test-newest:
 	.$@/bin/python -m pytest --numprocesses 2 --dist loadfile $(TESTS)
 	$(if $(filter test-newest,$@),.$@/bin/python -m pytest -m nightly tests/experiments/test_newest_versions.py)
 
-lint: $(VENV)/installed
+lint: $(VENV)/installed-dev
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 
-claims: $(VENV)/installed
+claims: $(VENV)/installed-dev
 	$(RUN) train.py claim configs/*/claim.yaml --jobs 2 --record docs/claims.csv; status=$$?; $(RUN) train.py pages && exit $$status
 
-pages: $(VENV)/installed
+pages: $(VENV)/installed-dev
 	$(RUN) train.py pages
 
-docs: $(VENV)/installed
+docs: $(VENV)/installed-dev
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
 
-pictures: $(VENV)/installed demo
+pictures: $(VENV)/installed-dev demo
 	$(RUN) train.py pages --pictures runs/pages --demo runs/demo
 
-data-tests: $(VENV)/installed
+data-tests: $(VENV)/installed-dev
 	$(RUN) -m pytest -m data
 
-benchmarks: $(VENV)/installed
+benchmarks: $(VENV)/installed-dev
 	$(RUN) -m pytest -m benchmark --override-ini addopts=-ra tests/benchmarks --readme docs/benchmarks.md
 
-gpu: $(VENV)/installed
+gpu: $(VENV)/installed-dev
 	$(RUN) -m tests.gpu
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --upgrade pip
+	$(RUN) -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
 	$(RUN) -m pip install --quiet --editable '.[dev]'
 	touch $@
 

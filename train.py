@@ -2,9 +2,10 @@
 # PYTHON_ARGCOMPLETE_OK
 
 import sys
+from importlib.util import find_spec
+from pathlib import Path
 
-from experiments import commands
-from experiments.arguments import COMPLETING, PROGRAM
+PACKAGES = ("experiments", "callbacks", "lightning_modules", "datamodules")
 
 OVERVIEW = """usage: train.py SUBCOMMAND [arguments]
 
@@ -19,12 +20,32 @@ subcommands, each with its own --help:
 """
 
 
+def shadowed() -> str | None:
+    """Describe the first package of another project that Python finds before this project's package of that name."""
+    for name in PACKAGES:
+        spec, own = find_spec(name), Path(__file__).resolve().with_name(name)
+        found = [] if spec is None else spec.submodule_search_locations or [spec.origin or "a built-in module"]
+        if own not in [Path(place).resolve() for place in found]:
+            other = f"Python finds {found[0]} instead" if found else "Python does not find it"
+            return (
+                f"the package {name} of noiseworks is {own}, but {other}: install noiseworks in an environment of its "
+                f"own, and keep other packages of that name off PYTHONPATH"
+            )
+    return None
+
+
 def main(args: list[str] | None = None) -> int:
     """Run a subcommand, importing only what it needs, and return the exit status.
 
     Args:
         args: the subcommand and its arguments; None takes `sys.argv`, as the command `noiseworks` does.
     """
+    if wrong := shadowed():
+        print(f"error: {wrong}", file=sys.stderr)
+        return 2
+    from experiments import commands
+    from experiments.arguments import COMPLETING, PROGRAM
+
     if COMPLETING and args is None:
         commands.complete()
     args = sys.argv[1:] if args is None else args

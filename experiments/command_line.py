@@ -53,7 +53,7 @@ from experiments.parsing.data_before_model import check_captioned_images, count_
 from experiments.parsing.guards import Guards, check_guards, from_list
 from experiments.parsing.readable_errors import lost_process, readable
 from experiments.progress_bar import WholeRun
-from experiments.results import final_metrics
+from experiments.results import final_metrics, terminal
 from experiments.run_directory import (
     WEIGHTS,
     WholeCheckpoints,
@@ -324,12 +324,13 @@ class CommandLine(LightningCLI):
         if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
             if self.requested == "fit" and self.run:
                 self._protect_what_is_there()
-            self.begun = not os.path.exists(self.run_directory)
+            there = os.path.isdir(self.run_directory) and bool(os.listdir(self.run_directory))
             make_directory(self.run_directory)
             if self.run:
                 self.held.enter_context(writing(self.run_directory))
                 if self.requested == "fit" and Path(self.run_directory, "config.yaml").is_file():
                     clear(self.run_directory)
+            self.begun = not there
         if self.requested == "predict":
             config.return_predictions = False  # written to disk batch by batch
         config.weights_only = True  # whatever a file sets: never unpickle code
@@ -372,9 +373,10 @@ class CommandLine(LightningCLI):
             callbacks.append(ReadsTestSet())
         if self.requested == "fit" and options.compile:
             callbacks.append(CompileNetwork("inductor" if options.compile is True else options.compile))
-        if options["trainer"]["enable_progress_bar"] is not False and not any(
-            isinstance(each, ProgressBar) for each in callbacks
-        ):
+        shown, own_bar = options["trainer"]["enable_progress_bar"], any(isinstance(e, ProgressBar) for e in callbacks)
+        if shown is None and not own_bar and not terminal().is_terminal:
+            kwargs["enable_progress_bar"] = False
+        elif shown is not False and not own_bar:
             callbacks.append(WholeRun(self.checkpoints.monitor, self._validates_on_given_labels))
         saves = self.requested == "fit" and not options["trainer"]["fast_dev_run"]
         if saves:
@@ -681,10 +683,22 @@ def _value_of(args: list[str], flag: str) -> str | None:
     return None
 
 
-def _has_trained(line: CommandLine) -> bool:
-    """Whether a training step was started. A run that fails earlier leaves nothing worth keeping."""
-    trainer = getattr(line, "trainer", None)
-    return trainer is not None and trainer.fit_loop.epoch_loop.batch_progress.total.ready > 0
+STARTED = {".lock", "config.yaml", "metrics.csv", "labels.csv"}
+"""Files that a run writes before its first result."""
+
+
+def _remove_failed_start(line: CommandLine | None) -> None:
+    """Remove a run directory that this call created, if the call failed before its first batch and first result."""
+    if line is None or not getattr(line, "begun", False):
+        return
+    if (trainer := getattr(line, "trainer", None)) is not None:
+        loops = trainer.fit_loop.epoch_loop, trainer.validate_loop, trainer.test_loop, trainer.predict_loop
+        if any(loop.batch_progress.total.ready > 0 for loop in loops):
+            return
+    files = [path.name for path in line.run_directory.rglob("*") if path.is_file()]
+    if line.requested == "fit" or all(name in STARTED or name.startswith("events.out.tfevents") for name in files):
+        line.held.close()
+        shutil.rmtree(line.run_directory, ignore_errors=True)
 
 
 def run(args: list[str]) -> int:
@@ -715,17 +729,11 @@ def run(args: list[str]) -> int:
     except (ValueError, TypeError, OSError, ImportError, MisconfigurationException, RuntimeError) as error:
         lost = lost_process(error) or of_an_option(error, getattr(getattr(line, "trainer", None), "precision", None))
         if isinstance(error, RuntimeError) and lost is None:
+            _remove_failed_start(line)
             raise
         message = lost or readable(error)
         place = getattr(line, "run_directory", None)
-        if (
-            line is not None
-            and getattr(line, "requested", None) == "fit"
-            and getattr(line, "begun", False)
-            and not _has_trained(line)
-        ):
-            line.held.close()
-            shutil.rmtree(line.run_directory, ignore_errors=True)
+        _remove_failed_start(line)
         if place is not None and os.path.isdir(place):
             kept = place / "traceback.txt"
             with contextlib.suppress(OSError):  # the disk may be what is full

@@ -60,10 +60,11 @@ class SanityChecks(Callback):
         wanted, given = getattr(pl_module, "num_classes", None), getattr(data, "num_classes", None)
         if wanted is not None and given is not None and wanted != given:
             raise ValueError(f"model.num_classes is {wanted}, but {type(data).__name__} has {given} classes")
-        shape = getattr(data, "image_shape", None)
         network = getattr(pl_module, "network", None)
-        if wanted is not None and given is not None and shape is not None and isinstance(network, torch.nn.Module):
-            self._check_network(network, shape, wanted)
+        if wanted is not None and given is not None and isinstance(network, torch.nn.Module):
+            shape = getattr(data, "image_shape", None)  # of images to classify; others may have no known shape
+            if shape is not None:
+                self._check_network(network, shape, wanted)
         if isinstance(data, SeededBatches) and repeats_samples(trainer):
             raise ValueError(
                 f"trainer.use_distributed_sampler must be false: {type(data).__name__} shards its batches itself, "

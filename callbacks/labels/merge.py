@@ -23,7 +23,7 @@ def merged(reports: Sequence[Path]) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    tables = [_read(path) for path in reports]
+    tables = [read_report(path) for path in reports]
     for path, table in zip(reports, tables, strict=True):
         if "in_sample" not in table or table["in_sample"].any():
             raise ValueError(
@@ -43,7 +43,7 @@ def merged(reports: Sequence[Path]) -> "pd.DataFrame":
     return together.sort_values("score", kind="stable", ignore_index=True)
 
 
-def _read(path: Path) -> "pd.DataFrame":
+def read_report(path: Path) -> "pd.DataFrame":
     """Read a report. Raise an error for missing columns, and for invalid values in the columns used here."""
     from datamodules.batches import UNVERIFIED
     from datamodules.files.limits import whole_numbers

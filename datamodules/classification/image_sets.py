@@ -337,6 +337,10 @@ class NoisyImages(ImageSet):
         self.num_classes = images.num_classes
         self.image_shape = images.image_shape
 
+    @property
+    def class_names(self) -> Sequence[str] | None:  # type: ignore[override]
+        return self.images.class_names
+
     def fetch_missing(self) -> None:
         self.images.fetch_missing()
 

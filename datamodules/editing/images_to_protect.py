@@ -24,7 +24,7 @@ class ImagesToProtect(SeededBatches):
         images: ProtectedSet,
         batch_size: int = 1,
         evaluation_batch_size: int | None = None,
-        num_workers: int | None = 0,
+        num_workers: int | None = None,
         seed: int | None = None,
     ) -> None:
         super().__init__(batch_size, evaluation_batch_size, num_workers=num_workers, seed=seed)

@@ -98,6 +98,7 @@ class SeededBatches(LightningDataModule, ABC):
         self.predict_set = None
         self._training_batches: GlobalBatches | None = None
         self._resumed = (0, 0)
+        self._workers_reported = False
 
     @cached_property
     def seed(self) -> int:
@@ -213,6 +214,11 @@ class SeededBatches(LightningDataModule, ABC):
         if num_workers is None:
             processes = self.trainer.num_devices if self.trainer is not None else 1
             num_workers = 0 if getattr(samples, "in_memory", False) else free_cores(processes)
+            if num_workers and not self._workers_reported:
+                self._workers_reported = True
+                rank_zero_info(
+                    f"data.num_workers is not set: {num_workers} DataLoader workers for each rank, one per free core"
+                )
         return DataLoader(
             samples,  # type: ignore[arg-type]
             sampler=batches,

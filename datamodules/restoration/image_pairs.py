@@ -51,7 +51,7 @@ class ImagePairs(WholeImageSets):
         predict_dir: folder of noisy images to predict; None means the test images.
         data_range: stored value of white in `predict_dir`, 255 for 8-bit images. Required for 16-bit images.
         predict_ratio: factor by which raw images in `predict_dir` are brightened, like an exposure ratio.
-        num_workers: number of DataLoader workers for test images. Images in memory need no workers.
+        num_workers: number of DataLoader workers. None means one per free core, at most 8, and 0 for images in memory.
         seed: seed of the batch order, patches, augmentation and training noise; None means the value of
             `seed_everything`.
     """
@@ -73,7 +73,7 @@ class ImagePairs(WholeImageSets):
         predict_dir: str | None = None,
         data_range: int | None = None,
         predict_ratio: float = 1.0,
-        num_workers: int | None = 0,
+        num_workers: int | None = None,
         seed: int | None = None,
     ) -> None:
         super().__init__(

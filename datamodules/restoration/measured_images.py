@@ -41,7 +41,8 @@ class MeasuredImages(ImagePairs):
             least one image. All images of a batch have the same size.
         predict_dir: folder of measurements for prediction, such as low-resolution images. None means the test images.
         data_range: stored value of white in `predict_dir`; required for 16-bit images, 255 for 8-bit images.
-        num_workers: DataLoader workers for test images; images in memory need no workers.
+        num_workers: number of DataLoader workers; None means one per free core, at most 8, and 0 for images in
+            memory.
         seed: seed of the batch order, patches and augmentation; None means the value of `seed_everything`.
     """
 
@@ -58,7 +59,7 @@ class MeasuredImages(ImagePairs):
         evaluation_batch_size: int = 1,
         predict_dir: str | None = None,
         data_range: int | None = None,
-        num_workers: int | None = 0,
+        num_workers: int | None = None,
         seed: int | None = None,
     ) -> None:
         at_least(0, sigma=sigma)

@@ -45,7 +45,8 @@ class SpeechPairs(WholeImageSets):
             recordings.
         mix_channels: whether to average multiple channels in `predict_dir`. False rejects recordings with multiple
             channels.
-        num_workers: number of DataLoader workers for `predict_dir`. Recordings in memory need no workers.
+        num_workers: number of DataLoader workers. None means one per free core, at most 8, and 0 for recordings in
+            memory.
         seed: seed of the batch order, crop positions and generated data; None means the value of `seed_everything`.
     """
 
@@ -62,7 +63,7 @@ class SpeechPairs(WholeImageSets):
         predict_dir: str | None = None,
         resample: bool = False,
         mix_channels: bool = False,
-        num_workers: int | None = 0,
+        num_workers: int | None = None,
         seed: int | None = None,
     ) -> None:
         super().__init__(

@@ -12,26 +12,84 @@ To train on `cleaned_labels.csv`:
     --data.label_noise "{class_path: datamodules.corruptions.label_noise.FromCSV, init_args: {
         path: runs/folds/cleaned_labels.csv, partial: true, classes: number}}"
 
+`--html` also writes `label_report.html`, one page of thumbnails with given and proposed labels, the most suspicious
+first. The page opens in any browser, without network. For one run with its own report, the command writes only this
+page:
+
+    python train.py label_report runs/labels --html
+
 The command prints the estimated fraction of wrong labels and its 95 % interval from a bootstrap over images.
 """
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments.arguments import positive_number
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import NDArray
+
+
+LARGEST = 5000
+"""Maximal number of images on a page, about 20 MB."""
 
 
 def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("runs", nargs="+", type=Path, help="run directories, or one folder with all of them")
+    parser.add_argument("--html", action="store_true", help="write a page of thumbnails, label_report.html")
+    parser.add_argument(
+        "--most", type=positive_number, default=500, help=f"images on the page, at most {LARGEST}; default: 500"
+    )
+
+
+def write_html(table: "pd.DataFrame", run: Path, path: Path, most: int) -> None:
+    """Write the page of the most suspicious labels of a report, with images from a run's dataset."""
+    import torch
+
+    from callbacks.labels.report_page import suspicious_rows, write_page
+    from experiments.load_run import load_run
+    from lightning_modules.interfaces import TrainingImageSource, require
+
+    _, data = load_run(run)
+    data.prepare_data()
+    data.setup("fit")
+    images: Any = require(data, TrainingImageSource, "label_report --html").training_images_dataloader().dataset
+    source = images.source
+    if table["row"].max() >= len(source.label):
+        raise ValueError(f"{run} has {len(source.label)} images, and its report names row {table['row'].max()}")
+    worst = suspicious_rows(table, most)
+
+    def thumbnails() -> "Iterator[NDArray[np.uint8]]":
+        for rows in torch.from_numpy(worst["row"].to_numpy(int)).split(64):
+            stored = source.fetch(rows, None)
+            if stored.ndim != 4:
+                raise ValueError(f"--html needs images, and a sample of {run} has the shape {list(stored.shape[1:])}")
+            yield from (stored.float() * (255 / source.data_range)).round().byte().numpy()
+
+    write_page(path, worst, thumbnails(), len(table))
+    print(f"written: {path}, {len(worst)} of {len(table)} images")
 
 
 def run(options: Namespace) -> int:
+    if options.most > LARGEST:
+        raise ValueError(f"--most must be at most {LARGEST}, got {options.most}")
     from callbacks.labels.cleaning import CLEANED, cleaned_labels, wrong_fraction
     from callbacks.labels.measures import report_metrics
-    from callbacks.labels.merge import REPORT, merged
+    from callbacks.labels.merge import REPORT, merged, read_report
+    from callbacks.labels.report_page import PAGE
     from datamodules.batches import UNVERIFIED
     from datamodules.files.whole_files import write_text
 
     runs = options.runs
     output = runs[0] / REPORT
+    if options.html and len(runs) == 1 and output.is_file() and (runs[0] / "config.yaml").is_file():
+        write_html(read_report(output), runs[0], output.with_name(PAGE), options.most)
+        return 0
     reports = [path for run in runs for path in sorted(run.rglob(REPORT)) if path != output or len(runs) > 1]
     if not reports:
         raise FileNotFoundError(f"{runs[0]} contains no {REPORT}: test with configs/callbacks/label_report.yaml")
@@ -45,5 +103,7 @@ def run(options: Namespace) -> int:
     metrics = report_metrics(given, suspected == 1, score, clean) | wrong_fraction(table)
     for name, value in metrics.items():
         print(f"{name} {value:.4f}")
+    if options.html:
+        write_html(table, reports[0].parent, output.with_name(PAGE), options.most)
     print(f"written: {output} and {CLEANED}, {len(table)} images of {len(reports)} folds")
     return 0

@@ -245,7 +245,9 @@ def run_all(
                         look_at(child.run)
                         seconds = time.monotonic() - child.started
                         took.append(seconds)
-                        console.print(f"{child.run.title}: finished in {seconds:.0f} s", markup=False)
+                        left = duration(_all_left(children, len(waiting), took, room))
+                        of_all = f"; {left} left for all runs" if waiting or children else ""
+                        console.print(f"{child.run.title}: finished in {seconds:.0f} s{of_all}", markup=False)
                 for child in children:
                     if child.process.waiting:
                         child.started = time.monotonic()

@@ -55,6 +55,30 @@ def reject_latent_models(network: nn.Module, method: str) -> None:
         )
 
 
+def check_fits(network: nn.Module, shape: tuple[int, ...]) -> None:
+    """Reject images that a diffusers U-Net cannot take; other networks are not checked.
+
+    Args:
+        network: the prior, possibly wrapped.
+        shape: shape C, H, W of the images to reconstruct.
+
+    Raises:
+        ValueError: if channels, height or width do not fit.
+    """
+    configs = (config for module in network.modules() if (config := getattr(module, "config", None)) is not None)
+    config = next((each for each in configs if hasattr(each, "in_channels")), None)
+    if config is None:
+        return
+    if shape[0] != config.in_channels:
+        raise ValueError(f"model.network takes images with {config.in_channels} channels, but these have {shape[0]}")
+    multiple = 2 ** (len(getattr(config, "block_out_channels", (0,))) - 1)
+    if shape[1] % multiple or shape[2] % multiple:
+        raise ValueError(
+            f"model.network takes images whose height and width are multiples of {multiple}, but these have "
+            f"{shape[1]} x {shape[2]} pixels: crop or resize them"
+        )
+
+
 class MeasuredRestoration(RestorerSteps):
     """Steps of a LightningModule for inverse problems; subclasses implement the reconstruction in `found`.
 
@@ -111,6 +135,7 @@ class MeasuredRestoration(RestorerSteps):
     def estimated(self: Any, batch: Any) -> Tensor:
         """Reconstruct the images of a `MeasuredImageBatch`, `[B, C, H, W]` in the units of `clean`, not clipped."""
         source = require_data(self.trainer, MeasurementSource, type(self).__name__)
+        check_fits(self.network, tuple(batch["noisy"].shape[1:]))
         device = batch["measured"].device
         with torch.inference_mode(False), torch.enable_grad(), in_full_precision(device):
             measured, index = at_least_float32(batch["measured"].clone()), batch["index"].clone()

@@ -1,6 +1,7 @@
 """Labelled images in shards, read individually by position."""
 
 import contextlib
+import functools
 import hashlib
 import os
 from abc import abstractmethod
@@ -253,6 +254,15 @@ class ImageShards(ImageSet):
     def has_test(self) -> bool:
         return self.splits["test"] is not None
 
+    @functools.cached_property
+    def class_names(self) -> Sequence[str] | None:  # type: ignore[override]
+        """Class names in the first training shard, if it is a parquet file that stores one for each class."""
+        with contextlib.suppress(OSError, ValueError):  # raised on reading
+            path = self._paths("train")[0]
+            found = self._parquet(path).class_names if path.suffix.lower() == ".parquet" else None
+            return found if len(found or ()) == self.num_classes else None
+        return None
+
     def fetch_missing(self) -> None:
         """Fill `cache_dir` on one rank per machine, while all other ranks wait.
 
@@ -290,8 +300,6 @@ class ImageShards(ImageSet):
         source: ImagesInShards
         if paths[0].suffix.lower() == ".parquet":
             opened = [self._parquet(path) for path in paths]
-            if self.class_names is None and len(opened[0].class_names or ()) == self.num_classes:
-                self.class_names = opened[0].class_names
             if self.cache_dir is None:
                 source = ImagesInParquet(names, opened, self.crop)
                 self._check(source, paths)

@@ -148,7 +148,10 @@ def test_the_test_set_is_dealt_out_without_duplicates(tmp_path: Path) -> None:
     assert joined([*data.predict_dataloader()], "index").tolist() == list(range(7))
 
 
-def test_processes_share_the_machines_cores(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_processes_share_the_machines_cores(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "lightning.pytorch")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)), raising=False)
     assert [free_cores(world_size) for world_size in (1, 2, 4, 16)] == [8, 6, 3, 1]
     monkeypatch.setattr(ImagesInMemory, "in_memory", False)
@@ -156,6 +159,8 @@ def test_processes_share_the_machines_cores(monkeypatch: pytest.MonkeyPatch, tmp
     data.trainer = on_process(0, 4, tmp_path)
     loader = data.train_dataloader()
     assert (loader.num_workers, loader.prefetch_factor, loader.persistent_workers) == (3, 3, True)
+    data.train_dataloader()
+    assert caplog.text.count("data.num_workers is not set: 3 DataLoader workers for each rank") == 1
 
 
 DATA_SETS = [CachedFeatures, CIFAR10, Clothing1M, Digits, ImageFolder, ImageNet, LabelledImages, MNIST, WebVision]

@@ -201,6 +201,7 @@ def test_progress_on_a_terminal_shows_epochs_of_each_run(config: Config, fit: li
         "all runs",
         "2/2",
         "a, seed 1: finished in",
+        "left for all runs",
         "val/accuracy 0.",
     ):
         assert said in text

@@ -1,0 +1,99 @@
+"""Calibrate a camera from a folder of raw flat frames and dark frames."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from datamodules.corruptions.image_noise.calibration import Recording, flat_frames, photon_transfer, recording
+from datamodules.files.bayer import SUFFIXES, RawImage, packed, read_raw, unpacked
+
+ROWS = 256
+"""Number of rows in the middle of a dark frame that are analysed: the fit of the distribution sorts their pixels."""
+CLIPPED = 1e-3
+"""Largest fraction of saturated pixels in a flat frame, whose variance is then still unbiased."""
+
+
+class Frames(NamedTuple):
+    """The recordings of all gains, and the levels of the sensor."""
+
+    recordings: dict[str, list[Recording]]
+    """Two recordings for each folder of a gain."""
+    black: int
+    white: int
+
+
+def read_frames(folder: Path) -> Frames:
+    """Estimate the noise parameters at each gain of a camera.
+
+    `folder` has one folder for each gain (ISO). Each contains `dark` with at least two frames without light, and
+    `flat/<level>` for at least two brightness levels, each with at least two frames of an evenly lit, unfocused
+    surface. Only the first two dark frames are used.
+
+    Raises:
+        FileNotFoundError: if a folder or frame is missing.
+        ValueError: if frames differ in size or levels, are saturated, or cannot be calibrated; the message names the
+            folder or file.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is not a folder; expected one folder for each gain")
+    gains = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if len(gains) < 3:
+        raise ValueError(f"{folder} has {len(gains)} folders of gains, and a calibration needs at least 3")
+    recordings: dict[str, list[Recording]] = {}
+    first: RawImage | None = None
+    for gain in gains:
+        dark = _frames(gain / "dark", first)
+        first = first or dark[0]
+        if any(frame.bayer.min() == frame.bayer.max() for frame in dark):
+            raise ValueError(
+                f"{gain / 'dark'} has a frame of one value, without noise: is it clipped at the black level?"
+            )
+        flat = gain / "flat"
+        levels = sorted(path for path in flat.iterdir() if path.is_dir()) if flat.is_dir() else []
+        if len(levels) < 2:
+            raise FileNotFoundError(f"{flat} has {len(levels)} folders of brightness levels, expected at least 2")
+        points = []
+        for level in levels:
+            frames = _frames(level, first)
+            clipped = max(float((frame.bayer >= frame.white).mean()) for frame in frames)
+            if clipped > CLIPPED:
+                raise ValueError(f"{level}: {clipped:.1%} of the pixels are saturated; use a shorter exposure")
+            planes = [packed(frame.bayer, frame.pattern) for frame in frames]
+            points += [flat_frames([plane[colour] for plane in planes], first.black) for colour in range(4)]
+        try:
+            slope, _ = photon_transfer(*(np.array(values) for values in zip(*points, strict=True)))
+        except ValueError as error:
+            raise ValueError(f"{flat}: {error}") from error
+        recordings[gain.name] = [recording(_middle(frame), slope, first.black) for frame in dark[:2]]
+    assert first is not None
+    return Frames(recordings, first.black, first.white)
+
+
+def _frames(folder: Path, first: RawImage | None) -> Sequence[RawImage]:
+    """Read at least two raw images of a folder, which agree with the first frame in size, levels and pattern."""
+    paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES)
+    if len(paths) < 2:
+        raise FileNotFoundError(f"{folder} has {len(paths)} raw images, expected at least 2 ({', '.join(SUFFIXES)})")
+    frames = []
+    for path in paths:
+        frame = read_raw(path)
+        first = first or frame
+        for name, own, other in (
+            ("size", frame.bayer.shape, first.bayer.shape),
+            ("black level", frame.black, first.black),
+            ("white level", frame.white, first.white),
+            ("pattern", frame.pattern, first.pattern),
+        ):
+            if own != other:
+                raise ValueError(f"{path} has the {name} {own}, and other frames have {other}")
+        frames.append(frame)
+    return frames
+
+
+def _middle(frame: RawImage) -> np.ndarray:
+    """Cut the rows in the middle of a frame, which then begins with red."""
+    planes = packed(frame.bayer, frame.pattern)
+    top = max(planes.shape[1] - ROWS // 2, 0) // 2
+    return unpacked(planes[:, top : top + ROWS // 2])

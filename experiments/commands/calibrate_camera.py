@@ -1,0 +1,38 @@
+"""Calibrate the noise of a camera from raw flat frames and dark frames.
+
+    python train.py calibrate_camera FRAMES --output camera.yaml
+    python train.py fit --config configs/own_data/camera.yaml --data.noise.camera camera.yaml \\
+        --data.test_noise.camera camera.yaml
+
+FRAMES has one folder for each of at least three gains (ISO 800, 1600, 3200, ...), each with
+
+    dark/             at least two frames without light (lens cap, shortest exposure)
+    flat/<level>/     at least two frames of an evenly lit, unfocused surface, for at least two brightness levels
+
+as camera raw files (pip install "noiseworks[raw]") or .npz files with `bayer`, `black`, `white` and `pattern`. The
+command prints the gain K and the standard deviations of the noise in the dark, in digital numbers.
+"""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+
+def arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("frames", type=Path, help="folder with one folder of raw frames for each gain")
+    parser.add_argument("--output", type=Path, default=Path("camera.yaml"), help="camera file; default: camera.yaml")
+
+
+def run(options: Namespace) -> int:
+    from datamodules.corruptions.image_noise.calibration import calibrated
+    from datamodules.corruptions.image_noise.frames import read_frames
+
+    if not options.output.absolute().parent.is_dir():
+        raise FileNotFoundError(f"--output {options.output}: its folder does not exist")
+    found = read_frames(options.frames)
+    camera = calibrated([each for pair in found.recordings.values() for each in pair], found.white - found.black)
+    camera.save(options.output)
+    for name, recordings in found.recordings.items():
+        for one in recordings:
+            print(f"{name}: K {one.gain:.4g}, in the dark {one.gaussian:.4g}, of which rows {one.row:.4g}")
+    print(f"written: {options.output}")
+    return 0

@@ -1,0 +1,43 @@
+"""What a run prints depends on where it prints: bars on a terminal alone, no colours with NO_COLOR."""
+
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+import train
+from experiments import command_line, results
+from experiments.progress_bar import WholeRun
+
+FIT = ("fit", "--config", "configs/elr/demo.yaml", "--trainer.fast_dev_run", "true")
+
+
+@pytest.mark.parametrize(
+    ("terminal", "given", "shown"),
+    [(False, [], False), (True, [], True), (False, ["true"], True), (True, ["false"], False)],
+)
+def test_the_progress_bar_is_for_terminals(
+    terminal: bool, given: list[str], shown: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bars = []
+    monkeypatch.setattr(command_line, "terminal", lambda: Console(force_terminal=terminal))
+    monkeypatch.setattr(
+        command_line.CommandLine, "before_fit", lambda line: bars.append(line.trainer.progress_bar_callback)
+    )
+    said = [f"--trainer.enable_progress_bar={each}" for each in given]
+    assert train.main([*FIT, *said, "--run_directory", str(tmp_path / "run")]) == 0
+    assert [type(bar) for bar in bars] == [WholeRun if shown else type(None)]
+
+
+def test_no_colour_with_no_color(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    written = []
+    for name in ("COLUMNS", "NO_COLOR"):  # first without, then with it
+        monkeypatch.setenv(name, "80")
+        console = results.terminal()
+        with console.capture() as capture:
+            console.print("[red]failed[/red]")
+        written.append(capture.get())
+    assert written == ["\x1b[31mfailed\x1b[0m\n", "failed\n"]
