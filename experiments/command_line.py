@@ -696,7 +696,7 @@ def _remove_failed_start(line: CommandLine | None) -> None:
         if any(loop.batch_progress.total.ready > 0 for loop in loops):
             return
     files = [path.name for path in line.run_directory.rglob("*") if path.is_file()]
-    if line.requested == "fit" or all(name in STARTED or name.startswith("events.out.tfevents") for name in files):
+    if all(name in STARTED or name.startswith("events.out.tfevents") for name in files):
         line.held.close()
         shutil.rmtree(line.run_directory, ignore_errors=True)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import LightningDataModule, LightningModule
 from PIL import Image
 
 import train
@@ -343,3 +343,15 @@ def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert "the training loss became nan at step 20 (epoch 2, batch 0) on 128 samples with index" in error
     assert (tmp_path / "checkpoints" / "last.ckpt").read_bytes() == good
+
+
+def test_a_start_that_fails_keeps_results_that_it_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Noise pairs and features may have taken days before the first batch."""
+
+    def made_and_failed(module: LightningModule) -> None:
+        Path(module.trainer.log_dir, "pairs.npz").write_text("days of work")  # type: ignore[arg-type]
+        raise ValueError("no room for the model")
+
+    monkeypatch.setattr("lightning_modules.noisy_labels.elr.ELR.on_fit_start", made_and_failed)
+    assert train.main([*DEMO, "--run_directory", str(tmp_path / "run")]) == 1
+    assert (tmp_path / "run" / "pairs.npz").read_text() == "days of work"
