@@ -50,7 +50,7 @@ class Curvature(Callback):
     Raises:
         TypeError: at setup, if the module is not a classifier or the data have no training images.
         ValueError: if an argument is out of range. Before training, also if the dataset has fewer than `samples`
-        images, or the network is in half precision, under autocast or not twice differentiable.
+            images, or the network is in half precision, under autocast or not twice differentiable.
     """
 
     def __init__(

@@ -343,7 +343,7 @@ class CommandLine(LightningCLI):
 
         Raises:
             ValueError: if the directory has another run, or a setting differs. The message names the directory, or the
-            first differing key and both values.
+                first differing key and both values.
         """
         if self.resumed is None:
             if has_checkpoint(self.run_directory):
@@ -648,7 +648,7 @@ def with_restart(args: list[str]) -> list[str]:
 
     Raises:
         ValueError: if `--run_directory`, which identifies the run, is missing. Also if ranks would rendezvous in the
-        store of torchrun. It keeps addresses of dead ranks, and a restarted rank can hang.
+            store of torchrun. It keeps addresses of dead ranks, and a restarted rank can hang.
     """
     restarts = os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")
     if args[0] != "fit" or restarts == "0":

@@ -19,7 +19,7 @@ def merged(reports: Sequence[Path]) -> "pd.DataFrame":
 
     Raises:
         ValueError: if a report contains images used in training, or an image is in two reports. The message names the
-        report or image.
+            report or image.
     """
     import pandas as pd
 

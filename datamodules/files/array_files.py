@@ -72,7 +72,7 @@ def read_npz(path: Path, needed: Collection[str] = (), optional: Collection[str]
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if the file is damaged or lacks an array, or if an array has another type or exceeds the budget. The
-        message names the file.
+            message names the file.
     """
     check_is_file(path)
     try:

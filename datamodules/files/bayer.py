@@ -123,7 +123,7 @@ def read_raw(path: Path) -> RawImage:
     Raises:
         ModuleNotFoundError: if a camera format is read without `rawpy`.
         ValueError: if the file is damaged, if its levels are invalid, or if its colour filter is not a Bayer pattern,
-        such as X-Trans of Fujifilm. The message names the file.
+            such as X-Trans of Fujifilm. The message names the file.
     """
     if path.suffix.lower() == ".npz":
         try:

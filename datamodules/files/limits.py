@@ -40,7 +40,7 @@ def check_unpacked(path: Path, size: int) -> None:
 
     Raises:
         ValueError: if the content exceeds the budget. The message states both sizes. The caller adds the name of the
-        file.
+            file.
     """
     stored = path.stat().st_size
     if size > (most := max(BUDGET, BUDGET_RATIO * stored)):

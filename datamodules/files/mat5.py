@@ -104,7 +104,7 @@ def read_mat5(path: Path, key: str) -> tuple[NDArray | None, list[str]]:
     Raises:
         NotImplementedError: if the file was written by MATLAB 7.3.
         ValueError: if the file is damaged, or if the named array does not contain real numbers. The message does not
-        name the file.
+            name the file.
     """
     content = path.read_bytes()
     orders = {b"IM": "<", b"MI": ">"}

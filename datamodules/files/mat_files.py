@@ -30,7 +30,7 @@ def read_mat(path: Path, key: str) -> np.ndarray:
         FileNotFoundError: if the file does not exist.
         ModuleNotFoundError: if a file of MATLAB 7.3 is read without `h5py`.
         ValueError: if the file is damaged, or if the array is missing, not numeric or too large. The message names the
-        file.
+            file.
     """
     check_is_file(path)
     try:
@@ -55,7 +55,7 @@ def read_cells(path: Path, key: str) -> list[np.ndarray]:
         FileNotFoundError: if the file does not exist.
         ModuleNotFoundError: without `h5py`.
         ValueError: if the file is damaged, if the array is missing, or if a cell is not numeric. The message names the
-        file.
+            file.
     """
     check_is_file(path)
     return _of_hdf5(path, key, lambda file, stored: _cells(path, file, stored, key))

@@ -23,7 +23,7 @@ def read_pixels(path: Path, channels: int | None = None, data_range: int | None 
 
     Raises:
         UnreadableImage: if the file is damaged, is not an image, is partly transparent or has an unknown white level.
-        The message names the file.
+            The message names the file.
     """
     with opened_image(path) as image:
         if "F" in image.mode or (image.mode == "I" and image.format != "PNG"):

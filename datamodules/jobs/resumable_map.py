@@ -42,7 +42,7 @@ class ResumableMap:
 
     Raises:
         ValueError: on entering, if the results in the store were computed with other settings. The message lists the
-        differences.
+            differences.
     """
 
     def __init__(

@@ -48,7 +48,7 @@ class GlobalBatches(Sampler[Request]):
 
     Raises:
         ValueError: if the dataset or the batch has fewer samples than there are ranks, or if a training batch exceeds
-        the dataset.
+            the dataset.
     """
 
     def __init__(

@@ -28,7 +28,7 @@ class Recordings:
 
     Raises:
         ValueError: if there is no recording, or a noisy recording and its clean recording differ in length. The message
-        names the recording.
+            names the recording.
     """
 
     names: Sequence[str]

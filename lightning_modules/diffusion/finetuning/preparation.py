@@ -18,8 +18,8 @@ def prepare_text_to_image(module: Any, network: TextToImage) -> None:
         network: its model.
 
     Raises:
-        TypeError: if latents are to be cached, but the data are not `CaptionedImages`. ValueError: if class images or
-        cached latents do not fit, see `generate_class_images` and `cache_latents`.
+        TypeError: if latents are to be cached, but the data are not `CaptionedImages`.
+        ValueError: if class images or cached latents do not fit, see `generate_class_images` and `cache_latents`.
     """
     module.dropout.prepare(network)
     data = module.trainer.datamodule
