@@ -242,7 +242,7 @@ class WritePredictions(Callback):
         self._peers.close()
         if unreadable:
             reasons = "; ".join(reason for _, reason in sorted(unreadable.items()))
-            raise ValueError(f"{len(unreadable)} images cannot be predicted, all others are predicted: {reasons}")
+            raise ValueError(f"all images are predicted except {len(unreadable)}: {reasons}")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if self._peers is None:

@@ -190,7 +190,7 @@ class ScoreSDE(KnownParts, MethodModule):
     def exported(self, sigma: float | None = None) -> Exported:
         """Return the score as a function of x_t and t, with averaged weights. See `interfaces.Exportable`."""
         x = f"x_t of images in {'[-1, 1]' if self.centred else '[0, 1]'}, by {type(self.process).__name__}"
-        time = ExportedInput("B", lambda *shape: 0.1 + 0.8 * torch.rand(*shape), "times in (0, 1]")
+        time = ExportedInput("B", lambda *shape: torch.linspace(0.1, 0.9, *shape), "times in (0, 1]")
         inputs = {"x": ExportedInput("B C H W", torch.randn, x), "t": time}
         sizes = dict(zip("CHW", self.image_shape, strict=True))
         return Exported("network", self.score, inputs, "score", "B C H W", "score of x_t", sizes, self._averaged())

@@ -133,7 +133,7 @@ def test_damaged_new_images_are_named_at_the_end(folders: Path, damaged: list[st
     data = LabelledMasks(MaskFolders(str(folders), 16), batch_size=1, num_workers=0, predict_dir=str(folders / "new"))
     trainer = quiet(default_root_dir=folders / "run", callbacks=[WritePredictions()])
     module = SegmentationCrossEntropy(torch.nn.Conv2d(1, 2, 1), num_classes=2)
-    with pytest.raises(ValueError, match=rf"but not {len(damaged)}: .*b\.png cannot be read"):
+    with pytest.raises(ValueError, match=rf"except {len(damaged)}: .*b\.png cannot be read"):
         trainer.predict(module, data, return_predictions=False)
     written = [path.stem for path in (folders / "run").rglob("*.png")]
     assert written == [name for name in "ab" if name not in damaged]
