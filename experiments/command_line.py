@@ -683,7 +683,7 @@ def _value_of(args: list[str], flag: str) -> str | None:
     return None
 
 
-STARTED = {".lock", "config.yaml", "metrics.csv", "labels.csv"}
+STARTED = {".lock", "config.yaml", "metrics.csv", "labels.csv", "hparams.yaml"}
 """Files that a run writes before its first result."""
 
 

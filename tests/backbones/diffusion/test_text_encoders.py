@@ -18,6 +18,7 @@ from tests.backbones.diffusion.family_checks import noise
 from tests.diffusion.finetuning.models import captioned, trainer, tuning
 
 FAMILIES = ["text_to_image", "xl", "stable_diffusion_3", "flux", "pixart_sigma", "sana", "qwen_image", "z_image"]
+FIRST = ("text_to_image", "flux", "qwen_image")
 SIDES = {"sana": 32, "qwen_image": 32, "hunyuan_dit": 64}
 
 
@@ -28,7 +29,13 @@ def assert_same(found: Prompts, expected: Prompts) -> None:
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("family", [*FAMILIES, "hunyuan_dit"])
+@pytest.mark.parametrize(
+    "family",
+    [
+        *FIRST,
+        *(pytest.param(one, marks=pytest.mark.nightly) for one in (*FAMILIES, "hunyuan_dit") if one not in FIRST),
+    ],
+)
 def test_freed_encoders_leave_known_prompts_and_the_pipeline_samples_from_them(
     family: str, request: pytest.FixtureRequest
 ) -> None:

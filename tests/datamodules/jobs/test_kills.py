@@ -103,7 +103,8 @@ def fill(kind: str, folder: Path, points: Points) -> None:
 IN_LOOPS = ("pairs", "strips")
 CASES = [
     *(("run", kind) for kind in (*VALUES, "cached") if kind not in IN_LOOPS),
-    *(("fill", kind) for kind in ("png", *IN_LOOPS)),
+    *(("fill", kind) for kind in ("png", "pairs")),
+    pytest.param("fill", "strips", marks=pytest.mark.nightly),
 ]
 
 

@@ -69,8 +69,8 @@ METHODS: dict[str, tuple[tuple[str, ...], Predict, list[tuple[int, ...]]]] = {
 }
 """Arguments, what the model computes, and the shapes of one sample of each input. Images have another size than in
 training where the method allows it."""
-FIRST = list(METHODS)[:5]
-"""A classifier, a mixture of classifiers, a segmenter, a denoiser and a diffusion model."""
+FIRST = ["elr/demo", "adele/demo", "noise2score/demo"]
+"""A classifier, a segmenter and a denoiser."""
 
 ALONE = """
 import os, re, sys, pathlib, torch

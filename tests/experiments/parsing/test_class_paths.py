@@ -88,7 +88,7 @@ def test_functions_that_say_what_they_return_are_taken() -> None:
 def test_a_run_of_any_configuration_here_can_be_resumed(tmp_path: Path) -> None:
     """All classes that configurations name, which their runs name again."""
     files = [path.read_text() for path in sorted((ROOT / "configs").rglob("*.yaml"))]
-    found = {path for text in files for path in re.findall(r"class_path: *([\w.]+)", text)}
+    found = {path for text in files for path in re.findall(r"class_path: *([\w.]+)", text)} - {"MY_MODULE.MY_NETWORK"}
     found |= {
         path for text in files for path in re.findall(r"^[^#\n]*: *((?:lightning_modules|torch)\.[\w.]+)", text, re.M)
     }
