@@ -180,13 +180,14 @@ def example(chosen: str, load: str, exported: Any, config: Mapping[str, Any], si
     for name, each in exported.inputs.items():
         values = each.sample(2) if each.dimensions == "B" else None
         shape = ", ".join(str(2 if letter in "BN" else sizes[letter]) for letter in each.dimensions.split())
-        sampled = f"{'randn' if each.sample is torch.randn else 'rand'}({shape})"
+        kind = next((kind for kind in ("randn", "ones") if each.sample is getattr(torch, kind)), "rand")
         if values is not None and chosen == "torch":
             given[name] = f"torch.tensor({values.tolist()})"
         elif values is not None:
             given[name] = f'np.array({values.tolist()}, dtype="{str(values.dtype).removeprefix("torch.")}")'
         else:
-            given[name] = f"torch.{sampled}" if chosen == "torch" else f'np.random.{sampled}.astype("float32")'
+            numpy = f"np.ones(({shape}))" if kind == "ones" else f"np.random.{kind}({shape})"
+            given[name] = f"torch.{kind}({shape})" if chosen == "torch" else f'{numpy}.astype("float32")'
     lines = [f"{name} = {value}  # {exported.inputs[name].description}" for name, value in given.items()]
     if chosen == "torch":
         imports = ["import torch"]

@@ -131,12 +131,14 @@ def task(settings: Mapping[str, Any], method: Method | None) -> str | None:
     data, generates = settings.get("data") or {}, method is not None and method.field == "diffusion"
     package = str(data.get("class_path") if isinstance(data, dict) else data).partition("datamodules.")[2].split(".")[0]
     if generates and package in ("classification", "prompts"):
-        texts = any("text_to_image" in path or path.endswith(NETWORKS) for path in _paths(settings.get("model")))
+        backbones = [path for path in _paths(settings.get("model")) if path.startswith(BACKBONES)]
+        texts = any("pixel" not in path.removeprefix(BACKBONES).lower() for path in backbones)
         return "text-to-image" if texts else "unconditional-image-generation"
     return TASKS.get(package)
 
 
-NETWORKS = (".TextToImage", ".StableDiffusion3", ".Flux")
+BACKBONES = "lightning_modules.backbones.diffusion."
+"""Package of the text-to-image models of all families, and of pixel models, which have no texts."""
 
 
 def _paths(value: Any) -> list[str]:

@@ -9,6 +9,9 @@ from lightning_modules.backbones.diffusion.pixel_space import PixelSpace
 from lightning_modules.backbones.diffusion.text_to_image import Prompts
 from lightning_modules.interfaces import Exported, ExportedInput, refuse_sigma
 
+DIMENSIONS = {"embedding": "L D", "pooled": "P", "mask": "L", "second": "M E", "second_mask": "M"}
+"""Names of the dimensions of each field of `Prompts`, after the batch."""
+
 
 class ExportsNetwork:
     """Export of a fine-tuned diffusion model's network; a base class of its LightningModule.
@@ -28,16 +31,20 @@ class ExportsNetwork:
         }
         if not pixels:
             prompts = self.network.empty_prompts(1)
-            for key, letters in (("embedding", "L D"), ("pooled", "P")):
-                if (value := getattr(prompts, key)) is not None:
-                    sizes |= dict(zip(letters.split(), value.shape[1:], strict=True))
-                    inputs[key] = ExportedInput(f"B {letters}", torch.randn, f"{key} of the prompts")
+            for key in self.network.prompt_fields:
+                letters, is_mask = DIMENSIONS[key], key.endswith("mask")
+                sizes |= dict(zip(letters.split(), getattr(prompts, key).shape[1:], strict=True))
+                inputs[key] = ExportedInput(
+                    f"B {letters}", torch.ones if is_mask else torch.randn, f"{key} of the prompts, as float"
+                )
         description = f"the model's prediction of type {self.network.prediction}"
         weights = self.average.used_by(self.network)
         return Exported("network", self._predicted, inputs, "prediction", "B C H W", description, sizes, weights)
 
     def _times(self: Any, n: int) -> Tensor:
-        return self.objective.held_out_times(torch.arange(n))
+        return self.objective.scheduler_times(self.objective.held_out_times(torch.arange(n)))
 
     def _predicted(self: Any, x: Tensor, t: Tensor, *prompts: Tensor) -> Tensor:
-        return self.network(x, t, Prompts(*prompts) if prompts else None)
+        if not prompts:
+            return self.network(x, t, None)
+        return self.network(x, t, Prompts(**dict(zip(self.network.prompt_fields, prompts, strict=True))))

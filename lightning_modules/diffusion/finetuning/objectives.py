@@ -163,6 +163,10 @@ class DiffusionObjective(Objective):
         """Compute a fixed timestep for each image index, from a low-discrepancy sequence."""
         return ((index + 1) * GOLDEN % 2**32 * len(self.abar)) >> 32
 
+    def scheduler_times(self, t: Tensor) -> Tensor:
+        """Return the times that the network receives: the timesteps."""
+        return t
+
     def errors(
         self,
         model: Any,
@@ -253,6 +257,10 @@ class FlowObjective(Objective):
         """Compute a fixed t for each image index, from a uniform low-discrepancy sequence."""
         return ((index + 1) * GOLDEN % 2**32).double().div(2**32).float()
 
+    def scheduler_times(self, t: Tensor) -> Tensor:
+        """Return the times that the network receives: T t."""
+        return self.steps * t
+
     def errors(
         self,
         model: Any,
@@ -263,7 +271,7 @@ class FlowObjective(Objective):
         weight: Tensor | None = None,
     ) -> Tensor:
         level = t.to(latent.dtype).view(-1, 1, 1, 1)
-        output = model((1 - level) * latent + level * noise, self.steps * t, prompts)
+        output = model((1 - level) * latent + level * noise, self.scheduler_times(t), prompts)
         return mean_square(output - (noise - latent), weight)
 
     def weighted(self, error: Tensor, t: Tensor) -> Tensor:
