@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -32,11 +33,22 @@ def hash_of_module(module: nn.Module, attributes: bool = False) -> str:
         **dict(module.named_parameters(remove_duplicate=False)),
         **dict(module.named_buffers(remove_duplicate=False)),
     }
+    _add_tensors(digest, tensors)
+    return digest.hexdigest()
+
+
+def hash_of_tensors(tensors: Mapping[str, Any]) -> str:
+    """Hash the names, dtypes, shapes and values of tensors; other values are ignored."""
+    digest = hashlib.blake2b(digest_size=16)
+    _add_tensors(digest, tensors)
+    return digest.hexdigest()
+
+
+def _add_tensors(digest: "hashlib.blake2b", tensors: Mapping[str, Any]) -> None:
     for name, tensor in sorted(tensors.items()):
         if isinstance(tensor, Tensor):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def _described(value: Any) -> Any:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from datamodules.arguments import at_least
-from datamodules.classification.image_sets import ImageSet, ImageSource
+from datamodules.classification.image_sets import ImageSource
+from datamodules.classification.image_shards.named_splits import NamedSplits
 from datamodules.files.image_files import Crop, UnreadableImage, chosen_crop, read_crop
 from datamodules.files.limits import sentence
 
@@ -77,7 +78,7 @@ class ImagesInDataset(ImageSource):
         return batch
 
 
-class HuggingFaceImages(ImageSet):
+class HuggingFaceImages(NamedSplits):
     """Labelled images of the package `datasets` (extra `hub-data`), without running code of a dataset.
 
     The dataset is a name on the Hugging Face Hub, which is downloaded once to the cache of `datasets`, or a local
@@ -133,10 +134,6 @@ class HuggingFaceImages(ImageSet):
         self.label_key = label_key
         self.revision = revision
 
-    @property
-    def has_test(self) -> bool:
-        return self.splits["test"] is not None
-
     def fetch_missing(self) -> None:
         """Download a dataset of the Hub, on one rank per machine, while the others wait.
 
@@ -145,32 +142,12 @@ class HuggingFaceImages(ImageSet):
         with contextlib.suppress(ImportError, OSError, ValueError):
             self._loaded("train")
 
-    def training(self) -> ImagesInDataset:
-        return self._read("train")
-
-    def validation(self) -> ImagesInDataset | None:
-        return None if self.splits["validation"] is None else self._read("validation")
-
-    def test(self) -> ImagesInDataset:
-        if not self.has_test:
-            raise FileNotFoundError(
-                "HuggingFaceImages: test is null; set it, or hold out a fraction of the training images by "
-                "data.test_fraction 0.2"
-            )
-        return self._read("test")
-
-    def _read(self, key: str) -> ImagesInDataset:
+    def read_split(self, key: str) -> ImagesInDataset:
         split = str(self.splits[key])
         described = f"{self.name}, split {split}"
         data = self._loaded(key)
         source = ImagesInDataset(data, described, split, self.image_key, self.label_key, self.crop)
-        wrong = (source.label < 0) | (source.label >= self.num_classes)
-        if wrong.any():
-            row = int(wrong.int().argmax())
-            raise ValueError(
-                f"{described}: row {row} has the label {int(source.label[row])}, and num_classes {self.num_classes} "
-                f"allows 0 ... {self.num_classes - 1}"
-            )
+        self.check_labels(source.label, lambda row: f"{described}: row {row}")
         names = getattr(data.features[self.label_key], "names", None)
         if self.class_names is None and names is not None and len(names) == self.num_classes:
             self.class_names = names

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules.arguments import at_least
-from datamodules.classification.image_sets import EncodedImages, ImageSet
+from datamodules.classification.image_sets import EncodedImages
+from datamodules.classification.image_shards.named_splits import NamedSplits
 from datamodules.classification.image_shards.parquet_shards import ROWS_AT_ONCE, ParquetShard
 from datamodules.classification.image_shards.tar_shards import ShardIndex, read_tar_index
 from datamodules.files.array_files import read_npz
@@ -188,7 +189,7 @@ def shard_names(root: Path, paths: Sequence[Path]) -> list[str]:
     return [Path(os.path.relpath(path, root)).with_suffix("").as_posix() for path in paths]
 
 
-class ImageShards(ImageSet):
+class ImageShards(NamedSplits):
     """Labelled images in any number of local shards.
 
     Shards are tar files in WebDataset format, or parquet files as of image datasets on the Hugging Face Hub.
@@ -250,10 +251,6 @@ class ImageShards(ImageSet):
             if pattern is not None and (not pattern or Path(pattern).is_absolute()):
                 raise ValueError(f"{key} must be a folder or a pattern inside data_dir, got {pattern!r}")
 
-    @property
-    def has_test(self) -> bool:
-        return self.splits["test"] is not None
-
     @functools.cached_property
     def class_names(self) -> Sequence[str] | None:  # type: ignore[override]
         """Class names in the first training shard, if it is a parquet file that stores one for each class."""
@@ -275,25 +272,11 @@ class ImageShards(ImageSet):
                 for path in (path for split in named for path in self._paths(split)):
                     self._index(path)
 
-    def training(self) -> ImagesInShards:
-        return self._read("train")
-
-    def validation(self) -> ImagesInShards | None:
-        return None if self.splits["validation"] is None else self._read("validation")
-
-    def test(self) -> ImagesInShards:
-        if not self.has_test:
-            raise FileNotFoundError(
-                "ImageShards: test is null; set it, or hold out a fraction of the training images by "
-                "data.test_fraction 0.2"
-            )
-        return self._read("test")
-
     def _paths(self, split: str) -> list[Path]:
         """List the shards of a split, of one format and sorted by name."""
         return shard_paths(data_directory(self.data_dir, "ImageShards"), str(self.splits[split]), split)
 
-    def _read(self, split: str) -> ImagesInShards:
+    def read_split(self, split: str) -> ImagesInShards:
         paths = self._paths(split)
         root = data_directory(self.data_dir, "ImageShards")
         names = shard_names(root, paths)
@@ -310,19 +293,13 @@ class ImageShards(ImageSet):
         return source
 
     def _check(self, source: ImagesInShards, paths: Sequence[Path]) -> None:
-        """Reject labels that are out of range.
+        """Reject labels that are out of range, with the shard and the sample of the first one."""
 
-        The message names the shard and the sample of the first such label.
-        """
-        wrong = (source.label < 0) | (source.label >= self.num_classes)
-        if wrong.any():
-            row = int(wrong.int().argmax())
+        def place_of(row: int) -> str:
             shard = int(np.searchsorted(source.first_row, row, side="right")) - 1
-            sample = source.sample_names(shard)[row - int(source.first_row[shard])]
-            raise ValueError(
-                f"{paths[shard]}: the sample {sample} has the label {int(source.label[row])}, and num_classes "
-                f"{self.num_classes} allows 0 ... {self.num_classes - 1}"
-            )
+            return f"{paths[shard]}: the sample {source.sample_names(shard)[row - int(source.first_row[shard])]}"
+
+        self.check_labels(source.label, place_of)
 
     def _parquet(self, path: Path) -> ParquetShard:
         return ParquetShard(path, self.image_key, self.label_key)

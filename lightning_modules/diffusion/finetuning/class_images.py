@@ -1,6 +1,5 @@
 """Generate the class images of prior preservation once, before training, sharded over ranks and resumable."""
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules.distributed.collectives import broadcast, run_seed
-from datamodules.files.module_hash import hash_of_module
+from datamodules.files.module_hash import hash_of_module, hash_of_tensors
 from datamodules.jobs.resumable_map import ResumableMap
 from datamodules.jobs.stores import png_files
 from datamodules.prompts.class_images import ClassImages
@@ -50,11 +49,13 @@ def generate_class_images(network: TextToImage, images: ClassImages, trained_ste
             f"model is fine-tuned already: restore them, or start a new run"
         )
     size = images.image_shape[1]
+    # Adapters change nothing before training.
+    frozen = {name: each for name, each in network.network.state_dict().items() if "lora_" not in name}
     settings = {
         "prompt": images.prompt,
         "image_size": size,
         "seed": run_seed(),
-        "network": _hash_before_tuning(network.network),
+        "network": hash_of_tensors(frozen),
         "vae": hash_of_module(network.vae),
         "text_encoders": hash_of_module(network.text_encoders),
         "scheduler": type(network.scheduler).__name__,
@@ -74,13 +75,3 @@ def generate_class_images(network: TextToImage, images: ClassImages, trained_ste
     remedy = "give another data.prior.folder"
     with ResumableMap(store, settings, images.folder / "settings.json", remedy, name="class images") as job:
         job.run(images.keys, compute)
-
-
-def _hash_before_tuning(network: torch.nn.Module) -> str:
-    """Hash a network's weights without its adapters, which change nothing before training."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(network.state_dict().items()):
-        if "lora_" not in name:
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()

@@ -1,0 +1,57 @@
+"""Image sets whose training, validation and test splits are named by arguments."""
+
+from collections.abc import Callable, Mapping
+
+from torch import Tensor
+
+from datamodules.classification.image_sets import ImageSet, ImageSource
+
+
+class NamedSplits(ImageSet):
+    """Labelled images in splits that arguments name: shards, or the splits of a dataset of the package `datasets`.
+
+    A subclass sets `num_classes` and `splits`, and reads a split in `read_split`.
+    """
+
+    splits: Mapping[str, str | None]
+    """What arguments name, by `train`, `validation` and `test`; None if there is no such split."""
+
+    def read_split(self, key: str) -> ImageSource:
+        """Read the split `train`, `validation` or `test`."""
+        raise NotImplementedError
+
+    @property
+    def has_test(self) -> bool:
+        return self.splits["test"] is not None
+
+    def training(self) -> ImageSource:
+        return self.read_split("train")
+
+    def validation(self) -> ImageSource | None:
+        return None if self.splits["validation"] is None else self.read_split("validation")
+
+    def test(self) -> ImageSource:
+        if not self.has_test:
+            raise FileNotFoundError(
+                f"{type(self).__name__}: test is null; set it, or hold out a fraction of the training images by "
+                "data.test_fraction 0.2"
+            )
+        return self.read_split("test")
+
+    def check_labels(self, label: Tensor, place_of: Callable[[int], str]) -> None:
+        """Reject labels that are out of range.
+
+        Args:
+            label: labels of a split, `[N]`.
+            place_of: function that describes a sample for the message, by its position.
+
+        Raises:
+            ValueError: if a label is out of range. The message describes the first such sample.
+        """
+        wrong = (label < 0) | (label >= self.num_classes)
+        if wrong.any():
+            row = int(wrong.int().argmax())
+            raise ValueError(
+                f"{place_of(row)} has the label {int(label[row])}, and num_classes {self.num_classes} allows "
+                f"0 ... {self.num_classes - 1}"
+            )
