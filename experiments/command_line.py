@@ -503,7 +503,7 @@ class CommandLine(LightningCLI):
         return self.config[self.requested].ckpt_path
 
     def _untrained(self) -> bool:
-        """Whether the module has trainable weights, and the configuration specifies no pre-trained weights."""
+        """Return whether the module has trainable weights, and the configuration specifies no pre-trained weights."""
         trains = is_overridden("training_step", self.model) and any(p.requires_grad for p in self.model.parameters())
         dry = self.trainer.fast_dev_run  # type: ignore[attr-defined]
         return trains and not dry and not _names_weights(self.config[self.requested].model)
@@ -610,7 +610,7 @@ def with_latest(args: list[str]) -> list[str]:
 
 
 def _names_weights(settings: Any) -> bool:
-    """Whether some part of a configuration specifies pre-trained weights."""
+    """Return whether some part of a configuration specifies pre-trained weights."""
     if isinstance(settings, list | tuple):
         return any(map(_names_weights, settings))
     if not isinstance(settings, dict | Namespace):

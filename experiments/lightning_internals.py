@@ -32,7 +32,7 @@ def signal_handling(trainer: Any) -> Any:
 
 
 def may_go_on_from_here(trainer: Any) -> bool:
-    """Whether training can resume from a checkpoint saved now.
+    """Return whether training can resume from a checkpoint saved now.
 
     False while gradients are accumulated, and before a validation.
     """
@@ -46,7 +46,7 @@ def take_given_checkpoint_alone(trainer: Any) -> None:
 
 
 def synchronises_layers(strategy: Any) -> bool:
-    """Whether `sync_batchnorm` is on, which only the strategy stores."""
+    """Return whether `sync_batchnorm` is on, which only the strategy stores."""
     return getattr(strategy, "_layer_sync", None) is not None
 
 

@@ -150,7 +150,7 @@ def chosen(results: Sequence[Result], metrics: Sequence[str]) -> list[Result]:
 
 
 def misspelt(name: str, known: Iterable[str]) -> bool:
-    """Whether an unknown metric is probably a misspelt known metric.
+    """Return whether an unknown metric is probably a misspelt known metric.
 
     Some metrics, such as FID, are logged by full runs only. A name that is unlike all known names may be one of these.
     """
@@ -189,7 +189,7 @@ def beside(metric: str) -> tuple[str, bool]:
 
 
 def repeated(metric: str, values: Mapping[str, float]) -> bool:
-    """Whether a metric has the same value at the best epoch and for the tested checkpoint."""
+    """Return whether a metric has the same value at the best epoch and for the tested checkpoint."""
     name, of_best_epoch = beside(metric)
     return of_best_epoch and values.get(name) == values[metric]
 

@@ -101,7 +101,7 @@ def writing(directory: Path) -> Iterator[None]:
 
 
 def has_checkpoint(directory: Path) -> bool:
-    """Whether a run has a checkpoint to resume from."""
+    """Return whether a run has a checkpoint to resume from."""
     return any(directory.glob("checkpoints/*.ckpt"))
 
 

@@ -265,7 +265,7 @@ def code_fingerprint() -> str:
 
 
 def has_saved(run: Run) -> bool:
-    """Whether a run has a checkpoint to resume from."""
+    """Return whether a run has a checkpoint to resume from."""
     return any((run.directory / "checkpoints" / f"{name}.ckpt").is_file() for name in ("last", "step", "best"))
 
 

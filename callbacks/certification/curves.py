@@ -120,7 +120,7 @@ def accuracy_name(radius: float) -> str:
 
 
 def is_tight(settings: Settings, radius: float | None) -> bool:
-    """Whether more noise samples would hardly increase the certified accuracy of a log.
+    """Return whether more noise samples would hardly increase the certified accuracy of a log.
 
     If not, it is only a lower bound.
 
@@ -138,7 +138,7 @@ def is_tight(settings: Settings, radius: float | None) -> bool:
 
 
 def is_guarantee(settings: Settings) -> bool:
-    """Whether the radii of a log are certified. Some radii are instead computed by a formula without a proof."""
+    """Return whether the radii of a log are certified. Some radii are instead computed by a formula without a proof."""
     return NO_GUARANTEE not in settings.get("certificate", "")
 
 

@@ -315,7 +315,7 @@ def images_in(folder: Path) -> ImagesFound:
 
 
 def _waits(path: str) -> bool:
-    """Whether a path is a pipe or a device, from which reading may block."""
+    """Return whether a path is a pipe or a device, from which reading may block."""
     return os.path.exists(path) and not os.path.isfile(path)
 
 

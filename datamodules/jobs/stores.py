@@ -34,7 +34,7 @@ class Store(Protocol):
     folder: Path
 
     def is_empty(self) -> bool:
-        """Whether the store has no results."""
+        """Return whether the store has no results."""
         ...
 
     def tidy(self) -> None:

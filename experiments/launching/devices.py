@@ -92,5 +92,5 @@ def shares(gpus: Sequence[str], jobs: int | None, per_job: float, exclusive: boo
 
 
 def exclusive_gpus() -> bool:
-    """Whether the driver allows only one process per GPU."""
+    """Return whether the driver allows only one process per GPU."""
     return "Exclusive_Process" in _ask("--query-gpu=compute_mode", "--format=csv,noheader")

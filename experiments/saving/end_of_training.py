@@ -39,7 +39,7 @@ class ResumableEnd(FitLoop):
 
 
 def ended_early(trainer: Trainer) -> bool:
-    """Whether training was stopped before its last epoch; a resumed run must know this.
+    """Return whether training was stopped before its last epoch; a resumed run must know this.
 
     A stop by a `Timer` does not count. The `Timer` saves its own state, and a resumed run may get more time.
     """

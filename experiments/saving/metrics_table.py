@@ -178,7 +178,7 @@ class MetricsTable(Logger):
                 os.fsync(file.fileno())
 
     def _others_need_more_than(self, kept: int) -> bool:
-        """Whether another checkpoint of this run has more rows.
+        """Return whether another checkpoint of this run has more rows.
 
         This happens when a run resumes from an older checkpoint.
         """

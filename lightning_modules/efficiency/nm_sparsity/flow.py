@@ -95,7 +95,7 @@ class Flow:
         self.dense = False
 
     def is_dense(self, epoch: int) -> bool:
-        """Whether an epoch, counted from 0, is in the dense phase."""
+        """Return whether an epoch, counted from 0, is in the dense phase."""
         return epoch < self.dense_epochs
 
     def decay_at(self, step: int, epoch: int, epochs: int, steps_per_epoch: float) -> float:

@@ -87,7 +87,7 @@ class ByzantineAttack(nn.Module, ABC):
         """Compute the vector that all Byzantine nodes send, `[D]`."""
 
     def learns(self, number: int) -> bool:
-        """Whether the attack observes the honest models at the end of round t."""
+        """Return whether the attack observes the honest models at the end of round t."""
         return False
 
     def learn(self, models: Tensor, number: int) -> None:
