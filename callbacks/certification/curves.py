@@ -120,7 +120,7 @@ def accuracy_name(radius: float) -> str:
 
 
 def is_tight(settings: Settings, radius: float | None) -> bool:
-    """Return whether more noise samples would hardly increase the certified accuracy of a log.
+    """Return whether the certified accuracy of a log is close to its limit for infinitely many noise samples.
 
     If not, it is only a lower bound.
 

@@ -1,4 +1,4 @@
-"""Which images `generate` generates: prompts or classes, with a seed for each image."""
+"""Requests for images in `generate`: a prompt or a class, and a seed, for each image."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,12 +25,13 @@ def read_prompts(given: Sequence[str], n: int) -> list[Prompt]:
     """Read prompts from a file, or take texts as they are.
 
     Args:
-        given: one file as `PromptFile` reads it, or any number of texts, whose seeds are n apart.
+        given: a prompt file in the format of `PromptFile`, or any number of texts; the seeds of successive texts differ
+            by n.
         n: number of images for each prompt.
 
     Raises:
         FileNotFoundError: if the file does not exist.
-        ValueError: if it holds no prompt or a damaged one.
+        ValueError: if the file contains no prompt, or a damaged prompt.
     """
     if len(given) == 1 and (given[0].endswith(SUFFIXES) or Path(given[0]).is_file()):
         return PromptFile(given[0]).prompts()
@@ -40,7 +41,7 @@ def read_prompts(given: Sequence[str], n: int) -> list[Prompt]:
 def image_requests(
     prompts: Sequence[Prompt] | None, classes: Sequence[int] | None, n: int, seed: int | None
 ) -> list[ImageRequest]:
-    """List the images, all of the first prompt or class first.
+    """List the images, grouped by prompt or class.
 
     Args:
         prompts: prompts; None without.
@@ -75,6 +76,6 @@ def image_requests(
 
 
 def in_blocks(requests: Sequence[ImageRequest], size: int) -> list[list[ImageRequest]]:
-    """Split the images into blocks that are generated at once; the last one may be smaller."""
+    """Split the requests into blocks of images that are generated together. The last block may be smaller."""
     at_least(1, batch_size=size)
     return [list(requests[start : start + size]) for start in range(0, len(requests), size)]

@@ -1,4 +1,4 @@
-"""The processes of a command that has no trainer: on one machine, or as torchrun has started them."""
+"""Processes of a command without a trainer, on one machine or started by torchrun."""
 
 import os
 from typing import Any
@@ -15,7 +15,7 @@ def fabric_of(accelerator: str, devices: int, precision: Any = "32-true") -> Fab
 
     Args:
         accelerator: auto, cpu, cuda or mps.
-        devices: number of devices of this machine; under torchrun, it says.
+        devices: number of devices on this machine; torchrun's setting replaces it.
         precision: precision of Lightning, for `autocast`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Page of thumbnails to look through, most suspicious label first: one HTML file that loads nothing else."""
+"""Page of thumbnails sorted by suspicion, as a single HTML file that loads no other files."""
 
 import base64
 import io
@@ -37,15 +37,15 @@ small { color: #666; }
 
 
 def write_page(path: Path, table: pd.DataFrame, image: Iterable[NDArray[np.uint8]], num_labels: int) -> None:
-    """Write a page with the image, given label, proposed label and confidences of each row of a label report.
+    """Write a page that shows image, given label, proposed label and confidences for each row of a label report.
 
     All text is escaped, and the page's Content-Security-Policy forbids scripts and requests.
 
     Args:
         path: the HTML file.
         table: rows of a label report with the columns of `with_actions`, most suspicious label first.
-        image: images of these rows, n times `[C, H, W]`; three channels are shown in colour, otherwise their mean in
-            grey.
+        image: images of these rows, n tensors `[C, H, W]`. Three channels are shown in colour; otherwise, the mean over
+            channels is shown in grey.
         num_labels: number of labels in the whole report.
     """
     which = (

@@ -5,12 +5,12 @@
     python train.py generate --resume RUN --n 64 --batch_size 64 -- --model.sampler.num_steps 100
 
 RUN is a run of any module that generates images. Arguments after `--` override its configuration. Image i has the seed
-SEED + i, or the seed of its prompt in the file, and is the same on any number of processes. In batches above 1, images
-of modules other than text-to-image ones share the seed of the batch's first image.
+SEED + i, or the seed of its prompt in the file, and is the same on any number of processes. With --batch_size above 1,
+modules that are not text-to-image models use the seed of the first image for a whole batch.
 
 Written to FOLDER: images/ (PNG, with prompt, seed and settings as text metadata), images.parquet, contact_sheet.png and
-settings.json; with --pairs also the images from plain initial noise. Repeating the command of a killed call generates
-the missing images only. --devices N shares the work, or torchrun, which needs --num_images instead of --n.
+settings.json; with --pairs also the images from plain initial noise. If the command was killed, the same command
+generates only the missing images. --devices N or torchrun share the work; torchrun needs --num_images instead of --n.
 """
 
 from argparse import ArgumentParser, Namespace
@@ -99,7 +99,7 @@ def run(options: Namespace) -> int:
 
 
 def of_run(options: Namespace, settings: Any) -> tuple[Any, Any]:
-    """Load a run's model as a generator, with the run's precision.
+    """Load the model of a run as a generator, with the precision of the run.
 
     Raises:
         ValueError: if the run cannot be loaded, or generates no images.

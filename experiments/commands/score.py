@@ -4,11 +4,11 @@
     python train.py score FOLDER --prompts prompts.txt --models clip_score=/models/clip --local_files_only
     python train.py score GENERATED --scores hpsv2 aesthetic --weights hpsv2=HPS_v2.1_compressed.pt aesthetic=FILE
 
-GENERATED is a folder written by `generate`, whose prompts are known. For another folder of images, --prompts gives one
-prompt per image in the order of file names, or fewer, each for equally many successive images. All scores are CLIP
-models of transformers (pip install 'noiseworks[pipelines]'), by Hub name or local folder; scores are 100 times the
-cosine of image and prompt, except for the aesthetic score, which ignores prompts. Prints the mean of each score with
-its standard error, and writes all scores to scores.csv.
+GENERATED is a folder written by `generate`, whose prompts are known. For another folder of images, --prompts contains
+one prompt per image, in the order of file names. If there are fewer prompts, each prompt is used for equally many
+successive images. All scores use CLIP models of transformers (pip install 'noiseworks[pipelines]'), by Hub name or
+local folder. A score is 100 times the cosine similarity of image and prompt. The aesthetic score ignores prompts.
+The command prints the mean of each score with its standard error, and writes all scores to scores.csv.
 """
 
 from argparse import ArgumentParser, ArgumentTypeError, Namespace

@@ -34,7 +34,7 @@ def check_new(folder: Path) -> None:
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """Context manager: yields a temporary folder next to `folder`, which gets that name at the end.
+    """Context manager that yields a temporary folder, and renames it to `folder` at the end.
 
     On an error the temporary folder is removed.
 
@@ -69,7 +69,7 @@ def write_folder(
         chosen: format: `torch`, `onnx` or `safetensors`.
         run: run directory.
         module: the run's model.
-        exported: its `lightning_modules.interfaces.Exported`, whose context of weights is entered.
+        exported: the `lightning_modules.interfaces.Exported` of the model; its context of weights must be entered.
         traced: the traced function.
         class_names: names of the classes, if known.
         state: see `write_weights`.
@@ -100,7 +100,7 @@ def check_packages(chosen: str) -> None:
     """Reject the format onnx if its packages are not installed.
 
     Raises:
-        ValueError: if so; the message names them.
+        ValueError: if a package is missing. The message names it.
     """
     missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None] if chosen == "onnx" else []
     if missing:
@@ -167,7 +167,7 @@ def config_of(exported: Any, traced: Traced, method: str, class_names: Sequence[
 
 
 def _shape(dimensions: str, traced: Traced) -> list[str | int]:
-    """List an input's dimensions: names of the dynamic ones, and sizes of the fixed ones."""
+    """List the dimensions of an input: names of dynamic dimensions, and sizes of fixed dimensions."""
     fixed = {letter: size for letter, size in traced.sizes.items() if not (traced.multiple and letter in SIDES)}
     return [fixed.get(letter, letter) for letter in dimensions.split()]
 
@@ -228,7 +228,7 @@ def readme(config: Mapping[str, Any], summary: str, code: str, note: str, metric
 
 
 def _plain(name: str) -> str:
-    """Remove from a metric's name what Markdown would interpret."""
+    """Remove characters from the name of a metric that Markdown would interpret."""
     return re.sub(r"[^\w/.+-]", " ", name)[:100]
 
 

@@ -61,7 +61,10 @@ def examples(exported: Any, sizes: Mapping[str, int], seed: int = 0) -> tuple[Te
 
 
 def difference(found: Tensor, expected: Tensor) -> float:
-    """Compute the largest difference, relative to the largest expected value if above 1; infinite if not finite."""
+    """Compute the largest difference, divided by the largest expected value if that is above 1.
+
+    Values that are not finite give infinity.
+    """
     if found.shape != expected.shape or not bool(found.isfinite().all()):
         return math.inf
     scale = max(1.0, float(expected.abs().max()))
@@ -147,7 +150,7 @@ def _refuse_random(name: str, exported: Any, sizes: Mapping[str, int]) -> None:
 
 
 def _multiples(exported: Any, sizes: Mapping[str, int]) -> list[int]:
-    """List multiples that dynamic heights and widths may have to be, from the least one the function itself accepts."""
+    """List candidates for a number that must divide height and width, in ascending order."""
     used = {letter for each in exported.inputs.values() for letter in each.dimensions.split()}
     for place, multiple in enumerate(MULTIPLES if used & SIDES.keys() else ()):
         with suppress(Exception):

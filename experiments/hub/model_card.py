@@ -44,7 +44,7 @@ OF_DIFFUSERS = {ADAPTERS, "model_index.json"}
 
 @dataclass(frozen=True)
 class CardOptions:
-    """What the user says about a model.
+    """Information about a model that the user provides.
 
     Args:
         name: `owner/name` on the Hub, or the name of the folder.
@@ -93,7 +93,7 @@ def model_card(pushed: Pushed, folder: Path, options: CardOptions) -> str:
 
 
 def method_of(class_path: str) -> Method | None:
-    """Find the method of a class; None for a class of the user's own."""
+    """Find the method of a class. Return None for a class that the user wrote."""
     name, folder = class_path.rpartition(".")[2], class_path.split(".")[:3]
     return next((each for each in find_methods() if each.name == name and each.module.split(".")[:3] == folder), None)
 
@@ -127,7 +127,7 @@ def hub_datasets(settings: Mapping[str, Any]) -> list[str]:
 
 
 def task(settings: Mapping[str, Any], method: Method | None) -> str | None:
-    """Name the task of a model as the Hub does; None if it has no name there."""
+    """Return the Hub's name for the task of a model, or None if there is none."""
     data, generates = settings.get("data") or {}, method is not None and method.field == "diffusion"
     package = str(data.get("class_path") if isinstance(data, dict) else data).partition("datamodules.")[2].split(".")[0]
     if generates and package in ("classification", "prompts"):
@@ -194,7 +194,7 @@ def _metrics(folder: Path) -> Iterator[str]:
 
 
 def _claims(method: Method | None) -> Iterator[str]:
-    """Yield the claims about a method, with what was measured if the documentation is installed."""
+    """Yield the claims about a method, with measured values if the documentation is installed."""
     if method is None:
         return
     paths, file = {str(config.path) for config in method.configs}, PROJECT / "docs" / "claims.csv"

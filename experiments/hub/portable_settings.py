@@ -34,7 +34,7 @@ def portable(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def is_local(value: str) -> bool:
-    """Return whether a text is an absolute path or one in a home folder, of this or another operating system."""
+    """Return whether a text is an absolute path or a path in a home folder, on any operating system."""
     path = value.removeprefix("file:")
     return len(path) > 1 and (path.startswith(("/", "~")) or PureWindowsPath(path).is_absolute())
 

@@ -31,7 +31,7 @@ WIDEST = 1600
 
 @dataclass(frozen=True)
 class Pushed:
-    """What the folder of a run holds.
+    """Contents of the folder of a pushed run.
 
     Args:
         settings: the settings of the run, without local paths.
@@ -53,7 +53,8 @@ class Pushed:
 
 
 def write_folder(run: Path, folder: Path, checkpoint: str | None = None, picture: str | None = None) -> Pushed:
-    """Write what `load_run` needs of a run, its metrics, a picture and its pipeline to a new folder.
+    """Write a new folder with the files that `load_run` needs, and with the metrics, a picture and the pipeline of the
+    run.
 
     Args:
         run: the run directory.
@@ -137,7 +138,7 @@ def _pipeline_files(folder: Path) -> list[str]:
 
 
 def with_pipeline(pushed: Pushed, folder: Path) -> Pushed:
-    """Take the files of a pipeline that was written to `pipeline/` afterwards."""
+    """Replace the list of pipeline files by the files that are in `pipeline/` now."""
     return replace(pushed, pipeline=tuple(_pipeline_files(folder / "pipeline")))
 
 
@@ -166,6 +167,6 @@ def refuse_private(folder: Path, run: Path) -> None:
 
 
 def _header(file: Path) -> bytes:
-    """Read names and metadata of a safetensors file; the rest are numbers."""
+    """Read the header of a safetensors file, with names and metadata but without values."""
     with file.open("rb") as stream:
         return stream.read(int.from_bytes(stream.read(8), "little"))

@@ -18,7 +18,8 @@ def shifted(t: Time, shift: float) -> Time:
 
 
 def scheduler_shift(config: Any, positions: int) -> float:
-    """Compute the shift of times for images of so many positions, as `calculate_shift` of diffusers' pipelines.
+    """Compute the shift of times for a given number of positions, as `calculate_shift` in the pipelines of diffusers
+    does.
 
     Args:
         config: config of a diffusers scheduler of flow matching. With `use_dynamic_shifting` the shift, or its

@@ -87,7 +87,7 @@ class HuggingFaceImages(NamedSplits):
     a sample by its index, or by its name `<split>/<row>`. `ImageShards` reads parquet and tar files without a copy.
 
     Args:
-        name: name on the Hub, such as `uoft-cs/cifar10`, or folder.
+        name: name of the dataset on the Hub, such as `uoft-cs/cifar10`, or a local folder.
         num_classes: number of classes; labels are 0 ... `num_classes` - 1.
         config: name of the dataset's configuration on the Hub; None means its default.
         train: training split, such as `train` or `train[:90%]`.
@@ -103,7 +103,7 @@ class HuggingFaceImages(NamedSplits):
         revision: branch, tag or commit of a dataset on the Hub; None means its main branch.
 
     Raises:
-        ValueError: if an argument is out of range; on reading, if columns or labels do not match.
+        ValueError: if an argument is out of range, or, on reading, if columns or labels do not match.
         FileNotFoundError: on reading, if there is no such dataset, or it cannot be downloaded.
         ModuleNotFoundError: on reading, if `datasets` is not installed.
     """
@@ -137,7 +137,8 @@ class HuggingFaceImages(NamedSplits):
     def fetch_missing(self) -> None:
         """Download a dataset of the Hub, on one rank per machine, while the others wait.
 
-        Errors are ignored here, so no rank waits for a failed rank; they are raised when all ranks read the dataset.
+        Errors are ignored here, so that no rank waits for a failed rank. They are raised again when all ranks read the
+        dataset.
         """
         with contextlib.suppress(ImportError, OSError, ValueError):
             self._loaded("train")
@@ -154,7 +155,7 @@ class HuggingFaceImages(NamedSplits):
         return source
 
     def _loaded(self, key: str) -> Any:
-        """Load a split as a memory-mapped dataset; errors are one sentence with the name of the dataset."""
+        """Load a split as a memory-mapped dataset."""
         try:
             import datasets
         except ImportError as error:

@@ -72,7 +72,9 @@ def read_frames(folder: Path) -> Frames:
 
 
 def _frames(folder: Path, first: RawImage | None) -> Sequence[RawImage]:
-    """Read at least two raw images of a folder, which agree with the first frame in size, levels and pattern."""
+    """Read the raw images of a folder, at least two, and check that they have the size, levels and pattern of the first
+    frame.
+    """
     paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES)
     if len(paths) < 2:
         raise FileNotFoundError(f"{folder} has {len(paths)} raw images, expected at least 2 ({', '.join(SUFFIXES)})")
@@ -93,7 +95,7 @@ def _frames(folder: Path, first: RawImage | None) -> Sequence[RawImage]:
 
 
 def _middle(frame: RawImage) -> np.ndarray:
-    """Cut the rows in the middle of a frame, which then begins with red."""
+    """Cut out the middle rows of a frame, starting at a red pixel."""
     planes = packed(frame.bayer, frame.pattern)
     top = max(planes.shape[1] - ROWS // 2, 0) // 2
     return unpacked(planes[:, top : top + ROWS // 2])

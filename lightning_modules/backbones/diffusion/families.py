@@ -1,4 +1,4 @@
-"""A text-to-image model of whatever family a pipeline is of."""
+"""Text-to-image models by family, and a function that chooses the family of a pipeline."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -33,18 +33,19 @@ def text_to_image_pipeline(
     """Load a text-to-image pipeline as the model of its family, such as `TextToImage`, `StableDiffusion3` or `Flux`.
 
     Args:
-        pipeline: a local folder as `save_pretrained` writes it, or a pipeline's name on the Hugging Face Hub.
+        pipeline: a local folder written by `save_pretrained`, or a pipeline's name on the Hugging Face Hub.
         variant: variant of the weight files, such as fp16; default: files without a variant.
-        local_files_only: look for a pipeline's name only in the Hugging Face cache.
-        tuning: full trains every parameter of the network, lora only adapters in its attention, frozen none.
+        local_files_only: never download; a pipeline given by name must be in the Hugging Face cache.
+        tuning: full trains every parameter of the network, lora trains only adapters in its attention, frozen trains
+            nothing.
         lora_rank: rank of the adapters.
-        lora_targets: last parts of the names of the layers that get adapters; default: the attention's projections.
+        lora_targets: layers that get adapters, by last part of the name; default: the attention's projections.
         dtype: precision of network and text encoders; the autoencoder, inputs and outputs are float32.
-        offload_text_encoders: keep the text encoders on the CPU, where they embed prompts.
+        offload_text_encoders: keep the text encoders on the CPU; they embed prompts there.
 
     Raises:
         FileNotFoundError: if the pipeline is neither on disk nor on the Hub.
-        ValueError: if no family takes the pipeline; the message names its network and all families.
+        ValueError: if the pipeline belongs to no family. The message names its network and all families.
     """
     families = FAMILIES | {"Transformer2DModel": "PixArtSigma"}  # the name in the authors' index
     return MODELS[family_of(pipeline, families, local_files_only)](

@@ -1,4 +1,4 @@
-"""Flow-matching transformers of packed latents: 2 x 2 latent pixels are one position."""
+"""Flow-matching transformers with packed latents, where 2 x 2 latent pixels are one position."""
 
 from torch import Tensor
 
@@ -25,6 +25,6 @@ class PackedLatents(FlowTransformer):
         return self.pipeline._pack_latents(latent.contiguous(), *latent.shape)
 
     def unpacked(self, positions: Tensor, height: int, width: int) -> Tensor:
-        """Arrange positions as z of this height and width, as the pipeline does."""
+        """Rearrange positions to z of a given height and width, as the pipeline does."""
         scale = self.pipeline.vae_scale_factor
         return self.pipeline._unpack_latents(positions, height * scale, width * scale, scale)

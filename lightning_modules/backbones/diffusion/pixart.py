@@ -1,7 +1,7 @@
 """PixArt-Sigma of diffusers, a latent diffusion transformer with T5 as its text encoder.
 
-The transformer predicts e from z_t, t and the embeddings of a prompt's tokens; padding is masked. Its further output
-channels, a learned variance, are unused, as in its pipeline.
+The transformer predicts e from z_t, t and the embeddings of a prompt's tokens; padding is masked. The other output
+channels, a learned variance, are not used, as in the pipeline.
 
 Source: Chen et al., PixArt-Sigma: Weak-to-Strong Training of Diffusion Transformer for 4K Text-to-Image Generation,
 ECCV 2024, arXiv 2403.04692.
@@ -17,27 +17,29 @@ from lightning_modules.backbones.diffusion.text_to_image import Prompts, TextToI
 
 
 class PixArtSigma(TextToImage):
-    """PixArt-Sigma: its transformer, and its frozen autoencoder and text encoder.
+    """PixArt-Sigma with transformer, frozen autoencoder and frozen text encoder.
 
     Args:
-        pipeline: a local folder as `save_pretrained` writes it, or a pipeline's name on the Hugging Face Hub
+        pipeline: a local folder written by `save_pretrained`, or a pipeline's name on the Hugging Face Hub
             (`PixArt-alpha/PixArt-Sigma-XL-2-1024-MS`).
         config: folder or name of a pipeline of the same architecture; only for a single file.
         variant: variant of the weight files, such as fp16; default: files without a variant.
-        local_files_only: look for a pipeline's name only in the Hugging Face cache.
-        tuning: full trains every parameter of the transformer, lora only adapters in its attention, frozen none.
+        local_files_only: never download; a pipeline given by name must be in the Hugging Face cache.
+        tuning: full trains every parameter of the transformer, lora trains only adapters in its attention, frozen
+            trains nothing.
         lora_rank: rank of the adapters.
-        lora_targets: last parts of the names of the layers that get adapters; default: the attention's projections.
+        lora_targets: layers that get adapters, by last part of the name; default: the attention's projections.
         dtype: precision of transformer and text encoder; the autoencoder, inputs and outputs are float32.
         gradient_checkpointing: recompute the transformer's activations in the backward pass instead of keeping them.
-        prediction_types: quantities that the transformer may predict.
-        sampler: a diffusers scheduler to sample with instead of the pipeline's own, at its noise levels.
-        offload_text_encoders: keep the text encoder on the CPU, where it embeds prompts.
+        prediction_types: supported values of the scheduler's `prediction_type`.
+        sampler: class of the diffusers scheduler for sampling, which gets the config of the pipeline's scheduler;
+            default: the class of the pipeline's scheduler.
+        offload_text_encoders: keep the text encoder on the CPU; it embeds prompts there.
 
     Raises:
         FileNotFoundError: if the pipeline is neither on disk nor on the Hub.
         ValueError: if a part is missing or of another family.
-        ImportError: if transformers is not installed, or peft with lora.
+        ImportError: if transformers is not installed, or if `tuning` is lora and peft is not installed.
     """
 
     parts = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
@@ -49,7 +51,7 @@ class PixArtSigma(TextToImage):
 
     @property
     def size_multiple(self) -> int:
-        """Number of pixels by which height and width of an image must be divisible: those of a patch."""
+        """Side of a patch in pixels; height and width of an image must be divisible by it."""
         return self.pipeline.vae_scale_factor * self.network.config.patch_size
 
     def embedded(self, texts: list[str], device: torch.device) -> Prompts:
@@ -57,7 +59,8 @@ class PixArtSigma(TextToImage):
         return Prompts(embedding, mask=mask)
 
     def forward(self, latent: Tensor, timestep: Tensor, prompts: Prompts) -> Tensor:
-        """Predict the quantity of the scheduler's `prediction_type`, `[B, c, h, w]`; a learned variance is dropped."""
+        """Predict the quantity that `prediction_type` names, `[B, c, h, w]`, without the learned variance.
+        """
         return self.network(
             latent,
             encoder_hidden_states=prompts.embedding.to(latent.dtype),

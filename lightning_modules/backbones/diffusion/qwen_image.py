@@ -1,10 +1,9 @@
-"""Qwen-Image of diffusers, a latent flow-matching transformer of packed latents, with a vision-language model as text
-encoder.
+"""Qwen-Image of diffusers: flow matching on packed latents, with a vision-language model as text encoder.
 
-    z = (E(2 x - 1) - m) / d,   with mean m and deviation d of each channel
+    z = (E(2 x - 1) - m) / d, with mean m and standard deviation d of each channel
 
-The autoencoder is one of videos, here of a single frame. The embeddings of a prompt are padded to the maximum length of
-its pipeline and masked. For z_t and its prediction see `flow_transformer.py`.
+The autoencoder is made for videos; an image is a video of one frame. The embeddings of a prompt are padded to the
+maximum length of its pipeline and masked. For z_t and its prediction see `flow_transformer.py`.
 
 Source: Wu et al., Qwen-Image Technical Report, 2025, arXiv 2508.02324.
 """
@@ -24,7 +23,7 @@ from lightning_modules.backbones.diffusion.text_to_image import Prompts
 
 
 class QwenImage(PackedLatents):
-    """Qwen-Image: its transformer, autoencoder and vision-language model."""
+    """Qwen-Image with transformer, autoencoder and vision-language model."""
 
     parts = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
     part_classes: ClassVar[Mapping[str, str | tuple[str, ...]]] = {
@@ -85,7 +84,7 @@ class QwenImage(PackedLatents):
         return Prompts(F.pad(embedding, (0, 0, 0, padding)), mask=F.pad(mask, (0, padding)))
 
     def moments(self, image: Tensor) -> Tensor:
-        """Compute mean and deviation of E's distribution for images in [0, 1], `[B, 2, c, h, w]`."""
+        """Compute the mean and standard deviation of E's distribution for images in [0, 1], `[B, 2, c, h, w]`."""
         posterior = self.vae.encode((2 * image - 1).to(self.vae.dtype).unsqueeze(2)).latent_dist
         return torch.stack([posterior.mean, posterior.std], dim=1).squeeze(3).to(image.dtype)
 
@@ -100,7 +99,7 @@ class QwenImage(PackedLatents):
 
         Args:
             latent: z_t, `[B, c, h, w]`.
-            timestep: T t, `[B]` or one for all.
+            timestep: T t, `[B]`, or one value for all images.
             prompts: B prompts.
         """
         assert prompts.mask is not None
@@ -123,5 +122,5 @@ class QwenImage(PackedLatents):
         }
 
     def for_guidance(self, scale: float) -> dict[str, Any]:
-        """Return the guidance scale as a keyword argument of the pipeline, which keeps the norm of its prediction."""
+        """Return the guidance scale as a keyword argument of the pipeline."""
         return {"true_cfg_scale": scale}

@@ -1,7 +1,8 @@
-"""Sana of diffusers, a latent flow-matching transformer of linear attention, with a language model as text encoder.
+"""Sana of diffusers: flow matching with linear attention, and a language model as text encoder.
 
-Its autoencoder is deterministic and has an eighth of the positions of Stable Diffusion's. Texts follow an instruction,
-the default of its pipeline; padding is masked. For z_t and its prediction see `flow_transformer.py`.
+The autoencoder is deterministic. Its latents have fewer positions than those of Stable Diffusion. Each text follows an
+instruction, which is the default of the pipeline. Padding is masked. For z_t and its prediction see
+`flow_transformer.py`.
 
 Source: Xie et al., SANA: Efficient High-Resolution Image Synthesis with Linear Diffusion Transformers, ICLR 2025,
 arXiv 2410.10629.
@@ -23,7 +24,7 @@ PIPELINE_MULTIPLE = 32
 
 
 class Sana(FlowTransformer):
-    """Sana or Sana 1.5: its transformer, deep-compression autoencoder and language model."""
+    """Sana or Sana 1.5 with transformer, deep-compression autoencoder and language model."""
 
     parts = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
     part_classes: ClassVar[Mapping[str, str | tuple[str, ...]]] = {
@@ -54,7 +55,7 @@ class Sana(FlowTransformer):
         return self.embedded([""] * n, device, instructed=False)
 
     def moments(self, image: Tensor) -> Tensor:
-        """Compute E's latents for images in [0, 1], and a deviation of 0, `[B, 2, c, h, w]`."""
+        """Compute E's latents for images in [0, 1], with standard deviation 0, `[B, 2, c, h, w]`."""
         latent = self.vae.encode((2 * image - 1).to(self.vae.dtype)).latent.to(image.dtype)
         return torch.stack([latent, torch.zeros_like(latent)], dim=1)
 
@@ -63,7 +64,7 @@ class Sana(FlowTransformer):
 
         Args:
             latent: z_t, `[B, c, h, w]`.
-            timestep: T t, `[B]` or one for all.
+            timestep: T t, `[B]`, or one value for all images.
             prompts: B prompts.
         """
         return self.network(

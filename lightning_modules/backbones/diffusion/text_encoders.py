@@ -1,4 +1,4 @@
-"""Embedded prompts, and the text encoders that embed them: on the device of the network, on the CPU, or freed."""
+"""Embedded prompts, and text encoders that are on the device of the network, on the CPU, or freed."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -50,8 +50,8 @@ def concatenated(prompts: Sequence[Prompts]) -> Prompts:
 class TextEncoders(nn.Module):
     """Embeds prompts by the text encoders of a diffusers pipeline.
 
-    A family implements `embedded`. The encoders, with most of a pipeline's weights in some families, need not be on the
-    device of the network (`offload_text_encoders`), nor in memory once all texts are known (`free_text_encoders`).
+    A family implements `embedded`. In some families, the encoders have most of the weights of a pipeline. They can stay
+    on the CPU (`offload_text_encoders`), and can be freed once all texts are known (`free_text_encoders`).
     """
 
     pipeline: Any
@@ -89,7 +89,7 @@ class TextEncoders(nn.Module):
         return self._known[1].rows([0] * n).to(self._network_device())
 
     def offload_text_encoders(self) -> None:
-        """Keep the text encoders on the CPU from now on, wherever the model goes."""
+        """Keep the text encoders on the CPU from now on, even if the model is moved to another device."""
         encoders = self.text_encoders.to("cpu")
         del self.text_encoders
         self.__dict__["text_encoders"] = encoders  # not a submodule: `to` moves only these
@@ -97,10 +97,10 @@ class TextEncoders(nn.Module):
     def free_text_encoders(self, texts: Sequence[str]) -> None:
         """Embed the texts and the empty prompt, and remove the text encoders from memory.
 
-        The encoders of a fully trained model, which is saved with them, are kept on the CPU instead.
+        A fully trained model is saved with its encoders. They are therefore kept on the CPU instead.
 
         Args:
-            texts: the only texts that will be embedded afterwards.
+            texts: all texts that will be embedded afterwards.
         """
         if self._known is not None:
             return

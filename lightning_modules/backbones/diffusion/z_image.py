@@ -1,8 +1,8 @@
 """Z-Image of diffusers, a single-stream flow-matching transformer with a language model as text encoder.
 
-Its network is told 1 - t, from noise at 0 to data at 1, and predicts z - e; here the sign is turned, so that the
-prediction is e - z, as for the other families (see `flow_transformer.py`). It takes a list of images and of embeddings
-without padding, whose lengths the host must know: a step waits for them.
+The network receives 1 - t, with noise at 0 and data at 1, and predicts z - e. Here, the sign is reversed, so that the
+prediction is e - z, as for the other families (see `flow_transformer.py`). The network takes a list of embeddings
+without padding. The host must know their lengths, so each step waits for the device.
 
 Source: Z-Image Team, Z-Image: An Efficient Image Generation Foundation Model with Single-Stream Diffusion Transformer,
 2025, arXiv 2511.22699.
@@ -21,7 +21,7 @@ from lightning_modules.backbones.diffusion.text_to_image import Prompts, TextToI
 
 
 class ZImage(FlowTransformer):
-    """Z-Image or Z-Image-Turbo: its transformer, autoencoder and language model."""
+    """Z-Image or Z-Image-Turbo with transformer, autoencoder and language model."""
 
     parts = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
     part_classes: ClassVar[Mapping[str, str | tuple[str, ...]]] = {
@@ -55,7 +55,7 @@ class ZImage(FlowTransformer):
 
         Args:
             latent: z_t, `[B, c, h, w]`.
-            timestep: T t, `[B]` or one for all.
+            timestep: T t, `[B]`, or one value for all images.
             prompts: B prompts.
         """
         output = self.network(
@@ -69,7 +69,10 @@ class ZImage(FlowTransformer):
         return {"prompt_embeds": without_padding(prompts), "negative_prompt_embeds": without_padding(empty)}
 
     def for_guidance(self, scale: float) -> dict[str, Any]:
-        """Return the guidance scale as a keyword argument of the pipeline, where 0 turns guidance off, not 1."""
+        """Return the guidance scale as a keyword argument of the pipeline.
+
+        In this pipeline, 0 instead of 1 turns guidance off.
+        """
         return {"guidance_scale": scale - 1}
 
 

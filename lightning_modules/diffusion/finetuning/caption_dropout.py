@@ -1,4 +1,4 @@
-"""Caption dropout: train some images without their caption, or without what one of several text encoders says of it.
+"""Caption dropout: train some images without their caption, or without its embedding by one of several text encoders.
 
 A dropped embedding is replaced by that of the empty prompt, which the pipeline uses for classifier-free guidance. With
 one probability, the whole caption is dropped. With one for each text encoder, encoders are dropped independently, as in
@@ -50,7 +50,7 @@ class CaptionDropout:
     """Replaces captions of random images by the empty prompt.
 
     Args:
-        probability: probability of dropping a caption, or those of dropping each text encoder, in [0, 1).
+        probability: probability of dropping a caption, in [0, 1); or one probability for each text encoder.
 
     Raises:
         ValueError: if a probability is out of range.
@@ -69,7 +69,7 @@ class CaptionDropout:
         return any(self.probabilities)
 
     def check(self, network: Any) -> None:
-        """Reject another number of probabilities than the model has text encoders.
+        """Reject a list of probabilities if the model has another number of text encoders.
 
         Raises:
             ValueError: if the numbers differ.

@@ -24,19 +24,19 @@ NOISE = 3
 
 
 def generate_class_images(network: TextToImage, images: ClassImages, trained_steps: int, **sampling: Any) -> None:
-    """Write the missing images of a class; all ranks call this together.
+    """Write the missing images of a class. Must be called on every rank.
 
-    An image depends on its number, the seed and the settings, which `settings.json` in the folder records, but neither
-    on the number of ranks nor on interruptions.
+    An image depends on its number, the seed and the settings, which are recorded in `settings.json` of the folder. It
+    does not depend on the number of ranks or on interruptions.
 
     Args:
         network: the model before fine-tuning, in evaluation mode.
         images: the images.
-        trained_steps: number of training steps that the model has behind it.
+        trained_steps: number of training steps that the model has been trained for.
         sampling: `num_inference_steps` and `guidance_scale`.
 
     Raises:
-        ValueError: if images are missing although the model is fine-tuned already, or the folder holds images of other
+        ValueError: if images are missing but the model is already fine-tuned, or if the images in the folder have other
             settings.
     """
     store = png_files(Path(images.folder))

@@ -1,4 +1,4 @@
-"""What a text-to-image model needs before its first training step: empty prompts, class images and cached latents."""
+"""Preparation of a text-to-image model for training: empty prompts, class images and cached latents."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from lightning_modules.training.evaluation_mode import in_evaluation_mode
 
 
 def prepare_text_to_image(module: Any, network: TextToImage) -> None:
-    """Embed the empty prompt, generate missing class images, and cache latents and embeddings; called on every rank.
+    """Embed the empty prompt, generate missing class images, and cache latents and embeddings, on all ranks together.
 
     Args:
         module: the `DiffusionFineTuning`, with its trainer.
