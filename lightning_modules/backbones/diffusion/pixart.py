@@ -59,8 +59,7 @@ class PixArtSigma(TextToImage):
         return Prompts(embedding, mask=mask)
 
     def forward(self, latent: Tensor, timestep: Tensor, prompts: Prompts) -> Tensor:
-        """Predict the quantity that `prediction_type` names, `[B, c, h, w]`, without the learned variance.
-        """
+        """Predict the quantity that `prediction_type` names, `[B, c, h, w]`, without the learned variance."""
         return self.network(
             latent,
             encoder_hidden_states=prompts.embedding.to(latent.dtype),
