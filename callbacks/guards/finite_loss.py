@@ -167,7 +167,7 @@ class FiniteLoss(Callback):
 
 
 class Diverged(NonFiniteLoss):
-    """The training loss diverged. The configuration treats divergence as a result.
+    """The training loss diverged, in a run whose configuration records divergence instead of failing.
 
     Args:
         message: error message with step, loss, samples and the last good checkpoint.

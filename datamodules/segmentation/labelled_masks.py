@@ -35,7 +35,7 @@ def wait_for_all_processes() -> None:
 
 
 class LabelledMaskSet(Dataset[dict[str, Any]]):
-    """A dataset with corrections of its masks, fetched one request at a time. Masks stay uint8 on the host.
+    """A dataset whose masks can be corrected. Each item is a whole batch. Masks stay uint8 on the host.
 
     Only a training set has a `seed`. Its batches contain the epoch, as a seed of augmentation. The epoch is removed on
     the device.

@@ -35,7 +35,7 @@ class Pushed:
 
     Args:
         settings: the settings of the run, without local paths.
-        named: file names that replace local paths, by dotted keys.
+        named: for the dotted key of each setting with a local path, the file name that replaces the path.
         checkpoint: `best` or `last`.
         class_path: class of the model.
         step: training steps before the checkpoint.

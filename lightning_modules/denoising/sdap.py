@@ -2,7 +2,7 @@
 
 The p^2 pixels of each p x p cell are distributed to p^2 sub-images, in a random order that is sampled for each cell.
 This decorrelates the noise of neighbouring pixels. The blind-spot network f receives a sub-image S_j and predicts the
-next sub-image. The difference between the two sub-images acts as a perturbation:
+next sub-image. The targets differ from the inputs, which perturbs the training. The loss is
 
     L = sum_j |f(S_j) - S_{(j + 1) mod p^2}|.
 

@@ -101,7 +101,7 @@ def red_diff(
         weighting: name of the weighting f.
         learning_rate: learning rate of Adam, with betas 0.9 and 0.99.
         sigma: standard deviation of the approximate posterior.
-        draw: samples standard normal noise of the shape of a given tensor.
+        draw: function that samples standard normal noise of the shape of a given tensor.
 
     Returns:
         mu, `[B, C, H, W]` in [-1, 1], not clipped.

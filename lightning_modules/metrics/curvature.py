@@ -91,7 +91,7 @@ def refuse_without_curvature(
 
 @contextmanager
 def saved_bytes(apart_from: Sequence[Tensor]) -> Iterator[dict[int, int]]:
-    """Measure the memory that the autograd graphs of this context keep, by address. Given tensors are not counted.
+    """Measure the memory that the autograd graphs of this context keep, by address.
 
     Args:
         apart_from: tensors to exclude, since they stay in memory anyway.

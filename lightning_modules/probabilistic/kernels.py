@@ -25,7 +25,7 @@ AT_ONCE = 2**15
 
 
 def in_parts(moments: Moments) -> Moments:
-    """Compute the moments of many pairs in blocks of rows, on the CPU and without gradients.
+    """Compute the moments in blocks of rows where there are many pairs on the CPU and no gradients.
 
     The results do not change.
     """

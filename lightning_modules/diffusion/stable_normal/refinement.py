@@ -57,7 +57,7 @@ def refined(
         x: initial latents `[B, c, h, w]`, at the first timestep.
         times: timesteps from `refinement_times`.
         abar: abar of all T timesteps, `[T]`, on the host.
-        draw: samples standard normal noise of the shape of a given tensor.
+        draw: function that samples standard normal noise of the shape of a given tensor.
 
     Returns:
         Estimate of x_0, `[B, c, h, w]`.

@@ -43,7 +43,7 @@ class ScaleMixtureClassifier(ClassifierSteps, MethodModule):
     Each class has one process, and all share a random scale.
 
     Args:
-        kernel: kernel of the network; for a Gaussian process, set its argument `train_last`.
+        kernel: kernel of the network. A Gaussian process needs a kernel with `train_last: true`.
         num_classes: number of classes, C.
         image_shape: channels, height and width of an image.
         scale: prior of the scale and initial value of its posterior; `InverseGamma` gives SVTP, and `FixedScale` gives
