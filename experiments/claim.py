@@ -10,7 +10,7 @@ from pathlib import Path
 from datamodules.files.whole_files import write_text
 from experiments.arguments import LARGEST_SEED
 from experiments.compare import collect, provenance
-from experiments.config_files import located, parsed, text_of
+from experiments.config_files import located, parsed, relative, text_of
 from experiments.launching.run_queue import Failure
 from experiments.results import (
     BEST_EPOCH,
@@ -395,12 +395,8 @@ def plan(files: Sequence[Path], output: Path | None) -> list[Place]:
     """
     claims: dict[Path, list[Claim]] = {}
     for file in dict.fromkeys(located(file).resolve() for file in files):
-        claims.setdefault(file.parent, []).extend(load_claims(_relative(file)))
+        claims.setdefault(file.parent, []).extend(load_claims(relative(file)))
     if output and len(claims) == 1:
         return [place(each, output) for each in claims.values()]
     above = output or ABOVE
     return [place(each, above / name) for each, name in zip(claims.values(), unique_names(list(claims)), strict=True)]
-
-
-def _relative(path: Path) -> Path:
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -37,6 +37,11 @@ RENAMED_KEYS = {"checkpoint.tested": "checkpoint.test_checkpoint"}
 BASE_LINE = re.compile(r"^base:[^\n]*$", re.MULTILINE)
 
 
+def relative(path: Path) -> Path:
+    """Shorten a path below the working directory to a relative path."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
 def located(path: Path) -> Path:
     """Find a configuration file at its path. For `configs/...`, also search the configurations of the package.
 

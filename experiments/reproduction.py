@@ -1,0 +1,276 @@
+"""Published numbers and our own: files that state both, the runs, and the verdicts.
+
+`train.py reproduce` runs the experiments of such files. docs/reproduced.csv keeps the results.
+"""
+
+import csv
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datamodules.files.text_files import read_text
+from datamodules.files.whole_files import write_text
+from experiments.arguments import LARGEST_SEED
+from experiments.compare import collect, provenance
+from experiments.config_files import located, parsed, relative, text_of
+from experiments.results import Result, choose_from, markdown, mean_and_std, summarise, write_csv
+from experiments.run_request import Run, check, load_experiments
+
+KEYS = ("name", "paper", "config", "overrides", "seeds", "tried", "results")
+RESULT_KEYS = ("metric", "published", "uncertainty", "direction", "margin")
+NEEDED = ("name", "paper", "config", "seeds", "results", "metric", "published", "direction", "margin")
+DIRECTIONS = ("higher", "lower", "equal")
+ABOVE = Path("runs/reproduced")
+REPRODUCED, NOT_REACHED, MISSING = "reproduced", "not reached", "did not run"
+COLUMNS = ["experiment", "paper", "config", "overrides", "metric", "published", "uncertainty", "direction", "margin",
+           "mean", "std", "seeds", "cpu_hours", "verdict", "tried", "made"]  # fmt: skip
+Row = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Published:
+    """One number of a paper, and the criterion that was stated before the runs.
+
+    Args:
+        metric: metric of our runs, such as `test/accuracy`.
+        published: the paper's number.
+        uncertainty: standard deviation of the paper's number, or the error of a number that was read off a figure.
+        direction: `higher` or `lower`: which is better; `equal` if neither is.
+        margin: how much worse than the paper's number our mean may be, or how far from this number for `equal`.
+    """
+
+    metric: str
+    published: float
+    direction: str
+    margin: float
+    uncertainty: float | None = None
+
+    def verdict(self, mean: float) -> str:
+        """Compare our mean over seeds with the paper's number."""
+        missing = {"higher": self.published - mean, "lower": mean - self.published}
+        worse = missing.get(self.direction, abs(mean - self.published))
+        close = worse <= self.margin or math.isclose(worse, self.margin, rel_tol=1e-9)
+        return REPRODUCED if close else NOT_REACHED
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """An experiment of a paper at the paper's size.
+
+    Args:
+        name: unique name of the experiment in its file.
+        paper: table, figure or sentence of the paper.
+        config: configuration.
+        overrides: arguments that follow the configuration.
+        runs: one run per seed.
+        results: numbers to compare.
+        tried: remark on the result, for example what was tried to reach the number.
+        output: directory of the runs.
+    """
+
+    name: str
+    paper: str
+    config: Path
+    overrides: tuple[str, ...]
+    runs: tuple[Run, ...]
+    results: tuple[Published, ...]
+    tried: str
+    output: Path
+
+    @property
+    def cpu_seconds(self) -> float:
+        """CPU time of all runs, on this machine."""
+        path = self.output / "cpu_seconds.txt"
+        return sum(map(float, read_text(path).split())) if path.is_file() else math.nan
+
+    def add_cpu_seconds(self, seconds: float) -> None:
+        """Add the CPU time of some of the runs."""
+        with (self.output / "cpu_seconds.txt").open("a", encoding="utf-8") as file:
+            file.write(f"{seconds:.1f}\n")
+
+
+def load(path: Path, output: Path | None = None) -> list[Reproduction]:
+    """Read a file with published numbers, and plan the runs.
+
+    Args:
+        path: YAML file, a list of experiments.
+        output: directory of the runs; default `runs/reproduced/<folder of the file>`.
+
+    Raises:
+        FileNotFoundError: if the file or a configuration does not exist.
+        ValueError: if a key is missing, unknown or has an invalid value, or the output directory contains other runs.
+    """
+    path = relative(located(path).resolve())
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} {'is not a file' if path.exists() else 'does not exist'}")
+    entries = parsed(text_of(path), path)
+    if not isinstance(entries, list) or not entries:
+        raise ValueError(f"{path} must hold a list of experiments with the keys {', '.join(KEYS)}")
+    above = output or ABOVE / path.resolve().parent.name
+    found = [_reproduction(each, path, f"{path}, experiment {i}", above) for i, each in enumerate(entries, 1)]
+    names = [each.output for each in found]
+    if repeated := next((each for each in found if names.count(each.output) > 1), None):
+        raise ValueError(f"{path}: the name {repeated.name!r} is used twice")
+    return found
+
+
+def _reproduction(entry: object, path: Path, where: str, above: Path) -> Reproduction:
+    values = _checked(entry, where, KEYS)
+    for key in ("name", "paper", "config", *(["tried"] if "tried" in values else [])):
+        if not isinstance(values[key], str) or not values[key].strip():
+            raise ValueError(f"{where}: {key} must be a text, got {values[key]!r}")
+    seeds, overrides = values["seeds"], values.get("overrides", [])
+    whole = isinstance(seeds, list) and all(type(seed) is int and 0 <= seed <= LARGEST_SEED for seed in seeds)
+    if not whole or not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError(f"{where}: seeds must be a list of different whole numbers, got {seeds!r}")
+    if not isinstance(overrides, list) or not all(isinstance(each, str) for each in overrides):
+        raise ValueError(f"{where}: overrides must be a list of texts, got {overrides!r}")
+    if not isinstance(values["results"], list) or not values["results"]:
+        raise ValueError(f"{where}: results must be a list of mappings with the keys {', '.join(RESULT_KEYS)}")
+    results = tuple(_published(each, where) for each in values["results"])
+    [experiment] = load_experiments([path.parent / values["config"]], overrides)
+    directory = above / re.sub(r"[^a-z0-9]+", "_", values["name"].lower()).strip("_")
+    runs = tuple(Run(experiment, seed, directory / f"seed_{seed}") for seed in seeds)
+    for run in runs:
+        check(run)
+    return Reproduction(values["name"], values["paper"], experiment.config, tuple(overrides), runs, results,
+                        values.get("tried", ""), directory)  # fmt: skip
+
+
+def _published(entry: object, where: str) -> Published:
+    values = _checked(entry, f"{where}, results", RESULT_KEYS)
+    for key in ("published", "margin", "uncertainty"):
+        number = values.get(key, 0.0)
+        if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
+            raise ValueError(f"{where}: {key} must be a number, got {number!r}")
+        if key != "published" and number < 0:
+            raise ValueError(f"{where}: {key} must be at least 0, got {number!r}")
+    if values["direction"] not in DIRECTIONS:
+        raise ValueError(f"{where}: direction must be one of {', '.join(DIRECTIONS)}, got {values['direction']!r}")
+    if not isinstance(values["metric"], str):
+        raise ValueError(f"{where}: metric must be a text, got {values['metric']!r}")
+    return Published(**values)
+
+
+def _checked(entry: object, where: str, allowed: Sequence[str]) -> dict[str, Any]:
+    if not isinstance(entry, Mapping):
+        raise ValueError(f"{where} must be a mapping with the keys {', '.join(allowed)}")
+    if unknown := next((key for key in entry if key not in allowed), None):
+        raise ValueError(f"{where}: unknown key {unknown}{choose_from(str(unknown), allowed)}")
+    if missing := next((key for key in allowed if key in NEEDED and key not in entry), None):
+        raise ValueError(f"{where}: {missing} is missing")
+    return dict(entry)
+
+
+def rows_of(reproduction: Reproduction) -> list[Row]:
+    """Compare the finished runs with the published numbers, in rows of reproduced.csv.
+
+    Raises:
+        ValueError: if a finished run lacks a metric; the message names the available metrics.
+    """
+    metrics = [each.metric for each in reproduction.results]
+    results = collect(reproduction.runs, metrics)
+    finished = all(run.finished for run in reproduction.runs)
+    rows = []
+    for each in reproduction.results:
+        own = [result for result in results if result.metric == each.metric]
+        if finished and len(own) < len(reproduction.runs):
+            known = choose_from(each.metric, [result.metric for result in results])
+            raise ValueError(f"{reproduction.name}: the runs have no metric {each.metric}{known}")
+        rows.append(_row(reproduction, each, own if finished else []))
+    return rows
+
+
+def _row(reproduction: Reproduction, published: Published, results: Sequence[Result]) -> Row:
+    done = bool(results)
+    mean = std = math.nan
+    if done:
+        [summary] = summarise(results)
+        mean, std = summary.mean, summary.std
+        if summary.diverged or summary.not_finite:
+            mean = math.nan
+    values = {
+        "experiment": reproduction.name,
+        "paper": reproduction.paper,
+        "config": reproduction.config,
+        "overrides": " ".join(reproduction.overrides),
+        "metric": published.metric,
+        "published": published.published,
+        "uncertainty": published.uncertainty,
+        "direction": published.direction,
+        "margin": published.margin,
+        "mean": mean,
+        "std": std,
+        "seeds": " ".join(str(run.seed) for run in reproduction.runs),
+        "cpu_hours": round(reproduction.cpu_seconds / 3600, 3),
+        "verdict": published.verdict(mean) if done else MISSING,
+        "tried": reproduction.tried,
+        "made": provenance(reproduction.runs) if done else "",
+    }
+    return {key: "" if value is None or value != value else str(value) for key, value in values.items()}
+
+
+def read(path: Path) -> list[Row]:
+    """Read a reproduced.csv. Return no rows if the file does not exist."""
+    return list(csv.DictReader(read_text(path).splitlines())) if path.is_file() else []
+
+
+def write(path: Path, rows: Iterable[Row]) -> None:
+    """Write a reproduced.csv. Rows of the same experiment and metric are replaced by the last ones."""
+    known = {(row["config"], row["experiment"], row["metric"]): row for row in [*read(path), *rows]}
+    write_csv(path, COLUMNS, [[row[name] for name in COLUMNS] for row in known.values()])
+
+
+HEADER = ["experiment", "where in the paper", "metric", "published", "here", "seeds", "CPU hours",
+          "criterion", "verdict"]  # fmt: skip
+
+
+def cells(row: Row) -> list[str]:
+    """Format a row of reproduced.csv as cells of a table."""
+    published = row["published"] + (f" ± {row['uncertainty']}" if row["uncertainty"] else "")
+    here = mean_and_std(float(row["mean"] or "nan"), float(row["std"] or "nan")) if row["mean"] else "-"
+    criterion = {
+        "higher": f"at most {row['margin']} below",
+        "lower": f"at most {row['margin']} above",
+        "equal": f"at most {row['margin']} away",
+    }[row["direction"]]
+    verdict = row["verdict"] + (f": {row['tried']}" if row["tried"] else "")
+    return [row["experiment"], row["paper"], row["metric"], published, here, ", ".join(row["seeds"].split()),
+            row["cpu_hours"] or "-", criterion, verdict]  # fmt: skip
+
+
+def page(rows: Sequence[Row], papers: Mapping[str, str]) -> str:
+    """Write the page docs/reproduced.md.
+
+    Args:
+        rows: rows of reproduced.csv.
+        papers: Markdown link of each method, by the folder of its configurations.
+    """
+    folders = [Path(row["config"]).parent.name for row in rows]
+    own = [papers.get(folder, folder) for folder in folders]
+    counts = {verdict: sum(row["verdict"] == verdict for row in rows) for verdict in (REPRODUCED, NOT_REACHED)}
+    commands = "\n".join(
+        f"python train.py reproduce configs/{folder}/reproduced.yaml" for folder in dict.fromkeys(folders)
+    )
+    made = " ".join(dict.fromkeys(row["made"] for row in rows if row["made"]))
+    shown = [
+        [method, f"[{row['experiment']}](../{row['config']})", *cells(row)[1:]]
+        for row, method in zip(rows, own, strict=True)
+    ]
+    return (
+        "These experiments have the data and the sizes of the paper. The criterion was stated before the last run. "
+        f"Of {len(rows)} numbers from {len(set(own))} papers, {counts[REPRODUCED]} are reproduced and "
+        f"{counts[NOT_REACHED]} are not reached. The uncertainty of a published number is its standard deviation in "
+        "the paper, or the error of reading a figure.\n\n"
+        f"{markdown(['method', *HEADER], shown)}\n"
+        f"Mean ± standard deviation (n - 1) over seeds. {made}\n\n```\n{commands}\n```\n"
+    )
+
+
+def save(rows: Sequence[Row], output: Path) -> None:
+    """Write reproduced.csv and reproduced.md of some experiments."""
+    write(output / "reproduced.csv", rows)
+    write_text(output / "reproduced.md", page(rows, {}))
