@@ -25,8 +25,11 @@ from PIL import Image
 from experiments.command_line import CommandLine
 from tests import BEGAN
 from tests.tiny_pipelines import (
+    save_chroma,
     save_flux,
+    save_flux2,
     save_hunyuan_dit,
+    save_lumina2,
     save_pixart_sigma,
     save_qwen_image,
     save_sana,
@@ -154,6 +157,30 @@ def stable_diffusion_3(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def flux(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny FLUX.1 pipeline that has a guidance embedding."""
     return save_flux(tmp_path_factory.mktemp("flux"))
+
+
+@pytest.fixture(scope="session")
+def flux2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny FLUX.2-dev pipeline, which has distilled guidance."""
+    return save_flux2(tmp_path_factory.mktemp("flux2"))
+
+
+@pytest.fixture(scope="session")
+def flux2_klein(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny FLUX.2-klein-base pipeline."""
+    return save_flux2(tmp_path_factory.mktemp("flux2_klein"), klein=True)
+
+
+@pytest.fixture(scope="session")
+def chroma(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny Chroma pipeline."""
+    return save_chroma(tmp_path_factory.mktemp("chroma"))
+
+
+@pytest.fixture(scope="session")
+def lumina2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny Lumina 2 pipeline."""
+    return save_lumina2(tmp_path_factory.mktemp("lumina2"))
 
 
 @pytest.fixture(scope="session")

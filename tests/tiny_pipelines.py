@@ -14,6 +14,9 @@ from torch import nn
 LETTERS = [*string.ascii_lowercase, *string.digits]
 VOCABULARY = [*LETTERS, *(f"{letter}</w>" for letter in LETTERS)]
 """A token for each letter: without merges, CLIP's tokenizer takes words apart."""
+PIXTRAL_TOKENS = ["[IMG]", "[IMG_BREAK]", "[IMG_END]"]
+CHAT = "{% for message in messages %}{{ message['role'] }} {{ CONTENT }}{% endfor %}"
+"""Template of a chat; CONTENT depends on the kind of messages."""
 STABLE_DIFFUSION = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
 
 
@@ -301,6 +304,116 @@ def save_z_image(folder: Path) -> Path:
     ZImagePipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0), text_encoder=encoder, tokenizer=tokenizer,
         vae=autoencoder(scaling_factor=0.3611, shift_factor=0.1159), transformer=transformer,
+    ).save_pretrained(folder / "saved")  # fmt: skip
+    return folder / "saved"
+
+
+def save_flux2(folder: Path, klein: bool = False) -> Path:
+    """Save a FLUX.2-dev or FLUX.2-klein pipeline: images of 16 x 16, texts of letters for a language model.
+
+    The language models have as many layers as the pipelines read by default.
+    """
+    from diffusers import (
+        AutoencoderKLFlux2,
+        FlowMatchEulerDiscreteScheduler,
+        Flux2KleinPipeline,
+        Flux2Pipeline,
+        Flux2Transformer2DModel,
+    )
+    from transformers import (
+        Mistral3Config,
+        Mistral3ForConditionalGeneration,
+        PixtralImageProcessor,
+        PixtralProcessor,
+        Qwen3Config,
+        Qwen3ForCausalLM,
+    )
+
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    transformer = Flux2Transformer2DModel(
+        in_channels=16, num_layers=1, num_single_layers=2, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=24, timestep_guidance_channels=16, axes_dims_rope=(4, 4, 4, 4), guidance_embeds=not klein,
+    )  # fmt: skip
+    tokenizer = save_tokenizer(folder, [*VOCABULARY, *PIXTRAL_TOKENS], 512)
+    text: dict[str, Any] = {
+        "vocab_size": len(tokenizer), "hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 2,
+        "num_key_value_heads": 1, "head_dim": 4, "max_position_embeddings": 512,
+    }  # fmt: skip
+    if klein:
+        encoder: Any = Qwen3ForCausalLM(Qwen3Config(**text, num_hidden_layers=27))
+        tokenizer.chat_template = CHAT.replace("CONTENT", "message['content']")
+    else:
+        vision = {
+            "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8,
+            "image_size": 32, "patch_size": 16, "model_type": "pixtral",
+        }  # fmt: skip
+        config = Mistral3Config(
+            text_config={**text, "num_hidden_layers": 30, "model_type": "mistral"}, vision_config=vision,
+            image_token_index=len(tokenizer) - 3,
+        )  # fmt: skip
+        encoder = Mistral3ForConditionalGeneration(config)
+        tokenizer = PixtralProcessor(
+            PixtralImageProcessor(), tokenizer, chat_template=CHAT.replace("CONTENT", "message['content'][0]['text']")
+        )
+    for parameter in (*transformer.parameters(), *encoder.parameters()):
+        nn.init.normal_(parameter, std=0.2)
+    vae = AutoencoderKLFlux2(
+        block_out_channels=(4, 8), down_block_types=("DownEncoderBlock2D",) * 2, sample_size=16, latent_channels=4,
+        up_block_types=("UpDecoderBlock2D",) * 2, norm_num_groups=4, layers_per_block=1,
+    )  # fmt: skip
+    nn.init.normal_(vae.bn.running_mean, std=0.5)
+    nn.init.uniform_(vae.bn.running_var, 0.5, 2)
+    (Flux2KleinPipeline if klein else Flux2Pipeline)(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True), vae=vae, text_encoder=encoder,
+        tokenizer=tokenizer, transformer=transformer,
+    ).save_pretrained(folder / "saved")  # fmt: skip
+    return folder / "saved"
+
+
+def save_chroma(folder: Path) -> Path:
+    """Save a Chroma pipeline: images of 16 x 16, texts of letters for T5."""
+    from diffusers import ChromaPipeline, ChromaTransformer2DModel, FlowMatchEulerDiscreteScheduler
+
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    transformer = ChromaTransformer2DModel(
+        in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=32, axes_dims_rope=(4, 4, 8), approximator_num_channels=16, approximator_hidden_dim=16,
+        approximator_layers=1,
+    )  # fmt: skip
+    for parameter in transformer.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    ChromaPipeline(
+        vae=autoencoder(scaling_factor=0.3611, shift_factor=0.1159), transformer=transformer,
+        text_encoder=t5_encoder(32), tokenizer=save_tokenizer(folder, VOCABULARY, 512),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+    ).save_pretrained(folder / "saved")  # fmt: skip
+    return folder / "saved"
+
+
+def save_lumina2(folder: Path) -> Path:
+    """Save a Lumina 2 pipeline: images of 64 x 64, texts of letters for a language model."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, Lumina2Pipeline, Lumina2Transformer2DModel
+    from transformers import Gemma2Config, Gemma2Model
+
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    transformer = Lumina2Transformer2DModel(
+        sample_size=8, in_channels=4, hidden_size=16, num_layers=2, num_refiner_layers=1, num_attention_heads=2,
+        num_kv_heads=1, multiple_of=16, axes_dim_rope=(4, 2, 2), axes_lens=(300, 32, 32), cap_feat_dim=8,
+    )  # fmt: skip
+    config = Gemma2Config(
+        head_dim=4, hidden_size=8, intermediate_size=16, num_attention_heads=2, num_key_value_heads=1,
+        num_hidden_layers=2, vocab_size=2 + len(VOCABULARY), max_position_embeddings=512, sliding_window=512,
+    )  # fmt: skip
+    encoder = Gemma2Model(config)
+    for parameter in (*transformer.parameters(), *encoder.parameters()):
+        nn.init.normal_(parameter, std=0.2)
+    Lumina2Pipeline(
+        transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler(shift=6.0), text_encoder=encoder,
+        vae=autoencoder((4, 4, 4, 8), 0.3611, shift_factor=0.1159),
+        tokenizer=save_tokenizer(folder, VOCABULARY, 256),
     ).save_pretrained(folder / "saved")  # fmt: skip
     return folder / "saved"
 

@@ -2,8 +2,10 @@
 
 from lightning_modules.backbones.diffusion.families import text_to_image_pipeline
 from lightning_modules.backbones.diffusion.flow_transformer import StableDiffusion3
-from lightning_modules.backbones.diffusion.flux import Flux
+from lightning_modules.backbones.diffusion.flux import Chroma, Flux
+from lightning_modules.backbones.diffusion.flux2 import Flux2
 from lightning_modules.backbones.diffusion.hunyuan_dit import HunyuanDiT
+from lightning_modules.backbones.diffusion.lumina2 import Lumina2
 from lightning_modules.backbones.diffusion.pipelines import diffusers_pipeline
 from lightning_modules.backbones.diffusion.pixart import PixArtSigma
 from lightning_modules.backbones.diffusion.qwen_image import QwenImage
@@ -12,8 +14,11 @@ from lightning_modules.backbones.diffusion.text_to_image import TextToImage
 from lightning_modules.backbones.diffusion.z_image import ZImage
 
 __all__ = [
+    "Chroma",
     "Flux",
+    "Flux2",
     "HunyuanDiT",
+    "Lumina2",
     "PixArtSigma",
     "QwenImage",
     "Sana",

@@ -5,8 +5,10 @@ from typing import Any
 
 from lightning_modules.backbones.adaptation import Precision, Tuning
 from lightning_modules.backbones.diffusion.flow_transformer import StableDiffusion3
-from lightning_modules.backbones.diffusion.flux import Flux
+from lightning_modules.backbones.diffusion.flux import Chroma, Flux
+from lightning_modules.backbones.diffusion.flux2 import Flux2
 from lightning_modules.backbones.diffusion.hunyuan_dit import HunyuanDiT
+from lightning_modules.backbones.diffusion.lumina2 import Lumina2
 from lightning_modules.backbones.diffusion.pipelines import family_of
 from lightning_modules.backbones.diffusion.pixart import PixArtSigma
 from lightning_modules.backbones.diffusion.qwen_image import QwenImage
@@ -16,7 +18,19 @@ from lightning_modules.backbones.diffusion.z_image import ZImage
 
 MODELS: dict[str, Any] = {
     model.__name__: model
-    for model in (TextToImage, StableDiffusion3, Flux, PixArtSigma, Sana, QwenImage, ZImage, HunyuanDiT)
+    for model in (
+        TextToImage,
+        StableDiffusion3,
+        Flux,
+        Flux2,
+        Chroma,
+        PixArtSigma,
+        Sana,
+        QwenImage,
+        ZImage,
+        Lumina2,
+        HunyuanDiT,
+    )
 }
 
 

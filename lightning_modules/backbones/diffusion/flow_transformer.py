@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lightning_modules.backbones.adaptation import Precision, Tuning
 from lightning_modules.backbones.diffusion.text_to_image import Prompts, TextToImage
+from lightning_modules.sde.flow_shift import scheduler_shift
 
 JOINT_ATTENTION = tuple(
     f"attn.{name}"
@@ -76,7 +77,41 @@ class FlowTransformer(TextToImage):
     @property
     def size_multiple(self) -> int:
         """Side of a position in pixels; height and width of an image must be divisible by it."""
-        return self.pipeline.vae_scale_factor * self.patch_size
+        return self.latent_scale * self.patch_size
+
+    def time_shift(self, positions: int, num_steps: int | None = None) -> float:
+        """Return the shift of times of the pipeline's sampler.
+
+        Args:
+            positions: number of positions of an image in the transformer.
+            num_steps: number of sampling steps, by default that of the pipeline; only FLUX.2 depends on this number.
+        """
+        return scheduler_shift(self.scheduler.config, positions)
+
+
+class PackedLatents(FlowTransformer):
+    """A flow-matching transformer whose positions are 2 x 2 latent pixels; base class of FLUX.1, Chroma and Qwen-Image."""
+
+    packing = 4
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of the images that the pipeline generates by default."""
+        return self.pipeline.default_sample_size * self.pipeline.vae_scale_factor
+
+    @property
+    def patch_size(self) -> int:
+        """Height and width of a packed position, in latent pixels."""
+        return 2
+
+    def packed(self, latent: Tensor) -> Tensor:
+        """Arrange z `[B, c, h, w]` as positions, `[B, h w / 4, 4 c]`."""
+        return self.pipeline._pack_latents(latent.contiguous(), *latent.shape)
+
+    def unpacked(self, positions: Tensor, height: int, width: int) -> Tensor:
+        """Rearrange positions to z of a given height and width, as the pipeline does."""
+        scale = self.pipeline.vae_scale_factor
+        return self.pipeline._unpack_latents(positions, height * scale, width * scale, scale)
 
 
 class StableDiffusion3(FlowTransformer):

@@ -1,7 +1,8 @@
-"""FLUX.1 from diffusers, a flow-matching transformer on packed latents with distilled guidance.
+"""FLUX.1 and Chroma from diffusers, flow-matching transformers on packed latents.
 
-Each token holds 2 x 2 latent pixels. The transformer also receives the positions of image and text tokens and, in
-FLUX.1-dev, the guidance scale. `flow_transformer.py` defines z_t and the prediction.
+Each token holds 2 x 2 latent pixels. The transformers also receive the positions of image and text tokens. FLUX.1-dev
+has distilled guidance and receives the guidance scale. Chroma is a smaller FLUX.1-schnell without distilled guidance
+and without pooled embeddings. `flow_transformer.py` defines z_t and the prediction.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,8 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_modules.backbones.adaptation import Precision, Tuning
-from lightning_modules.backbones.diffusion.flow_transformer import JOINT_ATTENTION
-from lightning_modules.backbones.diffusion.packed_latents import PackedLatents
+from lightning_modules.backbones.diffusion.flow_transformer import JOINT_ATTENTION, PackedLatents
 from lightning_modules.backbones.diffusion.text_to_image import Prompts
 
 
@@ -99,6 +99,49 @@ class Flux(PackedLatents):
     def for_pipeline(self, prompts: Prompts, empty: Prompts) -> dict[str, Any]:
         """Return prompts as keyword arguments of the pipeline. Models with distilled guidance need no empty prompts."""
         return {"prompt_embeds": prompts.embedding, "pooled_prompt_embeds": prompts.pooled}
+
+
+class Chroma(PackedLatents):
+    """Chroma: its transformer, autoencoder and T5 text encoder.
+
+    The transformer receives a mask of the text: 1 for the tokens and for the first position of padding, 0 for the rest.
+    As in the pipeline, the mask is a floating-point number, which attention adds to its logits.
+    """
+
+    parts = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
+    part_classes: ClassVar[Mapping[str, str | tuple[str, ...]]] = {
+        "transformer": "ChromaTransformer2DModel",
+        "_class_name": "ChromaPipeline",
+        "scheduler": "FlowMatchEulerDiscreteScheduler",
+    }
+    default_lora_targets = JOINT_ATTENTION
+    prompt_fields = ("embedding", "mask")
+
+    def embedded(self, texts: list[str], device: torch.device) -> Prompts:
+        embedding, _, mask, *_ = self.pipeline.encode_prompt(texts, device=device, do_classifier_free_guidance=False)
+        return Prompts(embedding, mask=mask)
+
+    def forward(self, latent: Tensor, timestep: Tensor, prompts: Prompts) -> Tensor:
+        """Predict the velocity e - z.
+
+        Args:
+            latent: z_t, `[B, c, h, w]`.
+            timestep: T t, `[B]`, or one value for all images.
+            prompts: B prompts.
+        """
+        assert prompts.mask is not None
+        count, _, height, width = latent.shape
+        positions = self.packed(latent)
+        mask = prompts.mask.to(latent.dtype)
+        output = self.network(
+            hidden_states=positions,
+            timestep=(timestep / self.scheduler.config.num_train_timesteps).expand(count),
+            encoder_hidden_states=prompts.embedding.to(latent.dtype),
+            txt_ids=latent.new_zeros(prompts.embedding.shape[1], 3),
+            img_ids=places(height // 2, width // 2, latent),
+            attention_mask=torch.cat([mask, mask.new_ones(count, positions.shape[1])], dim=1),
+        ).sample
+        return self.unpacked(output, height, width)
 
 
 def places(height: int, width: int, like: Tensor) -> Tensor:

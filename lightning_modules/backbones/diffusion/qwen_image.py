@@ -17,8 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_modules.backbones.adaptation import Precision, Tuning
-from lightning_modules.backbones.diffusion.flow_transformer import JOINT_ATTENTION
-from lightning_modules.backbones.diffusion.packed_latents import PackedLatents
+from lightning_modules.backbones.diffusion.flow_transformer import JOINT_ATTENTION, PackedLatents
 from lightning_modules.backbones.diffusion.text_to_image import Prompts
 
 

@@ -26,10 +26,13 @@ FAMILIES = {
     "UNet2DConditionModel": "TextToImage",
     "SD3Transformer2DModel": "StableDiffusion3",
     "FluxTransformer2DModel": "Flux",
+    "Flux2Transformer2DModel": "Flux2",
+    "ChromaTransformer2DModel": "Chroma",
     "PixArtTransformer2DModel": "PixArtSigma",
     "SanaTransformer2DModel": "Sana",
     "QwenImageTransformer2DModel": "QwenImage",
     "ZImageTransformer2DModel": "ZImage",
+    "Lumina2Transformer2DModel": "Lumina2",
     "HunyuanDiT2DModel": "HunyuanDiT",
 }
 """Models of this package, by the diffusers class of their network."""
@@ -73,7 +76,7 @@ class TextToImage(TextEncoders, AutoencoderLatents):
     """Number of latent pixels in one input position of the network."""
     needs_captions: ClassVar[bool] = True
     """Whether training it needs the images' captions."""
-    takes_negative_prompts: ClassVar[bool] = True
+    takes_negative_prompts: bool = True
     """Whether its guidance uses empty or negative prompts."""
     negative_prompt: str = ""
     """Text that guidance in `generate` moves away from; empty means the empty prompt."""
@@ -140,9 +143,14 @@ class TextToImage(TextEncoders, AutoencoderLatents):
         return ("embedding", "pooled") if self.is_xl else ("embedding",)
 
     @property
+    def latent_scale(self) -> int:
+        """Height and width of a pixel of z, in pixels of the image."""
+        return self.pipeline.vae_scale_factor
+
+    @property
     def size_multiple(self) -> int:
         """Height and width of an image must be divisible by this number of pixels."""
-        return self.pipeline.vae_scale_factor
+        return self.latent_scale
 
     @property
     def image_size(self) -> int:
@@ -151,7 +159,7 @@ class TextToImage(TextEncoders, AutoencoderLatents):
 
     def latent_shape(self, n: int, height: int | None = None, width: int | None = None) -> tuple[int, int, int, int]:
         """Return the shape of z for n images; the default image size is the one that the model was trained on."""
-        scale, size = self.pipeline.vae_scale_factor, self.image_size
+        scale, size = self.latent_scale, self.image_size
         return n, self.latent_channels, (height or size) // scale, (width or size) // scale
 
     def embedded(self, texts: list[str], device: torch.device) -> Prompts:
@@ -198,7 +206,7 @@ class TextToImage(TextEncoders, AutoencoderLatents):
         Returns:
             Images `[B, 3, H, W]` in [0, 1].
         """
-        scale, count = self.pipeline.vae_scale_factor, len(noise)
+        scale, count = self.latent_scale, len(noise)
         negative = self.encode_prompts([self.negative_prompt] * count) if self.negative_prompt else None
         images = self.pipeline(
             **self.for_pipeline(prompts, negative or self.empty_prompts(count)),

@@ -29,11 +29,14 @@ Images of any aspect ratio are trained in buckets; SDXL gets the original size a
 | `TextToImage` | Stable Diffusion, SDXL | e or v | LoRA, full | latents, captions | `load_lora_weights`, pipeline |
 | `StableDiffusion3` | the same, 3 and 3.5 | e - z | LoRA, full | latents, captions | `load_lora_weights`, pipeline |
 | `Flux` | FLUX.1 | e - z | LoRA, full | latents, captions | `load_lora_weights`, pipeline |
+| `Flux2` | FLUX.2-dev, FLUX.2-klein | e - z | LoRA, full | latents, captions | `load_lora_weights`, pipeline |
+| `Chroma` | Chroma | e - z | LoRA, full | latents, captions | `load_lora_weights`, pipeline |
 | `PixArtSigma` | PixArt-Sigma | e | LoRA, full | latents, captions | `transformer/` with adapters merged, pipeline |
 | `HunyuanDiT` | Hunyuan-DiT | v | LoRA, full | latents, captions | `transformer/` with adapters merged, pipeline |
 | `Sana` | Sana, Sana 1.5 | e - z | LoRA, full | latents, captions | `load_lora_weights`, pipeline |
 | `QwenImage` | Qwen-Image | e - z | LoRA, full | latents, captions | `load_lora_weights`, pipeline |
 | `ZImage` | Z-Image, Z-Image-Turbo | e - z | LoRA, full | latents, captions | `load_lora_weights`, pipeline |
+| `Lumina2` | Lumina-Image 2.0 | e - z | LoRA, full | latents, captions | `load_lora_weights`, pipeline |
 | `pixel_pipeline` | DDPM, DDIM | e, v or z | LoRA, full | - | pipeline, adapters merged |
 
 Source: Hang, Gu, Li, Bao, Chen, Hu, Geng and Guo, Efficient Diffusion Training via Min-SNR Weighting Strategy,

@@ -196,7 +196,7 @@ class FlowMatching:
         logit_std: standard deviation of logit(t) for logit_normal.
         mode_scale: scale of mode; positive values favour t = 1/2, negative ones both ends.
         shift: a, which moves t to a t / (1 + (a - 1) t); None takes that of the pipeline's scheduler, which depends on
-            the resolution for FLUX.1 and Qwen-Image; 1 leaves t as it is.
+            the resolution for FLUX.1, FLUX.2, Chroma and Qwen-Image; 1 leaves t as it is.
         weighting: none weights all t equally, sigma_sqrt by 1 / t^2, cosmap by 2 / (pi (1 - 2 t + 2 t^2)).
 
     Raises:
@@ -232,22 +232,28 @@ class FlowObjective(Objective):
         settings: density of t and loss weights.
         patch_size: height and width of a position of the transformer, in latent pixels.
         options: offset noise, and weights of masked pixels.
+        time_shift: default shift for a number of positions; None takes that of the scheduler.
     """
 
     def __init__(
-        self, scheduler: Any, settings: FlowMatching, patch_size: int = 2, options: LossOptions = LossOptions()
+        self,
+        scheduler: Any,
+        settings: FlowMatching,
+        patch_size: int = 2,
+        options: LossOptions = LossOptions(),
+        time_shift: Callable[[int], float] | None = None,
     ) -> None:
         super().__init__(options)
         self.settings = settings
         self.steps: int = scheduler.config.num_train_timesteps
-        self.scheduler_config = scheduler.config
+        self.time_shift = time_shift or partial(scheduler_shift, scheduler.config)
         self.patch_size = patch_size
 
     def shift(self, latent: Tensor) -> float:
         """Compute the shift of times for latents of this size."""
         if self.settings.shift is not None:
             return self.settings.shift
-        return scheduler_shift(self.scheduler_config, latent[0, 0].numel() // self.patch_size**2)
+        return self.time_shift(latent[0, 0].numel() // self.patch_size**2)
 
     def times(self, latent: Tensor) -> Tensor:
         """Sample t for each image, `[B]`."""
@@ -297,5 +303,5 @@ def training_objective(
     only_with("a model of flow matching", flows, owner, flow=flow)
     only_with("a model of diffusion", not flows, owner, min_snr_gamma=min_snr_gamma)
     if isinstance(network, FlowTransformer):
-        return FlowObjective(network.scheduler, flow or FlowMatching(), network.patch_size, options)
+        return FlowObjective(network.scheduler, flow or FlowMatching(), network.patch_size, options, network.time_shift)
     return DiffusionObjective(network.scheduler, min_snr_gamma, options)

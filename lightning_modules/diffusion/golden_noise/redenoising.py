@@ -11,7 +11,7 @@ from torch import Tensor
 from lightning_modules.backbones.diffusion.flow_transformer import FlowTransformer
 from lightning_modules.sde.ddim import ddim
 from lightning_modules.sde.discrete import Prediction
-from lightning_modules.sde.flow_shift import scheduler_shift, shifted
+from lightning_modules.sde.flow_shift import shifted
 
 
 @torch.no_grad()
@@ -68,5 +68,5 @@ def redenoised_flow(
 
 def flow_levels(model: FlowTransformer, latent_shape: Sequence[int], num_steps: int) -> NDArray[np.float64]:
     """List the times of a sampling schedule of a flow-matching model for latents c, h, w, from 1 to 0."""
-    shift = scheduler_shift(model.scheduler.config, latent_shape[1] * latent_shape[2] // model.patch_size**2)
+    shift = model.time_shift(latent_shape[1] * latent_shape[2] // model.patch_size**2, num_steps)
     return np.array([shifted(1 - step / num_steps, shift) for step in range(num_steps + 1)])

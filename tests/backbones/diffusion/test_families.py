@@ -20,7 +20,14 @@ def test_each_family_is_listed_by_the_class_of_its_network() -> None:
 
 @pytest.mark.parametrize(
     ("fixture", "model"),
-    [("xl", "TextToImage"), ("sana", "Sana"), ("z_image", "ZImage"), ("hunyuan_dit", "HunyuanDiT")],
+    [
+        ("xl", "TextToImage"),
+        ("sana", "Sana"),
+        ("z_image", "ZImage"),
+        ("lumina2", "Lumina2"),
+        ("flux2", "Flux2"),
+        ("hunyuan_dit", "HunyuanDiT"),
+    ],
 )
 def test_a_pipeline_gets_the_model_of_its_family(fixture: str, model: str, request: pytest.FixtureRequest) -> None:
     loaded = text_to_image_pipeline(str(request.getfixturevalue(fixture)), tuning="lora", lora_rank=2)
@@ -39,14 +46,14 @@ def test_an_unknown_pipeline_is_rejected_by_a_sentence_that_names_what_is_missin
     index = json.loads((sana / "model_index.json").read_text())
     for name in index:
         (tmp_path / name).mkdir()
-    index["transformer"] = ["diffusers", "Lumina2Transformer2DModel"]
+    index["transformer"] = ["diffusers", "AuraFlowTransformer2DModel"]
     (tmp_path / "model_index.json").write_text(json.dumps(index))
     supported = r"supported are TextToImage \(UNet2DConditionModel\), StableDiffusion3 \(SD3Transfor.*, HunyuanDiT \("
-    with pytest.raises(ValueError, match=f"its transformer is a Lumina2Transformer2DModel; {supported}"):
+    with pytest.raises(ValueError, match=f"its transformer is a AuraFlowTransformer2DModel; {supported}"):
         text_to_image_pipeline(str(tmp_path))
     with pytest.raises(ValueError, match=f"lacks unet; its model_index.json has: .*; {supported}"):
         TextToImage(str(tmp_path))
-    with pytest.raises(ValueError, match=f"must be of class PixArt.*, got Lumina2Transformer2DModel; {supported}"):
+    with pytest.raises(ValueError, match=f"must be of class PixArt.*, got AuraFlowTransformer2DModel; {supported}"):
         PixArtSigma(str(tmp_path))
 
 

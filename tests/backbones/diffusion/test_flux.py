@@ -1,4 +1,4 @@
-"""FLUX.1 gives what diffusers alone gives, is trained as its pipeline calls it, and is saved for diffusers to load."""
+"""FLUX.1 and Chroma give what diffusers alone gives, and are trained as their pipelines call them."""
 
 import math
 from pathlib import Path
@@ -6,16 +6,27 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import FluxPipeline, FluxTransformer2DModel
+from diffusers import ChromaPipeline, ChromaTransformer2DModel, FluxPipeline, FluxTransformer2DModel
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from torch import Tensor
 
 from lightning_modules.backbones.diffusion.export import save_model
 from lightning_modules.backbones.diffusion.flow_transformer import StableDiffusion3
-from lightning_modules.backbones.diffusion.flux import Flux, places
+from lightning_modules.backbones.diffusion.flux import Chroma, Flux, places
 from lightning_modules.diffusion.finetuning.objectives import FlowMatching, FlowObjective
+from tests.backbones.diffusion.family_checks import (
+    CAPTIONS,
+    assert_a_step_equals,
+    assert_cached_equals_computed,
+    assert_half_precision_is_inside,
+    exported,
+    train_on_one_image,
+)
 from tests.diffusion.finetuning.models import captioned, trainer, tuning
 from tests.tiny_pipelines import save_flux
+
+GIVEN: dict[str, Any] = {"height": 16, "width": 16, "output_type": "pt"}
+STEPS: dict[str, Any] = {"num_inference_steps": 2, "guidance_scale": 2.0}
 
 
 def noise(n: int = 2) -> Tensor:
@@ -25,6 +36,10 @@ def noise(n: int = 2) -> Tensor:
 def packed(latent: Tensor) -> Tensor:
     """Put the four pixels of a 2 x 2 patch of each channel beside each other: row-major patches, channels first."""
     return torch.nn.functional.unfold(latent, 2, stride=2).transpose(1, 2)
+
+
+def drawn_by_chroma(alone: Any) -> Tensor:
+    return alone(CAPTIONS[:2], latents=packed(noise()), **GIVEN, **STEPS).images
 
 
 @pytest.mark.parametrize("guidance_embeds", [True, False])
@@ -175,3 +190,83 @@ def test_flux_dev_has_twelve_billion_parameters() -> None:
     with torch.device("meta"):
         network = FluxTransformer2DModel(guidance_embeds=True)
     assert sum(parameter.numel() for parameter in network.parameters()) == 11_901_408_320
+
+
+def test_chroma_generates_what_diffusers_alone_generates(chroma: Path) -> None:
+    model = Chroma(str(chroma))
+    expected = drawn_by_chroma(ChromaPipeline.from_pretrained(chroma))
+    prompts = model.encode_prompts(CAPTIONS[:2])
+    torch.testing.assert_close(model.generate(prompts, noise(), **STEPS), expected)
+    assert prompts.mask is not None
+    lengths = prompts.mask.sum(dim=1)
+    assert (lengths[0] - lengths[1]).item() == 1
+    assert (model.image_size, model.size_multiple, model.prediction) == (256, 4, "flow")
+    assert model.state_dict() == {}
+
+
+def test_a_step_of_the_sampler_of_chroma_is_eulers(chroma: Path) -> None:
+    model = Chroma(str(chroma))
+    prompts = model.encode_prompts(CAPTIONS[:2])
+    given = {**model.for_pipeline(prompts, prompts), **GIVEN, "guidance_scale": 1.0, "output_type": "latent"}
+    found = model.pipeline(**given, latents=packed(noise()), num_inference_steps=1).images
+    with torch.no_grad():
+        velocity = model(noise(), torch.tensor(1000.0), prompts)
+    torch.testing.assert_close(found, packed(noise() - velocity))
+
+
+def test_a_step_of_chroma_is_that_of_calls_as_the_pipeline_makes_them(chroma: Path) -> None:
+    def expected(alone: Any, image: Tensor, captions: list[str]) -> Tensor:
+        draw, e = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8)
+        u = torch.sigmoid(torch.normal(0.0, 1.0, (3,)))
+        shift = math.exp(calculate_shift(16))
+        t = shift * u / (1 + (shift - 1) * u)
+        with torch.no_grad():
+            posterior = alone.vae.encode(2 * image - 1).latent_dist
+            clean = (posterior.mean + posterior.std * draw - 0.1159) * 0.3611
+            embedding, text_ids, mask, *_ = alone.encode_prompt(captions, do_classifier_free_guidance=False)
+        _, image_ids = alone.prepare_latents(3, 4, 16, 16, torch.float32, torch.device("cpu"), None, packed(clean))
+        level = t.view(-1, 1, 1, 1)
+        velocity = alone.transformer(
+            hidden_states=packed((1 - level) * clean + level * e), timestep=t, encoder_hidden_states=embedding,
+            txt_ids=text_ids, img_ids=image_ids, joint_attention_kwargs={}, return_dict=False,
+            attention_mask=alone._prepare_attention_mask(3, 16, torch.float32, mask),
+        )[0]  # fmt: skip
+        return (velocity - packed(e - clean)).square().mean()
+
+    model = Chroma(str(chroma), tuning="full")
+    assert_a_step_equals(model, ChromaPipeline.from_pretrained(chroma), 16, expected, flow=FlowMatching())
+
+
+def test_adapters_of_chroma_lower_the_loss_of_one_image_and_diffusers_alone_loads_them(
+    chroma: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    model = Chroma(str(chroma), tuning="lora", lora_rank=2)
+    before = model.generate(prompts := model.encode_prompts(CAPTIONS[:2]), noise(), **STEPS)
+    train_on_one_image(model, 16)
+    alone: Any = ChromaPipeline.from_pretrained(chroma)
+    alone.load_lora_weights(exported(model, tmp_path))
+    found = model.generate(prompts, noise(), **STEPS)
+    torch.testing.assert_close(found, drawn_by_chroma(alone), atol=1e-5, rtol=0)
+    assert (found - before).abs().max() > 1e-3
+
+
+def test_half_precision_is_inside_chroma_and_float64_where_it_is_asked_for(chroma: Path) -> None:
+    assert_half_precision_is_inside(Chroma, chroma, 16)
+
+
+def test_what_is_cached_of_chroma_equals_what_is_computed(chroma: Path, tmp_path: Path) -> None:
+    assert_cached_equals_computed(Chroma(str(chroma), tuning="lora"), tmp_path, 16)
+
+
+def test_chroma_has_nine_billion_parameters_and_takes_a_step_on_the_meta_device() -> None:
+    """Its config has the defaults of diffusers."""
+    with torch.device("meta"):
+        network: Any = ChromaTransformer2DModel()
+        embedding, mask = torch.empty(1, 512, 4096), torch.empty(1, 512 + 4096)
+        output = network(
+            torch.empty(1, 4096, 64), embedding, torch.empty(1), torch.empty(4096, 3), torch.empty(512, 3), mask
+        ).sample
+    assert sum(parameter.numel() for parameter in network.parameters()) == 8_899_983_424
+    output.mean().backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())

@@ -18,8 +18,9 @@ from tests.backbones.diffusion.family_checks import noise
 from tests.diffusion.finetuning.models import captioned, trainer, tuning
 
 FAMILIES = ["text_to_image", "xl", "stable_diffusion_3", "flux", "pixart_sigma", "sana", "qwen_image", "z_image"]
+FAMILIES += ["flux2", "flux2_klein", "chroma", "lumina2"]
 FIRST = ("text_to_image", "flux", "qwen_image")
-SIDES = {"sana": 32, "qwen_image": 32, "hunyuan_dit": 64}
+SIDES = {"sana": 32, "qwen_image": 32, "lumina2": 32, "hunyuan_dit": 64}
 
 
 def assert_same(found: Prompts, expected: Prompts) -> None:

@@ -1,0 +1,175 @@
+"""FLUX.2 of diffusers, a flow-matching transformer with a language model as text encoder.
+
+    z = (P(E(2 x - 1)) - m) / d
+
+P arranges 2 x 2 latent pixels as channels. m and d are the running mean and standard deviation of a batch
+normalisation in the autoencoder. The transformer receives the positions of image and text tokens. FLUX.2-dev has
+distilled guidance and receives the guidance scale; FLUX.2-klein does not. For z_t and its prediction see
+`flow_transformer.py`.
+"""
+
+import inspect
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from lightning_modules.backbones.adaptation import Precision, Tuning
+from lightning_modules.backbones.diffusion.flow_transformer import JOINT_ATTENTION, FlowTransformer
+from lightning_modules.backbones.diffusion.text_to_image import Prompts
+
+
+class Flux2(FlowTransformer):
+    """FLUX.2-dev or FLUX.2-klein with transformer, autoencoder and language model.
+
+    Args:
+        pipeline: a local folder written by `save_pretrained`, a pipeline's name on the Hugging Face Hub
+            (`black-forest-labs/FLUX.2-klein-base-4B`), or a single `.safetensors` file (`config` is then required).
+        config: folder or name of a pipeline of the same architecture; only if `pipeline` is a single file.
+        variant: variant of the weight files, such as fp16; default: files without a variant.
+        local_files_only: never download; a pipeline given by name must be in the Hugging Face cache.
+        tuning: full trains every parameter of the transformer, lora trains only adapters in its attention, frozen
+            trains nothing.
+        lora_rank: rank of the adapters.
+        lora_targets: layers that get adapters, by last part of the name; default: the attention's projections.
+        dtype: precision of transformer and text encoder; the autoencoder, inputs and outputs are float32.
+        gradient_checkpointing: recompute the transformer's activations in the backward pass instead of keeping them.
+        training_guidance: guidance scale given to the transformer in training; unused by transformers without one.
+            Sampling uses its own.
+        offload_text_encoders: keep the text encoder on the CPU; it embeds prompts there.
+
+    Raises:
+        FileNotFoundError: if the pipeline is neither on disk nor on the Hub.
+        ValueError: if a part is missing, or belongs to another model family.
+        ImportError: if transformers is not installed, or if `tuning` is lora and peft is not installed.
+    """
+
+    parts = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
+    part_classes: ClassVar[Mapping[str, str | tuple[str, ...]]] = {
+        "transformer": "Flux2Transformer2DModel",
+        "_class_name": ("Flux2Pipeline", "Flux2KleinPipeline"),
+        "vae": "AutoencoderKLFlux2",
+        "scheduler": "FlowMatchEulerDiscreteScheduler",
+    }
+    default_lora_targets = (*JOINT_ATTENTION, "attn.to_qkv_mlp_proj", "attn.to_out")
+    prompt_fields = ("embedding",)
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(
+        self,
+        pipeline: str,
+        config: str | None = None,
+        variant: str | None = None,
+        local_files_only: bool = False,
+        tuning: Tuning = "frozen",
+        lora_rank: int = 4,
+        lora_targets: Sequence[str] | None = None,
+        dtype: Precision | None = None,
+        gradient_checkpointing: bool = False,
+        training_guidance: float = 3.5,
+        offload_text_encoders: bool = False,
+    ) -> None:
+        super().__init__(
+            pipeline, config, variant, local_files_only, tuning, lora_rank, lora_targets, dtype,
+            gradient_checkpointing, offload_text_encoders,
+        )  # fmt: skip
+        self.training_guidance = training_guidance
+        self.takes_negative_prompts = "negative_prompt_embeds" in self._arguments and not self.pipeline.config.get(
+            "is_distilled"
+        )
+        norm = self.vae.bn
+        for name, value in (("mean", norm.running_mean), ("deviation", (norm.running_var + norm.eps).sqrt())):
+            self.register_buffer(name, value.clone().view(-1, 1, 1), persistent=False)
+
+    @classmethod
+    def size_multiple_before_loading(cls, pipeline: str, local_files_only: bool = False, **_: Any) -> int | None:
+        """Return a divisor of height and width that a pipeline requires, if its configurations say so."""
+        multiple = super().size_multiple_before_loading(pipeline, local_files_only)
+        return multiple and 2 * multiple
+
+    @property
+    def _arguments(self) -> Mapping[str, inspect.Parameter]:
+        return inspect.signature(type(self.pipeline).__call__).parameters
+
+    @property
+    def latent_channels(self) -> int:
+        """Number of channels of z."""
+        return 4 * self.vae.config.latent_channels
+
+    @property
+    def latent_scale(self) -> int:
+        """Height and width of a pixel of z, in pixels of the image."""
+        return 2 * self.pipeline.vae_scale_factor
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of the images that the pipeline generates by default."""
+        return self.pipeline.default_sample_size * self.pipeline.vae_scale_factor
+
+    @property
+    def scaling_factor(self) -> Tensor:
+        """1 / d, `[c, 1, 1]`."""
+        return 1 / self.deviation
+
+    @property
+    def shift_factor(self) -> Tensor:
+        """m, `[c, 1, 1]`."""
+        return self.mean
+
+    def extra_repr(self) -> str:
+        return type(self.scheduler).__name__
+
+    def time_shift(self, positions: int, num_steps: int | None = None) -> float:
+        """Return the shift of times of the pipeline's sampler, as `FlowTransformer.time_shift` does."""
+        from diffusers.pipelines.flux2.pipeline_flux2 import compute_empirical_mu
+
+        if not self.scheduler.config.use_dynamic_shifting:
+            return super().time_shift(positions)
+        mu = compute_empirical_mu(positions, num_steps or self._arguments["num_inference_steps"].default)
+        return mu if self.scheduler.config.time_shift_type == "linear" else math.exp(mu)
+
+    def embedded(self, texts: list[str], device: torch.device) -> Prompts:
+        return Prompts(self.pipeline.encode_prompt(texts, device=device)[0])
+
+    def moments(self, image: Tensor) -> Tensor:
+        """Compute the mean and standard deviation of P(E), `[B, 2, c, h, w]`, for images in [0, 1]."""
+        patches = self.pipeline._patchify_latents(super().moments(image).flatten(0, 1))
+        return patches.unflatten(0, (-1, 2))
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Decode z to images, `[B, 3, H, W]`; values may slightly exceed [0, 1]."""
+        pixels = self.pipeline._unpatchify_latents(latent / self.scaling_factor + self.shift_factor)
+        return ((self.vae.decode(pixels.to(self.vae.dtype)).sample + 1) / 2).to(latent.dtype)
+
+    def forward(self, latent: Tensor, timestep: Tensor, prompts: Prompts) -> Tensor:
+        """Predict the velocity e - z.
+
+        Args:
+            latent: z_t, `[B, c, h, w]`.
+            timestep: T t, `[B]`, or one value for all images.
+            prompts: B prompts.
+        """
+        count, _, height, width = latent.shape
+        guided = self.network.config.guidance_embeds
+        output = self.network(
+            hidden_states=latent.flatten(2).transpose(1, 2),
+            timestep=(timestep / self.scheduler.config.num_train_timesteps).expand(count),
+            guidance=torch.full([count], self.training_guidance, device=latent.device) if guided else None,
+            encoder_hidden_states=prompts.embedding.to(latent.dtype),
+            txt_ids=places(1, 1, prompts.embedding.shape[1], latent.device),
+            img_ids=places(height, width, 1, latent.device),
+        ).sample
+        return output.transpose(1, 2).unflatten(2, (height, width))
+
+    def for_pipeline(self, prompts: Prompts, empty: Prompts) -> dict[str, Any]:
+        """Return prompts, and empty prompts if the pipeline takes them, as keyword arguments of the pipeline."""
+        negative = {"negative_prompt_embeds": empty.embedding} if self.takes_negative_prompts else {}
+        return {"prompt_embeds": prompts.embedding, **negative}
+
+
+def places(height: int, width: int, length: int, device: torch.device) -> Tensor:
+    """List 0, row, column and index in the text of each position, `[height width length, 4]`, as the pipeline does."""
+    return torch.cartesian_prod(*(torch.arange(size, device=device) for size in (1, height, width, length)))
