@@ -2,17 +2,17 @@
 
 from pathlib import Path
 
-import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
-from PIL import Image
+
+from callbacks.drawing.logged_pictures import log_picture
 
 
 class FiguresToLoggers(Callback):
     """At the end of a stage, send the figures drawn in this stage to the loggers that accept images.
 
-    Figures are `figures/*.png` of the run directory. TensorBoard shows the figures as images. Other loggers receive the
-    figures if they have the method `log_image(key, images, step)` of Lightning, like the Weights & Biases logger.
+    Figures are `figures/*.png` of the run directory. TensorBoard and MLflow show the figures as images. Other loggers
+    receive the figures if they have the method `log_image(key, images, step)` of Lightning, like the Weights & Biases
+    logger.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -23,15 +23,8 @@ class FiguresToLoggers(Callback):
         if not trainer.is_global_zero:
             return
         for path, time in self._times().items():
-            if self._known.get(path) == time:
-                continue
-            for logger in trainer.loggers:
-                if isinstance(logger, TensorBoardLogger):
-                    with Image.open(path) as picture:
-                        pixels = np.asarray(picture.convert("RGB"))
-                    logger.experiment.add_image(path.stem, pixels, trainer.global_step, dataformats="HWC")
-                elif log_image := getattr(logger, "log_image", None):
-                    log_image(key=path.stem, images=[str(path)], step=trainer.global_step)
+            if self._known.get(path) != time:
+                log_picture(trainer, path, path.stem)
 
     def _times(self) -> dict[Path, int]:
         found = [] if self._directory is None else sorted(Path(self._directory, "figures").glob("*.png"))

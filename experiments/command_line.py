@@ -78,6 +78,7 @@ from experiments.saving.given_callbacks import fit_in
 from experiments.saving.metrics_table import MetricsTable, ResumableMetrics
 from experiments.saving.stop_signals import StopSignals
 from experiments.strangers import known_imports, settings_of_run
+from experiments.throughput import Throughput
 
 yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, value: dumper.represent_data(value.value))  # a default
 DEFAULTS = PROJECT / "configs" / "defaults.yaml"
@@ -369,6 +370,8 @@ class CommandLine(LightningCLI):
         events = TensorBoardLogger(self.run_directory, name="tensorboard", version="", log_graph=False)
         self.checkpoints: Checkpoints = options.checkpoint
         callbacks = [*options.guards.callbacks, *(options.trainer.callbacks or []), ResumableMetrics(table)]
+        if self.requested == "fit":
+            callbacks.append(Throughput())
         if self.requested == "fit" and options.test_after_fit:
             callbacks.append(ReadsTestSet())
         if self.requested == "fit" and options.compile:

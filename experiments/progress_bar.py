@@ -1,4 +1,4 @@
-"""Progress bar of a run. It shows the loss, a validation metric, and the remaining time of the whole run."""
+"""Progress bar of a run. It shows loss, samples per second, a validation metric, and the remaining time of the run."""
 
 import math
 import re
@@ -12,6 +12,7 @@ from rich.progress import BarColumn, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
 from experiments.results import duration, validation_metric
+from experiments.throughput import Throughput, seconds_left, share_done
 
 SECONDS = 0.5
 """Interval between two reads of the loss, each a host sync."""
@@ -19,6 +20,8 @@ SECONDS = 0.5
 
 class WholeRun(RichProgressBar):
     """Show the loss of the last step, the last validation metric, and the remaining time of the whole run.
+
+    If the trainer has the callback `Throughput`, the samples per second of all ranks are also shown.
 
     Args:
         monitor: the validation metric to show; None chooses a metric.
@@ -32,6 +35,7 @@ class WholeRun(RichProgressBar):
         self._loss: torch.Tensor | None = None
         self._shown: dict[str, int | str | float | dict[str, float]] = {}
         self._looked = -math.inf
+        self._rate: float | None = None
 
     def configure_columns(self, trainer: Trainer) -> list[Any]:
         """Choose columns that fit into a terminal of 80 characters next to the metrics."""
@@ -61,6 +65,9 @@ class WholeRun(RichProgressBar):
             self._shown = dict(trainer.progress_bar_metrics)
             if isinstance(self._loss, torch.Tensor):
                 self._shown["loss"] = self._loss.item()
+            self._rate = self._rate if trainer.validating else self._samples_per_second(trainer)
+            if self._rate is not None:
+                self._shown["samples/s"] = self._rate
             if name := validation_metric(trainer.callback_metrics, self.monitor):
                 note = " on given labels" if self.given_labels else ""
                 self._shown[name + note] = trainer.callback_metrics[name].item()
@@ -68,9 +75,11 @@ class WholeRun(RichProgressBar):
 
     def seconds_left(self, trainer: Trainer) -> float | None:
         """Estimate the remaining time of the whole run from the progress of this process."""
-        done = share_done(trainer)
-        new = done - self._done_before
-        return None if new <= 0 else (time.monotonic() - self._started) * max(1 - done, 0) / new
+        return seconds_left(self._started, self._done_before, share_done(trainer))
+
+    def _samples_per_second(self, trainer: Trainer) -> float | None:
+        measured = [each for each in trainer.callbacks if isinstance(each, Throughput)]  # type: ignore[attr-defined]
+        return measured[0].recent_rate() if measured else None
 
 
 class StageColumn(TextColumn):
@@ -95,15 +104,3 @@ class TimeLeft(ProgressColumn):
     def render(self, task: Task) -> Text:
         fitting = self.trainer.state.fn == "fit"
         return Text(f"{duration(self.bar.seconds_left(self.trainer) if fitting else task.time_remaining)} left")
-
-
-def share_done(trainer: Trainer) -> float:
-    """Compute which fraction of a run is completed.
-
-    `max_epochs` or `max_steps` limits the run. Return 0 if this is unknown. Batches that an interrupted run has
-    completed also count.
-    """
-    epochs, steps = trainer.max_epochs or -1, trainer.max_steps
-    batches = epochs * trainer.num_training_batches if epochs > 0 else math.inf
-    by_epochs = (trainer.fit_loop.epoch_loop.total_batch_idx + 1) / batches if batches else 0.0
-    return max(by_epochs, trainer.global_step / steps if steps > 0 else 0.0)

@@ -467,3 +467,19 @@ def save_unconditional(folder: Path, size: int = 8, channels: int = 1) -> Path:
     )  # fmt: skip
     DDPMPipeline(unet=unet, scheduler=DDPMScheduler(clip_sample=True)).save_pretrained(folder / "saved")
     return folder / "saved"
+
+
+def save_dit(folder: Path, stochastic: bool = False) -> Path:
+    """Save a DiT pipeline of 1,000 classes: images of 16 x 16."""
+    from diffusers import DDIMScheduler, DDPMScheduler, DiTPipeline, DiTTransformer2DModel
+
+    torch.manual_seed(0)
+    transformer = DiTTransformer2DModel(
+        num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=8, num_layers=2, sample_size=8,
+        patch_size=2, num_embeds_ada_norm=1000, norm_num_groups=4,
+    )  # fmt: skip
+    for parameter in transformer.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    scheduler = DDPMScheduler() if stochastic else DDIMScheduler()
+    DiTPipeline(transformer=transformer, vae=autoencoder(), scheduler=scheduler).save_pretrained(folder / "saved")  # type: ignore[arg-type]
+    return folder / "saved"

@@ -1,10 +1,12 @@
-"""Draw generated images as one square grid."""
+"""Draw generated images as one grid."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 from torchvision.utils import make_grid
 
@@ -20,8 +22,41 @@ def save_samples(images: Tensor, path: Path) -> None:
         images: images `[n, C, H, W]`, uint8, with one or three channels.
         path: file of the grid.
     """
-    factor = max(1, -(-CELL // images.shape[-1]))
-    large = images.cpu().repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3)
+    large = _enlarged(images)
     grid = make_grid(large, nrow=math.ceil(math.sqrt(len(images))), padding=2, pad_value=255)
     with whole_file(path) as partial:
         Image.fromarray(np.ascontiguousarray(grid.permute(1, 2, 0).numpy())).save(partial)
+
+
+def save_rows(images: Tensor, captions: Sequence[str], names: Sequence[str], path: Path) -> None:
+    """Write images to one PNG file, with a caption above each row. Small images are enlarged by an integer factor.
+
+    The metadata of the file holds the whole captions and the names, as lines of `rows` and `columns`.
+
+    Args:
+        images: images `[R, n, C, H, W]`, uint8, with one or three channels.
+        captions: R captions. A caption that is wider than the row is cut off.
+        names: n names of the columns.
+        path: file of the grid.
+    """
+    rows = [make_grid(_enlarged(row), nrow=len(row), padding=2, pad_value=255) for row in images]
+    height, width = rows[0].shape[1:]
+    line = max(14, height // 20)
+    font = ImageFont.load_default(0.75 * line)
+    sheet = Image.new("RGB", (width, (line + height) * len(rows)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for place, (row, caption) in enumerate(zip(rows, captions, strict=True)):
+        top = place * (line + height)
+        draw.text((2, top), " ".join(caption.split()), "black", font)
+        sheet.paste(Image.fromarray(np.ascontiguousarray(row.permute(1, 2, 0).numpy())), (0, top + line))
+    texts = PngInfo()
+    texts.add_itxt("rows", "\n".join(captions))
+    texts.add_itxt("columns", "\n".join(names))
+    with whole_file(path) as partial:
+        sheet.save(partial, pnginfo=texts)
+
+
+def _enlarged(images: Tensor) -> Tensor:
+    """Enlarge small images by an integer factor."""
+    factor = max(1, -(-CELL // images.shape[-1]))
+    return images.cpu().repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3)

@@ -21,6 +21,7 @@ from datamodules.files.limits import sentence
 from datamodules.files.module_hash import hash_of_module
 from datamodules.files.pixels import read_pixels
 from lightning_modules.backbones.diffusion.pixel_model import PixelModel
+from lightning_modules.backbones.diffusion.stochastic_steps import stepping_with
 from lightning_modules.backbones.diffusion.text_to_image import TextToImage
 from lightning_modules.interfaces import (
     ClassGenerator,
@@ -101,6 +102,16 @@ def reject(given: Sequence[str], model: str, remedy: str = "") -> None:
         raise ValueError(f"{options}: not an option of {model}{remedy and f'; {remedy}'}")
 
 
+def check_classes(requests: Sequence[ImageRequest], count: int, model: str) -> None:
+    """Reject classes that a model of `count` classes does not have.
+
+    Raises:
+        ValueError: if there is one; the message names the first.
+    """
+    if wrong := [request.label for request in requests if (request.label or 0) >= count]:
+        raise ValueError(f"--classes must be in 0 ... {count - 1} for {model}, got {wrong[0]}")
+
+
 class ModuleGenerator:
     """Generates images with a module of this project.
 
@@ -164,8 +175,7 @@ class ModuleGenerator:
             count = self.module.generated_classes if isinstance(self.module, ClassGenerator) else 0
             if not count:
                 raise ValueError(f"--classes: {self.name} is not conditioned on classes")
-            if wrong := [request.label for request in requests if (request.label or 0) >= count]:
-                raise ValueError(f"--classes must be in 0 ... {count - 1} for {self.name}, got {wrong[0]}")
+            check_classes(requests, count, self.name)
 
     def to(self, device: torch.device) -> None:
         self.module.to(device)
@@ -221,6 +231,10 @@ ARGUMENTS = {
 """Arguments of a diffusers pipeline, by option."""
 
 
+SEEDED_AS_A_WHOLE = ("CosineDPMSolverMultistepScheduler", "DPMSolverSDEScheduler")
+"""Stochastic schedulers that take no generators, so that images are generated one by one."""
+
+
 class PipelineGenerator:
     """Generates images with a diffusers pipeline, each from its own seed, as the pipeline called alone does.
 
@@ -260,6 +274,8 @@ class PipelineGenerator:
         reject([option for option, argument in asked if option in given and argument not in self._takes], name)
         if lacking := [option for option, argument in asked if option not in given and argument in self._takes]:
             raise ValueError(f"{name} needs --{lacking[0]}")
+        if first.label is not None and (count := classes_of(self.pipeline)) is not None:
+            check_classes(requests, count, name)
         known = {*self._call(requests[:1]), "generator"}
         needed = [
             key
@@ -298,13 +314,26 @@ class PipelineGenerator:
 
     @torch.no_grad()
     def images(self, block: Sequence[ImageRequest]) -> list[NDArray[np.uint8]]:
+        if len(block) > 1 and type(self.pipeline.components.get("scheduler")).__name__ in SEEDED_AS_A_WHOLE:
+            return [np.concatenate([self.images([request])[0] for request in block])]
         generators = [torch.Generator().manual_seed(request.seed) for request in block]
         generator = generators if len(block) > 1 else generators[0]
-        images = getattr(self.pipeline(**self._call(block), generator=generator), "images", None)
+        device = self.pipeline.device
+        scheduler = stepping_with(self.pipeline.components.get("scheduler"), generators)
+        with scheduler, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(block[0].seed)  # for what a pipeline draws without the generators
+            images = getattr(self.pipeline(**self._call(block), generator=generator), "images", None)
         if not isinstance(images, list) or len(images) != len(block) or not isinstance(images[0], Image.Image):
             raise ValueError(f"{type(self.pipeline).__name__} generates no list of {len(block)} images")
         pixels = [np.atleast_3d(each if each.mode == "L" else each.convert("RGB")) for each in images]
         return [np.stack(pixels).transpose(0, 3, 1, 2)]
+
+
+def classes_of(pipeline: Any) -> int | None:
+    """Return the number of classes of a class-conditional pipeline, such as DiT; None if its network states none."""
+    network = pipeline.components.get("transformer") or pipeline.components.get("unet")
+    count = getattr(getattr(network, "config", None), "num_embeds_ada_norm", None)
+    return count if isinstance(count, int) else None
 
 
 def for_images(pipeline: Any, settings: Settings) -> Any:

@@ -49,6 +49,7 @@ BASES: dict[str, tuple[str, Mapping[str, Any]]] = {
         {"trainer.precision": "64-true", "trainer.callbacks": [], "model.init_args.optimizer": STEEP},
     ),
     "generator": ("score_sde", {**FEW, "trainer.callbacks": [], "data.init_args.validation_fraction": 0.1}),
+    "texts": ("flow_finetuning_flux", FEW),
     "restorer": ("supervised_restoration", FEW),
     "segmenter": ("adele", FEW),
     "resolver": ("ediffsr", FEW),
@@ -80,6 +81,7 @@ ATTACKS = json.dumps(
 VOTES = {"sigma": 0.05, "mode.n0": 10, "mode.n": 100, "batch_size": 50, "channels_last": "false"}
 FIVE, ONE = {**VOTES, "skip": 110}, {**VOTES, "skip": 1, "max": 1}  # of 497 images
 SEVENTY = {"extractor": "torch.nn.Flatten", "extractor_name": "pixels", "num_samples": 70, "batch_size": 30}
+CATS = {"prompts": '["a cat", "a dog", "the 7", "8", "9"]', "num_seeds": 1, "every_n_steps": 2}
 CERTIFICATES = ("certification.csv", "certified_accuracy.csv", "figures/*.png")
 
 
@@ -135,6 +137,12 @@ ROWS: dict[str, Watched] = {
         empty=of_callback({**SEVENTY, "validation_samples": 30}),
         files=("fid.csv", "figures/samples_val_epoch_000.png"),
         accuracy=1e-5,
+    ),
+    "prompt_grid": Watched(
+        *("texts", "fit", "prompt_grid"),
+        uneven=of_callback({**CATS, "batch_size": 2}),  # 2, 2 and 1
+        empty=of_callback({**CATS, "batch_size": 5}),
+        files=("figures/prompts/step_000000.png", "figures/prompts/step_000002.png"),
     ),
     "scores_of_classes": Watched(
         *("classifier", "test"),

@@ -58,6 +58,7 @@ class TextEncoders(nn.Module):
     network: Any
     text_encoders: nn.ModuleList
     _known: tuple[dict[str, Prompts], Prompts] | None = None
+    _further: tuple[str, ...] = ()
 
     def embedded(self, texts: list[str], device: torch.device) -> Prompts:
         """Embed B texts, each truncated or padded to the same length, by encoders on this device."""
@@ -94,20 +95,24 @@ class TextEncoders(nn.Module):
         del self.text_encoders
         self.__dict__["text_encoders"] = encoders  # not a submodule: `to` moves only these
 
+    def keep_embedded(self, texts: Sequence[str]) -> None:
+        """Let `free_text_encoders` embed further texts, so that they stay available."""
+        self._further = (*self._further, *texts)
+
     def free_text_encoders(self, texts: Sequence[str]) -> None:
         """Embed the texts and the empty prompt, and remove the text encoders from memory.
 
         A fully trained model is saved with its encoders. They are therefore kept on the CPU instead.
 
         Args:
-            texts: all texts that will be embedded afterwards.
+            texts: all texts that will be embedded afterwards, besides those given to `keep_embedded`.
         """
         if self._known is not None:
             return
         if all(parameter.requires_grad for parameter in self.network.parameters()):
             self.offload_text_encoders()
             return
-        embedded = {text: self.encode_prompts([text]).to("cpu") for text in dict.fromkeys(texts)}
+        embedded = {text: self.encode_prompts([text]).to("cpu") for text in dict.fromkeys([*texts, *self._further])}
         self._known = embedded, self.empty_prompts(1).to("cpu")
         for parameter in self.text_encoders.parameters():
             parameter.data = parameter.data.new_empty(0)  # DistributedDataParallel refers to it

@@ -19,6 +19,7 @@ from datamodules.arguments import one_of, only_with
 from lightning_modules.backbones.adaptation import Precision, Tuning, adapted, frozen
 from lightning_modules.backbones.diffusion.autoencoder_latents import AutoencoderLatents
 from lightning_modules.backbones.diffusion.pipelines import check_schedule, diffusers_pipeline
+from lightning_modules.backbones.diffusion.stochastic_steps import stepping_with
 from lightning_modules.backbones.diffusion.text_encoders import ENCODERS, Prompts, TextEncoders
 
 Sampler = Literal["DDIMScheduler", "DPMSolverMultistepScheduler"]
@@ -192,7 +193,7 @@ class TextToImage(TextEncoders, AutoencoderLatents):
         noise: Tensor,
         num_inference_steps: int = 50,
         guidance_scale: float = 7.5,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
     ) -> Tensor:
         """Run the unmodified diffusers pipeline from given noise.
 
@@ -201,23 +202,24 @@ class TextToImage(TextEncoders, AutoencoderLatents):
             noise: standard normal latents, `[B, c, h, w]`; the only randomness if the scheduler is deterministic.
             num_inference_steps: number of sampling steps.
             guidance_scale: weight of classifier-free guidance; 1 turns it off.
-            generator: random generator on the CPU, for stochastic schedulers.
+            generator: random generator on the CPU, or one for each image, for stochastic schedulers.
 
         Returns:
             Images `[B, 3, H, W]` in [0, 1].
         """
         scale, count = self.latent_scale, len(noise)
         negative = self.encode_prompts([self.negative_prompt] * count) if self.negative_prompt else None
-        images = self.pipeline(
-            **self.for_pipeline(prompts, negative or self.empty_prompts(count)),
-            latents=self.packed(noise),
-            height=noise.shape[2] * scale,
-            width=noise.shape[3] * scale,
-            **self.for_guidance(guidance_scale),
-            num_inference_steps=num_inference_steps,
-            generator=generator,
-            output_type="pt",
-        ).images
+        with stepping_with(self.pipeline.scheduler, generator):
+            images = self.pipeline(
+                **self.for_pipeline(prompts, negative or self.empty_prompts(count)),
+                latents=self.packed(noise),
+                height=noise.shape[2] * scale,
+                width=noise.shape[3] * scale,
+                **self.for_guidance(guidance_scale),
+                num_inference_steps=num_inference_steps,
+                generator=generator,
+                output_type="pt",
+            ).images
         return images.clamp(0, 1).to(noise.dtype)
 
     def packed(self, latent: Tensor) -> Tensor:

@@ -223,7 +223,7 @@ class DiffusionFineTuning(ExportsNetwork, MethodModule):
         """Sample one image for each caption, from fixed noise."""
         generators = [generator_of(run_seed(), index, SAMPLE) for index in batch["index"].tolist()]
         noise = sample_like(latent, torch.randn, generators)
-        return self._sampled(prompts, noise)
+        return self._sampled(prompts, noise, generators)
 
     def on_train_end(self) -> None:
         directory = self.trainer.log_dir if self.trainer.loggers else None  # a broadcast: every rank must read it

@@ -50,14 +50,21 @@ class CollectsPairs(FolderWriter, ABC):
         """Compute the improved noise, `[B, c, h, w]`, for B texts."""
 
     @abstractmethod
-    def images(self, noise: Tensor, texts: Sequence[str]) -> Tensor:
+    def images(self, noise: Tensor, texts: Sequence[str], generator: Any = None) -> Tensor:
         """Generate an image in [0, 1] from each initial noise."""
 
     def drawn(self: Any, seeds: Tensor) -> Tensor:
         """Sample noise with each of B seeds, in the module's precision, `[B, c, h, w]`."""
+        return self._seeded(seeds)[0]
+
+    def generators(self: Any, seeds: Tensor) -> list[torch.Generator]:
+        """Return the generators of B seeds after they sampled the noise of `drawn`, for stochastic samplers."""
+        return self._seeded(seeds)[1]
+
+    def _seeded(self: Any, seeds: Tensor) -> tuple[Tensor, list[torch.Generator]]:
         generators = [torch.Generator().manual_seed(seed) for seed in seeds.tolist()]
-        shape = (len(generators), *self.network.latent_shape)
-        return sample_like(torch.empty(shape, dtype=self.dtype, device=self.device), torch.randn, generators)
+        like = torch.empty(len(generators), *self.network.latent_shape, dtype=self.dtype, device=self.device)
+        return sample_like(like, torch.randn, generators), generators
 
     def result_settings(self: Any) -> dict[str, Any]:
         """List the settings that pairs depend on, as JSON values."""
@@ -81,18 +88,19 @@ class CollectsPairs(FolderWriter, ABC):
         def compute(rows: list[int]) -> Iterator[tuple[Tensor, Tensor, list[float], list[float]]]:
             texts, noise = [batch["caption"][row] for row in rows], self.drawn(batch["seed"][rows])
             target = self.better(noise, texts)
-            before, after = (self._score_lists(each, texts) for each in (noise, target))
+            before, after = (self._score_lists(each, texts, batch["seed"][rows]) for each in (noise, target))
             yield from zip(noise, target, before, after, strict=True)
 
         pairs = zip(batch["index"].tolist(), batch["seed"].tolist(), strict=True)
         written = self.write([pair_file(Path(), *pair).stem for pair in pairs], batch["caption"], compute)
         return [int(name.partition("_")[0]) for name in written]
 
-    def _score_lists(self: Any, noise: Tensor, texts: Sequence[str]) -> list[list[float]]:
+    def _score_lists(self: Any, noise: Tensor, texts: Sequence[str], seeds: Tensor) -> list[list[float]]:
         """Compute all rewards of the image generated from each noise; without rewards, no image is generated."""
         if not self.rewards:
             return [[] for _ in texts]
-        return torch.stack([*scored(self.rewards, self.images(noise, texts), texts).values()], dim=1).tolist()
+        images = self.images(noise, texts, self.generators(seeds))
+        return torch.stack([*scored(self.rewards, images, texts).values()], dim=1).tolist()
 
     def collect_before_training(self: Any, data: NoisePairs, directory: Path) -> None:
         """Collect all pairs that are missing in a run directory, and make the DataModule read that directory."""

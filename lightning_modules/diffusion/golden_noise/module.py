@@ -17,6 +17,7 @@ from datamodules.batches import NoisePairBatch, PromptBatch
 from datamodules.prompts.noise_pairs import NoisePairs
 from lightning_modules.backbones.diffusion.flow_transformer import FlowTransformer
 from lightning_modules.backbones.diffusion.guidance import guided
+from lightning_modules.backbones.diffusion.text_to_image import TextToImage
 from lightning_modules.diffusion.golden_noise.collection import FOLDER, CollectsPairs
 from lightning_modules.diffusion.golden_noise.redenoising import flow_levels, redenoised, redenoised_flow
 from lightning_modules.diffusion.golden_noise.rewards import Called, scored
@@ -151,12 +152,13 @@ class GoldenNoise(CollectsPairs, MethodModule):
         return self.network(noise, self.model.encode_prompts(texts))
 
     @torch.no_grad()
-    def images(self, noise: Tensor, texts: Sequence[str]) -> Tensor:
+    def images(self, noise: Tensor, texts: Sequence[str], generator: Any = None) -> Tensor:
         return self.model.generate(
             noise=noise,
             prompts=self.model.encode_prompts(texts),
             num_inference_steps=self.num_inference_steps,
             guidance_scale=self.guidance_scale,
+            **({"generator": generator} if isinstance(self.model, TextToImage) else {}),
         )
 
     def begun(self, noise: Tensor, texts: Sequence[str], start: Start | None = None) -> Tensor:
@@ -171,7 +173,7 @@ class GoldenNoise(CollectsPairs, MethodModule):
         shape: Any = (n, *self.network.latent_shape)
         noise = randn_tensor(shape, generator, dtype=self.dtype).to(self.device)  # type: ignore[arg-type]
         texts = [self.prompts[place % len(self.prompts)] for place in range(n)]
-        return self.images(self.begun(noise, texts), texts)
+        return self.images(self.begun(noise, texts), texts, generator)
 
     # training
 
@@ -209,12 +211,13 @@ class GoldenNoise(CollectsPairs, MethodModule):
     def test_step(self, batch: PromptBatch, batch_idx: int) -> dict[str, Tensor]:
         """Return images `[B, C, H, W]` as `sample`, generated from the initial noise that `start` names."""
         noise, texts = self.drawn(batch["seed"]), batch["caption"]
-        sample = self.images(self.begun(noise, texts), texts)
+        sample = self.images(self.begun(noise, texts), texts, self.generators(batch["seed"]))
         found = scored(self.rewards, sample, texts)
         for name, score in found.items():
             self._average("test", name, score)
         if self.start != "standard":
-            for name, before in scored(self.rewards, self.images(noise, texts), texts).items():
+            plain = self.images(noise, texts, self.generators(batch["seed"]))
+            for name, before in scored(self.rewards, plain, texts).items():
                 self._average("test", f"{name}_of_standard", before)
                 self._average("test", f"winning_rate_{name}", (found[name] > before).double())
         return {"sample": sample}
@@ -227,7 +230,7 @@ class GoldenNoise(CollectsPairs, MethodModule):
         noise, texts = self.drawn(batch["seed"][:SHOWN]), batch["caption"][:SHOWN]
         shown: dict[str, ImageColumn] = {}
         for start in ("standard", "golden", "redenoised"):
-            images = self.images(self.begun(noise, texts, start), texts)
+            images = self.images(self.begun(noise, texts, start), texts, self.generators(batch["seed"][:SHOWN]))
             score = next(iter(scored(self.rewards, images, texts).values())).tolist()
             lines = [f"{text[:MOST_LETTERS]}: {value:.2f}" for text, value in zip(texts, score, strict=True)]
             shown[start] = ImageColumn(images, lines)

@@ -181,8 +181,8 @@ class OneMoreStep(Prompted, MethodModule):
         state = initial_latents(clean, fresh, abar, start, self.deviation, self.official_variance)
         return given_to_pipeline(state, scheduler, num_inference_steps)
 
-    def began(self, batch: CaptionedImageBatch, start: Start) -> tuple[Tensor, Sequence[str]]:
-        """Return the initial latents `[B, c, h, w]` for the captions of a batch, and the captions.
+    def began(self, batch: CaptionedImageBatch, start: Start) -> tuple[Tensor, Sequence[str], list[torch.Generator]]:
+        """Return the initial latents `[B, c, h, w]` for the captions of a batch, the captions, and the generators.
 
         Noise is seeded by the run's seed and each image's index.
         """
@@ -191,13 +191,13 @@ class OneMoreStep(Prompted, MethodModule):
         fresh = sample_like(clean, torch.randn, generators)
         if start == "one_more_step":
             z = sample_like(clean, torch.randn, generators)
-            return self.latents_for(self.model.scheduler, texts, self.num_inference_steps, fresh, z), texts
+            return self.latents_for(self.model.scheduler, texts, self.num_inference_steps, fresh, z), texts, generators
         if start == "oracle":
             plan = (self.model.scheduler, self.num_inference_steps)
-            return given_to_pipeline(initial_latents(clean, fresh, first_level(*plan)), *plan), texts
+            return given_to_pipeline(initial_latents(clean, fresh, first_level(*plan)), *plan), texts, generators
         if start == "offset_noise":
             fresh = fresh + OFFSET * sample_like(clean[:, :, :1, :1], torch.randn, generators)
-        return fresh, texts
+        return fresh, texts, generators
 
     @torch.no_grad()
     def sampled(self, batch: CaptionedImageBatch, start: Start | None = None) -> Tensor:
@@ -206,12 +206,12 @@ class OneMoreStep(Prompted, MethodModule):
         The argument `start` replaces the value of the module.
         """
         start = start or self.start
-        latents, texts = self.began(batch, start)
+        latents, texts, generators = self.began(batch, start)
         with sampled_by(self.rescaled if start == "zero_terminal_snr" else None, self.model):
             if isinstance(self.model, PixelModel):  # unconditional
                 return self.model.generate(latents, self.num_inference_steps)
             options = {"num_inference_steps": self.num_inference_steps, "guidance_scale": self.guidance_scale}
-            return self.model.generate(self.model.encode_prompts(texts), latents, **options)
+            return self.model.generate(self.model.encode_prompts(texts), latents, **options, generator=generators)
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Sample n images in [0, 1], for `prompts` or for captions sampled uniformly from the test set.

@@ -36,7 +36,8 @@ def captioned(folder: Path, image_size: int = 16, **options: Any) -> CaptionedIm
         save(folder / f"{number}.png", photograph(image_size + 4, image_size + 4, number))
         (folder / f"{number}.txt").write_text(["a cat", "dog", "dog", "bird"][number])
     images = CaptionedFolder(str(folder), image_size=image_size)
-    return CaptionedImages(images, batch_size=2, validation_fraction=0.25, num_workers=0, **options)
+    given: dict[str, Any] = {"batch_size": 2, "validation_fraction": 0.25, "num_workers": 0, **options}
+    return CaptionedImages(images, **given)
 
 
 def tuning(network: TextToImage | PixelSpace, rate: float = 0.1, **options: Any) -> DiffusionFineTuning:
@@ -45,8 +46,8 @@ def tuning(network: TextToImage | PixelSpace, rate: float = 0.1, **options: Any)
 
 
 def trainer(folder: Path, **options: Any) -> Trainer:
+    given: dict[str, Any] = {"max_epochs": 1, "logger": CSVLogger(folder, name="", version="run"), **options}
     return Trainer(
-        accelerator="cpu", max_epochs=1, logger=CSVLogger(folder, name="", version="run"), enable_model_summary=False,
-        enable_progress_bar=False, use_distributed_sampler=False, num_sanity_val_steps=0, log_every_n_steps=1,
-        enable_checkpointing=False, **options,
+        accelerator="cpu", enable_model_summary=False, enable_progress_bar=False, use_distributed_sampler=False,
+        num_sanity_val_steps=0, log_every_n_steps=1, enable_checkpointing=False, **given,
     )  # fmt: skip

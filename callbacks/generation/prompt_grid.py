@@ -1,0 +1,159 @@
+"""Grids of images that a text-to-image model generates for the same prompts and seeds during training."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from torchvision.transforms.v2 import functional as transforms
+
+from callbacks.drawing.logged_pictures import log_picture
+from callbacks.drawing.samples import save_rows
+from callbacks.generation.generated_blocks import sampled_bytes
+from callbacks.generation.image_generators import text_model
+from callbacks.generation.image_requests import read_prompts
+from datamodules.arguments import at_least, within
+from datamodules.distributed.collectives import all_gather, rank, world_size
+from datamodules.prompts.prompt_sets import MOST_NUMBER
+from lightning_modules.backbones.diffusion.text_to_image import TextToImage
+from lightning_modules.interfaces import PromptedGenerator, SeededRows
+from lightning_modules.training.evaluation_mode import in_evaluation_mode
+
+
+class PromptGrid(Callback):
+    """Generate the same prompts from the same seeds every n training steps, in a grid.
+
+    Rows are prompts, and columns are seeds. The first grid shows the model before training. Grids are written to
+    `figures/<name>/step_<step>.png` in the run directory, and sent to the loggers that accept images. Without a logger
+    nothing is generated. Images have the size that the model was trained on. The module samples with the same weights
+    as in validation, such as averaged weights. Training is not affected. The work is sharded over ranks, and the grid
+    is the same for any number of ranks.
+
+    Args:
+        prompts: texts, or a prompt file: .txt with one prompt per line, .jsonl, .json or .csv. None uses the module's
+            own `prompts`.
+        seeds: seeds of each prompt. None uses `num_seeds` successive seeds from `seed`.
+        seed: first seed; only if `seeds` is None.
+        num_seeds: number of seeds; only if `seeds` is None.
+        every_n_steps: number of optimizer steps between two grids.
+        num_inference_steps: sampling steps; None uses the module's own.
+        guidance_scale: scale of classifier-free guidance; None uses the module's own.
+        batch_size: images generated at once on a rank.
+        image_size: maximum height and width of an image in the grid, in pixels; larger images are reduced. None reduces
+            no image.
+        name: folder of the grids, and their name in loggers.
+
+    Raises:
+        ValueError: if an argument is out of range, or, at setup, if the prompt file is damaged.
+        FileNotFoundError: at setup, if the prompt file does not exist.
+        TypeError: at setup, if the module does not generate images for texts, each from its own seed.
+    """
+
+    def __init__(
+        self,
+        prompts: list[str] | str | None = None,
+        seeds: list[int] | None = None,
+        seed: int = 0,
+        num_seeds: int = 4,
+        every_n_steps: int = 500,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        batch_size: int = 4,
+        image_size: int | None = 512,
+        name: str = "prompts",
+    ) -> None:
+        at_least(1, num_seeds=num_seeds, every_n_steps=every_n_steps, batch_size=batch_size)
+        at_least(1, num_inference_steps=num_inference_steps, image_size=image_size)
+        at_least(0, guidance_scale=guidance_scale)
+        self.seeds = list(range(seed, seed + num_seeds)) if seeds is None else list(seeds)
+        if not self.seeds or prompts in ([], ""):
+            raise ValueError(f"{'prompts' if self.seeds else 'seeds'} must not be empty")
+        for place, each in enumerate(self.seeds):
+            within(0, MOST_NUMBER, **{f"seeds[{place}]": each})
+        self.prompts = prompts
+        self.every_n_steps = every_n_steps
+        self.settings = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+        self.batch_size = batch_size
+        self.image_size = image_size
+        self.name = name
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage != "fit":
+            return
+        module: Any = pl_module
+        prompted = isinstance(module, PromptedGenerator) and isinstance(module, SeededRows)
+        if not (prompted and module.takes_prompts):
+            raise TypeError(
+                f"PromptGrid needs a module that generates images for texts, each from its own seed, such as "
+                f"DiffusionFineTuning with a text-to-image model, got {type(module).__name__}"
+            )
+        given = [self.prompts] if isinstance(self.prompts, str) else self.prompts
+        self._texts = list(module.prompts) if given is None else [each.caption for each in read_prompts(given, 1)]
+        if isinstance(model := text_model(module), TextToImage):
+            model.keep_embedded(self._texts)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._step = trainer.global_step
+        if self._step == 0:
+            self._draw(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step != self._step:  # the same in batches whose gradients are accumulated
+            self._step = trainer.global_step
+            if self._step % self.every_n_steps == 0:
+                self._draw(trainer, pl_module)
+
+    def _draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        directory = trainer.log_dir if trainer.loggers else None  # a broadcast, so every rank must ask
+        if directory is None:
+            return
+        with in_evaluation_mode(trainer, pl_module), sampling_with(pl_module, self.settings):
+            blocks = self._blocks(pl_module)
+        if not trainer.is_global_zero:
+            return
+        images = torch.cat([blocks[number] for number in sorted(blocks)])
+        path = Path(directory, "figures", self.name, f"step_{self._step:06d}.png")
+        save_rows(
+            images.unflatten(0, (len(self._texts), -1)), self._texts, [f"seed {each}" for each in self.seeds], path
+        )
+        log_picture(trainer, path, self.name)
+
+    def _blocks(self, module: Any) -> dict[int, Tensor]:
+        """Generate this rank's blocks of images, and gather those of all ranks by number.
+
+        All ranks generate equally many blocks, as sharded weights require. The surplus ones are thrown away.
+        """
+        requests = [(text, seed) for text in self._texts for seed in self.seeds]
+        blocks = [requests[start : start + self.batch_size] for start in range(0, len(requests), self.batch_size)]
+        own = {}
+        for start in range(0, len(blocks), world_size()):
+            number = min(start + rank(), len(blocks) - 1)
+            module.prompts = [text for text, _ in blocks[number]]
+            images = sampled_bytes(module, len(blocks[number]), [seed for _, seed in blocks[number]]).cpu()
+            own[number] = self._reduced(images)
+        return {number: images for part in all_gather(own) for number, images in part.items()}
+
+    def _reduced(self, images: Tensor) -> Tensor:
+        height, width = images.shape[-2:]
+        scale = 1 if self.image_size is None else min(1, self.image_size / max(height, width))
+        size = [max(1, round(height * scale)), max(1, round(width * scale))]
+        return images if scale == 1 else transforms.resize(images, size, antialias=True)
+
+
+@contextmanager
+def sampling_with(module: Any, settings: dict[str, Any]) -> Iterator[None]:
+    """Replace settings of sampling, and restore them and the prompts afterwards. None leaves a setting as it is."""
+    own = {name: getattr(module, name) for name in ("prompts", *settings)}
+    try:
+        for name, value in settings.items():
+            if value is not None:
+                setattr(module, name, value)
+        yield
+    finally:
+        for name, value in own.items():
+            setattr(module, name, value)

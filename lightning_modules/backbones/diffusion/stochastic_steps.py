@@ -1,0 +1,42 @@
+"""Random numbers of stochastic samplers in diffusers pipelines, from the generators of the images."""
+
+import functools
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+
+@contextmanager
+def stepping_with(scheduler: Any, generator: torch.Generator | Sequence[torch.Generator] | None) -> Iterator[None]:
+    """Give a scheduler's steps the generators of the images, where the pipeline gives none.
+
+    Some pipelines, such as those of Stable Diffusion 3, FLUX.1 and DiT, call `scheduler.step` without a generator. A
+    stochastic step would then use the global random numbers. If a pipeline steps with each image twice, for guidance,
+    the generators are repeated.
+
+    Args:
+        scheduler: scheduler of diffusers.
+        generator: one generator for all images, or one for each image; None changes nothing.
+    """
+    step = getattr(scheduler, "step", None)
+    if generator is None or step is None or "generator" not in inspect.signature(step).parameters:
+        yield
+        return
+
+    @functools.wraps(step)  # pipelines look at its arguments
+    def stepped(model_output: Any, *args: Any, **options: Any) -> Any:
+        if options.get("generator") is None:
+            given: Any = generator
+            if not isinstance(generator, torch.Generator):
+                given = [*generator] * (len(model_output) // len(generator))
+            options["generator"] = given
+        return step(model_output, *args, **options)
+
+    scheduler.step = stepped
+    try:
+        yield
+    finally:
+        del scheduler.step
