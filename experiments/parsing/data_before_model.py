@@ -59,7 +59,11 @@ def check_captioned_images(config: Namespace) -> None:
         named = imported(path)
         if getattr(named, "needs_captions", False):
             reads: Any = data_of(config)
-            reads.require_captions(path.rpartition(".")[2])
+            module = imported(model.class_path)
+            if getattr(module, "needs_captions", True):
+                reads.require_captions(path.rpartition(".")[2])
+            if (check := getattr(module, "check_before_loading", None)) is not None:
+                check(reads, model.init_args.as_dict())
             known = getattr(named, "size_multiple_before_loading", None)
             settings = part.get("init_args") or Namespace()
             multiple = known(**settings.as_dict()) if known else None

@@ -169,7 +169,11 @@ UNTRAINED = {
     "finetuning/mnist": "its last block owns the weights of a normalisation that it leaves out",
     **dict.fromkeys(
         ["finetuning/full", "finetuning/unconditional_pipeline"]
-        + [name(path) for path in sorted((CONFIGS / "finetuning").glob("*lora.yaml"))],
+        + [
+            name(path)
+            for kind in ("lora", "inversion", "controlnet")
+            for path in sorted((CONFIGS / "finetuning").glob(f"*{kind}.yaml"))
+        ],
         "its pipeline comes with its weights; small ones are in its tests",
     ),
 }

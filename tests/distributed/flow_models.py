@@ -1,4 +1,4 @@
-"""Tiny flow-matching pipelines and small coloured images, which configs of generic tests name."""
+"""Tiny pipelines and small coloured images, which configs of generic tests name."""
 
 import tempfile
 from pathlib import Path
@@ -8,9 +8,10 @@ import torch
 
 from datamodules.classification.digits import Digits
 from datamodules.classification.image_sets import ImagesInMemory
+from datamodules.prompts.captioned_set import Captioned, CaptionedClasses
 from lightning_modules.backbones.diffusion.families import text_to_image_pipeline
 from lightning_modules.backbones.diffusion.text_to_image import TextToImage
-from tests.tiny_pipelines import save_flux, save_stable_diffusion_3
+from tests.tiny_pipelines import save_flux, save_stable_diffusion_3, save_xl
 
 
 class ColouredDigits(Digits):
@@ -25,6 +26,16 @@ class ColouredDigits(Digits):
         return ImagesInMemory(torch.cat([grey.image, 255 - grey.image, grey.image], dim=1), grey.label)
 
 
+class WithoutCaptions(CaptionedClasses):
+    """Images of a labelled dataset, without captions."""
+
+    def has_captions(self) -> bool:
+        return False
+
+    def training(self) -> Captioned:
+        return Captioned(super().training().source)
+
+
 def tiny_flow_model(family: Literal["flux", "stable_diffusion_3"]) -> TextToImage:
     """Load a tiny pipeline, the same each time, with adapters of rank 2; the global random state is left as it is."""
     save = save_flux if family == "flux" else save_stable_diffusion_3
@@ -33,3 +44,9 @@ def tiny_flow_model(family: Literal["flux", "stable_diffusion_3"]) -> TextToImag
     if family == "flux":
         model.pipeline.default_sample_size = 8
     return model
+
+
+def tiny_frozen_model() -> TextToImage:
+    """Load a tiny SDXL pipeline with frozen weights, the same each time."""
+    with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng():
+        return text_to_image_pipeline(str(save_xl(Path(folder))))

@@ -218,6 +218,14 @@ def flow_finetuning(family: str) -> Method:
     )
 
 
+FINETUNING = "lightning_modules.diffusion.finetuning"
+ON_FROZEN_PIPELINE = {
+    **{key: value for key, value in flow_finetuning("flux").short.items() if "model" not in key},
+    "model.init_args.network": {"class_path": "tests.distributed.flow_models.tiny_frozen_model"},
+    "model.init_args.num_inference_steps": 1,
+}
+"""What trains beside a frozen pipeline, on the images of `flow_finetuning`."""
+
 METHODS = {
     "elr": Method("elr/demo", DIGITS_WITH_VALIDATION),
     "cross_entropy": Method("elr/demo_baseline", DIGITS_WITH_VALIDATION),
@@ -453,6 +461,24 @@ METHODS = {
         accuracy=1e-6,  # the mean of held-out errors
     ),
     **{f"flow_finetuning_{family}": flow_finetuning(family) for family in ("flux", "stable_diffusion_3")},
+    "textual_inversion": Method(
+        "finetuning/demo",
+        {
+            **ON_FROZEN_PIPELINE,
+            "model.class_path": f"{FINETUNING}.TextualInversion",
+            "model.init_args.average_decay": LEFT_OUT,
+            "model.init_args.placeholder_token": "<x>",
+            "model.init_args.initializer_token": "b",
+            "model.init_args.num_vectors": 2,
+            "model.init_args.templates": ["a {}", "the {}"],
+            "data.init_args.images": {
+                "class_path": "tests.distributed.flow_models.WithoutCaptions",
+                "init_args": {"images": ON_FROZEN_PIPELINE["data.init_args.images.init_args.images"]},
+            },
+        },
+        {"model.init_args.optimizer": DESCENT},
+        accuracy=1e-6,  # the mean of held-out errors
+    ),
     "rrcm_pretraining": Method(
         "rrcm/demo",
         FEW_DIGITS,

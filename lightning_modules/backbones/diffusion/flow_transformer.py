@@ -90,7 +90,7 @@ class FlowTransformer(TextToImage):
 
 
 class PackedLatents(FlowTransformer):
-    """A flow-matching transformer whose positions are 2 x 2 latent pixels; base class of FLUX.1, Chroma and Qwen-Image."""
+    """A flow-matching transformer whose positions are 2 x 2 latent pixels; base class of FLUX.1, Chroma, Qwen-Image."""
 
     packing = 4
 

@@ -233,6 +233,34 @@ def _loaded(
     return found
 
 
+def clip_tokenizers(name_or_path: str, local_files_only: bool = False) -> tuple[str, list[Any]]:
+    """Load only the tokenizers of a pipeline's CLIP text encoders, without any network.
+
+    Args:
+        name_or_path: a local folder written by `save_pretrained`, or a pipeline's name on the Hugging Face Hub.
+        local_files_only: never download; a pipeline given by name must be in the Hugging Face cache.
+
+    Returns:
+        The diffusers class of the pipeline, and the tokenizers in the order of their encoders.
+
+    Raises:
+        OSError: if the files are neither on disk nor on the Hub.
+        ValueError: if a file is damaged or names a class outside transformers.
+    """
+    folder = Path(name_or_path).expanduser()
+    if not folder.is_dir():
+        from huggingface_hub import snapshot_download
+
+        files = ["model_index.json", "tokenizer*"]
+        folder = Path(snapshot_download(name_or_path, allow_patterns=files, local_files_only=local_files_only))
+    index = _index(str(folder), True)
+    classes = _classes(str(folder), index)
+    encoders = [name for name, (_, kind) in classes.items() if kind.startswith("CLIPTextModel")]
+    names = sorted(name.replace("text_encoder", "tokenizer") for name in encoders)
+    found = _loaded(folder, {name: classes[name] for name in names if name in classes}, None, {})
+    return str(index.get("_class_name")), [*found.values()]
+
+
 def _check_whole(name_or_path: str, pipeline: Any) -> None:
     """Reject networks that have weights on the meta device; such networks would fail in the forward pass."""
     for name, part in pipeline.components.items():

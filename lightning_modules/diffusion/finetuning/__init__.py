@@ -47,5 +47,6 @@ arXiv 2106.09685.
 """
 
 from lightning_modules.diffusion.finetuning.module import DiffusionFineTuning
+from lightning_modules.diffusion.finetuning.textual_inversion import TextualInversion
 
-__all__ = ["DiffusionFineTuning"]
+__all__ = ["DiffusionFineTuning", "TextualInversion"]

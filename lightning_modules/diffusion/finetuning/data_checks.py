@@ -8,15 +8,21 @@ from lightning_modules.backbones.diffusion.pixel_space import PixelSpace
 from lightning_modules.backbones.diffusion.text_to_image import TextToImage
 
 
-def check_data(network: TextToImage | PixelSpace, data: Any) -> None:
+def check_data(network: TextToImage | PixelSpace, data: Any, needs_captions: bool = True) -> None:
     """Reject images that do not fit the network, and missing captions.
+
+    Args:
+        network: the model.
+        data: the DataModule.
+        needs_captions: whether a text-to-image model is trained with the captions of the images.
 
     Raises:
         ValueError: if captions are missing, or the network cannot take images of this size, buckets or class images.
     """
     if isinstance(data, CaptionedImages):
         if isinstance(network, TextToImage):
-            data.require_captions("a text-to-image model")
+            if needs_captions:
+                data.require_captions("a text-to-image model")
             data.check_sizes(network.size_multiple)
         elif data.buckets is not None or data.prior is not None:
             raise ValueError("data.images.buckets and data.prior need a text-to-image model, got a U-Net of pixels")

@@ -1,0 +1,149 @@
+"""New tokens of CLIP text encoders, whose embeddings are trained while all other weights stay frozen."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import diffusers
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from lightning_modules.backbones.diffusion.text_to_image import TextToImage
+
+Property = Literal["object", "style"]
+TEMPLATES = {
+    "object": [
+        "{}", "a photo of {}", "a photo of the {}", "a close-up of {}", "a bright photo of {}", "a dark photo of {}",
+        "a cropped photo of {}", "a blurry photo of {}", "a photo of one {}", "a picture of a small {}",
+        "a picture of a large {}", "{} from the side",
+    ],
+    "style": [
+        "in the style of {}", "a painting in the style of {}", "a drawing in the style of {}",
+        "a landscape in the style of {}", "a portrait in the style of {}", "a bright picture in the style of {}",
+        "a dark picture in the style of {}", "a detail of a picture in the style of {}",
+    ],
+}  # fmt: skip
+"""Prompts of images without captions; `{}` stands for the new word."""
+
+
+class ExtendedEmbedding(nn.Embedding):
+    """A frozen token embedding with trainable vectors for the n tokens from `first` on.
+
+    The vectors are float32, and outputs have the precision of the frozen weight.
+    """
+
+    vectors: nn.Parameter
+    first: int
+
+    def forward(self, input: Tensor) -> Tensor:
+        place = input - self.first
+        is_new = (place >= 0) & (place < len(self.vectors))
+        old = F.embedding(input.masked_fill(is_new, 0), self.weight)
+        new = F.embedding(place.masked_fill(~is_new, 0), self.vectors).to(old.dtype)
+        return torch.where(is_new[..., None], new, old)
+
+
+def new_tokens(placeholder: str, count: int) -> list[str]:
+    """Name the tokens of several vectors as diffusers does: `<cat>`, `<cat>_1`, `<cat>_2`."""
+    return [placeholder, *(f"{placeholder}_{number}" for number in range(1, count))]
+
+
+def check_tokens(tokenizers: Sequence[Any], placeholder: str, initializer: str, count: int) -> None:
+    """Reject a placeholder that a vocabulary has already, and an initializer that is not one token.
+
+    Raises:
+        ValueError: if a token does not fit; the message names it.
+    """
+    if not placeholder or placeholder.split() != [placeholder]:
+        raise ValueError(f"placeholder_token must be one word without spaces, such as <cat>, got {placeholder!r}")
+    for tokenizer in tokenizers:
+        vocabulary = tokenizer.get_vocab()
+        for token in new_tokens(placeholder, count):
+            if token in vocabulary or f"{token.lower()}</w>" in vocabulary:
+                raise ValueError(
+                    f"placeholder_token must be new, but the tokenizer of the pipeline has {token!r}: choose another "
+                    f"word, such as <my-{token.strip('<>')}>"
+                )
+        pieces = tokenizer.tokenize(initializer)
+        if len(pieces) != 1:
+            raise ValueError(
+                f"initializer_token must be one token of the pipeline, but {initializer!r} is {len(pieces)} tokens: "
+                f"choose another word"
+            )
+
+
+def check_captions(captions: Sequence[str] | None, placeholder: str) -> None:
+    """Reject captions that do not contain the new word.
+
+    Raises:
+        ValueError: if there is one; the message quotes it.
+    """
+    if without := [text for text in captions or () if placeholder not in text]:
+        raise ValueError(
+            f"captions must contain placeholder_token {placeholder}, but one is {without[0]!r}: add the word, or "
+            f"remove all captions to train with templates"
+        )
+
+
+def check_pipeline_class(name: str) -> None:
+    """Reject a class of pipelines into which diffusers loads no learned embeddings.
+
+    Raises:
+        ValueError: if the class has no `load_textual_inversion`.
+    """
+    if not hasattr(getattr(diffusers, name, None), "load_textual_inversion"):
+        raise ValueError(
+            f"network: diffusers loads no textual inversion into {name}; supported are Stable Diffusion, SDXL and "
+            f"FLUX.1"
+        )
+
+
+def add_tokens(network: TextToImage, placeholder: str, initializer: str, count: int) -> list[ExtendedEmbedding]:
+    """Add the placeholder's tokens to every CLIP text encoder of a model and to its tokenizer.
+
+    Args:
+        network: the model, frozen; it is changed in place.
+        placeholder: first of the new tokens.
+        initializer: token whose embedding initialises all vectors.
+        count: number of vectors.
+
+    Returns:
+        The token embeddings of the CLIP text encoders, in the pipeline's order.
+
+    Raises:
+        ValueError: if a token does not fit, or the pipeline loads no learned embeddings.
+    """
+    pipeline = network.pipeline
+    check_pipeline_class(type(pipeline).__name__)
+    names = [name for name in ("", "_2") if _is_clip(getattr(pipeline, f"text_encoder{name}", None))]
+    tokenizers = [getattr(pipeline, f"tokenizer{name}") for name in names]
+    check_tokens(tokenizers, placeholder, initializer, count)
+    found = []
+    for name, tokenizer in zip(names, tokenizers, strict=True):
+        encoder = getattr(pipeline, f"text_encoder{name}")
+        weight = encoder.get_input_embeddings().weight
+        start = weight[tokenizer.convert_tokens_to_ids(tokenizer.tokenize(initializer)[0])]
+        tokenizer.add_tokens(new_tokens(placeholder, count))
+        extended = ExtendedEmbedding.from_pretrained(weight.data, freeze=True)
+        extended.vectors = nn.Parameter(start.detach().float().repeat(count, 1))
+        extended.first = tokenizer.convert_tokens_to_ids(placeholder)
+        encoder.set_input_embeddings(extended)
+        found.append(extended)
+    return found
+
+
+def _is_clip(encoder: Any) -> bool:
+    return type(encoder).__name__.startswith("CLIPTextModel")
+
+
+def save_tokens(embeddings: Sequence[ExtendedEmbedding], placeholder: str, folder: Path) -> None:
+    """Save the vectors of each text encoder for diffusers' `load_textual_inversion`.
+
+    The first encoder's are in `learned_embeds.safetensors`, and the second one's in `learned_embeds_2.safetensors`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, embedding in enumerate(embeddings, 1):
+        vectors = embedding.vectors.detach().cpu().contiguous()
+        save_file({placeholder: vectors}, folder / f"learned_embeds{f'_{number}' if number > 1 else ''}.safetensors")

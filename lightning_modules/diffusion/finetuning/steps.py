@@ -1,0 +1,161 @@
+"""Training, errors on held-out images, samples and saving, which all fine-tuning modules of diffusion models share."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.utils.torch_utils import randn_tensor
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor, nn
+
+from datamodules.batches import CaptionedImageBatch
+from datamodules.distributed.collectives import run_seed
+from datamodules.prompts.captioned_set import captions_of
+from datamodules.randomness.generators import generator_of, sample_like
+from datamodules.randomness.shared_batches import sample_rows_like
+from lightning_modules.backbones.diffusion.pixel_space import PixelSpace
+from lightning_modules.backbones.diffusion.text_to_image import Prompts, TextToImage
+from lightning_modules.diffusion.finetuning.data_checks import check_data
+from lightning_modules.interfaces import ImageColumn
+from lightning_modules.optim.optimizers import optimizer_config, trainable_parameters
+from lightning_modules.training.logging import log_training
+
+TIMES, SAMPLE = 1, 2  # random streams of an image in evaluation
+
+
+class FineTuningSteps:
+    """Steps of a module that trains a diffusion model on images; a base class of its LightningModule.
+
+    The module owns `network`, `objective`, `average`, `losses` and the arguments of sampling.
+    """
+
+    _shared_out = False
+    """Whether the weights are sharded over ranks."""
+
+    @property
+    def trained(self: Any) -> nn.Module:
+        """The network whose trainable parameters are optimised and averaged."""
+        return self.network
+
+    def setup(self: Any, stage: str) -> None:
+        check_data(self.network, self.trainer.datamodule)
+
+    def prompts_of(self: Any, batch: CaptionedImageBatch) -> Prompts:
+        """Embed the captions of a batch."""
+        return self.network.encode_prompts(captions_of(batch, "a text-to-image model"))
+
+    def training_prompts(self: Any, prompts: Prompts) -> Prompts:
+        """Change the prompts of a training batch, such as by caption dropout."""
+        return prompts
+
+    def model_of(self: Any, batch: CaptionedImageBatch, draw: Any) -> Any:
+        """Return the model that predicts for a batch; `draw` is as in `given`."""
+        return self.network
+
+    def sampling_inputs(self: Any, batch: CaptionedImageBatch | None, n: int) -> dict[str, Any]:
+        """Return further arguments of the model's `generate`, for the images of a batch or for n new images."""
+        return {}
+
+    def given(self: Any, batch: CaptionedImageBatch, draw: Any) -> tuple[Tensor, Prompts | None]:
+        """Return z `[B, c, h, w]` and the prompts of a batch.
+
+        Args:
+            batch: the batch.
+            draw: function that samples standard normal noise with the shape of a given tensor.
+
+        Raises:
+            ValueError: if the model is text-to-image and the batch has no captions.
+        """
+        if isinstance(self.network, PixelSpace):
+            return self.network.encode(batch["image"]), None
+        if "moments" in batch:
+            moments: Tensor = batch["moments"]
+            prompts = Prompts(**{key: batch[key].to(moments.dtype) for key in self.network.prompt_fields})  # type: ignore[literal-required]
+        else:
+            with torch.no_grad():
+                moments = self.network.moments(batch["image"])
+            prompts = self.prompts_of(batch)
+        return self.network.latent(moments, draw(moments[:, 0])), prompts
+
+    def training_step(self: Any, batch: CaptionedImageBatch, batch_idx: int) -> dict[str, Tensor]:
+        loss, error = self._losses(batch)
+        terms = {"error": error}
+        if "prior" in batch:
+            terms["prior"], _ = self._losses(batch["prior"])
+            loss = loss + self.objective.options.prior_weight * terms["prior"]
+        return {"loss": log_training(self, batch, loss, **terms)}
+
+    def _losses(self: Any, batch: CaptionedImageBatch) -> tuple[Tensor, Tensor]:
+        """Compute the mean weighted and unweighted error of training images."""
+        draw = partial(sample_rows_like, torch.randn)
+        latent, prompts = self.given(batch, draw)
+        noise = self.objective.options.noise(latent)
+        t = self.objective.times(latent)
+        prompts = None if prompts is None else self.training_prompts(prompts)
+        error = self.objective.batch_errors(self.model_of(batch, draw), batch, latent, prompts, noise, t)
+        return self.objective.weighted(error, t).mean(), error.detach().mean()
+
+    def configure_optimizers(self: Any) -> Any:
+        configured = optimizer_config(self.optimizer, self.lr_scheduler, trainable_parameters(self.trained))
+        self.average.follow(self.trained, configured[0][0])
+        return configured
+
+    # held-out images
+
+    def validation_step(self: Any, batch: CaptionedImageBatch, batch_idx: int) -> dict[str, Tensor]:
+        return self._measure(batch, "val", batch_idx == 0)
+
+    def test_step(self: Any, batch: CaptionedImageBatch, batch_idx: int) -> dict[str, Tensor]:
+        return self._measure(batch, "test", batch_idx == 0)
+
+    def _measure(self: Any, batch: CaptionedImageBatch, stage: str, first: bool) -> dict[str, Tensor]:
+        generators = [generator_of(run_seed(), index, TIMES) for index in batch["index"].tolist()]
+        draw = partial(sample_like, draw=torch.randn, generators=generators)
+        with self.average.used_by(self.trained):
+            latent, prompts = self.given(batch, draw)
+            noise = sample_like(latent, torch.randn, generators)
+            t = self.objective.held_out_times(batch["index"])
+            error = self.objective.batch_errors(self.model_of(batch, draw), batch, latent, prompts, noise, t)
+        self.losses.update(error)
+        self.log(f"{stage}/loss", self.losses, on_step=False, on_epoch=True)
+        # Sampling with sharded weights needs all ranks, but the image grid runs on one.
+        return {"sample": self._sample_of(batch, latent, prompts)} if first and self._shared_out else {}
+
+    @torch.no_grad()
+    def sample(self: Any, n: int, generator: torch.Generator | list[torch.Generator] | None = None) -> Tensor:
+        """Sample images `[n, C, H, W]` in [0, 1]; must be called on every rank if weights are sharded."""
+        dtype = self.average.weights[0].dtype
+        noise = randn_tensor(self.network.latent_shape(n), generator, dtype=dtype).to(self.device)
+        texts = [self.prompts[place % len(self.prompts)] for place in range(n)]
+        with self.average.used_by(self.trained):
+            prompts = self.network.encode_prompts(texts)
+            return self._sampled(prompts, noise, generator, **self.sampling_inputs(None, n))
+
+    def _sampled(self: Any, prompts: Prompts | None, noise: Tensor, generator: Any = None, **inputs: Any) -> Tensor:
+        with self.average.used_by(self.trained):
+            if isinstance(self.network, PixelSpace):
+                return self.network.generate(noise, self.num_inference_steps)
+            steps = {"num_inference_steps": self.num_inference_steps, "guidance_scale": self.guidance_scale}
+            return self.network.generate(prompts, noise, **steps, generator=generator, **inputs)  # type: ignore[arg-type]
+
+    def image_columns(self: Any, batch: CaptionedImageBatch, outputs: Any) -> dict[str, Tensor | ImageColumn]:
+        """Show images next to samples for their captions."""
+        with self.average.used_by(self.trained):
+            latent, prompts = self.given(batch, torch.zeros_like)
+        image = batch["image"] if "image" in batch else self.network.decode(latent).clamp(0, 1)
+        captions = batch.get("caption", ()) if isinstance(self.network, TextToImage) else ()
+        sample = outputs["sample"] if outputs else self._sample_of(batch, latent, prompts)
+        return {"image": image, "sample": ImageColumn(sample, captions=captions)}
+
+    def _sample_of(self: Any, batch: CaptionedImageBatch, latent: Tensor, prompts: Prompts | None) -> Tensor:
+        """Sample one image for each caption, from fixed noise."""
+        generators = [generator_of(run_seed(), index, SAMPLE) for index in batch["index"].tolist()]
+        noise = sample_like(latent, torch.randn, generators)
+        return self._sampled(prompts, noise, generators, **self.sampling_inputs(batch, len(noise)))
+
+    def on_train_end(self: Any) -> None:
+        directory = self.trainer.log_dir if self.trainer.loggers else None  # a broadcast: every rank must read it
+        if directory is not None:
+            self.save_pipeline(Path(directory, "pipeline"), self.trainer.is_global_zero)
+            rank_zero_info(f"Saved the fine-tuned model to {Path(directory, 'pipeline')}")

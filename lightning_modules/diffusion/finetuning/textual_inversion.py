@@ -1,0 +1,149 @@
+"""LightningModule that learns the embedding of a new word from a few images."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, get_args
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torchmetrics import MeanMetric
+
+from datamodules.arguments import at_least, one_of, positive
+from datamodules.batches import CaptionedImageBatch
+from datamodules.randomness.shared_batches import sample_rows
+from lightning_modules.backbones.diffusion.pipelines import clip_tokenizers
+from lightning_modules.backbones.diffusion.text_to_image import Prompts, TextToImage
+from lightning_modules.diffusion.finetuning.data_checks import check_data
+from lightning_modules.diffusion.finetuning.learned_tokens import (
+    TEMPLATES,
+    Property,
+    add_tokens,
+    check_captions,
+    check_pipeline_class,
+    check_tokens,
+    save_tokens,
+)
+from lightning_modules.diffusion.finetuning.objectives import FlowMatching, LossOptions, training_objective
+from lightning_modules.diffusion.finetuning.steps import FineTuningSteps
+from lightning_modules.method_module import MethodModule
+from lightning_modules.optim.averages import AveragedWeights
+from lightning_modules.optim.optimizers import adamw, constant, trainable_parameters
+
+
+class TextualInversion(FineTuningSteps, MethodModule):
+    """Learn the embedding of a new word from images, with all weights of the pipeline frozen.
+
+    Images without captions get a random template as prompt in each step. After training, the embedding is saved to
+    `pipeline/` in the run directory, for `load_textual_inversion` of diffusers. Validation and test are as in
+    `DiffusionFineTuning`.
+
+    Args:
+        network: a frozen `TextToImage` (Stable Diffusion or SDXL) or `Flux`, of which all CLIP text encoders get the
+            new word.
+        placeholder_token: the new word, which prompts contain, such as `<my-cat>`; the pipeline must not know it.
+        initializer_token: word of one token whose embedding initialises the new one, such as `cat`.
+        num_vectors: number of embeddings, and of tokens, of the new word.
+        learnable_property: object or style, which chooses the templates.
+        templates: prompts of images without captions, with `{}` for the new word; None takes those of
+            `learnable_property`.
+        min_snr_gamma: gamma of the Min-SNR weights; None gives all timesteps the same weight. Not for flow matching.
+        flow: times and weights of flow matching; None takes the defaults of `FlowMatching`. Not for diffusion.
+        prompts: texts that `sample` cycles through; None takes a photo of the new word.
+        num_inference_steps: sampling steps.
+        guidance_scale: scale of classifier-free guidance in sampling; 1 disables it.
+        optimizer: optimizer of the embeddings.
+        lr_scheduler: learning-rate schedule, stepped every epoch.
+        loss: offset noise, and weights of masks; None takes the defaults of `LossOptions`.
+
+    Raises:
+        ValueError: if an argument is out of range, a token does not fit the pipeline, diffusers loads no embeddings
+            into a pipeline of this family, or the model is not frozen.
+    """
+
+    needs_captions: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        network: TextToImage,
+        placeholder_token: str,
+        initializer_token: str,
+        num_vectors: int = 1,
+        learnable_property: Property = "object",
+        templates: Sequence[str] | None = None,
+        min_snr_gamma: float | None = None,
+        flow: FlowMatching | None = None,
+        prompts: Sequence[str] | None = None,
+        num_inference_steps: int = 50,
+        guidance_scale: float = 7.5,
+        optimizer: OptimizerCallable = adamw,
+        lr_scheduler: LRSchedulerCallable = constant,
+        loss: LossOptions | None = None,
+    ) -> None:
+        super().__init__()
+        positive(min_snr_gamma=min_snr_gamma)
+        at_least(1, num_vectors=num_vectors, num_inference_steps=num_inference_steps)
+        one_of(get_args(Property), learnable_property=learnable_property)
+        self.templates = list(TEMPLATES[learnable_property] if templates is None else templates)
+        if wrong := [text for text in self.templates or [""] if "{}" not in text]:
+            raise ValueError(f"templates must contain {{}} for the new word, got {wrong[0]!r}")
+        if trainable_parameters(network) or "text_encoders" not in dict(network.named_children()):
+            raise ValueError("network must have tuning frozen and offload_text_encoders false: only embeddings train")
+        self.embeddings = add_tokens(network, placeholder_token, initializer_token, num_vectors)
+        self.network = network
+        self.placeholder_token = placeholder_token
+        self.prompts = prompts or [f"a photo of {placeholder_token}"]
+        self.takes_prompts = self.generator_per_image = True
+        self.num_inference_steps = num_inference_steps
+        self.guidance_scale = guidance_scale
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.objective = training_objective(network, min_snr_gamma, flow, loss or LossOptions(), TextualInversion)
+        self.average = AveragedWeights(network, lambda update: 0.0)  # the embeddings of the last step
+        self.losses = MeanMetric()
+
+    @classmethod
+    def check_before_loading(cls, data: Any, settings: Mapping[str, Any]) -> None:
+        """Reject captions, pipelines and tokens that do not fit, before the pipeline is loaded.
+
+        Args:
+            data: the `CaptionedImages`, not set up.
+            settings: the constructor's arguments, where classes are still mappings.
+
+        Raises:
+            ValueError: if something does not fit.
+        """
+        token = settings["placeholder_token"]
+        check_captions(data.images.training().captions if data.images.has_captions() else None, token)
+        given = settings["network"].get("init_args") or {}
+        try:
+            name, tokenizers = clip_tokenizers(given.get("config") or given["pipeline"], given["local_files_only"])
+        except (OSError, ValueError, ImportError, KeyError):  # loading the pipeline says what is wrong
+            return
+        check_pipeline_class(name)
+        check_tokens(tokenizers, token, settings["initializer_token"], settings["num_vectors"])
+
+    def setup(self, stage: str) -> None:
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        check_data(self.network, data, needs_captions=False)
+        if getattr(data, "prior", None) is not None:
+            raise ValueError("data.prior must be null: TextualInversion has no prior preservation")
+        for each in (getattr(data, name, None) for name in ("train_set", "validation_set")):
+            check_captions(getattr(each, "captions", None), self.placeholder_token)
+
+    def prompts_of(self, batch: CaptionedImageBatch) -> Prompts:
+        """Embed the captions of a batch, or random templates, differentiably."""
+        texts = batch.get("caption")
+        if texts is None:
+            # On the CPU, since texts are needed there: the device is not waited for.
+            count = len(batch["image"])
+            chosen = (
+                sample_rows(partial(torch.randint, len(self.templates)), (count,), "cpu") if self.training else None
+            )
+            places = [0] * count if chosen is None else chosen.tolist()
+            texts = [self.templates[place].replace("{}", self.placeholder_token) for place in places]
+        return self.network.embedded(texts, self.device)
+
+    def save_pipeline(self, folder: Path, writes: bool = True, merge: bool = False) -> None:
+        if writes:
+            save_tokens(self.embeddings, self.placeholder_token, folder)
