@@ -192,6 +192,15 @@ class MixedClassifier(Protocol):
 
 
 @runtime_checkable
+class AttackableMixture(Protocol):
+    """A module whose predictions are those of a mixture, for attacks on the classifiers and the weight jointly."""
+
+    def evaluated_mixture(self, image: Tensor) -> MixtureOutput:
+        """Evaluate the mixture for images `[B, C, H, W]` in [0, 1], with the weight that `forward` uses."""
+        ...
+
+
+@runtime_checkable
 class LabelCorrector(Protocol):
     """A module that is notified when early learning ends for some categories; arguments are equal on all ranks."""
 

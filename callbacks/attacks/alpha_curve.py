@@ -111,8 +111,9 @@ class AlphaCurve(Callback):
     ) -> Tensor:
         """Sum the columns of the table over a block of images."""
 
-        def log_probability(given: Tensor) -> Tensor:
-            return module.mix(trainer.precision_plugin.convert_input(given), alpha).log_probability
+        def network(given: Tensor) -> Any:
+            mixed = module.mix(trainer.precision_plugin.convert_input(given), alpha)
+            return mixed if self.attack.of_mixture else mixed.log_probability
 
         def judged(given: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             mixed = module.mix(trainer.precision_plugin.convert_input(given), alpha)
@@ -120,7 +121,7 @@ class AlphaCurve(Callback):
             return log_p.argmax(dim=1) == label, mixed.alpha.double().sum(), log_p
 
         right, mean_alpha, of_clean = judged(image)
-        attacked = self.attack.perturb(log_probability, image, label, logits=of_clean).to(image.dtype)
+        attacked = self.attack.perturb(network, image, label, logits=of_clean).to(image.dtype)
         withstood, mean_alpha_attacked, _ = judged(attacked)
         return torch.stack([right.sum().double(), (right & withstood).sum().double(), mean_alpha, mean_alpha_attacked])
 

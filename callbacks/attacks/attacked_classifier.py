@@ -1,12 +1,13 @@
 """Classifiers under attack, deterministic or smoothed by Gaussian noise."""
 
-from typing import NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from lightning_modules.interfaces import SmoothedClassifier
+from lightning_modules.interfaces import AttackableMixture, MixtureOutput, SmoothedClassifier
 from lightning_modules.robustness.attacks.ascent import PGD, Attack
 from lightning_modules.robustness.attacks.auto_attack import AutoAttack, with_fixed_draws
 from lightning_modules.robustness.certificates.votes import GaussianSmoothing
@@ -42,6 +43,13 @@ def drawn(trainer: Trainer, pl_module: LightningModule, sigma: float) -> Draw:
     return draw
 
 
+def mixed(trainer: Trainer, pl_module: LightningModule) -> Callable[[Tensor], MixtureOutput] | None:
+    """Return a function that evaluates the mixture in the precision of the trainer, or None without a mixture."""
+    if not isinstance(pl_module, AttackableMixture):
+        return None
+    return lambda image: pl_module.evaluated_mixture(trainer.precision_plugin.convert_input(image))
+
+
 class Predicted(NamedTuple):
     """Predicted classes. With a single forward pass, also the logits."""
 
@@ -58,12 +66,20 @@ class AttackedClassifier:
         draw: function that runs one forward pass.
         smoothed: whether the forward passes add noise to images.
         num_draws: number of forward passes per image. Their majority vote is the predicted class.
+        mixture: function that evaluates the mixture, for attacks with `of_mixture`.
     """
 
-    def __init__(self, draw: Draw, smoothed: bool, num_draws: int) -> None:
+    def __init__(
+        self,
+        draw: Draw,
+        smoothed: bool,
+        num_draws: int,
+        mixture: Callable[[Tensor], MixtureOutput] | None = None,
+    ) -> None:
         self.draw = draw
         self.smoothed = smoothed
         self.num_draws = num_draws
+        self.mixture = mixture
 
     def differentiated(self, image: Tensor) -> Tensor:
         """Map images to logits `[B, K]`. Attacks differentiate these logits.
@@ -81,6 +97,9 @@ class AttackedClassifier:
         to the right class for every tried perturbation. In both cases, the majority vote may differ. Projected gradient
         ascent therefore attacks these images again with new random numbers.
         """
+        if attack.of_mixture:
+            network: Any = self.mixture
+            return attack.perturb(network, image, label, logits=logits)
         if not (self.smoothed and isinstance(attack, AutoAttack)):
             return attack.perturb(self.differentiated, image, label, logits=logits)
         noise = torch.randn(attack.num_draws, *image.shape[1:], dtype=image.dtype, device=image.device)

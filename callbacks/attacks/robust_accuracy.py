@@ -10,13 +10,20 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from callbacks.attacks.attacked_classifier import AttackedClassifier, drawn
+from callbacks.attacks.attacked_classifier import AttackedClassifier, drawn, mixed
 from callbacks.attacks.block_files import BlockFiles
 from callbacks.drawing.image_grid import draw_image_grid
 from datamodules.arguments import at_least
 from datamodules.files.whole_files import save_figure, whole_file, write_text
 from datamodules.randomness.generators import seed_of
-from lightning_modules.interfaces import Classifier, ImageColumn, MixedClassifier, SmoothedClassifier, require
+from lightning_modules.interfaces import (
+    AttackableMixture,
+    Classifier,
+    ImageColumn,
+    MixedClassifier,
+    SmoothedClassifier,
+    require,
+)
 from lightning_modules.robustness.attacks.ascent import Attack, different_titles, require_gradients, size
 from lightning_modules.robustness.attacks.auto_attack import AutoAttack
 from lightning_modules.training.logging import log_same
@@ -47,7 +54,8 @@ class RobustAccuracy(Callback):
     after its last finished block. All ranks must see the same run directory.
 
     Args:
-        attacks: attacks to run in turn: `lightning_modules.robustness.attacks.PGD` or `AutoAttack`.
+        attacks: attacks to run in turn: `lightning_modules.robustness.attacks.PGD` or `AutoAttack`, or
+            `lightning_modules.robustness.adaptive_smoothing.AdaptiveAttack` for a mixture.
         batch_size: number of images in a block. A rank attacks a block at once. With few images, a smaller value uses
             more ranks.
         skip: attack every `skip`-th image of the test set.
@@ -114,6 +122,9 @@ class RobustAccuracy(Callback):
                 f"sigma must be 0 for {type(pl_module).__name__}, got {self.sigma}: under noise only its robust "
                 f"classifier votes, so the result would not be the mixture's robust accuracy"
             )
+        for attack in self.attacks:
+            if attack.of_mixture:
+                require(pl_module, AttackableMixture, f"RobustAccuracy with {type(attack).__name__}")
         require_testing(trainer, "RobustAccuracy")
         require_gradients(str(trainer.precision), "RobustAccuracy")
 
@@ -126,7 +137,7 @@ class RobustAccuracy(Callback):
             BlockFiles(trainer, directory / "robust_accuracy_rows", settings, positions, self.batch_size) as files,
         ):
             draw = drawn(trainer, pl_module, self.sigma)
-            classifier = AttackedClassifier(draw, self.sigma > 0, self.num_draws)
+            classifier = AttackedClassifier(draw, self.sigma > 0, self.num_draws, mixed(trainer, pl_module))
             rows = files.evaluate(
                 lambda number, block: self._attack_block(classifier, images, number, block, files.folder, trainer),
                 text_columns=["attack"],

@@ -159,6 +159,27 @@ class WarmupCosine(LambdaLR):
         super().__init__(optimizer, scale)
 
 
+class ExponentialWarmupCosine(LambdaLR):
+    """Cosine annealing to zero over steps, multiplied by an exponential warmup, as in adaptive smoothing.
+
+        lr (1 - exp(-(k + 1) / w)) (1 + cos(pi k / n)) / 2, at step k = 0, 1, ...
+
+    Args:
+        optimizer: optimizer whose learning rates the schedule scales.
+        warmup: period w of the warmup in steps (batches).
+        length: length n of the whole schedule in steps; the learning rate is 0 afterwards.
+    """
+
+    interval = "step"
+
+    def __init__(self, optimizer: Optimizer, warmup: int, length: int) -> None:
+        at_least(1, warmup=warmup, length=length)
+        super().__init__(
+            optimizer,
+            lambda k: -math.expm1(-(k + 1) / warmup) * (1 + math.cos(math.pi * min(k / length, 1.0))) / 2,
+        )
+
+
 class TimmCosine(LambdaLR):
     """Linear warmup from an initial learning rate, then cosine annealing to a minimum, as in timm.
 

@@ -14,7 +14,10 @@ from tests.conformance.experiments import CONFIGS, EXPERIMENTS, TRAINERS, experi
 
 OWN_KEYS = {
     "noiser": {"model.network.normalized"},  # the method is the normalisation
-    "annotation_efficient": {"trainer.max_epochs"},  # a translation alone has fewer stages
+    # a translation alone has fewer stages, and supervised training has none but the last, on true masks
+    "annotation_efficient": {"trainer.max_epochs", "data.images.annotated"},
+    "rrcm": {"trainer.callbacks"},  # training from scratch leaves Pretraining out
+    "elr": {"trainer.max_epochs"},  # a claim compares one run in early learning and after memorisation
     "elr_plus": {"data.passes_per_epoch"},  # ELR+ trains its two networks one pass after the other
     "fractional_sde": {"data.sequences.hurst"},  # one claim compares what is learned from paths of two indices
     "eld": {"data.noise.model"},  # the method is the noise that it trains on

@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_modules.optim.schedules import (
     CosineSchedule,
+    ExponentialWarmupCosine,
     HeldThenLinear,
     HyperbolicOverSteps,
     PiecewiseConstant,
@@ -104,3 +105,10 @@ def test_a_hyperbola_is_followed_in_steps() -> None:
 def test_bad_arguments_are_named(schedule: type[LRScheduler], arguments: tuple[Any, ...], key: str) -> None:
     with pytest.raises(ValueError, match=f"^{key} must be"):
         schedule(sgd(), *arguments)
+
+
+def test_an_exponential_warmup_multiplies_the_cosine() -> None:
+    expected = [0.1 * (1 - math.exp(-(k + 1) / 3)) * (1 + math.cos(math.pi * min(k / 20, 1))) / 2 for k in range(22)]
+    schedule = ExponentialWarmupCosine(sgd(), warmup=3, length=20)
+    assert schedule.interval == "step"
+    assert rates(schedule, 22) == pytest.approx(expected, abs=1e-12)

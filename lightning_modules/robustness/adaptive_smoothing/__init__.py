@@ -27,11 +27,12 @@ Sources of alpha:
 
 Source: Bai, Anderson, Kim and Sojoudi, Improving the Accuracy-Robustness Trade-Off of Classifiers via Adaptive
 Smoothing, SIAM Journal on Mathematics of Data Science 2024, arXiv 2301.12554. The authors attack each batch in ten
-ways, and then take five optimiser steps on the clean and the attacked images. Here each step uses new images and one
-attack per image.
+ways, and then take five optimiser steps on the clean and the attacked images. Here each step uses new images, with one
+attack per image, or with all ten (`every_attack`).
 """
 
+from lightning_modules.robustness.adaptive_smoothing.attacks import AdaptiveAttack
 from lightning_modules.robustness.adaptive_smoothing.mixture import MixingPerceptron, MixingResNet, Mixture
 from lightning_modules.robustness.adaptive_smoothing.module import AdaptiveSmoothing
 
-__all__ = ["AdaptiveSmoothing", "MixingPerceptron", "MixingResNet", "Mixture"]
+__all__ = ["AdaptiveAttack", "AdaptiveSmoothing", "MixingPerceptron", "MixingResNet", "Mixture"]

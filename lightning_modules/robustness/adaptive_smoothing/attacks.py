@@ -1,7 +1,7 @@
-"""Attacks for training the mixing network: projected gradient ascent with random hyperparameters.
+"""Attacks on a mixture: projected gradient ascent with random hyperparameters for training, and an evaluation attack.
 
-Each image is attacked once by an attack of random kind: untargeted, or targeted at the second, third, ... most likely
-class of the clean prediction. Within a budget epsilon_i, the attack maximises
+In training, each image is attacked once by an attack of random kind, or by all kinds: untargeted, or targeted at the
+second, third, ... most likely class of the clean prediction. Within a budget epsilon_i, the attack maximises
 
     (1 - w) L + w BCE(gamma, 1),   L = -log p_y, or with a target t  L = -(z_y - z_t) / (z_(1) - (z_(3) + z_(4)) / 2),
 
@@ -10,35 +10,56 @@ thus directed against the classifiers and the mixing network jointly. Steps use 
 
     w ~ U(0, 0.4),   epsilon_i ~ U(0.4, 1.1) epsilon,   momentum ~ U(0, 0.9),   n ~ chi^2,   step size 5 epsilon_i / n
 
-Source: Bai et al., Improving the Accuracy-Robustness Trade-Off of Classifiers via Adaptive Smoothing, SIAM Journal on
+APGD has no hyperparameters but the number of steps N. With z_k the projected step from x_k of size eta,
+
+    x_{k+1} = P(x_k + 0.75 (z_k - x_k) + 0.25 (x_k - x_{k-1})),   eta = 2 epsilon_i at first.
+
+After 0.22 N steps, then 0.19 N, 0.16 N, ..., but at least 0.06 N more steps, eta is halved on each image where the
+objective rose in at most 75 % of these steps, or where eta was kept and the best objective did not rise. These images
+continue at the best point so far. The result is the best point.
+
+Sources: Bai et al., Improving the Accuracy-Robustness Trade-Off of Classifiers via Adaptive Smoothing, SIAM Journal on
 Mathematics of Data Science 2024, arXiv 2301.12554, with the constants of the authors' code. The authors attack each
-image by all kinds, and take several optimiser steps on the same images. They mostly use APGD, which adapts its step
-size. Here all attacks use projected gradient ascent with a fixed step size.
+image by all kinds with APGD, and take several optimiser steps on the same images. Croce and Hein, Reliable Evaluation
+of Adversarial Robustness with an Ensemble of Diverse Parameter-free Attacks, ICML 2020, arXiv 2003.01690, for APGD.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from datamodules.arguments import at_least
 from datamodules.randomness.shared_batches import sample_rows, sample_rows_like
 from lightning_modules.interfaces import MixtureOutput
 from lightning_modules.robustness.attacks.ascent import (
+    Attack,
+    Attacked,
+    Generators,
     Norm,
+    judged_by,
     log_odds,
     per_image,
     project,
+    random_start,
     steepest_ascent,
     without_float16,
+    worse,
 )
 
+AttackKind = Literal["pgd", "apgd"]
 LEAST_EPSILON, GREATEST_EPSILON = 0.4, 1.1
 GREATEST_MOMENTUM = 0.9
 GREATEST_GAMMA_WEIGHT = 0.4
 STEP_FACTOR = 5.0
+INERTIA = 0.75
+LEAST_RISES = 0.75
 
 
 def targeted_dlr(log_probability: Tensor, label: Tensor, target: Tensor) -> Tensor:
@@ -74,7 +95,9 @@ def attack_objective(
     loss = F.softplus(log_odds(mixed.log_probability, label))
     if mixed.log_probability.shape[1] >= 4:
         loss = torch.where(targeted, targeted_dlr(mixed.log_probability, label, target), loss)
-    missed = F.binary_cross_entropy_with_logits(mixed.gamma, torch.ones_like(mixed.gamma), reduction="none")
+    gamma_weight = torch.where(mixed.gamma.isfinite(), gamma_weight, 0.0)  # alpha 0 and 1 cannot be attacked
+    gamma = torch.where(mixed.gamma.isfinite(), mixed.gamma, 0.0)
+    missed = F.binary_cross_entropy_with_logits(gamma, torch.ones_like(gamma), reduction="none")
     return (1 - gamma_weight) * loss + gamma_weight * missed
 
 
@@ -127,6 +150,76 @@ def ascent(
     return perturbed
 
 
+def checkpoints(steps: int) -> list[int]:
+    """List the numbers of steps after which APGD may halve the step size."""
+    interval, least, decrease = (max(int(part * steps), 1) for part in (0.22, 0.06, 0.03))
+    found = []
+    while (found[-1] if found else 0) + interval <= steps:
+        found.append((found[-1] if found else 0) + interval)
+        interval = max(interval - decrease, least)
+    return found
+
+
+def adaptive_ascent(
+    mixture: Callable[[Tensor], MixtureOutput],
+    image: Tensor,
+    objective: Callable[[MixtureOutput], Tensor],
+    norm: Norm,
+    epsilon: Tensor,
+    steps: int,
+    start: Tensor,
+) -> Tensor:
+    """Run APGD, without host synchronisation; see the docstring of the file.
+
+    Args:
+        mixture: function that evaluates the mixture at images, independently for each image.
+        image: images `[B, C, H, W]`, in [0, 1].
+        objective: function that maps the output of the mixture to the objective, `[B]`.
+        norm: norm of the budget.
+        epsilon: budgets `[B]`, in pixel units.
+        steps: number N of steps.
+        start: starting points `[B, C, H, W]`, within the budget and [0, 1].
+
+    Returns:
+        The best points `[B, C, H, W]`, detached.
+    """
+    image, budget = image.detach(), per_image(epsilon, image)
+
+    def evaluated(point: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            point = point.detach().requires_grad_()
+            value = objective(mixture(point))
+            (gradient,) = torch.autograd.grad(value.sum(), point)
+        return value.detach(), gradient
+
+    def within(perturbed: Tensor) -> Tensor:
+        return project(perturbed, image, norm, budget)  # type: ignore[arg-type]  # one budget per image
+
+    def chosen(which: Tensor, new: Tensor, old: Tensor) -> Tensor:
+        return torch.where(per_image(which, new), new, old)
+
+    here = before = best = start.detach()
+    value, gradient = evaluated(here)
+    best_value, best_gradient, earlier_best = value, gradient, value
+    step_size, halved, rises = 2 * budget, torch.ones_like(value, dtype=torch.bool), torch.zeros_like(value)
+    at, last = set(checkpoints(steps)), 0
+    for number in range(steps):
+        inertia = INERTIA if number else 1.0
+        target = within(here + step_size * steepest_ascent(gradient, norm))
+        here, before = within(here + inertia * (target - here) + (1 - inertia) * (here - before)), here
+        new, gradient = evaluated(here)
+        rises, value = rises + (new > value), new
+        better = value > best_value
+        best, best_gradient = chosen(better, here, best), chosen(better, gradient, best_gradient)
+        best_value = torch.where(better, value, best_value)
+        if number + 1 in at:
+            halved = (rises <= LEAST_RISES * (number + 1 - last)) | (~halved & (best_value <= earlier_best))
+            step_size = torch.where(per_image(halved, image), step_size / 2, step_size)
+            here, gradient = chosen(halved, best, here), chosen(halved, best_gradient, gradient)
+            rises, earlier_best, last = torch.zeros_like(rises), best_value, number + 1
+    return best
+
+
 @without_float16()
 def randomised_attack(
     mixture: Callable[[Tensor], MixtureOutput],
@@ -136,8 +229,10 @@ def randomised_attack(
     epsilon: float,
     steps: int,
     num_targets: int,
+    attack: AttackKind = "pgd",
+    every_kind: bool = False,
 ) -> Tensor:
-    """Attack each image of a batch once, with random hyperparameters.
+    """Attack each image of a batch, with random hyperparameters.
 
     Args:
         mixture: function that evaluates the mixture at images, independently for each image.
@@ -148,9 +243,12 @@ def randomised_attack(
         steps: n, number of gradient steps.
         num_targets: number of target classes, starting with the second most likely class of the clean prediction; 0
             means untargeted attacks.
+        attack: algorithm, `pgd` or `apgd`. The momentum is used by `pgd` only.
+        every_kind: whether each image is attacked by all kinds of attack instead of a random kind.
 
     Returns:
-        Perturbed images `[B, C, H, W]`, detached.
+        Perturbed images `[B, C, H, W]`, detached; with `every_kind`, `[(num_targets + 1) B, C, H, W]`, where the images
+        of a batch are repeated for each kind.
     """
 
     def uniform(low: float, high: float) -> Tensor:
@@ -158,7 +256,12 @@ def randomised_attack(
 
     with torch.no_grad():
         ranked = mixture(image).log_probability.topk(num_targets + 1, dim=1).indices
-    kind = sample_rows(partial(torch.randint, num_targets + 1), (len(image),), image.device)
+    if every_kind:
+        kind = torch.arange(num_targets + 1, device=image.device).repeat_interleave(len(image))
+        image, label = image.repeat(num_targets + 1, 1, 1, 1), label.repeat(num_targets + 1)
+        ranked = ranked.repeat(num_targets + 1, 1)
+    else:
+        kind = sample_rows(partial(torch.randint, num_targets + 1), (len(image),), image.device)
     target = ranked.gather(1, kind[:, None])[:, 0]
     weight = uniform(0, GREATEST_GAMMA_WEIGHT)
     budget = epsilon * uniform(LEAST_EPSILON, GREATEST_EPSILON)
@@ -167,4 +270,100 @@ def randomised_attack(
     def objective(mixed: MixtureOutput) -> Tensor:
         return attack_objective(mixed, label, target, kind > 0, weight)
 
-    return ascent(mixture, image, objective, norm, budget, steps, momentum)
+    if attack == "pgd":
+        return ascent(mixture, image, objective, norm, budget, steps, momentum)
+    start = image + per_image(budget, image) * (2 * sample_rows_like(torch.rand, image) - 1)
+    start = project(start, image, norm, per_image(budget, image))  # type: ignore[arg-type]  # one budget per image
+    return adaptive_ascent(mixture, image, objective, norm, budget, steps, start)
+
+
+@dataclass(frozen=True)
+class AdaptiveAttack(Attack):
+    """APGD on the classifiers and the mixing network of a mixture jointly.
+
+    Runs APGD with each weight w of `gamma_weights`, once untargeted and once towards each target class. Each run
+    attacks only images for which all earlier runs failed. An image counts as fooled if any point of a run is
+    misclassified.
+
+    Args:
+        norm: norm of the budget, `linf` or `l2`.
+        epsilon: budget, in pixel units; 8/255 is 0.03137.
+        steps: number of steps of each run.
+        gamma_weights: weights w of the term that decreases alpha, in [0, 1).
+        num_targets: number of target classes, starting with the second most likely class of the clean prediction. All
+            other classes are targets if there are fewer, and none with fewer than four classes.
+        name: name in tables and metrics; None uses `adaptiveattack_<norm>_<epsilon>`.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    of_mixture = True
+
+    norm: Norm
+    epsilon: float
+    steps: int = 100
+    gamma_weights: tuple[float, ...] = (0.0, 0.2, 0.4)
+    num_targets: int = 9
+    name: str | None = None
+    restarts = 1
+
+    def __post_init__(self) -> None:
+        self.check()
+        at_least(1, steps=self.steps)
+        at_least(0, num_targets=self.num_targets)
+        if not self.gamma_weights or not all(0 <= weight < 1 for weight in self.gamma_weights):
+            raise ValueError(f"gamma_weights must be one or more numbers in [0, 1), got {list(self.gamma_weights)}")
+
+    @without_float16()
+    def perturb(  # type: ignore[override]  # the network returns the output of the mixture, see `of_mixture`
+        self,
+        network: Callable[[Tensor], MixtureOutput],
+        image: Tensor,
+        label: Tensor,
+        generators: Generators = None,
+        logits: Tensor | None = None,
+    ) -> Tensor:
+        with torch.no_grad():
+            log_probability = network(image).log_probability
+        kept = judged_by(log_probability, image, label)
+        num_classes = log_probability.shape[1]
+        ranked = log_probability.argsort(dim=1, descending=True)
+        num_targets = min(self.num_targets, num_classes - 1) if num_classes >= 4 else 0
+        for weight, kind in itertools.product(self.gamma_weights, range(num_targets + 1)):
+            start = random_start(image, self.norm, self.epsilon, generators)
+            left = (~kept.fooled).nonzero()[:, 0]  # one host synchronisation a run
+            if len(left) == 0:
+                break
+            found = self._run(network, image[left], label[left], start[left], ranked[left, kind], kind > 0, weight)
+            worst = worse(Attacked(*(value[left] for value in kept)), found)
+            kept = Attacked(*(old.index_copy(0, left, new) for old, new in zip(kept, worst, strict=True)))
+        return kept.image
+
+    def _run(
+        self,
+        network: Callable[[Tensor], MixtureOutput],
+        image: Tensor,
+        label: Tensor,
+        start: Tensor,
+        target: Tensor,
+        is_targeted: bool,
+        weight: float,
+    ) -> Attacked:
+        """Run one APGD, and return the worst point that it evaluates for each image."""
+        kept: list[Attacked] = []
+        targeted = torch.full_like(label, is_targeted, dtype=torch.bool)
+        weights = torch.full(label.shape, weight, device=image.device, dtype=image.dtype)
+
+        def watched(point: Tensor) -> MixtureOutput:
+            mixed = network(point)
+            here = judged_by(mixed.log_probability, point.detach(), label)
+            kept[:] = [worse(kept[0], here) if kept else here]
+            return mixed
+
+        def objective(mixed: MixtureOutput) -> Tensor:
+            return attack_objective(mixed, label, target, targeted, weights)
+
+        epsilon = torch.full(label.shape, self.epsilon, device=image.device, dtype=image.dtype)
+        adaptive_ascent(watched, image, objective, self.norm, epsilon, self.steps, start)
+        return kept[0]

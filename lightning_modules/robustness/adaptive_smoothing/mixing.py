@@ -7,6 +7,8 @@ predicts y for any g. The condition requires alpha > 1/2; otherwise g can outvot
 with y = argmax h(x), the condition implies a certified radius around x. A negative radius means that there is no
 certificate:
 
+    Lipschitz:   r = min_{i != y} [alpha (h_y - h_i) + alpha - 1] / (alpha (L_y + L_i)),  L_i Lipschitz constant of h_i
+
     smoothing:   r = sigma/2 [Phi^-1(alpha h_y) - Phi^-1(alpha h_2 + 1 - alpha)],   h(x) = E[k(x + sigma e)], k in
                  [0, 1]^K, h_2 the second largest.
 
@@ -16,12 +18,16 @@ h_y > 1/2 suffices for f to predict y, hence
 
     tight:       r = sigma [Phi^-1(h_y) - Phi^-1(1 / (2 alpha))],
 
-A half-space h and the worst-case g attain this radius.
+A half-space h and the worst-case g attain this radius. Smoothing of k gives h the l2 Lipschitz constants 1 / (sigma
+sqrt(2 pi)). The Lipschitz radius then never exceeds the tight radius.
 
 Source: Bai, Anderson, Kim and Sojoudi, Improving the Accuracy-Robustness Trade-Off of Classifiers via Adaptive
 Smoothing, SIAM Journal on Mathematics of Data Science 2024, arXiv 2301.12554. The code of the authors uses empirical
-frequencies in this radius. A certificate needs confidence bounds instead.
+frequencies in this radius. A certificate needs confidence bounds instead. The code also takes the larger Lipschitz
+constant sqrt(2 / pi) / sigma.
 """
+
+import math
 
 import numpy as np
 import torch
@@ -51,6 +57,34 @@ def log_mixture(
     weights = [torch.as_tensor(weight, dtype=dtype, device=log_g.device) for weight in (complement, alpha)]
     log_1_alpha, log_alpha = (weight.log().unsqueeze(-1) for weight in weights)
     return torch.logaddexp(log_g + log_1_alpha, log_h + log_alpha)
+
+
+def lipschitz_radius(
+    first: ArrayLike, others: ArrayLike, alpha: float, lipschitz_first: ArrayLike, lipschitz_others: ArrayLike
+) -> NDArray[np.float64]:
+    """Compute the radius within which the mixture with a Lipschitz robust classifier keeps the class that h predicts.
+
+    The radius has the norm of the Lipschitz constants.
+
+    Args:
+        first: probability h_y, or a lower bound of h_y, `[...]`, in [0, 1].
+        others: probabilities of the other classes, or upper bounds of them, `[..., K - 1]`.
+        alpha: weight of h, in (0, 1].
+        lipschitz_first: Lipschitz constant L_y, broadcast to `first`.
+        lipschitz_others: Lipschitz constants L_i, broadcast to `others`.
+
+    Returns:
+        The radius `[...]`; a negative radius means that there is no certificate. The radius is never positive for alpha
+        <= 1/2.
+    """
+    first, others = np.asarray(first, dtype=float)[..., None], np.asarray(others, dtype=float)
+    slope = np.asarray(lipschitz_first, dtype=float)[..., None] + np.asarray(lipschitz_others, dtype=float)
+    return ((alpha * (first - others) + alpha - 1) / (alpha * slope)).min(axis=-1)
+
+
+def smoothed_lipschitz(sigma: float) -> float:
+    """Compute the l2 Lipschitz constant of E[k(x + sigma e)] for k in [0, 1]: 1 / (sigma sqrt(2 pi))."""
+    return 1 / (sigma * math.sqrt(2 * math.pi))
 
 
 def smoothing_radius(first: ArrayLike, second: ArrayLike, alpha: float, sigma: float) -> NDArray[np.float64]:

@@ -14,8 +14,13 @@ from datamodules.distributed.collectives import run_seed
 from lightning_modules.interfaces import MixtureOutput
 from lightning_modules.method_module import MethodModule
 from lightning_modules.optim.optimizers import adamw, constant, optimizer_config, trainable_parameters
-from lightning_modules.robustness.adaptive_smoothing.attacks import drawn_steps, randomised_attack
-from lightning_modules.robustness.adaptive_smoothing.mixing import smoothing_radius, tight_smoothing_radius
+from lightning_modules.robustness.adaptive_smoothing.attacks import AttackKind, drawn_steps, randomised_attack
+from lightning_modules.robustness.adaptive_smoothing.mixing import (
+    lipschitz_radius,
+    smoothed_lipschitz,
+    smoothing_radius,
+    tight_smoothing_radius,
+)
 from lightning_modules.robustness.adaptive_smoothing.mixture import Mixture
 from lightning_modules.robustness.attacks.ascent import Norm, require_gradients
 from lightning_modules.tasks.classifier import ClassifierSteps, accuracies
@@ -23,6 +28,7 @@ from lightning_modules.training.logging import log_training
 
 CERTIFICATES = {
     "published": "Bai et al. 2024, mixture with a smoothed robust classifier",
+    "lipschitz": "Bai et al. 2024, mixture with a Lipschitz robust classifier (by smoothing)",
     "tight": "mixture with a smoothed robust classifier, the radius that a half-space attains",
 }
 
@@ -49,7 +55,8 @@ class AdaptiveSmoothing(ClassifierSteps, MethodModule):
     """Train the mixing network of two frozen classifiers, and test the mixture.
 
     A mixture with fixed `alpha` needs no training, only `test`. `Certification` certifies the mixture with a smoothed
-    robust classifier. Tests and attacks evaluate the mixture without smoothing.
+    robust classifier. Tests and attacks evaluate the mixture without smoothing. `AdaptiveAttack` attacks the
+    classifiers and the mixing network jointly.
 
     Args:
         network: the two classifiers and the mixing network.
@@ -66,7 +73,12 @@ class AdaptiveSmoothing(ClassifierSteps, MethodModule):
         ce_weight: weight c_ce of the cross-entropy of the mixture.
         product_weight: weight c_prod of the product of the two cross-entropies.
         clean_weight: loss weight of clean images; attacked images have weight 1.
-        radius: formula of the certified radius: `published`, or `tight`, which gives a larger radius; see `mixing.py`.
+        radius: formula of the certified radius: `published`, `lipschitz`, or `tight`, which gives the largest radius;
+            see `mixing.py`.
+        attack: algorithm of the attacks in training: `pgd` with a fixed step size, or `apgd`, which halves its step
+            size on each image where it stops improving.
+        every_attack: whether each image is attacked once by the untargeted attack and once towards each target class.
+            Clean images are repeated as often. Otherwise each image is attacked once, by a random kind of attack.
         optimizer: optimizer of the trainable parameters of the mixing network.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
@@ -87,7 +99,9 @@ class AdaptiveSmoothing(ClassifierSteps, MethodModule):
         ce_weight: float = 0.0,
         product_weight: float = 0.2,
         clean_weight: float = 1.0,
-        radius: Literal["published", "tight"] = "published",
+        radius: Literal["published", "lipschitz", "tight"] = "published",
+        attack: AttackKind = "pgd",
+        every_attack: bool = False,
         optimizer: OptimizerCallable = adamw,
         lr_scheduler: LRSchedulerCallable = constant,
     ) -> None:
@@ -97,6 +111,7 @@ class AdaptiveSmoothing(ClassifierSteps, MethodModule):
         if network.alpha is None and network.mixing_network is None:
             raise ValueError("alpha must be given, because network has no mixing_network to predict it")
         one_of(("linf", "l2"), norm=norm)
+        one_of(("pgd", "apgd"), attack=attack)
         positive(epsilon=epsilon)
         at_least(1, attack_steps=attack_steps)
         at_least(0, bce_weight=bce_weight, ce_weight=ce_weight, product_weight=product_weight)
@@ -120,6 +135,8 @@ class AdaptiveSmoothing(ClassifierSteps, MethodModule):
         self.product_weight = product_weight
         self.clean_weight = clean_weight
         self.radius = radius
+        self.attack: AttackKind = attack
+        self.every_attack = every_attack
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.metrics = accuracies(num_classes)
@@ -127,6 +144,10 @@ class AdaptiveSmoothing(ClassifierSteps, MethodModule):
     def mix(self, image: Tensor, alpha: float | None = None) -> MixtureOutput:
         """Mix at images `[B, C, H, W]` as in evaluation, with a given or a predicted alpha."""
         return self.network.mixed(image, alpha)
+
+    def evaluated_mixture(self, image: Tensor) -> MixtureOutput:
+        """Mix at images `[B, C, H, W]` as `forward` does."""
+        return self.network.mixed(image, self.network.alpha)
 
     def forward(self, image: Tensor) -> Tensor:
         return self.network(image)
@@ -149,12 +170,17 @@ class AdaptiveSmoothing(ClassifierSteps, MethodModule):
             self.epsilon,
             drawn_steps(self.attack_steps, (run_seed(), self.trainer.current_epoch, batch_idx)),
             self.num_targets,
+            self.attack,
+            self.every_attack,
         )
         self.network.train()
-        mixed = self.network.mix(torch.cat([image, attacked]), self.network.in_training)
+        copies = len(attacked) // len(image)
+        mixed = self.network.mix(torch.cat([image.repeat(copies, 1, 1, 1), attacked]), self.network.in_training)
         is_attacked = torch.zeros_like(mixed.gamma)
-        is_attacked[len(image) :] = 1
-        losses = mixing_loss(mixed, label.repeat(2), is_attacked, self.bce_weight, self.ce_weight, self.product_weight)
+        is_attacked[len(attacked) :] = 1
+        losses = mixing_loss(
+            mixed, label.repeat(2 * copies), is_attacked, self.bce_weight, self.ce_weight, self.product_weight
+        )
         weight = is_attacked + self.clean_weight * (1 - is_attacked)
         clean_alpha, attacked_alpha = (alpha.mean() for alpha in mixed.alpha.detach().chunk(2))
         loss = (weight * losses).mean()
@@ -168,6 +194,9 @@ class AdaptiveSmoothing(ClassifierSteps, MethodModule):
 
     def certified_radius(self, probability: Sequence[float], sigma: float) -> float:
         p = probability[0]
+        if self.radius == "lipschitz":
+            constant = smoothed_lipschitz(sigma)
+            return float(lipschitz_radius(p, [1 - p], max(self.least_alpha, 1e-9), constant, constant))
         if self.radius == "tight":
             return float(tight_smoothing_radius(p, self.least_alpha, sigma))
         return float(smoothing_radius(p, 1 - p, self.least_alpha, sigma))

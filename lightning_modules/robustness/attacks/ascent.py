@@ -44,7 +44,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -405,6 +405,9 @@ def pgd(
 
 class Attack(ABC):
     """Base class of attacks within a budget."""
+
+    of_mixture: ClassVar[bool] = False
+    """Whether `perturb` needs the `MixtureOutput` of a `MixedClassifier` instead of logits."""
 
     name: str | None
     norm: Norm

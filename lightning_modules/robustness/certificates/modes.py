@@ -11,16 +11,24 @@ bound its probability.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.arguments import at_least, within
-from lightning_modules.robustness.certificates.statistics import ABSTAIN, clopper_pearson_lower, predict
+from lightning_modules.robustness.certificates.statistics import (
+    ABSTAIN,
+    clopper_pearson_lower,
+    empirical_bernstein_lower,
+    predict,
+)
 
 BLOCK = 100
 """Samples per seed. Adaptive modes evaluate the votes at multiples of it."""
+
+SCORE_UNITS = 2**20
+"""Units per score of 1. Scores are whole numbers of units, so their sums are exact in any order."""
 
 SELECTION, ESTIMATION = 0, 1
 """Noise streams: for selecting the class, and for bounding its probability."""
@@ -51,8 +59,8 @@ class Certificate:
     """Reason for stopping, see `adaptive_sampling.py`. Unless it is `complete`, more samples might certify more."""
     selected: int
     """Class with the most votes among the selection samples."""
-    hits: tuple[int, ...] = ()
-    """Votes for that class among the estimation samples, in each stream."""
+    hits: tuple[float, ...] = ()
+    """Votes for that class among the estimation samples, in each stream. For `MeanProbability`, sums of scores."""
     n: int = 0
     """Number of estimation samples."""
     p_lower: tuple[float, ...] = ()
@@ -71,6 +79,9 @@ class Mode(ABC):
 
     name: str
     alpha: float
+    soft: ClassVar[bool] = False
+    """Whether the mode receives sums of scores instead of votes: the softmax of the logits, rounded down to a whole
+    number of `SCORE_UNITS`. The S sums `[2 S, K]` are followed by the S sums of squares."""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -111,7 +122,7 @@ def estimate(
 def claim(
     outcome: str,
     selected: int,
-    hits: Votes,
+    hits: NDArray[Any],
     n: int,
     p_lower: Sequence[float],
     radius: Radius,
@@ -151,6 +162,45 @@ class FixedSampling(Mode):
         selected = yield from select(self.n0)
         hits, p_lower = yield from estimate(selected, self.n, self.alpha)
         return claim("complete", selected, hits, self.n, p_lower, radius, self.n0 + self.n)
+
+
+@dataclass(frozen=True)
+class MeanProbability(Mode):
+    """Certify the mean softmax of n samples instead of their votes, with the empirical Bernstein bound.
+
+    The smoothed classifier is then g(x) = argmax_c E[softmax_c f(x + sigma e)]. The radii of this package hold for any
+    score in [0, 1], not only for votes.
+
+    Args:
+        n0: selection samples.
+        n: estimation samples, at most 4,194,304.
+        alpha: probability that a certificate is wrong.
+
+    Sources: Salman et al., Provably Robust Deep Learning via Adversarially Trained Smoothed Classifiers, NeurIPS 2019,
+    arXiv 1906.04584, for the radius of a mean score; Maurer and Pontil (2009) for the bound, see `statistics.py`.
+    """
+
+    n0: int = 100
+    n: int = 100_000
+    alpha: float = 0.001
+    name = "mean_probability"
+    soft = True
+
+    def __post_init__(self) -> None:
+        at_least(1, n0=self.n0)
+        within(2, 2**22, n=self.n)  # sums of squares must fit in 63 bits
+        within(0, 1, "()", alpha=self.alpha)
+
+    def certify(self, radius: Radius, label: int) -> Certifying:
+        sums = yield Draws(SELECTION, 0, self.n0)
+        streams = len(sums) // 2
+        selected = int(sums[:streams].sum(axis=0).argmax())
+        sums = yield Draws(ESTIMATION, 0, self.n)
+        of_class = sums[:, selected] / np.repeat([SCORE_UNITS, SCORE_UNITS**2], streams)
+        scores, squares = of_class[:streams], of_class[streams:]
+        variance = np.maximum(squares - scores**2 / self.n, 0) / (self.n - 1)
+        p_lower = empirical_bernstein_lower(scores / self.n, variance, self.n, self.alpha / streams).tolist()
+        return claim("complete", selected, scores, self.n, p_lower, radius, self.n0 + self.n)
 
 
 @dataclass(frozen=True)

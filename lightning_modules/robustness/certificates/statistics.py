@@ -52,6 +52,27 @@ def clopper_pearson_upper(hits: ArrayLike, n: int, alpha: float) -> NDArray[np.f
     return 1 - clopper_pearson_lower(n - np.asarray(hits, dtype=float), n, alpha)
 
 
+def empirical_bernstein_lower(mean: ArrayLike, variance: ArrayLike, n: int, alpha: float) -> NDArray[np.float64]:
+    """Compute the empirical Bernstein lower bound of the expectation of a score in [0, 1].
+
+    mean - sqrt(2 V ln(2/alpha) / n) - 7 ln(2/alpha) / (3 (n - 1))
+
+    Args:
+        mean: mean of the scores of n independent samples.
+        variance: V, sample variance of the scores, with the divisor n - 1.
+        n: number of samples, at least 2.
+        alpha: probability that the bound exceeds the expectation, in (0, 1).
+
+    Returns:
+        The bounds, at least 0.
+
+    Source: Maurer and Pontil, Empirical Bernstein Bounds and Sample Variance Penalization, COLT 2009, arXiv 0907.3740,
+    Theorem 4.
+    """
+    mean, variance, log_term = np.asarray(mean, dtype=float), np.asarray(variance, dtype=float), math.log(2 / alpha)
+    return np.maximum(mean - np.sqrt(2 * variance * log_term / n) - 7 * log_term / (3 * (n - 1)), 0.0)
+
+
 def log_wealth(hits: ArrayLike, n: ArrayLike, p: ArrayLike) -> NDArray[np.float64]:
     """Compute the logarithm of the wealth of a bettor, who starts with 1 and bets against the probability p.
 

@@ -26,8 +26,18 @@ import torch
 from torch import Tensor
 
 from datamodules.randomness.generators import bits_of
+from lightning_modules.full_precision import at_least_float32
 from lightning_modules.interfaces import SmoothedClassifier
-from lightning_modules.robustness.certificates.modes import BLOCK, Certificate, Certifying, Draws, Mode, Radius, Votes
+from lightning_modules.robustness.certificates.modes import (
+    BLOCK,
+    SCORE_UNITS,
+    Certificate,
+    Certifying,
+    Draws,
+    Mode,
+    Radius,
+    Votes,
+)
 from lightning_modules.robustness.certificates.statistics import gaussian_radius
 from lightning_modules.training.tested_images import LabelledImage
 
@@ -137,6 +147,15 @@ class _Launched(NamedTuple):
     parts: list[_Part]
     counts: Tensor
     arrived: torch.cuda.Event | None
+
+
+def _scores(logits: Tensor) -> Tensor:
+    """Compute the scores of `Mode.soft` and their squares, `[B, 2 S, K + 1]`; the last column counts NaN samples."""
+    probability = at_least_float32(logits).softmax(dim=2)
+    score = (probability.nan_to_num(nan=0.0) * SCORE_UNITS).floor().long().clamp(max=SCORE_UNITS)
+    broken = probability.isnan().any(dim=2, keepdim=True).long()
+    rows = [torch.cat([score, broken], dim=2), torch.cat([score.square(), torch.zeros_like(broken)], dim=2)]
+    return torch.cat(rows).transpose(0, 1)
 
 
 def _joined(pieces: list[Tensor]) -> Tensor:
@@ -250,7 +269,8 @@ class VoteCounter:
         streams, classes = self._kinds or self._probe(image.image)
         certifying = self.mode.certify(self._radius, image.label)
         request = next(certifying)
-        return _InProgress(image, certifying, request, np.zeros((streams, classes), np.int64), request.start)
+        votes = np.zeros((streams * (2 if self.mode.soft else 1), classes), np.int64)
+        return _InProgress(image, certifying, request, votes, request.start)
 
     @torch.no_grad()
     def _probe(self, image: Tensor) -> tuple[int, int]:
@@ -267,17 +287,21 @@ class VoteCounter:
     def _launch(self, parts: list[_Part]) -> _Launched:
         assert self._kinds is not None
         streams, classes = self._kinds
-        counts = torch.zeros(len(parts), streams, classes + 1, dtype=torch.int64, device=self.device)
+        rows = streams * (2 if self.mode.soft else 1)
+        counts = torch.zeros(len(parts), rows, classes + 1, dtype=torch.int64, device=self.device)
         own = self._own(parts)
         if own:
             image = _joined([part.item.image.image.expand(part.stop - part.start, -1, -1, -1) for _, part in own])
             noise = _joined([piece for _, part in own for piece in self._noise(part)])
             logits = self.smoothed.smoothed_logits(image, noise, self.sigma)
-            vote = torch.where(logits.isnan().any(dim=2), classes, logits.argmax(dim=2))
             place = torch.arange(len(parts), device=self.device)
             place = _joined([place[number].expand(part.stop - part.start) for number, part in own])
-            cell = (place * streams + torch.arange(streams, device=self.device)[:, None]) * (classes + 1) + vote
-            counts.view(-1).scatter_add_(0, cell.flatten(), torch.ones_like(cell).flatten())
+            if self.mode.soft:
+                counts.index_add_(0, place, _scores(logits))
+            else:
+                vote = torch.where(logits.isnan().any(dim=2), classes, logits.argmax(dim=2))
+                cell = (place * streams + torch.arange(streams, device=self.device)[:, None]) * (classes + 1) + vote
+                counts.view(-1).scatter_add_(0, cell.flatten(), torch.ones_like(cell).flatten())
         if self.add_over_processes is not None:
             self.add_over_processes(counts)
         self.num_draws += sum(part.stop - part.start for part in parts)

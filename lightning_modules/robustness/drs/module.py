@@ -38,7 +38,7 @@ class DRS(AccuracyUnderNoise, MethodModule):
             logits `[B, num_classes]`.
         second_network: classifier f_r of the second half, with the same architecture and separate weights.
         num_classes: number of classes, K.
-        sigma: standard deviation of the noise in training and certification, in pixel units.
+        sigma: standard deviation of the noise in training, in pixel units.
         num_copies: number m of noisy copies of each image per step; 1 trains with Gaussian noise only.
         consistency_weight: lambda, weight of the KL divergence from the copies' mean prediction.
         entropy_weight: eta, weight of the entropy of the mean prediction.
@@ -49,6 +49,8 @@ class DRS(AccuracyUnderNoise, MethodModule):
             reproduce the logs of the authors. For these, also set `alpha: 0.002` in Certification, since the authors
             use 0.001 for each of two votes. The published radii are not guaranteed; `certification_settings.json`
             records this.
+        second_noise: standard deviation of the noise in the second half, relative to `sigma` in training and to the
+            `sigma` of Certification; only 1 with a published radius.
         optimizer: optimizer of both networks' trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
@@ -68,11 +70,14 @@ class DRS(AccuracyUnderNoise, MethodModule):
         fill: Fill = "maxpool_add",
         layout: Layout = "checkerboard",
         radius: Literal["joint", "published_cifar10", "published_imagenet"] = "joint",
+        second_noise: float = 1.0,
         optimizer: OptimizerCallable = adam,
         lr_scheduler: LRSchedulerCallable = constant,
     ) -> None:
         super().__init__()
-        positive(sigma=sigma)
+        positive(sigma=sigma, second_noise=second_noise)
+        if radius != "joint" and second_noise != 1:
+            raise ValueError(f"second_noise must be 1 with radius {radius}, got {second_noise}")
         at_least(1, num_copies=num_copies)
         at_least(0, consistency_weight=consistency_weight, entropy_weight=entropy_weight)
         self.network = network
@@ -85,7 +90,10 @@ class DRS(AccuracyUnderNoise, MethodModule):
         self.fill: Fill = fill
         self.layout: Layout = layout
         self.radius = radius
+        self.second_noise = second_noise
         self.certificate = CERTIFICATES[radius]
+        if second_noise != 1:
+            self.certificate += f", noise of the second half times {second_noise:g}"
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
@@ -98,16 +106,29 @@ class DRS(AccuracyUnderNoise, MethodModule):
         mask = first_half(image.shape[2], image.shape[3], self.layout, image.device)
         return half(image, mask, self.fill), half(image, ~mask, self.fill)
 
+    def with_noise(self, image: Tensor, noise: Tensor, sigma: float) -> Tensor:
+        """Add noise of standard deviation sigma in the first half, and sigma times `second_noise` in the second."""
+        if self.second_noise != 1:
+            mask = first_half(image.shape[-2], image.shape[-1], self.layout, image.device)
+            noise = noise * torch.where(mask, 1.0, self.second_noise).to(noise.dtype)
+        return torch.add(image, noise, alpha=sigma)
+
     def votes(self, image: Tensor) -> Tensor:
         """Compute the logits `[2, B, K]` of f_l and f_r on the two halves of images."""
         first, second = self.halves(image)
         return torch.stack([self.network(first), self.second_network(second)])
 
+    def noisy(self, image: Tensor, num_copies: int) -> Tensor:
+        if self.second_noise == 1:
+            return super().noisy(image, num_copies)
+        noise = noisy_copies(torch.zeros_like(image), 1.0, num_copies)
+        return self.with_noise(image, noise, self.sigma)
+
     def forward(self, image: Tensor) -> Tensor:
         return log_mean_softmax(self.votes(image))
 
     def training_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:
-        copies = noisy_copies(batch["image"], self.sigma, self.num_copies)
+        copies = self.noisy(batch["image"], self.num_copies)
         logits = self.votes(copies.flatten(end_dim=1)).unflatten(1, copies.shape[:2])
         first, second = (
             loss_on_copies(each, batch["label"], self.consistency_weight, self.entropy_weight, PROBABILITY_FLOOR)
@@ -121,7 +142,7 @@ class DRS(AccuracyUnderNoise, MethodModule):
 
         A single full-size noise sample serves both halves, as their pixels are disjoint.
         """
-        noisy = torch.add(image, noise, alpha=sigma)
+        noisy = self.with_noise(image, noise, sigma)
         return self.votes(noisy.to(next(self.network.parameters()).dtype))
 
     def certified_radius(self, probability: Sequence[float], sigma: float) -> float:
@@ -129,7 +150,7 @@ class DRS(AccuracyUnderNoise, MethodModule):
             return published_radius_cifar10(probability, sigma)
         if self.radius == "published_imagenet":
             return published_radius_imagenet(probability, sigma)
-        return joint_radius(probability, [sigma, sigma])
+        return joint_radius(probability, [sigma, sigma * self.second_noise])
 
     def configure_optimizers(self) -> Any:
         return optimizer_config(

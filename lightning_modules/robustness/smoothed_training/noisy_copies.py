@@ -35,8 +35,12 @@ class AccuracyUnderNoise(ClassifierSteps):
     sigma: float
     accuracy: Metric
 
+    def noisy(self, image: Tensor, num_copies: int) -> Tensor:
+        """Create copies `[m, B, C, H, W]` of images with the noise of training."""
+        return noisy_copies(image, self.sigma, num_copies)
+
     def _measure(self: Any, batch: dict[str, Any], stage: str) -> None:
-        self.accuracy.update(self(noisy_copies(batch["image"], self.sigma, num_copies=1)[0]), batch["label"])
+        self.accuracy.update(self(self.noisy(batch["image"], num_copies=1)[0]), batch["label"])
         size = global_batch_size(batch)
         self.log(f"{stage}/accuracy_under_noise", self.accuracy, on_step=False, on_epoch=True, batch_size=size)
 

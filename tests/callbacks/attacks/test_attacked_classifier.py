@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from lightning_modules.interfaces import MixtureOutput
+from lightning_modules.robustness.adaptive_smoothing import AdaptiveAttack
 from lightning_modules.robustness.attacks import PGD, AutoAttack
 from tests.callbacks.attacks.half_space import (
     L2,
@@ -58,6 +60,22 @@ def test_a_smoothed_half_space_is_the_half_space(tmp_path: Path) -> None:
     table = pd.read_csv(tmp_path / "robust_accuracy.csv")
     assert table["clean_accuracy"][0] == pytest.approx(24 / 31, abs=1.5 / 31)
     assert metrics["test/robust_accuracy_box"] == pytest.approx(known(LINF, NORMAL.abs().sum()), abs=2.5 / 31)
+
+
+def test_an_adaptive_attack_gets_the_mixture_of_the_predictions(tmp_path: Path) -> None:
+    class Mixed(HalfSpace):
+        def evaluated_mixture(self, image: Tensor) -> MixtureOutput:
+            log_probability = self(image).log_softmax(1)
+            gamma = log_probability[:, 0] / 2
+            return MixtureOutput(log_probability, gamma, gamma.sigmoid())
+
+    attack = AdaptiveAttack("linf", LINF, steps=10, name="box")
+    metrics = run(tmp_path, callback(attacks=[attack]), Mixed())
+    assert metrics["test/robust_accuracy_box"] == pytest.approx(known(LINF, NORMAL.abs().sum()), abs=1e-6)
+    again = run(tmp_path, callback(attacks=[attack]), Mixed())  # the settings of the rows are those of the attack
+    assert again == metrics
+    with pytest.raises((TypeError, ValueError), match="evaluated_mixture"):
+        run(tmp_path / "plain", callback(attacks=[attack]))
 
 
 @needs_autoattack

@@ -6,7 +6,13 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
-from lightning_modules.robustness.adaptive_smoothing.mixing import log_mixture, smoothing_radius, tight_smoothing_radius
+from lightning_modules.robustness.adaptive_smoothing.mixing import (
+    lipschitz_radius,
+    log_mixture,
+    smoothed_lipschitz,
+    smoothing_radius,
+    tight_smoothing_radius,
+)
 from tests.robustness.adaptive_smoothing.small_mixture import normal
 
 
@@ -104,3 +110,35 @@ def test_flipping_a_smoothed_half_space_takes_the_certified_radius_whatever_g_is
     assert distance - high == pytest.approx(float(tight_smoothing_radius(robust(distance), alpha, sigma)), abs=1e-9)
     if alpha == 1:
         assert radius == pytest.approx(distance)
+
+
+@pytest.mark.parametrize("alpha", [0.5, 0.6, 0.9, 1.0])
+def test_lipschitz_radius_is_where_the_worst_classifier_flips(alpha: float) -> None:
+    """h_y falls and h_i rises as fast as their constants allow, and g is all for class i."""
+    h, slope = np.array([0.7, 0.2, 0.06, 0.04]), np.array([0.5, 0.3, 0.9, 2.0])
+    radius = float(lipschitz_radius(h[0], h[1:], alpha, slope[0], slope[1:]))
+    margins = [
+        lambda r, i=i: alpha * (h[0] - slope[0] * r) - (1 - alpha) - alpha * (h[i] + slope[i] * r) for i in (1, 2, 3)
+    ]
+    assert min(margin(radius) for margin in margins) == pytest.approx(0, abs=1e-12)
+    assert min(margin(radius - 0.01) for margin in margins) > 0
+    assert (radius > 0) == (alpha > 0.6)
+    batch = lipschitz_radius(h[[0, 0]], np.stack([h[1:], h[1:]]), alpha, slope[0], slope[1:])
+    np.testing.assert_allclose(batch, [radius, radius])
+
+
+def test_the_constant_of_a_smoothed_half_space_is_the_slope_at_its_plane() -> None:
+    for sigma in (0.25, 1.0):
+        slope = (stats.norm.cdf(1e-5 / sigma) - stats.norm.cdf(-1e-5 / sigma)) / 2e-5
+        assert smoothed_lipschitz(sigma) == pytest.approx(slope, rel=1e-6)
+
+
+@settings(max_examples=50, deadline=None)
+@given(p=st.floats(0.5, 0.9999), alpha=st.floats(0.05, 1), sigma=st.floats(0.1, 2))
+def test_lipschitz_radius_of_a_smoothed_classifier_never_exceeds_the_tight_one(
+    p: float, alpha: float, sigma: float
+) -> None:
+    constant = smoothed_lipschitz(sigma)
+    radius = float(lipschitz_radius(p, [1 - p], alpha, constant, constant))
+    assert radius <= max(float(tight_smoothing_radius(p, alpha, sigma)), 0) + 1e-9
+    assert radius == pytest.approx((2 * alpha * p - 1) / (2 * alpha * constant), rel=1e-9, abs=1e-12)

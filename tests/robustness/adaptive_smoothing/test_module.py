@@ -140,7 +140,36 @@ def test_what_is_certified_is_the_smoothed_robust_classifier_at_the_least_alpha(
     tight = module(alpha=0.7, radius="tight")
     assert tight.certified_radius([0.9], 0.25) > fixed.certified_radius([0.9], 0.25)
     assert module(alpha=0.5, radius="tight").certified_radius([0.999], 0.25) == -math.inf
-    assert len({one.certificate for one in (built, fixed, tight)}) == 3
+    lipschitz = module(alpha=0.7, radius="lipschitz")
+    constant = 1 / (0.25 * math.sqrt(2 * math.pi))
+    assert lipschitz.certified_radius([0.9], 0.25) == pytest.approx((0.7 * 0.8 - 0.3) / (0.7 * 2 * constant))
+    assert lipschitz.certified_radius([0.2], 0.25) < 0
+    assert len({one.certificate for one in (built, fixed, tight, lipschitz)}) == 4
+
+
+def test_every_attack_has_as_many_clean_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Repeated clean images change neither the statistics of BN nor the mean of their losses."""
+    one, every = module(), module(every_attack=True)
+    losses = []
+    for built, copies in ((one, 1), (every, 4)):
+
+        def attack(mixture: Any, image: Tensor, *rest: Any, copies: int = copies) -> Tensor:
+            assert rest[-1] is (copies == 4)
+            return (image + 0.05).clamp(0, 1).repeat(copies, 1, 1, 1)
+
+        monkeypatch.setattr("lightning_modules.robustness.adaptive_smoothing.module.randomised_attack", attack)
+        built.train()
+        output = built.training_step(batch(), 0)
+        losses.append(output["loss"])
+        assert output["logits"].shape == (12, 4)
+    torch.testing.assert_close(losses[1], losses[0], rtol=0.02, atol=0)  # the clamp's deviation is that of a sample
+
+
+def test_the_evaluated_mixture_is_that_of_the_predictions() -> None:
+    image = images(5)[0]
+    for built in (module().eval(), module(alpha=0.9).eval()):
+        torch.testing.assert_close(built.evaluated_mixture(image).log_probability, built(image))
+    assert module(alpha=1.0).eval().evaluated_mixture(image).gamma.isinf().all()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -164,6 +193,7 @@ def test_a_checkpoint_does_not_change_alpha(earlier: dict[str, Tensor]) -> None:
     ("key", "value"),
     [
         *(("alpha", 1.5), ("epsilon", 0.0), ("attack_steps", 0), ("num_targets", 4), ("norm", "l1")),
+        ("attack", "fgsm"),
         *(("bce_weight", -1.0), ("ce_weight", -1.0), ("product_weight", -1.0), ("clean_weight", -1.0)),
     ],
 )

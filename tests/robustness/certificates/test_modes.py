@@ -10,7 +10,14 @@ from scipy import stats
 
 from lightning_modules.robustness.certificates import adaptive_sampling
 from lightning_modules.robustness.certificates.adaptive_sampling import Anytime, Curve, InputSpecific, Stages
-from lightning_modules.robustness.certificates.modes import Draws, FixedSampling, Mode, Predict
+from lightning_modules.robustness.certificates.modes import (
+    SCORE_UNITS,
+    Draws,
+    FixedSampling,
+    MeanProbability,
+    Mode,
+    Predict,
+)
 from lightning_modules.robustness.certificates.statistics import ABSTAIN, gaussian_radius
 from tests.robustness.certificates.simulated_votes import MODES, SIGMA, drive, unanimous, voter
 
@@ -122,3 +129,23 @@ def test_a_bound_of_exactly_one_half_is_no_abstention() -> None:
 def test_bad_arguments_are_named(mode: type[Mode], key: str, arguments: dict) -> None:
     with pytest.raises(ValueError, match=f"^{key} must be"):
         mode(**arguments)
+
+
+def test_mean_probability_bounds_the_scores_of_each_stream_at_half_the_level() -> None:
+    """Two streams and three classes; the bound is computed again from the scores of each stream."""
+    random = np.random.default_rng(3)
+    score = random.dirichlet([8, 1, 1], (2, 400))
+    units = np.floor(score * SCORE_UNITS).astype(np.int64)
+
+    def sums(request: Draws) -> list:
+        part = units[:, request.start : request.stop]
+        return [*part.sum(1), *(part**2).sum(1)]
+
+    claim, requests = drive(MeanProbability(n0=20, n=400, alpha=0.02), sums, of=lambda p: p[0] + 10 * p[1])
+    assert requests == [Draws(0, 0, 20), Draws(1, 0, 400)]
+    assert (claim.prediction, claim.selected, claim.draws) == (0, 0, 420)
+    first = units[:, :, 0] / SCORE_UNITS
+    np.testing.assert_allclose(claim.hits, first.sum(1), rtol=1e-12)
+    wanted = first.mean(1) - np.sqrt(2 * first.var(1, ddof=1) * math.log(2 / 0.01) / 400) - 7 * math.log(200) / 1197
+    np.testing.assert_allclose(claim.p_lower, wanted, rtol=1e-9)
+    assert claim.radius == pytest.approx(wanted[0] + 10 * wanted[1])

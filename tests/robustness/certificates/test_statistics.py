@@ -17,6 +17,7 @@ from lightning_modules.robustness.certificates.statistics import (
     certified_accuracy,
     clopper_pearson_lower,
     clopper_pearson_upper,
+    empirical_bernstein_lower,
     input_specific_draws,
     log_wealth,
     log_wealth_above,
@@ -50,6 +51,33 @@ def test_clopper_pearson_covers(p: float) -> None:
     limit = alpha + 3 * math.sqrt(alpha * (1 - alpha) / repeats)
     assert (clopper_pearson_lower(hits, n, alpha) > p).mean() <= limit
     assert (clopper_pearson_lower(hits, n, 4 * alpha) > p).mean() > limit  # the simulation would notice a wrong level
+
+
+def test_empirical_bernstein_is_the_closed_form() -> None:
+    """Theorem 4 of Maurer and Pontil with ln(2 / alpha) = 5, and its limits."""
+    alpha = 2 * math.exp(-5)
+    assert empirical_bernstein_lower(0.8, 0.09, 1001, alpha) == pytest.approx(
+        0.8 - math.sqrt(2 * 0.09 * 5 / 1001) - 7 * 5 / 3000, abs=1e-15
+    )
+    assert empirical_bernstein_lower(1.0, 0.0, 1001, alpha) == pytest.approx(1 - 35 / 3000, abs=1e-15)
+    assert empirical_bernstein_lower(0.1, 0.09, 11, alpha) == 0
+
+
+@pytest.mark.parametrize(("a", "b"), [(60, 3), (2, 1), (0.02, 0.0002)])
+def test_empirical_bernstein_covers(a: float, b: float) -> None:
+    """The scores have distribution Beta(a, b). The last one takes nearly only the values 0 and 1."""
+    alpha, n, repeats = 0.01, 100, 20_000
+    scores = np.random.default_rng(0).beta(a, b, (repeats, n))
+    mean, variance, truth = scores.mean(1), scores.var(1, ddof=1), a / (a + b)
+    limit = alpha + 3 * math.sqrt(alpha * (1 - alpha) / repeats)
+    assert (empirical_bernstein_lower(mean, variance, n, alpha) > truth).mean() <= limit
+    if b < 1:  # without the last term, a sample of equal scores would give a bound above the expectation
+        assert (mean - np.sqrt(2 * variance * math.log(2 / alpha) / n) > truth).mean() > limit
+
+
+def test_empirical_bernstein_is_better_than_a_bound_of_votes_for_scores_of_small_variance() -> None:
+    assert empirical_bernstein_lower(0.7, 0.01, 10_000, 0.001) > clopper_pearson_lower(7000, 10_000, 0.001)
+    assert empirical_bernstein_lower(0.7, 0.21, 10_000, 0.001) < clopper_pearson_lower(7000, 10_000, 0.001)
 
 
 # bounds at any number of draws

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_modules.interfaces import SmoothedClassifier
 from lightning_modules.robustness.certificates.adaptive_sampling import Anytime, Curve, InputSpecific, Stages
-from lightning_modules.robustness.certificates.modes import Certificate, FixedSampling, Mode, Predict
+from lightning_modules.robustness.certificates.modes import Certificate, FixedSampling, MeanProbability, Mode, Predict
 from lightning_modules.robustness.certificates.statistics import ABSTAIN
 from lightning_modules.robustness.certificates.votes import BlockNoise, GaussianSmoothing, VoteCounter
 from lightning_modules.training.tested_images import LabelledImage
@@ -81,6 +81,7 @@ VOTING: list[Mode] = [
     Anytime(radius=0.2, n_max=1500),
     Curve(grid=0.1, n_max=600),
     Predict(n=150),
+    MeanProbability(n0=100, n=1234),
 ]
 
 
@@ -111,6 +112,30 @@ def test_half_space_is_certified_up_to_its_exact_radius() -> None:
         assert 0.95 <= claim.radius / truth <= 1
         p = stats.norm.cdf(truth / SIGMA)
         assert abs(claim.hits[0] / n - p) < 4 * math.sqrt(p * (1 - p) / n)
+
+
+def test_scores_of_a_sure_classifier_are_its_votes() -> None:
+    pictures = images(4)
+    sure = GaussianSmoothing(lambda noisy: 1e9 * half_space(noisy))
+    votes, scores = (
+        certify(FixedSampling(n=500), 300, pictures, sure),
+        certify(MeanProbability(n=500), 300, pictures, sure),
+    )
+    assert [(c.selected, c.hits) for c in votes.values()] == [(c.selected, c.hits) for c in scores.values()]
+    assert all(scores[index].radius < votes[index].radius for index in votes if votes[index].radius > 0)
+
+
+def test_mean_probability_is_the_expected_softmax() -> None:
+    """For two classes with logits (h, 0) and h ~ N(m, s^2), against the integral of the sigmoid."""
+    picture = images(1)
+    n, deviation = 4000, SIGMA * float(NORMAL.norm())
+    claim = certify(MeanProbability(n=n), 700, picture, GaussianSmoothing(lambda noisy: half_space(noisy)[:, :2]))[0]
+    mean = float((picture[0].image.double() * NORMAL).sum() - OFFSET)
+    grid = stats.norm.ppf((torch.arange(20_000).double() + 0.5) / 20_000)
+    probability = 1 / (1 + torch.exp(-(mean + deviation * torch.as_tensor(grid))))
+    truth = float(probability.mean()) if claim.selected == 0 else 1 - float(probability.mean())
+    assert abs(claim.hits[0] / n - truth) < 4 * float(probability.std()) / math.sqrt(n)
+    assert claim.p_lower[0] < truth
 
 
 def test_a_classifier_that_guesses_is_not_certified() -> None:
@@ -224,8 +249,9 @@ def test_logits_that_are_no_numbers_or_of_another_shape_stop_the_certification()
     def broken(noisy: Tensor) -> Tensor:
         return torch.where(noisy[:, :1, 0, 0] > 1.2, torch.nan, 1.0).expand(-1, 3)
 
-    with pytest.raises(ValueError, match="NaN for"):
-        certify(FixedSampling(n=1000), 100, images(2), GaussianSmoothing(broken))
+    for mode in (FixedSampling(n=1000), MeanProbability(n=1000)):
+        with pytest.raises(ValueError, match="NaN for"):
+            certify(mode, 100, images(2), GaussianSmoothing(broken))
     with pytest.raises(ValueError, match=r"\[S, 1, K\]"):
         certify(FixedSampling(n=1000), 100, images(1), GaussianSmoothing(lambda noisy: noisy))
 

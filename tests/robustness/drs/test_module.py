@@ -106,6 +106,34 @@ def test_votes_see_their_halves_of_the_noisy_image() -> None:
     assert module.double().smoothed_logits(image, noise, 0.25).dtype == torch.float64
 
 
+def test_unequal_noise_is_certified_up_to_the_exact_radius() -> None:
+    """Margins 1.5 and 0.5 of the halves, over noise of 2 sqrt(8) sigma and twice as much: a perturbation flips the sum
+    of the votes if a / sigma + b / (2 sigma) reaches u + v."""
+    sigma, ratio = 0.25, 2.0
+    module = halved_planes()
+    module.second_noise = ratio
+    certificate = certified(module, sigma, n=50_000)
+    margins = np.array([1.5, 0.5]) / (2 * math.sqrt(8))
+    noise = sigma * np.array([1, ratio])
+    for hits, p in zip(certificate.hits, stats.norm.cdf(margins / noise), strict=True):
+        assert abs(hits / 50_000 - p) < 4 * math.sqrt(p * (1 - p) / 50_000)
+    exact = (margins / noise).sum() / math.hypot(*(1 / noise))
+    assert 0.94 * exact < certificate.radius < exact
+    labelled = DRS(torch.nn.Identity(), torch.nn.Identity(), num_classes=2, second_noise=2.0)
+    assert labelled.certificate != module.certificate
+    with pytest.raises(ValueError, match="second_noise must be 1 with radius published_cifar10"):
+        DRS(torch.nn.Identity(), torch.nn.Identity(), 2, radius="published_cifar10", second_noise=2.0)
+
+
+def test_training_has_the_noise_of_each_half() -> None:
+    torch.manual_seed(0)
+    module = DRS(torch.nn.Flatten(), torch.nn.Flatten(), num_classes=16, sigma=0.5, second_noise=0.2)
+    noise = module.noisy(torch.zeros(3000, 1, 4, 4), 2)
+    mask = first_half(4, 4)
+    assert float(noise[..., mask].std()) == pytest.approx(0.5, rel=0.02)
+    assert float(noise[..., ~mask].std()) == pytest.approx(0.1, rel=0.02)
+
+
 def test_forward_is_the_log_of_the_mean_probability() -> None:
     logits = torch.randn(2, 5, 4, dtype=torch.float64)
     torch.testing.assert_close(log_mean_softmax(logits).exp(), logits.softmax(dim=-1).mean(dim=0))
@@ -165,7 +193,7 @@ def test_both_networks_can_begin_as_a_classifier_of_whole_images(tmp_path: Path)
         assert torch.equal(module.second_network.state_dict()[name], value)
 
 
-@pytest.mark.parametrize("config", ["demo", "demo_baseline", "cifar10", "imagenet"])
+@pytest.mark.parametrize("config", ["demo", "demo_baseline", "demo_consistency", "demo_unequal", "cifar10", "imagenet"])
 def test_a_config_certifies_at_the_noise_level_that_it_trains_with(config: str) -> None:
     settings = whole(ROOT / "configs" / "drs" / f"{config}.yaml")
     sigma = settings["model"]["init_args"]["sigma"]
@@ -175,7 +203,8 @@ def test_a_config_certifies_at_the_noise_level_that_it_trains_with(config: str) 
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("sigma", 0.0), ("num_copies", 0), ("consistency_weight", -1.0), ("entropy_weight", -1.0)]
+    ("key", "value"),
+    [("sigma", 0.0), ("num_copies", 0), ("consistency_weight", -1.0), ("entropy_weight", -1.0), ("second_noise", 0.0)],
 )
 def test_bad_arguments_are_named(key: str, value: float) -> None:
     arguments: dict[str, Any] = {key: value}
