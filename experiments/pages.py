@@ -18,6 +18,7 @@ from pathlib import Path
 
 from datamodules.files.text_files import read_text
 from datamodules.files.whole_files import whole_file, write_text
+from experiments.abstracts import abstracts_page, read_abstracts
 from experiments.catalogue import PROJECT, Method, find_methods
 from experiments.claim import HOLDS, UNCLAIMED, Row, claims_table, read_claims
 from experiments.config_files import text_of
@@ -49,6 +50,9 @@ def generated(project: Path = PROJECT) -> dict[Path, str]:
         if (picture := _picture(own, folder, project))
     )
     pages[project / "docs/methods.md"] = f"# Methods\n\n{NOTE}\n{_table(methods, claims)}"
+    if abstracts := read_abstracts(project / "docs/abstracts.csv"):
+        benchmarks = read_text(project / "docs/benchmarks.md")
+        pages[project / "docs/abstracts.md"] = abstracts_page(abstracts, methods, claims, benchmarks)
     readme = project / "README.md"
     pages[readme] = with_section(readme, "problems", _problems(methods, claims, project / "docs/problems.csv"))
     return pages
