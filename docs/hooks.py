@@ -23,7 +23,7 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("lightning_modules", "datamodules", "callbacks", "experiments")
 AT_ROOT = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
-RESULTS = ("reproduced.md", "denoisers.md", "speech.md", "benchmarks.md", "gpu.md")
+RESULTS = ("abstracts.md", "reproduced.md", "denoisers.md", "speech.md", "benchmarks.md", "gpu.md")
 SECTION = re.compile(r'^## <a id="(\w+)"></a>(.+)\n', re.MULTILINE)
 CLASS_PATH = re.compile(rf"(?<![\w.])(?:{'|'.join(PACKAGES)})(?:\.\w+)*\.[A-Za-z]\w*")
 LINK = re.compile(r"\]\((?!\w+:|/)([^)#\s]*)(#[^)\s]*)?\)")

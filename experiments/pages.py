@@ -19,6 +19,7 @@ from pathlib import Path
 from datamodules.files.text_files import read_text
 from datamodules.files.whole_files import whole_file, write_text
 from experiments import reproduction
+from experiments.abstracts import abstracts_page, read_abstracts
 from experiments.catalogue import PROJECT, Method, find_methods
 from experiments.claim import HOLDS, UNCLAIMED, Row, claims_table, read_claims
 from experiments.config_files import text_of
@@ -54,6 +55,9 @@ def generated(project: Path = PROJECT) -> dict[Path, str]:
         papers = {config.path.parent.name: _linked(method) for method in methods for config in method.configs}
         text = reproduction.page(reproduced, papers)
         pages[project / "docs/reproduced.md"] = f"# Reproduced at the size of the paper\n\n{NOTE}\n{text}"
+    if abstracts := read_abstracts(project / "docs/abstracts.csv"):
+        benchmarks = read_text(project / "docs/benchmarks.md")
+        pages[project / "docs/abstracts.md"] = abstracts_page(abstracts, methods, claims, benchmarks)
     readme = project / "README.md"
     pages[readme] = with_section(readme, "problems", _problems(methods, claims, project / "docs/problems.csv"))
     return pages
