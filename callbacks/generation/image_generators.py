@@ -21,7 +21,6 @@ from datamodules.files.limits import sentence
 from datamodules.files.module_hash import hash_of_module
 from datamodules.files.pixels import read_pixels
 from lightning_modules.backbones.diffusion.pixel_model import PixelModel
-from lightning_modules.backbones.diffusion.stochastic_steps import stepping_with
 from lightning_modules.backbones.diffusion.text_to_image import TextToImage
 from lightning_modules.interfaces import (
     ClassGenerator,
@@ -31,6 +30,7 @@ from lightning_modules.interfaces import (
     SeededRows,
     TestSetGenerator,
 )
+from lightning_modules.sde.stochastic_steps import stepping_with
 
 IMAGES = "images"
 """Folder of the images."""

@@ -19,8 +19,8 @@ from datamodules.arguments import one_of, only_with
 from lightning_modules.backbones.adaptation import Precision, Tuning, adapted, frozen
 from lightning_modules.backbones.diffusion.autoencoder_latents import AutoencoderLatents
 from lightning_modules.backbones.diffusion.pipelines import check_schedule, diffusers_pipeline
-from lightning_modules.backbones.diffusion.stochastic_steps import stepping_with
 from lightning_modules.backbones.diffusion.text_encoders import ENCODERS, Prompts, TextEncoders
+from lightning_modules.sde.stochastic_steps import stepping_with
 
 Sampler = Literal["DDIMScheduler", "DPMSolverMultistepScheduler"]
 FAMILIES = {
