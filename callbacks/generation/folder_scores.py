@@ -1,4 +1,4 @@
-"""Scores of generated images for their prompts: CLIP score, PickScore, HPSv2 and LAION's aesthetic score."""
+"""Scores of generated images: CLIP score, PickScore, HPSv2, ImageReward and LAION's aesthetic score."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +17,7 @@ from datamodules.arguments import at_least
 from datamodules.files.limits import check_is_file, check_unpacked, sentence
 from datamodules.files.module_hash import hash_of_module
 from datamodules.jobs.cached_array import Parts, cached_array
+from lightning_modules.diffusion.golden_noise.image_reward import ImageReward
 from lightning_modules.diffusion.golden_noise.rewards import AestheticReward, CLIPReward
 
 ROWS_PER_PART = 1024
@@ -27,23 +28,30 @@ class Known(NamedTuple):
     """A score that can be computed by name."""
 
     model: str
-    """Its CLIP model on the Hugging Face Hub."""
+    """Its CLIP model, or the tokenizer of ImageReward, on the Hugging Face Hub."""
     weights: str | None = None
-    """Further weights, which must be a local file."""
+    """Further weights, which must be a local file without `default_weights`."""
     for_texts: bool = True
     """Whether it depends on the prompts."""
+    default_weights: str | None = None
+    """Further weights on the Hub."""
 
 
 SCORES = {
     "clip_score": Known("openai/clip-vit-large-patch14"),
     "pick_score": Known("yuvalkirstain/PickScore_v1"),
     "hpsv2": Known("laion/CLIP-ViT-H-14-laion2B-s32B-b79K", "HPS_v2.1_compressed.pt of xswu/HPSv2"),
+    "image_reward": Known("google-bert/bert-base-uncased", "ImageReward.pt", default_weights="THUDM/ImageReward"),
     "aesthetic": Known(
         "openai/clip-vit-large-patch14",
         "sac+logos+ava1-l14-linearMSE.pth of LAION's improved aesthetic predictor",
         for_texts=False,
     ),
 }
+UNAVAILABLE = {
+    "mps": "its published checkpoint is a pickle of a whole Python model, and loading it would run the code in it"
+}
+"""Known scores that cannot be computed, and the reason."""
 
 
 def check_scores(names: Sequence[str], models: Mapping[str, str], weights: Mapping[str, str]) -> None:
@@ -53,9 +61,11 @@ def check_scores(names: Sequence[str], models: Mapping[str, str], weights: Mappi
         ValueError: if there is one; the message names it.
     """
     for name in names:
+        if name in UNAVAILABLE:
+            raise ValueError(f"--scores {name}: {UNAVAILABLE[name]}; the scores are {', '.join(SCORES)}")
         if name not in SCORES:
             raise ValueError(f"--scores must be among {', '.join(SCORES)}, got {name}")
-        if SCORES[name].weights is not None and name not in weights:
+        if SCORES[name].weights is not None and SCORES[name].default_weights is None and name not in weights:
             raise ValueError(f"{name} needs a file of weights: --weights {name}=FILE, {SCORES[name].weights}")
     for option, given in (("models", models), ("weights", weights)):
         for name in given:
@@ -74,6 +84,8 @@ def build_score(name: str, models: Mapping[str, str], weights: Mapping[str, str]
         ValueError: if weights do not fit.
     """
     model = models.get(name, SCORES[name].model)
+    if name == "image_reward":
+        return ImageReward(weights.get(name) or SCORES[name].default_weights or "", model, local_files_only)
     if name == "aesthetic":
         return AestheticReward(model, weights[name], local_files_only)
     return CLIPReward(model, weights.get(name), local_files_only)

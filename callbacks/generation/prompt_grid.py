@@ -71,6 +71,8 @@ class PromptGrid(Callback):
         self.seeds = list(range(seed, seed + num_seeds)) if seeds is None else list(seeds)
         if not self.seeds or prompts in ([], ""):
             raise ValueError(f"{'prompts' if self.seeds else 'seeds'} must not be empty")
+        if Path(name).name != name:
+            raise ValueError(f"name must be the name of a folder, got {name!r}")
         for place, each in enumerate(self.seeds):
             within(0, MOST_NUMBER, **{f"seeds[{place}]": each})
         self.prompts = prompts

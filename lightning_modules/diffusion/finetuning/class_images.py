@@ -69,7 +69,7 @@ def generate_class_images(network: TextToImage, images: ClassImages, trained_ste
             generators = [generator_of(run_seed(), number, NOISE) for number in part]
             noise = sample_like(like.expand(len(part), -1, -1, -1), torch.randn, generators)
             prompts = network.encode_prompts([images.prompt] * len(part))
-            generated: Tensor = network.generate(prompts, noise, **sampling, generator=generators)  # type: ignore[arg-type]
+            generated: Tensor = network.generate(prompts, noise, **sampling, generator=generators)
             yield from zip(part, levels_of(generated, 255).cpu().numpy(), strict=True)
 
     remedy = "give another data.prior.folder"

@@ -29,6 +29,7 @@ Source: Zhou, Shao, Bai, Zhang, Xu, Han and Xie, Golden Noise for Diffusion Mode
 arXiv 2411.09502.
 """
 
+from lightning_modules.diffusion.golden_noise.image_reward import ImageReward as ImageReward
 from lightning_modules.diffusion.golden_noise.module import GoldenNoise as GoldenNoise
 from lightning_modules.diffusion.golden_noise.npnet import NPNet as NPNet
 from lightning_modules.diffusion.golden_noise.npnet import with_released_weights as with_released_weights

@@ -153,13 +153,9 @@ class GoldenNoise(CollectsPairs, MethodModule):
 
     @torch.no_grad()
     def images(self, noise: Tensor, texts: Sequence[str], generator: Any = None) -> Tensor:
-        return self.model.generate(
-            noise=noise,
-            prompts=self.model.encode_prompts(texts),
-            num_inference_steps=self.num_inference_steps,
-            guidance_scale=self.guidance_scale,
-            **({"generator": generator} if isinstance(self.model, TextToImage) else {}),
-        )
+        given: dict[str, Any] = {"generator": generator} if isinstance(self.model, TextToImage) else {}
+        given |= {"num_inference_steps": self.num_inference_steps, "guidance_scale": self.guidance_scale}
+        return self.model.generate(noise=noise, prompts=self.model.encode_prompts(texts), **given)
 
     def begun(self, noise: Tensor, texts: Sequence[str], start: Start | None = None) -> Tensor:
         """Return the initial latents of images. The argument `start` replaces the value of the module."""

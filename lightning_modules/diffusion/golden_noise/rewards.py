@@ -1,6 +1,6 @@
 """Reward models map images `[B, 3, H, W]` in [0, 1] and B texts to scores `[B]`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -111,9 +111,7 @@ class CLIPReward(nn.Module):
 
     def pixels(self, images: Tensor) -> Tensor:
         """Resize, crop and normalise images as CLIP expects."""
-        size = self.model.config.vision_config.image_size
-        resized = transforms.resize(images, [size], InterpolationMode.BICUBIC, antialias=True).clamp(0, 1)
-        return transforms.normalize(transforms.center_crop(resized, [size, size]), MEAN, STD).to(self.model.dtype)
+        return clip_pixels(images, self.model.config.vision_config.image_size).to(self.model.dtype)
 
     @torch.no_grad()
     def forward(self, images: Tensor, texts: Sequence[str]) -> Tensor:
@@ -146,20 +144,7 @@ class AestheticReward(CLIPReward):
 
     def __init__(self, name_or_path: str, weights: str, local_files_only: bool = False) -> None:
         super().__init__(name_or_path, local_files_only=local_files_only)
-        layers = read_weights(weights)
-        width: int = self.model.config.projection_dim
-        matrices = [value for key, value in layers.items() if key.endswith("weight") and value.ndim == 2]
-        biases = [value for key, value in layers.items() if key.endswith("bias") and value.ndim == 1]
-        sizes = [width, *(len(matrix) for matrix in matrices)]
-        fits = len(matrices) + len(biases) == len(layers) and len(matrices) == len(biases) and sizes[-1] == 1
-        shapes = zip(matrices, biases, sizes, sizes[1:], strict=False)
-        if not fits or any(m.shape != (after, before) or len(b) != after for m, b, before, after in shapes):
-            raise ValueError(
-                f"weights: {weights} must hold linear layers from {width} numbers to one, got "
-                f"{listed(f'{key} {list(value.shape)}' for key, value in layers.items())}"
-            )
-        self.layers = nn.Sequential(*(nn.Linear(before, after) for before, after in pairwise(sizes)))
-        load(self.layers, dict(zip(self.layers.state_dict(), _alternating(matrices, biases), strict=True)), weights)
+        self.layers = linear_layers(read_weights(weights), self.model.config.projection_dim, weights)
         frozen(self.layers)
 
     @torch.no_grad()
@@ -169,8 +154,37 @@ class AestheticReward(CLIPReward):
         return self.layers(embedding.float())[:, 0].to(images.dtype)
 
 
-def _alternating(matrices: Sequence[Tensor], biases: Sequence[Tensor]) -> list[Tensor]:
-    return [value for pair in zip(matrices, biases, strict=True) for value in pair]
+def clip_pixels(images: Tensor, size: int) -> Tensor:
+    """Resize, centre-crop and normalise images `[B, 3, H, W]` in [0, 1] as CLIP does, to squares of a size."""
+    resized = transforms.resize(images, [size], InterpolationMode.BICUBIC, antialias=True).clamp(0, 1)
+    return transforms.normalize(transforms.center_crop(resized, [size, size]), MEAN, STD)
+
+
+def linear_layers(weights: Mapping[str, Tensor], width: int, source: str) -> nn.Sequential:
+    """Build linear layers from `width` numbers to one, without activations between them.
+
+    Args:
+        weights: weights and biases of the layers, in order.
+        width: number of inputs.
+        source: name of the weights in messages.
+
+    Raises:
+        ValueError: if the weights are not such layers.
+    """
+    matrices = [value for key, value in weights.items() if key.endswith("weight") and value.ndim == 2]
+    biases = [value for key, value in weights.items() if key.endswith("bias") and value.ndim == 1]
+    sizes = [width, *(len(matrix) for matrix in matrices)]
+    fits = len(matrices) + len(biases) == len(weights) and len(matrices) == len(biases) and sizes[-1] == 1
+    shapes = zip(matrices, biases, sizes, sizes[1:], strict=False)
+    if not fits or any(m.shape != (after, before) or len(b) != after for m, b, before, after in shapes):
+        raise ValueError(
+            f"weights: {source} must hold linear layers from {width} numbers to one, got "
+            f"{listed(f'{key} {list(value.shape)}' for key, value in weights.items())}"
+        )
+    layers = nn.Sequential(*(nn.Linear(before, after) for before, after in pairwise(sizes)))
+    values = [value for pair in zip(matrices, biases, strict=True) for value in pair]
+    load(layers, dict(zip(layers.state_dict(), values, strict=True)), source)
+    return layers
 
 
 class ClassProbability(nn.Module):

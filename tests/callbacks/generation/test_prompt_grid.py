@@ -193,6 +193,7 @@ def test_what_does_not_fit_is_rejected_before_training(tmp_path: Path) -> None:
         ({"prompts": []}, "prompts must not be empty"),
         ({"seeds": [3, -1]}, r"seeds\[1\] must be in"),
         ({"guidance_scale": -1.0}, "guidance_scale must be at least 0"),
+        ({"name": "../out"}, "name must be the name of a folder, got '../out'"),
     ):
         with pytest.raises(ValueError, match=message):
             grid(**wrong)

@@ -14,11 +14,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from tests import command
-from tests.conformance.runs import run, written
+from tests.conformance.runs import CONFIGS, run, written
 from tests.datamodules.jobs.killing import tree
+from tests.tiny_pipelines import save_dit
 from tests.two_processes import in_two_processes
 from train import main
 
@@ -122,6 +124,33 @@ def test_pairs_stand_side_by_side(base: Base, tmp_path: Path) -> None:
     table = pd.read_parquet(tmp_path / "pairs/images.parquet")
     assert table["prompt_index"].tolist() == [0, 0, 1, 1]
     assert table["standard_file"].tolist() == [f"standard/{name}" for name in names]
+
+
+def test_a_class_conditional_pipeline_generates_classes_on_two_processes(tmp_path: Path) -> None:
+    folder = save_dit(tmp_path, stochastic=True)
+    line = ("--pipeline", folder, "--classes", "1", "7", "--n", "2", "--seed", "3", "--steps", "2", *CPU, "--output")
+    assert generate(*line, tmp_path / "one") == 0
+    assert in_two_processes(generate, *line, tmp_path / "two") == [0, 0]
+    assert tree(tmp_path / "one") == tree(tmp_path / "two")
+    table = pd.read_parquet(tmp_path / "one" / "images.parquet")
+    assert table["class"].tolist() == [1, 1, 7, 7]
+    assert text_of(tmp_path / "one/images/000002.png")["class"] == "7"
+
+
+@pytest.mark.nightly
+def test_a_trained_classifier_guides_a_trained_score_model(base: Base, tmp_path: Path) -> None:
+    quick = ("--trainer.max_epochs", "1", "--trainer.callbacks", "[]", "--trainer.enable_progress_bar", "false")
+    config = CONFIGS / "score_sde/digits_classifier.yaml"
+    run("fit", "--config", config, "--run_directory", tmp_path / "classifier", *quick)
+    conditional = yaml.safe_load((CONFIGS / "score_sde/digits_class_conditional.yaml").read_text())
+    guidance = conditional["model"]["init_args"]["guidance"]
+    guidance["init_args"]["classifier"]["init_args"]["path"] = str(tmp_path / "classifier/checkpoints/last.ckpt")
+    line = ("--resume", base("score_sde"), "--classes", "3", "5", "--seed", "7", *CPU, "--output", tmp_path / "out")
+    overrides = ("--", "--model.sampler.num_steps", "20", "--model.guidance", json.dumps(guidance))
+    assert generate(*line, *overrides) == 0
+    table = pd.read_parquet(tmp_path / "out" / "images.parquet")
+    assert table["class"].tolist() == [3, 5]
+    assert generate(*line[:2], "--classes", "10", *CPU, "--output", tmp_path / "none", *overrides) == 2
 
 
 @pytest.mark.parametrize(

@@ -89,10 +89,26 @@ def test_prompts_of_a_file_are_for_any_folder_of_images(clip: Path, generated: P
     assert score(generated / "images", "--scores", "aesthetic", *words[4:], f"--models=aesthetic={clip}") == 0
 
 
+def test_image_reward_is_computed_from_a_local_file_and_a_tokenizer(generated: Path, tmp_path: Path) -> None:
+    from lightning_modules.diffusion.golden_noise import ImageReward
+    from tests.diffusion.golden_noise.small_image_reward import save_image_reward
+
+    folder = save_image_reward(tmp_path / "reward")
+    given = ("--weights", f"image_reward={folder / 'ImageReward.pt'}", "--models", f"image_reward={folder}")
+    assert score(generated, "--scores", "image_reward", *given) == 0
+    found = pd.read_csv(generated / "scores.csv")["image_reward"]
+    reward = ImageReward(str(folder / "ImageReward.pt"), str(folder))
+    image = torch.from_numpy(np.array(Image.open(generated / "images/000001.png"))).permute(2, 0, 1)[None] / 255
+    assert found[1] == pytest.approx(reward(image, ["a cat"]).item(), abs=1e-5)
+    assert found.nunique() == 4
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--scores", "image_reward"], "--scores must be among clip_score, pick_score, hpsv2, aesthetic, got image_re"),
+        (["--scores", "reward"], "must be among clip_score, pick_score, hpsv2, image_reward, aesthetic, got reward"),
+        (["--scores", "mps"], "--scores mps: its published checkpoint is a pickle of a whole Python model"),
+        (["--scores", "image_reward", "--weights", "image_reward=none.pt"], "none.pt"),
         (["--scores", "hpsv2"], "hpsv2 needs a file of weights: --weights hpsv2=FILE, HPS_v2.1_compressed.pt"),
         (["--scores", "aesthetic"], "aesthetic needs a file of weights: --weights aesthetic=FILE"),
         (["--models", "pick_score=x"], "--models pick_score=...: the scores are clip_score"),

@@ -1,0 +1,183 @@
+"""ImageReward: a reward from human preferences between images for the same text.
+
+    r(x, c) = (mlp(BLIP(x, c)) - m) / s
+
+BLIP's text encoder reads the text c, and attends to the image x in cross-attention. The linear layers of the MLP read
+the state of the first token. m and s standardise the reward.
+
+Source: Xu, Liu, Wu, Tong, Li, Ding, Tang and Dong, ImageReward: Learning and Evaluating Human Preferences for
+Text-to-Image Generation, NeurIPS 2023, arXiv 2304.05977.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from datamodules.files.limits import sentence
+from lightning_modules.backbones.adaptation import frozen
+from lightning_modules.backbones.diffusion.pipelines import HUB_NAME, need_transformers
+from lightning_modules.backbones.diffusion.text_to_image import saving_what_is_trained
+from lightning_modules.backbones.weights import SUFFIXES, below, check_pretrained, load, read_weights
+from lightning_modules.diffusion.golden_noise.rewards import clip_pixels, linear_layers
+
+MEAN, STD = 0.16717362830052426, 1.0333394966054072
+"""m and s of the released weights."""
+FILE = "ImageReward.pt"
+TOKENS = 35
+HEAD = 64
+"""Width of an attention head."""
+VISION = {
+    "cls_token": "embeddings.class_embedding",
+    "pos_embed": "embeddings.position_embedding",
+    "patch_embed.proj": "embeddings.patch_embedding",
+    "norm": "post_layernorm",
+    "norm1": "layer_norm1",
+    "norm2": "layer_norm2",
+    "attn.qkv": "self_attn.qkv",
+    "attn.proj": "self_attn.projection",
+    "mlp.fc1": "mlp.fc1",
+    "mlp.fc2": "mlp.fc2",
+}
+"""Names of BLIP's layers: the released file to transformers."""
+
+
+class ImageReward(nn.Module):
+    """ImageReward of images for texts; higher is better, and the mean over the authors' images is about 0.
+
+    Images are resized and centre-cropped, but not rounded to 8 bits. The weights are not saved in checkpoints.
+
+    Args:
+        weights: the released file `ImageReward.pt`, a folder with this file, or a name on the Hugging Face Hub. No code
+            in the file is run.
+        tokenizer: tokenizer of BERT: a local folder written by `save_pretrained`, or a name on the Hub.
+        local_files_only: look for Hub names in the Hugging Face cache only, without network access.
+
+    Raises:
+        ImportError: if transformers is not installed.
+        FileNotFoundError: if weights or tokenizer are found neither on disk nor on the Hub.
+        ValueError: if the weights are not those of an ImageReward, or have fewer tokens than the tokenizer.
+    """
+
+    def __init__(
+        self,
+        weights: str = "THUDM/ImageReward",
+        tokenizer: str = "google-bert/bert-base-uncased",
+        local_files_only: bool = False,
+    ) -> None:
+        super().__init__()
+        need_transformers("ImageReward")
+        from transformers import AutoTokenizer, BlipTextModel, BlipVisionModel
+
+        path = released_file(weights, local_files_only)
+        content = read_weights(path)
+        check_pretrained(tokenizer)
+        try:
+            offline = local_files_only or Path(tokenizer).is_dir()
+            self.tokenizer = AutoTokenizer.from_pretrained(tokenizer, trust_remote_code=False, local_files_only=offline)
+        except Exception as error:  # damaged files can raise almost any exception
+            raise FileNotFoundError(
+                f"no tokenizer {tokenizer}: it is not a folder written by save_pretrained, not in the Hugging Face "
+                f"cache, and could not be downloaded ({sentence(error)})"
+            ) from error
+        with torch.device("cpu"):  # on the meta device the weights could not be loaded and checked
+            vision, text = (below(content, f"blip.{name}.") for name in ("visual_encoder", "text_encoder"))
+            text = {key: value for key, value in text.items() if not key.endswith("position_ids")}
+            seen, read = configs(vision, text, path)
+            self.vision: Any = BlipVisionModel(seen)
+            self.text: Any = BlipTextModel(read, add_pooling_layer=False)
+            load(self.vision, named_as_transformers(vision), path)
+            load(self.text, text, path)
+            self.mlp = linear_layers(below(content, "mlp."), read.hidden_size, str(path))
+        if len(self.tokenizer) > read.vocab_size:
+            raise ValueError(
+                f"{path} has {read.vocab_size} tokens, but tokenizer {tokenizer} has {len(self.tokenizer)}"
+            )
+        frozen(self)
+        saving_what_is_trained(self)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor, texts: Sequence[str]) -> Tensor:
+        tokens = self.tokenizer(
+            list(texts), padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt"
+        ).to(images.device)
+        seen = self.vision(clip_pixels(images, self.vision.config.image_size).to(self.vision.dtype))
+        states = self.text(
+            input_ids=tokens.input_ids,
+            attention_mask=tokens.attention_mask,
+            encoder_hidden_states=seen.last_hidden_state,
+        ).last_hidden_state
+        return ((self.mlp(states[:, 0].float())[:, 0] - MEAN) / STD).to(images.dtype)
+
+
+def released_file(weights: str, local_files_only: bool) -> Path:
+    """Find the released file at a path or on the Hub.
+
+    Raises:
+        FileNotFoundError: if it does not exist.
+    """
+    path = Path(weights).expanduser()
+    if path.exists() or path.suffix in SUFFIXES or not re.fullmatch(HUB_NAME, weights):
+        return path
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(weights, FILE, local_files_only=local_files_only))
+    except OSError as error:
+        raise FileNotFoundError(
+            f"no {FILE} at {weights}: it is not a file or folder, not in the Hugging Face cache, and could not be "
+            f"downloaded; run `hf download {weights} {FILE}` with network access"
+        ) from error
+
+
+def configs(vision: Mapping[str, Tensor], text: Mapping[str, Tensor], path: Path) -> tuple[Any, Any]:
+    """Read the sizes of BLIP's image and text encoder from their weights.
+
+    Raises:
+        ValueError: if the weights are not those of BLIP.
+    """
+    from transformers import BlipTextConfig, BlipVisionConfig
+
+    try:
+        patches, patch = vision["pos_embed"].shape[1] - 1, vision["patch_embed.proj.weight"].shape[-1]
+        width, words = vision["cls_token"].shape[-1], text["embeddings.word_embeddings.weight"].shape
+        positions = len(text["embeddings.position_embeddings.weight"])
+        inside = [len(vision["blocks.0.mlp.fc1.weight"]), len(text["encoder.layer.0.intermediate.dense.weight"])]
+        size = round(patches**0.5) * patch
+        if len(words) != 2 or width % HEAD or words[1] % HEAD or positions < TOKENS:
+            raise IndexError(f"its widths {width} and {list(words)} must be divisible by {HEAD}")
+    except (KeyError, IndexError, TypeError) as error:
+        raise ValueError(f"{path} does not contain the weights of an ImageReward: {sentence(error)}") from error
+    return (
+        BlipVisionConfig(
+            hidden_size=width, intermediate_size=inside[0], num_hidden_layers=count(vision, "blocks"),
+            num_attention_heads=width // HEAD, image_size=size, patch_size=patch, layer_norm_eps=1e-6,
+        ),
+        BlipTextConfig(
+            vocab_size=words[0], hidden_size=words[1], encoder_hidden_size=width, intermediate_size=inside[1],
+            num_hidden_layers=count(text, "encoder.layer"), num_attention_heads=words[1] // HEAD,
+            max_position_embeddings=positions, layer_norm_eps=1e-12, is_decoder=True,
+        ),
+    )  # fmt: skip
+
+
+def count(weights: Mapping[str, Tensor], layers: str) -> int:
+    """Count the layers that weights are for."""
+    return len({found[1] for key in weights if (found := re.match(rf"{re.escape(layers)}\.(\d+)\.", key))})
+
+
+def named_as_transformers(vision: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the weights of the image encoder to those of transformers' `BlipVisionModel`."""
+    found = {}
+    for key, value in vision.items():
+        block = re.match(r"blocks\.(\d+)\.", key)
+        layer, _, kind = key[block.end() if block else 0 :].rpartition(".")
+        place = f"encoder.layers.{block[1]}." if block else ""
+        if key in VISION:
+            found[VISION[key]] = value
+        else:
+            found[f"{place}{VISION.get(layer, layer)}.{kind}"] = value
+    return found
