@@ -251,6 +251,8 @@ class CaptionedImageBatch(TypedDict):
     height and width of the crop, in pixels."""
     loss_mask: NotRequired[Tensor]
     """`[B, 1, H, W]`, or `[B, 1, h, w]` with `moments`: 1 where the loss has its full weight, 0 for the least."""
+    condition: NotRequired[Tensor]
+    """`[B, 3, H, W]`, float32 in [0, 1]: condition images of a ControlNet. Absent if the batch has `moments`."""
     prior: NotRequired["CaptionedImageBatch"]
     """Class images, one for each image, for prior preservation."""
     index: Tensor

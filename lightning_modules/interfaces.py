@@ -101,6 +101,14 @@ class PromptedGenerator(Generator, Protocol):
 
 
 @runtime_checkable
+class ConditionedGenerator(Generator, Protocol):
+    """A generator of images for a condition image, such as a ControlNet."""
+
+    condition: Tensor | None
+    """Condition `[1, 3, H, W]` in [0, 1] of all images of `sample`, which needs one; None if there is none yet."""
+
+
+@runtime_checkable
 class ClassGenerator(Protocol):
     """A generator of images of given classes."""
 

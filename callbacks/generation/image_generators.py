@@ -24,6 +24,7 @@ from lightning_modules.backbones.diffusion.pixel_model import PixelModel
 from lightning_modules.backbones.diffusion.text_to_image import TextToImage
 from lightning_modules.interfaces import (
     ClassGenerator,
+    ConditionedGenerator,
     Generator,
     ImprovedNoise,
     PromptedGenerator,
@@ -147,6 +148,7 @@ class ModuleGenerator:
         allowed |= {"guidance"} if self._texts is not None else set()
         allowed |= {"negative_prompt"} if getattr(self._texts, "takes_negative_prompts", False) else set()
         allowed |= {"pairs"} if improved else set()
+        allowed |= {"image"} if isinstance(module, ConditionedGenerator) else set()
         reject(
             [key for key in self._given if key not in allowed],
             self.name,
@@ -159,6 +161,12 @@ class ModuleGenerator:
         if settings.negative_prompt is not None:
             assert self._texts is not None
             self._texts.negative_prompt = settings.negative_prompt
+        if settings.image is not None:
+            pixels = read_pixels(settings.image, channels=3)
+            self._given["image_digest"] = hash_of_images({"image": Image.fromarray(pixels.transpose(1, 2, 0))})
+            evaluated.condition = torch.from_numpy(pixels)[None].float() / 255
+        elif isinstance(module, ConditionedGenerator):
+            raise ValueError(f"{self.name} needs --image, its condition image")
         self.starts: list[Any] = [None]
         if settings.pairs:
             if self.module.start == self.module.plain_start:

@@ -174,7 +174,7 @@ class CaptionedImages(SeededBatches):
                 )
 
     def augmented(self, batch: dict[str, Any], epoch: int) -> dict[str, Any]:
-        for key in ("image", "loss_mask"):
+        for key in ("image", "loss_mask", "condition"):
             if key in batch:
                 batch[key] = self.augmentation.apply(batch[key], self.seed, epoch, batch["index"])
         if "prior" in batch:
@@ -185,8 +185,8 @@ class CaptionedImages(SeededBatches):
         if "image" in batch:
             data_range = batch.pop("data_range")
             batch["image"] = self.in_unit_interval(batch["image"], data_range)
-            if "loss_mask" in batch:
-                batch["loss_mask"] = self.in_unit_interval(batch["loss_mask"], 255)
+            for key in {"loss_mask", "condition"} & batch.keys():
+                batch[key] = self.in_unit_interval(batch[key], 255)
         if "prior" in batch:
             batch["prior"] = self.finished(batch["prior"])
         return batch

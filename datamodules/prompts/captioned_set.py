@@ -178,6 +178,8 @@ class CaptionedRows:
         batch["image"], batch["data_range"] = source.fetch(rows, uniform), source.data_range
         if isinstance(source, CroppedImages) and source.masks is not None:
             batch["loss_mask"] = source.fetch_masks(rows, uniform)
+        if isinstance(source, CroppedImages) and source.conditions is not None:
+            batch["condition"] = source.fetch_conditions(rows, uniform)
 
 
 def captions_of(batch: Mapping[str, Any], needed_by: str) -> list[str]:

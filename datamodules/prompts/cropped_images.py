@@ -25,10 +25,11 @@ class CroppedImages(ImageSource):
             are enlarged by the same factor. None means `image_size`.
         buckets: aspect-ratio buckets; None crops all images to squares.
         masks: masks of the images, in the same order and of the same aspect ratios; None means no masks.
+        conditions: condition images of a ControlNet, in the same order and of the same aspect ratios; None means none.
 
     Raises:
         UnreadableImage: if a file is no image; the message names the file.
-        ValueError: if a mask and its image have different aspect ratios.
+        ValueError: if a mask or condition and its image have different aspect ratios.
     """
 
     def __init__(
@@ -38,11 +39,13 @@ class CroppedImages(ImageSource):
         resize: int | None = None,
         buckets: Buckets | None = None,
         masks: EncodedImages | None = None,
+        conditions: EncodedImages | None = None,
     ) -> None:
         zoom = (resize or image_size) / image_size
         sizes = source.sizes()
         self.source = source
         self.masks = masks
+        self.conditions = conditions
         self.label = source.label
         self.size = np.array(sizes, dtype=np.int64).reshape(-1, 2)
         self.bucket_sizes = [(image_size, image_size)] if buckets is None else buckets.sizes(image_size)
@@ -51,8 +54,9 @@ class CroppedImages(ImageSource):
         self.crops = [CoveringCrop(*size, zoom) for size in self.bucket_sizes]
         self.num_uniform = CoveringCrop.num_uniform
         self._central: Tensor | None = None
-        if masks is not None:
-            _check_masks(source, masks, self.size)
+        for each, noun in ((masks, "mask"), (conditions, "condition image")):
+            if each is not None:
+                _check_aspect_ratios(source, each, self.size, noun)
 
     @property
     def names(self) -> list[str] | None:
@@ -76,6 +80,11 @@ class CroppedImages(ImageSource):
         """Read masks `[B, 1, H, W]`, uint8 in 0...255, cropped like the images."""
         assert self.masks is not None
         return self.masks.read(row, uniform, self._crop(row))[:, :1]
+
+    def fetch_conditions(self, row: Tensor, uniform: Tensor | None) -> Tensor:
+        """Read condition images `[B, 3, H, W]`, uint8 in 0...255, cropped like the images."""
+        assert self.conditions is not None
+        return self.conditions.read(row, uniform, self._crop(row))
 
     def size_conditions(self, row: Tensor, uniform: Tensor | None, mirrored: Tensor | None = None) -> Tensor:
         """Return SDXL's size conditions, `[B, 6]`, float32.
@@ -107,12 +116,12 @@ class CroppedImages(ImageSource):
         return torch.from_numpy(found)
 
 
-def _check_masks(source: EncodedImages, masks: EncodedImages, size: NDArray[np.int64]) -> None:
-    """Reject masks whose aspect ratio differs from their image's by more than the rounding of a pixel."""
-    for place, ((height, width), (tall, wide)) in enumerate(zip(size.tolist(), masks.sizes(), strict=True)):
+def _check_aspect_ratios(source: EncodedImages, others: EncodedImages, size: NDArray[np.int64], noun: str) -> None:
+    """Reject masks or conditions whose aspect ratio differs from their image's by more than the rounding of a pixel."""
+    for place, ((height, width), (tall, wide)) in enumerate(zip(size.tolist(), others.sizes(), strict=True)):
         if abs(height * wide - tall * width) > max(height, width, tall, wide):
             raise ValueError(
-                f"the mask {(masks.names or [])[place]} has {wide} x {tall} pixels, and its image "
+                f"the {noun} {(others.names or [])[place]} has {wide} x {tall} pixels, and its image "
                 f"{(source.names or [])[place]} has {width} x {height}: both must have the same aspect ratio"
             )
 

@@ -35,9 +35,11 @@ class CaptionedFolder(CaptionedSet):
         buckets: aspect-ratio buckets; None crops all images to squares.
         mask_dir: folder of masks with the images' names and aspect ratios, in any image format: white where the loss
             has its full weight; None means no masks.
+        condition_dir: folder of condition images with the images' names and aspect ratios, for a ControlNet; None means
+            no conditions.
 
     Raises:
-        FileNotFoundError: on reading, if an image, or one that a table names, or a mask is missing.
+        FileNotFoundError: on reading, if an image, or one that a table names, or a mask or condition is missing.
         ValueError: if an argument is out of range; on reading, if captions and images do not match.
         UnreadableImage: on reading, if a file is no image.
     """
@@ -51,6 +53,7 @@ class CaptionedFolder(CaptionedSet):
         prompt: str | None = None,
         buckets: Buckets | None = None,
         mask_dir: str | None = None,
+        condition_dir: str | None = None,
     ) -> None:
         check_image_size(image_size, resize, buckets)
         self.image_size = image_size
@@ -61,6 +64,7 @@ class CaptionedFolder(CaptionedSet):
         self.prompt = prompt
         self.buckets = buckets
         self.mask_dir = mask_dir
+        self.condition_dir = condition_dir
 
     def has_captions(self) -> bool:
         return self.training().captions is not None
@@ -69,9 +73,10 @@ class CaptionedFolder(CaptionedSet):
         root = Path(os.path.normpath(data_directory(self.data_dir, "CaptionedFolder")))
         required_folder(root, "data_dir")
         names = image_names(root)
-        if self.mask_dir is not None:  # which may be a folder of the images' own
-            masks = os.path.relpath(Path(self.mask_dir).expanduser(), root)
-            names = [name for name in names if not name.startswith(f"{masks}/")]
+        for folder in (self.mask_dir, self.condition_dir):
+            if folder is not None:  # which may be a folder of the images' own
+                inside = os.path.relpath(Path(folder).expanduser(), root)
+                names = [name for name in names if not name.startswith(f"{inside}/")]
         return root, names
 
     def training(self) -> Captioned:
@@ -79,8 +84,9 @@ class CaptionedFolder(CaptionedSet):
         captions = self._texts(root, names)
         crop = Crop(self.image_size, self.image_size)
         source = ImageFiles(root, names, torch.zeros(len(names), dtype=torch.int64), crop)
-        masks = None if self.mask_dir is None else _masks(Path(self.mask_dir).expanduser(), source)
-        cropped = CroppedImages(source, self.image_size, self.resize, self.buckets, masks)
+        masks = _of_same_names(self.mask_dir, source, "mask_dir", "mask")
+        conditions = _of_same_names(self.condition_dir, source, "condition_dir", "condition")
+        cropped = CroppedImages(source, self.image_size, self.resize, self.buckets, masks, conditions)
         return Captioned(cropped, captions)
 
     def _texts(self, root: Path, names: list[str]) -> list[str] | None:
@@ -135,15 +141,18 @@ def _check_texts(root: Path, beside: set[Path]) -> None:
         )
 
 
-def _masks(folder: Path, source: ImageFiles) -> ImageFiles:
-    """Find each image's mask, which has its name with any suffix."""
-    required_folder(folder, "mask_dir")
+def _of_same_names(directory: str | None, source: ImageFiles, key: str, noun: str) -> ImageFiles | None:
+    """Find each image's mask or condition, which has its name with any suffix; None without a folder."""
+    if directory is None:
+        return None
+    folder = Path(directory).expanduser()
+    required_folder(folder, key)
     of_stem = {os.path.splitext(name)[0]: name for name in image_names(folder)}
     stems = [os.path.splitext(name)[0] for name in source.names]
     missing = [stem for stem in stems if stem not in of_stem]
     if missing:
         raise FileNotFoundError(
-            f"mask_dir: {folder / missing[0]}.png, the mask of an image, does not exist "
-            f"({len(missing)} of {len(stems)} masks)"
+            f"{key}: {folder / missing[0]}.png, the {noun} of an image, does not exist "
+            f"({len(missing)} of {len(stems)} {noun}s)"
         )
     return ImageFiles(folder, [of_stem[stem] for stem in stems], source.label, source.crop)

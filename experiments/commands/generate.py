@@ -41,7 +41,11 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--negative_prompt", help="text that guidance moves away from")
     parser.add_argument("--height", type=int, help="height of a pipeline's images, in pixels")
     parser.add_argument("--width", type=int, help="width of a pipeline's images, in pixels")
-    parser.add_argument("--image", type=Path, help="image for image-to-image or inpainting with a pipeline")
+    parser.add_argument(
+        "--image",
+        type=Path,
+        help="image for image-to-image or inpainting with a pipeline, or condition of a ControlNet",
+    )
     parser.add_argument("--mask", type=Path, help="mask for inpainting, white where the image is replaced")
     parser.add_argument("--strength", type=float, help="how much the image changes, in (0, 1]")
     parser.add_argument("--pairs", action="store_true", help="also generate from plain noise, to compare side by side")

@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from PIL import Image
 
 from datamodules.classification.digits import Digits
 from datamodules.classification.image_sets import ImagesInMemory
 from datamodules.prompts.captioned_set import Captioned, CaptionedClasses
+from datamodules.prompts.folder_sets import CaptionedFolder
 from lightning_modules.backbones.diffusion.families import text_to_image_pipeline
 from lightning_modules.backbones.diffusion.text_to_image import TextToImage
 from tests.tiny_pipelines import save_flux, save_stable_diffusion_3, save_xl
@@ -34,6 +36,19 @@ class WithoutCaptions(CaptionedClasses):
 
     def training(self) -> Captioned:
         return Captioned(super().training().source)
+
+
+class ConditionedDigits(CaptionedFolder):
+    """Coloured digits in a folder, with their negatives as condition images."""
+
+    def __init__(self, count: int) -> None:
+        self.folder = tempfile.TemporaryDirectory()
+        images, conditions = (Path(self.folder.name, name) for name in ("images", "conditions"))
+        for number, pixels in enumerate(ColouredDigits(count).training().image[:count]):
+            for directory, values in ((images, pixels), (conditions, 255 - pixels)):
+                directory.mkdir(exist_ok=True)
+                Image.fromarray(values.permute(1, 2, 0).numpy()).save(directory / f"{number}.png")
+        super().__init__(str(images), image_size=16, prompt="a digit", condition_dir=str(conditions))
 
 
 def tiny_flow_model(family: Literal["flux", "stable_diffusion_3"]) -> TextToImage:

@@ -479,6 +479,23 @@ METHODS = {
         {"model.init_args.optimizer": DESCENT},
         accuracy=1e-6,  # the mean of held-out errors
     ),
+    "controlnet": Method(
+        "finetuning/demo",
+        {
+            **ON_FROZEN_PIPELINE,
+            "model.class_path": f"{FINETUNING}.ControlNet",
+            "model.init_args.average_decay": 0.5,
+            "model.init_args.caption_dropout": 0.3,
+            "data.init_args.images": {
+                "class_path": "tests.distributed.flow_models.ConditionedDigits",
+                "init_args": {"count": 20},
+            },
+            "data.init_args.augmentation": {"flip": True},
+            "data.init_args.num_workers": 0,
+        },
+        {"model.init_args.optimizer": DESCENT},
+        accuracy=1e-6,  # the mean of held-out errors
+    ),
     "rrcm_pretraining": Method(
         "rrcm/demo",
         FEW_DIGITS,

@@ -9,7 +9,7 @@ arXiv 2403.03206.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -134,18 +134,13 @@ class StableDiffusion3(FlowTransformer):
         )
         return Prompts(embedding, pooled)
 
-    def forward(self, latent: Tensor, timestep: Tensor, prompts: Prompts) -> Tensor:
-        """Predict the velocity e - z.
-
-        Args:
-            latent: z_t, `[B, c, h, w]`.
-            timestep: T t, `[B]`, or one value for all images.
-            prompts: B prompts.
-        """
+    def network_inputs(
+        self, latent: Tensor, timestep: Tensor, prompts: Prompts, size_conditions: Tensor | None = None
+    ) -> dict[str, Any]:
         assert prompts.pooled is not None
-        return self.network(
-            latent,
-            timestep=timestep.expand(len(latent)),
-            encoder_hidden_states=prompts.embedding.to(latent.dtype),
-            pooled_projections=prompts.pooled.to(latent.dtype),
-        ).sample
+        return {
+            "hidden_states": latent,
+            "timestep": timestep.expand(len(latent)),
+            "encoder_hidden_states": prompts.embedding.to(latent.dtype),
+            "pooled_projections": prompts.pooled.to(latent.dtype),
+        }

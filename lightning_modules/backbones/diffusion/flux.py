@@ -74,27 +74,24 @@ class Flux(PackedLatents):
         embedding, pooled, _ = self.pipeline.encode_prompt(texts, texts, device=device)
         return Prompts(embedding, pooled)
 
-    def forward(self, latent: Tensor, timestep: Tensor, prompts: Prompts) -> Tensor:
-        """Predict the velocity e - z.
-
-        Args:
-            latent: z_t, `[B, c, h, w]`.
-            timestep: T t, `[B]`, or one value for all images.
-            prompts: B prompts.
-        """
+    def network_inputs(
+        self, latent: Tensor, timestep: Tensor, prompts: Prompts, size_conditions: Tensor | None = None
+    ) -> dict[str, Any]:
         assert prompts.pooled is not None
         count, _, height, width = latent.shape
         guided = self.network.config.guidance_embeds
-        output = self.network(
-            self.packed(latent),
-            timestep=(timestep / self.scheduler.config.num_train_timesteps).expand(count),
-            guidance=torch.full([count], self.training_guidance, device=latent.device) if guided else None,
-            encoder_hidden_states=prompts.embedding.to(latent.dtype),
-            pooled_projections=prompts.pooled.to(latent.dtype),
-            txt_ids=latent.new_zeros(prompts.embedding.shape[1], 3),
-            img_ids=places(height // 2, width // 2, latent),
-        ).sample
-        return self.unpacked(output, height, width)
+        return {
+            "hidden_states": self.packed(latent),
+            "timestep": (timestep / self.scheduler.config.num_train_timesteps).expand(count),
+            "guidance": torch.full([count], self.training_guidance, device=latent.device) if guided else None,
+            "encoder_hidden_states": prompts.embedding.to(latent.dtype),
+            "pooled_projections": prompts.pooled.to(latent.dtype),
+            "txt_ids": latent.new_zeros(prompts.embedding.shape[1], 3),
+            "img_ids": places(height // 2, width // 2, latent),
+        }
+
+    def network_output(self, output: Tensor, latent: Tensor) -> Tensor:
+        return self.unpacked(output, *latent.shape[2:])
 
     def for_pipeline(self, prompts: Prompts, empty: Prompts) -> dict[str, Any]:
         """Return prompts as keyword arguments of the pipeline. Models with distilled guidance need no empty prompts."""

@@ -184,7 +184,37 @@ class TextToImage(TextEncoders, AutoencoderLatents):
             timestep: t, int64, `[B]`, or one value for all images.
             prompts: B prompts.
         """
-        return unet_output(self, latent, timestep, prompts)
+        return self.with_sizes(latent, timestep, prompts)
+
+    def with_sizes(
+        self, latent: Tensor, timestep: Tensor, prompts: Prompts, size_conditions: Tensor | None = None
+    ) -> Tensor:
+        """Predict as `forward` does, with SDXL's size conditions `[B, 6]`.
+
+        They are height and width of the original image, top and left of the crop, and height and width of the crop, in
+        pixels. None means images of the latent's size that are not cropped.
+        """
+        inputs = self.network_inputs(latent, timestep, prompts, size_conditions)
+        return self.network_output(self.network(**inputs).sample, latent)
+
+    def network_inputs(
+        self, latent: Tensor, timestep: Tensor, prompts: Prompts, size_conditions: Tensor | None = None
+    ) -> dict[str, Any]:
+        """Return the keyword arguments of the network, which its ControlNet takes, too. See `with_sizes`."""
+        added = None
+        if prompts.pooled is not None:
+            scale = self.pipeline.vae_scale_factor
+            height, width = latent.shape[2] * scale, latent.shape[3] * scale
+            size = torch.tensor([height, width, 0, 0, height, width], dtype=latent.dtype, device=latent.device)
+            size = size if size_conditions is None else size_conditions.to(latent)
+            added = {"text_embeds": prompts.pooled, "time_ids": size.expand(len(latent), -1)}
+        embedding = prompts.embedding.to(latent.dtype)
+        given = {"sample": latent, "timestep": timestep}
+        return {**given, "encoder_hidden_states": embedding, "added_cond_kwargs": added}
+
+    def network_output(self, output: Tensor, latent: Tensor) -> Tensor:
+        """Rearrange the network's output to the shape of z_t."""
+        return output
 
     @torch.no_grad()
     def generate(
@@ -194,6 +224,8 @@ class TextToImage(TextEncoders, AutoencoderLatents):
         num_inference_steps: int = 50,
         guidance_scale: float = 7.5,
         generator: torch.Generator | list[torch.Generator] | None = None,
+        pipeline: Any = None,
+        **given: Any,
     ) -> Tensor:
         """Run the unmodified diffusers pipeline from given noise.
 
@@ -203,14 +235,17 @@ class TextToImage(TextEncoders, AutoencoderLatents):
             num_inference_steps: number of sampling steps.
             guidance_scale: weight of classifier-free guidance; 1 turns it off.
             generator: random generator on the CPU, or one for each image, for stochastic schedulers.
+            pipeline: another pipeline of the same parts, such as one with a ControlNet; None means the model's own.
+            given: further arguments of the pipeline.
 
         Returns:
             Images `[B, 3, H, W]` in [0, 1].
         """
         scale, count = self.latent_scale, len(noise)
         negative = self.encode_prompts([self.negative_prompt] * count) if self.negative_prompt else None
-        with stepping_with(self.pipeline.scheduler, generator):
-            images = self.pipeline(
+        pipeline = pipeline or self.pipeline
+        with stepping_with(pipeline.scheduler, generator):
+            images = pipeline(
                 **self.for_pipeline(prompts, negative or self.empty_prompts(count)),
                 latents=self.packed(noise),
                 height=noise.shape[2] * scale,
@@ -219,6 +254,7 @@ class TextToImage(TextEncoders, AutoencoderLatents):
                 num_inference_steps=num_inference_steps,
                 generator=generator,
                 output_type="pt",
+                **given,
             ).images
         return images.clamp(0, 1).to(noise.dtype)
 
@@ -238,25 +274,6 @@ class TextToImage(TextEncoders, AutoencoderLatents):
     def for_guidance(self, scale: float) -> dict[str, Any]:
         """Return the guidance scale as a keyword argument of the pipeline."""
         return {"guidance_scale": scale}
-
-
-def unet_output(
-    model: TextToImage, latent: Tensor, timestep: Tensor, prompts: Prompts, size_conditions: Tensor | None = None
-) -> Tensor:
-    """Call the U-Net as `TextToImage.forward` does, with SDXL's size conditions `[B, 6]`.
-
-    They are height and width of the original image, top and left of the crop, and height and width of the crop, in
-    pixels. None means images of the latent's size that are not cropped.
-    """
-    added = None
-    if prompts.pooled is not None:
-        scale = model.pipeline.vae_scale_factor
-        height, width = latent.shape[2] * scale, latent.shape[3] * scale
-        size = torch.tensor([height, width, 0, 0, height, width], dtype=latent.dtype, device=latent.device)
-        size = size if size_conditions is None else size_conditions.to(latent)
-        added = {"text_embeds": prompts.pooled, "time_ids": size.expand(len(latent), -1)}
-    embedding = prompts.embedding.to(latent.dtype)
-    return model.network(latent, timestep, encoder_hidden_states=embedding, added_cond_kwargs=added).sample
 
 
 def saving_what_is_trained(module: nn.Module) -> None:

@@ -46,7 +46,8 @@ High-Resolution Image Synthesis, ICML 2024, arXiv 2403.03206; the adapters are t
 arXiv 2106.09685.
 """
 
+from lightning_modules.diffusion.finetuning.controlnet import ControlNet
 from lightning_modules.diffusion.finetuning.module import DiffusionFineTuning
 from lightning_modules.diffusion.finetuning.textual_inversion import TextualInversion
 
-__all__ = ["DiffusionFineTuning", "TextualInversion"]
+__all__ = ["ControlNet", "DiffusionFineTuning", "TextualInversion"]

@@ -1,8 +1,8 @@
 """New tokens of CLIP text encoders, whose embeddings are trained while all other weights stay frozen."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import diffusers
 import torch
@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from datamodules.arguments import one_of
+from lightning_modules.backbones.diffusion.pipelines import clip_tokenizers
 from lightning_modules.backbones.diffusion.text_to_image import TextToImage
 
 Property = Literal["object", "style"]
@@ -26,6 +28,19 @@ TEMPLATES = {
     ],
 }  # fmt: skip
 """Prompts of images without captions; `{}` stands for the new word."""
+
+
+def templates_of(learnable_property: Property, given: Sequence[str] | None) -> list[str]:
+    """Return the given templates, by default those of a property.
+
+    Raises:
+        ValueError: if the property is unknown, or a template does not contain `{}`.
+    """
+    one_of(get_args(Property), learnable_property=learnable_property)
+    found = list(TEMPLATES[learnable_property] if given is None else given)
+    if wrong := [text for text in found or [""] if "{}" not in text]:
+        raise ValueError(f"templates must contain {{}} for the new word, got {wrong[0]!r}")
+    return found
 
 
 class ExtendedEmbedding(nn.Embedding):
@@ -98,6 +113,26 @@ def check_pipeline_class(name: str) -> None:
             f"network: diffusers loads no textual inversion into {name}; supported are Stable Diffusion, SDXL and "
             f"FLUX.1"
         )
+
+
+def check_pipeline_files(network: Mapping[str, Any], placeholder: str, initializer: str, count: int) -> None:
+    """Check a pipeline and its tokens before its weights are loaded; files that are missing are reported on loading.
+
+    Args:
+        network: arguments of the model, with its `pipeline`.
+        placeholder: see `add_tokens`, as all further arguments.
+        initializer: as above.
+        count: as above.
+
+    Raises:
+        ValueError: if a token does not fit, or the pipeline loads no learned embeddings.
+    """
+    try:
+        name, tokenizers = clip_tokenizers(network.get("config") or network["pipeline"], network["local_files_only"])
+    except (OSError, ValueError, ImportError, KeyError):
+        return
+    check_pipeline_class(name)
+    check_tokens(tokenizers, placeholder, initializer, count)
 
 
 def add_tokens(network: TextToImage, placeholder: str, initializer: str, count: int) -> list[ExtendedEmbedding]:

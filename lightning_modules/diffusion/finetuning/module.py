@@ -11,7 +11,7 @@ from torchmetrics import MeanMetric
 from datamodules.arguments import at_least, positive, within
 from lightning_modules.backbones.diffusion.export import save_model
 from lightning_modules.backbones.diffusion.pixel_space import PixelSpace
-from lightning_modules.backbones.diffusion.text_to_image import Prompts, TextToImage
+from lightning_modules.backbones.diffusion.text_to_image import TextToImage
 from lightning_modules.diffusion.finetuning.caption_dropout import CaptionDropout
 from lightning_modules.diffusion.finetuning.data_checks import check_sharding
 from lightning_modules.diffusion.finetuning.exported_network import ExportsNetwork
@@ -116,9 +116,6 @@ class DiffusionFineTuning(FineTuningSteps, ExportsNetwork, MethodModule):
     def on_fit_start(self) -> None:
         if isinstance(self.network, TextToImage):
             prepare_text_to_image(self, self.network)
-
-    def training_prompts(self, prompts: Prompts) -> Prompts:
-        return self.dropout(prompts)
 
     def save_pipeline(self, folder: Path, writes: bool = True, merge: bool = False) -> None:
         with self.average.used_by(self.network):

@@ -15,7 +15,7 @@ from datamodules.arguments import at_least, one_of, only_with, positive, within
 from datamodules.batches import CaptionedImageBatch
 from datamodules.randomness.shared_batches import sample_rows, sample_rows_like
 from lightning_modules.backbones.diffusion.flow_transformer import FlowTransformer
-from lightning_modules.backbones.diffusion.text_to_image import Prompts, unet_output
+from lightning_modules.backbones.diffusion.text_to_image import Prompts
 from lightning_modules.diffusion.finetuning.weighting import min_snr_weight
 from lightning_modules.sde.discrete import (
     Prediction,
@@ -122,7 +122,7 @@ class Objective(nn.Module, ABC):
         """Compute each image's mean squared error, `[B]`, with SDXL's size conditions and with masks if there are."""
         model, weight = network, self.options.weight(batch.get("loss_mask"), latent)
         if "size_conditions" in batch and getattr(network, "is_xl", False):
-            model = partial(unet_output, network, size_conditions=batch["size_conditions"])
+            model = partial(network.with_sizes, size_conditions=batch["size_conditions"])
         return self.errors(model, latent, prompts, noise, t, weight)
 
     @abstractmethod

@@ -16,6 +16,7 @@ from datamodules.randomness.generators import generator_of, sample_like
 from datamodules.randomness.shared_batches import sample_rows_like
 from lightning_modules.backbones.diffusion.pixel_space import PixelSpace
 from lightning_modules.backbones.diffusion.text_to_image import Prompts, TextToImage
+from lightning_modules.diffusion.finetuning.caption_dropout import CaptionDropout
 from lightning_modules.diffusion.finetuning.data_checks import check_data
 from lightning_modules.interfaces import ImageColumn
 from lightning_modules.optim.optimizers import optimizer_config, trainable_parameters
@@ -30,6 +31,8 @@ class FineTuningSteps:
     The module owns `network`, `objective`, `average`, `losses` and the arguments of sampling.
     """
 
+    dropout: CaptionDropout | None = None
+    """Dropout of captions in training."""
     _shared_out = False
     """Whether the weights are sharded over ranks."""
 
@@ -44,10 +47,6 @@ class FineTuningSteps:
     def prompts_of(self: Any, batch: CaptionedImageBatch) -> Prompts:
         """Embed the captions of a batch."""
         return self.network.encode_prompts(captions_of(batch, "a text-to-image model"))
-
-    def training_prompts(self: Any, prompts: Prompts) -> Prompts:
-        """Change the prompts of a training batch, such as by caption dropout."""
-        return prompts
 
     def model_of(self: Any, batch: CaptionedImageBatch, draw: Any) -> Any:
         """Return the model that predicts for a batch; `draw` is as in `given`."""
@@ -92,7 +91,8 @@ class FineTuningSteps:
         latent, prompts = self.given(batch, draw)
         noise = self.objective.options.noise(latent)
         t = self.objective.times(latent)
-        prompts = None if prompts is None else self.training_prompts(prompts)
+        if prompts is not None and self.dropout is not None:
+            prompts = self.dropout(prompts)
         error = self.objective.batch_errors(self.model_of(batch, draw), batch, latent, prompts, noise, t)
         return self.objective.weighted(error, t).mean(), error.detach().mean()
 

@@ -1,28 +1,32 @@
-"""LightningModule that learns the embedding of a new word from a few images."""
+"""Learn the embedding v of a new word from a few images, with all weights of the diffusion model frozen.
+
+    v* = argmin_v E |f(z_t, t, c(y, v)) - target|^2   over prompts y that contain the word; v starts as another word's.
+
+Source: Gal, Alaluf, Atzmon, Patashnik, Bermano, Chechik and Cohen-Or, An Image is Worth One Word: Personalizing
+Text-to-Image Generation using Textual Inversion, ICLR 2023, arXiv 2208.01618.
+"""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torchmetrics import MeanMetric
 
-from datamodules.arguments import at_least, one_of, positive
+from datamodules.arguments import at_least, only_with, positive
 from datamodules.batches import CaptionedImageBatch
 from datamodules.randomness.shared_batches import sample_rows
-from lightning_modules.backbones.diffusion.pipelines import clip_tokenizers
 from lightning_modules.backbones.diffusion.text_to_image import Prompts, TextToImage
 from lightning_modules.diffusion.finetuning.data_checks import check_data
 from lightning_modules.diffusion.finetuning.learned_tokens import (
-    TEMPLATES,
     Property,
     add_tokens,
     check_captions,
-    check_pipeline_class,
-    check_tokens,
+    check_pipeline_files,
     save_tokens,
+    templates_of,
 )
 from lightning_modules.diffusion.finetuning.objectives import FlowMatching, LossOptions, training_objective
 from lightning_modules.diffusion.finetuning.steps import FineTuningSteps
@@ -83,10 +87,8 @@ class TextualInversion(FineTuningSteps, MethodModule):
         super().__init__()
         positive(min_snr_gamma=min_snr_gamma)
         at_least(1, num_vectors=num_vectors, num_inference_steps=num_inference_steps)
-        one_of(get_args(Property), learnable_property=learnable_property)
-        self.templates = list(TEMPLATES[learnable_property] if templates is None else templates)
-        if wrong := [text for text in self.templates or [""] if "{}" not in text]:
-            raise ValueError(f"templates must contain {{}} for the new word, got {wrong[0]!r}")
+        only_with("templates null", templates is None, TextualInversion, learnable_property=learnable_property)
+        self.templates = templates_of(learnable_property, templates)
         if trainable_parameters(network) or "text_encoders" not in dict(network.named_children()):
             raise ValueError("network must have tuning frozen and offload_text_encoders false: only embeddings train")
         self.embeddings = add_tokens(network, placeholder_token, initializer_token, num_vectors)
@@ -115,13 +117,8 @@ class TextualInversion(FineTuningSteps, MethodModule):
         """
         token = settings["placeholder_token"]
         check_captions(data.images.training().captions if data.images.has_captions() else None, token)
-        given = settings["network"].get("init_args") or {}
-        try:
-            name, tokenizers = clip_tokenizers(given.get("config") or given["pipeline"], given["local_files_only"])
-        except (OSError, ValueError, ImportError, KeyError):  # loading the pipeline says what is wrong
-            return
-        check_pipeline_class(name)
-        check_tokens(tokenizers, token, settings["initializer_token"], settings["num_vectors"])
+        network = settings["network"].get("init_args") or {}
+        check_pipeline_files(network, token, settings["initializer_token"], settings["num_vectors"])
 
     def setup(self, stage: str) -> None:
         data = self.trainer.datamodule  # type: ignore[attr-defined]

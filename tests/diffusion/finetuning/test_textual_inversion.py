@@ -186,6 +186,7 @@ def test_what_does_not_fit_is_rejected(text_to_image: Path, stable_diffusion_3: 
         ({"initializer_token": "cat"}, "initializer_token must be one token of the pipeline, but 'cat' is 3 tokens"),
         ({"num_vectors": 0}, "num_vectors must be at least 1"),
         ({"templates": ["a cat"]}, r"templates must contain \{\} for the new word, got 'a cat'"),
+        ({"templates": ["a {}"], "learnable_property": "style"}, "learnable_property.*templates null"),
         ({"templates": []}, r"templates must contain \{\}"),
         ({"network": TextToImage(folder, tuning="lora")}, "network must have tuning frozen"),
         ({"network": TextToImage(folder, offload_text_encoders=True)}, "network must have tuning frozen and offload"),

@@ -1,0 +1,150 @@
+"""ControlNets of diffusers: built from a frozen network, and called beside it with the same inputs."""
+
+import inspect
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import diffusers
+import torch
+from diffusers.configuration_utils import FrozenDict
+from torch import Tensor, nn
+
+from lightning_modules.backbones.adaptation import HALF, in_dtype
+from lightning_modules.backbones.diffusion.text_to_image import Prompts, TextToImage
+
+CHANNELS = (16, 32, 96, 256)
+"""Channels of the convolutions that reduce a condition image to the size of the latents."""
+
+
+@dataclass(frozen=True)
+class Control:
+    """What diffusers has for ControlNets of one model family."""
+
+    controlnet: str
+    """Class of the ControlNet."""
+    pipeline: str
+    """Class of the pipeline that samples with it."""
+    image: str
+    """The pipeline's argument for condition images."""
+    residuals: tuple[str, ...]
+    """Arguments of the network that take the outputs of the ControlNet."""
+    sees_latents: bool = True
+    """Whether conditions are encoded to latents by the autoencoder."""
+
+
+UNET = ("down_block_additional_residuals", "mid_block_additional_residual")
+FLUX = ("controlnet_block_samples", "controlnet_single_block_samples")
+CONTROLS = {
+    "TextToImage": Control("ControlNetModel", "StableDiffusionControlNetPipeline", "image", UNET, False),
+    "SDXL": Control("ControlNetModel", "StableDiffusionXLControlNetPipeline", "image", UNET, False),
+    "StableDiffusion3": Control(
+        "SD3ControlNetModel", "StableDiffusion3ControlNetPipeline", "control_image", ("block_controlnet_hidden_states",)
+    ),
+    "Flux": Control("FluxControlNetModel", "FluxControlNetPipeline", "control_image", FLUX),
+}
+
+
+def check_family(name: str) -> None:
+    """Reject a model of a family without a ControlNet.
+
+    Raises:
+        ValueError: if the class `name` has none.
+    """
+    if name not in CONTROLS:
+        raise ValueError(
+            f"network must be TextToImage (Stable Diffusion, SDXL), StableDiffusion3 or Flux to train a ControlNet, "
+            f"got {name}"
+        )
+
+
+def control_of(network: TextToImage) -> Control:
+    """Look up the classes of a model's family."""
+    check_family(type(network).__name__)
+    return CONTROLS["SDXL" if network.is_xl else type(network).__name__]
+
+
+def new_controlnet(network: TextToImage, num_layers: int | None, num_single_layers: int | None) -> nn.Module:
+    """Build a float32 ControlNet whose blocks are copies of the network's, and whose outputs are zero.
+
+    Args:
+        network: the model.
+        num_layers: number of copied blocks of a transformer; None takes the default of diffusers, or all blocks that
+            can be copied if there are fewer.
+        num_single_layers: the same for blocks of FLUX.1 that process image and text as one sequence.
+
+    Raises:
+        ValueError: if there are fewer blocks.
+    """
+    control, base = control_of(network), network.network
+    kind: Any = getattr(diffusers, control.controlnet)
+    if not control.sees_latents:
+        halvings = int(math.log2(network.pipeline.vae_scale_factor))
+        controlnet = kind.from_unet(base, conditioning_embedding_out_channels=CHANNELS[: 1 + halvings])
+    else:
+        defaults = inspect.signature(kind.from_transformer).parameters
+        given = {"num_layers": num_layers, "num_single_layers": num_single_layers}
+        options: dict[str, Any] = {}
+        for key in given.keys() & defaults.keys():
+            # The last block of Stable Diffusion 3 has no output for the text.
+            most = base.config[key] - (control.controlnet == "SD3ControlNetModel")
+            if (number := given[key] or min(defaults[key].default, most)) > most:
+                raise ValueError(f"{key} must be at most {most} for a ControlNet of this network, got {number}")
+            options[key] = number
+        options |= {key: base.config[key] for key in ("attention_head_dim", "num_attention_heads") if key in defaults}
+        options |= {key: 0 for key in ("num_extra_conditioning_channels",) if key in defaults}
+        # diffusers writes to the configuration, and would replace values that are the defaults of the network's class.
+        kept = base._internal_dict
+        base._internal_dict = FrozenDict({key: kept[key] for key in kept if key != "_use_default_values"})
+        controlnet = kind.from_transformer(base, **options)
+        base._internal_dict = kept
+        if "force_zeros_for_pooled_projection" in controlnet.config:
+            # It gets the pooled prompt, and shifted latents of conditions: the pipeline asks for both here.
+            controlnet.register_to_config(force_zeros_for_pooled_projection=False)
+    if base.dtype in HALF:  # whose pipelines give it inputs in half precision
+        in_dtype(controlnet, "float32")
+    return controlnet.train()
+
+
+class ControlledNetwork:
+    """A frozen network that receives the outputs of a ControlNet; it is called as `TextToImage.forward`.
+
+    Args:
+        network: the model.
+        controlnet: its ControlNet.
+        condition: condition images, `[B, 3, H, W]` in [0, 1].
+        draw: function that samples standard normal noise with the shape of a given tensor, for latents of conditions.
+    """
+
+    def __init__(self, network: TextToImage, controlnet: nn.Module, condition: Tensor, draw: Any) -> None:
+        self.network = network
+        self.controlnet = controlnet
+        self.control = control_of(network)
+        self.is_xl = network.is_xl
+        self.condition = condition
+        if self.control.sees_latents:
+            with torch.no_grad():
+                moments = network.moments(condition)
+                self.condition = network.packed(network.latent(moments, draw(moments[:, 0])))
+
+    def __call__(self, latent: Tensor, timestep: Tensor, prompts: Prompts) -> Tensor:
+        return self.with_sizes(latent, timestep, prompts)
+
+    def with_sizes(
+        self, latent: Tensor, timestep: Tensor, prompts: Prompts, size_conditions: Tensor | None = None
+    ) -> Tensor:
+        inputs = self.network.network_inputs(latent, timestep, prompts, size_conditions)
+        outputs = self.controlnet(**inputs, controlnet_cond=self.condition, return_dict=False)
+        residuals = dict(zip(self.control.residuals, outputs, strict=True))
+        return self.network.network_output(self.network.network(**inputs, **residuals).sample, latent)
+
+
+def controlled_pipeline(network: TextToImage, controlnet: nn.Module) -> Any:
+    """Build the diffusers pipeline that samples with a ControlNet, from the parts of the model's pipeline."""
+    kind: Any = getattr(diffusers, control_of(network).pipeline)
+    known = inspect.signature(kind.__init__).parameters
+    parts = {name: part for name, part in network.pipeline.components.items() if name in known}
+    options = {"requires_safety_checker": False} if "requires_safety_checker" in known else {}
+    pipeline = kind(**parts, controlnet=controlnet, **options)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline

@@ -1,0 +1,148 @@
+"""Train a ControlNet, a trainable copy of a network's blocks that adds a condition image x to the frozen network.
+
+    y = F(z, c) + Z_2(G(z + Z_1(x), c)),   with the frozen blocks F, their copy G, and zero-initialised layers Z_1, Z_2.
+
+Source: Zhang, Rao and Agrawala, Adding Conditional Control to Text-to-Image Diffusion Models, ICCV 2023,
+arXiv 2302.05543.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+
+from datamodules.arguments import at_least, only_with, positive, within
+from datamodules.batches import CaptionedImageBatch
+from lightning_modules.backbones.adaptation import with_gradient_checkpointing
+from lightning_modules.backbones.diffusion.text_to_image import TextToImage
+from lightning_modules.diffusion.finetuning.caption_dropout import CaptionDropout
+from lightning_modules.diffusion.finetuning.controlled_network import (
+    FLUX,
+    ControlledNetwork,
+    check_family,
+    control_of,
+    controlled_pipeline,
+    new_controlnet,
+)
+from lightning_modules.diffusion.finetuning.objectives import FlowMatching, LossOptions, training_objective
+from lightning_modules.diffusion.finetuning.steps import FineTuningSteps
+from lightning_modules.interfaces import ImageColumn
+from lightning_modules.method_module import MethodModule
+from lightning_modules.optim.averages import AveragedWeights, ramped_decay
+from lightning_modules.optim.optimizers import adamw, constant, trainable_parameters
+
+NO_CONDITIONS = "a ControlNet needs condition images: set data.images.condition_dir to their folder"
+
+
+class ControlNet(FineTuningSteps, MethodModule):
+    """Train a ControlNet on images with captions and condition images, with all weights of the pipeline frozen.
+
+    The ControlNet is initialised with a copy of the network's blocks. Its outputs are zero before training, so the
+    first prediction is that of the network alone. After training, it is saved to `pipeline/controlnet` in the run
+    directory, for `from_pretrained` of diffusers. Validation and test are as in `DiffusionFineTuning`.
+
+    Args:
+        network: a frozen `TextToImage` (Stable Diffusion or SDXL), `StableDiffusion3` or `Flux`.
+        num_layers: number of copied transformer blocks; None takes the default of diffusers. Not for U-Nets.
+        num_single_layers: the same for FLUX.1's blocks of image and text as one sequence.
+        min_snr_gamma: gamma of the Min-SNR weights; None gives all timesteps the same weight. Not for flow matching.
+        flow: times and weights of flow matching; None takes the defaults of `FlowMatching`. Not for diffusion.
+        caption_dropout: probability of training an image without its caption, in [0, 1), or a list with one for each
+            text encoder.
+        average_decay: maximum decay of the averaged weights, in [0, 1); 0 uses the weights of the last step.
+        gradient_checkpointing: recompute the ControlNet's activations in the backward pass instead of keeping them.
+        prompts: texts that `sample` cycles through; by default the empty text.
+        num_inference_steps: sampling steps.
+        guidance_scale: scale of classifier-free guidance in sampling; 1 disables it.
+        optimizer: optimizer of the ControlNet.
+        lr_scheduler: learning-rate schedule, stepped every epoch.
+        loss: offset noise, and weights of masks; None takes the defaults of `LossOptions`.
+
+    Raises:
+        ValueError: if an argument is out of range or does not apply to the model, or the model is not frozen.
+    """
+
+    def __init__(
+        self,
+        network: TextToImage,
+        num_layers: int | None = None,
+        num_single_layers: int | None = None,
+        min_snr_gamma: float | None = None,
+        flow: FlowMatching | None = None,
+        caption_dropout: float | Sequence[float] = 0.0,
+        average_decay: float = 0.0,
+        gradient_checkpointing: bool = False,
+        prompts: Sequence[str] = ("",),
+        num_inference_steps: int = 50,
+        guidance_scale: float = 7.5,
+        optimizer: OptimizerCallable = adamw,
+        lr_scheduler: LRSchedulerCallable = constant,
+        loss: LossOptions | None = None,
+    ) -> None:
+        super().__init__()
+        positive(min_snr_gamma=min_snr_gamma, num_layers=num_layers, num_single_layers=num_single_layers)
+        within(0, 1, "[)", average_decay=average_decay)
+        at_least(1, num_inference_steps=num_inference_steps)
+        control = control_of(network)
+        only_with("a transformer", control.sees_latents, ControlNet, num_layers=num_layers)
+        only_with("FLUX.1", control.residuals == FLUX, ControlNet, num_single_layers=num_single_layers)
+        if trainable_parameters(network):
+            raise ValueError("network must have tuning frozen: only the ControlNet trains")
+        self.dropout = CaptionDropout(caption_dropout)
+        self.dropout.check(network)
+        self.network = network
+        self.controlnet = new_controlnet(network, num_layers, num_single_layers)
+        if gradient_checkpointing:
+            with_gradient_checkpointing(self.controlnet)
+        self.condition: Tensor | None = None
+        self.prompts = prompts
+        self.takes_prompts = self.generator_per_image = True
+        self.num_inference_steps = num_inference_steps
+        self.guidance_scale = guidance_scale
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.objective = training_objective(network, min_snr_gamma, flow, loss or LossOptions(), ControlNet)
+        self.average = AveragedWeights(self.controlnet, partial(ramped_decay, decay=average_decay))
+        self.losses = MeanMetric()
+
+    @classmethod
+    def check_before_loading(cls, data: Any, settings: Mapping[str, Any]) -> None:
+        """Reject data without conditions and families without ControlNets, as `TextualInversion` does with tokens."""
+        name = settings["network"]["class_path"].rpartition(".")[2]
+        if name != "text_to_image_pipeline":  # which looks into the pipeline for its family
+            check_family(name)
+        if getattr(data.images, "condition_dir", None) is None:
+            raise ValueError(NO_CONDITIONS)
+
+    @property
+    def trained(self) -> nn.Module:
+        return self.controlnet
+
+    def on_fit_start(self) -> None:
+        self.dropout.prepare(self.network)
+
+    def model_of(self, batch: CaptionedImageBatch, draw: Any) -> ControlledNetwork:
+        if "condition" not in batch:
+            raise ValueError(NO_CONDITIONS)
+        return ControlledNetwork(self.network, self.controlnet, batch["condition"], draw)
+
+    def sampling_inputs(self, batch: CaptionedImageBatch | None, n: int) -> dict[str, Any]:
+        condition = self.condition if batch is None else batch["condition"]
+        if condition is None:
+            raise ValueError("a ControlNet samples for a condition image: set the attribute `condition`")
+        image = condition.to(self.device).expand(n, -1, -1, -1)
+        return {"pipeline": controlled_pipeline(self.network, self.controlnet), control_of(self.network).image: image}
+
+    def image_columns(self, batch: CaptionedImageBatch, outputs: Any) -> dict[str, Tensor | ImageColumn]:
+        """Show images and conditions next to samples for their captions."""
+        columns = super().image_columns(batch, outputs)
+        return {"image": columns.pop("image"), "condition": batch["condition"], **columns}
+
+    def save_pipeline(self, folder: Path, writes: bool = True, merge: bool = False) -> None:
+        if writes:
+            with self.average.used_by(self.controlnet):
+                self.controlnet.save_pretrained(folder / "controlnet")
