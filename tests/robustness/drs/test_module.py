@@ -193,7 +193,19 @@ def test_both_networks_can_begin_as_a_classifier_of_whole_images(tmp_path: Path)
         assert torch.equal(module.second_network.state_dict()[name], value)
 
 
-@pytest.mark.parametrize("config", ["demo", "demo_baseline", "demo_consistency", "demo_unequal", "cifar10", "imagenet"])
+@pytest.mark.parametrize(
+    "config",
+    [
+        "demo",
+        "demo_baseline",
+        "demo_consistency",
+        "demo_unequal",
+        "demo_size",
+        "demo_size_baseline",
+        "cifar10",
+        "imagenet",
+    ],
+)
 def test_a_config_certifies_at_the_noise_level_that_it_trains_with(config: str) -> None:
     settings = whole(ROOT / "configs" / "drs" / f"{config}.yaml")
     sigma = settings["model"]["init_args"]["sigma"]
