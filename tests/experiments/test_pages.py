@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import commands, pages
+from experiments import commands, pages, pictures
 from experiments.pages import with_section
 from tests.command import ROOT
 
@@ -45,7 +45,7 @@ def test_every_link_of_a_page_leads_somewhere() -> None:
 def test_pictures_are_small_and_shown(generated: dict[Path, str]) -> None:
     shown = "".join(generated.values())
     for picture in DOCS.glob("images/*"):
-        assert picture.stat().st_size <= pages.MAX_BYTES, picture.name
+        assert picture.stat().st_size <= pictures.MAX_BYTES, picture.name
         assert f"images/{picture.name})" in shown
 
 
@@ -60,10 +60,10 @@ def test_every_claim_that_was_measured_is_shown(generated: dict[Path, str]) -> N
 def test_a_picture_is_made_smaller_until_it_is_small_enough(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (400, 500, 3), dtype=np.uint8)
     Image.fromarray(noise).resize((1500, 300)).save(tmp_path / "large.png")
-    pages.shrink(tmp_path / "large.png", tmp_path / "small.png")
+    pictures.shrink(tmp_path / "large.png", tmp_path / "small.png")
     with Image.open(tmp_path / "small.png") as small:
         assert small.width < 1000
-    assert (tmp_path / "small.png").stat().st_size <= pages.MAX_BYTES
+    assert (tmp_path / "small.png").stat().st_size <= pictures.MAX_BYTES
 
 
 def test_pictures_come_from_the_runs_that_configurations_name(tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_pictures_come_from_the_runs_that_configurations_name(tmp_path: Path) ->
     (run / "figures").mkdir(parents=True)
     (run / "test_metrics.csv").write_text("")
     Image.new("RGB", (2000, 50), "green").save(run / "figures/early_learning.png")
-    pages.make_pictures(tmp_path / "runs", tmp_path)
+    pages.make_pictures(tmp_path / "runs", project=tmp_path)
     with Image.open(tmp_path / "docs/images/elr.png") as picture:
         assert picture.size == (1000, 25)
 
@@ -98,7 +98,7 @@ def test_a_picture_can_be_that_of_a_comparison(others: str, tmp_path: Path, monk
         Image.new("RGB", (20, 10), "green").save(run / "table.png")
 
     monkeypatch.setattr(subprocess, "run", compares)
-    pages.make_pictures(tmp_path / "runs", tmp_path)
+    pages.make_pictures(tmp_path / "runs", project=tmp_path)
     parsed = commands.parse("compare", asked_for[0][1:])
     assert parsed.configs == [tmp_path / "configs/elr/demo.yaml", *map(Path, others.split())]
     assert (parsed.output, parsed.seeds) == (tmp_path / "runs/elr/demo", [0])

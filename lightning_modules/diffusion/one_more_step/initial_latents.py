@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -106,6 +106,12 @@ def sampled_by(scheduler: Any, model: Any) -> Iterator[None]:
 def brightness(images: Tensor) -> Tensor:
     """Compute the mean brightness of images `[B, C, H, W]` in [0, 1]: `[B]`, in float64."""
     return images.double().flatten(1).mean(dim=1)
+
+
+def one_for_each(captions: Sequence[str], values: Tensor) -> list[int]:
+    """Return the position of the first image of each caption, in the order of the images' values `[B]`."""
+    first = {caption: position for position, caption in reversed(list(enumerate(captions)))}
+    return sorted(first.values(), key=values.tolist().__getitem__)
 
 
 def brightness_measures(drawn: Tensor, real: Tensor) -> dict[str, Tensor]:

@@ -26,6 +26,7 @@ from lightning_modules.diffusion.one_more_step.initial_latents import (
     first_level,
     given_to_pipeline,
     initial_latents,
+    one_for_each,
     sampled_by,
     zero_terminal_snr,
 )
@@ -241,9 +242,13 @@ class OneMoreStep(Prompted, MethodModule):
         self.measured.reset()
 
     def image_columns(self, batch: CaptionedImageBatch, outputs: dict[str, Tensor]) -> dict[str, ImageColumn]:
-        """Show real images, and samples for their captions from plain noise, `start` and the oracle."""
-        given: Any = {**batch, "caption": captions_of(batch, "OneMoreStep")}
-        few: Any = {key: given[key][:8] for key in ("image", "caption", "index")}
-        shown = {"real": few["image"], "plain": self.sampled(few, "plain"), self.start: outputs["sample"][:8]}
-        shown["oracle"] = self.sampled(few, "oracle")
+        """Show an image of each caption, from dark to bright, and samples from plain noise, `start` and the oracle."""
+        rows = one_for_each(captions := captions_of(batch, "OneMoreStep"), brightness(batch["image"]))[:8]
+        few: Any = {
+            "image": batch["image"][rows],
+            "index": batch["index"][rows],
+            "caption": [captions[i] for i in rows],
+        }
+        shown = {"real image": few["image"], "plain noise": self.sampled(few, "plain")}
+        shown |= {self.start.replace("_", " "): outputs["sample"][rows], "oracle": self.sampled(few, "oracle")}
         return {name: ImageColumn(image, few["caption"]) for name, image in shown.items()}

@@ -23,6 +23,7 @@ from lightning_modules.diffusion.one_more_step.initial_latents import (
     first_level,
     given_to_pipeline,
     initial_latents,
+    one_for_each,
 )
 from lightning_modules.sde.ddim import ddim
 from lightning_modules.sde.discrete import scheduler_levels
@@ -147,3 +148,8 @@ def test_brightness_is_compared_by_its_law_and_by_pairs() -> None:
     assert found["correlation"].item() == pytest.approx(np.corrcoef(drawn, real)[0, 1])
     images = torch.rand(3, 2, 4, 5)
     torch.testing.assert_close(brightness(images), images.double().mean(dim=(1, 2, 3)))
+
+
+def test_the_first_image_of_each_caption_is_found_from_dark_to_bright() -> None:
+    captions, values = ["light", "dark", "light", "black", "dark"], torch.tensor([0.7, 0.3, 0.6, 0.1, 0.2])
+    assert one_for_each(captions, values) == [3, 1, 0]
