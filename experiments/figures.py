@@ -11,6 +11,8 @@ from experiments.results import BEST_EPOCH, Curves, Result, arrow, read_curves
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+NAMES: Mapping[str, str] = {}
+"""Names of metrics, keys and configs in words."""
 MAX_METRICS = 12
 MAX_CURVES = 6
 TITLES = {
@@ -20,10 +22,15 @@ TITLES = {
 """Titles of metrics above their curves; other metrics keep their names."""
 
 
-def draw_comparison(results: Sequence[Result], path: Path) -> None:
+def draw_comparison(results: Sequence[Result], path: Path, words: Mapping[str, str] = NAMES) -> None:
     """Draw a panel for each metric. It shows a dot for each seed, and mean ± std.
 
     Values of the best epoch are drawn as rings in the same panel.
+
+    Args:
+        results: results of all runs.
+        path: output file.
+        words: what the figure calls metrics and configs; others keep their names.
     """
     import numpy as np
 
@@ -51,8 +58,8 @@ def draw_comparison(results: Sequence[Result], path: Path) -> None:
                     np.mean(values), y, xerr=std, fmt="|", color=colour(row), ecolor=colour(row), markersize=13,
                     markeredgewidth=2, elinewidth=1.6, capsize=3.5, zorder=3,
                 )  # fmt: skip
-        ax.set_title(metric + arrow(metric), fontsize=10, loc="left")
-        ax.set_yticks(range(len(configs)), configs)
+        ax.set_title(words.get(metric, metric + arrow(metric)), fontsize=10, loc="left")
+        ax.set_yticks(range(len(configs)), [words.get(config, config) for config in configs])
         ax.set_ylim(len(configs) - 0.4, -0.6)
         ax.grid(axis="x", alpha=0.3)
         ax.margins(x=0.08)

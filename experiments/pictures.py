@@ -15,7 +15,8 @@ axis, and then a column for each panel. A name that ends in `(log scale)` gives 
 of the table. For `metrics.csv` the columns are `epoch` and metrics, for `certification.csv` they are `radius` and
 `certified accuracy`, and for `test_metrics.csv` they are `level` and metrics without their level: `retrieval` has the
 values of `test/retrieval_0.25` and `test/retrieval_0.50`. Figures (.png) of the runs are placed below or beside each
-other. For `table.png`, `axes` names keys and metrics in words, and `lines` the methods.
+other. `rows: height = 40 %` keeps the upper part of each figure. For `table.png` and `comparison.png`, `axes` names keys
+and metrics in words, and `lines` the methods.
 
 The first picture of a method is docs/images/<method>.png; other pictures are docs/images/<method>_<configuration>.png.
 """
@@ -45,6 +46,8 @@ KEYS = ("picture", "lines", "axes", "rows", "see")
 KEY_LINE = re.compile(rf"# ({'|'.join((*KEYS, 'needs'))}): (.+)")
 LOG = " (log scale)"
 STYLES = ("-", ":", "--", "-.")
+FEW = 9
+"""Number of points from which a line has no markers."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,8 @@ def make_picture(picture: Picture, runs: Path, project: Path) -> None:
         ValueError: if the lines do not fit the runs.
         subprocess.CalledProcessError: if a run fails.
     """
-    run, config = runs / picture.config.parent.name / picture.config.stem, str(project / picture.config)
+    run = runs / picture.config.parent.name / picture.config.stem
+    config = os.path.relpath(project / picture.config)  # as a user names it, so that a user's run is known again
     source = run / picture.source
     command, *more = picture.compared or ("fit",)
     if command in ("fit", "test"):
@@ -145,6 +149,7 @@ def _draw(picture: Picture, arguments: Sequence[str], output: Path) -> Path:
     """Draw a picture of all runs of a comparison."""
     from experiments.commands import parse
     from experiments.compare import collect, plan
+    from experiments.figures import draw_comparison
     from experiments.method_table import swept_keys
     from experiments.results import chosen
     from experiments.run_request import load_experiments
@@ -156,11 +161,15 @@ def _draw(picture: Picture, arguments: Sequence[str], output: Path) -> Path:
     experiments = varied(experiments, [variation(text) for text in options.vary])
     planned = plan(experiments, options.seeds, output)
     path = output / "picture.png"
-    if picture.source == "table.png":
+    if picture.source in ("table.png", "comparison.png"):
         labels = dict.fromkeys(each.label for each in experiments)
         words = {**picture.axes, **dict(zip(labels, picture.lines, strict=False))}
-        draw = draw_lines if len(swept_keys(experiments)) == 1 else draw_heat_maps
-        draw(chosen(collect(planned, options.metrics), options.metrics), experiments, path, words)
+        results = chosen(collect(planned, options.metrics), options.metrics)
+        if picture.source == "comparison.png":
+            draw_comparison(results, path, words)
+        else:
+            draw = draw_lines if len(swept_keys(experiments)) == 1 else draw_heat_maps
+            draw(results, experiments, path, words)
         return path
     files: dict[str, list[Path]] = {}
     for run in planned:
@@ -178,8 +187,11 @@ def _put_together(files: Mapping[str, Sequence[Path]], picture: Picture, path: P
     from PIL import Image, ImageDraw, ImageFont, ImageOps
 
     figures = {line: Image.open(_existing(own[0], picture)).convert("RGB") for line, own in files.items()}
+    if kept := picture.rows.get("height"):
+        share = float(kept.rstrip(" %")) / 100
+        figures = {line: each.crop((0, 0, each.width, round(share * each.height))) for line, each in figures.items()}
     width, height = next(iter(figures.values())).size
-    below = width > height
+    below = width > 1.5 * height
     size = round(max(20, (width if below else len(figures) * width) / 50))
     font, bar = ImageFont.truetype(findfont("DejaVu Sans"), size), round(1.6 * size)
     scaled = [ImageOps.scale(each, width / each.width if below else height / each.height) for each in figures.values()]
@@ -218,6 +230,7 @@ def _draw_tables(files: Mapping[str, Sequence[Path]], picture: Picture, path: Pa
                 label = line if line and text == by_text[0][0] else None
                 # the first run, the method, is a thin line in front, so that an equal line remains visible behind
                 front = {"linewidth": 2.4 if number else 1.7, "zorder": 3 - 0.1 * number}
+                front |= {"marker": "o", "markersize": 5} if len(mean) < FEW else {}
                 ax.plot(mean.index, mean, style, color=colour, label=label, **front)
                 if len(seeds) > 1:
                     std = values.std(axis=1)
@@ -227,6 +240,8 @@ def _draw_tables(files: Mapping[str, Sequence[Path]], picture: Picture, path: Pa
         ax.set_title(picture.axes[column].removesuffix(LOG), fontsize=10, loc="left")
         if picture.axes[across].endswith(LOG):
             ax.set_xscale("log")
+        elif across == "epoch":
+            ax.xaxis.get_major_locator().set_params(integer=True)
         bottom, top = ax.get_ylim()
         if picture.axes[column].endswith(LOG):
             ax.set_yscale("log")

@@ -2,6 +2,7 @@
 
 python train.py pages                        write pages, from docstrings, configurations and docs/claims.csv
 python train.py pages --pictures runs/pages  write the pictures that configurations name, from their runs
+                              --only elr     write this picture only
 """
 
 import subprocess

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.figures import MAX_METRICS, colour, legend_above, panels
+from experiments.figures import MAX_METRICS, NAMES, colour, legend_above, panels
 from experiments.method_table import swept_keys
 from experiments.results import BEST_EPOCH, DIVERGED, Result, Summary, arrow, summarise
 from experiments.run_request import Experiment
@@ -19,7 +19,6 @@ from experiments.sweeps.fits import Fit, line_of
 from experiments.sweeps.variations import number
 
 NOTE = "x: diverged, ▲: not finite, in so many of the seeds"
-NAMES: Mapping[str, str] = {}
 MOST_TICKS = 8
 MOST_NUMBERS = 64
 """Maximal number of cells of a heat map with numbers in them."""

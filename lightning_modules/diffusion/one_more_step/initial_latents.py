@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from datamodules.arguments import within
 from lightning_modules.backbones.diffusion.pipelines import reject_flow_matching
+from lightning_modules.interfaces import Table
 
 
 def spaced(scheduler: Any, num_steps: int) -> Any:
@@ -108,10 +109,19 @@ def brightness(images: Tensor) -> Tensor:
     return images.double().flatten(1).mean(dim=1)
 
 
-def one_for_each(captions: Sequence[str], values: Tensor) -> list[int]:
-    """Return the position of the first image of each caption, in the order of the images' values `[B]`."""
-    first = {caption: position for position, caption in reversed(list(enumerate(captions)))}
-    return sorted(first.values(), key=values.tolist().__getitem__)
+def brightness_table(generated: Tensor, real: Tensor) -> Table:
+    """Tabulate the mean brightness of generated images over that of the real images with the same captions.
+
+    Images are in ten groups of equal size, from dark to bright real images.
+
+    Args:
+        generated: brightness of generated images, `[n]`.
+        real: brightness of the real images, `[n]`.
+    """
+    order = real.argsort()
+    groups = [(real[rows].mean().item(), generated[rows].mean().item()) for rows in order.tensor_split(10) if len(rows)]
+    columns = dict(zip(("brightness of real images", "brightness of samples"), zip(*groups, strict=True), strict=True))
+    return Table({name: list(values) for name, values in columns.items()})
 
 
 def brightness_measures(drawn: Tensor, real: Tensor) -> dict[str, Tensor]:
