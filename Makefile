@@ -11,7 +11,7 @@
 # make reproduced  runs the experiments at the size of their papers, keeps the figures in docs/reproduced.csv and writes the pages
 # make pages   writes docs/ and the table of methods of README.md
 # make docs    builds the documentation site in site/: every link and docstring is checked
-# make pictures   makes the pictures of docs/, from demo runs that are made where they are missing
+# make pictures   makes the pictures of docs/, from runs that are made where they are missing (NOISEWORKS_DATA for those of real data)
 # make data-tests  runs the tests that need real data (NOISEWORKS_DATA)
 # make benchmarks  measures speed and memory and writes docs/benchmarks.md
 # make gpu     measures on this machine's GPUs for 40 minutes and writes docs/gpu.md (NOISEWORKS_DATA for the real runs)

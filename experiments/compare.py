@@ -141,7 +141,8 @@ def write(runs: Sequence[Run], output: Path, metrics: Sequence[str] = (), fit: S
     files: dict[str, list[Path]] = {}
     for run in done:
         files.setdefault(run.experiment.title, []).append(run.directory / "metrics.csv")
-    if len(files) <= MAX_CONFIGS and draw_curves(files, output / "curves.png", metrics):
+    methods = {each.title: each.label for each in experiments}
+    if len(files) <= MAX_CONFIGS and draw_curves(files, output / "curves.png", metrics, methods):
         pictures.append(output / "curves.png")
     lines = ["No run is finished.\n"]
     if place and summaries:

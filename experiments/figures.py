@@ -11,6 +11,8 @@ from experiments.results import BEST_EPOCH, Curves, Result, arrow, read_curves
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+NAMES: Mapping[str, str] = {}
+"""Names of metrics, keys and configs in words."""
 MAX_METRICS = 12
 MAX_CURVES = 6
 TITLES = {
@@ -20,10 +22,15 @@ TITLES = {
 """Titles of metrics above their curves; other metrics keep their names."""
 
 
-def draw_comparison(results: Sequence[Result], path: Path) -> None:
+def draw_comparison(results: Sequence[Result], path: Path, words: Mapping[str, str] = NAMES) -> None:
     """Draw a panel for each metric. It shows a dot for each seed, and mean ± std.
 
     Values of the best epoch are drawn as rings in the same panel.
+
+    Args:
+        results: results of all runs.
+        path: output file.
+        words: what the figure calls metrics and configs; others keep their names.
     """
     import numpy as np
 
@@ -51,8 +58,8 @@ def draw_comparison(results: Sequence[Result], path: Path) -> None:
                     np.mean(values), y, xerr=std, fmt="|", color=colour(row), ecolor=colour(row), markersize=13,
                     markeredgewidth=2, elinewidth=1.6, capsize=3.5, zorder=3,
                 )  # fmt: skip
-        ax.set_title(metric + arrow(metric), fontsize=10, loc="left")
-        ax.set_yticks(range(len(configs)), configs)
+        ax.set_title(words.get(metric, metric + arrow(metric)), fontsize=10, loc="left")
+        ax.set_yticks(range(len(configs)), [words.get(config, config) for config in configs])
         ax.set_ylim(len(configs) - 0.4, -0.6)
         ax.grid(axis="x", alpha=0.3)
         ax.margins(x=0.08)
@@ -113,13 +120,21 @@ def _connected(columns: Sequence[str], numbers: Sequence[int]) -> list[list[int]
     return list(groups.values())
 
 
-def draw_curves(metrics: Mapping[str, Sequence[Path]], path: Path, names: Sequence[str] = ()) -> bool:
+def draw_curves(
+    metrics: Mapping[str, Sequence[Path]],
+    path: Path,
+    names: Sequence[str] = (),
+    methods: Mapping[str, str] | None = None,
+) -> bool:
     """Draw curves of the metrics that every config logs. A curve is the mean over seeds, with a band of ± std.
+
+    Each method has a colour. The settings of a method differ in lightness.
 
     Args:
         metrics: contents of the files `metrics.csv` of the runs, by config.
         path: output file.
         names: training and validation metrics to draw, in this order. The default is the first `MAX_CURVES` metrics.
+        methods: method of each config; None means that each config is a method.
 
     Returns:
         Whether there was anything to draw.
@@ -132,8 +147,9 @@ def draw_curves(metrics: Mapping[str, Sequence[Path]], path: Path, names: Sequen
     if not names:
         return False
     figure, axes = panels(len(names), width=3.6, height=2.5)
+    colours = colours_of({config: (methods or {}).get(config, config) for config in curves})
     for name, ax in zip(names, axes, strict=False):
-        for number, (config, runs) in enumerate(curves.items()):
+        for config, runs in curves.items():
             columns = [run[name] for run in runs if name in run]
             epochs = sorted({epoch for column in columns for epoch in column})
             values = np.array([[column.get(epoch, math.nan) for epoch in epochs] for column in columns])
@@ -141,11 +157,11 @@ def draw_curves(metrics: Mapping[str, Sequence[Path]], path: Path, names: Sequen
             count = present.sum(axis=0)
             mean = np.where(present, values, 0).sum(axis=0) / np.where(count, count, np.nan)
             few = {"marker": "o", "markersize": 3.5} if len(epochs) < 5 else {}  # a single point has no line
-            ax.plot(epochs, mean, color=colour(number), linewidth=1.6, label=config, **few)
+            ax.plot(epochs, mean, color=colours[config], linewidth=1.6, label=config, **few)
             if len(columns) > 1:
                 squares = np.where(present, (values - mean) ** 2, 0).sum(axis=0)
                 std = np.sqrt(squares / np.where(count > 1, count - 1, np.nan))
-                ax.fill_between(epochs, mean - std, mean + std, color=colour(number), alpha=0.2, linewidth=0)
+                ax.fill_between(epochs, mean - std, mean + std, color=colours[config], alpha=0.2, linewidth=0)
         title = name.removesuffix("_epoch")
         ax.set_title(TITLES.get(title, title), fontsize=10, loc="left")
         ax.grid(alpha=0.3)
@@ -194,8 +210,35 @@ def legend_above(figure: "Figure", ax: Any) -> None:
     handles, names = ax.get_legend_handles_labels()
     widest = 0.6 + 0.085 * max(map(len, names), default=0)  # in inches
     columns = max(1, min(len(names), 4, int(figure.get_figwidth() / widest)))
+    columns = math.ceil(len(names) / math.ceil(len(names) / columns)) if names else 1  # rows of equal length
     figure.legend(handles, names, loc="outside upper left", ncols=columns, frameon=False)
 
 
 def colour(number: int) -> str:
     return f"C{number}"
+
+
+def colours_of(methods: Mapping[str, str]) -> dict[str, Any]:
+    """Return a colour for each config: the colour of its method, from light for the first setting to dark for the last.
+
+    If there is only one method, the settings have the colours of a sequential colour map.
+
+    Args:
+        methods: method of each config.
+    """
+    from matplotlib import colormaps
+    from matplotlib.colors import to_rgb
+
+    own = {name: [config for config, method in methods.items() if method == name] for name in methods.values()}
+    found: dict[str, Any] = {}
+    for number, configs in enumerate(own.values()):
+        for place, config in enumerate(configs):
+            share = place / max(1, len(configs) - 1)
+            if len(own) == 1 and len(configs) > 1:
+                found[config] = colormaps["viridis"](0.9 * share)
+            elif len(configs) == 1:
+                found[config] = colour(number)
+            else:
+                white = 0.65 * (1 - share)
+                found[config] = tuple(white + (1 - white) * part * (1 - 0.3 * share) for part in to_rgb(colour(number)))
+    return found

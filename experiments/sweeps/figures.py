@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.figures import MAX_METRICS, colour, legend_above, panels
+from experiments.figures import MAX_METRICS, NAMES, colour, legend_above, panels
 from experiments.method_table import swept_keys
 from experiments.results import BEST_EPOCH, DIVERGED, Result, Summary, arrow, summarise
 from experiments.run_request import Experiment
@@ -34,7 +34,9 @@ def in_place(values: Sequence[str]) -> tuple[dict[str, float], bool]:
     return {value: float(place) for place, value in enumerate(numbers)}, False
 
 
-def draw_lines(results: Sequence[Result], experiments: Sequence[Experiment], path: Path) -> None:
+def draw_lines(
+    results: Sequence[Result], experiments: Sequence[Experiment], path: Path, words: Mapping[str, str] = NAMES
+) -> None:
     """Draw one panel for each metric. The panel has one line for each config, over the values of the varied key.
 
     Dots show single seeds. Bars show mean ± std.
@@ -43,6 +45,7 @@ def draw_lines(results: Sequence[Result], experiments: Sequence[Experiment], pat
         results: results of all runs.
         experiments: the experiments of these runs.
         path: file of the figure.
+        words: what the figure calls keys, metrics and labels of configs; others keep their names.
     """
     [key] = swept_keys(experiments)
     places, numeric = in_place([dict(each.setting)[key] for each in experiments])
@@ -65,9 +68,10 @@ def draw_lines(results: Sequence[Result], experiments: Sequence[Experiment], pat
                 ax.errorbar(at, mean, yerr=std, color=colour(row), marker="o", markersize=4.5, linewidth=1.2, capsize=3)
             for x, summary in points:
                 lost |= _mark(ax, x, summary, colour(row), row)
-            ax.plot([], [], color=colour(row), marker="o", markersize=4.5, linewidth=1.2, label=label)
-        _axis(ax, key, places, numeric)
-        ax.set_title(metric + arrow(metric), fontsize=10, loc="left", pad=14)
+            ax.plot([], [], color=colour(row), marker="o", markersize=4.5, linewidth=1.2, label=words.get(label, label))
+        _axis(ax, places, numeric)
+        ax.set_xlabel(words.get(key, key), fontsize=9)
+        ax.set_title(words.get(metric, metric + arrow(metric)), fontsize=10, loc="left", pad=14)
         ax.grid(alpha=0.3)
     if len(labels) > 1:
         legend_above(figure, axes[0])
@@ -96,8 +100,7 @@ def _mark(ax: Any, x: float, summary: Summary, own: str, row: int) -> bool:
     return any(counts.values())
 
 
-def _axis(ax: Any, key: str, places: Mapping[str, float], numeric: bool) -> None:
-    ax.set_xlabel(key, fontsize=9)
+def _axis(ax: Any, places: Mapping[str, float], numeric: bool) -> None:
     values = sorted(places.values())
     if not numeric:
         ax.set_xticks(list(places.values()), list(places), rotation=30, ha="right", fontsize=8)
@@ -108,7 +111,9 @@ def _axis(ax: Any, key: str, places: Mapping[str, float], numeric: bool) -> None
             ax.minorticks_off()
 
 
-def draw_heat_maps(results: Sequence[Result], experiments: Sequence[Experiment], path: Path) -> None:
+def draw_heat_maps(
+    results: Sequence[Result], experiments: Sequence[Experiment], path: Path, words: Mapping[str, str] = NAMES
+) -> None:
     """Draw one heat map for each metric and config. It shows the mean over seeds for all values of the two varied keys.
 
     The colour scale is logarithmic if all means are positive and span two decades. If several configs are compared, one
@@ -118,6 +123,7 @@ def draw_heat_maps(results: Sequence[Result], experiments: Sequence[Experiment],
         results: results of all runs.
         experiments: the experiments of these runs.
         path: file of the figure.
+        words: what the figure calls keys, metrics and labels of configs; others keep their names.
     """
     from matplotlib.colors import LogNorm, Normalize
 
@@ -150,15 +156,16 @@ def draw_heat_maps(results: Sequence[Result], experiments: Sequence[Experiment],
         grids[metric][label] = values
         image = ax.imshow(values, norm=scale, cmap="viridis", aspect="auto", origin="lower")
         figure.colorbar(image, ax=ax)
-        ax.set_title((f"{label}\n" if len(labels) > 1 else "") + metric + arrow(metric), fontsize=9, loc="left")
+        name = words.get(metric, metric + arrow(metric))
+        ax.set_title((f"{words.get(label, label)}\n" if len(labels) > 1 else "") + name, fontsize=9, loc="left")
     for metric, ax in zip(compared, axes[len(shown) :], strict=False):
-        _draw_best(ax, grids[metric], metric)
+        _draw_best(ax, {words.get(label, label): grid for label, grid in grids[metric].items()}, metric, words)
     for ax in axes[: len(shown) + len(compared)]:
         ax.set_facecolor("0.9")
         ax.set_xticks(range(len(columns)), columns, rotation=30, ha="right", fontsize=8)
         ax.set_yticks(range(len(rows)), rows, fontsize=8)
-        ax.set_xlabel(across, fontsize=9)
-        ax.set_ylabel(down, fontsize=9)
+        ax.set_xlabel(words.get(across, across), fontsize=9)
+        ax.set_ylabel(words.get(down, down), fontsize=9)
     note = "mean over seeds"
     if any(each.diverged or each.not_finite for each in summarise(results)):
         note += "; x: some or all diverged, ▲: not finite"
@@ -176,13 +183,14 @@ def _short(value: float) -> str:
     return f"{value / 1000:.3g}k" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
 
 
-def _draw_best(ax: Any, grids: Mapping[str, Any], metric: str) -> None:
+def _draw_best(ax: Any, grids: Mapping[str, Any], metric: str, words: Mapping[str, str]) -> None:
     """Draw which config has the best mean in each cell. A cell stays empty if any config has no mean for this cell.
 
     Args:
         ax: axes to draw on.
         grids: means `[rows, columns]` by config.
         metric: name of the metric, which determines whether smaller is better.
+        words: what the figure calls metrics.
     """
     from matplotlib.colors import ListedColormap
 
@@ -194,7 +202,7 @@ def _draw_best(ax: Any, grids: Mapping[str, Any], metric: str) -> None:
     for row, label in enumerate(grids):
         ax.plot([], [], "s", color=colour(row), label=label)
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.32), fontsize=8, frameon=False)
-    ax.set_title(f"best {metric}", fontsize=10, loc="left")
+    ax.set_title(f"best {words.get(metric, metric)}", fontsize=10, loc="left")
 
 
 def _sorted(values: Sequence[str]) -> list[str]:

@@ -1,9 +1,10 @@
 from pathlib import Path
 
 import pytest
+from matplotlib.colors import rgb_to_hsv, to_hex, to_rgb
 from matplotlib.figure import Figure
 
-from experiments.figures import _connected, draw_curves, legend_above, panels, shared_curves
+from experiments.figures import _connected, colours_of, draw_curves, legend_above, panels, shared_curves
 from experiments.results import read_curves
 
 
@@ -43,6 +44,20 @@ def test_curves_are_of_the_metrics_asked_for(tmp_path: Path, monkeypatch: pytest
     assert draw_curves({"a": [table]}, tmp_path / "b.png", ["test/accuracy"])
     words = ["share of the false labels memorised", "accuracy on the true training labels"]
     assert titles == [words, ["val/accuracy", *reversed(words)]]
+
+
+def test_a_colour_means_a_method_and_its_lightness_a_setting() -> None:
+    """Later settings are darker. The settings of a single method have a scale of their own, not the hues of methods."""
+    two = colours_of({"a 1": "a", "b 1": "b", "a 2": "a", "b 2": "b"})
+    hues = {name: round(rgb_to_hsv(to_rgb(each))[0], 2) for name, each in two.items()}
+    assert hues["a 1"] == hues["a 2"] != hues["b 1"] == hues["b 2"]
+    assert rgb_to_hsv(to_rgb(two["a 1"]))[2] > rgb_to_hsv(to_rgb(two["a 2"]))[2]
+    assert len({to_hex(each) for each in two.values()}) == 4
+    methods = colours_of({"a": "a", "b": "b"})
+    assert methods == {"a": "C0", "b": "C1"}
+    settings = colours_of({f"rate {each}": "" for each in range(5)})
+    assert len({to_hex(each) for each in settings.values()}) == 5
+    assert not {to_hex(each) for each in settings.values()} & {to_hex(f"C{each}") for each in range(10)}
 
 
 @pytest.mark.parametrize(("names", "width"), [(["ELR demo", "CE demo"], 6.0), (4 * ["NMSparsity demo_mlp_sdgf"], 4.8)])

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import commands, pages
+from experiments import commands, pages, pictures
 from experiments.pages import with_section
 from tests.command import ROOT
 
 DOCS = ROOT / "docs"
+MARKERS = [f"<!-- {name}:{end} -->\n" for name in ("problems", "gallery") for end in ("begin", "end")]
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,7 @@ def test_every_link_of_a_page_leads_somewhere() -> None:
 def test_pictures_are_small_and_shown(generated: dict[Path, str]) -> None:
     shown = "".join(generated.values())
     for picture in DOCS.glob("images/*"):
-        assert picture.stat().st_size <= pages.MAX_BYTES, picture.name
+        assert picture.stat().st_size <= pictures.MAX_BYTES, picture.name
         assert f"images/{picture.name})" in shown
 
 
@@ -60,23 +61,30 @@ def test_every_claim_that_was_measured_is_shown(generated: dict[Path, str]) -> N
 def test_a_picture_is_made_smaller_until_it_is_small_enough(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (400, 500, 3), dtype=np.uint8)
     Image.fromarray(noise).resize((1500, 300)).save(tmp_path / "large.png")
-    pages.shrink(tmp_path / "large.png", tmp_path / "small.png")
+    pictures.shrink(tmp_path / "large.png", tmp_path / "small.png")
     with Image.open(tmp_path / "small.png") as small:
         assert small.width < 1000
-    assert (tmp_path / "small.png").stat().st_size <= pages.MAX_BYTES
+    assert (tmp_path / "small.png").stat().st_size <= pictures.MAX_BYTES
+
+
+def pictured(config: Path, source: str) -> None:
+    """Let the comment at the top of a configuration name another picture, and nothing else about it."""
+    text = re.sub(r"# picture: (.*\n#)*.*\n", f"# picture: {source}\n", config.read_text())
+    config.write_text(text)
 
 
 def test_pictures_come_from_the_runs_that_configurations_name(tmp_path: Path) -> None:
     for name in ("configs", "lightning_modules"):
         (tmp_path / name).mkdir()
     shutil.copytree(ROOT / "configs/elr", tmp_path / "configs/elr")
+    pictured(tmp_path / "configs/elr/demo.yaml", "figures/early_learning.png")
     (tmp_path / "lightning_modules/noisy_labels").mkdir()
     shutil.copy(ROOT / "lightning_modules/noisy_labels/elr.py", tmp_path / "lightning_modules/noisy_labels")
     run = tmp_path / "runs/elr/demo"
     (run / "figures").mkdir(parents=True)
     (run / "test_metrics.csv").write_text("")
     Image.new("RGB", (2000, 50), "green").save(run / "figures/early_learning.png")
-    pages.make_pictures(tmp_path / "runs", tmp_path)
+    pages.make_pictures(tmp_path / "runs", project=tmp_path)
     with Image.open(tmp_path / "docs/images/elr.png") as picture:
         assert picture.size == (1000, 25)
 
@@ -86,10 +94,9 @@ def test_a_picture_can_be_that_of_a_comparison(others: str, tmp_path: Path, monk
     for name in ("configs/elr", "lightning_modules/noisy_labels", "docs/images"):
         (tmp_path / name).mkdir(parents=True)
     shutil.copy(ROOT / "lightning_modules/noisy_labels/elr.py", tmp_path / "lightning_modules/noisy_labels")
-    demo = (ROOT / "configs/elr/demo.yaml").read_text()
+    shutil.copy(ROOT / "configs/elr/demo.yaml", tmp_path / "configs/elr/demo.yaml")
     asked = f"{others}--seeds 0 --vary model.beta=0.1,0.9 -- --trainer.max_epochs 4"
-    demo = re.sub("# picture: .*", f"# picture: table.png of {asked}", demo)
-    (tmp_path / "configs/elr/demo.yaml").write_text(demo)
+    pictured(tmp_path / "configs/elr/demo.yaml", f"table.png of {asked}")
     asked_for = []
 
     def compares(command: list[str], check: bool) -> None:
@@ -98,13 +105,16 @@ def test_a_picture_can_be_that_of_a_comparison(others: str, tmp_path: Path, monk
         Image.new("RGB", (20, 10), "green").save(run / "table.png")
 
     monkeypatch.setattr(subprocess, "run", compares)
-    pages.make_pictures(tmp_path / "runs", tmp_path)
+    pages.make_pictures(tmp_path / "runs", project=tmp_path)
     parsed = commands.parse("compare", asked_for[0][1:])
-    assert parsed.configs == [tmp_path / "configs/elr/demo.yaml", *map(Path, others.split())]
+    assert [each.resolve() for each in parsed.configs] == [
+        (tmp_path / "configs/elr/demo.yaml").resolve(),
+        *(Path(each).resolve() for each in others.split()),
+    ]
     assert (parsed.output, parsed.seeds) == (tmp_path / "runs/elr/demo", [0])
     assert parsed.overrides == ["--trainer.max_epochs", "4"]
     (tmp_path / "docs/problems.csv").write_text("problem,data,cost,claim\n")
-    (tmp_path / "README.md").write_text("<!-- problems:begin -->\n<!-- problems:end -->\n")
+    (tmp_path / "README.md").write_text("".join(MARKERS))
     shown = pages.generated(tmp_path)[tmp_path / "docs/noisy_labels.md"]
     assert f"`table.png` of `python train.py compare configs/elr/demo.yaml {asked}`." in shown
 

@@ -33,6 +33,8 @@ from lightning_modules.training.logging import log_training
 Interpolation = Literal["noise_diffusion", "slerp", "lerp", "same_noise"]
 COMPARED = 4
 """Pairs in an image grid that are also shown with spherical interpolation."""
+NAMES = {"noise_diffusion": "NoiseDiffusion", "same_noise": "same noise"}
+"""Names of interpolations below the images of a grid; others keep their name."""
 
 
 class Interpolated(NamedTuple):
@@ -226,9 +228,9 @@ class NoiseDiffusion(InterpolationSteps, MethodModule):
         few = rows_of(batch, list(range(count)))
         rows = {self.interpolation: outputs["frames"][:count]}
         rows |= {"slerp": self.interpolated(few, "slerp").frames} if self.interpolation != "slerp" else {}
-        names = [name for _ in range(count) for name in rows]
+        names = [NAMES.get(name, name) for _ in range(count) for name in rows]
         frames = torch.stack(list(rows.values()), dim=1).flatten(0, 1)
         ends = {key: few[key].repeat_interleave(len(rows), dim=0) for key in ("first", "second")}
-        shown = {"first": ImageColumn(ends["first"], names)}
+        shown = {"first image": ImageColumn(ends["first"], names)}
         shown |= {f"{position:g}": ImageColumn(frames[:, k]) for k, position in enumerate(self.positions)}
-        return shown | {"second": ImageColumn(ends["second"])}
+        return shown | {"second image": ImageColumn(ends["second"])}

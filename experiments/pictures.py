@@ -1,0 +1,338 @@
+"""Pictures of docs/images, each described by the comment at the top of a configuration and made from runs.
+
+    # picture: accuracy.csv of configs/monna/demo_baseline.yaml --seeds 0
+    # lines: MoNNA; averaging
+    # axes: round = communication round; accuracy = accuracy of the honest nodes
+    # rows: honest nodes = mean
+    # see: The sentence below the picture.
+
+`picture` is a file in the run directory of the configuration. `of` is followed by arguments of `compare`, which may
+begin with further configurations, or by `test` and arguments of `test`, where DATA is the folder NOISEWORKS_DATA. A
+text may continue in the next lines.
+
+A table (.csv) is plotted with a colour for each run, in the order of `lines`. `axes` names the column of the horizontal
+axis, and then a column for each panel. A name that ends in `(log scale)` gives a logarithmic axis. `rows` selects rows
+of the table. For `metrics.csv` the columns are `epoch` and metrics, for `certification.csv` they are `radius` and
+`certified accuracy`, and for `test_metrics.csv` they are `level` and metrics without their level: `retrieval` has the
+values of `test/retrieval_0.25` and `test/retrieval_0.50`. Figures (.png) of the runs are placed below or beside each
+other. `rows: height = 40 %` keeps the upper part of each figure. For `table.png` and `comparison.png`, `axes` names keys
+and metrics in words, and `lines` the methods.
+
+The first picture of a method is docs/images/<method>.png; other pictures are docs/images/<method>_<configuration>.png.
+"""
+
+import itertools
+import os
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from datamodules.files.whole_files import whole_file
+from experiments.catalogue import Method
+from experiments.config_files import text_of
+from experiments.launching.run_queue import TRAIN
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MAX_BYTES = 100_000
+MANY_COLOURS = 20_000
+"""Number of colours above which a picture contains photographs; drawings have fewer."""
+KEYS = ("picture", "lines", "axes", "rows", "see")
+KEY_LINE = re.compile(rf"# ({'|'.join((*KEYS, 'needs'))}): (.+)")
+LOG = " (log scale)"
+STYLES = ("-", ":", "--", "-.")
+FEW = 9
+"""Number of points from which a line has no markers."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture, and how to make it.
+
+    Args:
+        name: name of the file in docs/images, without suffix.
+        config: path of the configuration, relative to the project.
+        source: file in the run directory.
+        compared: arguments of `compare` after the configuration; empty for a single run.
+        lines: names of the runs in words; empty keeps the names of the configurations.
+        axes: names in words of columns, keys or metrics.
+        rows: value of each text column that rows must have.
+        see: sentence below the picture.
+    """
+
+    name: str
+    config: Path
+    source: str
+    compared: tuple[str, ...] = ()
+    lines: tuple[str, ...] = ()
+    axes: Mapping[str, str] = field(default_factory=dict)
+    rows: Mapping[str, str] = field(default_factory=dict)
+    see: str = ""
+
+    @property
+    def command(self) -> str:
+        """The command whose run has the source."""
+        if self.compared[:1] == ("test",):
+            return " ".join(["python train.py test --config", str(self.config), *self.compared[1:]])
+        if self.compared:
+            return " ".join(["python train.py compare", str(self.config), *self.compared])
+        return f"python train.py fit --config {self.config} --test_after_fit true"
+
+
+def pictured(methods: Sequence[Method], folder: str, project: Path) -> Iterator[Picture]:
+    """Yield the pictures of the methods of a file or folder."""
+    first = True
+    for path in dict.fromkeys(config.path for method in methods for config in method.configs):
+        found = _comment(text_of(project / path))
+        if "picture" not in found:
+            continue
+        source, _, compared = found["picture"].partition(" of ")
+        name = folder if first else f"{folder}_{path.stem}"
+        lines = tuple(part.strip() for part in found.get("lines", "").split(";") if part.strip())
+        axes, rows = (_pairs(found.get(key, "")) for key in ("axes", "rows"))
+        yield Picture(name, path, source, tuple(shlex.split(compared)), lines, axes, rows, found.get("see", ""))
+        first = False
+
+
+def _comment(text: str) -> dict[str, str]:
+    """Read the texts of the keys in the comment at the top of a configuration."""
+    found: dict[str, str] = {}
+    key = ""
+    for line in itertools.takewhile(lambda line: line.startswith("#"), text.splitlines()):
+        if match := KEY_LINE.fullmatch(line):
+            key, found[match[1]] = match[1], match[2]
+        elif key:
+            found[key] += " " + line.removeprefix("#").strip()
+    return found
+
+
+def _pairs(text: str) -> dict[str, str]:
+    """Parse `name = words; name = words`. A name without words is its own words."""
+    parts = (part.partition("=") for part in text.split(";") if part.strip())
+    return {name.strip(): words.strip() or name.strip() for name, _, words in parts}
+
+
+def make_picture(picture: Picture, runs: Path, project: Path) -> None:
+    """Make a picture from its run in a folder, and start the run if it is missing.
+
+    Raises:
+        FileNotFoundError: if a run lacks the source.
+        ValueError: if the lines do not fit the runs.
+        subprocess.CalledProcessError: if a run fails.
+    """
+    run = runs / picture.config.parent.name / picture.config.stem
+    config = os.path.relpath(project / picture.config)  # as a user names it, so that a user's run is known again
+    source = run / picture.source
+    command, *more = picture.compared or ("fit",)
+    if command in ("fit", "test"):
+        more = [each.replace("DATA", os.environ.get("NOISEWORKS_DATA", "DATA")) for each in more]
+        more += ["--test_after_fit", "true"] if command == "fit" else []
+        if not (run / "test_metrics.csv").is_file():
+            subprocess.run([*TRAIN, command, "--config", config, "--run_directory", str(run), *more], check=True)
+    else:
+        others = list(itertools.takewhile(lambda each: not each.startswith("-"), picture.compared))
+        arguments = [config, *others, "--output", str(run), *picture.compared[len(others) :]]
+        subprocess.run([*TRAIN, "compare", *arguments], check=True)
+        if picture.axes or picture.lines:
+            source = _draw(picture, arguments, run)
+    if source.suffix == ".csv":
+        source = _draw_tables({"": [source]}, picture, run / "picture.png")
+    shrink(source, project / f"docs/images/{picture.name}.png")
+
+
+def _draw(picture: Picture, arguments: Sequence[str], output: Path) -> Path:
+    """Draw a picture of all runs of a comparison."""
+    from experiments.commands import parse
+    from experiments.compare import collect, plan
+    from experiments.figures import draw_comparison
+    from experiments.method_table import swept_keys
+    from experiments.results import chosen
+    from experiments.run_request import load_experiments
+    from experiments.sweeps.figures import draw_heat_maps, draw_lines
+    from experiments.sweeps.variations import variation, varied
+
+    options = parse("compare", arguments)
+    experiments = load_experiments(options.configs, options.overrides)
+    experiments = varied(experiments, [variation(text) for text in options.vary])
+    planned = plan(experiments, options.seeds, output)
+    path = output / "picture.png"
+    if picture.source in ("table.png", "comparison.png"):
+        labels = dict.fromkeys(each.label for each in experiments)
+        words = {**picture.axes, **dict(zip(labels, picture.lines, strict=False))}
+        results = chosen(collect(planned, options.metrics), options.metrics)
+        if picture.source == "comparison.png":
+            draw_comparison(results, path, words)
+        else:
+            draw = draw_lines if len(swept_keys(experiments)) == 1 else draw_heat_maps
+            draw(results, experiments, path, words)
+        return path
+    files: dict[str, list[Path]] = {}
+    for run in planned:
+        files.setdefault(run.experiment.title, []).append(run.directory / picture.source)
+    if picture.lines:
+        if len(picture.lines) != len(files):
+            raise ValueError(f"{picture.config} names {len(picture.lines)} lines, but the comparison has {len(files)}")
+        files = dict(zip(picture.lines, files.values(), strict=True))
+    return (_draw_tables if picture.source.endswith(".csv") else _put_together)(files, picture, path)
+
+
+def _put_together(files: Mapping[str, Sequence[Path]], picture: Picture, path: Path) -> Path:
+    """Place the figure of the first seed of each run below the others, or beside them if it is tall. Add its name."""
+    from matplotlib.font_manager import findfont
+    from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+    figures = {line: Image.open(_existing(own[0], picture)).convert("RGB") for line, own in files.items()}
+    if kept := picture.rows.get("height"):
+        share = float(kept.rstrip(" %")) / 100
+        figures = {line: each.crop((0, 0, each.width, round(share * each.height))) for line, each in figures.items()}
+    width, height = next(iter(figures.values())).size
+    below = width > 1.5 * height
+    size = round(max(20, (width if below else len(figures) * width) / 50))
+    font, bar = ImageFont.truetype(findfont("DejaVu Sans"), size), round(1.6 * size)
+    scaled = [ImageOps.scale(each, width / each.width if below else height / each.height) for each in figures.values()]
+    if below:
+        total = (width, sum(bar + each.height for each in scaled))
+    else:
+        total = (sum(each.width for each in scaled), bar + height)
+    whole, x, y = Image.new("RGB", total, "white"), 0, 0
+    for line, each in zip(figures, scaled, strict=True):
+        ImageDraw.Draw(whole).text((x + size // 2, y + bar // 5), line, fill="black", font=font)
+        whole.paste(each, (x, y + bar))
+        x, y = (0, y + bar + each.height) if below else (x + each.width, 0)
+    whole.save(path)
+    return path
+
+
+def _draw_tables(files: Mapping[str, Sequence[Path]], picture: Picture, path: Path) -> Path:
+    """Draw one panel for each column of tables. Each run has a colour, and each text of a text column a line style.
+
+    Several seeds are drawn as mean ± std.
+    """
+    import pandas as pd
+
+    from experiments.figures import legend_above, panels
+
+    across, *columns = picture.axes
+    figure, axes = panels(len(columns), width=3.9 if len(columns) > 1 else 5.4, height=2.9)
+    styles: dict[str, str] = {}
+    for number, (line, own) in enumerate(files.items()):
+        by_text = list(_by_text([_table(file, picture) for file in own]))
+        for text, seeds in by_text:
+            style = styles.setdefault(text, STYLES[len(styles) % len(STYLES)])
+            for column, ax in zip(columns, axes, strict=False):
+                values = pd.concat([each.set_index(across)[column].dropna() for each in seeds], axis=1)
+                mean, colour = values.mean(axis=1), f"C{number}"
+                label = line if line and text == by_text[0][0] else None
+                # the first run, the method, is a thin line in front, so that an equal line remains visible behind
+                front = {"linewidth": 2.4 if number else 1.7, "zorder": 3 - 0.1 * number}
+                front |= {"marker": "o", "markersize": 5} if len(mean) < FEW else {}
+                ax.plot(mean.index, mean, style, color=colour, label=label, **front)
+                if len(seeds) > 1:
+                    std = values.std(axis=1)
+                    ax.fill_between(mean.index, mean - std, mean + std, color=colour, alpha=0.2, linewidth=0)
+    for column, ax in zip(columns, axes, strict=False):
+        ax.set_xlabel(picture.axes[across].removesuffix(LOG), fontsize=10)
+        ax.set_title(picture.axes[column].removesuffix(LOG), fontsize=10, loc="left")
+        if picture.axes[across].endswith(LOG):
+            ax.set_xscale("log")
+        elif across == "epoch":
+            ax.xaxis.get_major_locator().set_params(integer=True)
+        bottom, top = ax.get_ylim()
+        if picture.axes[column].endswith(LOG):
+            ax.set_yscale("log")
+        elif 0 < bottom < 0.4 * top:
+            ax.set_ylim(bottom=0)
+        ax.grid(alpha=0.3)
+        ax.margins(x=0.02)
+    if len(styles) > 1:
+        for text, style in styles.items():
+            axes[0].plot([], [], style, color="0.3", label=text)
+    if axes[0].get_legend_handles_labels()[1]:
+        legend_above(figure, axes[0])
+    figure.savefig(path, dpi=120)
+    return path
+
+
+def _by_text(tables: Sequence["pd.DataFrame"]) -> Iterator[tuple[str, list["pd.DataFrame"]]]:
+    """Group the rows of the tables of several seeds by the values of their text columns."""
+    text = [name for name in tables[0] if name not in tables[0].select_dtypes("number")]
+    if not text:
+        yield "", list(tables)
+        return
+    keys = [table[text].astype(str).agg(", ".join, axis=1) for table in tables]
+    for key in keys[0].unique():
+        yield key, [table[own == key] for table, own in zip(tables, keys, strict=True)]
+
+
+def _table(file: Path, picture: Picture) -> "pd.DataFrame":
+    """Read the columns of the axes and the text columns of a table of a run."""
+    import pandas as pd
+
+    from experiments.results import read_curves
+
+    _existing(file, picture)
+    if file.name == "metrics.csv":
+        table = pd.DataFrame(read_curves(file)).rename_axis("epoch").sort_index().reset_index()
+        return table[list(picture.axes)]
+    if file.name == "certification.csv":
+        return _certified(file)
+    if file.name == "test_metrics.csv":
+        return _by_level(file, picture)
+    table = pd.read_csv(file)
+    for name, value in picture.rows.items():
+        table = table[table[name].astype(str) == value].drop(columns=name)
+    return table[[name for name in table if name in picture.axes or name not in table.select_dtypes("number")]]
+
+
+def _existing(file: Path, picture: Picture) -> Path:
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} does not exist, for the picture of {picture.config}")
+    return file
+
+
+def _by_level(file: Path, picture: Picture) -> "pd.DataFrame":
+    """Tabulate test metrics whose names end in a number, by this number."""
+    import pandas as pd
+
+    found: dict[float, dict[str, float]] = {}
+    for name, value in pd.read_csv(file).itertuples(index=False):
+        stem, _, level = name.removeprefix("test/").rpartition("_")
+        if stem in picture.axes and re.fullmatch(r"[\d.]+", level):
+            found.setdefault(float(level), {})[stem] = value
+    return pd.DataFrame(found).T.rename_axis("level").sort_index().reset_index()
+
+
+def _certified(file: Path) -> "pd.DataFrame":
+    """Compute certified accuracy at equally spaced radii from the log of a certification."""
+    import numpy as np
+    import pandas as pd
+
+    log = pd.read_csv(file)
+    radii = np.linspace(0, 1.05 * log["radius"].max(), 400)
+    certified = log["correct"].to_numpy(bool) & (log["radius"].to_numpy() >= radii[:, None])
+    return pd.DataFrame({"radius": radii, "certified accuracy": certified.mean(axis=1)})
+
+
+def shrink(source: Path, target: Path) -> None:
+    """Copy a picture with at most `MAX_BYTES`, a width of at most 1,000 pixels, and as many colours as possible."""
+    from PIL import Image
+
+    with Image.open(source) as opened:
+        picture = opened.convert("RGB")
+    photographs = picture.getcolors(MANY_COLOURS) is None
+    for width, colours in itertools.product((1000, 800, 600, 400), (256, 64, 32)):
+        picture.thumbnail((width, 10_000), Image.Resampling.LANCZOS)
+        with whole_file(target) as partial:
+            if photographs:
+                few = picture.quantize(colours, Image.Quantize.MEDIANCUT)
+            else:  # maximum coverage keeps the colours of thin lines
+                few = picture.quantize(colours, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+            few.save(partial, optimize=True)
+        if target.stat().st_size <= MAX_BYTES:
+            return
+    raise ValueError(f"{source} has more than {MAX_BYTES} bytes even at a width of 400 pixels with 32 colours")

@@ -1,0 +1,114 @@
+"""Pictures that compare runs: what a comment says, and which numbers the drawn lines have."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from experiments import pictures
+from experiments.catalogue import find_methods
+from experiments.pages import sections
+from experiments.pictures import Picture, pictured
+from tests.command import ROOT
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures that are saved."""
+    found: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, *args, **options: found.append(self))
+    return found
+
+
+def every_picture() -> list[Picture]:
+    return [each for _, folder, own in sections(find_methods(ROOT)) for each in pictured(own, folder, ROOT)]
+
+
+def test_every_picture_says_in_a_sentence_what_to_see_and_has_at_most_five_lines() -> None:
+    found = every_picture()
+    assert len(found) > 40
+    for picture in found:
+        assert picture.see.endswith("."), f"{picture.config} lacks the sentence of its picture: # see: ..."
+        assert len(picture.see) < 330, picture.config
+        assert len(picture.lines) <= 5, picture.config
+        if picture.source.endswith(".csv"):
+            assert picture.axes, f"{picture.config} names no axes"
+        assert not [words for words in picture.axes.values() if "_" in words or "/" in words], picture.config
+
+
+def test_a_text_may_continue_in_the_next_lines() -> None:
+    text = "# About.\n# needs: none\n# and more\n# picture: a.csv of b.yaml\n# --seeds 0\n# see: One:\n# two.\nx: 1\n"
+    found = pictures._comment(text)
+    assert found == {"needs": "none and more", "picture": "a.csv of b.yaml --seeds 0", "see": "One: two."}
+
+
+def picture(source: str, **settings: Any) -> Picture:
+    return Picture("x", Path("configs/x/demo.yaml"), source, **settings)
+
+
+def test_a_colour_is_a_run_and_a_line_style_a_text(tmp_path: Path, drawn: list[Figure]) -> None:
+    rows = ["0,clean,.5,1", "0,flipped,.5,1", "1,clean,.9,1", "1,flipped,.1,1"]
+    files = {}
+    for line, scale in (("method", 1.0), ("baseline", 0.5)):
+        files[line] = [tmp_path / f"{line}_{seed}.csv" for seed in (0, 1)]
+        for seed, file in enumerate(files[line]):
+            own = [row.split(",") for row in rows]
+            text = [f"{x},{name},{scale * float(y) + seed},{z}" for x, name, y, z in own]
+            file.write_text("\n".join(["step,samples,weight,other", *text]))
+    axes = {"step": "step", "weight": "mean weight"}
+    pictures._draw_tables(files, picture("weights.csv", axes=axes), tmp_path / "x.png")
+    [ax] = drawn[0].axes
+    lines = {
+        (line.get_color(), line.get_linestyle()): line.get_ydata().tolist()
+        for line in ax.lines
+        if len(line.get_xdata())
+    }
+    expected = {("C0", "-"): [1, 1.4], ("C0", ":"): [1, 0.6], ("C1", "-"): [0.75, 0.95], ("C1", ":"): [0.75, 0.55]}
+    assert lines.keys() == expected.keys()
+    for key, values in expected.items():
+        np.testing.assert_allclose(lines[key], values)
+    names = [text.get_text() for text in drawn[0].legends[0].get_texts()]
+    assert sorted(names) == ["baseline", "clean", "flipped", "method"]
+    assert (ax.get_title(loc="left"), ax.get_xlabel()) == ("mean weight", "step")
+
+
+def test_rows_are_selected_and_a_log_scale_is_named(tmp_path: Path, drawn: list[Figure]) -> None:
+    file = tmp_path / "accuracy.csv"
+    file.write_text("round,nodes,loss\n1,mean,.5\n1,worst,.1\n2,mean,.7\n2,worst,.2\n")
+    asked = picture("accuracy.csv", axes={"round": "round", "loss": "loss (log scale)"}, rows={"nodes": "mean"})
+    pictures._draw_tables({"": [file]}, asked, tmp_path / "x.png")
+    [ax] = drawn[0].axes
+    assert [line.get_ydata().tolist() for line in ax.lines] == [[0.5, 0.7]]
+    assert (ax.get_yscale(), ax.get_title(loc="left")) == ("log", "loss")
+    assert not drawn[0].legends
+
+
+def test_certified_accuracy_is_the_share_of_right_images_at_least_as_far(tmp_path: Path) -> None:
+    file = tmp_path / "certification.csv"
+    file.write_text("idx,label,predict,radius,correct\n0,1,1,0.5,1\n1,1,2,0.9,0\n2,3,3,1.0,1\n3,3,-1,0.0,0\n")
+    table = pictures._certified(file)
+    for radius, share in ((0.0, 0.5), (0.4, 0.5), (0.6, 0.25), (0.95, 0.25), (1.04, 0.0)):
+        assert table["certified accuracy"][(table["radius"] - radius).abs().argmin()] == share
+
+
+def test_test_metrics_of_levels_make_a_curve(tmp_path: Path) -> None:
+    file = tmp_path / "test_metrics.csv"
+    file.write_text("metric,value\ntest/found_0.50,.3\ntest/found_0.25,.7\ntest/found_best,.9\ntest/other_0.25,.1\n")
+    table = pictures._by_level(file, picture("test_metrics.csv", axes={"level": "noise", "found": "share found"}))
+    assert table.to_dict("list") == {"level": [0.25, 0.5], "found": [0.7, 0.3]}
+
+
+@pytest.mark.parametrize(("size", "together"), [((200, 50), (200, 2 * 50 + 2 * 32)), ((50, 200), (100, 200 + 32))])
+def test_wide_figures_are_stacked_and_tall_ones_stand_side_by_side(
+    size: tuple[int, int], together: tuple[int, int], tmp_path: Path
+) -> None:
+    for name in ("a", "b"):
+        Image.new("RGB", size, "green").save(tmp_path / f"{name}.png")
+    files = {name: [tmp_path / f"{name}.png"] for name in ("a", "b")}
+    with Image.open(pictures._put_together(files, picture("a.png"), tmp_path / "x.png")) as whole:
+        assert whole.size == together
+    with pytest.raises(FileNotFoundError, match=r"c.png does not exist, for the picture of configs/x/demo.yaml"):
+        pictures._put_together({"c": [tmp_path / "c.png"]}, picture("c.png"), tmp_path / "x.png")
