@@ -12,13 +12,12 @@ import warnings
 from argparse import ArgumentError
 from enum import Enum
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 import yaml
-from jsonargparse import ActionConfigFile, DefaultHelpFormatter, Namespace
+from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar
@@ -37,20 +36,19 @@ from experiments.config_files import (
     located,
     mapping_of,
     reject_old_keys,
-    settings_of,
     text_of,
     with_base,
     with_new_keys,
-    without_base_line,
 )
 from experiments.launching.preflight import metrics_of_short_run
-from experiments.lightning_internals import subcommand_parser, take_given_checkpoint_alone, typed_arguments
+from experiments.lightning_internals import subcommand_parser, take_given_checkpoint_alone
 from experiments.options.compile_network import CompileNetwork
 from experiments.options.trainer_options import of_an_option, refuse_options
+from experiments.parsing.call_arguments import config_files, value_of, with_latest, with_restart
 from experiments.parsing.class_names import with_full_names
-from experiments.parsing.class_paths import check_class_paths
-from experiments.parsing.data_before_model import check_captioned_images, count_classes, with_placeholder
+from experiments.parsing.data_before_model import check_captioned_images, count_classes
 from experiments.parsing.guards import Guards, check_guards, from_list
+from experiments.parsing.parser import Parser
 from experiments.parsing.readable_errors import lost_process, readable
 from experiments.progress_bar import WholeRun
 from experiments.results import final_metrics, terminal
@@ -62,7 +60,6 @@ from experiments.run_directory import (
     clear,
     has_checkpoint,
     latest_checkpoint,
-    latest_run,
     make_directory,
     name_in_errors,
     new_run_directory,
@@ -129,49 +126,6 @@ class SaveConfig(SaveConfigCallback):
         return self.parser.dump(config, skip_none=False, skip_validation=True)
 
 
-class ConfigFile(ActionConfigFile):
-    """Action of `--config FILE`. If the file has a `base`, the base is applied first, like an earlier `--config`."""
-
-    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
-        path = located(Path(values))
-        for file in with_base(path) if os.path.isfile(path) else [values]:
-            self.apply_config(parser, cfg, self.dest, str(file))
-
-
-class ShortHelp(DefaultHelpFormatter):
-    """Help formatter without lists of known subclasses. The lists have hundreds of classes from other packages."""
-
-    def _get_help_string(self, action: Any) -> str:
-        return re.sub(r", known subclasses: [^()]*(?=\)$)", "", super()._get_help_string(action))
-
-
-class Parser(LightningArgumentParser):
-    """Parser that checks class paths. It ignores `base: FILE` in a configuration, because `ConfigFile` applies it."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, formatter_class=ShortHelp, **kwargs)
-
-    def add_argument(self, *args: Any, **kwargs: Any) -> Any:
-        if kwargs.get("action") is ActionConfigFile:
-            kwargs["action"] = ConfigFile
-        return super().add_argument(*args, **kwargs)
-
-    def parse_args(self, args: Any = None, *more: Any, **kwargs: Any) -> Any:
-        """Parse arguments. For a nested class, convert the string `None`, because jsonargparse passes it for null."""
-        if kwargs.keys() & {"namespace", "defaults"}:  # the parser of a nested class, with its one argument
-            args = [re.sub("=None$", "=null", each) for each in args]
-        return super().parse_args(args, *more, **kwargs)
-
-    def parse_string(self, content: str, *args: Any, **kwargs: Any) -> Namespace:
-        return super().parse_string(with_placeholder(without_base_line(content)), *args, **kwargs)
-
-    def validate(self, namespace: Namespace, *args: Any, **kwargs: Any) -> None:
-        """Check values like jsonargparse, then the class paths in the values. Each nested class has its own parser."""
-        super().validate(namespace, *args, **kwargs)
-        for name, kind in typed_arguments(self):
-            check_class_paths(name, kind, namespace.get(name))
-
-
 class CommandLine(LightningCLI):
     """The command line of one subcommand.
 
@@ -190,7 +144,7 @@ class CommandLine(LightningCLI):
         self.begun = False
         """Whether this call created the run directory."""
         args = with_restart(with_latest(with_full_names(args)))
-        self.resumed = _value_of(args, "--resume")
+        self.resumed = value_of(args, "--resume")
         if self.resumed is not None:
             config = Path(self.resumed, "config.yaml")
             if not os.path.isfile(config):
@@ -577,41 +531,6 @@ def differing(saved: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any
     return found
 
 
-def config_files(args: list[str]) -> list[str]:
-    """List the values of the option `--config`."""
-    found = [value for flag, value in pairwise(args) if flag in ("--config", "-c")]
-    return found + [arg.split("=", 1)[1] for arg in args if arg.startswith("--config=")]
-
-
-def with_latest(args: list[str]) -> list[str]:
-    """Replace `--resume latest` by the directory of the most recently started run.
-
-    A `--config` with a model restricts the search to runs of this model. The option is then dropped, because the run
-    has its own settings. A `--config` without a model is kept.
-
-    Raises:
-        FileNotFoundError: if there is no such run.
-    """
-    if _value_of(args, "--resume") != "latest":
-        return args
-    paths = {file: located(Path(file)) for file in config_files(args)}
-    of = [
-        file
-        for file, path in paths.items()
-        if path.is_file() and any(key.startswith("model") for key in settings_of(path))
-    ]
-    directory = str(latest_run(of[0] if of else None))
-    kept: list[str] = []
-    for arg in args:
-        if arg in of and kept[-1] in ("--config", "-c"):
-            kept.pop()
-        elif arg not in [f"--config={file}" for file in of]:
-            kept.append(arg)
-    position = kept.index("latest", kept.index("--resume")) if "--resume" in kept else kept.index("--resume=latest")
-    kept[position] = kept[position].replace("latest", directory)
-    return kept
-
-
 def _names_weights(settings: Any) -> bool:
     """Return whether some part of a configuration specifies pre-trained weights."""
     if isinstance(settings, list | tuple):
@@ -641,49 +560,6 @@ def _instead_of_prediction(model: LightningModule) -> str:
     if is_overridden("test_step", model):
         can.append("test --resume RUN_DIRECTORY evaluates it")
     return f"{type(model).__name__} predicts nothing: {', and '.join(can) or 'its results are what fit writes'}"
-
-
-def with_restart(args: list[str]) -> list[str]:
-    """If `torchrun --max_restarts` restarts a `fit` and its run has saved a checkpoint, resume the run.
-
-    torchrun restarts the same command, and the run directory contains the settings of the run. The restart count of
-    torchrun cannot be used. It stays 0 on a node if its processes ended because another node failed.
-
-    Raises:
-        ValueError: if `--run_directory`, which identifies the run, is missing. Also if ranks would rendezvous in the
-            store of torchrun. It keeps addresses of dead ranks, and a restarted rank can hang.
-    """
-    restarts = os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")
-    if args[0] != "fit" or restarts == "0":
-        return args
-    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == str(True):
-        raise ValueError(
-            f"torchrun --max_restarts {restarts} can hang, since restarted ranks use addresses of dead ranks: set "
-            f"TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 before torchrun, with --standalone or --rdzv_backend c10d"
-        )
-    if _value_of(args, "--resume") is not None:
-        return args
-    directory = _value_of(args, "--run_directory")
-    if directory is None:
-        raise ValueError(
-            f"torchrun --max_restarts {restarts} restarts the same command, which must find its run: add "
-            f"--run_directory"
-        )
-    if not has_checkpoint(Path(directory)):
-        return args
-    tested = _value_of(args, "--test_after_fit")
-    return ["fit", "--resume", directory, *([] if tested is None else ["--test_after_fit", tested])]
-
-
-def _value_of(args: list[str], flag: str) -> str | None:
-    for position, arg in enumerate(args):
-        if arg.startswith(flag + "="):
-            return arg.split("=", 1)[1]
-        if arg == flag:
-            if position + 1 == len(args):
-                raise ValueError(f"{flag} needs a run directory")
-            return args[position + 1]
-    return None
 
 
 STARTED = {".lock", "config.yaml", "metrics.csv", "labels.csv", "hparams.yaml"}

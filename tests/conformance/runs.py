@@ -14,9 +14,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils._pytree import tree_flatten
 
 import train
-from experiments.command_line import CALL_ONLY, ParsedOnly, Parser
+from experiments.command_line import CALL_ONLY, ParsedOnly
 from experiments.config_files import base_of
 from experiments.config_files import settings_of as stated
+from experiments.parsing.parser import Parser
 from tests.command import ROOT
 from tests.distributed.methods import METHODS, Method, changed
 

@@ -14,8 +14,9 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from PIL import Image
 
 import train
-from experiments.command_line import CommandLine, Parser, differing
+from experiments.command_line import CommandLine, differing
 from experiments.load_run import load_run
+from experiments.parsing.parser import Parser
 from experiments.results import read_test_metrics
 from experiments.run_directory import check_checkpoint, read_checkpoint
 

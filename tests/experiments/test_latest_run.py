@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import train
-from experiments.command_line import with_latest
+from experiments.parsing.call_arguments import with_latest
 from experiments.run_directory import latest_run
 from tests.command import ROOT
 

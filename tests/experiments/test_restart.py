@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.command_line import with_restart
+from experiments.parsing.call_arguments import with_restart
 
 GIVEN = ["fit", "--config", "configs/elr/demo.yaml", "--trainer.callbacks+", "callbacks.labels.Memorization"]
 

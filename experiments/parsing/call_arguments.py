@@ -1,0 +1,91 @@
+"""Arguments of a call as a list, before they are parsed: configurations, the latest run, and restarts of torchrun."""
+
+import os
+from itertools import pairwise
+from pathlib import Path
+
+from experiments.config_files import located, settings_of
+from experiments.run_directory import has_checkpoint, latest_run
+
+
+def config_files(args: list[str]) -> list[str]:
+    """List the values of the option `--config`."""
+    found = [value for flag, value in pairwise(args) if flag in ("--config", "-c")]
+    return found + [arg.split("=", 1)[1] for arg in args if arg.startswith("--config=")]
+
+
+def with_latest(args: list[str]) -> list[str]:
+    """Replace `--resume latest` by the directory of the most recently started run.
+
+    A `--config` with a model restricts the search to runs of this model. The option is then dropped, because the run
+    has its own settings. A `--config` without a model is kept.
+
+    Raises:
+        FileNotFoundError: if there is no such run.
+    """
+    if value_of(args, "--resume") != "latest":
+        return args
+    paths = {file: located(Path(file)) for file in config_files(args)}
+    of = [
+        file
+        for file, path in paths.items()
+        if path.is_file() and any(key.startswith("model") for key in settings_of(path))
+    ]
+    directory = str(latest_run(of[0] if of else None))
+    kept: list[str] = []
+    for arg in args:
+        if arg in of and kept[-1] in ("--config", "-c"):
+            kept.pop()
+        elif arg not in [f"--config={file}" for file in of]:
+            kept.append(arg)
+    position = kept.index("latest", kept.index("--resume")) if "--resume" in kept else kept.index("--resume=latest")
+    kept[position] = kept[position].replace("latest", directory)
+    return kept
+
+
+def with_restart(args: list[str]) -> list[str]:
+    """If `torchrun --max_restarts` restarts a `fit` and its run has saved a checkpoint, resume the run.
+
+    torchrun restarts the same command, and the run directory contains the settings of the run. The restart count of
+    torchrun cannot be used. It stays 0 on a node if its processes ended because another node failed.
+
+    Raises:
+        ValueError: if `--run_directory`, which identifies the run, is missing. Also if ranks would rendezvous in the
+            store of torchrun. It keeps addresses of dead ranks, and a restarted rank can hang.
+    """
+    restarts = os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")
+    if args[0] != "fit" or restarts == "0":
+        return args
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == str(True):
+        raise ValueError(
+            f"torchrun --max_restarts {restarts} can hang, since restarted ranks use addresses of dead ranks: set "
+            f"TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 before torchrun, with --standalone or --rdzv_backend c10d"
+        )
+    if value_of(args, "--resume") is not None:
+        return args
+    directory = value_of(args, "--run_directory")
+    if directory is None:
+        raise ValueError(
+            f"torchrun --max_restarts {restarts} restarts the same command, which must find its run: add "
+            f"--run_directory"
+        )
+    if not has_checkpoint(Path(directory)):
+        return args
+    tested = value_of(args, "--test_after_fit")
+    return ["fit", "--resume", directory, *([] if tested is None else ["--test_after_fit", tested])]
+
+
+def value_of(args: list[str], flag: str) -> str | None:
+    """Return the value of an option; None if it is not given.
+
+    Raises:
+        ValueError: if the option has no value.
+    """
+    for position, arg in enumerate(args):
+        if arg.startswith(flag + "="):
+            return arg.split("=", 1)[1]
+        if arg == flag:
+            if position + 1 == len(args):
+                raise ValueError(f"{flag} needs a run directory")
+            return args[position + 1]
+    return None

@@ -1,0 +1,57 @@
+"""The parser of configurations: `base`, checked class paths and short help."""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ActionConfigFile, DefaultHelpFormatter, Namespace
+from lightning.pytorch.cli import LightningArgumentParser
+
+from experiments.config_files import located, with_base, without_base_line
+from experiments.lightning_internals import typed_arguments
+from experiments.parsing.class_paths import check_class_paths
+from experiments.parsing.data_before_model import with_placeholder
+
+
+class ConfigFile(ActionConfigFile):
+    """Action of `--config FILE`. If the file has a `base`, the base is applied first, like an earlier `--config`."""
+
+    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
+        path = located(Path(values))
+        for file in with_base(path) if os.path.isfile(path) else [values]:
+            self.apply_config(parser, cfg, self.dest, str(file))
+
+
+class ShortHelp(DefaultHelpFormatter):
+    """Help formatter without lists of known subclasses. The lists have hundreds of classes from other packages."""
+
+    def _get_help_string(self, action: Any) -> str:
+        return re.sub(r", known subclasses: [^()]*(?=\)$)", "", super()._get_help_string(action))
+
+
+class Parser(LightningArgumentParser):
+    """Parser that checks class paths. It ignores `base: FILE` in a configuration, because `ConfigFile` applies it."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, formatter_class=ShortHelp, **kwargs)
+
+    def add_argument(self, *args: Any, **kwargs: Any) -> Any:
+        if kwargs.get("action") is ActionConfigFile:
+            kwargs["action"] = ConfigFile
+        return super().add_argument(*args, **kwargs)
+
+    def parse_args(self, args: Any = None, *more: Any, **kwargs: Any) -> Any:
+        """Parse arguments. For a nested class, convert the string `None`, because jsonargparse passes it for null."""
+        if kwargs.keys() & {"namespace", "defaults"}:  # the parser of a nested class, with its one argument
+            args = [re.sub("=None$", "=null", each) for each in args]
+        return super().parse_args(args, *more, **kwargs)
+
+    def parse_string(self, content: str, *args: Any, **kwargs: Any) -> Namespace:
+        return super().parse_string(with_placeholder(without_base_line(content)), *args, **kwargs)
+
+    def validate(self, namespace: Namespace, *args: Any, **kwargs: Any) -> None:
+        """Check values like jsonargparse, then the class paths in the values. Each nested class has its own parser."""
+        super().validate(namespace, *args, **kwargs)
+        for name, kind in typed_arguments(self):
+            check_class_paths(name, kind, namespace.get(name))
