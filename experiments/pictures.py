@@ -15,8 +15,8 @@ axis, and then a column for each panel. A name that ends in `(log scale)` gives 
 of the table. For `metrics.csv` the columns are `epoch` and metrics, for `certification.csv` they are `radius` and
 `certified accuracy`, and for `test_metrics.csv` they are `level` and metrics without their level: `retrieval` has the
 values of `test/retrieval_0.25` and `test/retrieval_0.50`. Figures (.png) of the runs are placed below or beside each
-other. `rows: height = 40 %` keeps the upper part of each figure. For `table.png` and `comparison.png`, `axes` names keys
-and metrics in words, and `lines` the methods.
+other. `rows: height = 40 %` keeps the upper part of each figure. For `table.png` and `comparison.png`, `axes` names
+keys and metrics in words, and `lines` the methods.
 
 The first picture of a method is docs/images/<method>.png; other pictures are docs/images/<method>_<configuration>.png.
 """
