@@ -21,12 +21,14 @@ from datamodules.randomness.shared_batches import sample_rows_like
 from lightning_modules.backbones.diffusion.export import save_model
 from lightning_modules.backbones.diffusion.pixel_space import PixelSpace
 from lightning_modules.backbones.diffusion.text_to_image import Prompts, TextToImage
+from lightning_modules.backbones.quantization import prepare_for_ddp
 from lightning_modules.diffusion.finetuning.caption_dropout import CaptionDropout
+from lightning_modules.diffusion.finetuning.checkpoints import ChecksCheckpoints
 from lightning_modules.diffusion.finetuning.data_checks import check_data, check_sharding
 from lightning_modules.diffusion.finetuning.exported_network import ExportsNetwork
 from lightning_modules.diffusion.finetuning.objectives import FlowMatching, LossOptions, training_objective
 from lightning_modules.diffusion.finetuning.preparation import prepare_text_to_image
-from lightning_modules.diffusion.finetuning.sharding import refuse_to_go_on, share_out
+from lightning_modules.diffusion.finetuning.sharding import share_out
 from lightning_modules.interfaces import ImageColumn
 from lightning_modules.method_module import MethodModule
 from lightning_modules.optim.averages import AveragedWeights, ramped_decay
@@ -36,7 +38,7 @@ from lightning_modules.training.logging import log_training
 TIMES, SAMPLE = 1, 2  # random streams of an image in evaluation
 
 
-class DiffusionFineTuning(ExportsNetwork, MethodModule):
+class DiffusionFineTuning(ExportsNetwork, ChecksCheckpoints, MethodModule):
     """Fine-tune a diffusion model on images, and save the model in the format of diffusers or peft.
 
     After training, the result is saved to `pipeline/` in the run directory. Validation and test log `loss`, the
@@ -50,7 +52,8 @@ class DiffusionFineTuning(ExportsNetwork, MethodModule):
         flow: times and weights of flow matching; None takes the defaults of `FlowMatching`. Not for diffusion.
         caption_dropout: probability of training an image without its caption, in [0, 1). A list has one probability for
             each text encoder, and captions are dropped independently.
-        average_decay: maximum decay of the averaged weights, in [0, 1); 0 uses the weights of the last step.
+        average_decay: maximum decay of the averaged weights, in [0, 1); 0 uses the weights of the last step, and keeps
+            no average.
         cache_dir: folder for latents and caption embeddings, computed once before training; then, text encoders are
             freed. None computes both in each step. Cached images are centre-cropped. With random flips, latents of the
             mirror images are cached, too.
@@ -60,6 +63,7 @@ class DiffusionFineTuning(ExportsNetwork, MethodModule):
         optimizer: optimizer of the trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
         loss: offset noise, and weights of class images and masks; None takes the defaults of `LossOptions`.
+        average_on_cpu: keep the averaged weights in the memory of the host.
 
     Raises:
         TypeError: if `network` has none of the classes listed above.
@@ -80,6 +84,7 @@ class DiffusionFineTuning(ExportsNetwork, MethodModule):
         optimizer: OptimizerCallable = adamw,
         lr_scheduler: LRSchedulerCallable = constant,
         loss: LossOptions | None = None,
+        average_on_cpu: bool = False,
     ) -> None:
         super().__init__()
         if not isinstance(network, TextToImage | PixelSpace):
@@ -109,25 +114,24 @@ class DiffusionFineTuning(ExportsNetwork, MethodModule):
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.objective = training_objective(network, min_snr_gamma, flow, loss or LossOptions(), DiffusionFineTuning)
-        self.average = AveragedWeights(network, partial(ramped_decay, decay=average_decay))
+        decay = partial(ramped_decay, decay=average_decay) if average_decay else None
+        self.average = AveragedWeights(network, decay, average_on_cpu)
         self.losses = MeanMetric()
         self._shared_out = False
 
     def setup(self, stage: str) -> None:
         check_data(self.network, self.trainer.datamodule)  # type: ignore[attr-defined]
+        prepare_for_ddp(self)
 
     def configure_model(self) -> None:
         """Shard the trained network over ranks, block by block, for `ModelParallelStrategy`."""
         if self.device_mesh is None or self._shared_out:
             return
-        check_sharding(self.trainer.datamodule)  # type: ignore[attr-defined]
+        check_sharding(self)
         share_out(self.network.network, self.device_mesh["data_parallel"])
         self.average = AveragedWeights(self.network, self.average.decay)
         self._shared_out = True
         self.strict_loading = False  # checkpoints hold only trained parameters
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        refuse_to_go_on(self._shared_out, self.trainer.state.fn)
 
     def on_fit_start(self) -> None:
         if isinstance(self.network, TextToImage):
@@ -199,7 +203,7 @@ class DiffusionFineTuning(ExportsNetwork, MethodModule):
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator | list[torch.Generator] | None = None) -> Tensor:
         """Sample images `[n, C, H, W]` in [0, 1]; must be called on every rank if weights are sharded."""
-        dtype = self.average.weights[0].dtype
+        dtype = self.average.dtype(self.network)
         noise = randn_tensor(self.network.latent_shape(n), generator, dtype=dtype).to(self.device)
         texts = [self.prompts[place % len(self.prompts)] for place in range(n)]
         return self._sampled(self.network.encode_prompts(texts), noise, generator)
