@@ -26,6 +26,14 @@ standard_gamma: Any = torch._standard_gamma
 """`torch.distributions.Gamma` takes no generator."""
 
 
+def leave_out_of_ddp(module: nn.Module, names: list[str]) -> None:
+    """Keep parameters out of `DistributedDataParallel(module)`; the public arguments can leave out only all of them.
+
+    `DistributedDataParallel._set_params_and_buffers_to_ignore_for_model` sets the same attribute.
+    """
+    module._ddp_params_and_buffers_to_ignore = names  # type: ignore[assignment]
+
+
 def times_written(tensor: torch.Tensor) -> int:
     """Return the version counter of a tensor.
 

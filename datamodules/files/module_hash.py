@@ -46,7 +46,10 @@ def hash_of_tensors(tensors: Mapping[str, Any]) -> str:
 
 def _add_tensors(digest: "hashlib.blake2b", tensors: Mapping[str, Any]) -> None:
     for name, tensor in sorted(tensors.items()):
-        if isinstance(tensor, Tensor):
+        if hasattr(tensor, "__tensor_flatten__"):  # a tensor of several tensors, such as codes and scales
+            inner = tensor.__tensor_flatten__()[0]
+            _add_tensors(digest, {f"{name}.{part}": getattr(tensor, part) for part in inner})
+        elif isinstance(tensor, Tensor):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
 

@@ -3,11 +3,16 @@
 Every function changes the network in place and returns it. Forward, attributes and state_dict keys stay unchanged,
 apart from added adapters. `adapted` combines these functions for configs.
 
-LoRA freezes W and replaces y = W x by y = W x + (alpha / r) B A x. A [r, in] starts random, and B [out, r] starts at
-zero.
+LoRA freezes W and replaces y = W x by y = (W + s B A) x with s = alpha / r. A [r, in] starts random, and B [out, r]
+starts at zero. Rank-stabilised LoRA has s = alpha / sqrt(r). DoRA also trains the norm m of each row of the weight:
 
-Source: Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022, arXiv 2106.09685; Chen et al.,
-Training Deep Nets with Sublinear Memory Cost, arXiv 1604.06174, for recomputed activations.
+    y_i = m_i (W + s B A)_i x / |(W + s B A)_i|,   m starts at |W_i|; the gradient treats the norm in the denominator as
+    a constant
+
+Source: Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022, arXiv 2106.09685; Kalajdzievski, A
+Rank Stabilization Scaling Factor for Fine-Tuning with LoRA, 2023, arXiv 2312.03732; Liu et al., DoRA: Weight-Decomposed
+Low-Rank Adaptation, ICML 2024, arXiv 2402.09353; Chen et al., Training Deep Nets with Sublinear Memory Cost,
+arXiv 1604.06174, for recomputed activations.
 """
 
 import re
@@ -22,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.utils.checkpoint import checkpoint
 
-from datamodules.arguments import only_with
+from datamodules.arguments import only_with, positive
 from lightning_modules.backbones.normalized import BATCH_NORM, Normalized
 from lightning_modules.backbones.weights import listed
 from lightning_modules.torch_internals import tree_leaves, tree_map
@@ -43,6 +48,8 @@ def adapted(
     gradient_checkpointing: bool = False,
     dtype: Precision | None = None,
     compile: str | None = None,
+    use_rslora: bool = False,
+    use_dora: bool = False,
 ) -> nn.Module:
     """Choose a network's trainable parameters, its precision and its memory use in training.
 
@@ -57,6 +64,8 @@ def adapted(
         gradient_checkpointing: recompute activations in the backward pass instead of keeping them.
         dtype: precision of weights and internal computation; inputs and outputs are float32; default: unchanged.
         compile: a `torch.compile` backend, such as inductor; default: not compiled.
+        use_rslora: scale adapters by alpha / sqrt(r) instead of alpha / r.
+        use_dora: DoRA, which also trains the norms of the rows of the adapted weights.
 
     Raises:
         ValueError: if an argument is not an allowed value, a named layer does not exist, or the network has no layer to
@@ -64,7 +73,8 @@ def adapted(
         ImportError: if `tuning` is lora and peft is not installed.
     """
     lora: dict[str, Any] = {"lora_rank": lora_rank, "lora_targets": lora_targets, "lora_alpha": lora_alpha}
-    only_with("tuning lora", tuning == "lora", adapted, **lora, lora_dropout=lora_dropout)
+    kind: dict[str, Any] = {"use_rslora": use_rslora, "use_dora": use_dora}
+    only_with("tuning lora", tuning == "lora", adapted, **lora, lora_dropout=lora_dropout, **kind)
     only_with("tuning lora or frozen", tuning != "full", adapted, trainable=trainable)
     inner = network.network if isinstance(network, Normalized) else network
     if dtype is not None:
@@ -72,7 +82,7 @@ def adapted(
     if gradient_checkpointing:
         with_gradient_checkpointing(inner)
     if tuning == "lora":
-        with_lora(inner, lora_rank, lora_targets, lora_alpha, trainable, lora_dropout)
+        with_lora(inner, lora_rank, lora_targets, lora_alpha, trainable, lora_dropout, **kind)
     elif tuning == "frozen":
         frozen(inner, trainable)
     elif tuning != "full":
@@ -156,6 +166,8 @@ def with_lora(
     alpha: int | None = None,
     trainable: list[str] | None = None,
     dropout: float = 0.0,
+    use_rslora: bool = False,
+    use_dora: bool = False,
 ) -> nn.Module:
     """Add low-rank adapters and freeze everything else, including the running statistics of batch normalisation.
 
@@ -168,6 +180,7 @@ def with_lora(
         raise ImportError("tuning by lora needs peft: pip install 'noiseworks[lora]'") from error
     if rank < 1:
         raise ValueError(f"lora_rank must be at least 1, got {rank}")
+    positive(lora_alpha=alpha)
     trained = _submodules(network, list(trainable or ()))
     inside = {module for submodule in trained for module in submodule.modules()}
     layers = {name: module for name, module in network.named_modules() if name and not any(module.children())}
@@ -197,12 +210,16 @@ def with_lora(
         lora_alpha=rank if alpha is None else alpha,
         lora_dropout=dropout,
         target_modules="|".join(map(re.escape, chosen)),
+        use_rslora=use_rslora,
+        use_dora=use_dora,
     )
     inject_adapter_in_model(config, network)
     for name, parameter in network.named_parameters():
         parameter.requires_grad = "lora_" in name
         if parameter.requires_grad and parameter.dtype in HALF:
             parameter.data = parameter.data.float()
+    if use_dora:
+        _initialise_magnitudes(network)
     _left_to_training(trained)
     fixed = [
         name for name, module in network.named_modules() if isinstance(module, BATCH_NORM) and module not in inside
@@ -210,6 +227,20 @@ def with_lora(
     # By name, as converting to SyncBatchNorm replaces the modules.
     network.train = partial(_train, network, fixed, True)  # type: ignore[method-assign]
     return network.train(network.training)
+
+
+def _initialise_magnitudes(network: nn.Module) -> None:
+    """Set the magnitudes of DoRA to the row norms of the frozen weights, computed in the precision of the adapters.
+
+    peft computes these norms in half precision if the weights have half precision, which changes the initial output.
+    """
+    for module in network.modules():
+        for name, magnitude in dict(getattr(module, "lora_magnitude_vector", None) or {}).items():
+            layer: Any = module
+            a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
+            magnitude.update_layer(
+                base_layer=layer.get_base_layer(), lora_A=a.detach(), lora_B=b.detach(), scaling=layer.scaling[name]
+            )
 
 
 def _adaptable(layers: dict[str, nn.Module]) -> str:

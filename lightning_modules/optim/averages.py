@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,28 +41,36 @@ def ramped_decay(update: int, decay: float) -> float:
 class AveragedWeights(nn.Module):
     """Moving average of the trainable parameters of a network, in float32 or above.
 
-    It is saved in the state dict of its owner.
+    It is saved in the state dict of its owner. The state dict does not depend on the place of the average.
 
     The average is updated after each optimizer step. Steps that a gradient scaler skips do not update it. The network's
     buffers are not averaged. Within `with average.used_by(network):` the network has the averaged weights.
 
     Args:
         network: the network; the average leaves out frozen parameters.
-        decay: function that maps the number of earlier updates to the weight of the previous average, in [0, 1].
+        decay: function that maps the number of earlier updates to the weight of the previous average, in [0, 1]. None
+            keeps no average: the averaged weights are those of the network.
+        on_cpu: keep the average in the memory of the host. Each rank has a copy. Weights are copied from a GPU without
+            waiting for it; the host updates the average when the next step ends, or when the average is read.
     """
 
     updates: int
 
-    def __init__(self, network: nn.Module, decay: Callable[[int], float]) -> None:
+    def __init__(self, network: nn.Module, decay: Callable[[int], float] | None, on_cpu: bool = False) -> None:
         super().__init__()
         self.decay = decay
         self.updates = 0
         self.names = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
-        self.weights = nn.ParameterList(
-            nn.Parameter(parameter.detach().to(torch.promote_types(parameter.dtype, torch.float32), copy=True), False)
-            for parameter in self._averaged(network)
-        )
+        kept = [] if decay is None else self._averaged(network)
+        copies = [parameter.detach().to(wide(parameter.dtype), copy=True) for parameter in kept]
+        # `Module.to` moves parameters, but not tensors in a list.
+        self.host = [copy.to("cpu") for copy in copies] if on_cpu else None
+        self.weights = nn.ParameterList([] if on_cpu else [nn.Parameter(copy, False) for copy in copies])
         self._in_use = False
+        self._staged: list[Tensor] = []
+        self.unfinished: tuple[float, Any] | None = None
+        self.register_state_dict_post_hook(_write_host)
+        self.register_load_state_dict_pre_hook(_read_host)
 
     def _averaged(self, network: nn.Module) -> list[nn.Parameter]:
         """Return the averaged parameters.
@@ -71,19 +80,74 @@ class AveragedWeights(nn.Module):
         named = dict(network.named_parameters())
         return [named[name] for name in self.names]
 
+    def values(self) -> list[Tensor]:
+        """Return the averaged weights; empty if no average is kept."""
+        self.finish()
+        return list(self.weights) if self.host is None else self.host
+
+    def complete(self, state: dict[str, Any], own: str, network: str) -> None:
+        """Begin a missing average in a state dict at the trained weights, as in a run that kept none.
+
+        Args:
+            state: state dict of the owner.
+            own: prefix of the average's keys.
+            network: prefix of the network's keys.
+        """
+        for place, name in enumerate(self.names if self.decay is not None else ()):
+            if f"{network}{name}" in state:
+                state.setdefault(f"{own}weights.{place}", state[f"{network}{name}"])
+
+    def dtype(self, network: nn.Module) -> torch.dtype:
+        """Return the precision of the averaged weights."""
+        return wide(self._averaged(network)[0].dtype)
+
     @torch.no_grad()
     def follow(self, network: nn.Module, optimizer: Optimizer) -> None:
         """Update the average after every step of an optimizer of the network."""
+        if self.host is not None:  # the network may have another precision since
+            trained = zip(self.host, self._averaged(network), strict=self.decay is not None)
+            self.host = [mine.to(wide(parameter.dtype)) for mine, parameter in trained]
         optimizer.register_step_post_hook(lambda *_: self.update(network))
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
         """Update the average towards the network: e <- d e + (1 - d) theta."""
-        trained = [
-            parameter.to(mine.dtype) for parameter, mine in zip(self._averaged(network), self.weights, strict=True)
-        ]
-        get_ema_multi_avg_fn(self.decay(self.updates))(list(self.weights), trained, None)
+        self.finish()
+        if self.decay is not None:
+            weight, trained = self.decay(self.updates), self._averaged(network)
+            if self.host is not None:
+                self.unfinished = weight, self._stage(trained)
+            else:
+                _move(list(self.weights), trained, weight)
         self.updates += 1
+
+    def _stage(self, trained: Sequence[Tensor]) -> Any:
+        """Copy weights to the host, and return an event that marks the end of the copy, or None if it has ended.
+
+        The copy is in the stream of the optimizer, so the next step of the optimizer waits for it.
+        """
+        asynchronous = trained[0].is_cuda
+        if not self._staged:
+            self._staged = [torch.empty_like(each, device="cpu", pin_memory=asynchronous) for each in trained]
+        for staged, each in zip(self._staged, trained, strict=True):
+            staged.copy_(each, non_blocking=asynchronous)
+        if not asynchronous:
+            return None
+        event = torch.cuda.Event()
+        event.record()
+        return event
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Update an average on the host by the weights that were last copied."""
+        if self.unfinished is None:
+            return
+        weight, event = self.unfinished
+        if event is not None:
+            event.synchronize()
+        assert self.host is not None
+        _move(self.host, self._staged, weight)
+        self.unfinished = None
 
     @contextmanager
     def used_by(self, network: nn.Module) -> Iterator[None]:
@@ -91,14 +155,14 @@ class AveragedWeights(nn.Module):
 
         Such contexts can be nested.
         """
-        if self._in_use:
+        if self._in_use or self.decay is None:
             yield
             return
         trained = self._averaged(network)
-        own = [parameter.detach().clone() for parameter in trained]
+        own = [parameter.detach().to("cpu" if self.host else parameter.device, copy=True) for parameter in trained]
         self._in_use = True
         try:
-            _copy(trained, list(self.weights))  # in place, since sharded parameters are views of their storage
+            _copy(trained, self.values())  # in place, since sharded parameters are views of their storage
             yield
         finally:
             _copy(trained, own)
@@ -109,6 +173,38 @@ class AveragedWeights(nn.Module):
 
     def set_extra_state(self, state: Tensor) -> None:
         self.updates = int(state)
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """Return the precision of the average of weights of a precision."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _move(average: list[Tensor], trained: Sequence[Tensor], decay: float) -> None:
+    given = [each.to(mine.dtype) for each, mine in zip(trained, average, strict=True)]
+    get_ema_multi_avg_fn(decay)(average, given, None)
+
+
+def _write_host(average: Any, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    if average.host is not None:
+        state |= {f"{prefix}weights.{place}": value for place, value in enumerate(average.values())}
+
+
+@torch.no_grad()
+def _read_host(
+    average: Any, state: dict[str, Any], prefix: str, metadata: Any, strict: bool, missing: list[str], *_: Any
+) -> None:
+    """Read an average on the host, or leave out that of a checkpoint if none is kept."""
+    if average.host is None and average.decay is not None:
+        return
+    given = {key: state.pop(key) for key in list(state) if key.startswith(f"{prefix}weights.")}
+    average.unfinished = None
+    for place, own in enumerate(average.host or ()):
+        key = f"{prefix}weights.{place}"
+        if key in given:
+            own.copy_(given[key])
+        else:
+            missing.append(key)
 
 
 @torch.no_grad()

@@ -69,6 +69,47 @@ def test_adapters_add_a_scaled_low_rank_map() -> None:
     assert (a.shape, b.shape) == ((2, 6), (5, 2))
 
 
+@pytest.mark.parametrize(("rslora", "scale"), [(False, 3 / 4), (True, 3 / 2)])
+def test_rank_stabilised_adapters_are_scaled_by_the_root_of_the_rank(rslora: bool, scale: float) -> None:
+    layer: Any = with_lora(MLP(6, [5], 3).double(), 4, ["layers.0"], 3, use_rslora=rslora).layers[0]
+    nn.init.normal_(layer.lora_B["default"].weight)
+    x = torch.randn(4, 6, dtype=torch.float64)
+    weight = layer.base_layer.weight + scale * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
+    torch.testing.assert_close(layer(x), x @ weight.T + layer.base_layer.bias, rtol=1e-12, atol=1e-12)
+
+
+def test_dora_rescales_rows_to_trained_norms_and_its_gradient_keeps_their_own_norms_constant() -> None:
+    layer: Any = with_lora(MLP(6, [5], 3).double(), 2, ["layers.0"], 3, use_dora=True).layers[0]
+    a, b, m = (getattr(layer, f"lora_{name}")["default"].weight for name in ("A", "B", "magnitude_vector"))
+    w, bias, x = layer.base_layer.weight, layer.base_layer.bias, torch.randn(4, 6, dtype=torch.float64)
+    torch.testing.assert_close(m, w.square().sum(dim=1).sqrt(), rtol=1e-12, atol=0)
+    nn.init.normal_(b)
+    nn.init.uniform_(m, 1, 2)
+    direction = w + 3 / 2 * b @ a
+    constant = direction.detach().square().sum(dim=1).sqrt()
+    expected = x @ (direction * (m / constant)[:, None]).T + bias
+    torch.testing.assert_close(layer(x), expected, rtol=1e-12, atol=1e-12)
+    wanted = torch.autograd.grad(expected.sin().sum(), (a, b, m))
+    found = torch.autograd.grad(layer(x).sin().sum(), (a, b, m))
+    torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-12)
+
+
+def test_dora_of_a_half_precision_network_begins_with_its_output() -> None:
+    torch.manual_seed(0)
+    half = MLP(6, [50], 3).bfloat16()
+    x = torch.randn(7, 6)
+    expected = copy.deepcopy(half).float()(x)
+    network = with_lora(half, rank=2, use_dora=True)
+    layer: Any = network.layers[0]
+    magnitude = layer.lora_magnitude_vector["default"].weight
+    assert magnitude.dtype == torch.float32
+    torch.testing.assert_close(magnitude, layer.base_layer.weight.float().norm(dim=1), rtol=1e-6, atol=0)
+    for module in network.modules():
+        if hasattr(module, "base_layer"):
+            module.base_layer.float()
+    torch.testing.assert_close(network(x), expected, rtol=1e-5, atol=1e-5)
+
+
 def test_with_adapters_the_output_is_at_first_that_of_the_network_and_only_they_train() -> None:
     network = MLP(6, [5, 4], 3)
     x = torch.randn(7, 6)

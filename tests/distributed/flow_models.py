@@ -52,10 +52,13 @@ class ConditionedDigits(CaptionedFolder):
 
 
 def tiny_flow_model(family: Literal["flux", "stable_diffusion_3"]) -> TextToImage:
-    """Load a tiny pipeline, the same each time, with adapters of rank 2; the global random state is left as it is."""
+    """Load a tiny pipeline, the same each time, with adapters of rank 2, for FLUX.1 of DoRA.
+
+    The global random state is left as it is.
+    """
     save = save_flux if family == "flux" else save_stable_diffusion_3
     with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng():
-        model = text_to_image_pipeline(str(save(Path(folder))), tuning="lora", lora_rank=2)
+        model = text_to_image_pipeline(str(save(Path(folder))), tuning="lora", lora_rank=2, use_dora=family == "flux")
     if family == "flux":
         model.pipeline.default_sample_size = 8
     return model

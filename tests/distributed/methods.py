@@ -209,6 +209,7 @@ def flow_finetuning(family: str) -> Method:
             },
             "model.init_args.caption_dropout": 0.3,
             "model.init_args.flow": {"weighting": "cosmap"},
+            "model.init_args.average_on_cpu": family == "flux",
             "model.init_args.num_inference_steps": 1,
             "trainer.check_val_every_n_epoch": 1,
             "trainer.callbacks": LEFT_OUT,

@@ -92,3 +92,66 @@ def test_an_average_is_used_by_a_network_that_was_frozen_since() -> None:
     with average.used_by(network):
         assert (network.weight == 7).all()
     assert (network.weight != 7).all()
+
+
+def test_an_average_on_the_host_is_that_on_the_device_bit_by_bit() -> None:
+    networks = [nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1)).double() for _ in range(2)]
+    networks[1].load_state_dict(networks[0].state_dict())
+    decay = partial(ramped_decay, decay=0.9)
+    device, host = (AveragedWeights(each, decay, on_cpu) for each, on_cpu in zip(networks, (False, True), strict=True))
+    assert not list(host.parameters())
+    for average, network in ((device, networks[0]), (host, networks[1])):
+        trained_for(5, average, network)
+    assert host.unfinished is not None  # the last update waits for its copy
+    expected, found = device.state_dict(), host.state_dict()
+    assert list(expected) == list(found)
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
+    own = [parameter.clone() for parameter in networks[1].parameters()]
+    with host.used_by(networks[1]), device.used_by(networks[0]):
+        for one, other in zip(*(network.parameters() for network in networks), strict=True):
+            assert torch.equal(one, other)
+    assert all(torch.equal(one, other) for one, other in zip(own, networks[1].parameters(), strict=True))
+
+
+def test_an_average_on_the_host_takes_weights_as_they_were_after_the_step() -> None:
+    network = nn.Linear(1, 1, bias=False)
+    average = AveragedWeights(network, lambda update: 0.5, on_cpu=True)
+    network.weight.data.fill_(2.0)
+    average.update(network)
+    network.weight.data.fill_(100.0)
+    first = average.host[0].item()  # type: ignore[index]
+    assert average.values()[0].item() == pytest.approx(first / 2 + 1)
+    assert average.values()[0].item() == pytest.approx(first / 2 + 1)
+
+
+@pytest.mark.parametrize("places", [(False, True), (True, False), (True, True)])
+def test_a_checkpoint_goes_on_at_either_place(places: tuple[bool, bool]) -> None:
+    network = nn.Linear(2, 1)
+    saved, again = (AveragedWeights(network, lambda update: 0.5, on_cpu) for on_cpu in places)
+    network.weight.data.fill_(3.0)
+    saved.update(network)
+    owner = nn.ModuleDict({"average": again})
+    owner.load_state_dict({f"average.{key}": value for key, value in saved.state_dict().items()})
+    assert again.updates == 1
+    assert all(torch.equal(*pair) for pair in zip(saved.values(), again.values(), strict=True))
+    with pytest.raises(RuntimeError, match=r"Missing key.*average\.weights\.1"):
+        owner.load_state_dict({key: value for key, value in owner.state_dict().items() if key != "average.weights.1"})
+
+
+def test_without_decay_no_average_is_kept_and_checkpoints_fit_both_ways() -> None:
+    network = nn.Linear(2, 1)
+    none, kept = AveragedWeights(network, None), AveragedWeights(network, lambda update: 0.0)
+    for average in (none, kept):
+        average.update(network)
+    assert none.values() == []
+    assert list(none.state_dict()) == ["_extra_state"]
+    with none.used_by(network):
+        assert none.dtype(network) == torch.float32
+    none.load_state_dict(kept.state_dict())
+    assert none.updates == 1
+    state = {f"average.{key}": value for key, value in none.state_dict().items()} | {
+        f"network.{key}": value for key, value in network.state_dict().items()
+    }
+    kept.complete(state, "average.", "network.")
+    nn.ModuleDict({"average": kept, "network": network}).load_state_dict(state)
+    assert torch.equal(kept.weights[0], network.weight)

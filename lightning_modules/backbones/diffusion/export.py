@@ -8,8 +8,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
+from lightning_modules.backbones.adapters import lora_metadata
 from lightning_modules.backbones.diffusion.latent_diffusion import LatentDiffusion
 from lightning_modules.backbones.diffusion.pixel_space import PixelSpace
+from lightning_modules.backbones.quantization import dequantized_state, is_quantized
 
 
 def save_model(model: LatentDiffusion | PixelSpace, folder: Path, writes: bool, merge: bool = False) -> None:
@@ -28,9 +30,7 @@ def save_model(model: LatentDiffusion | PixelSpace, folder: Path, writes: bool, 
         merge: save a text-to-image pipeline with adapters as a whole pipeline, with the adapters merged.
     """
     network: Any = model.network
-    state: dict[str, Any] = get_model_state_dict(
-        network, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
-    )
+    state = _state(network)
     adapters = any("lora_" in name for name in state)
     if not writes:
         return
@@ -41,13 +41,17 @@ def save_model(model: LatentDiffusion | PixelSpace, folder: Path, writes: bool, 
         layers = get_peft_model_state_dict(network, state_dict=state)
         if model.parts[0] == "unet":  # transformers keep the names of peft
             layers = convert_state_dict_to_diffusers(layers)
-        model.pipeline.save_lora_weights(str(folder), **{f"{model.parts[0]}_lora_layers": layers})
+        part, settings = model.parts[0], lora_metadata(network)
+        described = {} if settings is None else {f"{part}_lora_adapter_metadata": settings}
+        model.pipeline.save_lora_weights(str(folder), **{f"{part}_lora_layers": layers}, **described)
         return
     if not hasattr(network, "save_pretrained"):
         folder.mkdir(parents=True, exist_ok=True)
         save_file(merged(network, state), folder / "network.safetensors")
         return
-    plain = type_of(network).from_config(network.config)
+    plain = type_of(network).from_config(
+        {key: value for key, value in network.config.items() if key != "quantization_config"}
+    )
     plain.load_state_dict(merged(network, state))
     if not isinstance(model, PixelSpace):
         plain.to(network.dtype)
@@ -64,18 +68,33 @@ def save_model(model: LatentDiffusion | PixelSpace, folder: Path, writes: bool, 
     pipeline(unet=plain, scheduler=model.scheduler).save_pretrained(folder)
 
 
+def _state(network: nn.Module) -> dict[str, Any]:
+    """Return all weights of a sharded, quantised or plain network, unsharded and dequantised."""
+    if is_quantized(network):
+        return dequantized_state(network)
+    return get_model_state_dict(network, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+
+
 def type_of(network: nn.Module) -> Any:
     """Return the diffusers class that a network had before sharding."""
     return next(kind for kind in type(network).__mro__ if kind.__module__.startswith("diffusers"))
 
 
 def merged(network: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Merge adapters into the adapted weights: W + s B A replaces W under the same name."""
+    """Merge adapters into the adapted weights: W + s B A replaces W under the same name.
+
+    With DoRA, the rows of W + s B A are rescaled to their trained norms.
+    """
     plain = {name.replace(".base_layer", ""): value for name, value in state.items() if "lora_" not in name}
     for name, layer in network.named_modules():
         scalings = getattr(layer, "scaling", None) if hasattr(layer, "base_layer") else None
         for adapter, scaling in (scalings or {}).items():
             down, up = (state[f"{name}.lora_{side}.{adapter}.weight"] for side in "AB")
             weight = plain[f"{name}.weight"]
-            plain[f"{name}.weight"] = weight + scaling * torch.mm(up.flatten(1), down.flatten(1)).view_as(weight)
+            weight = weight + scaling * torch.mm(up.flatten(1), down.flatten(1)).view_as(weight)
+            magnitude = state.get(f"{name}.lora_magnitude_vector.{adapter}.weight")
+            if magnitude is not None:
+                rows = weight.flatten(1)
+                weight = (rows * (magnitude.flatten() / rows.norm(dim=1)).unsqueeze(1)).view_as(weight)
+            plain[f"{name}.weight"] = weight
     return plain

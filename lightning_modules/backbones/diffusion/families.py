@@ -15,6 +15,7 @@ from lightning_modules.backbones.diffusion.qwen_image import QwenImage
 from lightning_modules.backbones.diffusion.sana import Sana
 from lightning_modules.backbones.diffusion.text_to_image import FAMILIES, TextToImage
 from lightning_modules.backbones.diffusion.z_image import ZImage
+from lightning_modules.backbones.quantization import Quantization
 
 MODELS: dict[str, Any] = {
     model.__name__: model
@@ -43,6 +44,10 @@ def text_to_image_pipeline(
     lora_targets: Sequence[str] | None = None,
     dtype: Precision | None = None,
     offload_text_encoders: bool = False,
+    lora_alpha: int | None = None,
+    use_rslora: bool = False,
+    use_dora: bool = False,
+    quantization: Quantization | None = None,
 ) -> TextToImage:
     """Load a text-to-image pipeline as the model of its family, such as `TextToImage`, `StableDiffusion3` or `Flux`.
 
@@ -56,6 +61,10 @@ def text_to_image_pipeline(
         lora_targets: layers that get adapters, by last part of the name; default: the attention's projections.
         dtype: precision of network and text encoders; the autoencoder, inputs and outputs are float32.
         offload_text_encoders: keep the text encoders on the CPU; they embed prompts there.
+        lora_alpha: alpha; adapters are scaled by alpha / rank; default: the rank.
+        use_rslora: rank-stabilised LoRA, scaled by alpha / sqrt(rank).
+        use_dora: DoRA, which also trains the norms of the rows of the adapted weights.
+        quantization: int8 or nf4 stores the frozen weights of the network's linear layers in 8 or 4 bits.
 
     Raises:
         FileNotFoundError: if the pipeline is neither on disk nor on the Hub.
@@ -71,4 +80,8 @@ def text_to_image_pipeline(
         lora_targets=lora_targets,
         dtype=dtype,
         offload_text_encoders=offload_text_encoders,
+        lora_alpha=lora_alpha,
+        use_rslora=use_rslora,
+        use_dora=use_dora,
+        quantization=quantization,
     )

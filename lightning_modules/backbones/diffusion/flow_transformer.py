@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lightning_modules.backbones.adaptation import Precision, Tuning
 from lightning_modules.backbones.diffusion.text_to_image import Prompts, TextToImage
+from lightning_modules.backbones.quantization import Quantization
 from lightning_modules.sde.flow_shift import scheduler_shift
 
 JOINT_ATTENTION = tuple(
@@ -42,6 +43,10 @@ class FlowTransformer(TextToImage):
         dtype: precision of transformer and text encoders; the autoencoder, inputs and outputs are float32.
         gradient_checkpointing: recompute the transformer's activations in the backward pass instead of keeping them.
         offload_text_encoders: keep the text encoders on the CPU, where they embed prompts.
+        lora_alpha: alpha; adapters are scaled by alpha / rank; default: the rank.
+        use_rslora: rank-stabilised LoRA, scaled by alpha / sqrt(rank).
+        use_dora: DoRA, which also trains the norms of the rows of the adapted weights.
+        quantization: int8 or nf4 stores the frozen weights of the network's linear layers in 8 or 4 bits.
 
     Raises:
         FileNotFoundError: if the pipeline is neither on disk nor on the Hub.
@@ -49,7 +54,7 @@ class FlowTransformer(TextToImage):
         ImportError: if transformers is not installed, or if `tuning` is lora and peft is not installed.
     """
 
-    prompt_fields = ("embedding", "pooled")
+    prompt_fields: tuple[str, ...] = ("embedding", "pooled")
 
     def __init__(
         self,
@@ -63,10 +68,15 @@ class FlowTransformer(TextToImage):
         dtype: Precision | None = None,
         gradient_checkpointing: bool = False,
         offload_text_encoders: bool = False,
+        lora_alpha: int | None = None,
+        use_rslora: bool = False,
+        use_dora: bool = False,
+        quantization: Quantization | None = None,
     ) -> None:
         super().__init__(
             pipeline, config, variant, local_files_only, tuning, lora_rank, lora_targets, dtype,
             gradient_checkpointing, ("flow",), None, offload_text_encoders,
+            lora_alpha=lora_alpha, use_rslora=use_rslora, use_dora=use_dora, quantization=quantization,
         )  # fmt: skip
 
     @property

@@ -14,6 +14,7 @@ from torch import Tensor
 from lightning_modules.backbones.adaptation import Precision, Tuning
 from lightning_modules.backbones.diffusion.flow_transformer import JOINT_ATTENTION, PackedLatents
 from lightning_modules.backbones.diffusion.text_to_image import Prompts
+from lightning_modules.backbones.quantization import Quantization
 
 
 class Flux(PackedLatents):
@@ -34,6 +35,10 @@ class Flux(PackedLatents):
         training_guidance: guidance scale given to the transformer in training; unused by transformers without one.
             Sampling uses its own.
         offload_text_encoders: keep the text encoders on the CPU, where they embed prompts.
+        lora_alpha: alpha; adapters are scaled by alpha / rank; default: the rank.
+        use_rslora: rank-stabilised LoRA, scaled by alpha / sqrt(rank).
+        use_dora: DoRA, which also trains the norms of the rows of the adapted weights.
+        quantization: int8 or nf4 stores the frozen weights of the network's linear layers in 8 or 4 bits.
 
     Raises:
         FileNotFoundError: if the pipeline is neither on disk nor on the Hub.
@@ -63,10 +68,15 @@ class Flux(PackedLatents):
         gradient_checkpointing: bool = False,
         training_guidance: float = 3.5,
         offload_text_encoders: bool = False,
+        lora_alpha: int | None = None,
+        use_rslora: bool = False,
+        use_dora: bool = False,
+        quantization: Quantization | None = None,
     ) -> None:
         super().__init__(
             pipeline, config, variant, local_files_only, tuning, lora_rank, lora_targets, dtype,
             gradient_checkpointing, offload_text_encoders,
+            lora_alpha=lora_alpha, use_rslora=use_rslora, use_dora=use_dora, quantization=quantization,
         )  # fmt: skip
         self.training_guidance = training_guidance
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from lightning_modules.backbones.adaptation import Precision, Tuning
 from lightning_modules.backbones.diffusion.flow_transformer import JOINT_ATTENTION, FlowTransformer
 from lightning_modules.backbones.diffusion.text_to_image import Prompts
+from lightning_modules.backbones.quantization import Quantization
 
 
 class Flux2(FlowTransformer):
@@ -39,6 +40,10 @@ class Flux2(FlowTransformer):
         training_guidance: guidance scale given to the transformer in training; unused by transformers without one.
             Sampling uses its own.
         offload_text_encoders: keep the text encoder on the CPU; it embeds prompts there.
+        lora_alpha: alpha; adapters are scaled by alpha / rank; default: the rank.
+        use_rslora: rank-stabilised LoRA, scaled by alpha / sqrt(rank).
+        use_dora: DoRA, which also trains the norms of the rows of the adapted weights.
+        quantization: int8 or nf4 stores the frozen weights of the network's linear layers in 8 or 4 bits.
 
     Raises:
         FileNotFoundError: if the pipeline is neither on disk nor on the Hub.
@@ -53,7 +58,7 @@ class Flux2(FlowTransformer):
         "vae": "AutoencoderKLFlux2",
         "scheduler": "FlowMatchEulerDiscreteScheduler",
     }
-    default_lora_targets = (*JOINT_ATTENTION, "attn.to_qkv_mlp_proj", "attn.to_out")
+    default_lora_targets: ClassVar[Sequence[str]] = (*JOINT_ATTENTION, "attn.to_qkv_mlp_proj", "attn.to_out")
     prompt_fields = ("embedding",)
     mean: Tensor
     deviation: Tensor
@@ -71,10 +76,15 @@ class Flux2(FlowTransformer):
         gradient_checkpointing: bool = False,
         training_guidance: float = 3.5,
         offload_text_encoders: bool = False,
+        lora_alpha: int | None = None,
+        use_rslora: bool = False,
+        use_dora: bool = False,
+        quantization: Quantization | None = None,
     ) -> None:
         super().__init__(
             pipeline, config, variant, local_files_only, tuning, lora_rank, lora_targets, dtype,
             gradient_checkpointing, offload_text_encoders,
+            lora_alpha=lora_alpha, use_rslora=use_rslora, use_dora=use_dora, quantization=quantization,
         )  # fmt: skip
         self.training_guidance = training_guidance
         self.takes_negative_prompts = "negative_prompt_embeds" in self._arguments and not self.pipeline.config.get(

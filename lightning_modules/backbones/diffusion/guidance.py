@@ -2,15 +2,19 @@
 
     e = e_u + w (e_c - e_u)
 
+`guided` does this for any model, and `PipelineSampling` runs the pipeline of diffusers, which does the same.
+
 Source: Ho and Salimans, Classifier-Free Diffusion Guidance, arXiv 2207.12598.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lightning_modules.backbones.diffusion.text_encoders import Prompts, concatenated
+from lightning_modules.sde.stochastic_steps import stepping_with
 
 
 def guided(
@@ -33,3 +37,82 @@ def guided(
         return without + scale * (given - without)
 
     return prediction
+
+
+class PipelineSampling:
+    """Sampling of a text-to-image model by its diffusers pipeline; a base class of the model.
+
+    The model has the pipeline and the embeddings of prompts.
+    """
+
+    pipeline: Any
+    encode_prompts: Callable[[Sequence[str]], Prompts]
+    empty_prompts: Callable[[int], Prompts]
+    takes_negative_prompts: bool = True
+    """Whether its guidance uses empty or negative prompts."""
+    negative_prompt: str = ""
+    """Text that guidance in `generate` moves away from; empty means the empty prompt."""
+
+    @property
+    def latent_scale(self) -> int:
+        """Height and width of a pixel of z, in pixels of the image."""
+        return self.pipeline.vae_scale_factor
+
+    @torch.no_grad()
+    def generate(
+        self,
+        prompts: Prompts,
+        noise: Tensor,
+        num_inference_steps: int = 50,
+        guidance_scale: float = 7.5,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        pipeline: Any = None,
+        **given: Any,
+    ) -> Tensor:
+        """Run the unmodified diffusers pipeline from given noise.
+
+        Args:
+            prompts: B prompts.
+            noise: standard normal latents, `[B, c, h, w]`; the only randomness if the scheduler is deterministic.
+            num_inference_steps: number of sampling steps.
+            guidance_scale: weight of classifier-free guidance; 1 turns it off.
+            generator: random generator on the CPU, or one for each image, for stochastic schedulers.
+            pipeline: another pipeline of the same parts, such as one with a ControlNet; None means the model's own.
+            given: further arguments of the pipeline.
+
+        Returns:
+            Images `[B, 3, H, W]` in [0, 1].
+        """
+        scale, count = self.latent_scale, len(noise)
+        negative = self.encode_prompts([self.negative_prompt] * count) if self.negative_prompt else None
+        pipeline = pipeline or self.pipeline
+        with stepping_with(pipeline.scheduler, generator):
+            images = pipeline(
+                **self.for_pipeline(prompts, negative or self.empty_prompts(count)),
+                latents=self.packed(noise),
+                height=noise.shape[2] * scale,
+                width=noise.shape[3] * scale,
+                **self.for_guidance(guidance_scale),
+                num_inference_steps=num_inference_steps,
+                generator=generator,
+                output_type="pt",
+                **given,
+            ).images
+        return images.clamp(0, 1).to(noise.dtype)
+
+    def packed(self, latent: Tensor) -> Tensor:
+        """Rearrange z into the network's input layout."""
+        return latent
+
+    def for_pipeline(self, prompts: Prompts, empty: Prompts) -> dict[str, Any]:
+        """Return prompts and empty prompts as keyword arguments of the pipeline."""
+        given: dict[str, Any] = {"prompt_embeds": prompts.embedding, "negative_prompt_embeds": empty.embedding}
+        if prompts.pooled is not None:
+            given |= {"pooled_prompt_embeds": prompts.pooled, "negative_pooled_prompt_embeds": empty.pooled}
+        if prompts.mask is not None:
+            given |= {"prompt_attention_mask": prompts.mask, "negative_prompt_attention_mask": empty.mask}
+        return given
+
+    def for_guidance(self, scale: float) -> dict[str, Any]:
+        """Return the guidance scale as a keyword argument of the pipeline."""
+        return {"guidance_scale": scale}

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lightning_modules.backbones.adaptation import Precision, Tuning
 from lightning_modules.backbones.diffusion.text_to_image import Prompts, Sampler, TextToImage
+from lightning_modules.backbones.quantization import Quantization
 
 ORIGINAL_SIZE = (1024, 1024)
 """Height and width of the uncropped original image, a condition of the model; the pipeline's default."""
@@ -33,6 +34,10 @@ class HunyuanDiT(TextToImage):
         lora_rank: rank of the adapters.
         lora_targets: last parts of the names of the layers that get adapters; default: the attention's projections.
         offload_text_encoders: keep the text encoders on the CPU, where they embed prompts.
+        lora_alpha: alpha; adapters are scaled by alpha / rank; default: the rank.
+        use_rslora: rank-stabilised LoRA, scaled by alpha / sqrt(rank).
+        use_dora: DoRA, which also trains the norms of the rows of the adapted weights.
+        quantization: int8 or nf4 stores the frozen weights of the network's linear layers in 8 or 4 bits.
 
     Raises:
         FileNotFoundError: if the pipeline is neither on disk nor on the Hub.
@@ -45,6 +50,7 @@ class HunyuanDiT(TextToImage):
         "transformer": "HunyuanDiT2DModel",
         "_class_name": "HunyuanDiTPipeline",
     }
+    unquantized = ("time_extra_emb.pooler",)
     prompt_fields = ("embedding", "mask", "second", "second_mask")
 
     def __init__(
@@ -58,10 +64,15 @@ class HunyuanDiT(TextToImage):
         lora_rank: int = 4,
         lora_targets: Sequence[str] | None = None,
         offload_text_encoders: bool = False,
+        lora_alpha: int | None = None,
+        use_rslora: bool = False,
+        use_dora: bool = False,
+        quantization: Quantization | None = None,
     ) -> None:
         super().__init__(
             pipeline, None, variant, local_files_only, tuning, lora_rank, lora_targets, dtype, sampler=sampler,
             offload_text_encoders=offload_text_encoders,
+            lora_alpha=lora_alpha, use_rslora=use_rslora, use_dora=use_dora, quantization=quantization,
         )  # fmt: skip
         self.network.register_forward_pre_hook(_time_in_its_precision)
 

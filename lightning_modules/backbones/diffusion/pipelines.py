@@ -15,6 +15,7 @@ from datamodules.arguments import one_of
 from datamodules.files.limits import sentence
 from datamodules.files.text_files import check_pretrained_json, read_json_object
 from lightning_modules.backbones.adaptation import Precision
+from lightning_modules.backbones.quantization import NETWORKS
 from lightning_modules.backbones.weights import check_safetensors, from_pretrained, listed
 
 NetworkPrediction = Literal["epsilon", "v_prediction", "sample", "flow"]
@@ -59,6 +60,7 @@ def diffusers_pipeline(
     pipeline_class: str | None = None,
     part_classes: Mapping[str, str | tuple[str, ...]] | None = None,
     families: Mapping[str, str] | None = None,
+    quantization: Any = None,
 ) -> Any:
     """Load a diffusers pipeline's networks, tokenizers and scheduler on the CPU, without running code from its files.
 
@@ -74,6 +76,7 @@ def diffusers_pipeline(
         part_classes: required classes of parts, by the part's name, and of the pipeline, as `_class_name`; of several,
             the first is the current name.
         families: models by the class of their network, for messages about missing parts and other classes.
+        quantization: diffusers' quantisation config of the unet or the transformer, see `quantization_config`.
 
     Returns:
         A `diffusers.DiffusionPipeline`, without a safety checker.
@@ -95,6 +98,11 @@ def diffusers_pipeline(
         raise ValueError(
             f"config: {path.name} holds only weights; give the folder or the name of a pipeline of the same "
             f"architecture, such as stable-diffusion-v1-5/stable-diffusion-v1-5"
+        )
+    if single and quantization is not None:
+        raise ValueError(
+            f"quantization: weights are quantised while they are read from a folder, and {path.name} is a single file; "
+            f"give the folder or the name of the pipeline"
         )
     if config is not None and not single:
         raise ValueError(f"config belongs to a single file of weights, which {name_or_path} is not")
@@ -141,7 +149,7 @@ def diffusers_pipeline(
                     folder = Path(fetched)
                 precisions = {"default": precision, **dict.fromkeys(FULL_PRECISION, torch.float32)}
                 with quiet_transformers() if "transformers" in libraries.values() else nullcontext():
-                    given = _loaded(folder, classes, variant, precisions)
+                    given = _loaded(folder, classes, variant, precisions, quantization)
                 pipeline = found.from_pretrained(
                     str(folder), variant=variant, torch_dtype=precisions, use_safetensors=True, **options, **given
                 )
@@ -203,7 +211,11 @@ def _classes(described: str, index: dict[str, Any]) -> dict[str, tuple[str, str]
 
 
 def _loaded(
-    folder: Path, classes: dict[str, tuple[str, str]], variant: str | None, precisions: dict[str, torch.dtype]
+    folder: Path,
+    classes: dict[str, tuple[str, str]],
+    variant: str | None,
+    precisions: dict[str, torch.dtype],
+    quantization: Any,
 ) -> dict[str, Any]:
     """Load tokenizers, and networks with all of their weights, without running code from the folder."""
     import diffusers
@@ -220,6 +232,8 @@ def _loaded(
             options: dict[str, Any] = {"local_files_only": True}
             options["torch_dtype" if library == "diffusers" else "dtype"] = precisions.get(name, precisions["default"])
             options["variant"] = variant if any(place.glob(f"*.{variant}[.-]*")) else None
+            if quantization is not None and name in NETWORKS:
+                options["quantization_config"] = quantization
             found[name] = from_pretrained(kind, str(place), WEIGHTS[library], **options).eval()
         elif library == "transformers" and named.endswith(("Tokenizer", "TokenizerFast", "Processor")):
             check_pretrained_json(place)
@@ -257,7 +271,7 @@ def clip_tokenizers(name_or_path: str, local_files_only: bool = False) -> tuple[
     classes = _classes(str(folder), index)
     encoders = [name for name, (_, kind) in classes.items() if kind.startswith("CLIPTextModel")]
     names = sorted(name.replace("text_encoder", "tokenizer") for name in encoders)
-    found = _loaded(folder, {name: classes[name] for name in names if name in classes}, None, {})
+    found = _loaded(folder, {name: classes[name] for name in names if name in classes}, None, {}, None)
     return str(index.get("_class_name")), [*found.values()]
 
 

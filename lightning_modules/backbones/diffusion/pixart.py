@@ -35,6 +35,10 @@ class PixArtSigma(TextToImage):
         sampler: class of the diffusers scheduler for sampling, which gets the config of the pipeline's scheduler;
             default: the class of the pipeline's scheduler.
         offload_text_encoders: keep the text encoder on the CPU; it embeds prompts there.
+        lora_alpha: alpha; adapters are scaled by alpha / rank; default: the rank.
+        use_rslora: rank-stabilised LoRA, scaled by alpha / sqrt(rank).
+        use_dora: DoRA, which also trains the norms of the rows of the adapted weights.
+        quantization: int8 or nf4 stores the frozen weights of the network's linear layers in 8 or 4 bits.
 
     Raises:
         FileNotFoundError: if the pipeline is neither on disk nor on the Hub.

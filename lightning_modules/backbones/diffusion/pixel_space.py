@@ -51,6 +51,9 @@ def pixel_pipeline(
     lora_targets: list[str] | None = None,
     gradient_checkpointing: bool = False,
     local_files_only: bool = False,
+    lora_alpha: int | None = None,
+    use_rslora: bool = False,
+    use_dora: bool = False,
 ) -> PixelSpace:
     """A trained unconditional diffusers pipeline.
 
@@ -62,12 +65,16 @@ def pixel_pipeline(
         lora_targets: layers that get adapters, by name or by last part of the name; default: every `nn.Linear`.
         gradient_checkpointing: recompute the U-Net's activations in the backward pass instead of keeping them.
         local_files_only: never download; a pipeline given by name must be in the Hugging Face cache.
+        lora_alpha: alpha; adapters are scaled by alpha / rank; default: the rank.
+        use_rslora: rank-stabilised LoRA, scaled by alpha / sqrt(rank).
+        use_dora: DoRA, which also trains the norms of the rows of the adapted weights.
 
     Raises:
         FileNotFoundError: if the pipeline is neither on disk nor on the Hub.
         ValueError: if the pipeline has unexpected parts or an unsupported kind of scheduler.
     """
-    lora: dict[str, Any] = {"lora_rank": lora_rank, "lora_targets": lora_targets}
+    lora: dict[str, Any] = {"lora_rank": lora_rank, "lora_targets": lora_targets, "lora_alpha": lora_alpha}
+    lora |= {"use_rslora": use_rslora, "use_dora": use_dora}
     only_with("tuning lora", tuning == "lora", pixel_pipeline, **lora)
     loaded = diffusers_pipeline(pipeline, ("unet", "scheduler"), local_files_only=local_files_only)
     check_schedule(loaded.scheduler, ("epsilon", "v_prediction", "sample"))

@@ -19,6 +19,7 @@ from torch import Tensor
 from lightning_modules.backbones.adaptation import Precision, Tuning
 from lightning_modules.backbones.diffusion.flow_transformer import JOINT_ATTENTION, PackedLatents
 from lightning_modules.backbones.diffusion.text_to_image import Prompts
+from lightning_modules.backbones.quantization import Quantization
 
 
 class QwenImage(PackedLatents):
@@ -48,10 +49,15 @@ class QwenImage(PackedLatents):
         dtype: Precision | None = None,
         gradient_checkpointing: bool = False,
         offload_text_encoders: bool = False,
+        lora_alpha: int | None = None,
+        use_rslora: bool = False,
+        use_dora: bool = False,
+        quantization: Quantization | None = None,
     ) -> None:
         super().__init__(
             pipeline, config, variant, local_files_only, tuning, lora_rank, lora_targets, dtype,
             gradient_checkpointing, offload_text_encoders,
+            lora_alpha=lora_alpha, use_rslora=use_rslora, use_dora=use_dora, quantization=quantization,
         )  # fmt: skip
         for name, values in (("mean", self.vae.config.latents_mean), ("deviation", self.vae.config.latents_std)):
             self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)

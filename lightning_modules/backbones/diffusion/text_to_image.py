@@ -10,6 +10,7 @@ sqrt(abar_t) e - sqrt(1 - abar_t) z, from z_t, t and a prompt's embedding.
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
@@ -18,9 +19,15 @@ from torch import Tensor, nn
 from datamodules.arguments import one_of, only_with
 from lightning_modules.backbones.adaptation import Precision, Tuning, adapted, frozen
 from lightning_modules.backbones.diffusion.autoencoder_latents import AutoencoderLatents
+from lightning_modules.backbones.diffusion.guidance import PipelineSampling
 from lightning_modules.backbones.diffusion.pipelines import check_schedule, diffusers_pipeline
 from lightning_modules.backbones.diffusion.text_encoders import ENCODERS, Prompts, TextEncoders
-from lightning_modules.sde.stochastic_steps import stepping_with
+from lightning_modules.backbones.quantization import (
+    Quantization,
+    check_quantization,
+    is_quantized,
+    quantization_config,
+)
 
 Sampler = Literal["DDIMScheduler", "DPMSolverMultistepScheduler"]
 FAMILIES = {
@@ -39,7 +46,7 @@ FAMILIES = {
 """Models of this package, by the diffusers class of their network."""
 
 
-class TextToImage(TextEncoders, AutoencoderLatents):
+class TextToImage(PipelineSampling, TextEncoders, AutoencoderLatents):
     """A latent text-to-image model: its U-Net, and its frozen autoencoder and text encoders.
 
     The state dict holds only trained tensors; frozen tensors are loaded from the pipeline.
@@ -60,6 +67,10 @@ class TextToImage(TextEncoders, AutoencoderLatents):
         prediction_types: quantities that the U-Net may predict.
         sampler: a diffusers scheduler to sample with instead of the pipeline's own, at its noise levels.
         offload_text_encoders: keep the text encoders on the CPU, where they embed prompts.
+        lora_alpha: alpha; adapters are scaled by alpha / rank; default: the rank.
+        use_rslora: rank-stabilised LoRA, scaled by alpha / sqrt(rank).
+        use_dora: DoRA, which also trains the norms of the rows of the adapted weights.
+        quantization: int8 or nf4 stores the frozen weights of the network's linear layers in 8 or 4 bits.
 
     Raises:
         FileNotFoundError: if the pipeline is neither on disk nor on the Hub.
@@ -77,10 +88,8 @@ class TextToImage(TextEncoders, AutoencoderLatents):
     """Number of latent pixels in one input position of the network."""
     needs_captions: ClassVar[bool] = True
     """Whether training it needs the images' captions."""
-    takes_negative_prompts: bool = True
-    """Whether its guidance uses empty or negative prompts."""
-    negative_prompt: str = ""
-    """Text that guidance in `generate` moves away from; empty means the empty prompt."""
+    unquantized: ClassVar[Sequence[str]] = ()
+    """Submodules of the network whose weights are used without calling the layer, so they cannot be quantised."""
 
     def __init__(
         self,
@@ -96,11 +105,20 @@ class TextToImage(TextEncoders, AutoencoderLatents):
         prediction_types: Sequence[str] = ("epsilon", "v_prediction"),
         sampler: Sampler | None = None,
         offload_text_encoders: bool = False,
+        lora_alpha: int | None = None,
+        use_rslora: bool = False,
+        use_dora: bool = False,
+        quantization: Quantization | None = None,
     ) -> None:
         super().__init__()
+        lora: dict[str, Any] = {"lora_rank": lora_rank, "lora_targets": lora_targets, "lora_alpha": lora_alpha}
+        lora |= {"use_rslora": use_rslora, "use_dora": use_dora}
+        only_with("tuning lora", tuning == "lora", TextToImage, **lora)
+        check_quantization(quantization, tuning, Path(pipeline).expanduser() / self.parts[0])
         self.pipeline = diffusers_pipeline(
-            pipeline, self.parts, config, variant, dtype, local_files_only, None, self.part_classes, FAMILIES
-        )
+            pipeline, self.parts, config, variant, dtype, local_files_only, None, self.part_classes, FAMILIES,
+            quantization_config(quantization, dtype, self.unquantized),
+        )  # fmt: skip
         self.pipeline.set_progress_bar_config(disable=True)
         if sampler is not None:
             import diffusers
@@ -110,19 +128,9 @@ class TextToImage(TextEncoders, AutoencoderLatents):
         self.scheduler = self.pipeline.scheduler
         self.prediction = check_schedule(self.scheduler, prediction_types)
         self.vae: Any = frozen(self.pipeline.vae)
-        lora: dict[str, Any] = {"lora_rank": lora_rank, "lora_targets": lora_targets}
-        only_with("tuning lora", tuning == "lora", TextToImage, **lora)
-        network = getattr(self.pipeline, self.parts[0])
-        channels, latent = network.config.in_channels, self.latent_channels
-        if channels != latent * self.packing:
-            raise ValueError(
-                f"the {self.parts[0]} of {pipeline} takes {channels} channels, but its autoencoder's latents have "
-                f"{latent}"
-            )
-        if tuning == "full":  # trained weights are float32, whatever the dtype of frozen ones
-            network = network.float()
+        network, channels = getattr(self.pipeline, self.parts[0]), self.latent_channels * self.packing
         self.network: Any = adapted(
-            network.train(),
+            _checked(f"the {self.parts[0]} of {pipeline}", network, channels, tuning).train(),
             tuning,
             **(lora | {"lora_targets": list(lora_targets or self.default_lora_targets)} if tuning == "lora" else {}),
             gradient_checkpointing=gradient_checkpointing,
@@ -142,11 +150,6 @@ class TextToImage(TextEncoders, AutoencoderLatents):
     def prompt_fields(self) -> tuple[str, ...]:
         """Names of the fields of `Prompts` that the model uses."""
         return ("embedding", "pooled") if self.is_xl else ("embedding",)
-
-    @property
-    def latent_scale(self) -> int:
-        """Height and width of a pixel of z, in pixels of the image."""
-        return self.pipeline.vae_scale_factor
 
     @property
     def size_multiple(self) -> int:
@@ -216,64 +219,20 @@ class TextToImage(TextEncoders, AutoencoderLatents):
         """Rearrange the network's output to the shape of z_t."""
         return output
 
-    @torch.no_grad()
-    def generate(
-        self,
-        prompts: Prompts,
-        noise: Tensor,
-        num_inference_steps: int = 50,
-        guidance_scale: float = 7.5,
-        generator: torch.Generator | list[torch.Generator] | None = None,
-        pipeline: Any = None,
-        **given: Any,
-    ) -> Tensor:
-        """Run the unmodified diffusers pipeline from given noise.
 
-        Args:
-            prompts: B prompts.
-            noise: standard normal latents, `[B, c, h, w]`; the only randomness if the scheduler is deterministic.
-            num_inference_steps: number of sampling steps.
-            guidance_scale: weight of classifier-free guidance; 1 turns it off.
-            generator: random generator on the CPU, or one for each image, for stochastic schedulers.
-            pipeline: another pipeline of the same parts, such as one with a ControlNet; None means the model's own.
-            given: further arguments of the pipeline.
+def _checked(name: str, network: Any, channels: int, tuning: Tuning) -> Any:
+    """Return the network, in float32 for full tuning, whatever the dtype of frozen weights.
 
-        Returns:
-            Images `[B, 3, H, W]` in [0, 1].
-        """
-        scale, count = self.latent_scale, len(noise)
-        negative = self.encode_prompts([self.negative_prompt] * count) if self.negative_prompt else None
-        pipeline = pipeline or self.pipeline
-        with stepping_with(pipeline.scheduler, generator):
-            images = pipeline(
-                **self.for_pipeline(prompts, negative or self.empty_prompts(count)),
-                latents=self.packed(noise),
-                height=noise.shape[2] * scale,
-                width=noise.shape[3] * scale,
-                **self.for_guidance(guidance_scale),
-                num_inference_steps=num_inference_steps,
-                generator=generator,
-                output_type="pt",
-                **given,
-            ).images
-        return images.clamp(0, 1).to(noise.dtype)
-
-    def packed(self, latent: Tensor) -> Tensor:
-        """Rearrange z into the network's input layout."""
-        return latent
-
-    def for_pipeline(self, prompts: Prompts, empty: Prompts) -> dict[str, Any]:
-        """Return prompts and empty prompts as keyword arguments of the pipeline."""
-        given: dict[str, Any] = {"prompt_embeds": prompts.embedding, "negative_prompt_embeds": empty.embedding}
-        if prompts.pooled is not None:
-            given |= {"pooled_prompt_embeds": prompts.pooled, "negative_pooled_prompt_embeds": empty.pooled}
-        if prompts.mask is not None:
-            given |= {"prompt_attention_mask": prompts.mask, "negative_prompt_attention_mask": empty.mask}
-        return given
-
-    def for_guidance(self, scale: float) -> dict[str, Any]:
-        """Return the guidance scale as a keyword argument of the pipeline."""
-        return {"guidance_scale": scale}
+    Raises:
+        ValueError: if the network takes other channels than those of packed latents, or cannot be fully tuned.
+    """
+    if network.config.in_channels != channels:
+        raise ValueError(
+            f"{name} takes {network.config.in_channels} channels, but its autoencoder's latents have {channels}"
+        )
+    if tuning == "full" and is_quantized(network):
+        raise ValueError(f"tuning: {name} has quantised weights; set tuning to lora, got full")
+    return network.float() if tuning == "full" else network
 
 
 def saving_what_is_trained(module: nn.Module) -> None:
@@ -294,8 +253,12 @@ def _fixed(module: nn.Module) -> set[str]:
 
 
 def _keep_what_is_trained(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
-    for name in _fixed(module):
-        state.pop(prefix + name, None)
+    fixed = _fixed(module)
+    for key in [key for key in state if key.startswith(prefix)]:
+        name = key.removeprefix(prefix)
+        weight, inside, _ = name.partition(".weight.")  # the scales of a quantised weight are below its name
+        if name in fixed or (inside and f"{weight}.weight" in fixed):
+            del state[key]
 
 
 def _miss_only_what_is_trained(module: nn.Module, incompatible: Any) -> None:

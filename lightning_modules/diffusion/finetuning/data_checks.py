@@ -6,6 +6,7 @@ from datamodules.prompts.captioned_images import CaptionedImages
 from datamodules.prompts.class_images import ClassImages
 from lightning_modules.backbones.diffusion.pixel_space import PixelSpace
 from lightning_modules.backbones.diffusion.text_to_image import TextToImage
+from lightning_modules.backbones.quantization import is_quantized
 
 
 def check_data(network: TextToImage | PixelSpace, data: Any, needs_captions: bool = True) -> None:
@@ -31,12 +32,23 @@ def check_data(network: TextToImage | PixelSpace, data: Any, needs_captions: boo
         raise ValueError(f"the data have images of shape {list(shape)}, but the U-Net expects {list(network.shape)}")
 
 
-def check_sharding(data: Any) -> None:
-    """Reject data that ranks with sharded weights cannot process in step.
+def check_sharding(module: Any) -> None:
+    """Reject weights that cannot be sharded, and data that ranks with sharded weights cannot process in step.
+
+    Args:
+        module: the `DiffusionFineTuning`, with its trainer.
 
     Raises:
-        ValueError: if held-out images are in buckets, or class images are generated.
+        ValueError: if averages are on the CPU, weights are quantised, held-out images are in buckets, or class images
+            are generated.
     """
+    data: Any = module.trainer.datamodule
+    if module.average.host is not None:
+        raise ValueError(
+            "average_on_cpu: ModelParallelStrategy shards averages over GPUs; set average_on_cpu to false, got true"
+        )
+    if is_quantized(module.network):
+        raise ValueError("quantization: ModelParallelStrategy cannot shard quantised weights; use ddp or one device")
     if isinstance(data, CaptionedImages) and data.buckets is not None and data.validation_fraction:
         raise ValueError(
             "with ModelParallelStrategy, ranks need equally many validation batches, which buckets do not give: set "

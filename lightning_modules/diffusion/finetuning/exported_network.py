@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lightning_modules.backbones.diffusion.pixel_space import PixelSpace
 from lightning_modules.backbones.diffusion.text_to_image import Prompts
+from lightning_modules.backbones.quantization import is_quantized
 from lightning_modules.interfaces import Exported, ExportedInput, refuse_sigma
 
 DIMENSIONS = {"embedding": "L D", "pooled": "P", "mask": "L", "second": "M E", "second_mask": "M"}
@@ -20,8 +21,17 @@ class ExportsNetwork:
     """
 
     def exported(self: Any, sigma: float | None = None) -> Exported:
-        """Return the network with averaged weights. See `interfaces.Exportable`."""
+        """Return the network with averaged weights. See `interfaces.Exportable`.
+
+        Raises:
+            ValueError: if weights are quantised.
+        """
         refuse_sigma(sigma, self)
+        if is_quantized(self.network):
+            raise ValueError(
+                "quantization: a network with quantised weights cannot be exported; "
+                "`push RUN --merged --output FOLDER` writes its dequantised weights with the adapters merged"
+            )
         sizes = dict(zip("CHW", self.network.latent_shape(1)[1:], strict=True))
         pixels = isinstance(self.network, PixelSpace)
         noisy = "noisy images; a clean image is in [-1, 1]" if pixels else "noisy latents"

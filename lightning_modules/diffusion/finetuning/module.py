@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torchmetrics import MeanMetric
@@ -12,19 +11,21 @@ from datamodules.arguments import at_least, positive, within
 from lightning_modules.backbones.diffusion.export import save_model
 from lightning_modules.backbones.diffusion.pixel_space import PixelSpace
 from lightning_modules.backbones.diffusion.text_to_image import TextToImage
+from lightning_modules.backbones.quantization import prepare_for_ddp
 from lightning_modules.diffusion.finetuning.caption_dropout import CaptionDropout
+from lightning_modules.diffusion.finetuning.checkpoints import ChecksCheckpoints
 from lightning_modules.diffusion.finetuning.data_checks import check_sharding
 from lightning_modules.diffusion.finetuning.exported_network import ExportsNetwork
 from lightning_modules.diffusion.finetuning.objectives import FlowMatching, LossOptions, training_objective
 from lightning_modules.diffusion.finetuning.preparation import prepare_text_to_image
-from lightning_modules.diffusion.finetuning.sharding import refuse_to_go_on, share_out
+from lightning_modules.diffusion.finetuning.sharding import share_out
 from lightning_modules.diffusion.finetuning.steps import FineTuningSteps
 from lightning_modules.method_module import MethodModule
 from lightning_modules.optim.averages import AveragedWeights, ramped_decay
 from lightning_modules.optim.optimizers import adamw, constant, trainable_parameters
 
 
-class DiffusionFineTuning(FineTuningSteps, ExportsNetwork, MethodModule):
+class DiffusionFineTuning(FineTuningSteps, ExportsNetwork, ChecksCheckpoints, MethodModule):
     """Fine-tune a diffusion model on images, and save the model in the format of diffusers or peft.
 
     After training, the result is saved to `pipeline/` in the run directory. Validation and test log `loss`, the
@@ -38,7 +39,8 @@ class DiffusionFineTuning(FineTuningSteps, ExportsNetwork, MethodModule):
         flow: times and weights of flow matching; None takes the defaults of `FlowMatching`. Not for diffusion.
         caption_dropout: probability of training an image without its caption, in [0, 1). A list has one probability for
             each text encoder, and captions are dropped independently.
-        average_decay: maximum decay of the averaged weights, in [0, 1); 0 uses the weights of the last step.
+        average_decay: maximum decay of the averaged weights, in [0, 1); 0 uses the weights of the last step, and keeps
+            no average.
         cache_dir: folder for latents and caption embeddings, computed once before training; then, text encoders are
             freed. None computes both in each step. Cached images are centre-cropped. With random flips, latents of the
             mirror images are cached, too.
@@ -48,6 +50,7 @@ class DiffusionFineTuning(FineTuningSteps, ExportsNetwork, MethodModule):
         optimizer: optimizer of the trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
         loss: offset noise, and weights of class images and masks; None takes the defaults of `LossOptions`.
+        average_on_cpu: keep the averaged weights in the memory of the host.
 
     Raises:
         TypeError: if `network` has none of the classes listed above.
@@ -68,6 +71,7 @@ class DiffusionFineTuning(FineTuningSteps, ExportsNetwork, MethodModule):
         optimizer: OptimizerCallable = adamw,
         lr_scheduler: LRSchedulerCallable = constant,
         loss: LossOptions | None = None,
+        average_on_cpu: bool = False,
     ) -> None:
         super().__init__()
         if not isinstance(network, TextToImage | PixelSpace):
@@ -97,21 +101,23 @@ class DiffusionFineTuning(FineTuningSteps, ExportsNetwork, MethodModule):
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.objective = training_objective(network, min_snr_gamma, flow, loss or LossOptions(), DiffusionFineTuning)
-        self.average = AveragedWeights(network, partial(ramped_decay, decay=average_decay))
+        decay = partial(ramped_decay, decay=average_decay) if average_decay else None
+        self.average = AveragedWeights(network, decay, average_on_cpu)
         self.losses = MeanMetric()
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        prepare_for_ddp(self)
 
     def configure_model(self) -> None:
         """Shard the trained network over ranks, block by block, for `ModelParallelStrategy`."""
         if self.device_mesh is None or self._shared_out:
             return
-        check_sharding(self.trainer.datamodule)  # type: ignore[attr-defined]
+        check_sharding(self)
         share_out(self.network.network, self.device_mesh["data_parallel"])
         self.average = AveragedWeights(self.network, self.average.decay)
         self._shared_out = True
         self.strict_loading = False  # checkpoints hold only trained parameters
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        refuse_to_go_on(self._shared_out, self.trainer.state.fn)
 
     def on_fit_start(self) -> None:
         if isinstance(self.network, TextToImage):

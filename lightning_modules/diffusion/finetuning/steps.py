@@ -125,7 +125,7 @@ class FineTuningSteps:
     @torch.no_grad()
     def sample(self: Any, n: int, generator: torch.Generator | list[torch.Generator] | None = None) -> Tensor:
         """Sample images `[n, C, H, W]` in [0, 1]; must be called on every rank if weights are sharded."""
-        dtype = self.average.weights[0].dtype
+        dtype = self.average.dtype(self.trained)
         noise = randn_tensor(self.network.latent_shape(n), generator, dtype=dtype).to(self.device)
         texts = [self.prompts[place % len(self.prompts)] for place in range(n)]
         with self.average.used_by(self.trained):
@@ -137,7 +137,7 @@ class FineTuningSteps:
             if isinstance(self.network, PixelSpace):
                 return self.network.generate(noise, self.num_inference_steps)
             steps = {"num_inference_steps": self.num_inference_steps, "guidance_scale": self.guidance_scale}
-            return self.network.generate(prompts, noise, **steps, generator=generator, **inputs)  # type: ignore[arg-type]
+            return self.network.generate(prompts, noise, **steps, generator=generator, **inputs)
 
     def image_columns(self: Any, batch: CaptionedImageBatch, outputs: Any) -> dict[str, Tensor | ImageColumn]:
         """Show images next to samples for their captions."""

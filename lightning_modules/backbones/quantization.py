@@ -1,0 +1,111 @@
+"""Frozen weights of diffusers networks in 8 or 4 bits, by the quantisation configs of diffusers.
+
+`int8` is the weight-only quantisation of torchao: 8-bit integers and one scale for each row. `nf4` is that of
+bitsandbytes: 4-bit codes with one scale for 64 weights. Both quantise linear layers while the weights are loaded, and
+dequantise a layer's weight when the layer runs. Other layers and adapters are not quantised.
+
+Source: Dettmers et al., QLoRA: Efficient Finetuning of Quantized LLMs, NeurIPS 2023, arXiv 2305.14314, for nf4.
+"""
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from datamodules.arguments import one_of
+from datamodules.files.text_files import read_json_object
+from lightning_modules.backbones.adaptation import Precision, Tuning
+from lightning_modules.torch_internals import leave_out_of_ddp
+
+Quantization = Literal["int8", "nf4"]
+PACKAGES = {"int8": "torchao", "nf4": "bitsandbytes"}
+NETWORKS = ("unet", "transformer")
+"""Parts of a pipeline that are quantised."""
+
+
+def check_quantization(quantization: Quantization | None, tuning: Tuning, network: Path) -> None:
+    """Reject a quantisation that does not fit, before anything is loaded.
+
+    Args:
+        quantization: the quantisation to apply.
+        tuning: choice of the trained parameters.
+        network: folder of the predicting network in a local pipeline; nothing is read if the folder does not exist.
+
+    Raises:
+        ValueError: if the quantisation is unknown, or `tuning` is full and weights are quantised.
+        ImportError: if its package is not installed; the message names the extra.
+    """
+    one_of((None, *PACKAGES), quantization=quantization)
+    stored = (config := network / "config.json").is_file() and "quantization_config" in read_json_object(config)
+    if tuning == "full" and (quantization is not None or stored):
+        found = f"the weights in {network} are quantised" if stored else f"quantization is {quantization}"
+        raise ValueError(f"tuning: {found}, and quantised weights cannot be trained; set tuning to lora, got full")
+    if quantization is None:
+        return
+    if stored:
+        raise ValueError(f"quantization: the weights in {network} are already quantised; leave out {quantization}")
+    if find_spec(PACKAGES[quantization]) is None:
+        raise ImportError(
+            f"quantization {quantization} needs {PACKAGES[quantization]}: pip install 'noiseworks[quantized]'"
+        )
+    if quantization == "nf4" and not torch.accelerator.is_available():
+        raise ValueError("quantization: nf4 needs a GPU; int8 also runs on a CPU")
+
+
+def quantization_config(
+    quantization: Quantization | None, dtype: Precision | None, excluded: Sequence[str] = ()
+) -> Any:
+    """Build the quantisation config of diffusers; None without quantisation.
+
+    Args:
+        quantization: int8 or nf4.
+        dtype: precision of the computation, float32 by default.
+        excluded: submodules whose weights are not quantised.
+    """
+    import diffusers
+
+    if quantization is None:
+        return None
+    if quantization == "nf4":
+        return diffusers.BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype or "float32",
+            llm_int8_skip_modules=list(excluded) or None,
+        )  # fmt: skip
+    from torchao.quantization import Int8WeightOnlyConfig
+
+    return diffusers.TorchAoConfig(Int8WeightOnlyConfig(), modules_to_not_convert=list(excluded) or None)
+
+
+def is_quantized(network: nn.Module) -> bool:
+    """Tell whether a network has quantised weights."""
+    return any(_is_quantized(parameter) for parameter in network.parameters())
+
+
+def prepare_for_ddp(module: nn.Module) -> None:
+    """Keep quantised weights out of DistributedDataParallel, whose broadcast does not take them.
+
+    Every rank reads the same weights from the pipeline.
+    """
+    names = [name for name, parameter in module.named_parameters() if _is_quantized(parameter)]
+    if names:
+        leave_out_of_ddp(module, names)
+
+
+def _is_quantized(weight: Any) -> bool:
+    return type(weight).__module__.startswith(tuple(f"{package}." for package in PACKAGES.values()))
+
+
+def dequantized_state(network: nn.Module) -> dict[str, Tensor]:
+    """Return a network's state dict with dequantised weights under the names that they have without quantisation."""
+    from peft.utils.integrations import dequantize_module_weight
+
+    state = network.state_dict()
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Linear) and _is_quantized(module.weight):
+            prefix = f"{name}.weight"
+            state = {key: value for key, value in state.items() if not key.startswith(f"{prefix}.")}
+            state[prefix] = dequantize_module_weight(module).detach()
+    return state

@@ -1,0 +1,21 @@
+"""Checks of the checkpoints of a fine-tuned diffusion model."""
+
+from typing import Any
+
+from lightning_modules.backbones.adapters import ADAPTERS, check_adapters, lora_settings
+from lightning_modules.diffusion.finetuning.sharding import refuse_to_go_on
+
+
+class ChecksCheckpoints:
+    """Checkpoints with the settings of adapters; a base class of the LightningModule.
+
+    The module owns `network` and `average`.
+    """
+
+    def on_save_checkpoint(self: Any, checkpoint: dict[str, Any]) -> None:
+        checkpoint[ADAPTERS] = lora_settings(self.network.network)
+
+    def on_load_checkpoint(self: Any, checkpoint: dict[str, Any]) -> None:
+        refuse_to_go_on(self._shared_out, self.trainer.state.fn)
+        check_adapters(self.network.network, checkpoint)
+        self.average.complete(checkpoint["state_dict"], "average.", "network.")

@@ -1,0 +1,113 @@
+"""LoRA with alpha, rank-stabilised LoRA and DoRA of every family, saved for diffusers alone."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DDPMPipeline, DiffusionPipeline
+from safetensors import safe_open
+
+from lightning_modules.backbones.adapters import ADAPTERS, check_adapters, lora_settings
+from lightning_modules.backbones.diffusion.export import save_model
+from lightning_modules.backbones.diffusion.families import text_to_image_pipeline
+from lightning_modules.backbones.diffusion.pixel_space import pixel_pipeline
+from lightning_modules.backbones.diffusion.text_to_image import TextToImage
+from tests.backbones.diffusion.family_checks import noise
+from tests.backbones.diffusion.test_export import moved
+
+FAMILIES = ("xl", "stable_diffusion_3", "flux", "pixart_sigma", "sana", "qwen_image", "z_image", "hunyuan_dit")
+SIDE = {"sana": 32, "hunyuan_dit": 64, "qwen_image": 32}
+ALL: dict[str, Any] = {"lora_alpha": 3, "use_rslora": True, "use_dora": True}
+KINDS: list[dict[str, Any]] = [{"lora_alpha": 3}, {"use_rslora": True}, {"use_dora": True}, ALL]
+METADATA = "lora_adapter_metadata"
+
+
+def alone(model: TextToImage, folder: Path, saved: Path) -> Any:
+    """Load a pipeline and saved adapters by diffusers alone."""
+    if hasattr(model.pipeline, "load_lora_weights"):
+        pipeline: Any = DiffusionPipeline.from_pretrained(folder)
+        pipeline.load_lora_weights(saved)
+        return pipeline
+    kind = next(each for each in type(model.network).__mro__ if each.__module__.startswith("diffusers"))
+    return DiffusionPipeline.from_pretrained(folder, transformer=kind.from_pretrained(saved / "transformer"))
+
+
+def sampled(model: TextToImage, pipeline: Any, side: int) -> torch.Tensor:
+    """Sample an image by the pipeline of diffusers, called as the model calls its own."""
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline(
+        **model.for_pipeline(model.encode_prompts(["a cat"]), model.empty_prompts(1)), **model.for_guidance(2.0),
+        latents=model.packed(noise(model, 1, side)), height=side, width=side, num_inference_steps=2, output_type="pt",
+        generator=torch.Generator().manual_seed(0),
+    ).images  # fmt: skip
+
+
+def assert_diffusers_alone_samples_the_same(fixture: str, folder: Path, output: Path, **options: Any) -> None:
+    side = SIDE.get(fixture, 16)
+    model = text_to_image_pipeline(str(folder), tuning="lora", lora_rank=2, **options).eval()
+    before = sampled(model, model.pipeline, side)
+    moved(model)
+    found = sampled(model, model.pipeline, side)
+    assert (found - before).abs().max() > 1e-4
+    save_model(model, output, writes=True)
+    torch.testing.assert_close(sampled(model, alone(model, folder, output), side), found, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("fixture", FAMILIES)
+def test_diffusers_alone_loads_scaled_dora_of_each_family(
+    fixture: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    assert_diffusers_alone_samples_the_same(fixture, request.getfixturevalue(fixture), tmp_path, **ALL)
+
+
+@pytest.mark.parametrize("options", KINDS)
+def test_diffusers_alone_loads_each_kind(options: dict[str, Any], text_to_image: Path, tmp_path: Path) -> None:
+    assert_diffusers_alone_samples_the_same("text_to_image", text_to_image, tmp_path, **options)
+    with safe_open(tmp_path / "pytorch_lora_weights.safetensors", "pt") as file:
+        written = json.loads(file.metadata()[METADATA])
+    expected = {"r": 2, "lora_alpha": 2, "use_rslora": False, "use_dora": False} | options
+    assert {key.removeprefix("unet."): value for key, value in written.items() if "target" not in key} == expected
+
+
+def test_the_file_of_plain_lora_has_no_settings(text_to_image: Path, tmp_path: Path) -> None:
+    save_model(TextToImage(str(text_to_image), tuning="lora", lora_alpha=4), tmp_path, writes=True)
+    with safe_open(tmp_path / "pytorch_lora_weights.safetensors", "pt") as file:
+        assert METADATA not in file.metadata()
+
+
+@pytest.mark.parametrize("options", [{"lora_alpha": 3, "use_rslora": True}, ALL])
+def test_adapters_of_convolutions_and_projections_are_merged(
+    options: dict[str, Any], unconditional: Path, tmp_path: Path
+) -> None:
+    targets = ["to_q", "to_v", "conv1"]
+    model = pixel_pipeline(str(unconditional), tuning="lora", lora_rank=2, lora_targets=targets, **options)
+    moved(model)
+    save_model(model, tmp_path, writes=True)
+    x, t = torch.randn(2, 1, 8, 8), torch.tensor([3, 700])
+    with torch.no_grad():
+        found = DDPMPipeline.from_pretrained(tmp_path).unet(x, t).sample
+        torch.testing.assert_close(found, model.eval()(x, t), atol=1e-4, rtol=0)
+
+
+def test_a_checkpoint_of_another_kind_is_rejected(text_to_image: Path) -> None:
+    def network(**options: Any) -> torch.nn.Module:
+        return TextToImage(str(text_to_image), **{"tuning": "lora", "lora_rank": 2, **options}).network
+
+    saved = network(**ALL)
+    checkpoint = {"state_dict": saved.state_dict(), ADAPTERS: lora_settings(saved)}
+    check_adapters(saved, checkpoint)
+    older = {"state_dict": network().state_dict()}
+    check_adapters(network(), older)
+    for options, given, message in (
+        ({**ALL, "lora_rank": 4}, checkpoint, "lora_rank must be 2, as in the checkpoint, got 4"),
+        ({**ALL, "lora_alpha": 4}, checkpoint, "lora_alpha must be 3, as in the checkpoint, got 4"),
+        ({**ALL, "use_rslora": False}, checkpoint, "use_rslora must be True, as in the checkpoint, got False"),
+        ({**ALL, "use_dora": False}, checkpoint, "use_dora must be True, as in the checkpoint, got False"),
+        ({"lora_alpha": 4}, older, "lora_alpha must be 2, as in the checkpoint, got 4"),
+        ({"tuning": "full", "lora_rank": 4}, older, "the checkpoint has adapters, but tuning is full"),
+        ({}, {"state_dict": {}}, "the checkpoint has no adapters, but tuning is lora"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            check_adapters(network(**options), given)
