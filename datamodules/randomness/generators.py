@@ -45,6 +45,12 @@ def sample_like(image: Tensor, draw: Callable[..., Tensor], generators: Sequence
     return torch.stack(drawn).to(image.device)
 
 
+def sample_integers(high: int, n: int, generator: torch.Generator | list[torch.Generator] | None) -> Tensor:
+    """Sample n integers from 0 to `high` - 1, uniformly, from one generator or one from each of n generators."""
+    given = generator if isinstance(generator, list) else [generator]
+    return torch.cat([torch.randint(high, (n // len(given),), generator=each) for each in given])
+
+
 def drawing(generator: torch.Generator | None) -> Callable[[Tensor], Tensor]:
     """Return a function that samples standard normal numbers, with the shape, dtype and device of a tensor.
 

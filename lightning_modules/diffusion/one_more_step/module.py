@@ -15,7 +15,7 @@ from datamodules.arguments import at_least, one_of, within
 from datamodules.batches import CaptionedImageBatch
 from datamodules.distributed.collectives import run_seed
 from datamodules.prompts.captioned_set import captions_of
-from datamodules.randomness.generators import generator_of, sample_like
+from datamodules.randomness.generators import generator_of, sample_integers, sample_like
 from datamodules.randomness.shared_batches import sample_rows, sample_rows_like
 from lightning_modules.backbones.diffusion.guidance import guided
 from lightning_modules.backbones.diffusion.pixel_model import PixelModel
@@ -47,6 +47,7 @@ class Prompted:
     needs_captions: ClassVar[bool] = True
     plain_start: ClassVar[Start] = "plain"
     takes_prompts: ClassVar[bool] = True
+    generator_per_image: ClassVar[bool] = True
     prompts: Sequence[str] = ()
     """Texts that `sample` cycles through; if empty, captions of the test set."""
     tables: Mapping[str, Table] = {}
@@ -213,7 +214,7 @@ class OneMoreStep(Prompted, MethodModule):
             options = {"num_inference_steps": self.num_inference_steps, "guidance_scale": self.guidance_scale}
             return self.model.generate(self.model.encode_prompts(texts), latents, **options, generator=generators)
 
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, n: int, generator: torch.Generator | list[torch.Generator] | None = None) -> Tensor:
         """Sample n images in [0, 1], for `prompts` or for captions sampled uniformly from the test set.
 
         Raises:
@@ -223,7 +224,7 @@ class OneMoreStep(Prompted, MethodModule):
             raise ValueError("model.start: oracle needs real images, so it cannot sample for FID; choose another start")
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         captions = self.prompts or data.test_set.captions or [""]
-        places, index = (torch.randint(most, (n,), generator=generator) for most in (len(captions), 2**31))
+        places, index = (sample_integers(most, n, generator) for most in (len(captions), 2**31))
         image = torch.zeros(n, *data.image_shape, device=self.device)
         texts = [captions[place % len(captions)] for place in (range(n) if self.prompts else places.tolist())]
         return self.sampled({"image": image, "caption": texts, "index": index, "global_batch_size": n})

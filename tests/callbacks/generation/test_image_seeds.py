@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from callbacks.generation.image_requests import ImageRequest
 from lightning_modules.backbones.diffusion.families import text_to_image_pipeline
 from lightning_modules.backbones.diffusion.pipelines import diffusers_pipeline
 from lightning_modules.diffusion.golden_noise import GoldenNoise
+from lightning_modules.diffusion.one_more_step import OneMoreStep, TimeFreeUNet
 from lightning_modules.diffusion.score_sde import ClassGuidance, ScoreSDE
 from lightning_modules.networks.noise_conditional_wide_resnet import NoiseConditionalWideResNet
 from lightning_modules.sde.processes import VE
@@ -22,7 +24,8 @@ from lightning_modules.sde.samplers import PredictorCorrector
 from tests.diffusion.finetuning.models import tuning
 from tests.diffusion.golden_noise.small import Identity
 from tests.diffusion.score_sde.exact_network import Exact
-from tests.tiny_pipelines import save_dit
+from tests.tiny_pipelines import conditional_unet, save_dit
+from tests.trainers import standing
 
 PROMPTED = [ImageRequest("0", 3, "a cat"), ImageRequest("1", 8, "dog"), ImageRequest("2", 5, "bird")]
 CLASSES = [ImageRequest("0", 3, label=1), ImageRequest("1", 8, label=999), ImageRequest("2", 5, label=0)]
@@ -77,6 +80,16 @@ def test_prompts_and_seeds_decide_with_a_stochastic_sampler(
     assert not torch.allclose(drawn[0], drawn[2], atol=1e-2)  # the sampler is stochastic
     assert not torch.allclose(drawn[0], plain, atol=1e-2)
     assert_seeds_decide(ModuleGenerator(module, Settings(steps=3)), PROMPTED)
+
+
+def test_prompts_and_seeds_decide_for_one_more_step(text_to_image: Path) -> None:
+    model = text_to_image_pipeline(str(text_to_image))
+    model.pipeline.scheduler = model.scheduler = stochastic(model.scheduler)
+    module = OneMoreStep(TimeFreeUNet(conditional_unet()), model)
+    module.trainer = standing(datamodule=SimpleNamespace(image_shape=(3, 16, 16)))
+    generator = ModuleGenerator(module, Settings(steps=3))
+    assert generator.seed_per_image
+    assert_seeds_decide(generator, PROMPTED)
 
 
 @pytest.mark.parametrize("sampler", ["DDIMScheduler", "DDPMScheduler"])
