@@ -35,7 +35,54 @@ FAMILIES = {
 """Models of this package, by the diffusers class of their network."""
 
 
-class TextToImage(TextEncoders, AutoencoderLatents):
+class NetworkCalls(nn.Module):
+    """Predictions by the U-Net of Stable Diffusion or SDXL; families with other networks override them."""
+
+    pipeline: Any
+    network: Any
+
+    def forward(self, latent: Tensor, timestep: Tensor, prompts: Prompts) -> Tensor:
+        """Predict the quantity that the scheduler's `prediction_type` names.
+
+        Args:
+            latent: z_t, `[B, c, h, w]`.
+            timestep: t, int64, `[B]`, or one value for all images.
+            prompts: B prompts.
+        """
+        return self.with_sizes(latent, timestep, prompts)
+
+    def with_sizes(
+        self, latent: Tensor, timestep: Tensor, prompts: Prompts, size_conditions: Tensor | None = None
+    ) -> Tensor:
+        """Predict as `forward` does, with SDXL's size conditions `[B, 6]`.
+
+        They are height and width of the original image, top and left of the crop, and height and width of the crop, in
+        pixels. None means images of the latent's size that are not cropped.
+        """
+        inputs = self.network_inputs(latent, timestep, prompts, size_conditions)
+        return self.network_output(self.network(**inputs).sample, latent)
+
+    def network_inputs(
+        self, latent: Tensor, timestep: Tensor, prompts: Prompts, size_conditions: Tensor | None = None
+    ) -> dict[str, Any]:
+        """Return the keyword arguments of the network, which its ControlNet takes, too. See `with_sizes`."""
+        added = None
+        if prompts.pooled is not None:
+            scale = self.pipeline.vae_scale_factor
+            height, width = latent.shape[2] * scale, latent.shape[3] * scale
+            size = torch.tensor([height, width, 0, 0, height, width], dtype=latent.dtype, device=latent.device)
+            size = size if size_conditions is None else size_conditions.to(latent)
+            added = {"text_embeds": prompts.pooled, "time_ids": size.expand(len(latent), -1)}
+        embedding = prompts.embedding.to(latent.dtype)
+        given = {"sample": latent, "timestep": timestep}
+        return {**given, "encoder_hidden_states": embedding, "added_cond_kwargs": added}
+
+    def network_output(self, output: Tensor, latent: Tensor) -> Tensor:
+        """Rearrange the network's output to the shape of z_t."""
+        return output
+
+
+class TextToImage(NetworkCalls, TextEncoders, AutoencoderLatents):
     """A latent text-to-image model: its U-Net, and its frozen autoencoder and text encoders.
 
     The state dict holds only trained tensors; frozen tensors are loaded from the pipeline.
@@ -166,46 +213,6 @@ class TextToImage(TextEncoders, AutoencoderLatents):
         if empty.pooled is not None and self.pipeline.config.get("force_zeros_for_empty_prompt"):
             empty = Prompts(torch.zeros_like(empty.embedding), torch.zeros_like(empty.pooled))
         return empty
-
-    def forward(self, latent: Tensor, timestep: Tensor, prompts: Prompts) -> Tensor:
-        """Predict the quantity that the scheduler's `prediction_type` names.
-
-        Args:
-            latent: z_t, `[B, c, h, w]`.
-            timestep: t, int64, `[B]`, or one value for all images.
-            prompts: B prompts.
-        """
-        return self.with_sizes(latent, timestep, prompts)
-
-    def with_sizes(
-        self, latent: Tensor, timestep: Tensor, prompts: Prompts, size_conditions: Tensor | None = None
-    ) -> Tensor:
-        """Predict as `forward` does, with SDXL's size conditions `[B, 6]`.
-
-        They are height and width of the original image, top and left of the crop, and height and width of the crop, in
-        pixels. None means images of the latent's size that are not cropped.
-        """
-        inputs = self.network_inputs(latent, timestep, prompts, size_conditions)
-        return self.network_output(self.network(**inputs).sample, latent)
-
-    def network_inputs(
-        self, latent: Tensor, timestep: Tensor, prompts: Prompts, size_conditions: Tensor | None = None
-    ) -> dict[str, Any]:
-        """Return the keyword arguments of the network, which its ControlNet takes, too. See `with_sizes`."""
-        added = None
-        if prompts.pooled is not None:
-            scale = self.pipeline.vae_scale_factor
-            height, width = latent.shape[2] * scale, latent.shape[3] * scale
-            size = torch.tensor([height, width, 0, 0, height, width], dtype=latent.dtype, device=latent.device)
-            size = size if size_conditions is None else size_conditions.to(latent)
-            added = {"text_embeds": prompts.pooled, "time_ids": size.expand(len(latent), -1)}
-        embedding = prompts.embedding.to(latent.dtype)
-        given = {"sample": latent, "timestep": timestep}
-        return {**given, "encoder_hidden_states": embedding, "added_cond_kwargs": added}
-
-    def network_output(self, output: Tensor, latent: Tensor) -> Tensor:
-        """Rearrange the network's output to the shape of z_t."""
-        return output
 
     @torch.no_grad()
     def generate(
