@@ -95,7 +95,7 @@ class ControlNet(FineTuningSteps, MethodModule):
         self.dropout = CaptionDropout(caption_dropout)
         self.dropout.check(network)
         self.network = network
-        self.controlnet = new_controlnet(network, num_layers, num_single_layers)
+        self.controlnet: Any = new_controlnet(network, num_layers, num_single_layers)
         if gradient_checkpointing:
             with_gradient_checkpointing(self.controlnet)
         self.condition: Tensor | None = None

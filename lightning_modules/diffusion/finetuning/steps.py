@@ -16,7 +16,6 @@ from datamodules.randomness.generators import generator_of, sample_like
 from datamodules.randomness.shared_batches import sample_rows_like
 from lightning_modules.backbones.diffusion.pixel_space import PixelSpace
 from lightning_modules.backbones.diffusion.text_to_image import Prompts, TextToImage
-from lightning_modules.diffusion.finetuning.caption_dropout import CaptionDropout
 from lightning_modules.diffusion.finetuning.data_checks import check_data
 from lightning_modules.interfaces import ImageColumn
 from lightning_modules.optim.optimizers import optimizer_config, trainable_parameters
@@ -31,8 +30,8 @@ class FineTuningSteps:
     The module owns `network`, `objective`, `average`, `losses` and the arguments of sampling.
     """
 
-    dropout: CaptionDropout | None = None
-    """Dropout of captions in training."""
+    dropout: Any = None
+    """`CaptionDropout` in training; None keeps all captions."""
     _shared_out = False
     """Whether the weights are sharded over ranks."""
 

@@ -184,13 +184,13 @@ def test_the_first_prediction_is_the_networks_and_what_is_trained_is_loaded_by_d
 
 def test_a_small_transformer_controlnet_copies_the_first_blocks(flux: Path, stable_diffusion_3: Path) -> None:
     module = controlled(stable_diffusion_3, num_layers=1)
-    assert len(module.controlnet.transformer_blocks) == 1  # type: ignore[arg-type]
+    assert len(module.controlnet.transformer_blocks) == 1
     assert module.network.network.config.num_layers == 2
-    for name, value in module.controlnet.transformer_blocks[0].state_dict().items():  # type: ignore[index, union-attr]
+    for name, value in module.controlnet.transformer_blocks[0].state_dict().items():
         assert torch.equal(value, module.network.network.transformer_blocks[0].state_dict()[name])
     with pytest.raises(ValueError, match="num_layers must be at most 1 for a ControlNet of this network, got 2"):
         controlled(stable_diffusion_3, num_layers=2)
-    assert len(controlled(flux).controlnet.single_transformer_blocks) == 1  # type: ignore[arg-type]
+    assert len(controlled(flux).controlnet.single_transformer_blocks) == 1
     with pytest.raises(ValueError, match=r"num_single_layers.*FLUX\.1"):
         controlled(stable_diffusion_3, num_single_layers=1)
 
