@@ -49,7 +49,7 @@ class FlowTransformer(TextToImage):
         ImportError: if transformers is not installed, or if `tuning` is lora and peft is not installed.
     """
 
-    prompt_fields = ("embedding", "pooled")
+    prompt_fields: tuple[str, ...] = ("embedding", "pooled")
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class FlowTransformer(TextToImage):
 
 
 class PackedLatents(FlowTransformer):
-    """A flow-matching transformer whose positions are 2 x 2 latent pixels; base class of FLUX.1, Chroma and Qwen-Image."""
+    """A flow-matching transformer whose positions are 2 x 2 latent pixels; base class of FLUX.1, Chroma, Qwen-Image."""
 
     packing = 4
 
@@ -145,7 +145,7 @@ class StableDiffusion3(FlowTransformer):
         assert prompts.pooled is not None
         return self.network(
             latent,
-            timestep=timestep.expand(len(latent)),
+            timestep=timestep.expand(latent.shape[0]),
             encoder_hidden_states=prompts.embedding.to(latent.dtype),
             pooled_projections=prompts.pooled.to(latent.dtype),
         ).sample
