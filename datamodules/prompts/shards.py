@@ -23,7 +23,8 @@ class CaptionedShards(CaptionedSet):
 
     In a tar file, each image (`<key>.jpg` or another format) has its caption in `<key>.txt`, or in `<key>.json` under
     `caption_column`. A parquet file has a column of encoded images and a column of captions. Images are read
-    individually by position, so order and resumption are as for files. Each start reads all captions and image headers.
+    individually by position, so order and resumption are as for files. Each start reads all captions, and all image
+    headers once.
 
     Args:
         data_dir: folder of the shards; None means the NOISEWORKS_DATA directory.

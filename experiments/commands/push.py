@@ -84,10 +84,13 @@ def _merged(options: Namespace, folder: Path, pushed: "Pushed") -> "Pushed":
     """Replace the pipeline by one whose weights include the adapters."""
     import shutil
 
-    from experiments.hub.pushed_folder import ADAPTERS, remove_paths, with_pipeline
+    from experiments.hub.pushed_folder import ADAPTERS, merged_network, remove_paths, with_pipeline
     from experiments.load_run import load_run
     from lightning_modules.interfaces import SavesPipeline, require
 
+    if network := merged_network(pushed):
+        print(f"the LoRA is merged already: pipeline/{network} holds the merged weights")
+        return pushed
     if ADAPTERS not in pushed.pipeline:
         raise ValueError(f"--merged needs a run with LoRA, and {options.run / 'pipeline' / ADAPTERS} does not exist")
     model, _ = load_run(options.run, options.checkpoint)

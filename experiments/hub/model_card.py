@@ -10,10 +10,10 @@ from typing import Any
 
 import yaml
 
-from datamodules.files.text_files import read_text
+from datamodules.files.text_files import read_json_object, read_text
 from experiments.catalogue import Method, claims_of, find_methods, first_equation
 from experiments.config_files import PROJECT
-from experiments.hub.pushed_folder import ADAPTERS, Pushed
+from experiments.hub.pushed_folder import ADAPTERS, Pushed, merged_network
 from experiments.results import arrow, markdown, mean_and_std, read_curves, read_test_metrics
 
 HUB_DATASETS = {
@@ -77,7 +77,7 @@ def model_card(pushed: Pushed, folder: Path, options: CardOptions) -> str:
         base_model_relation=None if base is None else "adapter" if adapters else "finetune",
         datasets=list(options.datasets) or hub_datasets(pushed.settings) or None,
         license=options.licence or UNKNOWN_LICENCE,
-        library_name="diffusers" if OF_DIFFUSERS & {*pushed.pipeline} else "noiseworks",
+        library_name="diffusers" if OF_DIFFUSERS & {*pushed.pipeline} or merged_network(pushed) else "noiseworks",
         pipeline_tag=task(pushed.settings, method),
         tags=["noiseworks", *([method.folder] if method else []), *(["lora"] if adapters else [])],
     )
@@ -86,7 +86,7 @@ def model_card(pushed: Pushed, folder: Path, options: CardOptions) -> str:
         *_about(pushed, method, base, options),
         *_metrics(folder),
         *_claims(method),
-        *_use(pushed, base, options, adapters),
+        *_use(pushed, folder, base, options),
         f"## Settings\n\n```yaml\n{_shown(pushed.settings)}```\n",
     ]
     return "\n".join(parts)
@@ -119,7 +119,7 @@ def hub_datasets(settings: Mapping[str, Any]) -> list[str]:
     found = []
     for spec in _classes(settings.get("data")):
         named = HUB_DATASETS.get(spec["class_path"])
-        if spec["class_path"].endswith(".HuggingFaceImages"):
+        if spec["class_path"].endswith((".HuggingFaceImages", ".HuggingFaceCaptions")):
             named = spec["init_args"].get("name")
         if named and (HUB_NAME.fullmatch(named) or re.fullmatch(r"[\w.-]+", named)) and not Path(named).exists():
             found.append(named)
@@ -215,7 +215,7 @@ def _mean(row: Mapping[str, str], side: str) -> str:
     return mean_and_std(float(row[f"{side}_mean"]), math.nan) if row[f"{side}_mean"] else "-"
 
 
-def _use(pushed: Pushed, base: str | None, options: CardOptions, adapters: bool) -> Iterator[str]:
+def _use(pushed: Pushed, folder: Path, base: str | None, options: CardOptions) -> Iterator[str]:
     on_hub = "/" in options.name
     address = f"hf://{options.name}" if on_hub else options.name
     yield (
@@ -225,24 +225,36 @@ def _use(pushed: Pushed, base: str | None, options: CardOptions, adapters: bool)
     if pushed.named:
         needed = ", ".join(f"`{key}` (`{name}`)" for key, name in pushed.named.items())
         yield f"These settings were local paths, and need yours: {needed}; pass them to `load_run` as `arguments`.\n"
-    if not OF_DIFFUSERS & {*pushed.pipeline}:
+    network = merged_network(pushed)
+    if not (OF_DIFFUSERS & {*pushed.pipeline} or network):
         return
     yield "Without noiseworks:\n"
-    if adapters:
-        started = base or "BASE_MODEL"
+    started = base or "BASE_MODEL"
+    if network:
+        named = read_json_object(folder / "pipeline" / network / "config.json").get("_class_name")
+        if not isinstance(named, str) or not named.isidentifier():
+            raise ValueError(f"pipeline/{network}/config.json names no class of diffusers, got {named!r}")
+        yield (
+            f"```python\nfrom diffusers import DiffusionPipeline, {named}\n\n"
+            f'{network} = {named}.from_pretrained("{options.name}", subfolder="pipeline/{network}")\n'
+            f'pipeline = DiffusionPipeline.from_pretrained("{started}", {network}={network})\n```\n\n'
+            f"The adapters are merged into the {network}, as this pipeline of diffusers has no `load_lora_weights`.\n"
+        )
+        return
+    if ADAPTERS in pushed.pipeline:
         yield (
             "```python\nfrom diffusers import DiffusionPipeline\n\n"
             f'pipeline = DiffusionPipeline.from_pretrained("{started}")\n'
             f'pipeline.load_lora_weights("{options.name}", subfolder="pipeline", weight_name="{ADAPTERS}")\n```\n'
         )
         return
-    folder = (
+    place = (
         f'snapshot_download("{options.name}", allow_patterns="pipeline/*") + "/pipeline"' if on_hub else '"pipeline"'
     )
     imported = "from huggingface_hub import snapshot_download\n" if on_hub else ""
     yield (
         f"```python\nfrom diffusers import DiffusionPipeline\n{imported}\n"
-        f"pipeline = DiffusionPipeline.from_pretrained({folder})\n```\n"
+        f"pipeline = DiffusionPipeline.from_pretrained({place})\n```\n"
     )
 
 

@@ -24,6 +24,8 @@ PIPELINE_FILES = (".json", ".safetensors", ".txt", ".model")
 """Suffixes of the files of a pipeline; others, such as pickles and code, are left out."""
 ADAPTERS = "pytorch_lora_weights.safetensors"
 """File of LoRA in a pipeline."""
+NETWORKS = ("transformer", "unet")
+"""Folders of networks in a pipeline."""
 TABLES = ("metrics.csv", "test_metrics.csv")
 WIDEST = 1600
 """Largest width and height of the picture, in pixels."""
@@ -140,6 +142,16 @@ def _pipeline_files(folder: Path) -> list[str]:
 def with_pipeline(pushed: Pushed, folder: Path) -> Pushed:
     """Replace the list of pipeline files by the files that are in `pipeline/` now."""
     return replace(pushed, pipeline=tuple(_pipeline_files(folder / "pipeline")))
+
+
+def merged_network(pushed: Pushed) -> str | None:
+    """Return the folder of the network in `pipeline/` if the pipeline holds nothing else, and otherwise None.
+
+    Adapters are saved so, merged into the network, where a pipeline of diffusers has no `load_lora_weights`.
+    """
+    if "model_index.json" in pushed.pipeline:
+        return None
+    return next((name for name in NETWORKS if f"{name}/config.json" in pushed.pipeline), None)
 
 
 def remove_paths(pipeline: Path) -> None:

@@ -1,7 +1,8 @@
-"""Labelled images of the package `datasets`: by name on the Hugging Face Hub, or in a local folder."""
+"""Images of the package `datasets`: by name on the Hugging Face Hub, or in a local folder."""
 
 import contextlib
 import re
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ import torch
 from torch import Tensor
 
 from datamodules.arguments import at_least
-from datamodules.classification.image_sets import ImageSource
+from datamodules.classification.image_sets import EncodedImages
 from datamodules.classification.image_shards.named_splits import NamedSplits
-from datamodules.files.image_files import Crop, UnreadableImage, chosen_crop, read_crop
+from datamodules.classification.image_shards.parquet_shards import ROWS_AT_ONCE
+from datamodules.files.image_files import Crop, UnreadableImage, chosen_crop, read_crop, size_in_header
 from datamodules.files.limits import sentence
 
 HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
@@ -21,7 +23,7 @@ BUILDERS = ("imagefolder", "parquet", "arrow", "cache")
 """Builders of `datasets` that read nothing but images and tables; others query databases or follow links."""
 
 
-class ImagesInDataset(ImageSource):
+class ImagesInDataset(EncodedImages):
     """Images in a memory-mapped `datasets.Dataset`, decoded on access.
 
     Args:
@@ -29,30 +31,31 @@ class ImagesInDataset(ImageSource):
         name: name of the dataset and the split, for messages.
         split: name of the split; a sample is named `<split>/<row>`.
         image_key: column of images.
-        label_key: column of integer labels.
+        label_key: column of integer labels; None means that labels are ignored, and all are 0.
         crop: crop of each image.
 
     Raises:
         ValueError: if a column is missing or of another type, or a label is missing.
     """
 
-    def __init__(self, data: Any, name: str, split: str, image_key: str, label_key: str, crop: Crop) -> None:
+    def __init__(self, data: Any, name: str, split: str, image_key: str, label_key: str | None, crop: Crop) -> None:
         import pyarrow
 
         types = {field.name: field.type for field in data.features.arrow_schema}
         for key, column in (("image_key", image_key), ("label_key", label_key)):
-            if column not in types:
+            if column is not None and column not in types:
                 raise ValueError(f"{name}: {key} {column} is not a column; the columns are {', '.join(types)}")
         image = types[image_key]
         if not (pyarrow.types.is_struct(image) and {"bytes", "path"} <= {field.name for field in image}):
             raise ValueError(f"{name}: the column {image_key} must hold images, got {data.features[image_key]}")
-        if not pyarrow.types.is_integer(types[label_key]):
-            raise ValueError(f"{name}: the column {label_key} must hold whole numbers, got {data.features[label_key]}")
-        label = data.select_columns([label_key]).with_format("arrow")[:][label_key]
-        if label.null_count:
-            missing = int(label.combine_chunks().is_null().to_numpy(zero_copy_only=False).argmax())
-            raise ValueError(f"{name}: row {missing} has no label")
-        self.label = torch.from_numpy(label.to_numpy().astype(np.int64))
+        self.label = torch.zeros(len(data), dtype=torch.int64)
+        if label_key is not None:
+            if not pyarrow.types.is_integer(types[label_key]):
+                raise ValueError(
+                    f"{name}: the column {label_key} must hold whole numbers, got {data.features[label_key]}"
+                )
+            label = whole_column(data, label_key, name, "label")
+            self.label = torch.from_numpy(label.to_numpy().astype(np.int64))
         self.images = data.select_columns([image_key]).with_format("arrow")
         self.name = name
         self.split = split
@@ -64,18 +67,44 @@ class ImagesInDataset(ImageSource):
     def names(self) -> list[str]:
         return [f"{self.split}/{row}" for row in range(len(self.label))]
 
-    def fetch(self, row: Tensor, uniform: Tensor | None) -> Tensor:
-        batch = torch.empty(len(row), 3, self.crop.size, self.crop.size, dtype=torch.uint8)
-        numbers = [None] * len(row) if uniform is None else uniform.tolist()
-        encoded = self.images[row.tolist()][self.image_key].to_pylist()
-        for position, (each, own) in enumerate(zip(encoded, numbers, strict=True)):
-            described = f"{self.name}: row {int(row[position])}"
-            each = each or {}
-            if each.get("bytes") is None and not each.get("path"):
+    def _encoded(self, rows: Sequence[int]) -> Iterator[tuple[str, bytes | None]]:
+        """Yield a name for messages and the encoded image, or a path and None, for each row."""
+        for row, each in zip(rows, self.images[list(rows)][self.image_key].to_pylist(), strict=True):
+            described, image = f"{self.name}: row {row}", each or {}
+            if image.get("bytes") is None and not image.get("path"):
                 raise UnreadableImage(f"{described} has no image; replace or remove it")
-            place = described if each.get("bytes") is not None else each["path"]
-            batch[position] = torch.from_numpy(read_crop(place, self.crop, own, each.get("bytes"))).permute(2, 0, 1)
+            yield (described, image["bytes"]) if image.get("bytes") is not None else (image["path"], None)
+
+    def sizes(self) -> list[tuple[int, int]]:
+        every = range(len(self.label))
+        starts = every[::ROWS_AT_ONCE]
+        return [size_in_header(*each) for start in starts for each in self._encoded(every[start:][:ROWS_AT_ONCE])]
+
+    def read(self, row: Tensor, uniform: Tensor | None, crop: Crop) -> Tensor:
+        batch = torch.empty(len(row), 3, *crop.shape, dtype=torch.uint8)
+        numbers = [None] * len(row) if uniform is None else uniform.tolist()
+        for position, ((place, encoded), own) in enumerate(zip(self._encoded(row.tolist()), numbers, strict=True)):
+            batch[position] = torch.from_numpy(read_crop(place, crop, own, encoded)).permute(2, 0, 1)
         return batch
+
+
+def whole_column(data: Any, key: str, name: str, what: str) -> Any:
+    """Read a column as an Arrow array.
+
+    Args:
+        data: a `datasets.Dataset`.
+        key: name of the column.
+        name: name of the dataset and the split, for messages.
+        what: what a value is, for messages.
+
+    Raises:
+        ValueError: if a value is missing.
+    """
+    values = data.select_columns([key]).with_format("arrow")[:][key]
+    if values.null_count:
+        missing = int(values.combine_chunks().is_null().to_numpy(zero_copy_only=False).argmax())
+        raise ValueError(f"{name}: row {missing} has no {what}")
+    return values
 
 
 class HuggingFaceImages(NamedSplits):
@@ -155,44 +184,64 @@ class HuggingFaceImages(NamedSplits):
         return source
 
     def _loaded(self, key: str) -> Any:
-        """Load a split as a memory-mapped dataset."""
-        try:
-            import datasets
-        except ImportError as error:
-            raise ModuleNotFoundError(
-                "HuggingFaceImages needs the package datasets: pip install 'noiseworks[hub-data]'", name="datasets"
-            ) from error
-        split, folder = str(self.splits[key]), Path(self.name).expanduser()
-        if not folder.is_dir():
-            if not HUB_NAME.fullmatch(self.name):
-                raise FileNotFoundError(f"{self.name} is no folder, and no name of a dataset such as uoft-cs/cifar10")
-            if self.name.isidentifier() and find_spec(f"datasets.packaged_modules.{self.name}") is not None:
-                raise ValueError(f"{self.name} is a builder of datasets, which would read any files; name a dataset")
-        try:
-            if any((folder / file).is_file() for file in ("dataset_dict.json", "state.json")):
-                found = datasets.load_from_disk(str(folder))
-                splits = found if isinstance(found, datasets.DatasetDict) else {"train": found}
-                if split not in splits:
-                    raise ValueError(f"{key} is {split}, and its splits are {', '.join(splits)}")
-                return splits[split]
-            if folder.is_dir():  # by its kind, as a README.md in the folder could name addresses
-                builder = datasets.load_dataset_builder("imagefolder", data_dir=str(folder))
-            else:
-                builder = datasets.load_dataset_builder(self.name, self.config, revision=self.revision)
-            kind = type(builder).__module__.rpartition(".")[2]
-            if kind not in BUILDERS:
-                raise ValueError(f"it is read by the builder {kind} of datasets, and only images and parquet are read")
-            builder.download_and_prepare()
-            return builder.as_dataset(split)
-        except datasets.exceptions.DatasetNotFoundError as error:
-            raise FileNotFoundError(
-                f"there is no dataset {self.name} on the Hugging Face Hub, or it is private or gated: accept its "
-                f"conditions there, and log in with `hf auth login` ({sentence(error)})"
-            ) from error
-        except ConnectionError as error:
-            raise FileNotFoundError(
-                f"{self.name} is no folder, is not in the cache of datasets, and cannot be downloaded: "
-                f"{sentence(error)}"
-            ) from error
-        except Exception as error:  # datasets and pyarrow raise many types
-            raise ValueError(f"the dataset {self.name} cannot be read: {sentence(error)}") from error
+        split = str(self.splits[key])
+        return loaded_split(self.name, split, key, "HuggingFaceImages", self.config, self.revision)
+
+
+def loaded_split(
+    name: str, split: str, key: str, needed_by: str, config: str | None = None, revision: str | None = None
+) -> Any:
+    """Load a split as a memory-mapped dataset.
+
+    Args:
+        name: name of the dataset on the Hub, or a local folder.
+        split: the split, such as `train` or `train[:90%]`.
+        key: name of the argument that gives the split, for messages.
+        needed_by: name of the class that needs the dataset, for messages.
+        config: name of the dataset's configuration on the Hub; None means its default.
+        revision: branch, tag or commit of a dataset on the Hub; None means its main branch.
+
+    Raises:
+        ValueError: if the dataset or its split cannot be read.
+        FileNotFoundError: if there is no such dataset, or it cannot be downloaded.
+        ModuleNotFoundError: if `datasets` is not installed.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise ModuleNotFoundError(
+            f"{needed_by} needs the package datasets: pip install 'noiseworks[hub-data]'", name="datasets"
+        ) from error
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        if not HUB_NAME.fullmatch(name):
+            raise FileNotFoundError(f"{name} is no folder, and no name of a dataset such as uoft-cs/cifar10")
+        if name.isidentifier() and find_spec(f"datasets.packaged_modules.{name}") is not None:
+            raise ValueError(f"{name} is a builder of datasets, which would read any files; name a dataset")
+    try:
+        if any((folder / file).is_file() for file in ("dataset_dict.json", "state.json")):
+            found = datasets.load_from_disk(str(folder))
+            splits = found if isinstance(found, datasets.DatasetDict) else {"train": found}
+            if split not in splits:
+                raise ValueError(f"{key} is {split}, and its splits are {', '.join(splits)}")
+            return splits[split]
+        if folder.is_dir():  # by its kind, as a README.md in the folder could name addresses
+            builder = datasets.load_dataset_builder("imagefolder", data_dir=str(folder))
+        else:
+            builder = datasets.load_dataset_builder(name, config, revision=revision)
+        kind = type(builder).__module__.rpartition(".")[2]
+        if kind not in BUILDERS:
+            raise ValueError(f"it is read by the builder {kind} of datasets, and only images and parquet are read")
+        builder.download_and_prepare()
+        return builder.as_dataset(split)
+    except datasets.exceptions.DatasetNotFoundError as error:
+        raise FileNotFoundError(
+            f"there is no dataset {name} on the Hugging Face Hub, or it is private or gated: accept its "
+            f"conditions there, and log in with `hf auth login` ({sentence(error)})"
+        ) from error
+    except ConnectionError as error:
+        raise FileNotFoundError(
+            f"{name} is no folder, is not in the cache of datasets, and cannot be downloaded: {sentence(error)}"
+        ) from error
+    except Exception as error:  # datasets and pyarrow raise many types
+        raise ValueError(f"the dataset {name} cannot be read: {sentence(error)}") from error

@@ -26,6 +26,8 @@ from datamodules.files.image_files import Crop, UnreadableImage, chosen_crop, re
 from datamodules.files.whole_files import whole_file
 
 KINDS = (".tar", ".parquet")
+_SIZES: dict[tuple[Any, ...], NDArray[np.int64]] = {}
+"""Heights and widths of the images in a shard, `[N, 2]`, by the identity of the shard."""
 
 
 class ImagesInShards(EncodedImages):
@@ -68,13 +70,26 @@ class ImagesInShards(EncodedImages):
         shard = np.searchsorted(self.first_row, row, side="right") - 1
         return self.encoded(shard, row - self.first_row[shard])
 
+    @abstractmethod
+    def identity(self, shard: int) -> tuple[Any, ...]:
+        """Return what identifies a file and its images, as the key of a cache."""
+
     def sizes(self) -> list[tuple[int, int]]:
-        found = [(0, 0)] * len(self.label)
-        for start in range(0, len(found), ROWS_AT_ONCE):
-            row = np.arange(start, min(start + ROWS_AT_ONCE, len(found)))
-            for position, name, content in self._located(row):
-                found[start + position] = size_in_header(name, content)
-        return found
+        """Read the height and width of each image, once in a process unless a shard changes."""
+        found = [self._sizes_in(shard) for shard in range(len(self.shards))]
+        return [(height, width) for each in found for height, width in each.tolist()]
+
+    def _sizes_in(self, shard: int) -> NDArray[np.int64]:
+        key = self.identity(shard)
+        if key not in _SIZES:
+            first, last = int(self.first_row[shard]), int(self.first_row[shard + 1])
+            sizes = np.empty((last - first, 2), dtype=np.int64)
+            for start in range(first, last, ROWS_AT_ONCE):
+                row = np.arange(start, min(start + ROWS_AT_ONCE, last))
+                for position, name, content in self._located(row):
+                    sizes[start - first + position] = size_in_header(name, content)
+            _SIZES[key] = sizes
+        return _SIZES[key]
 
     def read(self, row: Tensor, uniform: Tensor | None, crop: Crop) -> Tensor:
         batch = torch.empty(len(row), 3, *crop.shape, dtype=torch.uint8)
@@ -112,6 +127,9 @@ class ImagesByOffset(ImagesInShards):
     def sample_names(self, shard: int) -> list[str]:
         return [os.fsdecode(name) for name in self.index[shard].name]
 
+    def identity(self, shard: int) -> tuple[Any, ...]:
+        return identity_of(self.files[shard])
+
     def encoded(self, shard: NDArray[np.int64], place: NDArray[np.int64]) -> Iterator[tuple[int, str, bytes]]:
         for position, (number, at) in enumerate(zip(shard.tolist(), place.tolist(), strict=True)):
             found = self.index[number]
@@ -145,6 +163,10 @@ class ImagesInParquet(ImagesInShards):
     def sample_names(self, shard: int) -> list[str]:
         return [str(row) for row in range(self.groups[shard][-1])]
 
+    def identity(self, shard: int) -> tuple[Any, ...]:
+        path, image_key, *_ = self.files[shard]
+        return *identity_of(path), image_key
+
     def encoded(self, shard: NDArray[np.int64], place: NDArray[np.int64]) -> Iterator[tuple[int, str, bytes]]:
         pairs = zip(shard.tolist(), place.tolist(), strict=True)
         group = [(number, int(np.searchsorted(self.groups[number], at, side="right")) - 1) for number, at in pairs]
@@ -158,6 +180,12 @@ class ImagesInParquet(ImagesInShards):
             if content is None:
                 raise UnreadableImage(f"{name} has no image; replace or remove it")
             yield position, name, content
+
+
+def identity_of(path: Path) -> tuple[str, int, int]:
+    """Return the path, the size and the modification time of a file."""
+    status = path.stat()
+    return str(path.resolve()), status.st_size, status.st_mtime_ns
 
 
 def shard_paths(root: Path, pattern: str, key: str) -> list[Path]:
@@ -309,8 +337,7 @@ class ImageShards(NamedSplits):
         is_tar = path.suffix.lower() == ".tar"
         if self.cache_dir is None:
             return read_tar_index(path, self.label_key), path
-        status = path.stat()
-        identity = f"{path.resolve()} {status.st_size} {status.st_mtime_ns} {self.image_key} {self.label_key}"
+        identity = " ".join(map(str, (*identity_of(path), self.image_key, self.label_key)))
         kept = self.cache_dir / f"{path.stem}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.npz"
         images = path if is_tar else kept.with_suffix(".images")
         if not kept.is_file() or not images.is_file():

@@ -5,13 +5,12 @@ from lightning_modules.backbones.diffusion.flow_transformer import StableDiffusi
 from lightning_modules.backbones.diffusion.flux import Chroma, Flux
 from lightning_modules.backbones.diffusion.flux2 import Flux2
 from lightning_modules.backbones.diffusion.hunyuan_dit import HunyuanDiT
-from lightning_modules.backbones.diffusion.lumina2 import Lumina2
 from lightning_modules.backbones.diffusion.pipelines import diffusers_pipeline
 from lightning_modules.backbones.diffusion.pixart import PixArtSigma
 from lightning_modules.backbones.diffusion.qwen_image import QwenImage
 from lightning_modules.backbones.diffusion.sana import Sana
 from lightning_modules.backbones.diffusion.text_to_image import TextToImage
-from lightning_modules.backbones.diffusion.z_image import ZImage
+from lightning_modules.backbones.diffusion.z_image import Lumina2, ZImage
 
 __all__ = [
     "Chroma",

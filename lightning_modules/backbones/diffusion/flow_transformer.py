@@ -150,7 +150,7 @@ class StableDiffusion3(FlowTransformer):
         assert prompts.pooled is not None
         return {
             "hidden_states": latent,
-            "timestep": timestep.expand(len(latent)),
+            "timestep": timestep.expand(latent.shape[0]),
             "encoder_hidden_states": prompts.embedding.to(latent.dtype),
             "pooled_projections": prompts.pooled.to(latent.dtype),
         }

@@ -114,13 +114,13 @@ class HunyuanDiT(TextToImage):
         second = prompts.second
         return self.network(
             latent,
-            timestep.expand(len(latent)),
+            timestep.expand(latent.shape[0]),
             encoder_hidden_states=prompts.embedding.to(latent.dtype),
             text_embedding_mask=prompts.mask,
             encoder_hidden_states_t5=None if second is None else second.to(latent.dtype),
             text_embedding_mask_t5=prompts.second_mask,
-            image_meta_size=torch.tensor(sizes, dtype=latent.dtype, device=latent.device).repeat(len(latent), 1),
-            style=torch.zeros(len(latent), dtype=torch.int64, device=latent.device),
+            image_meta_size=torch.tensor(sizes, dtype=latent.dtype, device=latent.device).repeat(latent.shape[0], 1),
+            style=torch.zeros(latent.shape[0], dtype=torch.int64, device=latent.device),
             image_rotary_emb=tuple(part.to(latent.dtype) for part in rotary),
         ).sample[:, : latent.shape[1]]
 

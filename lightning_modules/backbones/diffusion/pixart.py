@@ -68,7 +68,7 @@ class PixArtSigma(TextToImage):
             latent,
             encoder_hidden_states=prompts.embedding.to(latent.dtype),
             encoder_attention_mask=prompts.mask,
-            timestep=timestep.expand(len(latent)),
+            timestep=timestep.expand(latent.shape[0]),
             added_cond_kwargs={"resolution": None, "aspect_ratio": None},
         ).sample[:, : latent.shape[1]]
 

@@ -114,7 +114,7 @@ class QwenImage(PackedLatents):
             timestep=(timestep / self.scheduler.config.num_train_timesteps).expand(count),
             encoder_hidden_states=prompts.embedding.to(latent.dtype),
             encoder_hidden_states_mask=prompts.mask.bool(),
-            img_shapes=[[(1, height // 2, width // 2)]] * count,
+            img_shapes=[[(1, height // 2, width // 2)]],  # all images have the size of the first
         ).sample
         return self.unpacked(output, height, width).squeeze(2)
 

@@ -71,7 +71,7 @@ class Sana(FlowTransformer):
             latent,
             encoder_hidden_states=prompts.embedding.to(latent.dtype),
             encoder_attention_mask=prompts.mask,
-            timestep=self.network.config.timestep_scale * timestep.expand(len(latent)),
+            timestep=self.network.config.timestep_scale * timestep.expand(latent.shape[0]),
         ).sample[:, : latent.shape[1]]
 
     def for_pipeline(self, prompts: Prompts, empty: Prompts) -> dict[str, Any]:

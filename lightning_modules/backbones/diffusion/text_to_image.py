@@ -210,7 +210,7 @@ class TextToImage(PipelineSampling, TextEncoders, AutoencoderLatents):
             height, width = latent.shape[2] * scale, latent.shape[3] * scale
             size = torch.tensor([height, width, 0, 0, height, width], dtype=latent.dtype, device=latent.device)
             size = size if size_conditions is None else size_conditions.to(latent)
-            added = {"text_embeds": prompts.pooled, "time_ids": size.expand(len(latent), -1)}
+            added = {"text_embeds": prompts.pooled, "time_ids": size.expand(latent.shape[0], -1)}
         embedding = prompts.embedding.to(latent.dtype)
         given = {"sample": latent, "timestep": timestep}
         return {**given, "encoder_hidden_states": embedding, "added_cond_kwargs": added}

@@ -1,15 +1,25 @@
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
+from datamodules.classification.image_shards import images
+from datamodules.files.image_files import size_in_header
 from datamodules.prompts.buckets import Buckets
+from datamodules.prompts.captioned_images import CaptionedImages
 from datamodules.prompts.shards import CaptionedShards
 from tests.datamodules.classification.image_shards.shards import encoded, write_parquet, write_tar
 
 SAMPLES = [(f"{number}", encoded(number % 3, number), number) for number in range(7)]
+
+
+def image_of(width: int, height: int) -> bytes:
+    Image.new("RGB", (width, height)).save(memory := io.BytesIO(), "PNG")
+    return memory.getvalue()
 
 
 def write(root: Path, kind: str) -> list[str]:
@@ -42,6 +52,39 @@ def test_images_and_captions_of_all_shards_are_read_by_position(kind: str, tmp_p
     assert captioned.source.size_conditions(row, None)[:, :2].tolist() == [[30, 40]] * 4  # type: ignore[attr-defined]
     one = CaptionedShards(str(tmp_path), image_size=16, prompt="a photo of sks").training()
     assert one.captions == ["a photo of sks"] * 7
+
+
+@pytest.mark.parametrize("kind", ["txt", "parquet"])
+def test_image_headers_are_read_once_unless_a_shard_changes(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Checks before the model is built, and setup, build the dataset anew."""
+    write(tmp_path, kind)
+    read: list[str] = []
+
+    def counted(name: str, content: bytes) -> tuple[int, int]:
+        read.append(name)
+        return size_in_header(name, content)
+
+    monkeypatch.setattr(images, "size_in_header", counted)
+
+    def sizes() -> list[list[int]]:
+        data = CaptionedImages(CaptionedShards(str(tmp_path), image_size=16, buckets=Buckets(8)), batch_size=2)
+        data.require_captions("a model")
+        data.check_ranks(2)
+        data.setup("fit")
+        assert data.train_set is not None
+        return data.train_set.captioned.source.size.tolist()  # type: ignore[attr-defined]
+
+    assert sizes() == sizes() == [[30, 40]] * 7
+    assert len(read) == 7
+    other = [(name, image_of(20, 50), number) for name, _, number in SAMPLES[4:]]
+    if kind == "parquet":
+        write_parquet(tmp_path / "1.parquet", other, text=["a", "b", "c"])
+    else:
+        write_tar(tmp_path / "1.tar", [m for n, image, _ in other for m in ((f"{n}.png", image), (f"{n}.txt", b"a"))])
+    assert sizes() == [[30, 40]] * 4 + [[50, 20]] * 3
+    assert len(read) == 7 + 3
 
 
 def without_caption(root: Path) -> None:

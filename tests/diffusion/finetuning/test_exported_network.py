@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from experiments.exporting import program
 from lightning_modules.backbones.diffusion.families import text_to_image_pipeline
 from lightning_modules.interfaces import Exportable
 from tests.diffusion.finetuning.models import tuning
@@ -47,3 +48,35 @@ def test_times_are_those_of_the_scheduler(stable_diffusion_3: Path, text_to_imag
         times = module.exported().inputs["t"].sample(64)
         assert 500 < times.max() <= 1000
         assert 0 <= times.min() < 500
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        "pixart_sigma",
+        "stable_diffusion_3",
+        *(
+            pytest.param(family, marks=pytest.mark.nightly)
+            for family in ("flux", "flux2", "sana", "qwen_image", "hunyuan_dit")
+        ),
+    ],
+)
+def test_the_batch_of_a_program_is_free(
+    family: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`trace` compares the program with the network for other batch sizes than the traced one."""
+    monkeypatch.setattr(program, "MULTIPLES", ())  # height and width are fixed
+    module = tuning(text_to_image_pipeline(str(request.getfixturevalue(family)), tuning="lora")).eval()
+    exported = module.exported()
+    with exported.weights:
+        traced = program.trace(module, exported, dict(exported.sizes))
+    assert all(0 in dynamic for dynamic in traced.dynamic)
+    assert "B" not in traced.sizes
+
+
+@pytest.mark.nightly
+def test_a_network_that_needs_lengths_of_texts_on_the_host_is_rejected(lumina2: Path) -> None:
+    module = tuning(text_to_image_pipeline(str(lumina2), tuning="lora")).eval()
+    exported = module.exported()
+    with exported.weights, pytest.raises(ValueError, match="cannot be exported: its computation depends on values or"):
+        program.trace(module, exported, dict(exported.sizes))

@@ -1,8 +1,12 @@
 """What a model card says of a run."""
 
+import json
+from pathlib import Path
+
 import pytest
 
-from experiments.hub.model_card import method_of, task
+from experiments.hub.model_card import CardOptions, method_of, model_card, task
+from experiments.hub.pushed_folder import Pushed
 
 
 @pytest.mark.parametrize(
@@ -25,3 +29,23 @@ def test_every_family_of_pipelines_is_text_to_image(network: str, expected: str)
         "data": {"class_path": "datamodules.prompts.captioned_images.CaptionedImages"},
     }
     assert task(settings, method_of(method)) == expected
+
+
+@pytest.mark.parametrize("name", ["HunyuanDiT2DModel", "x; import os"])
+def test_the_card_of_a_merged_network_says_how_diffusers_loads_it(name: str, tmp_path: Path) -> None:
+    (tmp_path / "pipeline" / "transformer").mkdir(parents=True)
+    (tmp_path / "pipeline" / "transformer" / "config.json").write_text(json.dumps({"_class_name": name}))
+    files = ("transformer/config.json", "transformer/diffusion_pytorch_model.safetensors")
+    method = "lightning_modules.diffusion.finetuning.DiffusionFineTuning"
+    pushed = Pushed({"model": {"class_path": method}}, {}, "last", method, 3, None, files)
+    options = CardOptions("me/mine", base_model="them/theirs")
+    if not name.isidentifier():
+        with pytest.raises(
+            ValueError, match=r"pipeline/transformer/config\.json names no class of diffusers, got 'x; "
+        ):
+            model_card(pushed, tmp_path, options)
+        return
+    card = model_card(pushed, tmp_path, options)
+    assert 'HunyuanDiT2DModel.from_pretrained("me/mine", subfolder="pipeline/transformer")' in card
+    assert 'DiffusionPipeline.from_pretrained("them/theirs", transformer=transformer)' in card
+    assert "library_name: diffusers" in card

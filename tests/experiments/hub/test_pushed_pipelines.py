@@ -18,14 +18,18 @@ from tests.experiments.hub.conftest import QUIET, push
 @pytest.fixture(scope="module")
 def tuned(home: Path, text_to_image: Path) -> Path:
     """LoRA of a tiny pipeline, trained on three images at home."""
+    return fitted(home, text_to_image, "lora", "tuned")
+
+
+def fitted(home: Path, pipeline: Path, config_name: str, run_name: str) -> Path:
     for number in range(3):
         save(home / "my_subject" / f"{number}.png", photograph(20, 20, number))
-    before, run = os.getcwd(), home / "runs" / "tuned"
-    config = Path("configs/finetuning/lora.yaml").absolute()
+    before, run = os.getcwd(), home / "runs" / run_name
+    config = Path(f"configs/finetuning/{config_name}.yaml").absolute()
     os.chdir(home)
     try:
         settings: dict[str, Any] = {
-            "--config": config, "--run_directory": run, "--model.network.pipeline": text_to_image,
+            "--config": config, "--run_directory": run, "--model.network.pipeline": pipeline,
             "--model.cache_dir": "null", "--model.average_decay": 0.5, "--model.optimizer.lr": 1,
             "--model.num_inference_steps": 2, "--data.images.data_dir": home / "my_subject",
             "--data.images.image_size": 16, "--data.images.prompt": "a cat", "--data.validation_fraction": 0,
@@ -99,3 +103,27 @@ def test_a_run_without_adapters_has_none_to_merge(
 ) -> None:
     assert push(own_run, "--output", tmp_path / "x", "--merged") == 2
     assert "--merged needs a run with LoRA, and " in capsys.readouterr().err
+
+
+@pytest.mark.nightly
+def test_a_merged_network_is_pushed_as_it_is_and_its_card_says_how_diffusers_loads_it(
+    home: Path, pixart_sigma: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, base = fitted(home, pixart_sigma, "pixart_sigma_lora", "merged"), "somebody/pixart"
+    for folder, options in (("plain", ()), ("merged", ("--merged",))):
+        assert push(run, "--output", tmp_path / folder, "--base_model", base, *options) == 0
+    assert "the LoRA is merged already: pipeline/transformer holds the merged weights" in capsys.readouterr().out
+    names = {path.relative_to(tmp_path / "plain").as_posix() for path in (tmp_path / "plain").rglob("*")}
+    assert names == {path.relative_to(tmp_path / "merged").as_posix() for path in (tmp_path / "merged").rglob("*")}
+    card = ModelCard.load(tmp_path / "merged" / "README.md")
+    assert (card.data.library_name, card.data.base_model_relation) == ("diffusers", "finetune")
+    code = card.text.partition("Without noiseworks:")[2].partition("```python\n")[2].partition("```")[0]
+    monkeypatch.chdir(tmp_path)
+    found: dict[str, Any] = {}
+    exec(code.replace(base, str(pixart_sigma)), found)
+    state = found["pipeline"].transformer.state_dict()
+    before = DiffusionPipeline.from_pretrained(pixart_sigma).transformer.state_dict()
+    half = {"rtol": 1e-2, "atol": 1e-3}  # the network is saved in bfloat16
+    changed = {name for name, value in state.items() if not torch.allclose(value.float(), before[name], **half)}
+    assert changed
+    assert all("attn" in name for name in changed)

@@ -1,0 +1,88 @@
+"""Images with captions of the package `datasets`: by name on the Hugging Face Hub, or in a local folder."""
+
+from typing import Any
+
+from datamodules.classification.image_shards.hugging_face import ImagesInDataset, loaded_split, whole_column
+from datamodules.files.image_files import Crop
+from datamodules.prompts.buckets import Buckets
+from datamodules.prompts.captioned_set import Captioned, CaptionedSet
+from datamodules.prompts.cropped_images import CroppedImages, check_image_size
+
+
+class HuggingFaceCaptions(CaptionedSet):
+    """Images with captions of the package `datasets` (extra `hub-data`), without running code of a dataset.
+
+    The dataset is a name on the Hugging Face Hub, which is downloaded once to the cache of `datasets`, or a local
+    folder: a dataset saved by `save_to_disk`, or images with `metadata.jsonl` or `metadata.csv` (`imagefolder`). Images
+    are read by position from memory-mapped files. Before training, the headers of all images are read.
+
+    Args:
+        name: name of the dataset on the Hub, such as `lambdalabs/naruto-blip-captions`, or a local folder.
+        config: name of the dataset's configuration on the Hub; None means its default.
+        split: the split, such as `train` or `train[:1000]`.
+        image_key: column of images.
+        caption_column: column of captions; None reads no captions, which suffices for an unconditional model.
+        image_size: height and width of the network's input images, in pixels; with buckets, the root of their area.
+        resize: length of the short side before the square crop, in pixels; None means `image_size`.
+        prompt: one caption for all images, such as `a photo of sks`; captions in the dataset are not read.
+        buckets: aspect-ratio buckets; None crops all images to squares.
+        revision: branch, tag or commit of a dataset on the Hub; None means its main branch.
+
+    Raises:
+        ValueError: if an argument is out of range; on reading, if a column does not match or an image has no caption.
+        FileNotFoundError: on reading, if there is no such dataset, or it cannot be downloaded.
+        ModuleNotFoundError: on reading, if `datasets` is not installed.
+        UnreadableImage: on reading, if an image is missing or cannot be read.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        config: str | None = None,
+        split: str = "train",
+        image_key: str = "image",
+        caption_column: str | None = "text",
+        image_size: int = 512,
+        resize: int | None = None,
+        prompt: str | None = None,
+        buckets: Buckets | None = None,
+        revision: str | None = None,
+    ) -> None:
+        check_image_size(image_size, resize, buckets)
+        self.name = name
+        self.config = config
+        self.split = split
+        self.image_key = image_key
+        self.caption_column = caption_column
+        self.image_size = image_size
+        self.image_shape = (3, image_size, image_size)
+        self.resize = resize
+        self.prompt = prompt
+        self.buckets = buckets
+        self.revision = revision
+
+    def has_captions(self) -> bool:
+        return self.training().captions is not None
+
+    def training(self) -> Captioned:
+        data = loaded_split(self.name, self.split, "split", "HuggingFaceCaptions", self.config, self.revision)
+        described = f"{self.name}, split {self.split}"
+        captions = self._captions(data, described)
+        crop = Crop(self.image_size, self.image_size)
+        source = ImagesInDataset(data, described, self.split, self.image_key, None, crop)
+        return Captioned(CroppedImages(source, self.image_size, self.resize, self.buckets), captions)
+
+    def _captions(self, data: Any, described: str) -> list[str] | None:
+        import pyarrow
+
+        key = self.caption_column
+        if self.prompt is not None:
+            return [self.prompt] * len(data)
+        if key is None:
+            return None
+        types = {field.name: field.type for field in data.features.arrow_schema}
+        if key not in types:
+            raise ValueError(f"{described}: caption_column {key} is not a column; the columns are {', '.join(types)}")
+        if not (pyarrow.types.is_string(types[key]) or pyarrow.types.is_large_string(types[key])):
+            raise ValueError(f"{described}: the column {key} must hold captions, as text, got {data.features[key]}")
+        return whole_column(data, key, described, "caption").to_pylist()
