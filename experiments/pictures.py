@@ -15,7 +15,7 @@ axis, and then a column for each panel. A name that ends in `(log scale)` gives 
 of the table. For `metrics.csv` the columns are `epoch` and metrics, for `certification.csv` they are `radius` and
 `certified accuracy`, and for `test_metrics.csv` they are `level` and metrics without their level: `retrieval` has the
 values of `test/retrieval_0.25` and `test/retrieval_0.50`. Figures (.png) of the runs are placed below or beside each
-other. `rows: height = 40 %` keeps the upper part of each figure. For `table.png` and `comparison.png`, `axes` names keys
+other. `rows: height = 40 %` keeps the upper part of figures. For `table.png` and `comparison.png`, `axes` names keys
 and metrics in words, and `lines` the methods.
 
 The first picture of a method is docs/images/<method>.png; other pictures are docs/images/<method>_<configuration>.png.
@@ -142,6 +142,8 @@ def make_picture(picture: Picture, runs: Path, project: Path) -> None:
             source = _draw(picture, arguments, run)
     if source.suffix == ".csv":
         source = _draw_tables({"": [source]}, picture, run / "picture.png")
+    elif not picture.compared and picture.rows:
+        source = _put_together({"": [source]}, picture, run / "picture.png")
     shrink(source, project / f"docs/images/{picture.name}.png")
 
 
@@ -193,7 +195,7 @@ def _put_together(files: Mapping[str, Sequence[Path]], picture: Picture, path: P
     width, height = next(iter(figures.values())).size
     below = width > 1.5 * height
     size = round(max(20, (width if below else len(figures) * width) / 50))
-    font, bar = ImageFont.truetype(findfont("DejaVu Sans"), size), round(1.6 * size)
+    font, bar = ImageFont.truetype(findfont("DejaVu Sans"), size), round(1.6 * size) * any(figures)
     scaled = [ImageOps.scale(each, width / each.width if below else height / each.height) for each in figures.values()]
     if below:
         total = (width, sum(bar + each.height for each in scaled))
