@@ -29,7 +29,7 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from datamodules.files.whole_files import whole_file
 from experiments.catalogue import Method
@@ -231,7 +231,7 @@ def _draw_tables(files: Mapping[str, Sequence[Path]], picture: Picture, path: Pa
                 mean, colour = values.mean(axis=1), f"C{number}"
                 label = line if line and text == by_text[0][0] else None
                 # the first run, the method, is a thin line in front, so that an equal line remains visible behind
-                front = {"linewidth": 2.4 if number else 1.7, "zorder": 3 - 0.1 * number}
+                front: dict[str, Any] = {"linewidth": 2.4 if number else 1.7, "zorder": 3 - 0.1 * number}
                 front |= {"marker": "o", "markersize": 5} if len(mean) < FEW else {}
                 ax.plot(mean.index, mean, style, color=colour, label=label, **front)
                 if len(seeds) > 1:
