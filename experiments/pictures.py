@@ -15,8 +15,8 @@ axis, and then a column for each panel. A name that ends in `(log scale)` gives 
 of the table. For `metrics.csv` the columns are `epoch` and metrics, for `certification.csv` they are `radius` and
 `certified accuracy`, and for `test_metrics.csv` they are `level` and metrics without their level: `retrieval` has the
 values of `test/retrieval_0.25` and `test/retrieval_0.50`. Figures (.png) of the runs are placed below or beside each
-other. `rows: height = 40 %` keeps the upper part of each figure. For `table.png` and `comparison.png`, `axes` names
-keys and metrics in words, and `lines` the methods.
+other. `rows: height = 40 %` keeps the upper part of figures. For `table.png` and `comparison.png`, `axes` names keys
+and metrics in words, and `lines` the methods.
 
 The first picture of a method is docs/images/<method>.png; other pictures are docs/images/<method>_<configuration>.png.
 """
@@ -29,7 +29,7 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from datamodules.files.whole_files import whole_file
 from experiments.catalogue import Method
@@ -142,6 +142,8 @@ def make_picture(picture: Picture, runs: Path, project: Path) -> None:
             source = _draw(picture, arguments, run)
     if source.suffix == ".csv":
         source = _draw_tables({"": [source]}, picture, run / "picture.png")
+    elif not picture.compared and picture.rows:
+        source = _put_together({"": [source]}, picture, run / "picture.png")
     shrink(source, project / f"docs/images/{picture.name}.png")
 
 
@@ -193,7 +195,7 @@ def _put_together(files: Mapping[str, Sequence[Path]], picture: Picture, path: P
     width, height = next(iter(figures.values())).size
     below = width > 1.5 * height
     size = round(max(20, (width if below else len(figures) * width) / 50))
-    font, bar = ImageFont.truetype(findfont("DejaVu Sans"), size), round(1.6 * size)
+    font, bar = ImageFont.truetype(findfont("DejaVu Sans"), size), round(1.6 * size) * any(figures)
     scaled = [ImageOps.scale(each, width / each.width if below else height / each.height) for each in figures.values()]
     if below:
         total = (width, sum(bar + each.height for each in scaled))
@@ -229,7 +231,7 @@ def _draw_tables(files: Mapping[str, Sequence[Path]], picture: Picture, path: Pa
                 mean, colour = values.mean(axis=1), f"C{number}"
                 label = line if line and text == by_text[0][0] else None
                 # the first run, the method, is a thin line in front, so that an equal line remains visible behind
-                front = {"linewidth": 2.4 if number else 1.7, "zorder": 3 - 0.1 * number}
+                front: dict[str, Any] = {"linewidth": 2.4 if number else 1.7, "zorder": 3 - 0.1 * number}
                 front |= {"marker": "o", "markersize": 5} if len(mean) < FEW else {}
                 ax.plot(mean.index, mean, style, color=colour, label=label, **front)
                 if len(seeds) > 1:

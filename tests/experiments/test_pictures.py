@@ -112,3 +112,13 @@ def test_wide_figures_are_stacked_and_tall_ones_stand_side_by_side(
         assert whole.size == together
     with pytest.raises(FileNotFoundError, match=r"c.png does not exist, for the picture of configs/x/demo.yaml"):
         pictures._put_together({"c": [tmp_path / "c.png"]}, picture("c.png"), tmp_path / "x.png")
+
+
+def test_the_upper_part_of_a_figure_is_kept(tmp_path: Path) -> None:
+    whole = Image.new("RGB", (40, 100), "green")
+    whole.paste("red", (0, 30, 40, 100))
+    whole.save(tmp_path / "a.png")
+    asked = picture("a.png", rows={"height": "30 %"})
+    with Image.open(pictures._put_together({"": [tmp_path / "a.png"]}, asked, tmp_path / "x.png")) as kept:
+        assert kept.size == (40, 30)
+        assert kept.getcolors() == [(1200, (0, 128, 0))]
