@@ -1,9 +1,8 @@
 """Runs of the methods' demos, cut short, in the tests' own process."""
 
-import contextlib
 import csv
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils._pytree import tree_flatten
 
 import train
-from experiments.command_line import CALL_ONLY, ParsedOnly, Parser
+from experiments.command_line import CALL_ONLY, ParsedOnly
 from experiments.config_files import base_of
 from experiments.config_files import settings_of as stated
 from tests.command import ROOT
@@ -64,14 +63,6 @@ class Beginning(Callback):
             numbers, _ = tree_flatten((pl_module.state_dict(), batch))
             kept = [each.double().nan_to_num() for each in numbers if isinstance(each, torch.Tensor)]
             torch.save(kept, Path(trainer.log_dir or "", "beginning.pt"))
-
-
-@contextlib.contextmanager
-def checked_before() -> Iterator[None]:
-    """Leave out the check of a whole configuration, half of its reading, as a run of the same settings has made it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Parser, "validate", lambda *arguments, **options: None)
-        yield
 
 
 def run(*arguments: str | Path) -> None:
