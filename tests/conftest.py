@@ -5,6 +5,7 @@ environment says so, too: a trainer that starts processes would set one thread a
 a process forked from one whose OpenMP has several threads waits for them forever.
 """
 
+import contextlib
 import ctypes
 import functools
 import gc
@@ -24,6 +25,7 @@ from PIL import Image
 
 from experiments.command_line import CommandLine
 from tests import BEGAN
+from tests.parsed_once import parsed_once
 from tests.tiny_pipelines import (
     save_chroma,
     save_flux,
@@ -103,6 +105,17 @@ def _parsers_are_built_once() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(CommandLine, "setup_parser", setup_parser)
+        yield
+
+
+READING = ("parsing", "test_command_line", "test_config_files", "test_hostile", "test_strangers", "test_texts_of")
+"""Tests of how settings are read, which are read anew in each of them."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _settings_are_parsed_once(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Command lines take what was parsed before, nested classes above all: it was a third of what short runs cost."""
+    with contextlib.nullcontext() if any(f"/{each}" in str(request.path) for each in READING) else parsed_once():
         yield
 
 

@@ -4,12 +4,16 @@ import re
 import shutil
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
+import train
+from experiments.commands import methods
+from lightning_modules import noisy_labels
 from tests.command import ROOT, environment
 
 README = (ROOT / "README.md").read_text()
@@ -44,17 +48,63 @@ def test_the_example_with_a_loader_of_ones_own_runs(tmp_path: Path, monkeypatch:
         assert len(pd.read_csv(directory / f"{name}.csv")) > 0
 
 
-def test_a_method_is_one_module_one_yaml_and_one_test(tmp_path: Path) -> None:
+def write_recipe(directory: Path) -> list[str]:
+    """Write the files of the recipe, and return the paths of module, configuration and test."""
+    files = recipe()
+    assert [Path(name).suffix for name in files] == [".py", ".yaml", ".py"]
+    for name, content in files.items():
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_text(content)
+    return [*files]
+
+
+def assert_trained(run: Path) -> None:
+    metrics = dict(line.split(",") for line in (run / "test_metrics.csv").read_text().split()[1:])
+    assert float(metrics["test/accuracy"]) > 0.8
+    assert (run / "figures" / "early_learning.png").stat().st_size > 0
+
+
+def test_a_method_is_one_module_one_yaml_and_one_test(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The files stand in a folder of their own, which this process takes for a part of the field's."""
+    module, config, test = write_recipe(tmp_path)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    rules = ("--config", f"src = ['{ROOT}', '.']")  # what is ours, for the order of imports
+    subprocess.run([sys.executable, "-m", "ruff", "check", "-q", *rules, module, test], cwd=tmp_path, check=True)
+    monkeypatch.setattr(noisy_labels, "__path__", [*noisy_labels.__path__, str((tmp_path / module).parent)])
+    name = ".".join(Path(module).with_suffix("").parts)
+    try:
+        defined: dict[str, Any] = {}
+        exec((tmp_path / test).read_text(), defined)
+        tests = [function for each, function in defined.items() if each.startswith("test_")]
+        assert tests
+        for each in tests:
+            each()
+        run = tmp_path / "run"
+        fit = ["fit", "--config", str(tmp_path / config), "--run_directory", str(run), "--test_after_fit", "true"]
+        assert train.main(fit) == 0
+        assert_trained(run)
+        assert train.main(["predict", "--resume", str(run)]) == 0
+        assert (run / "predictions.parquet").stat().st_size > 0
+    finally:
+        sys.modules.pop(name, None)
+        vars(noisy_labels).pop(Path(module).stem, None)
+    capsys.readouterr()
+    assert methods.run(Namespace(names=[], field=None), tmp_path) == 0
+    listed = capsys.readouterr().out
+    assert "GeneralizedCrossEntropy" in listed
+    assert "1805.07836" in listed
+
+
+@pytest.mark.nightly
+def test_a_new_method_keeps_the_rules_and_has_all_that_every_method_has(tmp_path: Path) -> None:
+    """The same in a copy of this project, whose tests find the new method."""
     for name in ("lightning_modules", "datamodules", "callbacks", "experiments", "configs", "tests", "docs"):
         shutil.copytree(ROOT / name, tmp_path / name)  # with what is compiled, which takes seconds
     for name in ("train.py", "pyproject.toml", "README.md", "CONTRIBUTING.md"):
         shutil.copy(ROOT / name, tmp_path / name)
-    files = recipe()
-    assert [Path(name).suffix for name in files] == [".py", ".yaml", ".py"]
-    for name, content in files.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(content)
-    module, config, test = files
+    module, config, test = write_recipe(tmp_path)
 
     def python(*arguments: str) -> str:
         result = subprocess.run(
@@ -75,6 +125,4 @@ def test_a_method_is_one_module_one_yaml_and_one_test(tmp_path: Path) -> None:
     listed = python("-c", both.format(["--config", config, "--run_directory", "run", "--test_after_fit", "true"]))
     assert "GeneralizedCrossEntropy" in listed
     assert "1805.07836" in listed
-    metrics = dict(line.split(",") for line in (tmp_path / "run" / "test_metrics.csv").read_text().split()[1:])
-    assert float(metrics["test/accuracy"]) > 0.8
-    assert (tmp_path / "run" / "figures" / "early_learning.png").stat().st_size > 0
+    assert_trained(tmp_path / "run")

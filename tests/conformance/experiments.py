@@ -10,6 +10,7 @@ import torch
 from experiments.command_line import ParsedOnly
 from experiments.config_files import settings_of
 from tests.command import ROOT
+from tests.parsed_once import parsing_once
 
 CONFIGS = ROOT / "configs"
 NO_EXPERIMENTS = {"callbacks", "trainer", "own_data"}  # layers for a second --config, and starters for own data
@@ -34,7 +35,8 @@ class Experiments:
         self.parsed = functools.cache(self._parsed)
 
     def _parsed(self, *args: str | Path) -> Any:
-        return self.command_line.parser.parse_args(["fit", *map(str, args)])
+        with parsing_once():
+            return self.command_line.parser.parse_args(["fit", *map(str, args)])
 
     def config(self, *args: str | Path) -> Any:
         """Resolve the configuration."""

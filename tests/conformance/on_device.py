@@ -3,7 +3,7 @@
     python -m tests.conformance.on_device
 
 reads requests of `on_device`, a line of JSON each, and answers each by one. With arguments it runs them as the only
-command line.
+command line. `-c PROGRAM` is a command line, too, as for Python.
 """
 
 import atexit
@@ -84,6 +84,9 @@ def called(command: list[str]) -> int:
     from experiments import commands
     from tests.conformance import simulated_device
 
+    if command[0] == "-c":
+        exec(command[1], {})
+        return 0
     if command[0] == "compare":
         return commands.run("compare", command[1:], (sys.executable, "-m", "tests.conformance.on_device"))
     folders.device_named = lambda name: simulated_device.DEVICE  # the command knows the devices of this machine

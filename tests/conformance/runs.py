@@ -1,9 +1,8 @@
 """Runs of the methods' demos, cut short, in the tests' own process."""
 
-import contextlib
 import csv
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,14 +64,6 @@ class Beginning(Callback):
             numbers, _ = tree_flatten((pl_module.state_dict(), batch))
             kept = [each.double().nan_to_num() for each in numbers if isinstance(each, torch.Tensor)]
             torch.save(kept, Path(trainer.log_dir or "", "beginning.pt"))
-
-
-@contextlib.contextmanager
-def checked_before() -> Iterator[None]:
-    """Leave out the check of a whole configuration, half of its reading, as a run of the same settings has made it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Parser, "validate", lambda *arguments, **options: None)
-        yield
 
 
 def run(*arguments: str | Path) -> None:

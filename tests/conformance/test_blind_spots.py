@@ -1,12 +1,9 @@
 """Autocast, the gradient scaler, pinned memory, late copies and compiled networks on the simulated device."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.command import ROOT
 from tests.conformance.on_device import on_device
 from tests.conformance.runs import losses, run, written
 from tests.conformance.test_simulated_device import SHORT
@@ -14,10 +11,7 @@ from tests.conformance.test_simulated_device import SHORT
 SPOTS = """
 import torch
 import torch.nn.functional as F
-from tests.conformance import copies, host_syncs, mixed_precision, simulated_device
-simulated_device.register()
-mixed_precision.enable()
-copies.make_late()
+from tests.conformance import copies, host_syncs, simulated_device
 DEVICE = simulated_device.DEVICE
 
 sent = torch.ones(3).pin_memory()
@@ -100,9 +94,7 @@ for kind, waits in (
 
 
 def test_what_the_device_sees() -> None:
-    spots = subprocess.run([sys.executable, "-c", SPOTS], cwd=ROOT, capture_output=True, text=True)
-    assert spots.returncode == 0, spots.stderr
-    assert "a tensor [3] was changed before its copy" in spots.stdout
+    assert "a tensor [3] was changed before its copy" in on_device(("-c", SPOTS))
 
 
 @pytest.mark.nightly

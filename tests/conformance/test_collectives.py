@@ -1,14 +1,10 @@
 """Collectives refuse what NCCL refuses, and take what it takes."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.command import ROOT
 from tests.conformance.on_device import on_device
 from tests.conformance.runs import class_path, methods, written
 from tests.conformance.settings_matrix import on_page
@@ -17,10 +13,9 @@ from tests.conformance.test_simulated_device import SHORT, rest
 MIXED = """
 import torch
 import torch.distributed as dist
-from tests.conformance import collectives, simulated_device
-simulated_device.register()
+from tests.conformance import collectives
 collectives.like_nccl()
-dist.init_process_group("gloo", rank=0, world_size=1)
+dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
 there, here = torch.ones(4, 2, device="simulated:0"), torch.ones(4, 2)
 gloo = dist.new_group(backend="gloo")
 dist.all_reduce(there)
@@ -50,11 +45,7 @@ dist.destroy_process_group()
 
 
 def test_what_nccl_refuses_is_refused() -> None:
-    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29551"}
-    run = subprocess.run(
-        [sys.executable, "-c", MIXED], cwd=ROOT, env=os.environ | group, capture_output=True, text=True
-    )
-    assert run.returncode == 0, run.stderr
+    on_device(("-c", MIXED))
 
 
 @pytest.mark.nightly

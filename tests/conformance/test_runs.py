@@ -15,7 +15,7 @@ import train
 from experiments.load_run import load_run
 from experiments.saving.checkpoints import StepCheckpoint
 from tests.conformance.half_products import HalfProducts
-from tests.conformance.runs import assert_alike, checked_before, losses, methods, rows, run, state, tables, written
+from tests.conformance.runs import assert_alike, losses, methods, rows, run, state, tables, written
 from tests.trainers import quiet
 
 METHODS = methods()
@@ -37,8 +37,7 @@ def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def fit(whole: Path, directory: Path, *arguments: str) -> None:
     """Train again, with other arguments."""
     config = whole / f"{whole.name}.yaml"
-    with checked_before():
-        run("fit", "--config", config, "--run_directory", directory, BEGINNING, *arguments)
+    run("fit", "--config", config, "--run_directory", directory, BEGINNING, *arguments)
 
 
 def test_it_trains_and_is_tested(whole: Path) -> None:

@@ -1,7 +1,5 @@
 """Runs end as they should on a device that is not the CPU."""
 
-import subprocess
-import sys
 from pathlib import Path
 from pydoc import locate
 
@@ -10,7 +8,6 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from experiments.pages import replace_section, with_section
-from tests.command import ROOT
 from tests.conformance.on_device import Command, on_device
 from tests.conformance.runs import class_path, methods, written
 from tests.conformance.test_host_syncs import PAGE, table, unexplained
@@ -25,8 +22,6 @@ FIT = {**SHORT, "trainer.limit_train_batches": 4, "trainer.log_every_n_steps": 1
 ONE_BATCH = ("--trainer.limit_predict_batches", "1")
 MIXED = """
 import torch
-from tests.conformance import simulated_device
-simulated_device.register()
 there = torch.tensor([1.0, 2.0, 3.0], device="simulated:0")
 here, first = torch.ones(3), torch.zeros(1, dtype=torch.int64)
 for mixed in (
@@ -51,8 +46,7 @@ assert weight.grad.device == there.device and weight.grad.tolist() == [2.0, 4.0,
 
 
 def test_what_cuda_refuses_is_refused() -> None:
-    run = subprocess.run([sys.executable, "-c", MIXED], cwd=ROOT, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
+    on_device(("-c", MIXED))
 
 
 def test_pictures_are_drawn_where_training_has_ended(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conformance.runs import assert_alike, checked_before, methods, rows, run, state, tables, written
+from tests.conformance.runs import assert_alike, methods, rows, run, state, tables, written
 from tests.two_processes import in_two_processes
 
 METHODS = methods()
@@ -37,8 +37,7 @@ def compare(name: str, tmp_path: Path, processes: int) -> None:
         with pytest.raises(AssertionError, match="run seeds in parallel instead"):
             in_two_processes(run, *command, two, *more)
         return
-    with checked_before():
-        in_two_processes(run, *command, two, *more, count=processes)
+    in_two_processes(run, *command, two, *more, count=processes)
     ours, theirs = state(two), state(one)
     for key in theirs.keys() - {"callbacks", "loops", "metrics_table"}:  # the callbacks' results are in the tables
         assert_alike(theirs[key], ours[key], key, 1e-10)
