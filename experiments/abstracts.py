@@ -129,7 +129,7 @@ def _where(row: Row, methods: Sequence[Method]) -> str:
     for part in parts(row["where"]):
         name = part.rpartition(".")[2]
         if part.startswith("configs/"):
-            shown.append(f"[{part.removeprefix('configs/').removesuffix('.yaml')}](../{part})")
+            shown.append(f"[{_label(part, row)}](../{part})")
         else:
             shown.append(f"[{name}]({pages[part]})" if part in pages else f"`{name}`")
     return ", ".join(shown) or "-"
@@ -155,9 +155,9 @@ def _evidence(row: Row, measured: Mapping[str, Row], ratios: Mapping[str, str]) 
     if kind == "gpu":
         return "needs a GPU: " + ", ".join(f"`python train.py {command}`" for command in named)
     if kind == "measured":
-        return "measured: " + ", ".join(map(_file, named))
+        return "measured: " + ", ".join(_file(path, row) for path in named)
     if kind == "fails":
-        return f"**does not hold here**: {'; '.join([*named[1:], _file(named[0])])}"
+        return f"**does not hold here**: {'; '.join([*named[1:], _file(named[0], row)])}"
     return f"**not shown yet**{': ' if named else ''}{row['reference']}"
 
 
@@ -182,9 +182,14 @@ def _test(name: str) -> str:
     return f"*{function.removeprefix('test_').replace('_', ' ')}* (`{file.removeprefix('tests/')}`)"
 
 
-def _file(path: str) -> str:
-    """Link a configuration, or a section of a page of docs/."""
+def _file(path: str, row: Row) -> str:
+    """Link a configuration of a paper, or a section of a page of docs/."""
     if path.startswith("configs/"):
-        return f"[{path.removeprefix('configs/').removesuffix('.yaml')}](../{path})"
+        return f"[{_label(path, row)}](../{path})"
     file, _, anchor = path.removeprefix("docs/").partition("#")
     return f"[{file.removesuffix('.md')}]({file}{'#' + anchor if anchor else ''})"
+
+
+def _label(path: str, row: Row) -> str:
+    """Name a configuration, without its folder if this is the paper's own."""
+    return path.removeprefix("configs/").removeprefix(f"{row['paper']}/").removesuffix(".yaml")

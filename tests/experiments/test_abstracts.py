@@ -15,6 +15,7 @@ from experiments.catalogue import find_methods
 from experiments.claim import read_claims
 from tests.command import ROOT
 
+METHODS = find_methods()
 ROWS = read_abstracts(ROOT / "docs/abstracts.csv")
 PAGE = (ROOT / "docs/abstracts.md").read_text()
 SAME_PAPER = {"elr_plus": "elr"}
@@ -34,9 +35,8 @@ def named(*kinds: str) -> Iterator[str]:
 
 
 def test_every_paper_has_rows_in_the_order_of_its_abstract() -> None:
-    folders = {method.folder for method in find_methods() if method.field != "baselines"}
+    folders = {method.folder for method in METHODS if method.field != "baselines"}
     papers = {SAME_PAPER.get(folder, folder) for folder in folders - OF_OTHER_PAPERS}
-    assert len(papers) == 45
     assert {row["paper"] for row in ROWS} == papers | SHARED.keys()
     for paper in papers:
         numbers = [int(row["sentence"]) for row in ROWS if row["paper"] == paper]
@@ -139,7 +139,7 @@ def row(**changed: str) -> dict[str, str]:
 
 def page(**changed: str) -> str:
     claims = [{**read_claims(ROOT / "docs/claims.csv")[0], "claim": "one", "verdict": "not claimed"}]
-    return abstracts_page([row(**changed)], find_methods(), claims, "| speed | 2.5 | - | a |\n")
+    return abstracts_page([row(**changed)], METHODS, claims, "| speed | 2.5 | - | a |\n")
 
 
 def test_a_claim_that_is_not_borne_out_counts_as_one_that_does_not_hold() -> None:
