@@ -16,7 +16,6 @@ import train
 from experiments.command_line import CALL_ONLY, ParsedOnly
 from experiments.config_files import base_of
 from experiments.config_files import settings_of as stated
-from experiments.parsing.parser import Parser
 from tests.command import ROOT
 from tests.distributed.methods import METHODS, Method, changed
 
