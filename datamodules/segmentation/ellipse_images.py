@@ -47,6 +47,7 @@ class EllipseImages(MaskSet):
         num_validation: number of validation images, with true masks.
         num_test: number of test images, with true masks.
         shapes: shape distribution of the structures and auxiliary masks. It also sets the number of auxiliary masks.
+        annotated: whether the training images have their true masks as labels, for a supervised upper bound.
     """
 
     num_classes = 2
@@ -60,6 +61,7 @@ class EllipseImages(MaskSet):
         num_validation: int = 40,
         num_test: int = 200,
         shapes: Ellipses | None = None,
+        annotated: bool = False,
     ) -> None:
         at_least(8, image_size=image_size)
         at_least(1, num_training=num_training, num_test=num_test)
@@ -69,9 +71,12 @@ class EllipseImages(MaskSet):
         self.num_validation = num_validation
         self.num_test = num_test
         self.shapes = shapes or Ellipses()
+        self.has_training_labels = annotated
 
     def training(self) -> MasksInMemory:
         drawn = self._drawn(0, self.num_training)
+        if self.has_training_labels:
+            return drawn
         return MasksInMemory(drawn.image, no_labels(*drawn.given.shape[:2]), self.num_classes, clean=drawn.given)
 
     def validation(self) -> MasksInMemory | None:

@@ -153,7 +153,7 @@ def ascent(
 def checkpoints(steps: int) -> list[int]:
     """List the numbers of steps after which APGD may halve the step size."""
     interval, least, decrease = (max(int(part * steps), 1) for part in (0.22, 0.06, 0.03))
-    found = []
+    found: list[int] = []
     while (found[-1] if found else 0) + interval <= steps:
         found.append((found[-1] if found else 0) + interval)
         interval = max(interval - decrease, least)

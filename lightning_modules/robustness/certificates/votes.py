@@ -158,6 +158,17 @@ def _scores(logits: Tensor) -> Tensor:
     return torch.cat(rows).transpose(0, 1)
 
 
+def _count_samples(counts: Tensor, place: Tensor, logits: Tensor, soft: bool) -> None:
+    """Add the votes or scores of logits `[S, B, K]` to the parts `place`, `[B]`, of counts `[parts, rows, K + 1]`."""
+    if soft:
+        counts.index_add_(0, place, _scores(logits))
+        return
+    streams, _, classes = logits.shape
+    vote = torch.where(logits.isnan().any(dim=2), classes, logits.argmax(dim=2))
+    cell = (place * streams + torch.arange(streams, device=counts.device)[:, None]) * (classes + 1) + vote
+    counts.view(-1).scatter_add_(0, cell.flatten(), torch.ones_like(cell).flatten())
+
+
 def _joined(pieces: list[Tensor]) -> Tensor:
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
@@ -296,12 +307,7 @@ class VoteCounter:
             logits = self.smoothed.smoothed_logits(image, noise, self.sigma)
             place = torch.arange(len(parts), device=self.device)
             place = _joined([place[number].expand(part.stop - part.start) for number, part in own])
-            if self.mode.soft:
-                counts.index_add_(0, place, _scores(logits))
-            else:
-                vote = torch.where(logits.isnan().any(dim=2), classes, logits.argmax(dim=2))
-                cell = (place * streams + torch.arange(streams, device=self.device)[:, None]) * (classes + 1) + vote
-                counts.view(-1).scatter_add_(0, cell.flatten(), torch.ones_like(cell).flatten())
+            _count_samples(counts, place, logits, self.mode.soft)
         if self.add_over_processes is not None:
             self.add_over_processes(counts)
         self.num_draws += sum(part.stop - part.start for part in parts)

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 import train
 from callbacks.certification.curves import NO_GUARANTEE, read_log
 from lightning_modules.robustness.certificates.adaptive_sampling import Anytime, Curve, InputSpecific, Stages
-from lightning_modules.robustness.certificates.modes import FixedSampling, Predict
+from lightning_modules.robustness.certificates.modes import FixedSampling, MeanProbability, Predict
 from tests.callbacks.certification.planes import SIGMA, Images, OwnVotes, Planes, certification, run, same_rows
 from tests.command import ROOT
 from tests.trainers import quiet
@@ -248,7 +248,8 @@ def test_the_shipped_configuration_and_its_alternatives_are_accepted() -> None:
     for line in re.findall(r"^#   (\{.*?\}\})", text, re.MULTILINE):
         entry["init_args"]["mode"] = yaml.safe_load(line)
         modes.append(parser.instantiate_classes(parser.parse_object({"callback": entry})).callback.mode)
-    assert modes == [Curve(grid=0.25), Anytime(radius=0.5), Stages(radius=0.5), InputSpecific(max_loss=0.05)]
+    others = [Curve(grid=0.25), Anytime(radius=0.5), Stages(radius=0.5), InputSpecific(max_loss=0.05)]
+    assert modes == [*others, MeanProbability()]
 
 
 def test_two_of_these_callbacks_are_refused_before_anything_is_tested() -> None:

@@ -29,6 +29,20 @@ def test_auxiliary_masks_depend_on_seed_visit_and_image_alone() -> None:
     assert not torch.equal(augmented(other, 0, 1, 2, 3, epoch=5), whole)
 
 
+def test_annotated_images_have_their_true_masks_as_labels() -> None:
+    """For the supervised upper bound; images and auxiliary masks stay the same."""
+    free, annotated = (UnpairedMasks(EllipseImages(annotated=given), seed=3) for given in (False, True))
+    batches = []
+    for data in (free, annotated):
+        data.set_up_training()
+        batches.append(data.train_set[request(*range(20))])
+    assert (free.has_training_labels, annotated.has_training_labels) == (False, True)
+    assert torch.equal(batches[1]["image"], batches[0]["image"])
+    assert torch.equal(batches[1]["label"], batches[0]["clean_label"])
+    assert not batches[0]["label"].any()
+    assert torch.equal(augmented(annotated, 0, 1, epoch=5), augmented(free, 0, 1, epoch=5))
+
+
 def test_auxiliary_masks_belong_to_no_image_and_all_are_used_alike() -> None:
     data: Any = UnpairedMasks(EllipseImages(shapes=Ellipses(10), num_training=100))
     data.set_up_training()
