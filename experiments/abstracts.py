@@ -52,7 +52,7 @@ def read_abstracts(path: Path) -> list[Row]:
     """
     if not path.is_file():
         return []
-    rows = list(csv.DictReader(read_text(path).splitlines()))
+    rows: list[Row] = list(csv.DictReader(read_text(path).splitlines()))
     for row in rows:
         if None in row or None in row.values() or tuple(row) != COLUMNS:
             raise ValueError(f"{path}: a row must have the columns {', '.join(COLUMNS)}, got {row}")
