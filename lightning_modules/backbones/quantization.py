@@ -39,20 +39,25 @@ def check_quantization(quantization: Quantization | None, tuning: Tuning, networ
         ImportError: if its package is not installed; the message names the extra.
     """
     one_of((None, *PACKAGES), quantization=quantization)
-    stored = (config := network / "config.json").is_file() and "quantization_config" in read_json_object(config)
-    if tuning == "full" and (quantization is not None or stored):
+    stored = _stored_method(network)
+    if tuning == "full" and (quantization or stored):
         found = f"the weights in {network} are quantised" if stored else f"quantization is {quantization}"
         raise ValueError(f"tuning: {found}, and quantised weights cannot be trained; set tuning to lora, got full")
-    if quantization is None:
-        return
-    if stored:
+    if quantization and stored:
         raise ValueError(f"quantization: the weights in {network} are already quantised; leave out {quantization}")
-    if find_spec(PACKAGES[quantization]) is None:
-        raise ImportError(
-            f"quantization {quantization} needs {PACKAGES[quantization]}: pip install 'noiseworks[quantized]'"
-        )
+    package = PACKAGES[quantization] if quantization else stored
+    if package in PACKAGES.values() and find_spec(package) is None:
+        needed_by = f"quantization {quantization} needs" if quantization else f"the quantised weights in {network} need"
+        raise ImportError(f"{needed_by} {package}: pip install 'noiseworks[quantized]'")
     if quantization == "nf4" and not torch.accelerator.is_available():
         raise ValueError("quantization: nf4 needs a GPU; int8 also runs on a CPU")
+
+
+def _stored_method(network: Path) -> str | None:
+    """Return the package that quantised the weights in a folder; None without a folder or without quantisation."""
+    config = read_json_object(file) if (file := network / "config.json").is_file() else {}
+    settings = config.get("quantization_config")
+    return str(settings.get("quant_method")) if isinstance(settings, dict) else None
 
 
 def quantization_config(
@@ -99,13 +104,17 @@ def _is_quantized(weight: Any) -> bool:
 
 
 def dequantized_state(network: nn.Module) -> dict[str, Tensor]:
-    """Return a network's state dict with dequantised weights under the names that they have without quantisation."""
+    """Return a network's state dict on the CPU, with dequantised weights under their names without quantisation."""
     from peft.utils.integrations import dequantize_module_weight
 
-    state = network.state_dict()
-    for name, module in network.named_modules():
-        if isinstance(module, nn.Linear) and _is_quantized(module.weight):
-            prefix = f"{name}.weight"
-            state = {key: value for key, value in state.items() if not key.startswith(f"{prefix}.")}
-            state[prefix] = dequantize_module_weight(module).detach()
-    return state
+    layers = {
+        f"{name}.weight": module
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Linear) and _is_quantized(module.weight)
+    }
+    state = {
+        key: value.cpu()
+        for key, value in network.state_dict().items()
+        if key not in layers and f"{key.partition('.weight.')[0]}.weight" not in layers  # the latter are scales
+    }
+    return state | {key: dequantize_module_weight(layer).detach().cpu() for key, layer in layers.items()}

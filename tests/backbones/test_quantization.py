@@ -92,6 +92,9 @@ def test_adapters_on_bfloat16_are_float32(quantization: str, flux: Path) -> None
     assert {p.dtype for p in trained} == {p.grad.dtype for p in trained if p.grad is not None} == {torch.float32}
     assert all("lora_" in name for name in model.state_dict())
     model.load_state_dict(model.state_dict())
+    with torch.autocast("cpu", torch.bfloat16):  # as in mixed precision
+        model(noise(model, 1), torch.tensor([300.0]), prompts).sum().backward()
+    assert all(p.grad.isfinite().all() for p in trained if p.grad is not None)
 
 
 @pytest.mark.parametrize("fixture", FAMILIES)
@@ -119,6 +122,21 @@ def test_adapters_of_each_family_load_on_the_unquantised_base(
     torch.testing.assert_close(sampled(model, whole, side), found, atol=1e-5, rtol=0)
     config = json.loads((tmp_path / "merged" / model.parts[0] / "config.json").read_text())
     assert "quantization_config" not in config
+
+
+def test_a_pipeline_that_was_saved_in_8_bits_gets_adapters(flux: Path, tmp_path: Path) -> None:
+    pytest.importorskip("torchao")
+    folder = shutil.copytree(flux, tmp_path / "saved")
+    shutil.rmtree(folder / "transformer")
+    model = adapted_model(flux, "int8", tuning="frozen", lora_rank=4)
+    model.network.save_pretrained(folder / "transformer")
+    again = adapted_model(folder, None)
+    assert is_quantized(again.network)
+    torch.testing.assert_close(
+        sampled(again, again.pipeline, 16), sampled(model, model.pipeline, 16), atol=1e-5, rtol=0
+    )
+    with pytest.raises(ValueError, match="/transformer are quantised, and quantised weights cannot be trained"):
+        Flux(str(folder), tuning="full")
 
 
 def test_quantised_weights_are_left_out_of_ddp(flux: Path) -> None:
@@ -185,11 +203,18 @@ def test_what_does_not_fit_is_rejected_before_anything_is_loaded(
 
 
 @pytest.mark.parametrize(("name", "package"), [("int8", "torchao"), ("nf4", "bitsandbytes")])
-def test_without_its_package_the_extra_is_named(name: Any, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_its_package_the_extra_is_named(
+    name: Any, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     place = "lightning_modules.backbones.quantization.find_spec"
     monkeypatch.setattr(place, lambda name: None)
     with pytest.raises(ImportError, match=rf"{name} needs {package}: pip install 'noiseworks\[quantized\]'"):
         Flux("/nowhere", quantization=name)
+    (tmp_path / "transformer").mkdir()
+    config = {"quantization_config": {"quant_method": package}}
+    (tmp_path / "transformer" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ImportError, match=rf"the quantised weights in .*/transformer need {package}: pip install"):
+        Flux(str(tmp_path), tuning="lora")
     monkeypatch.setattr(place, lambda name: True)
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     if name == "nf4":

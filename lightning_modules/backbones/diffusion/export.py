@@ -30,11 +30,12 @@ def save_model(model: LatentDiffusion | PixelSpace, folder: Path, writes: bool, 
         merge: save a text-to-image pipeline with adapters as a whole pipeline, with the adapters merged.
     """
     network: Any = model.network
-    state = _state(network)
-    adapters = any("lora_" in name for name in state)
+    adapters = any("lora_" in name for name, _ in network.named_parameters())
+    separate = adapters and not merge and hasattr(getattr(model, "pipeline", None), "save_lora_weights")
+    state = _state(network, separate)
     if not writes:
         return
-    if not isinstance(model, PixelSpace) and adapters and not merge and hasattr(model.pipeline, "save_lora_weights"):
+    if separate and not isinstance(model, PixelSpace):
         from diffusers.utils import convert_state_dict_to_diffusers
         from peft import get_peft_model_state_dict
 
@@ -68,9 +69,16 @@ def save_model(model: LatentDiffusion | PixelSpace, folder: Path, writes: bool, 
     pipeline(unet=plain, scheduler=model.scheduler).save_pretrained(folder)
 
 
-def _state(network: nn.Module) -> dict[str, Any]:
-    """Return all weights of a sharded, quantised or plain network, unsharded and dequantised."""
+def _state(network: nn.Module, only_adapters: bool) -> dict[str, Any]:
+    """Return the weights of a sharded, quantised or plain network, unsharded and dequantised, on the CPU.
+
+    Args:
+        network: the network.
+        only_adapters: dequantise no weight, and leave the frozen weights of a quantised network out.
+    """
     if is_quantized(network):
+        if only_adapters:
+            return {name: value.cpu() for name, value in network.state_dict().items() if "lora_" in name}
         return dequantized_state(network)
     return get_model_state_dict(network, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
 
