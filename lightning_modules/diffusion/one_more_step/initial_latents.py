@@ -119,9 +119,9 @@ def brightness_table(generated: Tensor, real: Tensor) -> Table:
         real: brightness of the real images, `[n]`.
     """
     order = real.argsort()
-    groups = [(real[rows].mean().item(), generated[rows].mean().item()) for rows in order.tensor_split(10) if len(rows)]
-    columns = dict(zip(("brightness of real images", "brightness of samples"), zip(*groups, strict=True), strict=True))
-    return Table({name: list(values) for name, values in columns.items()})
+    groups = [] if real.is_meta else [rows for rows in order.tensor_split(10) if len(rows)]  # meta tensors lack values
+    named = {"brightness of real images": real, "brightness of samples": generated}
+    return Table({name: [values[rows].mean().item() for rows in groups] for name, values in named.items()})
 
 
 def brightness_measures(drawn: Tensor, real: Tensor) -> dict[str, Tensor]:
