@@ -11,7 +11,6 @@ from torch import Tensor
 
 from datamodules.arguments import within
 from lightning_modules.backbones.diffusion.pipelines import reject_flow_matching
-from lightning_modules.interfaces import Table
 
 
 def spaced(scheduler: Any, num_steps: int) -> Any:
@@ -107,21 +106,6 @@ def sampled_by(scheduler: Any, model: Any) -> Iterator[None]:
 def brightness(images: Tensor) -> Tensor:
     """Compute the mean brightness of images `[B, C, H, W]` in [0, 1]: `[B]`, in float64."""
     return images.double().flatten(1).mean(dim=1)
-
-
-def brightness_table(generated: Tensor, real: Tensor) -> Table:
-    """Tabulate the mean brightness of generated images over that of the real images with the same captions.
-
-    Images are in ten groups of equal size, from dark to bright real images.
-
-    Args:
-        generated: brightness of generated images, `[n]`.
-        real: brightness of the real images, `[n]`.
-    """
-    order = real.argsort()
-    groups = [(real[rows].mean().item(), generated[rows].mean().item()) for rows in order.tensor_split(10) if len(rows)]
-    columns = dict(zip(("brightness of real images", "brightness of samples"), zip(*groups, strict=True), strict=True))
-    return Table({name: list(values) for name, values in columns.items()})
 
 
 def brightness_measures(drawn: Tensor, real: Tensor) -> dict[str, Tensor]:

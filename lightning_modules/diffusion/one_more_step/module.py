@@ -1,7 +1,7 @@
 """LightningModule that trains One More Step and samples with it; the package docstring describes the method."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
@@ -23,14 +23,13 @@ from lightning_modules.backbones.diffusion.text_to_image import Prompts
 from lightning_modules.diffusion.one_more_step.initial_latents import (
     brightness,
     brightness_measures,
-    brightness_table,
     first_level,
     given_to_pipeline,
     initial_latents,
     sampled_by,
     zero_terminal_snr,
 )
-from lightning_modules.interfaces import ImageColumn, Table
+from lightning_modules.interfaces import ImageColumn
 from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.collected import Collected
 from lightning_modules.optim.optimizers import adamw, constant, optimizer_config, trainable_parameters
@@ -50,7 +49,6 @@ class Prompted:
     generator_per_image: ClassVar[bool] = True
     prompts: Sequence[str] = ()
     """Texts that `sample` cycles through; if empty, captions of the test set."""
-    tables: Mapping[str, Table] = {}
 
 
 class OneMoreStep(Prompted, MethodModule):
@@ -126,6 +124,8 @@ class OneMoreStep(Prompted, MethodModule):
     def encoder(self) -> Any:
         """Text encoder of `network`."""
         return self.model if self.text_encoder is None else self.text_encoder
+
+    # training
 
     def training_step(self, batch: CaptionedImageBatch, batch_idx: int) -> dict[str, Tensor]:
         """Regress -x_0 from pure noise."""
@@ -239,12 +239,12 @@ class OneMoreStep(Prompted, MethodModule):
         _, rows = self.measured.compute()
         for name, value in brightness_measures(*rows.unbind(dim=1)).items():
             log_same(self, f"test/brightness_{name}", value)
-        self.tables = {"brightness": brightness_table(*rows.unbind(dim=1))}
         self.measured.reset()
 
     def image_columns(self, batch: CaptionedImageBatch, outputs: dict[str, Tensor]) -> dict[str, ImageColumn]:
         """Show real images, and samples for their captions from plain noise, `start` and the oracle."""
-        few: Any = {k: batch[k][:8] for k in ("image", "index")} | {"caption": captions_of(batch, "OneMoreStep")[:8]}
+        given: Any = {**batch, "caption": captions_of(batch, "OneMoreStep")}
+        few: Any = {key: given[key][:8] for key in ("image", "caption", "index")}
         shown = {"real": few["image"], "plain": self.sampled(few, "plain"), self.start: outputs["sample"][:8]}
         shown["oracle"] = self.sampled(few, "oracle")
         return {name: ImageColumn(image, few["caption"]) for name, image in shown.items()}
