@@ -11,6 +11,8 @@ from scipy.stats import t as student
 
 from experiments import claim, commands
 from experiments.claim import Claim, judge
+from experiments.launching import preflight
+from experiments.launching.dry_run import errors_of
 from experiments.results import Result
 from tests.command import ROOT
 from tests.experiments.conftest import Config, Journal, table
@@ -269,7 +271,11 @@ def test_what_is_wrong_with_a_claim_is_said_before_anything_runs(
     assert not journal()
 
 
-def test_what_can_not_be_built_is_said_before_anything_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_can_not_be_built_is_said_before_anything_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The experiments are built here; that a process of its own builds them is tested with sweeps."""
+    monkeypatch.setattr(preflight, "_answer", lambda command, arguments, *_: (errors_of(arguments), ""))
     (tmp_path / "demo.yaml").write_text((ROOT / "configs/elr/demo.yaml").read_text())
     (tmp_path / "demo_baseline.yaml").write_text("base: demo.yaml\ndata.label_noise.noise_rate: 1.4\n")
     path = stated(tmp_path / "claim.yaml")

@@ -1,6 +1,7 @@
 """A run that is killed and resumed ends bitwise where the run that was not killed ends.
 
-One of those that are killed, and what resumes it, are processes as a user starts them; others are of the tests' own.
+What resumes one of those that are killed, and what a signal ends, are processes as a user starts them; others are
+forks of the tests' own, and of the tests that run nightly one is killed as a user's process.
 """
 
 import os
@@ -50,34 +51,39 @@ def read(directory: Path) -> dict:
     return torch.load(directory / "checkpoints" / "last.ckpt", weights_only=True)
 
 
+ELR = ("elr/demo.yaml", (EMA, "--checkpoint.every_n_steps", "7"))
+ELR_PLUS = ("elr_plus/demo.yaml", ("--trainer.accumulate_grad_batches", "1"))
+
+
 @pytest.mark.parametrize(
-    ("config", "more", "users"),
+    ("config", "more", "begins", "resumes"),
     [
-        ("elr/demo.yaml", (EMA, "--checkpoint.every_n_steps", "7"), True),
-        ("elr_plus/demo.yaml", ("--trainer.accumulate_grad_batches", "1"), False),
+        pytest.param(*ELR, False, True, id="elr with averaged weights, saved within epochs"),
+        pytest.param(*ELR_PLUS, False, False, id="elr+ with mixup, saved after epochs"),
+        pytest.param(*ELR, True, True, id="elr in a user's process", marks=pytest.mark.nightly),
     ],
-    ids=["elr with averaged weights, saved within epochs", "elr+ with mixup, saved after epochs"],
 )
 def test_killed_run_ends_where_the_uninterrupted_one_does(
-    config: str, more: tuple[str, ...], users: bool, tmp_path: Path
+    config: str, more: tuple[str, ...], begins: bool, resumes: bool, tmp_path: Path
 ) -> None:
-    arguments = ("fit", "--config", str(ROOT / "configs" / config), "--trainer.max_epochs", "12", *QUIET, *more)
+    """Some begin, and some are resumed, in a process as a user starts it."""
+    arguments = ("fit", "--config", str(ROOT / "configs" / config), "--trainer.max_epochs", "8", *QUIET, *more)
     here(*arguments, "--run_directory", tmp_path / "whole")
     begin = (*arguments, "--run_directory", tmp_path / "killed")
-    process: Any = start(*begin) if users else FORK.Process(target=alone, args=begin)
-    if not users:
+    process: Any = start(*begin) if begins else FORK.Process(target=alone, args=begin)
+    if not begins:
         process.start()
     saved = tmp_path / "killed" / "checkpoints" / ("step.ckpt" if "--checkpoint.every_n_steps" in more else "last.ckpt")
     table = tmp_path / "killed" / "metrics.csv"
     deadline = time.monotonic() + 600
-    while not (saved.exists() and table.exists() and len(table.read_text().splitlines()) > 6):
-        assert (process.poll() if users else process.exitcode) is None
+    while not (saved.exists() and table.exists() and len(table.read_text().splitlines()) > 4):
+        assert (process.poll() if begins else process.exitcode) is None
         assert time.monotonic() < deadline
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)
-    process.wait() if users else process.join()
+    process.wait() if begins else process.join()
     steps = torch.load(saved, weights_only=True)["global_step"]
-    (run if users else here)("fit", "--resume", tmp_path / "killed")
+    (run if resumes else here)("fit", "--resume", tmp_path / "killed")
     whole, resumed = read(tmp_path / "whole"), read(tmp_path / "killed")
     assert 0 < steps < whole["global_step"]
     for part in ("state_dict", "optimizer_states", "lr_schedulers", "targets", "metrics_table", "epoch", "global_step"):

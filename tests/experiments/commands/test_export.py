@@ -137,21 +137,26 @@ def agree(run: Path, folder: Path, predict: Predict) -> None:
             torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5, msg=lambda text: f"{run.name}: {text}")
 
 
-def exported(runs: Path, chosen: str, *configs: str) -> tuple[str, dict[str, Path]]:
-    """Export runs, compare what is computed without this project with what their models compute, and print examples."""
+def exported(runs: Path, chosen: str, *configs: str, more: tuple[Path, ...] = ()) -> tuple[str, dict[str, Path]]:
+    """Export runs, compare what is computed without this project with what their models compute, and print examples.
+
+    `more` are other exports whose examples are run in the same process, at its end.
+    """
     folders = {config: run_of(runs, config) / f"export_{chosen}" for config in configs}
     for config, folder in folders.items():
         assert train.main(["export", str(folder.parent), "--format", chosen]) == 0, config
         give(folder, METHODS[config][2])
-    printed = alone(*folders.values())
+    printed = alone(*folders.values(), *more)
     for config, folder in folders.items():
         agree(folder.parent, folder, METHODS[config][1])
     return printed, folders
 
 
-def test_programs_agree_in_a_process_without_this_project(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_programs_agree_and_weights_load_in_a_process_without_this_project(
+    runs: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Digits, "class_names", NAMES)
-    printed, folders = exported(runs, "torch", *FIRST)
+    printed, folders = exported(runs, "torch", *FIRST, more=(weights,))
     configs = {name: json.loads((folder / "config.json").read_text()) for name, folder in folders.items()}
     assert configs["elr/demo"]["class_names"] == NAMES
     assert configs["elr/demo"]["inputs"]["image"]["shape"] == ["B", 1, 8, 8]
@@ -174,12 +179,16 @@ def test_onnx_models_agree_in_a_process_without_this_project(runs: Path) -> None
     exported(runs, "onnx", *METHODS)
 
 
-def test_weights_load_without_this_project(runs: Path) -> None:
+@pytest.fixture(scope="module")
+def weights(runs: Path) -> Path:
     elr = run_of(runs, "elr/demo")
     assert train.main(["export", str(elr), "--format", "safetensors"]) == 0
-    alone(elr / "export_safetensors")
-    model: Any = load_run(elr)[0]
-    saved = load_file(elr / "export_safetensors" / "model.safetensors")
+    return elr / "export_safetensors"
+
+
+def test_weights_are_those_of_the_network(runs: Path, weights: Path) -> None:
+    model: Any = load_run(run_of(runs, "elr/demo"))[0]
+    saved = load_file(weights / "model.safetensors")
     assert saved.keys() == model.network.state_dict().keys()
     assert all(torch.equal(saved[name], value) for name, value in model.network.state_dict().items())
 
