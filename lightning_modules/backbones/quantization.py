@@ -46,7 +46,7 @@ def check_quantization(quantization: Quantization | None, tuning: Tuning, networ
     if quantization and stored:
         raise ValueError(f"quantization: the weights in {network} are already quantised; leave out {quantization}")
     package = PACKAGES[quantization] if quantization else stored
-    if package in PACKAGES.values() and find_spec(package) is None:
+    if package and package in PACKAGES.values() and find_spec(package) is None:
         needed_by = f"quantization {quantization} needs" if quantization else f"the quantised weights in {network} need"
         raise ImportError(f"{needed_by} {package}: pip install 'noiseworks[quantized]'")
     if quantization == "nf4" and not torch.accelerator.is_available():
