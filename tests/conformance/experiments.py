@@ -13,11 +13,12 @@ from tests.command import ROOT
 from tests.parsed_once import parsing_once
 
 CONFIGS = ROOT / "configs"
+NO_CONFIGURATIONS = {"claim.yaml", "reproduced.yaml"}  # of the commands claim and reproduce
 NO_EXPERIMENTS = {"callbacks", "trainer", "own_data"}  # layers for a second --config, and starters for own data
 EXPERIMENTS = [
     path
     for path in sorted(CONFIGS.glob("*/*.yaml"))
-    if path.name != "claim.yaml" and path.parent.name not in NO_EXPERIMENTS
+    if path.name not in NO_CONFIGURATIONS and path.parent.name not in NO_EXPERIMENTS
 ]
 TRAINERS = sorted((CONFIGS / "trainer").glob("*.yaml"))
 MOST_BY_DEFAULT = 3

@@ -15,7 +15,7 @@ from lightning.pytorch import Trainer
 from experiments.config_files import dotted, settings_of
 from experiments.saving.checkpoints import Checkpoints
 from tests.command import ROOT
-from tests.conformance.experiments import CONFIGS
+from tests.conformance.experiments import CONFIGS, NO_CONFIGURATIONS
 from tests.test_readme import recipe
 
 FOLDERS = r"configs|docs|lightning_modules|datamodules|callbacks|experiments|tests|\.ci"
@@ -34,7 +34,9 @@ PAGES = [
 ]
 """Pages written by hand; the others are made of the headers."""
 LAYERS = [path for folder in ("callbacks", "trainer") for path in sorted((CONFIGS / folder).glob("*.yaml"))]
-EXPERIMENTS = [path for path in sorted(CONFIGS.glob("*/*.yaml")) if path.name != "claim.yaml" and path not in LAYERS]
+EXPERIMENTS = [
+    path for path in sorted(CONFIGS.glob("*/*.yaml")) if path.name not in NO_CONFIGURATIONS and path not in LAYERS
+]
 
 
 def header(path: Path) -> str:

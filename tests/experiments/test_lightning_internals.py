@@ -100,6 +100,11 @@ OTHERS = {
         (f"self.pipeline.{name}" for name in ("_pack_latents", "_unpack_latents", "_prepare_latent_image_ids")),
         "of diffusers: how FLUX arranges latents; its training scripts call them",
     ),
+    **dict.fromkeys(
+        (f"self.pipeline.{name}" for name in ("_patchify_latents", "_unpatchify_latents")),
+        "of diffusers: how FLUX.2 arranges latents",
+    ),
+    "base._internal_dict": "of diffusers: its own from_transformer of ControlNets changes the configuration of the network",
     "kind._model_mapping": "of transformers: the class of a kind of configuration",
     "torchmetrics.functional.image.lpips._LPIPS": "of torchmetrics: the public class fetches weights",
     "network._keep_in_fp32_modules": "of transformers and diffusers: layers that must stay in single precision",
