@@ -104,7 +104,7 @@ OTHERS = {
         (f"self.pipeline.{name}" for name in ("_patchify_latents", "_unpatchify_latents")),
         "of diffusers: how FLUX.2 arranges latents",
     ),
-    "base._internal_dict": "of diffusers: its own from_transformer of ControlNets changes the configuration of the network",
+    "base._internal_dict": "of diffusers: from_transformer of its ControlNets changes that configuration",
     "kind._model_mapping": "of transformers: the class of a kind of configuration",
     "torchmetrics.functional.image.lpips._LPIPS": "of torchmetrics: the public class fetches weights",
     "network._keep_in_fp32_modules": "of transformers and diffusers: layers that must stay in single precision",
