@@ -161,7 +161,8 @@ def add_tokens(network: TextToImage, placeholder: str, initializer: str, count: 
         weight = encoder.get_input_embeddings().weight
         start = weight[tokenizer.convert_tokens_to_ids(tokenizer.tokenize(initializer)[0])]
         tokenizer.add_tokens(new_tokens(placeholder, count))
-        extended = ExtendedEmbedding(*weight.shape, _weight=weight.data, _freeze=True)
+        tokens, width = weight.shape
+        extended = ExtendedEmbedding(tokens, width, _weight=weight.data, _freeze=True)
         extended.vectors = nn.Parameter(start.detach().float().repeat(count, 1))
         extended.first = tokenizer.convert_tokens_to_ids(placeholder)
         encoder.set_input_embeddings(extended)
