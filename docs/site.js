@@ -10,3 +10,12 @@ document.addEventListener("click", (event) => {
   const order = (a, b) => text(a).localeCompare(text(b), undefined, { numeric: true }) * (down ? -1 : 1);
   body.append(...[...body.rows].sort(order));
 });
+// The names of the columns, for site.css on phones.
+document.querySelectorAll(".md-typeset table:not([class])").forEach((table) => {
+  const names = [...table.querySelectorAll("thead th")].map((heading) => heading.textContent.trim().replace(/\.$/, ""));
+  if (names.length < 4) return;
+  table.dataset.stacked = "";
+  for (const row of table.tBodies[0].rows) {
+    [...row.cells].forEach((cell, column) => { if (names[column]) cell.dataset.column = names[column]; });
+  }
+});
