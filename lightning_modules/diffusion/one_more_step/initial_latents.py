@@ -11,6 +11,8 @@ from torch import Tensor
 
 from datamodules.arguments import within
 from lightning_modules.backbones.diffusion.pipelines import reject_flow_matching
+from lightning_modules.interfaces import Table
+from lightning_modules.sde.discrete import scheduler_levels
 
 
 def spaced(scheduler: Any, num_steps: int) -> Any:
@@ -23,12 +25,14 @@ def spaced(scheduler: Any, num_steps: int) -> Any:
 def first_level(scheduler: Any, num_steps: int) -> float:
     """Return abar of the first timestep of a diffusers scheduler with `num_steps` steps.
 
+    The scheduler may be on the meta device, as in the preflight of `compare`.
+
     Raises:
         ValueError: if the scheduler is one of flow matching.
     """
     reason = "corrects schedules that do not reach pure noise, which those of flow matching do"
     reject_flow_matching(scheduler, "OneMoreStep", reason)
-    return float(scheduler.alphas_cumprod[round(float(spaced(scheduler, num_steps).timesteps[0]))])
+    return float(scheduler_levels(scheduler)[round(float(spaced(scheduler, num_steps).timesteps[0]))])
 
 
 def initial_latents(
@@ -106,6 +110,21 @@ def sampled_by(scheduler: Any, model: Any) -> Iterator[None]:
 def brightness(images: Tensor) -> Tensor:
     """Compute the mean brightness of images `[B, C, H, W]` in [0, 1]: `[B]`, in float64."""
     return images.double().flatten(1).mean(dim=1)
+
+
+def brightness_table(generated: Tensor, real: Tensor) -> Table:
+    """Tabulate the mean brightness of generated images over that of the real images with the same captions.
+
+    Images are in ten groups of equal size, from dark to bright real images.
+
+    Args:
+        generated: brightness of generated images, `[n]`.
+        real: brightness of the real images, `[n]`.
+    """
+    order = real.argsort()
+    groups = [] if real.is_meta else [rows for rows in order.tensor_split(10) if len(rows)]  # meta tensors lack values
+    named = {"brightness of real images": real, "brightness of samples": generated}
+    return Table({name: [values[rows].mean().item() for rows in groups] for name, values in named.items()})
 
 
 def brightness_measures(drawn: Tensor, real: Tensor) -> dict[str, Tensor]:

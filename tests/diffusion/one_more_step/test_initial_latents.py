@@ -20,6 +20,7 @@ from torch import Tensor
 from lightning_modules.diffusion.one_more_step.initial_latents import (
     brightness,
     brightness_measures,
+    brightness_table,
     first_level,
     given_to_pipeline,
     initial_latents,
@@ -92,6 +93,8 @@ def test_the_level_is_that_of_the_first_time_visited(steps: int, time: int) -> N
     for kind in (DDIMScheduler, EulerDiscreteScheduler):
         scheduler = kind(**STABLE_DIFFUSION, timestep_spacing="leading", steps_offset=1)
         assert first_level(scheduler, steps) == pytest.approx(levels[time], rel=1e-6)
+    with torch.device("meta"):  # where `compare` instantiates modules before any run
+        assert first_level(DDIMScheduler(**STABLE_DIFFUSION, steps_offset=1), steps) == levels[time]
     trailing = DDIMScheduler(**STABLE_DIFFUSION, timestep_spacing="trailing")
     assert first_level(trailing, steps) == pytest.approx(levels[999], rel=1e-6)
     assert trailing.num_inference_steps is None  # the pipeline's own scheduler is left alone
@@ -147,3 +150,12 @@ def test_brightness_is_compared_by_its_law_and_by_pairs() -> None:
     assert found["correlation"].item() == pytest.approx(np.corrcoef(drawn, real)[0, 1])
     images = torch.rand(3, 2, 4, 5)
     torch.testing.assert_close(brightness(images), images.double().mean(dim=(1, 2, 3)))
+
+
+def test_samples_are_tabulated_in_groups_from_dark_to_bright_real_images() -> None:
+    """Each group holds two of twenty images; their samples are half as bright."""
+    real = torch.linspace(0, 0.95, 20)[torch.randperm(20, generator=torch.Generator().manual_seed(0))]
+    columns = brightness_table(real / 2, real).columns
+    expected = np.arange(0.025, 1, 0.1)
+    np.testing.assert_allclose(columns["brightness of real images"], expected, rtol=1e-5)
+    np.testing.assert_allclose(columns["brightness of samples"], expected / 2, rtol=1e-5)
