@@ -261,8 +261,8 @@ def page(rows: Sequence[Row], papers: Mapping[str, str]) -> str:
         for row, method in zip(rows, own, strict=True)
     ]
     return (
-        "These experiments have the data and the sizes of the paper, or check a number of its theorem at a size that the "
-        "file states. The criterion was stated before the runs. "
+        "These experiments have the data and the sizes of the paper, or check a number of its theorem at a size that "
+        "the file states. The criterion was stated before the runs. "
         f"Of {len(rows)} numbers from {len(set(own))} papers, {counts[REPRODUCED]} are reproduced and "
         f"{counts[NOT_REACHED]} are not reached. The uncertainty of a published number is its standard deviation in "
         "the paper, or the error of reading a figure.\n\n"
