@@ -19,7 +19,7 @@ from datamodules.arguments import at_least, within
 from datamodules.distributed.collectives import all_gather, rank, world_size
 from datamodules.prompts.prompt_sets import MOST_NUMBER
 from lightning_modules.backbones.diffusion.text_to_image import TextToImage
-from lightning_modules.interfaces import PromptedGenerator, SeededRows
+from lightning_modules.interfaces import ConditionedGenerator, PromptedGenerator, SeededRows
 from lightning_modules.training.evaluation_mode import in_evaluation_mode
 
 
@@ -47,9 +47,9 @@ class PromptGrid(Callback):
         name: folder of the grids, and their name in loggers.
 
     Raises:
-        ValueError: if an argument is out of range, or, at setup, if the prompt file is damaged.
+        ValueError: if an argument is out of range, or, at setup, if the prompt file is damaged or there are no prompts.
         FileNotFoundError: at setup, if the prompt file does not exist.
-        TypeError: at setup, if the module does not generate images for texts, each from its own seed.
+        TypeError: at setup, if the module does not generate images for texts alone, each from its own seed.
     """
 
     def __init__(
@@ -92,8 +92,15 @@ class PromptGrid(Callback):
                 f"PromptGrid needs a module that generates images for texts, each from its own seed, such as "
                 f"DiffusionFineTuning with a text-to-image model, got {type(module).__name__}"
             )
+        if isinstance(module, ConditionedGenerator):
+            raise TypeError(
+                f"PromptGrid has no condition images, which {type(module).__name__} needs: leave PromptGrid out; "
+                f"ImageGrid shows samples for held-out conditions"
+            )
         given = [self.prompts] if isinstance(self.prompts, str) else self.prompts
         self._texts = list(module.prompts) if given is None else [each.caption for each in read_prompts(given, 1)]
+        if not self._texts:
+            raise ValueError(f"PromptGrid: prompts must be given, as {type(module).__name__} has none of its own")
         if isinstance(model := text_model(module), TextToImage):
             model.keep_embedded(self._texts)
 

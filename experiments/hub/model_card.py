@@ -13,7 +13,7 @@ import yaml
 from datamodules.files.text_files import read_json_object, read_text
 from experiments.catalogue import Method, claims_of, find_methods, first_equation
 from experiments.config_files import PROJECT
-from experiments.hub.pushed_folder import ADAPTERS, Pushed, merged_network
+from experiments.hub.pushed_folder import ADAPTERS, CONTROLNET, EMBEDDINGS, Pushed, merged_network
 from experiments.results import arrow, markdown, mean_and_std, read_curves, read_test_metrics
 
 HUB_DATASETS = {
@@ -38,7 +38,7 @@ UNKNOWN_LICENCE = "unknown"
 MOST_METRICS = 30
 SHOWN = ("max_epochs", "max_steps", "precision", "accumulate_grad_batches", "gradient_clip_val", "callbacks")
 """Settings of the trainer in the card; config.yaml has all."""
-OF_DIFFUSERS = {ADAPTERS, "model_index.json"}
+OF_DIFFUSERS = {ADAPTERS, "model_index.json", f"{CONTROLNET}/config.json", EMBEDDINGS[0]}
 """Files of pipelines that diffusers reads."""
 
 
@@ -72,9 +72,10 @@ def model_card(pushed: Pushed, folder: Path, options: CardOptions) -> str:
     method = method_of(pushed.class_path)
     base = options.base_model or base_model(pushed.settings)
     adapters = ADAPTERS in pushed.pipeline
+    beside = bool(OF_DIFFUSERS - {"model_index.json"} & {*pushed.pipeline})
     metadata = ModelCardData(
         base_model=base,
-        base_model_relation=None if base is None else "adapter" if adapters else "finetune",
+        base_model_relation=None if base is None else "adapter" if beside else "finetune",
         datasets=list(options.datasets) or hub_datasets(pushed.settings) or None,
         license=options.licence or UNKNOWN_LICENCE,
         library_name="diffusers" if OF_DIFFUSERS & {*pushed.pipeline} or merged_network(pushed) else "noiseworks",
@@ -231,9 +232,7 @@ def _use(pushed: Pushed, folder: Path, base: str | None, options: CardOptions) -
     yield "Without noiseworks:\n"
     started = base or "BASE_MODEL"
     if network:
-        named = read_json_object(folder / "pipeline" / network / "config.json").get("_class_name")
-        if not isinstance(named, str) or not named.isidentifier():
-            raise ValueError(f"pipeline/{network}/config.json names no class of diffusers, got {named!r}")
+        named = _class_name(folder, network)
         yield (
             f"```python\nfrom diffusers import DiffusionPipeline, {named}\n\n"
             f'{network} = {named}.from_pretrained("{options.name}", subfolder="pipeline/{network}")\n'
@@ -248,6 +247,29 @@ def _use(pushed: Pushed, folder: Path, base: str | None, options: CardOptions) -
             f'pipeline.load_lora_weights("{options.name}", subfolder="pipeline", weight_name="{ADAPTERS}")\n```\n'
         )
         return
+    if f"{CONTROLNET}/config.json" in pushed.pipeline:
+        named = _class_name(folder, CONTROLNET)
+        yield (
+            f"```python\nfrom diffusers import AutoPipelineForText2Image, {named}\n\n"
+            f'controlnet = {named}.from_pretrained("{options.name}", subfolder="pipeline/{CONTROLNET}")\n'
+            f'pipeline = AutoPipelineForText2Image.from_pretrained("{started}", controlnet=controlnet)\n```\n'
+        )
+        return
+    if EMBEDDINGS[0] in pushed.pipeline:
+        second = ", text_encoder=pipeline.text_encoder_2, tokenizer=pipeline.tokenizer_2"
+        first = ", text_encoder=pipeline.text_encoder, tokenizer=pipeline.tokenizer"
+        lines = [
+            f'pipeline.load_textual_inversion("{options.name}", subfolder="pipeline", weight_name="{file}"{parts})\n'
+            for file, parts in zip(EMBEDDINGS, (first, second), strict=True)
+            if file in pushed.pipeline
+        ]
+        yield (
+            "```python\nfrom diffusers import DiffusionPipeline\n\n"
+            f'pipeline = DiffusionPipeline.from_pretrained("{started}")\n{"".join(lines)}```\n'
+        )
+        word = (pushed.settings["model"].get("init_args") or {}).get("placeholder_token")
+        yield f"The new word is `{word}`.\n"
+        return
     place = (
         f'snapshot_download("{options.name}", allow_patterns="pipeline/*") + "/pipeline"' if on_hub else '"pipeline"'
     )
@@ -256,6 +278,14 @@ def _use(pushed: Pushed, folder: Path, base: str | None, options: CardOptions) -
         f"```python\nfrom diffusers import DiffusionPipeline\n{imported}\n"
         f"pipeline = DiffusionPipeline.from_pretrained({place})\n```\n"
     )
+
+
+def _class_name(folder: Path, network: str) -> str:
+    """Read the diffusers class of a network in the pipeline."""
+    named = read_json_object(folder / "pipeline" / network / "config.json").get("_class_name")
+    if not isinstance(named, str) or not named.isidentifier():
+        raise ValueError(f"pipeline/{network}/config.json names no class of diffusers, got {named!r}")
+    return named
 
 
 def _shown(settings: Mapping[str, Any]) -> str:

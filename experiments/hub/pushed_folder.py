@@ -24,6 +24,10 @@ PIPELINE_FILES = (".json", ".safetensors", ".txt", ".model")
 """Suffixes of the files of a pipeline; others, such as pickles and code, are left out."""
 ADAPTERS = "pytorch_lora_weights.safetensors"
 """File of LoRA in a pipeline."""
+CONTROLNET = "controlnet"
+"""Folder of a ControlNet in a pipeline."""
+EMBEDDINGS = ("learned_embeds.safetensors", "learned_embeds_2.safetensors")
+"""Files of a textual inversion in a pipeline, of the first and of the second text encoder."""
 NETWORKS = ("transformer", "unet")
 """Folders of networks in a pipeline."""
 TABLES = ("metrics.csv", "test_metrics.csv")

@@ -84,3 +84,6 @@ def text_to_image_pipeline(
         use_dora=use_dora,
         quantization=quantization,
     )
+
+
+text_to_image_pipeline.needs_captions = True  # type: ignore[attr-defined] # as every family, for checks before loading

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from lightning_modules.backbones.adaptation import HALF, in_dtype
 from lightning_modules.backbones.diffusion.text_to_image import Prompts, TextToImage
+from lightning_modules.backbones.quantization import is_quantized
 
+QUANTIZED = "quantization: a ControlNet starts with copies of the weights, which must not be quantised; set it to null"
 CHANNELS = (16, 32, 96, 256)
 """Channels of the convolutions that reduce a condition image to the size of the latents."""
 
@@ -74,8 +76,10 @@ def new_controlnet(network: TextToImage, num_layers: int | None, num_single_laye
         num_single_layers: the same for blocks of FLUX.1 that process image and text as one sequence.
 
     Raises:
-        ValueError: if there are fewer blocks.
+        ValueError: if there are fewer blocks, or the network has quantised weights.
     """
+    if is_quantized(network.network):
+        raise ValueError(QUANTIZED)
     control, base = control_of(network), network.network
     kind: Any = getattr(diffusers, control.controlnet)
     if not control.sees_latents:

@@ -18,16 +18,19 @@ from torchmetrics import MeanMetric
 from datamodules.arguments import at_least, only_with, positive, within
 from datamodules.batches import CaptionedImageBatch
 from lightning_modules.backbones.adaptation import with_gradient_checkpointing
-from lightning_modules.backbones.diffusion.text_to_image import TextToImage
+from lightning_modules.backbones.diffusion.pipelines import family_of
+from lightning_modules.backbones.diffusion.text_to_image import FAMILIES, TextToImage
 from lightning_modules.diffusion.finetuning.caption_dropout import CaptionDropout
 from lightning_modules.diffusion.finetuning.controlled_network import (
     FLUX,
+    QUANTIZED,
     ControlledNetwork,
     check_family,
     control_of,
     controlled_pipeline,
     new_controlnet,
 )
+from lightning_modules.diffusion.finetuning.data_checks import reject_prior
 from lightning_modules.diffusion.finetuning.objectives import FlowMatching, LossOptions, training_objective
 from lightning_modules.diffusion.finetuning.steps import FineTuningSteps
 from lightning_modules.interfaces import ImageColumn
@@ -53,7 +56,8 @@ class ControlNet(FineTuningSteps, MethodModule):
         flow: times and weights of flow matching; None takes the defaults of `FlowMatching`. Not for diffusion.
         caption_dropout: probability of training an image without its caption, in [0, 1), or a list with one for each
             text encoder.
-        average_decay: maximum decay of the averaged weights, in [0, 1); 0 uses the weights of the last step.
+        average_decay: maximum decay of the averaged weights, in [0, 1); 0 uses the weights of the last step,
+            and keeps no average.
         gradient_checkpointing: recompute the ControlNet's activations in the backward pass instead of keeping them.
         prompts: texts that `sample` cycles through; by default the empty text.
         num_inference_steps: sampling steps.
@@ -86,7 +90,7 @@ class ControlNet(FineTuningSteps, MethodModule):
         super().__init__()
         positive(min_snr_gamma=min_snr_gamma, num_layers=num_layers, num_single_layers=num_single_layers)
         within(0, 1, "[)", average_decay=average_decay)
-        at_least(1, num_inference_steps=num_inference_steps)
+        at_least(1, num_inference_steps=num_inference_steps, num_prompts=len(prompts))
         control = control_of(network)
         only_with("a transformer", control.sees_latents, ControlNet, num_layers=num_layers)
         only_with("FLUX.1", control.residuals == FLUX, ControlNet, num_single_layers=num_single_layers)
@@ -106,17 +110,26 @@ class ControlNet(FineTuningSteps, MethodModule):
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.objective = training_objective(network, min_snr_gamma, flow, loss or LossOptions(), ControlNet)
-        self.average = AveragedWeights(self.controlnet, partial(ramped_decay, decay=average_decay))
+        decay = partial(ramped_decay, decay=average_decay) if average_decay else None
+        self.average = AveragedWeights(self.controlnet, decay)
         self.losses = MeanMetric()
 
     @classmethod
     def check_before_loading(cls, data: Any, settings: Mapping[str, Any]) -> None:
-        """Reject data without conditions and families without ControlNets, as `TextualInversion` does with tokens."""
-        name = settings["network"]["class_path"].rpartition(".")[2]
-        if name != "text_to_image_pipeline":  # which looks into the pipeline for its family
-            check_family(name)
+        """Reject data and networks that do not fit, as `TextualInversion` does with tokens."""
+        name, network = settings["network"]["class_path"].rpartition(".")[2], settings["network"].get("init_args") or {}
+        if name == "text_to_image_pipeline":
+            name = family_of(network["pipeline"], FAMILIES, network["local_files_only"])
+        check_family(name)
+        if network.get("quantization"):
+            raise ValueError(QUANTIZED)
+        reject_prior(data, "ControlNet")
         if getattr(data.images, "condition_dir", None) is None:
             raise ValueError(NO_CONDITIONS)
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        reject_prior(self.trainer.datamodule, "ControlNet")  # type: ignore[attr-defined]
 
     @property
     def trained(self) -> nn.Module:

@@ -32,6 +32,16 @@ def check_data(network: TextToImage | PixelSpace, data: Any, needs_captions: boo
         raise ValueError(f"the data have images of shape {list(shape)}, but the U-Net expects {list(network.shape)}")
 
 
+def reject_prior(data: Any, method: str) -> None:
+    """Reject class images for a method without prior preservation.
+
+    Raises:
+        ValueError: if there are class images.
+    """
+    if getattr(data, "prior", None) is not None:
+        raise ValueError(f"data.prior must be null: {method} has no prior preservation")
+
+
 def check_sharding(module: Any) -> None:
     """Reject weights that cannot be sharded, and data that ranks with sharded weights cannot process in step.
 

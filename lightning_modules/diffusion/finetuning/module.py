@@ -11,7 +11,6 @@ from datamodules.arguments import at_least, positive, within
 from lightning_modules.backbones.diffusion.export import save_model
 from lightning_modules.backbones.diffusion.pixel_space import PixelSpace
 from lightning_modules.backbones.diffusion.text_to_image import TextToImage
-from lightning_modules.backbones.quantization import prepare_for_ddp
 from lightning_modules.diffusion.finetuning.caption_dropout import CaptionDropout
 from lightning_modules.diffusion.finetuning.checkpoints import ChecksCheckpoints
 from lightning_modules.diffusion.finetuning.data_checks import check_sharding
@@ -81,7 +80,7 @@ class DiffusionFineTuning(FineTuningSteps, ExportsNetwork, ChecksCheckpoints, Me
             )
         positive(min_snr_gamma=min_snr_gamma)
         within(0, 1, "[)", average_decay=average_decay)
-        at_least(1, num_inference_steps=num_inference_steps)
+        at_least(1, num_inference_steps=num_inference_steps, num_prompts=len(prompts))
         self.dropout = CaptionDropout(caption_dropout)
         if isinstance(network, TextToImage):
             self.dropout.check(network)
@@ -104,10 +103,6 @@ class DiffusionFineTuning(FineTuningSteps, ExportsNetwork, ChecksCheckpoints, Me
         decay = partial(ramped_decay, decay=average_decay) if average_decay else None
         self.average = AveragedWeights(network, decay, average_on_cpu)
         self.losses = MeanMetric()
-
-    def setup(self, stage: str) -> None:
-        super().setup(stage)
-        prepare_for_ddp(self)
 
     def configure_model(self) -> None:
         """Shard the trained network over ranks, block by block, for `ModelParallelStrategy`."""

@@ -16,6 +16,7 @@ from datamodules.randomness.generators import generator_of, sample_like
 from datamodules.randomness.shared_batches import sample_rows_like
 from lightning_modules.backbones.diffusion.pixel_space import PixelSpace
 from lightning_modules.backbones.diffusion.text_to_image import Prompts, TextToImage
+from lightning_modules.backbones.quantization import prepare_for_ddp
 from lightning_modules.diffusion.finetuning.data_checks import check_data
 from lightning_modules.interfaces import ImageColumn
 from lightning_modules.optim.optimizers import optimizer_config, trainable_parameters
@@ -42,6 +43,7 @@ class FineTuningSteps:
 
     def setup(self: Any, stage: str) -> None:
         check_data(self.network, self.trainer.datamodule)
+        prepare_for_ddp(self)
 
     def prompts_of(self: Any, batch: CaptionedImageBatch) -> Prompts:
         """Embed the captions of a batch."""

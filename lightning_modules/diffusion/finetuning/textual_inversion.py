@@ -19,7 +19,8 @@ from datamodules.arguments import at_least, only_with, positive
 from datamodules.batches import CaptionedImageBatch
 from datamodules.randomness.shared_batches import sample_rows
 from lightning_modules.backbones.diffusion.text_to_image import Prompts, TextToImage
-from lightning_modules.diffusion.finetuning.data_checks import check_data
+from lightning_modules.backbones.quantization import prepare_for_ddp
+from lightning_modules.diffusion.finetuning.data_checks import check_data, reject_prior
 from lightning_modules.diffusion.finetuning.learned_tokens import (
     Property,
     add_tokens,
@@ -115,6 +116,7 @@ class TextualInversion(FineTuningSteps, MethodModule):
         Raises:
             ValueError: if something does not fit.
         """
+        reject_prior(data, "TextualInversion")
         token = settings["placeholder_token"]
         check_captions(data.images.training().captions if data.images.has_captions() else None, token)
         network = settings["network"].get("init_args") or {}
@@ -123,10 +125,10 @@ class TextualInversion(FineTuningSteps, MethodModule):
     def setup(self, stage: str) -> None:
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         check_data(self.network, data, needs_captions=False)
-        if getattr(data, "prior", None) is not None:
-            raise ValueError("data.prior must be null: TextualInversion has no prior preservation")
+        reject_prior(data, "TextualInversion")
         for each in (getattr(data, name, None) for name in ("train_set", "validation_set")):
             check_captions(getattr(each, "captions", None), self.placeholder_token)
+        prepare_for_ddp(self)
 
     def prompts_of(self, batch: CaptionedImageBatch) -> Prompts:
         """Embed the captions of a batch, or random templates, differentiably."""

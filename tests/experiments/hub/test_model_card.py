@@ -49,3 +49,38 @@ def test_the_card_of_a_merged_network_says_how_diffusers_loads_it(name: str, tmp
     assert 'HunyuanDiT2DModel.from_pretrained("me/mine", subfolder="pipeline/transformer")' in card
     assert 'DiffusionPipeline.from_pretrained("them/theirs", transformer=transformer)' in card
     assert "library_name: diffusers" in card
+
+
+@pytest.mark.parametrize("kind", ["ControlNetModel", "FluxControlNetModel", "x; import os"])
+def test_the_card_of_a_controlnet_says_how_diffusers_loads_it(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "pipeline" / "controlnet").mkdir(parents=True)
+    (tmp_path / "pipeline" / "controlnet" / "config.json").write_text(json.dumps({"_class_name": kind}))
+    files = ("controlnet/config.json", "controlnet/diffusion_pytorch_model.safetensors")
+    method = "lightning_modules.diffusion.finetuning.ControlNet"
+    pushed = Pushed({"model": {"class_path": method}}, {}, "last", method, 3, None, files)
+    options = CardOptions("me/mine", base_model="them/theirs")
+    if not kind.isidentifier():
+        with pytest.raises(ValueError, match=r"pipeline/controlnet/config\.json names no class of diffusers, got 'x; "):
+            model_card(pushed, tmp_path, options)
+        return
+    card = model_card(pushed, tmp_path, options)
+    assert f'{kind}.from_pretrained("me/mine", subfolder="pipeline/controlnet")' in card
+    assert 'AutoPipelineForText2Image.from_pretrained("them/theirs", controlnet=controlnet)' in card
+    assert "library_name: diffusers" in card
+    assert "base_model_relation: adapter" in card
+
+
+@pytest.mark.parametrize("encoders", [1, 2])
+def test_the_card_of_a_new_word_says_how_diffusers_loads_it(encoders: int, tmp_path: Path) -> None:
+    files = ("learned_embeds.safetensors", "learned_embeds_2.safetensors")[:encoders]
+    method = "lightning_modules.diffusion.finetuning.TextualInversion"
+    pushed = Pushed(
+        {"model": {"class_path": method, "init_args": {"placeholder_token": "<x>"}}}, {}, "last", method, 3, None, files
+    )
+    card = model_card(pushed, tmp_path, CardOptions("me/mine", base_model="them/theirs"))
+    assert 'DiffusionPipeline.from_pretrained("them/theirs")' in card
+    named = 'load_textual_inversion("me/mine", subfolder="pipeline", weight_name="learned_embeds.safetensors"'
+    assert named in card
+    assert ("text_encoder=pipeline.text_encoder_2, tokenizer=pipeline.tokenizer_2" in card) == (encoders == 2)
+    assert "`<x>`" in card
+    assert "library_name: diffusers" in card
