@@ -107,10 +107,10 @@ def _introduction(rows: Sequence[Row], counted: Mapping[str, int]) -> str:
     )
     return (
         f"The abstracts of {len(papers)} papers make {len(rows)} claims in {len(sentences)} sentences.\n\n{table}\n"
-        "The claims are in our words, and the number is that of the sentence. Claims of this repository compare "
-        "configurations over seeds, mostly in demos on a CPU. They show the effect at a small size, and not the "
-        "numbers of the paper. Tests check equations and properties. The path of a test is relative to `tests/`. In "
-        "commands, words in capitals are placeholders. What needs a GPU has not been run.\n"
+        "The claims are in our words; `no.` is the number of the sentence in the abstract. A claim that holds or does "
+        "not hold here compares configurations over seeds, mostly in demos on a CPU. It shows the effect at a small "
+        "size, not the numbers of the paper. Tests check equations and properties. The path of a test is relative to "
+        "`tests/`. In commands, words in capitals are placeholders. What needs a GPU has not been run.\n"
     )
 
 

@@ -109,7 +109,12 @@ class CaptionedImages(SeededBatches):
         if self.train_set is None and self.validation_set is None:
             self.set_up_training()
         if self.validation_set is None:
-            raise ValueError("test needs images that are held out of training: set data.validation_fraction above 0")
+            assert self.train_set is not None
+            count = len(self.train_set)
+            raise ValueError(
+                f"test needs images that are held out of training, and validation_fraction {self.validation_fraction} "
+                f"holds out none of {count}: train with data.validation_fraction of at least {1 / count:.2g}"
+            )
         self.test_set = self.validation_set
 
     def training_images_dataloader(self) -> DataLoader:
