@@ -1,7 +1,7 @@
 """LightningModule that trains One More Step and samples with it; the package docstring describes the method."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
@@ -23,13 +23,14 @@ from lightning_modules.backbones.diffusion.text_to_image import Prompts
 from lightning_modules.diffusion.one_more_step.initial_latents import (
     brightness,
     brightness_measures,
+    brightness_table,
     first_level,
     given_to_pipeline,
     initial_latents,
     sampled_by,
     zero_terminal_snr,
 )
-from lightning_modules.interfaces import ImageColumn
+from lightning_modules.interfaces import ImageColumn, Table
 from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.collected import Collected
 from lightning_modules.optim.optimizers import adamw, constant, optimizer_config, trainable_parameters
@@ -49,6 +50,7 @@ class Prompted:
     generator_per_image: ClassVar[bool] = True
     prompts: Sequence[str] = ()
     """Texts that `sample` cycles through; if empty, captions of the test set."""
+    tables: Mapping[str, Table] = {}
 
 
 class OneMoreStep(Prompted, MethodModule):
@@ -125,8 +127,6 @@ class OneMoreStep(Prompted, MethodModule):
         """Text encoder of `network`."""
         return self.model if self.text_encoder is None else self.text_encoder
 
-    # training
-
     def training_step(self, batch: CaptionedImageBatch, batch_idx: int) -> dict[str, Tensor]:
         """Regress -x_0 from pure noise."""
         with torch.no_grad():
@@ -149,8 +149,6 @@ class OneMoreStep(Prompted, MethodModule):
         if directory is not None and save is not None and self.trainer.is_global_zero:
             save(str(Path(directory, "one_more_step")))
             rank_zero_info(f"Saved the network of One More Step to {Path(directory, 'one_more_step')}")
-
-    # sampling
 
     @torch.no_grad()
     def estimated(self, noise: Tensor, texts: Sequence[str]) -> Tensor:
@@ -239,6 +237,7 @@ class OneMoreStep(Prompted, MethodModule):
         _, rows = self.measured.compute()
         for name, value in brightness_measures(*rows.unbind(dim=1)).items():
             log_same(self, f"test/brightness_{name}", value)
+        self.tables = {"brightness": brightness_table(*rows.unbind(dim=1))}
         self.measured.reset()
 
     def image_columns(self, batch: CaptionedImageBatch, outputs: dict[str, Tensor]) -> dict[str, ImageColumn]:

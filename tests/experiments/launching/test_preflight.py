@@ -9,12 +9,13 @@ import pytest
 
 import train
 from experiments.claim import plan, try_metrics
-from experiments.launching.dry_run import short_run
+from experiments.launching.dry_run import errors_of, short_run
 from experiments.launching.preflight import metrics_of_short_run
 from experiments.saving.checkpoints import BestNeedsItsMetric
 from tests.command import ROOT
 from tests.experiments.conftest import Config
 from tests.experiments.test_claim import stated
+from tests.parsed_once import parsing_once
 
 QUIET = ("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false")
 DEMO = ("fit", "--config", "configs/elr/demo_baseline.yaml", "--trainer.max_epochs", "1", *QUIET)
@@ -113,6 +114,16 @@ def test_a_claims_metric_is_known_before_its_runs(config: Config, tmp_path: Path
         run.directory.mkdir(parents=True)
         (run.directory / "test_metrics.csv").write_text("metric,value\n")
     try_metrics(places, lambda _: [])  # which those of a finished run tell
+
+
+@pytest.mark.nightly
+def test_what_every_claim_compares_can_be_instantiated(tmp_path: Path) -> None:
+    """On the meta device, where a constructor that reads the values of a tensor fails."""
+    places = plan([ROOT / path for path in CLAIMS], tmp_path)
+    compared = list(dict.fromkeys(run.experiment for place in places for run in place.runs))
+    with parsing_once():
+        errors = errors_of([["--config", str(each.config), *each.overrides] for each in compared])
+    assert {str(each.config): error for each, error in zip(compared, errors, strict=True) if error} == {}
 
 
 @pytest.mark.nightly
