@@ -7,7 +7,7 @@
 Source: Ho and Salimans, Classifier-Free Diffusion Guidance, arXiv 2207.12598.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -46,8 +46,7 @@ class PipelineSampling:
     """
 
     pipeline: Any
-    encode_prompts: Callable[[Sequence[str]], Prompts]
-    empty_prompts: Callable[[int], Prompts]
+    negative_prompts: Callable[[str, int], Prompts]
     takes_negative_prompts: bool = True
     """Whether its guidance uses empty or negative prompts."""
     negative_prompt: str = ""
@@ -84,11 +83,10 @@ class PipelineSampling:
             Images `[B, 3, H, W]` in [0, 1].
         """
         scale, count = self.latent_scale, len(noise)
-        negative = self.encode_prompts([self.negative_prompt] * count) if self.negative_prompt else None
         pipeline = pipeline or self.pipeline
         with stepping_with(pipeline.scheduler, generator):
             images = pipeline(
-                **self.for_pipeline(prompts, negative or self.empty_prompts(count)),
+                **self.for_pipeline(prompts, self.negative_prompts(self.negative_prompt, count)),
                 latents=self.packed(noise),
                 height=noise.shape[2] * scale,
                 width=noise.shape[3] * scale,

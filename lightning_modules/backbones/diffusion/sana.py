@@ -50,9 +50,9 @@ class Sana(FlowTransformer):
         )
         return Prompts(embedding, mask=mask)
 
-    def embedded_empty(self, n: int, device: torch.device) -> Prompts:
-        """Embed the empty prompt n times, without the instruction."""
-        return self.embedded([""] * n, device, instructed=False)
+    def embedded_negative(self, texts: list[str], device: torch.device) -> Prompts:
+        """Embed B negative prompts, without the instruction."""
+        return self.embedded(texts, device, instructed=False)
 
     def moments(self, image: Tensor) -> Tensor:
         """Compute E's latents for images in [0, 1], with standard deviation 0, `[B, 2, c, h, w]`."""

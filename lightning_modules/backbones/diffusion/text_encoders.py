@@ -64,9 +64,13 @@ class TextEncoders(nn.Module):
         """Embed B texts, each truncated or padded to the same length, by encoders on this device."""
         raise NotImplementedError
 
+    def embedded_negative(self, texts: list[str], device: torch.device) -> Prompts:
+        """Embed B texts as the pipeline embeds negative prompts, by encoders on this device."""
+        return self.embedded(texts, device)
+
     def embedded_empty(self, n: int, device: torch.device) -> Prompts:
         """Embed the empty prompt n times as the pipeline does for guidance, by encoders on this device."""
-        return self.embedded([""] * n, device)
+        return self.embedded_negative([""] * n, device)
 
     @torch.no_grad()
     def encode_prompts(self, texts: Sequence[str]) -> Prompts:
@@ -88,6 +92,15 @@ class TextEncoders(nn.Module):
         if self._known is None:
             return self.embedded_empty(n, self._encoding_device()).to(self._network_device())
         return self._known[1].rows([0] * n).to(self._network_device())
+
+    @torch.no_grad()
+    def negative_prompts(self, text: str, n: int) -> Prompts:
+        """Embed a negative prompt n times as the pipeline does, on the network's device; "" is the empty prompt."""
+        if not text:
+            return self.empty_prompts(n)
+        if self._known is not None:
+            return self.encode_prompts([text] * n)
+        return self.embedded_negative([text] * n, self._encoding_device()).to(self._network_device())
 
     def offload_text_encoders(self) -> None:
         """Keep the text encoders on the CPU from now on, even if the model is moved to another device."""

@@ -97,9 +97,9 @@ class Lumina2(FlowTransformer):
         embedding, mask, *_ = self.pipeline.encode_prompt(texts, do_classifier_free_guidance=False, device=device)
         return Prompts(embedding, mask=mask)
 
-    def embedded_empty(self, n: int, device: torch.device) -> Prompts:
-        """Embed the empty prompt n times, without the system prompt, as the pipeline does for guidance."""
-        *_, embedding, mask = self.pipeline.encode_prompt([""] * n, device=device)
+    def embedded_negative(self, texts: list[str], device: torch.device) -> Prompts:
+        """Embed B negative prompts, without the system prompt, as the pipeline does."""
+        *_, embedding, mask = self.pipeline.encode_prompt(texts, negative_prompt=texts, device=device)
         return Prompts(embedding, mask=mask)
 
     def forward(self, latent: Tensor, timestep: Tensor, prompts: Prompts) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import FluxPipeline
+from diffusers import DiffusionPipeline, FluxPipeline
 
 from lightning_modules.backbones.diffusion.export import save_model
 from lightning_modules.backbones.diffusion.families import text_to_image_pipeline
@@ -63,6 +63,32 @@ def test_freed_encoders_leave_known_prompts_and_the_pipeline_samples_from_them(
         model.encode_prompts(["dog", "b"])
     torch.testing.assert_close(sampled(), before, rtol=1e-4, atol=1e-5)
     model.free_text_encoders(["b"])  # a second fit
+
+
+NEGATIVE = ("sana", "lumina2", "xl", "stable_diffusion_3", "pixart_sigma", "chroma", "qwen_image")
+
+
+@pytest.mark.parametrize(
+    "family", [pytest.param(each, marks=[pytest.mark.nightly] * (at > 1)) for at, each in enumerate(NEGATIVE)]
+)
+def test_negative_prompts_are_embedded_as_the_pipeline_embeds_them(family: str, request: pytest.FixtureRequest) -> None:
+    folder, side = request.getfixturevalue(family), SIDES.get(family, 16)
+    model, alone = text_to_image_pipeline(str(folder)), DiffusionPipeline.from_pretrained(folder)
+    latent, prompts = noise(model, 1, side), ["a cat"]
+    own: dict[str, Any] = {"use_resolution_binning": False} if family in ("sana", "pixart_sigma") else {}
+    expected = alone(
+        prompts, negative_prompt=["grey dog"], latents=model.packed(latent), height=side, width=side,
+        output_type="pt", num_inference_steps=1, generator=torch.Generator().manual_seed(0),
+        **model.for_guidance(3.0), **own,
+    ).images  # fmt: skip
+    model.negative_prompt = "grey dog"
+    options: dict[str, Any] = {"num_inference_steps": 1, "guidance_scale": 3.0}
+    embedded = model.encode_prompts(prompts)
+    found = model.generate(embedded, latent, **options, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    model.negative_prompt = ""
+    plain = model.generate(embedded, latent, **options, generator=torch.Generator().manual_seed(0))
+    assert (plain - found).abs().max() > 1e-3
 
 
 def test_memory_is_freed_even_if_a_wrapper_refers_to_the_weights(text_to_image: Path) -> None:
