@@ -65,7 +65,7 @@ def test_freed_encoders_leave_known_prompts_and_the_pipeline_samples_from_them(
     model.free_text_encoders(["b"])  # a second fit
 
 
-NEGATIVE = ("sana", "lumina2", "xl", "stable_diffusion_3", "pixart_sigma", "chroma", "qwen_image")
+NEGATIVE = ("sana", "lumina2", "xl", "stable_diffusion_3", "pixart_sigma", "chroma", "qwen_image", "z_image")
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_negative_prompts_are_embedded_as_the_pipeline_embeds_them(family: str, 
     latent, prompts = noise(model, 1, side), ["a cat"]
     own: dict[str, Any] = {"use_resolution_binning": False} if family in ("sana", "pixart_sigma") else {}
     expected = alone(
-        prompts, negative_prompt=["grey dog"], latents=model.packed(latent), height=side, width=side,
+        [*prompts], negative_prompt=["grey dog"], latents=model.packed(latent), height=side, width=side,
         output_type="pt", num_inference_steps=1, generator=torch.Generator().manual_seed(0),
         **model.for_guidance(3.0), **own,
     ).images  # fmt: skip
