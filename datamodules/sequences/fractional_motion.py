@@ -48,7 +48,7 @@ def motion_covariance(time: Tensor, hurst: float, kind: Kind) -> Tensor:
 
 
 def pulled_covariance(interval: float, num_times: int, hurst: float, kind: Kind, theta: float) -> Tensor:
-    """Compute the covariance at equally spaced times of X with dX = -theta X dt + dB and X(0) = 0.
+    """Compute the covariance matrix of X at equally spaced times, where dX = -theta X dt + dB and X(0) = 0.
 
     B is interpolated linearly on a fine grid. For theta = 0, the result is exact.
 

@@ -55,7 +55,7 @@ def adapted(
 
     Args:
         network: any network. For a `Normalized` network, layer names are those of the wrapped network.
-        tuning: full trains every parameter, lora trains only adapters, frozen trains nothing.
+        tuning: `full` trains every parameter, `lora` trains only adapters, and `frozen` trains nothing.
         trainable: names of submodules that are also trained, in float32, when `tuning` is lora or frozen.
         lora_rank: r, rank of the adapters; only with lora.
         lora_targets: layers that get adapters, by name or by last part of the name; default: every `nn.Linear`.

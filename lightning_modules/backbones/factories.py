@@ -169,7 +169,7 @@ def diffusers_model(
             (`google/ddpm-cifar10-32`), or, with `pretrained: false`, a local `config.json`.
         subfolder: folder of the network in a pipeline, such as unet, transformer or vae.
         pretrained: load the weights; otherwise initialise the config's architecture randomly.
-        tuning: full trains every parameter, lora trains only adapters, frozen trains nothing.
+        tuning: `full` trains every parameter, `lora` trains only adapters, and `frozen` trains nothing.
         dtype: precision of weights and internal computation; inputs and outputs are float32; default: float32.
         adaptation: arguments of `adapted`: adapters, gradient checkpointing, compilation.
 

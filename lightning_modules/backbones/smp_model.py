@@ -62,7 +62,7 @@ def smp_model(
         normalize: normalise images in [0, 1] inside the network; if false, inputs must already be normalised.
         mean: mean of each channel, in pixel units; default: ImageNet's.
         std: standard deviation of each channel, in pixel units; default: ImageNet's.
-        tuning: full trains every parameter, lora trains only adapters, frozen trains nothing.
+        tuning: `full` trains every parameter, `lora` trains only adapters, and `frozen` trains nothing.
         adaptation: arguments of `adapted`: adapters, trainable submodules, gradient checkpointing, precision.
 
     Raises:

@@ -130,8 +130,8 @@ def log_means(module: LightningModule, stage: str, means: Mapping[str, Mapping[s
     Args:
         module: the module that logs.
         stage: `val` or `test`.
-        means: metrics by name for each dataset name; if the dataset name is empty, they are logged as
-            `<stage>/<measure>`.
+        means: for each dataset name, a mapping from metric names to means. With an empty dataset name, metrics are
+            logged as `<stage>/<metric>`.
     """
     for name, measures in means.items():
         for key, value in measures.items():

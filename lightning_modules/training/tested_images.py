@@ -1,6 +1,6 @@
 """Read single images of the test set.
 
-This is for callbacks that test each image for a long time before the usual test. These callbacks read images by
+Callbacks with long computations for each image, such as certification, use this module. They read images by
 position, shard the positions over ranks, and store results in files (see `datamodules.jobs`).
 """
 

@@ -54,8 +54,8 @@ def text_to_image_pipeline(
         pipeline: a local folder written by `save_pretrained`, or a pipeline's name on the Hugging Face Hub.
         variant: variant of the weight files, such as fp16; default: files without a variant.
         local_files_only: never download; a pipeline given by name must be in the Hugging Face cache.
-        tuning: full trains every parameter of the network, lora trains only adapters in its attention, frozen trains
-            nothing.
+        tuning: `full` trains every parameter of the network, `lora` trains only adapters in its attention, and `frozen`
+            trains nothing.
         lora_rank: rank of the adapters.
         lora_targets: layers that get adapters, by last part of the name; default: the attention's projections.
         dtype: precision of network and text encoders; the autoencoder, inputs and outputs are float32.

@@ -26,8 +26,8 @@ class Flux(PackedLatents):
         config: folder or name of a pipeline of the same architecture; only if `pipeline` is a single file.
         variant: variant of the weight files, such as fp16; default: files without a variant.
         local_files_only: never download; a pipeline given by name must be in the Hugging Face cache.
-        tuning: full trains every parameter of the transformer, lora trains only adapters in its attention, frozen
-            trains nothing.
+        tuning: `full` trains every parameter of the transformer, `lora` trains only adapters in its attention, and
+            `frozen` trains nothing.
         lora_rank: rank of the adapters.
         lora_targets: layers that get adapters, by last part of the name; default: the attention's projections.
         dtype: precision of transformer and text encoders; the autoencoder, inputs and outputs are float32.

@@ -30,7 +30,7 @@ class HunyuanDiT(TextToImage):
         local_files_only: never download; a pipeline given by name must be in the Hugging Face cache.
         dtype: precision of transformer and text encoders; the autoencoder, inputs and outputs are float32.
         sampler: a diffusers scheduler to sample with instead of the pipeline's own, at its noise levels.
-        tuning: full trains every parameter of the transformer, lora only adapters in its attention, frozen none.
+        tuning: `full` trains every parameter of the transformer, `lora` only adapters in its attention, `frozen` none.
         lora_rank: rank of the adapters.
         lora_targets: last parts of the names of the layers that get adapters; default: the attention's projections.
         offload_text_encoders: keep the text encoders on the CPU, where they embed prompts.

@@ -60,7 +60,7 @@ def pixel_pipeline(
     Args:
         pipeline: a local folder written by `save_pretrained`, or a pipeline's name on the Hugging Face Hub
             (`google/ddpm-cifar10-32`).
-        tuning: full trains every parameter of the U-Net, lora trains only adapters, frozen trains nothing.
+        tuning: `full` trains every parameter of the U-Net, `lora` trains only adapters, and `frozen` trains nothing.
         lora_rank: rank of the adapters.
         lora_targets: layers that get adapters, by name or by last part of the name; default: every `nn.Linear`.
         gradient_checkpointing: recompute the U-Net's activations in the backward pass instead of keeping them.

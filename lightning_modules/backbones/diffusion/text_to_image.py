@@ -58,8 +58,8 @@ class TextToImage(PipelineSampling, TextEncoders, AutoencoderLatents):
         config: folder or name of a pipeline of the same architecture; only if `pipeline` is a single file.
         variant: variant of the weight files, such as fp16; default: files without a variant.
         local_files_only: never download; a pipeline given by name must be in the Hugging Face cache.
-        tuning: full trains every parameter of the U-Net, lora trains only adapters in its attention, frozen trains
-            nothing.
+        tuning: `full` trains every parameter of the U-Net, `lora` trains only adapters in its attention, and `frozen`
+            trains nothing.
         lora_rank: rank of the adapters.
         lora_targets: layers that get adapters, by last part of the name; default: the attention's projections.
         dtype: precision of U-Net and text encoders; the autoencoder, inputs and outputs are float32.
@@ -221,7 +221,7 @@ class TextToImage(PipelineSampling, TextEncoders, AutoencoderLatents):
 
 
 def _checked(name: str, network: Any, channels: int, tuning: Tuning) -> Any:
-    """Return the network, in float32 for full tuning, whatever the dtype of frozen weights.
+    """Return the network. For full tuning, it is converted to float32.
 
     Raises:
         ValueError: if the network takes other channels than those of packed latents, or cannot be fully tuned.

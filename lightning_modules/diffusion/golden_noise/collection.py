@@ -32,7 +32,7 @@ class CollectsPairs(FolderWriter, ABC):
 
     `<index>_<seed>.npz` holds one pair. `scores.jsonl`, written at the end, holds the texts and scores of all pairs.
     `settings.json` holds all settings that affect the pairs. A run is rejected if settings, models or rewards have
-    changed, or if the text of an existing index has changed. Existing pairs are kept, so an interrupted run can be
+    changed, or if a pair with the same index has another text. Existing pairs are kept, so an interrupted run can be
     resumed on any number of ranks. A pair depends only on its text and its seed, up to rounding errors, which depend on
     batch and precision.
     """

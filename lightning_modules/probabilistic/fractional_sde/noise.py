@@ -56,7 +56,7 @@ class FractionalNoise(Noise):
     """Fractional Brownian motion, approximated by K Ornstein-Uhlenbeck processes (MA-fBM).
 
     The weights are always computed in double precision, because their equations are ill-conditioned. In single
-    precision the error is 1e-4 for K = 5 and 0.03 for K = 10.
+    precision, the error of the weights would be 1e-4 for K = 5 and 0.03 for K = 10.
 
     Args:
         hurst: Hurst index H, in (0, 1); None learns H from the initial value 0.5.

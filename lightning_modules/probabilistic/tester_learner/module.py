@@ -141,7 +141,7 @@ class TesterLearner(MethodModule):
     def forward(self, features: Tensor) -> Tensor:
         """Return the signed distance `[B]` of rows `[B, d]` from the boundary.
 
-        A rejected halfspace also gives distances.
+        The distances are also returned if the halfspace was rejected.
         """
         return features @ self.halfspace
 
