@@ -85,7 +85,7 @@ def quantization_config(
 
 
 def is_quantized(network: nn.Module) -> bool:
-    """Tell whether a network has quantised weights."""
+    """Return whether a network has quantised weights."""
     return any(_is_quantized(parameter) for parameter in network.parameters())
 
 

@@ -21,7 +21,7 @@ CHANNELS = (16, 32, 96, 256)
 
 @dataclass(frozen=True)
 class Control:
-    """What diffusers has for ControlNets of one model family."""
+    """Classes and argument names of diffusers for the ControlNets of one model family."""
 
     controlnet: str
     """Class of the ControlNet."""

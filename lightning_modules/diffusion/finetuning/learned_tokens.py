@@ -116,13 +116,15 @@ def check_pipeline_class(name: str) -> None:
 
 
 def check_pipeline_files(network: Mapping[str, Any], placeholder: str, initializer: str, count: int) -> None:
-    """Check a pipeline and its tokens before its weights are loaded; files that are missing are reported on loading.
+    """Check the class of a pipeline, and the new tokens, before the weights of the pipeline are loaded.
+
+    Missing and damaged files are ignored here, because loading the pipeline reports them.
 
     Args:
         network: arguments of the model, with its `pipeline`.
-        placeholder: see `add_tokens`, as all further arguments.
-        initializer: as above.
-        count: as above.
+        placeholder: first of the new tokens.
+        initializer: token whose embedding initialises all vectors.
+        count: number of vectors.
 
     Raises:
         ValueError: if a token does not fit, or the pipeline loads no learned embeddings.

@@ -136,17 +136,15 @@ def ascent(
     """
     image, budget, kept = image.detach(), per_image(epsilon, image), per_image(momentum, image)
 
-    def within(perturbed: Tensor) -> Tensor:
-        return project(perturbed, image, norm, budget)  # type: ignore[arg-type]  # one budget per image
-
-    perturbed = within(image + budget * (2 * sample_rows_like(torch.rand, image) - 1))
+    perturbed = project(image + budget * (2 * sample_rows_like(torch.rand, image) - 1), image, norm, budget)
     gradient = torch.zeros_like(image)
     for _ in range(steps):
         with torch.enable_grad():
             perturbed = perturbed.detach().requires_grad_()
             (new,) = torch.autograd.grad(objective(mixture(perturbed)).sum(), perturbed)
         gradient = new + kept * gradient
-        perturbed = within(perturbed.detach() + STEP_FACTOR / steps * budget * steepest_ascent(gradient, norm))
+        step = STEP_FACTOR / steps * budget * steepest_ascent(gradient, norm)
+        perturbed = project(perturbed.detach() + step, image, norm, budget)
     return perturbed
 
 
@@ -192,9 +190,6 @@ def adaptive_ascent(
             (gradient,) = torch.autograd.grad(value.sum(), point)
         return value.detach(), gradient
 
-    def within(perturbed: Tensor) -> Tensor:
-        return project(perturbed, image, norm, budget)  # type: ignore[arg-type]  # one budget per image
-
     def chosen(which: Tensor, new: Tensor, old: Tensor) -> Tensor:
         return torch.where(per_image(which, new), new, old)
 
@@ -205,8 +200,9 @@ def adaptive_ascent(
     at, last = set(checkpoints(steps)), 0
     for number in range(steps):
         inertia = INERTIA if number else 1.0
-        target = within(here + step_size * steepest_ascent(gradient, norm))
-        here, before = within(here + inertia * (target - here) + (1 - inertia) * (here - before)), here
+        target = project(here + step_size * steepest_ascent(gradient, norm), image, norm, budget)
+        point = here + inertia * (target - here) + (1 - inertia) * (here - before)
+        here, before = project(point, image, norm, budget), here
         new, gradient = evaluated(here)
         rises, value = rises + (new > value), new
         better = value > best_value
@@ -273,7 +269,7 @@ def randomised_attack(
     if attack == "pgd":
         return ascent(mixture, image, objective, norm, budget, steps, momentum)
     start = image + per_image(budget, image) * (2 * sample_rows_like(torch.rand, image) - 1)
-    start = project(start, image, norm, per_image(budget, image))  # type: ignore[arg-type]  # one budget per image
+    start = project(start, image, norm, per_image(budget, image))
     return adaptive_ascent(mixture, image, objective, norm, budget, steps, start)
 
 

@@ -126,7 +126,7 @@ def size(perturbation: Tensor, norm: Norm) -> Tensor:
     return torch.linalg.vector_norm(perturbation.flatten(1), ord=order, dim=1)
 
 
-def project(perturbed: Tensor, image: Tensor, norm: Norm, epsilon: float) -> Tensor:
+def project(perturbed: Tensor, image: Tensor, norm: Norm, epsilon: float | Tensor) -> Tensor:
     """Project perturbed images onto the budget around the image, then clip to [0, 1].
 
     Clipping never increases an entry of the perturbation, so the result stays within the budget.
@@ -135,11 +135,11 @@ def project(perturbed: Tensor, image: Tensor, norm: Norm, epsilon: float) -> Ten
         perturbed: `[B, C, H, W]`.
         image: `[B, C, H, W]`, in [0, 1].
         norm: norm of the budget.
-        epsilon: budget, in pixel units.
+        epsilon: budget, in pixel units; a tensor `[B, 1, 1, 1]` has one budget per image.
     """
     perturbation = perturbed - image
     if norm == "linf":
-        within = perturbation.clamp(-epsilon, epsilon)
+        within = perturbation.clamp(-epsilon, epsilon)  # type: ignore[arg-type]  # two numbers or two tensors
     else:
         length = per_image(size(perturbation, norm), image)
         within = perturbation * torch.where(length > epsilon, epsilon / length, 1.0)

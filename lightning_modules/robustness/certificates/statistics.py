@@ -7,7 +7,8 @@ A base classifier f of images in [0, 1] and Gaussian noise define the smoothed c
 Let A be the class of g at x. If P(f(x + sigma e) = A) >= p > 1/2, then g is constant within the l2 radius sigma
 Phi^-1(p). The probability is estimated from votes, so p is a lower confidence bound. The bound is the Clopper-Pearson
 bound for a fixed number of samples, or an anytime bound. An anytime bound holds for all numbers of samples
-simultaneously. Sampling may therefore stop at any time.
+simultaneously. Sampling may therefore stop at any time. For the mean softmax of the noisy images instead of votes, p is
+the empirical Bernstein bound.
 
 Source: Cohen, Rosenfeld and Kolter, Certified Adversarial Robustness via Randomized Smoothing, ICML 2019, arXiv
 1902.02918; Voracek, Treatment of Statistical Estimation Problems in Randomized Smoothing for Adversarial Robustness,
