@@ -12,17 +12,15 @@ A row of docs/abstracts.csv is one claim of one sentence of an abstract, in our 
 Verdicts and numbers of claims are those of docs/claims.csv, and ratios those of docs/benchmarks.md.
 """
 
-import csv
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
-from datamodules.files.text_files import read_text
 from experiments.catalogue import Method
 from experiments.claim import HOLDS, Row
-from experiments.results import markdown, mean_and_std
+from experiments.results import markdown, mean_and_std, read_csv
 
 KINDS = {
     "claim": "a claim over at least three seeds holds",
@@ -50,9 +48,7 @@ def read_abstracts(path: Path) -> Sequence[Row]:
     Raises:
         ValueError: if a column is missing or a kind of evidence is unknown. The message names the row.
     """
-    if not path.is_file():
-        return []
-    rows: list[Row] = list(csv.DictReader(read_text(path).splitlines()))
+    rows = read_csv(path)
     for row in rows:
         if None in row or None in row.values() or tuple(row) != COLUMNS:
             raise ValueError(f"{path}: a row must have the columns {', '.join(COLUMNS)}, got {row}")

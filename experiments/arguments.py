@@ -1,6 +1,8 @@
 """Argument parser and argument types of the subcommands, with one-sentence errors."""
 
 import argparse
+import contextlib
+import math
 import os
 import sys
 from pathlib import Path
@@ -72,6 +74,21 @@ def seed(text: str) -> int:
     if value > LARGEST_SEED:
         raise argparse.ArgumentTypeError(f"{value} is more than {LARGEST_SEED}")
     return value
+
+
+def are_seeds(value: object) -> bool:
+    """Return whether a value of a YAML file is a list of different seeds."""
+    if not isinstance(value, list) or not all(type(each) is int and 0 <= each <= LARGEST_SEED for each in value):
+        return False
+    return 0 < len(value) == len(set(value))
+
+
+def finite(value: object) -> float | None:
+    """Convert a value of a YAML file, which may be a text such as `1e-3`, to a number; None if it is no finite one."""
+    with contextlib.suppress(TypeError, ValueError):
+        number = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
+        return number if math.isfinite(number) else None
+    return None
 
 
 def whole_number(text: str) -> int:

@@ -1,14 +1,12 @@
 """Claims that compare a method with a baseline: claim files, their runs, and verdicts over seeds."""
 
-import contextlib
-import csv
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from datamodules.files.whole_files import write_text
-from experiments.arguments import LARGEST_SEED
+from experiments.arguments import are_seeds, finite
 from experiments.compare import collect, provenance
 from experiments.config_files import located, parsed, relative, text_of
 from experiments.launching.run_queue import Failure
@@ -20,6 +18,7 @@ from experiments.results import (
     markdown,
     mean_and_std,
     misspelt,
+    read_csv,
     summarise,
     write_csv,
 )
@@ -111,12 +110,11 @@ def _claim(entry: object, path: Path, where: str) -> Claim:
         raise ValueError(f"{where}: direction must be higher or lower, got {entry['direction']!r}")
     if not isinstance(entry.get("claimed", True), bool):
         raise ValueError(f"{where}: claimed must be true or false, got {entry['claimed']!r}")
-    margin = _number(entry["margin"])
-    if not math.isfinite(margin):
+    margin = finite(entry["margin"])
+    if margin is None:
         raise ValueError(f"{where}: margin must be a number, got {entry['margin']!r}")
     seeds = entry["seeds"]
-    whole = isinstance(seeds, list) and all(type(seed) is int and 0 <= seed <= LARGEST_SEED for seed in seeds)
-    if not whole or len(seeds) < 2 or len(set(seeds)) < len(seeds):
+    if not are_seeds(seeds) or len(seeds) < 2:
         raise ValueError(f"{where}: seeds must be a list of at least 2 different whole numbers, got {seeds!r}")
     configs = {key: path.parent / entry[key] for key in ("method", "baseline")}
     for key, config in configs.items():
@@ -128,12 +126,6 @@ def _claim(entry: object, path: Path, where: str) -> Claim:
     return Claim(name, entry["paper"], **configs, metric=entry["metric"], direction=entry["direction"],
                  margin=margin, seeds=tuple(seeds), claimed=entry.get("claimed", True),
                  baseline_metric=entry.get("baseline_metric"))  # fmt: skip
-
-
-def _number(value: object) -> float:
-    with contextlib.suppress(TypeError, ValueError):
-        return math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
-    return math.nan
 
 
 def judge(claim: Claim, method: Sequence[float], baseline: Sequence[float]) -> tuple[str, str, Summary, float]:
@@ -243,10 +235,7 @@ def rows_of(verdicts: Sequence[Verdict], runs: Sequence[Run]) -> list[Row]:
 
 def read_claims(path: Path) -> list[Row]:
     """Read a claims.csv. Return no rows if the file does not exist."""
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    return read_csv(path)
 
 
 def write_claims(path: Path, rows: Sequence[Row]) -> None:

@@ -3,7 +3,6 @@
 `train.py reproduce` runs the experiments of such files. docs/reproduced.csv keeps the results.
 """
 
-import csv
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,10 +12,10 @@ from typing import Any
 
 from datamodules.files.text_files import read_text
 from datamodules.files.whole_files import write_text
-from experiments.arguments import LARGEST_SEED
+from experiments.arguments import are_seeds, finite
 from experiments.compare import collect, provenance
 from experiments.config_files import located, parsed, relative, text_of
-from experiments.results import Result, choose_from, markdown, mean_and_std, summarise, write_csv
+from experiments.results import Result, choose_from, markdown, mean_and_std, read_csv, summarise, write_csv
 from experiments.run_request import Run, check, load_experiments
 
 KEYS = ("name", "paper", "config", "overrides", "seeds", "tried", "results")
@@ -110,10 +109,19 @@ def load(path: Path, output: Path | None = None) -> list[Reproduction]:
     if not isinstance(entries, list) or not entries:
         raise ValueError(f"{path} must hold a list of experiments with the keys {', '.join(KEYS)}")
     above = output or ABOVE / path.resolve().parent.name
-    found = [_reproduction(each, path, f"{path}, experiment {i}", above) for i, each in enumerate(entries, 1)]
-    names = [each.output for each in found]
-    if repeated := next((each for each in found if names.count(each.output) > 1), None):
-        raise ValueError(f"{path}: the name {repeated.name!r} is used twice")
+    return [_reproduction(each, path, f"{path}, experiment {i}", above) for i, each in enumerate(entries, 1)]
+
+
+def plan(files: Sequence[Path], output: Path | None = None) -> list[Reproduction]:
+    """Read files with published numbers, and plan the runs, with a directory for each experiment.
+
+    Raises:
+        FileNotFoundError, ValueError: see `load`; also if two experiments would have the same directory.
+    """
+    found = [each for file in files for each in load(file, output)]
+    taken = [each.output for each in found]
+    if repeated := next((each for each in found if taken.count(each.output) > 1), None):
+        raise ValueError(f"the name {repeated.name!r} is used twice, for runs in {repeated.output}")
     return found
 
 
@@ -123,8 +131,7 @@ def _reproduction(entry: object, path: Path, where: str, above: Path) -> Reprodu
         if not isinstance(values[key], str) or not values[key].strip():
             raise ValueError(f"{where}: {key} must be a text, got {values[key]!r}")
     seeds, overrides = values["seeds"], values.get("overrides", [])
-    whole = isinstance(seeds, list) and all(type(seed) is int and 0 <= seed <= LARGEST_SEED for seed in seeds)
-    if not whole or not seeds or len(set(seeds)) < len(seeds):
+    if not are_seeds(seeds):
         raise ValueError(f"{where}: seeds must be a list of different whole numbers, got {seeds!r}")
     if not isinstance(overrides, list) or not all(isinstance(each, str) for each in overrides):
         raise ValueError(f"{where}: overrides must be a list of texts, got {overrides!r}")
@@ -142,12 +149,14 @@ def _reproduction(entry: object, path: Path, where: str, above: Path) -> Reprodu
 
 def _published(entry: object, where: str) -> Published:
     values = _checked(entry, f"{where}, results", RESULT_KEYS)
-    for key in ("published", "margin", "uncertainty"):
-        number = values.get(key, 0.0)
-        if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
-            raise ValueError(f"{where}: {key} must be a number, got {number!r}")
+    for key in (each for each in ("published", "margin", "uncertainty") if each in values):
+        number = finite(values[key])
+        if number is None:
+            raise ValueError(f"{where}: {key} must be a number, got {values[key]!r}")
         if key != "published" and number < 0:
             raise ValueError(f"{where}: {key} must be at least 0, got {number!r}")
+        if isinstance(values[key], str):
+            values[key] = number
     if values["direction"] not in DIRECTIONS:
         raise ValueError(f"{where}: direction must be one of {', '.join(DIRECTIONS)}, got {values['direction']!r}")
     if not isinstance(values["metric"], str):
@@ -215,7 +224,7 @@ def _row(reproduction: Reproduction, published: Published, results: Sequence[Res
 
 def read(path: Path) -> list[Row]:
     """Read a reproduced.csv. Return no rows if the file does not exist."""
-    return list(csv.DictReader(read_text(path).splitlines())) if path.is_file() else []
+    return read_csv(path)
 
 
 def write(path: Path, rows: Iterable[Row]) -> None:

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from datamodules.files.text_files import read_text
 from datamodules.files.whole_files import write_text
 
 BEST_EPOCH = "best_epoch/"
@@ -206,6 +207,11 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
     writer.writerow(header)
     writer.writerows([("" if value is None or value != value else value) for value in row] for row in rows)
     write_text(path, text.getvalue())
+
+
+def read_csv(path: Path) -> list[Mapping[str, str]]:
+    """Read the rows of a table, by column. Return no rows if the file does not exist."""
+    return list(csv.DictReader(io.StringIO(read_text(path)))) if path.is_file() else []
 
 
 def read_test_metrics(path: Path) -> dict[str, float]:

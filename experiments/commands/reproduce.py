@@ -29,7 +29,7 @@ from pathlib import Path
 from experiments.launching.launchers import add_arguments, launcher, resources
 from experiments.launching.preflight import preflight
 from experiments.launching.run_queue import TRAIN, lock, print_failures, run_all
-from experiments.reproduction import ABOVE, HEADER, REPRODUCED, Row, cells, load, rows_of, save, write
+from experiments.reproduction import ABOVE, HEADER, REPRODUCED, Row, cells, plan, rows_of, save, write
 from experiments.results import table, terminal
 
 
@@ -57,7 +57,7 @@ def run(options: Namespace, run_command: Sequence[str] = TRAIN) -> int:
         Ctrl-C.
     """
     console = terminal()
-    planned = [each for file in options.files for each in load(file, options.output)]
+    planned = plan(options.files, options.output)
     runs = [run for each in planned for run in each.runs]
     experiments = list(dict.fromkeys(run.experiment for run in runs))
     engine = launcher(resources(options), experiments, (options.output or ABOVE) / "slurm")

@@ -1,6 +1,5 @@
 """The model card of a pushed run: README.md with the metadata that the Hugging Face Hub reads."""
 
-import csv
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,11 +9,11 @@ from typing import Any
 
 import yaml
 
-from datamodules.files.text_files import read_json_object, read_text
+from datamodules.files.text_files import read_json_object
 from experiments.catalogue import Method, claims_of, find_methods, first_equation
 from experiments.config_files import PROJECT
 from experiments.hub.pushed_folder import ADAPTERS, CONTROLNET, EMBEDDINGS, Pushed, merged_network
-from experiments.results import arrow, markdown, mean_and_std, read_curves, read_test_metrics
+from experiments.results import arrow, markdown, mean_and_std, read_csv, read_curves, read_test_metrics
 
 HUB_DATASETS = {
     "datamodules.classification.cifar.CIFAR10": "uoft-cs/cifar10",
@@ -199,7 +198,7 @@ def _claims(method: Method | None) -> Iterator[str]:
     if method is None:
         return
     paths, file = {str(config.path) for config in method.configs}, PROJECT / "docs" / "claims.csv"
-    measured = csv.DictReader(read_text(file).splitlines() if file.is_file() else [])
+    measured = read_csv(file)
     rows = [
         [row["paper"], row["metric"], _mean(row, "method"), _mean(row, "baseline"), row["verdict"]]
         for row in measured

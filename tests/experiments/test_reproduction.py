@@ -87,6 +87,7 @@ def test_a_metric_that_the_runs_lack_is_named(
     [
         ({"published": "much"}, "published must be a number, got 'much'"),
         ({"published": True}, "published must be a number"),
+        ({"margin": "nan"}, "margin must be a number, got 'nan'"),
         ({"margin": -0.1}, "margin must be at least 0, got -0.1"),
         ({"margin": None}, "margin is missing"),
         ({"metric": 3}, "metric must be a text, got 3"),
@@ -108,6 +109,15 @@ def test_a_file_with_errors_is_rejected(
     assert commands.run("reproduce", [str(file), "--output", str(tmp_path / "out")], ["false"]) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_experiments_with_one_directory_are_rejected(
+    config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also those of two files, whose runs `--output` puts into one place: the second would take the first one's."""
+    files = [str(stated(config("demo", folder=name).with_name("reproduced.yaml"))) for name in ("elr", "adele")]
+    assert commands.run("reproduce", [*files, "--output", str(tmp_path / "out")], ["false"]) == 2
+    assert "the name 'Our name' is used twice" in capsys.readouterr().err
 
 
 def test_every_stated_file_is_valid_and_every_record_is_stated(monkeypatch: pytest.MonkeyPatch) -> None:
