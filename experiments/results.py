@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from datamodules.files.text_files import read_text
 from datamodules.files.whole_files import write_text
 
 BEST_EPOCH = "best_epoch/"
@@ -211,6 +210,8 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
 
 def read_csv(path: Path) -> list[Mapping[str, str]]:
     """Read the rows of a table, by column. Return no rows if the file does not exist."""
+    from datamodules.files.text_files import read_text  # imports NumPy, which `methods` and `compare --help` do without
+
     return list(csv.DictReader(io.StringIO(read_text(path)))) if path.is_file() else []
 
 
