@@ -62,6 +62,8 @@ class RRCM(AccuracyUnderNoise, MethodModule):
         num_copies: number m of noisy copies of each image in a step.
         consistency_weight: weight lambda of the KL divergence among copies.
         entropy_weight: weight eta of the entropy of the mean prediction.
+        view: augmentation of training images on the device, such as `lightning_modules.views.TimmRandAugment`; None
+            does not augment.
         soft_labels: settings of mixup and label smoothing; None disables both. Callbacks get no training logits if
             images are mixed.
         layer_decay: ratio d of the learning rates of successive blocks, in (0, 1]; see `optim.parameter_groups`.
@@ -83,6 +85,7 @@ class RRCM(AccuracyUnderNoise, MethodModule):
         num_copies: int = 2,
         consistency_weight: float = 10.0,
         entropy_weight: float = 0.5,
+        view: nn.Module | None = None,
         soft_labels: SoftLabels | None = None,
         layer_decay: float = 0.75,
         optimizer: OptimizerCallable = adamw,
@@ -99,6 +102,7 @@ class RRCM(AccuracyUnderNoise, MethodModule):
         self.num_copies = num_copies
         self.consistency_weight = consistency_weight
         self.entropy_weight = entropy_weight
+        self.view = view
         self.soft_labels = soft_labels
         self.layer_decay = layer_decay
         self.optimizer = optimizer
@@ -115,6 +119,7 @@ class RRCM(AccuracyUnderNoise, MethodModule):
 
     def training_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:
         image, label = batch["image"], batch["label"]
+        image = image if self.view is None else self.view(image)
         if self.soft_labels is not None:
             image, label = self.soft_labels(image, label, self.num_classes)
         copies = noisy_copies(image, self.sigma, self.num_copies)

@@ -8,6 +8,7 @@ import yaml
 from torch import nn
 
 from lightning_modules.interfaces import Classifier, SmoothedClassifier
+from lightning_modules.losses.mixing import SoftLabels
 from lightning_modules.networks.time_conditioned_mlp import TimeConditionedMLP
 from lightning_modules.robustness.certificates.statistics import gaussian_radius
 from lightning_modules.robustness.rrcm.finetuning import RRCM, pretrained_encoder
@@ -61,6 +62,26 @@ def test_a_step_of_fine_tuning_regularises_independent_copies(monkeypatch: pytes
     expected = loss_by_hand(logits, batch["label"], 4.0, 0.5)
     assert_same_with_gradients(step["loss"], expected, module.network.parameters())
     torch.testing.assert_close(step["logits"], logits[0])
+
+
+class Inverted(nn.Module):
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return 1 - image
+
+
+def test_training_images_are_augmented_before_mixing_and_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: dict[str, Any] = {"num_features": 12, "num_classes": 3, "soft_labels": SoftLabels(mixup_alpha=0.8)}
+    encoder = TimeConditionedMLP(64, 12, 1)
+    plain, viewed = (RRCM(encoder, **kept, view=view).double() for view in (None, Inverted()))
+    nn.init.normal_(plain.network.head.weight)
+    viewed.load_state_dict(plain.state_dict())
+    batch = {**digits_like(), "label": torch.tensor([0, 1, 2, 1, 0])}
+    losses = []
+    for module, image in ((plain, 1 - batch["image"]), (viewed, batch["image"])):
+        monkeypatch.setattr(module, "log", lambda *args, **kwargs: None)
+        torch.manual_seed(1)
+        losses.append(module.training_step({**batch, "image": image}, 0)["loss"])  # type: ignore[arg-type]
+    torch.testing.assert_close(losses[0], losses[1], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("name", ["cifar10", "imagenet"])
