@@ -16,6 +16,7 @@ from datamodules.files.array_pickle import read_pickled_arrays
 from datamodules.files.data_directory import data_directory
 from datamodules.files.image_files import UnreadableImage, opened_image
 from datamodules.segmentation.mask_sets import MaskSet, MasksInMemory
+from datamodules.segmentation.volume_files import read_volume
 
 TRAINING = [*range(1, 8), *range(9, 21), 22, 24, 25, 26, 28, 30, 31, 33, 36, 38, 39, 40]
 VALIDATION = [21, 23, 27, 29, 37]
@@ -30,6 +31,9 @@ class SegTHOR(MaskSet):
 
     Slices are read from one of these layouts:
 
+    * the published volumes: `Patient_07/Patient_07.nii.gz` with the mask `Patient_07/GT.nii.gz`, in `data_dir` or in
+      `data_dir/train`. A slice is a plane of the last axis, and the first axis gives its rows. The extra `nifti` reads
+      the files.
     * `images/<name>.npy` (or `.png`) and `masks/<name>.npy` (or `.png`), one slice `[H, W]` per file. The first number
       in a file name is the number of the patient, as in `Patient_07_0123`. Folders named `img` and `label` also work.
     * the ADELE authors' `tr.pkl`, `val.pkl` and `ts.pkl`, each with a pair of dicts, one of images and one of masks, by
@@ -37,14 +41,14 @@ class SegTHOR(MaskSet):
 
     Slices are resized to `image_size`: images bilinearly, masks by nearest neighbour. The network receives standardised
     slices instead of images in [0, 1]. A standardised slice is (x - mean) / std, with mean and std over the pixels of
-    the slice. Volumes (NIfTI) must first be cut into slices along their last axis.
+    the slice.
 
     The default split is that of the authors. It uses patient 27 both for testing and for validation.
 
     Args:
         data_dir: folder that contains the slices; None means `segthor` in the NOISEWORKS_DATA directory.
         image_size: height and width of the slices after resizing, in pixels.
-        train_patients: numbers of the training patients, if slices are read from a folder.
+        train_patients: numbers of the training patients, if the files are not pickles.
         val_patients: numbers of the validation patients.
         test_patients: numbers of the test patients.
     """
@@ -86,15 +90,18 @@ class SegTHOR(MaskSet):
         """Read the slices that show an organ, unmodified."""
         root, size = self._root(), self.image_shape[1]
         folders = next((pair for pair in FOLDERS if (root / pair[0]).is_dir()), None)
+        volumes = next((folder for folder in (root, root / "train") if any(folder.glob("Patient_*/GT.nii*"))), None)
         if folders is not None:
             slices = slices_of_folders(root / folders[0], root / folders[1], self.patients[split])
         elif (root / PICKLES[split]).is_file():
             slices = slices_of_pickle(root / PICKLES[split])
+        elif volumes is not None:
+            slices = slices_of_volumes(volumes, self.patients[split])
         else:
             raise FileNotFoundError(
-                f"SegTHOR: found neither {root / 'images'} with a slice in each file nor {root / PICKLES[split]}; "
-                "request the data at https://competitions.codalab.org/competitions/21145, cut the volumes into slices "
-                "Patient_<number>_<slice>.npy and put them into images and masks"
+                f"SegTHOR: found neither volumes {root / 'Patient_01' / 'GT.nii.gz'} nor {root / 'images'} with a "
+                f"slice in each file nor {root / PICKLES[split]}; request the data at "
+                "https://competitions.codalab.org/competitions/21145"
             )
         images, masks = [], []
         for name, image, mask in slices:
@@ -134,6 +141,29 @@ def slices_of_folders(
                 f"{masks / (path.stem + SUFFIXES[0])} does not exist; it must be the mask of {path}"
             )
         yield str(path), read_slice(path), read_slice(found[0])
+
+
+def slices_of_volumes(root: Path, patients: Sequence[int]) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Read the slices of the volumes of some patients as (path and number, image, mask).
+
+    Raises:
+        FileNotFoundError: if a patient has no volume or no mask.
+        UnreadableImage: if a file is damaged. The message names the file.
+        ValueError: if a volume and its mask have different shapes.
+    """
+    for patient in sorted(patients):
+        folder = root / f"Patient_{patient:02}"
+        image, mask = (read_volume(_volume_path(folder / name)) for name in (folder.name, "GT"))
+        if image.shape != mask.shape:
+            raise ValueError(f"{folder} has a volume {list(image.shape)} and a mask {list(mask.shape)}")
+        for number in range(image.shape[2]):
+            yield f"{folder}, slice {number}", image[:, :, number], mask[:, :, number]
+
+
+def _volume_path(stem: Path) -> Path:
+    packed = stem.with_name(f"{stem.name}.nii.gz")
+    plain = stem.with_name(f"{stem.name}.nii")
+    return plain if plain.is_file() and not packed.is_file() else packed
 
 
 def slices_of_pickle(path: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:

@@ -149,7 +149,8 @@ def test_noise_is_that_of_the_training_slices_alone(folders: Path) -> None:
 
 def test_missing_slices_are_named(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     with pytest.raises(
-        FileNotFoundError, match=r"SegTHOR: found neither .*/images with a slice .* nor .*tr\.pkl; request"
+        FileNotFoundError,
+        match=r"SegTHOR: found neither volumes .*GT\.nii\.gz nor .*/images with a slice .* nor .*tr\.pkl; request",
     ):
         SegTHOR(str(tmp_path_factory.mktemp("empty"))).training()
     with pytest.raises(FileNotFoundError, match=r"no slice of patient 12 \(1 of 2 .* expected Patient_12_<slice>"):

@@ -1,0 +1,41 @@
+"""Volumes of CT and MRI scans in NIfTI files."""
+
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from datamodules.files.image_files import UnreadableImage
+from datamodules.files.limits import check_is_file, check_unpacked, sentence
+
+
+def read_volume(path: Path) -> np.ndarray:
+    """Read the values of a `.nii` or `.nii.gz` file, `[X, Y, Z]`, with the scaling that its header states.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ModuleNotFoundError: if the package nibabel is missing. The message names the extra.
+        UnreadableImage: if the file is damaged, has not three dimensions, is too large or has values that are not
+            finite. The message names the file.
+    """
+    check_is_file(path)
+    try:
+        import nibabel
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            f"{path}: NIfTI files are read by nibabel; pip install 'noiseworks[nifti]'", name="nibabel"
+        ) from None
+    try:
+        volume = nibabel.Nifti1Image.from_filename(path)
+        if len(volume.shape) != 3:
+            raise ValueError(f"it has the shape {list(volume.shape)}, not [X, Y, Z]")
+        check_unpacked(path, int(np.prod(volume.shape, dtype=object)) * volume.get_data_dtype().itemsize)
+        values = np.asanyarray(volume.dataobj)
+    except (OSError, EOFError, ValueError, OverflowError, zlib.error, nibabel.spatialimages.HeaderDataError,
+            nibabel.filebasedimages.ImageFileError) as error:  # fmt: skip
+        raise UnreadableImage(f"{path} cannot be read as a volume ({sentence(error)}); replace it") from error
+    if values.dtype.kind not in "iuf" or not np.isfinite(values).all():
+        raise UnreadableImage(
+            f"{path} cannot be read as a volume (it has a {values.dtype} value that is not finite); replace it"
+        )
+    return values
