@@ -1,4 +1,4 @@
-"""Text classifiers from transformers by name, such as BERT and T5, with explicit arguments."""
+"""Text classifiers and encoders from transformers by name, such as BERT and T5, with explicit arguments."""
 
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,25 @@ class TextClassifier(nn.Module):
 
     def forward(self, text: dict[str, Tensor]) -> Tensor:
         return self.network(**text).logits
+
+
+class TextEncoder(nn.Module):
+    """A transformers network that maps texts to features `[B, D]`: the mean of the last hidden states over the tokens.
+
+    Padding is left out of the mean.
+
+    Args:
+        network: maps a tokenizer's output to an object with `last_hidden_state` `[B, T, D]`.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, text: dict[str, Tensor]) -> Tensor:
+        hidden = self.network(**text).last_hidden_state
+        mask = text["attention_mask"].to(hidden.dtype)[..., None]
+        return (hidden * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
 
 
 class TextToTextClassifier(nn.Module):
@@ -83,38 +102,76 @@ def transformers_classifier(
         ImportError: if transformers is not installed, or if `tuning` is lora and peft is not installed.
     """
     need_transformers("transformers_classifier")
-    from transformers import AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
-
-    folder = Path(name_or_path).expanduser()
-    source, local = (str(folder), True) if folder.is_dir() else (name_or_path, False)
-    read = pretrained and torch.get_default_device().type != "meta"
-    config = _config(source, local, None if read else architecture)
-    kind: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForSequenceClassification
-    if not config.is_encoder_decoder:
-        config.num_labels = num_classes
-    network_class = kind._model_mapping.get(type(config), None)
-    if network_class is None:
-        raise ValueError(f"name_or_path: {config.model_type} is not a text classification network of transformers")
-    base = network_class.base_model_prefix
-    if read:
-        inside = "" if config.is_encoder_decoder else f"{base}."
-        options = {"config": config, "local_files_only": local, "dtype": torch.float32}
-        with quiet_transformers():  # it reports the newly initialised classifier
-            network = from_pretrained(network_class, source, "model.safetensors", needed=inside, **options)
-    else:
-        network = new_network(network_class, config, source)
-    network.train()
-    if config.is_encoder_decoder:
+    source, local = _source(name_or_path)
+    read = _reads(pretrained)
+    network = _network(source, local, num_classes, None if read else architecture)
+    if network.config.is_encoder_decoder:
         model: nn.Module = TextToTextClassifier(
             network, _answers(source, local, num_classes) if read else [*range(num_classes)]
         )
         new = []
     else:
         model = TextClassifier(network)
+        base = network.base_model_prefix
         new = [
             f"network.{name}" for name, child in network.named_children() if name != base and list(child.parameters())
         ]
     return adapted(model, tuning, None if tuning == "full" else new, dtype=dtype, **adaptation)
+
+
+def transformers_text_encoder(
+    name_or_path: str, architecture: dict[str, Any] | None = None, pretrained: bool = True
+) -> nn.Module:
+    """Any text encoder from transformers, frozen: maps its tokenizer's output to features `[B, D]`.
+
+    The features are the mean of the last hidden states over the tokens. On the meta device, no weights are read.
+
+    Args:
+        name_or_path: a local folder written by `save_pretrained`, or a model's name on the Hugging Face Hub.
+        architecture: config of a network to build instead of loading one; its keys are `model_type`, such as bert, and
+            the network's settings.
+        pretrained: load the weights; otherwise initialise the architecture randomly.
+
+    Raises:
+        FileNotFoundError: if config or weights are neither on disk nor on the Hub.
+        ValueError: if the config is not of a text encoder, or weights do not fit.
+        ImportError: if transformers is not installed.
+    """
+    need_transformers("transformers_text_encoder")
+    source, local = _source(name_or_path)
+    network = _network(source, local, 2, None if _reads(pretrained) else architecture)
+    if network.config.is_encoder_decoder:
+        raise ValueError(f"name_or_path: {network.config.model_type} has a decoder; features need an encoder alone")
+    return adapted(TextEncoder(getattr(network, network.base_model_prefix)), "frozen")
+
+
+def _source(name_or_path: str) -> tuple[str, bool]:
+    """Return the folder or the name on the Hub, and whether it is a folder."""
+    folder = Path(name_or_path).expanduser()
+    return (str(folder), True) if folder.is_dir() else (name_or_path, False)
+
+
+def _reads(pretrained: bool) -> bool:
+    return pretrained and torch.get_default_device().type != "meta"
+
+
+def _network(source: str, local: bool, num_classes: int, architecture: dict[str, Any] | None) -> Any:
+    """Load a text classification network, or build one if an architecture is given."""
+    from transformers import AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
+
+    config = _config(source, local, architecture)
+    kind: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForSequenceClassification
+    if not config.is_encoder_decoder:
+        config.num_labels = num_classes
+    network_class = kind._model_mapping.get(type(config), None)
+    if network_class is None:
+        raise ValueError(f"name_or_path: {config.model_type} is not a text classification network of transformers")
+    if architecture is not None:
+        return new_network(network_class, config, source).train()
+    inside = "" if config.is_encoder_decoder else f"{network_class.base_model_prefix}."
+    options = {"config": config, "local_files_only": local, "dtype": torch.float32}
+    with quiet_transformers():  # it reports the newly initialised classifier
+        return from_pretrained(network_class, source, "model.safetensors", needed=inside, **options).train()
 
 
 def _config(source: str, local: bool, architecture: dict[str, Any] | None) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_modules.backbones.text_classifier import transformers_classifier
+from lightning_modules.backbones.text_classifier import transformers_classifier, transformers_text_encoder
 from tests.tiny_texts import save_tokenizer
 
 BERT = {
@@ -57,3 +57,19 @@ def test_an_encoder_and_decoder_answers_with_the_classes_numbers(tmp_path: Path)
     save_tokenizer(tmp_path)
     with pytest.raises(ValueError, match="num_classes: indices below 3 must start with different tokens, got 2, 2, 2"):
         transformers_classifier(str(tmp_path), 3)
+
+
+def test_a_text_encoder_averages_the_tokens_without_padding(tmp_path: Path) -> None:
+    from transformers import BertConfig, BertModel, T5Config, T5ForConditionalGeneration
+
+    options = {key: value for key, value in BERT.items() if key != "model_type"}
+    plain = BertModel(BertConfig(**options)).eval()
+    plain.save_pretrained(tmp_path)
+    encoder = transformers_text_encoder(str(tmp_path)).train()
+    hidden = plain(**TEXT).last_hidden_state[0]
+    torch.testing.assert_close(encoder(TEXT), hidden[:4].mean(dim=0, keepdim=True))
+    assert not any(parameter.requires_grad for parameter in encoder.parameters())
+    options = {key: value for key, value in T5.items() if key != "model_type"}
+    T5ForConditionalGeneration(T5Config(**options, decoder_start_token_id=0)).save_pretrained(tmp_path / "t5")
+    with pytest.raises(ValueError, match="t5 has a decoder; features need an encoder alone"):
+        transformers_text_encoder(str(tmp_path / "t5"))

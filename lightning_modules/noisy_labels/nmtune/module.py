@@ -9,7 +9,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from datamodules.arguments import at_least
-from datamodules.batches import LabelledImageBatch
+from datamodules.batches import network_input
 from lightning_modules.full_precision import at_least_float32, in_full_precision
 from lightning_modules.interfaces import Table
 from lightning_modules.method_module import MethodModule
@@ -95,8 +95,8 @@ class NMTune(ClassifierSteps, MethodModule):
     For precomputed features (`CachedFeatures`), `network` is `torch.nn.Identity`.
 
     Args:
-        network: encoder that maps images `[B, C, H, W]` in [0, 1] to features `[B, num_features]`. The encoder is
-            frozen, and in evaluation mode. Use `torch.nn.Identity` if batches contain features.
+        network: encoder that maps images `[B, C, H, W]` in [0, 1] or tokenized texts to features `[B, num_features]`.
+            The encoder is frozen, and in evaluation mode. Use `torch.nn.Identity` if batches contain features.
         num_features: D, number of features.
         num_classes: number of classes, K.
         adapter: whether to tune an adapter before the classifier; False is linear probing without regularisers.
@@ -169,16 +169,16 @@ class NMTune(ClassifierSteps, MethodModule):
         self.encoder.eval()
         return self
 
-    def forward(self, image: Tensor) -> Tensor:
-        return self.network(image)
+    def forward(self, inputs: Any) -> Tensor:
+        return self.network(inputs)
 
-    def training_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         encoder, adapter, classifier = self.network
-        image, label = batch["image"], batch["label"]
-        size = len(image)
+        inputs, label = network_input(batch), batch["label"]
+        size = len(label)
         if two_views := "second_view" in batch:
-            image, label = torch.cat([image, batch["second_view"]]), label.repeat(2)
-        features = encoder(image)
+            inputs, label = torch.cat([inputs, batch["second_view"]]), label.repeat(2)
+        features = encoder(inputs)
         tuned = adapter(features)
         logits = classifier(tuned)
         terms = {"cross_entropy": F.cross_entropy(logits, label)}
@@ -196,7 +196,7 @@ class NMTune(ClassifierSteps, MethodModule):
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         encoder, adapter, classifier = self.network
-        features = encoder(batch["image"])
+        features = encoder(network_input(batch))
         tuned = adapter(features)
         self._log_measures(classifier(tuned), batch, "test")
         self.spectrum.update(features)

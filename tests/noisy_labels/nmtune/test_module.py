@@ -93,6 +93,26 @@ def test_gradient_of_the_sum_of_singular_values_is_u_v() -> None:
     torch.testing.assert_close(gradient, expected, rtol=1e-9, atol=1e-12)
 
 
+class WordCounts(nn.Module):
+    """Encode tokenized texts by the counts of 16 words."""
+
+    def forward(self, text: dict[str, Tensor]) -> Tensor:
+        return nn.functional.one_hot(text["input_ids"], 16).double().sum(dim=1)
+
+
+def test_a_step_on_texts_is_that_on_their_features() -> None:
+    label = torch.tensor([0, 1, 2, 1, 0, 2])
+    text = {"input_ids": torch.randint(0, 16, (6, 9), generator=torch.Generator().manual_seed(1))}
+    losses = []
+    for network, batch in ((WordCounts(), {"text": text}), (nn.Identity(), {"image": WordCounts()(text)})):
+        torch.manual_seed(0)
+        tuned = NMTune(network, num_features=16, num_classes=3).double()
+        tuned.log = lambda *args, **kwargs: None  # type: ignore[method-assign]
+        losses.append(tuned.training_step({**batch, "label": label, "index": label}, 0)["loss"])
+    assert losses[0] > 0
+    torch.testing.assert_close(losses[0], losses[1], rtol=0, atol=0)
+
+
 def module(**options: Any) -> NMTune:
     torch.manual_seed(0)
     encoder = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU())
