@@ -26,7 +26,8 @@ OWN_KEYS = {
     "benign_oscillation": {"model.optimizer.lr"},  # the method is the rate
     "optimistic_omd": {"model.optimizer.class_path", "model.optimizer.delta"},  # the method is the optimizer
     "noise_mask": {"model.optimizer.lr"},  # its objective multiplies the gradient: equal products of both are compared
-    "nmtune": {"model.optimizer.lr"},  # the paper gives linear probing a rate of its own
+    # the paper gives linear probing a rate of its own, and is about the labels of pre-training
+    "nmtune": {"model.optimizer.lr", "trainer.callbacks"},
     # the method and its baselines are optimizers, each with the best rate of its own grid
     "sso": {"model.optimizer.class_path", "model.optimizer.lr"},
 }
