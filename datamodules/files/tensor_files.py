@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from datamodules.files.limits import check_is_file, sentence
 
@@ -15,11 +16,23 @@ EXPANDED = 1 << 26
 """Bytes that a tensor may have beyond its storage in the file, such as an expanded buffer of equal rows."""
 
 
-def read_tensors(file: Path) -> Any:
+class Ignored:
+    """Stands for an object of any class of a file. Nothing of the class is imported, and nothing is kept."""
+
+    def __init__(self, *arguments: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def read_tensors(file: Path, ignore_objects: bool = False) -> Any:
     """Read a weights file to the CPU: tensors, numbers and text in plain containers.
 
     Args:
         file: safetensors file, recognised by its suffix, or file of `torch.save`.
+        ignore_objects: replace objects of other classes by `Ignored`, such as the classes in the hyperparameters of a
+            Lightning checkpoint; if false, such a file is rejected. No code of these classes runs.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -33,7 +46,9 @@ def read_tensors(file: Path) -> Any:
             with zipfile.ZipFile(file) as archive:
                 if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
                     raise ValueError("it is compressed, but torch.save writes no compressed files")
-        content = torch.load(file, "cpu", weights_only=True)
+        names = get_unsafe_globals_in_checkpoint(file) if ignore_objects else []
+        with safe_globals([(Ignored, name) for name in names]):
+            content = torch.load(file, "cpu", weights_only=True)
         _check_plain(content)
         return content
     except Exception as error:  # a damaged file may raise almost anything

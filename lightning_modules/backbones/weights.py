@@ -148,7 +148,17 @@ def read_weights(path: str | Path, prefix: str = "", renamed: Mapping[str, str] 
             `renamed` matches nothing.
     """
     file = weights_file(path)
-    content = read_tensors(file)
+    return weights_in(read_tensors(file), file, prefix, renamed)
+
+
+def weights_in(
+    content: Any, file: Path, prefix: str = "", renamed: Mapping[str, str] | None = None
+) -> dict[str, Tensor]:
+    """Select the state dict in the content of a file; see `read_weights`.
+
+    Raises:
+        ValueError: if there is no state dict, or if `prefix` or a key of `renamed` matches nothing.
+    """
     if isinstance(content, Mapping):
         content = next((content[key] for key in INSIDE if isinstance(content.get(key), Mapping)), content)
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
@@ -173,6 +183,12 @@ def read_weights(path: str | Path, prefix: str = "", renamed: Mapping[str, str] 
 def below(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Select the weights whose keys start with `prefix`, and strip it."""
     return {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+
+
+def renamed_key(key: str, names: Mapping[str, str]) -> str:
+    """Replace the layers that a key starts with, if `names` has a new name for them; the first fitting name counts."""
+    found = next((old for old in names if key == old or key.startswith(f"{old}.")), None)
+    return key if found is None else names[found] + key.removeprefix(found)
 
 
 def with_weights(network: nn.Module, path: str, prefix: str = "", renamed: dict[str, str] | None = None) -> nn.Module:

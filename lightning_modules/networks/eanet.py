@@ -12,6 +12,7 @@ Image Super-Resolution, IEEE TGRS 2024, arXiv 2310.19288; Chen, Chu, Zhang and S
 Restoration, ECCV 2022, arXiv 2204.04676.
 """
 
+import re
 from collections.abc import Sequence
 
 import torch
@@ -21,6 +22,29 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from datamodules.arguments import at_least
+from lightning_modules.backbones.weights import load, read_weights, renamed_key
+
+PUBLISHED = {  # published names outside the blocks, and names in `EANet`
+    "time_mlp.1": "time.0",
+    "time_mlp.3": "time.2",
+    "intro": "first",
+    "enhance.rcab.3.attention": "enhance.gate",
+    "enhance.rcab": "enhance.body",
+    "ending": "last",
+}
+PUBLISHED_IN_BLOCKS = {
+    "mlp.1": "time.1",
+    "norm1.g": "norms.0.gain",
+    "conv1": "spread.0",
+    "conv2": "spread.1",
+    "sca.1": "weight.1",
+    "conv3": "mix",
+    "norm2.g": "norms.1.gain",
+    "conv4": "feed.0",
+    "conv5": "feed.2",
+    "beta": "scales.0",
+    "gamma": "scales.1",
+}
 
 
 class SimpleGate(nn.Module):
@@ -196,3 +220,30 @@ class EANet(nn.Module):
             else:
                 h = block(h, embedded)
         return h
+
+
+def with_published_weights(network: EANet, path: str) -> EANet:
+    """Load weights that the authors of EDiffSR published, such as `180000_G.pth`.
+
+    Nothing is read on the meta device, because its parameters have no values.
+
+    Args:
+        network: `EANet` of the same layout; the published weights have that of configs/ediffsr/aid.yaml.
+        path: downloaded file.
+
+    Raises:
+        FileNotFoundError: if the file does not exist.
+        ValueError: if the file is damaged or has another layout; the message names the mismatch.
+    """
+    if any(parameter.is_meta for parameter in network.parameters()):
+        return network
+    load(network, {_own_name(key): value for key, value in read_weights(path).items()}, path)
+    return network
+
+
+def _own_name(key: str) -> str:
+    """Translate a published name. An unknown name stays as it is, and is reported later."""
+    block = re.fullmatch(r"((?:en|de)coders\.\d+\.\d+|middle_blks\.\d+)\.(.+)", key)
+    if block is None:
+        return renamed_key(key, PUBLISHED)
+    return f"{block[1].replace('middle_blks', 'middles')}.{renamed_key(block[2], PUBLISHED_IN_BLOCKS)}"

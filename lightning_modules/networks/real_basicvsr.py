@@ -4,15 +4,16 @@
     b_t = B(v_t, warp(b_{t+1}, flow t -> t+1)),    f_t = F(v_t, warp(f_{t-1}, flow t -> t-1))
     y_t = up(v_t) + U(b_t, f_t)
 
-B, F and clean are residual convolutional networks; U fuses both directions and upscales by pixel shuffle, once or
-twice; up is bilinear interpolation. In training, each clip is cleaned once. In evaluation, the residue of a clip
-decides how often the clip is cleaned. The authors' code uses the mean residue of the batch, so that results depend on
-the batch. For mirrored clips, both directions of flow are computed; the authors' code copies one from the other.
+B, F and clean are residual convolutional networks; U fuses both directions and upscales by pixel shuffle or CARAFE,
+once or twice; up is bilinear interpolation. In training, each clip is cleaned once. In evaluation, the residue of a
+clip decides how often the clip is cleaned. The authors' code uses the mean residue of the batch, so that results depend
+on the batch. For mirrored clips, both directions of flow are computed; the authors' code copies one from the other.
 
 Source: Chan, Zhou, Xu and Loy, Investigating Tradeoffs in Real-World Video Super-Resolution, CVPR 2022, arXiv
 2111.12704; BasicVSR, CVPR 2021, arXiv 2012.02181.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -22,10 +23,31 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from datamodules.arguments import at_least, one_of, within
-from lightning_modules.networks.spynet import ZeroFlow, warped
+from lightning_modules.backbones.weights import below, load, read_weights, renamed_key
+from lightning_modules.networks.spynet import ZeroFlow, own_name, warped
 
 SLOPE = 0.1
 MOST_CLEANINGS = 3
+Upscaling = Literal["pixel_shuffle", "carafe"]
+PUBLISHED = {  # names in the authors' files, and names in `RealBasicVSR`
+    "image_cleaning.0.main": "cleaning.0",
+    "image_cleaning": "cleaning",
+    "backward_resblocks.main": "backward_trunk",
+    "forward_resblocks.main": "forward_trunk",
+    "backward_resblocks_layer10.main": "backward_trunk",
+    "forward_resblocks_layer10.main": "forward_trunk",
+    "fusion": "enlargement.fuse",
+    "upsample1.upsample_conv": "enlargement.doublings.0",
+    "upsample2.upsample_conv": "enlargement.doublings.1",
+    "carafe1.channel_compressor": "enlargement.doublings.0.compress",
+    "carafe1.content_encoder": "enlargement.doublings.0.weights",
+    "carafe2.channel_compressor": "enlargement.doublings.1.compress",
+    "carafe2.content_encoder": "enlargement.doublings.1.weights",
+    "conv_hr": "enlargement.before_last",
+    "conv_last": "enlargement.last",
+}
+NORMALISATION = ("basicvsr.spynet.mean", "basicvsr.spynet.std")
+"""Constants of the published flow network."""
 
 
 def small_normal(layer: nn.Conv2d, scale: float = 0.1) -> nn.Conv2d:
@@ -57,14 +79,42 @@ def residual_convolutions(channels: int, width: int, num_blocks: int) -> nn.Sequ
     return nn.Sequential(first, nn.LeakyReLU(SLOPE), *(VSRResidualBlock(width) for _ in range(num_blocks)))
 
 
+class Carafe(nn.Module):
+    """Double the size of features. Each output is a weighted mean of 5 x 5 inputs, with predicted weights.
+
+    Source: Wang, Chen, Xu, Liu, Loy and Lin, CARAFE: Content-Aware ReAssembly of FEatures, ICCV 2019, arXiv 1905.02188.
+    """
+
+    side = 5
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.compress = nn.Conv2d(width, 64, 1)
+        self.weights = nn.Conv2d(64, 4 * self.side**2, 3, padding=1)
+        nn.init.normal_(self.weights.weight, std=0.001)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights = F.pixel_shuffle(self.weights(self.compress(x)), 2).softmax(dim=1)
+        height, width = x.shape[2:]
+        padded = F.pad(x, (self.side // 2,) * 4)
+        doubled = torch.zeros_like(weights[:, :1])
+        for place, weight in enumerate(weights.split(1, dim=1)):  # unfolded, all neighbours would take 25 times as much
+            row, column = divmod(place, self.side)
+            neighbour = padded[..., row : row + height, column : column + width]
+            doubled = doubled + weight * F.interpolate(neighbour, scale_factor=2)
+        return doubled
+
+
 class Enlargement(nn.Module):
     """Compute a frame, upscaled by `scale`, from the features of both directions."""
 
-    def __init__(self, channels: int, width: int, scale: int) -> None:
+    def __init__(self, channels: int, width: int, scale: int, upscaling: Upscaling = "pixel_shuffle") -> None:
         super().__init__()
         self.fuse = nn.Conv2d(2 * width, width, 1)
+        self.shuffled = upscaling == "pixel_shuffle"
         self.doublings = nn.ModuleList(
-            small_normal(nn.Conv2d(width, 4 * width, 3, padding=1), 1.0) for _ in range(scale.bit_length() - 1)
+            small_normal(nn.Conv2d(width, 4 * width, 3, padding=1), 1.0) if self.shuffled else Carafe(width)
+            for _ in range(scale.bit_length() - 1)
         )
         self.before_last = nn.Conv2d(width, width, 3, padding=1)
         self.last = nn.Conv2d(width, channels, 3, padding=1)
@@ -72,7 +122,7 @@ class Enlargement(nn.Module):
     def forward(self, backward: Tensor, forward: Tensor) -> Tensor:
         x = F.leaky_relu(self.fuse(torch.cat([backward, forward], dim=1)), SLOPE)
         for layer in self.doublings:
-            x = F.leaky_relu(F.pixel_shuffle(layer(x), 2), SLOPE)
+            x = F.leaky_relu(F.pixel_shuffle(layer(x), 2) if self.shuffled else layer(x), SLOPE)
         return self.last(F.leaky_relu(self.before_last(x), SLOPE))
 
 
@@ -89,6 +139,7 @@ class RealBasicVSR(nn.Module):
         threshold: in evaluation, cleaning stops once the mean absolute residue, for pixels in [0, 1], is below this
             value.
         checkpointed: recompute the recurrence's activations in the backward pass instead of storing them.
+        upscaling: `pixel_shuffle`, as in RealBasicVSR, or `carafe`, as in the authors' code of NegVSR.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -104,8 +155,10 @@ class RealBasicVSR(nn.Module):
         scale: Literal[2, 4] = 4,
         threshold: float = 5 / 255,
         checkpointed: bool = False,
+        upscaling: Upscaling = "pixel_shuffle",
     ) -> None:
         super().__init__()
+        one_of(("pixel_shuffle", "carafe"), upscaling=upscaling)
         at_least(1, channels=channels, width=width, num_blocks=num_blocks, num_cleaning_blocks=num_cleaning_blocks)
         one_of((2, 4), scale=scale)
         within(0, 1, threshold=threshold)
@@ -118,7 +171,7 @@ class RealBasicVSR(nn.Module):
         self.backward_trunk, self.forward_trunk = (
             residual_convolutions(channels + width, width, num_blocks) for _ in range(2)
         )
-        self.enlargement = Enlargement(channels, width, scale)
+        self.enlargement = Enlargement(channels, width, scale, upscaling)
         self.width = width
 
     def forward(self, clip: Tensor) -> Tensor:
@@ -193,3 +246,36 @@ class RealBasicVSR(nn.Module):
     def _frame(self, frame: Tensor, backward: Tensor, forward: Tensor) -> Tensor:
         larger = F.interpolate(frame, scale_factor=self.scale, mode="bilinear", align_corners=False)
         return larger + self.enlargement(backward, forward)
+
+
+def with_published_weights(network: RealBasicVSR, path: str) -> RealBasicVSR:
+    """Load weights that the authors of NegVSR or RealBasicVSR published, including those of the flow network.
+
+    The averaged weights of the generator are used, if the file has them. Nothing is read on the meta device, because
+    its parameters have no values.
+
+    Args:
+        network: `RealBasicVSR` of the same layout: `num_blocks: 10` and `upscaling: carafe` for NegVSR.
+        path: downloaded file, such as `pretrain_wNegVSR_100000itr_finetune_wNegVSR_150000itr.pth`.
+
+    Raises:
+        FileNotFoundError: if the file does not exist.
+        ValueError: if the file is damaged or has another layout; the message names the mismatch.
+    """
+    if any(parameter.is_meta for parameter in network.parameters()):
+        return network
+    weights = read_weights(path)
+    generator = below(weights, "generator_ema.") or below(weights, "generator.") or weights
+    load(network, {_own_name(key): value for key, value in generator.items() if key not in NORMALISATION}, path)
+    return network
+
+
+def _own_name(key: str) -> str:
+    """Translate a published name. An unknown name stays as it is, and is reported later."""
+    key = key.removeprefix("basicvsr.")
+    if key.startswith("spynet."):
+        return f"flow.{own_name(key.removeprefix('spynet.'))}"
+    block = re.fullmatch(r"(.+)\.2\.(\d+)\.conv([12])\.(weight|bias)", renamed_key(key, PUBLISHED))
+    if block is None:
+        return renamed_key(key, PUBLISHED)
+    return f"{block[1]}.{2 + int(block[2])}.{('first', 'second')[int(block[3]) - 1]}.{block[4]}"

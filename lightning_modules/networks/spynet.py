@@ -85,7 +85,7 @@ class SPyNet(nn.Module):
         for name, values in (("mean", (0.485, 0.456, 0.406)), ("std", (0.229, 0.224, 0.225))):  # ImageNet's
             self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
         if weights is not None and not any(parameter.is_meta for parameter in self.parameters()):
-            named = {_own_name(key): value for key, value in read_weights(weights).items()}
+            named = {own_name(key): value for key, value in read_weights(weights).items()}
             load(self, {key: value for key, value in named.items() if key not in ("mean", "std")}, weights)
         self.requires_grad_(False)
 
@@ -116,7 +116,7 @@ class SPyNet(nn.Module):
         return flow * flow.new_tensor([width / size[1], height / size[0]])[:, None, None]
 
 
-def _own_name(key: str) -> str:
+def own_name(key: str) -> str:
     """Translate a layer name of BasicSR or mmediting. The numbers of mmediting skip activations."""
     found = re.fullmatch(r"basic_module\.(\d)\.basic_module\.(\d)\.(conv\.)?(weight|bias)", key)
     if found is None:

@@ -128,7 +128,7 @@ UNTRAINED = {
         "its networks come with their weights, and nothing is trained; small ones are in its tests",
     ),
     **dict.fromkeys(
-        ("one_more_step/sdxl", "one_more_step/stable_diffusion"),
+        ("one_more_step/released", "one_more_step/sdxl", "one_more_step/stable_diffusion"),
         "the model comes with its weights; a small one is in its tests",
     ),
     **{
@@ -142,7 +142,7 @@ UNTRAINED = {
     "diffusion_guard/stable_diffusion": "its networks come with their weights; small ones are in its tests",
     **{
         f"stable_normal/{name}": "its networks come with their weights; small and weightless ones are in its tests"
-        for name in ("yoso", "turbo", "refiner", "stable_normal")
+        for name in ("yoso", "turbo", "refiner", "stable_normal", "released_turbo")
     },
     **dict.fromkeys(("meco/cifar10", "meco/digits"), "its noise is fitted to training images; small ones are tested"),
     **dict.fromkeys(
@@ -164,7 +164,7 @@ UNTRAINED = {
         "its width and step size follow from the demo's; tested there",
     ),
     **dict.fromkeys(("mbbo/a8a", "mbbo/a8a_shift", "mbbo/w8a"), "its rows are of a file; small ones are tested"),
-    "negvsr/videolq": "it predicts by a checkpoint, and has no training set",
+    **dict.fromkeys(("negvsr/videolq", "negvsr/released"), "it predicts by a checkpoint, and has no training set"),
     **dict.fromkeys(("mbbo/ml_1m", "mbbo/ml_20m"), "its users and items are of a file; few are tested"),
     "finetuning/mnist": "its last block owns the weights of a normalisation that it leaves out",
     **dict.fromkeys(

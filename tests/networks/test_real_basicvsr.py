@@ -1,9 +1,12 @@
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_modules.networks.real_basicvsr import RealBasicVSR
+from lightning_modules.networks.real_basicvsr import RealBasicVSR, with_published_weights
 from lightning_modules.networks.spynet import SPyNet, ZeroFlow, warped
 
 
@@ -135,3 +138,107 @@ def test_residual_blocks_begin_near_the_identity() -> None:
     expected = 0.1 * (2 / (9 * 64)) ** 0.5
     assert float(block.first.weight.detach().std()) == pytest.approx(expected, rel=0.02)
     assert (block.first.bias == 0).all()
+
+
+LAYERS: dict[str, tuple[int, int, int]] = {  # the authors' layers: output channels, input channels and kernel
+    "image_cleaning.0.main.0": (4, 1, 3),
+    "image_cleaning.1": (1, 4, 3),
+    **{f"image_cleaning.0.main.2.0.conv{number}": (4, 4, 3) for number in (1, 2)},
+    **{f"basicvsr.{way}_resblocks_layer10.main.0": (4, 5, 3) for way in ("backward", "forward")},
+    **{
+        f"basicvsr.{way}_resblocks_layer10.main.2.{block}.conv{number}": (4, 4, 3)
+        for way in ("backward", "forward")
+        for block in (0, 1)
+        for number in (1, 2)
+    },
+    **{f"basicvsr.carafe{number}.channel_compressor": (64, 4, 1) for number in (1, 2)},
+    **{f"basicvsr.carafe{number}.content_encoder": (100, 64, 3) for number in (1, 2)},
+    **{"basicvsr.fusion": (4, 8, 1), "basicvsr.conv_hr": (4, 4, 3), "basicvsr.conv_last": (1, 4, 3)},
+}
+
+
+def published() -> dict[str, Tensor]:
+    random = torch.Generator().manual_seed(2)
+    state = {}
+    for name, (after, before, kernel) in LAYERS.items():
+        for kind, shape in (("weight", (after, before, kernel, kernel)), ("bias", (after,))):
+            state[f"{name}.{kind}"] = 0.2 * torch.randn(shape, generator=random, dtype=torch.float64)
+    return state
+
+
+def enlarged_by_names(state: dict[str, Tensor], clip: Tensor) -> Tensor:
+    """Clean a clip without motion once and upscale it, layer by layer by the authors' names."""
+
+    def conv(name: str, x: Tensor) -> Tensor:
+        weight = state[f"{name}.weight"]
+        return F.conv2d(x, weight, state[f"{name}.bias"], padding=weight.shape[-1] // 2)
+
+    def trunk(name: str, x: Tensor) -> Tensor:
+        x = F.leaky_relu(conv(f"{name}.main.0", x), 0.1)
+        for block in range(2 if f"{name}.main.2.1.conv1.weight" in state else 1):
+            x = x + conv(f"{name}.main.2.{block}.conv2", conv(f"{name}.main.2.{block}.conv1", x).relu())
+        return x
+
+    def carafe(name: str, x: Tensor) -> Tensor:
+        encoded = conv(f"{name}.content_encoder", conv(f"{name}.channel_compressor", x))
+        masks = F.pixel_shuffle(encoded, 2).softmax(dim=1)
+        patches = F.unfold(x, 5, padding=2).unflatten(2, x.shape[2:])
+        large = F.interpolate(patches, scale_factor=2, mode="nearest").unflatten(1, (x.shape[1], 25))
+        return F.leaky_relu((large * masks[:, None]).sum(dim=2), 0.1)
+
+    frames = [frame + conv("image_cleaning.1", trunk("image_cleaning.0", frame)) for frame in clip.unbind(dim=1)]
+    states: dict[str, list[Tensor]] = {}
+    for way, order in (("backward", frames[::-1]), ("forward", frames)):
+        states[way] = [torch.zeros(len(clip), 4, *clip.shape[3:], dtype=clip.dtype)]
+        for frame in order:
+            inside = torch.cat([frame, states[way][-1]], dim=1)
+            states[way].append(trunk(f"basicvsr.{way}_resblocks_layer10", inside))
+    result = []
+    for frame, backward, forward in zip(frames, states["backward"][:0:-1], states["forward"][1:], strict=True):
+        x = F.leaky_relu(conv("basicvsr.fusion", torch.cat([backward, forward], dim=1)), 0.1)
+        x = carafe("basicvsr.carafe2", carafe("basicvsr.carafe1", x))
+        last = conv("basicvsr.conv_last", F.leaky_relu(conv("basicvsr.conv_hr", x), 0.1))
+        result.append(last + F.interpolate(frame, scale_factor=4, mode="bilinear"))
+    return torch.stack(result, dim=1)
+
+
+def saved(path: Path, state: dict[str, Tensor], **more: Any) -> str:
+    """Save a checkpoint as mmediting does, whose averaged weights are other than the trained ones."""
+    weights = {f"generator.{name}": value + 1 for name, value in state.items()}
+    averaged = {f"generator_ema.{name}": value for name, value in state.items()}
+    torch.save({"meta": {"iter": 1}, "state_dict": {"step_counter": torch.zeros(1), **weights, **averaged}}, path)
+    return str(path)
+
+
+def test_published_weights_compute_what_their_names_say(tmp_path: Path) -> None:
+    network = small(scale=4, num_blocks=2, threshold=1.0, upscaling="carafe").eval()
+    path = saved(tmp_path / "negvsr.pth", published())
+    assert with_published_weights(network, path) is network
+    with torch.no_grad():
+        torch.testing.assert_close(network(clip()), enlarged_by_names(published(), clip()))
+
+
+def test_published_weights_of_flow_and_of_pixel_shuffle_are_read(tmp_path: Path) -> None:
+    network = RealBasicVSR(SPyNet(None), 1, 4, 2, 1, upscaling="pixel_shuffle").double()
+    state = {name: value for name, value in published().items() if "carafe" not in name}
+    state = {name.replace("_layer10", ""): value for name, value in state.items()}
+    shuffled = {f"basicvsr.upsample{number}.upsample_conv": (16, 4, 3, 3) for number in (1, 2)}
+    flow = {
+        f"basicvsr.spynet.basic_module.{level}.basic_module.{layer}.conv": (after, before, 7, 7)
+        for level in range(6)
+        for layer, (before, after) in enumerate(((8, 32), (32, 64), (64, 32), (32, 16), (16, 2)))
+    }
+    for place, (name, shape) in enumerate({**shuffled, **flow}.items()):
+        state |= {f"{name}.weight": torch.full(shape, float(place)), f"{name}.bias": torch.zeros(shape[0])}
+    constants = {f"basicvsr.spynet.{name}": torch.ones(1, 3, 1, 1) for name in ("mean", "std")}
+    with_published_weights(network, saved(tmp_path / "x4.pth", {**state, **constants}))
+    found: Any = network
+    assert float(found.enlargement.doublings[1].weight[0, 0, 0, 0].detach()) == 1
+    assert float(found.flow.levels[5][6].weight[0, 0, 0, 0]) == 2 + 5 * 5 + 3
+
+
+def test_published_weights_of_another_layout_are_one_sentence(tmp_path: Path) -> None:
+    path = saved(tmp_path / "negvsr.pth", published())
+    message = r"missing: enlargement\.doublings\.0\.weight, .*; unexpected: enlargement\.doublings\.0\.compress\.weight"
+    with pytest.raises(ValueError, match=message):
+        with_published_weights(small(scale=4, num_blocks=2), path)

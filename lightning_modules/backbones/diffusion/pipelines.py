@@ -61,6 +61,7 @@ def diffusers_pipeline(
     part_classes: Mapping[str, str | tuple[str, ...]] | None = None,
     families: Mapping[str, str] | None = None,
     quantization: Any = None,
+    unread: Collection[str] = (),
 ) -> Any:
     """Load a diffusers pipeline's networks, tokenizers and scheduler on the CPU, without running code from its files.
 
@@ -77,6 +78,7 @@ def diffusers_pipeline(
             the first is the current name.
         families: models by the class of their network, for messages about missing parts and other classes.
         quantization: diffusers' quantisation config of the unet or the transformer, see `quantization_config`.
+        unread: parts that are left out, whatever their class; `pipeline_class` must work without them.
 
     Returns:
         A `diffusers.DiffusionPipeline`, without a safety checker.
@@ -107,7 +109,7 @@ def diffusers_pipeline(
     if config is not None and not single:
         raise ValueError(f"config belongs to a single file of weights, which {name_or_path} is not")
     described = str(Path(config).expanduser()) if config is not None else str(path) if path.is_dir() else name_or_path
-    index = _index(described, local_files_only)
+    index = {name: part for name, part in _index(described, local_files_only).items() if name not in unread}
     named = pipeline_class or index.get("_class_name")
     found: Any = getattr(diffusers, named, None) if isinstance(named, str) else None
     if not (isinstance(found, type) and issubclass(found, diffusers.DiffusionPipeline)):

@@ -82,6 +82,10 @@ class TextToImage(PipelineSampling, TextEncoders, AutoencoderLatents):
     """Required parts of the pipeline; the first one is the predicting network."""
     part_classes: ClassVar[Mapping[str, str | tuple[str, ...]]] = {}
     """Required diffusers classes of parts that several families have under one name."""
+    pipeline_class: ClassVar[str | None] = None
+    """diffusers class to load the parts into; None is that of the pipeline."""
+    unread: ClassVar[Sequence[str]] = ()
+    """Parts of the pipeline that are left out."""
     default_lora_targets: ClassVar[Sequence[str]] = ("to_q", "to_k", "to_v", "to_out.0")
     """Layers that get adapters by default: the attention's projections."""
     packing: ClassVar[int] = 1
@@ -116,8 +120,8 @@ class TextToImage(PipelineSampling, TextEncoders, AutoencoderLatents):
         only_with("tuning lora", tuning == "lora", TextToImage, **lora)
         check_quantization(quantization, tuning, Path(pipeline).expanduser() / self.parts[0])
         self.pipeline = diffusers_pipeline(
-            pipeline, self.parts, config, variant, dtype, local_files_only, None, self.part_classes, FAMILIES,
-            quantization_config(quantization, dtype, self.unquantized),
+            pipeline, self.parts, config, variant, dtype, local_files_only, self.pipeline_class, self.part_classes,
+            FAMILIES, quantization_config(quantization, dtype, self.unquantized), self.unread,
         )  # fmt: skip
         self.pipeline.set_progress_bar_config(disable=True)
         if sampler is not None:

@@ -32,3 +32,4 @@ Schedule Flaws and Enhancing Low-Frequency Controls, CVPR 2024, arXiv 2311.15744
 from lightning_modules.diffusion.one_more_step.module import OneMoreStep as OneMoreStep
 from lightning_modules.diffusion.one_more_step.networks import PromptedMLP as PromptedMLP
 from lightning_modules.diffusion.one_more_step.networks import TimeFreeUNet as TimeFreeUNet
+from lightning_modules.diffusion.one_more_step.networks import released_unet as released_unet

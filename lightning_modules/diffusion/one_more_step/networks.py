@@ -1,11 +1,17 @@
 """Networks conditioned on a text but not on time."""
 
 import itertools
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from datamodules.arguments import one_of
+from datamodules.files.limits import sentence
+from datamodules.files.text_files import read_json_object
 from lightning_modules.backbones.diffusion.text_to_image import Prompts
+from lightning_modules.backbones.weights import check_config, load, read_weights
 
 TIME = ("time_emb_proj", "time_embedding")
 
@@ -37,6 +43,45 @@ class TimeFreeUNet(nn.Module):
         """Predict v `[B, c, h, w]` from noise of the same shape and B prompts."""
         time = torch.zeros((), dtype=torch.int64, device=noise.device)
         return self.network(noise, time, encoder_hidden_states=prompts.embedding.to(noise.dtype)).sample
+
+
+def released_unet(name_or_path: str, variant: Literal["fp16"] | None = None) -> TimeFreeUNet:
+    """Load a network that the authors released. Its file has no time embedding, so that the time embedding is zero.
+
+    Args:
+        name_or_path: a local folder of a released model, or its name on the Hugging Face Hub, such as
+            `h1t/oms_b_openclip_15_21`; only its subfolder `oms_module` is read.
+        variant: fp16 reads the file in half precision; the network is always float32.
+
+    Raises:
+        FileNotFoundError: if the model is neither on disk nor on the Hub.
+        ValueError: if a file is damaged, or the weights do not fit the configuration.
+    """
+    from diffusers import UNet2DConditionModel
+
+    one_of((None, "fp16"), variant=variant)
+    folder = Path(name_or_path).expanduser()
+    if not folder.is_dir():
+        from huggingface_hub import snapshot_download
+
+        try:
+            folder = Path(snapshot_download(name_or_path, allow_patterns=["oms_module/*"]))
+        except (OSError, ValueError) as error:
+            raise FileNotFoundError(
+                f"no released model {name_or_path}: there is no such folder in {Path.cwd()}, and it could not be "
+                f"downloaded; run `hf download {name_or_path}` where there is a network, and give the folder"
+            ) from error
+    place = folder / "oms_module"
+    config = read_json_object(place / "config.json")
+    check_config(place / "config.json", config)
+    try:
+        network: Any = UNet2DConditionModel.from_config(config)
+    except Exception as error:  # diffusers raises many kinds for invalid values
+        raise ValueError(f"{place / 'config.json'} defines no U-Net: {sentence(error)}") from error
+    file = place / f"diffusion_pytorch_model{'' if variant is None else f'.{variant}'}.safetensors"
+    timed = {key: value for key, value in network.state_dict().items() if any(part in TIME for part in key.split("."))}
+    load(network, timed | read_weights(file), file)
+    return TimeFreeUNet(network)
 
 
 class PromptedMLP(nn.Module):

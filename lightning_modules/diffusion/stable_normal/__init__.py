@@ -26,8 +26,8 @@ Normal, ACM Transactions on Graphics 2024, arXiv 2406.16864. Steps and metrics f
 include training.
 """
 
-from lightning_modules.diffusion.stable_normal.conditioned_unet import ConditionedUNet, PixelUNet
+from lightning_modules.diffusion.stable_normal.conditioned_unet import ConditionedUNet, PixelUNet, ReleasedModel
 from lightning_modules.diffusion.stable_normal.module import StableNormal
 from lightning_modules.diffusion.stable_normal.patch_features import PatchFeatures
 
-__all__ = ["ConditionedUNet", "PatchFeatures", "PixelUNet", "StableNormal"]
+__all__ = ["ConditionedUNet", "PatchFeatures", "PixelUNet", "ReleasedModel", "StableNormal"]

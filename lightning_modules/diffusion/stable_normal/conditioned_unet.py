@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from datamodules.arguments import one_of
-from lightning_modules.backbones.diffusion.text_to_image import Prompts
+from lightning_modules.backbones.diffusion.text_to_image import Prompts, TextToImage
 from lightning_modules.diffusion.stable_normal.control_encoders import (
     SemanticEncoder,
     control_encoder,
@@ -19,6 +19,19 @@ from lightning_modules.diffusion.stable_normal.patch_features import PatchFeatur
 
 DECODER = ("up_blocks", "conv_norm_out", "conv_out")
 SEMANTIC = "semantic_encoder.pt"
+CONTROL = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors")
+HINT = "controlnet_cond_embedding."
+"""Beginning of the names of a ControlNet's hint branch, which released files have and no model here uses."""
+
+
+class ReleasedModel(TextToImage):
+    """The diffusion model of a released StableNormal folder, such as Stable-X/yoso-normal-v0-3.
+
+    `encoders` of `ConditionedUNet` reads the encoder from the same folder. The Python files of the folder are not run.
+    """
+
+    pipeline_class: ClassVar[str | None] = "StableDiffusionPipeline"
+    unread: ClassVar[Sequence[str]] = ("controlnet", "dino_controlnet")
 
 
 class PixelUNet(nn.Module):
@@ -64,7 +77,8 @@ class ConditionedUNet(nn.Module):
         features: semantic feature extractor, for the refiner; None disables semantic conditioning.
         prompt: fixed text prompt of the U-Net.
         trained: part of the U-Net to train, `decoder` or `all`; the added encoders are always trained.
-        encoders: folder with the encoders of a trained model, as saved by a run; None copies the encoder of the U-Net.
+        encoders: folder with the encoders of a trained model, as saved by a run or released by the authors; None copies
+            the encoder of the U-Net.
 
     Raises:
         FileNotFoundError: if an encoder is missing in the folder.
@@ -144,16 +158,20 @@ class ConditionedUNet(nn.Module):
             torch.save(self.semantic_encoder.state_dict(), folder / SEMANTIC)
 
     def load_encoders(self, folder: Path) -> None:
-        """Load encoders written by `save`."""
+        """Load encoders written by `save`, or an encoder released by the authors."""
         from lightning_modules.backbones.weights import read_weights
 
-        files = {self.encoder: folder / "controlnet" / "diffusion_pytorch_model.safetensors"}
+        places = [folder / "controlnet" / name for name in CONTROL]
+        files = {self.encoder: next((place for place in places if place.is_file()), places[0])}
         if self.semantic_encoder is not None:
             files[self.semantic_encoder] = folder / SEMANTIC
         for encoder, file in files.items():
             if not file.is_file():
-                raise FileNotFoundError(f"encoders: {file} does not exist; expected a folder saved by a run")
+                raise FileNotFoundError(
+                    f"encoders: {file} does not exist; expected a folder saved by a run or released"
+                )
             try:
-                encoder.load_state_dict(read_weights(file))
+                weights = read_weights(file)
+                encoder.load_state_dict({key: value for key, value in weights.items() if not key.startswith(HINT)})
             except RuntimeError as error:
                 raise ValueError(f"encoders: {file} does not fit: {' '.join(str(error).split())}") from error

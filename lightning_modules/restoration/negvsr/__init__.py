@@ -16,7 +16,8 @@ contains comments by the authors. The schedule is that of RealBasicVSR. RealBasi
 Departures: both losses of the second stage are backpropagated together. The gradients are the same as in two passes. A
 patch is rotated with probability p. In the reimplementation it is p + 2^-24, so that p = 0 can rotate a patch. Each
 clip of a batch has a separate noise sequence. In the reimplementation, a batch has one clip and one sequence. The
-published weights use content-aware upsampling. The training code and this module use pixel shuffle.
+published weights use content-aware upsampling (`upscaling: carafe` of the network, as in configs/negvsr/released.yaml).
+The training code and the other configurations use pixel shuffle.
 
 Source: Song, Wang, Yang, Xian and Shi, NegVSR: Augmenting Negatives for Generalized Noise Modeling in Real-World Video
 Super-Resolution, AAAI 2024, arXiv 2305.14669.

@@ -1,10 +1,13 @@
 """Networks of a few thousand weights, and batches for them."""
 
+import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import ControlNetModel, UNet2DConditionModel
 from torch import Tensor
 
 from datamodules.batches import NormalMapBatch
@@ -59,3 +62,20 @@ def batch(n: int = 4, size: int = 8) -> NormalMapBatch:
 
 def latent(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def released_folder(pipeline: Path, folder: Path) -> ControlNetModel:
+    """Save a pipeline in the layout of the released models, and return its encoder, a whole ControlNet.
+
+    Code in the folder would leave a file `ran`.
+    """
+    shutil.copytree(pipeline, folder)
+    index = json.loads((folder / "model_index.json").read_text())
+    index |= {"_class_name": "YOSONormalsPipeline", "controlnet": ["controlnetvae", "ControlNetVAEModel"]}
+    (folder / "model_index.json").write_text(json.dumps({**index, "dino_controlnet": ["dino", "DinoControlNet"]}))
+    control = ControlNetModel.from_unet(UNet2DConditionModel.from_pretrained(folder / "unet"))
+    for parameter in control.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    control.save_pretrained(folder / "controlnet", variant="fp16")
+    (folder / "controlnet" / "controlnetvae.py").write_text("open('ran', 'w').close()")
+    return control

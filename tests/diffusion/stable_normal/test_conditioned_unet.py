@@ -7,8 +7,8 @@ from diffusers import ControlNetModel, StableDiffusionPipeline, UNet2DConditionM
 from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedding
 
 from lightning_modules.backbones.diffusion.text_to_image import TextToImage
-from lightning_modules.diffusion.stable_normal import ConditionedUNet, PixelUNet
-from tests.diffusion.stable_normal.small import features, latent, stage, stirred, unet
+from lightning_modules.diffusion.stable_normal import ConditionedUNet, PixelUNet, ReleasedModel
+from tests.diffusion.stable_normal.small import features, latent, released_folder, stage, stirred, unet
 
 TIME = torch.tensor([3, 700])
 
@@ -83,3 +83,21 @@ def test_a_saved_pipeline_is_read_trained_saved_and_read_by_diffusers_alone(
         ConditionedUNet(PixelUNet(unet()), features(), encoders=str(tmp_path / "small"))
     with pytest.raises(ValueError, match=r"encoders: .* does not fit"):
         ConditionedUNet(PixelUNet(unet()), encoders=str(tmp_path))
+
+
+def test_a_released_folder_is_read_without_running_its_code(
+    text_to_image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against diffusers' own ControlNet, whose input is the latent of the image and whose hint says nothing."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "yoso"
+    control = released_folder(text_to_image, folder)
+    network = UNet2DConditionModel.from_pretrained(folder / "unet")
+    model = ReleasedModel(str(folder), tuning="full", prediction_types=("epsilon", "v_prediction", "sample"))
+    found = ConditionedUNet(model, prompt="", encoders=str(folder))
+    assert not Path("ran").exists()
+    control.controlnet_cond_embedding = torch.nn.Identity()
+    x, image, text = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8), found.text.expand(2, -1, -1)
+    skips, middle = control(image, TIME, text, torch.zeros(()), return_dict=False)
+    residuals = {"down_block_additional_residuals": skips, "mid_block_additional_residual": middle}
+    torch.testing.assert_close(found(x, TIME, image), network(x, TIME, text, **residuals).sample)

@@ -1,0 +1,160 @@
+"""Load the authors' checkpoints of score models into `NCSNpp`.
+
+In the published files, all layers of a network are in one list, `all_modules`, numbered in the order of the forward
+pass. The list also counts normalisations and convolutions of pyramids and of the output. Linear maps over channels,
+`NIN`, have transposed weights. The averaged weights are a list without names, `shadow_params`. The list has the order
+of the trainable parameters. The older list leaves out the random frequencies of the embedding.
+
+Source: Song et al., Score-Based Generative Modeling through Stochastic Differential Equations, ICLR 2021, arXiv
+2011.13456; names and order as in the authors' PyTorch code.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from diffusers.models.attention_processor import Attention
+from diffusers.models.embeddings import GaussianFourierProjection
+from diffusers.models.resnet import ResnetBlock2D
+from torch import Tensor, nn
+
+from datamodules.files.tensor_files import read_tensors
+from lightning_modules.backbones.weights import listed, load, weights_file, weights_in
+from lightning_modules.networks.ncsnpp import NCSNpp
+
+RESIDUAL = {  # layers of a residual block, in the order of the authors' code
+    "GroupNorm_0": "norm1",
+    "Conv_0": "conv1",
+    "Dense_0": "time_emb_proj",
+    "GroupNorm_1": "norm2",
+    "Conv_1": "conv2",
+    "Conv_2": "conv_shortcut",
+}
+ATTENTION = {"NIN_0": "to_q", "NIN_1": "to_k", "NIN_2": "to_v", "NIN_3": "to_out.0"}
+FREQUENCIES = "embedding.weight"
+
+
+def with_published_weights(network: NCSNpp, path: str) -> NCSNpp:
+    """Load the averaged weights of a checkpoint of yang-song/score_sde_pytorch into a network of the same layout.
+
+    Nothing is read on the meta device, because its parameters have no values.
+
+    Args:
+        network: `NCSNpp` with the arguments of the checkpoint's configuration.
+        path: downloaded file, such as `checkpoint_24.pth` of `ve/cifar10_ncsnpp_continuous`. A file without averaged
+            weights gives its weights.
+
+    Raises:
+        FileNotFoundError: if the file does not exist.
+        ValueError: if the file is damaged or has another layout; the message names the mismatch.
+    """
+    if any(parameter.is_meta for parameter in network.parameters()):
+        return network
+    file = weights_file(path)
+    content = read_tensors(file)
+    load(network, in_own_names(content, published_names(network), file), file)
+    return network
+
+
+def published_names(network: NCSNpp) -> dict[str, str]:
+    """Map the published name of each parameter to its name in `network`, in the order of the authors' parameters."""
+    names: dict[str, str] = {}
+    for number, own in enumerate(_layers(network)):
+        layer = network.get_submodule(own)
+        published = f"all_modules.{number}"
+        if isinstance(layer, GaussianFourierProjection):
+            names[f"{published}.W"] = FREQUENCIES
+        elif isinstance(layer, ResnetBlock2D):
+            for theirs, part in RESIDUAL.items():
+                if getattr(layer, part) is not None:
+                    names |= _weight_and_bias(f"{published}.{theirs}", f"{own}.{part}")
+        elif isinstance(layer, Attention):
+            names |= _weight_and_bias(f"{published}.GroupNorm_0", f"{own}.group_norm")
+            for theirs, part in ATTENTION.items():
+                names |= {f"{published}.{theirs}.W": f"{own}.{part}.weight"}
+                names |= {f"{published}.{theirs}.b": f"{own}.{part}.bias"}
+        elif own.endswith("pyramid"):  # a 1x1 convolution, or a convolution in diffusers' class for downsampling
+            convolution = isinstance(layer, nn.Conv2d)
+            published += ".Conv_0" if convolution else ".Conv2d_0"
+            names |= _weight_and_bias(published, own if convolution else f"{own}.Conv2d_0")
+        else:
+            names |= _weight_and_bias(published, own)
+    return names
+
+
+def in_own_names(content: Any, names: Mapping[str, str], file: Path, prefix: str = "") -> dict[str, Tensor]:
+    """Convert the content of a published file to a state dict with own names, with averaged weights if it has them.
+
+    Args:
+        content: content of the file: a state dict, perhaps nested, and perhaps `ema` next to it.
+        names: own name of each published parameter, in the order of the authors' parameters.
+        file: the file, for messages.
+        prefix: keep only keys of the state dict that start with this prefix, and strip it.
+
+    Raises:
+        ValueError: if parameters are missing or unexpected; the message names them.
+    """
+    weights = weights_in(content, file, prefix)
+    weights.pop("sigmas", None)  # the noise levels of discrete models, which the process defines
+    problems = [
+        f"{what}: {listed(keys)}"
+        for what, keys in (
+            ("missing", [name for name in names if name not in weights]),
+            ("unexpected", [key for key in weights if key not in names]),
+        )
+        if keys
+    ]
+    if problems:
+        raise ValueError(f"{file} has another layout than the network: {'; '.join(problems)}")
+    if isinstance(content, Mapping) and "ema" in content:
+        weights |= _averaged(content["ema"], names, file)
+    return {own: _transposed(weights[name]) if name.endswith(".W") else weights[name] for name, own in names.items()}
+
+
+def _averaged(average: Any, names: Mapping[str, str], file: Path) -> dict[str, Tensor]:
+    """Give the averaged weights of a file their published names.
+
+    Raises:
+        ValueError: if the file has not one average for each parameter.
+    """
+    values = average.get("shadow_params") if isinstance(average, Mapping) else None
+    trained = [name for name, own in names.items() if not own.endswith(FREQUENCIES)]
+    for order in (list(names), trained):
+        if isinstance(values, list) and len(values) == len(order) and all(isinstance(each, Tensor) for each in values):
+            return dict(zip(order, values, strict=True))
+    found = f"{len(values)} values" if isinstance(values, list) else f"a {type(values).__name__}"
+    raise ValueError(f"{file}: ema.shadow_params must be a list of {len(trained)} tensors, got {found}")
+
+
+def _transposed(weight: Tensor) -> Tensor:
+    """Transpose the weight of a linear map over channels, but not the frequencies of the embedding."""
+    return weight.T if weight.ndim == 2 else weight
+
+
+def _layers(network: NCSNpp) -> Iterator[str]:
+    """Yield the own names of the layers of `all_modules`, in order."""
+    if isinstance(network.embedding, GaussianFourierProjection):
+        yield "embedding"
+    yield from ("told.0", "told.2", "first")
+    level: Any
+    for number, level in enumerate(network.down):
+        for place, attention in enumerate(level.attentions):
+            yield f"down.{number}.blocks.{place}"
+            if isinstance(attention, Attention):
+                yield f"down.{number}.attentions.{place}"
+        yield from (f"down.{number}.{name}" for name in ("resize", "pyramid") if getattr(level, name) is not None)
+    yield from ("middle.0", "middle.1", "middle.2")
+    for number, level in enumerate(network.up):
+        yield from (f"up.{number}.blocks.{place}" for place in range(len(level.blocks)))
+        if isinstance(level.attentions[0], Attention):
+            yield f"up.{number}.attentions.0"
+        if level.pyramid is not None:
+            yield from (f"up.{number}.pyramid.0", f"up.{number}.pyramid.2")
+        if level.resize is not None:
+            yield f"up.{number}.resize"
+    if network.last is not None:
+        yield from ("last.0", "last.2")
+
+
+def _weight_and_bias(published: str, own: str) -> dict[str, str]:
+    return {f"{published}.{kind}": f"{own}.{kind}" for kind in ("weight", "bias")}
