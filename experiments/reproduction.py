@@ -249,7 +249,7 @@ def _row(reproduction: Reproduction, published: Published, results: Sequence[Res
         "margin": published.margin,
         "mean": mean,
         "std": std,
-        "seeds": " ".join(str(run.seed) for run in reproduction.runs),
+        "seeds": " ".join(dict.fromkeys(str(run.seed) for run in reproduction.runs)),
         "cpu_hours": round(reproduction.cpu_seconds / 3600, 3),
         "verdict": published.verdict(mean) if done else MISSING,
         "tried": reproduction.tried,

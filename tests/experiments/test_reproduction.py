@@ -69,7 +69,7 @@ def test_an_exponent_is_fitted_over_a_varied_key(
     assert commands.run("reproduce", command, fit) == (verdict == "not reached")
     [row] = read(record)
     assert (row["metric"], row["verdict"]) == ("exponent of test/risk in width", verdict)
-    assert row["overrides"] == "--vary model.width=1,2,4,16"
+    assert (row["overrides"], row["seeds"]) == ("--vary model.width=1,2,4,16", "0 1")
     assert (tmp_path / "out/our_name/width=4/seed_1/test_metrics.csv").is_file()
     if verdict == "reproduced":  # -0.5 for seed 0; for seed 1, the slope of log (2.1 + 0.01 w^(1/2)) is 0.0052 more
         assert (float(row["mean"]), float(row["std"])) == pytest.approx((-0.4974, 0.0037), abs=1e-4)
