@@ -17,8 +17,11 @@ from experiments.compare import collect, provenance
 from experiments.config_files import located, parsed, relative, text_of
 from experiments.results import Result, choose_from, markdown, mean_and_std, read_csv, summarise, write_csv
 from experiments.run_request import Run, check, load_experiments
+from experiments.sweeps.exponents import FEWEST
+from experiments.sweeps.fits import fits, keys_to_fit
+from experiments.sweeps.variations import Variation, variation, varied
 
-KEYS = ("name", "paper", "config", "overrides", "seeds", "tried", "results")
+KEYS = ("name", "paper", "config", "overrides", "vary", "seeds", "tried", "results")
 RESULT_KEYS = ("metric", "published", "uncertainty", "direction", "margin")
 NEEDED = ("name", "paper", "config", "seeds", "results", "metric", "published", "direction", "margin")
 DIRECTIONS = ("higher", "lower", "equal")
@@ -64,7 +67,8 @@ class Reproduction:
         paper: table, figure or sentence of the paper.
         config: configuration.
         overrides: arguments that follow the configuration.
-        runs: one run per seed.
+        variation: varied key, if any. The compared number is then the fitted exponent of the metric in this key.
+        runs: one run per seed, and per value of the varied key.
         results: numbers to compare.
         tried: remark on the result, for example what was tried to reach the number.
         output: directory of the runs.
@@ -74,10 +78,18 @@ class Reproduction:
     paper: str
     config: Path
     overrides: tuple[str, ...]
+    variation: Variation | None
     runs: tuple[Run, ...]
     results: tuple[Published, ...]
     tried: str
     output: Path
+
+    def compared(self, published: Published) -> str:
+        """Name the number that is compared: the metric, or its exponent in the varied key."""
+        if self.variation is None:
+            return published.metric
+        [key] = keys_to_fit([self.variation.key], [self.variation])
+        return f"exponent of {published.metric} in {key}"
 
     @property
     def cpu_seconds(self) -> float:
@@ -140,11 +152,32 @@ def _reproduction(entry: object, path: Path, where: str, above: Path) -> Reprodu
     results = tuple(_published(each, where) for each in values["results"])
     [experiment] = load_experiments([path.parent / values["config"]], overrides)
     directory = above / re.sub(r"[^a-z0-9]+", "_", values["name"].lower()).strip("_")
-    runs = tuple(Run(experiment, seed, directory / f"seed_{seed}") for seed in seeds)
+    vary = _variation(values["vary"], where) if "vary" in values else None
+    folders = {experiment: directory}
+    if vary:
+        try:
+            every = varied([experiment], [vary])
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+        folders = {each: directory / each.name.rpartition("/")[2] for each in every}
+    runs = tuple(Run(each, seed, folder / f"seed_{seed}") for seed in seeds for each, folder in folders.items())
     for run in runs:
         check(run)
-    return Reproduction(values["name"], values["paper"], experiment.config, tuple(overrides), runs, results,
+    return Reproduction(values["name"], values["paper"], experiment.config, tuple(overrides), vary, runs, results,
                         values.get("tried", ""), directory)  # fmt: skip
+
+
+def _variation(entry: object, where: str) -> Variation:
+    values = next(iter(entry.values())) if isinstance(entry, Mapping) and len(entry) == 1 else None
+    numbers = values if isinstance(values, list) else []
+    if len(numbers) < FEWEST or not all((finite(each) or 0) > 0 for each in numbers):
+        raise ValueError(f"{where}: vary must be a mapping of one key to a list of at least {FEWEST} positive numbers, "
+                         f"got {entry!r}")  # fmt: skip
+    [key] = entry  # type: ignore[misc]
+    try:
+        return variation(f"{key}={','.join(map(str, numbers))}")
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
 
 
 def _published(entry: object, where: str) -> Published:
@@ -196,30 +229,47 @@ def rows_of(reproduction: Reproduction) -> list[Row]:
 def _row(reproduction: Reproduction, published: Published, results: Sequence[Result]) -> Row:
     done = bool(results)
     mean = std = math.nan
-    if done:
+    if done and reproduction.variation:
+        mean, std = _exponent(reproduction, results)
+    elif done:
         [summary] = summarise(results)
         mean, std = summary.mean, summary.std
         if summary.diverged or summary.not_finite:
             mean = math.nan
+    vary = [f"--vary {each.key}={','.join(each.values)}" for each in [reproduction.variation] if each]
     values = {
         "experiment": reproduction.name,
         "paper": reproduction.paper,
         "config": reproduction.config,
-        "overrides": " ".join(reproduction.overrides),
-        "metric": published.metric,
+        "overrides": " ".join([*reproduction.overrides, *vary]),
+        "metric": reproduction.compared(published),
         "published": published.published,
         "uncertainty": published.uncertainty,
         "direction": published.direction,
         "margin": published.margin,
         "mean": mean,
         "std": std,
-        "seeds": " ".join(str(run.seed) for run in reproduction.runs),
+        "seeds": " ".join(dict.fromkeys(str(run.seed) for run in reproduction.runs)),
         "cpu_hours": round(reproduction.cpu_seconds / 3600, 3),
         "verdict": published.verdict(mean) if done else MISSING,
         "tried": reproduction.tried,
         "made": provenance(reproduction.runs) if done else "",
     }
     return {key: "" if value is None or value != value else str(value) for key, value in values.items()}
+
+
+def _exponent(reproduction: Reproduction, results: Sequence[Result]) -> tuple[float, float]:
+    """Fit the exponent of a metric in the varied key: mean and standard deviation over seeds.
+
+    Both are NaN if a value of the metric is missing or not positive: a fit to the others would be a selection.
+    """
+    assert reproduction.variation is not None
+    experiments = list(dict.fromkeys(run.experiment for run in reproduction.runs))
+    found = fits(results, experiments, keys_to_fit([reproduction.variation.key], [reproduction.variation]))
+    law = found[0].law if found else None
+    if law is None or law.left_out:
+        return math.nan, math.nan
+    return law.exponent, law.error * math.sqrt(law.seeds) if law.seeds > 1 else math.nan
 
 
 def read(path: Path) -> list[Row]:

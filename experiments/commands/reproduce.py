@@ -7,6 +7,8 @@ A file holds a list of experiments with the keys
     paper      table, figure or sentence of the paper
     config     configuration, relative to the file
     overrides  list of arguments that follow the configuration (optional)
+    vary       mapping of one key to at least three values (optional): the number to compare is the exponent b of the
+               power law y = c x^b that is fitted to the metric y over the values x of this key
     seeds      at least one
     tried      remark, for example what was tried to reach the number (optional)
     results    list of numbers to compare, with the keys

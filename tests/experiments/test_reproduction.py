@@ -57,6 +57,26 @@ def test_runs_are_compared_recorded_and_kept(config: Config, fit: list[str], jou
     assert f"| [M](m.md) | [Our name](../{row['config']}) | Table 1 |" in page([row], {"method": "[M](m.md)"})
 
 
+@pytest.mark.parametrize(("reach", "verdict"), [(16, "reproduced"), (8, "not reached")])
+def test_an_exponent_is_fitted_over_a_varied_key(
+    reach: int, verdict: str, config: Config, fit: list[str], tmp_path: Path
+) -> None:
+    """If a value of the metric is infinite, no exponent is fitted to the others."""
+    file = stated(config("demo", start=0.5, width=1, reach=reach).with_name("reproduced.yaml"), metric="test/risk",
+                  published=-0.5, direction="equal", vary={"model.width": [1, 2, 4, 16]})  # fmt: skip
+    record = tmp_path / "reproduced.csv"
+    command = [str(file), "--output", str(tmp_path / "out"), "--record", str(record)]
+    assert commands.run("reproduce", command, fit) == (verdict == "not reached")
+    [row] = read(record)
+    assert (row["metric"], row["verdict"]) == ("exponent of test/risk in width", verdict)
+    assert (row["overrides"], row["seeds"]) == ("--vary model.width=1,2,4,16", "0 1")
+    assert (tmp_path / "out/our_name/width=4/seed_1/test_metrics.csv").is_file()
+    if verdict == "reproduced":  # -0.5 for seed 0; for seed 1, the slope of log (2.1 + 0.01 w^(1/2)) is 0.0052 more
+        assert (float(row["mean"]), float(row["std"])) == pytest.approx((-0.4974, 0.0037), abs=1e-4)
+    else:
+        assert row["mean"] == ""
+
+
 def test_a_number_that_is_not_reached_stays_and_the_status_says_so(
     config: Config, fit: list[str], tmp_path: Path
 ) -> None:
@@ -98,6 +118,14 @@ def test_a_metric_that_the_runs_lack_is_named(
         ({"overrides": ["--seed_everything", "1"]}, "--seed_everything cannot be overridden"),
         ({"name": ""}, "name must be a text, got ''"),
         ({"results": []}, "results must be a list of mappings"),
+        (
+            {"vary": {"model.start": [1, 2]}},
+            "vary must be a mapping of one key to a list of at least 3 positive",
+        ),
+        ({"vary": {"model.start": [0, 1, 2]}}, "positive numbers"),
+        ({"vary": ["model.start"]}, "positive numbers, got ['model.start']"),
+        ({"vary": {"seed_everything": [1, 2, 3]}}, "cannot set seed_everything"),
+        ({"vary": {"model.start": [1, 2, 2]}}, "has 2 twice"),
         ({"confg": "demo.yaml"}, "unknown key confg; did you mean config?"),
         ({"config": "none.yaml"}, "none.yaml does not exist"),
     ],
@@ -124,7 +152,7 @@ def test_every_stated_file_is_valid_and_every_record_is_stated(monkeypatch: pyte
     monkeypatch.chdir(ROOT)
     files = sorted(ROOT.glob("configs/*/reproduced.yaml"))
     stated_rows = {
-        (str(each.config), each.name, one.metric, str(one.published), str(one.margin))
+        (str(each.config), each.name, each.compared(one), str(one.published), str(one.margin))
         for file in files
         for each in load(file)
         for one in each.results
