@@ -18,9 +18,10 @@ from experiments.config_files import located, parsed, relative, text_of
 from experiments.results import Result, choose_from, markdown, mean_and_std, read_csv, summarise, write_csv
 from experiments.run_request import Run, check, load_experiments
 
-KEYS = ("name", "paper", "config", "overrides", "seeds", "tried", "results")
+KEYS = ("name", "paper", "config", "command", "overrides", "seeds", "tried", "results")
 RESULT_KEYS = ("metric", "published", "uncertainty", "direction", "margin")
 NEEDED = ("name", "paper", "config", "seeds", "results", "metric", "published", "direction", "margin")
+RUN_COMMANDS = ("fit", "test")
 DIRECTIONS = ("higher", "lower", "equal")
 ABOVE = Path("runs/reproduced")
 REPRODUCED, NOT_REACHED, MISSING = "reproduced", "not reached", "did not run"
@@ -130,7 +131,9 @@ def _reproduction(entry: object, path: Path, where: str, above: Path) -> Reprodu
     for key in ("name", "paper", "config", *(["tried"] if "tried" in values else [])):
         if not isinstance(values[key], str) or not values[key].strip():
             raise ValueError(f"{where}: {key} must be a text, got {values[key]!r}")
-    seeds, overrides = values["seeds"], values.get("overrides", [])
+    seeds, overrides, command = values["seeds"], values.get("overrides", []), values.get("command", "fit")
+    if command not in RUN_COMMANDS:
+        raise ValueError(f"{where}: command must be one of {', '.join(RUN_COMMANDS)}, got {command!r}")
     if not are_seeds(seeds):
         raise ValueError(f"{where}: seeds must be a list of different whole numbers, got {seeds!r}")
     if not isinstance(overrides, list) or not all(isinstance(each, str) for each in overrides):
@@ -140,7 +143,7 @@ def _reproduction(entry: object, path: Path, where: str, above: Path) -> Reprodu
     results = tuple(_published(each, where) for each in values["results"])
     [experiment] = load_experiments([path.parent / values["config"]], overrides)
     directory = above / re.sub(r"[^a-z0-9]+", "_", values["name"].lower()).strip("_")
-    runs = tuple(Run(experiment, seed, directory / f"seed_{seed}") for seed in seeds)
+    runs = tuple(Run(experiment, seed, directory / f"seed_{seed}", command) for seed in seeds)
     for run in runs:
         check(run)
     return Reproduction(values["name"], values["paper"], experiment.config, tuple(overrides), runs, results,

@@ -6,6 +6,7 @@ A file holds a list of experiments with the keys
     name       name in tables
     paper      table, figure or sentence of the paper
     config     configuration, relative to the file
+    command    fit (default), or test for a method without training
     overrides  list of arguments that follow the configuration (optional)
     seeds      at least one
     tried      remark, for example what was tried to reach the number (optional)
@@ -50,7 +51,7 @@ def run(options: Namespace, run_command: Sequence[str] = TRAIN) -> int:
 
     Args:
         options: the arguments.
-        run_command: command that runs `train.py`. `fit ...` is appended to it.
+        run_command: command that runs `train.py`. `fit ...` or `test ...` is appended to it.
 
     Returns:
         The exit status. It is 0 if all numbers are reproduced, 1 if one is not reached or a run failed, and 130 after
