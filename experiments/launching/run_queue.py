@@ -1,4 +1,4 @@
-"""A queue of `train.py fit` or `train.py test` runs, which starts the unfinished runs with any launcher and shows their progress.
+"""A queue of runs of `train.py`, which starts the unfinished runs with any launcher and shows their progress.
 
 The output of a run goes to `log.txt` in its directory. All state is in the run directories. After a kill, the same
 command continues the queue.

@@ -1,4 +1,4 @@
-"""Stands for `train.py fit` and `train.py test`, in milliseconds: the same arguments and files. `model` in its config says what happens:
+"""Stands for `train.py fit` and `test`, in milliseconds: the same arguments and files. `model` in its config says:
 
 start         test accuracy of seed 0; each seed adds `per_seed`
 best_epoch    if set, accuracy of the best epoch
