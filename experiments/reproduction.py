@@ -21,9 +21,10 @@ from experiments.sweeps.exponents import FEWEST
 from experiments.sweeps.fits import fits, keys_to_fit
 from experiments.sweeps.variations import Variation, variation, varied
 
-KEYS = ("name", "paper", "config", "overrides", "vary", "seeds", "tried", "results")
+KEYS = ("name", "paper", "config", "command", "overrides", "vary", "seeds", "tried", "results")
 RESULT_KEYS = ("metric", "published", "uncertainty", "direction", "margin")
 NEEDED = ("name", "paper", "config", "seeds", "results", "metric", "published", "direction", "margin")
+RUN_COMMANDS = ("fit", "test")
 DIRECTIONS = ("higher", "lower", "equal")
 ABOVE = Path("runs/reproduced")
 REPRODUCED, NOT_REACHED, MISSING = "reproduced", "not reached", "did not run"
@@ -142,7 +143,9 @@ def _reproduction(entry: object, path: Path, where: str, above: Path) -> Reprodu
     for key in ("name", "paper", "config", *(["tried"] if "tried" in values else [])):
         if not isinstance(values[key], str) or not values[key].strip():
             raise ValueError(f"{where}: {key} must be a text, got {values[key]!r}")
-    seeds, overrides = values["seeds"], values.get("overrides", [])
+    seeds, overrides, command = values["seeds"], values.get("overrides", []), values.get("command", "fit")
+    if command not in RUN_COMMANDS:
+        raise ValueError(f"{where}: command must be one of {', '.join(RUN_COMMANDS)}, got {command!r}")
     if not are_seeds(seeds):
         raise ValueError(f"{where}: seeds must be a list of different whole numbers, got {seeds!r}")
     if not isinstance(overrides, list) or not all(isinstance(each, str) for each in overrides):
@@ -160,7 +163,9 @@ def _reproduction(entry: object, path: Path, where: str, above: Path) -> Reprodu
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
         folders = {each: directory / each.name.rpartition("/")[2] for each in every}
-    runs = tuple(Run(each, seed, folder / f"seed_{seed}") for seed in seeds for each, folder in folders.items())
+    runs = tuple(
+        Run(each, seed, folder / f"seed_{seed}", command) for seed in seeds for each, folder in folders.items()
+    )
     for run in runs:
         check(run)
     return Reproduction(values["name"], values["paper"], experiment.config, tuple(overrides), vary, runs, results,

@@ -61,11 +61,19 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Run:
-    """An experiment with one seed, in its own directory."""
+    """An experiment with one seed, in its own directory.
+
+    Args:
+        experiment: the experiment.
+        seed: the seed.
+        directory: directory of the run.
+        command: `fit` to train and test, or `test` to test without training.
+    """
 
     experiment: Experiment
     seed: int
     directory: Path
+    command: str = "fit"
 
     @property
     def title(self) -> str:
@@ -184,12 +192,14 @@ def request(run: Run) -> dict[str, Any]:
         "layers": layers,
         "overrides": list(run.experiment.overrides),
         "seed": run.seed,
+        **({} if run.command == "fit" else {"command": run.command}),
     }
 
 
 def _settings(content: Mapping[str, Any]) -> dict[str, Any]:
     """Flatten a request to dotted keys and values. The result does not depend on comments and layout of the YAML."""
     settings = {"seed": content["seed"], "overrides": " ".join(content["overrides"])}
+    settings["command"] = content.get("command", "fit")
     for name, text in {"": content["config"], **content["layers"]}.items():
         leaves = dotted(parsed(text, Path("request.json")))
         leaves = {RENAMED_KEYS.get(key, key): value for key, value in leaves.items()}  # of a run of version 0.1
@@ -269,12 +279,13 @@ def has_saved(run: Run) -> bool:
     return any((run.directory / "checkpoints" / f"{name}.ckpt").is_file() for name in ("last", "step", "best"))
 
 
-def fit_arguments(run: Run) -> list[str]:
-    """List the arguments of `fit` for a run; a run with a checkpoint is resumed."""
+def command_arguments(run: Run) -> list[str]:
+    """List the command of a run and its arguments; a run with a checkpoint is resumed."""
+    testing = ["--test_after_fit", "true"] if run.command == "fit" else []
     if has_saved(run):
-        return ["--resume", str(run.directory), "--test_after_fit", "true"]
+        return [run.command, "--resume", str(run.directory), *testing]
     arguments = ["--config", str(run.experiment.config), "--seed_everything", str(run.seed)]
-    return [*arguments, "--run_directory", str(run.directory), "--test_after_fit", "true", *run.experiment.overrides]
+    return [run.command, *arguments, "--run_directory", str(run.directory), *testing, *run.experiment.overrides]
 
 
 def record(run: Run) -> dict[str, Any]:

@@ -6,6 +6,7 @@ A file holds a list of experiments with the keys
     name       name in tables
     paper      table, figure or sentence of the paper
     config     configuration, relative to the file
+    command    fit (default), or test for a method without training
     overrides  list of arguments that follow the configuration (optional)
     vary       mapping of one key to at least three values (optional): the number to compare is the exponent b of the
                power law y = c x^b that is fitted to the metric y over the values x of this key
@@ -52,7 +53,7 @@ def run(options: Namespace, run_command: Sequence[str] = TRAIN) -> int:
 
     Args:
         options: the arguments.
-        run_command: command that runs `train.py`. `fit ...` is appended to it.
+        run_command: command that runs `train.py`. `fit ...` or `test ...` is appended to it.
 
     Returns:
         The exit status. It is 0 if all numbers are reproduced, 1 if one is not reached or a run failed, and 130 after

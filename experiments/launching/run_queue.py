@@ -1,4 +1,4 @@
-"""A queue of `train.py fit` runs, which starts the unfinished runs with any launcher and shows their progress.
+"""A queue of runs of `train.py`, which starts the unfinished runs with any launcher and shows their progress.
 
 The output of a run goes to `log.txt` in its directory. All state is in the run directories. After a kill, the same
 command continues the queue.
@@ -25,7 +25,16 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from datamodules.files.whole_files import write_text
 from experiments.config_files import parsed, text_of
 from experiments.results import duration, validation_metric
-from experiments.run_request import PROJECT, Run, code_fingerprint, fit_arguments, has_saved, machine, record, request
+from experiments.run_request import (
+    PROJECT,
+    Run,
+    code_fingerprint,
+    command_arguments,
+    has_saved,
+    machine,
+    record,
+    request,
+)
 
 TRAIN = (sys.executable, str(PROJECT / "train.py"))
 LOG_LINES = 12
@@ -42,7 +51,7 @@ class Job:
 
     Args:
         run: the run.
-        command: the command, to which `fit` and its arguments are appended.
+        command: the command, to which `fit` or `test` and its arguments are appended.
     """
 
     run: Run
@@ -51,7 +60,7 @@ class Job:
     @property
     def arguments(self) -> list[str]:
         """Arguments of the command; a run with a checkpoint is resumed."""
-        return ["fit", *fit_arguments(self.run)]
+        return command_arguments(self.run)
 
     @property
     def log(self) -> Path:

@@ -1,4 +1,4 @@
-"""Stands for `train.py fit`, in milliseconds: the same arguments and files. `model` in its config says what happens:
+"""Stands for `train.py fit` and `test`, in milliseconds: the same arguments and files. `model` in its config says:
 
 start         test accuracy of seed 0; each seed adds `per_seed`
 best_epoch    if set, accuracy of the best epoch
@@ -35,8 +35,9 @@ def put(path: Path, text: str) -> None:
 
 
 def main() -> None:
-    assert sys.argv[1] == "fit"
-    assert given("--test_after_fit") == "true"
+    command = sys.argv[1]
+    assert command in ("fit", "test")
+    assert given("--test_after_fit") == ("true" if command == "fit" else "")
     directory = Path(given("--resume") or given("--run_directory"))
     if given("--resume"):
         config = json.loads((directory / "config.yaml").read_text())
@@ -66,7 +67,7 @@ def main() -> None:
     if model.get("launch"):
         note("launched", subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1200)"]).pid)
     print("training", seed)
-    for epoch in range(len(done), config["trainer"]["max_epochs"]):
+    for epoch in range(len(done), config["trainer"]["max_epochs"] if command == "fit" else 0):
         time.sleep(model.get("seconds", 0))
         if epoch == 1 and str(seed) in model.get("killed", {}):
             os.kill(os.getpid(), model["killed"][str(seed)])

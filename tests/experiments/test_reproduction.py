@@ -77,6 +77,20 @@ def test_an_exponent_is_fitted_over_a_varied_key(
         assert row["mean"] == ""
 
 
+def test_a_method_without_training_is_tested(
+    config: Config, fit: list[str], journal: Journal, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, out = stated(config("demo", start=0.895).with_name("reproduced.yaml"), command="test"), tmp_path / "out"
+    command = [str(file), "--output", str(out)]
+    assert commands.run("reproduce", command, fit) == 0
+    assert [line[2] for line in journal() if line[2] in ("started", "epoch", "finished")] == ["started", "finished"] * 2
+    [row] = read(out / "reproduced.csv")
+    assert (row["verdict"], float(row["mean"])) == ("reproduced", pytest.approx(0.9))
+    stated(file, command=None)
+    assert commands.run("reproduce", command, fit) == 2
+    assert 'holds a run with command "test", now it is "fit"' in capsys.readouterr().err
+
+
 def test_a_number_that_is_not_reached_stays_and_the_status_says_so(
     config: Config, fit: list[str], tmp_path: Path
 ) -> None:
@@ -117,6 +131,7 @@ def test_a_metric_that_the_runs_lack_is_named(
         ({"overrides": "--x 1"}, "overrides must be a list of texts"),
         ({"overrides": ["--seed_everything", "1"]}, "--seed_everything cannot be overridden"),
         ({"name": ""}, "name must be a text, got ''"),
+        ({"command": "predict"}, "command must be one of fit, test, got 'predict'"),
         ({"results": []}, "results must be a list of mappings"),
         (
             {"vary": {"model.start": [1, 2]}},
