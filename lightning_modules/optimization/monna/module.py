@@ -226,7 +226,8 @@ class MoNNA(ClassifierSteps, MethodModule):
         if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
             self.curve.append((self.global_step, float(accuracy.mean()), float(accuracy.min())))
             self.tables["accuracy"] = accuracy_table(self.curve)
-            if self.counted.get("gradients_to_target") == math.inf and accuracy.mean() >= self.target_accuracy:
+            reached = accuracy.mean() >= (self.target_accuracy or 0.0)
+            if reached and self.counted.get("gradients_to_target") == math.inf:
                 self.counted["gradients_to_target"] = self.counted["gradients"]
 
     def on_test_epoch_end(self) -> None:
