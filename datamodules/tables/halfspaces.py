@@ -47,7 +47,7 @@ class Halfspaces(TableSet):
     testing.
 
     Args:
-        flips: Massart noise of the labels.
+        flips: noise of the labels, Massart or adversarial.
         dim: dimension of x, D.
         samples: number of training rows plus number of validation rows.
         marginal: distribution of x with covariance I: `gaussian`, `gap` (no mass near x_1 = 0, and w* = e_2), `heavy`

@@ -117,8 +117,9 @@ class OutputLossSteps:
         self.log("test/loss", loss, on_epoch=True, batch_size=global_batch_size(batch), sync_dist=True)
 
     def on_test_epoch_end(self: Any) -> None:
-        """Log the last loss and gradient norm on the training set."""
-        for name, value in (self.course[-1] if self.course else {}).items():
+        """Log the last loss and gradient norm on the training set, and the gradient norm before training."""
+        first = {"initial_gradient_norm": self.course[0]["gradient_norm"]} if self.course else {}
+        for name, value in (self.course[-1] | first if self.course else {}).items():
             log_same(self, f"test/{name}", torch.tensor(value, dtype=torch.float64))
 
     @property

@@ -24,7 +24,9 @@ OWN_KEYS = {
     "sgd_noise": {"data.table.num_points"},  # its exponents are those of the number of points
     "tester_learner": {"data.table.marginal"},  # what it is to tell apart
     "benign_oscillation": {"model.optimizer.lr"},  # the method is the rate
-    "optimistic_omd": {"model.optimizer.class_path", "model.optimizer.delta"},  # the method is the optimizer
+    # the method is the optimizer
+    "optimistic_omd": {f"model.optimizer.{key}" for key in ("class_path", "delta", "G", "L", "T", "mode", "modulus")},
+    "monna": {"data.shards.growing"},  # LEARN has growing batches
     "noise_mask": {"model.optimizer.lr"},  # its objective multiplies the gradient: equal products of both are compared
     # the paper gives linear probing a rate of its own, and is about the labels of pre-training
     "nmtune": {"model.optimizer.lr", "trainer.callbacks"},

@@ -17,9 +17,15 @@ from datamodules.corruptions.value_noise.additive import (
     StudentT,
 )
 from datamodules.corruptions.value_noise.interface import SignFlips, ValueNoise
-from datamodules.corruptions.value_noise.sign_flips import BoundaryFlips, ConstantFlips, HalfFlips
+from datamodules.corruptions.value_noise.sign_flips import (
+    AdversarialFlips,
+    BoundaryFlips,
+    ConstantFlips,
+    HalfFlips,
+)
 
 __all__ = [
+    "AdversarialFlips",
     "BoundaryFlips",
     "ConstantFlips",
     "Exponential",

@@ -28,11 +28,11 @@ class ValueNoise(ABC):
 
 
 class SignFlips(ABC):
-    """Massart noise: each label, -1 or 1, is flipped with a probability below one half that depends on the row."""
+    """Each label, -1 or 1, is flipped with a probability that depends on the row; for Massart noise, below one half."""
 
     @abstractmethod
     def probability(self, features: NDArray[np.float64], margin: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the flip probability of each row, `[N]`, in [0, 1/2).
+        """Return the flip probability of each row, `[N]`, in [0, 1/2), or in [0, 1] for adversarial noise.
 
         Args:
             features: `[N, D]`.

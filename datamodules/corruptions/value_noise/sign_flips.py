@@ -1,6 +1,10 @@
-"""Massart noise: labels -1 and 1 flip at a constant rate, only on one side, or mostly near the boundary."""
+"""Massart noise: labels -1 and 1 flip at a constant rate, only on one side, or mostly near the boundary.
+
+Also adversarial noise, which flips all labels of a region.
+"""
 
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,3 +65,27 @@ class BoundaryFlips(SignFlips):
 
     def probability(self, features: NDArray[np.float64], margin: NDArray[np.float64]) -> NDArray[np.float64]:
         return self.rate * np.exp(-np.abs(margin))
+
+
+@dataclass(frozen=True)
+class AdversarialFlips(SignFlips):
+    """Flip all labels near the true boundary, but only where one coordinate is positive.
+
+    The region is |margin| <= t. For standard normal points, t is such that a fraction `rate` of all labels is flipped.
+    The flips tilt a learner towards the coordinate, because a label in the region is always wrong.
+
+    Args:
+        rate: fraction of flipped labels for standard normal points, in [0, 1/2).
+        coordinate: index of the coordinate, starting at 0.
+    """
+
+    rate: float = 0.05
+    coordinate: int = 2
+
+    def __post_init__(self) -> None:
+        within(0, 0.5, "[)", rate=self.rate)
+        at_least(0, coordinate=self.coordinate)
+
+    def probability(self, features: NDArray[np.float64], margin: NDArray[np.float64]) -> NDArray[np.float64]:
+        farthest = NormalDist().inv_cdf(0.5 + self.rate)
+        return ((np.abs(margin) <= farthest) & (features[:, self.coordinate] > 0)).astype(np.float64)

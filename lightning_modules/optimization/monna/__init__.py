@@ -23,21 +23,26 @@ dropout differs, because each rank samples it separately. Byzantine nodes need n
 all honest nodes, and computes from these models what the Byzantine nodes send. Buffers, such as BatchNorm statistics,
 are not exchanged between nodes.
 
-Baselines are other aggregation rules under the same attacks: `Average` (D-SGD), `TrimmedMean`, `GeometricMedian` and
-`SelfCenteredClipping`. The baseline LEARN is `TrimmedMean` with `exchange_gradients`, without momentum, and with
-increasing batch sizes.
+Baselines are other aggregation rules under the same attacks: `Average` (D-SGD), `TrimmedMean`, `GeometricMedian`,
+`SelfCenteredClipping`, `Krum`, `MeanAroundMedian` (MeaMed) and `CoordinatewiseMedian`. The baseline LEARN is
+`TrimmedMean` with `exchange_gradients`, without momentum, and with increasing batch sizes.
 
 Differences from the code of the authors: nodes start with copies of one model. In their code, all nodes share one
 tensor in the first round, and the steps of all nodes change it. A batch that starts near the end of a shard continues
 with the next shuffled order of the shard. In their code, such a batch is shorter. Gradients for flipped labels and for
 given labels use the same forward pass. Each test image is tested once, without mirroring.
 
+`test/gradients` counts the gradients of single images that all honest nodes computed in training.
+
 Source: Farhadkhani et al., Robust Collaborative Learning with Linear Gradient Overhead, ICML 2023, arXiv 2209.10931.
 """
 
 from lightning_modules.optimization.monna.aggregation import (
     Average,
+    CoordinatewiseMedian,
     GeometricMedian,
+    Krum,
+    MeanAroundMedian,
     NearestNeighborAveraging,
     SelfCenteredClipping,
     TrimmedMean,
@@ -54,9 +59,12 @@ from lightning_modules.optimization.monna.module import MoNNA
 __all__ = [
     "ALittleIsEnough",
     "Average",
+    "CoordinatewiseMedian",
     "FallOfEmpires",
     "GeometricMedian",
+    "Krum",
     "LabelFlip",
+    "MeanAroundMedian",
     "Mimic",
     "MoNNA",
     "NearestNeighborAveraging",

@@ -57,14 +57,56 @@ def nearest(distance: Tensor, heard: Tensor, keep: int) -> Tensor:
     return heard.gather(1, order[:, :keep])
 
 
+def by_coordinates(vectors: Tensor, heard: Tensor, combine: Callable[[Tensor], Tensor]) -> Tensor:
+    """Combine the received values of each coordinate, `[k, D]`.
+
+    Args:
+        vectors: all sent vectors, `[m, D]`.
+        heard: indices of the received rows for each node, `[k, h]`.
+        combine: function of sorted values `[k, h, D']` that returns `[k, D']`; NaN comes last.
+    """
+    parts = vectors.split(max(1, AT_ONCE // heard.numel()), dim=1)
+    return torch.cat([combine(part[heard].sort(dim=1).values) for part in parts], dim=1)
+
+
 def trimmed_mean(vectors: Tensor, heard: Tensor, trim: int) -> Tensor:
     """Average each coordinate of the received vectors, `[k, D]`.
 
     The `trim` lowest and `trim` highest values are left out.
     """
     last = heard.shape[1] - trim
-    parts = vectors.split(max(1, AT_ONCE // heard.numel()), dim=1)
-    return torch.cat([part[heard].sort(dim=1).values[:, trim:last].mean(dim=1) for part in parts], dim=1)
+    return by_coordinates(vectors, heard, lambda value: value[:, trim:last].mean(dim=1))
+
+
+def middle(value: Tensor) -> Tensor:
+    """Compute the median of sorted values `[k, h, D]` over h, `[k, D]`; for even h, the mean of both middle values."""
+    h = value.shape[1]
+    return value[:, (h - 1) // 2 : h // 2 + 1].mean(dim=1)
+
+
+def mean_around_median(vectors: Tensor, heard: Tensor, keep: int) -> Tensor:
+    """Average the `keep` values of each coordinate that are nearest to the median of the coordinate, `[k, D]`.
+
+    The received vectors are those in rows `heard` `[k, h]`. In a tie, the lower value is kept.
+    """
+
+    def combine(value: Tensor) -> Tensor:
+        order = (value - middle(value)[:, None]).abs().sort(dim=1, stable=True).indices
+        return value.gather(1, order[:, :keep]).mean(dim=1)
+
+    return by_coordinates(vectors, heard, combine)
+
+
+def krum(vectors: Tensor, heard: Tensor, neighbours: int) -> Tensor:
+    """Select the received vector with the least score, `[k, D]`.
+
+    The score of a vector is the sum of squared distances to the `neighbours` nearest other received vectors. In a tie,
+    the earlier vector is selected.
+    """
+    squared = distances(vectors, vectors).square()[heard[:, :, None], heard[:, None, :]]
+    squared.diagonal(dim1=1, dim2=2).fill_(torch.inf)  # no vector is its own neighbour
+    score = squared.sort(dim=2).values[:, :, :neighbours].sum(dim=2)
+    return vectors[heard.gather(1, score.argmin(dim=1, keepdim=True))[:, 0]]
 
 
 def geometric_median(vectors: Tensor, heard: Tensor, iterations: int = 3, smoothing: float = 0.1) -> Tensor:
@@ -214,6 +256,30 @@ class TrimmedMean(Rule):
 
     def __call__(self, own: Tensor, vectors: Tensor, heard: Tensor, byzantine: int) -> Tensor:
         return trimmed_mean(vectors, heard, byzantine)
+
+
+class CoordinatewiseMedian(Rule):
+    """Take the median of each coordinate."""
+
+    def __call__(self, own: Tensor, vectors: Tensor, heard: Tensor, byzantine: int) -> Tensor:
+        return by_coordinates(vectors, heard, middle)
+
+
+class MeanAroundMedian(Rule):
+    """Average the h - f values of each coordinate that are nearest to its median (MeaMed)."""
+
+    def __call__(self, own: Tensor, vectors: Tensor, heard: Tensor, byzantine: int) -> Tensor:
+        return mean_around_median(vectors, heard, heard.shape[1] - byzantine)
+
+
+class Krum(Rule):
+    """Take the received vector that is nearest to its h - f - 2 nearest other received vectors."""
+
+    def __call__(self, own: Tensor, vectors: Tensor, heard: Tensor, byzantine: int) -> Tensor:
+        return krum(vectors, heard, heard.shape[1] - byzantine - 2)
+
+    def most_byzantine(self, nodes: int) -> int:
+        return max(0, nodes // 3 - 1)  # h = n - f must be at least 2 f + 3
 
 
 class GeometricMedian(Rule):

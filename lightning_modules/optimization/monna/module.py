@@ -1,8 +1,6 @@
-"""The LightningModule that trains all honest nodes.
+"""The LightningModule that trains all honest nodes. A training step is a round."""
 
-A training step is a round.
-"""
-
+import math
 from typing import Any
 
 import torch
@@ -72,6 +70,7 @@ class MoNNA(ClassifierSteps, MethodModule):
         norm_weight: loss weight c of the norm of the weights of a node.
         rule: rule that aggregates the models that a node receives.
         exchange_gradients: whether to exchange momenta by the same rule before the step, as in LEARN.
+        target_accuracy: mean validation accuracy in [0, 1] whose cost in gradients is the metric `gradients_to_target`.
         optimizer: optimizer of the local step, which receives the momentum as gradient.
         lr_scheduler: learning-rate schedule, stepped every epoch, or every round if its `interval` is "step".
 
@@ -91,6 +90,7 @@ class MoNNA(ClassifierSteps, MethodModule):
         norm_weight: float = 0.0,
         rule: Rule | None = None,
         exchange_gradients: bool = False,
+        target_accuracy: float | None = None,
         optimizer: OptimizerCallable = sgd,
         lr_scheduler: LRSchedulerCallable = constant,
     ) -> None:
@@ -98,6 +98,7 @@ class MoNNA(ClassifierSteps, MethodModule):
         at_least(1, nodes=nodes)
         at_least(0, byzantine=byzantine, norm_weight=norm_weight)
         within(0, 1, "[)", momentum=momentum)
+        within(0, 1, "[]", target_accuracy=target_accuracy)
         self.rule = rule or NearestNeighborAveraging()
         if byzantine > (most := self.rule.most_byzantine(nodes)):
             raise ValueError(
@@ -119,6 +120,8 @@ class MoNNA(ClassifierSteps, MethodModule):
         self.momentum = momentum
         self.norm_weight = norm_weight
         self.exchange_gradients = exchange_gradients
+        self.target_accuracy = target_accuracy
+        self.counted = {"gradients": 0.0} | ({} if target_accuracy is None else {"gradients_to_target": math.inf})
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.tables: dict[str, Table] = {}
@@ -160,6 +163,7 @@ class MoNNA(ClassifierSteps, MethodModule):
         image, label = batch["image"].unflatten(0, (hosted, -1)), batch["label"].unflatten(0, (hosted, -1))
         logits = network.each(network.tensors(), image)
         loss = node_losses(logits, label, network.weights, self.norm_weight)
+        self.counted["gradients"] += label.shape[1] * self.honest  # of single images
         flips = self.attack is not None and self.attack.flips_labels
         (gradient,) = torch.autograd.grad(loss.sum(), network.weights, retain_graph=flips)
         flipped = None
@@ -222,9 +226,14 @@ class MoNNA(ClassifierSteps, MethodModule):
         if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
             self.curve.append((self.global_step, float(accuracy.mean()), float(accuracy.min())))
             self.tables["accuracy"] = accuracy_table(self.curve)
+            reached = accuracy.mean() >= (self.target_accuracy or 0.0)
+            if reached and self.counted.get("gradients_to_target") == math.inf:
+                self.counted["gradients_to_target"] = self.counted["gradients"]
 
     def on_test_epoch_end(self) -> None:
         accuracy = self._finish("test").tolist()
+        for name, count in self.counted.items():
+            log_same(self, f"test/{name}", count)
         self.tables["nodes"] = Table({"node": list(range(self.honest)), "test accuracy": accuracy}, kind="points")
 
     def on_predict_epoch_end(self) -> None:
@@ -234,7 +243,8 @@ class MoNNA(ClassifierSteps, MethodModule):
         return optimizer_config(self.optimizer, self.lr_scheduler, trainable_parameters(self.network))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["curve"] = self.curve
+        checkpoint |= {"curve": self.curve, "counted": self.counted}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.curve = [tuple(row) for row in checkpoint["curve"]]
+        self.counted |= checkpoint.get("counted", {})  # older checkpoints have no counts

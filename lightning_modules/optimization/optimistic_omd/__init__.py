@@ -25,10 +25,11 @@ Evaluation uses two variations and the regret over the whole stream,
     sigma^2 = sum_t max_x E||grad f_t - grad F_t||^2,    Sigma^2 = sum_t max_x ||grad F_t - grad F_{t-1}||^2, F_0 = 0,
     sum_t F_t(x_t) - min_u sum_t F_t(u)  (static),    sum_t F_t(x_t) - min F_t  (dynamic),
 
-with f_t in place of F_t if the mean is unknown. In the convex case static regret is of the order of
-sqrt(sigma^2) + sqrt(Sigma^2). There are three baselines. Online gradient descent has eta_t = D / (G sqrt(t)). Mirror
-descent without a hint has M_t = 0. Optimistic FTRL plays x_t = argmin <sum_{s<t} g_s + M_t, x> + ||x||^2 / eta_t with
-eta_t = D^2 / (nu + sum_{s<t} eta_s ||g_s - M_s||^2).
+with f_t in place of F_t if the mean is unknown. If the means are known, there are two more metrics. `regret_exponent`
+is the exponent b of static regret ~ t^b. `excess_risk` is the excess risk of the mean of all x_t. In the convex case
+static regret is of the order of sqrt(sigma^2) + sqrt(Sigma^2). There are three baselines. Online gradient descent has
+eta_t = D / (G sqrt(t)). Mirror descent without a hint has M_t = 0. Optimistic FTRL plays x_t = argmin <sum_{s<t} g_s +
+M_t, x> + ||x||^2 / eta_t with eta_t = D^2 / (nu + sum_{s<t} eta_s ||g_s - M_s||^2).
 
 The largest step size of the ensemble is the first eta_i of at least 1 / (8 L). If this eta_i equals 1 / (8 L), PyNOL
 adds another step size.

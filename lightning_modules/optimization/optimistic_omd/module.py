@@ -19,7 +19,7 @@ from lightning_modules.full_precision import require_double
 from lightning_modules.interfaces import Table, TrainingRows, require
 from lightning_modules.method_module import MethodModule
 from lightning_modules.optimization.optimistic_omd.optimizers import OnlineOptimizer
-from lightning_modules.optimization.optimistic_omd.regret import least_on_ball, quadratic, regret_of_quadratics
+from lightning_modules.optimization.optimistic_omd.regret import least_on_ball, metrics_and_curves, quadratic
 from lightning_modules.training.logging import log_same, log_training
 
 LOSSES: Mapping[str, Callable[[Tensor, Any], Tensor]] = {
@@ -32,7 +32,7 @@ LOSSES: Mapping[str, Callable[[Tensor, Any], Tensor]] = {
 DRAWN_ROUNDS = 1000
 """Maximum number of rounds in the table of regrets."""
 MEASURED = ("loss", "rows", "gradient_variation", "expected", "noise")
-"""Measured values of each round, before the gradient of its expected loss at 0."""
+"""Measured values of each round, before the gradient of its expected loss at 0 and the played point."""
 ACCURACY = 1e-6
 """Accuracy of a stream's minimum loss, relative to its size, if there is no closed form."""
 
@@ -125,7 +125,7 @@ class OnlineConvexOptimization(MethodModule):
         return {"loss": log_training(self, batch, self.history[-1][:, 0].mean())}
 
     def _round(self, batch: TableBatch, start: int, stop: int) -> Tensor:
-        """Play a round; return its measurements and, if known, the gradient of the expected loss at 0."""
+        """Play a round; return its measurements and, if known, the gradient of the expected loss at 0 and the point."""
         own = slice(*(-(-(place - rank()) // world_size()) for place in (start, stop)))  # this rank's rows
         target = batch["target"][own] if "target" in batch else None
         losses = self.loss(self.network(batch["features"][own]), target)
@@ -142,7 +142,7 @@ class OnlineConvexOptimization(MethodModule):
         measured = [loss, torch.full_like(loss, stop - start), (g - self.previous).square().sum()]
         if known:
             noise, slope = total[1 + len(x)] / (stop - start), total[2 + len(x) :]
-            measured += [quadratic(x, slope, self.curvature), noise, *slope]
+            measured += [quadratic(x, slope, self.curvature), noise, *slope, *x]
         self.previous.copy_(g)
         for parameter, part in zip(self._learning, g.split([each.numel() for each in self._learning]), strict=True):
             parameter.grad = part.view_as(parameter)
@@ -187,17 +187,8 @@ class OnlineConvexOptimization(MethodModule):
         return self.found
 
     def _known(self, known: list[Tensor], history: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        expected, noise = known
-        slope = history[:, len(MEASURED) :]
-        regret = regret_of_quadratics(expected, slope, self.curvature.item(), self.radius.item())
-        metrics = {
-            "static_regret": regret.static.sum(),
-            "dynamic_regret": regret.dynamic.sum(),
-            "path_length": regret.path_length,
-            "stochastic_variance": noise.sum(),
-            "adversarial_variation": regret.adversarial_variation,
-        }
-        return metrics, {"best of all rounds": regret.static.cumsum(0), "best of each round": regret.dynamic.cumsum(0)}
+        slope, points = history[:, len(MEASURED) :].tensor_split([len(self.previous)], dim=1)
+        return metrics_and_curves(*known, slope, points, self.curvature.item(), self.radius.item())
 
     def _observed(self, loss: Tensor, rows: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         data = require(self.trainer.datamodule, TrainingRows, "OnlineConvexOptimization")  # type: ignore[attr-defined]

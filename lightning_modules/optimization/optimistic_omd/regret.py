@@ -54,6 +54,64 @@ def regret_of_quadratics(expected: Tensor, slope: Tensor, curvature: float, radi
     )
 
 
+def excess_risk(points: Tensor, slope: Tensor, curvature: float, radius: float) -> Tensor:
+    """Compute F(mean of x_t) - min F of the mean loss F over rounds (online-to-batch conversion).
+
+    If the distribution is the same in all rounds, this is at most the static regret divided by T.
+
+    Args:
+        points: x_t, `[T, d]`.
+        slope: slope of the expected loss in each round, `[T, d]`.
+        curvature: curvature of the expected losses, the same in all rounds.
+        radius: radius of the ball.
+    """
+    mean = slope.mean(0)
+    best = least_of_quadratic(mean, curvature, radius)
+    return quadratic(points.mean(0), mean, curvature) - quadratic(best, mean, curvature)
+
+
+def growth_exponent(regret: Tensor) -> Tensor:
+    """Fit the exponent b of regret = c t^b over the last 15/16 of the rounds, at 17 rounds with equal ratios.
+
+    b is 1/2 for the square root of t, and about 1 / log T for the logarithm.
+
+    Args:
+        regret: regret up to each round, `[T]`. The exponent is NaN if one of these values is not positive.
+    """
+    rounds = (len(regret) * 2.0 ** -(torch.arange(17, dtype=regret.dtype) / 4)).ceil()
+    x, y = rounds.log(), regret[rounds.long() - 1].log()
+    x = x - x.mean()
+    return (x @ y) / (x @ x)
+
+
+def metrics_and_curves(
+    expected: Tensor, noise: Tensor, slope: Tensor, points: Tensor, curvature: float, radius: float
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Compute the metrics of a stream with known expected losses, and the regret up to each round by comparator.
+
+    Args:
+        expected: F_t(x_t), `[T]`.
+        noise: variance of the gradient in each round, `[T]`.
+        slope: slope of the expected loss in each round, `[T, d]`.
+        points: x_t, `[T, d]`; `[T, 0]` if the points are not stored, as in older checkpoints.
+        curvature: curvature of the expected losses, the same in all rounds.
+        radius: radius of the ball.
+    """
+    regret = regret_of_quadratics(expected, slope, curvature, radius)
+    static, dynamic = regret.static.cumsum(0), regret.dynamic.cumsum(0)
+    metrics = {
+        "static_regret": regret.static.sum(),
+        "dynamic_regret": regret.dynamic.sum(),
+        "path_length": regret.path_length,
+        "stochastic_variance": noise.sum(),
+        "adversarial_variation": regret.adversarial_variation,
+        "regret_exponent": growth_exponent(static),
+    }
+    if points.numel():
+        metrics["excess_risk"] = excess_risk(points, slope, curvature, radius)
+    return metrics, {"best of all rounds": static, "best of each round": dynamic}
+
+
 class Best(NamedTuple):
     """A point of the ball, its value, and a bound on the difference between this value and the minimum."""
 

@@ -10,6 +10,8 @@ surrogate. For a batch, at z_t = f(theta_t) and G = grad sum_i l_i(z_t):
 
     theta <- theta - step grad, m times. The Armijo condition on the surrogate gives the step sizes.
 
+Instead, any optimizer of torch can take the m steps (`inner_optimizer`).
+
 g equals l at theta_t. If l is L-smooth in z and eta <= 1/L, then g is an upper bound of l. Its minimum is at z_t - G/H
 and that of S at z_t - G/(2H), so the code's 1/H is twice the paper's eta; apart from that they differ by a factor, and
 the code's <G, z_t> by a constant, subtracted here since it costs precision. m = 1 is a step of SGD, and with increasing

@@ -4,9 +4,10 @@ from collections.abc import Callable
 from typing import Any, get_args
 
 import torch
+from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
-from datamodules.arguments import at_least, one_of, positive, within
+from datamodules.arguments import at_least, one_of, only_with, positive, within
 from datamodules.batches import global_batch_size
 from datamodules.distributed.collectives import all_reduce_gradients, all_reduce_sum
 from lightning_modules.interfaces import TrainingSamples, require_data
@@ -54,6 +55,8 @@ class SSO(OutputLossSteps, MethodModule):
             sum with its minimum at z - G/H.
         initial_step: initial step size of the line search for the weights, for each batch.
         c: fraction of the first-order decrease of the surrogate that a step must achieve, in (0, 1).
+        inner_optimizer: optimizer whose `step` is called m times on each surrogate, built anew for each batch, such as
+            torch.optim.LBFGS. None takes m steps of gradient descent with a line search.
 
     Raises:
         ValueError: if an argument is out of range, if the loss is a mean, or, at setup, if the outputs are random.
@@ -68,12 +71,14 @@ class SSO(OutputLossSteps, MethodModule):
         scaling: Scaling = "code",
         initial_step: float = 10.0,
         c: float = 0.1,
+        inner_optimizer: OptimizerCallable | None = None,
     ) -> None:
         super().__init__()
         at_least(1, m=m)
         one_of(get_args(Scaling), scaling=scaling)
         positive(initial_step=initial_step)
         within(0, 1, "()", c=c)
+        only_with("the line search", inner_optimizer is None, SSO, initial_step=initial_step, c=c)
         self.automatic_optimization = False
         self.network = network
         self.loss = CountedLoss(loss)
@@ -82,6 +87,7 @@ class SSO(OutputLossSteps, MethodModule):
         self.scaling = scaling
         self.initial_step = initial_step
         self.c = c
+        self.inner_optimizer = inner_optimizer
         self.course = []
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -100,7 +106,10 @@ class SSO(OutputLossSteps, MethodModule):
         (gradient,) = torch.autograd.grad(value, at)
         surrogate = self._surrogate(batch, at.detach(), gradient, value.detach())
         optimizer: Any = self.optimizers()
-        optimizer.step(lambda: self._descend(surrogate, inputs, outputs))
+        if self.inner_optimizer is None:
+            optimizer.step(lambda: self._descend(surrogate, inputs, outputs))
+        else:
+            optimizer.step(lambda: self._minimize(surrogate, inputs))
         return {"loss": log_training(self, batch, value.detach() / len(at))}
 
     def _surrogate(self, batch: Any, at: Tensor, gradient: Tensor, value: Tensor) -> Callable[[Tensor], Tensor]:
@@ -135,6 +144,23 @@ class SSO(OutputLossSteps, MethodModule):
             step = found.step
             if not found.tries:
                 return
+
+    def _minimize(self, surrogate: Callable[[Tensor], Tensor], inputs: Tensor) -> None:
+        """Take m steps of the inner optimizer on the surrogate."""
+        assert self.inner_optimizer is not None
+        parameters = trainable_parameters(self.network)
+        optimizer = self.inner_optimizer(parameters)
+
+        def evaluate() -> Tensor:
+            with torch.enable_grad():
+                value, gradient = all_reduce_gradients(surrogate(self.outputs(inputs)), parameters)
+            for parameter, own in zip(parameters, gradient, strict=True):
+                parameter.grad = own
+            return value
+
+        for _ in range(self.m):
+            optimizer.step(evaluate)
+        optimizer.zero_grad()
 
     def configure_optimizers(self) -> OwnUpdates:
         return OwnUpdates(trainable_parameters(self.network))

@@ -20,6 +20,10 @@ pass and the gradient is small, the angle to w* is O(sigma / (1 - 2 eta)). This 
 direction would cause a larger gradient, because of the mass and the moments in the bands. Without the tests, a
 halfspace may err on half of the points.
 
+For adversarial label noise, any labels may be flipped, at a rate of opt. Then a learner with a nonconvex surrogate has
+an error of O(opt) + eps, and `tests: strips` adds a test T4, see `suites`. T4 bounds the fraction of points at which
+halfspaces with a small angle differ. `tests: moments` is a baseline, a test of moments that ignores the labels.
+
 Each threshold is a quantile of the statistic for standard normal points. The simulation uses as many points, of the
 same dimension, as the sample. With these thresholds, all tests pass jointly with probability 1 - delta if w is fixed.
 Here w depends on the sample, but is one of few candidates. Thresholds are capped, because a pass with a threshold above
@@ -28,7 +32,8 @@ is a valid result. The constants of the proof are too large to certify a useful 
 
 The paper contains only theory. Its surrogate, constants and degrees were not available. The step `ramp` with the
 paper's bands, the thresholds, and T3 by operator norms of moments up to degree 4 are this project's; `logistic` is the
-step of Diakonikolas et al. The assumption of Massart noise is not tested. Descent starts only at e_1, without random
+step of Diakonikolas et al. T4 is also this project's. The paper has a grid of sigma for adversarial noise, and the
+learner here has one sigma. The assumption of Massart noise is not tested. Descent starts only at e_1, without random
 restarts.
 
 Source: Gollakota, Klivans, Stavropoulos and Vasilyan, An Efficient Tester-Learner for Halfspaces, ICLR 2024, arXiv

@@ -13,13 +13,10 @@ statistics do not depend on labels, and are the same for w and -w.
 """
 
 import math
-from functools import cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-
-from datamodules.randomness.generators import generator_of
 
 BANDS = (6.0, 2.0)
 MOST_DIMENSIONS = 40
@@ -128,26 +125,6 @@ def statistics(found: Moments, sigma: float, degree: int) -> Tensor:
     enough = found.band_count >= dim**2
     moments_in_band = torch.stack(in_band).where(enough, math.inf)
     return torch.cat([_norms((found.outer / found.samples - identity)[None]), mass, moments_in_band.flatten()])
-
-
-@cache
-def simulated(samples: int, dim: int, sigma: float, degree: int, draws: int) -> Tensor:
-    """Sample the statistics of standard normal points, `[draws, K]`, on the CPU; deterministic.
-
-    Args:
-        samples: number of points in a sample.
-        dim: d.
-        sigma: width of the bands.
-        degree: maximum degree of the moments, 2 or 4.
-        draws: number of simulated samples.
-    """
-    generator = generator_of(samples, dim, degree)
-    axis = torch.eye(dim, dtype=torch.float64)[0]
-    rows = []
-    for _ in range(draws):
-        points = torch.randn(samples, dim, generator=generator, dtype=torch.float64)
-        rows.append(statistics(moments(points, axis, sigma, degree), sigma, degree))
-    return torch.stack(rows)
 
 
 def joint_thresholds(drawn: Tensor, delta: float) -> Tensor:

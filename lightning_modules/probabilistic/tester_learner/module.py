@@ -15,16 +15,8 @@ from lightning_modules.distributed.per_sample import gather_rows, share_sizes
 from lightning_modules.full_precision import require_double
 from lightning_modules.interfaces import Table
 from lightning_modules.method_module import MethodModule
-from lightning_modules.probabilistic.tester_learner.marginal_tests import (
-    MOST_DIMENSIONS,
-    Moments,
-    caps,
-    joint_thresholds,
-    moments,
-    names,
-    simulated,
-    statistics,
-)
+from lightning_modules.probabilistic.tester_learner.marginal_tests import MOST_DIMENSIONS, joint_thresholds
+from lightning_modules.probabilistic.tester_learner.suites import simulated, suite_of
 from lightning_modules.probabilistic.tester_learner.surrogates import (
     SURROGATES,
     sampling_error,
@@ -61,7 +53,8 @@ class TesterLearner(MethodModule):
         eta: upper bound on the probability of a flip, in [0, 1/2).
         sigma: width of the surrogate, and of the bands in the tests.
         surrogate: surrogate loss: `ramp`, or `logistic`, which belongs to the learner without tests.
-        tests: whether to test the points; if False, the selected candidate is always accepted.
+        tests: True tests the points for Massart noise, and `strips` for adversarial label noise. `moments` compares
+            moments of all points and ignores the labels, a baseline. If False, the candidate is always accepted.
         degree: maximum degree of the moments in the bands, 2 or 4.
         delta: probability of rejecting standard normal points.
         draws: number of simulated samples from which thresholds are computed.
@@ -84,7 +77,7 @@ class TesterLearner(MethodModule):
         eta: float = 0.3,
         sigma: float = 0.4,
         surrogate: Literal["ramp", "logistic"] = "ramp",
-        tests: bool = True,
+        tests: bool | Literal["strips", "moments"] = True,
         degree: Literal[2, 4] = 4,
         delta: float = 0.05,
         draws: int = 200,
@@ -96,13 +89,14 @@ class TesterLearner(MethodModule):
         within(0, 0.5, "[)", eta=eta)
         positive(sigma=sigma, beta=beta)
         one_of(SURROGATES, surrogate=surrogate)
+        one_of((True, False, "strips", "moments"), tests=tests)
         one_of((2, 4), degree=degree)
         if degree == 4 and dim > MOST_DIMENSIONS:
             raise ValueError(f"dim must be at most {MOST_DIMENSIONS} for moments of degree 4, got {dim}: use degree 2")
         within(0, 1, "()", delta=delta)
         at_least(math.ceil(1 / delta), draws=draws)
         at_least(1, rows_per_iteration=rows_per_iteration)
-        only_with("tests true", tests, TesterLearner, delta=delta, draws=draws)
+        only_with("tests true", bool(tests), TesterLearner, delta=delta, draws=draws)
         self.automatic_optimization = False
         self.dim = dim
         self.eta = eta
@@ -116,7 +110,8 @@ class TesterLearner(MethodModule):
         self.rows_per_iteration = rows_per_iteration
         first = torch.eye(dim, dtype=torch.float64)[0]
         self.weight = nn.Parameter(first)
-        self.names = ["gradient", *names(degree)]
+        self.suite = suite_of(tests, sigma, degree)
+        self.names = ["gradient", *self.suite.names]
         self.register_buffer("halfspace", first.clone())
         self.register_buffer("accepted", torch.zeros((), dtype=torch.float64))
         self.register_buffer("statistics", torch.full((len(self.names),), math.inf, dtype=torch.float64))
@@ -186,15 +181,15 @@ class TesterLearner(MethodModule):
             log_same(self, f"val/{name}", value)
 
     def _test(self, features: Tensor, samples: int, norm: Tensor) -> None:
-        """Compare the norm of the gradient and T1 to T3 with their thresholds, over the points of all ranks."""
-        sums = moments(features, self.halfspace, self.sigma, self.degree)
-        found = statistics(Moments(*map(all_reduce_sum, sums)), self.sigma, self.degree)
+        """Compare the norm of the gradient and the statistics with their thresholds, over the points of all ranks."""
+        sums = self.suite.sums(features, self.halfspace)
+        found = self.suite.statistics(tuple(map(all_reduce_sum, sums)))
         self.statistics.copy_(torch.cat([norm[None], found]))
         if self.tests:
             by_chance = sampling_error(samples, self.dim, self.surrogate, self.sigma)
-            alpha = max(0.1 * (1 - 2 * self.eta), 3 * by_chance)
-            drawn = simulated(samples, self.dim, self.sigma, self.degree, self.draws)
-            limits = torch.minimum(joint_thresholds(drawn, self.delta), caps(self.degree))
+            alpha = max(0.1 * (1 - 2 * self.eta), 3 * by_chance) if self.suite.uses_labels else math.inf
+            drawn = simulated(self.suite, samples, self.dim, self.draws)
+            limits = torch.minimum(joint_thresholds(drawn, self.delta), self.suite.caps)
             self.thresholds.copy_(torch.cat([torch.tensor([alpha]).to(limits), limits]))
         else:
             self.thresholds.fill_(math.inf)
@@ -204,7 +199,8 @@ class TesterLearner(MethodModule):
         weight, target = loss_weight(batch), batch["target"]
         found = {"error": (target * self(batch["features"]) <= 0).to(target).mean()}
         if "clean_target" in batch:
-            found["excess_error"] = found["error"] - (target != batch["clean_target"]).to(target).mean()
+            found["error_of_truth"] = (target != batch["clean_target"]).to(target).mean()
+            found["excess_error"] = found["error"] - found["error_of_truth"]
         for name, value in found.items():
             self.log(f"test/{name}", weight * value, on_epoch=True, batch_size=global_batch_size(batch), sync_dist=True)
         if "w_true" in batch:

@@ -1,5 +1,6 @@
 """Rules against their definitions, written with loops, and what makes nearest-neighbor averaging robust."""
 
+import statistics
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,10 @@ from torch import Tensor
 from lightning_modules.optimization.monna import aggregation
 from lightning_modules.optimization.monna.aggregation import (
     Average,
+    CoordinatewiseMedian,
     GeometricMedian,
+    Krum,
+    MeanAroundMedian,
     NearestNeighborAveraging,
     Rule,
     SelfCenteredClipping,
@@ -22,7 +26,8 @@ from lightning_modules.optimization.monna.aggregation import (
 from lightning_modules.optimization.monna.exchange import responders
 
 NNA = NearestNeighborAveraging()
-RULES: list[Rule] = [NNA, Average(), TrimmedMean(), GeometricMedian(), SelfCenteredClipping(2.0)]
+MEDIANS: list[Rule] = [CoordinatewiseMedian(), MeanAroundMedian()]
+RULES: list[Rule] = [NNA, Average(), TrimmedMean(), GeometricMedian(), SelfCenteredClipping(2.0), Krum(), *MEDIANS]
 
 
 def numbers(*shape: int, seed: int = 0) -> Tensor:
@@ -63,12 +68,35 @@ def clipped_by_loop(own: Tensor, heard: list[Tensor], f: int) -> Tensor:
     return v
 
 
+def krum_by_loop(own: Tensor, heard: list[Tensor], f: int) -> Tensor:
+    def score(i: int) -> float:
+        others = sorted(float((heard[i] - x).square().sum()) for j, x in enumerate(heard) if j != i)
+        return sum(others[: len(heard) - f - 2])
+
+    return heard[min(range(len(heard)), key=score)]
+
+
+def middle_by_loop(own: Tensor, heard: list[Tensor], f: int) -> Tensor:
+    return torch.tensor([statistics.median(column) for column in torch.stack(heard).T.tolist()], dtype=own.dtype)
+
+
+def around_middle_by_loop(own: Tensor, heard: list[Tensor], f: int) -> Tensor:
+    kept = []
+    for column in torch.stack(heard).T.tolist():
+        middle = statistics.median(column)
+        kept.append(sorted(column, key=lambda value: abs(value - middle))[: len(heard) - f])
+    return torch.tensor(kept, dtype=own.dtype).mean(dim=1)
+
+
 LOOPS: dict[type[Rule], Callable[[Tensor, list[Tensor], int], Tensor]] = {
     NearestNeighborAveraging: nearest_by_loop,
     Average: lambda own, heard, f: torch.stack(heard).mean(dim=0),
     TrimmedMean: trimmed_by_loop,
     GeometricMedian: median_by_loop,
     SelfCenteredClipping: clipped_by_loop,
+    Krum: krum_by_loop,
+    CoordinatewiseMedian: middle_by_loop,
+    MeanAroundMedian: around_middle_by_loop,
 }
 
 
@@ -91,6 +119,15 @@ def test_what_an_attack_is_told_is_the_mean_over_nodes_that_hear_all(rule: Rule)
     torch.testing.assert_close(rule.answer(honest, 2)(sent), expected, rtol=1e-12, atol=1e-12)
 
 
+def test_krum_takes_one_vector_and_medians_the_middle_by_hand() -> None:
+    vectors = torch.tensor([[0.0], [1.0], [2.0], [10.0], [11.0]], dtype=torch.float64)
+    all_of_them = torch.arange(5)[None]
+    assert Krum()(vectors[:1], vectors, all_of_them, 1).item() == 1.0  # scores 5, 2, 5, 65, 82
+    assert CoordinatewiseMedian()(vectors[:1], vectors, all_of_them, 1).item() == 2.0
+    assert MeanAroundMedian()(vectors[:1], vectors, all_of_them, 2).item() == 1.0  # mean of 0, 1 and 2
+    assert CoordinatewiseMedian()(vectors[:1], vectors, all_of_them[:, :4], 1).item() == 1.5
+
+
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__name__)
 def test_equal_vectors_stay_what_they_are(rule: Rule) -> None:
     vectors = numbers(1, 4).expand(6, -1)
@@ -100,7 +137,7 @@ def test_equal_vectors_stay_what_they_are(rule: Rule) -> None:
 def test_without_byzantine_nodes_it_is_the_plain_mean() -> None:
     vectors = numbers(6, 4)
     mean = vectors.mean(dim=0).expand(6, -1)
-    for rule in (NNA, Average(), TrimmedMean()):
+    for rule in (NNA, Average(), TrimmedMean(), MeanAroundMedian()):
         torch.testing.assert_close(rule(vectors, vectors, drawn(6, 0), 0), mean, rtol=1e-14, atol=1e-15)
 
 
@@ -138,7 +175,7 @@ def test_vectors_that_are_farther_than_all_honest_ones_change_no_bit(far: float)
     assert made[0].isfinite().all()
 
 
-@pytest.mark.parametrize("rule", [GeometricMedian(), SelfCenteredClipping(2.0), TrimmedMean()])
+@pytest.mark.parametrize("rule", [GeometricMedian(), SelfCenteredClipping(2.0), TrimmedMean(), Krum(), *MEDIANS])
 def test_baselines_bear_what_is_not_finite(rule: Rule) -> None:
     honest = numbers(9, 4)
     for wrong in (torch.inf, torch.nan):
@@ -178,4 +215,5 @@ def test_the_vector_of_all_byzantine_nodes_is_heard_from_each() -> None:
 def test_most_byzantine_nodes() -> None:
     tolerated: dict[Any, list[int]] = {rule: [rule.most_byzantine(n) for n in (3, 4, 16, 26)] for rule in RULES}
     assert tolerated.pop(RULES[1]) == [1, 1, 7, 12]  # plain averaging, which leaves someone to hear
+    assert tolerated.pop(RULES[5]) == [0, 0, 4, 7]  # Krum, whose score needs a neighbour: n - f >= 2 f + 3
     assert set(map(tuple, tolerated.values())) == {(0, 1, 5, 8)}

@@ -164,6 +164,23 @@ def test_momentum_of_a_constant_gradient() -> None:
     torch.testing.assert_close(made.network.momentum, (1 - BETA**6) * g.expand(3, -1), rtol=1e-10, atol=0)
 
 
+@pytest.mark.parametrize("growing", [False, True])
+def test_gradients_of_all_honest_nodes_are_counted(growing: bool) -> None:
+    """5 images for each of 7 nodes in 8 rounds; with growing batches (LEARN), round t = 0, 1, ... has t + 1 images."""
+    made = module(SignFlip(), NearestNeighborAveraging(), target_accuracy=0.0)
+    trainer = quiet(max_epochs=2, precision="64-true")
+    trainer.fit(made, source := data(growing))
+    images = [t + 1 if growing else 5 for t in range(8)]
+    [tested] = trainer.test(made, source, verbose=False)
+    assert tested["test/gradients"] == HONEST * sum(images)
+    assert tested["test/gradients_to_target"] == HONEST * sum(images[:4])  # the first validation follows four rounds
+    checkpoint: dict[str, Any] = {}
+    made.on_save_checkpoint(checkpoint)
+    again = module(SignFlip(), NearestNeighborAveraging(), target_accuracy=1.0)
+    again.on_load_checkpoint(checkpoint)
+    assert again.counted == made.counted
+
+
 def test_a_batch_that_nodes_cannot_share_is_named() -> None:
     images = TensorDataset(torch.zeros(8, 1, 8, 8), torch.zeros(8, dtype=torch.int64))
     with pytest.raises(ValueError, match="batch size 8 is not divisible by the 7 nodes"):
@@ -216,6 +233,7 @@ def arguments(**more: Any) -> dict[str, Any]:
         ({"attack": None}, "attack must be given if and only if there are Byzantine nodes, and byzantine is 2"),
         ({"byzantine": 0}, "if and only if there are Byzantine nodes, and byzantine is 0"),
         ({"momentum": 1.0}, "momentum must be in"),
+        ({"target_accuracy": 90}, "target_accuracy must be in"),
         ({"norm_weight": -0.1}, "norm_weight must be at least 0"),
     ],
 )

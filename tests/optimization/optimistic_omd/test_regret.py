@@ -8,6 +8,8 @@ from torch import Tensor
 
 from lightning_modules.optimization.optimistic_omd.ball import project
 from lightning_modules.optimization.optimistic_omd.regret import (
+    excess_risk,
+    growth_exponent,
     least_of_quadratic,
     least_on_ball,
     quadratic,
@@ -73,3 +75,27 @@ def test_regret_of_quadratics_is_that_of_their_definition() -> None:
     assert found.adversarial_variation.item() == pytest.approx(
         (gradient[:, 0].square().sum(1).max() + slope.diff(dim=0).square().sum()).item(), abs=0.05
     )
+
+
+@pytest.mark.parametrize("curvature", [0.0, 0.4])
+def test_the_mean_point_has_the_excess_risk_of_its_definition_and_at_most_the_mean_regret(curvature: float) -> None:
+    slope, x = numbers(1, 3).expand(50, -1), project(numbers(50, 3, seed=1), 1.0)
+    found = excess_risk(x, slope, curvature, 1.0).item()
+    value = curvature / 2 * (x.mean(0) ** 2).sum() + (slope[0] * x.mean(0)).sum()
+    least = minimize(
+        lambda u: curvature / 2 * u @ u + slope[0].numpy() @ u,
+        np.zeros(3),
+        constraints=[{"type": "ineq", "fun": lambda u: 1 - u @ u}],
+        options={"ftol": 1e-14},
+    )
+    assert found == pytest.approx(value.item() - least.fun, abs=1e-6)
+    regret = regret_of_quadratics(quadratic(x, slope, curvature), slope, curvature, 1.0)
+    assert 0 <= found <= regret.static.mean().item() + 1e-12  # by Jensen's inequality, for one distribution
+
+
+def test_exponents_of_powers_and_of_the_logarithm() -> None:
+    t = torch.arange(1, 4001, dtype=torch.float64)
+    for b in (0.0, 0.5, 1.0):
+        assert growth_exponent(3 * t**b).item() == pytest.approx(b, abs=1e-12)
+    assert growth_exponent(5 * t.log()).item() == pytest.approx(1 / t[-1].log().item(), abs=0.04)
+    assert growth_exponent(torch.cat([t[:-1], -t[-1:]])).isnan()

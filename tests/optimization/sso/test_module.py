@@ -127,6 +127,41 @@ def test_many_steps_of_a_linear_model_solve_least_squares_with_one_expensive_gra
     assert module.loss.gradients == 1
 
 
+def test_lbfgs_minimises_the_surrogate_of_a_linear_model_in_a_step_with_one_expensive_gradient() -> None:
+    inner: Any = lambda parameters: torch.optim.LBFGS(parameters, max_iter=200, line_search_fn="strong_wolfe")  # noqa: E731
+    loss, step = nn.MSELoss(reduction="sum"), ScheduledStep(0.5)
+    module = SSO(network(nn.Linear(4, 1)), loss, step, 1, "paper", inner_optimizer=inner)
+    fitted(module, 1, None)
+    ones = torch.cat([X, torch.ones(30, 1, dtype=torch.float64)], dim=1)
+    weight = torch.cat([each.data.flatten() for each in module.network.parameters()])
+    torch.testing.assert_close(weight, torch.linalg.lstsq(ones, Y[:, None]).solution.flatten(), rtol=0, atol=1e-5)
+    assert module.loss.gradients == 1
+
+
+def test_an_inner_optimizer_starts_anew_for_each_batch_and_takes_m_steps() -> None:
+    rate, m = 8.0, 3
+    inner: Any = lambda parameters: torch.optim.Adam(parameters, lr=0.05)  # noqa: E731
+    module, plain = sso(ScheduledStep(rate), m, inner_optimizer=inner), network()
+    for start in (0, 10):
+        at = plain(X[start : start + 10]).detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(LOSS(at.flatten(), Y[start : start + 10]), at)
+        optimizer = torch.optim.Adam(plain.parameters(), lr=0.05)
+        for _ in range(m):
+            optimizer.zero_grad()
+            moved = plain(X[start : start + 10]) - at.detach()
+            (gradient * moved * rate + moved.square()).mean().backward()  # 1/H is the rate
+            optimizer.step()
+    fitted(module, 2)
+    for ours, theirs in zip(module.network.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours.data, theirs.data, rtol=0, atol=1e-12)
+    assert module.loss.gradients == 2
+
+
+def test_the_line_search_alone_uses_its_arguments() -> None:
+    with pytest.raises(ValueError, match="c is used only with the line search"):
+        sso(c=0.2, inner_optimizer=torch.optim.LBFGS)
+
+
 def test_the_surrogate_never_increases_and_gradients_are_one_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     values: list[float] = []
 

@@ -12,9 +12,9 @@ from lightning_modules.probabilistic.tester_learner.marginal_tests import (
     moments,
     names,
     pairs,
-    simulated,
     statistics,
 )
+from lightning_modules.probabilistic.tester_learner.suites import Bands, simulated
 
 
 def numbers(*shape: int, seed: int = 0) -> Tensor:
@@ -98,7 +98,7 @@ def test_bands_with_few_points_have_infinite_moments_and_no_nan(samples: int) ->
 
 
 def test_joint_thresholds_pass_the_stated_share_of_normal_samples() -> None:
-    drawn = simulated(600, 3, 1.0, 4, 400)
+    drawn = simulated(Bands(1.0, 4), 600, 3, 400)
     limits = joint_thresholds(drawn, 0.1)
     passed = (drawn <= limits).all(1)
     assert passed.double().mean().item() == pytest.approx(0.9, abs=0.01)

@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch import nn
 
 import train
-from datamodules.corruptions.value_noise import ConstantFlips
+from datamodules.corruptions.value_noise import AdversarialFlips, ConstantFlips
 from datamodules.tables.halfspaces import Halfspaces
 from datamodules.tables.table_set import Rows
 from datamodules.tables.tables import Tables
@@ -55,6 +55,22 @@ def test_points_with_a_gap_are_rejected_where_the_learner_is_stuck() -> None:
     assert found["val/covariance"] < 0.1  # a test of the whole sample alone would pass
     assert found["val/mass_band_6"] == found["val/mass_band_2"] == 1
     assert fitted(TesterLearner(3, 0.2, sigma=0.4, tests=False), data("gap"), 1)["test/accepted"] == 1
+
+
+def test_adversarial_labels_cost_at_most_twice_the_optimum_and_strips_accept_normal_points() -> None:
+    own = Tables(Halfspaces(AdversarialFlips(0.05, 2), 3, 16_000, "gaussian", 4000), 1000, seed=0)
+    module = TesterLearner(3, 0.0, tests="strips", **FAST)
+    found = fitted(module, own)
+    assert found["test/accepted"] == 1
+    assert found["test/error_of_truth"] == pytest.approx(0.05, abs=0.01)
+    assert found["test/error"] < 2 * found["test/error_of_truth"]
+    assert "degree_2_strip_2" in module.names
+
+
+def test_moments_of_all_points_of_degree_two_accept_a_gap_where_the_learner_is_stuck() -> None:
+    found = fitted(TesterLearner(3, 0.2, sigma=0.4, tests="moments", degree=2, draws=40), data("gap"), 1)
+    assert found["test/accepted"] == 1
+    assert found["test/error"] == pytest.approx(0.5, abs=0.03)
 
 
 def test_each_batch_leaves_a_candidate_of_its_own() -> None:

@@ -3,7 +3,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from datamodules.corruptions.value_noise import BoundaryFlips, ConstantFlips, HalfFlips, SignFlips
+from datamodules.corruptions.value_noise import (
+    AdversarialFlips,
+    BoundaryFlips,
+    ConstantFlips,
+    HalfFlips,
+    SignFlips,
+)
 
 RANDOM = np.random.default_rng(0)
 FEATURES = RANDOM.standard_normal((50_000, 3))
@@ -27,7 +33,17 @@ def test_labels_are_flipped_as_often_as_the_law_says(flips: SignFlips, expected:
         assert drawn[part].mean() == pytest.approx(probability[part].mean(), abs=0.02)
 
 
-@pytest.mark.parametrize("flips", [ConstantFlips, HalfFlips, BoundaryFlips])
+def test_an_adversary_flips_the_stated_share_of_normal_points_near_the_boundary_on_one_side() -> None:
+    flips = AdversarialFlips(0.2, coordinate=2)
+    flipped = flips.flips(FEATURES, MARGIN, np.random.default_rng(1))
+    assert flipped.mean() == pytest.approx(0.2, abs=0.006)
+    assert (FEATURES[flipped, 2] > 0).all()
+    other = (FEATURES[:, 2] > 0) & ~flipped  # whether a label is flipped follows from the point alone
+    assert np.abs(MARGIN[flipped]).max() < np.abs(MARGIN[other]).min()
+    assert not AdversarialFlips(0.0).flips(FEATURES, MARGIN, np.random.default_rng(1)).any()
+
+
+@pytest.mark.parametrize("flips", [ConstantFlips, HalfFlips, BoundaryFlips, AdversarialFlips])
 def test_half_of_the_labels_tell_nothing(flips: Any) -> None:
     with pytest.raises(ValueError, match="rate must be in"):
         flips(rate=0.5)

@@ -1,0 +1,165 @@
+"""Three suites of tests of points against the standard normal distribution.
+
+`Bands` has the tests T1 to T3 of `marginal_tests`, for Massart noise. `Strips` adds T4, for adversarial label noise.
+With z as in `marginal_tests`, strip i has the points with i sigma <= |<w, x>| < (i + 1) sigma. The last strip has no
+upper limit. The statistics of strip i, at most 0 in the limit of infinitely many points of N(0, I), are
+
+    fraction of points in the strip / that of N(0, I) - 1,    greatest eigenvalue of E[z z^T | strip] - 1.
+
+If a halfspace has the angle th to w, its signs differ from those of w at |<v, z>| >= |<w, x>| / tan th for a unit
+vector v. With masses p_i and greatest eigenvalues c_i, the two halfspaces differ on a fraction of points of at most
+
+    sum_i p_i min{1, c_i (tan th / (i sigma))^2},
+
+which is O(th) for sigma of the order of th, if T4 passes. This holds for any distribution of x.
+
+`GlobalMoments` compares the moments of degree 2 and 4 of all points with those of N(0, I). It uses neither labels nor
+w, as earlier testers do. It is a baseline.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from datamodules.randomness.generators import generator_of
+from lightning_modules.probabilistic.tester_learner.marginal_tests import (
+    CAPS,
+    ROWS_AT_ONCE,
+    Moments,
+    caps,
+    complement,
+    moments,
+    names,
+    pairs,
+    statistics,
+)
+
+FARTHEST = 2.0
+"""Greatest distance at which the last strip begins; farther strips would have few points."""
+STRIP_CAP = 0.5
+"""Maximum threshold of the statistics of a strip."""
+
+
+@dataclass(frozen=True)
+class Bands:
+    """T1 to T3: the covariance, and mass and moments in bands around the hyperplane of w.
+
+    Args:
+        sigma: width of the bands.
+        degree: maximum degree of the moments, 2 or 4.
+    """
+
+    sigma: float
+    degree: int
+
+    uses_labels = True
+    """Whether a large gradient is a reason to reject."""
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the statistics."""
+        return names(self.degree)
+
+    @property
+    def caps(self) -> Tensor:
+        """Maximum threshold of each statistic."""
+        return caps(self.degree)
+
+    def sums(self, features: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
+        """Compute sums over the points x `[N, d]` for the unit vector w `[d]`, which add up over ranks."""
+        return moments(features, weight, self.sigma, self.degree)
+
+    def statistics(self, sums: tuple[Tensor, ...]) -> Tensor:
+        """Compute the statistics from the sums over all points, in the order of `names`."""
+        return statistics(Moments(*sums), self.sigma, self.degree)
+
+
+@dataclass(frozen=True)
+class Strips(Bands):
+    """T1 to T3, and T4: mass and second moments in strips that cover all points."""
+
+    @property
+    def last(self) -> int:
+        """Index of the last strip."""
+        return max(1, int(FARTHEST / self.sigma))
+
+    @property
+    def names(self) -> list[str]:
+        strips = [f"{name}_strip_{i}" for name in ("mass", "degree_2") for i in range(self.last + 1)]
+        return names(self.degree) + strips
+
+    @property
+    def caps(self) -> Tensor:
+        return torch.cat([caps(self.degree), torch.full((2 * self.last + 2,), STRIP_CAP, dtype=torch.float64)])
+
+    def sums(self, features: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
+        strip = ((features @ weight).abs() / self.sigma).floor().clamp(max=self.last)
+        z = features @ complement(weight)
+        inside = [z[strip == i] for i in range(self.last + 1)]
+        count = features.new_tensor([len(own) for own in inside])
+        return (*super().sums(features, weight), count, torch.stack([own.T @ own for own in inside]))
+
+    def statistics(self, sums: tuple[Tensor, ...]) -> Tensor:
+        *others, count, outer = sums
+        edges = [math.erf(i * self.sigma / math.sqrt(2)) for i in range(self.last + 1)] + [1.0]
+        mass = count / others[0] / count.new_tensor(edges).diff() - 1
+        greatest = torch.linalg.eigvalsh(outer / count.clamp(min=1)[:, None, None])[:, -1]
+        return torch.cat([super().statistics(tuple(others)), mass, greatest - 1])
+
+
+@dataclass(frozen=True)
+class GlobalMoments(Bands):
+    """Moments of all points, up to the degree. A baseline that depends on neither labels nor w."""
+
+    uses_labels = False
+
+    @property
+    def names(self) -> list[str]:
+        return ["covariance", "degree_4"][: self.degree // 2]
+
+    @property
+    def caps(self) -> Tensor:
+        return torch.tensor([CAPS[name] for name in self.names], dtype=torch.float64)
+
+    def sums(self, features: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
+        parts = [pairs(part) for part in features.split(ROWS_AT_ONCE)] if self.degree == 4 else []
+        fourth = sum((part.T @ part for part in parts), features.new_zeros(()))
+        return features.new_tensor(len(features)), features.T @ features, fourth
+
+    def statistics(self, sums: tuple[Tensor, ...]) -> Tensor:
+        samples, outer, fourth = sums
+        identity = torch.eye(len(outer)).to(outer)
+        deviations = [outer / samples - identity]
+        if self.degree == 4:
+            unit = pairs(identity).sum(0)  # I as a vector
+            deviations.append(fourth / samples - torch.outer(unit, unit) - 2 * torch.eye(len(unit)).to(unit))
+        return torch.stack([torch.linalg.eigvalsh(each).abs().max() for each in deviations])
+
+
+def suite_of(tests: bool | Literal["strips", "moments"], sigma: float, degree: int) -> Bands:
+    """Return `Strips` for "strips", `GlobalMoments` for "moments", and otherwise `Bands`."""
+    kind = {"strips": Strips, "moments": GlobalMoments}.get(str(tests), Bands)
+    return kind(sigma, degree)
+
+
+@cache
+def simulated(suite: Bands, samples: int, dim: int, draws: int) -> Tensor:
+    """Sample the statistics of standard normal points, `[draws, K]`, on the CPU; deterministic.
+
+    Args:
+        suite: tests whose statistics are sampled.
+        samples: number of points in a sample.
+        dim: d.
+        draws: number of simulated samples.
+    """
+    generator = generator_of(samples, dim, suite.degree)
+    axis = torch.eye(dim, dtype=torch.float64)[0]
+    rows = []
+    for _ in range(draws):
+        points = torch.randn(samples, dim, generator=generator, dtype=torch.float64)
+        rows.append(suite.statistics(suite.sums(points, axis)))
+    return torch.stack(rows)
