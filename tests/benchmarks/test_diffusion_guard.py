@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from experiments.command_line import CommandLine
 from lightning_modules.robustness.diffusion_guard.attack import ProtectionObjective, raised
 from tests.benchmarks.pairs import paired_ratio
-from tests.conformance.experiments import CONFIGS, experiments
 
 pytestmark = pytest.mark.benchmark
 Report = Callable[[str, float, str], None]
@@ -17,7 +17,7 @@ Report = Callable[[str, float, str], None]
 
 def one_step(objective: ProtectionObjective) -> Callable[[], object]:
     """One gradient of the demo's attack on a batch of its images."""
-    module = experiments().built("--config", CONFIGS / "diffusion_guard" / "demo.yaml").model.eval()
+    module = CommandLine(["fit", "--config", "configs/diffusion_guard/demo.yaml"], run=False).model.eval()
     image, keep = torch.rand(8, 1, 16, 16, requires_grad=True), torch.zeros(8, 1, 16, 16)
     keep[:, :, 4:12, 4:12] = 1
     noise = torch.randn(image.shape)

@@ -26,6 +26,10 @@ OWN_KEYS = {
     "benign_oscillation": {"model.optimizer.lr"},  # the method is the rate
     "optimistic_omd": {"model.optimizer.class_path", "model.optimizer.delta"},  # the method is the optimizer
     "noise_mask": {"model.optimizer.lr"},  # its objective multiplies the gradient: equal products of both are compared
+    # claims compare one detector after training on clean labels and many images, and on noisy labels or few images
+    "mahalanobis": {
+        *("data.label_noise.class_path", "data.label_noise.noise_rate", "data.images.train_size", "trainer.callbacks"),
+    },
     "nmtune": {"model.optimizer.lr"},  # the paper gives linear probing a rate of its own
     # the method and its baselines are optimizers, each with the best rate of its own grid
     "sso": {"model.optimizer.class_path", "model.optimizer.lr"},

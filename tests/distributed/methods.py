@@ -572,7 +572,7 @@ METHODS = {
         "mahalanobis/class_incremental",
         {
             "trainer.callbacks.1.init_args.max_epochs": 2,
-            "model.init_args.network.init_args.channels": [6, 8],
+            "model.init_args.base_classifier.init_args.channels": [6, 8],
             "trainer.callbacks.1.init_args.model.init_args.network.init_args.channels": [6, 8],
             "model.init_args.layer": "relu2",
             "data.init_args.batch_size": 301,

@@ -115,7 +115,7 @@ class ClassIncremental(ClassifierSteps, MethodModule):
     table has the area after each class. `test/accuracy` is the accuracy of `classifier` over all classes, without bias.
 
     Args:
-        network: classifier of the base classes, which maps images `[B, C, H, W]` in [0, 1] to logits.
+        base_classifier: classifier of the base classes, which maps images `[B, C, H, W]` in [0, 1] to logits.
         num_classes: number of base and new classes, K.
         num_base_classes: number of base classes, C_0; the base classes have the labels below C_0.
         layer: name of the module whose output has the features, usually the one before the last linear layer.
@@ -129,7 +129,7 @@ class ClassIncremental(ClassifierSteps, MethodModule):
 
     def __init__(
         self,
-        network: nn.Module,
+        base_classifier: nn.Module,
         num_classes: int,
         num_base_classes: int,
         layer: str,
@@ -143,13 +143,13 @@ class ClassIncremental(ClassifierSteps, MethodModule):
         within(1, num_classes - 1, num_base_classes=num_base_classes)
         within(0, 1, shrinkage=shrinkage)
         # Parameters never change; requires_grad only satisfies DistributedDataParallel.
-        for parameter in network.parameters():
+        for parameter in base_classifier.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
-        self.network = network.eval()
+        self.base_classifier = base_classifier.eval()
         self.num_classes = num_classes
         self.num_base_classes = num_base_classes
-        self.layers = named_layers(network, [layer], [])
-        (width,) = num_features(network, self.layers, image_shape)
+        self.layers = named_layers(base_classifier, [layer], [])
+        (width,) = num_features(base_classifier, self.layers, image_shape)
         self.gaussians = IncrementalGaussians(num_classes, num_base_classes, width)
         self.classifier = classifier
         self.shrinkage = shrinkage
@@ -160,17 +160,17 @@ class ClassIncremental(ClassifierSteps, MethodModule):
     @property
     def encoder(self) -> nn.Module:
         """The network; `Pretraining` can load weights into it."""
-        return self.network
+        return self.base_classifier
 
     def train(self, mode: bool = True) -> "ClassIncremental":
         super().train(mode)
-        self.network.eval()
+        self.base_classifier.eval()
         return self
 
     def features(self, image: Tensor) -> Tensor:
         """Compute features `[B, d]` in float64."""
         with torch.no_grad(), in_full_precision(self.device):
-            return layer_features(self.network, self.layers, image)[1][0].double()
+            return layer_features(self.base_classifier, self.layers, image)[1][0].double()
 
     def scores(self, features: Tensor, number: int, classifier: IncrementalClassifier) -> Tensor:
         """Compute -d_c / 2, `[B, number]`, after `number` classes, from features `[B, d]`."""
@@ -187,7 +187,7 @@ class ClassIncremental(ClassifierSteps, MethodModule):
     def training_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:
         label, C = batch["label"], self.num_base_classes
         with torch.no_grad(), in_full_precision(self.device):
-            logits, features = layer_features(self.network, self.layers, batch["image"])
+            logits, features = layer_features(self.base_classifier, self.layers, batch["image"])
             self.gaussians.update(features, label)
             error = F.cross_entropy(logits[:, :C], label.clamp(max=C - 1), reduction="none") * (label < C)
         loss, size = loss_weight(batch) * error.mean(), global_batch_size(batch)
@@ -197,7 +197,7 @@ class ClassIncremental(ClassifierSteps, MethodModule):
 
     def configure_optimizers(self) -> Any:
         """Return an optimizer without effect, because Lightning saves no checkpoint without optimizer steps."""
-        return torch.optim.SGD(self.network.parameters(), lr=0.0)
+        return torch.optim.SGD(self.base_classifier.parameters(), lr=0.0)
 
     def on_test_start(self) -> None:
         if not bool((self.gaussians.count > 0).all()):

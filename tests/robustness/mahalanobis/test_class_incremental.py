@@ -71,15 +71,15 @@ def incremental(**options: str) -> ClassIncremental:
 
 def test_a_run_adds_two_digits_to_a_classifier_of_eight(tmp_path: Path) -> None:
     module, data = incremental(), LabelledImages(Digits(), batch_size=300)
-    before = copy.deepcopy(module.network.state_dict())
+    before = copy.deepcopy(module.base_classifier.state_dict())
     trainer = in_double(max_epochs=2, default_root_dir=tmp_path)  # the second epoch changes nothing
     trainer.fit(module, datamodule=data)
     (metrics,) = trainer.test(module, datamodule=data, verbose=False)
-    assert all(torch.equal(value, before[name].double()) for name, value in module.network.state_dict().items())
+    assert all(torch.equal(value, before[name].double()) for name, value in module.base_classifier.state_dict().items())
 
     def features(image: Tensor) -> Tensor:
         with torch.no_grad():
-            return layer_features(module.network, module.layers, image.double() / 16)[1][0]
+            return layer_features(module.base_classifier, module.layers, image.double() / 16)[1][0]
 
     train, test = Digits().training(), Digits().test()
     f, f_test = features(train.image), features(test.image)
