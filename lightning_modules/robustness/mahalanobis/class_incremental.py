@@ -204,7 +204,7 @@ class ClassIncremental(ClassifierSteps, MethodModule):
             raise ValueError("some classes have no statistics: run fit first, with training images of all classes")
         self.collected.reset()
 
-    def test_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         features, label = self.features(batch["image"]), batch["label"]
         logits = self.scores(features, self.num_classes, self.classifier).to(batch["image"].dtype)
         self._log_measures(logits, batch, "test")
