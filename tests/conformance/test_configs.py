@@ -30,6 +30,10 @@ OWN_KEYS = {
     "noise_mask": {"model.optimizer.lr"},  # its objective multiplies the gradient: equal products of both are compared
     # the paper gives linear probing a rate of its own, and is about the labels of pre-training
     "nmtune": {"model.optimizer.lr", "trainer.callbacks"},
+    # claims compare one detector after training on clean labels and many images, and on noisy labels or few images
+    "mahalanobis": {
+        *("data.label_noise.class_path", "data.label_noise.noise_rate", "data.images.train_size", "trainer.callbacks"),
+    },
     # the method and its baselines are optimizers, each with the best rate of its own grid
     "sso": {"model.optimizer.class_path", "model.optimizer.lr"},
 }

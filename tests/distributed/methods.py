@@ -568,6 +568,20 @@ METHODS = {
         clips=None,
         trains=False,
     ),
+    "class_incremental": Method(
+        "mahalanobis/class_incremental",
+        {
+            "trainer.callbacks.1.init_args.max_epochs": 2,
+            "model.init_args.base_classifier.init_args.channels": [6, 8],
+            "trainer.callbacks.1.init_args.model.init_args.network.init_args.channels": [6, 8],
+            "model.init_args.layer": "relu2",
+            "data.init_args.batch_size": 301,
+            "data.init_args.evaluation_batch_size": 57,
+        },
+        {"trainer.callbacks.1": LEFT_OUT},  # pre-training wants one process
+        clips=None,
+        trains=False,
+    ),
     "diffusionguard": Method(
         "diffusion_guard/demo",
         {

@@ -15,9 +15,17 @@ here are half as large (the paper says 16/255). The code of the authors maximise
 image. Here the objective is the sum of the norms of the images. Its gradient has the same signs. As in the code, t_0 is
 the first of four timesteps; the paper writes T.
 
-Other objectives: `encoder` (PhotoGuard, Salman et al., ICML 2023: pull the blanked image's encoding towards a grey
-image's), `denoising_error` (AdvDM, Liang et al., ICML 2023: raise the training loss at random t), and `random` signs
-without gradient.
+Other objectives:
+
+* `encoder` and `edit`, the two attacks of PhotoGuard (Salman et al., ICML 2023): pull the encoding of the blanked
+  image, or the result of a whole edit, towards a grey image. Here the edit has no guidance and is compared in latent
+  space;
+* `denoising_error` (AdvDM, Liang et al., ICML 2023): raise the training loss at random t;
+* `mist` (Liang and Wu, 2023, arXiv 2305.12683): AdvDM with weight 10^4, and the encoding is pulled towards an image of
+  stripes, which stands for the image of the authors;
+* `random` signs without gradient.
+
+PhotoGuard, AdvDM and Mist ignore masks. With `augmentation: global`, their attacks see and change the whole image.
 
 Source: Choi et al., DiffusionGuard: A Robust Defense Against Malicious Diffusion-based Image Editing, ICLR 2025, arXiv
 2410.05694, Equation 4 and Algorithm 1.
@@ -25,5 +33,6 @@ Source: Choi et al., DiffusionGuard: A Robust Defense Against Malicious Diffusio
 
 from lightning_modules.robustness.diffusion_guard.inpainting import PixelInpainter, StableDiffusionInpainter
 from lightning_modules.robustness.diffusion_guard.module import DiffusionGuard
+from lightning_modules.robustness.diffusion_guard.purification import JPEG, CropAndResize, MedianFilter
 
-__all__ = ["DiffusionGuard", "PixelInpainter", "StableDiffusionInpainter"]
+__all__ = ["JPEG", "CropAndResize", "DiffusionGuard", "MedianFilter", "PixelInpainter", "StableDiffusionInpainter"]

@@ -20,6 +20,7 @@ Source: Choi et al., DiffusionGuard: A Robust Defense Against Malicious Diffusio
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -150,7 +151,26 @@ def draw_kept(regions: Mask, augmentation: Augmentation, random: np.random.Gener
     return union
 
 
-ProtectionObjective = Literal["noise_norm", "encoder", "denoising_error", "random"]
+ProtectionObjective = Literal["noise_norm", "encoder", "edit", "denoising_error", "mist", "random"]
+RANDOM_TIMESTEPS = ("denoising_error", "mist")
+"""Objectives at random timesteps."""
+MIST_WEIGHT = 1e4
+"""Weight of the denoising error in Mist."""
+
+
+@dataclass(frozen=True)
+class Defence:
+    """A defence for comparison.
+
+    Args:
+        objective: objective that the attack maximises.
+        augmentation: method of sampling K: `contour`, `single` or `global`.
+        timestep: timestep to attack with `noise_norm`; None attacks the first timestep of the editor.
+    """
+
+    objective: ProtectionObjective = "noise_norm"
+    augmentation: Augmentation = "contour"
+    timestep: int | None = None
 
 
 def noise_norm(predicted: Tensor) -> Tensor:
@@ -178,9 +198,83 @@ def first_step(inpainter: Inpainter, image: Tensor, keep: Tensor, noise: Tensor,
 
 def distance_to_grey(inpainter: Inpainter, image: Tensor, keep: Tensor) -> Tensor:
     """Sum the squared distances between the encodings of blanked images and of grey images."""
+    return _distance(inpainter, image, keep, torch.full_like(image, 0.5))
+
+
+def _distance(inpainter: Inpainter, image: Tensor, keep: Tensor, target: Tensor) -> Tensor:
+    """Sum the squared distances between the encodings of blanked images and of `target`."""
     zero = torch.zeros(inpainter.noise_shape(image), dtype=image.dtype, device=image.device)
-    target = inpainter.encode(torch.full_like(image, 0.5), zero).detach()
-    return (inpainter.encode(inpainter.blanked(image, keep), zero) - target).square().sum()
+    encoded = inpainter.encode(target, zero).detach()
+    return (inpainter.encode(inpainter.blanked(image, keep), zero) - encoded).square().sum()
+
+
+def stripes(image: Tensor) -> Tensor:
+    """Return images of diagonal stripes with the shape of `image`; a period has a quarter of the width in pixels."""
+    height, width = image.shape[-2:]
+    half_period = max(width // 8, 1)
+    rows, columns = torch.arange(height)[:, None], torch.arange(width)
+    return ((rows + columns) // half_period % 2).to(image).expand_as(image)
+
+
+def distance_of_edit(
+    inpainter: Inpainter, image: Tensor, keep: Tensor, noise: Tensor, draw: Tensor, num_steps: int
+) -> Tensor:
+    """Sum the squared distances between the latents of edits and of grey images.
+
+    Gradients pass through all DDIM steps of the edit, which has an empty prompt and no guidance.
+
+    Args:
+        inpainter: the editor's model.
+        image: images `[B, C, H, W]` in [0, 1]; gradients flow to them.
+        keep: mask of the kept region, `[B, 1, H, W]`: 1 where the image is kept.
+        noise: standard normal z, before scaling by the scheduler.
+        draw: standard normal noise of the shape of z; a stochastic encoder samples its latent with it.
+        num_steps: number of DDIM steps.
+    """
+    from diffusers import DDIMScheduler
+
+    scheduler = DDIMScheduler.from_config(inpainter.scheduler.config)
+    scheduler.set_timesteps(num_steps)
+    blanked = inpainter.encode(inpainter.blanked(image, keep), draw)
+    sample = float(scheduler.init_noise_sigma) * noise
+    for timestep in scheduler.timesteps.tolist():
+        time = torch.full((len(image),), timestep, device=image.device)
+        predicted = inpainter.predicted_noise(sample, inpainter.repaint(keep, noise.shape), blanked, time)
+        sample = scheduler.step(predicted, timestep, sample).prev_sample
+    grey = inpainter.encode(torch.full_like(image, 0.5), torch.zeros_like(draw)).detach()
+    return (sample - grey).square().sum()
+
+
+def raised(
+    inpainter: Inpainter,
+    objective: ProtectionObjective,
+    image: Tensor,
+    keep: Tensor,
+    noise: Tensor,
+    draw: Tensor,
+    timestep: int | Tensor,
+    num_steps: int,
+) -> Tensor:
+    """Compute the scalar that the attack maximises.
+
+    Args:
+        inpainter: the editor's model.
+        objective: any objective but `random`.
+        image: images `[B, C, H, W]` in [0, 1]; gradients flow to them.
+        keep: mask of the kept region, `[B, 1, H, W]`: 1 where the image is kept.
+        noise: standard normal noise of the shape of z.
+        draw: standard normal noise of the shape of z; a stochastic encoder samples its latent with it.
+        timestep: attacked timestep of `noise_norm`, or random timesteps `[B]` of `RANDOM_TIMESTEPS`.
+        num_steps: number of steps of an edit in `edit`.
+    """
+    if objective == "encoder":
+        return -distance_to_grey(inpainter, image, keep)
+    if objective == "edit":
+        return -distance_of_edit(inpainter, image, keep, noise, draw, num_steps)
+    if isinstance(timestep, int):
+        return noise_norm(first_step(inpainter, image, keep, noise, draw, timestep)).sum()
+    error = inpainter.denoising_error(image, keep, noise, draw, timestep).sum()
+    return MIST_WEIGHT * error - _distance(inpainter, image, keep, stripes(image)) if objective == "mist" else error
 
 
 def protected(

@@ -15,6 +15,7 @@ Source: Radford et al., Learning Transferable Visual Models From Natural Languag
 SIGGRAPH 2022, arXiv 2108.00946. torchmetrics' CLIPScore has the first alone, for models that it knows by name.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,21 @@ class CLIP:
 
 UNSEEN = "_unseen"
 """Suffix of metrics for masks unknown to the protection."""
+TRANSFER = "_transfer"
+"""Suffix of metrics for edits by a model that was not attacked."""
+
+
+def reject_suffixes(**options: Sequence[str]) -> None:
+    """Reject names that are not usable as suffixes of metrics."""
+    taken = {"unseen", "transfer", "unprotected"}
+    for option, names in options.items():
+        for name in names:
+            if not re.fullmatch(r"\w+", name) or name in taken:
+                raise ValueError(
+                    f"{option}: names must be distinct, of letters, digits and '_', and not unseen, transfer or "
+                    f"unprotected, got {name!r}"
+                )
+            taken.add(name)
 
 
 class EditMeans(nn.ModuleDict):
@@ -119,14 +135,18 @@ class EditMeans(nn.ModuleDict):
 
     Args:
         clip: whether to compare edits with their prompts.
+        defences: suffixes of the defences; an empty suffix is for the defence of the module.
+        ways: suffixes of the ways of editing; an empty suffix is for edits of the given images by the attacked model.
     """
 
-    def __init__(self, clip: bool) -> None:
-        compared = ["edit_psnr", "edit_psnr_repainted", "edit_ssim"]
-        for name in ("clip_similarity", "clip_directional_similarity") if clip else ():
-            compared += [name, f"{name}_unprotected"]
-        names = [*compared, *(f"{name}{UNSEEN}" for name in compared), "noise_norm", "noise_norm_unprotected"]
-        super().__init__({name: MeanMetric() for name in names})
+    def __init__(self, clip: bool, defences: Sequence[str] = ("",), ways: Sequence[str] = ("",)) -> None:
+        similarities = ["clip_similarity", "clip_directional_similarity"] if clip else []
+        compared = ["edit_psnr", "edit_psnr_repainted", "edit_ssim", *similarities]
+        names = [f"{name}{defence}" for name in compared for defence in defences]
+        names += [f"{name}_unprotected" for name in similarities]
+        names = [f"{name}{way}{unseen}" for name in names for way in ways for unseen in ("", UNSEEN)]
+        norms = [f"noise_norm{defence}" for defence in [*defences, "_unprotected"]]
+        super().__init__({name: MeanMetric() for name in [*names, *norms]})
 
     def mean(self, name: str) -> MeanMetric:
         """Return the mean of the named metric."""

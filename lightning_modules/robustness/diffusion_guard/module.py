@@ -1,6 +1,5 @@
 """Training, protection and test of DiffusionGuard; see `__init__.py` for the method."""
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -14,39 +13,27 @@ from datamodules.batches import ProtectedImageBatch
 from datamodules.randomness.generators import generator_of
 from datamodules.randomness.shared_batches import sample_rows, sample_rows_like
 from lightning_modules.full_precision import at_least_float32
-from lightning_modules.interfaces import ImageColumn
 from lightning_modules.method_module import MethodModule
 from lightning_modules.optim.optimizers import adam, constant, optimizer_config, trainable_parameters
 from lightning_modules.robustness.attacks.ascent import project
 from lightning_modules.robustness.diffusion_guard.attack import (
+    RANDOM_TIMESTEPS,
     Augmentation,
+    Defence,
     ProtectionObjective,
-    distance_to_grey,
     draw_kept,
-    first_step,
-    noise_norm,
     protected,
+    raised,
 )
-from lightning_modules.robustness.diffusion_guard.editing import CLIP, UNSEEN, EditMeans, prompted
+from lightning_modules.robustness.diffusion_guard.editing import CLIP, TRANSFER, EditMeans, reject_suffixes
+from lightning_modules.robustness.diffusion_guard.evaluation import PROTECTING, EditingSteps, normal, union
 from lightning_modules.robustness.diffusion_guard.inpainting import Inpainter
 from lightning_modules.robustness.diffusion_guard.protected_files import ProtectionSteps
+from lightning_modules.robustness.diffusion_guard.purification import Purification
 from lightning_modules.training.logging import log_training
 
-PROTECTING, EDITING, MEASURING = 0, 1, 2  # purposes of an image's random numbers
 
-
-def union(batch: ProtectedImageBatch) -> Tensor:
-    """Compute the union of the regions of each image, `[B, 1, H, W]`, in the dtype of the images."""
-    return batch["regions"].any(dim=1, keepdim=True).to(batch["image"].dtype)
-
-
-def normal(inpainter: Inpainter, image: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-    """Sample standard normal noise of the shape of z, with one generator for each image."""
-    shape = inpainter.noise_shape(image)[1:]
-    return torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(image)
-
-
-class DiffusionGuard(ProtectionSteps, MethodModule):
+class DiffusionGuard(EditingSteps, ProtectionSteps, MethodModule):
     """Protect images against an inpainting model.
 
     `predict` writes `protected/<name>.png` into the run directory. The files have the size of the images in the data.
@@ -64,11 +51,14 @@ class DiffusionGuard(ProtectionSteps, MethodModule):
       the original image.
 
     These metrics are for masks that the protection knows. The suffix `_unseen` marks metrics for masks that it does not
-    know. `test/noise_norm` and `test/noise_norm_unprotected` are norms of the predicted noise in the first step of the
-    editor.
+    know. It comes after the other suffixes. With `editor`, the suffix `_transfer` marks metrics for edits by the second
+    model. With `purification`, the editor first tries to remove the protection: the protected and the original image
+    are purified alike before their edits. The suffix is the name of the operation. With `defences`, the suffix of a
+    metric of another defence is its name, before all other suffixes. `test/noise_norm` and
+    `test/noise_norm_unprotected` are norms of the predicted noise in the first step of the editor.
 
-    The paper has no training. `fit` trains the trainable parameters of the inpainting model by its denoising error. Use
-    it to train a small model for the demo, or to adapt a model to the domain of the images.
+    The paper has no training. `fit` trains the trainable parameters of both inpainting models by their denoising error.
+    Use it to train a small model for the demo, or to adapt a model to the domain of the images.
 
     Args:
         inpainter: model to protect against: `PixelInpainter` or `StableDiffusionInpainter`.
@@ -84,6 +74,11 @@ class DiffusionGuard(ProtectionSteps, MethodModule):
         seed: random seed of protection and editing.
         clip: CLIP model for similarity metrics in `test`: a local folder, or a name on the Hugging Face Hub
             (`openai/clip-vit-large-patch14`); None disables these metrics.
+        editor: second model that edits images in `test`, but is not attacked; None tests the attacked model only.
+        purification: operations on both images before the edit in `test`, by suffix of their metrics: `JPEG`,
+            `CropAndResize` or `MedianFilter` of `lightning_modules.robustness.diffusion_guard`.
+        defences: further defences to measure in `test`, by suffix of their metrics. Each is a dict of `objective`,
+            `augmentation` and `timestep`; all defences share the other settings.
         optimizer: optimizer of the trainable parameters of the inpainter.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
@@ -105,6 +100,9 @@ class DiffusionGuard(ProtectionSteps, MethodModule):
         augmentation: Augmentation = "contour",
         seed: int = 0,
         clip: str | None = None,
+        editor: Inpainter | None = None,
+        purification: dict[str, Purification] | None = None,
+        defences: dict[str, Defence] | None = None,
         optimizer: OptimizerCallable = adam,
         lr_scheduler: LRSchedulerCallable = constant,
     ) -> None:
@@ -132,7 +130,22 @@ class DiffusionGuard(ProtectionSteps, MethodModule):
         self.lr_scheduler = lr_scheduler
         self.clip = clip
         self._clip: CLIP | None = None
-        self.metrics = EditMeans(clip is not None)
+        self.editor_steps = editor_steps
+        self.editor = editor
+        self.purification = dict(purification or {})
+        self.defences = dict(defences or {})
+        reject_suffixes(purification=list(self.purification), defences=list(self.defences))
+        for defence in self.defences.values():
+            within(0, num_timesteps, "[)", timestep=defence.timestep)
+        ways = ["", *(f"_{name}" for name in self.purification), *([] if editor is None else [TRANSFER])]
+        self.metrics = EditMeans(clip is not None, ["", *(f"_{name}" for name in self.defences)], ways)
+
+    @property
+    def trained(self) -> list[Inpainter]:
+        """Inpainting models that `fit` trains."""
+        if self.editor is None or not any(parameter.requires_grad for parameter in self.editor.parameters()):
+            return [self.inpainter]
+        return [self.inpainter, self.editor]
 
     def setup(self, stage: str) -> None:
         if stage == "test" and self.clip is not None:
@@ -142,26 +155,31 @@ class DiffusionGuard(ProtectionSteps, MethodModule):
 
     def training_step(self, batch: ProtectedImageBatch, batch_idx: int) -> dict[str, Tensor]:
         image = batch["image"].to(self._arithmetic(batch["image"]))
-        noise = sample_rows(torch.randn, self.inpainter.noise_shape(image), self.device, dtype=image.dtype)
-        timestep = sample_rows(partial(torch.randint, self.num_timesteps), (len(image),), self.device)
-        draw = sample_rows_like(torch.randn, noise)
-        error = self.inpainter.denoising_error(image, union(batch).to(image), noise, draw, timestep)
-        return {"loss": log_training(self, batch, error.mean())}
+        errors = []
+        for inpainter in self.trained:
+            noise = sample_rows(torch.randn, inpainter.noise_shape(image), self.device, dtype=image.dtype)
+            num_timesteps = int(inpainter.scheduler.config.num_train_timesteps)
+            timestep = sample_rows(partial(torch.randint, num_timesteps), (len(image),), self.device)
+            draw = sample_rows_like(torch.randn, noise)
+            errors.append(inpainter.denoising_error(image, union(batch).to(image), noise, draw, timestep).mean())
+        return {"loss": log_training(self, batch, torch.stack(errors).sum())}
 
-    def protect(self, image: Tensor, regions: Tensor, index: Tensor) -> Tensor:
+    def protect(self, image: Tensor, regions: Tensor, index: Tensor, defence: Defence | None = None) -> Tensor:
         """Protect a batch of images.
 
         Args:
             image: `[B, C, H, W]` in [0, 1].
             regions: regions that editors are expected to keep, `[B, R, H, W]`, bool.
             index: position of each image, `[B]`; it seeds the random numbers of the image.
+            defence: another defence; None is the defence of the module.
 
         Returns:
             Protected images `[B, C, H, W]`, in float32 or a higher precision.
         """
+        of = defence or Defence(self.objective, self.augmentation, self.timestep)
         noises = [generator_of(self.seed, int(i), PROTECTING) for i in index]
         image = at_least_float32(image.detach().clone())
-        if self.objective == "random":
+        if of.objective == "random":
             signs = torch.stack([torch.randn(image.shape[1:], generator=g).sign() for g in noises]).to(image)
             keep = regions.any(dim=1, keepdim=True)
             return project(image + self.epsilon * signs * keep, image, "linf", self.epsilon)
@@ -169,80 +187,27 @@ class DiffusionGuard(ProtectionSteps, MethodModule):
         kept = [each.cpu().numpy() for each in regions]
 
         def draw_keep() -> Tensor:
-            drawn = [draw_kept(each, self.augmentation, random) for each, random in zip(kept, masks, strict=True)]
+            drawn = [draw_kept(each, of.augmentation, random) for each, random in zip(kept, masks, strict=True)]
             return torch.from_numpy(np.stack(drawn))[:, None].to(image)
 
         arithmetic = self._arithmetic(image)
 
-        def raised(adversarial: Tensor, keep: Tensor) -> Tensor:
-            adversarial, keep = adversarial.to(arithmetic), keep.to(arithmetic)
-            noise, draw = normal(self.inpainter, adversarial, noises), normal(self.inpainter, adversarial, noises)
-            if self.objective == "encoder":
-                return -distance_to_grey(self.inpainter, adversarial, keep)
-            if self.objective == "denoising_error":
+        def objective(adversarial: Tensor, keep: Tensor) -> Tensor:
+            given = adversarial.to(arithmetic), keep.to(arithmetic)
+            noise, draw = normal(self.inpainter, given[0], noises), normal(self.inpainter, given[0], noises)
+            times: int | Tensor = self.first_timestep if of.timestep is None else of.timestep
+            if of.objective in RANDOM_TIMESTEPS:
                 times = torch.cat([torch.randint(self.num_timesteps, (1,), generator=g) for g in noises])
-                return self.inpainter.denoising_error(adversarial, keep, noise, draw, times.to(image.device)).sum()
-            return noise_norm(first_step(self.inpainter, adversarial, keep, noise, draw, self.timestep)).sum()
+                times = times.to(image.device)
+            return raised(self.inpainter, of.objective, *given, noise, draw, times, self.editor_steps)
 
+        limits = self.epsilon, self.step_size, self.iterations, self.gradient_repeats
         with torch.inference_mode(False), torch.enable_grad():
             # inference tensors have no gradients, a clone does
-            return protected(
-                image.clone(), raised, draw_keep, self.epsilon, self.step_size, self.iterations, self.gradient_repeats
-            )
-
-    def on_test_start(self) -> None:
-        for metric in map(self.metrics.mean, self.metrics):  # half precision has only three digits
-            metric.set_dtype(torch.promote_types(metric.dtype, torch.float32))
-
-    def test_step(self, batch: ProtectedImageBatch, batch_idx: int) -> dict[str, Tensor]:
-        image, index = batch["image"], batch["index"]
-        if self._clip is not None and batch_idx == 0 and not any(map(any, batch["prompt"])):
-            raise ValueError("clip needs prompts to compare edits with, but the data have none")
-        guarded = self.protect(image, batch["regions"], index)
-        image, guarded = (each.to(self._arithmetic(image)) for each in (image, guarded))
-        noise = normal(self.inpainter, image, [generator_of(self.seed, int(i), EDITING) for i in index])
-        compared = torch.promote_types(image.dtype, torch.float32)
-        shown: dict[str, Tensor] = {}
-        for number, keep in enumerate(batch["editor_keeps"].to(image).split(1, dim=1)):
-            ending = "" if number == 0 else UNSEEN
-            for rows, prompts in prompted(batch["prompt"]):
-                edits = (self.inpainter.edit(x[rows], keep[rows], prompts, noise[rows]) for x in (image, guarded))
-                edit, edit_of_guarded = (each.to(compared) for each in edits)
-                shown = shown or {"protected": guarded, "edit": edit, "edit_of_protected": edit_of_guarded}
-                self.metrics.measure(edit_of_guarded, edit, 1 - keep[rows], ending)
-                if self._clip is not None:
-                    sources = [batch["source_prompt"][row] for row in rows] if "source_prompt" in batch else None
-                    compare = partial(self.metrics.compare, self._clip, image[rows])
-                    compare(edit_of_guarded, prompts, sources, ending)
-                    compare(edit, prompts, sources, f"_unprotected{ending}")
-        measured = [generator_of(self.seed, int(i), MEASURING) for i in index]
-        noise, draw = normal(self.inpainter, image, measured), normal(self.inpainter, image, measured)
-        for name, each in {"noise_norm": guarded, "noise_norm_unprotected": image}.items():
-            predicted = first_step(self.inpainter, each, union(batch).to(image), noise, draw, self.first_timestep)
-            self.metrics.mean(name).update(noise_norm(predicted.to(compared)))
-        return shown
-
-    def image_columns(self, batch: ProtectedImageBatch, outputs: dict[str, Tensor]) -> dict[str, Tensor | ImageColumn]:
-        """Log a figure for the first mask and prompt: images, protected images, their difference, and both edits."""
-        image = batch["image"].float()
-        protected, edit, edit_of_protected = (outputs[key] for key in ("protected", "edit", "edit_of_protected"))
-        return {
-            "image": image,
-            "protected": protected,
-            "change": ImageColumn(protected - image, difference=True),
-            "edit of image": edit,
-            "edit of protected": edit_of_protected,
-            "difference of edits": ImageColumn(edit_of_protected - edit, difference=True),
-            "the region that the editor keeps": batch["editor_keeps"][:, 0],
-        }
-
-    def on_test_epoch_end(self) -> None:
-        for name in self.metrics:
-            if self.metrics.mean(name).update_called:
-                self.log(f"test/{name}", self.metrics.mean(name))
+            return protected(image.clone(), objective, draw_keep, *limits)
 
     def _arithmetic(self, image: Tensor) -> torch.dtype:  # only the inpainter's inputs are cast
         return next(self.inpainter.parameters(), image).dtype
 
     def configure_optimizers(self) -> Any:
-        return optimizer_config(self.optimizer, self.lr_scheduler, trainable_parameters(self.inpainter))
+        return optimizer_config(self.optimizer, self.lr_scheduler, trainable_parameters(*self.trained))

@@ -29,10 +29,13 @@ test set. This tenth is the same for all attacks. The baseline `lid` (`local_dim
 only. Weights and number of neighbours of `lid` are tuned like weights and epsilon above. The mini-batches of `lid`
 follow the order of the set.
 
+`ClassIncremental` adds classes to a classifier with the same Gaussians (`class_incremental.py`).
+
 Source: Lee, Lee, Lee and Shin, A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial
 Attacks, NeurIPS 2018, arXiv 1807.03888.
 """
 
+from lightning_modules.robustness.mahalanobis.class_incremental import ClassIncremental
 from lightning_modules.robustness.mahalanobis.module import Mahalanobis
 
-__all__ = ["Mahalanobis"]
+__all__ = ["ClassIncremental", "Mahalanobis"]

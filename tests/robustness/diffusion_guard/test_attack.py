@@ -1,12 +1,14 @@
 import numpy as np
 import pytest
 import torch
+from diffusers import DDIMScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from lightning_modules.robustness.diffusion_guard.attack import (
     deformed,
+    distance_of_edit,
     distance_to_grey,
     draw_kept,
     filled,
@@ -15,7 +17,9 @@ from lightning_modules.robustness.diffusion_guard.attack import (
     outer_contour,
     protected,
     radius,
+    raised,
     shrunk,
+    stripes,
 )
 from tests.robustness.diffusion_guard.linear_inpainter import SIZE, LinearInpainter, images
 
@@ -142,3 +146,42 @@ def test_gradients_are_averaged_before_the_sign() -> None:
         slope = iter(slopes)
         moved = protected(image, lambda x, k: next(slope) * x.sum(), lambda: torch.ones_like(image), 0.3, 0.1, 1, 2)  # noqa: B023
         assert float(moved) == pytest.approx(expected)
+
+
+def test_the_attack_on_the_edit_has_the_gradient_of_all_its_steps() -> None:
+    """Two DDIM steps of a linear model, by hand: every latent is linear in the blanked image."""
+    image, regions, _ = images(1)
+    keep = regions.any(dim=1, keepdim=True).double()
+    inpainter = LinearInpainter()
+    inpainter.scheduler = DDIMScheduler(steps_offset=1, clip_sample=False, set_alpha_to_one=False)
+    noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    leaf = image.clone().requires_grad_()
+    value = distance_of_edit(inpainter, leaf, keep, noise, noise, num_steps=2)
+    (gradient,) = torch.autograd.grad(value, leaf)
+    abar = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
+    a, k, z = inpainter.matrix.detach().numpy(), keep.numpy().ravel(), noise.numpy().ravel()
+    y = (2 * image.numpy().ravel() - 1) * k
+    sample, slope = z, np.zeros_like(a)  # latent, and its derivative by y
+    for t, before in ((501, 1), (1, None)):
+        now, then = abar[t], abar[before] if before is not None else abar[0]
+        c = 1 + t / 1000
+        e, de = sample + c * a @ y, slope + c * a
+        sample, slope = (
+            np.sqrt(then / now) * (u - np.sqrt(1 - now) * v) + np.sqrt(1 - then) * v
+            for u, v in ((sample, e), (slope, de))
+        )
+    assert value.item() == pytest.approx(np.square(sample).sum(), rel=1e-5)  # the encoding of grey is 0
+    np.testing.assert_allclose(gradient.numpy().ravel(), 2 * k * 2 * (slope.T @ sample), rtol=1e-4, atol=1e-8)
+
+
+def test_mist_adds_the_error_to_the_distance_from_stripes() -> None:
+    image, regions, _ = images(2)
+    keep = torch.ones_like(regions[:, :1]).double()
+    inpainter, noise, times = LinearInpainter(), torch.randn(image.shape).double(), torch.tensor([3, 700])
+    found = raised(inpainter, "mist", image, keep, noise, noise, times, 4)
+    target = stripes(image)
+    assert target.unique().tolist() == [0, 1]
+    assert bool((target.diff(dim=3) != 0).any())
+    error = raised(inpainter, "denoising_error", image, keep, noise, noise, times, 4)
+    expected = 1e4 * error - 4 * (image - target).square().sum()
+    torch.testing.assert_close(found, expected)

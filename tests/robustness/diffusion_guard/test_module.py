@@ -8,11 +8,12 @@ from torch import Tensor
 
 from datamodules.randomness.generators import generator_of
 from experiments.command_line import CommandLine
-from lightning_modules.robustness.diffusion_guard.module import EDITING, MEASURING, PROTECTING, DiffusionGuard
+from lightning_modules.robustness.diffusion_guard.evaluation import EDITING, MEASURING, PROTECTING
+from lightning_modules.robustness.diffusion_guard.module import DiffusionGuard
 from tests.robustness.diffusion_guard.linear_inpainter import SIZE, LinearInpainter, images
 
 
-@pytest.mark.parametrize("objective", ["noise_norm", "encoder", "denoising_error", "random"])
+@pytest.mark.parametrize("objective", ["noise_norm", "encoder", "edit", "denoising_error", "mist", "random"])
 @pytest.mark.parametrize("augmentation", ["contour", "single", "global"])
 def test_the_budget_is_kept_and_what_is_never_kept_does_not_move(objective: Any, augmentation: Any) -> None:
     image, regions, index = images()

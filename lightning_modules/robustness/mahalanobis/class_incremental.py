@@ -1,0 +1,226 @@
+"""Class-incremental learning with the Gaussians of a frozen classifier.
+
+A classifier is trained on base classes 0 ... C_0 - 1. New classes arrive in order of their labels, one at a time. The
+network does not change. A class with features f_i adds a mean, and changes the shared covariance (algorithm 2):
+
+    mu_{C+1} = (1/n) sum_i f_i,      S = (1/n) sum_i (f_i - mu_{C+1}) (f_i - mu_{C+1})^T,
+    Sigma <- C/(C+1) Sigma + 1/(C+1) S,      C <- C + 1.
+
+The prediction is argmin_c d_c. The baseline is the Euclidean distance, with Sigma = I. Both favour base or new classes
+to some degree. So a bias b is added to the scores of the new classes. As b grows, the accuracy on images of new classes
+rises, and the accuracy on images of base classes falls. The area under this curve is the metric.
+
+Source: Lee, Lee, Lee and Shin, A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial
+Attacks, NeurIPS 2018, arXiv 1807.03888, section 3.3 and algorithm 2.
+"""
+
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from datamodules.arguments import one_of, within
+from datamodules.batches import LabelledImageBatch, global_batch_size, loss_weight
+from datamodules.distributed.collectives import all_reduce_sum
+from lightning_modules.full_precision import in_full_precision
+from lightning_modules.interfaces import Table
+from lightning_modules.method_module import MethodModule
+from lightning_modules.metrics.collected import Collected
+from lightning_modules.robustness.mahalanobis.gaussians import (
+    ClassGaussians,
+    class_means,
+    squared_distances,
+    whiten,
+)
+from lightning_modules.robustness.mahalanobis.layers import layer_features, named_layers, num_features
+from lightning_modules.tasks.classifier import ClassifierSteps, accuracies
+from lightning_modules.training.logging import log_same
+
+IncrementalClassifier = Literal["mahalanobis", "euclidean"]
+CLASSIFIERS: tuple[IncrementalClassifier, ...] = ("mahalanobis", "euclidean")
+
+
+def area_over_bias(scores: Tensor, label: Tensor, num_base_classes: int) -> Tensor:
+    """Compute the area under the accuracies of base and new classes, over all biases of the new classes.
+
+    An image of a base class is right if its class has the best score of the base classes, and if the bias is below the
+    margin between the best base score and the best new score. An image of a new class needs a larger bias than its
+    margin. So the area is the fraction of pairs of a base and a new image that are both right in their groups, and
+    whose margins are in order. Ties count one half.
+
+    Args:
+        scores: `[N, C]`, higher for more likely classes.
+        label: `[N]`, int64; both groups must have images.
+        num_base_classes: C_0.
+    """
+    base, new = scores[:, :num_base_classes].max(dim=1), scores[:, num_base_classes:].max(dim=1)
+    margin, is_new = base.values - new.values, label >= num_base_classes
+    right = torch.where(is_new, new.indices + num_base_classes, base.indices) == label
+    above, below = margin[~is_new & right, None], margin[is_new & right]
+    ordered = (above > below).sum() + 0.5 * (above == below).sum()
+    return ordered.to(scores) / ((~is_new).sum() * is_new.sum())
+
+
+class IncrementalGaussians(ClassGaussians):
+    """Streaming estimates of class means, of the covariance of all base classes, and of each new class.
+
+    Args:
+        num_classes: number of base and new classes.
+        num_base_classes: C_0; the base classes come first.
+        num_features: number d of features of the layer.
+    """
+
+    group: Tensor
+    """`[G, K]`: 1 if a class is in a group. All base classes form the first group, and each new class forms one."""
+
+    def __init__(self, num_classes: int, num_base_classes: int, num_features: int) -> None:
+        super().__init__(num_classes, [num_features])
+        self.num_base_classes = num_base_classes
+        groups = (torch.arange(num_classes) - num_base_classes + 1).clamp(min=0)
+        rows = torch.arange(num_classes - num_base_classes + 1)[:, None]
+        self.register_buffer("group", (rows == groups).double(), persistent=False)
+        self.scatter = torch.zeros(len(self.group), num_features, num_features, dtype=torch.float64)
+
+    @torch.no_grad()
+    def update(self, features: Any, label: Tensor) -> None:
+        """Add a global batch; see `ClassGaussians`. `features` has one element."""
+        (part,) = (each.double() for each in features)
+        count, mean = class_means(part, label, len(self.count))
+        centred, member = part - mean[label], self.group[:, label]
+        scatter = all_reduce_sum(torch.stack([(centred.T * rows) @ centred for rows in member]))
+        total = self.count + count
+        new = count / total.clamp(min=1)
+        shift = torch.where(count[:, None] > 0, mean - self.mean, 0.0)
+        moved = torch.stack([(shift.T * (self.count * new * rows)) @ shift for rows in self.group])
+        self.scatter += scatter + moved
+        self.mean += new[:, None] * shift
+        self.count.copy_(total)
+
+    def after(self, number: int) -> tuple[Tensor, Tensor]:
+        """Return the means `[number, d]` and Sigma `[d, d]` after the class `number` - 1 has arrived."""
+        sizes = (self.group * self.count).sum(dim=1)
+        covariance = self.scatter[0] / sizes[0]
+        for group, C in enumerate(range(self.num_base_classes, number), start=1):
+            covariance = (C * covariance + self.scatter[group] / sizes[group]) / (C + 1)
+        return self.mean[:number], covariance
+
+
+class ClassIncremental(ClassifierSteps, MethodModule):
+    """Add classes to a trained classifier without training.
+
+    `fit` takes one pass over the training images of all classes, and trains nothing. Further epochs have no effect on
+    the result. The statistics of a class depend on its own images only, so they are those of a class that arrives
+    alone. `test` logs, for both classifiers, `test/area_<classifier>`: the area under the curve after the last class. A
+    table has the area after each class. `test/accuracy` is the accuracy of `classifier` over all classes, without bias.
+
+    Args:
+        base_classifier: classifier of the base classes, which maps images `[B, C, H, W]` in [0, 1] to logits.
+        num_classes: number of base and new classes, K.
+        num_base_classes: number of base classes, C_0; the base classes have the labels below C_0.
+        layer: name of the module whose output has the features, usually the one before the last linear layer.
+        image_shape: numbers of channels, rows and columns of an image.
+        classifier: `mahalanobis`, or the baseline `euclidean`, for predictions and accuracy.
+        shrinkage: shrinkage of the covariance towards a multiple of the identity, in [0, 1]; the paper uses 0.
+
+    Raises:
+        ValueError: if an argument is out of range, or the layer does not exist in the network.
+    """
+
+    def __init__(
+        self,
+        base_classifier: nn.Module,
+        num_classes: int,
+        num_base_classes: int,
+        layer: str,
+        image_shape: tuple[int, int, int],
+        classifier: IncrementalClassifier = "mahalanobis",
+        shrinkage: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        one_of(CLASSIFIERS, classifier=classifier)
+        within(1, num_classes - 1, num_base_classes=num_base_classes)
+        within(0, 1, shrinkage=shrinkage)
+        # Parameters never change; requires_grad only satisfies DistributedDataParallel.
+        for parameter in base_classifier.parameters():
+            parameter.requires_grad_(parameter.is_floating_point())
+        self.base_classifier = base_classifier.eval()
+        self.num_classes = num_classes
+        self.num_base_classes = num_base_classes
+        self.layers = named_layers(base_classifier, [layer], [])
+        (width,) = num_features(base_classifier, self.layers, image_shape)
+        self.gaussians = IncrementalGaussians(num_classes, num_base_classes, width)
+        self.classifier = classifier
+        self.shrinkage = shrinkage
+        self.metrics = accuracies(num_classes)
+        self.collected = Collected()
+        self.tables: dict[str, Table] = {}
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The network; `Pretraining` can load weights into it."""
+        return self.base_classifier
+
+    def train(self, mode: bool = True) -> "ClassIncremental":
+        super().train(mode)
+        self.base_classifier.eval()
+        return self
+
+    def features(self, image: Tensor) -> Tensor:
+        """Compute features `[B, d]` in float64."""
+        with torch.no_grad(), in_full_precision(self.device):
+            return layer_features(self.base_classifier, self.layers, image)[1][0].double()
+
+    def scores(self, features: Tensor, number: int, classifier: IncrementalClassifier) -> Tensor:
+        """Compute -d_c / 2, `[B, number]`, after `number` classes, from features `[B, d]`."""
+        mean, covariance = (each.to(features.device) for each in self.gaussians.after(number))
+        if classifier == "euclidean":
+            return -0.5 * torch.cdist(features, mean).square()
+        present = torch.ones(number, dtype=torch.bool, device=mean.device)
+        return -0.5 * squared_distances(features, whiten(mean, covariance, present, self.shrinkage))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Compute the scores `[B, K]` of all classes, as logits."""
+        return self.scores(self.features(image), self.num_classes, self.classifier).to(image.dtype)
+
+    def training_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:
+        label, C = batch["label"], self.num_base_classes
+        with torch.no_grad(), in_full_precision(self.device):
+            logits, features = layer_features(self.base_classifier, self.layers, batch["image"])
+            self.gaussians.update(features, label)
+            error = F.cross_entropy(logits[:, :C], label.clamp(max=C - 1), reduction="none") * (label < C)
+        loss, size = loss_weight(batch) * error.mean(), global_batch_size(batch)
+        self.log("train/cross_entropy", loss, on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
+        self.optimizers().step()  # type: ignore[union-attr]
+        return {"loss": loss}
+
+    def configure_optimizers(self) -> Any:
+        """Return an optimizer without effect, because Lightning saves no checkpoint without optimizer steps."""
+        return torch.optim.SGD(self.base_classifier.parameters(), lr=0.0)
+
+    def on_test_start(self) -> None:
+        if not bool((self.gaussians.count > 0).all()):
+            raise ValueError("some classes have no statistics: run fit first, with training images of all classes")
+        self.collected.reset()
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        features, label = self.features(batch["image"]), batch["label"]
+        logits = self.scores(features, self.num_classes, self.classifier).to(batch["image"].dtype)
+        self._log_measures(logits, batch, "test")
+        self.collected.update(batch["index"], torch.cat([label[:, None], features], dim=1))
+        return {"logits": logits}
+
+    def on_test_epoch_end(self) -> None:
+        rows = self.collected.compute()[1]
+        label, features = rows[:, 0].long(), rows[:, 1:]
+        table: dict[str, list[Any]] = {"classes": [], "classifier": [], "area": []}
+        for classifier in CLASSIFIERS:
+            for number in range(self.num_base_classes + 1, self.num_classes + 1):
+                arrived = label < number
+                scores = self.scores(features[arrived], number, classifier)
+                area = float(area_over_bias(scores, label[arrived], self.num_base_classes))
+                for key, value in zip(table, (number, classifier, area), strict=True):
+                    table[key].append(value)
+            log_same(self, f"test/area_{classifier}", area)
+        self.tables = {"class_incremental": Table(table)}
