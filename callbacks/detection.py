@@ -116,9 +116,10 @@ def draw_detection(detections: Sequence[DetectionResult], score: str, most_bins:
             false_positive, true_positive, _ = roc_curve(target, np.concatenate([in_distribution, other]))
             style = {"linewidth": 2.2, "zorder": 3} if method == shown else {"linewidth": 1.0, "alpha": 0.8}
             auroc = detection.metrics(method)["auroc"]
-            right.plot(false_positive, true_positive, label=f"{method} ({auroc:.3f})", **style)
+            right.plot(false_positive, true_positive, label=f"{_in_words(method)} ({auroc:.3f})", **style)
         right.plot([0, 1], [0, 1], color="0.7", linewidth=0.8, linestyle=":")
-        right.set(title=f"{detection.target}: ROC (AUROC)", xlabel="others accepted", ylabel="in-distribution accepted")
+        right.set(xlabel="others accepted", ylabel="in-distribution accepted")
+        right.set_title(f"{_in_words(detection.target)}: ROC (AUROC)")
         right.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
         for panel in (left, right):
             panel.grid(alpha=0.25)
@@ -135,8 +136,13 @@ def _histograms(panel: "Axes", detection: DetectionResult, method: str, most_bin
     if not low < high:
         low, high = low - 0.5, low + 0.5
     bins = np.linspace(low, high, most_bins + 1).tolist()
-    for values, label in ((in_distribution, "in-distribution"), (other, detection.target)):
+    target = _in_words(detection.target)
+    for values, label in ((in_distribution, "in-distribution"), (other, target)):
         weights = np.full(len(values), 1 / len(values))
         panel.hist(values.clip(low, high), bins=bins, weights=weights, alpha=0.6, label=f"{label} ({len(values)})")
-    panel.set(title=f"{detection.target}: confidence of {method}", xlabel="confidence", ylabel="fraction")
+    panel.set(title=f"{target}: confidence of {_in_words(method)}", xlabel="confidence", ylabel="fraction")
     panel.legend(fontsize=8, frameon=False)
+
+
+def _in_words(name: str) -> str:
+    return name.replace("_", " ")

@@ -102,9 +102,14 @@ class AlphaCurve(Callback):
 
             def write() -> None:
                 write_text(directory / "alpha_curve.csv", table.to_csv(index=False))
-                save_figure(draw_alpha_curve(table, self.attack.title), directory / "figures" / "alpha_curve.png")
+                save_figure(draw_alpha_curve(table, self._attack_in_words), directory / "figures" / "alpha_curve.png")
 
             files.peers.on_first_rank(write)
+
+    @property
+    def _attack_in_words(self) -> str:
+        attack = self.attack
+        return attack.name or f"{type(attack).__name__} attack ({attack.norm}, {attack.epsilon:.4g})"
 
     def _attacked(
         self, trainer: Trainer, module: MixedClassifier, image: Tensor, label: Tensor, alpha: float | None
