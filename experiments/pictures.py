@@ -7,8 +7,8 @@
     # see: The sentence below the picture.
 
 `picture` is a file in the run directory of the configuration. `of` is followed by arguments of `compare`, which may
-begin with further configurations, or by `test` and arguments of `test`, where DATA is the folder NOISEWORKS_DATA. A
-text may continue in the next lines.
+begin with further configurations, or by `test`, further configurations and arguments of `test`, where DATA is the
+folder NOISEWORKS_DATA. A text may continue in the next lines.
 
 A table (.csv) is plotted with a colour for each run, in the order of `lines`. `axes` names the column of the horizontal
 axis, and then a column for each panel. A name that ends in `(log scale)` gives a logarithmic axis. `rows` selects rows
@@ -78,7 +78,9 @@ class Picture:
     def command(self) -> str:
         """The command whose run has the source."""
         if self.compared[:1] == ("test",):
-            return " ".join(["python train.py test --config", str(self.config), *self.compared[1:]])
+            others, more = _split(self.compared[1:])
+            tests = ([f"python train.py test --config {each}", *more] for each in (self.config, *others))
+            return " && ".join(" ".join(test) for test in tests)
         if self.compared:
             return " ".join(["python train.py compare", str(self.config), *self.compared])
         return f"python train.py fit --config {self.config} --test_after_fit true"
@@ -97,6 +99,12 @@ def pictured(methods: Sequence[Method], folder: str, project: Path) -> Iterator[
         axes, rows = (_pairs(found.get(key, "")) for key in ("axes", "rows"))
         yield Picture(name, path, source, tuple(shlex.split(compared)), lines, axes, rows, found.get("see", ""))
         first = False
+
+
+def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Split arguments into the configurations that they begin with and the rest."""
+    configs = list(itertools.takewhile(lambda each: not each.startswith("-"), arguments))
+    return configs, list(arguments[len(configs) :])
 
 
 def _comment(text: str) -> dict[str, str]:
@@ -130,13 +138,21 @@ def make_picture(picture: Picture, runs: Path, project: Path) -> None:
     source = run / picture.source
     command, *more = picture.compared or ("fit",)
     if command in ("fit", "test"):
+        others, more = _split(more)
         more = [each.replace("DATA", os.environ.get("NOISEWORKS_DATA", "DATA")) for each in more]
         more += ["--test_after_fit", "true"] if command == "fit" else []
-        if not (run / "test_metrics.csv").is_file():
-            subprocess.run([*TRAIN, command, "--config", config, "--run_directory", str(run), *more], check=True)
+        files = []
+        for each in (config, *others):
+            own = runs / Path(each).parent.name / Path(each).stem
+            if not (own / "test_metrics.csv").is_file():
+                subprocess.run([*TRAIN, command, "--config", each, "--run_directory", str(own), *more], check=True)
+            files.append([own / picture.source])
+        if others:
+            draw = _draw_tables if source.suffix == ".csv" else _put_together
+            source = draw(dict(zip(picture.lines, files, strict=True)), picture, run / "picture.png")
     else:
-        others = list(itertools.takewhile(lambda each: not each.startswith("-"), picture.compared))
-        arguments = [config, *others, "--output", str(run), *picture.compared[len(others) :]]
+        others, more = _split(picture.compared)
+        arguments = [config, *others, "--output", str(run), *more]
         subprocess.run([*TRAIN, "compare", *arguments], check=True)
         if picture.axes or picture.lines:
             source = _draw(picture, arguments, run)

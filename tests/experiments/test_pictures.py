@@ -122,3 +122,27 @@ def test_the_upper_part_of_a_figure_is_kept(tmp_path: Path) -> None:
     with Image.open(pictures._put_together({"": [tmp_path / "a.png"]}, asked, tmp_path / "x.png")) as kept:
         assert kept.size == (40, 30)
         assert kept.getcolors() == [(1200, (0, 128, 0))]
+
+
+def test_tested_configurations_are_put_together(tmp_path: Path) -> None:
+    """Both runs are already in the folder, so none is started."""
+    asked = Picture(
+        "x",
+        Path("configs/x/own.yaml"),
+        "figures/images.png",
+        compared=("test", "configs/x/other.yaml", "--model.path", "DATA/a.pt"),
+        lines=("method", "baseline"),
+    )
+    command = "python train.py test --config configs/x/{}.yaml --model.path DATA/a.pt"
+    assert asked.command == f"{command.format('own')} && {command.format('other')}"
+    for name, colour in (("own", "red"), ("other", "blue")):
+        (tmp_path / "runs/x" / name / "figures").mkdir(parents=True)
+        (tmp_path / "runs/x" / name / "test_metrics.csv").touch()
+        Image.new("RGB", (20, 80), colour).save(tmp_path / "runs/x" / name / "figures/images.png")
+    (tmp_path / "docs/images").mkdir(parents=True)
+    pictures.make_picture(asked, tmp_path / "runs", tmp_path)
+    with Image.open(tmp_path / "docs/images/x.png") as made:
+        together = made.convert("RGB")
+    assert together.size == (40, 80 + 32)
+    assert together.getpixel((10, 100)) == (255, 0, 0)
+    assert together.getpixel((30, 100)) == (0, 0, 255)

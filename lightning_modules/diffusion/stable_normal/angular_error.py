@@ -39,6 +39,11 @@ def angular_error(estimate: Tensor, true: Tensor) -> Tensor:
     return (unit(estimate) * true).sum(dim=-3).clamp(-1, 1).arccos().rad2deg()
 
 
+def spread(estimates: Tensor) -> Tensor:
+    """Average the angles `[B, H, W]` between normals `[K, B, 3, H, W]` of K noise samples and their mean direction."""
+    return angular_error(estimates, unit(unit(estimates).mean(dim=0))).mean(dim=0)
+
+
 class AngularErrors(Metric):
     """Angular errors of a dataset, pooled over pixels, noise samples and ranks."""
 

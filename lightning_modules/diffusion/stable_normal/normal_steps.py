@@ -8,7 +8,7 @@ from torch import Tensor
 from datamodules.batches import NormalMapBatch
 from datamodules.distributed.collectives import run_seed
 from datamodules.randomness.generators import generator_of
-from lightning_modules.diffusion.stable_normal.angular_error import AngularErrors, angular_error, known
+from lightning_modules.diffusion.stable_normal.angular_error import AngularErrors, angular_error, known, spread
 from lightning_modules.diffusion.stable_normal.processing import rendered
 from lightning_modules.full_precision import in_full_precision
 from lightning_modules.interfaces import ImageColumn
@@ -40,7 +40,7 @@ class NormalSteps(ImageWriter):
         return self._measured(batch, dataloader_idx)
 
     def test_step(self: Any, batch: NormalMapBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
-        """Return `normal`, `[B, 3, H, W]`, from the first noise sample."""
+        """Return `normal`, `[B, 3, H, W]`, from the first noise sample, and `spread` (see `spread`)."""
         return self._measured(batch, dataloader_idx)
 
     def on_validation_epoch_start(self: Any) -> None:
@@ -56,7 +56,8 @@ class NormalSteps(ImageWriter):
         estimates = torch.stack([self.estimated(batch, draw) for draw in range(self.draws)])
         with in_full_precision(estimates.device):
             self._errors[loader].update(estimates, batch["normal"])
-        return {"normal": estimates[0]}
+            outputs = {"normal": estimates[0]}
+            return outputs | ({"spread": spread(estimates)} if self.draws > 1 else {})
 
     def on_validation_epoch_end(self: Any) -> None:
         self._log_errors("val")
@@ -75,7 +76,10 @@ class NormalSteps(ImageWriter):
         return levels_of((self.estimated(batch) + 1) / 2, 255)
 
     def image_columns(self: Any, batch: NormalMapBatch, outputs: Any) -> dict[str, Tensor | ImageColumn]:
-        """Show images, normals as colours, and angular errors on a scale up to 90 degrees."""
+        """Show images, normals as colours, and angular errors on a scale up to 90 degrees.
+
+        With several noise samples, `spread` is shown on a scale up to 45 degrees.
+        """
         estimate = self.estimated(batch) if outputs is None else outputs["normal"]
         columns: dict[str, Tensor | ImageColumn] = {"image": batch["image"], "estimate": rendered(estimate)}
         if "normal" in batch:
@@ -85,4 +89,7 @@ class NormalSteps(ImageWriter):
             captions = [f"{mean:.1f} degrees" for mean in means.tolist()]
             columns["truth"] = rendered(batch["normal"])
             columns["error"] = ImageColumn((error[:, None] / 90).clamp(max=1), captions)
+        if outputs is not None and "spread" in outputs:
+            captions = [f"{mean:.1f} degrees" for mean in outputs["spread"].mean(dim=(1, 2)).tolist()]
+            columns["spread"] = ImageColumn((outputs["spread"][:, None] / 45).clamp(max=1), captions)
         return columns

@@ -1,10 +1,12 @@
+import math
+
 import numpy as np
 import pytest
 import torch
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from lightning_modules.diffusion.stable_normal.angular_error import AngularErrors, angular_error, unit
+from lightning_modules.diffusion.stable_normal.angular_error import AngularErrors, angular_error, spread, unit
 
 
 def normals(*shape: int, seed: int = 0) -> Tensor:
@@ -78,3 +80,11 @@ def test_shares_of_processes_add_up() -> None:
     reduced._update_count = 2
     for key, value in whole.compute().items():
         torch.testing.assert_close(reduced.compute()[key], value, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("angle", [0.0, 10.0, 80.0])
+def test_two_normals_at_an_angle_to_their_mean_spread_by_this_angle(angle: float) -> None:
+    """The lengths of the estimates do not matter."""
+    x, z = math.sin(math.radians(angle)), math.cos(math.radians(angle))
+    estimates = torch.tensor([[x, 0.0, z], [-3 * x, 0.0, 3 * z]], dtype=torch.float64)[:, None, :, None, None]
+    torch.testing.assert_close(spread(estimates), torch.full((1, 1, 1), angle, dtype=torch.float64), atol=1e-5, rtol=0)

@@ -74,6 +74,10 @@ def test_pictures_show_normals_as_colours_and_the_error_in_grey(tmp_path: Path) 
     error[0, 2, 3] = 0
     torch.testing.assert_close(columns["error"].values[:, 0], (error / 90).clamp(max=1))
     assert columns["error"].captions[0] == f"{float(error[0].sum()) / 35:.1f} degrees"
+    several: Any = module.image_columns(batch, {"normal": estimate, "spread": torch.full((2, 6, 6), 9.0)})
+    assert list(several) == [*columns, "spread"]
+    torch.testing.assert_close(several["spread"].values, torch.full((2, 1, 6, 6), 0.2))
+    assert several["spread"].captions == ["9.0 degrees"] * 2
     del batch["normal"]
     assert list(module.image_columns(batch, {"normal": estimate})) == ["image", "estimate"]
 
