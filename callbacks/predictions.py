@@ -8,6 +8,7 @@ from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -232,9 +233,11 @@ class WritePredictions(Callback):
             parts = [self._part(trainer, rank) for rank in range(trainer.world_size)]
             if self._masks.exists():
                 shutil.rmtree(self._path.with_suffix(""), ignore_errors=True)
-                self._masks.rename(self._path.with_suffix(""))
+                folder = self._masks.rename(self._path.with_suffix(""))
+                rank_zero_info(f"Masks are written to {folder}: one PNG file per image, pixel values are class numbers")
             elif not unreadable or any(part.stat().st_size > HEADER for part in parts):
-                merge_predictions(parts, self._path, self.format, class_names(trainer), self._samples)
+                rows = merge_predictions(parts, self._path, self.format, class_names(trainer), self._samples)
+                rank_zero_info(f"Predictions are written to {self._path}: {rows} rows with class and probabilities")
             for part in parts:
                 part.unlink()
 

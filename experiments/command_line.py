@@ -168,6 +168,7 @@ class CommandLine(LightningCLI):
             r".*treespec, LeafSpec.*",
             "LightningCLI's args parameter.*",
             "Be aware that when using `ckpt_path`.*",
+            "Total length of `list` across ranks is zero.*",  # data without a validation set
         ):
             warnings.filterwarnings("ignore", message=message)
         logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(

@@ -16,10 +16,15 @@ README = (ROOT / "README.md").read_text().partition("## Four short paths")[2].pa
 CPU = ["--trainer.accelerator", "cpu"]
 QUICK = [*CPU, "--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false", "--data.num_workers", "0"]
 CLASSES = [*QUICK, "--data.batch_size", "8", "--data.images.image_size", "32", "--model.network.name", "test_resnet"]
+OWN_ARGUMENTS = ("certified_curves", "generate")
+"""Commands that take no arguments of the trainer."""
 SMALLER = {
     "own_data/classes": CLASSES,
     "own_data/certified": CLASSES,
-    "own_data/photographs": [*QUICK, "--data.patch_size", "24", "--data.patches_per_image", "4"],
+    "own_data/white_noise": [
+        *QUICK,
+        *("--trainer.max_steps", "2", "--data.patch_size", "24", "--data.patches_per_image", "4"),
+    ],
     "finetuning/lora": [
         *QUICK,
         *("--trainer.max_steps", "3"),
@@ -32,7 +37,7 @@ SMALLER = {
 def paths() -> dict[str, list[str]]:
     """The commands of each path, by its name."""
     blocks = re.findall(r"^\*\*(.+?)\*\*:.*?^```\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
-    return {name: block.splitlines() for name, block in blocks}
+    return {name: block.replace("\\\n", "").splitlines() for name, block in blocks}
 
 
 def test_there_are_four_paths_of_at_most_three_commands() -> None:
@@ -60,20 +65,24 @@ def here(tmp_path: Path, text_to_image: Path, monkeypatch: pytest.MonkeyPatch) -
         ("Clean my labels", ["runs/labels/cleaned_labels.csv", "runs/labels/predictions.parquet"]),
         ("Certify my classifier", ["runs/certified_curves/certified_accuracy.png"]),
         ("Denoise my images", [f"runs/denoiser/restored/{number}.png" for number in range(3)]),
-        ("Fine-tune my diffusion model", ["runs/adapters/pipeline/pytorch_lora_weights.safetensors"]),
+        (
+            "Fine-tune my diffusion model",
+            ["runs/adapters/pipeline/pytorch_lora_weights.safetensors", "generated/images/000003.png"],
+        ),
     ],
 )
-def test_a_path_of_readme_runs(name: str, written: list[str], here: Path) -> None:
+def test_a_path_of_readme_runs(name: str, written: list[str], here: Path, recwarn: pytest.WarningsRecorder) -> None:
     for command in paths()[name]:
         program, script, *arguments = shlex.split(command, comments=True)
         assert (program, script) == ("python", "train.py")
         config = next((match[1] for each in arguments if (match := re.search(r"configs/(.+)\.yaml", each))), "")
-        more = SMALLER[config] if arguments[0] == "fit" else [] if arguments[0] == "certified_curves" else CPU
+        more = SMALLER[config] if arguments[0] == "fit" else [] if arguments[0] in OWN_ARGUMENTS else CPU
         if arguments[0] == "test" and "certification" in command:
             more = [*more, "--trainer.callbacks.skip", "8"]
         assert train.main([*arguments, *more]) == 0, command
     for file in written:
         assert (here / file).is_file()
+    assert not [str(each.message) for each in recwarn if "across ranks is zero" in str(each.message)]
     if name == "Clean my labels":
         trains_on_the_cleaned_list(here)
 

@@ -55,6 +55,9 @@ def run(options: Namespace) -> int:
         traced = trace(module, exported, sizes)
         write_folder(output, options.format, options.run, module, exported, traced, _class_names(data), _plain(module))
     print(f"written: {output}")
+    if traced.multiple == 0 and {"H", "W"} <= sizes.keys():
+        size = f"{sizes['H']} x {sizes['W']}"
+        print(f"height and width are fixed at {size}: --image_shape C H W exports the model for another size")
     return 0
 
 

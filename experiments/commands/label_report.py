@@ -65,7 +65,7 @@ def write_html(table: "pd.DataFrame", run: Path, path: Path, most: int) -> None:
     worst = suspicious_rows(table, most)
 
     def thumbnails() -> "Iterator[NDArray[np.uint8]]":
-        for rows in torch.from_numpy(worst["row"].to_numpy(int)).split(64):
+        for rows in torch.tensor(worst["row"].to_numpy(int)).split(64):
             stored = source.fetch(rows, None)
             if stored.ndim != 4:
                 raise ValueError(f"--html needs images, and a sample of {run} has the shape {list(stored.shape[1:])}")

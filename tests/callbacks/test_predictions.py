@@ -82,6 +82,23 @@ def test_names_of_the_classes_are_written(tmp_path: Path, format: Any) -> None:
     assert table["class_name"].tolist() == [Named.class_names[k] for k in table["prediction"]]
 
 
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (Known(), "Predictions are written to {}/predictions.csv: 23 rows"),
+        (None, "Masks are written to {}/predictions:"),
+    ],
+)
+def test_the_message_names_the_written_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: Any, message: str
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(predictions, "rank_zero_info", said.append)
+    predict(tmp_path, WritePredictions("csv"), module or Segments(), Shuffled())
+    assert len(said) == 1
+    assert said[0].startswith(message.format(tmp_path))
+
+
 def write_part(path: Path, index: list[int], num_classes: int = 3) -> None:
     with path.open("wb") as file:
         for start in range(0, len(index), 2):

@@ -26,7 +26,7 @@ PART = r"(?:model|data|trainer|checkpoint)\.\w[\w.]*\w"
 KEY = re.compile(rf"--(?:vary )?(?:\w+:)?({PART}(?:\+{PART})*)(?:[= ]([\w.]+))?")
 PARSED_APART = {"help", "class_path"}
 """Ends of keys that belong to the command line: `--model.help CLASS`, and the class of a part."""
-MADE_BY_THE_READER = {"configs/cbsn/my_photographs.yaml", *recipe()}
+MADE_BY_THE_READER = set(recipe())
 PAGES = [
     page
     for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))

@@ -153,10 +153,12 @@ def exported(runs: Path, chosen: str, *configs: str, more: tuple[Path, ...] = ()
 
 
 def test_programs_agree_and_weights_load_in_a_process_without_this_project(
-    runs: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+    runs: Path, weights: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(Digits, "class_names", NAMES)
     printed, folders = exported(runs, "torch", *FIRST, more=(weights,))
+    [fixed] = [line for line in capsys.readouterr().out.splitlines() if "are fixed" in line]
+    assert fixed == "height and width are fixed at 8 x 8: --image_shape C H W exports the model for another size"
     configs = {name: json.loads((folder / "config.json").read_text()) for name, folder in folders.items()}
     assert configs["elr/demo"]["class_names"] == NAMES
     assert configs["elr/demo"]["inputs"]["image"]["shape"] == ["B", 1, 8, 8]
