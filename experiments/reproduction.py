@@ -173,12 +173,11 @@ def _reproduction(entry: object, path: Path, where: str, above: Path) -> Reprodu
 
 
 def _variation(entry: object, where: str) -> Variation:
-    values = next(iter(entry.values())) if isinstance(entry, Mapping) and len(entry) == 1 else None
+    key, values = next(iter(entry.items())) if isinstance(entry, Mapping) and len(entry) == 1 else ("", None)
     numbers = values if isinstance(values, list) else []
     if len(numbers) < FEWEST or not all((finite(each) or 0) > 0 for each in numbers):
         raise ValueError(f"{where}: vary must be a mapping of one key to a list of at least {FEWEST} positive numbers, "
                          f"got {entry!r}")  # fmt: skip
-    [key] = entry  # type: ignore[misc]
     try:
         return variation(f"{key}={','.join(map(str, numbers))}")
     except ValueError as error:

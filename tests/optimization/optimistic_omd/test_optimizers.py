@@ -1,8 +1,11 @@
 """Every learner against its equations, written again in numpy, and against what is proven of its rounds."""
 
 import copy
+import inspect
 import math
+import pkgutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from experiments.config_files import settings_of
 from lightning_modules.optimization.optimistic_omd import (
     OnlineGradientDescent,
     OptimisticEnsemble,
@@ -18,6 +22,7 @@ from lightning_modules.optimization.optimistic_omd import (
 )
 from lightning_modules.optimization.optimistic_omd.ball import project, project_in_norm
 from lightning_modules.optimization.optimistic_omd.optimizers import OnlineOptimizer
+from tests.command import ROOT
 
 ALL: list[tuple[type[OnlineOptimizer], dict[str, Any]]] = [
     (OptimisticOMD, {}),
@@ -289,3 +294,17 @@ def test_what_is_out_of_range_is_named(kind: Any, options: dict[str, Any], messa
     groups = [{"params": [nn.Parameter(torch.zeros(2))]}, {"params": [nn.Parameter(torch.zeros(2))]}]
     with pytest.raises(ValueError, match="takes all parameters as one point, got 2 groups"):
         OnlineGradientDescent(groups, D=1.0, G=1.0)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [path for path in sorted(ROOT.glob("configs/optimistic_omd/*.yaml")) if path.stem not in ("claim", "reproduced")],
+    ids=lambda path: path.stem,
+)
+def test_the_optimizer_of_a_configuration_accepts_its_arguments(config: Path) -> None:
+    """Also arguments from the base of the configuration, such as a delta that only convex losses have."""
+    settings = {key: value for key, value in settings_of(config).items() if key.startswith("model.optimizer.")}
+    given = {key.removeprefix("model.optimizer."): value for key, value in settings.items()}
+    kind = pkgutil.resolve_name(given.pop("class_path"))
+    own = {key: value for key, value in given.items() if key in inspect.signature(kind).parameters}
+    assert kind([nn.Parameter(torch.zeros(3, dtype=torch.float64))], **own).radius > 0
