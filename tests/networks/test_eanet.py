@@ -1,9 +1,12 @@
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 import torch
 
 from lightning_modules.backbones.resized import times_larger
 from lightning_modules.baselines import SupervisedRestoration
-from lightning_modules.networks.eanet import ChannelNorm, EANet, GatedConvolutions
+from lightning_modules.networks.eanet import ChannelNorm, EANet, GatedConvolutions, with_published_weights
 
 
 def small(**arguments: object) -> EANet:
@@ -85,3 +88,60 @@ def test_a_regressor_corrects_the_enlarged_image() -> None:
     assert large.shape == (1, 2, 12, 16)
     with pytest.raises(ValueError, match="factor"):
         SupervisedRestoration(network, factor=0)
+
+
+def published() -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yield names and shapes of the authors' parameters of a network of width 16, in their order."""
+
+    def layer(name: str, *shape: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+        yield from ((f"{name}.weight", shape), (f"{name}.bias", shape[:1]))
+
+    def block(name: str, width: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+        yield from ((f"{name}.{scale}", (1, width, 1, 1)) for scale in ("beta", "gamma"))
+        yield from layer(f"{name}.mlp.1", 4 * width, 32)
+        yield from layer(f"{name}.conv1", 2 * width, width, 1, 1)
+        yield from layer(f"{name}.conv2", 2 * width, 1, 3, 3)
+        yield from layer(f"{name}.conv3", width, width, 1, 1)
+        yield from layer(f"{name}.sca.1", width, width, 1, 1)
+        yield from layer(f"{name}.conv4", 2 * width, width, 1, 1)
+        yield from layer(f"{name}.conv5", width, width, 1, 1)
+        yield from ((f"{name}.{norm}.g", (1, width, 1, 1)) for norm in ("norm1", "norm2"))
+
+    yield from (*layer("time_mlp.1", 128, 16), *layer("time_mlp.3", 64, 64), *layer("intro", 16, 6, 3, 3))
+    yield from (*layer("enhance.rcab.0", 16, 16, 3, 3), *layer("enhance.rcab.2", 16, 16, 3, 3))
+    yield from layer("enhance.rcab.3.attention.1", 1, 16, 1, 1)
+    yield from layer("enhance.rcab.3.attention.3", 16, 1, 1, 1)
+    yield from layer("ending", 3, 16, 3, 3)
+    yield from (*block("encoders.0.0", 16), *block("encoders.0.1", 16), *block("encoders.1.0", 32))
+    yield from (*block("decoders.0.0", 32), *block("decoders.1.0", 16), *block("middle_blks.0", 64))
+    yield from (("ups.0.0.weight", (128, 64, 1, 1)), ("ups.1.0.weight", (64, 32, 1, 1)))
+    yield from (*layer("downs.0", 32, 16, 2, 2), *layer("downs.1", 64, 32, 2, 2))
+
+
+def test_published_weights_compute_what_the_authors_code_does(tmp_path: Path) -> None:
+    def values(number: int) -> torch.Tensor:
+        return torch.arange(number, dtype=torch.float64)
+
+    state = {
+        name: 0.3 * torch.sin(0.7 * values(torch.Size(shape).numel()) + place).reshape(shape)
+        for place, (name, shape) in enumerate(published())
+    }
+    torch.save({f"module.{name}": value for name, value in state.items()}, tmp_path / "180000_G.pth")
+    network = small(channels=3)
+    assert with_published_weights(network, str(tmp_path / "180000_G.pth")) is network
+    x, degraded = torch.sin(0.13 * values(252)).reshape(2, 3, 6, 7), torch.cos(0.17 * values(252)).reshape(2, 3, 6, 7)
+    with torch.no_grad():
+        found = network(x, degraded, torch.tensor([3.0, 50.0], dtype=torch.float64)).flatten()
+    # computed by the authors' code in float64, with its epsilon of float32
+    expected = [-122.26449916639591, 150.53909598515293, -7.34529264282278, -4.8294582144615195, -63.67935554789752]
+    torch.testing.assert_close(
+        found[[0, 50, 100, 125, 126]], torch.tensor(expected, dtype=torch.float64), rtol=1e-6, atol=0
+    )
+
+
+def test_other_weights_are_one_sentence(tmp_path: Path) -> None:
+    torch.save({**dict.fromkeys(("intro.weight", "intro.scale"), torch.ones(16))}, tmp_path / "other.pth")
+    with pytest.raises(
+        ValueError, match=r"other\.pth does not fit EANet: missing: .* unexpected: first\.scale; wrong shape"
+    ):
+        with_published_weights(small(), str(tmp_path / "other.pth"))

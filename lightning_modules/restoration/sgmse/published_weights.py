@@ -36,9 +36,9 @@ def with_published_weights(network: SpeechNCSNpp, path: str) -> SpeechNCSNpp:
         return network
     file = weights_file(path)
     content = read_tensors(file, ignore_objects=True)
-    given = content.get("hyper_parameters") if isinstance(content, Mapping) else None
-    for key, value in REQUIRED.items() if isinstance(given, Mapping) else ():
-        if given.get(key, value) != value:
+    given: Any = content.get("hyper_parameters") if isinstance(content, Mapping) else None
+    for key, value in REQUIRED.items():
+        if isinstance(given, Mapping) and given.get(key, value) != value:
             raise ValueError(f"{file}: hyper_parameters.{key} must be {value}, got {given[key]!r}")
     names = {f"output_layer.{kind}": f"mix.{kind}" for kind in ("weight", "bias")}
     names |= {published: f"body.{own}" for published, own in published_names(network.body).items()}

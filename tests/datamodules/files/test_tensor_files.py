@@ -1,5 +1,6 @@
 """Tensors come out of files, and what is damaged, foreign or hostile is one sentence that names the file."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from datamodules.files.limits import sentence
-from datamodules.files.tensor_files import read_tensors
+from datamodules.files.tensor_files import Ignored, read_tensors
 from tests.datamodules.files.hostile_files import LEGACY, PTH, SAFE, SAFETENSORS, SAVED, STATE
 
 HOSTILE = [*((".safetensors", name) for name in SAFETENSORS), *((".pth", name) for name in PTH)]
@@ -29,6 +30,24 @@ def test_anything_else_is_one_sentence(suffix: str, name: str, tmp_path: Path, m
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 700
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("name", PTH)
+def test_no_code_runs_where_objects_are_ignored(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (path := tmp_path / "weights.pth").write_bytes(PTH[name])
+    with contextlib.suppress(ValueError):
+        read_tensors(path, ignore_objects=True)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_objects_are_ignored_only_where_that_is_asked_for(tmp_path: Path) -> None:
+    torch.save({"weight": torch.ones(2), "folder": tmp_path}, tmp_path / "weights.pth")
+    found = read_tensors(tmp_path / "weights.pth", ignore_objects=True)
+    assert torch.equal(found["weight"], torch.ones(2))
+    assert isinstance(found["folder"], Ignored)
+    with pytest.raises(ValueError, match=r"weights\.pth is not a readable weights file"):
+        read_tensors(tmp_path / "weights.pth")
 
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
