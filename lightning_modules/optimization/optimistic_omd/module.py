@@ -188,7 +188,8 @@ class OnlineConvexOptimization(MethodModule):
 
     def _known(self, known: list[Tensor], history: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         slope, points = history[:, len(MEASURED) :].tensor_split([len(self.previous)], dim=1)
-        return metrics_and_curves(*known, slope, points, self.curvature.item(), self.radius.item())
+        expected, noise = known
+        return metrics_and_curves(expected, noise, slope, points, self.curvature.item(), self.radius.item())
 
     def _observed(self, loss: Tensor, rows: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         data = require(self.trainer.datamodule, TrainingRows, "OnlineConvexOptimization")  # type: ignore[attr-defined]

@@ -159,7 +159,7 @@ class SSO(OutputLossSteps, MethodModule):
             return value
 
         for _ in range(self.m):
-            optimizer.step(evaluate)
+            optimizer.step(evaluate)  # type: ignore[arg-type]  # torch's own optimizers take tensors
         optimizer.zero_grad()
 
     def configure_optimizers(self) -> OwnUpdates:
