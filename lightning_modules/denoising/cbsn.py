@@ -15,7 +15,6 @@ Source: Jang, Lee, Park, Kim and Cho, Self-supervised Image Denoising with Downs
 Blind-Spot Network, ICCV 2023, arXiv 2304.09507. Losses, ramp and normalisation follow the authors' code.
 """
 
-import math
 from typing import Any
 
 import torch
@@ -44,7 +43,7 @@ def normalized(image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         The normalised images, then the means and standard deviations, both `[N, C, 1, 1]`.
     """
     std, mean = torch.std_mean(image, dim=(2, 3), correction=0, keepdim=True)
-    std = std.clamp(min=1 / math.sqrt(image.shape[2] * image.shape[3]))
+    std = std.clamp(min=torch.sym_float(image.shape[2] * image.shape[3]) ** -0.5)
     return (image - mean) / std, mean, std
 
 
@@ -131,7 +130,7 @@ class CBSN(RestorerSteps, MethodModule):
         Raises:
             ValueError: if an image is not larger than 32 pixels on each side.
         """
-        if min(degraded.shape[2:]) <= MARGIN:
+        if any(side <= MARGIN for side in degraded.shape[2:]):  # a minimum would relate height to width in an export
             raise ValueError(f"images need more than {MARGIN} pixels per side, got {list(degraded.shape[2:])}")
         x, mean, std = normalized(degraded)
         x = self.inference(self, F.pad(x, [MARGIN] * 4, mode="reflect"))
