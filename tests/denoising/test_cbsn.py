@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.export import Dim, export
 
 from lightning_modules.denoising.cbsn import CBSN, cbsn_terms, normalized, ramp
 from lightning_modules.networks.blind_spot import BlindSpotNetwork
@@ -104,6 +105,24 @@ def test_an_image_is_denoised_whole_and_put_back_to_its_own_range(blind: bool) -
     seen = network.seen[0, 0]
     assert seen[31, 40] == seen[33, 40]
     assert math.isclose(float(seen[32:-32, 32:-32].std(correction=0)), 1)
+
+
+class Restored(nn.Module):
+    def __init__(self, model: CBSN) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.model.restore(image)
+
+
+def test_an_exported_program_takes_images_of_other_sizes() -> None:
+    model = CBSN(BlindSpotNetwork(channels=4, modules=1)).eval()
+    sides = {place: 32 * Dim(name, min=2) for place, name in ((2, "height"), (3, "width"))}
+    program = export(Restored(model), (torch.rand(2, 3, 64, 64),), dynamic_shapes=(sides,), strict=False)
+    for height, width in ((64, 96), (96, 64)):
+        image = torch.rand(2, 3, height, width)
+        torch.testing.assert_close(program.module()(image), model.restore(image), rtol=1e-5, atol=1e-5)
 
 
 def test_bad_arguments_and_images_are_named() -> None:
