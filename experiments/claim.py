@@ -238,6 +238,14 @@ def read_claims(path: Path) -> list[Row]:
     return read_csv(path)
 
 
+def latest(rows: Sequence[Row]) -> list[Row]:
+    """Keep the last row of each claim; a claim that did not run does not replace one that ran."""
+    known: dict[str, Row] = {}
+    for row in rows:
+        known[row["claim"]] = known.get(row["claim"], row) if row["verdict"] == MISSING else row
+    return list(known.values())
+
+
 def write_claims(path: Path, rows: Sequence[Row]) -> None:
     """Write a claims.csv."""
     write_csv(path, COLUMNS, [[row[name] for name in COLUMNS] for row in rows])

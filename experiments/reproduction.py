@@ -282,8 +282,11 @@ def read(path: Path) -> list[Row]:
 
 
 def write(path: Path, rows: Iterable[Row]) -> None:
-    """Write a reproduced.csv. Rows of the same experiment and metric are replaced by the last ones."""
-    known = {(row["config"], row["experiment"], row["metric"]): row for row in [*read(path), *rows]}
+    """Write a reproduced.csv. A row is replaced by the last one of its experiment and metric that ran."""
+    known: dict[tuple[str, ...], Row] = {}
+    for row in [*read(path), *rows]:
+        key = row["config"], row["experiment"], row["metric"]
+        known[key] = known.get(key, row) if row["verdict"] == MISSING else row
     write_csv(path, COLUMNS, [[row[name] for name in COLUMNS] for row in known.values()])
 
 

@@ -37,6 +37,7 @@ from experiments.claim import (
     Row,
     cells,
     check_metrics,
+    latest,
     plan,
     read_claims,
     rows_of,
@@ -92,8 +93,7 @@ def run(options: Namespace, run_command: Sequence[str] = TRAIN) -> int:
         if len(places) > 1:
             write(every, options.output or ABOVE)
         if options.record:
-            known = {row["claim"]: row for row in [*read_claims(options.record), *every]}
-            write_claims(options.record, list(known.values()))
+            write_claims(options.record, latest([*read_claims(options.record), *every]))
     except KeyboardInterrupt:
         done = sum(run.finished for run in runs)
         print(f"interrupted: {done} of {len(runs)} runs are finished; the same command continues", file=sys.stderr)

@@ -28,6 +28,7 @@ OWN_KEYS = {
     "optimistic_omd": {f"model.optimizer.{key}" for key in ("class_path", "delta", "G", "L", "T", "mode", "modulus")},
     "monna": {"data.shards.growing"},  # LEARN has growing batches
     "noise_mask": {"model.optimizer.lr"},  # its objective multiplies the gradient: equal products of both are compared
+    "noise_diffusion": {"data.noise"},  # the paper compares natural images with generated ones
     # the paper gives linear probing a rate of its own, and is about the labels of pre-training
     "nmtune": {"model.optimizer.lr", "trainer.callbacks"},
     # claims compare one detector after training on clean labels and many images, and on noisy labels or few images

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from experiments import commands, reproduction
-from experiments.reproduction import Published, cells, load, page, read
+from experiments.reproduction import Published, cells, load, page, read, write
 from tests.command import ROOT
 from tests.experiments.conftest import Config, Journal
 
@@ -104,6 +104,8 @@ def test_a_number_that_is_not_reached_stays_and_the_status_says_so(
     first, second = read(record)
     assert (first["verdict"], second["verdict"]) == ("not reached", "did not run")
     assert (second["mean"], second["published"]) == ("", "0.9")
+    write(record, [{**first, "mean": "", "verdict": "did not run"}])
+    assert read(record) == [first, second]
     text = page([first, second], {"method": "[M](m.md)"})
     assert "Of 2 numbers from 1 papers, 0 are reproduced and 1 are not reached." in text
 
