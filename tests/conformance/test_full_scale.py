@@ -116,7 +116,7 @@ PARAMETERS = {
 UNTRAINED = {
     **{
         f"scoredvi/{data}": "its denoisers come with their weights; it fits images"
-        for data in ("cc", "crops", "polyu", "sidd_val")
+        for data in ("cc", "crops", "crops_baseline", "polyu", "sidd_val")
     },
     **{
         name(path): "its network comes with its weights; it optimises images"

@@ -167,6 +167,11 @@ class ClassIncremental(ClassifierSteps, MethodModule):
         self.base_classifier.eval()
         return self
 
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if stage == "fit" and str(self.trainer.precision) == "16-mixed":
+            raise ValueError("trainer.precision 16-mixed needs a loss to scale: use 32-true or bf16-mixed")
+
     def features(self, image: Tensor) -> Tensor:
         """Compute features `[B, d]` in float64."""
         with torch.no_grad(), in_full_precision(self.device):
