@@ -1,6 +1,6 @@
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -79,10 +79,15 @@ def weights_of(folder: Path, part: str) -> Path:
     return next((folder / part).glob("*.safetensors"))
 
 
+def whole(name: str, weights: Mapping[str, Any]) -> str:
+    """Complete the name of a weight; older versions of transformers put `text_model.` before it."""
+    return next(key for key in weights if key.endswith(name))
+
+
 def trained_without(part: str, name: str) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
         weights = load_file(weights_of(folder, part))
-        del weights[name]
+        del weights[whole(name, weights)]
         save_file(weights, weights_of(folder, part), {"format": "pt"})
 
     return change
@@ -91,7 +96,7 @@ def trained_without(part: str, name: str) -> Callable[[Path], None]:
 def reshaped(part: str, name: str) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
         weights = load_file(weights_of(folder, part))
-        weights[name] = torch.zeros(3)
+        weights[whole(name, weights)] = torch.zeros(3)
         save_file(weights, weights_of(folder, part), {"format": "pt"})
 
     return change
@@ -123,7 +128,7 @@ REFUSED: list[tuple[Callable[[Path], Any], dict[str, Any], type[Exception], str]
     ),
     (trained_without("unet", "conv_out.bias"), {}, ValueError, r"the weights of .*/unet lack: conv_out\.bias$"),
     (trained_without("vae", "post_quant_conv.weight"), {}, ValueError, r"/vae lack: post_quant_conv\.weight$"),
-    (trained_without("text_encoder", ENCODER), {}, ValueError, rf"/text_encoder lack: {ENCODER}$"),
+    (trained_without("text_encoder", ENCODER), {}, ValueError, rf"/text_encoder lack: .*{ENCODER}$"),
     (reshaped("unet", "conv_out.bias"), {}, ValueError, r"the weights of .*/unet do not fit: .*conv_out\.bias"),
     (reshaped("text_encoder", ENCODER), {}, ValueError, "the weights of .*/text_encoder do not fit"),
     (index_with(unet=["runs.evil", "Unet"]), {}, ValueError, r"unet in model_index.json of .* must be \[diffusers or"),
