@@ -14,7 +14,11 @@ from tests.datamodules.files.hostile_files import LEGACY, PTH, SAFE, SAFETENSORS
 HOSTILE = [*((".safetensors", name) for name in SAFETENSORS), *((".pth", name) for name in PTH)]
 
 
-@pytest.mark.parametrize(("suffix", "content"), [(".safetensors", SAFE), (".pth", SAVED), (".pt", LEGACY)])
+@pytest.mark.parametrize(
+    ("suffix", "content"),
+    [(".safetensors", SAFE), (".pth", SAVED), (".pt", LEGACY)],
+    ids=["safetensors", "zip", "legacy"],  # the bytes of a file are no name: they differ between processes
+)
 def test_tensors_are_read(suffix: str, content: bytes, tmp_path: Path) -> None:
     (path := tmp_path / f"weights{suffix}").write_bytes(content)
     found = read_tensors(path)
