@@ -162,7 +162,9 @@ def test_another_layout_is_one_sentence(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("data", ["cifar10_ve", "cifar10_vp"])
 def test_configurations_read_into_the_networks_that_they_extend(data: str) -> None:
-    released, trained = (settings_of(ROOT / "configs" / f"score_sde{end}" / f"{data}.yaml") for end in ("_released", ""))
+    released, trained = (
+        settings_of(ROOT / "configs" / f"score_sde{end}" / f"{data}.yaml") for end in ("_released", "")
+    )
     start = "model.network.network."
     inside = {key.removeprefix(start): value for key, value in released.items() if key.startswith(start)}
     own = {key.removeprefix("model.network."): value for key, value in trained.items() if "model.network." in key}
