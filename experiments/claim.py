@@ -12,6 +12,7 @@ from experiments.config_files import located, parsed, relative, text_of
 from experiments.launching.run_queue import Failure
 from experiments.results import (
     BEST_EPOCH,
+    DID_NOT_RUN,
     Result,
     Summary,
     choose_from,
@@ -27,7 +28,7 @@ from experiments.run_request import Experiment, Run, check, load_experiments, un
 REQUIRED = ("paper", "method", "baseline", "metric", "direction", "margin", "seeds")
 OPTIONAL = ("name", "baseline_metric", "claimed")
 ABOVE = Path("runs/claims")
-HOLDS, FAILS, UNCLAIMED, MISSING = "holds", "does not hold", "not claimed", "did not run"
+HOLDS, FAILS, UNCLAIMED, MISSING = "holds", "does not hold", "not claimed", DID_NOT_RUN
 SIGNIFICANCE = 0.05
 
 
@@ -236,14 +237,6 @@ def rows_of(verdicts: Sequence[Verdict], runs: Sequence[Run]) -> list[Row]:
 def read_claims(path: Path) -> list[Row]:
     """Read a claims.csv. Return no rows if the file does not exist."""
     return read_csv(path)
-
-
-def latest(rows: Sequence[Row]) -> list[Row]:
-    """Keep the last row of each claim; a claim that did not run does not replace one that ran."""
-    known: dict[str, Row] = {}
-    for row in rows:
-        known[row["claim"]] = known.get(row["claim"], row) if row["verdict"] == MISSING else row
-    return list(known.values())
 
 
 def write_claims(path: Path, rows: Sequence[Row]) -> None:

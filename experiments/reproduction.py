@@ -15,7 +15,17 @@ from datamodules.files.whole_files import write_text
 from experiments.arguments import are_seeds, finite
 from experiments.compare import collect, provenance
 from experiments.config_files import located, parsed, relative, text_of
-from experiments.results import Result, choose_from, markdown, mean_and_std, read_csv, summarise, write_csv
+from experiments.results import (
+    DID_NOT_RUN,
+    Result,
+    choose_from,
+    latest,
+    markdown,
+    mean_and_std,
+    read_csv,
+    summarise,
+    write_csv,
+)
 from experiments.run_request import Run, check, load_experiments
 from experiments.sweeps.exponents import FEWEST
 from experiments.sweeps.fits import fits, keys_to_fit
@@ -27,7 +37,7 @@ NEEDED = ("name", "paper", "config", "seeds", "results", "metric", "published", 
 RUN_COMMANDS = ("fit", "test")
 DIRECTIONS = ("higher", "lower", "equal")
 ABOVE = Path("runs/reproduced")
-REPRODUCED, NOT_REACHED, MISSING = "reproduced", "not reached", "did not run"
+REPRODUCED, NOT_REACHED, MISSING = "reproduced", "not reached", DID_NOT_RUN
 COLUMNS = ["experiment", "paper", "config", "overrides", "metric", "published", "uncertainty", "direction", "margin",
            "mean", "std", "seeds", "cpu_hours", "verdict", "tried", "made"]  # fmt: skip
 Row = Mapping[str, str]
@@ -283,11 +293,8 @@ def read(path: Path) -> list[Row]:
 
 def write(path: Path, rows: Iterable[Row]) -> None:
     """Write a reproduced.csv. A row is replaced by the last one of its experiment and metric that ran."""
-    known: dict[tuple[str, ...], Row] = {}
-    for row in [*read(path), *rows]:
-        key = row["config"], row["experiment"], row["metric"]
-        known[key] = known.get(key, row) if row["verdict"] == MISSING else row
-    write_csv(path, COLUMNS, [[row[name] for name in COLUMNS] for row in known.values()])
+    kept = latest([*read(path), *rows], ["config", "experiment", "metric"])
+    write_csv(path, COLUMNS, [[row[name] for name in COLUMNS] for row in kept])
 
 
 HEADER = ["experiment", "where in the paper", "metric", "published", "here", "seeds", "CPU hours",

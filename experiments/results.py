@@ -19,6 +19,9 @@ from datamodules.files.whole_files import write_text
 BEST_EPOCH = "best_epoch/"
 """Prefix of the best epoch's metrics, if `checkpoint.test_checkpoint` is the last one."""
 
+DID_NOT_RUN = "did not run"
+"""Verdict of a claim or a reproduction without finished runs."""
+
 DIVERGED = "test/diverged"
 """Metric that is 1 for a run whose loss diverged, if its configuration counts that as a result."""
 
@@ -213,6 +216,18 @@ def read_csv(path: Path) -> list[Mapping[str, str]]:
     from datamodules.files.text_files import read_text  # imports NumPy, which `methods` and `compare --help` do without
 
     return list(csv.DictReader(io.StringIO(read_text(path)))) if path.is_file() else []
+
+
+def latest(rows: Iterable[Mapping[str, str]], columns: Sequence[str]) -> list[Mapping[str, str]]:
+    """Keep the last row of each combination of values in some columns.
+
+    A row whose verdict is `did not run` does not replace a row with figures.
+    """
+    known: dict[tuple[str, ...], Mapping[str, str]] = {}
+    for row in rows:
+        key = tuple(row[column] for column in columns)
+        known[key] = known.get(key, row) if row["verdict"] == DID_NOT_RUN else row
+    return list(known.values())
 
 
 def read_test_metrics(path: Path) -> dict[str, float]:

@@ -37,7 +37,6 @@ from experiments.claim import (
     Row,
     cells,
     check_metrics,
-    latest,
     plan,
     read_claims,
     rows_of,
@@ -50,7 +49,7 @@ from experiments.compare import collect, show
 from experiments.launching.launchers import add_arguments, launcher, resources
 from experiments.launching.preflight import metrics_of_short_run, preflight
 from experiments.launching.run_queue import TRAIN, lock, print_failures, run_all
-from experiments.results import table, terminal
+from experiments.results import latest, table, terminal
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -93,7 +92,7 @@ def run(options: Namespace, run_command: Sequence[str] = TRAIN) -> int:
         if len(places) > 1:
             write(every, options.output or ABOVE)
         if options.record:
-            write_claims(options.record, latest([*read_claims(options.record), *every]))
+            write_claims(options.record, latest([*read_claims(options.record), *every], ["claim"]))
     except KeyboardInterrupt:
         done = sum(run.finished for run in runs)
         print(f"interrupted: {done} of {len(runs)} runs are finished; the same command continues", file=sys.stderr)

@@ -13,7 +13,7 @@ from experiments import claim, commands
 from experiments.claim import Claim, judge
 from experiments.launching import preflight
 from experiments.launching.dry_run import errors_of
-from experiments.results import Result
+from experiments.results import Result, latest
 from tests.command import ROOT
 from tests.experiments.conftest import Config, Journal, table
 
@@ -214,7 +214,7 @@ def test_a_record_keeps_the_latest_figures_of_every_claim(config: Config, fit: l
     kept, changed = claim.read_claims(record)
     assert kept == first
     assert (changed["verdict"], changed["margin"]) == ("holds", "0.1")
-    assert claim.latest([first, second, {**first, "verdict": "did not run", "method_mean": ""}]) == [first, second]
+    assert latest([first, second, {**first, "verdict": "did not run", "method_mean": ""}], ["claim"]) == [first, second]
 
 
 def test_a_metric_that_is_not_there_is_said_after_the_first_run(
