@@ -27,8 +27,10 @@ from lightning_modules.full_precision import in_full_precision
 from lightning_modules.interfaces import Table
 from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.collected import Collected
+from lightning_modules.robustness.mahalanobis.frozen_network import StreamsStatistics, frozen_for_statistics
 from lightning_modules.robustness.mahalanobis.gaussians import (
     ClassGaussians,
+    Whitened,
     class_means,
     squared_distances,
     whiten,
@@ -60,6 +62,11 @@ def area_over_bias(scores: Tensor, label: Tensor, num_base_classes: int) -> Tens
     above, below = margin[~is_new & right, None], margin[is_new & right]
     ordered = (above > below).sum() + 0.5 * (above == below).sum()
     return ordered.to(scores) / ((~is_new).sum() * is_new.sum())
+
+
+def scores(features: Tensor, whitened: Whitened) -> Tensor:
+    """Compute -d_c / 2, `[B, C]`, from features `[B, d]`."""
+    return -0.5 * squared_distances(features, whitened)
 
 
 class IncrementalGaussians(ClassGaussians):
@@ -106,7 +113,7 @@ class IncrementalGaussians(ClassGaussians):
         return self.mean[:number], covariance
 
 
-class ClassIncremental(ClassifierSteps, MethodModule):
+class ClassIncremental(StreamsStatistics, ClassifierSteps, MethodModule):
     """Add classes to a trained classifier without training.
 
     `fit` takes one pass over the training images of all classes, and trains nothing. Further epochs have no effect on
@@ -142,10 +149,7 @@ class ClassIncremental(ClassifierSteps, MethodModule):
         one_of(CLASSIFIERS, classifier=classifier)
         within(1, num_classes - 1, num_base_classes=num_base_classes)
         within(0, 1, shrinkage=shrinkage)
-        # Parameters never change; requires_grad only satisfies DistributedDataParallel.
-        for parameter in base_classifier.parameters():
-            parameter.requires_grad_(parameter.is_floating_point())
-        self.base_classifier = base_classifier.eval()
+        self.base_classifier = frozen_for_statistics(base_classifier)
         self.num_classes = num_classes
         self.num_base_classes = num_base_classes
         self.layers = named_layers(base_classifier, [layer], [])
@@ -159,35 +163,23 @@ class ClassIncremental(ClassifierSteps, MethodModule):
 
     @property
     def encoder(self) -> nn.Module:
-        """The network; `Pretraining` can load weights into it."""
         return self.base_classifier
-
-    def train(self, mode: bool = True) -> "ClassIncremental":
-        super().train(mode)
-        self.base_classifier.eval()
-        return self
-
-    def setup(self, stage: str) -> None:
-        super().setup(stage)
-        if stage == "fit" and str(self.trainer.precision) == "16-mixed":
-            raise ValueError("trainer.precision 16-mixed needs a loss to scale: use 32-true or bf16-mixed")
 
     def features(self, image: Tensor) -> Tensor:
         """Compute features `[B, d]` in float64."""
         with torch.no_grad(), in_full_precision(self.device):
             return layer_features(self.base_classifier, self.layers, image)[1][0].double()
 
-    def scores(self, features: Tensor, number: int, classifier: IncrementalClassifier) -> Tensor:
-        """Compute -d_c / 2, `[B, number]`, after `number` classes, from features `[B, d]`."""
-        mean, covariance = (each.to(features.device) for each in self.gaussians.after(number))
+    def whitened(self, number: int, classifier: IncrementalClassifier) -> Whitened:
+        """Return the whitened coordinates after `number` classes; Sigma is I for the Euclidean distance."""
+        mean, covariance = self.gaussians.after(number)
         if classifier == "euclidean":
-            return -0.5 * torch.cdist(features, mean).square()
-        present = torch.ones(number, dtype=torch.bool, device=mean.device)
-        return -0.5 * squared_distances(features, whiten(mean, covariance, present, self.shrinkage))
+            covariance = torch.eye(len(covariance)).to(covariance)
+        return whiten(mean, covariance, mean.new_ones(number, dtype=torch.bool), self.shrinkage)
 
     def forward(self, image: Tensor) -> Tensor:
         """Compute the scores `[B, K]` of all classes, as logits."""
-        return self.scores(self.features(image), self.num_classes, self.classifier).to(image.dtype)
+        return scores(self.features(image), self.whitened(self.num_classes, self.classifier)).to(image.dtype)
 
     def training_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:
         label, C = batch["label"], self.num_base_classes
@@ -200,18 +192,15 @@ class ClassIncremental(ClassifierSteps, MethodModule):
         self.optimizers().step()  # type: ignore[union-attr]
         return {"loss": loss}
 
-    def configure_optimizers(self) -> Any:
-        """Return an optimizer without effect, because Lightning saves no checkpoint without optimizer steps."""
-        return torch.optim.SGD(self.base_classifier.parameters(), lr=0.0)
-
     def on_test_start(self) -> None:
         if not bool((self.gaussians.count > 0).all()):
             raise ValueError("some classes have no statistics: run fit first, with training images of all classes")
         self.collected.reset()
+        self._all_classes = self.whitened(self.num_classes, self.classifier)
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         features, label = self.features(batch["image"]), batch["label"]
-        logits = self.scores(features, self.num_classes, self.classifier).to(batch["image"].dtype)
+        logits = scores(features, self._all_classes).to(batch["image"].dtype)
         self._log_measures(logits, batch, "test")
         self.collected.update(batch["index"], torch.cat([label[:, None], features], dim=1))
         return {"logits": logits}
@@ -223,8 +212,8 @@ class ClassIncremental(ClassifierSteps, MethodModule):
         for classifier in CLASSIFIERS:
             for number in range(self.num_base_classes + 1, self.num_classes + 1):
                 arrived = label < number
-                scores = self.scores(features[arrived], number, classifier)
-                area = float(area_over_bias(scores, label[arrived], self.num_base_classes))
+                scored = scores(features[arrived], self.whitened(number, classifier))
+                area = float(area_over_bias(scored, label[arrived], self.num_base_classes))
                 for key, value in zip(table, (number, classifier, area), strict=True):
                     table[key].append(value)
             log_same(self, f"test/area_{classifier}", area)

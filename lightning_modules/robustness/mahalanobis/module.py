@@ -27,6 +27,7 @@ from lightning_modules.robustness.mahalanobis.evaluation import (
     tuned_on_attack,
     warn_of_ignored_directions,
 )
+from lightning_modules.robustness.mahalanobis.frozen_network import StreamsStatistics, frozen_for_statistics
 from lightning_modules.robustness.mahalanobis.gaussians import ClassGaussians
 from lightning_modules.robustness.mahalanobis.layers import layer_features, named_layers, num_features
 from lightning_modules.tasks.classifier import ClassifierSteps, accuracies
@@ -37,7 +38,7 @@ SCORES = ("tuned_on_target", "tuned_on_attack", "mean", "last", "softmax", "ener
 NOISE, START = 0, 1  # random streams of an image
 
 
-class Mahalanobis(ClassifierSteps, MethodModule):
+class Mahalanobis(StreamsStatistics, ClassifierSteps, MethodModule):
     """Mahalanobis detector of a trained classifier.
 
     `fit` estimates the statistics of the classes, and `test` evaluates detection.
@@ -115,10 +116,7 @@ class Mahalanobis(ClassifierSteps, MethodModule):
         of_attacks = noise_std if isinstance(noise_std, dict) else dict.fromkeys(titles, noise_std)
         for std in of_attacks.values() if isinstance(noise_std, dict) else [noise_std]:
             at_least(0, noise_std=std)
-        # Parameters never change; requires_grad only satisfies DistributedDataParallel.
-        for parameter in network.parameters():
-            parameter.requires_grad_(parameter.is_floating_point())
-        self.network = network.eval()
+        self.network = frozen_for_statistics(network)
         self.num_classes = num_classes
         self.layers = named_layers(network, layers, channels_last or [])
         self.gaussians = ClassGaussians(num_classes, num_features(network, self.layers, image_shape))
@@ -135,21 +133,10 @@ class Mahalanobis(ClassifierSteps, MethodModule):
 
     @property
     def encoder(self) -> nn.Module:
-        """The network; `Pretraining` can load weights into it."""
         return self.network
-
-    def train(self, mode: bool = True) -> "Mahalanobis":
-        super().train(mode)
-        self.network.eval()
-        return self
 
     def forward(self, image: Tensor) -> Tensor:
         return self.network(image)
-
-    def setup(self, stage: str) -> None:
-        super().setup(stage)
-        if stage == "fit" and str(self.trainer.precision) == "16-mixed":
-            raise ValueError("trainer.precision 16-mixed needs a loss to scale: use 32-true or bf16-mixed")
 
     def training_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:
         with torch.no_grad(), in_full_precision(self.device):
@@ -160,10 +147,6 @@ class Mahalanobis(ClassifierSteps, MethodModule):
         self.log("train/cross_entropy", loss, on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
         self.optimizers().step()  # type: ignore[union-attr]
         return {"loss": loss, "logits": logits}
-
-    def configure_optimizers(self) -> Any:
-        """Return an optimizer without effect, because Lightning saves no checkpoint without optimizer steps."""
-        return torch.optim.SGD(self.network.parameters(), lr=0.0)
 
     def on_test_start(self) -> None:
         if not bool(self.gaussians.count.sum() > 0):
