@@ -90,12 +90,11 @@ class SegTHOR(MaskSet):
         """Read the slices that show an organ, unmodified."""
         root, size = self._root(), self.image_shape[1]
         folders = next((pair for pair in FOLDERS if (root / pair[0]).is_dir()), None)
-        volumes = next((folder for folder in (root, root / "train") if any(folder.glob("Patient_*/GT.nii*"))), None)
         if folders is not None:
             slices = slices_of_folders(root / folders[0], root / folders[1], self.patients[split])
         elif (root / PICKLES[split]).is_file():
             slices = slices_of_pickle(root / PICKLES[split])
-        elif volumes is not None:
+        elif (volumes := _volume_folder(root)) is not None:
             slices = slices_of_volumes(volumes, self.patients[split])
         else:
             raise FileNotFoundError(
@@ -158,6 +157,10 @@ def slices_of_volumes(root: Path, patients: Sequence[int]) -> Iterator[tuple[str
             raise ValueError(f"{folder} has a volume {list(image.shape)} and a mask {list(mask.shape)}")
         for number in range(image.shape[2]):
             yield f"{folder}, slice {number}", image[:, :, number], mask[:, :, number]
+
+
+def _volume_folder(root: Path) -> Path | None:
+    return next((folder for folder in (root, root / "train") if any(folder.glob("Patient_*/GT.nii*"))), None)
 
 
 def _volume_path(stem: Path) -> Path:

@@ -1,6 +1,5 @@
 """Text classifiers and encoders from transformers by name, such as BERT and T5, with explicit arguments."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,7 +8,7 @@ from torch import Tensor, nn
 from datamodules.files.limits import sentence
 from lightning_modules.backbones.adaptation import Precision, Tuning, adapted
 from lightning_modules.backbones.diffusion.pipelines import need_transformers, quiet_transformers
-from lightning_modules.backbones.weights import check_pretrained, from_pretrained, listed, new_network
+from lightning_modules.backbones.weights import check_pretrained, folder_or_name, from_pretrained, listed, new_network
 
 
 class TextClassifier(nn.Module):
@@ -102,7 +101,7 @@ def transformers_classifier(
         ImportError: if transformers is not installed, or if `tuning` is lora and peft is not installed.
     """
     need_transformers("transformers_classifier")
-    source, local = _source(name_or_path)
+    source, local = folder_or_name(name_or_path)
     read = _reads(pretrained)
     network = _network(source, local, num_classes, None if read else architecture)
     if network.config.is_encoder_decoder:
@@ -138,17 +137,11 @@ def transformers_text_encoder(
         ImportError: if transformers is not installed.
     """
     need_transformers("transformers_text_encoder")
-    source, local = _source(name_or_path)
+    source, local = folder_or_name(name_or_path)
     network = _network(source, local, 2, None if _reads(pretrained) else architecture)
     if network.config.is_encoder_decoder:
         raise ValueError(f"name_or_path: {network.config.model_type} has a decoder; features need an encoder alone")
     return adapted(TextEncoder(getattr(network, network.base_model_prefix)), "frozen")
-
-
-def _source(name_or_path: str) -> tuple[str, bool]:
-    """Return the folder or the name on the Hub, and whether it is a folder."""
-    folder = Path(name_or_path).expanduser()
-    return (str(folder), True) if folder.is_dir() else (name_or_path, False)
 
 
 def _reads(pretrained: bool) -> bool:

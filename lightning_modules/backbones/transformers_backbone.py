@@ -11,7 +11,7 @@ from datamodules.files.text_files import read_json_object
 from lightning_modules.backbones.adaptation import Precision, adapted
 from lightning_modules.backbones.diffusion.pipelines import need_transformers, quiet_transformers
 from lightning_modules.backbones.normalized import Normalized
-from lightning_modules.backbones.weights import check_pretrained, from_pretrained, new_network
+from lightning_modules.backbones.weights import check_pretrained, folder_or_name, from_pretrained, new_network
 
 Features = Literal["pooled", "first_token", "mean_token", "projected"]
 
@@ -102,9 +102,7 @@ def transformers_model(
         raise ValueError(f"features must be one of {', '.join(get_args(Features))}, got {features!r}")
     if tuning == "linear_probe" and num_classes == 0:
         raise ValueError("tuning linear_probe trains the classifier, but num_classes=0 leaves no classifier")
-    folder = Path(name_or_path).expanduser()
-    local = folder.is_dir()
-    source = str(folder) if local else name_or_path
+    source, local = folder_or_name(name_or_path)
     check_pretrained(source)
     try:
         config: Any = transformers.AutoConfig.from_pretrained(source, local_files_only=local, trust_remote_code=False)

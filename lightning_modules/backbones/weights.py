@@ -191,6 +191,11 @@ def renamed_key(key: str, names: Mapping[str, str]) -> str:
     return key if found is None else names[found] + key.removeprefix(found)
 
 
+def on_meta(network: nn.Module) -> bool:
+    """Return whether a network is on the meta device, where its parameters have no values and no weights are read."""
+    return any(parameter.is_meta for parameter in network.parameters())
+
+
 def with_weights(network: nn.Module, path: str, prefix: str = "", renamed: dict[str, str] | None = None) -> nn.Module:
     """Load the weights of a network from a local file that has exactly the keys of the network.
 
@@ -208,7 +213,7 @@ def with_weights(network: nn.Module, path: str, prefix: str = "", renamed: dict[
         ValueError: if the file is damaged, if keys or shapes differ from those of the network, or if a key of `renamed`
             matches nothing.
     """
-    if any(parameter.is_meta for parameter in network.parameters()):
+    if on_meta(network):
         return network
     weights = read_weights(path, prefix, renamed)
     if isinstance(network, Normalized) and not any(key.startswith("network.") for key in weights):
@@ -247,6 +252,12 @@ def load(network: nn.Module, weights: Mapping[str, Tensor], path: str | Path) ->
     if problems:
         raise ValueError(f"{path} does not fit {type(network).__name__}: {'; '.join(problems)}")
     network.load_state_dict(weights)
+
+
+def folder_or_name(name_or_path: str) -> tuple[str, bool]:
+    """Return a local folder, or a name on the Hugging Face Hub, and whether it is a folder."""
+    folder = Path(name_or_path).expanduser()
+    return (str(folder), True) if folder.is_dir() else (name_or_path, False)
 
 
 def from_pretrained(network_class: Any, source: str, file: str, needed: str = "", **options: Any) -> Any:

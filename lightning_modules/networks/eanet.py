@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from datamodules.arguments import at_least
-from lightning_modules.backbones.weights import load, read_weights, renamed_key
+from lightning_modules.backbones.weights import load, on_meta, read_weights, renamed_key
 
 PUBLISHED = {  # published names outside the blocks, and names in `EANet`
     "time_mlp.1": "time.0",
@@ -235,7 +235,7 @@ def with_published_weights(network: EANet, path: str) -> EANet:
         FileNotFoundError: if the file does not exist.
         ValueError: if the file is damaged or has another layout; the message names the mismatch.
     """
-    if any(parameter.is_meta for parameter in network.parameters()):
+    if on_meta(network):
         return network
     load(network, {_own_name(key): value for key, value in read_weights(path).items()}, path)
     return network

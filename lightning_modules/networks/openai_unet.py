@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lightning_modules.backbones.weights import load, read_weights
+from lightning_modules.backbones.weights import load, on_meta, read_weights
 
 RESIDUAL = {  # layers of a residual block
     "norm1": "in_layers.0",
@@ -39,7 +39,7 @@ def with_published_weights(network: nn.Module, path: str) -> nn.Module:
         FileNotFoundError: if the file `path` does not exist.
         ValueError: if the file is damaged or has another layout; the message names the mismatch.
     """
-    if any(parameter.is_meta for parameter in network.parameters()):
+    if on_meta(network):
         return network
     if not Path(path).exists():
         raise FileNotFoundError(

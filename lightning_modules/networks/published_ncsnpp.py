@@ -19,7 +19,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
 from datamodules.files.tensor_files import read_tensors
-from lightning_modules.backbones.weights import listed, load, weights_file, weights_in
+from lightning_modules.backbones.weights import listed, load, on_meta, weights_file, weights_in
 from lightning_modules.networks.ncsnpp import NCSNpp
 
 RESIDUAL = {  # layers of a residual block, in the order of the authors' code
@@ -48,7 +48,7 @@ def with_published_weights(network: NCSNpp, path: str) -> NCSNpp:
         FileNotFoundError: if the file does not exist.
         ValueError: if the file is damaged or has another layout; the message names the mismatch.
     """
-    if any(parameter.is_meta for parameter in network.parameters()):
+    if on_meta(network):
         return network
     file = weights_file(path)
     content = read_tensors(file)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from datamodules.arguments import at_least, one_of, within
-from lightning_modules.backbones.weights import below, load, read_weights, renamed_key
+from lightning_modules.backbones.weights import below, load, on_meta, read_weights, renamed_key
 from lightning_modules.networks.spynet import ZeroFlow, own_name, warped
 
 SLOPE = 0.1
@@ -262,7 +262,7 @@ def with_published_weights(network: RealBasicVSR, path: str) -> RealBasicVSR:
         FileNotFoundError: if the file does not exist.
         ValueError: if the file is damaged or has another layout; the message names the mismatch.
     """
-    if any(parameter.is_meta for parameter in network.parameters()):
+    if on_meta(network):
         return network
     weights = read_weights(path)
     generator = below(weights, "generator_ema.") or below(weights, "generator.") or weights

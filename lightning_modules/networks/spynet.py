@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_modules.backbones.weights import load, read_weights
+from lightning_modules.backbones.weights import load, on_meta, read_weights
 
 LEVELS = 6
 STRIDE = 2 ** (LEVELS - 1)
@@ -84,7 +84,7 @@ class SPyNet(nn.Module):
         self.levels = nn.ModuleList(level() for _ in range(LEVELS))
         for name, values in (("mean", (0.485, 0.456, 0.406)), ("std", (0.229, 0.224, 0.225))):  # ImageNet's
             self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
-        if weights is not None and not any(parameter.is_meta for parameter in self.parameters()):
+        if weights is not None and not on_meta(self):
             named = {own_name(key): value for key, value in read_weights(weights).items()}
             load(self, {key: value for key, value in named.items() if key not in ("mean", "std")}, weights)
         self.requires_grad_(False)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.vgg import cfgs, make_layers
 
-from lightning_modules.backbones.weights import load, read_weights
+from lightning_modules.backbones.weights import load, on_meta, read_weights
 
 WEIGHTS = {2: 0.1, 7: 0.1, 16: 1.0, 25: 1.0, 34: 1.0}
 
@@ -38,7 +38,7 @@ class VGGPerception(nn.Module):
         self.features = make_layers(cfgs["E"])[: max(WEIGHTS) + 1]
         for name, values in (("mean", (0.485, 0.456, 0.406)), ("std", (0.229, 0.224, 0.225))):  # ImageNet's
             self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
-        if weights is not None and not any(parameter.is_meta for parameter in self.parameters()):
+        if weights is not None and not on_meta(self):
             own = self.state_dict()
             found = {key: value for key, value in read_weights(weights).items() if key in own}
             load(self, found, weights)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from datamodules.files.tensor_files import read_tensors
-from lightning_modules.backbones.weights import load, weights_file
+from lightning_modules.backbones.weights import load, on_meta, weights_file
 from lightning_modules.networks.published_ncsnpp import in_own_names, published_names
 from lightning_modules.restoration.sgmse.speech_ncsnpp import SpeechNCSNpp
 
@@ -32,7 +32,7 @@ def with_published_weights(network: SpeechNCSNpp, path: str) -> SpeechNCSNpp:
         FileNotFoundError: if the file does not exist.
         ValueError: if the file is damaged, or if its network or process is another one; the message names the mismatch.
     """
-    if any(parameter.is_meta for parameter in network.parameters()):
+    if on_meta(network):
         return network
     file = weights_file(path)
     content = read_tensors(file, ignore_objects=True)

@@ -10,7 +10,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from datamodules.arguments import at_least, positive, within
 from datamodules.batches import LabelledImageBatch
-from lightning_modules.backbones.weights import load, read_weights
+from lightning_modules.backbones.weights import load, on_meta, read_weights
 from lightning_modules.losses.mixing import SoftLabels
 from lightning_modules.method_module import MethodModule
 from lightning_modules.optim.optimizers import adamw, constant, scheduled
@@ -41,7 +41,7 @@ def pretrained_encoder(
         FileNotFoundError: if there is no checkpoint at `path`.
         ValueError: if the checkpoint is damaged, is not from `RRCMPretraining`, or has another network.
     """
-    if any(parameter.is_meta for parameter in network.parameters()):
+    if on_meta(network):
         return network
     weights = read_weights(path, f"{copy}.")
     if isinstance(getattr(network, "norm", None), nn.Identity):
