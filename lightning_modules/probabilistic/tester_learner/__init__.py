@@ -1,4 +1,4 @@
-"""Learn a halfspace from noisy labels, and test the assumption about the points on which the guarantee rests.
+"""Learn a halfspace from noisy labels, and test whether the points are standard normal, as its error bound assumes.
 
 Labels y in {-1, 1} are given by a halfspace, sign<w*, x>. Each label is flipped with an unknown probability eta(x) <=
 eta < 1/2 (Massart noise). The points x are assumed to be standard normal. The first half of the sample is for learning.
@@ -8,14 +8,14 @@ On the sphere, from w = e_1, it takes steps
 
 on one mini-batch after another, with a smooth step l of width sigma. The second half of the sample is for testing:
 
-    1. of the stored iterates, w has the smallest gradient norm;
+    1. w is the stored iterate with the smallest gradient norm;
     2. w and -w are rejected if this norm is above alpha, or one of these is above its threshold, see `marginal_tests`:
            T1  covariance of x
            T2  mass of the bands |<w, x>| <= sigma / 6 and sigma / 2
            T3  moments of x orthogonal to w given a band, of degree 2 and 4;
-    3. of the remaining ones, that with the smaller 0-1 error is returned; if none remains, the answer is: reject.
+    3. otherwise, w or -w is returned, the one with the smaller 0-1 error.
 
-T1 to T3 and the norm are the same for w and -w. Therefore the tests reject both directions or neither. If the tests
+T1 to T3 and the norm are the same for w and -w, so the tests reject both or neither. If the tests
 pass and the gradient is small, the angle to w* is O(sigma / (1 - 2 eta)). This holds for any distribution of x. A wrong
 direction would cause a larger gradient, because of the mass and the moments in the bands. Without the tests, a
 halfspace may err on half of the points.

@@ -1,8 +1,8 @@
-"""Three suites of tests of points against the standard normal distribution.
+"""Three sets of statistical tests of whether points are standard normal.
 
-`Bands` has the tests T1 to T3 of `marginal_tests`, for Massart noise. `Strips` adds T4, for adversarial label noise.
-With z as in `marginal_tests`, strip i has the points with i sigma <= |<w, x>| < (i + 1) sigma. The last strip has no
-upper limit. The statistics of strip i, at most 0 in the limit of infinitely many points of N(0, I), are
+`Bands` has the tests T1 to T3 of `marginal_tests`, for Massart noise. `Strips` adds T4, for adversarial label noise:
+strip i has the points with i sigma <= |<w, x>| < (i + 1) sigma, and the last strip has no upper limit. With z as in
+`marginal_tests`, each strip has two statistics. Both tend to 0 for many points of N(0, I):
 
     fraction of points in the strip / that of N(0, I) - 1,    greatest eigenvalue of E[z z^T | strip] - 1.
 
