@@ -21,7 +21,10 @@ from lightning_modules.diffusion.finetuning.data_checks import check_sharding
 from tests.backbones.diffusion.family_checks import noise
 from tests.backbones.diffusion.test_adapters import SIDE, alone, sampled
 from tests.backbones.diffusion.test_export import moved
-from tests.diffusion.finetuning.models import tuning
+from tests.diffusion.finetuning.models import digits, tuning
+from tests.diffusion.golden_noise import small
+from tests.diffusion.one_more_step.test_module import Linear, built
+from tests.trainers import quiet
 
 FAMILIES = ("text_to_image", "stable_diffusion_3", "pixart_sigma", "sana", "qwen_image", "z_image", "hunyuan_dit")
 
@@ -152,6 +155,27 @@ def test_quantised_weights_are_left_out_of_ddp(flux: Path) -> None:
     finally:
         torch.distributed.destroy_process_group()
     assert all(p.grad is not None for name, p in model.named_parameters() if "lora_B" in name)
+
+
+class Codes(nn.Parameter):
+    """Stands for a weight of torchao, whose package need not be installed: broadcasting detaches it first."""
+
+    __module__ = "torchao.codes"
+
+    def detach(self) -> Any:
+        raise NotImplementedError("quantised weights cannot be broadcast")
+
+
+@pytest.mark.parametrize("method", ["golden_noise", "one_more_step"])
+def test_a_method_beside_a_quantised_model_is_fitted_under_ddp(method: str, tmp_path: Path) -> None:
+    """One rank suffices: DDP collects the weights to broadcast for any number of ranks."""
+    module, datamodule = (
+        (small.module(), small.data(margin=None)) if method == "golden_noise" else (built(Linear(64)), digits(4))
+    )
+    module.model.codes = Codes(torch.zeros(3), requires_grad=False)
+    assert is_quantized(module)
+    quiet(strategy="ddp", devices=1, max_steps=1, default_root_dir=tmp_path).fit(module, datamodule)
+    assert any(parameter.grad is not None for parameter in module.network.parameters())
 
 
 def test_a_quantised_network_is_hashed_by_its_codes(quantization: str, flux: Path) -> None:

@@ -18,6 +18,7 @@ from datamodules.prompts.noise_pairs import NoisePairs
 from lightning_modules.backbones.diffusion.flow_transformer import FlowTransformer
 from lightning_modules.backbones.diffusion.guidance import guided
 from lightning_modules.backbones.diffusion.text_to_image import TextToImage
+from lightning_modules.backbones.quantization import prepare_for_ddp
 from lightning_modules.diffusion.golden_noise.collection import FOLDER, CollectsPairs
 from lightning_modules.diffusion.golden_noise.redenoising import flow_levels, redenoised, redenoised_flow
 from lightning_modules.diffusion.golden_noise.rewards import Called, scored
@@ -130,6 +131,7 @@ class GoldenNoise(CollectsPairs, MethodModule):
             raise ValueError("test needs model.rewards, such as CLIPReward, to compare images")
         if stage == "validate" and data.train_set is None:
             data.read_pairs(Path(self.trainer.log_dir or "", FOLDER))
+        prepare_for_ddp(self)
 
     # noise and images
 

@@ -20,6 +20,7 @@ from datamodules.randomness.shared_batches import sample_rows, sample_rows_like
 from lightning_modules.backbones.diffusion.guidance import guided
 from lightning_modules.backbones.diffusion.pixel_model import PixelModel
 from lightning_modules.backbones.diffusion.text_to_image import Prompts
+from lightning_modules.backbones.quantization import prepare_for_ddp
 from lightning_modules.diffusion.one_more_step.initial_latents import (
     brightness,
     brightness_measures,
@@ -122,6 +123,9 @@ class OneMoreStep(Prompted, MethodModule):
         self.lr_scheduler = lr_scheduler
         self.measured = Collected()
 
+    def setup(self, stage: str) -> None:
+        prepare_for_ddp(self)
+
     @property
     def encoder(self) -> Any:
         """Text encoder of `network`."""
@@ -200,10 +204,7 @@ class OneMoreStep(Prompted, MethodModule):
 
     @torch.no_grad()
     def sampled(self, batch: CaptionedImageBatch, start: Start | None = None) -> Tensor:
-        """Sample an image in [0, 1] for each caption, `[B, C, H, W]`.
-
-        The argument `start` replaces the value of the module.
-        """
+        """Sample an image in [0, 1] per caption, `[B, C, H, W]`; `start` replaces the value of the module."""
         start = start or self.start
         latents, texts, generators = self.began(batch, start)
         with sampled_by(self.rescaled if start == "zero_terminal_snr" else None, self.model):
