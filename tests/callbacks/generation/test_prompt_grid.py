@@ -18,6 +18,7 @@ from lightning_modules.backbones.diffusion.z_image import ZImage
 from tests.callbacks.generation.tiny_generator import TinyGenerator
 from tests.callbacks.test_figures_to_loggers import PictureLogger
 from tests.diffusion.finetuning.models import captioned, digits, pixel_space, trainer, tuning
+from tests.diffusion.finetuning.test_textual_inversion import extended, inversion, plain
 
 CELL, LINE = 64, 14  # pixels of an image in the grid, and of the line above a row
 PROMPTS, SEEDS = ["a cat", "a dog"], [5, 3, 8]
@@ -78,6 +79,26 @@ def test_grids_show_what_diffusers_generates_with_the_averaged_weights(text_to_i
                 np.testing.assert_allclose(found[row, column], expected, atol=1, err_msg=f"{step} {prompt} {seed}")
     module = own.lightning_module
     assert (module.prompts, module.num_inference_steps, module.guidance_scale) == (["of the module"], 1, 1.0)
+
+
+def test_grids_follow_a_word_that_is_learned(text_to_image: Path, tmp_path: Path) -> None:
+    prompts = ["a <x> dog", "a dog"]
+    own = trainer(tmp_path / "a", max_epochs=2, callbacks=[grid(prompts=prompts, guidance_scale=3.0)])
+    module = inversion(text_to_image_pipeline(str(text_to_image)))
+    module.optimizer = lambda p: torch.optim.Adam(p, lr=1.0)  # a word that changes images by more than a rounding
+    own.fit(module, plain(tmp_path / "images"))
+    learned = StableDiffusionPipeline.from_pretrained(text_to_image)
+    learned.load_textual_inversion(tmp_path / "a" / "run" / "pipeline")
+    shown = []
+    for step, alone in ((0, extended(text_to_image)), (2, learned)):
+        shown.append(images_of(tmp_path / "a" / "run" / "figures" / "prompts" / f"step_{step:06d}.png", 2, 3, 16))
+        for row, prompt in enumerate(prompts):
+            for column, seed in enumerate(SEEDS):
+                generator = torch.Generator().manual_seed(seed)
+                image = alone(prompt, 16, 16, 2, guidance_scale=3.0, generator=generator, output_type="np").images[0]
+                np.testing.assert_allclose(shown[-1][row, column], np.floor(255 * image), atol=1, err_msg=f"{step}")
+    assert (shown[0][0] != shown[1][0]).any()
+    assert np.array_equal(shown[0][1], shown[1][1])
 
 
 FAMILIES = (
