@@ -20,6 +20,7 @@ from datamodules.arguments import at_least, one_of
 from datamodules.classification.image_sets import ImageSet
 from datamodules.files.whole_files import save_figure, write_text
 from datamodules.jobs.peers import Peers
+from datamodules.prompts.captioned_set import CaptionedSet
 from datamodules.restoration.images import Split
 from lightning_modules.interfaces import Generator, Table, require
 from lightning_modules.networks.fid_inception import FIDInception
@@ -219,7 +220,7 @@ class FID(Callback):
     def _real_images(self, trainer: Trainer, extractor: Extractor, shares: Shares) -> Described:
         if self._real is None:
             chosen = self._set(trainer)
-            if chosen is self.images and isinstance(chosen, ImageSet):
+            if chosen is self.images and isinstance(chosen, ImageSet | CaptionedSet):
                 if trainer.local_rank == 0:
                     chosen.fetch_missing()
                 trainer.strategy.barrier("the real images are there")

@@ -32,6 +32,9 @@ class ImagesToProtect(SeededBatches):
         self.image_shape = images.image_shape
         self._with_prompts = False
 
+    def prepare_data(self) -> None:
+        self.images.fetch_missing()
+
     def set_up_training(self) -> None:
         self.train_set = self.images.training(self.seed)
 

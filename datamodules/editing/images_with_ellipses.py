@@ -40,6 +40,9 @@ class ImagesWithEllipses(ProtectedSet):
         self.unseen_change = unseen_change
         self.num_test_images = num_test_images
 
+    def fetch_missing(self) -> None:
+        self.images.fetch_missing()
+
     def training(self, seed: int) -> RequestedSet:
         return _WithEllipses(self, self.images.training(), seed, drawn_anew=True)
 

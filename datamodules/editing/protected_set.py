@@ -19,6 +19,9 @@ class ProtectedSet(ABC):
     image_shape: tuple[int, ...]
     """C, H, W."""
 
+    def fetch_missing(self) -> None:  # noqa: B027 - most have nothing to fetch
+        """Download missing files, if requested. One rank of each machine calls this method."""
+
     @abstractmethod
     def training(self, seed: int) -> RequestedSet:
         """Read the images for training a model.

@@ -23,6 +23,9 @@ class EndPoints(ABC):
     image_shape: tuple[int, ...]
     """C, H, W."""
 
+    def fetch_missing(self) -> None:  # noqa: B027 - most have nothing to fetch
+        """Download missing files, if requested. One rank of each machine calls this method."""
+
     def training(self) -> ImageSource | None:
         """Read the images for training a model, or None if the dataset has only pairs."""
         return None
@@ -49,6 +52,9 @@ class PairsOfOneClass(EndPoints):
         self.images = images
         self.image_shape = tuple(images.image_shape)
         self.num_pairs = num_pairs
+
+    def fetch_missing(self) -> None:
+        self.images.fetch_missing()
 
     def training(self) -> ImageSource:
         return self.images.training()

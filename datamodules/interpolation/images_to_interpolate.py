@@ -40,6 +40,9 @@ class ImagesToInterpolate(SeededBatches):
         self.image_shape = images.image_shape
         self.noise = noise
 
+    def prepare_data(self) -> None:
+        self.images.fetch_missing()
+
     def set_up_training(self) -> None:
         source = self.images.training()
         if source is None:

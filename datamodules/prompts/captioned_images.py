@@ -61,6 +61,11 @@ class CaptionedImages(SeededBatches):
         if getattr(prior, "buckets", None) is not None:
             raise ValueError("prior must have images of one size: leave data.prior.buckets out")
 
+    def prepare_data(self) -> None:
+        for images in (self.images, self.prior):
+            if images is not None:
+                images.fetch_missing()
+
     @property
     def buckets(self) -> Buckets | None:
         """Aspect-ratio buckets of the images."""

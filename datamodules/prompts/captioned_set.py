@@ -39,6 +39,9 @@ class CaptionedSet(ABC):
     image_shape: tuple[int, int, int]
     """Shape C, H, W of the input images of the network."""
 
+    def fetch_missing(self) -> None:  # noqa: B027 - most have nothing to fetch
+        """Download missing files, if requested. One rank of each machine calls this method."""
+
     def has_captions(self) -> bool:
         """Check images and captions without decoding an image, and tell whether the images have captions.
 
@@ -73,6 +76,9 @@ class CaptionedClasses(CaptionedSet):
         self.caption = caption
         channels, height, width = images.image_shape
         self.image_shape = (channels, height, width)
+
+    def fetch_missing(self) -> None:
+        self.images.fetch_missing()
 
     def training(self) -> Captioned:
         source = self.images.training()

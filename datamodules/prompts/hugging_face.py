@@ -1,5 +1,6 @@
 """Images with captions of the package `datasets`: by name on the Hugging Face Hub, or in a local folder."""
 
+import contextlib
 from typing import Any
 
 from datamodules.classification.image_shards.hugging_face import ImagesInDataset, loaded_split, whole_column
@@ -61,16 +62,28 @@ class HuggingFaceCaptions(CaptionedSet):
         self.buckets = buckets
         self.revision = revision
 
+    def fetch_missing(self) -> None:
+        """Download a dataset of the Hub, on one rank per machine, while the others wait.
+
+        Errors are ignored here, so that no rank waits for a failed rank. They are raised again when all ranks read the
+        dataset.
+        """
+        with contextlib.suppress(ImportError, OSError, ValueError):
+            self._loaded()
+
     def has_captions(self) -> bool:
         return self.training().captions is not None
 
     def training(self) -> Captioned:
-        data = loaded_split(self.name, self.split, "split", "HuggingFaceCaptions", self.config, self.revision)
+        data = self._loaded()
         described = f"{self.name}, split {self.split}"
         captions = self._captions(data, described)
         crop = Crop(self.image_size, self.image_size)
         source = ImagesInDataset(data, described, self.split, self.image_key, None, crop)
         return Captioned(CroppedImages(source, self.image_size, self.resize, self.buckets), captions)
+
+    def _loaded(self) -> Any:
+        return loaded_split(self.name, self.split, "split", "HuggingFaceCaptions", self.config, self.revision)
 
     def _captions(self, data: Any, described: str) -> list[str] | None:
         import pyarrow

@@ -64,6 +64,27 @@ def test_batches_are_those_of_the_folder(kind: str, folder: Path, tmp_path: Path
             assert torch.equal(found[key], wanted[key]), key
 
 
+def test_one_rank_downloads_a_dataset_of_the_hub_and_errors_are_raised_on_reading(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    own = datasets.load_dataset_builder
+
+    def on_the_hub(name: str, config: str | None = None, **options: Any) -> Any:
+        asked.append((name, config, options))
+        return own("imagefolder", data_dir=str(folder))
+
+    monkeypatch.setattr(datasets, "load_dataset_builder", on_the_hub)
+    images = HuggingFaceCaptions("me/cats", "plain", "train[:2]", image_size=16, revision="v1")
+    CaptionedImages(images).prepare_data()
+    assert asked == [("me/cats", "plain", {"revision": "v1"})]
+    assert images.training().captions == TEXTS[:2]
+    missing = HuggingFaceCaptions("me/cats", split="nothing")
+    missing.fetch_missing()
+    with pytest.raises(ValueError, match="me/cats cannot be read"):
+        missing.training()
+
+
 def test_one_prompt_or_no_captions_need_no_column(folder: Path, tmp_path: Path) -> None:
     name = saved(folder, tmp_path / "saved")
     options: dict[str, Any] = {"image_size": 16}
