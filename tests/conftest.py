@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import functools
 import gc
+import logging
 import os
 from collections import defaultdict
 from collections.abc import Iterator
@@ -42,6 +43,10 @@ from tests.tiny_pipelines import (
     save_z_image,
 )
 from tests.two_processes import Process, TwoProcesses, start_two
+
+# Lightning keeps its messages from `caplog` unless the root logger has a handler before it is imported; whether it has
+# one depends on the version of pytest.
+logging.getLogger("lightning.pytorch").propagate = True
 
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)

@@ -105,7 +105,8 @@ HOSTILE: list[tuple[Reader, str, str, str]] = [
     (numbers, "table.csv", "a,b\n1,2\n1,2,3,4\n", "table.csv is not a readable table"),
     (numbers, "table.csv", "", "table.csv is not a readable table"),
     (numbers, "table.csv", "a\n\ud800", "table.csv is not a readable table"),
-    (numbers, "table.csv", "a,b\n1,1e400\n", "column b of .*table.csv lacks a value in row 1"),
+    # pandas 2 reads 1e400 as text
+    (numbers, "table.csv", "a,b\n1,1e400\n", "column b of .*table.csv (lacks a value in row 1|contains text)"),
     (unnamed, "data.txt", f"1 {'9' * 400}\n", "column 1 of .*data.txt"),
     (ratings, "u.data", f"{2**64}\t1\t5\t0\n", "u.data has the user|users of type"),
     (ratings, "u.data", "1.5\t1\t5\t0\n", "u.data has the user 1.5 at 0"),
