@@ -60,6 +60,10 @@ DIGITS_WITH_VALIDATION = {"data.init_args.batch_size": 301}  # four of 1,170 ima
 DIGITS_331 = {"class_path": "datamodules.classification.digits.Digits", "init_args": {"train_size": 331}}
 FEW_DIGITS = {"data.init_args.batch_size": 101, "data.init_args.images": DIGITS_331}  # 101, 101, 101 and 28
 FEW_DIGITS_64 = {"data.init_args.batch_size": 101, "data.init_args.images.init_args.train_size": 331}
+FEW_PIXELS = {  # 4 tokens an image instead of 16
+    "data.init_args.images.init_args.image_size": 32,
+    "model.init_args.network.init_args.image_size": 32,
+}
 CERTIFIED = {  # ten votes an image, and few images
     "trainer.callbacks.-1.init_args.mode.init_args": {"n0": 10, "n": 100, "alpha": 0.001},
     "trainer.callbacks.-1.init_args.skip": 80,
@@ -240,7 +244,11 @@ METHODS = {
     ),
     "wta_crs": Method(
         "wta_crs/demo",
-        {**FEW_DIGITS_64, "trainer.limit_test_batches": 3},
+        {
+            **FEW_DIGITS_64,
+            "trainer.limit_test_batches": 3,
+            **FEW_PIXELS,
+        },
         {
             "model.init_args.shares": 2,
             "model.init_args.attention": ["*.attn"],
@@ -251,7 +259,12 @@ METHODS = {
     ),
     "nm_sparsity": Method(
         "nm_sparsity/demo",
-        {**FEW_DIGITS_64, "trainer.limit_test_batches": 3, "model.init_args.fine_tune_epochs": 0},
+        {
+            **FEW_DIGITS_64,
+            "trainer.limit_test_batches": 3,
+            **FEW_PIXELS,
+            "model.init_args.fine_tune_epochs": 0,
+        },
         {"model.init_args.optimizer": DESCENT},
     ),
     "nm_sparsity_frames": Method(
@@ -270,9 +283,11 @@ METHODS = {
         "ofq/demo",
         {  # the second epoch is annealed
             **FEW_DIGITS_64,
+            "trainer.limit_test_batches": 3,
             "model.init_args.annealed_epochs": 1,
             "model.init_args.boundary": 0.1,
             "trainer.callbacks.2.init_args.max_epochs": 1,
+            "trainer.callbacks.2.init_args.data.init_args.images.init_args.train_size": 131,
         },
         {
             "model.init_args.optimizer": DESCENT,
@@ -938,6 +953,13 @@ METHODS = {
             "data.init_args.batch_size": 7,
             "data.init_args.patches_per_image": 19,
             "data.init_args.patch_size": 16,
+            "data.init_args.test": {
+                "class_path": "datamodules.restoration.images.Crops",
+                "init_args": {
+                    **{"images": "datamodules.restoration.dark_photographs.DarkPhotographs"},
+                    **{"crop_size": 48, "count": 3},
+                },
+            },
             "model.init_args.network.init_args.hidden": 3,
         },
         {"model.init_args.optimizer": DESCENT},

@@ -101,10 +101,13 @@ def fill(kind: str, folder: Path, points: Points) -> None:
 
 
 IN_LOOPS = ("pairs", "strips")
+AS_OTHERS = ("array", "recording")
+"""Formats of the class of `csv`, without digests, and of `png`, with them."""
 CASES = [
-    *(("run", kind) for kind in (*VALUES, "cached") if kind not in IN_LOOPS),
+    *(("run", kind) for kind in (*VALUES, "cached") if kind not in (*IN_LOOPS, *AS_OTHERS)),
     *(("fill", kind) for kind in ("png", "pairs")),
     pytest.param("fill", "strips", marks=pytest.mark.nightly),
+    *(pytest.param("run", kind, marks=pytest.mark.nightly) for kind in AS_OTHERS),
 ]
 
 

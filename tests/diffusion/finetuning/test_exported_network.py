@@ -53,11 +53,10 @@ def test_times_are_those_of_the_scheduler(stable_diffusion_3: Path, text_to_imag
 @pytest.mark.parametrize(
     "family",
     [
-        "pixart_sigma",
         "stable_diffusion_3",
         *(
             pytest.param(family, marks=pytest.mark.nightly)
-            for family in ("flux", "flux2", "sana", "qwen_image", "hunyuan_dit")
+            for family in ("pixart_sigma", "flux", "flux2", "sana", "qwen_image", "hunyuan_dit")
         ),
     ],
 )

@@ -62,7 +62,7 @@ def test_bad_arguments_of_autoattack_are_named(key: str, value: Any) -> None:
 
 
 @needs_autoattack
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", ["linf", pytest.param("l2", marks=pytest.mark.nightly)])
 def test_autoattack_finds_the_exact_robust_accuracy_of_a_linear_classifier(norm: Norm) -> None:
     """Between classes y and k the distance is (z_y - z_k) / ||w_y - w_k||_*."""
     weight = numbers(5, 50).float()
