@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 import timm
 import torch
 from torch import Tensor, nn
@@ -57,7 +58,12 @@ def t5(dropout: float = 0.0, d_model: int = 16, layers: int = 2, attention: str 
         decoder_start_token_id=0,
         attn_implementation=attention,
     )
-    return T5ForConditionalGeneration(config).train()
+    try:
+        return T5ForConditionalGeneration(config).train()
+    except ValueError as error:  # transformers 5.0 has eager attention alone
+        if "does not support an attention implementation" not in str(error):
+            raise
+        pytest.skip("this version of transformers has no fused attention for T5")
 
 
 def logits(network: Any, samples: int = 2, tokens: int = TOKENS) -> Tensor:
