@@ -23,7 +23,6 @@ OWN_KEYS = {
     "eld": {"data.noise.model"},  # the method is the noise that it trains on
     "sgd_noise": {"data.table.num_points"},  # its exponents are those of the number of points
     "tester_learner": {"data.table.marginal"},  # what it is to tell apart
-    "batch_lr": {"model.optimizer.lr"},  # the method sets the rate, and the baseline has the best rate of a grid
     "benign_oscillation": {"model.optimizer.lr"},  # the method is the rate
     # the method is the optimizer
     "optimistic_omd": {f"model.optimizer.{key}" for key in ("class_path", "delta", "G", "L", "T", "mode", "modulus")},
