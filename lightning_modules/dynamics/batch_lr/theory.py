@@ -36,6 +36,40 @@ def isotropic(eigenvalue: float, variance: float) -> float:
     return math.copysign(2 * math.sqrt(variance), eigenvalue)
 
 
+def spiked_covariance(eigenvalue: float, trace: float, size: int, effective: float) -> float:
+    """Predict the largest eigenvalue of a batch's Gauss-Newton matrix, a sample covariance (Marchenko-Pastur noise).
+
+        lambda + gamma s lambda / (lambda - s) where lambda > s (1 + sqrt gamma), else s (1 + sqrt gamma)^2
+
+    All eigenvalues of all samples except lambda are s, and gamma = (P - 1) / b. For lambda far above s, the shift is
+    (trace - lambda) / b.
+
+    Args:
+        eigenvalue: lambda, largest eigenvalue of all samples.
+        trace: trace of the matrix of all samples.
+        size: P, number of weights.
+        effective: effective batch size b.
+    """
+    bulk, ratio = (trace - eigenvalue) / (size - 1), (size - 1) / effective
+    if eigenvalue > bulk * (1 + math.sqrt(ratio)):
+        return eigenvalue + ratio * bulk * eigenvalue / (eigenvalue - bulk)
+    return bulk * (1 + math.sqrt(ratio)) ** 2
+
+
+def least_damping(rate: float, eigenvalue: float, batch_eigenvalue: float) -> float:
+    """Compute the smallest stable damping of a second-order method, max(0, eta lambda_B / 2 - lambda).
+
+    The step w <- w - eta (H + damping)^-1 H_B w contracts an eigenvector if eta lambda_B < 2 (lambda + damping). With
+    lambda_B = lambda + c / b and a small batch, the smallest damping is proportional to eta / b.
+
+    Args:
+        rate: learning rate eta.
+        eigenvalue: lambda, largest eigenvalue of the curvature estimate.
+        batch_eigenvalue: lambda_B, largest eigenvalue of the batch that the gradient is from.
+    """
+    return max(0.0, rate * batch_eigenvalue / 2 - eigenvalue)
+
+
 def fitted_constant(shift: Sequence[float], effective: Sequence[float], error: Sequence[float]) -> tuple[float, float]:
     """Fit c in lambda_B - lambda = c / b by least squares; return c and its standard error.
 

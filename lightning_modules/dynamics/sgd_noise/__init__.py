@@ -34,10 +34,13 @@ iterations (`descend`). Training stops at the end of the epoch in which the last
 exact iteration. Training also stops if the loss is not finite. This is a result, not an error: `test/diverged` is then
 1. Each batch is sharded over ranks, and T refers to the global batch.
 
+`loss` is the hinge, its square or a soft hinge, phi(alpha y F) / alpha. `dynamics: sde` replaces SGD by full-batch
+descent with Gaussian noise of the same strength (`diffuse`).
+
 Departures from the authors' code: t* is exact here; the authors' t* is the time of the first checkpoint with zero loss.
 The authors' `temp` is T / h for a network of width h. Observables are measured at the end of an epoch if the number of
-iterations has grown by a quarter since the last measurement. Not implemented: the quadratic and the soft hinge loss,
-regularisers, the authors' stochastic differential equation, and the change of the outputs in one step.
+iterations has grown by a quarter since the last measurement. Not implemented: regularisers, and the change of the
+outputs in one step.
 
 Source: Sclocchi, Geiger and Wyart, Dissecting the Effects of SGD Noise in Distinct Regimes of Deep Learning, ICML 2023,
 arXiv 2301.13703.

@@ -1,16 +1,19 @@
-"""SGD on the hinge loss, many iterations per call and without host synchronisation."""
+"""SGD on a hinge loss, and the diffusion that imitates SGD, many iterations per call without host synchronisation."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from datamodules.distributed.collectives import rank, world_size
-from datamodules.randomness.counter import sample_words
+from datamodules.randomness.counter import CounterRNG, sample_words
 from lightning_modules.optim.optimizers import trainable_parameters
 from lightning_modules.torch_internals import foreach_add_
 
+Loss = Literal["hinge", "quadratic_hinge", "soft_hinge"]
+"""phi of the loss phi(alpha y F) / alpha; zero at fitted points."""
+Dynamics = Literal["sgd", "sde"]
 MOST_AHEAD = 1024
 """Maximum number of batches evaluated together."""
 MOST_DRAWN = 2**20
@@ -59,9 +62,35 @@ def hinge(signed: Tensor, alpha: float) -> Tensor:
     return torch.where(fitted(signed, alpha), 0.0, 1 / alpha - signed)
 
 
-def slope(signed: Tensor, sign: Tensor, alpha: float) -> Tensor:
-    """Compute the derivative of the hinge loss with respect to F: -y if a point is not fitted, else 0."""
-    return torch.where(fitted(signed, alpha), 0.0, -sign)
+def margin_loss(signed: Tensor, alpha: float, loss: Loss) -> Tensor:
+    """Compute phi(alpha y F) / alpha. With r = 1 - alpha y F, phi at points that are not fitted is
+
+        r for the hinge,    r^2 for the quadratic hinge,    r exp(-1 / (2r)) for the soft hinge.
+
+    Args:
+        signed: y F, of any shape.
+        alpha: scale of the output; infinity is possible for the hinge only.
+        loss: name of phi.
+    """
+    if loss == "hinge":
+        return hinge(signed, alpha)
+    done = fitted(signed, alpha)
+    r = _distance(signed, done, alpha)
+    return torch.where(done, 0.0, (r**2 if loss == "quadratic_hinge" else r * (-0.5 / r).exp()) / alpha)
+
+
+def slope(signed: Tensor, sign: Tensor, alpha: float, loss: Loss = "hinge") -> Tensor:
+    """Compute the derivative of the loss with respect to F. For the hinge: -y if a point is not fitted, else 0."""
+    done = fitted(signed, alpha)
+    if loss == "hinge":
+        return torch.where(done, 0.0, -sign)
+    r = _distance(signed, done, alpha)
+    return torch.where(done, 0.0, -sign * (2 * r if loss == "quadratic_hinge" else (1 + 0.5 / r) * (-0.5 / r).exp()))
+
+
+def _distance(signed: Tensor, done: Tensor, alpha: float) -> Tensor:
+    """Compute r = 1 - alpha y F, positive also where rounding makes it zero, and 1 at fitted points."""
+    return torch.where(done, 1.0, (1 - alpha * signed).clamp(min=1e-30))
 
 
 def drawn_batches(seed: int, iteration: Tensor, num_points: int, batch_size: int) -> Tensor:
@@ -104,7 +133,14 @@ def ahead_of(num_unfitted: int, num_points: int, batch_size: int, iterations: in
 
 
 def descend(
-    network: nn.Module, points: DescentPoints, batches: Tensor, iterations: int, ahead: int, rate: float, alpha: float
+    network: nn.Module,
+    points: DescentPoints,
+    batches: Tensor,
+    iterations: int,
+    ahead: int,
+    rate: float,
+    alpha: float,
+    loss: Loss = "hinge",
 ) -> Course:
     """Run SGD iterations w <- w - rate * grad (mean loss of the batch), in place.
 
@@ -121,6 +157,7 @@ def descend(
         ahead: number of batches evaluated together.
         rate: learning rate.
         alpha: scale of the output.
+        loss: name of phi.
     """
     parameters: list[Tensor] = [*trainable_parameters(network)]
     device, size = batches.device, batches.shape[1]
@@ -143,14 +180,103 @@ def descend(
         batch = batches.index_select(0, place)[0]
         with torch.enable_grad():
             output, sign, signed = chosen(batch[rank() :: world_size()])
-        slopes = slope(signed, sign, alpha)
+        slopes = slope(signed, sign, alpha, loss)
         sums = [*torch.autograd.grad(output, parameters, slopes / size), slopes.abs().sum()]
         *gradients, left = sums if world_size() == 1 else _summed(sums)
         with torch.no_grad():
             foreach_add_(parameters, gradients, alpha=-rate)
         place = place + 1
         changed = torch.where(left > 0, place, changed)
-    return Course(place[0], changed[0], world_size() * hinge(signed, alpha).sum() / size)
+    return Course(place[0], changed[0], world_size() * margin_loss(signed, alpha, loss).sum() / size)
+
+
+def diffuse(
+    network: nn.Module,
+    points: DescentPoints,
+    noise: Tensor,
+    batch_size: int,
+    rate: float,
+    alpha: float,
+    loss: Loss = "hinge",
+) -> Course:
+    """Run iterations of the stochastic differential equation in place: full-batch descent plus Gaussian noise.
+
+        w <- w - rate * grad L + rate * s * grad_w mean_mu f(w, x_mu) xi_mu,    s^2 = (1/B - 1/P) sum_mu l'_mu^2
+
+    xi is N(0, I_P), and l'_mu is the derivative of the loss of point mu with respect to F. The noise has the strength
+    of the noise of batches of B points, and lies in the span of the gradients of f. Points are sharded over ranks.
+
+    Args:
+        network: maps features to `[n, 1]`; identical on all ranks.
+        points: training set.
+        noise: xi of each iteration, `[iterations, P]`.
+        batch_size: B.
+        rate: learning rate.
+        alpha: scale of the output.
+        loss: name of phi.
+    """
+    parameters: list[Tensor] = [*trainable_parameters(network)]
+    size = len(points.sign)
+    features, sign, initial = (each[rank() :: world_size()] for each in points)
+    changed, mean = torch.zeros((), dtype=torch.int64, device=noise.device), noise.sum()
+    for step, xi in enumerate(noise):
+        with torch.enable_grad():
+            output = network(features).flatten()
+        signed = sign * (output.detach() - initial)
+        slopes = slope(signed, sign, alpha, loss)
+        sums = [(slopes**2).sum(), margin_loss(signed, alpha, loss).sum()]
+        square, total = sums if world_size() == 1 else _summed(sums)
+        strength = (square * (1 / batch_size - 1 / size)).sqrt()
+        gradients = list(
+            torch.autograd.grad(output, parameters, (slopes - strength * xi[rank() :: world_size()]) / size)
+        )
+        with torch.no_grad():
+            foreach_add_(parameters, gradients if world_size() == 1 else _summed(gradients), alpha=-rate)
+        changed, mean = torch.where(square > 0, step + 1, changed), total / size
+    return Course(torch.full_like(changed, len(noise)), changed, mean)
+
+
+def drawn_noise(seed: int, iteration: Tensor, points: DescentPoints) -> Tensor:
+    """Sample xi of each iteration, `[n, P]`; the numbers depend only on (seed, iteration)."""
+    return CounterRNG(seed, 0, iteration).normal(points.sign.expand(len(iteration), -1))
+
+
+def run_iterations(
+    network: nn.Module,
+    points: DescentPoints,
+    dynamics: Dynamics,
+    seed: int,
+    first: Tensor,
+    iterations: int,
+    unfitted: int | None,
+    batch_size: int,
+    rate: float,
+    alpha: float,
+    loss: Loss,
+) -> Course:
+    """Run iterations in place by `descend` or `diffuse`, with batches or noise from (seed, iteration).
+
+    Args:
+        network: maps features to `[n, 1]`; identical on all ranks.
+        points: training set.
+        dynamics: `sgd` or `sde`.
+        seed: random seed.
+        first: number of the first iteration.
+        iterations: number of updates.
+        unfitted: number of points that were last found not fitted; None if unknown.
+        batch_size: B.
+        rate: learning rate.
+        alpha: scale of the output.
+        loss: name of phi.
+    """
+    if dynamics == "sde":
+        noise = drawn_noise(seed, first + torch.arange(iterations, device=first.device), points)
+        return diffuse(network, points, noise, batch_size, rate, alpha, loss)
+    size = len(points.sign)
+    ahead = ahead_of(size if unfitted is None else unfitted, size, batch_size, iterations)
+    coming = first + torch.arange(iterations * ahead, device=first.device)
+    batches = drawn_batches(seed, coming, size, batch_size)
+    return descend(network, points, batches, iterations, ahead, rate, alpha, loss)
 
 
 def _summed(tensors: list[Tensor]) -> list[Tensor]:

@@ -3,16 +3,16 @@
 import copy
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
-from datamodules.arguments import at_least, positive
+from datamodules.arguments import at_least, one_of, positive
 from datamodules.batches import TableBatch, global_batch_size, loss_weight
 from datamodules.distributed.collectives import run_seed
 from lightning_modules.distributed.global_rows import global_rows
-from lightning_modules.dynamics.sgd_noise.descent import DescentPoints, ahead_of, descend, drawn_batches
+from lightning_modules.dynamics.sgd_noise.descent import DescentPoints, Dynamics, Loss, run_iterations
 from lightning_modules.dynamics.sgd_noise.observables import (
     along_and_across,
     fit_statistics,
@@ -50,10 +50,12 @@ class SGDNoise(MethodModule):
         batch_size: B, global batch size.
         iterations_per_step: SGD iterations per training step, not counting skipped iterations with fitted batches.
         kernel_points: number of training points on which the tangent kernel is measured; 0 disables this.
+        loss: function of the margin: `hinge`, `quadratic_hinge` (its square) or `soft_hinge`.
+        dynamics: `sgd`, or `sde`: full-batch descent with Gaussian noise of the strength of SGD noise.
 
     Raises:
-        ValueError: if an argument is out of range, or if `alpha` is infinite and some weights of the network are not
-            zero.
+        ValueError: if an argument is out of range, or if `alpha` is infinite and `loss` is not `hinge` or some weights
+            of the network are not zero.
     """
 
     iteration: Tensor
@@ -67,12 +69,18 @@ class SGDNoise(MethodModule):
         batch_size: int = 1,
         iterations_per_step: int = 1000,
         kernel_points: int = 128,
+        loss: Loss = "hinge",
+        dynamics: Dynamics = "sgd",
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         positive(temperature=temperature, alpha=alpha)
         at_least(1, batch_size=batch_size, iterations_per_step=iterations_per_step)
         at_least(0, kernel_points=kernel_points)
+        one_of(get_args(Loss), loss=loss)
+        one_of(get_args(Dynamics), dynamics=dynamics)
+        if math.isinf(alpha) and loss != "hinge":
+            raise ValueError(f"alpha is infinite, which needs loss hinge, got {loss}")
         if math.isinf(alpha) and any(bool(each.any()) for each in network.parameters() if not each.is_meta):
             raise ValueError("alpha is infinite, which needs a network with zero weights: set network.initial_std to 0")
         self.network = network
@@ -82,6 +90,8 @@ class SGDNoise(MethodModule):
         self.batch_size = batch_size
         self.iterations_per_step = iterations_per_step
         self.kernel_points = kernel_points
+        self.loss: Loss = loss
+        self.dynamics: Dynamics = dynamics
         self.register_buffer("iteration", torch.zeros((), dtype=torch.int64))
         self.register_buffer("changed", torch.zeros((), dtype=torch.int64))
         self._points: DescentPoints | None = None
@@ -123,11 +133,8 @@ class SGDNoise(MethodModule):
     def training_step(self, batch: TableBatch, batch_idx: int) -> dict[str, Tensor]:
         with in_full_precision(self.device):
             points = self._points = self._points or self._collected(batch)
-            size, steps = len(points.sign), self.iterations_per_step
-            ahead = ahead_of(size if self._left is None else self._left, size, self.batch_size, steps)
-            coming = self.iteration + torch.arange(steps * ahead, device=self.device)
-            batches = drawn_batches(run_seed(), coming, size, self.batch_size)
-            course = descend(self.network, points, batches, steps, ahead, self.rate, self.alpha)
+            iterations = (run_seed(), self.iteration, self.iterations_per_step, self._left, self.batch_size, self.rate)
+            course = run_iterations(self.network, points, self.dynamics, *iterations, self.alpha, self.loss)
         self.changed.copy_(torch.where(course.changed > 0, self.iteration + course.changed, self.changed))
         self.iteration += course.passed
         self.optimizers().step()  # type: ignore[union-attr] # no gradients; it only advances the global step
@@ -149,7 +156,8 @@ class SGDNoise(MethodModule):
         assert self._points is not None
         with in_full_precision(self.device):
             signed = self._points.sign * (outputs(self.network, self._points.features) - self._points.initial)
-            found = {"iterations": self.iteration, "changed": self.changed, **fit_statistics(signed, self.alpha)}
+            found = fit_statistics(signed, self.alpha, self.loss)
+            found = {"iterations": self.iteration, "changed": self.changed, **found}
             row = {name: float(value) for name, value in found.items()}
             for name in ("loss", "error", "unfitted"):
                 log_same(self, f"train/{name}", row[name])
@@ -173,7 +181,7 @@ class SGDNoise(MethodModule):
             features, sign = (each[: self.kernel_points] for each in self._points[:2])
             self._kernel = tangent_kernel(self.initial, features) if self._kernel is None else self._kernel
             kernel = tangent_kernel(self.network, features)
-            found = kernel_statistics(kernel, self._kernel, signed[: len(sign)], sign, self.alpha)
+            found = kernel_statistics(kernel, self._kernel, signed[: len(sign)], sign, self.alpha, self.loss)
             row |= {name: float(value) for name, value in found.items()}
         if self._direction is not None and len(changes) == 1:
             row["signal"], row["noise"] = along_and_across(self.network, self.initial, self._direction)
@@ -203,7 +211,7 @@ class SGDNoise(MethodModule):
             return
         with in_full_precision(self.device):
             signed = batch["target"] * self(batch["features"])
-            found = fit_statistics(signed, self.alpha)
+            found = fit_statistics(signed, self.alpha, self.loss)
         found["unfitted"] = found["unfitted"] / len(signed)
         for name in ("loss", "error", "unfitted"):
             value = loss_weight(batch) * found[name]

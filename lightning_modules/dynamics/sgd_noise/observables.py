@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from lightning_modules.dynamics.sgd_noise.descent import fitted, hinge, slope
+from lightning_modules.dynamics.sgd_noise.descent import Loss, fitted, margin_loss, slope
 
 AT_ONCE = 16
 """Points per chunk of gradients."""
@@ -17,22 +17,24 @@ def outputs(network: nn.Module, features: Tensor) -> Tensor:
     return torch.cat([network(part).flatten() for part in features.split(OUTPUTS_AT_ONCE)])
 
 
-def fit_statistics(signed: Tensor, alpha: float) -> dict[str, Tensor]:
+def fit_statistics(signed: Tensor, alpha: float, loss: Loss = "hinge") -> dict[str, Tensor]:
     """Compute loss, error, margin and the number of unfitted points.
 
     Args:
         signed: y F, `[n]`.
         alpha: scale of the output.
+        loss: name of phi.
 
     Returns:
-        `loss`: alpha times the mean loss, which is 1 initially; with zero margin, the mean of max(0, -y F). `error`:
-            fraction
-        of points with y F <= 0 or not finite. `margin`: smallest alpha y F; with zero margin, smallest y F.
+        `loss`: alpha times the mean loss, which is phi(0) initially (1 for the hinge); with zero margin, the mean of
+            max(0, -y F).
+        `error`: fraction of points with y F <= 0 or not finite.
+        `margin`: smallest alpha y F; with zero margin, smallest y F.
         `unfitted`: number of points that are not fitted.
     """
     scale = alpha if alpha < float("inf") else 1.0
     return {
-        "loss": scale * hinge(signed, alpha).mean(),
+        "loss": scale * margin_loss(signed, alpha, loss).mean(),
         "error": (~((signed > 0) & signed.isfinite())).to(signed.dtype).mean(),
         "margin": scale * signed.min(),
         "unfitted": (~fitted(signed, alpha)).sum().to(signed.dtype),
@@ -51,7 +53,9 @@ def tangent_kernel(network: nn.Module, features: Tensor) -> Tensor:
     return torch.stack([each @ each.T for each in flat]).sum(dim=0)
 
 
-def kernel_statistics(kernel: Tensor, initial: Tensor, signed: Tensor, sign: Tensor, alpha: float) -> dict[str, Tensor]:
+def kernel_statistics(
+    kernel: Tensor, initial: Tensor, signed: Tensor, sign: Tensor, alpha: float, loss: Loss = "hinge"
+) -> dict[str, Tensor]:
     """Compute statistics of the tangent kernel and of the loss gradients on some points.
 
     Args:
@@ -60,12 +64,13 @@ def kernel_statistics(kernel: Tensor, initial: Tensor, signed: Tensor, sign: Ten
         signed: y F of the points, `[n]`.
         sign: y of the points.
         alpha: scale of the output.
+        loss: name of phi.
 
     Returns:
         `kernel_change`: mean (K - K_0)^2 / mean K^2. `overlap`: y . K y / n^2. `gradient_norm`: squared norm of the
         mean loss gradient. `gradient_variance`: mean squared distance of the gradients of the points from their mean.
     """
-    slopes = slope(signed, sign, alpha)
+    slopes = slope(signed, sign, alpha, loss)
     weighted = slopes[:, None] * kernel * slopes
     norm = weighted.mean()
     return {

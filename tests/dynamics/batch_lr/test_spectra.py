@@ -1,11 +1,13 @@
 """Spectra of batches against explicit Hessians, what is summed up of them, and what is kept."""
 
 import math
+from statistics import fmean, pvariance
 from typing import Any
 
 import pandas as pd
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from callbacks.drawing.curves import draw_table
@@ -16,7 +18,7 @@ from lightning_modules.dynamics.batch_lr.spectra import MeasuredSpectra, Shift
 from lightning_modules.dynamics.batch_lr.theory import NoiseStatistics, effective_batch
 from lightning_modules.metrics.lanczos import unit_vector
 from lightning_modules.networks.mlp import MLP
-from tests.metrics.test_curvature import explicit
+from tests.metrics.test_curvature import explicit, matrix_of
 from tests.trainers import quiet
 
 SAMPLES = 60
@@ -60,6 +62,21 @@ def test_the_scatter_of_products_is_that_of_explicit_hessians() -> None:
     assert found.hessian.variance == pytest.approx(float(scatter))
     frobenius = noise.square().sum(dim=(1, 2)).mean() / len(noise[0])  # P sigma^2 / b in the mean over z
     assert found.row_variance / effective_batch(20, SAMPLES) == pytest.approx(float(frobenius), rel=0.15)
+    losses = [F.cross_entropy(net.network(part), own).item() for part, own in parts]
+    assert found.loss == pytest.approx((fmean(losses), pvariance(losses)))
+    assert found.trace is None
+
+
+def test_the_trace_of_the_gauss_newton_matrix_gives_its_law() -> None:
+    net, found, image, label = measured(matrix="gauss_newton", directions=100)
+    explicitly = matrix_of(net.network, [(image, label)], "gauss_newton")
+    assert found.size == len(explicitly)
+    assert found.trace == pytest.approx(float(explicitly.trace()), rel=0.2)
+    assert found.metrics()["covariance_constant"] == pytest.approx(found.trace - found.full[1])
+    shown = pd.DataFrame(found.tables()["batch_spectra"].columns)
+    curve = shown[shown["eigenvalue"] == "Marchenko-Pastur noise"]["greatest eigenvalue"]
+    assert curve.iloc[0] > curve.iloc[-1] > found.full[1]
+    assert MeasuredSpectra.restored(found.kept()) == found
 
 
 def test_densities_are_of_all_samples_and_of_the_smallest_batches() -> None:

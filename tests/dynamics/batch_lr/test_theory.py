@@ -10,10 +10,12 @@ from lightning_modules.dynamics.batch_lr.theory import (
     effective_batch,
     fitted_constant,
     isotropic,
+    least_damping,
     noise_statistics,
     scale,
     scaled_damping,
     scaled_rate,
+    spiked_covariance,
 )
 
 
@@ -90,3 +92,38 @@ def test_all_groups_of_an_optimizer_are_scaled() -> None:
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.4, 1.2])
     with pytest.raises(ValueError, match="scaling must be one of linear, square_root"):
         scaled_rate(0.1, 64, 16, "cubic")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("spike", [4.0, 1.2])
+def test_a_spike_of_a_sample_covariance_moves_as_predicted(spike: float) -> None:
+    size, samples = 200, 400
+    drawn = torch.randn(6, samples, size, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    drawn[:, :, 0] *= math.sqrt(spike)
+    top = torch.linalg.eigvalsh(drawn.mT @ drawn / samples)[:, -1].mean()
+    predicted = spiked_covariance(spike, spike + size - 1, size, samples)
+    assert float(top) == pytest.approx(predicted, rel=0.05)
+    assert predicted > 1.1 * spike
+
+
+def test_a_spike_far_above_the_others_moves_by_their_sum_over_the_batch_size() -> None:
+    assert spiked_covariance(1e6, 1e6 + 300, 101, 20) == pytest.approx(1e6 + 300 / 20, abs=1e-3)
+    assert spiked_covariance(2.0, 5.0, 101, math.inf) == 2.0
+
+
+@pytest.mark.parametrize(("rate", "batch"), [(1.0, 9.0), (0.6, 9.0), (1.0, 30.0)])
+def test_damped_newton_steps_on_a_batch_converge_above_the_least_damping_alone(rate: float, batch: float) -> None:
+    whole, own = torch.tensor([2.0, 0.7, 0.1]), torch.tensor([batch, 0.7, 0.1])
+    for factor, converges in ((0.95, False), (1.05, True)):
+        w = torch.ones(3)
+        for _ in range(2000):
+            w = w - rate * own * w / (whole + factor * least_damping(rate, 2.0, batch))
+        assert (abs(float(w[0])) < 1e-3) is converges
+
+
+def test_the_least_damping_is_proportional_to_the_rate_over_a_small_batch() -> None:
+    def least(rate: float, b: float) -> float:
+        return least_damping(rate, 0.5, 0.5 + 16 / b)
+
+    assert least(0.2, 1e-4) / least(0.1, 1e-4) == pytest.approx(2, rel=1e-3)
+    assert least(0.1, 1e-4) / least(0.1, 4e-4) == pytest.approx(4, rel=1e-3)
+    assert least(0.1, 1e4) == 0

@@ -10,11 +10,15 @@ from torch import Tensor, nn
 
 from lightning_modules.dynamics.sgd_noise.descent import (
     DescentPoints,
+    Loss,
     ahead_of,
     descend,
+    diffuse,
     drawn_batches,
+    drawn_noise,
     fitted,
     hinge,
+    margin_loss,
     slope,
 )
 from lightning_modules.dynamics.sgd_noise.observables import outputs
@@ -170,3 +174,67 @@ def test_the_fewer_points_are_left_the_more_batches_are_looked_at_together() -> 
     assert ahead_of(1, 10**6, 1, 10) == 1024
     assert ahead_of(1, 16384, 16, 500) == 128  # 500 x 128 x 16 positions are drawn
     assert ahead_of(1, 10**6, 64, 10**6) == 1
+
+
+@pytest.mark.parametrize("loss", ["quadratic_hinge", "soft_hinge"])
+def test_other_hinges_are_their_formulas_with_their_slopes(loss: Loss) -> None:
+    signed = torch.tensor([-1.5, 0.0, 0.2, 0.25, 0.3], dtype=torch.float64, requires_grad=True)
+    found = margin_loss(signed, 4.0, loss)
+    r = [7.0, 1.0, 0.2]
+    expected = [x**2 / 4 if loss == "quadratic_hinge" else x * math.exp(-1 / (2 * x)) / 4 for x in r]
+    assert found.tolist() == pytest.approx([*expected, 0, 0], rel=1e-12)
+    (exact,) = torch.autograd.grad(found.sum(), signed)
+    sign = torch.tensor([1.0, -1, 1, -1, 1], dtype=torch.float64)
+    torch.testing.assert_close(slope(signed.detach(), sign, 4.0, loss), sign * exact)
+    below = torch.tensor([math.nextafter(0.1, 0)], dtype=torch.float64)  # 1 - alpha y F rounds to zero
+    assert slope(below, sign[:1], 10.0, loss).abs().item() < 1e-12
+
+
+@pytest.mark.parametrize("loss", ["quadratic_hinge", "soft_hinge"])
+def test_iterations_descend_the_chosen_loss(loss: Loss) -> None:
+    network = network_of(5)
+    points, plain = points_of(network), copy.deepcopy(network)
+    batches = drawn_batches(SEED, torch.arange(3), 40, 8)
+    descend(network, points, batches, 3, 1, 0.5, 0.5, loss)
+    for batch in batches:
+        signed = points.sign[batch] * (plain(points.features[batch]).flatten() - points.initial[batch])
+        gradients = torch.autograd.grad(margin_loss(signed, 0.5, loss).mean(), [*plain.parameters()])
+        with torch.no_grad():
+            for parameter, gradient in zip(plain.parameters(), gradients, strict=True):
+                parameter -= 0.5 * gradient
+    for ours, theirs in zip(network.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-14)
+
+
+def test_the_diffusion_has_the_drift_of_gradient_descent_and_noise_in_the_span_of_the_features() -> None:
+    start = network_of()
+    points, B, rate = points_of(start), 8, 0.7
+    J = points.features / math.sqrt(6)  # gradients of f
+    moved = next(start.parameters()).detach().clone().flatten()
+    xi = drawn_noise(SEED, torch.arange(20), points)
+    assert xi.dtype == torch.float64
+    assert drawn_noise(SEED, torch.arange(7, 9), points).equal(xi[7:9])
+    slopes = -points.sign  # nothing is fitted at the start
+    drift, s = J.T @ slopes / 40, math.sqrt(40 * (1 / B - 1 / 40))
+    changes = []
+    for each in xi:
+        network = copy.deepcopy(start)
+        course = diffuse(network, points, each[None], B, rate, 0.5)
+        assert (int(course.passed), int(course.changed), float(course.loss)) == (1, 1, pytest.approx(2.0))
+        changes.append(next(network.parameters()).detach().flatten() - moved)
+    expected = -rate * drift + rate * s * xi @ J / 40
+    torch.testing.assert_close(torch.stack(changes), expected, rtol=1e-10, atol=1e-12)
+    network = copy.deepcopy(start)
+    diffuse(network, points, xi[:1], 40, rate, 0.5)  # a batch of all points has no noise
+    torch.testing.assert_close(next(network.parameters()).detach().flatten() - moved, -rate * drift)
+
+
+def test_where_all_points_are_fitted_the_diffusion_stops() -> None:
+    network = network_of(std=0.0)
+    points = points_of(network)
+    courses = [
+        diffuse(network, points, drawn_noise(SEED, torch.arange(first, first + 50), points), 32, 0.5, 16.0)
+        for first in range(0, 1000, 50)
+    ]
+    assert int(courses[0].changed) > 0
+    assert (int(courses[-1].passed), int(courses[-1].changed), float(courses[-1].loss)) == (50, 0, 0)
