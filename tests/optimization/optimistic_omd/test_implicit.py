@@ -1,5 +1,7 @@
 """Implicit steps against the minimum that scipy finds."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -33,7 +35,7 @@ def test_an_implicit_step_minimises_the_hinge_loss_in_the_ball_on_host_and_devic
         for optimizer in (host, device):
             [parameter] = optimizer.param_groups[0]["params"]
             parameter.grad = torch.from_numpy(gradient)
-        host.step(lambda value=value: torch.tensor(value))
+        host.step(partial(torch.tensor, value))
         device.memory["value"].fill_(value)
         with torch.no_grad():
             device._play(device._end_round(torch.from_numpy(gradient), device.memory))
