@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.stats import chi2
 
 from datamodules.arguments import at_least, one_of, positive
 from datamodules.corruptions.value_noise import SignFlips
@@ -30,11 +31,28 @@ def _heavy(shape: tuple[int, int], random: np.random.Generator) -> Array:
     return normal / np.sqrt(random.chisquare(3, (shape[0], 1)))  # Student's t with 3 degrees has covariance 3 I
 
 
+def ball_std(dim: int) -> float:
+    """Return the standard deviation of a coordinate of N(0, I) restricted to the ball of radius sqrt(D)."""
+    return math.sqrt(chi2.cdf(dim, dim + 2) / chi2.cdf(dim, dim))
+
+
+def normal_in_ball(shape: tuple[int, int], random: np.random.Generator) -> Array:
+    """Sample points `[N, D]` of N(0, I) restricted to the ball of radius sqrt(D), divided by `ball_std`.
+
+    The distribution is strongly log-concave and has covariance I.
+    """
+    x = random.standard_normal(shape)
+    while len(outside := np.flatnonzero((x**2).sum(1) > shape[1])):
+        x[outside] = random.standard_normal((len(outside), shape[1]))
+    return x / ball_std(shape[1])
+
+
 LAWS: Mapping[str, Callable[[tuple[int, int], np.random.Generator], Array]] = {
     "gaussian": lambda shape, random: random.standard_normal(shape),
     "gap": _gap,
     "heavy": _heavy,
     "mixture": lambda shape, random: random.choice([0.2, 1.4], (shape[0], 1)) * random.standard_normal(shape),
+    "ball": normal_in_ball,
     "uniform": lambda shape, random: random.uniform(-math.sqrt(3), math.sqrt(3), shape),
 }
 """Samples points `[N, D]` from a distribution with covariance I."""
@@ -51,8 +69,8 @@ class Halfspaces(TableSet):
         dim: dimension of x, D.
         samples: number of training rows plus number of validation rows.
         marginal: distribution of x with covariance I: `gaussian`, `gap` (no mass near x_1 = 0, and w* = e_2), `heavy`
-            (Student's t with 3 degrees of freedom), `mixture` (of normals with standard deviations 0.2 and 1.4) or
-            `uniform` (on a cube).
+            (Student's t with 3 degrees of freedom), `mixture` (of normals with standard deviations 0.2 and 1.4),
+            `ball` (N(0, I) restricted to the ball of radius sqrt(D), scaled) or `uniform` (on a cube).
         test_samples: number of test rows.
         seed: seed of w*, the points and the label flips. None means the seed of the DataModule.
     """
@@ -62,7 +80,7 @@ class Halfspaces(TableSet):
         flips: SignFlips,
         dim: int = 10,
         samples: int = 50_000,
-        marginal: Literal["gaussian", "gap", "heavy", "mixture", "uniform"] = "gaussian",
+        marginal: Literal["gaussian", "gap", "heavy", "mixture", "ball", "uniform"] = "gaussian",
         test_samples: int = 20_000,
         seed: int | None = None,
     ) -> None:

@@ -79,6 +79,16 @@ class Circle(SingularLaw):
         return np.stack([np.cos(angle), np.sin(angle)], axis=1)
 
 
+class CircleInSpace(Circle):
+    """Points of the unit circle of a fixed random plane in ten dimensions."""
+
+    dim = 10
+
+    def points(self, latent: NDArray[np.float64]) -> NDArray[np.float64]:
+        plane = np.linalg.qr(np.random.default_rng(0).standard_normal((self.dim, 2)))[0]
+        return super().points(latent) @ plane.T
+
+
 class ProductOfCircles(SingularLaw):
     """Points of two independent unit circles, in four dimensions."""
 

@@ -13,6 +13,9 @@ from experiments.config_files import base_of, dotted, mapping_of, settings_of
 from tests.conformance.experiments import CONFIGS, EXPERIMENTS, TRAINERS, experiments, name
 
 OWN_KEYS = {
+    "subgm": {"data.table.measurements"},
+    "singular_density": {"data.table.class_path", "model.network.out_features"},
+    "score_estimation": {"data.passes_per_epoch", "data.table.samples"},
     "noiser": {"model.network.normalized"},  # the method is the normalisation
     # a translation alone has fewer stages, and supervised training has none but the last, on true masks
     "annotation_efficient": {"trainer.max_epochs", "data.images.annotated"},

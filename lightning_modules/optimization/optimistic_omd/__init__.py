@@ -36,13 +36,15 @@ adds another step size.
 
 The theorems were not fully available. delta, the strongly convex step and H_t are reconstructed from memory. The
 ensemble is Sword++ in PyNOL, by the same group. It plays the same points up to rounding. The paper has no experiments,
-so the choice of nu and all streams are ours. The variant for non-smooth losses is not included.
+so the choice of nu and all streams are ours. For losses that are not smooth, such as the
+hinge loss, `ImplicitOMD` has implicit steps, see `implicit`.
 
 Source: Chen, Zhang, Tu, Zhao and Zhang, Optimistic Online Mirror Descent for Bridging Stochastic and Adversarial Online
 Convex Optimization, ICML 2023 and JMLR 25(178), 2024, arXiv 2302.04552. FTRL: Sachs, Hadiji, van Erven and Guzman,
 Between Stochastic and Adversarial Online Convex Optimization, NeurIPS 2022, arXiv 2202.07554.
 """
 
+from lightning_modules.optimization.optimistic_omd.implicit import ImplicitOMD
 from lightning_modules.optimization.optimistic_omd.module import OnlineConvexOptimization
 from lightning_modules.optimization.optimistic_omd.optimizers import (
     OnlineGradientDescent,
@@ -51,4 +53,11 @@ from lightning_modules.optimization.optimistic_omd.optimizers import (
     OptimisticOMD,
 )
 
-__all__ = ["OnlineConvexOptimization", "OnlineGradientDescent", "OptimisticEnsemble", "OptimisticFTRL", "OptimisticOMD"]
+__all__ = [
+    "ImplicitOMD",
+    "OnlineConvexOptimization",
+    "OnlineGradientDescent",
+    "OptimisticEnsemble",
+    "OptimisticFTRL",
+    "OptimisticOMD",
+]

@@ -26,6 +26,7 @@ LOSSES: Mapping[str, Callable[[Tensor, Any], Tensor]] = {
     "linear": lambda output, target: output[:, 0],
     "squared": lambda output, target: (output[:, 0] - target).square() / 2,
     "logistic": lambda output, target: F.softplus(-target * output[:, 0]),
+    "hinge": lambda output, target: F.relu(1 - target * output[:, 0]),
     "cross_entropy": partial(F.cross_entropy, reduction="none"),
 }
 """Losses of outputs `[n, K]` and targets `[n]`, each `[n]`."""
@@ -45,8 +46,10 @@ class OnlineConvexOptimization(MethodModule):
 
     Args:
         network: network that maps features `[n, ...]` to outputs `[n, K]`; K is 1 except for `cross_entropy`.
-        loss: `linear`, which is the output itself; `squared`; `logistic` with targets -1 and 1; or `cross_entropy`.
-        optimizer: optimizer of the trained parameters: `OptimisticOMD`, `OptimisticEnsemble` or a baseline.
+        loss: `linear`, which is the output itself; `squared`; `logistic` or `hinge` with targets -1 and 1; or
+            `cross_entropy`.
+        optimizer: optimizer of the trained parameters: `OptimisticOMD`, `OptimisticEnsemble`, `ImplicitOMD` or a
+            baseline.
         rows_per_round: number of rows per round over all ranks, with averaged losses; a batch has one or more rounds.
         ridge: weight of the penalty ridge / 2 ||x||^2 on the parameters x, added to the loss of each round.
         trained: name of the submodule to train, such as the network's last layer; None trains the whole network.
@@ -64,7 +67,7 @@ class OnlineConvexOptimization(MethodModule):
     def __init__(
         self,
         network: nn.Module,
-        loss: Literal["linear", "squared", "logistic", "cross_entropy"],
+        loss: Literal["linear", "squared", "logistic", "hinge", "cross_entropy"],
         optimizer: OptimizerCallable,
         rows_per_round: int = 1,
         ridge: float = 0.0,
@@ -146,7 +149,7 @@ class OnlineConvexOptimization(MethodModule):
         self.previous.copy_(g)
         for parameter, part in zip(self._learning, g.split([each.numel() for each in self._learning]), strict=True):
             parameter.grad = part.view_as(parameter)
-        optimizer.step()
+        optimizer.step(lambda: loss)
         return torch.stack(measured)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:

@@ -19,7 +19,8 @@ m the weights approach the projected gradient step in target space.
 
 H is scheduled, H, H sqrt(t) or H T^(t/T) at batch t = 1...T (`ScheduledStep`), or found by a line search on the outputs
 (`LineSearchStep`, SSO-SLS), or H sqrt(sum ||G||^2) over the batches so far (`AdaGradStep`), or H sqrt(D) with sums D of
-G^2 for each sample and output (`DiagonalAdaGradStep`), where S = mean of G (z - z_t) + H sqrt(D) (z - z_t)^2.
+G^2 for each sample and output (`DiagonalAdaGradStep`), where S = mean of G (z - z_t) + H sqrt(D) (z - z_t)^2. For
+the logistic loss, H can be the second derivative by the outputs (`LogisticNewtonStep`).
 
 Theory and curves are from the paper. Only its abstract was available. The algorithm follows the authors' code.
 Differences from the code: if the inner search accepts no step, the weights do not change. The code takes the last step
@@ -41,6 +42,7 @@ from lightning_modules.optimization.sso.target_steps import (
     AdaGradStep,
     DiagonalAdaGradStep,
     LineSearchStep,
+    LogisticNewtonStep,
     ScheduledStep,
     TargetStep,
 )
@@ -52,6 +54,7 @@ __all__ = [
     "DiagonalAdaGradStep",
     "LineSearchDescent",
     "LineSearchStep",
+    "LogisticNewtonStep",
     "ScheduledStep",
     "TargetStep",
 ]

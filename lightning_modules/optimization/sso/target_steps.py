@@ -19,6 +19,8 @@ from lightning_modules.optimization.sso.line_search import EXPAND, SHRINK, TRIES
 Schedule = Literal["constant", "stochastic", "exponential"]
 LEAST, GREATEST = 1e-4, 1e4
 """Bounds of an H from a line search."""
+LEAST_CURVATURE = 1e-5
+"""Number that is added to the second derivative of the logistic loss."""
 LEAST_SQUARE, GREATEST_SQUARE = 1e-5, 1e5
 """Bounds of a sample's sum of squared gradients."""
 
@@ -138,6 +140,27 @@ class AdaGradStep(TargetStep):
     def forward(self, target: Target) -> Tensor:
         self.squares += all_reduce_sum(target.gradient.double().square().sum())
         return self.squares.sqrt() / self.rate + 1e-6
+
+
+class LogisticNewtonStep(TargetStep):
+    """Compute H (p (1 - p) + 1e-5) with p = 1 / (1 + exp(-z_t)), `[b, K]`.
+
+    For the logistic loss, p (1 - p) is the second derivative by an output. The authors call this rule online Newton.
+    With the scaling `paper` and a rate of 1, or with `code` and a rate of 2, the surrogate has its minimum at the
+    Newton step. The authors compute p at the current outputs in each inner step; here p is computed at z_t.
+
+    Args:
+        rate: 1/H.
+    """
+
+    def __init__(self, rate: float = 2.0) -> None:
+        super().__init__()
+        positive(rate=rate)
+        self.rate = rate
+
+    def forward(self, target: Target) -> Tensor:
+        p = target.at.sigmoid()
+        return (p * (1 - p) + LEAST_CURVATURE) / self.rate
 
 
 class DiagonalAdaGradStep(TargetStep):

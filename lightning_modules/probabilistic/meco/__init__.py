@@ -17,6 +17,9 @@ The logarithms of importance weights are clipped at 20. If q does not cover the 
 exponentially, and averaging does not help. For example, training diverges with f = theta x - x^2 / 2, standard normal q
 and data at 3 or beyond (`narrow_noise.yaml`).
 
+The error depends on the variance of the weights exp(f(z) - log q(z)). The test reports this variance, relative to Z^2,
+as `weight_variance`.
+
 Reported likelihoods never use u. Instead, log Z is computed on a grid or with new samples from q. The score that
 detects unusual inputs is -f.
 

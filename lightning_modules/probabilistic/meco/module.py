@@ -30,6 +30,15 @@ AT_ONCE = 2**14
 """Number of points whose energy is computed at once."""
 
 
+def _log_mean(logarithm: Tensor) -> Tensor:
+    return logarithm.logsumexp(0) - math.log(len(logarithm))
+
+
+def relative_variance(log_weight: Tensor) -> Tensor:
+    """Compute the variance of weights, divided by their squared mean, from their logarithms `[n]`."""
+    return (_log_mean(2 * log_weight) - 2 * _log_mean(log_weight)).exp() - 1
+
+
 class MECO(MethodModule):
     """Fit the energy of a density to points or images.
 
@@ -129,10 +138,14 @@ class MECO(MethodModule):
         """
         if self.grid_half_width is not None:
             return self._on_grid()[1].double().logsumexp(0) + 2 * math.log(2 * self.grid_half_width / (GRID - 1))
+        return _log_mean(self.log_weights())
+
+    def log_weights(self) -> Tensor:
+        """Compute f(z) - log q(z), `[evaluation_draws]`, for new samples z from q."""
         z = self.noise.sample(self.evaluation_draws, self._draw(generator_of(run_seed(), 5)))
         energy = torch.cat([self(part) for part in z.split(AT_ONCE)])
-        log_weight = torch.cat([self.noise.log_density(part) for part in z.split(AT_ONCE)])
-        return (energy.double() - log_weight).logsumexp(0) - math.log(len(z))
+        log_density = torch.cat([self.noise.log_density(part) for part in z.split(AT_ONCE)])
+        return energy.double() - log_density
 
     def _draw(self, generator: torch.Generator) -> Draw:
         dtype = next(self.network.parameters()).dtype
@@ -154,7 +167,12 @@ class MECO(MethodModule):
 
     def on_test_epoch_end(self) -> None:
         (own, energy), *others = (seen.compute() for seen in self._seen)
-        log_partition = self.log_partition().cpu()
+        if self.grid_half_width is None:
+            log_weight = self.log_weights()
+            log_same(self, "test/weight_variance", relative_variance(log_weight))
+            log_partition = _log_mean(log_weight).cpu()
+        else:
+            log_partition = self.log_partition().cpu()
         log_same(self, "test/nll", log_partition - energy.mean())
         log_same(self, "test/log_partition_error", (self.objective.log_partition().cpu() - log_partition).abs())
         if self.squared_errors[1] > 0:

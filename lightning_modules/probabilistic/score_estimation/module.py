@@ -51,6 +51,8 @@ class ScoreEstimation(MethodModule):
         stop: step at which the kernel limit is reported. `rule` is the stopping rule of the theory. It uses the true
             variance of the label noise if this is known, and otherwise the variance of the labels. `hold_out` uses the
             step with the smallest loss on validation rows, and `end` uses 10^7 steps.
+        local_radius: the regression is restricted to rows with |X_t| of at most this value, and estimates are 0 for
+            other rows of the test; None uses all rows.
         radius: radius D of the ball; estimates of X_0 are projected onto it when scores are computed.
         g: rate of the diffusion; must equal the rate in the settings of the data.
         start: time T_0 of the data, at which sampling ends.
@@ -72,6 +74,7 @@ class ScoreEstimation(MethodModule):
         width: int = 4096,
         eta: float | None = None,
         stop: Literal["rule", "hold_out", "end"] = "rule",
+        local_radius: float | None = None,
         radius: float = 1.0,
         g: float = 1.0,
         start: float = 0.1,
@@ -79,7 +82,7 @@ class ScoreEstimation(MethodModule):
         sampling_steps: int = 180,
     ) -> None:
         super().__init__()
-        positive(eta=eta, radius=radius, g=g, start=start)
+        positive(eta=eta, local_radius=local_radius, radius=radius, g=g, start=start)
         within(start, 1, "(]", end=end)
         at_least(1, sampling_steps=sampling_steps)
         one_of(("rule", "hold_out", "end"), stop=stop)
@@ -87,6 +90,7 @@ class ScoreEstimation(MethodModule):
         self.dim = dim
         self.eta = eta
         self.stop = stop
+        self.local_radius = math.inf if local_radius is None else local_radius
         self.radius = radius
         self.start = start
         self.end = end
@@ -107,8 +111,15 @@ class ScoreEstimation(MethodModule):
         last = float(rows["features"][:, self.dim].max()) + self.start
         if last > self.end + 1e-9:
             raise ValueError(f"model.end must be the data's last time, which is {last:.3g} or more, got {self.end}")
-        self.rows = rows
+        inside = self.inside(rows["features"])
+        if not inside.any():
+            raise ValueError(f"model.local_radius must admit training rows, got {self.local_radius:.6g}")
+        rows = self.rows = {name: column[inside] for name, column in rows.items() if len(column) == len(inside)}
         self.path = KernelPath(tangent_kernel(rows["features"], rows["features"]), self.eta)
+
+    def inside(self, z: Tensor) -> Tensor:
+        """Return whether rows z belong to the regression, `[B]`."""
+        return z[:, : self.dim].norm(dim=1) <= self.local_radius
 
     def forward(self, z: Tensor) -> Tensor:
         """Estimate E[X_0 | X_t] `[B, d]` for rows z = (X_t, t - start, 1)."""
@@ -122,7 +133,8 @@ class ScoreEstimation(MethodModule):
 
     def training_step(self, batch: TableBatch, batch_idx: int) -> dict[str, Tensor]:
         self.steps_taken += 1
-        loss = 0.5 * (self(batch["features"]) - batch["target"]).square().sum(1).mean()
+        square = (self(batch["features"]) - batch["target"]).square().sum(1)
+        loss = 0.5 * (square * self.inside(batch["features"])).mean()
         return {"loss": log_training(self, batch, loss)}
 
     def validation_step(self, batch: TableBatch, batch_idx: int) -> None:
@@ -146,13 +158,16 @@ class ScoreEstimation(MethodModule):
         sizes = [self.dim + 2, self.dim, self.dim, self.dim]
         features, target, truth, network = self.test_rows.compute()[1].split(sizes, dim=1)
         self.test_rows.reset()
-        cross = tangent_kernel(features, self.rows["features"])
+        local = self.inside(features)[:, None].to(network)
+        network, cross = network * local, tangent_kernel(features, self.rows["features"]) * local
         stop = torch.tensor([self.stopping_step(), float(self.steps_taken)], dtype=torch.float64)
         stopped, alongside = self.path.predictions(cross, self.rows["target"], stop)
         path = self.path.predictions(cross, self.rows["target"], STEPS)
         risk = rms(path - truth).square()
         motion = (self.network.weight - self.first_weight).norm(dim=1).max()
         values = {"stopping_step": stop[0], "largest_motion": motion, "coupling": rms(network - alongside)}
+        if "clean_target" in self.rows:
+            values["score_error"] = self.score_error(features, network, truth)
         risks = {"risk": rms(network - truth), "kernel_risk": rms(stopped - truth)}
         for name, value in (values | {name: each.square() for name, each in risks.items()}).items():
             log_same(self, f"test/{name}", value)
@@ -168,6 +183,18 @@ class ScoreEstimation(MethodModule):
             columns = {"x_1": points[:, 0], "x_2": points[:, 1], "law": laws}
             tables["samples"] = Table(columns, kind="points")
         self.tables = tables
+
+    def score_error(self, features: Tensor, estimate: Tensor, truth: Tensor) -> Tensor:
+        """Compute the mean squared error of the score that follows from estimates of X_0, in excess of the true score.
+
+        Args:
+            features: rows z, `[B, d + 2]`.
+            estimate: estimates of X_0, `[B, d]`, before the projection onto the ball.
+            truth: E[X_0 | X_t], `[B, d]`.
+        """
+        difference, t = in_ball(estimate, self.radius) - truth, features[:, self.dim] + self.start
+        mean, deviation = self.process.kernel(difference, t)
+        return (mean / deviation[:, None].square()).square().sum(1).mean()
 
     def stopping_step(self) -> float:
         """Return the number of steps after which the kernel limit is reported."""
@@ -207,5 +234,6 @@ class ScoreEstimation(MethodModule):
         return x
 
     def configure_optimizers(self) -> Any:
-        rate = float(self.path.eta) * len(self.rows["features"])  # since the loss here is a mean
+        rows = require_data(self.trainer, TrainingRows, "ScoreEstimation").training_rows["features"]
+        rate = float(self.path.eta) * len(rows)  # since the loss here is a mean
         return scheduled(torch.optim.SGD([self.network.weight], lr=rate), constant)

@@ -24,6 +24,9 @@ For adversarial label noise, any labels may be flipped, at a rate of opt. Then a
 an error of O(opt) + eps, and `tests: strips` adds a test T4, see `suites`. T4 bounds the fraction of points at which
 halfspaces with a small angle differ. `tests: moments` is a baseline, a test of moments that ignores the labels.
 
+With `target: ball` the tests accept a strongly log-concave distribution, N(0, I) in a ball, scaled to covariance I.
+Mass and moments in a band are then compared with those of this distribution.
+
 Each threshold is a quantile of the statistic for standard normal points. The simulation uses as many points, of the
 same dimension, as the sample. With these thresholds, all tests pass jointly with probability 1 - delta if w is fixed.
 Here w depends on the sample, but is one of few candidates. Thresholds are capped, because a pass with a threshold above

@@ -1,4 +1,6 @@
-"""Tests of points against the standard normal distribution, globally and in bands around a hyperplane.
+"""Tests of points against a target distribution, globally and in bands around a hyperplane.
+
+The target is the standard normal distribution or, as a strongly log-concave one, a normal distribution in a ball.
 
 Let w be a unit vector. Let z be the coordinates of x in an orthonormal basis of the orthogonal complement of w. The
 bands are |<w, x>| <= sigma / c for c = 6 and 2. The following statistics are 0 in the limit of infinitely many points
@@ -8,15 +10,21 @@ of N(0, I):
     T2    |fraction of points in the band / (2 Phi(sigma / c) - 1) - 1|
     T3    ||E[z z^T | band] - I||, and of degree 4 ||E[(z z^T) (z z^T)^T | band] - that of N(0, I)||, z z^T as a vector
 
-The norms are operator norms. They bound E <v, z>^2 - 1 and E <v, z>^4 - 3 for all unit vectors v at once. The
-statistics do not depend on labels, and are the same for w and -w.
+For N(0, I) in a ball, the mass, and the expected moments of degree 2 and 4 in a band, have other values, see
+`Reference`. Statistics are then relative to these values. The norms are operator norms. For N(0, I) they bound
+E <v, z>^2 - 1 and E <v, z>^4 - 3 for all unit vectors v at once. The statistics do not depend on labels, and are the
+same for w and -w.
 """
 
 import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from scipy.stats import chi2
 from torch import Tensor
+
+from datamodules.tables.halfspaces import ball_std
 
 BANDS = (6.0, 2.0)
 MOST_DIMENSIONS = 40
@@ -40,6 +48,41 @@ class Moments(NamedTuple):
     """z z^T in each band, `[2, d - 1, d - 1]`."""
     band_fourth: Tensor
     """q q^T in each band for the `pairs` q of z, `[2, P, P]`; of degree 2 `[2, 0, 0]`."""
+
+
+class Reference(NamedTuple):
+    """Mass of a rotation-invariant target in each band, and its moments there relative to those of N(0, I)."""
+
+    mass: list[float]
+    """Fraction of points in each band."""
+    second: list[float]
+    """E <v, z>^2 in each band for a unit vector v."""
+    fourth: list[float]
+    """E <v, z>^4 / 3 in each band for a unit vector v."""
+
+
+def normal_reference(sigma: float) -> Reference:
+    """Return the reference of N(0, I) for bands of width sigma."""
+    ones = [1.0] * len(BANDS)
+    return Reference([math.erf(sigma / c / math.sqrt(2)) for c in BANDS], ones, ones)
+
+
+def ball_reference(sigma: float, dim: int) -> Reference:
+    """Compute the reference of `datamodules.tables.halfspaces.normal_in_ball` by quadrature.
+
+    Let F_k be the distribution function of chi-squared with k degrees of freedom, s the scale of the target, and phi
+    the standard normal density. With I_k = int phi(t) F_k(d - t^2) dt over |t| <= s sigma / c, the mass is
+    I_{d-1} / F_d(d), and the moments are I_{d+1} / (s^2 I_{d-1}) and I_{d+3} / (s^4 I_{d-1}).
+    """
+    scale, (node, weight) = ball_std(dim), np.polynomial.legendre.leggauss(100)
+    found = []
+    for c in BANDS:
+        half = min(scale * sigma / c, math.sqrt(dim))
+        t = half * node
+        density = half * weight * np.exp(-(t**2) / 2) / math.sqrt(2 * math.pi)
+        mass, second, fourth = (float(density @ chi2.cdf(dim - t**2, dim + k)) for k in (-1, 1, 3))
+        found.append((mass / float(chi2.cdf(dim, dim)), second / mass / scale**2, fourth / mass / scale**4))
+    return Reference(*map(list, zip(*found, strict=True)))
 
 
 def names(degree: int) -> list[str]:
@@ -102,7 +145,7 @@ def _norms(symmetric: Tensor) -> Tensor:
     return torch.linalg.eigvalsh(symmetric).abs().amax(1)
 
 
-def statistics(found: Moments, sigma: float, degree: int) -> Tensor:
+def statistics(found: Moments, sigma: float, degree: int, reference: Reference | None = None) -> Tensor:
     """Compute the statistics T1 to T3 in the order of `names`.
 
     T3 is infinite in a band with fewer than d^2 points.
@@ -111,17 +154,18 @@ def statistics(found: Moments, sigma: float, degree: int) -> Tensor:
         found: sums over all points.
         sigma: width of the bands.
         degree: maximum degree of the moments, 2 or 4.
+        reference: mass and moments of the target in the bands; None is N(0, I).
     """
+    mass_of, second_of, fourth_of = map(found.outer.new_tensor, reference or normal_reference(sigma))
     dim = len(found.outer)
     identity = torch.eye(dim, dtype=found.outer.dtype, device=found.outer.device)
-    expected = found.outer.new_tensor([math.erf(sigma / c / math.sqrt(2)) for c in BANDS])
     count = found.band_count.clamp(min=1)[:, None, None]
-    mass = (found.band_count / found.samples / expected - 1).abs()
-    in_band = [_norms(found.band_outer / count - identity[1:, 1:])]
+    mass = (found.band_count / found.samples / mass_of - 1).abs()
+    in_band = [_norms(found.band_outer / count / second_of[:, None, None] - identity[1:, 1:])]
     if degree == 4:
         unit = pairs(torch.eye(dim - 1, dtype=found.outer.dtype, device=found.outer.device)).sum(0)  # I as a vector
         normal = torch.outer(unit, unit) + 2 * torch.eye(len(unit)).to(unit)
-        in_band.append(_norms(found.band_fourth / count - normal))
+        in_band.append(_norms(found.band_fourth / count / fourth_of[:, None, None] - normal))
     enough = found.band_count >= dim**2
     moments_in_band = torch.stack(in_band).where(enough, math.inf)
     return torch.cat([_norms((found.outer / found.samples - identity)[None]), mass, moments_in_band.flatten()])

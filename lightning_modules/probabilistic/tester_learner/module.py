@@ -16,7 +16,7 @@ from lightning_modules.full_precision import require_double
 from lightning_modules.interfaces import Table
 from lightning_modules.method_module import MethodModule
 from lightning_modules.probabilistic.tester_learner.marginal_tests import MOST_DIMENSIONS, joint_thresholds
-from lightning_modules.probabilistic.tester_learner.suites import simulated, suite_of
+from lightning_modules.probabilistic.tester_learner.suites import Target, simulated, suite_of
 from lightning_modules.probabilistic.tester_learner.surrogates import (
     SURROGATES,
     sampling_error,
@@ -55,8 +55,10 @@ class TesterLearner(MethodModule):
         surrogate: surrogate loss: `ramp`, or `logistic`, which belongs to the learner without tests.
         tests: True tests the points for Massart noise, and `strips` for adversarial label noise. `moments` compares
             moments of all points and ignores the labels, a baseline. If False, the candidate is always accepted.
+        target: distribution that the tests accept: `normal`, N(0, I), or the strongly log-concave `ball`, N(0, I)
+            restricted to the ball of radius sqrt(d) and scaled to covariance I; `ball` needs tests true or false.
         degree: maximum degree of the moments in the bands, 2 or 4.
-        delta: probability of rejecting standard normal points.
+        delta: probability of rejecting points of the target.
         draws: number of simulated samples from which thresholds are computed.
         beta: step size.
         rows_per_iteration: number of rows in a mini-batch.
@@ -78,6 +80,7 @@ class TesterLearner(MethodModule):
         sigma: float = 0.4,
         surrogate: Literal["ramp", "logistic"] = "ramp",
         tests: bool | Literal["strips", "moments"] = True,
+        target: Target = "normal",
         degree: Literal[2, 4] = 4,
         delta: float = 0.05,
         draws: int = 200,
@@ -90,6 +93,7 @@ class TesterLearner(MethodModule):
         positive(sigma=sigma, beta=beta)
         one_of(SURROGATES, surrogate=surrogate)
         one_of((True, False, "strips", "moments"), tests=tests)
+        one_of(("normal", "ball"), target=target)
         one_of((2, 4), degree=degree)
         if degree == 4 and dim > MOST_DIMENSIONS:
             raise ValueError(f"dim must be at most {MOST_DIMENSIONS} for moments of degree 4, got {dim}: use degree 2")
@@ -110,7 +114,7 @@ class TesterLearner(MethodModule):
         self.rows_per_iteration = rows_per_iteration
         first = torch.eye(dim, dtype=torch.float64)[0]
         self.weight = nn.Parameter(first)
-        self.suite = suite_of(tests, sigma, degree)
+        self.suite = suite_of(tests, sigma, degree, target)
         self.names = ["gradient", *self.suite.names]
         self.register_buffer("halfspace", first.clone())
         self.register_buffer("accepted", torch.zeros((), dtype=torch.float64))

@@ -22,14 +22,18 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from datamodules.randomness.generators import generator_of
+from datamodules.tables.halfspaces import normal_in_ball
 from lightning_modules.probabilistic.tester_learner.marginal_tests import (
     CAPS,
     ROWS_AT_ONCE,
     Moments,
+    Reference,
+    ball_reference,
     caps,
     complement,
     moments,
@@ -38,6 +42,8 @@ from lightning_modules.probabilistic.tester_learner.marginal_tests import (
     statistics,
 )
 
+Target = Literal["normal", "ball"]
+"""N(0, I), or its restriction to a ball, scaled to covariance I."""
 FARTHEST = 2.0
 """Greatest distance at which the last strip begins; farther strips would have few points."""
 STRIP_CAP = 0.5
@@ -51,10 +57,12 @@ class Bands:
     Args:
         sigma: width of the bands.
         degree: maximum degree of the moments, 2 or 4.
+        target: distribution of the points that the tests accept: `normal`, or `ball`, see `normal_in_ball`.
     """
 
     sigma: float
     degree: int
+    target: Target = "normal"
 
     uses_labels = True
     """Whether a large gradient is a reason to reject."""
@@ -75,7 +83,17 @@ class Bands:
 
     def statistics(self, sums: tuple[Tensor, ...]) -> Tensor:
         """Compute the statistics from the sums over all points, in the order of `names`."""
-        return statistics(Moments(*sums), self.sigma, self.degree)
+        return statistics(Moments(*sums), self.sigma, self.degree, self._reference(len(sums[1])))
+
+    def _reference(self, dim: int) -> Reference | None:
+        return None if self.target == "normal" else ball_reference(self.sigma, dim)
+
+    def points(self, samples: int, dim: int, generator: torch.Generator) -> Tensor:
+        """Sample points of the target, `[samples, dim]`."""
+        if self.target == "normal":
+            return torch.randn(samples, dim, generator=generator, dtype=torch.float64)
+        seed = int(torch.randint(2**31, (), generator=generator))
+        return torch.from_numpy(normal_in_ball((samples, dim), np.random.default_rng(seed)))
 
 
 @dataclass(frozen=True)
@@ -140,15 +158,21 @@ class GlobalMoments(Bands):
         return torch.stack([torch.linalg.eigvalsh(each).abs().max() for each in deviations])
 
 
-def suite_of(tests: bool | Literal["strips", "moments"], sigma: float, degree: int) -> Bands:
-    """Return `Strips` for "strips", `GlobalMoments` for "moments", and otherwise `Bands`."""
+def suite_of(tests: bool | Literal["strips", "moments"], sigma: float, degree: int, target: Target = "normal") -> Bands:
+    """Return `Strips` for "strips", `GlobalMoments` for "moments", and otherwise `Bands`.
+
+    Raises:
+        ValueError: if `tests` and `target` do not fit together.
+    """
+    if target != "normal" and not isinstance(tests, bool):
+        raise ValueError(f"tests must be true or false with target {target}, got {tests}: they compare with N(0, I)")
     kind = {"strips": Strips, "moments": GlobalMoments}.get(str(tests), Bands)
-    return kind(sigma, degree)
+    return kind(sigma, degree, target)
 
 
 @cache
 def simulated(suite: Bands, samples: int, dim: int, draws: int) -> Tensor:
-    """Sample the statistics of standard normal points, `[draws, K]`, on the CPU; deterministic.
+    """Sample the statistics of points of the target, `[draws, K]`, on the CPU; deterministic.
 
     Args:
         suite: tests whose statistics are sampled.
@@ -158,8 +182,5 @@ def simulated(suite: Bands, samples: int, dim: int, draws: int) -> Tensor:
     """
     generator = generator_of(samples, dim, suite.degree)
     axis = torch.eye(dim, dtype=torch.float64)[0]
-    rows = []
-    for _ in range(draws):
-        points = torch.randn(samples, dim, generator=generator, dtype=torch.float64)
-        rows.append(suite.statistics(suite.sums(points, axis)))
-    return torch.stack(rows)
+    sampled = (suite.points(samples, dim, generator) for _ in range(draws))
+    return torch.stack([suite.statistics(suite.sums(points, axis)) for points in sampled])

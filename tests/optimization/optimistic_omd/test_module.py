@@ -187,7 +187,7 @@ def test_the_last_layer_of_a_network_learns_alone() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"loss": "hinge"}, "loss must be one of linear, squared, logistic, cross_entropy, got 'hinge'"),
+        ({"loss": "huber"}, "loss must be one of linear, squared, logistic, hinge, cross_entropy, got 'huber'"),
         ({"rows_per_round": 0}, "rows_per_round must be at least 1"),
         ({"ridge": -1}, "ridge must be at least 0"),
         ({"trained": "head"}, "trained must be a part of the network, one of layers, layers.0, got head"),

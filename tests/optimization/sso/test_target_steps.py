@@ -6,10 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from lightning_modules.optimization.sso.surrogate import code_surrogate, paper_surrogate
 from lightning_modules.optimization.sso.target_steps import (
     AdaGradStep,
     DiagonalAdaGradStep,
     LineSearchStep,
+    LogisticNewtonStep,
     ScheduledStep,
     Target,
     scheduled,
@@ -52,6 +54,23 @@ def test_sums_of_squares_grow_over_batches() -> None:
     first = rule(at_step())
     assert first.item() == pytest.approx((4 * 5.25) ** 0.5 / 4 + 1e-6)
     assert rule(at_step(2)).item() == pytest.approx((8 * 5.25) ** 0.5 / 4 + 1e-6)
+
+
+@pytest.mark.parametrize(("rate", "scaling"), [(1.0, "paper"), (2.0, "code")])
+def test_the_surrogate_of_the_newton_step_has_its_minimum_at_a_step_of_newton(rate: float, scaling: str) -> None:
+    z = torch.tensor([[0.3], [-1.2], [2.0]], dtype=torch.float64, requires_grad=True)
+    y = torch.tensor([[1.0], [1.0], [-1.0]], dtype=torch.float64)
+    losses = torch.nn.functional.softplus(-y * z)
+    [gradient] = torch.autograd.grad(losses.sum(), z, create_graph=True)
+    [second] = torch.autograd.grad(gradient.sum(), z)
+    at, gradient = z.detach(), gradient.detach()
+    inverse = LogisticNewtonStep(rate)(at_step(outputs=at))
+    newton = (at - gradient / (second + 1e-5)).requires_grad_()
+    if scaling == "paper":
+        value = paper_surrogate(newton, at, gradient, inverse, losses.sum().detach())
+    else:
+        value = code_surrogate(newton, at, gradient, inverse, 3)
+    assert torch.autograd.grad(value, newton)[0].abs().max() < 1e-12
 
 
 def test_samples_have_their_own_sums_which_survive_a_checkpoint() -> None:

@@ -8,6 +8,7 @@ from datamodules.tables.tables import Tables
 from lightning_modules.networks.mlp import MLP
 from lightning_modules.probabilistic.meco import MECO
 from lightning_modules.probabilistic.meco.landscape import ExponentialEnergy
+from lightning_modules.probabilistic.meco.module import relative_variance
 from lightning_modules.probabilistic.meco.noise_distributions import GaussianNoise, UniformDistribution
 from lightning_modules.probabilistic.meco.objectives import MovingAverage
 from tests.trainers import quiet
@@ -26,6 +27,9 @@ def test_the_constant_of_a_normal_law_is_found_on_the_grid_and_by_draws() -> Non
         module = MECO(Round(), GaussianNoise(2, std=1.5), MovingAverage(), grid_half_width=half_width)
         with torch.no_grad():
             assert float(module.log_partition()) == pytest.approx(math.log(2 * math.pi), abs=0.01)
+    # each of two coordinates has the second moment s / sqrt(2 - 1 / s^2) of weights relative to their mean
+    expected = (1.5 / math.sqrt(2 - 1 / 1.5**2)) ** 2 - 1
+    assert float(relative_variance(module.log_weights())) == pytest.approx(expected, rel=0.05)
 
 
 def test_errors_of_the_last_epoch_and_the_curvature_are_reported() -> None:

@@ -76,3 +76,29 @@ def test_samples_go_from_the_end_of_the_data_to_their_start(monkeypatch: pytest.
 def test_what_the_theory_does_not_take_is_refused(precision: Any, tables: Tables, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         quiet(max_epochs=1, precision=precision).fit(ScoreEstimation(width=10, end=0.5), tables)
+
+
+def test_a_local_regression_uses_the_rows_of_a_ball_and_score_errors_are_those_of_scores() -> None:
+    torch.manual_seed(0)
+    module = ScoreEstimation(width=20, sampling_steps=2, local_radius=1.2)
+    first, tables = module.network.weight.detach().clone().double(), data()
+    trainer = quiet(max_epochs=1, precision="64-true")
+    trainer.fit(module, tables)
+    rows = tables.training_rows
+    inside = rows["features"][:, :2].norm(dim=1) <= 1.2
+    assert 0 < inside.sum() < len(inside)
+    z, target, a = rows["features"][inside], rows["target"][inside], module.network.signs.double() / 20**0.5
+    weight, eta = first, float(module.path.eta)
+    for _ in range(10):  # gradient descent on the rows of the ball alone
+        residual = (z @ weight.T).relu() @ a - target
+        weight = weight - eta * ((residual @ a.T) * (z @ weight.T > 0)).T @ z
+    torch.testing.assert_close(module.network.weight.data, weight)
+    assert len(module.path.values) == inside.sum()
+    [metrics] = trainer.test(module, tables, verbose=False)
+    assert metrics["test/coupling"] < 1
+    found = NoisedPoints(Atoms(), samples=20, test_samples=30, seed=0).test().columns
+    x, t = found["features"][:, :2], found["features"][:, 2] + 0.1
+    true = ((-t / 2).exp()[:, None] * found["clean_target"] - x) / (1 - (-t).exp())[:, None]
+    expected = (module.score(x, t) - true).square().sum(1).mean()
+    estimate = module(found["features"])
+    torch.testing.assert_close(module.score_error(found["features"], estimate, found["clean_target"]), expected)

@@ -1,11 +1,14 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from datamodules.tables.halfspaces import normal_in_ball
 from lightning_modules.probabilistic.tester_learner.marginal_tests import (
     Moments,
+    ball_reference,
     caps,
     complement,
     joint_thresholds,
@@ -115,3 +118,17 @@ def test_degree_two_leaves_out_the_fourth_moments() -> None:
     assert list(by_name(features, weight).values())[:5] == pytest.approx(
         list(by_name(features, weight, degree=2).values())
     )
+
+
+def test_mass_and_moments_of_a_normal_in_a_ball_are_those_of_many_points() -> None:
+    x = normal_in_ball((500_000, 3), np.random.default_rng(0))
+    found = ball_reference(1.2, 3)
+    for i, c in enumerate((6, 2)):
+        inside = x[np.abs(x[:, 0]) <= 1.2 / c]
+        z = inside[:, 1:]
+        assert len(inside) / len(x) == pytest.approx(found.mass[i], rel=0.01)
+        assert (z**2).mean() == pytest.approx(found.second[i], rel=0.01)
+        assert (z**4).mean() / 3 == pytest.approx(found.fourth[i], rel=0.02)
+    assert found.second[0] > 1.1  # normal points have 1
+    # in many dimensions the distances differ little, and the ball keeps half of the normal points
+    assert ball_reference(0.4, 10_000).fourth == pytest.approx([1, 1], abs=0.01)

@@ -21,6 +21,8 @@ REJECTED: list[Row] = [
     ("TesterLearner delta 1", lambda _: TesterLearner(dim=3, draws=40, delta=0.01), ValueError,
      "draws must be at least 100"),
     ("TesterLearner delta 2", lambda _: TesterLearner(dim=3, draws=40, delta=1.0), ValueError, "delta must be in"),
+    ("TesterLearner target", lambda _: TesterLearner(dim=3, draws=40, target="ball", tests="strips"), ValueError,
+     "tests must be true or false with target ball, got strips"),
     ("TesterLearner rows_per_iteration", lambda _: TesterLearner(dim=3, draws=40, rows_per_iteration=0), ValueError,
      "rows_per_iteration must be at least 1"),
 ]

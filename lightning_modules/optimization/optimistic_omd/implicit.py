@@ -1,0 +1,92 @@
+"""Optimistic mirror descent with implicit steps, for losses that are not smooth.
+
+After round t with loss value f_t(x_t) and (sub-)gradient g_t, the second step minimises the loss itself, and not its
+linear approximation:
+
+    x^_{t+1} = argmin max{0, f_t(x_t) + <g_t, x - x_t>} + ||x - x^_t||^2 / (2 eta_t),    x in the ball,
+    x_{t+1} = P(x^_{t+1} - eta_{t+1} g_t),    eta_t = D / sqrt(delta + 4 G^2 + V_{t-1}).
+
+For the hinge loss of one row the maximum is f_t if f_t(x_t) is positive. For other convex losses of at least 0 it is a
+lower bound of f_t. The minimum is x(c) = P(x^_t - eta_t c g_t) with c in [0, 1]. Here c is the largest value with
+f_t(x_t) + <g_t, x(c) - x_t> of at least 0, or 0 if there is none. This sum decreases with c, and bisection finds c.
+
+The theorem and its constants are from memory. For losses without smoothness, delta is 0 by default.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from datamodules.arguments import at_least
+from lightning_modules.optimization.optimistic_omd.ball import project, squared_norm
+from lightning_modules.optimization.optimistic_omd.optimizers import Memory, OnlineOptimizer
+
+HALVINGS = 50
+"""Number of bisections of the interval [0, 1]."""
+
+
+class ImplicitOMD(OnlineOptimizer):
+    """Optimistic mirror descent with implicit steps, for hinge losses and other losses of at least 0.
+
+    The closure of `step` must return the loss of the round at the played point.
+
+    Args:
+        params: parameters of the same dtype on the same device, in a single group.
+        D: diameter of the ball around the origin.
+        G: bound on the norm of all gradients, noise included; None uses the largest norm so far.
+        delta: term that is added to 4 G^2 in the step size.
+
+    Raises:
+        ValueError: if an argument is out of range, or a step has no closure.
+    """
+
+    def __init__(self, params: Iterable[Any], D: float, G: float | None = None, delta: float = 0.0) -> None:
+        at_least(0, delta=delta)
+        self.delta = delta
+        super().__init__(params, D, G)
+
+    def begin(self, x: Tensor) -> Memory:
+        zero = torch.zeros_like(x[0])
+        return {"anchor": x.clone(), "hint": torch.zeros_like(x), "variation": zero, "value": zero.clone()}
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """End a round with the gradients of the parameters and the loss of the closure, and play the next point."""
+        if closure is None:
+            raise ValueError("step of ImplicitOMD needs a closure that returns the loss of the round")
+        with torch.enable_grad():
+            loss = closure()
+        self.memory["value"].copy_(loss.detach())
+        super().step()
+        return loss
+
+    def decide(self, gradient: Any, memory: Memory) -> Any:
+        point: Any = self.point if isinstance(gradient, Tensor) else self.point.numpy()
+        memory["anchor"] = self._nearest(gradient, memory["value"], point, memory["anchor"], self.step_size(memory))
+        memory["variation"] = memory["variation"] + squared_norm(gradient - memory["hint"])
+        memory["hint"] = gradient
+        return project(memory["anchor"] - self.step_size(memory) * gradient, self.radius)
+
+    def step_size(self, memory: Memory) -> Any:
+        """Compute eta_t."""
+        bound = self.bound(memory)
+        return self.D / (self.delta + 4 * bound * bound + memory["variation"]) ** 0.5
+
+    def _nearest(self, gradient: Any, value: Any, point: Any, anchor: Any, eta: Any) -> Any:
+        """Compute x^_{t+1}."""
+        start = value - gradient @ point  # the loss is start + <g, x> where this is at least 0
+
+        def moved(c: Any) -> Any:
+            return project(anchor - eta * c * gradient, self.radius)
+
+        low, high = 0.0 * value, 0.0 * value + 1.0
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            above = start + gradient @ moved(middle) >= 0
+            low, high = _choose(above, middle, low), _choose(above, high, middle)
+        return moved((low + high) / 2)
+
+
+def _choose(condition: Any, first: Any, second: Any) -> Any:
+    return torch.where(condition, first, second) if isinstance(condition, Tensor) else first if condition else second
