@@ -29,6 +29,7 @@ OWN_KEYS = {
     "monna": {"data.shards.growing"},  # LEARN has growing batches
     # its objective multiplies the gradient: equal products of both are compared; a claim compares pre-training
     "noise_mask": {"model.optimizer.lr", "trainer.callbacks"},
+    "tract": {"trainer.max_epochs", "model.lr_scheduler.T_max"},  # it needs fewer epochs
     # a claim compares runs of equal cost
     "nm_sparsity": {"trainer.max_epochs", "model.lr_scheduler.T_max"},
     "noise_diffusion": {"data.noise"},  # the paper compares natural images with generated ones
