@@ -1,11 +1,13 @@
 """Measure the memory that autograd saves for the backward pass of a training step."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
+from torch.optim import Optimizer
 
 MEBIBYTE = 2**20
 
@@ -41,11 +43,19 @@ class SavedBytes(saved_tensors_hooks):
         return sum(self.storages.values())
 
 
+def state_bytes(module: nn.Module, optimizers: Iterable[Optimizer]) -> int:
+    """Count the bytes of all weights, of the gradients of trainable weights and of the state of optimizers."""
+    weights = [*module.parameters(), *(weight for weight in module.parameters() if weight.requires_grad)]
+    states = [value for each in optimizers for state in each.state.values() for value in state.values()]
+    return sum(tensor.nbytes for tensor in (*weights, *states) if isinstance(tensor, Tensor))
+
+
 class ActivationMemory(Callback):
     """Log the memory saved for the backward pass in the first step of each epoch, as `train/saved_mebibytes`.
 
-    The logged value is the maximum over all ranks. Testing logs the last value again, as `test/saved_mebibytes`. On a
-    GPU, the peak of allocated memory is also logged, as `train/peak_gibibytes`. It includes weights, gradients,
+    `train/state_mebibytes` is the memory of weights, their gradients and the state of the optimizers after the epoch.
+    The logged values are maxima over all ranks. Testing logs the last value again, as `test/saved_mebibytes`. On a GPU,
+    the peak of allocated memory is also logged, as `train/peak_gibibytes`. It includes weights, gradients,
     optimizer state and temporary tensors.
     """
 
@@ -72,6 +82,7 @@ class ActivationMemory(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._log(pl_module, "train/saved_mebibytes", self.found[1])
+        self._log(pl_module, "train/state_mebibytes", state_bytes(pl_module, trainer.optimizers) / MEBIBYTE)
         if pl_module.device.type == "cuda":
             peak = torch.cuda.max_memory_allocated(pl_module.device) / MEBIBYTE / 1024
             self._log(pl_module, "train/peak_gibibytes", peak)

@@ -47,7 +47,7 @@ class LabelledTextBatch(TypedDict):
     """Tokenizer outputs (transformers), each `[B, L]`, int64: `input_ids`, `attention_mask` and, if the tokenizer
     returns them, `token_type_ids`. L is the same in all batches."""
     label: Tensor
-    """`[B]`, int64."""
+    """`[B]`, int64, or float32 for regression."""
     index: Tensor
     """`[B]`, int64: position in the set."""
     global_batch_size: int

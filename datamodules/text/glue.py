@@ -1,13 +1,17 @@
-"""GLUE classification tasks, read from the tab-separated files of GLUE.
+"""The tasks of GLUE, read from the tab-separated files of GLUE.
 
 Source: Wang, Singh, Michael, Hill, Levy and Bowman, GLUE: A Multi-Task Benchmark and Analysis Platform for Natural
 Language Understanding, ICLR 2019, arXiv 1804.07461.
 """
 
+import math
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from datamodules.arguments import one_of
 from datamodules.files.data_directory import data_directory
@@ -22,7 +26,7 @@ class GlueTask:
         folder: name of the task's folder.
         texts: names of the columns with the text or text pair.
         label: name of the label column.
-        classes: labels as written in the files, in class order.
+        classes: labels as written in the files, in class order. Empty for labels that are real numbers.
         names: names of all columns. Only for files without a header.
         dev: file of the labelled test texts.
         incomplete: whether the files contain truncated lines. These lines are skipped, as in the library `datasets`.
@@ -39,6 +43,8 @@ class GlueTask:
 
 LINE = "\t"
 """Key of the line numbers, which no column can have."""
+HIGHEST = 5
+"""Greatest similarity of STS-B."""
 ENTAILMENT = ("entailment", "not_entailment")
 TASKS = {
     "cola": GlueTask("CoLA", ("sentence",), "label", ("0", "1"), names=("source", "label", "star", "sentence")),
@@ -54,6 +60,7 @@ TASKS = {
     ),
     "qnli": GlueTask("QNLI", ("question", "sentence"), "label", ENTAILMENT),
     "rte": GlueTask("RTE", ("sentence1", "sentence2"), "label", ENTAILMENT),
+    "stsb": GlueTask("STS-B", ("sentence1", "sentence2"), "score", ()),
 }
 
 
@@ -62,11 +69,11 @@ class Glue(TextSet):
 
     The labels of `dev.tsv` are public. For MNLI, the matched part is used.
 
-    STS-B is not included, because its labels are real numbers. Files are in `<data_dir>/<Task>`, as distributed by
-    GLUE, for example `RTE/train.tsv` and `SST-2/dev.tsv`.
+    The labels of STS-B are real numbers in [0, 5], the similarity of two texts, and `num_classes` is 1. Files are in
+    `<data_dir>/<Task>`, as distributed by GLUE, for example `RTE/train.tsv` and `SST-2/dev.tsv`.
 
     Args:
-        task: task name: cola, sst2, mrpc, qqp, mnli, qnli or rte.
+        task: task name: cola, sst2, mrpc, qqp, mnli, qnli, rte or stsb.
         data_dir: folder that contains one folder per task; None means `glue` in the NOISEWORKS_DATA directory.
         prefixed: whether to join task name, column names and texts into one text, such as `rte sentence1: ...` and so
             on for the second text. T5 needs this form.
@@ -81,8 +88,8 @@ class Glue(TextSet):
         self.data_dir = data_dir
         self.prefixed = prefixed
         self.training_file = training_file
-        self.class_names = TASKS[task].classes
-        self.num_classes = len(self.class_names)
+        self.class_names = TASKS[task].classes or None
+        self.num_classes = max(1, len(TASKS[task].classes))
 
     def training(self) -> Texts:
         return self._read(self.training_file)
@@ -103,11 +110,7 @@ class Glue(TextSet):
             if column not in table:
                 known = ", ".join(name for name in table if name != LINE)
                 raise ValueError(f"{path} has no column {column!r}; its columns are {known}")
-        places = {written: place for place, written in enumerate(task.classes)}
-        for line, written in zip(table.pop(LINE), table[task.label], strict=True):
-            if written not in places:
-                raise ValueError(f"{path}, line {line}: label {written!r} is none of {', '.join(task.classes)}")
-        label = torch.tensor([places[written] for written in table[task.label]])
+        label = _labels(path, table.pop(LINE), table[task.label], task.classes)
         first, *more = (table[column] for column in task.texts)
         if not self.prefixed:
             return Texts(first, more[0] if more else None, label)
@@ -116,6 +119,20 @@ class Glue(TextSet):
             name = f"sentence{column[1]}" if column.startswith("#") else column
             said = [f"{so_far} {name}: {text}" for so_far, text in zip(said, texts, strict=True)]
         return Texts(said, None, label)
+
+
+def _labels(path: Path, lines: Sequence[str], written: Sequence[str], classes: Sequence[str]) -> Tensor:
+    """Convert labels to class numbers, or to real numbers if there are no classes."""
+    places: dict[str, float] = {each: place for place, each in enumerate(classes)}
+    for line, each in zip(lines, written, strict=True):
+        if classes and each not in places:
+            raise ValueError(f"{path}, line {line}: label {each!r} is none of {', '.join(classes)}")
+        if not classes:
+            with suppress(ValueError):
+                places[each] = float(each)
+            if not 0 <= places.get(each, math.nan) <= HIGHEST:
+                raise ValueError(f"{path}, line {line}: label {each!r} is no number in [0, {HIGHEST}]")
+    return torch.tensor([places[each] for each in written])
 
 
 def read_table(path: Path, names: tuple[str, ...] | None, leave_out: bool = False) -> dict[str, list[str]]:

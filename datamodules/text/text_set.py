@@ -16,7 +16,7 @@ class Texts(Source):
     Args:
         first: texts, or the first text of each pair, `[N]`.
         second: second text of each pair, `[N]`. None for single texts.
-        label: `[N]`, int64.
+        label: `[N]`, int64, or float32 for regression.
 
     Raises:
         ValueError: if there is no text, or the number of texts differs from the number of labels.

@@ -86,7 +86,7 @@ def transformers_classifier(
 
     Args:
         name_or_path: a local folder written by `save_pretrained`, or a model's name on the Hugging Face Hub.
-        num_classes: number of classes, K.
+        num_classes: number of classes, K; 1 gives one real number, for regression with encoders.
         architecture: config of a network to build instead of loading one; its keys are `model_type`, such as bert or
             t5, and the network's settings.
         pretrained: load the weights; otherwise initialise the architecture randomly.
@@ -105,6 +105,10 @@ def transformers_classifier(
     read = _reads(pretrained)
     network = _network(source, local, num_classes, None if read else architecture)
     if network.config.is_encoder_decoder:
+        if num_classes < 2:
+            raise ValueError(
+                f"num_classes must be at least 2 for {network.config.model_type}, which answers with a token"
+            )
         model: nn.Module = TextToTextClassifier(
             network, _answers(source, local, num_classes) if read else [*range(num_classes)]
         )

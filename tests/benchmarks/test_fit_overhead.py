@@ -24,7 +24,6 @@ from lightning_modules.diffusion.finetuning.objectives import denoising_errors
 from lightning_modules.diffusion.finetuning.weighting import min_snr_weight
 from lightning_modules.diffusion.score_sde.trained_levels import score_matching
 from lightning_modules.efficiency.ofq.module import distillation
-from lightning_modules.efficiency.ofq.quantizers import integers
 from lightning_modules.optimization.monna.exchange import exchanged
 from lightning_modules.optimization.monna.module import node_losses
 from tests.benchmarks.pairs import medians
@@ -98,7 +97,7 @@ def ofq_loss(module: Any, batch: Batch) -> Tensor:
 def ofq_after(module: Any) -> None:
     module.annealing.restore()
     for rows, tracker in zip(module.rows, module.trackers, strict=True):
-        tracker.update(integers(rows.weight, rows.bits))
+        tracker.update(rows.integers)
 
 
 def finetuning_loss(module: Any, batch: Batch) -> Tensor:

@@ -8,7 +8,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from callbacks.activation_memory import MEBIBYTE, ActivationMemory, SavedBytes
+from callbacks.activation_memory import MEBIBYTE, ActivationMemory, SavedBytes, state_bytes
 from tests.trainers import quiet, standing
 
 
@@ -60,9 +60,20 @@ def test_a_run_logs_what_the_first_step_of_an_epoch_saves() -> None:
     callback = ActivationMemory()
     found = fitted(callback)
     assert float(found["train/saved_mebibytes"]) == pytest.approx(64_000 * 4 / MEBIBYTE)
+    assert float(found["train/state_mebibytes"]) == pytest.approx(2 * 65 * 4 / MEBIBYTE)  # SGD keeps nothing
     trainer = quiet(callbacks=[callback])
     trainer.test(Squares(), DataLoader([torch.rand(10, 64)], batch_size=None), verbose=False)  # type: ignore[arg-type]
     assert trainer.callback_metrics["test/saved_mebibytes"] == found["train/saved_mebibytes"]
+
+
+def test_weights_gradients_and_both_moments_of_adam_are_the_state() -> None:
+    network = nn.Linear(64, 1, dtype=torch.float64)
+    network.bias.requires_grad_(False)
+    adam = torch.optim.Adam([network.weight])
+    network(torch.rand(2, 64).double()).sum().backward()
+    adam.step()
+    steps = sum(state["step"].nbytes for state in adam.state.values())
+    assert state_bytes(network, [adam]) == 8 * (65 + 64 + 2 * 64) + steps
 
 
 def test_a_step_that_fails_ends_the_count() -> None:

@@ -30,7 +30,11 @@ OWN_KEYS = {
     # the method is the optimizer
     "optimistic_omd": {f"model.optimizer.{key}" for key in ("class_path", "delta", "G", "L", "T", "mode", "modulus")},
     "monna": {"data.shards.growing"},  # LEARN has growing batches
-    "noise_mask": {"model.optimizer.lr"},  # its objective multiplies the gradient: equal products of both are compared
+    # its objective multiplies the gradient: equal products of both are compared; a claim compares pre-training
+    "noise_mask": {"model.optimizer.lr", "trainer.callbacks"},
+    "tract": {"trainer.max_epochs", "model.lr_scheduler.T_max"},  # it needs fewer epochs
+    # a claim compares runs of equal cost
+    "nm_sparsity": {"trainer.max_epochs", "model.lr_scheduler.T_max"},
     "noise_diffusion": {"data.noise"},  # the paper compares natural images with generated ones
     # the paper gives linear probing a rate of its own, and is about the labels of pre-training
     "nmtune": {"model.optimizer.lr", "trainer.callbacks"},

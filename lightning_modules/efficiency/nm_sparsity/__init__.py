@@ -10,6 +10,9 @@ Here t counts optimizer steps. Alternatively, m is binary, and its pattern tight
 
     (M-1):M, M/2:M, M/4:M, ..., N:M   (stepwise)    or    8N:8M, 4N:4M, 2N:2M, N:M   (geometric)          (SDGF)
 
+The authors' code also has a schedule of sparser patterns, N:8M, N:4M, N:2M, N:M (densifying), and masks of the largest
+weights of a whole layer (`along: unstructured`).
+
 If g is the gradient of W~, the optimizer gets g (`ste`) or the gradient of the forward pass, (m + D (1 - m)) g
 (`masked`). The abstract of the paper mentions restricted gradients, but the authors' code passes g. Both variants are
 available. Baselines are networks that are sparse from the start, W~ = m W. Baselines use the gradient g (`ste`) or g +
@@ -17,7 +20,8 @@ available. Baselines are networks that are sparse from the start, W~ = m W. Base
 
 `train/second_moment` is Adam's running mean of squared gradients, averaged over all weights of the sparse layers.
 `train/gigaflops` is the cost of the training step for one sample if pruned weights cost nothing. In this cost, a
-decayed weight counts as a full weight. Validation, testing and prediction use the exported form of the network, with a
+decayed weight counts as a full weight. `train/gigaflops_so_far` is its sum over the epochs so far: the cost of training
+for each sample of the training set. Validation, testing and prediction use the exported form of the network, with a
 binary mask and the N:M pattern.
 
 Differences from the authors' code:

@@ -20,10 +20,10 @@ from lightning_modules.backbones.replacement import (
 )
 from lightning_modules.efficiency.nm_sparsity.masks import Gradient, decayed_weight, nm_mask
 
-Way = Literal["ste", "sr_ste", "mdgf_linear", "mdgf_exponential", "sdgf_stepwise", "sdgf_geometric"]
+Way = Literal["ste", "sr_ste", "mdgf_linear", "mdgf_exponential", "sdgf_stepwise", "sdgf_geometric", "sdgf_densifying"]
 WAYS: tuple[Way, ...] = get_args(Way)
-Along = Literal["inputs", "outputs"]
-AXES: dict[Along, int] = {"inputs": 1, "outputs": 0}
+Along = Literal["inputs", "outputs", "unstructured"]
+AXES: dict[Along, int | None] = {"inputs": 1, "outputs": 0, "unstructured": None}
 PULL = 2e-4
 """lambda of SR-STE, from its authors."""
 
@@ -45,11 +45,12 @@ def frames(way: Way, n: int, m: int, epochs: int, geometric_frames: int) -> dict
     """List the patterns by their first epoch, counted from the end of the dense phase.
 
     Args:
-        way: sdgf_stepwise takes (M-1):M, M/2:M, M/4:M, ..., N:M, sdgf_geometric ..., 4N:4M, 2N:2M, N:M, others N:M.
+        way: sdgf_stepwise takes (M-1):M, M/2:M, M/4:M, ..., N:M, sdgf_geometric ..., 4N:4M, 2N:2M, N:M,
+            sdgf_densifying ..., N:4M, N:2M, N:M, and others N:M.
         n: N.
         m: M.
         epochs: total length of all frames.
-        geometric_frames: number of frames for sdgf_geometric.
+        geometric_frames: number of frames for sdgf_geometric and sdgf_densifying.
 
     Raises:
         ValueError: if M / N is not a power of two above 1 for sdgf_stepwise.
@@ -62,6 +63,8 @@ def frames(way: Way, n: int, m: int, epochs: int, geometric_frames: int) -> dict
         patterns = [(m - 1, m), *((m // 2**frame, m) for frame in range(1, halvings + 1))]
     elif way == "sdgf_geometric":
         patterns = [(n * 2**frame, m * 2**frame) for frame in reversed(range(geometric_frames))]
+    elif way == "sdgf_densifying":
+        patterns = [(n, m * 2**frame) for frame in reversed(range(geometric_frames))]
     return {int(frame * epochs / len(patterns)): pattern for frame, pattern in enumerate(patterns)}
 
 
@@ -76,7 +79,7 @@ class Flow:
         gradient: gradient of pruned weights.
         dense_epochs: epochs before sparsification starts.
         fine_tune_epochs: number of final epochs, in which the mask is binary and the pattern is N:M.
-        geometric_frames: number of patterns for sdgf_geometric.
+        geometric_frames: number of patterns for sdgf_geometric and sdgf_densifying.
     """
 
     def __init__(
@@ -140,13 +143,13 @@ class NMWeight(WeightFunction):
     Args:
         n: N.
         m: M.
-        axis: axis along which weights are consecutive.
+        axis: axis along which weights are consecutive; None prunes the whole weight, unstructured.
         flow: schedule of the network.
     """
 
     decay: Tensor
 
-    def __init__(self, n: int, m: int, axis: int, flow: Flow) -> None:
+    def __init__(self, n: int, m: int, axis: int | None, flow: Flow) -> None:
         super().__init__()
         self.n, self.m, self.axis, self.flow = n, m, axis, flow
         self.pattern = n, m
@@ -176,15 +179,15 @@ class NMWeight(WeightFunction):
         return {"pattern": f"{self.n}:{self.m}", "along": along}
 
 
-def check_pattern(key: str, n: int, m: int, size: int, axis: int, flow: Flow) -> None:
+def check_pattern(key: str, n: int, m: int, size: int, axis: int | None, flow: Flow) -> None:
     """Reject a pattern that a layer cannot have.
 
     Args:
         key: name of the pattern, for error messages.
         n: N.
         m: M.
-        size: length of the layer's axis.
-        axis: axis along which weights are consecutive.
+        size: length of the layer's axis, or number of weights if there is no axis.
+        axis: axis along which weights are consecutive; None for unstructured masks, which need not divide the size.
         flow: schedule of the network; all of its patterns must fit the layer.
 
     Raises:
@@ -193,7 +196,10 @@ def check_pattern(key: str, n: int, m: int, size: int, axis: int, flow: Flow) ->
     """
     within(1, m, **{f"n of {key}": n})
     for _, group in frames(flow.way, n, m, 1000, flow.geometric_frames).values():
-        if size % group:
+        if axis is None:
+            if size * n < group:
+                raise ValueError(f"m of {key} must be at most its {size} weights times n {n}, got {group}")
+        elif size % group:
             what = "fan-in" if axis == 1 else "outputs"
             raise ValueError(f"m of {key} must divide its {what} {size}, got {group}")
 
@@ -242,7 +248,8 @@ def sparsify(
     def made(name: str, layer: Any) -> nn.Module:
         own_functions = {}
         for third, (own_n, own_m) in patterns[name].items():
-            size = layer.weight.shape[axis] // (3 if third and axis == 0 else 1)
+            length = layer.weight.numel() if axis is None else layer.weight.shape[axis]
+            size = length // (3 if third and axis != 1 else 1)
             check_pattern(f"{name}/{third}" if third else name, own_n, own_m, size, axis, flow)
             own_functions[third] = NMWeight(own_n, own_m, axis, flow)
         functions.extend(own_functions.values())

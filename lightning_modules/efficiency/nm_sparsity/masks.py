@@ -21,8 +21,8 @@ COMPARED = 16
 """Longest groups for which weights are compared pairwise; for longer ones sorting is as fast."""
 
 
-def nm_mask(weight: Tensor, n: int, m: int, axis: int = 1) -> Tensor:
-    """Mark the N weights of largest magnitude among every M weights.
+def nm_mask(weight: Tensor, n: int, m: int, axis: int | None = 1) -> Tensor:
+    """Mark the N weights of largest magnitude among every M weights, or the fraction N/M of the whole weight.
 
     If weights are equal, the first one is marked, on all ranks.
 
@@ -30,11 +30,15 @@ def nm_mask(weight: Tensor, n: int, m: int, axis: int = 1) -> Tensor:
         weight: `[out, in]` or `[out, in, height, width]`; no gradient flows through the mask.
         n: N, in 1...M.
         m: M, which divides the length of the axis.
-        axis: axis along which weights are consecutive: 1 for a layer's inputs, 0 for its outputs.
+        axis: axis along which weights are consecutive: 1 for a layer's inputs, 0 for its outputs. None marks the
+            floor(numel N / M) largest weights of the whole layer (unstructured).
 
     Returns:
         Bool, shaped like the weight.
     """
+    if axis is None:
+        kept = weight.numel() * n // m
+        return nm_mask(weight.reshape(1, -1), kept, weight.numel()).view_as(weight)
     groups = weight.detach().abs().movedim(axis, -1).unflatten(-1, (-1, m))
     if n == 1 or m > COMPARED:
         largest = groups.argsort(dim=-1, descending=True, stable=True) if n > 1 else groups.argmax(-1, keepdim=True)

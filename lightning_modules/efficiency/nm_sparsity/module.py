@@ -36,12 +36,13 @@ class NMSparsity(ClassifierSteps, MethodModule):
         layers: name patterns of linear layers and convolutions: `*` matches any characters, `?` matches one character.
         own: N and M of other layers, by name pattern. A suffix `/q`, `/k` or `/v` selects query, key or value rows of a
             fused `qkv` of timm, as in `*.qkv/v`.
-        along: direction of consecutive weights, along the inputs (input channels) or along the outputs of a layer.
+        along: direction of consecutive weights, along the inputs (input channels) or along the outputs of a layer;
+            unstructured keeps the fraction N/M of each layer's weights, wherever they are.
         way: with ste and sr_ste, layers are sparse from the start; with mdgf_linear and mdgf_exponential, masks decay;
-            with sdgf_stepwise and sdgf_geometric, patterns tighten.
+            with sdgf_stepwise and sdgf_geometric, patterns tighten; with sdgf_densifying, they start sparser.
         decay_rate: beta or eta of MDGF, per optimizer step.
         gradient: gradient of pruned weights, ste or masked.
-        geometric_frames: number of patterns for sdgf_geometric.
+        geometric_frames: number of patterns for sdgf_geometric and sdgf_densifying.
         dense_epochs: epochs before pruning starts.
         fine_tune_epochs: number of final epochs, in which the mask is binary and the pattern is N:M.
         view: augmentation of training images on the device, such as `views.TimmRandAugment`; None does not augment.
@@ -88,7 +89,8 @@ class NMSparsity(ClassifierSteps, MethodModule):
         if way in ("ste", "sr_ste") and gradient != "ste":
             raise ValueError(f"gradient must be ste for {way}, got {gradient}")
         only_with("way mdgf_linear or mdgf_exponential", way.startswith("mdgf"), NMSparsity, decay_rate=decay_rate)
-        only_with("way sdgf_geometric", way == "sdgf_geometric", NMSparsity, geometric_frames=geometric_frames)
+        framed = way in ("sdgf_geometric", "sdgf_densifying")
+        only_with("way sdgf_geometric or sdgf_densifying", framed, NMSparsity, geometric_frames=geometric_frames)
         refuse_smoothed(soft_labels, binary)
         self.network = network
         self.num_classes = num_classes
@@ -134,8 +136,12 @@ class NMSparsity(ClassifierSteps, MethodModule):
 
     def on_train_epoch_end(self) -> None:
         assert self._cost is not None
-        density, of_gradients = densities(self.network, self.flow, self.trainer.current_epoch, *self._length)
-        log_same(self, "train/gigaflops", self._cost.training(density, of_gradients) / GIGA)
+        costs = [
+            self._cost.training(*densities(self.network, self.flow, epoch, *self._length)) / GIGA
+            for epoch in range(self.trainer.current_epoch + 1)
+        ]
+        log_same(self, "train/gigaflops", costs[-1])
+        log_same(self, "train/gigaflops_so_far", sum(costs))
         optimizer: Any = self.optimizers()
         layers = layers_of_functions(self.network).values()
         moment = mean_second_moment(optimizer, [layer.weight for layer in layers])

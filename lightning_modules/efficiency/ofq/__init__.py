@@ -18,14 +18,17 @@ network:
 
     loss = cross-entropy(logits, label) + cross-entropy(logits of the distillation head, softmax(teacher)).
 
-`train/oscillating` is the fraction of StatsQ weights whose integer reverses direction in more than 1 of 200 steps (a
-running average of momentum 0.01); `train/annealed` is the fraction of weights that train during CGA. The table
-`latent_weights` shows how weights are distributed between thresholds.
+With `weight_quantizer: lsq`, the weights of the blocks have learned scales as well, as in the paper's baselines.
+
+`train/oscillating` is the fraction of the blocks' weights whose integer reverses direction in more than 1 of 200 steps
+(a running average of momentum 0.01). Without QKR, `train/oscillating_query_key` is this fraction of query and key
+weights, and `train/oscillating_others` that of all other weights. `train/annealed` is the fraction of weights that
+train during CGA. The table `latent_weights` shows how weights are distributed between thresholds.
 
 Exported weights (`callbacks.export_effective_weights.ExportEffectiveWeights`) reproduce the logits of a network without
 quantised activations and QKR, since StatsQ's scales follow from the weights. The plain network cannot hold QKR's
 product or quantised activations. Ranges, scales and shifts of activations are in the JSON file next to the weights, by
-layer.
+layer. The command `export` writes a program that runs elsewhere with quantised activations and QKR.
 
 Differences from the authors' code:
 

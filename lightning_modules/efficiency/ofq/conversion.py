@@ -21,7 +21,15 @@ from lightning_modules.backbones.replacement import (
     replace_layers,
 )
 from lightning_modules.efficiency.ofq.attention import QKRAttention, QuantizedAttention, attention_names
-from lightning_modules.efficiency.ofq.quantizers import LSQWeight, Quantizer, StatsQ, row_scale
+from lightning_modules.efficiency.ofq.quantizers import (
+    LSQWeight,
+    Quantizer,
+    StatsQ,
+    WeightQuantizer,
+    integers,
+    row_scale,
+    weight_quantizer,
+)
 
 HEADS = ("head", "head_dist", "head.fc")
 
@@ -96,11 +104,12 @@ def quantize(
     activation_bits: int | None,
     end_bits: int | None,
     reparametrised: bool,
+    kind: WeightQuantizer = "statsq",
 ) -> None:
     """Quantise a vision transformer, in place; its parameters keep their names and values.
 
-    MLPs, attention and patch merging get StatsQ weights and LSQ inputs; the first layer and the heads get LSQ weights
-    and LSQ inputs. Scales must be calibrated afterwards.
+    MLPs, attention and patch merging get StatsQ or LSQ weights and LSQ inputs; the first layer and the heads get LSQ
+    weights and LSQ inputs. Scales must be calibrated afterwards.
 
     Args:
         network: a VisionTransformer or SwinTransformer of timm, or a wrapper of one.
@@ -108,6 +117,7 @@ def quantize(
         activation_bits: bits of the activations, at least 2; None does not quantise activations.
         end_bits: bits of weights and activations of first layer and heads; None does not quantise these.
         reparametrised: quantise the product of query and key weights (QKR).
+        kind: quantizer of the weights of MLPs, attention and patch merging.
 
     Raises:
         ValueError: if the network or its attention is frozen or of an unsupported class.
@@ -123,7 +133,7 @@ def quantize(
     def body(name: str, layer: nn.Linear, signed: bool = True) -> nn.Module:
         shape = shapes[name]
         quantizer = made(name, activation_bits, "input", shape[-2], dim=-2, signed=signed, shift=(shape[-1],))
-        return QuantizedLinear(layer, StatsQ(weight_bits), quantizer)
+        return QuantizedLinear(layer, weight_quantizer(kind, weight_bits, layer.out_features), quantizer)
 
     def end(name: str, layer: Any) -> nn.Module:
         assert end_bits is not None
@@ -136,7 +146,9 @@ def quantize(
         return QuantizedConv2d(layer, function, quantizer)
 
     def values(name: str, layer: nn.Linear) -> nn.Module:
-        return LinearOfFunction(layer, FunctionOfThirds({"v": StatsQ(weight_bits)}))
+        return LinearOfFunction(
+            layer, FunctionOfThirds({"v": weight_quantizer(kind, weight_bits, layer.out_features // 3)})
+        )
 
     chosen: dict[str, Any] = {}
     for name, module in transformer.named_modules():
@@ -158,7 +170,8 @@ def quantize(
         new: nn.Module
         try:
             if reparametrised:
-                new = QKRAttention(attention, tokens, quantizers, StatsQ(weight_bits))
+                rows = attention.num_heads * attention.qkv.in_features
+                new = QKRAttention(attention, tokens, quantizers, weight_quantizer(kind, weight_bits, rows))
             else:
                 new = QuantizedAttention(attention, tokens, quantizers)
         except ValueError as error:
@@ -167,7 +180,7 @@ def quantize(
 
 
 class QuantizedRows(NamedTuple):
-    """Rows of the weight of a layer that StatsQ quantises."""
+    """Quantised rows of the weight of a layer in a block."""
 
     name: str
     layer: LinearOfFunction
@@ -180,18 +193,34 @@ class QuantizedRows(NamedTuple):
         return self.layer.weight.detach()[self.start :]
 
     @property
+    def quantizer(self) -> Any:
+        """The `StatsQ` or `LSQWeight` of the rows."""
+        function: Any = self.layer.function
+        return function.functions["v"] if isinstance(function, FunctionOfThirds) else function
+
+    @property
+    def positions(self) -> Tensor:
+        """Position t of each entry between the rounding thresholds, `[out, in]`."""
+        return self.quantizer.positions(self.weight)
+
+    @property
+    def integers(self) -> Tensor:
+        """Integer of each entry, `[out, in]`."""
+        return integers(self.positions, self.bits)
+
+    @property
     def gradient(self) -> Tensor | None:
         return None if self.layer.weight.grad is None else self.layer.weight.grad[self.start :]
 
 
-def statsq_rows(network: nn.Module) -> Iterator[QuantizedRows]:
-    """Find the rows quantised by StatsQ, under the plain network's names; with QKR, only the value rows of a `qkv`."""
+def quantized_rows(network: nn.Module) -> Iterator[QuantizedRows]:
+    """Find the quantised rows of the blocks, by the plain network's names; with QKR, only the value rows of a `qkv`."""
     for name, layer in layers_of_functions(transformer_of(network)).items():
         function: Any = layer.function
         if isinstance(function, FunctionOfThirds):
             values: Any = function.functions["v"]
             yield QuantizedRows(f"{name}/v", layer, len(layer.weight) // 3 * 2, values.bits)  # type: ignore[arg-type]
-        elif isinstance(function, StatsQ):
+        elif isinstance(function, StatsQ | LSQWeight) and isinstance(layer, nn.Linear) and name not in HEADS:
             yield QuantizedRows(name, layer, 0, function.bits)  # type: ignore[arg-type]
 
 
@@ -209,7 +238,9 @@ def exported(network: nn.Module, plain: nn.Module) -> tuple[dict[str, Tensor], d
     transformer = transformer_of(network)
     weights, described = effective_weights(transformer)
     names = transformer_of(plain).state_dict()
-    for rows in statsq_rows(network):
+    for rows in quantized_rows(network):
+        if not isinstance(rows.quantizer, StatsQ):  # LSQ describes its own scales
+            continue
         name, _, third = rows.name.partition("/")
         told = described[name][third] if third else described[name]
         told["scale"] = row_scale(rows.weight).flatten().tolist()

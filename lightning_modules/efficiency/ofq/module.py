@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from datamodules.arguments import at_least, within
+from datamodules.arguments import at_least, one_of, within
 from datamodules.batches import LabelledImageBatch, global_batch_size, local_size, network_input
 from datamodules.distributed.collectives import run_seed, world_size
-from lightning_modules.efficiency.ofq.conversion import exported, quantize, statsq_rows, transformer_of
+from lightning_modules.efficiency.ofq.conversion import exported, quantize, quantized_rows, transformer_of
 from lightning_modules.efficiency.ofq.oscillation import (
     OFTEN,
     Annealing,
@@ -20,7 +20,13 @@ from lightning_modules.efficiency.ofq.oscillation import (
     latent_weights,
     share_of,
 )
-from lightning_modules.efficiency.ofq.quantizers import Quantizer, calibrating, integers, scaled_parts
+from lightning_modules.efficiency.ofq.quantizers import (
+    WEIGHT_QUANTIZERS,
+    Quantizer,
+    WeightQuantizer,
+    calibrating,
+    scaled_parts,
+)
 from lightning_modules.interfaces import Table, TrainingImageSource, require
 from lightning_modules.method_module import MethodModule
 from lightning_modules.optim.optimizers import adamw, constant, scheduled
@@ -83,6 +89,8 @@ class OFQ(ClassifierSteps, MethodModule):
             heads.
         end_bits: bits of the first layer and the heads, in 2...8; None does not quantise these.
         reparametrised: quantise the product of query and key weights as one weight (QKR).
+        weight_quantizer: scales of the weights of MLPs, attention and patch merging: statsq computes them from the
+            weights, lsq learns them.
         annealed_epochs: number of final epochs in which only weights near a threshold train (CGA).
         boundary: BR, largest distance from a threshold, in quantisation steps, at which a weight is trained during CGA.
         calibration_samples: number of training images for measuring the initial scales.
@@ -107,6 +115,7 @@ class OFQ(ClassifierSteps, MethodModule):
         activation_bits: int | None = 2,
         end_bits: int | None = 8,
         reparametrised: bool = True,
+        weight_quantizer: WeightQuantizer = "statsq",
         annealed_epochs: int = 0,
         boundary: float = 0.005,
         calibration_samples: int = 64,
@@ -117,10 +126,11 @@ class OFQ(ClassifierSteps, MethodModule):
     ) -> None:
         super().__init__()
         within(2, MOST_BITS, weight_bits=weight_bits, activation_bits=activation_bits, end_bits=end_bits)
+        one_of(WEIGHT_QUANTIZERS, weight_quantizer=weight_quantizer)
         at_least(0, annealed_epochs=annealed_epochs, boundary=boundary)
         at_least(1, calibration_samples=calibration_samples)
         self.teacher = Teacher(network)
-        quantize(network, weight_bits, activation_bits, end_bits, reparametrised)
+        quantize(network, weight_bits, activation_bits, end_bits, reparametrised, weight_quantizer)
         self.network = network
         self.num_classes = num_classes
         self.weight_bits = weight_bits
@@ -132,7 +142,7 @@ class OFQ(ClassifierSteps, MethodModule):
         self.metrics = accuracies(num_classes)
         self.register_buffer("calibrated", torch.zeros((), dtype=torch.bool))
         self._activations = [part for part in scaled_parts(network) if isinstance(part, Quantizer)]
-        self.rows = list(statsq_rows(network))
+        self.rows = list(quantized_rows(network))
         self.annealing = Annealing(self.rows, boundary)
         self.trackers = nn.ModuleList(OscillationTracker(each.weight.shape) for each in self.rows if track)
         for wrapped in (network, self.teacher):
@@ -166,7 +176,7 @@ class OFQ(ClassifierSteps, MethodModule):
                 dist.broadcast(part.scale.data, 0)
                 dist.broadcast(part.bounds, 0)
         for rows, tracker in zip(self.rows, self.trackers, strict=False):
-            tracker.start(integers(rows.weight, rows.bits))  # type: ignore[operator]
+            tracker.start(rows.integers)  # type: ignore[operator]
         self.calibrated.fill_(True)
 
     # a step
@@ -193,11 +203,19 @@ class OFQ(ClassifierSteps, MethodModule):
         super().optimizer_step(*args, **kwargs)
         self.annealing.restore()
         for rows, tracker in zip(self.rows, self.trackers, strict=False):
-            tracker.update(integers(rows.weight, rows.bits))  # type: ignore[operator]
+            tracker.update(rows.integers)  # type: ignore[operator]
 
     def on_train_epoch_end(self) -> None:
         if len(self.trackers):
-            log_same(self, "train/oscillating", share_of([self._oscillating(n) for n in range(len(self.rows))]))
+            oscillating = [self._oscillating(number) for number in range(len(self.rows))]
+            log_same(self, "train/oscillating", share_of(oscillating))
+            whole = [rows.name.endswith("qkv") for rows in self.rows]  # with QKR, a product replaces q and k
+            if any(whole):
+                split = [
+                    each.tensor_split([len(each) // 3 * 2 * qkv]) for each, qkv in zip(oscillating, whole, strict=True)
+                ]
+                log_same(self, "train/oscillating_query_key", share_of([first for first, _ in split]))
+                log_same(self, "train/oscillating_others", share_of([rest for _, rest in split]))
 
     def _oscillating(self, number: int) -> Tensor:
         return self.trackers[number].frequency > OFTEN  # type: ignore[operator, return-value]

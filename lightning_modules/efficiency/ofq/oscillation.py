@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.efficiency.ofq.conversion import QuantizedRows
-from lightning_modules.efficiency.ofq.quantizers import near_threshold, positions
+from lightning_modules.efficiency.ofq.quantizers import near_threshold
 from lightning_modules.interfaces import Table
 
 MOMENTUM = 0.01
@@ -66,7 +66,7 @@ class Annealing:
     """Freeze all weights that are not near a threshold, for one step: no gradients, and unchanged values.
 
     Args:
-        rows: rows quantised by StatsQ.
+        rows: quantised rows.
         boundary: BR, largest distance from a threshold, in quantisation steps, at which a weight is trained.
     """
 
@@ -81,7 +81,7 @@ class Annealing:
         masks = []
         self._held = []
         for rows in self.rows:
-            trains = near_threshold(rows.weight, rows.bits, self.boundary)
+            trains = near_threshold(rows.positions, rows.bits, self.boundary)
             masks.append(trains)
             if rows.gradient is not None:
                 rows.gradient.masked_fill_(~trains, 0)
@@ -101,7 +101,7 @@ def latent_weights(rows: Sequence[QuantizedRows], oscillating: Callable[[int], T
     """Compute histograms of latent weights between thresholds, for all weights and for oscillating weights.
 
     Args:
-        rows: rows quantised by StatsQ.
+        rows: quantised rows.
         oscillating: function from i to the mask of oscillating entries in `rows[i]`; None omits the second histogram.
         bits: bits of the weights.
     """
@@ -109,7 +109,7 @@ def latent_weights(rows: Sequence[QuantizedRows], oscillating: Callable[[int], T
     bins, low, high = BINS_PER_STEP * 2 * (n + 1), -n - 1.0, n + 1.0
     counts = {"all weights": torch.zeros(bins), "oscillating weights": torch.zeros(bins)}
     for number, each in enumerate(rows):
-        place = (positions(each.weight, bits) + 0.5).float().cpu()
+        place = (each.positions + 0.5).float().cpu()
         counts["all weights"] += torch.histc(place, bins, low, high)
         if oscillating is not None:
             counts["oscillating weights"] += torch.histc(place[oscillating(number).cpu()], bins, low, high)

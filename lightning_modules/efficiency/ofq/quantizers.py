@@ -1,9 +1,9 @@
-"""StatsQ for weights, LSQ for activations and for the first and last layers, with their gradients."""
+"""StatsQ and LSQ for weights, and LSQ for activations, with their gradients."""
 
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -28,19 +28,19 @@ def positions(weight: Tensor, bits: int) -> Tensor:
     return weight.detach() / scale.clamp(min=torch.finfo(scale.dtype).tiny) * 2 ** (bits - 1) - 0.5
 
 
-def integers(weight: Tensor, bits: int) -> Tensor:
-    """Compute the integer of each entry, in -n...n - 1 with n = 2^(bits - 1); the level is s (integer + 1/2) / n."""
+def integers(t: Tensor, bits: int) -> Tensor:
+    """Round and clip positions t to integers in -n...n - 1 with n = 2^(bits - 1); StatsQ's level is s (i + 1/2) / n."""
     n = 2 ** (bits - 1)
-    return positions(weight, bits).round().clamp(-n, n - 1)
+    return t.round().clamp(-n, n - 1)
 
 
-def near_threshold(weight: Tensor, bits: int, boundary: float) -> Tensor:
-    """Mark entries within `boundary` quantisation steps of one of the 2^bits - 1 thresholds; bool, like the weight.
+def near_threshold(t: Tensor, bits: int, boundary: float) -> Tensor:
+    """Mark positions t within `boundary` quantisation steps of one of the 2^bits - 1 thresholds; bool, shaped like t.
 
     Clipped entries are about one step away from the nearest threshold.
     """
     n = 2 ** (bits - 1)
-    clipped = positions(weight, bits).clamp(-n - 0.5, (1 - 1e-6) * n - 0.5)
+    clipped = t.clamp(-n - 0.5, (1 - 1e-6) * n - 0.5)
     nearest = (clipped - 0.5).round().clamp(-n, n - 2) + 0.5
     return (clipped - nearest).abs() <= boundary
 
@@ -50,7 +50,7 @@ class _StatsQ(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, bits: int) -> Tensor:
-        return row_scale(weight) * ((integers(weight, bits) + 0.5) / 2 ** (bits - 1))
+        return row_scale(weight) * ((integers(positions(weight, bits), bits) + 0.5) / 2 ** (bits - 1))
 
     @staticmethod
     @once_differentiable
@@ -121,6 +121,10 @@ class StatsQ(WeightFunction):
     def forward(self, weight: Tensor) -> Tensor:
         return statsq(weight, self.bits)
 
+    def positions(self, weight: Tensor) -> Tensor:
+        """Compute t of each entry; rounding and clipping t gives its integer."""
+        return positions(weight, self.bits)
+
     def describe(self) -> dict[str, Any]:
         return {"quantizer": "statsq", "bits": self.bits}
 
@@ -178,6 +182,11 @@ class LSQWeight(_Scaled, WeightFunction):
     def forward(self, weight: Tensor) -> Tensor:
         return self._quantized(weight, -weight.ndim, 2.0)
 
+    def positions(self, weight: Tensor) -> Tensor:
+        """Compute W / s of each entry; rounding and clipping this position gives its integer."""
+        scale = self.scale.detach().clamp(min=LEAST_SCALE)
+        return weight.detach() / scale.view(-1, *[1] * (weight.ndim - 1))
+
     def describe(self) -> dict[str, Any]:
         return self.described()
 
@@ -232,6 +241,15 @@ class Quantizer(_Scaled):
         """Describe bits, range, scales and shifts with JSON values."""
         shifts = {} if self.before is None or self.after is None else {"before": self.before, "after": self.after}
         return self.described() | {f"shift_{when}": shift.tolist() for when, shift in shifts.items()}
+
+
+WeightQuantizer = Literal["statsq", "lsq"]
+WEIGHT_QUANTIZERS: tuple[WeightQuantizer, ...] = get_args(WeightQuantizer)
+
+
+def weight_quantizer(kind: WeightQuantizer, bits: int, rows: int) -> StatsQ | LSQWeight:
+    """Build the quantizer of a weight with a number of rows: StatsQ, or LSQ with a learned scale for each row."""
+    return StatsQ(bits) if kind == "statsq" else LSQWeight(bits, rows)
 
 
 def scaled_parts(network: nn.Module) -> list[_Scaled]:

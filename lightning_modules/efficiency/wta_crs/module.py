@@ -10,7 +10,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from datamodules.arguments import at_least, one_of, within
-from datamodules.batches import LabelledImageBatch, LabelledTextBatch, global_batch_size, local_size
+from datamodules.batches import LabelledImageBatch, LabelledTextBatch, global_batch_size, local_size, network_input
 from datamodules.distributed.collectives import rank, run_seed, world_size
 from datamodules.randomness.generators import seed_of
 from lightning_modules.backbones.replacement import layers_named, replace_layers
@@ -26,6 +26,7 @@ from lightning_modules.efficiency.wta_crs.compact import (
 from lightning_modules.efficiency.wta_crs.estimator import ESTIMATORS, Estimator
 from lightning_modules.efficiency.wta_crs.gradient_error import gradient_errors, table_of
 from lightning_modules.efficiency.wta_crs.products import SampledLinear, SampledProduct, Sampler
+from lightning_modules.efficiency.wta_crs.regression import correlations, log_regression, squared_error_step
 from lightning_modules.interfaces import Table, TrainingSamples, require_data
 from lightning_modules.method_module import MethodModule
 from lightning_modules.optim.optimizers import adamw, constant, optimizer_config, trainable_parameters
@@ -59,11 +60,11 @@ def sample_products(
 
 
 class WTACRS(ClassifierSteps, MethodModule):
-    """Fine-tune any network with cross-entropy, keeping only few activations for the backward pass.
+    """Fine-tune any network with cross-entropy or squared error, keeping only few activations for the backward pass.
 
     Args:
         network: maps images `[B, C, H, W]` in [0, 1], or tokenized texts, to logits `[B, num_classes]`.
-        num_classes: number of classes, K.
+        num_classes: number of classes, K; 1 for the regression of a real number, such as in STS-B.
         layers: name patterns of linear layers to sample: `*` matches any characters, `?` matches one character.
         attention: name patterns of attention modules whose two products are sampled.
         ratio: fraction of the tokens to keep, in (0, 1]; at least ten tokens are kept.
@@ -99,7 +100,7 @@ class WTACRS(ClassifierSteps, MethodModule):
         super().__init__()
         within(0, 1, "(]", ratio=ratio)
         one_of(ESTIMATORS, estimator=estimator)
-        at_least(1, shares=shares)
+        at_least(1, shares=shares, num_classes=num_classes)
         self.network = network
         self.num_classes = num_classes
         self.shares = shares
@@ -109,7 +110,7 @@ class WTACRS(ClassifierSteps, MethodModule):
         sample_products(network, layers, attention or [], self.sampler, compact)
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
-        self.metrics = accuracies(num_classes)
+        self.metrics = accuracies(num_classes) if num_classes > 1 else correlations()
         self.gradient_norms = PerSample(0)
         self._unstored: tuple[Tensor, int, Tensor | float] | None = None
 
@@ -152,7 +153,21 @@ class WTACRS(ClassifierSteps, MethodModule):
 
     def training_step(self, batch: LabelledImageBatch | LabelledTextBatch, batch_idx: int) -> dict[str, Tensor]:
         self._unstored = (batch["index"], global_batch_size(batch), self._loss_scale())
+        if self.num_classes == 1:
+            return squared_error_step(self, batch)
         return cross_entropy_step(self, batch, soft_labels=None, binary=False)
+
+    def _log_measures(self, logits: Tensor, batch: dict[str, Any], stage: str) -> None:
+        if self.num_classes == 1:
+            log_regression(self, logits[:, 0], batch, stage)
+        else:
+            super()._log_measures(logits, batch, stage)
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        """Return the columns of a classifier, or `index` and the real number `prediction`, `[B]` each."""
+        if self.num_classes == 1:
+            return {"index": batch["index"], "prediction": self(network_input(batch))[:, 0]}
+        return super().predict_step(batch, batch_idx)
 
     def on_test_epoch_end(self) -> None:
         if self.errors:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from datamodules.text.glue import TASKS, Glue
 from tests.tiny_texts import save_rte
@@ -41,6 +42,20 @@ FILES = {  # as the official files begin
         ["B.", "D."],
     ),
 }
+
+
+def test_stsb_has_real_numbers_and_names_the_line_of_another(tmp_path: Path) -> None:
+    head = "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2\tscore\n"
+    (tmp_path / "STS-B").mkdir()
+    row = "0\tnews\tf\t2012\t1\tnone\tnone\tA.\tB.\t"
+    (tmp_path / "STS-B" / "train.tsv").write_text(f"{head}{row}3.800\n{row}0\n")
+    (tmp_path / "STS-B" / "dev.tsv").write_text(f"{head}{row}5.0\n{row}5.1\n")
+    stsb = Glue("stsb", str(tmp_path))
+    texts = stsb.training()
+    torch.testing.assert_close(texts.label, torch.tensor([3.8, 0.0]))
+    assert (texts.second, stsb.num_classes, stsb.class_names) == (["B.", "B."], 1, None)
+    with pytest.raises(ValueError, match=r"dev.tsv, line 3: label '5.1' is no number in \[0, 5\]"):
+        stsb.test()
 
 
 @pytest.mark.parametrize("task", FILES)
@@ -103,5 +118,5 @@ def test_what_is_missing_or_unknown_is_named(tmp_path: Path) -> None:
         Glue("rte", str(save_rte(tmp_path)), training_file="train_tenth.tsv").training()
     with pytest.raises(FileNotFoundError, match="does not exist"):
         Glue("rte", str(tmp_path / "nowhere")).test()
-    with pytest.raises(ValueError, match=r"task must be one of cola, .*, rte, got 'stsb'"):
-        Glue("stsb")
+    with pytest.raises(ValueError, match=r"task must be one of cola, .*, rte, stsb, got 'wnli'"):
+        Glue("wnli")

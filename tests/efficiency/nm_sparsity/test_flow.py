@@ -37,6 +37,7 @@ def test_masks_decay_linearly_to_nothing_or_exponentially() -> None:
         ("sdgf_stepwise", (2, 8), 99, {0: (7, 8), 33: (4, 8), 66: (2, 8)}),
         ("sdgf_geometric", (1, 8), 100, {0: (8, 64), 25: (4, 32), 50: (2, 16), 75: (1, 8)}),
         ("sdgf_stepwise", (1, 8), 280, {0: (7, 8), 70: (4, 8), 140: (2, 8), 210: (1, 8)}),
+        ("sdgf_densifying", (1, 8), 100, {0: (1, 64), 25: (1, 32), 50: (1, 16), 75: (1, 8)}),
         ("mdgf_linear", (1, 8), 100, {0: (1, 8)}),
     ],
 )
@@ -119,6 +120,7 @@ def test_masks_are_of_single_precision_under_autocast() -> None:
         ({"n": 3, "flow": flow("sdgf_stepwise")}, "m / n must be a power of two above 1 for sdgf_stepwise, got 4 / 3"),
         ({"n": 4, "flow": flow("sdgf_stepwise")}, "must be a power of two above 1 for sdgf_stepwise, got 4 / 4"),
         ({"flow": flow("sdgf_geometric")}, "m of blocks.0.mlp.fc1 must divide its fan-in 16, got 32"),
+        ({"m": 2048, "along": "unstructured"}, "m of blocks.0.mlp.fc1 must be at most its 1024 weights times n 1"),
         ({"own": {"*.qkv/w": [1, 2]}}, r"own: \*.qkv/w: \[1, 2\] must be"),
         ({"own": {"*.qkv": [1]}}, r"own: \*.qkv: \[1\] must be"),
         ({"own": {"*.0.attn.proj/q": [1, 2]}}, "blocks.0.attn.proj has 16 rows, which are not q, k and v"),

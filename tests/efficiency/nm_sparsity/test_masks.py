@@ -67,6 +67,16 @@ def test_of_equal_weights_the_first_stay(n: int, m: int) -> None:
     assert nm_mask(coarse, n, m).view(-1, m).equal(expected)
 
 
+@pytest.mark.parametrize(("n", "m"), [(1, 8), (2, 8), (3, 7), (8, 8)])
+def test_unstructured_masks_keep_the_largest_of_the_whole_layer(n: int, m: int) -> None:
+    weight = numbers(6, 8, 2, 1)
+    mask, kept = nm_mask(weight, n, m, axis=None), 96 * n // m
+    assert mask.shape == weight.shape
+    assert int(mask.sum()) == kept
+    assert weight[mask].abs().sort().values.equal(weight.abs().flatten().sort().values[96 - kept :])
+    assert nm_mask(torch.zeros(4, 4), 1, 4, axis=None).flatten().tolist() == 4 * [True] + 12 * [False]
+
+
 def test_the_forward_pass_is_dense_at_one_and_binary_at_zero() -> None:
     weight = numbers(6, 8)
     mask = nm_mask(weight, 2, 8)

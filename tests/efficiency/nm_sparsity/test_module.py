@@ -125,6 +125,9 @@ def test_cost_and_second_moment_are_logged() -> None:
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     assert metrics["train/second_moment"] > 0
     _, sparse = fitted(way="ste", decay_rate=None)
+    assert float(sparse.callback_metrics["train/gigaflops_so_far"]) == pytest.approx(
+        sparse.max_epochs * float(sparse.callback_metrics["train/gigaflops"])
+    )
     ratio = float(sparse.callback_metrics["train/gigaflops"]) / metrics["train/gigaflops"]
     assert 0.4 < ratio < 0.8
     _, plain = fitted(optimizer=torch.optim.SGD)
@@ -136,7 +139,7 @@ def test_cost_and_second_moment_are_logged() -> None:
     [
         ({"way": "magnitude"}, "way must be one of ste, sr_ste, mdgf_linear"),
         ({"gradient": "none"}, "gradient must be one of ste, masked, got 'none'"),
-        ({"along": "rows"}, "along must be one of inputs, outputs, got 'rows'"),
+        ({"along": "rows"}, "along must be one of inputs, outputs, unstructured, got 'rows'"),
         ({"decay_rate": 0.0}, "decay_rate must be positive, got 0.0"),
         ({"decay_rate": None}, "decay_rate must be given for mdgf_exponential"),
         ({"way": "sr_ste", "gradient": "masked"}, "gradient must be ste for sr_ste, got masked"),

@@ -1,6 +1,7 @@
 """DeiT, ViT and Swin are quantised with all their weights, in which layers, and exported for timm to load."""
 
 import copy
+import io
 from typing import Any
 
 import pytest
@@ -12,8 +13,8 @@ from torch import nn
 
 from lightning_modules.backbones.normalized import Normalized
 from lightning_modules.efficiency.ofq.attention import QKRAttention, QuantizedAttention
-from lightning_modules.efficiency.ofq.conversion import exported, input_shapes, quantize, statsq_rows, transformer_of
-from lightning_modules.efficiency.ofq.quantizers import Quantizer, calibrating, scaled_parts, statsq
+from lightning_modules.efficiency.ofq.conversion import exported, input_shapes, quantize, quantized_rows, transformer_of
+from lightning_modules.efficiency.ofq.quantizers import Quantizer, calibrating, near_threshold, scaled_parts, statsq
 from lightning_modules.networks.cifar_vit import CIFARViT
 from lightning_modules.networks.mlp import MLP
 from tests.efficiency.wta_crs.networks import vit
@@ -68,7 +69,7 @@ def test_every_weight_is_kept_by_its_name_and_is_trained(kind: str, reparametris
     assert [name for name, parameter in parameters.items() if parameter.grad is None] == []
     kinds = {type(module) for module in ours.modules()}
     assert (QKRAttention in kinds, QuantizedAttention in kinds) == (reparametrised, not reparametrised)
-    layers = [rows.name for rows in statsq_rows(ours)]
+    layers = [rows.name for rows in quantized_rows(ours)]
     assert len(layers) == {"vit": 8, "deit": 8, "swin": 13}[kind]
     assert any(name.endswith("qkv/v" if reparametrised else "qkv") for name in layers)
     ends = [module for module in ours.modules() if isinstance(module, Quantizer) and module.bits == 8]
@@ -102,6 +103,53 @@ def test_exported_weights_give_a_plain_network_the_same_logits_where_weights_alo
         half = 0.25 if layer["quantizer"] == "statsq" else 0.0  # levels (2 k + 1) / 4
         steps = (levels - half) * (2 if half else 1)
         torch.testing.assert_close(steps, steps.round(), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("reparametrised", [True, False])
+def test_blocks_may_have_learned_scales_whose_integers_and_thresholds_are_tracked(reparametrised: bool) -> None:
+    plain = vit()
+    ours = copy.deepcopy(plain)
+    quantize(ours, 2, None, 8, reparametrised, "lsq")
+    with calibrating(scaled_parts(ours)), torch.no_grad():
+        ours.eval()(image(ours))
+    rows = list(quantized_rows(ours))
+    assert [each.name for each in rows] == [each.name for each in quantized_rows(quantized(copy.deepcopy(plain)))] or (
+        not reparametrised
+    )
+    for each in rows:
+        scale = 2 * each.weight.abs().mean(dim=1, keepdim=True)  # Q_p is 1
+        torch.testing.assert_close(each.quantizer.scale, scale[:, 0])
+        expected = (each.weight / scale).round().clamp(-2, 1)
+        assert each.integers.equal(expected)
+        torch.testing.assert_close(each.quantizer(each.weight), scale * expected)
+        near = [((each.weight / scale) - threshold).abs() <= 0.1 for threshold in (-1.5, -0.5, 0.5)]
+        assert near_threshold(each.positions, 2, 0.1).equal(near[0] | near[1] | near[2])
+    ours(image(ours)).square().sum().backward()
+    assert all(bool(each.quantizer.scale.grad.any()) for each in rows)
+    weights, told = exported(ours, plain)
+    name = rows[0].name.partition("/")[0]
+    described = told[name]["v"] if reparametrised else told[name]
+    assert (described["quantizer"], len(described["scale"])) == ("lsq", len(rows[0].weight))
+    if not reparametrised:
+        loaded = vit()
+        loaded.load_state_dict(weights)
+        torch.testing.assert_close(loaded.eval()(image(ours)), ours(image(ours)), rtol=0, atol=1e-6)
+
+
+@pytest.mark.nightly
+def test_quantised_activations_run_in_an_exported_program_of_torchs_own_operations() -> None:
+    network = quantized(vit()).requires_grad_(False)
+    batch = torch.export.Dim("batch", min=1)
+    program = torch.export.export(network, (image(network),), dynamic_shapes=({0: batch},))
+    file = io.BytesIO()
+    torch.export.save(program, file)
+    file.seek(0)
+    loaded = torch.export.load(file)
+    images = torch.rand(5, 1, 8, 8)
+    torch.testing.assert_close(loaded.module()(images), network(images), rtol=0, atol=1e-5)
+    called = {str(node.target) for node in loaded.graph.nodes if node.op == "call_function"}
+    assert "aten.round.default" in called
+    assert not [name for name in called if "lsq" in name.lower() or "statsq" in name.lower()]
 
 
 def test_what_a_plain_network_has_no_place_for_is_told() -> None:

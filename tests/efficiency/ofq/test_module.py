@@ -13,7 +13,7 @@ from datamodules.classification.labelled_images import LabelledImages
 from lightning_modules.backbones.normalized import Normalized
 from lightning_modules.efficiency.ofq import OFQ
 from lightning_modules.efficiency.ofq.module import distillation
-from lightning_modules.efficiency.ofq.quantizers import near_threshold, scaled_parts
+from lightning_modules.efficiency.ofq.quantizers import near_threshold, positions, scaled_parts
 from tests.efficiency.ofq.test_conversion import distilled
 from tests.efficiency.wta_crs.networks import vit
 from tests.trainers import quiet
@@ -103,7 +103,7 @@ def test_annealing_masks_before_clipping_and_restores_after_the_step(
             steps.append(float(torch.linalg.vector_norm(torch.cat([each.flatten() for each in gradients]))))
             if module.trainer.current_epoch:
                 for rows in module.rows:
-                    assert not rows.gradient[~near_threshold(rows.weight, 2, 0.2)].any()  # type: ignore[index]
+                    assert not rows.gradient[~near_threshold(rows.positions, 2, 0.2)].any()  # type: ignore[index]
             return loss
 
         return step(optimizer, and_watch), kept.append(before)
@@ -116,7 +116,7 @@ def test_annealing_masks_before_clipping_and_restores_after_the_step(
         stepped(*args, **kwargs)
         for rows in module.rows if module.trainer.current_epoch else []:
             before = kept[-1][rows.name]
-            trained = near_threshold(before, 2, 0.2)
+            trained = near_threshold(positions(before, 2), 2, 0.2)
             assert rows.weight[~trained].equal(before[~trained])
             assert (rows.weight != before)[trained].float().mean() > 0.5
 
@@ -136,6 +136,10 @@ def test_oscillations_are_logged_drawn_and_kept_for_resuming() -> None:
     counted = sum(int((tracker.frequency > 0.005).sum()) for tracker in module.trackers)  # type: ignore[operator, union-attr, arg-type]
     assert share == pytest.approx(counted / sum(rows.weight.numel() for rows in module.rows))
     assert set(module.tables["latent_weights"].columns["weights"]) == {"all weights", "oscillating weights"}
+    qkv = sum(rows.weight.numel() for rows in module.rows if rows.name.endswith("qkv"))
+    pairs, others = (float(trainer.callback_metrics[f"train/oscillating_{part}"]) for part in ("query_key", "others"))
+    every = sum(rows.weight.numel() for rows in module.rows)
+    assert share * every == pytest.approx(pairs * qkv * 2 / 3 + others * (every - qkv * 2 / 3), rel=1e-5)
     names = [name for name in module.state_dict() if name.startswith("trackers.0.")]
     assert names == ["trackers.0.last", "trackers.0.direction", "trackers.0.frequency"]
     untracked = small(track=False)

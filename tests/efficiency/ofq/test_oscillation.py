@@ -16,7 +16,7 @@ from lightning_modules.efficiency.ofq.oscillation import (
     latent_weights,
     share_of,
 )
-from lightning_modules.efficiency.ofq.quantizers import StatsQ, integers, near_threshold, statsq
+from lightning_modules.efficiency.ofq.quantizers import StatsQ, near_threshold, statsq
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_frozen_weights_keep_every_bit_under_momentum_and_decay(boundary: float,
             continue
         before = weight.detach().clone()
         trains = torch.ones_like(weight, dtype=torch.bool)
-        trains[start:] = near_threshold(weight[start:], 2, boundary)
+        trains[start:] = near_threshold(own.positions, 2, boundary)
         gradient = weight.grad.clone()
         assert annealing.mask() == pytest.approx(float(trains[start:].double().mean()))
         assert weight.grad.equal(gradient * trains)
@@ -82,7 +82,7 @@ def regression(bits: int, annealed: bool, seeds: int = 2, steps: int = 1500) -> 
     own = QuantizedRows("weight", layer, 0, bits)
     optimizer = torch.optim.SGD([layer.weight], lr=0.01, momentum=0.9)
     annealing, tracker = Annealing([own], 0.05), OscillationTracker(layer.weight.shape)
-    tracker.start(integers(layer.weight, bits))
+    tracker.start(own.integers)
     turned, scales = torch.zeros_like(layer.weight, dtype=torch.bool), []
     for step in range(steps):
         x = torch.randn(seeds, inputs, 32, generator=random)
@@ -94,7 +94,7 @@ def regression(bits: int, annealed: bool, seeds: int = 2, steps: int = 1500) -> 
         optimizer.step()
         if anneals:
             annealing.restore()
-        oscillated = tracker.update(integers(layer.weight, bits))
+        oscillated = tracker.update(own.integers)
         if step >= steps - 500:
             turned |= oscillated
             scales.append(layer.weight.detach().abs().mean(dim=1))
@@ -117,7 +117,7 @@ def test_latent_weights_are_counted_between_their_thresholds() -> None:
     own = rows(200, 50)
     with torch.no_grad():
         own.layer.weight.normal_()
-    marks = near_threshold(own.weight, 2, 0.05)
+    marks = near_threshold(own.positions, 2, 0.05)
     table = latent_weights([own], lambda number: marks, 2)
     lines: list[tuple[float, str, float]] = list(zip(*table.columns.values(), strict=True))
     assert sum(density for _, kind, density in lines if kind == "all weights") * 0.1 == pytest.approx(1, abs=1e-6)

@@ -18,6 +18,7 @@ from lightning_modules.efficiency.ofq.quantizers import (
     integers,
     lsq,
     near_threshold,
+    positions,
     row_scale,
     statsq,
 )
@@ -53,21 +54,21 @@ def test_every_entry_has_the_gradient_of_its_level_and_unclipped_ones_half_a_ste
 
 def test_a_gaussian_fills_four_levels_and_trains_less_than_a_hundredth_near_thresholds() -> None:
     weight = numbers(40, 5000)
-    shares = [float((integers(weight, 2) == level).double().mean()) for level in (-2, -1, 0, 1)]
+    shares = [float((integers(positions(weight, 2), 2) == level).double().mean()) for level in (-2, -1, 0, 1)]
     assert shares == pytest.approx([0.212, 0.288, 0.288, 0.212], abs=0.02)
     for bits in (2, 3, 4):
-        assert 0.002 <= near_threshold(weight, bits, 0.005).double().mean() <= 0.012
-        assert near_threshold(weight, bits, 1.0).all()
-        assert near_threshold(weight, bits, 0.0).double().mean() < 1e-4
+        assert 0.002 <= near_threshold(positions(weight, bits), bits, 0.005).double().mean() <= 0.012
+        assert near_threshold(positions(weight, bits), bits, 1.0).all()
+        assert near_threshold(positions(weight, bits), bits, 0.0).double().mean() < 1e-4
         clipped = weight.abs() > row_scale(weight)
-        assert not near_threshold(weight, bits, 0.99)[clipped].any()
+        assert not near_threshold(positions(weight, bits), bits, 0.99)[clipped].any()
 
 
 def test_a_threshold_is_where_the_level_changes() -> None:
     weight = torch.tensor([[1.0, -1.0, 0.3, -0.3, 0.7, -0.7]], dtype=torch.float64)  # s = 4/3: thresholds 0, +-2/3
-    near = near_threshold(weight, 2, 0.06)
+    near = near_threshold(positions(weight, 2), 2, 0.06)
     assert near.tolist() == [[False, False, False, False, True, True]]  # 0.7 is 0.05 steps beyond 2/3
-    assert integers(weight, 2).tolist() == [[1, -2, 0, -1, 1, -2]]
+    assert integers(positions(weight, 2), 2).tolist() == [[1, -2, 0, -1, 1, -2]]
     assert statsq(torch.zeros(2, 3), 2).equal(torch.zeros(2, 3))
 
 

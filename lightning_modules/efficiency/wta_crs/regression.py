@@ -1,0 +1,32 @@
+"""Regression of one number for each text, such as the similarity of STS-B: squared error and correlations."""
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+from torchmetrics import Metric, MetricCollection
+from torchmetrics.regression import PearsonCorrCoef, SpearmanCorrCoef
+
+from datamodules.batches import global_batch_size, loss_weight, network_input
+from lightning_modules.training.logging import log_training
+
+
+def correlations() -> MetricCollection:
+    """Correlations of Pearson and Spearman between predictions and labels."""
+    metrics: dict[str, Metric | MetricCollection] = {"pearson": PearsonCorrCoef(), "spearman": SpearmanCorrCoef()}
+    return MetricCollection(metrics)
+
+
+def squared_error_step(module: Any, batch: Any) -> dict[str, Tensor]:
+    """Compute a training step with the mean squared error of outputs `[B, 1]`."""
+    return {"loss": log_training(module, batch, F.mse_loss(module(network_input(batch))[:, 0], batch["label"]))}
+
+
+def log_regression(module: Any, predicted: Tensor, batch: Any, stage: str) -> None:
+    """Log squared error and correlations of predictions `[B]` in validation or testing."""
+    size, label = global_batch_size(batch), batch["label"]
+    module.metrics.update(predicted, label)
+    loss = loss_weight(batch) * F.mse_loss(predicted, label)
+    module.log(f"{stage}/squared_error", loss, on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
+    for name, metric in module.metrics.items():
+        module.log(f"{stage}/{name}", metric, on_step=False, on_epoch=True, batch_size=size)
