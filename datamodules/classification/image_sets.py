@@ -354,3 +354,48 @@ class NoisyImages(ImageSet):
         clean = source.image.float() / source.data_range
         noisy = self.noise.sample(clean, CounterRNG(self.seed, 0, torch.arange(len(clean))))
         return ImagesInMemory((noisy.clamp(0, 1) * 255).round().to(torch.uint8), source.label)
+
+
+class UnequalClasses(ImageSet):
+    """Keep only some of the training images of each class of a dataset. The test images stay the same.
+
+    Args:
+        images: dataset with images in memory.
+        dropped: classes without training images.
+        growth: g; the number of training images of class k is proportional to exp(g k). At 0, all images are kept.
+
+    Raises:
+        ValueError: if a class does not exist, or all classes are dropped; on reading, if the images are not in memory.
+    """
+
+    def __init__(self, images: ImageSet, dropped: Sequence[int] = (), growth: float = 0.0) -> None:
+        if not set(dropped) < set(range(images.num_classes)):
+            raise ValueError(f"dropped must be some, but not all, of 0...{images.num_classes - 1}, got {[*dropped]}")
+        self.images = images
+        self.dropped = dropped
+        self.growth = growth
+        self.num_classes = images.num_classes
+        self.image_shape = images.image_shape
+
+    @property
+    def class_names(self) -> Sequence[str] | None:  # type: ignore[override]
+        return self.images.class_names
+
+    def fetch_missing(self) -> None:
+        self.images.fetch_missing()
+
+    def training(self) -> ImagesInMemory:
+        source = self.images.training()
+        if not isinstance(source, ImagesInMemory):
+            raise ValueError(f"images must be a set in memory for UnequalClasses, got {type(self.images).__name__}")
+        kept = source.label.bincount(minlength=self.num_classes)
+        if self.growth:
+            relative = (self.growth * torch.arange(self.num_classes, dtype=torch.float64)).exp()
+            kept = (relative * (kept / relative).min()).ceil().long()
+        kept[[*self.dropped]] = 0
+        rows = [(source.label == label).nonzero()[:count, 0] for label, count in enumerate(kept.tolist())]
+        row = torch.cat(rows).sort().values
+        return ImagesInMemory(source.image[row], source.label[row], source.data_range)
+
+    def test(self) -> ImageSource:
+        return self.images.test()

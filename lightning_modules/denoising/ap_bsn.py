@@ -14,12 +14,14 @@ Network, CVPR 2022, arXiv 2203.11799. The random-replacing refinement (R3) is no
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from datamodules.arguments import at_least
 from datamodules.batches import ImagePairBatch
+from datamodules.randomness.shared_batches import sample_rows_like
 from lightning_modules.backbones.tiled import TiledInference
 from lightning_modules.denoising.sub_images import denoised_by_sub_images, through_sub_images
 from lightning_modules.method_module import MethodModule
@@ -36,6 +38,8 @@ class APBSN(RestorerSteps, MethodModule):
         network: blind-spot denoiser of images `[B, C, H, W]`, such as `BlindSpotNetwork`.
         stride: stride of the sub-images in training; the patch size must be divisible by this stride.
         test_stride: stride of the sub-images in validation, test and prediction.
+        perturbation: standard deviation of Gaussian noise added to the training images at each step, 0 for none. SDAP
+            reports that such noise improves blind-spot networks.
         inference: tiling and self-ensemble in validation, test and prediction; tile size and overlap must be multiples
             of `test_stride`.
         optimizer: optimizer of the network's trainable parameters.
@@ -50,15 +54,18 @@ class APBSN(RestorerSteps, MethodModule):
         network: nn.Module,
         stride: int = 5,
         test_stride: int = 2,
+        perturbation: float = 0.0,
         inference: TiledInference = TiledInference(),  # noqa: B008 - immutable
         optimizer: OptimizerCallable = adam,
         lr_scheduler: LRSchedulerCallable = constant,
     ) -> None:
         super().__init__()
         at_least(1, stride=stride, test_stride=test_stride)
+        at_least(0, perturbation=perturbation)
         self.network = network
         self.stride = stride
         self.test_stride = test_stride
+        self.perturbation = perturbation
         self.inference = inference
         self.quality = ImageQuality()
         self.optimizer = optimizer
@@ -70,6 +77,8 @@ class APBSN(RestorerSteps, MethodModule):
 
     def training_step(self, batch: ImagePairBatch, batch_idx: int) -> dict[str, Tensor]:
         noisy = batch["noisy"]
+        if self.perturbation:
+            noisy = noisy + self.perturbation * sample_rows_like(torch.randn, noisy)
         loss = F.l1_loss(through_sub_images(self.network, noisy, self.stride), noisy)
         return {"loss": log_training(self, batch, loss)}
 

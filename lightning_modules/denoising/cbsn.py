@@ -86,6 +86,7 @@ class CBSN(RestorerSteps, MethodModule):
         ramp_steps: T, number of steps over which the weight of the two losses of the unmasked network rises from 0 to
             1.
         blind: denoise with the masked network instead of the unmasked one, as an ablation.
+        fixed_cells: keep the first pixel of each cell in the invariance loss instead of a random one, as an ablation.
         inference: tiling and self-ensemble in validation, test and prediction.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch, or every step if its `interval` is "step".
@@ -102,6 +103,7 @@ class CBSN(RestorerSteps, MethodModule):
         strength: float = 2.0,
         ramp_steps: int = 200_000,
         blind: bool = False,
+        fixed_cells: bool = False,
         inference: TiledInference = TiledInference(),  # noqa: B008 - immutable
         optimizer: OptimizerCallable = adam,
         lr_scheduler: LRSchedulerCallable = constant,
@@ -115,6 +117,7 @@ class CBSN(RestorerSteps, MethodModule):
         self.strength = strength
         self.ramp_steps = ramp_steps
         self.blind = blind
+        self.fixed_cells = fixed_cells
         self.inference = inference
         self.quality = ImageQuality()
         self.optimizer = optimizer
@@ -139,7 +142,8 @@ class CBSN(RestorerSteps, MethodModule):
     def training_step(self, batch: ImagePairBatch, batch_idx: int) -> dict[str, Tensor]:
         x, _, _ = normalized(batch["noisy"])
         cells = self.invariance_stride**2
-        index = (drawn_uniformly(x, 1, self.invariance_stride)[:, 0] * cells).long()
+        uniform = drawn_uniformly(x, 1, self.invariance_stride)[:, 0]
+        index = torch.zeros_like(uniform, dtype=torch.int64) if self.fixed_cells else (uniform * cells).long()
         blind, own, invariance = cbsn_terms(self.network, x, index, self.blind_stride, self.invariance_stride)
         loss = blind + ramp(self.global_step, self.ramp_steps) * (own + self.strength * invariance)
         terms = {"blind": blind, "self": own, "invariance": invariance}

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from datamodules.arguments import at_least
 from datamodules.batches import ImagePairBatch
 from lightning_modules.backbones.tiled import TiledInference
-from lightning_modules.denoising.sub_images import denoised_by_sub_images, drawn_uniformly, sub_sampled
+from lightning_modules.denoising.sub_images import denoised_by_sub_images, drawn_uniformly, sub_images, sub_sampled
 from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.image_quality import ImageQuality
 from lightning_modules.optim.optimizers import adam, constant, optimizer_config, trainable_parameters
@@ -65,6 +65,7 @@ class SDAP(RestorerSteps, MethodModule):
         stride: p, side of the cells in training; the patch size must be divisible by this stride.
         test_stride: stride of the sub-images in validation, test and prediction.
         enhancement: denoise the result once more at full resolution (E).
+        fixed_order: assign the pixels of all cells to sub-images in the same fixed order, as an ablation.
         inference: tiling and self-ensemble in validation, test and prediction; tile size and overlap must be multiples
             of `test_stride`.
         optimizer: optimizer of the network's trainable parameters.
@@ -80,6 +81,7 @@ class SDAP(RestorerSteps, MethodModule):
         stride: int = 5,
         test_stride: int = 2,
         enhancement: bool = False,
+        fixed_order: bool = False,
         inference: TiledInference = TiledInference(),  # noqa: B008 - immutable
         optimizer: OptimizerCallable = adam,
         lr_scheduler: LRSchedulerCallable = constant,
@@ -91,6 +93,7 @@ class SDAP(RestorerSteps, MethodModule):
         self.stride = stride
         self.test_stride = test_stride
         self.enhancement = enhancement
+        self.fixed_order = fixed_order
         self.inference = inference
         self.quality = ImageQuality()
         self.optimizer = optimizer
@@ -103,8 +106,12 @@ class SDAP(RestorerSteps, MethodModule):
 
     def training_step(self, batch: ImagePairBatch, batch_idx: int) -> dict[str, Tensor]:
         noisy = batch["noisy"]
-        uniform = drawn_uniformly(noisy, self.stride**2, self.stride)
-        loss = cyclic_difference_loss(self.network, random_sub_samples(noisy, uniform, self.stride))
+        if self.fixed_order:
+            sub_sample = sub_images(noisy, self.stride)
+        else:
+            uniform = drawn_uniformly(noisy, self.stride**2, self.stride)
+            sub_sample = random_sub_samples(noisy, uniform, self.stride)
+        loss = cyclic_difference_loss(self.network, sub_sample)
         return {"loss": log_training(self, batch, loss)}
 
     def configure_optimizers(self) -> Any:

@@ -21,6 +21,18 @@ def test_a_step_compares_every_sub_image_with_itself(stride: int) -> None:
         torch.testing.assert_close(have, want, rtol=0, atol=1e-12, msg=name)
 
 
+def test_a_perturbation_is_new_noise_of_the_training_images() -> None:
+    noisy, seen = torch.zeros(64, 3, 12, 12).double(), list[torch.Tensor]()
+    module = APBSN(small_network(module_relu=False), stride=1, perturbation=0.3)
+    module.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    torch.manual_seed(0)
+    losses = [gradient_of_a_step(module, noisy)[0] for _ in range(2)]
+    assert float(seen[0].std()) == pytest.approx(0.3, abs=0.01)
+    assert abs(float((seen[0] * seen[1]).mean())) < 0.01 * 0.3
+    for loss, given in zip(losses, seen[:2], strict=True):
+        assert loss == pytest.approx(float((module.network(given) - given).abs().mean().detach()), abs=1e-12)
+
+
 def test_sub_images_of_the_stride_of_use_are_denoised() -> None:
     module, image = APBSN(small_network(module_relu=False), stride=3, test_stride=2), torch.rand(1, 3, 9, 12).double()
     padded = torch.cat([image, image[:, :, 7:8]], dim=2)
@@ -34,3 +46,5 @@ def test_sub_images_of_the_stride_of_use_are_denoised() -> None:
 def test_bad_arguments_are_named() -> None:
     with pytest.raises(ValueError, match="test_stride must be at least 1, got 0"):
         APBSN(small_network(module_relu=False), test_stride=0)
+    with pytest.raises(ValueError, match="perturbation must be at least 0, got -1"):
+        APBSN(small_network(module_relu=False), perturbation=-1.0)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.export import Dim, export
 
 from lightning_modules.denoising.cbsn import CBSN, cbsn_terms, normalized, ramp
+from lightning_modules.denoising.sub_images import sub_sampled
 from lightning_modules.networks.blind_spot import BlindSpotNetwork
 from tests.denoising.steps import gradient_of_a_step, small_network
 
@@ -55,6 +56,16 @@ def test_terms_and_gradients_are_those_of_the_paper() -> None:
     )  # the target is not followed
 
 
+def test_a_fixed_sub_sampler_keeps_the_first_pixel_of_each_cell(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = CBSN(small_network(module_relu=True), blind_stride=3, ramp_steps=1, fixed_cells=True)
+    monkeypatch.setattr(CBSN, "global_step", 1)
+    loss, _ = gradient_of_a_step(module, patches())
+    blind, own, invariance = parts_by_hand(
+        module.network, normalized(patches())[0], torch.zeros(2, 6, 6, dtype=torch.int64)
+    )
+    assert loss == pytest.approx(float((blind + own + 2 * invariance).detach()), abs=1e-12)
+
+
 @pytest.mark.parametrize("step", [0, 30])
 def test_a_step_sums_the_terms_and_centre_taps_learn_after_the_ramp_begins(
     step: int, monkeypatch: pytest.MonkeyPatch
@@ -71,6 +82,55 @@ def test_a_step_sums_the_terms_and_centre_taps_learn_after_the_ramp_begins(
         torch.testing.assert_close(have, want, rtol=0, atol=1e-12, msg=name)
     for name, middle in (("branch1", 1), ("branch2", 2)):
         assert bool(found[f"network.{name}.body.0.weight"][:, :, middle, middle].any()) is (step > 0)
+
+
+class Seeing(nn.Module):
+    """Is blind where it is masked, and gives back what it is given where it is not."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor, masked: bool) -> Tensor:
+        return self.network(image, masked=True) if masked else image
+
+
+@pytest.mark.parametrize("copies", [False, True])
+def test_the_term_bounds_the_supervised_loss_and_one_with_an_unmasked_target_does_not(copies: bool) -> None:
+    """E|f - y|^2 + s^2 = E|f - x|^2 + 2 E(f - y)n, and with a blind g, E(f - y)n = E(R f - g)R n for any f and y.
+
+    By Cauchy and Schwarz, E|f - y|^2 + s^2 <= E|f - x|^2 + 2 s (E|R f - g|^2)^(1/2). The noise n of variance s^2 is
+    independent between pixels, x = y + n, and squares are means over pixels.
+    """
+    random, count = torch.Generator().manual_seed(4), 1000
+    network: nn.Module = small_network(module_relu=True)
+    network = Seeing(network) if copies else network
+    clean = torch.rand(1, 3, 6, 6, generator=random, dtype=torch.float64)
+    noise = torch.randn(count, 3, 6, 6, generator=random, dtype=torch.float64)
+    index = torch.randint(4, (count, 3, 3), generator=random)
+
+    def mean(product: Tensor) -> Tensor:
+        return product.flatten(1).mean(dim=1)
+
+    def sampled(image: Tensor) -> Tensor:
+        return sub_sampled(image, index[None], 2)[0]
+
+    with torch.no_grad():
+        x = clean + noise
+        seeing = network(x, masked=False)
+        loss, own = mean((seeing - clean).square()) + mean(noise.square()), mean((seeing - x).square())
+        torch.testing.assert_close(loss, own + 2 * mean((seeing - clean) * noise))
+        bounds, gaps = [], []
+        for masked in (True, False):
+            apart = sampled(seeing) - network(sampled(x), masked=masked)
+            gaps.append(mean(apart * sampled(noise)) - mean((seeing - clean) * noise))
+            bounds.append(float(own.mean() + 2 * mean(apart.square()).mean().sqrt()))
+    errors = [float(gap.mean().abs() / gap.std() * count**0.5) for gap in gaps]
+    assert errors[0] < 4
+    assert float(loss.mean()) < bounds[0]
+    if copies:
+        assert errors[1] > 8
+        assert bounds[1] < float(loss.mean())
 
 
 def test_a_patch_is_normalised_by_channel_and_a_constant_one_is_zero() -> None:

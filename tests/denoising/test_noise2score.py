@@ -3,10 +3,13 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from datamodules.corruptions.image_noise import Gamma, Gaussian, Poisson
+from datamodules.corruptions.image_noise import CorrelatedGaussian, Gamma, Gaussian, Poisson
+from datamodules.randomness.counter import CounterRNG
 from experiments.config_files import settings_of
+from lightning_modules.baselines.sure import sure
 from lightning_modules.denoising.noise2score import Noise2Score, annealed, score_loss
 from tests.conformance.experiments import CONFIGS
 
@@ -100,6 +103,32 @@ def test_the_exact_score_gives_the_posterior_mean_of_gaussian_images() -> None:
     expected = m + t2 / (t2 + v) * (y - m)
     torch.testing.assert_close(method.restore(y), expected, rtol=0, atol=1e-12)
     torch.testing.assert_close(method.denoise(y, v**0.5), expected.clamp(0, 1), rtol=0, atol=1e-12)
+
+
+def test_tweedie_sure_and_noise2noise_have_the_linear_filter_of_training_on_clean_images() -> None:
+    sigma, perturbation = 0.5, 0.05
+    clean = CorrelatedGaussian(255, 1.0).sample(torch.zeros(30, 1, 64, 64).double(), CounterRNG(0, 0, torch.arange(30)))
+    noisy, second = (clean + sigma * normal(seed, *clean.shape) for seed in (4, 5))
+    u, sign = normal(6, *clean.shape), normal(7, *clean.shape).sign()
+
+    def filtered(image: Tensor, weight: Tensor) -> Tensor:
+        return F.conv2d(F.pad(image, [1] * 4, mode="circular"), weight.view(1, 1, 3, 3))
+
+    def best(loss: Any) -> Tensor:
+        """Minimise a quadratic function of nine weights by one Newton step."""
+        zero = torch.zeros(9, dtype=torch.float64)
+        slope, bend = torch.func.grad(loss)(zero), torch.func.hessian(loss)(zero)
+        return -torch.linalg.solve(bend, slope)
+
+    supervised = best(lambda w: (filtered(noisy, w) - clean).square().mean())
+    noise2noise = best(lambda w: (filtered(noisy, w) - second).square().mean())
+    risk = best(lambda w: sure(lambda y: filtered(y, w), noisy, sign, sigma, 1e-2))  # type: ignore[arg-type]
+    perturbed, both = torch.cat([noisy + perturbation * u, noisy - perturbation * u]), torch.cat([u, -u])
+    score = best(lambda w: score_loss(filtered(perturbed, w), both, perturbation))
+    seen = F.one_hot(torch.tensor(4), 9)  # y itself, to which Tweedie's formula adds sigma^2 times the score
+    for found in (noise2noise, risk, seen + sigma**2 * score):
+        torch.testing.assert_close(found, supervised, rtol=0, atol=0.02)
+    assert float(supervised[4]) < 0.5
 
 
 def test_an_unknown_level_is_chosen_for_each_image() -> None:

@@ -62,6 +62,16 @@ def test_a_step_has_the_gradient_of_the_loss_written_out(monkeypatch: pytest.Mon
         torch.testing.assert_close(have, want, rtol=0, atol=1e-12, msg=name)
 
 
+def test_a_fixed_order_gives_strided_slices() -> None:
+    module, noisy = (
+        SDAP(small_network(module_relu=False), stride=3, fixed_order=True),
+        torch.rand(2, 3, 12, 12).double(),
+    )
+    parts = [noisy[:, :, row::3, column::3] for row in range(3) for column in range(3)]
+    expected = torch.stack([(module.network(parts[j]) - parts[(j + 1) % 9]).abs().mean() for j in range(9)]).sum()
+    assert gradient_of_a_step(module, noisy)[0] == pytest.approx(float(expected.detach()), abs=1e-12)
+
+
 class Recorded(nn.Module):
     """Adds one to what it is given, and keeps it."""
 

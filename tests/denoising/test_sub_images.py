@@ -1,6 +1,8 @@
 import pytest
 import torch
 
+from datamodules.corruptions.image_noise import CorrelatedGaussian
+from datamodules.randomness.counter import CounterRNG
 from lightning_modules.denoising.sub_images import drawn_uniformly, joined, sub_images, sub_sampled, through_sub_images
 
 
@@ -33,6 +35,24 @@ def test_each_pixel_of_a_cell_is_drawn_equally_often() -> None:
     assert len(count) == 4
     expected = count.sum() / 4
     assert ((count - expected).square() / expected).sum() < 16.27  # chi-square of 3 degrees of freedom, 0.1 %
+
+
+def test_random_sub_samples_lower_the_correlation_of_neighbours_but_less_than_fixed_ones() -> None:
+    """Two random pixels of neighbouring cells of 2 x 2 are 1, 2, 2 or 3 pixels apart, and aside by -1, 0, 0 or 1."""
+    law, clean = CorrelatedGaussian(grey_levels=255, blur=0.7), torch.zeros(100, 1, 64, 64, dtype=torch.float64)
+    noise = law.sample(clean, CounterRNG(0, 0, torch.arange(100)))
+    torch.manual_seed(0)
+    index = (drawn_uniformly(clean, 1, 2) * 4).long().transpose(0, 1)
+    alone = law.covariance(clean)
+    c = {distance: float(alone[len(alone) // 2 + distance]) for distance in range(-1, 4)}
+    expected = (c[1] + 2 * c[2] + c[3]) / 4 * (2 * c[0] + c[1] + c[-1]) / 4
+    for sampled, correlation in (
+        (noise, c[1]),
+        (sub_sampled(noise, torch.zeros_like(index), 2)[0], c[2]),
+        (sub_sampled(noise, index, 2)[0], expected),
+    ):
+        assert float((sampled[..., 1:] * sampled[..., :-1]).mean()) == pytest.approx(correlation, abs=0.01)
+    assert c[2] < expected < c[1] / 3
 
 
 def test_a_stride_that_does_not_divide_is_named() -> None:

@@ -5,6 +5,8 @@ paths of configs/fractional_sde/demo_paths.yaml. The bound prefers smoother nois
 that acts at the left end of a step does not see what dW does within it, and that weighs more the rougher the noise is.
 """
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from torch import Tensor
@@ -50,8 +52,11 @@ def riccati(noise: FractionalNoise, scale: float, observed: Tensor, substeps: in
     return r + 0.5 * (p[1:, 1:] * (noise.start_factor @ noise.start_factor.T)).sum(), controls[::-1]
 
 
-def preferred(hurst: float, substeps: int | None) -> float:
-    """Find the H of least mean loss over paths of another H, at the scale that suits it; None takes the evidence."""
+def least_losses(hurst: float, substeps: int | None, indices: Sequence[float]) -> list[float]:
+    """Compute the mean loss over paths of H = `hurst` for each index of the noise, at the scale that suits it.
+
+    None takes the evidence instead of the best control in finite steps.
+    """
     law = FractionalPaths(hurst, THETA, 1.0, SIGMA, dim=1, num_times=TIMES, interval=INTERVAL, seed=0)
     observed = law.training().fetch(torch.arange(500), 0)[:, :, 0]
     sigma, second = law.truth()["sigma"], observed.T @ observed / len(observed)
@@ -63,8 +68,13 @@ def preferred(hurst: float, substeps: int | None) -> float:
         none = least_loss(covariance, torch.zeros(TIMES).double(), sigma)
         return float(none + 0.5 * (torch.linalg.inv(covariance + torch.diag(sigma**2)) * second).sum())
 
-    noises = [FractionalNoise(each, horizon=INTERVAL * (TIMES - 1)) for each in HURST]
-    least = [min(loss(noise, scale) for scale in SCALES) for noise in noises]
+    noises = [FractionalNoise(each, horizon=INTERVAL * (TIMES - 1)) for each in indices]
+    return [min(loss(noise, scale) for scale in SCALES) for noise in noises]
+
+
+def preferred(hurst: float, substeps: int | None) -> float:
+    """Find the H of least mean loss over paths of another H; see `least_losses`."""
+    least = least_losses(hurst, substeps, HURST)
     return HURST[least.index(min(least))]
 
 
@@ -96,6 +106,14 @@ def test_the_evidence_tells_h(hurst: float) -> None:
 def test_the_bound_of_two_steps_leans_to_smoother_noise() -> None:
     assert preferred(0.3, 2) == 0.4
     assert preferred(0.7, 2) == 0.7
+
+
+def test_the_bound_of_two_steps_prefers_white_noise_to_the_true_index_of_rough_paths() -> None:
+    """This prevents configs/fractional_sde/demo_rough_paths.yaml from learning H = 0.3, whatever its control is."""
+    true, white = least_losses(0.3, 2, [0.3, 0.5])
+    assert true - white > 0.5
+    true, white = least_losses(0.3, None, [0.3, 0.5])
+    assert white - true > 0.5
 
 
 @pytest.mark.nightly

@@ -27,6 +27,31 @@ def test_untrained_networks_have_the_t_law_of_their_kernel_and_not_a_normal_one(
     assert scipy.stats.kstest(output, same_variance.cdf).pvalue < 1e-6
 
 
+def test_networks_with_a_trained_last_layer_have_the_t_law_of_the_posterior_and_not_a_normal_one() -> None:
+    """Gradient descent on squared errors keeps the sampled scale: the law is that of y - f(X) carried over to f(x)."""
+    torch.manual_seed(0)
+    x, y = torch.tensor([[1.0, 0.2], [-0.7, 1.0]]), torch.tensor([0.8, -0.5])
+    new = torch.tensor([[0.9, -1.0]])
+    networks = FiniteNetworks(2000, [2], 1, width=256, depth=1, activation="erf", weight_std=1.5, bias_std=0.2)
+    rate = 1 / networks.sigma.square()[:, None, None]  # members of every scale are as fast; the limit does not change
+    for _ in range(25):
+        error = (networks(x)[:, 0] - y[:, None]).square().sum() / 2
+        [gradient] = torch.autograd.grad(error, networks.last)
+        with torch.no_grad():
+            networks.last -= rate * gradient
+    kernel = NetworkKernel(DenseNetwork(1, "erf"), 1.5, 0.2)
+    with torch.no_grad():
+        torch.testing.assert_close(networks(x)[:, 0], y[:, None].expand(-1, 2000), rtol=0, atol=0.02)
+        output = networks(new)[0, 0].numpy()
+        known, across = kernel(x.double(), x.double()), kernel(x.double(), new.double())
+        mean = float((across.T @ torch.linalg.solve(known, y.double())).squeeze())
+        left = kernel.diagonal(new.double()) - across.T @ torch.linalg.solve(known, across)
+    spread = math.sqrt(float(left.squeeze()))
+    assert scipy.stats.kstest(output, scipy.stats.t(4, mean, spread).cdf).pvalue > 0.01
+    assert scipy.stats.kstest(output, scipy.stats.norm(mean, math.sqrt(2) * spread).cdf).pvalue < 1e-3
+    assert scipy.stats.kstest(output, scipy.stats.t(4, 0, spread).cdf).pvalue < 1e-6  # the prior's mean
+
+
 def test_each_member_is_a_network_of_its_own_and_its_variance_is_the_kernels() -> None:
     torch.manual_seed(1)
     networks = FiniteNetworks(300, [2, 4, 5], 3, width=8, depth=2, bias_std=0.3, alpha=None).double()

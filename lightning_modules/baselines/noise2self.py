@@ -1,0 +1,114 @@
+"""Train a network on single noisy images with masks that form a grid (Noise2Self).
+
+A grid J holds one pixel of each square of w x w pixels, at the same place in all squares. These pixels are replaced by
+a weighted mean of their eight neighbours, y -> y~, and the network predicts the original values:
+
+    L = mean over i in J of (f(y~)_i - y_i)^2
+
+The estimate at J does not depend on y at J. If the noise is independent between pixels and has mean zero, L is the
+error to the clean image plus the variance of the noise.
+
+The place in the squares is random for each patch. Inference passes the whole image through the network once, as in the
+authors' code with `infer_single_pass`.
+
+Source: Batson and Royer, Noise2Self: Blind Denoising by Self-Supervision, ICML 2019, arXiv 1901.11365.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+
+from datamodules.arguments import at_least
+from datamodules.batches import ImagePairBatch
+from datamodules.distributed.collectives import run_seed
+from datamodules.randomness.counter import sample_uniform
+from lightning_modules.backbones.tiled import TiledInference
+from lightning_modules.method_module import MethodModule
+from lightning_modules.metrics.image_quality import EvaluationProtocol, ImageQuality
+from lightning_modules.optim.optimizers import adam, constant, optimizer_config, trainable_parameters
+from lightning_modules.tasks.restorer import RestorerSteps
+from lightning_modules.training.logging import log_training
+
+STREAM = 3001  # stream of random numbers; 3000 is that of Noise2Void
+NEIGHBOURS = (0.5, 1.0, 0.5, 1.0, 0.0, 1.0, 0.5, 1.0, 0.5)
+"""Weights of the neighbours, before they are divided by their sum."""
+
+
+def grid(shape: tuple[int, int], uniform: Tensor, width: int) -> Tensor:
+    """Select one pixel of each square, at the same place in all squares of an image.
+
+    Args:
+        shape: height and width of the images.
+        uniform: random numbers in [0, 1), `[B, 2]`. They select row and column in the squares.
+        width: w, side of a square, in pixels.
+
+    Returns:
+        J, `[B, 1, H, W]`, bool.
+    """
+    rows, columns = (torch.arange(side, device=uniform.device) % width for side in shape)
+    place = (uniform * width).long()
+    return ((rows == place[:, :1])[:, :, None] & (columns == place[:, 1:])[:, None, :])[:, None]
+
+
+def interpolated(noisy: Tensor, hidden: Tensor) -> Tensor:
+    """Replace the pixels of a mask `[B, 1, H, W]` by the weighted mean of their neighbours in images `[B, C, H, W]`."""
+    kernel = noisy.new_tensor(NEIGHBOURS).view(1, 1, 3, 3) / sum(NEIGHBOURS)
+    channels = noisy.shape[1]
+    mean = F.conv2d(F.pad(noisy, [1] * 4, mode="reflect"), kernel.expand(channels, -1, -1, -1), groups=channels)
+    return torch.where(hidden, mean, noisy)
+
+
+class Noise2Self(RestorerSteps, MethodModule):
+    """Train any network on single noisy images, with masks that form a grid.
+
+    Args:
+        network: maps noisy images `[B, C, H, W]` to estimates of the clean images, of the same shape.
+        width: w, side of the squares, in pixels; one pixel of each square is masked.
+        inference: padding, tiles and self-ensemble of the network in validation, test and prediction.
+        protocol: preprocessing of estimates before metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or
+            `unclipped`.
+        optimizer: optimizer of the network's trainable parameters.
+        lr_scheduler: learning-rate schedule, stepped every epoch.
+
+    Raises:
+        ValueError: if `width` is less than 2 or, in training, patches are smaller than `width`.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        width: int = 4,
+        inference: TiledInference = TiledInference(),  # noqa: B008 - it does not change
+        protocol: EvaluationProtocol = "rounded",
+        optimizer: OptimizerCallable = adam,
+        lr_scheduler: LRSchedulerCallable = constant,
+    ) -> None:
+        super().__init__()
+        at_least(2, width=width)
+        self.network = network
+        self.width = width
+        self.inference = inference
+        self.quality = ImageQuality(protocol)
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+
+    def forward(self, noisy: Tensor) -> Tensor:
+        return self.network(noisy)
+
+    def training_step(self, batch: ImagePairBatch, batch_idx: int) -> dict[str, Tensor]:
+        noisy = batch["noisy"]
+        if min(noisy.shape[2:]) < self.width:
+            raise ValueError(
+                f"patches of {list(noisy.shape[2:])} pixels must not be smaller than model.width, {self.width}"
+            )
+        uniform = sample_uniform(run_seed(), self.current_epoch, batch["index"], 2, stream=STREAM)
+        hidden = grid((noisy.shape[2], noisy.shape[3]), uniform, self.width)
+        error = (self(interpolated(noisy, hidden)) - noisy).square().mean(dim=1, keepdim=True)
+        per_patch = (error * hidden).sum(dim=(1, 2, 3)) / hidden.sum(dim=(1, 2, 3))
+        return {"loss": log_training(self, batch, per_patch.mean())}
+
+    def configure_optimizers(self) -> Any:
+        return optimizer_config(self.optimizer, self.lr_scheduler, trainable_parameters(self.network))
