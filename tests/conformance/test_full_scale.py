@@ -133,7 +133,7 @@ UNTRAINED = {
     ),
     **{
         f"golden_noise/{name}": "its pipeline comes with its weights; a step at this scale is in its tests"
-        for name in ("sdxl", "dreamshaper", "hunyuan_dit", "released")
+        for name in ("sdxl", "dreamshaper", "hunyuan_dit", "image_reward", "lcm", "lightning", "released")
     },
     **dict.fromkeys(
         ("score_sde/church_colourisation", "score_sde/church_inpainting"),
