@@ -291,6 +291,8 @@ class MeasurementSource(Protocol):
 
     operator: Any
     """The measurement operator, a `datamodules.corruptions.operators.Operator`."""
+    sigma: float
+    """Standard deviation of the measurement noise for images in [0, 1]."""
 
 
 @runtime_checkable

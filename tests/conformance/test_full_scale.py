@@ -124,7 +124,7 @@ UNTRAINED = {
     },
     **dict.fromkeys(("bm3d/bsd68", "bm3d/cc", "bm3d/photographs", "bm3d/set12"), "it has nothing to train"),
     **dict.fromkeys(
-        ("noise_diffusion/mnist", "noise_diffusion/mnist_baseline", "noise_diffusion/stable_diffusion"),
+        [f"noise_diffusion/{name}" for name in ("church_ve", "mnist", "mnist_baseline", "stable_diffusion")],
         "its networks come with their weights, and nothing is trained; small ones are in its tests",
     ),
     **dict.fromkeys(
@@ -133,8 +133,9 @@ UNTRAINED = {
     ),
     **{
         f"golden_noise/{name}": "its pipeline comes with its weights; a step at this scale is in its tests"
-        for name in ("sdxl", "dreamshaper", "hunyuan_dit", "released")
+        for name in ("sdxl", "dreamshaper", "hunyuan_dit", "image_reward", "lcm", "lightning", "released")
     },
+    "score_sde/celebahq_1024": "its network is that of ffhq_1024",
     **dict.fromkeys(
         ("score_sde/church_colourisation", "score_sde/church_inpainting"),
         "the network comes with its weights; its layout is tested",
@@ -142,7 +143,7 @@ UNTRAINED = {
     "diffusion_guard/stable_diffusion": "its networks come with their weights; small ones are in its tests",
     **{
         f"stable_normal/{name}": "its networks come with their weights; small and weightless ones are in its tests"
-        for name in ("yoso", "turbo", "refiner", "stable_normal", "released_turbo")
+        for name in ("marigold", "yoso", "turbo", "refiner", "stable_normal", "released_turbo")
     },
     **dict.fromkeys(("meco/cifar10", "meco/digits"), "its noise is fitted to training images; small ones are tested"),
     **dict.fromkeys(

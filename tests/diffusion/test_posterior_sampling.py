@@ -1,5 +1,7 @@
 """Sampling without guidance is DDIM."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -19,6 +21,9 @@ class Nothing(LinearOperator):
 
     def forward(self, image: Tensor) -> Tensor:
         return 0 * image
+
+    def filtered(self, image: Tensor, gain: Callable[[Tensor], Tensor]) -> Tensor:
+        return gain(torch.zeros_like(image)) * image
 
     pseudo_inverse = transpose = forward  # type: ignore[assignment]
 

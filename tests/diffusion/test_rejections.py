@@ -5,6 +5,7 @@ import pytest
 
 from datamodules.corruptions.image_noise import Gaussian
 from datamodules.restoration.image_pairs import ImagePairs
+from lightning_modules.diffusion.ddrm import DDRM
 from lightning_modules.diffusion.dps import DPS
 from lightning_modules.diffusion.pigdm import PiGDM
 from lightning_modules.diffusion.red_diff import REDDiff
@@ -20,6 +21,7 @@ REJECTED: list[Row] = [
     ("training_step", lambda _: training().training_step(batch(), 0), ValueError, "so the data must have captions"),
     ("training caption_dropout", lambda _: training(caption_dropout=1.0), ValueError,
      r"caption_dropout must be in \[0, 1\), got 1"),
+    ("DDRM eta_b", lambda _: DDRM(GaussianImages(), SCHEDULER, eta_b=1.5), ValueError, r"eta_b must be in \[0, 1\]"),
     ("DPS strength", lambda _: DPS(GaussianImages(), SCHEDULER, strength=-1), ValueError,
      "strength must be at least 0"),
     ("DPS eta", lambda _: DPS(GaussianImages(), SCHEDULER, eta=1.5), ValueError, r"eta must be in \[0, 1\]"),

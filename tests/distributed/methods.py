@@ -798,7 +798,12 @@ METHODS = {
             },
             {"model.init_args.optimizer": DESCENT},
         )
-        for name, demo in (("red_diff", "demo"), ("dps", "demo_dps"), ("pigdm", "demo_pigdm"))
+        for name, demo in (
+            ("red_diff", "demo"),
+            ("dps", "demo_dps"),
+            ("pigdm", "demo_pigdm"),
+            ("ddrm", "demo_ddrm"),
+        )
     },
     **{
         name: Method(

@@ -21,7 +21,7 @@ PAGE = (ROOT / "docs/abstracts.md").read_text()
 SAME_PAPER = {"elr_plus": "elr"}
 OF_OTHER_PAPERS = {
     *("adversarial_training", "consistency", "denoised_classifier", "denoised_smoothing"),
-    *("ap_bsn", "ddpm", "dps", "finetuning", "pigdm"),
+    *("ap_bsn", "ddpm", "ddrm", "dps", "finetuning", "pigdm"),
 }
 PACKAGES = ("lightning_modules", "datamodules", "callbacks")
 TRAINER_COMMANDS = ("fit", "test", "predict")

@@ -1,5 +1,6 @@
 """Colourisation: only the mean of the channels is measured."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +27,11 @@ class Grayscale(LinearOperator):
     def pseudo_inverse(self, measured: Tensor) -> Tensor:
         weights = self._weights(measured)
         return weights * measured / weights.square().sum()
+
+    def filtered(self, image: Tensor, gain: Callable[[Tensor], Tensor]) -> Tensor:
+        weights = self._weights(image)
+        seen = weights * (weights * image).sum(dim=1, keepdim=True) / weights.square().sum()
+        return gain(weights.norm()) * seen + gain(weights.new_zeros(())) * (image - seen)
 
     @staticmethod
     def _weights(like: Tensor) -> Tensor:

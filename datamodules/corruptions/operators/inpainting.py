@@ -1,6 +1,7 @@
 """Inpainting: only some pixels of an image are measured."""
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -40,6 +41,9 @@ class Inpainting(LinearOperator):
     def transpose(self, measured: Tensor) -> Tensor:
         return self.forward(measured)
 
+    def filtered(self, image: Tensor, gain: Callable[[Tensor], Tensor]) -> Tensor:
+        return gain(self.mask.to(image)) * image
+
 
 class Masks(LinearOperator):
     """Inpainting with a separate mask for each image.
@@ -67,6 +71,9 @@ class Masks(LinearOperator):
 
     def transpose(self, measured: Tensor) -> Tensor:
         return self.forward(measured)
+
+    def filtered(self, image: Tensor, gain: Callable[[Tensor], Tensor]) -> Tensor:
+        return self.forward(image)
 
 
 @dataclass(frozen=True)

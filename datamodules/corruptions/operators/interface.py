@@ -1,6 +1,7 @@
 """Interface of operators."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 from torch import Tensor
 
@@ -44,3 +45,12 @@ class LinearOperator(Operator):
     @abstractmethod
     def transpose(self, measured: Tensor) -> Tensor:
         """Apply H^T: <H x, y> = <x, H^T y>."""
+
+    @abstractmethod
+    def filtered(self, image: Tensor, gain: Callable[[Tensor], Tensor]) -> Tensor:
+        """Apply V g(S) V^T, a function g of the singular values S of H = U S V^T.
+
+        Args:
+            image: `[B, C, H, W]`.
+            gain: g, a function of a tensor of singular values of any shape; unmeasured directions have the value 0.
+        """

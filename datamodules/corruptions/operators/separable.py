@@ -1,6 +1,7 @@
 """Linear operators that act along columns and along rows: average downsampling, bicubic downsampling and blur."""
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -43,6 +44,13 @@ class Separable(LinearOperator):
         height, width = (part[1] for part in self._parts_of_measured(measured))
         return height @ measured @ width.T
 
+    def filtered(self, image: Tensor, gain: Callable[[Tensor], Tensor]) -> Tensor:
+        (height, rows), (width, columns) = (
+            _right_vectors(self, size, image.dtype, image.device) for size in image.shape[-2:]
+        )
+        spectrum = height @ image @ width.T
+        return height.T @ (gain(rows[:, None] * columns) * spectrum) @ width
+
     def _parts_of_measured(self, measured: Tensor) -> list[tuple[Tensor, Tensor]]:
         sizes = (size * self.factor for size in measured.shape[-2:])
         return [_parts(self, size, measured.dtype, measured.device) for size in sizes]
@@ -60,6 +68,16 @@ def _parts(operator: Separable, size: int, dtype: torch.dtype, device: torch.dev
     with torch.inference_mode(False):  # so that they can be used in autograd
         a, inverse = (torch.from_numpy(each).to(device, dtype) for each in matrices)
     return a, inverse
+
+
+@lru_cache(maxsize=64)
+def _right_vectors(operator: Separable, size: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return V^T of A = U S V^T, `[size, size]`, and S with the small singular values set to 0, `[size]`."""
+    _, s, vt = np.linalg.svd(operator.matrix(size))
+    values = np.zeros(size)
+    values[: len(s)] = np.where(s >= LEAST_SINGULAR_VALUE, s, 0)
+    with torch.inference_mode(False):
+        return torch.from_numpy(vt).to(device, dtype), torch.from_numpy(values).to(device, dtype)
 
 
 @dataclass(frozen=True)

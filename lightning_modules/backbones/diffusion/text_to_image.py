@@ -29,7 +29,14 @@ from lightning_modules.backbones.quantization import (
     quantization_config,
 )
 
-Sampler = Literal["DDIMScheduler", "DPMSolverMultistepScheduler"]
+Sampler = Literal[
+    "DDIMScheduler",
+    "DPMSolverMultistepScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "EulerDiscreteScheduler",
+    "LCMScheduler",
+]
+Spacing = Literal["leading", "linspace", "trailing"]
 FAMILIES = {
     "UNet2DConditionModel": "TextToImage",
     "SD3Transformer2DModel": "StableDiffusion3",
@@ -66,6 +73,8 @@ class TextToImage(PipelineSampling, TextEncoders, AutoencoderLatents):
         gradient_checkpointing: recompute the U-Net's activations in the backward pass instead of keeping them.
         prediction_types: quantities that the U-Net may predict.
         sampler: a diffusers scheduler to sample with instead of the pipeline's own, at its noise levels.
+        sampler_spacing: spacing of the timesteps of `sampler`, such as trailing for SDXL-Lightning; default: that of
+            the pipeline's scheduler.
         offload_text_encoders: keep the text encoders on the CPU, where they embed prompts.
         lora_alpha: alpha; adapters are scaled by alpha / rank; default: the rank.
         use_rslora: rank-stabilised LoRA, scaled by alpha / sqrt(rank).
@@ -113,8 +122,11 @@ class TextToImage(PipelineSampling, TextEncoders, AutoencoderLatents):
         use_rslora: bool = False,
         use_dora: bool = False,
         quantization: Quantization | None = None,
+        sampler_spacing: Spacing | None = None,
     ) -> None:
         super().__init__()
+        only_with("a sampler", sampler is not None, TextToImage, sampler_spacing=sampler_spacing)
+        one_of((None, *get_args(Spacing)), sampler_spacing=sampler_spacing)
         lora: dict[str, Any] = {"lora_rank": lora_rank, "lora_targets": lora_targets, "lora_alpha": lora_alpha}
         lora |= {"use_rslora": use_rslora, "use_dora": use_dora}
         only_with("tuning lora", tuning == "lora", TextToImage, **lora)
@@ -128,7 +140,8 @@ class TextToImage(PipelineSampling, TextEncoders, AutoencoderLatents):
             import diffusers
 
             one_of(get_args(Sampler), sampler=sampler)
-            self.pipeline.scheduler = getattr(diffusers, sampler).from_config(self.pipeline.scheduler.config)
+            spaced = {} if sampler_spacing is None else {"timestep_spacing": sampler_spacing}
+            self.pipeline.scheduler = getattr(diffusers, sampler).from_config(self.pipeline.scheduler.config, **spaced)
         self.scheduler = self.pipeline.scheduler
         self.prediction = check_schedule(self.scheduler, prediction_types)
         self.vae: Any = frozen(self.pipeline.vae)

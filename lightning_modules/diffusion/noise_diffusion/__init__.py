@@ -15,8 +15,9 @@ mixture of the images.
 The paper gives no rule for mu + nu, c and gamma. The defaults follow the authors' code. It encodes up to timestep t =
 696, and adds the images back at the noise level of the next step, 701 (`injection: next`). Departures: all lambda of a
 pair share one e, whereas the authors' code resamples e. Angles are computed for each pair, whereas the code has batch
-size 1. lambda = 0 and lambda = 1 are allowed. Variance-exploding processes are rejected, because the bound c assumes
-noise of variance 1.
+size 1. lambda = 0 and lambda = 1 are allowed. The bound c assumes noise of variance 1. `VarianceExploding` of
+`lightning_modules.backbones.diffusion.variance_exploding` rescales the states of variance-exploding models to this
+variance.
 
 Source: Zheng, Zhang, Fang, Liu, Lian and Han, NoiseDiffusion: Correcting Noise for Image Interpolation with Diffusion
 Models beyond Spherical Linear Interpolation, ICLR 2024, arXiv 2403.08840.

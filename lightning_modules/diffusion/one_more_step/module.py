@@ -1,9 +1,9 @@
 """LightningModule that trains One More Step and samples with it; the package docstring describes the method."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, get_args
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ from datamodules.arguments import at_least, one_of, within
 from datamodules.batches import CaptionedImageBatch
 from datamodules.distributed.collectives import run_seed
 from datamodules.prompts.captioned_set import captions_of
-from datamodules.randomness.generators import generator_of, sample_integers, sample_like
+from datamodules.randomness.generators import generator_of, sample_like
 from datamodules.randomness.shared_batches import sample_rows, sample_rows_like
 from lightning_modules.backbones.diffusion.guidance import guided
 from lightning_modules.backbones.diffusion.pixel_model import PixelModel
@@ -31,27 +31,15 @@ from lightning_modules.diffusion.one_more_step.initial_latents import (
     sampled_by,
     zero_terminal_snr,
 )
-from lightning_modules.interfaces import ImageColumn, Table
+from lightning_modules.diffusion.one_more_step.prompted import Prompted, Start
+from lightning_modules.interfaces import ImageColumn
 from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.collected import Collected
 from lightning_modules.optim.optimizers import adamw, constant, optimizer_config, trainable_parameters
 from lightning_modules.training.logging import log_same, log_training
 
-Start = Literal["one_more_step", "plain", "offset_noise", "zero_terminal_snr", "oracle"]
 OFFSET = 0.1
 """Standard deviation of the per-channel constant that offset noise adds."""
-
-
-class Prompted:
-    """Attributes of the module that data and `generate` ask for."""
-
-    needs_captions: ClassVar[bool] = True
-    plain_start: ClassVar[Start] = "plain"
-    takes_prompts: ClassVar[bool] = True
-    generator_per_image: ClassVar[bool] = True
-    prompts: Sequence[str] = ()
-    """Texts that `sample` cycles through; if empty, captions of the test set."""
-    tables: Mapping[str, Table] = {}
 
 
 class OneMoreStep(Prompted, MethodModule):
@@ -74,6 +62,8 @@ class OneMoreStep(Prompted, MethodModule):
         step_guidance_scale: w, guidance scale of One More Step itself; 1 uses the conditional prediction only.
         deviation: s, standard deviation of the new noise in the initial latents; None uses the maximum, sqrt(1 - a).
         official_variance: scale the noise of the initial latents by 1 - a, as the authors' code does.
+        step_prompt: text for One More Step itself, in place of all captions and prompts, which then only the diffusion
+            model reads. It controls brightness and other low frequencies. None uses the captions and prompts.
         caption_dropout: probability of replacing a training caption by the empty text, in [0, 1).
         optimizer: optimizer of the trainable parameters of both networks.
         lr_scheduler: learning-rate schedule, stepped every epoch.
@@ -94,6 +84,7 @@ class OneMoreStep(Prompted, MethodModule):
         step_guidance_scale: float = 1.0,
         deviation: float | None = None,
         official_variance: bool = False,
+        step_prompt: str | None = None,
         caption_dropout: float = 0.1,
         optimizer: OptimizerCallable = adamw,
         lr_scheduler: LRSchedulerCallable = constant,
@@ -118,6 +109,7 @@ class OneMoreStep(Prompted, MethodModule):
         self.step_guidance_scale = step_guidance_scale
         self.deviation = deviation
         self.official_variance = official_variance
+        self.step_prompt = step_prompt
         self.caption_dropout = caption_dropout
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
@@ -194,7 +186,8 @@ class OneMoreStep(Prompted, MethodModule):
         fresh = sample_like(clean, torch.randn, generators)
         if start == "one_more_step":
             z = sample_like(clean, torch.randn, generators)
-            return self.latents_for(self.model.scheduler, texts, self.num_inference_steps, fresh, z), texts, generators
+            step, scheduler = self.step_texts(texts), self.model.scheduler
+            return self.latents_for(scheduler, step, self.num_inference_steps, fresh, z), texts, generators
         if start == "oracle":
             plan = (self.model.scheduler, self.num_inference_steps)
             return given_to_pipeline(initial_latents(clean, fresh, first_level(*plan)), *plan), texts, generators
@@ -212,21 +205,6 @@ class OneMoreStep(Prompted, MethodModule):
                 return self.model.generate(latents, self.num_inference_steps)
             options = {"num_inference_steps": self.num_inference_steps, "guidance_scale": self.guidance_scale}
             return self.model.generate(self.model.encode_prompts(texts), latents, **options, generator=generators)
-
-    def sample(self, n: int, generator: torch.Generator | list[torch.Generator] | None = None) -> Tensor:
-        """Sample n images in [0, 1], for `prompts` or for captions sampled uniformly from the test set.
-
-        Raises:
-            ValueError: if `start` is `oracle`, which needs real images.
-        """
-        if self.start == "oracle":
-            raise ValueError("model.start: oracle needs real images, so it cannot sample for FID; choose another start")
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        captions = self.prompts or data.test_set.captions or [""]
-        places, index = (sample_integers(most, n, generator) for most in (len(captions), 2**31))
-        image = torch.zeros(n, *data.image_shape, device=self.device)
-        texts = [captions[place % len(captions)] for place in (range(n) if self.prompts else places.tolist())]
-        return self.sampled({"image": image, "caption": texts, "index": index, "global_batch_size": n})
 
     def test_step(self, batch: CaptionedImageBatch, batch_idx: int) -> dict[str, Tensor]:
         """Return `sample`, `[B, C, H, W]`."""

@@ -16,6 +16,8 @@ Conditional sampling needs no retraining of the score. For inpainting, the known
 inserted into the sample. Colourisation does the same in a rotated colour space, where the first channel is grey. For
 class labels, a noise-conditional classifier adds the gradient of log p(y | x_t) to the score.
 
+The ODE maps each image to one latent and back: `load_run(RUN).encode(images)` and `decode(latents)`.
+
 Departures: outside the known region, the inpainting of the authors computes the noise-free mean from the noisy sample.
 Here the predictor gives the noise-free mean, and known pixels are inserted from the first step on. The authors'
 corrector fails for sub-VP. Here, the corrector uses a = 1 - beta_i, as for VP. In the corrector, each rank averages

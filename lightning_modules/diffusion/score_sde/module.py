@@ -16,6 +16,7 @@ from datamodules.randomness.generators import drawing
 from datamodules.randomness.shared_batches import sample_rows, sample_rows_like
 from lightning_modules.diffusion.score_sde.conditions import ClassGuidance
 from lightning_modules.diffusion.score_sde.inpainting import KnownParts
+from lightning_modules.diffusion.score_sde.latents import Latents
 from lightning_modules.diffusion.score_sde.trained_levels import SMALLEST_TIME, TrainedLevels, score_matching
 from lightning_modules.interfaces import Exported, ExportedInput
 from lightning_modules.method_module import MethodModule
@@ -28,7 +29,7 @@ from lightning_modules.sde.samplers import Draw, Moved, PredictorCorrector, Proj
 from lightning_modules.training.logging import log_training
 
 
-class ScoreSDE(KnownParts, MethodModule):
+class ScoreSDE(KnownParts, Latents, MethodModule):
     """Learn the score of diffused images, for sampling, denoising and likelihoods.
 
     The module trains on the images of any `LabelledImages` and ignores labels. Validation and test log `loss`. If

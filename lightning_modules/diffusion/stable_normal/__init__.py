@@ -27,7 +27,8 @@ include training.
 """
 
 from lightning_modules.diffusion.stable_normal.conditioned_unet import ConditionedUNet, PixelUNet, ReleasedModel
+from lightning_modules.diffusion.stable_normal.marigold import Marigold
 from lightning_modules.diffusion.stable_normal.module import StableNormal
 from lightning_modules.diffusion.stable_normal.patch_features import PatchFeatures
 
-__all__ = ["ConditionedUNet", "PatchFeatures", "PixelUNet", "ReleasedModel", "StableNormal"]
+__all__ = ["ConditionedUNet", "Marigold", "PatchFeatures", "PixelUNet", "ReleasedModel", "StableNormal"]

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 from diffusers import DiffusionPipeline, StableDiffusionXLPipeline
@@ -18,6 +19,7 @@ from tests.command import ROOT
 from tests.conformance.experiments import experiments
 from tests.conformance.test_full_scale import Trainer, take_a_step
 from tests.diffusion.golden_noise.small import Identity, Texts, brightness, data, module, npnet, randn
+from tests.tiny_pipelines import conditional_unet
 from tests.trainers import quiet
 
 
@@ -86,6 +88,39 @@ def test_with_the_identity_for_npnet_it_is_the_standard_image_to_the_bit(xl: Pat
     method = GoldenNoise(Identity(), model, {"brightness": brightness}, num_inference_steps=2)
     images = method.images(method.latents_for(noise(), ["a", "b"]), ["a", "b"])
     assert torch.equal(images, method.images(noise(), ["a", "b"]))
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "guidance"),
+    [
+        ("xl", {"sampler": "EulerDiscreteScheduler", "sampler_spacing": "trailing"}, 1.0),  # SDXL-Lightning
+        ("xl", {"sampler": "EulerAncestralDiscreteScheduler", "sampler_spacing": "trailing"}, 0.0),  # SDXL-Turbo
+        ("text_to_image", {"sampler": "LCMScheduler"}, 8.0),
+    ],
+)
+def test_few_step_pipelines_begin_with_golden_noise(
+    kind: str, options: Any, guidance: float, request: pytest.FixtureRequest
+) -> None:
+    """Diffusers alone gets the noise of NPNet, the scheduler and the generator of each image."""
+    folder = request.getfixturevalue(kind)
+    model, texts = TextToImage(str(folder), **options), ["a cat", "dog"]
+    if guided_unet := options["sampler"] == "LCMScheduler":  # it takes the guidance scale as an input
+        model.pipeline.unet = conditional_unet(time_cond_proj_dim=8)
+    method = GoldenNoise(Identity(), model, num_inference_steps=2, guidance_scale=guidance)
+    alone: Any = DiffusionPipeline.from_pretrained(str(folder))
+    if guided_unet:
+        alone.unet = model.pipeline.unet
+    spacing = {"timestep_spacing": options["sampler_spacing"]} if "sampler_spacing" in options else {}
+    alone.scheduler = getattr(diffusers, options["sampler"]).from_config(alone.scheduler.config, **spacing)
+    generators = [torch.Generator().manual_seed(seed) for seed in (11, 12)]
+    steps: dict[str, Any] = {"num_inference_steps": 2, "guidance_scale": guidance, "output_type": "pt"}
+    expected = alone(texts, latents=noise(), generator=generators, **steps).images
+    generators = [torch.Generator().manual_seed(seed) for seed in (11, 12)]
+    calls: list[int] = []
+    model.pipeline.unet.register_forward_pre_hook(lambda _, arguments: calls.append(len(arguments[0])))
+    found = method.images(method.latents_for(noise(), texts), texts, generators)
+    torch.testing.assert_close(found, expected)
+    assert calls == [2, 2]  # without a second evaluation for guidance
 
 
 @pytest.mark.parametrize("start", ["golden", "standard", "redenoised"])

@@ -9,7 +9,9 @@ import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor, nn
 
+from datamodules.distributed.collectives import run_seed
 from datamodules.files.module_hash import hash_of_module
+from datamodules.randomness.generators import generator_of, sample_like
 from lightning_modules.backbones.diffusion.pixel_model import PixelModel
 from lightning_modules.backbones.diffusion.text_to_image import Prompts, TextToImage
 from lightning_modules.diffusion.hash_embedding import HashedWords
@@ -191,6 +193,24 @@ def test_samples_for_fid_are_of_held_out_captions_and_follow_from_the_generator(
     module.start = "oracle"
     with pytest.raises(ValueError, match="start: oracle needs real images"):
         module.sample(2)
+
+
+def test_a_second_prompt_is_read_by_the_step_alone(text_to_image: Path) -> None:
+    model = TextToImage(str(text_to_image))
+    module = built(TimeFreeUNet(conditional_unet()), model=model, text_encoder=None, step_prompt="dark")
+    module.num_inference_steps = 2
+    data, read = batch(2, 16, 3), []
+    own = model.encode_prompts
+    model.encode_prompts = lambda texts: read.append([*texts]) or own(texts)  # type: ignore[method-assign, func-returns-value]
+    found = module.sampled(data)
+    assert read == [["dark", "dark"], data["caption"]]
+    fresh, texts, _ = module.began(data, "plain")
+    generators = [generator_of(run_seed(), index) for index in range(2)]
+    z = [sample_like(fresh, torch.randn, generators) for _ in range(2)][1]
+    latents = module.latents_for(model.scheduler, ["dark", "dark"], 2, fresh, z)
+    torch.testing.assert_close(found, model.generate(own(texts), latents, 2, 7.5))
+    module.step_prompt = None
+    assert not torch.allclose(module.sampled(data), found)
 
 
 @pytest.mark.parametrize("kind", ["text_to_image", "xl"])

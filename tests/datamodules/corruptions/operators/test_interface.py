@@ -63,6 +63,19 @@ def test_the_gradient_of_the_data_term_is_the_transpose_of_the_residual(name: st
     torch.testing.assert_close(gradient, -operator.transpose(residual.detach()))
 
 
+@pytest.mark.parametrize("name", LINEAR)
+def test_a_function_of_the_singular_values_is_that_of_the_matrix(name: str) -> None:
+    """V g(S) V^T, where g separates singular values and moves the null space, too."""
+    operator = LINEAR[name].of(INDEX, SHAPE[1:])
+    assert isinstance(operator, LinearOperator)
+    h = dense(operator.forward, SHAPE)
+    _, s, vt = np.linalg.svd(h)
+    values = np.zeros(len(vt))
+    values[: len(s)] = np.where(s > 1e-8, s, 0)
+    found = dense(lambda image: operator.filtered(image, lambda s: 1 / (0.1 + s**2)), SHAPE)
+    np.testing.assert_allclose(found, vt.T / (0.1 + values**2) @ vt, atol=1e-9)
+
+
 @pytest.mark.parametrize("operator", [RandomPixels(0.5, seed=3), FreeForm(seed=3)])
 def test_masks_follow_from_seed_and_position_alone(operator: Operator) -> None:
     def masks(index: list[int], operator: Operator = operator) -> torch.Tensor:

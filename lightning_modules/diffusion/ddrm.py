@@ -1,0 +1,179 @@
+"""DDRM reconstructs an image from a linear measurement by diffusion sampling in the singular vectors of the operator.
+
+Let y = H x + s_y n, H = U S V^T, and let z_t = x + s_t e have the noise level s_t = sqrt((1 - abar_t) / abar_t). In a
+direction of V with singular value S, y' is the component of the pseudo-inverse H^+ y, and x^ is that of the network's
+estimate of the image at z_t. A step from t to u < t samples the component of z_u with
+
+    mean x^ + sqrt(1 - eta^2) s_u (z_t - x^) / s_t        and deviation eta s_u,   if S = 0,
+    mean x^ + sqrt(1 - eta^2) s_u (y' - x^) / (s_y / S)   and deviation eta s_u,   if s_u < s_y / S,
+    mean (1 - eta_b) x^ + eta_b y'                        and variance s_u^2 - (eta_b s_y / S)^2,   otherwise.
+
+At the first timestep, the mean of z is y' and its variance is s_T^2 - (s_y / S)^2 if s_y / S < s_T. Otherwise, z is
+noise of variance s_T^2. The network needs no gradient.
+
+Departure: at the last step, s_u is 0. For a measurement without noise, the third rule then returns measured components
+as they are measured, as in the paper. The authors' code returns x^ there.
+
+Source: Kawar, Elad, Ermon and Song, Denoising Diffusion Restoration Models, NeurIPS 2022, arXiv 2201.11793, equations 7
+and 8, with eta and eta_b of the authors' code.
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from numpy.typing import ArrayLike
+from torch import Tensor, nn
+
+from datamodules.arguments import within
+from datamodules.corruptions.operators.interface import LinearOperator, Operator
+from lightning_modules.diffusion.measured_restoration import Draw, MeasuredRestoration
+from lightning_modules.interfaces import MeasurementSource, require_data
+from lightning_modules.method_module import MethodModule
+from lightning_modules.metrics.image_quality import EvaluationProtocol
+from lightning_modules.optim.optimizers import adam, constant
+from lightning_modules.sde.ddim import level
+from lightning_modules.sde.discrete import Prediction, clean_estimate, predicted
+
+
+class Gains(NamedTuple):
+    """Factors of a step for each singular value."""
+
+    clean: Tensor
+    """Factor of x^."""
+    moved: Tensor
+    """Factor of z_t."""
+    measured: Tensor
+    """Factor of y'."""
+    noise: Tensor
+    """Standard deviation of the new noise."""
+
+
+def gains(singular: Tensor, here: float, there: float, sigma: float, eta: float, eta_b: float) -> Gains:
+    """Compute the factors of a step from noise level s_t = `here` to s_u = `there`.
+
+    Args:
+        singular: singular values S of any shape, 0 for unmeasured directions.
+        here: s_t.
+        there: s_u.
+        sigma: s_y, standard deviation of the measurement noise.
+        eta: see the module docstring.
+        eta_b: see the module docstring.
+    """
+    missing = singular == 0
+    certain = ~missing & (singular * there >= sigma)
+    kept = (1 - eta**2) ** 0.5 * there
+    to_measured = kept * singular / (sigma or 1.0)  # used only where sigma is above 0
+    measured = torch.where(certain, eta_b, to_measured)
+    variance = there**2 - (eta_b * sigma / singular.where(certain, 1.0)).square()
+    moved = singular.new_full((), kept / here) * missing
+    return Gains(1 - measured - moved, moved, measured, variance.clamp(min=0).sqrt().where(certain, eta * there))
+
+
+def _one(name: str, step: Callable[[Tensor], Gains]) -> Callable[[Tensor], Tensor]:
+    return lambda singular: getattr(step(singular), name)
+
+
+def ddrm(
+    model: Callable[..., Any],
+    measured: Tensor,
+    operator: LinearOperator,
+    times: Sequence[int],
+    abar: ArrayLike,
+    prediction: Prediction = "epsilon",
+    sigma: float = 0.0,
+    eta: float = 0.85,
+    eta_b: float = 1.0,
+    draw: Draw = torch.randn_like,
+) -> Tensor:
+    """Reconstruct images from their measurements.
+
+    Args:
+        model: diffusion model, called with x_t and t `[B]`.
+        measured: y, `[B, ...]`.
+        operator: H.
+        times: decreasing timesteps; the last one is -1, the clean image.
+        abar: abar of all T timesteps, `[T]`, on the host.
+        prediction: quantity that the model predicts.
+        sigma: s_y, standard deviation of the measurement noise for images in [-1, 1].
+        eta: share of new noise in directions that are unmeasured or measured with more noise than s_u, in [0, 1].
+        eta_b: weight of the measurement in all other directions, in [0, 1].
+        draw: function that samples standard normal noise with the shape of a given tensor.
+
+    Returns:
+        `[B, C, H, W]` in [-1, 1], not clipped.
+    """
+    levels = [((1 - level(abar, t)) / level(abar, t)) ** 0.5 for t in times]
+    inverse = operator.pseudo_inverse(measured)
+
+    def known(singular: Tensor) -> Tensor:
+        return ((singular > 0) & (singular * levels[0] > sigma)).to(singular)
+
+    def deviation(singular: Tensor) -> Tensor:
+        lower = (sigma / singular.where(singular > 0, 1.0)) * known(singular)
+        return (levels[0] ** 2 - lower.square()).clamp(min=0).sqrt()
+
+    z = operator.filtered(inverse, known) + operator.filtered(draw(inverse), deviation)
+    for (t, here), (_, there) in itertools.pairwise(zip(times, levels, strict=True)):
+        x = level(abar, t) ** 0.5 * z
+        clean = clean_estimate(predicted(model, x, t), x, level(abar, t), prediction)
+        step = partial(gains, here=here, there=there, sigma=sigma, eta=eta, eta_b=eta_b)
+        parts = {"clean": clean, "moved": z, "measured": inverse, "noise": draw(z)}
+        found = [operator.filtered(part, _one(name, step)) for name, part in parts.items()]
+        z = torch.stack(found).sum(dim=0)
+    return z
+
+
+class DDRM(MeasuredRestoration, MethodModule):
+    """Reconstruct images from linear measurements by denoising diffusion restoration, in `test` and `predict`.
+
+    The noise level of the measurements is that of the data, `data.sigma`.
+
+    Args:
+        network: diffusion model, called with images in [-1, 1] and timesteps `[B]`. The output is `[B, C or 2 C, H,
+            W]`, or a diffusers output with such a tensor `sample`. `fit` trains the network's trainable parameters.
+        scheduler: scheduler that the network was trained with; only the noise levels and the prediction type are used.
+        steps: sampling steps.
+        eta: share of new noise in directions that are unmeasured or measured with much noise, in [0, 1].
+        eta_b: weight of the measurement in all other directions, in [0, 1].
+        protocol: preprocessing of estimates before metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or
+            `unclipped`.
+        optimizer: optimizer of the network's trainable parameters in `fit`.
+        lr_scheduler: learning-rate schedule, stepped every epoch of `fit`.
+
+    Raises:
+        ValueError: if an argument is out of range, or the scheduler has fewer than `steps` timesteps.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        scheduler: DDPMScheduler | DDIMScheduler,
+        steps: int = 20,
+        eta: float = 0.85,
+        eta_b: float = 1.0,
+        protocol: EvaluationProtocol = "clipped",
+        optimizer: OptimizerCallable = adam,
+        lr_scheduler: LRSchedulerCallable = constant,
+    ) -> None:
+        super().__init__()
+        self.take(network, scheduler, steps, protocol, optimizer, lr_scheduler)
+        within(0, 1, eta=eta, eta_b=eta_b)
+        self.eta = eta
+        self.eta_b = eta_b
+
+    @torch.no_grad()
+    def found(self, measured: Tensor, operator: Operator, draw: Draw) -> Tensor:
+        if not isinstance(operator, LinearOperator):
+            raise ValueError(
+                f"data.operator must be linear for DDRM, such as AverageDownsampling, got {type(operator).__name__}"
+            )
+        sigma = 2 * require_data(self.trainer, MeasurementSource, type(self).__name__).sigma
+        times = self.times()
+        return ddrm(
+            self.predicted_by, measured, operator, times, self.abar, self.prediction, sigma, self.eta, self.eta_b, draw
+        )

@@ -1,0 +1,45 @@
+"""Samples of One More Step for prompts, and what `generate` and data ask of the module."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from datamodules.randomness.generators import sample_integers
+from lightning_modules.interfaces import Table
+
+Start = Literal["one_more_step", "plain", "offset_noise", "zero_terminal_snr", "oracle"]
+
+
+class Prompted:
+    """A base class of the module that samples images for prompts."""
+
+    needs_captions: ClassVar[bool] = True
+    plain_start: ClassVar[Start] = "plain"
+    takes_prompts: ClassVar[bool] = True
+    generator_per_image: ClassVar[bool] = True
+    prompts: Sequence[str] = ()
+    """Texts that `sample` cycles through; if empty, captions of the test set."""
+    tables: Mapping[str, Table] = {}
+    step_prompt: str | None = None
+    """Text for One More Step itself; None uses the texts of the diffusion model."""
+
+    def step_texts(self, texts: Sequence[str]) -> Sequence[str]:
+        """Return the texts for One More Step, given those of the diffusion model."""
+        return texts if self.step_prompt is None else [self.step_prompt] * len(texts)
+
+    def sample(self: Any, n: int, generator: torch.Generator | list[torch.Generator] | None = None) -> Tensor:
+        """Sample n images in [0, 1], for `prompts` or for captions sampled uniformly from the test set.
+
+        Raises:
+            ValueError: if `start` is `oracle`, which needs real images.
+        """
+        if self.start == "oracle":
+            raise ValueError("model.start: oracle needs real images, so it cannot sample for FID; choose another start")
+        data = self.trainer.datamodule
+        captions = self.prompts or data.test_set.captions or [""]
+        places, index = (sample_integers(most, n, generator) for most in (len(captions), 2**31))
+        image = torch.zeros(n, *data.image_shape, device=self.device)
+        texts = [captions[place % len(captions)] for place in (range(n) if self.prompts else places.tolist())]
+        return self.sampled({"image": image, "caption": texts, "index": index, "global_batch_size": n})

@@ -1,0 +1,35 @@
+"""Latents of images by the probability flow of a score model."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_modules.diffusion.score_sde.trained_levels import SMALLEST_TIME
+from lightning_modules.sde.flow import solve_flow
+
+
+class Latents:
+    """A base class of the module that encodes images to latents and decodes latents to images.
+
+    Each image has one latent, and each latent has one image. The latents of generated images are distributed as the
+    prior, N(0, 1) for VP and sub-VP and N(0, sigma_max^2) for VE. The averaged weights are used.
+    """
+
+    def encode(self: Any, image: Tensor, tolerance: float = 1e-5) -> Tensor:
+        """Encode images to latents x_1 of the same shape.
+
+        Args:
+            image: `[B, C, H, W]` in [0, 1].
+            tolerance: absolute and relative tolerance of the ODE solver.
+        """
+        return self._moved(self.data_of(image.to(self.dtype)), SMALLEST_TIME, 1.0, tolerance)
+
+    def decode(self: Any, latent: Tensor, tolerance: float = 1e-5) -> Tensor:
+        """Decode latents x_1, `[B, C, H, W]`, to images in [0, 1]. See `encode`."""
+        return self.image_of(self._moved(latent.to(self.dtype), 1.0, SMALLEST_TIME, tolerance))
+
+    @torch.no_grad()
+    def _moved(self: Any, x: Tensor, start: float, end: float, tolerance: float) -> Tensor:
+        with self._averaged():
+            return solve_flow(self.score, x, self.process, start, end, tolerance).x

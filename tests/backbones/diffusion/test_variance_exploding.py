@@ -1,0 +1,37 @@
+"""A VE model in the variables of a VP model, against the closed forms of Gaussian images."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.backbones.diffusion.variance_exploding import VarianceExploding
+from lightning_modules.diffusion.noise_diffusion import NoiseDiffusion
+from lightning_modules.sde.discrete import noise_levels, scheduler_levels
+
+MEAN, DEVIATION = 0.6, 0.1
+
+
+class Exact(nn.Module):
+    """The score of images N(m, v) in [0, 1] plus noise of deviation s."""
+
+    def forward(self, noisy: Tensor, sigma: Tensor) -> Tensor:
+        assert sigma.shape == noisy.shape[:1]
+        return (MEAN - noisy) / (DEVIATION**2 + sigma.view(-1, 1, 1, 1) ** 2)
+
+
+def test_gaussian_images_keep_their_quantile_in_the_encoder_of_a_ve_model() -> None:
+    """(u_t - m) / sqrt(v + s_t^2) stays along the flow; latents have noise of variance 1 and decode to the images."""
+    model = VarianceExploding(Exact(), 0.01, 10.0).double()
+    levels = noise_levels(scheduler_levels(model.scheduler))
+    assert levels[[0, -1]].tolist() == pytest.approx([0.01, 10.0], rel=1e-3)  # diffusers keeps abar in float32
+    assert levels[500] / levels[499] == pytest.approx(1000 ** (1 / 999), rel=1e-3)
+    method = NoiseDiffusion(model, num_steps=400, encoded_steps=300)
+    image = MEAN + DEVIATION * torch.randn(3, 1, 4, 4, generator=torch.Generator().manual_seed(0)).double()
+    latent = method.encoded(model.encode(image), None)
+    first, last = (levels[method.path[k]] for k in (0, -1))
+    flow = MEAN + (image - MEAN) * ((DEVIATION**2 + last**2) / (DEVIATION**2 + first**2)) ** 0.5
+    expected = (2 * flow - 1) / (1 + 4 * last**2) ** 0.5
+    torch.testing.assert_close(latent, expected, rtol=0, atol=0.03)
+    torch.testing.assert_close(method.decoded(latent, None), image, rtol=0, atol=0.01)
+    with pytest.raises(ValueError, match="sigma_max must be above sigma_min 1, got"):
+        VarianceExploding(Exact(), 1.0, 0.5)
