@@ -45,7 +45,7 @@ def amplified(short: Path, long: Path, ratio: float, crop: int | None) -> tuple[
 
 
 class SID(PairSet):
-    """See-in-the-dark, Sony: trained on long exposures only, tested on short ones (Chen et al., CVPR 2018).
+    """See-in-the-dark, Sony: trained on long exposures or on pairs, tested on pairs (Chen et al., CVPR 2018).
 
     The folders are named as by the authors. Images `<number>_00_<seconds>s.ARW` are in `SID/Sony/short` and
     `SID/Sony/long`. Each line of `SID/Sony_train_list.txt`, `Sony_val_list.txt` and `Sony_test_list.txt` names one
@@ -53,7 +53,8 @@ class SID(PairSet):
     can replace any `.ARW` file.
 
     The training images are all listed long exposures, uncropped. They take 4 GB of memory, and an epoch uses each of
-    them once. Patches are cropped at any position. The authors of ELD instead cut patches once along a grid. Test
+    them once. With `pairs`, the training images are all listed pairs. They take 27 GB, and twice as much while they are
+    read. Patches are cropped at any position. The authors of ELD instead cut patches once along a grid. Test
     images are brightened by the exposure ratio, at most 300.
 
     Args:
@@ -61,18 +62,24 @@ class SID(PairSet):
         ratio: exposure ratio of the test pairs: 100, 250 or 300. None means all pairs.
         crop: height and width of the centre crop of packed test images. The published tables of ELD use 512. None means
             whole images.
+        pairs: train on pairs of a short and a long exposure instead of long exposures. `ratio` selects the pairs.
     """
 
     channels = 4
 
     def __init__(
-        self, data_dir: str | None = None, ratio: Literal[100, 250, 300] | None = None, crop: int | None = 512
+        self,
+        data_dir: str | None = None,
+        ratio: Literal[100, 250, 300] | None = None,
+        crop: int | None = 512,
+        pairs: bool = False,
     ) -> None:
         one_of((None, 100, 250, 300), ratio=ratio)
         at_least(1, crop=crop)
         self.data_dir = data_dir
         self.ratio = ratio
         self.crop = crop
+        self.pairs = pairs
 
     def images(self, split: Split) -> Images:
         root = data_directory(self.data_dir, "SID") / "SID"
@@ -81,7 +88,7 @@ class SID(PairSet):
             raise FileNotFoundError(f"SID: {file} does not exist. Download the set from github.com/cchen156/"
                                     f"Learning-to-See-in-the-Dark")  # fmt: skip
         pairs = listed_pairs(file)
-        if split == "training":
+        if split == "training" and not self.pairs:
             names = sorted({long for _, long in pairs})
             raws = [read_raw(find_raw(root / "Sony" / "long", name)) for name in names]
             if len(ranges := {raw.white - raw.black for raw in raws}) > 1:
@@ -93,8 +100,9 @@ class SID(PairSet):
             found = ", ".join(str(round(ratio)) for ratio in sorted({ratio for *_, ratio in rated}))
             raise ValueError(f"SID: no pair in {file} has the ratio {self.ratio}, but {found}")
         folders = root / "Sony" / "short", root / "Sony" / "long"
+        crop = None if split == "training" else self.crop
         read = [
-            amplified(find_raw(folders[0], short), find_raw(folders[1], long), ratio, self.crop)
+            amplified(find_raw(folders[0], short), find_raw(folders[1], long), ratio, crop)
             for short, long, ratio in chosen
         ]
         return Images([short for short, *_ in chosen], [clean for _, clean in read], [noisy for noisy, _ in read], 1)

@@ -52,6 +52,15 @@ def test_short_exposures_are_brightened_by_the_ratio_that_their_names_say(tmp_pa
     np.testing.assert_allclose((every.noisy or [])[2], 300 * clipped(stored["00002_00_0.033s"]), rtol=1e-5)
 
 
+def test_pairs_of_sid_are_trained_on_whole_with_the_brightened_short_exposure(tmp_path: Path) -> None:
+    stored = sid(tmp_path)
+    images = SID(str(tmp_path), crop=2, pairs=True).images("training")
+    assert (images.names, images.data_range) == (["00001_00_0.1s", "00001_01_0.1s", "00002_00_0.033s"], 1)
+    np.testing.assert_allclose((images.noisy or [])[1], 100 * clipped(stored["00001_01_0.1s"]), rtol=1e-5)
+    np.testing.assert_allclose((images.clean or [])[1], clipped(stored["00001_00_10s"]), rtol=1e-5)
+    assert len(SID(str(tmp_path), ratio=300, pairs=True).images("training").names) == 1
+
+
 def test_eld_compares_with_the_nearest_reference(tmp_path: Path) -> None:
     folder = tmp_path / "ELDPairs" / "SonyA7S2"
     stored = {
