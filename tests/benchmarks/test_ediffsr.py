@@ -50,9 +50,8 @@ def test_the_network_costs_less_than_that_of_sr3(report: Report) -> None:
             with FlopCounterMode(display=False) as counter, torch.no_grad():
                 noise_of(built)(*both)
         operations.append(counter.get_total_flops())
-    report(
-        "operations of EDiffSR's network over those of SR3's, 256 x 256 pixels", operations[0] / operations[1], "< 1"
-    )
+    share = operations[0] / operations[1]
+    report("operations of EDiffSR's network over those of SR3's, 256 x 256 pixels", share, "< 1")
     image = torch.rand(2, 1, 3, 64, 64)
     with torch.no_grad():
         ratio = paired_ratio(
