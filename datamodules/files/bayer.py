@@ -53,6 +53,22 @@ def unpacked(planes: NDArray[Any]) -> NDArray[Any]:
     return bayer
 
 
+SRGB_TO_XYZ = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))
+"""Matrix from linear sRGB to XYZ with the white point D65."""
+
+
+def camera_to_srgb(xyz_to_camera: NDArray[Any]) -> NDArray[np.float64]:
+    """Compute the matrix `[3, 3]` from white-balanced camera colours to linear sRGB, as LibRaw does.
+
+    White stays white.
+
+    Args:
+        xyz_to_camera: matrix `[3, 3]` from XYZ to the colours of the camera.
+    """
+    to_camera = xyz_to_camera @ np.array(SRGB_TO_XYZ)
+    return np.linalg.inv(to_camera / to_camera.sum(axis=1, keepdims=True))
+
+
 @dataclass(frozen=True)
 class RawImage:
     """A raw image with its levels and colour pattern.
@@ -62,12 +78,15 @@ class RawImage:
         black: black level.
         white: white level. Pixels saturate at this level.
         pattern: colours of the 2 x 2 cell at the top left, row by row.
+        rendering: `[4, 3]`: the camera's white-balance gains of R, G and B relative to G, and below them the matrix
+            from balanced colours to linear sRGB. None if unknown.
     """
 
     bayer: NDArray[np.uint16]
     black: int
     white: int
     pattern: str = "RGGB"
+    rendering: NDArray[np.float32] | None = None
 
     def packed(self) -> NDArray[np.uint16]:
         """Return channels R, G, B, G, `[4, H / 2, W / 2]`, clipped to [black, white].
@@ -118,7 +137,8 @@ def read_headerless(path: Path, height: int, width: int, black: int, white: int,
 def read_raw(path: Path) -> RawImage:
     """Read a raw image from a camera format, with the package `rawpy`, or from an `.npz` file.
 
-    An `.npz` file contains `bayer` `[H, W]` uint16, `black`, `white` and `pattern`.
+    An `.npz` file contains `bayer` `[H, W]` uint16, `black`, `white` and `pattern`. Only camera formats contain the
+    colours of the camera, `rendering`.
 
     Raises:
         ModuleNotFoundError: if a camera format is read without `rawpy`.
@@ -152,10 +172,22 @@ def read_raw(path: Path) -> RawImage:
             black = round(float(np.mean(file.black_level_per_channel)))
             bayer = np.array(file.raw_image_visible, dtype=np.uint16)
             white = int(file.white_level)
+            rendering = _rendering(file)
     except Exception as error:  # for a damaged file
         raise ValueError(f"{path} cannot be read as a raw image: {error}") from error
     # Hot pixels may be above the white level.
-    return checked(RawImage(bayer.clip(max=white), black, white, "".join(colours)), path)
+    return checked(RawImage(bayer.clip(max=white), black, white, "".join(colours), rendering), path)
+
+
+def _rendering(file: Any) -> NDArray[np.float32] | None:
+    """Read the colours of the camera, see `RawImage`. None if the file lacks them."""
+    gains, matrix = (getattr(file, key, None) for key in ("camera_whitebalance", "rgb_xyz_matrix"))
+    if gains is None or matrix is None:
+        return None
+    gains, matrix = np.array(gains[:3], dtype=float), np.array(matrix, dtype=float)[:3]
+    if not (np.isfinite(gains).all() and (gains > 0).all() and np.linalg.matrix_rank(matrix) == 3):
+        return None
+    return np.vstack([gains / gains[1], camera_to_srgb(matrix)]).astype(np.float32)
 
 
 def find_raw(folder: Path, name: str) -> Path:

@@ -295,6 +295,8 @@ class WholeImages:
         }
         if self.images.clean is not None:
             batch["clean"] = _stacked(self.images.clean, rows)
+        if self.images.rendering is not None:
+            batch["rendering"] = _stacked(self.images.rendering, rows)
         if self.images.noisy is not None:
             batch["noisy"] = _stacked(self.images.noisy, rows)
         elif self.noise is not None:

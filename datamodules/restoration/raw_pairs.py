@@ -4,6 +4,7 @@ The short exposure is brightened by the exposure ratio.
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +20,9 @@ EXPOSURE = re.compile(r"_([\d.]+)s$")
 """End of SID's file names, the exposure time in seconds."""
 
 
-def amplified(short: Path, long: Path, ratio: float, crop: int | None) -> tuple[np.ndarray, np.ndarray]:
+def amplified(
+    short: Path, long: Path, ratio: float, crop: int | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Read a pair of packed raw images in [0, 1]. The brightened short exposure may exceed 1.
 
     Args:
@@ -29,19 +32,27 @@ def amplified(short: Path, long: Path, ratio: float, crop: int | None) -> tuple[
         crop: height and width of the centre crop, in packed pixels. None means no crop.
 
     Returns:
-        Noisy and clean image, `[4, H, W]`, float32.
+        Noisy and clean image, `[4, H, W]`, float32, and the colours of the camera in the long exposure, `[4, 3]`, or
+        None.
 
     Raises:
         ValueError: if the two images differ in size.
     """
-    noisy, clean = ((raw := read_raw(path)).packed().astype(np.float32) / (raw.white - raw.black)
-                    for path in (short, long))  # fmt: skip
+    raws = [read_raw(path) for path in (short, long)]
+    noisy, clean = (raw.packed().astype(np.float32) / (raw.white - raw.black) for raw in raws)
     if noisy.shape != clean.shape:
         raise ValueError(f"{short} has {list(noisy.shape)} packed pixels, but {long} has {list(clean.shape)}")
     if crop is not None:
         top, left = ((extent - crop) // 2 for extent in clean.shape[1:])
         noisy, clean = (each[:, top : top + crop, left : left + crop] for each in (noisy, clean))
-    return np.ascontiguousarray(noisy * np.float32(ratio)), np.ascontiguousarray(clean)
+    return np.ascontiguousarray(noisy * np.float32(ratio)), np.ascontiguousarray(clean), raws[1].rendering
+
+
+def images_of(names: list[str], read: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray | None]]) -> Images:
+    """Join results of `amplified`. The colours of the camera are kept if all files have them."""
+    noisy, clean, rendering = ([each[place] for each in read] for place in range(3))
+    known = None if any(each is None for each in rendering) else rendering
+    return Images(names, clean, noisy, 1, rendering=known)  # type: ignore[arg-type]
 
 
 class SID(PairSet):
@@ -105,7 +116,7 @@ class SID(PairSet):
             amplified(find_raw(folders[0], short), find_raw(folders[1], long), ratio, crop)
             for short, long, ratio in chosen
         ]
-        return Images([short for short, *_ in chosen], [clean for _, clean in read], [noisy for noisy, _ in read], 1)
+        return images_of([short for short, *_ in chosen], read)
 
 
 def listed_pairs(file: Path) -> list[list[str]]:
@@ -182,4 +193,4 @@ class ELDPairs(PairSet):
                 files = [find_raw(scene, f"IMG_{each:04d}") for each in (number, reference)]
                 names.append(f"{scene.name}_IMG_{number:04d}")
                 pairs.append(amplified(files[0], files[1], self.factor, None))
-        return Images(names, [clean for _, clean in pairs], [noisy for noisy, _ in pairs], 1)
+        return images_of(names, pairs)

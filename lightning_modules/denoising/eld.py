@@ -102,6 +102,26 @@ def preview(image: Tensor, reference: Tensor) -> Tensor:
     return (colours(image) * means[:, 1:2] / means).clamp(0, 1) ** (1 / 2.2)
 
 
+def srgb(image: Tensor, rendering: Tensor) -> Tensor:
+    """Render packed raw images in sRGB as in the paper: white balance, mean of both greens, colour matrix, gamma 2.2.
+
+    Values are rounded down to 256 levels.
+
+    Args:
+        image: packed raw images with channels R, G, B, G, `[B, 4, H, W]`.
+        rendering: white-balance gains of R, G and B, and below them the matrix to linear sRGB, `[B, 4, 3]`.
+
+    Returns:
+        `[B, 3, H, W]` in [0, 1].
+    """
+    rendering = rendering.to(image)
+    gains = rendering[:, 0, [0, 1, 2, 1], None, None]
+    balanced = (image * gains).clamp(0, 1)
+    colours = torch.stack([balanced[:, 0], balanced[:, 1::2].mean(dim=1), balanced[:, 2]], dim=1)
+    linear = torch.einsum("bij,bjhw->bihw", rendering[:, 1:], colours).clamp(0, 1)
+    return (255 * linear ** (1 / 2.2)).floor() / 255
+
+
 class ELD(RestorerSteps, MethodModule):
     """Train a denoiser of packed raw images on synthetic sensor noise.
 
@@ -139,11 +159,18 @@ class ELD(RestorerSteps, MethodModule):
         return {"loss": log_training(self, batch, loss)}
 
     def image_columns(self, batch: ImagePairBatch, outputs: Any) -> dict[str, Tensor | ImageColumn]:
-        """Show the noisy input, the estimate, the clean image and the error, rendered in colour."""
+        """Show the noisy input, the estimate, the clean image and the error, rendered in colour.
+
+        Files of cameras are rendered by `srgb`, and other images by `preview`.
+        """
         estimate = self.estimated(batch) if outputs is None else outputs["estimate"]
         reference = batch.get("clean", estimate)
-        pictures: Any = {key: preview(batch[key], reference) for key in ("noisy", "clean") if key in batch}
-        return super().image_columns(pictures, {"estimate": preview(estimate, reference)})
+
+        def rendered(image: Tensor) -> Tensor:
+            return srgb(image, batch["rendering"]) if "rendering" in batch else preview(image, reference)
+
+        pictures: Any = {key: rendered(batch[key]) for key in ("noisy", "clean") if key in batch}
+        return super().image_columns(pictures, {"estimate": rendered(estimate)})
 
     def configure_optimizers(self) -> Any:
         return optimizer_config(self.optimizer, self.lr_scheduler, trainable_parameters(self.network))

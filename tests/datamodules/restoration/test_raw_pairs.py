@@ -1,9 +1,12 @@
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from datamodules.files.bayer import packed
-from datamodules.restoration.raw_pairs import SID, ELDPairs
+from datamodules.loading.global_batches import Request
+from datamodules.restoration.image_pairs import WholeImages
+from datamodules.restoration.raw_pairs import SID, ELDPairs, images_of
 
 RANDOM = np.random.default_rng(0)
 
@@ -59,6 +62,16 @@ def test_pairs_of_sid_are_trained_on_whole_with_the_brightened_short_exposure(tm
     np.testing.assert_allclose((images.noisy or [])[1], 100 * clipped(stored["00001_01_0.1s"]), rtol=1e-5)
     np.testing.assert_allclose((images.clean or [])[1], clipped(stored["00001_00_10s"]), rtol=1e-5)
     assert len(SID(str(tmp_path), ratio=300, pairs=True).images("training").names) == 1
+
+
+def test_colours_of_the_cameras_reach_the_batch() -> None:
+    colours = RANDOM.random((2, 4, 3), dtype=np.float32)
+    read = [(RANDOM.random((4, 2, 2), dtype=np.float32), np.zeros((4, 2, 2), np.float32), each) for each in colours]
+    images = images_of(["a", "b"], read)
+    np.testing.assert_array_equal((images.noisy or [])[1], read[1][0])
+    batch = WholeImages(images, None)[Request(torch.tensor([1, 0]), 0, 2)]
+    np.testing.assert_array_equal(batch["rendering"], colours[[1, 0]])
+    assert images_of(["a", "b"], [read[0], (*read[1][:2], None)]).rendering is None
 
 
 def test_eld_compares_with_the_nearest_reference(tmp_path: Path) -> None:
