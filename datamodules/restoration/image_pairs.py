@@ -147,8 +147,8 @@ class ImagePairs(WholeImageSets):
         return WholeImages(images, self.test_noise)
 
     def new_images(self, folder: str) -> SizedSet:
-        if self.channels == 4:
-            return RawFolder(folder, self.predict_ratio)
+        if self.channels in (4, 9):
+            return RawFolder(folder, self.predict_ratio, self.channels)
         return NoisyFolder(folder, self.channels, self.data_range)
 
     # batches

@@ -63,7 +63,7 @@ class PairSet(ABC):
     """A dataset for image restoration. It reads its splits and does no batching."""
 
     channels: int
-    """Channels of an image: 1 for grey, 3 for colour, 4 for packed raw images."""
+    """Channels of an image: 1 for grey, 3 for colour, 4 for packed raw images, 9 of X-Trans."""
     scale: int = 1
     """Clean pixels per noisy pixel, along each axis."""
 

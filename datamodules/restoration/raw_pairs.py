@@ -21,7 +21,7 @@ EXPOSURE = re.compile(r"_([\d.]+)s$")
 
 
 def amplified(
-    short: Path, long: Path, ratio: float, crop: int | None
+    short: Path, long: Path, ratio: float, crop: int | None, xtrans: bool = False
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Read a pair of packed raw images in [0, 1]. The brightened short exposure may exceed 1.
 
@@ -30,6 +30,7 @@ def amplified(
         long: file of the long exposure.
         ratio: ratio of long to short exposure time.
         crop: height and width of the centre crop, in packed pixels. None means no crop.
+        xtrans: whether the sensor is an X-Trans sensor, with nine channels.
 
     Returns:
         Noisy and clean image, `[4, H, W]`, float32, and the colours of the camera in the long exposure, `[4, 3]`, or
@@ -38,7 +39,7 @@ def amplified(
     Raises:
         ValueError: if the two images differ in size.
     """
-    raws = [read_raw(path) for path in (short, long)]
+    raws = [read_raw(path, xtrans) for path in (short, long)]
     noisy, clean = (raw.packed().astype(np.float32) / (raw.white - raw.black) for raw in raws)
     if noisy.shape != clean.shape:
         raise ValueError(f"{short} has {list(noisy.shape)} packed pixels, but {long} has {list(clean.shape)}")
@@ -56,12 +57,13 @@ def images_of(names: list[str], read: Sequence[tuple[np.ndarray, np.ndarray, np.
 
 
 class SID(PairSet):
-    """See-in-the-dark, Sony: trained on long exposures or on pairs, tested on pairs (Chen et al., CVPR 2018).
+    """See-in-the-dark: trained on long exposures or on pairs, tested on pairs (Chen et al., CVPR 2018).
 
     The folders are named as by the authors. Images `<number>_00_<seconds>s.ARW` are in `SID/Sony/short` and
     `SID/Sony/long`. Each line of `SID/Sony_train_list.txt`, `Sony_val_list.txt` and `Sony_test_list.txt` names one
-    short and one long file. `rawpy` reads the `.ARW` files. A `.npz` file with `bayer`, `black`, `white` and `pattern`
-    can replace any `.ARW` file.
+    short and one long file. With `camera` Fuji, the folder and the lists of the Fujifilm camera are read (`.RAF`). Its
+    X-Trans sensor gives nine channels, see `datamodules.files.xtrans`. `rawpy` reads camera files. A `.npz` file with
+    `bayer`, `black`, `white` and `pattern` can replace any camera file.
 
     The training images are all listed long exposures, uncropped. They take 4 GB of memory, and an epoch uses each of
     them once. With `pairs`, the training images are all listed pairs. They take 27 GB, and twice as much while they are
@@ -74,6 +76,7 @@ class SID(PairSet):
         crop: height and width of the centre crop of packed test images. The published tables of ELD use 512. None means
             whole images.
         pairs: train on pairs of a short and a long exposure instead of long exposures. `ratio` selects the pairs.
+        camera: Sony, with a Bayer sensor, or Fuji, with an X-Trans sensor.
     """
 
     channels = 4
@@ -84,24 +87,29 @@ class SID(PairSet):
         ratio: Literal[100, 250, 300] | None = None,
         crop: int | None = 512,
         pairs: bool = False,
+        camera: Literal["Sony", "Fuji"] = "Sony",
     ) -> None:
         one_of((None, 100, 250, 300), ratio=ratio)
+        one_of(("Sony", "Fuji"), camera=camera)
         at_least(1, crop=crop)
         self.data_dir = data_dir
         self.ratio = ratio
         self.crop = crop
         self.pairs = pairs
+        self.camera = camera
+        self.channels = 4 if camera == "Sony" else 9
 
     def images(self, split: Split) -> Images:
         root = data_directory(self.data_dir, "SID") / "SID"
-        file = root / f"Sony_{ {'training': 'train', 'validation': 'val', 'test': 'test'}[split] }_list.txt"
+        folder, xtrans = root / self.camera, self.camera == "Fuji"
+        file = root / f"{self.camera}_{ {'training': 'train', 'validation': 'val', 'test': 'test'}[split] }_list.txt"
         if not file.is_file():
             raise FileNotFoundError(f"SID: {file} does not exist. Download the set from github.com/cchen156/"
                                     f"Learning-to-See-in-the-Dark")  # fmt: skip
         pairs = listed_pairs(file)
         if split == "training" and not self.pairs:
             names = sorted({long for _, long in pairs})
-            raws = [read_raw(find_raw(root / "Sony" / "long", name)) for name in names]
+            raws = [read_raw(find_raw(folder / "long", name), xtrans) for name in names]
             if len(ranges := {raw.white - raw.black for raw in raws}) > 1:
                 raise ValueError(f"SID: long exposures differ in their range of levels: {sorted(ranges)}")
             return Images(names, [raw.packed() for raw in raws], data_range=ranges.pop())
@@ -110,10 +118,9 @@ class SID(PairSet):
         if not chosen:
             found = ", ".join(str(round(ratio)) for ratio in sorted({ratio for *_, ratio in rated}))
             raise ValueError(f"SID: no pair in {file} has the ratio {self.ratio}, but {found}")
-        folders = root / "Sony" / "short", root / "Sony" / "long"
         crop = None if split == "training" else self.crop
         read = [
-            amplified(find_raw(folders[0], short), find_raw(folders[1], long), ratio, crop)
+            amplified(find_raw(folder / "short", short), find_raw(folder / "long", long), ratio, crop, xtrans)
             for short, long, ratio in chosen
         ]
         return images_of([short for short, *_ in chosen], read)

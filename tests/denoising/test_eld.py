@@ -120,3 +120,9 @@ def test_files_of_cameras_are_shown_in_their_colours() -> None:
     module = ELD(nn.Identity())
     batch = {"noisy": raw.clamp(0, 1), "clean": raw.clamp(0, 1), "rendering": rendering, "index": torch.arange(2)}
     assert torch.equal(module.image_columns(batch, None)["estimate"], srgb(raw.clamp(0, 1), rendering))  # type: ignore[arg-type]
+    wide = torch.rand(2, 9, 4, 4, dtype=torch.float64)
+    of_colour = {"R": (0, 3), "G": (1, 5, 6, 7, 8), "B": (2, 4)}
+    neutral = torch.cat([torch.ones(2, 1, 3), torch.eye(3).expand(2, 3, 3)], dim=1).double()
+    means = torch.stack([wide[:, list(places)].mean(dim=1) for places in of_colour.values()], dim=1)
+    torch.testing.assert_close(srgb(wide, neutral), (255 * means ** (1 / 2.2)).floor() / 255)
+    assert preview(wide, wide).shape == (2, 3, 4, 4)

@@ -18,6 +18,7 @@ from datamodules.files.bayer import (
     read_raw,
     unpacked,
 )
+from datamodules.files.xtrans import packed_xtrans
 
 COLOURS = {"R": 0, "G": 1, "B": 2}
 
@@ -149,7 +150,12 @@ def test_rawpy_reads_what_a_digital_negative_holds(cell: str, tmp_path: Path) ->
     if cell == XTRANS:
         with pytest.raises(ValueError, match=r"a.dng cannot be read .*: its colour filter is X-Trans, 6 x 6"):
             read_raw(tmp_path / "a.dng")
+        raw = read_raw(tmp_path / "a.dng", xtrans=True)
+        assert (raw.black, raw.white, raw.pattern) == (64, 1023, cell)
+        np.testing.assert_array_equal(raw.packed(), packed_xtrans(values, cell).clip(64, 1023) - 64)
     else:
+        with pytest.raises(ValueError, match="its colour filter is Bayer, 2 x 2; only X-Trans"):
+            read_raw(tmp_path / "a.dng", xtrans=True)
         raw = read_raw(tmp_path / "a.dng")
         assert (raw.black, raw.white, raw.pattern) == (64, 1023, cell)
         np.testing.assert_array_equal(raw.bayer, values)

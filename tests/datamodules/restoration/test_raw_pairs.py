@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from datamodules.files.bayer import packed
+from datamodules.files.xtrans import XTRANS, packed_xtrans
 from datamodules.loading.global_batches import Request
 from datamodules.restoration.image_pairs import WholeImages
 from datamodules.restoration.raw_pairs import SID, ELDPairs, images_of
@@ -62,6 +63,26 @@ def test_pairs_of_sid_are_trained_on_whole_with_the_brightened_short_exposure(tm
     np.testing.assert_allclose((images.noisy or [])[1], 100 * clipped(stored["00001_01_0.1s"]), rtol=1e-5)
     np.testing.assert_allclose((images.clean or [])[1], clipped(stored["00001_00_10s"]), rtol=1e-5)
     assert len(SID(str(tmp_path), ratio=300, pairs=True).images("training").names) == 1
+
+
+def test_pairs_of_an_x_trans_sensor_have_nine_channels(tmp_path: Path) -> None:
+    names = {"short": "10001_00_0.1s", "long": "10001_00_10s"}
+    for kind, name in names.items():
+        (tmp_path / "SID" / "Fuji" / kind).mkdir(parents=True)
+        bayer = RANDOM.integers(1024, 1200, (12, 18), dtype=np.uint16)
+        levels = {"black": 1024, "white": 16383, "pattern": XTRANS}
+        np.savez(tmp_path / "SID" / "Fuji" / kind / f"{name}.npz", bayer=bayer, **levels)
+        stored = packed_xtrans(bayer)
+    for split in ("train", "test"):
+        line = f"./Fuji/short/{names['short']}.RAF ./Fuji/long/{names['long']}.RAF ISO400 F9\n"
+        (tmp_path / "SID" / f"Fuji_{split}_list.txt").write_text(line)
+    made = SID(str(tmp_path), camera="Fuji", pairs=True, crop=None)
+    assert made.channels == 9
+    for split in ("training", "test"):
+        images = made.images(split)  # type: ignore[arg-type]
+        np.testing.assert_allclose((images.clean or [])[0], (stored - 1024.0) / (16383 - 1024), rtol=1e-5)
+        assert (images.noisy or [])[0].shape == (9, 4, 6)
+    assert SID(str(tmp_path), camera="Fuji").images("training").stored[0].dtype == np.uint16
 
 
 def test_colours_of_the_cameras_reach_the_batch() -> None:
