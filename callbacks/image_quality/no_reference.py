@@ -9,7 +9,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from callbacks.image_quality.pyiqa_measures import pyiqa_measures
-from callbacks.image_quality.table import with_means
 from datamodules.files.pixels import read_pixels
 from datamodules.files.whole_files import write_text
 
@@ -64,7 +63,7 @@ class NoReferenceMetrics(Callback):
         measures = pyiqa_measures(self.metrics, "NoReferenceMetrics")
         if not measures:
             return
-        rows = []
+        rows: list[dict[str, str | float]] = []
         for place in [folder, *sorted(path for path in folder.rglob("*") if path.is_dir())]:
             files = sorted(place.glob("*.png"))
             if files and place != folder and not self.all_frames:
@@ -73,10 +72,11 @@ class NoReferenceMetrics(Callback):
                 levels = torch.from_numpy(read_pixels(file, data_range=self.data_range)).float()
                 image = levels[None].to(pl_module.device) / (self.data_range or 255)
                 values = {name: float(measure(image, None, "clipped")) for name, measure in measures.items()}
-                rows.append({"set": "", "index": len(rows), "name": str(file.relative_to(folder)), **values})
+                rows.append({"name": str(file.relative_to(folder)), **values})
         if not rows:
             return
-        table = with_means(pd.DataFrame(rows)).drop(columns=["set", "index"])
+        mean = pd.DataFrame(rows).drop(columns="name").mean()
+        table = pd.DataFrame([*rows, {"name": "mean", **mean}])
         write_text(folder.parent / "no_reference.csv", table.to_csv(index=False))
         means = ", ".join(f"{name} {table[name].iloc[-1]:.4f}" for name in measures)
         rank_zero_info(f"Mean over {len(rows)} images of {folder}: {means}")
