@@ -139,6 +139,10 @@ class ImagePairBatch(TypedDict):
     """Per image, in testing and prediction: file name without suffix."""
     data_range: NotRequired[int]
     """In testing and prediction: the stored value that corresponds to 1. It is 255 for 8-bit images."""
+    rendering: NotRequired[Tensor]
+    """`[B, 4, 3]`, float32, in testing on camera files: white-balance gains of R, G and B, and below them the matrix to
+    linear sRGB.
+    """
 
 
 class MeasuredImageBatch(TypedDict):

@@ -8,6 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torchmetrics import Metric
 
 from callbacks.image_quality.measures import LPIPS, measures_of
+from callbacks.image_quality.pyiqa_measures import pyiqa_measures
 from datamodules.files.whole_files import write_text
 from lightning_modules.interfaces import ImageMeasurer, require
 from lightning_modules.metrics.image_quality import BUILT_IN, Measure
@@ -26,6 +27,8 @@ class ImageMetricsTable(Callback):
             torchmetrics.image.UniversalImageQualityIndex}`, or metrics by name. Each metric is logged as `test/<name>`
             and is a column of the table. It gets one image at a time, float32 in [0, 1].
         lpips_weights: safetensors file of LPIPS with AlexNet, for the metric `lpips`. None omits this metric.
+        pyiqa: names of metrics of the package pyiqa, such as `niqe`, `lpips` and `brisque`. They are left out with a
+            warning if this package, the extra `no-reference`, is not installed. pyiqa downloads weights.
 
     Raises:
         TypeError: at setup, if the module is not an `ImageMeasurer`.
@@ -34,15 +37,22 @@ class ImageMetricsTable(Callback):
     """
 
     def __init__(
-        self, metrics: list[Metric] | dict[str, Metric] | None = None, lpips_weights: str | None = None
+        self,
+        metrics: list[Metric] | dict[str, Metric] | None = None,
+        lpips_weights: str | None = None,
+        pyiqa: list[str] | None = None,
     ) -> None:
         self.measures: dict[str, Measure] = {} if lpips_weights is None else {"lpips": LPIPS(lpips_weights)}
         self.measures |= measures_of(metrics or [], [*BUILT_IN, *self.measures])
+        self.pyiqa = pyiqa or []
+        if twice := next((name for name in self.pyiqa if name in {*BUILT_IN, *self.measures}), None):
+            raise ValueError(f"pyiqa: {twice} is the name of another metric, too")
         self.tested = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         quality = require(pl_module, ImageMeasurer, "ImageMetricsTable").quality
         if stage == "test":
+            self.measures |= pyiqa_measures(self.pyiqa, "ImageMetricsTable")
             quality.measures |= self.measures
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -1,4 +1,4 @@
-"""Raw images of Bayer sensors.
+"""Raw images of Bayer sensors, and on request of X-Trans sensors.
 
 Each pixel has one value and a red, green or blue filter.
 """
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from datamodules.arguments import one_of
 from datamodules.files.array_files import read_npz
 from datamodules.files.limits import check_is_file, whole_numbers
+from datamodules.files.xtrans import packed_xtrans, start_of
 
 PATTERNS = ("RGGB", "BGGR", "GRBG", "GBRG")
 SUFFIXES = (".npz", ".arw", ".nef", ".cr2", ".cr3", ".dng", ".raf", ".rw2")
@@ -53,6 +54,22 @@ def unpacked(planes: NDArray[Any]) -> NDArray[Any]:
     return bayer
 
 
+SRGB_TO_XYZ = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))
+"""Matrix from linear sRGB to XYZ with the white point D65."""
+
+
+def camera_to_srgb(xyz_to_camera: NDArray[Any]) -> NDArray[np.float64]:
+    """Compute the matrix `[3, 3]` from white-balanced camera colours to linear sRGB, as LibRaw does.
+
+    White stays white.
+
+    Args:
+        xyz_to_camera: matrix `[3, 3]` from XYZ to the colours of the camera.
+    """
+    to_camera = xyz_to_camera @ np.array(SRGB_TO_XYZ)
+    return np.linalg.inv(to_camera / to_camera.sum(axis=1, keepdims=True))
+
+
 @dataclass(frozen=True)
 class RawImage:
     """A raw image with its levels and colour pattern.
@@ -61,25 +78,34 @@ class RawImage:
         bayer: `[H, W]`, uint16.
         black: black level.
         white: white level. Pixels saturate at this level.
-        pattern: colours of the 2 x 2 cell at the top left, row by row.
+        pattern: colours of the 2 x 2 cell, or of the 6 x 6 cell of X-Trans, at the top left, row by row.
+        rendering: `[4, 3]`: the camera's white-balance gains of R, G and B relative to G, and below them the matrix
+            from balanced colours to linear sRGB. None if unknown.
     """
 
     bayer: NDArray[np.uint16]
     black: int
     white: int
     pattern: str = "RGGB"
+    rendering: NDArray[np.float32] | None = None
 
     def packed(self) -> NDArray[np.uint16]:
         """Return channels R, G, B, G, `[4, H / 2, W / 2]`, clipped to [black, white].
 
-        The black level is subtracted.
+        The black level is subtracted. X-Trans images have nine channels, see `packed_xtrans`.
         """
-        planes = packed(self.bayer, self.pattern).clip(self.black, self.white)
+        pack = packed if self.pattern in PATTERNS else packed_xtrans
+        planes = pack(self.bayer, self.pattern).clip(self.black, self.white)
         return (planes - np.uint16(self.black)).astype(np.uint16)
 
 
-def checked(raw: RawImage, path: Path) -> RawImage:
+def checked(raw: RawImage, path: Path, xtrans: bool = False) -> RawImage:
     """Reject impossible levels and patterns.
+
+    Args:
+        raw: the image.
+        path: its file, for error messages.
+        xtrans: whether the sensor must be an X-Trans sensor instead of a Bayer sensor.
 
     Raises:
         ValueError: if the levels or the pattern are invalid. The message names the file.
@@ -88,7 +114,9 @@ def checked(raw: RawImage, path: Path) -> RawImage:
         raise ValueError(f"{path}: black must be below white, both in 0 ... {MOST}, got {raw.black} and {raw.white}")
     if not raw.bayer.size:
         raise ValueError(f"{path} has no pixel")
-    if raw.pattern not in PATTERNS:
+    if xtrans and start_of(raw.pattern) is None:
+        raise ValueError(f"{path} has the pattern {raw.pattern}; expected an X-Trans cell of 36 colours")
+    if not xtrans and raw.pattern not in PATTERNS:
         raise ValueError(f"{path} has the pattern {raw.pattern}; expected one of {', '.join(PATTERNS)}")
     if (data_range := int(raw.bayer.max())) > raw.white:
         raise ValueError(f"{path} has the value {data_range}, above white {raw.white}")
@@ -115,15 +143,20 @@ def read_headerless(path: Path, height: int, width: int, black: int, white: int,
     return checked(RawImage(np.fromfile(path, dtype="<u2").reshape(height, width), black, white, pattern), path)
 
 
-def read_raw(path: Path) -> RawImage:
+def read_raw(path: Path, xtrans: bool = False) -> RawImage:
     """Read a raw image from a camera format, with the package `rawpy`, or from an `.npz` file.
 
-    An `.npz` file contains `bayer` `[H, W]` uint16, `black`, `white` and `pattern`.
+    An `.npz` file contains `bayer` `[H, W]` uint16, `black`, `white` and `pattern`. Only camera formats contain the
+    colours of the camera, `rendering`.
+
+    Args:
+        path: the file.
+        xtrans: whether the sensor must be an X-Trans sensor instead of a Bayer sensor.
 
     Raises:
         ModuleNotFoundError: if a camera format is read without `rawpy`.
-        ValueError: if the file is damaged, if its levels are invalid, or if its colour filter is not a Bayer pattern,
-            such as X-Trans of Fujifilm. The message names the file.
+        ValueError: if the file is damaged, if its levels are invalid, or if its colour filter is not the expected
+            one. The message names the file.
     """
     if path.suffix.lower() == ".npz":
         try:
@@ -134,7 +167,7 @@ def read_raw(path: Path) -> RawImage:
         raw = RawImage(held["bayer"], black, white, str(held["pattern"]))
         if raw.bayer.ndim != 2 or raw.bayer.dtype != np.uint16:
             raise ValueError(f"{path}: bayer is {raw.bayer.dtype} {list(raw.bayer.shape)}; expected uint16 [H, W]")
-        return checked(raw, path)
+        return checked(raw, path, xtrans)
     try:
         import rawpy
     except ModuleNotFoundError as error:
@@ -145,17 +178,34 @@ def read_raw(path: Path) -> RawImage:
         check_is_file(path)
         with rawpy.imread(str(path)) as file:
             cell = file.raw_pattern
-            if cell is None or cell.shape != (2, 2):
-                kind = "X-Trans, 6 x 6" if cell is not None else "none"
-                raise ValueError(f"its colour filter is {kind}; only Bayer patterns, 2 x 2, are supported")
+            if cell is None or cell.shape != ((6, 6) if xtrans else (2, 2)):
+                kind = "none" if cell is None else "Bayer, 2 x 2" if xtrans else "X-Trans, 6 x 6"
+                expected = (
+                    "only X-Trans patterns, 6 x 6, are expected here"
+                    if xtrans
+                    else "only Bayer patterns, 2 x 2, are supported"
+                )
+                raise ValueError(f"its colour filter is {kind}; {expected}")
             colours = [chr(file.color_desc[colour]) for colour in cell.ravel()]
             black = round(float(np.mean(file.black_level_per_channel)))
             bayer = np.array(file.raw_image_visible, dtype=np.uint16)
             white = int(file.white_level)
+            rendering = _rendering(file)
     except Exception as error:  # for a damaged file
         raise ValueError(f"{path} cannot be read as a raw image: {error}") from error
     # Hot pixels may be above the white level.
-    return checked(RawImage(bayer.clip(max=white), black, white, "".join(colours)), path)
+    return checked(RawImage(bayer.clip(max=white), black, white, "".join(colours), rendering), path, xtrans)
+
+
+def _rendering(file: Any) -> NDArray[np.float32] | None:
+    """Read the colours of the camera, see `RawImage`. None if the file lacks them."""
+    gains, matrix = (getattr(file, key, None) for key in ("camera_whitebalance", "rgb_xyz_matrix"))
+    if gains is None or matrix is None:
+        return None
+    gains, matrix = np.array(gains[:3], dtype=float), np.array(matrix, dtype=float)[:3]
+    if not (np.isfinite(gains).all() and (gains > 0).all() and np.linalg.matrix_rank(matrix) == 3):
+        return None
+    return np.vstack([gains / gains[1], camera_to_srgb(matrix)]).astype(np.float32)
 
 
 def find_raw(folder: Path, name: str) -> Path:

@@ -147,8 +147,8 @@ class ImagePairs(WholeImageSets):
         return WholeImages(images, self.test_noise)
 
     def new_images(self, folder: str) -> SizedSet:
-        if self.channels == 4:
-            return RawFolder(folder, self.predict_ratio)
+        if self.channels in (4, 9):
+            return RawFolder(folder, self.predict_ratio, self.channels)
         return NoisyFolder(folder, self.channels, self.data_range)
 
     # batches
@@ -295,6 +295,8 @@ class WholeImages:
         }
         if self.images.clean is not None:
             batch["clean"] = _stacked(self.images.clean, rows)
+        if self.images.rendering is not None:
+            batch["rendering"] = _stacked(self.images.rendering, rows)
         if self.images.noisy is not None:
             batch["noisy"] = _stacked(self.images.noisy, rows)
         elif self.noise is not None:

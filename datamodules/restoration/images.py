@@ -27,6 +27,8 @@ class Images:
         noisy: noisy images, of the same sizes or smaller by the factor `scale`. None if synthetic noise is added later.
         data_range: stored value of white, 1 for floating-point images.
         scale: clean pixels per noisy pixel, along each axis.
+        rendering: colours of the camera of raw images, N arrays `[4, 3]`, see `datamodules.files.bayer.RawImage`. None
+            if unknown.
 
     Raises:
         ValueError: if there is no image, or a noisy image does not match its clean image in size. The message names the
@@ -38,6 +40,7 @@ class Images:
     noisy: Sequence[Pixels] | None = None
     data_range: int = 255
     scale: int = 1
+    rendering: Sequence[NDArray[np.float32]] | None = None
 
     def __post_init__(self) -> None:
         if not self.stored:
@@ -60,7 +63,7 @@ class PairSet(ABC):
     """A dataset for image restoration. It reads its splits and does no batching."""
 
     channels: int
-    """Channels of an image: 1 for grey, 3 for colour, 4 for packed raw images."""
+    """Channels of an image: 1 for grey, 3 for colour, 4 for packed raw images, 9 of X-Trans."""
     scale: int = 1
     """Clean pixels per noisy pixel, along each axis."""
 

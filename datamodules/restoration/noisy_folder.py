@@ -88,18 +88,19 @@ class NoisyFolder:
 
 
 class RawFolder(NoisyFolder):
-    """Raw Bayer images of a folder and its subfolders, packed and brightened; see `NoisyFolder`.
+    """Raw images of a folder and its subfolders, packed and brightened; see `NoisyFolder`.
 
     Args:
         folder: folder of raw images.
         ratio: factor by which images are brightened, like an exposure ratio.
+        channels: 4 for Bayer sensors, 9 for X-Trans sensors.
     """
 
     suffixes = RAW_SUFFIXES
 
-    def __init__(self, folder: str, ratio: float = 1.0) -> None:
+    def __init__(self, folder: str, ratio: float = 1.0, channels: int = 4) -> None:
         self.ratio = ratio
-        super().__init__(folder, 4, data_range=65535)
+        super().__init__(folder, channels, data_range=65535)
 
     def _found(self) -> list[str]:
         found = self.folder.rglob("*")
@@ -108,7 +109,7 @@ class RawFolder(NoisyFolder):
 
     def _read(self, file: str) -> Any:
         try:
-            raw = read_raw(self.folder / file)
+            raw = read_raw(self.folder / file, xtrans=self.channels == 9)
         except ValueError as error:
             raise UnreadableImage(str(error)) from error
         return raw.packed().astype(np.float32) * np.float32(self.ratio / (raw.white - raw.black))

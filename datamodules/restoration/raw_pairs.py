@@ -4,6 +4,7 @@ The short exposure is brightened by the exposure ratio.
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +20,9 @@ EXPOSURE = re.compile(r"_([\d.]+)s$")
 """End of SID's file names, the exposure time in seconds."""
 
 
-def amplified(short: Path, long: Path, ratio: float, crop: int | None) -> tuple[np.ndarray, np.ndarray]:
+def amplified(
+    short: Path, long: Path, ratio: float, crop: int | None, xtrans: bool = False
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Read a pair of packed raw images in [0, 1]. The brightened short exposure may exceed 1.
 
     Args:
@@ -27,33 +30,44 @@ def amplified(short: Path, long: Path, ratio: float, crop: int | None) -> tuple[
         long: file of the long exposure.
         ratio: ratio of long to short exposure time.
         crop: height and width of the centre crop, in packed pixels. None means no crop.
+        xtrans: whether the sensor is an X-Trans sensor, with nine channels.
 
     Returns:
-        Noisy and clean image, `[4, H, W]`, float32.
+        Noisy and clean image, `[4, H, W]`, float32, and the colours of the camera in the long exposure, `[4, 3]`, or
+        None.
 
     Raises:
         ValueError: if the two images differ in size.
     """
-    noisy, clean = ((raw := read_raw(path)).packed().astype(np.float32) / (raw.white - raw.black)
-                    for path in (short, long))  # fmt: skip
+    raws = [read_raw(path, xtrans) for path in (short, long)]
+    noisy, clean = (raw.packed().astype(np.float32) / (raw.white - raw.black) for raw in raws)
     if noisy.shape != clean.shape:
         raise ValueError(f"{short} has {list(noisy.shape)} packed pixels, but {long} has {list(clean.shape)}")
     if crop is not None:
         top, left = ((extent - crop) // 2 for extent in clean.shape[1:])
         noisy, clean = (each[:, top : top + crop, left : left + crop] for each in (noisy, clean))
-    return np.ascontiguousarray(noisy * np.float32(ratio)), np.ascontiguousarray(clean)
+    return np.ascontiguousarray(noisy * np.float32(ratio)), np.ascontiguousarray(clean), raws[1].rendering
+
+
+def images_of(names: list[str], read: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray | None]]) -> Images:
+    """Join results of `amplified`. The colours of the camera are kept if all files have them."""
+    noisy, clean, rendering = ([each[place] for each in read] for place in range(3))
+    known = None if any(each is None for each in rendering) else rendering
+    return Images(names, clean, noisy, 1, rendering=known)  # type: ignore[arg-type]
 
 
 class SID(PairSet):
-    """See-in-the-dark, Sony: trained on long exposures only, tested on short ones (Chen et al., CVPR 2018).
+    """See-in-the-dark: trained on long exposures or on pairs, tested on pairs (Chen et al., CVPR 2018).
 
     The folders are named as by the authors. Images `<number>_00_<seconds>s.ARW` are in `SID/Sony/short` and
     `SID/Sony/long`. Each line of `SID/Sony_train_list.txt`, `Sony_val_list.txt` and `Sony_test_list.txt` names one
-    short and one long file. `rawpy` reads the `.ARW` files. A `.npz` file with `bayer`, `black`, `white` and `pattern`
-    can replace any `.ARW` file.
+    short and one long file. With `camera` Fuji, the folder and the lists of the Fujifilm camera are read (`.RAF`). Its
+    X-Trans sensor gives nine channels, see `datamodules.files.xtrans`. `rawpy` reads camera files. A `.npz` file with
+    `bayer`, `black`, `white` and `pattern` can replace any camera file.
 
     The training images are all listed long exposures, uncropped. They take 4 GB of memory, and an epoch uses each of
-    them once. Patches are cropped at any position. The authors of ELD instead cut patches once along a grid. Test
+    them once. With `pairs`, the training images are all listed pairs. They take 27 GB, and twice as much while they are
+    read. Patches are cropped at any position. The authors of ELD instead cut patches once along a grid. Test
     images are brightened by the exposure ratio, at most 300.
 
     Args:
@@ -61,29 +75,41 @@ class SID(PairSet):
         ratio: exposure ratio of the test pairs: 100, 250 or 300. None means all pairs.
         crop: height and width of the centre crop of packed test images. The published tables of ELD use 512. None means
             whole images.
+        pairs: train on pairs of a short and a long exposure instead of long exposures. `ratio` selects the pairs.
+        camera: Sony, with a Bayer sensor, or Fuji, with an X-Trans sensor.
     """
 
     channels = 4
 
     def __init__(
-        self, data_dir: str | None = None, ratio: Literal[100, 250, 300] | None = None, crop: int | None = 512
+        self,
+        data_dir: str | None = None,
+        ratio: Literal[100, 250, 300] | None = None,
+        crop: int | None = 512,
+        pairs: bool = False,
+        camera: Literal["Sony", "Fuji"] = "Sony",
     ) -> None:
         one_of((None, 100, 250, 300), ratio=ratio)
+        one_of(("Sony", "Fuji"), camera=camera)
         at_least(1, crop=crop)
         self.data_dir = data_dir
         self.ratio = ratio
         self.crop = crop
+        self.pairs = pairs
+        self.camera = camera
+        self.channels = 4 if camera == "Sony" else 9
 
     def images(self, split: Split) -> Images:
         root = data_directory(self.data_dir, "SID") / "SID"
-        file = root / f"Sony_{ {'training': 'train', 'validation': 'val', 'test': 'test'}[split] }_list.txt"
+        folder, xtrans = root / self.camera, self.camera == "Fuji"
+        file = root / f"{self.camera}_{ {'training': 'train', 'validation': 'val', 'test': 'test'}[split] }_list.txt"
         if not file.is_file():
             raise FileNotFoundError(f"SID: {file} does not exist. Download the set from github.com/cchen156/"
                                     f"Learning-to-See-in-the-Dark")  # fmt: skip
         pairs = listed_pairs(file)
-        if split == "training":
+        if split == "training" and not self.pairs:
             names = sorted({long for _, long in pairs})
-            raws = [read_raw(find_raw(root / "Sony" / "long", name)) for name in names]
+            raws = [read_raw(find_raw(folder / "long", name), xtrans) for name in names]
             if len(ranges := {raw.white - raw.black for raw in raws}) > 1:
                 raise ValueError(f"SID: long exposures differ in their range of levels: {sorted(ranges)}")
             return Images(names, [raw.packed() for raw in raws], data_range=ranges.pop())
@@ -92,12 +118,12 @@ class SID(PairSet):
         if not chosen:
             found = ", ".join(str(round(ratio)) for ratio in sorted({ratio for *_, ratio in rated}))
             raise ValueError(f"SID: no pair in {file} has the ratio {self.ratio}, but {found}")
-        folders = root / "Sony" / "short", root / "Sony" / "long"
+        crop = None if split == "training" else self.crop
         read = [
-            amplified(find_raw(folders[0], short), find_raw(folders[1], long), ratio, self.crop)
+            amplified(find_raw(folder / "short", short), find_raw(folder / "long", long), ratio, crop, xtrans)
             for short, long, ratio in chosen
         ]
-        return Images([short for short, *_ in chosen], [clean for _, clean in read], [noisy for noisy, _ in read], 1)
+        return images_of([short for short, *_ in chosen], read)
 
 
 def listed_pairs(file: Path) -> list[list[str]]:
@@ -174,4 +200,4 @@ class ELDPairs(PairSet):
                 files = [find_raw(scene, f"IMG_{each:04d}") for each in (number, reference)]
                 names.append(f"{scene.name}_IMG_{number:04d}")
                 pairs.append(amplified(files[0], files[1], self.factor, None))
-        return Images(names, [clean for _, clean in pairs], [noisy for noisy, _ in pairs], 1)
+        return images_of(names, pairs)

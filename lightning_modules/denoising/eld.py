@@ -30,6 +30,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from datamodules.batches import ImagePairBatch
+from datamodules.files.xtrans import COLOURS
 from lightning_modules.backbones.tiled import TiledInference
 from lightning_modules.interfaces import ImageColumn
 from lightning_modules.method_module import MethodModule
@@ -84,29 +85,56 @@ def corrected_ssim(image: Tensor, clean: Tensor, protocol: EvaluationProtocol = 
     return (luminance * (2 * covariance + 0.03**2) / (variances + 0.03**2)).mean(dim=(1, 2, 3))
 
 
+BAYER = "RGBG"
+"""Colour of each packed channel."""
+
+
+def binned(packed: Tensor) -> Tensor:
+    """Average the channels of each colour of packed raw images, `[B, 4, H, W]` or `[B, 9, H, W]`, to `[B, 3, H, W]`."""
+    colours = BAYER if packed.shape[1] == len(BAYER) else COLOURS
+    of_colour = ([place for place, each in enumerate(colours) if each == colour] for colour in "RGB")
+    return torch.stack([packed[:, places].mean(dim=1) for places in of_colour], dim=1)
+
+
 def preview(image: Tensor, reference: Tensor) -> Tensor:
     """Render packed raw images in colour: white balance by the channel means of a reference, then gamma 2.2.
 
     Args:
-        image: packed raw images with channels R, G, B, G, `[B, 4, H, W]`, at half the sensor's resolution.
+        image: packed raw images with channels R, G, B, G, `[B, 4, H, W]`, at half the sensor's resolution, or of an
+            X-Trans sensor, `[B, 9, H, W]`, at a third.
         reference: packed raw images of the same shape; their channel means give the white balance.
 
     Returns:
         `[B, 3, H, W]` in [0, 1].
     """
+    means = binned(reference).clamp(0, 1).mean(dim=(2, 3), keepdim=True).clamp(min=1e-6)
+    return (binned(image).clamp(0, 1) * means[:, 1:2] / means).clamp(0, 1) ** (1 / 2.2)
 
-    def colours(packed: Tensor) -> Tensor:
-        return torch.stack([packed[:, 0], packed[:, 1::2].mean(dim=1), packed[:, 2]], dim=1).clamp(0, 1)
 
-    means = colours(reference).mean(dim=(2, 3), keepdim=True).clamp(min=1e-6)
-    return (colours(image) * means[:, 1:2] / means).clamp(0, 1) ** (1 / 2.2)
+def srgb(image: Tensor, rendering: Tensor) -> Tensor:
+    """Render packed raw images in sRGB as in the paper: white balance, mean of both greens, colour matrix, gamma 2.2.
+
+    Values are rounded down to 256 levels.
+
+    Args:
+        image: packed raw images with channels R, G, B, G, `[B, 4, H, W]`, or of an X-Trans sensor, `[B, 9, H, W]`.
+        rendering: white-balance gains of R, G and B, and below them the matrix to linear sRGB, `[B, 4, 3]`.
+
+    Returns:
+        `[B, 3, H, W]` in [0, 1].
+    """
+    rendering = rendering.to(image)
+    of_channel = ["RGB".index(colour) for colour in (BAYER if image.shape[1] == len(BAYER) else COLOURS)]
+    colours = binned((image * rendering[:, 0, of_channel, None, None]).clamp(0, 1))
+    linear = torch.einsum("bij,bjhw->bihw", rendering[:, 1:], colours).clamp(0, 1)
+    return (255 * linear ** (1 / 2.2)).floor() / 255
 
 
 class ELD(RestorerSteps, MethodModule):
     """Train a denoiser of packed raw images on synthetic sensor noise.
 
     `test` also logs the paper's metrics, `corrected_psnr` and `corrected_ssim`. `predict` writes 16-bit Bayer images
-    (RGGB) with black level 0.
+    (RGGB) with black level 0. Images of X-Trans sensors have nine channels.
 
     Args:
         network: denoiser of packed raw images `[B, 4, H, W]` in [0, 1], with outputs of the same shape.
@@ -139,11 +167,18 @@ class ELD(RestorerSteps, MethodModule):
         return {"loss": log_training(self, batch, loss)}
 
     def image_columns(self, batch: ImagePairBatch, outputs: Any) -> dict[str, Tensor | ImageColumn]:
-        """Show the noisy input, the estimate, the clean image and the error, rendered in colour."""
+        """Show the noisy input, the estimate, the clean image and the error, rendered in colour.
+
+        Files of cameras are rendered by `srgb`, and other images by `preview`.
+        """
         estimate = self.estimated(batch) if outputs is None else outputs["estimate"]
         reference = batch.get("clean", estimate)
-        pictures: Any = {key: preview(batch[key], reference) for key in ("noisy", "clean") if key in batch}
-        return super().image_columns(pictures, {"estimate": preview(estimate, reference)})
+
+        def rendered(image: Tensor) -> Tensor:
+            return srgb(image, batch["rendering"]) if "rendering" in batch else preview(image, reference)
+
+        pictures: Any = {key: rendered(batch[key]) for key in ("noisy", "clean") if key in batch}
+        return super().image_columns(pictures, {"estimate": rendered(estimate)})
 
     def configure_optimizers(self) -> Any:
         return optimizer_config(self.optimizer, self.lr_scheduler, trainable_parameters(self.network))

@@ -19,13 +19,14 @@ from typing import Any, Literal, get_args
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
+from torchvision.transforms.v2.functional import equalize
 
 from datamodules.arguments import at_least, one_of, only_with, positive
 from datamodules.batches import ImagePairBatch
 from datamodules.randomness.shared_batches import sample_rows, sample_rows_like
 from lightning_modules.full_precision import at_least_float32, in_full_precision
 from lightning_modules.method_module import MethodModule
-from lightning_modules.metrics.image_quality import EvaluationProtocol, ImageQuality, psnr
+from lightning_modules.metrics.image_quality import EvaluationProtocol, ImageQuality, as_measured, psnr
 from lightning_modules.optim.optimizers import adam, constant, optimizer_config, trainable_parameters
 from lightning_modules.tasks.restorer import RestorerSteps
 from lightning_modules.training.logging import log_training
@@ -79,11 +80,46 @@ def aligned_psnr(image: Tensor, clean: Tensor, protocol: EvaluationProtocol = "r
     return psnr(image * (next(means) / next(means).clamp(min=1e-6)), clean, protocol)
 
 
+def grey_error(image: Tensor, clean: Tensor, protocol: EvaluationProtocol = "rounded") -> Tensor:
+    """Compute the distance of the mean of each channel from mid-grey, .5, averaged over channels, `[B]`.
+
+    `clean` is ignored.
+    """
+    return (as_measured(image, protocol).mean(dim=(2, 3)) - 0.5).abs().mean(dim=1)
+
+
+def local_contrast(image: Tensor) -> Tensor:
+    """Compute the mean absolute difference of neighbouring pixels of images `[B, C, H, W]`: `[B]`."""
+    return sum(image.diff(dim=dim).abs().mean(dim=(1, 2, 3)) for dim in (2, 3)) / 2  # type: ignore[return-value]
+
+
+def contrast_error(image: Tensor, clean: Tensor, protocol: EvaluationProtocol = "rounded") -> Tensor:
+    """Compute |log(c(image) / c(clean))| with the local contrast c, `[B]`."""
+    ratio = [local_contrast(as_measured(each, protocol)).clamp(min=1e-6) for each in (image, clean)]
+    return (ratio[0] / ratio[1]).log().abs()
+
+
+def simple_corrections(image: Tensor) -> dict[str, Tensor]:
+    """Correct images `[B, C, H, W]` in [0, 1] by operations on the values of single pixels.
+
+    Returns:
+        `gamma`, the exponent 1 / 2.2; `stretched`, from the smallest and largest value of each channel to [0, 1];
+        `equalized`, with equalised histograms of each channel, in 256 levels.
+    """
+    image = image.clamp(0, 1)
+    low, high = image.amin(dim=(2, 3), keepdim=True), image.amax(dim=(2, 3), keepdim=True)
+    return {
+        "gamma": image ** (1 / 2.2),
+        "stretched": (image - low) / (high - low).clamp(min=1e-6),
+        "equalized": equalize((255 * image).round().to(torch.uint8)).to(image.dtype) / 255,
+    }
+
+
 class NoiSER(RestorerSteps, MethodModule):
     """Train a network to reconstruct noise, and brighten dark photographs with this network.
 
     `test` logs the plain PSNR and `aligned_psnr`. For `aligned_psnr`, the estimate first gets the mean brightness of
-    the ground truth, as in many papers.
+    the ground truth, as in many papers. `test` also logs `grey_error` and `contrast_error`.
 
     Args:
         network: maps images `[B, C, H, W]` in [-1, 1] to images in (-1, 1).
@@ -92,6 +128,7 @@ class NoiSER(RestorerSteps, MethodModule):
         noise_deviation: s, standard deviation of the noise before clamping.
         block: height and width of the blocks of a `palette`, in pixels.
         variation_weight: weight of the total variation.
+        simple_baselines: also test `simple_corrections`, and log `test/gamma_psnr` etc.
         protocol: preprocessing of estimates before metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or
             `unclipped`.
         optimizer: optimizer of the network's trainable parameters.
@@ -109,6 +146,7 @@ class NoiSER(RestorerSteps, MethodModule):
         noise_deviation: float = 3.0,
         block: int = 8,
         variation_weight: float = 1.0,
+        simple_baselines: bool = False,
         protocol: EvaluationProtocol = "rounded",
         optimizer: OptimizerCallable = adam,
         lr_scheduler: LRSchedulerCallable = constant,
@@ -127,10 +165,15 @@ class NoiSER(RestorerSteps, MethodModule):
         self.noise_deviation = noise_deviation
         self.block = block
         self.variation_weight = variation_weight
+        self.simple_baselines = simple_baselines
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.quality = ImageQuality(protocol)
-        self.quality.measures["aligned_psnr"] = aligned_psnr
+        self.quality.measures |= {
+            "aligned_psnr": aligned_psnr,
+            "grey_error": grey_error,
+            "contrast_error": contrast_error,
+        }
 
     def training_step(self, batch: ImagePairBatch, batch_idx: int) -> dict[str, Tensor]:
         blank = batch["noisy"]
@@ -150,6 +193,9 @@ class NoiSER(RestorerSteps, MethodModule):
         """
         with in_full_precision(degraded.device):
             return (self.network(2 * at_least_float32(degraded) - 1) + 1) / 2
+
+    def other_estimates(self, batch: ImagePairBatch) -> dict[str, Tensor]:
+        return simple_corrections(at_least_float32(batch["noisy"])) if self.simple_baselines else {}
 
     def configure_optimizers(self) -> Any:
         return optimizer_config(self.optimizer, self.lr_scheduler, trainable_parameters(self.network))

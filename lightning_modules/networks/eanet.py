@@ -140,6 +140,7 @@ class EANet(nn.Module):
         encoder: number of blocks at each encoder level, from full resolution down.
         middle: number of blocks at the coarsest level.
         decoder: number of blocks at each level of the decoder, the coarsest first.
+        enhanced: enhance the fused features by gated convolutions (the paper's CPEM). False is the paper's ablation.
         checkpointed: recompute activations of the blocks in the backward pass instead of keeping them.
 
     Raises:
@@ -153,6 +154,7 @@ class EANet(nn.Module):
         encoder: Sequence[int] = (14, 1, 1, 1),
         middle: int = 1,
         decoder: Sequence[int] = (1, 1, 1, 1),
+        enhanced: bool = True,
         checkpointed: bool = False,
     ) -> None:
         super().__init__()
@@ -166,7 +168,7 @@ class EANet(nn.Module):
             nn.Linear(width, 2 * time_features), SimpleGate(), nn.Linear(time_features, time_features)
         )
         self.first = nn.Conv2d(2 * channels, width, 3, padding=1)
-        self.enhance = GatedConvolutions(width)
+        self.enhance = GatedConvolutions(width) if enhanced else None
         self.last = nn.Conv2d(width, channels, 3, padding=1)
         self.encoders, self.downs, self.ups, self.decoders = (nn.ModuleList() for _ in range(4))
 
@@ -202,7 +204,7 @@ class EANet(nn.Module):
         multiple = 2 ** len(self.downs)
         h = torch.cat([x - degraded, degraded], dim=1)
         h = self.first(F.pad(h, (0, -width % multiple, 0, -height % multiple)))
-        h = h + self.enhance(h)
+        h = h if self.enhance is None else h + self.enhance(h)
         kept = []
         for blocks, down in zip(self.encoders, self.downs, strict=True):
             h = self._through(blocks, h, embedded)

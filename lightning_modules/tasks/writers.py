@@ -18,6 +18,7 @@ from torch import Tensor
 from datamodules.distributed.collectives import run_seed
 from datamodules.files.bayer import unpacked
 from datamodules.files.module_hash import hash_of_module
+from datamodules.files.xtrans import unpacked_xtrans
 from datamodules.jobs.resumable_map import ResumableMap
 from datamodules.jobs.stores import Files, digest_of, png_files
 from lightning_modules.sde.processes import Process
@@ -144,7 +145,7 @@ class ImageWriter(FolderWriter, ABC):
     def pixels(self, batch: Any) -> Tensor:
         """Compute the images to write for a batch, `[B, C, H, W]`, uint8 or uint16.
 
-        Images of four channels are Bayer images.
+        Images of four channels are Bayer images, and images of nine channels are X-Trans images.
         """
 
     def predict_step(self: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> list[str]:
@@ -154,7 +155,8 @@ class ImageWriter(FolderWriter, ABC):
             levels = self.pixels(batch)  # of the whole batch, on which random numbers may depend
             for row in rows:
                 pixels = levels[row].cpu().numpy()
-                yield unpacked(pixels)[None] if len(pixels) == 4 else pixels
+                unpack = {4: unpacked, 9: unpacked_xtrans}.get(len(pixels))
+                yield pixels if unpack is None else unpack(pixels)[None]
 
         digests = [digest_of(image.float()) for image in batch[self.given]]
         return self.write(batch["name"], digests, compute, dataloader_idx)

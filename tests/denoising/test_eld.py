@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from datamodules.corruptions.image_noise import CounterRNG, Sensor
 from lightning_modules.backbones.tiled import TiledInference
-from lightning_modules.denoising.eld import ELD, corrected_psnr, corrected_ssim, illuminance_corrected, preview
+from lightning_modules.denoising.eld import ELD, corrected_psnr, corrected_ssim, illuminance_corrected, preview, srgb
 from lightning_modules.networks.sid_unet import SIDUNet
 
 
@@ -105,3 +105,24 @@ def test_previews_balance_the_colours_by_the_reference() -> None:
     module = ELD(nn.Identity())
     columns = module.image_columns({"noisy": reference, "clean": reference, "index": torch.arange(2)}, None)  # type: ignore[typeddict-item]
     assert torch.equal(columns["estimate"], grey)  # type: ignore[arg-type]
+
+
+def test_files_of_cameras_are_shown_in_their_colours() -> None:
+    torch.manual_seed(0)
+    raw = 1.2 * torch.rand(2, 4, 3, 3, dtype=torch.float64) - 0.1
+    rendering = torch.rand(2, 4, 3, dtype=torch.float64) + torch.tensor([1, 0.5, 0.5, 0.5]).view(1, 4, 1)
+    for picture, packed, (gain, *matrix) in zip(srgb(raw, rendering), raw, rendering.tolist(), strict=True):
+        red, green, blue, other = (packed * torch.tensor([*gain, gain[1]]).view(4, 1, 1)).clamp(0, 1)
+        colours = (red, (green + other) / 2, blue)
+        for channel, row in zip(picture, matrix, strict=True):
+            linear = sum(weight * colour for weight, colour in zip(row, colours, strict=True)).clamp(0, 1)
+            torch.testing.assert_close(channel, (255 * linear ** (1 / 2.2)).floor() / 255)
+    module = ELD(nn.Identity())
+    batch = {"noisy": raw.clamp(0, 1), "clean": raw.clamp(0, 1), "rendering": rendering, "index": torch.arange(2)}
+    assert torch.equal(module.image_columns(batch, None)["estimate"], srgb(raw.clamp(0, 1), rendering))  # type: ignore[arg-type]
+    wide = torch.rand(2, 9, 4, 4, dtype=torch.float64)
+    of_colour = {"R": (0, 3), "G": (1, 5, 6, 7, 8), "B": (2, 4)}
+    neutral = torch.cat([torch.ones(2, 1, 3), torch.eye(3).expand(2, 3, 3)], dim=1).double()
+    means = torch.stack([wide[:, list(places)].mean(dim=1) for places in of_colour.values()], dim=1)
+    torch.testing.assert_close(srgb(wide, neutral), (255 * means ** (1 / 2.2)).floor() / 255)
+    assert preview(wide, wide).shape == (2, 3, 4, 4)

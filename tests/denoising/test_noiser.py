@@ -10,7 +10,10 @@ from lightning_modules.denoising.noiser import (
     NoiSER,
     aligned_psnr,
     colour_images,
+    contrast_error,
+    grey_error,
     noise_images,
+    simple_corrections,
     squared_variation,
 )
 from lightning_modules.metrics.image_quality import psnr
@@ -83,6 +86,29 @@ def test_alignment_takes_a_factor_of_the_brightness_away() -> None:
     found = aligned_psnr(other, clean, "unclipped")
     factor = clean.mean(dim=(1, 2, 3), keepdim=True) / other.mean(dim=(1, 2, 3), keepdim=True)
     torch.testing.assert_close(found, psnr(other * factor, clean, "unclipped"))
+
+
+def test_grey_and_contrast_errors_and_corrections_are_their_formulas() -> None:
+    torch.manual_seed(0)
+    clean = torch.rand(2, 3, 8, 8, dtype=torch.float64)
+    half = 0.5 * clean
+    means = clean.mean(dim=(2, 3))
+    torch.testing.assert_close(grey_error(half, clean, "unclipped"), (0.5 * means - 0.5).abs().mean(dim=1))
+    torch.testing.assert_close(contrast_error(half, clean, "unclipped"), torch.full((2,), 2.0).double().log())
+    assert contrast_error(torch.full_like(clean, 0.3), clean, "unclipped").isfinite().all()
+    found = simple_corrections(half)
+    torch.testing.assert_close(found["gamma"] ** 2.2, half)
+    assert found["stretched"].amin() == 0
+    assert found["stretched"].amax() == 1
+    scaled = clean - clean.amin(dim=(2, 3), keepdim=True)
+    torch.testing.assert_close(found["stretched"], scaled / scaled.amax(dim=(2, 3), keepdim=True))
+    levels = torch.arange(16.0).repeat(255).reshape(1, 1, 60, 68)  # sixteen levels, each as often as the others
+    torch.testing.assert_close(simple_corrections(levels / 255)["equalized"], levels / 15)
+    module = NoiSER(enhancer(hidden=4), simple_baselines=True)
+    noisy = torch.rand(1, 3, 12, 12, dtype=torch.float64)
+    module.test_step({"noisy": noisy, "clean": noisy, "index": torch.tensor([0]), "global_batch_size": 1}, 0)
+    [logged] = module.quality.means().values()
+    assert {"grey_error", "noisy_contrast_error", "gamma_psnr", "equalized_ssim", "stretched_psnr"} <= set(logged)
 
 
 @pytest.mark.parametrize("source", ["noise", "colour", "palette"])

@@ -56,6 +56,19 @@ def test_the_network_sees_the_difference_and_the_degraded_image() -> None:
     assert (seen[0][..., 6:, :] == 0).all()
 
 
+def test_without_the_enhancement_its_parameters_and_its_features_are_left_out() -> None:
+    whole, plain = awake(small()), small(enhanced=False)
+    left_out = {key for key in whole.state_dict() if key not in plain.state_dict()}
+    assert left_out == {f"enhance.{key}" for key in GatedConvolutions(16).state_dict()}
+    plain.load_state_dict({key: value for key, value in whole.state_dict().items() if key not in left_out})
+    for key in ("body.2.weight", "body.2.bias"):
+        whole.get_parameter(f"enhance.{key}").data.zero_()
+    whole.first.weight.data /= 2  # the enhancement also adds its input
+    whole.first.bias.data /= 2
+    x, degraded = torch.randn(2, 1, 2, 8, 8, dtype=torch.float64)
+    torch.testing.assert_close(plain(x, degraded, 3), whole(x, degraded, 3))
+
+
 def test_gates_and_norms_are_those_of_their_formulas() -> None:
     torch.manual_seed(0)
     x = torch.randn(2, 32, 5, 4, dtype=torch.float64)

@@ -1,8 +1,10 @@
 """The LightningModule of SGMSE+; the package docstring describes the method."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal
 
+import pandas as pd
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
@@ -11,6 +13,7 @@ from datamodules.arguments import at_least, one_of, only_with, positive, within
 from datamodules.batches import SpeechPairBatch
 from datamodules.randomness.shared_batches import sample_rows, sample_rows_like
 from lightning_modules.full_precision import in_full_precision
+from lightning_modules.interfaces import Table
 from lightning_modules.method_module import MethodModule
 from lightning_modules.optim.averages import AveragedWeights, ramped_decay
 from lightning_modules.optim.optimizers import adam, constant, scheduled, trainable_parameters
@@ -39,6 +42,9 @@ class SGMSE(SpeechRestorerSteps, MethodModule):
         end: final time of sampling and smallest time in training, in (0, 1).
         sampler: sampling method: `predictor_corrector`, or `flow`, which solves the probability flow ODE to a tolerance
             of 1e-5.
+        compared: pairs of a number of sampling steps and a number of corrector steps. `test` also enhances with each
+            pair, and logs metrics such as `test/steps_10_corrector_1_si_sdr`. `callbacks.SaveTables` writes them to
+            `sampler.csv`, with the number of network evaluations.
         average_decay: maximum decay of the averaged weights, in [0, 1).
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
@@ -58,6 +64,7 @@ class SGMSE(SpeechRestorerSteps, MethodModule):
         snr: float = 0.5,
         end: float = 0.03,
         sampler: Literal["predictor_corrector", "flow"] = "predictor_corrector",
+        compared: Sequence[tuple[int, int]] = (),
         average_decay: float = 0.999,
         optimizer: OptimizerCallable = adam,
         lr_scheduler: LRSchedulerCallable = constant,
@@ -70,7 +77,10 @@ class SGMSE(SpeechRestorerSteps, MethodModule):
         within(0, 1, "[)", average_decay=average_decay)
         one_of(("predictor_corrector", "flow"), sampler=sampler)
         steps = {"num_steps": num_steps, "corrector_steps": corrector_steps, "snr": snr}
-        only_with("sampler predictor_corrector", sampler == "predictor_corrector", SGMSE, **steps)
+        only_with("sampler predictor_corrector", sampler == "predictor_corrector", SGMSE, **steps, compared=compared)
+        for other_steps, other_corrections in compared:
+            at_least(1, compared=other_steps)
+            at_least(0, compared=other_corrections)
         self.network = network
         self.process = process
         self.spectrogram = spectrogram
@@ -80,6 +90,7 @@ class SGMSE(SpeechRestorerSteps, MethodModule):
         self.snr = snr
         self.end = end
         self.sampler = sampler
+        self.compared = dict.fromkeys((steps, corrections) for steps, corrections in compared)
         self.average = AveragedWeights(network, lambda update: ramped_decay(update + 1, average_decay))
         self.quality = SpeechQuality()
         self.optimizer = optimizer
@@ -122,6 +133,37 @@ class SGMSE(SpeechRestorerSteps, MethodModule):
             return predict_and_correct(
                 score, x, times, process, reverse_diffusion, corrector if self.corrector_steps else None, steps, draw
             )
+
+    def other_estimates(self, batch: SpeechPairBatch) -> dict[str, Tensor]:
+        own, estimates = (self.num_steps, self.corrector_steps), {}
+        try:
+            for setting in self.compared:
+                self.num_steps, self.corrector_steps = setting
+                estimates["steps_{}_corrector_{}".format(*setting)] = self.estimated(batch)
+        finally:
+            self.num_steps, self.corrector_steps = own
+        return estimates
+
+    @property
+    def tables(self) -> dict[str, Table]:
+        """Quality over settings of the sampler; empty before a test with `compared`."""
+        rows = pd.DataFrame(self.quality.table)
+        prefixes = {setting: "steps_{}_corrector_{}_".format(*setting) for setting in self.compared}
+        if not all(f"{prefix}si_sdr" in rows for prefix in prefixes.values()) or not prefixes:
+            return {}
+        prefixes[self.num_steps, self.corrector_steps] = ""
+        measures = {"si_sdr": "SI-SDR in dB", "si_sar": "SI-SAR in dB", "estoi": "ESTOI", "pesq": "PESQ"}
+        columns: dict[str, list[Any]] = {"network evaluations": [], "sampling steps": [], "corrector": []}
+        for steps, corrections in sorted(prefixes):
+            columns["network evaluations"].append(steps * (1 + corrections))
+            columns["sampling steps"].append(steps)
+            columns["corrector"].append(f"{corrections} corrector step{'' if corrections == 1 else 's'}")
+            for measure, label in measures.items():
+                if measure in rows:
+                    value = float(rows[prefixes[steps, corrections] + measure].mean())
+                    columns.setdefault(label, []).append(value)
+        drawn = {label: columns[label] for label in measures.values() if label in columns}
+        return {"sampler": Table(columns, drawn, ["network evaluations"])}
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(trainable_parameters(self.network))

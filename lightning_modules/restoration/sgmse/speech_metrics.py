@@ -24,7 +24,7 @@ arXiv 2110.01763.
 
 import importlib.metadata
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
 from typing import Any
@@ -162,6 +162,7 @@ class SpeechQuality(MeasuredItems):
         loader: int = 0,
         perception: bool = True,
         lengths: Sequence[int] | None = None,
+        others: Mapping[str, Tensor] | None = None,
     ) -> None:
         """Add the metrics of a batch.
 
@@ -175,17 +176,24 @@ class SpeechQuality(MeasuredItems):
             loader: index of the test dataloader.
             perception: whether to compute intelligibility and perceived quality, which takes seconds per recording.
             lengths: length of each recording in samples, without padding; None if there is no padding.
+            others: other estimates by name; their metrics are named `<name>_<metric>`.
         """
         noisy, estimate, clean = (each.detach().double() for each in (noisy, estimate, clean))
+        further = {key: each.detach().double() for key, each in (others or {}).items()}
         values = {"input_snr": decibels(clean, noisy - clean)}
         values["noisy_si_sdr"] = scale_invariant_signal_distortion_ratio(noisy, clean)
         values |= parts(estimate, clean, noisy)
+        for key, other in further.items():
+            values |= {f"{key}_{measure}": value for measure, value in parts(other, clean, noisy).items()}
         if perception:
             told = []
             for row, length in enumerate(lengths or [noisy.shape[1]] * len(noisy)):
                 given, enhanced, meant = (signal[row : row + 1, :length] for signal in (noisy, estimate, clean))
                 before = {f"noisy_{key}": value for key, value in perceived(given, meant, sample_rate).items()}
                 told.append(before | perceived(enhanced, meant, sample_rate))
+                for key, other in further.items():
+                    found = perceived(other[row : row + 1, :length], meant, sample_rate)
+                    told[-1] |= {f"{key}_{measure}": value for measure, value in found.items()}
             values |= {key: torch.cat([one[key].reshape(1) for one in told]) for key in told[0]}
             missing = [(key, how) for key, (packages, how) in NEEDS.items() if not all(map(find_spec, packages))]
             if missing and not SpeechQuality.warned and sample_rate == WIDEBAND:

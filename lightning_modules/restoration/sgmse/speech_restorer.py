@@ -152,16 +152,28 @@ class SpeechRestorerSteps(FolderWriter, ABC):
             padded = [F.pad(each, (0, signal.shape[1] - len(each))) for each in signals]
             return torch.stack(padded) * loudest
 
+    def other_estimates(self: Any, batch: SpeechPairBatch) -> dict[str, Tensor]:
+        """Return additional estimates of a test batch by name.
+
+        Their metrics are logged as `test/<name>_si_sdr` etc.
+        """
+        return {}
+
     def validation_step(self: Any, batch: SpeechPairBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        self.test_step(batch, batch_idx, dataloader_idx)
+        self._measured(batch, dataloader_idx)
 
     def test_step(self: Any, batch: SpeechPairBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Return `estimate`, `[B, samples]`."""
+        return self._measured(batch, dataloader_idx, self.other_estimates(batch))
+
+    def _measured(
+        self: Any, batch: SpeechPairBatch, dataloader_idx: int, others: dict[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
         estimate = self.estimated(batch)
         names = batch.get("name") or [str(position) for position in batch["index"].tolist()]
         signals, perception = (batch["noisy"], estimate, batch["clean"]), batch["sample_rate"] >= SPOKEN
         measured = batch["sample_rate"], batch["index"], names, dataloader_idx, perception, lengths_of(batch)
-        self.quality.update(*signals, *measured)
+        self.quality.update(*signals, *measured, others)
         return {"estimate": estimate}
 
     def on_validation_epoch_end(self: Any) -> None:

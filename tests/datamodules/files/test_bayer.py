@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 import tifffile
 
-from datamodules.files.bayer import RawImage, find_raw, packed, read_headerless, read_raw, unpacked
+from datamodules.files.bayer import (
+    SRGB_TO_XYZ,
+    RawImage,
+    camera_to_srgb,
+    find_raw,
+    packed,
+    read_headerless,
+    read_raw,
+    unpacked,
+)
+from datamodules.files.xtrans import packed_xtrans
 
 COLOURS = {"R": 0, "G": 1, "B": 2}
 
@@ -96,10 +106,26 @@ def test_files_of_cameras_are_read_by_rawpy(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setitem(sys.modules, "rawpy", types.SimpleNamespace(imread=lambda path: File()))
     raw = read_raw(tmp_path / "a.ARW")
     assert (raw.black, raw.white, raw.pattern, raw.bayer.tolist()) == (512, 900, "BGGR", [[512, 600], [700, 900]])
+    assert raw.rendering is None
+    matrix = np.vstack([np.diag([2.0, 1.0, 4.0]) @ np.linalg.inv(SRGB_TO_XYZ), np.zeros((1, 3))])
+    monkeypatch.setattr(File, "camera_whitebalance", [512.0, 256.0, 384.0, 0.0], raising=False)
+    monkeypatch.setattr(File, "rgb_xyz_matrix", matrix, raising=False)
+    np.testing.assert_allclose(read_raw(tmp_path / "a.ARW").rendering, [[2, 1, 1.5], *np.eye(3)], atol=1e-6)
+    monkeypatch.setattr(File, "rgb_xyz_matrix", np.zeros((4, 3)))  # a camera that LibRaw does not know
+    assert read_raw(tmp_path / "a.ARW").rendering is None
     for cell, kind in ((np.zeros((6, 6), int), "X-Trans, 6 x 6"), (None, "none")):
         monkeypatch.setattr(File, "raw_pattern", cell)
         with pytest.raises(ValueError, match=rf"a.ARW cannot be read .*: its colour filter is {kind}; only Bayer"):
             read_raw(tmp_path / "a.ARW")
+
+
+def test_colours_of_a_camera_are_undone_and_white_stays_white() -> None:
+    mixed = np.random.default_rng(0).uniform(0.1, 1, (3, 3)) + np.eye(3)  # linear sRGB to colours of the camera
+    matrix = camera_to_srgb(mixed @ np.linalg.inv(SRGB_TO_XYZ))
+    np.testing.assert_allclose(matrix.sum(axis=1), 1)
+    light = np.array([0.2, 0.5, 0.7])
+    balanced = (mixed @ light) / mixed.sum(axis=1)  # by gains that make white neutral
+    np.testing.assert_allclose(matrix @ balanced, light)
 
 
 XTRANS = "GGRGGBGGBGGRBRGRBGGGBGGRGGRGGBRBGBRG"
@@ -124,7 +150,12 @@ def test_rawpy_reads_what_a_digital_negative_holds(cell: str, tmp_path: Path) ->
     if cell == XTRANS:
         with pytest.raises(ValueError, match=r"a.dng cannot be read .*: its colour filter is X-Trans, 6 x 6"):
             read_raw(tmp_path / "a.dng")
+        raw = read_raw(tmp_path / "a.dng", xtrans=True)
+        assert (raw.black, raw.white, raw.pattern) == (64, 1023, cell)
+        np.testing.assert_array_equal(raw.packed(), packed_xtrans(values, cell).clip(64, 1023) - 64)
     else:
+        with pytest.raises(ValueError, match="its colour filter is Bayer, 2 x 2; only X-Trans"):
+            read_raw(tmp_path / "a.dng", xtrans=True)
         raw = read_raw(tmp_path / "a.dng")
         assert (raw.black, raw.white, raw.pattern) == (64, 1023, cell)
         np.testing.assert_array_equal(raw.bayer, values)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from datamodules.restoration.blank import Blank
-from datamodules.restoration.dark_photographs import WHITE, DarkPhotographs
+from datamodules.restoration.dark_photographs import WHITE, DarkPhotographs, OverExposedPhotographs
 
 
 def test_dark_photographs_follow_the_law_of_their_darkness() -> None:
@@ -18,6 +18,20 @@ def test_dark_photographs_follow_the_law_of_their_darkness() -> None:
     again = DarkPhotographs(exposure=0.2, exponent=2.0, noise=0.001).images("training")
     assert again.noisy is not None
     assert all(np.array_equal(one, other) for one, other in zip(images.noisy, again.noisy, strict=True))
+
+
+def test_over_exposed_photographs_have_their_gain_below_saturation() -> None:
+    images = OverExposedPhotographs(gain=4.0).images("test")
+    assert images.clean is not None
+    assert images.noisy is not None
+    for light, bright in zip(images.clean, images.noisy, strict=True):
+        linear, gained = (light / WHITE) ** 2.2, (bright / WHITE) ** 2.2
+        saturated = linear > 0.2501
+        np.testing.assert_allclose(gained[~saturated], (4 * linear[~saturated]).clip(max=1), atol=1e-3)
+        assert (bright[saturated] == WHITE).all()
+        assert saturated.any()
+    with pytest.raises(ValueError, match="gain must be at least 1"):
+        OverExposedPhotographs(gain=0.5)
 
 
 def test_a_blank_image_is_black_and_counts_once() -> None:

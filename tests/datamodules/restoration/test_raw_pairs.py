@@ -1,9 +1,13 @@
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from datamodules.files.bayer import packed
-from datamodules.restoration.raw_pairs import SID, ELDPairs
+from datamodules.files.xtrans import XTRANS, packed_xtrans
+from datamodules.loading.global_batches import Request
+from datamodules.restoration.image_pairs import WholeImages
+from datamodules.restoration.raw_pairs import SID, ELDPairs, images_of
 
 RANDOM = np.random.default_rng(0)
 
@@ -50,6 +54,45 @@ def test_short_exposures_are_brightened_by_the_ratio_that_their_names_say(tmp_pa
     np.testing.assert_allclose((images.clean or [])[1], clipped(stored["00001_00_10s"])[:, 1:3, 2:4], rtol=1e-5)
     every = SID(str(tmp_path), crop=None).images("test")
     np.testing.assert_allclose((every.noisy or [])[2], 300 * clipped(stored["00002_00_0.033s"]), rtol=1e-5)
+
+
+def test_pairs_of_sid_are_trained_on_whole_with_the_brightened_short_exposure(tmp_path: Path) -> None:
+    stored = sid(tmp_path)
+    images = SID(str(tmp_path), crop=2, pairs=True).images("training")
+    assert (images.names, images.data_range) == (["00001_00_0.1s", "00001_01_0.1s", "00002_00_0.033s"], 1)
+    np.testing.assert_allclose((images.noisy or [])[1], 100 * clipped(stored["00001_01_0.1s"]), rtol=1e-5)
+    np.testing.assert_allclose((images.clean or [])[1], clipped(stored["00001_00_10s"]), rtol=1e-5)
+    assert len(SID(str(tmp_path), ratio=300, pairs=True).images("training").names) == 1
+
+
+def test_pairs_of_an_x_trans_sensor_have_nine_channels(tmp_path: Path) -> None:
+    names = {"short": "10001_00_0.1s", "long": "10001_00_10s"}
+    for kind, name in names.items():
+        (tmp_path / "SID" / "Fuji" / kind).mkdir(parents=True)
+        bayer = RANDOM.integers(1024, 1200, (12, 18), dtype=np.uint16)
+        levels = {"black": 1024, "white": 16383, "pattern": XTRANS}
+        np.savez(tmp_path / "SID" / "Fuji" / kind / f"{name}.npz", bayer=bayer, **levels)
+        stored = packed_xtrans(bayer)
+    for split in ("train", "test"):
+        line = f"./Fuji/short/{names['short']}.RAF ./Fuji/long/{names['long']}.RAF ISO400 F9\n"
+        (tmp_path / "SID" / f"Fuji_{split}_list.txt").write_text(line)
+    made = SID(str(tmp_path), camera="Fuji", pairs=True, crop=None)
+    assert made.channels == 9
+    for split in ("training", "test"):
+        images = made.images(split)  # type: ignore[arg-type]
+        np.testing.assert_allclose((images.clean or [])[0], (stored - 1024.0) / (16383 - 1024), rtol=1e-5)
+        assert (images.noisy or [])[0].shape == (9, 4, 6)
+    assert SID(str(tmp_path), camera="Fuji").images("training").stored[0].dtype == np.uint16
+
+
+def test_colours_of_the_cameras_reach_the_batch() -> None:
+    colours = RANDOM.random((2, 4, 3), dtype=np.float32)
+    read = [(RANDOM.random((4, 2, 2), dtype=np.float32), np.zeros((4, 2, 2), np.float32), each) for each in colours]
+    images = images_of(["a", "b"], read)
+    np.testing.assert_array_equal((images.noisy or [])[1], read[1][0])
+    batch = WholeImages(images, None)[Request(torch.tensor([1, 0]), 0, 2)]
+    np.testing.assert_array_equal(batch["rendering"], colours[[1, 0]])
+    assert images_of(["a", "b"], [read[0], (*read[1][:2], None)]).rendering is None
 
 
 def test_eld_compares_with_the_nearest_reference(tmp_path: Path) -> None:

@@ -91,3 +91,23 @@ def test_the_flow_draws_noise_at_its_start_alone() -> None:
     noisy = trained.spectrogram.of(batch()["noisy"])[..., :12]
     assert trained.enhanced(noisy, draw).shape == noisy.shape
     assert len(drawn) <= 2  # that of the last step is left out of its mean
+
+
+def test_other_settings_of_the_sampler_are_measured_as_if_each_were_configured() -> None:
+    trained, given = module(compared=[[1, 0], [2, 1]]), {**batch(), "sample_rate": 2000}
+    outputs = trained.test_step(given, 0)
+    torch.testing.assert_close(outputs["estimate"], module().estimated(given), rtol=0, atol=0)
+    [means] = trained.quality.means().values()
+    for steps, corrections in ((1, 0), (2, 1)):
+        alone = module(num_steps=steps, corrector_steps=corrections)
+        alone.test_step(given, 0)
+        [expected] = alone.quality.means().values()
+        assert means[f"steps_{steps}_corrector_{corrections}_si_sdr"] == expected["si_sdr"]
+    table = trained.tables["sampler"].columns
+    assert table["network evaluations"] == [1, 4, 6]
+    assert table["SI-SDR in dB"][2] == pytest.approx(means["si_sdr"])
+    assert table["SI-SDR in dB"][0] == pytest.approx(means["steps_1_corrector_0_si_sdr"])
+    trained.validation_step(given, 0)
+    assert not any("steps_" in key for key in next(iter(trained.quality.means().values())))  # in tests alone
+    with pytest.raises(ValueError, match="compared must be at least 1, got 0"):
+        module(compared=[(0, 1)])

@@ -1,0 +1,82 @@
+"""Metrics without ground truth of the images or frames that `predict` writes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+
+from callbacks.image_quality.pyiqa_measures import pyiqa_measures
+from datamodules.files.pixels import read_pixels
+from datamodules.files.whole_files import write_text
+
+
+def chosen_frames(files: Sequence[Path]) -> list[Path]:
+    """Choose the first, the middle (number of frames / 2, rounded) and the last frame of a clip."""
+    places = sorted({0, min(round(len(files) / 2), len(files) - 1), len(files) - 1})
+    return [files[place] for place in places]
+
+
+class NoReferenceMetrics(Callback):
+    """Measure the images that `predict` writes by metrics of pyiqa that need no ground truth.
+
+    Images of a folder `restored/<clip>` are frames of a clip. The first, the middle and the last frame are measured, as
+    in the protocol of VideoLQ and FLIR. Images directly in `restored` are all measured. The file `no_reference.csv` in
+    the run directory has a row for each image, and the mean. Rank 0 computes the metrics after all files are written.
+
+    pyiqa is the package extra `no-reference`. Without this package, a warning replaces the table.
+
+    Args:
+        metrics: names of metrics in pyiqa.
+        all_frames: measure all frames of a clip instead of three.
+        data_range: stored value of white of 16-bit images. None means that the images have 8 bits.
+    """
+
+    def __init__(
+        self,
+        metrics: Sequence[str] = ("nrqm", "niqe", "pi", "brisque"),
+        all_frames: bool = False,
+        data_range: int | None = None,
+    ) -> None:
+        if not metrics:
+            raise ValueError("metrics must name at least one metric of pyiqa")
+        self.metrics = list(metrics)
+        self.all_frames = all_frames
+        self.data_range = data_range
+        self.folder: Path | None = None
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        written = getattr(pl_module, "written", None)
+        if written is None:
+            raise TypeError(f"NoReferenceMetrics needs a module that writes images, got {type(pl_module).__name__}")
+        directory = trainer.log_dir  # a broadcast, so on every rank
+        kept = directory is not None and not trainer.fast_dev_run  # type: ignore[attr-defined]
+        self.folder = Path(str(directory), written) if kept else None
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        # Callbacks end their prediction before the module, which waits for the files of all ranks.
+        folder, self.folder = self.folder, None
+        if stage != "predict" or folder is None or not trainer.is_global_zero:
+            return
+        measures = pyiqa_measures(self.metrics, "NoReferenceMetrics")
+        if not measures:
+            return
+        rows: list[dict[str, str | float]] = []
+        for place in [folder, *sorted(path for path in folder.rglob("*") if path.is_dir())]:
+            files = sorted(place.glob("*.png"))
+            if files and place != folder and not self.all_frames:
+                files = chosen_frames(files)
+            for file in files:
+                levels = torch.from_numpy(read_pixels(file, data_range=self.data_range)).float()
+                image = levels[None].to(pl_module.device) / (self.data_range or 255)
+                values = {name: float(measure(image, None, "clipped")) for name, measure in measures.items()}
+                rows.append({"name": str(file.relative_to(folder)), **values})
+        if not rows:
+            return
+        mean = pd.DataFrame(rows).drop(columns="name").mean()
+        table = pd.DataFrame([*rows, {"name": "mean", **mean}])
+        write_text(folder.parent / "no_reference.csv", table.to_csv(index=False))
+        means = ", ".join(f"{name} {table[name].iloc[-1]:.4f}" for name in measures)
+        rank_zero_info(f"Mean over {len(rows)} images of {folder}: {means}")
