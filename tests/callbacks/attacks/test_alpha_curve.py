@@ -66,6 +66,13 @@ def test_a_mixture_without_a_learned_alpha_has_no_such_row(tmp_path: Path) -> No
     assert pd.read_csv(tmp_path / "alpha_curve.csv")["alpha"].tolist() == [0.5]
 
 
+def test_fixed_alphas_are_interpolated_at_the_robust_accuracy_of_the_learned_alpha() -> None:
+    rows = {"alpha": ["0", "0.5", "1", "learned"], "accuracy": [1.0, 0.9, 0.8, 0.95]}
+    for robust, accuracy in ((0.5, 0.85), (0.9, 0.8), (0.1, 0.95)):
+        table = pd.DataFrame({**rows, "robust_accuracy": [0.0, 0.2, 0.8, robust]})
+        assert accuracy_at_equal_robustness(table) == pytest.approx(accuracy)
+
+
 def in_blocks() -> AlphaCurve:
     return AlphaCurve(ATTACK, alphas=[0.0, 0.6], batch_size=20, skip=5)
 
