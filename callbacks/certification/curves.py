@@ -52,14 +52,8 @@ def read_log(path: Path) -> pd.DataFrame:
         path = path / "certification.csv"
         if not path.is_file():
             begun = (path.parent / "certification_settings.json").is_file()
-            raise FileNotFoundError(
-                f"{path.parent} has no certification.csv: "
-                + (
-                    "its certification is incomplete"
-                    if begun
-                    else "test with configs/callbacks/certification.yaml first"
-                )
-            )
+            why = "its certification is incomplete" if begun else "test with configs/callbacks/certification.yaml first"
+            raise FileNotFoundError(f"{path.parent} has no certification.csv: {why}")
     if not path.is_file():
         raise FileNotFoundError(f"there is no log or run directory {path}")
     separator = "," if path.suffix == ".csv" else "\t"

@@ -81,8 +81,8 @@ class ImageFolder(ImageSet):
         for split in ("val", "test"):
             if (self.root / split).is_dir() and (found := set(class_folders(self.root / split))) != {*self.class_names}:
                 rank_zero_warn(
-                    f"{self.root / split} does not have the classes of train, so it cannot be read for testing: only one "
-                    f"of the two has {', '.join(sorted(found ^ {*self.class_names}))}"
+                    f"{self.root / split} does not have the classes of train, so it cannot be read later: only one of "
+                    f"the two has {', '.join(sorted(found ^ {*self.class_names}))}"
                 )
         return self._read("train")
 

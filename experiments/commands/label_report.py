@@ -93,8 +93,8 @@ def run(options: Namespace) -> int:
     reports = [path for run in runs for path in sorted(run.rglob(REPORT)) if path != output or len(runs) > 1]
     if not reports and output.is_file():
         raise ValueError(
-            f"{runs[0]} is one run, whose report is {output}: --html writes a page of it; without --html, give the folder "
-            f"of all folds"
+            f"{runs[0]} is one run, whose report is {output}: --html writes a page of it; without --html, give the "
+            f"folder of all folds"
         )
     if not reports:
         raise FileNotFoundError(f"{runs[0]} contains no {REPORT}: test with configs/callbacks/label_report.yaml")

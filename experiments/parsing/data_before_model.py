@@ -38,8 +38,8 @@ def count_classes(config: Namespace) -> None:
     names = getattr(getattr(data, "images", None), "class_names", None)
     if names is not None and len(names) == 1:  # images without labels have no class names
         raise ValueError(
-            f"num_classes: auto finds one class in the data, {names[0]}, but a classifier needs at least two; each class "
-            f"is a folder of images"
+            f"num_classes: auto finds one class in the data, {names[0]}, but a classifier needs at least two; each "
+            f"class is a folder of images"
         )
     _replaced(config.model, number)
 

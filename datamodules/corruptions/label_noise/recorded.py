@@ -304,7 +304,8 @@ class FromCSV:
             meant = {reading[word] for reading in fitting if word in reading}
             if not meant:
                 raise ValueError(
-                    f"{column} of {self.path} is {word!r}, which is not the {' or the '.join(readings)} of a class{known}"
+                    f"{column} of {self.path} is {word!r}, which is not the {' or the '.join(readings)} of a class"
+                    f"{known}"
                 )
             if len(meant) > 1:
                 raise ValueError(

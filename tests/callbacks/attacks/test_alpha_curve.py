@@ -8,7 +8,7 @@ import pytest
 import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from callbacks.attacks.alpha_curve import AlphaCurve, draw_alpha_curve
+from callbacks.attacks.alpha_curve import AlphaCurve, accuracy_at_equal_robustness, draw_alpha_curve
 from datamodules.classification.digits import Digits
 from datamodules.classification.labelled_images import LabelledImages
 from lightning_modules.baselines.cross_entropy import CrossEntropy

@@ -90,10 +90,7 @@ def test_resuming_ends_with_the_same_file(finished: Finished, tmp_path: Path, ke
         ({"mode": FixedSampling(n0=20, n=600, alpha=0.01)}, "alpha 0.001, and this run has 0.01"),
         ({"mode": Curve(n0=20)}, "mode 'fixed', and this run has 'curve'"),
         ({"seed": 3}, "seed 0, and this run has 3"),
-        (
-            {"skip": 2},
-            "num_images 12, and this run has 6; with skip 1, and this run has 2; with other images; with other",
-        ),
+        ({"skip": 2}, "with skip 1, and this run has 2; with other images; with other labels: use"),
         ({"max": 8}, "max None, and this run has 8"),
     ],
 )
