@@ -61,7 +61,7 @@ class EarlyLearning(Callback):
             labels) or `current` (the labels used for training).
         background: category that is never tested for the end of early learning.
         draw_every_n_epochs: number of epochs between two figures. The last figure is drawn at the end of training.
-        log_categories: also log `early_learning/epochs_<k>` for each category k: the number of epochs until its early
+        log_categories: also log `train/early_learning_epochs_<k>` for each category k: the number of epochs until its early
             learning ended, or the number of epochs so far.
 
     Raises:
@@ -167,7 +167,7 @@ class EarlyLearning(Callback):
         if self.log_categories:
             for category, ended_at in enumerate(self.history.ended_at.tolist()):
                 last = self.history.epochs[-1] if ended_at < 0 else ended_at
-                log_same(pl_module, f"early_learning/epochs_{category}", float(last + 1))
+                log_same(pl_module, f"train/early_learning_epochs_{category}", float(last + 1))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the figure, even of a completed run. An earlier call may have been killed while drawing."""

@@ -97,7 +97,7 @@ def test_overall_shares_are_logged_and_the_figure_is_drawn(uninterrupted: Run) -
     assert metrics["train/memorized"] == pytest.approx(share((predicted == GIVEN)[GIVEN != CLEAN]))
     assert metrics["early_learning/ended"] == 2
     ended = uninterrupted.callback.history.ended_at.tolist()
-    assert [metrics[f"early_learning/epochs_{k}"] for k in range(3)] == [ended[0] + 1, ended[1] + 1, 14]
+    assert [metrics[f"train/early_learning_epochs_{k}"] for k in range(3)] == [ended[0] + 1, ended[1] + 1, 14]
     image = imread(uninterrupted.directory / "figures" / "early_learning.png")
     assert min(image.shape[:2]) > 300
     assert image[..., :3].std() > 0.05
