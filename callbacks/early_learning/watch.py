@@ -61,8 +61,8 @@ class EarlyLearning(Callback):
             labels) or `current` (the labels used for training).
         background: category that is never tested for the end of early learning.
         draw_every_n_epochs: number of epochs between two figures. The last figure is drawn at the end of training.
-        log_categories: also log `train/early_learning_epochs_<k>` for each category k: the number of epochs until its early
-            learning ended, or the number of epochs so far.
+        log_categories: also log `train/early_learning_epochs_<k>` for each category k: the number of epochs until its
+            early learning ended, or the number of epochs so far.
 
     Raises:
         ValueError: if an argument is out of range. In training, also if the horizon is unknown, `interval` is given
