@@ -111,7 +111,7 @@ def final_metrics(metrics: Mapping[str, float], given_labels: bool = False) -> l
     shown.sort(key=lambda name: (*beside(name), name))
     shown.sort(key=lambda name: next((i for i, stage in enumerate(stages) if stage in name), -1))
     width = max(map(len, shown), default=0)
-    note = "  on the given labels, some of which are false"
+    note = "  on the given labels, some of which may be false"
     return [
         f"{name:{width}}  {metrics[name]:<9.4g}{note * (given_labels and name.startswith('val/'))}".rstrip()
         for name in shown

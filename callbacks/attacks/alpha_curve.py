@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -15,6 +16,7 @@ from datamodules.files.whole_files import save_figure, write_text
 from datamodules.randomness.generators import bits_of
 from lightning_modules.interfaces import MixedClassifier, require
 from lightning_modules.robustness.attacks.ascent import Attack, require_gradients
+from lightning_modules.training.logging import log_same
 from lightning_modules.training.results_directory import results_directory
 from lightning_modules.training.tested_images import TestedImages, require_testing
 
@@ -32,6 +34,10 @@ class AlphaCurve(Callback):
     Writes `alpha_curve.csv` with a row for each alpha, and `figures/alpha_curve.png`. The folder `alpha_curve_rows`
     gets the sums over each block of images. Blocks are sharded over ranks. With the same weights and settings, an
     interrupted evaluation resumes after its last finished block. All ranks must see the same run directory.
+
+    If alpha is learned, `test/accuracy_of_fixed_alpha` is the clean accuracy of the fixed alpha that withstands the
+    attack on as many images as the learned alpha (see `accuracy_at_equal_robustness`). It is comparable to
+    `test/accuracy` if all images are attacked.
 
     Args:
         attack: attack on the mixture at each alpha, from `lightning_modules.robustness.attacks`.
@@ -63,6 +69,7 @@ class AlphaCurve(Callback):
         self.skip = skip
         self.max = max
         self.seed = seed
+        self.of_fixed: float | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "test":
@@ -105,6 +112,11 @@ class AlphaCurve(Callback):
                 save_figure(draw_alpha_curve(table, self._attack_in_words), directory / "figures" / "alpha_curve.png")
 
             files.peers.on_first_rank(write)
+        self.of_fixed = accuracy_at_equal_robustness(table) if module.chooses_alpha else None
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.of_fixed is not None:
+            log_same(pl_module, "test/accuracy_of_fixed_alpha", self.of_fixed)
 
     @property
     def _attack_in_words(self) -> str:
@@ -129,6 +141,21 @@ class AlphaCurve(Callback):
         attacked = self.attack.perturb(network, image, label, logits=of_clean).to(image.dtype)
         withstood, mean_alpha_attacked, _ = judged(attacked)
         return torch.stack([right.sum().double(), (right & withstood).sum().double(), mean_alpha, mean_alpha_attacked])
+
+
+def accuracy_at_equal_robustness(table: pd.DataFrame) -> float:
+    """Interpolate the clean accuracy of fixed alphas at the robust accuracy of the learned alpha.
+
+    Interpolation is linear between neighbouring alphas. Outside the range of the fixed alphas, the accuracy of the
+    nearest alpha is returned.
+
+    Args:
+        table: table with columns `alpha` (a number, or `learned` in one row), `accuracy` and `robust_accuracy`.
+    """
+    learned = table["alpha"] == "learned"
+    fixed = table[~learned].sort_values("robust_accuracy", kind="stable")
+    robust = table.loc[learned, "robust_accuracy"].item()
+    return float(np.interp(robust, fixed["robust_accuracy"], fixed["accuracy"]))
 
 
 def draw_alpha_curve(table: pd.DataFrame, attack: str) -> "Figure":

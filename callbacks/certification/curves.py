@@ -51,9 +51,11 @@ def read_log(path: Path) -> pd.DataFrame:
     if path.is_dir():
         path = path / "certification.csv"
         if not path.is_file():
-            raise FileNotFoundError(f"{path.parent} has no certification.csv: its certification is incomplete")
+            begun = (path.parent / "certification_settings.json").is_file()
+            why = "its certification is incomplete" if begun else "test with configs/callbacks/certification.yaml first"
+            raise FileNotFoundError(f"{path.parent} has no certification.csv: {why}")
     if not path.is_file():
-        raise FileNotFoundError(f"there is no log {path}")
+        raise FileNotFoundError(f"there is no log or run directory {path}")
     separator = "," if path.suffix == ".csv" else "\t"
     try:
         lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # an unterminated last line is incomplete

@@ -61,6 +61,8 @@ class EarlyLearning(Callback):
             labels) or `current` (the labels used for training).
         background: category that is never tested for the end of early learning.
         draw_every_n_epochs: number of epochs between two figures. The last figure is drawn at the end of training.
+        log_categories: also log `train/early_learning_epochs_<k>` for each category k: the number of epochs until its
+            early learning ended, or the number of epochs so far.
 
     Raises:
         ValueError: if an argument is out of range. In training, also if the horizon is unknown, `interval` is given
@@ -82,6 +84,7 @@ class EarlyLearning(Callback):
         reference: Literal["original", "current"] = "original",
         background: int | None = None,
         draw_every_n_epochs: int = 10,
+        log_categories: bool = False,
     ) -> None:
         within(0, 1, r=r)
         within(0, 1, "(]", min_jump=min_jump)
@@ -95,6 +98,7 @@ class EarlyLearning(Callback):
         self.reference = reference
         self.background = background
         self.draw_every_n_epochs = draw_every_n_epochs
+        self.log_categories = log_categories
         self._directory: Path | None = None
         self._start(num_classes=0)
 
@@ -160,6 +164,10 @@ class EarlyLearning(Callback):
             if not value.isnan():
                 log_same(pl_module, f"train/{name}", float(value))
         log_same(pl_module, "early_learning/ended", float((self.history.ended_at >= 0).sum()))
+        if self.log_categories:
+            for category, ended_at in enumerate(self.history.ended_at.tolist()):
+                last = self.history.epochs[-1] if ended_at < 0 else ended_at
+                log_same(pl_module, f"train/early_learning_epochs_{category}", float(last + 1))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the figure, even of a completed run. An earlier call may have been killed while drawing."""

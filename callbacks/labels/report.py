@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
 from torch import Tensor
 
-from callbacks.labels.cleaning import CLEANED, cleaned_labels, wrong_fraction
+from callbacks.labels.cleaning import CLEANED, cleaned_labels, with_actions, wrong_fraction
 from callbacks.labels.measures import judged, report_metrics
 from callbacks.labels.report_figure import draw_worst_labels
 from datamodules.arguments import at_least, within
@@ -136,11 +136,7 @@ class LabelReport(Callback):
                 )
             if not self.written:
                 self._write(Path(directory), table, trainer, loader)
-            rank_zero_info(
-                f"An estimated {metrics['labels_wrong_estimate']:.1%} of the labels are wrong (95 % bootstrap interval "
-                f"{metrics['labels_wrong_low']:.1%} to {metrics['labels_wrong_high']:.1%}, if the network is right "
-                f"where it is confident); labels to train on: {Path(directory, CLEANED)}"
-            )
+            rank_zero_info(in_words(table, metrics, Path(directory, CLEANED)))
         self.written = True
         for name, value in trainer.strategy.broadcast(metrics).items():
             log_same(pl_module, f"test/{name}", value)
@@ -200,6 +196,28 @@ class LabelReport(Callback):
         num_suspected = int(table["suspected"].sum())
         figure = draw_worst_labels(image.float().cpu().numpy(), worst, len(table), num_suspected, class_names(trainer))
         save_figure(figure, directory / "figures" / "label_report.png")
+
+
+def in_words(table: pd.DataFrame, metrics: dict[str, float], cleaned: Path) -> str:
+    """Tell the estimated fraction of wrong labels, and whether the cleaned labels change more labels than that.
+
+    Args:
+        table: label report.
+        metrics: metrics of `callbacks.labels.cleaning.wrong_fraction`.
+        cleaned: path of the cleaned labels.
+    """
+    changed = float((with_actions(table)["action"] != "keep").mean())
+    told = (
+        f"An estimated {metrics['labels_wrong_estimate']:.1%} of the labels are wrong (95 % bootstrap interval "
+        f"{metrics['labels_wrong_low']:.1%} to {metrics['labels_wrong_high']:.1%}, if the network is right where it is "
+        f"confident); labels to train on: {cleaned}, which relabels or drops {changed:.1%}"
+    )
+    if changed > metrics["labels_wrong_high"]:
+        told += (
+            ". These are more than the estimated wrong labels: correct labels are dropped, too. Compare training on "
+            "the given and on the cleaned labels with a test set whose labels you trust"
+        )
+    return told
 
 
 def find_label_issues(label: NDArray[np.int64], probability: NDArray[np.float32]) -> NDArray[np.bool_]:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from datamodules.arguments import at_least
@@ -77,6 +78,12 @@ class ImageFolder(ImageSet):
         return any((self.root / name).is_dir() for name in ("test", "val"))
 
     def training(self) -> ImageFiles:
+        for split in ("val", "test"):
+            if (self.root / split).is_dir() and (found := set(class_folders(self.root / split))) != {*self.class_names}:
+                rank_zero_warn(
+                    f"{self.root / split} does not have the classes of train, so it cannot be read later: only one of "
+                    f"the two has {', '.join(sorted(found ^ {*self.class_names}))}"
+                )
         return self._read("train")
 
     def validation(self) -> ImageFiles | None:

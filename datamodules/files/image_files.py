@@ -358,6 +358,9 @@ def class_folders(split: Path) -> list[str]:
     if not split.is_dir():
         above = split.parent.name in ("train", "val", "test")
         meant = f"; did you mean the folder above, {split.parent.parent}?" if above else ""
+        if not above and split.name == "train" and split.parent.is_dir():
+            folders = sorted(each.name for each in split.parent.iterdir() if each.is_dir() and each.name[0] != ".")
+            meant = f"; move the folders of the classes, such as {folders[0]}, into {split}" if folders else ""
         raise FileNotFoundError(f"{split} does not exist; {expected}{meant}")
     names = sorted(name for name in os.listdir(split) if not name.startswith("."))
     found = [name for name in names if os.path.isdir(split / name)]

@@ -5,10 +5,14 @@ A run with other settings is rejected, and the message names the differences.
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from datamodules.files.whole_files import write_text
+
+DIGEST = re.compile(r"[0-9a-f]{16,64}")
+"""A hash, which messages replace by words."""
 
 
 def key_of(settings: dict[str, Any]) -> str:
@@ -45,13 +49,17 @@ def reject_other_settings(found: dict[str, Any], settings: dict[str, Any], resul
         remedy: advice on what to do instead, for the error message.
 
     Raises:
-        ValueError: if settings differ. The message lists all differences.
+        ValueError: if settings differ. The message lists all differences, digests last and in words.
     """
     settings = json.loads(json.dumps(settings))
-    differing = [
-        f"{key} {there!r}, and this run has {here!r}"
-        for key in sorted({*found, *settings})
-        if (there := found.get(key, "not set")) != (here := settings.get(key, "not set"))
-    ]
-    if differing:
+    values, digests = [], []
+    for key in sorted({*found, *settings}):
+        there, here = found.get(key, "not set"), settings.get(key, "not set")
+        if there == here:
+            continue
+        if DIGEST.fullmatch(str(there)) and DIGEST.fullmatch(str(here)):
+            digests.append(f"other {key}")
+        else:
+            values.append(f"{key} {there!r}, and this run has {here!r}")
+    if differing := values + digests:
         raise ValueError(f"{results} was made with {'; with '.join(differing)}: {remedy}")

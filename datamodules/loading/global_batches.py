@@ -71,7 +71,10 @@ class GlobalBatches(Sampler[Request]):
                 f"{num_samples} samples cannot be split over {world_size} ranks: use at most {num_samples}"
             )
         if shuffle and batch_size > num_samples:
-            raise ValueError(f"batch_size is {batch_size}, more than the {num_samples} samples of the training set")
+            raise ValueError(
+                f"batch_size is {batch_size}, more than the {num_samples} samples of the training set: set "
+                f"data.batch_size to at most {num_samples}"
+            )
         self.num_samples = num_samples
         self.batch_size = batch_size
         self.rank = rank

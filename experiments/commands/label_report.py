@@ -91,6 +91,11 @@ def run(options: Namespace) -> int:
         write_html(read_report(output), runs[0], output.with_name(PAGE), options.most)
         return 0
     reports = [path for run in runs for path in sorted(run.rglob(REPORT)) if path != output or len(runs) > 1]
+    if not reports and output.is_file():
+        raise ValueError(
+            f"{runs[0]} is one run, whose report is {output}: --html writes a page of it; without --html, give the "
+            f"folder of all folds"
+        )
     if not reports:
         raise FileNotFoundError(f"{runs[0]} contains no {REPORT}: test with configs/callbacks/label_report.yaml")
     if len(runs) > 1:

@@ -27,7 +27,7 @@ def count_classes(config: Namespace) -> None:
             not built.
 
     Raises:
-        ValueError: if the DataModule does not know the number of classes before it reads the data.
+        ValueError: if the DataModule does not know the number of classes before it reads the data, or has one class.
     """
     if not _replaced(config.get("model"), None):
         return
@@ -35,6 +35,12 @@ def count_classes(config: Namespace) -> None:
     number = getattr(data, "num_classes", None)
     if number is None:
         raise ValueError(f"num_classes: auto needs data with a number of classes, and {type(data).__name__} has none")
+    names = getattr(getattr(data, "images", None), "class_names", None)
+    if names is not None and len(names) == 1:  # images without labels have no class names
+        raise ValueError(
+            f"num_classes: auto finds one class in the data, {names[0]}, but a classifier needs at least two; each "
+            f"class is a folder of images"
+        )
     _replaced(config.model, number)
 
 

@@ -231,11 +231,13 @@ class FromCSV:
                 f"of labels must use commas, as in name,label"
             )
         table = rows.iloc[1:].set_axis(header, axis=1).fillna("").reset_index(drop=True)
-        for needed in (self._key(table), self.column):
+        key = self._key(table)
+        shown = key if self.key or key in header else "name (or index)"
+        for needed in (key, self.column):
             if needed not in header:
                 raise ValueError(
-                    f"{self.path} must have the columns {self._key(table)},{self.column}[,clean_label], but lacks "
-                    f"{needed}: got {','.join(header)}"
+                    f"{self.path} must have the columns {shown},{self.column}[,clean_label], but lacks "
+                    f"{shown if needed == key else needed}: got {','.join(header)}"
                 )
         if twice := [name for name in header if header.count(name) > 1]:
             raise ValueError(f"{self.path} has the column {twice[0]} twice")
@@ -297,11 +299,13 @@ class FromCSV:
         # Prefer a reading that fits all words over one that fits only some.
         fitting = [reading for reading in readings.values() if set(words) <= reading.keys()] or [*readings.values()]
         label: list[int] = []
+        known = ": " + ", ".join([*class_names[:10], *["..."] * (len(class_names) > 10)]) if class_names else ""
         for word in words:
             meant = {reading[word] for reading in fitting if word in reading}
             if not meant:
                 raise ValueError(
                     f"{column} of {self.path} is {word!r}, which is not the {' or the '.join(readings)} of a class"
+                    f"{known}"
                 )
             if len(meant) > 1:
                 raise ValueError(

@@ -8,7 +8,7 @@ import pytest
 import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from callbacks.attacks.alpha_curve import AlphaCurve, draw_alpha_curve
+from callbacks.attacks.alpha_curve import AlphaCurve, accuracy_at_equal_robustness, draw_alpha_curve
 from datamodules.classification.digits import Digits
 from datamodules.classification.labelled_images import LabelledImages
 from lightning_modules.baselines.cross_entropy import CrossEntropy
@@ -64,6 +64,13 @@ def test_the_table_is_what_the_attack_does_to_each_mixture(tmp_path: Path) -> No
 def test_a_mixture_without_a_learned_alpha_has_no_such_row(tmp_path: Path) -> None:
     evaluate(AlphaCurve(ATTACK, alphas=[0.5], skip=50), module(learned=False), tmp_path)
     assert pd.read_csv(tmp_path / "alpha_curve.csv")["alpha"].tolist() == [0.5]
+
+
+def test_fixed_alphas_are_interpolated_at_the_robust_accuracy_of_the_learned_alpha() -> None:
+    rows = {"alpha": ["0", "0.5", "1", "learned"], "accuracy": [1.0, 0.9, 0.8, 0.95]}
+    for robust, accuracy in ((0.5, 0.85), (0.9, 0.8), (0.1, 0.95)):
+        table = pd.DataFrame({**rows, "robust_accuracy": [0.0, 0.2, 0.8, robust]})
+        assert accuracy_at_equal_robustness(table) == pytest.approx(accuracy)
 
 
 def in_blocks() -> AlphaCurve:

@@ -146,8 +146,8 @@ def test_lower_bounds_and_radii_without_guarantee_are_told_apart(
         (["official.tsv", "--grid", "fine"], "argument --grid: invalid float value: 'fine'"),
         (["official.tsv", "--radii", "1"], "unrecognized arguments: --radii 1"),
         ([], "the following arguments are required: logs"),
-        (["nothing.tsv"], "there is no log"),
-        (["."], "is incomplete"),
+        (["nothing.tsv"], "there is no log or run directory"),
+        (["."], "has no certification.csv: test with configs/callbacks/certification.yaml first"),
     ],
 )
 def test_bad_input_is_said_in_one_sentence(

@@ -50,7 +50,7 @@ class Run(NamedTuple):
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Run:
     directory = tmp_path_factory.mktemp("uninterrupted")
-    callback, module, listener = EarlyLearning(), Scripted(), Listener()
+    callback, module, listener = EarlyLearning(log_categories=True), Scripted(), Listener()
     trainer = trainer_in(directory, callback, listener)
     trainer.fit(module)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
@@ -96,6 +96,8 @@ def test_overall_shares_are_logged_and_the_figure_is_drawn(uninterrupted: Run) -
     assert metrics["train/fit_true"] == pytest.approx(share(predicted == CLEAN))
     assert metrics["train/memorized"] == pytest.approx(share((predicted == GIVEN)[GIVEN != CLEAN]))
     assert metrics["early_learning/ended"] == 2
+    ended = uninterrupted.callback.history.ended_at.tolist()
+    assert [metrics[f"train/early_learning_epochs_{k}"] for k in range(3)] == [ended[0] + 1, ended[1] + 1, 14]
     image = imread(uninterrupted.directory / "figures" / "early_learning.png")
     assert min(image.shape[:2]) > 300
     assert image[..., :3].std() > 0.05

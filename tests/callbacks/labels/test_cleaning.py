@@ -9,7 +9,7 @@ from lightning.pytorch import seed_everything
 import train
 from callbacks.labels.cleaning import cleaned_labels, with_actions, wrong_fraction
 from callbacks.labels.measures import judged
-from callbacks.labels.report import LabelReport
+from callbacks.labels.report import LabelReport, in_words
 from datamodules.classification.digits import Digits
 from datamodules.classification.labelled_images import LabelledImages
 from datamodules.corruptions.label_noise import FromCSV, Symmetric
@@ -47,6 +47,11 @@ def test_actions_and_the_wrong_fraction_are_those_computed_by_hand() -> None:
     # Class 0: two of four for another class; 1: one of three; 2: none, with one uncounted; 3: both.
     assert wrong_fraction(table)["labels_wrong_estimate"] == pytest.approx((4 * 2 / 4 + 3 * 1 / 3 + 0 + 2) / 11)
     assert with_actions(table.assign(suspected=0))["action"].eq("keep").all()
+    estimate = {"labels_wrong_estimate": 0.4, "labels_wrong_low": 0.3}
+    for high, warned in ((0.4, True), (0.5, False)):  # 5 of 11 labels change
+        told = in_words(table, {**estimate, "labels_wrong_high": high}, Path("cleaned_labels.csv"))
+        assert "relabels or drops 45.5%" in told
+        assert ("more than the estimated wrong labels" in told) == warned
 
 
 def test_a_class_that_is_never_given_gets_no_image_and_equal_probabilities_are_confident() -> None:

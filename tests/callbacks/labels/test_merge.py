@@ -8,7 +8,7 @@ from callbacks.labels.merge import REPORT
 
 
 def report(folder: Path, rows: list[int], in_sample: int = 0) -> None:
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     columns = {"index": range(len(rows)), "row": rows, "given": 0, "proposed": 1, "score": [row / 10 for row in rows]}
     columns |= {"probability_given": 0.4, "probability_proposed": 0.6}
     table = pd.DataFrame(columns).assign(suspected=lambda t: (t["score"] < 0.25).astype(int), in_sample=in_sample)
@@ -34,6 +34,7 @@ def test_the_folds_are_one_report(tmp_path: Path, capsys: pytest.CaptureFixture[
     ("folds", "message"),
     [
         ({}, "contains no label_report.csv"),
+        ({".": ([0, 1], 1)}, "is one run, whose report is"),
         ({"a": ([0, 1], 1)}, "labels its network was trained on: train with data.folds 5"),
         ({"a": ([0, 1], 0), "b": ([1, 2], 0)}, "row 1 is in two of the reports"),
         ({"a": ([0, 3], 0)}, "the 1 reports cover 2 of at least 4 images"),

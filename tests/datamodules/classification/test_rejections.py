@@ -169,6 +169,8 @@ REJECTED: list[Row] = [
     ("ImageFolder missing", own_images(shutil.rmtree), FileNotFoundError, "data_dir .*images does not exist"),
     ("ImageFolder split", harmed(folder_of_classes, nothing, lambda root: ImageFolder(str(root / "train"))),
      FileNotFoundError, r"did you mean the folder above, \S+/images[?]$"),
+    ("ImageFolder no train", own_images(lambda root: (root / "train").rename(root / "cats")), FileNotFoundError,
+     r"train does not exist; expected .*; move the folders of the classes, such as cats, into \S+/train$"),
     ("UnlabelledFolder empty", lambda root: UnlabelledFolder(str(root)), FileNotFoundError,
      r"data_dir: .* holds no image"),
     ("NewImages missing", new_images("nowhere", Digits()), FileNotFoundError, "predict_dir: .*nowhere is no folder"),

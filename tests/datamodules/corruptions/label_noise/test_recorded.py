@@ -126,7 +126,7 @@ TWELVE = sorted(str(number) for number in range(1, 13))
         (["1", "2", "0"], TWELVE, {}, [1, 2, 0]),  # nothing is named 0
         (["0", "1"], ["0", "1", "2"], {}, [0, 1]),  # both are the same
         (["005", "001"], [f"{number:03}" for number in range(1, 101)], {}, [4, 0]),
-        (["01"], ["cat", "dog"], {}, "label of .* is '01', which is not the number or the name of a class"),
+        (["01"], ["cat", "dog"], {}, "label of .* is '01', which is not the number or the name of a class: cat, dog$"),
         (["1"], ["cat", "dog"], {"classes": "name"}, "label of .* is '1', which is not the name of a class"),
         (["cat"], ["cat", "dog"], {"classes": "number"}, "label of .* is 'cat', which is not the number of a class"),
         (["cat", "1"], ["cat", "dog"], {}, [0, 1]),

@@ -43,6 +43,8 @@ REJECTED: list[Row] = [
      "has the column label twice"),
     ("from table 4", lambda root: from_table(root, "index,class\n0,1\n"), ValueError,
      r"index,label\[,clean_label\], but lacks label: got index,class"),
+    ("from table 4b", lambda root: from_table(root, "filename,label\na.png,1\n"), ValueError,
+     r"columns name \(or index\),label\[,clean_label\], but lacks name \(or index\): got filename,label"),
     ("from table 5", lambda root: from_table(root, "index,label\n0,cat\n1,0\n"), ValueError,
      "label of .* is 'cat', which is not the number or the name of a class"),
     ("from table 6", lambda root: from_table(root, "index,label\n0,1\n1\n"), ValueError,
