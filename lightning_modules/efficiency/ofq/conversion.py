@@ -221,7 +221,7 @@ def quantized_rows(network: nn.Module) -> Iterator[QuantizedRows]:
             values: Any = function.functions["v"]
             yield QuantizedRows(f"{name}/v", layer, len(layer.weight) // 3 * 2, values.bits)  # type: ignore[arg-type]
         elif isinstance(function, StatsQ | LSQWeight) and isinstance(layer, nn.Linear) and name not in HEADS:
-            yield QuantizedRows(name, layer, 0, function.bits)  # type: ignore[arg-type]
+            yield QuantizedRows(name, layer, 0, function.bits)
 
 
 def exported(network: nn.Module, plain: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
