@@ -16,7 +16,12 @@ OWN_KEYS = {
     "subgm": {"data.table.measurements"},
     "singular_density": {"data.table.class_path", "model.network.out_features"},
     "score_estimation": {"data.passes_per_epoch", "data.table.samples"},
-    "noiser": {"model.network.normalized"},  # the method is the normalisation
+    "noiser": {
+        "model.network.normalized",
+        "model.network.hidden",
+    },  # the method is the normalisation; a claim on the size
+    "ediffsr": {"model.network.enhanced"},  # the enhancement of the condition is a part of the network
+    "lsa_plus": {"data.passes_per_epoch"},  # its two networks train one pass after the other
     # a translation alone has fewer stages, and supervised training has none but the last, on true masks
     "annotation_efficient": {"trainer.max_epochs", "data.images.annotated"},
     "rrcm": {"trainer.callbacks"},  # training from scratch leaves Pretraining out
@@ -24,7 +29,7 @@ OWN_KEYS = {
     "elr": {"trainer.max_epochs"},  # a claim compares one run in early learning and after memorisation
     "elr_plus": {"data.passes_per_epoch"},  # ELR+ trains its two networks one pass after the other
     "fractional_sde": {"data.sequences.hurst"},  # one claim compares what is learned from paths of two indices
-    "eld": {"data.noise.model"},  # the method is the noise that it trains on
+    "eld": {"data.noise.model", "data.fixed_noise"},  # the method is the noise that it trains on, new or of fixed pairs
     "sgd_noise": {"data.table.num_points"},  # its exponents are those of the number of points
     "tester_learner": {"data.table.marginal"},  # what it is to tell apart
     "benign_oscillation": {"model.optimizer.lr"},  # the method is the rate
@@ -102,7 +107,11 @@ def effective(path: Path) -> dict[str, Any]:
     for key, value in dotted(mapping_of(path)).items() if base_of(path) else []:
         if key.endswith(".class_path"):
             place = key.removesuffix("class_path")
-            known = {"class_path", *inspect.signature(pkgutil.resolve_name(value)).parameters}
+            named = pkgutil.resolve_name(value)  # arguments of its bases are handed on by keyword
+            owners = (
+                [owner for owner in inspect.getmro(named) if owner is not object] if inspect.isclass(named) else [named]
+            )
+            known = {"class_path", *(key for owner in owners for key in inspect.signature(owner).parameters)}
             for name in [name for name in settings if name.startswith(place)]:
                 if name.removeprefix(place).split(".")[0] not in known:
                     del settings[name]

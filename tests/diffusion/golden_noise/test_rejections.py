@@ -56,7 +56,7 @@ REJECTED: list[Row] = [
      "was made with pair_guidance 5.5, and this run has 3.5"),
     ("collection with another reward",
      lambda root: predicted_again(root, rewards={"brightness": lambda images, texts: images.flatten(1).std(1)}),
-     ValueError, "with reward brightness"),
+     ValueError, "was made with other reward brightness"),
     ("collection of another text", predicted_of_another_text, ValueError,
      r"10_100.npz was written for other input data"),
     ("GoldenNoise start", lambda _: module(start="silver"), ValueError,
