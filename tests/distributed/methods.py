@@ -389,19 +389,7 @@ METHODS = {
         },
         SOME_NOISY,
     ),
-    "lsa_plus": Method(
-        "lsa/demo",
-        {
-            **CLUSTERS,
-            "model.class_path": "lightning_modules.noisy_labels.lsa.PLSLSAPlus",
-            "model.init_args.second_network": {
-                "class_path": "lightning_modules.networks.mlp.MLP",
-                "init_args": {"in_features": 24, "hidden_features": [16, 64], "out_features": 6},
-            },
-            "data.init_args.passes_per_epoch": 2,
-        },
-        SOME_NOISY,
-    ),
+    "lsa_plus": Method("lsa_plus/demo", CLUSTERS, SOME_NOISY),
     "simclr": Method(
         "lsa/demo",
         {
