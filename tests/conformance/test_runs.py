@@ -15,14 +15,17 @@ import train
 from experiments.load_run import load_run
 from experiments.saving.checkpoints import StepCheckpoint
 from tests.conformance.half_products import HalfProducts
-from tests.conformance.runs import assert_alike, losses, methods, rows, run, state, tables, written
+from tests.conformance.runs import assert_alike, class_path, losses, methods, rows, run, state, tables, written
 from tests.trainers import quiet
 
 METHODS = methods()
+FIRST = {class_path(method): name for name, method in reversed(METHODS.items())}
+"""The first row of each class. Further rows of a class run nightly here, and by default in two processes."""
+ROWS = [pytest.param(name, marks=() if name in FIRST.values() else pytest.mark.nightly) for name in METHODS]
 BEGINNING = "--trainer.callbacks+={class_path: tests.conformance.runs.Beginning}"
 
 
-@pytest.fixture(scope="module", params=METHODS)
+@pytest.fixture(scope="module", params=ROWS)
 def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, small_pictures: None) -> Path:
     """A run to its end, in a directory of the method's name, beside its configuration."""
     directory = tmp_path_factory.mktemp("runs") / request.param
