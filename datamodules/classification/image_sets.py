@@ -315,7 +315,23 @@ class ImageSet(SplitSet[ImageSource], OtherImages):
         return source
 
 
-class NoisyImages(ImageSet):
+class _ChangedSet(ImageSet):
+    """A dataset that changes some images of another one and keeps its classes."""
+
+    def __init__(self, images: ImageSet) -> None:
+        self.images = images
+        self.num_classes = images.num_classes
+        self.image_shape = images.image_shape
+
+    @property
+    def class_names(self) -> Sequence[str] | None:  # type: ignore[override]
+        return self.images.class_names
+
+    def fetch_missing(self) -> None:
+        self.images.fetch_missing()
+
+
+class NoisyImages(_ChangedSet):
     """Add a shifted test set to a dataset: its test images with noise.
 
     The set is the same for all seeds.
@@ -331,18 +347,9 @@ class NoisyImages(ImageSet):
     """
 
     def __init__(self, images: ImageSet, noise: ImageNoise, seed: int = 0) -> None:
-        self.images = images
+        super().__init__(images)
         self.noise = noise
         self.seed = seed
-        self.num_classes = images.num_classes
-        self.image_shape = images.image_shape
-
-    @property
-    def class_names(self) -> Sequence[str] | None:  # type: ignore[override]
-        return self.images.class_names
-
-    def fetch_missing(self) -> None:
-        self.images.fetch_missing()
 
     def training(self) -> ImageSource:
         return self.images.training()
@@ -356,7 +363,7 @@ class NoisyImages(ImageSet):
         return ImagesInMemory((noisy.clamp(0, 1) * 255).round().to(torch.uint8), source.label)
 
 
-class UnequalClasses(ImageSet):
+class UnequalClasses(_ChangedSet):
     """Keep only some of the training images of each class of a dataset. The test images stay the same.
 
     Args:
@@ -371,18 +378,9 @@ class UnequalClasses(ImageSet):
     def __init__(self, images: ImageSet, dropped: Sequence[int] = (), growth: float = 0.0) -> None:
         if not set(dropped) < set(range(images.num_classes)):
             raise ValueError(f"dropped must be some, but not all, of 0...{images.num_classes - 1}, got {[*dropped]}")
-        self.images = images
+        super().__init__(images)
         self.dropped = dropped
         self.growth = growth
-        self.num_classes = images.num_classes
-        self.image_shape = images.image_shape
-
-    @property
-    def class_names(self) -> Sequence[str] | None:  # type: ignore[override]
-        return self.images.class_names
-
-    def fetch_missing(self) -> None:
-        self.images.fetch_missing()
 
     def training(self) -> ImagesInMemory:
         source = self.images.training()
