@@ -14,18 +14,13 @@ import sys
 from functools import partial
 from typing import Any
 
-import pytest
 import torch
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
-
-try:
-    from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
-except ImportError:  # torch 2.9
-    pytest.skip("this torch has no devices in Python", allow_module_level=True)
+from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
 
 DEVICE = torch.device("cpu")
 """The device, once it is registered."""

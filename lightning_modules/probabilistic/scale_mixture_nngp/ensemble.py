@@ -79,7 +79,7 @@ class FiniteNetworks(nn.Module):
         self.biases = nn.ParameterList(torch.randn(members, width) for _ in widths[1:] if bias_std)
         self.last = nn.Parameter(torch.randn(members, outputs, width * math.prod(input_shape[1:])))
         gamma = torch.ones(members)
-        if alpha is not None:  # on the CPU, as torch 2.9 has no gamma distribution on the meta device
+        if alpha is not None:  # on the CPU, as torch 2.10 has no gamma distribution on the meta device
             gamma = standard_gamma(torch.full((members,), alpha, device="cpu")).to(self.last.device)
         self.register_buffer("sigma", torch.ones(members) if alpha is None else (beta / gamma).sqrt())
 

@@ -23,8 +23,9 @@ the stopping rule is
 
     n = min{n : ((1/N) sum_i min(l_i, 1/c))^(1/2) > 1 / (2 e sigma c)} - 1,    sigma^2 the variance of label noise.
 
-The excess score error is the mean of (a / h)^2 |P f_W - f*|^2 with the projection P onto the ball. With `local_radius`
-the regression is restricted to rows with a small |X_t|, as noisy data are unbounded; other estimates are 0.
+The excess score error is the mean of (a / h)^2 |P f_W - f*|^2, where P projects onto the ball. Noisy data X_t are
+unbounded. With `local_radius`, only rows with |X_t| up to this radius are used for the regression. The estimate is 0
+for all other rows.
 
 The text of the paper was not available. The weighting, the form of the network and the constants of the rule are from
 memory or our choice. The same holds for the constant 1 in z, and for the pairs of neurons of opposite sign that make

@@ -1,8 +1,8 @@
-"""Learn a halfspace from noisy labels, and test whether the points are standard normal, as its error bound assumes.
+"""Learn a halfspace from noisy labels, and test whether the points have the distribution that its error bound assumes.
 
 Labels y in {-1, 1} are given by a halfspace, sign<w*, x>. Each label is flipped with an unknown probability eta(x) <=
-eta < 1/2 (Massart noise). The points x are assumed to be standard normal. The first half of the sample is for learning.
-On the sphere, from w = e_1, it takes steps
+eta < 1/2 (Massart noise). The points x are assumed to be standard normal, N(0, I), by default. The first half of the
+sample is for learning. On the sphere, from w = e_1, it takes steps
 
     L(w) = E l(-y <w, x> / |w|),    grad L = -E[y l'(<w, x>) (x - <w, x> w)],    w <- (w - beta grad L) / |.|
 
@@ -24,14 +24,15 @@ For adversarial label noise, any labels may be flipped, at a rate of opt. Then a
 an error of O(opt) + eps, and `tests: strips` adds a test T4, see `suites`. T4 bounds the fraction of points at which
 halfspaces with a small angle differ. `tests: moments` is a baseline, a test of moments that ignores the labels.
 
-With `target: ball` the tests accept a strongly log-concave distribution, N(0, I) in a ball, scaled to covariance I.
-Mass and moments in a band are then compared with those of this distribution.
+With `target: ball`, the points are assumed to have a strongly log-concave distribution instead: N(0, I) restricted to
+the ball of radius sqrt(d), and scaled to covariance I. T2 and T3 then compare with the mass and moments of this target.
 
-Each threshold is a quantile of the statistic for standard normal points. The simulation uses as many points, of the
-same dimension, as the sample. With these thresholds, all tests pass jointly with probability 1 - delta if w is fixed.
-Here w depends on the sample, but is one of few candidates. Thresholds are capped, because a pass with a threshold above
-the cap would mean nothing. As a result, even standard normal points are rejected if there are few of them. A rejection
-is a valid result. The constants of the proof are too large to certify a useful angle. Therefore no angle is reported.
+Each threshold is a quantile of the statistic for points sampled from the target. The simulation uses as many points as
+the sample, of the same dimension. With these thresholds, all tests pass jointly with probability 1 - delta if w is
+fixed. Here w depends on the sample, but is one of few candidates. Thresholds are capped, because a pass with a
+threshold above the cap would mean nothing. As a result, even points of the target are rejected if there are few of
+them. A rejection is a valid result. The constants of the proof are too large to certify a useful angle. Therefore no
+angle is reported.
 
 The paper contains only theory. Its surrogate, constants and degrees were not available. The step `ramp` with the
 paper's bands, the thresholds, and T3 by operator norms of moments up to degree 4 are this project's; `logistic` is the

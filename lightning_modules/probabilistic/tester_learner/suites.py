@@ -1,4 +1,4 @@
-"""Three sets of statistical tests of whether points are standard normal.
+"""Three sets of statistical tests of the distribution of points. The default target is N(0, I).
 
 `Bands` has the tests T1 to T3 of `marginal_tests`, for Massart noise. `Strips` adds T4, for adversarial label noise:
 strip i has the points with i sigma <= |<w, x>| < (i + 1) sigma, and the last strip has no upper limit. With z as in

@@ -147,12 +147,12 @@ def test_adapters_trained_on_one_image_lower_its_loss(stable_diffusion_3: Path) 
     optimizer = torch.optim.Adam([p for p in network.parameters() if p.requires_grad], lr=0.02)
     with torch.no_grad():
         before = float(loss(0))
-    for step in range(1, 31):
+    for step in range(1, 41):
         optimizer.zero_grad()
         loss(step).backward()
         optimizer.step()
     with torch.no_grad():
-        assert float(loss(0)) < 0.95 * before  # 0.92 with torch 2.9, below 0.9 with newer ones
+        assert float(loss(0)) < 0.9 * before
 
 
 def losses(pipeline: Path, folder: Path, cache: bool) -> list[float]:

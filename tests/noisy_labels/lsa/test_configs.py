@@ -119,5 +119,5 @@ def test_headers_name_the_asymmetric_noise_that_elr_trains_on(key: str) -> None:
 
 
 def test_folders_of_many_tables_hold_few_files() -> None:
-    for folder in ("lsa", "score_sde"):
-        assert len(list((CONFIGS.parent / folder).glob("*.yaml"))) <= 21
+    for folder, most in (("lsa", 20), ("score_sde", 21)):
+        assert len(list((CONFIGS.parent / folder).glob("*.yaml"))) <= most
