@@ -183,7 +183,7 @@ SHORTER = {  # all steps of an attack are alike, and all iterations of descent
     "sgd_noise": ("--model.iterations_per_step", "2"),
 }
 DEAR = {"adaptive_smoothing/cifar10", "adaptive_smoothing/cifar100", "lsa/webvision"}
-DEAR |= {"denoised_smoothing/cifar10", "drs/cifar10"}
+DEAR |= {"denoised_smoothing/cifar10", "drs/cifar10", "adaptive_smoothing/cifar10_own_accurate", "fractional_sde/ball"}
 DEAR |= {"adaptive_smoothing/imagenet", "lsa/webvision_simclr", "lsa/webvision_plus"}
 DEAR |= {"negvsr/reds", "negvsr/reds_plain", "negvsr/reds_stage1", "negvsr/reds_stage1_plain"}  # 30 frames
 

@@ -11,10 +11,13 @@ from tests.conformance.runs import assert_alike, methods, rows, run, state, tabl
 from tests.two_processes import in_two_processes
 
 METHODS = methods()
+FURTHER = {"flow_finetuning_flux", "flow_finetuning_stable_diffusion_3", "negvsr_second_stage", "fractional_sde_videos"}
+"""Rows of classes that another row trains, too, which cost more than two core-seconds, and run nightly."""
+ROWS = [pytest.param(name, marks=[pytest.mark.nightly] * (name in FURTHER)) for name in METHODS]
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", ROWS)
 def test_two_processes_equal_one(name: str, tmp_path: Path) -> None:
     compare(name, tmp_path, 2)
 
