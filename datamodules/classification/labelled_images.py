@@ -25,6 +25,7 @@ from datamodules.classification.labelled_set import (
     fold_split,
     keep_labels,
     label_table,
+    repeated_augmentation,
     stratified_split,
 )
 from datamodules.corruptions.label_noise import FromCSV, LabelNoise
@@ -69,6 +70,8 @@ class LabelledImages(SeededBatches):
             images per node. None means no split.
         passes_per_epoch: number of passes over the training set per epoch. Methods that train two networks in turn use
             2.
+        repeats: number R of augmentations of each image in an epoch (repeated augmentation). An epoch keeps its number
+            of batches and has one R-th of the images. Methods with a state for each sample need 1.
         num_workers: number of DataLoader workers. None means one per free core, at most 8, for files and 0 for images
             in memory.
         prefetch_factor: batches that each worker prefetches.
@@ -97,13 +100,14 @@ class LabelledImages(SeededBatches):
         shards: NodeShards | None = None,
         evaluation_batch_size: int | None = None,
         passes_per_epoch: int = 1,
+        repeats: int = 1,
         num_workers: int | None = None,
         prefetch_factor: int = 2,
         seed: int | None = None,
     ) -> None:
         super().__init__(batch_size, evaluation_batch_size, passes_per_epoch, num_workers, prefetch_factor, seed)
         within(0, 1, "[)", validation_fraction=validation_fraction, test_fraction=test_fraction)
-        at_least(1, batches_per_epoch=batches_per_epoch)
+        at_least(1, batches_per_epoch=batches_per_epoch, repeats=repeats)
         at_least(2, folds=folds)
         if not 0 <= fold < (folds or 1):
             raise ValueError(f"fold must be in 0 ... folds - 1 (folds is {folds}), got {fold}")
@@ -117,6 +121,8 @@ class LabelledImages(SeededBatches):
                 raise ValueError(
                     "batches_per_epoch and passes_per_epoch must be left out with shards, which determine them"
                 )
+        if repeats > 1 and (shards is not None or batches_per_epoch is not None):
+            raise ValueError(f"repeats must be 1 with shards or batches_per_epoch, got {repeats}")
         if second_view and images.num_views == 1:
             raise ValueError(f"second_view needs images with at least 2 views, but {type(images).__name__} has 1")
         if augmentation not in (None, Augmentation()) and len(images.image_shape) != 3:
@@ -133,6 +139,7 @@ class LabelledImages(SeededBatches):
         self.ood_test_sets = ood_test_sets or {}
         self.batches_per_epoch = batches_per_epoch
         self.shards = shards
+        self.repeats = repeats
         self._corrected: Tensor | None = None
 
     @property
@@ -221,10 +228,10 @@ class LabelledImages(SeededBatches):
                 f"{self.test_fraction} of each class) are held out for testing; their labels may be wrong, too"
             )
 
-        def part(row: Tensor, seed: int | None = None, second_view: bool = False) -> LabelledSet:
-            return LabelledSet(source, row, given[row], None if known is None else known[row], seed, second_view)
+        def part(row: Tensor, **options: Any) -> LabelledSet:
+            return LabelledSet(source, row, given[row], None if known is None else known[row], **options)
 
-        self.train_set = part(kept, self.seed, self.second_view)
+        self.train_set = part(kept, seed=self.seed, second_view=self.second_view, repeats=self.repeats)
         if len(held_out):
             self.validation_set = part(held_out)
         elif (own := images.validation()) is not None:
@@ -339,6 +346,8 @@ class LabelledImages(SeededBatches):
         return super().samples_per_epoch() if self.batches_per_epoch is None else int(self._images_per_class().sum())
 
     def draw_epoch(self, random: np.random.Generator) -> np.ndarray:
+        if self.repeats > 1:
+            return repeated_augmentation(random, self.num_train_samples, self.batch_size, self.repeats)
         if self.batches_per_epoch is None:
             return super().draw_epoch(random)
         assert self.train_set is not None
@@ -351,9 +360,10 @@ class LabelledImages(SeededBatches):
 
     def augmented(self, batch: dict[str, Any], epoch: int) -> dict[str, Any]:
         """Crop and flip training images."""
+        requested = batch.pop("requested", batch["index"])
         for key, number in (("image", epoch), ("second_view", epoch + SECOND)):
             if key in batch:
-                batch[key] = self.augmentation.apply(batch[key], self.seed, number, batch["index"])
+                batch[key] = self.augmentation.apply(batch[key], self.seed, number, requested)
         return batch
 
     def finished(self, batch: dict[str, Any]) -> dict[str, Any]:

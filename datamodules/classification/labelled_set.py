@@ -36,6 +36,8 @@ class LabelledSet(Dataset[dict[str, Any]]):
             device needs. None means no augmentation.
         second_view: whether batches contain a second random augmentation of each image.
         origin: number of the dataset of the images, added to batches as `origin`. None adds no such key.
+        repeats: number of augmentations R of an image in an epoch. With R > 1, position i + c N requests augmentation c
+            of image i of N, and batches contain the requested positions as `requested`.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class LabelledSet(Dataset[dict[str, Any]]):
         seed: int | None = None,
         second_view: bool = False,
         origin: int | None = None,
+        repeats: int = 1,
     ) -> None:
         self.source = source
         self.row = torch.arange(len(source.label)) if row is None else row
@@ -57,6 +60,7 @@ class LabelledSet(Dataset[dict[str, Any]]):
         self.seed = seed
         self.second_view = second_view
         self.origin = origin
+        self.repeats = repeats
 
     @property
     def in_memory(self) -> bool:
@@ -76,7 +80,9 @@ class LabelledSet(Dataset[dict[str, Any]]):
         return self
 
     def __getitem__(self, request: Request) -> dict[str, Any]:
-        index, row, view = request.indices, self.row[request.indices], None
+        requested, view = request.indices, None
+        index = requested if self.repeats == 1 else requested % len(self)
+        row = self.row[index]
         batch: dict[str, Any] = {
             "label": self.label[index],
             "index": index,
@@ -84,10 +90,12 @@ class LabelledSet(Dataset[dict[str, Any]]):
         }
         if self.seed is not None:
             batch["epoch"] = request.epoch
-            view = self._view(index, request.epoch)
+            view = self._view(requested, request.epoch)
+            if self.repeats > 1:
+                batch["requested"] = requested
         batch["image"], batch["data_range"] = self.source.fetch(row, view), self.source.data_range
         if self.second_view:
-            other = self._view(index, request.epoch + SECOND)
+            other = self._view(requested, request.epoch + SECOND)
             if view is not None and other is not None:
                 other = self.source.another_view(view, other)
             batch["second_view"] = self.source.fetch(row, other)
@@ -108,6 +116,31 @@ class LabelledSet(Dataset[dict[str, Any]]):
         if self.seed is None or self.source.num_uniform == 0:
             return None
         return sample_uniform(self.seed, epoch, index, count=self.source.num_uniform, stream=1)
+
+
+def repeated_augmentation(
+    random: np.random.Generator, num_samples: int, batch_size: int, repeats: int
+) -> np.ndarray[Any, Any]:
+    """Sample the order of an epoch in which each chosen image has R augmentations in the same batch.
+
+    An epoch has as many samples as without repetition, and one R-th of the images. Samples of a batch are in random
+    order, because CutMix mixes each sample with its neighbour.
+
+    Source: Hoffer, Ben-Nun, Hubara, Giladi, Hoefler and Soudry, Augment Your Batch: Improving Generalization through
+    Instance Repetition, CVPR 2020, arXiv 1901.09335.
+
+    Args:
+        random: random generator of the epoch.
+        num_samples: number N of images.
+        batch_size: global batch size. Images whose augmentations do not fit in one batch are in two batches.
+        repeats: number R of augmentations.
+
+    Returns:
+        `[N]`: i + c N for augmentation c of image i.
+    """
+    chosen = random.permutation(num_samples)[: -(-num_samples // repeats)]
+    order = (chosen[:, None] + num_samples * np.arange(repeats)).ravel()[:num_samples]
+    return order[np.lexsort((random.random(num_samples), np.arange(num_samples) // batch_size))]
 
 
 def stratified_split(label: Tensor, fraction: float, seed: int, stream: int = 1) -> tuple[Tensor, Tensor]:

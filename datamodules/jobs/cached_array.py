@@ -64,7 +64,7 @@ def cached_array(
         with Peers(entry, told_to_end) as peers, contextlib.ExitStack() as held:
 
             def begin() -> bool:
-                held.enter_context(_lock(entry))
+                held.enter_context(locked(entry))
                 there = entry.is_dir()  # another run may have brought it meanwhile
                 if not there:
                     _say_why(folder, name, identity)
@@ -110,8 +110,8 @@ def _join(path: Path, parts: list[Path]) -> None:
 
 
 @contextlib.contextmanager
-def _lock(entry: Path) -> Iterator[None]:
-    """Lock an entry while this run computes the array.
+def locked(entry: Path) -> Iterator[None]:
+    """Lock an entry while this run computes it.
 
     The lock is released when the process ends for any reason.
     """

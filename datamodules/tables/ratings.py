@@ -66,7 +66,7 @@ class RatingSet(TableSet):
 
     def validation(self) -> Rows:
         training, validation, _ = self._parts
-        return Rows({}, sparse={"ratings": training, "held_out": validation, "excluded": 0 * validation})
+        return Rows({}, sparse={"ratings": training, "held_out": validation, "excluded": csr_array(validation.shape)})
 
     def test(self) -> Rows:
         training, validation, test = self._parts

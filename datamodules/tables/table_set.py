@@ -3,12 +3,26 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
-from scipy.sparse import csr_array
+from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules.sets import Source, SplitSet
+
+
+class SparseRows(Protocol):
+    """A sparse array `[N, D]`, such as a `csr_array` of scipy."""
+
+    @property
+    def shape(self) -> Any: ...
+
+    def __getitem__(self, rows: Any) -> Any:
+        """Return some rows, as an object with `toarray`."""
+
+    def toarray(self) -> NDArray[Any]:
+        """Return all rows as a dense array."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +40,7 @@ class Rows(Source):
 
     columns: Mapping[str, Tensor]
     truth: Mapping[str, Tensor] = field(default_factory=dict)
-    sparse: Mapping[str, csr_array] = field(default_factory=dict)
+    sparse: Mapping[str, SparseRows] = field(default_factory=dict)
     in_memory = True
 
     def __post_init__(self) -> None:

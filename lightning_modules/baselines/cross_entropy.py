@@ -30,6 +30,8 @@ class CrossEntropy(ClassifierSteps, MethodModule):
         soft_labels: settings for mixing images and labels and for label smoothing; None turns both off. With mixed
             images, callbacks receive no logits of training images.
         binary: use binary cross-entropy for each class. All classes in a mixed image have the target 1.
+        view: augmentation of training images on the device, such as `lightning_modules.views.ThreeAugment`; None does
+            not augment.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
@@ -43,6 +45,7 @@ class CrossEntropy(ClassifierSteps, MethodModule):
         num_classes: int,
         soft_labels: SoftLabels | None = None,
         binary: bool = False,
+        view: nn.Module | None = None,
         optimizer: OptimizerCallable = sgd,
         lr_scheduler: LRSchedulerCallable = constant,
     ) -> None:
@@ -52,6 +55,7 @@ class CrossEntropy(ClassifierSteps, MethodModule):
         self.num_classes = num_classes
         self.soft_labels = soft_labels
         self.binary = binary
+        self.view = view
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.metrics = accuracies(num_classes)
@@ -60,7 +64,7 @@ class CrossEntropy(ClassifierSteps, MethodModule):
         return self.network(inputs)
 
     def training_step(self, batch: LabelledImageBatch | LabelledTextBatch, batch_idx: int) -> dict[str, Tensor]:
-        return cross_entropy_step(self, batch, self.soft_labels, self.binary)
+        return cross_entropy_step(self, batch, self.soft_labels, self.binary, self.view)
 
     def configure_optimizers(self) -> Any:
         return optimizer_config(self.optimizer, self.lr_scheduler, trainable_parameters(self.network))

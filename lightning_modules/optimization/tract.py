@@ -240,6 +240,8 @@ class TrAct(ClassifierSteps, MethodModule):
         soft_labels: settings for mixing images and labels, and for smoothing labels; None disables both. With mixed
             images, callbacks receive no logits of training images.
         binary: use binary cross-entropy for each class; all classes of a mixed image have the target 1.
+        view: augmentation of training images on the device, such as `lightning_modules.views.ThreeAugment`; None does
+            not augment.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
@@ -257,6 +259,7 @@ class TrAct(ClassifierSteps, MethodModule):
         sync_gram: bool = False,
         soft_labels: SoftLabels | None = None,
         binary: bool = False,
+        view: nn.Module | None = None,
         optimizer: OptimizerCallable = sgd,
         lr_scheduler: LRSchedulerCallable = constant,
     ) -> None:
@@ -268,6 +271,7 @@ class TrAct(ClassifierSteps, MethodModule):
         self.first_layer = train_pre_activations(network, first_layer, ridge, sync_gram)
         self.soft_labels = soft_labels
         self.binary = binary
+        self.view = view
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.metrics = accuracies(num_classes)
@@ -276,7 +280,7 @@ class TrAct(ClassifierSteps, MethodModule):
         return self.network(image)
 
     def training_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:
-        return cross_entropy_step(self, batch, self.soft_labels, self.binary)
+        return cross_entropy_step(self, batch, self.soft_labels, self.binary, self.view)
 
     def configure_optimizers(self) -> Any:
         return optimizer_config(self.optimizer, self.lr_scheduler, trainable_parameters(self.network))

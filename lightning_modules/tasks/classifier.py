@@ -54,7 +54,9 @@ def refuse_smoothed(soft_labels: SoftLabels | None, binary: bool) -> None:
         raise ValueError(f"soft_labels.smoothing must be 0 with binary: true, got {soft_labels.smoothing}")
 
 
-def cross_entropy_step(module: Any, batch: Any, soft_labels: SoftLabels | None, binary: bool) -> dict[str, Tensor]:
+def cross_entropy_step(
+    module: Any, batch: Any, soft_labels: SoftLabels | None, binary: bool, view: nn.Module | None = None
+) -> dict[str, Tensor]:
     """Compute a training step with cross-entropy.
 
     Args:
@@ -62,11 +64,13 @@ def cross_entropy_step(module: Any, batch: Any, soft_labels: SoftLabels | None, 
         batch: labelled images or texts; texts are never mixed.
         soft_labels: settings of mixup and label smoothing; None disables both.
         binary: see `soft_cross_entropy`.
+        view: augmentation of images before they are mixed; None does not augment.
 
     Returns:
         The value that a training step returns, with logits of unmixed images.
     """
     inputs, target = network_input(batch), batch["label"]
+    inputs = inputs if view is None else view(inputs)
     if soft_labels is not None:
         inputs, target = soft_labels(inputs, target, module.num_classes)
     logits = module(inputs)

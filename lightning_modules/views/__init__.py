@@ -10,7 +10,7 @@ from lightning_modules.views.colour import ColourJitter
 from lightning_modules.views.crops import RandomCrop, RandomResizedCrop
 from lightning_modules.views.noise import AddedNoise, RandomErasing
 from lightning_modules.views.rand_augment import RandAugment, TimmRandAugment
-from lightning_modules.views.standard import ContrastiveView, StrongView, TimmView, WeakView
+from lightning_modules.views.standard import ContrastiveView, StrongView, ThreeAugment, TimmView, WeakView
 
 __all__ = [
     "AddedNoise",
@@ -21,6 +21,7 @@ __all__ = [
     "RandomErasing",
     "RandomResizedCrop",
     "StrongView",
+    "ThreeAugment",
     "TimmRandAugment",
     "TimmView",
     "WeakView",

@@ -1,8 +1,11 @@
-"""Weak and strong augmentation for semi-supervised learning, and the augmentations of SimCLR and timm."""
+"""Weak and strong augmentation for semi-supervised learning, and the augmentations of SimCLR, timm and DeiT III."""
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from lightning_modules.views.colour import ColourJitter
+from datamodules.randomness.shared_batches import sample_rows
+from lightning_modules.views.byol import GaussianBlur, Solarize
+from lightning_modules.views.colour import ColourJitter, grey
 from lightning_modules.views.crops import RandomCrop, RandomResizedCrop
 from lightning_modules.views.noise import RandomErasing
 from lightning_modules.views.rand_augment import RandAugment, TimmRandAugment
@@ -57,3 +60,26 @@ class TimmView(nn.Sequential):
 
     def __init__(self, recipe: str = "rand-m9-mstd0.5-inc1", erased: float = 0.25) -> None:
         super().__init__(TimmRandAugment(recipe), RandomErasing(erased))
+
+
+class ThreeAugment(nn.Module):
+    """3-Augment of DeiT III: turn each image grey, solarise it or blur it, with equal probability; then colour jitter.
+
+    Random resized crops and mirroring are those of the dataset. The blur is an exact Gaussian with a standard deviation
+    of 0.1 to 2 pixels. The authors blur by Pillow, which approximates the Gaussian by boxes.
+
+    Source: Touvron, Cord and Jegou, DeiT III: Revenge of the ViT, ECCV 2022, arXiv 2204.07118.
+
+    Args:
+        jitter: maximal change of brightness, contrast and saturation. Each factor is at most this far from 1.
+    """
+
+    def __init__(self, jitter: float = 0.3) -> None:
+        super().__init__()
+        self.jitter = ColourJitter(jitter, jitter, jitter, hue=0.0, probability=1.0, grey_probability=0.0)
+        self.solarize, self.blur = Solarize(1.0), GaussianBlur()
+
+    def forward(self, image: Tensor) -> Tensor:
+        chosen = (3 * sample_rows(torch.rand, (len(image),), image.device)).long().view(-1, 1, 1, 1)
+        changed = torch.where(chosen == 0, grey(image), self.solarize(image))
+        return self.jitter(torch.where(chosen == 2, self.blur(image), changed))

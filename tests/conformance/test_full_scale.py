@@ -166,7 +166,7 @@ UNTRAINED = {
     ),
     **dict.fromkeys(("mbbo/a8a", "mbbo/a8a_shift", "mbbo/w8a"), "its rows are of a file; small ones are tested"),
     **dict.fromkeys(("negvsr/videolq", "negvsr/released"), "it predicts by a checkpoint, and has no training set"),
-    **dict.fromkeys(("mbbo/ml_1m", "mbbo/ml_20m"), "its users and items are of a file; few are tested"),
+    **dict.fromkeys(("mbbo/ml_1m", "mbbo/ml_20m", "mbbo/netflix"), "its users and items are of a file; few are tested"),
     "finetuning/mnist": "its last block owns the weights of a normalisation that it leaves out",
     **dict.fromkeys(
         ["finetuning/full", "finetuning/unconditional_pipeline"]

@@ -360,6 +360,14 @@ METHODS = {
         {**SIGNED_DIGITS, "model.init_args.target_step": {"class_path": f"{SSO}.DiagonalAdaGradStep"}},
         clips=None,
     ),
+    "sso_svrg": Method(
+        "sso/demo_svrg",
+        {
+            **{key: value for key, value in SIGNED_DIGITS.items() if "batch_size" not in key},
+            "model.init_args.svrg.init_args": {"samples_per_step": 7, "every": 3},
+        },
+        clips=None,
+    ),
     "sso_imitation": Method(
         "sso/demo_imitation",
         {

@@ -237,7 +237,7 @@ def test_a_step_has_the_solved_gradient_of_the_loss() -> None:
     assert not output["logits"].requires_grad
 
 
-def test_soft_labels_are_those_of_plain_training_and_mixed_images_have_no_logits() -> None:
+def test_views_and_soft_labels_are_those_of_plain_training_and_mixed_images_have_no_logits() -> None:
     network = ConvNet(1, [3], 4).double()
     batch: Any = {
         "image": numbers(6, 1, 5, 5),
@@ -248,6 +248,7 @@ def test_soft_labels_are_those_of_plain_training_and_mixed_images_have_no_logits
     for arguments in (
         {"soft_labels": SoftLabels(0.0, 0.0, smoothing=0.1)},
         {"soft_labels": SoftLabels(0.8, 1.0), "binary": True},
+        {"view": nn.Softsign()},
     ):
         steps = []
         for module in (TrAct(copy.deepcopy(network), 4, **arguments), CrossEntropy(network, 4, **arguments)):  # type: ignore[arg-type]
@@ -260,6 +261,8 @@ def test_soft_labels_are_those_of_plain_training_and_mixed_images_have_no_logits
     module = TrAct(network, 4, soft_labels=SoftLabels(0.0, 0.0, smoothing=0.1))
     module.log = lambda *arguments, **options: None  # type: ignore[method-assign]
     torch.testing.assert_close(module.training_step(batch, 0)["loss"], smooth)
+    viewed = F.cross_entropy(network(F.softsign(batch["image"])), batch["label"])
+    torch.testing.assert_close(steps[0]["loss"], viewed)
 
 
 GROUPS = nn.Sequential(nn.Conv2d(4, 4, 3, groups=2))

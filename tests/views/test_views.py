@@ -16,6 +16,7 @@ from lightning_modules.views import (
     RandomCrop,
     RandomResizedCrop,
     StrongView,
+    ThreeAugment,
     WeakView,
 )
 from lightning_modules.views.colour import (
@@ -238,3 +239,21 @@ def test_views_never_wait_for_the_device(view: nn.Module) -> None:
 def test_bad_arguments_are_named(make, key: str) -> None:
     with pytest.raises(ValueError, match=key):
         make()
+
+
+def test_three_augment_turns_a_third_grey_solarises_a_third_and_blurs_a_third() -> None:
+    torch.manual_seed(0)
+    image = images(300)
+    seen = ThreeAugment(jitter=0.0)(image)
+    grey_images, solarised = reference.rgb_to_grayscale(image, 3), reference.solarize(image, 128 / 255)
+    of_kind = [(seen - kind).abs().amax((1, 2, 3)) < 1e-4 for kind in (grey_images, solarised)]
+    rest = ~(of_kind[0] | of_kind[1])
+    for chosen in (*of_kind, rest):
+        assert 70 < int(chosen.sum()) < 130  # 100 are expected, with a standard deviation of 8
+    rough, smooth = ((each[rest].diff(dim=3)).square().sum((1, 2, 3)) for each in (image, seen))
+    assert bool((smooth <= rough + 1e-3).all())
+    assert smooth.sum() < 0.3 * rough.sum()
+    torch.testing.assert_close(seen[rest].mean((1, 2, 3)), image[rest].mean((1, 2, 3)), rtol=0.1, atol=0)
+    jittered = ThreeAugment(jitter=0.3)(torch.full((200, 3, 8, 8), 0.25))
+    assert jittered.mean((1, 2, 3)).std() > 0.02  # each has its own brightness, in .7 ... 1.3
+    assert 0.25 * 0.69 < jittered.min() < jittered.max() < 0.25 * 1.31

@@ -20,7 +20,8 @@ m the weights approach the projected gradient step in target space.
 H is scheduled, H, H sqrt(t) or H T^(t/T) at batch t = 1...T (`ScheduledStep`), or found by a line search on the outputs
 (`LineSearchStep`, SSO-SLS), or H sqrt(sum ||G||^2) over the batches so far (`AdaGradStep`), or H sqrt(D) with sums D of
 G^2 for each sample and output (`DiagonalAdaGradStep`), where S = mean of G (z - z_t) + H sqrt(D) (z - z_t)^2. For
-the logistic loss, H can be the second derivative by the outputs (`LogisticNewtonStep`).
+the logistic loss, H can be the second derivative by the outputs (`LogisticNewtonStep`). G can be the estimate of SVRG
+(`SVRG`), which needs the expensive gradients of only some samples in most steps.
 
 Theory and curves are from the paper. Only its abstract was available. The algorithm follows the authors' code.
 Differences from the code: if the inner search accepts no step, the weights do not change. The code takes the last step
@@ -30,7 +31,8 @@ loader of the authors reads only the 10,000 test images, with values in 0...255.
 In online imitation learning, a batch is a round: the states that the policy visits (`datamodules.rollouts`). The policy
 of the authors samples actions and bounds them by a tanh. The distance to the actions of the expert ignores this tanh.
 Here the action is the clipped output of the policy. The environments of the authors continue from one round to the
-next. Here each round resets the environments. SVRG, a baseline of the authors, is not included.
+next. Here each round resets the environments. SVRG on the weights, a baseline of the authors, is not
+included.
 
 Source: Lavington, Vaswani, Babanezhad, Schmidt and Le Roux, Target-based Surrogates for Stochastic Optimization, ICML
 2023, arXiv 2302.02607.
@@ -38,6 +40,7 @@ Source: Lavington, Vaswani, Babanezhad, Schmidt and Le Roux, Target-based Surrog
 
 from lightning_modules.optimization.sso.descent import Descent, LineSearchDescent
 from lightning_modules.optimization.sso.module import SSO
+from lightning_modules.optimization.sso.svrg import SVRG
 from lightning_modules.optimization.sso.target_steps import (
     AdaGradStep,
     DiagonalAdaGradStep,
@@ -49,6 +52,7 @@ from lightning_modules.optimization.sso.target_steps import (
 
 __all__ = [
     "SSO",
+    "SVRG",
     "AdaGradStep",
     "Descent",
     "DiagonalAdaGradStep",

@@ -16,6 +16,7 @@ from lightning_modules.method_module import MethodModule
 from lightning_modules.optim.optimizers import trainable_parameters
 from lightning_modules.optimization.sso.line_search import EXPAND, search
 from lightning_modules.optimization.sso.surrogate import Scaling, code_surrogate, paper_surrogate
+from lightning_modules.optimization.sso.svrg import SVRG
 from lightning_modules.optimization.sso.target_steps import Target, TargetStep
 from lightning_modules.torch_internals import AnyDropout, BatchNorm
 from lightning_modules.training.iterations import OwnUpdates
@@ -57,6 +58,7 @@ class SSO(OutputLossSteps, MethodModule):
         c: fraction of the first-order decrease of the surrogate that a step must achieve, in (0, 1).
         inner_optimizer: optimizer whose `step` is called m times on each surrogate, built anew for each batch, such as
             torch.optim.LBFGS. None takes m steps of gradient descent with a line search.
+        svrg: estimates the gradient by the outputs from some samples of each batch; None computes it for all samples.
 
     Raises:
         ValueError: if an argument is out of range, if the loss is a mean, or, at setup, if the outputs are random.
@@ -72,6 +74,7 @@ class SSO(OutputLossSteps, MethodModule):
         initial_step: float = 10.0,
         c: float = 0.1,
         inner_optimizer: OptimizerCallable | None = None,
+        svrg: SVRG | None = None,
     ) -> None:
         super().__init__()
         at_least(1, m=m)
@@ -88,6 +91,7 @@ class SSO(OutputLossSteps, MethodModule):
         self.initial_step = initial_step
         self.c = c
         self.inner_optimizer = inner_optimizer
+        self.svrg = svrg
         self.course = []
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -101,16 +105,29 @@ class SSO(OutputLossSteps, MethodModule):
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         inputs, target = inputs_and_target(batch)
         outputs = self.outputs(inputs)
-        at = outputs.detach().requires_grad_()
-        value = self.loss(at, target)
-        (gradient,) = torch.autograd.grad(value, at)
-        surrogate = self._surrogate(batch, at.detach(), gradient, value.detach())
+        at = outputs.detach()
+        value, gradient = self._gradient(at, target) if self.svrg is None else self._estimate(batch, at, target)
+        surrogate = self._surrogate(batch, at, gradient, value)
         optimizer: Any = self.optimizers()
         if self.inner_optimizer is None:
             optimizer.step(lambda: self._descend(surrogate, inputs, outputs))
         else:
             optimizer.step(lambda: self._minimize(surrogate, inputs))
-        return {"loss": log_training(self, batch, value.detach() / len(at))}
+        return {"loss": log_training(self, batch, value / len(at))}
+
+    def _gradient(self, at: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the loss of outputs, and its gradient by the outputs."""
+        at = at.detach().requires_grad_()
+        value = self.loss(at, target)
+        return value.detach(), torch.autograd.grad(value, at)[0]
+
+    def _estimate(self, batch: Any, at: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the loss of outputs, and SVRG's estimate of its gradient by the outputs."""
+        assert self.svrg is not None
+        samples = require_data(self.trainer, TrainingSamples, "SSO").num_train_samples
+        gradients = lambda rows: self._gradient(at[rows], target[rows])[1]  # noqa: E731
+        sizes = global_batch_size(batch), samples, self.trainer.global_step
+        return self.loss.uncounted(at, target), self.svrg(at, gradients, batch["index"], *sizes)
 
     def _surrogate(self, batch: Any, at: Tensor, gradient: Tensor, value: Tensor) -> Callable[[Tensor], Tensor]:
         """Return the part of the surrogate on this rank, as a function of the outputs."""
@@ -168,8 +185,12 @@ class SSO(OutputLossSteps, MethodModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         checkpoint["squares"] = self.target_step.kept()
+        if self.svrg is not None:
+            checkpoint["snapshot"] = self.svrg.snapshot.gathered()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         if checkpoint["squares"] is not None:
             self.target_step.restore(checkpoint["squares"])
+        if self.svrg is not None:
+            self.svrg.snapshot.restore(checkpoint["snapshot"])

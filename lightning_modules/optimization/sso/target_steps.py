@@ -163,6 +163,15 @@ class LogisticNewtonStep(TargetStep):
         return (p * (1 - p) + LEAST_CURVATURE) / self.rate
 
 
+def allocated(state: PerSample, values: Tensor, num_train_samples: int) -> PerSample:
+    """Return per-sample state with as many numbers a sample as values `[b, K]`, allocated in the first step."""
+    if state.num_owned:  # the number of outputs is known from the first step on
+        return state
+    made = PerSample(values.shape[1])
+    made.restore(state.gathered())
+    return made.allocate(num_train_samples, values.device, values.dtype)
+
+
 class DiagonalAdaGradStep(TargetStep):
     """Compute H sqrt(D), `[b, K]`.
 
@@ -181,11 +190,7 @@ class DiagonalAdaGradStep(TargetStep):
 
     def forward(self, target: Target) -> Tensor:
         gradient = target.gradient.flatten(1)
-        if not self.squares.num_owned:  # the number of outputs is known from here on
-            restored = self.squares.gathered()
-            self.squares = PerSample(gradient.shape[1])
-            self.squares.restore(restored)
-            self.squares.allocate(target.num_train_samples, gradient.device, gradient.dtype)
+        self.squares = allocated(self.squares, gradient, target.num_train_samples)
         least = 0.0 if target.step == 1 else LEAST_SQUARE  # as if all samples were clamped after each batch
         add = lambda old, new: (old.clamp(least) + new).clamp(LEAST_SQUARE, GREATEST_SQUARE)  # noqa: E731
         squares = self.squares.update(target.samples, gradient**2, add, target.global_batch_size)

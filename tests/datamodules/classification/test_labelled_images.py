@@ -18,6 +18,7 @@ from datamodules.classification.folder_sets import ImageFolder
 from datamodules.classification.image_sets import ImageSet, ImagesInMemory
 from datamodules.classification.imagenet import ImageNet
 from datamodules.classification.labelled_images import LabelledImages
+from datamodules.classification.labelled_set import repeated_augmentation
 from datamodules.classification.mnist import MNIST
 from datamodules.classification.ood_images import OtherDigits
 from datamodules.classification.webvision import WebVision
@@ -118,6 +119,38 @@ def test_training_images_are_cropped_and_mirrored_by_seed_visit_and_sample(tmp_p
     assert data.validation_set is not None
     plain = data.images.training().image[data.validation_set.row].float() / 255
     assert torch.equal(joined(module.evaluated, "image"), plain.repeat(2, 1, 1, 1))
+
+
+def test_each_image_of_an_epoch_is_augmented_three_times_in_a_batch_on_any_ranks_and_after_a_resume(
+    tmp_path: Path,
+) -> None:
+    def repeated() -> LabelledImages:
+        return patterns(augmentation=Augmentation(2, True), batch_size=12, repeats=3, seed=5)
+
+    batches = trained(repeated(), tmp_path).trained
+    requested = torch.from_numpy(repeated_augmentation(np.random.default_rng([5, 0, 0]), 40, 12, 3))
+    source = Patterns().training()
+    index, images = joined(batches, "index"), joined(batches, "image")
+    assert torch.equal(index, requested % 40)
+    assert torch.equal(joined(batches, "label"), source.label[index])
+    uniform = sample_uniform(5, 0, requested, count=3)  # another one for each of an image's three augmentations
+    assert torch.equal(images, crop_and_flip(source.image[index], uniform, padding=2).float() / 255)
+    for batch in batches[:3]:
+        assert torch.equal(batch["index"].unique(return_counts=True)[1], torch.full((4,), 3))
+        assert not torch.equal(batch["index"][::3], batch["index"][1::3])  # not one beside another
+    assert len(index.unique()) == 14  # 40 / 3
+    of_ranks = []
+    for rank in range(2):
+        data = ready(repeated())
+        data.trainer = on_process(rank, 2, tmp_path)
+        data.load_state_dict({"epoch": 0, "batches": 1})
+        of_ranks.append([data.augmented(batch, batch["epoch"]) for batch in data.train_dataloader()])
+    for whole, parts in zip(batches[1:], zip(*of_ranks, strict=True), strict=True):
+        for rank, part in enumerate(parts):
+            assert torch.equal(whole["index"][rank::2], part["index"])
+            assert torch.equal(whole["image"][rank::2], part["image"].float() / 255)
+    with pytest.raises(ValueError, match="repeats must be 1 with shards or batches_per_epoch, got 3"):
+        patterns(repeats=3, batches_per_epoch=2)
 
 
 def test_training_images_that_are_read_to_judge_labels_are_whole_and_in_order(tmp_path: Path) -> None:

@@ -1,0 +1,258 @@
+"""Ratings of the Netflix Prize, whose number does not affect the memory of a run.
+
+The text files list the ratings by film. One pass over the files counts the ratings of each user. A second pass writes
+them in the order of users to files on disk (a counting sort). Training maps these files into memory, and reads the rows
+of a batch. Memory holds some numbers per user and film, and one block of lines.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+
+from datamodules.files.data_directory import data_directory
+from datamodules.files.limits import sentence, whole_numbers
+from datamodules.files.number_tables import read_csv
+from datamodules.jobs.cached_array import locked
+from datamodules.jobs.settings import key_of
+from datamodules.tables.ratings import RatingSet
+
+LAYOUTS = ("training_set/mv_*.txt", "combined_data_*.txt")
+"""Files of the competition, and of its copy on Kaggle."""
+LINES_AT_ONCE = 1 << 20
+MOST_USER, MOST_FILM, MOST_STARS = 1 << 24, 1 << 20, 5
+"""Greatest numbers in the files. Memory grows with the greatest number of a user and of a film."""
+
+
+class Block(NamedTuple):
+    """Some successive ratings of the files."""
+
+    user: NDArray[np.int64]
+    film: NDArray[np.int64]
+    stars: NDArray[np.int64]
+
+
+def blocks(files: Sequence[Path]) -> Iterator[Block]:
+    """Read ratings, some lines at once.
+
+    A line `7:` begins the ratings of film 7, and each of them is a line `user,stars,date`.
+
+    Raises:
+        ValueError: if a file has other lines; the message names the file and the line or number.
+    """
+    for path in files:
+        lines, film = 0, None
+        options = {"names": ["user", "stars", "date"], "usecols": [0, 1], "dtype": {"user": str}}
+        reader = read_csv(path, "Netflix", header=None, chunksize=LINES_AT_ONCE, **options)
+        while True:
+            try:
+                table = next(reader, None)
+            except Exception as error:  # pandas raises many types
+                raise ValueError(f"Netflix: {path} is not a readable table ({sentence(error)})") from error
+            if table is None:
+                break
+            heads = np.flatnonzero(table["stars"].isna())
+            named = table["user"].iloc[heads].fillna("")
+            for line, text in zip(heads, named, strict=True):
+                if not (text[:-1].isdecimal() and text.endswith(":")):
+                    raise ValueError(
+                        f"Netflix: line {lines + line + 1} of {path} is neither `film:` nor `user,stars,date`"
+                    )
+            numbers = whole_numbers([int(text[:-1]) for text in named], 1, MOST_FILM, path, "film")
+            films = numbers if film is None else np.concatenate([[film], numbers])
+            of_line = np.searchsorted(heads, np.arange(len(table)), side="right") - (film is None)
+            rated = np.ones(len(table), dtype=bool)
+            rated[heads] = False
+            if of_line.min() < 0:
+                raise ValueError(f"Netflix: {path} has ratings before its first line `film:`")
+            user = pd.to_numeric(table["user"][rated], errors="coerce")
+            yield Block(
+                whole_numbers(user, 1, MOST_USER, path, "user"),
+                films[of_line[rated]],
+                whole_numbers(table["stars"][rated], 1, MOST_STARS, path, "rating"),
+            )
+            film, lines = films[-1], lines + len(table)
+
+
+def added(count: NDArray[np.int64], numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Add how often each number occurs to the counts so far."""
+    new = np.bincount(numbers, minlength=len(count))
+    new[: len(count)] += count
+    return new
+
+
+def write_by_user(files: Sequence[Path], folder: Path, min_ratings: int) -> None:
+    """Write the ratings of users with enough ratings in the order of users, as parts of a `csr_array`.
+
+    Args:
+        files: text files.
+        folder: existing folder. It gets `film.npy`, `stars.npy` and `start.npy`, and the number of films in
+            `films.npy`.
+        min_ratings: least number of ratings of a user.
+
+    Raises:
+        ValueError: if a file has other lines, or no user has enough ratings.
+    """
+    ratings_of, seen = np.zeros(0, np.int64), np.zeros(0, np.int64)
+    for block in blocks(files):
+        ratings_of, seen = added(ratings_of, block.user), added(seen, block.film)
+    kept = ratings_of >= min_ratings
+    if not kept.any():
+        raise ValueError(f"Netflix: no user has min_ratings = {min_ratings} ratings")
+    start = np.concatenate([[0], np.cumsum(ratings_of[kept])])
+    shape = (int(start[-1]),)
+    film = np.lib.format.open_memmap(folder / "film.npy", mode="w+", dtype=np.int32, shape=shape)
+    stars = np.lib.format.open_memmap(folder / "stars.npy", mode="w+", dtype=np.float32, shape=shape)
+    number_of_user, number_of_film = np.cumsum(kept) - 1, np.cumsum(seen > 0) - 1
+    free = start[:-1].copy()
+    for block in blocks(files):
+        chosen = np.flatnonzero(kept[block.user])
+        chosen = chosen[np.argsort(block.user[chosen], kind="stable")]
+        user, first, count = np.unique(number_of_user[block.user[chosen]], return_index=True, return_counts=True)
+        place = np.arange(len(chosen)) + np.repeat(free[user] - first, count)
+        film[place], stars[place] = number_of_film[block.film[chosen]], block.stars[chosen]
+        free[user] += count
+    film.flush()
+    stars.flush()
+    np.save(folder / "start.npy", start)
+    np.save(folder / "films.npy", np.count_nonzero(seen))
+
+
+def held_out_places(start: NDArray[Any], count: int, random: np.random.Generator) -> Iterator[NDArray[np.int64]]:
+    """Sample `count` places of each user for testing, and as many for validation, some users at once.
+
+    Args:
+        start: place of the first rating of each user, and the number of ratings.
+        count: number of places.
+        random: random generator. The sample does not depend on how many users are sampled at once.
+
+    Yields:
+        Places `[2, n]` for testing and validation.
+    """
+    bounds = np.searchsorted(start, np.arange(0, start[-1], LINES_AT_ONCE))
+    for low, high in zip(bounds, [*bounds[1:], len(start) - 1], strict=True):
+        sizes = np.diff(start[low : high + 1])
+        order = np.lexsort((random.random(sizes.sum()), np.repeat(np.arange(high - low), sizes)))
+        first = start[low:high] - start[low]
+        chosen = order[first[:, None] + np.arange(2 * count)] + start[low]
+        yield np.stack([chosen[:, :count].ravel(), chosen[:, count:].ravel()])
+
+
+class Remaining:
+    """A sparse array without the entries of other sparse arrays, which are removed when rows are read.
+
+    Args:
+        whole: `[N, D]`.
+        removed: arrays `[N, D]` whose entries are entries of `whole`.
+    """
+
+    def __init__(self, whole: csr_array, *removed: csr_array) -> None:
+        self.whole, self.removed = whole, removed
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.whole.shape
+
+    def __getitem__(self, rows: Any) -> csr_array:
+        found = self.whole[rows]
+        for array in self.removed:
+            found = found - array[rows]
+        return found
+
+    def toarray(self) -> NDArray[Any]:
+        return self[np.arange(self.shape[0])].toarray()
+
+
+class Netflix(RatingSet):
+    """Netflix Prize ratings: 100 million ratings of 17,770 films by 480,189 users, from one to five stars.
+
+    The ratings are read from `training_set/mv_*.txt` or `combined_data_*.txt`, and written once to `cache_dir` in the
+    order of users (0.8 GB). All films of the files are kept. The memory of a run does not depend on the number of
+    ratings.
+
+    Args:
+        folder: folder in the data directory that contains these files.
+        num_held_out: number of test ratings per user. There are as many validation ratings.
+        min_ratings: minimum number of ratings per user. Users with fewer ratings are left out.
+        data_dir: folder that contains `folder`; None means the NOISEWORKS_DATA directory.
+        cache_dir: folder of the ratings in the order of users, visible to all ranks.
+        seed: seed of the split. None means the seed of the DataModule.
+    """
+
+    def __init__(
+        self,
+        folder: str = "netflix",
+        num_held_out: int = 5,
+        min_ratings: int = 20,
+        data_dir: str | None = None,
+        cache_dir: str = "runs/ratings",
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(num_held_out, min_ratings, seed)
+        self.folder = folder
+        self.data_dir = data_dir
+        self.cache_dir = cache_dir
+
+    def rated(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+        whole = self._whole
+        user = np.repeat(np.arange(whole.shape[0]), np.diff(whole.indptr))
+        return user, whole.indices.astype(np.int64), whole.data
+
+    def fetch_missing(self) -> None:
+        """Write the ratings in the order of users, unless they are there."""
+        self._entry()
+
+    def _entry(self) -> Path:
+        folder = Path(data_directory(self.data_dir, "Netflix"), self.folder)
+        files = next((found for layout in LAYOUTS if (found := sorted(folder.glob(layout)))), [])
+        if not files:
+            raise FileNotFoundError(
+                f"Netflix: {folder} has no {' or '.join(LAYOUTS)}: unpack the files of the Netflix Prize there"
+            )
+        states = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+        identity = {"files": states, "min_ratings": self.min_ratings}
+        entry = Path(self.cache_dir, f"netflix-{key_of(identity)}")
+        with locked(entry):
+            if not entry.is_dir():
+                partial = entry.with_name(f"{entry.name}.partial")
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir(parents=True)
+                write_by_user(files, partial, self.min_ratings)
+                (partial / "manifest.json").write_text(json.dumps(identity), encoding="utf-8")
+                os.replace(partial, entry)
+        return entry
+
+    @cached_property
+    def _whole(self) -> csr_array:
+        entry = self._entry()
+        try:
+            film, stars = (np.load(entry / f"{name}.npy", mmap_mode="r") for name in ("film", "stars"))
+            start, films = (np.load(entry / f"{name}.npy") for name in ("start", "films"))
+        except (OSError, ValueError, EOFError) as error:
+            raise ValueError(f"{entry} is damaged ({error}): remove that folder to have it written again") from error
+        parts = (np.asarray(stars), np.asarray(film), start.astype(np.int32))
+        return csr_array(parts, (len(start) - 1, int(films)), copy=False)
+
+    @property
+    def row_shapes(self) -> dict[str, tuple[int, ...]]:
+        return {"ratings": (self._whole.shape[1],)}
+
+    @cached_property
+    def _parts(self) -> list[Any]:
+        whole, held_out = self._whole, []
+        random = np.random.default_rng([self.seed or 0, 7])
+        places = np.concatenate([*held_out_places(whole.indptr, self.num_held_out, random)], axis=1)
+        user = np.repeat(np.arange(whole.shape[0]), self.num_held_out)
+        for chosen in places:
+            entries = whole.data[chosen], (user, whole.indices[chosen])
+            held_out.append(csr_array(entries, whole.shape, np.float32))
+        test, validation = held_out
+        return [Remaining(whole, test, validation), validation, test]

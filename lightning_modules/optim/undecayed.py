@@ -1,0 +1,32 @@
+"""Optimizers without weight decay for biases, scales of normalisation, positions and class tokens, as in timm.
+
+These are the tensors with one dimension, or whose first dimension has length 1.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import timm.optim
+from torch import Tensor
+
+
+def decay_groups(parameters: Iterable[Tensor], weight_decay: float) -> list[dict[str, Any]]:
+    """Split parameters into a group with and a group without weight decay. Empty groups are left out."""
+    groups: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for parameter in parameters:
+        groups[parameter.ndim > 1 and len(parameter) > 1].append(parameter)
+    decays = (0.0, weight_decay)
+    return [{"params": own, "weight_decay": decay} for own, decay in zip(groups, decays, strict=True) if own]
+
+
+class Lamb(timm.optim.Lamb):
+    """LAMB of timm, without weight decay for vectors, positions and class tokens.
+
+    Args:
+        params: trainable parameters.
+        lr: learning rate.
+        weight_decay: weight decay of all other parameters.
+    """
+
+    def __init__(self, params: Iterable[Tensor], lr: float = 1e-3, weight_decay: float = 0.01) -> None:
+        super().__init__(decay_groups(params, weight_decay), lr=lr)

@@ -1,0 +1,92 @@
+"""The gradient estimate of SVRG in the space of outputs.
+
+With all samples in a batch, the loss is a sum of l_i(z_i) over n samples with outputs z. Every k-th step computes the
+gradients of all samples, at the snapshot z~. Each other step computes the gradients of b random samples B:
+
+    G_i = l_i'(z~_i) + (n/b) 1[i in B] (l_i'(z_i) - l_i'(z~_i)),    so that    E[G] = l'(z)  and
+    E||G - l'(z)||^2 = (n/b - 1) sum_i ||l_i'(z_i) - l_i'(z~_i)||^2.
+
+SVRG on the weights computes l_i' at the snapshot again. Here l_i depends only on the outputs of sample i, so the stored
+gradients of the snapshot suffice. If the outputs are linear in the weights, one small step on the surrogate is a step
+of SVRG on the weights. The surrogate has the outputs of all n samples, because the snapshot contributes to all of them.
+
+Source: Johnson and Zhang, Accelerating Stochastic Gradient Descent using Predictive Variance Reduction, NIPS 2013.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from datamodules.arguments import at_least, within
+from datamodules.distributed.collectives import rank, run_seed, world_size
+from datamodules.randomness.generators import generator_of
+from lightning_modules.distributed.per_sample import PerSample
+from lightning_modules.optimization.sso.target_steps import allocated
+
+SAMPLED = 9
+"""Purpose of the random samples of a step, for their random numbers."""
+
+
+def corrected(snapshot: Tensor, rows: Tensor, gradient: Tensor, factor: float) -> Tensor:
+    """Compute G, `[n, K]`.
+
+    Args:
+        snapshot: gradients at the snapshot, `[n, K]`.
+        rows: samples B, `[b]`, int64.
+        gradient: gradients of these samples at the current outputs, `[b, K]`.
+        factor: n/b.
+    """
+    return snapshot.index_add(0, rows, gradient - snapshot[rows], alpha=factor)
+
+
+class SVRG:
+    """Estimate the gradient of the loss by the outputs from the gradients of some samples (SVRG).
+
+    Batches must have all samples, as without `data.batch_size`.
+
+    Args:
+        samples_per_step: number b of random samples whose gradients a step computes.
+        every: number k of steps from one snapshot to the next. A snapshot computes the gradients of all samples.
+    """
+
+    def __init__(self, samples_per_step: int, every: int) -> None:
+        at_least(1, samples_per_step=samples_per_step, every=every)
+        self.samples_per_step = samples_per_step
+        self.every = every
+        self.snapshot = PerSample(0)
+
+    def sampled(self, step: int, num_samples: int) -> Tensor:
+        """Sample the positions of B in the global batch, `[b]`. They depend on the seed of the run and the step."""
+        random = generator_of(run_seed(), SAMPLED, step)
+        return torch.randperm(num_samples, generator=random)[: self.samples_per_step]
+
+    def __call__(
+        self, at: Tensor, gradients: Callable[[Tensor], Tensor], index: Tensor, batch_size: int, samples: int, step: int
+    ) -> Tensor:
+        """Return this rank's part of G, `[b, K]`. Every rank must call this method.
+
+        Args:
+            at: outputs of this rank, `[b, K]`.
+            gradients: function that computes the gradients of some rows of this rank.
+            index: positions of the rows in the training set, `[b]`.
+            batch_size: global batch size.
+            samples: number of training samples, n.
+            step: number of steps so far.
+        """
+        if batch_size != samples:
+            raise ValueError(
+                f"svrg needs all {samples} samples in each batch, but the batch has {batch_size}: set data.batch_size "
+                f"to null"
+            )
+        within(1, samples, **{"svrg.samples_per_step": self.samples_per_step})
+        rows = torch.arange(len(at), device=at.device)
+        self.snapshot = allocated(self.snapshot, at.flatten(1), samples)
+        if step % self.every == 0:
+            new = gradients(rows)
+            self.snapshot.update(index, new.flatten(1), lambda old, value: value, batch_size)
+            return new
+        kept = self.snapshot.update(index, at.flatten(1), lambda old, value: old, batch_size).view_as(at)
+        chosen = self.sampled(step, samples)
+        own = (chosen[chosen % world_size() == rank()] // world_size()).to(at.device)
+        return corrected(kept, own, gradients(own), samples / self.samples_per_step)

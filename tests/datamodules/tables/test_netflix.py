@@ -1,0 +1,128 @@
+"""Ratings of Netflix from both of its layouts, their split, and the memory that they take."""
+
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from datamodules.tables import netflix
+from datamodules.tables.netflix import Netflix
+from datamodules.tables.ratings import RatingSet
+from datamodules.tables.tables import Tables
+
+Entries = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
+
+
+def entries(users: int, films: int, of_each: int) -> Entries:
+    """Users with arbitrary numbers, each of whom has rated some films; one user in ten has rated one film less."""
+    random = np.random.default_rng(0)
+    film = np.argsort(random.random((users, films)), axis=1)[:, :of_each] + 1
+    user = np.repeat(random.permutation(5 * users)[:users] + 1, of_each)
+    stars = random.integers(1, 6, users * of_each)
+    kept = np.arange(users * of_each) % (10 * of_each) > 0
+    return user[kept], film.ravel()[kept], stars[kept]
+
+
+def written(folder: Path, layout: str, rows: Entries) -> Path:
+    """Write the files of a layout, by film."""
+    user, film, stars = rows
+    texts = []
+    for number in np.unique(film):
+        own = film == number
+        lines = [f"{one},{star},2005-09-06\n" for one, star in zip(user[own], stars[own], strict=True)]
+        texts.append(f"{number}:\n{''.join(lines)}")
+    (folder / "netflix" / "training_set").mkdir(parents=True)
+    if layout == "training_set":
+        for number, text in enumerate(texts):
+            (folder / "netflix" / "training_set" / f"mv_{number:07d}.txt").write_text(text)
+    else:
+        half = len(texts) // 2
+        for number, part in enumerate((texts[:half], texts[half:])):
+            (folder / "netflix" / f"combined_data_{number}.txt").write_text("".join(part))
+    return folder
+
+
+def ratings(folder: Path, of_each: int) -> Netflix:
+    return Netflix(num_held_out=2, min_ratings=of_each, data_dir=str(folder), cache_dir=str(folder / "cache"), seed=3)
+
+
+class InMemory(RatingSet):
+    """The same ratings in memory, in the order of users and, for a user, of films."""
+
+    def __init__(self, rows: Entries, of_each: int) -> None:
+        super().__init__(2, of_each, seed=3)
+        order = np.lexsort((rows[1], rows[0]))
+        self.rows = tuple(column[order] for column in rows)
+
+    def rated(self) -> Any:
+        user, film, stars = self.rows
+        return user, film, stars.astype(np.float32)
+
+
+@pytest.mark.parametrize("layout", ["training_set", "combined_data"])
+def test_both_layouts_give_the_split_of_ratings_in_memory(
+    layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(netflix, "LINES_AT_ONCE", 17)  # a block ends within a film and within a user
+    rows = entries(30, 12, 7)
+    ours, expected = ratings(written(tmp_path, layout, rows), 7), InMemory(rows, 7)
+    for split in ("training", "validation", "test"):
+        mine, theirs = getattr(ours, split)(), getattr(expected, split)()
+        assert len(mine) == 27  # 3 of 30 users have rated 6 films
+        for key, array in theirs.sparse.items():
+            np.testing.assert_array_equal(mine.sparse[key].toarray(), array.toarray(), err_msg=key)
+        chosen, wanted = (each.chosen(torch.tensor([5, 0, 26])) for each in (mine, theirs))
+        assert all(torch.equal(chosen[key], wanted[key]) for key in wanted)
+    assert Tables(ours).row_shapes == {"ratings": (12,)}
+    again = ratings(tmp_path, 7)
+    monkeypatch.setattr(netflix, "write_by_user", None)  # they are there
+    np.testing.assert_array_equal(again.test().sparse["held_out"].toarray(), ours.test().sparse["held_out"].toarray())
+
+
+def peak(table: RatingSet) -> int:
+    """Measure the most bytes that NumPy and Python hold while ratings are sorted, split, and read for a batch."""
+    tracemalloc.start()
+    for split in (table.training(), table.validation(), table.test()):
+        split.chosen(torch.arange(0, 180, 20))
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return most
+
+
+def test_memory_does_not_depend_on_the_number_of_ratings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(netflix, "LINES_AT_ONCE", 500)
+    ours, in_memory = [], []
+    for number, of_each in enumerate((10, 10, 100)):  # the first one loads what is imported late
+        rows = entries(200, 120, of_each)
+        ours.append(peak(ratings(written(tmp_path / str(number), "combined_data", rows), of_each)))
+        in_memory.append(peak(InMemory(rows, of_each)))
+    assert ours[2] < 1.2 * ours[1]  # of 18,000 ratings and of 1,800
+    assert in_memory[2] > 4 * in_memory[1]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1,5,2005-09-06\n", "has ratings before its first line `film:`"),
+        ("1:\n7,5,2005-09-06\n7\n", "line 3 of .*combined_data_1.txt is neither `film:` nor `user,stars,date`"),
+        ("1:\n7,6,2005-09-06\n", r"has the rating 6.0 at 0; it must be a whole number in 1 ... 5"),
+        ("1:\nx,5,2005-09-06\n", "has the user nan at 0"),
+        ("1:\n7,x,2005-09-06\n", "has ratings of type object; they must be whole numbers"),
+        ("1:\n7,5,2005-09-06\n", "no user has min_ratings = 5 ratings"),
+    ],
+)
+def test_other_files_are_rejected(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "netflix").mkdir()
+    (tmp_path / "netflix" / "combined_data_1.txt").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        ratings(tmp_path, 5).training()
+    assert not [*(tmp_path / "cache").glob("*/manifest.json")]
+
+
+def test_missing_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"has no training_set/mv_\*.txt or combined_data_\*.txt"):
+        ratings(tmp_path, 5).fetch_missing()
