@@ -3,10 +3,12 @@
 The image does not show the direction of the light.
 
     h(x, y) = sum_k a_k exp(-|p - c_k|^2 / (2 s_k^2)) + g |u p - o|,   n = (-dh/dx, -dh/dy, 1) / |.|,
-    image = max(0, n l) + noise
+    image = (1 - a) shade(n) + a shade(n') + noise,   shade(n) = max(0, n l) + g max(0, n m)^32,  m = (l + v) / |.|
 
-A surface has four bumps and one sharp crease. The point p = (x, y) is in [-1, 1]^2, with x to the right and y up. The
-light l of each image is a random unit vector around the upper left. Many surfaces therefore explain the same image.
+A surface has four bumps by default, and one sharp crease. The point p = (x, y) is in [-1, 1]^2, with x to the right and
+y up. The light l of each image is a random unit vector around the upper left. Many surfaces therefore explain the same
+image. Glossy surfaces have highlights (Blinn 1977), where v = (0, 0, 1) is the direction of the viewer. Through
+transparent surfaces, another surface with normals n' is seen.
 """
 
 import math
@@ -15,12 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.arguments import at_least, positive
+from datamodules.arguments import at_least, positive, within
 from datamodules.normals.normal_set import NormalSet, NormalsInMemory, Split
 from datamodules.randomness.counter import sample_uniform
 
 BUMPS = 4
 LIGHT = (-0.4, 0.5, 1.0)
+HIGHLIGHT = 32
+"""Exponent of highlights."""
 STREAMS = {"training": 0, "validation": 1, "test": 2}
 
 
@@ -28,13 +32,13 @@ def surface_normals(uniform: Tensor, size: int) -> Tensor:
     """Compute the normals of height fields.
 
     Args:
-        uniform: uniform numbers in [0, 1), `[B, 19]`, four for each bump and three for the crease.
+        uniform: uniform numbers in [0, 1), `[B, 4 bumps + 3]`, four for each bump and three for the crease.
         size: height and width S of the images, in pixels.
 
     Returns:
         `[B, 3, S, S]`, of unit length.
     """
-    bumps, crease = uniform[:, : 4 * BUMPS].unflatten(1, (BUMPS, 4)), uniform[:, 4 * BUMPS :]
+    bumps, crease = uniform[:, :-3].unflatten(1, (-1, 4)), uniform[:, -3:]
     place = (torch.arange(size, dtype=uniform.dtype) + 0.5) * 2 / size - 1
     x, y = place.expand(size, size), -place[:, None].expand(size, size)
     column, row, height, width = (part[:, :, None, None] for part in bumps.unbind(dim=2))
@@ -49,6 +53,11 @@ def surface_normals(uniform: Tensor, size: int) -> Tensor:
     return normal / normal.norm(dim=1, keepdim=True)
 
 
+def lit(normal: Tensor, direction: Tensor) -> Tensor:
+    """Compute max(0, n d) `[B, 1, H, W]` of normals `[B, 3, H, W]` and a direction `[B, 3]` for each image."""
+    return (normal * direction[:, :, None, None]).sum(dim=1, keepdim=True).clamp(min=0)
+
+
 class HeightFields(NormalSet):
     """Small synthetic surfaces under unknown light, with exact normals.
 
@@ -61,6 +70,9 @@ class HeightFields(NormalSet):
         image_size: height and width, in pixels.
         light_spread: standard deviation of the components of the light direction, before normalisation.
         noise: standard deviation of the image noise, for images in [0, 1].
+        bumps: number of bumps of a surface. Crowded scenes have many.
+        gloss: g, brightness of highlights. 0 means matte surfaces.
+        transparency: a, fraction of the light that comes from another surface behind the surface.
         seed: seed of the surfaces, the lights and the noise.
     """
 
@@ -72,25 +84,39 @@ class HeightFields(NormalSet):
         image_size: int = 16,
         light_spread: float = 0.4,
         noise: float = 0.03,
+        bumps: int = BUMPS,
+        gloss: float = 0.0,
+        transparency: float = 0.0,
         seed: int = 0,
     ) -> None:
         at_least(1, num_training=num_training, num_validation=num_validation, num_test=num_test)
         at_least(2, image_size=image_size)
+        at_least(1, bumps=bumps)
+        at_least(0, gloss=gloss)
         positive(light_spread=light_spread, noise=noise)
+        within(0, 1, "[)", transparency=transparency)
         self.counts = {"training": num_training, "validation": num_validation, "test": num_test}
         self.image_size = image_size
         self.light_spread = light_spread
         self.noise = noise
+        self.bumps = bumps
+        self.gloss = gloss
+        self.transparency = transparency
         self.seed = seed
 
     def source(self, split: Split) -> NormalsInMemory:
         index = torch.arange(self.counts[split])
-        uniform = sample_uniform(self.seed, STREAMS[split], index, 4 * BUMPS + 3)
+        uniform = sample_uniform(self.seed, STREAMS[split], index, 4 * self.bumps + 3)
         normal = surface_normals(uniform, self.image_size)
         random = np.random.default_rng([self.seed, STREAMS[split]])
         light = torch.from_numpy(LIGHT + self.light_spread * random.standard_normal((len(index), 3))).float()
         light = light / light.norm(dim=1, keepdim=True)
-        shade = (normal * light[:, :, None, None]).sum(dim=1, keepdim=True).clamp(min=0)
+        shade = lit(normal, light)
+        if self.gloss > 0:
+            half = light + torch.tensor([0.0, 0.0, 1.0])
+            shade = shade + self.gloss * lit(normal, half / half.norm(dim=1, keepdim=True)) ** HIGHLIGHT
+        if self.transparency > 0:
+            shade = (1 - self.transparency) * shade + self.transparency * shade.roll(1, dims=0)
         noise = torch.from_numpy(random.standard_normal(tuple(shade.shape))).float()
         image = (shade + self.noise * noise).clamp(0, 1).expand(-1, 3, -1, -1)
         names = [f"{position:05d}" for position in index.tolist()]

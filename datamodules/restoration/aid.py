@@ -1,4 +1,4 @@
-"""AID, a dataset of aerial images, for training and testing super-resolution."""
+"""AID, a dataset of aerial images, for training and testing super-resolution, and some of its images in small."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import yaml
 
 from datamodules.files.data_directory import data_directory
 from datamodules.files.file_pairs import stem_of
-from datamodules.restoration.folder_sets import read_images
+from datamodules.restoration.folder_sets import image_files, read_images
 from datamodules.restoration.images import Images, PairSet, Split
 
 LIST = Path(__file__).with_name("aid.yaml")
@@ -56,3 +56,24 @@ class AID(PairSet):
                 raise ValueError(f"{name} has {image.shape[1]} x {image.shape[2]} pixels; AID's have 600 x 600")
             images.append(np.ascontiguousarray(image[:, top : top + self.side, left : left + self.side]))
         return Images([stem_of(name) for name in chosen], images)
+
+
+class AIDThumbnails(PairSet):
+    """120 images of AID that were reduced to 150 x 150 pixels, `remote_sensing/aid_150/<Kind>/<kind>_<number>.jpg`.
+
+    There are four images of each of the 30 kinds. The first three are for training, and the fourth is for testing.
+
+    Args:
+        data_dir: folder that contains `remote_sensing`; None means the NOISEWORKS_DATA directory.
+    """
+
+    channels = 3
+
+    def __init__(self, data_dir: str | None = None) -> None:
+        self.data_dir = data_dir
+
+    def images(self, split: Split) -> Images:
+        folder = data_directory(self.data_dir, "AIDThumbnails") / "remote_sensing" / "aid_150"
+        every = [stem_of(name) for name in image_files(folder, "AIDThumbnails")]
+        chosen = [name for name in every if name.endswith("_4") == (split != "training")]
+        return Images(chosen, read_images(folder, [f"{name}.jpg" for name in chosen], self.channels))

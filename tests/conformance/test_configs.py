@@ -21,6 +21,15 @@ OWN_KEYS = {
         "model.network.hidden",
     },  # the method is the normalisation; a claim on the size
     "ediffsr": {"model.network.enhanced"},  # the enhancement of the condition is a part of the network
+    # a claim compares the networks of two papers
+    "sgmse": {
+        f"model.network.{key}"
+        for key in (
+            *("class_path", "channels", "strides", "dilations", "embedding", "sample_size", "in_channels"),
+            *("out_channels", "time_embedding_type", "down_block_types", "up_block_types", "block_out_channels"),
+            *("layers_per_block", "norm_num_groups", "add_attention"),
+        )
+    },
     "lsa_plus": {"data.passes_per_epoch"},  # its two networks train one pass after the other
     # a translation alone has fewer stages, and supervised training has none but the last, on true masks
     "annotation_efficient": {"trainer.max_epochs", "data.images.annotated"},

@@ -14,6 +14,8 @@ transformer, through an encoder g. The outputs of g are added inside the encoder
 Here x_0 is the latent of the normals. `refinement` defines the steps; half of the steps stay at t+. The fast "turbo"
 variant is YOSO alone, with t+ = 0 and target x_0.
 
+For surface reconstruction, `surface.heights` integrates normals. The test logs the error of these surfaces.
+
 The paper leaves batch size, iterations, training resolution and two other choices open. Here, the noise e in the target
 of YOSO is independent of u (`yoso_target` offers other interpretations). Latents that cover pixels without a normal are
 excluded from the loss. Departures: features are upsampled bilinearly, as in the authors' code, whereas the paper uses

@@ -5,7 +5,9 @@
 The cosine is clipped to [-1, 1]. Only pixels whose true normal n has a length between 0.5 and 1.5 count; n is not
 normalised. The metrics are mean and median, the percentages of errors below 11.25, 22.5 and 30 degrees, and the root
 mean square of |n - m|. With several noise samples, the variance of the mean error of an image over these samples is
-computed, too, and averaged over images.
+computed, too, and averaged over images. The depth error is the root mean square, over the pixels of an image, of the
+difference between the heights integrated from estimated and from true normals (see `surface`). It is in pixels, and
+averaged over noise samples and over the images in which all pixels have a true normal.
 
 The median is computed from a histogram that is summed over ranks. It is exact to the bin width of 0.01 degrees.
 
@@ -17,6 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+
+from lightning_modules.diffusion.stable_normal.surface import heights
 
 THRESHOLDS = {"within_11_25": 11.25, "within_22_5": 22.5, "within_30": 30.0}
 BINS_PER_DEGREE = 100
@@ -45,22 +49,24 @@ def spread(estimates: Tensor) -> Tensor:
 
 
 class AngularErrors(Metric):
-    """Angular errors of a dataset, pooled over pixels, noise samples and ranks."""
+    """Angular errors of a dataset, pooled over pixels, noise samples and ranks, and depth errors."""
 
     full_state_update = False
     angles: Tensor
     squares: Tensor
     variances: Tensor
+    depths: Tensor
     pixels: Tensor
     images: Tensor
+    surfaces: Tensor
     within: Tensor
     histogram: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        for name in ("angles", "squares", "variances"):
+        for name in ("angles", "squares", "variances", "depths"):
             self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        for name in ("pixels", "images"):
+        for name in ("pixels", "images", "surfaces"):
             self.add_state(name, torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("within", torch.zeros(len(THRESHOLDS), dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("histogram", torch.zeros(NUM_BINS, dtype=torch.int64), dist_reduce_fx="sum")
@@ -87,9 +93,13 @@ class AngularErrors(Metric):
         if draws > 1:
             self.variances += means.var(dim=0, correction=0).sum()
         self.images += (number > 0).sum()
+        if whole := counted.all(dim=(1, 2)).nonzero()[:, 0].tolist():
+            difference = heights(unit(estimate[:, whole])) - heights(unit(true[whole]))
+            self.depths += difference.square().mean(dim=(2, 3)).sqrt().mean(dim=0).sum()
+            self.surfaces += len(whole)
 
     def compute(self) -> dict[str, Any]:
-        """Return the metrics by name; nan if no pixel has a true normal."""
+        """Return the metrics by name; nan if no pixel has a true normal, and no depth error if no image has all."""
         pixels = self.pixels.double()
         seen = self.histogram.cumsum(dim=0).double()
         middle = (seen >= pixels / 2).int().argmax()
@@ -101,4 +111,5 @@ class AngularErrors(Metric):
             **{name: 100 * count / pixels for name, count in zip(THRESHOLDS, self.within, strict=True)},
             "rmse": (self.squares / pixels).sqrt(),
             "variance": self.variances / self.images.double(),
+            "depth_error": self.depths / self.surfaces.double(),
         }

@@ -19,8 +19,9 @@ from lightning_modules.training.logging import log_same
 class NormalSteps(ImageWriter):
     """Validation, test and prediction steps of a module that estimates surface normals.
 
-    The module has `normals(image, generators)` and `draws`. The metrics of `AngularErrors` are logged. With several
-    test sets, the metrics have the name of the set. `predict` writes `normals/<name>.png`, where a byte v encodes 2 v /
+    The module has `normals(image, generators)` and `draws`. The metrics of `AngularErrors` are logged, the depth
+    error only for datasets in which all pixels of an image have normals. With several test sets, the metrics have the
+    name of the set. `predict` writes `normals/<name>.png`, where a byte v encodes 2 v /
     255 - 1; see `ImageWriter`.
     """
 
@@ -68,7 +69,8 @@ class NormalSteps(ImageWriter):
     def _log_errors(self: Any, stage: str) -> None:
         for name, errors in zip(self._set_names(stage) or [""], self._errors, strict=True):
             for key, value in errors.compute().items():
-                if key != "variance" or self.draws > 1:
+                missing = {"variance": self.draws == 1, "depth_error": bool(value.isnan())}
+                if not missing.get(key):
                     log_same(self, f"{stage}/{name}/{key}" if name else f"{stage}/{key}", value)
 
     def pixels(self: Any, batch: NormalMapBatch) -> Tensor:

@@ -47,8 +47,24 @@ def test_images_are_lit_surfaces_that_follow_from_seed_and_split() -> None:
         assert float(light.norm()) == pytest.approx(1, abs=0.2)
 
 
+def test_glossy_surfaces_have_highlights_transparent_ones_show_another_and_crowded_ones_are_rougher() -> None:
+    plain, glossy, clear, crowded = (
+        HeightFields(num_test=20, noise=1e-6, **more).source("test")
+        for more in ({}, {"gloss": 0.5}, {"transparency": 0.25}, {"bumps": 12})
+    )
+    assert (plain.normal == glossy.normal).all()
+    image, shiny, mixed = (source.image[:, 0].astype(float) for source in (plain, glossy, clear))
+    brighter = shiny - image
+    assert brighter.min() >= 0
+    assert 0.02 < (brighter > 25).mean() < 0.5  # highlights are small
+    expected = 0.75 * image + 0.25 * image[[19, *range(19)]]
+    assert abs(mixed - expected)[image.max(axis=(1, 2)) < 255].max() <= 1
+    assert crowded.normal[:, 2].mean() < plain.normal[:, 2].mean() - 0.05
+
+
 @pytest.mark.parametrize(
-    ("wrong", "message"), [({"num_test": 0}, "num_test must be at least 1"), ({"noise": 0}, "noise")]
+    ("wrong", "message"),
+    [({"num_test": 0}, "num_test must be at least 1"), ({"noise": 0}, "noise"), ({"transparency": 1}, "transparency")],
 )
 def test_numbers_out_of_range_are_refused(wrong: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from datamodules.restoration import aid
-from datamodules.restoration.aid import AID, selection
+from datamodules.restoration.aid import AID, AIDThumbnails, selection
 from tests.datamodules.restoration.test_reduced_images import write
 
 IMAGES = {"Airport": 360, "BareLand": 310, "BaseballField": 220, "Church": 240, "Pond": 420, "Viaduct": 420}
@@ -45,3 +45,19 @@ def test_centres_of_the_listed_images_are_read_and_what_is_missing_or_small_is_n
     write(folder, "port_3.jpg", 500, 600)
     with pytest.raises(ValueError, match=r"port_3.jpg has 500 x 600 pixels; AID's have 600 x 600"):
         AID(str(tmp_path)).images("validation")
+
+
+def test_three_thumbnails_of_each_kind_are_trained_on_and_the_fourth_is_tested_on(tmp_path: Path) -> None:
+    for kind in ("Port", "Pond"):
+        (folder := tmp_path / "remote_sensing" / "aid_150" / kind).mkdir(parents=True)
+        for number in range(1, 5):
+            write(folder, f"{kind.lower()}_{number}.jpg", 10, 10)
+    assert AIDThumbnails(str(tmp_path)).images("test").names == ["Pond/pond_4", "Port/port_4"]
+    training = AIDThumbnails(str(tmp_path)).images("training")
+    assert training.names == [f"{kind}/{kind.lower()}_{number}" for kind in ("Pond", "Port") for number in (1, 2, 3)]
+    assert (
+        training.stored[3]
+        == np.array(Image.open(tmp_path / "remote_sensing/aid_150/Port/port_1.jpg")).transpose(2, 0, 1)
+    ).all()
+    with pytest.raises(FileNotFoundError, match=r"AIDThumbnails: .*aid_150 is not a folder"):
+        AIDThumbnails(str(tmp_path / "remote_sensing")).images("test")

@@ -7,6 +7,7 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from lightning_modules.diffusion.stable_normal.angular_error import AngularErrors, angular_error, spread, unit
+from lightning_modules.diffusion.stable_normal.surface import heights
 
 
 def normals(*shape: int, seed: int = 0) -> Tensor:
@@ -59,10 +60,21 @@ def test_measures_are_pooled_over_the_pixels_of_all_images() -> None:
     assert found["variance"] == pytest.approx(np.mean(variances), rel=1e-9)
 
 
+def test_depth_errors_are_those_of_integrated_surfaces_of_images_with_all_normals() -> None:
+    true, estimate = normals(3, 3, 6, 7), normals(2, 3, 3, 6, 7, seed=1)
+    true[1, :, 2, 2] = 0
+    metric = AngularErrors()
+    metric.update(estimate[:, 1:2], true[1:2])
+    assert metric.compute()["depth_error"].isnan()
+    metric.update(2 * estimate[:, ::2], true[::2])
+    errors = [(heights(one[b]) - heights(true[b])).square().mean().sqrt() for one in estimate for b in (0, 2)]
+    torch.testing.assert_close(metric.compute()["depth_error"], torch.stack(errors).mean())
+
+
 def test_the_median_is_exact_to_a_bin_of_a_hundredth_of_a_degree() -> None:
     angle = torch.deg2rad(torch.rand(10_001, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 80)
-    estimate = torch.stack([angle.sin(), torch.zeros_like(angle), angle.cos()])[None, :, None]
-    true = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)[:, None, None].expand(1, 3, 1, len(angle))
+    estimate = torch.stack([angle.sin(), torch.zeros_like(angle), angle.cos()]).view(1, 3, 73, 137)
+    true = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)[:, None, None].expand(1, 3, 73, 137)
     metric = AngularErrors()
     metric.update(estimate[None], true)
     assert float(metric.compute()["median_error"]) == pytest.approx(float(torch.rad2deg(angle).median()), abs=0.01)
