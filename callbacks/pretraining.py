@@ -1,6 +1,7 @@
 """Pretrain a part of the module on other data. The run then fine-tunes or freezes this part."""
 
 from operator import attrgetter
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
@@ -9,19 +10,20 @@ from datamodules.arguments import at_least
 
 
 class Pretraining(Callback):
-    """Train another module on its own data, and copy the weights of its `network` to a part of the module of the run.
+    """Train another module on its own data, and copy the weights of its network to a part of the module of the run.
 
     This callback is meant for pretraining that takes minutes, on a single process. For longer pretraining, use a
     separate run. Load its checkpoint with `lightning_modules.backbones.with_weights`. The pretrained network must have
     all parameters of the part, by name. Further parameters are dropped, such as those of a classifier head on an
     encoder. Each pretrained part needs a separate callback. A resumed run loads the weights from its checkpoint and
-    does not pretrain again.
+    does not pretrain again. Checkpoints contain the part, even if the module leaves it out because it is frozen.
 
     Args:
         model: module to pretrain.
         data: DataModule for pretraining. Its `seed` is set to the seed of the DataModule of the run.
         max_epochs: number of epochs of pretraining.
         part: dotted name of the part that gets the weights, in the module of the run.
+        source: dotted name of the pretrained network in `model`.
 
     Raises:
         ValueError: if `max_epochs` is less than 1, there are several processes, or parameter names or shapes do not
@@ -29,13 +31,19 @@ class Pretraining(Callback):
     """
 
     def __init__(
-        self, model: LightningModule, data: LightningDataModule, max_epochs: int, part: str = "encoder"
+        self,
+        model: LightningModule,
+        data: LightningDataModule,
+        max_epochs: int,
+        part: str = "encoder",
+        source: str = "network",
     ) -> None:
         at_least(1, max_epochs=max_epochs)
         self.model = model
         self.data = data
         self.max_epochs = max_epochs
         self.part = part
+        self.source = source
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit" and trainer.world_size > 1:
@@ -43,13 +51,17 @@ class Pretraining(Callback):
                 f"Pretraining needs one process, but the trainer has {trainer.world_size}: pretrain in a separate "
                 f"run, and load its checkpoint with lightning_modules.backbones.with_weights"
             )
-        for name, module in ((self.part, pl_module), ("network", self.model)):
+        for name, module in ((self.part, pl_module), (self.source, self.model)):
             try:
                 found = attrgetter(name)(module)
             except AttributeError:
                 found = None
             if not isinstance(found, torch.nn.Module):
                 raise TypeError(f"Pretraining needs a module with `{name}`, but {type(module).__name__} has none")
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        for name, value in attrgetter(self.part)(pl_module).state_dict().items():
+            checkpoint["state_dict"].setdefault(f"{self.part}.{name}", value)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.ckpt_path is not None:
@@ -68,7 +80,7 @@ class Pretraining(Callback):
             use_distributed_sampler=False,
         )
         first.fit(self.model, datamodule=self.data)
-        part, weights = attrgetter(self.part)(pl_module), self.model.get_submodule("network").state_dict()
+        part, weights = attrgetter(self.part)(pl_module), self.model.get_submodule(self.source).state_dict()
         wanted = part.state_dict()
         unfit = [name for name in wanted if name not in weights or weights[name].shape != wanted[name].shape]
         if unfit:

@@ -1,4 +1,4 @@
-"""Scores of generated images: CLIP score, PickScore, HPSv2, ImageReward and LAION's aesthetic score."""
+"""Scores of generated images: CLIP score, PickScore, HPSv2, MPS, ImageReward and LAION's aesthetic score."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +18,7 @@ from datamodules.files.limits import check_is_file, check_unpacked, sentence
 from datamodules.files.module_hash import hash_of_module
 from datamodules.jobs.cached_array import Parts, cached_array
 from lightning_modules.diffusion.golden_noise.image_reward import ImageReward
+from lightning_modules.diffusion.golden_noise.preference_score import MPS
 from lightning_modules.diffusion.golden_noise.rewards import AestheticReward, CLIPReward
 
 ROWS_PER_PART = 1024
@@ -41,6 +42,7 @@ SCORES = {
     "clip_score": Known("openai/clip-vit-large-patch14"),
     "pick_score": Known("yuvalkirstain/PickScore_v1"),
     "hpsv2": Known("laion/CLIP-ViT-H-14-laion2B-s32B-b79K", "HPS_v2.1_compressed.pt of xswu/HPSv2"),
+    "mps": Known("laion/CLIP-ViT-H-14-laion2B-s32B-b79K", "MPS_overall_checkpoint.pth of Kwai-Kolors/MPS"),
     "image_reward": Known("google-bert/bert-base-uncased", "ImageReward.pt", default_weights="THUDM/ImageReward"),
     "aesthetic": Known(
         "openai/clip-vit-large-patch14",
@@ -48,10 +50,6 @@ SCORES = {
         for_texts=False,
     ),
 }
-UNAVAILABLE = {
-    "mps": "its published checkpoint is a pickle of a whole Python model, and loading it would run the code in it"
-}
-"""Known scores that cannot be computed, and the reason."""
 
 
 def check_scores(names: Sequence[str], models: Mapping[str, str], weights: Mapping[str, str]) -> None:
@@ -61,8 +59,6 @@ def check_scores(names: Sequence[str], models: Mapping[str, str], weights: Mappi
         ValueError: if there is one; the message names it.
     """
     for name in names:
-        if name in UNAVAILABLE:
-            raise ValueError(f"--scores {name}: {UNAVAILABLE[name]}; the scores are {', '.join(SCORES)}")
         if name not in SCORES:
             raise ValueError(f"--scores must be among {', '.join(SCORES)}, got {name}")
         if SCORES[name].weights is not None and SCORES[name].default_weights is None and name not in weights:
@@ -86,6 +82,8 @@ def build_score(name: str, models: Mapping[str, str], weights: Mapping[str, str]
     model = models.get(name, SCORES[name].model)
     if name == "image_reward":
         return ImageReward(weights.get(name) or SCORES[name].default_weights or "", model, local_files_only)
+    if name == "mps":
+        return MPS(weights[name], model, local_files_only)
     if name == "aesthetic":
         return AestheticReward(model, weights[name], local_files_only)
     return CLIPReward(model, weights.get(name), local_files_only)

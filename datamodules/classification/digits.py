@@ -1,6 +1,7 @@
 """The handwritten digits bundled with scikit-learn: 1,797 grey images of 8 x 8 pixels, 10 classes."""
 
 import functools
+import math
 from typing import Any
 
 import torch
@@ -60,6 +61,29 @@ class Digits(ImageSet):
             return ImagesInMemory(image.to(torch.uint8), label, data_range=16)
         enlarged = F.interpolate(image, size=(size, size), mode="bilinear") * (255 / 16)
         return ImagesInMemory(enlarged.round().to(torch.uint8), label)
+
+
+class ColouredDigits(Digits):
+    """Digits in the colour of their class, `[3, 8, 8]`: channel j of digit k is x (1 + cos(2 pi (k / 10 + j / 3))) / 2.
+
+    The mean of the channels is x / 2 for every class. Grey values of an image therefore do not give away its colour,
+    except by the shape of the digit.
+
+    Args:
+        train_size: number of training and validation images, in 1...1796. All other images are for testing.
+    """
+
+    def __init__(self, train_size: int = 1300) -> None:
+        super().__init__(train_size)
+        self.image_shape = (3, 8, 8)
+
+    def _read(self, rows: slice) -> ImagesInMemory:
+        digits = bundled_digits()
+        label = torch.from_numpy(digits.target[rows]).long()
+        angle = 2 * math.pi * (label[:, None] / self.num_classes + torch.arange(3) / 3)
+        colour = (1 + angle.cos())[:, :, None, None] / 2
+        coloured = colour * torch.from_numpy(digits.images[rows])[:, None] * (255 / 16)
+        return ImagesInMemory(coloured.round().to(torch.uint8), label)
 
 
 class PretrainingDigits(Digits):

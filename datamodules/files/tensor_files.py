@@ -12,6 +12,7 @@ from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from datamodules.files.limits import check_is_file, sentence
 
+MOST_MODULES = 10_000
 EXPANDED = 1 << 26
 """Bytes that a tensor may have beyond its storage in the file, such as an expanded buffer of equal rows."""
 
@@ -26,6 +27,15 @@ class Ignored:
         pass
 
 
+class Remembered(Ignored):
+    """Stands for an object of any class of a file, and keeps its state. Nothing of the class is imported."""
+
+    state: Any = None
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
 def read_tensors(file: Path, ignore_objects: bool = False) -> Any:
     """Read a weights file to the CPU: tensors, numbers and text in plain containers.
 
@@ -38,6 +48,42 @@ def read_tensors(file: Path, ignore_objects: bool = False) -> Any:
         FileNotFoundError: if there is no such file.
         ValueError: if the file is damaged, is compressed or has other contents. The message names the file.
     """
+    return _read(file, Ignored if ignore_objects else None)
+
+
+def read_pickled_module(file: Path) -> Any:
+    """Read a file of `torch.save(module)`, a pickle of a whole model, to a state dict. No code of its classes runs.
+
+    Buffers that the module does not save are in the state dict, too. Files of tensors are read like by `read_tensors`.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is damaged, is compressed or has other contents. The message names the file.
+    """
+    content = _read(file, Remembered)
+    return _tensors_of(content, file) if isinstance(content, Remembered) else content
+
+
+def _tensors_of(module: Remembered, file: Path) -> dict[str, Tensor]:
+    """Collect the parameters and buffers in the state of a module and of the modules inside it."""
+    waiting: list[tuple[str, Any]] = [("", module)]
+    found: dict[str, Tensor] = {}
+    for _ in range(MOST_MODULES):
+        prefix, each = waiting.pop()
+        state = each.state if isinstance(each, Remembered) and isinstance(each.state, Mapping) else {}
+        for kind in ("_parameters", "_buffers"):
+            own = state.get(kind)
+            named = own.items() if isinstance(own, Mapping) else ()
+            found |= {f"{prefix}{name}": value.detach() for name, value in named if isinstance(value, Tensor)}
+        inside = state.get("_modules")
+        waiting += [(f"{prefix}{name}.", one) for name, one in (inside.items() if isinstance(inside, Mapping) else ())]
+        if not waiting:
+            return found
+    raise ValueError(f"{file} must contain a model of at most {MOST_MODULES} modules")
+
+
+def _read(file: Path, stand_in: type[Ignored] | None) -> Any:
+    """Read a file; `stand_in` replaces objects of other classes, or None rejects them."""
     check_is_file(file)
     try:
         if file.suffix == ".safetensors":
@@ -46,8 +92,8 @@ def read_tensors(file: Path, ignore_objects: bool = False) -> Any:
             with zipfile.ZipFile(file) as archive:
                 if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
                     raise ValueError("it is compressed, but torch.save writes no compressed files")
-        names = get_unsafe_globals_in_checkpoint(file) if ignore_objects else []
-        with safe_globals([(Ignored, name) for name in names]):
+        names = get_unsafe_globals_in_checkpoint(file) if stand_in is not None else []
+        with safe_globals([(stand_in, name) for name in names]):
             content = torch.load(file, "cpu", weights_only=True)
         _check_plain(content)
         return content
@@ -58,13 +104,18 @@ def read_tensors(file: Path, ignore_objects: bool = False) -> Any:
 
 def _check_plain(content: Any) -> None:
     """Reject tensors that have no values, are not strided, or declare many more values than the file contains."""
-    waiting = [content]
+    waiting, known = [content], set()
     while waiting:
         each = waiting.pop()
+        if id(each) in known:  # containers may hold each other
+            continue
+        known.add(id(each))
         if isinstance(each, Mapping):
             waiting += each.values()
         elif isinstance(each, list | tuple):
             waiting += each
+        elif isinstance(each, Remembered):
+            waiting.append(each.state)
         elif isinstance(each, Tensor):
             if each.layout != torch.strided or each.is_meta or each.is_quantized or each.is_nested:
                 raise ValueError("it has a tensor that is sparse, quantized, nested or without values")

@@ -1,16 +1,17 @@
-"""Score generated images for their prompts: CLIP score, PickScore, HPSv2, ImageReward, aesthetic score.
+"""Score generated images for their prompts: CLIP score, PickScore, HPSv2, MPS, ImageReward, aesthetic score.
 
     python train.py score GENERATED --scores clip_score pick_score
     python train.py score FOLDER --prompts prompts.txt --models clip_score=/models/clip --local_files_only
     python train.py score GENERATED --scores image_reward --weights image_reward=ImageReward.pt
     python train.py score GENERATED --scores hpsv2 aesthetic --weights hpsv2=HPS_v2.1_compressed.pt aesthetic=FILE
+    python train.py score GENERATED --scores mps --weights mps=MPS_overall_checkpoint.pth
 
 GENERATED is a folder written by `generate`, whose prompts are known. For another folder of images, --prompts contains
 one prompt per image, in the order of file names. If there are fewer prompts, each prompt is used for equally many
 successive images. The scores use CLIP models of transformers (pip install 'noiseworks[pipelines]'), by Hub name or
 local folder. A score is 100 times the cosine similarity of image and prompt. ImageReward is BLIP with an MLP, and is
 standardised; its --weights are ImageReward.pt or a Hub name, and its --models is a tokenizer of BERT. The aesthetic
-score ignores prompts. MPS is not available, because its published checkpoint is a pickle of code.
+score ignores prompts. The published checkpoint of MPS is a pickle; its tensors are read, and no code in it is run.
 The command prints the mean of each score with its standard error, and writes all scores to scores.csv.
 """
 
@@ -37,7 +38,7 @@ def arguments(parser: ArgumentParser) -> None:
         "--scores",
         nargs="+",
         default=["clip_score"],
-        help="clip_score (default), pick_score, hpsv2, image_reward, aesthetic",
+        help="clip_score (default), pick_score, hpsv2, mps, image_reward, aesthetic",
     )
     parser.add_argument(
         "--models", nargs="+", default=[], type=name_and_value, metavar="SCORE=MODEL", help="folder or Hub name of CLIP"
@@ -48,7 +49,7 @@ def arguments(parser: ArgumentParser) -> None:
         default=[],
         type=name_and_value,
         metavar="SCORE=FILE",
-        help="for hpsv2, image_reward and aesthetic",
+        help="for hpsv2, mps, image_reward and aesthetic",
     )
     parser.add_argument("--local_files_only", action="store_true", help="look for Hub names in the local cache only")
     parser.add_argument("--output", type=Path, help="table of all images; default: scores.csv in the folder")

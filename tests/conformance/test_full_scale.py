@@ -133,7 +133,7 @@ UNTRAINED = {
     ),
     **{
         f"golden_noise/{name}": "its pipeline comes with its weights; a step at this scale is in its tests"
-        for name in ("sdxl", "dreamshaper", "hunyuan_dit", "image_reward", "lcm", "lightning", "released")
+        for name in ("sdxl", "dreamshaper", "hunyuan_dit", "image_reward", "lcm", "lightning", "mps", "released")
     },
     "score_sde/celebahq_1024": "its network is that of ffhq_1024",
     **dict.fromkeys(

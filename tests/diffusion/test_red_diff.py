@@ -6,8 +6,16 @@ import torch
 from torch import Tensor
 
 from datamodules.corruptions.image_noise import CounterRNG
-from datamodules.corruptions.operators import AverageDownsampling, Bicubic, Grayscale, Inpainting, LinearOperator
+from datamodules.corruptions.operators import (
+    AverageDownsampling,
+    Bicubic,
+    Grayscale,
+    Inpainting,
+    LinearOperator,
+    NonlinearBlur,
+)
 from lightning_modules.diffusion.red_diff import WEIGHTINGS, REDDiff, noise_to_signal, red_diff, red_diff_loss
+from lightning_modules.networks.kernel_wizard import KernelWizard
 from lightning_modules.sde.discrete import noise_estimate, noised, predicted
 from tests.diffusion.gaussian_images import ABAR, SCHEDULER, V0, GaussianImages, images
 
@@ -133,3 +141,21 @@ def test_times_are_visited_in_an_order(order: str) -> None:
     rising = list(range(0, 1000, 100))
     assert sorted(visited) == rising
     assert (visited == rising, visited == rising[::-1]) == (order == "ascending", order == "descending")
+
+
+def test_steps_lower_the_data_term_of_a_nonlinear_blur() -> None:
+    """Of the published network, with random weights and sizes of its layers that a test can afford."""
+    torch.manual_seed(0)
+    network = KernelWizard(features=2, front_blocks=0, back_blocks=0)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    operator = NonlinearBlur(network).of(torch.tensor([3]), (128, 128))
+    truth = 0.8 * images(1, 3, 128, 128).clamp(-1, 1).float()
+    measured = operator.forward(truth)
+    times = sorted(2 * TIMES, reverse=True)
+    found = red_diff(smooth, measured, operator, times, ABAR, strength=1e-4, learning_rate=0.03)
+
+    def error(image: Tensor) -> Tensor:
+        return (operator.forward(image) - measured).square().mean()
+
+    assert error(found) < 0.7 * error(operator.pseudo_inverse(measured))

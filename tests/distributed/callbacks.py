@@ -184,8 +184,10 @@ ROWS: dict[str, Watched] = {
 }
 
 ELSEWHERE = {
+    "ClassAccuracy": "every rank generates and classifies the same images",
     "Divergence": "tests/callbacks/guards/test_divergence.py: processes end together, and nothing else is written",
     "NoReferenceMetrics": "rank 0 alone computes, see tests/callbacks/image_quality/test_no_reference.py",
     "Pretraining": "it refuses several processes, see tests/callbacks/test_pretraining.py",
+    "TopOneAccuracy": "its counts are summed over ranks as those of ShiftedAccuracy",
 }
 """Callbacks that neither a row nor a method's demo nor every run has, and where two processes have them."""

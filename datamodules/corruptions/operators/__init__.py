@@ -18,6 +18,7 @@ differences.
 from datamodules.corruptions.operators.grayscale import Grayscale
 from datamodules.corruptions.operators.inpainting import FreeForm, Inpainting, MaskFolder, RandomPixels
 from datamodules.corruptions.operators.interface import LinearOperator, Operator
+from datamodules.corruptions.operators.nonlinear_blur import NonlinearBlur
 from datamodules.corruptions.operators.phase_retrieval import PhaseRetrieval
 from datamodules.corruptions.operators.separable import AverageDownsampling, Bicubic, Blur
 from datamodules.corruptions.operators.tones import HighDynamicRange, Quantisation
@@ -32,6 +33,7 @@ __all__ = [
     "Inpainting",
     "LinearOperator",
     "MaskFolder",
+    "NonlinearBlur",
     "Operator",
     "PhaseRetrieval",
     "Quantisation",

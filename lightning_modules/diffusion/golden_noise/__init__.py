@@ -33,6 +33,7 @@ from lightning_modules.diffusion.golden_noise.image_reward import ImageReward as
 from lightning_modules.diffusion.golden_noise.module import GoldenNoise as GoldenNoise
 from lightning_modules.diffusion.golden_noise.npnet import NPNet as NPNet
 from lightning_modules.diffusion.golden_noise.npnet import with_released_weights as with_released_weights
+from lightning_modules.diffusion.golden_noise.preference_score import MPS as MPS
 from lightning_modules.diffusion.golden_noise.rewards import AestheticReward as AestheticReward
 from lightning_modules.diffusion.golden_noise.rewards import ClassProbability as ClassProbability
 from lightning_modules.diffusion.golden_noise.rewards import CLIPReward as CLIPReward

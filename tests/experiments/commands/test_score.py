@@ -106,8 +106,11 @@ def test_image_reward_is_computed_from_a_local_file_and_a_tokenizer(generated: P
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--scores", "reward"], "must be among clip_score, pick_score, hpsv2, image_reward, aesthetic, got reward"),
-        (["--scores", "mps"], "--scores mps: its published checkpoint is a pickle of a whole Python model"),
+        (
+            ["--scores", "reward"],
+            "must be among clip_score, pick_score, hpsv2, mps, image_reward, aesthetic, got reward",
+        ),
+        (["--scores", "mps"], "mps needs a file of weights: --weights mps=FILE, MPS_overall_checkpoint.pth"),
         (["--scores", "image_reward", "--weights", "image_reward=none.pt"], "none.pt"),
         (["--scores", "hpsv2"], "hpsv2 needs a file of weights: --weights hpsv2=FILE, HPS_v2.1_compressed.pt"),
         (["--scores", "aesthetic"], "aesthetic needs a file of weights: --weights aesthetic=FILE"),

@@ -1,0 +1,85 @@
+"""The share of generated images that show the class that was asked for."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from callbacks.generation.generated_blocks import sampled_bytes
+from datamodules.arguments import at_least
+from datamodules.classification.image_sets import ImageSet, ImageSource
+from datamodules.randomness.generators import seed_of
+from lightning_modules.interfaces import ClassGenerator, require
+from lightning_modules.training.evaluation_mode import in_evaluation_mode
+from lightning_modules.training.logging import log_same
+
+
+class ClassAccuracy(Callback):
+    """After testing, generate images of all classes in turn, classify them and log these metrics:
+
+    * `test/class_accuracy`: fraction of images whose class is the requested one;
+    * `test/class_accuracy_by_chance`: the same fraction if classes were independent of requests;
+    * `test/class_accuracy_of_real_images`: accuracy of the classifier on real test images.
+
+    The class of an image is that of the nearest training image, by the Euclidean distance of grey values. The
+    classifier is therefore independent of the network that guides the samples, and colours alone are not enough. It
+    suits small images such as digits. Every rank generates all images.
+
+    Args:
+        images: dataset of real images with labels.
+        num_samples: number of generated images.
+        batch_size: number of images that are generated at once.
+
+    Raises:
+        ValueError: if an argument is out of range, or, at setup, if the module has no classes.
+        TypeError: at setup, if the module is not a `ClassGenerator`.
+    """
+
+    measures_whole_runs_alone = True
+    """Whether its metrics are missing from the short run that checks `checkpoint.monitor`."""
+
+    def __init__(self, images: ImageSet, num_samples: int = 400, batch_size: int = 100) -> None:
+        at_least(1, num_samples=num_samples, batch_size=batch_size)
+        self.images = images
+        self.num_samples = num_samples
+        self.batch_size = batch_size
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage != "predict" and not require(pl_module, ClassGenerator, "ClassAccuracy").generated_classes:
+            raise ValueError("ClassAccuracy needs a generator with classes, but the model is unconditional")
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        module: Any = pl_module
+        devices = [pl_module.device] if pl_module.device.type == "cuda" else []
+        asked, found = [], []
+        training, test = self.images.training(), self.images.test()
+        evaluating = in_evaluation_mode(trainer, pl_module)
+        with torch.random.fork_rng(devices), torch.inference_mode(False), evaluating:
+            for start in range(0, self.num_samples, self.batch_size):
+                label = torch.arange(start, min(start + self.batch_size, self.num_samples)) % module.generated_classes
+                seed = seed_of(0, start // self.batch_size)
+                generated = sampled_bytes(pl_module, len(label), seed, label=label.to(pl_module.device))
+                asked.append(label)
+                found.append(nearest_class(generated.cpu() / 255, training))
+        requested, predicted = torch.cat(asked), torch.cat(found)
+        shown = nearest_class(pixels(test), training)
+        share = [
+            torch.bincount(each, minlength=module.generated_classes) / len(each) for each in (requested, predicted)
+        ]
+        log_same(pl_module, "test/class_accuracy", (requested == predicted).float().mean())
+        log_same(pl_module, "test/class_accuracy_by_chance", (share[0] * share[1]).sum())
+        log_same(pl_module, "test/class_accuracy_of_real_images", (shown == test.label).float().mean())
+
+
+def nearest_class(image: Tensor, training: ImageSource) -> Tensor:
+    """Return the labels of the training images with the nearest grey values, `[B]`, for images `[B, C, H, W]`."""
+    distance = torch.cdist(image.mean(dim=1).flatten(1), pixels(training).mean(dim=1).flatten(1))
+    return training.label[distance.argmin(dim=1)]
+
+
+def pixels(source: ImageSource) -> Tensor:
+    """Read all images of a split, `[N, C, H, W]` in [0, 1]."""
+    return source.fetch(torch.arange(len(source.label)), None) / source.data_range

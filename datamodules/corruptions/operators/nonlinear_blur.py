@@ -1,0 +1,101 @@
+"""Nonlinear blur by a network, with a random blur for each image."""
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from datamodules.arguments import positive
+from datamodules.corruptions.operators.interface import Operator
+from datamodules.randomness.counter import CounterRNG
+
+STREAM = 4100
+"""Random stream of the codes, separate from those of masks and noise."""
+MULTIPLE = 128
+"""Pixels along each axis for which the code has one value."""
+
+
+class NonlinearBlur(Operator):
+    """Blur each image by a network, with a code k ~ N(0, strength^2) of its own; `of` selects the codes of a batch.
+
+    The height and width of an image must be multiples of 128 pixels. The operator has the same code for the measurement
+    and for its reconstruction. The code of the RED-diff paper samples new codes in each evaluation, and ignores the
+    weights of the network: it passes them under another name and with `strict=False`. Published numbers are therefore
+    not comparable.
+
+    Source: Chung, Kim, Mccann, Klasky and Ye, Diffusion Posterior Sampling for General Noisy Inverse Problems, ICLR
+    2023, arXiv 2209.14687, with the network of Tran, Tran, Phung and Hoai, arXiv 2104.00317.
+
+    Args:
+        network: maps images in [0, 1] and codes to blurred images; `code_channels` is the number of channels of a code.
+            An example is `lightning_modules.networks.kernel_wizard.KernelWizard`.
+        strength: standard deviation of the codes.
+        seed: random seed of the codes.
+
+    Raises:
+        TypeError: if the network has no `code_channels`.
+        ValueError: if `strength` is not positive.
+    """
+
+    def __init__(self, network: nn.Module, strength: float = 1.2, seed: int = 0) -> None:
+        positive(strength=strength)
+        if not isinstance(getattr(network, "code_channels", None), int):
+            raise TypeError(f"network must have `code_channels`, but {type(network).__name__} has none")
+        self.network = network.requires_grad_(False).eval()
+        self.strength = strength
+        self.seed = seed
+        self._copies: dict[tuple[torch.device, torch.dtype], nn.Module] = {}
+
+    def __repr__(self) -> str:
+        return f"NonlinearBlur({type(self.network).__name__}, strength={self.strength}, seed={self.seed})"
+
+    def of(self, index: Tensor, size: tuple[int, int]) -> "BlurByCode":
+        if size[0] % MULTIPLE or size[1] % MULTIPLE:
+            raise ValueError(
+                f"NonlinearBlur needs images whose height and width are multiples of {MULTIPLE}, got {size[0]} x "
+                f"{size[1]} pixels: crop or resize them"
+            )
+        codes: Any = self.network.code_channels
+        like = torch.empty(len(index), codes, size[0] // MULTIPLE, size[1] // MULTIPLE, device=index.device)
+        return BlurByCode(self, self.strength * CounterRNG(self.seed, 0, index, STREAM).normal(like))
+
+    def placed(self, like: Tensor) -> nn.Module:
+        """Return the network on the device and in the precision of a tensor."""
+        key = (like.device, like.dtype)
+        if key not in self._copies:
+            self._copies[key] = copy.deepcopy(self.network).to(*key)
+        return self._copies[key]
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Raise an error, because codes depend on the positions of the images.
+
+        Raises:
+            TypeError: always. Use `of` to get the operator of given images.
+        """
+        raise TypeError("each image has its own blur: NonlinearBlur.of(index, size) returns the operator")
+
+    def pseudo_inverse(self, measured: Tensor) -> Tensor:
+        return measured
+
+
+@dataclass(frozen=True, eq=False)
+class BlurByCode(Operator):
+    """y = clip(2 G((x + 1) / 2, k) - 1, -1, 1).
+
+    The first estimate is y itself.
+
+    Args:
+        blur: holds the network G.
+        code: codes k of the images, `[B, K, H / 128, W / 128]`.
+    """
+
+    blur: NonlinearBlur
+    code: Tensor
+
+    def forward(self, image: Tensor) -> Tensor:
+        return (2 * self.blur.placed(image)((image + 1) / 2, self.code.to(image)) - 1).clamp(-1, 1)
+
+    def pseudo_inverse(self, measured: Tensor) -> Tensor:
+        return measured
