@@ -1,5 +1,6 @@
 """MNIST (60,000 training and 10,000 test images of handwritten digits, grey, 28 x 28 pixels) and MedMNIST."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -125,3 +126,42 @@ class MedMNIST(ImageSet):
                 f"MedMNIST: {file} has labels {list(label.shape)}, expected {[len(image), 1]}: one per image"
             )
         return ImagesInMemory(image.contiguous(), label[:, 0])
+
+
+class JoinedMedMNIST(ImageSet):
+    """Several MedMNIST datasets as one, such as X-rays, ultrasound and CT of several organs.
+
+    The classes of each set follow the classes of the sets before it. All images have the same size and channels.
+
+    Args:
+        sets: number of classes of each set, by its name, such as `{pneumoniamnist: 2, breastmnist: 2}`.
+        data_dir: folder that contains the files, as for `MedMNIST`. None means the NOISEWORKS_DATA directory.
+        image_size: height and width of the images, in pixels.
+        channels: number of channels of the images, 1 for grey and 3 for colour.
+
+    Raises:
+        ValueError: if no set is named.
+    """
+
+    def __init__(
+        self, sets: Mapping[str, int], data_dir: str | None = None, image_size: int = 28, channels: int = 1
+    ) -> None:
+        if not sets:
+            raise ValueError("sets must name at least one MedMNIST set, with its number of classes")
+        self.sets = [MedMNIST(name, count, data_dir, image_size, channels) for name, count in sets.items()]
+        self.num_classes = sum(sets.values())
+        self.image_shape = self.sets[0].image_shape
+
+    def training(self) -> ImagesInMemory:
+        return self._joined([each.training() for each in self.sets])
+
+    def validation(self) -> ImagesInMemory:
+        return self._joined([each.validation() for each in self.sets])
+
+    def test(self) -> ImagesInMemory:
+        return self._joined([each.test() for each in self.sets])
+
+    def _joined(self, sources: list[ImagesInMemory]) -> ImagesInMemory:
+        counts = [0, *(each.num_classes for each in self.sets)]
+        label = [source.label + sum(counts[: place + 1]) for place, source in enumerate(sources)]
+        return ImagesInMemory(torch.cat([source.image for source in sources]), torch.cat(label))

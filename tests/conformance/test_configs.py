@@ -42,6 +42,7 @@ OWN_KEYS = {
     "sgd_noise": {"data.table.num_points"},  # its exponents are those of the number of points
     "tester_learner": {"data.table.marginal"},  # what it is to tell apart
     "benign_oscillation": {"model.optimizer.lr"},  # the method is the rate
+    "batch_lr": {"model.optimizer.lr"},  # the learner sets the rate; its baseline has the best constant one
     # the method is the optimizer
     "optimistic_omd": {f"model.optimizer.{key}" for key in ("class_path", "delta", "G", "L", "T", "mode", "modulus")},
     "monna": {"data.shards.growing"},  # LEARN has growing batches

@@ -15,8 +15,10 @@ from lightning_modules.distributed.global_rows import global_rows
 from lightning_modules.dynamics.sgd_noise.descent import DescentPoints, Dynamics, Loss, run_iterations
 from lightning_modules.dynamics.sgd_noise.observables import (
     along_and_across,
+    final_observables,
     fit_statistics,
     kernel_statistics,
+    note_times,
     outputs,
     squared_changes,
     tangent_kernel,
@@ -100,6 +102,7 @@ class SGDNoise(MethodModule):
         self._left: int | None = None  # training points not fitted at the end of the last epoch
         self._diverged = False
         self._rows: list[dict[str, float]] = []
+        self._times: dict[str, float] = {}
         self._changes: list[list[float]] = []
 
     @property
@@ -159,6 +162,7 @@ class SGDNoise(MethodModule):
             found = fit_statistics(signed, self.alpha, self.loss)
             found = {"iterations": self.iteration, "changed": self.changed, **found}
             row = {name: float(value) for name, value in found.items()}
+            note_times(self._times, self.rate * row["iterations"], row["unfitted"] / len(signed))
             for name in ("loss", "error", "unfitted"):
                 log_same(self, f"train/{name}", row[name])
             self._left, self._diverged = int(row["unfitted"]), not math.isfinite(row["loss"])
@@ -223,15 +227,13 @@ class SGDNoise(MethodModule):
         If training diverged, only `test/diverged` is logged; `compare` handles this.
         """
         log_same(self, "test/diverged", float(self._diverged))
-        last = dict(self._rows[-1]) if self._rows and not self._diverged else {}
-        if last.get("unfitted"):
-            last["training_time"] = math.inf
+        last = final_observables(self._rows[-1], self._times) if self._rows and not self._diverged else {}
         for name, value in last.items():
             if name not in ("time", "iterations"):
                 log_same(self, f"test/{OF_TRAINING.get(name, name)}", torch.tensor(value, dtype=torch.float64))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        names = ("_rows", "_changes", "_left", "_diverged")
+        names = ("_rows", "_times", "_changes", "_left", "_diverged")
         checkpoint["course"] = {name: getattr(self, name) for name in names}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

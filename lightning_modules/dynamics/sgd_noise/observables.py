@@ -1,5 +1,8 @@
 """Observables of training: change of weights, outputs and tangent kernel since initialisation."""
 
+import math
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
@@ -9,6 +12,8 @@ from lightning_modules.dynamics.sgd_noise.descent import Loss, fitted, margin_lo
 AT_ONCE = 16
 """Points per chunk of gradients."""
 OUTPUTS_AT_ONCE = 1024
+UNFITTED_SHARES = {"time_to_half": 0.5, "time_to_nine_tenths": 0.1}
+"""Largest share of unfitted points, by the name of the time until which this share is reached."""
 
 
 @torch.no_grad()
@@ -104,3 +109,33 @@ def along_and_across(network: nn.Module, initial: nn.Module, direction: Tensor) 
     along = change @ direction
     across = ((change - along * direction) ** 2).sum() / (len(change) - 1)
     return float(along), float(across.sqrt())
+
+
+def note_times(times: dict[str, float], time: float, unfitted: float) -> None:
+    """Add the time, in place, if half or nine tenths of the training points are fitted for the first time.
+
+    Args:
+        times: times that were noted before, by name (`UNFITTED_SHARES`).
+        time: training time so far.
+        unfitted: share of the training points that are not fitted.
+    """
+    for name, share in UNFITTED_SHARES.items():
+        if unfitted <= share:
+            times.setdefault(name, time)
+
+
+def final_observables(row: Mapping[str, float], times: Mapping[str, float]) -> dict[str, float]:
+    """Merge the last measurements of training with the times until half and nine tenths of the points were fitted.
+
+    Args:
+        row: last measurements. If `unfitted` is not zero, the returned `training_time` is infinite.
+        times: see `note_times`.
+
+    Returns:
+        All of them, and, if all points are fitted, `late_share`: the share of the training time that is spent on the
+        last tenth of the points, 1 - `time_to_nine_tenths` / `training_time`.
+    """
+    found = {**row, **times}
+    if row["unfitted"]:
+        return {**found, "training_time": math.inf}
+    return {**found, "late_share": max(0.0, 1 - times["time_to_nine_tenths"] / row["training_time"])}

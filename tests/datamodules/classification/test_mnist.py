@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from datamodules.classification.image_sets import NoisyImages
-from datamodules.classification.mnist import MNIST, MedMNIST
+from datamodules.classification.mnist import MNIST, JoinedMedMNIST, MedMNIST
 from datamodules.corruptions.image_noise import SmoothMask
 
 
@@ -48,6 +48,24 @@ def test_test_images_of_a_noisy_set_are_masked_alike_for_all_seeds(tmp_path: Pat
     assert not one.image.equal(clean.image)
     assert one.label.equal(clean.label)
     assert noisy.training().label.equal(images.training().label)
+
+
+def test_classes_of_joined_sets_follow_each_other(tmp_path: Path) -> None:
+    three = np.array([[0], [2], [1]], dtype=np.uint8)
+    folder = written(tmp_path / "chest")
+    written(tmp_path / "breast", val_labels=three)
+    joined = JoinedMedMNIST({"chest": 2, "breast": 3}, folder)
+    first, second = MedMNIST("chest", 2, folder), MedMNIST("breast", 3, folder)
+    assert (joined.num_classes, joined.image_shape) == (5, (1, 28, 28))
+    for split in ("training", "validation", "test"):
+        parts, whole = [getattr(each, split)() for each in (first, second)], getattr(joined, split)()
+        assert whole.label.tolist() == [*parts[0].label.tolist(), *(parts[1].label + 2).tolist()]
+        assert len(parts[0].image) > 0
+        assert whole.image[: len(parts[0].image)].equal(parts[0].image)
+        assert whole.image[len(parts[0].image) :].equal(parts[1].image)
+    assert joined.validation().label[-3:].tolist() == [2, 4, 3]
+    with pytest.raises(ValueError, match="sets must name at least one MedMNIST set"):
+        JoinedMedMNIST({}, folder)
 
 
 @pytest.mark.data

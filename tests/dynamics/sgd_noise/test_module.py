@@ -73,6 +73,9 @@ def test_tables_hold_the_course_of_training_and_each_tensor_of_weights() -> None
     assert math.sqrt(sum(squares)) == pytest.approx(course["weight_change"][-1])
     assert course["relative_weight_change"][-1] == pytest.approx(course["weight_change"][-1] / before)
     assert 0 < course["kernel_change"][-1] < 1
+    assert 0 < found["test/time_to_half"] <= found["test/time_to_nine_tenths"] < found["test/training_time"]
+    late = 1 - found["test/time_to_nine_tenths"] / found["test/training_time"]
+    assert found["test/late_share"] == pytest.approx(late, rel=1e-6)
     assert "signal" not in course  # there is no one tensor of weights along the direction
 
 

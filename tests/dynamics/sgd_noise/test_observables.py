@@ -10,8 +10,10 @@ from torch import Tensor
 from lightning_modules.dynamics.sgd_noise.descent import hinge
 from lightning_modules.dynamics.sgd_noise.observables import (
     along_and_across,
+    final_observables,
     fit_statistics,
     kernel_statistics,
+    note_times,
     outputs,
     squared_changes,
     tangent_kernel,
@@ -101,3 +103,16 @@ def test_changes_of_weights_and_along_the_teacher() -> None:
     along, across = along_and_across(network, initial, direction)
     assert along == pytest.approx(float(moves[2]))
     assert across == pytest.approx(float((moves[[0, 1, 3, 4]] ** 2).mean().sqrt()))
+
+
+def test_times_until_half_and_nine_tenths_of_the_points_are_fitted() -> None:
+    times: dict[str, float] = {}
+    for time, unfitted in ((1.0, 0.8), (2.0, 0.5), (3.0, 0.6), (4.0, 0.08), (5.0, 0.0)):
+        note_times(times, time, unfitted)
+    assert times == {"time_to_half": 2, "time_to_nine_tenths": 4}
+    ended = {"unfitted": 0.0, "training_time": 5.0}
+    assert final_observables(ended, times) == {**ended, **times, "late_share": pytest.approx(0.2)}
+    left = {"unfitted": 3.0, "training_time": 5.0}
+    assert final_observables(left, {}) == {"unfitted": 3, "training_time": math.inf}
+    at_once = {"unfitted": 0.0, "training_time": 3.5}  # all were fitted before the end of the epoch
+    assert final_observables(at_once, times)["late_share"] == 0
