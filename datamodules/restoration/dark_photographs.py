@@ -1,24 +1,26 @@
 """Bundled photographs with artificially darkened and over-exposed versions."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from PIL import Image
 
-from datamodules.arguments import at_least, positive, within
+from datamodules.arguments import at_least, one_of, positive, within
 from datamodules.restoration.images import Images, PairSet, Split
+from datamodules.restoration.photographs import bundled_photograph
 
 WHITE = 65535
 GAMMA = 2.2
 """Exponent from stored to linear intensities."""
+TESTED = ("astronaut", "coffee", "chelsea", "rocket")
+COLOURED = (*TESTED, "china", "flower", "motorcycle")
+"""Colour photographs that are bundled with scikit-image and scikit-learn."""
 
 
-def photographs() -> Iterator[tuple[str, np.ndarray]]:
-    """Iterate over names and values `[3, 200, 300]` in [0, 1] of the photographs."""
-    import skimage.data
-
-    for name in ("astronaut", "coffee", "chelsea", "rocket"):
-        small = Image.fromarray(getattr(skimage.data, name)()).resize((300, 200), Image.Resampling.BICUBIC)
+def photographs(names: Sequence[str] = TESTED) -> Iterator[tuple[str, np.ndarray]]:
+    """Iterate over names and values `[3, 200, 300]` in [0, 1] of photographs."""
+    for name in names:
+        small = Image.fromarray(bundled_photograph(name)).resize((300, 200), Image.Resampling.BICUBIC)
         yield name, np.asarray(small).transpose(2, 0, 1) / 255
 
 
@@ -30,30 +32,46 @@ def stored(image: np.ndarray) -> np.ndarray:
 class DarkPhotographs(PairSet):
     """Four colour photographs I of scikit-image, 200 x 300 pixels, and their dark versions 0.12 I^1.5 + noise.
 
-    The fourth photograph, a rocket at night, is itself dark. Training, validation and test images are the same.
+    The fourth photograph, a rocket at night, is itself dark. Training, validation and test images are the same. With
+    haze, I is replaced by (1 - haze) I + haze before it is darkened.
 
     Args:
         exposure: value of white in the dark version, in (0, 1].
         exponent: exponent of the intensity. An exponent above 1 darkens shadows more than highlights.
         noise: standard deviation of white Gaussian noise, added before clipping to [0, 1].
+        haze: weight of white haze, in [0, 1).
+        names: photographs, from `COLOURED`.
     """
 
     channels = 3
 
-    def __init__(self, exposure: float = 0.12, exponent: float = 1.5, noise: float = 0.005) -> None:
+    def __init__(
+        self,
+        exposure: float = 0.12,
+        exponent: float = 1.5,
+        noise: float = 0.005,
+        haze: float = 0.0,
+        names: Sequence[str] = TESTED,
+    ) -> None:
         within(0, 1, "(]", exposure=exposure)
+        within(0, 1, "[)", haze=haze)
+        for name in names:
+            one_of(COLOURED, names=name)
         positive(exponent=exponent, noise=noise)
         self.exposure = exposure
         self.exponent = exponent
         self.noise = noise
+        self.haze = haze
+        self.names = list(names)
 
     def images(self, split: Split) -> Images:
         random = np.random.default_rng(0)
         names, light, dark = [], [], []
-        for name, image in photographs():
+        for name, image in photographs(self.names):
             names.append(name)
             light.append(stored(image))
-            dark.append(stored(self.exposure * image**self.exponent + random.normal(0, self.noise, image.shape)))
+            seen = (1 - self.haze) * image + self.haze if self.haze else image
+            dark.append(stored(self.exposure * seen**self.exponent + random.normal(0, self.noise, image.shape)))
         return Images(names, light, dark, WHITE)
 
 

@@ -261,6 +261,16 @@ class CBSD68(KnownImages):
     source = "The images are testsets/CBSD68 of FFDNet's repository, github.com/cszn/FFDNet."
 
 
+class CBSD400(KnownImages):
+    """The 400 training and test images of BSDS500 in colour, 321 x 481 pixels or transposed, or crops of 180 x 180.
+
+    Their grey crops are Train400.
+    """
+
+    folders, count, sizes = ("CBSD400",), 400, ((321, 481), (481, 321), (180, 180))
+    source = "The images are the folders train and test of BSDS500, www2.eecs.berkeley.edu/Research/Projects/CS/vision."
+
+
 class Kodak24(KnownImages):
     """The 24 Kodak images in colour. There are two versions, and results differ between them.
 

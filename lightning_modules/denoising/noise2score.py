@@ -16,8 +16,8 @@ If the noise level is unknown, the network is trained on a range of levels. Each
 level of a grid, and the result with the best no-reference quality is used.
 
 As in the authors' code, sigma is one number per batch, and decreases linearly with the number of images seen in the
-epoch. The paper samples sigma from N(0, delta^2) with a decreasing delta. If the noise level is unknown, the authors'
-code samples one level per batch; here each image has its own level.
+epoch. The paper samples sigma from N(0, delta^2) with a decreasing delta; `random_sigma` does this for each image. If
+the noise level is unknown, the authors' code samples one level per batch; here each image has its own level.
 
 Source: Kim and Ye, Noise2Score: Tweedie's Approach to Self-Supervised Image Denoising without Clean Images, NeurIPS
 2021, arXiv 2106.07009; the formulas follow the authors' code.
@@ -73,6 +73,7 @@ class Noise2Score(RestorerSteps, MethodModule):
         sigma: standard deviation of the perturbation at the start and at the end of an epoch; for Poisson noise, in
             counts.
         anneal_images: images per epoch over which sigma decreases from the first to the last value.
+        random_sigma: sample sigma of each image from N(0, delta^2), where delta is the annealed value, as in the paper.
         score_scale: factor for the output of the network. 1 / (noise standard deviation) gives the output of a small
             untrained network the scale of a score.
         inference: tiling and self-ensemble of the score in validation, test and prediction.
@@ -94,6 +95,7 @@ class Noise2Score(RestorerSteps, MethodModule):
         blind: bool = False,
         sigma: tuple[float, float] = (0.05, 0.001),
         anneal_images: int = 22_000,
+        random_sigma: bool = False,
         score_scale: float = 1.0,
         inference: TiledInference = TiledInference(),  # noqa: B008 - immutable
         protocol: EvaluationProtocol = "clipped",
@@ -108,6 +110,7 @@ class Noise2Score(RestorerSteps, MethodModule):
         self.blind = blind
         self.sigma = sigma
         self.anneal_images = anneal_images
+        self.random_sigma = random_sigma
         self.score_scale = score_scale
         self.inference = inference
         self.optimizer = optimizer
@@ -140,6 +143,8 @@ class Noise2Score(RestorerSteps, MethodModule):
         self.images_seen += global_batch_size(batch)
         sigma = annealed(*self.sigma, self.images_seen, self.anneal_images)
         perturbation = sample_rows_like(torch.randn, image)
+        if self.random_sigma:
+            sigma = sigma * sample_rows_like(torch.randn, image[:, :1, :1, :1])
         loss = score_loss(self(image + sigma * perturbation), perturbation, sigma)
         return {"loss": log_training(self, batch, loss)}
 

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from datamodules.arguments import within
+
 
 def double_convolution(in_channels: int, between: int, out_channels: int) -> nn.Sequential:
     """Two 3x3 convolutions that preserve the size, each with BN and ReLU."""
@@ -37,9 +39,10 @@ class UNet(nn.Module):
         widths: channels of each level, from full resolution down.
         halved: whether the first convolution of each double convolution in the decoder halves the number of channels;
             if false, it outputs the number of channels of the next level.
+        dropout: probability of dropout before each double convolution of the decoder, in [0, 1).
 
     Raises:
-        ValueError: if there are fewer than two levels, or a width is less than 1.
+        ValueError: if there are fewer than two levels, a width is less than 1, or `dropout` is out of range.
     """
 
     def __init__(
@@ -48,14 +51,17 @@ class UNet(nn.Module):
         num_classes: int,
         widths: Sequence[int] = (64, 128, 256, 512, 512),
         halved: bool = True,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        within(0, 1, "[)", dropout=dropout)
         widths = list(widths)
         if len(widths) < 2:
             raise ValueError(f"widths must name at least two levels, got {widths}")
         if min(widths) < 1:
             raise ValueError(f"widths must be at least 1, got {widths}")
         self.num_features = widths[0]
+        self.dropout = dropout
         self.down = nn.ModuleList(
             double_convolution(before, width, width)
             for before, width in zip([in_channels, *widths], widths, strict=False)
@@ -80,7 +86,7 @@ class UNet(nn.Module):
             rows, columns = skip.shape[2] - x.shape[2], skip.shape[3] - x.shape[3]
             if torch.compiler.is_exporting() or rows or columns:  # an exported graph pads any size, maybe by zeros
                 x = F.pad(x, [columns // 2, columns - columns // 2, rows // 2, rows - rows // 2])
-            x = convolution(torch.cat([skip, x], dim=1))
+            x = convolution(F.dropout(torch.cat([skip, x], dim=1), self.dropout, self.training))
         return x
 
     def forward(self, image: Tensor) -> Tensor:

@@ -59,6 +59,20 @@ def test_the_perturbation_falls_linearly_and_then_stays() -> None:
     torch.testing.assert_close(annealed(0.05, 0.001, seen, 22_000), expected)
 
 
+def test_a_random_sigma_of_each_image_is_normal_with_the_annealed_deviation() -> None:
+    method = module(Gaussian(25), sigma=(0.4, 0.1), anneal_images=10, random_sigma=True)
+    noisy = torch.rand(2, 1, 3, 3, dtype=torch.float64)
+    batch: Any = {"noisy": noisy, "index": torch.arange(2), "global_batch_size": 2}
+    torch.manual_seed(0)
+    loss = method.training_step(batch, 0)["loss"]
+    torch.manual_seed(0)
+    u, normals = torch.randn(noisy.shape, dtype=torch.float64), torch.randn(2, 1, 1, 1, dtype=torch.float64)
+    sigma = (0.4 + (0.1 - 0.4) * 3 / 10) * normals
+    residual = sigma * (-2 * (noisy + sigma * u) + 0.5) + u
+    torch.testing.assert_close(loss.detach(), residual.square().mean())
+    assert normals[0] != normals[1]
+
+
 @pytest.mark.parametrize("noise", [Gaussian(25), Poisson(0.05), Gamma(50)])
 def test_value_and_gradient_of_a_step_are_the_equation(noise: Any) -> None:
     """The second step of an epoch: sigma has fallen by the images of both batches, and Poisson noise is counted."""

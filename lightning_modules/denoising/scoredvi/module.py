@@ -1,6 +1,5 @@
 """LightningModule of ScoreDVI; the package docstring describes the method."""
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,7 +22,7 @@ from lightning_modules.denoising.scoredvi.noise_level import noise_deviation, pr
 from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.image_quality import EvaluationProtocol, ImageQuality
 from lightning_modules.optim.optimizers import adam, constant, optimizer_config, trainable_parameters
-from lightning_modules.tasks.restorer import RestorerSteps
+from lightning_modules.tasks.single_image import SingleImageSteps, with_new_weights
 from lightning_modules.training.logging import log_training
 
 LOG_LEAST, LOG_MOST = torch.tensor([1e-8, 1e4]).log().tolist()
@@ -55,10 +54,7 @@ class Posterior(nn.Module):
     ) -> None:
         super().__init__()
         self.components = components
-        self.image = copy.deepcopy(image_network)
-        for module in self.image.modules():
-            if callable(reset := getattr(module, "reset_parameters", None)):
-                reset()
+        self.image = with_new_weights(image_network)
         outputs = channels * components
         self.precision = side_network(channels, 2 * outputs, side_width, side_depth)
         self.component = side_network(channels, outputs, side_width, side_depth)
@@ -78,7 +74,7 @@ class Posterior(nn.Module):
         return mu, log_variance.clamp(LOG_LEAST, LOG_MOST), log_alpha, log_beta, rho, d
 
 
-class ScoreDVI(RestorerSteps, MethodModule):
+class ScoreDVI(SingleImageSteps, MethodModule):
     """Denoise each image by fitting a posterior to it. `fit` trains the blind denoisers, which define the prior.
 
     `test` and `predict` take minutes per 512 x 512 image on a GPU. Initial weights and samples are seeded by the
@@ -196,24 +192,15 @@ class ScoreDVI(RestorerSteps, MethodModule):
             average = self.average * average + (1 - self.average) * mean
         return average, float(sigma)
 
-    def restore(self, degraded: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Denoise images `[B, C, H, W]` one by one; the result is not clipped."""
-        estimates = []
-        devices = [degraded.device] if degraded.device.type == "cuda" else []
-        # Digamma and log-gamma of values down to 1e-8 need at least float32.
-        with torch.inference_mode(False), torch.enable_grad(), torch.autocast(degraded.device.type, enabled=False):
-            for image in degraded.clone().to(torch.promote_types(degraded.dtype, torch.float32)):
-                weight = self.weight
-                if weight is None:
-                    weight = prior_weight(noise_deviation(image.double().cpu().numpy()))
-                seed = int(torch.randint(2**62, (), generator=generator))
-                with torch.random.fork_rng(devices):
-                    torch.manual_seed(seed)
-                    estimate, sigma = self.fitted(image[None], weight)
-                    if self.restart_above is not None and sigma > self.restart_above:
-                        estimate, _ = self.fitted(image[None], weight)
-                estimates.append(estimate)
-        return torch.cat(estimates)
+    def fitted_estimate(self, noisy: Tensor) -> Tensor:
+        # Digamma and log-gamma of values down to 1e-8 need at least float32, which `restore` ensures.
+        weight = self.weight
+        if weight is None:
+            weight = prior_weight(noise_deviation(noisy[0].double().cpu().numpy()))
+        estimate, sigma = self.fitted(noisy, weight)
+        if self.restart_above is not None and sigma > self.restart_above:
+            estimate, _ = self.fitted(noisy, weight)
+        return estimate
 
 
 class BlindDenoisers(ScoreDVI):

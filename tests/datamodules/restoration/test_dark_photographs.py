@@ -20,6 +20,17 @@ def test_dark_photographs_follow_the_law_of_their_darkness() -> None:
     assert all(np.array_equal(one, other) for one, other in zip(images.noisy, again.noisy, strict=True))
 
 
+def test_haze_is_below_the_darkness_and_other_photographs_can_be_named() -> None:
+    images = DarkPhotographs(exposure=0.5, exponent=2.0, noise=1e-9, haze=0.4, names=["flower"]).images("training")
+    assert images.clean is not None
+    assert images.noisy is not None
+    assert list(images.names) == ["flower"]
+    expected = 0.5 * (0.6 * images.clean[0] / WHITE + 0.4) ** 2
+    np.testing.assert_allclose(images.noisy[0] / WHITE, expected, rtol=0, atol=2e-5)
+    with pytest.raises(ValueError, match="names"):
+        DarkPhotographs(names=["moon"])
+
+
 def test_over_exposed_photographs_have_their_gain_below_saturation() -> None:
     images = OverExposedPhotographs(gain=4.0).images("test")
     assert images.clean is not None

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from datamodules.restoration.folder_sets import (
     DIV2K,
@@ -16,6 +17,8 @@ from datamodules.restoration.folder_sets import (
 )
 from datamodules.restoration.images import Crops, Images, ItsTestImages, PairSet, Together
 from datamodules.restoration.photographs import Photographs
+from experiments.config_files import settings_of
+from tests.conformance.experiments import CONFIGS
 from tests.datamodules.restoration.pictures import planes, written
 
 
@@ -27,6 +30,25 @@ def test_folders_of_pairs_match_by_name_whatever_the_suffix(tmp_path: Path) -> N
     for stored, read in ((clean, images.clean), (noisy, images.noisy)):
         by_name = {os.path.splitext(name)[0]: planes(image) for name, image in stored.items()}
         assert all(np.array_equal(image, by_name[name]) for name, image in zip(images.names, read or [], strict=True))
+
+
+def test_the_mixed_test_set_of_fmd_is_read_by_the_configuration(tmp_path: Path) -> None:
+    """Raw images and means of captures have equal names, and grey images get three equal channels."""
+    given = settings_of(CONFIGS / "scoredvi" / "fmd.yaml")
+    [place] = {key.rpartition(".")[0] for key in given if key.endswith("noisy_dir")}
+    folders = {key: given[f"{place}.{key}"] for key in ("noisy_dir", "clean_dir")}
+    assert folders == {"noisy_dir": "test_mix/raw", "clean_dir": "test_mix/gt"}
+    for value, folder in enumerate(folders.values()):
+        (tmp_path / folder).mkdir(parents=True)
+        for name in ("Confocal_BPAE_B_1.png", "TwoPhoton_MICE_3.png"):
+            Image.fromarray(np.full((4, 5), 10 * value, np.uint8)).save(tmp_path / folder / name)
+    images = PairFolders(**{key: str(tmp_path / folder) for key, folder in folders.items()}).images("test")
+    assert images.names == ["Confocal_BPAE_B_1", "TwoPhoton_MICE_3"]
+    assert images.clean is not None
+    assert images.noisy is not None
+    assert (images.noisy[0] == 0).all()
+    assert (images.clean[1] == 10).all()
+    assert images.clean[1].shape == (3, 4, 5)
 
 
 def test_a_folder_alone_is_clean_or_noisy_and_grey_is_luma(tmp_path: Path) -> None:
