@@ -15,6 +15,7 @@ from datamodules.files.whole_files import write_text
 from lightning_modules.full_precision import require_double
 from lightning_modules.interfaces import ImageColumn, Table
 from lightning_modules.method_module import MethodModule
+from lightning_modules.probabilistic.colide.baselines import GOLEM, NOTEARS
 from lightning_modules.probabilistic.colide.path import RegularizationPath, Schedule
 from lightning_modules.probabilistic.colide.pictures import drawn_graph, heat
 from lightning_modules.probabilistic.colide.recovery import recovery, to_dag
@@ -45,6 +46,8 @@ class CoLiDE(MethodModule):
             changes.
         threshold: edges with an absolute weight up to this number are removed.
         iterations_per_step: number of iterations in a training step; each step logs once.
+        solver: baseline that estimates the graph instead of CoLiDE; of the other arguments, only `nodes`, `threshold`
+            and `iterations_per_step` then have an effect. The default is CoLiDE.
 
     Raises:
         ValueError: if an argument is out of range; at setup, if the precision is not 64 bit, there are several
@@ -67,6 +70,7 @@ class CoLiDE(MethodModule):
         look_every: int = 1000,
         threshold: float = 0.3,
         iterations_per_step: int = 1000,
+        solver: NOTEARS | GOLEM | None = None,
     ) -> None:
         super().__init__()
         one_of(("ev", "nv", "ls"), variant=variant)
@@ -81,7 +85,7 @@ class CoLiDE(MethodModule):
         self.iterations_per_step = iterations_per_step
         lengths = warm_iterations, iterations
         schedule = Schedule(variant, penalty, tuple(s), mu, mu_factor, *lengths, learning_rate, look_every)
-        self.path = RegularizationPath(schedule, nodes)
+        self.path = solver or RegularizationPath(schedule, nodes)
         self.weight = nn.Parameter(torch.zeros(nodes, nodes, dtype=torch.float64))
         self.register_buffer("sigma", torch.ones(nodes, dtype=torch.float64))
         self.history: list[list[float]] = []
@@ -108,8 +112,8 @@ class CoLiDE(MethodModule):
     def on_train_end(self) -> None:
         if not self.path.finished:
             rank_zero_warn(
-                f"training ended in stage {self.path.stage + 1} of {len(self.path.schedule.s)} of CoLiDE's path: "
-                f"increase trainer.max_epochs, data.passes_per_epoch or model.iterations_per_step"
+                f"training ended in {self.path.place}: increase trainer.max_epochs, data.passes_per_epoch or "
+                f"model.iterations_per_step"
             )
 
     def forward(self) -> Tensor:

@@ -93,6 +93,11 @@ class RegularizationPath:
         """Whether the last stage is over."""
         return self.stage == len(self.schedule.s)
 
+    @property
+    def place(self) -> str:
+        """Where the path is, for messages."""
+        return f"stage {self.stage + 1} of {len(self.schedule.s)} of CoLiDE's path"
+
     def observe(self, cov: Array) -> None:
         """Set X^T X / n, `[d, d]`, before any iteration.
 
