@@ -34,8 +34,8 @@ KINDS = {
 }
 """Kinds of evidence, and their names on the page. References are names of claims, tests (`tests/file.py::test_name`),
 rows of docs/benchmarks.md, files with the numbers (a configuration, whose header has them, or a page of docs/), and
-commands. A claim whose verdict is not `holds` counts as `fails`. The reference of `fails` begins with a file with the
-numbers, and the reference of `not shown` says what is missing."""
+commands of train.py or of another program (`python ...`). A claim whose verdict is not `holds` counts as `fails`. The
+reference of `fails` begins with a file with the numbers, and the reference of `not shown` says what is missing."""
 SHARED = {"certification": ("robustness", "Randomized smoothing, which several papers share")}
 """Sections that are not those of one of the 45 papers: field and title."""
 COLUMNS = ("paper", "sentence", "claim", "where", "evidence", "reference")
@@ -149,7 +149,7 @@ def _evidence(row: Row, measured: Mapping[str, Row], ratios: Mapping[str, str]) 
     if kind in ("test", "data test"):
         return f"{kind}: " + ", ".join(_test(name) for name in named)
     if kind == "gpu":
-        return "needs a GPU: " + ", ".join(f"`python train.py {command}`" for command in named)
+        return "needs a GPU: " + ", ".join(f"`{_command(text)}`" for text in named)
     if kind == "measured":
         return "measured: " + ", ".join(_file(path, row) for path in named)
     if kind == "fails":
@@ -171,6 +171,10 @@ def _claim(row: Row, name: str, measured: Mapping[str, Row]) -> str:
     return (
         f"holds: {numbers}" if claim["verdict"] == HOLDS else f"**does not hold here**: {numbers} ({claim['reason']})"
     )
+
+
+def _command(text: str) -> str:
+    return text if text.startswith("python ") else f"python train.py {text}"
 
 
 def _test(name: str) -> str:

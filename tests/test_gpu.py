@@ -2,10 +2,12 @@
 
 import json
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from tests.conformance.runs import CONFIGS
 from tests.gpu import command
@@ -60,6 +62,41 @@ def test_the_largest_batch_is_found_to_an_eighth(most: int) -> None:
     assert found <= most <= found + max(1, found // 8)
     assert len(tried) < 20
     assert largest(lambda batch: True, 100) in range(88, 101)
+
+
+def test_a_batch_out_of_memory_does_not_fit_and_leaves_no_gradient(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.gpu import memory
+
+    monkeypatch.setattr(memory.gc, "collect", lambda: 0)  # half a second each, after all imports
+    most, fits = 37, memory.fits
+    network, at = nn.Linear(3, 2), Place(True, tmp_path, None, 0.0, "wta_crs")
+
+    def step(batch: int) -> None:
+        network(torch.ones(batch, 3)).sum().backward()
+        if batch > most:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    found = largest(partial(fits, step, network, 2**30, at), 8192)
+    assert found <= most <= found + max(1, found // 8)
+    assert network.weight.grad is None
+    of_bytes = largest(partial(fits, lambda batch: network(torch.ones(batch, 3)), network, 40 * 3 * 4, at), 8192)
+    assert of_bytes <= 40 <= of_bytes + of_bytes // 8  # a step keeps its inputs
+
+
+@pytest.mark.nightly
+def test_wta_crs_has_larger_batches_and_less_memory_in_a_rehearsal(tmp_path: Path) -> None:
+    from tests.gpu.memory import VARIANTS, wta_crs
+
+    at = Place(True, tmp_path, None, time.time() + 1000, "wta_crs")
+    wta_crs(at)
+    figures = {row.name: float(row.figure.split("(")[1][:-1]) for row in read_rows(at.file)}
+    assert len(figures) == 2 * len(VARIANTS)
+    for name, (_, ratio, _) in VARIANTS.items():
+        gains = [figure for row, figure in figures.items() if row.startswith(f"T5-base, {name}: ")]
+        assert len(gains) == 2
+        assert all(gain > 1.1 for gain in gains) == (ratio is not None), (name, gains)
 
 
 def test_differences_are_over_the_largest_number_and_infinite_between_kinds() -> None:

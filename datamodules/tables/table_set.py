@@ -44,13 +44,15 @@ class Rows(Source):
     in_memory = True
 
     def __post_init__(self) -> None:
-        lengths = {name: column.shape[0] for name, column in {**self.columns, **self.sparse}.items()}
+        columns: Mapping[str, Any] = {**self.columns, **self.sparse}
+        lengths = {name: column.shape[0] for name, column in columns.items()}
         if len(set(lengths.values())) != 1:
             listed = ", ".join(f"{name} {length}" for name, length in lengths.items()) or "no column"
             raise ValueError(f"columns of a table must have one length, got {listed}")
 
     def __len__(self) -> int:
-        return next(iter([*self.columns.values(), *self.sparse.values()])).shape[0]
+        columns: list[Any] = [*self.columns.values(), *self.sparse.values()]
+        return columns[0].shape[0]
 
     def chosen(self, index: Tensor) -> dict[str, Tensor]:
         """Return some rows of all columns, `[n, ...]`, by their positions `[n]`."""

@@ -15,11 +15,15 @@ table.png shows lines for one varied key, and heat maps for two. `--fit KEY` fit
 
     python train.py compare configs/elr/demo.yaml --seeds 0 1 2 --vary model.optimizer.lr=0.01,0.03,0.1,0.3 --fit lr
 
+`--average` averages over configs, with a metric for each, or the mean of several metrics:
+
+    python train.py compare TASK.yaml OTHER.yaml --seeds 0 1 2 --average TASK:accuracy OTHER:pearson+spearman
+
 The output directory gets summary.csv, runs.csv, summary.md, comparison.png and curves.png. The columns of summary.csv
 are config, metric, mean, std, seeds, and the numbers of seeds that diverged or have no finite value. The columns of
 runs.csv are config, metric, seed and value. With several settings, there are also table.csv and table.png. With --fit,
-there are also exponents.csv and exponents.png. Each run has a directory <config>/seed_<seed>/ or
-<config>/<key>=<value>/seed_<seed>/.
+there are also exponents.csv and exponents.png. With --average, there is also average.csv. Each run has a directory
+<config>/seed_<seed>/ or <config>/<key>=<value>/seed_<seed>/.
 """
 
 import sys
@@ -28,11 +32,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.arguments import ArgumentParser, seed
+from experiments.averages import averages, parts_of
 from experiments.compare import collect, default_output, plan, show
 from experiments.launching.launchers import add_arguments, launcher, resources
 from experiments.launching.preflight import PREFLIGHT, preflight
 from experiments.launching.run_queue import TRAIN, lock, print_failures, run_all
-from experiments.results import chosen, terminal
+from experiments.results import chosen, summarise, table, terminal, write_csv
 from experiments.run_request import load_experiments
 from experiments.sweeps.fits import keys_to_fit
 from experiments.sweeps.variations import variation, varied
@@ -54,6 +59,9 @@ def arguments(parser: ArgumentParser) -> None:
         help="metrics in tables and curves; default: all test metrics in tables, training metrics in curves",
     )
     parser.add_argument("--fit", action="append", default=[], metavar="KEY", help="fit power laws in a key of --vary")
+    parser.add_argument(
+        "--average", nargs="+", default=[], metavar="CONFIG:METRIC", help="average over configs, with a metric for each"
+    )
     parser.takes_overrides = True
 
 
@@ -76,6 +84,7 @@ def run(options: Namespace, run_command: Sequence[str] = TRAIN, preflight_comman
     variations = [variation(text) for text in options.vary]
     fit = keys_to_fit(options.fit, variations)
     experiments = varied(load_experiments(options.configs, options.overrides), variations)
+    parts = parts_of(options.average, experiments)
     output = options.output or default_output(options.configs)
     runs = plan(experiments, options.seeds, output)
     engine = launcher(resources(options), experiments, output / "slurm")
@@ -87,6 +96,11 @@ def run(options: Namespace, run_command: Sequence[str] = TRAIN, preflight_comman
         with lock([output]) as locks:
             failures = run_all(runs, launcher=engine, console=console, locks=locks, run_command=run_command)
             show(runs, output, console, options.metrics, fit)
+            if means := summarise(averages(collect(runs), experiments, parts)):
+                rows = [(each.config, each.mean, each.std, each.seeds) for each in means]
+                write_csv(output / "average.csv", ["setting", "mean", "std", "seeds"], rows)
+                shown = [[each.config or "as configured", str(each)] for each in means]
+                console.print(table("average of configs", ["setting", "mean ± std"], shown))
     except KeyboardInterrupt:
         done = sum(run.finished for run in runs)
         print(f"interrupted: {done} of {len(runs)} runs are finished; the same command continues", file=sys.stderr)

@@ -14,6 +14,7 @@ from experiments.abstracts import KINDS, SHARED, abstracts_page, parts, read_abs
 from experiments.catalogue import find_methods
 from experiments.claim import read_claims
 from tests.command import ROOT
+from tests.gpu.command import parser
 
 METHODS = find_methods()
 ROWS = read_abstracts(ROOT / "docs/abstracts.csv")
@@ -24,6 +25,7 @@ OF_OTHER_PAPERS = {
     *("ap_bsn", "ddpm", "ddrm", "dps", "finetuning", "pigdm"),
 }
 PACKAGES = ("lightning_modules", "datamodules", "callbacks")
+GPU_MEASUREMENTS = "python -m tests.gpu "
 TRAINER_COMMANDS = ("fit", "test", "predict")
 
 
@@ -103,6 +105,9 @@ def test_every_file_with_numbers_exists() -> None:
 def test_every_command_exists_with_its_configurations() -> None:
     for command in named("gpu"):
         name, *argv = shlex.split(command)
+        if command.startswith(GPU_MEASUREMENTS):
+            assert parser().parse_args(shlex.split(command.removeprefix(GPU_MEASUREMENTS))).only, command
+            continue
         assert name in commands.names(), command
         configs = [each for each in argv if each.startswith("configs/")]
         assert configs, command
