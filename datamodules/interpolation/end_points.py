@@ -75,7 +75,7 @@ class PairsOfPhotographs(EndPoints):
     """
 
     def __init__(
-        self, names: Sequence[Sequence[str]] = (("china", "flower"), ("chelsea", "astronaut")), image_size: int = 64
+        self, names: Sequence[Sequence[str]] = (("china", "flower"), ("chelsea", "astronaut")), image_size: int = 48
     ) -> None:
         at_least(1, image_size=image_size, num_pairs=len(names))
         if wrong := next((pair for pair in names if len(pair) != 2), None):
