@@ -60,8 +60,10 @@ class Pretraining(Callback):
                 raise TypeError(f"Pretraining needs a module with `{name}`, but {type(module).__name__} has none")
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        for name, value in attrgetter(self.part)(pl_module).state_dict().items():
-            checkpoint["state_dict"].setdefault(f"{self.part}.{name}", value)
+        part = attrgetter(self.part)(pl_module)
+        place = next(name for name, module in pl_module.named_modules() if module is part)  # `part` may be a property
+        for name, value in part.state_dict().items():
+            checkpoint["state_dict"].setdefault(f"{place}.{name}", value)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.ckpt_path is not None:

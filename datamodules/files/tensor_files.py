@@ -92,8 +92,10 @@ def _read(file: Path, stand_in: type[Ignored] | None) -> Any:
             with zipfile.ZipFile(file) as archive:
                 if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
                     raise ValueError("it is compressed, but torch.save writes no compressed files")
-        names = get_unsafe_globals_in_checkpoint(file) if stand_in is not None else []
-        with safe_globals([(stand_in, name) for name in names]):
+        known: list[Any] = []
+        if stand_in is not None:
+            known = [(stand_in, name) for name in get_unsafe_globals_in_checkpoint(file)]
+        with safe_globals(known):
             content = torch.load(file, "cpu", weights_only=True)
         _check_plain(content)
         return content

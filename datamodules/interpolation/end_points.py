@@ -1,15 +1,18 @@
-"""Interface of datasets of image pairs, and random pairs of labelled images."""
+"""Interface of datasets of image pairs, random pairs of labelled images, and pairs of bundled photographs."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from datamodules.arguments import at_least
+from datamodules.arguments import at_least, one_of
 from datamodules.classification.image_sets import ImageSet, ImageSource
 from datamodules.loading.global_batches import Request
 from datamodules.loading.seeded_batches import RequestedSet
+from datamodules.restoration.photographs import NAMES, Photographs
 
 
 class EndPoints(ABC):
@@ -61,6 +64,56 @@ class PairsOfOneClass(EndPoints):
 
     def pairs(self, seed: int) -> RequestedSet:
         return _DrawnPairs(self.images.test(), self.num_pairs, seed)
+
+
+class PairsOfPhotographs(EndPoints):
+    """Pairs of the photographs bundled with scikit-image and scikit-learn, see `Photographs`.
+
+    Args:
+        names: names of the two photographs of each pair.
+        image_size: height and width of the images, in pixels.
+    """
+
+    def __init__(
+        self, names: Sequence[Sequence[str]] = (("china", "flower"), ("chelsea", "astronaut")), image_size: int = 48
+    ) -> None:
+        at_least(1, image_size=image_size, num_pairs=len(names))
+        if wrong := next((pair for pair in names if len(pair) != 2), None):
+            raise ValueError(f"names must have two photographs in each pair, got {list(wrong)}")
+        for name in (name for pair in names for name in pair):
+            one_of(NAMES, names=name)
+        self.names = [list(pair) for pair in names]
+        self.image_shape = (3, image_size, image_size)
+
+    def pairs(self, seed: int) -> RequestedSet:
+        found = Photographs(self.image_shape[1], colour=True, tested=()).images("training")
+        pixels = dict(zip(found.names, found.stored, strict=True))
+        first, second = (torch.stack([torch.from_numpy(pixels[pair[end]]) for pair in self.names]) for end in (0, 1))
+        return _ListedPairs(first, second, ["_".join(pair) for pair in self.names])
+
+
+class _ListedPairs:
+    """Pairs of images in memory, with names."""
+
+    in_memory = True
+
+    def __init__(self, first: Tensor, second: Tensor, names: list[str]) -> None:
+        self.first, self.second, self.names = first, second, names
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, request: Request) -> dict[str, Any]:
+        rows = request.indices
+        return {
+            "first": self.first[rows],
+            "second": self.second[rows],
+            "data_range": 255,
+            "prompt": ["" for _ in rows],
+            "name": [self.names[row] for row in rows.tolist()],
+            "index": rows,
+            "global_batch_size": request.global_batch_size,
+        }
 
 
 class _DrawnPairs:

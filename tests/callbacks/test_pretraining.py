@@ -10,8 +10,13 @@ from datamodules.classification.labelled_images import LabelledImages
 from datamodules.corruptions.label_noise import Symmetric
 from lightning_modules.backbones.layer_features import without_head
 from lightning_modules.baselines.cross_entropy import CrossEntropy
+from lightning_modules.diffusion.score_sde import ClassGuidance, NoiseConditionalClassifier, ScoreSDE
 from lightning_modules.networks.mlp import MLP
+from lightning_modules.networks.noise_conditional_wide_resnet import NoiseConditionalWideResNet
+from lightning_modules.networks.score_mlp import ScoreMLP
 from lightning_modules.noisy_labels.nmtune import NMTune
+from lightning_modules.sde.processes import VE
+from lightning_modules.sde.samplers import PredictorCorrector
 from tests.trainers import quiet
 
 
@@ -59,6 +64,25 @@ def test_a_resumed_run_does_not_train_the_first_stage_again(tmp_path: Path) -> N
     assert all(torch.equal(value, initial[name]) for name, value in callback.model.state_dict().items())
     for name, value in resumed.encoder.state_dict().items():
         assert torch.equal(value, module.encoder.state_dict()[name])
+
+
+def test_a_frozen_part_is_trained_by_another_name_and_kept_in_checkpoints(tmp_path: Path) -> None:
+    def guided() -> ScoreSDE:
+        guidance = ClassGuidance(NoiseConditionalWideResNet(10, 1, in_channels=1), num_classes=10)
+        shape, sampler = (1, 8, 8), PredictorCorrector(num_steps=2)
+        return ScoreSDE(ScoreMLP(shape, width=8, depth=1), VE(0.01, 10.0), shape, sampler, guidance=guidance)
+
+    module, first = guided(), NoiseConditionalClassifier(NoiseConditionalWideResNet(10, 1, in_channels=1), 10, VE())
+    assert not [name for name in module.state_dict() if "guidance" in name]
+    data = LabelledImages(TuningDigits(), 400)
+    fitting = trainer(Pretraining(first, data, 1, part="guidance.classifier", source="classifier"))
+    fitting.fit(module, datamodule=LabelledImages(TuningDigits(), 400))
+    fitting.save_checkpoint(tmp_path / "last.ckpt")
+    restored = guided()
+    restored.load_state_dict(torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"])
+    for each in (module, restored):
+        found = each.guidance.classifier.state_dict()  # type: ignore[union-attr]
+        assert all(torch.equal(value, found[name]) for name, value in first.classifier.state_dict().items())
 
 
 def test_the_two_stages_see_different_images_and_the_first_sees_six_classes() -> None:

@@ -124,7 +124,10 @@ UNTRAINED = {
     },
     **dict.fromkeys(("bm3d/bsd68", "bm3d/cc", "bm3d/photographs", "bm3d/set12"), "it has nothing to train"),
     **dict.fromkeys(
-        [f"noise_diffusion/{name}" for name in ("church_ve", "mnist", "mnist_baseline", "stable_diffusion")],
+        [
+            f"noise_diffusion/{name}"
+            for name in ("church_ve", "mnist", "mnist_baseline", "photographs", "stable_diffusion")
+        ],
         "its networks come with their weights, and nothing is trained; small ones are in its tests",
     ),
     **dict.fromkeys(

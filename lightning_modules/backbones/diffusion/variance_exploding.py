@@ -74,3 +74,19 @@ class NoiseOfScore(nn.Module):
         sigma = level.view(-1, 1, 1, 1)
         output = self.network((noisy * (1 + 4 * sigma**2).sqrt() + 1) / 2, level)
         return -sigma * (output if isinstance(output, Tensor) else output.sample)
+
+
+class ScoreOfDenoiser(nn.Module):
+    """Compute the score of u_t from a denoiser D of Gaussian noise, by Tweedie's formula: (D(u_t) - u_t) / s_t^2.
+
+    Args:
+        network: D, maps noisy images `[B, C, H, W]` to clean images without the noise level, such as
+            `lightning_modules.networks.bias_free_dncnn.BiasFreeDnCNN`.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, noisy: Tensor, level: Tensor) -> Tensor:
+        return (self.network(noisy) - noisy) / level.view(-1, 1, 1, 1) ** 2

@@ -15,6 +15,7 @@ scores one image at a time.
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -149,7 +150,9 @@ class CrossModel(nn.Module):
         )
 
     def forward(self, x: Tensor, text: Tensor, mask: Tensor) -> Tensor:
-        for across, within in self.layers:  # type: ignore[misc]
+        layer: Any
+        for layer in self.layers:
+            across, within = layer
             x = within(across(x, text, mask))
         return x
 

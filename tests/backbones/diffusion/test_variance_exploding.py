@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.backbones.diffusion.variance_exploding import VarianceExploding
+from lightning_modules.backbones.diffusion.variance_exploding import ScoreOfDenoiser, VarianceExploding
 from lightning_modules.diffusion.noise_diffusion import NoiseDiffusion
 from lightning_modules.sde.discrete import noise_levels, scheduler_levels
 
@@ -35,3 +35,17 @@ def test_gaussian_images_keep_their_quantile_in_the_encoder_of_a_ve_model() -> N
     torch.testing.assert_close(method.decoded(latent, None), image, rtol=0, atol=0.01)
     with pytest.raises(ValueError, match="sigma_max must be above sigma_min 1, got"):
         VarianceExploding(Exact(), 1.0, 0.5)
+
+
+def test_the_score_follows_from_a_denoiser_by_tweedies_formula() -> None:
+    """The posterior mean of N(0.3, 0.04) images under noise of variance s^2 gives the score of N(0.3, 0.04 + s^2)."""
+    noisy = torch.linspace(-1, 2, 24, dtype=torch.float64).view(2, 3, 2, 2)
+    level = torch.tensor([0.5, 2.0], dtype=torch.float64)
+    variance = level.view(-1, 1, 1, 1) ** 2
+
+    class PosteriorMean(nn.Module):
+        def forward(self, image: Tensor) -> Tensor:
+            return (0.04 * image + variance * 0.3) / (0.04 + variance)
+
+    found = ScoreOfDenoiser(PosteriorMean())(noisy, level)
+    torch.testing.assert_close(found, (0.3 - noisy) / (0.04 + variance))

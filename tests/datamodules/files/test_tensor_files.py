@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from datamodules.files.limits import sentence
-from datamodules.files.tensor_files import Ignored, read_tensors
+from datamodules.files.tensor_files import Ignored, read_pickled_module, read_tensors
 from tests.datamodules.files.hostile_files import LEGACY, PTH, SAFE, SAFETENSORS, SAVED, STATE
 
 HOSTILE = [*((".safetensors", name) for name in SAFETENSORS), *((".pth", name) for name in PTH)]
@@ -42,6 +42,8 @@ def test_no_code_runs_where_objects_are_ignored(name: str, tmp_path: Path, monke
     (path := tmp_path / "weights.pth").write_bytes(PTH[name])
     with contextlib.suppress(ValueError):
         read_tensors(path, ignore_objects=True)
+    with contextlib.suppress(ValueError):
+        read_pickled_module(path)
     assert not (tmp_path / "ran").exists()
 
 
@@ -52,6 +54,20 @@ def test_objects_are_ignored_only_where_that_is_asked_for(tmp_path: Path) -> Non
     assert isinstance(found["folder"], Ignored)
     with pytest.raises(ValueError, match=r"weights\.pth is not a readable weights file"):
         read_tensors(tmp_path / "weights.pth")
+
+
+def test_a_pickled_module_is_read_to_its_tensors(tmp_path: Path) -> None:
+    module = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Sequential(torch.nn.BatchNorm1d(2), torch.nn.GELU()))
+    torch.save(module, tmp_path / "module.pth")
+    found = read_pickled_module(tmp_path / "module.pth")
+    assert found.keys() == module.state_dict().keys()
+    assert all(torch.equal(found[name], value) for name, value in module.state_dict().items())
+    module[1].append(module[1])  # a module that contains itself
+    torch.save(module, tmp_path / "module.pth")
+    with pytest.raises(ValueError, match=r"module\.pth must contain a model of at most 10000 modules"):
+        read_pickled_module(tmp_path / "module.pth")
+    torch.save(STATE, tmp_path / "state.pth")
+    assert read_pickled_module(tmp_path / "state.pth").keys() == STATE.keys()
 
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:

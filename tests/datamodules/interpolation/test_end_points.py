@@ -3,8 +3,9 @@ import torch
 
 from datamodules.classification.digits import Digits
 from datamodules.classification.image_sets import ImageSet, ImagesInMemory
-from datamodules.interpolation.end_points import PairsOfOneClass
+from datamodules.interpolation.end_points import PairsOfOneClass, PairsOfPhotographs
 from datamodules.loading.global_batches import Request
+from datamodules.restoration.photographs import Photographs
 
 
 def test_pairs_are_two_test_images_of_one_class() -> None:
@@ -22,6 +23,20 @@ def test_pairs_are_two_test_images_of_one_class() -> None:
     again = PairsOfOneClass(digits, num_pairs=200).pairs(seed=3)[Request(torch.arange(200), 0, 200)]
     assert again["name"] == batch["name"]
     assert PairsOfOneClass(digits).pairs(seed=4)[Request(torch.arange(9), 0, 9)]["name"] != batch["name"][:9]
+
+
+def test_pairs_of_photographs_are_the_named_ones() -> None:
+    photographs = PairsOfPhotographs([("chelsea", "coffee"), ("moon", "chelsea")], image_size=16)
+    assert photographs.image_shape == (3, 16, 16)
+    batch = photographs.pairs(seed=0)[Request(torch.tensor([1, 0]), 0, 2)]
+    assert batch["name"] == ["moon_chelsea", "chelsea_coffee"]
+    assert torch.equal(batch["second"][0], batch["first"][1])
+    expected = Photographs(16, colour=True, tested=("coffee",)).images("test").stored[0]
+    assert torch.equal(batch["second"][1], torch.from_numpy(expected))
+    with pytest.raises(ValueError, match="names must be"):
+        PairsOfPhotographs([("chelsea", "dog")])
+    with pytest.raises(ValueError, match=r"names must have two photographs in each pair, got \['moon'\]"):
+        PairsOfPhotographs([("moon",)])
 
 
 class Different(ImageSet):
