@@ -88,8 +88,6 @@ class CBSN(RestorerSteps, MethodModule):
         blind: denoise with the masked network instead of the unmasked one, as an ablation.
         fixed_cells: keep the first pixel of each cell in the invariance loss instead of a random one, as an ablation.
         inference: tiling and self-ensemble in validation, test and prediction.
-        normalize_tiles: normalise each tile of `inference` by its own statistics, as a training patch, instead of by
-            those of the whole image.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch, or every step if its `interval` is "step".
 
@@ -107,7 +105,6 @@ class CBSN(RestorerSteps, MethodModule):
         blind: bool = False,
         fixed_cells: bool = False,
         inference: TiledInference = TiledInference(),  # noqa: B008 - immutable
-        normalize_tiles: bool = False,
         optimizer: OptimizerCallable = adam,
         lr_scheduler: LRSchedulerCallable = constant,
     ) -> None:
@@ -122,7 +119,6 @@ class CBSN(RestorerSteps, MethodModule):
         self.blind = blind
         self.fixed_cells = fixed_cells
         self.inference = inference
-        self.normalize_tiles = normalize_tiles
         self.quality = ImageQuality()
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
@@ -132,24 +128,16 @@ class CBSN(RestorerSteps, MethodModule):
         return self.network(image, masked=self.blind)
 
     def restore(self, degraded: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Denoise whole images, each normalised by its own statistics, or by those of its tiles.
+        """Denoise whole images, each normalised by its own statistics.
 
         Raises:
             ValueError: if an image is not larger than 32 pixels on each side.
         """
         if any(side <= MARGIN for side in degraded.shape[2:]):  # a minimum would relate height to width in an export
             raise ValueError(f"images need more than {MARGIN} pixels per side, got {list(degraded.shape[2:])}")
-        if self.normalize_tiles:
-            padded = F.pad(degraded, [MARGIN] * 4, mode="reflect")
-            return self.inference(self.denoised_tile, padded)[:, :, MARGIN:-MARGIN, MARGIN:-MARGIN]
         x, mean, std = normalized(degraded)
         x = self.inference(self, F.pad(x, [MARGIN] * 4, mode="reflect"))
         return x[:, :, MARGIN:-MARGIN, MARGIN:-MARGIN] * std + mean
-
-    def denoised_tile(self, tile: Tensor) -> Tensor:
-        """Denoise images that are not normalised, `[B, C, H, W]`, without padding."""
-        x, mean, std = normalized(tile)
-        return self(x) * std + mean
 
     def training_step(self, batch: ImagePairBatch, batch_idx: int) -> dict[str, Tensor]:
         x, _, _ = normalized(batch["noisy"])

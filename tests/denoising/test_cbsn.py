@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, export
 
-from lightning_modules.backbones.tiled import TiledInference
 from lightning_modules.denoising.cbsn import CBSN, cbsn_terms, normalized, ramp
 from lightning_modules.denoising.sub_images import sub_sampled
 from lightning_modules.networks.blind_spot import BlindSpotNetwork
@@ -198,16 +197,3 @@ def test_bad_arguments_and_images_are_named() -> None:
             CBSN(network, **arguments)
     with pytest.raises(ValueError, match=r"images need more than 32 pixels per side, got \[32, 50\]"):
         CBSN(network).restore(torch.rand(1, 3, 32, 50))
-
-
-def test_a_tile_can_be_normalised_by_its_own_statistics() -> None:
-    """An offset of one tile does not change what the network sees there; other tiles keep their statistics."""
-    torch.manual_seed(0)
-    image, seen = torch.rand(1, 1, 64, 64, dtype=torch.float64), list[Tensor]()
-    image[..., :32, :32] += 3
-    module = CBSN(nn.Identity(), normalize_tiles=True, inference=TiledInference(tile=32, overlap=0))
-    module.forward = lambda x: seen.append(x) or x  # type: ignore[method-assign]
-    torch.testing.assert_close(module.restore(image), image, rtol=0, atol=1e-12)
-    assert len(seen) == 16
-    assert all(abs(float(tile.mean())) < 1e-12 for tile in seen)
-    assert all(float(tile.std(correction=0)) == pytest.approx(1.0) for tile in seen)
