@@ -38,6 +38,7 @@ OWN_KEYS = {
     "annotation_efficient": {"trainer.max_epochs", "data.images.annotated"},
     "rrcm": {"trainer.callbacks"},  # training from scratch leaves Pretraining out
     "one_more_step": {"trainer.callbacks"},  # plain noise needs no pretrained module
+    "adele": {"trainer.callbacks"},  # the rule of SegTHOR detects the end of early learning on corrected labels
     "elr": {"trainer.max_epochs"},  # a claim compares one run in early learning and after memorisation
     "elr_plus": {"data.passes_per_epoch"},  # ELR+ trains its two networks one pass after the other
     "fractional_sde": {"data.sequences.hurst"},  # one claim compares what is learned from paths of two indices

@@ -25,7 +25,8 @@ there are no cycles. The diagonal of W is not masked, because h drives it to zer
 The steps are those of the code of the authors, with one exception. As in the paper, sigma stays above a floor of 1e-4
 times the smallest standard deviation of a column. The code of the authors omits this floor. Ordinary data never reach
 it. The next step of Adam depends on whether the last step left the domain. The path is therefore computed on the CPU,
-in NumPy. A process computes one path. For several graphs or seeds, use separate runs.
+in NumPy. A process computes one path. For several graphs or seeds, use separate runs. The argument `solver` selects a
+baseline, NOTEARS or GOLEM (`baselines`).
 
 Source: Saboksayr, Mateos and Tepper, CoLiDE: Concomitant Linear DAG Estimation, ICLR 2024, arXiv 2310.02895.
 """

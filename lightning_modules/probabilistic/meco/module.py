@@ -113,7 +113,8 @@ class MECO(MethodModule):
             return
         seen = Collected()
         source = require_data(self.trainer, TrainingImageSource, "MECO")
-        for batch in source.training_images_dataloader():
+        for on_host in source.training_images_dataloader():
+            batch: Any = self.trainer.strategy.batch_to_device(on_host)  # stored images become images in [0, 1]
             seen.update(batch["index"], batch["image"].flatten(start_dim=1).double())
         self.noise.fit(seen.compute()[1])
 

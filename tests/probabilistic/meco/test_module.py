@@ -3,13 +3,19 @@ import math
 import pytest
 import torch
 
+from datamodules.classification.digits import Digits
+from datamodules.classification.labelled_images import LabelledImages
 from datamodules.tables.planar_densities import NormalNumbers
 from datamodules.tables.tables import Tables
 from lightning_modules.networks.mlp import MLP
 from lightning_modules.probabilistic.meco import MECO
 from lightning_modules.probabilistic.meco.landscape import ExponentialEnergy
 from lightning_modules.probabilistic.meco.module import relative_variance
-from lightning_modules.probabilistic.meco.noise_distributions import GaussianNoise, UniformDistribution
+from lightning_modules.probabilistic.meco.noise_distributions import (
+    GaussianMixtureNoise,
+    GaussianNoise,
+    UniformDistribution,
+)
 from lightning_modules.probabilistic.meco.objectives import MovingAverage
 from tests.trainers import quiet
 
@@ -54,3 +60,12 @@ def test_images_are_drawn_near_what_the_energy_prefers() -> None:
     module.image_shape = None
     with pytest.raises(ValueError, match="MECO samples images only of a density of images"):
         module.sample(2)
+
+
+def test_noise_is_fitted_to_images_in_the_unit_interval() -> None:
+    network = torch.nn.Sequential(torch.nn.Flatten(), MLP(64, [], 1))
+    noise = GaussianMixtureNoise(64, components=1)
+    module = MECO(network, noise, MovingAverage(), image_shape=[1, 8, 8], evaluation_draws=100)
+    quiet(max_epochs=1, limit_train_batches=1).fit(module, LabelledImages(digits := Digits(), batch_size=64))
+    stored = digits.training().image.double().flatten(1).mean(dim=0)
+    torch.testing.assert_close(noise.mean[0], stored / 16, rtol=0, atol=1e-6)
