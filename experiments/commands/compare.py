@@ -32,13 +32,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.arguments import ArgumentParser, seed
-from experiments.averages import averages, parts_of
 from experiments.compare import collect, default_output, plan, show
 from experiments.launching.launchers import add_arguments, launcher, resources
 from experiments.launching.preflight import PREFLIGHT, preflight
 from experiments.launching.run_queue import TRAIN, lock, print_failures, run_all
 from experiments.results import chosen, summarise, table, terminal, write_csv
 from experiments.run_request import load_experiments
+from experiments.sweeps.averages import averages, parts_of
 from experiments.sweeps.fits import keys_to_fit
 from experiments.sweeps.variations import variation, varied
 

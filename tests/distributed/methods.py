@@ -364,6 +364,7 @@ METHODS = {
         "sso/demo_svrg",
         {
             **{key: value for key, value in SIGNED_DIGITS.items() if "batch_size" not in key},
+            "data.init_args.passes_per_epoch": 3,
             "model.init_args.svrg.init_args": {"samples_per_step": 7, "every": 3},
         },
         clips=None,
