@@ -103,6 +103,8 @@ class DeepComplexUNet(nn.Module):
         embedding: size of the time embedding.
     """
 
+    frequencies: Tensor
+
     def __init__(
         self,
         channels: Sequence[int] = (32, 32, 32, 64, 128, 256),
