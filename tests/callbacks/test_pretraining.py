@@ -8,6 +8,7 @@ from callbacks.pretraining import Pretraining
 from datamodules.classification.digits import PretrainingDigits, TuningDigits
 from datamodules.classification.labelled_images import LabelledImages
 from datamodules.corruptions.label_noise import Symmetric
+from experiments.run_directory import check_checkpoint
 from lightning_modules.backbones.layer_features import without_head
 from lightning_modules.baselines.cross_entropy import CrossEntropy
 from lightning_modules.diffusion.score_sde import ClassGuidance, NoiseConditionalClassifier, ScoreSDE
@@ -79,6 +80,7 @@ def test_a_frozen_part_is_trained_by_another_name_and_kept_in_checkpoints(tmp_pa
     fitting.fit(module, datamodule=LabelledImages(TuningDigits(), 400))
     fitting.save_checkpoint(tmp_path / "last.ckpt")
     restored = guided()
+    check_checkpoint(tmp_path / "last.ckpt", restored)  # as before a run is resumed
     restored.load_state_dict(torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"])
     for each in (module, restored):
         found = each.guidance.classifier.state_dict()  # type: ignore[union-attr]
