@@ -116,8 +116,11 @@ PARAMETERS = {
 UNTRAINED = {
     **{
         f"scoredvi/{data}": "its denoisers come with their weights; it fits images"
-        for data in ("cc", "crops", "crops_baseline", "polyu", "sidd_val")
+        for data in ("cc", "crops", "crops_baseline", "crops_short", "fmd", "polyu", "sidd_val")
     },
+    **dict.fromkeys(
+        ("scoredvi/crops_deep_image_prior", "scoredvi/crops_self2self"), "a network is fitted to each image in its test"
+    ),
     **{
         name(path): "its network comes with its weights; it optimises images"
         for path in sorted((CONFIGS / "red_diff").glob("*.yaml"))
