@@ -151,14 +151,18 @@ UNTRAINED = {
         f"stable_normal/{name}": "its networks come with their weights; small and weightless ones are in its tests"
         for name in ("marigold", "yoso", "turbo", "refiner", "stable_normal", "released_turbo")
     },
-    **dict.fromkeys(("meco/cifar10", "meco/digits"), "its noise is fitted to training images; small ones are tested"),
+    **dict.fromkeys(
+        ("meco/cifar10", "meco/digits", "meco/digits_nce", "meco/digits_samples"),
+        "its noise is fitted to training images; small ones are tested",
+    ),
     **dict.fromkeys(
         ("scale_mixture_nngp/mnist", "scale_mixture_nngp/mnist_baseline", "scale_mixture_nngp/cifar10"),
         "its inducing inputs begin as training images, and gamma numbers have no gradient there; small ones are tested",
     ),
-    **dict.fromkeys(
-        ("colide/er4", "colide/sachs"), "its path is followed on the host, which decides after each iteration"
-    ),
+    **{
+        name(path): "its path is followed on the host, which decides after each iteration"
+        for path in sorted((CONFIGS / "colide").glob("*.yaml"))
+    },
     **dict.fromkeys(
         ("sso/matrix_factorisation", "sso/mnist", "sso/mnist_baseline", "sso/mushrooms", "sso/mushrooms_baseline"),
         "its line search decides on the host after each try; tested there",

@@ -146,7 +146,8 @@ class GOLEM:
         self.iterations = iterations
         self.iteration = 0
         # W and Adam's state; `[d, d]` after the first `observe`
-        self.weight, self.mean, self.square = (np.zeros((0, 0)) for _ in range(3))
+        empty: Array = np.zeros((0, 0))
+        self.weight, self.mean, self.square = empty, empty, empty
 
     @property
     def finished(self) -> bool:
