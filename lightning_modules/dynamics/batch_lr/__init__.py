@@ -28,6 +28,12 @@ B = 8.
 training images. Every few epochs, one of five rules sets the optimizer's learning rate and, for some rules, momentum
 (`learned`).
 
+On the bundled digits, the learner (`ssgdm`) with the curvature of 32 images starts at a rate of 0.002 and reaches a
+test accuracy of .916 +- .020 over three seeds (`configs/batch_lr/demo_learner_small_rate.yaml`). The constant rate
+0.002 gives .156 +- .028, and the best constant rate of a grid gives .912 +- .018. With the curvature of 1,024 images,
+the accuracy of one run was .37: the batches of 50 images have a larger curvature, so the rates of 1 to 3 are too
+large.
+
 Departures from the authors' code: Polyak's momentum has sqrt mu where the script has mu. In the minimum, each Ritz
 value keeps its weight; the script sorts values and weights separately. The authors have two heavy-ball rules, for the
 median and for the minimum. Here they are one rule with the option `least`. `signed` ignores negative curvature.
