@@ -22,7 +22,6 @@ OWN_KEYS = {
         *("data.training.class_path", "data.training.image_size", "data.training.names", "data.patches_per_image"),
     },  # the method is the normalisation; a claim on the size; supervised training has pairs, in as many steps
     # the posterior has 2 K outputs per channel, an image one; Deep Image Prior has a random input, Self2Self dropout
-    "scoredvi": {f"model.network.{key}" for key in ("num_classes", "in_channels", "dropout")},
     "ediffsr": {"model.network.enhanced"},  # the enhancement of the condition is a part of the network
     # a claim compares the networks of two papers
     "sgmse": {
