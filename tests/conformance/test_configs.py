@@ -21,7 +21,6 @@ OWN_KEYS = {
         "model.network.hidden",
         *("data.training.class_path", "data.training.image_size", "data.training.names", "data.patches_per_image"),
     },  # the method is the normalisation; a claim on the size; supervised training has pairs, in as many steps
-    # the posterior has 2 K outputs per channel, an image one; Deep Image Prior has a random input, Self2Self dropout
     "ediffsr": {"model.network.enhanced"},  # the enhancement of the condition is a part of the network
     # a claim compares the networks of two papers
     "sgmse": {
