@@ -175,6 +175,10 @@ UNTRAINED = {
         "its width and step size follow from the demo's; tested there",
     ),
     **dict.fromkeys(("mbbo/a8a", "mbbo/a8a_shift", "mbbo/w8a"), "its rows are of a file; small ones are tested"),
+    **dict.fromkeys(
+        ("nmtune/roberta_sst2", "nmtune/minilm_sst2", "nmtune/minilm_sst2_linear_probe"),
+        "its features are means over a mask of texts, which transformers reads on the host; small ones are tested",
+    ),
     **dict.fromkeys(("negvsr/videolq", "negvsr/released"), "it predicts by a checkpoint, and has no training set"),
     **dict.fromkeys(("mbbo/ml_1m", "mbbo/ml_20m", "mbbo/netflix"), "its users and items are of a file; few are tested"),
     "finetuning/mnist": "its last block owns the weights of a normalisation that it leaves out",
