@@ -90,6 +90,7 @@ WITHOUT_BATCH_NORM = {
     "model.init_args.network.class_path": SEGMENTER,
     "model.init_args.network.init_args.widths": LEFT_OUT,
     "model.init_args.network.init_args.halved": LEFT_OUT,
+    "model.init_args.network.init_args.dropout": LEFT_OUT,
 }
 PHOTOGRAPHS = {  # batches of 7, 7 and 6 patches; three images to validate and test on, in batches of 2 and 1
     "data.init_args.batch_size": 7,

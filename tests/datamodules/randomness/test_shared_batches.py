@@ -109,9 +109,10 @@ def draws_of(path: Path) -> list[str]:
 
 
 def test_modules_draw_for_samples_by_these_functions_or_by_generators_of_their_own() -> None:
-    """Otherwise the process would decide. Mixing draws within `shared_rng`; ScoreDVI seeds torch's for each image."""
+    """Otherwise the process would decide. Mixing draws within `shared_rng`; fits to an image seed torch for each."""
     found = {path.relative_to(ROOT).as_posix() for path in (ROOT / "lightning_modules").rglob("*.py") if draws_of(path)}
-    assert found == {"lightning_modules/losses/mixing.py", "lightning_modules/denoising/scoredvi/module.py"}
+    fitted = {"denoising/scoredvi/module.py", "baselines/deep_image_prior.py", "baselines/self2self.py"}
+    assert found == {f"lightning_modules/{each}" for each in ("losses/mixing.py", *fitted)}
 
 
 def test_one_process_draws_from_torchs_own_generators() -> None:
