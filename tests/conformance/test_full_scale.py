@@ -118,6 +118,7 @@ UNTRAINED = {
         f"scoredvi/{data}": "its denoisers come with their weights; it fits images"
         for data in ("cc", "crops", "crops_baseline", "crops_short", "fmd", "polyu", "sidd_val")
     },
+    "scoredvi/denoisers": "its network is a template; the training of its denoisers is in its tests",
     **dict.fromkeys(
         ("scoredvi/crops_deep_image_prior", "scoredvi/crops_self2self"), "a network is fitted to each image in its test"
     ),
