@@ -54,18 +54,21 @@ class ClassAccuracy(Callback):
             return
         module: Any = pl_module
         devices = [pl_module.device] if pl_module.device.type == "cuda" else []
-        asked, found = [], []
-        training, test = self.images.training(), self.images.test()
+        asked, generated = [], []
         evaluating = in_evaluation_mode(trainer, pl_module)
         with torch.random.fork_rng(devices), torch.inference_mode(False), evaluating:
             for start in range(0, self.num_samples, self.batch_size):
                 label = torch.arange(start, min(start + self.batch_size, self.num_samples)) % module.generated_classes
                 seed = seed_of(0, start // self.batch_size)
-                generated = sampled_bytes(pl_module, len(label), seed, label=label.to(pl_module.device))
                 asked.append(label)
-                found.append(nearest_class(generated.cpu() / 255, training))
-        requested, predicted = torch.cat(asked), torch.cat(found)
-        shown = nearest_class(pixels(test), training)
+                generated.append(sampled_bytes(pl_module, len(label), seed, label=label.to(pl_module.device)).cpu())
+        training, test = self.images.training(), self.images.test()
+        known = grey_values(pixels(training))
+        requested = torch.cat(asked)
+        predicted, shown = (
+            training.label[torch.cdist(grey_values(images), known).argmin(dim=1)]
+            for images in (torch.cat(generated) / 255, pixels(test))
+        )
         share = [
             torch.bincount(each, minlength=module.generated_classes) / len(each) for each in (requested, predicted)
         ]
@@ -74,10 +77,9 @@ class ClassAccuracy(Callback):
         log_same(pl_module, "test/class_accuracy_of_real_images", (shown == test.label).float().mean())
 
 
-def nearest_class(image: Tensor, training: ImageSource) -> Tensor:
-    """Return the labels of the training images with the nearest grey values, `[B]`, for images `[B, C, H, W]`."""
-    distance = torch.cdist(image.mean(dim=1).flatten(1), pixels(training).mean(dim=1).flatten(1))
-    return training.label[distance.argmin(dim=1)]
+def grey_values(image: Tensor) -> Tensor:
+    """Return the grey values of images `[B, C, H, W]`, `[B, H W]`."""
+    return image.mean(dim=1).flatten(1)
 
 
 def pixels(source: ImageSource) -> Tensor:

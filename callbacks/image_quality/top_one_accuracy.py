@@ -48,7 +48,7 @@ class TopOneAccuracy(Callback):
             if len(words) < 2 or not words[-1].isdecimal():
                 raise ValueError(f"labels {path}: each line must be an image name and a class number, got {words[0]!r}")
             self.label[stem_of(words[0])] = int(words[-1])
-        self.counts = torch.zeros(1 + len(SEEN), dtype=torch.int64)
+        self.counts = torch.zeros(len(SEEN) + 1, dtype=torch.int64)  # right answers, and the number of images
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "test":
@@ -56,9 +56,7 @@ class TopOneAccuracy(Callback):
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.network.to(pl_module.device)
-        self.counts = torch.zeros(
-            1 + len(SEEN), dtype=torch.int64, device=pl_module.device
-        )  # the last one is the total
+        self.counts = torch.zeros_like(self.counts, device=pl_module.device)
 
     def on_test_batch_end(
         self,

@@ -12,7 +12,8 @@ from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from datamodules.files.limits import check_is_file, sentence
 
-MOST_MODULES = 10_000
+MOST_MODULES, MOST_CHARACTERS = 10_000, 10_000_000
+"""Limits of a pickled model: modules, and characters of all names of modules and tensors."""
 EXPANDED = 1 << 26
 """Bytes that a tensor may have beyond its storage in the file, such as an expanded buffer of equal rows."""
 
@@ -68,18 +69,26 @@ def _tensors_of(module: Remembered, file: Path) -> dict[str, Tensor]:
     """Collect the parameters and buffers in the state of a module and of the modules inside it."""
     waiting: list[tuple[str, Any]] = [("", module)]
     found: dict[str, Tensor] = {}
-    for _ in range(MOST_MODULES):
+    modules = characters = 0  # a module may contain itself, also many times and by long names
+    while waiting:
         prefix, each = waiting.pop()
+        modules += 1
         state = each.state if isinstance(each, Remembered) and isinstance(each.state, Mapping) else {}
-        for kind in ("_parameters", "_buffers"):
+        for kind in ("_parameters", "_buffers", "_modules"):
             own = state.get(kind)
-            named = own.items() if isinstance(own, Mapping) else ()
-            found |= {f"{prefix}{name}": value.detach() for name, value in named if isinstance(value, Tensor)}
-        inside = state.get("_modules")
-        waiting += [(f"{prefix}{name}.", one) for name, one in (inside.items() if isinstance(inside, Mapping) else ())]
-        if not waiting:
-            return found
-    raise ValueError(f"{file} must contain a model of at most {MOST_MODULES} modules")
+            for name, value in own.items() if isinstance(own, Mapping) else ():
+                key = f"{prefix}{name}" if isinstance(name, str) else ""
+                characters += len(key) + 1
+                if modules > MOST_MODULES or characters > MOST_CHARACTERS:
+                    raise ValueError(
+                        f"{file} must contain a model of at most {MOST_MODULES} modules, whose names have at most "
+                        f"{MOST_CHARACTERS} characters in all"
+                    )
+                if kind == "_modules":
+                    waiting.append((f"{key}.", value))
+                elif isinstance(value, Tensor):
+                    found[key] = value.detach()
+    return found
 
 
 def _read(file: Path, stand_in: type[Ignored] | None) -> Any:

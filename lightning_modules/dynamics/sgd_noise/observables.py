@@ -132,10 +132,12 @@ def final_observables(row: Mapping[str, float], times: Mapping[str, float]) -> d
         times: see `note_times`.
 
     Returns:
-        All of them, and, if all points are fitted, `late_share`: the share of the training time that is spent on the
-        last tenth of the points, 1 - `time_to_nine_tenths` / `training_time`.
+        All of them, and `late_share`, if training has fitted all points: the share of the training time that is spent
+        on the last tenth of the points, 1 - `time_to_nine_tenths` / `training_time`.
     """
     found = {**row, **times}
     if row["unfitted"]:
         return {**found, "training_time": math.inf}
-    return {**found, "late_share": max(0.0, 1 - times["time_to_nine_tenths"] / row["training_time"])}
+    if row["training_time"] > 0:
+        found["late_share"] = max(0.0, 1 - times["time_to_nine_tenths"] / row["training_time"])
+    return found

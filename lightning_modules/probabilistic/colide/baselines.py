@@ -56,8 +56,8 @@ class NOTEARS:
         self.finished = False
 
     @property
-    def place(self) -> str:
-        """Where the run is, for messages."""
+    def progress(self) -> str:
+        """The current iteration, in words for a warning."""
         return f"update {self.multipliers + 1} of at most {MULTIPLIERS} of NOTEARS"
 
     def observe(self, cov: Array) -> None:
@@ -151,12 +151,12 @@ class GOLEM:
 
     @property
     def finished(self) -> bool:
-        """Whether all iterations have run."""
+        """Whether training has reached the last iteration."""
         return self.iteration == self.iterations
 
     @property
-    def place(self) -> str:
-        """Where the run is, for messages."""
+    def progress(self) -> str:
+        """The current iteration, in words for a warning."""
         return f"iteration {self.iteration} of {self.iterations} of GOLEM"
 
     def observe(self, cov: Array) -> None:

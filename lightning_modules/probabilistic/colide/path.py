@@ -90,12 +90,12 @@ class RegularizationPath:
 
     @property
     def finished(self) -> bool:
-        """Whether the last stage is over."""
+        """Whether all stages are complete."""
         return self.stage == len(self.schedule.s)
 
     @property
-    def place(self) -> str:
-        """Where the path is, for messages."""
+    def progress(self) -> str:
+        """The current stage, in words for a warning."""
         return f"stage {self.stage + 1} of {len(self.schedule.s)} of CoLiDE's path"
 
     def observe(self, cov: Array) -> None:

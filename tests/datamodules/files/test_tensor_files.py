@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,16 @@ def test_a_pickled_module_is_read_to_its_tensors(tmp_path: Path) -> None:
     torch.save(module, tmp_path / "module.pth")
     with pytest.raises(ValueError, match=r"module\.pth must contain a model of at most 10000 modules"):
         read_pickled_module(tmp_path / "module.pth")
+    for names in (["x" * 1_000_000], [str(number) for number in range(2000)]):  # by a long name, and many times
+        module = torch.nn.Linear(1, 1)
+        for name in names:
+            module.add_module(name, module)
+        torch.save(module, tmp_path / "module.pth")
+        tracemalloc.start()
+        with pytest.raises(ValueError, match=r"whose names have at most 10000000 characters in all"):
+            read_pickled_module(tmp_path / "module.pth")
+        assert tracemalloc.get_traced_memory()[1] < 100_000_000
+        tracemalloc.stop()
     torch.save(STATE, tmp_path / "state.pth")
     assert read_pickled_module(tmp_path / "state.pth").keys() == STATE.keys()
 

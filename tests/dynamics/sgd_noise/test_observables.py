@@ -116,3 +116,5 @@ def test_times_until_half_and_nine_tenths_of_the_points_are_fitted() -> None:
     assert final_observables(left, {}) == {"unfitted": 3, "training_time": math.inf}
     at_once = {"unfitted": 0.0, "training_time": 3.5}  # all were fitted before the end of the epoch
     assert final_observables(at_once, times)["late_share"] == 0
+    at_first = {"unfitted": 0.0, "training_time": 0.0}  # no step was needed, so that no share is defined
+    assert "late_share" not in final_observables(at_first, times)

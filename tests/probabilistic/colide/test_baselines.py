@@ -77,7 +77,7 @@ def test_they_go_on_from_their_state(kind: Any) -> None:
         for _ in range(2):
             path.iterate()
     np.testing.assert_array_equal(whole.weight, rest.weight)
-    assert whole.place == rest.place
+    assert whole.progress == rest.progress
 
 
 def test_golem_is_trained_as_colide_is() -> None:
