@@ -1,4 +1,4 @@
-"""Tests mirror the tree."""
+"""The folder structure of the tests mirrors that of the source tree."""
 
 from time import monotonic
 

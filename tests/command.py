@@ -1,4 +1,4 @@
-"""Runs the command line as a user does, in a process of its own."""
+"""Run the command line as a user does, in a separate process."""
 
 import os
 import subprocess
@@ -11,13 +11,13 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def environment() -> dict[str, str]:
-    """One thread, no progress bar's escape codes, and none of the variables that say this is a distributed run."""
+    """Set one thread, and remove the progress bar's escape codes and all variables of a distributed run."""
     own = {name: value for name, value in os.environ.items() if not OF_A_GROUP.match(name)}
     return {**own, "OMP_NUM_THREADS": "1", "TERM": "dumb", "PYTHONPATH": str(ROOT)}
 
 
 def start(*arguments: str | Path, launcher: tuple[str, ...] = (sys.executable,), **more: str) -> subprocess.Popen[str]:
-    """Starts `train.py` with the arguments; `more` are environment variables."""
+    """Start `train.py` with the arguments; `more` contains environment variables."""
     return subprocess.Popen(
         [*launcher, str(ROOT / "train.py"), *map(str, arguments)],
         cwd=ROOT,
@@ -30,7 +30,7 @@ def start(*arguments: str | Path, launcher: tuple[str, ...] = (sys.executable,),
 
 
 def run(*arguments: str | Path, status: int = 0, launcher: tuple[str, ...] = (sys.executable,), **more: str) -> str:
-    """Runs `train.py` to its end, checks the exit status, and returns what it printed."""
+    """Run `train.py` to its end, check the exit status, and return the printed output."""
     process = start(*arguments, launcher=launcher, **more)
     output, _ = process.communicate(timeout=600)
     assert process.returncode == status, output

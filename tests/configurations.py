@@ -1,4 +1,4 @@
-"""Configuration files as tests read them: with what their base says."""
+"""Configuration files for tests, merged with their base files."""
 
 import inspect
 import pkgutil
@@ -9,7 +9,7 @@ from experiments.config_files import mapping_of, with_base
 
 
 def whole(path: Path) -> dict[str, Any]:
-    """Read a configuration with its base, as nested keys."""
+    """Read a configuration, merged with its base, as nested keys."""
     settings: dict[str, Any] = {}
     for file in with_base(path):
         merge(settings, mapping_of(file))
@@ -18,11 +18,11 @@ def whole(path: Path) -> dict[str, Any]:
 
 
 def merge(settings: dict[str, Any], changes: dict[str, Any]) -> None:
-    """Change settings as the command line does: a class that takes another's place keeps the arguments it knows."""
+    """Change settings as the command line does: if a class replaces another, it keeps the arguments that it accepts."""
     for key, value in nested(changes).items():
         old = settings.get(key)
         if isinstance(old, str) and isinstance(value, dict):
-            old = settings[key] = {"class_path": old}  # a class path alone
+            old = settings[key] = {"class_path": old}  # only a class path
         if not isinstance(old, dict) or not isinstance(value, dict):
             settings[key] = value
             continue
@@ -33,7 +33,7 @@ def merge(settings: dict[str, Any], changes: dict[str, Any]) -> None:
 
 
 def nested(changes: dict[str, Any]) -> dict[str, Any]:
-    """Take dotted keys apart."""
+    """Convert dotted keys to nested dictionaries."""
     found: dict[str, Any] = {}
     for key, value in changes.items():
         first, _, rest = key.partition(".")

@@ -1,8 +1,8 @@
-"""One thread, memory that is kept, parsers that are built once, and what the run has cost at the end.
+"""Test setup: one thread, memory that is reused, parsers that are built once, and a cost report at the end of the run.
 
-With one thread sums are taken in one order, and the suite leaves the other core to the processes that it starts. The
-environment says so, too: a trainer that starts processes would set one thread a core for the rest of the suite, and
-a process forked from one whose OpenMP has several threads waits for them forever.
+With one thread, sums are computed in a fixed order, and the other core is free for the processes that the suite starts.
+`OMP_NUM_THREADS` is set as well. Without it, a trainer that starts processes would set one thread per core for the rest
+of the suite, and a process forked from a process with several OpenMP threads would wait for these threads forever.
 """
 
 import contextlib
@@ -44,28 +44,29 @@ from tests.tiny_pipelines import (
 )
 from tests.two_processes import Process, TwoProcesses, start_two
 
-# Lightning keeps its messages from `caplog` unless the root logger has a handler before it is imported; whether it has
-# one depends on the version of pytest.
+# Lightning's messages reach `caplog` only if the root logger has a handler before Lightning is imported, which depends
+# on the version of pytest.
 logging.getLogger("lightning.pytorch").propagate = True
 
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 
-# Memory of large tensors is kept for the next ones: a third of what two processes compute was the kernel's clearing it.
-for parameter in (-1, -3):  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of glibc; no other C library has the function
+# Freed memory of large tensors is kept for later tensors: clearing new pages in the kernel took a third of the
+# computing time of tests with two processes.
+for parameter in (-1, -3):  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of glibc; other C libraries lack `mallopt`
     getattr(ctypes.CDLL(None), "mallopt", lambda *_: 0)(parameter, 1 << 30)
-gc.set_threshold(50_000, 20, 50)  # libraries' objects, of which there are a million, are looked through less often
+gc.set_threshold(50_000, 20, 50)  # scan the million objects of the libraries less often
 
 
 @pytest.fixture(autouse=True)
 def _every_test_begins_with_the_same_numbers() -> None:
-    """Seed torch, so that no test depends on those before it in its process."""
+    """Seed torch, so that no test depends on earlier tests in the same process."""
     torch.default_generator.manual_seed(0)
 
 
 @pytest.fixture(autouse=True)
 def _no_group_is_left() -> Iterator[None]:
-    """End the process group that a trainer made: processes forked later would take it for theirs, and wait forever."""
+    """Destroy the process group of a trainer; otherwise, later forks would join it and wait forever."""
     yield
     if dist.is_initialized():
         dist.destroy_process_group()
@@ -73,9 +74,10 @@ def _no_group_is_left() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _no_rank_is_left() -> Iterator[None]:
-    """Take back what a test, or a trainer with DDP, sets in the environment.
+    """Restore the environment variables that a test, or a trainer with DDP, changes.
 
-    Lightning starts no second process where it finds `LOCAL_RANK`, and the first one waits for it forever.
+    Lightning starts no second process if `LOCAL_RANK` is set, and the first process would then wait for the second one
+    forever.
     """
     with mock.patch.dict(os.environ):
         yield
@@ -83,7 +85,7 @@ def _no_rank_is_left() -> Iterator[None]:
 
 @pytest.fixture
 def two_processes() -> Iterator[TwoProcesses]:
-    """Starts a function of a test module in two processes of one group; none of them outlives the test."""
+    """Start a function of a test module in two processes of one group, and kill both at the end of the test."""
     started: list[Process] = []
 
     def start(*arguments: Any, **options: Any) -> list[Process]:
@@ -97,7 +99,7 @@ def two_processes() -> Iterator[TwoProcesses]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _parsers_are_built_once() -> Iterator[None]:
-    """Command lines that are run in the tests' own process share a parser: to build one takes two seconds."""
+    """Share one parser among command lines in the test process, because building a parser takes two seconds."""
     built: dict[str, tuple[Any, ...]] = {}
     build = CommandLine.setup_parser
 
@@ -106,7 +108,7 @@ def _parsers_are_built_once() -> Iterator[None]:
             build(self, *options)
             built[self.requested] = (self.parser, self._subcommand_method_arguments, self._subcommand_parsers)
         self.parser, self._subcommand_method_arguments, self._subcommand_parsers = built[self.requested]
-        self.parser._instantiators = None  # those of the last command line
+        self.parser._instantiators = None  # remove the instantiators of the last command line
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(CommandLine, "setup_parser", setup_parser)
@@ -119,14 +121,14 @@ READING = ("parsing", "test_command_line", "test_config_files", "test_hostile", 
 
 @pytest.fixture(scope="module", autouse=True)
 def _settings_are_parsed_once(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Command lines take what was parsed before, nested classes above all: it was a third of what short runs cost."""
+    """Reuse parsed settings, especially nested classes: parsing took a third of the time of short runs."""
     with contextlib.nullcontext() if any(f"/{each}" in str(request.path) for each in READING) else parsed_once():
         yield
 
 
 @pytest.fixture(scope="module")
 def small_pictures() -> Iterator[None]:
-    """Draw pictures that nobody looks at with a fifth of their pixels a side: to draw one takes half a second."""
+    """Draw figures that no test inspects at a fifth of their resolution: full size takes half a second."""
     save = Figure.savefig
 
     @functools.wraps(save)
@@ -140,11 +142,11 @@ def small_pictures() -> Iterator[None]:
 
 @pytest.fixture
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Write one pixel where a picture would be drawn again that another run has drawn."""
+    """Save a single pixel instead of each figure, in tests that repeat a run whose figures were already drawn."""
     monkeypatch.setattr(Figure, "savefig", lambda figure, path, **options: Image.new("L", (1, 1)).save(path))
 
 
-# tiny pipelines of diffusers
+# tiny diffusers pipelines
 
 
 @pytest.fixture(scope="session")
@@ -231,15 +233,16 @@ def unconditional(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_unconditional(tmp_path_factory.mktemp("unconditional"))
 
 
-# what tests cost
+# cost of each test
 
 COST = defaultdict[str, float](float)
 
 
 def core_seconds() -> float:
-    """Tell the time that this process and those that it waited for have computed, since they began.
+    """Return the CPU time used so far by this process and its finished child processes.
 
-    At the end of a run these are xdist's and the tests' processes; one that nobody waited for is not counted.
+    At the end of a run, these are the xdist workers and the processes that tests started. Child processes that were
+    never waited for are not counted.
     """
     return sum(os.times()[:4])
 

@@ -1,4 +1,4 @@
-"""How much memory a computation needs at once, without measuring any: by the tensors that it makes."""
+"""Measure the size of a computation's largest tensor, as an estimate of its peak memory."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class LargestTensor(TorchDispatchMode):
-    """Watches how many elements the largest tensor has that is made."""
+    """Records the number of elements of the largest tensor that is created."""
 
     elements = 0
 

@@ -1,8 +1,8 @@
-"""What this process has parsed before is not parsed again: half of what a short run costs is reading its settings.
+"""Reuse earlier parsing results of this process, because reading settings takes half of the time of a short run.
 
-jsonargparse parses each nested class several times, and all that is nested in it each time. Results are kept by all
-that they depend on: the parser, the values, the options, the state of jsonargparse, and which check and which imports
-are in force. Values that are no plain ones, or may name files, are parsed again each time.
+jsonargparse parses each nested class, and everything nested in it, several times. The cache key contains everything
+that a result depends on: the parser, the values, the options, the state of jsonargparse, the active validation, and the
+active import rules. Values that are not plain, or that may name files, are parsed again each time.
 """
 
 import contextlib
@@ -27,11 +27,11 @@ PLAIN = (bool, int, float, type(None))
 
 
 class NotPlainError(Exception):
-    """A value that does not stand for itself."""
+    """A value that cannot be part of a cache key."""
 
 
 def key_of(value: Any, objects: bool = False) -> Any:
-    """Make what tells a value from any other, with its types and orders; `objects` stand for themselves."""
+    """Build a hashable key from a value, its types and their order; `objects` allows other hashable objects."""
     kind = type(value)
     if kind is str and (objects or "/" not in value):
         return value
@@ -49,7 +49,7 @@ def key_of(value: Any, objects: bool = False) -> Any:
 
 
 def copied(value: Any) -> Any:
-    """Copy namespaces, dicts and lists, which callers change."""
+    """Copy namespaces, dicts and lists, because callers modify them."""
     kind = type(value)
     if kind is Namespace:
         new = Namespace()
@@ -61,7 +61,7 @@ def copied(value: Any) -> Any:
 
 
 def state() -> Any:
-    """Tell what parsing depends on beside its arguments."""
+    """Return the state that parsing depends on in addition to its arguments."""
     verdicts = import_verdicts()
     if verdicts not in VERDICTS:
         VERDICTS.append(dict(verdicts))
@@ -69,7 +69,7 @@ def state() -> Any:
 
 
 def kept(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Make a method of parsers that returns a copy of what it returned before."""
+    """Wrap a parser method so that it returns a copy of its earlier result for the same arguments."""
 
     @functools.wraps(method)
     def again(self: ArgumentParser, *arguments: Any, **options: Any) -> Any:
@@ -85,7 +85,7 @@ def kept(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def found_once(find: Callable[..., Any]) -> Callable[..., Any]:
-    """Make a function that finds a parser's action for a key where it found the action before."""
+    """Wrap the function that finds a parser's action for a key, and cache its results."""
 
     def find_again(parser: Any, key: str, exclude: Any = None) -> Any:
         place = FIND, parser, len(parser._actions), key, exclude
@@ -102,7 +102,7 @@ FINDING = {module: found_once(getattr(module, FIND)) for module in MODULES if ha
 
 @contextlib.contextmanager
 def parsing_once() -> Iterator[None]:
-    """Let parsers use what is kept."""
+    """Use the cached results in all parsers."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch.multiple(ArgumentParser, **METHODS))
         for module, find in FINDING.items():
@@ -112,6 +112,6 @@ def parsing_once() -> Iterator[None]:
 
 @contextlib.contextmanager
 def parsed_once() -> Iterator[None]:
-    """Let command lines use what is kept, once their parsers are whole."""
+    """Use the cached results in command lines after their parsers have been built completely."""
     with mock.patch.object(CommandLine, "parse_arguments", parsing_once()(CommandLine.parse_arguments)):
         yield

@@ -1,4 +1,4 @@
-"""What is rejected, as a table: one row a rejection, one table a folder (`test_rejections.py`)."""
+"""Parametrisation for tables of rejected inputs: one row per rejection, one table per folder (`test_rejections.py`)."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +10,7 @@ Row = tuple[str, Callable[[Path], object], type[Exception], str]
 
 
 def rejections(*rows: Row) -> pytest.MarkDecorator:
-    """Parametrize a test by rows."""
+    """Parametrise a test with the rows of a table."""
     return pytest.mark.parametrize(
         ("called", "error", "message"), [pytest.param(*row[1:], id=row[0].replace(" ", "-")) for row in rows]
     )

@@ -1,4 +1,4 @@
-"""A run of some benchmarks leaves the figures of the others where they are."""
+"""A run of some benchmarks leaves the figures of the other benchmarks unchanged."""
 
 from tests.benchmarks.table import Figure, updated
 

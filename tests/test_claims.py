@@ -1,7 +1,7 @@
-"""Everything that is claimed holds. Runs for minutes: `pytest -m claim`; `make claims` does the same for the README.
+"""All claims hold. These tests take minutes: `pytest -m claim`. For the README, `make claims` does the same.
 
-All runs are made anew, unless NOISEWORKS_CLAIMS names a folder that keeps them: finished runs in it are judged as they
-are. `make claims` has its own in `runs/claims`.
+All runs are repeated, unless NOISEWORKS_CLAIMS names a folder of earlier runs: finished runs in this folder are judged
+without repeating them. `make claims` keeps its runs in `runs/claims`.
 """
 
 import os

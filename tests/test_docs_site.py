@@ -1,4 +1,4 @@
-"""The documentation site has a page for each method, folder of configurations and package; built, its links resolve."""
+"""The documentation site has a page for each method, configuration folder and package, and its links resolve."""
 
 import re
 import subprocess
@@ -59,7 +59,7 @@ def text(files: Files, page: str) -> str:
 
 
 def pages_of(nav: object) -> list[str]:
-    """List the pages of a navigation, which is nested lists of names and of a title with pages."""
+    """List the pages of a navigation: nested lists of file names and of titles with pages."""
     if isinstance(nav, str):
         return [nav]
     parts = nav if isinstance(nav, list) else [*nav.values()] if isinstance(nav, dict) else []
@@ -67,7 +67,7 @@ def pages_of(nav: object) -> list[str]:
 
 
 class Page(HTMLParser):
-    """Links, anchors and viewport of a page; what a browser loads by itself is in `loaded`."""
+    """Collects a page's links, anchors and viewport; `loaded` lists the resources that a browser loads itself."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()

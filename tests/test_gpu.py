@@ -1,4 +1,4 @@
-"""`make gpu` where there is no GPU: its parts, and a rehearsal of a few items."""
+"""Tests of `make gpu` on a machine without a GPU: its parts, and a rehearsal of a few items."""
 
 import json
 import time
@@ -44,7 +44,7 @@ def test_rows_are_kept_in_pieces_and_the_latest_counts(tmp_path: Path) -> None:
     for row in (Row("a", "1"), Row("b", "2"), Row("a", "3")):
         at.keep(row)
     with at.file.open("a") as file:
-        file.write('{"name": "c", "fig')  # a process was killed
+        file.write('{"name": "c", "fig')  # as if a process was killed while writing
     assert read_rows(at.file) == [Row("a", "3"), Row("b", "2")]
     at.forget(lambda row: row.figure == "2")
     assert read_rows(at.file) == [Row("a", "3")]
@@ -69,7 +69,7 @@ def test_a_batch_out_of_memory_does_not_fit_and_leaves_no_gradient(
 ) -> None:
     from tests.gpu import memory
 
-    monkeypatch.setattr(memory.gc, "collect", lambda: 0)  # half a second each, after all imports
+    monkeypatch.setattr(memory.gc, "collect", lambda: 0)  # it takes half a second per call once everything is imported
     most, fits = 37, memory.fits
     network, at = nn.Linear(3, 2), Place(True, tmp_path, None, 0.0, "wta_crs")
 
@@ -82,7 +82,7 @@ def test_a_batch_out_of_memory_does_not_fit_and_leaves_no_gradient(
     assert found <= most <= found + max(1, found // 8)
     assert network.weight.grad is None
     of_bytes = largest(partial(fits, lambda batch: network(torch.ones(batch, 3)), network, 40 * 3 * 4, at), 8192)
-    assert of_bytes <= 40 <= of_bytes + of_bytes // 8  # a step keeps its inputs
+    assert of_bytes <= 40 <= of_bytes + of_bytes // 8  # the step keeps references to its inputs
 
 
 @pytest.mark.nightly
@@ -119,7 +119,7 @@ def test_numbers_of_a_device_are_those_of_the_cpu_in_the_same_order() -> None:
 
 
 class DeviceGenerator:
-    """Of a generator on a GPU what its twin asks."""
+    """Imitates the part of a GPU generator that its host twin reads."""
 
     device = torch.device("cuda")
 
@@ -145,7 +145,7 @@ def test_a_generator_of_the_device_has_a_twin_until_it_is_seeded_anew() -> None:
     plain = torch.Generator().manual_seed(7)
     first, second = (torch.rand((), generator=plain).item() for _ in range(2))
     assert [number(), number()] == [first, second]
-    generator.offset = 0  # what manual_seed does
+    generator.offset = 0  # as manual_seed does
     assert number() == first
 
 
@@ -201,7 +201,7 @@ def test_every_item_names_a_function_and_the_configurations_exist() -> None:
 def test_a_rehearsal_goes_on_after_an_item_that_fails_and_after_a_stop(tmp_path: Path) -> None:
     page, folder = tmp_path / "gpu.md", tmp_path / REHEARSAL
     options = ["--rehearse", "--output", str(tmp_path), "--page", str(page), "--only", "targets", "steps", "kernels"]
-    (folder / "targets.jsonl").mkdir(parents=True)  # rows that cannot be written
+    (folder / "targets.jsonl").mkdir(parents=True)  # rows cannot be written to a directory
     (folder / "steps.jsonl").write_text("")
     keep_outcome(folder, "steps", Outcome(DONE))
     assert main(options) == 1

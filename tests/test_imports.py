@@ -1,11 +1,11 @@
-"""The rules of the house on who may import whom, read from the source without importing it.
+"""Rules on which module may import which, checked in the source without importing it.
 
-1. Imports run one way, train -> experiments -> callbacks -> lightning_modules -> datamodules, and `experiments` takes
-   `datamodules.files` alone; its commands take what they need, once they run.
-2. A file that defines a LightningModule or a Callback is imported by its own folder's `__init__.py` alone.
-3. A shared file has at least two users: files of different methods or subjects, or class paths in a YAML.
-4. No module imports itself through others, whether at import time, in a function or for types alone.
-5. Whatever any file imports of ours exists, in tests and benchmarks that are skipped here, too.
+1. Imports have one direction: train -> experiments -> callbacks -> lightning_modules -> datamodules. `experiments`
+imports only `datamodules.files` at import time; its commands import the modules that they need when they run. 2. A file
+that defines a LightningModule or a Callback is imported only by the `__init__.py` of its own folder. 3. A shared file
+has at least two users: files of different methods or subjects, or class paths in a YAML file. 4. No import cycles
+exist, whether at import time, inside functions or for type annotations only. 5. Every project module or name that any
+file imports exists, including imports in tests and benchmarks that are skipped here.
 """
 
 import ast
@@ -38,7 +38,7 @@ FILES = sorted(
 )
 
 AWAITED: set[str] = {
-    "lightning_modules.backbones.diffusion.cached_latents",  # other ways of fine-tuning pipelines
+    "lightning_modules.backbones.diffusion.cached_latents",  # alternatives for fine-tuning pipelines
     "lightning_modules.backbones.diffusion.export",
 }
 """Shared files whose users are being written."""
@@ -60,7 +60,7 @@ def outside_functions(tree: ast.AST) -> Iterator[ast.AST]:
 
 
 def imports_of(name: str, nodes: Iterable[ast.AST]) -> set[str]:
-    """Modules of ours that nodes of a module import, whole or a name from them."""
+    """Return the project modules that the nodes of a module import, as a whole or by a name from them."""
     found: set[str] = set()
     for node in nodes:
         if isinstance(node, ast.Import):
@@ -79,7 +79,7 @@ AT_ONCE = {name: imports_of(name, outside_functions(tree)) for name, tree in TRE
 
 
 def named_by_yaml(name: str) -> bool:
-    """Whether a module defines a LightningModule, other than the base of all, or a Callback."""
+    """Return whether a module defines a LightningModule (except the common base class) or a Callback."""
     return name != "lightning_modules.method_module" and any(
         isinstance(node, ast.ClassDef)
         and any(re.search(r"(LightningModule|MethodModule|Callback)$", ast.unparse(base)) for base in node.bases)
@@ -99,11 +99,11 @@ def test_imports_run_one_way() -> None:
 
 
 def test_imports_have_no_circle() -> None:
-    TopologicalSorter(IMPORTS).prepare()  # its CycleError names the modules
+    TopologicalSorter(IMPORTS).prepare()  # raises a CycleError that names the modules
 
 
 def names_of(tree: ast.AST) -> set[str]:
-    """Names that a module defines or imports, outside functions and classes."""
+    """Return the names that a module defines or imports outside functions and classes."""
     found: set[str] = set()
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
@@ -118,7 +118,7 @@ def names_of(tree: ast.AST) -> set[str]:
 
 
 def missing_imports(files: Mapping[Path, ast.AST], root: Path = ROOT) -> list[str]:
-    """List what files import of ours that does not exist: a module, or a name that it neither defines nor contains."""
+    """List imports of project modules or names that do not exist."""
     ours = {
         **{".".join(path.relative_to(root).with_suffix("").parts): path for path in files},
         **{".".join(path.relative_to(root).parent.parts): path for path in files if path.name == "__init__.py"},
@@ -164,14 +164,14 @@ def test_an_import_of_what_has_moved_is_named() -> None:
 
 
 def test_what_a_yaml_names_is_imported_by_its_folder_alone() -> None:
-    # What experiments define is wiring of the command line, which no YAML names.
+    # Classes in `experiments` belong to the command line and are not named in any YAML file.
     for name in (name for name in MODULES if named_by_yaml(name) and not name.startswith("experiments")):
         importing = {other for other, imported in IMPORTS.items() if name in imported}
         assert importing <= {name.rpartition(".")[0]}, f"{sorted(importing)} import {name}"
 
 
 def owner(name: str) -> str:
-    """The method or subject that a file belongs to; the file itself where it belongs to none."""
+    """Return the method or subject that a file belongs to, or the file itself if it belongs to none."""
     parts = name.split(".")
     if parts[0] == "lightning_modules" and len(parts) >= 3 and parts[1] not in NOT_FIELDS:
         return ".".join(parts[:3])
@@ -195,9 +195,9 @@ for _path in sorted((ROOT / "configs").rglob("*.yaml")):
 
 
 def shared(name: str) -> bool:
-    """Whether a file is for several: in a shared package, or in a field beside its methods.
+    """Return whether several methods may use a file: in a shared package, or in a field's folder next to its methods.
 
-    An architecture that a YAML names is for whoever writes the next YAML.
+    An architecture that is named in a YAML file is excluded, because any new YAML file may use it.
     """
     parts = name.split(".")
     if parts[0] != "lightning_modules" or MODULES[name].name == "__init__.py" or len(parts) < 3:

@@ -1,4 +1,4 @@
-"""What callbacks and modules say when the data lack what they need."""
+"""Errors of callbacks and modules if the data lack something that they need."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""The base of every method."""
+"""Tests of the base class of every method."""
 
 import importlib
 import warnings

@@ -17,7 +17,7 @@ def cells(name: str) -> list[dict[str, Any]]:
 
 
 def run(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Run the code cells in a folder, and return the variables."""
+    """Run the code cells in a folder, and return the resulting variables."""
     monkeypatch.chdir(folder)
     monkeypatch.setenv("TMPDIR", str(folder))
     variables: dict[str, Any] = {"__name__": "__main__"}

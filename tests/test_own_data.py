@@ -1,4 +1,4 @@
-"""Each configuration for one's own data and models runs, on a few small images and small networks made here."""
+"""Each configuration for own data and models runs on a few small images and with small networks created here."""
 
 import json
 import re
@@ -21,7 +21,7 @@ SIZE = 16
 
 @pytest.fixture(scope="module")
 def prior(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An unconditional U-Net of 16 x 16 colour images, as diffusers saves it."""
+    """Save an unconditional U-Net for 16 x 16 colour images in the diffusers layout."""
     from diffusers import UNet2DModel
 
     torch.manual_seed(0)
@@ -54,7 +54,7 @@ def test_inpainting_keeps_what_the_mask_shows(prior: Path, tmp_path: Path) -> No
             for folder in ("run/restored", "photographs")
         )
         assert np.abs(after - before)[:, :12].mean() < 12
-        assert np.abs(after - before)[:, 12:].mean() > 12  # the prior is random
+        assert np.abs(after - before)[:, 12:].mean() > 12  # the prior has random weights
 
 
 def test_restoration_enlarges_fourfold(prior: Path, tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ BLACK, WHITE, READ = 64, 4095, 3.0
 def raw(
     path: Path, electrons: float, gain: float, numbers: np.random.Generator, size: tuple[int, int] = (64, 96)
 ) -> None:
-    """Write a Bayer frame D = K Poisson(electrons) + N(0, (READ K)^2) + a row offset of half that deviation."""
+    """Write a Bayer frame D = K Poisson(electrons) + N(0, (READ K)^2) + row offset with deviation READ K / 2."""
     rows = numbers.normal(0, READ * gain / 2, (size[0], 1))
     values = BLACK + gain * numbers.poisson(electrons, size) + numbers.normal(0, READ * gain, size) + rows
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What is kept of parsing changes nothing: neither what is read, nor what is rejected."""
+"""Caching parsing results changes neither the parsed values nor the rejections."""
 
 from argparse import ArgumentError
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The instructions work as they stand: README's example in Python, and CONTRIBUTING's recipe for a new method."""
+"""The documented instructions work unchanged: the README's Python example and CONTRIBUTING's recipe for a method."""
 
 import re
 import shutil
@@ -20,7 +20,7 @@ README = (ROOT / "README.md").read_text()
 
 
 def recipe() -> dict[str, str]:
-    """The files that the section `Add a method` says to write: path and content."""
+    """Return the path and content of each file in CONTRIBUTING's section `Add a method`."""
     section = (ROOT / "CONTRIBUTING.md").read_text().split("## Add a method")[1].split("\n## ")[0]
     return dict(re.findall(r"^`([\w/]+\.\w+)`:.*?\n\n```\w+\n(.*?)```", section, flags=re.DOTALL | re.MULTILINE))
 
@@ -49,7 +49,7 @@ def test_the_example_with_a_loader_of_ones_own_runs(tmp_path: Path, monkeypatch:
 
 
 def write_recipe(directory: Path) -> list[str]:
-    """Write the files of the recipe, and return the paths of module, configuration and test."""
+    """Write the files of the recipe, and return the paths of the module, configuration and test."""
     files = recipe()
     assert [Path(name).suffix for name in files] == [".py", ".yaml", ".py"]
     for name, content in files.items():
@@ -67,10 +67,10 @@ def assert_trained(run: Path) -> None:
 def test_a_method_is_one_module_one_yaml_and_one_test(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The files stand in a folder of their own, which this process takes for a part of the field's."""
+    """The files are in a separate folder, which is added to the search path of the package `noisy_labels`."""
     module, config, test = write_recipe(tmp_path)
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    rules = ("--config", f"src = ['{ROOT}', '.']")  # what is ours, for the order of imports
+    rules = ("--config", f"src = ['{ROOT}', '.']")  # the first-party packages, for the import order
     subprocess.run([sys.executable, "-m", "ruff", "check", "-q", *rules, module, test], cwd=tmp_path, check=True)
     monkeypatch.setattr(noisy_labels, "__path__", [*noisy_labels.__path__, str((tmp_path / module).parent)])
     name = ".".join(Path(module).with_suffix("").parts)
@@ -99,9 +99,9 @@ def test_a_method_is_one_module_one_yaml_and_one_test(
 
 @pytest.mark.nightly
 def test_a_new_method_keeps_the_rules_and_has_all_that_every_method_has(tmp_path: Path) -> None:
-    """The same in a copy of this project, whose tests find the new method."""
+    """Repeat the test in a copy of this project, where the project's own tests find the new method."""
     for name in ("lightning_modules", "datamodules", "callbacks", "experiments", "configs", "tests", "docs"):
-        shutil.copytree(ROOT / name, tmp_path / name)  # with what is compiled, which takes seconds
+        shutil.copytree(ROOT / name, tmp_path / name)  # includes compiled files, because compiling takes seconds
     for name in ("train.py", "pyproject.toml", "README.md", "CONTRIBUTING.md"):
         shutil.copy(ROOT / name, tmp_path / name)
     module, config, test = write_recipe(tmp_path)

@@ -1,4 +1,4 @@
-"""The short paths at the top of README run as they stand, on a few small images and with small networks."""
+"""The short paths at the top of the README run unchanged, on a few small images and with small networks."""
 
 import re
 import shlex
@@ -35,7 +35,7 @@ SMALLER = {
 
 
 def paths() -> dict[str, list[str]]:
-    """The commands of each path, by its name."""
+    """Return the commands of each path, keyed by the name of the path."""
     blocks = re.findall(r"^\*\*(.+?)\*\*:.*?^```\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
     return {name: block.replace("\\\n", "").splitlines() for name, block in blocks}
 
@@ -88,7 +88,7 @@ def test_a_path_of_readme_runs(name: str, written: list[str], here: Path, recwar
 
 
 def trains_on_the_cleaned_list(here: Path) -> None:
-    """By README's one line of YAML, in a second configuration."""
+    """Train with the README's line of YAML in a second configuration file."""
     [line] = re.findall(r"^```yaml\n(label_noise: .*)\n```", README, re.MULTILINE)
     (here / "cleaned.yaml").write_text(f"data:\n  init_args:\n    {line}\n")
     first, *_ = paths()["Clean my labels"]

@@ -1,4 +1,4 @@
-"""Files of methods stay small, and tests mirror the tree: one item a rule, without exceptions."""
+"""Method files stay small, and the folders of tests mirror the source tree: one test per rule, without exceptions."""
 
 import ast
 import re
@@ -22,7 +22,7 @@ def too_long(paths: Iterator[Path], longest: int) -> dict[str, int]:
 
 
 def mirrored(folder: Path) -> Path:
-    """Find the folder of what a folder of tests is about: fields stand at its top, as `lightning_modules` is long."""
+    """Return the source folder that a test folder covers; test folders omit `lightning_modules` before a field."""
     place = folder.relative_to(ROOT / "tests")
     return ROOT / place if place.parts[:1] and place.parts[0] in PACKAGES[:3] else ROOT / "lightning_modules" / place
 
@@ -39,7 +39,7 @@ def test_a_class_of_a_method_is_short() -> None:
 
 
 def test_contributing_names_places_that_exist() -> None:
-    """Its table and rules: folders, and files under the folder of their row or anywhere."""
+    """The names in its table and rules exist: folders, and files under the folder of their row or anywhere."""
     text = (ROOT / "CONTRIBUTING.md").read_text().partition("## Where does it go?")[2].partition("\n## ")[0]
     places = set(re.findall(r"`([\w/]+(?:/|\.py))`", text))
     files = {f"/{path.relative_to(ROOT)}" for folder in (*PACKAGES, "tests") for path in (ROOT / folder).rglob("*.py")}
@@ -53,7 +53,7 @@ def test_a_test_file_is_short() -> None:
 
 
 def test_tests_mirror_the_tree() -> None:
-    """A folder of tests has the place of what it tests; each folder of more than small files has tests, or one file."""
+    """Each test folder has a source folder; each source folder with larger files has a test folder or file."""
     files = [path for path in (ROOT / "tests").rglob("test_*.py") if path.parent not in GENERIC | {ROOT / "tests"}]
     tested = {mirrored(path.parent) for path in files}
     assert {folder for folder in tested if not folder.is_dir()} == set()
@@ -64,5 +64,5 @@ def test_tests_mirror_the_tree() -> None:
         if path.name != "__init__.py" and lines(path) >= LITTLE
     }
     by_one_file = {mirrored(path.parent) / path.stem.removeprefix("test_") for path in files}
-    at_the_top = {ROOT / "lightning_modules"}  # of fields; its own few files are tested beside this one
+    at_the_top = {ROOT / "lightning_modules"}  # its few own files are tested in this folder
     assert sources - tested - by_one_file - at_the_top == set()

@@ -1,4 +1,4 @@
-"""No call in the source runs code of a stranger, or a pickle, by what it leaves unsaid."""
+"""No call in the source can run foreign code or load a pickle because of a default argument."""
 
 import ast
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ FORBIDDEN = {
 
 
 def faults(source: str) -> Iterator[str]:
-    """Find calls that trust a file more than they say."""
+    """Find calls that trust a file without stating a safe option."""
     for call in ast.walk(ast.parse(source)):
         if not isinstance(call, ast.Call):
             continue

@@ -1,4 +1,4 @@
-"""`train.py` finds the packages of its own project, and ends with the exit status that docs/runs.md states."""
+"""`train.py` finds the packages of its own project, and exits with the status that docs/runs.md states."""
 
 import re
 import subprocess

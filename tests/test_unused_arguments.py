@@ -1,4 +1,4 @@
-"""An argument that a mode leaves unread is rejected there."""
+"""An argument that has no effect in a mode is rejected in this mode."""
 
 import ast
 from typing import Any

@@ -1,6 +1,6 @@
-"""Source distribution and wheel are valid and complete, and the wheel works where it is installed.
+"""The source distribution and the wheel are valid and complete, and the installed wheel works.
 
-It brings its configurations, its defaults and the command `noiseworks`.
+The wheel contains the configurations, the defaults and the command `noiseworks`.
 """
 
 import shutil
@@ -24,7 +24,7 @@ QUIET = ("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summa
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build as `make dist` does, from a copy of the sources: setuptools leaves its own files beside them."""
+    """Build as `make dist` does, from a copy of the sources, because setuptools writes its own files next to them."""
     source = tmp_path_factory.mktemp("source")
     for name in PACKAGES:
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -36,7 +36,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def wheel(built: Path) -> Path:
-    """The wheel, which is built from the source distribution."""
+    """Return the wheel, which is built from the source distribution."""
     [found] = built.glob("noiseworks-*.whl")
     return found
 
@@ -83,7 +83,8 @@ def test_the_installed_command_trains_and_predicts_as_the_checkout_does(wheel: P
     subprocess.run(
         [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", wheel], check=True
     )
-    # What it depends on is borrowed. A .pth file in a folder that one names is not read: the checkout is not found.
+    # The dependencies are borrowed from the environment of the tests. A .pth file inside a folder that another .pth
+    # file names is not read, so the checkout is not importable.
     [packages] = home.glob("lib/python*/site-packages")
     (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     elsewhere.mkdir()

@@ -1,6 +1,6 @@
-"""Tiny pipelines of diffusers with random weights, made without a network and saved as diffusers saves them.
+"""Tiny diffusers pipelines with random weights, created without network access and saved in the diffusers layout.
 
-Fixtures of `tests/conftest.py` save each once a session.
+The fixtures of `tests/conftest.py` save each pipeline once per session.
 """
 
 import json
@@ -21,7 +21,7 @@ STABLE_DIFFUSION = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "
 
 
 def save_tokenizer(folder: Path, words: list[str], length: int = 8) -> Any:
-    """Save a tokenizer of these words between a beginning and an end, in texts of `length` tokens."""
+    """Save a tokenizer of these words, with a start and an end token, for texts of `length` tokens."""
     from transformers import CLIPTokenizer
 
     vocabulary = {token: number for number, token in enumerate(["<|startoftext|>", "<|endoftext|>", *words])}
@@ -31,7 +31,7 @@ def save_tokenizer(folder: Path, words: list[str], length: int = 8) -> Any:
 
 
 def text_encoder(words: list[str], length: int = 8, width: int = 16, projection: int | None = None) -> Any:
-    """Build CLIP's text encoder with weights large enough for texts to differ."""
+    """Build CLIP's text encoder with weights that are large enough to give different texts different embeddings."""
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     config = CLIPTextConfig(
@@ -46,7 +46,7 @@ def text_encoder(words: list[str], length: int = 8, width: int = 16, projection:
 
 
 def autoencoder(channels: tuple[int, ...] = (4, 8), scaling_factor: float = 0.18215, **more: Any) -> Any:
-    """Build an autoencoder whose latents are `[4, 8, 8]`, of images of 16 x 16; a channel more doubles the size."""
+    """Build an autoencoder with `[4, 8, 8]` latents for 16 x 16 images; one more channel count doubles the size."""
     from diffusers import AutoencoderKL
 
     return AutoencoderKL(
@@ -57,7 +57,7 @@ def autoencoder(channels: tuple[int, ...] = (4, 8), scaling_factor: float = 0.18
 
 
 def conditional_unet(in_channels: int = 4, width: int = 16, **more: Any) -> Any:
-    """Build a U-Net of latents `[in_channels, 8, 8]` that looks at texts of the given width."""
+    """Build a U-Net for latents `[in_channels, 8, 8]`, conditioned on text embeddings of the given width."""
     from diffusers import UNet2DConditionModel
 
     return UNet2DConditionModel(
@@ -68,7 +68,7 @@ def conditional_unet(in_channels: int = 4, width: int = 16, **more: Any) -> Any:
 
 
 def save_text_to_image(folder: Path, prediction_type: str = "epsilon") -> Path:
-    """Save a Stable Diffusion pipeline: images of 16 x 16, texts of 16 letters, a DDIM scheduler."""
+    """Save a Stable Diffusion pipeline: images of 16 x 16, prompts of 16 letters, a DDIM scheduler."""
     from diffusers import DDIMScheduler, StableDiffusionPipeline
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -85,7 +85,7 @@ def save_text_to_image(folder: Path, prediction_type: str = "epsilon") -> Path:
 
 
 def save_xl(folder: Path) -> Path:
-    """Save an SDXL pipeline, with its two text encoders: images of 16 x 16, texts of 16 letters."""
+    """Save an SDXL pipeline with its two text encoders: images of 16 x 16, prompts of 16 letters."""
     from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -104,7 +104,7 @@ def save_xl(folder: Path) -> Path:
 
 
 def save_hunyuan_dit(folder: Path) -> Path:
-    """Save a Hunyuan-DiT pipeline of v-prediction: images of 64 x 64, texts of letters for two encoders."""
+    """Save a Hunyuan-DiT pipeline with v-prediction: images of 64 x 64, prompts of letters for two encoders."""
     from diffusers import DDPMScheduler, HunyuanDiT2DModel, HunyuanDiTPipeline
     from transformers import BertConfig, BertModel, T5Config, T5EncoderModel
 
@@ -132,7 +132,7 @@ def save_hunyuan_dit(folder: Path) -> Path:
 
 
 def t5_encoder(width: int) -> Any:
-    """Build T5's text encoder of the letters, with weights large enough for texts to differ."""
+    """Build a T5 text encoder for letters, with weights large enough for different texts to differ."""
     from transformers import T5Config, T5EncoderModel
 
     config = T5Config(vocab_size=2 + len(VOCABULARY), d_model=width, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
@@ -140,7 +140,7 @@ def t5_encoder(width: int) -> Any:
 
 
 def save_stable_diffusion_3(folder: Path, t5: bool = True, dual: bool = False) -> Path:
-    """Save a Stable Diffusion 3 pipeline: images of 16 x 16, texts of 16 letters for CLIP; `dual` as in 3.5 Medium."""
+    """Save a Stable Diffusion 3 pipeline: images of 16 x 16, 16 letters for CLIP; `dual` as in 3.5 Medium."""
     from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -164,7 +164,7 @@ def save_stable_diffusion_3(folder: Path, t5: bool = True, dual: bool = False) -
 
 
 def save_flux(folder: Path, guidance_embeds: bool = True) -> Path:
-    """Save a FLUX.1 pipeline: images of 16 x 16, texts of 16 letters for CLIP."""
+    """Save a FLUX.1 pipeline: images of 16 x 16, prompts of 16 letters for CLIP."""
     from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -186,7 +186,7 @@ def save_flux(folder: Path, guidance_embeds: bool = True) -> Path:
 
 
 def save_pixart_sigma(folder: Path, transformer_class: str = "PixArtTransformer2DModel") -> Path:
-    """Save a PixArt-Sigma pipeline with a learned variance: images of 16 x 16, texts of letters for T5."""
+    """Save a PixArt-Sigma pipeline with a learned variance: images of 16 x 16, prompts of letters for T5."""
     from diffusers import DPMSolverMultistepScheduler, PixArtSigmaPipeline, PixArtTransformer2DModel
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -208,7 +208,7 @@ def save_pixart_sigma(folder: Path, transformer_class: str = "PixArtTransformer2
 
 
 def save_sana(folder: Path) -> Path:
-    """Save a Sana pipeline with the solver of its authors: images of 32 x 32, texts of letters for a language model."""
+    """Save a Sana pipeline with the authors' solver: images of 32 x 32, prompts of letters for a language model."""
     from diffusers import AutoencoderDC, DPMSolverMultistepScheduler, SanaPipeline, SanaTransformer2DModel
     from transformers import Gemma2Config, Gemma2Model
 
@@ -245,7 +245,7 @@ def save_sana(folder: Path) -> Path:
 
 
 def save_qwen_image(folder: Path) -> Path:
-    """Save a Qwen-Image pipeline: images of 32 x 32, texts of letters for a vision-language model."""
+    """Save a Qwen-Image pipeline: images of 32 x 32, prompts of letters for a vision-language model."""
     from diffusers import (
         AutoencoderKLQwenImage,
         FlowMatchEulerDiscreteScheduler,
@@ -282,7 +282,7 @@ def save_qwen_image(folder: Path) -> Path:
 
 
 def save_z_image(folder: Path) -> Path:
-    """Save a Z-Image pipeline: images of 16 x 16, texts of letters for a language model."""
+    """Save a Z-Image pipeline: images of 16 x 16, prompts of letters for a language model."""
     from diffusers import FlowMatchEulerDiscreteScheduler, ZImagePipeline, ZImageTransformer2DModel
     from transformers import Qwen3Config, Qwen3Model
 
@@ -309,7 +309,7 @@ def save_z_image(folder: Path) -> Path:
 
 
 def save_flux2(folder: Path, klein: bool = False) -> Path:
-    """Save a FLUX.2-dev or FLUX.2-klein pipeline: images of 16 x 16, texts of letters for a language model.
+    """Save a FLUX.2-dev or FLUX.2-klein pipeline: images of 16 x 16, prompts of letters for a language model.
 
     The language models have as many layers as the pipelines read by default.
     """
@@ -372,7 +372,7 @@ def save_flux2(folder: Path, klein: bool = False) -> Path:
 
 
 def save_chroma(folder: Path) -> Path:
-    """Save a Chroma pipeline: images of 16 x 16, texts of letters for T5."""
+    """Save a Chroma pipeline: images of 16 x 16, prompts of letters for T5."""
     from diffusers import ChromaPipeline, ChromaTransformer2DModel, FlowMatchEulerDiscreteScheduler
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -393,7 +393,7 @@ def save_chroma(folder: Path) -> Path:
 
 
 def save_lumina2(folder: Path) -> Path:
-    """Save a Lumina 2 pipeline: images of 64 x 64, texts of letters for a language model."""
+    """Save a Lumina 2 pipeline: images of 64 x 64, prompts of letters for a language model."""
     from diffusers import FlowMatchEulerDiscreteScheduler, Lumina2Pipeline, Lumina2Transformer2DModel
     from transformers import Gemma2Config, Gemma2Model
 
@@ -434,7 +434,7 @@ def save_inpainting(folder: Path) -> Path:
 
 
 def save_clip(folder: Path) -> Path:
-    """Save a CLIP of images of 16 x 16 and texts of 16 letters."""
+    """Save a CLIP model for images of 16 x 16 and texts of 16 letters."""
     from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -456,7 +456,7 @@ def save_clip(folder: Path) -> Path:
 
 
 def save_unconditional(folder: Path, size: int = 8, channels: int = 1) -> Path:
-    """Save a DDPM pipeline of a `UNet2DModel` in pixel space."""
+    """Save a DDPM pipeline with a `UNet2DModel` in pixel space."""
     from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
     torch.manual_seed(0)
@@ -470,7 +470,7 @@ def save_unconditional(folder: Path, size: int = 8, channels: int = 1) -> Path:
 
 
 def save_dit(folder: Path, stochastic: bool = False) -> Path:
-    """Save a DiT pipeline of 1,000 classes: images of 16 x 16."""
+    """Save a DiT pipeline with 1,000 classes: images of 16 x 16."""
     from diffusers import DDIMScheduler, DDPMScheduler, DiTPipeline, DiTTransformer2DModel
 
     torch.manual_seed(0)

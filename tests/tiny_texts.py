@@ -1,4 +1,4 @@
-"""A tokenizer of a few words, and files of a task of GLUE in them."""
+"""A tokenizer with a few words, and data files of a GLUE task that use these words."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ WORDS += ["rte", "sentence1", "sentence2", ":"]
 
 
 def save_tokenizer(folder: Path, special: bool = True, model_max_length: int = 64) -> Path:
-    """Write a tokenizer as `save_pretrained` does; with special tokens a pair becomes [CLS] a [SEP] b [SEP]."""
+    """Write a tokenizer as `save_pretrained` does; with special tokens, a pair becomes [CLS] a [SEP] b [SEP]."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import Whitespace
@@ -49,7 +49,7 @@ def save_tokenizer(folder: Path, special: bool = True, model_max_length: int = 6
 
 
 def save_rte(folder: Path, train: int = 11, dev: int = 5) -> Path:
-    """Write RTE in GLUE's layout: the second sentence follows where it is the first one's beginning."""
+    """Write RTE in GLUE's layout; a pair is an entailment if the second sentence is the beginning of the first."""
     (folder / "RTE").mkdir(parents=True)
     for name, count in (("train.tsv", train), ("dev.tsv", dev)):
         lines = ["index\tsentence1\tsentence2\tlabel"]

@@ -1,4 +1,4 @@
-"""A Trainer that prints, logs and saves nothing, for tests that look at what is trained."""
+"""A Trainer that prints, logs and saves nothing, for tests that inspect the trained weights."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -12,12 +12,12 @@ QUIET: dict[str, Any] = {
 
 
 def quiet(**options: Any) -> Trainer:
-    """Make a Trainer of QUIET and of the options, which win."""
+    """Create a Trainer with the options of QUIET; the given options take precedence."""
     return Trainer(**{**QUIET, **options})
 
 
 def standing(**attributes: Any) -> Any:
-    """Make what a module asks of a trainer when it is set up, with the attributes of one's choice."""
+    """Create a stand-in for the trainer attributes that a module reads in `setup`, with the given attributes added."""
     loop = quiet()
     return SimpleNamespace(
         **{"datamodule": None, "fit_loop": loop.fit_loop, "predict_loop": loop.predict_loop, **attributes}

@@ -1,7 +1,7 @@
-"""Call a function of a test in two processes of one group, or more, as a launcher would start them.
+"""Call a test function in two or more processes of one group, as a launcher would start them.
 
-The processes are forked, so what the test's process has imported and built is there at once. A process group is made
-where Lightning, or the function, asks for one.
+The processes are forked, so everything that the test process has imported and built is available immediately.
+Lightning, or the function, creates the process group when it needs one.
 """
 
 import multiprocessing
@@ -23,14 +23,14 @@ FORK = multiprocessing.get_context("fork")
 
 
 class Process:
-    """One of several processes; it has of `subprocess.Popen` what tests use.
+    """One of several processes, with the methods of `subprocess.Popen` that tests use.
 
     Args:
-        rank: number of the process.
-        count: number of processes.
-        port: where process 0 waits for the others.
-        function: called in the process.
-        arguments: its arguments.
+        rank: rank of the process.
+        count: number of processes (world size).
+        port: port on which rank 0 waits for the other ranks.
+        function: function that the process calls.
+        arguments: positional arguments of the function.
     """
 
     def __init__(
@@ -51,11 +51,12 @@ class Process:
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "LOCAL_RANK": str(rank)}
         os.environ |= {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
         os.environ |= {"GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "test"}
-        rank_zero_only.rank = rank  # type: ignore[attr-defined]  # Lightning reads the variables when it is imported
+        rank_zero_only.rank = rank  # type: ignore[attr-defined]  # otherwise set only at import time
         try:
             sender.send_bytes(pickle.dumps(function(*arguments)))
         finally:
-            # Left to the interpreter's end, the group's threads can outlive what they need and abort the process.
+            # The group is destroyed here: if this were left to interpreter shutdown, its threads could use freed
+            # resources and abort the process.
             if dist.is_initialized():
                 dist.destroy_process_group()
 
@@ -70,7 +71,7 @@ class Process:
     poll = returncode.fget  # type: ignore[attr-defined]
 
     def output(self) -> str:
-        """Read what the process has printed so far."""
+        """Return what the process has printed so far."""
         self.log.flush()
         return os.pread(self.log.fileno(), 1 << 24, 0).decode()
 
@@ -87,11 +88,11 @@ class Process:
         self.process.join()
 
 
-TwoProcesses = Callable[..., list[Process]]  # what the fixture `two_processes` gives
+TwoProcesses = Callable[..., list[Process]]  # type of the fixture `two_processes`
 
 
 def start_two(function: Callable[..., Any], *arguments: Any, count: int = 2) -> list[Process]:
-    """Start both processes, or as many as `count` says."""
+    """Start both processes, or `count` processes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -99,7 +100,7 @@ def start_two(function: Callable[..., Any], *arguments: Any, count: int = 2) -> 
 
 
 def in_two_processes(function: Callable[..., Any], *arguments: Any, count: int = 2) -> list[Any]:
-    """Call a function in both processes, or in `count`, and return what each returns; one that fails ends all."""
+    """Call a function in `count` processes and return the result of each; a failing process ends all."""
     processes = start_two(function, *arguments, count=count)
     try:
         results: list[Any] = [None] * count

@@ -1,8 +1,9 @@
-"""Which arguments of a class some option of a mode leaves unread, found in its source.
+"""Find arguments of a class that have no effect under some option of a mode, by analysing the source.
 
-A mode is an argument of a class whose annotation is a `Literal` of strings. Every read of `self.<argument>`, and in a
-constructor of the argument itself, has the options under which it is reached: those that the conditions around it and
-the returns before it leave. What other files of a method read, or the constructor hands on, counts as read always.
+A mode is an argument of a class whose annotation is a `Literal` of strings. Each read of `self.<argument>`, or of the
+argument itself in the constructor, is recorded with the options under which it is reached. Surrounding conditions and
+earlier returns limit these options. An argument that other files of a method read, or that the constructor passes on,
+counts as always read.
 """
 
 import ast
@@ -22,7 +23,7 @@ TREES: dict[Path, ast.Module] = {
 
 
 def strings_of(annotation: ast.AST | None) -> frozenset[str]:
-    """Give the strings of a `Literal` somewhere in an annotation."""
+    """Return the strings of a `Literal` anywhere in an annotation."""
     found: set[str] = set()
     for node in ast.walk(annotation) if annotation is not None else ():
         if isinstance(node, ast.Name) and node.id in ALIASES:
@@ -45,7 +46,7 @@ def constructor(owner: ast.ClassDef) -> ast.FunctionDef | None:
 
 
 class Reads:
-    """Collects for each argument and mode of a class the options under which the argument is read."""
+    """Records, for each argument and mode of a class, the options under which the argument is read."""
 
     def __init__(self, owner: ast.ClassDef, init: ast.FunctionDef) -> None:
         arguments = [*init.args.args[1:], *init.args.kwonlyargs]
@@ -64,13 +65,13 @@ class Reads:
                 self.block(method.body, dict(self.modes))
 
     def named(self, node: ast.AST) -> str | None:
-        """Give the argument that an expression is, `self.x` or in the constructor `x`."""
+        """Return the name of the argument that an expression refers to: `self.x`, or `x` in the constructor."""
         if isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "self":
             return node.attr if node.attr in self.names else None
         return node.id if self.inside and isinstance(node, ast.Name) and node.id in self.names else None
 
     def split(self, test: ast.expr, options: Options) -> tuple[Options, Options]:
-        """Give the options that are left where a condition holds, and where it does not."""
+        """Return the options that remain if a condition is true, and those that remain if it is false."""
         if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
             holds, fails = self.split(test.operand, options)
             return fails, holds
@@ -88,7 +89,7 @@ class Reads:
         return options, options
 
     def block(self, lines: Sequence[ast.stmt], options: Options) -> None:
-        """Go through statements, of which those after a return are reached by fewer options."""
+        """Process statements in order; after a conditional return, fewer options remain."""
         for line in lines:
             if isinstance(line, ast.If):
                 holds, fails = self.split(line.test, options)
@@ -108,7 +109,7 @@ class Reads:
                 self.expression(line, options)
 
     def is_kept(self, line: ast.stmt) -> bool:
-        """Say whether a line of the constructor keeps an argument as `self.x`, itself or what stands for None."""
+        """Return whether a constructor line only stores an argument as `self.x`, or a replacement for None."""
         if not isinstance(line, ast.Assign | ast.AnnAssign) or line.value is None:
             return False
         target = line.targets[0] if isinstance(line, ast.Assign) else line.target
@@ -116,12 +117,12 @@ class Reads:
         return any(isinstance(each, ast.Name) and getattr(target, "attr", "") == each.id for each in kept)
 
     def is_check(self, line: ast.stmt) -> bool:
-        """Say whether a line of the constructor checks a range alone."""
+        """Return whether a constructor line only checks the range of an argument."""
         call = line.value if isinstance(line, ast.Expr) else None
         return isinstance(call, ast.Call) and getattr(call.func, "id", "") in CHECKS
 
     def expression(self, node: ast.AST, options: Options) -> None:
-        """Note what an expression reads."""
+        """Record the arguments that an expression reads."""
         if isinstance(node, ast.IfExp):
             holds, fails = self.split(node.test, options)
             self.expression(node.test, options)
@@ -136,7 +137,7 @@ class Reads:
 
 
 def read_elsewhere(path: Path, owner: ast.ClassDef) -> set[str]:
-    """Name the attributes that the files of the same method read outside a class."""
+    """Return the attributes that the files of the same method read outside a class."""
     folder = path.parent if len(path.relative_to(ROOT).parts) > 3 else None
     files = [each for each in TREES if each.parent == folder] if folder else [path]
     own = {id(node) for node in ast.walk(owner)}
@@ -145,10 +146,10 @@ def read_elsewhere(path: Path, owner: ast.ClassDef) -> set[str]:
 
 
 def unused_arguments() -> Mapping[str, str]:
-    """Find arguments that an option leaves unread and the constructor does not reject, with the options that read it.
+    """Find arguments that an option leaves unread without a rejection in the constructor.
 
     Returns:
-        `path:Class.argument` and `mode option option ...`.
+        Mapping from `path:Class.argument` to `mode option option ...`, the options that read the argument.
     """
     found = {}
     for path, tree in TREES.items():

@@ -1,4 +1,4 @@
-"""Augmentation on the host and on the device.
+"""Image augmentation on the CPU (host) and on the device of the batch.
 
-Both use the same code for geometry and colours.
+The same code computes geometry and colours in both cases.
 """

@@ -1,8 +1,9 @@
 """Sample boxes of random area, aspect ratio and position.
 
-At most ten boxes are tried, until one fits into the image.
+Up to ten boxes are sampled. The first box that fits into the image is used.
 
-Source: Szegedy et al., Going Deeper with Convolutions, CVPR 2015, arXiv 1409.4842; as torchvision's RandomResizedCrop.
+Source: Szegedy et al., Going Deeper with Convolutions, CVPR 2015, arXiv 1409.4842. Like torchvision's
+RandomResizedCrop.
 """
 
 import math
@@ -15,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 ATTEMPTS = 10
-"""Samples of area and aspect ratio, of which the first that fits is taken."""
+"""Number of samples of area and aspect ratio. The first one that fits is used."""
 NUM_UNIFORM = 2 + 2 * ATTEMPTS
-"""Uniform numbers of a box: row, column, then area and aspect ratio of each attempt."""
+"""Number of uniform numbers per box: for the row, the column, and the area and aspect ratio of each attempt."""
 
 
 class Box(NamedTuple):
@@ -37,10 +38,10 @@ def random_sides(
 ) -> tuple[Numbers, Numbers]:
     """Sample heights and widths with uniform area and log-uniform aspect ratio, `[B, ATTEMPTS]` in pixels.
 
-    For a single image, pass NumPy arrays, which are four times as fast as tensors.
+    For a single image, pass NumPy arrays. They are four times as fast as tensors.
 
     Args:
-        uniform: `[B, NUM_UNIFORM]` in [0, 1).
+        uniform: uniform numbers in [0, 1), `[B, NUM_UNIFORM]`.
         height: height of the images, in pixels.
         width: width of the images, in pixels.
         area: smallest and largest area of the box, as fractions of the area of the image.
@@ -75,7 +76,7 @@ def box_of_random_area(
     Args:
         width: width of the source, in pixels.
         height: height of the source, in pixels.
-        uniform: `NUM_UNIFORM` numbers in [0, 1).
+        uniform: `NUM_UNIFORM` uniform numbers in [0, 1).
         scale: smallest and largest area of the box, as fractions of the area of the image.
         ratio: smallest and largest ratio of width to height.
     """

@@ -1,4 +1,4 @@
-"""Hue, saturation and value of batches of images, and random changes of them, on the device of the images."""
+"""Convert batches of images between RGB and hue, saturation and value, and jitter these values, on any device."""
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ def hue_chroma_value(image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Convert RGB to hue (in units of 60 degrees, in (-1, 5]), chroma and value (both in [0, 1]), each `[B, H, W]`.
 
     Args:
-        image: RGB images `[B, 3, H, W]` in [0, 1]. The hue of grey pixels has no meaning.
+        image: RGB images `[B, 3, H, W]` in [0, 1]. The returned hue of grey pixels has no meaning.
     """
     red, green, blue = image.unbind(dim=1)
     value, least = image.amax(dim=1), image.amin(dim=1)
@@ -55,10 +55,10 @@ def jittered(image: Tensor, uniform: Tensor, hue: float, saturation: float, valu
 
     Args:
         image: `[B, 3, H, W]`, RGB in [0, 1].
-        uniform: random numbers in [0, 1), `[B, 3]`, one per shift. Each is mapped to [-maximum, maximum).
+        uniform: random numbers in [0, 1), `[B, 3]`, one per shift. Each number is mapped to [-maximum, maximum).
         hue: maximal shift, in degrees.
-        saturation: maximal shift of saturation. Results are clipped to [0, 1].
-        value: maximal shift of value. Results are clipped to [0, 1].
+        saturation: maximal shift of the saturation. The shifted saturation is clipped to [0, 1].
+        value: maximal shift of the value. The shifted value is clipped to [0, 1].
 
     Returns:
         `[B, 3, H, W]`, in [0, 1].

@@ -1,6 +1,6 @@
-"""Random crop and horizontal flip of a batch on its device.
+"""Randomly crop and horizontally flip a batch on its device.
 
-Random numbers are a function of (seed, epoch, sample).
+The random numbers are a function of (seed, epoch, sample).
 """
 
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ def crop_and_flip(image: Tensor, uniform: Tensor, padding: int, flip: bool = Tru
     batch, channels, height, width = image.shape
     top, left = (uniform[:, :2] * (2 * padding + 1)).long().unbind(dim=1)
     padded = F.pad(image, [padding] * 4).flatten()
-    # Every run of `width` pixels is a row of one overlapping view, so that a crop is an index_select of whole rows.
+    # Each row of this overlapping view is a run of `width` consecutive pixels, so a crop is an index_select of rows.
     runs = padded.as_strided((padded.numel() - width + 1, width), (1, 1))
     padded_height, padded_width = height + 2 * padding, width + 2 * padding
     plane = torch.arange(batch * channels, device=image.device).view(batch, channels, 1) * padded_height
@@ -42,7 +42,7 @@ def crop_and_flip(image: Tensor, uniform: Tensor, padding: int, flip: bool = Tru
 
 
 def sample_flips(seed: int, epoch: int, index: Tensor) -> Tensor:
-    """Tell which images `Augmentation.apply` mirrors if `flip` is set, `[B]`."""
+    """Return a mask `[B]` of the images that `Augmentation.apply` flips if `flip` is set."""
     return sample_uniform(seed, epoch, index, count=3)[:, 2] < 0.5
 
 
@@ -65,7 +65,7 @@ class Augmentation:
         at_least(0, crop_padding=self.crop_padding)
 
     def apply(self, image: Tensor, seed: int, epoch: int, index: Tensor) -> Tensor:
-        """Augment images `[B, C, H, W]` of any dtype, with randomness that is a function of (seed, epoch, index)."""
+        """Augment images `[B, C, H, W]` of any dtype; the random numbers are a function of (seed, epoch, index)."""
         if not (self.crop_padding or self.flip):
             return image
         return crop_and_flip(image, sample_uniform(seed, epoch, index, count=3), self.crop_padding, self.flip)

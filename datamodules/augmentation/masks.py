@@ -1,4 +1,4 @@
-"""Random scale, crop, colour jitter and horizontal flip of photographs with their masks."""
+"""Random scaling, cropping, colour jitter and horizontal flips of photographs and their masks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from datamodules.batches import IGNORED
 from datamodules.randomness.counter import sample_uniform
 
 FILL = (124, 116, 104)
-"""Padding colour: ImageNet's mean, which normalises to 0."""
+"""Padding colour: the mean colour of ImageNet, which is 0 after normalisation."""
 
 
 class Placed(NamedTuple):
@@ -38,9 +38,9 @@ class Placed(NamedTuple):
 class MaskAugmentation:
     """Randomly scale images, crop or pad them to a square, jitter colours, and flip horizontally.
 
-    The padding has the mean colour of ImageNet, and its labels are ignored. Follows the code of ADELE for PASCAL VOC,
-    with four differences. Images are resized with antialiasing. Masks use the nearest pixel centre. Colour changes are
-    not rounded to integers. The padding is also jittered.
+    The padding has the mean colour of ImageNet. The loss ignores its labels. The augmentation follows the code of ADELE
+    for PASCAL VOC, with four differences. Images are resized with antialiasing. Masks are sampled at the nearest pixel
+    centre. Colour changes are not rounded to integers. The padding is also jittered.
 
     Args:
         crop_size: side of a training image, in pixels.
@@ -76,7 +76,7 @@ class MaskAugmentation:
         return self.crop_size, self.crop_size
 
     def place(self, height: int, width: int, uniform: Sequence[float]) -> Placed:
-        """Choose scale, row and column of the square from three uniform numbers in [0, 1)."""
+        """Compute the scale, row and column of the square from three uniform numbers in [0, 1)."""
         scale = self.min_scale + uniform[0] * (self.max_scale - self.min_scale)
         scaled = [max(round(side * scale), 1) for side in (height, width)]
         begin = [
@@ -86,7 +86,7 @@ class MaskAugmentation:
         return Placed(*scaled, *begin)
 
     def image(self, image: Image.Image, placed: Placed) -> np.ndarray:
-        """Crop an image with bicubic interpolation and antialiasing, `[crop_size, crop_size, 3]`, uint8."""
+        """Scale and crop an image with bicubic interpolation and antialiasing, `[crop_size, crop_size, 3]`, uint8."""
         square = np.full((*self.shape, 3), FILL, dtype=np.uint8)
         rows, columns = self._overlap(placed.top, placed.height), self._overlap(placed.left, placed.width)
         across, down = image.width / placed.width, image.height / placed.height
@@ -101,7 +101,7 @@ class MaskAugmentation:
         return square
 
     def mask(self, mask: Tensor, placed: Placed) -> Tensor:
-        """Crop a mask `[H, W]` by nearest-neighbour sampling, and pad it with 255."""
+        """Scale and crop a mask `[H, W]` by nearest-neighbour sampling, and pad it with 255."""
         square = torch.full(self.shape, IGNORED, dtype=torch.uint8)
         rows, columns = self._overlap(placed.top, placed.height), self._overlap(placed.left, placed.width)
         row = (torch.arange(rows.start, rows.stop) + placed.top + 0.5) * (mask.shape[0] / placed.height)
@@ -111,11 +111,11 @@ class MaskAugmentation:
         return square
 
     def _overlap(self, begin: int, length: int) -> slice:
-        """Find, along one axis, the part of the square that the scaled image covers."""
+        """Return the part of the square that the scaled image covers, along one axis."""
         return slice(max(-begin, 0), min(length - begin, self.crop_size))
 
     def apply(self, batch: dict[str, Any], seed: int, epoch: int) -> dict[str, Any]:
-        """Jitter colours and flip images and masks of a batch, as a function of (seed, epoch, index)."""
+        """Jitter the colours of a batch's images, and flip images and masks; a function of (seed, epoch, index)."""
         uniform, colours = sample_uniform(seed, epoch, batch["index"], count=4), (self.hue, self.saturation, self.value)
         if any(colours):
             batch["image"] = 255 * jittered(batch["image"].float() / 255, uniform[:, :3], *colours)

@@ -1,10 +1,10 @@
 """Features of a frozen network, used in place of images.
 
-They are computed once and cached on disk.
+The features are computed once and cached on disk.
 
-A head on a frozen encoder needs the same features in every epoch, and in every run with another seed, noise rate or
-method. With cached features, a head trains in minutes on a CPU. The encoder may be a black box that only returns
-features.
+A head on a frozen encoder needs the same features in every epoch. Runs with different seeds, noise rates or methods
+also need the same features. With cached features, a head trains in minutes on a CPU. The encoder may be a black box
+that only returns features.
 """
 
 import hashlib
@@ -36,13 +36,14 @@ PROBED_IMAGES = 64
 
 
 class FeatureSource(ImageSource):
-    """Features in place of images.
+    """An image source that returns cached features instead of images.
 
-    Pass 0 is not augmented; later passes are augmented.
+    Pass 0 contains the features of images without augmentation. Each later pass contains features of randomly augmented
+    images.
 
     Args:
-        source: source of the images. All data other than features are read from it.
-        feature: `[1 + passes, N, D]`.
+        source: source of the images. Labels, file names and the images for label noise are read from this source.
+        feature: features of pass 0 and of the augmented passes, `[1 + passes, N, D]`.
     """
 
     data_range = 1
@@ -65,7 +66,7 @@ class FeatureSource(ImageSource):
     def fetch(self, row: Tensor, uniform: Tensor | None) -> Tensor:
         """Return features `[B, D]`.
 
-        For each row, a random number in [0, 1) selects one of the augmented passes.
+        For each row, the random number `uniform` in [0, 1) selects one of the augmented passes. None selects pass 0.
         """
         passes = np.zeros(len(row), dtype=np.int64)
         if uniform is not None:
@@ -73,7 +74,7 @@ class FeatureSource(ImageSource):
         return torch.from_numpy(self.feature[passes, row.numpy()])
 
     def another_view(self, first: Tensor, second: Tensor) -> Tensor:
-        """Select another pass than that of the first view, with equal probability for all other passes."""
+        """Return random numbers that select a pass different from that of the first view, uniformly at random."""
         passes = len(self.feature) - 1
         away = 1 + (second * (passes - 1)).long()
         return (((first * passes).long() + away) % passes + 0.5) / passes
@@ -104,17 +105,17 @@ def source_fingerprint(source: ImageSource) -> str:
 class CachedFeatures(ImageSet):
     """Any dataset of labelled images, represented by the features `[B, D]` of a frozen network.
 
-    The network processes a dataset once, when it is first needed, sharded over ranks. The name of a cache entry is a
-    digest of the network (`module_hash`), the images, the labels and the augmentation. Another network, dataset, crop
-    or number of passes therefore creates another entry. Split, label noise and order are not part of the digest, so
-    runs with different seeds and noise rates share an entry. A dataset that samples images by seed, such as open-set
-    label noise, has one cache entry per seed. Image files are identified by their labels, names, sizes and modification
-    times, and by the pixels of 64 files. Therefore a copy of the files with other modification times has its features
-    computed again.
+    The network processes each dataset only once, when its features are first needed. The images are divided among the
+    ranks. The name of a cache entry is a digest of the network (`module_hash`), the images, the labels and the
+    augmentation. A different network, dataset, crop or number of passes therefore creates a new entry. The validation
+    split, the label noise and the order of samples are not part of the digest, so runs with different seeds and noise
+    rates share an entry. If the images of a dataset depend on the seed, as with open-set label noise, each seed has its
+    own entry. Image files are identified by their labels, names, sizes and modification times, and by the pixels of 64
+    files. If the files are copied and their modification times change, the features are therefore computed again.
 
     Train the head with a module whose network takes features, such as `lightning_modules.noisy_labels.nmtune.NMTune`
     with the encoder `torch.nn.Identity`. With `data.second_view`, the second augmentation of a training image uses the
-    features of another pass.
+    features of a different pass.
 
     Args:
         images: dataset whose features are computed.
@@ -129,12 +130,12 @@ class CachedFeatures(ImageSet):
         encoder_batch_size: batch size of the encoder on each rank.
         dtype: type of the features on disk.
         cache_dir: cache folder, visible to all ranks.
-        num_workers: number of DataLoader workers that read images. None means one per free core, at most 8, for files
-            and 0 for images in memory.
+        num_workers: number of DataLoader workers that read images. None means 0 for images in memory, and otherwise one
+            per free core, at most 8.
 
     Raises:
-        ValueError: if an argument is out of range, or the encoder returns another number of features or values that are
-            not finite in `dtype`.
+        ValueError: if an argument is out of range, if the encoder does not return `num_features` features, or if the
+            features are not finite in `dtype`.
     """
 
     def __init__(
@@ -200,7 +201,7 @@ class CachedFeatures(ImageSet):
     def _features(self, split: str, source: ImageSource, passes: int = 0) -> FeatureSource:
         identity = self._identity(split, source, passes)
         if broadcast(identity) != identity:
-            raise ValueError(f"process {rank()} has another encoder or other images than process 0")
+            raise ValueError(f"process {rank()} has a different encoder or different images from process 0")
         samples = len(source.label)
         rows = self._rows_per_part(samples)
         places = [(epoch, start) for epoch in range(passes + 1) for start in range(0, samples, rows)]
@@ -213,9 +214,9 @@ class CachedFeatures(ImageSet):
         return FeatureSource(source, array.reshape(passes + 1, samples, self.num_features))
 
     def _rows_per_part(self, samples: int) -> int:
-        """Split the rows into many parts of whole batches.
+        """Return the number of rows per part, a multiple of the batch size.
 
-        The parts do not depend on the number of ranks.
+        It does not depend on the number of ranks.
         """
         batch = self.encoder_batch_size
         batches = -(-samples // (MOST_PARTS * batch))
@@ -247,9 +248,9 @@ class CachedFeatures(ImageSet):
 
     @torch.inference_mode()
     def _extracted(self, source: ImageSource, parts: list[tuple[int, int, int]], rows: int) -> Parts:
-        """Compute the features of parts of the data.
+        """Compute the features of the given parts of the data.
 
-        A part is a tuple (number, pass, first row).
+        Each part is a tuple (part number, pass, first row).
         """
         if not parts:
             return

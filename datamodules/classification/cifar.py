@@ -20,8 +20,8 @@ def decode_parquet(files: list[Path], image_key: str, label_key: str) -> tuple[T
 
     Args:
         files: parquet files of one split, in order.
-        image_key: column of `{bytes, path}` structures.
-        label_key: column of integer labels.
+        image_key: name of the column of encoded images, each of which is a struct `{bytes, path}`.
+        label_key: name of the column of integer labels.
 
     Returns:
         Images `[N, C, H, W]`, uint8, and labels `[N]`, int64.
@@ -47,7 +47,7 @@ def decode_parquet(files: list[Path], image_key: str, label_key: str) -> tuple[T
             encoded = table[image_key].combine_chunks().field("bytes").to_pylist()
             images += [np.asarray(Image.open(io.BytesIO(one)).convert("RGB")) for one in encoded]
             labels += [int(one) for one in table[label_key].cast("int64").to_pylist()]
-        except Exception as error:  # pyarrow and Pillow raise many types
+        except Exception as error:  # pyarrow and Pillow raise many exception types
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise ValueError(
                 f"{file} is damaged or lacks the columns {image_key}, {label_key} ({reason}); fetch it again"
@@ -58,11 +58,12 @@ def decode_parquet(files: list[Path], image_key: str, label_key: str) -> tuple[T
 
 
 class CIFAR(ImageSet):
-    """Base class of `CIFAR10` and `CIFAR100`; use either of them.
+    """Base class of `CIFAR10` and `CIFAR100`, not meant to be used directly.
 
     Args:
-        data_dir: folder that contains the dataset in either layout. None means the NOISEWORKS_DATA directory.
-        download: whether to download the dataset, in the layout of torchvision, if it is missing.
+        data_dir: folder that contains the dataset, in the layout of torchvision or of Hugging Face. None means the
+            NOISEWORKS_DATA directory.
+        download: whether to download the dataset if it is missing. The download has torchvision's layout.
     """
 
     image_shape = (3, 32, 32)
@@ -111,7 +112,7 @@ class CIFAR(ImageSet):
 
 
 class CIFAR10(CIFAR):
-    """CIFAR-10, from `cifar-10-batches-py` of torchvision or from the parquet files of Hugging Face."""
+    """CIFAR-10, read from torchvision's `cifar-10-batches-py` or Hugging Face parquet files."""
 
     num_classes = 10
     name = "CIFAR-10"
@@ -122,7 +123,7 @@ class CIFAR10(CIFAR):
 
 
 class CIFAR100(CIFAR):
-    """CIFAR-100 with 100 fine labels, from `cifar-100-python` of torchvision or parquet files of Hugging Face."""
+    """CIFAR-100 with its 100 fine labels, read from torchvision's `cifar-100-python` or Hugging Face parquet files."""
 
     num_classes = 100
     name = "CIFAR-100"

@@ -17,18 +17,18 @@ from datamodules.files.text_files import read_text
 
 
 class Clothing1M(ImageSet):
-    """Clothing1M in the layout of its authors.
+    """Clothing1M in the authors' layout.
 
-    The lists and labels are in `annotations/` or next to `images/`.
+    The files that list images and labels are in `annotations/` or next to `images/`.
 
     Training uses the images with noisy labels, listed in `noisy_train_key_list.txt`. Validation and testing use images
-    with clean labels, listed in `clean_val_key_list.txt` and `clean_test_key_list.txt`. Images are resized, then
-    cropped at a random position.
+    with clean labels, listed in `clean_val_key_list.txt` and `clean_test_key_list.txt`. Images are resized and then
+    cropped: training images at a random position, all other images at the centre.
 
     Args:
         data_dir: folder that contains `images`. None means the NOISEWORKS_DATA directory.
         image_size: height and width of the input images of the network, in pixels.
-        resize: length of the short side after resizing and before the crop, in pixels. None means `image_size * 256 /
+        resize: length of the short side after resizing, before the crop, in pixels. None means `image_size * 256 /
             224`.
     """
 

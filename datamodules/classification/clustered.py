@@ -1,12 +1,13 @@
 """Clustered synthetic data with rare sub-clusters and out-of-distribution samples: a controlled stand-in for web noise.
 
 Each class has a common cluster and a rare cluster. The rare cluster is closer to the out-of-distribution samples.
-Out-of-distribution samples form clusters of their own and have random labels. A hyperplane can separate
-out-of-distribution samples. It loses the fewest rare samples if the rare clusters lie on the in-distribution side of
-the hyperplane. A loss-based detector mistakes rare samples for noise until they are learned.
+Out-of-distribution samples form separate clusters and have random labels. A hyperplane can separate them from
+in-distribution samples. It misclassifies the fewest rare samples if the rare clusters lie on its in-distribution side.
+A loss-based detector mistakes rare samples for noise until the network has learned them.
 
-Let e be a unit vector. The centres m are orthogonal to e and to each other, have the average length of a vector from
-N(0, 1), and are randomly rotated together with e. The clusters' centres are
+Let e be a unit vector, the normal of the hyperplane. Each cluster has a vector m. The vectors m are orthogonal to e and
+to each other, have the average length of a vector from N(0, 1), and are randomly rotated together with e. The centres
+of the common, rare and out-of-distribution ("no class") clusters are
 
     common: scale m + offset e,    rare: scale m + rare_offset e,    no class: scale m - offset e.
 
@@ -29,7 +30,7 @@ RANGE = 8.0
 
 
 class ClusteredSamples(NamedTuple):
-    """Generated samples."""
+    """Generated samples, with their labels and the types of their clusters."""
 
     value: np.ndarray
     """`[N, D]`."""
@@ -42,13 +43,15 @@ class ClusteredSamples(NamedTuple):
 
 
 class Clusters:
-    """Centres of all clusters, which depend only on the seed.
+    """Centres of all clusters.
 
     Args:
-        offset: distance from the hyperplane to the common clusters, and to the out-of-distribution clusters.
-        rare_offset: signed distance of the rare clusters from this hyperplane. At -offset, they would be as far out as
-            the out-of-distribution clusters.
-        scale: norm of the centres within the hyperplane, relative to the average norm of a standard normal vector.
+        offset: distance from the hyperplane to the common clusters on one side, and to the out-of-distribution clusters
+            on the other side.
+        rare_offset: signed distance of the rare clusters from the hyperplane. At -`offset`, the rare clusters would be
+            at the same distance, and on the same side, as the out-of-distribution clusters.
+        scale: norm of the centres' projections onto the hyperplane, divided by the average norm of a standard normal
+            vector.
         seed: seed of the centres.
     """
 
@@ -63,12 +66,12 @@ class Clusters:
     def draw(
         self, num_clean: int, num_foreign: int, rare_share: float, random: np.random.Generator
     ) -> ClusteredSamples:
-        """Sample all classes equally often, and out-of-distribution samples with random labels.
+        """Draw equally many in-distribution samples per class, and out-of-distribution samples with random labels.
 
         Args:
             num_clean: number of in-distribution samples.
             num_foreign: number of out-of-distribution samples.
-            rare_share: fraction of each class that comes from its rare cluster.
+            rare_share: expected fraction of each class that comes from its rare cluster.
             random: random number generator.
         """
         label = np.arange(num_clean) % NUM_CLASSES
@@ -93,10 +96,13 @@ class Clustered(ImageSet):
         num_clean: number of in-distribution training samples.
         num_foreign: number of out-of-distribution training samples, which have random labels.
         num_test: number of test samples, all in distribution.
-        rare_share: fraction of each class that comes from its rare cluster, in (0, 1).
-        offset: distance from the hyperplane to the common clusters, and to the out-of-distribution clusters.
-        rare_offset: signed distance of the rare clusters from this hyperplane.
-        scale: norm of the centres within the hyperplane, relative to the average norm of a standard normal vector.
+        rare_share: expected fraction of each class that comes from its rare cluster, in (0, 1).
+        offset: distance from the hyperplane to the common clusters on one side, and to the out-of-distribution clusters
+            on the other side.
+        rare_offset: signed distance of the rare clusters from the hyperplane, positive on the side of the common
+            clusters.
+        scale: norm of the centres' projections onto the hyperplane, divided by the average norm of a standard normal
+            vector.
     """
 
     num_classes = NUM_CLASSES

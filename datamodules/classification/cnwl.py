@@ -1,7 +1,7 @@
 """Controlled noisy web labels (CNWL): mini-ImageNet with a chosen fraction of its images replaced by web images.
 
 Source: Jiang, Huang, Liu and Yang, Beyond Synthetic Noise: Deep Learning on Controlled Noisy Labels, ICML 2020, arXiv
-1911.09781; the split files are those of the 32 x 32 pixel versions in circulation.
+1911.09781; the split files are those that circulate with 32 x 32 pixel versions of the dataset.
 """
 
 from pathlib import Path
@@ -22,9 +22,9 @@ class CNWL(ImageSet):
 
     Reads the lists `split/red_noise_nl_RATE` and `split/validation`, with one file name and label per line. The images
     are in `all_images_resampled_84/` and `validation/LABEL/`. Training images whose names begin with n are from
-    ImageNet. All other training images are from the web, and nearly all of them show another class, so their true label
-    is set to -1. The validation images are also the test images, so selecting an epoch by validation selects it on the
-    test set.
+    ImageNet. All other training images are from the web. Nearly all of them do not show the class of their label, so
+    their true label is set to -1. The validation images are also the test images. If the epoch is selected by
+    validation accuracy, it is therefore selected on the test set.
 
     Args:
         data_dir: folder that contains `split`. None means the NOISEWORKS_DATA directory.

@@ -27,13 +27,13 @@ def bundled_digits() -> Any:
 
 
 class Digits(ImageSet):
-    """scikit-learn's digits: the first `train_size` for training, the rest for testing.
+    """scikit-learn's digits: the first `train_size` images for training, the rest for testing.
 
     No download.
 
     Args:
         train_size: number of training and validation images, in 1...1796. All other images are for testing.
-        image_size: height and width of the images, in pixels. If it is not 8, images are resized bilinearly.
+        image_size: height and width of the images, in pixels. If `image_size` is not 8, images are resized bilinearly.
         num_classes: number of classes, in 1...10. Only digits below this number are kept.
     """
 
@@ -66,8 +66,8 @@ class Digits(ImageSet):
 class ColouredDigits(Digits):
     """Digits in the colour of their class, `[3, 8, 8]`: channel j of digit k is x (1 + cos(2 pi (k / 10 + j / 3))) / 2.
 
-    The mean of the channels is x / 2 for every class. Grey values of an image therefore do not give away its colour,
-    except by the shape of the digit.
+    Here, x is the grey image. The mean of the three channels is x / 2 for every class. The mean image therefore reveals
+    the colour only through the shape of the digit.
 
     Args:
         train_size: number of training and validation images, in 1...1796. All other images are for testing.
@@ -87,7 +87,7 @@ class ColouredDigits(Digits):
 
 
 class PretrainingDigits(Digits):
-    """The digits 0 to 5; the first 600 of scikit-learn's 1,797 images are for training, the rest for testing."""
+    """The digits 0 to 5. The first 600 of scikit-learn's 1,797 images are for training, the rest for testing."""
 
     def __init__(self) -> None:
         super().__init__(train_size=600, num_classes=6)
@@ -98,9 +98,9 @@ class TuningDigits(Digits):
 
     Images 601 to 1,000 are for training, and the last 797 images for testing.
 
-    In the shifted test set `moved_noisy`, each test image is moved by one pixel up, down, left or right. Then Gaussian
-    noise of standard deviation 0.2 is added, and the image is clipped to [0, 1]. The shifted test set is the same for
-    all seeds.
+    In the shifted test set `moved_noisy`, each test image is moved by one pixel in a random direction: up, down, left
+    or right. Then Gaussian noise with standard deviation 0.2 is added, and the image is clipped to [0, 1]. This shifted
+    test set does not depend on the seed.
     """
 
     def __init__(self) -> None:

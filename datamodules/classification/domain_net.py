@@ -14,7 +14,7 @@ Domain = Literal["clipart", "infograph", "painting", "quickdraw", "real", "sketc
 
 
 class DomainNet(ImageSet):
-    """One domain of DomainNet, for training and testing.
+    """DomainNet with one domain for training and testing.
 
     The test images of all other domains are shifted test sets.
 
@@ -25,12 +25,12 @@ class DomainNet(ImageSet):
         data_dir: folder that contains lists and images, directly or in a subfolder `domain_net` or `DomainNet`. None
             means the NOISEWORKS_DATA directory.
         train_domain: domain for training and in-distribution testing.
-        test_domains: domains of the shifted test sets. None means all others.
+        test_domains: domains of the shifted test sets. None means all domains except `train_domain`.
         image_size: height and width of the input images of the network, in pixels.
         resize: length of the short side of validation and test images before the centre crop, in pixels. None means
             `image_size * 256 / 224`.
         min_area: smallest area of a random resized training crop, as a fraction of the area of the image, in (0, 1].
-            None means resizing as in testing, then a crop at a random position.
+            None means that training images are resized like test images, then cropped at a random position.
     """
 
     num_classes = 345
@@ -86,5 +86,5 @@ class DomainNet(ImageSet):
                 return folder
         raise FileNotFoundError(
             f"DomainNet: found no {name} in {directory} or its subfolders domain_net or DomainNet; download the lists "
-            f"and the cleaned images from https://ai.bu.edu/M3SDA/, and extract the images beside the lists"
+            f"and the cleaned images from https://ai.bu.edu/M3SDA/, and extract the images next to the lists"
         )

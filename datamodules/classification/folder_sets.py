@@ -1,4 +1,4 @@
-"""Datasets that read the images of a user: folders of classes, a folder without classes, and images to predict."""
+"""Datasets of a user's own images: with one folder per class, without classes, or for prediction."""
 
 from pathlib import Path
 
@@ -42,11 +42,11 @@ class ImageFolder(ImageSet):
         resize: length of the short side of validation and test images after resizing, before the centre crop, in
             pixels. None means 256/224 of `image_size`.
         min_area: smallest area of a random resized training crop, as a fraction of the area of the image, in (0, 1].
-            None means resizing as in testing, then a crop at a random position.
+            None means that training images are resized like test images, then cropped at a random position.
         shifted: dictionary that maps the name of each shifted test set, as used in metrics, to its folder in
             `data_dir`. None means no shifted test sets.
-        class_names: names of the classes. None lists the folders in `train`. With names, `data_dir` is needed only when
-            images are read.
+        class_names: names of the classes. None means the names of the folders in `train`. If names are given,
+            `data_dir` need not exist until images are read.
     """
 
     class_names: list[str]
@@ -117,16 +117,17 @@ class ImageFolder(ImageSet):
     def _checked_classes(self, folder: Path) -> list[str]:
         """List the class folders in a folder.
 
-        Each of them must be the name of a training class.
+        Each class folder must have the name of a training class.
         """
         found = class_folders(folder)
         if unknown := sorted(set(found) - set(self.class_names)):
-            raise ValueError(f"{folder} has folders that are no class of {self.root / 'train'}: {', '.join(unknown)}")
+            others = ", ".join(unknown)
+            raise ValueError(f"{folder} has folders that are not classes of {self.root / 'train'}: {others}")
         return found
 
 
 class ClassFolders(ImageSet):
-    """Images in `<data_dir>/<folder>/train/<class>/` and in `test` or `val`, with a fixed number of classes.
+    """Images in `<data_dir>/<folder>/{train,val,test}/<class>/`, with a fixed number of classes.
 
     Unlike `ImageFolder`, this dataset can be configured on machines without the files.
 
@@ -138,7 +139,7 @@ class ClassFolders(ImageSet):
         resize: length of the short side of validation and test images after resizing, before the centre crop, in
             pixels. None means 256/224 of `image_size`.
         min_area: smallest area of a random resized training crop, as a fraction of the area of the image, in (0, 1].
-            None means resizing as in testing, then a crop at a random position.
+            None means that training images are resized like test images, then cropped at a random position.
     """
 
     def __init__(
@@ -183,13 +184,13 @@ class ClassFolders(ImageSet):
 class UnlabelledFolder(ImageSet):
     """Images of a folder and its subfolders, in the formats of `ImageFolder`.
 
-    All images have the same dummy class.
+    All images have the same dummy label.
 
     Args:
         data_dir: folder that contains the images.
         image_size: height and width of the input images of the module, in pixels.
-        resize: length of the short side after resizing and before the square crop, in pixels. None means `image_size *
-            256 / 224`.
+        resize: length of the short side after resizing, before the square crop, in pixels. None means `image_size * 256
+            / 224`.
         min_area: smallest area of a random resized crop, as a fraction of the area of the image, in (0, 1]. None means
             a crop at a random position, for methods that augment images themselves.
     """
@@ -213,16 +214,15 @@ class UnlabelledFolder(ImageSet):
 
 
 class Faces(ImageSet):
-    """Face photographs in `<data_dir>/<folder>` and its subfolders, as CelebA-HQ and FFHQ are distributed.
+    """Face photographs in `<data_dir>/<folder>` and its subfolders, in the layout of CelebA-HQ and FFHQ.
 
-    Images are resized, centre-cropped to squares, and assigned the same dummy class. The last images in name order are
-    for testing.
+    Images are resized and centre-cropped to squares. All images have the same dummy label.
 
     Args:
         folder: name of the folder, such as celebahq or ffhq.
         data_dir: folder that contains `folder`. None means the NOISEWORKS_DATA directory.
         image_size: height and width of the input images of the module, in pixels.
-        num_test: number of test images. The last images in name order are for testing, and all others for training.
+        num_test: number of test images: the last ones in the order of file names. All others are for training.
     """
 
     num_classes = 1
@@ -251,13 +251,15 @@ class Faces(ImageSet):
 
 
 class NewImages(ImageFiles):
-    """Images to predict, from a folder and its subfolders, cropped as in a given dataset.
+    """Images for prediction, read from a folder and its subfolders and cropped as in a given dataset.
 
-    Folders named after classes define the labels. Unreadable files are recorded and do not stop a run.
+    Images in a folder that is named after a class get the label of this class. Unreadable files are recorded and do not
+    stop a run.
 
     Args:
         folder: folder of images, in the formats of `ImageFolder`.
-        images: dataset whose crop is applied. If its images are not files, only their height and width are used.
+        images: dataset whose crop is applied. If the images of this dataset are not files, only their height and width
+            are used.
 
     Raises:
         FileNotFoundError: if the folder does not exist or has no image.

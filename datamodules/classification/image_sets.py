@@ -1,9 +1,9 @@
 """Interface of datasets of labelled images.
 
-A dataset reads its splits and knows nothing of batches.
+A dataset only reads the images and labels of its splits.
 
 A new dataset is a subclass of `ImageSet` with `num_classes`, `image_shape` and the two methods `training` and `test`.
-`LabelledImages` does the rest: label noise, validation split, batches and augmentation.
+The DataModule `LabelledImages` adds label noise, a validation split, batches and augmentation.
 """
 
 import os
@@ -26,18 +26,18 @@ UNKNOWN = -1
 
 
 class ImageSource(Source, ABC):
-    """Interface of the images of one split, independently of how they are stored."""
+    """Interface to the images of one split, independent of how the images are stored."""
 
     label: Tensor
-    """`[N]`, int64: the dataset's labels."""
+    """Labels according to the dataset, `[N]`, int64."""
     data_range: int = 255
-    """The stored value that corresponds to 1."""
+    """Stored value that corresponds to a pixel value of 1."""
     num_uniform: int = 0
-    """Random numbers that `fetch` needs per training image; 0 if all augmentation is on the device."""
+    """Number of random numbers that `fetch` needs per training image; 0 if all augmentation is done on the device."""
     clean_label: Tensor | None = None
-    """`[N]`, int64: true labels if known separately from `label`; -1 for an out-of-distribution image."""
+    """True labels, `[N]`, int64, if they are known separately from `label`; -1 for an out-of-distribution image."""
     classes: Tensor | None = None
-    """`[k]`: the classes that occur, if some are missing."""
+    """Classes that occur in the split, `[k]`, if some classes do not occur."""
 
     @property
     def names(self) -> list[str] | None:
@@ -68,13 +68,15 @@ class ImageSource(Source, ABC):
     def another_view(self, first: Tensor, second: Tensor) -> Tensor:
         """Return the random numbers for a second augmentation.
 
-        The numbers `second`, `[B, num_uniform]`, are independent of `first`.
+        Args:
+            first: random numbers of the first augmentation, `[B, num_uniform]`.
+            second: independent random numbers, `[B, num_uniform]`. The default implementation returns them unchanged.
         """
         return second
 
 
 class ImagesInMemory(ImageSource):
-    """Images of one size, held as one uint8 tensor `[N, C, H, W]`."""
+    """Images of the same size, stored in one uint8 tensor `[N, C, H, W]`."""
 
     in_memory = True
 
@@ -103,14 +105,14 @@ class EncodedImages(ImageSource):
 
     @abstractmethod
     def read(self, row: Tensor, uniform: Tensor | None, crop: Crop) -> Tensor:
-        """Read images with a given crop, as `fetch` does with its own."""
+        """Read images like `fetch`, but with the given crop instead of `self.crop`."""
 
     @abstractmethod
     def sizes(self) -> list[tuple[int, int]]:
         """Read the height and width of each upright image from its header.
 
         Raises:
-            UnreadableImage: if a file is missing, or its header is that of no image; the message names the file.
+            UnreadableImage: if a file is missing, or its header is not that of an image. The message names the file.
         """
 
 
@@ -129,8 +131,8 @@ class ImageFiles(EncodedImages):
         self, root: Path, names: Sequence[str], label: Tensor, crop: Crop, clean_label: Tensor | None = None
     ) -> None:
         self.root = root
-        # One block of memory, which loader processes share; a million Python strings would be copied to each, touch by
-        # touch.
+        # DataLoader workers share this one block of memory. A million Python strings would be copied into every worker,
+        # one page at a time, as they are accessed.
         self._names = np.array([os.fsencode(name) for name in names], dtype=np.bytes_)
         self.label = label
         self.crop = crop
@@ -167,7 +169,8 @@ def files_of_classes(split: Path, folders: Sequence[tuple[str, int]], num_classe
     Args:
         split: folder that contains the class folders.
         folders: name and label of each class folder.
-        num_classes: total number of classes. If some classes have no folder, the result lists the others as `classes`.
+        num_classes: total number of classes. If some classes have no folder, the attribute `classes` of the result
+            lists the classes that have one.
         crop: crop of each image.
 
     Raises:
@@ -190,10 +193,10 @@ def listed_files(
     separator: str | None = None,
     num_classes: int | None = None,
 ) -> ImageFiles:
-    """Find the images of a list with a file name and a label per line.
+    """Find the images named in a list that has one file name and one label per line.
 
     Args:
-        file: the list.
+        file: file of the list.
         root: folder of the images. The file names in the list are relative to this folder.
         crop: crop of each image.
         name: name of the dataset, for error messages.
@@ -202,7 +205,7 @@ def listed_files(
         num_classes: keep only the first `num_classes` classes. None keeps all.
 
     Raises:
-        FileNotFoundError: if the first image is missing.
+        FileNotFoundError: if the first image of the list does not exist.
         ValueError: if a line is invalid or the list is empty. The message names the line or the list.
     """
     names, labels = read_list(file, listed, separator)
@@ -217,7 +220,7 @@ def read_list(file: Path, listed: int, separator: str | None = None) -> tuple[li
     """Read a list of file names and labels, separated by white space or another separator.
 
     Args:
-        file: the list, in UTF-8.
+        file: file of the list, in UTF-8.
         listed: number of classes in the list; labels must be in 0 ... `listed` - 1.
         separator: text between file name and label. None means white space.
 
@@ -253,28 +256,28 @@ class OtherImages(ABC):
         """Read the images, all labelled -1.
 
         Args:
-            image_shape: shape C, H, W of the images of the other dataset. The images of this dataset must have the same
+            image_shape: shape C, H, W of the in-distribution images. The images of this dataset must have the same
                 shape.
             seed: random seed, used by datasets that generate or select images at random.
 
         Raises:
             FileNotFoundError: if images are missing. The message names the expected path.
-            ValueError: if images are damaged or have another shape.
+            ValueError: if images are damaged or have a different shape.
         """
 
 
 class ImageSet(SplitSet[ImageSource], OtherImages):
     """A dataset of labelled images.
 
-    The test images can also serve another dataset as out-of-distribution images.
+    The test images can also be used as out-of-distribution images for a different dataset.
 
     If the dataset has no validation images, `validation_fraction` holds out some of the training images.
     """
 
     image_shape: tuple[int, ...]
-    """C, H, W of the images that a network gets."""
+    """Shape C, H, W of the input images of the network."""
     num_views: int | None = None
-    """Random views that a training image has; None where any number can be drawn."""
+    """Number of different random views of a training image; None if it is not limited."""
 
     @property
     def has_test(self) -> bool:
@@ -287,7 +290,7 @@ class ImageSet(SplitSet[ImageSource], OtherImages):
     def prepared(self, seed: int, device: torch.device) -> Self:
         """Set the seed and the device for reading, and return the dataset itself.
 
-        Called before anything is read.
+        This method is called before any data are read.
 
         Args:
             seed: random seed, for generated datasets.
@@ -296,7 +299,7 @@ class ImageSet(SplitSet[ImageSource], OtherImages):
         return self
 
     def ood_test_sets(self) -> dict[str, ImageSource]:
-        """Read shifted test sets by name, with the same class numbers as the training images."""
+        """Read the shifted test sets, by name, with the class numbers of the training set."""
         return {}
 
     def shifted_labels(self) -> dict[str, Tensor]:
@@ -316,7 +319,7 @@ class ImageSet(SplitSet[ImageSource], OtherImages):
 
 
 class _ChangedSet(ImageSet):
-    """A dataset that changes some images of another one and keeps its classes."""
+    """Base class of datasets that change some images of a given dataset and keep its classes."""
 
     def __init__(self, images: ImageSet) -> None:
         self.images = images
@@ -332,9 +335,9 @@ class _ChangedSet(ImageSet):
 
 
 class NoisyImages(_ChangedSet):
-    """Add a shifted test set to a dataset: its test images with noise.
+    """A dataset with noise added to its test images, for use as a shifted test set.
 
-    The set is the same for all seeds.
+    The noise does not depend on the seed of the run.
 
     Args:
         images: dataset with images in memory.
@@ -364,12 +367,13 @@ class NoisyImages(_ChangedSet):
 
 
 class UnequalClasses(_ChangedSet):
-    """Keep only some of the training images of each class of a dataset. The test images stay the same.
+    """A dataset with only some of the training images of each class. The test images stay the same.
 
     Args:
         images: dataset with images in memory.
         dropped: classes without training images.
-        growth: g; the number of training images of class k is proportional to exp(g k). At 0, all images are kept.
+        growth: rate g; the number of training images of class k is proportional to exp(g k). With 0, all images are
+            kept.
 
     Raises:
         ValueError: if a class does not exist, or all classes are dropped; on reading, if the images are not in memory.

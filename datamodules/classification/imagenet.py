@@ -1,4 +1,4 @@
-"""ImageNet (ILSVRC 2012): 1.28 million training and 50,000 test photographs of 1,000 classes or fewer."""
+"""ImageNet (ILSVRC 2012): 1.28 million training and 50,000 test photographs of up to 1,000 classes."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -25,11 +25,11 @@ from datamodules.files.limits import whole_numbers
 from datamodules.files.text_files import read_text
 
 NUM_FILES = 10
-"""Files of ImageNet32."""
+"""Number of training files of ImageNet32."""
 
 
 def imagenet_split(directory: Path, split: str) -> Path:
-    """Find the folder of an ImageNet split, in a folder or in its subfolder `imagenet` or `ILSVRC2012`.
+    """Find the folder of an ImageNet split in a directory, or in its subfolder `imagenet` or `ILSVRC2012`.
 
     Raises:
         FileNotFoundError: if it does not exist.
@@ -57,15 +57,15 @@ class ImageNet(ImageSet):
     Args:
         data_dir: folder that contains `train` and `val`. None means the NOISEWORKS_DATA directory.
         classes: classes to keep. A number n keeps the first n classes in the order of their wnids, such as 50 for
-            mini-WebVision. A text file with one wnid per line keeps these classes, such as those of ImageNet-100. None
-            keeps all 1,000. Classes are numbered in wnid order.
+            mini-WebVision. The path of a text file with one wnid per line keeps the listed classes, such as those of
+            ImageNet-100. None keeps all 1,000. Classes are numbered in wnid order.
         image_size: height and width of the input images of the network, in pixels.
         resize: length of the short side of validation and test images after resizing, before the centre crop, in
             pixels. None means 256/224 of `image_size`.
         min_area: smallest area of a random resized training crop, as a fraction of the area of the image, in (0, 1].
-            None means resizing as in testing, then a crop at a random position.
-        shifted: folder of each shifted test set, relative to `data_dir`, by the name used in metrics. None means no
-            shifted test sets.
+            None means that training images are resized like test images, then cropped at a random position.
+        shifted: dictionary that maps the name of each shifted test set, as used in metrics, to its folder relative to
+            `data_dir`. None means no shifted test sets.
         class_maps: dictionary that maps the name of a shifted test set to a text file in `data_dir` with lines `<wnid>
             <folder>`. Subfolders that are not listed are ignored.
 
@@ -182,7 +182,7 @@ def read_class_map(path: Path) -> dict[str, str]:
     """Read the wnid of each folder from lines `<wnid> <folder>`.
 
     Raises:
-        FileNotFoundError: if there is no such file.
+        FileNotFoundError: if the file does not exist.
         ValueError: if a line is invalid. The message names the line.
     """
     if not path.is_file():
@@ -310,7 +310,7 @@ class LabelledImageNet32(ImageSet):
 
     def _read(self, names: list[str]) -> ImagesInMemory:
         root = data_directory(self.data_dir, "ImageNet32")
-        files = [batch_file(root, name) for name in names]  # all there are before one is read
+        files = [batch_file(root, name) for name in names]  # find all files before reading any
         image, label = zip(*(_labelled_from_nought(file) for file in files), strict=True)
         return ImagesInMemory(torch.from_numpy(np.concatenate(image)), torch.from_numpy(np.concatenate(label)))
 

@@ -1,6 +1,6 @@
 """DataModule for images with one label each.
 
-It adds label noise, a validation split, batches and augmentation to a dataset.
+The DataModule adds label noise, a validation split, batches and augmentation to a dataset.
 
 LabelledImages(CIFAR10("~/data"), batch_size=128, augmentation=Augmentation(crop_padding=4, flip=True))
 """
@@ -41,7 +41,7 @@ class LabelledImages(SeededBatches):
 
     `num_classes` and `image_shape` are available immediately, `num_train_samples` after `setup("fit")`. The order of
     training samples depends on (seed, epoch) and not on the number of ranks. A run that is resumed within an epoch
-    continues this epoch.
+    continues this epoch at the next batch.
 
     `correct_labels` changes training labels. Afterwards, batches contain the corrected label as `label` and the given
     label as `original_label`. Corrections are saved in the checkpoint.
@@ -49,7 +49,7 @@ class LabelledImages(SeededBatches):
     Args:
         images: dataset.
         batch_size: global training batch size, over all ranks.
-        label_noise: corrupts training and validation labels. None leaves them unchanged.
+        label_noise: label noise that corrupts training and validation labels. None leaves them unchanged.
         validation_fraction: fraction of each class to hold out of the training images for validation, in [0, 1). Label
             noise also corrupts the validation labels. None holds out one tenth if the dataset has no validation images.
         test_fraction: fraction of each class to hold out of the training images for testing, in [0, 1), if the dataset
@@ -61,7 +61,7 @@ class LabelledImages(SeededBatches):
         augmentation: random crop and flip of training images, applied on the device. None means no augmentation.
         second_view: whether to add a second random augmentation of each image to training batches, as `second_view`.
         predict_dir: folder of images that `predict` reads instead of the test set, including its subfolders. Images in
-            a top-level subfolder that is named after a class get the label of this class.
+            a top-level subfolder named after a class get the label of this class.
         ood_test_sets: further datasets with the same classes. Their test images are shifted test sets.
         batches_per_epoch: number of batches per epoch. For each epoch, equally many images are sampled for each given
             label. A class with fewer images contributes all of its images. None means all images.
@@ -70,10 +70,11 @@ class LabelledImages(SeededBatches):
             images per node. None means no split.
         passes_per_epoch: number of passes over the training set per epoch. Methods that train two networks in turn use
             2.
-        repeats: number R of augmentations of each image in an epoch (repeated augmentation). An epoch keeps its number
-            of batches and has one R-th of the images. Methods with a state for each sample need 1.
-        num_workers: number of DataLoader workers. None means one per free core, at most 8, for files and 0 for images
-            in memory.
+        repeats: number R of augmentations of each image in an epoch (repeated augmentation). The number of batches per
+            epoch stays the same, so an epoch uses only one R-th of the images. Methods that store a state for each
+            sample need 1.
+        num_workers: number of DataLoader workers. None means 0 for images in memory, and otherwise one per free core,
+            at most 8.
         prefetch_factor: batches that each worker prefetches.
         seed: random seed of the split, the noise, the order and the augmentation. None means the value of
             `seed_everything`.
@@ -259,12 +260,12 @@ class LabelledImages(SeededBatches):
         The existing table of a resumed or tested run is not changed.
 
         Raises:
-            ValueError: if the existing table has other labels, files or another split.
+            ValueError: if the existing table has different labels, different files or a different split.
         """
         trainer = self.trainer
         if trainer is None or not trainer.loggers:
             return
-        directory = trainer.log_dir  # on every rank: it is a collective (broadcast)
+        directory = trainer.log_dir  # on every rank, because `log_dir` broadcasts
         if directory is None or self.label_noise is None or self.train_set is None:
             return
         path = Path(directory, "labels.csv")
@@ -278,7 +279,7 @@ class LabelledImages(SeededBatches):
         Raises:
             FileNotFoundError: if a shifted test set is missing. The message names the expected path.
             ValueError: if there are no shifted test sets, or one of them is damaged, has invalid labels or has images
-                of another shape.
+                of a different shape.
         """
         labels = self._prepared(self.images).shifted_labels()
         labels |= {name: self._prepared(images).test().label for name, images in self.ood_test_sets.items()}
@@ -306,7 +307,7 @@ class LabelledImages(SeededBatches):
         }
 
     def training_images_dataloader(self) -> DataLoader:
-        """Return a DataLoader of the training images in dataset order, without augmentation, to score labels."""
+        """Return a DataLoader of the training images in dataset order, without augmentation, for scoring labels."""
         if self.train_set is None:
             self.set_up_training()
         assert self.train_set is not None

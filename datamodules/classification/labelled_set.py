@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SECOND = 1 << 40
-"""Added to the epoch's number: the second view is the augmentation of an epoch that is never reached."""
+"""Offset added to the epoch number for the second view, so that its random numbers differ from all first views."""
 
 
 class LabelledSet(Dataset[dict[str, Any]]):
     """Selected rows of a source with their given labels.
 
-    Once labels are corrected, batches contain `original_label`.
+    After labels have been corrected, batches also contain `original_label`.
 
     Args:
         source: the images.
@@ -35,9 +35,9 @@ class LabelledSet(Dataset[dict[str, Any]]):
         seed: seed of the training augmentation. With a seed, batches contain the epoch, which augmentation on the
             device needs. None means no augmentation.
         second_view: whether batches contain a second random augmentation of each image.
-        origin: number of the dataset of the images, added to batches as `origin`. None adds no such key.
-        repeats: number of augmentations R of an image in an epoch. With R > 1, position i + c N requests augmentation c
-            of image i of N, and batches contain the requested positions as `requested`.
+        origin: number of the dataset that the images come from, added to batches as `origin`. None adds no such key.
+        repeats: number R of augmentations of an image in an epoch. With R > 1 and N images, the requested position i +
+            c N stands for augmentation c of image i, and batches contain the requested positions as `requested`.
     """
 
     def __init__(
@@ -123,8 +123,8 @@ def repeated_augmentation(
 ) -> np.ndarray[Any, Any]:
     """Sample the order of an epoch in which each chosen image has R augmentations in the same batch.
 
-    An epoch has as many samples as without repetition, and one R-th of the images. Samples of a batch are in random
-    order, because CutMix mixes each sample with its neighbour.
+    An epoch has as many samples as without repetition, so it uses only one R-th of the images. The samples of a batch
+    are in random order, because CutMix mixes each sample with its neighbour.
 
     Source: Hoffer, Ben-Nun, Hubara, Giladi, Hoefler and Soudry, Augment Your Batch: Improving Generalization through
     Instance Repetition, CVPR 2020, arXiv 1901.09335.
@@ -132,7 +132,8 @@ def repeated_augmentation(
     Args:
         random: random generator of the epoch.
         num_samples: number N of images.
-        batch_size: global batch size. Images whose augmentations do not fit in one batch are in two batches.
+        batch_size: global batch size. If the augmentations of an image do not fit in one batch, they are divided
+            between two batches.
         repeats: number R of augmentations.
 
     Returns:
@@ -177,7 +178,7 @@ def fold_split(label: Tensor, folds: int, fold: int, seed: int) -> tuple[Tensor,
     """
     random = np.random.default_rng([seed, 3])
     part = np.empty(len(label), dtype=np.int64)
-    begin = 0  # each class starts at another fold, so that remainders spread and all folds have about the same size
+    begin = 0  # each class starts at a different fold, so that all folds have about the same size despite remainders
     for category in np.unique(label.numpy()):
         rows = random.permutation(np.flatnonzero(label.numpy() == category))
         part[rows] = (begin + np.arange(len(rows))) % folds
@@ -227,10 +228,10 @@ def keep_labels(path: Path, drawn: "pd.DataFrame", table: str | None, write: boo
         write: whether this rank writes the file if it is missing.
 
     Raises:
-        ValueError: if the file has other labels, other files or another split. The message names the first row that
-            differs.
+        ValueError: if the file has different labels, different files or a different split. The message names the first
+            row that differs.
     """
-    if not path.is_file():  # every rank that sees the file raises, so none waits for another
+    if not path.is_file():  # every rank that sees the file raises an error, so no rank waits
         if write:
             with whole_file(path) as partial:
                 drawn.to_csv(partial, index=False)

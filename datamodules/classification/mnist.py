@@ -20,7 +20,7 @@ class MNIST(ImageSet):
 
     Args:
         data_dir: folder that contains `MNIST`. None means the NOISEWORKS_DATA directory.
-        download: download missing files.
+        download: whether to download missing files.
     """
 
     num_classes = 10
@@ -51,7 +51,7 @@ class MNIST(ImageSet):
                 )
         try:
             image, label = read_image_file(str(files[0])), read_label_file(str(files[1]))
-        except Exception as error:  # a damaged file may raise almost anything
+        except Exception as error:  # a damaged file may raise almost any exception type
             raise ValueError(f"MNIST: {files[0].parent} contains a damaged file ({error}); fetch it again") from error
         if image.dtype != torch.uint8 or tuple(image.shape[1:]) != self.image_shape[1:]:
             raise ValueError(f"MNIST: {files[0]} has {list(image.shape)} {image.dtype}, expected [N, 28, 28] uint8")
@@ -65,14 +65,14 @@ class MedMNIST(ImageSet):
     """A MedMNIST dataset with one label per image, from the distributed file `<data_dir>/<name>/<name>.npz`.
 
     The file may also be at `<data_dir>/<name>.npz`. It contains `{train,val,test}_images`, `[N, H, W]` or `[N, H, W,
-    3]`, 8 bit, and `{train,val,test}_labels`, `[N, 1]`. The images may be sorted by class, because batches are
-    shuffled.
+    3]`, uint8, and `{train,val,test}_labels`, `[N, 1]`. Images in the file may be sorted by class, because training
+    batches are shuffled.
 
     Args:
         name: name of the set, such as pneumoniamnist.
         num_classes: number of classes.
         data_dir: folder that contains the file. None means the NOISEWORKS_DATA directory.
-        image_size: height and width of the images, in pixels. The first edition of MedMNIST has 28.
+        image_size: height and width of the images, in pixels. In the first edition of MedMNIST, it is 28.
         channels: number of channels of the images, 1 for grey and 3 for colour.
     """
 
@@ -131,16 +131,18 @@ class MedMNIST(ImageSet):
 class JoinedMedMNIST(ImageSet):
     """Several MedMNIST datasets as one, such as X-rays, ultrasound and CT of several organs.
 
-    The classes of each set follow the classes of the sets before it. All images have the same size and channels.
+    The class numbers of each set continue those of the sets before it. All images have the same size and number of
+    channels.
 
     Args:
-        sets: number of classes of each set, by its name, such as `{pneumoniamnist: 2, breastmnist: 2}`.
+        sets: dictionary that maps the name of each set to its number of classes, such as `{pneumoniamnist: 2,
+            breastmnist: 2}`.
         data_dir: folder that contains the files, as for `MedMNIST`. None means the NOISEWORKS_DATA directory.
         image_size: height and width of the images, in pixels.
         channels: number of channels of the images, 1 for grey and 3 for colour.
 
     Raises:
-        ValueError: if no set is named.
+        ValueError: if `sets` is empty.
     """
 
     def __init__(

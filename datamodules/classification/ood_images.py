@@ -1,10 +1,10 @@
 """Out-of-distribution images, for detection at test time or as label noise in training.
 
-The test images of any dataset can also serve as out-of-distribution images for another dataset. For example, SVHN can
-serve CIFAR-10.
+The test images of any dataset can also be used as out-of-distribution images for a different dataset, such as SVHN for
+CIFAR-10.
 
-The usual sets come from the authors of ODIN: images resized or cropped to 32 x 32 pixels, in folders such as
-`Imagenet_resize`, `LSUN_resize` and `iSUN`.
+The sets that are commonly used come from the authors of ODIN: images resized or cropped to 32 x 32 pixels, in folders
+such as `Imagenet_resize`, `LSUN_resize` and `iSUN`.
 
 Source of these sets and of the noise: Liang, Li and Srikant, Enhancing the Reliability of Out-of-distribution Image
 Detection in Neural Networks, ICLR 2018, arXiv 1706.02690.
@@ -28,7 +28,7 @@ class ImagesInFolder(OtherImages):
     Args:
         folder: name of the folder, such as `LSUN_resize`.
         data_dir: folder that contains `folder`. None means the NOISEWORKS_DATA directory.
-        num_images: number of images to use, from the first. None means all images.
+        num_images: number of images to use, counted from the first image. None means all images.
     """
 
     def __init__(self, folder: str, data_dir: str | None = None, num_images: int | None = None) -> None:
@@ -59,7 +59,7 @@ class ImagesInFolder(OtherImages):
 
 
 class DrawnImages(ImageSource):
-    """Images of independent uniform pixels.
+    """Random images whose pixels are independent and uniform.
 
     Each image is generated on access from the seed and the position of the image.
 
@@ -83,7 +83,7 @@ class DrawnImages(ImageSource):
 
 
 class UniformNoise(OtherImages):
-    """Images of independent pixels, uniform in [0, 1].
+    """Random images whose pixels are independent and uniform in [0, 1].
 
     Args:
         num_images: number of images.
@@ -128,7 +128,7 @@ class PhotographPatches(OtherImages):
     No download.
 
     Args:
-        num_images: number of patches, in random order. None means all.
+        num_images: number of patches, in random order. None means all patches.
     """
 
     def __init__(self, num_images: int | None = None) -> None:

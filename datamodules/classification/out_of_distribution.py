@@ -16,8 +16,8 @@ class OutOfDistribution(LabelledImages):
     """Labelled images, tested together with out-of-distribution sets, one DataLoader per set.
 
     Test batches have the key `origin`. It is 0 for images of the dataset, and i for the i-th out-of-distribution set.
-    `origin_names` lists the names of all sets. Out-of-distribution images have label -1. Training, validation and
-    prediction, and all other arguments, are as in `LabelledImages`.
+    `origin_names` lists the names of all sets. Out-of-distribution images have label -1. Training, validation,
+    prediction and all other arguments are as in `LabelledImages`.
 
     Args:
         ood: dictionary of out-of-distribution sets. The keys are the names used in metrics. The images must have the
@@ -38,7 +38,7 @@ class OutOfDistribution(LabelledImages):
 
     @property
     def origin_names(self) -> list[str]:
-        """Names of the sets, indexed by `origin`."""
+        """Names of the dataset and of the out-of-distribution sets, indexed by `origin`."""
         return [IN_DISTRIBUTION, *self.ood]
 
     def prepare_data(self) -> None:

@@ -15,7 +15,7 @@ NUM_PHOTOGRAPHS = 13
 
 
 class PatchesOfPhotographs(ImageSet):
-    """Adjacent colour patches of thirteen photographs, with varying contrast.
+    """Adjacent colour patches of thirteen photographs, with random contrast.
 
     Each photograph is one class.
 

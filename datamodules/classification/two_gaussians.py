@@ -1,9 +1,9 @@
-"""Two Gaussian classes of opposite means, the data of the linear model in the theory of early learning.
+"""Two Gaussian classes with opposite means, the data of the linear model in the theory of early learning.
 
     x = v + sigma z for class 1,  x = -v + sigma z for class 0,   ||v|| = 1,  z ~ N(0, I_p)
 
-An image has one row of p pixels: 1/2 + x / (2 `reach`), clipped to [0, 1] and rounded to 1/255. A network
-that divides by 1 / (2 `reach`) after subtracting 1/2 (`Normalized` with these values) sees x.
+An image has one row of p pixels: 1/2 + x / (2 `reach`), clipped to [0, 1] and rounded to 1/255. A network that
+subtracts 1/2 from its input and then divides it by 1 / (2 `reach`) recovers x (`Normalized` with these values).
 
 Source: Liu et al., Early-Learning Regularization Prevents Memorization of Noisy Labels, NeurIPS 2020, arXiv 2007.00151,
 section 3.
@@ -22,7 +22,7 @@ class TwoGaussians(ImageSet):
     p / (1 - Delta / 2), where Delta is the noise rate of `Symmetric`.
 
     Args:
-        num_images: number of training images; as many other images are for testing.
+        num_images: number of training images, and also the number of test images.
         num_pixels: number p of pixels.
         sigma: standard deviation of each entry of x.
         reach: value of x that corresponds to the pixel value 1.

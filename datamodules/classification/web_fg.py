@@ -16,11 +16,12 @@ NUM_CLASSES: dict[Subject, int] = {"bird": 200, "car": 196, "aircraft": 100}
 
 
 class WebFG(ImageSet):
-    """Web-bird, web-car or web-aircraft.
+    """One of the datasets web-bird, web-car and web-aircraft.
 
-    Training images are listed in `train-list.txt`, and test images in `val-list.txt`, with lines `file:label`. The
-    validation images are also the test images, so selecting an epoch by validation selects it on the test set. Images
-    are resized, then cropped at a random position.
+    Training images are listed in `train-list.txt`, and test images in `val-list.txt`. Each line of a list is
+    `file:label`. The validation images are also the test images. If the epoch is selected by validation accuracy, it is
+    therefore selected on the test set. Images are resized and then cropped: training images at a random position, all
+    other images at the centre.
 
     Args:
         data_dir: folder that contains the lists, directly or in a subfolder such as `web-bird`. None means the

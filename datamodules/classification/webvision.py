@@ -17,7 +17,7 @@ from datamodules.files.image_files import Crop, Interpolation, class_folders, fi
 from datamodules.files.text_files import read_text
 
 LISTED = 1000
-"""Number of classes in the set's lists; the first ones are kept."""
+"""Number of classes in the lists of WebVision. The dataset keeps the first `num_classes` of them."""
 
 
 class WebVision(ImageSet):
@@ -27,17 +27,18 @@ class WebVision(ImageSet):
 
     `info/train_filelist_google.txt` lists the images in `google/`, and `info/val_filelist.txt` lists the images in
     `val_images_256/`. Validation uses the validation images of WebVision, because its test labels are not public. With
-    `test_on: webvision`, testing and the selection of an epoch use the same images, as is usual in papers. With
-    `test_on: imagenet`, the test images are separate. Images are resized, then cropped at a random position.
+    `test_on: webvision`, the epoch is selected on the test images, as is usual in papers. With `test_on: imagenet`, the
+    test images are separate from the validation images. Images are resized and then cropped: training images at a
+    random position, all other images at the centre.
 
     Args:
         data_dir: folder that contains `info`, `google` and `val_images_256`. None means the NOISEWORKS_DATA directory.
         num_classes: number of classes to keep, from the first, in 1...1000.
-        test_on: dataset whose validation images are the test images, "webvision" or "imagenet". The classes are the
-            same in both.
+        test_on: dataset whose validation images are the test images, "webvision" or "imagenet". Both datasets have the
+            same classes.
         imagenet_dir: folder that contains the folders `val/<wnid>` of ImageNet. None means `data_dir`.
         image_size: height and width of the input images of the network, in pixels.
-        resize: length of the short side after resizing and before the crop, in pixels. None means `image_size * 256 /
+        resize: length of the short side after resizing, before the crop, in pixels. None means `image_size * 256 /
             227`.
         interpolation: interpolation for resizing, with antialiasing: bilinear or bicubic.
     """

@@ -1,1 +1,1 @@
-"""Collectives over the ranks of a run."""
+"""Collective operations over the ranks of a run."""

@@ -1,6 +1,6 @@
-"""Collectives over the ranks of a run, and the seed that the ranks share.
+"""Collective operations over the ranks of a run, and the seed that the ranks share.
 
-Without a process group there is one rank.
+Without a process group, the run has one rank.
 """
 
 import os
@@ -35,7 +35,7 @@ def run_seed() -> int:
 
 
 def block(count: int, rank: int, world_size: int) -> range:
-    """Return the positions of the items of this rank.
+    """Return the positions of the items in this rank's shard.
 
     The shards are contiguous and have nearly the same size on all ranks.
     """
@@ -45,18 +45,18 @@ def block(count: int, rank: int, world_size: int) -> range:
 
 
 def all_reduce_sum(value: Tensor) -> Tensor:
-    """Sum a tensor over ranks, without gradient and not in place.
+    """Sum a tensor over ranks, without a gradient and out of place.
 
     All ranks must call this function.
     """
-    total = value.detach().clone(memory_format=torch.contiguous_format)  # NCCL refuses a transposed one
+    total = value.detach().clone(memory_format=torch.contiguous_format)  # NCCL rejects transposed tensors
     if world_size() > 1:
         dist.all_reduce(total)
     return total
 
 
 def broadcast(message: Message) -> Message:
-    """Broadcast a message of rank 0, which may be any picklable object.
+    """Broadcast a message from rank 0; the message may be any picklable object.
 
     All ranks must call this function.
     """
@@ -68,7 +68,7 @@ def broadcast(message: Message) -> Message:
 
 
 def all_gather(message: Message) -> list[Message]:
-    """Gather the messages of all ranks, in the order of ranks.
+    """Gather one message from each rank, in the order of the ranks.
 
     All ranks must call this function.
     """
@@ -84,10 +84,10 @@ def broadcast_buffers(network: nn.Module) -> None:
 
     All ranks must call this function.
 
-    DDP keeps parameters equal on all ranks. However, each rank updates buffers from its own shard of a batch, such as
-    the running mean and variance of BatchNorm. DDP broadcasts the buffers of rank 0 only in the next forward pass.
+    DDP keeps parameters equal on all ranks. However, each rank updates buffers, such as the running mean and variance
+    of BatchNorm, from its own shard of a batch. DDP broadcasts the buffers of rank 0 only in the next forward pass.
     Checkpoints contain only the buffers of rank 0. Call this function after a training step, before scoring images with
-    the network that DDP wraps. The validation of Lightning within `fit` uses DDP and needs no such call.
+    the network that DDP wraps. Lightning's validation within `fit` uses DDP and does not need this call.
     """
     if world_size() == 1:
         return
@@ -97,14 +97,15 @@ def broadcast_buffers(network: nn.Module) -> None:
 
 
 def all_reduce_gradients(value: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-    """Sum a function and its gradient over the samples of all ranks, in one all-reduce.
+    """Sum a function's value and gradient over the samples of all ranks, in one all-reduce.
 
     Args:
-        value: part of the function on this rank, a scalar.
+        value: this rank's part of the function, a scalar.
         parameters: tensors with respect to which the function is differentiated. They are the same on all ranks.
 
     Returns:
-        The value of the function, detached, and its gradient for each parameter. Both are the same on all ranks.
+        The detached value of the function, and its gradient with respect to each parameter. Value and gradient are the
+        same on all ranks.
     """
     gradient = torch.autograd.grad(value, parameters, materialize_grads=True)
     return sum_over_processes(value.detach(), list(gradient))
@@ -113,7 +114,7 @@ def all_reduce_gradients(value: Tensor, parameters: Sequence[Tensor]) -> tuple[T
 def sum_over_processes(value: Tensor, gradient: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
     """Sum a scalar and tensors over ranks in one all-reduce.
 
-    With a single rank, they are returned unchanged.
+    With a single rank, the arguments are returned unchanged.
     """
     if world_size() == 1:
         return value, gradient

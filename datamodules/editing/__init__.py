@@ -1,1 +1,1 @@
-"""Images for editing, with the regions that an editor keeps."""
+"""Images to protect against editing, with masks of the regions that an editor keeps."""

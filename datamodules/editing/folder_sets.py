@@ -1,4 +1,4 @@
-"""Photographs with masks of the regions to protect: faces, persons, objects."""
+"""Photographs with masks of the regions to protect, such as faces, persons or objects."""
 
 import json
 from collections import Counter
@@ -25,15 +25,16 @@ PROMPTS = '{"<name>": ["edit", ...]} or {"<name>": {"source": "what it shows", "
 class MaskedPhotographs(ProtectedSet):
     """A folder of photographs with masks.
 
-    A mask is white where an editor keeps the image.
+    A mask is white in the region that an editor keeps.
 
-    Images are `images/<name>.png`, or in another format of `ImageFolder`. The masks of an image are either
-    `masks/<name>.png` or a folder `masks/<name>`. The folder has one or more `seen*.png`, one per region, and any
-    number of `unseen*.png`. The latter are masks of editors, and the protection does not know them. All images need the
-    same number of unseen masks. Images are rotated according to their metadata and resized to a square.
+    Images are `images/<name>.png`, or have another format that `ImageFolder` reads. The masks of an image are either
+    `masks/<name>.png` or a folder `masks/<name>`. Such a folder has one or more files `seen*.png`, one per region, and
+    any number of files `unseen*.png`. Unseen masks are masks that editors use but that the protection does not know.
+    All images need the same number of unseen masks. Images are rotated according to their metadata and resized to a
+    square.
 
-    If there is a file `prompts.json`, testing reads a list of editing prompts for each image from this file. The file
-    may also have a caption of each image, which metrics of the change need:
+    If a file `prompts.json` exists, testing reads a list of editing prompts for each image from this file. The file may
+    also contain a caption of each image. Metrics of the change need this caption:
 
         {"<name>": ["a man in prison"], ...}
         {"<name>": {"source": "a photo of a man", "edits": ["a man in prison"]}, ...}
@@ -60,7 +61,7 @@ class MaskedPhotographs(ProtectedSet):
 
 
 class _Photographs:
-    """The photographs and masks of the folder, read on access."""
+    """The photographs and masks of a folder, which are read on access."""
 
     def __init__(self, root: Path, image_size: int) -> None:
         self.image_size = image_size
@@ -134,7 +135,7 @@ class _Photographs:
         return batch
 
     def _read_masks(self, paths: Sequence[Path]) -> Tensor:
-        """Read masks, `[n, S, S]`, bool.
+        """Read mask files as one tensor, `[n, S, S]`, bool.
 
         A mask is true where the file is brighter than one half.
         """
@@ -157,7 +158,7 @@ def _opened(path: Path) -> Image.Image:
 
 
 def _check_readable(paths: Sequence[Path]) -> None:
-    """Decode all files to reject damaged files early.
+    """Decode all files, so that damaged files are rejected early.
 
     Decoding takes little time compared with protection.
     """
@@ -182,7 +183,8 @@ def _files(folder: Path, pattern: str = "*") -> list[Path]:
 def _masks(folder: Path, name: str) -> tuple[list[Path], list[Path]]:
     """Find the masks of an image.
 
-    The protection knows the seen masks, and does not know the unseen masks.
+    The first list has the seen masks, which the protection knows. The second list has the unseen masks, which it does
+    not know.
     """
     seen, unseen = _files(folder / name, "seen*"), _files(folder / name, "unseen*")
     seen = seen or [path for path in _files(folder) if path.stem == name]

@@ -1,4 +1,4 @@
-"""DataModule for images with the regions that an editor keeps."""
+"""DataModule for images to protect, with masks of the regions that an editor keeps."""
 
 from typing import Any
 
@@ -9,14 +9,14 @@ from datamodules.loading.seeded_batches import SeededBatches
 
 
 class ImagesToProtect(SeededBatches):
-    """DataModule for images with regions to protect, and with the masks and prompts of editors.
+    """DataModule for images with regions to protect, and with editors' masks and prompts.
 
     Args:
-        images: dataset of images to protect. `ImagesWithEllipses` adds masks to a dataset without masks.
-        batch_size: global training batch size, over all ranks, for training an editing model.
+        images: dataset of images to protect. If a dataset has no masks, wrap it in `ImagesWithEllipses`.
+        batch_size: global batch size, over all ranks, for training an editing model.
         evaluation_batch_size: number of images to protect at once, over all ranks. None means `batch_size`.
         num_workers: number of DataLoader workers. None means one per free core, at most 8.
-        seed: random seed of the order of samples and of the regions. None means the value of `seed_everything`.
+        seed: random seed of the sampling order and of the regions. None means the value of `seed_everything`.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class ImagesToProtect(SeededBatches):
         super().setup(stage)
 
     def finished(self, batch: dict[str, Any]) -> dict[str, Any]:
-        # Never in half precision, which cannot represent all 256 levels exactly.
+        # Half precision is never used, because it cannot represent all 256 levels exactly.
         assert self.trainer is not None
         dtype = torch.promote_types(self.trainer.lightning_module.dtype, torch.float32)  # type: ignore[arg-type]
         batch["image"] = batch["image"].to(dtype) / batch.pop("data_range")

@@ -1,4 +1,4 @@
-"""Images of any classification dataset, with elliptic regions that an editor keeps."""
+"""Images of any classification dataset, with masks of elliptic regions that an editor keeps."""
 
 from typing import Any
 
@@ -19,15 +19,16 @@ class ImagesWithEllipses(ProtectedSet):
 
     Each image has an elliptic region to protect, and a second ellipse near this region.
 
-    Training batches are for an inpainting model and have new regions in every epoch. Testing edits each image twice.
-    First the editor keeps the protected region. Then the editor keeps the second ellipse, which the protection does not
-    know.
+    Training batches are used to train an inpainting model, and their regions are sampled anew in every epoch. In
+    testing, each image is edited twice. In the first edit, the editor keeps the protected region. In the second edit,
+    the editor keeps the second ellipse, which the protection does not know.
 
     Args:
         images: any dataset of labelled images, such as `Digits(image_size=16)`. The labels are ignored.
-        unseen_change: largest difference between the two ellipses, in [0, 1]. It is a fraction of the range of
-            position, size and angle.
-        num_test_images: number of test images to use, from the first, for slow methods. None means all images.
+        unseen_change: largest difference between the two ellipses, in [0, 1], as a fraction of the ranges of position,
+            size and angle.
+        num_test_images: number of test images to use, starting with the first image. Use a small number for slow
+            methods. None means all images.
     """
 
     def __init__(self, images: ImageSet, unseen_change: float = 0.3, num_test_images: int | None = None) -> None:
@@ -51,7 +52,7 @@ class ImagesWithEllipses(ProtectedSet):
 
 
 class _WithEllipses:
-    """A split of the images, named by their positions."""
+    """A split of the images. The name of an image is its position."""
 
     in_memory = True
 

@@ -1,6 +1,6 @@
 """Interface of datasets of images to protect.
 
-A dataset reads its splits and knows nothing of batches.
+A dataset reads its splits and does not form batches.
 """
 
 from abc import ABC, abstractmethod
@@ -9,9 +9,9 @@ from datamodules.loading.seeded_batches import RequestedSet
 
 
 class ProtectedSet(ABC):
-    """Images with the regions that an editor keeps.
+    """Dataset of images with masks of the regions that an editor keeps.
 
-    Batches have the type `ProtectedImageBatch`, with pixels as stored.
+    Batches have the type `ProtectedImageBatch`, and their pixels have the stored values.
 
     Batches also have `data_range`, the stored value that corresponds to 1.
     """
@@ -20,14 +20,14 @@ class ProtectedSet(ABC):
     """C, H, W."""
 
     def fetch_missing(self) -> None:  # noqa: B027 - most have nothing to fetch
-        """Download missing files, if requested. One rank of each machine calls this method."""
+        """Download missing files, if requested. This method is called on one rank of each machine."""
 
     @abstractmethod
     def training(self, seed: int) -> RequestedSet:
         """Read the images for training a model.
 
         Args:
-            seed: random seed of the regions.
+            seed: random seed from which the regions are sampled.
         """
 
     @abstractmethod
@@ -35,6 +35,6 @@ class ProtectedSet(ABC):
         """Read the images to protect.
 
         Args:
-            seed: random seed of the regions.
-            with_prompts: whether to read the prompts of editors as well. Protection does not need them.
+            seed: random seed from which the regions are sampled.
+            with_prompts: whether to also read the editors' prompts. Protection does not need them.
         """

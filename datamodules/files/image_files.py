@@ -338,7 +338,7 @@ def required_folder(folder: Path, key: str) -> None:
         FileNotFoundError: if the folder does not exist or has no image.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f"{key}: {folder} is no folder; expected a folder of images, in any subfolders")
+        raise FileNotFoundError(f"{key}: {folder} is not a folder; expected a folder with images at any depth")
     if not image_names(folder):
         raise FileNotFoundError(f"{key}: {folder} holds no image; expected files that end with {', '.join(SUFFIXES)}")
 

@@ -1,4 +1,4 @@
-"""Directed acyclic graphs with observations of their nodes, synthetic or recorded.
+"""Directed acyclic graphs with synthetic or recorded observations of their nodes.
 
 W[i, j] is the weight of edge i -> j.
 """

@@ -1,4 +1,4 @@
-"""Observations of linear structural equation models with known graph, weights and noise."""
+"""Samples from linear structural equation models whose graph, weights and noise are known."""
 
 from collections.abc import Mapping
 
@@ -12,10 +12,10 @@ from datamodules.tables.table_set import Rows, TableSet
 
 
 class LinearSEM(TableSet):
-    """Samples of x = W^T x + z, with one value per node of a random graph, as in the experiments of CoLiDE.
+    """Samples of x = W^T x + z on a random graph with one value per node, as in the experiments of CoLiDE.
 
-    Weights are uniform in [-2, -0.5] or [0.5, 2]. The test set equals the training set, because testing evaluates the
-    estimated graph.
+    Weights are sampled uniformly from [-2, -0.5] and [0.5, 2]. The test set equals the training set, because testing
+    evaluates the estimated graph.
 
     Args:
         nodes: number of nodes, d.

@@ -1,4 +1,4 @@
-"""Random directed acyclic graphs and edge weights, sampled with a given random generator."""
+"""Sample random directed acyclic graphs and edge weights with a given random generator."""
 
 from typing import Literal
 
@@ -13,8 +13,8 @@ def acyclic_graph(kind: GraphKind, nodes: int, edges: int, random: np.random.Gen
     """Sample a directed acyclic graph, `[d, d]`, with edges from row to column.
 
     An Erdos-Renyi graph connects each pair of nodes with the same probability. The expected number of edges is `edges`.
-    Edges follow a random order of the nodes. A scale-free graph is built as by Barabasi and Albert. Each new node
-    points to round(edges / nodes) earlier nodes.
+    Edges are directed along a random order of the nodes. A scale-free graph follows the model of Barabasi and Albert,
+    in which each new node points to round(edges / nodes) earlier nodes.
 
     Args:
         kind: distribution from which the graph is sampled.
@@ -35,21 +35,21 @@ def acyclic_graph(kind: GraphKind, nodes: int, edges: int, random: np.random.Gen
 def edge_weights(graph: NDArray[np.bool_], low: float, high: float, random: np.random.Generator) -> NDArray[np.float64]:
     """Sample edge weights for a graph `[d, d]`.
 
-    They are uniform in [low, high], and negated with probability 1/2.
+    The weights are uniform in [low, high]. Each weight is negated with probability 1/2.
     """
     sign = np.where(random.random(graph.shape) < 0.5, -1.0, 1.0)
     return graph * sign * random.uniform(low, high, graph.shape)
 
 
 def observations(weight: NDArray[np.float64], noise: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Solve a linear structural equation model X = X W + Z for given noise Z, node by node in topological order.
+    """Solve a linear structural equation model X = X W + Z for X, node by node in topological order.
 
     Args:
         weight: weight matrix W of an acyclic graph, `[d, d]`.
-        noise: Z, `[N, d]`.
+        noise: noise Z, `[N, d]`.
 
     Returns:
-        X, `[N, d]`.
+        Observations X, `[N, d]`.
     """
     observed = noise.copy()
     for node in nx.topological_sort(nx.DiGraph(weight)):

@@ -1,6 +1,6 @@
-"""Observations of graph nodes in CSV files, with one column per node.
+"""Read observations of graph nodes from CSV files with one column per node.
 
-The presumed true graph can be given too.
+The presumed true graph can be given in a second file.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from datamodules.tables.table_set import Rows, TableSet
 
 
 def read_nodes(file: Path, graph: Path | None, name: str) -> Rows:
-    """Read observations, one per row and not standardised, and the edges or weights of the graph, from row to column.
+    """Read observations (one per row, not standardised) and the graph's edges or weights (from row to column).
 
     Args:
         file: CSV file of the observations, with node names in the header.
@@ -38,7 +38,7 @@ def read_nodes(file: Path, graph: Path | None, name: str) -> Rows:
 
 
 class RecordedNodes(TableSet):
-    """Observations in a CSV file of the user.
+    """Observations in a CSV file that the user provides.
 
     Testing evaluates the estimated graph and uses the training rows again.
 

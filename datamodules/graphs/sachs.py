@@ -1,4 +1,4 @@
-"""Proteins and phospholipids in single human cells, and the graph of interactions on which biologists agree."""
+"""Concentrations of proteins and phospholipids in single human cells, and the consensus graph of their interactions."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,8 +13,8 @@ NODES = 11
 class Sachs(TableSet):
     """The 853 cells of Sachs, with 11 nodes, in `<data_dir>/sachs/observational.csv` and `consensus_adjacency.csv`.
 
-    Values are neither log-transformed nor standardised, as usual for linear methods. The true graph has 17 unweighted
-    edges. The test set equals the training set, since testing evaluates the estimated graph.
+    As usual for linear methods, the values are neither log-transformed nor standardised. The true graph has 17
+    unweighted edges. The test set equals the training set, since testing evaluates the estimated graph.
 
     Args:
         data_dir: folder that contains `sachs`. None means the NOISEWORKS_DATA directory.

@@ -1,1 +1,1 @@
-"""Image pairs to interpolate between."""
+"""Datasets of image pairs for interpolation."""

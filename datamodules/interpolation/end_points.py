@@ -1,4 +1,4 @@
-"""Interface of datasets of image pairs, random pairs of labelled images, and pairs of bundled photographs."""
+"""Interface of datasets of image pairs, with two datasets: random pairs of labelled images, and bundled photographs."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from datamodules.restoration.photographs import NAMES, Photographs
 class EndPoints(ABC):
     """Dataset of image pairs.
 
-    Batches are `InterpolationBatch`es with images as stored.
+    Batches have the type `InterpolationBatch`, and their pixels have the stored values.
 
     Batches also have `data_range`, the stored value that corresponds to 1.
     """
@@ -27,10 +27,10 @@ class EndPoints(ABC):
     """C, H, W."""
 
     def fetch_missing(self) -> None:  # noqa: B027 - most have nothing to fetch
-        """Download missing files, if requested. One rank of each machine calls this method."""
+        """Download missing files, if requested. This method is called on one rank of each machine."""
 
     def training(self) -> ImageSource | None:
-        """Read the images for training a model, or None if the dataset has only pairs."""
+        """Read the images for training a model, or return None if the dataset has only pairs."""
         return None
 
     @abstractmethod
@@ -38,12 +38,12 @@ class EndPoints(ABC):
         """Read the pairs.
 
         Args:
-            seed: seed of the random pairs.
+            seed: seed from which random pairs are sampled.
         """
 
 
 class PairsOfOneClass(EndPoints):
-    """Random pairs of test images of the same class, and training images to train a model on.
+    """Random pairs of test images of the same class, and single images for training a model.
 
     Args:
         images: dataset of labelled images, such as `Digits` or `MNIST`.
@@ -67,7 +67,7 @@ class PairsOfOneClass(EndPoints):
 
 
 class PairsOfPhotographs(EndPoints):
-    """Pairs of the photographs bundled with scikit-image and scikit-learn, see `Photographs`.
+    """Pairs of photographs bundled with scikit-image and scikit-learn, see `Photographs`.
 
     Args:
         names: names of the two photographs of each pair.
@@ -117,7 +117,7 @@ class _ListedPairs:
 
 
 class _DrawnPairs:
-    """Pairs of test images of one class.
+    """Random pairs of test images of the same class.
 
     Classes are sampled with equal probability.
     """

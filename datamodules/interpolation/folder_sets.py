@@ -1,4 +1,4 @@
-"""Photographs of the user, with a list of pairs to interpolate between."""
+"""The user's photographs, with a list of image pairs for interpolation."""
 
 from collections import Counter
 from itertools import pairwise
@@ -32,11 +32,11 @@ class _Pair(NamedTuple):
 
 
 class PairsInFolder(EndPoints):
-    """Image pairs of a folder, listed in `pairs.csv` with the columns a, b and optionally prompt.
+    """Image pairs in a folder, listed in `pairs.csv` with the columns a, b and optionally prompt.
 
     Columns a and b are file names relative to the folder. Without `pairs.csv`, there are no prompts, and each image
-    forms a pair with the next image by name. Images are rotated according to their metadata and resized to a square,
-    regardless of their aspect ratio. The code of the authors does the same.
+    forms a pair with the next image in the order of file names. Images are rotated according to their metadata and
+    resized to a square, regardless of their aspect ratio. The authors' code does the same.
 
     Args:
         data_dir: folder of the images. None means the NOISEWORKS_DATA directory.

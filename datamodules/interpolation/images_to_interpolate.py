@@ -1,4 +1,4 @@
-"""DataModule of image pairs for interpolation, and of single images for training."""
+"""DataModule for image pairs to interpolate between, and for single training images."""
 
 from typing import Any
 
@@ -13,17 +13,17 @@ from datamodules.randomness.counter import CounterRNG
 
 
 class ImagesToInterpolate(SeededBatches):
-    """Image pairs for testing and prediction, and single images for training if the dataset has any.
+    """DataModule with image pairs for testing and prediction, and single images for training if the dataset has any.
 
     Args:
         images: dataset of image pairs.
-        noise: noise that is added to both images of a pair, without clipping, but not to training images. None means no
+        noise: noise that is added to both images of a pair, without clipping. Training images stay clean. None means no
             noise.
         batch_size: global training batch size, over all ranks.
         evaluation_batch_size: global batch size of pairs in testing and prediction. None means `batch_size`.
-        num_workers: number of DataLoader workers. None means one per free core, at most 8, for files and 0 for images
-            in memory.
-        seed: seed of the batch order, the pairs and the noise. None means the value of `seed_everything`.
+        num_workers: number of DataLoader workers. None means 0 for images in memory, and otherwise one per free core,
+            at most 8.
+        seed: seed of the sampling order, the pairs and the noise. None means the value of `seed_everything`.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class ImagesToInterpolate(SeededBatches):
         self.test_set = self.images.pairs(self.seed)
 
     def training_images(self) -> tuple[Tensor, int] | None:
-        """Return all training images as stored, `[N, C, H, W]`, and their `data_range`, or None without images."""
+        """Return all stored training images, `[N, C, H, W]`, and their `data_range`, or None if there are none."""
         source = self.images.training()
         return None if source is None else (source.fetch(torch.arange(len(source.label)), None), source.data_range)
 

@@ -1,5 +1,5 @@
-"""Long jobs that can be resumed: items are sharded over ranks, stores are atomic, and failed ranks are detected.
+"""Resumable long jobs: items are sharded over ranks, results are stored atomically, and failed ranks are detected.
 
-`ResumableMap` computes the items that a store lacks. `Peers` monitors the other ranks during the job. `stores` defines
-the file formats. `cached_array` caches an array under a digest of its inputs.
+`ResumableMap` computes the items that are missing in a store. `Peers` monitors the other ranks during the job. `stores`
+defines the file formats. `cached_array` caches an array under a digest of its inputs.
 """

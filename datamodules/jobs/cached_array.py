@@ -1,6 +1,6 @@
-"""Arrays that all ranks compute together once.
+"""Cache of arrays, each of which is computed once by all ranks together.
 
-They are cached on disk under a digest of the inputs.
+An array is cached on disk under a digest of its inputs.
 
 A cache entry is a folder `<name>-<digest of its identity>` with `array.npy` and `manifest.json`. The manifest contains
 the identity, which describes all inputs. Until the entry is complete, a `ResumableMap` stores the parts of the array in
@@ -39,17 +39,17 @@ def cached_array(
     compute: Callable[[list[int]], Parts],
     told_to_end: Callable[[], bool] = lambda: False,
 ) -> NDArray[Any]:
-    """Read the cached array of an identity, or compute the array if it is missing.
+    """Read the cached array that has a given identity, or compute the array if it is not cached.
 
     All ranks must call this function.
 
     Args:
         folder: folder of the cache. It must be on storage that all ranks share.
-        name: prefix of the name of the entry, before the digest.
-        identity: description of all inputs of the array. Any difference leads to another entry.
+        name: first part of the cache entry's name, before the digest.
+        identity: description of all inputs of the array. A different description selects a different cache entry.
         num_parts: number of parts. The array is the concatenation of the parts along the first axis.
-        compute: function that maps the numbers of missing parts to an iterator of (number, rows of this part). Each
-            rank gets some of the numbers.
+        compute: function that maps the indices of missing parts to an iterator of (index, rows of this part). It is
+            called on each rank with a share of the indices.
         told_to_end: function that returns whether the run was asked to stop.
 
     Returns:
@@ -65,7 +65,7 @@ def cached_array(
 
             def begin() -> bool:
                 held.enter_context(locked(entry))
-                there = entry.is_dir()  # another run may have brought it meanwhile
+                there = entry.is_dir()  # another run may have computed it meanwhile
                 if not there:
                     _say_why(folder, name, identity)
                 return there
@@ -73,7 +73,7 @@ def cached_array(
             if not peers.on_first_rank(begin):
                 _compute(entry, identity, num_parts, compute, peers)
     elif rank() == 0:
-        remove_ended_ranks(entry, time.time_ns())  # of a run that was killed when it had brought the entry
+        remove_ended_ranks(entry, time.time_ns())  # left by a run that was killed after it had written the entry
     return _read(entry, identity)
 
 
@@ -113,7 +113,7 @@ def _join(path: Path, parts: list[Path]) -> None:
 def locked(entry: Path) -> Iterator[None]:
     """Lock an entry while this run computes it.
 
-    The lock is released when the process ends for any reason.
+    The operating system releases the lock when the process ends for any reason.
     """
     entry.parent.mkdir(parents=True, exist_ok=True)
     with entry.with_name(f".{entry.name}.lock").open("w") as file:
@@ -123,12 +123,12 @@ def locked(entry: Path) -> Iterator[None]:
             rank_zero_info(f"Waiting for {entry}, which another run computes")
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError:
-            pass  # a file system without locks
+            pass  # the file system does not support locks
         yield
 
 
 def _say_why(folder: Path, name: str, identity: dict[str, Any]) -> None:
-    """Report which keys of the identity differ from those of the most similar cached entry of the same name."""
+    """Report the keys of the identity that differ from the most similar cached entry of the same name."""
     wanted = _flat(identity)
     differences = []
     for manifest in folder.glob(f"{name}-*/manifest.json"):

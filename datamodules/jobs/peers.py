@@ -1,18 +1,18 @@
 """Failure detection among the ranks of a job.
 
-Each rank learns how the others ended, even if they were killed.
+Each rank learns how the other ranks ended, even if they were killed.
 
-Ranks that finish early cannot wait for the others in a collective, because it would time out after 30 minutes. Ranks
-therefore use two collectives at the start. Afterwards they use files in `.<job>.ranks-<token>` next to the folder of
-the job, on shared storage:
+Ranks that finish early cannot wait for the others in a collective operation, because it would time out after 30
+minutes. Ranks therefore use collectives only at the start (two calls). Afterwards they communicate through files in
+`.<job>.ranks-<token>` next to the folder of the job, on shared storage:
 
-    rank_<number>   `arrived` for each meeting point the rank has reached, then `done`, or `failed` and the cause
-    step_<number>   what rank 0 returned at a meeting point
+    rank_<number>   `arrived` for each synchronisation point that the rank has reached, then `done` or `failed <cause>`
+    step_<number>   result of the action that rank 0 ran at a synchronisation point
 
-A rank holds a POSIX lock on its file. The system releases the lock when the process ends, even by SIGKILL. An unlocked
-file without `done` or `failed` therefore belongs to a killed rank. If a rank fails, the other ranks raise an error with
-the same cause, so all ranks report the first failure. On file systems without locks, failed ranks are detected, but
-killed ranks are not.
+Each rank holds a POSIX lock on its own file. The operating system releases the lock when the process ends, even by
+SIGKILL. An unlocked file without `done` or `failed` therefore belongs to a killed rank. If a rank fails, the other
+ranks raise an error with the same cause, so all ranks report the first failure. On file systems without locks, failed
+ranks are detected but killed ranks are not.
 
 Rank 0 removes the folder when all ranks are done. Rank 0 also removes the folders of earlier runs that were killed.
 """
@@ -35,9 +35,9 @@ from datamodules.distributed.collectives import all_gather, broadcast, rank, wor
 from datamodules.files.whole_files import write_text
 
 SECONDS_BETWEEN_LOOKS = 0.5
-"""Time between two checks of the other ranks, for eight of them; with more, checks are proportionally rarer."""
+"""Seconds between two checks of up to eight other ranks. With more ranks, the interval is proportionally longer."""
 SHORTEST_WAIT, LONGEST_WAIT = 0.02, 0.5
-"""Shortest and longest time between two checks of a waiting rank, in seconds."""
+"""Shortest and longest interval between two checks while a rank waits, in seconds."""
 Returned = TypeVar("Returned")
 
 
@@ -51,7 +51,7 @@ class PeerFailure(RuntimeError):
 class Peers:
     """Context manager that detects failed ranks during a job.
 
-    All ranks must enter it.
+    All ranks must enter the context.
 
     Args:
         folder: folder of the job. It must be on storage that all ranks share.
@@ -97,7 +97,7 @@ class Peers:
             if rank() and not said:
                 error = self._began(token)
             causes = [said, *all_gather(cause_of(error))]
-        except RuntimeError as broken:  # a collective
+        except RuntimeError as broken:  # raised by a collective operation
             self._leave()
             raise PeerFailure(f"another rank was killed, or failed, before this job began: {broken}") from broken
         if first := next(filter(None, causes), ""):
@@ -106,7 +106,7 @@ class Peers:
         self._working = set(range(world_size())) - {rank()}
 
     def _began(self, token: str) -> Exception | None:
-        """Create the file of this rank, or return the error."""
+        """Create the file of this rank, and return the error if this fails."""
         self._ranks = self.folder.with_name(f".{self.folder.name}.ranks-{token}")
         try:
             if rank() == 0:
@@ -118,7 +118,7 @@ class Peers:
                     f"must be on storage that all processes share"
                 )
             self._file = os.open(self._ranks / f"rank_{rank()}", os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-            with suppress(OSError):  # a file system without locks
+            with suppress(OSError):  # the file system does not support locks
                 fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except Exception as error:
             return error
@@ -153,7 +153,7 @@ class Peers:
                 self._working.discard(other)
             elif ending is not None:
                 raise PeerFailure(ending)
-        # The first process of a machine may outlive the shell that it was started from; others have a launcher.
+        # Rank 0 of a machine may outlive the shell that started it. The parent of the other ranks is a launcher.
         if os.environ.get("LOCAL_RANK", "0") != "0" and os.getppid() != self._parent:
             raise PeerFailure("the parent process of this rank has ended")
 
@@ -162,7 +162,8 @@ class Peers:
 
         The result is "" if the rank is done, the cause if it failed, and None if it is still working.
         """
-        killed = is_locked(self._ranks / f"rank_{other}") is False  # asked first: its last word comes before
+        # The lock is checked before the text is read, because a rank writes its last entry before it unlocks.
+        killed = is_locked(self._ranks / f"rank_{other}") is False
         text = self._said(other)
         if "failed " in text:
             return text.partition("failed ")[2].strip()
@@ -171,9 +172,7 @@ class Peers:
         return f"rank {other} was killed, or ended without an error of this job" if killed else None
 
     def wait(self, ready: Callable[[], bool], meanwhile: Callable[[], None] = lambda: None) -> None:
-        """Wait until `ready` returns true.
-
-        If another rank fails meanwhile, an error is raised.
+        """Wait until `ready` returns true, and raise an error if another rank fails meanwhile.
 
         Args:
             ready: function that returns whether the wait is over.
@@ -191,9 +190,9 @@ class Peers:
             seconds = min(1.5 * seconds, LONGEST_WAIT)
 
     def on_first_rank(self, action: Callable[[], Returned], meanwhile: Callable[[], None] = lambda: None) -> Returned:
-        """Run an action on rank 0 once all ranks have arrived.
+        """Run an action on rank 0 after all ranks have called this method.
 
-        The other ranks wait and get the result via JSON.
+        The other ranks wait and receive the result, serialised as JSON.
 
         Raises:
             PeerFailure: on the other ranks, if the action fails.
@@ -214,14 +213,14 @@ class Peers:
 
     def fail(self, error: BaseException) -> None:
         """Report the error of this rank to the other ranks."""
-        with suppress(OSError):  # the error is what counts, and the folder may be gone
+        with suppress(OSError):  # the folder may have been removed, and the original error is more important
             self._say(f"failed {cause_of(error)}")
         self._leave()
 
     def close(self) -> None:
-        """Wait for all ranks at the end of a job without errors.
+        """End a job without errors: wait for all ranks.
 
-        Otherwise early ranks might time out in a later collective.
+        Without this wait, ranks that finish early might time out in a later collective operation.
         """
         try:
             self.on_first_rank(lambda: None)
@@ -244,9 +243,9 @@ class Peers:
 
 
 def cause_of(error: BaseException | None) -> str:
-    """Describe an error and the rank on which it occurred.
+    """Return a text with an error and the rank on which it occurred.
 
-    A `PeerFailure` is described only by its message.
+    For a `PeerFailure`, the text is its message.
     """
     if error is None or isinstance(error, PeerFailure):
         return str(error or "")
@@ -254,11 +253,12 @@ def cause_of(error: BaseException | None) -> str:
 
 
 def remove_ended_ranks(folder: Path, before: float) -> None:
-    """Remove the rank folders of a job that killed runs left behind.
+    """Remove the folders of rank files that killed runs of a job have left behind.
 
     Args:
         folder: folder of the job.
-        before: time in nanoseconds since the Unix epoch. An older run has ended if its rank 0 holds no lock.
+        before: time in nanoseconds since the Unix epoch. Only older folders are removed, and only if rank 0 of their
+            run holds no lock, which means that the run has ended.
     """
     for ranks in folder.parent.glob(f".{folder.name}.ranks-*"):
         with suppress(OSError):

@@ -1,6 +1,6 @@
-"""Resumable computation of many items by all ranks.
+"""Computation of many items by all ranks that can be resumed.
 
-Finished items are kept if the run is killed.
+If the run is killed, finished items are kept.
 """
 
 import time
@@ -23,22 +23,22 @@ SECONDS_BETWEEN_REPORTS = 60.0
 class ResumableMap:
     """Compute the missing items of a store, sharded over ranks.
 
-    A killed run can be continued.
+    A killed run can be resumed.
 
         with ResumableMap(csv_files(folder), settings, folder / "settings.json") as job:
             job.run(keys, lambda positions: ((position, table_of(position)) for position in positions))
 
-    The settings are written before the first result. Existing results are rejected if their settings differ or are
-    missing. Settings without results are replaced. An error on one rank stops all ranks, see `Peers`.
+    The settings are written before the first result. Existing results are rejected if their recorded settings differ or
+    are missing. Recorded settings without results are overwritten. An error on one rank stops all ranks, see `Peers`.
 
     Args:
         store: store of the results. It must be on storage that all ranks share.
-        settings: everything that results depend on, as JSON values. The settings of rank 0 are used.
+        settings: all settings on which the results depend, as JSON values. The settings of rank 0 are used.
         settings_file: file that records the settings.
-        remedy: advice that is given in the error message about results of other settings.
+        remedy: advice in the error message that is raised if existing results have different settings.
         told_to_end: function that returns whether the run was asked to stop, for example by SIGTERM.
         name: name of the job in progress messages. None means the name of the folder of the store.
-        peers: the ranks, where they have met already and part later.
+        peers: an open `Peers` context, if the caller has one; the caller also closes it. None opens a new context.
 
     Raises:
         ValueError: on entering, if the results in the store were computed with other settings. The message lists the
@@ -77,7 +77,7 @@ class ResumableMap:
     def open(self) -> None:
         """Start the job.
 
-        All ranks must call this.
+        All ranks must call this method.
         """
         if self._meets:
             self.peers.open()
@@ -121,8 +121,8 @@ class ResumableMap:
 
         Args:
             keys: keys of the items of the batch.
-            compute: function that maps the positions of missing keys to results.
-            digests: digest of the inputs of each item.
+            compute: function that maps the positions of missing keys in `keys` to their results.
+            digests: one digest of the inputs per item.
 
         Returns:
             The keys of the items that were computed.
@@ -150,12 +150,13 @@ class ResumableMap:
 
         Args:
             keys: keys of all items, the same on all ranks.
-            compute: function that maps positions of missing keys to an iterator of (position, result), in any order.
-                Each rank gets some of the positions.
-            digests: digest of the inputs of each item.
-            together: let all ranks compute each item together, instead of sharding the items; rank 0 writes the result.
-            progress: callback that shows the progress. It is called after each item, and while this rank waits for
-                others. None prints one line per minute.
+            compute: function that maps positions of missing keys in `keys` to an iterator of (position, result), in any
+                order. It is called on each rank with a share of the positions.
+            digests: one digest of the inputs per item.
+            together: whether all ranks compute each item together, and rank 0 writes the result. False shards the items
+                over ranks.
+            progress: callback that shows the progress. It is called after each item, and while this rank waits for the
+                other ranks. None prints one line per minute.
         """
         progress = progress or self._reports(keys)
         missing = self.peers.on_first_rank(lambda: self.store.missing(keys, digests))
@@ -171,7 +172,7 @@ class ResumableMap:
     def _reports(self, keys: Sequence[Any]) -> Callable[[], None]:
         """Return a function that reports how many items are done.
 
-        It reports on rank 0, at most once per minute.
+        The function prints on rank 0, at most once per minute.
         """
         said = time.monotonic()
 

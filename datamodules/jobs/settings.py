@@ -1,6 +1,6 @@
-"""Settings that are written next to results.
+"""Record the settings of a job next to its results.
 
-A run with other settings is rejected, and the message names the differences.
+A later run with different settings is rejected, and the error message lists the differences.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from typing import Any
 from datamodules.files.whole_files import write_text
 
 DIGEST = re.compile(r"[0-9a-f]{16,64}")
-"""A hash, which messages replace by words."""
+"""Pattern of a hash. Error messages do not print hashes."""
 
 
 def key_of(settings: dict[str, Any]) -> str:
@@ -40,16 +40,17 @@ def stored_settings(path: Path) -> dict[str, Any] | None:
 
 
 def reject_other_settings(found: dict[str, Any], settings: dict[str, Any], results: str, remedy: str) -> None:
-    """Raise an error if results were computed with other settings.
+    """Raise an error if existing results were computed with different settings.
 
     Args:
         found: recorded settings of the existing results.
         settings: settings of this run.
-        results: name of the existing results in the error message, a singular noun.
+        results: noun in the singular that describes the existing results in the error message.
         remedy: advice on what to do instead, for the error message.
 
     Raises:
-        ValueError: if settings differ. The message lists all differences, digests last and in words.
+        ValueError: if settings differ. The message lists all differences. Different digests come last, without their
+            values.
     """
     settings = json.loads(json.dumps(settings))
     values, digests = [], []

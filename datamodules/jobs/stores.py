@@ -1,9 +1,9 @@
 """Stores for the results of a job.
 
-A store has one file per item, or one row of a table per item.
+A store has one file or one table row per item.
 
-Writes are atomic. If a writer is killed, each item has a complete result or no result. Formats with room for metadata
-also store a digest of the inputs of each result.
+Writes are atomic. If a writer is killed, each item has either a complete result or no result. File formats that allow
+metadata also store a digest of each result's inputs.
 """
 
 import hashlib
@@ -38,9 +38,9 @@ class Store(Protocol):
         ...
 
     def tidy(self) -> None:
-        """Remove partial files of killed writers.
+        """Remove partial files that killed writers left behind.
 
-        Rank 0 calls this before any rank writes.
+        Rank 0 calls this method before any rank writes.
         """
         ...
 
@@ -49,7 +49,7 @@ class Store(Protocol):
 
         Args:
             keys: keys of the items.
-            digests: digest of the inputs of each item's result.
+            digests: one digest of the inputs per item.
 
         Raises:
             ValueError: if the inputs of an item have changed since the result was stored.
@@ -66,7 +66,7 @@ class Store(Protocol):
 
 
 def digest_of(*tensors: Tensor) -> str:
-    """Hash the shapes and values of tensors, on any device."""
+    """Hash the shapes and values of tensors, which may be on any device."""
     digest = hashlib.blake2b(digest_size=16)
     for tensor in tensors:
         digest.update(f"{tuple(tensor.shape)}".encode())
@@ -75,14 +75,14 @@ def digest_of(*tensors: Tensor) -> str:
 
 
 class Files:
-    """One file per item: `<key><suffix>` in a folder or its subfolders.
+    """Store with one file per item: `<key><suffix>` in a folder or its subfolders.
 
     Args:
         folder: folder of the files.
-        suffix: suffix of file names. It is empty if keys include the suffix.
-        write: function that writes a value and the digest of the inputs to a path, as a `whole_file`.
-        digest_in: function that reads the digest of the inputs from a file, or raises `DamagedFile`. None for formats
-            without digests.
+        suffix: suffix of file names. Use an empty string if the keys include the suffix.
+        write: function that writes a value and the digest of its inputs to a path, atomically with `whole_file`.
+        digest_in: function that reads the digest of the inputs from a file, and raises `DamagedFile` if the file is
+            damaged. None means that the file format has no digests.
     """
 
     def __init__(
@@ -136,12 +136,15 @@ class Files:
 
 
 def png_files(folder: Path) -> Files:
-    """Store images `[C, H, W]`, uint8 or uint16, as PNG files."""
+    """Return a store of images `[C, H, W]`, uint8 or uint16, as PNG files."""
     return Files(folder, ".png", write_png, digest_in_png)
 
 
 def recordings(folder: Path) -> Files:
-    """Store pairs (signal in [-1, 1], sample rate) in the audio format given by the suffix of the key."""
+    """Return a store of pairs (signal in [-1, 1], sample rate) as audio files.
+
+    The suffix of a key sets the audio format of its file.
+    """
 
     def write(path: Path, recording: tuple[NDArray[Any], int], digest: str) -> None:
         write_recording(path, *recording, digest)
@@ -150,7 +153,7 @@ def recordings(folder: Path) -> Files:
 
 
 def csv_files(folder: Path) -> Files:
-    """Store tables as CSV files."""
+    """Return a store of tables as CSV files."""
 
     def write(path: Path, table: "pd.DataFrame", digest: str) -> None:
         write_text(path, table.to_csv(index=False))
@@ -159,7 +162,7 @@ def csv_files(folder: Path) -> Files:
 
 
 def array_files(folder: Path) -> Files:
-    """Store arrays as `.npy` files."""
+    """Return a store of arrays as `.npy` files."""
 
     def write(path: Path, array: NDArray[Any], digest: str) -> None:
         with whole_file(path) as partial:
@@ -169,15 +172,15 @@ def array_files(folder: Path) -> Files:
 
 
 class Rows:
-    """One row of text per item, for items that are too small for separate files.
+    """Store with one row of text per item, for items that are too small for separate files.
 
-    Each rank appends to its own `rank<number>.tsv`, and flushes every row at once. If a killed writer left an
-    incomplete last line, this line is ignored.
+    Each rank appends to its own `rank<number>.tsv`, and flushes after every row. If a killed writer left an incomplete
+    last line, this line is ignored.
 
     Args:
         folder: folder of the files.
         columns: names of the columns. The first column is the key, an integer.
-        varying: columns that may differ between two rows of the same item.
+        varying: names of the columns that may differ between two rows of the same item.
     """
 
     def __init__(self, folder: Path, columns: Sequence[str], varying: Collection[str] = ()) -> None:
@@ -200,7 +203,7 @@ class Rows:
         """Read the rows of all ranks into a dict by key.
 
         Raises:
-            ValueError: if a line is damaged, or if two rows of an item contradict each other.
+            ValueError: if a line is damaged, or if two rows of an item differ in a column that is not in `varying`.
         """
         rows: dict[int, Row] = {}
         for path in sorted(self.folder.glob("rank*.tsv")):

@@ -1,1 +1,1 @@
-"""Batches whose order depends only on (seed, epoch), and augmentation on the device."""
+"""DataLoaders whose sampling order depends only on (seed, epoch), with augmentation on the device."""

@@ -1,4 +1,4 @@
-"""Exchange corrected labels between ranks."""
+"""Gather corrected labels from all ranks."""
 
 import torch
 import torch.distributed as dist
@@ -12,16 +12,17 @@ def gathered_labels(index: Tensor, label: Tensor, device: torch.device) -> tuple
 
     All ranks must call this function.
 
-    Each rank contributes any number of labels.
+    Each rank may contribute a different number of labels.
 
     Args:
         index: positions of the samples, `[n]`, int64.
-        label: corrected labels, classes `[n]` or masks `[n, H, W]`, of one dtype. The size of masks may differ between
-            ranks.
-        device: device on which the ranks exchange tensors.
+        label: corrected labels: classes `[n]` or masks `[n, H, W]`. The dtype must be the same on all ranks. The size
+            of masks may differ between ranks.
+        device: device of the tensors in the collective operation.
 
     Returns:
-        The samples and labels of all ranks, on the CPU. Smaller masks are padded with 255 at the bottom and right.
+        The positions and labels of all ranks, on the CPU. Smaller masks are padded with 255 at the bottom and at the
+        right.
     """
     if world_size() == 1:
         return index.cpu(), label.cpu()

@@ -10,23 +10,23 @@ from torch.utils.data import Sampler
 
 
 class Request(NamedTuple):
-    """The samples that one rank fetches for one batch."""
+    """The samples of a batch that one rank fetches."""
 
     indices: Tensor
-    """`[local batch]`, int64: positions in the dataset, this rank's shard of the global batch."""
+    """Positions in the dataset of this rank's shard of the global batch, `[local batch]`, int64."""
     epoch: int
-    """Number of the pass over the dataset, counted from 0 over all epochs; it seeds the augmentation."""
+    """Index of the pass over the dataset, counted from 0 over all epochs. It seeds the augmentation."""
     global_batch_size: int
-    """Global batch size: samples of the batch over all ranks."""
+    """Global batch size: number of samples of the batch, over all ranks."""
 
 
 class GlobalBatches(Sampler[Request]):
-    """Shard each global batch over ranks, without padding or duplicates.
+    """Sampler that shards each global batch over ranks, without padding or duplicates.
 
     Use this sampler as `DataLoader(dataset, sampler=GlobalBatches(...), batch_size=None)`. Then `__getitem__` of the
     dataset receives a whole request. Rank r gets samples r, r + world_size, ... of each global batch. All ranks have
-    the same number of batches, and every batch has at least one sample. A short last batch is kept, with two
-    exceptions:
+    the same number of batches, and each rank has at least one sample of every batch. A short last batch is kept, with
+    two exceptions:
 
     * in training, the batch is dropped if a rank would have fewer than two samples (BatchNorm needs two);
     * in evaluation, the batch is merged into the previous batch if a rank would have no sample.
@@ -36,15 +36,16 @@ class GlobalBatches(Sampler[Request]):
         batch_size: global batch size, over all ranks.
         rank: rank of this process.
         world_size: number of ranks.
-        shuffle: whether to use a new random order in each epoch, for training, instead of dataset order, for
+        shuffle: whether to use a new random order in each epoch, as in training. False uses the dataset order, as in
             evaluation.
         seed: seed of the sampling order.
         epoch: first epoch. Lightning sets later epochs.
-        resumed: epoch to resume, and the number of batches that were already used in this epoch and are skipped.
-        passes: number of passes over the dataset per epoch, each in another order. Methods with two networks train one
-            network per pass.
-        draw: function that samples the `num_samples` positions of an epoch, for class-balanced subsets. None means a
-            permutation.
+        resumed: epoch to resume, and number of batches to skip in this epoch because they were used before the
+            interruption.
+        passes: number of passes over the dataset per epoch, each in a different order. Methods with two networks train
+            one network per pass.
+        draw: function that samples the `num_samples` positions of a pass, for example for class-balanced subsets. None
+            means a random permutation.
 
     Raises:
         ValueError: if the dataset or the batch has fewer samples than there are ranks, or if a training batch exceeds
@@ -88,13 +89,13 @@ class GlobalBatches(Sampler[Request]):
 
     @property
     def num_left_out(self) -> int:
-        """Number of samples that a pass leaves out of its batches."""
+        """Number of samples of a pass that are in no batch."""
         remainder = self.num_samples % self.batch_size
         return remainder if self.shuffle and remainder < 2 * self.world_size else 0
 
     @property
     def boundaries(self) -> list[int]:
-        """List the positions where the batches of a pass begin, and where the last batch ends."""
+        """List the position at which each batch of a pass begins, and the position at which the last batch ends."""
         remainder = self.num_samples % self.batch_size
         starts = list(range(0, self.num_samples, self.batch_size))
         if remainder and (self.num_left_out or (not self.shuffle and remainder < self.world_size)):

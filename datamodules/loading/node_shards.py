@@ -1,7 +1,7 @@
-"""Non-IID shards of a training set for decentralised nodes, and batches with samples of all nodes.
+"""Split a training set into non-i.i.d. shards for decentralised nodes, and form batches with samples of all nodes.
 
-The number of samples per node and class follows a Dirichlet distribution. With a small concentration, each node has few
-classes. With a large concentration, all nodes have the same mix of classes.
+The class proportions of a node are sampled from a Dirichlet distribution. With a small concentration, each node has few
+classes. With a large concentration, all nodes have nearly the same class proportions.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +17,7 @@ from datamodules.loading.global_batches import GlobalBatches, Request
 
 
 def dirichlet_shards(label: Tensor, num_classes: int, nodes: int, alpha: float, seed: int) -> list[Tensor]:
-    """Sample the shards of n nodes from N samples.
+    """Sample shards of a training set of N samples for n nodes.
 
     A shard has floor(p_k N / n) samples of class k, without replacement, with p ~ Dirichlet(alpha, ...).
 
@@ -25,14 +25,14 @@ def dirichlet_shards(label: Tensor, num_classes: int, nodes: int, alpha: float, 
     its samples.
 
     Args:
-        label: `[N]`, int64.
-        num_classes: K.
-        nodes: n.
+        label: labels of the training set, `[N]`, int64.
+        num_classes: number of classes, K.
+        nodes: number of nodes, n.
         alpha: concentration of the Dirichlet distribution, the same for all classes.
-        seed: seed of the shards.
+        seed: seed from which the shards are sampled.
 
     Returns:
-        The positions of the samples of each node, int64, class by class.
+        For each node, the positions of its samples, int64, sorted by class.
     """
     random = np.random.default_rng([seed, 5])
     of_class = [np.flatnonzero(label.numpy() == category) for category in range(num_classes)]
@@ -51,16 +51,16 @@ def dirichlet_shards(label: Tensor, num_classes: int, nodes: int, alpha: float, 
 
 
 class NodeBatches(GlobalBatches):
-    """Batches with equally many samples of each node, grouped by node.
+    """Sampler of batches with the same number of samples from each node, grouped by node.
 
-    Each node iterates over its shard again and again, each time in a new order. A batch at the end of one order
-    continues with the next order. The samples of a batch depend only on (seed, node, batch), not on the number of
-    ranks. A rank gets the samples of the nodes in its `block`.
+    Each node iterates over its shard repeatedly, each time in a new random order. A batch may span the end of one pass
+    and the start of the next pass. The samples of a batch depend only on (seed, node, batch), not on the number of
+    ranks. A rank gets the samples of the nodes that `block` assigns to it.
 
     Args:
         shards: positions of the samples of each node in the dataset.
         batch_size: number of samples per batch, over all nodes.
-        batches: batches per epoch.
+        batches: number of batches per epoch.
         growing: whether batches grow. If so, training batch t, counted from 0, has t + 1 samples of each node.
         rank: rank of this process.
         world_size: number of ranks.
@@ -88,7 +88,7 @@ class NodeBatches(GlobalBatches):
     def __iter__(self) -> Iterator[Request]:
         epoch, batches, nodes = self.epoch, len(self), len(self.shards)
         first = self.resumed[1] if epoch == self.resumed[0] else 0
-        order = lru_cache(2 * nodes)(self._order_of)  # many batches read the same order
+        order = lru_cache(2 * nodes)(self._order_of)  # consecutive batches use the same order
         for batch_number in range(epoch * batches + first, (epoch + 1) * batches):
             size = batch_number + 1 if self.growing else self.batch_size // nodes
             start = batch_number * (batch_number + 1) // 2 if self.growing else batch_number * size
@@ -100,7 +100,7 @@ class NodeBatches(GlobalBatches):
         return np.random.default_rng([self.seed, 6, node, number]).permutation(len(self.shards[node]))
 
     def _drawn(self, node: int, start: int, size: int, order: Callable[[int, int], np.ndarray]) -> Tensor:
-        """Take `size` samples of a node, from position `start` of its orders one after another."""
+        """Take `size` samples of a node, starting at position `start` of the concatenation of its random orders."""
         shard = self.shards[node]
         first, last = start // len(shard), (start + size - 1) // len(shard)
         orders = [order(node, number) for number in range(first, last + 1)]
@@ -109,12 +109,12 @@ class NodeBatches(GlobalBatches):
 
 
 class NodeShards:
-    """Split a training set among nodes, with Dirichlet-distributed class shares.
+    """Split a training set among nodes, with Dirichlet-distributed class proportions.
 
     Args:
-        nodes: number of nodes with data.
+        nodes: number of nodes that have data.
         alpha: concentration of the Dirichlet distribution. With small values, each node has few classes. With large
-            values, all nodes have the same mix of classes.
+            values, all nodes have nearly the same class proportions.
         batches_per_epoch: number of batches per epoch. All nodes contribute equally to every batch.
         growing: whether batches grow. If so, batch t, counted from 0, has t + 1 samples of each node, and the batch
             size is not used.

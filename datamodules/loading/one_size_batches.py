@@ -1,4 +1,4 @@
-"""Images of several sizes, sharded over ranks in batches of one image size."""
+"""Samplers for images of several sizes: each batch has images of one size, and batches are sharded over ranks."""
 
 from collections.abc import Iterator, Sequence
 
@@ -11,13 +11,13 @@ from datamodules.loading.global_batches import GlobalBatches, Request
 
 
 class OneSizeBatches(Sampler[Request]):
-    """Shard whole images over ranks, in batches of one image size, without duplicates.
+    """Sampler that shards whole images over ranks without duplicates, in batches of equally sized images.
 
     Ranks may have different numbers of batches, but every rank has at least one batch.
 
     Args:
         sizes: height and width of each image.
-        batch_size: largest number of images in a batch, over all ranks. Each rank gets at least one image per batch.
+        batch_size: largest number of images in a batch, over all ranks. On each rank, a batch has at least one image.
         rank: rank of this process.
         world_size: number of ranks.
 
@@ -47,16 +47,18 @@ class OneSizeBatches(Sampler[Request]):
 
 
 class BucketBatches(GlobalBatches):
-    """Training batches of one image size, in an order that depends only on (seed, epoch).
+    """Sampler of training batches of equally sized images, in an order that depends only on (seed, epoch).
 
-    An epoch splits each bucket, in a random order, into ceil(n / batch_size) batches whose sizes differ by at most one;
-    the batches of all buckets are then shuffled. No image is left out or repeated. Only if such a batch would have
-    fewer images than ranks do batches have `batch_size` images, and an epoch leaves out the remainder of that bucket.
+    A bucket contains the n images of one size. In each epoch, the images of each bucket are shuffled and split into
+    ceil(n / batch_size) batches whose sizes differ by at most one. The batches of all buckets are then shuffled. No
+    image is left out or repeated, with one exception: if a batch of a bucket would have fewer images than there are
+    ranks, all batches of this bucket have `batch_size` images, and the epoch leaves out the remaining images of this
+    bucket.
 
     Args:
-        bucket: bucket of each sample, `[N]`.
+        bucket: bucket index of each sample, `[N]`.
         batch_size: global batch size, over all ranks.
-        names: name of each bucket, in the order of their numbers, for error messages.
+        names: name of each bucket, in the order of bucket indices, for error messages.
         rank: rank of this process.
         world_size: number of ranks.
         seed: seed of the order.
@@ -64,7 +66,8 @@ class BucketBatches(GlobalBatches):
         resumed: epoch to resume, and number of its batches to skip because training used them before the interruption.
 
     Raises:
-        ValueError: if a bucket has fewer images than there are ranks, or the batch is smaller.
+        ValueError: if a bucket has fewer images than there are ranks, or if the batch size is smaller than the number
+            of ranks.
     """
 
     def __init__(
@@ -90,7 +93,7 @@ class BucketBatches(GlobalBatches):
         return sum(len(self._ends(len(each))) for each in self.members)
 
     def _ends(self, count: int) -> NDArray[np.int64]:
-        """Return the ends of the batches of a bucket of `count` images."""
+        """Return the end positions of the batches of a bucket with `count` images."""
         batches = -(-count // self.batch_size)
         if count // batches >= self.world_size:
             return np.arange(1, batches + 1) * count // batches
@@ -110,15 +113,15 @@ class BucketBatches(GlobalBatches):
 
 
 def check_buckets(bucket: NDArray[np.int64], names: Sequence[str], world_size: int) -> None:
-    """Reject buckets with fewer images than ranks.
+    """Reject buckets that have fewer images than there are ranks.
 
     Args:
-        bucket: bucket of each training image, `[N]`.
-        names: name of each bucket, in the order of their numbers.
+        bucket: bucket index of each training image, `[N]`.
+        names: name of each bucket, in the order of bucket indices.
         world_size: number of ranks.
 
     Raises:
-        ValueError: if there is such a bucket; the message names the smallest one.
+        ValueError: if a bucket has too few images. The message names the smallest bucket.
     """
     number, count = np.unique(bucket, return_counts=True)
     if len(count) and count.min() < world_size:

@@ -1,7 +1,8 @@
-"""Adapt DataLoaders of the user to the batches of `datamodules.batches`.
+"""Adapt the user's DataLoaders, so that they return batches of the types in `datamodules.batches`.
 
-A method that keeps state for each training sample needs to know which samples a batch contains. A shuffling DataLoader
-does not say which. Therefore the dataset is wrapped to return each sample with its position.
+A method that keeps state for each training sample needs the positions of a batch's samples in the dataset. A shuffling
+DataLoader does not return these positions. Therefore the dataset is wrapped, so that it returns each sample with its
+position.
 """
 
 import copy
@@ -17,7 +18,7 @@ from datamodules.loading.global_batches import GlobalBatches, Request
 
 
 def as_batch(batch: Any) -> Any:
-    """Convert a batch `(image, label)`, or a batch of images, to a dict.
+    """Convert a batch `(image, label)`, or a tensor of images, to a dict.
 
     Other batches are returned unchanged.
     """
@@ -29,13 +30,13 @@ def as_batch(batch: Any) -> Any:
 
 
 class WithPositions(Dataset[Any]):
-    """Wraps a dataset to return each sample with its position.
+    """Dataset wrapper that returns each sample with its position.
 
-    For a `Request`, a whole batch is returned.
+    If the index is a `Request`, the wrapper returns a whole batch.
 
     Args:
         samples: map-style dataset.
-        collate: function that collates a list of samples into a batch in the same order.
+        collate: function that collates a list of samples into a batch, in the order of the list.
     """
 
     def __init__(self, samples: Any, collate: Callable[[list[Any]], Any]) -> None:
@@ -62,8 +63,8 @@ class WithPositions(Dataset[Any]):
         The positions of the samples are added as `index`, unless the batch has an `index`.
 
         Raises:
-            TypeError: if the batch is neither a dict with `image` nor `(image, label)`.
-            ValueError: if the numbers of images and samples differ.
+            TypeError: if the batch is neither a dict with the key `image` nor a pair `(image, label)`.
+            ValueError: if the number of images differs from the number of samples.
         """
         batch = as_batch(self.own_collate([sample for _, sample in numbered]))
         if not (isinstance(batch, Mapping) and isinstance(batch.get("image"), Tensor)):
@@ -80,7 +81,7 @@ class WithPositions(Dataset[Any]):
 
 
 class SeveralPasses(Sampler[list[int]]):
-    """Iterate over a dataset several times per epoch, each time with another batch sampler.
+    """Batch sampler that iterates over another batch sampler several times per epoch.
 
     Args:
         batches: batch sampler of the loader.
@@ -100,13 +101,13 @@ class SeveralPasses(Sampler[list[int]]):
 
 
 def gives_positions(data: Any) -> bool:
-    """Return whether a DataModule counts the training samples and adds their positions to batches."""
+    """Return whether a DataModule has `num_train_samples` and adds the positions of samples to batches."""
     name = "num_train_samples"
     return hasattr(type(data), name) or name in getattr(data, "__dict__", {})
 
 
 def has_positions(loader: Any) -> bool:
-    """Return whether the samples of a loader have positions, as in a map-style dataset."""
+    """Return whether the samples of a loader have positions, as those of a map-style dataset do."""
     return (
         isinstance(loader, DataLoader)
         and loader.batch_sampler is not None
@@ -115,17 +116,15 @@ def has_positions(loader: Any) -> bool:
 
 
 def with_positions(loader: Any, passes: int = 1) -> Any:
-    """Return a loader with the same samples in the same order.
-
-    Its batches are dicts that contain `index`.
+    """Return a loader with the same samples in the same order, whose batches are dicts with the key `index`.
 
     Args:
-        loader: DataLoader of the user, which is not modified. A loader whose samples have no positions is returned
-            unchanged.
+        loader: the user's DataLoader, which is not modified. If its samples have no positions, the loader itself is
+            returned.
         passes: number of passes over the dataset per epoch.
 
     Raises:
-        ValueError: if several passes are requested on several ranks or for samples without positions.
+        ValueError: if several passes are requested and there are several ranks or the samples have no positions.
     """
     if passes > 1 and not (has_positions(loader) and world_size() == 1):
         raise ValueError(
@@ -136,9 +135,10 @@ def with_positions(loader: Any, passes: int = 1) -> Any:
     if not has_positions(loader) or isinstance(loader.dataset, WithPositions):
         return loader
     samples = WithPositions(loader.dataset, loader.collate_fn)
-    # A copy: DataLoader does not allow replacing its dataset, and a new one would need the subclass's arguments.
+    # The loader is copied, because a DataLoader's dataset cannot be replaced, and a subclass may need other arguments.
     numbered = copy.copy(loader)
-    kept = {name: value for name, value in vars(loader).items() if not name.startswith("__")}  # not Lightning's
+    # Without the attributes that Lightning adds.
+    kept = {name: value for name, value in vars(loader).items() if not name.startswith("__")}
     vars(numbered).clear()
     vars(numbered).update(kept, dataset=samples, collate_fn=samples.collate)
     if passes > 1:
@@ -147,7 +147,7 @@ def with_positions(loader: Any, passes: int = 1) -> Any:
 
 
 class OwnTrainingSet:
-    """Stand-in for a DataModule when a module is trained with a loader of the user.
+    """Replacement for a DataModule if a module is trained with the user's DataLoader.
 
     Args:
         loader: the training loader.
@@ -160,7 +160,7 @@ class OwnTrainingSet:
     def num_train_samples(self) -> int:
         """Size of the training set.
 
-        A sampler may skip some of the samples.
+        It counts all samples of the dataset, even if a sampler skips some of them.
 
         Raises:
             ValueError: if the loader has no map-style dataset.

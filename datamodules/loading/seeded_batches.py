@@ -1,8 +1,8 @@
-"""Batches in an order that depends only on (seed, epoch).
+"""Base class of DataModules whose sampling order depends only on (seed, epoch).
 
-They are sharded over ranks and augmented on the device, and a run can resume within an epoch.
+Batches are sharded over ranks and augmented on the device. A run can be resumed within an epoch.
 
-Base of all DataModules with a fixed training set, for any kind of samples.
+All DataModules with a fixed training set derive from this class, whatever their samples are.
 """
 
 import os
@@ -23,12 +23,12 @@ from datamodules.loading.global_batches import GlobalBatches, Request
 
 
 class RequestedSet(Protocol):
-    """A dataset that is fetched one request at a time."""
+    """Dataset whose items are batches: it is indexed by a `Request`."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, request: Request) -> dict[str, Any]:
-        """Return a batch with `index`, `global_batch_size` and the keys of the dataset.
+        """Return a batch with the keys `index` and `global_batch_size` and with the keys of the dataset.
 
         If the batch is augmented on the device, it also has the key `epoch`, which is removed after augmentation.
         """
@@ -48,19 +48,19 @@ def free_cores(processes: int) -> int:
 
 
 class SeededBatches(LightningDataModule, ABC):
-    """Seeded DataLoaders for training, validation and testing.
+    """DataModule with seeded DataLoaders for training, validation and testing.
 
-    Subclasses set up the datasets.
+    Subclasses create the datasets.
 
     `num_train_samples` is available after `setup("fit")`. The order of training samples depends only on (seed, epoch),
-    not on the number of ranks. A run that is resumed within an epoch continues this epoch.
+    not on the number of ranks. A run that was interrupted within an epoch resumes at the same batch.
 
     Args:
         batch_size: global training batch size, over all ranks.
         evaluation_batch_size: global batch size in validation, testing and prediction. None means `batch_size`.
         passes_per_epoch: number of passes over the training set per epoch.
-        num_workers: number of DataLoader workers, at most 64 or 4 per core. None means one per free core, at most 8.
-        prefetch_factor: batches that each worker prefetches.
+        num_workers: number of DataLoader workers, at most max(64, 4 per core). None means one per free core, at most 8.
+        prefetch_factor: number of batches that each worker prefetches.
         seed: seed of all randomness. None means the value of `seed_everything`, or 0 if no seed is set.
     """
 
@@ -68,9 +68,9 @@ class SeededBatches(LightningDataModule, ABC):
     validation_set: RequestedSet | None
     test_set: RequestedSet | None
     predict_set: RequestedSet | None
-    """Dataset to predict, if it is not the test set."""
+    """Dataset to predict. None means the test set."""
     shuffle: bool = True
-    """Whether an epoch shuffles the training samples; rounds of a stream keep their order."""
+    """Whether training samples are shuffled in each epoch. It is false for streams, whose rounds keep their order."""
 
     def __init__(
         self,
@@ -102,19 +102,19 @@ class SeededBatches(LightningDataModule, ABC):
 
     @cached_property
     def seed(self) -> int:
-        """The given seed, or the value of `seed_everything` at the time when data are first read."""
+        """The `seed` argument, or otherwise the value of `seed_everything` when the data are first read."""
         return run_seed() if self._given_seed is None else self._given_seed
 
     @abstractmethod
     def set_up_training(self) -> None:
-        """Read `train_set` and, if there is one, `validation_set`."""
+        """Create `train_set` and, if there is a validation set, `validation_set`."""
 
     @abstractmethod
     def set_up_test(self) -> None:
-        """Read `test_set`."""
+        """Create `test_set`."""
 
     def set_up_prediction(self) -> None:
-        """Read `predict_set`, which is the test set by default."""
+        """Create `predict_set`. By default, the test set is predicted."""
         if self.test_set is None:
             self.set_up_test()
 
@@ -131,16 +131,13 @@ class SeededBatches(LightningDataModule, ABC):
 
     @property
     def num_train_samples(self) -> int:
-        """Number of training samples.
-
-        Held-out samples are not counted.
-        """
+        """Number of training samples, without held-out samples."""
         if self.train_set is None:
             raise RuntimeError('num_train_samples is known after setup("fit")')
         return len(self.train_set)
 
     def setup(self, stage: str) -> None:
-        _ = self.seed  # fixed here, whatever `seed_everything` is called with later
+        _ = self.seed  # fixes the seed, so that later calls of `seed_everything` have no effect
         if stage in ("fit", "validate") and self.train_set is None:
             self.set_up_training()
         if stage == "test" and self.test_set is None:
@@ -171,17 +168,17 @@ class SeededBatches(LightningDataModule, ABC):
             shuffle=self.shuffle,
             seed=self.seed,
             epoch=epoch,
-            resumed=self._resumed,  # maybe of a later epoch: loaders are built early when steps are counted
+            resumed=self._resumed,  # possibly a later epoch, because Lightning builds loaders early to count steps
             passes=self.passes_per_epoch,
             draw=self.draw_epoch,
         )
 
     def samples_per_epoch(self) -> int:
-        """Number of samples in a pass over the training set."""
+        """Return the number of samples in a pass over the training set."""
         return self.num_train_samples
 
     def draw_epoch(self, random: np.random.Generator) -> np.ndarray:
-        """Sample the order of a pass over the training set, `[samples_per_epoch]` positions."""
+        """Sample the order of a pass over the training set: positions, `[samples_per_epoch]`."""
         return random.permutation(self.num_train_samples)
 
     def val_dataloader(self) -> DataLoader | list:
@@ -231,16 +228,16 @@ class SeededBatches(LightningDataModule, ABC):
         )
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """Augment training batches on the device, then finish every batch."""
+        """Augment a training batch on the device, then convert the batch with `finished`."""
         epoch = batch.pop("epoch", None)
         if epoch is not None:
             batch = self.augmented(batch, epoch)
         return self.finished(batch)
 
     def in_unit_interval(self, stored: Tensor, data_range: float) -> Tensor:
-        """Scale images to [0, 1] in the dtype of the module.
+        """Scale images to [0, 1] and convert them to the dtype of the module.
 
-        The stored value `data_range` becomes 1.
+        The stored value `data_range` is mapped to 1.
         """
         assert self.trainer is not None
         dtype = self.trainer.lightning_module.dtype
@@ -249,7 +246,7 @@ class SeededBatches(LightningDataModule, ABC):
         return precise.div_(data_range).to(dtype)
 
     def state_dict(self) -> dict[str, Any]:
-        """Save the position within the epoch."""
+        """Return the epoch and the number of batches that were used in this epoch."""
         assert self.trainer is not None
         batches = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
         if batches >= self.trainer.num_training_batches:  # the epoch has ended: current_epoch is the next one
@@ -258,5 +255,5 @@ class SeededBatches(LightningDataModule, ABC):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._resumed = (state_dict["epoch"], state_dict["batches"])
-        if self._training_batches is not None:  # built before the checkpoint was read, to count steps
+        if self._training_batches is not None:  # the loader was built before the checkpoint was read, to count steps
             self._training_batches.resumed = self._resumed

@@ -1,6 +1,6 @@
-"""Base of DataModules that train on patches and evaluate on whole images.
+"""Base class of DataModules for training on patches and evaluation on whole images.
 
-The images may have any sizes and come from several datasets.
+The images may have different sizes and come from several datasets.
 """
 
 from abc import abstractmethod
@@ -15,7 +15,7 @@ from datamodules.loading.seeded_batches import RequestedSet, SeededBatches
 
 
 class SizedSet(RequestedSet, Protocol):
-    """A dataset of whole images, fetched one request at a time.
+    """Dataset of whole images, indexed by a `Request`.
 
     All images of a request have the same size.
     """
@@ -27,13 +27,13 @@ class SizedSet(RequestedSet, Protocol):
 
 
 class WholeImageSets(SeededBatches):
-    """Validation, test and prediction DataLoaders whose batches are whole images of one size.
+    """DataModule whose validation, test and prediction batches are whole images of one size.
 
     Args:
         training: training dataset. None for a run that only tests or predicts.
-        test: test dataset, or several test datasets by name.
+        test: test dataset, or a dict of test datasets by name.
         validation: validation dataset. None means no validation.
-        predict_dir: folder of images to predict. None means the test images.
+        predict_dir: folder of images to predict. None predicts the test images.
         batching: arguments of `SeededBatches`.
     """
 
@@ -57,11 +57,11 @@ class WholeImageSets(SeededBatches):
 
     @property
     def test_names(self) -> list[str]:
-        """Names of the test sets, in the order of their DataLoaders."""
+        """Names of the test sets, in the order of the test DataLoaders."""
         return list(self.tests)
 
     def setup(self, stage: str) -> None:
-        _ = self.seed  # fixed here, whatever `seed_everything` is called with later
+        _ = self.seed  # fixes the seed, so that later calls of `seed_everything` have no effect
         if stage == "predict" and self.predict_dir is not None:
             self.predict_set = self.predict_set or self.new_images(self.predict_dir)
         elif stage in ("test", "predict"):
@@ -90,7 +90,7 @@ class WholeImageSets(SeededBatches):
 
     @property
     def pixel_type(self) -> torch.dtype:
-        """The dtype of the module, but never half precision, because it cannot represent all 256 levels."""
+        """The dtype of the module, or float32 for modules in half precision, which cannot represent all 256 levels."""
         assert self.trainer is not None
         dtype: Any = self.trainer.lightning_module.dtype
         return torch.promote_types(dtype, torch.float32)

@@ -1,1 +1,1 @@
-"""Images with surface normals: datasets, and their DataModule."""
+"""Datasets of images with surface normals, and their DataModule."""

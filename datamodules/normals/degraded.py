@@ -1,4 +1,4 @@
-"""Datasets of surface normals under bad imaging conditions."""
+"""Datasets of surface normals whose images are degraded."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,12 +9,12 @@ from datamodules.normals.normal_set import NormalSet, NormalSource, Split
 
 
 class Degraded(NormalSet):
-    """A dataset whose images are blurred, then exposed, then compressed. The normals do not change.
+    """Wrapper that blurs a dataset's images, changes their exposure and compresses them. The normals do not change.
 
     Args:
-        images: dataset with good images.
-        exposure: factor of the pixel values, which are then clipped: below 1 for dark images, above 1 for over-exposed
-            images.
+        images: dataset whose images are degraded.
+        exposure: factor by which pixel values are multiplied before they are clipped. Use a value below 1 for dark
+            images and above 1 for over-exposed images.
         blur: standard deviation of a Gaussian blur, in pixels.
         jpeg_quality: JPEG quality, from 1 to 100. None means no compression.
     """

@@ -1,4 +1,4 @@
-"""Folders of images with a normal map beside each image, and the usual test sets of the field."""
+"""Folders of images with a normal map for each image, and the usual test sets for normal estimation."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,18 +14,18 @@ from datamodules.files.pixels import read_pixels
 from datamodules.normals.normal_set import NormalSet, NormalSource, Split, turned
 
 LEFT_UP_VIEWER = (-1, 1, 1)
-"""Axes of the sets as distributed by DSINE's authors, verified on their example by comparing depth and normals."""
+"""Axes of the datasets from DSINE's authors, verified on the authors' example by comparing depth and normals."""
 RIGHT_UP_VIEWER = (1, 1, 1)
 
 
 def read_normals(path: Path) -> NDArray:
-    """Read a normal map, from 8-bit values in a PNG file or from floating-point numbers `[H, W, 3]` in an `.npy` file.
+    """Read a normal map: 8-bit values in a PNG file, or floating-point numbers `[H, W, 3]` in an `.npy` file.
 
     Returns:
         `[3, H, W]`, uint8 or float32.
 
     Raises:
-        UnreadableImage: if the file is damaged or has other contents. The message names the file.
+        UnreadableImage: if the file is damaged or does not contain a normal map. The message names the file.
     """
     if path.suffix != ".npy":
         return read_pixels(path, channels=3)
@@ -39,13 +39,14 @@ def read_normals(path: Path) -> NDArray:
 
 
 class NormalFiles(NormalSource):
-    """Images and normals in files, decoded on access.
+    """Images and normal maps in files, which are decoded on access.
 
     Args:
         images: image files, `[N]`.
-        normals: file of the normal map of each image, `[N]`.
+        normals: files with the normal map of each image, `[N]`.
         names: names of the images, `[N]`.
-        axes: signs that map the stored x, y and z to right, up and towards the viewer.
+        axes: signs by which the stored x, y and z are multiplied, so that the axes point right, up and towards the
+            viewer.
     """
 
     def __init__(
@@ -78,24 +79,25 @@ def size_of(path: Path) -> tuple[int, int]:
 
 
 class NormalFolder(NormalSet):
-    """Images of the user in any subfolders.
+    """Dataset of the user's images, in a folder or its subfolders.
 
-    The file name of an image and that of its normal map differ only in the ending.
+    The file names of an image and its normal map differ only in their endings.
 
     Args:
         data_dir: folder of the files. None means the NOISEWORKS_DATA directory.
         image_end: ending of the file names of images, such as `_rgb.png`.
         normal_end: ending of the file names of normal maps, such as `_normal.png`. In PNG files, the value v means 2 v
-            / 255 - 1. `.npy` files have floating-point numbers `[height, width, 3]`. Black pixels and zero vectors have
-            no normal.
-        axes: signs that map the stored x, y and z to the right of the image, up and towards the viewer.
-        folder: subfolder of `data_dir` to read.
+            / 255 - 1. `.npy` files have floating-point numbers `[height, width, 3]`. Black pixels and zero vectors mark
+            pixels without a normal.
+        axes: signs by which the stored x, y and z are multiplied, so that the axes point to the right of the image, up
+            and towards the viewer.
+        folder: subfolder of `data_dir` from which files are read.
     """
 
     counts: tuple[int, int] | None = None
-    """Number of training and of test images of a known dataset."""
+    """Numbers of training images and test images of a known dataset."""
     origin: str = ""
-    """Origin of a known dataset, for the error message if it is missing."""
+    """Source of a known dataset, for the error message if the dataset is missing."""
 
     def __init__(
         self,
@@ -190,10 +192,10 @@ class IBims(NormalFolder):
 
 
 class DIODE(NormalFolder):
-    """The indoor images of DIODE, in `train/indoors` and `val/indoors`, with normals `*_normal.npy` beside `*.png`.
+    """The indoor images of DIODE, `*.png` in `train/indoors` and `val/indoors`, with normals in `*_normal.npy`.
 
-    The axes are assumed to point right (x), up (y) and towards the viewer (z), as in a published data loader. This was
-    not checked with a file of DIODE.
+    The axes are assumed to point right (x), up (y) and towards the viewer (z), as in a published data loader. This
+    assumption was not checked with a file of DIODE.
 
     Args:
         data_dir: folder that contains `train` and `val`. None means the NOISEWORKS_DATA directory.

@@ -1,14 +1,14 @@
 """Synthetic height fields with exact normals.
 
-The image does not show the direction of the light.
+The light direction cannot be inferred from the image alone.
 
     h(x, y) = sum_k a_k exp(-|p - c_k|^2 / (2 s_k^2)) + g |u p - o|,   n = (-dh/dx, -dh/dy, 1) / |.|,
     image = (1 - a) shade(n) + a shade(n') + noise,   shade(n) = max(0, n l) + g max(0, n m)^32,  m = (l + v) / |.|
 
-A surface has four bumps by default, and one sharp crease. The point p = (x, y) is in [-1, 1]^2, with x to the right and
-y up. The light l of each image is a random unit vector around the upper left. Many surfaces therefore explain the same
-image. Glossy surfaces have highlights (Blinn 1977), where v = (0, 0, 1) is the direction of the viewer. Through
-transparent surfaces, another surface with normals n' is seen.
+By default, a surface has four bumps and one sharp crease. The point p = (x, y) is in [-1, 1]^2, with x to the right and
+y up. The light direction l of each image is a random unit vector, drawn around a mean direction from the upper left.
+Many different surfaces can therefore produce the same image. Glossy surfaces have highlights (Blinn 1977). Here v = (0,
+0, 1) is the direction to the viewer. Behind a transparent surface, a second surface with normals n' is visible.
 """
 
 import math
@@ -24,19 +24,19 @@ from datamodules.randomness.counter import sample_uniform
 BUMPS = 4
 LIGHT = (-0.4, 0.5, 1.0)
 HIGHLIGHT = 32
-"""Exponent of highlights."""
+"""Exponent of the highlights in the shading equation."""
 STREAMS = {"training": 0, "validation": 1, "test": 2}
 
 
 def surface_normals(uniform: Tensor, size: int) -> Tensor:
-    """Compute the normals of height fields.
+    """Compute the normals of random height fields.
 
     Args:
-        uniform: uniform numbers in [0, 1), `[B, 4 bumps + 3]`, four for each bump and three for the crease.
+        uniform: uniform numbers in [0, 1), `[B, 4 bumps + 3]`: four for each bump and three for the crease.
         size: height and width S of the images, in pixels.
 
     Returns:
-        `[B, 3, S, S]`, of unit length.
+        Unit normals `[B, 3, S, S]`.
     """
     bumps, crease = uniform[:, :-3].unflatten(1, (-1, 4)), uniform[:, -3:]
     place = (torch.arange(size, dtype=uniform.dtype) + 0.5) * 2 / size - 1
@@ -54,14 +54,12 @@ def surface_normals(uniform: Tensor, size: int) -> Tensor:
 
 
 def lit(normal: Tensor, direction: Tensor) -> Tensor:
-    """Compute max(0, n d) `[B, 1, H, W]` of normals `[B, 3, H, W]` and a direction `[B, 3]` for each image."""
+    """Compute max(0, n d), `[B, 1, H, W]`, for normals n `[B, 3, H, W]` and one direction d per image `[B, 3]`."""
     return (normal * direction[:, :, None, None]).sum(dim=1, keepdim=True).clamp(min=0)
 
 
 class HeightFields(NormalSet):
-    """Small synthetic surfaces under unknown light, with exact normals.
-
-    No download.
+    """Dataset of small synthetic surfaces under unknown light, with exact normals. It needs no download.
 
     Args:
         num_training: number of training images.
@@ -70,10 +68,10 @@ class HeightFields(NormalSet):
         image_size: height and width, in pixels.
         light_spread: standard deviation of the components of the light direction, before normalisation.
         noise: standard deviation of the image noise, for images in [0, 1].
-        bumps: number of bumps of a surface. Crowded scenes have many.
+        bumps: number of bumps of a surface. Use many bumps for crowded scenes.
         gloss: g, brightness of highlights. 0 means matte surfaces.
-        transparency: a, fraction of the light that comes from another surface behind the surface.
-        seed: seed of the surfaces, the lights and the noise.
+        transparency: a, fraction of the light that comes from a second surface behind the first.
+        seed: seed of the surfaces, the light directions and the noise.
     """
 
     def __init__(

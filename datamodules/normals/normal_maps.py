@@ -1,6 +1,6 @@
 """DataModule for images with surface normals.
 
-It yields training crops and whole test images of any dataset.
+Its batches are training crops and whole test images of any dataset.
 
 NormalMaps(HeightFields(), test={"NYUv2": NYUv2("~/data")}, crop_size=16)
 """
@@ -22,24 +22,25 @@ from datamodules.restoration.noisy_folder import NoisyFolder
 
 
 class NormalMaps(WholeImageSets):
-    """Batches of images with their normals (`datamodules.batches.NormalMapBatch`).
+    """DataModule with batches of images and their normals (`datamodules.batches.NormalMapBatch`).
 
-    Training batches are square crops with random flips. They depend only on (seed, epoch, index), not on the number of
-    ranks. Validation, test and prediction batches are whole images of one size.
+    Training batches are square crops with random flips. The crops and flips depend only on (seed, epoch, index), not on
+    the number of ranks. Validation, test and prediction batches are whole images of one size.
 
     Args:
-        training: training dataset; None for a run that only tests or predicts.
-        test: test dataset, or several test datasets by name. Each test dataset has separate metrics.
+        training: training dataset. None for a run that only tests or predicts.
+        test: test dataset, or a dict of test datasets by name. Metrics are computed separately for each test dataset.
         validation: validation dataset. None means no validation.
         batch_size: global training batch size, over all ranks.
         crop_size: height and width of training crops, in pixels.
-        flip: whether to flip half of the training images horizontally. Flipping negates x of their normals.
-        evaluation_batch_size: largest number of images in a validation, test or prediction batch, over all ranks. Each
-            rank gets at least one image. All images of a batch have the same size.
-        predict_dir: folder of photographs to predict. None means the test images.
-        num_workers: number of DataLoader workers. None means one per free core, at most 8, for files and 0 for datasets
-            in memory.
-        seed: seed of the batch order, the crops and the flips. None means the value of `seed_everything`.
+        flip: whether to flip half of the training images horizontally. Flipping an image negates the x component of its
+            normals.
+        evaluation_batch_size: largest number of images in a validation, test or prediction batch, over all ranks. On
+            each rank, a batch has at least one image. All images of a batch have the same size.
+        predict_dir: folder of photographs to predict. None predicts the test images.
+        num_workers: number of DataLoader workers. None means 0 for datasets in memory, and otherwise one per free core,
+            at most 8.
+        seed: seed of the sampling order, the crops and the flips. None means the value of `seed_everything`.
     """
 
     def __init__(
@@ -103,7 +104,7 @@ class NormalMaps(WholeImageSets):
 
     def finished(self, batch: dict[str, Any]) -> dict[str, Any]:
         dtype = self.pixel_type
-        if not batch["image"].is_floating_point():  # otherwise it was augmented, and converted there
+        if not batch["image"].is_floating_point():  # otherwise `augmented` has already converted it
             batch["image"] = batch["image"].to(dtype) / 255
             if "normal" in batch:
                 batch["normal"] = decoded(batch["normal"], dtype)
@@ -114,9 +115,9 @@ def mirrored_pair(image: Tensor, normal: Tensor, mirrored: Tensor) -> tuple[Tens
     """Flip selected images horizontally, with their normals.
 
     Args:
-        image: `[B, C, H, W]`.
-        normal: normals `[B, 3, H, W]`. Flipping negates their x.
-        mirrored: `[B]`, bool.
+        image: images `[B, C, H, W]`.
+        normal: normals `[B, 3, H, W]`. Flipping negates their x component.
+        mirrored: whether to flip each image, `[B]`, bool.
     """
     where = mirrored[:, None, None, None]
     x, rest = normal.flip(3).split([1, 2], dim=1)
@@ -124,13 +125,13 @@ def mirrored_pair(image: Tensor, normal: Tensor, mirrored: Tensor) -> tuple[Tens
 
 
 class Normals:
-    """Images with their normals, fetched one request at a time.
+    """Dataset of images with their normals, indexed by a `Request`.
 
-    In training, they are square crops, and else whole images.
+    Training batches are square crops. All other batches are whole images.
 
     Args:
-        source: the images.
-        crop_size: height and width of the crops. None means whole images.
+        source: images and normals.
+        crop_size: height and width of the crops. None returns whole images.
         seed: seed of the crop positions.
     """
 
@@ -161,7 +162,7 @@ class Normals:
 def cut(pair: Sequence[NDArray], place: Sequence[float], size: int) -> tuple[NDArray, ...]:
     """Crop the same square from several arrays `[3, H, W]`.
 
-    Two numbers in [0, 1) give the row and the column.
+    The two numbers of `place`, in [0, 1), determine the row and the column.
     """
     height, width = pair[0].shape[1:]
     top, left = int(place[0] * (height - size + 1)), int(place[1] * (width - size + 1))
@@ -169,7 +170,7 @@ def cut(pair: Sequence[NDArray], place: Sequence[float], size: int) -> tuple[NDA
 
 
 class PhotographFolder(NoisyFolder):
-    """Photographs of the user without normals, read as by `NoisyFolder`."""
+    """The user's photographs without normals, read in the same way as by `NoisyFolder`."""
 
     def __getitem__(self, request: Request) -> dict[str, Any]:
         batch = super().__getitem__(request)

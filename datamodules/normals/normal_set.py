@@ -1,10 +1,10 @@
 """Interface of datasets of images with surface normals.
 
-A dataset reads its splits and knows nothing of batches.
+A dataset reads its splits and does not form batches.
 
-A normal is a unit vector (x, y, z) in the frame of the camera. x points to the right of the image, y up and z towards
-the viewer. A surface that faces the camera has the normal (0, 0, 1), and a floor has (0, 1, 0). Normals that are stored
-with other axes are converted to this frame.
+A normal is a unit vector (x, y, z) in the camera frame: x points to the right of the image, y points up, and z points
+towards the viewer. A surface that faces the camera has the normal (0, 0, 1), and a floor has (0, 1, 0). Normals that
+are stored with different axes are converted to this frame.
 """
 
 from abc import ABC, abstractmethod
@@ -27,13 +27,13 @@ class NormalSource(ABC):
     sizes: Sequence[tuple[int, int]]
     """Height and width of each image, `[N]`."""
     in_memory: bool = False
-    """Whether fetching an image is so fast that DataLoader workers would not help."""
+    """Whether the images are in memory, so that DataLoader workers would not help."""
 
     @abstractmethod
     def read(self, position: int) -> tuple[NDArray, NDArray]:
         """Read an image `[3, H, W]`, uint8, and its normals `[3, H, W]`, as stored.
 
-        `decoded` decodes the normals.
+        The function `decoded` converts the stored normals to vectors.
         """
 
 
@@ -56,8 +56,8 @@ class NormalsInMemory(NormalSource):
     """Images and normals of one size, in memory.
 
     Args:
-        image: `[N, 3, H, W]`, uint8.
-        normal: `[N, 3, H, W]`, see `decoded`.
+        image: images `[N, 3, H, W]`, uint8.
+        normal: stored normals `[N, 3, H, W]`, see `decoded`.
         names: names of the images, `[N]`.
     """
 
@@ -75,25 +75,24 @@ class NormalsInMemory(NormalSource):
 
 
 def turned(normal: NDArray, axes: Sequence[int]) -> NDArray:
-    """Negate axes of stored normals `[3, H, W]`.
+    """Negate the axes of stored normals `[3, H, W]` whose sign in `axes` is -1.
 
-    An 8-bit value v means 2 v / 255 - 1, and becomes 255 - v.
+    An 8-bit value v means 2 v / 255 - 1, so its negative is 255 - v.
     """
     negated = np.asarray(axes)[:, None, None] < 0
     return np.where(negated, 255 - normal if normal.dtype == np.uint8 else -normal, normal)
 
 
 def decoded(stored: Tensor, dtype: torch.dtype) -> Tensor:
-    """Decode stored normals to vectors.
+    """Convert stored normals to vectors.
 
-    Pixels without a normal get the zero vector.
+    Pixels without a normal become zero vectors.
 
-    A pixel has a normal if the norm of the stored vector is between 0.5 and 1.5, as in the evaluation of the authors.
-    Black pixels, (-1, -1, -1), and zero vectors therefore have no normal. Vectors are not normalised.
+    A pixel has a normal if the norm of the stored vector is between 0.5 and 1.5, as in the authors' evaluation code.
+    Black pixels, which mean (-1, -1, -1), and zero vectors therefore have no normal. The vectors are not normalised.
 
     Args:
-        stored: stored normals `[B, 3, H, W]`. They are uint8 values v that mean 2 v / 255 - 1, or floating-point
-            numbers.
+        stored: stored normals `[B, 3, H, W]`: either uint8 values v that mean 2 v / 255 - 1, or floating-point numbers.
         dtype: dtype of the result.
     """
     normal = stored.to(dtype)

@@ -1,1 +1,1 @@
-"""Images with captions, for text-to-image and unconditional models."""
+"""Datasets of images with captions, prompts and noise pairs, for text-to-image and unconditional models."""

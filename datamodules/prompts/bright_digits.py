@@ -1,6 +1,6 @@
-"""The digits of scikit-learn on backgrounds of five shades.
+"""The digits of scikit-learn on backgrounds of five shades of grey.
 
-The caption names the shade.
+The caption names the shade of the background.
 """
 
 import numpy as np
@@ -11,13 +11,13 @@ from datamodules.classification.image_sets import ImagesInMemory
 from datamodules.prompts.captioned_set import Captioned, CaptionedSet
 
 SHADES = {"black": 0.1, "dark": 0.3, "grey": 0.5, "light": 0.7, "bright": 0.9}
-"""Brightness of the background by name, in pixel units."""
+"""Brightness of the background for each shade, on a scale from 0 (black) to 1 (white)."""
 
 
 class BrightDigits(CaptionedSet):
-    """All 1,797 digits of scikit-learn, in white on a background.
+    """All 1,797 digits of scikit-learn, in white on backgrounds of different shades.
 
-    The caption describes the shade of the background.
+    The caption names the shade of the background.
 
     The shades are sampled once, with equal probability, and are the same for all seeds.
 

@@ -1,6 +1,6 @@
-"""Aspect-ratio buckets: image sizes of about the same area, to which images are cropped with little loss.
+"""Aspect-ratio buckets: several crop sizes of about the same area, so that cropping removes little of an image.
 
-Training batches contain images of one bucket, see `datamodules.loading.one_size_batches.BucketBatches`.
+All images of a training batch are in the same bucket, see `datamodules.loading.one_size_batches.BucketBatches`.
 """
 
 from collections.abc import Sequence
@@ -16,15 +16,16 @@ from datamodules.files.image_files import Crop, box_in_resized, corner_of_crop
 
 @dataclass(frozen=True)
 class Buckets:
-    """Image sizes of at most `image_size`^2 pixels, with different aspect ratios.
+    """Crop sizes with different aspect ratios and at most `image_size`^2 pixels.
 
     For each short side that is a multiple of `multiple`, the long side is the largest multiple within the area. With
     `image_size` 1024, `multiple` 64 and `max_ratio` 2, the buckets are 1024 x 1024, 960 x 1088, 896 x 1152, 832 x 1216
-    and 768 x 1344, upright and across, as in SDXL's training.
+    and 768 x 1344, in portrait and landscape format, as in the training of SDXL.
 
     Args:
-        multiple: height and width are multiples of this number of pixels; it must be a multiple of the model's own.
-        max_ratio: largest ratio of the long side to the short side; longer images are cropped to it.
+        multiple: number of pixels of which every height and width is a multiple. It must be divisible by the number
+            that the model requires.
+        max_ratio: largest ratio of the long side to the short side. Images with a larger ratio are cropped.
 
     Raises:
         ValueError: if an argument is below 1.
@@ -40,7 +41,7 @@ class Buckets:
         """List the heights and widths of the buckets, from tall to wide.
 
         Raises:
-            ValueError: if `image_size` is no multiple of `multiple`.
+            ValueError: if `image_size` is not a multiple of `multiple`.
         """
         if image_size % self.multiple:
             raise ValueError(f"image_size must be a multiple of buckets.multiple, {self.multiple}, got {image_size}")
@@ -53,7 +54,7 @@ class Buckets:
 
 
 def nearest_bucket(sizes: Sequence[tuple[int, int]], buckets: Sequence[tuple[int, int]]) -> NDArray[np.int64]:
-    """Return the bucket whose aspect ratio is nearest to each image's, on a logarithmic scale, `[N]`.
+    """For each image, return the index of the bucket with the nearest log aspect ratio, `[N]`.
 
     Args:
         sizes: height and width of each image.
@@ -64,12 +65,14 @@ def nearest_bucket(sizes: Sequence[tuple[int, int]], buckets: Sequence[tuple[int
 
 
 class CoveringCrop(Crop):
-    """Resize an upright image until it covers the crop, and crop it at random in training, otherwise in the centre.
+    """Resize an image upright so that it covers the crop, then crop it.
+
+    The crop has a random position in training, and otherwise the centre position.
 
     Args:
         height: height of the crop, in pixels.
         width: width of the crop, in pixels.
-        zoom: factor by which the image is enlarged beyond that, at least 1.
+        zoom: additional factor by which the resized image is enlarged before it is cropped, at least 1.
     """
 
     upright = True
@@ -85,14 +88,14 @@ class CoveringCrop(Crop):
         return self.height, self.width
 
     def resized(self, width: int, height: int) -> tuple[int, int]:
-        """Return width and height of the whole image after resizing; the side that is not fitted is rounded down."""
+        """Return the width and height of the resized image before cropping; the longer side is rounded down."""
         across, down = round(self.zoom * self.width), round(self.zoom * self.height)
         if across * height >= down * width:
             return across, height * across // width
         return width * down // height, down
 
     def corner(self, width: int, height: int, uniform: Sequence[float] | None) -> tuple[int, int]:
-        """Return left and top of the crop in the resized image."""
+        """Return the left and top coordinates of the crop in the resized image."""
         return corner_of_crop(self.resized(width, height), (self.width, self.height), uniform)
 
     def box(self, width: int, height: int, uniform: Sequence[float] | None) -> Box:

@@ -19,27 +19,28 @@ from datamodules.prompts.captioned_set import CaptionedRows, CaptionedSet, capti
 
 
 class CaptionedImages(SeededBatches):
-    """Batches of images with captions (`datamodules.batches.CaptionedImageBatch`).
+    """DataModule with batches of images and captions (`datamodules.batches.CaptionedImageBatch`).
 
-    Order, crops and flips depend only on (seed, epoch, index), not on the number of ranks. If the dataset has
-    aspect-ratio buckets, all images of a batch are of one bucket, and no batch is larger than `batch_size`.
+    The sampling order, crops and flips depend only on (seed, epoch, index), not on the number of ranks. If the dataset
+    has aspect-ratio buckets, all images of a batch are in the same bucket, and a batch has at most `batch_size` images.
 
     Args:
-        images: dataset.
+        images: dataset of images with captions.
         batch_size: global training batch size, over all ranks.
-        validation_fraction: fraction of the images held out of training, in [0, 1).
-        augmentation: random crop of padded training images, and flip; None means no augmentation.
-        evaluation_batch_size: global batch size in validation and testing; None means `batch_size`.
-        num_workers: number of DataLoader workers; None means one per free core, at most 8, and 0 for images in memory.
-        seed: seed of the split, batch order and augmentation; None means the value of `seed_everything`.
-        prior: images of the subject's class, for prior preservation; each training image is accompanied by one of them,
-            chosen at random. None means no prior preservation.
+        validation_fraction: fraction of the images that are held out of training, in [0, 1).
+        augmentation: random crops of padded training images, and random flips. None means no augmentation.
+        evaluation_batch_size: global batch size in validation and testing. None means `batch_size`.
+        num_workers: number of DataLoader workers. None means 0 for images in memory, and otherwise one per free core,
+            at most 8.
+        seed: seed of the split, the sampling order and the augmentation. None means the value of `seed_everything`.
+        prior: images of the subject's class, for prior preservation. A random class image is added to the batch for
+            each training image. None means no prior preservation.
     """
 
     train_set: CaptionedRows | None
     validation_set: CaptionedRows | None
     prior_set: CaptionedRows | None = None
-    """Class images of prior preservation."""
+    """Class images for prior preservation."""
 
     def __init__(
         self,
@@ -77,14 +78,14 @@ class CaptionedImages(SeededBatches):
         return self.images.image_shape
 
     def require_captions(self, needed_by: str) -> None:
-        """Check that the images have captions, without decoding an image.
+        """Check that the images have captions, without decoding any image.
 
         Args:
-            needed_by: name of what needs the captions, for the error message.
+            needed_by: name of the method or option that needs captions, for the error message.
 
         Raises:
             FileNotFoundError: if images or captions are missing.
-            ValueError: if there are no captions, they do not match the images, or a file is no image.
+            ValueError: if there are no captions, if captions and images do not match, or if a file is not an image.
         """
         sets: list[Any] = [each for each in (self.train_set, self.validation_set, self.test_set) if each is not None]
         has = sets[0].captioned.captions is not None if sets else self.images.has_captions()
@@ -145,15 +146,15 @@ class CaptionedImages(SeededBatches):
         return self._loader(samples, OneSizeBatches(sizes, self.evaluation_batch_size, *self.processes()))  # type: ignore[arg-type]
 
     def bucket_names(self) -> list[str]:
-        """Name the buckets, as width x height."""
+        """Names of the buckets, in the form `width x height`."""
         assert self.buckets is not None
         return [f"{width} x {height}" for height, width in self.buckets.sizes(self.image_shape[1])]
 
     def check_ranks(self, world_size: int) -> None:
-        """Check that every bucket has a training image for every rank, before the model is built.
+        """Check before the model is built that each bucket has at least one training image per rank.
 
         Raises:
-            ValueError: if a bucket has too few; the message names it.
+            ValueError: if a bucket has too few images. The message names the bucket.
         """
         if self.buckets is None or world_size == 1:
             return
@@ -165,10 +166,10 @@ class CaptionedImages(SeededBatches):
         check_buckets(bucket, self.bucket_names(), world_size)
 
     def check_sizes(self, multiple: int) -> None:
-        """Check that height and width of all images are divisible by a number of pixels.
+        """Check that the heights and widths of all images are multiples of a number of pixels.
 
         Raises:
-            ValueError: if a size is not; the message names the argument to change.
+            ValueError: if a height or width is not a multiple. The message names the argument to change.
         """
         if self.buckets is not None and self.buckets.multiple % multiple:
             raise ValueError(

@@ -1,6 +1,6 @@
 """Interface of datasets of images with captions.
 
-A dataset reads its images and knows nothing of batches.
+A dataset reads its images and does not form batches.
 """
 
 from abc import ABC, abstractmethod
@@ -22,10 +22,10 @@ from datamodules.randomness.counter import sample_uniform
 
 @dataclass(frozen=True)
 class Captioned:
-    """Images of one split with their captions.
+    """The images and captions of one split.
 
     Args:
-        source: images, whose labels are ignored.
+        source: images. Their labels are ignored.
         captions: one caption per image, `[N]`. None if the images have no captions.
     """
 
@@ -40,14 +40,14 @@ class CaptionedSet(ABC):
     """Shape C, H, W of the input images of the network."""
 
     def fetch_missing(self) -> None:  # noqa: B027 - most have nothing to fetch
-        """Download missing files, if requested. One rank of each machine calls this method."""
+        """Download missing files, if requested. This method is called on one rank of each machine."""
 
     def has_captions(self) -> bool:
-        """Check images and captions without decoding an image, and tell whether the images have captions.
+        """Check images and captions without decoding any image, and return whether there are captions.
 
         Raises:
-            FileNotFoundError: if the images, or files that the captions refer to, are missing.
-            ValueError: if a file is no image, or captions and images do not match.
+            FileNotFoundError: if the images, or files to which the captions refer, are missing.
+            ValueError: if a file is not an image, or if captions and images do not match.
         """
         return True
 
@@ -64,11 +64,11 @@ class CaptionedSet(ABC):
 class CaptionedClasses(CaptionedSet):
     """Training images of a labelled dataset.
 
-    The captions contain the names of classes.
+    Captions contain the class names.
 
     Args:
-        images: labelled dataset. If a class has no name, its number is used.
-        caption: template of the captions, such as `a photo of a {}`. `{}` stands for the class.
+        images: labelled dataset. If a class has no name, its index is used.
+        caption: template of the captions, such as `a photo of a {}`. `{}` is replaced by the class name.
     """
 
     def __init__(self, images: ImageSet, caption: str = "{}") -> None:
@@ -87,24 +87,25 @@ class CaptionedClasses(CaptionedSet):
 
 
 class Stored(NamedTuple):
-    """An array whose rows replace images or captions."""
+    """Array whose rows replace images or captions in a batch."""
 
     array: Any
-    """Indexed by rows: an array, or the arrays of several buckets."""
+    """The array, or the arrays of several buckets, indexed by rows."""
     row: NDArray[np.int64]
-    """`[n]`: each image's row."""
+    """Row of each image, `[n]`."""
     mirrored: int = 0
-    """Distance from an image's row to the row of its mirror image; 0 if there is none."""
+    """Offset from the row of an image to the row of the flipped image. 0 if there are no flipped images."""
 
 
 class CaptionedRows:
-    """Selected images of a split, fetched one batch at a time.
+    """Dataset of selected images of a split, indexed by a `Request`.
 
     Args:
         captioned: the split.
-        row: positions in the split, `[n]`.
-        seed: seed of random crops and flips; None means centre crops without flips.
-        flip: whether half of the images are mirrored, by the same random numbers as `Augmentation.apply`.
+        row: positions of the selected images in the split, `[n]`.
+        seed: seed of random crops and flips. None means centre crops without flips.
+        flip: whether half of the images are flipped horizontally, with the same random numbers as in
+            `Augmentation.apply`.
     """
 
     def __init__(self, captioned: Captioned, row: Tensor, seed: int | None = None, flip: bool = False) -> None:
@@ -114,7 +115,7 @@ class CaptionedRows:
         self.flip = flip and seed is not None
         self.instead: dict[str, Stored] | None = None
         self.prior: CaptionedRows | None = None
-        """Class images, one of which accompanies each training image."""
+        """Class images for prior preservation. One of them is added to the batch for each training image."""
 
     @property
     def in_memory(self) -> bool:
@@ -123,21 +124,21 @@ class CaptionedRows:
 
     @property
     def captions(self) -> list[str] | None:
-        """Captions of these images, `[n]`."""
+        """Captions of the selected images, `[n]`."""
         every = self.captioned.captions
         return None if every is None else [every[row] for row in self.row.tolist()]
 
     @property
     def bucket(self) -> NDArray[np.int64] | None:
-        """Bucket of each of these images, `[n]`; None without buckets."""
+        """Bucket index of each selected image, `[n]`. None without buckets."""
         source = self.captioned.source
         return source.bucket[self.row.numpy()] if isinstance(source, CroppedImages) and source.bucketed else None
 
     def give_instead(self, arrays: Mapping[str, tuple[Any, ...]]) -> None:
-        """Return a copy whose batches contain rows of given arrays instead of images.
+        """From now on, return rows of given arrays in batches instead of images.
 
         Args:
-            arrays: maps each batch key to the fields of `Stored`.
+            arrays: fields of a `Stored` for each key of a batch.
         """
         self.instead = {key: Stored(*given) for key, given in arrays.items()}
 
@@ -145,7 +146,7 @@ class CaptionedRows:
         return len(self.row)
 
     def mirrored(self, request: Request) -> Tensor | None:
-        """Tell which images of a training batch are mirrored, `[B]`; None without flips."""
+        """Return which images of a training batch are flipped, `[B]`, or None if no image is ever flipped."""
         if not self.flip:
             return None
         assert self.seed is not None

@@ -1,4 +1,4 @@
-"""Images of any sizes, cropped to one size or to the sizes of aspect-ratio buckets, with SDXL's size conditions."""
+"""Images of different sizes, cropped to one size or to aspect-ratio buckets, with the size conditions of SDXL."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,22 +14,26 @@ from datamodules.prompts.buckets import Buckets, CoveringCrop, nearest_bucket
 
 
 class CroppedImages(ImageSource):
-    """Encoded images, each cropped to its bucket; `fetch` takes rows of one bucket.
+    """Encoded images, each of which is cropped to the size of its bucket.
 
-    All image headers are read when the object is built.
+    All rows in a call of `fetch` must be in the same bucket.
+
+    The headers of all images are read when the object is created.
 
     Args:
-        source: the images.
-        image_size: height and width of the crops, in pixels; with buckets, the root of their area.
-        resize: length of the short side before a square crop, in pixels, at least `image_size`; with buckets, images
-            are enlarged by the same factor. None means `image_size`.
-        buckets: aspect-ratio buckets; None crops all images to squares.
-        masks: masks of the images, in the same order and of the same aspect ratios; None means no masks.
-        conditions: condition images of a ControlNet, in the same order and of the same aspect ratios; None means none.
+        source: encoded images.
+        image_size: height and width of the crops, in pixels. With buckets, the square root of the largest area of a
+            crop.
+        resize: length of the short side before a square crop, in pixels, at least `image_size`. With buckets, images
+            are enlarged by the factor `resize / image_size` before cropping. None means `image_size`.
+        buckets: aspect-ratio buckets. None crops all images to squares.
+        masks: masks of the images, in the same order and with the same aspect ratios. None means no masks.
+        conditions: condition images of a ControlNet, in the same order and with the same aspect ratios. None means no
+            condition images.
 
     Raises:
-        UnreadableImage: if a file is no image; the message names the file.
-        ValueError: if a mask or condition and its image have different aspect ratios.
+        UnreadableImage: if a file is not an image. The message names the file.
+        ValueError: if the aspect ratio of a mask or condition image differs from that of its image.
     """
 
     def __init__(
@@ -69,7 +73,7 @@ class CroppedImages(ImageSource):
         return self.crops[buckets[0]]
 
     def crop_of(self, row: NDArray[np.int64]) -> dict[str, Any]:
-        """Describe the central crop of images of one bucket, as JSON values, for caches."""
+        """Describe the central crop of images of one bucket as JSON values, for the identity of a cache entry."""
         crop = self._crop(torch.from_numpy(row))
         return {"crop": [crop.height, crop.width], "zoom": crop.zoom, "upright": True}
 
@@ -87,15 +91,16 @@ class CroppedImages(ImageSource):
         return self.conditions.read(row, uniform, self._crop(row))
 
     def size_conditions(self, row: Tensor, uniform: Tensor | None, mirrored: Tensor | None = None) -> Tensor:
-        """Return SDXL's size conditions, `[B, 6]`, float32.
+        """Return the size conditions of SDXL, `[B, 6]`, float32.
 
-        They are height and width of the original image, top and left of the crop in the resized image, and height and
-        width of the crop, in pixels.
+        The conditions are the height and width of the original image, the top and left coordinates of the crop in the
+        resized image, and the height and width of the crop, all in pixels.
 
         Args:
             row: positions of the images, `[B]`.
-            uniform: numbers in [0, 1), `[B, 2]`, of random crops; None means central crops.
-            mirrored: whether each image is mirrored, `[B]`, which moves the crop to the other side.
+            uniform: uniform numbers in [0, 1), `[B, 2]`, that determine random crops. None means central crops.
+            mirrored: whether each image is flipped horizontally, `[B]`. A flip moves the crop to the other side of the
+                image.
         """
         if uniform is None and mirrored is None:
             if self._central is None:
@@ -117,7 +122,7 @@ class CroppedImages(ImageSource):
 
 
 def _check_aspect_ratios(source: EncodedImages, others: EncodedImages, size: NDArray[np.int64], noun: str) -> None:
-    """Reject masks or conditions whose aspect ratio differs from their image's by more than the rounding of a pixel."""
+    """Reject masks and condition images whose aspect ratio differs from their image's by more than a rounding error."""
     for place, ((height, width), (tall, wide)) in enumerate(zip(size.tolist(), others.sizes(), strict=True)):
         if abs(height * wide - tall * width) > max(height, width, tall, wide):
             raise ValueError(
@@ -127,10 +132,10 @@ def _check_aspect_ratios(source: EncodedImages, others: EncodedImages, size: NDA
 
 
 def check_image_size(image_size: int, resize: int | None, buckets: Buckets | None) -> None:
-    """Reject sizes out of range, before any file is read.
+    """Reject sizes that are out of range. This is checked before any file is read.
 
     Raises:
-        ValueError: if a size is out of range, or `image_size` does not fit the buckets.
+        ValueError: if a size is out of range, or if `image_size` is incompatible with the buckets.
     """
     at_least(1, image_size=image_size)
     if resize is not None and resize < image_size:

@@ -1,4 +1,4 @@
-"""A folder of images with captions, in the layout of Hugging Face's imagefolder and of diffusers."""
+"""A folder of images with captions, in the layout of `imagefolder` (Hugging Face) and diffusers."""
 
 import os
 from pathlib import Path
@@ -18,30 +18,32 @@ TABLES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 
 
 class CaptionedFolder(CaptionedSet):
-    """Images of the user in any subfolders, with captions if there are any.
+    """The user's images, in a folder or its subfolders, with optional captions.
 
-    Captions are read from `metadata.jsonl` with a line `{"file_name": "one.png", "text": "a cat"}` per image, from
-    `metadata.csv` or `metadata.parquet` with these columns, or from a text file beside each image, `one.txt` for
-    `one.png`. Images without any of these files have no captions, which suffices for an unconditional model. Images are
-    turned as their orientation tag says. Before training, the headers of all images are read, so a file that is no
-    image is named then.
+    Captions are read from `metadata.jsonl` with one line `{"file_name": "one.png", "text": "a cat"}` per image, from
+    `metadata.csv` or `metadata.parquet` with the columns `file_name` and `text`, or from a text file next to each image
+    (`one.txt` for `one.png`). If none of these files exists, the images have no captions; an unconditional model needs
+    no captions. Images are rotated according to their orientation tag. The headers of all images are read before
+    training, so that files that are not images are reported early.
 
     Args:
-        data_dir: folder of the images; None means the NOISEWORKS_DATA directory.
-        image_size: height and width of the network's input images, in pixels; with buckets, the root of their area.
-        resize: length of the short side before the square crop, in pixels; None means `image_size`.
+        data_dir: folder of the images. None means the NOISEWORKS_DATA directory.
+        image_size: height and width of the network's input images, in pixels. With buckets, the square root of their
+            largest area.
+        resize: length of the short side before the square crop, in pixels. None means `image_size`.
         caption_column: key or column of the captions in `metadata.jsonl`, `metadata.csv` or `metadata.parquet`.
-        prompt: one caption for all images, such as `a photo of sks`; captions in the folder are ignored.
-        buckets: aspect-ratio buckets; None crops all images to squares.
-        mask_dir: folder of masks with the images' names and aspect ratios, in any image format: white where the loss
-            has its full weight; None means no masks.
-        condition_dir: folder of condition images with the images' names and aspect ratios, for a ControlNet; None means
-            no conditions.
+        prompt: one caption for all images, such as `a photo of sks`. If it is set, captions in the folder are ignored.
+        buckets: aspect-ratio buckets. None crops all images to squares.
+        mask_dir: folder of masks with the names and aspect ratios of the images, in any image format. The loss has its
+            full weight where a mask is white. None means no masks.
+        condition_dir: folder of condition images for a ControlNet, with the names and aspect ratios of the images. None
+            means no condition images.
 
     Raises:
-        FileNotFoundError: on reading, if an image, or one that a table names, or a mask or condition is missing.
-        ValueError: if an argument is out of range; on reading, if captions and images do not match.
-        UnreadableImage: on reading, if a file is no image.
+        FileNotFoundError: on reading, if there are no images, if an image that a table lists does not exist, or if a
+            mask or condition image is missing.
+        ValueError: if an argument is out of range, or, on reading, if captions and images do not match.
+        UnreadableImage: on reading, if a file is not an image.
     """
 
     def __init__(
@@ -74,7 +76,7 @@ class CaptionedFolder(CaptionedSet):
         required_folder(root, "data_dir")
         names = image_names(root)
         for folder in (self.mask_dir, self.condition_dir):
-            if folder is not None:  # which may be a folder of the images' own
+            if folder is not None:  # it may be a subfolder of the image folder
                 inside = os.path.relpath(Path(folder).expanduser(), root)
                 names = [name for name in names if not name.startswith(f"{inside}/")]
         return root, names
@@ -96,7 +98,7 @@ class CaptionedFolder(CaptionedSet):
         return None if captions is None else [captions[name] for name in names]
 
     def _captions(self, root: Path, names: list[str]) -> dict[str, str] | None:
-        """Read the captions by file name; None if the folder has no captions."""
+        """Read the captions into a dict by file name, or return None if the folder has no captions."""
         files = [
             file for name in ("metadata.jsonl", "metadata.csv", "metadata.parquet") for file in sorted(root.rglob(name))
         ]
@@ -130,7 +132,7 @@ class CaptionedFolder(CaptionedSet):
 
 
 def _check_texts(root: Path, beside: set[Path]) -> None:
-    """Reject text files without an image, if others are captions."""
+    """Reject text files that have no image, if captions are stored in text files."""
     found = root.rglob("*.txt")
     every = {path for path in found if not any(part.startswith(".") for part in path.relative_to(root).parts)}
     alone = sorted(every - beside)
@@ -142,7 +144,7 @@ def _check_texts(root: Path, beside: set[Path]) -> None:
 
 
 def _of_same_names(directory: str | None, source: ImageFiles, key: str, noun: str) -> ImageFiles | None:
-    """Find each image's mask or condition, which has its name with any suffix; None without a folder."""
+    """Find the mask or condition image with the same name, and any suffix, for each image; None without a folder."""
     if directory is None:
         return None
     folder = Path(directory).expanduser()

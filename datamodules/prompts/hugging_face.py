@@ -1,4 +1,4 @@
-"""Images with captions of the package `datasets`: by name on the Hugging Face Hub, or in a local folder."""
+"""Images with captions, read by the package `datasets` from the Hugging Face Hub or from a local folder."""
 
 import contextlib
 from typing import Any
@@ -11,27 +11,32 @@ from datamodules.prompts.cropped_images import CroppedImages, check_image_size
 
 
 class HuggingFaceCaptions(CaptionedSet):
-    """Images with captions of the package `datasets` (extra `hub-data`), without running code of a dataset.
+    """Images with captions, read by the package `datasets` (extra `hub-data`). No code of a dataset is executed.
 
-    The dataset is a name on the Hugging Face Hub, which is downloaded once to the cache of `datasets`, or a local
-    folder: a dataset saved by `save_to_disk`, or images with `metadata.jsonl` or `metadata.csv` (`imagefolder`). Images
-    are read by position from memory-mapped files. Before training, the headers of all images are read.
+    The dataset is on the Hugging Face Hub or in a local folder. A dataset on the Hub is downloaded once to the cache of
+    `datasets`. A local folder contains either a dataset saved by `save_to_disk` or images with `metadata.jsonl` or
+    `metadata.csv` (`imagefolder`). Images are read by position from memory-mapped files. The headers of all images are
+    read before training.
 
     Args:
         name: name of the dataset on the Hub, such as `lambdalabs/naruto-blip-captions`, or a local folder.
-        config: name of the dataset's configuration on the Hub; None means its default.
-        split: the split, such as `train` or `train[:1000]`.
-        image_key: column of images.
-        caption_column: column of captions; None reads no captions, which suffices for an unconditional model.
-        image_size: height and width of the network's input images, in pixels; with buckets, the root of their area.
-        resize: length of the short side before the square crop, in pixels; None means `image_size`.
-        prompt: one caption for all images, such as `a photo of sks`; captions in the dataset are not read.
-        buckets: aspect-ratio buckets; None crops all images to squares.
-        revision: branch, tag or commit of a dataset on the Hub; None means its main branch.
+        config: name of the dataset's configuration on the Hub. None means the default configuration.
+        split: split to read, such as `train` or `train[:1000]`.
+        image_key: column that contains the images.
+        caption_column: column that contains the captions. None reads no captions, which is sufficient for an
+            unconditional model.
+        image_size: height and width of the network's input images, in pixels. With buckets, the square root of their
+            largest area.
+        resize: length of the short side before the square crop, in pixels. None means `image_size`.
+        prompt: one caption for all images, such as `a photo of sks`. If it is set, captions in the dataset are not
+            read.
+        buckets: aspect-ratio buckets. None crops all images to squares.
+        revision: branch, tag or commit of a dataset on the Hub. None means the main branch.
 
     Raises:
-        ValueError: if an argument is out of range; on reading, if a column does not match or an image has no caption.
-        FileNotFoundError: on reading, if there is no such dataset, or it cannot be downloaded.
+        ValueError: if an argument is out of range, or, on reading, if a column is missing or has the wrong type, or an
+            image has no caption.
+        FileNotFoundError: on reading, if the dataset does not exist or cannot be downloaded.
         ModuleNotFoundError: on reading, if `datasets` is not installed.
         UnreadableImage: on reading, if an image is missing or cannot be read.
     """
@@ -63,10 +68,10 @@ class HuggingFaceCaptions(CaptionedSet):
         self.revision = revision
 
     def fetch_missing(self) -> None:
-        """Download a dataset of the Hub, on one rank per machine, while the others wait.
+        """Download a dataset from the Hub, on one rank per machine, while the other ranks wait.
 
-        Errors are ignored here, so that no rank waits for a failed rank. They are raised again when all ranks read the
-        dataset.
+        Errors are ignored here, so that no rank waits for a failed rank. The same errors occur again when all ranks
+        read the dataset.
         """
         with contextlib.suppress(ImportError, OSError, ValueError):
             self._loaded()

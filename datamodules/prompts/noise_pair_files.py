@@ -1,10 +1,11 @@
-"""Noise pairs on disk, in the layout of the authors of Golden Noise.
+"""Read and write noise pairs on disk, in the file layout of Golden Noise.
 
-A pair is a file `<index>_<seed>.npz` with three arrays. `arr_0` is the noise and `arr_1` the better noise, both `[1, c,
-h, w]`. `arr_2` is the index. A JSON-lines file has `caption`, `seed`, `original_score_list` and `optimized_score_list`
-per index. The two lists have the scores of the images generated from the noise and from the better noise. The first
-scores in the lists are compared. The files of pairs that this project writes also contain the values of the JSON-lines
-file. The JSON-lines file is assembled from them.
+A pair is a file `<index>_<seed>.npz` with three arrays. `arr_0` is the noise, `[1, c, h, w]`. `arr_1` is the better
+noise, `[1, c, h, w]`. `arr_2` is the index. A JSON-lines file has the keys `caption`, `seed`, `original_score_list` and
+`optimized_score_list` for each index. The first list has the scores of the image generated from the noise, and the
+second list those of the image generated from the better noise. Only the first score of each list is compared. In this
+project, each pair file also contains the values of its line in the JSON-lines file, which is assembled from the pair
+files.
 """
 
 import json
@@ -26,14 +27,14 @@ SCORE_LISTS = ("original_score_list", "optimized_score_list")
 
 
 class StoredPair(NamedTuple):
-    """A noise pair and its file."""
+    """The file of a noise pair, with its index and caption."""
 
     path: Path
     caption: str
 
 
 def pair_file(folder: Path, index: int, seed: int) -> Path:
-    """Return the file of a pair."""
+    """Return the path of a pair's file."""
     return folder / f"{index}_{seed}.npz"
 
 
@@ -44,9 +45,9 @@ def write_pair(
 
     Args:
         path: see `pair_file`.
-        source: noise, `[c, h, w]`.
-        target: better noise.
-        caption: prompt for which `target` is better.
+        source: original noise, `[c, h, w]`.
+        target: better noise, `[c, h, w]`.
+        caption: prompt for which `target` is better than `source`.
         before: scores of the image generated from `source`.
         after: scores of the image generated from `target`.
     """
@@ -71,7 +72,7 @@ def caption_in(path: Path) -> str | None:
 
 
 def write_scores(folder: Path) -> None:
-    """Assemble the JSON lines from the pairs of a folder, in the order of indices."""
+    """Assemble the JSON-lines file from the pairs in a folder, in the order of their indices."""
     lines = []
     for path in sorted(folder.glob("*.npz"), key=_index_of):
         arrays = read_npz(path, ("arr_2", "seed", "caption", *SCORE_LISTS))
@@ -83,16 +84,17 @@ def write_scores(folder: Path) -> None:
 
 
 def kept_pairs(folder: Path, scores: Path, margin: float | None) -> list[StoredPair]:
-    """Select the pairs whose better noise scores higher: s' > s + margin.
+    """Select the pairs whose better noise improves the score by more than a margin: s' > s + margin.
 
     Args:
         folder: folder that contains the pairs, directly or in subfolders.
-        scores: JSON-lines file.
-        margin: smallest gain in score of a pair that is kept. None keeps all pairs.
+        scores: JSON-lines file with the scores.
+        margin: gain in score that a kept pair must exceed. None keeps all pairs.
 
     Raises:
         FileNotFoundError: if a file is missing.
-        ValueError: if lines and pairs do not match, if a score is missing, or if no pair is kept.
+        ValueError: if the lines of the JSON-lines file do not match the pairs, if a score is missing, or if no pair is
+            kept.
     """
     if not scores.is_file():
         raise FileNotFoundError(f"no scores of the pairs at {scores}: expected JSON lines with index and caption")
@@ -136,7 +138,7 @@ def _better(entry: dict[str, Any], place: str, margin: float) -> bool:
 
 
 def read_pair(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Read the noise and the better noise, `[c, h, w]` each.
+    """Read the original noise and the better noise of a pair, each `[c, h, w]`.
 
     Raises:
         ValueError: if a file is damaged or lacks an array. The message names the file.

@@ -1,4 +1,4 @@
-"""DataModule of noise pairs, and of prompts for which pairs are collected."""
+"""DataModule for noise pairs, and for prompts for which pairs are collected."""
 
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,14 @@ from datamodules.prompts.noise_pair_files import SCORES, StoredPair, kept_pairs,
 from datamodules.prompts.prompt_sets import PromptRows, PromptSet
 
 IN_MEMORY = 2**30
-"""Maximum size in bytes of the pairs that are kept in memory."""
+"""Largest total size in bytes at which all pairs are kept in memory."""
 
 
 class PairRows:
-    """Noise pairs, fetched one batch at a time (`datamodules.batches.NoisePairBatch`).
+    """Dataset of noise pairs, indexed by a `Request` (batches: `datamodules.batches.NoisePairBatch`).
 
     Raises:
-        ValueError: if pairs differ in shape.
+        ValueError: if the noise of two pairs has different shapes.
     """
 
     def __init__(self, pairs: list[StoredPair]) -> None:
@@ -34,7 +34,7 @@ class PairRows:
         self._held = self._read(range(len(pairs))) if self.in_memory else None
 
     def _read(self, rows: Any) -> Tensor:
-        """Read pairs, `[n, 2, c, h, w]`."""
+        """Read several pairs, `[n, 2, c, h, w]`."""
         found = []
         for row in rows:
             source, target = read_pair(self.pairs[row].path)
@@ -62,21 +62,21 @@ class PairRows:
 
 
 class NoisePairs(SeededBatches):
-    """Noise pairs for training, prompts for which `predict` collects pairs, and prompts for testing.
+    """DataModule with noise pairs for training, prompts for which `predict` collects pairs, and prompts for testing.
 
     Args:
-        data_dir: folder of collected pairs. This is `noise_pairs` in the run directory of `predict`, or the output of
-            the scripts of the authors. With None, the method collects pairs for `prompts` before training.
+        data_dir: folder of collected pairs. It is the folder `noise_pairs` in the run directory of `predict`, or the
+            output of the authors' scripts. If None, the method collects pairs for `prompts` before training.
         scores: JSON-lines file with the captions and scores of the pairs. None means scores.jsonl in `data_dir`.
-        prompts: prompts to collect pairs for.
+        prompts: prompts for which pairs are collected.
         test_prompts: prompts for testing.
-        margin: improvement of the score that training pairs must exceed. None means all pairs.
-        validation_fraction: fraction of the pairs to hold out of training, in [0, 1).
+        margin: gain in score that training pairs must exceed. None keeps all pairs.
+        validation_fraction: fraction of the pairs that are held out of training, in [0, 1).
         batch_size: number of pairs in a training batch, over all ranks.
-        evaluation_batch_size: global batch size of validation pairs and of prompts. None means `batch_size`.
-        num_workers: number of DataLoader workers. None means one per free core, at most 8, for files and 0 for pairs in
-            memory.
-        seed: seed of the split and the batch order. None means the value of `seed_everything`.
+        evaluation_batch_size: global batch size for validation pairs and for prompts. None means `batch_size`.
+        num_workers: number of DataLoader workers. None means 0 for pairs in memory, and otherwise one per free core, at
+            most 8.
+        seed: seed of the split and the sampling order. None means the value of `seed_everything`.
     """
 
     train_set: PairRows | None
@@ -112,12 +112,12 @@ class NoisePairs(SeededBatches):
             raise ValueError("training needs data.data_dir, a folder of pairs, or data.prompts to collect pairs for")
 
     def read_pairs(self, folder: Path, scores: str | None = None, every: bool = False) -> None:
-        """Read the pairs of a folder, and hold out some for validation.
+        """Read the pairs in a folder, and hold out a part of them for validation.
 
         Args:
             folder: folder of the pairs.
             scores: JSON-lines file with the scores. None means scores.jsonl in the folder.
-            every: whether to include pairs without an improved score.
+            every: whether to include pairs whose score did not improve.
         """
         listed = folder / SCORES if scores is None else Path(scores).expanduser()
         pairs = kept_pairs(folder, listed, None if every else self.margin)

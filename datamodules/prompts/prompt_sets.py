@@ -1,6 +1,6 @@
 """Prompts from a file or from class names.
 
-Each prompt has a number, and a seed for the noise.
+Each prompt has an index and a seed for its initial noise.
 
 PromptFile("prompts.txt").prompts()[0]
 """
@@ -22,23 +22,23 @@ from datamodules.loading.global_batches import Request
 from datamodules.prompts.text_tables import entries
 
 MOST_NUMBER = 2**63 - 1
-"""Largest index or seed, as batches store them in 64 bits."""
+"""Largest index or seed, because batches store them as 64-bit integers."""
 SUFFIXES = (".txt", ".jsonl", ".json", ".csv")
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A text."""
+    """A prompt with its index and seed."""
 
     index: int
-    """Number of the prompt, unique in the set."""
+    """Index of the prompt, unique in the set."""
     seed: int
-    """Seed of its initial noise."""
+    """Seed of the initial noise of the generated image."""
     caption: str
 
 
 class PromptSet(ABC):
-    """A set of prompts."""
+    """Interface of sets of prompts."""
 
     @abstractmethod
     def prompts(self) -> list[Prompt]:
@@ -46,7 +46,7 @@ class PromptSet(ABC):
 
         Raises:
             FileNotFoundError: if a file is missing.
-            ValueError: if there is no prompt, or if an entry is invalid.
+            ValueError: if there are no prompts, or if an entry is invalid.
         """
 
 
@@ -55,8 +55,8 @@ class PromptFile(PromptSet):
 
     The file can be a text file with one prompt per line, JSON lines, or CSV with a header.
 
-    Entries of JSON lines and CSV may have an `index` and a `seed`. Without an index, the number of a prompt is its
-    position, counted from 0. Without a seed, the seed is derived from the number.
+    Entries in JSON lines and CSV may have an `index` and a `seed`. The default index is the position of the prompt,
+    counted from 0. The default seed is derived from the index.
 
     Args:
         path: path of the file. It must end in .txt, .jsonl, .json (JSON lines) or .csv.
@@ -115,12 +115,12 @@ def _prompt(position: int, entry: dict[str, Any]) -> Prompt:
 
 
 class ClassPrompts(PromptSet):
-    """Prompts made of the class names of a labelled dataset.
+    """Prompts that are the class names of a labelled dataset.
 
-    The names are repeated, each time with another seed.
+    The names are repeated, with a different seed for each prompt.
 
     Args:
-        images: labelled dataset. If a class has no name, its number is used.
+        images: labelled dataset. If a class has no name, its index is used.
         num_prompts: number of prompts.
         first_seed: seed of the first prompt. The seed increases by one per prompt.
     """
@@ -138,7 +138,7 @@ class ClassPrompts(PromptSet):
 
 
 class PromptRows:
-    """Prompts, fetched one batch at a time (`datamodules.batches.PromptBatch`)."""
+    """Dataset of prompts, indexed by a `Request` (batches: `datamodules.batches.PromptBatch`)."""
 
     in_memory = True
 

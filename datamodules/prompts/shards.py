@@ -19,27 +19,28 @@ from datamodules.prompts.cropped_images import CroppedImages, check_image_size
 
 
 class CaptionedShards(CaptionedSet):
-    """Images with captions in any number of local shards.
+    """Dataset of images with captions in any number of local shards.
 
     In a tar file, each image (`<key>.jpg` or another format) has its caption in `<key>.txt`, or in `<key>.json` under
     `caption_column`. A parquet file has a column of encoded images and a column of captions. Images are read
-    individually by position, so order and resumption are as for files. Each start reads all captions, and all image
-    headers once.
+    individually by position, so the sampling order and resuming work in the same way as with image files. All captions
+    and image headers are read once at the start of a run.
 
     Args:
-        data_dir: folder of the shards; None means the NOISEWORKS_DATA directory.
-        shards: a folder in `data_dir`, or a pattern such as `data/train-*.parquet`; `*` takes all shards.
-        image_size: height and width of the network's input images, in pixels; with buckets, the root of their area.
-        resize: length of the short side before the square crop, in pixels; None means `image_size`.
-        image_key: parquet column of encoded images.
-        caption_column: parquet column of captions, and the key of the caption in `.json` members; None reads no
-            captions, which suffices for an unconditional model.
-        prompt: one caption for all images, such as `a photo of sks`; captions in the shards are not read.
-        buckets: aspect-ratio buckets; None crops all images to squares.
+        data_dir: folder of the shards. None means the NOISEWORKS_DATA directory.
+        shards: a folder in `data_dir`, or a pattern such as `data/train-*.parquet`. `*` selects all shards.
+        image_size: height and width of the network's input images, in pixels. With buckets, the square root of their
+            largest area.
+        resize: length of the short side before the square crop, in pixels. None means `image_size`.
+        image_key: parquet column that contains the encoded images.
+        caption_column: parquet column that contains the captions, or key of the caption in `.json` members of a tar
+            file. None reads no captions, which is sufficient for an unconditional model.
+        prompt: one caption for all images, such as `a photo of sks`. If it is set, captions in the shards are not read.
+        buckets: aspect-ratio buckets. None crops all images to squares.
 
     Raises:
         FileNotFoundError: on reading, if there are no shards.
-        ValueError: if an argument is out of range; on reading, if a shard is damaged or an image has no caption.
+        ValueError: if an argument is out of range, or, on reading, if a shard is damaged or an image has no caption.
     """
 
     def __init__(

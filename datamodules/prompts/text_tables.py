@@ -1,4 +1,4 @@
-"""Text tables: JSON lines, CSV with a header, or parquet."""
+"""Read tables of texts from JSON lines, CSV with a header, or parquet."""
 
 import csv
 import json
@@ -10,12 +10,12 @@ from datamodules.files.limits import check_is_file, check_unpacked, sentence
 
 
 def entries(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Read the rows of a table, each with its location for error messages.
+    """Iterate over (location for error messages, row as a dict) of a table.
 
-    JSON lines that are not objects give empty rows.
+    A JSON line that is not an object becomes an empty row.
 
     Raises:
-        ValueError: if the file cannot be parsed. The message names a line that is not JSON.
+        ValueError: if the file cannot be parsed. If a line is not JSON, the message names the line.
     """
     check_is_file(file)
     if file.suffix == ".parquet":
@@ -23,7 +23,7 @@ def entries(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         return
     try:
         yield from _entries(file)
-    except (csv.Error, UnicodeDecodeError) as error:  # for fields above 131,072 characters, and other encodings
+    except (csv.Error, UnicodeDecodeError) as error:  # a field exceeds 131,072 characters, or the encoding is not UTF-8
         raise ValueError(f"{file} cannot be read as a table of texts: {error}") from error
 
 
@@ -34,7 +34,7 @@ def _parquet_entries(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         with pyarrow.parquet.ParquetFile(file) as table:
             check_unpacked(file, sum(table.metadata.row_group(n).total_byte_size for n in range(table.num_row_groups)))
             rows = table.read(use_threads=False).to_pylist()
-    except Exception as error:  # Arrow raises many types
+    except Exception as error:  # Arrow raises many types of exceptions
         raise ValueError(f"{file} cannot be read as a table of texts: {sentence(error)}") from error
     yield from ((f"{file}, row {number}", row) for number, row in enumerate(rows))
 

@@ -1,9 +1,9 @@
 """Random numbers from a counter, or from a fixed seed per test image.
 
-Numbers from a counter depend only on (seed, epoch, sample).
+Random numbers from a counter depend only on (seed, epoch, sample).
 
-A counter has no state. A sample gets the same numbers in any batch and on any rank or device, and a resumed run needs
-no state of a generator.
+A counter-based generator has no state. A sample gets the same numbers in any batch and on any rank or device, and a
+resumed run does not need the state of a generator.
 """
 
 import math
@@ -33,7 +33,7 @@ def _signed(word: int) -> int:
 def _mix_tensor(word: Tensor) -> Tensor:
     """Apply `_mix` to every element of an int64 tensor.
 
-    Products of int64 wrap around like those of 64-bit words.
+    Products of int64 overflow in the same way as products of 64-bit words.
     """
 
     def shifted(value: Tensor, bits: int) -> Tensor:
@@ -49,12 +49,12 @@ def sample_words(seed: int, epoch: int, index: Tensor, count: int, stream: int =
     """Return random 64-bit words for each sample in an epoch.
 
     Args:
-        seed: random seed of the whole run.
+        seed: random seed of the run.
         epoch: index of the epoch. Each epoch has new words.
         index: positions of the samples in the dataset, `[B]`, int64.
         count: number of words per sample.
-        stream: number of the random stream. Each purpose, such as a second augmentation, has another number. Streams
-            are independent of each other.
+        stream: index of the random stream. Use a different index for each purpose, such as a second augmentation.
+            Streams are independent of each other.
 
     Returns:
         The words, `[B, count]`, int64, on the device of `index`.
@@ -68,18 +68,18 @@ def sample_words(seed: int, epoch: int, index: Tensor, count: int, stream: int =
 
 
 def sample_uniform(seed: int, epoch: int, index: Tensor, count: int, stream: int = 0) -> Tensor:
-    """Return uniform numbers for each sample, `[B, count]`, float32 in [0, 1).
+    """Return uniform random numbers for each sample, `[B, count]`, float32 in [0, 1).
 
-    `sample_words` describes the arguments.
+    The arguments are those of `sample_words`.
     """
     bits = sample_words(seed, epoch, index, count, stream)
     return ((bits >> 40) & 0xFFFFFF).float() / (1 << 24)
 
 
 class RNG(Protocol):
-    """Source of random numbers for a batch.
+    """Interface of random number generators for a batch.
 
-    Each call returns new numbers, so the order of calls matters.
+    Each call returns new numbers, so the result of a call depends on the number of earlier calls.
 
     Results have the shape `[B, C, H, W]` and the device of the argument.
     """
@@ -93,26 +93,26 @@ class RNG(Protocol):
         ...
 
     def poisson(self, rate: Tensor) -> Tensor:
-        """Sample from Poisson distributions with means `rate`, at least 0."""
+        """Sample from Poisson distributions with the means `rate`, which must be at least 0."""
         ...
 
     def gamma(self, shape: Tensor) -> Tensor:
-        """Sample from Gamma distributions with shapes of at least 1 and scale 1."""
+        """Sample from Gamma distributions with scale 1 and the given shape parameters, which must be at least 1."""
         ...
 
 
 class CounterRNG:
     """Stateless counter-based RNG. The numbers depend only on (seed, epoch, sample), and not on the device.
 
-    Uniform and normal numbers have the dtype of the argument and 24 random bits. The magnitude of normal numbers is at
-    most 5.8. Other distributions are sampled in float64. Those that are sampled by the quantile function have 53 random
-    bits.
+    Uniform and normal numbers have 24 random bits and the dtype of the argument. The absolute value of normal numbers
+    is at most 5.8. Other distributions are sampled in float64. Distributions that are sampled through their quantile
+    function use 53 random bits.
 
     Args:
         seed: random seed of the run.
         epoch: index of the epoch. Each epoch has new numbers.
         index: positions of the samples, `[B]`, int64, on the device of the results.
-        stream: number of the random stream. Streams are independent of each other. Streams below 1000 are for
+        stream: index of the random stream. Streams are independent of each other. Streams below 1000 are reserved for
             augmentation.
     """
 
@@ -127,7 +127,7 @@ class CounterRNG:
         return (((words >> 40) & 0xFFFFFF).to(like.dtype).add_(0.5).div_(1 << 24)).view_as(like)
 
     def normal(self, like: Tensor) -> Tensor:
-        # Box-Muller: the halves of a word give 24 bits each for radius and angle, which give two numbers.
+        # Box-Muller transform: the two halves of a word give 24 bits each for radius and angle, which give two numbers.
         count = like[0].numel()
         halves = (self._words((count + 1) // 2).view(torch.int32) >> 8).bitwise_and_(0xFFFFFF).to(like.dtype)
         radius = (halves[:, 1::2] + 1).div_(1 << 24).log_().mul_(-2).sqrt_()
@@ -138,7 +138,7 @@ class CounterRNG:
         return poisson_quantile(self._fine(rate), rate.double()).to(rate.dtype)
 
     def gamma(self, shape: Tensor) -> Tensor:
-        # Marsaglia and Tsang (ACM TOMS 26, 2000), with enough attempts that all fail with probability 1e-12.
+        # Marsaglia and Tsang (ACM TOMS 26, 2000). The probability that all attempts fail is 1e-12.
         d = shape.double() - 1 / 3
         c = (9 * d).rsqrt()
         drawn, wanted = d.clone(), torch.ones_like(d, dtype=torch.bool)
@@ -162,16 +162,16 @@ class CounterRNG:
 
 ATTEMPTS = 10
 FEW = 8.0
-"""Largest mean for which Poisson probabilities are summed from 0."""
+"""Largest mean for which Poisson probabilities are summed, starting from k = 0."""
 
 
 def poisson_quantile(uniform: Tensor, rate: Tensor) -> Tensor:
-    """Quantile function of the Poisson distribution.
+    """Compute quantiles of Poisson distributions.
 
-    It is the smallest k with P(X <= k) >= u.
+    The quantile is the smallest k with P(X <= k) >= u.
 
-    For small means, probabilities are summed from 0. For larger means, the Cornish-Fisher expansion gives k with an
-    error of at most two counts. The exact distribution function then corrects k.
+    For small means, probabilities are summed from k = 0. For larger means, the Cornish-Fisher expansion gives k with an
+    error of at most two counts. The exact cumulative distribution function is then used to correct k.
 
     Args:
         uniform: u, in (0, 1), float64.
@@ -205,16 +205,17 @@ def poisson_quantile(uniform: Tensor, rate: Tensor) -> Tensor:
 
 
 class SeededImageRNG:
-    """The legacy RNG of NumPy, with the same seed for each image, as in the experiments of published tables.
+    """NumPy's legacy random number generator with the same seed for each image, as used for published result tables.
 
     DnCNN, FFDNet and KAIR call `np.random.seed(0)` before each image, so images of the same size have the same noise.
-    This RNG does the same, so results are comparable with published tables, and every method gets the same noisy
-    images. Numbers are sampled in the order rows, columns, channels, in float64. Scalars of an image, such as the noise
-    level or the camera gain, differ between images. `CounterRNG` samples them from the seed and the index.
+    This class does the same, so results are comparable with published tables, and all methods get the same noisy
+    images. Numbers are sampled in float64, in the order rows, columns, channels. Values of which an image has only one,
+    such as the noise level or the camera gain, are sampled by `CounterRNG` from the seed and the index, so they differ
+    between images.
 
     Args:
         seed: random seed.
-        index: position of the image in the dataset.
+        index: index of the image in the dataset.
     """
 
     def __init__(self, seed: int = 0, index: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""Random numbers that depend only on their purpose, not on the batch or the rank."""
+"""Seeds and generators that depend only on given integers, not on the batch or the rank."""
 
 from collections.abc import Callable, Sequence
 
@@ -8,45 +8,45 @@ from torch import Tensor
 
 
 def bits_of(*words: int) -> int:
-    """Hash integers, such as a seed, the index of an image and the number of a purpose, to 64 random bits.
+    """Hash integers, such as a seed, an image index and a stream index, to 64 random bits.
 
     Args:
         words: non-negative integers.
     """
-    # NumPy splits integers into 32-bit words; an array of words is used unchanged.
+    # NumPy splits integers into 32-bit words, but uses an array of words unchanged.
     whole = np.array(words, np.uint32) if max(words, default=0) < 2**32 else words
     return int(np.random.SeedSequence(whole).generate_state(1, np.uint64)[0])
 
 
 def seed_of(*words: int) -> int:
-    """Hash integers to a seed of 63 bits for torch, by `bits_of`."""
+    """Hash integers to a 63-bit seed for torch, with `bits_of`."""
     return bits_of(*words) >> 1
 
 
 def generator_of(*words: int) -> torch.Generator:
-    """Return a CPU generator.
+    """Return a CPU generator that is seeded with given integers.
 
-    Its seed is `seed_of` the given integers.
+    The seed is `seed_of(*words)`.
     """
     return torch.Generator().manual_seed(seed_of(*words))
 
 
 def sample_like(image: Tensor, draw: Callable[..., Tensor], generators: Sequence[torch.Generator]) -> Tensor:
-    """Sample numbers with the shape, dtype and device of images.
+    """Sample random numbers with the shape, dtype and device of a batch of images.
 
-    Each image has a separate generator.
+    A separate generator is used for each image.
 
     Args:
-        image: `[B, ...]`.
+        image: batch of images, `[B, ...]`.
         draw: sampling function: `torch.rand` or `torch.randn`.
-        generators: B generators.
+        generators: B generators, one per image.
     """
     drawn = [draw(image.shape[1:], generator=generator, dtype=image.dtype) for generator in generators]
     return torch.stack(drawn).to(image.device)
 
 
 def sample_integers(high: int, n: int, generator: torch.Generator | list[torch.Generator] | None) -> Tensor:
-    """Sample n integers from 0 to `high` - 1, uniformly, from one generator or one from each of n generators."""
+    """Sample n uniform integers in [0, `high`), all with one generator or each with one of n generators."""
     given = generator if isinstance(generator, list) else [generator]
     return torch.cat([torch.randint(high, (n // len(given),), generator=each) for each in given])
 
@@ -54,11 +54,11 @@ def sample_integers(high: int, n: int, generator: torch.Generator | list[torch.G
 def drawing(generator: torch.Generator | None) -> Callable[[Tensor], Tensor]:
     """Return a function that samples standard normal numbers, with the shape, dtype and device of a tensor.
 
-    The numbers are real or complex, as the tensor.
+    The numbers are complex if the tensor is complex, and otherwise real.
 
     Args:
-        generator: random number generator on any device. None means the default generator of torch for the device of
-            the tensor.
+        generator: random number generator on any device. None means torch's default generator for the device of the
+            tensor.
     """
 
     def draw(like: Tensor) -> Tensor:

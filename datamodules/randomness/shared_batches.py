@@ -1,15 +1,15 @@
-"""Random numbers of a training step that are the same for any number of ranks.
+"""Sample the random numbers of a training step so that they do not depend on the number of ranks.
 
-The generators of all ranks have the same seed. Each rank samples numbers for the whole global batch, and keeps the rows
-of its own samples, as sharded by `GlobalBatches`. The noise of a sample thus depends only on (seed, stage, epoch,
-batch, position in the batch). A single rank uses the generators of torch, as usual.
+The generators of all ranks have the same seed. Each rank samples numbers for the whole global batch and keeps the rows
+of its own samples, which are those of its shard in `GlobalBatches`. The noise of a sample therefore depends only on
+(seed, stage, epoch, batch, position in the batch). A run with a single rank uses torch's default generators.
 
-Each rank samples as many numbers as a run with a single rank, and briefly holds all of them in memory. With a counter
-per sample (`sample_uniform`), each rank would sample only its own rows. However, a counter takes about twenty integer
-operations per number, and its numbers differ from those of torch. On a CPU, torch samples numbers for a batch of 128
-CIFAR-10 images in 1.1 ms. Counters take 8 ms for half of the batch.
+Each rank samples as many numbers as a run with a single rank, and keeps all of them in memory for a short time. With a
+counter per sample (`sample_uniform`), each rank would sample only its own rows. However, a counter needs about twenty
+integer operations per number, and its numbers differ from those of torch. On a CPU, torch samples numbers for a batch
+of 128 CIFAR-10 images in 1.1 ms, whereas counters take 8 ms for half of this batch.
 
-Randomness inside a network, such as dropout and stochastic depth, comes from the generators of torch, which differ
+Random numbers inside a network, as in dropout and stochastic depth, come from torch's default generators, which differ
 between ranks. The number of ranks changes these random values, but not their distribution.
 """
 
@@ -40,29 +40,29 @@ _batch: _Batch | None = None
 
 
 def begin_batch(seed: int, size: int | None) -> None:
-    """Make ranks share random numbers until `end_batch`.
+    """Let all ranks sample from shared random numbers until `end_batch` is called.
 
-    A single rank always uses the generators of torch.
+    A run with a single rank always uses torch's default generators.
 
     Args:
         seed: seed, the same on all ranks.
-        size: global batch size. With None, each rank samples independently.
+        size: global batch size. If None, each rank samples independently.
     """
     global _batch
     _batch = _Batch(seed, size, {}) if size and collectives.world_size() > 1 else None
 
 
 def end_batch() -> None:
-    """Make each rank sample from the generators of torch."""
+    """Let each rank sample from torch's default generators again."""
     global _batch
     _batch = None
 
 
 def rows_of_batch(share: int) -> int:
-    """Return the number of rows over all ranks.
+    """Return the number of rows over all ranks, given the number of rows on this rank.
 
-    If ranks do not share random numbers, the result is `share`. The result is also `share` if it is not the number of
-    rows on this rank, as for a subset of the samples.
+    The result is `share` itself if ranks do not share random numbers, or if `share` differs from the number of this
+    rank's samples, as for a subset of the samples.
     """
     return share if _batch is None or share != len(_own(_batch.size)) else _batch.size
 
@@ -70,15 +70,16 @@ def rows_of_batch(share: int) -> int:
 def sample_rows(
     draw: Callable[..., Tensor], shape: Sequence[int], device: torch.device | str, rows: int = 0, **options: Any
 ) -> Tensor:
-    """Sample random numbers for the global batch, and return the rows for the samples of this rank.
+    """Sample random numbers for the global batch, and return the rows of this rank's samples.
 
-    If the number of rows is not a multiple of the number of samples on this rank, each rank samples independently.
+    If the number of rows is not a multiple of the number of this rank's samples, each rank samples independently.
 
     Args:
         draw: sampling function, such as `torch.rand`, `torch.randn` or `partial(torch.randint, high)`.
-        shape: shape of the numbers on this rank.
-        device: device to sample on.
-        rows: index of the dimension of the samples. Along this dimension, the batch may be repeated several times.
+        shape: shape of the returned numbers.
+        device: device on which the numbers are sampled.
+        rows: index of the sample dimension. Its size may be a multiple of the number of this rank's samples, if the
+            batch is repeated.
         options: further arguments of `draw`, such as `dtype`.
     """
     shape = list(shape)
@@ -103,7 +104,8 @@ def shared_sample(draw: Callable[[torch.Generator | None], Tensor], device: torc
     """Sample numbers that are the same on all ranks and belong to no particular sample.
 
     Args:
-        draw: function that samples from a generator. None means the generator of torch.
+        draw: function that samples numbers from a given generator. If the generator is None, it uses torch's default
+            generator.
         device: device of the generator.
     """
     return draw(None if _batch is None else _batch.generator(device))
@@ -111,7 +113,7 @@ def shared_sample(draw: Callable[[torch.Generator | None], Tensor], device: torc
 
 @contextmanager
 def shared_rng() -> Iterator[None]:
-    """Context manager in which the CPU generator of torch samples the same numbers on all ranks."""
+    """Context manager in which torch's default CPU generator samples the same numbers on all ranks."""
     if _batch is None:
         yield
         return
@@ -125,5 +127,5 @@ def shared_rng() -> Iterator[None]:
 
 
 def _own(size: int) -> range:
-    """Return the positions of the samples of this rank in a batch."""
+    """Return the positions of this rank's samples in a global batch."""
     return range(collectives.rank(), size, collectives.world_size())

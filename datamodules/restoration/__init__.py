@@ -1,1 +1,1 @@
-"""Image restoration: noisy images, with or without clean images, whole or in patches."""
+"""Data for image restoration: noisy images with or without clean images, as whole images or patches."""

@@ -1,4 +1,4 @@
-"""AID, a dataset of aerial images, for training and testing super-resolution, and some of its images in small."""
+"""AID, a dataset of aerial images for super-resolution, and a small set of its images at a reduced size."""
 
 from pathlib import Path
 
@@ -25,11 +25,12 @@ def selection() -> dict[str, list[str]]:
 class AID(PairSet):
     """Aerial images of 30 kinds of scenes, `AID/<Kind>/<kind>_<number>.jpg`, centre-cropped to 512 x 512 pixels.
 
-    Each kind has 100 training images and 30 test images (AID900). They are listed in `aid.yaml` in the folder of this
-    file. The authors did not publish their random selection. The images in the list were selected once at random.
+    Each kind has 100 training images and 30 test images (AID900). They are listed in `aid.yaml`, next to this file. The
+    authors of AID900 did not publish their random selection, so the listed images were selected at random for this
+    project.
 
     Args:
-        data_dir: folder that contains `AID`; None means the NOISEWORKS_DATA directory.
+        data_dir: folder that contains `AID`. None means the NOISEWORKS_DATA directory.
 
     Source: Xia et al., AID: A Benchmark Data Set for Performance Evaluation of Aerial Scene Classification, IEEE TGRS
     2017.
@@ -59,12 +60,12 @@ class AID(PairSet):
 
 
 class AIDThumbnails(PairSet):
-    """120 images of AID that were reduced to 150 x 150 pixels, `remote_sensing/aid_150/<Kind>/<kind>_<number>.jpg`.
+    """120 images of AID, reduced to 150 x 150 pixels, in `remote_sensing/aid_150/<Kind>/<kind>_<number>.jpg`.
 
-    There are four images of each of the 30 kinds. The first three are for training, and the fourth is for testing.
+    Each of the 30 kinds of scenes has four images: three for training, and the fourth for testing.
 
     Args:
-        data_dir: folder that contains `remote_sensing`; None means the NOISEWORKS_DATA directory.
+        data_dir: folder that contains `remote_sensing`. None means the NOISEWORKS_DATA directory.
     """
 
     channels = 3

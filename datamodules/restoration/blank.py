@@ -1,4 +1,4 @@
-"""Images without content, for training methods that generate their own data."""
+"""Black images, for training methods that generate their own data."""
 
 import numpy as np
 
@@ -7,9 +7,9 @@ from datamodules.restoration.images import Images, PairSet, Split
 
 
 class Blank(PairSet):
-    """One black image, repeated `data.patches_per_image` times per epoch.
+    """Dataset of one black image, which is repeated `data.patches_per_image` times per epoch.
 
-    It only sets the epoch length and the image size.
+    It only determines the epoch length and the image size.
 
     Args:
         image_size: height and width, in pixels.

@@ -1,4 +1,4 @@
-"""Datasets with real noise of cameras and microscopes, with and without ground truth."""
+"""Datasets with real noise from cameras and microscopes, with and without ground truth."""
 
 from pathlib import Path
 
@@ -14,10 +14,10 @@ from datamodules.restoration.images import Images, PairSet, Split
 
 
 class RealPairs(PairSet):
-    """Base of CC and PolyU: pairs of a noisy image `<name>_real.*` and a mean of many shots `<name>_mean.*`.
+    """Base class of CC and PolyU: pairs of a noisy image `<name>_real.*` and the mean of many shots `<name>_mean.*`.
 
     Args:
-        data_dir: folder that contains the dataset's folder; None means the NOISEWORKS_DATA directory.
+        data_dir: folder that contains the dataset's folder. None means the NOISEWORKS_DATA directory.
     """
 
     channels = 3
@@ -43,37 +43,39 @@ class RealPairs(PairSet):
 
 
 def read_pairs(folder: Path, pairs: list[tuple[str, str]], names: list[str], channels: int = 3) -> Images:
-    """Read image pairs from a folder, given the noisy and the clean file of each pair."""
+    """Read image pairs from a folder, given the names of the noisy and the clean file of each pair."""
     noisy, clean = (read_images(folder, files, channels) for files in zip(*pairs, strict=True))
     return Images(names, clean, noisy)
 
 
 class CC(RealPairs):
-    """15 pairs of three cameras, 512 x 512 pixels (Nam et al., CVPR 2016)."""
+    """15 image pairs from three cameras, 512 x 512 pixels (Nam et al., CVPR 2016)."""
 
     count = 15
     source = "The pairs are data/CC of ScoreDVI's repository, github.com/alwaysuu/ScoreDVI."
 
 
 class PolyU(RealPairs):
-    """100 pairs of five cameras, 512 x 512 pixels (Xu et al., arXiv 1804.02603)."""
+    """100 image pairs from five cameras, 512 x 512 pixels (Xu et al., arXiv 1804.02603)."""
 
     count = 100
     source = "The pairs are data/PolyU of ScoreDVI's repository, github.com/alwaysuu/ScoreDVI."
 
 
 class SIDD(PairSet):
-    """Pairs from five phones (Abdelhamed et al., CVPR 2018): trained on SIDD-Medium, tested on the validation blocks.
+    """Image pairs from five phones (Abdelhamed et al., CVPR 2018).
+
+    Training uses SIDD-Medium, and testing uses the validation blocks.
 
     Training reads whole photographs into memory: `SIDD_Medium_Srgb/Data/<scene>/*_NOISY_SRGB_*.PNG` and
-    `*_GT_SRGB_*.PNG`. The noisy photographs take 15 GB. With ground truth, they take 30 GB. Validation and test images
-    are the 1,280 validation blocks of 256 x 256 pixels. They are read from `ValidationNoisyBlocksSrgb.mat` and
-    `ValidationGtBlocksSrgb.mat`. Alternatively, some or all blocks are read as images from `SIDD_Val/noisy` and
-    `SIDD_Val/GT`.
+    `*_GT_SRGB_*.PNG`. The noisy photographs take 15 GB of memory, or 30 GB together with the ground truth. Validation
+    and test images are the 1,280 validation blocks of 256 x 256 pixels. They are read from
+    `ValidationNoisyBlocksSrgb.mat` and `ValidationGtBlocksSrgb.mat`. Alternatively, some or all blocks are read as
+    images from `SIDD_Val/noisy` and `SIDD_Val/GT`.
 
     Args:
-        data_dir: folder that contains these folders and files; None means the NOISEWORKS_DATA directory.
-        ground_truth: whether to read the clean training images too. Unsupervised methods do not need them.
+        data_dir: folder that contains these folders and files. None means the NOISEWORKS_DATA directory.
+        ground_truth: whether to also read the clean training images. Unsupervised methods do not need them.
     """
 
     channels = 3
@@ -121,7 +123,7 @@ def read_blocks(path: Path, key: str) -> list[np.ndarray]:
     """Read SIDD's blocks, `[40, 32, 256, 256, 3]` uint8 in a `.mat` file, as images `[3, 256, 256]`.
 
     Raises:
-        ValueError: if the array has another shape or dtype.
+        ValueError: if the array has a different shape or dtype.
     """
     blocks = read_mat(path, key)
     if blocks.ndim != 5 or blocks.shape[-1] != 3 or blocks.dtype != np.uint8:
@@ -131,7 +133,7 @@ def read_blocks(path: Path, key: str) -> list[np.ndarray]:
 
 
 def block_names(count: int, of_one: int = 32) -> list[str]:
-    """Name blocks by the numbers of the photograph and the block, both counted from 0, as in `39_31`."""
+    """Return names such as `39_31`: the indices of the photograph and of its block, both counted from 0."""
     return [f"{block // of_one}_{block % of_one}" for block in range(count)]
 
 
@@ -139,7 +141,7 @@ class SIDDBenchmark(PairSet):
     """The 1,280 noisy blocks of the SIDD benchmark, `BenchmarkNoisyBlocksSrgb.mat`, without public ground truth.
 
     Args:
-        data_dir: folder that contains the file; None means the NOISEWORKS_DATA directory.
+        data_dir: folder that contains the file. None means the NOISEWORKS_DATA directory.
     """
 
     channels = 3
@@ -159,13 +161,13 @@ class SIDDBenchmark(PairSet):
 class DND(PairSet):
     """The 1,000 noisy crops of the Darmstadt Noise Dataset, 512 x 512 pixels, without public ground truth.
 
-    The photographs `DND/images_srgb/0001.mat` to `0050.mat` are read with `h5py` and cropped at the boxes in
+    The photographs `DND/images_srgb/0001.mat` to `0050.mat` are read with `h5py` and cropped to the boxes in
     `DND/info.mat`. The crops take 3 GB of memory as float32. Alternatively, the crops can be images in `DND/png_srgb`.
-    All files may instead be in `DND/dnd_2017`. The name of a crop is the number of the photograph and the number of the
-    crop, both counted from 1: `0001_01` to `0050_20`.
+    All files may instead be in `DND/dnd_2017`. The name of a crop consists of the number of the photograph and the
+    number of the crop, both counted from 1: `0001_01` to `0050_20`.
 
     Args:
-        data_dir: folder that contains `DND`; None means the NOISEWORKS_DATA directory.
+        data_dir: folder that contains `DND`. None means the NOISEWORKS_DATA directory.
     """
 
     channels = 3
@@ -197,7 +199,8 @@ class DND(PairSet):
             if photograph.ndim != 3 or photograph.shape[2] != 3 or not np.isfinite(photograph).all():
                 raise ValueError(f"{path}: InoisySRGB is {list(photograph.shape)}; expected finite numbers [H, W, 3]")
             places = whole_numbers(boxes, 1, max(photograph.shape), folder / "info.mat", "edge of a box")
-            for crop, (top, left, bottom, right) in enumerate(places, 1):  # coordinates count from 1, ends included
+            # Coordinates are counted from 1, and the ends are inclusive.
+            for crop, (top, left, bottom, right) in enumerate(places, 1):
                 if not (top <= bottom <= photograph.shape[0] and left <= right <= photograph.shape[1]):
                     raise ValueError(f"{folder / 'info.mat'}: box {crop} of photograph {number} lies outside {path}")
                 names.append(f"{number:04d}_{crop:02d}")
@@ -206,16 +209,16 @@ class DND(PairSet):
 
 
 class FMD(PairSet):
-    """Fluorescence microscopy, grey, 512 x 512 pixels (Zhang et al., CVPR 2019).
+    """Grey-scale fluorescence microscopy images, 512 x 512 pixels (Zhang et al., CVPR 2019).
 
     The test images are in `FMD/test_mix/raw`. Their ground truth is in `FMD/test_mix/gt`, with the same file names.
     The training images are the captures `FMD/<type>/raw/<field of view>/*.png` of all fields of view except the 19th.
     The ground truth of a field of view is `gt/<field of view>/avg50.png`.
 
     Args:
-        data_dir: folder that contains `FMD`; None means the NOISEWORKS_DATA directory.
-        captures: number of noisy captures per field of view to train on, at most 50. The first captures in name order
-            are used.
+        data_dir: folder that contains `FMD`. None means the NOISEWORKS_DATA directory.
+        captures: number of noisy training captures per field of view, at most 50. The first captures in the order of
+            file names are used.
     """
 
     channels = 1

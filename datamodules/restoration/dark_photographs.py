@@ -1,4 +1,4 @@
-"""Bundled photographs with artificially darkened and over-exposed versions."""
+"""Bundled photographs paired with artificially darkened or over-exposed versions."""
 
 from collections.abc import Iterator, Sequence
 
@@ -11,14 +11,14 @@ from datamodules.restoration.photographs import bundled_photograph
 
 WHITE = 65535
 GAMMA = 2.2
-"""Exponent from stored to linear intensities."""
+"""Exponent that maps stored values to linear intensities."""
 TESTED = ("astronaut", "coffee", "chelsea", "rocket")
 COLOURED = (*TESTED, "china", "flower", "motorcycle")
 """Colour photographs that are bundled with scikit-image and scikit-learn."""
 
 
 def photographs(names: Sequence[str] = TESTED) -> Iterator[tuple[str, np.ndarray]]:
-    """Iterate over names and values `[3, 200, 300]` in [0, 1] of photographs."""
+    """Iterate over the names of photographs and their values in [0, 1], `[3, 200, 300]`."""
     for name in names:
         small = Image.fromarray(bundled_photograph(name)).resize((300, 200), Image.Resampling.BICUBIC)
         yield name, np.asarray(small).transpose(2, 0, 1) / 255
@@ -30,17 +30,17 @@ def stored(image: np.ndarray) -> np.ndarray:
 
 
 class DarkPhotographs(PairSet):
-    """Four colour photographs I of scikit-image, 200 x 300 pixels, and their dark versions 0.12 I^1.5 + noise.
+    """Four colour photographs I from scikit-image, 200 x 300 pixels, and their dark versions 0.12 I^1.5 + noise.
 
-    The fourth photograph, a rocket at night, is itself dark. Training, validation and test images are the same. With
-    haze, I is replaced by (1 - haze) I + haze before it is darkened.
+    The fourth photograph, a rocket at night, is dark even before darkening. Training, validation and test images are
+    the same. With haze, the dark version is computed from (1 - haze) I + haze instead of I.
 
     Args:
-        exposure: value of white in the dark version, in (0, 1].
-        exponent: exponent of the intensity. An exponent above 1 darkens shadows more than highlights.
+        exposure: value of a white pixel in the dark version, in (0, 1].
+        exponent: exponent of I. An exponent above 1 darkens shadows more than highlights.
         noise: standard deviation of white Gaussian noise, added before clipping to [0, 1].
         haze: weight of white haze, in [0, 1).
-        names: photographs, from `COLOURED`.
+        names: names of photographs, from `COLOURED`.
     """
 
     channels = 3
@@ -76,13 +76,13 @@ class DarkPhotographs(PairSet):
 
 
 class OverExposedPhotographs(PairSet):
-    """Four colour photographs I of scikit-image, 200 x 300 pixels, and their versions min(1, gain I^2.2)^(1/2.2).
+    """Four colour photographs I from scikit-image, 200 x 300 pixels, and their versions min(1, gain I^2.2)^(1/2.2).
 
     Highlights are saturated, as after a longer exposure. The fourth photograph, a rocket at night, is itself dark.
     Training, validation and test images are the same.
 
     Args:
-        gain: factor of the exposure time, at least 1. The default is three stops.
+        gain: factor by which the exposure time is increased, at least 1. The default of 8 is three stops.
     """
 
     channels = 3

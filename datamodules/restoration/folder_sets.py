@@ -1,4 +1,4 @@
-"""Datasets in folders of images: your own clean images, noisy images or pairs, and published datasets."""
+"""Datasets in folders of images: the user's clean images, noisy images or pairs, and published datasets."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,16 +17,16 @@ from datamodules.restoration.reduced_images import with_reduced
 
 
 def read_images(folder: Path, names: Sequence[str], channels: int, data_range: int | None = None) -> list[np.ndarray]:
-    """Read the images of a folder, arrays `[C, H, W]` of any sizes.
+    """Read images in a folder as arrays `[C, H, W]`, which may have different sizes.
 
     Raises:
-        UnreadableImage: if a file cannot be read; the message names the first such file.
+        UnreadableImage: if a file cannot be read. The message names the first such file.
     """
     return [read_pixels(folder / name, channels, data_range) for name in names]
 
 
 def image_files(folder: Path, what: str) -> list[str]:
-    """List the images of a folder and its subfolders.
+    """List the names of the image files in a folder and its subfolders.
 
     Args:
         folder: the folder.
@@ -43,19 +43,19 @@ def image_files(folder: Path, what: str) -> list[str]:
 
 
 class PairFolders(PairSet):
-    """Your own images: noisy, clean, or both in two folders with equal file names.
+    """The user's images: noisy images, clean images, or both in two folders with the same file names.
 
-    Without noisy images, `data.noise` corrupts the clean images. Methods without clean targets can train on noisy
-    images alone.
+    Without noisy images, `data.noise` corrupts the clean images. Methods that need no clean targets can be trained on
+    noisy images alone.
 
     Args:
         clean_dir: folder of clean images, including subfolders.
         noisy_dir: folder of noisy images.
         colour: whether to read images in colour. False converts images to grey (Rec. 601 luma).
-        data_range: stored value of white, 255 for 8-bit images. Required for 16-bit images.
+        data_range: stored value of a white pixel, which is 255 for 8-bit images. It is required for 16-bit images.
 
     Raises:
-        ValueError: if neither folder is given, or file names or image sizes do not match.
+        ValueError: if neither folder is given, or if file names or image sizes do not match.
         FileNotFoundError: if a folder does not exist or has no image.
     """
 
@@ -87,10 +87,10 @@ class PairFolders(PairSet):
 
 
 def centre_crop(pixels: np.ndarray, size: int) -> np.ndarray:
-    """Downsample an image `[C, H, W]` to the short side `size`, and crop the centre square.
+    """Downsample an image `[C, H, W]` so that its short side has `size` pixels, and crop the central square.
 
     As in guided diffusion (Dhariwal and Nichol 2021), the image is halved by block averages while its short side is at
-    least twice `size`. Then the image is resized bicubically.
+    least twice `size`. Then it is resized bicubically.
     """
     image = Image.fromarray(np.squeeze(pixels.transpose(1, 2, 0), 2) if len(pixels) == 1 else pixels.transpose(1, 2, 0))
     while min(image.size) >= 2 * size:
@@ -108,8 +108,8 @@ class CentreCrops(PairSet):
     Args:
         clean_dir: folder of the images.
         image_size: height and width of an image, in pixels.
-        listing: text file with an image name at the start of each line. Only the listed images are read, in the listed
-            order.
+        listing: text file with an image name at the start of each line. Only these images are read, in the order of the
+            file.
         colour: whether to read images in colour. False converts images to grey (Rec. 601 luma).
 
     Raises:
@@ -136,17 +136,18 @@ class CentreCrops(PairSet):
 
 
 class ScaledFolders(PairSet):
-    """Your own pairs of large and small images with equal file names, or only large images, which are downsampled.
+    """The user's pairs of large and small images with the same file names, or only large images, which are downsampled.
 
     Args:
         large_dir: folder of large images, including subfolders.
-        small_dir: folder of small images; None downsamples the large images like MATLAB's bicubic `imresize`.
+        small_dir: folder of small images. None downsamples the large images in the same way as MATLAB's bicubic
+            `imresize`.
         factor: height of a large image divided by the height of its small image.
         colour: whether to read images in colour. False converts images to grey (Rec. 601 luma).
 
     Raises:
-        ValueError: if `factor` is below 2, file names do not match, or the sizes of two paired images do not match
-            `factor`.
+        ValueError: if `factor` is below 2, if file names do not match, or if the sizes of a pair of images do not
+            differ by `factor`.
         FileNotFoundError: if a folder does not exist or has no image.
     """
 
@@ -172,10 +173,11 @@ class ScaledFolders(PairSet):
 
 
 class KnownImages(PairSet):
-    """Base of published datasets of clean images.
+    """Base class of published datasets of clean images.
 
     Args:
-        data_dir: folder that contains the dataset's folder, or the images themselves; None means NOISEWORKS_DATA.
+        data_dir: folder that contains the dataset's folder, or the images themselves. None means the NOISEWORKS_DATA
+            directory.
         colour: whether to read images in colour. False converts images to grey (Rec. 601 luma).
 
     Raises:
@@ -184,12 +186,12 @@ class KnownImages(PairSet):
     """
 
     folders: tuple[str, ...]
-    """Candidate folders of its images, relative to `data_dir`."""
+    """Folders in which images are searched, relative to `data_dir`."""
     count: int
     source: str
-    """Where to get it, for the message if it is missing."""
+    """Download source of the dataset, for the error message if the dataset is missing."""
     sizes: tuple[tuple[int, int], ...] = ()
-    """Allowed heights and widths; empty for any."""
+    """Allowed pairs of height and width. Empty if all sizes are allowed."""
 
     def __init__(self, data_dir: str | None = None, colour: bool = True) -> None:
         self.data_dir = data_dir
@@ -223,10 +225,11 @@ class KnownImages(PairSet):
 
 
 class GreyImages(KnownImages):
-    """Base of published datasets of clean grey images.
+    """Base class of published datasets of clean grey images.
 
     Args:
-        data_dir: folder that contains the dataset's folder, or the images themselves; None means NOISEWORKS_DATA.
+        data_dir: folder that contains the dataset's folder, or the images themselves. None means the NOISEWORKS_DATA
+            directory.
     """
 
     def __init__(self, data_dir: str | None = None) -> None:
@@ -234,7 +237,7 @@ class GreyImages(KnownImages):
 
 
 class BSD68(GreyImages):
-    """The 68 grey Berkeley test images, `BSD68/test001.png` to `test068.png`, 321 x 481 pixels or transposed."""
+    """The 68 grey Berkeley test images `BSD68/test001.png` to `test068.png`, of 321 x 481 or 481 x 321 pixels."""
 
     folders, count, sizes = ("BSD68", "Set68"), 68, ((321, 481), (481, 321))
     source = "The images are testsets/BSD68 of DnCNN's repository, github.com/cszn/DnCNN."
@@ -255,16 +258,17 @@ class Train400(GreyImages):
 
 
 class CBSD68(KnownImages):
-    """The 68 Berkeley test images in colour, 321 x 481 pixels or transposed. Their grey versions are BSD68."""
+    """The 68 Berkeley test images in colour, of 321 x 481 or 481 x 321 pixels. Their grey versions are BSD68."""
 
     folders, count, sizes = ("CBSD68",), 68, ((321, 481), (481, 321))
     source = "The images are testsets/CBSD68 of FFDNet's repository, github.com/cszn/FFDNet."
 
 
 class CBSD400(KnownImages):
-    """The 400 training and test images of BSDS500 in colour, 321 x 481 pixels or transposed, or crops of 180 x 180.
+    """The 400 training and test images of BSDS500 in colour.
 
-    Their grey crops are Train400.
+    They have 321 x 481 or 481 x 321 pixels, or are crops of 180 x 180 pixels. The grey versions of the crops are
+    Train400.
     """
 
     folders, count, sizes = ("CBSD400",), 400, ((321, 481), (481, 321), (180, 180))
@@ -272,10 +276,10 @@ class CBSD400(KnownImages):
 
 
 class Kodak24(KnownImages):
-    """The 24 Kodak images in colour. There are two versions, and results differ between them.
+    """The 24 Kodak images in colour. The dataset has two versions, with different results.
 
-    The folder contains either the whole photographs of 512 x 768 pixels (some transposed) or the crops by FFDNet of 500
-    x 500 pixels.
+    The folder contains either the whole photographs of 512 x 768 or 768 x 512 pixels, or FFDNet's crops of 500 x 500
+    pixels.
     """
 
     folders, count, sizes = ("Kodak24", "kodak", "Kodak"), 24, ((500, 500), (512, 768), (768, 512))
@@ -290,7 +294,7 @@ class Urban100(KnownImages):
 
 
 class DIV2K(KnownImages):
-    """The 800 training and 100 validation photographs, about 2,000 pixels wide. They take 7 GB of memory in colour."""
+    """The 800 training and 100 validation photographs of DIV2K, about 2,000 pixels wide. In colour, they take 7 GB."""
 
     source = "The set is at data.vision.ee.ethz.ch/cvl/DIV2K."
 

@@ -166,8 +166,8 @@ class ELDPairs(PairSet):
     The folders are named as by the authors. The images `ELD/<camera>/scene-<1..10>/IMG_0001...0016` are raw images for
     `rawpy` or `.npz` files as in `SID`. Images 1, 6, 11 and 16 are references at ISO 100. The other images have ISO
     800, 1600 and 3200. For each ISO value, there are four images with the light reduced by the factors 1, 10, 100 and
-    200. The nominal factor is used as the exposure ratio. The code of the authors instead computes the ratio from the
-         exposures in the files.
+    200. The nominal factor is used as the exposure ratio. The authors' code instead computes the ratio from the
+    exposure times in the files.
 
     Args:
         data_dir: folder that contains `ELDPairs`; None means the NOISEWORKS_DATA directory.

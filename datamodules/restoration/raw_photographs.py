@@ -15,9 +15,8 @@ CHANNELS = (0, 1, 2, 1)
 class RawPhotographs(PairSet):
     """`Photographs` converted back to raw images: linear values, unbalanced colours and a Bayer pattern.
 
-    These images only resemble raw images. They still contain the noise and the processing of the photographs. White is
-        1 in each
-    channel.
+    These images only resemble raw images. They still contain the noise and the processing artefacts of the photographs.
+    The stored value of a saturated pixel means 1 in each channel.
 
     Args:
         image_size: height and width of the sensor in pixels; packed images are half as large.

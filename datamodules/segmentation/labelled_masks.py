@@ -269,9 +269,8 @@ class LabelledMasks(SeededBatches):
     def correct_labels(self, index: Tensor, label: Tensor) -> None:
         """Change masks of training images. All ranks and workers use the new masks from the next epoch on.
 
-        This is a collective operation. Every rank must call it equally often, with its own samples or without samples.
-            The samples can be those of `training_images_dataloader`, which is sharded over ranks. Ranks exchange their
-            corrections.
+        This is a collective operation: all ranks must call it the same number of times. Each rank passes its own samples,
+        or no samples, for example its shard of `training_images_dataloader`. The ranks exchange their corrections.
 
         Args:
             index: positions of the samples in the training set, `[n]`, int64.

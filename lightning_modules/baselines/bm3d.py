@@ -56,8 +56,8 @@ class BM3D(RestorerSteps, MethodModule):
     Args:
         grey_levels: standard deviation of the noise in grey levels, where white is 255; None estimates it for each
             image from the finest wavelets.
-        protocol: preprocessing of estimates before metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or
-            `unclipped`.
+        protocol: preprocessing of estimates before metrics are computed: `rounded` clips to [0, 1] and rounds to 256
+            levels, `clipped` only clips, and `unclipped` changes nothing.
 
     Raises:
         ImportError: at setup, if the package `bm3d` is not installed.

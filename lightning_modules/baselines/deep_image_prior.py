@@ -40,8 +40,8 @@ class DeepImagePrior(SingleImageBaseline, MethodModule):
         input_noise: s, standard deviation of the noise that is added to the input at each step.
         average: decay factor of the running average of the outputs, in [0, 1).
         learning_rate: learning rate of Adam.
-        protocol: preprocessing of estimates before metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or
-            `unclipped`.
+        protocol: preprocessing of estimates before metrics are computed: `rounded` clips to [0, 1] and rounds to 256
+            levels, `clipped` only clips, and `unclipped` changes nothing.
 
     Raises:
         ValueError: if an argument is out of range; at setup, if the command is `fit`.

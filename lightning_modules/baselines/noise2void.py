@@ -75,8 +75,8 @@ class Noise2Void(RestorerSteps, MethodModule):
         square: side of the squares, in pixels; one pixel of each square is masked. The paper's value 8 masks 64 pixels
             of a 64 x 64 patch.
         inference: padding, tiles and self-ensemble of the network in validation, test and prediction.
-        protocol: preprocessing of estimates before metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or
-            `unclipped`.
+        protocol: preprocessing of estimates before metrics are computed: `rounded` clips to [0, 1] and rounds to 256
+            levels, `clipped` only clips, and `unclipped` changes nothing.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 

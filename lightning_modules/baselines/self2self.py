@@ -50,8 +50,8 @@ class Self2Self(SingleImageBaseline, MethodModule):
         steps: optimizer steps per image.
         predictions: number of masks over which the estimate is averaged.
         learning_rate: learning rate of Adam.
-        protocol: preprocessing of estimates before metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or
-            `unclipped`.
+        protocol: preprocessing of estimates before metrics are computed: `rounded` clips to [0, 1] and rounds to 256
+            levels, `clipped` only clips, and `unclipped` changes nothing.
 
     Raises:
         ValueError: if an argument is out of range; at setup, if the command is `fit`.

@@ -37,8 +37,8 @@ class SupervisedRestoration(RestorerSteps, MethodModule):
         factor: upscaling factor along each axis, for super-resolution; the network receives images upscaled by bicubic
             interpolation.
         inference: padding, tiles and self-ensemble of the network in validation, test and prediction.
-        protocol: preprocessing of estimates before metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or
-            `unclipped`.
+        protocol: preprocessing of estimates before metrics are computed: `rounded` clips to [0, 1] and rounds to 256
+            levels, `clipped` only clips, and `unclipped` changes nothing.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 

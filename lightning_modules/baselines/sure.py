@@ -57,8 +57,8 @@ class SURE(RestorerSteps, MethodModule):
         noise: noise model of the images, with one level.
         epsilon: step of the finite difference that estimates the divergence.
         inference: padding, tiles and self-ensemble of the network in validation, test and prediction.
-        protocol: preprocessing of estimates before metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or
-            `unclipped`.
+        protocol: preprocessing of estimates before metrics are computed: `rounded` clips to [0, 1] and rounds to 256
+            levels, `clipped` only clips, and `unclipped` changes nothing.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 

@@ -1,1 +1,1 @@
-"""Denoising methods that learn without clean images."""
+"""Methods that learn to denoise, most of them without clean images."""

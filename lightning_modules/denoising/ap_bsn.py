@@ -1,12 +1,13 @@
 """AP-BSN: asymmetric pixel-shuffle downsampling for blind-spot networks on spatially correlated noise.
 
-The blind-spot network f predicts each pixel from its neighbours alone. The sub-images S_s consist of every s-th pixel,
-so that their noise is nearly uncorrelated. Training applies f to the sub-images and reconstructs the input:
+The blind-spot network f predicts each pixel from its neighbours alone. Each of the sub-images S_s x of an image x
+consists of every s-th pixel in both directions, so that its noise is nearly uncorrelated. In training, f is applied to
+the sub-images, and the merged results are compared with the input:
 
     L = |S_s^-1 f(S_s x) - x|.
 
-Training uses s = 5; inference uses s = 2, which preserves more detail. With s = 1, AP-BSN is the plain blind-spot
-network. This network copies noise that is correlated between neighbouring pixels.
+Training uses s = 5; inference uses s = 2, which preserves more detail. With s = 1, AP-BSN is a plain blind-spot
+network, which copies noise that is correlated between neighbouring pixels.
 
 Source: Lee, Son and Lee, AP-BSN: Self-Supervised Denoising for Real-World Images via Asymmetric PD and Blind-Spot
 Network, CVPR 2022, arXiv 2203.11799. The random-replacing refinement (R3) is not implemented.
@@ -36,10 +37,10 @@ class APBSN(RestorerSteps, MethodModule):
 
     Args:
         network: blind-spot denoiser of images `[B, C, H, W]`, such as `BlindSpotNetwork`.
-        stride: stride of the sub-images in training; the patch size must be divisible by this stride.
-        test_stride: stride of the sub-images in validation, test and prediction.
-        perturbation: standard deviation of Gaussian noise added to the training images at each step, 0 for none. SDAP
-            reports that such noise improves blind-spot networks.
+        stride: stride s of the sub-images in training; the patch size must be divisible by this stride.
+        test_stride: stride s of the sub-images in validation, test and prediction.
+        perturbation: standard deviation of the Gaussian noise that is added to the training images at each step; 0 adds
+            none. SDAP reports that this noise improves blind-spot networks.
         inference: tiling and self-ensemble in validation, test and prediction; tile size and overlap must be multiples
             of `test_stride`.
         optimizer: optimizer of the network's trainable parameters.

@@ -1,10 +1,11 @@
-"""C-BSN: a conditional blind-spot network that trains on noisy images alone and denoises with every pixel visible.
+"""C-BSN: a conditional blind-spot network, trained on noisy images alone, which uses all pixels when it denoises.
 
-A blind-spot network f_M does not see the pixel that it predicts. It cannot copy the noise of that pixel, but it copies
-correlated noise from the neighbours. Training on sub-images of every s-th pixel prevents copying, at the cost of
-aliasing in the output. C-BSN combines f_M with a network f that sees all pixels. f has the weights of f_M and, in
-addition, the centre taps of the first convolutions. The losses use normalised patches x, the sub-images S_s of stride
-s, and a random subsampler R that keeps one pixel of each 2 x 2 cell:
+The output of a blind-spot network f_M at a pixel does not depend on this pixel. Such a network cannot copy the noise of
+the pixel itself, but it copies correlated noise from neighbouring pixels. Training on sub-images that contain every
+s-th pixel prevents copying, at the cost of aliasing in the output. C-BSN combines f_M with a network f that uses all
+pixels. The network f shares the weights of f_M and, in addition, uses the centre taps of the first convolutions. The
+losses use normalised patches x, the sub-images S_s of stride s, and a random subsampler R that keeps one pixel of each
+2 x 2 cell:
 
     L_blind = |S_5^-1 f_M(S_5 x) - x|,    L_self = |f(x) - x|,    L_inv = |R f(x) - stopgrad f_M(R x)|,
     L = L_blind + w_t (L_self + lambda L_inv),    w_t = min(t / T, 1) at step t.
@@ -33,14 +34,14 @@ from lightning_modules.tasks.restorer import RestorerSteps
 from lightning_modules.training.logging import log_training
 
 MARGIN = 32
-"""Reflection padding on each side before denoising, in pixels: larger than the network's receptive field radius."""
+"""Reflection padding on each side before denoising, in pixels; larger than the radius of the receptive field."""
 
 
 def normalized(image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Standardise each channel of images `[N, C, H, W]`; the standard deviation is clamped to at least 1 / sqrt(H W).
 
     Returns:
-        The normalised images, then the means and standard deviations, both `[N, C, 1, 1]`.
+        The normalised images, the means and the standard deviations; the last two are `[N, C, 1, 1]`.
     """
     std, mean = torch.std_mean(image, dim=(2, 3), correction=0, keepdim=True)
     std = std.clamp(min=torch.sym_float(image.shape[2] * image.shape[3]) ** -0.5)
@@ -53,10 +54,10 @@ def cbsn_terms(
     """Compute L_blind, L_self and L_inv.
 
     Args:
-        network: function of images and the flag `masked`. With the flag, the network does not see the pixel that it
-            predicts.
+        network: function of images and of the flag `masked`; if the flag is true, the output at a pixel does not depend
+            on this pixel.
         x: normalised patches `[N, C, P, P]`.
-        index: number of the pixel that R keeps in each cell, `[N, P/s, P/s]`, in 0...s^2 - 1, where s is
+        index: index within each cell of the pixel that R keeps, `[N, P/s, P/s]`, in 0...s^2 - 1, where s is
             `invariance_stride`.
         blind_stride: stride of the sub-images of L_blind.
         invariance_stride: s, side of the cells of R.
@@ -70,7 +71,7 @@ def cbsn_terms(
 
 
 def ramp(step: int, length: int) -> float:
-    """Compute the loss weight w_t, which rises linearly from 0 to 1."""
+    """Compute the loss weight w_t at a step; it rises linearly from 0 to 1 over the first `length` steps."""
     return min(step / length, 1.0)
 
 
@@ -80,13 +81,13 @@ class CBSN(RestorerSteps, MethodModule):
     Args:
         network: denoiser of normalised images `[B, C, H, W]` that takes the flag `masked`, such as `BlindSpotNetwork`.
         blind_stride: stride of the sub-images in the blind-spot loss; the patch size must be divisible by this stride.
-        invariance_stride: side of the cells, in pixels; the invariance loss keeps one random pixel of each cell. The
-            patch size must be divisible by the side of the cells.
+        invariance_stride: side of the cells of R, in pixels. The invariance loss keeps one random pixel of each cell.
+            The patch size must be divisible by this side.
         strength: lambda, weight of the invariance loss.
-        ramp_steps: T, number of steps over which the weight of the two losses of the unmasked network rises from 0 to
-            1.
-        blind: denoise with the masked network instead of the unmasked one, as an ablation.
-        fixed_cells: keep the first pixel of each cell in the invariance loss instead of a random one, as an ablation.
+        ramp_steps: T, number of steps over which the weight w_t of the unmasked network's two losses rises from 0 to 1.
+        blind: whether to denoise with the masked network instead of the unmasked network, as an ablation.
+        fixed_cells: whether the invariance loss keeps the first pixel of each cell instead of a random pixel, as an
+            ablation.
         inference: tiling and self-ensemble in validation, test and prediction.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch, or every step if its `interval` is "step".
@@ -124,16 +125,16 @@ class CBSN(RestorerSteps, MethodModule):
         self.lr_scheduler = lr_scheduler
 
     def forward(self, image: Tensor) -> Tensor:
-        """Denoise normalised images. If `blind` is true, the masked network is used."""
+        """Denoise normalised images with the unmasked network, or with the masked network if `blind` is true."""
         return self.network(image, masked=self.blind)
 
     def restore(self, degraded: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Denoise whole images, each normalised by its own statistics.
 
         Raises:
-            ValueError: if an image is not larger than 32 pixels on each side.
+            ValueError: if the height or width of an image is 32 pixels or less.
         """
-        if any(side <= MARGIN for side in degraded.shape[2:]):  # a minimum would relate height to width in an export
+        if any(side <= MARGIN for side in degraded.shape[2:]):  # `min` would tie height to width in an export
             raise ValueError(f"images need more than {MARGIN} pixels per side, got {list(degraded.shape[2:])}")
         x, mean, std = normalized(degraded)
         x = self.inference(self, F.pad(x, [MARGIN] * 4, mode="reflect"))

@@ -14,9 +14,9 @@ ground truth,
 
 SSIM uses a uniform 7 x 7 window and sample variances.
 
-The authors' sampler of camera parameters is not public. This sampler follows the authors' parameter tables and answers.
-The gain is sampled from the range of the camera. The authors' public code for baselines uses gains from 0.1 to 30 for
-every camera.
+The authors' sampler of camera parameters is not public. The sampler used here follows the authors' parameter tables and
+their answers to questions. The gain is sampled from the camera's range of gains, whereas the authors' public code for
+baselines uses gains from 0.1 to 30 for every camera.
 
 Source: Wei, Fu, Zheng and Yang, Physics-based Noise Modeling for Extreme Low-light Photography, TPAMI 2022, arXiv
 2108.02158; the conference version is arXiv 2003.12751.
@@ -44,7 +44,7 @@ WINDOW = 7
 
 
 def illuminance_corrected(image: Tensor, clean: Tensor) -> Tensor:
-    """Clip images to [0, 1] and scale each to the clean image by least squares over its unsaturated values.
+    """Clip images to [0, 1], and scale each to its clean image by least squares over the unsaturated values.
 
     Args:
         image: `[B, C, H, W]`.
@@ -69,7 +69,7 @@ def corrected_ssim(image: Tensor, clean: Tensor, protocol: EvaluationProtocol = 
     """Compute the SSIM after brightness correction, as in ELD's tables, `[B]`.
 
     In contrast to `ssim`, the window is uniform and lies within the image, variances are sample variances, and the
-    result is the mean over channels. `protocol` is ignored.
+    result is the mean over channels. The argument `protocol` is ignored.
     """
     x, y = as_measured(image, "unclipped"), as_measured(clean, "unclipped")
     x = illuminance_corrected(x, y).clamp(0, 1)
@@ -86,11 +86,11 @@ def corrected_ssim(image: Tensor, clean: Tensor, protocol: EvaluationProtocol = 
 
 
 BAYER = "RGBG"
-"""Colour of each packed channel."""
+"""Colour of each channel of a packed raw image."""
 
 
 def binned(packed: Tensor) -> Tensor:
-    """Average the channels of each colour of packed raw images, `[B, 4, H, W]` or `[B, 9, H, W]`, to `[B, 3, H, W]`."""
+    """Average the channels of the same colour in packed raw images `[B, 4, H, W]` or `[B, 9, H, W]`: `[B, 3, H, W]`."""
     colours = BAYER if packed.shape[1] == len(BAYER) else COLOURS
     of_colour = ([place for place, each in enumerate(colours) if each == colour] for colour in "RGB")
     return torch.stack([packed[:, places].mean(dim=1) for places in of_colour], dim=1)
@@ -100,8 +100,8 @@ def preview(image: Tensor, reference: Tensor) -> Tensor:
     """Render packed raw images in colour: white balance by the channel means of a reference, then gamma 2.2.
 
     Args:
-        image: packed raw images with channels R, G, B, G, `[B, 4, H, W]`, at half the sensor's resolution, or of an
-            X-Trans sensor, `[B, 9, H, W]`, at a third.
+        image: packed raw images: `[B, 4, H, W]` with channels R, G, B, G at half the sensor's resolution, or, for an
+            X-Trans sensor, `[B, 9, H, W]` at a third of the sensor's resolution.
         reference: packed raw images of the same shape; their channel means give the white balance.
 
     Returns:
@@ -114,11 +114,12 @@ def preview(image: Tensor, reference: Tensor) -> Tensor:
 def srgb(image: Tensor, rendering: Tensor) -> Tensor:
     """Render packed raw images in sRGB as in the paper: white balance, mean of both greens, colour matrix, gamma 2.2.
 
-    Values are rounded down to 256 levels.
+    The result is rounded down to 256 levels.
 
     Args:
-        image: packed raw images with channels R, G, B, G, `[B, 4, H, W]`, or of an X-Trans sensor, `[B, 9, H, W]`.
-        rendering: white-balance gains of R, G and B, and below them the matrix to linear sRGB, `[B, 4, 3]`.
+        image: packed raw images: `[B, 4, H, W]` with channels R, G, B, G, or, for an X-Trans sensor, `[B, 9, H, W]`.
+        rendering: white-balance gains of R, G and B in the first row, and the colour matrix to linear sRGB in the other
+            three rows, `[B, 4, 3]`.
 
     Returns:
         `[B, 3, H, W]` in [0, 1].
@@ -159,7 +160,7 @@ class ELD(RestorerSteps, MethodModule):
         self.quality.measures |= {"corrected_psnr": corrected_psnr, "corrected_ssim": corrected_ssim}
 
     def forward(self, noisy: Tensor) -> Tensor:
-        """Denoise brightened images; values outside [0, 1] are clipped first."""
+        """Denoise brightened images; input values outside [0, 1] are clipped first."""
         return self.network(noisy.clamp(0, 1))
 
     def training_step(self, batch: ImagePairBatch, batch_idx: int) -> dict[str, Tensor]:
@@ -167,9 +168,9 @@ class ELD(RestorerSteps, MethodModule):
         return {"loss": log_training(self, batch, loss)}
 
     def image_columns(self, batch: ImagePairBatch, outputs: Any) -> dict[str, Tensor | ImageColumn]:
-        """Show the noisy input, the estimate, the clean image and the error, rendered in colour.
+        """Return the noisy input, the estimate, the clean image and the error, rendered in colour.
 
-        Files of cameras are rendered by `srgb`, and other images by `preview`.
+        Images from camera files are rendered by `srgb`, and other images by `preview`.
         """
         estimate = self.estimated(batch) if outputs is None else outputs["estimate"]
         reference = batch.get("clean", estimate)

@@ -1,7 +1,7 @@
 """Noise2Score learns to denoise from noisy images alone, by score matching and Tweedie's formula.
 
 A network R estimates the score of the noisy images, l'(y) = d log p(y) / dy. A perturbation is added to the noisy
-image, and R predicts this perturbation (the loss of an amortised residual denoising autoencoder),
+image, and R is trained to predict this perturbation, with the loss of an amortised residual denoising autoencoder:
 
     L = mean (sigma R(y + sigma u) + u)^2,        u ~ N(0, I).
 
@@ -16,8 +16,9 @@ If the noise level is unknown, the network is trained on a range of levels. Each
 level of a grid, and the result with the best no-reference quality is used.
 
 As in the authors' code, sigma is one number per batch, and decreases linearly with the number of images seen in the
-epoch. The paper samples sigma from N(0, delta^2) with a decreasing delta; `random_sigma` does this for each image. If
-the noise level is unknown, the authors' code samples one level per batch; here each image has its own level.
+epoch. The paper samples sigma from N(0, delta^2) with a decreasing delta; the option `random_sigma` does the same, with
+a separate sigma for each image. If the noise level is unknown, the authors' code samples one level per batch; here,
+each image has its own level.
 
 Source: Kim and Ye, Noise2Score: Tweedie's Approach to Self-Supervised Image Denoising without Clean Images, NeurIPS
 2021, arXiv 2106.07009; the formulas follow the authors' code.
@@ -44,7 +45,7 @@ from lightning_modules.training.logging import log_training
 
 
 def annealed(first: float, last: float, seen: Tensor, images: int) -> Tensor:
-    """Compute sigma, annealed linearly from `first` to `last` over the first `images` images of an epoch."""
+    """Compute sigma after `seen` images of an epoch: it moves linearly from `first` to `last` over `images` images."""
     part = ((seen + 1) / images).clamp(max=1)
     return first * (1 - part) + last * part
 
@@ -63,27 +64,28 @@ def score_loss(score: Tensor, perturbation: Tensor, sigma: float | Tensor) -> Te
 class Noise2Score(RestorerSteps, MethodModule):
     """Estimate the score of noisy images, and denoise by Tweedie's formula.
 
-    The module is also a `Denoiser` for Gaussian noise of the levels it was trained on.
+    The module is also a `Denoiser` for Gaussian noise of the levels on which it was trained.
 
     Args:
         network: maps images `[B, C, H, W]` to estimates of their score, of the same shape.
         noise: noise model of the images; it determines Tweedie's formula. If `blind` is true, the level of the noise
             model is ignored.
-        blind: treat the noise level as unknown and estimate it for each image.
-        sigma: standard deviation of the perturbation at the start and at the end of an epoch; for Poisson noise, in
-            counts.
+        blind: whether the noise level is unknown, and is estimated for each image.
+        sigma: standard deviation of the perturbation at the start and at the end of an epoch. For Poisson noise, its
+            unit is counts.
         anneal_images: images per epoch over which sigma decreases from the first to the last value.
-        random_sigma: sample sigma of each image from N(0, delta^2), where delta is the annealed value, as in the paper.
-        score_scale: factor for the output of the network. 1 / (noise standard deviation) gives the output of a small
-            untrained network the scale of a score.
+        random_sigma: whether to sample the sigma of each image from N(0, delta^2), where delta is the annealed value,
+            as in the paper.
+        score_scale: factor by which the output of the network is multiplied. With 1 / (standard deviation of the
+            noise), the output of a small untrained network has the scale of a score.
         inference: tiling and self-ensemble of the score in validation, test and prediction.
-        protocol: preprocessing of estimates before metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or
-            `unclipped`.
+        protocol: preprocessing of estimates before metrics are computed: `rounded` clips to [0, 1] and rounds to 256
+            levels, `clipped` only clips, and `unclipped` changes nothing.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
-        ValueError: if an argument is out of range, or the noise models of module and data differ.
+        ValueError: if an argument is out of range, or the noise models of the module and the data differ.
     """
 
     images_seen: Tensor
@@ -124,7 +126,7 @@ class Noise2Score(RestorerSteps, MethodModule):
             raise ValueError(f"model.noise is {self.noise}, but data.noise is {given}: they must match")
 
     def forward(self, image: Tensor) -> Tensor:
-        """Estimate the score R of noisy images `[B, C, H, W]`; for Poisson noise, of counts."""
+        """Estimate the score R of noisy images `[B, C, H, W]`; for Poisson noise, the images are counts."""
         return self.score_scale * at_least_float32(self.network(image))
 
     def on_train_epoch_start(self) -> None:

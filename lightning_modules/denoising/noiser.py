@@ -5,10 +5,11 @@ A small network f with one instance normalisation is trained to reconstruct imag
     L = mean |f(x) - x| + weight TV(f(x)),      x = clamp(m + s n, -1, 1),  n ~ N(0, I),  s = 3,
     TV(y) = (sum of squared differences of vertical and of horizontal neighbours) / (B C H W).
 
-For a dark photograph I in [0, 1], the output (f(2 I - 1) + 1) / 2 has about the brightness of the training images. The
-normalisation removes the photograph's global brightness and contrast, while the self-regression preserves local
-contrast. The noise mean m shifts the brightness. The extended paper also trains on images of one colour and on colour
-palettes, but gives no formula. Here each image or each block has one uniformly sampled colour.
+For a dark photograph I in [0, 1], the output (f(2 I - 1) + 1) / 2 is about as bright as the training images. The
+normalisation removes the photograph's global brightness and contrast, whereas the reconstruction task preserves local
+contrast. The noise mean m shifts the brightness. The extended paper also trains on images of a single colour and on
+colour palettes, but gives no formula for them. Here, the colour of each image, or of each block of a palette, is
+sampled uniformly.
 
 Source: Zhang, Zhao, Jin, Xu, Yang and Yan, Noise Self-Regression, arXiv 2211.04700. The authors' code is not public.
 Hyperparameters, total variation and reference results come from a re-implementation (NoiSER-Var3).
@@ -42,7 +43,7 @@ class Enhancer(nn.Sequential):
     Args:
         channels: channels of an image, C.
         hidden: channels between the convolutions; 32 gives 1,763 parameters for colour images.
-        normalized: use the instance normalisation, which brightens dark images.
+        normalized: whether to use the instance normalisation, which brightens dark images.
     """
 
     def __init__(self, channels: int = 3, hidden: int = 32, normalized: bool = True) -> None:
@@ -81,7 +82,7 @@ def aligned_psnr(image: Tensor, clean: Tensor, protocol: EvaluationProtocol = "r
 
 
 def grey_error(image: Tensor, clean: Tensor, protocol: EvaluationProtocol = "rounded") -> Tensor:
-    """Compute the distance of the mean of each channel from mid-grey, .5, averaged over channels, `[B]`.
+    """Compute the distance of each channel's mean from mid-grey, .5, averaged over channels: `[B]`.
 
     `clean` is ignored.
     """
@@ -94,17 +95,17 @@ def local_contrast(image: Tensor) -> Tensor:
 
 
 def contrast_error(image: Tensor, clean: Tensor, protocol: EvaluationProtocol = "rounded") -> Tensor:
-    """Compute |log(c(image) / c(clean))| with the local contrast c, `[B]`."""
+    """Compute |log(c(image) / c(clean))|, where c is the local contrast: `[B]`."""
     ratio = [local_contrast(as_measured(each, protocol)).clamp(min=1e-6) for each in (image, clean)]
     return (ratio[0] / ratio[1]).log().abs()
 
 
 def simple_corrections(image: Tensor) -> dict[str, Tensor]:
-    """Correct images `[B, C, H, W]` in [0, 1] by operations on the values of single pixels.
+    """Correct images `[B, C, H, W]` in [0, 1] by mapping the value of each pixel separately.
 
     Returns:
-        `gamma`, the exponent 1 / 2.2; `stretched`, from the smallest and largest value of each channel to [0, 1];
-        `equalized`, with equalised histograms of each channel, in 256 levels.
+        `gamma`: images raised to the power 1 / 2.2; `stretched`: each channel mapped from its range of values to [0,
+        1]; `equalized`: each channel with an equalised histogram of 256 levels.
     """
     image = image.clamp(0, 1)
     low, high = image.amin(dim=(2, 3), keepdim=True), image.amax(dim=(2, 3), keepdim=True)
@@ -116,21 +117,21 @@ def simple_corrections(image: Tensor) -> dict[str, Tensor]:
 
 
 class NoiSER(RestorerSteps, MethodModule):
-    """Train a network to reconstruct noise, and brighten dark photographs with this network.
+    """Train a network to reconstruct noise, and brighten dark photographs with it.
 
-    `test` logs the plain PSNR and `aligned_psnr`. For `aligned_psnr`, the estimate first gets the mean brightness of
-    the ground truth, as in many papers. `test` also logs `grey_error` and `contrast_error`.
+    `test` logs the plain PSNR, `aligned_psnr`, `grey_error` and `contrast_error`. For `aligned_psnr`, the estimate is
+    first scaled to the mean brightness of the ground truth, as in many papers.
 
     Args:
         network: maps images `[B, C, H, W]` in [-1, 1] to images in (-1, 1).
-        source: training images: `noise`, images of one `colour`, or a `palette` of coloured blocks.
+        source: kind of training images: `noise`, images of a single `colour`, or a `palette` of coloured blocks.
         noise_mean: m, mean of the noise before clamping.
         noise_deviation: s, standard deviation of the noise before clamping.
         block: height and width of the blocks of a `palette`, in pixels.
         variation_weight: weight of the total variation.
-        simple_baselines: also test `simple_corrections`, and log `test/gamma_psnr` etc.
-        protocol: preprocessing of estimates before metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or
-            `unclipped`.
+        simple_baselines: whether `test` also evaluates `simple_corrections`, and logs `test/gamma_psnr` etc.
+        protocol: preprocessing of estimates before metrics are computed: `rounded` clips to [0, 1] and rounds to 256
+            levels, `clipped` only clips, and `unclipped` changes nothing.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 

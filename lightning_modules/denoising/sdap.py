@@ -1,13 +1,13 @@
 """SDAP: a blind-spot network that learns to denoise from random sub-samples of noisy images.
 
-The p^2 pixels of each p x p cell are distributed to p^2 sub-images, in a random order that is sampled for each cell.
-This decorrelates the noise of neighbouring pixels. The blind-spot network f receives a sub-image S_j and predicts the
-next sub-image. The targets differ from the inputs, which perturbs the training. The loss is
+The p^2 pixels of each p x p cell are distributed over p^2 sub-images, in a random order that is sampled for each cell.
+This decorrelates the noise of neighbouring pixels. From a sub-image S_j, the blind-spot network f predicts the next
+sub-image. Because targets and inputs differ, the training is perturbed. The loss is
 
     L = sum_j |f(S_j) - S_{(j + 1) mod p^2}|.
 
-The loss is a sum of p^2 means over elements. At inference, f denoises the sub-images of stride 2 in a fixed order; a
-second pass at full resolution (E) removes the remaining checkerboard artefacts.
+where each |.| is a mean over elements. At inference, f denoises the sub-images of stride 2, whose pixels are assigned
+in a fixed order. A second pass of f at full resolution (E) removes the remaining checkerboard artefacts.
 
 Source: Pan, Liu, Liao, Cao and Ren, Random Sub-Samples Generation for Self-Supervised Real Image Denoising, ICCV 2023,
 arXiv 2307.16825. As in the authors' code, there is no stop-gradient, and the input of E is the unclipped result of the
@@ -37,7 +37,8 @@ def random_sub_samples(image: Tensor, uniform: Tensor, stride: int) -> Tensor:
 
     Args:
         image: `[N, C, H, W]`.
-        uniform: random numbers `[N, p^2, H/p, W/p]`; sorting the numbers of a cell gives the order of its pixels.
+        uniform: random numbers `[N, p^2, H/p, W/p]`; the order of a cell's pixels follows from sorting the cell's
+            numbers.
         stride: p, side of a cell.
 
     Returns:
@@ -47,7 +48,7 @@ def random_sub_samples(image: Tensor, uniform: Tensor, stride: int) -> Tensor:
 
 
 def cyclic_difference_loss(network: nn.Module, sub_image: Tensor) -> Tensor:
-    """Compute the L1 loss between the output of each sub-image and the next sub-image, cyclically.
+    """Compute the L1 loss between the network's output for each sub-image and the (cyclically) next sub-image.
 
     Args:
         network: denoiser of images.
@@ -64,8 +65,8 @@ class SDAP(RestorerSteps, MethodModule):
         network: blind-spot denoiser of images `[B, C, H, W]`, such as `BlindSpotNetwork`.
         stride: p, side of the cells in training; the patch size must be divisible by this stride.
         test_stride: stride of the sub-images in validation, test and prediction.
-        enhancement: denoise the result once more at full resolution (E).
-        fixed_order: assign the pixels of all cells to sub-images in the same fixed order, as an ablation.
+        enhancement: whether to denoise the result once more at full resolution (E).
+        fixed_order: whether to assign the pixels of all cells to sub-images in the same fixed order, as an ablation.
         inference: tiling and self-ensemble in validation, test and prediction; tile size and overlap must be multiples
             of `test_stride`.
         optimizer: optimizer of the network's trainable parameters.

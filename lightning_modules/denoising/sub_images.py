@@ -1,8 +1,8 @@
-"""Pixel-shuffle downsampling: sub-images of every s-th pixel, in which camera noise is nearly uncorrelated.
+"""Pixel-shuffle downsampling: split images into sub-images of every s-th pixel, whose noise is nearly uncorrelated.
 
-An image `[N, C, H, W]` is divided into cells of s x s pixels. Sub-image j = s r + c holds pixel (r, c) of every cell.
-With an index, a sub-image holds the indexed pixel of each cell instead. This pixel is random (random sub-sampler) or
-pixel j of a random permutation (random sub-samples). All channels use the same index.
+An image `[N, C, H, W]` is divided into cells of s x s pixels. Sub-image j = s r + c consists of pixel (r, c) of every
+cell. If an index is given, a sub-image consists of the indexed pixel of each cell instead: a random pixel (random
+sub-sampler), or pixel j of a random permutation (random sub-samples). All channels use the same index.
 """
 
 from collections.abc import Callable
@@ -41,7 +41,7 @@ def sub_sampled(image: Tensor, index: Tensor, stride: int) -> Tensor:
 
     Args:
         image: the images.
-        index: m pixels of each cell, `[m, N, H/s, W/s]` in 0...s^2 - 1; pixel (r, c) has index s r + c.
+        index: indices of m pixels of each cell, `[m, N, H/s, W/s]`, in 0...s^2 - 1; pixel (r, c) has index s r + c.
         stride: s, side of a cell.
 
     Returns:
@@ -70,7 +70,7 @@ def drawn_uniformly(image: Tensor, count: int, stride: int) -> Tensor:
 
     Args:
         image: `[N, C, H, W]`, this rank's part of the batch.
-        count: numbers per cell.
+        count: number of random numbers per cell.
         stride: side of a cell, in pixels.
 
     Returns:

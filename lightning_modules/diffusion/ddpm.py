@@ -1,4 +1,4 @@
-"""Train a small pixel-space diffusion model that other methods start from.
+"""Train a small pixel-space diffusion model that other methods use as a pretrained model.
 
 Source: Ho, Jain and Abbeel, Denoising Diffusion Probabilistic Models, NeurIPS 2020, arXiv 2006.11239.
 """
@@ -22,13 +22,13 @@ class DDPM(MethodModule):
     """Train a `PixelModel` on the denoising loss, with caption dropout for classifier-free guidance.
 
     Args:
-        network: diffusion model; a model with a text encoder is conditioned on the images' captions.
-        caption_dropout: probability of replacing a caption by the empty text, in [0, 1).
+        network: diffusion model; if it has a text encoder, the model is conditioned on the images' captions.
+        caption_dropout: probability of replacing a caption with the empty text, in [0, 1).
         optimizer: optimizer of the trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
-        ValueError: if `caption_dropout` is out of range, or the model needs captions and the images have none.
+        ValueError: if `caption_dropout` is out of range, or if the model needs captions but the images have none.
     """
 
     def __init__(

@@ -1,18 +1,19 @@
-"""DDRM reconstructs an image from a linear measurement by diffusion sampling in the singular vectors of the operator.
+"""DDRM reconstructs an image from a linear measurement by diffusion sampling in the operator's singular basis.
 
-Let y = H x + s_y n, H = U S V^T, and let z_t = x + s_t e have the noise level s_t = sqrt((1 - abar_t) / abar_t). In a
-direction of V with singular value S, y' is the component of the pseudo-inverse H^+ y, and x^ is that of the network's
-estimate of the image at z_t. A step from t to u < t samples the component of z_u with
+Let y = H x + s_y n, H = U S V^T, and let z_t = x + s_t e have the noise level s_t = sqrt((1 - abar_t) / abar_t). For a
+direction (a column of V) with singular value S, let y' be the component of H^+ y, where H^+ is the pseudo-inverse, and
+let x^ be the component of the image that the network estimates from z_t. A step from t to u < t samples the component
+of z_u with
 
     mean x^ + sqrt(1 - eta^2) s_u (z_t - x^) / s_t        and deviation eta s_u,   if S = 0,
     mean x^ + sqrt(1 - eta^2) s_u (y' - x^) / (s_y / S)   and deviation eta s_u,   if s_u < s_y / S,
     mean (1 - eta_b) x^ + eta_b y'                        and variance s_u^2 - (eta_b s_y / S)^2,   otherwise.
 
-At the first timestep, the mean of z is y' and its variance is s_T^2 - (s_y / S)^2 if s_y / S < s_T. Otherwise, z is
-noise of variance s_T^2. The network needs no gradient.
+At the first timestep, components with s_y / S < s_T have mean y' and variance s_T^2 - (s_y / S)^2. The other components
+have mean 0 and variance s_T^2. No gradients of the network are computed.
 
-Departure: at the last step, s_u is 0. For a measurement without noise, the third rule then returns measured components
-as they are measured, as in the paper. The authors' code returns x^ there.
+Departure: in the last step, s_u is 0. If the measurement has no noise, the third rule then replaces x^ with the
+measured value y' in measured directions, as in the paper. The authors' code keeps x^ in this step.
 
 Source: Kawar, Elad, Ermon and Song, Denoising Diffusion Restoration Models, NeurIPS 2022, arXiv 2201.11793, equations 7
 and 8, with eta and eta_b of the authors' code.
@@ -41,7 +42,7 @@ from lightning_modules.sde.discrete import Prediction, clean_estimate, predicted
 
 
 class Gains(NamedTuple):
-    """Factors of a step for each singular value."""
+    """Factors of the terms in a sampling step, for each singular value."""
 
     clean: Tensor
     """Factor of x^."""
@@ -54,10 +55,10 @@ class Gains(NamedTuple):
 
 
 def gains(singular: Tensor, here: float, there: float, sigma: float, eta: float, eta_b: float) -> Gains:
-    """Compute the factors of a step from noise level s_t = `here` to s_u = `there`.
+    """Compute the factors of a sampling step from noise level s_t = `here` to s_u = `there`.
 
     Args:
-        singular: singular values S of any shape, 0 for unmeasured directions.
+        singular: singular values S, of any shape; unmeasured directions have singular value 0.
         here: s_t.
         there: s_u.
         sigma: s_y, standard deviation of the measurement noise.
@@ -67,7 +68,7 @@ def gains(singular: Tensor, here: float, there: float, sigma: float, eta: float,
     missing = singular == 0
     certain = ~missing & (singular * there >= sigma)
     kept = (1 - eta**2) ** 0.5 * there
-    to_measured = kept * singular / (sigma or 1.0)  # used only where sigma is above 0
+    to_measured = kept * singular / (sigma or 1.0)  # used only if sigma > 0
     measured = torch.where(certain, eta_b, to_measured)
     variance = there**2 - (eta_b * sigma / singular.where(certain, 1.0)).square()
     moved = singular.new_full((), kept / here) * missing
@@ -100,7 +101,8 @@ def ddrm(
         abar: abar of all T timesteps, `[T]`, on the host.
         prediction: quantity that the model predicts.
         sigma: s_y, standard deviation of the measurement noise for images in [-1, 1].
-        eta: share of new noise in directions that are unmeasured or measured with more noise than s_u, in [0, 1].
+        eta: standard deviation of new noise relative to s_u, in directions that are unmeasured or whose measurement
+            noise s_y / S exceeds s_u; in [0, 1].
         eta_b: weight of the measurement in all other directions, in [0, 1].
         draw: function that samples standard normal noise with the shape of a given tensor.
 
@@ -131,17 +133,18 @@ def ddrm(
 class DDRM(MeasuredRestoration, MethodModule):
     """Reconstruct images from linear measurements by denoising diffusion restoration, in `test` and `predict`.
 
-    The noise level of the measurements is that of the data, `data.sigma`.
+    The standard deviation of the measurement noise is read from the data (`data.sigma`).
 
     Args:
         network: diffusion model, called with images in [-1, 1] and timesteps `[B]`. The output is `[B, C or 2 C, H,
-            W]`, or a diffusers output with such a tensor `sample`. `fit` trains the network's trainable parameters.
-        scheduler: scheduler that the network was trained with; only the noise levels and the prediction type are used.
+            W]`, or a diffusers output whose `sample` is such a tensor. `fit` trains the network's trainable parameters.
+        scheduler: scheduler that the network was trained with; only its noise levels and prediction type are used.
         steps: sampling steps.
-        eta: share of new noise in directions that are unmeasured or measured with much noise, in [0, 1].
+        eta: standard deviation of new noise relative to the noise level, in directions that are unmeasured or whose
+            measurement noise exceeds this level; in [0, 1].
         eta_b: weight of the measurement in all other directions, in [0, 1].
-        protocol: preprocessing of estimates before metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or
-            `unclipped`.
+        protocol: preprocessing of estimates before metrics are computed: `rounded` clips to [0, 1] and rounds to 256
+            levels, `clipped` only clips, and `unclipped` changes nothing.
         optimizer: optimizer of the network's trainable parameters in `fit`.
         lr_scheduler: learning-rate schedule, stepped every epoch of `fit`.
 

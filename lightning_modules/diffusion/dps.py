@@ -5,9 +5,9 @@ step, DPS adds
 
     - zeta (d |y - H(x^)|^2 / d x_t) / |y - H(x^)|
 
-Here x^ is the network's estimate of the image at x_t; the gradient passes through the network. As in the baseline of
-RED-diff, sampling starts from the pseudo-inverse, and the number of steps may be smaller than the number of timesteps
-of the model.
+Here x^ is the network's estimate of the image at x_t; the gradient passes through the network. As in RED-diff's
+implementation of this baseline, sampling starts from the pseudo-inverse H^+ y, and may take fewer steps than the model
+has timesteps.
 
 Source: Chung, Kim, Mccann, Klasky and Ye, Diffusion Posterior Sampling for General Noisy Inverse Problems, ICLR 2023,
 arXiv 2209.14687, algorithm 1.
@@ -31,7 +31,7 @@ from lightning_modules.optim.optimizers import adam, constant
 def dps_guidance(
     noisy: Tensor, clean: Tensor, scale: float, measured: Tensor, operator: Operator, strength: float
 ) -> tuple[Tensor, Tensor]:
-    """Step against the gradient of the residual norm; `strength` is zeta."""
+    """Return x^ and the step against the gradient of the residual norm; `strength` is zeta."""
     squares = (measured - operator.forward(clean)).flatten(1).square().sum(dim=1)
     (gradient,) = torch.autograd.grad(squares.sum(), noisy)
     norm = squares.detach().sqrt().clamp(min=torch.finfo(squares.dtype).tiny).view(-1, 1, 1, 1)
@@ -43,14 +43,14 @@ class DPS(PosteriorSampling, MethodModule):
 
     Args:
         network: diffusion model, called with images in [-1, 1] and timesteps `[B]`. The output is a tensor `[B, C or 2
-            C, H, W]`, or a diffusers output that holds this tensor as `sample`. `fit` trains the network's trainable
+            C, H, W]`, or a diffusers output whose `sample` is such a tensor. `fit` trains the network's trainable
             parameters.
-        scheduler: scheduler that the network was trained with; only the noise levels and the prediction type are used.
+        scheduler: scheduler that the network was trained with; only its noise levels and prediction type are used.
         steps: sampling steps.
         strength: zeta, guidance strength.
         eta: amount of new noise in each step, from 0 (DDIM) to 1 (DDPM).
-        protocol: preprocessing of estimates before metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or
-            `unclipped`.
+        protocol: preprocessing of estimates before metrics are computed: `rounded` clips to [0, 1] and rounds to 256
+            levels, `clipped` only clips, and `unclipped` changes nothing.
         optimizer: optimizer of the network's trainable parameters in `fit`.
         lr_scheduler: learning-rate schedule, stepped every epoch of `fit`.
 

@@ -11,12 +11,12 @@ from lightning_modules.backbones.diffusion.text_to_image import Prompts
 
 
 class HashedWords(nn.Module):
-    """Embed each word as a fixed random vector; the empty text and padding after the last word are zero.
+    """Embed each word as a fixed random vector; the embeddings of the empty text and of padding are zero.
 
     Args:
-        features: D, embedding size of a word.
-        length: L, words per text; longer texts are truncated.
-        vectors: number of hash buckets; two words may share a vector.
+        features: D, size of a word embedding.
+        length: L, number of words per text; longer texts are truncated.
+        vectors: number of hash buckets, each with its own vector; different words may share a vector.
     """
 
     vector: Tensor
@@ -30,7 +30,7 @@ class HashedWords(nn.Module):
         self.register_buffer("vector", drawn)
 
     def encode_prompts(self, texts: Sequence[str]) -> Prompts:
-        """Embed B texts, `[B, L, D]`."""
+        """Embed B texts as a tensor `[B, L, D]`."""
         vectors, features = self.vector.shape
         embedding = self.vector.new_zeros(len(texts), self.length, features)
         words = [(row, place, word) for row, text in enumerate(texts) for place, word in enumerate(text.split())]

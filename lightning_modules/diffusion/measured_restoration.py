@@ -1,4 +1,4 @@
-"""Training and evaluation steps of modules that solve inverse problems with a diffusion prior."""
+"""Training and evaluation steps for modules that solve inverse problems with a diffusion prior."""
 
 from abc import abstractmethod
 from collections.abc import Callable
@@ -25,15 +25,15 @@ from lightning_modules.tasks.restorer import ZOOM, RestorerSteps
 from lightning_modules.training.logging import log_training
 
 Draw = Callable[[Tensor], Tensor]
-"""Samples standard normal noise of the shape of its argument, independently for each image."""
+"""Function that samples standard normal noise with the shape of its argument, independently for each image."""
 STREAM = 10_000
-"""Random stream of the reconstruction; masks and measurement noise use other streams."""
+"""Index of the random stream for reconstruction; masks and measurement noise use different streams."""
 LARGE = 64
-"""Smallest side, in pixels, of images that get zoomed crops in image grids."""
+"""Minimum side length, in pixels, of images for which image grids include zoomed crops."""
 
 
 def measured_columns(columns: dict[str, Tensor | ImageColumn], batch: Any) -> dict[str, Tensor | ImageColumn]:
-    """Rename image columns for a `MeasuredImageBatch`, and omit zoomed crops if images are small."""
+    """Rename the image columns of a `MeasuredImageBatch`, and omit zoomed crops if images are small."""
     large = min(batch["noisy"].shape[2:]) >= LARGE
     return {
         name.replace("noisy", "pseudo-inverse"): column
@@ -43,10 +43,10 @@ def measured_columns(columns: dict[str, Tensor | ImageColumn], batch: Any) -> di
 
 
 def reject_latent_models(network: nn.Module, method: str) -> None:
-    """Reject a latent text-to-image model for a method that compares images with measurements.
+    """Reject a latent text-to-image model as the network of a method that compares images with measurements.
 
     Raises:
-        ValueError: if the network is one.
+        ValueError: if the network is a latent text-to-image model.
     """
     if isinstance(network, AutoencoderLatents):
         raise ValueError(
@@ -56,14 +56,14 @@ def reject_latent_models(network: nn.Module, method: str) -> None:
 
 
 def check_fits(network: nn.Module, shape: tuple[int, ...]) -> None:
-    """Reject images that a diffusers U-Net cannot take; other networks are not checked.
+    """Reject images whose shape a diffusers U-Net does not support; other networks are not checked.
 
     Args:
-        network: the prior, possibly wrapped.
+        network: the network of the diffusion prior, possibly wrapped.
         shape: shape C, H, W of the images to reconstruct.
 
     Raises:
-        ValueError: if channels, height or width do not fit.
+        ValueError: if the number of channels, the height or the width is not supported.
     """
     configs = (config for module in network.modules() if (config := getattr(module, "config", None)) is not None)
     config = next((each for each in configs if hasattr(each, "in_channels")), None)
@@ -80,10 +80,10 @@ def check_fits(network: nn.Module, shape: tuple[int, ...]) -> None:
 
 
 class MeasuredRestoration(RestorerSteps):
-    """Steps of a LightningModule for inverse problems; subclasses implement the reconstruction in `found`.
+    """Mixin with the steps of a LightningModule for inverse problems; subclasses implement reconstruction in `found`.
 
-    The random numbers of an image depend only on the seed of the run and the index of the image. Reconstructions
-    therefore do not depend on batch and rank. `test/noisy_psnr` and similar metrics evaluate the pseudo-inverse of the
+    The random numbers of an image depend only on the seed of the run and the index of the image, so its reconstruction
+    does not depend on the batch or the rank. `test/noisy_psnr` and similar metrics evaluate the pseudo-inverse of the
     measurement. `fit` trains the network's trainable parameters on the mean squared error of predictions at random
     timesteps.
     """
@@ -106,7 +106,7 @@ class MeasuredRestoration(RestorerSteps):
                 sample and v_prediction.
         """
         reject_latent_models(network, type(self).__name__)
-        schedule: Any = scheduler  # diffusers adds attributes dynamically, invisible to type checkers
+        schedule: Any = scheduler  # type checkers do not see attributes that diffusers adds dynamically
         within(1, schedule.config.num_train_timesteps, steps=steps)
         self.network = network
         self.prediction = scheduler_prediction(scheduler)
@@ -127,13 +127,13 @@ class MeasuredRestoration(RestorerSteps):
         return scheduler_path(self.scheduler, self.steps)
 
     def predicted_by(self: Any, noisy: Tensor, t: Tensor) -> Tensor:
-        """Evaluate the network in the trainer's precision, and cast the output to the dtype of the images."""
+        """Evaluate the network in the trainer's precision, and cast its output to the dtype of the images."""
         with self.trainer.precision_plugin.forward_context():
             output = self.network(noisy.to(self.dtype), t)
         return (output if isinstance(output, Tensor) else output.sample).to(noisy.dtype)
 
     def estimated(self: Any, batch: Any) -> Tensor:
-        """Reconstruct the images of a `MeasuredImageBatch`, `[B, C, H, W]` in the units of `clean`, not clipped."""
+        """Reconstruct the images of a `MeasuredImageBatch`: `[B, C, H, W]`, scaled like `clean`, not clipped."""
         source = require_data(self.trainer, MeasurementSource, type(self).__name__)
         check_fits(self.network, tuple(batch["noisy"].shape[1:]))
         device = batch["measured"].device
@@ -146,7 +146,7 @@ class MeasuredRestoration(RestorerSteps):
     def image_columns(self: Any, batch: Any, outputs: Any) -> dict[str, Tensor | ImageColumn]:
         """Show the pseudo-inverse of the measurement, the estimate and the clean image.
 
-        Large images also have zoomed crops.
+        For large images, zoomed crops are shown as well.
         """
         return measured_columns(super().image_columns(batch, outputs), batch)
 

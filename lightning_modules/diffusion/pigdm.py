@@ -5,11 +5,12 @@ from t to s, PiGDM adds
 
     + sqrt(abar_s abar_t) (d x^ / d x_t)^T (H^+ y - H^+ H x^)
 
-Here x^ is the network's estimate of the image at x_t; the vector-Jacobian product passes through the network. If the
-operator is a mask, known pixels of x^ are taken from y, and only unknown pixels are guided.
+Here x^ is the network's estimate of the image at x_t; the vector-Jacobian product is computed by backpropagation
+through the network. If the operator is a mask, known pixels of x^ are replaced with those of y, and only unknown pixels
+are guided.
 
-This is the variant that RED-diff uses as a baseline, for noise-free measurements. The authors' extension to high
-dynamic range is not implemented.
+This variant is for noise-free measurements, and is the one that RED-diff uses as a baseline. The authors' extension to
+high dynamic range is not implemented.
 
 Source: Song, Vahdat, Mardani and Kautz, Pseudoinverse-Guided Diffusion Models for Inverse Problems, ICLR 2023.
 """
@@ -33,7 +34,7 @@ from lightning_modules.optim.optimizers import adam, constant
 def pigdm_guidance(
     noisy: Tensor, clean: Tensor, scale: float, measured: Tensor, operator: Operator
 ) -> tuple[Tensor, Tensor]:
-    """Take a step along the vector-Jacobian product of the pseudo-inverse residual; `scale` is sqrt(abar_s abar_t)."""
+    """Return x^ and the step along the vector-Jacobian product of the residual; `scale` is sqrt(abar_s abar_t)."""
     estimate = clean.detach()
     missing = operator.pseudo_inverse(measured) - operator.pseudo_inverse(operator.forward(estimate))
     (gradient,) = torch.autograd.grad(clean, noisy, missing.detach())
@@ -48,12 +49,12 @@ class PiGDM(PosteriorSampling, MethodModule):
 
     Args:
         network: diffusion model, called with images in [-1, 1] and timesteps `[B]`. The output is `[B, C or 2 C, H,
-            W]`, or a diffusers output with such a tensor `sample`. `fit` trains the network's trainable parameters.
-        scheduler: scheduler that the network was trained with; only the noise levels and the prediction type are used.
+            W]`, or a diffusers output whose `sample` is such a tensor. `fit` trains the network's trainable parameters.
+        scheduler: scheduler that the network was trained with; only its noise levels and prediction type are used.
         steps: sampling steps.
-        eta: amount of fresh noise per step, from 0 (DDIM) to 1 (DDPM).
-        protocol: preprocessing of estimates before metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or
-            `unclipped`.
+        eta: amount of new noise in each step, from 0 (DDIM) to 1 (DDPM).
+        protocol: preprocessing of estimates before metrics are computed: `rounded` clips to [0, 1] and rounds to 256
+            levels, `clipped` only clips, and `unclipped` changes nothing.
         optimizer: optimizer of the network's trainable parameters in `fit`.
         lr_scheduler: learning-rate schedule, stepped every epoch of `fit`.
 

@@ -15,8 +15,8 @@ from lightning_modules.sde.ddim import ddim_deviation, ddim_step, level
 from lightning_modules.sde.discrete import Prediction, clean_estimate, noise_estimate, noised, predicted
 
 Guidance = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
-"""Maps x_t, the estimate of the clean image and sqrt(abar_s abar_t) to the estimate that the step uses and a correction
-added after the step, both detached. The estimate it is given is differentiable with respect to x_t."""
+"""Function of x_t, an estimate of the clean image and sqrt(abar_s abar_t). It returns the estimate to use in the step and
+a correction to add after the step, both detached. The input estimate is differentiable with respect to x_t."""
 
 
 def guided_ddim(
@@ -33,7 +33,7 @@ def guided_ddim(
 
     Args:
         model: diffusion model, called with x_t and t `[B]`.
-        x: `[B, C, H, W]` at the first timestep.
+        x: noisy images at the first timestep, `[B, C, H, W]`.
         times: decreasing timesteps; the last one is -1, the clean image.
         abar: abar of all T timesteps, `[T]`, on the host.
         guidance: see `Guidance`.

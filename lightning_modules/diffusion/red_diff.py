@@ -1,21 +1,21 @@
 """RED-diff reconstructs an image from a measurement by optimisation, regularised by a diffusion model's denoiser.
 
 The posterior of an image given y = H(x) + noise is approximated by a Gaussian with mean mu and a small or zero standard
-deviation sigma. The KL divergence from the posterior has one term for each timestep t of a diffusion model. Its
-gradient needs no derivative of the network. For each timestep, from the noisiest to the cleanest, Adam takes one step
-on
+deviation sigma. The KL divergence between this Gaussian and the posterior is a sum with one term for each timestep t of
+a diffusion model. The gradient of the divergence does not require derivatives of the network. For each timestep, from
+the noisiest to the cleanest, Adam takes one step on
 
     L(mu) = |y - H(x)|^2 / (2 dim y) + lambda f(r_t) <sg(e_theta(x_t, t) - e), x> / dim x,
     x = mu + sigma e_0,   x_t = sqrt(abar_t) x + sqrt(1 - abar_t) e,   e_0, e ~ N(0, I).
 
-Here r_t = sqrt(1 - abar_t) / sqrt(abar_t) is the noise-to-signal ratio, f is a weighting, by default r itself, and sg
-is the stop-gradient. mu is initialised to the pseudo-inverse H^+ y.
+Here r_t = sqrt(1 - abar_t) / sqrt(abar_t) is the noise-to-signal ratio, f is a weighting (by default f(r) = r), and sg
+is the stop-gradient operator. mu is initialised to the pseudo-inverse H^+ y.
 
-As in the authors' code, squares and products are averaged over the values of an image. lambda therefore does not depend
-on the size of the measurement. Departures: the code also averages over the batch. Here each image has its own loss.
-Trajectories therefore do not depend on the batch. They equal the trajectories of the authors' code up to Adam's
-epsilon. The result is mu after the last step, not before it. Timesteps have diffusers' `leading` spacing, which equals
-the spacing of the authors' code if T is divisible by the number of steps.
+As in the authors' code, squares and products are averaged over the values of an image, so lambda does not depend on the
+size of the measurement. Departures: the authors' code also averages the loss over the batch. Here, each image has its
+own loss, so its optimisation does not depend on the other images of the batch. The iterates equal those of the authors'
+code up to the effect of Adam's epsilon. The result is mu after the last step, not before it. Timesteps have diffusers'
+`leading` spacing, which equals the authors' spacing if T is divisible by the number of steps.
 
 Source: Mardani, Song, Kautz and Vahdat, A Variational Perspective on Solving Inverse Problems with Diffusion Models,
 ICLR 2024, arXiv 2305.04391, algorithm 1, with the weights and optimizer of the authors' code.
@@ -52,7 +52,7 @@ WEIGHTINGS: dict[Weighting, Callable[[float], float]] = {
     "constant": lambda r: 1.0,
     "power": lambda r: r ** (2 / 3),
 }
-"""Weightings f by name."""
+"""Maps names to weightings f."""
 
 
 def noise_to_signal(abar: float) -> float:
@@ -61,7 +61,7 @@ def noise_to_signal(abar: float) -> float:
 
 
 def red_diff_loss(measured: Tensor, operator: Operator, image: Tensor, error: Tensor, weight: float) -> Tensor:
-    """Compute L, summed over images.
+    """Compute the loss L, summed over images.
 
     Args:
         measured: y, `[B, ...]`.
@@ -101,7 +101,7 @@ def red_diff(
         weighting: name of the weighting f.
         learning_rate: learning rate of Adam, with betas 0.9 and 0.99.
         sigma: standard deviation of the approximate posterior.
-        draw: function that samples standard normal noise of the shape of a given tensor.
+        draw: function that samples standard normal noise with the shape of a given tensor.
 
     Returns:
         mu, `[B, C, H, W]` in [-1, 1], not clipped.
@@ -125,23 +125,23 @@ def red_diff(
 class REDDiff(MeasuredRestoration, MethodModule):
     """Reconstruct images from measurements with a diffusion prior by RED-diff, in `test` and `predict`.
 
-    The network is a pretrained diffusion model, or `fit` trains it. A batch is optimised jointly, with one network
-    evaluation per step.
+    The network is a pretrained diffusion model, or is trained by `fit`. All images of a batch are optimised at the same
+    time, with one network evaluation per step.
 
     Args:
         network: diffusion model, called with images in [-1, 1] and timesteps `[B]`. The output is `[B, C or 2 C, H,
-            W]`, or a diffusers output with such a tensor `sample`.
-        scheduler: scheduler that the network was trained with; only the noise levels and the prediction type are used.
+            W]`, or a diffusers output whose `sample` is such a tensor.
+        scheduler: scheduler that the network was trained with; only its noise levels and prediction type are used.
         steps: Adam steps, one per timestep.
         strength: lambda, weight of the diffusion prior relative to the measurement.
-        weighting: weight of a timestep as a function of its noise-to-signal ratio r: linear, sqrt, square, log (of 1 +
-            r), clipped (r, at most 1), constant, or power (r to the 2/3).
+        weighting: weight of a timestep as a function of its noise-to-signal ratio r: linear (r), sqrt, square, log (of
+            1 + r), clipped (r, at most 1), constant, or power (r to the power 2/3).
         learning_rate: learning rate of Adam.
         sigma: standard deviation of the approximate posterior; 0 gives a point estimate.
-        order: order of timesteps. descending starts at the noisiest timestep, as in the method, ascending starts at the
-            cleanest, and random is a random order.
-        protocol: preprocessing of estimates before metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or
-            `unclipped`.
+        order: order of timesteps. descending starts at the noisiest timestep, as in the paper's algorithm; ascending
+            starts at the cleanest timestep; random is a random order.
+        protocol: preprocessing of estimates before metrics are computed: `rounded` clips to [0, 1] and rounds to 256
+            levels, `clipped` only clips, and `unclipped` changes nothing.
         optimizer: optimizer of the network's trainable parameters in `fit`.
         lr_scheduler: learning-rate schedule, stepped every epoch of `fit`.
 

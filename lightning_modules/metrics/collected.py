@@ -7,9 +7,9 @@ from torchmetrics.utilities import dim_zero_cat
 
 
 class Collected(Metric):
-    """Concatenate rows `[B, F]` and their positions over batches and ranks, whose shards may differ in size.
+    """Concatenate rows `[B, F]` and their positions over batches and ranks; ranks may differ in numbers of rows.
 
-    Rows of samples repeated by a padding sampler are dropped.
+    If a padding sampler repeats a sample, its repeated rows are dropped.
     """
 
     full_state_update = False
@@ -23,12 +23,12 @@ class Collected(Metric):
         self.add_state("rows", default=[], dist_reduce_fx="cat")
 
     def update(self, index: Tensor, rows: Tensor) -> None:
-        """Add `index` `[B]`, int64, and `rows` `[B, F]`, float64."""
+        """Add dataset positions `index` `[B]`, int64, and `rows` `[B, F]`, float64."""
         self.index.append(index.detach().clone())
         self.rows.append(rows.detach())
 
     def compute(self) -> tuple[Tensor, Tensor]:
-        """Return the index `[N]` in ascending order, and the rows `[N, F]`, on the CPU."""
+        """Return the positions `[N]` in ascending order, and the rows `[N, F]` in the same order, on the CPU."""
         index, order = dim_zero_cat(self.index).cpu().sort(stable=True)
         first = torch.cat([torch.ones(1, dtype=torch.bool), index[1:] != index[:-1]])
         return index[first], dim_zero_cat(self.rows).cpu()[order][first]

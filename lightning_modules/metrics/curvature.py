@@ -1,10 +1,9 @@
-"""Products of vectors with the Hessian of the mean cross-entropy of a network, or with the Gauss-Newton part of the
-Hessian.
+"""Multiply vectors by the Hessian of a network's mean cross-entropy, or by the Gauss-Newton part of the Hessian.
 
     H v = d/dw <grad L(w), v>,    G v = J^T (d^2 L / dz^2) J v,    L = (1/N) sum_i cross-entropy(z(w, x_i), y_i)
 
 Batches are weighted by their numbers of samples, and sums are all-reduced over ranks. L does not include weight decay,
-whose coefficient would be added to every eigenvalue. Attention runs without fused kernels, which have no second
+which would add its coefficient to every eigenvalue. Attention runs without fused kernels, because these have no second
 derivative.
 """
 
@@ -27,18 +26,18 @@ from lightning_modules.torch_internals import times_written
 from lightning_modules.training.evaluation_mode import evaluating
 
 KEPT_BYTES = 2 << 30
-"""Maximum memory of gradient graphs kept between products, in addition to the first batch's."""
+"""Maximum memory, in bytes, of the gradient graphs kept between products, in addition to the first batch's graph."""
 Matrix = Literal["hessian", "gauss_newton"]
 BatchNorm = Literal["batch", "running"]
 
 
 @contextmanager
 def curvature_mode(network: nn.Module, batch_norm: BatchNorm) -> Iterator[None]:
-    """Context manager in which curvature is measured: dropout is off, and the statistics of BatchNorm do not change.
+    """Context manager for measuring curvature: dropout is off, and the running statistics of BatchNorm do not change.
 
     Args:
-        network: network; its state is restored afterwards.
-        batch_norm: statistics that BatchNorm uses: those of each batch, or running averages.
+        network: network whose state is changed in the context and restored afterwards.
+        batch_norm: statistics that BatchNorm uses: those of each batch, or the running statistics.
     """
     one_of(get_args(BatchNorm), batch_norm=batch_norm)
     layers = [part for part in network.modules() if isinstance(part, BATCH_NORM)] if batch_norm == "batch" else []
@@ -57,7 +56,7 @@ def curvature_mode(network: nn.Module, batch_norm: BatchNorm) -> Iterator[None]:
 def refuse_without_curvature(
     network: nn.Module, batches: Sequence[tuple[Tensor, Tensor]], batch_norm: BatchNorm, needed_by: str
 ) -> None:
-    """Try a product, and reject a network that uses autocast or has no second derivative.
+    """Compute a product as a trial, and reject networks that use autocast or have no second derivative.
 
     Args:
         network: see `CurvatureProduct`.
@@ -91,10 +90,10 @@ def refuse_without_curvature(
 
 @contextmanager
 def saved_bytes(apart_from: Sequence[Tensor]) -> Iterator[dict[int, int]]:
-    """Measure the memory that the autograd graphs of this context keep, by address.
+    """Measure the memory that autograd graphs built in this context keep: the size of each storage by its address.
 
     Args:
-        apart_from: tensors to exclude, since they stay in memory anyway.
+        apart_from: tensors to exclude, because they stay in memory anyway.
     """
     there, sizes = {each.untyped_storage().data_ptr() for each in apart_from}, {}
 
@@ -114,7 +113,8 @@ class CurvatureProduct:
     Args:
         network: maps inputs to logits `[B, K]`, in single precision or better; the trainable parameters are w.
         batches: this rank's inputs and labels `[B]`, batch by batch. Gradients and their graphs are kept for the first
-            batch, and for more batches up to 2 GiB. This halves the cost of further products with these batches.
+            batch, and for further batches as long as they need at most 2 GiB. This halves the cost of later products
+            for these batches.
         matrix: `hessian`, or `gauss_newton`, which is positive semidefinite.
 
     Raises:
@@ -175,7 +175,7 @@ class CurvatureProduct:
         return F.cross_entropy(self._logits(weights, inputs), label, reduction="sum")
 
     def _hessian(self, number: int, inputs: Tensor, label: Tensor, v: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Compute v^T H by a product that every layer supports. It equals H v because H is symmetric."""
+        """Compute v^T H by reverse mode, which every layer supports. The product equals H v, because H is symmetric."""
         leaves = list(self.leaves.values())
         if self.version != (version := sum(times_written(each) for each in leaves)):  # the weights have changed
             self.gradients, self.kept, self.version = {}, 0, version

@@ -1,13 +1,13 @@
-"""Metrics of a confidence that should be higher for in-distribution inputs than for other inputs.
+"""Metrics for a confidence that should be higher for in-distribution inputs than for other inputs.
 
 AUROC: probability that an in-distribution input has a higher confidence than an out-of-distribution input; ties count
 half. AUPR in: average precision with the in-distribution inputs as positives. AUPR out: average precision with the
-other inputs as positives, by negative confidence. TNR at 95 % TPR: fraction of the other inputs below the threshold
-that accepts 95 % of the in-distribution inputs. Detection accuracy: max over thresholds of (TPR + TNR) / 2.
+other inputs as positives and the negative confidence as their score. TNR at 95 % TPR: fraction of the other inputs
+below the threshold that accepts 95 % of the in-distribution inputs. Detection accuracy: max over thresholds of (TPR +
+TNR) / 2.
 
-The TNR threshold is the k-th lowest of N in-distribution confidences, with 1 - k/N closest to .95.
-As in the authors' code, out-of-distribution inputs with exactly the confidence of the threshold do not count as below
-it.
+The TNR threshold is the k-th lowest of N in-distribution confidences, where k is chosen such that 1 - k/N is closest to
+.95. As in the authors' code, out-of-distribution inputs whose confidence equals the threshold do not count as below it.
 
 Sources: Hendrycks and Gimpel, A Baseline for Detecting Misclassified and Out-of-Distribution Examples in Neural
 Networks, ICLR 2017, arXiv 1610.02136; Lee et al., A Simple Unified Framework for Detecting Out-of-Distribution Samples
@@ -27,7 +27,7 @@ METRICS = ("auroc", "tnr95", "aupr_in", "aupr_out", "detection_accuracy")
 
 
 def ranks(confidence: Tensor) -> Tensor:
-    """Map values into [0, 1] with the same order and ties, since torchmetrics treats other values as logits."""
+    """Map values into [0, 1], keeping order and ties, because torchmetrics treats values outside [0, 1] as logits."""
     position = torch.unique(confidence, return_inverse=True)[1]
     return position.double() / position.max().clamp(min=1)
 
@@ -41,11 +41,11 @@ def true_negative_rate(in_distribution: Tensor, other: Tensor, true_positive_rat
         true_positive_rate: true positive rate that sets the threshold, in (0, 1].
 
     Returns:
-        `[]`, float64. It is 0 if there are so few in-distribution inputs that the closest TPR is 1.
+        `[]`, float64. The rate is 0 if there are so few in-distribution inputs that the closest possible TPR is 1.
     """
     N = len(in_distribution)
     distance = (1 - torch.arange(N + 1, dtype=torch.float64) / N - true_positive_rate).abs()
-    k = int(distance.round(decimals=12).argmin())  # rounding makes the choice between two equally close ones stable
+    k = int(distance.round(decimals=12).argmin())  # rounding makes the choice between ties stable
     if k == 0:
         return torch.zeros((), dtype=torch.float64)
     threshold = in_distribution.kthvalue(k).values
@@ -80,16 +80,17 @@ def detection_metrics(in_distribution: Tensor, other: Tensor) -> dict[str, float
 
 @dataclass
 class DetectionResult:
-    """Confidences of detectors on in-distribution inputs and one dataset of inputs to detect.
+    """Confidences of detectors on in-distribution inputs and on one dataset of inputs to detect.
 
     Args:
         target: name of the dataset to detect.
         index: position of each input in its own dataset, `[N + M]`, int64.
         is_target: whether an input should be detected, `[N + M]`, bool.
-        is_validation: whether an input may have been used for tuning, and is left out of metrics; `[N + M]`, bool.
-        confidence: confidence of each input, `[N + M]`, by method.
-        epsilon: chosen magnitude of input pre-processing in pixel units, for each method that uses pre-processing.
-        num_neighbours: chosen number of neighbours, for each method that uses neighbours.
+        is_validation: whether an input may have been used for tuning and is therefore left out of metrics, `[N + M]`,
+            bool.
+        confidence: for each method, the confidence of each input, `[N + M]`.
+        epsilon: for each method that pre-processes inputs, the chosen magnitude of the pre-processing, in pixel units.
+        num_neighbours: for each method that uses neighbours, the chosen number of neighbours.
     """
 
     target: str
@@ -113,13 +114,13 @@ class DetectionResult:
 def metrics_by_name(
     detections: Sequence[DetectionResult], score: str, scores: Sequence[str], num_averaged: int
 ) -> dict[str, float]:
-    """Return the metrics of each dataset by name. For one score, also return means over the first datasets.
+    """Return the metrics of each dataset by name and, for `score`, also their means over the first datasets.
 
     Args:
         detections: results, one for each dataset.
         score: score whose metrics are logged without the score's name.
         scores: scores whose AUROC is also returned for every dataset.
-        num_averaged: number of datasets to average over.
+        num_averaged: number of datasets, from the first on, over which the means are computed.
     """
     named: dict[str, float] = {}
     means: dict[str, list[float]] = {metric: [] for metric in METRICS}

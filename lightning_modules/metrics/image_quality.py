@@ -1,4 +1,4 @@
-"""PSNR and SSIM of images, as in published tables of denoising.
+"""PSNR and SSIM of images, as in published denoising results.
 
     PSNR = -10 log10 mean (x - y)^2,
     SSIM = mean of (2 m_x m_y + C_1)(2 s_xy + C_2) / ((m_x^2 + m_y^2 + C_1)(s_x^2 + s_y^2 + C_2))
@@ -8,10 +8,10 @@ computed under Gaussian windows of 11 x 11 pixels and standard deviation 1.5 ins
 0.01^2 and C_2 = 0.03^2. The SSIM of a colour image averages the channels. A dataset's value is the mean over its
 images.
 
-Published tables use three protocols. Published tables differ in preprocessing. For additive Gaussian noise (DnCNN,
-FFDNet, KAIR) and SIDD, the estimate is clipped to [0, 1] and both images are rounded to 256 levels (`rounded`). Other
-tables only clip the estimate (`clipped`), or use the output of the network unchanged (`unclipped`). Clean 8-bit images
-are the same in all three protocols. Below 35 dB, rounding changes the PSNR by less than 0.01 dB.
+Published tables preprocess images by three protocols. For additive Gaussian noise (DnCNN, FFDNet, KAIR) and SIDD, the
+estimate is clipped to [0, 1] and both images are rounded to 256 levels (`rounded`). Other tables only clip the estimate
+(`clipped`), or use the network's output unchanged (`unclipped`). Clean 8-bit images are the same in all three
+protocols. Below 35 dB, rounding changes the PSNR by less than 0.01 dB.
 
 Sources: Wang, Bovik, Sheikh and Simoncelli, Image Quality Assessment: From Error Visibility to Structural Similarity,
 IEEE Transactions on Image Processing 2004; Zhang et al., Beyond a Gaussian Denoiser, IEEE Transactions on Image
@@ -35,11 +35,11 @@ WINDOW = 11
 """Side of SSIM's window, in pixels."""
 
 Measure = Callable[[Tensor, Tensor, EvaluationProtocol], Tensor]
-"""Maps images and clean images, `[B, C, H, W]`, and the protocol of the former to one number per image, `[B]`."""
+"""Function of images, clean images (both `[B, C, H, W]`) and a protocol; returns one number per image, `[B]`."""
 
 
 def as_measured(image: Tensor, protocol: EvaluationProtocol) -> Tensor:
-    """Clip and round images by a protocol, in float64 if the device supports it."""
+    """Clip and round images as a protocol prescribes, in float64 if the device supports it."""
     image = image.detach().to(torch.float32 if image.device.type == "mps" else torch.float64)
     if protocol != "unclipped":
         image = image.clamp(0, 1)
@@ -47,7 +47,7 @@ def as_measured(image: Tensor, protocol: EvaluationProtocol) -> Tensor:
 
 
 def compared(image: Tensor, clean: Tensor, protocol: EvaluationProtocol) -> tuple[Tensor, Tensor]:
-    """Prepare images and clean images for a protocol; clean images are only rounded."""
+    """Preprocess images and clean images as a protocol prescribes; clean images are at most rounded."""
     return as_measured(image, protocol), as_measured(clean, "rounded" if protocol == "rounded" else "unclipped")
 
 
@@ -66,9 +66,9 @@ def psnr(image: Tensor, clean: Tensor, protocol: EvaluationProtocol = "rounded")
 
 
 def ssim(image: Tensor, clean: Tensor, protocol: EvaluationProtocol = "rounded") -> Tensor:
-    """Compute the structural similarity (SSIM) of each image, in the precision of the images, but at least in float32.
+    """Compute each image's structural similarity (SSIM), in the precision of the images, but at least in float32.
 
-    float64 takes fifteen times as long, and changes the mean SSIM of a photograph by less than 1e-6.
+    Computation in float64 would take fifteen times as long, and change a photograph's mean SSIM by less than 1e-6.
 
     Args:
         image: `[B, C, H, W]`; 1 is white.
@@ -85,22 +85,22 @@ def ssim(image: Tensor, clean: Tensor, protocol: EvaluationProtocol = "rounded")
         raise ValueError(f"SSIM needs at least {WINDOW} pixels per side, got {list(image.shape)}")
     dtype = torch.promote_types(image.dtype, torch.float32)
     one, other = (each.to(dtype) for each in compared(image, clean, protocol))
-    with in_full_precision(image.device):  # variances are small differences
+    with in_full_precision(image.device):  # variances are small differences of large numbers
         _, similarity = structural_similarity_index_measure(
             one, other, sigma=1.5, data_range=1.0, reduction="none", return_full_image=True
         )
-    border = WINDOW // 2  # torchmetrics pads by reflection; published tables leave the border out
+    border = WINDOW // 2  # torchmetrics pads by reflection, whereas published tables leave out the border
     return similarity[:, :, border:-border, border:-border].double().mean(dim=(1, 2, 3))
 
 
 BUILT_IN: dict[str, Measure] = {"psnr": psnr, "ssim": ssim}
-"""The measures that every module with an `ImageQuality` has."""
+"""Measures that every `ImageQuality` computes."""
 
 
 class ImageQuality(MeasuredItems):
     """Metrics of a dataset's images: one row per image, and means over the images of all ranks.
 
-    A module owns one instance; checkpoints do not include it.
+    Each LightningModule owns one instance, which is not saved in checkpoints.
 
     Args:
         protocol: preprocessing of estimates. Degraded images are not preprocessed.
@@ -114,7 +114,7 @@ class ImageQuality(MeasuredItems):
         one_of(PROTOCOLS, protocol=protocol)
         self.protocol: EvaluationProtocol = protocol
         self.measures: dict[str, Measure] = dict(BUILT_IN)
-        """By name; a callback may add some. `noisy_<measure>` is that of the degraded image."""
+        """Measures by name; callbacks may add some. The column `noisy_<measure>` is computed for the degraded image."""
 
     def update(
         self,
@@ -126,15 +126,15 @@ class ImageQuality(MeasuredItems):
         loader: int = 0,
         others: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """Measure a batch.
+        """Add the metrics of a batch.
 
         Args:
-            degraded: `[B, C, H, W]`; measured only if it has the size of the clean image. SSIM is skipped for images
-                smaller than the window.
+            degraded: degraded images, `[B, C, H, W]`, measured only if they have the size of the clean images. SSIM is
+                skipped for images smaller than the window.
             estimate: `[B, C, H, W]`.
             clean: `[B, C, H, W]` in [0, 1].
-            index: `[B]`, position in the dataset.
-            name: `[B]`, names of the images.
+            index: positions in the dataset, `[B]`.
+            name: names of the B images.
             loader: index of the dataloader.
             others: other estimates by name; their metrics are named `<name>_<measure>`.
         """

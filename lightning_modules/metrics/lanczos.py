@@ -2,9 +2,9 @@
 
     H Q = Q T + remainder,   T = U diag(theta) U^T,   weights gamma_i = U_1i^2
 
-The iteration starts from a unit vector q, and uses only products H v. The Ritz values theta_i and weights gamma_i are
-nodes and weights of a Gauss quadrature: q^T f(H) q is sum_i gamma_i f(theta_i), exactly for polynomials of degree below
-2m.
+The iteration starts from a unit vector q, and accesses H only through products H v. The Ritz values theta_i and the
+weights gamma_i are the nodes and weights of a Gauss quadrature, q^T f(H) q ~ sum_i gamma_i f(theta_i), which is exact
+for polynomials f of degree below 2m.
 
 Source: Golub and Meurant, Matrices, Moments and Quadrature, 1994; Granziol et al., JMLR 2022, arXiv 2006.09092.
 """
@@ -20,7 +20,7 @@ from datamodules.randomness.generators import generator_of
 
 
 class Spectrum(NamedTuple):
-    """Ritz values and their weights for the starting vector."""
+    """Ritz values, and their weights for a starting vector."""
 
     values: Tensor
     """theta, `[m]`, float64 on the CPU, in ascending order."""
@@ -29,18 +29,18 @@ class Spectrum(NamedTuple):
 
 
 def unit_vector(size: int, *seed: int, like: Tensor) -> Tensor:
-    """Sample a random unit vector `[size]`, the same on all ranks, with the dtype and device of a tensor."""
+    """Sample a random unit vector `[size]`, the same on all ranks, with the dtype and device of `like`."""
     drawn = torch.randn(size, generator=generator_of(*seed), dtype=torch.float64)
     return (drawn / drawn.norm()).to(like)
 
 
 @torch.no_grad()
 def lanczos(product: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> Spectrum:
-    """Run Lanczos steps with one product each. There are fewer steps if the Krylov space has a smaller dimension.
+    """Run Lanczos steps, each with one product H v. Stop earlier if the dimension of the Krylov space is below `steps`.
 
     Args:
-        product: computes H v for a symmetric H, the same on all ranks.
-        start: q, a unit vector `[P]`; the basis `[steps, P]` is also kept in memory.
+        product: function that computes H v for a symmetric H; its result must be the same on all ranks.
+        start: q, a unit vector `[P]`. A basis `[steps, P]` is kept in memory.
         steps: m, number of steps; at most P are run.
     """
     steps = min(steps, len(start))
@@ -51,7 +51,7 @@ def lanczos(product: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> S
     for step in range(steps):
         new = product(basis[step])
         diagonal.append(float(new @ basis[step]))
-        for _ in range(2):  # two passes of orthogonalisation suffice
+        for _ in range(2):  # two passes of orthogonalisation are sufficient
             new = new - basis[: step + 1].T @ (basis[: step + 1] @ new)
         norm, size = float(new.norm()), max(map(abs, [*diagonal, *off_diagonal]))
         if step + 1 == steps or norm <= 10 * torch.finfo(new.dtype).eps * size:

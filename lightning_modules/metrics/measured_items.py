@@ -1,4 +1,4 @@
-"""Metrics of individual items, one row each, and their means over all ranks."""
+"""A table of metrics with one row per item, and means over the items of all ranks."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,21 +9,23 @@ from datamodules.distributed.collectives import all_gather
 
 
 class MeasuredItems:
-    """Collect metrics of individual items, batch by batch. A module owns one instance; checkpoints do not include
-    it."""
+    """Collect metrics of individual items, batch by batch.
+
+    Each LightningModule owns one instance, which is not saved in checkpoints.
+    """
 
     def __init__(self) -> None:
         self.table: list[dict[str, Any]] = []
-        """A row for each item of the last epoch: `set`, `index`, `name` and the metrics; the same on all ranks."""
+        """One row per item of the last epoch, with `set`, `index`, `name` and the metrics; the same on all ranks."""
         self._batches: list[tuple[int, Tensor, Sequence[str], dict[str, Tensor]]] = []
 
     def add(self, values: dict[str, Tensor], index: Tensor, name: Sequence[str], loader: int = 0) -> None:
-        """Add a batch.
+        """Add the metrics of a batch.
 
         Args:
-            values: `[B]` for each metric.
-            index: `[B]`, position in the dataset.
-            name: `[B]`, names of the items.
+            values: values of each metric, `[B]`, by name.
+            index: positions in the dataset, `[B]`.
+            name: names of the B items.
             loader: index of the dataset.
         """
         self._batches.append((loader, index, name, values))
@@ -31,8 +33,8 @@ class MeasuredItems:
     def means(self, set_names: Sequence[str] = ("",)) -> dict[str, dict[str, float]]:
         """End an epoch: fill `table` and return the means by dataset name and metric. Must be called on every rank.
 
-        The means are the same, bit for bit, for any number of ranks. If a padding sampler repeats an item on several
-        ranks, the item counts once.
+        The means are bitwise identical for any number of ranks. If a padding sampler repeats an item on several ranks,
+        the item counts once.
 
         Args:
             set_names: names of the datasets, by index.

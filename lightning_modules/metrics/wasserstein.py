@@ -9,7 +9,7 @@ DIRECTIONS = 200
 
 
 def wasserstein(first: Tensor, second: Tensor) -> float:
-    """Compute W1 of two samples of equal size exactly: the mean distance under the optimal matching.
+    """Compute the exact W1 distance of two samples of equal size: the mean distance under the optimal matching.
 
     Args:
         first: `[N, D]`, N up to 1,500.
@@ -26,14 +26,14 @@ def wasserstein(first: Tensor, second: Tensor) -> float:
 
 
 def sliced_wasserstein(first: Tensor, second: Tensor, directions: int = DIRECTIONS) -> float:
-    """Compute the mean W1 of projections on random directions.
+    """Compute the mean W1 distance of the samples' projections onto random directions.
 
-    In one dimension, W1 is the mean difference of sorted values.
+    In one dimension, W1 is the mean absolute difference of the sorted values.
 
     Args:
         first: `[N, D]`, any N.
         second: `[N, D]`.
-        directions: number of directions, uniform on the sphere and the same in each call.
+        directions: number of directions, which are sampled uniformly on the sphere and are the same in each call.
 
     Raises:
         ValueError: if the samples differ in size.

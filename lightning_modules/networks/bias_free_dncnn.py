@@ -1,4 +1,4 @@
-"""A DnCNN without additive constants. If the image is multiplied by a factor, so is the estimate.
+"""A DnCNN without additive constants: multiplying the image by a factor multiplies the estimate by the same factor.
 
     f(y) = y - R(y),        R: conv, ReLU, (D - 2) x (conv, x / s * gamma, ReLU), conv
 
@@ -7,7 +7,7 @@ in evaluation. One network handles all noise levels, including levels absent fro
 
 Source: Mohan, Kadkhodaie, Simoncelli and Fernandez-Granda, Robust and Interpretable Blind Image Denoising via Bias-Free
 Convolutional Neural Networks, ICLR 2020, arXiv 1906.05478. Parameter names follow the authors' code. The running
-average of s has momentum 0.1 and is separate on each rank, like batch normalisation under DDP.
+average of s has momentum 0.1. Each rank keeps a separate average, as with batch normalisation under DDP.
 """
 
 import itertools

@@ -1,13 +1,14 @@
 """A dilated blind-spot network: the output at a pixel does not depend on that pixel.
 
-Two branches start with a convolution without centre tap, 3x3 in one branch and 5x5 in the other. Further layers are 1x1
-convolutions, and 3x3 convolutions with dilation 2 and 3, whose taps lie on multiples of 2 and 3 pixels. Therefore no
-path leads from a pixel to itself. With the centre taps, which are ordinary weights, the same network sees the whole
+Two branches start with a convolution without centre tap, 3x3 in one branch and 5x5 in the other. All further layers are
+1x1 convolutions, or 3x3 convolutions with dilation 2 in the first branch and dilation 3 in the second. The taps of
+these 3x3 convolutions lie on multiples of 2 and 3 pixels. Therefore no path leads from an input pixel to the output
+pixel at the same position. The centre taps are ordinary weights: if they are used, the same network sees the whole
 neighbourhood.
 
-Source: Lee, Son and Lee, AP-BSN, CVPR 2022, arXiv 2203.11799 (`DBSN-l` of the authors' code); the switch and the second
-ReLU of a dilated module: Jang, Lee, Park, Kim and Cho, Self-supervised Image Denoising with Downsampled Invariance Loss
-and Conditional Blind-Spot Network, ICCV 2023, arXiv 2304.09507.
+Source: Lee, Son and Lee, AP-BSN, CVPR 2022, arXiv 2203.11799 (`DBSN-l` of the authors' code); the option `masked` and
+the second ReLU of a dilated module: Jang, Lee, Park, Kim and Cho, Self-supervised Image Denoising with Downsampled
+Invariance Loss and Conditional Blind-Spot Network, ICCV 2023, arXiv 2304.09507.
 """
 
 import math
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from datamodules.arguments import at_least
 
 TAIL = 64
-"""Channels of the last layers, for any width: with fewer, all of their ReLUs die early in training."""
+"""Channels of the last layers, whatever the width. With fewer channels, all of their ReLUs die early in training."""
 
 
 class CentreMaskedConvolution(nn.Conv2d):
@@ -57,7 +58,7 @@ class DilatedModule(nn.Module):
 
 
 class Branch(nn.Module):
-    """A centre-masked convolution, followed by layers that never see the centre again."""
+    """A centre-masked convolution, followed by layers whose taps never reach the centre pixel."""
 
     def __init__(self, channels: int, dilation: int, modules: int, last_relu: bool) -> None:
         super().__init__()
@@ -84,8 +85,8 @@ class BlindSpotNetwork(nn.Module):
         in_channels: channels of an image, C.
         channels: channels of all layers except the last layers, which have 64.
         modules: number of dilated modules in each branch.
-        module_relu: end dilated modules with a ReLU before the input is added, and use He-normal initial weights. C-BSN
-            does both; AP-BSN and SDAP do neither.
+        module_relu: whether each dilated module ends with a ReLU before its input is added, and all initial weights are
+            He-normal. C-BSN does both; AP-BSN and SDAP do neither.
 
     Raises:
         ValueError: if a number is out of range.
@@ -116,7 +117,7 @@ def he_normal(layer: nn.Conv2d) -> None:
     std = math.sqrt(2 / layer.weight[0].numel())
     if isinstance(layer, CentreMaskedConvolution):
         nn.init.normal_(layer.weight, std=std)
-    else:  # a normal distribution truncated at two standard deviations has 0.8796 of the original one
+    else:  # truncation at two standard deviations multiplies the standard deviation by 0.8796
         wide = std / 0.87962566103423978
         nn.init.trunc_normal_(layer.weight, std=wide, a=-2 * wide, b=2 * wide)
     assert layer.bias is not None

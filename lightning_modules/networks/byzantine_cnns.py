@@ -1,4 +1,4 @@
-"""The two small convolutional networks of the literature on Byzantine nodes, for MNIST and for CIFAR-10."""
+"""Two small convolutional networks from the literature on Byzantine nodes, for MNIST and for CIFAR-10."""
 
 from torch import nn
 

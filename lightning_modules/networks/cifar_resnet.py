@@ -2,8 +2,8 @@
 
     y = ReLU(x + BN(conv(ReLU(BN(conv(x))))))
 
-Where a stage halves the resolution, there are two kinds of shortcut. Shortcut A has no parameters: it takes every
-second pixel, and new channels are zero. Shortcut B is a strided 1x1 convolution with batch normalisation.
+There are two kinds of shortcut for the blocks that halve the resolution. Shortcut A has no parameters: it takes every
+second pixel and sets the new channels to zero. Shortcut B is a strided 1x1 convolution with batch normalisation.
 
 Source: He et al., Deep Residual Learning for Image Recognition, CVPR 2016, arXiv 1512.03385, sections 3.3 and 4.2.
 """
@@ -15,15 +15,15 @@ from torch import Tensor, nn
 
 
 def subsampled(image: Tensor, out_channels: int) -> Tensor:
-    """The parameter-free shortcut, option A.
+    """Apply the parameter-free shortcut, option A.
 
     Args:
         image: `[B, C, H, W]`.
         out_channels: number of output channels, at least C.
 
     Returns:
-        `[B, out_channels, ceil(H/2), ceil(W/2)]`, every second pixel. Equally many zero channels are added before and
-        after the given channels.
+        Every second pixel, `[B, out_channels, ceil(H/2), ceil(W/2)]`. The same number of zero channels is added before
+        and after the input's channels.
     """
     missing = out_channels - image.shape[1]
     return F.pad(image[:, :, ::2, ::2], (0, 0, 0, 0, missing // 2, missing - missing // 2))
@@ -62,7 +62,8 @@ class CIFARResNet(nn.Module):
         depth: number of layers, 6n + 2.
         num_classes: number of logits, K.
         in_channels: channels of an image, C.
-        shortcut: A, as He et al. use on CIFAR-10, or B, as in the ResNet-110 of the randomised-smoothing literature.
+        shortcut: `A`, used by He et al. on CIFAR-10, or `B`, used in the ResNet-110 of the randomised-smoothing
+            literature.
 
     Raises:
         ValueError: if `depth` is not 6n + 2 with n >= 1.

@@ -1,7 +1,7 @@
 """Generators for image translation: a residual network and a U-Net, with instance normalisation.
 
-Both return unbounded values; methods apply a sigmoid or tanh themselves. The last layer is a separate module, so that a
-method can scale its input features.
+Both generators return unbounded values; each method applies a sigmoid or tanh itself. The last layer is a separate
+module, so that a method can scale the features that enter this layer.
 
 Source: Zhu et al., Unpaired Image-to-Image Translation using Cycle-Consistent Adversarial Networks, ICCV 2017, arXiv
 1703.10593, appendix 7.2 (the residual network, after Johnson et al., 2016); Isola et al., CVPR 2017, arXiv 1611.07004
@@ -29,7 +29,7 @@ def _convolution(before: int, after: int, kernel: int, stride: int = 1, reflect:
 
 
 class ResidualBlock(nn.Module):
-    """Residual block: x plus two 3x3 convolutions of x, with a ReLU between them."""
+    """A residual block: two 3x3 convolutions with a ReLU between them, added to the input."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -86,8 +86,8 @@ class UNetGenerator(nn.Module):
     Args:
         in_channels: C.
         out_channels: number of channels of the output, C'.
-        width: channels after the first downsampling; further downsamplings double the width, up to eight times the
-            first.
+        width: channels after the first downsampling; further downsamplings double the width, up to eight times its
+            first value.
         num_downsamplings: number of downsampling convolutions; 7 for images of 256 x 256.
 
     Raises:

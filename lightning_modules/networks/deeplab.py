@@ -36,24 +36,26 @@ def deeplabv3_resnet50(
     weights: str | None = None,
     normalize: bool = True,
 ) -> nn.Module:
-    """DeepLabv3 on a ResNet-50 with output stride 8: maps images `[B, 3, H, W]` in [0, 1] to logits `[B, K, H, W]`.
+    """Build DeepLabv3 on a ResNet-50 of output stride 8: images `[B, 3, H, W]` in [0, 1] to logits `[B, K, H, W]`.
 
-    Nothing is read or downloaded on the meta device, because its parameters have no values.
+    No weights are read or downloaded on the meta device, because parameters on this device have no values.
 
     Args:
         num_classes: K, number of pixel categories, including the background.
-        pretrained_backbone: use torchvision's ImageNet weights of the ResNet-50, from its cache or downloaded.
+        pretrained_backbone: whether to initialise the ResNet-50 with torchvision's ImageNet weights, which are read
+            from torchvision's cache or downloaded.
         weights: local file of weights, or folder that contains one. The file may hold a whole torchvision network. If
-            its last layer has another number of categories, the last layer is reinitialised. An auxiliary classifier is
-            dropped. The file may also hold a ResNet-50 classifier, whose layers are loaded into the backbone.
-        normalize: normalise images in [0, 1] inside the network by ImageNet's mean and standard deviation; false
-            expects normalised images.
+            its last layer has a different number of categories, this layer is not loaded and keeps its random initial
+            weights. The weights of an auxiliary classifier are ignored. The file may also hold a ResNet-50 classifier,
+            whose layers are loaded into the backbone.
+        normalize: whether the network normalises images in [0, 1] by ImageNet's mean and standard deviation; if false,
+            the images must already be normalised.
 
     Returns:
         The network, wrapped in `Normalized` if `normalize` is true.
 
     Raises:
-        ValueError: if both sources of weights are given, or the file does not fit the network.
+        ValueError: if both sources of weights are given, or the file's weights do not fit the network.
         FileNotFoundError: if `weights` does not exist, or the backbone's weights cannot be downloaded.
     """
     from torchvision.models import ResNet50_Weights
@@ -81,7 +83,7 @@ def deeplabv3_resnet50(
 
 
 def _read_into(network: nn.Module, path: str) -> None:
-    """Load the weights of a whole network, or of a ResNet-50 into the backbone."""
+    """Load weights of a whole network into `network`, or weights of a ResNet-50 into its backbone."""
     state = read_weights(path)
     own = network.state_dict()
     if not any(key.startswith("backbone.") for key in state):

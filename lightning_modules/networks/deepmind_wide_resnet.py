@@ -4,7 +4,7 @@
 
 The shortcut s is x inside a stage, and a (strided) 1x1 convolution of a where the number of channels changes. Unlike
 `wide_resnet.py`, this file allows other activations and pads strided convolutions only below and to the right. Layers
-have the names of the published state dicts, whose weights can therefore be loaded.
+have the same names as in the published state dicts, so the published weights can be loaded.
 
 Source: Gowal, Qin, Uesato, Mann and Kohli, Uncovering the Limits of Adversarial Training against Norm-Bounded
 Adversarial Examples, arXiv 2010.03593; Wang et al., Better Diffusion Models Further Improve Adversarial Training, ICML
@@ -20,7 +20,7 @@ ACTIVATIONS = {"relu": nn.ReLU, "silu": nn.SiLU}
 
 
 class WideBlock(nn.Module):
-    """Two 3x3 convolutions, each after BN and the activation."""
+    """Two 3x3 convolutions, each preceded by BN and the activation."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, activation: type[nn.Module]) -> None:
         super().__init__()

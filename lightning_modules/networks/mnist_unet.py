@@ -2,10 +2,10 @@
 
     block: LayerNorm over (C, H, W), conv, SiLU, conv, SiLU;   b(x, t): three blocks on x + W_2 SiLU(W_1 c(t))
 
-The encoder applies one b at each of 28, 14, 7 and 3 pixels, with 10, 20, 40 and 40 channels. The decoder concatenates
-the features of the encoder. c(t) has sines in its even columns and cosines in its odd columns. The sine in column j and
-the cosine in the next column have frequency 10000^{-2j/100}. The last block has parameters of a normalisation, but does
-not normalise.
+The encoder applies one b at each resolution: 28, 14, 7 and 3 pixels, with 10, 20, 40 and 40 channels. The decoder
+concatenates its features with those of the encoder. c(t) has sines in its even columns and cosines in its odd columns.
+The sine in column j and the cosine in the next column have frequency 10000^{-2j/100}. The last block has the parameters
+of a LayerNorm, but does not apply the LayerNorm.
 
 Source: the tutorial on denoising diffusion probabilistic models by B. Pulfer; the parameters have the tutorial's names.
 The fixed table c(t), which the tutorial's weight files may contain as `time_embed.weight`, is computed here.
@@ -49,7 +49,7 @@ def _time(outside: int) -> nn.Sequential:
 
 
 class MNISTUNet(nn.Module):
-    """Predict the noise in images `[B, 1, 28, 28]`, with data in [-1, 1], at times `[B]` in 0..999.
+    """Predict the noise in images `[B, 1, 28, 28]` at times `[B]` in 0..999; clean images have values in [-1, 1].
 
     Load trained weights with `lightning_modules.backbones.with_weights`.
     """

@@ -1,14 +1,14 @@
-"""NCSN++ and DDPM++: U-Nets of score models, with residual blocks that also change the resolution.
+"""NCSN++ and DDPM++: U-Nets of score models, in which residual blocks also change the resolution.
 
 Each level has residual blocks, self-attention at some resolutions, and a residual block that down- or upsamples. Every
 sum of two branches is divided by sqrt(2). NCSN++ resamples with the filter [1, 3, 3, 1], adds a pyramid of the noisy
-image in the encoder, and embeds log sigma by random Fourier features. It divides its output by sigma; the output then
-estimates the score under noise sigma. DDPM++ has none of these parts. It embeds a time in 0..999 by sines and cosines,
-and predicts the noise.
+image in the encoder, and embeds log sigma by random Fourier features. NCSN++ divides its output by sigma, so that the
+output estimates the score under noise sigma. DDPM++ has none of these parts. It embeds a time in 0..999 by sines and
+cosines, and predicts the noise.
 
-Blocks are diffusers'. Initial weights are uniform with variance s / mean(fan_in, fan_out), and biases are zero. s is
-0.1 for queries, keys and values, 1e-10 for the last layer of each branch and of the network, and 1 for all other
-layers.
+The blocks are those of diffusers. Initial weights are uniform with variance s / mean(fan_in, fan_out), and biases are
+zero. s is 0.1 for queries, keys and values, 1e-10 for the last layer of each branch and of the network, and 1 for all
+other layers.
 
 Source: Song et al., Score-Based Generative Modeling through Stochastic Differential Equations, ICLR 2021, arXiv
 2011.13456, appendix H; numbers of parameters as in the authors' code.
@@ -34,7 +34,7 @@ ZERO = 1e-10
 
 
 def groups(channels: int) -> int:
-    """Return the number of groups for the group normalisation of some channels."""
+    """Return the number of groups in the group normalisation of a given number of channels."""
     return min(channels // 4, 32)
 
 
@@ -100,7 +100,7 @@ def _last(inside: int, outside: int) -> nn.Sequential:
 
 
 class _Level(nn.Module):
-    """Blocks at one resolution, optionally with attention, and the layers that change to the next resolution."""
+    """Blocks at one resolution, optionally with attention, and the layers that lead to the next resolution."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -126,14 +126,16 @@ class NCSNpp(nn.Module):
         attention_sizes: heights of feature maps with self-attention; the middle of the network always has
             self-attention.
         dropout: dropout probability inside residual blocks.
-        fir: resample with the filter [1, 3, 3, 1] instead of averages and copies.
-        input_pyramid: `residual` adds a convolution of the downsampled image, and the next level downsamples the sum.
-            `skip` adds a 1x1 convolution of the downsampled image.
+        fir: whether to resample with the filter [1, 3, 3, 1]; if false, downsampling averages pixels and upsampling
+            copies them.
+        input_pyramid: `residual` adds a downsampling convolution of the image to the features; at the next level, the
+            sum takes the place of the image. `skip` adds a 1x1 convolution of the downsampled image.
         output_pyramid: `skip` sums the outputs of all resolutions.
         embedding: `fourier` for noise levels sigma, `positional` for times in 0..999.
         fourier_scale: standard deviation of the random frequencies that embed log sigma.
-        centre_input: rescale the input from [0, 1] to [-1, 1]; for images in [0, 1] before noise is added.
-        divide_by_level: divide the network's output by sigma.
+        centre_input: whether to rescale the input from [0, 1] to [-1, 1]; set this if images are in [0, 1] before noise
+            is added.
+        divide_by_level: whether to divide the network's output by sigma.
 
     Raises:
         ValueError: if an argument is out of range, the image cannot be halved for each resolution, or `divide_by_level`

@@ -2,7 +2,7 @@
 
 OpenAI's and diffusers' U-Nets have the same layers in the same order, with different names. In the published files, the
 layers of `input_blocks` and of `output_blocks` are numbered across all levels. A residual block and the attention after
-it have the same number. Queries, keys and values are stored together for each head.
+it have the same number. One tensor stores queries, keys and values, head by head.
 
 Source: Nichol and Dhariwal, Improved Denoising Diffusion Probabilistic Models, ICML 2021, arXiv 2102.09672; Dhariwal
 and Nichol, Diffusion Models Beat GANs on Image Synthesis, NeurIPS 2021, arXiv 2105.05233; names as in their code.
@@ -29,15 +29,15 @@ RESIDUAL = {  # layers of a residual block
 def with_published_weights(network: nn.Module, path: str) -> nn.Module:
     """Load weights published by OpenAI, `cifar10_uncond_50M_500K.pt` or `256x256_diffusion_uncond.pt`, into a U-Net.
 
-    Nothing is read on the meta device, because its parameters have no values.
+    The file is not read on the meta device, because parameters on this device have no values.
 
     Args:
         network: a diffusers `UNet2DModel` with the same layout as the file.
-        path: downloaded file; the READMEs of openai/improved-diffusion and openai/guided-diffusion have the links.
+        path: downloaded file; the READMEs of openai/improved-diffusion and openai/guided-diffusion contain the links.
 
     Raises:
         FileNotFoundError: if the file `path` does not exist.
-        ValueError: if the file is damaged or has another layout; the message names the mismatch.
+        ValueError: if the file is damaged or does not fit the network's layout; the message names the mismatch.
     """
     if on_meta(network):
         return network
@@ -54,7 +54,8 @@ def in_diffusers_names(published: Mapping[str, Tensor], unet: nn.Module) -> dict
     """Convert a published state dict to the names and shapes of `unet`, which must have the layout of the file.
 
     Raises:
-        ValueError: if published weights are missing, or `unet` has no layer for them; the message names them.
+        ValueError: if the file lacks weights of `unet`, or contains weights for which `unet` has no layer; the message
+            names these weights.
     """
     left = dict(published)
     renamed: dict[str, Tensor] = {}
@@ -62,7 +63,7 @@ def in_diffusers_names(published: Mapping[str, Tensor], unet: nn.Module) -> dict
     def take(name: str) -> Tensor:
         if name not in left:
             raise ValueError(
-                f"the published weights have no {name}, which this layout needs: the file has another layout"
+                f"the published weights have no {name}, which this layout needs: the file has a different layout"
             )
         return left.pop(name)
 
@@ -116,7 +117,7 @@ def layers(unet: Any) -> Iterator[tuple[str, str]]:
 
 
 def _residual_and_attention(source: str, block: Any, target: str, layer: int) -> Iterator[tuple[str, str]]:
-    """Yield a residual block and, on levels with attention, the attention after it."""
+    """Yield the names of a residual block and, on levels with attention, of the attention after it."""
     yield f"{source}.0", f"{target}.resnets.{layer}"
     if _attends(block):
         yield f"{source}.1", f"{target}.attentions.{layer}"
@@ -134,6 +135,6 @@ def _sampler(source: str, convolution: str, target: str, sampler: nn.Module) -> 
 
 
 def _split(qkv: Tensor, heads: int) -> tuple[Tensor, ...]:
-    """Split queries, keys and values, stored together for each head as `[3 C, C, 1]` or `[3 C]`."""
+    """Split a tensor `[3 C, C, 1]` or `[3 C]`, which is ordered head by head, into queries, keys and values."""
     by_head = qkv.view(heads, 3, -1, *qkv.shape[1:2])
     return tuple(by_head[:, part].flatten(0, 1) for part in range(3))

@@ -1,8 +1,8 @@
 """The discriminator of image translation (PatchGAN): it classifies each patch as real or fake.
 
-All convolutions are 4x4 with LeakyReLU(0.2). First come `num_downsamplings` convolutions of stride 2, which double the
-width up to eight times the first width. Then come a convolution of stride 1 and an output layer with a single channel.
-Instance normalisation follows all convolutions but the first and the last. Each score depends on 70 x 70 pixels with
+All convolutions are 4x4 with LeakyReLU(0.2). The first `num_downsamplings` convolutions have stride 2, and double the
+width up to eight times the first width. A convolution of stride 1 and an output layer with a single channel follow.
+Instance normalisation follows all convolutions except the first and the last. Each score depends on 70 x 70 pixels with
 three downsamplings, and on 34 x 34 pixels with two.
 
 Source: Isola et al., Image-to-Image Translation with Conditional Adversarial Networks, CVPR 2017, arXiv 1611.07004,

@@ -14,7 +14,7 @@ EXPANSION = 4
 
 
 class BottleneckBlock(nn.Module):
-    """A bottleneck of 1x1, 3x3 and 1x1 convolutions, each after BN and ReLU."""
+    """A bottleneck of 1x1, 3x3 and 1x1 convolutions, each preceded by BN and ReLU."""
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The variant of the pre-activation ResNet-18 that papers about label noise use.
+"""The variant of the pre-activation ResNet-18 that is used in papers about label noise.
 
     a = ReLU(BN(x)),   y = s(a) + conv(ReLU(BN(conv(a)))),   s = identity, or a strided 1x1 convolution.
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 
 class PreActBlock(nn.Module):
-    """Two 3x3 convolutions, each after BN and ReLU."""
+    """Two 3x3 convolutions, each preceded by BN and ReLU."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()

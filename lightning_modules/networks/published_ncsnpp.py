@@ -1,9 +1,10 @@
 """Load the authors' checkpoints of score models into `NCSNpp`.
 
 In the published files, all layers of a network are in one list, `all_modules`, numbered in the order of the forward
-pass. The list also counts normalisations and convolutions of pyramids and of the output. Linear maps over channels,
-`NIN`, have transposed weights. The averaged weights are a list without names, `shadow_params`. The list has the order
-of the trainable parameters. The older list leaves out the random frequencies of the embedding.
+pass. Normalisations and the convolutions of the pyramids and of the output are also numbered. Linear maps over
+channels, `NIN`, have transposed weights. The averaged weights are in `shadow_params`, a list without names, which has
+the order of the parameters. In older files, this list leaves out the random frequencies of the embedding, which are not
+trained.
 
 Source: Song et al., Score-Based Generative Modeling through Stochastic Differential Equations, ICLR 2021, arXiv
 2011.13456; names and order as in the authors' PyTorch code.
@@ -37,16 +38,16 @@ FREQUENCIES = "embedding.weight"
 def with_published_weights(network: NCSNpp, path: str) -> NCSNpp:
     """Load the averaged weights of a checkpoint of yang-song/score_sde_pytorch into a network of the same layout.
 
-    Nothing is read on the meta device, because its parameters have no values.
+    The file is not read on the meta device, because parameters on this device have no values.
 
     Args:
         network: `NCSNpp` with the arguments of the checkpoint's configuration.
-        path: downloaded file, such as `checkpoint_24.pth` of `ve/cifar10_ncsnpp_continuous`. A file without averaged
-            weights gives its weights.
+        path: downloaded file, such as `checkpoint_24.pth` of `ve/cifar10_ncsnpp_continuous`. If the file has no
+            averaged weights, its trained weights are loaded.
 
     Raises:
         FileNotFoundError: if the file does not exist.
-        ValueError: if the file is damaged or has another layout; the message names the mismatch.
+        ValueError: if the file is damaged or does not fit the network's layout; the message names the mismatch.
     """
     if on_meta(network):
         return network
@@ -83,19 +84,19 @@ def published_names(network: NCSNpp) -> dict[str, str]:
 
 
 def in_own_names(content: Any, names: Mapping[str, str], file: Path, prefix: str = "") -> dict[str, Tensor]:
-    """Convert the content of a published file to a state dict with own names, with averaged weights if it has them.
+    """Convert a published file to a state dict with the names used here, with averaged weights if the file has them.
 
     Args:
-        content: content of the file: a state dict, perhaps nested, and perhaps `ema` next to it.
-        names: own name of each published parameter, in the order of the authors' parameters.
-        file: the file, for messages.
+        content: content of the file: a state dict, possibly nested, possibly with an entry `ema` next to it.
+        names: name used here of each published parameter, in the order of the authors' parameters.
+        file: path of the file, for error messages.
         prefix: keep only keys of the state dict that start with this prefix, and strip it.
 
     Raises:
         ValueError: if parameters are missing or unexpected; the message names them.
     """
     weights = weights_in(content, file, prefix)
-    weights.pop("sigmas", None)  # the noise levels of discrete models, which the process defines
+    weights.pop("sigmas", None)  # the noise levels of discrete models; here, the process defines them
     problems = [
         f"{what}: {listed(keys)}"
         for what, keys in (
@@ -105,7 +106,7 @@ def in_own_names(content: Any, names: Mapping[str, str], file: Path, prefix: str
         if keys
     ]
     if problems:
-        raise ValueError(f"{file} has another layout than the network: {'; '.join(problems)}")
+        raise ValueError(f"{file} has a different layout from the network: {'; '.join(problems)}")
     if isinstance(content, Mapping) and "ema" in content:
         weights |= _averaged(content["ema"], names, file)
     return {own: _transposed(weights[name]) if name.endswith(".W") else weights[name] for name, own in names.items()}
@@ -115,7 +116,7 @@ def _averaged(average: Any, names: Mapping[str, str], file: Path) -> dict[str, T
     """Give the averaged weights of a file their published names.
 
     Raises:
-        ValueError: if the file has not one average for each parameter.
+        ValueError: if the file does not have exactly one average for each parameter.
     """
     values = average.get("shadow_params") if isinstance(average, Mapping) else None
     trained = [name for name, own in names.items() if not own.endswith(FREQUENCIES)]
@@ -132,7 +133,7 @@ def _transposed(weight: Tensor) -> Tensor:
 
 
 def _layers(network: NCSNpp) -> Iterator[str]:
-    """Yield the own names of the layers of `all_modules`, in order."""
+    """Yield the names used here for the layers in `all_modules`, in order."""
     if isinstance(network.embedding, GaussianFourierProjection):
         yield "embedding"
     yield from ("told.0", "told.2", "first")

@@ -4,10 +4,11 @@
     b_t = B(v_t, warp(b_{t+1}, flow t -> t+1)),    f_t = F(v_t, warp(f_{t-1}, flow t -> t-1))
     y_t = up(v_t) + U(b_t, f_t)
 
-B, F and clean are residual convolutional networks; U fuses both directions and upscales by pixel shuffle or CARAFE,
-once or twice; up is bilinear interpolation. In training, each clip is cleaned once. In evaluation, the residue of a
-clip decides how often the clip is cleaned. The authors' code uses the mean residue of the batch, so that results depend
-on the batch. For mirrored clips, both directions of flow are computed; the authors' code copies one from the other.
+B, F and clean are residual convolutional networks; U fuses the features of both directions and upscales by pixel
+shuffle or CARAFE, once or twice; up is bilinear interpolation. In training, each clip is cleaned once. In evaluation,
+the residue of a clip decides how often the clip is cleaned. The authors' code uses the mean residue of the batch, so
+that the result for a clip depends on its batch. For mirrored clips, the flow is computed in both directions; the
+authors' code computes one direction and copies it to the other.
 
 Source: Chan, Zhou, Xu and Loy, Investigating Tradeoffs in Real-World Video Super-Resolution, CVPR 2022, arXiv
 2111.12704; BasicVSR, CVPR 2021, arXiv 2012.02181.
@@ -29,7 +30,7 @@ from lightning_modules.networks.spynet import ZeroFlow, own_name, warped
 SLOPE = 0.1
 MOST_CLEANINGS = 3
 Upscaling = Literal["pixel_shuffle", "carafe"]
-PUBLISHED = {  # names in the authors' files, and names in `RealBasicVSR`
+PUBLISHED = {  # maps names in the authors' files to names in `RealBasicVSR`
     "image_cleaning.0.main": "cleaning.0",
     "image_cleaning": "cleaning",
     "backward_resblocks.main": "backward_trunk",
@@ -51,9 +52,7 @@ NORMALISATION = ("basicvsr.spynet.mean", "basicvsr.spynet.std")
 
 
 def small_normal(layer: nn.Conv2d, scale: float = 0.1) -> nn.Conv2d:
-    """Initialise the weights of a convolution by Kaiming He's method for ReLU with a scale factor, and the bias by
-    zero.
-    """
+    """Initialise a convolution's weights by Kaiming He's method for ReLU, times a scale factor, and its bias to 0."""
     nn.init.kaiming_normal_(layer.weight)
     with torch.no_grad():
         layer.weight.mul_(scale)
@@ -80,7 +79,7 @@ def residual_convolutions(channels: int, width: int, num_blocks: int) -> nn.Sequ
 
 
 class Carafe(nn.Module):
-    """Double the size of features. Each output is a weighted mean of 5 x 5 inputs, with predicted weights.
+    """Double the height and width of features: each output is a weighted mean of 5 x 5 inputs, with predicted weights.
 
     Source: Wang, Chen, Xu, Liu, Loy and Lin, CARAFE: Content-Aware ReAssembly of FEatures, ICCV 2019, arXiv 1905.02188.
     """
@@ -98,7 +97,7 @@ class Carafe(nn.Module):
         height, width = x.shape[2:]
         padded = F.pad(x, (self.side // 2,) * 4)
         doubled = torch.zeros_like(weights[:, :1])
-        for place, weight in enumerate(weights.split(1, dim=1)):  # unfolded, all neighbours would take 25 times as much
+        for place, weight in enumerate(weights.split(1, dim=1)):  # `unfold` would need 25 times the memory
             row, column = divmod(place, self.side)
             neighbour = padded[..., row : row + height, column : column + width]
             doubled = doubled + weight * F.interpolate(neighbour, scale_factor=2)
@@ -138,7 +137,7 @@ class RealBasicVSR(nn.Module):
         scale: upscaling factor s, 2 or 4.
         threshold: in evaluation, cleaning stops once the mean absolute residue, for pixels in [0, 1], is below this
             value.
-        checkpointed: recompute the recurrence's activations in the backward pass instead of storing them.
+        checkpointed: whether to recompute the recurrence's activations in the backward pass instead of storing them.
         upscaling: `pixel_shuffle`, as in RealBasicVSR, or `carafe`, as in the authors' code of NegVSR.
 
     Raises:
@@ -206,13 +205,13 @@ class RealBasicVSR(nn.Module):
             flow = None if to_earlier is None or t == 0 else to_earlier[:, t - 1]
             forward.append(self._step(self._state, self.forward_trunk, frames[t], forward[-1], flow))
         both = backward[:-1], forward[1:]
-        if torch.is_grad_enabled() and not self.checkpointed:  # all activations are kept anyway
+        if torch.is_grad_enabled() and not self.checkpointed:  # all activations are stored anyway
             stacked = (torch.stack(states, dim=1).flatten(0, 1) for states in both)
             return self._frame(clip.flatten(0, 1), *stacked).unflatten(0, clip.shape[:2])
         return torch.stack([self._step(self._frame, *given) for given in zip(frames, *both, strict=True)], dim=1)
 
     def flows(self, clip: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Estimate flows `[B, T - 1, 2, h, w]` from each frame to the next and the previous; None for `ZeroFlow`."""
+        """Estimate flows `[B, T - 1, 2, h, w]` from each frame to the next, and back; None twice for `ZeroFlow`."""
         if isinstance(self.flow, ZeroFlow):
             return None, None
         pairs = clip[:, :-1].flatten(0, 1), clip[:, 1:].flatten(0, 1)
@@ -251,16 +250,16 @@ class RealBasicVSR(nn.Module):
 def with_published_weights(network: RealBasicVSR, path: str) -> RealBasicVSR:
     """Load weights that the authors of NegVSR or RealBasicVSR published, including those of the flow network.
 
-    The averaged weights of the generator are used, if the file has them. Nothing is read on the meta device, because
-    its parameters have no values.
+    If the file has averaged weights of the generator, these are loaded. The file is not read on the meta device,
+    because parameters on this device have no values.
 
     Args:
-        network: `RealBasicVSR` of the same layout: `num_blocks: 10` and `upscaling: carafe` for NegVSR.
+        network: `RealBasicVSR` with the layout of the file: `num_blocks: 10` and `upscaling: carafe` for NegVSR.
         path: downloaded file, such as `pretrain_wNegVSR_100000itr_finetune_wNegVSR_150000itr.pth`.
 
     Raises:
         FileNotFoundError: if the file does not exist.
-        ValueError: if the file is damaged or has another layout; the message names the mismatch.
+        ValueError: if the file is damaged or does not fit the network's layout; the message names the mismatch.
     """
     if on_meta(network):
         return network
@@ -271,7 +270,7 @@ def with_published_weights(network: RealBasicVSR, path: str) -> RealBasicVSR:
 
 
 def _own_name(key: str) -> str:
-    """Translate a published name. An unknown name stays as it is, and is reported later."""
+    """Translate a published layer name. An unknown name is returned unchanged, and is reported later."""
     key = key.removeprefix("basicvsr.")
     if key.startswith("spynet."):
         return f"flow.{own_name(key.removeprefix('spynet.'))}"

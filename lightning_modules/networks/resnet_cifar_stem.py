@@ -1,4 +1,4 @@
-"""ImageNet's residual networks for small images: one 3x3 convolution replaces the stem of 7x7 convolution and pooling.
+"""ImageNet's residual networks for small images: a 3x3 convolution replaces the stem (7x7 convolution and pooling).
 
 Source: the ResNet-34 of Liu et al., Early-Learning Regularization Prevents Memorization of Noisy Labels, NeurIPS 2020,
 arXiv 2007.00151; blocks of He et al., arXiv 1512.03385, table 1.
@@ -36,7 +36,7 @@ class CIFARStemResNet(ResNet):
         super().__init__(*STAGES[depth], num_classes=num_classes)
         self.conv1 = nn.Conv2d(in_channels, 64, 3, padding=1, bias=False)
         self.maxpool = nn.Identity()
-        # The CIFAR literature uses PyTorch's default initialisation, torchvision's ResNet He's.
+        # The CIFAR literature uses PyTorch's default initialisation, whereas torchvision's ResNet uses He's.
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 module.reset_parameters()

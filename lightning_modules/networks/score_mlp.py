@@ -3,8 +3,8 @@
     out(v / sqrt(1 + sigma^2), 250 log sigma) / sigma    for levels sigma,       out(v, t)    for times t.
 
 Here v is the image; images in [0, 1] are first mapped by 2 x - 1. `out` is a linear map of the features of
-`time_conditioned_mlp.py`. `skip` adds the input times a learned function of the level. It is needed because noise with
-more values than `width` cannot pass through the hidden layers.
+`time_conditioned_mlp.py`. With `skip`, the input times a learned function of the level is added to the output. This is
+needed for images with more than `width` values, because their noise cannot pass through the hidden layers.
 """
 
 import math
@@ -24,9 +24,9 @@ class ScoreMLP(nn.Module):
         image_shape: channels, height and width of an image.
         width: width of the hidden layers; even.
         depth: number of residual blocks.
-        told_sigma: whether the second input is a noise level sigma, and images are in [0, 1] before noise is added; the
-            output is then divided by sigma. False for times up to 1,000 as input and images in [-1, 1].
-        skip: add a multiple of the input to the output.
+        told_sigma: if true, the second input is a noise level sigma, images are in [0, 1] before noise is added, and
+            the output is divided by sigma. If false, the second input is a time up to 1,000, and images are in [-1, 1].
+        skip: whether to add a multiple of the input to the output.
     """
 
     def __init__(

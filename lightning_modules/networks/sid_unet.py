@@ -1,12 +1,13 @@
 """The U-Net of See-in-the-Dark, used by most methods for raw low-light images.
 
-Encoder: two 3x3 convolutions with leaky ReLUs of slope 0.2 at each level, with 2x2 max-pooling between levels. Decoder:
-    the deeper features are upsampled by a transposed convolution, concatenated with the features of the level above,
-    and convolved twice. A final 1x1 convolution outputs the image. The network has no normalisation layers.
+Encoder: two 3x3 convolutions with leaky ReLUs of slope 0.2 at each level, with 2x2 max-pooling between levels.
+Decoder: the deeper features are upsampled by a transposed convolution, concatenated with the features of the level
+above, and convolved twice. A final 1x1 convolution outputs the image. The network has no normalisation layers.
 
 Source: Chen, Chen, Xu and Koltun, Learning to See in the Dark, CVPR 2018, arXiv 1805.01934; input and output are packed
 raw images, without the final pixel shuffle, as in the code of Wei et al., TPAMI 2022, arXiv 2108.02158. Wei's code
-requires sides that are multiples of the stride. Here, other images are padded by reflection, and the output is cropped.
+requires image sides that are multiples of the stride. Here, images of other sizes are padded by reflection, and the
+output is cropped.
 """
 
 from collections.abc import Sequence

@@ -50,7 +50,7 @@ def warped(image: Tensor, flow: Tensor, padding: Literal["zeros", "border"] = "z
 
 
 class ZeroFlow(nn.Module):
-    """Return zero flow, as if frames did not move. Use it for small networks without a trained flow network."""
+    """Return zero flow, as if frames did not move; for small networks without a trained flow network."""
 
     least_side = 1
 
@@ -64,7 +64,7 @@ class SPyNet(nn.Module):
 
     Raises:
         FileNotFoundError: if the file of weights does not exist.
-        ValueError: if the file does not fit the network.
+        ValueError: if the weights in the file do not fit the network.
     """
 
     least_side = LEAST_SIDE
@@ -117,7 +117,7 @@ class SPyNet(nn.Module):
 
 
 def own_name(key: str) -> str:
-    """Translate a layer name of BasicSR or mmediting. The numbers of mmediting skip activations."""
+    """Translate a layer name of BasicSR or mmediting, whose layer numbers do not count activations."""
     found = re.fullmatch(r"basic_module\.(\d)\.basic_module\.(\d)\.(conv\.)?(weight|bias)", key)
     if found is None:
         return key

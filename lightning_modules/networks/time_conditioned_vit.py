@@ -2,12 +2,11 @@
 
     tokens = [cls, c(t), patches] + positions,   feature = LayerNorm(blocks(tokens)_cls)
 
-The time embedding c is defined in `time_embedding.py`; no MLP follows it. Blocks are pre-norm, and queries, keys and
-values have no bias. For B patches of p x p pixels, C channels, width D and depth L, the number of parameters is
+The time embedding c is defined in `time_embedding.py`, and is not followed by an MLP. Blocks are pre-norm, and queries,
+keys and values have no bias. For B patches of p x p pixels, C channels, width D and depth L, the number of parameters
+is
 
     L (12 D^2 + 10 D) + C p^2 D + D + D + (2 + B) D + 2 D
-
-parameters.
 
 Source: Lei et al., Robust Representation Consistency Model via Contrastive Denoising, ICLR 2025, arXiv 2501.13094; with
 `moco_v3`, the initialisation of Chen, Xie and He, An Empirical Study of Training Self-Supervised Vision Transformers,
@@ -35,10 +34,11 @@ class TimeConditionedViT(nn.Module):
         depth: L, number of blocks.
         num_heads: number of attention heads; divides `width`.
         in_channels: C.
-        final_norm: apply a last LayerNorm to the feature.
+        final_norm: whether to apply a last LayerNorm to the feature.
         initialization: initialisation of linear layers and patch embedding. `default` is that of PyTorch. `moco_v3` is
-            uniform by fan-in and fan-out, separately for queries, keys and values, with zero biases.
-        train_patches: train the patch embedding; false keeps its initial weights.
+            uniform with a range that depends on fan-in and fan-out (Xavier), separately for queries, keys and values;
+            biases are zero.
+        train_patches: whether to train the patch embedding; if false, it keeps its initial weights.
 
     Raises:
         ValueError: if patches do not tile the image, or the width is odd or not a multiple of `num_heads`.

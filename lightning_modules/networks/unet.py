@@ -1,4 +1,4 @@
-"""The 2-D U-Net that papers about noisy masks of medical slices use.
+"""The 2-D U-Net used in papers about noisy masks of medical slices.
 
 Encoder: a double convolution [3x3 convolution, BN, ReLU] x 2 at each level, with 2x2 max-pooling between levels.
 Decoder: the deeper features are upsampled twofold bilinearly (corners aligned) and concatenated with the features of
@@ -20,7 +20,7 @@ from datamodules.arguments import within
 
 
 def double_convolution(in_channels: int, between: int, out_channels: int) -> nn.Sequential:
-    """Two 3x3 convolutions that preserve the size, each with BN and ReLU."""
+    """Build two 3x3 convolutions that preserve the size, each followed by BN and ReLU."""
     layers: list[nn.Module] = []
     for before, after in ((in_channels, between), (between, out_channels)):
         layers += [nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU(inplace=True)]
@@ -30,12 +30,12 @@ def double_convolution(in_channels: int, between: int, out_channels: int) -> nn.
 class UNet(nn.Module):
     """Map images `[B, C, H, W]` of any size to logits `[B, K, H, W]`.
 
-    After the poolings, at least one pixel must remain: `H` and `W` are at least 2^(levels - 1). If a pooling drops an
-    odd row or column, the decoder pads with zeros.
+    `H` and `W` must be at least 2^(levels - 1), so that at least one pixel remains after the poolings. If a pooling
+    drops an odd row or column, the decoder pads with zeros.
 
     Args:
         in_channels: channels of an image, C.
-        num_classes: categories of a pixel, K.
+        num_classes: number of pixel categories, K.
         widths: channels of each level, from full resolution down.
         halved: whether the first convolution of each double convolution in the decoder halves the number of channels;
             if false, it outputs the number of channels of the next level.
@@ -84,7 +84,7 @@ class UNet(nn.Module):
         for skip, convolution in zip(reversed(levels[:-1]), self.up, strict=True):
             x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
             rows, columns = skip.shape[2] - x.shape[2], skip.shape[3] - x.shape[3]
-            if torch.compiler.is_exporting() or rows or columns:  # an exported graph pads any size, maybe by zeros
+            if torch.compiler.is_exporting() or rows or columns:  # an exported graph always pads, possibly by 0 pixels
                 x = F.pad(x, [columns // 2, columns - columns // 2, rows // 2, rows - rows // 2])
             x = convolution(F.dropout(torch.cat([skip, x], dim=1), self.dropout, self.training))
         return x

@@ -17,7 +17,8 @@ class UNetDiscriminator(nn.Module):
     """Map images `[B, C, H, W]` to scores `[B, 1, H, W]`; sides must be multiples of 8.
 
     Three 4x4 convolutions downsample the image. Three 3x3 convolutions, each after bilinear upsampling, restore the
-    resolution; skip connections are additive. All convolutions but the first and the last have spectral normalisation.
+    resolution; skip connections are additive. All convolutions except the first and the last have spectral
+    normalisation.
 
     Args:
         in_channels: C.

@@ -1,4 +1,4 @@
-"""Perceptual distance of images: absolute differences of the features of VGG19 before five of its ReLUs.
+"""Perceptual distance between images: absolute differences of VGG19 features, taken before five of the ReLUs.
 
     L = sum over layers l of w_l mean |phi_l(x) - phi_l(y)|,      l = 2, 7, 16, 25, 34,    w = .1, .1, 1, 1, 1
 
@@ -22,12 +22,12 @@ class VGGPerception(nn.Module):
     """Measure the distance between images by the features of a frozen VGG19.
 
     Args:
-        weights: file of torchvision's `vgg19` weights, for the whole network or only its `features`. None uses random
-            weights, for tests.
+        weights: file with torchvision's `vgg19` weights, of the whole network or only of its `features`. None uses
+            random weights, for tests.
 
     Raises:
         FileNotFoundError: if the file of weights does not exist.
-        ValueError: if the file does not fit the network.
+        ValueError: if the weights in the file do not fit the network.
     """
 
     mean: Tensor
@@ -50,7 +50,7 @@ class VGGPerception(nn.Module):
         distance = image.new_zeros(())
         for number, layer in enumerate(self.features):
             if isinstance(layer, nn.ReLU):
-                x, y = F.relu(x), F.relu(y)  # not in place, since the features before were compared
+                x, y = F.relu(x), F.relu(y)  # not in place, because the features before the ReLU were compared
                 continue
             x, y = layer(x), layer(y)
             if number in WEIGHTS:

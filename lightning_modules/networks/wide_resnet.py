@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 class WideBlock(nn.Module):
-    """Two 3x3 convolutions, each after BN and ReLU, with dropout between them."""
+    """Two 3x3 convolutions, each preceded by BN and ReLU, with dropout between them."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, dropout: float) -> None:
         super().__init__()

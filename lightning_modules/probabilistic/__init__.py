@@ -1,1 +1,1 @@
-"""Probabilistic models of densities, processes, graphs and sequences, learned from tabular data."""
+"""Probabilistic methods that learn densities, stochastic processes, graphs and sequences from tabular data."""

@@ -1,11 +1,11 @@
-"""Kernels of infinitely wide networks: expectations over Gaussian weights for pairs of inputs.
+"""Kernels of infinitely wide networks, which are expectations over Gaussian weights for pairs of inputs.
 
-For a pair (u, v) of normal variables with variances a, b and covariance c, with the angle t = arccos(c / sqrt(a b)),
+Let (u, v) be jointly normal with mean 0, variances a and b, and covariance c, and let t = arccos(c / sqrt(a b)). Then
 
     E[relu(u) relu(v)] = sqrt(a b) (sin t + (pi - t) cos t) / (2 pi),    E[relu'(u) relu'(v)] = (pi - t) / (2 pi),
     E[erf(u) erf(v)] = (2 / pi) arcsin(2 c / r),    E[erf'(u) erf'(v)] = (4 / pi) / sqrt(r^2 - 4 c^2),
 
-r^2 = (1 + 2 a) (1 + 2 b): the arc-cosine and the arc-sine kernels.
+where r^2 = (1 + 2 a) (1 + 2 b). The first line gives the arc-cosine kernels, and the second the arc-sine kernels.
 
 Source: Cho and Saul, Kernel Methods for Deep Learning, NeurIPS 2009; Williams, Computing with Infinite Networks, NIPS
 1996.
@@ -21,13 +21,13 @@ from torch import Tensor
 
 Moments = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 AT_ONCE = 2**15
-"""Number of values of a result computed at once on the CPU, so that intermediate results fit in its cache."""
+"""Number of result values that are computed at once on the CPU, so that intermediate results fit in the cache."""
 
 
 def in_parts(moments: Moments) -> Moments:
-    """Compute the moments in blocks of rows where there are many pairs on the CPU and no gradients.
+    """Wrap a function of moments so that it computes large results on the CPU in blocks of rows.
 
-    The results do not change.
+    The results do not change. Blocks are not used if gradients are required.
     """
 
     @wraps(moments)
@@ -49,7 +49,7 @@ def in_parts(moments: Moments) -> Moments:
 
 @in_parts
 def relu_moments(first: Tensor, second: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute E[relu(u) relu(v)] and E[relu'(u) relu'(v)] for pairs.
+    """Compute E[relu(u) relu(v)] and E[relu'(u) relu'(v)] for pairs (u, v).
 
     Args:
         first: variances a of u, `[N, 1]`, positive.
@@ -57,16 +57,16 @@ def relu_moments(first: Tensor, second: Tensor, covariance: Tensor) -> tuple[Ten
         covariance: covariance c of u and v, `[N, M]`.
 
     Returns:
-        Both expectations, with the broadcast shape of the arguments. Pairs of equal or opposite inputs get no gradient,
-        because the gradient does not exist at a cosine of 1 or -1.
+        Both expectations, with the broadcast shape of the arguments. For pairs of equal or opposite inputs, no gradient
+        flows through the cosine, because the gradient does not exist if the cosine is 1 or -1.
     """
     product = (first * second).sqrt()
     cosine = covariance / product
-    # Angles near 0 and pi are inaccurate; if the cosine is within 4 eps of its extreme, the angle is set to 0 or pi.
+    # Angles near 0 and pi are inaccurate. If the cosine is within 4 eps of 1 or -1, the angle is set to 0 or pi.
     rounded = 3.5 * torch.finfo(cosine.dtype).eps - 1
     opposite = F.threshold(cosine, rounded, -1, inplace=True).neg_()
     opposite = F.threshold(opposite, rounded, -1, inplace=True)
-    derivative = opposite.arccos().mul_(1 / (2 * math.pi))  # pi - t is the angle of the opposite cosine
+    derivative = opposite.arccos().mul_(1 / (2 * math.pi))  # pi - t is the arccosine of the opposite cosine
     sine = (opposite * opposite).neg_().add_(1).sqrt_()
     value = (sine * (1 / (2 * math.pi))).addcmul_(derivative, opposite, value=-1)
     return value.mul_(product), derivative
@@ -74,7 +74,7 @@ def relu_moments(first: Tensor, second: Tensor, covariance: Tensor) -> tuple[Ten
 
 @in_parts
 def erf_moments(first: Tensor, second: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute E[erf(u) erf(v)] and E[erf'(u) erf'(v)] for pairs; for the arguments see `relu_moments`."""
+    """Compute E[erf(u) erf(v)] and E[erf'(u) erf'(v)] for pairs; the arguments are those of `relu_moments`."""
     square = (1 + 2 * first) * (1 + 2 * second)
     sine = (covariance / square.sqrt()).mul_(2).clamp_(-1, 1)
     root = (square - (covariance * covariance).mul_(4)).clamp_(min=1).sqrt()

@@ -1,20 +1,20 @@
-"""Fit a generative model to data on a curve or surface by maximum likelihood.
+"""Fit a generative model to data on a curve or surface by maximum likelihood, after adding noise to the data.
 
-Noise is first added to the data. The model is X = f(Z) + s eps with a network f, latent Z with a known distribution
-P_Z, and Gaussian eps. If the data have no density, the likelihood of the model
+The model is X = f(Z) + s eps, with a network f, a latent Z that has a known distribution P_Z, and Gaussian noise eps.
+If the distribution of the data has no density, the likelihood of the model
 
     p_{f,s}(x) = integral of phi_s(x - f(z)) dP_Z(z),        phi_s the density of N(0, s^2 I_D)
 
-is unbounded as s decreases, and says little about the location of the mass. The method therefore adds noise once to
-each data point, and fits f and s to the noisy points. Generated points have no noise:
+is unbounded as s decreases, and contains little information about the distribution of the mass. The method therefore
+adds noise to each data point once, and fits f and s to the noisy points x~_i. Generated points contain no noise:
 
-    x~_i = x_i + t e_i,    e_i ~ N(0, I_D),        (f, s) = argmax sum_i log p_{f,s}(x~_i)  with s >= max(t, s_min),
+    x~_i = x_i + t e_i,    e_i ~ N(0, I_D),        (f, s) = argmax sum_i log p_{f,s}(x~_i)  with s >= max(t, s_min).
 
-and the estimate is the distribution of f(Z). According to the theory, t should be of the order n^{-b / (2 (b + d))}.
-Here b is the smoothness of the truth and d its intrinsic dimension. If the data already contain that much noise, none
-needs to be added.
+The estimate is the distribution of f(Z). According to the theory, t should be of the order n^{-b / (2 (b + d))}, where
+b is the smoothness of the true distribution and d is its intrinsic dimension. If the data already contain that much
+noise, no noise needs to be added.
 
-The likelihood can be computed in three ways, with M latent points:
+The likelihood is computed from M latent points in one of three ways:
 
     quadrature    log mean_m phi_s(x - f(z_m)),  Z uniform on the unit cube, one z_m sampled in each of M equal cells
 
@@ -22,9 +22,10 @@ The likelihood can be computed in three ways, with M latent points:
 
     importance    log mean_m phi_s(x - f(z_m)) P_Z(z_m) / q(z_m | x),  Z normal, z_m from an encoder q: a lower bound
 
-Only the introduction of the paper was available. The rate, its constants and the sieve of networks in the theorem are
-from memory. Here only the size of the networks is limited. With `importance` and M = 1, the model is a variational
-autoencoder. For this model, adding noise showed no benefit.
+Only the introduction of the paper was available. The rate of t, its constants and the sieve of networks in the theorem
+are from memory. Of the restrictions that define the sieve, only the size of the networks is implemented. With
+`importance` and M = 1, the model is a variational autoencoder. For the variational autoencoder, adding noise showed no
+benefit.
 
 Source: Chae, Kim, Kim and Lin, A Likelihood Approach to Nonparametric Estimation of a Singular Distribution Using Deep
 Generative Models, JMLR 24(77), 2023, arXiv 2105.04046. Importance weights: Burda, Grosse and Salakhutdinov, Importance
@@ -56,7 +57,7 @@ from lightning_modules.optim.parameter_groups import scale_learning_rates
 from lightning_modules.training.logging import log_same, log_training
 
 AT_ONCE = 2**20
-"""Number of pairs of a data point and a latent point in memory at once."""
+"""Maximum number of pairs of a data point and a latent point that are in memory at once."""
 
 
 def squared_distances(x: Tensor, centre: Tensor) -> Tensor:
@@ -71,15 +72,16 @@ def _mixture(x: Tensor, centre: Tensor, log_std: Tensor) -> Tensor:
 
 
 def mixture_log_likelihood(x: Tensor, centre: Tensor, log_std: Tensor, at_once: int = AT_ONCE) -> Tensor:
-    """Compute log mean_m phi_s(x - c_m), `[B]`, for an equal mixture of Gaussians.
+    """Compute log mean_m phi_s(x - c_m), `[B]`, for a mixture of Gaussians with equal weights.
 
-    Many pairs of a point and a centre are processed in chunks of points. The backward pass recomputes each chunk.
+    If there are many pairs of a point and a centre, the points are processed in chunks, and the backward pass
+    recomputes each chunk.
 
     Args:
         x: points, `[B, D]`.
-        centre: `[M, D]`.
+        centre: centres c_m of the Gaussians, `[M, D]`.
         log_std: logarithm of the standard deviation s, a scalar.
-        at_once: number of pairs of a point and a centre that are in memory at once.
+        at_once: maximum number of pairs of a point and a centre that are in memory at once.
     """
     rows = max(1, at_once // len(centre))
     if len(x) <= rows:
@@ -89,15 +91,15 @@ def mixture_log_likelihood(x: Tensor, centre: Tensor, log_std: Tensor, at_once: 
 
 
 def importance_log_likelihood(x: Tensor, mean: Tensor, latent: Tensor, posterior: Tensor, log_std: Tensor) -> Tensor:
-    """Compute a lower bound of log p(x), `[B]`, from K encoder samples.
+    """Compute a lower bound on log p(x), `[B]`, from K encoder samples.
 
     The bound is log mean_k phi_s(x - f(z_k)) P_Z(z_k) / q(z_k | x).
 
     Args:
         x: points, `[B, D]`.
-        mean: f(z_k), `[B, K, D]`.
-        latent: encoder samples z_k, `[B, K, d]`; P_Z is standard normal.
-        posterior: mean and log standard deviation of q, `[B, 2 d]`.
+        mean: generated points f(z_k), `[B, K, D]`.
+        latent: encoder samples z_k, `[B, K, d]`; their prior P_Z is standard normal.
+        posterior: mean and log standard deviation of q(z | x), concatenated, `[B, 2 d]`.
         log_std: logarithm of the standard deviation s, a scalar.
     """
     centre, log_width = posterior[:, None].chunk(2, dim=-1)
@@ -109,7 +111,7 @@ def importance_log_likelihood(x: Tensor, mean: Tensor, latent: Tensor, posterior
 
 
 def cells_per_axis(points: int, dim: int) -> int:
-    """Return the integer k with k^d = M.
+    """Return the integer k for which k^d = M, the number of cells along each axis.
 
     Raises:
         ValueError: if M is not the d-th power of an integer.
@@ -121,9 +123,9 @@ def cells_per_axis(points: int, dim: int) -> int:
 
 
 def stratified(uniform: Tensor, cells: int) -> Tensor:
-    """Map uniform numbers `[k^d, d]` in [0, 1) to the unit cube.
+    """Map uniform numbers `[k^d, d]` in [0, 1) to stratified points in the unit cube.
 
-    Each of k^d equal cells contains one point.
+    Each of the k^d equal cells of the cube contains one point.
     """
     axis = torch.arange(cells, dtype=uniform.dtype, device=uniform.device)
     corner = torch.cartesian_prod(*[axis] * uniform.shape[1]).view_as(uniform)
@@ -131,32 +133,32 @@ def stratified(uniform: Tensor, cells: int) -> Tensor:
 
 
 def perturbation_rate(samples: int, smoothness: float, dim: int) -> float:
-    """Compute n^{-b / (2 (b + d))}."""
+    """Compute the noise level n^{-b / (2 (b + d))} of the theory for n samples, smoothness b and dimension d."""
     return samples ** (-smoothness / (2 * (smoothness + dim)))
 
 
 class SingularDensity(MethodModule):
-    """Fit a generator to noisy copies of data by maximum likelihood.
+    """Fit a generator to noisy data by maximum likelihood.
 
     Args:
         network: generator f that maps latents `[M, d]` to points `[M, D]`.
-        latent_dim: d.
-        points: number M of latent points; for `quadrature` it must be the d-th power of an integer.
-        likelihood: `quadrature`, `monte_carlo` or `importance`.
-        encoder: network that maps points `[B, D]` to mean and log standard deviation of their latents, `[B, 2 d]`;
-            needed only for `importance`.
-        perturbation: standard deviation t of the noise added to the data, in units of the data; None uses the rate of
-            the theory.
-        smoothness: smoothness b of the truth in the rate of the theory; the rate is from memory.
-        smallest_std: minimum standard deviation s_min of the model; it replaces a smaller `perturbation`.
-        start_std: initial value of s; it replaces a smaller `perturbation`.
-        std_lr_factor: learning rate of log s, divided by the learning rate of the networks.
-        optimizer: optimizer of log s, the generator and the encoder.
+        latent_dim: number d of latent dimensions.
+        points: number M of latent points; for `quadrature`, M must be the d-th power of an integer.
+        likelihood: method that computes the likelihood, `quadrature`, `monte_carlo` or `importance`.
+        encoder: network that maps points `[B, D]` to the mean and log standard deviation of their latents, `[B, 2 d]`;
+            required for `importance`, and not accepted otherwise.
+        perturbation: standard deviation t of the noise that is added to the data, in units of the data; None means the
+            value of the theory, n^{-b / (2 (b + d))}.
+        smoothness: smoothness b of the true distribution in the formula of the theory; the formula is from memory.
+        smallest_std: minimum s_min of the standard deviation s of the model; if t is larger, the minimum is t.
+        start_std: initial value of s; if t is larger, the initial value is t.
+        std_lr_factor: ratio of the learning rate of log s to the learning rate of the networks.
+        optimizer: optimizer of the generator, the encoder and log s.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
-        ValueError: if an argument is out of range, an encoder is given without `importance`, or `importance` without an
-            encoder.
+        ValueError: if an argument is out of range, if `importance` is set without an encoder, or if an encoder is set
+            without `importance`.
     """
 
     def __init__(
@@ -214,24 +216,24 @@ class SingularDensity(MethodModule):
         self.noise: Tensor | None = None
 
     def perturbed_rows(self, batch: TableBatch) -> Tensor:
-        """Return the points of the batch with noise, x + t e, `[B, D]`.
+        """Return the noisy points of the batch, x + t e, `[B, D]`.
 
-        The noise depends only on seed and index.
+        The noise e of a point depends only on the seed and on the point's index.
         """
         x = batch["features"]
         if self.level == 0:
             return x
-        if self.noise is None:  # a generator's first rows do not depend on the number of rows
+        if self.noise is None:  # the first rows that are drawn do not depend on the number of rows
             samples = require_data(self.trainer, TrainingSamples, "SingularDensity").num_train_samples
             drawn = np.random.default_rng([run_seed(), 3]).standard_normal((samples, x.shape[1]))
             self.noise = torch.from_numpy(drawn).to(x)
         return x + self.level * self.noise[batch["index"]]
 
     def log_likelihood(self, x: Tensor) -> Tensor:
-        """Compute log p_{f,s}(x), `[B]`, or its lower bound, for points `[B, D]`.
+        """Compute log p_{f,s}(x), `[B]`, or a lower bound on it, for points `[B, D]`.
 
-        The latents are sampled anew. Networks also compute in full precision. In bfloat16, the rounding error of points
-        would be half of the default `smallest_std`.
+        Each call samples new latents. The networks always compute in full precision, because in bfloat16 the rounding
+        error of the generated points would be half of the default `smallest_std`.
         """
         with in_full_precision(x.device):
             return self._log_likelihood(x)
@@ -263,9 +265,9 @@ class SingularDensity(MethodModule):
         log_same(self, "train/std", self.log_std.exp())
 
     def generated(self, count: int) -> Tensor:
-        """Generate points f(z) `[count, D]`.
+        """Generate points f(z), `[count, D]`.
 
-        The latents z cover their distribution evenly (Sobol sequence).
+        The latents z come from a Sobol sequence, which covers their distribution evenly.
         """
         uniform = SobolEngine(self.latent_dim, scramble=True, seed=run_seed()).draw(count, dtype=torch.float64)
         latent = uniform if self.likelihood == "quadrature" else torch.special.ndtri(uniform.clamp(1e-9, 1 - 1e-9))

@@ -1,1 +1,1 @@
-"""Restoration of signals with degradations other than noise alone."""
+"""Methods that restore signals with degradations other than noise alone."""

@@ -3,22 +3,23 @@
 The reverse process starts from the bicubically upsampled image.
 
 The process of `sde.mean_reverting` diffuses the sharp image x_0 towards the upsampled image mu plus noise. The inputs
-of a network n are the state x_t, mu and t. It is trained so that its reverse step m matches the posterior mean of the
-previous state:
+of the network n are the state x_t, mu and t. The network is trained so that the reverse step m computed from its output
+matches the posterior mean o of the previous state:
 
     L = mean |m - o|,    m = x_t - r_t (mu - x_t) - 2 lambda^2 r_t n(x_t, mu, t) / s_t,    o = E[x_{t-1} | x_t, x_0]
 
 with t uniform on 1 ... T. Sampling takes T steps from mu + lambda e. The last step adds noise too.
 
-As in the code of the authors, mu is not clipped. The published weights are the trained weights, not their average. The
-argument `weights` selects the weights for evaluation. The average follows our recollection of ema_pytorch. It is
-updated every ten steps. Up to step 100, the average is a copy of the weights. After that, its decay is min(decay, 1 -
-(1 + k)^{-2/3}) with k = step - 100. Departures: timesteps are sampled for the global batch instead of per rank. The
-noise of an image depends only on the seed, the index of the image and the step.
+As in the authors' code, mu is not clipped. The published weights are the trained weights, not their moving average. The
+argument `weights` selects which of the two are evaluated. The moving average follows our recollection of ema_pytorch:
+it is updated every ten steps. Up to step 100, it is a copy of the trained weights. After that, its decay is min(decay,
+1 - (1 + k)^{-2/3}) with k = step - 100. Departures: timesteps are sampled for the global batch instead of per rank, and
+the noise of an image depends only on the seed, the index of the image and the step.
 
-The gates of the network use global pooling, so tiling changes the result. By default, images are restored whole. Tiling
-changed PSNR by at most 0.02 dB, and the error of the spectrum by at most 0.4 %. This was measured on three aerial
-images of 256 pixels with a small network after 1,500 training steps. Tiles had 128 pixels and an overlap of 32.
+The gates of the network use global pooling, so tiling changes the result. By default, images are therefore restored
+without tiling. On three aerial images of 256 pixels, with a small network after 1,500 training steps and tiles of 128
+pixels that overlap by 32 pixels, tiling changed the PSNR by at most 0.02 dB and the error of the spectrum by at most
+0.4 %.
 
 Source: Xiao, Yuan, Jiang, He, Jin and Zhang, EDiffSR: An Efficient Diffusion Probabilistic Model for Remote Sensing
 Image Super-Resolution, IEEE TGRS 2024, arXiv 2310.19288.
@@ -51,13 +52,13 @@ from lightning_modules.tasks.restorer import RestorerSteps
 from lightning_modules.training.logging import log_training
 
 STREAM = 20_000
-"""First random stream of the sampling noise."""
+"""Number of the first random stream used for the sampling noise."""
 
 
 def decay_after(step: int, decay: float) -> float:
     """Compute the decay of the averaged weights after a step, counted from 0.
 
-    In nine of ten steps the decay is 1 (no update).
+    In nine of ten steps, the decay is 1, which leaves the average unchanged.
     """
     if step % 10:
         return 1.0
@@ -72,14 +73,17 @@ class EDiffSR(RestorerSteps, MethodModule):
             `[B, C, H, W]`, and timesteps `[B]`.
         process: mean-reverting diffusion process.
         factor: upsampling factor along each axis.
-        sampler: sampling method: `euler`, as in the paper, `ode`, or `posterior`, which suits few steps.
+        sampler: sampling method: `euler`, as in the paper, `ode`, or `posterior`, which is useful when the number of
+            sampling steps is small.
         sampling_steps: number of sampling steps; None uses all steps of the process.
-        weights: which weights to use for inference: `trained`, `averaged`, or `both`. `both` uses the trained weights,
-            and in addition tests the averaged weights. This doubles the cost and logs `test/averaged_psnr` etc.
-        average_decay: maximum decay of the averaged weights, in [0, 1).
-        inference: settings of tiling and self-ensemble; they apply to every evaluation of the network. Tiling changes
-            the result, because the gates of the network pool over a tile; docs/restoration.md gives numbers.
-        protocol: processing of estimates before metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or
+        weights: which weights to use for inference: `trained`, `averaged`, or `both`. With `both`, the trained weights
+            are used, and `test` also evaluates the averaged weights and logs `test/averaged_psnr` etc. This doubles the
+            cost of `test`.
+        average_decay: maximum decay of the weights' moving average, in [0, 1).
+        inference: tiling and self-ensemble of every network evaluation during sampling. Tiling changes the result,
+            because the gates of the network then pool over a tile instead of the whole image; docs/restoration.md
+            quantifies the change.
+        protocol: preprocessing of estimates before metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or
             `unclipped`.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.

@@ -2,7 +2,7 @@
 
     min_theta  E  max_d  L_theta(x + d, y)   subject to  ||d||_p <= epsilon  and  x + d in [0, 1]
 
-The inner maximum is approximated by projected gradient ascent, with the network in evaluation mode.
+Projected gradient ascent, with the network in evaluation mode, approximates the inner maximum.
 
 Source: Madry, Makelov, Schmidt, Tsipras and Vladu, Towards Deep Learning Models Resistant to Adversarial Attacks, ICLR
 2018, arXiv 1706.06083.
@@ -29,11 +29,11 @@ class AdversarialTraining(ClassifierSteps, MethodModule):
     In `test`, the callback `RobustAccuracy` attacks the classifier.
 
     Args:
-        network: maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`.
+        network: network that maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`.
         num_classes: number of classes, K.
         norm: norm of the attacks, `linf` or `l2`.
         epsilon: budget of the attacks, in pixel units; 8/255 is 0.03137.
-        steps: number of gradient steps of an attack; the attack returns the worst point of its trajectory.
+        steps: number of gradient steps per attack. The attack returns the worst point of its trajectory.
         step_size: length of a step, in pixel units; None uses 2.5 epsilon / steps.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.

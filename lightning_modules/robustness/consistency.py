@@ -1,11 +1,12 @@
 """Consistency regularisation for randomised smoothing.
 
-Let g(x) = argmax_c P(f(x + sigma e) = c), e ~ N(0, I), be the smoothed classifier. Its certified radii are larger if f
-predicts consistently on noisy copies of an image. For predictions p_1 ... p_m on m copies and their mean p, the loss is
+Let g(x) = argmax_c P(f(x + sigma e) = c), e ~ N(0, I), be the smoothed classifier. The certified radii of g are larger
+if f makes consistent predictions for noisy copies of an image. Let p_1 ... p_m be the predicted probabilities for m
+noisy copies, and p their mean. The loss is
 
     L = mean_j CE(p_j, y) + lambda mean_j KL(p || p_j) + eta H(p).
 
-m = 1 is training with Gaussian noise only (Cohen et al., 2019).
+With m = 1, this is training with Gaussian noise only (Cohen et al., 2019).
 
 Source: Jeong and Shin, Consistency Regularization for Certified Robustness of Smoothed Classifiers, NeurIPS 2020,
 arXiv 2006.04062.
@@ -27,14 +28,17 @@ from lightning_modules.training.logging import log_training
 
 
 class Consistency(AccuracyUnderNoise, MethodModule):
-    """Train a base classifier for randomised smoothing; the callback `Certification` certifies it.
+    """Train a base classifier for randomised smoothing.
+
+    The callback `Certification` certifies the smoothed classifier.
 
     Args:
-        network: maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`.
+        network: network that maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`.
         num_classes: number of classes, K.
         sigma: standard deviation of the noise in training and certification, in pixel units.
-        num_copies: number m of noisy copies of each image per step; 1 trains with Gaussian noise only.
-        consistency_weight: weight lambda of the KL divergence from the mean prediction over the copies.
+        num_copies: number m of noisy copies per image in a training step; 1 trains with Gaussian noise only.
+        consistency_weight: weight lambda of the KL divergence between the mean prediction and the prediction for each
+            copy.
         entropy_weight: weight eta of the entropy of the mean prediction.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.

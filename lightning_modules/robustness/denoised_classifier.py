@@ -1,13 +1,15 @@
 """Denoised smoothing: randomised smoothing of a classifier behind an arbitrary denoiser.
 
-Smoothing applies to the composition of a classifier f and a denoiser D. Neither of them needs training for it:
+The base classifier is the composition of a classifier f and a denoiser D, neither of which has to be trained for
+smoothing:
 
     g(x) = argmax over classes c of P(f(D(x + n, sigma)) = c),      n ~ N(0, sigma^2).
 
-The radius sigma Phi^-1(p) of randomised smoothing holds for any classifier, and therefore also for this composition.
+The certified radius sigma Phi^-1(p) of randomised smoothing holds for any base classifier, and therefore also for this
+composition.
 
 Source: Salman, Sun, Yang, Kapoor and Kolter, Denoised Smoothing: A Provable Defense for Pretrained Classifiers, NeurIPS
-2020, arXiv 2003.01908. For diffusion models as denoisers, see `denoised_smoothing`.
+2020, arXiv 2003.01908. The file `denoised_smoothing.py` uses a diffusion model as the denoiser.
 """
 
 from collections.abc import Sequence
@@ -31,8 +33,8 @@ from lightning_modules.training.logging import log_training
 class DenoisedClassifier(ClassifierSteps, MethodModule):
     """Classifier behind a trained denoiser, certified by the callback `Certification`.
 
-    `fit` trains only the classifier, by cross-entropy on clean images. The denoiser is frozen. Test accuracy is the
-    accuracy of the classifier on clean images.
+    `fit` trains only the classifier, with the cross-entropy on clean images. The denoiser is frozen. The test accuracy
+    is the accuracy of the classifier on clean images, without the denoiser.
 
     Args:
         network: classifier that maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`.
@@ -42,7 +44,7 @@ class DenoisedClassifier(ClassifierSteps, MethodModule):
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
-        TypeError: if `denoiser` has no `denoise`.
+        TypeError: if `denoiser` has no method `denoise`.
     """
 
     certificate = "Cohen et al. 2019, of a classifier behind a denoiser"
@@ -74,12 +76,12 @@ class DenoisedClassifier(ClassifierSteps, MethodModule):
         return self
 
     def smoothed_logits(self, image: Tensor, noise: Tensor, sigma: float) -> Tensor:
-        """Compute logits `[1, B, K]` of the denoised images."""
+        """Compute the logits `[1, B, K]` of the classifier on the denoised images."""
         denoiser: Any = self.denoiser
         return self(denoiser.denoise(torch.add(image, noise, alpha=sigma), sigma).to(image.dtype))[None]
 
     def exported(self, sigma: float | None = None) -> Exported:
-        """Return the smoothed classifier's fractions of votes. See `interfaces.Exportable`."""
+        """Return the vote fractions of the smoothed classifier for export. See `interfaces.Exportable`."""
         if sigma is None:
             raise ValueError("sigma must be given for a classifier behind a denoiser; 0 exports the classifier alone")
         return exported_votes(self, sigma) if sigma else super().exported()

@@ -1,19 +1,20 @@
 """Diffusion-denoised smoothing (DDS): randomised smoothing of a classifier behind a diffusion model.
 
-A diffusion model is trained on images x in [-1, 1] at noise levels t: x_t = sqrt(abar_t) x + sqrt(1 - abar_t) e with
-e ~ N(0, I). After division by sqrt(abar_t) and rescaling to [0, 1], x_t is an image with Gaussian noise of standard
-deviation s_t:
+A diffusion model is trained on images x in [-1, 1] with noise: x_t = sqrt(abar_t) x + sqrt(1 - abar_t) e for timesteps
+t, with e ~ N(0, I). If x_t is divided by sqrt(abar_t), and the value range is mapped to [0, 1], the result is an image
+with additive Gaussian noise of standard deviation s_t:
 
     s_t = sqrt((1 - abar_t) / abar_t) / 2.
 
-Certification at sigma uses t*, the first t with s_t >= sigma. A single evaluation of the model estimates the image. For
-a noise prediction e_theta, the estimate is
+Certification at sigma uses the timestep t*, the first t with s_t >= sigma. The image is estimated with a single
+evaluation of the model. If the model predicts the noise e_theta, the estimate is
 
     x = (x_t - sqrt(1 - abar_t) e_theta(x_t, t)) / sqrt(abar_t)   clipped to [-1, 1].
 
-For the other prediction types, the estimate is sqrt(abar_t) x_t - sqrt(1 - abar_t) v_theta, or x_theta itself. The
-estimate is passed to the classifier. Since the standard deviation s_t of the noise is at least sigma, the radius sigma
-Phi^-1(p) of randomised smoothing holds. Neither model needs to be trained for this certificate.
+If the model predicts v, the estimate is sqrt(abar_t) x_t - sqrt(1 - abar_t) v_theta; if it predicts the image, the
+estimate is x_theta. The classifier receives the estimate. The radius sigma Phi^-1(p) of randomised smoothing holds,
+because the standard deviation s_t of the noise is at least sigma. Neither the diffusion model nor the classifier has to
+be trained for the certificate.
 
 Source: Carlini, Tramer, Dvijotham, Rice, Sun and Kolter, (Certified!!) Adversarial Robustness for Free!, ICLR 2023,
 arXiv 2206.10550.
@@ -52,23 +53,23 @@ from lightning_modules.training.logging import log_training
 class DenoisedSmoothing(ClassifierSteps, MethodModule):
     """Classifier behind a diffusion model, certified by the callback `Certification`.
 
-    The paper uses pretrained models without training; `test` certifies them. `fit` trains the classifier by
-    cross-entropy on clean images. It trains the diffusion model by the mean squared error of its prediction at random
-    timesteps. Frozen parameters stay unchanged. Test accuracy is the classifier's accuracy on clean images.
+    The paper uses pretrained models, which `test` certifies without training. `fit` trains both models: the classifier
+    with the cross-entropy on clean images, and the diffusion model with the mean squared error of its prediction at
+    random timesteps. Frozen parameters are not trained. The test accuracy is the accuracy of the classifier on clean
+    images, without the diffusion model.
 
     Args:
-        network: classifier; maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`. If the input size of a
-            network differs from the size of the images, wrap the network in
-            `lightning_modules.backbones.resized.Resized`.
-        denoiser: unconditional diffusion model for images in [-1, 1] of the size of the data; its inputs are x_t and t
-            `[B]`. The model returns a tensor `[B, C or 2 C, H, W]`, or a diffusers output whose `sample` is this
+        network: classifier that maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`. If the classifier
+            needs a different image size, wrap it in `lightning_modules.backbones.resized.Resized`.
+        denoiser: unconditional diffusion model for images in [-1, 1] that have the size of the data. Its inputs are x_t
+            and t, `[B]`. It returns a tensor `[B, C or 2 C, H, W]`, or a diffusers output whose `sample` is this
             tensor.
-        scheduler: scheduler that the diffusion model was trained with; only its noise levels and prediction type are
-            used.
+        scheduler: scheduler with which the diffusion model was trained. Only its noise levels and its prediction type
+            are used.
         num_classes: number of classes, K.
-        timestep_scale: factor of timesteps before they enter the model; 1/4 if the model has 4,000 noise levels and its
-            timestep input ends at 1,000.
-        optimizer: optimizer of the trainable parameters of classifier and diffusion model.
+        timestep_scale: factor by which timesteps are multiplied before they are passed to the model. Use 1/4 if the
+            model has 4,000 noise levels, but its timestep input ends at 1,000.
+        optimizer: optimizer of the trainable parameters of the classifier and the diffusion model.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
@@ -109,9 +110,9 @@ class DenoisedSmoothing(ClassifierSteps, MethodModule):
         return self.network(image)
 
     def estimate(self, noisy: Tensor, t: int) -> Tensor:
-        """Estimate clean images `[B, C, H, W]` in [0, 1] from images with noise of level s_t.
+        """Estimate clean images `[B, C, H, W]` in [0, 1] from noisy images.
 
-        Both are in pixel units.
+        The noise has the standard deviation s_t, in pixel units.
         """
         abar = float(self.levels[t])
         x_t = math.sqrt(abar) * (2 * noisy - 1)
@@ -124,9 +125,9 @@ class DenoisedSmoothing(ClassifierSteps, MethodModule):
         return t if self.timestep_scale == 1 else t * self.timestep_scale
 
     def denoise(self, noisy: Tensor, sigma: float | Tensor | None = None) -> Tensor:
-        """Denoise images by one network evaluation.
+        """Denoise images with a single evaluation of the diffusion model.
 
-        Their noise has the standard deviation `sigma`, in pixel units.
+        The images have noise of standard deviation `sigma`, in pixel units.
 
         Raises:
             ValueError: if `sigma` is not a single number.
@@ -136,16 +137,16 @@ class DenoisedSmoothing(ClassifierSteps, MethodModule):
         return self.estimate(noisy, first_timestep(float(sigma), self.levels))
 
     def smoothed_logits(self, image: Tensor, noise: Tensor, sigma: float) -> Tensor:
-        """Compute logits `[1, B, K]` of the denoised images.
+        """Compute the logits `[1, B, K]` of the classifier on the denoised images.
 
-        The noise is first scaled to s_t* >= sigma.
+        The noise added to the images has the standard deviation s_t* >= sigma instead of sigma.
         """
         t = first_timestep(sigma, self.levels)
         noisy = torch.add(image, noise, alpha=float(noise_levels(self.levels[t])))
         return self(self.estimate(noisy.to(next(self.network.parameters()).dtype), t))[None]
 
     def exported(self, sigma: float | None = None) -> Exported:
-        """Return the smoothed classifier's fractions of votes. See `interfaces.Exportable`."""
+        """Return the vote fractions of the smoothed classifier for export. See `interfaces.Exportable`."""
         if sigma is None:
             raise ValueError("sigma must be given for a classifier behind a denoiser; 0 exports the classifier alone")
         return exported_votes(self, sigma) if sigma else super().exported()

@@ -23,7 +23,7 @@ from tests.networks.compared import gradients, same, trains
 
 
 def moved(network: nn.Module, image: Tensor) -> set[str]:
-    """Take one step in training mode, and name what it changes."""
+    """Take one optimiser step in training mode, and return the names of the changed tensors."""
     before = copy.deepcopy(network.train().state_dict())
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, weight_decay=0.1)
     network(image).square().mean().backward()
@@ -118,7 +118,7 @@ def test_with_adapters_the_output_is_at_first_that_of_the_network_and_only_they_
     torch.testing.assert_close(network(x), expected, rtol=1e-5, atol=1e-6)
     expected = {f"layers.{i}.lora_{m}.default.weight" for i in (0, 2, 4) for m in "AB"}
     assert trains(network) == expected
-    assert moved(network, x) | moved(network, x) == expected  # B is zero at first, so A moves in the second step
+    assert moved(network, x) | moved(network, x) == expected  # B is zero at first, so A changes only in the second step
 
 
 def test_adapted_convolutions_leave_the_statistics_of_batch_normalisation() -> None:
@@ -190,7 +190,7 @@ def test_a_copy_of_a_recomputing_network_runs_its_own_blocks() -> None:
 
 
 class Conditioned(nn.Module):
-    """Reports the precision of everything it is given."""
+    """Records the dtype of all its inputs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -223,7 +223,7 @@ def test_adapters_of_a_half_precision_network_are_single_precision() -> None:
 
 
 class Embedded(nn.Module):
-    """Integers in, and a list of blocks that is never called itself."""
+    """A network with integer inputs and a list of blocks that is never called itself."""
 
     def __init__(self) -> None:
         super().__init__()

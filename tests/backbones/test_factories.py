@@ -184,7 +184,7 @@ def test_the_folder_itself_is_found_and_trains_after_loading(unet: Any, folder: 
 
 
 def test_without_pretrained_the_architecture_is_drawn_anew(unet: Any, folder: Path) -> None:
-    torch.manual_seed(1)  # not that of the fixture
+    torch.manual_seed(1)  # a seed other than the fixture's
     for where in (folder / "unet", folder / "unet" / "config.json"):
         network = diffusers_model(str(where), pretrained=False)
         assert type(network) is type(unet)

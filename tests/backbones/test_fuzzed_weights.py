@@ -1,4 +1,4 @@
-"""Cut, flipped and foreign files end in their content or in one sentence, within a budget of memory and time."""
+"""Truncated, bit-flipped and foreign files are read or rejected in one sentence, within memory and time limits."""
 
 import io
 import multiprocessing
@@ -74,7 +74,7 @@ def damaged(data: st.DataObject, contents: list[bytes]) -> bytes:
 
 
 def fuzz(name: str) -> None:
-    """Run in a child, whose memory is limited to what it has and the budget."""
+    """Run in a child process, whose memory limit is its current usage plus the budget."""
     read, suffix, contents = READERS[name]
     torch.set_num_threads(1)
     known = contents()

@@ -1,4 +1,7 @@
-"""Configurations of pretrained folders that are lists, cut, hostile or lack keys are one sentence with a file name."""
+"""Malformed config files of pretrained folders are rejected with an error that names the file.
+
+The files contain lists, are truncated or malicious, or lack keys.
+"""
 
 import json
 import shutil

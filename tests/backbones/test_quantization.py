@@ -1,4 +1,4 @@
-"""Frozen weights in 8 and 4 bits under adapters. Tests that quantise need the packages of the extra `quantized`."""
+"""Frozen weights in 8 and 4 bits with trainable adapters; tests that quantise weights need the extra `quantized`."""
 
 import json
 import shutil
@@ -31,7 +31,7 @@ FAMILIES = ("text_to_image", "stable_diffusion_3", "pixart_sigma", "sana", "qwen
 
 @pytest.fixture(params=["int8", "nf4"])
 def quantization(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A quantisation whose package is installed; the check of diffusers that nf4 has a GPU is left out."""
+    """Return a quantisation whose package is installed; the diffusers check for a GPU with nf4 is disabled."""
     pytest.importorskip({"int8": "torchao", "nf4": "bitsandbytes"}[request.param])
     if request.param == "nf4":
         from diffusers.quantizers.bitsandbytes.bnb_quantizer import BnB4BitDiffusersQuantizer as Quantizer
@@ -44,8 +44,8 @@ def quantization(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 
 def adapted_model(folder: Path, quantization: str | None, **options: Any) -> TextToImage:
     options = {"tuning": "lora", "lora_rank": 2, "quantization": quantization, **options}
-    torch.manual_seed(0)  # of the adapters
-    # In evaluation mode, bitsandbytes repacks the weights for a CPU, and does not take tiny layers.
+    torch.manual_seed(0)  # seeds the adapters
+    # In evaluation mode, bitsandbytes repacks the weights for a CPU, which it cannot do for tiny layers.
     return text_to_image_pipeline(str(folder), **options).train(quantization == "nf4")
 
 
@@ -104,7 +104,7 @@ def test_adapters_on_bfloat16_are_float32(quantization: str, flux: Path) -> None
 def test_adapters_of_each_family_load_on_the_unquantised_base(
     fixture: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """And dequantised weights with merged adapters load as a pipeline."""
+    """Dequantised weights with merged adapters also load as a pipeline."""
     pytest.importorskip("torchao")
     folder, side = request.getfixturevalue(fixture), SIDE.get(fixture, 16)
     model = adapted_model(folder, "int8")
@@ -158,7 +158,7 @@ def test_quantised_weights_are_left_out_of_ddp(flux: Path) -> None:
 
 
 class Codes(nn.Parameter):
-    """Stands for a weight of torchao, whose package need not be installed: broadcasting detaches it first."""
+    """Imitates a torchao weight without its package: broadcasting a tensor first calls `detach`, which fails here."""
 
     __module__ = "torchao.codes"
 
@@ -168,7 +168,7 @@ class Codes(nn.Parameter):
 
 @pytest.mark.parametrize("method", ["golden_noise", "one_more_step"])
 def test_a_method_beside_a_quantised_model_is_fitted_under_ddp(method: str, tmp_path: Path) -> None:
-    """One rank suffices: DDP collects the weights to broadcast for any number of ranks."""
+    """One rank is sufficient: DDP collects the weights to broadcast for any number of ranks."""
     module, datamodule = (
         (small.module(), small.data(margin=None)) if method == "golden_noise" else (built(Linear(64)), digits(4))
     )

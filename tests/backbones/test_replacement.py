@@ -1,4 +1,4 @@
-"""Layers are found by patterns of their names and replaced by others with the very same parameters."""
+"""Layers are selected by patterns of their names and replaced by layers with the same parameter objects."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from lightning_modules.backbones.replacement import layers_named, replace_layers
 
 
 class Doubled(nn.Linear):
-    """Twice what a linear layer gives."""
+    """A linear layer whose output is doubled."""
 
     def __init__(self, name: str, layer: Any) -> None:
         super().__init__(layer.in_features, layer.out_features, bias=False, device="meta")

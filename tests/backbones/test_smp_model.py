@@ -1,4 +1,4 @@
-"""Networks of segmentation-models-pytorch; those tests that build one need the package."""
+"""Networks of segmentation-models-pytorch; the tests that build a network need the package."""
 
 import builtins
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Classifiers of texts from transformers: the library's own logits, adapters and heads, and refusals."""
+"""Text classifiers from transformers: logits equal to the library's, adapters, heads, and rejections."""
 
 from pathlib import Path
 from typing import Any

@@ -18,7 +18,7 @@ HALF = [0.5, 0.5, 0.5]
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Tiny networks with random weights, as save_pretrained writes them."""
+    """Save tiny networks with random weights in the layout of `save_pretrained`."""
     root = tmp_path_factory.mktemp("transformers")
     torch.manual_seed(0)
     clip = transformers.CLIPConfig(vision_config={**VISION, "projection_dim": 12}, text_config=TEXT, projection_dim=12)
@@ -65,7 +65,7 @@ def test_any_vision_network_gives_features_and_logits(name: str, width: int, sav
 
 
 @pytest.mark.parametrize(
-    ("tuning", "trained"),  # a classifier of 5 outputs; for lora also two layers, two matrices, rank 2
+    ("tuning", "trained"),  # a classifier with 5 outputs; for lora also two layers, two matrices, rank 2
     [("linear_probe", 165), ("lora", 165 + 2 * 2 * 2 * (32 + 64)), ("frozen", 0)],
 )
 def test_tuning_decides_what_trains(tuning: Any, trained: int, saved: Path, image: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Layers that work with functions of their weights: names, gradients, and the plain network's weights of a moment."""
+"""Layers with functions applied to their weights: names, gradients, and temporary access to the plain weights."""
 
 import copy
 from typing import Any
@@ -20,7 +20,7 @@ from lightning_modules.backbones.replacement import (
 
 
 class Scaled(WeightFunction):
-    """A learned multiple in training mode, and twice the weight in evaluation mode."""
+    """A learned multiple of the weight in training mode, and twice the weight in evaluation mode."""
 
     def __init__(self) -> None:
         super().__init__()

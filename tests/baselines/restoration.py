@@ -1,4 +1,4 @@
-"""A network of one weight, and the gradient of a step."""
+"""A network with one weight, and the gradient of a training step."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ class Restored(nn.Module):
 
 
 def gradient_of_a_step(module: LightningModule, batch: dict[str, Tensor]) -> tuple[float, list[Tensor]]:
-    """Take a training step without a trainer; give its loss and the gradients of the parameters."""
+    """Take a training step without a trainer; return its loss and the gradients of the parameters."""
     module.log = lambda *args, **options: None  # type: ignore[method-assign]
     size = len(batch["noisy"])
     whole: dict[str, Any] = {"index": torch.arange(size), "global_batch_size": size, **batch}

@@ -13,7 +13,7 @@ def test_each_square_has_one_pixel_that_a_neighbour_replaces() -> None:
     squares = hidden.view(200, 1, 3, 4, 5, 4).sum(dim=(3, 5))
     assert torch.equal(squares, torch.ones_like(squares))
     assert torch.equal((replaced != noisy).any(dim=1, keepdim=True), hidden)
-    assert torch.equal(replaced[:, 1] - replaced[:, 0], noisy[:, 1] - noisy[:, 0])  # both channels of one neighbour
+    assert torch.equal(replaced[:, 1] - replaced[:, 0], noisy[:, 1] - noisy[:, 0])  # from the same neighbour
     _, _, row, column = hidden.nonzero(as_tuple=True)
     value = replaced[:, 0][hidden[:, 0]].long()
     down, across = value // 20 - row, value % 20 - column
@@ -24,7 +24,7 @@ def test_each_square_has_one_pixel_that_a_neighbour_replaces() -> None:
 
 
 class Constant(nn.Module):
-    """Gives the same for every pixel, and its weight a gradient."""
+    """Outputs the same value for every pixel, so that its weight has a gradient."""
 
     def __init__(self) -> None:
         super().__init__()

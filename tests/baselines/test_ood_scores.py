@@ -1,4 +1,4 @@
-"""Detectors of pytorch-ood; those tests that score need the package."""
+"""Detectors of pytorch-ood; the tests that compute scores need the package."""
 
 import builtins
 from pathlib import Path

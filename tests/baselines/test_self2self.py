@@ -25,7 +25,7 @@ def test_the_estimate_is_a_mean_over_masks_and_dropouts() -> None:
     mask = torch.cat([module.mask(noisy) for _ in range(400)])
     assert float(mask.mean()) == pytest.approx(0.7, abs=0.01)
     assert not torch.equal(mask[:, 0], mask[:, 1])
-    module.learning_rate = 1e-12  # the network stays as it is
+    module.learning_rate = 1e-12  # the network is unchanged
     seen: list[Tensor] = []
     module.network.register_forward_hook(lambda network, _, output: seen.append(network.weight.detach()))
     estimate = module.restore(noisy, torch.Generator().manual_seed(0))

@@ -1,8 +1,8 @@
-"""Every benchmark is a ratio; together they are a table at the end of the run, `runs/benchmarks.csv` and a page.
+"""Each benchmark measures a ratio; the end of a run prints a table and writes it to `runs/benchmarks.csv` and a page.
 
 python -m pytest -m benchmark --override-ini addopts=-ra tests/benchmarks --readme docs/benchmarks.md
 
-Of a run of some files, `--readme` replaces the rows of these files alone.
+If only some files run, `--readme` replaces only the rows of these files.
 """
 
 import csv
@@ -38,7 +38,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def report(request: pytest.FixtureRequest) -> Callable[[str, float, str], None]:
-    """Records what was measured, the figure, and the target it is held to."""
+    """Record the measured quantity, its value, and its target."""
 
     def record(name: str, figure: float, target: str) -> None:
         FIGURES.append((name, figure, target, request.path.name))

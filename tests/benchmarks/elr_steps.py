@@ -1,4 +1,4 @@
-"""An epoch of ELR on images of CIFAR's shape: by Lightning with the guards and the DataModule, and by a plain loop."""
+"""An epoch of ELR on CIFAR-sized images: through Lightning with guards and DataModule, and with a plain loop."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +19,7 @@ SETTINGS = {"lr": 0.02, "momentum": 0.9, "weight_decay": 1e-3}
 
 
 class RandomImages(ImageSet):
-    """As many images as an epoch of the benchmark needs, of CIFAR's shape."""
+    """Random CIFAR-sized images, as many as an epoch of the benchmark needs."""
 
     num_classes = 10
     image_shape = (3, 32, 32)
@@ -41,7 +41,7 @@ def spine(size: int, batch_size: int = 128) -> LabelledImages:
 
 
 class Idle(LightningModule):
-    """A module that a batch can be handed to."""
+    """A module without a training step, used only to receive batches."""
 
     def training_step(self, batch: dict, batch_idx: int) -> None: ...
 
@@ -49,7 +49,7 @@ class Idle(LightningModule):
 def epochs_of(
     network: Callable[[], nn.Module], steps: int, accelerator: str = "cpu"
 ) -> tuple[Callable[[], None], Callable[[], None]]:
-    """Give an epoch of `steps` batches of 128 by Lightning, and the same by a plain loop on the device."""
+    """Return two functions: one epoch of `steps` batches of 128 through Lightning, and one with a plain loop."""
     device = "cpu" if accelerator == "cpu" else "cuda"
     data = spine(steps * 128)
     data.setup("fit")

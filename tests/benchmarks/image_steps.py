@@ -1,4 +1,4 @@
-"""Training steps of image classifiers whose weights are computed anew in each, for timing."""
+"""Training steps of image classifiers whose weights are recomputed in each step, for timing."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ BATCH = 8
 
 
 def stepping(network: nn.Module) -> Callable[[], None]:
-    """Give a function that takes a step of AdamW with cross-entropy of 10 classes on fixed images of 224 x 224."""
+    """Return a function that takes one AdamW step on fixed 224 x 224 images, with cross-entropy over 10 classes."""
     optimizer = torch.optim.AdamW(network.parameters())
     image, label = torch.rand(BATCH, 3, 224, 224), torch.randint(10, (BATCH,))
 

@@ -1,4 +1,4 @@
-"""Timing in pairs: one and the other in turn, so that a drift of the machine's speed touches both."""
+"""Paired timing: the two programs alternate, so that a drift of the machine's speed affects both."""
 
 import statistics
 import time
@@ -17,12 +17,12 @@ def paired_ratio(
     rounds: int = 7,
     clock: Callable[[], float] = time.perf_counter,
 ) -> float:
-    """Median over rounds of (time of ours) / (time of theirs), after one round that is not counted."""
+    """Return the median over rounds of (time of ours) / (time of theirs), after one uncounted warm-up round."""
     ratios = [seconds(ours, clock) / seconds(theirs, clock) for _ in range(rounds + 1)]
     return statistics.median(ratios[1:])
 
 
 def medians(works: Mapping[str, Callable[[], float]], rounds: int = 7) -> dict[str, float]:
-    """Median of what each work returns, done in turn in each round, after one round that is not counted."""
+    """Return the median of each function's result, run alternately in each round, after one uncounted warm-up round."""
     found = [{name: work() for name, work in works.items()} for _ in range(rounds + 1)][1:]
     return {name: statistics.median(each[name] for each in found) for name in works}

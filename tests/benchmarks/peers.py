@@ -1,4 +1,4 @@
-"""The libraries that rows are compared with, none of which the project needs: `pip install 'noiseworks[bench]'`."""
+"""Optional libraries that benchmarks are compared with; install them with `pip install 'noiseworks[bench]'`."""
 
 import importlib
 import importlib.metadata
@@ -8,7 +8,7 @@ import pytest
 
 
 def peer(module: str, package: str) -> tuple[Any, str]:
-    """Import what a row is compared with and give it with its name and version; the row is skipped without it."""
+    """Import a library for comparison; return it with its name and version, or skip the row if it is missing."""
     try:
         found = importlib.import_module(module)
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""The table of the benchmarks, of which a run of some files replaces the rows of those files alone."""
+"""The table of benchmarks; a run of some files replaces only the rows of these files."""
 
 import re
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from experiments.results import markdown
 
 
 class Figure(NamedTuple):
-    """One row: what was measured, the ratio, what it is held to, and the file, the day and the machine of it."""
+    """One row: the measured quantity, its ratio and target, and the file, date and machine of the measurement."""
 
     name: str
     ratio: str
@@ -23,11 +23,11 @@ MADE = "Ratios within one run, one thread. Those of two machines are not to be c
 
 
 def updated(text: str, figures: Sequence[Figure]) -> str:
-    """Write the table anew: the rows of the files that were run replace theirs, in their place, and others stay.
+    """Write the table again: new rows replace those of the same files in place, and other rows stay.
 
     Args:
-        text: the table as it is, with its last line.
-        figures: what was measured now.
+        text: current table, including its last line.
+        figures: newly measured rows.
     """
     rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in text.splitlines() if line.startswith("| ")]
     known = [Figure(*(cell.strip().replace("\\|", "|") for cell in row)) for row in rows[2:]]

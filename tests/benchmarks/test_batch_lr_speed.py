@@ -1,4 +1,4 @@
-"""A product with the Hessian over a gradient, and learning from curvature over the training until the next time."""
+"""The cost of a Hessian product relative to a gradient, and of learning from curvature relative to training."""
 
 import time
 from collections.abc import Callable
@@ -25,7 +25,7 @@ def images() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def step(network: nn.Module) -> Callable[[], None]:
-    """A training step on the images."""
+    """Return a training step on the images."""
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9)
     image, label = images()
 
@@ -64,7 +64,10 @@ def test_a_product_over_a_gradient_on_the_same_images(
 
 
 def test_learning_every_20_epochs_costs_little_of_the_training(report: Report) -> None:
-    """1,024 of 50,000 images are measured in 20 steps. Here both are a 64th: 16 images, and 20 epochs of 781."""
+    """The full run measures 1,024 of 50,000 images in 20 steps; here both are divided by 64.
+
+    This gives 16 images, and 20 epochs of 781.
+    """
     net, learner = CIFARResNet(20), OnlineLearner("ssgdm", steps=20)
     with curvature_mode(net, "batch"):
         product = CurvatureProduct(net, [images()])

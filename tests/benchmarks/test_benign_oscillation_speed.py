@@ -1,4 +1,4 @@
-"""Training of a hundred patch networks over that of one."""
+"""Training time of a hundred patch networks divided by that of one."""
 
 import time
 from collections.abc import Callable
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.benchmark
 
 
 def trained(replicas: int) -> None:
-    """Take 4,000 iterations."""
+    """Train for 4,000 iterations."""
     module = BenignOscillation(replicas, optimizer=partial(torch.optim.SGD, lr=2.8))
     data = Tables(FeatureNoise(num_test=1, num_weak_test=0, replicas=replicas), passes_per_epoch=25)
     quiet(max_epochs=1, precision="64-true", limit_val_batches=0).fit(module, datamodule=data)

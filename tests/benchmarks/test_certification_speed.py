@@ -1,4 +1,4 @@
-"""What certification costs: time against the bare network, and network evaluations against the published loop."""
+"""Cost of certification: time relative to the bare network, and network evaluations relative to the published loop."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +29,7 @@ ROBUST = Path("runs/consistency/cifar10_resnet20")
 def published_certify(
     network: Callable[[Tensor], Tensor], image: Tensor, n0: int, n: int, batch_size: int
 ) -> tuple[int, float]:
-    """CERTIFY, one image at a time, counts on the host after each batch, as the published pseudocode says."""
+    """Run CERTIFY as in the published pseudocode: one image at a time, with counts on the host after each batch."""
 
     def sample(num: int) -> np.ndarray:
         counts = np.zeros(10, dtype=int)
@@ -55,7 +55,7 @@ def certify(
 
 
 def certified_accuracy(claims: list[tuple[int, float]], images: list[LabelledImage]) -> np.ndarray:
-    """At the radii of the grid, of predictions and radii of the images."""
+    """Compute the certified accuracy at the radii of the grid from predictions and radii."""
     pairs = zip(claims, images, strict=True)
     reach = np.array([claimed if prediction == image.label else -1 for (prediction, claimed), image in pairs])
     return (reach[:, None] >= GRID).mean(axis=0)
@@ -87,10 +87,10 @@ def test_draws_per_second_are_the_bare_networks_images_per_second(batch_size: in
 
 
 def planes(count: int = 100) -> tuple[Callable[[Tensor], Tensor], list[LabelledImage], np.ndarray]:
-    """A classifier of known probabilities: class 0 on one side of a plane.
+    """Build a classifier with known probabilities: class 0 is on one side of a plane.
 
-    A tenth of the labels is wrong; a quarter of the images lies beyond every radius that draws can show; radii of the
-    others are spread evenly over 0 to 1.
+    A tenth of the labels are wrong. A quarter of the images have radii larger than the samples can certify; the radii
+    of the others are uniform on 0 to 1.
     """
     random = np.random.default_rng(0)
     radius = np.where(random.random(count) < 0.25, 1.5, random.uniform(0, 1, count))
@@ -98,7 +98,7 @@ def planes(count: int = 100) -> tuple[Callable[[Tensor], Tensor], list[LabelledI
     images = [LabelledImage(i, torch.full((1, 1, 4), float(radius[i]) / 2), int(label[i])) for i in range(count)]
 
     def network(noisy: Tensor) -> Tensor:
-        height = noisy.flatten(1).sum(1) / 2  # along a unit normal; of a clean image it is the radius
+        height = noisy.flatten(1).sum(1) / 2  # distance along a unit normal; for a clean image it is the radius
         return torch.stack([height, -height], dim=1)
 
     return network, images, radius
@@ -106,7 +106,7 @@ def planes(count: int = 100) -> tuple[Callable[[Tensor], Tensor], list[LabelledI
 
 @torch.inference_mode()
 def test_curve_needs_a_fraction_of_the_published_evaluations(report: Report) -> None:
-    """Same alpha and grid against n = 100,000."""
+    """Both use the same alpha and grid; the published method uses n = 100,000."""
     network, images, radius = planes()
     exact = certified_accuracy([(0, r) for r in radius], images)
     claims = [published_certify(network, image.image, 100, 100_000, 10_000) for image in images]
@@ -129,7 +129,7 @@ def test_curve_needs_a_fraction_of_the_published_evaluations(report: Report) -> 
 
 
 def robust_classifier() -> tuple[Callable[[Tensor], Tensor], list[LabelledImage]]:
-    """The ResNet-20 that was fine-tuned with noise, and every 200th test image of CIFAR-10."""
+    """Return the ResNet-20 that was fine-tuned with noise, and every 200th test image of CIFAR-10."""
     checkpoints = sorted(ROBUST.glob("*/checkpoints/last.ckpt"))
     if not checkpoints:
         pytest.skip(
@@ -150,7 +150,7 @@ def robust_classifier() -> tuple[Callable[[Tensor], Tensor], list[LabelledImage]
 
 @torch.inference_mode()
 def test_curve_of_a_robust_cifar_classifier_needs_a_fraction_of_the_published_evaluations(report: Report) -> None:
-    """On real images; the published loop, which takes minutes for each, runs on every tenth of them."""
+    """On real images, the published loop takes minutes per image, so it runs on only a tenth of them."""
     network, images = robust_classifier()
     found = certify(network, Curve(), 500, images)
     draws = np.array([found[image.index].draws for image in images])

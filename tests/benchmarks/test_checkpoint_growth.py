@@ -1,4 +1,4 @@
-"""What a checkpoint costs beside the weights: it grows neither with the rows of metrics.csv nor by a second table."""
+"""Checkpoint overhead besides the weights: it grows neither with the rows of metrics.csv nor with a second table."""
 
 import io
 import multiprocessing
@@ -23,7 +23,7 @@ METRICS = {f"train/metric_{k}": 0.1 * k for k in range(6)}
 
 
 def cost(table: MetricsTable, monkeypatch: pytest.MonkeyPatch) -> tuple[float, int]:
-    """CPU seconds of a hundred checkpoints' part of the table, and its bytes in each."""
+    """Return the CPU time of saving the table in a hundred checkpoints, and its size in bytes in each."""
     trainer: Any = SimpleNamespace(is_global_zero=True, _results={}, current_epoch=0)
     trainer._logger_connector = SimpleNamespace(_first_loop_iter=True)
     monkeypatch.setattr("experiments.saving.metrics_table.ended_early", lambda _: False)

@@ -1,4 +1,4 @@
-"""CoLiDE's path beside plain NumPy that follows the steps of the authors' code."""
+"""CoLiDE's regularisation path compared with plain NumPy that follows the steps of the authors' code."""
 
 import time
 from collections.abc import Callable
@@ -31,7 +31,7 @@ def ours(cov: np.ndarray) -> np.ndarray:
 
 
 def theirs(cov: np.ndarray) -> np.ndarray:
-    """One stage with mu = s = 1, each matrix made anew where it is used."""
+    """Run one stage with mu = s = 1, recomputing each matrix wherever it is used."""
     size = len(cov)
     weight, first, second = np.zeros_like(cov), np.zeros_like(cov), np.zeros_like(cov)
     sigma = np.sqrt(np.min(np.diag(cov)))

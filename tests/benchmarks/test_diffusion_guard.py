@@ -1,4 +1,4 @@
-"""What a step of DiffusionGuard costs against a step of PhotoGuard's attack on a whole edit."""
+"""Cost of a DiffusionGuard step relative to a step of PhotoGuard's attack on a whole edit."""
 
 import time
 from collections.abc import Callable
@@ -16,7 +16,7 @@ Report = Callable[[str, float, str], None]
 
 
 def one_step(objective: ProtectionObjective) -> Callable[[], object]:
-    """One gradient of the demo's attack on a batch of its images."""
+    """Compute one gradient of the demo's attack on a batch of its images."""
     module = CommandLine(["fit", "--config", "configs/diffusion_guard/demo.yaml"], run=False).model.eval()
     image, keep = torch.rand(8, 1, 16, 16, requires_grad=True), torch.zeros(8, 1, 16, 16)
     keep[:, :, 4:12, 4:12] = 1
@@ -30,7 +30,7 @@ def one_step(objective: ProtectionObjective) -> Callable[[], object]:
 
 
 def test_a_step_on_the_first_denoising_step_takes_a_fraction_of_one_on_an_edit(report: Report) -> None:
-    """The paper: stronger protection at lower cost. PhotoGuard's gradient passes through every step of an edit."""
+    """The paper claims stronger protection at lower cost; PhotoGuard backpropagates through every edit step."""
     first, edit = one_step("noise_norm"), one_step("edit")
     operations = []
     for step in (first, edit):

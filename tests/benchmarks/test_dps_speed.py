@@ -1,4 +1,4 @@
-"""DPS beside deepinv, with one network, as many evaluations of it and the same mask."""
+"""DPS compared with deepinv, with the same network, number of network evaluations and mask."""
 
 import time
 from collections.abc import Callable
@@ -23,7 +23,7 @@ STEPS, SIDE = 10, 32
 
 
 class Counted(nn.Module):
-    """A U-Net that gives its output, and counts how often."""
+    """A U-Net that counts its evaluations."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Counted(nn.Module):
 
 
 def test_beside_deepinv(report: Callable[[str, float, str], None]) -> None:
-    """Their sampler works in its default precision, with a network in single precision, as ours does."""
+    """Their sampler works in its default precision; its network is in single precision, like ours."""
     deepinv, name = peer("deepinv", "deepinv")
     sampling = peer("deepinv.sampling", "deepinv")[0]
     random = torch.Generator().manual_seed(0)

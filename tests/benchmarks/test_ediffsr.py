@@ -1,4 +1,4 @@
-"""What EDiffSR's network costs beside SR3's, its part of making a large image, and what tiles cost beside the whole."""
+"""Costs of EDiffSR: its network relative to SR3's, the network's share of a large image, and tiles relative to the whole."""
 
 import time
 from collections.abc import Callable
@@ -39,7 +39,7 @@ def test_the_network_takes_the_time_of_sampling(sampler: Any, report: Report) ->
 
 
 def test_the_network_costs_less_than_that_of_sr3(report: Report) -> None:
-    """SR3's network for 256 x 256 pixels: 64 channels times 1, 2, 4, 8 and 8, two blocks, attention at 16 x 16."""
+    """SR3's network for 256 x 256 pixels: 64 channels times 1, 2, 4, 8, 8; two blocks; attention at 16 x 16."""
     ours, theirs = EANet().eval(), sr3().eval()
     numbers = [sum(parameter.numel() for parameter in network.parameters()) for network in (ours, theirs)]
     report("parameters of EDiffSR's network over those of SR3's", numbers[0] / numbers[1], "< 1")
@@ -76,7 +76,7 @@ def sr3() -> UNet2DModel:
 
 
 def noise_of(network: Any) -> Callable[[Tensor, Tensor], Tensor]:
-    """The noise at step 50 that a network predicts of a state and a degraded image."""
+    """Return the noise that a network predicts at step 50 from a state and a degraded image."""
     if isinstance(network, EANet):
         return lambda x, degraded: network(x, degraded, 50)
     time = torch.tensor(50)
@@ -94,4 +94,4 @@ def test_tiles_cost_what_overlaps(report: Report) -> None:
     with torch.no_grad():
         ratio = paired_ratio(sampling(tiled), sampling(whole), rounds=3, clock=time.process_time)
     report("EDiffSR of 128 x 128 pixels by four tiles of 80 over the whole image", ratio, "<= 2")
-    assert ratio <= 2  # of the pixels it is 1.56
+    assert ratio <= 2  # the ratio of the numbers of pixels is 1.56

@@ -1,4 +1,4 @@
-"""Distances of generated images beside torch-fidelity, pytorch-fid and clean-fid: statistics alone, and whole runs."""
+"""Distances of generated images compared with torch-fidelity, pytorch-fid and clean-fid: statistics, and whole runs."""
 
 import os
 import re
@@ -27,14 +27,14 @@ CPU = torch.device("cpu")
 
 
 def features(count: int, dimensions: int, seed: int) -> np.ndarray:
-    """Positive numbers that depend on each other, as features do."""
+    """Draw positive, correlated numbers, like network features."""
     random = np.random.default_rng(seed)
     mixed = random.standard_normal((count, dimensions), np.float32) + random.standard_normal((count, 1), np.float32)
     return np.abs(mixed) * (1 + seed / 10)
 
 
 def test_kid_beside_torch_fidelity(report: Report) -> None:
-    """100 subsets of 1,000 images on both sides; they draw others, so that values agree within their scatter."""
+    """Both sides use 100 subsets of 1,000 images; the subsets differ, so values agree only within their scatter."""
     kid, name = peer("torch_fidelity.metric_kid", "torch-fidelity")
     first, second = features(2000, 256, 0), features(2000, 256, 1)
     settings = {"kid_subsets": 100, "kid_subset_size": 1000, "verbose": False}
@@ -46,7 +46,7 @@ def test_kid_beside_torch_fidelity(report: Report) -> None:
     def ours() -> float:
         return float(subset_distances(first, second, 0, CPU).mean())
 
-    assert ours() == pytest.approx(theirs(), abs=0.15)  # a subset's deviation is .29, that of two means .04
+    assert ours() == pytest.approx(theirs(), abs=0.15)  # standard deviation: .29 of a subset, .04 of a mean
     ratio = paired_ratio(ours, theirs, 1, time.process_time)
     report(f"CPU time of KID, 100 subsets of 1,000 of 2 x 2,000 images, 256 features, over {name}", ratio, "<= 1")
     assert ratio <= 1
@@ -57,7 +57,7 @@ def distance(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def test_statistics_of_10000_images_beside_torch_fidelity(report: Report) -> None:
-    """The features given: mean, covariance and distance."""
+    """With given features, both compute mean, covariance and distance."""
     fid, name = peer("torch_fidelity.metric_fid", "torch-fidelity")
     first, second = features(10_000, 2048, 0), features(10_000, 2048, 1)
 
@@ -95,7 +95,7 @@ def test_ten_times_the_images(report: Report) -> None:
 
 
 class Cost(NamedTuple):
-    """What a process took."""
+    """Resources that a process used."""
 
     seconds: float
     """Of all CPUs."""
@@ -105,7 +105,7 @@ class Cost(NamedTuple):
 
 
 def cost(*arguments: str, folder: Path) -> Cost:
-    """Run Python from the project's root, and measure the process when it ends."""
+    """Run Python from the project's root, and return the resources that the process used."""
     paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     with (folder / "printed").open("w+") as file:
         process = subprocess.Popen(
@@ -119,7 +119,7 @@ def cost(*arguments: str, folder: Path) -> Cost:
 
 
 def write_images(folder: Path, seed: int, count: int) -> Path:
-    """Write parts of two photographs, of 64 x 64 pixels."""
+    """Write 64 x 64 crops of two photographs."""
     folder.mkdir()
     random, photographs = np.random.default_rng(seed), load_sample_images().images
     for number in range(count):
@@ -140,7 +140,7 @@ print(torch_fidelity.calculate_metrics(input1=sys.argv[1], input2=sys.argv[2], c
 
 @pytest.mark.parametrize("count", [200, 1000])
 def test_whole_runs_with_the_real_inception(report: Report, tmp_path: Path, count: int) -> None:
-    """Folders of images to a number, each tool in a process of its own, one thread. clean-fid reads other weights."""
+    """From image folders to a number: each tool is a separate process with one thread; clean-fid has other weights."""
     _, name = peer("torch_fidelity", "torch-fidelity")
     try:
         default_weights()

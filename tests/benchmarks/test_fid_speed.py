@@ -1,4 +1,4 @@
-"""Features of real images, with all that is around the network, against the network alone."""
+"""Cost of computing features of real images, including everything around the network, relative to the network alone."""
 
 import time
 from collections.abc import Callable
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.benchmark
 
 
 def test_images_in_a_second(tmp_path: Path, report: Callable[[str, float, str], None]) -> None:
-    """Reading, resizing, files of features and their sums, whose cost for a set of images is shared by 64 here."""
+    """Includes reading, resizing, feature files and their sums; 64 images share the fixed cost of a set here."""
     network = FIDInception()
     network.network.to_empty(device="cpu")
     for value in network.network.state_dict().values():
@@ -41,7 +41,7 @@ def test_images_in_a_second(tmp_path: Path, report: Callable[[str, float, str], 
             for batch in prepared:
                 network.network(batch.contiguous(memory_format=torch.channels_last))
 
-    # All work is in this process: its own seconds do not count what else the machine does.
+    # All work is in this process, so that its CPU time excludes everything else on the machine.
     ratio = 1 / paired_ratio(ours, theirs, rounds=5, clock=time.process_time)
     report("images per CPU second of FID over those of its network alone, 32 x 32 pixels, 64 images", ratio, ">= 0.95")
     assert ratio >= 0.95

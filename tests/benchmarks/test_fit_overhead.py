@@ -1,8 +1,8 @@
-"""CPU time of a training step through `fit`, over that of bare Lightning and of a plain loop that do the same.
+"""CPU time of a training step in `fit`, divided by that of bare Lightning and of an equivalent plain loop.
 
 All three train the demo's network with its optimizer, on batches of the same shapes. Ours is the demo's module with its
-DataModule and the guards of `configs/defaults.yaml`. The bare module logs its loss as `self.log` does by default, and
-reads rows of tensors, as the plain loop does. None has callbacks of its own, validates or writes.
+DataModule and the guards of `configs/defaults.yaml`. The bare module logs its loss with the defaults of `self.log`, and
+reads rows of tensors, like the plain loop. None of them has additional callbacks, validates, or writes files.
 """
 
 import copy
@@ -36,7 +36,7 @@ Batch = dict[str, Any]
 
 
 class Rows(Dataset[Batch]):
-    """The samples of some batches, of which any rows can be read."""
+    """The samples of some batches, readable by row."""
 
     def __init__(self, batches: list[Batch]) -> None:
         tensors = [key for key, value in batches[0].items() if isinstance(value, Tensor)]
@@ -52,7 +52,7 @@ class Rows(Dataset[Batch]):
 
 
 class Recorder(Callback):
-    """Keeps training batches."""
+    """Stores training batches."""
 
     def __init__(self) -> None:
         self.batches: list[Batch] = []
@@ -135,7 +135,7 @@ def monna_round(module: Any, batch: Batch, optimizer: Any) -> Tensor:
 
 @dataclass
 class Method:
-    """A step of a demo written plainly."""
+    """A training step of a demo, written as plain code."""
 
     config: str
     steps: int
@@ -160,7 +160,7 @@ METHODS = {
 
 
 class Bare(LightningModule):
-    """The same as the plain loop, as a LightningModule."""
+    """The plain loop's step as a LightningModule."""
 
     def __init__(self, method: Method, module: Any) -> None:
         super().__init__()
@@ -209,7 +209,7 @@ def plain_loop(method: Method, module: Any, rows: Rows, epochs: int, batches: in
 
 
 def epochs_time(trainer: Trainer, *arguments: Any) -> float:
-    """Train, and give the CPU time of all epochs, without what comes before and after."""
+    """Train, and return the CPU time of all epochs, without setup and teardown."""
     run, spent = trainer.fit_loop.run, 0.0
 
     def measured() -> None:
@@ -224,7 +224,7 @@ def epochs_time(trainer: Trainer, *arguments: Any) -> float:
 
 
 class Ways:
-    """Three ways to train a demo for some epochs, each of which gives its CPU time. All take the same steps."""
+    """Three ways to train a demo for some epochs; each returns its CPU time. All three take the same steps."""
 
     def __init__(self, method: Method) -> None:
         self.method = method

@@ -1,4 +1,4 @@
-"""How many votes of a real classifier change with the batch size and the memory layout, although its inputs do not."""
+"""Number of a real classifier's votes that change with the batch size or the memory layout on identical inputs."""
 
 import os
 from collections.abc import Callable
@@ -20,8 +20,8 @@ IMAGES, DRAWS = range(0, 222, 37), 1000
 
 
 def classifier_and_images() -> tuple[nn.Module, Tensor]:
-    """A ResNet-20 that was trained without noise, so that many of its votes on noisy images are close, and six images
-    of CIFAR-10's test set."""
+    """Return a ResNet-20 and six images of CIFAR-10's test set. || The network was trained without noise, so that many
+    of its votes on noisy images are close."""
     root = os.environ.get("NOISEWORKS_DATA", "")
     weights = Path(root, "weights", "resnet20_cifar10.safetensors")
     if not weights.is_file() or not list(Path(root, "cifar10").glob("**/test*")):
@@ -59,6 +59,6 @@ def test_votes_hardly_depend_on_batches_and_layout(
         "<= 0.002",
     )
     report(f"  that the layout channels_last changes, {name}", by_layout / total, "<= 0.01")
-    assert minority / total > 0.1  # there are close votes to change
+    assert minority / total > 0.1  # close votes exist that can change
     assert by_batch / total <= 0.002
     assert by_layout / total <= 0.01

@@ -1,4 +1,4 @@
-"""A step of the equation with five Ornstein-Uhlenbeck processes against one with a single process."""
+"""Cost of a step of the equation with five Ornstein-Uhlenbeck processes, relative to a step with one."""
 
 from collections.abc import Callable
 

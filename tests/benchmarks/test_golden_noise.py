@@ -1,4 +1,4 @@
-"""What NPNet adds to the time of generating an image: the paper's network beside the U-Net of Stable Diffusion 1.5."""
+"""Cost of NPNet relative to generating an image: the paper's network compared with Stable Diffusion 1.5's U-Net."""
 
 import time
 from collections.abc import Callable
@@ -20,7 +20,7 @@ STEPS = 50
 
 @torch.no_grad()
 def test_npnet_beside_fifty_guided_steps(report: Callable[[str, float, str], None]) -> None:
-    """NPNet has SDXL's size, and the U-Net has a third of SDXL's parameters, so the ratio is an upper bound."""
+    """NPNet has the size for SDXL, but the U-Net has a third of SDXL's parameters, so the ratio is an upper bound."""
     features = timm_model("swin_tiny_patch4_window7_224", num_classes=0, normalize=False)
     network = NPNet([4, 128, 128], 77 * 2048, features).eval()
     nn.init.constant_(network.beta, 0.1)

@@ -1,4 +1,4 @@
-"""Products with the Hessian beside curvlinops, on one batch and on several."""
+"""Hessian products compared with curvlinops, on one batch and on several batches."""
 
 import time
 from collections.abc import Callable

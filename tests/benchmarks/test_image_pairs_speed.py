@@ -1,4 +1,4 @@
-"""Speed of patches of images, against the usual loader: a PIL image at a time through torchvision's transforms."""
+"""Speed of image patches, compared with the usual loader: one PIL image at a time through torchvision's transforms."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +25,7 @@ PATCH = 40
 
 
 class GreyImages(PairSet):
-    """As many images, of the same size, as the field's training set has."""
+    """Images in the number and size of the field's usual training set."""
 
     channels = 1
 
@@ -34,7 +34,7 @@ class GreyImages(PairSet):
 
 
 class PerItem(Dataset):
-    """Files of images, each of which is opened, cut, flipped, converted and made noisy by itself."""
+    """Image files that are opened, cropped, flipped, converted and made noisy one by one."""
 
     def __init__(self, folder: Path) -> None:
         self.files = [folder / f"{number}.png" for number in range(len(GREY))]
@@ -53,7 +53,7 @@ class PerItem(Dataset):
 
 
 class Idle(LightningModule):
-    """A module that a batch can be handed to."""
+    """A module without a training step, used only to receive batches."""
 
 
 @pytest.mark.parametrize("fixed", [True, False])
@@ -76,7 +76,7 @@ def test_patches_against_the_per_item_pipeline(fixed: bool, report: Report, tmp_
 
 
 class Trainer:
-    """What the DataModule asks of its trainer."""
+    """A stand-in with the trainer attributes that the DataModule reads."""
 
     lightning_module: Any = Idle()
     current_epoch = global_rank = 0

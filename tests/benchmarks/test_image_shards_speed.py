@@ -1,4 +1,4 @@
-"""Training batches from shards of JPEG images of ImageNet's size, beside `datasets` streaming the same shards."""
+"""Training batches from shards of ImageNet-sized JPEG images, compared with streaming by `datasets`."""
 
 import io
 import time
@@ -31,7 +31,7 @@ SHARDS, EACH, WORKERS = 4, 100, 2
 
 
 def jpegs(count: int) -> Iterator[Sample]:
-    """Make parts of two photographs, of 500 x 375 pixels, in ten classes."""
+    """Make 500 x 375 crops of two photographs, in ten classes."""
     photographs, random = [Image.fromarray(each) for each in load_sample_images().images], np.random.default_rng(0)
     for number in range(count):
         photograph = photographs[number % 2]
@@ -51,7 +51,7 @@ def write(folder: Path, kind: str, count: int = SHARDS, each: int = EACH, sample
 
 
 def ours(folder: Path, cache: bool, workers: int = WORKERS) -> Callable[[], None]:
-    """Open the shards, and give an epoch."""
+    """Open the shards, and return a function that reads one epoch."""
     images = ImageShards(10, str(folder), cache_dir=str(folder / "cache") if cache else None)
     data = LabelledImages(images, 32, augmentation=Augmentation(flip=True), num_workers=workers, seed=0)
     data.setup("fit")
@@ -95,7 +95,10 @@ def theirs(datasets: Any, folder: Path, kind: str, workers: int = WORKERS) -> Ca
 def test_an_epoch_beside_datasets(
     kind: str, clock: Callable[[], float], report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both sets are open. An epoch of `datasets` from parquet ends in five seconds of sleep, which are left out."""
+    """Both datasets are opened before timing.
+
+    With parquet, an epoch of `datasets` ends with five seconds of sleep, which are not counted.
+    """
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     datasets, name = peer("datasets", "datasets")
     monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)
@@ -109,11 +112,11 @@ def test_an_epoch_beside_datasets(
 
 
 def test_parquet_without_copies(report: Report, tmp_path: Path) -> None:
-    """Images of as many groups of rows, as in a batch of a large set."""
+    """Read images from different row groups, as in a batch from a large dataset."""
     some = list(jpegs(EACH))
 
     def every(count: int) -> Iterator[Sample]:
-        """Give the same images again with other bytes behind their ends, so that parquet keeps all of them."""
+        """Repeat the images with different trailing bytes, so that parquet stores all of them."""
         return ((f"{n:06}", some[n % EACH][1] + n.to_bytes(4), 0) for n in range(count))
 
     write(tmp_path, "parquet", 32, EACH, every)
@@ -141,17 +144,15 @@ def kib(what):
     return int(re.search(what + r":\s+(\d+)", Path("/proc/self/status").read_text())[1])
 
 
-Path("/proc/self/clear_refs").write_text("5")  # the most so far is what it has now
-before = kib("VmRSS")
-epoch = ours(folder, kind == "parquet", 0) if who == "ours" else theirs(datasets, folder, kind, 0)
-epoch()
-print(kib("VmHWM") - before)
+Path("/proc/self/clear_refs").write_text("5") # the peak so far equals the current memory before = kib("VmRSS") epoch =
+ours(folder, kind == "parquet", 0) if who == "ours" else theirs(datasets, folder, kind, 0) epoch() print(kib("VmHWM") -
+before)
 """
 
 
 @pytest.mark.parametrize("kind", ["tar", "parquet"])
 def test_memory_beside_datasets(kind: str, report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What an epoch takes beyond the imports, in a process of its own without workers."""
+    """Measure the memory of an epoch in addition to the imports, in a separate process without workers."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     _, name = peer("datasets", "datasets")
     write(tmp_path, kind)
@@ -169,7 +170,7 @@ def small(count: int) -> Iterator[Sample]:
 
 @pytest.mark.parametrize(("kind", "cache"), [("tar", False), ("tar", True), ("parquet", False)])
 def test_ten_times_the_samples(kind: str, cache: bool, report: Report, tmp_path: Path) -> None:
-    """What is done once for a set: its index is made, or read."""
+    """Measure the work that is done once per dataset: creating or reading its index."""
     for count in (2, 20):
         write(tmp_path / str(count), kind, count, 1000, small)
 

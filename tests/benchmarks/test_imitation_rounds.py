@@ -1,4 +1,4 @@
-"""A round of imitation, whose states give one gradient, against a step on the surrogate of this gradient."""
+"""Cost of an imitation round, whose states give one gradient, relative to a step on the surrogate of this gradient."""
 
 import time
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Training batches of a folder of JPEG files of ImageNet's size, beside torchvision's folder with as many workers."""
+"""Training batches from a folder of ImageNet-sized JPEG files, compared with torchvision's folder and equal workers."""
 
 import os
 import time
@@ -26,7 +26,7 @@ IMAGES, WORKERS = 192, 2
 
 
 def write_jpegs(folder: Path, count: int) -> None:
-    """Write parts of two photographs, of 500 x 375 pixels, in ten classes."""
+    """Write 500 x 375 crops of two photographs, in ten classes."""
     photographs, random = [Image.fromarray(each) for each in load_sample_images().images], np.random.default_rng(0)
     for number in range(count):
         photograph = photographs[number % 2]
@@ -37,7 +37,7 @@ def write_jpegs(folder: Path, count: int) -> None:
 
 
 def cpu_seconds() -> float:
-    """Of this process and of those that it has waited for."""
+    """Return the CPU time of this process and of its finished child processes."""
     return sum(os.times()[:4])
 
 
@@ -76,7 +76,7 @@ def test_an_epoch_beside_torchvision(clock: Callable[[], float], report: Report,
 
 
 def test_ten_times_the_files(report: Report, tmp_path: Path) -> None:
-    """What is done once for a folder: its files are listed and labelled."""
+    """Measure the work that is done once per folder: listing and labelling its files."""
     for count in (1000, 10_000):
         for number in range(count):
             file = tmp_path / str(count) / "train" / f"class{number % 10}" / f"{number}.jpg"

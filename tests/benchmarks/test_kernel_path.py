@@ -1,4 +1,4 @@
-"""The kernel's path for a thousand numbers of steps beside the eigendecomposition that it takes."""
+"""The kernel's path for a thousand step counts, compared with the eigendecomposition that it requires."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Gathering the statistics of the Mahalanobis detector against what it is made of, and against keeping the features."""
+"""Cost of collecting the Mahalanobis detector's statistics, relative to its parts and to storing all features."""
 
 from collections.abc import Callable
 

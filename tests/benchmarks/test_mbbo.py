@@ -1,4 +1,4 @@
-"""An iteration touches the sampled blocks alone, however many there are."""
+"""The cost of an iteration depends only on the sampled blocks, not on the total number of blocks."""
 
 import time
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The attack "a little is enough" on MoNNA beside trials that each measure all distances, and more nodes."""
+"""Cost of the attack "a little is enough" on MoNNA, relative to trials that recompute all distances; and more nodes."""
 
 import time
 from collections.abc import Callable
@@ -22,7 +22,7 @@ def situation(nodes: int, size: int) -> Round:
 
 
 def by_trials(situation: Round) -> Tensor:
-    """Each of the 16 trials measures the distances of all models, finds the nearest of each node and averages."""
+    """Run 16 trials; each measures the distances of all models, finds each node's nearest models, and averages them."""
     honest, byzantine = situation.honest, situation.byzantine
     mean, deviation = honest.mean(dim=0), honest.std(dim=0)
 

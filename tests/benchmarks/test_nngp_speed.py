@@ -1,4 +1,4 @@
-"""Kernels of infinitely wide networks beside the same formulas in NumPy."""
+"""Kernels of infinitely wide networks compared with the same formulas in NumPy."""
 
 import time
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What NoiSER costs to train and to use, beside the U-Net of See-in-the-Dark, which most methods of dim light use."""
+"""Training and inference cost of NoiSER, compared with the U-Net of See-in-the-Dark that most low-light methods use."""
 
 import time
 from collections.abc import Callable
@@ -35,7 +35,7 @@ def test_training_and_inference_cost_less_than_those_of_a_u_net(report: Report) 
 
 
 def test_a_whole_training_takes_a_minute(report: Report) -> None:
-    """2,000 steps of the demo, of which 100 are timed."""
+    """The demo has 2,000 steps, of which 100 are timed."""
     network = Enhancer()
     optimizer = torch.optim.Adam(network.parameters(), lr=2e-4, betas=(0.5, 0.999))
     blank = torch.zeros(1, 3, 104, 104)

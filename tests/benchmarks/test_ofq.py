@@ -1,4 +1,4 @@
-"""A training step of a network with StatsQ weights over one of the dense network."""
+"""Time of a training step with StatsQ weights divided by that of the dense network."""
 
 import copy
 import time

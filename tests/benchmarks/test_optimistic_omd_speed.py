@@ -1,4 +1,4 @@
-"""Online learners beside PyNOL's, in rounds of squared losses, with given gradients and with differentiated ones."""
+"""Online learners compared with PyNOL's, on squared losses, with given gradients and with autograd gradients."""
 
 import time
 from collections.abc import Callable
@@ -33,7 +33,7 @@ def ours(make: Callable[[list[nn.Parameter]], torch.optim.Optimizer], differenti
 
 
 class Idle(torch.optim.Optimizer):
-    """Takes steps that do nothing."""
+    """An optimizer whose steps do nothing."""
 
     def __init__(self, parameters: list[nn.Parameter]) -> None:
         super().__init__(parameters, {})

@@ -1,4 +1,4 @@
-"""PGD beside torchattacks, with the same budget, steps and network."""
+"""PGD compared with torchattacks, with the same budget, number of steps and network."""
 
 import time
 from collections.abc import Callable
@@ -20,7 +20,7 @@ def test_ten_steps_beside_torchattacks(report: Callable[[str, float, str], None]
     image = torch.rand(16, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         logits = network(image)
-    label = logits.argmax(dim=1)  # none is wrong from the start, so that neither has less to do
+    label = logits.argmax(dim=1)  # all images are classified correctly at the start, so that both do the same work
     ours = PGD("linf", 8 / 255, steps=10, step_size=2 / 255)
     theirs = torchattacks.PGD(network, eps=8 / 255, alpha=2 / 255, steps=10)
     ratio = paired_ratio(

@@ -1,4 +1,4 @@
-"""RandAugment of a batch beside an image at a time: torchvision's on tensors, and timm's on PIL images."""
+"""RandAugment on a batch, compared with one image at a time: torchvision's on tensors, and timm's on PIL images."""
 
 import time
 from collections.abc import Callable
@@ -26,7 +26,7 @@ def images(count: int, side: int) -> torch.Tensor:
 
 @pytest.mark.parametrize(("count", "side"), SHAPES)
 def test_beside_torchvision(count: int, side: int, report: Report) -> None:
-    """From uint8 to floats in [0, 1] on both sides; each image gets an operation of its own."""
+    """Both sides convert uint8 to floats in [0, 1]; each image gets a separately drawn operation."""
     ours, theirs, batch = RandAugment(2, 9), v2.RandAugment(2, 9), images(count, side)
     to_float = v2.ToDtype(torch.float32, scale=True)
     ratio = paired_ratio(
@@ -39,7 +39,7 @@ def test_beside_torchvision(count: int, side: int, report: Report) -> None:
 
 @pytest.mark.parametrize(("count", "side"), SHAPES)
 def test_beside_timm(count: int, side: int, report: Report) -> None:
-    """timm's works on PIL images, of bytes; ours on floats of which each is interpolated and kept unrounded."""
+    """timm works on PIL images of bytes; ours works on floats, which it interpolates without rounding."""
     ours, batch = TimmRandAugment(RECIPE), images(count, side)
     theirs = rand_augment_transform(RECIPE, {"img_mean": (128, 128, 128)})
     pil = [to_pil_image(each) for each in batch]

@@ -1,4 +1,4 @@
-"""What a draw of rRCM costs against one of diffusion-denoised smoothing, at the scale of the papers."""
+"""Cost of an rRCM draw relative to one of diffusion-denoised smoothing, at the papers' scale."""
 
 import time
 from collections.abc import Callable
@@ -17,7 +17,7 @@ Report = Callable[[str, float, str], None]
 
 
 def one_draw(method: str, dataset: str, side: int, device: str) -> Callable[[], object]:
-    """One noisy copy of one image through the smoothed classifier of a configuration, with arbitrary weights."""
+    """Classify one noisy copy of one image with a configuration's smoothed classifier, with arbitrary weights."""
     module = experiments().built("--config", CONFIGS / method / f"{dataset}.yaml").model.eval()
     if device != "meta":
         module.to_empty(device=device)
@@ -35,7 +35,7 @@ def one_draw(method: str, dataset: str, side: int, device: str) -> Callable[[], 
 
 
 def test_a_draw_on_imagenet_takes_a_fraction_of_the_operations(report: Report) -> None:
-    """The paper: 85 times less time than diffusion-based methods, on average over these."""
+    """The paper states 85 times less time than diffusion-based methods, on average over these."""
     operations = []
     for method in ("denoised_smoothing", "rrcm"):
         draw = one_draw(method, "imagenet", 224, "meta")

@@ -1,4 +1,4 @@
-"""Training batches of images in memory with ten times the samples."""
+"""Training batches of in-memory images, with ten times the number of samples."""
 
 import time
 from collections.abc import Callable
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.benchmark
 
 
 def test_ten_times_the_samples(report: Callable[[str, float, str], None]) -> None:
-    """Label noise, order, crops and mirrors of all of them, from the set to the last batch."""
+    """Measure label noise, shuffling, crops and mirroring for all samples, from the dataset to the last batch."""
 
     def epoch(size: int) -> None:
         data = spine(size)

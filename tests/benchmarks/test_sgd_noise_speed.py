@@ -1,4 +1,4 @@
-"""Iterations of SGD through `fit` over those of a plain loop of torch's optimizer."""
+"""Time of SGD iterations in `fit` divided by that of a plain loop with a torch optimizer."""
 
 import copy
 import time
@@ -16,7 +16,7 @@ from tests.benchmarks.pairs import paired_ratio
 from tests.trainers import quiet
 
 pytestmark = pytest.mark.benchmark
-ITERATIONS, B, RATE, ALPHA = 4000, 8, 0.1, 1e-3  # so that no point is fitted, and every iteration has its gradient
+ITERATIONS, B, RATE, ALPHA = 4000, 8, 0.1, 1e-3  # so that no point is fitted and every iteration has a gradient
 
 
 def test_fit_over_a_plain_loop(report: Callable[[str, float, str], None]) -> None:

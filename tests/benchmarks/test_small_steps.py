@@ -1,4 +1,4 @@
-"""Iterations of microseconds through `fit`, each against a plain loop of the same iterations."""
+"""Iterations of microseconds in `fit`, each compared with a plain loop of the same iterations."""
 
 from collections.abc import Callable
 
@@ -22,12 +22,12 @@ Report = Callable[[str, float, str], None]
 
 
 def some_trainers() -> list[Trainer]:
-    """Make a trainer for each round of a comparison."""
+    """Create a trainer for each round of a comparison."""
     return [quiet(max_epochs=1, precision="64-true") for _ in range(8)]
 
 
 def descent(features: Tensor, target: Tensor, factor: Tensor, iterations: int) -> Tensor:
-    """SubGM with the median's step size, in the fewest lines."""
+    """Run SubGM with the median's step size in minimal code."""
     flat, dim = features.flatten(1), len(factor)
     for _ in range(iterations):
         residual = flat @ (factor @ factor.T).flatten() - target
@@ -58,7 +58,7 @@ def test_subgm_against_a_plain_loop(report: Report) -> None:
 
 
 def equal_variances(x: np.ndarray, iterations: int) -> np.ndarray:
-    """CoLiDE-EV's first stage, in the fewest lines."""
+    """Run the first stage of CoLiDE-EV in minimal code."""
     x = x - x.mean(axis=0)
     cov, identity, dim = x.T @ x / len(x), np.eye(x.shape[1]), x.shape[1]
     weight, mean, square = (np.zeros((dim, dim)) for _ in range(3))
@@ -88,6 +88,6 @@ def test_colide_against_a_plain_loop(report: Report) -> None:
 
     ratio = paired_ratio(fit, lambda: equal_variances(features, 20_000))
     assert module is not None
-    np.testing.assert_allclose(module.path.weight, equal_variances(features, 20_000), atol=0.05)  # signs flip at 0
+    np.testing.assert_allclose(module.path.weight, equal_variances(features, 20_000), atol=0.05)  # the sign flips at 0
     report("CoLiDE through fit against a plain loop of the same iterations", ratio, "<= 1.2")
     assert ratio <= 1.2

@@ -1,4 +1,4 @@
-"""Speed of crops of recordings, of enhancement beside its network, and of evaluation on two processes."""
+"""Speed of cropping recordings, of enhancement relative to its network, and of evaluation with two processes."""
 
 import time
 from collections.abc import Callable
@@ -26,7 +26,7 @@ CROP = 32_640
 
 
 class Spoken(SpeechSet):
-    """Noise in place of speech, as long as utterances are."""
+    """Noise instead of speech, with the lengths of utterances."""
 
     sample_rate = 16_000
 
@@ -41,7 +41,7 @@ class Spoken(SpeechSet):
 
 
 class PerItem(Dataset):
-    """Files of noisy and clean recordings, which are opened, cut and divided one by one."""
+    """Files of noisy and clean recordings that are opened, cropped and normalised one by one."""
 
     def __init__(self, folder: Path, signals: list[np.ndarray]) -> None:
         self.files = [(folder / f"{number}_noisy.wav", folder / f"{number}.wav") for number in range(len(signals))]
@@ -114,7 +114,7 @@ def test_enhancement_is_its_network(report: Report) -> None:
 
 
 def evaluated(devices: int) -> float:
-    """Measure the seconds that a test of eight recordings takes, without what starts it."""
+    """Measure the time of a test on eight recordings, without its start-up."""
     torch.set_num_threads(1)
     strategy: Any = "ddp" if devices > 1 else "auto"
     trainer, data = quiet(devices=devices, strategy=strategy), SpeechPairs(test=Spoken(8, 48_000), seed=0)

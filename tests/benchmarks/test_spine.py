@@ -1,4 +1,4 @@
-"""Speed and memory of data, training and start-up, each against the plain way of doing it."""
+"""Speed and memory of data, training and start-up, each compared with plain code."""
 
 import subprocess
 import sys
@@ -26,7 +26,7 @@ MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 
 
 class PerItem(Dataset):
-    """The usual pipeline: a PIL image at a time through torchvision's transforms, as the ELR authors' loader does."""
+    """The usual pipeline: one PIL image at a time through torchvision's transforms, like the ELR authors' loader."""
 
     def __init__(self, images: ImagesInMemory) -> None:
         self.image = images.image.permute(0, 2, 3, 1).contiguous().numpy()
@@ -64,7 +64,7 @@ def test_batches_against_the_per_item_pipeline(report: Report) -> None:
 
 
 def test_fit_against_a_plain_loop(report: Report) -> None:
-    """The same ELR step on ResNet-20: Lightning, the guards and the data pipeline against a bare loop."""
+    """Both take the same ELR step on ResNet-20: Lightning with guards and data pipeline, and a bare loop."""
     ours, theirs = epochs_of(lambda: CIFARResNet(20), steps=40)
     ratio = paired_ratio(ours, theirs, rounds=7)
     report("time of fit over a plain loop, ELR on ResNet-20, batches of 128", ratio, "<= 1.05")
@@ -88,7 +88,7 @@ def test_help_against_importing_lightning(report: Report) -> None:
 def test_memory_of_targets_at_the_size_of_imagenet(
     report: Report, dtype: torch.dtype, target: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """1.3 million samples of 1,000 classes: what one of 8 processes holds, over the published code's whole array."""
+    """For 1.3 million samples of 1,000 classes: memory of one of 8 processes over the published code's array."""
     samples, classes = 1_300_000, 1_000
     monkeypatch.setattr(collectives, "rank", lambda: 3)
     monkeypatch.setattr(collectives, "world_size", lambda: 8)

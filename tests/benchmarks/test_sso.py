@@ -1,4 +1,4 @@
-"""SSO through `fit` against the passes through the network that it makes."""
+"""Cost of SSO in `fit`, relative to the network passes that it makes."""
 
 import time
 from collections import Counter
@@ -21,7 +21,7 @@ BATCH = 625
 
 
 class Noise(TableSet):
-    """Rows of noise the size of MNIST's images."""
+    """Rows of noise with the size of MNIST's images."""
 
     seed = 0
 

@@ -1,4 +1,4 @@
-"""What a command costs before it does anything, and what a small run needs, beside the libraries that it stands on."""
+"""Start-up cost of a command, and memory of a small run, compared with the underlying libraries."""
 
 import os
 import re
@@ -33,7 +33,7 @@ torch.save({"network": network.state_dict(), "optimizer": optimizer.state_dict()
 
 
 def spent(*arguments: str) -> float:
-    """CPU seconds of a process of its own."""
+    """Return the CPU seconds of a separate process."""
     process = subprocess.Popen(
         [sys.executable, *arguments], cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -44,14 +44,14 @@ def spent(*arguments: str) -> float:
 
 
 def peak(code: str, *arguments: str) -> int:
-    """Greatest memory, in KiB, of a process of its own; what a parent is told includes its own from before."""
+    """Return a separate process's peak memory, in KiB; the value that its parent receives includes the parent's."""
     command = [sys.executable, "-c", f"{code}\nprint(open('/proc/self/status').read())", *arguments]
     said = subprocess.run(command, check=True, cwd=ROOT, env=environment(), capture_output=True, text=True).stdout
     return int(re.findall(r"VmHWM:\s*(\d+) kB", said)[-1])
 
 
 def cpu(*arguments: str, rounds: int = 3) -> float:
-    spent(*arguments)  # which reads files that are in no cache yet
+    spent(*arguments)  # fills the file cache first
     return statistics.median(spent(*arguments) for _ in range(rounds))
 
 
@@ -65,9 +65,9 @@ def test_help_of_commands_without_lightning(report: Report) -> None:
 
 
 def test_memory_of_a_small_run(report: Report, tmp_path: Path) -> None:
-    """Most of it is imported: by torch, by Lightning with torchmetrics, and pandas by scikit-learn's reader of digits.
+    """Most of the memory is used by imports: torch, Lightning with torchmetrics, and pandas through scikit-learn.
 
-    The last of them, about 60 MiB, is what the target is missed by.
+    pandas, with about 60 MiB, accounts for the amount by which the target is missed.
     """
     plain = peak(PLAIN, str(tmp_path / "plain.pt"))
     demo = ("fit", "--config", "configs/elr/demo.yaml", "--trainer.max_epochs", "8", "--test_after_fit", "true")

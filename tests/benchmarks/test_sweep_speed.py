@@ -1,4 +1,4 @@
-"""A sweep of short runs against the same runs one after another in a process that has imported everything."""
+"""Time of a sweep of short runs, relative to running them in sequence in one process that has imported everything."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ SHORT = ("--trainer.max_epochs", "12", "--trainer.enable_progress_bar", "false")
 
 
 def spent(work: Callable[[], object]) -> tuple[float, float]:
-    """CPU seconds of this process and those that it waits for, which other work does not change; and wall seconds."""
+    """Return the CPU time of this process and its finished children, independent of other load, and the wall time."""
     before, start = sum(os.times()[:4]), time.perf_counter()
     work()
     return sum(os.times()[:4]) - before, time.perf_counter() - start
@@ -42,12 +42,12 @@ def test_a_sweep_of_short_fits(
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment())
 
     fit("1", 0)  # which imports
-    runs, some = settings * seeds, rates[:: settings // 8]  # eight fits, whose mean is that of all
+    runs, some = settings * seeds, rates[:: settings // 8]  # eight fits, whose mean is the mean of all fits
     fits, wall = spent(lambda: [fit(rate, number % seeds) for number, rate in enumerate(some)])
     fits, wall = fits * runs / len(some), wall * runs / len(some)
     forked, forked_wall = spent(lambda: sweep(rates, seeds))
     of = f"a sweep of {runs} fits of {fits / runs:.1f} s with its preflight and table, over their sum in one process"
-    report(f"CPU time of {of}", forked / fits, "<= 1.2")  # of few fits one import is more than that: it is not asserted
+    report(f"CPU time of {of}", forked / fits, "<= 1.2")  # not asserted: with few fits, an import costs more
     report(f"wall time of {of}", forked_wall / wall, "<= 1.2")
     if settings == 8:
         fresh, _ = spent(lambda: sweep(rates[:2], 1, "--no_fork"))

@@ -1,4 +1,4 @@
-"""Speed of large images in tiles, against the same network on the whole image."""
+"""Speed of large images in tiles, compared with the same network on the whole image."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.benchmark
 
 @torch.no_grad()
 def test_pixels_in_a_second(report: Callable[[str, float, str], None]) -> None:
-    """Four tiles, which share twice the reach of the network."""
+    """The four tiles overlap by twice the reach of the network."""
     network = DnCNN(depth=6, features=32).eval()
     tile, overlap = 256, 12
     side = 2 * tile - overlap

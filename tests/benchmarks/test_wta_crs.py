@@ -1,4 +1,4 @@
-"""Memory and time of sampled training against exact training of the same network."""
+"""Memory and time of sampled training, compared with exact training of the same network."""
 
 import copy
 import time

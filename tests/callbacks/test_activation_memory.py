@@ -1,4 +1,4 @@
-"""Bytes that autograd saves, counted by storage, and what a run logs of them."""
+"""Bytes that autograd saves, counted once per storage, and the values that a run logs."""
 
 from typing import Any
 
@@ -19,19 +19,19 @@ def test_each_storage_counts_once_and_whole_and_parameters_do_not() -> None:
         layer(inputs)
     assert saved.total == 10 * 4 * 4
     with SavedBytes(layer) as saved:
-        layer(inputs[:2])  # holds all of them
+        layer(inputs[:2])  # contains all of them
     assert saved.total == 10 * 4 * 4
     hidden = layer(inputs)
     with SavedBytes(layer) as saved:
         hidden.exp().sum()
-    assert saved.total == 10 * 3 * 4  # the output, which its own gradient needs
+    assert saved.total == 10 * 3 * 4  # the output, which is needed for the gradient of the operation itself
     with SavedBytes(layer) as saved, torch.no_grad():
         layer(inputs)
     assert saved.total == 0
 
 
 class Squares(LightningModule):
-    """Saves 250 kB a step, and may fail in one."""
+    """Saves 250 kB for backward in each step; a chosen step fails."""
 
     def __init__(self, fails: bool = False) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ def test_a_run_logs_what_the_first_step_of_an_epoch_saves() -> None:
     callback = ActivationMemory()
     found = fitted(callback)
     assert float(found["train/saved_mebibytes"]) == pytest.approx(64_000 * 4 / MEBIBYTE)
-    assert float(found["train/state_mebibytes"]) == pytest.approx(2 * 65 * 4 / MEBIBYTE)  # SGD keeps nothing
+    assert float(found["train/state_mebibytes"]) == pytest.approx(2 * 65 * 4 / MEBIBYTE)  # SGD keeps no state
     trainer = quiet(callbacks=[callback])
     trainer.test(Squares(), DataLoader([torch.rand(10, 64)], batch_size=None), verbose=False)  # type: ignore[arg-type]
     assert trainer.callback_metrics["test/saved_mebibytes"] == found["train/saved_mebibytes"]

@@ -1,4 +1,4 @@
-"""Eigenvalues of a classifier's Hessian while it trains, against numpy's, on one process and on two."""
+"""Hessian eigenvalues of a classifier during training, compared with numpy's, with one process and with two."""
 
 from pathlib import Path
 from typing import Any

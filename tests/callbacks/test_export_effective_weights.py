@@ -1,4 +1,4 @@
-"""What is written is what a network works with, in files that need nothing of this project."""
+"""Exported files contain the effective weights of the network and can be loaded without this project."""
 
 import json
 from pathlib import Path

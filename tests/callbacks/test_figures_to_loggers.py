@@ -14,7 +14,7 @@ QUIET = ("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summa
 
 
 class PictureLogger(CSVLogger):
-    """Stands for a logger of a service: it keeps what it was given."""
+    """Imitates the logger of a service: it stores the figures it receives."""
 
     kept: dict[str, Any]
 

@@ -1,4 +1,4 @@
-"""Scores of all classes alike, beside scikit-learn's, over uneven batches and on two processes."""
+"""Scores that weight all classes equally, compared with scikit-learn's, for uneven batches and with two processes."""
 
 import warnings
 from pathlib import Path
@@ -21,7 +21,7 @@ CLASSES, COUNT = 4, 61
 
 
 class Unequal(ImageSet):
-    """Classes of 40, 15, 6 and no image; pixels are what the classifier takes as logits."""
+    """Classes with 40, 15, 6 and no images; the pixels are used as logits."""
 
     num_classes = CLASSES
     image_shape = (1, 2, 2)

@@ -39,7 +39,7 @@ class Known(LightningModule):
 
 
 class Shuffled(LightningDataModule):
-    """23 samples in a scrambled order, batches of 4 over all processes, without padding."""
+    """23 shuffled samples, in batches of 4 distributed over all processes, without padding."""
 
     def predict_dataloader(self) -> DataLoader:
         rank, world = self.trainer.global_rank, self.trainer.world_size  # type: ignore[union-attr]

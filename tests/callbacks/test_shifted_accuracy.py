@@ -14,7 +14,7 @@ from tests.trainers import quiet
 
 
 class Pixels(ImageSet):
-    """Sets of 7 and 5 images, of which 3 and 4 are right, the second with the classes 1 and 3 alone."""
+    """Sets of 7 and 5 images, with 3 and 4 correct predictions; the second set has only the classes 1 and 3."""
 
     num_classes = 4
     image_shape = (1, 2, 2)
@@ -27,7 +27,7 @@ class Pixels(ImageSet):
 
     def ood_test_sets(self) -> dict[str, ImageSource]:
         first = ImagesInMemory(self.pixels([2, 2, 2, 0, 0, 0, 0]), torch.full((7,), 2))
-        # 200 at pixel 0 always: without the restriction every prediction would be 0.
+        # Pixel 0 is always 200: without the restriction, every prediction would be 0.
         image = self.pixels([1, 3, 1, 1, 3])
         image[:, 0, 0, 0] = 200
         second = ImagesInMemory(image, torch.tensor([1, 3, 1, 3, 3]))

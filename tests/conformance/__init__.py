@@ -1,9 +1,10 @@
-"""What every method must pass, written once.
+"""Tests that every method must pass, written once for all methods.
 
-**Add your method here.** Write `configs/<method>/demo.yaml`: these tests find it. Add a row to
-`tests/distributed/methods.py` that cuts the demo to a few core-seconds and, where two processes are compared with one,
-takes out what looks at a process's whole share (BatchNorm, mixup's partners); random draws are replaced for you. A
-class without a demo gets a row that puts it into another's. No method's own test file repeats what is here:
+**Add your method here.** Write `configs/<method>/demo.yaml`: these tests find it automatically. Add a row to
+`tests/distributed/methods.py` that reduces the demo to a few core-seconds. For the comparison of two processes with
+one, the row must remove everything that depends on a process's whole share of the batch (BatchNorm, mixup's partners);
+random draws are replaced automatically. For a class without a demo, the row inserts it into the demo of a different
+class. The test file of a method does not repeat these tests:
 
 - `test_configs.py`: what a YAML says of itself, its keys, a training step at the paper's scale on the meta device;
 - `test_runs.py`: training, testing, predicting; a stop within an epoch; reading back; seeds; precision; clipping;

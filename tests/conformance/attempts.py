@@ -1,4 +1,4 @@
-"""Runs of `train.py` in this process that may fail, and what they say then."""
+"""Runs of `train.py` in this process that may fail, and their error messages."""
 
 import contextlib
 import io
@@ -12,7 +12,7 @@ FAULT = 3
 
 
 def attempt(*arguments: str | Path) -> tuple[int, str]:
-    """Run `train.py`; give 0, or the exit status and the error's sentence, or `FAULT` and the traceback."""
+    """Run `train.py`; return 0, or the exit status and the error message, or `FAULT` and the traceback."""
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
@@ -24,6 +24,6 @@ def attempt(*arguments: str | Path) -> tuple[int, str]:
 
 
 def sentence(text: str) -> str:
-    """Take the last line of an error, without the place of its traceback."""
+    """Return the last line of an error, without the location in its traceback."""
     lines = text.strip().splitlines()
     return " ".join(lines[-1].split(" (traceback:")[0].split()) if lines else "it failed without a word"

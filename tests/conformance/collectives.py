@@ -1,12 +1,13 @@
-"""Collectives as NCCL has them, where gloo computes: they take tensors of the device alone.
+"""Collectives with NCCL's restriction, computed by gloo: they accept only tensors on the device.
 
     simulated_device.register()
     collectives.like_nccl()
 
-In that order, in each process of a group (`tests/conformance/on_device.py` does so: `on_device(command, ranks=2)`).
-A Trainer of several processes then has its modules and batches on the simulated device, and a group that is made as
-`new_group(backend="gloo")` takes tensors of the CPU, too. Collectives of objects take any: PyTorch moves their bytes.
-Where DDP looks for unused parameters gradients stay each rank's own: its search needs pinned memory of the device's.
+Call these functions in this order in each process of a group, as `on_device(command, ranks=2)` in
+`tests/conformance/on_device.py` does. The modules and batches of a multi-process Trainer are then on the simulated
+device. A group created with `new_group(backend="gloo")` also accepts CPU tensors. Object collectives accept any
+tensors, because PyTorch moves their bytes. If DDP searches for unused parameters, each rank keeps its own gradients,
+because this search needs pinned memory of the device.
 """
 
 from functools import wraps
@@ -26,16 +27,16 @@ OF_TENSORS = (
     *("reduce_scatter", "reduce_scatter_tensor", "all_to_all", "all_to_all_single"),
     *("send", "recv", "isend", "irecv"),
 )
-UNKNOWN_TYPES = {torch.int16, torch.uint16, torch.uint32, torch.uint64}  # NCCL has no such numbers
+UNKNOWN_TYPES = {torch.int16, torch.uint16, torch.uint32, torch.uint64}  # NCCL has no such dtypes
 UNKNOWN_SUMS = {dist.ReduceOp.BAND, dist.ReduceOp.BOR, dist.ReduceOp.BXOR}
 
 
 class RefusedByNCCL(RuntimeError):
-    """What NCCL refuses, or hangs on."""
+    """An operation that NCCL rejects or hangs on."""
 
 
 class Reached(NamedTuple):
-    """A tensor that reached a collective."""
+    """A tensor that was passed to a collective."""
 
     collective: str
     device: str
@@ -46,11 +47,11 @@ class Reached(NamedTuple):
 
 REACHED: list[Reached] = []
 """What reached collectives in this process, in order."""
-_gloo: list[Any] = []  # groups that say gloo
+_gloo: list[Any] = []  # groups created explicitly with gloo
 
 
 def check(name: str, group: Any, tensors: list[Tensor], op: Any = None) -> None:
-    """Note what reaches a collective, and raise where NCCL would not take it."""
+    """Record the tensors that are passed to a collective, and raise an error where NCCL would not accept them."""
     says_gloo = any(group is each for each in _gloo)
     for tensor in tensors:
         place, shape = str(tensor.device), tuple(tensor.shape)
@@ -68,7 +69,7 @@ def check(name: str, group: Any, tensors: list[Tensor], op: Any = None) -> None:
 
 
 class Unsynchronised(DistributedDataParallel):
-    """Leaves gradients as they are, whatever Lightning asks."""
+    """Does not synchronise gradients, whatever Lightning requests."""
 
     @property
     def require_backward_grad_sync(self) -> bool:
@@ -93,7 +94,7 @@ def _checked(name: str, function: Any) -> Any:
 
 
 def like_nccl() -> None:
-    """Have collectives be NCCL's, and a DDPStrategy use the simulated device, for the whole process and for good."""
+    """Make collectives behave like NCCL's, and use the simulated device in DDPStrategy, until the process ends."""
     for name in OF_TENSORS:
         setattr(dist, name, _checked(name, getattr(dist, name)))
     made = dist.new_group
@@ -108,7 +109,7 @@ def like_nccl() -> None:
     began = DDPStrategy.setup_distributed
 
     def setup_distributed(self: DDPStrategy) -> None:
-        """Join the group by gloo, which knows nothing of the device."""
+        """Initialise the group with gloo, which does not know the device."""
         DDPStrategy.root_device = torch.device("cpu")  # type: ignore[assignment, method-assign]
         try:
             began(self)

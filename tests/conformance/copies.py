@@ -1,8 +1,8 @@
-"""Copies that the host does not wait for, made as late as they may be.
+"""Non-blocking copies that complete as late as possible.
 
-The host may change what it sends to the device only after it has waited for the device, and what it gets from there
-holds no numbers before. So a tensor that was changed too early raises `ChangedTooEarly` where the host waits next, and
-one that is read too early is full of NaN, or of 0x7f in bytes of other types.
+The host may change the source of a copy to the device only after it has synchronised, and the destination of a copy to
+the host has no valid values before. A source that was changed too early raises `ChangedTooEarly` at the next
+synchronisation. A destination that is read too early is full of NaN, or of 0x7f bytes for other types.
 """
 
 import sys
@@ -23,12 +23,12 @@ _awaited: list[tuple[Tensor, Tensor]] = []
 
 
 class ChangedTooEarly(RuntimeError):
-    """What a GPU computes wrong numbers of."""
+    """An error for a race that would give wrong numbers on a GPU."""
 
 
 def digest(tensor: Tensor) -> int:
     flat = tensor.detach().contiguous().flatten()
-    return zlib.crc32(flat.as_strided(flat.shape, (1,)).view(torch.uint8).numpy())  # a row of a table has a stride
+    return zlib.crc32(flat.as_strided(flat.shape, (1,)).view(torch.uint8).numpy())  # a table row has a stride
 
 
 def check(sent: tuple[Tensor, int, str]) -> None:
@@ -44,7 +44,7 @@ def _arrive() -> None:
 
 
 def wait() -> None:
-    """End all copies under way."""
+    """Complete all pending copies."""
     _arrive()
     sent = _sent.copy()
     _sent.clear()
@@ -53,7 +53,7 @@ def wait() -> None:
 
 
 def _late(result: Tensor) -> None:
-    """Take the numbers out of what is under way to the host."""
+    """Replace the values of a pending copy to the host with NaN or filler."""
     _awaited.append((result, result.clone()))
     if result.is_floating_point() or result.is_complex():
         result.data.fill_(torch.nan)
@@ -64,7 +64,7 @@ def _late(result: Tensor) -> None:
 
 
 def _order(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """End copies under way where the host waits; those to the host also before what copies back to the device."""
+    """Complete pending copies at a synchronisation, and those to the host also before a copy to the device."""
     if kind_of(func, args, kwargs) is not None:
         wait()
     elif func is aten.copy_.default and not on_device(args[1]):
@@ -96,7 +96,7 @@ def pinned(self: Tensor, device: Any = None) -> Tensor:
 
 
 def make_late() -> None:
-    """Have copies be late, and pinned memory known, in this process from now on."""
+    """Make copies late and emulate pinned memory in this process from now on."""
     tolist = simulated_device.DeviceTensor.tolist
 
     def listed(self: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The experiments under configs/, read by one parser: to build one takes longer than to use it."""
+"""Read the experiments in configs/ with one parser, because building a parser takes longer than using it."""
 
 import functools
 from pathlib import Path
@@ -13,8 +13,8 @@ from tests.command import ROOT
 from tests.parsed_once import parsing_once
 
 CONFIGS = ROOT / "configs"
-NO_CONFIGURATIONS = {"claim.yaml", "reproduced.yaml"}  # of the commands claim and reproduce
-NO_EXPERIMENTS = {"callbacks", "trainer", "own_data"}  # layers for a second --config, and starters for own data
+NO_CONFIGURATIONS = {"claim.yaml", "reproduced.yaml"}  # files of the commands claim and reproduce
+NO_EXPERIMENTS = {"callbacks", "trainer", "own_data"}  # layers for a second --config, and templates for own data
 EXPERIMENTS = [
     path
     for path in sorted(CONFIGS.glob("*/*.yaml"))
@@ -29,7 +29,7 @@ def name(path: Path) -> str:
 
 
 class Experiments:
-    """Read the arguments of `fit`."""
+    """Parses the arguments of `fit`."""
 
     def __init__(self) -> None:
         self.command_line = ParsedOnly(["fit", "--config", str(EXPERIMENTS[0])])
@@ -44,22 +44,24 @@ class Experiments:
         return self.parsed(*args).clone().fit
 
     def built(self, *args: str | Path) -> Any:
-        """Build module, data and callbacks, with parameters that have no values."""
+        """Build the module, data and callbacks, with parameters on the meta device."""
         with torch.device("meta"):
             return self.command_line.parser.instantiate(self.parsed(*args)).fit
 
 
 @functools.cache
 def experiments() -> Experiments:
-    """Share what is parsed among tests."""
+    """Share parsed experiments among tests."""
     return Experiments()
 
 
 def at_paper_scale(*, dear: set[str] | frozenset[str] = frozenset()) -> list[Any]:
-    """List the configs that are no demos; by default three a folder run, the first of each module, and others nightly.
+    """List the configs that are not demos.
+
+    By default, three per folder and the first of each module run; the others run nightly.
 
     Args:
-        dear: names of those that cost more than two core-seconds, and run nightly.
+        dear: names of configs that take more than two core-seconds and run nightly.
     """
     chosen: dict[str, set[str]] = {}
     parameters = []

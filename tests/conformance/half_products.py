@@ -1,4 +1,4 @@
-"""Products of tensors that autocast rounds to half precision outside the layers of a network."""
+"""Matrix products that autocast rounds to half precision outside network layers."""
 
 import sys
 from types import FrameType
@@ -17,13 +17,13 @@ ROOMS = tuple(f"{ROOT / room}/" for room in ("callbacks", "lightning_modules"))
 
 
 def is_layer(frame: FrameType) -> bool:
-    """Say whether a frame is the forward pass of a layer, which half precision is meant for."""
+    """Return whether a frame is the forward pass of a layer, where half precision is intended."""
     owner = frame.f_locals.get("self")
     return isinstance(owner, nn.Module) and not isinstance(owner, LightningModule | Metric)
 
 
 class HalfProducts(TorchFunctionMode):
-    """Within it `places` collects `file:line` of what multiplies float32 in half precision where no layer computes."""
+    """Collects `file:line` in `places` for float32 products computed in half precision outside a layer."""
 
     def __init__(self) -> None:
         super().__init__()

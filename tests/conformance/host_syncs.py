@@ -1,10 +1,10 @@
-"""Where the host waits for the device in training steps: numbers, shapes that depend on values, copies to the host.
+"""Host synchronisations in training steps: reading numbers, shapes that depend on values, copies to the host.
 
     host_syncs.watch()    # after simulated_device.register(); counts in every fit of this process from now on
     host_syncs.report()   # a line that `found` reads
 
-Steps count from the third one on: what is set up once is no matter. A step is all that Lightning does with a batch,
-from its arrival to the callbacks' last hook.
+The first two steps are not counted, because one-time set-up does not matter. A step consists of everything that
+Lightning does with a batch, from its arrival to the last callback hook.
 """
 
 import json
@@ -25,10 +25,10 @@ FIRST = 2
 ROOMS = tuple(f"{ROOT / room}/" for room in ("callbacks", "lightning_modules", "datamodules", "experiments"))
 READS = {
     *(aten._local_scalar_dense.default, aten.equal.default, aten.allclose.default, aten._linalg_check_errors.default),
-    *(aten._linalg_eigh.default, aten._linalg_svd.default),  # these, too, check whether they have converged
+    *(aten._linalg_eigh.default, aten._linalg_svd.default),  # these also check for convergence
     *(aten.linalg_eig.default, aten._linalg_eigvals.default, aten.linalg_lstsq.default),
 }
-SHAPES = {  # the host makes room for a result, whose size the device has to say
+SHAPES = {  # the host allocates the result, whose size is known only on the device
     *(aten.nonzero.default, aten.masked_select.default, aten.bincount.default, aten.repeat_interleave.Tensor),
     *(aten._unique.default, aten._unique2.default, aten.unique_dim.default, aten.unique_consecutive.default),
 }
@@ -40,7 +40,7 @@ _active = False
 
 
 def kind_of(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
-    """Name what an operator has the host wait for; None if it does not wait."""
+    """Return the kind of synchronisation that an operator causes, or None."""
     if func in READS:
         return "item"
     if func in SHAPES:
@@ -59,7 +59,7 @@ def kind_of(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | N
 
 
 def place_of(frame: Any) -> str:
-    """Give `file:line function` of the project's innermost frame, or the library's where the project has none."""
+    """Return `file:line function` of the innermost frame in the project, or in a library if there is none."""
     libraries = ""
     while frame is not None:
         file = frame.f_code.co_filename
@@ -77,7 +77,7 @@ def note(kind: str) -> None:
 
 
 def watch() -> None:
-    """Count in every fit of this process from now on."""
+    """Count synchronisations in every fit of this process from now on."""
     advance, tolist = _TrainingEpochLoop.advance, simulated_device.DeviceTensor.tolist
 
     def counted(self: Any, *args: Any) -> None:
@@ -102,13 +102,13 @@ def watch() -> None:
 
 
 def report() -> str:
-    """Write what was counted as a line."""
+    """Print the counts as one line."""
     places = [[kind, place, count] for (kind, place), count in sorted(_counted.items())]
     return PREFIX + json.dumps({"steps": max(_steps - FIRST, 0), "places": places})
 
 
 def found(printed: str) -> tuple[int, dict[tuple[str, str], int]]:
-    """Read the first line of a report: the number of steps, and counts by kind and place."""
+    """Parse the first line of a report: the number of steps, and counts by kind and location."""
     line = next(line for line in printed.splitlines() if line.startswith(PREFIX))
     read = json.loads(line.removeprefix(PREFIX))
     return read["steps"], {(kind, place): count for kind, place, count in read["places"]}

@@ -18,7 +18,7 @@ from datamodules.video.clip_pairs import ClipPairs
 
 
 def meta_batch(data: Any) -> dict[str, Any]:
-    """A training batch of a DataModule, without values. A new kind of batch gets its lines here."""
+    """Create a DataModule's training batch without values. Each new type of batch needs lines in this function."""
     if isinstance(data, Tables):
         size = data.num_train_samples if data.whole else data.batch_size
         columns = {key: torch.empty(size, *shape, device="meta") for key, shape in data.row_shapes.items()}
@@ -68,7 +68,7 @@ def meta_batch(data: Any) -> dict[str, Any]:
         index = torch.empty(size, dtype=torch.int64, device="meta")
         return {"image": image, "caption": ["a"] * size, "index": index, "global_batch_size": size}
     if isinstance(data, LabelledTexts):
-        # Of a mask transformers asks, once a step, whether it leaves out anything.
+        # Once per step, transformers checks whether a mask excludes anything.
         tokens = {"input_ids": torch.empty(size, data.max_length, dtype=torch.int64, device="meta")}
         whole = {key: torch.empty(size, dtype=torch.int64, device="meta") for key in ("label", "index")}
         return {"text": tokens, "global_batch_size": size, **whole}

@@ -1,8 +1,8 @@
-"""Autocast on the simulated device, by the lists of operators that PyTorch has for CUDA.
+"""Autocast on the simulated device, with PyTorch's operator lists for CUDA.
 
     mixed_precision.enable()    # after simulated_device.register()
 
-A Trainer with `16-mixed` then computes in float16 with a gradient scaler there, and one with `bf16-mixed` in bfloat16.
+A Trainer with `16-mixed` then computes in float16 with a gradient scaler, and one with `bf16-mixed` in bfloat16.
 """
 
 import re
@@ -47,7 +47,7 @@ def is_cast(value: Any) -> bool:
 
 
 def autocast(policy: str, func: Any, *args: Any, **kwargs: Any) -> Any:
-    """Compute an operator in the precision that its list says."""
+    """Compute an operator in the precision that its list specifies."""
     kind = simulated_device.DEVICE.type
     cast = [leaf for leaf in tree_leaves((args, kwargs)) if is_cast(leaf)]
     dtype = {"lower": torch.get_autocast_dtype(kind), "single": torch.float32}.get(policy)
@@ -64,7 +64,7 @@ def autocast(policy: str, func: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def enable() -> None:
-    """Have the device compute in mixed precision where it is asked to, for the whole process and for good."""
+    """Enable mixed precision on the device, if a Trainer requests it, until the process ends."""
     rest, library = torch.library.Library("_", "IMPL"), torch.library.Library("aten", "IMPL")
     rest.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
     for name, policy in LISTS.items():
@@ -75,7 +75,7 @@ def enable() -> None:
     chosen, began = _AcceleratorConnector._check_and_init_precision, MixedPrecision.__init__
 
     def of_the_device(self: Any) -> Any:
-        flag, self._accelerator_flag = self._accelerator_flag, simulated_device.DEVICE.type  # Lightning knows no fp16
+        flag, self._accelerator_flag = self._accelerator_flag, simulated_device.DEVICE.type  # has no fp16
         try:
             return chosen(self)
         finally:

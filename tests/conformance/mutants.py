@@ -1,4 +1,4 @@
-"""Faults that a GPU shows and a CPU does not, seeded into modules as they are imported."""
+"""Faults that appear on a GPU but not on a CPU, inserted into modules at import time."""
 
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
@@ -8,16 +8,16 @@ from tests.command import ROOT
 
 
 class Mutant(NamedTuple):
-    """A fault, and how the suite calls it.
+    """A fault, and how the test suite detects it.
 
     Args:
-        file: of the project.
-        old: text that stands there once.
-        new: what takes its place.
-        method: row of the method whose demo meets it.
-        says: what the failing check says; of a run that does not fail, the kind of host sync that it counts.
-        command: what meets it.
-        ranks: number of processes.
+        file: path of the file in the project.
+        old: text that occurs exactly once in the file.
+        new: replacement for this text.
+        method: row of the method whose demo triggers the fault.
+        says: message of the failing check, or the kind of host synchronisation that a completed run counts.
+        command: command that triggers the fault.
+        ranks: world size.
     """
 
     file: str
@@ -56,7 +56,7 @@ MUTANTS = {
         "self.generator = torch.Generator(device)",
         "self.generator = torch.Generator()",
         "drs",
-        "DifferentDevices",  # the numbers are on their generator's device
+        "DifferentDevices",  # random numbers are created on the device of their generator
         command="test",
     ),
     "item() in a method's step": Mutant(
@@ -108,7 +108,7 @@ MUTANTS = {
 
 
 def seed(mutant: Mutant) -> None:
-    """Have a module be imported with the fault from now on, in this process and its forks."""
+    """Insert the fault when the module is imported from now on, in this process and its forks."""
     place = str(ROOT / mutant.file)
     text = Path(place).read_text()
     assert text.count(mutant.old) == 1, f"{mutant.file} has {text.count(mutant.old)} times {mutant.old!r}"

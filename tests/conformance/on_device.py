@@ -1,9 +1,9 @@
-"""Runs of `train.py` on the simulated device, one or several ranks, in forks of one process that has imported it.
+"""Runs of `train.py` on the simulated device, with one or several ranks, forked from one process that has imported it.
 
     python -m tests.conformance.on_device
 
-reads requests of `on_device`, a line of JSON each, and answers each by one. With arguments it runs them as the only
-command line. `-c PROGRAM` is a command line, too, as for Python.
+reads requests from `on_device`, each as one line of JSON, and answers each with one line. With arguments, it runs them
+as a single command line. A command line may also be `-c PROGRAM`, as in Python.
 """
 
 import atexit
@@ -32,13 +32,13 @@ LEFT_ALONE = 5.0
 
 
 def on_device(*commands: Command, ranks: int = 1, fails: str | None = None, mutant: str | None = None) -> str:
-    """Run command lines of `train.py` one after the other on the simulated device, and return what they printed.
+    """Run command lines of `train.py` one after another on the simulated device, and return their output.
 
     Args:
-        commands: the command lines.
-        ranks: world size of each; with several, collectives take what NCCL takes (`collectives.py`).
-        mutant: name of a fault that is seeded (`mutants.py`).
-        fails: what the run must say as it fails; None asks that it does not fail.
+        commands: command lines.
+        ranks: world size of each run; with several ranks, collectives accept only what NCCL accepts (`collectives.py`).
+        mutant: name of a fault that is inserted (`mutants.py`).
+        fails: expected message of a failing run; None requires success.
     """
     asked = {"commands": [[str(argument) for argument in command] for command in commands], "ranks": ranks}
     server = started(mutant)
@@ -61,7 +61,7 @@ def on_device(*commands: Command, ranks: int = 1, fails: str | None = None, muta
 
 @functools.cache
 def started(mutant: str | None) -> subprocess.Popen[str]:
-    """Start the process that runs are forked from; it serves all calls of the tests' process."""
+    """Start the process from which runs are forked; it serves all calls of the test process."""
     server = subprocess.Popen(
         [sys.executable, "-m", __name__],
         **{"cwd": ROOT, "env": environment() | ({"MUTANT": mutant} if mutant else {}), "text": True},
@@ -78,7 +78,7 @@ def ended(server: subprocess.Popen[str]) -> None:
 
 
 def called(command: list[str]) -> int:
-    """Run a command line here, where the device is; the runs of `compare` are processes of this file."""
+    """Run a command line here, where the device exists; the runs that `compare` starts use this file as well."""
     import train
     from callbacks.generation import folders
     from experiments import commands
@@ -89,7 +89,7 @@ def called(command: list[str]) -> int:
         return 0
     if command[0] == "compare":
         return commands.run("compare", command[1:], (sys.executable, "-m", "tests.conformance.on_device"))
-    folders.device_named = lambda name: simulated_device.DEVICE  # the command knows the devices of this machine
+    folders.device_named = lambda name: simulated_device.DEVICE  # the command checks the devices of this machine
     return train.main(command)
 
 
@@ -102,12 +102,12 @@ def join(rank: int, ranks: int, port: int) -> None:
     numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks, "GROUP_RANK": 0}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "device"}
     os.environ |= {name: str(number) for name, number in numbers.items()}
-    rank_zero_only.rank = rank  # type: ignore[attr-defined]  # Lightning reads the variables when it is imported
+    rank_zero_only.rank = rank  # type: ignore[attr-defined]  # otherwise set only at import time
     collectives.like_nccl()
 
 
 def forked(command: list[str], rank: int, ranks: int, port: int, log: int) -> int:
-    """Run a command line in a fork of this process that prints to a file, and return its number."""
+    """Run a command line in a fork of this process, with its output in a file, and return its process id."""
     from tests.conformance import host_syncs
 
     child = os.fork()
@@ -130,7 +130,7 @@ def forked(command: list[str], rank: int, ranks: int, port: int, log: int) -> in
 
 
 def run(command: list[str], ranks: int, log: int) -> list[int]:
-    """Run a command line on all ranks, and return the exit status of each; what waits for one that failed is ended."""
+    """Run a command line on all ranks and return their exit statuses; end ranks that wait for a failed one."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

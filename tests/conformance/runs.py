@@ -1,4 +1,4 @@
-"""Runs of the methods' demos, cut short, in the tests' own process."""
+"""Shortened runs of the methods' demos, in the test process."""
 
 import csv
 import math
@@ -24,20 +24,20 @@ CONFIGS = ROOT / "configs"
 
 
 def methods() -> dict[str, Method]:
-    """Name the rows, and the demos that have none."""
+    """Return the rows, and the demos without a row."""
     rows = {method.config for method in METHODS.values()}
     demos = {path.parent.name: f"{path.parent.name}/demo" for path in sorted(CONFIGS.glob("*/demo.yaml"))}
     return METHODS | {name: Method(config) for name, config in demos.items() if config not in rows}
 
 
 def class_path(method: Method) -> str:
-    """Name the class of modules that a row trains."""
+    """Return the class path of the module that a row trains."""
     own = method.short.get("model.class_path") or method.short.get("model", {}).get("class_path")
     return own or stated(CONFIGS / f"{method.config}.yaml")["model.class_path"]
 
 
 def settings_of(path: Path) -> dict[str, Any]:
-    """Read a configuration; one that is based on another as the command line resolves it."""
+    """Read a configuration; resolve one with a base as the command line does."""
     if base_of(path) is None:
         return yaml.safe_load(path.read_text())
     line = ParsedOnly(["fit", "--config", str(path)])
@@ -46,7 +46,7 @@ def settings_of(path: Path) -> dict[str, Any]:
 
 
 def written(name: str, directory: Path, more: Mapping[str, Any] = {}) -> Path:
-    """Write a method's demo with what its row and the caller change, and return the file's path."""
+    """Write a method's demo with the changes of its row and of the caller, and return the path."""
     method = methods()[name]
     settings = settings_of(CONFIGS / f"{method.config}.yaml")
     changed(settings, {"trainer.max_epochs": 2, **SHORT, **method.short, **more})
@@ -56,7 +56,7 @@ def written(name: str, directory: Path, more: Mapping[str, Any] = {}) -> Path:
 
 
 class Beginning(Callback):
-    """Write what a run begins with, weights and first batch, to `beginning.pt` of its directory."""
+    """Writes the initial weights and the first batch to `beginning.pt` in the run directory."""
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if trainer.global_step == trainer.current_epoch == batch_idx == 0:
@@ -76,7 +76,7 @@ def state(directory: Path) -> dict[str, Any]:
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
-    """Read a table, with its numbers as numbers."""
+    """Read a table, with numeric columns converted to numbers."""
 
     def value(text: str) -> Any:
         try:
@@ -89,19 +89,19 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 
 def tables(directory: Path) -> dict[str, Path]:
-    """Find the tables that a run has written, without those of its parts, whose names hold a digest of the weights."""
+    """Find the tables that a run has written, except those in folders whose names contain a hash of the weights."""
     found = (path for path in sorted(directory.rglob("*.csv")) if "_rows/" not in str(path))
     return {str(path.relative_to(directory)): path for path in found}
 
 
 def losses(directory: Path) -> list[float]:
-    """Read the losses that were logged in training."""
+    """Read the logged training losses."""
     logged = [row.get("train/loss", row.get("train/loss_epoch")) for row in rows(directory / "metrics.csv")]
     return [loss for loss in logged if isinstance(loss, float) and not math.isnan(loss)]
 
 
 def assert_alike(one: Any, other: Any, where: str, accuracy: float = 0.0) -> None:
-    """Compare what checkpoints hold; bit by bit where no accuracy is given."""
+    """Compare the contents of checkpoints; bit by bit if no accuracy is given."""
     if isinstance(one, dict) and isinstance(other, dict):
         assert one.keys() == other.keys(), where
         for key in one:

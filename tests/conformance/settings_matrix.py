@@ -1,9 +1,9 @@
-"""Every class of methods under every strategy, precision and option of the Trainer: what works, and why not.
+"""Every method class with every strategy, precision and Trainer option: which work, and why others do not.
 
     python -m tests.conformance.settings_matrix                          all cells, into the table of docs/runs.md
     python -m tests.conformance.settings_matrix ELR LSA --columns ddp    some alone; what else is there stays
 
-Each cell is two optimizer steps of a demo in processes of their own, on the CPU.
+Each cell consists of two optimizer steps of a demo in separate processes on the CPU.
 """
 
 import argparse
@@ -41,7 +41,7 @@ STEPS = {
 }
 DDP = "lightning.pytorch.strategies.DDPStrategy"
 SHARDED = {"data_parallel_size": 2, "tensor_parallel_size": 1, "save_distributed_checkpoint": False}
-HALF = {  # Lightning's own flag takes bf16 in its place on a CPU
+HALF = {  # on a CPU, Lightning's own flag uses bf16 instead
     "class_path": "lightning.pytorch.plugins.precision.MixedPrecision",
     "init_args": {
         "precision": "16-mixed",
@@ -56,7 +56,7 @@ EMA = {
 
 
 class Setting(NamedTuple):
-    """A column: what is changed, on how many processes, and the callback that is added."""
+    """A column: changed settings, number of processes, and an added callback."""
 
     changes: Mapping[str, Any]
     processes: int = 1
@@ -82,7 +82,7 @@ SETTINGS = {
                 "init_args": SHARDED,
             },
             "trainer.devices": 2,
-            "trainer.callbacks": [],  # FID wants a whole network
+            "trainer.callbacks": [],  # FID needs an unsharded network
         },
         2,
     ),
@@ -102,7 +102,7 @@ WORKS = "yes"
 
 
 class Outcome(NamedTuple):
-    """What a cell gave: `yes`, or why not in one sentence; and the traceback of what is no sentence of ours."""
+    """Result of a cell: `yes`, or a reason in one sentence; for unexpected errors also the traceback."""
 
     said: str
     trace: str = ""
@@ -110,7 +110,7 @@ class Outcome(NamedTuple):
 
 @functools.cache
 def classes() -> dict[str, str]:
-    """Name each class of modules that a demo trains, and the first row of the table of methods that has it."""
+    """Return each module class that a demo trains, with its first row in the table of methods."""
     found: dict[str, str] = {}
     for name, method in methods().items():
         found.setdefault(class_path(method).rpartition(".")[-1], name)
@@ -118,7 +118,7 @@ def classes() -> dict[str, str]:
 
 
 def two_steps(command: Sequence[str], directory: Path) -> tuple[int, str]:
-    """Train in this process; give the exit status, and the error's sentence or the traceback."""
+    """Train in this process; return the exit status, and the error message or the traceback."""
     torch.set_num_threads(1)
     status, said = attempt(*command)
     if status == 0:
@@ -129,7 +129,7 @@ def two_steps(command: Sequence[str], directory: Path) -> tuple[int, str]:
 
 
 def outcome(name: str, setting: Setting, directory: Path) -> Outcome:
-    """Train a method's demo for two steps under a setting."""
+    """Train a method's demo for two steps with a setting."""
     strategy = yaml.safe_load(methods()[name].strategy) if setting.processes > 1 else "auto"
     path = written(name, directory, {**STEPS, "trainer.strategy": strategy, **setting.changes})
     if setting.callback is not None:
@@ -146,7 +146,7 @@ def outcome(name: str, setting: Setting, directory: Path) -> Outcome:
                 waiting.remove(result)  # type: ignore[arg-type]
                 with contextlib.suppress(EOFError):
                     results.append(pickle.loads(result.recv_bytes()))  # type: ignore[union-attr]
-            if any(status for status, _ in results) and waiting:  # the others wait for the one that failed
+            if any(status for status, _ in results) and waiting:  # the other ranks wait for the failed one
                 ended = min(ended, time.monotonic() + 5)
     finally:
         for process in processes:
@@ -162,7 +162,7 @@ def outcome(name: str, setting: Setting, directory: Path) -> Outcome:
 
 
 def measured(kind: str, columns: Iterable[str] = SETTINGS, report: Any = print) -> dict[str, Outcome]:
-    """Run the cells of a class of modules."""
+    """Run the cells of a module class."""
     found: dict[str, Outcome] = {}
     for column in columns:
         with tempfile.TemporaryDirectory() as directory:
@@ -175,7 +175,7 @@ def measured(kind: str, columns: Iterable[str] = SETTINGS, report: Any = print) 
 
 
 def page(table: Mapping[str, Mapping[str, Outcome]]) -> str:
-    """Write the table, with a number for each reason, and the reasons below it."""
+    """Write the table with a number for each reason, and list the reasons below it."""
     reasons: dict[str, int] = {}
     rows = []
     for kind, cells in sorted(table.items()):
@@ -189,7 +189,7 @@ def page(table: Mapping[str, Mapping[str, Outcome]]) -> str:
 
 
 def read_page(text: str) -> dict[str, dict[str, Outcome]]:
-    """Read what `page` has written."""
+    """Read the output of `page`."""
     lines = text.splitlines()
     reasons = {f"[{n}]": why for n, _, why in (line.partition(". ") for line in lines) if n.isdigit()}
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("| ")]
@@ -208,7 +208,7 @@ def on_page() -> dict[str, dict[str, Outcome]]:
 
 
 def write(kind: str, cells: Mapping[str, Outcome]) -> None:
-    """Put cells of a class in their place on the page, beside those that are there."""
+    """Insert the cells of a class into the page, and keep the other cells."""
     known = {name: row for name, row in on_page().items() if name in classes()}
     missing = dict.fromkeys(SETTINGS, Outcome("it was not tried yet, as the table was not complete"))
     known[kind] = missing | known.get(kind, {}) | cells

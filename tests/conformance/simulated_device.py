@@ -1,11 +1,13 @@
-"""A device in Python that is not the CPU, so that what only fails on a GPU fails where there is none.
+"""A device emulated in Python, so that code that only fails on a GPU also fails on a machine without one.
 
-Its tensors compute on the CPU and say that they are on `simulated:0`. They mix with tensors on the CPU where CUDA's do:
-numbers without dimension, indices and copies. So a tensor made without `device=`, a generator of another device,
-`.numpy()` of a device's tensor, or a module that Lightning has taken back to the CPU raise an error here, too.
+Its tensors compute on the CPU and report the device `simulated:0`. They can be combined with CPU tensors where CUDA
+allows it: for zero-dimensional tensors, indices and copies. A tensor created without `device=`, a generator of a
+different device, `.numpy()` of a device tensor, or a module that Lightning has moved back to the CPU therefore raises
+an error here, too.
 
-It is registered for the whole process, with hooks that the autograd engine reads once: only in a process of its own,
-before the first backward pass (`tests/conformance/on_device.py`). It knows no speed, memory, streams, or kernels.
+The device is registered for the whole process, with hooks that the autograd engine reads only once. Register it only in
+a separate process, before the first backward pass (`tests/conformance/on_device.py`). It does not emulate speed,
+memory, streams, or kernels.
 """
 
 import gc
@@ -38,11 +40,11 @@ AFTER: list[Any] = []
 
 
 class DifferentDevices(RuntimeError):
-    """What CUDA refuses."""
+    """An error for a combination that CUDA rejects."""
 
 
 class Backend(_DummyBackendModule):
-    """What PyTorch asks a device's module for: its generator is the CPU's."""
+    """The device module that PyTorch expects; its generator is the CPU's."""
 
     def set_device(self, device: Any) -> None:
         pass
@@ -58,7 +60,7 @@ class Backend(_DummyBackendModule):
 
 
 class DeviceTensor(Tensor):
-    """Stands for a tensor of the CPU, `host`, whose memory it has."""
+    """Stands for a CPU tensor, `host`, and shares its memory."""
 
     host: Tensor
 
@@ -115,17 +117,17 @@ def on_device(tensor: Any) -> bool:
 
 
 def host(value: Any) -> Any:
-    """The tensor on the CPU that stands behind one of the device, anything else as it is; places are the CPU."""
+    """Return the CPU tensor behind a device tensor, or the CPU for the device; return anything else unchanged."""
     if isinstance(value, torch.device):
         return torch.device("cpu") if value.type == DEVICE.type else value
     return value.host if isinstance(value, DeviceTensor) else value
 
 
 def refused(func: Any, args: tuple[Any, ...], tensors: list[Tensor]) -> bool:
-    """Tell whether CUDA refuses these arguments for their devices."""
+    """Return whether CUDA rejects these arguments because of their devices."""
     if func in COPIES or not any(map(on_device, tensors)):
         return False
-    if func in INDEXED:  # indices may be on the CPU, and on the device only where the tensor is
+    if func in INDEXED:  # indices may be on the CPU, or on the device if the tensor is on the device
         first, _, *values = args
         others = [value for value in values if isinstance(value, Tensor) and value.ndim]
         return any(on_device(value) != on_device(first) for value in others) or not on_device(first)
@@ -133,7 +135,7 @@ def refused(func: Any, args: tuple[Any, ...], tensors: list[Tensor]) -> bool:
 
 
 def computed(func: Any, *args: Any, **kwargs: Any) -> Any:
-    """Compute an operator on the CPU, and say that its results are on the device where CUDA's would be."""
+    """Compute an operator on the CPU, and mark its results as on the device where CUDA's would be."""
     tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     if refused(func, args, tensors):
         places = ", ".join(f"{list(tensor.shape)} on {tensor.device}" for tensor in tensors)
@@ -148,7 +150,7 @@ def computed(func: Any, *args: Any, **kwargs: Any) -> Any:
     result = made(*tree_map(host, args), **{key: tree_map(host, value) for key, value in kwargs.items()})
     for watch in AFTER:
         watch(func, args, kwargs, result)
-    same = {id(host(tensor)): tensor for tensor in tensors}  # what is changed in place is given back itself
+    same = {id(host(tensor)): tensor for tensor in tensors}  # in-place results keep their identity
 
     def placed(value: Any) -> Any:
         if not isinstance(value, Tensor):
@@ -166,14 +168,14 @@ _Generator = torch.Generator
 
 
 class AnyGenerator(type(_Generator)):
-    """Has every generator be an instance of what stands for `torch.Generator`."""
+    """Makes every generator an instance of the replacement for `torch.Generator`."""
 
     def __instancecheck__(cls, instance: Any) -> bool:
         return isinstance(instance, _Generator)
 
 
 class Generator(_Generator, metaclass=AnyGenerator):
-    """Stands for `torch.Generator`; one of the device is the CPU's, and says otherwise."""
+    """Replacement for `torch.Generator`; a device generator wraps the CPU's and reports the device."""
 
     def __new__(cls, device: Any = "cpu") -> Any:
         return _Generator.__new__(cls if torch.device(device).type == DEVICE.type else _Generator, "cpu")
@@ -184,7 +186,7 @@ class Generator(_Generator, metaclass=AnyGenerator):
 
 
 class GeneratorsFit(TorchFunctionMode):
-    """Has numbers drawn only by a generator of the device that they are on."""
+    """Checks that random numbers are drawn by a generator of the same device."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -196,15 +198,15 @@ class GeneratorsFit(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-_KEPT: list[Any] = []  # a library that nobody holds takes its operators back
+_KEPT: list[Any] = []  # a library object that is garbage-collected removes its operators
 
 
 def register() -> None:
-    """Make the device, for the whole process and for good; a Trainer on one process of the CPU uses it from now on."""
+    """Register the device until the process ends; a single-process CPU Trainer uses it from now on."""
     global DEVICE
     _setup_privateuseone_for_python_backend("simulated", backend_module=Backend())
-    torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(..., device=...) is made on the CPU and copied
-    torch.__future__.set_swap_module_params_on_conversion(True)  # parameters stay the same objects, as CUDA's do
+    torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(..., device=...) creates a CPU tensor and copies it
+    torch.__future__.set_swap_module_params_on_conversion(True)  # parameters stay the same objects, as with CUDA
     DEVICE = torch.device("simulated:0")
     rest, factories = torch.library.Library("_", "IMPL"), torch.library.Library("aten", "IMPL")
     rest.fallback(computed, "PrivateUse1")
@@ -219,7 +221,7 @@ def register() -> None:
 
     def given_back(self: SingleDeviceStrategy) -> None:
         if "torch._dynamo" in sys.modules:
-            torch._dynamo.reset()  # it refers to parameters, which go to the CPU by a swap that nobody may refer to
+            torch._dynamo.reset()  # drops references to parameters, which would prevent swapping
             gc.collect()
         ended(self)
 

@@ -16,13 +16,8 @@ DEVICE = simulated_device.DEVICE
 
 sent = torch.ones(3).pin_memory()
 there = sent.to(DEVICE, non_blocking=True)
-assert (there + 1).sum().item() == 6  # the host has waited
-sent.zero_()
-assert there.sum().item() == 3
-late = torch.ones(3)
-there = late.to(DEVICE, non_blocking=True)
-late.zero_()
-try:
+assert (there + 1).sum().item() == 6 # the host has synchronised sent.zero_() assert there.sum().item() == 3 late =
+torch.ones(3) there = late.to(DEVICE, non_blocking=True) late.zero_() try:
     there.sum().item()
 except copies.ChangedTooEarly as error:
     print(error)
@@ -54,7 +49,7 @@ for dtype in (torch.float16, torch.bfloat16):
             raise AssertionError("binary cross-entropy in half precision was not refused")
 optimizer, scaler = torch.optim.SGD(layer.parameters(), lr=0.1), torch.amp.GradScaler(DEVICE.type, init_scale=1024.0)
 before = layer.weight.detach().clone()
-for factor in (1.0, float("inf")):  # a step is taken, and one is left out
+for factor in (1.0, float("inf")): # one step is taken, and one is skipped
     optimizer.zero_grad()
     with torch.autocast(DEVICE.type, dtype=torch.float16):
         loss = layer(x).float().square().mean()
@@ -113,7 +108,10 @@ def test_mixed_precision_trains(name: str, precision: str, tmp_path: Path) -> No
 
 @pytest.mark.nightly
 def test_a_compiled_network_trains_on_the_device(tmp_path: Path) -> None:
-    """The numbers are the CPU's. Dynamo warns, and compiles the device's own Python: no graph is one of the network."""
+    """The numbers equal the CPU's.
+
+    Dynamo warns, and compiles the Python code of the device itself: no graph covers the whole network.
+    """
     run("fit", "--config", written("elr", tmp_path, SHORT), "--run_directory", tmp_path / "plain")
     config = written("elr", tmp_path, {**SHORT, "compile": "eager"})
     on_device(("fit", "--config", config, "--run_directory", tmp_path / "compiled"))

@@ -1,4 +1,4 @@
-"""Collectives refuse what NCCL refuses, and take what it takes."""
+"""Collectives reject what NCCL rejects, and accept what it accepts."""
 
 from pathlib import Path
 
@@ -53,7 +53,7 @@ def test_what_nccl_refuses_is_refused() -> None:
 def test_two_ranks_train_test_and_predict_on_the_device(name: str, tmp_path: Path) -> None:
     method = methods()[name]
     kind = class_path(method).rpartition(".")[-1]
-    other = "trainer.strategy must be" in on_page()[kind]["ddp"].said or kind == "NoiseMask"  # which tunes in the end
+    other = "trainer.strategy must be" in on_page()[kind]["ddp"].said or kind == "NoiseMask"  # tuned at the end
     two = {"trainer.devices": 2, "trainer.strategy": yaml.safe_load(method.strategy) if other else "ddp"}
     config = written(name, tmp_path, {**SHORT, **method.pretrained, **two})
     fit = ("fit", "--config", config, "--run_directory", tmp_path / name)

@@ -1,4 +1,4 @@
-"""Each YAML under configs/ says what it is and needs, names keys that exist, and leaves the rest to their classes."""
+"""Each YAML file in configs/ describes itself, names existing keys, and relies on the defaults of its classes."""
 
 import inspect
 import pkgutil
@@ -20,7 +20,7 @@ OWN_KEYS = {
         "model.network.normalized",
         "model.network.hidden",
         *("data.training.class_path", "data.training.image_size", "data.training.names", "data.patches_per_image"),
-    },  # the method is the normalisation; a claim on the size; supervised training has pairs, in as many steps
+    },  # the normalisation is the method; a claim is about the size; supervised training uses as many steps, on pairs
     "ediffsr": {"model.network.enhanced"},  # the enhancement of the condition is a part of the network
     # a claim compares the networks of two papers
     "sgmse": {
@@ -32,31 +32,31 @@ OWN_KEYS = {
         )
     },
     "lsa_plus": {"data.passes_per_epoch"},  # its two networks train one pass after the other
-    # a translation alone has fewer stages, and supervised training has none but the last, on true masks
+    # the translation baseline has fewer stages; supervised training has only the last one, on true masks
     "annotation_efficient": {"trainer.max_epochs", "data.images.annotated"},
-    "rrcm": {"trainer.callbacks"},  # training from scratch leaves Pretraining out
+    "rrcm": {"trainer.callbacks"},  # training from scratch has no Pretraining callback
     "one_more_step": {"trainer.callbacks"},  # plain noise needs no pretrained module
-    "adele": {"trainer.callbacks"},  # the rule of SegTHOR detects the end of early learning on corrected labels
-    "elr": {"trainer.max_epochs"},  # a claim compares one run in early learning and after memorisation
+    "adele": {"trainer.callbacks"},  # the SegTHOR rule detects the end of early learning on corrected labels
+    "elr": {"trainer.max_epochs"},  # a claim compares one run during early learning and after memorisation
     "elr_plus": {"data.passes_per_epoch"},  # ELR+ trains its two networks one pass after the other
-    "fractional_sde": {"data.sequences.hurst"},  # one claim compares what is learned from paths of two indices
-    "eld": {"data.noise.model", "data.fixed_noise"},  # the method is the noise that it trains on, new or of fixed pairs
+    "fractional_sde": {"data.sequences.hurst"},  # one claim compares models trained on paths with two different indices
+    "eld": {"data.noise.model", "data.fixed_noise"},  # the method is the training noise: fresh, or from fixed pairs
     "sgd_noise": {"data.table.num_points"},  # its exponents are those of the number of points
-    "tester_learner": {"data.table.marginal"},  # what it is to tell apart
-    "benign_oscillation": {"model.optimizer.lr"},  # the method is the rate
-    "batch_lr": {"model.optimizer.lr"},  # the learner sets the rate; its baseline has the best constant one
+    "tester_learner": {"data.table.marginal"},  # the alternative that it must distinguish
+    "benign_oscillation": {"model.optimizer.lr"},  # the method is the learning rate
+    "batch_lr": {"model.optimizer.lr"},  # the learner sets the rate; its baseline uses the best constant rate
     # the method is the optimizer
     "optimistic_omd": {f"model.optimizer.{key}" for key in ("class_path", "delta", "G", "L", "T", "mode", "modulus")},
     "monna": {"data.shards.growing"},  # LEARN has growing batches
-    # its objective multiplies the gradient: equal products of both are compared; a claim compares pre-training
+    # the objective scales the gradient, so equal products of both are compared; a claim compares pre-training
     "noise_mask": {"model.optimizer.lr", "trainer.callbacks"},
     "tract": {"trainer.max_epochs", "model.lr_scheduler.T_max"},  # it needs fewer epochs
     # a claim compares runs of equal cost
     "nm_sparsity": {"trainer.max_epochs", "model.lr_scheduler.T_max"},
     "noise_diffusion": {"data.noise"},  # the paper compares natural images with generated ones
-    # the paper gives linear probing a rate of its own, and is about the labels of pre-training
+    # the paper uses a separate rate for linear probing, and studies the labels of pre-training
     "nmtune": {"model.optimizer.lr", "trainer.callbacks"},
-    # claims compare one detector after training on clean labels and many images, and on noisy labels or few images
+    # claims compare a detector after training on clean labels and many images with noisy labels or few images
     "mahalanobis": {
         *("data.label_noise.class_path", "data.label_noise.noise_rate", "data.images.train_size", "trainer.callbacks"),
     },
@@ -67,7 +67,7 @@ OWN_KEYS = {
 
 
 def unknown_keys(value: Any, place: str = "") -> Iterator[str]:
-    """Find the arguments that classes named in a configuration do not have, and the classes that do not exist."""
+    """Find arguments that the named classes do not have, and classes that do not exist."""
     if isinstance(value, list):
         for number, one in enumerate(value):
             yield from unknown_keys(one, f"{place}.{number}")
@@ -114,12 +114,12 @@ def test_a_key_that_does_not_exist_is_found() -> None:
 
 
 def effective(path: Path) -> dict[str, Any]:
-    """Read a configuration by dotted names, without what its base gave a class that the file itself replaces."""
+    """Read a configuration by dotted names, without base arguments of classes that the file replaces."""
     settings = settings_of(path)
     for key, value in dotted(mapping_of(path)).items() if base_of(path) else []:
         if key.endswith(".class_path"):
             place = key.removesuffix("class_path")
-            named = pkgutil.resolve_name(value)  # arguments of its bases are handed on by keyword
+            named = pkgutil.resolve_name(value)  # base-class arguments are passed as keywords
             owners = (
                 [owner for owner in inspect.getmro(named) if owner is not object] if inspect.isclass(named) else [named]
             )
@@ -131,7 +131,7 @@ def effective(path: Path) -> dict[str, Any]:
 
 
 def optimization(config: dict[str, Any], place: str) -> Iterator[tuple[str, dict[str, Any], str]]:
-    """Find class path, arguments and dotted place of all optimizers and schedulers in a configuration."""
+    """Find the class path, arguments and dotted location of all optimizers and schedulers in a configuration."""
     for key, value in config.items():
         if isinstance(value, dict):
             inner = place if key == "init_args" else f"{place}.{key}"
@@ -142,7 +142,7 @@ def optimization(config: dict[str, Any], place: str) -> Iterator[tuple[str, dict
 
 
 def assert_class_defaults(path: Path, config: Any) -> None:
-    """What a config does not say of an optimizer is its class's default, not what the module's own would have there."""
+    """Check that omitted optimizer arguments have their class's defaults, not those of the module's own optimizer."""
     written = effective(path)
     for class_path, arguments, place in optimization(config.model.as_dict(), "model"):
         parameters = inspect.signature(pkgutil.resolve_name(class_path)).parameters
@@ -155,7 +155,7 @@ def assert_class_defaults(path: Path, config: Any) -> None:
 
 
 def claimed_pairs() -> Iterator[tuple[Path, Path]]:
-    """The method and the baseline of every claim, and of every folder with a demo of both."""
+    """Find the method and baseline of every claim, and of every folder with a demo of each."""
     for path in sorted(CONFIGS.glob("*/claim.yaml")):
         claims = yaml.safe_load(path.read_text())
         for claim in claims if isinstance(claims, list) else [claims]:
@@ -165,7 +165,7 @@ def claimed_pairs() -> Iterator[tuple[Path, Path]]:
 
 
 def paper_pairs() -> Iterator[tuple[Path, Path]]:
-    """ELR and ELR+ with cross-entropy on each data set, which the paper trains alike."""
+    """Pair ELR and ELR+ with cross-entropy on each dataset, which the paper trains with the same settings."""
     for baseline in sorted((CONFIGS / "cross_entropy").glob("*.yaml")):
         if (method := CONFIGS / "elr" / baseline.name).is_file():
             yield method, baseline

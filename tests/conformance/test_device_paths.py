@@ -1,4 +1,4 @@
-"""What users do beside training runs on the device, too: callbacks, FID, `compare`, `load_run`, and checkpoints."""
+"""Additional uses run on the device, too: callbacks, FID, `compare`, `load_run`, and checkpoints."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.nightly
 CALLBACKS = ROOT / "configs" / "callbacks"
 FEW_VOTES = ("--trainer.callbacks.mode.n", "200", "--trainer.callbacks.skip", "60")
 PIXELS = ("--trainer.callbacks.extractor", "torch.nn.Flatten", "--trainer.callbacks.extractor_name", "pixels")
-WATCHED = {  # by the callback's file: a demo that fits it, what is called, and more arguments
+WATCHED = {  # keyed by the callback's file: a suitable demo, the command, and additional arguments
     "certification": ("elr", "test", FEW_VOTES),
     "curvature": ("elr", "fit", ("--trainer.callbacks.samples", "64", "--trainer.callbacks.steps", "4")),
     "fid": (
@@ -88,13 +88,13 @@ def test_a_run_of_the_cpu_is_loaded_onto_the_device(tmp_path: Path) -> None:
     assert loaded.returncode == 0, loaded.stderr
 
 
-ROUNDING = {"score_sde": 1e-5, "nm_sparsity": 1e-5}  # group norm and attention have other kernels there
+ROUNDING = {"score_sde": 1e-5, "nm_sparsity": 1e-5}  # group norm and attention use different kernels there
 
 
 @pytest.mark.parametrize("name", ["elr", "lsa", "score_sde", "nm_sparsity", "mbbo_ndcg"])
 def test_checkpoints_go_to_the_cpu_and_back(name: str, tmp_path: Path) -> None:
-    """Half a run on the one and half on the other end where a run on the CPU ends, bit by bit but for rounding."""
-    plain = {"model.init_args.optimizer": DESCENT} if name == "nm_sparsity" else {}  # Adam makes much of rounding
+    """Half a run on each device ends where a run on the CPU ends, bit by bit except for rounding errors."""
+    plain = {"model.init_args.optimizer": DESCENT} if name == "nm_sparsity" else {}  # Adam amplifies rounding errors
     config = written(name, tmp_path, {**SHORT, "trainer.max_epochs": 2, **plain})
     run("fit", "--config", config, "--run_directory", tmp_path / "whole")
     half = ("fit", "--config", config, "--trainer.max_epochs", "1", "--run_directory")
@@ -103,7 +103,7 @@ def test_checkpoints_go_to_the_cpu_and_back(name: str, tmp_path: Path) -> None:
     on_device((*half, tmp_path / "there"), ("fit", "--resume", tmp_path / "back", *rest))
     run("fit", "--resume", tmp_path / "there", *rest)
     whole = state(tmp_path / "whole")
-    left_out = {"callbacks", "loops", *(["metrics_table"] if name in ROUNDING else [])}  # which has a digest
+    left_out = {"callbacks", "loops", *(["metrics_table"] if name in ROUNDING else [])}  # which contains a hash
     for other in ("there", "back"):
         ended = state(tmp_path / other)
         for key in whole.keys() - left_out:
@@ -112,7 +112,7 @@ def test_checkpoints_go_to_the_cpu_and_back(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["adele", "elr_plus"])
 def test_a_checkpoint_within_an_epoch_is_that_of_the_cpu(name: str, tmp_path: Path) -> None:
-    """What a step has sent to the host without waiting has arrived when it is saved."""
+    """Non-blocking copies to the host are complete when the checkpoint is saved."""
     config = written(name, tmp_path, {**SHORT, "trainer.limit_train_batches": 3, "trainer.max_steps": 2})
     run("fit", "--config", config, "--run_directory", tmp_path / "here")
     on_device(("fit", "--config", config, "--run_directory", tmp_path / "there"))

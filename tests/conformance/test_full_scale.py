@@ -1,7 +1,7 @@
-"""Every experiment takes one training step at its own scale on the meta device, whose tensors have no values.
+"""Every experiment takes one training step at its full scale on the meta device, whose tensors have no values.
 
-It is quick whatever the size, and whatever would make a GPU wait for its host (`.item()`, a condition on a tensor,
-`nonzero`, an index by a mask) is an error there.
+The test is fast for any size. Code that would make a GPU synchronise with the host (`.item()`, a condition on a tensor,
+`nonzero`, an index by a mask) raises an error.
 """
 
 import types
@@ -23,7 +23,7 @@ from tests.conformance.test_configs import assert_class_defaults
 
 
 class Trainer:
-    """What a module asks of its trainer while it is set up and takes its first step."""
+    """Imitates the trainer attributes that a module reads during set-up and its first step."""
 
     num_training_batches = 1000
     current_epoch = global_step = 0
@@ -41,7 +41,7 @@ class Trainer:
 
 
 def take_a_step(module: LightningModule, trainer: Any, batch: dict[str, Any]) -> Tensor:
-    """Calls the hooks of a fit up to the end of its first batch, in Lightning's order, and returns the loss."""
+    """Call the hooks of a fit up to the end of its first batch, in Lightning's order, and return the loss."""
     module.to("meta")
     if trainer.precision == "64-true":
         module.double()
@@ -53,8 +53,8 @@ def take_a_step(module: LightningModule, trainer: Any, batch: dict[str, Any]) ->
     configured: Any = module.configure_optimizers()
     if (stages := getattr(module, "stages", None)) is not None:
         return take_a_step_of_each_stage(module, trainer, batch, configured[0], stages)
-    if not module.automatic_optimization:  # it steps by itself, or has nothing to train
-        if isinstance(configured, tuple):  # as Lightning gives one optimizer and one schedule, or several
+    if not module.automatic_optimization:  # manual optimisation, or nothing to train
+        if isinstance(configured, tuple):  # as Lightning returns one optimizer and one schedule, or several
             optimizers, schedulers = configured
             followed = [each["scheduler"] for each in schedulers]
             module.lr_schedulers = lambda: followed if len(followed) > 1 else followed[0]  # type: ignore[method-assign]
@@ -90,7 +90,7 @@ def take_a_step(module: LightningModule, trainer: Any, batch: dict[str, Any]) ->
 def take_a_step_of_each_stage(
     module: LightningModule, trainer: Any, batch: dict[str, Any], optimizers: list[Any], stages: Any
 ) -> Tensor:
-    """Steps by itself, in the last epoch of each of its stages; every parameter is trained in one of them."""
+    """Take a manual step in the last epoch of each stage, and check that every parameter is trained in some stage."""
     module.optimizers = lambda *args, **kwargs: optimizers  # type: ignore[method-assign]
     module.manual_backward = Tensor.backward  # type: ignore[method-assign, assignment]
     module.train()
@@ -102,7 +102,8 @@ def take_a_step_of_each_stage(
     return outputs["loss"]
 
 
-# Published or counted from the papers' tables: parameters in front of the classifier, and features that it maps.
+# Published or counted from the papers' tables: the number of parameters before the classifier, and its number of input
+# features.
 PARAMETERS = {
     "CIFARResNet 20": (269_072, 64),
     "CIFARStemResNet 34": (21_276_992, 512),
@@ -193,7 +194,7 @@ UNTRAINED = {
         "its pipeline comes with its weights; small ones are in its tests",
     ),
 }
-SHORTER = {  # all steps of an attack are alike, and all iterations of descent
+SHORTER = {  # all attack steps are alike, as are all descent iterations
     "adaptive_smoothing": ("--model.attack_steps", "1"),
     "sgd_noise": ("--model.iterations_per_step", "2"),
 }
@@ -204,8 +205,8 @@ DEAR |= {"negvsr/reds", "negvsr/reds_plain", "negvsr/reds_stage1", "negvsr/reds_
 
 
 def architecture(network: Any) -> str:
-    """The network that a config names, inside what normalises its images."""
-    arguments = network.get("init_args", {})  # a class without arguments has none
+    """Return the network that a config names, without its input normalisation."""
+    arguments = network.get("init_args", {})  # a class without arguments has no such entry
     if "network" in arguments:
         return architecture(arguments.network)
     if network.class_path.endswith(".timm_model"):
@@ -213,7 +214,7 @@ def architecture(network: Any) -> str:
     return " ".join([network.class_path.rsplit(".", 1)[-1], *([str(arguments.depth)] if "depth" in arguments else [])])
 
 
-@pytest.mark.filterwarnings("ignore:.*lr_scheduler.step.*")  # PyTorch does not see the step that a hook took
+@pytest.mark.filterwarnings("ignore:.*lr_scheduler.step.*")  # PyTorch does not detect a step that a hook has taken
 @pytest.mark.parametrize("path", at_paper_scale(dear=DEAR))
 def test_a_training_step_at_full_scale(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = ("--config", path, *SHORTER.get(path.parent.name, ()))
@@ -243,7 +244,7 @@ def test_a_training_step_at_full_scale(path: Path, monkeypatch: pytest.MonkeyPat
 
 
 class Waits(LightningModule):
-    """Does something to its logits in each step."""
+    """Applies a function to its logits in each step."""
 
     def __init__(self, action: Callable[[Tensor], object]) -> None:
         super().__init__()

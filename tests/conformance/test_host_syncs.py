@@ -1,4 +1,4 @@
-"""Training steps do not wait for the device, but for those that say why; `docs/runs.md` has the table."""
+"""Training steps do not synchronise with the device, except for documented reasons; `docs/runs.md` has the table."""
 
 from collections import defaultdict
 
@@ -44,20 +44,20 @@ REASONS = {
 
 
 def reason(place: str) -> str | None:
-    """Name the reason, a key of `REASONS`, of what was counted at a place."""
+    """Return the reason, a key of `REASONS`, for synchronisations counted at a location."""
     file, _, function = place.partition(" ")
     file = file.partition(":")[0]
     return next((key for key in (f"{file} {function}", file) if key in REASONS), None)
 
 
 def unexplained(printed: str) -> dict[tuple[str, str], int]:
-    """Give what a run has counted, where nothing says why."""
+    """Return the synchronisations that a run has counted and that have no documented reason."""
     _, places = found(printed)
     return {(kind, place): count for (kind, place), count in places.items() if reason(place) is None}
 
 
 def table(counted: dict[str, str]) -> str:
-    """Write the table of what runs have printed, by the row's name."""
+    """Write the table of the runs' counts, by row name."""
     used: list[str] = []
     lines = [f"| method | {' | '.join(KINDS)} | why |", f"|---|{'---|' * (len(KINDS) + 1)}"]
     none = []

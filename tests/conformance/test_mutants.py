@@ -1,4 +1,4 @@
-"""Each of ten seeded faults is found by the check that is there for its kind."""
+"""Each of ten inserted faults is detected by the check for its kind."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Every path, class and key that a header of a configuration or a page names exists."""
+"""Every path, class and key in a configuration's header or on a page exists."""
 
 import functools
 import inspect
@@ -45,7 +45,7 @@ def header(path: Path) -> str:
 
 
 def missing(text: str, beside: Path | None = None) -> set[str]:
-    """Find the files that a text names and that do not exist, also by name alone where it stands in a folder."""
+    """Find named files that do not exist, including bare file names relative to a folder."""
     found = {name for name in FILE.findall(text) if not (ROOT / name).exists()}
     if beside is not None:
         known = {path.name for path in (*beside.glob("*.yaml"), *ROOT.glob("configs/*/*.yaml"))}
@@ -57,7 +57,7 @@ def missing(text: str, beside: Path | None = None) -> set[str]:
 
 @functools.cache
 def resolved(name: str) -> Any:
-    """Import a module or class by its dotted name; None if there is none."""
+    """Import a module or class by its dotted name; return None if it does not exist."""
     try:
         return pkgutil.resolve_name(name)
     except (ImportError, AttributeError, ValueError):
@@ -65,7 +65,7 @@ def resolved(name: str) -> Any:
 
 
 def takes(kind: Any, parts: list[str]) -> bool:
-    """Tell whether a class takes an argument, of whose type is a class that takes the next one, and so on."""
+    """Return whether a class has the argument, recursively for the rest of the name and the argument's type."""
     owners = [one for one in inspect.getmro(kind) if one is not object] if inspect.isclass(kind) else [kind]
     for owner in owners:
         try:
@@ -81,7 +81,7 @@ def takes(kind: Any, parts: list[str]) -> bool:
 
 
 def exists(key: str, settings: Mapping[str, Any]) -> bool:
-    """Tell whether settings, by dotted names, have a key, or a class in them takes it as its argument."""
+    """Return whether the settings contain a key, or a class in them accepts it as an argument."""
     parts = [part for part in key.split(".") if part != "init_args"]
     if parts[-1] in PARSED_APART:
         parts.pop()
@@ -105,9 +105,9 @@ def of(path: Path) -> dict[str, Any]:
 
 
 def unknown(text: str, own: Path | None = None) -> Iterator[str]:
-    """Find the keys that a text names and that no configuration has of those that it names, too, or is the header of.
+    """Find keys in a text that neither its own configuration nor any configuration named in it has.
 
-    A class that the text gives to a key counts as that of the configuration.
+    A class that the text assigns to a key replaces the one in the configuration.
     """
     found = [(key, value) for keys, value in KEY.findall(text) for key in keys.split("+")]
     given = {key: value for key, value in found if resolved(value) is not None}

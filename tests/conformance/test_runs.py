@@ -1,4 +1,4 @@
-"""Every method trains, goes on after a stop, is read back, tests and predicts, and follows seed and precision."""
+"""Every method trains, resumes, is loaded, tests and predicts, and respects seed and precision."""
 
 import shutil
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ BEGINNING = "--trainer.callbacks+={class_path: tests.conformance.runs.Beginning}
 
 @pytest.fixture(scope="module", params=ROWS)
 def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, small_pictures: None) -> Path:
-    """A run to its end, in a directory of the method's name, beside its configuration."""
+    """Complete a run in a directory with the method's name, next to its configuration."""
     directory = tmp_path_factory.mktemp("runs") / request.param
     directory.mkdir()
     run("fit", "--config", written(request.param, directory), "--run_directory", directory, BEGINNING)
@@ -38,7 +38,7 @@ def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def fit(whole: Path, directory: Path, *arguments: str) -> None:
-    """Train again, with other arguments."""
+    """Train again with different arguments."""
     config = whole / f"{whole.name}.yaml"
     run("fit", "--config", config, "--run_directory", directory, BEGINNING, *arguments)
 
@@ -53,7 +53,7 @@ def test_it_trains_and_is_tested(whole: Path) -> None:
 
 
 class Stopped(Exception):
-    """Stands for a kill."""
+    """Imitates a kill."""
 
 
 def test_a_run_stopped_within_an_epoch_ends_where_the_whole_one_does(
@@ -107,7 +107,7 @@ def test_a_checkpoint_is_read_back_and_predicts_in_float32_or_says_in_one_senten
 
 @pytest.fixture
 def largest_norm() -> Iterator[list[float]]:
-    """The norms of all gradients that optimizers step with."""
+    """Record the norms of all gradients that optimizers use."""
     norms: list[float] = []
 
     def note(optimizer: torch.optim.Optimizer, args: object, kwargs: object) -> None:
@@ -122,7 +122,7 @@ def largest_norm() -> Iterator[list[float]]:
 def test_another_seed_half_precision_and_clipping(
     whole: Path, tmp_path: Path, no_pictures: None, largest_norm: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The same seed is the same run: what the stopped run shows."""
+    """That the same seed gives the same run is covered by the test of the stopped run."""
     method = METHODS[whole.name]
     clipped = (f"--{method.clips}", "0.01") if method.clips else ()
     more = () if method.double else ("--trainer.precision", "bf16-mixed")

@@ -1,4 +1,4 @@
-"""The table of methods by strategy, precision and option of docs/runs.md: it is complete, and it is true."""
+"""The table of methods by strategy, precision and option in docs/runs.md is complete and correct."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Runs end as they should on a device that is not the CPU."""
+"""Runs complete as expected on a device other than the CPU."""
 
 from pathlib import Path
 from pydoc import locate
@@ -16,7 +16,7 @@ SHORT = {
     "trainer.limit_train_batches": 2,
     "trainer.limit_val_batches": 1,
     "trainer.limit_test_batches": 2,
-    "trainer.inference_mode": False,  # the device's tensors are none of inference
+    "trainer.inference_mode": False,  # device tensors are not inference tensors
 }
 FIT = {**SHORT, "trainer.limit_train_batches": 4, "trainer.log_every_n_steps": 1000}
 ONE_BATCH = ("--trainer.limit_predict_batches", "1")
@@ -65,14 +65,14 @@ def predicts(name: str) -> bool:
 
 
 def rest(name: str, directory: Path) -> list[Command]:
-    """Write the command lines of test and prediction, where a row has them."""
+    """Return the command lines for test and prediction that the row supports."""
     test, predict = (("test", "--resume", directory), ("predict", "--resume", directory, *ONE_BATCH))
     return [*([test] if methods()[name].tests else []), *([predict] if predicts(name) else [])]
 
 
 @pytest.fixture(scope="module")
 def counted() -> dict[str, str]:
-    """What the fits of all demos have printed."""
+    """Return the output of the fits of all demos."""
     return {}
 
 

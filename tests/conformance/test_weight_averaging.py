@@ -1,4 +1,4 @@
-"""An average of weights that forgets at once is the run without it, whatever a method writes by itself."""
+"""A weight average without memory equals a run without averaging, whatever files a method writes itself."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ FORGETFUL = {
 }
 OTHERWISE = {
     "tester_learner",  # rejects averages
-    "noise_mask_reinforce",  # takes an average of its own as training ends, in place of which the callback's stands
+    "noise_mask_reinforce",  # takes its own average at the end of training, which the callback's average replaces
 }
 COUNT = "average._extra_state"
 """Updates of a method's own average, in the copy that the callback averages; a resumed run has the right number."""

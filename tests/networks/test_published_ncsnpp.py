@@ -145,7 +145,7 @@ def test_weights_without_averages_are_read(tmp_path: Path) -> None:
 
 def test_another_layout_is_one_sentence(tmp_path: Path) -> None:
     path = checkpoint(tmp_path / "deep.pth", LAYOUTS["NCSN++"][1])
-    with pytest.raises(ValueError, match=r"deep\.pth has another layout than the network: missing: all_modules\."):
+    with pytest.raises(ValueError, match=r"deep\.pth has a different layout from the network: missing: all_modules\."):
         with_published_weights(NCSNpp(**{**SIZE, "num_blocks": 2}), str(path))
     with pytest.raises(ValueError, match=r"unexpected: all_modules\.0\.W, "):
         with_published_weights(NCSNpp(**SIZE, **DDPMPP, **TIMES), str(path))

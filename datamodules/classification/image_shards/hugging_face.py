@@ -1,4 +1,4 @@
-"""Images of the package `datasets`: by name on the Hugging Face Hub, or in a local folder."""
+"""Images read with the package `datasets`, from the Hugging Face Hub or from a local folder."""
 
 import contextlib
 import re
@@ -20,7 +20,7 @@ from datamodules.files.limits import sentence
 
 HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 BUILDERS = ("imagefolder", "parquet", "arrow", "cache")
-"""Builders of `datasets` that read nothing but images and tables; others query databases or follow links."""
+"""Builders of `datasets` that read only images and tables; other builders query databases or follow links."""
 
 
 class ImagesInDataset(EncodedImages):
@@ -28,14 +28,14 @@ class ImagesInDataset(EncodedImages):
 
     Args:
         data: the dataset.
-        name: name of the dataset and the split, for messages.
+        name: name of the dataset and the split, for error messages.
         split: name of the split; a sample is named `<split>/<row>`.
         image_key: column of images.
-        label_key: column of integer labels; None means that labels are ignored, and all are 0.
+        label_key: column of integer labels; None means that labels are not read, and that all labels are 0.
         crop: crop of each image.
 
     Raises:
-        ValueError: if a column is missing or of another type, or a label is missing.
+        ValueError: if a column is missing or has the wrong type, or if a label is missing.
     """
 
     def __init__(self, data: Any, name: str, split: str, image_key: str, label_key: str | None, crop: Crop) -> None:
@@ -68,7 +68,7 @@ class ImagesInDataset(EncodedImages):
         return [f"{self.split}/{row}" for row in range(len(self.label))]
 
     def _encoded(self, rows: Sequence[int]) -> Iterator[tuple[str, bytes | None]]:
-        """Yield a name for messages and the encoded image, or a path and None, for each row."""
+        """Yield, for each row, a name for error messages and the encoded image, or a path and None."""
         for row, each in zip(rows, self.images[list(rows)][self.image_key].to_pylist(), strict=True):
             described, image = f"{self.name}: row {row}", each or {}
             if image.get("bytes") is None and not image.get("path"):
@@ -94,8 +94,8 @@ def whole_column(data: Any, key: str, name: str, what: str) -> Any:
     Args:
         data: a `datasets.Dataset`.
         key: name of the column.
-        name: name of the dataset and the split, for messages.
-        what: what a value is, for messages.
+        name: name of the dataset and the split, for error messages.
+        what: description of a value, for error messages.
 
     Raises:
         ValueError: if a value is missing.
@@ -108,12 +108,13 @@ def whole_column(data: Any, key: str, name: str, what: str) -> Any:
 
 
 class HuggingFaceImages(NamedSplits):
-    """Labelled images of the package `datasets` (extra `hub-data`), without running code of a dataset.
+    """Labelled images read with the package `datasets` (extra `hub-data`), without running code from the dataset.
 
-    The dataset is a name on the Hugging Face Hub, which is downloaded once to the cache of `datasets`, or a local
-    folder: a dataset saved by `save_to_disk`, or images with one folder per class (`imagefolder`). Images are read by
-    position from memory-mapped files, so label noise, folds and resuming work as for image files. Label tables identify
-    a sample by its index, or by its name `<split>/<row>`. `ImageShards` reads parquet and tar files without a copy.
+    The dataset is on the Hugging Face Hub or in a local folder. A dataset on the Hub is downloaded once, to the cache
+    of `datasets`. A local folder contains either a dataset saved by `save_to_disk`, or images in one folder per class
+    (`imagefolder`). Images are read by position from memory-mapped files, so label noise, folds and resuming work as
+    for image files. Label tables identify a sample by its index, or by its name `<split>/<row>`. To read parquet and
+    tar files without copying them, use `ImageShards`.
 
     Args:
         name: name of the dataset on the Hub, such as `uoft-cs/cifar10`, or a local folder.
@@ -128,7 +129,7 @@ class HuggingFaceImages(NamedSplits):
         resize: length of the short side of validation and test images after resizing, before the centre crop, in
             pixels; None means 256/224 of `image_size`.
         min_area: smallest area of a random resized training crop, as a fraction of the image's area, in (0, 1]; None
-            means resizing as in testing, then a crop at a random position.
+            means that training images are resized like test images, then cropped at a random position.
         revision: branch, tag or commit of a dataset on the Hub; None means its main branch.
 
     Raises:
@@ -164,7 +165,7 @@ class HuggingFaceImages(NamedSplits):
         self.revision = revision
 
     def fetch_missing(self) -> None:
-        """Download a dataset of the Hub, on one rank per machine, while the others wait.
+        """Download a dataset from the Hub on one rank per machine, while all other ranks wait.
 
         Errors are ignored here, so that no rank waits for a failed rank. They are raised again when all ranks read the
         dataset.
@@ -196,8 +197,8 @@ def loaded_split(
     Args:
         name: name of the dataset on the Hub, or a local folder.
         split: the split, such as `train` or `train[:90%]`.
-        key: name of the argument that gives the split, for messages.
-        needed_by: name of the class that needs the dataset, for messages.
+        key: name of the argument that selects the split, for error messages.
+        needed_by: name of the class that needs the dataset, for error messages.
         config: name of the dataset's configuration on the Hub; None means its default.
         revision: branch, tag or commit of a dataset on the Hub; None means its main branch.
 
@@ -215,7 +216,7 @@ def loaded_split(
     folder = Path(name).expanduser()
     if not folder.is_dir():
         if not HUB_NAME.fullmatch(name):
-            raise FileNotFoundError(f"{name} is no folder, and no name of a dataset such as uoft-cs/cifar10")
+            raise FileNotFoundError(f"{name} is not a folder, and not the name of a dataset such as uoft-cs/cifar10")
         if name.isidentifier() and find_spec(f"datasets.packaged_modules.{name}") is not None:
             raise ValueError(f"{name} is a builder of datasets, which would read any files; name a dataset")
     try:
@@ -225,7 +226,7 @@ def loaded_split(
             if split not in splits:
                 raise ValueError(f"{key} is {split}, and its splits are {', '.join(splits)}")
             return splits[split]
-        if folder.is_dir():  # by its kind, as a README.md in the folder could name addresses
+        if folder.is_dir():  # fixed builder: a README.md could list web addresses
             builder = datasets.load_dataset_builder("imagefolder", data_dir=str(folder))
         else:
             builder = datasets.load_dataset_builder(name, config, revision=revision)
@@ -241,7 +242,7 @@ def loaded_split(
         ) from error
     except ConnectionError as error:
         raise FileNotFoundError(
-            f"{name} is no folder, is not in the cache of datasets, and cannot be downloaded: {sentence(error)}"
+            f"{name} is not a folder, is not in the cache of datasets, and cannot be downloaded: {sentence(error)}"
         ) from error
-    except Exception as error:  # datasets and pyarrow raise many types
+    except Exception as error:  # datasets and pyarrow raise many exception types
         raise ValueError(f"the dataset {name} cannot be read: {sentence(error)}") from error

@@ -27,7 +27,7 @@ from datamodules.files.whole_files import whole_file
 
 KINDS = (".tar", ".parquet")
 _SIZES: dict[tuple[Any, ...], NDArray[np.int64]] = {}
-"""Heights and widths of the images in a shard, `[N, 2]`, by the identity of the shard."""
+"""Cache of the heights and widths of the images in each shard, `[N, 2]`, keyed by `ImagesInShards.identity`."""
 
 
 class ImagesInShards(EncodedImages):
@@ -72,10 +72,10 @@ class ImagesInShards(EncodedImages):
 
     @abstractmethod
     def identity(self, shard: int) -> tuple[Any, ...]:
-        """Return what identifies a file and its images, as the key of a cache."""
+        """Return a cache key that identifies a shard file and its images."""
 
     def sizes(self) -> list[tuple[int, int]]:
-        """Read the height and width of each image, once in a process unless a shard changes."""
+        """Read the height and width of each image. The result is cached in the process until a shard changes."""
         found = [self._sizes_in(shard) for shard in range(len(self.shards))]
         return [(height, width) for each in found for height, width in each.tolist()]
 
@@ -107,7 +107,7 @@ class ImagesByOffset(ImagesInShards):
         shards: shard names, relative to the data directory and without suffix.
         index: index of each shard's samples.
         crop: crop of each image.
-        paths: paths of the shards, for messages.
+        paths: paths of the shards, for error messages.
         files: files from which images are read, either the shards or copies of them.
     """
 
@@ -146,7 +146,7 @@ class ImagesByOffset(ImagesInShards):
 
 
 class ImagesInParquet(ImagesInShards):
-    """Images in parquet shards, each read together with its row group.
+    """Images in parquet shards. Reading an image reads its whole row group.
 
     Args:
         shards: shard names, relative to the data directory and without suffix.
@@ -189,12 +189,12 @@ def identity_of(path: Path) -> tuple[str, int, int]:
 
 
 def shard_paths(root: Path, pattern: str, key: str) -> list[Path]:
-    """List the shards that a pattern names, of one format and sorted by name.
+    """List the shards that match a pattern, sorted by name. All shards must have the same format.
 
     Args:
         root: data directory.
         pattern: folder in `root`, or a pattern such as `data/train-*.parquet`.
-        key: name of the argument that gives the pattern, for messages.
+        key: name of the argument that contains the pattern, for error messages.
 
     Raises:
         FileNotFoundError: if there are no shards.
@@ -220,7 +220,7 @@ def shard_names(root: Path, paths: Sequence[Path]) -> list[str]:
 class ImageShards(NamedSplits):
     """Labelled images in any number of local shards.
 
-    Shards are tar files in WebDataset format, or parquet files as of image datasets on the Hugging Face Hub.
+    Shards are tar files in WebDataset format, or parquet files like those of image datasets on the Hugging Face Hub.
 
     In a tar file, each image (`<key>.jpg` or another format) has its label in `<key>.cls` or `<key>.json`. A parquet
     file has a column of encoded images and a column of labels. Images are read individually by position. Only labels
@@ -228,8 +228,8 @@ class ImageShards(NamedSplits):
     for image files. Label tables identify a sample by its index, or by its name: `<shard>/<member>` in a tar file,
     `<shard>/<row>` in parquet.
 
-    Without `cache_dir`, each start reads the headers of all tar files, which takes about a minute per million images.
-    Each parquet image is then read with its whole row group, which often has 100 rows.
+    Without `cache_dir`, the headers of all tar files are read at every start, which takes about a minute per million
+    images. To read an image from a parquet file, its whole row group is then read, which often has 100 rows.
 
     Args:
         num_classes: number of classes; labels are 0 ... `num_classes` - 1.
@@ -238,12 +238,12 @@ class ImageShards(NamedSplits):
         validation: validation shards, specified like `train`. None means no validation shards.
         test: test shards, specified like `train`. None means no test shards.
         image_key: parquet column of encoded images.
-        label_key: name of the column of labels in parquet files, and of the key of the label in `.json` members.
+        label_key: name of the label column in parquet files, and of the label's key in `.json` members of tar files.
         image_size: height and width of the input images of the network, in pixels.
         resize: length of the short side of validation and test images after resizing, before the centre crop, in
             pixels. None means 256/224 of `image_size`.
         min_area: smallest area of a random resized training crop, as a fraction of the area of the image, in (0, 1].
-            None means resizing as in testing, then a crop at a random position.
+            None means that training images are resized like test images, then cropped at a random position.
         cache_dir: cache folder for the index of tar files and for copies of parquet images. The copies take as much
             space as the shards. None means no cache.
 
@@ -281,7 +281,7 @@ class ImageShards(NamedSplits):
 
     @functools.cached_property
     def class_names(self) -> Sequence[str] | None:  # type: ignore[override]
-        """Class names in the first training shard, if it is a parquet file that stores one for each class."""
+        """Class names from the first training shard, if this is a parquet file that stores a name for each class."""
         with contextlib.suppress(OSError, ValueError):  # raised on reading
             path = self._paths("train")[0]
             found = self._parquet(path).class_names if path.suffix.lower() == ".parquet" else None
@@ -291,8 +291,8 @@ class ImageShards(NamedSplits):
     def fetch_missing(self) -> None:
         """Fill `cache_dir` on one rank per machine, while all other ranks wait.
 
-        Errors are ignored here, so that no rank waits for a failed rank. They are raised again when all ranks read the
-        shards.
+        Errors are ignored here, so that no rank waits for a rank that failed. They are raised again when all ranks read
+        the shards.
         """
         named = [split for split, pattern in self.splits.items() if pattern is not None]
         if self.cache_dir is not None:
@@ -301,7 +301,7 @@ class ImageShards(NamedSplits):
                     self._index(path)
 
     def _paths(self, split: str) -> list[Path]:
-        """List the shards of a split, of one format and sorted by name."""
+        """List the shards of a split, sorted by name. All shards must have the same format."""
         return shard_paths(data_directory(self.data_dir, "ImageShards"), str(self.splits[split]), split)
 
     def read_split(self, split: str) -> ImagesInShards:
@@ -321,7 +321,7 @@ class ImageShards(NamedSplits):
         return source
 
     def _check(self, source: ImagesInShards, paths: Sequence[Path]) -> None:
-        """Reject labels that are out of range, with the shard and the sample of the first one."""
+        """Reject labels that are out of range, and name the shard and the sample of the first such label."""
 
         def place_of(row: int) -> str:
             shard = int(np.searchsorted(source.first_row, row, side="right")) - 1

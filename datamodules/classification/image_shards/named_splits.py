@@ -1,4 +1,4 @@
-"""Image sets whose training, validation and test splits are named by arguments."""
+"""Base class of datasets whose training, validation and test splits are selected by arguments."""
 
 from collections.abc import Callable, Mapping
 
@@ -8,13 +8,13 @@ from datamodules.classification.image_sets import ImageSet, ImageSource
 
 
 class NamedSplits(ImageSet):
-    """Labelled images in splits that arguments name: shards, or the splits of a dataset of the package `datasets`.
+    """Labelled images in splits that arguments select: patterns of shards, or split names of the package `datasets`.
 
     A subclass sets `num_classes` and `splits`, and reads a split in `read_split`.
     """
 
     splits: Mapping[str, str | None]
-    """What arguments name, by `train`, `validation` and `test`; None if there is no such split."""
+    """Value of each of the arguments `train`, `validation` and `test`; None if there is no such split."""
 
     def read_split(self, key: str) -> ImageSource:
         """Read the split `train`, `validation` or `test`."""
@@ -43,7 +43,7 @@ class NamedSplits(ImageSet):
 
         Args:
             label: labels of a split, `[N]`.
-            place_of: function that describes a sample for the message, by its position.
+            place_of: function that maps the position of a sample to its description in the error message.
 
         Raises:
             ValueError: if a label is out of range. The message describes the first such sample.

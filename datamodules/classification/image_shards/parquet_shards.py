@@ -20,7 +20,7 @@ class ParquetShard:
         path: the file.
         image_key: column of encoded images: bytes, or a struct with `bytes`, as written by `datasets`.
         label_key: column of integer labels or of captions; None for images without captions.
-        captioned: whether that column holds captions instead of labels.
+        captioned: whether the column `label_key` contains captions instead of labels.
 
     Raises:
         FileNotFoundError: if the file does not exist.
@@ -37,7 +37,7 @@ class ParquetShard:
         self.label_key = label_key
         self.captioned = captioned
         try:
-            # Arrow's threads would not survive the fork of DataLoader workers.
+            # Arrow's threads would not survive the fork that starts the DataLoader workers.
             self.file = pyarrow.parquet.ParquetFile(path, pre_buffer=False)
             described = self.file.metadata
             if described.num_rows > (stored := path.stat().st_size):
@@ -45,17 +45,17 @@ class ParquetShard:
             groups = [described.row_group(number) for number in range(described.num_row_groups)]
             check_unpacked(path, max((group.total_byte_size for group in groups), default=0))
             self.column, self.class_names = self._columns(self.file.schema_arrow)
-        except Exception as error:  # Arrow raises many types
+        except Exception as error:  # Arrow raises many exception types
             raise self._rejected(error) from error
         self.first_row = np.cumsum([0, *(group.num_rows for group in groups)])
-        """First row of each row group, followed by the number of rows."""
+        """First row of each row group, followed by the total number of rows."""
 
     def _rejected(self, error: BaseException) -> ValueError:
         kind = "captioned" if self.captioned else "labelled"
         return ValueError(f"{self.path} cannot be read as a parquet shard of {kind} images: {sentence(error)}")
 
     def _columns(self, schema: Any) -> tuple[str, list[str] | None]:
-        """Check both columns; return the path of the encoded images and, if stored, the class names."""
+        """Check both columns. Return the column path of the encoded images and, if they are stored, the class names."""
         import pyarrow
 
         image_key, label_key, is_text = self.image_key, self.label_key, self.captioned
@@ -98,7 +98,7 @@ class ParquetShard:
         """Read the captions, `[n]`.
 
         Raises:
-            ValueError: if a row has no caption; the message names the shard and the first such row.
+            ValueError: if a row has no caption. The message names the shard and the first such row.
         """
         try:
             return self._values("caption").to_pylist()
@@ -116,7 +116,7 @@ class ParquetShard:
         """Read the encoded images of a row group, as an Arrow column.
 
         Raises:
-            ValueError: if the row group cannot be read. The message names row group and shard.
+            ValueError: if the row group cannot be read. The message names the row group and the shard.
         """
         try:
             table = self.file.read_row_group(number, columns=[self.column], use_threads=False)

@@ -16,7 +16,7 @@ from datamodules.files.image_files import SUFFIXES
 from datamodules.files.limits import check_is_file, sentence
 
 SAMPLE = re.compile(r"((?:.*/)?[^/.]+)\.([^/]+)")
-"""A member's name, as in WebDataset: the sample's key up to the first dot of the file name, then the column."""
+"""Pattern of member names in WebDataset: the sample's key up to the first dot of the file name, then the column."""
 LABEL_BYTES, JSON_BYTES, NAME_BYTES = 64, 1 << 20, 255
 """Maximal numbers of bytes of a `.cls` member, a `.json` member and a member's name."""
 
@@ -30,7 +30,7 @@ class ShardIndex(NamedTuple):
     offset: NDArray[np.int64]
     """`[n]`: first byte of the encoded image."""
     size: NDArray[np.int64]
-    """`[n]`: number of its bytes."""
+    """`[n]`: number of bytes of the encoded image."""
 
 
 def read_tar_index(path: Path, label_key: str) -> ShardIndex:
@@ -48,10 +48,10 @@ def read_tar_index(path: Path, label_key: str) -> ShardIndex:
 
 
 def read_captioned_tar_index(path: Path, caption_column: str | None) -> tuple[ShardIndex, list[str]]:
-    """Index the samples of a tar shard like `read_tar_index`, with captions instead of labels.
+    """Index the samples of a tar shard like `read_tar_index`, but with captions instead of labels.
 
     The caption of an image `<key>.<format>` is the text in `<key>.txt`, or the value of `caption_column` in
-    `<key>.json`; if `caption_column` is None, captions are not read and empty. All labels are 0.
+    `<key>.json`; if `caption_column` is None, captions are not read, and all are empty. All labels are 0.
 
     Raises:
         FileNotFoundError: if the file does not exist.
@@ -67,7 +67,7 @@ def read_captioned_tar_index(path: Path, caption_column: str | None) -> tuple[Sh
 def _rows(
     path: Path, columns: Collection[str], read: Callable[[int, str, dict[str, tarfile.TarInfo]], Any], kind: str
 ) -> Iterator[tuple[Any, ...]]:
-    """Return the names, the values read, the offsets and the sizes of a shard's samples."""
+    """Return the names, the labels or captions, the offsets and the sizes of all samples in a shard."""
     check_is_file(path)
     try:
         with path.open("rb") as stream:
@@ -75,7 +75,7 @@ def _rows(
             rows = list(_samples(stream.fileno(), archive, columns, read))
         if not rows:
             raise ValueError("it holds no image")
-    except Exception as error:  # a damaged file raises almost anything
+    except Exception as error:  # a damaged file can raise almost any exception type
         raise ValueError(f"{path} cannot be read as a tar shard of {kind} images: {sentence(error)}") from error
     return zip(*rows, strict=True)
 

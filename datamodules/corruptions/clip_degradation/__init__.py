@@ -1,6 +1,6 @@
-"""Degradations of video clips.
+"""Degradations of video clips by chains of operators.
 
-They consist of operators, and the parameters of an operator follow a random walk over the frames.
+The parameters of each operator follow a random walk over the frames of a clip.
 
     degradation:
       class_path: datamodules.corruptions.clip_degradation.Chain
@@ -11,7 +11,7 @@ They consist of operators, and the parameters of an operator follow a random wal
           - datamodules.corruptions.clip_degradation.ResizeToEnd
 
 Source: K. C. K. Chan et al., Investigating Tradeoffs in Real-World Video Super-Resolution (RealBasicVSR), CVPR 2022,
-arXiv 2111.12704; defaults are those of the first stage of its chain, as in its code (mmagic).
+arXiv 2111.12704; the defaults are those of the first stage of the chain in its code (mmagic).
 """
 
 from datamodules.corruptions.clip_degradation.blur import RandomBlur

@@ -16,7 +16,7 @@ PROBABILITIES = {
     **{"plateau_iso": 0.108, "plateau_aniso": 0.027, "sinc": 0.1},
 }
 LARGE = 13
-"""Sinc kernels of this size or larger may have lower cut-off frequencies."""
+"""Kernel size from which sinc kernels may have lower cut-off frequencies."""
 
 
 class RandomBlur(ClipOperator):
@@ -24,22 +24,22 @@ class RandomBlur(ClipOperator):
 
     All kernels of a clip have the same family and size, and their parameters follow a random walk over the frames.
 
-    The first value of each parameter is uniform in its range, and changes by at most one step per frame. The published
-    code samples `beta` anew in each frame, between its last value and 1. Here `beta` follows a random walk, as the
-    published settings say.
+    The first value of each parameter is sampled uniformly from its range. Then the value changes by at most one step
+    per frame. The published code samples a new `beta` in each frame, between the previous value and 1. Here, `beta`
+    follows a random walk, as in the published settings.
 
     Args:
         families: probabilities of the kernel families.
         kernel_sizes: odd kernel sizes in pixels. One of them is sampled per clip.
-        sigma: smallest and largest standard deviation of the kernel along either axis.
+        sigma: smallest and largest standard deviation of the kernel, along each of its axes.
         sigma_step: largest change of the standard deviations per frame.
-        rotation_step: largest change of the angle per frame, in radians.
+        rotation_step: largest change of the rotation angle per frame, in radians.
         generalized_beta: smallest and largest exponent of generalized Gaussians.
         generalized_step: largest change of the exponent of generalized Gaussians per frame.
         plateau_beta: smallest and largest exponent of plateau kernels.
         plateau_step: largest change of the exponent of plateau kernels per frame.
         cutoff: smallest and largest cut-off frequency of sinc filters, in radians per pixel. None means pi/3 to pi for
-            kernels below 13 pixels, and pi/5 to pi for larger kernels.
+            kernels below 13 pixels, and pi/5 to pi for kernels of 13 pixels or more.
         cutoff_step: largest change of the cut-off frequency per frame.
         probability: probability that a clip is blurred.
     """
@@ -114,7 +114,7 @@ class RandomBlur(ClipOperator):
 
 
 def filtered(clip: Tensor, kernel: Tensor) -> Tensor:
-    """Correlate each frame of `[T, C, H, W]` with its own kernel from `[T, k, k]`, using reflection padding."""
+    """Correlate each frame of a clip `[T, C, H, W]` with its own kernel, `[T, k, k]`, using reflection padding."""
     (height, width), reach = clip.shape[2:], kernel.shape[-1] // 2
     wide = clip[:, :, reflected(height, reach, clip.device)][..., reflected(width, reach, clip.device)]
     size = wide.shape[2:]
@@ -123,7 +123,7 @@ def filtered(clip: Tensor, kernel: Tensor) -> Tensor:
 
 
 def reflected(size: int, reach: int, device: torch.device) -> Tensor:
-    """Return the pixel indices of a line that is extended by `reach` pixels on each side, by reflection at its ends."""
+    """Return the pixel indices of a line that is extended by `reach` pixels on each side by reflection."""
     if size == 1:
         return torch.zeros(1 + 2 * reach, dtype=torch.int64, device=device)
     place = torch.arange(-reach, size + reach, device=device) % (2 * size - 2)

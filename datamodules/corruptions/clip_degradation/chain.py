@@ -1,4 +1,4 @@
-"""Chains of operators that turn a clean clip into a small 8-bit clip."""
+"""Chains of operators that turn a clean clip into a degraded, smaller 8-bit clip."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,10 +14,10 @@ from datamodules.corruptions.clip_degradation.interface import ClipOperator
 class InRandomOrder(ClipOperator):
     """Apply groups of operators in random order.
 
-    The order within a group is fixed.
+    The order of the operators within a group is fixed.
 
     Args:
-        groups: lists of operators.
+        groups: groups of operators, each a list.
     """
 
     def __init__(self, groups: Sequence[Sequence[ClipOperator]]) -> None:
@@ -71,9 +71,9 @@ class Chain:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Use one thread, as DataLoader workers do.
+    """Use one CPU thread, as DataLoader workers do.
 
-    With more threads, the rounding and thus the quantised values may change.
+    With more threads, rounding errors, and therefore the quantised values, may differ.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -1,7 +1,7 @@
 """Compression of clips in memory: each frame as a JPEG, or the clip as a video.
 
-Both operators run on the CPU, in the DataLoader workers. Values are clipped and quantised before compression. JPEG gets
-the channels in RGB order. The published code passes them in BGR order.
+Both operators run on the CPU, in the DataLoader workers. Values are clipped and quantised before compression. The
+channels are passed to the JPEG encoder in RGB order. The published code passes them in BGR order.
 """
 
 import io
@@ -48,13 +48,14 @@ def as_jpeg(frame: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
 
 
 class RandomCodec(ClipOperator):
-    """Compress a clip as a video with one frame per second and a random codec and bit rate.
+    """Compress a clip as a video with one frame per second, a random codec and a random bit rate.
 
-    Needs the extra `video`, and frames with even height and width. The bit rate has no effect on the mpeg4 encoder of
-    FFmpeg. This encoder may exceed the bit rate by four million bits, and a short clip needs less than this.
+    This operator needs the extra `video`. The height and width of frames must be even. The bit rate has no effect on
+    FFmpeg's mpeg4 encoder: this encoder may exceed the bit rate by four million bits, and a short clip needs fewer bits
+    than that.
 
     Args:
-        codecs: names of encoders. One of them is sampled per clip.
+        codecs: names of FFmpeg encoders. One of them is sampled per clip.
         bit_rate: lowest and highest bit rate, in bits per second.
     """
 

@@ -17,7 +17,7 @@ class ClipOperator(ABC):
     """
 
     def sizes(self, size: tuple[int, int], end: tuple[int, int]) -> tuple[int, int] | None:
-        """Return the size of frames after the operator, or None if the size is random."""
+        """Return the size of frames after this operator, or None if the size is random."""
         return size
 
     @abstractmethod
@@ -25,7 +25,7 @@ class ClipOperator(ABC):
         """Degrade a clip.
 
         Args:
-            clip: frames `[T, C, H, W]` in floating point, on any device. 1 is white, and values are not clipped.
+            clip: frames `[T, C, H, W]` in floating point, on any device. White is 1. Values may lie outside [0, 1].
             random: random number generator of the parameters, on the CPU.
             end: height and width of frames at the end of the chain.
 
@@ -39,14 +39,14 @@ def walk(
 ) -> NDArray[np.float64]:
     """Sample a random walk over frames.
 
-    The value changes by at most one step from a frame to the next.
+    The value changes by at most `step` from one frame to the next.
 
     Args:
         random: random number generator.
         ends: range of the parameter. The random walk is clamped to this range.
-        step: largest change between two frames.
+        step: largest change between consecutive frames.
         count: number of frames.
-        first: range in which the first value is uniform. None means `ends`.
+        first: range from which the first value is sampled uniformly. None means `ends`.
 
     Returns:
         `[count]`.
@@ -61,7 +61,7 @@ def walk(
 
 
 def check_range(ends: Sequence[float], least: float, name: str) -> None:
-    """Reject a range whose lower end is too small or above the upper end.
+    """Reject a range whose lower end is below `least` or above the upper end.
 
     Raises:
         ValueError: if an argument is invalid. The message names it.

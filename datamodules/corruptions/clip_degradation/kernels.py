@@ -1,4 +1,4 @@
-"""Blur kernels: Gaussian, generalized Gaussian, plateau and sinc kernels, computed for all frames at once.
+"""Blur kernels (Gaussian, generalized Gaussian, plateau and sinc), computed for all frames at once.
 
 Each kernel is normalised to sum 1. Let x be the position of a tap, Sigma = R diag(s_x^2, s_y^2) R^T and q = x^T
 Sigma^-1 x. The kernels are:
@@ -8,7 +8,7 @@ Sigma^-1 x. The kernels are:
     plateau       1 / (1 + q^beta)
     sinc          omega J_1(omega |x|) / (2 pi |x|), in the centre omega^2 / (4 pi)
 
-Source: X. Wang et al., Real-ESRGAN, ICCVW 2021, arXiv 2107.10833; the formulas are those of its code (BasicSR).
+Source: X. Wang et al., Real-ESRGAN, ICCVW 2021, arXiv 2107.10833; the formulas are from its code (BasicSR).
 """
 
 from typing import Literal, get_args
@@ -44,7 +44,7 @@ def gaussian(size: int, sigma_x: Tensor, sigma_y: Tensor, rotation: Tensor) -> T
 def generalized(size: int, sigma_x: Tensor, sigma_y: Tensor, rotation: Tensor, beta: Tensor) -> Tensor:
     """Compute generalized Gaussian kernels, `[T, size, size]`.
 
-    They are heavy-tailed for `beta` < 1 and flat for `beta` > 1.
+    The kernels are heavy-tailed for `beta` < 1 and flat for `beta` > 1.
     """
     distance = squared_distances(size, sigma_x, sigma_y, rotation)
     return normalized((-0.5 * distance ** beta[:, None, None]).exp())
@@ -57,9 +57,9 @@ def plateau(size: int, sigma_x: Tensor, sigma_y: Tensor, rotation: Tensor, beta:
 
 
 def sinc(size: int, cutoff: Tensor) -> Tensor:
-    """Compute circular low-pass filters on the CPU, `[T, size, size]`.
+    """Compute circularly symmetric low-pass filters on the CPU, `[T, size, size]`.
 
-    `cutoff` has the cut-off frequencies `[T]` in radians per pixel.
+    `cutoff` contains the cut-off frequencies, `[T]`, in radians per pixel.
     """
     radius = taps(size, cutoff).square().sum(dim=-1).sqrt()
     radius[size // 2, size // 2] = 1

@@ -1,4 +1,4 @@
-"""Gaussian and Poisson noise for clips, with parameters in 8-bit grey levels."""
+"""Gaussian and Poisson noise for video clips."""
 
 import numpy as np
 import torch
@@ -14,19 +14,20 @@ LUMA = (0.299, 0.587, 0.114)
 class RandomNoise(ClipOperator):
     """Add Gaussian or Poisson noise to a clip.
 
-    All frames have the same kind of noise, sampled independently for each frame.
+    All frames of a clip have the same kind of noise, which is sampled independently for each frame.
 
-    Poisson noise samples counts with `v` counts for white, where `v` is the smallest power of two not below the number
-    of different levels in the frame, and multiplies their noise by a strength, as in RealBasicVSR's training. (A later
-    version of its library uses `v` counts for one of 255 levels, which leaves noise of at most one or two levels.)
+    For Poisson noise, counts are sampled with `v` counts for white. Here, `v` is the number of different levels in the
+    frame, rounded up to a power of two. The noise of the counts is multiplied by `strength`, as in RealBasicVSR's
+    training. (A later version of its library uses `v` counts for one of 255 levels, so the noise is at most one or two
+    levels.)
 
     Args:
         sigma: smallest and largest standard deviation of Gaussian noise, in 8-bit levels.
         sigma_step: largest change of `sigma` per frame.
         poisson: probability of Poisson noise.
-        strength: smallest and largest factor of Poisson noise.
+        strength: smallest and largest factor by which Poisson noise is multiplied.
         strength_step: largest change of `strength` per frame.
-        grey: probability that all channels have the same noise.
+        grey: probability that the noise is the same in all channels.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class RandomNoise(ClipOperator):
 
 
 def poisson_noise(clip: Tensor, random: np.random.Generator, grey: bool) -> Tensor:
-    """Sample Poisson noise for an 8-bit clip, `[T, C, H, W]`, or `[T, 1, H, W]` for grey noise."""
+    """Sample the Poisson noise of a clip quantised to 8 bits, `[T, C, H, W]`, or `[T, 1, H, W]` for grey noise."""
     light = clip
     if grey and clip.shape[1] == 3:
         light = (clip * clip.new_tensor(LUMA)[:, None, None]).sum(dim=1, keepdim=True)

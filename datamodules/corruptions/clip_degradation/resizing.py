@@ -1,6 +1,6 @@
-"""Resize all frames of a clip at once, by matrix products.
+"""Resize all frames of a clip at once by matrix products.
 
-The modes `bilinear`, `bicubic` and `area` give the results of OpenCV in its linear, cubic and area modes. Only `area`
+The modes `bilinear`, `bicubic` and `area` give the same results as OpenCV's linear, cubic and area modes. Only `area`
 is antialiased.
 """
 
@@ -22,7 +22,7 @@ BICUBIC = -0.75
 
 
 def resampling(size: int, sizes: NDArray[np.int64], mode: Mode) -> Tensor:
-    """Return the matrices that resample a line of pixels to other lengths, `[T, longest, size]`, float64.
+    """Return the matrices that resample a line of pixels to new lengths, `[T, longest, size]`, float64.
 
     Rows beyond the new length of a line are zero.
 
@@ -74,11 +74,11 @@ class RandomResize(ClipOperator):
     """Resize each frame by its own random factor, then resize all frames to the size of the first frame.
 
     The factor follows a random walk over the frames. In the published code, frames keep different sizes until the next
-    codec resizes them to the size of the first frame. Here they are resized immediately.
+    codec resizes them to the size of the first frame. Here, they are resized to this size immediately.
 
     Args:
-        up: probability that a clip is upsampled.
-        down: probability that a clip is downsampled.
+        up: probability that the first frame is upsampled.
+        down: probability that the first frame is downsampled. Otherwise, its size is not changed.
         scale: smallest and largest factor.
         step: largest change of the factor per frame.
         even: whether to round height and width down to even numbers, as codecs require.
@@ -119,7 +119,7 @@ class RandomResize(ClipOperator):
 
 
 def _each_resized(clip: Tensor, axis: int, sizes: NDArray[np.int64], mode: Mode) -> Tensor:
-    """Resize one axis of each frame to a length for this frame, then to the length of the first frame."""
+    """Resize one axis of each frame to the frame's own length, then to the length of the first frame."""
     matrix = resampling(clip.shape[axis], sizes, mode)
     together = torch.zeros(len(sizes), int(sizes[0]), matrix.shape[1], dtype=matrix.dtype)
     for own in np.unique(sizes):

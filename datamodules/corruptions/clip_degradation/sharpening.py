@@ -2,7 +2,8 @@
 
     r = x - g * x;   m = g * [255 |r| > 10];   m clip(x + r / 2, 0, 1) + (1 - m) x
 
-The Gaussian g has 51 taps. Its standard deviation is 8, the default of OpenCV for this size.
+Here, x is the image, and g * x is x blurred with the Gaussian kernel g. The kernel has 51 taps and a standard deviation
+of 8, OpenCV's default for this size.
 
 Source: Real-ESRGAN's code (BasicSR), with which RealBasicVSR sharpens ground truth.
 """
@@ -22,8 +23,8 @@ def unsharp_masked(image: Tensor, weight: float = 0.5, threshold: float = 10 / 2
 
     Args:
         image: `[..., C, H, W]`, in [0, 1], on any device.
-        weight: factor by which the added difference is multiplied.
-        threshold: difference above which a pixel and its neighbourhood are sharpened.
+        weight: factor of the difference that is added to the image.
+        threshold: absolute difference from the blurred copy above which a pixel and its neighbourhood are sharpened.
     """
     frames = image.flatten(0, -4) if image.ndim > 3 else image[None]
     residual = frames - _blurred(frames)
@@ -47,7 +48,7 @@ def blurring(size: int, like: Tensor) -> Tensor:
 
 
 class UnsharpMask(ClipOperator):
-    """Sharpen clean frames before degradation by `unsharp_masked`."""
+    """Sharpen clean frames with `unsharp_masked` before they are degraded."""
 
     def apply(self, clip: Tensor, random: np.random.Generator, end: tuple[int, int]) -> Tensor:
         return unsharp_masked(clip)

@@ -1,9 +1,9 @@
 """Image noise: noisy measurements of clean images, with known statistics.
 
-A kind of noise is a frozen object. This object defines the distribution of the noise, and samples noisy images from
-batches of clean images on any device. Random numbers are passed to it as an argument. A noisy image is therefore a
-function of (seed, epoch, index) and does not depend on the batch or on the rank. A configuration selects a kind of
-noise by its class path:
+A noise model is a frozen object that defines the distribution of the noise. It samples noisy images from batches of
+clean images on any device. The source of random numbers is passed as an argument. A noisy image is therefore a function
+of (seed, epoch, index) and does not depend on the batch or on the rank. A configuration selects a noise model by its
+class path:
 
     noise:
       class_path: datamodules.corruptions.image_noise.Gaussian

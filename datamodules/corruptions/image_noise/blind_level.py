@@ -1,10 +1,10 @@
 """Blind estimation of the noise level.
 
-The level with the best no-reference score of the denoised image is chosen.
+Images are denoised at several levels. The level whose denoised image has the best no-reference score is chosen.
 
-Source: Noise2Score, Kim and Ye, NeurIPS 2021, arXiv 2106.07009, blind denoising; measures and grids are those of the
-authors' code. In the code of the authors, the best score must also reach a fixed bound. Here the level with the best
-score is always chosen.
+Source: Noise2Score, Kim and Ye, NeurIPS 2021, arXiv 2106.07009, blind denoising; the scores and the grids of levels are
+those of the authors' code. In the authors' code, the best score must also reach a fixed bound. Here, the level with the
+best score is always chosen.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,19 +21,19 @@ Noise = TypeVar("Noise", bound=ImageNoise)
 
 
 def total_variation(image: Tensor, epsilon: float = 1e-12) -> Tensor:
-    """Compute the mean absolute difference of vertical neighbours plus that of horizontal neighbours, `[B]`."""
+    """Compute the total variation `[B]`: mean absolute differences of vertical and of horizontal neighbours, added."""
     down, across = image.diff(dim=2), image.diff(dim=3)
     return sum((d**2 + epsilon).sqrt().flatten(1).mean(dim=1) for d in (down, across))  # type: ignore[return-value]
 
 
 def candidates(noise: ImageNoise) -> list[ImageNoise]:
-    """List the candidate levels: `n` equal steps through the grid of the paper, without its first end.
+    """List the candidate levels: the end points of `n` equal steps through the paper's range of levels.
 
     Args:
-        noise: an example of the kind of noise.
+        noise: any noise model of the kind; its level is not used.
 
     Raises:
-        ValueError: if the paper has no grid for this kind of noise.
+        ValueError: if the paper has no range of levels for this kind of noise.
     """
     kind = type(noise)
     if kind not in GRIDS:
@@ -52,7 +52,7 @@ GRIDS: dict[type[ImageNoise], tuple[int, float, float]] = {
 def looks(noise: ImageNoise, noisy: Tensor, denoised: Tensor) -> Tensor:
     """Score denoised images without ground truth, `[B]`.
 
-    The score is roughness plus misfit to the noisy images; lower is better.
+    The score is the roughness of the denoised image x, plus its misfit to the noisy image y. Lower is better.
 
     Gaussian: TV(x). Poisson: 0.1 TV(x clipped to [0, max x]) + mean over x > 0 of (x - y log x). Gamma: TV(x) + mean
     over x > 0 of (log x + y / x + (y / x)^2).
@@ -73,15 +73,15 @@ def _mean_where(where: Tensor, values: Tensor) -> Tensor:
 
 
 def best_level(noises: Sequence[Noise], noisy: Tensor, score: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-    """Denoise images at each candidate level.
+    """Denoise images at each candidate level, and choose the level with the best score for each image.
 
-    For each image, keep the result with the best score.
+    The scores are computed by `looks`.
 
     Args:
         noises: candidate levels of one kind of noise. If scores are equal, the first level is chosen.
         noisy: `[B, C, H, W]`.
-        score: score function of the noisy images, applied to `score_input`. It is evaluated only once if `score_input`
-            is the same for all levels.
+        score: score function of the distribution of noisy images. Its argument is the result of `score_input`. It is
+            evaluated only once if this result is the same for all levels.
 
     Returns:
         The indices of the chosen levels, `[B]`, and the denoised images.

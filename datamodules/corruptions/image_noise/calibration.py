@@ -2,13 +2,11 @@
 
 Steps of the calibration:
 
-1. The gain K: flat frames have variance = K mean + a constant (the photon transfer curve).
-2. The colour bias: means of the colours in bias frames (no light), minus the black level.
-3. The row noise: standard deviation of the row means.
-4. The read noise: after subtraction of row means, the remaining noise has a Tukey lambda distribution. The shape
-   maximises the correlation in the probability plot of the data against the distribution. The scale is the slope of
-   this plot.
-5. Linear fits of log scale against log K over the gains of the camera.
+1. The gain K, from flat frames: variance = K mean + constant (the photon transfer curve). 2. The colour bias: the mean
+of each colour in bias frames (frames without light), minus the black level. 3. The row noise: the standard deviation of
+the row means. 4. The read noise: after subtraction of row means, the remaining noise has a Tukey lambda distribution.
+The shape parameter maximises the correlation in the probability plot of the noise. The scale is the slope of this plot.
+5. Linear fits: log scale as a function of log K, over all gains of the camera.
 
 Source: Wei, Fu, Zheng and Yang, TPAMI 2022, arXiv 2108.02158, and the authors' answers to questions on their code.
 """
@@ -28,34 +26,34 @@ Frame = NDArray[np.floating] | NDArray[np.integer]
 
 
 class Recording(NamedTuple):
-    """Noise parameters estimated from the frames of one gain."""
+    """Noise parameters at one gain, estimated from the frames recorded at this gain."""
 
     gain: float
-    """K."""
+    """System gain K."""
     read: float
     """Scale of the read noise."""
     row: float
     """Standard deviation of the row noise."""
     gaussian: float
-    """Standard deviation of all noise in the dark."""
+    """Standard deviation of the total noise in the dark."""
     tukey_lambda: float
-    """Shape of the read noise."""
+    """Shape parameter of the distribution of the read noise."""
     colour_bias: tuple[float, ...]
-    """Offsets of R, G, B, G."""
+    """Colour bias of R, G, B, G."""
     fit: float
-    """Squared correlation of the probability plot; `normal_fit` is that of a normal distribution."""
+    """Squared correlation of the probability plot. `normal_fit` is the same for a normal distribution."""
     normal_fit: float
 
 
 def photon_transfer(mean: Frame, variance: Frame) -> tuple[float, float]:
-    """Fit variance = K mean + constant to flat areas.
+    """Fit the line variance = K mean + constant to evenly lit areas.
 
     Args:
         mean: mean of each area, in digital numbers above black.
         variance: variance of each area.
 
     Returns:
-        The slope K and the constant. The constant is the variance of the noise in the dark.
+        The slope K, and the constant, which is the variance of the noise in the dark.
 
     Raises:
         ValueError: if there are fewer than two light levels, or the variance does not grow with the mean.
@@ -69,12 +67,12 @@ def photon_transfer(mean: Frame, variance: Frame) -> tuple[float, float]:
 
 
 def flat_frames(frames: Sequence[Frame], black: float) -> tuple[float, float]:
-    """Compute mean and variance of flat frames at one light level.
+    """Compute the mean and variance of flat frames at one light level.
 
-    With two or more frames, fixed-pattern noise cancels.
+    With two or more frames, the variance does not contain fixed-pattern noise.
 
     Args:
-        frames: frames of one colour, all of one shape.
+        frames: frames of one colour, all of the same shape.
         black: black level.
     """
     stack = np.stack([np.asarray(frame, dtype=np.float64) for frame in frames])
@@ -86,11 +84,11 @@ def flat_frames(frames: Sequence[Frame], black: float) -> tuple[float, float]:
 def even_areas(plane: Frame, size: int = 12) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Find the evenly lit squares of a frame, such as the patches of a grey chart.
 
-    A square is evenly lit under two conditions. The means of its quarters differ no more than noise explains, and
-    neighbouring pixels differ as much as any two pixels of the square.
+    A square counts as evenly lit if two conditions hold. The means of its quarters must differ by no more than noise
+    explains. Neighbouring pixels must differ about as much as any two pixels of the square.
 
     Args:
-        plane: one colour, `[H, W]`, in digital numbers above black.
+        plane: pixels of one colour, `[H, W]`, in digital numbers above black.
         size: side of a square in pixels, an even number.
 
     Returns:
@@ -107,17 +105,17 @@ def even_areas(plane: Frame, size: int = 12) -> tuple[NDArray[np.float64], NDArr
 
 
 def tukey_lambda_fit(values: Frame, bounds: tuple[float, float] = (-0.45, 0.5)) -> tuple[float, float, float]:
-    """Fit a Tukey lambda distribution to numbers by means of the probability plot.
+    """Fit a Tukey lambda distribution to a sample by its probability plot.
 
     Args:
-        values: a sample, centred or not.
-        bounds: range in which the shape is searched.
+        values: the sample. It need not be centred.
+        bounds: range in which the shape parameter is searched.
 
     Returns:
         Shape, scale and squared correlation.
     """
     ordered = np.sort(np.asarray(values, dtype=np.float64).ravel())
-    # Filliben's medians of the order statistics, as in `scipy.stats.probplot`.
+    # Filliben's estimates of the medians of the order statistics, as in `scipy.stats.probplot`.
     u = (np.arange(1, len(ordered) + 1) - 0.3175) / (len(ordered) + 0.365)
     u[-1] = 0.5 ** (1 / len(ordered))
     u[0] = 1 - u[-1]
@@ -134,7 +132,7 @@ def recording(bias_frame: Frame, gain: float, black: float) -> Recording:
     """Estimate the noise parameters at one gain from a frame without light.
 
     Args:
-        bias_frame: frame without light of the full Bayer sensor, `[H, W]`, with red first, in digital numbers.
+        bias_frame: frame of the full Bayer sensor without light, `[H, W]`, in digital numbers. The first pixel is red.
         gain: K, from `photon_transfer`.
         black: black level.
     """
@@ -150,7 +148,7 @@ def recording(bias_frame: Frame, gain: float, black: float) -> Recording:
 
 
 def line(gains: Sequence[float], scales: Sequence[float]) -> Line:
-    """Fit log scale = slope log K + intercept, and compute the spread of the residuals.
+    """Fit log scale = slope log K + intercept, and compute the standard deviation of the residuals.
 
     Raises:
         ValueError: if there are fewer than three gains, too few to estimate the spread.
@@ -163,13 +161,13 @@ def line(gains: Sequence[float], scales: Sequence[float]) -> Line:
 
 
 def calibrated(recordings: Sequence[Recording], levels: float | None = None) -> Camera:
-    """Combine recordings at several gains into the parameters of a camera.
+    """Combine recordings at several gains into the noise parameters of a camera.
 
-    `Camera.save` writes them to a file.
+    `Camera.save` writes these parameters to a file.
 
     Args:
         recordings: recordings of at least three gains, one or two per gain.
-        levels: white level minus black level. None if it will be given to `Sensor` as the argument `levels`.
+        levels: white level minus black level. None means that it is unknown; then `Sensor` needs the argument `levels`.
     """
     ordered = sorted(recordings, key=lambda one: one.gain)
     gains = [one.gain for one in ordered]

@@ -1,6 +1,6 @@
 """Noise parameters of cameras.
 
-They are bundled, or come from a calibration by the user.
+The parameters of several cameras are bundled. Other cameras can be calibrated by the user.
 """
 
 from dataclasses import asdict, dataclass
@@ -15,7 +15,7 @@ from datamodules.files.whole_files import write_text
 
 BUNDLED = Path(__file__).with_name("cameras.yaml")
 Line = tuple[float, float, float]
-"""Slope, intercept and residual spread of a log scale as a linear function of the log gain."""
+"""Linear fit of a log scale to the log gain: slope, intercept and standard deviation of the residuals."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class Camera:
         read: scale of the read noise, which has a Tukey lambda distribution.
         row: standard deviation of the row noise.
         gaussian: standard deviation of the total noise in the dark, for the Gaussian noise model.
-        tukey_lambda: shapes of the distribution of read noise, one per recording, ordered by gain.
-        colour_bias: offsets of R, G, B, G, one row per recording.
+        tukey_lambda: shape parameters of the distribution of read noise, one per recording, ordered by gain.
+        colour_bias: colour bias of R, G, B, G, with one row per recording, ordered by gain.
         levels: white level minus black level, in digital numbers. None if it is unknown.
     """
 
@@ -54,7 +54,7 @@ class Camera:
             raise ValueError("tukey_lambda must be above -0.5, and colour_bias must have four numbers per row")
 
     def save(self, path: str | Path) -> None:
-        """Write the parameters to a YAML file that `camera` reads."""
+        """Write the parameters to a YAML file that `camera` can read."""
         write_text(Path(path), yaml.safe_dump(_lists(asdict(self)), sort_keys=False, default_flow_style=None))
 
 

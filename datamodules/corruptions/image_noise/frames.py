@@ -1,4 +1,4 @@
-"""Calibrate a camera from a folder of raw flat frames and dark frames."""
+"""Calibration of a camera from a folder of raw flat frames and dark frames."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,16 +10,16 @@ from datamodules.corruptions.image_noise.calibration import Recording, flat_fram
 from datamodules.files.bayer import SUFFIXES, RawImage, packed, read_raw, unpacked
 
 ROWS = 256
-"""Number of rows in the middle of a dark frame that are analysed: the fit of the distribution sorts their pixels."""
+"""Number of rows in the middle of a dark frame that are analysed. It is limited because the fit sorts all pixels."""
 CLIPPED = 1e-3
-"""Largest fraction of saturated pixels in a flat frame, whose variance is then still unbiased."""
+"""Largest allowed fraction of saturated pixels in a flat frame. Up to this fraction, the variance is unbiased."""
 
 
 class Frames(NamedTuple):
-    """The recordings of all gains, and the levels of the sensor."""
+    """The recordings at all gains, and the black and white level of the sensor."""
 
     recordings: dict[str, list[Recording]]
-    """Two recordings for each folder of a gain."""
+    """Two recordings for each gain, by the name of its folder."""
     black: int
     white: int
 
@@ -27,13 +27,13 @@ class Frames(NamedTuple):
 def read_frames(folder: Path) -> Frames:
     """Estimate the noise parameters at each gain of a camera.
 
-    `folder` has one folder for each gain (ISO). Each contains `dark` with at least two frames without light, and
-    `flat/<level>` for at least two brightness levels, each with at least two frames of an evenly lit, unfocused
-    surface. Only the first two dark frames are used.
+    `folder` contains one subfolder for each gain (ISO). Each subfolder contains `dark`, with at least two frames
+    without light, and a folder `flat/<level>` for each of at least two brightness levels. Each `flat/<level>` contains
+    at least two frames of an evenly lit, unfocused surface. Only the first two dark frames are used.
 
     Raises:
         FileNotFoundError: if a folder or frame is missing.
-        ValueError: if frames differ in size or levels, are saturated, or cannot be calibrated; the message names the
+        ValueError: if frames differ in size or levels, are saturated, or cannot be calibrated. The message names the
             folder or file.
     """
     if not folder.is_dir():
@@ -72,8 +72,7 @@ def read_frames(folder: Path) -> Frames:
 
 
 def _frames(folder: Path, first: RawImage | None) -> Sequence[RawImage]:
-    """Read the raw images of a folder, at least two, and check that they have the size, levels and pattern of the first
-    frame.
+    """Read at least two raw images from a folder, and check that size, levels and pattern match the first frame.
     """
     paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES)
     if len(paths) < 2:
@@ -95,7 +94,7 @@ def _frames(folder: Path, first: RawImage | None) -> Sequence[RawImage]:
 
 
 def _middle(frame: RawImage) -> np.ndarray:
-    """Cut out the middle rows of a frame, starting at a red pixel."""
+    """Return the middle rows of a frame, starting at a red pixel."""
     planes = packed(frame.bayer, frame.pattern)
     top = max(planes.shape[1] - ROWS // 2, 0) // 2
     return unpacked(planes[:, top : top + ROWS // 2])

@@ -27,8 +27,8 @@ class Gaussian(ImageNoise):
     Tweedie's formula is E[x | y] = y + sigma^2 score(y).
 
     Args:
-        grey_levels: standard deviation in grey levels (white is 255), in [0, 255]. For a range, the level of each image
-            is sampled log-uniformly.
+        grey_levels: standard deviation in grey levels (white is 255), in [0, 255]. If it is a range (lowest, highest),
+            the standard deviation of each image is sampled log-uniformly.
     """
 
     grey_levels: Level = 25.0
@@ -38,7 +38,7 @@ class Gaussian(ImageNoise):
 
     @property
     def sigma(self) -> float:
-        """Standard deviation in the units of images in [0, 1]."""
+        """Standard deviation for images in [0, 1]."""
         return level_of(self.grey_levels, "grey_levels") / 255
 
     def drawn_levels(self, clean: Tensor, numbers: RNG) -> Tensor | None:
@@ -61,11 +61,11 @@ class CorrelatedGaussian(ImageNoise):
 
     White noise is blurred and rescaled to its original variance.
 
-    Tweedie's formula is E[x | y] = y + C score(y), with the noise covariance C given by `covariance`.
+    Tweedie's formula is E[x | y] = y + C score(y). `covariance` describes the noise covariance C.
 
     Args:
-        grey_levels: standard deviation of a pixel in grey levels (white is 255), in [0, 255]. For a range, the level of
-            each image is sampled log-uniformly.
+        grey_levels: standard deviation of a pixel in grey levels (white is 255), in [0, 255]. If it is a range (lowest,
+            highest), the standard deviation of each image is sampled log-uniformly.
         blur: standard deviation of the Gaussian blur, in pixels.
     """
 
@@ -79,7 +79,7 @@ class CorrelatedGaussian(ImageNoise):
     def kernel(self, like: Tensor) -> Tensor:
         """Blur kernel along one axis.
 
-        Its squares sum to 1, so it preserves the variance of white noise.
+        The squares of the kernel sum to 1, so the blur preserves the variance of white noise.
         """
         reach = math.ceil(4 * self.blur)
         offset = torch.arange(-reach, reach + 1, dtype=like.dtype, device=like.device)
@@ -89,8 +89,8 @@ class CorrelatedGaussian(ImageNoise):
     def covariance(self, like: Tensor) -> Tensor:
         """Covariance of two pixels at distances -2r...2r along one axis, divided by the variance, `[4r + 1]`.
 
-        The covariance of two pixels is the product of three numbers: sigma^2, the value at their vertical distance, and
-        the value at their horizontal distance.
+        The covariance of two pixels is the product of three numbers: sigma^2, the correlation at their vertical
+        distance, and the correlation at their horizontal distance.
         """
         kernel = self.kernel(like)
         return F.conv1d(kernel[None, None], kernel[None, None], padding=len(kernel) - 1)[0, 0]

@@ -9,7 +9,7 @@ from torch import Tensor
 from datamodules.randomness.counter import RNG
 
 Level = float | tuple[float, float]
-"""A noise level, or the lowest and highest level of a range, from which each image's is sampled log-uniformly."""
+"""A noise level, or a range (lowest, highest), from which the level of each image is sampled log-uniformly."""
 
 
 class ImageNoise(ABC):
@@ -17,7 +17,7 @@ class ImageNoise(ABC):
 
     @abstractmethod
     def sample(self, clean: Tensor, numbers: RNG) -> Tensor:
-        """Sample a noisy image for each clean image, neither clipped nor rounded.
+        """Sample a noisy image for each clean image. The result is neither clipped nor rounded.
 
         Args:
             clean: `[B, C, H, W]`, in [0, 1].
@@ -28,9 +28,9 @@ class ImageNoise(ABC):
         """
 
     def drawn_levels(self, clean: Tensor, numbers: RNG) -> Tensor | None:
-        """Return the noise level that `sample` uses for each image, `[B, 1, 1, 1]`, or None if the level is one number.
+        """Return the noise level of each image as used by `sample`, `[B, 1, 1, 1]`, or None if the level is one number.
 
-        Levels are in the units of the argument that defines the range.
+        Levels have the same units as the constructor argument that defines the range.
         """
         return None
 
@@ -45,9 +45,9 @@ class ImageNoise(ABC):
         raise TypeError(f"{type(self).__name__} has no likelihood in closed form")
 
     def score_input(self, noisy: Tensor) -> Tensor:
-        """Convert noisy images to the units of the score.
+        """Convert noisy images to the units in which the score is defined.
 
-        These are counts for Poisson noise; all other images are unchanged.
+        For Poisson noise, the units are counts. For all other noise, the images are returned unchanged.
         """
         return noisy
 
@@ -68,9 +68,9 @@ class ImageNoise(ABC):
 
 
 def level_of(level: Any, name: str) -> float:
-    """Return the noise level.
+    """Return a noise level that is the same for all images.
 
-    Computations with the distribution need a single level.
+    The likelihood and the posterior mean need such a level.
 
     Raises:
         ValueError: if the level is sampled from a range.
@@ -95,12 +95,12 @@ def drawn_level(level: Any, clean: Tensor, numbers: RNG) -> float | Tensor:
 
 
 def summed(values: Tensor) -> Tensor:
-    """Sum a tensor over all dimensions but the first."""
+    """Sum a tensor over all dimensions except the first."""
     return torch.sum(values.flatten(1), dim=1)
 
 
 def check_level(name: str, level: Any, low: float, high: float, low_belongs: bool = False) -> None:
-    """Reject a noise level, or a range of levels, that is outside the domain.
+    """Reject a noise level, or a range of levels, that is out of bounds.
 
     Raises:
         ValueError: if an argument is invalid. The message names it.

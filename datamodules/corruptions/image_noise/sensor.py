@@ -1,4 +1,4 @@
-"""Noise of a camera sensor in low light: a physical model whose parameters are all calibrated."""
+"""Noise of a camera sensor in low light: a physical model with calibrated parameters."""
 
 import math
 from dataclasses import dataclass
@@ -21,8 +21,8 @@ def tukey_lambda_quantile(uniform: Tensor, shape: Tensor | float) -> Tensor:
 
     Args:
         uniform: u, in (0, 1).
-        shape: shape l. The distribution is logistic for l = 0 and nearly normal for l = 0.14. Tails are heavier for
-            smaller l.
+        shape: shape l. The distribution is logistic for l = 0 and nearly normal for l = 0.14. A smaller l gives heavier
+            tails.
     """
     shape = torch.as_tensor(shape, dtype=uniform.dtype, device=uniform.device)
     ends = uniform.log(), (-uniform).log1p()
@@ -42,7 +42,7 @@ def tukey_lambda_variance(shape: float) -> float:
 class SensorState(NamedTuple):
     """Parameters that are the same for all pixels of an exposure.
 
-    All except the bias have the shape `[B, 1, 1, 1]`.
+    All parameters except the bias have the shape `[B, 1, 1, 1]`.
     """
 
     gain: Tensor
@@ -52,7 +52,7 @@ class SensorState(NamedTuple):
     row: Tensor
     """Standard deviation of the row noise."""
     shape: Tensor
-    """Shape of the read noise, Tukey's lambda."""
+    """Shape parameter lambda of the Tukey distribution of the read noise."""
     bias: Tensor
     """Offsets of the colours, `[B, 4, 1, 1]`."""
 
@@ -62,32 +62,32 @@ class Sensor(ImageNoise):
     """Noise of an amplified short exposure: shot, read and row noise, colour bias and quantisation.
 
     A clean raw image x is darkened to D0 = x L / f digital numbers, where L is the signal range and f the light factor.
-    A gain K is sampled log-uniformly. Then
+    A gain K is sampled log-uniformly. The noisy image is
 
         D = K Poisson(D0 / K) + TukeyLambda(l, s_TL) + bias + N(0, s_row) for each row + U(-1/2, 1/2),
         y = D f / L.
 
-    Here log s_TL and log s_row are normal around linear functions of log K. There are two baselines: shot noise plus
-    Gaussian noise, and Gaussian noise only. The sampled y is not clipped here. The restoration method clips it to [0,
-    1], like real images. The shape and the bias come from one random recording at a gain near K. The cameras of the
-    paper have two recordings per gain.
+    Here, log s_TL and log s_row are normally distributed, with means that are linear in log K. The shape l and the bias
+    come from a random recording at a gain near K; the cameras of the paper have two recordings per gain. There are two
+    baseline models: shot noise plus Gaussian noise, and Gaussian noise only. The sampled y is not clipped here. The
+    restoration method clips it to [0, 1], like real images.
 
     Images are packed, `[B, 4, H, W]`, with channels R, G, B, G as in `datamodules.files.bayer.packed`. R and the first
     G come from one sensor row, and B and the second G from the next row.
 
     Source: Wei, Fu, Zheng and Yang, Physics-based Noise Modeling for Extreme Low-light Photography, TPAMI 2022, arXiv
-    2108.02158. The parameters are distributed as in the tables of the authors. Their code for sampling is not
-    published.
+    2108.02158. The parameters are distributed as in the authors' tables. The authors have not published their sampling
+    code.
 
     Args:
-        camera: name of a bundled camera (SonyA7S2, NikonD850, CanonEOS70D, CanonEOS700D, CanonEOS5D4), or a file with
-            your own calibration, written by `Camera.save`.
-        levels: signal range L, which is white level minus black level, in digital numbers. None means the value of the
-            camera.
+        camera: name of a bundled camera (SonyA7S2, NikonD850, CanonEOS70D, CanonEOS700D, CanonEOS5D4), or path of a
+            file with your own calibration, written by `Camera.save`.
+        levels: signal range L, which is white level minus black level, in digital numbers. None means the value in the
+            parameters of the camera.
         light_factors: smallest and largest light factor f, which is sampled uniformly for each image.
         model: noise model: `physical`, `shot and gaussian` or `gaussian`.
-        banding: factor of the row noise. In the baselines, it is the factor of the Gaussian noise. 1 means the
-            calibrated noise.
+        banding: factor by which the row noise is multiplied. The baseline models apply it to the row noise contained in
+            the Gaussian noise. 1 means the calibrated noise.
         colour_bias: whether to add the colour bias.
     """
 
@@ -118,14 +118,14 @@ class Sensor(ImageNoise):
 
     @property
     def signal_range(self) -> float | None:
-        """The signal range L: the argument `levels` or, if it is None, the value of the camera."""
+        """The signal range L: the argument `levels` or, if this is None, the value in the parameters of the camera."""
         return self.parameters.levels if self.levels is None else self.levels
 
     def state(self, like: Tensor, numbers: RNG) -> SensorState:
         """Sample the gain, the scales, the shape and the bias of each exposure.
 
         Args:
-            like: tensor `[B, ...]` whose dtype and device the result gets.
+            like: tensor `[B, ...]` with the dtype and device of the result.
             numbers: source of random numbers.
         """
         one, of = like[:, :1, :1, :1], self.parameters
@@ -138,7 +138,7 @@ class Sensor(ImageNoise):
             return (slope * log_gain + intercept + spread * numbers.normal(one).to(like)).exp()
 
         read, row = scale(of.gaussian if self.model != "physical" else of.read), scale(of.row)
-        if self.model != "physical":  # all noise in the dark, including row noise
+        if self.model != "physical":  # total noise in the dark, including row noise
             read = (read**2 + (self.banding**2 - 1) * row**2).clamp(min=0).sqrt()
         # There are two recordings per gain, and gains are evenly spaced in log K.
         gains = (len(of.tukey_lambda) + 1) // 2
@@ -152,7 +152,7 @@ class Sensor(ImageNoise):
         return SensorState(log_gain.exp(), read, self.banding * row, shape, self.colour_bias * bias[:, :, None, None])
 
     def expose(self, signal: Tensor, state: SensorState, numbers: RNG) -> Tensor:
-        """Sample the output of the sensor for a light signal.
+        """Sample the noisy output of the sensor for a noise-free signal.
 
         Args:
             signal: D0, `[B, 4, H, W]`, in digital numbers above black.

@@ -22,16 +22,16 @@ from datamodules.randomness.counter import RNG
 class Poisson(ImageNoise):
     """Poisson noise of counts: y = zeta z, z ~ Poisson(x / zeta), with variance zeta x.
 
-    The score refers to counts: s(z) = d log p / d z. The clean image is estimated from it by
+    The score is defined for counts: s(z) = d log p / d z. The estimate of the clean image is
 
         x = (y + zeta / 2) exp(s(y / zeta)).
 
-    This estimate is the exponential of the posterior mean of log x, with psi(z + 1) approximated by log(z + 1/2).
-    Source: Noise2Score, Kim and Ye, NeurIPS 2021, arXiv 2106.07009.
+    It is the exponential of the posterior mean of log x, with psi(z + 1) approximated by log(z + 1/2). Source:
+    Noise2Score, Kim and Ye, NeurIPS 2021, arXiv 2106.07009.
 
     Args:
-        zeta: value of one count, in (0, 1]. Larger values give more noise. For a range, the zeta of each image is
-            sampled log-uniformly.
+        zeta: pixel value of one count, in (0, 1]. Larger values give more noise. If it is a range (lowest, highest),
+            the zeta of each image is sampled log-uniformly.
     """
 
     zeta: Level = 0.01
@@ -63,13 +63,13 @@ class Gamma(ImageNoise):
     """Multiplicative Gamma noise (speckle): y = x g, g ~ Gamma(shape k, mean 1), with variance x^2 / k.
 
     Tweedie's formula is 1 / E[1 / x | y] = k y / ((k - 1) - y score(y)). An estimated score may make the denominator 0
-    or negative. The paper does not say what to do in this case. Here the denominator is clamped to at least 1e-6.
+    or negative. The paper does not say what to do in this case. Here, the denominator is clamped to at least 1e-6.
 
     Source: Noise2Score, Kim and Ye, NeurIPS 2021, arXiv 2106.07009.
 
     Args:
-        shape: shape k, above 1. Larger values give less noise. For a range, the k of each image is sampled
-            log-uniformly.
+        shape: shape parameter k, above 1. Larger values give less noise. If it is a range (lowest, highest), the k of
+            each image is sampled log-uniformly.
     """
 
     shape: Level = 100.0
@@ -97,13 +97,13 @@ class Gamma(ImageNoise):
 class Impulse(ImageNoise):
     """Impulse noise (salt and pepper).
 
-    A fraction of the values is replaced by black or white.
+    A fraction of the pixel values is replaced by black or white.
 
-    With `salt` 0, all replaced values are black. This is Bernoulli noise, like dead pixels. The likelihood is the
-    product of the probabilities that a value is kept, turns black or turns white.
+    With `salt` 0, all replaced values are black. This Bernoulli noise is similar to dead pixels. The likelihood of an
+    image is the product, over its values, of the probability that the value is kept, turns black or turns white.
 
     Args:
-        rate: probability that a value is replaced, in [0, 1], independently per channel.
+        rate: probability that a value is replaced, in [0, 1]. The channels of a pixel are replaced independently.
         salt: probability that a replaced value is white, in [0, 1].
     """
 

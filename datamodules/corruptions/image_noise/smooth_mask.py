@@ -1,6 +1,6 @@
-"""Multiplicative noise by smooth masks.
+"""Multiplicative noise with smooth random masks.
 
-A mask is a coarse grid of random cells that is enlarged and blurred.
+To make a mask, a coarse grid of random values is enlarged to the size of the image and blurred.
 """
 
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ def check_mask(grid: int, kernel: int, sigma: float) -> None:
 
 
 def fit_mask(image_shape: tuple[int, ...], grid: int, kernel: int) -> None:
-    """Reject a grid with more cells per side than the image has pixels, or a kernel that is too large for the image.
+    """Reject a grid with more cells than pixels per side of the image, or a kernel that is too large for the image.
 
     Raises:
         ValueError: if an argument is invalid. The message names it.
@@ -43,16 +43,16 @@ def fit_mask(image_shape: tuple[int, ...], grid: int, kernel: int) -> None:
 def smooth(cells: Tensor, size: tuple[int, int], kernel: int, sigma: float) -> Tensor:
     """Enlarge a grid to the size of an image, and blur it.
 
-    Before the blur, pixel i has the value of cell floor(i g / H).
+    Before the blur, pixel i along an axis has the value of cell floor(i g / H).
 
     Args:
-        cells: `[B, g g]`.
+        cells: values of the g x g grid cells, `[B, g g]`.
         size: height H and width W of the image.
         kernel: side of the Gaussian kernel in pixels, an odd number. The border of the image is padded by reflection.
         sigma: standard deviation of the kernel in pixels.
 
     Returns:
-        `[B, 1, H, W]`; cells in [0, 1] give masks in [0, 1].
+        Masks, `[B, 1, H, W]`. If the cells are in [0, 1], so are the masks.
     """
     grid = round(cells.shape[1] ** 0.5)
     mask = F.interpolate(cells.view(-1, 1, grid, grid), size)
@@ -67,7 +67,7 @@ class SmoothMask(ImageNoise):
         grid: g, number of grid cells per side.
         kernel: side of the Gaussian kernel in pixels, an odd number.
         sigma: standard deviation of the kernel in pixels.
-        mean: c, the image value where the mask is 0.
+        mean: c, the value of y where the mask is 0.
     """
 
     grid: int = 8

@@ -1,12 +1,12 @@
 """Label noise: wrong class labels with known statistics.
 
-A kind of noise maps the true labels y of a whole dataset to given labels y~. It also has a transition matrix T:
+A label noise model maps the true labels y of a whole dataset to given labels y~. It also defines a transition matrix T:
 
     T_ij = P(y~ = j | y = i).
 
 The given labels depend only on the seed and the data, and are the same on every rank and machine. Random numbers
-therefore come from NumPy instead of torch, in one stream for each kind of noise and seed. A configuration selects a
-kind of noise by its class path:
+therefore come from NumPy instead of torch, with one random stream for each noise model and seed. A configuration
+selects a noise model by its class path:
 
     label_noise:
       class_path: datamodules.corruptions.label_noise.Symmetric

@@ -18,12 +18,12 @@ from datamodules.corruptions.label_noise.interface import (
 class Symmetric:
     """Replace the labels of exactly ceil(r N) random samples by uniformly sampled classes.
 
-    There are two definitions of symmetric noise. They differ most at high rates:
+    There are two definitions of symmetric noise, which differ most at high rates. The new class is sampled
 
-    - over all K classes, the true one included, so that r (1 - 1/K) of the labels are wrong: the code of ELR,
-      DivideMix, NMTune and PLS (DivideMix replaces floor(r N) samples, PLS decides independently per sample);
-    - over the K - 1 other classes, so that r of the labels are wrong: the code of Patrini et al. (2017) and of
-      Co-teaching, both independently per sample.
+    - from all K classes, including the true class, so that r (1 - 1/K) of the labels are wrong: the code of ELR,
+    DivideMix, NMTune and PLS (DivideMix replaces floor(r N) labels, PLS decides independently per sample); - from the K
+    - 1 other classes, so that r of the labels are wrong: the code of Patrini et al. (2017) and of Co-teaching, which
+    both decide independently per sample.
 
     Args:
         noise_rate: r, fraction of samples whose label is replaced, in [0, 1).
@@ -57,20 +57,20 @@ class Symmetric:
 class AsymmetricCIFAR10:
     """Flip similar CIFAR-10 classes: truck -> automobile, bird -> airplane, deer -> horse, cat <-> dog.
 
-    In each source class, the labels of exactly ceil(r n) of the n samples flip, as in the code of ELR. In the code of
-    Patrini, each label flips independently. DivideMix selects floor(r N) samples of the whole dataset, and flips the
-    labels of those in source classes.
+    In each source class with n samples, exactly ceil(r n) labels flip, as in ELR's code. In Patrini's code, each label
+    flips independently. DivideMix selects floor(r N) samples from the whole dataset, and flips the labels of those
+    samples that belong to source classes.
 
-    The code of ELR flips the labels of one class after another in place. Cats that are flipped to dogs then count as
-    dogs when dogs are flipped, and a fraction r of them flips back. The rate of cat -> dog is therefore r (1 - r).
-    `sequential_quirk` reproduces this.
+    ELR's code flips the labels in place, one class after another. Labels that were flipped from cat to dog are
+    therefore treated as dogs when dogs are flipped, and a fraction r of them flips back. As a result, the rate of cat
+    -> dog is r (1 - r). `sequential_quirk` reproduces this behaviour.
 
     Source: Patrini et al., Making Deep Neural Networks Robust to Label Noise, CVPR 2017, arXiv 1609.03683.
 
     Args:
         noise_rate: fraction r of labels that flip in each source class, in [0, 1).
-        sequential_quirk: whether to flip labels in place, class by class, as the code of ELR does. Otherwise, all flips
-            start from the true labels.
+        sequential_quirk: whether to flip labels in place, class by class, as ELR's code does. Otherwise, all flips are
+            based on the true labels.
         seed: seed of the noise. None means the value of `seed_everything`.
     """
 
@@ -109,7 +109,7 @@ class AsymmetricCIFAR10:
 def rounded_up(noise_rate: float, count: int) -> int:
     """Return ceil(r N) for the decimal rate r, without rounding errors.
 
-    For example, 0.07 of 50,000 is 3,500 and not 3,501.
+    For example, r = 0.07 and N = 50,000 give 3,500 and not 3,501.
     """
     return math.ceil(round(noise_rate * count, 6))
 
@@ -118,7 +118,8 @@ def flip_matrix(target: np.ndarray, noise_rate: float) -> Tensor:
     """Return the transition matrix of flips k -> `target[k]` with probability `noise_rate`, `[K, K]` float64.
 
     Args:
-        target: new class of each class, `[K]`, int64. A class whose target is the same class keeps its labels.
+        target: class that the labels of each class flip to, `[K]`, int64. If this is the same class, its labels are not
+            changed.
         noise_rate: r, in [0, 1].
     """
     matrix = torch.eye(len(target), dtype=torch.float64) * (1 - noise_rate)
@@ -127,9 +128,9 @@ def flip_matrix(target: np.ndarray, noise_rate: float) -> Tensor:
 
 
 class IndependentFlips(ABC):
-    """Flip each label to the target of its class with probability r, independently per sample.
+    """Flip each label to the target class of its true class with probability r, independently per sample.
 
-    Subclasses define the target of each class.
+    Subclasses define the target classes.
 
     Args:
         noise_rate: r, in [0, 1).
@@ -143,7 +144,7 @@ class IndependentFlips(ABC):
 
     @abstractmethod
     def target(self, num_classes: int) -> np.ndarray:
-        """Return the new class of each class, `[K]` int64."""
+        """Return the class that the labels of each class flip to, `[K]` int64."""
 
     def apply(self, label: np.ndarray | Tensor, num_classes: int, image: Tensor | None = None) -> Tensor:
         target = self.target(num_classes)
@@ -167,7 +168,7 @@ class AsymmetricMNIST(IndependentFlips):
 
 
 class PairFlip(IndependentFlips):
-    """Flip each class to the next, k -> k + 1, and the last to the first.
+    """Flip each class to the next class, k -> k + 1, and the last class to the first.
 
     From r = 0.5 on, most labels are wrong. Papers use rates up to 0.45.
 
@@ -181,11 +182,12 @@ class PairFlip(IndependentFlips):
 
 
 class BlocksCIFAR100(IndependentFlips):
-    """Flip each class of CIFAR-100 to the next within blocks of five consecutive ids, cyclically.
+    """Flip each class of CIFAR-100 to the next class within blocks of five consecutive ids, cyclically.
 
-    The code of Patrini et al. (2017) and of ELR does this, although the papers say superclass. Ids are alphabetical, so
-    the first block is apple, aquarium fish, baby, bear and beaver. The blocks differ from the superclasses, for which
-    there is `SuperclassCIFAR100`. The code of ELR uses seed 0 for this noise in every run.
+    The code of Patrini et al. (2017) and of ELR does this, although their papers describe flips within superclasses.
+    Ids are in alphabetical order, so the first block is apple, aquarium fish, baby, bear and beaver. The blocks are
+    therefore different from the superclasses. For flips within superclasses, use `SuperclassCIFAR100`. ELR's code uses
+    seed 0 for this noise in every run.
     """
 
     def target(self, num_classes: int) -> np.ndarray:
@@ -196,7 +198,8 @@ class BlocksCIFAR100(IndependentFlips):
 class SuperclassCIFAR100(IndependentFlips):
     """Flip each class of CIFAR-100 to the next class (by id) in its superclass of five, cyclically.
 
-    Source: Patrini et al., CVPR 2017, arXiv 1609.03683 (as in the text; for their code see `BlocksCIFAR100`).
+    Source: Patrini et al., CVPR 2017, arXiv 1609.03683 (as described in the paper; for the authors' code, see
+    `BlocksCIFAR100`).
     """
 
     def target(self, num_classes: int) -> np.ndarray:

@@ -1,9 +1,9 @@
 """Instance-dependent label noise.
 
-A random linear classifier chooses the wrong class.
+The wrong class is chosen by a random linear classifier.
 
-The label y of an image x flips with probability q. Each q is sampled from N(r, 0.1^2), truncated to [0, 1]. A flipped
-label becomes the class j != y with probability
+The label y of an image x flips with probability q. For each image, q is sampled from N(r, 0.1^2), truncated to [0, 1].
+A flipped label becomes class j != y with probability
 
     softmax_j(x W_y),    W_y ~ N(0, 1)^{features x K}, one matrix per true class y.
 
@@ -26,7 +26,7 @@ from datamodules.corruptions.label_noise.interface import (
 
 FLIP_RATE_STD = 0.1
 CHUNK_VALUES = 2**24
-"""Pixel values converted to float64 at a time, 128 MiB."""
+"""Number of pixel values that are converted to float64 at a time (128 MiB)."""
 
 
 def truncated_normal(mean: float, std: float, size: int, random: np.random.Generator) -> np.ndarray:
@@ -53,9 +53,9 @@ def class_scores(image: Tensor, weight: np.ndarray) -> np.ndarray:
 
     The result is exactly the same for any order of summation.
 
-    Both factors are rounded to fixed point. The pixels are rounded to 1/65535 of the range, and the weights to 2^-16.
-    For up to 2^18 features, every partial sum is then an integer below 2^53. Such integers are exact in float64. So the
-    number of threads, the chunks and the BLAS library do not change the result.
+    Pixels are rounded to multiples of 1/65535 of their range, and weights to multiples of 2^-16. In these units, and
+    for up to 2^18 features, every partial sum is an integer below 2^53, which float64 represents exactly. The result
+    therefore does not depend on the number of threads, the chunk size or the BLAS library.
 
     Args:
         image: `[N, ...]`, float in [0, 1] or uint8 in 0 ... 255.
@@ -88,12 +88,12 @@ def wrong_class_probability(scores: np.ndarray, true_class: int) -> np.ndarray:
 class InstanceDependent:
     """Instance-dependent label noise, by one random linear classifier per class.
 
-    Pixels are in 8-bit units, as in the authors' code. In these units the softmax is nearly one-hot. For almost every
-    image, one wrong class has nearly all of the probability. With a rate of 0, no label changes. In the code of the
-    authors, the truncated normal distribution would then flip 8 % of the labels.
+    Pixels are in 8-bit units, as in the authors' code. In these units, the softmax is nearly one-hot: for almost every
+    image, one wrong class has nearly all of the probability. With a rate of 0, no label changes. In the authors' code,
+    the truncated normal distribution flips 8 % of the labels at a rate of 0.
 
     Args:
-        noise_rate: mean r of the flip probabilities before truncation to [0, 1], in [0, 1).
+        noise_rate: mean r of the distribution of flip probabilities before its truncation, in [0, 1).
         seed: seed of the noise. None means the value of `seed_everything`.
     """
 
@@ -127,17 +127,18 @@ class InstanceDependent:
                 part = members[start : start + rows]
                 scores = class_scores(image[torch.from_numpy(part).to(image.device)], weight)
                 cumulative = wrong_class_probability(scores, true_class).cumsum(axis=1)
-                # Divided by the last value, which rounding may leave below 1, so the true class is never sampled.
+                # The last value may be below 1 because of rounding. The scaling by it ensures that the true class is
+                # never sampled.
                 given[part] = (cumulative <= quantile[part, None] * cumulative[:, -1:]).sum(axis=1)
         return torch.from_numpy(given)
 
     def transition_matrix(self, num_classes: int) -> Tensor:
-        """Return the transition matrix in expectation over seeds.
+        """Return the expected transition matrix over all seeds.
 
         In this matrix, all wrong classes are equally likely.
 
-        For a given seed, W prefers some wrong classes. `empirical_transition_matrix` returns the frequencies of the
-        given labels.
+        For a given seed, W makes some wrong classes more likely than others. For the actual frequencies of given
+        labels, use `empirical_transition_matrix`.
         """
         check_num_classes(num_classes)
         rate = truncated_normal_mean(self.noise_rate, FLIP_RATE_STD) if self.noise_rate > 0 else 0.0

@@ -1,4 +1,4 @@
-"""Interface, random stream and label checks, common to all kinds of label noise."""
+"""Interface, random streams and label checks that are common to all label noise models."""
 
 import zlib
 from typing import Protocol
@@ -20,30 +20,31 @@ class LabelNoise(Protocol):
         """Return the given label of every sample of a dataset.
 
         Args:
-            label: `[N]`, integers, true labels in 0 ... `num_classes` - 1 in dataset order; not modified.
+            label: true labels, `[N]`, integers in 0 ... `num_classes` - 1, in dataset order. The argument is not
+                modified.
             num_classes: number of classes, K.
             image: images `[N, C, H, W]`, float in [0, 1] or uint8 in 0 ... 255. Only instance-dependent noise uses
                 them.
 
         Returns:
-            `[N]`, int64, on the CPU.
+            Given labels, `[N]`, int64, on the CPU.
 
         Raises:
-            ValueError: if a label is out of range, if the kind of noise is not defined for `num_classes`, or if it
-                needs a seed and has none.
+            ValueError: if a label is out of range, if the noise model is not defined for `num_classes`, or if it needs
+                a seed and `seed` is None.
         """
         ...
 
     def transition_matrix(self, num_classes: int) -> Tensor:
-        """Return the transition matrix T of `apply` in expectation over seeds, `[K, K]`, float64.
+        """Return the transition matrix T of `apply`, averaged over all seeds, `[K, K]`, float64.
 
-        Its rows sum to 1.
+        The rows of T sum to 1.
         """
         ...
 
 
 def empirical_transition_matrix(clean: np.ndarray | Tensor, given: np.ndarray | Tensor, num_classes: int) -> Tensor:
-    """Compute the frequencies of given labels for each true class.
+    """Compute the relative frequencies of the given labels for each true class.
 
     Args:
         clean: `[N]`, true labels.
@@ -68,9 +69,9 @@ def checked_labels(label: np.ndarray | Tensor, num_classes: int, name: str = "la
     """Return a copy of the labels as int64, `[N]`, after checking their range.
 
     Args:
-        label: `[N]`, any integer type.
+        label: labels, `[N]`, of any integer type.
         num_classes: number of classes, K.
-        name: name of the labels in error messages.
+        name: name of the argument, for error messages.
 
     Raises:
         ValueError: if labels are not one integer per sample in 0 ... `num_classes` - 1, or `num_classes` is below 2.
@@ -98,11 +99,11 @@ def check_arguments(noise_rate: float, seed: int | None) -> None:
 
 
 def random_stream(seed: int | None, kind: str, *part: int) -> np.random.Generator:
-    """Return the random generator of one kind of noise, or of one part of it.
+    """Return the random number generator of a noise model, or of a part of a noise model.
 
     All generators are independent of each other.
 
-    Parts are numbered from 1, because NumPy pads seeds with zeros. Part 0 would give the same numbers as no part.
+    Parts are numbered from 1. NumPy pads seeds with zeros, so part 0 would give the same numbers as no part.
 
     Raises:
         ValueError: if `seed` is None.

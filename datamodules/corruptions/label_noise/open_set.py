@@ -1,8 +1,8 @@
 """Open-set label noise: out-of-distribution images that are labelled with classes of the dataset.
 
-Results of web search contain such images. Each training image is replaced with probability r by an image of another
-dataset, and its label is kept. Label noise can be added at the rate r_in / (1 - r). A fraction r_in of all images is
-then in distribution and has wrong labels, as in the protocol of PLS on CIFAR-100.
+Results of web search contain such images. With probability r, each training image is replaced by an image from a
+different dataset, but its label is kept. Label noise with the rate r_in / (1 - r) can be added. Then, a fraction r_in
+of all images is in distribution but has wrong labels, as in the protocol of PLS on CIFAR-100.
 
 Source: Albert, Arazo, Krishna, O'Connor and McGuinness, Is your noise correction noisy? PLS: Robustness to label noise
 with two stage detection, WACV 2023, arXiv 2210.04578, and the authors' code.
@@ -19,16 +19,16 @@ from datamodules.corruptions.label_noise.interface import check_arguments, rando
 
 
 def replacements(num_images: int, num_pool: int, noise_rate: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Choose the images to replace, and the image that replaces each of them.
+    """Choose the images to replace, and a replacement for each of them.
 
     Args:
-        num_images: N.
-        num_pool: number of images that can replace others. Each of them is used at most once.
+        num_images: number of images N.
+        num_pool: number of images in the pool of replacements. Each of them is used at most once.
         noise_rate: r, in [0, 1).
         seed: seed of the random choice.
 
     Returns:
-        The rows to replace, in ascending order, and the pool rows that replace them. Both have the shape `[n]` and are
+        The rows to replace, in ascending order, and the rows of the pool that replace them. Both tensors are `[n]`,
         int64.
 
     Raises:
@@ -42,9 +42,9 @@ def replacements(num_images: int, num_pool: int, noise_rate: float, seed: int) -
 
 
 class OpenSetLabelNoise(ImageSet):
-    """A dataset in which each training image is replaced by an image of another set with probability r.
+    """A dataset in which each training image is replaced, with probability r, by an image from a different dataset.
 
-    Labels are kept.
+    The labels of replaced images are kept.
 
     The true label of a replaced image is -1, which means no class. The dataset is otherwise unchanged.
 
@@ -82,7 +82,7 @@ class OpenSetLabelNoise(ImageSet):
         """Read the training images, and replace some of them.
 
         Raises:
-            ValueError: if the other set has images of another shape, or too few images.
+            ValueError: if `others` has images of a different shape, or too few images.
         """
         seed = self._drawn if self.seed is None else self.seed
         source = self.images.training()

@@ -1,4 +1,4 @@
-"""Recorded labels: human annotations of CIFAR, and tables of the user."""
+"""Recorded labels: human annotations of CIFAR, and label tables written by the user."""
 
 import os
 import re
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     import pandas as pd
 
 ACTIONS = ("keep", "relabel", "drop")
-"""What a cleaned table says of each label."""
+"""Possible values of the column `action` of a cleaned table."""
 AnnotationKind = Literal["aggre_label", "worse_label", "random_label1", "random_label2", "random_label3", "noisy_label"]
 
 
 class HumanCIFARN:
     """The human annotations of CIFAR-10N and CIFAR-100N.
 
-    The files list the whole training set before any split, in the order of the Python version of CIFAR, which
-    torchvision reads. The TensorFlow and Hugging Face versions of CIFAR have another order. They are rejected, because
-    their labels differ from the clean labels in the file.
+    The files contain labels of the whole training set before any split, in the order of the Python version of CIFAR,
+    which torchvision reads. The TensorFlow and Hugging Face versions of CIFAR have a different order. They are
+    rejected, because their labels then differ from the clean labels in the file.
 
     Source: Wei et al., Learning with Noisy Labels Revisited: A Study Using Real-World Human Annotations, ICLR 2022,
     arXiv 2110.12088; the files `CIFAR-10_human.pt` and `CIFAR-100_human.pt` of github.com/UCSC-REAL/cifar-10-100n.
@@ -35,9 +35,9 @@ class HumanCIFARN:
     Args:
         path: annotation file.
         kind: the label to use. CIFAR-10N has five sets of labels. `aggre_label` is the majority of three annotators,
-            with 9.0 % wrong labels. `random_label1`, `random_label2` and `random_label3` are of one annotator each,
-            with 17.2, 18.1 and 17.6 % wrong labels. `worse_label` is a wrong label if any annotator gave one, with 40.2
-            % wrong labels. CIFAR-100N has `noisy_label` (40.2 % wrong).
+            with 9.0 % wrong labels. `random_label1`, `random_label2` and `random_label3` are the labels of one
+            annotator each, with 17.2, 18.1 and 17.6 % wrong labels. `worse_label` is a wrong label if any annotator
+            gave a wrong label, with 40.2 % wrong labels. CIFAR-100N has only `noisy_label` (40.2 % wrong).
     """
 
     seed: int | None = None
@@ -54,7 +54,7 @@ class HumanCIFARN:
         return torch.from_numpy(given)
 
     def transition_matrix(self, num_classes: int) -> Tensor:
-        """Return the transition matrix of the labels in the file, computed with the clean labels in the file."""
+        """Return the transition matrix from the clean labels to the noisy labels in the file."""
         return empirical_transition_matrix(*self._read(num_classes), num_classes)
 
     def _read(self, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -76,36 +76,37 @@ class HumanCIFARN:
 class FromCSV:
     """Labels from a CSV table.
 
-    Each row identifies a sample and has the label of this sample. The columns `clean_label` and `action` are optional.
+    Each row of the table contains an identifier of a sample and its label. The columns `clean_label` and `action` are
+    optional.
 
     Labels are class numbers, 0 ... K - 1, or class names; a number with leading zeros is a name. Other columns are
     ignored.
 
-    The column `clean_label` has true labels, which are used only for metrics. It is -1 for out-of-distribution images
-    and empty for unverified images. In a table with file names, true labels may differ from the labels of the folders.
-    In a table without file names, true labels must equal the labels of the dataset. This verifies that the table
-    belongs to this dataset in this order. Without `clean_label`, true labels are unknown, because the table may correct
-    the labels of the dataset.
+    The column `clean_label` contains true labels, which are used only for metrics. The value is -1 for
+    out-of-distribution images, and empty for images whose label has not been verified. In a table with file names, true
+    labels may differ from the labels of the folders. In a table without file names, true labels must equal the labels
+    of the dataset. This verifies that the table belongs to this dataset in this order. Without `clean_label`, true
+    labels are unknown, because the table may correct the labels of the dataset.
 
-    The table may have a column `action`, like the `cleaned_labels.csv` of a label report. Samples with the action
-    `drop` are left out of training and validation, but not of testing. Samples with the action `keep` or `relabel` get
-    the label in the column `column`. To train on a cleaned list, set `path` and `classes: number`, and `partial: true`
-    if the report does not cover all images.
+    The table may have a column `action`, like the file `cleaned_labels.csv` of a label report. Samples with the action
+    `drop` are excluded from training and validation, but not from testing. Samples with the action `keep` or `relabel`
+    get the label in the column `column`. To train on a cleaned list, set `path` and `classes: number`, and `partial:
+    true` if the report does not cover all images.
 
-    To use the labels that `label_report.csv` of another run proposes, set `column: proposed` and `key: row`. For files,
-    set `key: name` instead. If images were held out, also set `partial: true`. Do not use the column `index` of the
-    report, which counts only the training split.
+    To use the labels that `label_report.csv` of an earlier run proposes, set `column: proposed` and `key: row`. For
+    image files, set `key: name` instead. If images were held out in the earlier run, also set `partial: true`. Do not
+    use the column `index` of the report, because it contains positions in the training split only.
 
     Args:
         path: CSV file with a header, in UTF-8.
-        column: name of the column of labels.
+        column: name of the column that contains the labels.
         key: column that identifies a sample. `index` and `row` are positions in the whole dataset before any split.
             `name` is the file name, as in `labels.csv`. None means `index`, or `name` in a table without `index`. If a
-            table by position also has file names, they must match those of the dataset.
-        partial: whether samples may be missing from the table. A missing sample keeps the label of the dataset.
-        classes: how the table specifies classes: `number` or `name`. None uses whichever fits the whole column. If both
-            fit and give different classes, the column is rejected. This can happen with folders named 1 ... 12. A
-            column whose name ends in `_name`, as in a label report, always contains names.
+            table that identifies samples by position also contains file names, they must match those of the dataset.
+        partial: whether samples may be missing from the table. Missing samples keep their label in the dataset.
+        classes: how the table specifies classes: `number` or `name`. None selects the one that can be applied to the
+            whole column. If both can be applied and give different classes, the table is rejected. This can happen with
+            folders named 1 ... 12. A column whose name ends in `_name`, as in a label report, always contains names.
     """
 
     seed: int | None = None
@@ -132,9 +133,9 @@ class FromCSV:
         names: Sequence[str] | None = None,
         class_names: Sequence[str] | None = None,
     ) -> Tensor:
-        """Return the given labels, as all kinds of label noise do.
+        """Return the given labels, as defined by `LabelNoise.apply`.
 
-        `labels_and_truth` describes the arguments.
+        For the additional arguments, see `labels_and_truth`.
         """
         return self.labels_and_truth(label, num_classes, names, class_names)[0]
 
@@ -146,19 +147,21 @@ class FromCSV:
         class_names: Sequence[str] | None = None,
         clean_label: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Return the given labels, as in `apply`, and the true labels.
+        """Return the given labels, like `apply`, and the true labels.
 
         Args:
             label: labels of the dataset, `[N]`. They are not modified.
             num_classes: number of classes, K.
-            names: `[N]`, file names of the samples, for tables with names.
-            class_names: `[num_classes]`, for tables with class names.
-            clean_label: true labels, `[N]`, if the dataset also has these. They are -1 for out-of-distribution images.
-                For an out-of-distribution image, a table by position may contain -1 or the label of the dataset.
+            names: file names of the samples, `[N]`, for tables that identify samples by name.
+            class_names: names of the classes, `[num_classes]`, for tables that specify classes by name.
+            clean_label: true labels, `[N]`, if the dataset has true labels in addition to its labels. They are -1 for
+                out-of-distribution images. For such an image, a table that identifies samples by position may contain
+                either -1 or the label in the dataset.
 
         Returns:
             The given labels and the true labels, both `[N]`, int64. A true label is -1 for an out-of-distribution
-            image, and `UNVERIFIED` if it is unknown. If all true labels are unknown, None is returned for them.
+            image, and `UNVERIFIED` if it is unknown. If the true labels of all samples are unknown, the second result
+            is None.
 
         Raises:
             ValueError: if the table is faulty or does not fit the dataset.
@@ -183,7 +186,7 @@ class FromCSV:
         return torch.from_numpy(given), torch.from_numpy(truth) if (truth != UNVERIFIED).any() else clean_label
 
     def dropped(self, samples: int, names: Sequence[str] | None = None) -> Tensor:
-        """Return whether the table drops each sample of the dataset, `[samples]`, bool."""
+        """Return, for each sample of the dataset, whether the table drops it, `[samples]`, bool."""
         table = self._read()
         dropped = np.zeros(samples, dtype=bool)
         if "action" in table:
@@ -195,7 +198,7 @@ class FromCSV:
         return torch.from_numpy(dropped)
 
     def transition_matrix(self, num_classes: int) -> Tensor:
-        """Return the transition matrix over the rows with a known true class.
+        """Return the transition matrix, computed from the rows with a known true class.
 
         The table must have the column `clean_label`.
         """
@@ -209,7 +212,7 @@ class FromCSV:
         return empirical_transition_matrix(clean[clean >= 0], given[clean >= 0], num_classes)
 
     def _read(self) -> "pd.DataFrame":
-        """Read the table, as text."""
+        """Read all cells of the table as text."""
         import pandas as pd
 
         if not Path(self.path).is_file():
@@ -219,7 +222,7 @@ class FromCSV:
             )
         try:
             rows = pd.read_csv(self.path, header=None, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-        except Exception as error:  # pandas raises many types, also for other encodings and lack of memory
+        except Exception as error:  # pandas raises many exception types, also for wrong encodings and lack of memory
             raise ValueError(
                 f"{self.path} cannot be read ({str(error).strip()}): expected a CSV file in UTF-8 whose first row "
                 "has the names of the columns, such as index,label"
@@ -296,7 +299,7 @@ class FromCSV:
         }
         if (only := "name" if column.endswith("_name") else self.classes) is not None:
             readings = {only: readings[only]}
-        # Prefer a reading that fits all words over one that fits only some.
+        # Prefer an interpretation that fits all words to one that fits only some of them.
         fitting = [reading for reading in readings.values() if set(words) <= reading.keys()] or [*readings.values()]
         label: list[int] = []
         known = ": " + ", ".join([*class_names[:10], *["..."] * (len(class_names) > 10)]) if class_names else ""
@@ -340,7 +343,7 @@ def load_arrays(path: str) -> dict[str, Any]:
 
 
 def check_order(path: str, recorded: np.ndarray, label: np.ndarray) -> None:
-    """Reject recorded labels that belong to another dataset, or to this dataset in another order.
+    """Reject recorded labels that belong to a different dataset, or to this dataset in a different order.
 
     Args:
         path: file of the recorded labels.

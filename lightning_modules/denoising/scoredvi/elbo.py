@@ -1,8 +1,8 @@
 """Terms of ScoreDVI's negative evidence lower bound. Tensors are `[1, K, C, H, W]`: K components, C channels.
 
 Likelihood and prior of each value: y ~ N(x_z, 1 / phi_z), z ~ Cat(w), w ~ Dir(1), phi_k ~ Gamma(alpha_0, rate beta_0).
-Variational posterior: x_k ~ N(mu_k, sigma_k^2), phi_k ~ Gamma(alpha_k, beta_k), z ~ Cat(rho), w ~ Dir(d). Means are
-over channels and pixels, sums over k:
+Variational posterior: x_k ~ N(mu_k, sigma_k^2), phi_k ~ Gamma(alpha_k, beta_k), z ~ Cat(rho), w ~ Dir(d). In the terms
+below, means are over channels and pixels, and sums are over k:
 
     rec  = -mean sum rho [ (psi(alpha) - log beta) / 2 - ((mu - y)^2 + sigma^2) alpha / (2 beta) ]
     phi  = mean sum rho KL(Gamma(alpha, beta) || Gamma(alpha_0, beta_0))
@@ -29,7 +29,7 @@ def reconstruction(y: Tensor, mu: Tensor, variance: Tensor, log_alpha: Tensor, l
 
 
 def divergence_of_precision(log_alpha: Tensor, log_beta: Tensor, rho: Tensor, alpha: float, beta: float) -> Tensor:
-    """Compute the KL divergence of the posterior of the precisions from the prior Gamma(alpha, rate beta)."""
+    """Compute the KL divergence of the precisions' posterior from their prior Gamma(alpha, rate beta)."""
     a, prior = log_alpha.exp(), log_alpha.new_tensor([alpha, beta])
     divergence = (
         (a - alpha) * a.digamma()
@@ -48,7 +48,7 @@ def expected_log_weight(d: Tensor) -> Tensor:
 
 
 def divergence_of_component(rho: Tensor, d: Tensor) -> Tensor:
-    """Compute the expected KL divergence of Cat(rho) from Cat(w), under the posterior Dir(d) of the weights w."""
+    """Compute the KL divergence of Cat(rho) from Cat(w), in expectation over the weights' posterior Dir(d)."""
     return (rho * ((rho + 1e-8).log() - expected_log_weight(d))).sum(dim=1).mean()
 
 
@@ -60,20 +60,20 @@ def divergence_of_weight(d: Tensor) -> Tensor:
 
 
 def with_score(x: Tensor, score: Tensor) -> Tensor:
-    """Identity in the forward pass; multiplies the gradient by the score in the backward pass (T above)."""
+    """Return x unchanged in the forward pass, and multiply the gradient by the score in the backward pass (T above)."""
     return x.detach() + (x - x.detach()) * score.detach()
 
 
 def prior_term(
     mu: Tensor, log_variance: Tensor, rho: Tensor, normal: Tensor, denoisers: Sequence[nn.Module], chunk: int
 ) -> Tensor:
-    """Compute the term for the prior of the clean image.
+    """Compute the term `x` for the prior of the clean image.
 
     Args:
         mu: `[1, K, C, H, W]`.
         log_variance: log sigma^2, of the same shape as `mu`.
-        rho: as `mu`.
-        normal: e, `[M, K, C, H, W]`.
+        rho: mixture weights rho, of the same shape as `mu`.
+        normal: standard normal noise e, `[M, K, C, H, W]`.
         denoisers: K denoisers of images `[B, C, H, W]`.
         chunk: number of samples, out of M, that a denoiser processes at once.
     """

@@ -27,7 +27,7 @@ from lightning_modules.training.logging import log_training
 
 LOG_LEAST, LOG_MOST = torch.tensor([1e-8, 1e4]).log().tolist()
 GREATEST_LEVEL = 100 / 255
-"""Maximum standard deviation of the white noise in denoiser training."""
+"""Maximum standard deviation of the white noise with which the denoisers are trained."""
 
 
 def side_network(in_channels: int, out_channels: int, width: int, depth: int) -> nn.Sequential:
@@ -39,14 +39,14 @@ def side_network(in_channels: int, out_channels: int, width: int, depth: int) ->
 
 
 class Posterior(nn.Module):
-    """The four networks that are fitted to one image, with newly initialised weights.
+    """The four networks that are fitted to one image; their weights are newly initialised.
 
     Args:
-        image_network: maps `[1, C, H, W]` to `[1, 2 K C, H, W]`; each fit uses a copy with new weights.
+        image_network: network from `[1, C, H, W]` to `[1, 2 K C, H, W]`; each fit uses a copy with new initial weights.
         channels: C.
         components: K.
-        side_width: channels of the three other networks.
-        side_depth: convolutions of each of the three other networks.
+        side_width: number of hidden channels of the three other networks.
+        side_depth: number of convolutions of each of the three other networks.
     """
 
     def __init__(
@@ -77,28 +77,29 @@ class Posterior(nn.Module):
 class ScoreDVI(SingleImageSteps, MethodModule):
     """Denoise each image by fitting a posterior to it. `fit` trains the blind denoisers, which define the prior.
 
-    `test` and `predict` take minutes per 512 x 512 image on a GPU. Initial weights and samples are seeded by the
-    run's seed and the image's index; use a batch size of 1.
+    `test` and `predict` take minutes per 512 x 512 image on a GPU, and need a batch size of 1. Initial weights and
+    samples are seeded by the run's seed and the image's index.
 
     Args:
-        denoisers: K blind denoisers of images `[B, C, H, W]` with white Gaussian noise. `fit` trains the denoisers with
-            trainable parameters, on noise of standard deviation 0 to 100 grey levels.
-        network: architecture that predicts the image's posterior; maps `[1, C, H, W]` to `[1, 2 K C, H, W]`.
+        denoisers: K blind denoisers of images `[B, C, H, W]` with white Gaussian noise. `fit` trains those denoisers
+            that have trainable parameters, on noise with standard deviations from 0 to 100 grey levels.
+        network: architecture of the network that predicts the posterior of the clean image, from `[1, C, H, W]` to `[1,
+            2 K C, H, W]`.
         beta: beta_0, rate of the Gamma prior of the precision; the paper uses 0.01 for CC, 0.005 for PolyU and 0.02 for
             SIDD.
         alpha: alpha_0, shape of the precision's Gamma prior.
-        weight: lambda, weight of the prior of the image; None chooses 0.5, 1 or 2, depending on the estimated noise
-            level.
-        steps: optimizer steps per fit.
-        samples: M, posterior samples per step.
-        chunk: posterior samples per denoiser call; smaller values use less memory.
+        weight: lambda, weight of the prior of the clean image; None chooses 0.5, 1 or 2, depending on the estimated
+            noise level.
+        steps: number of optimizer steps per fit.
+        samples: M, number of posterior samples per step.
+        chunk: number of posterior samples per denoiser call; smaller values use less memory.
         average: decay factor of the running average of estimates, in [0, 1).
         restart_above: if the mean sigma exceeds this value, the fit is repeated once; None never repeats the fit.
         learning_rate: learning rate of Adam, which fits all four networks.
-        side_width: channels of the three smaller networks.
-        side_depth: convolutions of each of the three smaller networks.
-        protocol: preprocessing of estimates before metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or
-            `unclipped`.
+        side_width: number of hidden channels of the three smaller networks.
+        side_depth: number of convolutions of each of the three smaller networks.
+        protocol: preprocessing of estimates before metrics are computed: `rounded` clips to [0, 1] and rounds to 256
+            levels, `clipped` only clips, and `unclipped` changes nothing.
         optimizer: optimizer of the denoisers' trainable parameters in `fit`.
         lr_scheduler: learning-rate schedule, stepped every epoch of `fit`.
 
@@ -131,7 +132,7 @@ class ScoreDVI(SingleImageSteps, MethodModule):
         at_least(2, side_depth=side_depth)
         within(0, 1, "[)", average=average)
         self.denoisers = nn.ModuleList(denoisers)
-        self.network = network.requires_grad_(False)  # only a template: each image's copy is re-initialised
+        self.network = network.requires_grad_(False)  # a template: each image gets a re-initialised copy
         self.beta = beta
         self.alpha = alpha
         self.weight = weight
@@ -204,7 +205,7 @@ class ScoreDVI(SingleImageSteps, MethodModule):
 
 
 class BlindDenoisers(ScoreDVI):
-    """Baseline of ScoreDVI: the mean output of its blind denoisers. The arguments are the same as in ScoreDVI."""
+    """Baseline of ScoreDVI: the mean output of its blind denoisers. The arguments are those of `ScoreDVI`."""
 
     def restore(self, degraded: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return torch.stack([denoiser(degraded) for denoiser in self.denoisers]).mean(dim=0)

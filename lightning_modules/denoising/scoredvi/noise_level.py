@@ -1,14 +1,14 @@
 """Estimate the level of signal-dependent, spatially correlated noise from a single image.
 
 Subsampling every fourth pixel in both directions gives 16 sub-images with nearly independent noise. In each sub-image
-and channel, 7 x 7 patches are projected on the direction of least variance. This direction contains almost only noise.
-The model
+and channel, 7 x 7 patches are projected onto their direction of least variance, which contains almost only noise. The
+model
 
     Var = sigma_u^2 I^(2 gamma) + sigma_w^2
 
 is fitted to the patches' brightness and variance by maximum likelihood. The first fit uses all patches. Three further
-fits use only patches of weak texture, where noise alone explains the gradients. The estimate is the mean variance of
-the patches in the last fit.
+fits use only patches with weak texture, whose gradients can be explained by noise alone. The estimate is the mean
+squared projection of the patches in the last fit.
 
 Source: Liu, Tanaka and Okutomi, Practical Signal-Dependent Noise Parameter Estimation from a Single Noisy Image, IEEE
 Transactions on Image Processing 2014, as implemented in ScoreDVI's code. The estimate is unreliable on saturated
@@ -29,7 +29,7 @@ Array = NDArray[np.float64]
 
 
 def gradient_threshold(patch: int = PATCH) -> float:
-    """Compute the upper quantile of the sum of squared gradients in a patch of noise with variance 1."""
+    """Compute an upper quantile of the sum of squared gradients in a patch of noise with variance 1."""
     pixels = np.eye(patch * patch).reshape(-1, patch, patch)
     across = 0.5 * (pixels[:, :, 2:] - pixels[:, :, :-2]).reshape(patch * patch, -1)
     down = 0.5 * (pixels[:, 2:] - pixels[:, :-2]).reshape(patch * patch, -1)
@@ -39,7 +39,7 @@ def gradient_threshold(patch: int = PATCH) -> float:
 
 
 def law(parameters: Array, brightness: Array) -> Array:
-    """Compute the noise variance at a brightness, for parameters sigma_w, sigma_u and gamma."""
+    """Compute the noise variance Var at a brightness I, for the parameters sigma_w, sigma_u and gamma."""
     sigma_w, sigma_u, power = parameters
     return brightness ** (2 * power) * sigma_u**2 + sigma_w**2
 
@@ -61,7 +61,7 @@ def patches_of(image: Array, height: int, width: int) -> Array:
 
 
 def least_variance(patches: Array) -> Array:
-    """Compute squared projections `[n]` of patches `[n, p]` on the direction of least variance."""
+    """Compute squared projections `[n]` of patches `[n, p]` onto the direction of least variance."""
     moments = patches.T @ patches / (len(patches) - 1)
     return (patches @ np.linalg.eigh(moments)[1][:, 0]) ** 2
 
@@ -92,10 +92,10 @@ def noise_deviation(image: Array) -> float:
             columns are ignored.
 
     Returns:
-        The standard deviation, in the image's units.
+        The standard deviation, in the unit of the pixel values.
 
     Raises:
-        ValueError: if the image has fewer than 36 pixels on a side.
+        ValueError: if the height or width of the image is less than 36 pixels.
     """
     height, width = (side - side % STRIDE for side in image.shape[1:])
     if min(height, width) < STRIDE * (PATCH + 2):
@@ -107,8 +107,9 @@ def noise_deviation(image: Array) -> float:
 
 
 def prior_weight(deviation: float) -> float:
-    """Choose lambda by the noise level in grey levels, rounded down. lambda is 0.5 for levels of at most 10, 1 for
-    levels of at most 25, and 2 for higher levels.
+    """Choose lambda by the noise level, in grey levels and rounded down.
+
+    The weight lambda is 0.5 for levels of at most 10, 1 for levels of at most 25, and 2 for higher levels.
     """
     levels = int(deviation * 255)
     return 0.5 if levels <= 10 else 1.0 if levels <= 25 else 2.0

@@ -5,29 +5,29 @@ Let z be the image in [-1, 1] or its latent, e ~ N(0, I) noise, and t a uniform 
     z_t = sqrt(abar_t) z + sqrt(1 - abar_t) e,
     L = mean w_t |f(z_t, t, c) - target|^2,   w_t = min(SNR_t, gamma) / SNR_t   with   SNR_t = abar_t / (1 - abar_t).
 
-Here the network f predicts e. The weight is min(SNR_t, gamma) / (SNR_t + 1) for v-prediction, and min(SNR_t, gamma) for
-z-prediction. With each of these weights, the error of z is weighted by min(SNR_t, gamma). Training changes all weights
-of f, or only low-rank adapters W + B A in the attention layers of f. The caption c is dropped for a fraction of the
-images, as classifier-free guidance requires. Validation, sampling and the saved model use the moving average e <- d e +
-(1 - d) theta of the weights, with d = min(decay, (1 + n) / (10 + n)) in update n.
+This w_t is for a network f that predicts e. The weight is min(SNR_t, gamma) / (SNR_t + 1) for v-prediction, and
+min(SNR_t, gamma) for z-prediction. In all three cases, the error of the estimated z has the weight min(SNR_t, gamma).
+Training updates all weights of f, or only low-rank adapters W + B A in the attention layers of f. The caption c is
+dropped for a fraction of the images, as classifier-free guidance requires. Validation, sampling and the saved model use
+a moving average of the weights theta, e <- d e + (1 - d) theta, with d = min(decay, (1 + n) / (10 + n)) in update n.
 
 A flow-matching model, such as Stable Diffusion 3 or FLUX.1, predicts the velocity e - z:
 
     z_t = (1 - t) z + t e,   L = mean w_t |f(z_t, t, c) - (e - z)|^2,   t in [0, 1].
 
-with t from a uniform, logit-normal or mode density, shifted as in sampling by the pipeline (for FLUX.1 and Qwen-Image
-by the resolution), and w_t = 1, 1 / t^2 or
-2 / (pi (1 - 2 t + 2 t^2)). Unlike diffusers' training scripts, t is continuous and has the paper's direction: a
-positive mean of logit(t) favours noise.
+t is sampled from a uniform, logit-normal or mode density, and shifted as in the pipeline's sampler. For FLUX.1 and
+Qwen-Image, the shift depends on the resolution. The weight w_t is 1, 1 / t^2 or 2 / (pi (1 - 2 t + 2 t^2)). Unlike
+diffusers' training scripts, t is continuous and has the paper's direction: a positive mean of logit(t) favours noise.
 
-With class images (`data.prior`), generated once by the model itself, L + lambda L_prior is minimised, as in DreamBooth
-(arXiv 2208.12242). Offset noise replaces e by e + s n with one n ~ N(0, 1) for each channel; masks weight the squares.
-Images of any aspect ratio are trained in buckets; SDXL gets the original size and the crop's position of each image.
+For prior preservation, as in DreamBooth (arXiv 2208.12242), the model generates class images (`data.prior`) once before
+training, and L + lambda L_prior is minimised, where L_prior is the loss of the class images. Offset noise replaces e
+with e + s n, with one n ~ N(0, 1) for each channel. Masks weight the squared errors of pixels. Images of different
+aspect ratios are trained in buckets. SDXL is conditioned on the original size and the crop position of each image.
 
 | network | pipelines | predicts | tuning | cached | saved as |
 | --- | --- | --- | --- | --- | --- |
 | `TextToImage` | Stable Diffusion, SDXL | e or v | LoRA, full | latents, captions | `load_lora_weights`, pipeline |
-| `StableDiffusion3` | the same, 3 and 3.5 | e - z | LoRA, full | latents, captions | `load_lora_weights`, pipeline |
+| `StableDiffusion3` | Stable Diffusion 3, 3.5 | e - z | LoRA, full | latents, captions | `load_lora_weights`, pipeline |
 | `Flux` | FLUX.1 | e - z | LoRA, full | latents, captions | `load_lora_weights`, pipeline |
 | `Flux2` | FLUX.2-dev, FLUX.2-klein | e - z | LoRA, full | latents, captions | `load_lora_weights`, pipeline |
 | `Chroma` | Chroma | e - z | LoRA, full | latents, captions | `load_lora_weights`, pipeline |

@@ -1,8 +1,9 @@
-"""Caption dropout: train some images without their caption, or without its embedding by one of several text encoders.
+"""Caption dropout: train on some images without their caption, or without some text encoders' embeddings of it.
 
-A dropped embedding is replaced by that of the empty prompt, which the pipeline uses for classifier-free guidance. With
-one probability, the whole caption is dropped. With one for each text encoder, encoders are dropped independently, as in
-Stable Diffusion 3 (Esser et al., arXiv 2403.03206, where each is dropped with probability 0.464).
+A dropped embedding is replaced with the embedding of the empty prompt, which the pipeline uses for classifier-free
+guidance. With a single probability, whole captions are dropped. With one probability for each text encoder, the
+embeddings of the encoders are dropped independently, as in Stable Diffusion 3 (Esser et al., arXiv 2403.03206, where
+each is dropped with probability 0.464).
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,14 +21,14 @@ from lightning_modules.backbones.diffusion.text_to_image import Prompts
 
 ALL = slice(None)
 Region = Mapping[str, tuple[slice, ...]]
-"""For each field of `Prompts`, the part that one encoder computes: slices of the dimensions after the batch."""
+"""Maps fields of `Prompts` to the part that one encoder computes: slices of all dimensions except the batch."""
 
 
 def encoder_regions(network: Any) -> list[Region]:
-    """List the parts of embedded prompts that each text encoder of a model computes."""
+    """List, for each text encoder of a model, the part of the embedded prompts that the encoder computes."""
     encoders = network.text_encoders
     if isinstance(network, StableDiffusion3):
-        # The embeddings of both CLIP encoders stand side by side in the first tokens, padded to the width of T5's.
+        # In the first tokens, the features of both CLIP encoders are concatenated and padded to the width of T5.
         tokens = slice(0, network.pipeline.tokenizer_max_length)
         width, pooled = encoders[0].config.hidden_size, encoders[0].config.projection_dim
         regions: list[Region] = [
@@ -47,10 +48,10 @@ def encoder_regions(network: Any) -> list[Region]:
 
 
 class CaptionDropout:
-    """Replaces captions of random images by the empty prompt.
+    """Replaces the captions of random images with the empty prompt.
 
     Args:
-        probability: probability of dropping a caption, in [0, 1); or one probability for each text encoder.
+        probability: probability of dropping a caption, in [0, 1), or a list with one probability for each text encoder.
 
     Raises:
         ValueError: if a probability is out of range.
@@ -69,10 +70,10 @@ class CaptionDropout:
         return any(self.probabilities)
 
     def check(self, network: Any) -> None:
-        """Reject a list of probabilities if the model has another number of text encoders.
+        """Reject a list of probabilities whose length differs from the model's number of text encoders.
 
         Raises:
-            ValueError: if the numbers differ.
+            ValueError: if the list has the wrong length.
         """
         count = len(network.text_encoders)
         if self.by_encoder and len(self.probabilities) != count:
@@ -82,13 +83,13 @@ class CaptionDropout:
             )
 
     def prepare(self, network: Any) -> None:
-        """Embed the empty prompt, before training."""
+        """Embed the empty prompt; call this before training."""
         if self.active:
             self._empty = network.empty_prompts(1)
             self._regions = encoder_regions(network) if self.by_encoder else []
 
     def __call__(self, prompts: Prompts) -> Prompts:
-        """Drop captions of a training batch."""
+        """Drop random captions of a training batch."""
         if self._empty is None:
             return prompts
         device, count = prompts.embedding.device, len(prompts.embedding)

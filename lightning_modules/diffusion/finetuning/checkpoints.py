@@ -7,9 +7,9 @@ from lightning_modules.diffusion.finetuning.sharding import refuse_to_go_on
 
 
 class ChecksCheckpoints:
-    """Checkpoints with the settings of adapters; a base class of the LightningModule.
+    """Mixin of a LightningModule that saves the adapters' settings in checkpoints, and checks them on loading.
 
-    The module owns `network` and `average`.
+    The LightningModule defines `network` and `average`.
     """
 
     def on_save_checkpoint(self: Any, checkpoint: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Generate the class images of prior preservation once, before training, sharded over ranks and resumable."""
+"""Generate the class images for prior preservation once before training, distributed over ranks and resumable."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,26 +18,26 @@ from lightning_modules.backbones.diffusion.text_to_image import TextToImage
 from lightning_modules.tasks.writers import levels_of
 
 AT_ONCE = 4
-"""Number of images in a call of the pipeline."""
+"""Number of images per pipeline call."""
 NOISE = 3
-"""Random stream of an image's initial noise."""
+"""Index of the random stream for an image's initial noise."""
 
 
 def generate_class_images(network: TextToImage, images: ClassImages, trained_steps: int, **sampling: Any) -> None:
-    """Write the missing images of a class. Must be called on every rank.
+    """Generate and write the missing images of a class. Must be called on every rank.
 
-    An image depends on its number, the seed and the settings, which are recorded in `settings.json` of the folder. It
-    does not depend on the number of ranks or on interruptions.
+    An image depends on its index, the seed and the settings, which are recorded in the folder's `settings.json`. The
+    image does not depend on the number of ranks or on interruptions.
 
     Args:
         network: the model before fine-tuning, in evaluation mode.
-        images: the images.
-        trained_steps: number of training steps that the model has been trained for.
-        sampling: `num_inference_steps` and `guidance_scale`.
+        images: folder, prompt, number and size of the class images.
+        trained_steps: number of training steps that the model has already taken.
+        sampling: the sampling arguments `num_inference_steps` and `guidance_scale`.
 
     Raises:
-        ValueError: if images are missing but the model is already fine-tuned, or if the images in the folder have other
-            settings.
+        ValueError: if images are missing but the model is already fine-tuned, or if the images in the folder were
+            generated with different settings.
     """
     store = png_files(Path(images.folder))
     missing = broadcast(len(store.missing(images.keys)))
@@ -49,7 +49,7 @@ def generate_class_images(network: TextToImage, images: ClassImages, trained_ste
             f"model is fine-tuned already: restore them, or start a new run"
         )
     size = images.image_shape[1]
-    # Adapters change nothing before training.
+    # Adapters have no effect before training, so their weights are not hashed.
     frozen = {name: each for name, each in network.network.state_dict().items() if "lora_" not in name}
     settings = {
         "prompt": images.prompt,

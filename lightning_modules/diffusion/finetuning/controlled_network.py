@@ -1,4 +1,4 @@
-"""ControlNets of diffusers: built from a frozen network, and called beside it with the same inputs."""
+"""ControlNets of diffusers, built from a frozen network and called with the same inputs as this network."""
 
 import inspect
 import math
@@ -16,7 +16,7 @@ from lightning_modules.backbones.quantization import is_quantized
 
 QUANTIZED = "quantization: a ControlNet starts with copies of the weights, which must not be quantised; set it to null"
 CHANNELS = (16, 32, 96, 256)
-"""Channels of the convolutions that reduce a condition image to the size of the latents."""
+"""Channels of the convolutions that downsample a condition image to the size of the latents."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Control:
     image: str
     """The pipeline's argument for condition images."""
     residuals: tuple[str, ...]
-    """Arguments of the network that take the outputs of the ControlNet."""
+    """Arguments through which the network receives the outputs of the ControlNet."""
     sees_latents: bool = True
-    """Whether conditions are encoded to latents by the autoencoder."""
+    """Whether the autoencoder encodes condition images to latents for the ControlNet."""
 
 
 UNET = ("down_block_additional_residuals", "mid_block_additional_residual")
@@ -48,10 +48,10 @@ CONTROLS = {
 
 
 def check_family(name: str) -> None:
-    """Reject a model of a family without a ControlNet.
+    """Reject a model whose family has no supported ControlNet.
 
     Raises:
-        ValueError: if the class `name` has none.
+        ValueError: if the model class `name` has no supported ControlNet.
     """
     if name not in CONTROLS:
         raise ValueError(
@@ -61,22 +61,22 @@ def check_family(name: str) -> None:
 
 
 def control_of(network: TextToImage) -> Control:
-    """Look up the classes of a model's family."""
+    """Look up the ControlNet classes of a model's family."""
     check_family(type(network).__name__)
     return CONTROLS["SDXL" if network.is_xl else type(network).__name__]
 
 
 def new_controlnet(network: TextToImage, num_layers: int | None, num_single_layers: int | None) -> nn.Module:
-    """Build a float32 ControlNet whose blocks are copies of the network's, and whose outputs are zero.
+    """Build a float32 ControlNet whose blocks are copies of the network's blocks, and whose outputs are zero.
 
     Args:
         network: the model.
-        num_layers: number of copied blocks of a transformer; None takes the default of diffusers, or all blocks that
+        num_layers: number of transformer blocks to copy. None uses the default of diffusers, or copies all blocks that
             can be copied if there are fewer.
-        num_single_layers: the same for blocks of FLUX.1 that process image and text as one sequence.
+        num_single_layers: the same for FLUX.1's blocks that process image and text as one sequence.
 
     Raises:
-        ValueError: if there are fewer blocks, or the network has quantised weights.
+        ValueError: if the network has fewer blocks than requested, or has quantised weights.
     """
     if is_quantized(network.network):
         raise ValueError(QUANTIZED)
@@ -97,27 +97,29 @@ def new_controlnet(network: TextToImage, num_layers: int | None, num_single_laye
             options[key] = number
         options |= {key: base.config[key] for key in ("attention_head_dim", "num_attention_heads") if key in defaults}
         options |= {key: 0 for key in ("num_extra_conditioning_channels",) if key in defaults}
-        # diffusers writes to the configuration, and would replace values that are the defaults of the network's class.
+        # diffusers modifies the configuration, and would overwrite values that equal the defaults of the network's
+        # class.
         kept = base._internal_dict
         base._internal_dict = FrozenDict({key: kept[key] for key in kept if key != "_use_default_values"})
         controlnet = kind.from_transformer(base, **options)
         base._internal_dict = kept
         if "force_zeros_for_pooled_projection" in controlnet.config:
-            # It gets the pooled prompt, and shifted latents of conditions: the pipeline asks for both here.
+            # False makes the pipeline pass the pooled prompt and shifted condition latents to the ControlNet.
             controlnet.register_to_config(force_zeros_for_pooled_projection=False)
-    if base.dtype in HALF:  # whose pipelines give it inputs in half precision
+    if base.dtype in HALF:  # pipelines of this network pass half-precision inputs
         in_dtype(controlnet, "float32")
     return controlnet.train()
 
 
 class ControlledNetwork:
-    """A frozen network that receives the outputs of a ControlNet; it is called as `TextToImage.forward`.
+    """A frozen network that receives the outputs of a ControlNet; calls have the arguments of `TextToImage.forward`.
 
     Args:
         network: the model.
         controlnet: its ControlNet.
         condition: condition images, `[B, 3, H, W]` in [0, 1].
-        draw: function that samples standard normal noise with the shape of a given tensor, for latents of conditions.
+        draw: function that samples standard normal noise with the shape of a given tensor, used to sample latents of
+            condition images.
     """
 
     def __init__(self, network: TextToImage, controlnet: nn.Module, condition: Tensor, draw: Any) -> None:
@@ -144,7 +146,7 @@ class ControlledNetwork:
 
 
 def controlled_pipeline(network: TextToImage, controlnet: nn.Module) -> Any:
-    """Build the diffusers pipeline that samples with a ControlNet, from the parts of the model's pipeline."""
+    """Build the diffusers pipeline that samples with a ControlNet from the components of the model's pipeline."""
     kind: Any = getattr(diffusers, control_of(network).pipeline)
     known = inspect.signature(kind.__init__).parameters
     parts = {name: part for name, part in network.pipeline.components.items() if name in known}

@@ -1,4 +1,4 @@
-"""Train a ControlNet, a trainable copy of a network's blocks that adds a condition image x to the frozen network.
+"""Train a ControlNet, a trainable copy of a network's blocks that conditions the frozen network on an image x.
 
     y = F(z, c) + Z_2(G(z + Z_1(x), c)),   with the frozen blocks F, their copy G, and zero-initialised layers Z_1, Z_2.
 
@@ -42,20 +42,23 @@ NO_CONDITIONS = "a ControlNet needs condition images: set data.images.condition_
 
 
 class ControlNet(FineTuningSteps, MethodModule):
-    """Train a ControlNet on images with captions and condition images, with all weights of the pipeline frozen.
+    """Train a ControlNet on captioned images and condition images, with all weights of the pipeline frozen.
 
-    The ControlNet is initialised with a copy of the network's blocks. Its outputs are zero before training, so the
-    first prediction is that of the network alone. After training, it is saved to `pipeline/controlnet` in the run
-    directory, for `from_pretrained` of diffusers. Validation and test are as in `DiffusionFineTuning`.
+    The ControlNet is initialised with a copy of the network's blocks. The outputs of the ControlNet are zero before
+    training, so the first prediction equals that of the network alone. After training, the ControlNet is saved to
+    `pipeline/controlnet` in the run directory, in the format of diffusers' `from_pretrained`. Validation and test work
+    as in `DiffusionFineTuning`.
 
     Args:
         network: a frozen `TextToImage` (Stable Diffusion or SDXL), `StableDiffusion3` or `Flux`.
-        num_layers: number of copied transformer blocks; None takes the default of diffusers. Not for U-Nets.
-        num_single_layers: the same for FLUX.1's blocks of image and text as one sequence.
-        min_snr_gamma: gamma of the Min-SNR weights; None gives all timesteps the same weight. Not for flow matching.
-        flow: times and weights of flow matching; None takes the defaults of `FlowMatching`. Not for diffusion.
-        caption_dropout: probability of training an image without its caption, in [0, 1), or a list with one for each
-            text encoder.
+        num_layers: number of transformer blocks to copy; None uses the default of diffusers. Not applicable to U-Nets.
+        num_single_layers: the same for FLUX.1's blocks that process image and text as one sequence.
+        min_snr_gamma: gamma of the Min-SNR weights; None gives all timesteps the same weight. Not applicable to flow
+            matching.
+        flow: times and weights of flow matching; None uses the defaults of `FlowMatching`. Only applicable to
+            flow-matching models.
+        caption_dropout: probability of training an image without its caption, in [0, 1), or a list with one probability
+            for each text encoder.
         average_decay: maximum decay of the averaged weights, in [0, 1); 0 uses the weights of the last step,
             and keeps no average.
         gradient_checkpointing: recompute the ControlNet's activations in the backward pass instead of keeping them.
@@ -64,10 +67,10 @@ class ControlNet(FineTuningSteps, MethodModule):
         guidance_scale: scale of classifier-free guidance in sampling; 1 disables it.
         optimizer: optimizer of the ControlNet.
         lr_scheduler: learning-rate schedule, stepped every epoch.
-        loss: offset noise, and weights of masks; None takes the defaults of `LossOptions`.
+        loss: settings of offset noise and mask weights; None uses the defaults of `LossOptions`.
 
     Raises:
-        ValueError: if an argument is out of range or does not apply to the model, or the model is not frozen.
+        ValueError: if an argument is out of range or not applicable to the model, or if the model is not frozen.
     """
 
     def __init__(
@@ -116,7 +119,7 @@ class ControlNet(FineTuningSteps, MethodModule):
 
     @classmethod
     def check_before_loading(cls, data: Any, settings: Mapping[str, Any]) -> None:
-        """Reject data and networks that do not fit, as `TextualInversion` does with tokens."""
+        """Reject unsuitable data and networks before the pipeline is loaded."""
         name, network = settings["network"]["class_path"].rpartition(".")[2], settings["network"].get("init_args") or {}
         if name == "text_to_image_pipeline":
             name = family_of(network["pipeline"], FAMILIES, network["local_files_only"])
@@ -151,7 +154,7 @@ class ControlNet(FineTuningSteps, MethodModule):
         return {"pipeline": controlled_pipeline(self.network, self.controlnet), control_of(self.network).image: image}
 
     def image_columns(self, batch: CaptionedImageBatch, outputs: Any) -> dict[str, Tensor | ImageColumn]:
-        """Show images and conditions next to samples for their captions."""
+        """Show images and condition images next to samples for their captions."""
         columns = super().image_columns(batch, outputs)
         return {"image": columns.pop("image"), "condition": batch["condition"], **columns}
 

@@ -1,4 +1,4 @@
-"""Checks of the images and captions before training."""
+"""Checks of images and captions before training."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from lightning_modules.backbones.quantization import is_quantized
 
 
 def check_data(network: TextToImage | PixelSpace, data: Any, needs_captions: bool = True) -> None:
-    """Reject images that do not fit the network, and missing captions.
+    """Reject images that the network does not support, and missing captions.
 
     Args:
         network: the model.
@@ -18,7 +18,7 @@ def check_data(network: TextToImage | PixelSpace, data: Any, needs_captions: boo
         needs_captions: whether a text-to-image model is trained with the captions of the images.
 
     Raises:
-        ValueError: if captions are missing, or the network cannot take images of this size, buckets or class images.
+        ValueError: if captions are missing, or if the network does not support the image size, buckets or class images.
     """
     if isinstance(data, CaptionedImages):
         if isinstance(network, TextToImage):
@@ -33,24 +33,24 @@ def check_data(network: TextToImage | PixelSpace, data: Any, needs_captions: boo
 
 
 def reject_prior(data: Any, method: str) -> None:
-    """Reject class images for a method without prior preservation.
+    """Reject class images if the method does not use prior preservation.
 
     Raises:
-        ValueError: if there are class images.
+        ValueError: if the data include class images.
     """
     if getattr(data, "prior", None) is not None:
         raise ValueError(f"data.prior must be null: {method} has no prior preservation")
 
 
 def check_sharding(module: Any) -> None:
-    """Reject weights that cannot be sharded, and data that ranks with sharded weights cannot process in step.
+    """Reject weights that cannot be sharded, and data that cannot be processed with sharded weights.
 
     Args:
-        module: the `DiffusionFineTuning`, with its trainer.
+        module: the `DiffusionFineTuning`, attached to its trainer.
 
     Raises:
-        ValueError: if averages are on the CPU, weights are quantised, held-out images are in buckets, or class images
-            are generated.
+        ValueError: if averaged weights are on the CPU, weights are quantised, held-out images are in buckets, or class
+            images must be generated.
     """
     data: Any = module.trainer.datamodule
     if module.average.host is not None:

@@ -1,4 +1,4 @@
-"""The fine-tuned network as a function of noisy latents, times and prompt embeddings, for export."""
+"""Export of the fine-tuned network as a function of noisy latents, times and prompt embeddings."""
 
 from typing import Any
 
@@ -11,17 +11,17 @@ from lightning_modules.backbones.quantization import is_quantized
 from lightning_modules.interfaces import Exported, ExportedInput, refuse_sigma
 
 DIMENSIONS = {"embedding": "L D", "pooled": "P", "mask": "L", "second": "M E", "second_mask": "M"}
-"""Names of the dimensions of each field of `Prompts`, after the batch."""
+"""Names of the dimensions of each `Prompts` field, without the batch dimension."""
 
 
 class ExportsNetwork:
-    """Export of a fine-tuned diffusion model's network; a base class of its LightningModule.
+    """Mixin of a LightningModule that exports the network of a fine-tuned diffusion model.
 
-    The module owns `network`, `objective` and `average`.
+    The LightningModule defines `network`, `objective` and `average`.
     """
 
     def exported(self: Any, sigma: float | None = None) -> Exported:
-        """Return the network with averaged weights. See `interfaces.Exportable`.
+        """Return the network with its averaged weights. See `interfaces.Exportable`.
 
         Raises:
             ValueError: if weights are quantised.

@@ -1,4 +1,4 @@
-"""New tokens of CLIP text encoders, whose embeddings are trained while all other weights stay frozen."""
+"""New tokens for CLIP text encoders. Their embeddings are trained, and all other weights stay frozen."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,11 +27,11 @@ TEMPLATES = {
         "a dark picture in the style of {}", "a detail of a picture in the style of {}",
     ],
 }  # fmt: skip
-"""Prompts of images without captions; `{}` stands for the new word."""
+"""Prompts for images without captions; `{}` is replaced with the new word."""
 
 
 def templates_of(learnable_property: Property, given: Sequence[str] | None) -> list[str]:
-    """Return the given templates, by default those of a property.
+    """Return the given templates, or the default templates of a property if none are given.
 
     Raises:
         ValueError: if the property is unknown, or a template does not contain `{}`.
@@ -44,9 +44,9 @@ def templates_of(learnable_property: Property, given: Sequence[str] | None) -> l
 
 
 class ExtendedEmbedding(nn.Embedding):
-    """A frozen token embedding with trainable vectors for the n tokens from `first` on.
+    """Token embedding whose weights are frozen, except for trainable vectors of n tokens that start at index `first`.
 
-    The vectors are float32, and outputs have the precision of the frozen weight.
+    The trainable vectors are float32. Outputs have the precision of the frozen weights.
     """
 
     vectors: nn.Parameter
@@ -61,15 +61,15 @@ class ExtendedEmbedding(nn.Embedding):
 
 
 def new_tokens(placeholder: str, count: int) -> list[str]:
-    """Name the tokens of several vectors as diffusers does: `<cat>`, `<cat>_1`, `<cat>_2`."""
+    """Return the token names of several vectors, as diffusers names them: `<cat>`, `<cat>_1`, `<cat>_2`."""
     return [placeholder, *(f"{placeholder}_{number}" for number in range(1, count))]
 
 
 def check_tokens(tokenizers: Sequence[Any], placeholder: str, initializer: str, count: int) -> None:
-    """Reject a placeholder that a vocabulary has already, and an initializer that is not one token.
+    """Reject a placeholder that is already in a vocabulary, and an initializer that is not a single token.
 
     Raises:
-        ValueError: if a token does not fit; the message names it.
+        ValueError: if a token is rejected; the message names the token.
     """
     if not placeholder or placeholder.split() != [placeholder]:
         raise ValueError(f"placeholder_token must be one word without spaces, such as <cat>, got {placeholder!r}")
@@ -93,7 +93,7 @@ def check_captions(captions: Sequence[str] | None, placeholder: str) -> None:
     """Reject captions that do not contain the new word.
 
     Raises:
-        ValueError: if there is one; the message quotes it.
+        ValueError: if a caption lacks the new word; the message quotes the caption.
     """
     if without := [text for text in captions or () if placeholder not in text]:
         raise ValueError(
@@ -103,7 +103,7 @@ def check_captions(captions: Sequence[str] | None, placeholder: str) -> None:
 
 
 def check_pipeline_class(name: str) -> None:
-    """Reject a class of pipelines into which diffusers loads no learned embeddings.
+    """Reject a pipeline class that cannot load learned embeddings.
 
     Raises:
         ValueError: if the class has no `load_textual_inversion`.
@@ -116,18 +116,18 @@ def check_pipeline_class(name: str) -> None:
 
 
 def check_pipeline_files(network: Mapping[str, Any], placeholder: str, initializer: str, count: int) -> None:
-    """Check the class of a pipeline, and the new tokens, before the weights of the pipeline are loaded.
+    """Check a pipeline's class and the new tokens before the pipeline's weights are loaded.
 
-    Missing and damaged files are ignored here, because loading the pipeline reports them.
+    Missing and damaged files are ignored here; they are reported when the pipeline is loaded.
 
     Args:
-        network: arguments of the model, with its `pipeline`.
+        network: constructor arguments of the model, including `pipeline`.
         placeholder: first of the new tokens.
         initializer: token whose embedding initialises all vectors.
         count: number of vectors.
 
     Raises:
-        ValueError: if a token does not fit, or the pipeline loads no learned embeddings.
+        ValueError: if a token is rejected, or the pipeline class cannot load learned embeddings.
     """
     try:
         name, tokenizers = clip_tokenizers(network.get("config") or network["pipeline"], network["local_files_only"])
@@ -141,7 +141,7 @@ def add_tokens(network: TextToImage, placeholder: str, initializer: str, count: 
     """Add the placeholder's tokens to every CLIP text encoder of a model and to its tokenizer.
 
     Args:
-        network: the model, frozen; it is changed in place.
+        network: the frozen model, which is changed in place.
         placeholder: first of the new tokens.
         initializer: token whose embedding initialises all vectors.
         count: number of vectors.
@@ -150,7 +150,7 @@ def add_tokens(network: TextToImage, placeholder: str, initializer: str, count: 
         The token embeddings of the CLIP text encoders, in the pipeline's order.
 
     Raises:
-        ValueError: if a token does not fit, or the pipeline loads no learned embeddings.
+        ValueError: if a token is rejected, or the pipeline class cannot load learned embeddings.
     """
     pipeline = network.pipeline
     check_pipeline_class(type(pipeline).__name__)
@@ -179,7 +179,8 @@ def _is_clip(encoder: Any) -> bool:
 def save_tokens(embeddings: Sequence[ExtendedEmbedding], placeholder: str, folder: Path) -> None:
     """Save the vectors of each text encoder for diffusers' `load_textual_inversion`.
 
-    The first encoder's are in `learned_embeds.safetensors`, and the second one's in `learned_embeds_2.safetensors`.
+    The vectors of the first encoder are saved to `learned_embeds.safetensors`, and those of the second encoder to
+    `learned_embeds_2.safetensors`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for number, embedding in enumerate(embeddings, 1):

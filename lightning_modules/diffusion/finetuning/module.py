@@ -28,32 +28,35 @@ class DiffusionFineTuning(FineTuningSteps, ExportsNetwork, ChecksCheckpoints, Me
     """Fine-tune a diffusion model on images, and save the model in the format of diffusers or peft.
 
     After training, the result is saved to `pipeline/` in the run directory. Validation and test log `loss`, the
-    unweighted error on held-out images, computed with the averaged weights. Each image has a fixed timestep and fixed
-    noise, so values are comparable over epochs. `ImageGrid` shows held-out images next to samples for their captions.
+    unweighted error on held-out images, computed with the averaged weights. Each held-out image has a fixed timestep
+    and fixed noise, so that values are comparable across epochs. `ImageGrid` shows held-out images next to samples for
+    their captions.
 
     Args:
         network: a text-to-image model of `lightning_modules.backbones.diffusion`, such as `TextToImage`,
-            `StableDiffusion3`, `Flux` or `PixArtSigma`, or `PixelSpace` or `pixel_pipeline`.
-        min_snr_gamma: gamma of the Min-SNR weights; None gives all timesteps the same weight. Not for flow matching.
-        flow: times and weights of flow matching; None takes the defaults of `FlowMatching`. Not for diffusion.
-        caption_dropout: probability of training an image without its caption, in [0, 1). A list has one probability for
-            each text encoder, and captions are dropped independently.
+            `StableDiffusion3`, `Flux` or `PixArtSigma`, or a pixel-space model (`PixelSpace` or `pixel_pipeline`).
+        min_snr_gamma: gamma of the Min-SNR weights; None gives all timesteps the same weight. Not applicable to flow
+            matching.
+        flow: times and weights of flow matching; None uses the defaults of `FlowMatching`. Only applicable to
+            flow-matching models.
+        caption_dropout: probability of training an image without its caption, in [0, 1). With a list of one probability
+            for each text encoder, the embeddings of the encoders are dropped independently.
         average_decay: maximum decay of the averaged weights, in [0, 1); 0 uses the weights of the last step, and keeps
             no average.
-        cache_dir: folder for latents and caption embeddings, computed once before training; then, text encoders are
-            freed. None computes both in each step. Cached images are centre-cropped. With random flips, latents of the
-            mirror images are cached, too.
+        cache_dir: folder in which latents and caption embeddings are cached before training; the text encoders are then
+            removed from memory. None computes both in each step. Images are centre-cropped before caching. With random
+            flips, the latents of mirrored images are cached as well.
         prompts: texts that `sample` cycles through; by default the empty text.
         num_inference_steps: sampling steps.
         guidance_scale: scale of classifier-free guidance in sampling; 1 disables it.
         optimizer: optimizer of the trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
-        loss: offset noise, and weights of class images and masks; None takes the defaults of `LossOptions`.
-        average_on_cpu: keep the averaged weights in the memory of the host.
+        loss: settings of offset noise, and weights of class images and masks; None uses the defaults of `LossOptions`.
+        average_on_cpu: keep the averaged weights in host memory.
 
     Raises:
-        TypeError: if `network` has none of the classes listed above.
-        ValueError: if an argument is out of range or does not apply to the model, or the model is frozen.
+        TypeError: if the class of `network` is not one of those listed above.
+        ValueError: if an argument is out of range or not applicable to the model, or if the model is frozen.
     """
 
     def __init__(

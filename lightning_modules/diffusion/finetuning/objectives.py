@@ -28,7 +28,7 @@ from lightning_modules.sde.flow_shift import scheduler_shift, shifted
 
 Density = Literal["uniform", "logit_normal", "mode"]
 Weighting = Literal["none", "sigma_sqrt", "cosmap"]
-GOLDEN = 2654435769  # 2^32 times the golden ratio, less one
+GOLDEN = 2654435769  # 2^32 times the fractional part of the golden ratio
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,12 @@ class LossOptions:
     """Offset noise, and weights of class images and of masked pixels.
 
     Args:
-        noise_offset: s; the noise becomes e + s n with one n ~ N(0, 1) for each channel of each latent, which lets the
-            model learn very dark and very bright images. Held-out images get plain noise.
+        noise_offset: s, scale of offset noise: the noise becomes e + s n, with one n ~ N(0, 1) for each channel of each
+            latent. The model can then learn very dark and very bright images. Held-out images have noise without
+            offset.
         prior_weight: weight of the loss of the class images in `data.prior`.
-        unmasked_weight: weight of the error where an image's mask is 0, in [0, 1]; the weight is 1 where the mask is 1,
-            and the loss of an image is the weighted mean.
+        unmasked_weight: weight of the squared error where an image's mask is 0, in [0, 1]. Where the mask is 1, the
+            weight is 1. An image's loss is the weighted mean.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -55,14 +56,14 @@ class LossOptions:
         within(0, 1, unmasked_weight=self.unmasked_weight)
 
     def noise(self, latent: Tensor) -> Tensor:
-        """Sample the noise of a training batch, shaped like z."""
+        """Sample the noise of a training batch, with the shape of z."""
         noise = sample_rows_like(torch.randn, latent)
         if not self.noise_offset:
             return noise
         return noise + self.noise_offset * sample_rows_like(torch.randn, latent[:, :, :1, :1])
 
     def weight(self, mask: Tensor | None, latent: Tensor) -> Tensor | None:
-        """Compute the weight of each latent pixel, `[B, 1, h, w]`, from masks in [0, 1]; None without masks."""
+        """Compute the weight of each latent pixel, `[B, 1, h, w]`, from masks in [0, 1]; return None without masks."""
         if mask is None:
             return None
         size = latent.shape[2:]
@@ -71,7 +72,7 @@ class LossOptions:
 
 
 def mean_square(difference: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Compute each image's weighted mean of squares, `[B]`; 0 if all weights are 0.
+    """Compute the weighted mean of squares of each image, `[B]`; the mean is 0 if all weights are 0.
 
     Args:
         difference: `[B, c, h, w]`.
@@ -93,14 +94,14 @@ def denoising_errors(
     prediction: Prediction,
     weight: Tensor | None = None,
 ) -> Tensor:
-    """Compute each image's mean squared error `[B]` at its timestep t `[B]`, for abar `[T]` and weights of pixels."""
+    """Compute each image's mean squared error `[B]` at its timestep t `[B]`, given abar `[T]` and pixel weights."""
     level = abar.to(latent.dtype)[t].view(-1, 1, 1, 1)
     output = model(noised(latent, noise, level), t, prompts)
     return mean_square(output - diffusion_target(latent, noise, level, prediction), weight)
 
 
 class Objective(nn.Module, ABC):
-    """Errors of a batch, with its size conditions and masks.
+    """A training objective, which computes prediction errors from a batch with its size conditions and masks.
 
     Args:
         options: offset noise, and weights of masked pixels.
@@ -119,7 +120,7 @@ class Objective(nn.Module, ABC):
         noise: Tensor,
         t: Tensor,
     ) -> Tensor:
-        """Compute each image's mean squared error, `[B]`, with SDXL's size conditions and with masks if there are."""
+        """Compute each image's mean squared error, `[B]`, with the batch's size conditions (SDXL) and masks, if any."""
         model, weight = network, self.options.weight(batch.get("loss_mask"), latent)
         if "size_conditions" in batch and getattr(network, "is_xl", False):
             model = partial(network.with_sizes, size_conditions=batch["size_conditions"])
@@ -135,7 +136,7 @@ class Objective(nn.Module, ABC):
         t: Tensor,
         weight: Tensor | None = None,
     ) -> Tensor:
-        """Compute each image's mean squared error, `[B]`, for weights of pixels `[B, 1, h, w]`."""
+        """Compute each image's mean squared error, `[B]`, weighted by pixel with `weight`, `[B, 1, h, w]`."""
 
 
 class DiffusionObjective(Objective):
@@ -179,7 +180,7 @@ class DiffusionObjective(Objective):
         return denoising_errors(model, latent, prompts, noise, t, self.abar, self.prediction, weight)
 
     def weighted(self, error: Tensor, t: Tensor) -> Tensor:
-        """Weight the errors `[B]` at timesteps t."""
+        """Multiply the errors `[B]` by the loss weights at timesteps t."""
         if self.min_snr_gamma is None:
             return error
         return error * min_snr_weight(self.abar.to(error.dtype)[t], self.min_snr_gamma, self.prediction)
@@ -187,17 +188,19 @@ class DiffusionObjective(Objective):
 
 @dataclass(frozen=True)
 class FlowMatching:
-    """Distribution of t and loss weights for training a flow-matching model.
+    """Distribution of the time t, and loss weights, for training a flow-matching model.
 
     Args:
         density: distribution of t in [0, 1] before the shift, with data at 0 and noise at 1: uniform, logit_normal, or
             mode.
-        logit_mean: mean of logit(t) for logit_normal; positive values favour noise.
-        logit_std: standard deviation of logit(t) for logit_normal.
-        mode_scale: scale of mode; positive values favour t = 1/2, negative ones both ends.
-        shift: a, which moves t to a t / (1 + (a - 1) t); None takes that of the pipeline's scheduler, which depends on
-            the resolution for FLUX.1, FLUX.2, Chroma and Qwen-Image; 1 leaves t as it is.
-        weighting: none weights all t equally, sigma_sqrt by 1 / t^2, cosmap by 2 / (pi (1 - 2 t + 2 t^2)).
+        logit_mean: mean of logit(t) for the logit_normal density; positive values favour noise.
+        logit_std: standard deviation of logit(t) for the logit_normal density.
+        mode_scale: scale of the mode density; positive values favour t = 1/2, and negative values favour t near 0 and
+            1.
+        shift: a, which maps t to a t / (1 + (a - 1) t). None uses the shift of the pipeline's scheduler, which depends
+            on the resolution for FLUX.1, FLUX.2, Chroma and Qwen-Image. With 1, t is unchanged.
+        weighting: loss weight of time t: the same for all t (none), 1 / t^2 (sigma_sqrt), or 2 / (pi (1 - 2 t + 2 t^2))
+            (cosmap).
 
     Raises:
         ValueError: if an argument is out of range.
@@ -230,9 +233,9 @@ class FlowObjective(Objective):
     Args:
         scheduler: diffusers scheduler that defines T and, by default, the shift.
         settings: density of t and loss weights.
-        patch_size: height and width of a position of the transformer, in latent pixels.
+        patch_size: height and width of the patch that is one image token of the transformer, in latent pixels.
         options: offset noise, and weights of masked pixels.
-        time_shift: default shift for a number of positions; None takes that of the scheduler.
+        time_shift: function that maps the number of image tokens to the default shift; None uses the scheduler's shift.
     """
 
     def __init__(
@@ -250,7 +253,7 @@ class FlowObjective(Objective):
         self.patch_size = patch_size
 
     def shift(self, latent: Tensor) -> float:
-        """Compute the shift of times for latents of this size."""
+        """Return the shift of times for latents of this size."""
         if self.settings.shift is not None:
             return self.settings.shift
         return self.time_shift(latent[0, 0].numel() // self.patch_size**2)
@@ -281,7 +284,7 @@ class FlowObjective(Objective):
         return mean_square(output - (noise - latent), weight)
 
     def weighted(self, error: Tensor, t: Tensor) -> Tensor:
-        """Multiply the errors `[B]` by the loss weights at times t. Times below 1 / T have the weight of 1 / T."""
+        """Multiply the errors `[B]` by the loss weights at times t. Times below 1 / T are weighted like t = 1 / T."""
         if self.settings.weighting == "none":
             return error
         return error * compute_loss_weighting_for_sd3(self.settings.weighting, t.clamp(min=1 / self.steps))
@@ -294,10 +297,10 @@ def training_objective(
     options: LossOptions,
     owner: Callable[..., Any],
 ) -> DiffusionObjective | FlowObjective:
-    """Return the objective of a model's kind; reject arguments of the other kind.
+    """Return the objective for a diffusion or flow-matching model, and reject arguments of the other kind of model.
 
     Raises:
-        ValueError: if an argument differs from the default in `owner` and does not apply to the model.
+        ValueError: if an argument is not applicable to the model, but differs from the default value in `owner`.
     """
     flows = isinstance(network, FlowTransformer)
     only_with("a model of flow matching", flows, owner, flow=flow)

@@ -15,11 +15,12 @@ def prepare_text_to_image(module: Any, network: TextToImage) -> None:
 
     Args:
         module: the `DiffusionFineTuning`, with its trainer.
-        network: its model.
+        network: the text-to-image model of `module`.
 
     Raises:
-        TypeError: if latents are to be cached, but the data are not `CaptionedImages`.
-        ValueError: if class images or cached latents do not fit, see `generate_class_images` and `cache_latents`.
+        TypeError: if latents are to be cached, but the DataModule is not `CaptionedImages`.
+        ValueError: if class images or cached latents do not match the settings; see `generate_class_images` and
+            `cache_latents`.
     """
     module.dropout.prepare(network)
     data = module.trainer.datamodule

@@ -9,7 +9,7 @@ from torch.distributed.fsdp import fully_shard
 
 
 def share_out(network: nn.Module, mesh: DeviceMesh) -> None:
-    """Shard every parameter over ranks; each block gathers its parameters when it runs.
+    """Shard every parameter over ranks; each block gathers its parameters for its forward and backward pass.
 
     The network's type and parameter names stay unchanged, and pipelines that hold the network still work.
 
@@ -19,7 +19,7 @@ def share_out(network: nn.Module, mesh: DeviceMesh) -> None:
     """
     for block in blocks(network):
         fully_shard(block, mesh=mesh, reshard_after_forward=True)
-    # Outside a forward pass all weights are sharded, so averaged weights can replace them between validation batches.
+    # Outside a forward pass, all weights are sharded, so they can be swapped with averages between validation batches.
     fully_shard(network, mesh=mesh, reshard_after_forward=True)
 
 
@@ -36,7 +36,7 @@ def blocks(network: nn.Module) -> list[nn.Module]:
 def refuse_to_go_on(shared_out: bool, stage: Any) -> None:
     """Reject resuming training with sharded weights.
 
-    To load optimizer state, PyTorch runs an optimizer step. The averaged weights would count this step.
+    To load the optimizer state, PyTorch runs an optimizer step, and the averaged weights would count it as an update.
 
     Raises:
         ValueError: if `stage` is fit and the weights are sharded.

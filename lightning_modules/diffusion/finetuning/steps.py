@@ -1,4 +1,4 @@
-"""Training, errors on held-out images, samples and saving, which all fine-tuning modules of diffusion models share."""
+"""Steps shared by all modules that fine-tune diffusion models: training, evaluation, sampling and saving."""
 
 from functools import partial
 from pathlib import Path
@@ -22,17 +22,17 @@ from lightning_modules.interfaces import ImageColumn
 from lightning_modules.optim.optimizers import optimizer_config, trainable_parameters
 from lightning_modules.training.logging import log_training
 
-TIMES, SAMPLE = 1, 2  # random streams of an image in evaluation
+TIMES, SAMPLE = 1, 2  # indices of an image's random streams in evaluation
 
 
 class FineTuningSteps:
-    """Steps of a module that trains a diffusion model on images; a base class of its LightningModule.
+    """Mixin with the steps of a LightningModule that trains a diffusion model on images.
 
-    The module owns `network`, `objective`, `average`, `losses` and the arguments of sampling.
+    The LightningModule defines `network`, `objective`, `average`, `losses` and the sampling arguments.
     """
 
     dropout: Any = None
-    """`CaptionDropout` in training; None keeps all captions."""
+    """`CaptionDropout` to apply in training; None keeps all captions."""
     _shared_out = False
     """Whether the weights are sharded over ranks."""
 
@@ -50,15 +50,15 @@ class FineTuningSteps:
         return self.network.encode_prompts(captions_of(batch, "a text-to-image model"))
 
     def model_of(self: Any, batch: CaptionedImageBatch, draw: Any) -> Any:
-        """Return the model that predicts for a batch; `draw` is as in `given`."""
+        """Return the model to evaluate on a batch; `draw` samples noise, as in `given`."""
         return self.network
 
     def sampling_inputs(self: Any, batch: CaptionedImageBatch | None, n: int) -> dict[str, Any]:
-        """Return further arguments of the model's `generate`, for the images of a batch or for n new images."""
+        """Return additional arguments of the model's `generate`, for the images of a batch or for n new images."""
         return {}
 
     def given(self: Any, batch: CaptionedImageBatch, draw: Any) -> tuple[Tensor, Prompts | None]:
-        """Return z `[B, c, h, w]` and the prompts of a batch.
+        """Return the images or latents z `[B, c, h, w]`, and the prompts, of a batch.
 
         Args:
             batch: the batch.
@@ -87,7 +87,7 @@ class FineTuningSteps:
         return {"loss": log_training(self, batch, loss, **terms)}
 
     def _losses(self: Any, batch: CaptionedImageBatch) -> tuple[Tensor, Tensor]:
-        """Compute the mean weighted and unweighted error of training images."""
+        """Compute the mean weighted error and the mean unweighted error of training images."""
         draw = partial(sample_rows_like, torch.randn)
         latent, prompts = self.given(batch, draw)
         noise = self.objective.options.noise(latent)
@@ -120,7 +120,7 @@ class FineTuningSteps:
             error = self.objective.batch_errors(self.model_of(batch, draw), batch, latent, prompts, noise, t)
         self.losses.update(error)
         self.log(f"{stage}/loss", self.losses, on_step=False, on_epoch=True)
-        # Sampling with sharded weights needs all ranks, but the image grid runs on one.
+        # Sampling with sharded weights needs all ranks, but the image grid callback runs on only one rank.
         return {"sample": self._sample_of(batch, latent, prompts)} if first and self._shared_out else {}
 
     @torch.no_grad()
@@ -156,7 +156,7 @@ class FineTuningSteps:
         return self._sampled(prompts, noise, generators, **self.sampling_inputs(batch, len(noise)))
 
     def on_train_end(self: Any) -> None:
-        directory = self.trainer.log_dir if self.trainer.loggers else None  # a broadcast: every rank must read it
+        directory = self.trainer.log_dir if self.trainer.loggers else None  # log_dir broadcasts: all ranks must read it
         if directory is not None:
             self.save_pipeline(Path(directory, "pipeline"), self.trainer.is_global_zero)
             rank_zero_info(f"Saved the fine-tuned model to {Path(directory, 'pipeline')}")

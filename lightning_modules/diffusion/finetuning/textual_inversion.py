@@ -1,6 +1,8 @@
 """Learn the embedding v of a new word from a few images, with all weights of the diffusion model frozen.
 
-    v* = argmin_v E |f(z_t, t, c(y, v)) - target|^2   over prompts y that contain the word; v starts as another word's.
+    v* = argmin_v E |f(z_t, t, c(y, v)) - target|^2,   with prompts y that contain the word.
+
+v is initialised with the embedding of an existing word.
 
 Source: Gal, Alaluf, Atzmon, Patashnik, Bermano, Chechik and Cohen-Or, An Image is Worth One Word: Personalizing
 Text-to-Image Generation using Textual Inversion, ICLR 2023, arXiv 2208.01618.
@@ -39,31 +41,34 @@ from lightning_modules.optim.optimizers import adamw, constant, trainable_parame
 class TextualInversion(FineTuningSteps, MethodModule):
     """Learn the embedding of a new word from images, with all weights of the pipeline frozen.
 
-    Images without captions get a random template as prompt in each step. After training, the embedding is saved to
-    `pipeline/` in the run directory, for `load_textual_inversion` of diffusers. Validation and test are as in
-    `DiffusionFineTuning`.
+    In each step, an image without a caption uses a random template as its prompt. After training, the embedding is
+    saved to `pipeline/` in the run directory, in the format of diffusers' `load_textual_inversion`. Validation and test
+    work as in `DiffusionFineTuning`.
 
     Args:
-        network: a frozen `TextToImage` (Stable Diffusion or SDXL) or `Flux`, of which all CLIP text encoders get the
-            new word.
-        placeholder_token: the new word, which prompts contain, such as `<my-cat>`; the pipeline must not know it.
-        initializer_token: word of one token whose embedding initialises the new one, such as `cat`.
-        num_vectors: number of embeddings, and of tokens, of the new word.
-        learnable_property: object or style, which chooses the templates.
-        templates: prompts of images without captions, with `{}` for the new word; None takes those of
-            `learnable_property`.
-        min_snr_gamma: gamma of the Min-SNR weights; None gives all timesteps the same weight. Not for flow matching.
-        flow: times and weights of flow matching; None takes the defaults of `FlowMatching`. Not for diffusion.
-        prompts: texts that `sample` cycles through; None takes a photo of the new word.
+        network: a frozen `TextToImage` (Stable Diffusion or SDXL) or `Flux`; the new word is added to all of its CLIP
+            text encoders.
+        placeholder_token: the new word, as written in prompts, such as `<my-cat>`; it must not be in the pipeline's
+            vocabulary.
+        initializer_token: existing word of one token, such as `cat`, whose embedding initialises the new embedding.
+        num_vectors: number of tokens that the new word consists of, each with its own embedding.
+        learnable_property: object or style; selects the default templates.
+        templates: prompts for images without captions, with `{}` in place of the new word; None uses the default
+            templates of `learnable_property`.
+        min_snr_gamma: gamma of the Min-SNR weights; None gives all timesteps the same weight. Not applicable to flow
+            matching.
+        flow: times and weights of flow matching; None uses the defaults of `FlowMatching`. Only applicable to
+            flow-matching models.
+        prompts: texts that `sample` cycles through; None uses a prompt for a photo of the new word.
         num_inference_steps: sampling steps.
         guidance_scale: scale of classifier-free guidance in sampling; 1 disables it.
         optimizer: optimizer of the embeddings.
         lr_scheduler: learning-rate schedule, stepped every epoch.
-        loss: offset noise, and weights of masks; None takes the defaults of `LossOptions`.
+        loss: settings of offset noise and mask weights; None uses the defaults of `LossOptions`.
 
     Raises:
-        ValueError: if an argument is out of range, a token does not fit the pipeline, diffusers loads no embeddings
-            into a pipeline of this family, or the model is not frozen.
+        ValueError: if an argument is out of range, a token is not allowed for the pipeline, the pipeline class cannot
+            load learned embeddings, or the model is not frozen.
     """
 
     needs_captions: ClassVar[bool] = False
@@ -102,19 +107,19 @@ class TextualInversion(FineTuningSteps, MethodModule):
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.objective = training_objective(network, min_snr_gamma, flow, loss or LossOptions(), TextualInversion)
-        self.average = AveragedWeights(network, lambda update: 0.0)  # the embeddings of the last step
+        self.average = AveragedWeights(network, lambda update: 0.0)  # decay 0: the last step's embeddings
         self.losses = MeanMetric()
 
     @classmethod
     def check_before_loading(cls, data: Any, settings: Mapping[str, Any]) -> None:
-        """Reject captions, pipelines and tokens that do not fit, before the pipeline is loaded.
+        """Reject unsuitable captions, pipelines and tokens before the pipeline is loaded.
 
         Args:
-            data: the `CaptionedImages`, not set up.
-            settings: the constructor's arguments, where classes are still mappings.
+            data: the `CaptionedImages`, before its `setup`.
+            settings: the constructor's arguments, in which objects are still configs (`class_path` and `init_args`).
 
         Raises:
-            ValueError: if something does not fit.
+            ValueError: if a caption, the pipeline or a token is rejected.
         """
         reject_prior(data, "TextualInversion")
         token = settings["placeholder_token"]
@@ -131,10 +136,10 @@ class TextualInversion(FineTuningSteps, MethodModule):
         prepare_for_ddp(self)
 
     def prompts_of(self, batch: CaptionedImageBatch) -> Prompts:
-        """Embed the captions of a batch, or random templates, differentiably."""
+        """Embed the captions of a batch, or random templates if there are no captions, differentiably."""
         texts = batch.get("caption")
         if texts is None:
-            # On the CPU, since texts are needed there: the device is not waited for.
+            # The indices are sampled on the CPU, where the texts are, which avoids waiting for the device.
             count = len(batch["image"])
             chosen = (
                 sample_rows(partial(torch.randint, len(self.templates)), (count,), "cpu") if self.training else None

@@ -6,11 +6,11 @@ from lightning_modules.sde.discrete import Prediction
 
 
 def min_snr_weight(abar: Tensor, gamma: float, prediction: Prediction) -> Tensor:
-    """Compute the Min-SNR weight w_t. It gives the error of the clean image the weight min(SNR_t, gamma).
+    """Compute the Min-SNR weight w_t, with which the error of the clean image is weighted by min(SNR_t, gamma).
 
     Args:
         abar: abar_t, of any shape, in (0, 1).
-        gamma: upper bound of the weight for the error of the clean image.
+        gamma: upper bound of the weight of the error of the clean image.
         prediction: quantity that the model predicts.
     """
     ratio = abar / (1 - abar)

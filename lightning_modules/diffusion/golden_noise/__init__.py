@@ -1,4 +1,4 @@
-"""Golden noise: a network that improves the initial noise of a diffusion model for a given prompt.
+"""Golden noise: a network improves the initial noise of a diffusion model for a given prompt.
 
 A DDIM step with guidance w_l (prediction e1), followed by an inversion step with guidance w_w (prediction e2), turns
 x_T into better noise. Both steps evaluate the model at the first timestep t_0. The steps use r = sqrt(abar_1 / abar_0)
@@ -14,16 +14,17 @@ text c,
     SVD(x) = U diag(s + f(U, s, V)) V^T of the folded x = U diag(s) V^T.
 
 R is an image network, and f(U, s, V) = mlp4(mean attention(mlp1(U^T) + mlp2(V^T) + mlp3(s))). alpha and beta are
-initialised to 0. An unmodified pipeline then takes phi(x_T, c) as `latents`.
+initialised to 0. An unmodified pipeline accepts phi(x_T, c) as its argument `latents`.
 
-A flow-matching model, of which the paper has none, takes Euler steps in the same way: with its velocity v and t the
-second sampling time, z_t = x_T + (t - 1) v1(x_T, 1) and x'_T = x_T + (1 - t) (v2(z_t, 1) - v1(x_T, 1)).
+The paper does not use flow-matching models. Here, they take Euler steps in place of DDIM steps: with the velocity v and
+the second sampling time t, z_t = x_T + (t - 1) v1(x_T, 1) and x'_T = x_T + (1 - t) (v2(z_t, 1) - v1(x_T, 1)).
 
-Departures: the authors' script inverts between the levels of the third and second timestep, because the inverse
-scheduler of diffusers counts this way since version 0.22 (`official_offset`). The script embeds one text for a whole
-batch. Its training omits the attention that its inference uses (`attention`). The signs of its singular vectors depend
-on the machine (`fixed_signs`). Their script has an option to repeat both steps, off by default; it is not implemented
-here. Four channels fold to 2 x 2 images; other square numbers of channels fold in the same way.
+Departures: the authors' script inverts between the levels of the third and second timestep, because diffusers' inverse
+scheduler indexes its timesteps this way since version 0.22 (`official_offset`). The script embeds one text for a whole
+batch. The authors' training code omits the attention that their inference code uses (`attention`). The signs of their
+singular vectors depend on the machine (`fixed_signs`). Their script has an option to repeat both steps, off by default,
+which is not implemented here. Four channels are folded to 2 x 2 tiles; other square numbers of channels are folded in
+the same way.
 
 Source: Zhou, Shao, Bai, Zhang, Xu, Han and Xie, Golden Noise for Diffusion Models: A Learning Framework, ICCV 2025,
 arXiv 2411.09502.

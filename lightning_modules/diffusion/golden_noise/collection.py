@@ -1,4 +1,4 @@
-"""Collect noise pairs, before training or by `predict`. Collecting may take days, and can use any number of ranks."""
+"""Collect noise pairs before training or in `predict`, which may take days and can use any number of ranks."""
 
 import itertools
 from abc import ABC, abstractmethod
@@ -24,7 +24,7 @@ from lightning_modules.training.results_directory import results_directory
 
 FOLDER, SETTINGS = "noise_pairs", "settings.json"
 OF_PAIRS = ("network", "levels", "pair_guidance", "inversion_guidance")
-"""Settings that make another target of the same noise; the others make other scores."""
+"""Settings that change the target of a given noise; the other settings change only its scores."""
 
 
 class CollectsPairs(FolderWriter, ABC):
@@ -32,9 +32,9 @@ class CollectsPairs(FolderWriter, ABC):
 
     `<index>_<seed>.npz` holds one pair. `scores.jsonl`, written at the end, holds the texts and scores of all pairs.
     `settings.json` holds all settings that affect the pairs. A run is rejected if settings, models or rewards have
-    changed, or if a pair with the same index has another text. Existing pairs are kept, so an interrupted run can be
-    resumed on any number of ranks. A pair depends only on its text and its seed, up to rounding errors, which depend on
-    batch and precision.
+    changed, or if a pair with the same index has a different text. Existing pairs are kept, so an interrupted run can
+    be resumed on any number of ranks. Apart from rounding errors, which depend on batch and precision, a pair depends
+    only on its text and its seed.
     """
 
     written, settings_name, items = FOLDER, f"{FOLDER}/{SETTINGS}", "pairs of noise"
@@ -58,7 +58,7 @@ class CollectsPairs(FolderWriter, ABC):
         return self._seeded(seeds)[0]
 
     def generators(self: Any, seeds: Tensor) -> list[torch.Generator]:
-        """Return the generators of B seeds after they sampled the noise of `drawn`, for stochastic samplers."""
+        """Return the generators of B seeds, advanced past the noise of `drawn`, for stochastic samplers."""
         return self._seeded(seeds)[1]
 
     def _seeded(self: Any, seeds: Tensor) -> tuple[Tensor, list[torch.Generator]]:
@@ -67,7 +67,7 @@ class CollectsPairs(FolderWriter, ABC):
         return sample_like(like, torch.randn, generators), generators
 
     def result_settings(self: Any) -> dict[str, Any]:
-        """List the settings that pairs depend on, as JSON values."""
+        """Return the settings that pairs depend on, as JSON values by name."""
         back = self.times[1:3] if self.official_offset else self.times[1::-1]
         passed = [self.times[0], *(level(self.levels, time) for time in (*self.times[:2], *back))]
         settings = {"network": hash_of_module(self.model.network), "levels": passed}
@@ -96,14 +96,14 @@ class CollectsPairs(FolderWriter, ABC):
         return [int(name.partition("_")[0]) for name in written]
 
     def _score_lists(self: Any, noise: Tensor, texts: Sequence[str], seeds: Tensor) -> list[list[float]]:
-        """Compute all rewards of the image generated from each noise; without rewards, no image is generated."""
+        """Compute all rewards of the images generated from the noise; without rewards, no images are generated."""
         if not self.rewards:
             return [[] for _ in texts]
         images = self.images(noise, texts, self.generators(seeds))
         return torch.stack([*scored(self.rewards, images, texts).values()], dim=1).tolist()
 
     def collect_before_training(self: Any, data: NoisePairs, directory: Path) -> None:
-        """Collect all pairs that are missing in a run directory, and make the DataModule read that directory."""
+        """Collect all pairs that are missing in a run directory, and let the DataModule read the pairs from there."""
         short = self.trainer.fast_dev_run
         loader = data.prompt_loader()
         few = -(-2 * data.batch_size // data.evaluation_batch_size) if short else None
@@ -129,7 +129,7 @@ class CollectsPairs(FolderWriter, ABC):
                 self.collect_before_training(data, directory)
             return
         path = Path(data.data_dir).expanduser() / SETTINGS
-        if (stored := stored_settings(path)) is not None:  # pairs of the authors' scripts have none
+        if (stored := stored_settings(path)) is not None:  # pairs from the authors' scripts have no settings
             own = {key: value for key, value in self.result_settings().items() if key in OF_PAIRS}
             there = {key: stored.get(key, "not set") for key in OF_PAIRS}
             if there != own:

@@ -2,8 +2,8 @@
 
     r(x, c) = (mlp(BLIP(x, c)) - m) / s
 
-BLIP's text encoder reads the text c, and attends to the image x in cross-attention. The linear layers of the MLP read
-the state of the first token. m and s standardise the reward.
+BLIP's text encoder encodes the text c with cross-attention to the image x. The linear layers of the MLP are applied to
+the final hidden state of the first token. m and s standardise the reward.
 
 Source: Xu, Liu, Wu, Tong, Li, Ding, Tang and Dong, ImageReward: Learning and Evaluating Human Preferences for
 Text-to-Image Generation, NeurIPS 2023, arXiv 2304.05977.
@@ -42,24 +42,25 @@ VISION = {
     "mlp.fc1": "mlp.fc1",
     "mlp.fc2": "mlp.fc2",
 }
-"""Names of BLIP's layers: the released file to transformers."""
+"""Maps names of BLIP's layers in the released file to their names in transformers."""
 
 
 class ImageReward(nn.Module):
-    """ImageReward of images for texts; higher is better, and the mean over the authors' images is about 0.
+    """Score images for texts by ImageReward; higher is better, and the mean over the authors' images is about 0.
 
     Images are resized and centre-cropped, but not rounded to 8 bits. The weights are not saved in checkpoints.
 
     Args:
-        weights: the released file `ImageReward.pt`, a folder with this file, or a name on the Hugging Face Hub. No code
-            in the file is run.
+        weights: the released file `ImageReward.pt`, a folder with this file, or a name on the Hugging Face Hub. Code in
+            the file is not run.
         tokenizer: tokenizer of BERT: a local folder written by `save_pretrained`, or a name on the Hub.
-        local_files_only: look for Hub names in the Hugging Face cache only, without network access.
+        local_files_only: search for Hub names only in the Hugging Face cache, without network access.
 
     Raises:
         ImportError: if transformers is not installed.
-        FileNotFoundError: if weights or tokenizer are found neither on disk nor on the Hub.
-        ValueError: if the weights are not those of an ImageReward, or have fewer tokens than the tokenizer.
+        FileNotFoundError: if the weights or the tokenizer are neither on disk nor on the Hub.
+        ValueError: if the weights are not those of an ImageReward, or if their vocabulary is smaller than that of the
+            tokenizer.
     """
 
     def __init__(
@@ -114,7 +115,7 @@ class ImageReward(nn.Module):
 
 
 def released_file(weights: str, local_files_only: bool) -> Path:
-    """Find the released file at a path or on the Hub.
+    """Return the path of the released file, which is downloaded from the Hub if needed.
 
     Raises:
         FileNotFoundError: if it does not exist.
@@ -134,7 +135,7 @@ def released_file(weights: str, local_files_only: bool) -> Path:
 
 
 def configs(vision: Mapping[str, Tensor], text: Mapping[str, Tensor], path: Path) -> tuple[Any, Any]:
-    """Read the sizes of BLIP's image and text encoder from their weights.
+    """Derive the configs of BLIP's image encoder and text encoder from the shapes of their weights.
 
     Raises:
         ValueError: if the weights are not those of BLIP.
@@ -165,12 +166,12 @@ def configs(vision: Mapping[str, Tensor], text: Mapping[str, Tensor], path: Path
 
 
 def count(weights: Mapping[str, Tensor], layers: str) -> int:
-    """Count the layers that weights are for."""
+    """Count the layers `<layers>.<number>` in a state dict."""
     return len({found[1] for key in weights if (found := re.match(rf"{re.escape(layers)}\.(\d+)\.", key))})
 
 
 def named_as_transformers(vision: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the weights of the image encoder to those of transformers' `BlipVisionModel`."""
+    """Rename the weights of the image encoder as in transformers' `BlipVisionModel`."""
     found = {}
     for key, value in vision.items():
         block = re.match(r"blocks\.(\d+)\.", key)

@@ -32,26 +32,27 @@ from lightning_modules.training.logging import log_training
 Start = Literal["golden", "standard", "redenoised"]
 
 SHOWN, MOST_LETTERS = 8, 20
-"""Prompts per image grid, and characters shown of each."""
+"""Number of prompts per image grid, and maximum number of displayed characters of a prompt."""
 
 
 class GoldenNoise(CollectsPairs, MethodModule):
     """Collect noise pairs (`predict`), train NPNet on these pairs (`fit`) and evaluate NPNet's noise (`test`).
 
-    Validation logs `val/loss`, the error of NPNet, and `val/loss_of_standard`, the error of the unchanged noise. `test`
-    generates two images per prompt, from the standard noise and from the improved noise. For each reward, `test` logs
-    the means `test/<name>` (improved) and `test/<name>_of_standard`, and `test/winning_rate_<name>`, the fraction of
-    prompts whose improved noise has the higher reward.
+    Validation logs `val/loss`, the error of NPNet's noise, and `val/loss_of_standard`, the error of the unchanged
+    noise. `test` generates two images per prompt, from the standard noise and from the improved noise. For each reward,
+    `test` logs the means `test/<name>` (improved) and `test/<name>_of_standard`, and `test/winning_rate_<name>`, the
+    fraction of prompts whose improved noise has the higher reward.
 
     `latents_for` computes the `latents` argument of an unmodified diffusers pipeline.
 
     Args:
         network: NPNet; `with_released_weights` loads the authors' weights.
-        model: frozen model: `PixelModel`, `TextToImage`, `StableDiffusion3` or the class of another pipeline.
-        rewards: reward models that score images for texts, by name, such as `CLIPReward`; the first one selects pairs.
-        start: initial noise of images in `test`. `golden` is the noise of NPNet, `standard` is unchanged noise, and
-            `redenoised` is computed like the training targets.
-        pair_steps: N, number of steps of the sampling schedule; its first step creates the pairs.
+        model: frozen diffusion model: `PixelModel`, `TextToImage`, `StableDiffusion3` or another pipeline class.
+        rewards: dictionary of reward models that score images for texts, such as `CLIPReward`; the first reward decides
+            which pairs are kept.
+        start: initial noise for images in `test`. `golden` is the noise predicted by NPNet, `standard` is unchanged
+            noise, and `redenoised` is noise computed like the training targets.
+        pair_steps: N, number of steps of the sampling schedule whose first step is used to create the pairs.
         pair_guidance: w_l, guidance scale of the DDIM step towards the image.
         inversion_guidance: w_w, guidance scale of the inversion step.
         official_offset: invert between the noise levels of the third and second timestep, as the authors' code does.
@@ -63,7 +64,7 @@ class GoldenNoise(CollectsPairs, MethodModule):
 
     Raises:
         ValueError: if an argument is out of range, if abar is 0 at the first timestep of the model's scheduler, or if
-            NPNet and the latents of the model differ in the number of channels.
+            NPNet and the model's latents have different numbers of channels.
     """
 
     plain_start: ClassVar[Start] = "standard"
@@ -148,7 +149,7 @@ class GoldenNoise(CollectsPairs, MethodModule):
         """Compute the `latents` argument of an unmodified pipeline of the same kind as the model.
 
         Args:
-            noise: standard normal noise `[B, c, h, w]`, the pipeline's usual initial latents.
+            noise: standard normal noise `[B, c, h, w]`, as the pipeline itself would sample for its initial latents.
             texts: B texts.
         """
         return self.network(noise, self.model.encode_prompts(texts))
@@ -160,7 +161,7 @@ class GoldenNoise(CollectsPairs, MethodModule):
         return self.model.generate(noise=noise, prompts=self.model.encode_prompts(texts), **given)
 
     def begun(self, noise: Tensor, texts: Sequence[str], start: Start | None = None) -> Tensor:
-        """Return the initial latents of images. The argument `start` replaces the value of the module."""
+        """Return the initial latents of images. The argument `start` overrides the module's `start`."""
         starts: dict[str, Callable[..., Tensor]] = {"golden": self.latents_for, "redenoised": self.better}
         chosen = start or self.start
         return starts[chosen](noise, texts) if chosen in starts else noise
@@ -192,7 +193,7 @@ class GoldenNoise(CollectsPairs, MethodModule):
 
     def _average(self, stage: str, name: str, values: Tensor) -> None:
         means: Any = self.means[stage]
-        if name not in means:  # created lazily: casting the module to another precision would cast them too
+        if name not in means:  # created lazily, so that casting the module does not cast the metrics
             means[name] = MeanMetric().set_dtype(torch.float64).to(self.device)
         means[name].update(values)
 
@@ -207,7 +208,7 @@ class GoldenNoise(CollectsPairs, MethodModule):
     # test
 
     def test_step(self, batch: PromptBatch, batch_idx: int) -> dict[str, Tensor]:
-        """Return images `[B, C, H, W]` as `sample`, generated from the initial noise that `start` names."""
+        """Return images `[B, C, H, W]` as `sample`, generated from the initial noise selected by `start`."""
         noise, texts = self.drawn(batch["seed"]), batch["caption"]
         sample = self.images(self.begun(noise, texts), texts, self.generators(batch["seed"]))
         found = scored(self.rewards, sample, texts)
@@ -224,7 +225,7 @@ class GoldenNoise(CollectsPairs, MethodModule):
         self._log("test")
 
     def image_columns(self, batch: PromptBatch, outputs: dict[str, Tensor]) -> dict[str, ImageColumn]:
-        """Show the images of a few prompts for all three kinds of noise, with the first reward of each image."""
+        """Show images of a few prompts for all three kinds of initial noise, each with its first reward."""
         noise, texts = self.drawn(batch["seed"][:SHOWN]), batch["caption"][:SHOWN]
         shown: dict[str, ImageColumn] = {}
         for start in ("standard", "golden", "redenoised"):

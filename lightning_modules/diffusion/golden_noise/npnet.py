@@ -21,11 +21,11 @@ from lightning_modules.full_precision import at_least_float32, in_full_precision
 PARTS = {"unet_svd": "svd", "unet_embedding": "residual", "embeeding": "text"}
 """Names of NPNet's parts in the released files (one is misspelt there) and here."""
 UNUSED = ("svd.bn.", "residual.features.head.")
-"""Unused weights in the released files: a normalisation that no output depends on, and Swin's classifier."""
+"""Unused weights in the released files: a normalisation that affects no output, and Swin's classifier."""
 
 
 def folded(x: Tensor) -> Tensor:
-    """Tile the k^2 channels of `[B, k^2, H, W]` as k rows of k images, with the result `[B, k H, k W]`."""
+    """Tile the k^2 channels of a tensor `[B, k^2, H, W]` as k rows of k images; the result is `[B, k H, k W]`."""
     k = math.isqrt(x.shape[1])
     return x.unflatten(1, (k, k)).permute(0, 1, 3, 2, 4).flatten(3, 4).flatten(1, 2)
 
@@ -43,14 +43,14 @@ def signed(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class SVDBranch(nn.Module):
-    """Adjust the singular values of noise by a network.
+    """Adjust the singular values of noise with a network.
 
-    The network receives the singular values and the singular vectors.
+    The input of the network consists of the singular values and the singular vectors.
 
     Args:
         size: n, rows and columns of the folded noise.
-        attention: apply attention over the n rows, then the mean over rows, then `mlp4`. If false, `mlp4` is applied
-            without attention, before the mean.
+        attention: apply attention over the n rows, average over rows, and then apply `mlp4`. If false, `mlp4` is
+            applied without attention and before averaging.
         fixed_signs: fix the signs of the singular vectors.
     """
 
@@ -75,11 +75,12 @@ class SVDBranch(nn.Module):
 
 
 class ResidualBranch(nn.Module):
-    """An image network between two layers, which resize noise to the input size of the network and back.
+    """Apply an image network to noise that is resized to the network's input size, and resize the output back.
 
     Args:
         channels: c, channels of the noise.
-        features: computes feature maps `[B, feature_channels, ., .]` of images `[B, 3, image_size, image_size]`.
+        features: network that computes feature maps `[B, feature_channels, ., .]` of images `[B, 3, image_size,
+            image_size]`.
         feature_channels: channels of the feature maps.
         image_size: height and width of the image network's input.
     """
@@ -101,21 +102,21 @@ class NPNet(nn.Module):
     """Predict better initial noise from standard normal noise and a text.
 
     The network computes in float32 or better, independent of the trainer's precision. The singular value decomposition
-    is outside the autograd graph. The decomposition synchronises the GPU with the host, because PyTorch checks the
-    result on the host.
+    is not part of the autograd graph. It synchronises the GPU with the host, because PyTorch checks the result of the
+    decomposition on the host.
 
     Args:
-        latent_shape: c, h, w of the noise; c must be a square number, and h = w.
+        latent_shape: c, h, w of the noise; c must be a square number, and h must equal w.
         prompt_features: L D, size of a flattened text embedding. NPNet therefore works with one text encoder only.
         features: image network of the residual branch, such as Swin-T: `lightning_modules.backbones.timm_model` with
             `normalize: false` and `num_classes: 0`.
-        feature_channels: second dimension of the feature maps. It is 7 for timm's Swin: its feature maps are
-            channels-last, and the authors use the 7 rows as channels.
+        feature_channels: size of the second dimension of the feature maps. For timm's Swin, it is 7, because these
+            feature maps are channels-last and the authors use their 7 rows as channels.
         image_size: height and width of the input of `features`.
-        attention: apply attention over the rows of singular vectors, as in the authors' inference but not in their
-            training.
-        fixed_signs: make the largest entry of each left singular vector positive; otherwise, signs depend on the
-            machine and the library. The released weights were trained without this option.
+        attention: apply attention over the rows of singular vectors, as the authors' inference code does; their
+            training code does not.
+        fixed_signs: make the entry of largest magnitude in each left singular vector positive; otherwise, signs depend
+            on the machine and the library. The released weights were trained without this option.
 
     Raises:
         ValueError: if an argument is out of range; in `forward`, if noise or texts have unexpected shapes.
@@ -151,7 +152,7 @@ class NPNet(nn.Module):
         self.prompt_features = prompt_features
 
     def forward(self, noise: Tensor, prompts: Prompts) -> Tensor:
-        """Predict better noise `[B, c, h, w]` for B texts."""
+        """Predict improved noise `[B, c, h, w]` for B texts."""
         x = noise.to(self.alpha.dtype)
         text = prompts.embedding.flatten(1).to(x)
         if x.shape[1:] != self.latent_shape:
@@ -165,7 +166,7 @@ class NPNet(nn.Module):
 
 
 def with_released_weights(network: NPNet, path: str) -> NPNet:
-    """Load weights in the authors' layout into an NPNet.
+    """Load weights from a file in the authors' format into an NPNet.
 
     On the meta device, no weights are loaded.
 

@@ -1,12 +1,14 @@
-"""MPS, the multi-dimensional preference score: CLIP with cross-attention from the image to some words of the text.
+"""MPS, the multi-dimensional preference score: CLIP with cross-attention from the image to selected words of the text.
 
     s(x, c) = exp(tau) cos(e(c), A(x, c)_1),   A = cross-attention blocks from image tokens to text tokens,
 
-where e(c) is CLIP's embedding of the text and A(x, c)_1 the first token. Image tokens attend to the text token i if
+where e(c) is CLIP's embedding of the text, and A(x, c)_1 is the first output token of A. Image tokens attend only to
+text tokens i with
 
     max_j <c_i, k_j> > 0.3 max_i max_j <c_i, k_j>
 
-for the tokens k of a condition, a list of words about what makes an image good.
+where c_i and k_j are CLIP's projected embeddings of the tokens of the text and of a condition. The condition is a list
+of words that describe good images.
 
 Source: Zhang, Wang, Wu, Wang, Chen, Zhang, Wu, Wan, Zhang and Wang, Learning Multi-dimensional Human Preference for
 Text-to-Image Generation, CVPR 2024, arXiv 2405.14705, with the layers, names and threshold of the authors' code, which
@@ -35,11 +37,11 @@ THRESHOLD = 0.3
 HEAD = 64
 """Width of an attention head."""
 UNSAVED = ("position_ids", "pos_emb")
-"""Ends of the names of tensors that follow from the sizes."""
+"""Endings of the names of tensors that are determined by the sizes, and are not loaded."""
 
 
 class Norm(nn.Module):
-    """Layer normalisation whose bias is a constant of zero."""
+    """Layer normalisation whose bias is the constant zero."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -51,7 +53,7 @@ class Norm(nn.Module):
 
 
 class SwiGLU(nn.Module):
-    """x silu(g) for the halves x and g of the input."""
+    """Compute x silu(g) for the two halves x and g of the input."""
 
     def forward(self, x: Tensor) -> Tensor:
         x, gate = x.chunk(2, dim=-1)
@@ -59,18 +61,18 @@ class SwiGLU(nn.Module):
 
 
 def attended(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Attend with all heads `[B, heads, N, D]` to one key and value `[B, M, D]`; the result is `[B, N, heads * D]`."""
+    """Attend with queries `[B, heads, N, D]` to keys and values `[B, M, D]` shared by all heads: `[B, N, heads * D]`."""
     found = F.scaled_dot_product_attention(query, key[:, None], value[:, None], attn_mask=mask)
     return found.transpose(1, 2).flatten(2)
 
 
 def in_heads(x: Tensor) -> Tensor:
-    """Split `[B, N, heads * D]` to `[B, heads, N, D]`."""
+    """Split features `[B, N, heads * D]` into heads, `[B, heads, N, D]`."""
     return x.unflatten(2, (-1, HEAD)).transpose(1, 2)
 
 
 class CrossAttention(nn.Module):
-    """Attend from image tokens to text tokens, next to a feed-forward network."""
+    """Cross-attention from image tokens to text tokens, in parallel with a feed-forward network."""
 
     def __init__(self, width: int, heads: int, inside: int) -> None:
         super().__init__()
@@ -104,7 +106,7 @@ class Rotation(nn.Module):
 
 
 class ParallelBlock(nn.Module):
-    """Self-attention of image tokens and a feed-forward network, side by side."""
+    """Self-attention of image tokens, in parallel with a feed-forward network."""
 
     def __init__(self, width: int, heads: int, inside: int) -> None:
         super().__init__()
@@ -122,7 +124,7 @@ class ParallelBlock(nn.Module):
 
 
 class Residual(nn.Module):
-    """x + fn(x, ...)."""
+    """Residual connection around a module: x + fn(x, ...)."""
 
     def __init__(self, fn: nn.Module) -> None:
         super().__init__()
@@ -133,7 +135,7 @@ class Residual(nn.Module):
 
 
 class CrossModel(nn.Module):
-    """Image tokens `[B, N, D]` after blocks that attend to text tokens `[B, M, D]` where a mask `[B, 1, M]` is true.
+    """Blocks in which image tokens `[B, N, D]` attend to text tokens `[B, M, D]` whose mask `[B, 1, M]` is true.
 
     Args:
         width: D.
@@ -158,10 +160,10 @@ class CrossModel(nn.Module):
 
 
 def cross_model(weights: Mapping[str, Tensor], source: str) -> CrossModel:
-    """Build the cross-attention blocks with their weights, and read the sizes from these.
+    """Build the cross-attention blocks from their weights, whose shapes determine the sizes of the blocks.
 
     Raises:
-        ValueError: if the weights are not those of such blocks.
+        ValueError: if the weights are not those of cross-attention blocks.
     """
     try:
         width, query = (weights[f"layers.0.0.fn.{name}.weight"] for name in ("to_kv", "to_q"))
@@ -175,21 +177,22 @@ def cross_model(weights: Mapping[str, Tensor], source: str) -> CrossModel:
 
 
 class MPS(CLIPReward):
-    """The multi-dimensional preference score (MPS) of images for texts; higher is better.
+    """Compute the multi-dimensional preference score (MPS) of images for texts; higher is better.
 
     The published `MPS_overall_checkpoint.pth` is a pickle of the authors' model. Its tensors are read without running
-    any code in it. The probability that one image is preferred to another one is the logistic function of the
-    difference of their scores. The weights are not saved in checkpoints.
+    any code in the file. The probability that one image is preferred to another is the logistic function of the
+    difference between their scores. The weights are not saved in checkpoints.
 
     Args:
         weights: the published file, or a file with its state dict.
-        name_or_path: CLIP model of transformers that MPS is fine-tuned from, for sizes and tokenizer; see `CLIPReward`.
+        name_or_path: CLIP model of transformers that MPS was fine-tuned from, which defines sizes and tokenizer; see
+            `CLIPReward`.
         local_files_only: load CLIP from the Hugging Face cache only, without network access.
 
     Raises:
         ImportError: if transformers is not installed.
         FileNotFoundError: if the model or the weights do not exist.
-        ValueError: if the weights do not fit.
+        ValueError: if the weights do not match the model.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Re-denoising: a strongly guided DDIM step and a weakly guided inversion step give better noise for a text."""
+"""Re-denoising: a strongly guided DDIM step and a weakly guided inversion step improve the noise for a text."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -24,13 +24,13 @@ def redenoised(
     prediction: Prediction = "epsilon",
     official_offset: bool = False,
 ) -> Tensor:
-    """Compute x'_T.
+    """Compute the improved noise x'_T.
 
     Args:
         model: function of x_t and t, `[B]`, that predicts with guidance w_l.
-        less_guided: function of x_t and t that predicts with guidance w_w.
+        less_guided: function of x_t and t, `[B]`, that predicts with guidance w_w.
         noise: x_T, `[B, c, h, w]`.
-        times: timesteps from noise to image; only the first two are used, or three with `official_offset`.
+        times: timesteps from noise to image; only the first two are used, or the first three with `official_offset`.
         abar: abar of all T timesteps, `[T]`, on the host.
         prediction: quantity that the models predict.
         official_offset: invert between the noise levels of the third and the second timestep, as the authors' code
@@ -50,15 +50,16 @@ def redenoised_flow(
     num_timesteps: int,
     official_offset: bool = False,
 ) -> Tensor:
-    """Compute the better noise of a flow-matching model, whose DDIM step is Euler's: z_s = z_t + (s - t) v.
+    """Compute the improved noise for a flow-matching model, with Euler steps in place of DDIM: z_s = z_t + (s - t) v.
 
     Args:
-        model: predicts the velocity with guidance w_l, called with z_t and T t `[B]`.
-        less_guided: predicts with guidance w_w, called in the same way.
+        model: function of z_t and T t, `[B]`, that predicts the velocity with guidance w_l.
+        less_guided: function of z_t and T t that predicts the velocity with guidance w_w.
         noise: z_1, `[B, c, h, w]`.
-        levels: times t from noise at 1 to data at 0; the first two are used, with `official_offset` the first three.
+        levels: sampling times t, from 1 (noise) to 0 (data); only the first two are used, or the first three with
+            `official_offset`.
         num_timesteps: T.
-        official_offset: invert between the third and second time.
+        official_offset: invert between the third and the second time, as the authors' code does.
     """
     told = torch.full((len(noise),), num_timesteps * levels[0], device=noise.device, dtype=noise.dtype)
     moved = noise + (levels[1] - levels[0]) * model(noise, told)
@@ -67,6 +68,6 @@ def redenoised_flow(
 
 
 def flow_levels(model: FlowTransformer, latent_shape: Sequence[int], num_steps: int) -> NDArray[np.float64]:
-    """List the times of a sampling schedule of a flow-matching model for latents c, h, w, from 1 to 0."""
+    """List the sampling times of a flow-matching model, from 1 to 0, for latents of shape c, h, w."""
     shift = model.time_shift(latent_shape[1] * latent_shape[2] // model.patch_size**2, num_steps)
     return np.array([shifted(1 - step / num_steps, shift) for step in range(num_steps + 1)])

@@ -1,4 +1,4 @@
-"""Reward models map images `[B, 3, H, W]` in [0, 1] and B texts to scores `[B]`."""
+"""Reward models, which map images `[B, 3, H, W]` in [0, 1] and B texts to scores `[B]`."""
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
@@ -26,7 +26,7 @@ BLOCKS = {
     "mlp.c_fc": "mlp.fc1",
     "mlp.c_proj": "mlp.fc2",
 }
-"""Layer names within a block: open_clip to transformers."""
+"""Maps open_clip's layer names within a block to the names in transformers."""
 ENDS = {
     "logit_scale": "logit_scale",
     "positional_embedding": "text_model.embeddings.position_embedding.weight",
@@ -79,12 +79,12 @@ class CLIPReward(nn.Module):
             `laion/CLIP-ViT-H-14-laion2B-s32B-b79K` and `weights`.
         weights: file with replacement weights of the same architecture in open_clip's naming, such as HPSv2's
             `HPS_v2.1_compressed.pt`.
-        local_files_only: load from the Hugging Face cache only, without network access.
+        local_files_only: load CLIP only from the Hugging Face cache, without network access.
 
     Raises:
         ImportError: if transformers is not installed.
-        FileNotFoundError: if the model or its weights are found neither on disk nor on the Hub.
-        ValueError: if the weights do not fit.
+        FileNotFoundError: if the model or its weights are neither on disk nor on the Hub.
+        ValueError: if the weights do not match the model.
     """
 
     def __init__(self, name_or_path: str, weights: str | None = None, local_files_only: bool = False) -> None:
@@ -131,15 +131,16 @@ class AestheticReward(CLIPReward):
     """LAION's aesthetic predictor, about 1 to 10: linear layers on the normalised CLIP embedding of an image.
 
     Args:
-        name_or_path: CLIP model of transformers, see `CLIPReward`; `openai/clip-vit-large-patch14` for LAION's weights.
+        name_or_path: CLIP model of transformers, see `CLIPReward`; LAION's weights need
+            `openai/clip-vit-large-patch14`.
         weights: file with the layers' weights and biases in order, such as LAION's `sa_0_4_vit_l_14_linear.pth`, or
-            `sac+logos+ava1-l14-linearMSE.pth` of version 2, whose layers have no activation between them.
+            `sac+logos+ava1-l14-linearMSE.pth` of version 2. No activations are applied between the layers.
         local_files_only: load CLIP from the Hugging Face cache only, without network access.
 
     Raises:
         ImportError: if transformers is not installed.
         FileNotFoundError: if the model or the weights do not exist.
-        ValueError: if the weights are not such layers.
+        ValueError: if the weights do not form such layers.
     """
 
     def __init__(self, name_or_path: str, weights: str, local_files_only: bool = False) -> None:
@@ -155,21 +156,21 @@ class AestheticReward(CLIPReward):
 
 
 def clip_pixels(images: Tensor, size: int) -> Tensor:
-    """Resize, centre-crop and normalise images `[B, 3, H, W]` in [0, 1] as CLIP does, to squares of a size."""
+    """Resize and centre-crop images `[B, 3, H, W]` in [0, 1] to squares of side `size`, and normalise, as CLIP does."""
     resized = transforms.resize(images, [size], InterpolationMode.BICUBIC, antialias=True).clamp(0, 1)
     return transforms.normalize(transforms.center_crop(resized, [size, size]), MEAN, STD)
 
 
 def linear_layers(weights: Mapping[str, Tensor], width: int, source: str) -> nn.Sequential:
-    """Build linear layers from `width` numbers to one, without activations between them.
+    """Build consecutive linear layers that map `width` numbers to one, without activations in between.
 
     Args:
         weights: weights and biases of the layers, in order.
         width: number of inputs.
-        source: name of the weights in messages.
+        source: name of the weights in error messages.
 
     Raises:
-        ValueError: if the weights are not such layers.
+        ValueError: if the weights do not form such layers.
     """
     matrices = [value for key, value in weights.items() if key.endswith("weight") and value.ndim == 2]
     biases = [value for key, value in weights.items() if key.endswith("bias") and value.ndim == 1]
@@ -188,7 +189,7 @@ def linear_layers(weights: Mapping[str, Tensor], width: int, source: str) -> nn.
 
 
 class ClassProbability(nn.Module):
-    """Probability that a classifier assigns to the class that a text names.
+    """Compute the probability that a classifier assigns to the class whose caption is the given text.
 
     Args:
         network: classifier that maps images in [0, 1] to logits `[B, K]`.

@@ -140,7 +140,7 @@ class OneMoreStep(Prompted, MethodModule):
         return optimizer_config(self.optimizer, self.lr_scheduler, trainable_parameters(self.network, self.model))
 
     def on_train_end(self) -> None:
-        directory = self.trainer.log_dir if self.trainer.loggers else None  # a broadcast: every rank must read it
+        directory = self.trainer.log_dir if self.trainer.loggers else None  # log_dir broadcasts: all ranks must read it
         save = getattr(getattr(self.network, "network", None), "save_pretrained", None)
         if directory is not None and save is not None and self.trainer.is_global_zero:
             save(str(Path(directory, "one_more_step")))

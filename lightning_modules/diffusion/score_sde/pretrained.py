@@ -10,9 +10,8 @@ from lightning_modules.sde.processes import VE, VP, Process
 def pretrained_process(name_or_path: str) -> Process:
     """Read the process of a pretrained score model from the scheduler config.
 
-    A DDPM with a linear beta schedule is a discrete VP model. Set `num_levels` to the `num_train_timesteps` of the
-        scheduler.
-    VE score models are continuous.
+    A DDPM with a linear beta schedule is a discrete VP model; set `num_levels` to the scheduler's
+    `num_train_timesteps`. VE score models are continuous.
 
     Args:
         name_or_path: folder written by diffusers' `save_pretrained`, with scheduler_config.json directly or in the

@@ -200,7 +200,7 @@ class StableNormal(NormalSteps, MethodModule):
 
     def on_fit_end(self) -> None:
         """Save the trained stages in diffusers format."""
-        directory = self.trainer.log_dir if self.trainer.loggers else None  # a broadcast: every rank must read it
+        directory = self.trainer.log_dir if self.trainer.loggers else None  # log_dir broadcasts: all ranks must read it
         if directory is None or not self.trainer.is_global_zero or self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         for name in ("yoso", "refiner"):

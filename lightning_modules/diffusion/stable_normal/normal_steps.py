@@ -17,12 +17,12 @@ from lightning_modules.training.logging import log_same
 
 
 class NormalSteps(ImageWriter):
-    """Validation, test and prediction steps of a module that estimates surface normals.
+    """Mixin with the validation, test and prediction steps of a module that estimates surface normals.
 
-    The module has `normals(image, generators)` and `draws`. The metrics of `AngularErrors` are logged, the depth
-    error only for datasets in which all pixels of an image have normals. With several test sets, the metrics have the
-    name of the set. `predict` writes `normals/<name>.png`, where a byte v encodes 2 v /
-    255 - 1; see `ImageWriter`.
+    The LightningModule defines `normals(image, generators)` and `draws`. The metrics of `AngularErrors` are logged; the
+    depth error is logged only if some image has a true normal at every pixel. With several datasets, the name of the
+    dataset is part of the metric names. `predict` writes `normals/<name>.png`, where a byte v encodes the value
+    2 v / 255 - 1; see `ImageWriter`.
     """
 
     written, given, settings_name = "normals", "image", "prediction_settings.json"

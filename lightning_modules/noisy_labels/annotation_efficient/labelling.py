@@ -38,7 +38,7 @@ class LabelFiles:
     def __init__(self, trainer: Trainer, number: int, names: Sequence[str] | None) -> None:
         self.trainer = trainer
         self.names = names
-        directory = trainer.log_dir if trainer.loggers else None  # a broadcast: every rank must read it
+        directory = trainer.log_dir if trainer.loggers else None  # log_dir broadcasts: all ranks must read it
         self.folder = None if directory is None else Path(directory, "pseudo_labels", f"round_{number}")
 
     def write(self, index: Tensor, label: Tensor) -> None:

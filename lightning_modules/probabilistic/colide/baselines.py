@@ -1,12 +1,12 @@
-"""NOTEARS and GOLEM, which CoLiDE is compared with.
+"""NOTEARS and GOLEM, two baselines for CoLiDE.
 
-Both penalise cycles by h(W) = tr exp(W o W) - d, which is zero if W is acyclic. With the residual variances v of the
-package docstring, and without a diagonal of W,
+Both methods penalise cycles with h(W) = tr exp(W o W) - d, which is zero if W is acyclic. The residual variances v are
+defined in the package docstring, and the diagonal of W is zero. The two methods solve
 
     NOTEARS:  min 1/2 sum_j v_j + lambda ||W||_1  subject to h(W) = 0, by the augmented Lagrangian,
     GOLEM-EV: min d/2 log sum_j v_j - log |det(I - W)| + lambda ||W||_1 + c h(W), by Adam.
 
-The settings are those of the authors' codes.
+The settings are those of the code of each method's authors.
 
 Sources: Zheng, Aragam, Ravikumar and Xing, DAGs with NO TEARS: Continuous Optimization for Structure Learning, NeurIPS
 2018, arXiv 1803.01422; Ng, Ghassami and Zhang, On the Role of Sparsity and DAG Constraints for Learning Linear DAGs,
@@ -23,34 +23,34 @@ from datamodules.arguments import at_least, positive
 from lightning_modules.probabilistic.colide.score import Array, explained, noise_scale, score
 
 TOLERANCE = 1e-8
-"""Value of h below which NOTEARS takes W for acyclic."""
+"""NOTEARS considers W acyclic when h is at most this value."""
 PROGRESS, GROWTH, LARGEST_RHO = 0.25, 10.0, 1e16
-"""If h has not fallen to a quarter, NOTEARS solves the problem again with ten times the rho, up to a largest rho."""
+"""If h is above a quarter of its last value, NOTEARS repeats the iteration with ten times the rho, up to 1e16."""
 ACYCLICITY_WEIGHT = 5.0
-"""Weight c of h in GOLEM."""
+"""Weight c of the cycle penalty h in GOLEM."""
 BETAS, EPS = (0.9, 0.999), 1e-8
-"""Settings of GOLEM's Adam."""
+"""Betas and epsilon of Adam in GOLEM."""
 MULTIPLIERS = 100
-"""Maximum number of updates of the multiplier of NOTEARS."""
+"""Maximum number of updates of the Lagrange multiplier in NOTEARS."""
 
 
 def exponential_acyclicity(weight: Array) -> tuple[float, Array]:
-    """Compute h(W) = tr exp(W o W) - d and its gradient, `[d, d]`, of weights `[d, d]`."""
+    """Compute h(W) = tr exp(W o W) - d and its gradient, `[d, d]`, for weights W, `[d, d]`."""
     exponential = torch.matrix_exp(torch.from_numpy(weight * weight)).numpy()
     return float(np.trace(exponential)) - len(weight), 2 * weight * exponential.T
 
 
 class NOTEARS:
-    """Least squares under the constraint of acyclicity; an iteration solves one problem of the augmented Lagrangian.
+    """Least squares subject to acyclicity, where each iteration minimises an augmented Lagrangian once (NOTEARS).
 
     Args:
-        penalty: weight lambda of the sum of absolute weights.
+        penalty: weight lambda of the L1 penalty on W.
     """
 
     def __init__(self, penalty: float = 0.1) -> None:
         at_least(0, penalty=penalty)
         self.penalty = penalty
-        self.parts: Array | None = None  # positive and negative part of W, `[2, d, d]`
+        self.parts: Array | None = None  # positive part and negative part of W, `[2, d, d]`
         self.rho, self.alpha, self.h = 1.0, 0.0, float("inf")
         self.multipliers = 0
         self.finished = False
@@ -73,7 +73,7 @@ class NOTEARS:
         return self.parts[0] - self.parts[1]
 
     def value(self) -> float:
-        """Compute the objective without the constraint."""
+        """Compute the least-squares objective with the L1 penalty, without the acyclicity constraint."""
         weight = self.weight
         fit = score(explained(weight, self.cov, np.eye(len(weight)))[1], self.sigma, "ls")
         return fit + self.penalty * float(np.abs(weight).sum())
@@ -83,7 +83,7 @@ class NOTEARS:
         return exponential_acyclicity(self.weight)[0]
 
     def lagrangian(self, parts: Array) -> tuple[float, Array]:
-        """Compute the augmented Lagrangian and its gradient at the flat positive and negative parts of W."""
+        """Compute the augmented Lagrangian and its gradient from the flattened positive and negative parts of W."""
         size = len(self.cov)
         positive_part, negative_part = parts.reshape(2, size, size)
         weight = positive_part - negative_part
@@ -94,7 +94,10 @@ class NOTEARS:
         return float(value), np.concatenate([smooth + self.penalty, self.penalty - smooth], axis=None)
 
     def iterate(self) -> None:
-        """Minimise the augmented Lagrangian, and update rho or the multiplier, unless the run is finished."""
+        """Minimise the augmented Lagrangian, then update rho or the multiplier.
+
+        Do nothing if the run is finished.
+        """
         if self.finished:
             return
         assert self.parts is not None
@@ -113,21 +116,21 @@ class NOTEARS:
         self.finished = h <= TOLERANCE or self.rho >= LARGEST_RHO or self.multipliers == MULTIPLIERS
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state on which the next iteration depends, as numbers and a tensor."""
+        """Return the state that the next iteration needs, as numbers and a tensor."""
         assert self.parts is not None
         numbers = {name: getattr(self, name) for name in ("rho", "alpha", "h", "multipliers", "finished")}
         return numbers | {"parts": torch.from_numpy(self.parts.copy())}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Resume from the state of a checkpoint."""
+        """Restore the state from a checkpoint."""
         vars(self).update(state | {"parts": state["parts"].cpu().numpy().copy()})
 
 
 class GOLEM:
-    """Maximum likelihood with equal noise variances and soft penalties of edges and cycles (GOLEM-EV).
+    """Maximum likelihood with equal noise variances, and with soft penalties on edges and cycles (GOLEM-EV).
 
     Args:
-        penalty: weight lambda of the sum of absolute weights.
+        penalty: weight lambda of the L1 penalty on W.
         learning_rate: learning rate of Adam.
         iterations: number of iterations.
     """
@@ -145,7 +148,7 @@ class GOLEM:
         self.learning_rate = learning_rate
         self.iterations = iterations
         self.iteration = 0
-        # W and Adam's state; `[d, d]` after the first `observe`
+        # W and the state of Adam; each is `[d, d]` after the first call of `observe`
         empty: Array = np.zeros((0, 0))
         self.weight, self.mean, self.square = empty, empty, empty
 
@@ -167,7 +170,7 @@ class GOLEM:
 
     @property
     def sigma(self) -> Array:
-        """The noise scale that is best for W, `[d]`."""
+        """The noise scales, `[d]`, that minimise the score for the current W."""
         return noise_scale(explained(self.weight, self.cov, self.identity)[1], "ev")
 
     def value(self) -> float:
@@ -182,7 +185,10 @@ class GOLEM:
         return exponential_acyclicity(self.weight)[0]
 
     def gradient(self) -> Array:
-        """Compute the gradient of the objective, `[d, d]`, with a zero diagonal and sign(0) = 0."""
+        """Compute the gradient of the objective, `[d, d]`.
+
+        The diagonal is set to zero, and sign(0) is 0.
+        """
         product, variance = explained(self.weight, self.cov, self.identity)
         slope = ACYCLICITY_WEIGHT * exponential_acyclicity(self.weight)[1]
         slope += self.penalty * np.sign(self.weight) - product * (len(variance) / variance.sum())
@@ -191,7 +197,7 @@ class GOLEM:
         return slope
 
     def iterate(self) -> None:
-        """Run one iteration of Adam, unless the run is finished."""
+        """Run one Adam iteration, or do nothing if the run is finished."""
         if self.finished:
             return
         self.iteration += 1
@@ -202,11 +208,11 @@ class GOLEM:
         self.weight = self.weight - self.learning_rate * self.mean / first / (np.sqrt(self.square / second) + EPS)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state on which the next iteration depends, as a number and tensors."""
+        """Return the state that the next iteration needs, as a number and tensors."""
         arrays = {name: torch.from_numpy(getattr(self, name)) for name in ("weight", "mean", "square")}
         return arrays | {"iteration": self.iteration}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Resume from the state of a checkpoint."""
+        """Restore the state from a checkpoint."""
         arrays = {name: state[name].cpu().numpy().copy() for name in ("weight", "mean", "square")}
         vars(self).update(arrays | {"iteration": state["iteration"]})

@@ -32,26 +32,26 @@ class CoLiDE(MethodModule):
     """Learn a linear directed acyclic graph and its noise scales from observations of its nodes.
 
     Args:
-        nodes: d.
-        variant: variant of the method: `ev` has one noise scale, `nv` has one scale for each node, and `ls` is least
-            squares (DAGMA).
-        penalty: weight lambda of the sum of absolute weights.
-        s: domain parameter s of each stage; smaller values shrink the domain of W.
-        mu: weight of score and penalty in the objective of the first stage.
-        mu_factor: ratio of mu between successive stages.
+        nodes: number of nodes d of the graph.
+        variant: `ev` estimates one noise scale for all nodes, `nv` estimates one scale for each node, and `ls` is least
+            squares without noise scales (DAGMA).
+        penalty: weight lambda of the L1 penalty on W.
+        s: parameter s of h_s in each stage; a smaller s shrinks the domain of W.
+        mu: weight of the score and the L1 penalty in the objective of the first stage.
+        mu_factor: factor that multiplies mu from one stage to the next.
         warm_iterations: maximum number of iterations of each stage except the last.
         iterations: maximum number of iterations of the last stage.
         learning_rate: learning rate of Adam at the start of a stage.
-        look_every: number of iterations between two checks of the objective; a stage ends when the objective no longer
-            changes.
-        threshold: edges with an absolute weight up to this number are removed.
-        iterations_per_step: number of iterations in a training step; each step logs once.
-        solver: baseline that estimates the graph instead of CoLiDE; of the other arguments, only `nodes`, `threshold`
-            and `iterations_per_step` then have an effect. The default is CoLiDE.
+        look_every: number of iterations between two checks of the objective; a stage ends early when the objective no
+            longer changes.
+        threshold: edges with absolute weights up to this value are removed after the last stage.
+        iterations_per_step: number of iterations per training step; each training step logs once.
+        solver: baseline that estimates the graph instead of CoLiDE; None selects CoLiDE. With a baseline, all other
+            arguments except `nodes`, `threshold` and `iterations_per_step` are ignored.
 
     Raises:
-        ValueError: if an argument is out of range; at setup, if the precision is not 64 bit, there are several
-            processes, or a batch does not contain all rows.
+        ValueError: if an argument is out of range; at setup, if the precision is not 64 bit, if there are several
+            processes, or if a batch does not contain all rows.
     """
 
     sigma: Tensor
@@ -133,9 +133,9 @@ class CoLiDE(MethodModule):
         return {"estimated": estimated}
 
     def predict_step(self, batch: GraphBatch, batch_idx: int) -> Tensor:
-        """Return the estimated graph, and write it to `graph.csv` of the run.
+        """Return the estimated graph, and write it to `graph.csv` in the run directory.
 
-        Edges lead from row to column.
+        Entry (i, j) is the weight of the edge from node i to node j.
         """
         estimated = self()
         if self.trainer.log_dir is not None and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -145,9 +145,9 @@ class CoLiDE(MethodModule):
 
     @property
     def tables(self) -> Mapping[str, Table]:
-        """Tabulate the path.
+        """Return a table of the training progress.
 
-        The columns are objective, acyclicity and noise scale after each training step.
+        Its columns contain the objective, the acyclicity and the mean noise scale after each training step.
         """
         if not self.history:
             return {}
@@ -156,7 +156,7 @@ class CoLiDE(MethodModule):
         return {"path": Table(columns, logarithmic=["acyclicity"])}
 
     def image_columns(self, batch: GraphBatch, outputs: Any) -> Mapping[str, Tensor | ImageColumn]:
-        """Show true and estimated weights, and draw the estimated graph over the true graph."""
+        """Show the true and the estimated weights, and draw the estimated graph over the true graph."""
         estimated = outputs["estimated"]
         true = batch.get("w_true", estimated)
         largest = true.abs().max()

@@ -1,6 +1,6 @@
-"""The stages of CoLiDE and DAGMA, iteration by iteration.
+"""Optimisation stages of CoLiDE and DAGMA, which run one iteration at a time.
 
-Their state can be resumed.
+The state can be saved in a checkpoint after any iteration.
 """
 
 from dataclasses import dataclass
@@ -21,19 +21,19 @@ from lightning_modules.probabilistic.colide.score import (
 
 BETAS, EPS = (0.99, 0.999), 1e-8
 TOLERANCE = 1e-6
-"""Relative change of the objective between two checks below which a stage ends."""
+"""A stage ends when the relative change of the objective between two checks is at most this value."""
 LEAST_RATE = 1e-16
-"""Learning rate at which a further halving ends the stage."""
+"""A stage ends when halving reduces the learning rate to at most this value."""
 FLOOR = 1e-4
-"""Minimum noise scale, relative to the smallest standard deviation of a column."""
+"""Minimum noise scale, as a fraction of the smallest standard deviation of a column."""
 OUTSIDE = {"ev": -1e-6, "nv": -1e-6, "ls": -1e-16}
-"""Values of the inverse below which it counts as negative, in the two published codes."""
+"""Entries of the inverse below these values count as negative; the values are those of the two published codes."""
 FAR = 1e16
-"""The objective before its first check."""
+"""Initial value of the objective, before the first check of a stage."""
 
 NUMBERS = ("stage", "iteration", "mu", "s", "learning_rate", "objective")
 ARRAYS = ("weight", "sigma", "mean", "square", "direction", "start_weight", "start_sigma")
-"""Arrays of a path's state, by their names in a checkpoint."""
+"""Names, in a checkpoint, of the arrays that belong to the state of a path."""
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,14 @@ class Schedule:
     """Settings of the stages of a path.
 
     Args:
-        variant: variant of the method, `ev`, `nv` or `ls`; it determines score and noise scales.
-        penalty: lambda.
-        s: domain parameter s of each stage.
-        mu: weight of score and penalty in the first stage.
-        mu_factor: ratio of mu between successive stages.
+        variant: `ev`, `nv` or `ls`; determines the score and the noise scales.
+        penalty: weight lambda of the L1 penalty on W.
+        s: parameter s of h_s in each stage.
+        mu: weight of the score and the L1 penalty in the first stage.
+        mu_factor: factor that multiplies mu from one stage to the next.
         warm_iterations: maximum number of iterations of each stage except the last.
         iterations: maximum number of iterations of the last stage.
-        learning_rate: Adam's learning rate at the start of a stage.
+        learning_rate: learning rate of Adam at the start of a stage.
         look_every: number of iterations between two checks of the objective.
     """
 
@@ -71,20 +71,20 @@ class RegularizationPath:
     """Run the stages of a schedule, iteration by iteration.
 
     Args:
-        schedule: the stages.
-        nodes: d.
+        schedule: settings of the stages.
+        nodes: number of nodes d of the graph.
     """
 
     def __init__(self, schedule: Schedule, nodes: int) -> None:
         self.schedule = schedule
         self.weight = np.zeros((nodes, nodes))
         self.sigma = np.ones(nodes)
-        self.stage = 0  # equals the number of stages once the path is finished
-        self.iteration = 0  # in the stage
+        self.stage = 0  # index of the stage; equals the number of stages once the path is finished
+        self.iteration = 0  # within the stage
         self.mu = schedule.mu
         self.s = schedule.s[0]
         self.learning_rate = schedule.learning_rate
-        self.objective = FAR  # at its last check in the stage
+        self.objective = FAR  # value at the last check in this stage
         self.mean, self.square, self.direction = (np.zeros_like(self.weight) for _ in range(3))  # Adam's state
         self.start: tuple[Array, Array] | None = None  # W and sigma at the start of the stage
 
@@ -101,9 +101,9 @@ class RegularizationPath:
     def observe(self, cov: Array) -> None:
         """Set X^T X / n, `[d, d]`, before any iteration.
 
-        For a new path, sigma starts at the standard deviations of the columns.
+        For a new path, sigma is initialised to the standard deviations of the columns.
 
-        For EV, sigma starts at the smallest standard deviation.
+        For EV, sigma is initialised to the smallest of these standard deviations.
         """
         self.cov, self.identity = cov, np.eye(len(cov))
         self.floor = FLOOR * float(cov.diagonal().min()) ** 0.5
@@ -115,16 +115,16 @@ class RegularizationPath:
             self._begin_stage()
 
     def value(self) -> float:
-        """Compute the objective mu (S + lambda ||W||_1) + h_s(W) of the stage, at W and sigma."""
+        """Compute the objective mu (S + lambda ||W||_1) + h_s(W) of the current stage for the current W and sigma."""
         fit = score(self.variance, self.sigma, self.schedule.variant)
         return self.mu * (fit + self.schedule.penalty * float(np.abs(self.weight).sum())) + self.acyclicity()
 
     def acyclicity(self) -> float:
-        """Compute the acyclicity h_s(W) of the current stage."""
+        """Compute h_s(W) with the s of the current stage."""
         return acyclicity(self.weight, self.s)
 
     def iterate(self) -> None:
-        """Run one iteration, unless the path is finished."""
+        """Run one iteration, or do nothing if the path is finished."""
         if self.finished:
             return
         inverse = self._inverse()
@@ -152,12 +152,12 @@ class RegularizationPath:
     def _inverse(self) -> Array:
         """Compute (s I - W o W)^-1.
 
-        It is nonnegative in the domain of h.
+        If W is in the domain of h_s, all entries of this inverse are nonnegative.
         """
         return np.linalg.inv(self.s * self.identity - self.weight * self.weight)
 
     def _turn(self, slope: Array) -> None:
-        """Update the moments of Adam with a gradient, and compute the direction of the step."""
+        """Update the Adam moments with the gradient `slope`, and compute the direction of the next step."""
         self.mean *= BETAS[0]
         self.mean += (1 - BETAS[0]) * slope
         self.square *= BETAS[1]
@@ -166,12 +166,12 @@ class RegularizationPath:
         self.direction = self.mean / (first * (np.sqrt(self.square / second) + EPS))
 
     def _step(self) -> None:
-        """Step along the direction, and set sigma to the minimiser of the score."""
+        """Update W by one step along the direction, and set sigma to the minimiser of the score."""
         self.weight -= self.learning_rate * self.direction
         self._fit()
 
     def _fit(self) -> None:
-        """Update the residuals of W, and set sigma to the minimiser of the score."""
+        """Compute the residual variances for the current W, and set sigma to the minimiser of the score."""
         self.product, self.variance = explained(self.weight, self.cov, self.identity)
         self.sigma[:] = noise_scale(self.variance, self.schedule.variant, self.floor)
 
@@ -181,7 +181,7 @@ class RegularizationPath:
         self.start = self.weight.copy(), self.sigma.copy()
 
     def _begin_stage_again(self) -> None:
-        """Restart the stage with half its learning rate and in a larger domain."""
+        """Restart the stage with half the learning rate and with a larger s, which enlarges the domain."""
         assert self.start is not None
         self.weight[:], self.sigma[:] = self.start
         self.product, self.variance = explained(self.weight, self.cov, self.identity)
@@ -190,7 +190,7 @@ class RegularizationPath:
         self._begin_stage()
 
     def _end_stage(self) -> None:
-        """Start the next stage, or finish."""
+        """Start the next stage, or finish the path after the last stage."""
         self.stage += 1
         if not self.finished:
             self.mu, self.s = self.mu * self.schedule.mu_factor, self.schedule.s[self.stage]
@@ -198,14 +198,14 @@ class RegularizationPath:
             self._begin_stage()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state on which the next iteration depends, as numbers and tensors."""
+        """Return the state that the next iteration needs, as numbers and tensors."""
         assert self.start is not None
         arrays = dict(zip(ARRAYS, (*(getattr(self, name) for name in ARRAYS[:-2]), *self.start), strict=True))
         numbers = {name: getattr(self, name) for name in NUMBERS}
         return numbers | {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Resume from the state of a checkpoint."""
+        """Restore the state from a checkpoint."""
         for name in NUMBERS:
             setattr(self, name, state[name])
         *own, weight, sigma = (state[name].cpu().numpy().copy() for name in ARRAYS)

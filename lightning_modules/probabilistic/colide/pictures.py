@@ -1,4 +1,4 @@
-"""Images of a weighted graph: the matrix as a heat map, and the nodes and edges."""
+"""Images of a weighted graph: a heat map of its weight matrix, and a drawing of its nodes and edges."""
 
 import networkx as nx
 import numpy as np
@@ -9,9 +9,9 @@ PIXELS = 480
 
 
 def heat(weight: Tensor, largest: Tensor) -> Tensor:
-    """Draw a matrix `[d, d]` as `[1, 3, d, d]` in [0, 1].
+    """Draw a matrix `[d, d]` as an image `[1, 3, d, d]` with values in [0, 1].
 
-    The colours are white for 0, red up to `largest`, and blue down to -`largest`.
+    Zero is white. Positive values become red towards `largest`, and negative values become blue towards -`largest`.
     """
     part = (weight / largest).clamp(-1, 1)
     red, blue = part.clamp(min=0), -part.clamp(max=0)
@@ -19,13 +19,13 @@ def heat(weight: Tensor, largest: Tensor) -> Tensor:
 
 
 def drawn_graph(estimated: Tensor, true: Tensor) -> Tensor:
-    """Draw the edges of an estimated graph over the true edges, `[1, 3, height, width]` in [0, 1].
+    """Draw the edges of an estimated graph over the true edges, as an image `[1, 3, height, width]` in [0, 1].
 
     Correct edges are black, reversed edges orange, extra edges red, and missing edges grey and dashed.
 
     Args:
-        estimated: estimated edges from row to column, `[d, d]`, bool.
-        true: the graph that generated the data.
+        estimated: estimated edges, `[d, d]`, bool; entry (i, j) is the edge from node i to node j.
+        true: edges of the graph that generated the data, in the same format.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

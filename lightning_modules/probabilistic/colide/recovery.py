@@ -1,4 +1,4 @@
-"""Convert weights to acyclic graphs, and compare a graph with the true one."""
+"""Convert a weight matrix to an acyclic graph, and compare an estimated graph with the true graph."""
 
 import math
 from typing import NamedTuple
@@ -10,12 +10,12 @@ from torch import Tensor
 
 
 def to_dag(weight: Tensor, threshold: float) -> Tensor:
-    """Set all weights up to a threshold to zero.
+    """Set all weights with absolute values up to a threshold to zero, and remove cycles.
 
-    Then remove the smallest remaining weights until the graph is acyclic.
+    If cycles remain after thresholding, the smallest remaining weights are removed until the graph is acyclic.
 
     Args:
-        weight: weights of the edges from row to column, `[d, d]`.
+        weight: weights of the edges, `[d, d]`; entry (i, j) is the weight of the edge from node i to node j.
         threshold: largest absolute weight that is set to zero.
     """
     kept = torch.where(weight.abs() > threshold, weight, 0).cpu().numpy()
@@ -27,7 +27,7 @@ def to_dag(weight: Tensor, threshold: float) -> Tensor:
         rest[tuple(edges[:count].T)] = 0
         return rest
 
-    low, high = 0, len(edges)  # removing more edges never adds cycles
+    low, high = 0, len(edges)  # bisection is valid because removing more edges never adds cycles
     while low < high:
         middle = (low + high) // 2
         if nx.is_directed_acyclic_graph(nx.DiGraph(without(middle))):
@@ -38,24 +38,24 @@ def to_dag(weight: Tensor, threshold: float) -> Tensor:
 
 
 class Recovery(NamedTuple):
-    """Metrics of an estimated graph against the true one."""
+    """Metrics that compare an estimated graph with the true graph."""
 
     shd: int
-    """Structural Hamming distance: number of extra, missing or reversed edges; a reversed one counts once."""
+    """Structural Hamming distance: number of extra, missing or reversed edges; a reversed edge counts once."""
     tpr: float
-    """Fraction of the true edges that are estimated with the right direction."""
+    """Fraction of the true edges that are estimated with the correct direction."""
     fdr: float
-    """Fraction of the estimated edges that are reversed or do not exist."""
+    """Fraction of the estimated edges that are reversed or do not exist in the true graph."""
     fpr: float
-    """Number of reversed or non-existent estimated edges, divided by the number of pairs of nodes without an edge."""
+    """Number of estimated edges that are reversed or wrong, divided by the number of node pairs without a true edge."""
     sid: int
-    """Structural intervention distance, see `intervention_distance`."""
+    """Structural intervention distance; see `intervention_distance`."""
 
 
 def recovery(estimated: Tensor, true: Tensor) -> Recovery:
-    """Compare graphs, both `[d, d]` and bool.
+    """Compare an estimated graph with the true graph.
 
-    Edges lead from row to column.
+    Both graphs are bool tensors `[d, d]`, and entry (i, j) is the edge from node i to node j.
 
     Args:
         estimated: the graph to evaluate.
@@ -78,16 +78,17 @@ def recovery(estimated: Tensor, true: Tensor) -> Recovery:
 
 
 def reached(start: Tensor, edges: Tensor) -> Tensor:
-    """Return which nodes `[k, d]` are a step along the edges `[d, d]` away from the nodes in each row of `start`."""
+    """Return which nodes, `[k, d]`, are reached from the nodes in each row of `start` by one of the edges `[d, d]`."""
     return start.double() @ edges.double() > 0
 
 
 def intervention_distance(estimated: Tensor, true: Tensor) -> int:
-    """Count ordered pairs (i, j) whose effect p(x_j | do x_i) is wrong if the parents of i are adjusted for (SID).
+    """Count the ordered pairs (i, j) for which adjusting for the parents of i gives a wrong p(x_j | do x_i) (SID).
 
-    The parents are those in the estimated graph, and the effect is that of the true graph. If j is one of these
-    parents, the effect is wrong if j descends from i. Otherwise, it is wrong in two cases: a path from i to j that is
-    not directed is open, or a node on a directed path from i to j has a descendant among the parents.
+    The parents are taken from the estimated graph, and all other relations from the true graph. If j is one of the
+    parents, the effect is wrong if j is a descendant of i. If j is not one of the parents, the effect is wrong in two
+    cases. In the first case, the parents leave a path from i to j open that is not directed. In the second case, one of
+    the parents is a descendant of a node on a directed path from i to j.
 
     Args:
         estimated: acyclic graph to evaluate, `[d, d]`, bool.
@@ -100,8 +101,8 @@ def intervention_distance(estimated: Tensor, true: Tensor) -> int:
     others, given, descends = ~identity, estimated.T, identity | true
     for _ in range(math.ceil(math.log2(len(true)))):
         descends = reached(descends, descends)
-    opens = reached(given, descends.T)  # colliders that are open
-    # Walks from i that arrive against an edge, along an edge, and along edges only
+    opens = reached(given, descends.T)  # colliders that the parents open
+    # Nodes that a walk from i reaches against the direction of its last edge, along its last edge, and along edges only
     up, down, directed = true.T, torch.zeros_like(true), true
     while True:
         more = (

@@ -1,6 +1,6 @@
-"""Bridges of fractional motion.
+"""Learn bridges of fractional Brownian motion, and compare them with the exact solution.
 
-A learned bridge is compared with the exact solution; see `__init__.py` for the method.
+The method is described in `__init__.py`.
 """
 
 from collections.abc import Sequence
@@ -34,19 +34,19 @@ from lightning_modules.training.logging import log_same, log_training
 class FractionalBridge(MethodModule):
     """Learn the control that steers paths of fractional noise to their observations.
 
-    Paths start at 0, with drift -theta x and diffusion 1. For such paths, all solvers equal the Euler method. The
-    control is a network of sin t, cos t, x and Y_1, ..., Y_K. `test` samples a path for each batch entry, and logs the
-    loss and its terms. `test` also logs `test/excess`, the loss minus the negative log evidence. `test/std_error` is
-    the root mean square error of the standard deviation over times. After a test, `tables` contains the standard
-    deviations of the learned bridge and of the exact bridge. It also contains those of two other exact bridges, for the
-    approximate noise and for white noise.
+    Paths start at 0, with drift -theta x and diffusion 1. For this diffusion, the Euler and Milstein methods give the
+    same paths. The control is a network with the inputs sin t, cos t, x and Y_1, ..., Y_K. `test` samples one path per
+    dataset entry, and logs the loss and its terms. `test/excess` is the loss minus the exact negative log evidence.
+    `test/std_error` is the root mean square error, over times, of the standard deviation of the learned bridge. After a
+    test, `tables` contains the standard deviation at each time for four bridges: the learned bridge, and the exact
+    bridges of fractional Brownian motion, of the approximate noise, and of white noise.
 
     Args:
-        noise: noise that drives the equation: `FractionalNoise` or `BrownianNoise`.
-        theta: strength of the pull towards 0 in the prior drift, at least 0.
+        noise: noise that drives the equation, `FractionalNoise` or `BrownianNoise`.
+        theta: strength of the mean reversion towards 0 in the drift -theta x, at least 0.
         hidden_features: widths of the hidden layers of the control.
-        substeps: number of integration steps between two times of the data.
-        optimizer: optimizer of the parameters of the control, and of H if H is learned.
+        substeps: number of integration steps between two successive times of the data.
+        optimizer: optimizer of the control network, and of H if H is learned.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
@@ -80,7 +80,7 @@ class FractionalBridge(MethodModule):
         check_run(self.trainer, self.noise, self.substeps)
 
     def posterior(self, batch: SequenceBatch) -> SolutionPath:
-        """Sample a path for each entry of the batch."""
+        """Sample one posterior path for each batch entry."""
         observed, interval = batch["observed"], batch["interval"]
         check_step(self.noise.gamma_max, interval, self.substeps)
         dt, num_steps = interval / self.substeps, (observed.shape[1] - 1) * self.substeps

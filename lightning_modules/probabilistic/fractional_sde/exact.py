@@ -1,12 +1,12 @@
-"""Covariances of linear equations, and the minimum loss of a control for a linear equation.
+"""Covariances of linear stochastic differential equations, and the minimum loss of a bridge with a linear drift.
 
-No paths are sampled. With drift -theta x and diffusion 1, all distributions are Gaussian. The state Z = (X, Y_1, ...,
-Y_K) then follows dZ = M Z dt + c dW, and over a time h
+All results are computed exactly, without sampling paths. With drift -theta x and diffusion 1, all distributions are
+Gaussian. The state Z = (X, Y_1, ..., Y_K) follows dZ = M Z dt + c dW, and for a time step h
 
     Cov Z(t + h) = e^(M h) Cov Z(t) e^(M h)^T + Q,   Q = int_0^h e^(M v) c c^T e^(M v)^T dv,
     Cov(Z(t + h), Z(s)) = e^(M h) Cov(Z(t), Z(s)) for s <= t.
 
-A single matrix exponential, of a matrix with twice as many rows, gives both e^(M h) and Q (Van Loan, Computing
+The exponential of a single matrix, with twice as many rows as M, gives both e^(M h) and Q (Van Loan, Computing
 Integrals Involving the Matrix Exponential, IEEE Transactions on Automatic Control 1978).
 """
 
@@ -20,9 +20,9 @@ def path_covariance(noise: Noise, theta: float, interval: float, num_times: int)
     """Compute the covariance of X at F equidistant times, `[F, F]`, for dX = -theta X dt + dBhat and X(0) = 0.
 
     Args:
-        noise: weighted Ornstein-Uhlenbeck processes that drive the equation.
-        theta: strength of the pull towards 0.
-        interval: time between two successive points of the path.
+        noise: noise that drives the equation, a weighted sum of Ornstein-Uhlenbeck processes.
+        theta: strength of the mean reversion towards 0.
+        interval: time between two successive times.
         num_times: number of times F, including time 0.
     """
     gamma, omega, start = (part.detach().cpu().double() for part in (noise.gamma, noise.omega(), noise.start_factor))
@@ -37,7 +37,7 @@ def path_covariance(noise: Noise, theta: float, interval: float, num_times: int)
     added = onward @ exponential[:size, size:]
     state = torch.block_diag(torch.zeros(1, 1, dtype=torch.float64), start @ start.T)
     covariance = torch.zeros(num_times, num_times, dtype=torch.float64)
-    across = torch.zeros(size, 0, dtype=torch.float64)  # covariance of the current Z with X at each earlier time
+    across = torch.zeros(size, 0, dtype=torch.float64)  # covariances of the current Z with X at all earlier times
     for now in range(num_times):
         across = torch.cat([onward @ across, state[:, :1]], dim=1)
         covariance[now, : now + 1] = covariance[: now + 1, now] = across[0]
@@ -48,11 +48,12 @@ def path_covariance(noise: Noise, theta: float, interval: float, num_times: int)
 def least_loss(covariance: Tensor, observed: Tensor, sigma: Tensor) -> Tensor:
     """Compute -log E exp(-sum_f (X_f - x_f)^2 / (2 sigma_f^2)), a lower bound on the loss of a bridge.
 
-    For a single observation of 0 the result is log(1 + K / sigma^2) / 2, where K is the variance at that time.
+    For a single observation with the value 0, the result is log(1 + K / sigma^2) / 2, where K is the variance of X at
+    that time.
 
     Args:
-        covariance: covariance of X, `[F, F]`, float64.
-        observed: x, `[F]`.
+        covariance: covariance matrix of X at F times, `[F, F]`, float64.
+        observed: observed values x, `[F]`.
         sigma: standard deviation of the observation at each time, `[F]`; infinity marks times without an observation.
     """
     seen = sigma.isfinite()

@@ -1,10 +1,10 @@
-"""Integration of the stochastic differential equation driven by weighted Ornstein-Uhlenbeck processes.
+"""Numerical integration of the stochastic differential equation that weighted Ornstein-Uhlenbeck processes drive.
 
     dX = b(X) dt + s(X) sum_k omega_k dY_k,   dY_k = (-gamma_k Y_k + u) dt + dW.
 
-With u = 0, this equation is the prior. The control u(t, X, Y) turns the prior into the posterior. The relative entropy
-of the posterior to the prior is E int |u|^2 / 2 dt (Girsanov). Each dimension of X has separate W, Y_1..Y_K and u, so s
-is diagonal.
+With u = 0, this equation is the prior. The control u(t, X, Y) turns the prior into the posterior. The divergence
+KL(posterior || prior) is E int |u|^2 / 2 dt (Girsanov). Each dimension of X has its own W, Y_1..Y_K and u, so s is
+diagonal.
 """
 
 from collections.abc import Callable
@@ -19,26 +19,26 @@ from lightning_modules.probabilistic.fractional_sde.noise import Noise
 Solver = Literal["euler", "milstein"]
 SOLVERS: tuple[Solver, ...] = get_args(Solver)
 STABLE = 0.5
-"""Bound on gamma_max times a step."""
+"""Upper bound on gamma_max times the step size."""
 
 Field = Callable[[Tensor], Tensor]
 Control = Callable[[int, Tensor, Tensor], Tensor]
-"""Maps the index of a step, X `[B, D]` and Y `[B, D, K]` to u, `[B, D]`."""
+"""Maps the index of an integration step, X `[B, D]` and Y `[B, D, K]` to u, `[B, D]`."""
 
 
 class SolutionPath(NamedTuple):
-    """B paths at F equidistant times, including the start."""
+    """B integrated paths at F equidistant times, including the start."""
 
     x: Tensor
-    """`[B, F, D]`."""
+    """X at all times, `[B, F, D]`."""
     y: Tensor
-    """`[B, D, K]`, at the last time."""
+    """Y at the last time, `[B, D, K]`."""
     divergence: Tensor
-    """`[B]`: int |u|^2 / 2 dt."""
+    """The integral int |u|^2 / 2 dt along each path, `[B]`."""
 
 
 def check_step(gamma_max: float, interval: float, substeps: int) -> None:
-    """Reject step sizes that make the integration of the fastest process unstable.
+    """Reject step sizes for which the integration of the fastest process is unstable.
 
     Raises:
         ValueError: if the step size is too large; the message gives a sufficient number of substeps.
@@ -53,14 +53,14 @@ def check_step(gamma_max: float, interval: float, substeps: int) -> None:
 
 
 def check_run(trainer: Any, noise: Noise, substeps: int) -> None:
-    """Reject a run if its precision is too low.
+    """Reject a run if its precision is too low or its step size is too large.
 
-    If the time interval of the data is known, also reject steps that are too long.
+    The step size is checked only if the data module defines the time interval of its data.
 
-    Mixed precision applies only to networks. Paths and weights are computed outside of autocast.
+    Mixed precision is accepted, because it only affects the networks. Paths and weights are computed outside autocast.
 
     Raises:
-        ValueError: if precision or steps are unsuitable; the message names the setting.
+        ValueError: if the precision or the step size is unsuitable; the message names the setting.
     """
     if trainer.precision in ("16-true", "bf16-true"):
         raise ValueError(
@@ -73,7 +73,7 @@ def check_run(trainer: Any, noise: Noise, substeps: int) -> None:
 
 
 def increments(x: Tensor, num_steps: int, dt: float) -> Tensor:
-    """Sample dW for each step and dimension, `[num_steps, B, D]`, for paths that start at x, `[B, D]`."""
+    """Sample the increments dW, `[num_steps, B, D]`, for B paths that start at x, `[B, D]`."""
     return sample_rows(torch.randn, (num_steps, *x.shape), x.device, rows=1, dtype=x.dtype) * dt**0.5
 
 
@@ -90,25 +90,25 @@ def integrate(
     control: Control | None,
     solver: Solver,
 ) -> SolutionPath:
-    """Integrate paths of the posterior or, without a control, of the prior.
+    """Integrate posterior paths or, without a control, prior paths.
 
-    The Euler method integrates the equation in the sense of Ito,
+    The Euler method integrates the Ito equation:
 
         X += b dt + s sum_k omega_k dY_k,   Y_k += dY_k = (-gamma_k Y_k + u) dt + dW.
 
-    The Milstein method integrates the equation in the sense of Stratonovich. It adds g g' dW^2 / 2 with g = s sum_k
-    omega_k. If s is constant, the two methods are equal.
+    The Milstein method integrates the Stratonovich equation. In each step, it adds g g' dW^2 / 2 to X, with g = s sum_k
+    omega_k. If s is constant, both methods give the same result.
 
     Args:
         x: initial X, `[B, D]`.
         y: initial Y, `[B, D, K]`.
-        dw: increments of W, `[N, B, D]`, for N = (F - 1) x `substeps` steps.
+        dw: increments of W, `[N, B, D]`, where N = (F - 1) x `substeps` is the number of steps.
         interval: time between two successive times of the result.
         substeps: number of steps between two successive times of the result.
-        gamma: speeds, `[K]`.
-        omega: weights, `[K]`.
+        gamma: mean-reversion speeds of the processes, `[K]`.
+        omega: weights of the processes, `[K]`.
         drift: function b that maps X to the drift, `[B, D]`.
-        diffusion: function s of X; each entry of the result depends only on the same entry of X.
+        diffusion: function s that maps X to the diffusion, `[B, D]`; each entry depends only on the same entry of X.
         control: control u; None means u = 0.
         solver: integration method, `euler` or `milstein`.
     """
@@ -128,7 +128,7 @@ def integrate(
             along = along + 0.5 * total.square() * (s * slope).to(x.dtype) * noise.square()
         else:
             s = diffusion(x)
-        pull = (y * pulled).sum(dim=-1)  # a matrix product would use autocast's half precision
+        pull = (y * pulled).sum(dim=-1)  # under autocast, a matrix product would use half precision
         x = x + along + s.to(x.dtype) * (total * kick - pull)
         y = y * kept + kick[..., None]
         if (step + 1) % substeps == 0:
@@ -138,13 +138,13 @@ def integrate(
 
 
 def misfit(given: Tensor, observed: Tensor, sigma: Tensor | None) -> Tensor:
-    """Compute -log p(observed | X), `[B]`, up to a constant: sum_f |given_f - observed_f|^2 / (2 sigma_f^2).
+    """Compute sum_f |given_f - observed_f|^2 / (2 sigma_f^2), which is -log p(observed | X), `[B]`, up to a constant.
 
     Args:
-        given: observations predicted from X, `[B, F, ...]`.
-        observed: `[B, F, ...]`.
-        sigma: standard deviation at each time, `[F]`; None sets sigma^2 = 1 / 2, so that the result is the sum of
-            squared errors.
+        given: predictions of the observations from X, `[B, F, ...]`.
+        observed: observations, `[B, F, ...]`.
+        sigma: standard deviation of the observation at each time, `[F]`; None means sigma^2 = 1 / 2, so that the result
+            is the sum of squared errors.
     """
     squares = (given - observed).square().flatten(2).sum(dim=2)
     return squares.sum(dim=1) if sigma is None else 0.5 * (squares * sigma.pow(-2)).sum(dim=1)

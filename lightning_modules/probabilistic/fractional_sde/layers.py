@@ -1,6 +1,6 @@
-"""Networks in the equation.
+"""Networks for the drift, diffusion and control of the equation.
 
-Drift and control depend on all dimensions jointly; the diffusion of a dimension depends only on that dimension.
+Drift and control depend on all dimensions of X jointly. The diffusion of a dimension depends only on that dimension.
 """
 
 from collections.abc import Sequence
@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 
 def tanh_layers(in_features: int, hidden_features: Sequence[int], out_features: int, zero: bool = False) -> nn.Module:
-    """Build Linear-tanh-...-Linear.
+    """Build a network of linear layers with tanh between them.
 
     Args:
         in_features: number of inputs.
         hidden_features: widths of the hidden layers.
         out_features: number of outputs.
-        zero: whether to initialise the last layer to 0, so that the control has no effect at first.
+        zero: whether to initialise the last layer to 0; a control with this setting initially has no effect.
     """
     layers: list[nn.Module] = []
     for narrow, wide in pairwise([in_features, *hidden_features]):
@@ -30,13 +30,13 @@ def tanh_layers(in_features: int, hidden_features: Sequence[int], out_features: 
 
 
 class DiagonalDiffusion(nn.Module):
-    """Map each of D numbers to a positive number.
+    """A separate small network for each of D dimensions, which maps a number to a positive number.
 
-    Every number has a separate network Linear-tanh-...-Linear-softplus. All D networks are evaluated in one batched
-    product. Their layers are initialised like `nn.Linear`.
+    Each network consists of linear layers with tanh between them, followed by softplus. All D networks are evaluated
+    together by batched matrix products. Their layers are initialised like `nn.Linear`.
 
     Args:
-        num_latents: D.
+        num_latents: number of dimensions D.
         hidden_features: widths of the hidden layers.
     """
 
@@ -49,7 +49,7 @@ class DiagonalDiffusion(nn.Module):
             self.biases.append(nn.Parameter(torch.stack([layer.bias.detach()[None] for layer in layers])))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map `[B, D]` to `[B, D]`."""
+        """Map X, `[B, D]`, to the diffusion, `[B, D]`."""
         hidden = x.T[:, :, None]
         for number, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             hidden = torch.baddbmm(bias, hidden.tanh() if number else hidden, weight)

@@ -1,4 +1,4 @@
-"""Latent stochastic differential equations for paths and videos; see `__init__.py` for the method."""
+"""Latent stochastic differential equations for paths and videos; the method is described in `__init__.py`."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -33,11 +33,11 @@ from lightning_modules.probabilistic.fractional_sde.noise import Noise
 from lightning_modules.training.logging import log_same, log_training
 
 LEAST_GIVEN = 3
-"""Number of observations from which the start of a path is inferred."""
+"""Number of observations that are needed to infer the start of a path."""
 SHOWN = 9
-"""Number of frames in a strip."""
+"""Maximum number of frames that are shown of each video."""
 BETWEEN = 2
-"""Rows of white pixels in a strip."""
+"""Number of white pixel rows between the true, reconstructed and predicted frame."""
 
 
 class Terms(NamedTuple):
@@ -49,32 +49,33 @@ class Terms(NamedTuple):
 
 
 class FractionalLatentSDE(MethodModule):
-    """Learn a latent equation.
+    """Learn a latent stochastic differential equation whose decoded paths are sequences.
 
-    A decoder maps its paths to sequences: points of paths, or frames of videos. The features of all observations
+    The elements of a sequence are the points of a path or the frames of a video. The features of all observations
     determine the distribution of X(0) and the control. The median of the features determines the time-invariant
-    content. `test` logs means over sequences: `test/elbo`, which is minus the loss, and the terms of the loss. For
-    videos, `test` also logs `test/reconstruction_psnr`, and it logs `test/psnr` for the frames after the first
-    `num_given`. The frames after the first `num_given` are predicted from the given frames alone. The path follows the
-    posterior up to the last given frame, and the prior afterwards.
+    content. `test` logs `test/elbo`, which is minus the loss, and the terms of the loss, as means over sequences. For
+    videos, `test` also logs two PSNRs: `test/reconstruction_psnr` is computed for all reconstructed frames, and
+    `test/psnr` for the predicted frames. The first `num_given` frames are given, and all later frames are predicted
+    from them. For a prediction, the path follows the posterior up to the last given frame, and the prior afterwards.
 
     Args:
         noise: noise that drives the equation, `FractionalNoise` or `BrownianNoise`.
         encoder: maps observations `[N, ...]` to features `[N, num_features]`.
-        decoder: maps contents and X, concatenated to `[N, num_contents + num_latents]`, to observations `[N, ...]`.
-        num_latents: number of dimensions D of the latent X.
+        decoder: maps the concatenation of content and X, `[N, num_contents + num_latents]`, to observations `[N, ...]`.
+        num_latents: number of dimensions D of the latent state X.
         num_features: number of features of each observation.
-        num_contents: number of time-invariant features; 0 disables them.
-        hidden_features: widths of the hidden layers of drift, diffusion and control.
-        solver: `milstein`, for a Stratonovich equation, or `euler`, for an Ito equation.
+        num_contents: number of time-invariant content features; 0 disables the content.
+        hidden_features: widths of the hidden layers of the drift, diffusion and control networks.
+        solver: integration method, `milstein` for a Stratonovich equation or `euler` for an Ito equation.
         substeps: number of integration steps between two observations.
-        num_given: number of observations from which `test` predicts the other observations, at least 3.
+        num_given: number of observations, at least 3, from which `test` predicts the later observations.
         optimizer: optimizer of all parameters, including H if H is learned.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
-        ValueError: if an argument is out of range, or the widths of two networks do not match; at setup, if gamma_max
-            is too large for the step size, the precision is too low, or sequences are too short for a prediction.
+        ValueError: if an argument is out of range, or if the widths of two networks do not match; at setup, if
+            gamma_max is too large for the step size, if the precision is too low, or if the sequences are too short for
+            a prediction.
     """
 
     def __init__(
@@ -131,18 +132,18 @@ class FractionalLatentSDE(MethodModule):
             )
 
     def inferred(self, observed: Tensor) -> tuple[Inferred, Tensor]:
-        """Infer the start of the path and the input of the control from observations.
+        """Infer the distribution of X(0), the features for the control, and the content from observations.
 
-        Also return the content, `[B, num_contents]`.
+        The content is the second return value, `[B, num_contents]`.
         """
         features = self.encoder(observed.flatten(0, 1)).unflatten(0, observed.shape[:2])
         content = features[:, 0, :0] if self.content is None else self.content(features)
         return self.inference(features), content
 
     def led_by(self, context: Tensor) -> Control:
-        """Return the control for features `[B, F, num_features]`.
+        """Return the control that depends on the features `[B, F, num_features]` of the observations.
 
-        Features are interpolated between two observations.
+        Between two observations, the features are interpolated linearly.
         """
 
         def control(step: int, x: Tensor, y: Tensor) -> Tensor:
@@ -153,21 +154,21 @@ class FractionalLatentSDE(MethodModule):
         return control
 
     def followed(self, x: Tensor, y: Tensor, num_times: int, interval: float, control: Control | None) -> SolutionPath:
-        """Sample paths from states x `[B, D]` and y `[B, D, K]`, at `num_times` times including the start."""
+        """Sample paths that start from x `[B, D]` and y `[B, D, K]`, at `num_times` times including the start."""
         check_step(self.noise.gamma_max, interval, self.substeps)
         dw = increments(x, (num_times - 1) * self.substeps, interval / self.substeps)
         equation = (self.noise.gamma, self.noise.omega(), self.drift, self.diffusion, control, self.solver)
         return integrate(x, y, dw, interval, self.substeps, *equation)
 
     def decoded(self, content: Tensor, x: Tensor) -> Tensor:
-        """Decode contents `[B, num_contents]` and X `[B, F, D]` to observations, `[B, F, ...]`."""
+        """Decode content `[B, num_contents]` and X `[B, F, D]` to observations, `[B, F, ...]`."""
         told = torch.cat([content[:, None].expand(-1, x.shape[1], -1), x.to(content.dtype)], dim=2)
         return self.decoder(told.flatten(0, 1)).unflatten(0, x.shape[:2])
 
     def reconstructed(self, batch: SequenceBatch) -> tuple[Terms, Tensor]:
-        """Sample a path of the posterior for each sequence.
+        """Sample one posterior path for each sequence, and decode it.
 
-        Return the loss terms and the decoded observations `[B, F, ...]`.
+        The results are the loss terms and the decoded observations, `[B, F, ...]`.
         """
         observed = batch["observed"]
         start, content = self.inferred(observed)
@@ -182,7 +183,7 @@ class FractionalLatentSDE(MethodModule):
     def predicted(self, batch: SequenceBatch) -> Tensor:
         """Predict the observations after the first `num_given`, and reconstruct the first `num_given`.
 
-        Return all, `[B, F, ...]`.
+        The result contains both parts in order, `[B, F, ...]`.
         """
         observed = batch["observed"]
         start, content = self.inferred(observed[:, : self.num_given])
@@ -201,7 +202,7 @@ class FractionalLatentSDE(MethodModule):
         log_same(self, "train/hurst", self.noise.hurst())
 
     def test_step(self, batch: SequenceBatch, batch_idx: int) -> dict[str, Tensor]:
-        """Return `reconstructed` and, for videos, `predicted`, `[B, F, ...]`."""
+        """Return the reconstructed and, for videos, the predicted observations, `[B, F, ...]`."""
         terms, given = self.reconstructed(batch)
         measured, outputs = [*terms], {"reconstructed": given}
         if given.ndim == 5:
@@ -226,7 +227,7 @@ class FractionalLatentSDE(MethodModule):
             log_same(self, f"test/{name}", value)
 
     def image_columns(self, batch: SequenceBatch, outputs: dict[str, Tensor]) -> dict[str, ImageColumn]:
-        """Show true, reconstructed and predicted frames of each video, from top to bottom."""
+        """Show the true, reconstructed and predicted frames of each video, from top to bottom."""
         rows = [batch["observed"], outputs["reconstructed"], outputs["predicted"]]
         white = torch.ones_like(rows[0][..., :BETWEEN, :])
         strip = torch.cat([rows[0], white, rows[1].to(white), white, rows[2].to(white)], dim=-2)

@@ -1,4 +1,4 @@
-"""The networks of the authors for videos: for frames, for time-invariant content, and for the start of the path."""
+"""The authors' networks for videos: for frames, for time-invariant content, and for the distribution of X(0)."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 GROUPS = 8
-"""Number of groups of the group normalisation."""
+"""Number of groups of each group normalisation."""
 
 
 class FrameEncoder(nn.Module):
@@ -17,13 +17,13 @@ class FrameEncoder(nn.Module):
     Each block halves the resolution.
 
     Args:
-        in_channels: channels of a frame.
-        channels: number of channels of each block, multiples of 8.
-        image_size: height and width of a frame, a multiple of 2^(number of blocks).
-        num_features: number of output features.
+        in_channels: number of channels of a frame.
+        channels: number of output channels of each block; all are multiples of 8.
+        image_size: height and width of a frame in pixels, a multiple of 2^(number of blocks).
+        num_features: number of output features of a frame.
 
     Raises:
-        ValueError: if `channels` or `image_size` is not a multiple as required above.
+        ValueError: if `channels` or `image_size` is not a multiple of the required number.
     """
 
     def __init__(
@@ -53,14 +53,14 @@ class FrameDecoder(nn.Module):
     Each block doubles the resolution.
 
     Args:
-        in_features: number of inputs, equal to `num_contents` plus `num_latents`.
-        out_channels: channels of a frame.
-        channels: number of output channels of each block, multiples of 8; the first block has the same number of input
-            channels.
-        image_size: height and width of a frame, a multiple of 2^(number of blocks).
+        in_features: number of input features, equal to `num_contents` plus `num_latents`.
+        out_channels: number of channels of a frame.
+        channels: number of output channels of each block, multiples of 8; the first block has as many input channels as
+            output channels.
+        image_size: height and width of a frame in pixels, a multiple of 2^(number of blocks).
 
     Raises:
-        ValueError: if `channels` or `image_size` is not a multiple as required above.
+        ValueError: if `channels` or `image_size` is not a multiple of the required number.
     """
 
     def __init__(
@@ -98,13 +98,13 @@ def _least_side(image_size: int, channels: Sequence[int]) -> int:
 
 
 class Content(nn.Module):
-    """Compute time-invariant content.
+    """A network that computes the time-invariant content of a sequence.
 
-    A network Linear-SiLU-Linear maps the median of each feature over the frames.
+    Its input is the median of each feature over the frames, and its layers are Linear-SiLU-Linear.
 
     Args:
-        num_features: number of inputs, and number of hidden units.
-        num_contents: number of output features.
+        num_features: number of input features, and number of hidden units.
+        num_contents: number of content features.
     """
 
     def __init__(self, num_features: int, num_contents: int) -> None:
@@ -114,30 +114,31 @@ class Content(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        """Map `[B, F, num_features]` to `[B, num_contents]`."""
+        """Map features `[B, F, num_features]` to content `[B, num_contents]`."""
         ordered, count = features.sort(dim=1).values, features.shape[1]
         return self.layers((ordered[:, (count - 1) // 2] + ordered[:, count // 2]) / 2)
 
 
 class Inferred(NamedTuple):
-    """The distribution of X(0), and the input of the control."""
+    """The distribution of X(0), and the features that are an input of the control."""
 
     mean: Tensor
     """`[B, D]`."""
     std: Tensor
     """`[B, D]`."""
     context: Tensor
-    """`[B, F, num_features]`."""
+    """Features for the control, `[B, F, num_features]`."""
 
 
 class Inference(nn.Module):
-    """Infer the start of a path and the input of the control.
+    """A network that infers the distribution of X(0) and the features for the control.
 
-    The network has two convolutions over time, and three layers on the first frames.
+    Two convolutions over time compute the features for the control. Three linear layers map the features of the first
+    frames to the distribution of X(0).
 
     Args:
         num_features: number of features of each frame.
-        num_latents: D.
+        num_latents: number of dimensions D of X.
     """
 
     def __init__(self, num_features: int, num_latents: int) -> None:
@@ -156,7 +157,7 @@ class Inference(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Inferred:
-        """Infer start and input of the control from features `[B, F, num_features]` of at least three frames."""
+        """Map features `[B, F, num_features]`, F >= 3, to the distribution of X(0) and the control's features."""
         context = self.context(features.mT).mT
         told = torch.cat([context[:, 0], features[:, 0], features[:, 1], features[:, 2]], dim=1)
         mean, log_variance = self.start(told).chunk(2, dim=1)

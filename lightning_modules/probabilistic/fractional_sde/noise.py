@@ -1,4 +1,4 @@
-"""Noise of a stochastic differential equation: weighted Ornstein-Uhlenbeck processes driven by one Brownian motion."""
+"""Noise that drives an SDE: a weighted sum of Ornstein-Uhlenbeck processes with a common Brownian motion."""
 
 from abc import ABC, abstractmethod
 
@@ -13,16 +13,16 @@ from lightning_modules.probabilistic.fractional_sde.optimal_weights import optim
 
 
 class Noise(nn.Module, ABC):
-    """Bhat(t) = sum_k omega_k (Y_k(t) - Y_k(0)), where dY_k = -gamma_k Y_k dt + dW with one W for all k.
+    """The noise Bhat(t) = sum_k omega_k (Y_k(t) - Y_k(0)), where dY_k = -gamma_k Y_k dt + dW with one W for all k.
 
     Args:
-        gamma: speeds of the processes, `[K]`, float64.
+        gamma: mean-reversion speeds of the processes, `[K]`, float64.
         stationary: whether Y(0) has the stationary distribution; if False, Y(0) is 0.
     """
 
     gamma: Tensor
     start_factor: Tensor
-    """S, `[K, K]`, float64, with the covariance S S^T of Y(0)."""
+    """Matrix S, `[K, K]`, float64; S S^T is the covariance of Y(0)."""
 
     def __init__(self, gamma: Tensor, stationary: bool) -> None:
         super().__init__()
@@ -30,20 +30,20 @@ class Noise(nn.Module, ABC):
         self.gamma_max = float(gamma.max())
         self.stationary = stationary
         covariance = 1 / (gamma[:, None] + gamma) if stationary else torch.zeros(len(gamma), len(gamma), device="cpu")
-        values, vectors = torch.linalg.eigh(covariance.double())  # with many processes a Cholesky factorisation fails
+        values, vectors = torch.linalg.eigh(covariance.double())  # a Cholesky factorisation fails if K is large
         self.register_buffer("gamma", gamma, persistent=False)
         self.register_buffer("start_factor", vectors * values.clamp(min=0).sqrt(), persistent=False)
 
     @abstractmethod
     def hurst(self) -> Tensor:
-        """Return the Hurst index H, a scalar, in float64."""
+        """Return the Hurst index H, a scalar in float64."""
 
     @abstractmethod
     def omega(self) -> Tensor:
         """Return the weights of the processes, `[K]`, in float64."""
 
     def start(self, x: Tensor) -> Tensor:
-        """Sample Y(0), `[B, D, K]`, for paths that start at x, `[B, D]`."""
+        """Sample Y(0), `[B, D, K]`, for B paths that start at x, `[B, D]`."""
         shape = (*x.shape, self.num_processes)
         if not self.stationary:
             return x.new_zeros(shape)
@@ -55,16 +55,16 @@ class Noise(nn.Module, ABC):
 class FractionalNoise(Noise):
     """Fractional Brownian motion, approximated by K Ornstein-Uhlenbeck processes (MA-fBM).
 
-    The weights are always computed in double precision, because their equations are ill-conditioned. In single
-    precision, the error of the weights would be 1e-4 for K = 5 and 0.03 for K = 10.
+    The weights are always computed in double precision, because they solve ill-conditioned linear equations. In single
+    precision, their error would be 1e-4 for K = 5 and 0.03 for K = 10.
 
     Args:
-        hurst: Hurst index H, in (0, 1); None learns H from the initial value 0.5.
-        kind: type of the motion: `I` has stationary increments (Mandelbrot and Van Ness); `II` has no past before time
-            0 (Riemann and Liouville).
+        hurst: Hurst index H, in (0, 1); None makes H a learned parameter with the initial value 0.5.
+        kind: type of the motion. Type `I` has stationary increments (Mandelbrot and Van Ness). Type `II` starts at time
+            0 and does not depend on earlier noise (Riemann and Liouville).
         num_processes: number of processes K, at least 2.
-        gamma_max: speed of the fastest process, above 1; the slowest process has the inverse speed. An integration step
-            must be shorter than 0.5 / gamma_max.
+        gamma_max: speed of the fastest process, above 1; the slowest process has the speed 1 / gamma_max. The
+            integration step must be shorter than 0.5 / gamma_max.
         horizon: length T of the time interval over which the weights minimise the mean squared error.
 
     Raises:
@@ -107,9 +107,9 @@ class FractionalNoise(Noise):
 
 
 class BrownianNoise(Noise):
-    """White noise, written as one process with gamma 0 and omega 1.
+    """Brownian motion, written as one process with gamma 0 and omega 1.
 
-    This is the baseline of fractional noise.
+    This noise is the baseline that fractional noise is compared with.
     """
 
     def __init__(self) -> None:

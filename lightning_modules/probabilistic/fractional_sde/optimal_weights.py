@@ -2,8 +2,8 @@
 
     dY_k = -gamma_k Y_k dt + dW,   Bhat(t) = sum_k omega_k (Y_k(t) - Y_k(0)),   k = 1..K, one W for all k,
 
-where omega = A^-1 b minimises (1 / T) int_0^T E (B - Bhat)^2 dt. With alpha = H + 1/2 and the lower and upper
-regularised incomplete gamma functions P and Q,
+where omega = A^-1 b minimises (1 / T) int_0^T E (B - Bhat)^2 dt. Let alpha = H + 1/2, and let P and Q be the lower and
+upper regularised incomplete gamma functions. For the types I and II,
 
     I:  A_ij = (2 T + (e^(-gamma_i T) - 1) / gamma_i + (e^(-gamma_j T) - 1) / gamma_j) / (gamma_i + gamma_j),
         b_k = 2 T / gamma_k^alpha - T^alpha / (gamma_k Gamma(alpha + 1))
@@ -11,8 +11,9 @@ regularised incomplete gamma functions P and Q,
     II: A_ij = (T + (e^(-(gamma_i + gamma_j) T) - 1) / (gamma_i + gamma_j)) / (gamma_i + gamma_j),
         b_k = T P(alpha, gamma_k T) / gamma_k^alpha - alpha P(alpha + 1, gamma_k T) / gamma_k^(alpha + 1).
 
-B is the fractional Brownian motion of `datamodules.sequences.fractional_motion`. For type I, increments are stationary,
-so Y(0) has the stationary distribution with covariance 1 / (gamma_i + gamma_j). For type II, Y(0) is 0.
+B is the fractional Brownian motion that `datamodules.sequences.fractional_motion` defines. For type I, increments are
+stationary, so Y(0) has the stationary distribution, whose covariance is 1 / (gamma_i + gamma_j). For type II, Y(0) is
+0.
 """
 
 import math
@@ -24,17 +25,17 @@ from datamodules.arguments import one_of
 from datamodules.sequences.fractional_motion import KINDS, Kind
 
 SWITCH = 10.0
-"""z above which Q(alpha, z) e^z is a continued fraction; below it the series loses at most five digits."""
+"""For z above this value, Q(alpha, z) e^z uses a continued fraction; below it, the series loses at most five digits."""
 TERMS = 60
-"""Number of terms of the series, whose last one is below 1e-20 of the sum up to `SWITCH`."""
+"""Number of terms of the series; for z up to `SWITCH`, the last term is below 1e-20 of the sum."""
 LEVELS = 31
-"""Levels of the continued fraction, odd. From `SWITCH` on they give 15 digits; five levels, as the authors', give 5."""
+"""Odd number of continued-fraction levels. Above `SWITCH`, 31 levels give 15 digits; the authors' 5 levels give 5."""
 
 
 def speeds(num_processes: int, gamma_max: float) -> Tensor:
-    """Compute K geometric speeds around 1, `[K]`.
+    """Compute K speeds, `[K]`, that form a geometric sequence around 1.
 
-    gamma_k = r^(k - (K + 1) / 2) with r = gamma_max^(2 / (K - 1)).
+    The speeds are gamma_k = r^(k - (K + 1) / 2) with r = gamma_max^(2 / (K - 1)).
     """
     place = torch.arange(num_processes, dtype=torch.float64, device="cpu") - (num_processes - 1) / 2
     return (place * (2 * math.log(gamma_max) / (num_processes - 1))).exp()
@@ -43,14 +44,15 @@ def speeds(num_processes: int, gamma_max: float) -> Tensor:
 def incomplete_gammas(alpha: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
     """Compute P(alpha, z) and Q(alpha, z) e^z.
 
-    Unlike the functions of PyTorch, they are differentiable in alpha. Below `SWITCH`, P e^z = sum_n z^(alpha + n) /
-    Gamma(alpha + n + 1). Above `SWITCH`, a continued fraction gives Q e^z without overflow or cancellation.
+    Unlike PyTorch's incomplete gamma functions, these functions are differentiable in alpha. Below `SWITCH`, P e^z =
+    sum_n z^(alpha + n) / Gamma(alpha + n + 1). Above `SWITCH`, a continued fraction gives Q e^z without overflow or
+    cancellation.
 
     Args:
         alpha: shape parameter of the incomplete gamma functions, positive, float64.
-        z: `[K]`, positive, float64.
+        z: argument of the functions, `[K]`, positive, float64.
     """
-    small, large = z.clamp(max=SWITCH), z.clamp(min=SWITCH)  # keeps each branch and its gradients finite
+    small, large = z.clamp(max=SWITCH), z.clamp(min=SWITCH)  # keeps both branches and their gradients finite
     n = torch.arange(TERMS, dtype=z.dtype, device=z.device)
     series = ((alpha + n) * small.log()[:, None] - torch.lgamma(alpha + n + 1)).exp().sum(dim=1)
     fraction = torch.zeros_like(z)
@@ -63,12 +65,12 @@ def incomplete_gammas(alpha: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def normal_equations(gamma: Tensor, hurst: Tensor, horizon: float, kind: Kind) -> tuple[Tensor, Tensor]:
-    """Compute A, `[K, K]`, and b, `[K]`; the optimal weights are A^-1 b.
+    """Compute the matrix A, `[K, K]`, and the vector b, `[K]`, of the optimal weights A^-1 b.
 
     Args:
         gamma: speeds, `[K]`, float64.
         hurst: Hurst index H in (0, 1), a scalar, float64.
-        horizon: time T up to which the error is averaged.
+        horizon: length T of the time interval over which the error is averaged.
         kind: type of the motion, `I` or `II`.
     """
     one_of(KINDS, kind=kind)
@@ -87,15 +89,15 @@ def normal_equations(gamma: Tensor, hurst: Tensor, horizon: float, kind: Kind) -
 
 
 def optimal_weights(gamma: Tensor, hurst: Tensor, horizon: float, kind: Kind) -> Tensor:
-    """Compute the optimal weights omega, `[K]`, differentiable in H; for the arguments see `normal_equations`."""
+    """Compute the optimal weights omega, `[K]`, differentiably in H; the arguments are those of `normal_equations`."""
     matrix, right = normal_equations(gamma, hurst, horizon, kind)
-    return torch.linalg.solve_ex(matrix, right, check_errors=False).result  # without a host synchronisation
+    return torch.linalg.solve_ex(matrix, right, check_errors=False).result  # does not synchronise with the host
 
 
 def mean_squared_error(gamma: Tensor, omega: Tensor, hurst: Tensor, horizon: float, kind: Kind) -> Tensor:
-    """Compute (1 / T) int_0^T E (B - Bhat)^2 dt for any weights; for the arguments see `normal_equations`.
+    """Compute (1 / T) int_0^T E (B - Bhat)^2 dt for given weights; the other arguments are those of `normal_equations`.
 
-    For type I, the code of the authors returns another value. It lacks V_H and the factor 2 of the middle term.
+    For type I, the authors' code returns a different value, because it lacks V_H and the factor 2 of the middle term.
     """
     matrix, right = normal_equations(gamma, hurst, horizon, kind)
     if kind == "I":

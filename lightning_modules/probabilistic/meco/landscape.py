@@ -1,11 +1,12 @@
-"""Energies with one parameter, and the curvature of objectives at the truth.
+"""Energies with one parameter, and the curvature of training objectives at the true parameter.
 
-The data have a normal distribution with unknown mean.
+The data are normal with an unknown mean.
 
-Let data be N(R, 1), noise N(0, 1), and f = theta x - x^2 / 2 the exponential family. Then the objective of maximum
-likelihood is (theta - R)^2 / 2. Its curvature is 1 for every R. The noise-contrastive objective is a function of
-(theta, c), and it is almost flat for large R. With h = f + c - log q and s' the derivative of the sigmoid, its Hessian
-at the truth is E [s'(h) (x, 1) (x, 1)^T], over data and noise.
+Let the data be N(R, 1), let the noise be N(0, 1), and let f = theta x - x^2 / 2. Up to a constant, the
+maximum-likelihood objective is then (theta - R)^2 / 2, whose curvature is 1 for every R. The noise-contrastive
+objective is a function of (theta, c), and it is almost flat for large R. Let h = f + c - log q, and let s' be the
+derivative of the sigmoid. The Hessian of the noise-contrastive objective at the true parameters is E [s'(h) (x, 1) (x,
+1)^T], over data and noise.
 """
 
 import math
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 
 class LocationEnergy(nn.Module):
-    """The energy f(x) = -(x - theta)^2 / 2 with theta initially 0.
+    """The energy f(x) = -(x - theta)^2 / 2, where theta is initialised to 0.
 
     Its normalising constant does not depend on theta.
     """
@@ -32,9 +33,9 @@ class LocationEnergy(nn.Module):
 
 
 class ExponentialEnergy(LocationEnergy):
-    """The energy f(x) = theta x - x^2 / 2 of an exponential family.
+    """The energy f(x) = theta x - x^2 / 2, which defines an exponential family.
 
-    Its normalising constant increases as exp(theta^2 / 2).
+    Its normalising constant is proportional to exp(theta^2 / 2).
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -42,7 +43,7 @@ class ExponentialEnergy(LocationEnergy):
 
 
 def likelihood_objective(theta: float, truth: float, nodes: int = 200) -> float:
-    """Compute F(theta) - F(R) of the exponential family with noise N(0, 1), by quadrature."""
+    """Compute F(theta) - F(R) for `ExponentialEnergy` and noise N(0, 1), by quadrature."""
     points, weights = hermegauss(nodes)
     weights = weights / weights.sum()
 
@@ -54,7 +55,7 @@ def likelihood_objective(theta: float, truth: float, nodes: int = 200) -> float:
 
 
 def contrast_curvature(truth: float) -> tuple[float, float]:
-    """Compute the smallest and the largest eigenvalue of the noise-contrastive Hessian at the truth, by quadrature."""
+    """Compute the extreme eigenvalues of the noise-contrastive Hessian at the true parameters, by quadrature."""
 
     def integral(power: int) -> float:
         def integrand(x: float) -> float:

@@ -1,4 +1,4 @@
-"""The LightningModule of MECO and its baselines."""
+"""The LightningModule of MECO and of its baselines."""
 
 import math
 from collections.abc import Sequence
@@ -23,11 +23,11 @@ from lightning_modules.probabilistic.meco.objectives import Objective
 from lightning_modules.training.logging import log_same, log_training
 
 GRID = 301
-"""Number of grid points along a side of the plane."""
+"""Number of grid points along each side of the square."""
 DRAWN = 3
-"""Every third grid point is plotted."""
+"""Stride between plotted grid points."""
 AT_ONCE = 2**14
-"""Number of points whose energy is computed at once."""
+"""Number of points whose energies are computed at once."""
 
 
 def _log_mean(logarithm: Tensor) -> Tensor:
@@ -35,26 +35,26 @@ def _log_mean(logarithm: Tensor) -> Tensor:
 
 
 def relative_variance(log_weight: Tensor) -> Tensor:
-    """Compute the variance of weights, divided by their squared mean, from their logarithms `[n]`."""
+    """Compute the variance of weights divided by their squared mean, given the log weights `[n]`."""
     return (_log_mean(2 * log_weight) - 2 * _log_mean(log_weight)).exp() - 1
 
 
 class MECO(MethodModule):
-    """Fit the energy of a density to points or images.
+    """Fit the energy f of an unnormalised density to points or images.
 
-    The normalising constant is unknown.
+    The normalising constant Z is unknown, and the objective determines how it is treated.
 
     Args:
         network: network that maps points `[B, D]`, or images, to energies f `[B, 1]`.
-        noise: noise distribution q; parameters that are None are fitted to the training data.
-        objective: loss function of the energies; `MovingAverage` is MECO.
-        image_shape: numbers C, H and W if the data are images in [0, 1].
-        grid_half_width: half the side of a square around 0; a density in the plane is normalised and plotted on this
-            square. None estimates the normalising constant from new samples of q.
-        evaluation_draws: number of samples from q for the normalisation.
-        langevin_steps: number of Langevin steps in `sample`, starting from samples of q.
-        langevin_step_size: step size a in x <- x + (a / 2) grad f(x) + sqrt(a) n.
-        optimizer: optimizer of the trainable parameters of network and objective.
+        noise: noise distribution q, which may be fitted to the training data before training.
+        objective: loss as a function of the energies; `MovingAverage` gives MECO.
+        image_shape: channels, height and width of the images, if the data are images in [0, 1]; None for other data.
+        grid_half_width: half the side length of a square around 0, on which a two-dimensional density is normalised and
+            plotted. None means that the normalising constant is estimated with new samples from q.
+        evaluation_draws: number of samples from q that estimate the normalising constant in tests.
+        langevin_steps: number of Langevin steps of `sample`, which start from samples of q.
+        langevin_step_size: step size a of the Langevin step x <- x + (a / 2) grad f(x) + sqrt(a) n.
+        optimizer: optimizer of the trainable parameters of the network and the objective.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
@@ -91,7 +91,8 @@ class MECO(MethodModule):
         self.langevin_step_size = langevin_step_size
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
-        # Sum and count, over an epoch's steps, of the squared error of the parameter, if its true value is known.
+        # Sum of the squared errors of theta over the steps of an epoch, and number of steps, if the true theta is
+        # known.
         self.register_buffer("squared_errors", torch.zeros(2, dtype=torch.float64))
         self.tables: dict[str, Table] = {}
         self.detections: list[DetectionResult] = []
@@ -102,7 +103,7 @@ class MECO(MethodModule):
         return self.network(shaped).squeeze(1)
 
     def points(self, batch: Any) -> Tensor:
-        """Return the points of a batch, `[B, D]`."""
+        """Return the points of a batch, or its flattened images, `[B, D]`."""
         return (batch["features"] if self.image_shape is None else batch["image"]).flatten(start_dim=1)
 
     def on_fit_start(self) -> None:
@@ -114,7 +115,7 @@ class MECO(MethodModule):
         seen = Collected()
         source = require_data(self.trainer, TrainingImageSource, "MECO")
         for on_host in source.training_images_dataloader():
-            batch: Any = self.trainer.strategy.batch_to_device(on_host)  # stored images become images in [0, 1]
+            batch: Any = self.trainer.strategy.batch_to_device(on_host)  # converts stored images to [0, 1]
             seen.update(batch["index"], batch["image"].flatten(start_dim=1).double())
         self.noise.fit(seen.compute()[1])
 
@@ -133,9 +134,9 @@ class MECO(MethodModule):
         log_same(self, "train/log_partition", self.objective.log_partition())
 
     def log_partition(self) -> Tensor:
-        """Compute log Z on the grid, or with new samples from q.
+        """Compute log Z on the grid if there is one, and otherwise with new samples from q.
 
-        All ranks use the same samples.
+        All ranks use the same samples from q.
         """
         if self.grid_half_width is not None:
             return self._on_grid()[1].double().logsumexp(0) + 2 * math.log(2 * self.grid_half_width / (GRID - 1))
@@ -209,10 +210,10 @@ class MECO(MethodModule):
         return tables
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Sample n images in [0, 1] by Langevin steps from samples of q, `[n, C, H, W]`.
+        """Sample n images `[n, C, H, W]` in [0, 1] by Langevin steps that start from samples of q.
 
         Raises:
-            ValueError: if the data are no images.
+            ValueError: if the data are not images.
         """
         if self.image_shape is None:
             raise ValueError("MECO samples images only of a density of images, and image_shape is not set")

@@ -1,4 +1,4 @@
-"""Noise distributions with known density: Gaussian, mixtures of Gaussians fitted to data, and uniform."""
+"""Noise distributions with known densities: Gaussians, mixtures of Gaussians fitted to data, and uniform noise."""
 
 import math
 from abc import ABC, abstractmethod
@@ -10,32 +10,32 @@ from torch import Tensor, nn
 from datamodules.arguments import at_least, positive
 
 Draw = Callable[[Callable[..., Tensor], tuple[int, ...]], Tensor]
-"""Samples numbers of a shape by `torch.rand` or `torch.randn`, with the caller's device and dtype."""
+"""Function that calls `torch.rand` or `torch.randn` with a given shape and with the caller's device and dtype."""
 
 
 class NoiseDistribution(nn.Module, ABC):
-    """A distribution on vectors of D numbers that has a density."""
+    """Base class of distributions of vectors of length D with a known density."""
 
     is_fitted = False
     """Whether `fit` must be called before training."""
 
     def fit(self, points: Tensor) -> None:
-        """Fit the distribution to training points `[N, D]` before training.
+        """Fit the distribution to the training points `[N, D]`, before training.
 
-        Fixed distributions do not change.
+        Distributions without fitted parameters do nothing.
         """
 
     @abstractmethod
     def sample(self, n: int, draw: Draw) -> Tensor:
-        """Sample `[n, D]`."""
+        """Sample n vectors, `[n, D]`."""
 
     @abstractmethod
     def log_density(self, x: Tensor) -> Tensor:
-        """Compute log q(x), `[B]`, in float64, for x `[B, D]`."""
+        """Compute log q(x), `[B]`, in float64, for vectors x `[B, D]`."""
 
 
 class UniformDistribution(NoiseDistribution):
-    """Independent uniform numbers between 0 and 1; the density is 0 elsewhere.
+    """Uniform distribution on the unit cube [0, 1]^D.
 
     Args:
         dim: D.
@@ -60,7 +60,7 @@ class GaussianMixtureNoise(NoiseDistribution):
     Args:
         dim: D.
         components: number of Gaussians in the mixture.
-        added_variance: variance added in every direction to the fitted covariances.
+        added_variance: variance that is added to the diagonals of the fitted covariances.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -111,12 +111,12 @@ class GaussianMixtureNoise(NoiseDistribution):
 
 
 class GaussianNoise(GaussianMixtureNoise):
-    """Gaussian noise around 0, or around the mean of the training data with a multiple of their covariance.
+    """Gaussian noise, either around 0 or fitted to the mean and covariance of the training data.
 
     Args:
         dim: D.
-        std: standard deviation of each coordinate, used for noise around 0.
-        widened: factor of the covariance of the data; None gives noise around 0.
+        std: standard deviation of each coordinate of noise around 0.
+        widened: factor that multiplies the covariance of the training data; None selects noise around 0.
 
     Raises:
         ValueError: if an argument is out of range.

@@ -1,6 +1,6 @@
-"""Objectives without the exact normalising constant.
+"""Training objectives that do not need the exact normalising constant Z.
 
-They use a moving average, the mean of a batch, or noise contrast instead.
+Z is replaced by a moving average or by the mean over a batch, or it is learned by noise-contrastive estimation.
 """
 
 import math
@@ -18,10 +18,10 @@ LARGEST_LOG_WEIGHT = 20.0
 
 
 def log_mean_exp(values: Tensor) -> Tensor:
-    """Compute log mean exp(v) over the values of all ranks, in float64 and without gradient.
+    """Compute log mean exp(v) over the values of all ranks, in float64 and without a gradient.
 
     Args:
-        values: values v, `[B]`; B may differ between ranks.
+        values: values v on this rank, `[B]`; B may differ between ranks.
     """
     values = values.detach().double()
     top = values.max()
@@ -34,40 +34,40 @@ def log_mean_exp(values: Tensor) -> Tensor:
 
 
 class Objective(nn.Module, ABC):
-    """A loss of the energies at data and at noise.
+    """Base class of losses that depend on the energies of data and noise samples.
 
-    Its gradient with respect to these energies trains the network.
+    The network is trained with the gradient of the loss with respect to these energies.
     """
 
     @abstractmethod
     def forward(self, at_data: Tensor, at_noise: Tensor, log_q_data: Tensor, log_q_noise: Tensor) -> Tensor:
-        """Compute the loss of the rows on the current rank.
+        """Compute the loss for the rows of the current rank.
 
         Args:
-            at_data: f(x), `[B]`.
-            at_noise: f(z), `[B]`.
-            log_q_data: log q(x), `[B]`.
-            log_q_noise: log q(z), `[B]`.
+            at_data: energies f(x) of the data, `[B]`.
+            at_noise: energies f(z) of the noise samples, `[B]`.
+            log_q_data: log q(x) of the data, `[B]`.
+            log_q_noise: log q(z) of the noise samples, `[B]`.
         """
 
     @abstractmethod
     def log_partition(self) -> Tensor:
-        """Return the estimate of log Z used in training."""
+        """Return the estimate of log Z that is used in training."""
 
 
 def weighted_loss(at_data: Tensor, at_noise: Tensor, log_weight: Tensor) -> Tensor:
-    """Compute -mean f(x) + mean w f(z) with fixed weights w = exp log_weight, clipped at e^20."""
+    """Compute -mean f(x) + mean w f(z), where the weights w = exp(log_weight) are constant and clipped at e^20."""
     weight = log_weight.detach().clamp(max=LARGEST_LOG_WEIGHT).exp().to(at_noise.dtype)
     return (weight * at_noise).mean() - at_data.mean()
 
 
 class MovingAverage(Objective):
-    """Divide by a moving average of the estimates of Z from all batches.
+    """The objective of MECO, which divides by a moving average of the batch estimates of Z.
 
-    The average is the same on all ranks (MECO).
+    The average is the same on all ranks.
 
     Args:
-        beta: weight of the current batch in the average, in (0, 1].
+        beta: weight of the current batch in the moving average, in (0, 1].
 
     Raises:
         ValueError: if beta is out of range.
@@ -94,9 +94,9 @@ class MovingAverage(Objective):
 
 
 class PlugIn(MovingAverage):
-    """Divide by the estimate of Z from the current batch: self-normalised importance sampling.
+    """The plug-in objective, which divides by the estimate of Z from the current batch.
 
-    Its gradient is biased.
+    This is self-normalised importance sampling, and its gradient is biased.
     """
 
     def __init__(self) -> None:
@@ -104,9 +104,9 @@ class PlugIn(MovingAverage):
 
 
 class NoiseContrastive(Objective):
-    """Classify data against noise with log odds f(x) + c - log q(x).
+    """Logistic loss that classifies data and noise samples with the logit f(x) + c - log q(x) (NCE).
 
-    The constant c is learned in place of -log Z (NCE).
+    The learned constant c replaces -log Z.
 
     Args:
         start: initial value of the learned constant c.

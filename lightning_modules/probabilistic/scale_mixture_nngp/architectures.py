@@ -1,15 +1,15 @@
-"""Kernels of infinitely wide networks, layer by layer: output covariance (NNGP) and tangent kernel (NTK).
+"""Layerwise computation of the kernels of infinitely wide networks: output covariance (NNGP) and tangent kernel (NTK).
 
-Weights W and biases beta are N(0, 1), and the forward pass scales them: a layer is w W h / sqrt(n) + b beta. Each layer
-maps the covariances K of pairs of inputs. Optionally, each layer also maps the tangent kernel T. T is the inner product
-of the gradients:
+The weights W and biases beta of a layer are N(0, 1), and the layer computes w W h / sqrt(n) + b beta. Each layer
+transforms the covariances K of pairs of inputs. Optionally, it also transforms the tangent kernel T, which is the inner
+product of the parameter gradients of the two outputs:
 
     dense:       K <- w^2 K + b^2,    T <- w^2 T + K  (with the new K)
     activation:  K <- E[s(u) s(v)],   T <- T E[s'(u) s'(v)]
-    convolution: K and T are averaged over windows of 3 x 3 pixels, with zeros around the image, before the dense rule
+    convolution: K and T are averaged over zero-padded windows of 3 x 3 pixels, and then the dense rule is applied
     flattening:  K and T are averaged over pixels.
 
-Without pooling, convolutional networks need only the covariances of pixels at the same position.
+Convolutional networks without pooling need only the covariances between pixels at the same position.
 """
 
 import math
@@ -28,38 +28,38 @@ MOMENTS = {"relu": relu_moments, "erf": erf_moments}
 
 
 class Pairs(NamedTuple):
-    """Covariances of the outputs of a layer for pairs of inputs.
+    """Covariances of a layer's outputs for pairs of inputs.
 
-    Convolutional layers have one per pixel, `[..., H, W]`.
+    For convolutional layers, the tensors contain one value per pixel, `[..., H, W]`.
     """
 
     first: Tensor
-    """Variances at the first inputs, `[N, 1, ...]`."""
+    """Variances for the first input of each pair, `[N, 1, ...]`."""
     second: Tensor
-    """Variances at the second inputs, `[1, M, ...]`."""
+    """Variances for the second input of each pair, `[1, M, ...]`."""
     covariance: Tensor
-    """`[N, M, ...]`."""
+    """Covariances of the two outputs of each pair, `[N, M, ...]`."""
     tangent: Tensor | None
-    """The tangent kernel, `[N, M, ...]`, or None."""
+    """Tangent kernel, `[N, M, ...]`, or None if it is not used."""
 
     def each(self, other: "Pairs") -> "Pairs":
-        """Add the covariances of another branch that is independent of this branch."""
+        """Add the covariances of a second branch whose weights are independent of this branch."""
         tangent = None if self.tangent is None or other.tangent is None else self.tangent + other.tangent
         first, second, covariance = (a + b for a, b in zip(self[:3], other[:3], strict=True))
         return Pairs(first, second, covariance, tangent)
 
 
 def dense(pairs: Pairs, weight: Tensor, bias: Tensor) -> Pairs:
-    """Apply a dense layer, given the standard deviations of its weights and biases."""
+    """Apply a dense layer with the given standard deviations of weights and biases."""
     first, second, covariance = (weight**2 * k + bias**2 for k in pairs[:3])
     tangent = None if pairs.tangent is None else weight**2 * pairs.tangent + covariance
     return Pairs(first, second, covariance, tangent)
 
 
 def activated(pairs: Pairs, name: ActivationName) -> Pairs:
-    """Apply an activation.
+    """Apply an activation function.
 
-    Variances are computed exactly, without a rounded angle.
+    Variances are computed exactly, because the angle between an input and itself is set to 0.
     """
     moments = MOMENTS[name]
     covariance, derivative = moments(*pairs[:3])
@@ -68,9 +68,9 @@ def activated(pairs: Pairs, name: ActivationName) -> Pairs:
 
 
 def window_mean(k: Tensor, stride: int) -> Tensor:
-    """Average over 3 x 3 windows with padding.
+    """Average over zero-padded 3 x 3 windows.
 
-    Only the stride reduces the size.
+    With stride 1, the size does not change.
     """
     sides: list[int] = []
     for size in (k.shape[-1], k.shape[-2]):
@@ -80,16 +80,16 @@ def window_mean(k: Tensor, stride: int) -> Tensor:
 
 
 def convolution(pairs: Pairs, weight: Tensor, bias: Tensor, stride: int = 1) -> Pairs:
-    """Apply a 3 x 3 convolution."""
+    """Apply a 3 x 3 convolution with the given standard deviations of weights and biases."""
     means = Pairs(*(None if k is None else window_mean(k, stride) for k in pairs))  # type: ignore[arg-type]
     return dense(means, weight, bias)
 
 
 class Architecture(ABC):
-    """A network without its last layer.
+    """Base class of network architectures without their last layer.
 
     Args:
-        depth: number of hidden layers or blocks.
+        depth: number of hidden layers or of residual blocks.
         activation: activation function, `relu` or `erf`.
     """
 
@@ -103,11 +103,11 @@ class Architecture(ABC):
 
     @abstractmethod
     def hidden(self, pairs: Pairs, weight: Tensor, bias: Tensor) -> Pairs:
-        """Apply all layers but the last."""
+        """Apply all layers except the last."""
 
 
 class DenseNetwork(Architecture):
-    """A dense network: dense layers, each followed by an activation."""
+    """A dense network, where each hidden layer is followed by an activation."""
 
     def hidden(self, pairs: Pairs, weight: Tensor, bias: Tensor) -> Pairs:
         for _ in range(self.depth):
@@ -116,7 +116,7 @@ class DenseNetwork(Architecture):
 
 
 class ResidualNetwork(Architecture):
-    """A residual dense network: a dense layer, blocks h + dense(activation(h)), and an activation."""
+    """A residual dense network with a dense layer, blocks h + dense(activation(h)), and a final activation."""
 
     def hidden(self, pairs: Pairs, weight: Tensor, bias: Tensor) -> Pairs:
         pairs = dense(pairs, weight, bias)
@@ -126,7 +126,7 @@ class ResidualNetwork(Architecture):
 
 
 class ConvolutionalNetwork(Architecture):
-    """A convolutional network: convolutions, each followed by an activation."""
+    """A convolutional network, where each convolution is followed by an activation."""
 
     convolutional = True
 
@@ -137,10 +137,10 @@ class ConvolutionalNetwork(Architecture):
 
 
 class ConvolutionalResidualNetwork(Architecture):
-    """A convolution and four groups of pre-activation blocks.
+    """A residual network that consists of a convolution and four groups of pre-activation blocks.
 
-    Each of the last three groups halves the resolution. The first block of a group has a convolution on its shortcut.
-    The last layer has no activation before it.
+    Each of the last three groups halves the resolution. The first block of each group has a convolution on its
+    shortcut. There is no activation before the last layer of the network.
     """
 
     convolutional = True
@@ -157,12 +157,12 @@ class ConvolutionalResidualNetwork(Architecture):
 
 
 def raw_of(value: float) -> Tensor:
-    """Invert softplus at a positive value."""
+    """Return the inverse softplus of a positive value."""
     return torch.tensor(value, dtype=torch.float64).expm1().log() if value < 20 else torch.tensor(value).double()
 
 
 class Positive(nn.Module):
-    """A positive scalar: the softplus of a parameter.
+    """A positive scalar, computed as the softplus of a parameter.
 
     Args:
         value: initial value.
@@ -178,17 +178,18 @@ class Positive(nn.Module):
 
 
 class NetworkKernel(nn.Module):
-    """Kernel of a network with one output and without a bias in the last layer.
+    """Kernel of an infinitely wide network with one output, whose last layer has no bias.
 
-    All standard deviations are trainable.
+    All standard deviations are trainable, except possibly that of the last layer.
 
     Args:
-        architecture: the network without its last layer.
-        weight_std: standard deviation w of the weights of all layers but the last.
-        bias_std: b, positive.
+        architecture: architecture of the network without its last layer.
+        weight_std: standard deviation w of the weights of all layers except the last.
+        bias_std: standard deviation b of the biases, positive.
         last_std: standard deviation w of the weights of the last layer.
-        train_last: whether `last_std` is trainable; this is redundant if the scale is random and trainable.
-        tangent: whether to use the tangent kernel of all layers instead of the output covariance.
+        train_last: whether `last_std` is trainable; training it is redundant if the random scale has trainable
+            parameters.
+        tangent: whether to return the tangent kernel of all layers (NTK) instead of the output covariance (NNGP).
 
     Raises:
         ValueError: if a standard deviation is not positive.
@@ -212,7 +213,7 @@ class NetworkKernel(nn.Module):
         self.last_std = Positive(last_std, train_last)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Compute the kernel of all pairs of rows `[N, D]` and `[M, D]`, or images `[N, C, H, W]`: `[N, M]`.
+        """Compute the kernel matrix `[N, M]` between rows `[N, D]` and `[M, D]`, or between images `[N, C, H, W]`.
 
         Dense networks flatten images.
         """
@@ -222,7 +223,7 @@ class NetworkKernel(nn.Module):
         return self._last(x.square().mean(1)[:, None], y.square().mean(1)[None], product)
 
     def diagonal(self, x: Tensor) -> Tensor:
-        """Compute k(x, x), `[N]`."""
+        """Compute k(x, x) for each input, `[N]`."""
         variance = self._taken(x).square().mean(1)[:, None]
         return self._last(variance, variance, variance)[:, 0]
 

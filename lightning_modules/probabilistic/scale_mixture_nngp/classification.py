@@ -1,4 +1,4 @@
-"""The LightningModule of sparse variational classification with a t process (SVTP) or a Gaussian process (SVGP)."""
+"""The LightningModule for sparse variational classification with a t process (SVTP) or a Gaussian process (SVGP)."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -34,26 +34,27 @@ from lightning_modules.torch_internals import standard_gamma
 from lightning_modules.training.logging import log_training
 
 AT_ONCE = 500
-"""Number of samples evaluated at a time."""
+"""Number of samples that are evaluated at once."""
 
 
 class ScaleMixtureClassifier(ClassifierSteps, MethodModule):
-    """Classify images by the processes of infinitely wide networks.
+    """Classify images with the t processes or Gaussian processes of infinitely wide networks.
 
-    Each class has one process, and all share a random scale.
+    Each class has its own process, and all processes share one random scale.
 
     Args:
-        kernel: kernel of the network. A Gaussian process needs a kernel with `train_last: true`.
+        kernel: kernel of the infinitely wide network. For `FixedScale`, use a kernel with `train_last: true`.
         num_classes: number of classes, C.
         image_shape: channels, height and width of an image.
-        scale: prior of the scale and initial value of its posterior; `InverseGamma` gives SVTP, and `FixedScale` gives
-            SVGP.
-        inducing: number of inducing inputs; their initial values are the first training images, stratified by class.
-        mean: value to subtract from images in [0, 1], or one value per channel.
-        std: divisor of images after the subtraction, or one divisor per channel.
-        jitter: initial value of eps, the number added to the variance of inducing values.
-        draws: number of samples of the scale and the values in a training step.
-        evaluation_draws: number of samples in validation, test and prediction.
+        scale: prior of the scale, which is also the initial value of its posterior; `InverseGamma` gives SVTP, and
+            `FixedScale` gives SVGP.
+        inducing: number of inducing inputs; they are initialised with the first training images of each class, in
+            proportion to the class frequencies.
+        mean: value to subtract from images in [0, 1], or one value for each channel.
+        std: value by which images are divided after the subtraction, or one value for each channel.
+        jitter: initial value of eps, which is added to the variances of the inducing values.
+        draws: number of samples of the scale and the process values in a training step.
+        evaluation_draws: number of such samples in validation, test and prediction.
         optimizer: optimizer of the trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
@@ -102,7 +103,7 @@ class ScaleMixtureClassifier(ClassifierSteps, MethodModule):
         require_double(self.trainer, type(self).__name__)
 
     def on_fit_start(self) -> None:
-        if bool(self.placed):  # resumed
+        if bool(self.placed):  # the inducing inputs were set before the run was resumed
             return
         labels, images = Collected(), Collected()
         for batch in self._training_images():
@@ -123,7 +124,7 @@ class ScaleMixtureClassifier(ClassifierSteps, MethodModule):
             yield self.trainer.strategy.batch_to_device(on_host)
 
     def _projected(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Compute mean and variance at scale 1, `[B, C]`, and the Cholesky factor of K_ZZ."""
+        """Compute the means and the variances at scale 1, both `[B, C]`, and the Cholesky factor of K_ZZ."""
         x = self.normalized(image)
         factor = factorised(self.kernel(self.inducing, self.inducing), self.jitter())
         at = projection(factor, self.kernel(self.inducing, x), self.kernel.diagonal(x))
@@ -131,9 +132,9 @@ class ScaleMixtureClassifier(ClassifierSteps, MethodModule):
         return mean, variance, factor
 
     def _drawn(self, mean: Tensor, variance: Tensor, draws: int) -> Tensor:
-        """Sample log-probabilities, `[B, draws, C]`.
+        """Sample log class probabilities, `[B, draws, C]`.
 
-        Within a sample, all classes and points share one scale.
+        All classes and points of a sample share one scale.
         """
         normal = sample_rows(torch.randn, [len(mean), draws, self.num_classes], mean.device, dtype=mean.dtype)
         scale: Tensor | float = 1.0
@@ -145,7 +146,7 @@ class ScaleMixtureClassifier(ClassifierSteps, MethodModule):
         return (mean[:, None] + (scale * variance[:, None]).sqrt() * normal).log_softmax(dim=2)
 
     def divergence(self, factor: Tensor) -> Tensor:
-        """Compute the KL divergence between the posterior of values and scale and their prior."""
+        """Compute the KL divergence between the joint posterior of inducing values and scale and their prior."""
         spread = F.softplus(self.inducing_spread)
         if not isinstance(self.scale, InverseGamma):
             return inducing_divergence(factor, self.inducing_mean, spread, 1.0)
@@ -164,7 +165,7 @@ class ScaleMixtureClassifier(ClassifierSteps, MethodModule):
         return {"loss": loss, "logits": log_probability.detach().logsumexp(dim=1)}
 
     def forward(self, image: Tensor) -> Tensor:
-        """Compute the logarithm of the mean class probabilities, `[B, C]`, for images in [0, 1]."""
+        """Compute the logarithms, `[B, C]`, of the class probabilities averaged over samples, for images in [0, 1]."""
         mean, variance, _ = self._projected(image)
         left, total = self.evaluation_draws, torch.full_like(mean, -math.inf)
         while left > 0:
@@ -178,19 +179,19 @@ class ScaleMixtureClassifier(ClassifierSteps, MethodModule):
 
 
 def in_proportion(label: Tensor, num_classes: int, count: int) -> Tensor:
-    """Choose the first images of each class, stratified by class frequency.
+    """Choose the first images of each class, in proportion to the class frequencies.
 
     Args:
-        label: `[N]`, int64.
+        label: class labels of all images, `[N]`, int64.
         num_classes: number of classes, C.
         count: total number of images to choose, at most N.
 
     Returns:
-        The positions of the images, `[count]`, sorted by class. Class counts with the largest fractional parts are
-        rounded up.
+        The positions of the chosen images, `[count]`, sorted by class. The numbers of images per class are rounded so
+        that they add up to `count`: those with the largest fractional parts are rounded up, and the others down.
 
     Raises:
-        ValueError: if there are fewer than `count` images.
+        ValueError: if there are fewer than `count` images in total.
     """
     if count > len(label):
         raise ValueError(f"inducing must be at most the number of training images, {len(label)}, got {count}")

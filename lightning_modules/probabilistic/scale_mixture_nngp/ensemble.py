@@ -2,8 +2,8 @@
 
     h <- s(w W h / sqrt(n) + b beta),    f = sigma W h / sqrt(n),    sigma^2 ~ inverse gamma(alpha, beta)
 
-with weights from N(0, 1) and one sigma per network, sampled once. As the widths grow, the output f of an untrained
-network at one input becomes t distributed. It has 2 alpha degrees of freedom and squared scale (beta / alpha) K.
+The initial weights are N(0, 1), and sigma is sampled once per network. As the widths grow, the output f of an untrained
+network for a given input becomes t distributed, with 2 alpha degrees of freedom and squared scale (beta / alpha) K.
 """
 
 import math
@@ -27,15 +27,16 @@ from lightning_modules.training.logging import log_training
 
 
 class FiniteNetworks(nn.Module):
-    """Independent networks that are evaluated in parallel.
+    """An ensemble of independent networks that are evaluated in parallel.
 
-    They are dense, or convolutional with 3 x 3 kernels and no pooling.
+    The networks are either dense, or convolutional with 3 x 3 kernels and without pooling.
 
     Args:
         members: number E of networks in the ensemble.
-        input_shape: shape of an input: `[D]` for dense networks; channels, height and width for convolutional networks.
+        input_shape: shape of an input: `[D]` for dense networks, or channels, height and width for convolutional
+            networks.
         outputs: number C of outputs of each network.
-        width: number of units or channels of a hidden layer.
+        width: number of units or channels of each hidden layer.
         depth: number of hidden layers.
         activation: activation function, `relu` or `erf`.
         weight_std: standard deviation w of the weights.
@@ -79,12 +80,12 @@ class FiniteNetworks(nn.Module):
         self.biases = nn.ParameterList(torch.randn(members, width) for _ in widths[1:] if bias_std)
         self.last = nn.Parameter(torch.randn(members, outputs, width * math.prod(input_shape[1:])))
         gamma = torch.ones(members)
-        if alpha is not None:  # on the CPU, as torch 2.10 has no gamma distribution on the meta device
+        if alpha is not None:  # on the CPU, because torch 2.10 lacks the gamma distribution on the meta device
             gamma = standard_gamma(torch.full((members,), alpha, device="cpu")).to(self.last.device)
         self.register_buffer("sigma", torch.ones(members) if alpha is None else (beta / gamma).sqrt())
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map `[B, D]` or `[B, C, H, W]` to the outputs of each network, `[B, C, E]`."""
+        """Map inputs `[B, D]` or `[B, channels, H, W]` to the outputs of all networks, `[B, C, E]`."""
         h = x[:, None] if self.convolutional else x[:, None].expand(-1, self.members, -1)
         for layer, weight in enumerate(self.weights):
             factor = self.weight_std / math.sqrt(weight[0, 0].numel())
@@ -103,12 +104,12 @@ class FiniteNetworks(nn.Module):
 
 
 class ScaleMixtureEnsemble(ClassifierSteps, MethodModule):
-    """Train an ensemble by cross-entropy.
+    """Train an ensemble of finite-width networks with the cross-entropy of each network.
 
-    The mean of the logits of all members classifies an image.
+    Images are classified by the mean of the logits of all networks.
 
     Args:
-        network: `FiniteNetworks`, optionally wrapped in `Normalized`; maps images to logits `[B, C, E]`.
+        network: `FiniteNetworks`, optionally wrapped in `Normalized`, which maps images to logits `[B, C, E]`.
         num_classes: number of classes, C.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
@@ -129,7 +130,7 @@ class ScaleMixtureEnsemble(ClassifierSteps, MethodModule):
         self.metrics = accuracies(num_classes)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Compute the mean of the logits of all members, `[B, C]`, for images in [0, 1]."""
+        """Compute the mean of the logits of all networks, `[B, C]`, for images in [0, 1]."""
         return self.network(image).mean(dim=2)
 
     def training_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:

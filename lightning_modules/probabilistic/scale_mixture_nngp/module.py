@@ -1,4 +1,4 @@
-"""The LightningModule of regression with a t process or a Gaussian process."""
+"""The LightningModule for regression with a t process or a Gaussian process."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -21,25 +21,25 @@ from lightning_modules.training.logging import log_training
 from lightning_modules.training.requirements import require_all_rows, require_one_process
 
 RELEASED_JITTER = 1e-6
-"""Jitter that the authors' code adds to (b / a) K in a prediction's quadratic form."""
+"""Jitter that the authors' code adds to (b / a) K in the quadratic form of predictions."""
 
 
 class ScaleMixtureRegression(MethodModule):
-    """Regression with the process of an infinitely wide network, optionally with a random scale.
+    """Fit the process of an infinitely wide network to a regression problem, optionally with a random scale.
 
     Args:
         kernel: kernel of the infinitely wide network.
-        scale: distribution of the scale; `InverseGamma` gives a t process, `FixedScale` a Gaussian process.
-        noise_variance: initial value of eps, the noise variance of the targets at scale 1.
-        formulas: formulas of the prediction: `clean`, or `released` for those in the code of the authors, which omit
-            the noise.
-        shift: factor by which all targets are multiplied after training for `test/shifted_nll`.
+        scale: distribution of the scale; `InverseGamma` gives a t process, and `FixedScale` gives a Gaussian process.
+        noise_variance: initial value of eps, the variance of the target noise at scale 1.
+        formulas: formulas for predictions. `clean` includes the noise variance, and `released` selects the formulas of
+            the authors' code, which omit it.
+        shift: factor by which all targets are multiplied, after training, to compute `test/shifted_nll`.
         optimizer: optimizer of the trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
-        ValueError: if an argument is out of range; at setup, if the precision is not 64 bit, there are several
-            processes, or a batch does not hold all rows.
+        ValueError: if an argument is out of range; at setup, if the precision is not 64 bit, if there are several
+            processes, or if a batch does not contain all rows.
     """
 
     def __init__(
@@ -79,10 +79,10 @@ class ScaleMixtureRegression(MethodModule):
         log_density = self.scale.law().log_density(known.quadratic, known.log_det, len(y))
         return {"loss": log_training(self, batch, -log_density / len(y))}
 
-    # prediction
+    # Prediction
 
     def condition(self, x: Tensor, y: Tensor) -> None:
-        """Condition on training rows: features `[n, D]` and standardised targets `[n]`."""
+        """Condition the process on training rows with features `[n, D]` and standardised targets `[n]`."""
         kernel = self.kernel(x, x)
         eps = self.noise_variance()
         if self.formulas == "clean":
@@ -96,9 +96,9 @@ class ScaleMixtureRegression(MethodModule):
         self._known = x, known, quadratic
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Predict mean and variance at scale 1, `[m]`, of standardised targets at `[m, D]`.
+        """Predict the mean and the variance at scale 1, both `[m]`, of the standardised targets for features `[m, D]`.
 
-        Call `condition` first.
+        Call `condition` before this method.
         """
         assert self._known is not None
         seen_x, known, _ = self._known
@@ -137,9 +137,9 @@ class ScaleMixtureRegression(MethodModule):
         self._log("test/mse", square.mean(), batch)
 
     def _scored(self, batch: TableBatch, mean: Tensor, variance: Tensor, factor: float) -> tuple[Tensor, Tensor]:
-        """Score targets after multiplying all of them by `factor`.
+        """Compute the negative log density of targets after multiplying all targets by `factor`.
 
-        Return the mean negative log density in the original units, and the cumulative probability of each target.
+        Return its mean over targets in the original units, and the cumulative probability of each target.
         """
         assert self._known is not None
         seen_x, _, quadratic = self._known
@@ -167,9 +167,9 @@ class ScaleMixtureRegression(MethodModule):
         self.tables = {"calibration": Table(columns)}
 
     def predict_step(self, batch: TableBatch, batch_idx: int) -> dict[str, Tensor]:
-        """Predict mean and standard deviation of targets in their original units.
+        """Predict the mean and the standard deviation of each target in the original units.
 
-        The run writes `predictions.csv`.
+        At the end, the predictions are written to `predictions.csv`.
         """
         assert self._known is not None
         mean, variance = self(batch["features"])

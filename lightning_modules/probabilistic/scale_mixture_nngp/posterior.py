@@ -1,25 +1,25 @@
 """Distributions of the scale s, and posteriors of f | s ~ N(0, s K).
 
-Posteriors are exact, or variational with inducing inputs.
+Posteriors are either exact, or variational with inducing inputs.
 
-Marginal distribution of f and posterior of s:
+The marginal distribution of f and the posterior of s depend on the prior of s:
 
     s = 1:                      a Gaussian process
     s ~ inverse gamma(a, b):    f ~ t with 2 a degrees of freedom and scale matrix (b / a) K,
                                 s | y ~ inverse gamma(a + n / 2, b + y^T K^-1 y / 2)
-    otherwise:                  samples s_i from its distribution, with weights
+    otherwise:                  samples s_i from the prior, with weights
                                 log w_i = -(n / 2) log s_i - y^T K^-1 y / (2 s_i) + const.
 
-Variational posterior with inducing values u_c of each class, and one scale for all classes:
+The variational posterior has inducing values u_c for each class c, and one scale for all classes:
 
     q(u_c | s) = N(mu_c, s diag(S_c)),    q(s) = inverse gamma(a, b),
     prior: u_c | s ~ N(0, s K_ZZ),        s ~ inverse gamma(alpha, beta).
 
-With A = K_bZ K_ZZ^-1 and B = K_bb - A K_Zb, the process given s is
+With A = K_bZ K_ZZ^-1 and B = K_bb - A K_Zb, the posterior of the process given s is
 
     f_c ~ N(A mu_c, s (A diag(S_c) A^T + B)).
 
-If the likelihood factorises over points, only the variance at each point is needed.
+If the likelihood factorises over points, only the diagonal of this covariance is needed.
 """
 
 import math
@@ -36,25 +36,25 @@ from lightning_modules.probabilistic.scale_mixture_nngp.architectures import Pos
 
 
 class Seen(NamedTuple):
-    """Cholesky factor for the training rows, and the solution for their targets.
+    """Quantities of the training rows that predictions need.
 
-    The factor is that of the kernel matrix.
+    K denotes the kernel matrix of the training rows, including the jitter.
     """
 
     factor: Tensor
-    """Lower Cholesky factor of K + jitter I, `[n, n]`."""
+    """Lower Cholesky factor of K, `[n, n]`."""
     solved: Tensor
-    """K^-1 y, `[n]`."""
+    """Solution K^-1 y, `[n]`."""
     quadratic: Tensor
-    """y^T K^-1 y."""
+    """Quadratic form y^T K^-1 y, a scalar."""
     log_det: Tensor
-    """log det K."""
+    """Log determinant log det K, a scalar."""
 
 
 def factorised(kernel: Tensor, jitter: Tensor) -> Tensor:
-    """Compute the lower Cholesky factor of K + jitter I without a host sync.
+    """Compute the lower Cholesky factor of K + jitter I without a host synchronisation.
 
-    The result is NaN if no factor exists.
+    The result is NaN if the factorisation fails.
     """
     identity = torch.eye(len(kernel), dtype=kernel.dtype, device=kernel.device)
     factor, failed = torch.linalg.cholesky_ex(kernel + jitter * identity)
@@ -65,9 +65,9 @@ def seen(kernel: Tensor, target: Tensor, jitter: Tensor) -> Seen:
     """Factorise K + jitter I, and solve the linear system with the targets.
 
     Args:
-        kernel: `[n, n]`.
-        target: y, `[n]`.
-        jitter: scalar.
+        kernel: kernel matrix K of the training rows, `[n, n]`.
+        target: targets y, `[n]`.
+        jitter: value to add to the diagonal, a scalar.
     """
     factor = factorised(kernel, jitter)
     solved = torch.cholesky_solve(target[:, None], factor)[:, 0]
@@ -78,48 +78,48 @@ def predicted(known: Seen, cross: Tensor, variance: Tensor) -> tuple[Tensor, Ten
     """Predict the mean and the variance of the process at new points, at scale 1.
 
     Args:
-        known: Cholesky factor and solution for the training rows.
-        cross: kernel of each training row with each new point, `[n, m]`.
-        variance: prior variance of each new point, which is its kernel with itself, `[m]`.
+        known: result of `seen` for the training rows.
+        cross: kernel between each training row and each new point, `[n, m]`.
+        variance: prior variance k(x, x) of each new point, `[m]`.
 
     Returns:
-        K_*^T K^-1 y and K_** - K_*^T K^-1 K_*, both `[m]`.
+        The means K_*^T K^-1 y and the variances K_** - K_*^T K^-1 K_*, both `[m]`.
     """
     half = torch.linalg.solve_triangular(known.factor, cross, upper=False)
     return cross.T @ known.solved, variance - half.square().sum(0)
 
 
 class ScaleDistribution(ABC):
-    """A distribution of the scale s."""
+    """Base class of distributions of the scale s."""
 
     @abstractmethod
     def log_density(self, quadratic: Tensor, log_det: Tensor, count: int) -> Tensor:
         """Compute the log marginal density log E_s[N(y; 0, s K)].
 
         Args:
-            quadratic: quadratic form y^T K^-1 y, of any shape.
-            log_det: log det K, of the same shape as `quadratic`.
-            count: number n of values in y.
+            quadratic: quadratic form y^T K^-1 y, a tensor of any shape.
+            log_det: log det K, with the same shape as `quadratic`.
+            count: length n of y.
         """
 
     @abstractmethod
     def given(self, quadratic: Tensor, count: int) -> "ScaleDistribution":
-        """Return the posterior of s given the targets y.
+        """Return the posterior of s given `count` targets y.
 
-        `quadratic` is a scalar.
+        `quadratic` is the scalar y^T K^-1 y.
         """
 
     @abstractmethod
     def cumulative(self, z: Tensor) -> Tensor:
-        """Compute P(sqrt(s) e < z) for standard normal e, on the host."""
+        """Compute P(sqrt(s) e < z), where e is standard normal, on the host."""
 
     @abstractmethod
     def mean(self) -> Tensor:
-        """Compute the mean E[s]; infinite if there is no finite mean."""
+        """Compute the mean E[s]; return infinity if the mean is not finite."""
 
 
 class One(ScaleDistribution):
-    """s = 1."""
+    """The constant scale s = 1."""
 
     def log_density(self, quadratic: Tensor, log_det: Tensor, count: int) -> Tensor:
         return -(count * math.log(2 * math.pi) + log_det + quadratic) / 2
@@ -136,7 +136,7 @@ class One(ScaleDistribution):
 
 @dataclass(frozen=True)
 class InverseGammaLaw(ScaleDistribution):
-    """s ~ inverse gamma(a, b), with density proportional to s^(-a - 1) e^(-b / s)."""
+    """Inverse gamma distribution of s with parameters a and b; its density is proportional to s^(-a - 1) e^(-b / s)."""
 
     a: Tensor
     b: Tensor
@@ -158,11 +158,11 @@ class InverseGammaLaw(ScaleDistribution):
 
 
 class Weighted(ScaleDistribution):
-    """Discrete distribution on samples of s.
+    """Discrete distribution on weighted samples of s.
 
     Args:
         draws: samples s_i, positive, `[S]`.
-        log_weight: log-probabilities of the samples, `[S]`; None means equal probabilities.
+        log_weight: log probabilities of the samples, `[S]`; None means equal probabilities.
     """
 
     def __init__(self, draws: Tensor, log_weight: Tensor | None = None) -> None:
@@ -185,15 +185,15 @@ class Weighted(ScaleDistribution):
 
 
 class Scale(nn.Module, ABC):
-    """The scale of a process; its distribution may have trainable parameters."""
+    """Base class for the scale of a process, whose distribution may have trainable parameters."""
 
     @abstractmethod
     def law(self) -> ScaleDistribution:
-        """Build the prior of the scale."""
+        """Return the prior distribution of the scale."""
 
 
 class FixedScale(Scale):
-    """Scale 1.
+    """A scale that is fixed at 1.
 
     The process is then a Gaussian process.
     """
@@ -203,13 +203,13 @@ class FixedScale(Scale):
 
 
 class InverseGamma(Scale):
-    """Inverse gamma scale.
+    """A scale with an inverse gamma distribution.
 
     The process is then a t process.
 
     Args:
-        a: initial shape parameter; the process has 2 a degrees of freedom.
-        b: initial scale parameter.
+        a: initial value of the shape parameter; the process has 2 a degrees of freedom.
+        b: initial value of the scale parameter.
     """
 
     def __init__(self, a: float = 2.0, b: float = 2.0) -> None:
@@ -224,12 +224,13 @@ class InverseGamma(Scale):
 
 
 class Burr(Scale):
-    """Burr type XII scale, P(s > x) = (1 + x^c)^-d, discretised at its quantiles.
+    """A scale with the Burr type XII distribution P(s > x) = (1 + x^c)^-d, discretised at its quantiles.
 
     Args:
-        c: first exponent of the distribution, frozen.
-        d: second exponent of the distribution, frozen.
-        draws: number of quantiles; quantiles are the midpoints of intervals of equal probability.
+        c: exponent c of the distribution, not trainable.
+        d: exponent d of the distribution, not trainable.
+        draws: number of quantiles; each quantile is the probability midpoint of one of `draws` intervals of equal
+            probability.
     """
 
     quantiles: Tensor
@@ -246,12 +247,12 @@ class Burr(Scale):
 
 
 class Projection(NamedTuple):
-    """Distribution of values at points given the inducing values."""
+    """Distribution of the process values at a batch of points, given the inducing values."""
 
     weight: Tensor
-    """A, `[B, M]`."""
+    """Matrix A, `[B, M]`."""
     residual: Tensor
-    """Diagonal of B, non-negative, `[B]`."""
+    """Diagonal of the matrix B, nonnegative, `[B]`."""
 
 
 def projection(factor: Tensor, cross: Tensor, variance: Tensor) -> Projection:
@@ -259,7 +260,7 @@ def projection(factor: Tensor, cross: Tensor, variance: Tensor) -> Projection:
 
     Args:
         factor: lower Cholesky factor of K_ZZ, the kernel matrix of the inducing inputs, `[M, M]`.
-        cross: K_Zb, `[M, B]`.
+        cross: kernel K_Zb between the inducing inputs and the points, `[M, B]`.
         variance: diagonal of K_bb, the kernel matrix of the points, `[B]`.
     """
     half = torch.linalg.solve_triangular(factor, cross, upper=False)
@@ -268,18 +269,18 @@ def projection(factor: Tensor, cross: Tensor, variance: Tensor) -> Projection:
 
 
 def marginals(at: Projection, mean: Tensor, spread: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute the mean and variance of each class and point at scale 1, `[B, C]`, from mu and S, `[C, M]`."""
+    """Compute the mean and the variance at scale 1 of each point and class, `[B, C]`, from mu and S, `[C, M]`."""
     return at.weight @ mean.T, at.weight.square() @ spread.T + at.residual[:, None]
 
 
 def inducing_divergence(factor: Tensor, mean: Tensor, spread: Tensor, precision: Tensor | float) -> Tensor:
-    """Compute the KL divergence between q(u | s) and the prior, averaged over q(s).
+    """Compute the KL divergence between q(u | s) and the prior of u, averaged over q(s).
 
     Args:
         factor: lower Cholesky factor of K_ZZ, the kernel matrix of the inducing inputs, `[M, M]`.
-        mean: mu, `[C, M]`.
+        mean: means mu of the inducing values, `[C, M]`.
         spread: variances S of the inducing values, positive, `[C, M]`.
-        precision: expectation E[1 / s] = a / b; it is 1 for scale 1.
+        precision: expectation E[1 / s] = a / b; 1 if the scale is fixed at 1.
     """
     classes, inducing = mean.shape
     inverse = torch.cholesky_inverse(factor)
@@ -289,6 +290,6 @@ def inducing_divergence(factor: Tensor, mean: Tensor, spread: Tensor, precision:
 
 
 def scale_divergence(q: InverseGammaLaw, alpha: float, beta: float) -> Tensor:
-    """Compute the KL divergence between q and the inverse gamma distribution with alpha and beta."""
+    """Compute the KL divergence between q and the inverse gamma distribution with parameters alpha and beta."""
     constants = alpha * torch.log(q.b / beta) - torch.lgamma(q.a) + math.lgamma(alpha)
     return constants + (q.a - alpha) * torch.digamma(q.a) + (beta - q.b) * q.a / q.b

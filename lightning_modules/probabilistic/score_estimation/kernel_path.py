@@ -1,4 +1,4 @@
-"""Kernel gradient descent: one eigendecomposition gives all steps; and the stopping rule."""
+"""Kernel gradient descent, computed for all numbers of steps from one eigendecomposition, and its stopping rule."""
 
 import math
 from bisect import bisect_left
@@ -10,17 +10,17 @@ from lightning_modules.probabilistic.kernels import relu_moments
 
 
 def tangent_kernel(first: Tensor, second: Tensor) -> Tensor:
-    """Compute k(z, z') = z.z' (pi - angle) / (2 pi) for rows `[N, p]` and `[M, p]`: `[N, M]`."""
+    """Compute k(z, z') = z.z' (pi - angle) / (2 pi), `[N, M]`, for rows `[N, p]` and `[M, p]`."""
     product = first @ second.T
     return product * relu_moments(first.square().sum(1)[:, None], second.square().sum(1), product)[1]
 
 
 class KernelPath:
-    """Gradient descent of least squares in the function space of a kernel, started from zero.
+    """Gradient descent on the squared error in the function space of a kernel, starting from zero.
 
     Args:
-        kernel: kernel matrix H at the training points, `[N, N]`, float64.
-        eta: step size for the loss 1/2 sum |f - y|^2; None uses half of the maximum step size 1 / lambda_max(H).
+        kernel: kernel matrix H of the training points, `[N, N]`, float64.
+        eta: step size for the loss 1/2 sum |f - y|^2; None means half of the maximum step size 1 / lambda_max(H).
 
     Raises:
         ValueError: if `eta` is larger than 1 / lambda_max(H).
@@ -35,7 +35,7 @@ class KernelPath:
         self.eta = torch.tensor(0.5 * largest if eta is None else eta, dtype=kernel.dtype)
 
     def filters(self, steps: Tensor) -> Tensor:
-        """Compute (1 - (1 - eta l)^n) / l for each n `[S]` and eigenvalue l, `[S, N]`.
+        """Compute (1 - (1 - eta l)^n) / l, `[S, N]`, for S numbers of steps n and N eigenvalues l.
 
         For l = 0, the result is the limit eta n.
         """
@@ -44,31 +44,32 @@ class KernelPath:
         return torch.where(small, self.eta * steps[:, None], power / self.values.clamp(min=1e-300))
 
     def predictions(self, cross: Tensor, target: Tensor, steps: Tensor) -> Tensor:
-        """Compute the predictions at other points after each number of steps.
+        """Compute the predictions for new points after each of several numbers of steps.
 
         Args:
-            cross: k(z, Z), `[M, N]`.
-            target: y, `[N, d]`.
-            steps: numbers of steps n, `[S]`, float64; infinity gives the interpolant if all eigenvalues are nonzero.
+            cross: kernel k(z, Z) between the new points and the training points, `[M, N]`.
+            target: training labels y, `[N, d]`.
+            steps: numbers of steps n, `[S]`, float64; infinity gives the interpolant of the labels if all eigenvalues
+                are nonzero.
 
-        Returns:
-            `[S, M, d]`.
+        Returns: The predictions, `[S, M, d]`.
         """
-        # One matrix product for all steps: `[N, S d]`.
+        # A single matrix product computes all numbers of steps; the coefficients are `[N, S d]`.
         filtered = (self.filters(steps).T[:, :, None] * (self.vectors.T @ target)[:, None]).flatten(1)
         return ((cross @ self.vectors) @ filtered).unflatten(1, (len(steps), -1)).transpose(0, 1)
 
 
 def stopping_step(eigenvalues: Tensor, eta: float, sigma: float, most: int) -> int:
-    """Find the largest number of steps before the stopping rule applies; 0 if it applies at once.
+    """Return the number of steps after which the stopping rule stops training; 0 means before the first step.
 
-    The two sides of the rule cross only once, since c R(c^(-1/2)) increases with c. Bisection finds the crossing.
+    The two sides of the rule's inequality are equal for only one c, because c R(c^(-1/2)) increases with c. Here R is
+    the left side. Bisection finds this c.
 
     Args:
         eigenvalues: eigenvalues of the kernel matrix H, `[N]`.
         eta: step size.
         sigma: standard deviation of the label noise in each coordinate.
-        most: maximum number of steps; it is returned if the rule does not stop earlier.
+        most: maximum number of steps; returned if the rule does not stop training earlier.
     """
     count = len(eigenvalues)
 

@@ -1,4 +1,4 @@
-"""The LightningModule: full-batch gradient steps of the network, the kernel limit, and sampling."""
+"""The LightningModule for full-batch training of the network, comparison with the kernel limit, and sampling."""
 
 import math
 from collections.abc import Mapping
@@ -25,43 +25,46 @@ from lightning_modules.training.logging import log_same, log_training
 from lightning_modules.training.requirements import require_all_rows
 
 STEPS = torch.cat([torch.arange(100), torch.logspace(2, 7, 101, dtype=torch.float64).round()]).double()
-"""Numbers of steps at which the kernel limit is measured."""
+"""Numbers of steps for which the kernel limit is evaluated."""
 MOST_ROWS = 5_000
 
 
 def in_ball(points: Tensor, radius: float) -> Tensor:
-    """Project points `[B, d]` onto the ball of a given radius around 0."""
+    """Project points `[B, d]` onto the ball around 0 with a given radius."""
     return points * (radius / points.norm(dim=1, keepdim=True).clamp(min=radius))
 
 
 def rms(difference: Tensor) -> Tensor:
-    """Compute the root mean square norm of points, over the last two dimensions."""
+    """Compute the root mean square of the norms of points; the last two dimensions index points and coordinates."""
     return difference.square().sum(-1).mean(-1).sqrt()
 
 
 class ScoreEstimation(MethodModule):
-    """Fit E[X_0 | X_t] by full-batch gradient steps, and measure the distance between the fit and its kernel limit.
+    """Fit E[X_0 | X_t] by full-batch gradient steps, and compare the trained network with its kernel limit.
 
-    The test reports the network after all training steps, and the kernel limit at the step chosen by `stop`.
+    `test` evaluates the network after all training steps, and the kernel limit after the number of steps that `stop`
+    determines.
 
     Args:
-        dim: d, dimension of the points.
-        width: m, number of neurons; even.
-        eta: step size for the loss 1/2 sum_j |f - X_0j|^2; None uses half of the maximum step size 1 / lambda_max(H).
-        stop: step at which the kernel limit is reported. `rule` is the stopping rule of the theory. It uses the true
-            variance of the label noise if this is known, and otherwise the variance of the labels. `hold_out` uses the
-            step with the smallest loss on validation rows, and `end` uses 10^7 steps.
-        local_radius: the regression is restricted to rows with |X_t| of at most this value, and estimates are 0 for
-            other rows of the test; None uses all rows.
-        radius: radius D of the ball; estimates of X_0 are projected onto it when scores are computed.
-        g: rate of the diffusion; must equal the rate in the settings of the data.
-        start: time T_0 of the data, at which sampling ends.
-        end: time T of the data, at which sampling starts.
+        dim: dimension d of the points.
+        width: number m of neurons, even.
+        eta: step size for the loss 1/2 sum_j |f - X_0j|^2; None means half of the maximum step size 1 / lambda_max(H).
+        stop: method that chooses the number of steps of the kernel limit in the test. `rule` is the stopping rule of
+            the theory. It uses the true variance of the label noise if this variance is known, and otherwise the mean
+            square of the labels. `hold_out` chooses the number of steps with the smallest loss on the validation rows.
+            `end` chooses 10^7 steps.
+        local_radius: maximum |X_t| of the rows that are used in the regression; for test rows with a larger |X_t|, the
+            estimate is 0. None means that all rows are used.
+        radius: radius D of the ball onto which estimates of X_0 are projected before scores are computed.
+        g: rate g of the diffusion; must equal the rate that is set for the data.
+        start: smallest time T_0 of the data, at which sampling ends.
+        end: largest time T of the data, at which sampling starts.
         sampling_steps: number of equal sampling steps from `end` to `start`.
 
     Raises:
-        ValueError: if an argument is out of range; at setup, if the precision is not 64 bit, a batch does not contain
-            all rows (at most 5,000), or `end` or `eta` does not suit the data.
+        ValueError: if an argument is out of range; at setup, if the precision is not 64 bit, if a batch does not
+            contain all rows, if there are more than 5,000 rows, or if `end`, `eta` or `local_radius` does not fit the
+            data.
     """
 
     first_weight: Tensor
@@ -118,15 +121,15 @@ class ScoreEstimation(MethodModule):
         self.path = KernelPath(tangent_kernel(rows["features"], rows["features"]), self.eta)
 
     def inside(self, z: Tensor) -> Tensor:
-        """Return whether rows z belong to the regression, `[B]`."""
+        """Return which rows z are used in the regression, `[B]`."""
         return z[:, : self.dim].norm(dim=1) <= self.local_radius
 
     def forward(self, z: Tensor) -> Tensor:
-        """Estimate E[X_0 | X_t] `[B, d]` for rows z = (X_t, t - start, 1)."""
+        """Estimate E[X_0 | X_t], `[B, d]`, for rows z = (X_t, t - start, 1)."""
         return self.network(z)
 
     def score(self, x: Tensor, t: Tensor) -> Tensor:
-        """Estimate the score `[B, d]` at points `[B, d]` and times `[B]`."""
+        """Estimate the score, `[B, d]`, at points `[B, d]` and times `[B]`."""
         z = torch.cat([x, (t - self.start)[:, None], torch.ones_like(t)[:, None]], dim=1)
         mean, deviation = self.process.kernel(in_ball(self(z), self.radius), t)
         return (mean - x) / deviation[:, None].square()
@@ -145,7 +148,7 @@ class ScoreEstimation(MethodModule):
         features, target, network = self.validation_rows.compute()[1].split([self.dim + 2, self.dim, self.dim], dim=1)
         self.validation_rows.reset()
         log_same(self, "val/loss", 0.5 * (network - target).square().sum(1).mean())
-        if self.held_out_step == 0:  # the kernel limit is the same in all epochs
+        if self.held_out_step == 0:  # once is enough, because the kernel limit does not depend on the epoch
             path = self.path.predictions(tangent_kernel(features, self.rows["features"]), self.rows["target"], STEPS)
             self.held_out_step.copy_(STEPS[(path - target).square().sum((1, 2)).argmin()])
 
@@ -185,19 +188,19 @@ class ScoreEstimation(MethodModule):
         self.tables = tables
 
     def score_error(self, features: Tensor, estimate: Tensor, truth: Tensor) -> Tensor:
-        """Compute the mean squared error of the score that follows from estimates of X_0, in excess of the true score.
+        """Compute the mean squared distance between the score that estimates of X_0 imply and the true score.
 
         Args:
             features: rows z, `[B, d + 2]`.
             estimate: estimates of X_0, `[B, d]`, before the projection onto the ball.
-            truth: E[X_0 | X_t], `[B, d]`.
+            truth: exact values of E[X_0 | X_t], `[B, d]`.
         """
         difference, t = in_ball(estimate, self.radius) - truth, features[:, self.dim] + self.start
         mean, deviation = self.process.kernel(difference, t)
         return (mean / deviation[:, None].square()).square().sum(1).mean()
 
     def stopping_step(self) -> float:
-        """Return the number of steps after which the kernel limit is reported."""
+        """Return the number of steps of the kernel limit that `stop` determines."""
         if self.stop == "end":
             return float(STEPS[-1])
         if self.stop == "hold_out":
@@ -207,7 +210,7 @@ class ScoreEstimation(MethodModule):
         return float(stopping_step(self.path.values, float(self.path.eta), sigma, int(STEPS[-1])))
 
     def _error_terms(self, cross: Tensor, path: Tensor, truth: Tensor) -> Table:
-        """Measure the parts of the distance between kernel limit and truth, after each number of steps in `STEPS`."""
+        """Compute the parts of the distance between the kernel limit and the truth, for all numbers of steps."""
         clean = self.path.predictions(cross, self.rows["clean_target"], STEPS)
         [interpolant] = self.path.predictions(cross, self.rows["clean_target"], torch.tensor([math.inf]).double())
         terms = {
@@ -225,7 +228,7 @@ class ScoreEstimation(MethodModule):
 
     @torch.no_grad()
     def sample_points(self, n: int, generator: torch.Generator) -> Tensor:
-        """Sample n points `[n, d]` by the reverse-time process from t = `end` to `start`."""
+        """Sample n points, `[n, d]`, by integrating the reverse-time SDE from t = `end` to t = `start`."""
         draw = drawing(generator)
         x = draw(self.network.weight.new_empty(n, self.dim))
         size = (self.end - self.start) / self.sampling_steps
@@ -235,5 +238,5 @@ class ScoreEstimation(MethodModule):
 
     def configure_optimizers(self) -> Any:
         rows = require_data(self.trainer, TrainingRows, "ScoreEstimation").training_rows["features"]
-        rate = float(self.path.eta) * len(rows)  # since the loss here is a mean
+        rate = float(self.path.eta) * len(rows)  # because the training loss is a mean over rows
         return scheduled(torch.optim.SGD([self.network.weight], lr=rate), constant)

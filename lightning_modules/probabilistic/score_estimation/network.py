@@ -1,4 +1,4 @@
-"""The two-layer network of the theory: a trained first layer and frozen output signs."""
+"""The two-layer network of the theory, with a trained first layer and frozen output signs."""
 
 import math
 
@@ -9,19 +9,20 @@ from datamodules.arguments import at_least
 
 
 class FrozenSignNetwork(nn.Module):
-    """Map z `[B, p]` to m^(-1/2) sum_r a_r relu(w_r . z), `[B, d]`.
+    """A network that maps z, `[B, p]`, to m^(-1/2) sum_r a_r relu(w_r . z), `[B, d]`.
 
-    The output is zero initially.
+    The initial output is zero.
 
-    The second half of the neurons has the same initial weights as the first half, but opposite output signs.
+    For this purpose, the second half of the neurons has the same initial weights as the first half, and the opposite
+    output signs.
 
     Args:
-        in_features: p.
-        out_features: d.
-        width: m, even.
+        in_features: number of inputs p.
+        out_features: number of outputs d.
+        width: number m of neurons, even.
 
     Raises:
-        ValueError: if a size is too small, or the width is odd.
+        ValueError: if a size is too small, or if the width is odd.
     """
 
     signs: Tensor

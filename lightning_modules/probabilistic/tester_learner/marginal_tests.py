@@ -1,19 +1,20 @@
-"""Tests of points against a target distribution, globally and in bands around a hyperplane.
+"""Tests whether points come from a target distribution, for all points and in bands around a hyperplane.
 
-The target is the standard normal distribution or, as a strongly log-concave one, a normal distribution in a ball.
+The target is either the standard normal distribution or a normal distribution restricted to a ball, which is strongly
+log-concave.
 
 Let w be a unit vector. Let z be the coordinates of x in an orthonormal basis of the orthogonal complement of w. The
-bands are |<w, x>| <= sigma / c for c = 6 and 2. The following statistics are 0 in the limit of infinitely many points
-of N(0, I):
+bands are |<w, x>| <= sigma / c for c = 6 and 2. For points from N(0, I), the following statistics tend to 0 as the
+number of points grows:
 
     T1    ||(1/n) X^T X - I||
     T2    |fraction of points in the band / (2 Phi(sigma / c) - 1) - 1|
-    T3    ||E[z z^T | band] - I||, and of degree 4 ||E[(z z^T) (z z^T)^T | band] - that of N(0, I)||, z z^T as a vector
+    T3    ||E[z z^T | band] - I||, and for degree 4 ||E[q q^T | band] - E_N(0, I) [q q^T]|| with q = z z^T as a vector
 
-For N(0, I) in a ball, the mass, and the expected moments of degree 2 and 4 in a band, have other values, see
-`Reference`. Statistics are then relative to these values. The norms are operator norms. For N(0, I) they bound
-E <v, z>^2 - 1 and E <v, z>^4 - 3 for all unit vectors v at once. The statistics do not depend on labels, and are the
-same for w and -w.
+For N(0, I) in a ball, the mass of a band and the expected moments of degree 2 and 4 in a band have different values
+(see `Reference`). The statistics are then computed relative to these values. The norms are operator norms. For N(0, I),
+the norms bound E <v, z>^2 - 1 and E <v, z>^4 - 3 simultaneously for all unit vectors v. The statistics do not depend on
+the labels, and are the same for w and -w.
 """
 
 import math
@@ -28,51 +29,51 @@ from datamodules.tables.halfspaces import ball_std
 
 BANDS = (6.0, 2.0)
 MOST_DIMENSIONS = 40
-"""Maximum dimension for moments of degree 4, which have d^4 / 4 values."""
+"""Maximum dimension d for moments of degree 4, which have d^4 / 4 entries."""
 CAPS = {"covariance": 0.25, "mass": 0.25, "degree_2": 0.3, "degree_4": 3.0}
-"""Maximum thresholds: a larger one would say too little about the angle, for any number of points."""
+"""Maximum threshold of each test; regardless of the number of points, a larger one would hardly bound the angle."""
 ROWS_AT_ONCE = 2**14
-"""Number of points whose moments of degree 4 are computed at once."""
+"""Number of points for which moments of degree 4 are computed at once."""
 
 
 class Moments(NamedTuple):
-    """Sums over points, which add up over ranks."""
+    """Sums over the points of a rank; the sums of all ranks can be added."""
 
     samples: Tensor
     """Number of points, a scalar."""
     outer: Tensor
-    """x x^T, `[d, d]`."""
+    """Sum of x x^T, `[d, d]`."""
     band_count: Tensor
     """Number of points in each band, `[2]`."""
     band_outer: Tensor
-    """z z^T in each band, `[2, d - 1, d - 1]`."""
+    """Sum of z z^T in each band, `[2, d - 1, d - 1]`."""
     band_fourth: Tensor
-    """q q^T in each band for the `pairs` q of z, `[2, P, P]`; of degree 2 `[2, 0, 0]`."""
+    """Sum of q q^T in each band, where q = `pairs(z)`, `[2, P, P]`; empty, `[2, 0, 0]`, if the degree is 2."""
 
 
 class Reference(NamedTuple):
-    """Mass of a rotation-invariant target in each band, and its moments there relative to those of N(0, I)."""
+    """Mass of a rotation-invariant target in each band, and ratios of its moments in a band to those of N(0, I)."""
 
     mass: list[float]
-    """Fraction of points in each band."""
+    """Expected fraction of points in each band."""
     second: list[float]
-    """E <v, z>^2 in each band for a unit vector v."""
+    """Expectation of <v, z>^2 in each band for a unit vector v."""
     fourth: list[float]
-    """E <v, z>^4 / 3 in each band for a unit vector v."""
+    """Expectation of <v, z>^4 / 3 in each band for a unit vector v."""
 
 
 def normal_reference(sigma: float) -> Reference:
-    """Return the reference of N(0, I) for bands of width sigma."""
+    """Return the mass and moments of N(0, I) for bands of width sigma."""
     ones = [1.0] * len(BANDS)
     return Reference([math.erf(sigma / c / math.sqrt(2)) for c in BANDS], ones, ones)
 
 
 def ball_reference(sigma: float, dim: int) -> Reference:
-    """Compute the reference of `datamodules.tables.halfspaces.normal_in_ball` by quadrature.
+    """Compute the mass and moments of `datamodules.tables.halfspaces.normal_in_ball` by quadrature.
 
-    Let F_k be the distribution function of chi-squared with k degrees of freedom, s the scale of the target, and phi
-    the standard normal density. With I_k = int phi(t) F_k(d - t^2) dt over |t| <= s sigma / c, the mass is
-    I_{d-1} / F_d(d), and the moments are I_{d+1} / (s^2 I_{d-1}) and I_{d+3} / (s^4 I_{d-1}).
+    Let F_k be the cumulative distribution function of the chi-squared distribution with k degrees of freedom, s the
+    scale of the target, and phi the standard normal density. Let I_k = int phi(t) F_k(d - t^2) dt over |t| <= s sigma /
+    c. The mass is then I_{d-1} / F_d(d), and the moments are I_{d+1} / (s^2 I_{d-1}) and I_{d+3} / (s^4 I_{d-1}).
     """
     scale, (node, weight) = ball_std(dim), np.polynomial.legendre.leggauss(100)
     found = []
@@ -86,35 +87,35 @@ def ball_reference(sigma: float, dim: int) -> Reference:
 
 
 def names(degree: int) -> list[str]:
-    """Return the names of the values in `statistics`."""
+    """Return the names of the values that `statistics` returns."""
     in_band = ("mass", "degree_2", *(["degree_4"] if degree == 4 else []))
     return ["covariance", *(f"{name}_band_{c:g}" for name in in_band for c in BANDS)]
 
 
 def caps(degree: int) -> Tensor:
-    """Return the maximum threshold of each statistic in `names`."""
+    """Return the maximum threshold of each statistic, in the order of `names`."""
     return torch.tensor([CAPS[name.split("_band")[0]] for name in names(degree)], dtype=torch.float64)
 
 
 def complement(weight: Tensor) -> Tensor:
-    """Return an orthonormal basis of the orthogonal complement of a vector `[d]`, `[d, d - 1]`."""
+    """Return an orthonormal basis, `[d, d - 1]`, of the orthogonal complement of a vector `[d]`."""
     return torch.linalg.qr(weight[:, None], mode="complete").Q[:, 1:]
 
 
 def pairs(z: Tensor) -> Tensor:
-    """Map z `[N, p]` to z z^T as vectors `[N, p (p + 1) / 2]`.
+    """Map each row z of `[N, p]` to the matrix z z^T, stored as a vector; the result is `[N, p (p + 1) / 2]`.
 
-    The norm of a vector is the norm of its symmetric matrix.
+    The norm of the vector equals the Frobenius norm of the symmetric matrix.
     """
     row, column = torch.triu_indices(z.shape[1], z.shape[1], device=z.device)
     return z[:, row] * z[:, column] * (1 + (row != column).to(z)).sqrt()
 
 
 def moments(features: Tensor, weight: Tensor, sigma: float, degree: int) -> Moments:
-    """Compute the sums over points that determine the statistics of the tests.
+    """Compute the sums over points from which the test statistics are computed.
 
     Args:
-        features: x, `[N, d]`.
+        features: points x, `[N, d]`.
         weight: normal vector w of the halfspace, `[d]`, of norm 1.
         sigma: width of the bands.
         degree: maximum degree of the moments, 2 or 4.
@@ -138,7 +139,7 @@ def moments(features: Tensor, weight: Tensor, sigma: float, degree: int) -> Mome
 
 
 def _norms(symmetric: Tensor) -> Tensor:
-    """Compute the operator norm of each symmetric matrix in `[K, p, p]`.
+    """Compute the operator norms of symmetric matrices `[K, p, p]`.
 
     The result is `[K]`.
     """
@@ -148,13 +149,13 @@ def _norms(symmetric: Tensor) -> Tensor:
 def statistics(found: Moments, sigma: float, degree: int, reference: Reference | None = None) -> Tensor:
     """Compute the statistics T1 to T3 in the order of `names`.
 
-    T3 is infinite in a band with fewer than d^2 points.
+    In a band with fewer than d^2 points, T3 is infinite.
 
     Args:
-        found: sums over all points.
+        found: sums over the points of all ranks.
         sigma: width of the bands.
         degree: maximum degree of the moments, 2 or 4.
-        reference: mass and moments of the target in the bands; None is N(0, I).
+        reference: mass and moments of the target in the bands; None means N(0, I).
     """
     mass_of, second_of, fourth_of = map(found.outer.new_tensor, reference or normal_reference(sigma))
     dim = len(found.outer)
@@ -172,13 +173,13 @@ def statistics(found: Moments, sigma: float, degree: int, reference: Reference |
 
 
 def joint_thresholds(drawn: Tensor, delta: float) -> Tensor:
-    """Compute thresholds, `[K]`, such that no statistic exceeds its threshold in a fraction 1 - delta of the samples.
+    """Compute thresholds, `[K]`, that no statistic exceeds in a fraction 1 - delta of the simulated samples.
 
-    All thresholds are quantiles at the same level, which is the lowest possible level.
+    All thresholds are quantiles at the same level, which is as low as possible.
 
     Args:
-        drawn: statistics of the samples, `[draws, K]`.
-        delta: fraction of the samples in which at least one statistic exceeds its threshold, in (0, 1).
+        drawn: statistics of the simulated samples, `[draws, K]`.
+        delta: fraction, in (0, 1), of the simulated samples in which at least one statistic may exceed its threshold.
     """
     worst = drawn.argsort(0).argsort(0).amax(1).sort().values
     level = worst[math.ceil((1 - delta) * len(drawn)) - 1]

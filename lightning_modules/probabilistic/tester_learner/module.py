@@ -1,4 +1,4 @@
-"""The LightningModule that learns a halfspace and tests the assumptions about the points."""
+"""The LightningModule that learns a halfspace and tests the assumptions about the distribution of the points."""
 
 import math
 from collections.abc import Mapping
@@ -28,11 +28,11 @@ from lightning_modules.training.logging import log_same, log_training
 
 
 def in_visiting_order(local: Tensor, count: int) -> Tensor:
-    """Gather the rows of a batch from all ranks, in the order that a single process would use.
+    """Gather the rows of a global batch from all ranks, in the order in which a single process would load them.
 
     Args:
         local: rows on this rank, `[b, ...]`.
-        count: number of rows over all ranks.
+        count: total number of rows on all ranks.
     """
     processes = world_size()
     if processes == 1:
@@ -44,28 +44,31 @@ def in_visiting_order(local: Tensor, count: int) -> Tensor:
 class TesterLearner(MethodModule):
     """Learn a halfspace on training rows, and accept or reject it on validation rows.
 
-    Runs on one or several ranks. Each training step splits its rows into mini-batches. It takes one descent step on
-    each mini-batch, and stores the last iterate as a candidate. Validation selects one candidate and tests this
-    candidate.
+    Training supports one or several ranks. Each training step splits the global batch into mini-batches, takes one
+    descent step on each mini-batch, and stores the last iterate as a candidate. Validation selects one candidate and
+    tests it.
 
     Args:
-        dim: d.
-        eta: upper bound on the probability of a flip, in [0, 1/2).
-        sigma: width of the surrogate, and of the bands in the tests.
-        surrogate: surrogate loss: `ramp`, or `logistic`, which belongs to the learner without tests.
-        tests: True tests the points for Massart noise, and `strips` for adversarial label noise. `moments` compares
-            moments of all points and ignores the labels, a baseline. If False, the candidate is always accepted.
-        target: distribution that the tests accept: `normal`, N(0, I), or the strongly log-concave `ball`, N(0, I)
-            restricted to the ball of radius sqrt(d) and scaled to covariance I; `ball` needs tests true or false.
+        dim: dimension d of the points.
+        eta: upper bound on the flip probability of a label, in [0, 1/2).
+        sigma: width of the surrogate and of the bands in the tests.
+        surrogate: surrogate loss, `ramp` or `logistic`; `logistic` is that of Diakonikolas et al., whose learner has no
+            tests.
+        tests: True selects the tests for Massart noise, and `strips` those for adversarial label noise. `moments` is a
+            baseline that compares the moments of all points with the target and ignores the labels. False accepts every
+            candidate without a test.
+        target: distribution that the tests accept. `normal` is N(0, I). `ball` is N(0, I), restricted to the ball of
+            radius sqrt(d) and scaled to covariance I, which is strongly log-concave; `ball` requires `tests` to be true
+            or false.
         degree: maximum degree of the moments in the bands, 2 or 4.
-        delta: probability of rejecting points of the target.
-        draws: number of simulated samples from which thresholds are computed.
-        beta: step size.
-        rows_per_iteration: number of rows in a mini-batch.
+        delta: probability that points from the target are rejected.
+        draws: number of simulated samples from which the thresholds are computed.
+        beta: step size of the descent.
+        rows_per_iteration: number of rows in each mini-batch.
 
     Raises:
-        ValueError: if an argument is out of range; at setup, if the precision is not 64 bit, weights are averaged, or
-            there are no validation rows.
+        ValueError: if an argument is out of range; at setup, if the precision is not 64 bit, or if a callback averages
+            weights; at the start of training, if there are no validation rows.
     """
 
     halfspace: Tensor
@@ -138,9 +141,9 @@ class TesterLearner(MethodModule):
             raise ValueError("TesterLearner tests on rows unused in training: give data.table validation rows")
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return the signed distance `[B]` of rows `[B, d]` from the boundary.
+        """Return the signed distance, `[B]`, of rows `[B, d]` from the boundary of the selected halfspace.
 
-        The distances are also returned if the halfspace was rejected.
+        The method also works if the halfspace was rejected.
         """
         return features @ self.halfspace
 
@@ -163,7 +166,7 @@ class TesterLearner(MethodModule):
         self.held_out.append((batch["features"], batch["target"]))
 
     def on_validation_epoch_end(self) -> None:
-        """Select a candidate on the validation rows of all ranks, and test this candidate."""
+        """Select a candidate with the validation rows of all ranks, and test it."""
         features, target = (torch.cat(rows) for rows in zip(*self.held_out, strict=True))
         self.held_out = []
         candidates = torch.stack(self.candidates or [self.weight.detach()]).to(features)
@@ -185,7 +188,7 @@ class TesterLearner(MethodModule):
             log_same(self, f"val/{name}", value)
 
     def _test(self, features: Tensor, samples: int, norm: Tensor) -> None:
-        """Compare the norm of the gradient and the statistics with their thresholds, over the points of all ranks."""
+        """Compare the gradient norm and the statistics, over the points of all ranks, with their thresholds."""
         sums = self.suite.sums(features, self.halfspace)
         found = self.suite.statistics(tuple(map(all_reduce_sum, sums)))
         self.statistics.copy_(torch.cat([norm[None], found]))
@@ -216,9 +219,9 @@ class TesterLearner(MethodModule):
 
     @property
     def tables(self) -> Mapping[str, Table]:
-        """Tabulate the report of the tests.
+        """Return a table of the test results and a table of the candidates.
 
-        Also tabulate the candidates with their gradient norms and the errors of both signs.
+        The table of candidates contains their gradient norms and the errors of w and -w.
         """
         if not len(self.norms_and_errors):
             return {}

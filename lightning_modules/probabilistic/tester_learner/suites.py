@@ -1,20 +1,22 @@
-"""Three sets of statistical tests of the distribution of points. The default target is N(0, I).
+"""Three sets of statistical tests of the distribution of points; the default target is N(0, I).
 
-`Bands` has the tests T1 to T3 of `marginal_tests`, for Massart noise. `Strips` adds T4, for adversarial label noise:
-strip i has the points with i sigma <= |<w, x>| < (i + 1) sigma, and the last strip has no upper limit. With z as in
-`marginal_tests`, each strip has two statistics. Both tend to 0 for many points of N(0, I):
+`Bands` contains the tests T1 to T3 of `marginal_tests`, for Massart noise. `Strips` adds T4, for adversarial label
+noise. Strip i contains the points with i sigma <= |<w, x>| < (i + 1) sigma, and the last strip has no upper limit. Let
+z be defined as in `marginal_tests`. T4 has two statistics for each strip. For points from N(0, I), both statistics tend
+to 0 as the number of points grows:
 
     fraction of points in the strip / that of N(0, I) - 1,    greatest eigenvalue of E[z z^T | strip] - 1.
 
-If a halfspace has the angle th to w, its signs differ from those of w at |<v, z>| >= |<w, x>| / tan th for a unit
-vector v. With masses p_i and greatest eigenvalues c_i, the two halfspaces differ on a fraction of points of at most
+If the normal vector of a second halfspace has the angle th to w, the two halfspaces differ only at points with |<v, z>|
+>= |<w, x>| / tan th for some unit vector v. Let p_i be the masses of the strips, and c_i the greatest eigenvalues. The
+fraction of points on which the two halfspaces differ is at most
 
     sum_i p_i min{1, c_i (tan th / (i sigma))^2},
 
-which is O(th) for sigma of the order of th, if T4 passes. This holds for any distribution of x.
+which is O(th) if T4 passes and sigma is of the order of th. This bound holds for any distribution of x.
 
-`GlobalMoments` compares the moments of degree 2 and 4 of all points with those of N(0, I). It uses neither labels nor
-w, as earlier testers do. It is a baseline.
+`GlobalMoments` is a baseline that compares the moments of degree 2 and 4 of all points with those of N(0, I). Like
+earlier testers, it uses neither the labels nor w.
 """
 
 import math
@@ -43,21 +45,21 @@ from lightning_modules.probabilistic.tester_learner.marginal_tests import (
 )
 
 Target = Literal["normal", "ball"]
-"""N(0, I), or its restriction to a ball, scaled to covariance I."""
+"""Target distribution: N(0, I), or its restriction to a ball, scaled to covariance I."""
 FARTHEST = 2.0
-"""Greatest distance at which the last strip begins; farther strips would have few points."""
+"""Upper bound on the distance at which the last strip begins, because farther strips would contain few points."""
 STRIP_CAP = 0.5
 """Maximum threshold of the statistics of a strip."""
 
 
 @dataclass(frozen=True)
 class Bands:
-    """T1 to T3: the covariance, and mass and moments in bands around the hyperplane of w.
+    """The tests T1 to T3, which use the covariance, and the mass and moments in bands around the hyperplane of w.
 
     Args:
         sigma: width of the bands.
         degree: maximum degree of the moments, 2 or 4.
-        target: distribution of the points that the tests accept: `normal`, or `ball`, see `normal_in_ball`.
+        target: distribution of points that the tests accept, `normal` or `ball` (see `normal_in_ball`).
     """
 
     sigma: float
@@ -65,7 +67,7 @@ class Bands:
     target: Target = "normal"
 
     uses_labels = True
-    """Whether a large gradient is a reason to reject."""
+    """Whether a large gradient norm also leads to a rejection."""
 
     @property
     def names(self) -> list[str]:
@@ -78,18 +80,18 @@ class Bands:
         return caps(self.degree)
 
     def sums(self, features: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
-        """Compute sums over the points x `[N, d]` for the unit vector w `[d]`, which add up over ranks."""
+        """Compute sums over points x, `[N, d]`, for the unit vector w, `[d]`; the sums of all ranks can be added."""
         return moments(features, weight, self.sigma, self.degree)
 
     def statistics(self, sums: tuple[Tensor, ...]) -> Tensor:
-        """Compute the statistics from the sums over all points, in the order of `names`."""
+        """Compute the statistics, in the order of `names`, from the sums over the points of all ranks."""
         return statistics(Moments(*sums), self.sigma, self.degree, self._reference(len(sums[1])))
 
     def _reference(self, dim: int) -> Reference | None:
         return None if self.target == "normal" else ball_reference(self.sigma, dim)
 
     def points(self, samples: int, dim: int, generator: torch.Generator) -> Tensor:
-        """Sample points of the target, `[samples, dim]`."""
+        """Sample points from the target, `[samples, dim]`."""
         if self.target == "normal":
             return torch.randn(samples, dim, generator=generator, dtype=torch.float64)
         seed = int(torch.randint(2**31, (), generator=generator))
@@ -98,7 +100,7 @@ class Bands:
 
 @dataclass(frozen=True)
 class Strips(Bands):
-    """T1 to T3, and T4: mass and second moments in strips that cover all points."""
+    """The tests T1 to T4, where T4 uses the mass and second moments in strips that cover all points."""
 
     @property
     def last(self) -> int:
@@ -131,7 +133,7 @@ class Strips(Bands):
 
 @dataclass(frozen=True)
 class GlobalMoments(Bands):
-    """Moments of all points, up to the degree. A baseline that depends on neither labels nor w."""
+    """A baseline that tests the moments of all points up to `degree`, independently of the labels and of w."""
 
     uses_labels = False
 
@@ -159,10 +161,10 @@ class GlobalMoments(Bands):
 
 
 def suite_of(tests: bool | Literal["strips", "moments"], sigma: float, degree: int, target: Target = "normal") -> Bands:
-    """Return `Strips` for "strips", `GlobalMoments` for "moments", and otherwise `Bands`.
+    """Return `Strips` for `strips`, `GlobalMoments` for `moments`, and `Bands` otherwise.
 
     Raises:
-        ValueError: if `tests` and `target` do not fit together.
+        ValueError: if `tests` does not support the target.
     """
     if target != "normal" and not isinstance(tests, bool):
         raise ValueError(f"tests must be true or false with target {target}, got {tests}: they compare with N(0, I)")
@@ -172,12 +174,12 @@ def suite_of(tests: bool | Literal["strips", "moments"], sigma: float, degree: i
 
 @cache
 def simulated(suite: Bands, samples: int, dim: int, draws: int) -> Tensor:
-    """Sample the statistics of points of the target, `[draws, K]`, on the CPU; deterministic.
+    """Compute the statistics, `[draws, K]`, of simulated samples from the target on the CPU, with a fixed seed.
 
     Args:
         suite: tests whose statistics are sampled.
-        samples: number of points in a sample.
-        dim: d.
+        samples: number of points in each simulated sample.
+        dim: dimension d of the points.
         draws: number of simulated samples.
     """
     generator = generator_of(samples, dim, suite.degree)

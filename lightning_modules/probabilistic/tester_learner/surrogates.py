@@ -1,4 +1,4 @@
-"""Smooth surrogates of the 0-1 loss of a halfspace, and their gradients on the sphere."""
+"""Smooth surrogates of the 0-1 loss of a halfspace, and their gradients on the unit sphere."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -9,11 +9,12 @@ from torch import Tensor
 
 
 def ramp(t: Tensor, sigma: float) -> Tensor:
-    """Step smoothly from 0 to 1.
+    """Compute a piecewise polynomial step from 0 to 1.
 
-    The step is 1/2 + t / sigma for |t| <= sigma / 6, constant for |t| >= sigma / 2, and twice differentiable.
+    The step is twice differentiable. It is 1/2 + t / sigma for |t| <= sigma / 6, and constant for |t| >= sigma / 2.
 
-    With u = (|t| - sigma / 6) / (sigma / 3) in [0, 1] the flank is 2/3 + (u + 4 u^3 - 7 u^4 + 3 u^5) / 3.
+    Between these ranges, for positive t, it is 2/3 + (u + 4 u^3 - 7 u^4 + 3 u^5) / 3 with u = (|t| - sigma / 6) /
+    (sigma / 3).
     """
     size = t.abs()
     u = ((size - sigma / 6) / (sigma / 3)).clamp(0, 1)
@@ -22,31 +23,34 @@ def ramp(t: Tensor, sigma: float) -> Tensor:
 
 
 def ramp_slope(t: Tensor, sigma: float) -> Tensor:
-    """Differentiate `ramp`: 1 / sigma for |t| <= sigma / 6, (1 + 12 u^2 - 28 u^3 + 15 u^4) / sigma up to sigma / 2."""
+    """Compute the derivative of `ramp`.
+
+    It is 1 / sigma for |t| <= sigma / 6, and (1 + 12 u^2 - 28 u^3 + 15 u^4) / sigma for larger |t| up to sigma / 2.
+    """
     u = ((t.abs() - sigma / 6) / (sigma / 3)).clamp(0, 1)
     return (1 + 12 * u**2 - 28 * u**3 + 15 * u**4) / sigma
 
 
 def logistic(t: Tensor, sigma: float) -> Tensor:
-    """Step smoothly from 0 to 1 by 1 / (1 + exp(-t / sigma))."""
+    """Compute the logistic step 1 / (1 + exp(-t / sigma)) from 0 to 1."""
     return torch.sigmoid(t / sigma)
 
 
 def logistic_slope(t: Tensor, sigma: float) -> Tensor:
-    """Differentiate `logistic`."""
+    """Compute the derivative of `logistic`."""
     value = torch.sigmoid(t / sigma)
     return value * (1 - value) / sigma
 
 
 class Surrogate(NamedTuple):
-    """A smooth step l, with its slope and its constants."""
+    """A smooth step function l, its derivative, and a constant for its sampling error."""
 
     value: Callable[[Tensor, float], Tensor]
-    """l(t), of t and sigma."""
+    """Function l(t) of t and sigma."""
     slope: Callable[[Tensor, float], Tensor]
-    """l'(t), which is even."""
+    """Derivative l'(t), which is an even function of t."""
     energy: float
-    """sigma times the integral of l'^2."""
+    """Integral of l'^2, multiplied by sigma."""
 
 
 SURROGATES: Mapping[str, Surrogate] = {
@@ -56,29 +60,29 @@ SURROGATES: Mapping[str, Surrogate] = {
 
 
 def surrogate_loss(features: Tensor, target: Tensor, weight: Tensor, surrogate: Surrogate, sigma: float) -> Tensor:
-    """Average l(-y <w, x> / |w|) over rows.
+    """Compute the mean of l(-y <w, x> / |w|) over rows.
 
     Args:
-        features: x, `[N, d]`.
-        target: y, `[N]`, in {-1, 1}.
+        features: points x, `[N, d]`.
+        target: labels y in {-1, 1}, `[N]`.
         weight: normal vector w of the halfspace, `[d]`, of any norm.
-        surrogate: l.
-        sigma: its width.
+        surrogate: smooth step function l.
+        sigma: width of the step.
     """
     return surrogate.value(-target * (features @ weight) / weight.norm(), sigma).mean()
 
 
 def summed_gradients(features: Tensor, target: Tensor, weights: Tensor, surrogate: Surrogate, sigma: float) -> Tensor:
-    """Sum -y l'(<w, x>) (x - <w, x> w) over rows for K unit vectors w, `[K, d]`.
+    """Compute the sum of -y l'(<w, x>) (x - <w, x> w) over rows for each of K unit vectors w, `[K, d]`.
 
     Each sum is orthogonal to its w.
 
     Args:
-        features: x, `[N, d]`.
-        target: y, `[N]`, in {-1, 1}.
+        features: points x, `[N, d]`.
+        target: labels y in {-1, 1}, `[N]`.
         weights: normal vectors w of K halfspaces, `[K, d]`, of norm 1.
-        surrogate: l.
-        sigma: its width.
+        surrogate: smooth step function l.
+        sigma: width of the step.
     """
     margin = weights @ features.T
     coefficient = -target * surrogate.slope(margin, sigma)
@@ -86,7 +90,7 @@ def summed_gradients(features: Tensor, target: Tensor, weights: Tensor, surrogat
 
 
 def sampling_error(samples: int, dim: int, surrogate: Surrogate, sigma: float) -> float:
-    """Return the norm that the mean gradient is expected to have by chance for Gaussian points.
+    """Return the approximate norm that the mean gradient has by chance for Gaussian points.
 
     The norm is sqrt((d - 1) E[l'^2] / n), where E[l'^2] is about phi(0) times the integral of l'^2.
     """

@@ -20,11 +20,11 @@ def enlarged_clip(clip: Tensor, size: torch.Size) -> Tensor:
 
 
 def disturbed(clip: Tensor, noise: Tensor) -> Tensor:
-    """Add zero-mean noise sequences to clips, both `[B, T, C, h, w]`.
+    """Add noise sequences to clips, both `[B, T, C, h, w]`.
 
-    The mean of the noise over frames and pixels is first subtracted.
+    Before the addition, the mean of the noise over frames and pixels is subtracted.
 
-    The noisy clip is clipped to [0, 1], as in a camera.
+    The sum is clipped to [0, 1], as in a camera.
     """
     return (clip + noise - noise.mean(dim=(1, 3, 4), keepdim=True)).clamp(0, 1)
 
@@ -38,7 +38,7 @@ def slices(clip: Tensor, height: int) -> Tensor:
     """Render x-t slices of clips `[B, T, C, H, W]`: the middle pixel rows of all frames, stacked over time.
 
     Returns:
-        Images `[B, C, height, W]`; every frame takes the same number of rows.
+        Images `[B, C, height, W]`; each frame fills the same number of rows.
     """
     times = torch.arange(height, device=clip.device) * clip.shape[1] // height
     return clip[:, :, :, clip.shape[3] // 2].transpose(1, 2)[:, :, times]
@@ -49,15 +49,15 @@ class ClipRestorerSteps(ClipWriter):
 
     A subclass sets `quality = ImageQuality()` and implements `restore`. Metrics are averaged over the frames of a clip,
     then over all clips. `test/psnr` and `test/ssim` evaluate the estimate; `test/noisy_psnr` and `test/noisy_ssim`
-    evaluate the bicubically upsampled input. If the test data have noise sequences n, `test/disturbed_psnr` and
-    `test/disturbed_ssim` evaluate the estimate for the clip with added noise. `test/drift` is the mean of |F(x + n) -
-    F(x)|. Validation skips clips without a clean version.
+    evaluate the bicubically upsampled input. If the test data contain noise sequences n, `test/disturbed_psnr` and
+    `test/disturbed_ssim` evaluate the estimate F(x + n) from the clip with added noise, and `test/drift` is the mean of
+    |F(x + n) - F(x)|. Validation skips clips without a clean version.
     """
 
     quality: ImageQuality
 
     def estimated(self: Any, batch: ClipBatch) -> Tensor:
-        """Restore a batch in float32 or a higher precision, `[B, T, C, H, W]`, without clipping."""
+        """Restore a batch. The result is `[B, T, C, H, W]`, in float32 or a higher precision, and not clipped."""
         return at_least_float32(self.restore(batch["noisy"]))
 
     def validation_step(self: Any, batch: ClipBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -67,7 +67,7 @@ class ClipRestorerSteps(ClipWriter):
     def test_step(self: Any, batch: ClipBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Return `estimate`, `[B, T, C, H, W]`.
 
-        With noise sequences, also return `disturbed`, the estimate from noisy clips.
+        If the batch has noise sequences, also return `disturbed`, the estimate from the clips with added noise.
 
         Raises:
             ValueError: if the batch has no clean clips.
@@ -106,7 +106,7 @@ class ClipRestorerSteps(ClipWriter):
         log_means(self, stage, self.quality.means(self._set_names(stage) or [""]))
 
     def image_columns(self: Any, batch: ClipBatch, outputs: Any) -> dict[str, Tensor | ImageColumn]:
-        """Show input, restored and clean clips as strips of frames and as x-t slices."""
+        """Return the input, restored and clean clips as strips of frames and as x-t slices."""
         outputs = outputs or {"estimate": self.estimated(batch)}
         size = outputs["estimate"].shape[3:]
         shown = {"given": enlarged_clip(batch["noisy"], size), "restored": outputs["estimate"]}

@@ -19,19 +19,20 @@ def negative_distance(negative: Tensor, positive: Tensor, detach_positive: bool 
 
     Args:
         negative: output y_neg for the negative.
-        positive: output y_pos for the clip; its gradient is minus the gradient of y_neg.
+        positive: output y_pos for the clip; the gradient with respect to y_pos is minus the gradient with respect to
+            y_neg.
         detach_positive: whether to stop the gradient of the distance with respect to y_pos.
     """
     return (negative - (positive.detach() if detach_positive else positive)).abs().mean()
 
 
 def judged(score: Tensor, real: bool) -> Tensor:
-    """Compute the mean binary cross-entropy of discriminator logits with target real or fake."""
+    """Compute the mean binary cross-entropy of discriminator logits for the target "real" or "fake"."""
     return F.softplus(-score if real else score).mean()
 
 
 def adversarial(discriminator: nn.Module, clip: Tensor) -> Tensor:
-    """Compute the adversarial loss of the generator for the frames of a clip.
+    """Compute the generator's adversarial loss on the frames of a clip.
 
     The discriminator receives no gradient.
     """
@@ -40,8 +41,8 @@ def adversarial(discriminator: nn.Module, clip: Tensor) -> Tensor:
 
 
 def discriminating(discriminator: nn.Module, clean: Tensor, made: Tensor) -> Tensor:
-    """Compute the loss of the discriminator.
+    """Compute the discriminator's loss.
 
-    Frames of clean clips count as real, and generated frames as fake.
+    Frames of clean clips have the target "real", and generated frames the target "fake".
     """
     return judged(discriminator(clean.flatten(0, 1)), True) + judged(discriminator(made.detach().flatten(0, 1)), False)

@@ -40,25 +40,27 @@ class Made(NamedTuple):
 class NegVSR(ClipRestorerSteps, MethodModule):
     """Train a video super-resolution network that generalises to unseen noise.
 
-    With a discriminator, the module uses manual optimization. Gradient clipping and accumulation of the trainer do not
-    apply then.
+    With a discriminator, the module uses manual optimization, so the Trainer's gradient clipping and gradient
+    accumulation do not apply.
 
     Args:
         network: network that cleans and upsamples clips.
-        negatives: settings of the negatives; None disables negatives, and then no noise data are needed.
+        negatives: settings of the negatives; None disables negatives, so that no noise data are needed.
         discriminator: discriminator of the second stage, which rates each pixel of frames `[B, C, H, W]`; None trains
             the first stage.
-        perception: perceptual distance of frames `[B, C, H, W]`; None omits this loss term.
+        perception: perceptual distance between frames `[B, C, H, W]`; None omits this loss term.
         sharpened: whether to sharpen targets by unsharp masking; the discriminator always uses unsharpened frames.
         cleaning_weight: weight of the distance between the cleaned clip and the downsampled target.
         perception_weight: weight of the perceptual distance.
         adversarial_weight: weight of the adversarial loss.
         average_decay: decay of the averaged weights per step, in [0, 1).
         started_from: checkpoint of the first stage; its averaged weights initialise the network.
-        protocol: how estimates enter the metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or `unclipped`.
+        protocol: preprocessing of estimates before metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or
+            `unclipped`.
         optimizer: optimizer of the network's trainable parameters.
         discriminator_optimizer: optimizer of the discriminator's parameters.
-        lr_scheduler: scheduler of each optimizer; it steps every epoch, or every step if its `interval` is "step".
+        lr_scheduler: learning-rate schedule of each optimizer, stepped every epoch, or every step if its `interval` is
+            "step".
 
     Raises:
         ValueError: if an argument is out of range.
@@ -139,7 +141,7 @@ class NegVSR(ClipRestorerSteps, MethodModule):
         return Made(cleaned, positive, negative, target, clean)
 
     def generator_terms(self, made: Made) -> dict[str, Tensor]:
-        """Compute the weighted terms of the generator's loss."""
+        """Compute the terms of the generator's loss, multiplied by their weights."""
         terms = {
             "pixel": (made.positive - made.target).abs().mean(),
             "cleaning": self.cleaning_weight * (made.cleaned - reduced(made.target, self.network.scale)).abs().mean(),
@@ -165,7 +167,7 @@ class NegVSR(ClipRestorerSteps, MethodModule):
         return {"loss": loss if self.discriminator is None else loss.detach()}
 
     def _step(self, loss: Tensor) -> None:
-        """Update generator and discriminator, each by the gradient of its own loss terms.
+        """Update the generator and the discriminator, each with the gradient of its own loss terms.
 
         Both updates count as one global step.
         """

@@ -4,7 +4,8 @@ Small patches of the mixture are rotated by multiples of 90 degrees.
 
     n = R_p((1 - M) v + M noise). With probability p, R_p rotates a patch of a frame by k times 90 degrees,
 
-where k is uniform on 0 ... 4 (0 and 4 are identities). p is sampled once per step, uniformly from 0, 0.1, ..., 0.9.
+where k is uniform on 0 ... 4 (k = 0 and k = 4 leave the patch unchanged). The probability p is sampled once per step,
+uniformly from 0, 0.1, ..., 0.9.
 """
 
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ PROBABILITIES = 10
 
 
 def turned_patches(clip: Tensor, quarters: Tensor) -> Tensor:
-    """Rotate each patch of each frame in place, in the direction of `torch.rot90` from height to width.
+    """Rotate each patch of each frame within its position, in the direction of `torch.rot90` from height to width.
 
     Args:
         clip: clips `[B, T, C, H, W]`.
@@ -56,8 +57,8 @@ class Negatives:
     Args:
         mixture: weight M of the noise in the mixture, in [0, 1].
         patch_size: side of a rotated patch, in pixels.
-        weight: weight of the loss term that compares the outputs for a clip and for its negative.
-        detach_positive: whether to stop the gradient of this term with respect to the output for the clip.
+        weight: weight of the loss term that compares the output for a clip with the output for its negative.
+        detach_positive: whether to stop this term's gradient with respect to the output for the original clip.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -76,7 +77,7 @@ class Negatives:
     def of(self, clip: Tensor, noise: Tensor) -> Tensor:
         """Compute negatives from clips and noise, both `[B, T, C, h, w]`.
 
-        The noise is mixed in unchanged.
+        The noise is used unchanged: its mean is not subtracted.
 
         Raises:
             ValueError: if clips and noise differ in shape, or height or width of a frame is not divisible by the patch

@@ -1,6 +1,6 @@
 """Write the restored frames of each clip in prediction.
 
-Clips that are video files also get a restored video.
+For clips that are video files, also write a restored video.
 """
 
 from collections.abc import Iterator
@@ -24,20 +24,21 @@ from lightning_modules.backbones.resized import enlarged
 from lightning_modules.tasks.writers import FolderWriter, levels_of
 
 RATE = 25.0
-"""Frames a second of videos of clips that have none."""
+"""Frame rate, in frames per second, of videos written for clips without a frame rate."""
 SHARP = {"crf": "14"}
-"""Of the encoder: hardly visible losses."""
+"""Options of the video encoder; at this setting, compression losses are hardly visible."""
 
 
 class ClipWriter(FolderWriter):
     """Give a LightningModule a prediction step that writes `restored/<clip>/00000000.png` into the run directory.
 
     Existing frames are kept, so an interrupted run can continue. Existing frames of a different clip are rejected. At
-    the end, each clip that is a video file is also written as `restored/<clip>.mp4`, at its frame rate. Each clip of
-    `data.predict_dir` is also written as `beside/<clip>.mp4`. This video shows the input, enlarged by bicubic
-    interpolation, next to the restored clip. Without the package extra `video`, only frames are written.
+    the end of prediction, each clip that is a video file is also written as `restored/<clip>.mp4`, at the frame rate of
+    the input. For each clip of `data.predict_dir`, a video `beside/<clip>.mp4` is written, which shows the input,
+    enlarged by bicubic interpolation, next to the restored clip. Without the package extra `video`, only frames are
+    written.
 
-    The module implements `estimated`, which restores the clips `[B, T, C, H, W]` of a batch.
+    The LightningModule must implement `estimated`, which restores the clips `[B, T, C, H, W]` of a batch.
     """
 
     written, settings_name = "restored", "restoration_settings.json"
@@ -65,14 +66,14 @@ class ClipWriter(FolderWriter):
 
     def on_predict_end(self: Any) -> None:
         if self._job is not None and self.trainer.datamodule.predict_set is not None:
-            self._job.peers.on_first_rank(lambda: None)  # all frames are there
+            self._job.peers.on_first_rank(lambda: None)  # wait until all ranks have written their frames
             self._write_videos(self.trainer.datamodule.predict_set.clips)
         super().on_predict_end()
 
     def _write_videos(self: Any, clips: Any) -> None:
         """Write the missing videos of clips whose frames are complete.
 
-        Clips are sharded over ranks.
+        The ranks share the work: each rank writes the videos of some clips.
         """
         if find_spec("av") is None:
             return rank_zero_info("No videos are written: they need the package av: pip install 'noiseworks[video]'")
@@ -97,13 +98,13 @@ class ClipWriter(FolderWriter):
 
 
 def restored_frames(folder: Path) -> Iterator[np.ndarray]:
-    """Iterate over the written frames, `[H, W, 3]`."""
+    """Yield the written frames, `[H, W, 3]` each."""
     for path in sorted(folder.glob("*.png")):
         yield read_pixels(path, 3).transpose(1, 2, 0)
 
 
 def beside(given: Any, folder: Path) -> Iterator[np.ndarray]:
-    """Enlarge each input frame to the size of the restored frame, and place both side by side, `[H, 2 W, 3]`."""
+    """Yield each input frame, enlarged to the size of the restored frame, next to the restored frame: `[H, 2 W, 3]`."""
     for number, restored in enumerate(restored_frames(folder)):
         frame: Tensor = torch.from_numpy(given.read(number, 1)).float() / 255
         large = levels_of(enlarged(frame, restored.shape[:2]), 255)[0].permute(1, 2, 0)

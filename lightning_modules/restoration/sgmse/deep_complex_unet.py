@@ -1,12 +1,13 @@
 """The deep complex U-Net, the score network of the authors' first paper.
 
-All layers are complex. A tensor of C complex channels has 2 C real channels, first the real and then the imaginary
-parts. An encoder or decoder layer is
+All layers are complex. A tensor with C complex channels is stored as 2 C real channels: first the real parts, then the
+imaginary parts. Each layer of the encoder or decoder computes
 
     h <- relu(norm(W * h + silu(V e))),   (W * h)_re = A * h_re - B * h_im,   (W * h)_im = B * h_re + A * h_im,
 
 where * is a (transposed) convolution with kernel size 4, and e embeds the time. Real and imaginary parts have separate
-batch normalisation. Each decoder but the first also gets the output of the encoder of its size.
+batch normalisation. Each decoder layer except the first also receives the output of the encoder layer with the same
+size.
 
 Source: Welker, Richter and Gerkmann, Speech Enhancement with Score-Based Generative Models in the Complex STFT Domain,
 Interspeech 2022, arXiv 2203.17004; Choi et al., Phase-aware Speech Enhancement with Deep Complex U-Net, ICLR 2019.
@@ -23,7 +24,7 @@ KERNEL, PADDING = 4, 2
 
 
 class ComplexConvolution(nn.Module):
-    """A complex convolution without bias, or a transposed one to a given size.
+    """A complex convolution without bias, or a transposed convolution to a given output size.
 
     Args:
         before: complex channels of the input.
@@ -71,7 +72,7 @@ class ComplexLinear(nn.Module):
 
 
 class ComplexLayer(nn.Module):
-    """An encoder or decoder layer."""
+    """A layer of the encoder or decoder: convolution, time embedding, batch normalisation and ReLU."""
 
     def __init__(
         self,
@@ -94,12 +95,13 @@ class ComplexLayer(nn.Module):
 class DeepComplexUNet(nn.Module):
     """Deep complex U-Net for spectrograms, conditioned on the noisy spectrogram and the time.
 
-    The default arguments are those of the first paper. Unlike SGMSE+'s network, the output is not divided by the time.
+    The default arguments are those of the first paper. Unlike in SGMSE+'s network, the output is not divided by the
+    time.
 
     Args:
-        channels: complex channels of each encoder.
-        strides: strides of each encoder along frequency and time.
-        dilations: dilation of each encoder along frequency.
+        channels: number of complex channels of each encoder layer.
+        strides: strides of each encoder layer along frequency and time.
+        dilations: dilation of each encoder layer along frequency.
         embedding: size of the time embedding.
     """
 

@@ -31,21 +31,21 @@ class SGMSE(SpeechRestorerSteps, MethodModule):
     """Train a score network on spectrograms, and enhance recordings with its averaged weights.
 
     Args:
-        network: network that predicts the real and the imaginary part of the negative score. The inputs of the network
-            are times `[B]` and `[B, 4, F, T]`, the real and imaginary parts of the state and of the noisy spectrogram.
+        network: network that predicts the real and imaginary parts of the negative score. Its inputs are a tensor `[B,
+            4, F, T]`, with the real and imaginary parts of the state and of the noisy spectrogram, and times `[B]`.
         process: diffusion process from the clean to the noisy spectrogram.
         spectrogram: spectrogram transform of the recordings.
-        frame_multiple: divisor of the number of frames to which spectrograms are padded.
+        frame_multiple: spectrograms are padded to a number of frames that is a multiple of `frame_multiple`.
         num_steps: number N of sampling steps.
         corrector_steps: number of Langevin corrector steps per sampling step.
         snr: signal-to-noise ratio r that determines the step size of the corrector.
         end: final time of sampling and smallest time in training, in (0, 1).
         sampler: sampling method: `predictor_corrector`, or `flow`, which solves the probability flow ODE to a tolerance
             of 1e-5.
-        compared: pairs of a number of sampling steps and a number of corrector steps. `test` also enhances with each
-            pair, and logs metrics such as `test/steps_10_corrector_1_si_sdr`. `callbacks.SaveTables` writes them to
-            `sampler.csv`, with the number of network evaluations.
-        average_decay: maximum decay of the averaged weights, in [0, 1).
+        compared: pairs (number of sampling steps, number of corrector steps). For each pair, `test` also enhances the
+            recordings with these settings, and logs metrics such as `test/steps_10_corrector_1_si_sdr`.
+            `callbacks.SaveTables` writes these metrics and the number of network evaluations to `sampler.csv`.
+        average_decay: maximum decay of the weights' moving average, in [0, 1).
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
@@ -146,7 +146,7 @@ class SGMSE(SpeechRestorerSteps, MethodModule):
 
     @property
     def tables(self) -> dict[str, Table]:
-        """Quality over settings of the sampler; empty before a test with `compared`."""
+        """Speech quality for each setting of the sampler; empty before a test with `compared`."""
         rows = pd.DataFrame(self.quality.table)
         prefixes = {setting: "steps_{}_corrector_{}_".format(*setting) for setting in self.compared}
         if not all(f"{prefix}si_sdr" in rows for prefix in prefixes.values()) or not prefixes:

@@ -6,8 +6,8 @@ Given x_0 and the observation y, x_t has mean e^{-gamma t} x_0 + (1 - e^{-gamma 
 
     smin^2 e^{-2 gamma t} (e^{2 (gamma + L) t} - 1) L / (gamma + L).
 
-Signals may be complex. The noise then has E|z|^2 = 1, half in the real and half in the imaginary part. The score is
--(x_t - mean) / variance. The mean of the prior is set to y.
+If signals are complex, the noise has E|z|^2 = 1, half in the real and half in the imaginary part. The score is -(x_t -
+mean) / variance. The mean of the prior is set to y.
 
 Source: Richter, Welker, Lemercier, Lay and Gerkmann, Speech Enhancement and Dereverberation with Diffusion-based
 Generative Models, IEEE/ACM TASLP 2023, arXiv 2208.05830.
@@ -56,7 +56,7 @@ class OUVE(Process):
         return process
 
     def deviation(self, t: Tensor) -> Tensor:
-        """Compute the standard deviation of x_t given x_0.
+        """Compute the standard deviation of x_t, given x_0 and y.
 
         The result has the shape of t.
         """

@@ -1,7 +1,7 @@
 """Load the authors' checkpoints of SGMSE+ into `SpeechNCSNpp`.
 
-The files are Lightning checkpoints. They contain the network `dnn`, averaged weights without names, and
-hyperparameters, among them a class of the authors' code. The class is ignored.
+The files are Lightning checkpoints. They contain the weights of the network `dnn`, the averaged weights without names,
+and hyperparameters. One hyperparameter is a class of the authors' code, which is ignored.
 
 Source: Richter, Welker, Lemercier, Lay and Gerkmann, Speech Enhancement and Dereverberation with Diffusion-based
 Generative Models, IEEE/ACM TASLP 2023, arXiv 2208.05830; names and order as in the authors' code.
@@ -16,21 +16,21 @@ from lightning_modules.networks.published_ncsnpp import in_own_names, published_
 from lightning_modules.restoration.sgmse.speech_ncsnpp import SpeechNCSNpp
 
 REQUIRED: dict[str, Any] = {"backbone": "ncsnpp", "sde": "ouve", "centered": True, "scale_by_sigma": True}
-"""Hyperparameters of checkpoints for which `SGMSE` with `SpeechNCSNpp` computes what the authors' code does."""
+"""Hyperparameters that a checkpoint must have, so that `SGMSE` with `SpeechNCSNpp` agrees with the authors' code."""
 
 
 def with_published_weights(network: SpeechNCSNpp, path: str) -> SpeechNCSNpp:
     """Load the averaged weights of a checkpoint of sp-uhh/sgmse with the backbone `ncsnpp`.
 
-    Nothing is read on the meta device, because its parameters have no values.
+    The file is not read on the meta device, because parameters on this device have no values.
 
     Args:
-        network: `SpeechNCSNpp` of the same layout; the default arguments are those of the published checkpoints.
+        network: `SpeechNCSNpp` with the layout of the file; the default arguments fit the published checkpoints.
         path: downloaded file, such as `train_vb_29nqe0uh_epoch=115.ckpt` of VoiceBank-DEMAND.
 
     Raises:
         FileNotFoundError: if the file does not exist.
-        ValueError: if the file is damaged, or if its network or process is another one; the message names the mismatch.
+        ValueError: if the file is damaged, or its network or process does not match; the message names the mismatch.
     """
     if on_meta(network):
         return network

@@ -5,7 +5,7 @@ The same network predicts clean spectrograms from noisy spectrograms by regressi
     L = mean over the batch of sum over frequencies and frames |f(y) - x|^2
 
 for compressed complex spectrograms y (noisy) and x (clean). Recordings are divided by the peak amplitude of the noisy
-recording. The network is that of SGMSE+. Its inputs are y, given twice, and time 1.
+recording. The network is that of SGMSE+. Its inputs are two copies of y and the time 1.
 
 Source: Richter, Welker, Lemercier, Lay and Gerkmann, Speech Enhancement and Dereverberation with Diffusion-based
 Generative Models, IEEE/ACM TASLP 2023, arXiv 2208.05830, which has the same baseline.
@@ -33,11 +33,11 @@ class SpectralRegression(SpeechRestorerSteps, MethodModule):
     """Train a network to predict clean spectrograms in one step.
 
     Args:
-        network: network that predicts the real and the imaginary part of the clean spectrogram. The inputs of the
-            network are times `[B]`, all 1, and `[B, 4, F, T]`, the real and imaginary parts of the noisy spectrogram,
-            given twice.
+        network: network that predicts the real and imaginary parts of the clean spectrogram. Its inputs are a tensor
+            `[B, 4, F, T]`, with two copies of the real and imaginary parts of the noisy spectrogram, and times `[B]`,
+            which are all 1.
         spectrogram: spectrogram transform of the recordings.
-        frame_multiple: spectrograms are padded to a number of frames divisible by `frame_multiple`.
+        frame_multiple: spectrograms are padded to a number of frames that is a multiple of `frame_multiple`.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 

@@ -38,13 +38,13 @@ class Spectrogram:
             raise ValueError(f"n_fft must be even, got {self.n_fft}")
 
     def frames(self, samples: int) -> int:
-        """Compute the number of frames in the spectrogram of a signal."""
+        """Compute the number of frames in the spectrogram of a signal with `samples` samples."""
         return max(samples, self.n_fft // 2 + 1) // self.hop + 1
 
     def of(self, signal: Tensor) -> Tensor:
         """Compute complex spectrograms `[B, 1, n_fft / 2 + 1, samples / hop + 1]` of signals `[B, samples]`.
 
-        Reflection padding needs half a window. Signals too short for this are first zero-padded at the end.
+        Reflection padding requires signals longer than half a window. Shorter signals are first zero-padded at the end.
         """
         signal = F.pad(signal, (0, max(0, self.n_fft // 2 + 1 - signal.shape[-1])))
         window = torch.hann_window(self.n_fft, dtype=signal.dtype, device=signal.device)
@@ -52,7 +52,7 @@ class Spectrogram:
         return self.factor * torch.polar(transform.abs() ** self.exponent, transform.angle())[:, None]
 
     def signal(self, spectrogram: Tensor, length: int) -> Tensor:
-        """Compute signals `[B, length]` from spectrograms."""
+        """Invert the transform: compute signals `[B, length]` from spectrograms."""
         amplitude = (spectrogram[:, 0].abs() / self.factor) ** (1 / self.exponent)
         window = torch.hann_window(self.n_fft, dtype=amplitude.dtype, device=amplitude.device)
         transform = torch.polar(amplitude, spectrogram[:, 0].angle())

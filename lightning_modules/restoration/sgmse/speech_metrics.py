@@ -8,12 +8,12 @@ With clean speech x, noisy speech y, its noise n = y - x, and an estimate e,
 in decibels; no mean is subtracted. ESTOI and wideband PESQ come from the packages `pystoi` and `pesq`, through
 torchmetrics.
 
-DNSMOS needs no clean speech. A network rates speech, background and overall quality from 1 to 5. It rates windows of
-9.01 seconds at 16 kHz with a hop of one second. Shorter recordings are repeated. Polynomials map the outputs of the
-network to the scale of human listeners. The results of all windows are averaged. The package `speechmos` provides the
-file of the network, and `onnxruntime` runs the network.
+DNSMOS needs no clean speech. A network rates the speech, background and overall quality of a recording from 1 to 5. The
+network rates windows of 9.01 seconds at 16 kHz with a hop of one second; shorter recordings are repeated to fill a
+window. Polynomials map the network's outputs to the scale of human listeners. The results are averaged over windows.
+The package `speechmos` provides the network's file, and `onnxruntime` runs the network.
 
-Metrics whose package is missing are left out of tables, with one warning.
+If the package of a metric is missing, the metric is left out of tables, and a warning is given once.
 
 Sources: Le Roux, Wisdom, Erdogan and Hershey, SDR - Half-baked or Well Done?, ICASSP 2019, arXiv 1811.02508; Jensen and
 Taal, An Algorithm for Predicting the Intelligibility of Speech Masked by Modulated Noise Maskers, IEEE/ACM TASLP 2016;
@@ -50,17 +50,17 @@ SCALES = {
 }
 """Polynomial coefficients, highest degree first, in the order of the network's outputs."""
 LEAST_PESQ = 1.04
-"""PESQ of recordings that it cannot rate, because they are too short or have no detected utterance."""
+"""PESQ of recordings that PESQ cannot rate, because they are too short or no utterance is detected in them."""
 NEEDS = {
     "estoi": (["pystoi"], "pip install 'noiseworks[audio]'"),
     "pesq": (["pesq"], "pip install 'noiseworks[pesq]', which needs a C compiler"),
     "dnsmos": (["speechmos", "onnxruntime"], "pip install 'noiseworks[dnsmos]'"),
 }
-"""Packages that metrics need, and how to install them."""
+"""Packages that the metrics need, with their installation commands."""
 
 
 def projected(signal: Tensor, on: Tensor) -> Tensor:
-    """Project each signal `[B, samples]` onto another signal of the same shape."""
+    """Project each signal `[B, samples]` onto the corresponding signal in `on`, which has the same shape."""
     return (signal * on).sum(-1, keepdim=True) / on.square().sum(-1, keepdim=True) * on
 
 
@@ -81,9 +81,9 @@ def parts(estimate: Tensor, clean: Tensor, noisy: Tensor) -> dict[str, Tensor]:
 
 @cache
 def dnsmos_network() -> Any:
-    """Load the DNSMOS network once.
+    """Load the DNSMOS network, and cache it.
 
-    Return None if one of its two packages is missing.
+    Return None if one of the two packages that it needs is missing.
     """
     try:
         import onnxruntime
@@ -98,7 +98,7 @@ def dnsmos_network() -> Any:
 
 def windows(signal: Tensor) -> Tensor:
     """Split signals `[B, samples]` at 16 kHz into windows `[B, windows, 144160]` with a hop of one second."""
-    # Like the published code, skip windows whose end falls short of a sample in floating point.
+    # Like the published code, skip windows that floating-point rounding makes one sample too short.
     repeats = 2 ** max(0, math.ceil(math.log2(WINDOW / signal.shape[1])))
     repeated = signal.repeat(1, repeats)
     cut = repeated[:, : max(WINDOW, repeated.shape[1] // WIDEBAND * WIDEBAND)].unfold(1, WINDOW, WIDEBAND)
@@ -110,7 +110,7 @@ def windows(signal: Tensor) -> Tensor:
 def dnsmos(signal: Tensor) -> dict[str, Tensor]:
     """Compute DNSMOS of signals `[B, samples]` at 16 kHz: `dnsmos_speech`, `dnsmos_background` and `dnsmos`.
 
-    Signals are clipped to [-1, 1]. Each metric is `[B]`; the result is empty if a package is missing.
+    Signals are clipped to [-1, 1]. Each metric has shape `[B]`. If a package is missing, the result is empty.
     """
     session = dnsmos_network()
     if session is None:
@@ -126,7 +126,7 @@ def dnsmos(signal: Tensor) -> dict[str, Tensor]:
 
 
 def perceived(estimate: Tensor, clean: Tensor, sample_rate: int) -> dict[str, Tensor]:
-    """Compute `estoi` and, at 16 kHz, `pesq` and DNSMOS, `[B]` each, if their packages are installed."""
+    """Compute `estoi` and, at 16 kHz, `pesq` and DNSMOS, `[B]` each, except those whose package is missing."""
     found = dnsmos(estimate) if sample_rate == WIDEBAND else {}
     if find_spec("pystoi"):
         from torchmetrics.functional.audio.stoi import short_time_objective_intelligibility
@@ -143,10 +143,10 @@ def perceived(estimate: Tensor, clean: Tensor, sample_rate: int) -> dict[str, Te
 
 
 class SpeechQuality(MeasuredItems):
-    """Metrics of the recordings in a dataset.
+    """Speech metrics for each recording in a dataset.
 
-    In the table, `noisy_<metric>` is the metric of the noisy recording. The column `input_snr` is the signal-to-noise
-    ratio of the noisy recording, in decibels.
+    In the table, the columns `noisy_<metric>` are the metrics of the noisy recording, and the column `input_snr` is its
+    signal-to-noise ratio in decibels.
     """
 
     warned = False
@@ -174,7 +174,7 @@ class SpeechQuality(MeasuredItems):
             index: indices of the recordings in the dataset, `[B]`.
             name: names of the B recordings.
             loader: index of the test dataloader.
-            perception: whether to compute intelligibility and perceived quality, which takes seconds per recording.
+            perception: whether to compute intelligibility and perceived quality, which take seconds per recording.
             lengths: length of each recording in samples, without padding; None if there is no padding.
             others: other estimates by name; their metrics are named `<name>_<metric>`.
         """

@@ -10,13 +10,12 @@ from lightning_modules.networks.ncsnpp import NCSNpp
 class SpeechNCSNpp(nn.Module):
     """NCSN++ score network for complex spectrograms, conditioned on the noisy spectrogram and the time.
 
-    The network is NCSN++ with an input and an output pyramid. The output is divided by the time, and then a 1 x 1
-    convolution mixes its channels. With the default arguments, the network has 65,590,694 trainable parameters, as in
-    the authors' code.
+    The network is NCSN++ with an input and an output pyramid. The output is divided by the time; a 1 x 1 convolution
+    then mixes the channels of the quotient. With the default arguments, the network has 65,590,694 trainable
+    parameters, as in the authors' code.
 
     Args:
-        frequencies: height of the spectrograms. The width of the spectrograms must be divisible by 2^(number of
-            multipliers - 1).
+        frequencies: height F of the spectrograms. Their width T must be divisible by 2^(number of multipliers - 1).
         width: channels at full resolution, a multiple of 4.
         multipliers: channel multiplier of each resolution, starting with the highest resolution.
         num_blocks: residual blocks per resolution.

@@ -23,19 +23,19 @@ from lightning_modules.tasks.writers import FolderWriter, arguments_of
 from lightning_modules.training.logging import log_means
 
 STREAM = 30_000
-"""Random stream of the enhancement."""
+"""Number of the random stream used for enhancement."""
 SILENCE = 1e-8
 """Smallest peak amplitude used for normalisation."""
 SPOKEN = 8_000
 """Smallest sample rate, in hertz, at which intelligibility and perceived quality are computed."""
 TRAINED_WITH = ("spectrogram", "process")
-"""Arguments that the weights depend on; they are saved in checkpoints."""
+"""Arguments of the module on which the trained weights depend; they are saved in checkpoints."""
 
 
 def complex_normal(numbers: CounterRNG) -> Draw:
-    """Return a sampler of complex noise with E|z|^2 = 1.
+    """Return a function that samples complex noise with E|z|^2 = 1.
 
-    The noise is independent for each recording.
+    The noise of different recordings is independent.
     """
 
     def draw(like: Tensor) -> Tensor:
@@ -59,17 +59,17 @@ def lengths_of(batch: Any) -> list[int]:
 class SpeechRestorerSteps(FolderWriter, ABC):
     """Validation, test and prediction steps for `SpeechPairBatch`es.
 
-    A subclass sets `quality = SpeechQuality()`, `spectrogram` and `frame_multiple`. The number of frames that the
-    network accepts is a multiple of `frame_multiple`. The subclass implements its method in `enhanced`. Recordings are
-    divided by their peak amplitude, and rescaled after enhancement. Validation and test log means over all recordings,
-    such as `val/si_sdr` and `test/pesq`. Metrics such as `test/noisy_si_sdr` evaluate the noisy recordings. With
-    several test sets, the metrics are named `test/<set>/si_sdr`. Intelligibility and perceived quality need a sample
-    rate of at least 8 kHz.
+    A subclass sets `quality = SpeechQuality()`, `spectrogram` and `frame_multiple` (the network accepts numbers of
+    frames that are multiples of `frame_multiple`), and implements its enhancement method in `enhanced`. Noisy
+    recordings are divided by their peak amplitude, and the result is scaled back after enhancement. Validation and test
+    log means over all recordings, such as `val/si_sdr` and `test/pesq`. Metrics such as `test/noisy_si_sdr` evaluate
+    the noisy recordings. With several test sets, the metrics are named `test/<set>/si_sdr`. Intelligibility and
+    perceived quality are computed only for sample rates of at least 8 kHz.
 
-    A checkpoint is rejected if its spectrogram or process differs. `predict` writes `enhanced/<file>` to the run
-    directory. The output has the name and the length of the input file, and the sample rate of the dataset. With
-    several test sets, the path is `enhanced/<set>/<name>.wav`. Existing files are kept, so an interrupted run can
-    continue.
+    A checkpoint is rejected if it was trained with a different spectrogram or process. `predict` writes
+    `enhanced/<file>` to the run directory. The output file has the name and the length of the input file, and the
+    sample rate of the dataset. With several test sets, the path is `enhanced/<set>/<name>.wav`. Existing files are
+    kept, so an interrupted run can continue.
     """
 
     quality: SpeechQuality
@@ -81,7 +81,7 @@ class SpeechRestorerSteps(FolderWriter, ABC):
     def enhanced(self, noisy: Tensor, draw: Draw) -> Tensor:
         """Enhance complex spectrograms `[B, 1, F, T]`.
 
-        The function `draw` samples noise of the same shape as its argument.
+        The function `draw` samples noise with the shape of its argument.
         """
 
     def on_save_checkpoint(self: Any, checkpoint: dict[str, Any]) -> None:
@@ -94,9 +94,9 @@ class SpeechRestorerSteps(FolderWriter, ABC):
                 raise ValueError(f"model.{key} is {own[key]}, but the checkpoint's network was trained with {value}")
 
     def network_output(self: Any, channels: Tensor, t: Tensor) -> Tensor:
-        """Run the network on `[B, C, F, T]` and times `[B]`.
+        """Run the network on real tensors `[B, C, F, T]` and times `[B]`.
 
-        The two output channels form a complex spectrogram.
+        Its two output channels are combined into a complex spectrogram.
         """
         output = self.network(channels.to(self.dtype), t)
         return as_complex(output if isinstance(output, Tensor) else output.sample)
@@ -108,9 +108,8 @@ class SpeechRestorerSteps(FolderWriter, ABC):
     def estimated(self: Any, batch: SpeechPairBatch) -> Tensor:
         """Enhance a batch.
 
-        The noise of a recording is seeded by the seed of the run and the index of the recording. Recordings with the
-        same padded number of frames are processed together. Each recording is thus padded as if it were alone in its
-        batch.
+        The noise of a recording is seeded by the run's seed and the recording's index. Recordings with the same padded
+        number of frames are processed together, so each recording is padded as if it were alone in its batch.
         """
         noisy, lengths = at_least_float32(batch["noisy"]), lengths_of(batch)
         wide = [-(-self.spectrogram.frames(length) // self.frame_multiple) for length in lengths]
@@ -131,11 +130,11 @@ class SpeechRestorerSteps(FolderWriter, ABC):
             return self.spectrogram.of(batch["noisy"] / loudest), self.spectrogram.of(batch["clean"] / loudest)
 
     def through_spectrogram(self: Any, signal: Tensor, lengths: list[int], draw: Draw) -> Tensor:
-        """Enhance signals `[B, samples]` via spectrograms.
+        """Enhance signals `[B, samples]` by enhancing their spectrograms.
 
-        Signals are zero-padded to a number of frames that the network accepts.
+        The spectrograms are zero-padded to a number of frames that the network accepts.
 
-        Samples after the end of a signal are ignored, and are zero in the result.
+        Samples beyond the length of a signal are ignored, and are zero in the result.
         """
         signal = at_least_float32(signal)
         with in_full_precision(signal.device):
@@ -189,7 +188,7 @@ class SpeechRestorerSteps(FolderWriter, ABC):
         return recordings(folder)
 
     def predict_step(self: Any, batch: SpeechPairBatch, batch_idx: int, dataloader_idx: int = 0) -> list[str]:
-        """Write the recordings of a batch that do not exist yet, and return their names."""
+        """Write those enhanced recordings of a batch that do not exist yet, and return the names of the recordings."""
         # Names of recordings from a folder are file names; names from a dataset have no suffix.
         suffix = "" if getattr(self.trainer.datamodule, "predict_dir", None) is not None else ".wav"
         lengths = lengths_of(batch)

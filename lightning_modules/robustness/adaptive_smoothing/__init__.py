@@ -1,17 +1,18 @@
 """Adaptive smoothing: mix an accurate and a robust classifier, with a learned weight for each image.
 
 Both classifiers are pretrained and frozen. For each image, a mixing network predicts the weight alpha of the robust
-classifier from features of both classifiers (`mixing.py`, `mixture.py`). Let gamma be the logit of alpha, f the
-mixture, and s = 1 for attacked and 0 for clean images. The mixing network minimises, over clean and attacked images,
+classifier from features of both classifiers (`mixing.py`, `mixture.py`). Let gamma be the logit of alpha and f the
+mixture, and let s be 1 for attacked images and 0 for clean images. The mixing network is trained on clean and attacked
+images to minimise
 
     L = c_bce BCE(gamma, s) + c_ce CE(f, y) + c_prod BCE(gamma, s) CE(f, y).
 
 The attacks (`attacks.py`) are white-box attacks: they differentiate through the classifiers and the mixing network.
 
-Certification smooths only the robust classifier. Then h is the vote distribution of this classifier under noise, while
-g and alpha are computed from the clean input. For a fixed alpha, the paper gives the radius sigma Phi^-1(alpha p) if
-h_y >= p. The proof uses only alpha h_y > 1/2. The radius therefore also holds for a learned alpha if it is computed
-from the smallest possible alpha.
+In certification, only the robust classifier h is smoothed: its output is its vote distribution under noise. The
+accurate classifier g and alpha are evaluated at the clean input. If h_y >= p and alpha is fixed, the paper gives the
+certified radius sigma Phi^-1(alpha p). The proof only needs alpha h_y > 1/2. With a learned alpha, the radius is
+therefore valid if it is computed from the smallest possible alpha.
 
 Sources of alpha:
 
@@ -26,9 +27,9 @@ Sources of alpha:
     mix(image, alpha)        the callback `AlphaCurve`                    in its table
 
 Source: Bai, Anderson, Kim and Sojoudi, Improving the Accuracy-Robustness Trade-Off of Classifiers via Adaptive
-Smoothing, SIAM Journal on Mathematics of Data Science 2024, arXiv 2301.12554. The authors attack each batch in ten
-ways, and then take five optimiser steps on the clean and the attacked images. Here each step uses new images, with one
-attack per image, or with all ten (`every_attack`).
+Smoothing, SIAM Journal on Mathematics of Data Science 2024, arXiv 2301.12554. The authors attack each batch with ten
+kinds of attack, and then take five optimiser steps on the same clean and attacked images. Here, each optimiser step
+uses new images. Each image is attacked by one kind of attack, or by all ten kinds (`every_attack`).
 """
 
 from lightning_modules.robustness.adaptive_smoothing.attacks import AdaptiveAttack

@@ -1,27 +1,32 @@
 """Attacks on a mixture: projected gradient ascent with random hyperparameters for training, and an evaluation attack.
 
-In training, each image is attacked once by an attack of random kind, or by all kinds: untargeted, or targeted at the
-second, third, ... most likely class of the clean prediction. Within a budget epsilon_i, the attack maximises
+There is one untargeted kind of attack, and one kind targeted at each of the second, third, ... most likely classes of
+the clean prediction. In training, each image is attacked either by one kind chosen at random, or by all kinds. Within a
+budget epsilon_i, the attack maximises
 
     (1 - w) L + w BCE(gamma, 1),   L = -log p_y, or with a target t  L = -(z_y - z_t) / (z_(1) - (z_(3) + z_(4)) / 2),
 
-where z are log-probabilities of the mixture. The second term makes the attack decrease gamma and alpha. The attack is
-thus directed against the classifiers and the mixing network jointly. Steps use a gradient with momentum:
+where z are log-probabilities of the mixture. The second term makes the attack decrease gamma, and thus alpha, so that
+the classifiers and the mixing network are attacked jointly. The gradient steps use momentum. The hyperparameters are
+sampled:
 
     w ~ U(0, 0.4),   epsilon_i ~ U(0.4, 1.1) epsilon,   momentum ~ U(0, 0.9),   n ~ chi^2,   step size 5 epsilon_i / n
 
-APGD has no hyperparameters but the number of steps N. With z_k the projected step from x_k of size eta,
+The only hyperparameter of APGD is the number of steps N. Let z_k be the projection of a gradient step of size eta from
+x_k. Then
 
     x_{k+1} = P(x_k + 0.75 (z_k - x_k) + 0.25 (x_k - x_{k-1})),   eta = 2 epsilon_i at first.
 
-After 0.22 N steps, then 0.19 N, 0.16 N, ..., but at least 0.06 N more steps, eta is halved on each image where the
-objective rose in at most 75 % of these steps, or where eta was kept and the best objective did not rise. These images
-continue at the best point so far. The result is the best point.
+APGD checks each image after 0.22 N steps, and again after a further 0.19 N, 0.16 N, ... steps, but never fewer than
+0.06 N. A check halves eta in two cases: if the objective rose in at most 75 % of the steps since the last check, or if
+the last check kept eta and the best objective has not improved since. The attack on this image then continues from its
+best point so far. The result is the best point of each image.
 
 Sources: Bai et al., Improving the Accuracy-Robustness Trade-Off of Classifiers via Adaptive Smoothing, SIAM Journal on
 Mathematics of Data Science 2024, arXiv 2301.12554, with the constants of the authors' code. The authors attack each
-image by all kinds with APGD, and take several optimiser steps on the same images. Croce and Hein, Reliable Evaluation
-of Adversarial Robustness with an Ensemble of Diverse Parameter-free Attacks, ICML 2020, arXiv 2003.01690, for APGD.
+image with APGD by all kinds of attack, and take several optimiser steps on the same images. Croce and Hein, Reliable
+Evaluation of Adversarial Robustness with an Ensemble of Diverse Parameter-free Attacks, ICML 2020, arXiv 2003.01690,
+for APGD.
 """
 
 import itertools
@@ -71,7 +76,7 @@ def targeted_dlr(log_probability: Tensor, label: Tensor, target: Tensor) -> Tens
         target: target classes, `[B]`.
 
     Returns:
-        The loss `[B]`; it is positive if the target is more likely than the label.
+        Loss `[B]`; it is positive if the target is more likely than the label.
     """
     z = log_probability
     top = z.topk(4, dim=1).values
@@ -88,14 +93,14 @@ def attack_objective(
         mixed: output of the mixture at the perturbed images.
         label: `[B]`.
         target: target classes, `[B]`; ignored if not targeted.
-        targeted: whether the attack on an image is targeted, `[B]`, bool.
-        gamma_weight: w, `[B]`.
+        targeted: whether the attack on each image is targeted, `[B]`, bool.
+        gamma_weight: weight w of the term with gamma, `[B]`.
     """
-    # Cross-entropy as log (1 + e^L) of the log-odds, which stays accurate when p_y rounds to 1.
+    # The cross-entropy is computed from the log-odds L as log (1 + e^L), which stays accurate when p_y rounds to 1.
     loss = F.softplus(log_odds(mixed.log_probability, label))
     if mixed.log_probability.shape[1] >= 4:
         loss = torch.where(targeted, targeted_dlr(mixed.log_probability, label, target), loss)
-    gamma_weight = torch.where(mixed.gamma.isfinite(), gamma_weight, 0.0)  # alpha 0 and 1 cannot be attacked
+    gamma_weight = torch.where(mixed.gamma.isfinite(), gamma_weight, 0.0)  # a fixed alpha of 0 or 1 cannot be attacked
     gamma = torch.where(mixed.gamma.isfinite(), mixed.gamma, 0.0)
     missed = F.binary_cross_entropy_with_logits(gamma, torch.ones_like(gamma), reduction="none")
     return (1 - gamma_weight) * loss + gamma_weight * missed
@@ -106,7 +111,8 @@ def drawn_steps(mean: int, place: Sequence[int]) -> int:
 
     Args:
         mean: mean of the chi^2 distribution.
-        place: seed, epoch and batch; they seed the sampling, so that all ranks get the same number.
+        place: run seed, epoch and batch index. They seed the random generator, so that all ranks sample the same
+            number.
     """
     return max(1, round(np.random.default_rng(place).chisquare(mean)))
 
@@ -125,14 +131,14 @@ def ascent(
     Args:
         mixture: function that evaluates the mixture at images, independently for each image.
         image: images `[B, C, H, W]`, in [0, 1].
-        objective: function that maps the output of the mixture to the objective, `[B]`.
+        objective: function that maps the mixture's output to the values to maximise, `[B]`.
         norm: norm of the budget.
         epsilon: budgets `[B]`, in pixel units.
         steps: number n of steps; the step size is 5 epsilon / n.
-        momentum: momentum of the gradient, `[B]`.
+        momentum: momentum factors of the gradient, `[B]`.
 
     Returns:
-        Perturbed images of the last step, `[B, C, H, W]`.
+        Perturbed images after the last step, `[B, C, H, W]`.
     """
     image, budget, kept = image.detach(), per_image(epsilon, image), per_image(momentum, image)
 
@@ -149,7 +155,7 @@ def ascent(
 
 
 def checkpoints(steps: int) -> list[int]:
-    """List the numbers of steps after which APGD may halve the step size."""
+    """List the step counts at which APGD checks whether to halve the step size."""
     interval, least, decrease = (max(int(part * steps), 1) for part in (0.22, 0.06, 0.03))
     found: list[int] = []
     while (found[-1] if found else 0) + interval <= steps:
@@ -167,19 +173,19 @@ def adaptive_ascent(
     steps: int,
     start: Tensor,
 ) -> Tensor:
-    """Run APGD, without host synchronisation; see the docstring of the file.
+    """Run APGD as described in the module docstring, without host synchronisation.
 
     Args:
         mixture: function that evaluates the mixture at images, independently for each image.
         image: images `[B, C, H, W]`, in [0, 1].
-        objective: function that maps the output of the mixture to the objective, `[B]`.
+        objective: function that maps the mixture's output to the values to maximise, `[B]`.
         norm: norm of the budget.
         epsilon: budgets `[B]`, in pixel units.
         steps: number N of steps.
         start: starting points `[B, C, H, W]`, within the budget and [0, 1].
 
     Returns:
-        The best points `[B, C, H, W]`, detached.
+        Best point found for each image, `[B, C, H, W]`, detached.
     """
     image, budget = image.detach(), per_image(epsilon, image)
 
@@ -236,15 +242,15 @@ def randomised_attack(
         label: `[B]`.
         norm: norm of the budget.
         epsilon: nominal budget, in pixel units; the budget of each image is sampled around this value.
-        steps: n, number of gradient steps.
+        steps: number n of gradient steps.
         num_targets: number of target classes, starting with the second most likely class of the clean prediction; 0
             means untargeted attacks.
-        attack: algorithm, `pgd` or `apgd`. The momentum is used by `pgd` only.
-        every_kind: whether each image is attacked by all kinds of attack instead of a random kind.
+        attack: algorithm, `pgd` or `apgd`. Only `pgd` uses the sampled momentum.
+        every_kind: whether each image is attacked by all kinds of attack instead of one random kind.
 
     Returns:
-        Perturbed images `[B, C, H, W]`, detached; with `every_kind`, `[(num_targets + 1) B, C, H, W]`, where the images
-        of a batch are repeated for each kind.
+        Perturbed images `[B, C, H, W]`, detached. With `every_kind`, the shape is `[(num_targets + 1) B, C, H, W]`: the
+        whole batch attacked by the first kind, then by the second kind, and so on.
     """
 
     def uniform(low: float, high: float) -> Tensor:
@@ -275,10 +281,10 @@ def randomised_attack(
 
 @dataclass(frozen=True)
 class AdaptiveAttack(Attack):
-    """APGD on the classifiers and the mixing network of a mixture jointly.
+    """APGD that attacks the classifiers and the mixing network of a mixture jointly.
 
-    Runs APGD with each weight w of `gamma_weights`, once untargeted and once towards each target class. Each run
-    attacks only images for which all earlier runs failed. An image counts as fooled if any point of a run is
+    For each weight w in `gamma_weights`, APGD runs once untargeted and once for each target class. Each run attacks
+    only those images that no earlier run has fooled. An image counts as fooled if any point evaluated in a run is
     misclassified.
 
     Args:
@@ -286,8 +292,9 @@ class AdaptiveAttack(Attack):
         epsilon: budget, in pixel units; 8/255 is 0.03137.
         steps: number of steps of each run.
         gamma_weights: weights w of the term that decreases alpha, in [0, 1).
-        num_targets: number of target classes, starting with the second most likely class of the clean prediction. All
-            other classes are targets if there are fewer, and none with fewer than four classes.
+        num_targets: number of target classes, starting with the second most likely class of the clean prediction. If
+            there are fewer other classes, all of them are targets. With fewer than four classes, there are no targeted
+            attacks.
         name: name in tables and metrics; None uses `adaptiveattack_<norm>_<epsilon>`.
 
     Raises:
@@ -328,7 +335,7 @@ class AdaptiveAttack(Attack):
         num_targets = min(self.num_targets, num_classes - 1) if num_classes >= 4 else 0
         for weight, kind in itertools.product(self.gamma_weights, range(num_targets + 1)):
             start = random_start(image, self.norm, self.epsilon, generators)
-            left = (~kept.fooled).nonzero()[:, 0]  # one host synchronisation a run
+            left = (~kept.fooled).nonzero()[:, 0]  # one host synchronisation per run
             if len(left) == 0:
                 break
             found = self._run(network, image[left], label[left], start[left], ranked[left, kind], kind > 0, weight)
@@ -346,7 +353,7 @@ class AdaptiveAttack(Attack):
         is_targeted: bool,
         weight: float,
     ) -> Attacked:
-        """Run one APGD, and return the worst point that it evaluates for each image."""
+        """Run APGD once. For each image, return the worst of all evaluated points."""
         kept: list[Attacked] = []
         targeted = torch.full_like(label, is_targeted, dtype=torch.bool)
         weights = torch.full(label.shape, weight, device=image.device, dtype=image.dtype)

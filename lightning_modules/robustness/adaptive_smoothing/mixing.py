@@ -2,10 +2,10 @@
 
     f(x) = log((1 - alpha) softmax(s_g g(x)) + alpha softmax(s_h h(x))),   alpha in [0, 1].
 
-Let h be the probabilities of the robust classifier. If h_y - h_i >= (1 - alpha) / alpha for all other i, then f
-predicts y for any g. The condition requires alpha > 1/2; otherwise g can outvote h. For a smoothed robust classifier
-with y = argmax h(x), the condition implies a certified radius around x. A negative radius means that there is no
-certificate:
+Let h be the probabilities of the robust classifier. If h_y - h_i >= (1 - alpha) / alpha for every other class i, then f
+predicts y for any g. The condition can only hold for alpha > 1/2; otherwise g can outvote h. If the robust classifier
+is smoothed and y = argmax h(x), this condition gives a certified radius around x. A negative radius means that there is
+no certificate:
 
     Lipschitz:   r = min_{i != y} [alpha (h_y - h_i) + alpha - 1] / (alpha (L_y + L_i)),  L_i Lipschitz constant of h_i
 
@@ -13,18 +13,19 @@ certificate:
                  [0, 1]^K, h_2 the second largest.
 
 g is evaluated at x, without smoothing. With the bound h_2 <= 1 - h_y, this radius becomes sigma Phi^-1(alpha h_y). A
-larger radius can be proved: within r of x, h_y is at least Phi(Phi^-1(h_y) - r / sigma) (Cohen et al., 2019), and alpha
-h_y > 1/2 suffices for f to predict y, hence
+larger radius can be proved. Within distance r of x, h_y is at least Phi(Phi^-1(h_y(x)) - r / sigma) (Cohen et al.,
+2019), and alpha h_y > 1/2 is sufficient for f to predict y. Hence
 
     tight:       r = sigma [Phi^-1(h_y) - Phi^-1(1 / (2 alpha))],
 
-A half-space h and the worst-case g attain this radius. Smoothing of k gives h the l2 Lipschitz constants 1 / (sigma
-sqrt(2 pi)). The Lipschitz radius then never exceeds the tight radius.
+This radius is attained if h is the smoothed indicator of a half-space and g is the worst case. If h is smoothed, each
+h_i has the l2 Lipschitz constant 1 / (sigma sqrt(2 pi)). With these constants, the Lipschitz radius never exceeds the
+tight radius.
 
 Source: Bai, Anderson, Kim and Sojoudi, Improving the Accuracy-Robustness Trade-Off of Classifiers via Adaptive
-Smoothing, SIAM Journal on Mathematics of Data Science 2024, arXiv 2301.12554. The code of the authors uses empirical
-frequencies in this radius. A certificate needs confidence bounds instead. The code also takes the larger Lipschitz
-constant sqrt(2 / pi) / sigma.
+Smoothing, SIAM Journal on Mathematics of Data Science 2024, arXiv 2301.12554. The authors' code computes the smoothing
+radius from empirical frequencies. A certificate needs confidence bounds instead. Their code also uses the larger
+Lipschitz constant sqrt(2 / pi) / sigma.
 """
 
 import math
@@ -39,13 +40,14 @@ from torch import Tensor
 def log_mixture(
     accurate: Tensor, robust: Tensor, alpha: float | Tensor, complement: float | Tensor | None = None
 ) -> Tensor:
-    """Compute f from the logits of both classifiers in log space, in float32 or a higher precision.
+    """Compute f in log space from the logits of both classifiers, in float32 or a higher precision.
 
     Args:
         accurate: scaled logits s_g g(x), `[B, K]`.
         robust: scaled logits s_h h(x), `[B, K]`.
         alpha: weight of `robust`, in [0, 1]; a single number, or one number per image, `[B]`.
-        complement: value of 1 - alpha, of the same type as `alpha`; pass it if the subtraction would lose precision.
+        complement: value of 1 - alpha, of the same type as `alpha`. Pass it if computing 1 - alpha would lose
+            precision.
 
     Returns:
         Log-probabilities `[B, K]`.
@@ -64,11 +66,11 @@ def lipschitz_radius(
 ) -> NDArray[np.float64]:
     """Compute the radius within which the mixture with a Lipschitz robust classifier keeps the class that h predicts.
 
-    The radius has the norm of the Lipschitz constants.
+    The radius is measured in the norm for which the Lipschitz constants hold.
 
     Args:
-        first: probability h_y, or a lower bound of h_y, `[...]`, in [0, 1].
-        others: probabilities of the other classes, or upper bounds of them, `[..., K - 1]`.
+        first: probability h_y, or a lower bound of it, `[...]`, in [0, 1].
+        others: probabilities h_i of the other classes, or upper bounds of them, `[..., K - 1]`.
         alpha: weight of h, in (0, 1].
         lipschitz_first: Lipschitz constant L_y, broadcast to `first`.
         lipschitz_others: Lipschitz constants L_i, broadcast to `others`.
@@ -91,8 +93,9 @@ def smoothing_radius(first: ArrayLike, second: ArrayLike, alpha: float, sigma: f
     """Compute the l2 radius within which the mixture with a smoothed robust classifier keeps the class that h predicts.
 
     Args:
-        first: probability h_y, or a lower bound of h_y, in [0, 1].
-        second: second largest h_i, or an upper bound of it, in [0, 1]; if only h_y is bounded, pass 1 - `first`.
+        first: probability h_y, or a lower bound of it, in [0, 1].
+        second: second largest probability h_2, or an upper bound of it, in [0, 1]. If only a bound of h_y is known,
+            pass 1 - `first`.
         alpha: weight of h, in [0, 1].
         sigma: standard deviation of the noise, in pixel units.
 
@@ -101,15 +104,15 @@ def smoothing_radius(first: ArrayLike, second: ArrayLike, alpha: float, sigma: f
         for alpha <= 1/2.
     """
     first, second = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
-    # Phi^-1(alpha h_2 + 1 - alpha) is -Phi^-1(alpha (1 - h_2)), which avoids cancellation near 1.
+    # Phi^-1(alpha h_2 + 1 - alpha) equals -Phi^-1(alpha (1 - h_2)), and the latter avoids cancellation near 1.
     return sigma / 2 * (ndtri(alpha * first) + ndtri(alpha * (1 - second)))
 
 
 def tight_smoothing_radius(first: ArrayLike, alpha: float, sigma: float) -> NDArray[np.float64]:
-    """Compute the largest l2 radius provable from h_y alone, for a mixture with a smoothed robust classifier.
+    """Compute the largest l2 radius that h_y alone can prove, for a mixture with a smoothed robust classifier.
 
     Args:
-        first: probability h_y, or a lower bound of h_y, in [0, 1].
+        first: probability h_y, or a lower bound of it, in [0, 1].
         alpha: weight of h, in [0, 1].
         sigma: standard deviation of the noise, in pixel units.
 

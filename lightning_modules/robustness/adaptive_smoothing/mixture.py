@@ -1,17 +1,18 @@
 """Mixture of two frozen classifiers.
 
-The weight is fixed, or a mixing network predicts it for each image. The mixing network P maps intermediate features of
-both classifiers to one number per image. Let BN denote the normalisation of this number to mean 0 and variance 1. Then
+The weight alpha of the robust classifier is either fixed, or predicted for each image by a mixing network. The mixing
+network P maps intermediate features of both classifiers to one number per image. BN normalises this number to mean 0
+and variance 1. Then
 
     gamma = BN(P(features)) gamma_scale + gamma_bias,   alpha = sigmoid(gamma) alpha_scale + alpha_bias.
 
-In training, the output of P is first clamped to 0.6 standard deviations around the batch mean. Clamped values have no
-gradient. Then alpha is sigmoid(gamma), and gamma has a separate scale and bias.
+In training, the output of P is first clamped to within 0.6 standard deviations of the batch mean. Clamped values have
+no gradient. In training, alpha is sigmoid(gamma), and gamma uses a separate scale and bias.
 
 Source: Bai, Anderson, Kim and Sojoudi, Improving the Accuracy-Robustness Trade-Off of Classifiers via Adaptive
 Smoothing, SIAM Journal on Mathematics of Data Science 2024, arXiv 2301.12554, with the constants of the authors' code.
-Batch normalisation and the clamp use statistics of the global batch. The code of the authors uses statistics of the
-first rank.
+The batch normalisation and the clamp use the statistics of the global batch. The authors' code uses the statistics of
+the first rank.
 """
 
 import math
@@ -37,12 +38,12 @@ CLAMP_DEVIATIONS = 0.6
 
 
 class ClampedBatchNorm(nn.Module):
-    """Clamping and batch normalisation of one number per image.
+    """Layer that clamps and batch-normalises one number per image.
 
-    Training uses statistics of the global batch.
+    In training, the layer uses the statistics of the global batch.
 
     Args:
-        momentum: weight of a batch in the running statistics.
+        momentum: weight of the current batch when the running statistics are updated.
         eps: constant added to the variance for numerical stability.
     """
 
@@ -59,7 +60,7 @@ class ClampedBatchNorm(nn.Module):
     def forward(self, raw: Tensor) -> Tensor:
         """Map raw outputs `[B]` to normalised outputs `[B]`.
 
-        Training needs at least two images over all ranks.
+        In training, the global batch must have at least two images.
         """
         if not self.training:
             return (raw - self.running_mean) / (self.running_var + self.eps).sqrt()
@@ -80,14 +81,14 @@ class ClampedBatchNorm(nn.Module):
 class MixingResNet(nn.Module):
     """Mixing network for convolutional classifiers: three stages of two blocks from `preact_resnet.py`.
 
-    The first stage halves the resolution of the first features. A 1x1 convolution of the second features is added to
-    the output of this stage. With the paper's classifiers, the network has 67.8 million parameters.
+    The first stage halves the resolution of the first feature maps. A 1x1 convolution of the second feature maps is
+    then added to the output of the first stage. With the paper's classifiers, the network has 67.8 million parameters.
 
     Args:
-        in_channels: number of channels of the first features, summed over both classifiers.
-        second_channels: number of channels of the second features, summed over both classifiers; these features have
-            half the resolution.
-        widths: channels of the three stages.
+        in_channels: number of channels of the first feature maps, summed over both classifiers.
+        second_channels: number of channels of the second feature maps, summed over both classifiers. These maps have
+            half the resolution of the first feature maps.
+        widths: numbers of channels of the three stages.
     """
 
     def __init__(self, in_channels: int, second_channels: int, widths: Sequence[int] = (512, 768, 1024)) -> None:
@@ -113,7 +114,7 @@ class MixingPerceptron(nn.Module):
     """Mixing network for flattened features.
 
     Args:
-        in_features: total size of the features of both classifiers for one image.
+        in_features: number of features per image, summed over both classifiers.
         hidden_features: widths of the hidden layers.
     """
 
@@ -135,7 +136,7 @@ class AlphaRange(NamedTuple):
     alpha_bias: float = 0.0
 
     def alpha(self, gamma: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute alpha and 1 - alpha, both in full precision."""
+        """Compute alpha and 1 - alpha, without loss of precision in either."""
         rest = 1 - self.alpha_scale - self.alpha_bias
         return (
             torch.sigmoid(gamma) * self.alpha_scale + self.alpha_bias,
@@ -144,31 +145,34 @@ class AlphaRange(NamedTuple):
 
 
 class Mixture(nn.Module):
-    """Two frozen classifiers, always in evaluation mode, and the network that mixes them.
+    """Mixture of two frozen classifiers, which are always in evaluation mode, and a trainable mixing network.
 
     The mixture maps images `[B, C, H, W]` in [0, 1] to log-probabilities `[B, K]`.
 
     Args:
         accurate: accurate classifier g, which maps images in [0, 1] to logits `[B, K]`.
         robust: robust classifier h of the same classes.
-        mixing_network: network that maps features to `[B, 1]`; each input concatenates one entry of `accurate_features`
-            and one entry of `robust_features`. Without a mixing network, `alpha` must be given.
+        mixing_network: network that maps features to `[B, 1]`. Its k-th input is the concatenation of the features of
+            the k-th submodule in `accurate_features` and in `robust_features`. Without a mixing network, `alpha` must
+            be given.
         alpha: weight of h in evaluation, in [0, 1]; None uses the prediction of the mixing network for each image.
-        accurate_features: names of submodules of g; their outputs are inputs of the mixing network (`layer1`, or
-            `stages.0` of a timm network).
-        robust_features: names of submodules of h; their outputs are inputs of the mixing network. Their number, heights
-            and widths must be the same as for `accurate_features`.
-        accurate_scale: factor s_g of the logits of g.
-        robust_scale: factor s_h of the logits of h.
-        gamma_scale: factor of gamma in evaluation.
+        accurate_features: names of the submodules of g whose outputs are inputs of the mixing network, for example
+            `layer1`, or `stages.0` for a timm network.
+        robust_features: names of the submodules of h whose outputs are inputs of the mixing network. There must be as
+            many as in `accurate_features`, and their outputs must have the same heights and widths.
+        accurate_scale: factor s_g by which the logits of g are multiplied.
+        robust_scale: factor s_h by which the logits of h are multiplied.
+        gamma_scale: scale of gamma in evaluation.
         gamma_bias: bias of gamma in evaluation.
         alpha_scale: width of the range of alpha in evaluation.
         alpha_bias: smallest alpha in evaluation.
-        training_gamma_scale: scale of gamma in training, and for attacks in training.
-        training_gamma_bias: bias of gamma in training, and for attacks in training.
-        momentum: weight of a batch in the running statistics of BN; evaluation, and attacks in training, use the
-            running statistics. Runs of a few hundred steps need a larger momentum than the 0.01 of the authors.
-        policy_graph: whether to backpropagate through the features, which lets attacks exploit their effect on alpha.
+        training_gamma_scale: scale of gamma in training, including the attacks in training.
+        training_gamma_bias: bias of gamma in training, including the attacks in training.
+        momentum: weight of the current batch when the running statistics of BN are updated. The running statistics are
+            used in evaluation and when generating attacks during training. Runs of a few hundred steps need a larger
+            momentum than the 0.01 that the authors use.
+        policy_graph: whether to backpropagate through the features that the mixing network reads. Attacks can then
+            exploit the effect of the image on alpha.
 
     Raises:
         ValueError: if an argument is out of range, or a named submodule does not exist.
@@ -240,7 +244,7 @@ class Mixture(nn.Module):
         return self.mixed(image, self.alpha).log_probability
 
     def mixed(self, image: Tensor, alpha: float | None = None) -> MixtureOutput:
-        """Mix as in evaluation, with a given alpha or the alpha predicted by the mixing network."""
+        """Evaluate the mixture as in evaluation, with a given alpha or the alpha predicted by the mixing network."""
         return self.mix(image, self.evaluation) if alpha is None else self.mix_at(image, alpha)
 
     def extra_repr(self) -> str:
@@ -250,11 +254,11 @@ class Mixture(nn.Module):
         )
 
     def mix(self, image: Tensor, alpha_range: AlphaRange) -> MixtureOutput:
-        """Mix with the mixing network's alpha.
+        """Evaluate the mixture with the alpha predicted by the mixing network.
 
         Args:
             image: `[B, C, H, W]`, in [0, 1].
-            alpha_range: range of alpha, `evaluation` or `in_training`.
+            alpha_range: scales and biases of gamma and alpha: `self.evaluation` or `self.in_training`.
         """
         if self.mixing_network is None:
             raise ValueError("alpha must be given, because network has no mixing_network to predict it")
@@ -274,9 +278,9 @@ class Mixture(nn.Module):
         return MixtureOutput(mixed, gamma, alpha)
 
     def mix_at(self, image: Tensor, alpha: float) -> MixtureOutput:
-        """Mix with a fixed alpha in [0, 1].
+        """Evaluate the mixture with a fixed alpha in [0, 1].
 
-        For alpha 0 or 1, only one classifier is evaluated.
+        If alpha is 0 or 1, only one classifier is evaluated.
         """
         if alpha in (0, 1):
             network, scale = (self.robust, self.robust_scale) if alpha else (self.accurate, self.accurate_scale)
@@ -292,5 +296,5 @@ class Mixture(nn.Module):
 
 
 def without_extra_state(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Drop the extra state (alpha and scales) of checkpoints from early versions."""
+    """Drop the extra state (alpha and scales) that checkpoints of early versions contain."""
     state.pop(f"{prefix}_extra_state", None)

@@ -39,7 +39,7 @@ def mixing_loss(
     """Compute the loss L of the mixing network for each image, `[B]`.
 
     Args:
-        mixed: mixture output at the images.
+        mixed: outputs of the mixture for the images.
         label: `[B]`.
         attacked: indicator s, which is 1 for attacked images and 0 for clean images, `[B]`.
         bce_weight: weight c_bce of the binary cross-entropy of gamma.
@@ -52,33 +52,34 @@ def mixing_loss(
 
 
 class AdaptiveSmoothing(ClassifierSteps, MethodModule):
-    """Train the mixing network of two frozen classifiers, and test the mixture.
+    """Train the mixing network of a mixture of two frozen classifiers, and test the mixture.
 
-    A mixture with fixed `alpha` needs no training, only `test`. `Certification` certifies the mixture with a smoothed
-    robust classifier. Tests and attacks evaluate the mixture without smoothing. `AdaptiveAttack` attacks the
-    classifiers and the mixing network jointly.
+    A mixture with fixed `alpha` needs no training; run only `test`. Metrics and attacks evaluate the mixture without
+    smoothing. The callback `Certification` smooths the robust classifier and certifies the mixture. The attack
+    `AdaptiveAttack` attacks the classifiers and the mixing network jointly.
 
     Args:
         network: the two classifiers and the mixing network.
         num_classes: number of classes, K.
-        alpha: weight of the robust classifier in evaluation, in [0, 1]; None keeps the value of `network`. Training
-            does not depend on this argument.
+        alpha: weight of the robust classifier in evaluation, in [0, 1]; None keeps the value set in `network`. Training
+            does not use this argument.
         norm: norm of the attacks in training, `linf` or `l2`.
         epsilon: budget of the attacks in training, in pixel units; 8/255 is 0.03137.
-        attack_steps: mean number of attack steps; the actual number is sampled for each batch. The authors use 75 steps
-            for APGD and 20 steps for PGD.
-        num_targets: number of target classes of attacks, starting with the second most likely class; less than the
-            number of classes.
+        attack_steps: mean number of steps of the attacks in training; the actual number is sampled for each batch. The
+            authors use 75 steps for APGD and 20 steps for PGD.
+        num_targets: number of target classes of the attacks in training, starting with the second most likely class. It
+            must be less than the number of classes.
         bce_weight: weight c_bce of the binary cross-entropy of gamma.
         ce_weight: weight c_ce of the cross-entropy of the mixture.
         product_weight: weight c_prod of the product of the two cross-entropies.
         clean_weight: loss weight of clean images; attacked images have weight 1.
-        radius: formula of the certified radius: `published`, `lipschitz`, or `tight`, which gives the largest radius;
-            see `mixing.py`.
-        attack: algorithm of the attacks in training: `pgd` with a fixed step size, or `apgd`, which halves its step
-            size on each image where it stops improving.
-        every_attack: whether each image is attacked once by the untargeted attack and once towards each target class.
-            Clean images are repeated as often. Otherwise each image is attacked once, by a random kind of attack.
+        radius: formula of the certified radius: `published` (the smoothing radius), `lipschitz`, or `tight`, which
+            gives the largest radius; see `mixing.py`.
+        attack: algorithm of the attacks in training: `pgd`, with a fixed step size, or `apgd`, which halves the step
+            size of an image when the attack on this image stops improving.
+        every_attack: if true, each image is attacked by the untargeted attack and by a targeted attack for each target
+            class, and the clean images are repeated to match. If false, each image is attacked once, by a random kind
+            of attack.
         optimizer: optimizer of the trainable parameters of the mixing network.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
@@ -142,11 +143,11 @@ class AdaptiveSmoothing(ClassifierSteps, MethodModule):
         self.metrics = accuracies(num_classes)
 
     def mix(self, image: Tensor, alpha: float | None = None) -> MixtureOutput:
-        """Mix at images `[B, C, H, W]` as in evaluation, with a given or a predicted alpha."""
+        """Evaluate the mixture at images `[B, C, H, W]` as in evaluation, with a given alpha or the predicted alpha."""
         return self.network.mixed(image, alpha)
 
     def evaluated_mixture(self, image: Tensor) -> MixtureOutput:
-        """Mix at images `[B, C, H, W]` as `forward` does."""
+        """Evaluate the mixture at images `[B, C, H, W]` with the same alpha as `forward`."""
         return self.network.mixed(image, self.network.alpha)
 
     def forward(self, image: Tensor) -> Tensor:

@@ -4,14 +4,14 @@
 
     L(x, y) = log ((1 - p_y(x)) / p_y(x)) = log sum_{k != y} exp z_k(x) - z_y(x),
 
-the log-odds against the label, where p = softmax(z). The cross-entropy is an increasing function of L. Both have the
-same maxima and parallel gradients:
+where z are the logits, p = softmax(z), and L is the log-odds of an error. The cross-entropy is an increasing function
+of L, so that the cross-entropy and L have the same maxima and parallel gradients:
 
     -log p_y = log (1 + e^L),   grad L = -grad p_y / (p_y (1 - p_y)) = grad(-log p_y) / (1 - p_y).
 
-The steps below ignore the length of the gradient. In exact arithmetic, they therefore equal steps on the cross-entropy.
-In float32, p_y rounds to 1 at a logit gap of 16 or more. The cross-entropy then has no gradient, and cannot rank two
-perturbations.
+The steps below do not depend on the length of the gradient. In exact arithmetic, they are therefore the same for L and
+for the cross-entropy. In float32, p_y rounds to 1 if the logit of the label exceeds the others by 16 or more. The
+cross-entropy then has gradient 0 and cannot rank two perturbations, whereas L can.
 
 Projected gradient ascent repeats, with step size a,
 
@@ -27,11 +27,11 @@ which avoids cancellation, and
 
     grad L = sum_j c_j grad L_j,   c_j = p_y^j (1 - p_y^j) (1 / sum_i p_y^i + 1 / sum_i (1 - p_y^i)),
 
-which is parallel to -sum_j grad p_y^j. Samples are therefore processed one by one, and need no more memory than a
+which is parallel to -sum_j grad p_y^j. The samples can therefore be processed one at a time, with the memory of a
 single sample.
 
-In this file, a network maps images `[B, C, H, W]` in [0, 1] to logits `[B, K]`. It is in evaluation mode, so images do
-not affect each other.
+In this file, a network maps images `[B, C, H, W]` in [0, 1] to logits `[B, K]`. The network must be in evaluation mode,
+so that the images of a batch do not affect each other.
 
 Sources: Madry et al., Towards Deep Learning Models Resistant to Adversarial Attacks, ICLR 2018, arXiv 1706.06083;
 Athalye et al., Obfuscated Gradients Give a False Sense of Security, ICML 2018, arXiv 1802.00420; Salman et al.,
@@ -58,16 +58,16 @@ from lightning_modules.full_precision import at_least_float32
 Network = Callable[[Tensor], Tensor]
 Norm = Literal["linf", "l2"]
 Generators = Sequence[torch.Generator] | None
-"""One generator per image, or None for torch's global one."""
+"""One generator per image, or None for torch's global generator."""
 
 
 @contextmanager
 def without_float16() -> Iterator[None]:
     """Disable float16 autocast for the forward and backward pass.
 
-    In float16, the gradient underflows to 0 for a confidently classified image. An attack could not change this image.
-    A single loss scale, as in training, does not work for all images. bfloat16 autocast stays enabled, because it has
-    the range of float32.
+    In float16, the gradient of a confidently classified image underflows to 0, and an attack could not change the
+    image. A common loss scale, as used in training, does not fit all images. bfloat16 autocast stays enabled, because
+    bfloat16 has the range of float32.
     """
     with ExitStack() as stack:
         for device in ("cpu", "cuda", "mps", "xpu"):
@@ -81,7 +81,7 @@ def require_gradients(precision: str, needed_by: str) -> None:
 
     Args:
         precision: precision of the trainer.
-        needed_by: name of the attack class, for the error message.
+        needed_by: name of the attack class that needs gradients, for the error message.
 
     Raises:
         ValueError: if `precision` is `16-true`.
@@ -104,7 +104,7 @@ def check_name(name: str) -> None:
 
 
 def different_titles(attacks: Sequence["Attack | Any"]) -> list[str]:
-    """List the titles of attacks, and reject duplicates.
+    """Return the titles of the attacks, and reject duplicates.
 
     Raises:
         ValueError: if two attacks have the same title.
@@ -127,15 +127,15 @@ def size(perturbation: Tensor, norm: Norm) -> Tensor:
 
 
 def project(perturbed: Tensor, image: Tensor, norm: Norm, epsilon: float | Tensor) -> Tensor:
-    """Project perturbed images onto the budget around the image, then clip to [0, 1].
+    """Project perturbed images onto the ball of radius epsilon around each image, then clip to [0, 1].
 
-    Clipping never increases an entry of the perturbation, so the result stays within the budget.
+    Clipping never increases the magnitude of an entry of the perturbation, so that the result stays within the budget.
 
     Args:
         perturbed: `[B, C, H, W]`.
         image: `[B, C, H, W]`, in [0, 1].
         norm: norm of the budget.
-        epsilon: budget, in pixel units; a tensor `[B, 1, 1, 1]` has one budget per image.
+        epsilon: budget, in pixel units; pass a tensor `[B, 1, 1, 1]` for one budget per image.
     """
     perturbation = perturbed - image
     if norm == "linf":
@@ -150,13 +150,13 @@ def steepest_ascent(gradient: Tensor, norm: Norm) -> Tensor:
     """Compute the steepest ascent direction of unit norm: sign(g), or g / ||g||_2.
 
     Args:
-        gradient: `[B, C, H, W]`. The result is zero where the gradient is zero or NaN.
+        gradient: gradient g, `[B, C, H, W]`. The direction is zero where the gradient is zero or NaN.
         norm: norm of the direction.
     """
     gradient = gradient.nan_to_num(nan=0.0)
     if norm == "linf":
         return gradient.sign()
-    # Squares of a small gradient underflow, so it is rescaled to magnitude 1 first.
+    # The squares of a small gradient underflow. The gradient is therefore first rescaled to magnitude 1.
     largest = per_image(size(gradient, "linf"), gradient)
     scaled = gradient / torch.where(largest > 0, largest, 1.0)
     return scaled / per_image(size(scaled, "l2"), gradient).clamp(min=1)
@@ -169,7 +169,7 @@ def random_start(image: Tensor, norm: Norm, epsilon: float, generators: Generato
         image: `[B, C, H, W]`.
         norm: norm of the budget.
         epsilon: budget, in pixel units.
-        generators: list of B CPU generators, one per image; None samples as in `sample_rows`.
+        generators: B CPU generators, one per image; None samples with `sample_rows`.
     """
 
     def drawn(draw: Callable[..., Tensor], like: Tensor) -> Tensor:
@@ -187,14 +187,14 @@ def random_start(image: Tensor, norm: Norm, epsilon: float, generators: Generato
 
 
 def log_odds(logits: Tensor, label: Tensor) -> Tensor:
-    """Compute L of each image from the logits of one evaluation, in float32 or better.
+    """Compute L of each image from the logits of one forward pass, in float32 or a higher precision.
 
     Args:
         logits: logits, `[B, K]`; log-probabilities give the same result.
         label: `[B]`.
 
     Returns:
-        The loss L, `[B]`; it is positive if the probability of the label is below 1/2.
+        Loss L, `[B]`; it is positive if the probability of the label is below 1/2.
     """
     logits, place = at_least_float32(logits), label[:, None]
     return logits.scatter(1, place, -math.inf).logsumexp(1) - logits.gather(1, place)[:, 0]
@@ -222,14 +222,14 @@ class Attacked(NamedTuple):
 
 
 def judge(image: Tensor, of_draws: Tensor, probability: Tensor, label: Tensor) -> Attacked:
-    """Combine images with their loss and success.
+    """Compute the losses of perturbed images and whether they fool the classifier.
 
-    NaN does not count as success.
+    An image whose loss is NaN does not count as fooled.
 
     Args:
         image: `[B, C, H, W]`.
         of_draws: L_j, `[m, B]`.
-        probability: class probabilities up to a factor, `[B, K]`.
+        probability: class probabilities, `[B, K]`; a common factor does not matter.
         label: `[B]`.
     """
     loss = log_odds_of_mean(of_draws)
@@ -237,9 +237,9 @@ def judge(image: Tensor, of_draws: Tensor, probability: Tensor, label: Tensor) -
 
 
 def worse(one: Attacked, other: Attacked) -> Attacked:
-    """For each image, select the more harmful of two perturbations.
+    """Select the more harmful of two perturbations of each image.
 
-    Success decides first, and then the loss.
+    A perturbation that fools the classifier is preferred; between equals, the one with the larger loss is selected.
     """
     take = torch.where(other.fooled == one.fooled, other.loss > one.loss, other.fooled)
     return Attacked(
@@ -251,10 +251,10 @@ def worse(one: Attacked, other: Attacked) -> Attacked:
 
 @without_float16()
 def judged(network: Network, image: Tensor, label: Tensor, num_draws: int) -> Attacked:
-    """Evaluate images by several samples of a randomised classifier, one after another, without gradients.
+    """Evaluate images with several samples of a randomised classifier, one after the other, without gradients.
 
     Args:
-        network: network that maps images to logits; the logits of a randomised network vary between calls.
+        network: network that maps images to logits; for a randomised network, the logits differ between calls.
         image: `[B, C, H, W]`.
         label: `[B]`.
         num_draws: number m of samples.
@@ -269,19 +269,19 @@ def judged(network: Network, image: Tensor, label: Tensor, num_draws: int) -> At
 
 
 def judged_by(logits: Tensor, image: Tensor, label: Tensor) -> Attacked:
-    """Evaluate images by given logits `[B, K]`, without gradients."""
+    """Evaluate images from given logits `[B, K]`, without gradients."""
     logits = at_least_float32(logits.detach())
     return judge(image, log_odds(logits, label)[None], logits.softmax(1), label)
 
 
 @without_float16()
 def attacked_with_gradient(network: Network, image: Tensor, label: Tensor, num_draws: int) -> tuple[Attacked, Tensor]:
-    """Evaluate images, and compute the gradient `[B, C, H, W]` of their losses.
+    """Evaluate images, and compute the gradient of each loss with respect to its image, `[B, C, H, W]`.
 
-    Parameters get no gradient.
+    The gradients of the parameters are not computed.
 
     Args:
-        network: maps images to logits.
+        network: network that maps images to logits.
         image: `[B, C, H, W]`.
         label: `[B]`.
         num_draws: number m of samples; the graph of a sample is freed before the next sample.
@@ -304,7 +304,7 @@ def attacked_with_gradient(network: Network, image: Tensor, label: Tensor, num_d
         logits, of_draw = logits.detach(), of_draw.detach()
         of_draws.append(of_draw)
         probabilities = probabilities + logits.softmax(1)
-        # c_j may underflow, so weights are relative to the largest one so far.
+        # The weights c_j may underflow. They are therefore stored relative to the largest weight so far.
         log_weight = F.logsigmoid(of_draw) + F.logsigmoid(-of_draw)
         largest, before = torch.maximum(largest, log_weight), largest
         total = scaled(total, before - largest) + scaled(gradient, log_weight - largest)
@@ -325,22 +325,22 @@ def projected_gradient_ascent(
     step_size: float,
     num_draws: int = 1,
 ) -> Attacked:
-    """Run one ascent from given starting points, without host synchronisation.
+    """Run projected gradient ascent once from given starting points, without host synchronisation.
 
     Args:
-        network: maps images to logits.
+        network: network that maps images to logits.
         image: `[B, C, H, W]`, in [0, 1].
         label: `[B]`, int64.
         start: starting points `[B, C, H, W]`, within the budget and [0, 1].
         norm: norm of the budget.
         epsilon: budget, in pixel units.
-        steps: gradient steps.
+        steps: number of gradient steps.
         step_size: step size a in pixel units.
         num_draws: number m of samples per gradient of a randomised classifier.
 
     Returns:
-        The worst point of the trajectory of each image, including start and end. More steps therefore never weaken the
-        attack.
+        Worst point of each image's trajectory, including the starting point and the final point. More steps therefore
+        never weaken the attack.
     """
     image, perturbed = image.detach(), start.detach()
     kept: Attacked | None = None
@@ -366,12 +366,12 @@ def pgd(
     generators: Generators = None,
     logits: Tensor | None = None,
 ) -> Attacked:
-    """Run several ascents, and return the worst point for each image.
+    """Run projected gradient ascent several times, and return the worst point for each image.
 
     The worst point can be the image itself.
 
     Args:
-        network: maps images to logits.
+        network: network that maps images to logits.
         image: `[B, C, H, W]`, in [0, 1].
         label: `[B]`, int64.
         norm: norm of the budget.
@@ -379,11 +379,13 @@ def pgd(
         steps: number of gradient steps of each ascent.
         step_size: step size a in pixel units.
         restarts: number of ascents. If `num_draws` is 1, the network is assumed to be deterministic. Images that are
-            already misclassified are then not attacked again, which costs one host synchronisation per restart.
+            already misclassified are then not attacked again; selecting the remaining images costs one host
+            synchronisation per restart.
         starts_at_random: whether to start at a random point within the budget instead of at the image.
         num_draws: number m of samples per gradient of a randomised classifier.
-        generators: generators of the random starts, one per image; None uses the global generator of torch.
-        logits: logits of the images, `[B, K]`; they save a forward pass if `num_draws` is 1. None computes them.
+        generators: CPU generators of the random starts, one per image; None uses torch's global generator.
+        logits: logits of the unperturbed images, `[B, K]`; they save a forward pass if `num_draws` is 1. None computes
+            the logits.
     """
     image = image.detach()
     known = logits is not None and num_draws == 1
@@ -407,7 +409,7 @@ class Attack(ABC):
     """Base class of attacks within a budget."""
 
     of_mixture: ClassVar[bool] = False
-    """Whether `perturb` needs the `MixtureOutput` of a `MixedClassifier` instead of logits."""
+    """Whether `perturb` needs a network that returns the `MixtureOutput` of a `MixedClassifier`, not logits."""
 
     name: str | None
     norm: Norm
@@ -417,12 +419,13 @@ class Attack(ABC):
 
     @property
     def title(self) -> str:
-        """Name in tables and metrics: `name` if given, and otherwise built from class, norm and epsilon."""
+        """Name in tables and metrics: `name` if given, otherwise built from class, norm and epsilon."""
         return self.name or f"{type(self).__name__.lower()}_{self.norm}_{self.epsilon:.4g}"
 
     def settings(self) -> dict[str, Any]:
-        """Settings that determine the results, as JSON values."""
-        # Revision 1 maximised the cross-entropy; its results must not be mixed with those for the log-odds.
+        """Settings that determine the results of the attack, as JSON values."""
+        # Revision 1 maximised the cross-entropy. Its results must not be mixed with the results of maximising the
+        # log-odds.
         return {"kind": type(self).__name__, "revision": 2, **asdict(self)}  # type: ignore[call-overload]
 
     @abstractmethod
@@ -437,12 +440,12 @@ class Attack(ABC):
         """Attack images.
 
         Args:
-            network: maps images to logits.
+            network: network that maps images to logits.
             image: `[B, C, H, W]`, in [0, 1].
             label: `[B]`.
-            generators: CPU generators, one per image; they make perturbations independent of the other images in the
-                batch. None uses the global generator of torch.
-            logits: logits of the network for the images, `[B, K]`; None computes the logits if needed.
+            generators: CPU generators, one per image, so that the perturbation of an image does not depend on the other
+                images in the batch. None uses torch's global generator.
+            logits: logits of the unperturbed images, `[B, K]`; None computes the logits if they are needed.
         """
 
     def check(self) -> None:
@@ -464,10 +467,10 @@ class PGD(Attack):
     Args:
         norm: norm of the budget, `linf` or `l2`.
         epsilon: budget, in pixel units; 8/255 is 0.03137.
-        steps: gradient steps.
+        steps: number of gradient steps.
         step_size: length of a step, in pixel units; None uses 2.5 epsilon / steps. With this length, an ascent can
-            cross the ball from any start.
-        restarts: number of ascents; the worst result is kept for each image.
+            cross the whole ball from any starting point.
+        restarts: number of ascents. The worst result of all ascents is kept for each image.
         random_start: whether to start at a random point within the budget instead of at the image.
         num_draws: number of samples per gradient of a randomised classifier.
         name: name in tables and metrics; None uses `pgd_<norm>_<epsilon>`.

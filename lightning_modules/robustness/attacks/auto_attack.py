@@ -1,6 +1,6 @@
-"""AutoAttack: an ensemble of two step-size-free PGD variants, FAB and the Square attack.
+"""AutoAttack: an ensemble of four attacks: two variants of PGD without a step-size parameter, FAB, and Square.
 
-Each attack runs only on images for which all previous attacks failed. The package `pyautoattack` is derived from the
+Each attack runs only on the images that no previous attack has fooled. The package `pyautoattack` is derived from the
 authors' code.
 
 Source: Croce and Hein, Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse Parameter-free
@@ -22,10 +22,11 @@ from lightning_modules.robustness.mean_prediction import log_mean_softmax
 
 
 def with_fixed_draws(evaluate: Callable[[Tensor, Tensor], Tensor], noise: Tensor) -> Network:
-    """Make a smoothed classifier deterministic: all images and all calls use the same noise.
+    """Make a smoothed classifier deterministic by using the same noise for all images and all calls.
 
-    The resulting logits are the logarithm of the mean probability over noise samples and votes. The backward pass
-    recomputes activations, so memory does not grow with the number of noise samples.
+    The class probabilities are averaged over noise samples and votes, and the logits are the logarithms of these
+    averages. The backward pass recomputes the activations, so that memory does not grow with the number of noise
+    samples.
 
     Args:
         evaluate: function that maps images `[B, C, H, W]` and noise of the same shape to the logits `[S, B, K]` of S
@@ -50,10 +51,11 @@ class AutoAttack(Attack):
     Args:
         norm: norm of the budget, `linf` or `l2`.
         epsilon: budget, in pixel units; common values on CIFAR-10 are 8/255 (0.03137) for `linf` and 0.5 for `l2`.
-        version: version of AutoAttack: `standard`, or `plus` with more attacks and restarts. The version for randomised
-            classifiers is not supported. In that version, a single evaluation decides about attack and success.
-        num_draws: number of fixed noise samples with which `RobustAccuracy` evaluates a smoothed classifier; the cost
-            is proportional to this number.
+        version: version of AutoAttack: `standard`, or `plus`, which has more attacks and restarts. The version for
+            randomised classifiers is not supported, because it uses a single random evaluation to decide whether to
+            attack an image and whether an attack has succeeded.
+        num_draws: number of fixed noise samples that `RobustAccuracy` uses for a smoothed classifier. The cost is
+            proportional to this number.
         name: name in tables and metrics; None uses `autoattack_<norm>_<epsilon>`.
 
     Raises:
@@ -85,9 +87,9 @@ class AutoAttack(Attack):
         generators: Generators = None,
         logits: Tensor | None = None,
     ) -> Tensor:
-        """Attack images; see `Attack`.
+        """Attack images; see `Attack.perturb`.
 
-        The first generator seeds the random numbers of the whole batch.
+        The first generator determines the random numbers for the whole batch.
 
         Raises:
             ValueError: if the classifier has fewer than four classes, or images are too small for the Square attack.
@@ -103,7 +105,8 @@ class AutoAttack(Attack):
                 f"AutoAttack with norm l2 needs images at least 5 pixels high, got {image.shape[2]}: use PGD"
             )
         attack = pyautoattack.AutoAttack(
-            lambda perturbed: network(perturbed).to(perturbed.dtype),  # the package mixes logits and images
+            # The package combines logits and images in one computation, so both must have the same dtype.
+            lambda perturbed: network(perturbed).to(perturbed.dtype),
             norm={"linf": "Linf", "l2": "L2"}[self.norm],
             eps=self.epsilon,
             version=self.version,

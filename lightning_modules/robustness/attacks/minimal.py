@@ -6,8 +6,9 @@ DeepFool linearises the classifier iteratively: with f_k = z_k - z_y and w_k = g
 
     l = argmin_{k != y} |f_k| / ||w_k||_2,     r <- r + (|f_l| / ||w_l||_2^2) w_l,
 
-until the class of x + (1 + eta) r differs. The overshoot eta moves the point across the boundary. Here f and w are
-evaluated at x + (1 + eta) r, so that a step does not return across the boundary. The paper evaluates them at x + r.
+until the class of x + (1 + eta) r differs. The overshoot eta moves the point across the boundary. Here f_k and w_k are
+evaluated at x + (1 + eta) r, so that a step does not lead back across the boundary. The paper evaluates f_k and w_k at
+x + r.
 
 Carlini and Wagner minimise, by Adam over w with x' = (tanh w + 1) / 2,
 
@@ -15,8 +16,8 @@ Carlini and Wagner minimise, by Adam over w with x' = (tanh w + 1) / 2,
 
 and search for the smallest successful c. They multiply c by ten until the attack succeeds, and then bisect.
 
-Misclassified images are left unchanged. In this file a network maps images `[B, C, H, W]` in [0, 1] to logits `[B, K]`,
-independently for each image (evaluation mode).
+Images that are already misclassified are left unchanged. In this file, a network maps images `[B, C, H, W]` in [0, 1]
+to logits `[B, K]`. The network must be in evaluation mode, so that it processes each image independently.
 
 Sources: Moosavi-Dezfooli, Fawzi and Frossard, DeepFool: A Simple and Accurate Method to Fool Deep Neural Networks, CVPR
 2016, arXiv 1511.04599, algorithm 2; Carlini and Wagner, Towards Evaluating the Robustness of Neural Networks, IEEE S&P
@@ -36,21 +37,21 @@ from lightning_modules.full_precision import at_least_float32
 from lightning_modules.robustness.attacks.ascent import Network, check_name, per_image, steepest_ascent
 
 INSIDE = 1 - 1e-6
-"""Factor that moves pixels at 0 or 1 inside the range, where atanh is finite."""
+"""Factor that moves pixels at 0 or 1 into the interior of the range, where atanh is finite."""
 
 
 def errs(logits: Tensor, label: Tensor) -> Tensor:
     """Check whether the predicted class differs from the label, `[B]`, bool.
 
-    NaN counts as the label.
+    An image whose logits are NaN counts as correctly classified.
     """
     return (logits.argmax(dim=1) != label) & ~logits.isnan().any(dim=1)
 
 
 def gradient_of(value: Tensor, image: Tensor, attack: str, retain_graph: bool = False) -> Tensor:
-    """Compute the gradient `[B, C, H, W]` of one value per image, `[B]`.
+    """Compute the gradients of the values `[B]`, one per image, with respect to the images, `[B, C, H, W]`.
 
-    Parameters get no gradient.
+    The gradients of the parameters are not computed.
 
     Raises:
         ValueError: if the value is not differentiable with respect to the image.
@@ -66,17 +67,18 @@ def gradient_of(value: Tensor, image: Tensor, attack: str, retain_graph: bool = 
 def shortest_step(network: Network, perturbed: Tensor, label: Tensor, others: Tensor) -> Tensor:
     """Compute the step to the nearest decision boundary of the linearised classifier.
 
-    Pixels at 0 or 1 that would leave the range do not change; otherwise clipping would weaken the step.
+    Pixels at 0 or 1 that would leave [0, 1] are not changed. Otherwise, the clipping after the step would weaken the
+    step.
 
     Args:
-        network: maps images to logits.
+        network: network that maps images to logits.
         perturbed: `[B, C, H, W]`, in [0, 1].
         label: y, `[B]`, int64.
         others: candidate classes k != y of each image, `[B, n]`, int64.
 
     Returns:
-        (|f_l| / ||w_l||_2^2) w_l, `[B, C, H, W]`; zero if all gradients vanish. The step takes n backward passes, one
-        per candidate, but stores only one gradient.
+        Step (|f_l| / ||w_l||_2^2) w_l, `[B, C, H, W]`; it is zero if all gradients vanish. The computation takes n
+        backward passes, one per candidate class, but stores only one gradient.
     """
     with torch.enable_grad():
         perturbed = perturbed.detach().requires_grad_()
@@ -103,20 +105,21 @@ def deepfool(
     steps: int = 50,
     num_candidates: int | None = None,
 ) -> Tensor:
-    """Attack by DeepFool, clipped to [0, 1] after each step.
+    """Attack images with DeepFool, and clip them to [0, 1] after each step.
 
-    Each step needs a host sync to find the fooled images.
+    Each step needs a host synchronisation to find the images that are already misclassified.
 
     Args:
-        network: maps images to logits.
+        network: network that maps images to logits.
         image: x, `[B, C, H, W]`, in [0, 1].
         label: y, `[B]`, int64.
         overshoot: fraction eta by which the perturbation is extended, at least 0.
         steps: maximum number of steps.
-        num_candidates: number of candidate classes, chosen as the most likely classes of the image; None uses all.
+        num_candidates: number of candidate classes: the most likely classes of the image, without the label. None uses
+            all other classes.
 
     Returns:
-        x + (1 + eta) r, `[B, C, H, W]`; the final iterate if the attack failed.
+        Perturbed images x + (1 + eta) r, `[B, C, H, W]`. If the attack failed, this is the last iterate.
     """
     image, perturbed = image.detach(), image.detach().clone()
     with torch.no_grad():
@@ -129,7 +132,8 @@ def deepfool(
         if len(left) == 0:
             break
         step = shortest_step(network, perturbed[left], label[left], others[left])
-        # r excludes the part removed by clipping; otherwise a later step back would have no effect.
+        # r excludes the part that clipping removed. Otherwise, a later step in the opposite direction could have no
+        # effect.
         moved = (perturbed[left] + (1 + overshoot) * step).clamp(0, 1)
         perturbed[left] = moved
         with torch.no_grad():
@@ -145,7 +149,7 @@ class CarliniWagnerObjective(NamedTuple):
     distance: Tensor
     """||x' - x||_2^2, `[B]`."""
     success: Tensor
-    """Whether another class exceeds the label by at least kappa, `[B]`, bool."""
+    """Whether the logit of a class exceeds the logit of the label by at least kappa, `[B]`, bool."""
     gradient: Tensor
     """Gradient of the objective with respect to w, `[B, C, H, W]`."""
 
@@ -156,7 +160,7 @@ def carlini_wagner_objective(
     """Compute ||x' - x||_2^2 + c max(z_y(x') - max_{k != y} z_k(x'), -kappa) at x' = (tanh w + 1) / 2.
 
     Args:
-        network: maps images to logits.
+        network: network that maps images to logits.
         w: `[B, C, H, W]`.
         image: x, `[B, C, H, W]`.
         label: y, `[B]`, int64.
@@ -192,22 +196,22 @@ def carlini_wagner(
 ) -> Tensor:
     """Attack images by Carlini and Wagner's method in the Euclidean norm, with a separate c for each image.
 
-    Unlike the program of the authors, this function never stops a search early. It therefore needs no host
-    synchronisation during the search.
+    Unlike the authors' program, this function never stops a search early, and therefore needs no host synchronisation
+    during the search.
 
     Args:
-        network: maps images to logits.
+        network: network that maps images to logits.
         image: x, `[B, C, H, W]`, in [0, 1].
         label: y, `[B]`, int64.
-        confidence: margin kappa, at least 0, by which the logit of another class must exceed the logit of the label.
+        confidence: margin kappa >= 0 by which the logit of a wrong class must exceed the logit of the label.
         steps: number of Adam steps per value of c.
         learning_rate: learning rate of Adam.
         initial_constant: first value of c, the weight of the margin.
         search_steps: number of values of c in the search.
 
     Returns:
-        The successful x' of all steps that is closest to the image, `[B, C, H, W]`; the image itself if no step
-        succeeded.
+        Successful x' with the smallest distance to the image over all steps, `[B, C, H, W]`. If no step succeeded, this
+        is the image itself.
     """
     image, result = image.detach(), image.detach().clone()
     with torch.no_grad():
@@ -262,8 +266,8 @@ class DeepFool(MinimalAttack):
     Args:
         overshoot: fraction eta by which the perturbation is extended; the authors use 0.02.
         steps: maximum number of steps.
-        num_candidates: number of candidate classes, chosen as the most likely classes of an image; None uses all. Each
-            candidate costs one backward pass per step.
+        num_candidates: number of candidate classes: the most likely classes of an image, without the label. None uses
+            all other classes. Each candidate class costs one backward pass per step.
         name: name in tables and metrics.
 
     Raises:
@@ -286,14 +290,14 @@ class DeepFool(MinimalAttack):
 
 @dataclass(frozen=True)
 class CarliniWagner(MinimalAttack):
-    """The l2 attack of Carlini and Wagner.
+    """The l2 attack by Carlini and Wagner.
 
-    It jointly minimises the norm of the perturbation and the margin of the label.
+    The attack minimises the norm of the perturbation and the margin of the label jointly.
 
-    The attack takes `steps` x `search_steps` forward and backward passes.
+    It takes `steps` x `search_steps` forward and backward passes.
 
     Args:
-        confidence: margin kappa by which the logit of another class must exceed the logit of the label.
+        confidence: margin kappa by which the logit of a wrong class must exceed the logit of the label.
         steps: number of Adam steps per value of c, the weight of the margin.
         learning_rate: learning rate of Adam.
         initial_constant: first value of c, the weight of the margin.

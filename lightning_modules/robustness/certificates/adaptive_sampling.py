@@ -1,21 +1,22 @@
-"""Certify with fewer noise samples than CERTIFY. The failure probability alpha is the same.
+"""Sampling modes that certify with fewer noise samples than CERTIFY, with the same failure probability alpha.
 
-In every mode, prediction and radius in a row of the log are a valid certificate. Certified accuracy and mean radius of
-a log are lower bounds. More samples could only increase these values. `abstained` is an upper bound, because more
-samples would decide more images. `mean_draws` is the cost of the mode. The following lower bounds are close to the
-numbers of the published procedure:
+In every mode, the prediction and the radius in a row of the log are a valid certificate. The certified accuracy and the
+mean radius computed from a log are lower bounds, which more samples could only increase. `abstained` is an upper bound,
+because more samples would decide more images. `mean_draws` is the cost of the mode. The following lower bounds are
+close to the values that CERTIFY gives:
 
-    InputSpecific: the curve and the mean radius, up to `max_loss`.
+    InputSpecific: the certified-accuracy curve and the mean radius, up to a difference of `max_loss`.
 
-    Anytime without a target: the curve and the mean radius, up to the gain of the omitted blocks.
+    Anytime without a target radius: the curve and the mean radius, up to the gain from the omitted blocks of samples.
 
-    Stages, and Anytime with a target: certified accuracy at the target radius only; the mean radius is also loose.
+    Stages, and Anytime with a target radius: only the certified accuracy at the target radius. The mean radius is
+    loose.
 
-    Curve: certified accuracy at the radii of the grid only; the mean radius is also loose.
+    Curve: only the certified accuracy at the radii of the grid. The mean radius is loose.
 
 The `outcome` of a row is the reason why sampling stopped: `complete` (CERTIFY with all samples), `planned` (CERTIFY
-with a precomputed number of samples), `certified` or `refuted` (at the target radius), `placed` (on the grid), `little
-gain`, `out of draws`, or `wrong class`. The outcome `wrong class` certifies nothing.
+with a precomputed number of samples), `certified` or `refuted` (at the target radius), `placed` (located on the grid),
+`little gain`, `out of draws`, or `wrong class`. A row with the outcome `wrong class` is not a certificate.
 """
 
 from collections.abc import Callable
@@ -50,40 +51,42 @@ from lightning_modules.robustness.certificates.statistics import (
 )
 
 SEQUENCE_SHARE, FINAL_SHARE = 0.8, 0.2
-"""Shares of alpha for the confidence sequence of `Curve` and for its bound at the last sample."""
+"""Fractions of alpha that `Curve` uses for its confidence sequence and for its bound at `n_max` samples."""
 
 
 def next_look(n: int) -> int:
-    """Return the number of samples at the next evaluation of the votes.
+    """Return the number of samples at which the votes are evaluated next.
 
-    It is 5 % larger, rounded to whole blocks.
+    This number is 5 % larger than n, rounded to whole blocks, and at least one block larger.
     """
     return n + max(BLOCK, n // (20 * BLOCK) * BLOCK)
 
 
 def ends(bound: Callable[[int, int, float], float], hits: Votes, n: int, level: float) -> list[float]:
-    """Bound the class probability in each stream.
+    """Bound the class probability in each noise stream.
 
-    All bounds hold jointly with probability 1 - level.
+    All bounds hold jointly with a probability of at least 1 - level.
 
     Args:
-        bound: function that computes the bound of a stream from its hits, number of samples and level.
+        bound: function that computes the bound of a stream from the number of hits, the number of samples and the
+            level.
         hits: number of votes for the class in each stream, `[S]`.
         n: number of samples.
-        level: probability that at least one bound is wrong.
+        level: maximum probability that at least one bound is wrong.
     """
     return [bound(int(k), n, level / len(hits)) for k in hits]
 
 
 @dataclass(frozen=True)
 class Stages(Mode):
-    """Decide whether a target radius is certified, in stages with more and more samples.
+    """Decide whether a target radius is certified, in stages with increasing numbers of samples.
 
-    Stage i has its own selection samples and n_i estimation samples. Each of s stages certifies at level alpha / s, so
-    that all claims hold jointly. A stage gives up if its selected class does not reach the radius, according to an
-    upper bound at level beta / (s - 1). Giving up never makes a certificate invalid, but the loss of power can exceed
-    beta. If two classes are about equally probable, a stage often selects the wrong class, and then gives up correctly.
-    The radius in a row is the radius of the final stage, which is a valid lower bound.
+    Stage i uses new selection samples and n_i new estimation samples. Each of s stages certifies at level alpha / s, so
+    that all claims hold jointly. A stage gives up the image if an upper bound at level beta / (s - 1) shows that the
+    selected class does not reach the target radius. Giving up never makes a certificate invalid. However, images that
+    could be certified can be given up with a probability above beta: if two classes are about equally probable, a stage
+    often selects the wrong class, and then gives up correctly. The radius in a row of the log is computed in the last
+    stage that ran, and is a valid lower bound.
 
     Source: Horvath, Mueller, Fischer and Vechev, Boosting Randomized Smoothing with Variance Reduced Classifiers,
     ICLR 2022, arXiv 2106.06946.
@@ -92,8 +95,8 @@ class Stages(Mode):
         radius: target radius, in pixel units.
         n0: number of selection samples per stage.
         n: number of estimation samples of each stage.
-        alpha: probability that a certificate is wrong.
-        beta: probability that at least one stage gives up on a class that reaches the radius.
+        alpha: maximum probability that a certificate is wrong.
+        beta: maximum probability that at least one stage gives up although its selected class reaches the radius.
     """
 
     radius: float
@@ -131,20 +134,22 @@ class Stages(Mode):
 class InputSpecific(Mode):
     """Run CERTIFY with as few samples as possible.
 
-    The radius is nearly as large as with `n_max` samples. The selection samples give a rough estimate of the class
-    probability. From this estimate follows how many new samples lose at most `max_loss` of the radius. This number does
-    not depend on the new samples. The published formula of the radius therefore stays valid.
+    The radius is nearly as large as with `n_max` estimation samples. The selection samples give a rough estimate of the
+    class probability. From this estimate, the mode computes the number of estimation samples for which the radius is at
+    most `max_loss` smaller. The number does not depend on the estimation samples, so that the published formula of the
+    radius remains valid.
 
     Source: Chen, Li, Yan, Li and Sheng, Input-Specific Robustness Certification for Randomized Smoothing, AAAI 2022,
     arXiv 2112.12084.
 
     Args:
-        max_loss: maximum loss of radius compared with `n_max` samples, in pixel units; if `relative`, as a fraction.
-        relative: interpret `max_loss` as a fraction.
-        n0: number of selection samples, which also determine the number of estimation samples.
+        max_loss: maximum decrease of the radius compared with `n_max` samples, in pixel units, or as a fraction of that
+            radius if `relative` is set.
+        relative: whether `max_loss` is a fraction instead of a number of pixel units.
+        n0: number of selection samples. Their votes also determine the number of estimation samples.
         n_max: maximum number of estimation samples.
-        alpha: probability that a certificate is wrong.
-        pilot_alpha: probability of a loss above `max_loss`; certificates are valid regardless.
+        alpha: maximum probability that a certificate is wrong.
+        pilot_alpha: maximum probability that the decrease exceeds `max_loss`. Certificates are valid in any case.
     """
 
     max_loss: float = 0.05
@@ -159,7 +164,8 @@ class InputSpecific(Mode):
         positive(max_loss=self.max_loss)
         at_least(1, n0=self.n0, n_max=self.n_max)
         within(0, 1, "()", alpha=self.alpha, pilot_alpha=self.pilot_alpha)
-        object.__setattr__(self, "_planned", {})  # cache: number of samples by radius and pilot hits
+        # Cache of the number of samples for each radius function and votes of the selection samples.
+        object.__setattr__(self, "_planned", {})
 
     def certify(self, radius: Radius, label: int) -> Certifying:
         votes = yield Draws(SELECTION, 0, self.n0)
@@ -177,23 +183,23 @@ class InputSpecific(Mode):
 
 @dataclass(frozen=True)
 class Anytime(Mode):
-    """Stop as soon as a confidence sequence decides the question.
+    """Sample until a confidence sequence certifies or refutes a radius.
 
-    The sequence is valid for all numbers of samples. With `radius`, the question is whether this radius is certified.
-    Without `radius`, sampling stops when the radius reaches `largest_radius`, when the class is shown to have no
-    majority, or when another block of samples is expected to add less than `least_gain`. The radius in a row of the log
-    is a valid lower bound.
+    The confidence sequence is valid at all numbers of samples jointly. With `radius`, sampling stops when this radius
+    is certified or refuted. Without `radius`, sampling stops when the certified radius reaches `largest_radius`, when
+    the votes show that the class has no majority, or when another block of samples is expected to increase the radius
+    by less than `least_gain`. The radius in a row of the log is a valid lower bound.
 
-    Source: Voracek, NeurIPS 2024, arXiv 2406.17830, with threshold log(1/alpha), the strictly one-sided level.
+    Source: Voracek, NeurIPS 2024, arXiv 2406.17830, with the threshold log(1/alpha) of a strictly one-sided level.
 
     Args:
         radius: target radius, in pixel units; None estimates the full radius.
-        n0: selection samples.
+        n0: number of selection samples.
         n_max: maximum number of estimation samples.
-        alpha: probability that a certificate is wrong.
-        largest_radius: radius at which sampling stops without a target, in pixel units.
-        least_gain: sampling stops when the expected gain of radius from the next 100 samples is smaller, in pixel
-            units.
+        alpha: maximum probability that a certificate is wrong.
+        largest_radius: certified radius at which sampling stops if `radius` is None, in pixel units.
+        least_gain: smallest expected increase of the radius from the next 100 samples for which sampling continues, in
+            pixel units.
     """
 
     radius: float | None = None
@@ -228,7 +234,7 @@ class Anytime(Mode):
             elif n == self.n_max:
                 outcome = "out of draws"
             elif self.radius is None and certified >= 0:
-                # Hits are not rounded, which could change the radius by as much as the gain.
+                # The expected number of hits is not rounded: rounding could change the radius by as much as the gain.
                 expected = [anytime_lower(int(k) * (n + BLOCK) / n, n + BLOCK, self.alpha / len(hits)) for k in hits]
                 if radius(expected) - certified < self.least_gain:
                     outcome = "little gain"
@@ -239,23 +245,26 @@ class Anytime(Mode):
 class Curve(Mode):
     """Estimate certified accuracy at the radii 0, `grid`, 2 `grid`, ... with as few samples as possible.
 
-    The place of an image is the largest grid radius up to which the image is certified.
+    The place of an image is the largest radius of the grid at which the image is certified.
 
-    If the selected class is not the label, sampling stops after selection. The image then counts at no radius.
-    Otherwise sampling stops when one-sided confidence sequences put the radius between two adjacent grid radii. It also
-    stops when no outcome of the remaining samples could increase the place.
+    If the selected class is not the label, sampling stops after the selection, and the image does not count as
+    certified at any radius. Otherwise, sampling stops when one-sided confidence sequences show that the radius lies
+    between two adjacent radii of the grid. It also stops when no outcome of the remaining samples could increase the
+    place.
 
-    The confidence sequence uses the fraction `SEQUENCE_SHARE` of alpha. The rest of alpha is for the Clopper-Pearson
-    bound at `n_max` samples. At that number, this bound is tighter. The radius in a row of the log is the place, a
-    valid lower bound. At the grid radii, the accuracy of the log is a valid lower bound of the certified accuracy of
-    the smoothed classifier. A row of the log with the wrong class certifies nothing.
+    The lower confidence sequence uses the fraction `SEQUENCE_SHARE` of alpha. The rest of alpha is used by the
+    Clopper-Pearson bound at `n_max` samples, which is tighter than the confidence sequence at this number of samples.
+    The radius in a row of the log is the place, which is a valid lower bound. At the radii of the grid, the certified
+    accuracy computed from the log is a valid lower bound of the certified accuracy of the smoothed classifier. A row of
+    the log with the wrong class is not a certificate.
 
     Args:
-        grid: spacing of the radii, in pixel units.
-        n0: selection samples.
+        grid: distance between two adjacent radii of the grid, in pixel units.
+        n0: number of selection samples.
         n_max: maximum number of estimation samples.
-        alpha: probability that a certificate is wrong.
-        beta: probability of placing an image too low; this never makes a certificate invalid.
+        alpha: maximum probability that a certificate is wrong.
+        beta: maximum probability that the place of an image is too small because of early stopping. This never makes a
+            certificate invalid.
     """
 
     grid: float = 0.25
@@ -300,7 +309,7 @@ class Curve(Mode):
         return self._lower(hits + (self.n_max - n), self.n_max)
 
     def _place(self, radius: float) -> float:
-        """Return the index of the largest grid radius that is at most `radius`, or -1 without a certificate."""
+        """Return the index of the largest radius of the grid that is at most `radius`, or -1 for a negative radius."""
         return float(np.floor(radius / self.grid)) if radius >= 0 else -1.0
 
 

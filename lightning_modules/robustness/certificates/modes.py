@@ -1,11 +1,11 @@
 """Sampling modes of certification: the published algorithms CERTIFY and PREDICT.
 
-A mode is a coroutine. It requests votes by yielding `Draws`, receives the vote counts, and returns a `Certificate`. A
-mode has no access to network or device. Its decisions depend only on the vote counts.
+The `certify` method of a mode is a generator: it yields `Draws` to request votes, receives the vote counts, and returns
+a `Certificate`. A mode has no access to the network or the device. Its decisions depend only on the vote counts.
 
-A certificate states that the smoothed classifier g equals `prediction` everywhere within `radius`. The certificate of
-an image is wrong with probability at most alpha. The samples that select the class are separate from the samples that
-bound its probability.
+A certificate states that the smoothed classifier g equals `prediction` everywhere within `radius`. The probability that
+the certificate of an image is wrong is at most alpha. The class is selected with different noise samples from those
+that bound the probability of the class.
 """
 
 from abc import ABC, abstractmethod
@@ -25,22 +25,22 @@ from lightning_modules.robustness.certificates.statistics import (
 )
 
 BLOCK = 100
-"""Samples per seed. Adaptive modes evaluate the votes at multiples of it."""
+"""Number of noise samples per seed. Adaptive modes evaluate the votes at multiples of this number."""
 
 SCORE_UNITS = 2**20
-"""Units per score of 1. Scores are whole numbers of units, so their sums are exact in any order."""
+"""Number of units in a score of 1. Scores are whole numbers of units, so sums of scores are exact in any order."""
 
 SELECTION, ESTIMATION = 0, 1
-"""Noise streams: for selecting the class, and for bounding its probability."""
+"""Noise streams: one for selecting the class, and one for bounding its probability."""
 
 Votes = NDArray[np.int64]
-"""Votes for each class in each of S streams, `[S, K]`; S is 1 unless several classifiers vote."""
+"""Number of votes for each class in each of S streams, `[S, K]`; S is 1 unless several classifiers vote."""
 Radius = Callable[[Sequence[float]], float]
-"""Maps lower bounds of the class probability in each stream to the certified radius; negative means none."""
+"""Function from the lower bounds of all streams to the certified radius; it is negative without a certificate."""
 
 
 class Draws(NamedTuple):
-    """A request for the votes on samples `start` to `stop` of a noise stream."""
+    """A request for the votes on the noise samples `start` to `stop` of a stream."""
 
     stage: int
     start: int
@@ -49,24 +49,24 @@ class Draws(NamedTuple):
 
 @dataclass(frozen=True)
 class Certificate:
-    """The certificate of an image, and the vote counts from which it follows."""
+    """The certificate of an image, and the vote counts on which it is based."""
 
     prediction: int
     """Predicted class, or `ABSTAIN`."""
     radius: float
-    """Certified radius in pixel units; 0 if nothing is claimed."""
+    """Certified radius in pixel units; 0 without a certificate."""
     outcome: str
-    """Reason for stopping, see `adaptive_sampling.py`. Unless it is `complete`, more samples might certify more."""
+    """Reason for stopping, see `adaptive_sampling.py`. Except for `complete`, more samples might raise the radius."""
     selected: int
     """Class with the most votes among the selection samples."""
     hits: tuple[float, ...] = ()
-    """Votes for that class among the estimation samples, in each stream. For `MeanProbability`, sums of scores."""
+    """Estimation votes for `selected` in each stream; for `MeanProbability`, the sums of its scores."""
     n: int = 0
     """Number of estimation samples."""
     p_lower: tuple[float, ...] = ()
-    """Lower bounds of the class probability in each stream."""
+    """Lower bound of the probability of `selected` in each stream."""
     draws: int = 0
-    """Total number of samples for the image. One sample serves all streams."""
+    """Total number of noise samples for the image. Each sample is used in all streams."""
     stage: int = 0
     """Stage at which sampling stopped; 0 is selection."""
 
@@ -75,17 +75,18 @@ Certifying = Generator[Draws, Votes, Certificate]
 
 
 class Mode(ABC):
-    """A sampling mode: the procedure that certifies one image."""
+    """Base class of sampling modes. A sampling mode is the procedure that certifies one image."""
 
     name: str
     alpha: float
     soft: ClassVar[bool] = False
-    """Whether the mode receives sums of scores instead of votes: the softmax of the logits, rounded down to a whole
-    number of `SCORE_UNITS`. The S sums `[2 S, K]` are followed by the S sums of squares."""
+    """Whether the mode receives sums of scores instead of votes. A score is a softmax probability in units of 1 /
+    `SCORE_UNITS`, rounded down. The array `[2 S, K]` contains the sums of the S streams, followed by the S sums of
+    squares."""
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Name and arguments of the mode, which must be the same for all rows of a log."""
+        """Name and arguments of the mode. All rows of a log must have the same settings."""
         return {"mode": self.name, **asdict(self)}  # type: ignore[call-overload]
 
     @abstractmethod
@@ -93,15 +94,15 @@ class Mode(ABC):
         """Certify one image.
 
         Args:
-            radius: function that maps lower bounds to the certified radius; the module that votes defines it.
+            radius: function that maps lower bounds to the certified radius; the smoothed classifier defines it.
             label: label of the image; only `Curve` uses it.
         """
 
 
 def select(n0: int, stage: int = SELECTION) -> Generator[Draws, Votes, int]:
-    """Request `n0` votes, and return the class with the most votes.
+    """Request the votes on `n0` samples, and return the class with the most votes.
 
-    In a tie, return the lowest class.
+    Of several classes with equally many votes, return the lowest index.
     """
     votes = yield Draws(stage, 0, n0)
     return int(votes.sum(axis=0).argmax())
@@ -110,9 +111,9 @@ def select(n0: int, stage: int = SELECTION) -> Generator[Draws, Votes, int]:
 def estimate(
     selected: int, n: int, alpha: float, stage: int = ESTIMATION
 ) -> Generator[Draws, Votes, tuple[Votes, list[float]]]:
-    """Request `n` votes.
+    """Request the votes on `n` samples, and bound the probability of the selected class.
 
-    For each noise stream, return the number of votes for the selected class and its lower bound.
+    Return, for each stream, the number of votes for the selected class, and the lower bound of its probability.
     """
     votes = yield Draws(stage, 0, n)
     hits = votes[:, selected]
@@ -131,7 +132,7 @@ def claim(
 ) -> Certificate:
     """Build a certificate from lower bounds.
 
-    Abstain if the radius is negative.
+    The certificate abstains if the radius is negative.
     """
     certified = radius(p_lower)
     prediction, certified = (selected, certified) if certified >= 0 else (ABSTAIN, 0.0)
@@ -141,12 +142,12 @@ def claim(
 
 @dataclass(frozen=True)
 class FixedSampling(Mode):
-    """CERTIFY as published, with n samples for every image.
+    """CERTIFY as published, with n estimation samples for every image.
 
     Args:
-        n0: selection samples.
-        n: estimation samples.
-        alpha: probability that a certificate is wrong.
+        n0: number of selection samples.
+        n: number of estimation samples.
+        alpha: maximum probability that a certificate is wrong.
     """
 
     n0: int = 100
@@ -166,15 +167,15 @@ class FixedSampling(Mode):
 
 @dataclass(frozen=True)
 class MeanProbability(Mode):
-    """Certify the mean softmax of n samples instead of their votes, with the empirical Bernstein bound.
+    """Certify the mean softmax of n samples instead of the votes, using the empirical Bernstein bound.
 
     The smoothed classifier is then g(x) = argmax_c E[softmax_c f(x + sigma e)]. The radii of this package hold for any
     score in [0, 1], not only for votes.
 
     Args:
-        n0: selection samples.
-        n: estimation samples, at most 4,194,304.
-        alpha: probability that a certificate is wrong.
+        n0: number of selection samples.
+        n: number of estimation samples, at most 4,194,304.
+        alpha: maximum probability that a certificate is wrong.
 
     Sources: Salman et al., Provably Robust Deep Learning via Adversarially Trained Smoothed Classifiers, NeurIPS 2019,
     arXiv 1906.04584, for the radius of a mean score; Maurer and Pontil (2009) for the bound, see `statistics.py`.
@@ -209,7 +210,7 @@ class Predict(Mode):
 
     Args:
         n: number of samples.
-        alpha: probability that the prediction is not the class of the smoothed classifier.
+        alpha: maximum probability that the prediction is not the class of the smoothed classifier.
     """
 
     n: int = 1000

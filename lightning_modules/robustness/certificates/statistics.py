@@ -1,14 +1,13 @@
-"""Confidence bounds of vote probabilities, and summaries of randomised smoothing certificates.
+"""Confidence bounds of vote probabilities, and summary statistics of randomised-smoothing certificates.
 
 A base classifier f of images in [0, 1] and Gaussian noise define the smoothed classifier g:
 
     g(x) = argmax_c P(f(x + sigma e) = c),   e ~ N(0, I).
 
-Let A be the class of g at x. If P(f(x + sigma e) = A) >= p > 1/2, then g is constant within the l2 radius sigma
-Phi^-1(p). The probability is estimated from votes, so p is a lower confidence bound. The bound is the Clopper-Pearson
-bound for a fixed number of samples, or an anytime bound. An anytime bound holds for all numbers of samples
-simultaneously. Sampling may therefore stop at any time. For the mean softmax of the noisy images instead of votes, p is
-the empirical Bernstein bound.
+Let A = g(x). If P(f(x + sigma e) = A) >= p > 1/2, then g is constant within the l2 radius sigma Phi^-1(p) around x. The
+probability has to be estimated from votes; p is therefore a lower confidence bound. For a fixed number of samples, this
+is the Clopper-Pearson bound. An anytime bound is valid for all numbers of samples simultaneously, so that sampling may
+stop at any time. If the mean softmax over noisy images replaces the votes, p is the empirical Bernstein bound.
 
 Source: Cohen, Rosenfeld and Kolter, Certified Adversarial Robustness via Randomized Smoothing, ICML 2019, arXiv
 1902.02918; Voracek, Treatment of Statistical Estimation Problems in Randomized Smoothing for Adversarial Robustness,
@@ -25,28 +24,28 @@ from scipy.special import betaincc, betaincinv, betaln, ndtri, xlog1py, xlogy
 from scipy.stats import binom, binomtest
 
 ABSTAIN = -1
-"""Prediction value for abstaining."""
+"""Prediction that means that the classifier abstains."""
 
 
 def clopper_pearson_lower(hits: ArrayLike, n: int, alpha: float) -> NDArray[np.float64]:
-    """Compute the exact lower confidence bound of a probability, for a predetermined number of samples.
+    """Compute the exact (Clopper-Pearson) lower confidence bound of a probability, for a fixed number of samples.
 
-    The published code computes the same bound as the lower end of the two-sided interval at level 2 alpha.
+    The published code computes the same bound; it uses the lower end of the two-sided interval at level 2 alpha.
 
     Args:
         hits: number of successes, of any shape, in [0, n]; fractions are allowed.
         n: number of samples.
-        alpha: probability that the bound exceeds the true value, in (0, 1).
+        alpha: maximum probability that the bound exceeds the true value, in (0, 1).
 
     Returns:
-        The bounds, with the shape of `hits`.
+        Bounds, with the shape of `hits`.
     """
     hits = np.asarray(hits, dtype=float)
     return np.where(hits == 0, 0.0, betaincinv(np.maximum(hits, 1e-12), n - hits + 1, alpha))
 
 
 def clopper_pearson_upper(hits: ArrayLike, n: int, alpha: float) -> NDArray[np.float64]:
-    """Compute the exact upper confidence bound of a probability.
+    """Compute the exact (Clopper-Pearson) upper confidence bound of a probability.
 
     Arguments are the same as for `clopper_pearson_lower`.
     """
@@ -54,18 +53,18 @@ def clopper_pearson_upper(hits: ArrayLike, n: int, alpha: float) -> NDArray[np.f
 
 
 def empirical_bernstein_lower(mean: ArrayLike, variance: ArrayLike, n: int, alpha: float) -> NDArray[np.float64]:
-    """Compute the empirical Bernstein lower bound of the expectation of a score in [0, 1].
+    """Compute the empirical Bernstein lower confidence bound of the expected value of a score in [0, 1]:
 
     mean - sqrt(2 V ln(2/alpha) / n) - 7 ln(2/alpha) / (3 (n - 1))
 
     Args:
         mean: mean of the scores of n independent samples.
-        variance: V, sample variance of the scores, with the divisor n - 1.
+        variance: sample variance V of the scores, with the divisor n - 1.
         n: number of samples, at least 2.
-        alpha: probability that the bound exceeds the expectation, in (0, 1).
+        alpha: maximum probability that the bound exceeds the expected value, in (0, 1).
 
     Returns:
-        The bounds, at least 0.
+        Bounds, clamped to at least 0.
 
     Source: Maurer and Pontil, Empirical Bernstein Bounds and Sample Variance Penalization, COLT 2009, arXiv 0907.3740,
     Theorem 4.
@@ -75,14 +74,14 @@ def empirical_bernstein_lower(mean: ArrayLike, variance: ArrayLike, n: int, alph
 
 
 def log_wealth(hits: ArrayLike, n: ArrayLike, p: ArrayLike) -> NDArray[np.float64]:
-    """Compute the logarithm of the wealth of a bettor, who starts with 1 and bets against the probability p.
+    """Compute the log-wealth of a bettor who starts with 1 and bets against the hypothesis that the probability is p.
 
     W(p) = log B(k + 1/2, n - k + 1/2) - log B(1/2, 1/2) - k log p - (n - k) log(1 - p)
 
-    If p is the true probability, then P(W(p) ever reaches log(1/a)) <= a (inequality of Ville).
+    If p is the true probability, then P(W(p) ever reaches log(1/a)) <= a by Ville's inequality.
 
     Args:
-        hits: k, successes so far.
+        hits: number k of successes so far.
         n: number of samples so far.
         p: hypothesised probability, in [0, 1].
     """
@@ -91,13 +90,14 @@ def log_wealth(hits: ArrayLike, n: ArrayLike, p: ArrayLike) -> NDArray[np.float6
 
 
 def log_wealth_above(hits: ArrayLike, n: ArrayLike, p: ArrayLike) -> NDArray[np.float64]:
-    """Compute the logarithm of the wealth of a one-sided bettor, who bets only on probabilities above p.
+    """Compute the log-wealth of a one-sided bettor, who bets only that the probability is above p.
 
     W+(p) = W(p) + log P(b > p | k, n) - log P(b > p),   with prior b ~ Beta(1/2, 1/2) and posterior
     Beta(k + 1/2, n - k + 1/2).
 
-    exp W+ is a mixture of likelihood ratios of all q > p against p. The expectation of each ratio is at most 1 for
-    every true probability up to p. Hence P(W+(p) ever reaches log(1/a)) <= a for all of these probabilities.
+    exp W+(p) is a mixture of the likelihood ratios between q and p for all q > p. If the true probability is at most p,
+    each ratio has an expected value of at most 1. Hence P(W+(p) ever reaches log(1/a)) <= a for every true probability
+    up to p.
     """
     hits, n, p = np.asarray(hits, dtype=float), np.asarray(n, dtype=float), np.asarray(p, dtype=float)
     with np.errstate(divide="ignore"):
@@ -115,14 +115,14 @@ def _root_below(wealth: Callable[[float], float], highest: float, alpha: float) 
 
 
 def anytime_lower(hits: float, n: int, alpha: float) -> float:
-    """Compute the lower end of the anytime confidence interval {p : W(p) < log(1/alpha)}.
+    """Compute the lower end of the anytime-valid confidence interval {p : W(p) < log(1/alpha)}.
 
-    With probability 1 - alpha, the true value lies between the lower and upper ends for all n simultaneously.
+    With a probability of at least 1 - alpha, the intervals for all n simultaneously contain the true value.
 
     Args:
         hits: number of successes so far; fractions are allowed.
         n: number of samples so far.
-        alpha: probability that at least one interval of the sequence misses the true value, in (0, 1).
+        alpha: maximum probability that at least one interval of the sequence misses the true value, in (0, 1).
     """
     if hits == 0:
         return 0.0
@@ -131,7 +131,7 @@ def anytime_lower(hits: float, n: int, alpha: float) -> float:
 
 
 def anytime_upper(hits: int, n: int, alpha: float) -> float:
-    """Compute the upper end of the anytime confidence interval.
+    """Compute the upper end of the anytime-valid confidence interval.
 
     Arguments are the same as for `anytime_lower`.
     """
@@ -139,10 +139,10 @@ def anytime_upper(hits: int, n: int, alpha: float) -> float:
 
 
 def one_sided_anytime_lower(hits: int, n: int, alpha: float) -> float:
-    """Compute the one-sided lower bound: the smallest p with W+(p) < log(1/alpha).
+    """Compute the one-sided anytime-valid lower bound: the smallest p with W+(p) < log(1/alpha).
 
-    It is tighter than `anytime_lower`. With probability 1 - alpha, this bound is below the true value for all n
-    simultaneously.
+    This bound is tighter than `anytime_lower`. With a probability of at least 1 - alpha, it does not exceed the true
+    value for any n.
     """
     if hits == 0:
         return 0.0
@@ -150,7 +150,7 @@ def one_sided_anytime_lower(hits: int, n: int, alpha: float) -> float:
 
 
 def one_sided_anytime_upper(hits: int, n: int, alpha: float) -> float:
-    """Compute the one-sided upper bound for all n.
+    """Compute the one-sided anytime-valid upper bound.
 
     Arguments are the same as for `one_sided_anytime_lower`.
     """
@@ -158,30 +158,30 @@ def one_sided_anytime_upper(hits: int, n: int, alpha: float) -> float:
 
 
 def gaussian_radius(p: float, sigma: float) -> float:
-    """Compute the radius within which a class keeps its majority if its probability is at least p.
+    """Compute the radius within which a class keeps the majority if its probability at the image is at least p.
 
     Args:
         p: lower bound of the probability, in [0, 1].
         sigma: standard deviation of the noise, in pixel units.
 
     Returns:
-        The radius sigma Phi^-1(p), in pixel units; it is negative for p < 1/2, which means that there is no
-        certificate.
+        Radius sigma Phi^-1(p), in pixel units. It is negative for p < 1/2, which means that there is no certificate.
     """
     return float(sigma * ndtri(p))
 
 
 def predict(votes: ArrayLike, alpha: float) -> int:
-    """Return the class with the most votes, or abstain (PREDICT).
+    """Return the class with the most votes, or abstain, as in the algorithm PREDICT.
 
-    The class must win an exact two-sided binomial test against the second class.
+    The votes for this class and for the runner-up must differ significantly, according to an exact two-sided binomial
+    test.
 
     Args:
-        votes: votes for each class, `[K]`.
-        alpha: probability that the returned class is not the class of g.
+        votes: number of votes for each class, `[K]`.
+        alpha: maximum probability that the returned class is not the class of g.
 
     Returns:
-        The class, or `ABSTAIN` if no class wins significantly.
+        The class, or `ABSTAIN` if the difference is not significant.
     """
     votes = np.asarray(votes)
     first, second = np.argsort(-votes, kind="stable")[:2]
@@ -202,23 +202,24 @@ def input_specific_draws(
     relative: bool,
     radius: Callable[[Sequence[float]], float],
 ) -> int:
-    """Find the smallest number of samples that loses at most `max_loss` of radius compared with `n_max` samples.
+    """Find the smallest number of samples that decreases the radius by at most `max_loss` relative to `n_max` samples.
 
-    The limit must hold for every probability in the two-sided confidence interval of the pilot. A wrong interval
-    affects only the number of saved samples. The certificate stays valid, because it uses samples that are independent
-    of the pilot. With several votes, all probabilities move simultaneously from the lower ends of their intervals to
-    the upper ends. Other combinations are not checked.
+    The class probability is estimated from pilot samples. The decrease must be at most `max_loss` for every probability
+    in the two-sided confidence interval of this estimate. If the interval misses the true probability, the certificate
+    remains valid, because it is computed from samples that are independent of the pilot; only the decrease can be
+    larger. With several streams, the check moves all probabilities simultaneously from the lower to the upper ends of
+    their intervals. Other combinations are not checked.
 
     Args:
-        pilot_hits: number of votes for the selected class in the pilot, one number per stream.
-        pilot_draws: number of samples of the pilot.
+        pilot_hits: number of votes for the selected class among the pilot samples, one number per stream.
+        pilot_draws: number of pilot samples.
         n_max: maximum number of samples.
-        step: divisor of the result; the result can also be `n_max`.
-        alpha: failure probability of the certificate.
-        pilot_alpha: failure probability of the interval.
-        max_loss: maximum loss of radius in pixel units; if `relative` is true, as a fraction of the radius.
-        relative: interpret `max_loss` as a fraction.
-        radius: function that maps probabilities, one per stream, to the certified radius.
+        step: the result is a multiple of this number, or `n_max`.
+        alpha: maximum probability that the certificate is wrong.
+        pilot_alpha: maximum probability that the interval misses the true probability.
+        max_loss: maximum decrease of the radius, in pixel units, or as a fraction of the radius if `relative` is true.
+        relative: whether `max_loss` is a fraction instead of a number of pixel units.
+        radius: function that maps lower bounds of the probabilities, one per stream, to the certified radius.
 
     Source: Chen, Li, Yan, Li and Sheng, Input-Specific Robustness Certification for Randomized Smoothing, AAAI 2022,
     arXiv 2112.12084.
@@ -246,7 +247,8 @@ def input_specific_draws(
 def certified_accuracy(correct: ArrayLike, radius: ArrayLike, radii: ArrayLike) -> NDArray[np.float64]:
     """Compute the certified accuracy at each radius r.
 
-    This is the fraction of images that are classified correctly with a certified radius of at least r.
+    The certified accuracy is the fraction of images that are classified correctly with a certified radius of at least
+    r.
 
     Args:
         correct: whether the prediction equals the label, `[N]`; false if the classifier abstains.
@@ -263,8 +265,8 @@ def certified_accuracy(correct: ArrayLike, radius: ArrayLike, radii: ArrayLike) 
 def average_certified_radius(correct: ArrayLike, radius: ArrayLike) -> float:
     """Compute the average certified radius (ACR), with radius 0 for wrong predictions.
 
-    The ACR is the integral of the certified accuracy over r. Easy images dominate the ACR. Report it together with the
-    curve of certified accuracy.
+    The ACR is the integral of the certified accuracy over r. Because easy images dominate the ACR, report it together
+    with the certified-accuracy curve.
 
     Source: Zhai et al., MACER: Attack-free and Scalable Robust Training via Maximizing Certified Radius, ICLR 2020.
     """
@@ -274,23 +276,23 @@ def average_certified_radius(correct: ArrayLike, radius: ArrayLike) -> float:
 def accuracy_with_high_probability(
     accuracy: ArrayLike, alpha: float, num_images: int, rho: float = 1e-3
 ) -> NDArray[np.float64]:
-    """Compute a lower bound of the certified accuracy on the given images.
+    """Compute a lower confidence bound of the certified accuracy on the given images.
 
-    It accounts for certificates that are wrong. The m certificates are independent, and each is wrong with probability
-    at most alpha. With probability 1 - rho, the number of wrong certificates is at most the smallest k with P(B > k) <=
-    rho for B ~ Binomial(m, alpha). The returned bound is the accuracy minus k / m. It holds for all radii
-    simultaneously.
+    The bound accounts for wrong certificates. The m certificates are independent, and each is wrong with probability at
+    most alpha. Let k be the smallest number with P(B > k) <= rho for B ~ Binomial(m, alpha). With a probability of at
+    least 1 - rho, at most k certificates are wrong. The bound is therefore the accuracy minus k / m. It holds for all
+    radii simultaneously.
 
-    The published code subtracts alpha + sqrt(alpha (1 - alpha) ln(1/rho) / m) + ln(1/rho) / (3 m) instead. The
-    inequality of Bernstein has a factor 2 under the root and in the last term. The published formula lacks both
-    factors. The published bound is therefore not valid: with alpha = rho = 0.001 and m = 10,000 it fails with
-    probability 0.0016.
+    The published code subtracts alpha + sqrt(alpha (1 - alpha) ln(1/rho) / m) + ln(1/rho) / (3 m) instead. Bernstein's
+    inequality has a factor 2 under the root and a factor 2 in the last term; the published formula lacks both factors.
+    The published bound is therefore not valid: with alpha = rho = 0.001 and m = 10,000, it fails with probability
+    0.0016.
 
     Args:
         accuracy: certified accuracies, of any shape.
-        alpha: failure probability of each certificate.
-        num_images: m, number of certificates.
-        rho: probability that the bound is wrong.
+        alpha: maximum probability that a certificate is wrong.
+        num_images: number m of certificates.
+        rho: maximum probability that the bound is wrong.
     """
     wrong = binom.isf(rho, num_images, alpha) / num_images
     return np.maximum(np.asarray(accuracy, dtype=float) - wrong, 0.0)

@@ -1,4 +1,4 @@
-"""A smoothed classifier's fractions of votes as a function of images and noise, for export."""
+"""Vote fractions of a smoothed classifier, as a function of images and noise that can be exported."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from lightning_modules.interfaces import Exported, ExportedInput, SmoothedClassi
 
 
 def vote_fractions(smoothed: SmoothedClassifier, image: Tensor, noise: Tensor, sigma: float) -> Tensor:
-    """Compute the fractions of votes for each class over noisy copies of images.
+    """Compute the fraction of votes for each class over noisy copies of each image.
 
     Args:
         smoothed: the smoothed classifier.
@@ -18,7 +18,7 @@ def vote_fractions(smoothed: SmoothedClassifier, image: Tensor, noise: Tensor, s
         sigma: standard deviation of the noise, in pixel units.
 
     Returns:
-        `[B, K]`; the largest entry is the smoothed classifier's prediction.
+        Vote fractions `[B, K]`; the class with the largest entry is the smoothed classifier's prediction.
     """
     images = image[:, None].expand(-1, noise.shape[0], -1, -1, -1).flatten(end_dim=1)
     noises = noise[None].expand(image.shape[0], -1, -1, -1, -1).flatten(end_dim=1)

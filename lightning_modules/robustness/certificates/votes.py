@@ -1,19 +1,20 @@
 """Count the votes of a classifier on noisy copies of images, in full batches.
 
-A batch may contain several images. Sample d of image x in a stage of its certification is x + sigma e. The noise e
-depends only on (seed, image, stage, d). Each block of 100 samples has its own seed. The inputs of the classifier
-therefore do not depend on batch size or world size. The votes do not depend on them either, with one exception. If two
-logits are very close, rounding decides, and rounding can change with the batch size. Noise differs between types of
-device.
+A batch may contain copies of several images. Sample d of image x in a stage of its certification is x + sigma e, where
+the noise e depends only on (seed, image, stage, d). Each block of 100 samples has a separate seed. The inputs of the
+classifier therefore do not depend on the batch size or the world size. The same is true of the votes, with one
+exception: if two logits are very close, the vote depends on rounding errors, which can change with the batch size.
+Different types of device generate different noise.
 
-We measured how many votes change by rounding (`tests/benchmarks/test_flipped_votes.py`). The measurement used a CPU, a
-ResNet-20 trained without noise, and 6,000 noisy copies of six CIFAR-10 images. Batch size 77 instead of 1000 changed no
-vote, in float32 and with bfloat16 autocast. The rate is therefore below 0.05 % at 95 % confidence. The memory format
-`channels_last` changed no vote either, although it changes logits by up to 0.06 under bfloat16.
+We measured how many votes change because of rounding (`tests/benchmarks/test_flipped_votes.py`). The measurement used a
+CPU, a ResNet-20 trained without noise, and 6,000 noisy copies of six CIFAR-10 images. Changing the batch size from 1000
+to 77 changed no vote, in float32 or with bfloat16 autocast. At 95 % confidence, the rate of changed votes is therefore
+below 0.05 %. The memory format `channels_last` changed no vote either, although it changes logits by up to 0.06 under
+bfloat16 autocast.
 
-As in the literature, noise is sampled and added in float32. The certificate assumes exact arithmetic. Voracek and Hein
-(Sound Randomized Smoothing in Floating-Point Arithmetic, ICLR 2023, arXiv 2207.07209) show that this gap can be
-exploited, and how to close it for quantised images.
+As in the literature, noise is sampled and added in float32, whereas the certificate assumes exact arithmetic. Voracek
+and Hein (Sound Randomized Smoothing in Floating-Point Arithmetic, ICLR 2023, arXiv 2207.07209) show how this gap can be
+exploited, and how it can be closed for quantised images.
 """
 
 import time
@@ -43,10 +44,10 @@ from lightning_modules.training.tested_images import LabelledImage
 
 
 class GaussianSmoothing:
-    """Smoothed classifier of Cohen et al. (2019), with one vote on x + sigma e and the radius sigma Phi^-1(p).
+    """Smoothed classifier of Cohen et al. (2019): one vote for each x + sigma e, and the radius sigma Phi^-1(p).
 
     Args:
-        network: maps images `[B, C, H, W]` to logits `[B, K]`.
+        network: network that maps images `[B, C, H, W]` to logits `[B, K]`.
     """
 
     certificate = "Cohen et al. 2019"
@@ -62,15 +63,15 @@ class GaussianSmoothing:
 
 
 class BlockNoise:
-    """Standard normal noise in float32.
+    """Generator of reproducible standard normal noise in float32.
 
-    For each type of device, it is a pure function of (seed, image, stage, block). Generators of some devices use only
-    32 bits of a seed. The seeds of the blocks of an image are consecutive integers, so the blocks differ even on these
-    devices.
+    On each type of device, the noise is a pure function of (seed, image, stage, block). The random generators of some
+    devices use only 32 bits of a seed. The blocks of an image nevertheless differ on these devices, because their seeds
+    are consecutive integers.
 
     Args:
         seed: seed of all noise.
-        device: device that generates the noise.
+        device: device on which the noise is generated.
     """
 
     def __init__(self, seed: int, device: torch.device) -> None:
@@ -83,15 +84,15 @@ class BlockNoise:
 
         Args:
             index: index of the image in the dataset.
-            stage: number of the noise stream, below 4096.
-            block: number of the block, below 2^20.
+            stage: index of the noise stream, below 4096.
+            block: index of the block, below 2^20.
             shape: shape of the image, `[C, H, W]`.
 
         Returns:
             `[BLOCK, C, H, W]`.
         """
         key = (index, stage, block)
-        if self._latest is None or self._latest[0] != key:  # a batch may end within a block
+        if self._latest is None or self._latest[0] != key:  # the previous batch may have ended within a block
             first = bits_of(self.seed, index)
             self.generator.manual_seed((first + (stage << 20) + block) % 2**64)
             device = self.generator.device
@@ -100,7 +101,7 @@ class BlockNoise:
         return self._latest[1]
 
     def draws(self, index: int, stage: int, start: int, stop: int, shape: torch.Size) -> list[Tensor]:
-        """Return noise samples `start` to `stop` as tensors `[., C, H, W]`, one tensor per block."""
+        """Return the noise samples `start` to `stop` as a list of tensors `[., C, H, W]`, one tensor per block."""
         blocks = range(start // BLOCK, -(-stop // BLOCK))
         return [
             self.block(index, stage, block, shape)[max(start - block * BLOCK, 0) : stop - block * BLOCK]
@@ -116,7 +117,7 @@ class Certified:
     label: int
     certificate: Certificate
     seconds: float
-    """Time of its batches, in proportion to its samples."""
+    """Computing time of the image: its share of the time of each batch, in proportion to its number of samples."""
 
 
 @dataclass(eq=False)
@@ -128,13 +129,13 @@ class _InProgress:
     request: Draws
     votes: Votes
     launched: int
-    """First sample of the request that is not in a batch yet."""
+    """Index of the first requested sample that is not in a batch yet."""
     counted: int = 0
     seconds: float = 0.0
 
 
 class _Part(NamedTuple):
-    """Samples of a single image in a batch."""
+    """The samples of one image in a batch."""
 
     item: _InProgress
     start: int
@@ -150,7 +151,7 @@ class _Launched(NamedTuple):
 
 
 def _scores(logits: Tensor) -> Tensor:
-    """Compute the scores of `Mode.soft` and their squares, `[B, 2 S, K + 1]`; the last column counts NaN samples."""
+    """Compute scores (see `Mode.soft`) and their squares, `[B, 2 S, K + 1]`; the last column marks samples with NaN."""
     probability = at_least_float32(logits).softmax(dim=2)
     score = (probability.nan_to_num(nan=0.0) * SCORE_UNITS).floor().long().clamp(max=SCORE_UNITS)
     broken = probability.isnan().any(dim=2, keepdim=True).long()
@@ -159,7 +160,7 @@ def _scores(logits: Tensor) -> Tensor:
 
 
 def _count_samples(counts: Tensor, place: Tensor, logits: Tensor, soft: bool) -> None:
-    """Add the votes or scores of logits `[S, B, K]` to the parts `place`, `[B]`, of counts `[parts, rows, K + 1]`."""
+    """Add votes or scores of logits `[S, B, K]` to `counts`, `[parts, rows, K + 1]`, at the part `place`, `[B]`."""
     if soft:
         counts.index_add_(0, place, _scores(logits))
         return
@@ -174,33 +175,33 @@ def _joined(pieces: list[Tensor]) -> Tensor:
 
 
 class VoteCounter:
-    """Certify images in full batches.
+    """Certifies images, with batches that are always full.
 
-    A batch may combine samples of several images. Images are processed in order of arrival, so only a few images are in
-    progress at any time. The device counts the votes. The host reads them one batch later, while the device computes
-    the next batch:
+    To fill a batch, samples of several images are combined. Images are processed in the order of arrival, so that only
+    a few images are in progress at any time. The device counts the votes. The host reads the counts of a batch while
+    the device computes the next batch:
 
                   plan and launch batch 1
                   plan and launch batch 2    while the device computes 1
         read 1,   plan and launch batch 3    while it computes 2
         read 2,   plan and launch batch 4    while it computes 3
 
-    Batch 3 is the first batch that can depend on the votes of batch 1. An image that waits for these votes has no
-    samples in batch 2. The next images fill batch 2.
+    Batch 3 is therefore the first batch that can depend on the votes of batch 1. If an image needs the votes of batch 1
+    to continue, it has no samples in batch 2, which is filled with samples of the next images.
 
     Args:
-        smoothed: smoothed classifier, which computes logits of noisy images and the certified radius.
-        mode: sampling mode, which decides the number of samples per image.
+        smoothed: smoothed classifier; it computes the logits of noisy images, and the certified radius.
+        mode: sampling mode; it decides how many samples of each image are evaluated.
         sigma: standard deviation of the noise, in pixel units.
         batch_size: number of samples per batch and rank.
         seed: seed of the noise.
         device: device of the images.
-        rank: rank of this process if the samples of each image are sharded over ranks, otherwise 0.
-        world_size: number of ranks over which the samples of each image are sharded.
-        add_over_processes: function that sums an int64 tensor over these ranks in place; all ranks call it the same
-            number of times.
-        after_batch: function called with `num_draws` after each batch, when the caller has consumed the results of that
-            batch; it should be fast. An exception raised by this function stops the certification.
+        rank: rank of this process if the samples of an image are distributed over ranks, otherwise 0.
+        world_size: number of ranks over which the samples of an image are distributed.
+        add_over_processes: function that sums an int64 tensor over these ranks, in place. All ranks call this function
+            equally often.
+        after_batch: function that is called with `num_draws` after each batch, once the caller has consumed the results
+            of the batch. It should be fast. If it raises an exception, the certification stops.
     """
 
     def __init__(
@@ -227,22 +228,22 @@ class VoteCounter:
         self.add_over_processes = add_over_processes
         self.after_batch = after_batch
         self.num_draws = 0
-        """Samples evaluated so far, over all ranks that share them."""
+        """Number of samples evaluated so far, summed over the `world_size` ranks."""
         self._waiting: list[_InProgress] = []
         self._kinds: tuple[int, int] | None = None
-        # One object for all images, so that a mode can cache results for this radius.
+        # The same function object is used for all images, so that a mode can cache results for it.
         self._radius: Radius = lambda probability: smoothed.certified_radius(probability, sigma)
 
     def certify(self, images: Iterator[LabelledImage]) -> Iterator[Certified]:
         """Certify images from an iterator.
 
         Args:
-            images: iterator of images of the same shape; an image is read when a batch has room for its samples.
+            images: iterator over images of equal shape. The next image is read when a batch has room for its samples.
 
         Yields: The result of each image, in order of completion.
 
         Raises:
-            ValueError: if logits are NaN, or their shape is not the documented shape.
+            ValueError: if logits are NaN, or do not have the shape `[S, B, K]`.
         """
         before: _Launched | None = None
         since = time.perf_counter()
@@ -257,7 +258,7 @@ class VoteCounter:
                 self.after_batch(self.num_draws)
 
     def _next_batch(self, images: Iterator[LabelledImage]) -> list[_Part]:
-        """Choose the samples of the next batch over all ranks, starting with the oldest images."""
+        """Choose the samples of the next batch of all ranks together, starting with the images that arrived first."""
         parts: list[_Part] = []
         room = self.batch_size * self.world_size
         position = 0
@@ -324,9 +325,9 @@ class VoteCounter:
         return self.noise.draws(image.index, part.item.request.stage, part.start, part.stop, image.image.shape)
 
     def _own(self, parts: list[_Part]) -> list[tuple[int, _Part]]:
-        """Return the samples of this rank with their part numbers.
+        """Return the samples of this rank, with the indices of their parts.
 
-        Every rank gets one range, and all ranges have the same length.
+        The samples of a batch are split into contiguous ranges of equal length, one per rank.
         """
         total = sum(part.stop - part.start for part in parts)
         share = -(-total // self.world_size)
@@ -341,10 +342,7 @@ class VoteCounter:
         return own
 
     def _count(self, batch: _Launched, since: float) -> list[Certified]:
-        """Add the votes of a batch to its images.
-
-        Finish the images that need no more samples.
-        """
+        """Add the votes of a batch to the images, and return the images that need no more samples."""
         if batch.arrived is not None:
             batch.arrived.synchronize()
         elapsed = time.perf_counter() - since

@@ -1,18 +1,19 @@
-"""Projected gradient ascent on an image, its objectives, and the random masks of the attack.
+"""Attack that computes the protection: projected gradient ascent, its objectives, and its random masks.
 
-For a kept region K with A pixels, let rho = sqrt(pi A / 2). There are J rounds, J ~ U{1 ... 14}. In each round, every
-vertex of the outer contour of K moves by offsets of at most e pixels. The offsets are smoothed along the contour. A
-vertex that leaves the region returns to the nearest vertex of the contour. Then the polygon is filled again:
+Let K be a kept region with A pixels, and rho = sqrt(pi A / 2). K is deformed in J rounds, J ~ U{1 ... 14}. In each
+round, every vertex of the outer contour of K is moved by random offsets of at most e pixels, which are smoothed along
+the contour. A vertex that would leave the region is moved to the nearest vertex of the old contour. The new polygon is
+then filled. The random numbers are
 
     e = floor(1.1 U(0, rho)),   (dx, dy) ~ U{-e ... e}^2, filtered by a Gaussian of width 0.1 rho.
 
-rho is defined as in the code of the authors. The radius of a circle of area A is smaller by a factor of pi / sqrt(2).
-The regions of an image are deformed separately. The editor keeps their union.
+rho is defined as in the authors' code; it is pi / sqrt(2) times the radius of a circle of area A. The regions of an
+image are deformed separately, and K is their union.
 
-The contour comes from marching squares in scikit-image. It runs along the pixels of the region, and has vertices where
-its direction changes. The code of the authors uses OpenCV. It finds the same contour with another starting point.
-Pillow fills polygons including their outlines. On average, Pillow and OpenCV fill the same number of pixels. At slanted
-edges, one pixel in 200 differs.
+The contour is computed by marching squares in scikit-image. It passes through the boundary pixels of the region, with a
+vertex wherever its direction changes. The authors' code uses OpenCV, which finds the same contour with a different
+starting point. Pillow fills the polygon including its outline. On average, Pillow and OpenCV fill the same number of
+pixels; at slanted edges, one pixel in 200 differs.
 
 Source: Choi et al., DiffusionGuard: A Robust Defense Against Malicious Diffusion-based Image Editing, ICLR 2025, arXiv
 2410.05694, Algorithm 1.
@@ -39,15 +40,16 @@ Augmentation = Literal["contour", "single", "global"]
 
 
 def outer_contour(region: Mask) -> NDArray[np.int64]:
-    """Find the outer contour of the largest part of a region.
+    """Find the outer contour of the largest connected component of a region.
 
-    Pixels that touch at a corner are connected.
+    Pixels that touch only at a corner count as connected.
 
     Args:
-        region: `[H, W]`.
+        region: mask of the region, `[H, W]`.
 
     Returns:
-        Vertices of the contour, `[N, 2]`, as row and column of a pixel in the region. N is 0 for an empty region.
+        Vertices of the contour, `[N, 2]`. Each vertex is the row and column of a pixel in the region. N is 0 for an
+        empty region.
     """
     padded = np.pad(region, 1)
     lines = find_contours(padded.astype(float), 0.5, fully_connected="high")
@@ -73,37 +75,38 @@ def _area(line: NDArray[np.float64]) -> float:
 
 
 def filled(contour: NDArray[np.int64], shape: tuple[int, ...]) -> Mask:
-    """Fill a polygon and its outline, as a mask `[H, W]` of `shape`."""
+    """Return a mask `[H, W]` of shape `shape`, in which a polygon and its outline are true."""
     canvas = Image.new("1", (shape[1], shape[0]))
     points = [(int(column), int(row)) for row, column in contour]
     draw = ImageDraw.Draw(canvas)
     if len(points) > 2:
         draw.polygon(points, fill=1)
-    draw.line([*points, points[0]], fill=1)  # a fill alone covers only part of the edges
+    draw.line([*points, points[0]], fill=1)  # `polygon` alone covers only part of the outline
     return np.array(canvas)
 
 
 def radius(region: Mask) -> float:
-    """Compute rho = sqrt(pi A / 2) of a region with A pixels, in pixels."""
+    """Compute rho = sqrt(pi A / 2), in pixels, for a region with A pixels."""
     return math.sqrt(region.sum() * math.pi / 2)
 
 
 def deformed(region: Mask, largest_offset: int, width: float, random: np.random.Generator) -> Mask:
-    """Deform a region by one round of Algorithm 1.
+    """Deform a region in one round of Algorithm 1.
 
-    A region without contour is returned unchanged.
+    An empty region is returned unchanged.
 
     Args:
-        region: K, `[H, W]`.
-        largest_offset: maximal offset e of a vertex, in pixels.
-        width: width of the Gaussian along the contour, in vertices.
+        region: mask of the region, `[H, W]`.
+        largest_offset: maximum offset e of a vertex along each axis, in pixels.
+        width: standard deviation of the Gaussian filter along the contour, in numbers of vertices.
         random: random generator for the offsets.
     """
     contour = outer_contour(region)
     if len(contour) == 0:
         return region
     offsets = random.integers(-largest_offset, largest_offset, size=contour.shape, endpoint=True)
-    # Integers in, integers out: as in the authors' code, the filtered offsets are truncated towards zero.
+    # The offsets are integers, so that the filter returns integers too: as in the authors' code, it truncates towards
+    # zero.
     offsets = gaussian_filter1d(offsets, width, axis=0)
     moved = np.clip(contour + offsets, 0, np.array(region.shape) - 1)
     outside = ~region[moved[:, 0], moved[:, 1]]
@@ -115,14 +118,14 @@ def deformed(region: Mask, largest_offset: int, width: float, random: np.random.
 def shrunk(
     region: Mask, random: np.random.Generator, strength: float = 1.1, max_rounds: int = 15, smoothness: float = 0.1
 ) -> Mask:
-    """Randomly deform one region by Algorithm 1.
+    """Randomly deform a region by all rounds of Algorithm 1.
 
     Args:
-        region: K, `[H, W]`.
+        region: mask of the region, `[H, W]`.
         random: random generator for e, J and the offsets.
-        strength: factor zeta of e.
-        max_rounds: exclusive upper bound of J.
-        smoothness: width s of the Gaussian, relative to rho.
+        strength: factor zeta of the maximum offset e.
+        max_rounds: exclusive upper bound of the number of rounds J.
+        smoothness: width s of the Gaussian filter, relative to rho.
     """
     rho = radius(region)
     largest_offset = int(strength * random.uniform(0, rho))
@@ -132,13 +135,13 @@ def shrunk(
 
 
 def draw_kept(regions: Mask, augmentation: Augmentation, random: np.random.Generator) -> Mask:
-    """Sample a region K that an editor might keep.
+    """Sample a mask K of the pixels that an editor might keep.
 
     Args:
-        regions: regions to protect, `[R, H, W]`; empty regions are padding, and consume no random numbers.
-        augmentation: kind of augmentation: `contour` deforms each region at random, `single` takes the union of the
-            regions, and `global` takes the whole image.
-        random: random generator for `contour`.
+        regions: masks of the regions to protect, `[R, H, W]`. Empty regions are padding, and consume no random numbers.
+        augmentation: kind of augmentation: `contour` deforms each region randomly and returns the union, `single`
+            returns the union of the given regions, and `global` returns the whole image.
+        random: random generator, used by `contour` only.
 
     Returns:
         `[H, W]`.
@@ -153,19 +156,19 @@ def draw_kept(regions: Mask, augmentation: Augmentation, random: np.random.Gener
 
 ProtectionObjective = Literal["noise_norm", "encoder", "edit", "denoising_error", "mist", "random"]
 RANDOM_TIMESTEPS = ("denoising_error", "mist")
-"""Objectives at random timesteps."""
+"""Objectives that are evaluated at random timesteps."""
 MIST_WEIGHT = 1e4
-"""Weight of the denoising error in Mist."""
+"""Weight of the denoising error in the objective `mist`."""
 
 
 @dataclass(frozen=True)
 class Defence:
-    """A defence for comparison.
+    """Settings of a defence to compare with.
 
     Args:
         objective: objective that the attack maximises.
-        augmentation: method of sampling K: `contour`, `single` or `global`.
-        timestep: timestep to attack with `noise_norm`; None attacks the first timestep of the editor.
+        augmentation: method of sampling K: `contour`, `single` or `global`; see `draw_kept`.
+        timestep: timestep that the objective `noise_norm` attacks; None attacks the first timestep of the editor.
     """
 
     objective: ProtectionObjective = "noise_norm"
@@ -174,22 +177,20 @@ class Defence:
 
 
 def noise_norm(predicted: Tensor) -> Tensor:
-    """Compute || e ||_2 of each image, `[B]`."""
+    """Compute || e ||_2 for the predicted noise e of each image, `[B]`."""
     return torch.linalg.vector_norm(predicted.flatten(1), dim=1)
 
 
 def first_step(inpainter: Inpainter, image: Tensor, keep: Tensor, noise: Tensor, draw: Tensor, timestep: int) -> Tensor:
-    """Predict the noise at a timestep for a latent of pure noise.
-
-    This is the first step of the editor.
+    """Predict the noise for a latent of pure noise, as in the first step of the editor.
 
     Args:
         inpainter: the editor's model.
-        image: images `[B, C, H, W]` in [0, 1]; gradients flow to them.
+        image: images `[B, C, H, W]` in [0, 1]; the result is differentiable with respect to them.
         keep: mask of the kept region, `[B, 1, H, W]`: 1 where the image is kept.
         noise: standard normal z, before scaling by the scheduler.
-        draw: standard normal noise of the shape of z; a stochastic encoder samples its latent with it.
-        timestep: t.
+        draw: standard normal noise of the shape of z, from which a stochastic encoder samples the latent.
+        timestep: timestep t.
     """
     time = torch.full((len(image),), timestep, device=image.device)
     sigma = float(inpainter.scheduler.init_noise_sigma)
@@ -197,19 +198,19 @@ def first_step(inpainter: Inpainter, image: Tensor, keep: Tensor, noise: Tensor,
 
 
 def distance_to_grey(inpainter: Inpainter, image: Tensor, keep: Tensor) -> Tensor:
-    """Sum the squared distances between the encodings of blanked images and of grey images."""
+    """Sum the squared distances between the encodings of the blanked images and of grey images."""
     return _distance(inpainter, image, keep, torch.full_like(image, 0.5))
 
 
 def _distance(inpainter: Inpainter, image: Tensor, keep: Tensor, target: Tensor) -> Tensor:
-    """Sum the squared distances between the encodings of blanked images and of `target`."""
+    """Sum the squared distances between the encodings of the blanked images and of `target`."""
     zero = torch.zeros(inpainter.noise_shape(image), dtype=image.dtype, device=image.device)
     encoded = inpainter.encode(target, zero).detach()
     return (inpainter.encode(inpainter.blanked(image, keep), zero) - encoded).square().sum()
 
 
 def stripes(image: Tensor) -> Tensor:
-    """Return images of diagonal stripes with the shape of `image`; a period has a quarter of the width in pixels."""
+    """Return images of diagonal stripes with the shape of `image`; the period is a quarter of the image width."""
     height, width = image.shape[-2:]
     half_period = max(width // 8, 1)
     rows, columns = torch.arange(height)[:, None], torch.arange(width)
@@ -219,17 +220,17 @@ def stripes(image: Tensor) -> Tensor:
 def distance_of_edit(
     inpainter: Inpainter, image: Tensor, keep: Tensor, noise: Tensor, draw: Tensor, num_steps: int
 ) -> Tensor:
-    """Sum the squared distances between the latents of edits and of grey images.
+    """Sum the squared distances between the latents of the edited images and of grey images.
 
-    Gradients pass through all DDIM steps of the edit, which has an empty prompt and no guidance.
+    The edit uses an empty prompt and no guidance. Its DDIM steps are all differentiable.
 
     Args:
         inpainter: the editor's model.
-        image: images `[B, C, H, W]` in [0, 1]; gradients flow to them.
+        image: images `[B, C, H, W]` in [0, 1]; the result is differentiable with respect to them.
         keep: mask of the kept region, `[B, 1, H, W]`: 1 where the image is kept.
         noise: standard normal z, before scaling by the scheduler.
-        draw: standard normal noise of the shape of z; a stochastic encoder samples its latent with it.
-        num_steps: number of DDIM steps.
+        draw: standard normal noise of the shape of z, from which a stochastic encoder samples the latent.
+        num_steps: number of DDIM steps of the edit.
     """
     from diffusers import DDIMScheduler
 
@@ -255,17 +256,18 @@ def raised(
     timestep: int | Tensor,
     num_steps: int,
 ) -> Tensor:
-    """Compute the scalar that the attack maximises.
+    """Compute the objective that the attack maximises, a scalar.
 
     Args:
         inpainter: the editor's model.
-        objective: any objective but `random`.
-        image: images `[B, C, H, W]` in [0, 1]; gradients flow to them.
+        objective: any objective except `random`.
+        image: images `[B, C, H, W]` in [0, 1]; the result is differentiable with respect to them.
         keep: mask of the kept region, `[B, 1, H, W]`: 1 where the image is kept.
         noise: standard normal noise of the shape of z.
-        draw: standard normal noise of the shape of z; a stochastic encoder samples its latent with it.
-        timestep: attacked timestep of `noise_norm`, or random timesteps `[B]` of `RANDOM_TIMESTEPS`.
-        num_steps: number of steps of an edit in `edit`.
+        draw: standard normal noise of the shape of z, from which a stochastic encoder samples the latent.
+        timestep: the attacked timestep for `noise_norm`, or random timesteps `[B]` for the objectives in
+            `RANDOM_TIMESTEPS`.
+        num_steps: number of DDIM steps of the edit, for the objective `edit`.
     """
     if objective == "encoder":
         return -distance_to_grey(inpainter, image, keep)
@@ -286,22 +288,22 @@ def protected(
     iterations: int,
     gradient_repeats: int = 1,
 ) -> Tensor:
-    """Projected gradient ascent inside regions.
+    """Run projected gradient ascent that changes only pixels inside random regions.
 
-    Each iteration samples new regions.
+    Each iteration samples new regions K.
 
     Args:
-        image: x, `[B, C, H, W]` in [0, 1].
-        objective: function that maps x + d and K, `[B, 1, H, W]`, to the scalar to maximise; each call uses new random
+        image: images x, `[B, C, H, W]` in [0, 1].
+        objective: function that maps x + d and K, `[B, 1, H, W]`, to the scalar to maximise. Each call uses new random
             numbers.
-        draw_keep: samples K.
-        epsilon: maximal change of a pixel, in pixel units.
+        draw_keep: function that samples K, `[B, 1, H, W]`.
+        epsilon: maximum change of a pixel, in pixel units.
         step_size: change a of a pixel per step, in pixel units.
-        iterations: number of steps.
-        gradient_repeats: number of gradients that are averaged before taking the sign.
+        iterations: number of ascent steps.
+        gradient_repeats: number of gradients that are averaged before the sign is taken.
 
     Returns:
-        The images x + d, `[B, C, H, W]` in [0, 1]; pixels outside every K are unchanged.
+        Images x + d, `[B, C, H, W]` in [0, 1]. Pixels that were in no sampled K are unchanged.
     """
     adversarial = image.clone()
     for _ in range(iterations):

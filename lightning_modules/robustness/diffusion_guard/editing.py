@@ -1,18 +1,20 @@
 """Metrics of edits.
 
-PSNR and SSIM compare the edits of protected and original images. CLIP similarity compares an edit with its prompt.
+PSNR and SSIM compare the edit of a protected image with the edit of the original image. CLIP similarity compares an
+edit with its prompt.
 
-E_I and E_T are the CLIP embeddings of images and texts. They have unit length. An edit of a source image has two
+Let E_I and E_T be the CLIP embeddings of images and texts, normalised to unit length. An edit of a source image has two
 scores:
 
     similarity              cos(E_I(edit), E_T(prompt)),
     directional similarity  cos(E_I(edit) - E_I(source), E_T(prompt) - E_T(source text)).
 
-The source text describes the source image. For all metrics, a lower value means better protection.
+The source text is a description of the source image. For all metrics, a lower value means better protection.
 
 Source: Radford et al., Learning Transferable Visual Models From Natural Language Supervision, ICML 2021, arXiv
 2103.00020; directional similarity from Gal et al., StyleGAN-NADA: CLIP-Guided Domain Adaptation of Image Generators,
-SIGGRAPH 2022, arXiv 2108.00946. torchmetrics' CLIPScore has the first alone, for models that it knows by name.
+SIGGRAPH 2022, arXiv 2108.00946. The CLIPScore of torchmetrics computes only the first score, and only for the models
+that it lists by name.
 """
 
 import re
@@ -42,22 +44,22 @@ def directional_similarity(edit: Tensor, source: Tensor, prompt: Tensor, source_
         source_text: embeddings of the descriptions of the source images, `[B, D]`, of unit length.
 
     Returns:
-        Similarities `[B]`, in [-1, 1]; 0 if an edit changes nothing.
+        Similarities `[B]`, in [-1, 1]; 0 if an edit does not change the image.
     """
     return F.cosine_similarity(edit - source, prompt - source_text, dim=1)
 
 
 class CLIP:
-    """Embeddings of a pretrained CLIP model.
+    """Pretrained CLIP model that embeds images and texts.
 
-    The model is not a submodule of the module that uses it, and not part of checkpoints.
+    This object is not an `nn.Module`, so that CLIP is not stored in checkpoints.
 
     Args:
-        model: local folder with the model, tokenizer and image processor, written by `save_pretrained` of transformers;
-            or the name of a model on the Hugging Face Hub (`openai/clip-vit-large-patch14`).
+        model: local folder with the model, the tokenizer and the image processor, written by `save_pretrained` of
+            transformers; or the name of a model on the Hugging Face Hub (`openai/clip-vit-large-patch14`).
 
     Raises:
-        FileNotFoundError: if the model is neither on disk nor on the Hub, or a part of it is missing.
+        FileNotFoundError: if the model is neither on disk nor on the Hub, or if one of its files is missing.
         ValueError: if a file of the model is damaged, or the weights do not match the architecture.
         ImportError: if transformers is not installed.
     """
@@ -77,7 +79,7 @@ class CLIP:
             self.processor: Any = CLIPImageProcessor.from_pretrained(path, trust_remote_code=False, **options)
         except ValueError:
             raise
-        except Exception as error:  # damaged files raise almost anything
+        except Exception as error:  # damaged files raise exceptions of almost any type
             raise FileNotFoundError(
                 f"clip: {model} is no CLIP model: expected a folder that save_pretrained wrote, with model, tokenizer "
                 f"and image processor, or a name on the Hugging Face Hub ({sentence(error)})"
@@ -85,9 +87,9 @@ class CLIP:
 
     @torch.no_grad()
     def images(self, image: Tensor) -> Tensor:
-        """Compute E_I of images `[B, 3, H, W]` in [0, 1], `[B, D]`.
+        """Compute the embeddings E_I, `[B, D]`, of images `[B, 3, H, W]` in [0, 1].
 
-        E_I has unit length, and is on the device of the images.
+        The embeddings have unit length, and are on the device of the images.
         """
         model = self.model.to(image.device)
         pixels = self.processor(images=list(image.float().cpu()), do_rescale=False, return_tensors="pt").pixel_values
@@ -97,9 +99,10 @@ class CLIP:
 
     @torch.no_grad()
     def texts(self, text: Sequence[str]) -> Tensor:
-        """Compute E_T of B texts, `[B, D]`.
+        """Compute the embeddings E_T, `[B, D]`, of B texts.
 
-        Texts are truncated to the context of the model. E_T has unit length, and is on the device of the model.
+        Texts are truncated to the context length of the model. The embeddings have unit length, and are on the device
+        of the model.
         """
         longest = self.model.config.text_config.max_position_embeddings
         tokens = self.tokenizer(list(text), padding=True, truncation=True, max_length=longest, return_tensors="pt")
@@ -112,13 +115,13 @@ class CLIP:
 
 
 UNSEEN = "_unseen"
-"""Suffix of metrics for masks unknown to the protection."""
+"""Suffix of metrics for masks that the protection does not know."""
 TRANSFER = "_transfer"
 """Suffix of metrics for edits by a model that was not attacked."""
 
 
 def reject_suffixes(**options: Sequence[str]) -> None:
-    """Reject names that are not usable as suffixes of metrics."""
+    """Reject names that cannot be used as suffixes of metrics."""
     taken = {"unseen", "transfer", "unprotected"}
     for option, names in options.items():
         for name in names:
@@ -131,12 +134,13 @@ def reject_suffixes(**options: Sequence[str]) -> None:
 
 
 class EditMeans(nn.ModuleDict):
-    """Means of the metrics over images, masks and prompts, by metric name.
+    """Dictionary of the metrics, each averaged over images, masks and prompts.
 
     Args:
-        clip: whether to compare edits with their prompts.
-        defences: suffixes of the defences; an empty suffix is for the defence of the module.
-        ways: suffixes of the ways of editing; an empty suffix is for edits of the given images by the attacked model.
+        clip: whether to include the CLIP similarities between edits and prompts.
+        defences: suffixes of the defences; the empty suffix denotes the defence that the module itself specifies.
+        ways: suffixes of the ways of editing; the empty suffix denotes edits by the attacked model, without
+            purification.
     """
 
     def __init__(self, clip: bool, defences: Sequence[str] = ("",), ways: Sequence[str] = ("",)) -> None:
@@ -149,13 +153,13 @@ class EditMeans(nn.ModuleDict):
         super().__init__({name: MeanMetric() for name in [*names, *norms]})
 
     def mean(self, name: str) -> MeanMetric:
-        """Return the mean of the named metric."""
+        """Return the `MeanMetric` of the named metric."""
         metric = self[name]
         assert isinstance(metric, MeanMetric)
         return metric
 
     def measure(self, edit_of_protected: Tensor, edit: Tensor, repainted: Tensor, ending: str) -> None:
-        """Add two edits `[B, C, H, W]` of each image.
+        """Update PSNR and SSIM with the edits `[B, C, H, W]` of protected images and of the original images.
 
         The mask `repainted`, `[B, 1, H, W]`, is 1 in the repainted part.
         """
@@ -167,15 +171,15 @@ class EditMeans(nn.ModuleDict):
     def compare(
         self, clip: CLIP, image: Tensor, edit: Tensor, prompts: list[str], sources: list[str] | None, ending: str
     ) -> None:
-        """Add edited images and their prompts.
+        """Update the CLIP similarities with edited images and their prompts.
 
         Args:
             clip: CLIP model.
             image: source images, `[B, C, H, W]` in [0, 1].
-            edit: the edited images.
-            prompts: B texts.
-            sources: descriptions of the source images; if None, directional similarity is not computed.
-            ending: suffix of the metrics' names.
+            edit: edited images, `[B, C, H, W]` in [0, 1].
+            prompts: prompts of the edits, B texts.
+            sources: descriptions of the source images; if None, the directional similarity is not computed.
+            ending: suffix of the metric names.
         """
         edited, asked = clip.images(edit), clip.texts(prompts)
         self.mean(f"clip_similarity{ending}").update((edited * asked).sum(dim=1))
@@ -185,17 +189,17 @@ class EditMeans(nn.ModuleDict):
 
 
 def psnr_where(edit: Tensor, other: Tensor, where: Tensor) -> Tensor:
-    """Compute the PSNR in dB, `[B]`, of images in [0, 1].
+    """Compute the PSNR in dB, `[B]`, between images in [0, 1], inside a mask.
 
-    Only pixels in the mask `where`, `[B, 1, H, W]`, count. The PSNR is infinite for equal images, and NaN if the mask
-    is empty.
+    Only pixels in the mask `where`, `[B, 1, H, W]`, are used. The PSNR is infinite for equal images, and NaN for an
+    empty mask.
     """
     error = ((edit - other).square() * where).sum(dim=(1, 2, 3))
     return -10 * torch.log10(error / (edit.shape[1] * where.sum(dim=(1, 2, 3))))
 
 
 def ssim(edit: Tensor, other: Tensor) -> Tensor:
-    """Compute the SSIM `[B]` of images `[B, C, H, W]` in [0, 1] with reflected borders.
+    """Compute the SSIM, `[B]`, between images `[B, C, H, W]` in [0, 1], with reflected borders.
 
     Images must have more than 5 x 5 pixels.
     """
@@ -205,7 +209,7 @@ def ssim(edit: Tensor, other: Tensor) -> Tensor:
 
 
 def prompted(prompts: Sequence[Sequence[str]]) -> list[tuple[list[int], list[str]]]:
-    """For each k, list the images that have a k-th prompt, together with these prompts."""
+    """Return, for each k, the indices of the images that have a k-th prompt, and these prompts."""
     rounds = []
     for number in range(max(map(len, prompts), default=0)):
         rows = [row for row, of_image in enumerate(prompts) if len(of_image) > number]

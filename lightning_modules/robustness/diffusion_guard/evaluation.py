@@ -1,4 +1,4 @@
-"""Test steps of DiffusionGuard: edits of protected and original images by one or two editors."""
+"""Test steps of DiffusionGuard: edit protected and original images with one or two editors."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -15,11 +15,11 @@ from lightning_modules.robustness.diffusion_guard.editing import TRANSFER, UNSEE
 from lightning_modules.robustness.diffusion_guard.inpainting import Inpainter
 from lightning_modules.robustness.diffusion_guard.purification import Purification
 
-PROTECTING, EDITING, MEASURING = 0, 1, 2  # purposes of an image's random numbers
+PROTECTING, EDITING, MEASURING = 0, 1, 2  # keys that separate the random numbers of an image by purpose
 
 
 def union(batch: ProtectedImageBatch) -> Tensor:
-    """Compute the union of the regions of each image, `[B, 1, H, W]`, in the dtype of the images."""
+    """Compute the union of each image's regions, `[B, 1, H, W]`, in the dtype of the images."""
     return batch["regions"].any(dim=1, keepdim=True).to(batch["image"].dtype)
 
 
@@ -30,7 +30,7 @@ def normal(inpainter: Inpainter, image: Tensor, generators: Sequence[torch.Gener
 
 
 def compared_in(image: Tensor) -> torch.dtype:
-    """Return the dtype in which edits are compared: at least float32."""
+    """Return the dtype in which edits are compared: float32, or a higher precision of the images."""
     return torch.promote_types(image.dtype, torch.float32)
 
 
@@ -42,10 +42,10 @@ def edited_by(
     noise: Tensor,
     image: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Purify and edit images `[B, C, H, W]`.
+    """Purify images `[B, C, H, W]`, if a purification is given, and edit them.
 
     Returns:
-        The edits, and the purified images and masks.
+        The edits, the purified images and the purified masks.
     """
     if purification is not None:
         image, keep = purification(image, keep)
@@ -53,10 +53,10 @@ def edited_by(
 
 
 class EditingSteps:
-    """Test steps of `DiffusionGuard`, which edit protected and original images with equal noise and prompts."""
+    """Test steps of `DiffusionGuard`: protected and original images are edited with the same noise and prompts."""
 
     def on_test_start(self: Any) -> None:
-        for metric in map(self.metrics.mean, self.metrics):  # half precision has only three digits
+        for metric in map(self.metrics.mean, self.metrics):  # means in half precision have only three digits
             metric.set_dtype(torch.promote_types(metric.dtype, torch.float32))
 
     def test_step(self: Any, batch: ProtectedImageBatch, batch_idx: int) -> dict[str, Tensor]:
@@ -98,7 +98,7 @@ class EditingSteps:
         return shown
 
     def image_columns(self, batch: ProtectedImageBatch, outputs: dict[str, Tensor]) -> dict[str, Tensor | ImageColumn]:
-        """Log a figure for the first mask and prompt: images, protected images, their difference, and both edits."""
+        """Return the columns of the logged figure, with the edits for the first mask and the first prompt."""
         image = batch["image"].float()
         protected, edit, edit_of_protected = (outputs[key] for key in ("protected", "edit", "edit_of_protected"))
         return {

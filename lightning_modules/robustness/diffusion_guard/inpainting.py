@@ -1,11 +1,12 @@
-"""Diffusion inpainting models: in pixel space, and in the latent space of Stable Diffusion.
+"""Diffusion inpainting models that work in pixel space or in the latent space of Stable Diffusion.
 
-The models predict the noise e in z_t = sqrt(abar_t) z_0 + sqrt(1 - abar_t) e. Their input is
+A model predicts the noise e in z_t = sqrt(abar_t) z_0 + sqrt(1 - abar_t) e. Its input is
 
     cat[z_t, m, y].
 
-The mask m is 1 in the repainted part, and has the resolution of z. y encodes the image after blanking the repainted
-part. The interface takes and returns images in [0, 1]. The networks use [-1, 1].
+The mask m is 1 in the repainted part, and has the resolution of z. y is the encoding of the image in which the
+repainted part is blanked. The methods of `Inpainter` take and return images in [0, 1], and convert them to the range
+[-1, 1] of the networks.
 """
 
 from abc import ABC, abstractmethod
@@ -23,9 +24,9 @@ from lightning_modules.backbones.diffusion.pipelines import diffusers_pipeline
 
 
 class Inpainter(nn.Module, ABC):
-    """Interface of an inpainting model for attacks, training and editing.
+    """Interface of inpainting models for attacks, training and editing.
 
-    The attribute `scheduler` is a diffusers scheduler.
+    The attribute `scheduler` must be a diffusers scheduler.
     """
 
     scheduler: Any
@@ -40,32 +41,32 @@ class Inpainter(nn.Module, ABC):
 
     @abstractmethod
     def encode(self, image: Tensor, draw: Tensor) -> Tensor:
-        """Compute z_0 of images `[B, C, H, W]` in [0, 1].
+        """Encode images `[B, C, H, W]` in [0, 1] as z_0.
 
         Args:
-            image: differentiable.
-            draw: standard normal noise of the shape of z, with which a stochastic encoder samples its latent.
+            image: images; z_0 is differentiable with respect to them.
+            draw: standard normal noise of the shape of z, from which a stochastic encoder samples the latent.
         """
 
     @abstractmethod
     def predicted_noise(self, noisy: Tensor, repaint: Tensor, blanked: Tensor, timestep: Tensor) -> Tensor:
-        """Predict e, of the shape of z.
+        """Predict the noise e, which has the shape of z.
 
         Args:
             noisy: z_t.
-            repaint: mask m, `[B, 1, h, w]`, in the resolution of z.
-            blanked: y.
-            timestep: timestep t, int64, `[B]`, or one number for all images.
+            repaint: mask m, `[B, 1, h, w]`, at the resolution of z.
+            blanked: encoding y of the blanked images.
+            timestep: timestep t, int64, `[B]`, or a single number for all images.
         """
 
     @abstractmethod
     def edit(self, image: Tensor, keep: Tensor, prompts: Sequence[str], noise: Tensor) -> Tensor:
-        """Repaint images.
+        """Repaint the parts of images outside the kept region.
 
         Args:
             image: `[B, C, H, W]` in [0, 1].
             keep: mask of the kept region, `[B, 1, H, W]`: 1 where the image is kept.
-            prompts: list of B texts; a model without text encoder ignores it.
+            prompts: B texts; a model without a text encoder ignores them.
             noise: standard normal noise of the shape of z.
 
         Returns:
@@ -75,21 +76,21 @@ class Inpainter(nn.Module, ABC):
     def repaint(self, keep: Tensor, shape: torch.Size) -> Tensor:
         """Compute the mask m of the repainted part from the kept region `[B, 1, H, W]`.
 
-        m is 1 in the repainted part. The region is resized to the nearest pixel.
+        m is 1 in the repainted part. The region is resized to the resolution of z by nearest-neighbour interpolation.
         """
         return F.interpolate(1 - keep, size=shape[-2:], mode="nearest")
 
     def noise_given(self, image: Tensor, keep: Tensor, noise: Tensor, draw: Tensor, timestep: Tensor) -> Tensor:
-        """Predict the noise for z_t = `noise`, which is pure noise.
+        """Predict the noise e if z_t is `noise`, independently of the image, as in the first step of the editor.
 
         This is the first step of the editor.
 
         Args:
-            image: images `[B, C, H, W]` in [0, 1]; gradients reach them.
+            image: images `[B, C, H, W]` in [0, 1]; the result is differentiable with respect to them.
             keep: mask of the kept region, `[B, 1, H, W]`: 1 where the image is kept.
             noise: z_t.
-            draw: standard normal noise of the shape of z, with which a stochastic encoder samples its latent.
-            timestep: t.
+            draw: standard normal noise of the shape of z, from which a stochastic encoder samples the latent.
+            timestep: timestep t.
         """
         blanked = self.encode(self.blanked(image, keep), draw)
         return self.predicted_noise(noise, self.repaint(keep, noise.shape), blanked, timestep)
@@ -97,19 +98,19 @@ class Inpainter(nn.Module, ABC):
     def blanked(self, image: Tensor, keep: Tensor) -> Tensor:
         """Fill the repainted part with grey.
 
-        Grey is the value 0 in [-1, 1].
+        Grey is 0.5, which is 0 in the range [-1, 1] of the networks.
         """
         return image * keep + 0.5 * (1 - keep)
 
     def first_timestep(self, num_steps: int) -> int:
-        """Return the first timestep of an editor that takes `num_steps` steps."""
+        """Return the first timestep of an edit with `num_steps` denoising steps."""
         self.scheduler.set_timesteps(num_steps)
         return int(self.scheduler.timesteps[0])
 
     def denoising_error(self, image: Tensor, keep: Tensor, noise: Tensor, draw: Tensor, timestep: Tensor) -> Tensor:
-        """Compute the training error of the model, `[B]`.
+        """Compute the training loss of the model for each image, `[B]`.
 
-        It is the mean squared difference between e and the predicted noise.
+        The loss is the mean squared difference between e and the predicted noise.
         """
         clean = self.encode(image, draw)
         noisy = self.scheduler.add_noise(clean, noise, timestep)
@@ -119,9 +120,10 @@ class Inpainter(nn.Module, ABC):
 
 
 class PixelInpainter(Inpainter):
-    """Inpaint in pixel space by deterministic DDIM steps.
+    """Inpainting model in pixel space, sampled with deterministic DDIM steps.
 
-    The schedule is that of Stable Diffusion, with linear sqrt(beta). The first of four timesteps has abar = .056.
+    The default noise schedule is that of Stable Diffusion, in which sqrt(beta) is linear. Of four timesteps, the first
+    has abar = .056.
 
     Args:
         network: `UNet2DModel` of diffusers with 2 C + 1 input channels (z_t, m, y) and C output channels.
@@ -131,7 +133,8 @@ class PixelInpainter(Inpainter):
         num_inference_steps: number of denoising steps of an edit.
 
     Raises:
-        ValueError: if `num_inference_steps` exceeds T, or the channels of the network do not fit the images.
+        ValueError: if `num_inference_steps` exceeds T, or the number of channels of the network does not fit the
+            images.
     """
 
     def __init__(
@@ -187,20 +190,20 @@ class PixelInpainter(Inpainter):
 class StableDiffusionInpainter(Inpainter):
     """The frozen networks of a diffusers `StableDiffusionInpaintPipeline`.
 
-    Attacks use an empty prompt. Edits run the pipeline without its safety checker. The checker would return black
-    images and bias comparisons.
+    Attacks use an empty prompt. Edits run the pipeline without its safety checker, because the black images that a
+    safety checker returns would bias comparisons.
 
     Args:
         pipeline: local folder written by `save_pretrained`, or the name of a model on the Hugging Face Hub
             (`stable-diffusion-v1-5/stable-diffusion-inpainting`).
         num_inference_steps: number of denoising steps of an edit.
-        guidance_scale: weight of the classifier-free guidance in an edit.
-        gradient_checkpointing: whether to recompute activations of U-Net and encoder in the backward pass.
+        guidance_scale: scale of the classifier-free guidance in an edit.
+        gradient_checkpointing: whether to recompute the activations of the U-Net and the encoder in the backward pass.
 
     Raises:
         FileNotFoundError: if the pipeline is neither on disk nor on the Hub.
         ValueError: if the U-Net of the pipeline does not have the 9 input channels of an inpainting model.
-        ImportError: if transformers is not installed; the text encoder needs it.
+        ImportError: if transformers, which the text encoder needs, is not installed.
     """
 
     def __init__(
@@ -254,7 +257,7 @@ class StableDiffusionInpainter(Inpainter):
         return self.network(channels, timestep, encoder_hidden_states=prompt).sample
 
     def empty_prompt(self, device: torch.device) -> Tensor:
-        """Encode the empty prompt as `[1, tokens, D]`.
+        """Encode the empty prompt, `[1, tokens, D]`.
 
         The result is cached.
         """
@@ -270,14 +273,15 @@ class StableDiffusionInpainter(Inpainter):
     def edit(self, image: Tensor, keep: Tensor, prompts: Sequence[str], noise: Tensor) -> Tensor:
         return self.pipeline(
             prompt=list(prompts),
-            image=image,  # in [0, 1]: the pipeline takes an image without negative pixels for one in [0, 1]
+            image=image,  # the pipeline assumes the range [0, 1] if there are no negative pixels
             mask_image=1 - keep,
             height=image.shape[2],
             width=image.shape[3],
             num_inference_steps=self.num_inference_steps,
             guidance_scale=self.guidance_scale,
             latents=noise,
-            # One per image, for the encoding: samples must not depend on the row in the batch.
+            # One generator per image for sampling the encoding, so that samples do not depend on the position in the
+            # batch.
             generator=[torch.Generator().manual_seed(0) for _ in prompts],
             output_type="pt",
         ).images.clamp(0, 1)

@@ -1,4 +1,4 @@
-"""Training, protection and test of DiffusionGuard; see `__init__.py` for the method."""
+"""LightningModule of DiffusionGuard; the package docstring describes the method."""
 
 from functools import partial
 from typing import Any
@@ -36,55 +36,61 @@ from lightning_modules.training.logging import log_training
 class DiffusionGuard(EditingSteps, ProtectionSteps, MethodModule):
     """Protect images against an inpainting model.
 
-    `predict` writes `protected/<name>.png` into the run directory. The files have the size of the images in the data.
-    `predict` skips existing images. An interrupted run can therefore be resumed with the same `--run_directory`.
-    `predict` rejects a directory if its images were written with another inpainter, image size, precision or attack
-    setting. An existing file is also rejected if its hash of image and masks differs.
+    `predict` writes `protected/<name>.png` into the run directory. The files have the size of the images that the
+    DataModule returns. `predict` skips images that exist. An interrupted run can therefore be resumed with the same
+    `--run_directory`. `predict` rejects a directory with images that were written with a different inpainter, image
+    size, precision or attack setting. It also rejects an existing file if the stored hash of the image and the masks
+    differs.
 
-    `test` edits the protected and the original image with the same noise and prompt. It logs means over images, masks
-    and prompts. Lower is better:
+    `test` edits the protected and the original image with the same noise and prompt. It logs the following metrics,
+    averaged over images, masks and prompts. For all of them, lower is better:
 
-    * `test/edit_psnr` and `test/edit_ssim`: PSNR in dB and SSIM between both edits, and `test/edit_psnr_repainted`, the
-      PSNR of the repainted part only; in the kept part, the edits also differ by the protection itself;
-    * with `clip`, `test/clip_similarity` between the protected image's edit and its prompt; and, if the data have
-      source prompts, `test/clip_directional_similarity`. The suffix `_unprotected` marks both metrics for the edit of
-      the original image.
+    * `test/edit_psnr` and `test/edit_ssim`: PSNR in dB and SSIM between the two edits; and `test/edit_psnr_repainted`,
+    the PSNR of the repainted part only, because the kept part of the edits also differs by the protection itself; *
+    with `clip`: `test/clip_similarity` between the edit of the protected image and its prompt; and, if the data have
+    source prompts, `test/clip_directional_similarity`. For the edit of the original image, both names have the suffix
+    `_unprotected`.
 
-    These metrics are for masks that the protection knows. The suffix `_unseen` marks metrics for masks that it does not
-    know. It comes after the other suffixes. With `editor`, the suffix `_transfer` marks metrics for edits by the second
-    model. With `purification`, the editor first tries to remove the protection: the protected and the original image
-    are purified alike before their edits. The suffix is the name of the operation. With `defences`, the suffix of a
-    metric of another defence is its name, before all other suffixes. `test/noise_norm` and
-    `test/noise_norm_unprotected` are norms of the predicted noise in the first step of the editor.
+    Metrics without a further suffix are for masks that the protection knows. The suffix `_unseen`, which comes last,
+    marks metrics for masks that the protection does not know. With `editor`, the suffix `_transfer` marks metrics for
+    edits by the second model. With `purification`, the editor first tries to remove the protection: the same operation
+    purifies the protected and the original image before they are edited. The suffix is the name of the operation. With
+    `defences`, the name of a defence is the first suffix of its metrics. `test/noise_norm` and
+    `test/noise_norm_unprotected` are the norms of the predicted noise in the first step of the editor, for the
+    protected and the original image.
 
-    The paper has no training. `fit` trains the trainable parameters of both inpainting models by their denoising error.
-    Use it to train a small model for the demo, or to adapt a model to the domain of the images.
+    The method of the paper needs no training. `fit` trains the trainable parameters of both inpainting models with
+    their denoising error. Use `fit` to train a small model for the demo, or to adapt a model to the domain of the
+    images.
 
     Args:
-        inpainter: model to protect against: `PixelInpainter` or `StableDiffusionInpainter`.
-        objective: objective that the attack maximises: `noise_norm` as in the paper, or the objective of a baseline.
-        epsilon: maximal change of a pixel, in pixel units.
+        inpainter: model against which images are protected: a `PixelInpainter` or a `StableDiffusionInpainter`.
+        objective: objective that the attack maximises: `noise_norm`, as in the paper, or the objective of a baseline;
+            see the package docstring.
+        epsilon: maximum change of a pixel, in pixel units.
         step_size: step size a, in pixel units; None uses 0.5 / 255.
         iterations: number of attack steps; None uses 800.
-        gradient_repeats: number of gradients averaged before the sign.
-        editor_steps: number of steps of the editor; the attack targets the first step.
-        timestep: timestep to attack, as in the ablation of the paper; None attacks the first timestep of the editor.
+        gradient_repeats: number of gradients that are averaged before the sign is taken.
+        editor_steps: number of denoising steps that the editor is assumed to take. The attack targets the first of
+            these steps.
+        timestep: timestep to attack, as in the paper's ablation; None attacks the first timestep of the editor.
         augmentation: method of sampling K: `contour` (Algorithm 1), `single` (the union of the regions), or `global`
             (the whole image).
         seed: random seed of protection and editing.
         clip: CLIP model for similarity metrics in `test`: a local folder, or a name on the Hugging Face Hub
             (`openai/clip-vit-large-patch14`); None disables these metrics.
-        editor: second model that edits images in `test`, but is not attacked; None tests the attacked model only.
-        purification: operations on both images before the edit in `test`, by suffix of their metrics: `JPEG`,
-            `CropAndResize` or `MedianFilter` of `lightning_modules.robustness.diffusion_guard`.
-        defences: further defences to measure in `test`, by suffix of their metrics. Each is a dict of `objective`,
-            `augmentation` and `timestep`; all defences share the other settings.
+        editor: second model that edits images in `test` but is not attacked; None tests only the attacked model.
+        purification: operations that purify both images before the edit in `test`, by the suffix of their metrics:
+            `JPEG`, `CropAndResize` or `MedianFilter` from `lightning_modules.robustness.diffusion_guard`.
+        defences: further defences to evaluate in `test`, by the suffix of their metrics. Each defence is a dict of
+            `objective`, `augmentation` and `timestep`; all defences share the other settings.
         optimizer: optimizer of the trainable parameters of the inpainter.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
         ValueError: if an argument is out of range; in `fit`, if the inpainter has no trainable parameters; in
-            `predict`, if the run directory has images of the same names that come from other inputs or settings.
+            `predict`, if the run directory contains images of the same names that come from different inputs or
+            settings.
     """
 
     def __init__(
@@ -169,9 +175,9 @@ class DiffusionGuard(EditingSteps, ProtectionSteps, MethodModule):
 
         Args:
             image: `[B, C, H, W]` in [0, 1].
-            regions: regions that editors are expected to keep, `[B, R, H, W]`, bool.
-            index: position of each image, `[B]`; it seeds the random numbers of the image.
-            defence: another defence; None is the defence of the module.
+            regions: masks of the regions that editors are expected to keep, `[B, R, H, W]`, bool.
+            index: index of each image in the dataset, `[B]`; it seeds the random numbers of the image.
+            defence: settings of the defence; None uses the settings of this module.
 
         Returns:
             Protected images `[B, C, H, W]`, in float32 or a higher precision.
@@ -203,10 +209,10 @@ class DiffusionGuard(EditingSteps, ProtectionSteps, MethodModule):
 
         limits = self.epsilon, self.step_size, self.iterations, self.gradient_repeats
         with torch.inference_mode(False), torch.enable_grad():
-            # inference tensors have no gradients, a clone does
+            # Inference tensors cannot require gradients, but a clone can.
             return protected(image.clone(), objective, draw_keep, *limits)
 
-    def _arithmetic(self, image: Tensor) -> torch.dtype:  # only the inpainter's inputs are cast
+    def _arithmetic(self, image: Tensor) -> torch.dtype:  # dtype of the inputs of the inpainter
         return next(self.inpainter.parameters(), image).dtype
 
     def configure_optimizers(self) -> Any:

@@ -1,6 +1,6 @@
-"""Files of protected images.
+"""Writes protected images to files.
 
-Each file stores the hash of the original image and its masks.
+Each file contains a hash of the original image and its masks.
 """
 
 from collections.abc import Iterator
@@ -18,21 +18,21 @@ SETTINGS = (
     *("objective", "epsilon", "step_size", "iterations", "gradient_repeats"),
     *("timestep", "augmentation", "seed"),
 )
-"""Arguments of `DiffusionGuard` that protected images depend on."""
+"""Arguments of `DiffusionGuard` that affect the protected images."""
 
 
 def levels(image: Tensor) -> Tensor:
-    """Round images in [0, 1] to the 256 levels of a file, uint8."""
+    """Round images in [0, 1] to the 256 levels of an image file, uint8."""
     return image.mul(255).round().byte()
 
 
 def hash_of_given(image: Tensor, regions: Tensor) -> str:
-    """Hash the uint8 values of an image `[C, H, W]` together with all its regions `[R, H, W]` that are not empty."""
+    """Hash the uint8 values of an image `[C, H, W]`, together with its non-empty regions `[R, H, W]`."""
     return digest_of(levels(image), regions[regions.flatten(1).any(dim=1)])
 
 
 class ProtectionSteps(FolderWriter):
-    """Prediction steps of `DiffusionGuard`, which write `protected/<name>.png` into the run directory."""
+    """Mixin of `DiffusionGuard` whose prediction steps write `protected/<name>.png` into the run directory."""
 
     written, settings_name, items = "protected", "protection_settings.json", "protected images"
 

@@ -12,7 +12,7 @@ from datamodules.corruptions.clip_degradation.compression import as_jpeg
 
 
 class Purification(ABC):
-    """Interface of an operation on an image and on the mask that the editor draws on this image."""
+    """Interface of operations on an image and on the mask that the editor draws on this image."""
 
     @abstractmethod
     def __call__(self, image: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
@@ -23,7 +23,7 @@ class Purification(ABC):
             keep: mask of the kept region, `[B, 1, H, W]`: 1 where the image is kept.
 
         Returns:
-            The images and masks after the operation, of the same shapes.
+            Purified images and masks, with the shapes of the inputs.
         """
 
 
@@ -31,7 +31,7 @@ class JPEG(Purification):
     """Compress images as JPEG files and decode them again.
 
     Args:
-        quality: quality of the files, in 1...100.
+        quality: JPEG quality, in 1...100.
     """
 
     def __init__(self, quality: int = 75) -> None:
@@ -45,12 +45,12 @@ class JPEG(Purification):
 
 
 class CropAndResize(Purification):
-    """Crop the centre of images and masks, and resize it to the original size.
+    """Crop images and masks to their centre, and resize them to the original size.
 
-    Images are resized bilinearly, and masks to the nearest pixel.
+    Images are resized by bilinear interpolation, and masks by nearest-neighbour interpolation.
 
     Args:
-        fraction: side of the cropped square, relative to the image, in (0, 1].
+        fraction: height and width of the crop, relative to the image, in (0, 1].
     """
 
     def __init__(self, fraction: float = 0.9) -> None:
@@ -65,10 +65,10 @@ class CropAndResize(Purification):
 
 
 class MedianFilter(Purification):
-    """Denoise each channel by a median filter with reflected borders.
+    """Denoise each channel with a median filter that reflects the image at its borders.
 
     Args:
-        size: odd side of the window, in pixels.
+        size: side length of the square window, in pixels; must be odd.
     """
 
     def __init__(self, size: int = 3) -> None:

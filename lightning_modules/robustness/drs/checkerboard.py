@@ -1,7 +1,7 @@
-"""Checkerboard halves of an image, as inputs of networks for full-size images.
+"""Checkerboard halves of an image, expanded to full-size inputs of a network.
 
-A half keeps one diagonal of every 2 x 2 block of pixels, in all channels. All functions in this file are deterministic.
-They depend only on the pixels of the half.
+A half contains one diagonal of every 2 x 2 block of pixels, in all channels. All functions in this file are
+deterministic, and their results depend only on the pixels of the half.
 """
 
 from typing import Literal
@@ -17,14 +17,14 @@ Fill = Literal["maxpool_add", "gather_nearest", "gather_bilinear"]
 def first_half(height: int, width: int, layout: Layout = "checkerboard", device: torch.device | None = None) -> Tensor:
     """Compute the mask of the pixels in the first half.
 
-    The second half has the remaining pixels.
+    The second half consists of the remaining pixels.
 
     Args:
-        height: height of the image, even.
-        width: width of the image, even.
-        layout: layout of the first half: `checkerboard` selects pixels (i, j) with i + j even. `official` selects i + j
-            odd from the third column on. The code of the authors uses `official` by accident, so their checkpoints need
-            this layout.
+        height: height of the image; must be even.
+        width: width of the image; must be even.
+        layout: layout of the first half: `checkerboard` selects the pixels (i, j) with i + j even; `official` selects
+            the pixels with i + j odd from the third column on. The authors' code uses `official` by accident. The
+            authors' checkpoints therefore need this layout.
         device: device of the mask.
 
     Returns:
@@ -46,7 +46,7 @@ def gathered(image: Tensor, mask: Tensor) -> Tensor:
 
     Args:
         image: `[B, C, H, W]`.
-        mask: mask of the kept pixels, `[H, W]`, bool; half of each row is true.
+        mask: mask of the kept pixels, `[H, W]`, bool; it must be true for half of the pixels of each row.
 
     Returns:
         `[B, C, H, W/2]`.
@@ -56,7 +56,7 @@ def gathered(image: Tensor, mask: Tensor) -> Tensor:
 
 
 def max_added(image: Tensor, mask: Tensor) -> Tensor:
-    """Add the maximum of each 2 x 2 block to its kept pixels; set all other pixels to zero.
+    """Add the maximum of the kept pixels of each 2 x 2 block to these pixels; set all other pixels to zero.
 
     Args:
         image: `[B, C, H, W]`.
@@ -68,14 +68,15 @@ def max_added(image: Tensor, mask: Tensor) -> Tensor:
 
 
 def half(image: Tensor, mask: Tensor, fill: Fill) -> Tensor:
-    """Expand a half of each image to full size.
+    """Expand one half of each image to the full size of the image.
 
     Args:
         image: images `[B, C, H, W]`, usually noisy.
         mask: mask of the pixels in the half, `[H, W]`, bool.
-        fill: method of expansion: `maxpool_add` calls `max_added`, as in the code of the authors for CIFAR-10.
-            `gather_bilinear` concatenates the kept pixels and resizes them to full width, as in their code for
-            ImageNet. `gather_nearest` repeats each kept pixel.
+        fill: method of expansion. `maxpool_add` calls `max_added`, as in the authors' code for CIFAR-10.
+            `gather_bilinear` concatenates the kept pixels of each row and resizes them to full width by bilinear
+            interpolation, as in the authors' code for ImageNet. `gather_nearest` does the same by nearest-neighbour
+            interpolation.
 
     Returns:
         `[B, C, H, W]`.

@@ -25,33 +25,34 @@ CERTIFICATES = {
     "published_imagenet": "Xia et al. 2024, formula of the code for ImageNet: not a guarantee",
 }
 PROBABILITY_FLOOR = 1e-6
-"""Lower clamp of probabilities in the regularisation, as in the authors' code."""
+"""Lower bound to which probabilities are clamped in the regularisation, as in the authors' code."""
 
 
 class DRS(AccuracyUnderNoise, MethodModule):
-    """Train the two classifiers of dual smoothing.
+    """Train the two base classifiers of dual randomised smoothing.
 
-    The callback `Certification` certifies the sum of their votes.
+    The callback `Certification` certifies the classifier that sums their vote probabilities.
 
     Args:
-        network: classifier f_l of the first half; maps images `[B, C, H, W]` in [0, 1], filled from this half, to
-            logits `[B, num_classes]`.
+        network: classifier f_l of the first half. It maps images `[B, C, H, W]`, expanded from this half, to logits
+            `[B, num_classes]`.
         second_network: classifier f_r of the second half, with the same architecture and separate weights.
         num_classes: number of classes, K.
         sigma: standard deviation of the noise in training, in pixel units.
-        num_copies: number m of noisy copies of each image per step; 1 trains with Gaussian noise only.
-        consistency_weight: lambda, weight of the KL divergence from the copies' mean prediction.
-        entropy_weight: eta, weight of the entropy of the mean prediction.
-        fill: method of expanding a half to a full-size image: `maxpool_add`, `gather_nearest` or `gather_bilinear`, see
+        num_copies: number m of noisy copies per image in a training step; 1 trains with Gaussian noise only.
+        consistency_weight: weight lambda of the KL divergence between the mean prediction and the prediction for each
+            copy.
+        entropy_weight: weight eta of the entropy of the mean prediction.
+        fill: method of expanding a half to a full-size image: `maxpool_add`, `gather_nearest` or `gather_bilinear`; see
             `checkerboard.half`.
-        layout: layout of the halves: `checkerboard`, or `official` for the checkpoints of the authors.
-        radius: formula of the radius. `joint` is the theorem's formula. `published_cifar10` and `published_imagenet`
-            reproduce the logs of the authors. For these, also set `alpha: 0.002` in Certification, since the authors
-            use 0.001 for each of two votes. The published radii are not guaranteed; `certification_settings.json`
-            records this.
-        second_noise: standard deviation of the noise in the second half, relative to `sigma` in training and to the
-            `sigma` of Certification; only 1 with a published radius.
-        optimizer: optimizer of both networks' trainable parameters.
+        layout: layout of the halves: `checkerboard`, or `official` for the authors' checkpoints.
+        radius: formula of the certified radius. `joint` is the formula of the theorem. `published_cifar10` and
+            `published_imagenet` reproduce the authors' logs. With these two, also set `alpha: 0.002` in
+            `Certification`, because the authors use 0.001 for each of the two votes. The published radii are not
+            guaranteed to be valid; `certification_settings.json` records this.
+        second_noise: factor by which the standard deviation of the noise in the second half exceeds that in the first
+            half, in training and in `Certification`. It must be 1 with a published radius.
+        optimizer: optimizer of the trainable parameters of both networks.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
@@ -102,7 +103,7 @@ class DRS(AccuracyUnderNoise, MethodModule):
         return f"fill={self.fill}, layout={self.layout}"
 
     def halves(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Split images `[B, C, H, W]` into the inputs of f_l and f_r, both of the same shape."""
+        """Return the inputs of f_l and f_r for images `[B, C, H, W]`; both have the shape of the images."""
         mask = first_half(image.shape[2], image.shape[3], self.layout, image.device)
         return half(image, mask, self.fill), half(image, ~mask, self.fill)
 
@@ -114,7 +115,7 @@ class DRS(AccuracyUnderNoise, MethodModule):
         return torch.add(image, noise, alpha=sigma)
 
     def votes(self, image: Tensor) -> Tensor:
-        """Compute the logits `[2, B, K]` of f_l and f_r on the two halves of images."""
+        """Compute the logits `[2, B, K]` of f_l and f_r for the two halves of images."""
         first, second = self.halves(image)
         return torch.stack([self.network(first), self.second_network(second)])
 
@@ -138,9 +139,9 @@ class DRS(AccuracyUnderNoise, MethodModule):
         return {"loss": loss, "logits": log_mean_softmax(logits[:, 0].detach())}
 
     def smoothed_logits(self, image: Tensor, noise: Tensor, sigma: float) -> Tensor:
-        """Compute logits `[2, B, K]`.
+        """Compute the logits `[2, B, K]` of f_l and f_r for noisy images.
 
-        A single full-size noise sample serves both halves, as their pixels are disjoint.
+        Each image needs only one full-size noise sample, because the pixels of the two halves are disjoint.
         """
         noisy = self.with_noise(image, noise, sigma)
         return self.votes(noisy.to(next(self.network.parameters()).dtype))

@@ -1,4 +1,4 @@
-"""What is checked of every family of latent text-to-image models, against calls of diffusers alone."""
+"""Checks that every family of latent text-to-image models must pass, compared with plain diffusers calls."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +17,7 @@ CAPTIONS = ["a cat", "dog", "bird of prey"]
 
 
 def noise(model: TextToImage, n: int = 2, side: int | None = None, seed: int = 0) -> Tensor:
-    """Sample noise of the shape of z for images of `side` pixels, by default the model's own."""
+    """Sample noise with the shape of z for images of `side` pixels; the default is the model's own size."""
     return torch.randn(model.latent_shape(n, side, side), generator=torch.Generator().manual_seed(seed))
 
 
@@ -29,14 +29,14 @@ def assert_a_step_equals(
     rtol: float = 1e-5,
     **options: Any,
 ) -> None:
-    """Compare loss and gradient of a training step.
+    """Compare the loss and gradient of a training step.
 
     Args:
-        network: the model, fully tuned.
-        alone: the same pipeline, loaded by diffusers alone.
+        network: model, with all parameters trainable.
+        alone: same pipeline, loaded by plain diffusers.
         side: height and width of the images.
-        expected: computes the loss by calls of `alone` from images in [0, 1] and captions, with the same random numbers
-            in the order: of the autoencoder, the noise, the times.
+        expected: computes the loss by calls of `alone` from images in [0, 1] and captions. It draws the same random
+            numbers in the same order: for the autoencoder, the noise and the times.
         rtol: relative accuracy of the loss.
         options: arguments of the module.
     """
@@ -64,7 +64,7 @@ def assert_a_step_equals(
 
 
 def train_on_one_image(model: TextToImage, side: int, steps: int = 25, rate: float = 0.02) -> None:
-    """Train adapters on one image at fixed times and noises, whose loss falls."""
+    """Train adapters on one image with fixed times and noise, and check that the loss falls."""
     module, many = tuning(model), 4
     prompts = model.encode_prompts(["a cat"]).rows([0] * many)
     shade = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(1))
@@ -85,7 +85,7 @@ def train_on_one_image(model: TextToImage, side: int, steps: int = 25, rate: flo
 
 
 def assert_half_precision_is_inside(kind: type[TextToImage], folder: Path, side: int) -> None:
-    """Check the precision of outputs, also of adapters in half precision, and float64 where it is asked for."""
+    """Check that outputs are float32 with half-precision weights or adapters, and float64 for a float64 model."""
     half = {"dtype": "bfloat16"}
     for tuned, options in ((False, half), (True, {**half, "tuning": "lora"}), (False, {})):
         model = kind(str(folder), **options)  # type: ignore[arg-type]
@@ -107,7 +107,7 @@ def exported(model: TextToImage, folder: Path) -> Path:
 
 
 def assert_cached_equals_computed(network: TextToImage, folder: Path, side: int) -> None:
-    """Compare cached moments and embeddings, and the training loss from them, with those of the images."""
+    """Compare cached moments and embeddings, and the training loss computed from them, with those of the images."""
     plain, data = (captioned(folder / "images", side) for _ in range(2))
     for one in (plain, data):
         one.setup("fit")

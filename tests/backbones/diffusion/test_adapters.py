@@ -1,4 +1,4 @@
-"""LoRA with alpha, rank-stabilised LoRA and DoRA of every family, saved for diffusers alone."""
+"""LoRA with alpha, rank-stabilised LoRA and DoRA in every family, saved for use with plain diffusers."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ METADATA = "lora_adapter_metadata"
 
 
 def alone(model: TextToImage, folder: Path, saved: Path) -> Any:
-    """Load a pipeline and saved adapters by diffusers alone."""
+    """Load a pipeline and saved adapters with plain diffusers."""
     if hasattr(model.pipeline, "load_lora_weights"):
         pipeline: Any = DiffusionPipeline.from_pretrained(folder)
         pipeline.load_lora_weights(saved)
@@ -35,7 +35,7 @@ def alone(model: TextToImage, folder: Path, saved: Path) -> Any:
 
 
 def sampled(model: TextToImage, pipeline: Any, side: int) -> torch.Tensor:
-    """Sample an image by the pipeline of diffusers, called as the model calls its own."""
+    """Sample an image with the diffusers pipeline, called as the model calls its own pipeline."""
     pipeline.set_progress_bar_config(disable=True)
     return pipeline(
         **model.for_pipeline(model.encode_prompts(["a cat"]), model.empty_prompts(1)), **model.for_guidance(2.0),

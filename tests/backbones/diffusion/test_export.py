@@ -14,7 +14,7 @@ from lightning_modules.networks.mnist_unet import MNISTUNet
 
 
 def moved(model: nn.Module) -> None:
-    """Moves all that is trained, as training does."""
+    """Perturb all trainable parameters, as training would do."""
     torch.manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -1,4 +1,4 @@
-"""A pipeline gets the model of its family, or is rejected by one sentence that names what is missing."""
+"""A pipeline is loaded by the model class of its family, or rejected with an error that names what is missing."""
 
 import json
 from pathlib import Path
@@ -42,7 +42,7 @@ def test_the_old_name_of_a_network_is_known(tmp_path: Path) -> None:
 
 
 def test_an_unknown_pipeline_is_rejected_by_a_sentence_that_names_what_is_missing(sana: Path, tmp_path: Path) -> None:
-    """Its parts are not loaded."""
+    """The rejection does not load any parts of the pipeline."""
     index = json.loads((sana / "model_index.json").read_text())
     for name in index:
         (tmp_path / name).mkdir()

@@ -1,4 +1,4 @@
-"""Flow-matching transformers give what diffusers alone gives, and are saved for it to load."""
+"""Flow-matching transformers match plain diffusers, and are saved so that it can load them."""
 
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ def test_it_generates_what_diffusers_alone_generates(
 
 
 def test_a_step_of_the_sampler_is_eulers(stable_diffusion_3: Path) -> None:
-    """From noise at t = 1 to the second time t': z + (t' - 1) v, equal to a step of a fresh scheduler."""
+    """The step from noise at t = 1 to the second time t' is z + (t' - 1) v, as in a fresh scheduler."""
     model = StableDiffusion3(str(stable_diffusion_3))
     prompts = model.encode_prompts(["a cat", "dog"])
     found: list[Tensor] = []
@@ -151,7 +151,7 @@ def test_what_does_not_fit_is_refused(stable_diffusion_3: Path, hunyuan_dit: Pat
 
 
 def medium(device: str) -> Any:
-    """Build the transformer of Stable Diffusion 3 Medium, as its config has it."""
+    """Build the transformer of Stable Diffusion 3 Medium from the sizes of its config."""
     with torch.device(device):
         return SD3Transformer2DModel(
             sample_size=128, patch_size=2, in_channels=16, out_channels=16, num_layers=24, attention_head_dim=64,
@@ -161,7 +161,7 @@ def medium(device: str) -> Any:
 
 
 def test_stable_diffusion_3_medium_has_two_billion_parameters() -> None:
-    """With the table of positions, which is not trained, it has 2.085 billion numbers."""
+    """Including the position table, which is not trained, it has 2.085 billion numbers."""
     network = medium("meta")
     assert sum(parameter.numel() for parameter in network.parameters()) == 2_028_328_000
     assert sum(value.numel() for value in network.state_dict().values()) == 2_028_328_000 + 192**2 * 1536

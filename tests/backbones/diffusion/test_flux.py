@@ -1,4 +1,4 @@
-"""FLUX.1 and Chroma give what diffusers alone gives, and are trained as their pipelines call them."""
+"""FLUX.1 and Chroma match plain diffusers, and are trained with the inputs that their pipelines pass."""
 
 import math
 from pathlib import Path
@@ -34,7 +34,7 @@ def noise(n: int = 2) -> Tensor:
 
 
 def packed(latent: Tensor) -> Tensor:
-    """Put the four pixels of a 2 x 2 patch of each channel beside each other: row-major patches, channels first."""
+    """Pack each channel's four pixels of a 2 x 2 patch next to each other: row-major patches, channels first."""
     return torch.nn.functional.unfold(latent, 2, stride=2).transpose(1, 2)
 
 
@@ -83,7 +83,7 @@ def test_a_steps_loss_and_gradient_are_those_of_calls_as_the_pipeline_makes_them
     torch.manual_seed(5)
     draw, e = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8)
     u = torch.sigmoid(torch.normal(0.0, 1.0, (3,)))
-    shift = math.exp(calculate_shift(16))  # of 16 positions
+    shift = math.exp(calculate_shift(16))  # for 16 positions
     t = shift * u / (1 + (shift - 1) * u)
     with torch.no_grad():
         posterior = alone.vae.encode(2 * image - 1).latent_dist
@@ -260,7 +260,7 @@ def test_what_is_cached_of_chroma_equals_what_is_computed(chroma: Path, tmp_path
 
 
 def test_chroma_has_nine_billion_parameters_and_takes_a_step_on_the_meta_device() -> None:
-    """Its config has the defaults of diffusers."""
+    """Its config consists of the diffusers defaults."""
     with torch.device("meta"):
         network: Any = ChromaTransformer2DModel()
         embedding, mask = torch.empty(1, 512, 4096), torch.empty(1, 512 + 4096)

@@ -1,4 +1,4 @@
-"""FLUX.2 gives what diffusers alone gives, is trained as its pipeline calls it, and is saved for it to load."""
+"""FLUX.2 matches plain diffusers, is trained with the inputs that its pipeline passes, and is saved for diffusers."""
 
 import math
 from pathlib import Path
@@ -139,7 +139,7 @@ def test_what_is_cached_equals_what_is_computed(flux2_klein: Path, tmp_path: Pat
     ],
 )  # fmt: skip
 def test_a_full_size_transformer_takes_a_step_on_the_meta_device(config: dict[str, Any], parameters: int) -> None:
-    """The defaults of diffusers are FLUX.2-dev; the others are FLUX.2-klein-base-4B."""
+    """The diffusers defaults are those of FLUX.2-dev; the other sizes are those of FLUX.2-klein-base-4B."""
     with torch.device("meta"):
         network: Any = Flux2Transformer2DModel(**config)
         ids = [torch.empty(length, 4) for length in (512, 4096)]

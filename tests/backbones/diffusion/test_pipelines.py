@@ -80,7 +80,7 @@ def weights_of(folder: Path, part: str) -> Path:
 
 
 def whole(name: str, weights: Mapping[str, Any]) -> str:
-    """Complete the name of a weight; older versions of transformers put `text_model.` before it."""
+    """Complete the name of a weight; older versions of transformers prefix it with `text_model.`."""
     return next(key for key in weights if key.endswith(name))
 
 

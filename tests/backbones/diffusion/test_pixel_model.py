@@ -63,7 +63,7 @@ def test_with_texts_images_are_guided_by_what_the_network_says_of_both() -> None
         for t in scheduler.timesteps:
             without, given = (model(x, t.expand(2), each) for each in (empty, prompts))
             x = scheduler.step(without + 2 * (given - without), int(t), x).prev_sample
-    torch.testing.assert_close(found, ((x + 1) / 2).clamp(0, 1), rtol=0, atol=1e-6)  # diffusers' levels are float32
+    torch.testing.assert_close(found, ((x + 1) / 2).clamp(0, 1), rtol=0, atol=1e-6)  # float32 in diffusers
     torch.manual_seed(1)
     loss = model.denoising_loss(x, prompts)
     torch.manual_seed(1)

@@ -1,4 +1,4 @@
-"""Qwen-Image gives what diffusers alone gives, is trained as its pipeline calls it, and is saved for it to load."""
+"""Qwen-Image matches plain diffusers, is trained with its pipeline's inputs, and is saved for diffusers."""
 
 import math
 from pathlib import Path
@@ -27,7 +27,7 @@ MEAN, DEVIATION = (torch.tensor(v).view(1, 4, 1, 1) for v in ([-0.7, 0.1, 0.9, 0
 
 
 def packed(latent: Tensor) -> Tensor:
-    """Put the four pixels of a 2 x 2 patch of each channel beside each other: row-major patches, channels first."""
+    """Pack each channel's four pixels of a 2 x 2 patch next to each other: row-major patches, channels first."""
     return torch.nn.functional.unfold(latent, 2, stride=2).transpose(1, 2)
 
 
@@ -37,7 +37,7 @@ def drawn_by_diffusers(alone: Any, latent: Tensor) -> Tensor:
 
 
 def test_it_generates_what_diffusers_alone_generates(qwen_image: Path) -> None:
-    """Prompts are padded to 512 tokens here, which the mask leaves without effect."""
+    """The model pads prompts to 512 tokens; the mask makes the padding irrelevant."""
     model = QwenImage(str(qwen_image))
     expected = drawn_by_diffusers(QwenImagePipeline.from_pretrained(qwen_image), noise(model, 2, 32))
     prompts = model.encode_prompts(CAPTIONS[:2])

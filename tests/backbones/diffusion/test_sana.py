@@ -1,4 +1,4 @@
-"""Sana gives what diffusers alone gives, is trained as its pipeline calls it, and is saved for it to load."""
+"""Sana matches plain diffusers, is trained with the inputs that its pipeline passes, and is saved for diffusers."""
 
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ def test_it_generates_what_diffusers_alone_generates(sana: Path) -> None:
 
 
 def test_a_step_of_the_sampler_is_eulers(sana: Path) -> None:
-    """The first step of its second-order solver is of the first order: z + (t' - t) v."""
+    """The first step of the second-order solver is a first-order step: z + (t' - t) v."""
     model = Sana(str(sana))
     prompts = model.encode_prompts(CAPTIONS[:2])
     found: list[Tensor] = []
@@ -99,7 +99,7 @@ def test_what_is_cached_equals_what_is_computed(sana: Path, tmp_path: Path) -> N
 
 
 def test_sana_has_1_6_billion_parameters_and_takes_a_step_on_the_meta_device() -> None:
-    """As the name of Sana_1600M_1024px says; its config has the defaults of diffusers."""
+    """The parameter count is that in the name Sana_1600M_1024px; its config consists of the diffusers defaults."""
     with torch.device("meta"):
         network: Any = SanaTransformer2DModel()
     assert sum(parameter.numel() for parameter in network.parameters()) == 1_604_462_752

@@ -1,4 +1,4 @@
-"""Text encoders are on the CPU, or freed from memory, and prompts are embedded as by those on the network's device."""
+"""Text encoders can be placed on the CPU or freed from memory; prompts are embedded as on the network's device."""
 
 import gc
 import weakref
@@ -62,7 +62,7 @@ def test_freed_encoders_leave_known_prompts_and_the_pipeline_samples_from_them(
     with pytest.raises(ValueError, match="the text encoders were freed after caching, and cannot embed the prompt 'b'"):
         model.encode_prompts(["dog", "b"])
     torch.testing.assert_close(sampled(), before, rtol=1e-4, atol=1e-5)
-    model.free_text_encoders(["b"])  # a second fit
+    model.free_text_encoders(["b"])  # as in a second fit
 
 
 NEGATIVE = ("sana", "lumina2", "xl", "stable_diffusion_3", "pixart_sigma", "chroma", "qwen_image", "z_image")
@@ -92,7 +92,7 @@ def test_negative_prompts_are_embedded_as_the_pipeline_embeds_them(family: str, 
 
 
 def test_memory_is_freed_even_if_a_wrapper_refers_to_the_weights(text_to_image: Path) -> None:
-    """As DistributedDataParallel does, whose list holds frozen parameters too."""
+    """DistributedDataParallel also keeps a list that includes frozen parameters."""
     model = TextToImage(str(text_to_image))
     kept = list(model.text_encoders.parameters())
     model.free_text_encoders([""])

@@ -1,4 +1,4 @@
-"""A VE model in the variables of a VP model, against the closed forms of Gaussian images."""
+"""A VE model in the variables of a VP model, compared with closed forms for Gaussian images."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ MEAN, DEVIATION = 0.6, 0.1
 
 
 class Exact(nn.Module):
-    """The score of images N(m, v) in [0, 1] plus noise of deviation s."""
+    """The score of N(m, v) images in [0, 1] with added noise of standard deviation s."""
 
     def forward(self, noisy: Tensor, sigma: Tensor) -> Tensor:
         assert sigma.shape == noisy.shape[:1]
@@ -20,10 +20,10 @@ class Exact(nn.Module):
 
 
 def test_gaussian_images_keep_their_quantile_in_the_encoder_of_a_ve_model() -> None:
-    """(u_t - m) / sqrt(v + s_t^2) stays along the flow; latents have noise of variance 1 and decode to the images."""
+    """(u_t - m) / sqrt(v + s_t^2) is constant along the flow; latents have variance-1 noise and decode to images."""
     model = VarianceExploding(Exact(), 0.01, 10.0).double()
     levels = noise_levels(scheduler_levels(model.scheduler))
-    assert levels[[0, -1]].tolist() == pytest.approx([0.01, 10.0], rel=1e-3)  # diffusers keeps abar in float32
+    assert levels[[0, -1]].tolist() == pytest.approx([0.01, 10.0], rel=1e-3)  # diffusers stores abar in float32
     assert levels[500] / levels[499] == pytest.approx(1000 ** (1 / 999), rel=1e-3)
     method = NoiseDiffusion(model, num_steps=400, encoded_steps=300)
     image = MEAN + DEVIATION * torch.randn(3, 1, 4, 4, generator=torch.Generator().manual_seed(0)).double()
@@ -38,7 +38,7 @@ def test_gaussian_images_keep_their_quantile_in_the_encoder_of_a_ve_model() -> N
 
 
 def test_the_score_follows_from_a_denoiser_by_tweedies_formula() -> None:
-    """The posterior mean of N(0.3, 0.04) images under noise of variance s^2 gives the score of N(0.3, 0.04 + s^2)."""
+    """For N(0.3, 0.04) images with noise of variance s^2, the posterior mean gives the score of N(0.3, 0.04 + s^2)."""
     noisy = torch.linspace(-1, 2, 24, dtype=torch.float64).view(2, 3, 2, 2)
     level = torch.tensor([0.5, 2.0], dtype=torch.float64)
     variance = level.view(-1, 1, 1, 1) ** 2

@@ -1,4 +1,4 @@
-"""Z-Image and Lumina 2 give what diffusers alone gives, and are trained as their pipelines call them."""
+"""Z-Image and Lumina 2 match plain diffusers, and are trained with the inputs that their pipelines pass."""
 
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ STEPS: dict[str, Any] = {"num_inference_steps": 2, "guidance_scale": 2.0}
 
 
 def drawn_by_diffusers(alone: Any, latent: Tensor) -> Tensor:
-    """Its guidance scale is less by 1."""
+    """Generate with diffusers, whose guidance scale for Z-Image is smaller by 1."""
     return alone(CAPTIONS[:2], latents=latent, num_inference_steps=2, guidance_scale=1.0, **GIVEN).images
 
 
@@ -45,7 +45,7 @@ def test_it_generates_what_diffusers_alone_generates(z_image: Path) -> None:
 
 
 def test_a_step_of_the_sampler_is_eulers(z_image: Path) -> None:
-    """From noise, at t = 1, to t = 0 it goes by -(e - z), whatever the network's own sign and time are."""
+    """The step from noise at t = 1 to t = 0 adds -(e - z), independently of the network's sign and time conventions."""
     model = ZImage(str(z_image))
     prompts = model.encode_prompts(CAPTIONS[:2])
     given = {**model.for_pipeline(prompts, prompts), **GIVEN, "guidance_scale": 0.0, "output_type": "latent"}
@@ -119,7 +119,7 @@ def test_lumina_2_generates_what_diffusers_alone_generates(lumina2: Path) -> Non
 
 
 def test_a_step_of_the_sampler_of_lumina_2_is_eulers(lumina2: Path) -> None:
-    """From noise, at t = 1, to t = 0 it goes by -(e - z), whatever the network's own sign and time are."""
+    """The step from noise at t = 1 to t = 0 adds -(e - z), independently of the network's sign and time conventions."""
     model = Lumina2(str(lumina2))
     prompts = model.encode_prompts(CAPTIONS[:2])
     given = {**model.for_pipeline(prompts, prompts), **LUMINA, "guidance_scale": 1.0, "output_type": "latent"}
@@ -175,9 +175,9 @@ def test_what_is_cached_of_lumina_2_equals_what_is_computed(lumina2: Path, tmp_p
 def test_lumina_2_has_2_6_billion_parameters_and_takes_a_step_on_the_meta_device(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The published configuration differs from the defaults of diffusers by the width of Gemma 2 2B, 2304.
+    """The published configuration differs from the diffusers defaults in the width of Gemma 2 2B, 2304.
 
-    The network reads the lengths of texts on the host; on the meta device, they have no values and are given.
+    The network reads the text lengths on the host. On the meta device they have no values, so they are passed in.
     """
     with torch.device("meta"):
         network: Any = Lumina2Transformer2DModel(cap_feat_dim=2304)

@@ -1,4 +1,4 @@
-"""A classifier whose robust accuracy is known exactly, its images, and runs that attack it."""
+"""A classifier with exactly known robust accuracy, its images, and runs that attack it."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ NORMAL = torch.tensor([1.0, -2.0, 0.5, 1.5], dtype=torch.float64)
 
 
 class HalfSpace(LightningModule):
-    """Class 1 where w.x > w.(1/2), otherwise class 0; in float64, so that no batch changes a class."""
+    """Predicts class 1 if w.x > w.(1/2) and class 0 otherwise, in float64 so that batching does not change a class."""
 
     num_classes = 2
 
@@ -44,7 +44,7 @@ def signed_distance(image: Tensor) -> Tensor:
 
 
 class Images(Dataset):
-    """Images far from 0 and 1, whose labels are right, but for every fifth one."""
+    """Images with values far from 0 and 1; every fifth label is wrong."""
 
     def __init__(self, count: int = 31) -> None:
         self.image = 0.35 + 0.3 * torch.rand(count, 1, 2, 2, generator=torch.Generator().manual_seed(1))
@@ -59,7 +59,7 @@ class Images(Dataset):
 
 
 def known(budget: float, length: Tensor, rows: slice = slice(None)) -> float:
-    """Robust accuracy by the exact distance to the plane."""
+    """Compute the robust accuracy from the exact distance to the plane."""
     images = Images()
     score = signed_distance(images.image)
     robust = (score.abs() / length > budget) & ((score > 0) == (images.label == 1))
@@ -87,7 +87,7 @@ def run(
 
 
 def save(directory: Path, name: str, scale: float = 1.0) -> str:
-    """A checkpoint of the half-space, or of its complement."""
+    """Save a checkpoint of the half-space, or of its complement."""
     module = HalfSpace()
     module.weight.data *= scale
     saved = {"state_dict": module.state_dict(), "pytorch-lightning_version": "2.6.0", "epoch": 1, "global_step": 1}

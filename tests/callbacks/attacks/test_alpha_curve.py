@@ -47,7 +47,7 @@ def test_the_table_is_what_the_attack_does_to_each_mixture(tmp_path: Path) -> No
     data.setup("test")
     images = list(data.test_dataloader())
     image, label = (torch.cat([batch[key] for batch in images])[::5] for key in ("image", "label"))
-    image = image / 16  # what a batch is given on the device
+    image = image / 16  # inputs of a batch on the device
     for row, alpha in zip(table.itertuples(), [0.0, 0.6, 1.0, None], strict=True):
 
         def network(given: torch.Tensor, alpha: float | None = alpha) -> torch.Tensor:
@@ -149,7 +149,7 @@ def test_what_cannot_work_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_mixture_is_evaluated_once_on_clean_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Then come three steps, their end, and what the attack gives."""
+    """The clean images are followed by three attack steps, the final state, and the attack's result."""
     built, calls = module(learned=False).eval(), []
     mix = built.mix
     monkeypatch.setattr(built, "mix", lambda *given: calls.append(given) or mix(*given))

@@ -54,7 +54,7 @@ def test_the_network_alone_computes_in_another_precision(tmp_path: Path, precisi
 
 
 def test_a_smoothed_half_space_is_the_half_space(tmp_path: Path) -> None:
-    """Gaussian noise leaves the majority's plane where it was."""
+    """Gaussian noise does not move the plane of the majority vote."""
     smoothed = [PGD("linf", LINF, steps=10, num_draws=16, name="box")]
     metrics = run(tmp_path, callback(attacks=smoothed, sigma=0.1, num_draws=1000))
     table = pd.read_csv(tmp_path / "robust_accuracy.csv")
@@ -72,7 +72,7 @@ def test_an_adaptive_attack_gets_the_mixture_of_the_predictions(tmp_path: Path) 
     attack = AdaptiveAttack("linf", LINF, steps=10, name="box")
     metrics = run(tmp_path, callback(attacks=[attack]), Mixed())
     assert metrics["test/robust_accuracy_box"] == pytest.approx(known(LINF, NORMAL.abs().sum()), abs=1e-6)
-    again = run(tmp_path, callback(attacks=[attack]), Mixed())  # the settings of the rows are those of the attack
+    again = run(tmp_path, callback(attacks=[attack]), Mixed())  # attack settings identify rows
     assert again == metrics
     with pytest.raises((TypeError, ValueError), match="evaluated_mixture"):
         run(tmp_path / "plain", callback(attacks=[attack]))
@@ -81,7 +81,7 @@ def test_an_adaptive_attack_gets_the_mixture_of_the_predictions(tmp_path: Path) 
 @needs_autoattack
 @pytest.mark.nightly
 def test_autoattack_leaves_no_image_of_a_smoothed_classifier_alone(tmp_path: Path) -> None:
-    """Between four half-spaces whose margins are so small that a single noisy vote is mostly wrong."""
+    """The classifier has four half-spaces with margins so small that a single noisy vote is usually wrong."""
     between = torch.randn(16, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     between = (between - between.mean(1, keepdim=True)) / between.norm(dim=0)
 
@@ -113,7 +113,7 @@ def test_autoattack_leaves_no_image_of_a_smoothed_classifier_alone(tmp_path: Pat
 def test_votes_of_a_modules_own_are_attacked_and_count_as_in_the_certificate(
     votes: tuple[float, ...], accuracy: float, tmp_path: Path
 ) -> None:
-    """Two doubtful votes outweigh one that is certain of another class."""
+    """Two uncertain votes outweigh one confident vote for a different class."""
 
     class Voting(HalfSpace):
         certificate = "none"
@@ -133,7 +133,7 @@ def test_votes_of_a_modules_own_are_attacked_and_count_as_in_the_certificate(
 
 def test_the_class_is_that_of_most_draws(tmp_path: Path) -> None:
     class Fickle(HalfSpace):
-        """The other class in three tenths of all evaluations."""
+        """Returns the opposite class in 30 % of all evaluations."""
 
         def forward(self, image: Tensor) -> Tensor:
             logits = super().forward(image)
@@ -147,10 +147,10 @@ def test_the_class_is_that_of_most_draws(tmp_path: Path) -> None:
 @needs_autoattack
 @pytest.mark.nightly
 def test_autoattack_is_one_more_attack(tmp_path: Path) -> None:
-    """It is exact where gradients of cross-entropy lead to the farther of two neighbours."""
+    """It is exact even where cross-entropy gradients point to the more distant of two neighbouring classes."""
 
     class Bands(HalfSpace):
-        """Ten classes, one beside another along w; every class turns into its neighbour."""
+        """Ten adjacent classes along w; an attack can change each class to its neighbour."""
 
         num_classes = 10
 
@@ -187,7 +187,10 @@ def test_autoattack_refuses_a_classifier_with_random_numbers_of_its_own() -> Non
 def test_an_attack_takes_its_steps_a_look_at_their_end_and_one_at_the_images_that_it_gives(
     attacks: int, tmp_path: Path
 ) -> None:
-    """Of 31 images 7 are wrong before; all are predicted once, and once by the trainer's own test."""
+    """7 of 31 images are misclassified before the attack.
+
+    All images are predicted once, and once more by the trainer's own test loop.
+    """
     module = HalfSpace()
     run(tmp_path, callback(attacks=[PGD("linf", LINF, steps=10, name=f"box{n}") for n in range(attacks)]), module)
     assert module.evaluated == 31 + attacks * 24 * (10 + 1 + 1) + 31

@@ -36,7 +36,7 @@ def test_an_interrupted_evaluation_goes_on(finished: Finished, tmp_path: Path) -
     assert run(tmp_path, callback(), whole) == finished[1]
     again = HalfSpace()
     assert run(tmp_path, callback(), again) == finished[1]
-    assert again.evaluated == 31  # by the trainer's own testing
+    assert again.evaluated == 31  # evaluations of the trainer's own test loop
     blocks(tmp_path)[2].unlink()
     (tmp_path / "robust_accuracy.csv").unlink()
     part = HalfSpace()
@@ -49,7 +49,7 @@ def test_an_interrupted_evaluation_goes_on(finished: Finished, tmp_path: Path) -
 
 
 def test_each_checkpoint_keeps_its_picture_and_its_rows(tmp_path: Path) -> None:
-    """Whatever order they are tested in, and however often."""
+    """The order and number of tests do not matter."""
     pictures: dict[str, list[bytes]] = {"last": [], "best": []}
     checkpoints = {"last": save(tmp_path, "last"), "best": save(tmp_path, "best", -1.0)}
     for name in ("last", "best", "last"):
@@ -82,7 +82,7 @@ def test_random_numbers_of_an_attack_do_not_depend_on_the_one_before(tmp_path: P
     perturbations = []
     for restarts in (1, 2):
         first = PGD("linf", LINF, steps=1, restarts=restarts, name="first")
-        second = PGD("l2", L2, steps=1, step_size=1e-4, name="second")  # about where it began
+        second = PGD("l2", L2, steps=1, step_size=1e-4, name="second")  # stays near its starting point
         run(tmp_path / str(restarts), callback(attacks=[first, second]))
         rows = pd.concat([pd.read_csv(path) for path in blocks(tmp_path / str(restarts))])
         perturbations.append(rows["perturbation"][rows["attack"] == "second"].tolist())
@@ -91,7 +91,7 @@ def test_random_numbers_of_an_attack_do_not_depend_on_the_one_before(tmp_path: P
 
 
 def test_another_attack_on_a_checkpoint_adds_its_row(tmp_path: Path) -> None:
-    """The same one replaces its own, and other weights those of the checkpoint before."""
+    """A repeated attack replaces its own row, and different weights replace the rows of the previous checkpoint."""
     box, ball = attacks()
     shorter = PGD("linf", LINF, steps=5, restarts=2, name="box")
     checkpoint = save(tmp_path, "12")  # a number
@@ -152,7 +152,7 @@ def test_a_run_that_is_told_to_end_ends_with_the_block(finished: Finished, tmp_p
 
 
 def process_main(directory: str, failing: int | None) -> tuple[int, dict[str, float]]:
-    """What one of two processes evaluates and finds."""
+    """Return what one of two processes evaluates and finds."""
     module = (Broken if os.environ["RANK"] == str(failing) else HalfSpace)()
     metrics = run(Path(directory), callback(), module, devices=2, strategy="ddp")
     return module.evaluated, metrics

@@ -42,7 +42,7 @@ def test_the_robust_accuracy_of_a_half_space_is_the_exact_one(finished: Finished
     np.testing.assert_allclose(table["clean_accuracy"], 24 / 31)
     np.testing.assert_allclose(table["robust_accuracy"], [box, ball])
     np.testing.assert_allclose(table["largest_perturbation"], [LINF, L2], rtol=1e-5)
-    assert metrics["test/accuracy"] == pytest.approx(24 / 31)  # the trainer's own testing took place
+    assert metrics["test/accuracy"] == pytest.approx(24 / 31)  # the trainer's own test loop has run
 
 
 def test_rows_tell_each_image_apart(finished: Finished) -> None:
@@ -114,11 +114,11 @@ def test_fast_dev_run_attacks_one_image_and_leaves_nothing(tmp_path: Path) -> No
         attacked = 0
 
         def forward(self, image: Tensor) -> Tensor:
-            self.attacked += len(image) == 1  # the trainer's own testing has four at once
+            self.attacked += len(image) == 1  # the trainer's own test loop has batches of four
             return super().forward(image)
 
     module = Counted()
-    metrics = run(tmp_path, callback(max=4, skip=3), module, fast_dev_run=True)  # the first image is labelled wrongly
+    metrics = run(tmp_path, callback(max=4, skip=3), module, fast_dev_run=True)  # the first image has a wrong label
     assert module.evaluated == module.attacked + 4
     assert metrics["test/robust_accuracy_box"] == 0
     assert not list(tmp_path.iterdir())

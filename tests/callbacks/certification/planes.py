@@ -1,4 +1,4 @@
-"""A classifier whose votes no batch changes, a few images of it, and a trainer that certifies them."""
+"""A classifier whose votes do not depend on the batch, a few images of it, and a trainer that certifies them."""
 
 import time
 from pathlib import Path
@@ -19,11 +19,11 @@ SIGMA = 0.25
 
 
 class Planes(LightningModule):
-    """Three classes of 2 x 2 images, bounded by planes; logits in float64, so that no batch changes a vote.
+    """Three classes of 2 x 2 images, bounded by planes; logits are in float64, so that batching does not change a vote.
 
     Args:
-        rest: seconds that every evaluation of more than one image takes.
-        failing: whether it gives NaN for them.
+        rest: duration, in seconds, of every evaluation of more than one image.
+        failing: whether such evaluations return NaN.
     """
 
     num_classes = 3
@@ -50,7 +50,7 @@ class Planes(LightningModule):
 
 
 class OwnVotes(Planes):
-    """The same classifier, which says itself how it is smoothed."""
+    """The same classifier, with its own method for smoothed votes."""
 
     certificate = "its own"
 
@@ -62,7 +62,7 @@ class OwnVotes(Planes):
 
 
 class Images(Dataset):
-    """Images whose labels are right, but for every fifth one."""
+    """Images with correct labels, except every fifth one."""
 
     def __init__(self, count: int = 12, scale: float = 1.0) -> None:
         self.image = scale * torch.rand(count, 1, 2, 2, generator=torch.Generator().manual_seed(1))
@@ -79,7 +79,7 @@ class Images(Dataset):
 def run(
     directory: Path, callback: Certification, module: LightningModule | None = None, data: Any = None, **options: Any
 ) -> dict[str, float]:
-    """Test with a callback; return the metrics."""
+    """Test with a callback, and return the metrics."""
     trainer = quiet(default_root_dir=directory, callbacks=[callback], **{"use_distributed_sampler": True, **options})
     if not isinstance(data, LightningDataModule | list):
         data = DataLoader(data or Images(), batch_size=4)
@@ -88,18 +88,18 @@ def run(
 
 
 def certification(mode: Mode | None = None, **arguments: Any) -> Certification:
-    """The callback with few draws."""
+    """Create the callback with few draws."""
     return Certification(
         **{"sigma": SIGMA, "mode": mode or FixedSampling(n0=20, n=600), "batch_size": 150, **arguments}
     )
 
 
 def certified(index: int = 4, radius: float = 0.49996, seconds: float = 1.5, **changed: Any) -> Certified:
-    """A finished image of class 2 with two votes."""
+    """Create a finished certificate of an image of class 2, with two votes."""
     values: dict[str, Any] = {"prediction": 2, "outcome": "complete", "selected": 2, "hits": (9, 8), "n": 10}
     return Certified(index, 2, Certificate(**{**values, "radius": radius, "p_lower": (0.1, 0.2), **changed}), seconds)
 
 
 def same_rows(*directories: Path) -> bool:
-    """Whether runs have certified the same to the last byte."""
+    """Return whether the runs' certificates are byte-identical."""
     return len({(directory / "certification.csv").read_bytes() for directory in directories}) == 1

@@ -25,7 +25,7 @@ from tests.trainers import quiet
 Finished = tuple[Path, dict[str, float]]
 
 
-# what a run leaves
+# output files of a run
 
 
 def test_metrics_table_and_picture_agree_with_the_rows(finished: Finished) -> None:
@@ -38,9 +38,9 @@ def test_metrics_table_and_picture_agree_with_the_rows(finished: Finished) -> No
         assert metrics[f"test/certified_accuracy_{radius:.2f}"] == pytest.approx(share, abs=1e-6)
     assert metrics["test/mean_draws"] == metrics["test/mean_draws_correct"] == 620
     assert metrics["test/abstained"] == pytest.approx(exact["predict"].eq(-1).mean(), abs=1e-6)
-    assert metrics["test/accuracy"] == pytest.approx(9 / 12)  # the trainer's own testing took place
+    assert metrics["test/accuracy"] == pytest.approx(9 / 12)  # the trainer's own test loop has run
     table = pd.read_csv(directory / "certified_accuracy.csv")
-    assert stats.binom.sf(1, 12, 0.001) < 0.001 < stats.binom.sf(0, 12, 0.001)  # one of 12 may be wrong
+    assert stats.binom.sf(1, 12, 0.001) < 0.001 < stats.binom.sf(0, 12, 0.001)  # at most one of 12 may be wrong
     expected = np.maximum(table["certified_accuracy"] - 1 / 12, 0)
     np.testing.assert_allclose(table["with_high_probability"], expected, atol=1e-12)
     assert table["tight"].all()
@@ -111,7 +111,7 @@ def test_skip_and_max_choose_positions(tmp_path: Path, finished: Finished) -> No
 def test_images_are_those_that_the_module_tests(
     tmp_path: Path, finished: Finished, monkeypatch: pytest.MonkeyPatch, owner: str
 ) -> None:
-    """A hook inverts them, whether it is the module's or the DataModule's."""
+    """A hook of the module or of the DataModule inverts the images."""
 
     def invert(self: Any, batch: dict[str, Tensor], dataloader_idx: int) -> dict[str, Tensor]:
         return {**batch, "image": 1 - batch["image"]}
@@ -137,12 +137,12 @@ def test_of_several_test_sets_the_first_is_certified(tmp_path: Path, finished: F
 def test_fast_dev_run_certifies_one_image_and_leaves_nothing(tmp_path: Path) -> None:
     module = Planes()
     metrics = run(tmp_path, certification(), module, fast_dev_run=True)
-    assert module.evaluated == 1 + 620 + 4  # the shape of the logits, one image, and one batch of the trainer's testing
+    assert module.evaluated == 1 + 620 + 4  # logit shape, one image, and one batch of the test loop
     assert metrics["test/mean_draws"] == 620
     assert not list(tmp_path.iterdir())
 
 
-# how the network is asked
+# how the network is evaluated
 
 
 def test_a_module_with_votes_and_radius_of_its_own(tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_a_module_with_votes_and_radius_of_its_own(tmp_path: Path) -> None:
 
 
 class Layer(Planes):
-    """A convolution that keeps the kinds of numbers it is given and gives."""
+    """A convolution that records the dtypes of its inputs."""
 
     def __init__(self, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
@@ -197,7 +197,7 @@ def test_channels_last_leaves_the_votes(tmp_path: Path) -> None:
     run(tmp_path / "last", certification(channels_last=True), module)
     run(tmp_path / "first", certification(), Layer(torch.float64))
     assert same_rows(tmp_path / "last", tmp_path / "first")
-    module.layer(torch.rand(1, 1, 2, 2).double()).sum().backward()  # it can still be trained
+    module.layer(torch.rand(1, 1, 2, 2).double()).sum().backward()  # it is still trainable
 
 
 def test_channels_last_is_also_for_modules_with_votes_of_their_own(tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_a_second_checkpoint_has_files_of_its_own(tmp_path: Path) -> None:
         assert metrics[metric] == pytest.approx((rows["correct"] * rows["radius"]).mean(), abs=1e-6)
 
 
-# what the user writes
+# user settings
 
 
 def test_the_shipped_configuration_and_its_alternatives_are_accepted() -> None:

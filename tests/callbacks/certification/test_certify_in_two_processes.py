@@ -1,4 +1,4 @@
-"""Certification by several processes, by some that are killed or fail, and by one that is told to end."""
+"""Certification with several processes, including processes that are killed, fail, or are told to stop."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ Finished = tuple[Path, dict[str, float]]
 
 
 def two_main(directory: str, share: str, rest: float = 0.0, failing: str = "") -> tuple[dict[str, float], int]:
-    """What each of two processes does: its metrics, and how many images it evaluated."""
+    """Run one of two processes, and return its metrics and the number of images that it evaluated."""
     module = Planes(rest, failing=failing == os.environ["RANK"])
     options: dict[str, Any] = {"devices": 2, "strategy": "ddp", "use_distributed_sampler": True}
     return run(Path(directory), certification(share=share), module, **options), module.evaluated
@@ -55,7 +55,7 @@ def test_killed_processes_lose_only_what_was_under_way(
     assert 2 <= done < 12
     assert not (tmp_path / "certification.csv").exists()
     with files[1].open("a") as file:
-        file.write("11\t0\t0\t0.")  # as if the kill had come while a row was written
+        file.write("11\t0\t0\t0.")  # as if the process was killed while writing a row
     module = Planes()
     run(tmp_path, certification(), module)
     assert module.evaluated == (12 - done) * 620 + 1 + 12

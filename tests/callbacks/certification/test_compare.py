@@ -1,4 +1,4 @@
-"""The subcommand that compares logs of certificates."""
+"""The subcommand that compares certification logs."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from lightning_modules.robustness.certificates.statistics import accuracy_with_h
 
 
 def certified(directory: Path, radius: list[float], first: int = 0, label: int = 1, **settings: Any) -> Path:
-    """A run directory with a log; all predictions but the last are right."""
+    """Write a run directory with a log in which all predictions except the last are right."""
     directory.mkdir()
     idx, predict = range(first, first + len(radius)), [label] * (len(radius) - 1) + [label + 1]
     frame = pd.DataFrame({"idx": idx, "label": label, "predict": predict, "radius": radius, "outcome": "complete"})
@@ -25,7 +25,7 @@ def certified(directory: Path, radius: list[float], first: int = 0, label: int =
 
 
 def published(path: Path) -> Path:
-    """A log as other projects write it."""
+    """Write a log in the format of other projects."""
     path.write_text("idx\tlabel\tpredict\tradius\tcorrect\ttime\n0\t3\t3\t1.01\t1\t15.9\n20\t8\t-1\t0.0\t1\t15.2\n")
     return path
 
@@ -52,7 +52,7 @@ def test_the_table_goes_on_to_the_last_radius_of_its_grid(tmp_path: Path, furthe
 
 
 def test_each_log_is_bounded_at_its_own_alpha(tmp_path: Path) -> None:
-    """That of its run directory, also for a log that is named itself; the argument is for others."""
+    """A log uses its run directory's alpha, even if the log file itself is given; the argument applies to others."""
     own = certified(tmp_path / "own", [0.9, 0.8, 0.1, 0.3], alpha=0.2)
     without, other = certified(tmp_path / "without", [0.5, 0.5, 0.5]), published(tmp_path / "other.tsv")
     table = overlay([own, without, other], tmp_path / "out", alpha=0.1)
@@ -122,7 +122,7 @@ def test_lower_bounds_and_radii_without_guarantee_are_told_apart(
     table = pd.read_csv(out / "certified_accuracy.csv").set_index("log")
     assert table.loc["curve", "tight"].astype(bool).tolist() == [True, False, True]
     assert table.loc["formula", "tight"].astype(bool).all()
-    assert table.loc["envelope", "tight"].tolist() == [True, False, True]  # where every log is
+    assert table.loc["envelope", "tight"].tolist() == [True, False, True]  # range covered by all logs
     assert table.loc["formula", "with_high_probability"].isna().all()
     bound = accuracy_with_high_probability(399 / 400, 0.001, many)
     np.testing.assert_allclose(table.loc["curve", "with_high_probability"], bound)

@@ -22,7 +22,7 @@ QUARTERS = [0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5]
 
 
 def test_logs_of_other_projects_are_read(tmp_path: Path) -> None:
-    """A running count under `correct`, seconds under `time`, and an end within a line."""
+    """Such logs have a running count under `correct`, seconds under `time`, and may end within a line."""
     path = tmp_path / "official"
     path.write_text(OFFICIAL + "120\t4\t4\t8.6")  # of 8.6e-05
     log = read_log(path)
@@ -44,7 +44,7 @@ def test_logs_of_other_projects_are_read(tmp_path: Path) -> None:
 
 
 def test_radius_0_is_an_abstention_in_logs_of_others_and_may_be_a_claim_in_ours(tmp_path: Path) -> None:
-    """The authors of DRS keep the selected class where they abstain; of our mode `curve`, 0 is a place on its grid."""
+    """The DRS authors keep the selected class when they abstain; in our mode `curve`, 0 is a point of the grid."""
     official, ours = tmp_path / "official.tsv", tmp_path / "run" / "certification.tsv"
     ours.parent.mkdir()
     for path in (official, ours):
@@ -70,7 +70,7 @@ def test_a_curve_falls_just_beyond_each_radius(tmp_path: Path, monkeypatch: pyte
     x, y, where = drawn[0]
     np.testing.assert_allclose(x, [0.0, 0.2, 0.5, 3.15])
     np.testing.assert_allclose(y, [0.75, 0.75, 0.5, 0.0])
-    assert where == "pre"  # between two radii, the value at the right one
+    assert where == "pre"  # between two radii, the value at the larger one applies
     assert accuracy_table({"one": log}, [0.3], {"one": {"alpha": 0.001}})["certified_accuracy"].tolist() == [0.5]
 
 
@@ -87,7 +87,7 @@ def test_a_curve_falls_just_beyond_each_radius(tmp_path: Path, monkeypatch: pyte
     ],
 )
 def test_every_mode_is_reported_where_it_is_tight(mode: Mode, radii: list[float], tight: list[float | None]) -> None:
-    """Of the mean radius, None stands here for it, and of the accuracy at each radius."""
+    """A result is tight for the mean radius, represented here by None, or for the accuracy at a radius."""
     assert certification(mode).radii == radii
     assert [radius for radius in [*radii, None] if is_tight(mode.settings, radius)] == tight
     if isinstance(mode, Curve):

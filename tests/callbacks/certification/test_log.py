@@ -1,4 +1,4 @@
-"""Rows on disk: what they hold, how an interrupted certification continues, and which rows are refused."""
+"""Rows on disk: their content, how an interrupted certification resumes, and which rows are rejected."""
 
 import json
 import shutil
@@ -60,12 +60,12 @@ def test_a_finished_certification_is_not_computed_again(finished: Finished) -> N
     before = (directory / "certification.tsv").read_bytes()
     module = Planes()
     assert run(directory, certification(batch_size=77), module) == metrics
-    assert module.evaluated == 12  # by the trainer's own testing
+    assert module.evaluated == 12  # evaluated by the trainer's own test loop
     assert (directory / "certification.tsv").read_bytes() == before
 
 
 def interrupted(finished: Path, directory: Path, keep: int, torn: str = "") -> None:
-    """The state after a process died: some rows, and part of another one."""
+    """Restore the state after a process was killed: some complete rows, and part of another one."""
     (directory / "certification_rows").mkdir(parents=True)
     shutil.copy(finished / "certification_settings.json", directory)
     lines = (finished / "certification_rows" / "rank0.tsv").read_text().splitlines(keepends=True)
@@ -77,7 +77,7 @@ def test_resuming_ends_with_the_same_file(finished: Finished, tmp_path: Path, ke
     interrupted(finished[0], tmp_path, keep, torn)
     module = Planes()
     assert run(tmp_path, certification(batch_size=100), module) == finished[1]
-    assert module.evaluated == (12 - keep) * 620 + 1 + 12  # one image more for the shape of the logits
+    assert module.evaluated == (12 - keep) * 620 + 1 + 12  # one more image to determine the shape of the logits
     assert (tmp_path / "certification.csv").read_bytes() == (finished[0] / "certification.csv").read_bytes()
     assert len((tmp_path / "certification_rows" / "rank0.tsv").read_text().splitlines()) == 13
 
@@ -104,7 +104,7 @@ def test_other_settings_are_refused_by_name_and_the_result_stays(
 
 
 def changed(what: str) -> Images:
-    """The same images, with other labels or with all but the first in another order."""
+    """Return the same images, with one label changed or with all images except the first reordered."""
     images = Images()
     images.label[7] = (images.label[7] + (what == "labels")) % 3
     images.image[1:] = images.image[1:].flip(0) if what == "images" else images.image[1:]
@@ -112,7 +112,7 @@ def changed(what: str) -> Images:
 
 
 def unnamed(images: Images) -> Dataset:
-    """A set that holds no labels in memory under a name that is known."""
+    """Wrap the images in a dataset type that is not recognised as holding labels in memory."""
     return Subset(images, range(len(images)))
 
 
@@ -146,7 +146,7 @@ def test_settings_of_a_log_without_rows_are_replaced(finished: Finished, tmp_pat
 
 
 def test_nothing_of_other_settings_stays_where_their_rows_were_removed(finished: Finished, tmp_path: Path) -> None:
-    """From the first row on: the new run may be interrupted, or read while it goes on."""
+    """Old files are removed at the first new row, because the new run may be interrupted or read before it ends."""
     shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
     shutil.rmtree(tmp_path / "certification_rows")
     log = CertificationLog(tmp_path, {"sigma": 1.0}, with_radius=True)

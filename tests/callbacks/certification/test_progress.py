@@ -16,7 +16,7 @@ from tests.callbacks.certification.planes import Images, Planes, certification, 
 
 @pytest.fixture
 def lines(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The lines that are shown where there is no terminal."""
+    """Collect the lines that are printed without a terminal."""
     told: list[str] = []
     monkeypatch.setattr(progress_module, "rank_zero_info", told.append)
     return told
@@ -43,7 +43,7 @@ def test_progress_without_a_terminal_is_a_line_now_and_then(lines: list[str], mo
     with CertificationProgress(lambda: {0: row_of(certified())}, 4, [0.0], enabled=True) as progress:
         progress.show(100, now=True)
     assert lines[0].startswith("certified 1 of 4 images  certified accuracy 100.0% at 0")
-    assert "left" not in lines[0]  # of the only row nobody knows how long it took
+    assert "left" not in lines[0]  # the duration of the only row is unknown
     with CertificationProgress(lambda: {}, 4, [0.0], enabled=False) as progress:
         progress.show(100, now=True)
     assert len(lines) == 2
@@ -54,7 +54,7 @@ def test_a_line_counts_draws_of_all_processes_and_tells_the_time_left(
 ) -> None:
     clock = [100.0]
     monkeypatch.setattr(progress_module.time, "monotonic", lambda: clock[0])
-    rows = {0: row_of(certified(0, draws=10**9))}  # of an earlier run
+    rows = {0: row_of(certified(0, draws=10**9))}  # from an earlier run
     with CertificationProgress(lambda: rows, 9, [0.0], enabled=True) as progress:
         rows.update({index: row_of(certified(index, draws=5000)) for index in (1, 2)})
         clock[0] += 100

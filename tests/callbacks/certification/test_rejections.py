@@ -11,7 +11,7 @@ from tests.rejections import Row, rejections
 
 
 class Altered(Images):
-    """Images that are given in another form."""
+    """Images with a different dtype or range."""
 
     def __init__(self, alter: Any) -> None:
         super().__init__()

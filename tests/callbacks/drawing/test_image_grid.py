@@ -53,7 +53,7 @@ def test_categories_are_drawn_over_the_first_column_and_named() -> None:
     below, over = (drawn.get_array() for drawn in figure.axes[1].images)
     np.testing.assert_allclose(below, image[0, 0], atol=1e-7)
     assert (over[1:, :, 3] == 0).all()  # the background is transparent
-    assert over[0, 2].tolist() == [1, 1, 1, 1]  # what is ignored is white
+    assert over[0, 2].tolist() == [1, 1, 1, 1]  # ignored pixels are white
     assert over[0, 0].tolist() != over[0, 1].tolist()
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["class 1", "class 12"]
     assert [text.get_text() for text in draw_image_grid({"image": image, "mask": mask}).legends[0].get_texts()] == [

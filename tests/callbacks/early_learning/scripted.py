@@ -1,4 +1,4 @@
-"""A training whose predictions are known in advance, and the authors' rule for the end of early learning."""
+"""A training run with predictions known in advance, and the authors' rule for the end of early learning."""
 
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,11 @@ NUM_CLASSES = 3
 NUM_SAMPLES = 149  # the last batch has 5 samples, an odd number
 CURVE_OF_CLASS = [LearningCurve(0.8, 1.0, 1.5), LearningCurve(0.9, 1.0, 3.0), LearningCurve(0.9, 1.0, 60.0)]
 GIVEN = torch.arange(NUM_SAMPLES) % NUM_CLASSES
-CLEAN = torch.where(torch.arange(NUM_SAMPLES) % 4 == 0, (GIVEN + 1) % NUM_CLASSES, GIVEN)  # every fourth one is wrong
+CLEAN = torch.where(torch.arange(NUM_SAMPLES) % 4 == 0, (GIVEN + 1) % NUM_CLASSES, GIVEN)  # every fourth label is wrong
 
 
 def authors_update_epoch(y: np.ndarray, r: float, n: int, epochs_per_record: float = 1.0, shift: bool = False) -> float:
-    """The rule written down once more, straight from the definition."""
+    """Compute the epoch independently, directly from the rule's definition."""
     start = 0
     for k in range(len(y) - 1 if shift else 0):
         if y[k + 1] - y[k] < 0.1:
@@ -45,7 +45,7 @@ def authors_update_epoch(y: np.ndarray, r: float, n: int, epochs_per_record: flo
 
 
 def predictions(epoch: int) -> Tensor:
-    """The share f(epoch + 1/2) of the samples of each class, lowest index first, is predicted as given."""
+    """Return predictions that equal the given label for a share f(epoch + 1/2) of each class, lowest index first."""
     predicted = (GIVEN + 2) % NUM_CLASSES
     for k, curve in enumerate(CURVE_OF_CLASS):
         members = (k == GIVEN).nonzero().flatten()
@@ -54,7 +54,7 @@ def predictions(epoch: int) -> Tensor:
 
 
 class Resumable(Sampler):
-    """Batches of 16 in a scrambled order, shared by the processes; starts where a checkpoint was written."""
+    """Shuffled batches of 16, distributed over the processes; resumes at the position of a checkpoint."""
 
     def __init__(self, rank: int, world_size: int, position: int = 0) -> None:
         order = torch.randperm(NUM_SAMPLES, generator=torch.Generator().manual_seed(0))
@@ -115,7 +115,7 @@ class Scripted(LightningModule):
 
 
 class OneBatch(Scripted):
-    """Trains on one batch of given labels, and predicts given classes."""
+    """Trains on one batch with given labels, and predicts given classes."""
 
     def __init__(self, predicted: list[int], per_pixel: bool = False, **labels: list[int]) -> None:
         super().__init__(per_pixel)
@@ -131,7 +131,7 @@ class OneBatch(Scripted):
 
 
 class SaveAt(Checkpoint):
-    """Writes one checkpoint at a place of the loop."""
+    """Writes one checkpoint at a chosen point of the loop."""
 
     def __init__(self, path: Path, where: str, epoch: int, batch: int = 0) -> None:
         self.path, self.where, self.epoch, self.batch = path, where, epoch, batch

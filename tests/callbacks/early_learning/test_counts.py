@@ -22,7 +22,7 @@ def random_labels(shape: tuple[int, ...], num_classes: int, seed: int) -> tuple[
 
 
 def one_by_one(predicted: Tensor, label: Tensor) -> np.ndarray:
-    """How often each of four categories is the label, is predicted, and both, `[3, 4]`; 255 does not count."""
+    """Count, `[3, 4]`, how often each of four categories is the label, the prediction, and both; 255 is ignored."""
     counts = np.zeros((3, 4), dtype=int)
     for p, y in zip(predicted.flatten(), label.flatten(), strict=True):
         for k in range(4):
@@ -63,30 +63,30 @@ def test_counts_of_two_parts_add_up_to_those_of_the_whole(cut: int, seed: int) -
 
 @pytest.mark.parametrize("per_pixel", [True, False])
 def test_fits_of_many_pixels_are_not_rounded_to_single_precision(per_pixel: bool) -> None:
-    """2^24 + 1 is the first whole number that single precision lacks."""
+    """2^24 + 1 is the smallest positive integer that single precision cannot represent."""
     many = torch.tensor([2**24 + 1])
     assert label_fit(many, many, many, per_pixel).item() == 1
-    wrong = 2 if per_pixel else 1  # of the union, a pixel that is predicted wrongly is two
+    wrong = 2 if per_pixel else 1  # a wrong pixel counts twice in the union
     one_less = label_fit(many, many, many - 1, per_pixel).item()
     assert one_less == pytest.approx(1 - wrong / (many.item() + wrong - 1), rel=1e-12)
 
 
 def test_counting_never_waits_for_the_device() -> None:
-    """On the meta device whatever needs a value fails."""
+    """Any operation that needs a value fails on the meta device."""
     label = torch.zeros(3, 4, 4, dtype=torch.int64, device="meta")
     assert count_categories(torch.zeros(3, 5, 4, 4, device="meta"), label, label).is_meta
     assert count_right_labels(label, label, 5).is_meta
 
 
 def test_right_labels_equal_counting_one_by_one() -> None:
-    """A pixel that is labelled 255 misses its true category; one that is truly 255 does not count."""
+    """A pixel labelled 255 is missing from its true category; a pixel that is truly 255 is ignored."""
     _, current, true = random_labels((4, 6, 5), 4, seed=1)
     current.view(-1)[::7], true.view(-1)[::5] = 255, 255
     np.testing.assert_array_equal(count_right_labels(current, true, 4), one_by_one(current, true))
 
 
 def test_a_half_counted_epoch_is_saved_and_goes_on() -> None:
-    """With an interval of 2 records end with batches 0, 2, 4, ...; the next epoch begins a new one."""
+    """With an interval of 2, records end at batches 0, 2, 4, ...; a new epoch starts a new record."""
     whole, half = RunningCounts(3, 2), RunningCounts(3, 2)
     for number in range(5):
         whole.add(7, torch.full((11, 3), 10**number))
@@ -104,7 +104,7 @@ def test_a_half_counted_epoch_is_saved_and_goes_on() -> None:
 
 
 def test_a_category_that_is_predicted_and_never_labelled_has_an_iou_of_zero() -> None:
-    logits = torch.eye(3)[torch.tensor([0, 0, 1, 1])].T.view(1, 3, 2, 2)  # of the third category nothing is known
+    logits = torch.eye(3)[torch.tensor([0, 0, 1, 1])].T.view(1, 3, 2, 2)  # nothing is known about the third category
     counts = torch.nn.functional.pad(count_categories(logits, torch.zeros(1, 2, 2).long()), (0, 0, 0, 3))
     assert overall_shares(counts, per_pixel=True)["fit_given"].item() == pytest.approx((0.5 + 0) / 2)
     never = overall_shares(torch.zeros_like(counts), per_pixel=True)["fit_given"]

@@ -28,7 +28,7 @@ def test_the_curve_starts_at_zero_rises_and_has_the_stated_slope(curve: Learning
     assert (np.diff(learning_curve(t, *curve)) > 0).all()
     h, u = 1e-4, t + 1e-6
     derivative = (learning_curve(u + h, *curve) - learning_curve(u - h, *curve)) / (2 * h)
-    # the rounding of f, about 1e-16, over h bounds what a difference quotient can show
+    # a difference quotient cannot be more accurate than the rounding error of f, about 1e-16, divided by h
     np.testing.assert_allclose(slope(t, *curve), derivative, rtol=1e-6, atol=1e-11)
 
 
@@ -36,7 +36,7 @@ def test_the_curve_starts_at_zero_rises_and_has_the_stated_slope(curve: Learning
 @pytest.mark.parametrize("curve", CURVES)
 def test_the_fit_recovers_the_curve_it_was_sampled_from(curve: LearningCurve, missing: list[int]) -> None:
     values = learning_curve(np.linspace(0, 40, 40), *curve)
-    values[missing] = math.nan  # a missing record keeps the others in their place
+    values[missing] = math.nan  # other records keep their positions if one is missing
     found = fit_learning_curve(values, 40)
     assert found is not None
     np.testing.assert_allclose(found, curve, atol=1e-2)
@@ -53,7 +53,7 @@ def test_the_relative_slope_change_starts_at_zero_and_never_falls(a: float, b: f
 
 @pytest.mark.parametrize(("c", "r"), [(3.0, 0.9), (1.5, 0.9), (6.0, 0.5)])
 def test_an_exponential_curve_ends_at_the_closed_form_epoch(c: float, r: float) -> None:
-    """With b = 1, rc(e) = 1 - exp(-(e - 1) / c), which exceeds r first above 1 - c log(1 - r)."""
+    """With b = 1, rc(e) = 1 - exp(-(e - 1) / c), which first exceeds r above 1 - c log(1 - r)."""
     expected = math.floor(1 - c * math.log(1 - r)) + 1
     num_records = 25
     values = learning_curve(np.linspace(0, num_records, num_records), 0.8, 1.0, c)
@@ -89,12 +89,12 @@ def test_a_late_start_in_records_between_epochs_moves_the_end_by_their_epochs() 
 
 
 def test_a_curve_without_a_jump_never_ends() -> None:
-    values = np.linspace(0.02, 0.95, 30)  # rises by less than 0.1 each time
+    values = np.linspace(0.02, 0.95, 30)  # rises by less than 0.1 in each step
     assert all(detect(values[: e + 1], 1.0, r=0.9, horizon=30, min_jump=0.1) is None for e in range(30))
 
 
 def test_the_threshold_has_its_limits_and_a_flat_curve_no_end() -> None:
-    """No change exceeds r = 1, and with r = 0 the first epoch that counts is 2."""
+    """No change exceeds r = 1; with r = 0, the first epoch that can be reported is 2."""
     for curve in CURVES:
         assert end_of_early_learning(curve, r=1.0, horizon=30) == 30
         assert end_of_early_learning(curve, r=0.0, horizon=30) == 2

@@ -141,7 +141,7 @@ def test_a_half_counted_epoch_survives_another_number_of_processes(
 
 
 def test_records_of_an_interval_start_at_the_first_batch_and_restart_with_the_epoch(tmp_path: Path) -> None:
-    """With 10 batches an epoch and an interval of 4: batch 0, 1-4, 5-8 of epoch 0, then 0-2, 3-6 of epoch 1, 0, ..."""
+    """With 10 batches per epoch and an interval of 4: batch 0, 1-4, 5-8 of epoch 0, then 0-2, 3-6 of epoch 1, 0, ..."""
     callback, path = EarlyLearning(interval=4, horizon=16), tmp_path / "run.ckpt"
     trainer_in(tmp_path, callback, SaveAt(path, "batch", 1, 5), max_epochs=3).fit(Scripted())
     cuts = [(0, 0, 1), (0, 1, 5), (0, 5, 9), (1, 0, 3), (1, 3, 7), (2, 0, 1), (2, 1, 5), (2, 5, 9)]
@@ -184,7 +184,7 @@ def test_without_true_labels_nothing_is_claimed_about_memorisation(tmp_path: Pat
 
 @pytest.mark.parametrize(("reference", "fits"), [("original", [1.0, math.nan]), ("current", [math.nan, 0.0])])
 def test_the_fit_is_measured_against_the_labels_asked_for(tmp_path: Path, reference: Any, fits: list[float]) -> None:
-    """Label 0 was corrected to 1, and 0 is predicted for what was 1: the original labels are all fitted, or none."""
+    """Label 0 was corrected to 1, and 0 is predicted: all original labels are fitted, and none of the current ones."""
     module = OneBatch(predicted=[0, 0], label=[1, 1], original_label=[0, 0])
     trainer_in(tmp_path, EarlyLearning(reference=reference), max_epochs=1).fit(module)
     np.testing.assert_array_equal(table(tmp_path)["fit_given"], [*fits, math.nan])
@@ -194,7 +194,7 @@ def test_the_fit_is_measured_against_the_labels_asked_for(tmp_path: Path, refere
     ("per_pixel", "metric", "value"), [(False, "label_accuracy", 3 / 4), (True, "label_miou", 2 / 3)]
 )
 def test_the_quality_of_corrected_labels_is_logged(tmp_path: Path, per_pixel: bool, metric: str, value: float) -> None:
-    """Of four labels, truly 0, 0, 1, 2, the third was corrected to be right, and the second is wrong: 1 for 0."""
+    """The true labels are 0, 0, 1, 2. The third was corrected to its true class, and the second is 1 instead of 0."""
     labels = {"label": [0, 1, 1, 2], "original_label": [0, 1, 2, 2], "clean_label": [0, 0, 1, 2]}
     trainer = trainer_in(tmp_path, EarlyLearning(), max_epochs=1)
     trainer.fit(OneBatch([0, 1, 1, 2], per_pixel, **labels))
@@ -202,7 +202,7 @@ def test_the_quality_of_corrected_labels_is_logged(tmp_path: Path, per_pixel: bo
 
 
 class Follower(Scripted):
-    """The fit of class 0 seems to level off at 0.4, and rises to 1 from epoch 6 on."""
+    """The fit of class 0 seems to level off at 0.4, and rises to 1 from epoch 6 onwards."""
 
     def __init__(self) -> None:
         super().__init__()

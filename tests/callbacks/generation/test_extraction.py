@@ -1,4 +1,4 @@
-"""Features of real images: kept, continued, named, and refused where they are not features."""
+"""Features of real images: cached, resumed, identified, and rejected if they are not features."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from lightning_modules.networks.fid_inception import FIDInception
 
 
 class Counting(nn.Module):
-    """Give the mean of each channel, and fail after some images."""
+    """Return the mean of each channel, and fail after a number of images."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ def test_features_are_computed_once_and_a_killed_computation_continues(
         features_of(images(), extractor, tmp_path, 3, ALONE)
     network.seen, network.fails_after = [], 100
     feature = features_of(images(), extractor, tmp_path, 3, ALONE)
-    assert network.seen == [3, 3, 3, 2]  # 12 of 23 were there
+    assert network.seen == [3, 3, 3, 2]  # 12 of 23 were already cached
     expected = np.stack([image.mean(axis=(1, 2)) / 255 for image in images().images])
     np.testing.assert_allclose(feature, expected, atol=1e-6)
     features_of(images(), extractor, tmp_path, 3, ALONE)
@@ -64,7 +64,7 @@ def test_metrics_are_named_after_the_extractor() -> None:
 
 def test_inception_resizes_images_of_different_sizes_one_by_one(tmp_path: Path) -> None:
     network = FIDInception()
-    network.network = nn.Flatten()  # in place of the network behind the resizing
+    network.network = nn.Flatten()  # replaces the network behind the resizing
     network.read = lambda: None  # type: ignore[method-assign]
     feature = features_of(images(2, sizes=(4, 7)), Extractor(network, None), tmp_path, 2, ALONE)
     given = torch.from_numpy(images(2, sizes=(4, 7)).images[1])[None] / 255

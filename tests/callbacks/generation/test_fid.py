@@ -1,4 +1,4 @@
-"""FID of a module's images: in tests and validation, continued after a kill, and alike on two processes."""
+"""FID of a module's images: in tests and validation, resumed after a kill, and equal with two processes."""
 
 import os
 from pathlib import Path
@@ -64,7 +64,7 @@ def two_main(directory: str) -> tuple[dict[str, float], int]:
 
 
 class Drawing(TinyGenerator):
-    """Keeps what its test steps draw."""
+    """Records the images that its test steps sample."""
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         self.seen.append(float(torch.rand(())))
@@ -72,7 +72,7 @@ class Drawing(TinyGenerator):
 
 def test_steps_draw_the_same_whether_real_images_were_measured_before(tmp_path: Path) -> None:
     drawn = []
-    for name in ("first", "second"):  # which finds the statistics of the first
+    for name in ("first", "second"):  # uses the cached statistics of the first run
         module = Drawing()
         torch.manual_seed(0)
         run(tmp_path / name, module, fid(tmp_path))
@@ -125,7 +125,7 @@ def test_validation_measures_the_averaged_weights_every_few_epochs(tmp_path: Pat
 
 
 def expected_averages() -> list[float]:
-    """The averages after two and four epochs of two steps, each of which takes a fifth of the weight away."""
+    """Compute the weight averages after two and four epochs of two steps; each step removes a fifth of the weight."""
     weight = average = 1.0
     averages = []
     for step in range(1, 9):

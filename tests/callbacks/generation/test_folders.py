@@ -1,4 +1,4 @@
-"""`train.py fid`: two folders, or statistics, without a model."""
+"""`train.py fid` compares two folders, or stored statistics, without a model."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def test_two_folders_by_a_timm_network_and_then_their_statistics(tmp_path: Path,
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
-        (["nowhere", "nowhere"], "images: nowhere is no folder"),
+        (["nowhere", "nowhere"], "images: nowhere is not a folder"),
         (["a.npz", "b.npz"], "a.npz has 3 features and b.npz has 4"),
         (["a.npz", "a.npz", "--batch_size", "0"], "batch_size must be at least 1, got 0"),
         *(

@@ -1,4 +1,4 @@
-"""Blocks of generated images follow from seed and number alone, and leave the run's random numbers as they were."""
+"""Blocks of generated images depend only on seed and number, and leave the run's random state unchanged."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from tests.trainers import quiet
 
 
 class Careless(TinyGenerator):
-    """Draw from torch's own generator in place of the one that is given."""
+    """Samples with torch's global generator instead of the given one."""
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         return super().sample(n)

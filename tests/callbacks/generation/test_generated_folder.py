@@ -1,4 +1,4 @@
-"""A folder of generated images: kills, ranks, batches, damaged files and what each image says of itself."""
+"""A folder of generated images: kills, ranks, batches, damaged files, and the metadata of each image."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ from tests.two_processes import in_two_processes
 
 
 class Prompted(TinyGenerator):
-    """Brighter for longer texts."""
+    """Generates brighter images for longer texts."""
 
     prompts = ("",)
     takes_prompts = True

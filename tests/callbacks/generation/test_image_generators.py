@@ -1,4 +1,4 @@
-"""Pipelines called as diffusers calls them, settings that reach a module, and options that a model lacks."""
+"""Pipelines are called as diffusers calls them, settings reach the module, and unsupported options are rejected."""
 
 from pathlib import Path
 from typing import Any
@@ -145,7 +145,7 @@ def test_a_fine_tuned_model_without_texts_takes_no_prompts(unconditional: Path) 
 
 
 class OfClasses(TinyGenerator):
-    """Paints each class in its own grey."""
+    """Paints each class in a different grey level."""
 
     generated_classes = 2
 

@@ -1,4 +1,4 @@
-"""Real images as bytes, from sets of images, sets of pairs and folders."""
+"""Real images as bytes: from image datasets, image-pair datasets and folders."""
 
 from pathlib import Path
 

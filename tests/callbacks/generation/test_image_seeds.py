@@ -1,4 +1,4 @@
-"""An image follows from its own prompt or class and its own seed, whatever sampler, batch and order."""
+"""An image depends only on its prompt or class and its seed, for any sampler, batch and order."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -32,14 +32,14 @@ CLASSES = [ImageRequest("0", 3, label=1), ImageRequest("1", 8, label=999), Image
 
 
 def stochastic(scheduler: Any) -> Any:
-    """Replace a scheduler by a stochastic one."""
+    """Replace a scheduler with a stochastic one."""
     if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
         return FlowMatchEulerDiscreteScheduler.from_config(scheduler.config, stochastic_sampling=True)
     return DDPMScheduler.from_config(scheduler.config)
 
 
 def assert_seeds_decide(generator: Any, requests: Sequence[ImageRequest]) -> np.ndarray:
-    """Compare images of one batch with those generated alone and in another order, with other global numbers."""
+    """Compare images of one batch with images generated alone, in another order, and with another global seed."""
     torch.manual_seed(11)
     together = generator.images(requests)[0].astype(int)
     before = torch.get_rng_state()

@@ -1,4 +1,4 @@
-"""Files of statistics, and what is not to be compared."""
+"""Files of statistics, and combinations that must not be compared."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Grids for fixed prompts and seeds: what they show, when, where, and that training does not notice them."""
+"""Grids for fixed prompts and seeds: their content, times and paths, and that training is unaffected."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +29,7 @@ def grid(**options: Any) -> PromptGrid:
 
 
 def fit(pipeline: Path, folder: Path, callbacks: Sequence[Any], ckpt: Path | None = None, **options: Any) -> Any:
-    """Train adapters for two epochs of two batches; returns the trainer, which has the module."""
+    """Train adapters for two epochs of two batches; return the trainer, which holds the module."""
     torch.manual_seed(0)
     model = text_to_image_pipeline(str(pipeline), tuning="lora")
     if hasattr(model.pipeline, "default_sample_size"):
@@ -50,7 +50,7 @@ def grids(folder: Path) -> dict[str, bytes]:
 
 
 def images_of(path: Path, rows: int, columns: int, side: int) -> np.ndarray:
-    """Cut a grid of small images into `[rows, columns, H, W, 3]`, each pixel once."""
+    """Cut a grid of enlarged images into `[rows, columns, H, W, 3]`, at the original resolution."""
     with Image.open(path) as picture:
         sheet = np.asarray(picture).reshape(rows, -1, picture.width, 3)
     every = CELL // side
@@ -85,7 +85,7 @@ def test_grids_follow_a_word_that_is_learned(text_to_image: Path, tmp_path: Path
     prompts = ["a <x> dog", "a dog"]
     own = trainer(tmp_path / "a", max_epochs=2, callbacks=[grid(prompts=prompts, guidance_scale=3.0)])
     module = inversion(text_to_image_pipeline(str(text_to_image)))
-    module.optimizer = lambda p: torch.optim.Adam(p, lr=1.0)  # a word that changes images by more than a rounding
+    module.optimizer = lambda p: torch.optim.Adam(p, lr=1.0)  # a word that changes images by more than rounding errors
     own.fit(module, plain(tmp_path / "images"))
     learned = StableDiffusionPipeline.from_pretrained(text_to_image)
     learned.load_textual_inversion(tmp_path / "a" / "run" / "pipeline")
@@ -136,7 +136,7 @@ def test_training_and_its_random_numbers_are_the_same_to_the_bit(
 
 
 def test_a_run_that_goes_on_draws_the_same_grids(text_to_image: Path, tmp_path: Path) -> None:
-    """The optimizer has no state, and random numbers begin anew in each batch."""
+    """The optimizer is stateless, and every batch is seeded again."""
     from callbacks.guards.seeding import SeedEveryBatch
 
     fit(text_to_image, tmp_path / "whole", [SeedEveryBatch(), grid(every_n_steps=1)])
@@ -163,7 +163,7 @@ def test_batches_of_one_step_draw_one_grid_and_blocks_change_nothing(text_to_ima
 
 
 class FlowLogger(MLFlowLogger):
-    """Stands for MLflow, which is not installed."""
+    """Imitates MLflow, which is not installed."""
 
     experiment: Any = None
     run_id = "7"

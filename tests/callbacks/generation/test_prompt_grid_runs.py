@@ -1,4 +1,4 @@
-"""Grids of a run that is killed within an epoch, with cached captions and freed text encoders."""
+"""Prompt grids of a run that is killed within an epoch, with cached captions and freed text encoders."""
 
 import json
 import signal

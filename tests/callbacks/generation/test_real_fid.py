@@ -1,4 +1,4 @@
-"""The real FID: few training images of CIFAR-10 against few test images, beside torchmetrics on the same images."""
+"""The real FID of a few training and test images of CIFAR-10, compared with torchmetrics on the same images."""
 
 import os
 from pathlib import Path
@@ -17,7 +17,7 @@ FEW = 40
 
 
 class OfBytes(nn.Module):
-    """Features of bytes, as torchmetrics hands them to a network; of the first 32, so that 40 images are enough."""
+    """Computes features from bytes, the input type of torchmetrics; only the first 32, so that 40 images are enough."""
 
     def __init__(self, network: FIDInception) -> None:
         super().__init__()

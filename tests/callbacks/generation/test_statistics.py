@@ -1,4 +1,4 @@
-"""FID, KID and IS against the published formulas and against torchmetrics."""
+"""FID, KID and IS compared with the published formulas and with torchmetrics."""
 
 import numpy as np
 import pytest
@@ -62,7 +62,7 @@ def test_fid_of_diagonal_gaussians_is_the_closed_form() -> None:
 
 
 def test_fid_of_few_images_has_no_rounding_noise_in_the_directions_without_any() -> None:
-    """The trace of the root is the nuclear norm of the product of the centred features."""
+    """The trace of the matrix square root is the nuclear norm of the product of the centred features."""
     first, second = features(20, 1, 200), features(15, 2, 200)
     centred = [each.double() - each.double().mean(dim=0) for each in (first, second)]
     traces = sum(float(each.square().sum()) / (len(each) - 1) for each in centred)
@@ -93,7 +93,7 @@ def test_fid_kid_and_is_are_those_of_torchmetrics() -> None:
 
 
 def squared_mmd(first: Tensor, second: Tensor) -> float:
-    """Write out the unbiased estimate, with all kernels at once."""
+    """Compute the unbiased estimate with all kernel values at once."""
     m, n, dimensions = len(first), len(second), first.shape[1]
     xx, yy, xy = (
         (one @ other.T / dimensions + 1) ** 3 for one, other in ((first, first), (second, second), (first, second))
@@ -138,7 +138,7 @@ def test_subsets_come_from_a_seeded_reservoir_of_fixed_size(monkeypatch: pytest.
 def test_rows_of_a_reservoir_are_equally_likely(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(statistics, "RESERVOIR", 50)
     times = np.bincount(np.concatenate([reservoir(100, seed, 0) for seed in range(400)]), minlength=100)
-    assert abs(times - 200).max() < 4.5 * 10  # a count has the deviation sqrt(400 / 4)
+    assert abs(times - 200).max() < 4.5 * 10  # a count has standard deviation sqrt(400 / 4)
 
 
 def test_shares_add_up(monkeypatch: pytest.MonkeyPatch) -> None:

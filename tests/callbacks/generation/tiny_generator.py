@@ -1,4 +1,4 @@
-"""A generator of 8 x 8 images with one weight, whose random numbers and calls a test can follow."""
+"""A generator of 8 x 8 images with one weight, whose random numbers and calls a test can track."""
 
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,10 @@ from tests.trainers import quiet
 
 
 class TinyGenerator(LightningModule):
-    """Draw images of independent pixels; training shrinks their spread.
+    """Samples images of independent pixels; training reduces their variance.
 
     Args:
-        fails_after: images after which sampling raises an error; None never.
+        fails_after: number of images after which sampling raises an error; None means never.
     """
 
     def __init__(self, fails_after: int | None = None) -> None:
@@ -46,7 +46,7 @@ class TinyGenerator(LightningModule):
 
 
 def fid(directory: Path, **options: Any) -> FID:
-    """Make the callback with pixels as features, of 70 images in blocks of 16."""
+    """Create the callback with pixels as features, for 70 images in blocks of 16."""
     given = {"extractor": nn.Flatten(), "extractor_name": "pixels", "num_samples": 70, "batch_size": 16}
     return FID(**{**given, "cache_dir": str(directory / "cache"), **options})  # type: ignore[arg-type]
 
@@ -56,7 +56,7 @@ def digits() -> LabelledImages:
 
 
 def run(directory: Path, module: TinyGenerator, callback: FID, **options: Any) -> dict[str, float]:
-    """Test a module in a directory and give its metrics."""
+    """Test a module in a directory, and return its metrics."""
     trainer = quiet(callbacks=[callback], default_root_dir=directory, **options)
     trainer.test(module, digits(), verbose=False)
     return {name: float(value) for name, value in trainer.callback_metrics.items()}

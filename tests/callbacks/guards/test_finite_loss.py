@@ -16,7 +16,7 @@ BATCHES_PER_EPOCH = 6
 
 
 class Breaking(LightningModule):
-    """The loss is `bad` in one batch of one epoch on one process. Each process has 4 samples a batch."""
+    """Returns the loss `bad` in one batch of one epoch on one process. Each process has 4 samples per batch."""
 
     def __init__(self, epoch: int, batch: int, bad: float = math.nan, rank: int = 0) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class Breaking(LightningModule):
 
 
 class Reporting(FiniteLoss):
-    """Each process writes down why it stops, and waits for the others: the first one that ends would end them."""
+    """Makes each process write why it stops and then wait for the others, which would end when the first one ends."""
 
     def _read(self, trainer: Trainer) -> None:
         try:
@@ -105,7 +105,7 @@ def test_a_bad_run_is_not_validated(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("weights_only", [False, True])
 def test_the_last_good_checkpoint_stays(tmp_path: Path, weights_only: bool) -> None:
-    """A checkpoint a step, or for weights alone an epoch, of which only the newest is kept."""
+    """Save a checkpoint per step, or per epoch for weights only, and keep only the newest."""
     when = {"every_n_epochs": 1} if weights_only else {"every_n_train_steps": 1}
     keep = ModelCheckpoint(
         tmp_path, filename="{step}", save_last=True, save_top_k=1, save_weights_only=weights_only, **when
@@ -131,7 +131,7 @@ def test_a_run_that_was_resumed_names_the_checkpoint_it_came_from(tmp_path: Path
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_all_processes_stop_and_name_the_samples_of_the_one_that_broke(tmp_path: Path, rank: int) -> None:
-    """After the bad step the averaged gradient breaks all processes: the first bad step is the one to name."""
+    """After the bad step, the averaged gradient affects all processes, so only the first bad step is reported."""
     trainer = trainer_in(tmp_path, Reporting(), processes=2, log_every_n_steps=3)
     with pytest.raises(Exception, match="the training loss became nan at step 7"):
         trainer.fit(Breaking(epoch=1, batch=1, rank=rank))
@@ -158,7 +158,7 @@ def test_the_first_bad_batch_is_kept_and_its_first_samples_are_shown() -> None:
 
 @pytest.mark.parametrize("first", [0, 63, 64, 130])
 def test_the_first_bad_one_of_many_batches_is_found_among_those_that_are_looked_at_together(first: int) -> None:
-    """Batches 40 and 41 have no loss, a batch overwrites the loss that it returned before, and sizes differ."""
+    """Batches 40 and 41 have no loss, each batch overwrites the previous loss tensor, and batch sizes differ."""
     callback, loss = FiniteLoss(), torch.zeros(())
     for batch in range(200):
         if batch not in (40, 41):
@@ -180,7 +180,7 @@ def test_no_more_than_a_million_indices_are_held() -> None:
 
 
 def test_noting_never_waits_for_the_device() -> None:
-    """On the meta device whatever needs a value fails."""
+    """Any operation that needs a value fails on the meta device."""
     callback = FiniteLoss()
     for size, batch in ((8, 0), (8, 1), (5, 2), (9, 3)):
         callback._note(torch.zeros((), device="meta"), torch.zeros(size, dtype=torch.int64, device="meta"), batch)

@@ -1,4 +1,4 @@
-"""What is checked before training; `tests/experiments/test_command_line.py` has what is refused."""
+"""Sanity checks before training; rejections are tested in `tests/experiments/test_command_line.py`."""
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from tests.trainers import quiet
 
 
 class Exchanging(nn.Linear):
-    """In training it exchanges statistics with other processes, which only tensors on the device can."""
+    """Exchanges statistics between processes in training mode, which is only possible with tensors on the device."""
 
     def forward(self, image: Tensor) -> Tensor:
         if self.training and image.device.type == "meta":

@@ -1,4 +1,4 @@
-"""A batch's random numbers follow from its place alone."""
+"""The random numbers of a batch depend only on its position."""
 
 import random
 from types import SimpleNamespace
@@ -16,7 +16,7 @@ STAGES = ("train", "validation", "test", "predict")
 
 
 def drawn(seed: int = 0, stage: str = "train", epoch: int = 0, batch: int = 0, loader: int = 0, rank: int = 0) -> Any:
-    """Draw by each of a process's own generators."""
+    """Draw from each of the process's generators."""
     callback = SeedEveryBatch(seed)
     strategy = SimpleNamespace(root_device=torch.device("cpu"))
     trainer: Any = SimpleNamespace(current_epoch=epoch, global_rank=rank, strategy=strategy)

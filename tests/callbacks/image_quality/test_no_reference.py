@@ -21,7 +21,7 @@ from tests.trainers import quiet
 
 
 class Brightness(nn.Module):
-    """Stands for pyiqa's metric of the name: the mean of three channels, or the difference of two means."""
+    """Stand-in for the pyiqa metric of the same name: the mean of three channels, or the difference of two means."""
 
     def __init__(self, name: str) -> None:
         super().__init__()

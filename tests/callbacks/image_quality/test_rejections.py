@@ -16,7 +16,7 @@ from tests.trainers import quiet
 
 
 class DistributionDistance(Metric):
-    """Has the signature of torchmetrics' FID and KID."""
+    """A metric with the signature of torchmetrics' FID and KID."""
 
     def update(self, imgs: Tensor, real: bool) -> None: ...
 
@@ -25,7 +25,7 @@ class DistributionDistance(Metric):
 
 
 class Pairs(Metric):
-    """Gives a number for each of two parts of an image."""
+    """Returns a number for each of two parts of an image."""
 
     def update(self, preds: Tensor, target: Tensor) -> None:
         self.found = (preds - target).flatten()[:2]

@@ -38,7 +38,7 @@ def test_power_is_summed_over_rings_of_frequency() -> None:
 
 
 class Sharpened(torch.nn.Module):
-    """Multiplies what images differ in from their means."""
+    """Multiplies the differences between images and their means."""
 
     def __init__(self, factor: float) -> None:
         super().__init__()

@@ -28,7 +28,7 @@ MEAN, STD = (torch.tensor(each)[:, None, None] for each in ([-0.030, -0.088, -0.
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random weights, under the names of the published ones."""
+    """Return random weights under the parameter names of the published ones."""
     random = torch.Generator().manual_seed(0)
     tensors = {}
     for head, (place, (out, inner, side)) in enumerate(SHAPES.items()):
@@ -83,7 +83,7 @@ def test_published_weights_give_their_distance() -> None:
 
 
 class Loader:
-    """Two images, one a batch."""
+    """Two images, one per batch."""
 
     def __iter__(self) -> Any:
         for row in range(2):
@@ -140,7 +140,7 @@ def test_refusals(tmp_path: Path) -> None:
 
 
 def test_any_image_metric_of_torchmetrics_is_a_column(tmp_path: Path) -> None:
-    """With a reference and without one, named by class and by the user, each image by itself, and nothing synced."""
+    """Metrics can have a reference or not, are named by class or user, computed per image, and not synchronised."""
 
     def synced(*args: Any) -> Any:
         raise AssertionError("ranks have different numbers of images, so that this would wait for ever")

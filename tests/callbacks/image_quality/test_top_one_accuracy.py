@@ -11,7 +11,7 @@ from tests.trainers import quiet
 
 
 class Restored(LightningModule):
-    """Gives the estimates of its batches."""
+    """Returns the estimates in its batches."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -22,7 +22,7 @@ class Restored(LightningModule):
 
 
 class Brightest(nn.Module):
-    """Calls the brightest pixel the class."""
+    """Returns the index of the brightest pixel as the class."""
 
     def forward(self, image: Tensor) -> Tensor:
         assert image.min() >= 0
@@ -31,7 +31,7 @@ class Brightest(nn.Module):
 
 
 def pictures(*bright: int) -> Tensor:
-    """Images of two by two pixels, one of which is brighter than white."""
+    """Return images of two by two pixels, with one pixel brighter than white."""
     return 1.5 * nn.functional.one_hot(torch.tensor(bright), 4).float().view(-1, 1, 2, 2)
 
 
@@ -43,7 +43,7 @@ def test_accuracies_are_those_of_restored_degraded_and_clean_images(tmp_path: Pa
         {"name": ["x/c"], "given": pictures(3), "noisy": pictures(2), "clean": pictures(2)},
     ]
     trainer = quiet(callbacks=[callback])
-    for _ in range(2):  # a second test begins at zero
+    for _ in range(2):  # a second test starts at zero
         trainer.test(Restored(), torch.utils.data.DataLoader(batches, batch_size=None), verbose=False)
         found = {name: float(value) for name, value in trainer.callback_metrics.items()}
         expected = {"test/accuracy": 2 / 3, "test/noisy_accuracy": 0.0, "test/clean_accuracy": 2 / 3}

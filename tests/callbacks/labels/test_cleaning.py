@@ -18,7 +18,7 @@ from lightning_modules.networks.mlp import MLP
 from tests.trainers import quiet
 
 BY_HAND = [
-    # given, probabilities, expected action, label and confidence; t = (0.475, 0.667, 0.55, 0.35)
+    # given label, probabilities, expected action, label and confidence; t = (0.475, 0.667, 0.55, 0.35)
     (0, [0.90, 0.05, 0.05, 0.0], "keep", 0, 0.9),
     (0, [0.70, 0.20, 0.10, 0.0], "keep", 0, 0.7),
     (0, [0.20, 0.70, 0.10, 0.0], "relabel", 1, 0.7),
@@ -27,8 +27,8 @@ BY_HAND = [
     (1, [0.05, 0.90, 0.05, 0.0], "keep", 1, 0.9),
     (1, [0.60, 0.30, 0.10, 0.0], "relabel", 0, 0.6),
     (2, [0.10, 0.10, 0.80, 0.0], "keep", 2, 0.8),
-    (2, [0.30, 0.40, 0.30, 0.0], "drop", 2, 0.7),  # suspected, but 0.4 is little for class 1
-    (3, [0.50, 0.10, 0.00, 0.4], "keep", 3, 0.4),  # not the most probable, but much for class 3
+    (2, [0.30, 0.40, 0.30, 0.0], "drop", 2, 0.7),  # suspected, but 0.4 is too low for class 1
+    (3, [0.50, 0.10, 0.00, 0.4], "keep", 3, 0.4),  # not the most probable class, but high for class 3
     (3, [0.60, 0.10, 0.00, 0.3], "relabel", 0, 0.6),
 ]
 
@@ -44,7 +44,7 @@ def test_actions_and_the_wrong_fraction_are_those_computed_by_hand() -> None:
     assert decided["action"].tolist() == [row[2] for row in BY_HAND]
     assert decided["label"].tolist() == [row[3] for row in BY_HAND]
     assert decided["confidence"].tolist() == pytest.approx([row[4] for row in BY_HAND])
-    # Class 0: two of four for another class; 1: one of three; 2: none, with one uncounted; 3: both.
+    # Class 0: two of four labels point to a different class; 1: one of three; 2: none, with one uncounted; 3: both.
     assert wrong_fraction(table)["labels_wrong_estimate"] == pytest.approx((4 * 2 / 4 + 3 * 1 / 3 + 0 + 2) / 11)
     assert with_actions(table.assign(suspected=0))["action"].eq("keep").all()
     estimate = {"labels_wrong_estimate": 0.4, "labels_wrong_low": 0.3}
@@ -60,13 +60,13 @@ def test_a_class_that_is_never_given_gets_no_image_and_equal_probabilities_are_c
 
 
 def test_without_a_wrong_label_the_interval_is_that_of_none_in_so_many() -> None:
-    """By Clopper and Pearson: with 3.6 % wrong labels, none of 100 is seen with probability 0.025."""
+    """By Clopper and Pearson: with 3.6 % wrong labels, none of 100 samples is wrong with probability 0.025."""
     table = report(torch.zeros(100, dtype=torch.int64), torch.tensor([[0.9, 0.1]]).expand(100, 2))
     assert list(wrong_fraction(table).values()) == pytest.approx([0, 0, 0.03621], abs=1e-5)
 
 
 def noisy_predictions(images: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Sample given and true labels of five classes, 30 % wrong, and probabilities about the true ones."""
+    """Sample given and true labels of five classes, 30 % of them wrong, and noisy probabilities for the true labels."""
     random = torch.Generator().manual_seed(seed)
     true = torch.randint(5, (images,), generator=random)
     shift = torch.randint(1, 5, (images,), generator=random) * (torch.rand(images, generator=random) < 0.3)
@@ -110,7 +110,7 @@ def test_the_interval_covers_the_fraction_of_wrong_labels_about_as_often_as_it_s
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_fit_on_the_cleaned_list_trains_on_better_labels(seed: int, tmp_path: Path) -> None:
-    """On digits with 40 % symmetric noise; the test images are those of before."""
+    """Train on digits with 40 % symmetric noise; the test images are unchanged."""
 
     def run(data: LabelledImages, directory: Path) -> dict[str, float]:
         seed_everything(seed)
@@ -160,7 +160,7 @@ def test_the_folds_of_a_set_are_one_cleaned_list(tmp_path: Path, capsys: pytest.
     written = pd.read_csv(tmp_path / "cleaned_labels.csv", dtype={"clean_label": "Int64"})
     pd.testing.assert_frame_equal(written, expected, check_dtype=False)
     assert f"labels_wrong_estimate {wrong_fraction(whole)['labels_wrong_estimate']:.4f}" in capsys.readouterr().out
-    for name, column in (("label_report.csv", "proposed"), ("cleaned_labels.csv", "label")):  # clean_label is no 1.0
+    for name, column in (("label_report.csv", "proposed"), ("cleaned_labels.csv", "label")):  # integers, not 1.0
         key = "row" if column == "proposed" else None
         _, truth = FromCSV(str(tmp_path / name), column, key).labels_and_truth(true, 5)
         assert truth is not None

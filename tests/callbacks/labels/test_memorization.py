@@ -1,4 +1,4 @@
-"""The share of false labels that a network gives back, against a network whose answers are known."""
+"""The share of false labels that a network reproduces, for a network with known predictions."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ ROWS = [(1, 1, 0), (0, 1, 0), (2, 1, 0), (2, 2, 1), (0, 2, 1), (1, 1, 1), (0, 2,
 
 
 class Known(LightningModule):
-    """Answers what is written in the only pixel of an image."""
+    """Predicts the value of an image's only pixel."""
 
     num_classes = 3
 
@@ -45,7 +45,7 @@ class Rows(LightningDataModule):
 @pytest.mark.parametrize(
     ("rows", "keys", "options", "expected"),
     [
-        # of five false labels two are given back (rows 0 and 3), and one image is given its true class (row 1)
+        # two of five false labels are reproduced (rows 0 and 3), and one image is assigned its true class (row 1)
         (ROWS, ("label", "clean_label"), {}, (2 / 5, 1 / 5)),
         (ROWS, ("label", "clean_label"), {"precision": "64-true"}, (2 / 5, 1 / 5)),
         (ROWS, ("label", "clean_label"), {"fast_dev_run": 1}, (1 / 3, 1 / 3)),

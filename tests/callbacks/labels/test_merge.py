@@ -20,13 +20,13 @@ def report(folder: Path, rows: list[int], in_sample: int = 0) -> None:
 def test_the_folds_are_one_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report(tmp_path / "fold=0", [3, 0, 4])
     report(tmp_path / "fold=1", [1, 2])
-    for _ in range(2):  # its own report is no fold
+    for _ in range(2):  # the run's own report is not a fold
         assert train.main(["label_report", str(tmp_path)]) == 0
     table = pd.read_csv(tmp_path / REPORT)
     assert table["row"].tolist() == [0, 1, 2, 3, 4]
     printed = capsys.readouterr().out
     assert "labels_suspected 0.6000" in printed
-    assert "label_precision 0.5000" in printed  # of rows 0 and 2; nobody has verified row 1
+    assert "label_precision 0.5000" in printed  # of rows 0 and 2; row 1 has not been verified
     assert "label_recall 1.0000" in printed
 
 

@@ -1,4 +1,4 @@
-"""The page of suspected labels shows every image beside its labels, worst first, and loads and runs nothing."""
+"""The page of suspected labels shows every image next to its labels, worst first, and loads no files or scripts."""
 
 import re
 from pathlib import Path
@@ -50,7 +50,7 @@ def test_names_are_escaped_and_nothing_is_loaded(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run on folders of grey levels, which differ in the class, with two labels that are wrong by a table."""
+    """Return a run on folders of grey-level images, one level per class, in which a table makes two labels wrong."""
     root = tmp_path_factory.mktemp("labels")
     shades(root, "train", ["cat", "dog"], per_class=8)
     line = ["fit", "--config", "configs/own_data/classes.yaml", "--config", "configs/callbacks/label_report.yaml"]
@@ -84,7 +84,7 @@ def test_a_runs_report_becomes_a_page_of_its_images(labels: Path, capsys: pytest
 
 
 def test_cleaned_labels_train_another_run(labels: Path) -> None:
-    """The report's table is read by `FromCSV` as README has it: dropped images are left out, others get new labels."""
+    """`FromCSV` reads the report's table as in the README: dropped images are excluded, and others get new labels."""
     path = labels / "run" / "cleaned_labels.csv"
     table = pd.read_csv(path)
     table.loc[0, "action"], table.loc[1, ["action", "label"]] = "drop", ["relabel", 1 - table.loc[1, "given"]]

@@ -21,5 +21,5 @@ def test_the_last_images_of_any_subfolder_test(tmp_path: Path) -> None:
     assert test.fetch(torch.tensor([1]), None).unique().tolist() == [200]
     with pytest.raises(ValueError, match="num_test must be below the 5 images"):
         Faces("ffhq", str(tmp_path), num_test=5).training()
-    with pytest.raises(FileNotFoundError, match=r"data_dir: .*celebahq is no folder"):
+    with pytest.raises(FileNotFoundError, match=r"data_dir: .*celebahq is not a folder"):
         Faces("celebahq", str(tmp_path)).training()

@@ -73,7 +73,7 @@ def test_pipes_and_devices_are_no_images(pipe: Path, tmp_path: Path) -> None:
          "data_dir {} is a file"),
         ((*DEMO, "--data.label_noise", "datamodules.corruptions.label_noise.FromCSV", "--data.label_noise.path", "{}"),
          "{} was not found: expected a CSV file"),
-        (("predict", *DEMO[1:], "--ckpt_path", "none", "--data.predict_dir", "{}"), "{} is no folder"),
+        (("predict", *DEMO[1:], "--ckpt_path", "none", "--data.predict_dir", "{}"), "{} is not a folder"),
         (("claim", "{}"), "claim file {} is not a file"),
         (("compare", "{}", "configs/elr/demo.yaml", "--seeds", "0"), "config {} is not a file"),
     ],

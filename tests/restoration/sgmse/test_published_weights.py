@@ -84,7 +84,7 @@ def test_checkpoints_of_other_models_are_rejected(given: dict[str, Any], message
 
 def test_another_layout_is_one_sentence(tmp_path: Path) -> None:
     torch.save(content(), tmp_path / "vb.ckpt")
-    with pytest.raises(ValueError, match=r"vb\.ckpt has another layout than the network: missing: all_modules\."):
+    with pytest.raises(ValueError, match=r"vb\.ckpt has a different layout from the network: missing: all_modules\."):
         with_published_weights(SpeechNCSNpp(8, 8, (1, 2), 2, (4,)), str(tmp_path / "vb.ckpt"))
     torch.save({"state_dict": {"body.told.0.weight": torch.ones(1)}}, tmp_path / "own.ckpt")
     with pytest.raises(ValueError, match=r"no key of .*own\.ckpt starts with prefix 'dnn\.'"):

@@ -82,7 +82,7 @@ def test_a_dataset_that_is_not_there_is_one_sentence_offline() -> None:
         with pytest.raises((FileNotFoundError, ValueError), match=rf"{name} ") as raised:
             HuggingFaceImages(name, 10).training()
         assert "\n" not in str(raised.value)
-    with pytest.raises(FileNotFoundError, match=r"\./nowhere is no folder, and no name of a dataset"):
+    with pytest.raises(FileNotFoundError, match=r"\./nowhere is not a folder, and not the name of a dataset"):
         HuggingFaceImages("./nowhere", 10).training()
 
 
