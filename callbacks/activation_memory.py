@@ -15,10 +15,10 @@ MEBIBYTE = 2**20
 class SavedBytes(saved_tensors_hooks):
     """Context manager that counts the bytes that autograd saves for the backward pass.
 
-    Each storage is counted once. The parameters and buffers of the network are not counted.
+    Each storage is counted once.
 
     Args:
-        network: network. Its parameters and buffers are not counted, because they stay in memory anyway.
+        network: network whose parameters and buffers are not counted, because they stay in memory anyway.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -39,12 +39,12 @@ class SavedBytes(saved_tensors_hooks):
 
     @property
     def total(self) -> int:
-        """Bytes saved so far, including tensors freed before the backward pass."""
+        """Number of bytes saved so far, including tensors that were freed before the backward pass."""
         return sum(self.storages.values())
 
 
 def state_bytes(module: nn.Module, optimizers: Iterable[Optimizer]) -> int:
-    """Count the bytes of all weights, of the gradients of trainable weights and of the state of optimizers."""
+    """Count the bytes of all weights, of the gradients of trainable weights, and of the optimizers' state."""
     weights = [*module.parameters(), *(weight for weight in module.parameters() if weight.requires_grad)]
     states = [value for each in optimizers for state in each.state.values() for value in state.values()]
     return sum(tensor.nbytes for tensor in (*weights, *states) if isinstance(tensor, Tensor))
@@ -53,10 +53,10 @@ def state_bytes(module: nn.Module, optimizers: Iterable[Optimizer]) -> int:
 class ActivationMemory(Callback):
     """Log the memory saved for the backward pass in the first step of each epoch, as `train/saved_mebibytes`.
 
-    `train/state_mebibytes` is the memory of weights, their gradients and the state of the optimizers after the epoch.
-    The logged values are maxima over all ranks. Testing logs the last value again, as `test/saved_mebibytes`. On a GPU,
-    the peak of allocated memory is also logged, as `train/peak_gibibytes`. It includes weights, gradients,
-    optimizer state and temporary tensors.
+    The callback also logs `train/state_mebibytes`, the memory of weights, gradients and optimizer state after the
+    epoch, and, on a GPU, `train/peak_gibibytes`, the peak of allocated memory, which includes weights, gradients,
+    optimizer state and temporary tensors. Logged values are maxima over all ranks. A test logs the last value of
+    `train/saved_mebibytes` as `test/saved_mebibytes`.
     """
 
     def __init__(self) -> None:

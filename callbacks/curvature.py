@@ -1,4 +1,4 @@
-"""Curvature of the loss of a classifier during training: extreme eigenvalues and spectral density."""
+"""Measure the curvature of a classifier's loss during training: extreme eigenvalues and spectral density."""
 
 from pathlib import Path
 from typing import Any
@@ -23,34 +23,36 @@ from lightning_modules.training.chosen_samples import chosen_samples, drawn_plac
 from lightning_modules.training.logging import log_same
 
 POINTS, WIDTH = 400, 0.01
-"""Points of a density, and the width of its Gaussians relative to the range of the eigenvalues."""
+"""Number of points of a density, and width of its Gaussians relative to the range of the eigenvalues."""
 
 
 class Curvature(Callback):
     """Every n epochs, measure the Hessian of the mean cross-entropy on a fixed subset of the training images.
 
-    Logs `train/greatest_eigenvalue` and `train/least_eigenvalue`. Testing logs the last values again. In the run
-    directory, `curvature.csv` contains the eigenvalues over the epochs, and `curvature_density.csv` contains the last
-    density. There is a figure of each table. Dropout and augmentation are disabled, and the loss excludes weight decay.
-    The subset and the starting vectors are the same on all ranks, and results are all-reduced.
+    The callback logs `train/greatest_eigenvalue` and `train/least_eigenvalue`; a test logs the last values again. It
+    writes to the run directory `curvature.csv`, the eigenvalues over the epochs, and `curvature_density.csv`, the last
+    spectral density, with a figure of each table. Dropout and augmentation are disabled during the measurement, and the
+    loss excludes weight decay. The subset and the starting vectors are the same on all ranks, and results are
+    all-reduced.
 
     Args:
-        every_n_epochs: number of epochs between two measurements. The last epoch is always measured.
-        samples: number of training images. They are sampled once.
-        steps: number of Lanczos steps. Each step computes one matrix-vector product.
-        starts: number of starting vectors. The density is averaged over all starts. The most extreme eigenvalues of all
-            starts are reported.
+        every_n_epochs: number of epochs between two measurements; the curvature is always measured after the last
+            epoch.
+        samples: number of training images in the subset, which is sampled once.
+        steps: number of Lanczos steps, each of which computes one matrix-vector product.
+        starts: number of starting vectors. The density is averaged over all starting vectors, and the most extreme
+            eigenvalues over all of them are reported.
         matrix: `hessian`, or `gauss_newton`, which is positive semidefinite.
         batch_norm: BatchNorm statistics: `batch` uses the statistics of each batch, as in training, and `running` uses
-            the running averages.
-        images_at_once: batch size of a matrix-vector product on each rank. It affects the result if `batch_norm` is
-            `batch`.
+            the running statistics.
+        images_at_once: batch size of the matrix-vector products on each rank. The batch size affects the result if
+            `batch_norm` is `batch`.
         seed: random seed of the subset and the starting vectors.
 
     Raises:
         TypeError: at setup, if the module is not a classifier or the data have no training images.
-        ValueError: if an argument is out of range. Before training, also if the dataset has fewer than `samples`
-            images, or the network is in half precision, under autocast or not twice differentiable.
+        ValueError: if an argument is out of range; before training, also if the dataset has fewer than `samples`
+            images, or the network is in half precision, uses autocast or is not twice differentiable.
     """
 
     def __init__(
@@ -111,7 +113,7 @@ class Curvature(Callback):
             log_same(module, f"{stage}/{name}_eigenvalue", torch.tensor(value, dtype=torch.float64))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        directory = trainer.log_dir if trainer.loggers else None  # a broadcast, so every rank must ask
+        directory = trainer.log_dir if trainer.loggers else None  # a broadcast, so every rank must read it
         if directory is None or not trainer.is_global_zero or not self.spectra:
             return
         epoch, greatest, least = (list(column) for column in zip(*self.rows, strict=True))

@@ -1,4 +1,4 @@
-"""Tables and figures of a detector's results on out-of-distribution and adversarial inputs."""
+"""Write tables and figures of a detector's results on out-of-distribution and adversarial inputs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 class DetectionReport(Callback):
     """Write the results of a `Detector` to the run directory after testing.
 
-    `detection.csv` has a row for each dataset and method. The metrics are AUROC, TNR at 95 % TPR, two values of AUPR
-    (either kind of input is positive), and detection accuracy. The table also has the magnitude of input pre-processing
-    in pixel units and the number of inputs of either kind. Some methods also have a number of neighbours.
-    `detection_scores.csv` has the confidence of each method for each input. The confidence is higher in distribution. A
-    column marks inputs that may have been used for tuning. For each dataset, `figures/detection.png` shows histograms
-    of the confidence of the detector and the ROC curves of all methods.
+    `detection.csv` has a row for each dataset and method. Its columns include AUROC, TNR at 95 % TPR, two values of
+    AUPR (with either kind of input as positives) and detection accuracy, the magnitude of input pre-processing in pixel
+    units, the number of neighbours (for methods that use neighbours), and the number of inputs of either kind.
+    `detection_scores.csv` has the confidence of each method for each input; the confidence should be higher for
+    in-distribution inputs. A column marks inputs that may have been used for tuning. For each dataset,
+    `figures/detection.png` shows histograms of the detector's confidence and the ROC curves of all methods.
 
     Args:
         most_bins: maximum number of bins of a histogram.
@@ -45,7 +45,7 @@ class DetectionReport(Callback):
             require(pl_module, Detector, "DetectionReport")
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        directory = trainer.log_dir  # a broadcast, so every rank must ask
+        directory = trainer.log_dir  # a broadcast, so every rank must read it
         if directory is None or not trainer.is_global_zero:
             return
         detector = require(pl_module, Detector, "DetectionReport")
@@ -100,7 +100,8 @@ def draw_detection(detections: Sequence[DetectionResult], score: str, most_bins:
 
     Args:
         detections: detection results, one per dataset.
-        score: name of the method for the histograms. Datasets without results of this method show their first method.
+        score: name of the method whose confidence is shown in the histograms. For a dataset without results of this
+            method, the first method is shown.
         most_bins: maximum number of bins of a histogram.
     """
     from matplotlib.figure import Figure
@@ -128,7 +129,7 @@ def draw_detection(detections: Sequence[DetectionResult], score: str, most_bins:
 
 
 def _histograms(panel: "Axes", detection: DetectionResult, method: str, most_bins: int) -> None:
-    """Draw histograms of a confidence. Far tails are collected in the outermost bins."""
+    """Draw histograms of a confidence, collecting far tails in the outermost bins."""
     in_distribution, other = (part.numpy() for part in detection.parts(method))
     low, high = np.quantile(np.concatenate([in_distribution, other]), [0.0, 1.0])
     spread = np.quantile(in_distribution, 0.99) - np.quantile(in_distribution, 0.01)

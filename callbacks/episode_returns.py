@@ -1,4 +1,4 @@
-"""The return of a policy in its training environment."""
+"""Measure the return of a policy in its training environment."""
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -8,10 +8,10 @@ from lightning_modules.training.logging import log_same
 
 
 class EpisodeReturns(Callback):
-    """Log `test/return`, the sum of the rewards of an episode under the policy, averaged over episodes.
+    """Log `test/return`, the sum of an episode's rewards under the policy, averaged over episodes.
 
     Raises:
-        TypeError: at setup of a test, if the DataModule is not an `EpisodeSource`.
+        TypeError: at the setup of a test, if the DataModule is not an `EpisodeSource`.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

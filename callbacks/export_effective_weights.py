@@ -1,4 +1,4 @@
-"""Export the effective weights of a network. They are functions of the trained parameters."""
+"""Export the effective weights of a network, which are functions of the trained parameters."""
 
 import json
 from pathlib import Path
@@ -14,9 +14,10 @@ class ExportEffectiveWeights(Callback):
     """Write `effective_weights/model.safetensors` and `model.json` to the run directory after training and testing.
 
     `model.safetensors` contains the weights used in testing, under the parameter names of the plain network. timm,
-    transformers or torch can load the file without this project. They compute the same logits. `model.json` lists
-    patterns, bits and scales applied to the weights, by layer. If a run is tested twice (`checkpoint.also_test_best`),
-    the files contain the weights of the first test. The first test uses the configured checkpoint.
+    transformers or torch can load the file without this project, and compute the same logits. `model.json` lists the
+    patterns, bits and scales that are applied to the weights of each layer. If a run is tested twice
+    (`checkpoint.also_test_best`), the files contain the weights of the first test, which uses the configured
+    checkpoint.
 
     Raises:
         TypeError: at setup, if the module is not an `EffectiveNetwork`.
@@ -37,7 +38,7 @@ class ExportEffectiveWeights(Callback):
         self.tested = True
 
     def _write(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        directory = trainer.log_dir  # a broadcast, so every rank must ask
+        directory = trainer.log_dir  # a broadcast, so every rank must read it
         if directory is None or not trainer.is_global_zero:
             return
         weights, layers = require(pl_module, EffectiveNetwork, "ExportEffectiveWeights").effective_weights()

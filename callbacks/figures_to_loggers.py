@@ -8,15 +8,14 @@ from callbacks.drawing.logged_pictures import log_picture
 
 
 class FiguresToLoggers(Callback):
-    """At the end of a stage, send the figures drawn in this stage to the loggers that accept images.
+    """At the end of a stage, send the figures that were drawn in this stage to the loggers that accept images.
 
-    Figures are `figures/*.png` of the run directory. TensorBoard and MLflow show the figures as images. Other loggers
-    receive the figures if they have the method `log_image(key, images, step)` of Lightning, like the Weights & Biases
-    logger.
+    The figures are the files `figures/*.png` in the run directory. The loggers that accept images are TensorBoard,
+    MLflow, and loggers with Lightning's method `log_image(key, images, step)`, such as the Weights & Biases logger.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._directory = trainer.log_dir  # a broadcast, so every rank must ask
+        self._directory = trainer.log_dir  # a broadcast, so every rank must read it
         self._known = self._times()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

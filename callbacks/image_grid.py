@@ -1,4 +1,4 @@
-"""Image grids of inputs, outputs, masks and differences of a module."""
+"""Draw image grids of a module's inputs, outputs, masks and differences."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -21,16 +21,16 @@ from lightning_modules.training.evaluation_mode import in_evaluation_mode, on_ro
 
 
 class ImageGrid(Callback):
-    """Draw a few images and the outputs of the module to `figures/<name>.png` in the run directory.
+    """Draw a few images and the module's outputs for them to `figures/<name>.png` in the run directory.
 
-    Stages `test` and `val` show the first images of the first dataloader. Stage `train` shows equally spaced training
-    images without augmentation, with their current labels. The figure of this stage is drawn at the end of training. It
-    is also drawn to `<name>_epoch_<epoch>.png` when the callback `EarlyLearning` reports the end of early learning for
-    some categories. Without a logger nothing is drawn.
+    For the stages `test` and `val`, the figure shows the first images of the first dataloader. For the stage `train`,
+    it shows equally spaced training images without augmentation, with their current labels. The figure of training
+    images is drawn at the end of training, and also, to `<name>_epoch_<epoch>.png`, whenever the callback
+    `EarlyLearning` reports the end of early learning for some categories. Without a logger, nothing is drawn.
 
     Args:
         name: file name of the figure.
-        stage: stage of the shown images: `train`, `val` or `test`.
+        stage: stage whose images are shown: `train`, `val` or `test`.
         num_images: number of rows, at most the number of images on rank 0.
         cell: width of an image, in inches.
 
@@ -111,7 +111,7 @@ class ImageGrid(Callback):
         self._draw(trainer, name)
 
     def _keep(self, trainer: Trainer, pl_module: LightningModule, batch: Any, outputs: Any) -> None:
-        """Keep the images and outputs of batches until there are enough images."""
+        """Collect the columns of batches until there are enough images."""
         missing = self.num_images - sum(map(num_rows, self._batches))
         if missing <= 0 or not trainer.loggers or not trainer.is_global_zero:
             return
@@ -121,7 +121,7 @@ class ImageGrid(Callback):
         self._batches.append(first_rows(columns, missing))
 
     def _draw(self, trainer: Trainer, name: str) -> None:
-        directory = trainer.log_dir if trainer.loggers else None  # a broadcast, so every rank must ask
+        directory = trainer.log_dir if trainer.loggers else None  # a broadcast, so every rank must read it
         batches, self._batches = self._batches, []
         if directory is not None and batches:
             figure = draw_image_grid(joined(batches), class_names(trainer), cell=self.cell)

@@ -1,4 +1,4 @@
-"""Lazy imports of callbacks. Subcommands that use the same folders need not import Lightning."""
+"""Import callbacks lazily, so that subcommands that use other modules of the same folders do not import Lightning."""
 
 import importlib
 from collections.abc import Callable, Mapping
@@ -6,11 +6,11 @@ from typing import Any
 
 
 def imported_late(folder: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
-    """Return a `__getattr__` for the `__init__` of a folder. It imports the classes of the folder lazily.
+    """Return a `__getattr__` for a package's `__init__.py`, which imports the classes of the package lazily.
 
     Args:
-        folder: `__name__` of its `__init__.py`.
-        modules: names of the modules that define the classes, by class name.
+        folder: `__name__` of the package.
+        modules: name of the module that defines each class, by class name.
     """
 
     def get(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Macro-averaged scores of a classifier for imbalanced datasets. Every class has the same weight."""
+"""Measure a classifier on imbalanced datasets by macro-averaged scores, in which every class has the same weight."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,11 +20,13 @@ class MacroScores(Callback):
     * `test/macro_precision`, `test/macro_recall`, which is the balanced accuracy, and `test/macro_f1`;
     * `test/macro_auroc`: the one-vs-rest area under the ROC curve.
 
-    Precision, recall and F1 leave out classes that have no test images and are never predicted. `test/macro_auroc`
-    leaves out all classes without test images. The logits of all test images stay on the device until the test ends.
+    The averages of precision, recall and F1 leave out classes that have no test images and are never predicted. The
+    average `test/macro_auroc` leaves out all classes without test images. The logits of all test images are kept on the
+    device until the test ends.
 
     Raises:
-        TypeError: at setup, if the module is not a classifier. In the test, if the test step returns no logits.
+        TypeError: at setup, if the module is not a classifier; during the test, if the test step does not return
+            logits.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Write the predictions of a module, on any number of ranks. Classes go to one table, masks to a folder."""
+"""Write a module's predictions on any number of ranks: classes to one table, masks to a folder."""
 
 import shutil
 from collections.abc import Mapping, Sequence
@@ -22,19 +22,19 @@ from lightning_modules.interfaces import Classifier, class_names
 KEYS = {"index", "probabilities", "prediction"}
 VALUES_AT_ONCE = 2**22
 HEADER = 8
-"""Bytes of a part before its rows: the number of classes."""
+"""Number of bytes in a part file before its rows; they contain the number of classes."""
 
 
 def append_predictions(
     file: BinaryIO, index: NDArray[np.int64], prediction: NDArray[np.int64], probabilities: NDArray[np.float32]
 ) -> None:
-    """Append samples to a part file. The file has the number of classes as int64, followed by rows of fixed size.
+    """Append samples to a part file, which consists of the number of classes (int64) and rows of fixed size.
 
     Args:
-        file: part file, open for writing. It is empty before the first call.
-        index: `[B]`.
-        prediction: `[B]`.
-        probabilities: `[B, K]`.
+        file: part file, open for writing, which is empty before the first call.
+        index: positions in the dataset, `[B]`.
+        prediction: predicted classes, `[B]`.
+        probabilities: class probabilities, `[B, K]`.
     """
     rows = np.empty(len(index), dtype=_row(probabilities.shape[1]))
     rows["index"], rows["prediction"], rows["probabilities"] = index, prediction, probabilities
@@ -48,8 +48,8 @@ class PredictedSamples:
     """File names and labels of the predicted samples, if the dataset knows them.
 
     Args:
-        name: file names of the samples, `[N]`. None if samples are not files.
-        label: labels of the samples, `[N]`, int64. Unknown labels are negative. None if all are unknown.
+        name: file names of the samples, `[N]`; None if samples are not files.
+        label: labels of the samples, `[N]`, int64, negative if unknown; None if all labels are unknown.
     """
 
     name: Sequence[str] | None = None
@@ -57,14 +57,14 @@ class PredictedSamples:
 
     @classmethod
     def of(cls, dataset: Any) -> "PredictedSamples":
-        """Read file names and image-level labels of the samples of a dataset, or only of those in its `row`.
+        """Read the file names and image-level labels of a dataset's samples, or only of the samples in its `row`.
 
         Raises:
-            UnicodeEncodeError: if a name is not in UTF-8.
+            UnicodeEncodeError: if a name cannot be encoded in UTF-8.
         """
         name, label = getattr(getattr(dataset, "source", None), "names", None), getattr(dataset, "label", None)
         for each in name or ():
-            each.encode()  # told now, and not when all is predicted and the table cannot be written
+            each.encode()  # fail now instead of after the prediction, when the table is written
         row = getattr(dataset, "row", None)
         if name is not None and row is not None:
             name = [name[at] for at in row.tolist()]
@@ -73,7 +73,7 @@ class PredictedSamples:
         return cls(name, label.cpu().numpy())
 
     def columns(self, index: NDArray[np.int64]) -> dict[str, Any]:
-        """Return the columns `name` and `label` of some samples. The cells of unknown labels are empty."""
+        """Return the columns `name` and `label` of some samples, with empty cells for unknown labels."""
         columns: dict[str, Any] = {}
         if self.name is not None:
             columns["name"] = [self.name[at] for at in index]
@@ -89,23 +89,23 @@ def merge_predictions(
     names: Sequence[str] | None = None,
     samples: PredictedSamples | None = None,
 ) -> int:
-    """Merge parts into one table sorted by index. The probabilities are not all in memory at once.
+    """Merge parts into one table sorted by index, without keeping all probabilities in memory.
 
-    An index that occurs several times is written once. For example, a sampler may pad the last batch.
+    An index that occurs several times, for example because a sampler pads the last batch, is written once.
 
     Args:
-        parts: files written by `append_predictions`. A part without samples is an empty file.
-        path: the table.
+        parts: files written by `append_predictions`; a part without samples is an empty file.
+        path: file of the table.
         format: file format of the table.
-        names: names of the K classes. They add a column `class_name` with the name of the predicted class.
-        samples: names and labels of the samples. They add columns `name` and `label`.
+        names: names of the K classes, for an additional column `class_name` with the name of the predicted class.
+        samples: names and labels of the samples, for the additional columns `name` and `label`.
 
     Returns:
         Number of rows.
 
     Raises:
         FileNotFoundError: if a part is missing.
-        ValueError: if parts and names differ in the number of classes, or there is no sample.
+        ValueError: if the parts or `names` differ in the number of classes, or there are no samples.
     """
     for part in parts:
         if not part.is_file():
@@ -143,24 +143,24 @@ def merge_predictions(
 class WritePredictions(Callback):
     """Write `predictions.parquet` or `predictions.csv`, or masks, to the run directory during `predict`.
 
-    Unreadable images are skipped. An error at the end names these images.
+    Unreadable images are skipped, and an error at the end names them.
 
     The table has a row for each sample, sorted by index, with the columns `index`, `name` if samples are files, `label`
     if known, `prediction`, `class_name` if the DataModule has `class_names`, and `probability_0` ...
-    `probability_{K-1}` (float32). `predict_step` returns `index` `[B]`, `probabilities` `[B, K]` and `prediction`
-    `[B]`. Each rank appends its batches to its own file, and rank 0 merges the files at the end. Therefore memory does
-    not grow with the dataset. The trainer must be called with `return_predictions: false`. A `fast_dev_run` writes
-    nothing. A module without `num_classes` must write its predictions itself.
+    `probability_{K-1}` (float32). The module's `predict_step` must return `index` `[B]`, `probabilities` `[B, K]` and
+    `prediction` `[B]`. Each rank appends its batches to its own file, and rank 0 merges the files at the end, so memory
+    does not grow with the dataset. The trainer must be called with `return_predictions: false`. A `fast_dev_run` writes
+    nothing. The predictions of a module without `num_classes` are not written; such a module must write them itself.
 
-    The `predict_step` of a segmenter returns `index` `[B]` and `prediction` `[B, H, W]`, with at most 256 classes.
-    Masks are written to `predictions/<index>.png`, or to `predictions/<name>.png` if images are files. Pixel values are
-    class numbers. The folder appears after all masks are written.
+    The `predict_step` of a segmenter must return `index` `[B]` and `prediction` `[B, H, W]`, with at most 256 classes.
+    Masks are written to `predictions/<index>.png`, or to `predictions/<name>.png` if images are files. Their pixel
+    values are class numbers. The folder `predictions` is created when all masks are written.
 
     Args:
         format: file format of the table: `parquet` or `csv`.
 
     Raises:
-        ValueError: if `predict_step` returns other keys, the trainer has no directory, or there are several
+        ValueError: if `predict_step` does not return these keys, the trainer has no directory, or there are several
             dataloaders.
     """
 
@@ -187,7 +187,7 @@ class WritePredictions(Callback):
         self._samples = PredictedSamples.of(getattr(loader, "dataset", None))
         self._peers = Peers(self._path, lambda: trainer.received_sigterm)
         self._peers.open()
-        self._peers.on_first_rank(lambda: shutil.rmtree(self._masks, ignore_errors=True))  # of a run that was killed
+        self._peers.on_first_rank(lambda: shutil.rmtree(self._masks, ignore_errors=True))  # left by a killed run
         self._unreadable = {}
         self._file = self._part(trainer, trainer.global_rank).open("wb")
 
@@ -226,7 +226,7 @@ class WritePredictions(Callback):
         if self._file is None or self._peers is None:
             return
         self._close()
-        self._peers.on_first_rank(lambda: None)  # nobody waits in a collective for one that still predicts
+        self._peers.on_first_rank(lambda: None)  # so that no rank waits in a collective for a rank that still predicts
         unreadable = {index: reason for each in all_gather(self._unreadable) for index, reason in each.items()}
 
         def merge() -> None:

@@ -1,4 +1,4 @@
-"""Pretrain a part of the module on other data. The run then fine-tunes or freezes this part."""
+"""Pretrain a part of the module on other data, before the run fine-tunes or freezes this part."""
 
 from operator import attrgetter
 from typing import Any
@@ -10,20 +10,21 @@ from datamodules.arguments import at_least
 
 
 class Pretraining(Callback):
-    """Train another module on its own data, and copy the weights of its network to a part of the module of the run.
+    """Train a separate module on its own data, and copy its network's weights to a part of the run's module.
 
     This callback is meant for pretraining that takes minutes, on a single process. For longer pretraining, use a
-    separate run. Load its checkpoint with `lightning_modules.backbones.with_weights`. The pretrained network must have
-    all parameters of the part, by name. Further parameters are dropped, such as those of a classifier head on an
-    encoder. Each pretrained part needs a separate callback. A resumed run loads the weights from its checkpoint and
-    does not pretrain again. Checkpoints contain the part, even if the module leaves it out because it is frozen.
+    separate run, and load its checkpoint with `lightning_modules.backbones.with_weights`. The pretrained network must
+    have all parameters of the part, under the same names. Further parameters, such as those of a classifier head on an
+    encoder, are dropped. Each pretrained part needs a separate callback. A resumed run loads the weights from its
+    checkpoint, and does not pretrain again. Checkpoints contain the pretrained part, even if the module leaves frozen
+    parts out of its checkpoints.
 
     Args:
         model: module to pretrain.
-        data: DataModule for pretraining. Its `seed` is set to the seed of the DataModule of the run.
+        data: DataModule for pretraining, whose `seed` is set to that of the run's DataModule.
         max_epochs: number of epochs of pretraining.
-        part: dotted name of the part that gets the weights, in the module of the run.
-        source: dotted name of the pretrained network in `model`.
+        part: dotted name, in the run's module, of the part that receives the weights.
+        source: dotted name, in `model`, of the network whose weights are copied.
 
     Raises:
         ValueError: if `max_epochs` is less than 1, there are several processes, or parameter names or shapes do not
@@ -87,6 +88,6 @@ class Pretraining(Callback):
         unfit = [name for name in wanted if name not in weights or weights[name].shape != wanted[name].shape]
         if unfit:
             raise ValueError(
-                f"the pretrained network lacks parameters of {self.part}, or has other shapes: {', '.join(unfit)}"
+                f"the pretrained network lacks parameters of {self.part}, or their shapes differ: {', '.join(unfit)}"
             )
         part.load_state_dict({name: weights[name] for name in wanted})

@@ -1,4 +1,4 @@
-"""Write and plot a module's tables."""
+"""Write and plot the tables that a module provides."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ class SaveTables(Callback):
     """Write each table of the module to `<name>.csv` and its plot to `figures/<name>.png` in the run directory.
 
     Tables are written after training and after testing. If a run is tested twice (`checkpoint.also_test_best`), the
-    tables are from the first test. The first test uses the configured checkpoint.
+    tables are from the first test, which uses the configured checkpoint.
 
     Raises:
         TypeError: at setup, if the module is not a `TableSource`.
@@ -35,7 +35,7 @@ class SaveTables(Callback):
         self.tested = True
 
     def _write(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        directory = trainer.log_dir  # a broadcast, so every rank must ask
+        directory = trainer.log_dir  # a broadcast, so every rank must read it
         if directory is None or not trainer.is_global_zero:
             return
         for name, table in require(pl_module, TableSource, "SaveTables").tables.items():

@@ -14,11 +14,11 @@ class ShiftedAccuracy(Callback):
     * `test/accuracy_<set>`: top-1 accuracy on each shifted test set;
     * `test/ood_accuracy`: mean of these accuracies, with equal weight for each set.
 
-    `test/accuracy` remains the accuracy on the usual test set. If a set has only some of the classes, the prediction is
-    the most probable of these classes. This is usual for ImageNet-R and ImageNet-A.
+    `test/accuracy` remains the accuracy on the usual test set. If a shifted test set has only some of the classes, the
+    prediction is the most probable of these classes, as is common for ImageNet-R and ImageNet-A.
 
-    The DataModule must have shifted test sets. A missing or damaged set is reported before training. Images are sharded
-    over ranks.
+    The DataModule must have shifted test sets (see `ShiftedTestSets`). A missing or damaged set is reported before
+    training. Images are sharded over ranks.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

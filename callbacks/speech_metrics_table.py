@@ -1,4 +1,4 @@
-"""Metrics tables, spectrograms and WAV files of enhanced speech."""
+"""Write tables of metrics, spectrograms and WAV files of enhanced speech."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,24 +18,24 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BAND = 5.0
-"""Width of a band of input SNRs, in decibels."""
+"""Width of the bands of the input SNR, in decibels."""
 WINDOW = 512
-"""Maximum window of the spectrograms, in samples."""
+"""Maximum window length of the spectrograms, in samples."""
 RANGE = 60.0
-"""Dynamic range of the spectrograms, in decibels below the loudest part of the clean recording."""
+"""Dynamic range of the spectrograms, in decibels below the maximum of the clean recording's spectrogram."""
 
 
 class SpeechMetricsTable(Callback):
-    """Write the metrics of enhanced recordings to the run directory. Draw and save a few recordings.
+    """Write the metrics of enhanced recordings to the run directory, and draw and save a few recordings.
 
     `speech_quality.csv` has a row for each recording. `speech_quality_summary.csv` has the mean and standard deviation
-    of each metric over each dataset. It also has them for bands of the input SNR, each 5 decibels wide.
-    `figures/spectrograms.png` shows the first recordings of the first dataset. Noisy, enhanced and clean spectrograms
-    have the same scale of decibels. If the package soundfile is installed, `recordings/` contains these recordings as
-    WAV files.
+    of each metric over each dataset, and over bands of the input SNR that are 5 decibels wide.
+    `figures/spectrograms.png` shows the first recordings of the first dataset; noisy, enhanced and clean spectrograms
+    have a common scale in decibels. If the package soundfile is installed, these recordings are also written to
+    `recordings/` as WAV files.
 
     Args:
-        num_recordings: number of recordings to draw and save, at most the number on rank 0.
+        num_recordings: number of recordings to draw and save, at most the number of recordings on rank 0.
 
     Raises:
         TypeError: at setup, if the module is not a `SpeechMeasurer`.
@@ -71,7 +71,7 @@ class SpeechMetricsTable(Callback):
                 self.shown.append({**cut, "name": batch["name"][row], "sample_rate": batch["sample_rate"]})
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        directory = trainer.log_dir  # a broadcast, so every rank must ask
+        directory = trainer.log_dir  # a broadcast, so every rank must read it
         first, self.tested = not self.tested, True
         if directory is None or not trainer.is_global_zero or not first or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
@@ -84,7 +84,7 @@ class SpeechMetricsTable(Callback):
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Compute the mean, standard deviation and count of each metric for each dataset and each band of the input SNR."""
+    """Compute mean, standard deviation and count of each metric, for each dataset and each band of the input SNR."""
     low = (table["input_snr"] // BAND * BAND).map(lambda low: f"{low:g} to {low + BAND:g} dB")
     parts = [table.assign(band="all"), table.assign(band=low)]
     long = pd.concat(parts).melt(["set", "index", "name", "band"], var_name="measure")
@@ -100,7 +100,7 @@ def decibels(signal: Tensor) -> np.ndarray:
 
 
 def spectrograms(shown: list[dict[str, Any]]) -> "Figure":
-    """Draw the noisy, enhanced and clean spectrogram of each recording in one row, on one scale of decibels."""
+    """Draw the noisy, enhanced and clean spectrograms of each recording in one row, on a common scale in decibels."""
     from matplotlib.figure import Figure
 
     kinds = ("noisy", "enhanced", "clean")
@@ -129,7 +129,7 @@ def spectrograms(shown: list[dict[str, Any]]) -> "Figure":
 
 
 def keep(shown: list[dict[str, Any]], folder: Path) -> None:
-    """Write recordings as `<name>_<kind>.wav`, if the package soundfile is installed."""
+    """Write recordings as `<name>_<kind>.wav` if the package soundfile is installed."""
     try:
         library = soundfile()
     except ModuleNotFoundError:

@@ -45,10 +45,10 @@ def within(
         low: lower end.
         high: upper end.
         bounds: brackets of the interval: `[` and `]` include an end, `(` and `)` exclude it.
-        arguments: values by argument name.
+        arguments: values to check, by argument name.
 
     Raises:
-        ValueError: if an argument is outside the interval. The message names argument and interval.
+        ValueError: if an argument is outside the interval. The message names the argument and the interval.
     """
     for key, value in arguments.items():
         if value is None:
@@ -74,10 +74,10 @@ def only_with(mode: str, chosen: bool, owner: Callable[..., Any], /, **arguments
     """Reject arguments that differ from their defaults but have no effect in the current mode.
 
     Args:
-        mode: setting under which the arguments have an effect, for the error message.
-        chosen: whether this mode is active. In an active mode, every value is accepted.
+        mode: description of the mode in which the arguments have an effect, for the error message.
+        chosen: whether this mode is active. If it is active, all values are accepted.
         owner: class or function that defines the defaults.
-        arguments: values by argument name.
+        arguments: values to check, by argument name.
 
     Raises:
         ValueError: if an argument has no effect. The message names the argument, its value and the mode.
@@ -85,5 +85,5 @@ def only_with(mode: str, chosen: bool, owner: Callable[..., Any], /, **arguments
     defaults = inspect.signature(owner).parameters
     for key, value in () if chosen else arguments.items():
         default = defaults[key].default
-        if value != default and not (isinstance(default, tuple) and value == list(default)):  # a YAML gives lists
+        if value != default and not (isinstance(default, tuple) and value == list(default)):  # YAML values are lists
             raise ValueError(f"{key} is used only with {mode}: leave it at {default}, got {value}")

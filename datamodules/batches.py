@@ -1,4 +1,4 @@
-"""Types of batches that DataModules yield, with keys, shapes, ranges and units."""
+"""Types of the batches that DataModules return, with their keys, shapes, ranges and units."""
 
 from typing import Any, NotRequired, TypedDict
 
@@ -7,9 +7,9 @@ from torch import Tensor
 from datamodules.distributed.collectives import world_size
 
 IGNORED = 255
-"""Label of a pixel that no loss or metric counts."""
+"""Label of pixels that are ignored by all losses and metrics."""
 UNVERIFIED = -2
-"""`clean_label` of an image whose true label nobody has verified; out-of-distribution images have -1."""
+"""`clean_label` of an image whose true label has not been verified. Out-of-distribution images have -1 instead."""
 
 
 class LabelledImageBatch(TypedDict):
@@ -20,24 +20,23 @@ class LabelledImageBatch(TypedDict):
     label: Tensor
     """`[B]`, int64: the current label. It may be wrong in training, and may be corrected during training."""
     index: Tensor
-    """`[B]`, int64: position in the dataset of the split. In training, this is the training set."""
+    """`[B]`, int64: position in the dataset of the current split, such as the training set."""
     global_batch_size: int
-    """Global batch size: samples of this batch over all ranks."""
+    """Global batch size: number of samples of this batch on all ranks together."""
     original_label: NotRequired[Tensor]
-    """`[B]`, int64, in training after labels were corrected: the given labels, before any correction."""
+    """`[B]`, int64, in training after labels have been corrected: the given labels, before any correction."""
     clean_label: NotRequired[Tensor]
-    """`[B]`, int64: true label where known, -1 for an out-of-distribution image. In a partly verified dataset the
-    others have `UNVERIFIED`. For metrics only, never for a loss."""
+    """`[B]`, int64: true label where known, -1 for an out-of-distribution image, `UNVERIFIED` for other images in a
+    partly verified dataset. For metrics only, never for a loss."""
     second_view: NotRequired[Tensor]
-    """As `image`, in training: a second random augmentation of the same images."""
+    """Like `image`, in training: a second random augmentation of the same images."""
     classes: NotRequired[Tensor]
-    """`[k]`, int64, in a shifted test set that lacks some classes: the classes it contains."""
+    """`[k]`, int64, in a shifted test set that lacks some classes: the classes that it contains."""
     origin: NotRequired[Tensor]
-    """`[B]`, int64: 0 for images of the dataset. Other images have the label -1 and the number of their
-    out-of-distribution set here.
+    """`[B]`, int64: 0 for images of the dataset, i for images of the i-th out-of-distribution set, whose label is -1.
     """
     unreadable: NotRequired[dict[int, str]]
-    """In prediction: for each unreadable file (black in `image`), its `index` and a sentence with the reason."""
+    """In prediction: the reason why a file is unreadable, by its `index`. The file is a black image in `image`."""
 
 
 class LabelledTextBatch(TypedDict):
@@ -45,47 +44,47 @@ class LabelledTextBatch(TypedDict):
 
     text: dict[str, Tensor]
     """Tokenizer outputs (transformers), each `[B, L]`, int64: `input_ids`, `attention_mask` and, if the tokenizer
-    returns them, `token_type_ids`. L is the same in all batches."""
+    returns them, `token_type_ids`. L is the same for all batches."""
     label: Tensor
     """`[B]`, int64, or float32 for regression."""
     index: Tensor
-    """`[B]`, int64: position in the set."""
+    """`[B]`, int64: position in the dataset."""
     global_batch_size: int
-    """Global batch size: samples of this batch over all ranks."""
+    """Global batch size: number of samples of this batch on all ranks together."""
 
 
 class LabelledMaskBatch(TypedDict):
     """Images with one label per pixel."""
 
     image: Tensor
-    """`[B, C, H, W]`, float32 in [0, 1] (medical slices are standardised, as their DataModule documents)."""
+    """`[B, C, H, W]`, float32 in [0, 1] (medical slices are standardised; see their DataModule)."""
     label: Tensor
-    """`[B, H, W]`, int64: current class of each pixel. Training may correct it. 255 is ignored."""
+    """`[B, H, W]`, int64: current class of each pixel, which may be corrected during training. 255 is ignored."""
     index: Tensor
-    """`[B]`, int64: position in the set."""
+    """`[B]`, int64: position in the dataset."""
     global_batch_size: int
-    """Global batch size: samples of this batch over all ranks."""
+    """Global batch size: number of samples of this batch on all ranks together."""
     original_label: NotRequired[Tensor]
     """`[B, H, W]`, int64, in training: the given labels before any correction. 255 is ignored."""
     clean_label: NotRequired[Tensor]
     """`[B, H, W]`, int64: ground truth where it is known. 255 is ignored. For metrics only, never for a loss."""
     unreadable: NotRequired[dict[int, str]]
-    """In prediction: for each unreadable file (black in `image`), its `index` and a sentence with the reason."""
+    """In prediction: the reason why a file is unreadable, by its `index`. The file is a black image in `image`."""
 
 
 class UnpairedMaskBatch(TypedDict):
-    """Images with masks of other images of the same structure, and with pseudo labels that training updates."""
+    """Images with masks from other images that show the same kind of structure, and with current pseudo labels."""
 
     image: Tensor
     """`[B, C, H, W]`, float32 in [0, 1]."""
     auxiliary_mask: Tensor
-    """`[B, 1, H, W]`, same dtype as the images, 0 or 1: mask of a structure that appears in no image of the dataset."""
+    """`[B, 1, H, W]`, dtype of the images, 0 or 1: mask of a structure that is not in any image of the dataset."""
     label: Tensor
-    """`[B, H, W]`, int64, 0 or 1: the current pseudo label. It is 0 everywhere before the first pseudo label."""
+    """`[B, H, W]`, int64, 0 or 1: current pseudo label. It is 0 everywhere until pseudo labels are first computed."""
     index: Tensor
-    """`[B]`, int64: position in the set."""
+    """`[B]`, int64: position in the dataset."""
     global_batch_size: int
-    """Global batch size: samples of this batch over all ranks."""
+    """Global batch size: number of samples of this batch on all ranks together."""
     original_label: NotRequired[Tensor]
     """`[B, H, W]`, int64: the labels of the dataset."""
     clean_label: NotRequired[Tensor]
@@ -93,28 +92,28 @@ class UnpairedMaskBatch(TypedDict):
 
 
 class ProtectedImageBatch(TypedDict):
-    """Images with the region that inpainting keeps.
+    """Images with the regions that inpainting keeps.
 
-    The rest of the image is repainted.
+    The rest of each image is repainted.
     """
 
     image: Tensor
     """`[B, C, H, W]`, float32 in [0, 1]."""
     regions: Tensor
-    """`[B, R, H, W]`, bool: regions to protect. If an image has fewer than R regions, the others are empty."""
+    """`[B, R, H, W]`, bool: regions to protect. If an image has fewer than R regions, the remaining masks are empty."""
     editor_keeps: Tensor
-    """`[B, M, H, W]`, bool: masks that editors keep: first the union of the regions, then masks unknown to the
-    protection."""
+    """`[B, M, H, W]`, bool: masks of pixels that the editor keeps. The first mask is the union of `regions`. The others
+    are not available to the protection method."""
     prompt: list[list[str]]
-    """Per image: the editors' prompts."""
+    """Editing prompts of each image."""
     source_prompt: NotRequired[list[str]]
-    """Per image: its caption, where known."""
+    """Caption of each image, where known."""
     name: list[str]
-    """Per image: file name without suffix."""
+    """File name of each image, without suffix."""
     index: Tensor
-    """`[B]`, int64: position in the set."""
+    """`[B]`, int64: position in the dataset."""
     global_batch_size: int
-    """Global batch size: samples of this batch over all ranks."""
+    """Global batch size: number of samples of this batch on all ranks together."""
 
 
 class ImagePairBatch(TypedDict):
@@ -125,34 +124,34 @@ class ImagePairBatch(TypedDict):
     clean: NotRequired[Tensor]
     """`[B, C, H, W]`, float32 in [0, 1]: ground truth where known. For supervised training and metrics only."""
     second_noisy: NotRequired[Tensor]
-    """As `noisy`, in training, if requested: an independent noise sample on the same clean images."""
+    """Like `noisy`, in training, if requested: the same clean images with independent noise."""
     noise_level: NotRequired[Tensor]
-    """`[B, 1, 1, 1]`, in training on noise levels sampled from a range: level of each image, in the units of the
-    argument.
+    """`[B, 1, 1, 1]`, in training, if noise levels are sampled from a range: noise level of each image, in the units of
+    the argument of the noise model.
     """
     index: Tensor
     """`[B]`, int64: position in the dataset. For training patches, it is the position among the patches of an epoch."""
     global_batch_size: int
-    """Samples of this batch, summed over all ranks. In evaluation, where ranks may have different numbers of batches:
-    samples of all ranks' batches with this batch index."""
+    """Number of samples of this batch on all ranks together. In evaluation, ranks may have different numbers of
+    batches; only ranks that have a batch with this batch index are counted."""
     name: NotRequired[list[str]]
-    """Per image, in testing and prediction: file name without suffix."""
+    """In testing and prediction: file name of each image, without suffix."""
     data_range: NotRequired[int]
-    """In testing and prediction: the stored value that corresponds to 1. It is 255 for 8-bit images."""
+    """In testing and prediction: stored value that corresponds to a pixel value of 1, such as 255 for 8-bit images."""
     rendering: NotRequired[Tensor]
-    """`[B, 4, 3]`, float32, in testing on camera files: white-balance gains of R, G and B, and below them the matrix to
-    linear sRGB.
+    """`[B, 4, 3]`, float32, in testing on camera files: white-balance gains of R, G and B (row 0), and matrix to linear
+    sRGB (other rows), as in `RawImage.rendering`.
     """
 
 
 class MeasuredImageBatch(TypedDict):
-    """Images observed through an operator.
+    """Images measured by a forward operator.
 
-    Examples are a masked image, a low-resolution image and Fourier magnitudes.
+    Examples of measurements are a masked image, a low-resolution image and Fourier magnitudes.
     """
 
     clean: NotRequired[Tensor]
-    """`[B, C, H, W]`, float32 in [0, 1]: given in training, and in evaluation where known, for metrics only."""
+    """`[B, C, H, W]`, float32 in [0, 1]: clean images, in training. In evaluation, where known, for metrics only."""
     measured: NotRequired[Tensor]
     """`[B, ...]`, float32, in testing and prediction: H x + noise, for clean images x in [-1, 1]."""
     noisy: NotRequired[Tensor]
@@ -160,13 +159,13 @@ class MeasuredImageBatch(TypedDict):
     the units of clean images.
     """
     index: Tensor
-    """`[B]`, int64: position in the dataset. Operators with a mask per image need it."""
+    """`[B]`, int64: position in the dataset. It is needed by operators with a different mask for each image."""
     global_batch_size: int
-    """Global batch size: samples of this batch over all ranks."""
+    """Global batch size: number of samples of this batch on all ranks together."""
     name: NotRequired[list[str]]
-    """Per image, in testing and prediction: file name without suffix."""
+    """In testing and prediction: file name of each image, without suffix."""
     data_range: NotRequired[int]
-    """In testing and prediction: the stored value that corresponds to 1. It is 255 for 8-bit images."""
+    """In testing and prediction: stored value that corresponds to a pixel value of 1, such as 255 for 8-bit images."""
 
 
 class SpeechPairBatch(TypedDict):
@@ -177,15 +176,15 @@ class SpeechPairBatch(TypedDict):
     clean: NotRequired[Tensor]
     """`[B, samples]`, float32 in [-1, 1]: ground truth where known. For supervised training and metrics only."""
     length: NotRequired[Tensor]
-    """`[B]`, int64, outside training: length of each recording in audio samples. Zero padding follows."""
+    """`[B]`, int64, outside training: length of each recording in audio samples, without its zero padding."""
     sample_rate: int
     """Sample rate in Hz."""
     index: Tensor
-    """`[B]`, int64: position in the set."""
+    """`[B]`, int64: position in the dataset."""
     global_batch_size: int
-    """Recordings of this batch, summed over all ranks; in evaluation, over all ranks' batches with this batch index."""
+    """Number of recordings in this batch on all ranks together. In evaluation, see `ImagePairBatch`."""
     name: NotRequired[list[str]]
-    """Per recording, outside training: file name without suffix."""
+    """Outside training: file name of each recording, without suffix."""
 
 
 class ClipBatch(TypedDict):
@@ -200,18 +199,18 @@ class ClipBatch(TypedDict):
     """`[B, T, C, s h, s w]`, float32 in [0, 1]: ground truth where known, at s times the resolution. For supervised
     training and metrics only."""
     noise: NotRequired[Tensor]
-    """As `noisy`, where available: noise on nearly constant content, without the clip. In testing it comes from noise
-    recordings that training has not seen."""
+    """Like `noisy`, where available: recorded noise on nearly constant content, without the content of the clip. In
+    testing, the noise recordings differ from those used in training."""
     index: Tensor
     """`[B]`, int64: position in the dataset. For training windows, it is the position among the windows of an epoch."""
     global_batch_size: int
-    """Clips of this batch, summed over all ranks; in evaluation, over all ranks' batches with this batch index."""
+    """Number of clips in this batch on all ranks together. In evaluation, see `ImagePairBatch`."""
     name: NotRequired[list[str]]
-    """Per clip, outside training: the name of its folder, or of its file without suffix."""
+    """Outside training: name of each clip's folder, or of its file without suffix."""
     first: NotRequired[list[int]]
-    """Per clip, outside training: index of its first frame, where long clips are split into parts."""
+    """Outside training, if long clips are split into parts: index of the first frame of each part."""
     rate: NotRequired[list[float]]
-    """Per clip, in prediction of video files: frames per second."""
+    """In prediction on video files: frames per second of each clip."""
 
 
 class NormalMapBatch(TypedDict):
@@ -220,15 +219,15 @@ class NormalMapBatch(TypedDict):
     image: Tensor
     """`[B, 3, H, W]`, float32 in [0, 1]."""
     normal: NotRequired[Tensor]
-    """`[B, 3, H, W]`, float32: unit vectors up to rounding, x to the right, y up, z towards the viewer. They are zero
-    where the normal is unknown. Absent when photographs are predicted.
+    """`[B, 3, H, W]`, float32: unit vectors up to rounding, with x to the right, y up and z towards the viewer. Vectors
+    are zero where the normal is unknown. Absent if photographs are predicted.
     """
     index: Tensor
-    """`[B]`, int64: position in the set."""
+    """`[B]`, int64: position in the dataset."""
     global_batch_size: int
-    """Samples of this batch, summed over all ranks; in evaluation, over all ranks' batches with this batch index."""
+    """Number of samples in this batch on all ranks together. In evaluation, see `ImagePairBatch`."""
     name: NotRequired[list[str]]
-    """Per image, outside training: file name without suffix."""
+    """Outside training: file name of each image, without suffix."""
 
 
 class CaptionedImageBatch(TypedDict):
@@ -237,45 +236,45 @@ class CaptionedImageBatch(TypedDict):
     image: NotRequired[Tensor]
     """`[B, C, H, W]`, float32 in [0, 1]. Absent if the batch has `moments`."""
     caption: NotRequired[list[str]]
-    """Per image: its caption, where known."""
+    """Caption of each image, where known."""
     moments: NotRequired[Tensor]
-    """`[B, 2, c, h, w]`: mean and standard deviation of the latent distribution of an autoencoder, unscaled."""
+    """`[B, 2, c, h, w]`: mean and standard deviation of the autoencoder's latent distribution, before scaling."""
     embedding: NotRequired[Tensor]
-    """`[B, L, D]`, with `moments`: embedding of the caption by the text encoder."""
+    """`[B, L, D]`, with `moments`: the text encoder's embedding of the caption."""
     pooled: NotRequired[Tensor]
     """`[B, P]`, with `moments`: the pooled caption embedding of SDXL."""
     mask: NotRequired[Tensor]
     """`[B, L]`, with `moments`: 1 for a token of `embedding` and 0 for padding."""
     second: NotRequired[Tensor]
-    """`[B, M, E]`, with `moments`: the caption's embedding by Hunyuan-DiT's second text encoder."""
+    """`[B, M, E]`, with `moments`: embedding of the caption by Hunyuan-DiT's second text encoder."""
     second_mask: NotRequired[Tensor]
     """`[B, M]`, with `moments`: 1 for a token of `second` and 0 for padding."""
     size_conditions: NotRequired[Tensor]
-    """`[B, 6]`, for images in files: original height and width, top and left of the crop in the resized image, and
-    height and width of the crop, in pixels."""
+    """`[B, 6]`, for images in files, in pixels: original height and width, top and left coordinates of the crop in the
+    resized image, and height and width of the crop."""
     loss_mask: NotRequired[Tensor]
-    """`[B, 1, H, W]`, or `[B, 1, h, w]` with `moments`: 1 where the loss has its full weight, 0 for the least."""
+    """`[B, 1, H, W]`, or `[B, 1, h, w]` with `moments`: 1 where the loss has full weight, 0 for the least weight."""
     condition: NotRequired[Tensor]
     """`[B, 3, H, W]`, float32 in [0, 1]: condition images of a ControlNet. Absent if the batch has `moments`."""
     prior: NotRequired["CaptionedImageBatch"]
-    """Class images, one for each image, for prior preservation."""
+    """Class images for prior preservation, one for each image of the batch."""
     index: Tensor
-    """`[B]`, int64: position in the set."""
+    """`[B]`, int64: position in the dataset."""
     global_batch_size: int
-    """Global batch size: samples of this batch over all ranks."""
+    """Global batch size: number of samples of this batch on all ranks together."""
 
 
 class PromptBatch(TypedDict):
     """Prompts from which images are generated."""
 
     caption: list[str]
-    """`B` texts."""
+    """List of B texts."""
     seed: Tensor
     """`[B]`, int64: seed of the initial noise of each image."""
     index: Tensor
-    """`[B]`, int64: number of each prompt, which may differ from its position in the dataset."""
+    """`[B]`, int64: index of each prompt, which may differ from its position in the dataset."""
     global_batch_size: int
-    """Global batch size: samples of this batch over all ranks."""
+    """Global batch size: number of samples of this batch on all ranks together."""
 
 
 class NoisePairBatch(TypedDict):
@@ -284,116 +283,116 @@ class NoisePairBatch(TypedDict):
     source: Tensor
     """`[B, c, h, w]`: standard normal noise."""
     target: Tensor
-    """As `source`: the better noise of the pair."""
+    """Like `source`: the better noise of each pair."""
     caption: list[str]
-    """`B` texts."""
+    """List of B texts."""
     index: Tensor
-    """`[B]`, int64: position in the set."""
+    """`[B]`, int64: position in the dataset."""
     global_batch_size: int
-    """Global batch size: samples of this batch over all ranks."""
+    """Global batch size: number of samples of this batch on all ranks together."""
 
 
 class InterpolationBatch(TypedDict):
     """Image pairs to interpolate between."""
 
     first: Tensor
-    """`[B, C, H, W]`, float32 in [0, 1]. With noise, values are not clipped."""
+    """`[B, C, H, W]`, float32 in [0, 1]: the first image of each pair. If noise is added, values are not clipped."""
     second: Tensor
-    """As `first`: the other image of each pair."""
+    """Like `first`: the second image of each pair."""
     prompt: list[str]
-    """Per pair: a prompt that describes both images. It is empty if there is no prompt."""
+    """For each pair, a prompt that describes both images. It is empty if there is no prompt."""
     name: list[str]
-    """Per pair: the name of its results."""
+    """For each pair, the name of its results."""
     index: Tensor
-    """`[B]`, int64: position in the set."""
+    """`[B]`, int64: position in the dataset."""
     global_batch_size: int
-    """Global batch size: samples of this batch over all ranks."""
+    """Global batch size: number of samples of this batch on all ranks together."""
 
 
 class TableBatch(TypedDict):
-    """Rows of a table: samples, rounds of a stream, measurements or points, in their own units.
+    """Rows of a table, in the units of the dataset. A row is a sample, a round of a stream, a measurement or a point.
 
-    Floating-point columns are converted to the dtype of the module, or to single precision if this is higher. A dataset
-    provides only some of these keys.
+    Floating-point columns are converted to the dtype of the module, but at least to float32. A dataset provides only
+    some of the keys.
     """
 
     features: NotRequired[Tensor]
     """`[B, ...]`, floating point: features of each sample."""
     target: NotRequired[Tensor]
-    """`[B]` or `[B, K]`: observed target: floating point, int64 for classes, or -1 and 1 for halfspaces."""
+    """`[B]` or `[B, K]`: observed target. It is floating point, int64 for classes, or -1 or 1 for halfspaces."""
     clean_target: NotRequired[Tensor]
-    """As `target`, without its noise, where known. For metrics only, never for a loss."""
+    """Like `target`, but without noise, where known. For metrics only, never for a loss."""
     corrupted: NotRequired[Tensor]
     """`[B]`, bool: whether `target` has a gross error or a flipped sign. For metrics only."""
     target_mean: NotRequired[Tensor]
     target_std: NotRequired[Tensor]
-    """`[]`: mean and standard deviation of a standardised target over the training rows, in its own units. For metrics
-    only."""
+    """`[]`: mean and standard deviation of the target over the training rows before standardisation, in its original
+    units. For metrics only."""
     w_true: NotRequired[Tensor]
-    """`[D]`: the parameter that generated all rows. For metrics only."""
+    """`[D]`: true parameter from which all rows were generated. For metrics only."""
     x_star: NotRequired[Tensor]
-    """`[D, D]`: the matrix observed by all measurements. For metrics only."""
+    """`[D, D]`: true matrix, which all rows measure. For metrics only."""
     ratings: NotRequired[Tensor]
-    """`[B, M]`: ratings of all items by each user. They are positive, and 0 if an item is unrated or held out."""
+    """`[B, M]`: each user's ratings of all items. They are positive, or 0 if an item is unrated or held out."""
     held_out: NotRequired[Tensor]
-    """As `ratings`, in validation or testing: held-out ratings whose items should be ranked first."""
+    """Like `ratings`, in validation or testing: held-out ratings, whose items should be ranked first."""
     excluded: NotRequired[Tensor]
-    """As `ratings`: the other held-out ratings, whose items are not ranked."""
+    """Like `ratings`: the validation ratings in testing, 0 in validation. The items of these ratings are not ranked."""
     mean_gradient: NotRequired[Tensor]
-    """`[B, D]`, of a stream: gradient of the expected loss of each round at 0. For metrics only."""
+    """`[B, D]`, for streams: gradient at 0 of the expected loss of each round. For metrics only."""
     gradient_noise: NotRequired[Tensor]
-    """`[B]`, of a stream: largest gradient variance of each round over its domain. For metrics only."""
+    """`[B]`, for streams: maximum of the gradient variance over the domain in each round. For metrics only."""
     curvature: NotRequired[Tensor]
-    """Scalar, of a stream: curvature of the expected losses, equal in all directions. For metrics only."""
+    """Scalar, for streams: curvature of the expected losses, which is equal in all directions. For metrics only."""
     index: Tensor
     """`[B]`, int64: position in the dataset. For a stream, it is the round."""
     global_batch_size: int
-    """Global batch size: samples of this batch over all ranks."""
+    """Global batch size: number of samples of this batch on all ranks together."""
 
 
 class SequenceBatch(TypedDict):
     """Sequences of observations at equal time intervals: paths or video frames."""
 
     observed: Tensor
-    """Points of paths `[B, F, D]`, in the units of the data, or frames `[B, F, C, H, W]`, float32 in [0, 1]."""
+    """Points of paths, `[B, F, D]`, in the units of the data, or video frames, `[B, F, C, H, W]`, float32 in [0, 1]."""
     interval: float
-    """Time between two observations. The first observation is at time 0."""
+    """Time between consecutive observations. The first observation is at time 0."""
     sigma: NotRequired[Tensor]
-    """`[F]`, for paths: standard deviation of the Gaussian error of each observation. It is infinite if nothing was
-    observed.
+    """`[F]`, for paths: standard deviation of the Gaussian error of each observation. It is infinite at times without
+    an observation.
     """
     exact_std: NotRequired[Tensor]
-    """`[F]`, in testing bridges: standard deviation of the path given the observations. For metrics only."""
+    """`[F]`, in testing of bridges: exact standard deviation of the path, given the observations. For metrics only."""
     index: Tensor
-    """`[B]`, int64: position in the set."""
+    """`[B]`, int64: position in the dataset."""
     global_batch_size: int
-    """Global batch size: samples of this batch over all ranks."""
+    """Global batch size: number of samples of this batch on all ranks together."""
 
 
 class GraphBatch(TypedDict):
-    """Observations of the nodes of one directed graph."""
+    """Observations of all nodes of a directed graph."""
 
     features: Tensor
     """`[B, D]`, floating point: one sample of all D nodes per row."""
     w_true: NotRequired[Tensor]
-    """`[D, D]`, floating point: weight of the edge from row to column, 0 for no edge. In an unweighted graph, every
-    edge has the weight 1. For metrics only, never for a loss.
+    """`[D, D]`, floating point: weight of the edge from row to column, or 0 without an edge. In an unweighted graph,
+    every edge has weight 1. For metrics only, never for a loss.
     """
     noise_std: NotRequired[Tensor]
     """`[D]`: standard deviation of the noise of each node. For metrics only."""
     index: Tensor
-    """`[B]`, int64: position in the set."""
+    """`[B]`, int64: position in the dataset."""
     global_batch_size: int
-    """Global batch size: samples of this batch over all ranks."""
+    """Global batch size: number of samples of this batch on all ranks together."""
 
 
 def network_input(batch: Any) -> Any:
-    """Return the network input of a batch: its images, or its tokenized texts."""
+    """Return the part of a batch that is the input of the network: images or tokenized texts."""
     return batch["text"] if "text" in batch else batch["image"]
 
 
 def local_size(batch: Any) -> int:
-    """Count the samples of a batch on this rank: the length of `index` or, without that key, of the first tensor.
+    """Count the samples of a batch on this rank: the length of `index` or, without this key, of the first tensor.
 
     Raises:
         ValueError: if the batch has no tensor.
@@ -407,7 +406,7 @@ def local_size(batch: Any) -> int:
 def global_batch_size(batch: Any) -> int:
     """Count the samples of a batch over all ranks.
 
-    Without the key `global_batch_size`, all ranks are assumed to have equally many samples.
+    Without the key `global_batch_size`, all ranks are assumed to have the same number of samples.
     """
     if "global_batch_size" in batch:
         return batch["global_batch_size"]
@@ -415,11 +414,11 @@ def global_batch_size(batch: Any) -> int:
 
 
 def loss_weight(batch: Any) -> float:
-    """Weight the mean loss of this rank, so that the mean over ranks equals the mean over the global batch.
+    """Return the factor of this rank's mean loss that makes the mean over ranks equal the mean over the global batch.
 
-    DDP averages gradients over ranks. If the last batch of an epoch is split unevenly, the mean over ranks of their
-    mean losses is not the global mean. The factor world size * local count / global count corrects the difference. The
-    factor is 1 on a single rank. Log a weighted loss with `batch_size=global_batch_size(batch)`, so that the mean over
-    the epoch is also exact.
+    DDP averages gradients over ranks. If the last batch of an epoch is split unevenly, the average of the mean losses
+    of all ranks differs from the mean over the global batch. The factor world size * local count / global count
+    corrects this. It is 1 on a single rank. Log a weighted loss with `batch_size=global_batch_size(batch)`, so that its
+    mean over the epoch is exact, too.
     """
     return world_size() * local_size(batch) / global_batch_size(batch)

@@ -1,4 +1,4 @@
-"""Interface of datasets that are read split by split, such as labelled images, images with masks, texts and tables."""
+"""Interface of datasets that are read one split at a time: labelled images, images with masks, texts and tables."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -9,26 +9,26 @@ class Source:
     """The samples of one split, in memory or in files."""
 
     in_memory = False
-    """Whether fetching a sample is so fast that DataLoader workers would not help."""
+    """Whether samples are fetched so fast that DataLoader workers would not help."""
     unreadable: dict[int, str] | None = None
-    """Rows of unreadable files, each with a sentence that gives the reason; None if an unreadable file ends the run."""
+    """Reason why a file is unreadable, by its row. None means that an unreadable file stops the run with an error."""
 
 
 OneSource = TypeVar("OneSource", bound=Source)
 
 
 class SplitSet(ABC, Generic[OneSource]):
-    """Interface of datasets. Datasets read their splits and do no batching."""
+    """Interface of datasets. Datasets read their splits, but do not form batches."""
 
     num_classes: int
-    class_names: Sequence[str] | None = None  # may be known only after reading, if it comes from files
+    class_names: Sequence[str] | None = None  # if read from files, they may be known only after reading
 
     def fetch_missing(self) -> None:
-        """Download missing files, if requested. One rank of each machine calls this method."""
+        """Download missing files, if requested. This method is called on one rank of each machine."""
 
     @abstractmethod
     def training(self) -> OneSource:
-        """Read all training samples, including those held out later. Error messages name missing or damaged files."""
+        """Read all training samples, also those held out later. Error messages name missing or damaged files."""
 
     def validation(self) -> OneSource | None:
         """Read the validation samples. Return None if the dataset has no validation set."""

@@ -1,4 +1,4 @@
-"""Argument parser and argument types of the subcommands, with one-sentence errors."""
+"""Argument parser and argument types of the subcommands, whose error messages are single sentences."""
 
 import argparse
 import contextlib
@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 PROGRAM = "noiseworks" if Path(sys.argv[0]).stem == "noiseworks" else "train.py"
-"""The command as the user called it: of the installed package, or the file of a checkout."""
+"""Name of the program that the user called: the installed command, or the script in a checkout."""
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """An argparse parser that prints no usage text before an error and allows no abbreviations.
+    """Argparse parser that prints no usage text before an error and does not accept abbreviations.
 
     Raises:
         ValueError: from `parse_args`, for invalid arguments.
     """
 
     takes_overrides = False
-    """Whether arguments after `--` are stored in `overrides`; they override the configurations."""
+    """Whether the arguments after `--` are stored in `overrides`. They override settings of the configurations."""
 
     def __init__(self, prog: str, description: str | None) -> None:
         super().__init__(
@@ -53,19 +53,19 @@ class ArgumentParser(argparse.ArgumentParser):
             import argcomplete
 
             self.completes = True
-            argcomplete.autocomplete(self)  # which ends the process
+            argcomplete.autocomplete(self)  # this call ends the process
         return super().parse_known_args(*args, **kwargs)
 
 
 COMPLETING = "_ARGCOMPLETE" in os.environ
-"""Whether the shell called the program for completions, through the package argcomplete."""
+"""Whether the shell called the program to complete arguments, through the package argcomplete."""
 
 
 LARGEST_SEED = 2**32 - 1  # the limit of NumPy
 
 
 def seed(text: str) -> int:
-    """Parse the seed for all random number generators.
+    """Parse a seed for all random number generators.
 
     Raises:
         argparse.ArgumentTypeError: if `text` is not a whole number from 0 to `LARGEST_SEED`.
@@ -84,7 +84,7 @@ def are_seeds(value: object) -> bool:
 
 
 def finite(value: object) -> float | None:
-    """Convert a value of a YAML file, which may be a text such as `1e-3`, to a number; None if it is no finite one."""
+    """Convert a YAML value, which may be a string such as `1e-3`, to a number, or None if it is not a finite number."""
     with contextlib.suppress(TypeError, ValueError):
         number = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
         return number if math.isfinite(number) else None
@@ -92,7 +92,7 @@ def finite(value: object) -> float | None:
 
 
 def whole_number(text: str) -> int:
-    """Parse a count.
+    """Parse a count that may be 0.
 
     Raises:
         argparse.ArgumentTypeError: if `text` is not a whole number of at least 0.
@@ -107,7 +107,7 @@ def whole_number(text: str) -> int:
 
 
 def positive_number(text: str) -> int:
-    """Parse a number of processes.
+    """Parse a count that must be at least 1.
 
     Raises:
         argparse.ArgumentTypeError: if `text` is not a whole number of at least 1.

@@ -1,6 +1,6 @@
 """Catalogue of methods, with papers, configurations, requirements and claims.
 
-The catalogue is read from the source files. They are not imported. A method is a class in lightning_modules that
+The catalogue is read from the source files without importing them. A method is a class in lightning_modules that
 derives from MethodModule or LightningModule. The docstring of the class, of its file or of its folder cites the paper
 in the form
 
@@ -28,7 +28,7 @@ ARXIV = re.compile(r"\barXiv[:\s]\s*(?P<id>\d{4}\.\d{4,5}|[a-z-]+(\.[A-Z]{2})?/\
 
 @dataclass(frozen=True)
 class Paper:
-    """Parts of a `Source:` paragraph; missing parts are empty."""
+    """Parts of the citation in a `Source:` paragraph. Missing parts are empty."""
 
     authors: str = ""
     title: str = ""
@@ -46,7 +46,7 @@ class Config:
 
     Args:
         path: path of the file, relative to the project.
-        about: description of the file. It is the first sentence of the comment at the top.
+        about: description of the file, which is the first sentence of the comment at the top.
         needs: required data, weights and hardware, from the comment at the top of the file.
     """
 
@@ -57,16 +57,16 @@ class Config:
 
 @dataclass(frozen=True)
 class Method:
-    """A method: a LightningModule class.
+    """A method, which is a LightningModule class.
 
     Args:
         name: name of the class.
-        field: folder in lightning_modules that contains the method.
-        module: dotted name of the file of the method.
-        class_path: class path in configurations.
-        docstring: docstring that cites the paper. It belongs to the class, its file or its folder.
-        paper: the paper.
-        configs: its configurations.
+        field: name of the folder in lightning_modules that contains the method.
+        module: dotted module name of the method's file.
+        class_path: class path that configurations use.
+        docstring: docstring of the class, its file or its folder that cites the paper.
+        paper: citation of the paper.
+        configs: configurations of the method.
     """
 
     name: str
@@ -79,22 +79,22 @@ class Method:
 
     @property
     def folder(self) -> str:
-        """File or folder of the method, for example `elr`."""
+        """Name of the method's file or folder, for example `elr`."""
         return self.module.split(".")[2]
 
     @property
     def names(self) -> set[str]:
-        """Lower-case names for finding the method."""
+        """Lower-case names by which the command line finds the method."""
         demos = (config.path.parent.name for config in self.configs if config.path.stem == "demo")
         return {self.name.lower(), self.folder, *demos}
 
 
 def parse_source(docstring: str) -> Paper | None:
-    """Parse the paragraph that begins with `Source:`; None without one."""
+    """Parse the paragraph that begins with `Source:`, or return None if there is no such paragraph."""
     match = re.search(r"^Source:\s*(.+?)(\n\s*\n|\Z)", docstring, re.MULTILINE | re.DOTALL)
     if not match:
         return None
-    text = re.split(r"(?<=\d{4}); ", " ".join(match[1].split()))[0]  # the first of several papers
+    text = re.split(r"(?<=\d{4}); ", " ".join(match[1].split()))[0]  # only the first of several papers
     arxiv = ARXIV.search(text)
     reference = text[: arxiv.start()] if arxiv else text
     segments = [segment.strip(" ;") for segment in reference.rstrip(" ,.;").split(", ")]
@@ -112,7 +112,10 @@ def parse_source(docstring: str) -> Paper | None:
 
 
 def _count_authors(segments: Sequence[str]) -> int:
-    """Count the segments with authors: up to one with `and` or `et al.`, or up to the first long one."""
+    """Count the segments that contain authors.
+
+    The last of them is the first segment with `and` or `et al.`. Without one, authors end before the first long segment.
+    """
     for i, segment in enumerate(segments[:-1]):
         names = re.split(r"\band\b|\bet al\b\.?", segment)
         if any(len(name.split()) > 4 for name in names):
@@ -124,7 +127,7 @@ def _count_authors(segments: Sequence[str]) -> int:
 
 
 def find_methods(project: Path = PROJECT) -> list[Method]:
-    """Find the methods in `lightning_modules/<field>`, ordered by field, file and line."""
+    """Find all methods in `lightning_modules/<field>`, sorted by field, file and line."""
     configs: dict[str, list[Config]] = {}
     for config, class_path in _configs(project):
         configs.setdefault(class_path, []).append(config)
@@ -154,13 +157,13 @@ def find_methods(project: Path = PROJECT) -> list[Method]:
 
 
 def _class_paths(module: str, name: str) -> list[str]:
-    """List the class paths that a configuration may use for a class, by its file or by a package above the file."""
+    """List the class paths that a configuration may use for a class: through its file or a package above the file."""
     parts = module.split(".")
     return [".".join([*parts[:length], name]) for length in range(len(parts), 1, -1)]
 
 
 def _lightning_modules(tree: ast.Module) -> Iterator[ast.ClassDef]:
-    """Yield the classes of a file that derive from one of `BASES`, directly or via an earlier class of the file."""
+    """Yield the classes in a file that derive from one of `BASES`, directly or through an earlier class in the file."""
     known = set(BASES)
     for node in tree.body:
         if isinstance(node, ast.ClassDef):
@@ -172,7 +175,7 @@ def _lightning_modules(tree: ast.Module) -> Iterator[ast.ClassDef]:
 
 
 def _configs(project: Path) -> Iterator[tuple[Config, str]]:
-    """Yield each configuration that has a class under `model`, and the class path."""
+    """Yield each configuration that has a class under `model`, with the class path."""
     for file in sorted((project / "configs").rglob("*.yaml")):
         text = text_of(file)
         if file.name == "claim.yaml" or not ("class_path" in text or BASE_LINE.search(text)):
@@ -188,7 +191,7 @@ def needs(text: str) -> str:
 
 
 def _about(text: str) -> str:
-    """Extract the first sentence of the comment at the top of a configuration, without indented commands."""
+    """Return the first sentence of the comment at the top of a configuration, without indented commands."""
     lines = itertools.takewhile(lambda line: not (line.startswith("#   ") or NEEDS.fullmatch(line)), _comment(text))
     return re.split(r"(?<=\.) (?=[A-Z])", " ".join(line.removeprefix("#").strip() for line in lines))[0]
 
@@ -206,7 +209,7 @@ def one_line(methods: Sequence[Method]) -> Iterator[str]:
 
 
 def described(method: Method, claims: Sequence[str]) -> Iterator[str]:
-    """Yield the description of a method, with class path, paper, first equation, configurations and claims."""
+    """Yield the lines that describe a method: class path, paper, first equation, configurations and claims."""
     yield method.class_path
     yield f"  {method.paper}" + (f", by {method.paper.authors}" if method.paper.authors else "")
     yield ""
@@ -219,9 +222,9 @@ def described(method: Method, claims: Sequence[str]) -> Iterator[str]:
 
 
 def first_equation(docstring: str) -> str:
-    """Cut a docstring after its first equation, an indented paragraph.
+    """Cut a docstring after its first equation, which is an indented paragraph.
 
-    Without an equation, cut after the first paragraph.
+    If there is no equation, cut it after the first paragraph.
     """
     paragraphs = docstring.split("\n\n")
     equation = next((i for i, paragraph in enumerate(paragraphs) if paragraph.startswith("    ")), 0)
@@ -229,7 +232,7 @@ def first_equation(docstring: str) -> str:
 
 
 def claims_of(method: Method, project: Path) -> list[str]:
-    """List the claims about a method, with name, sentence, metric and margin."""
+    """List the claims about a method, each with its name, sentence, metric and margin."""
     found = []
     for folder in dict.fromkeys(config.path.parent for config in method.configs):
         file = project / folder / "claim.yaml"

@@ -1,4 +1,4 @@
-"""Claims that compare a method with a baseline: claim files, their runs, and verdicts over seeds."""
+"""Claims that compare a method with a baseline: read claim files, plan their runs, and decide claims over seeds."""
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -49,7 +49,7 @@ class Claim:
 
     @property
     def metrics(self) -> tuple[str, str]:
-        """Metric values of the method and of the baseline."""
+        """Names of the metrics of the method and of the baseline."""
         return self.metric, self.baseline_metric or self.metric
 
 
@@ -59,12 +59,12 @@ class Verdict:
 
     Args:
         verdict: `holds`, `does not hold`, `not claimed` or `did not run`.
-        reason: both conditions with their numbers, or what is missing.
+        reason: both conditions with their numbers, or a statement of what is missing.
         method: metric of the method over seeds. None if the claim did not run.
         baseline: metric of the baseline over seeds. None if the claim did not run.
-        best_epoch: metric at the best epoch of the baseline, if its runs report this metric.
-        difference: method minus baseline with the same seed, over seeds. None if the claim did not run.
-        p: p-value of the one-sided paired t test. NaN if the claim did not run.
+        best_epoch: metric of the baseline at its best epoch, if its runs report this metric.
+        difference: difference method minus baseline for the same seed, over seeds. None if the claim did not run.
+        p: p-value of the one-sided paired t-test. NaN if the claim did not run.
     """
 
     claim: Claim
@@ -81,7 +81,7 @@ def load_claims(path: Path) -> list[Claim]:
     """Read a claim file.
 
     Raises:
-        FileNotFoundError: if the file, or a config named in the file, does not exist.
+        FileNotFoundError: if the file, or a config that it names, does not exist.
         ValueError: if a key is missing, unknown or has an invalid value. The message names the key.
     """
     if not path.is_file():
@@ -132,16 +132,16 @@ def _claim(entry: object, path: Path, where: str) -> Claim:
 def judge(claim: Claim, method: Sequence[float], baseline: Sequence[float]) -> tuple[str, str, Summary, float]:
     """Decide whether both conditions of a claim hold.
 
-    A difference that equals the margin up to rounding errors is sufficient.
+    A difference that equals the margin up to rounding errors satisfies the condition.
 
     Args:
-        claim: the claim.
+        claim: claim to decide.
         method: metric of the method, one value per seed.
         baseline: metric of the baseline, one value per seed, in the same order.
 
     Returns:
-        The verdict, the reason, the difference (method minus baseline) over seeds, and the p-value of the paired t
-        test.
+        The verdict, the reason, the difference (method minus baseline) over seeds, and the p-value of the paired
+        t-test.
     """
     pairs = zip(method, baseline, strict=True)
     [difference] = summarise([Result("difference", claim.metric, i, a - b) for i, (a, b) in enumerate(pairs)])
@@ -158,7 +158,7 @@ def judge(claim: Claim, method: Sequence[float], baseline: Sequence[float]) -> t
 
 
 def paired_p_value(better: Sequence[float], worse: Sequence[float]) -> float:
-    """Compute the p-value of the one-sided paired t test. It is 0 or 1 if all pairs have the same difference.
+    """Compute the p-value of the one-sided paired t-test, which is 0 or 1 if all pairs have the same difference.
 
     Args:
         better: values that are expected to be greater, one per seed.
@@ -173,11 +173,11 @@ def paired_p_value(better: Sequence[float], worse: Sequence[float]) -> float:
 
 
 def verdict(claim: Claim, names: Mapping[Path, str], results: Sequence[Result], failures: Sequence[Failure]) -> Verdict:
-    """Decide a claim from the results of its runs, if all runs are finished.
+    """Decide a claim from the results of its runs if all runs have finished.
 
     Args:
-        claim: the claim.
-        names: titles of the experiments, by config.
+        claim: claim to decide.
+        names: titles of the experiments by config.
         results: results of the finished runs.
         failures: runs that failed.
     """
@@ -235,12 +235,12 @@ def rows_of(verdicts: Sequence[Verdict], runs: Sequence[Run]) -> list[Row]:
 
 
 def read_claims(path: Path) -> list[Row]:
-    """Read a claims.csv. Return no rows if the file does not exist."""
+    """Read claims.csv, or return no rows if the file does not exist."""
     return read_csv(path)
 
 
 def write_claims(path: Path, rows: Sequence[Row]) -> None:
-    """Write a claims.csv."""
+    """Write claims.csv."""
     write_csv(path, COLUMNS, [[row[name] for name in COLUMNS] for row in rows])
 
 
@@ -249,7 +249,7 @@ HEADER = ["claim", "the paper's sentence", "metric", "method", "baseline", "base
 
 
 def claims_table(rows: Sequence[Row]) -> str:
-    """Format rows of claims.csv as a Markdown table. A line below says where the runs come from."""
+    """Format rows of claims.csv as a Markdown table, followed by a line that says where the runs come from."""
     cells = [
         [
             row["claim"],
@@ -269,7 +269,7 @@ def claims_table(rows: Sequence[Row]) -> str:
 
 
 def cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Return header and rows of a table for the terminal."""
+    """Return the header and the rows of the table for the terminal."""
     header = ["claim", "metric", "method", "baseline", "baseline's best epoch", "difference", "margin", "verdict"]
     return header, [
         [row["claim"], row["metric"], *(_cell(row, which) for which in ("method", "baseline", "baseline_best_epoch")),
@@ -299,7 +299,7 @@ def write(rows: Sequence[Row], output: Path) -> None:
 
 @dataclass(frozen=True)
 class Place:
-    """The claims of one folder, with runs and output directory."""
+    """The claims in one folder, with their runs and their output directory."""
 
     claims: list[Claim]
     names: dict[Path, str]
@@ -308,7 +308,7 @@ class Place:
 
 
 def place(claims: Sequence[Claim], output: Path) -> Place:
-    """Plan the runs of the claims in a folder. A run that several claims share is planned once.
+    """Plan the runs of the claims in a folder. A run that several claims share is planned only once.
 
     Raises:
         ValueError, NotADirectoryError: if the output directory contains other runs.
@@ -333,10 +333,10 @@ def place(claims: Sequence[Claim], output: Path) -> Place:
 
 
 def check_metrics(run: Run, places: Sequence[Place]) -> None:
-    """Raise an error for claims with a metric that a finished run lacks. Call this before other runs start.
+    """Raise an error if a finished run lacks the metric of a claim. Call this function before other runs start.
 
     Raises:
-        ValueError: if there is such a claim. The message names the claim and the available metrics.
+        ValueError: if a metric is missing. The message names the claim and the available metrics.
     """
     [found] = [place for place in places if run in place.runs]
     for claim in found.claims:
@@ -351,15 +351,16 @@ def check_metrics(run: Run, places: Sequence[Place]) -> None:
 
 
 def try_metrics(places: Sequence[Place], metrics_of: Callable[[Sequence[str]], Collection[str] | None]) -> None:
-    """Raise an error for claims with a metric that seems misspelt, given the metrics of a short run of the method.
+    """Raise an error if the metric of a claim seems misspelt, given the metrics of a short run of the method.
 
     Args:
-        places: claims to check. Methods with a finished run are checked by `check_metrics` instead.
-        metrics_of: function that runs `fit` briefly with the given arguments. It returns the metric names, or None if
-            the run failed.
+        places: claims to check. Claims whose method has a finished run are skipped, because `check_metrics` checks
+            them.
+        metrics_of: function that runs `fit` with the given arguments for a short time and returns the names of the
+            metrics, or None if the run failed.
 
     Raises:
-        ValueError: if there is such a claim. The message names the claim and the available metrics.
+        ValueError: if a metric seems misspelt. The message names the claim and the available metrics.
     """
     known: dict[Experiment, Collection[str] | None] = {}
     for found in places:
@@ -378,10 +379,10 @@ def try_metrics(places: Sequence[Place], metrics_of: Callable[[Sequence[str]], C
 
 
 def plan(files: Sequence[Path], output: Path | None) -> list[Place]:
-    """Read claim files and plan the runs, in one `Place` per folder.
+    """Read claim files and plan their runs, with one `Place` per folder.
 
     Raises:
-        FileNotFoundError, ValueError: if a claim file is missing or invalid. The error is raised before anything runs.
+        FileNotFoundError, ValueError: if a claim file is missing or invalid. The error is raised before any run starts.
     """
     claims: dict[Path, list[Claim]] = {}
     for file in dict.fromkeys(located(file).resolve() for file in files):

@@ -77,16 +77,16 @@ from experiments.saving.stop_signals import StopSignals
 from experiments.strangers import known_imports, settings_of_run
 from experiments.throughput import Throughput
 
-yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, value: dumper.represent_data(value.value))  # a default
+yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, value: dumper.represent_data(value.value))  # enum defaults
 DEFAULTS = PROJECT / "configs" / "defaults.yaml"
-CALL_ONLY = {  # arguments of a single call, not saved in config.yaml
+CALL_ONLY = {  # arguments that apply to a single call and are not saved in config.yaml
     *("config", "resume", "run_directory", "test_after_fit"),
     *("ckpt_path", "weights_only", "verbose", "return_predictions"),
 }
 
 
 class ReadsTestSet(Callback):
-    """If a test follows, set up the test set before training. Missing files are then reported early."""
+    """Set up the test set before training, if a test follows, so that missing files are reported early."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]
@@ -95,7 +95,7 @@ class ReadsTestSet(Callback):
 
 
 class SaveConfig(SaveConfigCallback):
-    """Write `config.yaml` atomically. Arguments that apply only to a single call are left out."""
+    """Write `config.yaml` atomically, without arguments that apply only to a single call."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         directory = trainer.log_dir  # a broadcast, so every rank reads it
@@ -117,7 +117,7 @@ class SaveConfig(SaveConfigCallback):
         write_text(path, text if own else self._text(str(begins)))
 
     def _text(self, begins_from: str | None = None) -> str:
-        """Dump the configuration. `begins_from` is a checkpoint of another run from which this run starts."""
+        """Dump the configuration; `begins_from` is the checkpoint of a different run from which this run starts."""
         config = self.config.clone()
         for key in CALL_ONLY:
             config.pop(key, None)
@@ -130,8 +130,8 @@ class CommandLine(LightningCLI):
     """The command line of one subcommand.
 
     Args:
-        args: the subcommand and its arguments.
-        run: whether to run the subcommand. False only parses and instantiates.
+        args: subcommand and its arguments.
+        run: whether to run the subcommand. False only parses the arguments and instantiates the classes.
     """
 
     def __init__(self, args: list[str], run: bool = True) -> None:
@@ -156,19 +156,19 @@ class CommandLine(LightningCLI):
         for file in self.config_files:
             path = located(Path(file))
             if os.path.isfile(path):
-                for each in with_base(path):  # reject files that are not configurations before anything is loaded
+                for each in with_base(path):  # rejects other YAML files before anything is loaded
                     check_guards(mapping_of(each), each)
                     reject_old_keys(mapping_of(each), each)
             elif re.match(r"\w+:(//|:)", file):
                 raise ValueError(f"--config {file} is an address: download the file and name it")
             elif ":" not in file and not os.path.exists(path):  # not inline YAML
                 raise FileNotFoundError(f"--config {file} does not exist (working directory: {Path.cwd()})")
-        # Shown on every run, and the user can do nothing about them.
+        # These warnings are shown in every run, and the user cannot do anything about them.
         for message in (
             r".*treespec, LeafSpec.*",
             "LightningCLI's args parameter.*",
             "Be aware that when using `ckpt_path`.*",
-            "Total length of `list` across ranks is zero.*",  # data without a validation set
+            "Total length of `list` across ranks is zero.*",  # if there is no validation set
         ):
             warnings.filterwarnings("ignore", message=message)
         logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
@@ -202,7 +202,7 @@ class CommandLine(LightningCLI):
         )
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
-        """Return only the requested subcommand. Building the parsers of all four subcommands takes seconds."""
+        """Return only the requested subcommand, because building the parsers of all four subcommands takes seconds."""
         return {self.requested: LightningCLI.subcommands()[self.requested]}
 
     def _run_subcommand(self, subcommand: str) -> None:
@@ -220,7 +220,7 @@ class CommandLine(LightningCLI):
                     write_test_metrics(self.run_directory, self.measured)
 
     def _parse_ckpt_path(self) -> None:
-        """Do nothing. Checkpoints contain no hyperparameters here, and `check_checkpoint` reports damaged files."""
+        """Do nothing: checkpoints contain no hyperparameters here, and `check_checkpoint` reports damaged files."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_class_arguments(Guards, "guards", instantiate=True)
@@ -255,7 +255,7 @@ class CommandLine(LightningCLI):
         super()._set_seed()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "CommandLine":
-        """Return self, because optimizer factories refer to this object. Copied modules need no trainer and no data."""
+        """Return self: optimizer factories refer to this object, and copied modules do not need trainer and data."""
         return self
 
     def __reduce__(self) -> Any:
@@ -288,18 +288,19 @@ class CommandLine(LightningCLI):
                     clear(self.run_directory)
             self.begun = not there
         if self.requested == "predict":
-            config.return_predictions = False  # written to disk batch by batch
-        config.weights_only = True  # whatever a file sets: never unpickle code
-        # For modules that save hyperparameters; Lightning's own dump validates all values again, which takes longer.
+            config.return_predictions = False  # predictions are written to disk batch by batch
+        config.weights_only = True  # never unpickle code, whatever a configuration sets
+        # This is for modules that save hyperparameters. Lightning's dump would validate all values again, which is
+        # slower.
         dumped = self.parser.dump(self.config, skip_link_targets=False, skip_none=False, skip_validation=True)
         self.config_dump = yaml.safe_load(dumped)[self.requested]
 
     def _protect_what_is_there(self) -> None:
-        """Raise an error for training in the directory of another run, or for resuming with other model, data or seed.
+        """Reject training in the directory of a different run, and resuming with a different model, dataset or seed.
 
         Raises:
-            ValueError: if the directory has another run, or a setting differs. The message names the directory, or the
-                first differing key and both values.
+            ValueError: if the directory contains a different run, or if a setting differs. The message names the
+                directory, or the first key that differs and both values.
         """
         if self.resumed is None:
             if has_checkpoint(self.run_directory):
@@ -361,11 +362,11 @@ class CommandLine(LightningCLI):
         return trainer
 
     def after_instantiate_classes(self) -> None:
-        # Lightning converts after it has loaded a checkpoint, which would round a float64 one to float32.
+        # Lightning converts the module after loading a checkpoint, which would round float64 weights to float32.
         self.model = self.trainer.precision_plugin.convert_module(self.model)
 
     def before_fit(self) -> None:
-        """Resume from the latest checkpoint. A run that was killed before its first checkpoint starts over."""
+        """Resume from the latest checkpoint, or restart a run that was killed before its first checkpoint."""
         refuse_options(self.model, self.trainer)
         if self.resumed is not None and self._given_checkpoint() is None:
             if has_checkpoint(self.run_directory):
@@ -410,7 +411,7 @@ class CommandLine(LightningCLI):
         if path is not None:
             read_checkpoint(
                 Path(path)
-            )  # rejects damaged files; weights may be sharded by now, so shapes are not checked
+            )  # rejects damaged files, without checking shapes, because weights may be sharded by now
         results = self.trainer.test(self.model, self.datamodule, path, verbose=False, weights_only=True)
         return {name: value for result in results for name, value in result.items()}
 
@@ -435,10 +436,10 @@ class CommandLine(LightningCLI):
         self._say_where()
 
     def _choose_checkpoint(self) -> None:
-        """Choose the checkpoint to load. For a run directory, choose the configured checkpoint of the run.
+        """Choose the checkpoint to load, which for a run directory is the checkpoint that the run configures.
 
         Raises:
-            ValueError: if no checkpoint is given, and the module has trainable weights but no pre-trained weights.
+            ValueError: if no checkpoint is given and the module has trainable weights but no pre-trained weights.
         """
         if self._given_checkpoint() == "none":
             self._set_checkpoint(None)
@@ -450,7 +451,7 @@ class CommandLine(LightningCLI):
             )
         if self.resumed is not None and self._given_checkpoint() is None:
             path = tested_weights(Path(self.resumed), self.checkpoints.test_checkpoint)
-            if path.name == WEIGHTS:  # of a pushed run, without the state that Lightning would restore
+            if path.name == WEIGHTS:  # weights of a pushed run, which lack the state that Lightning would restore
                 check_checkpoint(path, self.model)
                 self.model.load_state_dict(read_checkpoint(path)["state_dict"])
                 return
@@ -461,7 +462,7 @@ class CommandLine(LightningCLI):
         return self.config[self.requested].ckpt_path
 
     def _untrained(self) -> bool:
-        """Return whether the module has trainable weights, and the configuration specifies no pre-trained weights."""
+        """Return whether the module has trainable weights and the configuration specifies no pre-trained weights."""
         trains = is_overridden("training_step", self.model) and any(p.requires_grad for p in self.model.parameters())
         dry = self.trainer.fast_dev_run  # type: ignore[attr-defined]
         return trains and not dry and not _names_weights(self.config[self.requested].model)
@@ -478,7 +479,7 @@ class CommandLine(LightningCLI):
 
 
 class ParsedOnly(CommandLine):
-    """A command line that stops after parsing. Its `parser` can parse and instantiate many configurations."""
+    """A command line that stops after parsing. Its `parser` can then parse and instantiate many configurations."""
 
     def before_instantiate_classes(self) -> None: ...
     def instantiate_classes(self) -> None: ...
@@ -487,7 +488,7 @@ class ParsedOnly(CommandLine):
 
 
 class _Built(Exception):
-    """Raised when a parser is complete, to stop before parsing."""
+    """Raised when a parser has been built, to stop before parsing."""
 
 
 class Unparsed(CommandLine):
@@ -506,16 +507,16 @@ def parser_of(subcommand: str) -> Any:
 
 
 WHERE_AND_HOW_FAST = ("_dir", ".num_workers", "_batch_size")
-"""Suffixes of keys that may change when a run is resumed: location and loading speed of the data."""
+"""Suffixes of keys that may change when a run is resumed: they set the location and loading speed of data."""
 
 
 def differing(saved: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Find changed settings of model, data and seed. A resumed run must keep these settings.
+    """Find changed settings of model, data and seed, which a resumed run must keep.
 
-    Keys missing from the saved configuration belong to newer arguments, and are ignored.
+    Keys that the saved configuration lacks belong to newer arguments. They are ignored.
 
     Returns:
-        The saved and the current value by key. A key is, for example, `data.init_args.batch_size`.
+        The saved and the current value of each changed key, such as `data.init_args.batch_size`.
     """
     found: dict[str, tuple[Any, Any]] = {}
 
@@ -533,7 +534,7 @@ def differing(saved: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any
 
 
 def _names_weights(settings: Any) -> bool:
-    """Return whether some part of a configuration specifies pre-trained weights."""
+    """Return whether any part of a configuration specifies pre-trained weights."""
     if isinstance(settings, list | tuple):
         return any(map(_names_weights, settings))
     if not isinstance(settings, dict | Namespace):
@@ -545,13 +546,13 @@ def _names_weights(settings: Any) -> bool:
 
 @runtime_checkable
 class Samples(Protocol):
-    """A module that samples images."""
+    """Interface of modules that sample images."""
 
     def sample(self, n: int) -> Any: ...
 
 
 def _instead_of_prediction(model: LightningModule) -> str:
-    """Return the error message for a module without `predict_step`. The message says what the module offers instead."""
+    """Return an error message for a module without `predict_step`, which says what the module offers instead."""
     can = []
     if isinstance(model, Samples):
         can.append(
@@ -568,7 +569,7 @@ STARTED = {".lock", "config.yaml", "metrics.csv", "labels.csv", "hparams.yaml"}
 
 
 def _remove_failed_start(line: CommandLine | None) -> None:
-    """Remove a run directory that this call created, if the call failed before its first batch and first result."""
+    """Remove the run directory that this call created, if the call failed before its first batch and result."""
     if line is None or not getattr(line, "begun", False):
         return
     if (trainer := getattr(line, "trainer", None)) is not None:
@@ -582,17 +583,17 @@ def _remove_failed_start(line: CommandLine | None) -> None:
 
 
 def run(args: list[str]) -> int:
-    """Run one subcommand. User errors are reported in one sentence. The traceback is saved next to the results.
+    """Run a subcommand, and report user errors in one sentence; the traceback is saved next to the results.
 
     Args:
-        args: the subcommand and its arguments.
+        args: subcommand and its arguments.
 
     Returns:
-        The exit status: 0 for success, 1 after an error, 2 after a wrong argument, and 143 if SIGTERM ended the run.
-        The parent process can read from 143 that the run is incomplete.
+        The exit status: 0 after success, 1 after an error, 2 after an invalid argument, and 143 if SIGTERM ended the
+            run. Status 143 tells the parent process that the run is incomplete.
     """
     if COMPLETING:
-        parser_of(args[0]).parse_args([])  # completes before parsing, and ends the process
+        parser_of(args[0]).parse_args([])  # prints completions before parsing, and ends the process
     line: CommandLine | None = None
     try:
         line = CommandLine.__new__(CommandLine)
@@ -616,7 +617,7 @@ def run(args: list[str]) -> int:
         _remove_failed_start(line)
         if place is not None and os.path.isdir(place):
             kept = place / "traceback.txt"
-            with contextlib.suppress(OSError):  # the disk may be what is full
+            with contextlib.suppress(OSError):  # the disk may be full
                 kept.write_text(traceback.format_exc())
                 message += f" (traceback: {kept})"
         elif os.environ.get("NOISEWORKS_TRACEBACK"):

@@ -1,4 +1,4 @@
-"""Compare several configurations over several seeds, with tables, figures and fitted exponents."""
+"""Compare several configurations over several seeds, in tables and figures and by fitted exponents."""
 
 import hashlib
 import math
@@ -28,11 +28,11 @@ from experiments.run_request import Experiment, Run, check, code_fingerprint, re
 from experiments.sweeps.fits import HEADER, cells, fits, write_fits
 
 MAX_CONFIGS = 10
-"""Maximal number of configs in a figure of training curves, each with its own colour."""
+"""Maximum number of configs in a figure of training curves, in which each config has a different colour."""
 
 
 def default_output(configs: Sequence[Path]) -> Path:
-    """Return `runs/compare/<folder>/<config>-vs-<config>`. The same command finds its runs again in this directory."""
+    """Return `runs/compare/<folder>/<config>-vs-<config>`, so that a repeated command finds its earlier runs."""
     parents = {config.resolve().parent for config in configs}
     folder = Path(parents.pop().name) if len(parents) == 1 else Path()
     names = [name.replace("/", "-") for name in unique_names([c.with_suffix("") for c in configs])]
@@ -43,10 +43,10 @@ def default_output(configs: Sequence[Path]) -> Path:
 
 
 def plan(experiments: Sequence[Experiment], seeds: Sequence[int], output: Path) -> list[Run]:
-    """Plan all runs in the order of the seeds, so that configs can be compared early.
+    """Plan all runs, ordered by seed, so that configs can be compared early.
 
     Raises:
-        ValueError, NotADirectoryError: if the output holds other runs.
+        ValueError, NotADirectoryError: if the output directory contains other runs.
     """
     runs = [Run(each, seed, output / each.name / f"seed_{seed}") for seed in seeds for each in experiments]
     for run in runs:
@@ -55,14 +55,14 @@ def plan(experiments: Sequence[Experiment], seeds: Sequence[int], output: Path) 
 
 
 def collect(runs: Sequence[Run], metrics: Iterable[str] = ()) -> list[Result]:
-    """Collect metrics of finished runs by config and metric.
+    """Collect the metrics of finished runs, sorted by config and metric.
 
-    A diverged run gets NaN for every metric of the other runs of its config. If all runs of its config diverged, it
-    gets NaN for every metric of any run.
+    A diverged run has the value NaN for each metric of the other runs of its config. If all runs of its config
+    diverged, it has the value NaN for each metric of any run.
 
     Args:
-        runs: all runs, finished or not.
-        metrics: full names of training or validation metrics to add. Their last value is used.
+        runs: all runs, including unfinished runs.
+        metrics: full names of training or validation metrics to add. The last value of each metric is used.
     """
     measured = {run: read_test_metrics(run.directory / "test_metrics.csv") for run in runs if run.finished}
     if logged := [metric for metric in metrics if metric.startswith(("train/", "val/"))]:
@@ -89,7 +89,7 @@ def collect(runs: Sequence[Run], metrics: Iterable[str] = ()) -> list[Result]:
 
 
 def provenance(runs: Sequence[Run]) -> str:
-    """Describe the date, machine and versions of the finished runs in one line."""
+    """Return one line with the date, machine and versions of the finished runs."""
     records = [record(run) for run in runs if run.finished]
     parts = []
     for key, label in (("date", "Run on "), ("machine", ""), ("torch", "torch "), ("python", "Python ")):
@@ -104,10 +104,10 @@ def provenance(runs: Sequence[Run]) -> str:
 
 
 def write(runs: Sequence[Run], output: Path, metrics: Sequence[str] = (), fit: Sequence[str] = ()) -> list[Path]:
-    """Write tables and figures of the finished runs. runs.csv and summary.csv contain all metrics.
+    """Write tables and figures of the finished runs; runs.csv and summary.csv always contain all metrics.
 
     Args:
-        runs: all runs, finished or not.
+        runs: all runs, including unfinished runs.
         output: output directory.
         metrics: metrics to show in tables and figures, see `chosen`.
         fit: short names of the keys for which power laws are fitted.
@@ -178,7 +178,7 @@ def write(runs: Sequence[Run], output: Path, metrics: Sequence[str] = (), fit: S
 
 
 def _draw_sweep(found: Sequence[Result], experiments: Sequence[Experiment], place: Places, path: Path) -> None:
-    """Draw lines for one varied key, heat maps for two varied keys, and a table of settings otherwise."""
+    """Draw lines if one key varies, heat maps if two keys vary, and otherwise a figure of methods over settings."""
     from experiments.figures import draw_table
     from experiments.sweeps.figures import draw_heat_maps, draw_lines
 
@@ -194,7 +194,7 @@ def _draw_sweep(found: Sequence[Result], experiments: Sequence[Experiment], plac
 def show(
     runs: Sequence[Run], output: Path, console: Console, metrics: Sequence[str] = (), fit: Sequence[str] = ()
 ) -> None:
-    """Write tables and figures of the finished runs, and print the table and the file names."""
+    """Write tables and figures of the finished runs, and print the tables and the file names."""
     pictures = write(runs, output, metrics, fit)
     found = chosen(collect(runs, metrics), metrics)
     summaries = without_repetition(summarise(found))

@@ -1,6 +1,6 @@
-"""Read configuration files, each optionally with a `base`.
+"""Read configuration files, which may refer to a `base` file.
 
-A file that begins with a line `base: demo.yaml` contains only its differences from `demo.yaml`. A base has the same
+A file that begins with the line `base: demo.yaml` contains only its differences from `demo.yaml`. The base has the same
 effect as an earlier `--config` on the command line.
 """
 
@@ -31,25 +31,25 @@ MOVED = {
     "configs/score_sde/cifar10_vp_discrete.yaml": "configs/score_sde/cifar10_vp.yaml with --model.num_levels 1000 "
     "--model.likelihood_repeats 0 --model.sampler.predictor ancestral",
 }
-"""Configurations and folders of version 0.1 -> those of version 0.2."""
+"""Map from paths of configurations and folders in version 0.1 to their paths in version 0.2."""
 RENAMED_KEYS = {"checkpoint.tested": "checkpoint.test_checkpoint"}
-"""Keys of version 0.1 -> keys of version 0.2."""
+"""Map from keys of version 0.1 to keys of version 0.2."""
 BASE_LINE = re.compile(r"^base:[^\n]*$", re.MULTILINE)
 
 
 def relative(path: Path) -> Path:
-    """Shorten a path below the working directory to a relative path."""
+    """Return a path relative to the working directory if it is inside this directory, and otherwise the path itself."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def located(path: Path) -> Path:
-    """Find a configuration file at its path. For `configs/...`, also search the configurations of the package.
+    """Find a configuration file at its path or, for `configs/...`, among the configurations in the package.
 
     Raises:
-        FileNotFoundError: if there is no such file. For a file of version 0.1, the message gives the new name.
+        FileNotFoundError: if the file does not exist. If it is a file of version 0.1, the message gives the new name.
     """
     ours = PROJECT / path
-    # os.path returns False if a text is too long for a path
+    # os.path returns False if a string is too long for a path
     if path.parts[:1] != ("configs",) or os.path.exists(path):
         return path
     if os.path.isfile(ours):
@@ -137,9 +137,9 @@ def with_base(path: Path) -> list[Path]:
 
 
 def without_base_line(text: str) -> str:
-    """Replace the line `base: ...` by an empty line. Line numbers in error messages then stay correct.
+    """Replace the line `base: ...` with an empty line, so that line numbers in error messages stay correct.
 
-    A file that contains only this line becomes an empty mapping.
+    If the file contains only this line, return an empty mapping.
     """
     own = BASE_LINE.sub("", text, count=1)
     return own if re.search(r"^[^#\s]", own, re.MULTILINE) else "{}\n"
@@ -158,17 +158,17 @@ def plain(key: str) -> str:
 
 
 def reject_old_keys(settings: dict[str, Any], path: object) -> None:
-    """Raise an error for a key of version 0.1 in a configuration.
+    """Raise an error if a configuration contains a key of version 0.1.
 
     Raises:
-        ValueError: if the configuration has such a key. The message names the file, the key and its new name.
+        ValueError: if the configuration contains an old key. The message names the file, the key and its new name.
     """
     for old in RENAMED_KEYS.keys() & dotted(settings).keys():
         raise ValueError(f"{path}: since version 0.2, {old} is {RENAMED_KEYS[old]}")
 
 
 def with_new_keys(settings: dict[str, Any]) -> dict[str, Any]:
-    """Rename the nested keys of a `config.yaml` of version 0.1 to the keys of version 0.2."""
+    """Rename nested keys in a `config.yaml` of version 0.1 to the keys of version 0.2."""
     new = dict(settings)
     for section, values in settings.items():
         if isinstance(values, dict):
@@ -178,6 +178,6 @@ def with_new_keys(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def settings_of(path: Path) -> dict[str, Any]:
-    """Read the settings of a configuration and its base, by dotted names."""
+    """Read the settings of a configuration and its base into a dict by dotted names."""
     leaves = [leaf for file in with_base(path) for leaf in dotted(mapping_of(file)).items()]
     return {name: value for name, value in leaves if name != "base"}

@@ -1,4 +1,4 @@
-"""Figures of a comparison: test metrics per seed, and training curves. Each config has one colour."""
+"""Draw the figures of a comparison: test metrics per seed, and training curves. Each config has one colour."""
 
 import math
 import re
@@ -12,25 +12,25 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NAMES: Mapping[str, str] = {}
-"""Names of metrics, keys and configs in words."""
+"""Display names of metrics, keys and configs."""
 MAX_METRICS = 12
 MAX_CURVES = 6
 TITLES = {
     "train/fit_true": "accuracy on the true training labels",
     "train/memorized": "share of the false labels memorised",
 }
-"""Titles of metrics above their curves; other metrics keep their names."""
+"""Titles of metrics above their curves. The title of any other metric is its name."""
 
 
 def draw_comparison(results: Sequence[Result], path: Path, words: Mapping[str, str] = NAMES) -> None:
-    """Draw a panel for each metric. It shows a dot for each seed, and mean ± std.
+    """Draw one panel per metric, with a dot for each seed and with mean ± std.
 
-    Values of the best epoch are drawn as rings in the same panel.
+    The panel of a metric also shows its values at the best epoch, as rings.
 
     Args:
         results: results of all runs.
         path: output file.
-        words: what the figure calls metrics and configs; others keep their names.
+        words: display names of metrics and configs. Metrics and configs without a display name keep their names.
     """
     import numpy as np
 
@@ -73,11 +73,11 @@ def draw_comparison(results: Sequence[Result], path: Path, words: Mapping[str, s
 
 
 def draw_table(results: Sequence[Result], place: Mapping[str, tuple[str, str]], path: Path) -> None:
-    """Draw a panel for each metric. It shows mean ± std of every method over the settings. Each method has a colour.
+    """Draw one panel per metric, with mean ± std of each method over the settings. Each method has one colour.
 
     Args:
         results: results of all runs.
-        place: the method and the setting of each config.
+        place: method and setting of each config.
         path: output file.
     """
     import numpy as np
@@ -112,7 +112,7 @@ def draw_table(results: Sequence[Result], place: Mapping[str, tuple[str, str]], 
 
 
 def _connected(columns: Sequence[str], numbers: Sequence[int]) -> list[list[int]]:
-    """Group columns that differ only in the value of one key. The columns of a group are connected by a line."""
+    """Group the columns that differ only in the value of one key, whose points are connected by a line."""
     groups: dict[str, list[int]] = {}
     for number in numbers:
         key, _, _ = columns[number].rpartition(" ")
@@ -126,18 +126,19 @@ def draw_curves(
     names: Sequence[str] = (),
     methods: Mapping[str, str] | None = None,
 ) -> bool:
-    """Draw curves of the metrics that every config logs. A curve is the mean over seeds, with a band of ± std.
+    """Draw curves of the metrics that all configs log. A curve is the mean over seeds, with a band of ± std.
 
-    Each method has a colour. The settings of a method differ in lightness.
+    Each method has one colour. The settings of a method differ in the lightness of this colour.
 
     Args:
-        metrics: contents of the files `metrics.csv` of the runs, by config.
+        metrics: files `metrics.csv` of the runs, by config.
         path: output file.
-        names: training and validation metrics to draw, in this order. The default is the first `MAX_CURVES` metrics.
-        methods: method of each config; None means that each config is a method.
+        names: training and validation metrics to draw, in this order. If empty, the first `MAX_CURVES` metrics are
+            drawn.
+        methods: method of each config. None means that each config is a method.
 
     Returns:
-        Whether there was anything to draw.
+        Whether a figure was drawn. It is false if the configs have no metric in common.
     """
     import numpy as np
 
@@ -156,7 +157,7 @@ def draw_curves(
             present = np.isfinite(values)
             count = present.sum(axis=0)
             mean = np.where(present, values, 0).sum(axis=0) / np.where(count, count, np.nan)
-            few = {"marker": "o", "markersize": 3.5} if len(epochs) < 5 else {}  # a single point has no line
+            few = {"marker": "o", "markersize": 3.5} if len(epochs) < 5 else {}  # markers, because a single point has no line
             ax.plot(epochs, mean, color=colours[config], linewidth=1.6, label=config, **few)
             if len(columns) > 1:
                 squares = np.where(present, (values - mean) ** 2, 0).sum(axis=0)
@@ -175,10 +176,10 @@ def draw_curves(
 
 
 def shared_curves(curves: Mapping[str, Sequence[Curves]]) -> list[str]:
-    """List the training and validation metrics common to all configs.
+    """List the training and validation metrics that all configs have in common.
 
-    Metrics of single steps are omitted. Metrics of single classes or levels are also omitted. Their names end in a
-    number. Losses come last, because the losses of two methods may be different quantities.
+    Metrics of single steps are omitted. Metrics whose names end in a number are also omitted, because they belong to
+    single classes or levels. Losses come last, because the losses of two methods may be different quantities.
     """
     columns = [{name for run in runs for name in run} for runs in curves.values()]
     shared = set.intersection(*columns) if columns else set()
@@ -206,7 +207,7 @@ def panels(count: int, width: float, height: float, sharey: bool = False) -> tup
 
 
 def legend_above(figure: "Figure", ax: Any) -> None:
-    """Draw the legend of a panel above all panels. It has as many columns as fit, at most four."""
+    """Draw the legend of a panel above all panels, in as many columns as fit, at most four."""
     handles, names = ax.get_legend_handles_labels()
     widest = 0.6 + 0.085 * max(map(len, names), default=0)  # in inches
     columns = max(1, min(len(names), 4, int(figure.get_figwidth() / widest)))
@@ -219,9 +220,9 @@ def colour(number: int) -> str:
 
 
 def colours_of(methods: Mapping[str, str]) -> dict[str, Any]:
-    """Return a colour for each config: the colour of its method, from light for the first setting to dark for the last.
+    """Return the colour of each config: its method's colour, from light (first setting) to dark (last setting).
 
-    If there is only one method, the settings have the colours of a sequential colour map.
+    If there is only one method, the colours of the settings are from a sequential colour map.
 
     Args:
         methods: method of each config.

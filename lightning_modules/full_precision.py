@@ -1,4 +1,4 @@
-"""Computation in single precision or better, even under mixed precision."""
+"""Helpers for computation in single precision or better, even if the run uses mixed precision."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def in_full_precision(device: torch.device) -> AbstractContextManager[Any]:
-    """Context manager that disables autocast, so tensors are computed in their own dtype.
+    """Return a context manager that disables autocast, so that operations use the dtypes of their input tensors.
 
     Args:
         device: device of the computation; on devices without autocast, such as `meta`, nothing changes.
@@ -19,7 +19,7 @@ def in_full_precision(device: torch.device) -> AbstractContextManager[Any]:
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Convert x to float32 or better, for computations that need more digits or range than half precision."""
+    """Convert x to float32 or better, for computations that need more precision or range than half precision has."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 

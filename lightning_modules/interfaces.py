@@ -1,7 +1,7 @@
-"""Protocols that callbacks and DataModules require of modules, or of each other. They are checked at setup.
+"""Protocols that a callback or DataModule requires of the LightningModule or DataModule, checked at setup.
 
-This file also defines the types that a module returns for figures and tables. The two labels of `datamodules.batches`
-that stand for no class are re-exported here.
+In this file, "module" means the LightningModule. The file also defines the types that a module returns for figures and
+tables, and re-exports the two labels of `datamodules.batches` that do not denote a class.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -78,7 +78,7 @@ class SpeechMeasurer(Protocol):
     quality: Any
     """A `lightning_modules.restoration.sgmse.speech_metrics.SpeechQuality`."""
     spectrogram: Any
-    """The spectrogram transform the module works on."""
+    """The transform that computes the spectrograms on which the module works."""
 
 
 @runtime_checkable
@@ -90,10 +90,10 @@ class Generator(Protocol):
 
 @runtime_checkable
 class PromptedGenerator(Generator, Protocol):
-    """A generator of images for texts; the attributes are settings of `sample` that a caller may replace."""
+    """A generator of images for texts. The attributes are settings of `sample`, which callers may change."""
 
     prompts: Sequence[str]
-    """Texts that `sample` cycles through."""
+    """Texts through which `sample` cycles."""
     takes_prompts: bool
     """Whether `sample` uses `prompts` at all."""
     num_inference_steps: int
@@ -105,7 +105,7 @@ class ConditionedGenerator(Generator, Protocol):
     """A generator of images for a condition image, such as a ControlNet."""
 
     condition: Tensor | None
-    """Condition `[1, 3, H, W]` in [0, 1] of all images of `sample`, which needs one; None if there is none yet."""
+    """Condition `[1, 3, H, W]` in [0, 1] for all images of `sample`; None if unset, and then `sample` fails."""
 
 
 @runtime_checkable
@@ -114,7 +114,7 @@ class ClassGenerator(Protocol):
 
     @property
     def generated_classes(self) -> int:
-        """Number of classes that `label` of `sample` may name; 0 if the model is unconditional."""
+        """Number of classes, from which the argument `label` of `sample` selects; 0 if the model is unconditional."""
         ...
 
     def sample(self, n: int, generator: torch.Generator | None = None, label: Tensor | None = None) -> Tensor: ...
@@ -122,7 +122,7 @@ class ClassGenerator(Protocol):
 
 @runtime_checkable
 class SeededRows(Protocol):
-    """A generator whose `sample` also takes a list of random generators, one for each image."""
+    """A generator whose `sample` also accepts a list of random generators, one for each image."""
 
     generator_per_image: bool
 
@@ -136,41 +136,41 @@ class TestSetGenerator(Protocol):
 
 @runtime_checkable
 class ImprovedNoise(Protocol):
-    """A generator that improves its initial noise, and can also sample from the noise as it is."""
+    """A generator that improves its initial noise, and can also sample from the unimproved noise."""
 
     start: Any
-    """Name of the initial noise that `sample` uses."""
+    """Kind of initial noise that `sample` uses."""
     plain_start: str
-    """The `start` without improvement."""
+    """The value of `start` that selects the unimproved noise."""
 
 
 @runtime_checkable
 class SmoothedClassifier(Protocol):
-    """A module whose smoothed classifier has several votes for each noise sample, or a certified radius of its own.
+    """A module whose smoothed classifier has several votes for each noise sample, or its own formula for the radius.
 
-    Certification calls the methods of this module. They replace `forward(image + sigma * noise)` and the radius sigma
+    In certification, the methods below replace `forward(image + sigma * noise)` and the certified radius sigma
     Phi^-1(p).
     """
 
     certificate: str
-    """The theorem behind the radius. It ends with `: not a guarantee` for a formula without a proof. Logs with
-    different certificates are never mixed."""
+    """Name of the theorem that gives the radius. For a formula without a proof, it ends with `: not a guarantee`. Logs
+    with different certificates are never mixed."""
 
     def smoothed_logits(self, image: Tensor, noise: Tensor, sigma: float) -> Tensor:
         """Compute the logits `[S, B, K]` of S votes for each noise sample. The smoothed classifier sums the votes.
 
-        `image` and `noise`, standard normal, are `[B, C, H, W]` in float32 and must not be modified. A vote may depend
-        on `image` and `noise` only through image + s noise with s >= sigma, or through a part of that sum.
+        `image` and the standard normal `noise` are `[B, C, H, W]` in float32, and must not be modified. A vote may
+        depend on `image` and `noise` only through image + s noise with s >= sigma, or through a part of that sum.
         """
         ...
 
     def certified_radius(self, probability: Sequence[float], sigma: float) -> float:
         """Compute the certified radius, in pixel units, from bounds on vote probabilities.
 
-        It is negative if nothing is certified.
+        A negative radius means that nothing is certified.
 
-        `probability` holds, for each vote, a lower bound on the probability of the class. The radius must not decrease
-        if a bound increases.
+        `probability` contains a lower bound on the probability of the class for each vote. The radius must not decrease
+        if one of these bounds increases.
         """
         ...
 
@@ -179,38 +179,38 @@ class MixtureOutput(NamedTuple):
     """The output of a mixture of two classifiers."""
 
     log_probability: Tensor
-    """`[B, K]`; the softmax is the mixture."""
+    """`[B, K]`; its softmax is the mixture's class probabilities."""
     gamma: Tensor
-    """`[B]`: alpha before the sigmoid (and before scaling to its range); infinite for alpha 0 and 1."""
+    """`[B]`: input of the sigmoid that gives alpha (before scaling to its range); infinite for alpha 0 and 1."""
     alpha: Tensor
     """`[B]`, in [0, 1]: the weight of the robust classifier."""
 
 
 @runtime_checkable
 class MixedClassifier(Protocol):
-    """A module whose mixture can be evaluated at any alpha, for the trade-off curve of accuracy and robustness."""
+    """A module whose mixture of classifiers can be evaluated at any alpha, to plot accuracy against robustness."""
 
     num_classes: int
     chooses_alpha: bool
-    """Whether it also has a learned alpha for each image."""
+    """Whether the module also has a learned alpha for each image."""
 
     def mix(self, image: Tensor, alpha: float | None = None) -> MixtureOutput:
-        """Evaluate the mixture for images `[B, C, H, W]` in [0, 1]; None uses the learned alpha."""
+        """Evaluate the mixture for images `[B, C, H, W]` in [0, 1]; if `alpha` is None, the learned alpha is used."""
         ...
 
 
 @runtime_checkable
 class AttackableMixture(Protocol):
-    """A module whose predictions are those of a mixture, for attacks on the classifiers and the weight jointly."""
+    """A module that predicts by a mixture of classifiers, which attacks can target jointly with the mixture weight."""
 
     def evaluated_mixture(self, image: Tensor) -> MixtureOutput:
-        """Evaluate the mixture for images `[B, C, H, W]` in [0, 1], with the weight that `forward` uses."""
+        """Evaluate the mixture for images `[B, C, H, W]` in [0, 1], with the same mixture weight as in `forward`."""
         ...
 
 
 @runtime_checkable
 class LabelCorrector(Protocol):
-    """A module that is notified when early learning ends for some categories; arguments are equal on all ranks."""
+    """A module that is notified when early learning ends for some categories; the arguments are equal on all ranks."""
 
     def on_early_learning_end(self, categories: list[int], epoch: int) -> None: ...
 
@@ -219,8 +219,8 @@ class LabelCorrector(Protocol):
 class EarlyLearningFollower(Protocol):
     """A module that is notified, after each epoch, of the classes for which early learning has ended.
 
-    The early learning of these classes may also have ended in an earlier epoch. Called on all ranks, after
-    `on_early_learning_end` of the same epoch.
+    The list includes classes for which early learning ended in an earlier epoch. The method is called on all ranks,
+    after `on_early_learning_end` of the same epoch.
     """
 
     def on_early_learning_tested(self, categories: list[int], epoch: int) -> None: ...
@@ -230,8 +230,8 @@ class EarlyLearningFollower(Protocol):
 class LabelStore(Protocol):
     """A DataModule whose training labels can be corrected; corrections take effect in the next epoch.
 
-    Training batches also hold the originally given labels, as `original_label`. `correct_labels` must be called equally
-    often on all ranks. Each rank passes its own samples, or none. Afterwards every rank has all corrections.
+    Training batches also contain the originally given labels, as `original_label`. All ranks must call `correct_labels`
+    the same number of times. Each rank passes its own samples, or none; after the call, every rank has all corrections.
     """
 
     def correct_labels(self, index: Tensor, label: Tensor) -> None: ...
@@ -239,14 +239,14 @@ class LabelStore(Protocol):
 
 @runtime_checkable
 class TrainingSamples(Protocol):
-    """A DataModule with a known number of training samples. Its batches hold the position of each sample as `index`."""
+    """A DataModule with a known number of training samples, whose batches contain each sample's position as `index`."""
 
     num_train_samples: int
 
 
 @runtime_checkable
 class TrainingRows(Protocol):
-    """A DataModule that returns all training rows of a table at once, the same on all ranks."""
+    """A DataModule that provides all training rows of a table at once, the same on all ranks."""
 
     training_rows: Mapping[str, Tensor]
     """Tensors `[N, ...]` by batch key."""
@@ -257,7 +257,7 @@ class EpisodeSource(Protocol):
     """A DataModule with an environment in which the module acts as the policy."""
 
     def mean_return(self) -> float:
-        """Compute the mean return over some episodes; must be called on every rank, and returns the same value."""
+        """Compute the mean return over some episodes, the same on all ranks. Must be called on every rank."""
         ...
 
 
@@ -274,7 +274,7 @@ class TrainingImageSource(Protocol):
 class HeldOutImages(TrainingImageSource, Protocol):
     """A DataModule that can hold out a fold of its training images.
 
-    A network that was not trained on the fold then scores its labels.
+    The labels of this fold can then be scored by a network that was not trained on the fold.
     """
 
     def held_out_dataloader(self) -> DataLoader | None:
@@ -287,7 +287,7 @@ class HeldOutImages(TrainingImageSource, Protocol):
 
 @runtime_checkable
 class MeasurementSource(Protocol):
-    """A DataModule of images observed through measurements."""
+    """A DataModule of images that are observed through measurements."""
 
     operator: Any
     """The measurement operator, a `datamodules.corruptions.operators.Operator`."""
@@ -308,24 +308,24 @@ class ShiftedTestSets(Protocol):
     def shifted_test_loaders(self) -> dict[str, Any]:
         """Return dataloaders by dataset name.
 
-        If a set covers only some classes, its batches list these classes as `classes`.
+        If a test set covers only some classes, its batches contain the list of these classes as `classes`.
         """
         ...
 
 
 class ImageColumn(NamedTuple):
-    """A column of an image grid, such as the input or the prediction of each image."""
+    """A column of an image grid, such as the inputs or the predictions."""
 
     values: Tensor
-    """Floating point, `[n, C, H, W]`: images in [0, 1], in colour if C is 3, otherwise the channel mean in grey.
-    Integer, `[n, H, W]`: categories, overlaid on the first column; 0 is transparent and 255 white. Bool,
-    `[n, H, W]`: a region, outlined in all columns and without a column of its own."""
+    """Floats `[n, C, H, W]` are images in [0, 1], shown in colour if C is 3, and otherwise as the channel mean in grey.
+    Integers `[n, H, W]` are categories, overlaid on the first column: 0 is transparent and 255 white. Booleans
+    `[n, H, W]` are regions, which are outlined in all columns and have no column of their own."""
     captions: Sequence[str] = ()
-    """`[n]`: captions below the images."""
+    """Captions below the images, `[n]`."""
     marked: Sequence[bool] = ()
-    """`[n]`: which captions are red."""
+    """Whether each caption is printed in red, `[n]`."""
     difference: bool = False
-    """The images are differences, around 0."""
+    """Whether the values are differences, centred on 0."""
 
 
 @runtime_checkable
@@ -338,7 +338,7 @@ class SavesPipeline(Protocol):
         Args:
             folder: output folder.
             writes: whether this rank writes the files.
-            merge: merge adapters into the weights, and save a whole pipeline.
+            merge: whether to merge adapters into the weights, and save a whole pipeline.
         """
         ...
 
@@ -348,9 +348,9 @@ class PictureSource(Protocol):
     """A module that provides images of its inputs and outputs."""
 
     def image_columns(self, batch: Any, outputs: Any) -> Mapping[str, Tensor | ImageColumn]:
-        """Return the columns of an image grid by name; the first one holds images.
+        """Return the columns of an image grid by name. The first column must contain images.
 
-        Called on one rank only, in evaluation mode and without gradients.
+        This method is called on one rank only, in evaluation mode and without gradients.
 
         Args:
             batch: a few unmodified training images, or the first batch of a validation or test.
@@ -360,20 +360,20 @@ class PictureSource(Protocol):
 
 
 class Table(NamedTuple):
-    """Columns of numbers from a module, and how to plot them."""
+    """A table of a module's results, and the settings for plotting it."""
 
     columns: Mapping[str, Any]
-    """Sequences of equal length, by name. The first numeric one is the horizontal axis. Rows with equal values in the
-    text columns form one line."""
+    """Sequences of equal length, by column name. The first numeric column is the horizontal axis. Rows with equal
+    values in the text columns form one line."""
     drawn: Mapping[str, Any] | None = None
-    """One panel for each entry, column name by label of the vertical axis; None plots all other numeric columns."""
+    """Columns to plot, one panel each, by label of the vertical axis; None plots all other numeric columns."""
     logarithmic: Collection[str] = ()
-    """Names of the columns with a logarithmic axis."""
+    """Names of the columns that are plotted on a logarithmic axis."""
     labels: Mapping[str, str] | None = None
-    """Legend labels, by the values of the text columns; None shows these values."""
+    """Legend labels by value of the text columns; None uses the values themselves."""
     title: str = ""
     kind: Literal["lines", "points", "map"] = "lines"
-    """Plot rows as lines, as separate points, or as values on a grid of the first two columns."""
+    """Kind of plot: lines, separate points, or a map of values over the first two columns."""
 
 
 @runtime_checkable
@@ -381,18 +381,18 @@ class TableSource(Protocol):
     """A module that provides tables of numbers."""
 
     tables: Mapping[str, Table]
-    """The tables available after training or testing, by name; the same on all ranks."""
+    """Tables by name, which are available after training or testing; the same on all ranks."""
 
 
 @runtime_checkable
 class EffectiveNetwork(Protocol):
-    """A module whose network computes with functions of its trained weights."""
+    """A module whose network computes with effective weights, which are functions of the trained weights."""
 
     def effective_weights(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return the weights that are used in evaluation mode, under the names of the plain network, and a description
         of each layer.
 
-        The description must be serialisable as JSON.
+        The descriptions must be serialisable as JSON.
         """
         ...
 
@@ -403,27 +403,27 @@ class ExportedInput(NamedTuple):
     dimensions: str
     """Names of the dimensions, such as `B C H W`: B samples, N noise samples, C channels, H height and W width."""
     sample: Callable[..., Tensor] = torch.rand
-    """Samples an example of a given shape."""
+    """Function that samples an example of a given shape."""
     description: str = "images in [0, 1]"
 
 
 class Exported(NamedTuple):
-    """What a module computes for its users, as a function of tensors, for use outside this project."""
+    """A module's prediction as a function of tensors, for use outside this project."""
 
     kind: str
     function: Callable[..., Tensor]
-    """Maps the inputs, by position, to the output; the same inputs always give the same output."""
+    """Deterministic function that maps the inputs, passed by position, to the output."""
     inputs: Mapping[str, ExportedInput]
     output: str
     """Name of the output."""
     dimensions: str
     """Names of the output's dimensions, as for the inputs."""
     description: str
-    """What the output is, in one phrase."""
+    """Description of the output in one phrase."""
     sizes: Mapping[str, int] = {}
-    """Sizes of dimensions that the module knows itself; the others follow from the shape of an image."""
+    """Sizes of the dimensions that the module determines; the other sizes follow from the shape of an image."""
     weights: AbstractContextManager[None] = nullcontext()
-    """Context within which the module has the weights to export, such as averaged ones."""
+    """Context within which the module has the weights to export, such as averaged weights."""
 
 
 @runtime_checkable
@@ -438,7 +438,7 @@ class Exportable(Protocol):
                 without smoothing, and None uses the module's own value.
 
         Raises:
-            ValueError: if the prediction is no such function, or `sigma` does not apply.
+            ValueError: if the prediction is not a function of tensors, or `sigma` does not apply to the module.
         """
         ...
 
@@ -458,18 +458,18 @@ class Detector(Protocol):
     """A module that distinguishes out-of-distribution or adversarial inputs from in-distribution inputs."""
 
     detections: Sequence[Any]
-    """After testing, a `lightning_modules.metrics.detection.DetectionResult` for each dataset."""
+    """Results of a test: a `lightning_modules.metrics.detection.DetectionResult` for each dataset."""
     score: str
-    """Name of the detector's own method among the results."""
+    """Name of the module's own detection score; the results also contain other scores."""
 
 
 def require(module: Any, protocol: type[Required], needed_by: str) -> Required:
-    """Reject a module that lacks members of a protocol. Otherwise return the module with the type of the protocol.
+    """Reject a module that lacks members of a protocol, and otherwise return it with the protocol as its static type.
 
     Args:
         module: LightningModule or DataModule; None if a run has no DataModule.
         protocol: a protocol from this file.
-        needed_by: name of the callback, for the message.
+        needed_by: name of the callback, for the error message.
 
     Returns:
         `module` itself.
@@ -491,10 +491,10 @@ def _missing(thing: Any, protocol: type) -> list[str]:
 def require_data(trainer: Any, protocol: type[Required], needed_by: str) -> Required:
     """Reject a run if its DataModule lacks members of a protocol.
 
-    Otherwise return the DataModule with the type of the protocol. See `require`.
+    Otherwise, return the DataModule with the protocol as its static type; see `require`.
 
-    If the user passes a dataloader or a DataModule from outside this project, the dataset of the training dataloader is
-    used instead, where possible (`OwnTrainingSet`).
+    If the user passes a dataloader, or a DataModule from outside this project, the dataset of the training dataloader
+    takes the place of the DataModule where possible (`OwnTrainingSet`).
     """
     data = trainer.datamodule
     if not gives_positions(data) and not _missing(OwnTrainingSet, protocol):
@@ -505,5 +505,5 @@ def require_data(trainer: Any, protocol: type[Required], needed_by: str) -> Requ
 
 
 def class_names(trainer: Any) -> Sequence[str] | None:
-    """Return the class names, `[K]`, or None if the names are unknown."""
+    """Return the K class names, or None if they are unknown."""
     return getattr(getattr(trainer, "datamodule", None), "class_names", None)

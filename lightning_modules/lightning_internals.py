@@ -1,7 +1,7 @@
-"""Private Lightning names that this project needs because no public name exists, with the reason for each name.
+"""Private names of Lightning that this project needs because no public name exists, with the reason for each name.
 
-All other files use these private names only through this file. If an upgrade moves a name, the test of that name fails;
-`pyproject.toml` bounds the versions.
+All other files use private names only through this file. If an upgrade of Lightning moves a name, the test of that name
+fails. `pyproject.toml` bounds the versions.
 """
 
 from typing import Any
@@ -12,17 +12,17 @@ from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.trainer.connectors.data_connector import _DataLoaderSource
 
 ChildProcessObserver = _ChildProcessObserver
-"""Lightning's observer kills all processes without giving a reason; `Independent` stops it once its own one runs."""
+"""Lightning's process observer kills all processes without a reason; `Independent` replaces it by its own observer."""
 SubprocessScriptLauncher = _SubprocessScriptLauncher
-"""The launcher that starts one process for each device; public launchers do not accept another observer."""
+"""Launcher that starts one process per device; no public launcher accepts a different observer of its processes."""
 set_num_threads_if_needed = _set_num_threads_if_needed
-"""Divides the CPU cores among processes, as Lightning's launchers do, for a custom launcher."""
+"""Function with which Lightning's launchers divide the CPU cores among processes; needed by a custom launcher."""
 DataLoaderSource = _DataLoaderSource
-"""The source of a loop's dataloader; a user's own dataloader is wrapped there, once the trainer has it."""
+"""Source of a loop's dataloader. A dataloader that a user passes to the Trainer is wrapped there."""
 
 
 def loader_source(loop: Any) -> Any:
-    """Return the source of the dataloader of a loop. At setup, dataloaders do not exist yet."""
+    """Return the source of a loop's dataloader. The source exists at setup, when dataloaders do not exist yet."""
     return loop._data_source
 
 
@@ -34,18 +34,19 @@ def replace_loader_source(loop: Any, source: Any) -> None:
 def repeats_samples(trainer: Any) -> bool:
     """Return whether Lightning adds samplers that pad all shards to equal length.
 
-    No public attribute holds this argument.
+    No public attribute stores this argument of the Trainer.
     """
     return trainer._accelerator_connector.use_distributed_sampler
 
 
 def finds_unused_parameters(strategy: Any) -> bool:
-    """Return whether DDP allows parameters without a gradient. No public attribute holds this argument."""
+    """Return whether DDP allows parameters without a gradient. No public attribute stores this argument."""
     return bool(strategy._ddp_kwargs.get("find_unused_parameters"))
 
 
 def before_batch_transfer(module: Any, batch: Any) -> Any:
-    """Call the hook that runs before a batch is moved to the device: the hook of the DataModule if there is one, and
-    otherwise the hook of the module.
+    """Call the hook that runs before a batch is moved to the device.
+
+    The hook is that of the DataModule if there is one, and otherwise that of the module.
     """
     return module._on_before_batch_transfer(batch)

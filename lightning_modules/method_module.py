@@ -1,4 +1,4 @@
-"""Base class of every method's LightningModule."""
+"""Base class of the LightningModules of all methods."""
 
 from typing import Any, Self
 
@@ -7,10 +7,10 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 
 class MethodModule(LightningModule):
-    """A LightningModule whose checkpoints hold weights and state, but no constructor arguments."""
+    """A LightningModule whose checkpoints contain weights and state, but no constructor arguments."""
 
     def configure_callbacks(self) -> list[Callback]:
-        """Warn if the run samples random numbers that differ from a run on one rank; `train.py` prevents this."""
+        """Warn if random numbers differ from those of a run with one process; `train.py` prevents the difference."""
         trainer: Any = self.trainer
         if trainer.world_size > 1 and not any(hasattr(each, "seeds_batches") for each in trainer.callbacks):
             rank_zero_warn(

@@ -1,4 +1,4 @@
-"""Private PyTorch names that this project needs because no public name exists, each with the reason.
+"""Private names of PyTorch that this project needs because no public name exists, with the reason for each name.
 
 Private names of Lightning are in a separate file, because networks are imported without Lightning.
 """
@@ -10,24 +10,24 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-__all__ = ["TorchDispatchMode", "tree_leaves", "tree_map"]  # documented by torch, but without a public module
+__all__ = ["TorchDispatchMode", "tree_leaves", "tree_map"]  # documented by PyTorch, but not in a public module
 
-# Base classes of all layers of a kind, for any number of dimensions.
+# Base classes of all layers of one kind, for any number of spatial dimensions.
 BatchNorm = nn.modules.batchnorm._BatchNorm
 NormWithStatistics = nn.modules.batchnorm._NormBase
 AnyDropout = nn.modules.dropout._DropoutNd
 
-# One kernel for many small tensors, used by torch's optimizers; no public function does the same.
+# One kernel call for many small tensors, as in PyTorch's optimizers; no public function does the same.
 foreach_add_: Any = torch._foreach_add_
 foreach_sub_: Any = torch._foreach_sub_
 foreach_copy_: Any = torch._foreach_copy_
 foreach_norm: Any = torch._foreach_norm
 standard_gamma: Any = torch._standard_gamma
-"""`torch.distributions.Gamma` takes no generator."""
+"""Needed because `torch.distributions.Gamma` does not accept a generator."""
 
 
 def leave_out_of_ddp(module: nn.Module, names: list[str]) -> None:
-    """Keep parameters out of `DistributedDataParallel(module)`; the public arguments can leave out only all of them.
+    """Exclude parameters from `DistributedDataParallel(module)`; its public arguments cannot exclude only some of them.
 
     `DistributedDataParallel._set_params_and_buffers_to_ignore_for_model` sets the same attribute.
     """
@@ -37,6 +37,6 @@ def leave_out_of_ddp(module: nn.Module, names: list[str]) -> None:
 def times_written(tensor: torch.Tensor) -> int:
     """Return the version counter of a tensor.
 
-    It counts in-place changes, and autograd uses it to detect changed values.
+    The counter increases with each in-place change; autograd uses it to detect changed values.
     """
     return tensor._version

@@ -3,4 +3,4 @@
 from time import monotonic
 
 BEGAN = monotonic()
-"""When the run began: before what the tests import."""
+"""Start time of the run, before the imports of the tests."""

@@ -116,7 +116,7 @@ def _parsers_are_built_once() -> Iterator[None]:
 
 
 READING = ("parsing", "test_command_line", "test_config_files", "test_hostile", "test_strangers", "test_texts_of")
-"""Tests of how settings are read, which are read anew in each of them."""
+"""Tests of reading settings; settings are parsed again in each of them."""
 
 
 @pytest.fixture(scope="module", autouse=True)

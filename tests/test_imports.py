@@ -41,7 +41,7 @@ AWAITED: set[str] = {
     "lightning_modules.backbones.diffusion.cached_latents",  # alternatives for fine-tuning pipelines
     "lightning_modules.backbones.diffusion.export",
 }
-"""Shared files whose users are being written."""
+"""Shared files whose other users are still being written."""
 
 
 def module_of(path: Path) -> str:
@@ -75,7 +75,7 @@ def imports_of(name: str, nodes: Iterable[ast.AST]) -> set[str]:
 
 IMPORTS = {name: imports_of(name, ast.walk(tree)) for name, tree in TREES.items()}
 AT_ONCE = {name: imports_of(name, outside_functions(tree)) for name, tree in TREES.items()}
-"""Without imports inside functions."""
+"""Imports, without those inside functions."""
 
 
 def named_by_yaml(name: str) -> bool:

@@ -177,7 +177,7 @@ def test_a_cameras_noise_is_calibrated_and_its_photographs_are_denoised(
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda folder: shutil.rmtree(folder / "iso400"), "has 2 folders of gains, and a calibration needs at least 3"),
+        (lambda folder: shutil.rmtree(folder / "iso400"), "has 2 folders of gains, but a calibration needs at least 3"),
         (lambda folder: (folder / "iso100/dark/0.npz").rename(folder / "iso100/dark/0.txt"), ""),
         (lambda folder: shutil.rmtree(folder / "iso100/dark"), "iso100/dark has 0 raw images, expected at least 2"),
         (
@@ -187,7 +187,7 @@ def test_a_cameras_noise_is_calibrated_and_its_photographs_are_denoised(
         (lambda folder: raw(folder / "iso200/flat/200/0.npz", 1e5, 1.0, np.random.default_rng(0)), "are saturated"),
         (
             lambda folder: raw(folder / "iso400/flat/200/0.npz", 9, 1.0, np.random.default_rng(0), (32, 96)),
-            r"0.npz has the size \(32, 96\), and other frames have \(64, 96\)",
+            r"0.npz has the size \(32, 96\), but other frames have \(64, 96\)",
         ),
         (lambda folder: (folder / "iso100/dark/0.npz").write_bytes(b"PK"), "0.npz lacks bayer"),
     ],

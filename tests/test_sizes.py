@@ -10,7 +10,7 @@ from tests.command import ROOT
 PACKAGES = ("experiments", "callbacks", "datamodules", "lightning_modules")
 GENERIC = {ROOT / "tests" / name for name in ("benchmarks", "conformance")}
 LITTLE = 40
-"""Lines below which a source file has too little logic for tests beside those of its users."""
+"""Number of lines below which a source file needs no tests other than those of its users."""
 
 
 def lines(path: Path) -> int:

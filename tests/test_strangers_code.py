@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ROOMS = ("callbacks", "datamodules", "experiments", "lightning_modules")
 NETWORKS = ("network_class",)
-"""Classes that are named to run no code of their folder: theirs are safetensors."""
+"""Names of classes that run no code from their folder; their weights must be safetensors."""
 FORBIDDEN = {
     "torch.jit.load", "torch.hub.load", "pickle.load", "pickle.loads", "joblib.load", "dill.load", "marshal.load",
     "marshal.loads", "yaml.unsafe_load", "yaml.full_load", "pd.read_pickle", "torch.package.PackageImporter",

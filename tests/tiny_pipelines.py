@@ -13,10 +13,10 @@ from torch import nn
 
 LETTERS = [*string.ascii_lowercase, *string.digits]
 VOCABULARY = [*LETTERS, *(f"{letter}</w>" for letter in LETTERS)]
-"""A token for each letter: without merges, CLIP's tokenizer takes words apart."""
+"""A token for each letter: without merges, CLIP's tokenizer splits words into letters."""
 PIXTRAL_TOKENS = ["[IMG]", "[IMG_BREAK]", "[IMG_END]"]
 CHAT = "{% for message in messages %}{{ message['role'] }} {{ CONTENT }}{% endfor %}"
-"""Template of a chat; CONTENT depends on the kind of messages."""
+"""A chat template; CONTENT depends on the type of messages."""
 STABLE_DIFFUSION = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
 
 

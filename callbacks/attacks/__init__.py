@@ -1,4 +1,4 @@
-"""Accuracy of classifiers under attack."""
+"""Callbacks that measure the accuracy of classifiers under attack."""
 
 from callbacks.attacks.alpha_curve import AlphaCurve
 from callbacks.attacks.robust_accuracy import RobustAccuracy

@@ -1,4 +1,4 @@
-"""Accuracy and robustness of a mixture of two classifiers, as a function of the weight of the robust classifier."""
+"""Measure accuracy and robustness of a mixture of two classifiers as a function of the robust classifier's weight."""
 
 import math
 from collections.abc import Sequence
@@ -27,25 +27,26 @@ COLUMNS = ("accuracy", "robust_accuracy", "mean_alpha", "mean_alpha_attacked")
 
 
 class AlphaCurve(Callback):
-    """Attack the mixture at several fixed alphas.
+    """Attack a mixture of two classifiers at several fixed values of the weight alpha.
 
-    If alpha is learned, also attack it with the alpha predicted for each image.
+    If alpha is learned, the mixture is also attacked with the alpha predicted for each image.
 
-    Writes `alpha_curve.csv` with a row for each alpha, and `figures/alpha_curve.png`. The folder `alpha_curve_rows`
-    gets the sums over each block of images. Blocks are sharded over ranks. With the same weights and settings, an
-    interrupted evaluation resumes after its last finished block. All ranks must see the same run directory.
+    The callback writes `alpha_curve.csv`, with one row for each alpha, and `figures/alpha_curve.png`. The sums over
+    each block of images are written to the folder `alpha_curve_rows`. Blocks are sharded over ranks. With the same
+    weights and settings, an interrupted evaluation resumes after its last finished block. All ranks must have access to
+    the same run directory.
 
-    If alpha is learned, `test/accuracy_of_fixed_alpha` is the clean accuracy of the fixed alpha that withstands the
-    attack on as many images as the learned alpha (see `accuracy_at_equal_robustness`). It is comparable to
+    If alpha is learned, `test/accuracy_of_fixed_alpha` is the clean accuracy of the fixed alpha whose robust accuracy
+    equals that of the learned alpha (see `accuracy_at_equal_robustness`). This metric can be compared with
     `test/accuracy` if all images are attacked.
 
     Args:
         attack: attack on the mixture at each alpha, from `lightning_modules.robustness.attacks`.
-        alphas: weights of the robust classifier, in [0, 1]. The weights 0 and 1 select a single classifier.
+        alphas: weights of the robust classifier, in [0, 1]. The weights 0 and 1 select one of the two classifiers.
         batch_size: number of images attacked at once on each rank.
-        skip: attack every `skip`-th image of the test set.
-        max: upper bound of the positions of attacked images, exclusive. None means no limit.
-        seed: random seed of the attacks. Every alpha gets the same random starts.
+        skip: step between attacked images: every `skip`-th image of the test set is attacked.
+        max: attack only images before this position of the test set; None attacks all images.
+        seed: random seed of the attacks. The random starts are the same for every alpha.
     Raises:
         ValueError: if an argument is out of range.
     """
@@ -126,7 +127,7 @@ class AlphaCurve(Callback):
     def _attacked(
         self, trainer: Trainer, module: MixedClassifier, image: Tensor, label: Tensor, alpha: float | None
     ) -> Tensor:
-        """Sum the columns of the table over a block of images."""
+        """Return the sums of the table's columns over a block of images."""
 
         def network(given: Tensor) -> Any:
             mixed = module.mix(trainer.precision_plugin.convert_input(given), alpha)

@@ -1,4 +1,4 @@
-"""Classifiers under attack, deterministic or smoothed by Gaussian noise."""
+"""Wrap a classifier for attacks, whether it is deterministic or smoothed by Gaussian noise."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
@@ -18,7 +18,7 @@ class Draw(Protocol):
     """One forward pass of the classifier, possibly under noise."""
 
     def __call__(self, image: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Map images to logits `[S, B, K]` of S votes. For most classifiers, S is 1.
+        """Map images to the logits `[S, B, K]` of S votes; S is 1 for most classifiers.
 
         Args:
             image: `[B, C, H, W]`.
@@ -28,7 +28,7 @@ class Draw(Protocol):
 
 
 def drawn(trainer: Trainer, pl_module: LightningModule, sigma: float) -> Draw:
-    """Return a function that runs the module in the precision of the trainer. A positive `sigma` adds noise."""
+    """Return a function that runs the module in the trainer's precision, under noise if `sigma` is positive."""
 
     def network(image: Tensor) -> Tensor:
         return pl_module(trainer.precision_plugin.convert_input(image))
@@ -44,29 +44,29 @@ def drawn(trainer: Trainer, pl_module: LightningModule, sigma: float) -> Draw:
 
 
 def mixed(trainer: Trainer, pl_module: LightningModule) -> Callable[[Tensor], MixtureOutput] | None:
-    """Return a function that evaluates the mixture in the precision of the trainer, or None without a mixture."""
+    """Return a function that evaluates the module's mixture in the trainer's precision, or None without a mixture."""
     if not isinstance(pl_module, AttackableMixture):
         return None
     return lambda image: pl_module.evaluated_mixture(trainer.precision_plugin.convert_input(image))
 
 
 class Predicted(NamedTuple):
-    """Predicted classes. With a single forward pass, also the logits."""
+    """Predicted classes and, if they come from a single forward pass, the logits."""
 
     prediction: Tensor
     """`[B]`."""
     logits: Tensor | None
-    """`[B, K]` for a single evaluation without votes, for attacks to differentiate; otherwise None."""
+    """`[B, K]`, for a single forward pass without noise; otherwise None."""
 
 
 class AttackedClassifier:
-    """A classifier that predicts by majority vote. Attacks differentiate its logits.
+    """A classifier that predicts by majority vote over forward passes, and whose logits attacks can differentiate.
 
     Args:
-        draw: function that runs one forward pass.
+        draw: function that runs one forward pass of the classifier.
         smoothed: whether the forward passes add noise to images.
-        num_draws: number of forward passes per image. Their majority vote is the predicted class.
-        mixture: function that evaluates the mixture, for attacks with `of_mixture`.
+        num_draws: number of forward passes per image, whose majority vote is the predicted class.
+        mixture: function that evaluates the mixture, for attacks whose `of_mixture` is true.
     """
 
     def __init__(
@@ -82,20 +82,21 @@ class AttackedClassifier:
         self.mixture = mixture
 
     def differentiated(self, image: Tensor) -> Tensor:
-        """Map images to logits `[B, K]`. Attacks differentiate these logits.
+        """Map images to the logits `[B, K]` that attacks differentiate.
 
-        Votes have no gradient. With several votes, the logits are therefore computed from the mean probabilities.
+        A majority vote has no gradient. For a smoothed classifier, the logits are therefore the logarithm of the mean
+        probabilities.
         """
         logits = self.draw(image)
         return log_mean_softmax(logits) if self.smoothed else logits[0]
 
     def perturb(self, attack: Attack, image: Tensor, label: Tensor, logits: Tensor | None = None) -> Tensor:
-        """Attack images `[B, C, H, W]` with labels `[B]`. The logits from `predict` are used if there are any.
+        """Attack images `[B, C, H, W]` with labels `[B]`, using the logits from `predict` if they are given.
 
-        AutoAttack needs a deterministic classifier. The random numbers of the classifier are therefore fixed.
-        AutoAttack returns an image unchanged in two cases: these numbers lead to a wrong class for the clean image, or
-        to the right class for every tried perturbation. In both cases, the majority vote may differ. Projected gradient
-        ascent therefore attacks these images again with new random numbers.
+        AutoAttack needs a deterministic classifier, so the noise of a smoothed classifier is fixed during AutoAttack.
+        With this noise, AutoAttack returns an image unchanged in two cases: the clean image is misclassified, or every
+        perturbation that was tried is classified correctly. In both cases, the majority vote over new noise may differ.
+        These images are therefore attacked again, by projected gradient ascent with new noise.
         """
         if attack.of_mixture:
             network: Any = self.mixture
@@ -111,10 +112,10 @@ class AttackedClassifier:
         return attacked
 
     def predict(self, image: Tensor, positions: range) -> Predicted:
-        """Predict the majority vote of `num_draws` forward passes. Ties go to the lowest class.
+        """Predict classes by the majority vote of `num_draws` forward passes; a tie gives the lowest class index.
 
         Raises:
-            ValueError: if logits are NaN. The message names the positions of the images.
+            ValueError: if logits are NaN; the message gives the positions of the images.
         """
         votes = torch.zeros((), dtype=torch.int64, device=image.device)
         broken = torch.zeros((), dtype=torch.bool, device=image.device)

@@ -1,4 +1,4 @@
-"""Blocks of test images, sharded over ranks. Each block has a file with its results."""
+"""Evaluate test images in blocks that are sharded over ranks, with one file of results per block."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,14 +15,14 @@ from datamodules.jobs.stores import csv_files
 
 
 class BlockFiles(ResumableMap):
-    """Files with the results of blocks of images.
+    """The result files of all blocks of images, in one folder.
 
-    The name of their folder is a hash of the settings. Results of different settings therefore never mix.
+    The folder's name is a hash of the settings, so results of different settings are never mixed.
 
     Args:
-        trainer: the trainer, during testing.
-        parent: folder that contains the result folder. All ranks must see it.
-        settings: everything that the results depend on, as JSON values. The settings of rank 0 are used.
+        trainer: trainer of the run that is being tested.
+        parent: folder in which the result folder is created; all ranks must have access to it.
+        settings: everything on which the results depend, as JSON values. The settings of rank 0 are used.
         positions: positions of the test images.
         batch_size: number of images in a block.
     """
@@ -45,11 +45,11 @@ class BlockFiles(ResumableMap):
     def evaluate(
         self, evaluate_block: Callable[[int, range], pd.DataFrame], text_columns: Sequence[str] = ()
     ) -> pd.DataFrame:
-        """Evaluate unfinished blocks, sharded over ranks. Then wait for the other ranks.
+        """Evaluate this rank's share of the unfinished blocks, and wait for the other ranks.
 
         Args:
-            evaluate_block: function that maps the number and the positions of a block to the rows of the block. It may
-                compute gradients and use the random generators of PyTorch. Their states are restored.
+            evaluate_block: function that maps a block's number and positions to the block's rows. The function may
+                compute gradients and use PyTorch's random generators, whose states are restored afterwards.
             text_columns: columns that are read as text, even if their values look like numbers or `nan`.
 
         Returns:
@@ -57,7 +57,7 @@ class BlockFiles(ResumableMap):
         """
         keys = [f"block_{number:05d}" for number in range(len(self.blocks))]
         device = self.trainer.strategy.root_device
-        # Testing takes place in inference mode, whose tensors have no gradients.
+        # Lightning tests in inference mode, whose tensors cannot have gradients.
         with (
             torch.inference_mode(False),
             torch.no_grad(),

@@ -1,4 +1,4 @@
-"""Accuracy of any classifier under attack."""
+"""Measure the accuracy of any classifier under attack."""
 
 import shutil
 from collections.abc import Sequence
@@ -32,44 +32,46 @@ from lightning_modules.training.tested_images import TestedImages, require_testi
 
 PICTURE = "adversarial.png"
 SAME = ["checkpoint", "attack", "norm", "epsilon", "steps", "restarts", "sigma", "num_images"]
-"""Columns of the table that identify what was attacked and how."""
-CLEAN, PERTURBING, PERTURBED = 0, 1, 2  # purposes of a block's random numbers
+"""Columns of the table that identify the checkpoint, the attack and its settings."""
+CLEAN, PERTURBING, PERTURBED = 0, 1, 2  # separate random streams of a block
 
 
 class RobustAccuracy(Callback):
     """Attack any classifier on the test set before the other test metrics are computed, on any number of ranks.
 
-    An image counts as robust to an attack if the class is correct before and after the attack. The callback logs
-    `test/robust_accuracy_<attack>`, and writes to the run directory:
+    An image counts as robust to an attack if its predicted class is correct both before and after the attack. The
+    callback logs `test/robust_accuracy_<attack>`, and writes to the run directory:
 
     * `robust_accuracy.csv`, with a row for each attack and tested checkpoint;
     * `figures/adversarial_<checkpoint>.png`, such as `adversarial_last.png` (`adversarial.png` without a checkpoint);
     * `robust_accuracy_rows`, with the predictions for each image.
 
-    Rows of earlier evaluations stay in the table. An earlier row with the same checkpoint name is replaced if the
-    weights have changed, or if attack and settings are unchanged.
+    Rows of earlier evaluations stay in the table, with two exceptions. If the weights of the checkpoint have changed,
+    all earlier rows with its name are removed. If checkpoint, attack and settings are unchanged, the new row replaces
+    the earlier row.
 
-    Images are attacked in blocks of `batch_size`. Random numbers depend only on (seed, block, attack). Perturbations
-    are therefore the same on any number of ranks. With the same weights and settings, an interrupted evaluation resumes
-    after its last finished block. All ranks must see the same run directory.
+    Images are attacked in blocks of `batch_size`. Random numbers depend only on (seed, block, attack), so perturbations
+    are the same for any number of ranks. With the same weights and settings, an interrupted evaluation resumes after
+    its last finished block. All ranks must have access to the same run directory.
 
     Args:
-        attacks: attacks to run in turn: `lightning_modules.robustness.attacks.PGD` or `AutoAttack`, or
+        attacks: attacks to run one after another: `lightning_modules.robustness.attacks.PGD` or `AutoAttack`, or
             `lightning_modules.robustness.adaptive_smoothing.AdaptiveAttack` for a mixture.
-        batch_size: number of images in a block. A rank attacks a block at once. With few images, a smaller value uses
-            more ranks.
-        skip: attack every `skip`-th image of the test set.
-        max: attack only images before this position; None attacks all images.
-        sigma: standard deviation of Gaussian noise, in pixel units. If positive, the smoothed classifier is attacked. 0
-            attacks the module itself. For a `SmoothedClassifier`, all votes count as in the certificate. Gradients are
-            computed from the mean probabilities.
-        num_draws: number of forward passes per image. Their majority vote is the predicted class. Use 1 for a
+        batch_size: number of images in a block, which a rank attacks as one batch. If there are few images, a smaller
+            value distributes them over more ranks.
+        skip: step between attacked images: every `skip`-th image of the test set is attacked.
+        max: attack only images before this position of the test set; None attacks all images.
+        sigma: standard deviation of the Gaussian noise, in pixel units. If it is positive, the smoothed classifier is
+            attacked; if it is 0, the module itself is attacked. A `SmoothedClassifier` uses all its votes, as in its
+            certificate. Gradients are those of the logarithm of the mean probabilities.
+        num_draws: number of forward passes per image, whose majority vote is the predicted class. Use 1 for a
             deterministic classifier.
         seed: random seed of attacks and noise.
         num_shown: number of images in the figure.
 
     Raises:
-        ValueError: if an argument is out of range, two attacks share a name, or `sigma` needs a larger `num_draws`.
+        ValueError: if an argument is out of range, two attacks have the same name, or `sigma` requires a larger
+            `num_draws`.
     """
 
     def __init__(
@@ -170,7 +172,7 @@ class RobustAccuracy(Callback):
         folder: Path,
         trainer: Trainer,
     ) -> pd.DataFrame:
-        """Attack one block and return its rows. For the first block, also draw the figure."""
+        """Attack one block, and return its rows. For the first block, also draw the figure."""
         block = [images[position] for position in positions]
         image = torch.stack([one.image for one in block])
         label = torch.tensor([one.label for one in block], device=image.device)
@@ -208,7 +210,7 @@ class RobustAccuracy(Callback):
 
     @staticmethod
     def _column(trainer: Trainer, image: Tensor, prediction: Tensor, unattacked: Tensor) -> ImageColumn:
-        """Images with the predicted class as caption. The caption is red if the attack changed the class."""
+        """Build a column of images, captioned with the predicted class, in red if the attack changed the class."""
         names = getattr(getattr(trainer, "datamodule", None), "class_names", None)
         captions = [str(k) if names is None else names[k] for k in prediction.tolist()]
         return ImageColumn(image, captions, (prediction != unattacked).tolist())
@@ -240,9 +242,9 @@ class RobustAccuracy(Callback):
 
 
 def _write_results(table: pd.DataFrame, folder: Path, checkpoint: str, directory: Path) -> None:
-    """Append rows to the table of the run, see `RobustAccuracy`.
+    """Add rows to the table in the run directory as described in `RobustAccuracy`.
 
-    Copy the figure of the checkpoint from the folder of rows.
+    Also copy the checkpoint's figure from the folder of rows.
     """
     path, picture = directory / "robust_accuracy.csv", directory / "figures" / PICTURE
     table.insert(0, "checkpoint", checkpoint or "none")

@@ -1,4 +1,4 @@
-"""Certified radii of smoothed classifiers, with a callback, a log and curves."""
+"""Certify the radii of smoothed classifiers: a callback, its log, and curves of certified accuracy."""
 
 from typing import TYPE_CHECKING
 

@@ -28,17 +28,18 @@ from lightning_modules.training.tested_images import TestedImages, require_testi
 class Certification(Callback):
     """Certify any classifier on the test set before other test metrics are computed, on any number of ranks.
 
-    The classifier is smoothed as in Cohen et al. (2019); a `SmoothedClassifier` defines its own smoothing. The run
-    directory gets the log (see `log.py`), `certified_accuracy.csv`, `certification_summary.json` and
-    `figures/certified_accuracy.png`. Metrics are `test/acr`, `test/certified_accuracy_<radius>`, `test/abstained` and
-    `test/mean_draws`.
+    The classifier is smoothed as in Cohen et al. (2019), unless it is a `SmoothedClassifier`, which defines its own
+    smoothing. The callback writes the log (see `log.py`), `certified_accuracy.csv`, `certification_summary.json` and
+    `figures/certified_accuracy.png` to the run directory. It logs `test/acr`, `test/certified_accuracy_<radius>`,
+    `test/abstained` and `test/mean_draws`.
 
-    An interrupted certification resumes if it is started again in the same run directory. The number of ranks may
-    differ. Only images that were in progress are certified again from the start.
+    An interrupted certification resumes if it is started again in the same run directory, even with a different number
+    of ranks. Only images that were in progress are certified again from the start.
 
     After the certification, the usual test runs with one forward pass for each image. To skip most of this test, set
-    `trainer.limit_test_batches: 1`. This setting does not limit the certification. If a run is tested twice
-    (`checkpoint.also_test_best`), the files of the second checkpoint are in a separate folder, `certification_best`.
+    `trainer.limit_test_batches: 1`, which does not limit the certification. If a run is tested twice
+    (`checkpoint.also_test_best`), the files of the second checkpoint are written to a separate folder,
+    `certification_best`.
 
     Args:
         sigma: standard deviation of the noise, in pixel units.
@@ -46,20 +47,20 @@ class Certification(Callback):
             `lightning_modules.robustness.certificates.FixedSampling` is the published procedure; `Anytime`, `Curve`,
             `InputSpecific` and `Stages` need fewer samples.
         batch_size: number of noise samples evaluated at once on each rank.
-        skip: step between certified images. Every `skip`-th image is certified. Results are often reported with 20 for
+        skip: step between certified images: every `skip`-th image is certified. Published results often use 20 for
             CIFAR-10 and 100 for ImageNet.
-        max: upper bound of the positions of certified images, exclusive. None means no limit.
-        share: what is sharded over ranks. `images` shards the images. `draws` shards the noise samples of each image,
-            for few or costly images.
-        seed: random seed of the noise. Noise samples do not depend on the batch size or the number of ranks.
-        radii: radii at which certified accuracy is logged, in pixel units. None means 0, 0.25, ..., 1.5 and the
-            `radius` of the mode. For a mode with a `grid`, None means the first seven radii of the grid. Modes with a
-            `radius` or `grid` give only lower bounds at other radii.
-        channels_last: whether the network runs in channels-last memory format. This format is often faster for
-            convolutions in mixed precision. A `SmoothedClassifier` then receives images and noise in that format.
+        max: certify only images before this position of the test set; None certifies all images.
+        share: `images` shards the images over ranks. `draws` shards the noise samples of each image over ranks, which
+            is useful if images are few or costly.
+        seed: random seed of the noise. The noise samples do not depend on the batch size or the number of ranks.
+        radii: radii at which certified accuracy is logged, in pixel units. None means 0, 0.25, ..., 1.5 and, if the
+            mode has one, its `radius`. For a mode with a `grid`, None means the first seven radii of the grid. A mode
+            with a `radius` or `grid` gives only lower bounds at all other radii.
+        channels_last: whether the network runs in the channels-last memory format, in which convolutions in mixed
+            precision are often faster. A `SmoothedClassifier` then receives images and noise in this format.
 
     Raises:
-        ValueError: if an argument is out of range. Before testing, also if the trainer has two of these callbacks.
+        ValueError: if an argument is out of range; before testing, also if the trainer has more than one such callback.
     """
 
     def __init__(
@@ -127,7 +128,7 @@ class Certification(Callback):
             log_same(pl_module, f"test/{name}", value)
 
     def _folder(self, trainer: Trainer) -> str:
-        """Return the folder for the files of this test in the run directory."""
+        """Return the folder in the run directory for the files of the current test."""
         tested = Path(str(trainer.ckpt_path or "")).stem
         if self._first_tested is None:
             self._first_tested = tested
@@ -154,7 +155,7 @@ class Certification(Callback):
         positions: range,
         job: ResumableMap,
     ) -> None:
-        """Certify the images of this rank. Then wait for the other ranks."""
+        """Certify the images of this rank, and wait for the other ranks."""
         together = self.share == "draws" and trainer.world_size > 1
         rank, world_size = (trainer.global_rank, trainer.world_size) if together else (0, 1)
 
@@ -214,7 +215,7 @@ class Certification(Callback):
         return results
 
     def _meaning(self, settings: dict[str, Any]) -> dict[str, Any]:
-        """Describe how the numbers of the summary were computed. Also say which numbers are only lower bounds."""
+        """Describe how the numbers in the summary were computed, and which of them are only lower bounds."""
         asked: list[tuple[str, float | None]] = [("acr", None), *((accuracy_name(r), r) for r in self.radii)]
         found_by = ["sigma", *self.mode.settings, "certificate", "num_images"]
         return {
@@ -224,7 +225,7 @@ class Certification(Callback):
 
 
 def default_radii(mode: Mode) -> list[float]:
-    """Return the radii at which certified accuracy is logged. They include the radii of the mode."""
+    """Return the default radii at which certified accuracy is logged, including the radii of the mode."""
     if "grid" in mode.settings:
         return [round(mode.settings["grid"] * place, 10) for place in range(7)]
     target = mode.settings.get("radius")
@@ -258,7 +259,7 @@ def _require_single(trainer: Trainer) -> None:
 
 @contextmanager
 def _other_display_stopped(trainer: Trainer) -> Iterator[None]:
-    """Stop other live displays. A terminal can show only one display at a time."""
+    """Stop other live displays in this context, because a terminal can show only one display at a time."""
     progress = getattr(trainer.progress_bar_callback, "progress", None)
     if progress is not None:
         progress.stop()

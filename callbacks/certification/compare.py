@@ -1,4 +1,4 @@
-"""Compare certification logs in one figure and one table. Logs may be of this project or of other projects."""
+"""Compare certification logs of this project or of other projects in one figure and one table."""
 
 import json
 import math
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MOST_STEPS = 1_000_000
-"""Most rows of a log in the table."""
+"""Maximum number of rows of a log in the table."""
 
 
 def overlay(paths: Sequence[Path], output: Path, grid: float = 0.25, alpha: float = 0.001) -> "pd.DataFrame":
     """Write `certified_accuracy.png` and `certified_accuracy.csv` for several logs to a directory.
 
     Args:
-        paths: run directories or logs, see `read_log`. The name of a log consists of the parts of its path that are not
-            common to all paths.
+        paths: run directories or logs, see `read_log`. A log is named by its path, without the leading and trailing
+            parts that all paths have in common.
         output: directory to write to.
         grid: spacing of the radii in the table, in pixel units.
-        alpha: failure probability of each certificate, for logs outside run directories. Run directories contain this
-            probability.
+        alpha: failure probability of each certificate. It is used for logs outside run directories; run directories
+            record their own value.
 
     Returns:
         The table, see `accuracy_table`.
@@ -54,7 +54,7 @@ def overlay(paths: Sequence[Path], output: Path, grid: float = 0.25, alpha: floa
         raise ValueError(
             f"grid {grid:g} gives more than {MOST_STEPS} radii up to {furthest:g}, the largest radius; increase grid"
         )
-    steps = range(int(furthest / grid) + 2)  # +2 since 0.3 / 0.1 is below 3 in floating point
+    steps = range(int(furthest / grid) + 2)  # +2 because 0.3 / 0.1 is below 3 in floating point
     radii = [radius for step in steps if (radius := round(grid * step, 10)) <= furthest]
     table = accuracy_table(logs, radii, settings)
     draw_curves(logs, output / "certified_accuracy.png", settings)
@@ -63,7 +63,7 @@ def overlay(paths: Sequence[Path], output: Path, grid: float = 0.25, alpha: floa
 
 
 def _own_settings(path: Path, alpha: float) -> dict[str, Any]:
-    """Read the settings of a run directory, or of a log in a run directory. Other logs have only the given alpha."""
+    """Read the settings of a run directory, or of a log inside one. For other logs, return only the given alpha."""
     if path.stem == "certification":
         path = path.parent
     settings = path / "certification_settings.json"
@@ -71,13 +71,13 @@ def _own_settings(path: Path, alpha: float) -> dict[str, Any]:
 
 
 def _checked(path: Path) -> dict[str, Any]:
-    """Read settings. Raise an error for values that the figure or the legend cannot show."""
+    """Read settings, and reject values that the figure or its legend cannot show."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
     if not isinstance(found, dict):
-        raise ValueError(f"{path} must hold the settings of a certification, got a {type(found).__name__}")
+        raise ValueError(f"{path} must contain the settings of a certification, got a {type(found).__name__}")
     for key in ("certificate", "mode"):
         if not isinstance(found.get(key, ""), str):
             raise ValueError(f"{path}: {key} must be text, got {str(found[key])[:40]}")
@@ -94,8 +94,8 @@ def _positive(value: Any) -> bool:
 
 
 def _short_names(paths: Sequence[Path]) -> list[str]:
-    """Strip the leading and trailing parts that are common to all paths."""
-    whole = [path.absolute() for path in paths]  # since "." has no parts
+    """Return the paths without the leading and trailing parts that all of them have in common."""
+    whole = [path.absolute() for path in paths]  # because "." has no parts
     parts = [list((path.with_suffix("") if path.suffix in (".csv", ".tsv") else path).parts) for path in whole]
     if len(parts) == 1:
         return [parts[0][-1]]

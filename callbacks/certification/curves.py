@@ -1,4 +1,4 @@
-"""Read certification logs of any project. Summarise certified accuracy, and plot it against the radius."""
+"""Read certification logs of any project, summarise certified accuracy, and plot it as a function of the radius."""
 
 import io
 import math
@@ -19,30 +19,30 @@ from lightning_modules.robustness.certificates.statistics import (
 )
 
 NO_GUARANTEE = "not a guarantee"
-"""Marks the `certificate` of a `SmoothedClassifier` whose radii come from a formula without a proof."""
+"""Text in the `certificate` of a `SmoothedClassifier` whose radii come from a formula without a proof."""
 NUMBERS = ["idx", "label", "predict", "radius"]
 """Columns that every certification log has."""
 LARGEST_RADIUS = 100_000.0
-"""Upper bound on a log's radii, in pixel units: the greatest distance of two images of 3e9 pixels in three colours."""
+"""Upper bound on the radii in a log, in pixel units: the greatest distance between two RGB images of 3e9 pixels."""
 MOST_NUMBER = 2**31 - 1
 Settings = Mapping[str, Any]
-"""Settings common to all rows, see `certification_settings.json`; for other projects' logs at least `alpha`."""
+"""Settings common to all rows, from `certification_settings.json`; for logs of other projects, at least `alpha`."""
 
 
 def read_log(path: Path) -> pd.DataFrame:
     """Read a certification log.
 
-    The column `correct` is computed again, because some projects write a running count into this column. In logs of
-    other projects, radius 0 counts as an abstention. Some of these projects keep the selected class on abstention.
-    Additional columns are kept, and times are not parsed. An incomplete last line is ignored. It can remain after an
-    interruption.
+    The column `correct` is recomputed, because some projects write a running count into this column. In logs of other
+    projects, radius 0 counts as an abstention, because some of these projects write the selected class when the
+    classifier abstains. Additional columns are kept, and times are not parsed. An incomplete last line, which can
+    remain after an interruption, is ignored.
 
     Args:
         path: a run directory, a `certification.csv` of this project, or a tab-separated log with the published columns.
 
     Returns:
-        A row for each image, with at least the columns `idx`, `label`, `predict`, `radius` (pixel units) and `correct`
-        (boolean).
+        A table with one row for each image and at least the columns `idx`, `label`, `predict`, `radius` (in pixel
+        units) and `correct` (boolean).
 
     Raises:
         FileNotFoundError: if there is no log at `path`.
@@ -72,7 +72,7 @@ def read_log(path: Path) -> pd.DataFrame:
     try:
         log = pd.read_csv(io.StringIO("\n".join(lines)), sep=separator, names=columns, header=0)
         log[NUMBERS] = log[NUMBERS].apply(pd.to_numeric, errors="coerce").astype(np.float64)
-    except Exception as error:  # pandas raises many kinds
+    except Exception as error:  # pandas raises many types of exceptions
         raise ValueError(f"{path} is not a certification log ({sentence(error)})") from error
     if (damaged := ~_possible(log)).any():
         raise ValueError(f"line {damaged.argmax() + 2} of {path} is damaged: remove it to leave its image out")
@@ -86,23 +86,24 @@ def read_log(path: Path) -> pd.DataFrame:
 
 
 def _possible(log: pd.DataFrame) -> pd.Series:
-    """Check that position and classes are whole numbers in each row, and that the radius is possible for an image."""
+    """Return for each row whether position and classes are whole numbers, and the radius is possible for an image."""
     whole, radius = log[["idx", "label", "predict"]], log["radius"]
     fits = (whole == np.floor(whole)) & (whole >= ABSTAIN) & (whole <= MOST_NUMBER)
     return fits.all(axis=1) & (radius >= 0) & (radius <= LARGEST_RADIUS)
 
 
 def summary(log: pd.DataFrame, radii: Sequence[float]) -> dict[str, float]:
-    """Compute the summary metrics of a certification, by name.
+    """Compute the summary metrics of a certification; return them by name.
 
     Args:
         log: a log from `read_log`.
         radii: radii of the certified accuracies, in pixel units.
 
     Returns:
-        `acr` in pixel units and `certified_accuracy_<radius>`. Logs of this project have two more metrics. `abstained`
-        is the fraction of images without a certificate, except those with a class known to be wrong. `mean_draws` is
-        averaged over all images, and over images with a correct selected class.
+        `acr` in pixel units and `certified_accuracy_<radius>`. For logs of this project, also `abstained`, the fraction
+        of images on which the classifier abstains although the selected class is not known to be wrong; `mean_draws`,
+        the mean number of noise samples per image; and `mean_draws_correct`, the same mean over the images whose
+        selected class is correct.
     """
     numbers = {"acr": average_certified_radius(log["correct"], log["radius"])}
     accuracies = certified_accuracy(log["correct"], log["radius"], radii)
@@ -122,15 +123,15 @@ def accuracy_name(radius: float) -> str:
 
 
 def is_tight(settings: Settings, radius: float | None) -> bool:
-    """Return whether the certified accuracy of a log is close to its limit for infinitely many noise samples.
+    """Return whether a log's certified accuracy is close to the value for infinitely many noise samples.
 
-    If not, it is only a lower bound.
+    Otherwise, the certified accuracy is only a lower bound.
 
     See `adaptive_sampling.py`.
 
     Args:
         settings: settings recorded for the log.
-        radius: radius in pixel units. None checks the average certified radius.
+        radius: radius in pixel units; None checks the average certified radius instead of a certified accuracy.
     """
     if "grid" in settings:
         return radius is not None and math.isclose(radius, settings["grid"] * round(radius / settings["grid"]))
@@ -140,7 +141,7 @@ def is_tight(settings: Settings, radius: float | None) -> bool:
 
 
 def is_guarantee(settings: Settings) -> bool:
-    """Return whether the radii of a log are certified. Some radii are instead computed by a formula without a proof."""
+    """Return whether the radii of a log are certified, and not computed by a formula without a proof."""
     return NO_GUARANTEE not in settings.get("certificate", "")
 
 
@@ -157,9 +158,9 @@ def accuracy_table(
     Returns:
         Table with columns `log`, `certificate`, `num_images`, `radius`, `certified_accuracy`, `tight` (see `is_tight`)
         and `with_high_probability`, a bound that allows for wrong certificates (NaN for radii without a guarantee).
-        With several logs, the rows `envelope` contain the highest accuracy of all logs at each radius. This accuracy is
-        computed on the images common to all logs. These rows are tight where all logs are tight. They have no
-        `with_high_probability`, because the bound does not hold for a choice among logs.
+        With several logs, the rows `envelope` contain the highest accuracy of all logs at each radius, computed on the
+        images common to all logs. An `envelope` row is tight if all logs are tight at its radius. Its
+        `with_high_probability` is empty, because the bound does not hold if the best log is selected.
     """
     tables = []
     for name, log in logs.items():
@@ -196,10 +197,10 @@ def common_images(logs: Mapping[str, pd.DataFrame]) -> set[tuple[int, int]]:
 
 
 def draw_curves(logs: Mapping[str, pd.DataFrame], path: Path, settings: Mapping[str, Settings]) -> None:
-    """Plot certified accuracy against radius, with one curve per log.
+    """Plot certified accuracy as a function of the radius, with one curve per log.
 
     Args:
-        logs: certification logs by name. The legend shows the names.
+        logs: certification logs by name; the names are shown in the legend.
         path: file of the figure.
         settings: settings of the logs, by the same names.
     """

@@ -1,6 +1,6 @@
 """The log of a certification.
 
-Each finished image is written as one row. When the certification resumes, the rows are read.
+Each finished image is written as one row. A resumed certification reads these rows.
 
 In the run directory:
 
@@ -22,11 +22,11 @@ from lightning_modules.robustness.certificates.statistics import ABSTAIN
 from lightning_modules.robustness.certificates.votes import Certified
 
 COMMUNITY = ("idx", "label", "predict", "radius", "correct", "time")
-"""Columns that plotting scripts of other projects read; `radius` has three significant digits there."""
+"""Columns that plotting scripts of other projects read; in these columns, `radius` has three significant digits."""
 EXACT = ("exact_radius", "selected", "outcome", "hits", "n", "p_lower", "draws", "stage")
-"""Columns that the published log leaves out. Of several votes, `hits` and `p_lower` hold a number for each."""
+"""Columns that the published log leaves out. With several votes, `hits` and `p_lower` contain one number per vote."""
 SIDECAR = (*COMMUNITY[:5], "outcome", "selected", "hits", "n", "p_lower", "draws", "stage")
-"""Columns of `certification.csv`, where `radius` has all digits."""
+"""Columns of `certification.csv`, in which `radius` has all digits."""
 
 
 def row_of(image: Certified) -> Row:
@@ -52,18 +52,18 @@ def row_of(image: Certified) -> Row:
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Row], separator: str) -> None:
-    """Write the named columns of rows, atomically."""
+    """Write the given columns of rows to a file atomically."""
     lines = [separator.join(columns), *(separator.join(row[column] for column in columns) for row in rows)]
     write_text(path, "\n".join(lines) + "\n")
 
 
 class CertificationLog:
-    """The rows of one certification, from all ranks. All ranks must see the directory.
+    """The rows of one certification, from all ranks.
 
     Args:
-        directory: directory for all files of the log.
-        settings: everything that a row depends on, as JSON values.
-        with_radius: whether rows have a radius. False for logs of predictions, as in the published format.
+        directory: directory for all files of the log, to which all ranks must have access.
+        settings: everything on which a row depends, as JSON values.
+        with_radius: whether rows have a radius; false for logs of predictions, which have none in the published format.
     """
 
     def __init__(self, directory: Path, settings: dict[str, Any], with_radius: bool) -> None:
@@ -74,13 +74,13 @@ class CertificationLog:
         self.store = Rows(directory / "certification_rows", COMMUNITY + EXACT, varying=["time"])
         self.tsv = directory / "certification.tsv"
         self.sidecar = directory / "certification.csv"
-        """All rows in full precision. Exists when the certification is complete."""
+        """File of all rows in full precision; it exists once the certification is complete."""
         self.table = directory / "certified_accuracy.csv"
         self.summary = directory / "certification_summary.json"
         self.figure = directory / "figures" / "certified_accuracy.png"
 
     def remove_tables(self, wanted: Iterable[int]) -> None:
-        """If rows are missing, remove the tables and the figure. They may be from an earlier certification.
+        """If rows are missing, remove the tables and the figure, which may be from an earlier certification.
 
         Args:
             wanted: positions of the images to certify.
@@ -90,13 +90,13 @@ class CertificationLog:
                 path.unlink(missing_ok=True)
 
     def rows(self) -> dict[int, Row]:
-        """Read the finished rows of all ranks, by image."""
+        """Read the finished rows of all ranks; return them by image position."""
         return self.store.rows()
 
     def merge(self) -> None:
-        """Write the tables of all rows, ordered by image.
+        """Write the tables of all rows, ordered by image position.
 
-        The file `certification.csv` is written last. Only one rank calls this.
+        The file `certification.csv` is written last. Only one rank may call this method.
         """
         rows = [row for _, row in sorted(self.rows().items())]
         write_table(self.tsv, self.community, rows, "\t")

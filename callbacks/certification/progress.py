@@ -20,12 +20,12 @@ SECONDS_BETWEEN_LINES = 60.0
 class CertificationProgress:
     """Show a progress bar of the images certified by all ranks, with certified accuracy, speed and remaining time.
 
-    Without a terminal, a line is printed each minute instead.
+    If the output is not a terminal, a line is printed every minute instead.
 
     Args:
         rows: function that returns all rows finished so far.
         total: number of images to certify.
-        radii: radii of the certified accuracies, in pixel units. The accuracies at the first three radii are shown.
+        radii: radii of the certified accuracies, in pixel units; the accuracies at the first three radii are shown.
         enabled: whether to show anything.
     """
 
@@ -70,9 +70,9 @@ class CertificationProgress:
         """Refresh the display, at most every two seconds.
 
         Args:
-            num_draws: number of noise samples evaluated since the start, by this rank or by all ranks that share an
-                image. None while this rank waits. Samples of other ranks are counted when their images are finished.
-            now: whether to refresh immediately. False keeps the limit of one refresh in two seconds.
+            num_draws: number of noise samples evaluated since the start by this rank, or by all ranks if they share an
+                image; None while this rank waits. Samples of other ranks are counted when their images are finished.
+            now: whether to refresh immediately, regardless of the limit of one refresh every two seconds.
         """
         clock = time.monotonic()
         if not self.enabled or (clock < self._next_reading and not now):

@@ -1,1 +1,1 @@
-"""Shared drawing code of callbacks: image grids and curves."""
+"""Drawing code that callbacks share: image grids and curves."""

@@ -1,4 +1,4 @@
-"""Line plots with the same style in all figures."""
+"""Draw line plots and heat maps in the common style of all figures."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -12,19 +12,19 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MARKED = 40
-"""Maximum number of points for which a line has markers."""
+"""Maximum number of points of a line that is drawn with markers."""
 MANY = 4
-"""Number of panels from which they are arranged in two rows, to stay legible on a page."""
+"""Number of panels from which on the panels are arranged in two rows, to stay legible on a page."""
 
 
 def line_panels(count: int, width: float = 4.8, height: float = 3.8, **shared: Any) -> "tuple[Figure, list[Axes]]":
-    """Make a figure with panels side by side, or in two rows if there are many. Panels have a faint grid and no frame.
+    """Make a figure with panels side by side, or in two rows if there are many; panels have a faint grid and no frame.
 
     Args:
         count: number of panels.
         width: width of a panel, in inches.
         height: height of a row, in inches.
-        shared: arguments `sharex` and `sharey` of Matplotlib, for axes that the panels share.
+        shared: Matplotlib's arguments `sharex` and `sharey`, for axes that the panels share.
     """
     from matplotlib.figure import Figure
 
@@ -37,7 +37,7 @@ def line_panels(count: int, width: float = 4.8, height: float = 3.8, **shared: A
     panels = panels[:count]
     for panel in panels:
         panel.grid(alpha=0.25)
-        panel.tick_params(labelbottom=True)  # also above other panels
+        panel.tick_params(labelbottom=True)  # also on panels above other panels
         panel.spines[["top", "right"]].set_visible(False)
     return figure, panels
 
@@ -45,9 +45,10 @@ def line_panels(count: int, width: float = 4.8, height: float = 3.8, **shared: A
 def draw_table(table: Table) -> "Figure":
     """Plot a table as a heat map or as lines.
 
-    There is a panel per plotted column and a line per value of the text columns.
+    A figure of lines has one panel for each plotted column, and one line for each value of the text columns.
 
-    On a logarithmic axis, values below a millionth of the largest are left out. Lines with many points have no markers.
+    On a logarithmic axis, values below a millionth of the largest value are left out. Lines with many points have no
+    markers.
     """
     import pandas as pd
 
@@ -85,7 +86,7 @@ def draw_table(table: Table) -> "Figure":
 
 
 def _draw_map(columns: "pd.DataFrame", table: Table) -> "Figure":
-    """Draw heat maps over the first two columns, with one panel for each other column."""
+    """Draw heat maps over the first two columns, with one panel for each further column."""
     x, y, *values = columns
     figure, panels = line_panels(len(values))
     for panel, name in zip(panels, values, strict=True):

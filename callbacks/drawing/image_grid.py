@@ -1,4 +1,4 @@
-"""Image grids. A row shows one image. A column shows one quantity, such as the input, the output or the mask."""
+"""Draw image grids: each row shows one image, each column one quantity, such as the input, the output or the mask."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CELL = 1.5
-MOST_COLUMNS = 8  # side by side; further columns go to blocks below
+MOST_COLUMNS = 8  # side by side; further columns are placed in blocks below
 MOST_NAMES = 10  # in the legend
 OUTLINE, MARKED = "C1", "C3"  # colours
 
@@ -26,16 +26,17 @@ def draw_image_grid(
     most_rows: int | None = None,
     cell: float = CELL,
 ) -> "Figure":
-    """Draw a row for each image and a column for each name.
+    """Draw a grid with a row for each image and a column for each name.
 
     Segmentation masks are overlaid in colour on the images of the first column. The background (0) is transparent, and
-    ignored pixels (255) are white. A legend names the categories. In columns of differences, grey means 0. Differences
-    are scaled by the largest difference of the column. This difference is written above the column. Regions are
-    outlined on all images unless a region covers a whole image. A line of text above the grid explains the outlines.
+    ignored pixels (255) are white. A legend names the categories. In columns of differences, grey means 0; the
+    differences are scaled by the largest difference of the column, which is written above the column. Regions are
+    outlined on all images, except if a region covers a whole image. A line of text above the grid explains the
+    outlines.
 
     Args:
-        columns: columns by name, see `ImageColumn`. The first column contains images. Without images only the title is
-            drawn.
+        columns: columns by name, see `ImageColumn`. The first column must contain images. If there are no images, only
+            the title is drawn.
         class_names: names of the K classes. None shows class indices.
         title: line above the grid.
         most_rows: maximum number of rows. None draws all rows.
@@ -57,7 +58,7 @@ def draw_image_grid(
     rows, blocks = len(background), -(-len(shown) // MOST_COLUMNS)
     across = -(-len(shown) // blocks)
     captions = 0.18 * any(column.captions for column in shown.values())
-    first = [column.values.shape for column in list(shown.values())[::across]]  # of each block
+    first = [column.values.shape for column in list(shown.values())[::across]]  # shape of the images in each block
     heights = [cell * shape[-2] / shape[-1] + 0.1 + captions for shape in first]
     size = (across * (cell + 0.1), rows * sum(heights) + 0.3 + 0.3 * blocks + 0.4 * bool(present))
     figure = Figure(figsize=size, layout="constrained")
@@ -96,7 +97,7 @@ def draw_image_grid(
 
 
 def first_rows(columns: Mapping[str, Tensor | ImageColumn], most_rows: int | None) -> dict[str, ImageColumn]:
-    """Move the first rows of all columns to the host. None means all rows."""
+    """Move the first `most_rows` rows of all columns to the CPU, or all rows if it is None."""
     kept = {}
     for name, column in columns.items():
         column = column if isinstance(column, ImageColumn) else ImageColumn(column)
@@ -111,7 +112,7 @@ def num_rows(columns: Mapping[str, ImageColumn]) -> int:
 
 
 def joined(batches: Sequence[Mapping[str, ImageColumn]]) -> dict[str, ImageColumn]:
-    """Concatenate the rows of several batches. Images of different sizes are centre-cropped to the smallest size.
+    """Concatenate the rows of several batches; images of different sizes are centre-cropped to the smallest size.
 
     Args:
         batches: columns of each batch, by name. Only columns that all batches have are kept.
@@ -132,7 +133,7 @@ def joined(batches: Sequence[Mapping[str, ImageColumn]]) -> dict[str, ImageColum
 
 
 def _colours(largest: int) -> NDArray[np.float64]:
-    """Return a table of colours `[256, 4]` for the categories from 0 to the largest."""
+    """Return a table of colours `[256, 4]` for the categories from 0 to `largest`."""
     from matplotlib import colormaps
 
     palette = colormaps["tab10" if largest <= 10 else "tab20"]
@@ -146,7 +147,7 @@ def _colours(largest: int) -> NDArray[np.float64]:
 def _pictures(column: ImageColumn) -> tuple[NDArray[np.float64], str]:
     """Convert images to `[n, H, W, 3]`, or grey images to `[n, H, W]`, in [0, 1].
 
-    The scale of differences is also returned, as text.
+    For a column of differences, also return the scale as text.
     """
     values, scale = column.values.double(), ""
     if column.difference:

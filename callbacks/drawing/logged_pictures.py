@@ -9,10 +9,10 @@ from PIL import Image
 
 
 def log_picture(trainer: Trainer, path: Path, key: str) -> None:
-    """Send a picture to every logger that accepts images, at the current step. Call this on rank 0 only.
+    """Send a picture to every logger that accepts images, at the current step. Must be called on rank 0 only.
 
-    These are TensorBoard, MLflow, and loggers with the method `log_image(key, images, step)` of Lightning, like the
-    Weights & Biases logger. Other loggers, like the CSV logger, are skipped.
+    The loggers that accept images are TensorBoard, MLflow, and loggers with Lightning's method `log_image(key, images,
+    step)`, such as the Weights & Biases logger. Other loggers, such as the CSV logger, are skipped.
 
     Args:
         trainer: the trainer with the loggers.

@@ -16,7 +16,7 @@ CELL = 64  # minimum side of an image in the grid, in pixels
 
 
 def save_samples(images: Tensor, path: Path) -> None:
-    """Write images to one PNG file as a square grid. Small images are enlarged by an integer factor.
+    """Write images to one PNG file as a square grid; small images are enlarged by an integer factor.
 
     Args:
         images: images `[n, C, H, W]`, uint8, with one or three channels.
@@ -29,13 +29,14 @@ def save_samples(images: Tensor, path: Path) -> None:
 
 
 def save_rows(images: Tensor, captions: Sequence[str], names: Sequence[str], path: Path) -> None:
-    """Write images to one PNG file, with a caption above each row. Small images are enlarged by an integer factor.
+    """Write rows of images with captions to one PNG file; small images are enlarged by an integer factor.
 
-    The metadata of the file holds the whole captions and the names, as lines of `rows` and `columns`.
+    Each caption is above its row. The file's metadata contains the complete captions and the names, as the lines of the
+    entries `rows` and `columns`.
 
     Args:
         images: images `[R, n, C, H, W]`, uint8, with one or three channels.
-        captions: R captions. A caption that is wider than the row is cut off.
+        captions: R captions; a caption that is wider than its row is cut off.
         names: n names of the columns.
         path: file of the grid.
     """

@@ -1,4 +1,4 @@
-"""Track how well training predictions fit given and true labels, and detect the end of early learning."""
+"""Track how well training predictions agree with given and true labels, and detect the end of early learning."""
 
 from callbacks.early_learning.watch import EarlyLearning
 

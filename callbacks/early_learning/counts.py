@@ -1,13 +1,13 @@
-"""Count predictions and labels per category. Fit and memorisation are fractions of the counts.
+"""Count predictions and labels per category, and compute fit and memorisation as fractions of the counts.
 
-The following are computed for each category k, from given labels y (possibly wrong), true labels y* if known, and
-training predictions p:
+For each category k, the following fractions are computed from the given labels y (possibly wrong), the true labels y*
+if known, and the training predictions p:
 
     fit to the given labels    fraction of the samples with y = k that have p = k; for pixels IoU of {p = k}, {y = k}
     fit to the true labels     the same with y*
     memorised fraction         fraction of the samples (pixels) with y = k and y* != k that have p = k
 
-Counts can be summed over samples and ranks; fractions cannot.
+The counts are stored instead of the fractions, because counts can be summed over samples and ranks.
 
 Source: Liu et al., Adaptive Early-Learning Correction for Segmentation from Noisy Annotations, CVPR 2022, arXiv
 2110.03740 (fit); Liu et al., Early-Learning Regularization Prevents Memorization of Noisy Labels, NeurIPS 2020, arXiv
@@ -26,16 +26,17 @@ ROWS = 11  # rows of counts: 8 from `count_categories` and 3 from `count_right_l
 
 
 def count_categories(logits: Tensor, given: Tensor, true: Tensor | None = None) -> Tensor:
-    """Count predictions by given and true label. All fractions are computed from these counts.
+    """Count predictions by given and by true label; all fractions except label accuracy follow from these counts.
 
     Args:
         logits: logits of the classifier, `[B, K]`, or `[B, K, H, W]` for pixels.
-        given: `[B]` or `[B, H, W]`, int64; labels outside 0 ... K - 1, and 255 for pixels, are ignored.
-        true: true labels, shaped like `given`. None if unknown.
+        given: given labels, `[B]` or `[B, H, W]`, int64. Labels outside 0 ... K - 1 and, for pixels, 255 are ignored.
+        true: true labels, shaped like `given`; None if unknown.
 
     Returns:
-        `[8, K]`, int64, rows: given as k, predicted k (among the given), both; truly k, predicted k (among the true),
-        both; falsely given as k, and predicted k among these. The last five rows are 0 without `true`.
+        `[8, K]`, int64. Rows 1 to 3 count the samples with given label k, with prediction k (and a known given label),
+        and with both. Rows 4 to 6 are the same counts with the true label. Rows 7 and 8 count the samples whose given
+        label k is false, and those among them with prediction k. The last five rows are 0 without `true`.
     """
     num_classes = logits.shape[1]
     predicted = logits.argmax(dim=1).flatten()
@@ -67,7 +68,7 @@ def count_right_labels(current: Tensor, true: Tensor, num_classes: int) -> Tenso
 
 
 def _known(label: Tensor, num_classes: int) -> Tensor:
-    """Flatten labels. Ignored labels get the bin K."""
+    """Flatten labels, and replace ignored labels by the bin K."""
     inside = (label >= 0) & (label < num_classes)
     if label.ndim > 1:
         inside &= label != IGNORED
@@ -100,7 +101,7 @@ def label_fit(labelled: Tensor, predicted: Tensor, both: Tensor, per_pixel: bool
 
 
 def category_shares(counts: Tensor, per_pixel: bool) -> dict[str, Tensor]:
-    """Compute the fractions of each category from counts `[..., 11, K]`. Unknown fractions are NaN."""
+    """Compute the fractions of each category from counts `[..., 11, K]`; unknown fractions are NaN."""
     given, given_predicted, given_both, true, true_predicted, true_both, false, memorized, *_ = counts.unbind(-2)
     fit_true = label_fit(true, true_predicted, true_both, per_pixel)
     has_true = true.sum(dim=-1, keepdim=True) > 0
@@ -114,7 +115,7 @@ def category_shares(counts: Tensor, per_pixel: bool) -> dict[str, Tensor]:
 def overall_shares(counts: Tensor, per_pixel: bool) -> dict[str, Tensor]:
     """Compute fractions over all samples from counts `[..., 11, K]`.
 
-    For pixels, compute the mean IoU over occurring categories.
+    For pixels, the fits are mean IoUs over the categories that occur.
     """
     fits = {"fit_given": counts[..., :3, :], "fit_true": counts[..., 3:6, :], "label_quality": counts[..., 8:, :]}
     total = counts.sum(dim=-1)
@@ -132,26 +133,26 @@ def overall_shares(counts: Tensor, per_pixel: bool) -> dict[str, Tensor]:
 
 
 class RunningCounts:
-    """Counts of the current epoch on this rank. The epoch is split into records.
+    """Counts of the current epoch on this rank, split into records.
 
-    Batches are counted from the start of training. A record ends with each batch number that is a multiple of the
-    interval, and at the end of the epoch. A checkpoint contains the counts summed over ranks. On loading, rank 0 gets
-    all counts.
+    Batches are numbered from the start of training. A record ends after each batch whose number is a multiple of the
+    interval, and at the end of the epoch. A checkpoint contains the counts summed over ranks. When a checkpoint is
+    loaded, rank 0 receives all counts, and the other ranks start from 0.
 
     Args:
         num_classes: K.
-        interval: number of batches per record. None means that the epoch is not split.
+        interval: number of batches per record; None does not split the epoch.
     """
 
     def __init__(self, num_classes: int, interval: int | None) -> None:
         self.interval = interval
         self.batches = 0  # since training began
-        self.epoch: int | None = None  # None between epochs
+        self.epoch: int | None = None  # None between two epochs
         self.records: list[Tensor] = []
         self.rest = torch.zeros(ROWS, num_classes, dtype=torch.int64)  # since the last record
 
     def to(self, device: torch.device) -> None:
-        """Move the counts to the device on which new counts are added."""
+        """Move the counts to a device, so that counts on this device can be added."""
         self.records, self.rest = [record.to(device) for record in self.records], self.rest.to(device)
 
     def add(self, epoch: int, counts: Tensor) -> None:
@@ -164,13 +165,13 @@ class RunningCounts:
         self.batches += 1
 
     def close(self) -> Tensor:
-        """End the epoch. Return the counts of R records and of the remainder, summed over ranks, `[R + 1, 11, K]`."""
+        """End the epoch; return the counts of R records and of the remainder, summed over ranks, `[R + 1, 11, K]`."""
         counts = self._over_processes()
         self.epoch, self.records, self.rest = None, [], torch.zeros_like(self.rest)
         return counts
 
     def state_dict(self) -> dict[str, Any]:
-        """Every rank must call this method, because counts are summed over ranks."""
+        """Return the state. Must be called on every rank, because counts are summed over ranks."""
         counts = None if self.epoch is None else self._over_processes()
         return {"epoch": self.epoch, "batches": self.batches, "counts": counts}
 

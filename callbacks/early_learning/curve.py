@@ -1,7 +1,8 @@
-"""Detect the end of early learning. A curve is fitted to the agreement of training predictions with labels over time.
+"""Detect the end of early learning by fitting a curve to the agreement of training predictions with labels over time.
 
-A network trained on wrong labels first learns the right pattern, then memorises the errors. Given the fit to the labels
-y_0 ... y_{L-1} at L equally spaced records, ADELE fits
+A network that is trained on partly wrong labels first learns the right pattern, and then memorises the errors. ADELE
+records the agreement with the labels (the "fit to the labels") at L equally spaced times, y_0 ... y_{L-1}, and fits the
+curve
 
     f(t) = a (1 - exp(-t^b / c)),    0 <= a <= 1, 0 <= b <= 1, c >= 0.
 
@@ -43,9 +44,9 @@ def slope(t: ArrayLike, a: float, b: float, c: float) -> NDArray[np.float64]:
 
 
 def relative_slope_change(epoch: ArrayLike, curve: LearningCurve) -> NDArray[np.float64]:
-    """Evaluate rc(e) = |f'(e) - f'(1)| / f'(1). Values above 1 are set to 0, as in the code of the authors.
+    """Evaluate rc(e) = |f'(e) - f'(1)| / f'(1); values above 1 are set to 0, as in the authors' code.
 
-    The result is in [0, 1]. It is 0 at epoch 1. At other epochs, it is NaN if the slope at epoch 1 is 0.
+    The result is in [0, 1], and 0 at epoch 1. If the slope at epoch 1 is 0, the result is NaN at all other epochs.
     """
     with np.errstate(all="ignore"):
         change = np.abs(slope(epoch, *curve) - slope(1, *curve)) / slope(1, *curve)
@@ -54,26 +55,27 @@ def relative_slope_change(epoch: ArrayLike, curve: LearningCurve) -> NDArray[np.
 
 
 def start_shift(values: ArrayLike, min_jump: float) -> int:
-    """Count the records `[L]` before the first increase of at least `min_jump`. Rare categories start late.
+    """Count the records before the first increase of at least `min_jump`, because rare categories start to learn late.
 
-    Without such an increase the count is L - 1.
+    Without such an increase, the count is L - 1, where L is the number of records.
     """
     jumps = np.diff(np.asarray(values, dtype=np.float64)) >= min_jump
     return int(jumps.argmax()) if jumps.any() else len(jumps)
 
 
 def fit_learning_curve(values: ArrayLike, epochs: float) -> LearningCurve | None:
-    """Fit f by weighted least squares. The weight of the last record is 100 times the weight of the first record.
+    """Fit f by weighted least squares; the weight of the last record is 100 times that of the first record.
 
-    As in the code of the authors, the records are placed at L equally spaced times from 0 to `epochs`. The first record
-    is in fact later than the start of training. The fit and the detected end depend on this placement.
+    As in the authors' code, the records are placed at L equally spaced times from 0 to `epochs`, although the first
+    record is later than the start of training. The fit and the detected end depend on this placement.
 
     Args:
-        values: fit to the labels at each record, `[L]`, in [0, 1]. NaN for missing records.
+        values: fit to the labels at each record, `[L]`, in [0, 1]; NaN for missing records.
         epochs: number of epochs between two records, multiplied by L.
 
     Returns:
-        The curve. None if fewer than 3 records are known, the fit does not converge, or the curve is not finite.
+        The fitted curve, or None if fewer than 3 records are known, the fit does not converge, or a parameter is not
+        finite.
     """
     y = np.asarray(values, dtype=np.float64)
     t = np.linspace(0, epochs, len(y))
@@ -83,7 +85,7 @@ def fit_learning_curve(values: ArrayLike, epochs: float) -> LearningCurve | None
         return None
     options: Any = {"p0": (1, 1, 1), "method": "trf", "bounds": ([0, 0, 0], [1, 1, np.inf]), "absolute_sigma": True}
     with np.errstate(all="ignore"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", OptimizeWarning)  # the covariance, which may not exist, is unused
+        warnings.simplefilter("ignore", OptimizeWarning)  # about the covariance, which is not used
         try:
             parameters, _ = curve_fit(learning_curve, t[known], y[known], sigma=sigma[known], **options)
         except RuntimeError:
@@ -92,10 +94,10 @@ def fit_learning_curve(values: ArrayLike, epochs: float) -> LearningCurve | None
 
 
 def end_of_early_learning(curve: LearningCurve, r: float, horizon: int) -> int | None:
-    """Find the first epoch in 1 ... horizon - 1 with a change of slope above r, or return `horizon` if there is none.
+    """Return the first epoch in 1 ... horizon - 1 whose change of slope is above r, or `horizon` if there is none.
 
-    Epochs are counted from t = 0 of the curve. The result is None for a flat curve, because the change of slope is
-    undefined.
+    Epochs are counted from t = 0 of the curve. For a flat curve, whose change of slope is undefined, the result is
+    None.
     """
     change = relative_slope_change(np.arange(1, horizon), curve)
     with np.errstate(all="ignore"):
@@ -112,7 +114,7 @@ class EarlyLearningEnd(NamedTuple):
     start: int
     """Number of records before learning of the category started."""
     end: float
-    """Epoch at which early learning ends, from the start of training."""
+    """Epoch at which early learning ends, counted from the start of training."""
 
 
 def detect(
@@ -120,18 +122,18 @@ def detect(
 ) -> EarlyLearningEnd | None:
     """Find the end of early learning of one category.
 
-    Early learning has ended at the end of epoch e, counted from 0, if e >= `end`.
+    At the end of epoch e, counted from 0, early learning has ended if e >= `end` of the result.
 
     Args:
-        values: fit to the labels at each record so far, `[L]`, in [0, 1]. NaN for missing records.
-        epochs_per_record: epochs between two records.
+        values: fit to the labels at each record so far, `[L]`, in [0, 1]; NaN for missing records.
+        epochs_per_record: number of epochs between two records.
         r: threshold on the relative change of slope, in [0, 1].
-        horizon: number of epochs n searched for the end.
-        min_jump: increase that marks the start of learning. Earlier records are dropped. None keeps all.
+        horizon: number of epochs n in which the end is searched.
+        min_jump: increase that marks the start of learning, before which records are dropped; None keeps all records.
 
     Returns:
-        The end of early learning. None if there are fewer than 3 records since the start, the fit does not converge or
-        the curve is flat.
+        The end of early learning, or None if there are fewer than 3 records since the start of learning, the fit does
+        not converge, or the curve is flat.
     """
     values = np.asarray(values, dtype=np.float64)
     start = 0 if min_jump is None else start_shift(values, min_jump)

@@ -20,15 +20,15 @@ Floats = NDArray[np.float64]
 
 
 def draw_early_learning(history: CategoryHistory, fit_epochs: Sequence[float], names: Sequence[str]) -> "Figure":
-    """Draw a line for each category. For more than 20 categories, draw the mean and the 10 % to 90 % quantiles.
+    """Draw a line for each category or, for more than 20 categories, the mean and the 10 % to 90 % quantiles.
 
     Args:
         history: history of at least one epoch.
         fit_epochs: epoch of each record in the history.
-        names: `[K]`.
+        names: names of the K categories.
 
     Returns:
-        A figure with a panel of fits and, if true labels are known, a panel of memorisation.
+        A figure with a panel for the fit to the given labels and, if true labels are known, a panel for memorisation.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -104,7 +104,7 @@ def _lines(
             at = fit_epochs[int(start)] + t * (num_records - 1) / num_records
             panel.plot(at, learning_curve(t, a, b, c), color=color, linestyle="--", linewidth=1.2)
         if ended_at[category] >= 0:
-            # stack the markers of categories that end at the same epoch
+            # stack the markers of categories whose early learning ends at the same epoch
             rank = int((ended_at[:category] == ended_at[category]).sum())
             panel.plot(ended_at[category], 0.03 + 0.035 * rank, "v", color=color, markersize=6, zorder=3)
     for epoch in np.unique(ended_at[ended_at >= 0]):

@@ -26,13 +26,13 @@ class CategoryHistory:
         self.per_pixel = False
         self.epochs: list[int] = []
         self.counts = torch.zeros(0, ROWS, num_classes, dtype=torch.int64)
-        """`[epochs, 11, K]`, over all ranks; rows as in `count_categories`, then in `count_right_labels`."""
+        """`[epochs, 11, K]`, summed over ranks; rows of `count_categories`, then rows of `count_right_labels`."""
         self.records = torch.zeros(0, num_classes, dtype=torch.float64)
-        """`[records, K]`: fit to the given labels."""
+        """Fit to the given labels at each record, `[records, K]`."""
         self.ended_at = torch.full((num_classes,), -1)
-        """`[K]`: epoch at which early learning ended, -1 if it has not."""
+        """Epoch at which early learning ended, `[K]`; -1 if it has not ended."""
         self.curves = torch.full((num_classes, 5), torch.nan, dtype=torch.float64)
-        """`[K, 5]`: a, b, c, first record and number of records of the last fit; NaN without a fit."""
+        """a, b, c, first record and number of records of the last fit, `[K, 5]`; NaN without a fit."""
 
     def append(self, epoch: int, counts: Tensor, cut: bool) -> None:
         """Add an epoch.
@@ -40,7 +40,7 @@ class CategoryHistory:
         Args:
             epoch: index of the epoch, from 0.
             counts: `[R + 1, 11, K]`, see `RunningCounts.close`.
-            cut: whether curves are fitted to the R records. If False, the whole epoch is one record.
+            cut: whether the R records are appended for curve fitting; if false, the whole epoch is one record.
         """
         self.epochs.append(epoch)
         self.counts = torch.cat([self.counts, counts.sum(dim=0, keepdim=True)])
@@ -51,9 +51,9 @@ class CategoryHistory:
     def detect(
         self, categories: list[int], per_record: float, r: float, horizon: int, min_jump: float | None
     ) -> list[int]:
-        """Fit the curves of some categories. Return the categories in which early learning has ended.
+        """Fit the curves of some categories, and return those in which early learning has ended.
 
-        An end, once detected, is kept. The arguments are those of `curve.detect`.
+        The arguments are those of `curve.detect`.
         """
         ended = []
         for category in categories:
@@ -68,7 +68,7 @@ class CategoryHistory:
         return ended
 
     def table(self) -> str:
-        """Write CSV with a row for each epoch and category. Unknown fractions are empty."""
+        """Return CSV text with a row for each epoch and category; unknown fractions are empty."""
         epoch, ended_at = np.repeat(self.epochs, self.num_classes), np.tile(self.ended_at, len(self.epochs))
         shares = category_shares(self.counts, self.per_pixel)
         columns = {

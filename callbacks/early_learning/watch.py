@@ -1,6 +1,6 @@
 """Track early learning and memorisation of each category while a classifier or segmenter is trained.
 
-Counts and fractions are in `counts.py`. `curve.py` detects the end of early learning from the fit to the given labels
+`counts.py` computes counts and fractions. `curve.py` detects the end of early learning from the fit to the given labels
 over the epochs.
 
 Source: Liu et al., Adaptive Early-Learning Correction for Segmentation from Noisy Annotations, CVPR 2022, arXiv
@@ -27,8 +27,8 @@ from lightning_modules.training.logging import log_same
 class EarlyLearning(Callback):
     """Record fit and memorisation of each category, and detect when early learning ends.
 
-    The callback reads the `logits` that `training_step` returns. It needs no second forward pass and no host
-    synchronisation. After each epoch it logs these metrics over all categories:
+    The callback reads the `logits` that `training_step` returns, so it needs no second forward pass and no host
+    synchronisation. After each epoch, it logs these metrics over all categories:
 
     * `train/fit_given` and, if true labels are known, `train/fit_true` and `train/memorized`; for pixels the fits are
       mean IoUs over the categories that occur;
@@ -36,44 +36,46 @@ class EarlyLearning(Callback):
     * if labels can be corrected (a batch has `original_label`) and true labels are known, the fraction of correct
       labels among those used for training: `train/label_accuracy`, or for pixels `train/label_miou`.
 
-    With a logger, the callback writes `early_learning.csv` and `figures/early_learning.png` to the run directory. The
-    columns of the table are epoch, category, fit_given, fit_true, memorized and ended. Unknown values are empty.
+    If the run has a logger, the callback writes `early_learning.csv` and `figures/early_learning.png` to the run
+    directory. The table's columns are epoch, category, fit_given, fit_true, memorized and ended. Unknown values are
+    empty.
 
-    When early learning first ends for some categories, this callback calls `on_early_learning_end` of a module that is
-    a `LabelCorrector`. It also calls `on_early_learning_end(trainer, pl_module, categories)` of callbacks that define
-    this hook. A module that is an `EarlyLearningFollower` receives all ended categories, as marked by the current
-    curves. Its method `on_early_learning_tested` is called between these two calls, and after every other epoch. With
-    more records, a category may no longer be marked as ended.
+    When the end of early learning is first detected for some categories, this callback calls `on_early_learning_end` of
+    a module that is a `LabelCorrector`, and then `on_early_learning_end(trainer, pl_module, categories)` of callbacks
+    that define this hook. If the module is an `EarlyLearningFollower`, its method `on_early_learning_tested` is called
+    after each epoch, between these two calls if they are made. It receives all categories that have ended according to
+    the current curves. With more records, a category may no longer be among them.
 
-    The ADELE authors use `min_jump: 0.1, reference: current, background: 0` for SegTHOR, and
-    `horizon: 16, interval: 100, background: 0` for PASCAL VOC. Both settings test an epoch at its end, with the records
-    so far. Epochs are counted from 0.
+    ADELE's authors use `min_jump: 0.1, reference: current, background: 0` for SegTHOR, and `horizon: 16, interval: 100,
+    background: 0` for PASCAL VOC. With both settings, the end is tested after each epoch, using the records so far.
+    Epochs are counted from 0.
 
     Args:
         r: threshold on the relative change of the slope of the curve, in [0, 1].
-        horizon: number of epochs n searched for the end of early learning. The default is `max_epochs` of the trainer.
-        interval: number of iterations (batches) between two records of the curve. The default is one record for each
-            epoch. As in the code for VOC, the first record is the first batch. Each record covers the batches since the
-            previous record or the start of the epoch.
+        horizon: number of epochs n in which the end of early learning is searched; the default is the trainer's
+            `max_epochs`.
+        interval: number of iterations (batches) between two records of the curve; the default is one record for each
+            epoch. Each record covers the batches since the previous record or the start of the epoch. As in the
+            authors' code for VOC, the first record consists of the first batch only.
         min_jump: increase between two records that marks the start of learning of a category. Earlier records of the
-            category are dropped. Without such an increase, early learning never ends. Default: keep all records.
+            category are dropped; without such an increase, its early learning never ends. None keeps all records.
         reference: labels for measuring fit and memorisation: `original` (`original_label` in batches with corrected
             labels) or `current` (the labels used for training).
         background: category that is never tested for the end of early learning.
         draw_every_n_epochs: number of epochs between two figures. The last figure is drawn at the end of training.
-        log_categories: also log `train/early_learning_epochs_<k>` for each category k: the number of epochs until its
-            early learning ended, or the number of epochs so far.
+        log_categories: whether to log `train/early_learning_epochs_<k>` for each category k: the number of epochs until
+            its early learning ended, or the number of epochs so far.
 
     Raises:
-        ValueError: if an argument is out of range. In training, also if the horizon is unknown, `interval` is given
+        ValueError: if an argument is out of range; in training, also if the horizon is unknown, `interval` is given
             without a known number of batches, or the logits are missing or do not match labels and classes.
         TypeError: if the module is neither a `Classifier` nor a `Segmenter`.
     """
 
     reads_logits = True
-    """Tells a module that skips logits in some of its steps to compute them."""
+    """Tells modules that skip the logits in some steps to compute them in every step."""
     detects_early_learning = True
-    """Tells a module that waits for the end of early learning that it will be notified."""
+    """Tells modules that wait for the end of early learning that they will be notified of it."""
 
     def __init__(
         self,
@@ -113,10 +115,10 @@ class EarlyLearning(Callback):
         if self.background is not None and not 0 <= self.background < num_classes:
             raise ValueError(f"background must be a category in 0 ... {num_classes - 1}, got {self.background}")
         if self.horizon is None and not (trainer.max_epochs or 0) > 0:
-            raise ValueError("EarlyLearning: set horizon, since the trainer has no max_epochs to use as default")
+            raise ValueError("EarlyLearning: set horizon, because the trainer has no max_epochs to use as default")
         if num_classes != self.history.num_classes:
             self._start(num_classes)
-        directory = trainer.log_dir if trainer.loggers else None  # a broadcast, so every rank must ask
+        directory = trainer.log_dir if trainer.loggers else None  # a broadcast, so every rank must read it
         self._directory = Path(directory) if directory else None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -126,8 +128,8 @@ class EarlyLearning(Callback):
             )
         self.running.to(pl_module.device)
         if self.running.epoch is not None and self.running.epoch < trainer.current_epoch:
-            # A checkpoint of an epoch's last batch resumes in the next epoch, and the end of the former is never
-            # called.
+            # A checkpoint written after an epoch's last batch resumes in the next epoch, so the hook at the end of the
+            # former epoch is never called.
             self._close_epoch(trainer, pl_module, self.running.epoch)
 
     def on_train_batch_end(
@@ -170,12 +172,12 @@ class EarlyLearning(Callback):
                 log_same(pl_module, f"train/early_learning_epochs_{category}", float(last + 1))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the figure, even of a completed run. An earlier call may have been killed while drawing."""
+        """Draw the figure, even if the run was complete: an earlier process may have been killed while drawing."""
         if trainer.is_global_zero:
             self._draw(trainer)
 
     def state_dict(self) -> dict[str, Any]:
-        """Every rank must call this method, because the counts of an unfinished epoch are summed over ranks."""
+        """Return the state. Must be called on every rank, because the counts of an open epoch are summed over ranks."""
         return {"history": self.history.state_dict(), "running": self.running.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -190,7 +192,7 @@ class EarlyLearning(Callback):
         self.running.load_state_dict(state_dict["running"])
 
     def _close_epoch(self, trainer: Trainer, pl_module: LightningModule, epoch: int) -> None:
-        """Sum the counts of the epoch, test if early learning ended, write the table, and call the hooks."""
+        """Sum the epoch's counts, test whether early learning has ended, write the table, and call the hooks."""
         history = self.history
         history.append(epoch, self.running.close(), cut=self.interval is not None)
         follower = pl_module if isinstance(pl_module, EarlyLearningFollower) else None

@@ -1,5 +1,4 @@
-"""FID, KID and IS of images from any generative module or from folders, the classes of generated images, and grids of
-images for fixed prompts."""
+"""Measure FID, KID, IS and classes of generated images or of folders, and draw grids of images for fixed prompts."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""The share of generated images that show the class that was asked for."""
+"""Measure the fraction of generated images that show the requested class."""
 
 from typing import Any
 
@@ -16,20 +16,20 @@ from lightning_modules.training.logging import log_same
 
 
 class ClassAccuracy(Callback):
-    """After testing, generate images of all classes in turn, classify them and log these metrics:
+    """After testing, generate images of all classes, classify them and log these metrics:
 
-    * `test/class_accuracy`: fraction of images whose class is the requested one;
-    * `test/class_accuracy_by_chance`: the same fraction if classes were independent of requests;
-    * `test/class_accuracy_of_real_images`: accuracy of the classifier on real test images.
+    * `test/class_accuracy`: fraction of generated images that are classified as the requested class; *
+    `test/class_accuracy_by_chance`: expected value of this fraction if predicted classes were independent of the
+    requested classes; * `test/class_accuracy_of_real_images`: accuracy of the classifier on real test images.
 
-    The class of an image is that of the nearest training image, by the Euclidean distance of grey values. The
-    classifier is therefore independent of the network that guides the samples, and colours alone are not enough. It
-    suits small images such as digits. Every rank generates all images.
+    An image is classified by its nearest training image in Euclidean distance of grey values. This classifier is
+    therefore independent of the network that guides the sampler, and does not use colours. It is suitable for small
+    images such as digits. Every rank generates all images.
 
     Args:
         images: dataset of real images with labels.
         num_samples: number of generated images.
-        batch_size: number of images that are generated at once.
+        batch_size: number of images that are generated as one batch.
 
     Raises:
         ValueError: if an argument is out of range, or, at setup, if the module has no classes.
@@ -37,7 +37,7 @@ class ClassAccuracy(Callback):
     """
 
     measures_whole_runs_alone = True
-    """Whether its metrics are missing from the short run that checks `checkpoint.monitor`."""
+    """Whether the short run that checks `checkpoint.monitor` lacks the metrics of this callback."""
 
     def __init__(self, images: ImageSet, num_samples: int = 400, batch_size: int = 100) -> None:
         at_least(1, num_samples=num_samples, batch_size=batch_size)
@@ -78,7 +78,7 @@ class ClassAccuracy(Callback):
 
 
 def grey_values(image: Tensor) -> Tensor:
-    """Return the grey values of images `[B, C, H, W]`, `[B, H W]`."""
+    """Return the grey values `[B, H W]` of images `[B, C, H, W]`."""
     return image.mean(dim=1).flatten(1)
 
 

@@ -1,4 +1,4 @@
-"""Features of real images, computed once and cached on disk."""
+"""Compute the features of real images once, and cache them on disk."""
 
 from collections.abc import Callable
 from functools import partial
@@ -18,7 +18,7 @@ from datamodules.loading.seeded_batches import free_cores
 from lightning_modules.networks.fid_inception import FIDInception
 
 ROWS_PER_PART = 1024
-"""Approximate number of real images between two points from which a killed computation resumes."""
+"""Approximate number of images per saved part; a killed computation resumes after the last saved part."""
 
 
 INCEPTION = "FIDInception"
@@ -33,7 +33,7 @@ class Shares(NamedTuple):
 
     @property
     def exact(self) -> "Shares":
-        """Return a copy with a device that supports float64. Apple MPS is replaced by the CPU."""
+        """Return a copy with a device that supports float64: Apple MPS is replaced by the CPU."""
         return self._replace(device=torch.device("cpu")) if self.device.type == "mps" else self
 
 
@@ -41,11 +41,11 @@ ALONE = Shares()
 
 
 def metric_name(kind: str, extractor: dict[str, Any] | None) -> str:
-    """Name a metric by its features: fid, kid or is for the Inception network of FID, fd_<name> or kd_<name> otherwise.
+    """Name a metric: fid, kid or is for features of FID's Inception network, and fd_<name> or kd_<name> for others.
 
     Args:
         kind: metric to name: fid, kid or is.
-        extractor: identity of the `Extractor`. None if unknown.
+        extractor: identity of the `Extractor`; None if unknown.
     """
     if extractor is None or extractor["name"] == INCEPTION:
         return f"{kind}_clean" if extractor is not None and extractor["resize"] == "clean" else kind
@@ -56,8 +56,8 @@ class Extractor:
     """A network that maps images `[B, C, H, W]` in [0, 1] to features `[B, D]`, and its name in metrics.
 
     Args:
-        network: any module. An `FIDInception` reads its weights here.
-        name: name of the features in metric names. None for an `FIDInception`.
+        network: any network; the weights of an `FIDInception` are loaded here.
+        name: name of the extractor in metric names; None for an `FIDInception`.
 
     Raises:
         ValueError: if the name is given for an `FIDInception`, or missing for another network.
@@ -75,7 +75,7 @@ class Extractor:
             self.inception.read()
         self.network = network.eval().requires_grad_(False)
         self.name = name
-        hashed = network if self.inception is None else self.inception.network  # without a classifier head
+        hashed = network if self.inception is None else self.inception.network  # without the classifier head
         self.identity: dict[str, Any] = {
             "name": name or INCEPTION,
             "digest": hash_of_module(hashed, attributes=self.inception is None),
@@ -84,17 +84,17 @@ class Extractor:
 
     @property
     def classifier(self) -> Tensor | None:
-        """The weights `[K, D]` of the classification layer used by IS, or None."""
+        """Weights `[K, D]` of the classification layer that IS uses, or None."""
         return None if self.inception is None else self.inception.classifier
 
     def __call__(self, images: list[Tensor], device: torch.device, name_of: Callable[[int], str]) -> Tensor:
-        """Compute features on a device in float32. Autocast has no effect.
+        """Compute features on a device in float32, regardless of autocast.
 
         Args:
-            images: B images, uint8 `[C, H, W]`. Sizes may differ only for the Inception network of FID, because it
-                resizes each image.
+            images: B images, uint8 `[C, H, W]`. Their sizes may differ only for FID's Inception network, which resizes
+                each image.
             device: device of the network.
-            name_of: function that returns the name of an image by its position, for error messages.
+            name_of: function that returns the name of an image from its position, for error messages.
 
         Raises:
             ValueError: if the images differ in size, or the features are not `[B, D]` and finite.
@@ -126,12 +126,12 @@ class Extractor:
 def features_of(
     images: ImageList, extractor: Extractor, cache_dir: Path, batch_size: int, shares: Shares = ALONE
 ) -> Features:
-    """Return the features of real images, `[N, D]`. They are read from the cache or computed by all ranks together.
+    """Return the features of real images, `[N, D]`, from the cache or computed by all ranks together.
 
     Args:
-        images: the images.
-        extractor: the network.
-        cache_dir: cache folder, visible to all ranks.
+        images: list of real images.
+        extractor: network that computes the features.
+        cache_dir: cache folder, to which all ranks must have access.
         batch_size: number of images processed at once on each rank.
         shares: rank, world size and device.
     """

@@ -1,4 +1,4 @@
-"""FID, KID and IS of generated images."""
+"""Measure FID, KID and IS of generated images."""
 
 import shutil
 from pathlib import Path
@@ -29,42 +29,43 @@ from lightning_modules.training.logging import log_same
 from lightning_modules.training.tested_images import require_whole_network
 
 GENERATED = "generated_features"
-"""Folder in the run directory used while images are generated."""
+"""Folder in the run directory that stores features while images are generated."""
 SAME = ["stage", "epoch", "step", "checkpoint", "extractor", "images"]
-"""Columns that identify a measurement; a new row replaces one with equal values."""
+"""Columns that identify a measurement; a new row replaces an earlier row with equal values in these columns."""
 
 
 class FID(Callback):
     """Compute FID, KID and IS of generated images, on any number of ranks.
 
-    Metrics are `fid` and `kid` with the prefix `val/` or `test/`. If the weights include a classifier, there is also
-    `is`. With another extractor than the Inception network of FID, metrics are called `fd_<extractor_name>` and
-    `kd_<extractor_name>`. They cannot be compared with published FIDs. If there are no more images than features, FID
-    depends on the number of images. The name of FID then ends with `_n<images>`.
+    The metrics are `fid` and `kid` and, if the weights include a classifier, `is`, with the prefix `val/` or `test/`.
+    If the extractor is not FID's Inception network, the metrics are called `fd_<extractor_name>` and
+    `kd_<extractor_name>`, and cannot be compared with published FIDs. If there are no more images than features, FID
+    depends on the number of images, and its name ends with `_n<images>`.
 
-    The run directory gets `fid.csv` with a row for each measurement. There are figures of samples for each measurement
-    (`figures/samples_*.png`) and a figure of the metrics over training epochs (`figures/fid.png`). A test also writes
-    `generated_statistics.npz`, which `train.py fid` compares with other statistics or folders.
+    The callback writes to the run directory: `fid.csv`, with a row for each measurement; samples of each measurement
+    (`figures/samples_*.png`); and a plot of the metrics over training epochs (`figures/fid.png`). A test also writes
+    `generated_statistics.npz`, which `train.py fid` can compare with other statistics or folders.
 
-    Images are generated in blocks. The random numbers of a block depend only on (seed, block). Images are therefore the
-    same on any number of ranks. Images are rounded down to bytes, as in an image file. The features of each block are
-    stored in the run directory. A killed measurement resumes after the last finished block. Features and statistics of
-    the real images are cached in `cache_dir`. All ranks must see both folders.
+    Images are generated in blocks. The random numbers of a block depend only on (seed, block), so the images are the
+    same for any number of ranks. Pixel values are rounded down to bytes, as in an image file. The features of each
+    block are stored in the run directory, so a killed measurement resumes after the last finished block. Features and
+    statistics of the real images are cached in `cache_dir`. All ranks must have access to the run directory and to
+    `cache_dir`.
 
     Args:
         num_samples: number of images generated in a test. Published results use 50,000 images.
-        validation_samples: number of images generated at the end of a validation. 0 measures only in tests.
+        validation_samples: number of images generated in a validation; 0 measures only in tests.
         every_n_epochs: number of training epochs between two measurements in validation.
-        images: dataset of real images. None uses the images of the DataModule.
+        images: dataset of real images; None uses the images of the DataModule.
         split: split of the real images: training, validation or test. Published results use all training images.
-        extractor: network that maps images `[B, C, H, W]` in [0, 1] to features `[B, D]`. None uses the Inception
-            network of FID, see `lightning_modules.networks.fid_inception.FIDInception`.
-        extractor_name: name of the extractor in metric names, if it is not the Inception network of FID.
-        batch_size: number of images in a block. A block is generated at once.
-        exact_kid: whether to compute KID over all pairs of images. False uses 100 random subsets of 1,000 images, from
-            at most 10,000 images of each side.
+        extractor: network that maps images `[B, C, H, W]` in [0, 1] to features `[B, D]`. None uses FID's Inception
+            network, `lightning_modules.networks.fid_inception.FIDInception`.
+        extractor_name: name of the extractor in metric names, if the extractor is not FID's Inception network.
+        batch_size: number of images in a block, which are generated as one batch.
+        exact_kid: whether to compute KID over all pairs of images. If false, 100 random subsets of 1,000 images are
+            used, from at most 10,000 real and 10,000 generated images.
         seed: random seed of the generated images.
-        num_shown: number of images in the figure of samples, at most the number of images in a block.
+        num_shown: number of images in the figure of samples, at most `batch_size`.
         cache_dir: folder that caches features and statistics of the real images.
 
     Raises:
@@ -114,7 +115,7 @@ class FID(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "predict":
-            return  # when fitting, errors of a later test are raised before the first step
+            return  # before training, errors of a later test are raised here
         require(pl_module, Generator, "FID")
         require_whole_network(trainer, "FID")
         self._set(trainer)
@@ -122,7 +123,7 @@ class FID(Callback):
             self._extractor = Extractor(self.network, self.extractor_name)
 
     def _set(self, trainer: Trainer) -> AnySet:
-        """Find the dataset of real images."""
+        """Return the dataset of real images."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         for found in (self.images, getattr(data, "images", None), getattr(data, "training", None)):
             if isinstance(found, AnySet):
@@ -132,8 +133,9 @@ class FID(Callback):
             f"dataset, such as {{class_path: datamodules.classification.cifar.CIFAR10}}"
         )
 
-    # Averaged weights replace the trained ones during a validation epoch, set by callbacks or by the module itself:
-    # they are in place when the first batch begins. A rank without a batch measures at the end of the epoch.
+    # During a validation epoch, callbacks or the module itself may replace the trained weights by averaged weights.
+    # These are in place when the first batch begins, so images are generated then. A rank without a batch measures at
+    # the end of the epoch.
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -162,8 +164,8 @@ class FID(Callback):
     def _measure_once(self, trainer: Trainer, pl_module: LightningModule, stage: str, count: int) -> None:
         if not self._measured:
             self._measured = True
-            # Testing runs in inference mode, in which no sampler could compute gradients. The random state is restored,
-            # so later steps do not depend on whether the real statistics were cached.
+            # Lightning tests in inference mode, in which samplers cannot compute gradients. The random state is
+            # restored, so that later steps do not depend on whether the real statistics were cached.
             devices = [pl_module.device] if pl_module.device.type == "cuda" else []
             evaluating = in_evaluation_mode(trainer, pl_module)
             with torch.random.fork_rng(devices), torch.inference_mode(False), evaluating:
@@ -185,7 +187,7 @@ class FID(Callback):
             return {}
         shares = Shares(trainer.global_rank, trainer.world_size, pl_module.device)
         real = self._real_images(trainer, extractor, shares)
-        directory = Path(trainer.log_dir or trainer.default_root_dir)  # a broadcast, so every rank must ask
+        directory = Path(trainer.log_dir or trainer.default_root_dir)  # a broadcast, so every rank must read it
         checkpoint = Path(str(trainer.ckpt_path or "")).stem if stage == "test" else ""
         name = f"val_epoch_{trainer.current_epoch:03d}" if stage == "val" else f"test_{checkpoint}".rstrip("_")
         blocks.picture, blocks.num_shown = directory / "figures" / f"samples_{name}.png", self.num_shown
@@ -232,7 +234,7 @@ class FID(Callback):
 
 
 def write_row(path: Path, row: dict[str, Any]) -> pd.DataFrame:
-    """Add a row to a table and return the table. An earlier row of the same measurement is replaced."""
+    """Add a row to a table file, replacing an earlier row of the same measurement, and return the table."""
     table = pd.DataFrame([row])
     if path.is_file():
         earlier = pd.read_csv(path, dtype={"checkpoint": str})
@@ -245,7 +247,7 @@ def write_row(path: Path, row: dict[str, Any]) -> pd.DataFrame:
 def draw_over_training(table: pd.DataFrame, row: dict[str, Any], metrics: list[str], path: Path) -> None:
     """Plot metrics over training.
 
-    Only validations that measured the same quantities as the last one, `row`, are shown.
+    Only validations that measured the same quantities as the latest measurement, `row`, are plotted.
     """
     same = (table[["stage", "extractor", "images"]] == pd.Series(row)[["stage", "extractor", "images"]]).all(axis=1)
     columns = table[same].sort_values("epoch")[["epoch", *metrics]]

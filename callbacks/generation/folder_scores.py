@@ -22,20 +22,20 @@ from lightning_modules.diffusion.golden_noise.preference_score import MPS
 from lightning_modules.diffusion.golden_noise.rewards import AestheticReward, CLIPReward
 
 ROWS_PER_PART = 1024
-"""Approximate number of images between two points from which a killed computation resumes."""
+"""Approximate number of images per saved part; a killed computation resumes after the last saved part."""
 
 
 class Known(NamedTuple):
-    """A score that can be computed by name."""
+    """A score that can be selected by name."""
 
     model: str
-    """Its CLIP model, or the tokenizer of ImageReward, on the Hugging Face Hub."""
+    """The score's CLIP model or, for ImageReward, its tokenizer, on the Hugging Face Hub."""
     weights: str | None = None
-    """Further weights, which must be a local file without `default_weights`."""
+    """Description of further weights that the score needs. They must be a local file if `default_weights` is None."""
     for_texts: bool = True
-    """Whether it depends on the prompts."""
+    """Whether the score depends on the prompts."""
     default_weights: str | None = None
-    """Further weights on the Hub."""
+    """Repository on the Hub from which further weights are loaded by default."""
 
 
 SCORES = {
@@ -56,7 +56,7 @@ def check_scores(names: Sequence[str], models: Mapping[str, str], weights: Mappi
     """Reject unknown scores, and missing or superfluous weights, before anything is loaded.
 
     Raises:
-        ValueError: if there is one; the message names it.
+        ValueError: if a score is unknown, or weights are missing or superfluous; the message names the score.
     """
     for name in names:
         if name not in SCORES:
@@ -77,7 +77,7 @@ def build_score(name: str, models: Mapping[str, str], weights: Mapping[str, str]
     Raises:
         ImportError: if transformers is not installed.
         FileNotFoundError: if a model or a file does not exist.
-        ValueError: if weights do not fit.
+        ValueError: if the weights do not fit the model.
     """
     model = models.get(name, SCORES[name].model)
     if name == "image_reward":
@@ -90,10 +90,10 @@ def build_score(name: str, models: Mapping[str, str], weights: Mapping[str, str]
 
 
 def listed_images(folder: Path) -> tuple[FolderImages, list[str | None] | None]:
-    """List the images of a folder, with their prompts if it was written by `generate`.
+    """List the images of a folder, with their prompts if the folder was written by `generate`.
 
     Raises:
-        FileNotFoundError: if there is no image.
+        FileNotFoundError: if there are no images.
         ValueError: if the folder's table is damaged, or names files outside the folder.
     """
     if not (folder / TABLE).is_file():
@@ -121,7 +121,9 @@ def read_table(path: Path) -> tuple[list[str], list[str | None]]:
         columns = file.read(["file", "prompt"])
         names, prompts = (columns.column(name).cast(pyarrow.string()).to_pylist() for name in ("file", "prompt"))
     except Exception as error:  # Arrow raises many types
-        raise ValueError(f"{path} is no table of images with file and prompt: {sentence(error)}") from error
+        raise ValueError(
+            f"{path} is not a table of images with the columns file and prompt: {sentence(error)}"
+        ) from error
     if not names:
         raise ValueError(f"{path} lists no image")
     if wrong := [name for name in names if not name or Path(name).is_absolute() or ".." in Path(name).parts]:
@@ -134,8 +136,9 @@ def prompts_of(count: int, given: Sequence[str] | None, own: Sequence[str | None
 
     Args:
         count: number of images.
-        given: prompts, or a file of them: one per image, or each for equally many successive images.
-        own: prompts of the table in the folder; None without a table.
+        given: prompts, or a file of prompts: one for each image, or one for each group of successive images, where all
+            groups have the same size.
+        own: prompts in the folder's table; None if the folder has no table.
 
     Raises:
         ValueError: if an image has no prompt.
@@ -163,14 +166,14 @@ def score_folder(
 
     Args:
         folder: folder of images.
-        scores: models by score.
+        scores: models by name of the score.
         prompts: see `prompts_of`.
-        batch_size: images scored at once.
+        batch_size: number of images that are scored as one batch.
         cache_dir: folder of the cache.
         device: device of the models.
 
     Returns:
-        A row for each image: file, prompt and scores.
+        A table with one row for each image, with its file, prompt and scores.
 
     Raises:
         ValueError: if an image is damaged or has no prompt.
@@ -195,7 +198,7 @@ def cached_scores(
     cache_dir: Path,
     device: torch.device,
 ) -> NDArray[Any]:
-    """Return the scores of images, `[N]`, from the cache or computed now."""
+    """Return the scores of images, `[N]`, from the cache if they are there."""
     rows = batch_size * max(ROWS_PER_PART // batch_size, 1)
     parts = [range(start, min(start + rows, len(images))) for start in range(0, len(images), rows)]
     identity = {

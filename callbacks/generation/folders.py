@@ -1,4 +1,4 @@
-"""FID and KID between two folders of images or files of statistics. No generative model is needed."""
+"""Measure FID and KID between two folders of images or files of statistics, without a generative model."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -18,10 +18,10 @@ def read_side(
     """Read statistics, or compute them for the images of a folder.
 
     Args:
-        path: an .npz file or a folder.
-        extractor: network that computes features. None if neither side is a folder.
+        path: an .npz file of statistics, or a folder of images.
+        extractor: network that computes features; None if neither side is a folder.
         cache_dir: folder that caches features and statistics.
-        batch_size: number of images processed at once.
+        batch_size: number of images that are processed as one batch.
         shares: rank, world size and device.
 
     Raises:
@@ -44,10 +44,10 @@ def read_side(
 
 
 def device_named(name: str | None) -> "torch.device":
-    """Return the named device if available. Without a name, return the GPU, or the CPU if there is no GPU.
+    """Return the named device; without a name, return the GPU, or the CPU if there is no GPU.
 
     Raises:
-        ValueError: for an unavailable device. The message lists the available devices.
+        ValueError: if the device is not available; the message lists the available devices.
     """
     import torch
 
@@ -74,25 +74,25 @@ def scores(
     cache_dir: Path,
     device: str | None,
 ) -> tuple[dict[str, float], str | None]:
-    """Measure FID, KID and IS between two sides. Each side is an .npz file or a folder.
+    """Measure FID, KID and IS between two sides, each of which is an .npz file or a folder.
 
     Args:
-        generated: side of the generated images. IS is also computed if the weights include a classifier.
+        generated: side of the generated images, for which IS is also computed if the weights include a classifier.
         real: side of the real images.
-        weights: weights file of the Inception network of FID or of the timm network.
-        resize: how images are resized for the Inception network of FID: `legacy` or `clean`.
-        timm: name of a timm network that replaces the Inception network of FID.
-        exact_kid: whether to compute KID over all pairs of images. False uses random subsets.
-        batch_size: number of images processed at once.
+        weights: file with the weights of FID's Inception network or of the timm network.
+        resize: how images are resized for FID's Inception network: `legacy` or `clean`.
+        timm: name of a timm network that replaces FID's Inception network.
+        exact_kid: whether to compute KID over all pairs of images; if false, over random subsets.
+        batch_size: number of images that are processed as one batch.
         cache_dir: folder that caches features and statistics.
         device: name of the device, see `device_named`.
 
     Returns:
-        Metrics by name, and a description of the images that KID uses. The description is None without KID.
+        Metrics by name, and a description of the images that KID uses, or None if KID is not computed.
 
     Raises:
         FileNotFoundError: if a path does not exist.
-        ValueError: if an argument is out of range, or a file is damaged or lacks data. The message names the cause.
+        ValueError: if an argument is out of range, or a file is damaged or lacks data; the message names the cause.
     """
     from callbacks.generation.extraction import Extractor, Shares
     from callbacks.generation.measurement import distances

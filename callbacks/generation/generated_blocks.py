@@ -1,4 +1,4 @@
-"""Images that a module generates in blocks, on any number of ranks, and the features of these images."""
+"""Generate images in blocks, on any number of ranks, and compute the features of these images."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,12 +17,12 @@ from datamodules.randomness.generators import seed_of
 
 
 def sampled_bytes(module: LightningModule, n: int, seed: int | Sequence[int], **options: Any) -> Tensor:
-    """Sample n images, uint8 `[n, C, H, W]`, rounded down as the published protocol does.
+    """Sample n images, uint8 `[n, C, H, W]`, rounded down as in the published protocol.
 
     Args:
         module: a `Generator`, in evaluation mode.
         n: number of images.
-        seed: seed of all random numbers; n seeds for a module of `SeededRows`.
+        seed: seed of all random numbers, or n seeds if the module is a `SeededRows`.
         options: further arguments of `sample`.
 
     Raises:
@@ -32,7 +32,7 @@ def sampled_bytes(module: LightningModule, n: int, seed: int | Sequence[int], **
     device, name = module.device, type(module).__name__
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         seeds = [seed] if isinstance(seed, int) else seed
-        torch.manual_seed(seeds[0])  # for what a module draws without the generator
+        torch.manual_seed(seeds[0])  # for random numbers that the module samples without the generator
         generators = [torch.Generator().manual_seed(each) for each in seeds]
         generator = generators[0] if len(generators) == 1 else generators
         images = sampler.sample(n, generator=generator, **options).float()
@@ -45,19 +45,19 @@ def sampled_bytes(module: LightningModule, n: int, seed: int | Sequence[int], **
 
 
 class GeneratedBlocks:
-    """The blocks of images of one measurement. The random numbers of a block depend only on (seed, block).
+    """The blocks of images of one measurement; the random numbers of a block depend only on (seed, block).
 
     Args:
         trainer: the trainer, during validation or testing.
         module: a `Generator`, in evaluation mode.
         extractor: extractor of the features.
         count: number of images in all blocks.
-        batch_size: number of images per block. The last block may have fewer images.
+        batch_size: number of images per block; the last block may have fewer images.
         seed: random seed.
     """
 
     picture: Path | None = None
-    """Of the first block's images, drawn when they are generated."""
+    """File for a grid of the first block's images, which is drawn when they are generated."""
     num_shown = 0
 
     def __init__(
@@ -84,11 +84,11 @@ class GeneratedBlocks:
         return self.extractor(list(images), self.module.device, lambda place: f"image {place} of block {number}")
 
     def all_features(self, folder: Path) -> Features:
-        """Generate the missing blocks. All ranks call this method together.
+        """Generate the missing blocks, and return the features of all images. Must be called on every rank.
 
         Args:
-            folder: folder in which features are stored until the measurement ends. A killed measurement can then
-                resume. All ranks must see the folder.
+            folder: folder in which features are stored until the measurement ends, so that a killed measurement can
+                resume. All ranks must have access to the folder.
 
         Returns:
             The features of all images, `[N, D]`, memory-mapped.
@@ -102,7 +102,7 @@ class GeneratedBlocks:
             "batch_size": self.batch_size,
             "images": self.count,
         }
-        identity = self.trainer.strategy.broadcast(identity)  # buffers may differ between processes
+        identity = self.trainer.strategy.broadcast(identity)  # buffers may differ between ranks
 
         def compute(numbers: list[int]) -> Parts:
             for number in numbers:

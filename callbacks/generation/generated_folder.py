@@ -1,10 +1,10 @@
-"""A folder of generated images, which a killed call continues and any number of ranks fill.
+"""Generate a folder of images on any number of ranks; a killed call can be continued.
 
-images/000000.png ...   the images; their metadata holds prompt, seed, class and settings
-standard/ or plain/     the same from plain initial noise, for pairs; named after the noise
-images.parquet          a row per image: files, prompt, seed, class
+images/000000.png ...   the images; their metadata contains prompt, seed, class and settings
+standard/ or plain/     with pairs: the same images from plain initial noise; named after the kind of noise
+images.parquet          a table with one row per image: files, prompt, seed, class
 contact_sheet.png       the first images with their prompts
-settings.json           what all images depend on
+settings.json           everything on which the images depend
 """
 
 import hashlib
@@ -32,18 +32,19 @@ from lightning_modules.interfaces import ImageColumn
 
 TABLE, SHEET = "images.parquet", "contact_sheet.png"
 ROWS, COLUMNS, IN_ALL, LETTERS = 8, 8, 64, 24
-"""Most rows and columns of the contact sheet with prompts, images in the one without, and letters of a prompt."""
+"""Maximum rows, columns and letters of a prompt in a contact sheet, and maximum images if there are no prompts."""
 
 
 class BlockFiles:
-    """Store of images that are generated block by block, one PNG file for each image; a key is a block's number.
+    """A store of images that are generated in blocks, with one PNG file per image; its keys are block numbers.
 
     Args:
-        root: folder of the folders.
-        folders: names of the folders; each holds an image for each request.
-        blocks: the requests of each block.
-        settings: settings of all images, for their metadata.
-        seed_per_image: whether the images of a block have their own seeds instead of that of the first one.
+        root: folder that contains the image folders.
+        folders: names of the image folders, each of which contains one image for each request.
+        blocks: requests of each block.
+        settings: settings common to all images, for their metadata.
+        seed_per_image: whether each image of a block has its own seed; if false, all have the seed of the block's first
+            image.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class BlockFiles:
             files.tidy()
 
     def seed_and_place(self, key: int, place: int) -> tuple[int, int | None]:
-        """Return the seed of an image, and its position among those that share the seed, if any do."""
+        """Return an image's seed and, if several images share this seed, the image's position among them."""
         block = self.blocks[key]
         return (block[place].seed, None) if self._seed_per_image or len(block) == 1 else (block[0].seed, place)
 
@@ -81,7 +82,7 @@ class BlockFiles:
         return {**texts, "settings": json.dumps(self._settings, sort_keys=True)}
 
     def missing(self, keys: Sequence[int], digests: Sequence[str] | None = None) -> list[int]:
-        """List the positions of the blocks that lack an image; with digests, also of those with a damaged one."""
+        """List the positions of blocks that lack an image or, if digests are given, have a damaged image."""
 
         def lacks(key: int) -> bool:
             names = [request.name for request in self.blocks[key]]
@@ -108,19 +109,19 @@ def digest_of_texts(texts: Mapping[str, str]) -> str:
 def write_folder(
     output: Path, generator: ImageGenerator, requests: Sequence[ImageRequest], batch_size: int
 ) -> dict[str, Any]:
-    """Generate the images that a folder lacks; all ranks call this together.
+    """Generate the images that are missing in a folder. Must be called on every rank.
 
     Args:
-        output: the folder, visible to all ranks.
-        generator: the generator, on this rank's device.
-        requests: the images.
-        batch_size: images generated at once.
+        output: the folder, to which all ranks must have access.
+        generator: image generator on this rank's device.
+        requests: requested images.
+        batch_size: number of images that are generated as one batch.
 
     Returns:
         The settings.
 
     Raises:
-        ValueError: if the folder holds images of other requests or settings; the message names the differences.
+        ValueError: if the folder contains images of different requests or settings; the message names the differences.
         PeerFailure: if another rank failed or was killed.
     """
     blocks = in_blocks(requests, batch_size)
@@ -158,7 +159,7 @@ def finish(output: Path, store: BlockFiles, requests: Sequence[ImageRequest], ne
 
 
 def write_table(path: Path, store: BlockFiles, negative_prompt: str | None) -> None:
-    """Write the images as a table, with the file relative to the table."""
+    """Write a table of the images, with file paths relative to the table."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -189,7 +190,7 @@ def pixels_of(path: Path) -> Tensor:
 def columns_of(
     requests: Sequence[ImageRequest], folders: Mapping[str, Callable[[str], Path]]
 ) -> dict[str, ImageColumn]:
-    """Arrange images as columns: a row for each prompt, and pairs side by side, from plain noise first."""
+    """Arrange images with one row per prompt, and pairs side by side: from plain noise, then from improved noise."""
     of_prompt: dict[int | None, list[ImageRequest]] = {}
     for request in requests:
         of_prompt.setdefault(request.prompt_index, []).append(request)

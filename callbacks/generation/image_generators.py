@@ -1,4 +1,4 @@
-"""Generators of requested images: a `Generator` of this project, or a diffusers pipeline."""
+"""Generate requested images with a `Generator` of this project or with a diffusers pipeline."""
 
 import inspect
 from collections.abc import Mapping, Sequence
@@ -34,12 +34,12 @@ from lightning_modules.interfaces import (
 from lightning_modules.sde.stochastic_steps import stepping_with
 
 IMAGES = "images"
-"""Folder of the images."""
+"""Name of the folder of images."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of sampling; None takes the model's own."""
+    """Settings of sampling; None uses the model's own setting."""
 
     steps: int | None = None
     guidance: float | None = None
@@ -60,20 +60,20 @@ class Settings:
             raise ValueError(f"--{'strength' if self.mask is None else 'mask'} needs --image")
 
     def given(self) -> dict[str, Any]:
-        """Return the settings that are given, as JSON values by option."""
+        """Return the settings that are not None, as JSON values by name of the option."""
         found = {key: str(value) if isinstance(value, Path) else value for key, value in vars(self).items()}
         return {key: value for key, value in found.items() if value is not None and value is not False}
 
 
 class ImageGenerator(Protocol):
-    """Generates a block of images."""
+    """A generator of blocks of images."""
 
     folders: Sequence[str]
-    """Names of the folders that it generates images for; the first one is `IMAGES`."""
+    """Names of the folders for which images are generated; the first name is `IMAGES`."""
     seed_per_image: bool
-    """Whether the images of a block have their own seeds; otherwise they share the seed of the first one."""
+    """Whether each image of a block has its own seed; if false, all have the seed of the block's first image."""
     configuration: Mapping[str, Any]
-    """Everything that images depend on beyond `settings`, as JSON values, too long for the metadata of an image."""
+    """Everything except `settings` on which images depend, as JSON values; too long for the metadata of an image."""
 
     def check(self, requests: Sequence[ImageRequest]) -> None:
         """Reject requests that the model cannot fulfil."""
@@ -84,7 +84,7 @@ class ImageGenerator(Protocol):
         ...
 
     def settings(self) -> dict[str, Any]:
-        """List, as JSON values, what the metadata of an image says of the model and its settings."""
+        """Return the description of the model and its settings for the metadata of images, as JSON values."""
         ...
 
     def images(self, block: Sequence[ImageRequest]) -> list[NDArray[np.uint8]]:
@@ -93,10 +93,10 @@ class ImageGenerator(Protocol):
 
 
 def reject(given: Sequence[str], model: str, remedy: str = "") -> None:
-    """Raise an error for options that a model does not have.
+    """Reject options that a model does not have.
 
     Raises:
-        ValueError: if there is one; the message names all.
+        ValueError: if `given` is not empty; the message names all options.
     """
     if given:
         options = ", ".join(f"--{option}" for option in given)
@@ -107,25 +107,25 @@ def check_classes(requests: Sequence[ImageRequest], count: int, model: str) -> N
     """Reject classes that a model of `count` classes does not have.
 
     Raises:
-        ValueError: if there is one; the message names the first.
+        ValueError: if a class is too large; the message names the first such class.
     """
     if wrong := [request.label for request in requests if (request.label or 0) >= count]:
         raise ValueError(f"--classes must be in 0 ... {count - 1} for {model}, got {wrong[0]}")
 
 
 class ModuleGenerator:
-    """Generates images with a module of this project.
+    """A generator that uses a module of this project.
 
-    Unless the module is a `SeededRows`, the images of a block share the seed of the first one, so that only a block of
-    one image follows from its seed alone.
+    Unless the module is a `SeededRows`, all images of a block are generated from the seed of the first image. Then an
+    image can be reproduced from its seed alone only if its block has a single image.
 
     Args:
-        module: the module, with its trained weights.
+        module: module with trained weights.
         settings: settings of sampling.
-        configuration: the configuration of the run, as JSON values.
+        configuration: configuration of the run, as JSON values.
 
     Raises:
-        ValueError: if the module samples no images or lacks one of the settings.
+        ValueError: if the module does not sample images, or does not have one of the settings.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class ModuleGenerator:
         self.module = evaluated
         self.name = type(module).__name__
         if not isinstance(module, Generator):
-            raise ValueError(f"{self.name} is no generator of images: it has no method sample")
+            raise ValueError(f"{self.name} does not generate images: it has no method sample")
         if isinstance(module, TestSetGenerator):
             raise ValueError(f"{self.name} samples from pairs of its test set, which `predict` writes as files")
         self._given = settings.given()
@@ -170,7 +170,9 @@ class ModuleGenerator:
         self.starts: list[Any] = [None]
         if settings.pairs:
             if self.module.start == self.module.plain_start:
-                raise ValueError(f"--pairs: the start of {self.name} is {self.module.start!r}, which improves no noise")
+                raise ValueError(
+                    f"--pairs: the start of {self.name} is {self.module.start!r}, which does not improve the noise"
+                )
             self.starts = [self.module.start, self.module.plain_start]
         self.folders = [IMAGES, *self.starts[1:]]
 
@@ -219,7 +221,7 @@ class ModuleGenerator:
 
 
 def text_model(module: nn.Module) -> Any:
-    """Find the text-to-image model among the parts of a module; None if there is none."""
+    """Return the text-to-image model among the parts of a module, or None if there is none."""
     for part in module.children():
         if isinstance(part, TextToImage) or (isinstance(part, PixelModel) and part.text_encoder is not None):
             return part
@@ -236,23 +238,23 @@ ARGUMENTS = {
     "mask": "mask_image",
     "strength": "strength",
 }
-"""Arguments of a diffusers pipeline, by option."""
+"""Arguments of diffusers pipelines, by option of `generate`."""
 
 
 SEEDED_AS_A_WHOLE = ("CosineDPMSolverMultistepScheduler", "DPMSolverSDEScheduler")
-"""Stochastic schedulers that take no generators, so that images are generated one by one."""
+"""Stochastic schedulers that do not accept generators; with them, images are generated one by one."""
 
 
 class PipelineGenerator:
-    """Generates images with a diffusers pipeline, each from its own seed, as the pipeline called alone does.
+    """A generator that uses a diffusers pipeline; each image is the one that the pipeline alone makes from its seed.
 
     Args:
         pipeline: the pipeline.
-        settings: settings of sampling. An image turns a text-to-image pipeline into one for image-to-image, and a mask
-            into one for inpainting.
+        settings: settings of sampling. With an image, a text-to-image pipeline is converted to an image-to-image
+            pipeline; with an image and a mask, it is converted to an inpainting pipeline.
 
     Raises:
-        ValueError: if the pipeline lacks one of the settings.
+        ValueError: if the pipeline does not have one of the settings.
         UnreadableImage: if the image or the mask cannot be read.
     """
 
@@ -303,7 +305,7 @@ class PipelineGenerator:
         networks = {name: hash_of_module(part) for name, part in parts.items() if isinstance(part, nn.Module)}
         found = {"model": type(self.pipeline).__name__, "weights": networks, **self._given}
         if (scheduler := parts.get("scheduler")) is not None:
-            # without diffusers' own keys, one of which holds names in a random order
+            # without diffusers' private keys, one of which lists names in random order
             config = {key: str(value) for key, value in scheduler.config.items() if not key.startswith("_")}
             found["scheduler"] = {"class": type(scheduler).__name__, **config}
         return found
@@ -329,26 +331,26 @@ class PipelineGenerator:
         device = self.pipeline.device
         scheduler = stepping_with(self.pipeline.components.get("scheduler"), generators)
         with scheduler, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(block[0].seed)  # for what a pipeline draws without the generators
+            torch.manual_seed(block[0].seed)  # for random numbers that the pipeline samples without the generators
             images = getattr(self.pipeline(**self._call(block), generator=generator), "images", None)
         if not isinstance(images, list) or len(images) != len(block) or not isinstance(images[0], Image.Image):
-            raise ValueError(f"{type(self.pipeline).__name__} generates no list of {len(block)} images")
+            raise ValueError(f"{type(self.pipeline).__name__} must generate a list of {len(block)} images")
         pixels = [np.atleast_3d(each if each.mode == "L" else each.convert("RGB")) for each in images]
         return [np.stack(pixels).transpose(0, 3, 1, 2)]
 
 
 def classes_of(pipeline: Any) -> int | None:
-    """Return the number of classes of a class-conditional pipeline, such as DiT; None if its network states none."""
+    """Return the number of classes of a class-conditional pipeline, such as DiT, or None if its network has none."""
     network = pipeline.components.get("transformer") or pipeline.components.get("unet")
     count = getattr(getattr(network, "config", None), "num_embeds_ada_norm", None)
     return count if isinstance(count, int) else None
 
 
 def for_images(pipeline: Any, settings: Settings) -> Any:
-    """Turn a text-to-image pipeline into one of the same parts for image-to-image, or with a mask for inpainting.
+    """Convert a text-to-image pipeline to an image-to-image or (with a mask) inpainting pipeline of the same parts.
 
     Raises:
-        ValueError: if diffusers has no such pipeline of this kind.
+        ValueError: if diffusers has no such pipeline for this model.
     """
     wanted = "image" if settings.mask is None else "mask_image"
     if settings.image is None or wanted in inspect.signature(pipeline.__call__).parameters:
@@ -358,13 +360,13 @@ def for_images(pipeline: Any, settings: Settings) -> Any:
     auto: Any = AutoPipelineForImage2Image if settings.mask is None else AutoPipelineForInpainting
     try:
         return auto.from_pipe(pipeline)
-    except Exception as error:  # of many kinds, for pipelines that lack parts
+    except Exception as error:  # of many types, if the pipeline lacks parts
         task = "image-to-image" if settings.mask is None else "inpainting"
         raise ValueError(f"{type(pipeline).__name__} has no pipeline for {task}: {sentence(error)}") from error
 
 
 def hash_of_images(given: dict[str, Any]) -> str:
-    """Hash the images among a pipeline's arguments."""
+    """Hash the images among the arguments of a pipeline."""
     from datamodules.jobs.stores import digest_of
 
     images = [torch.tensor(np.asarray(each)) for each in given.values() if isinstance(each, Image.Image)]

@@ -22,7 +22,7 @@ AnySet = ImageSet | PairSet | CaptionedSet
 
 
 class ImageList(Protocol):
-    """Interface of lists of images. An item of this `Dataset` is a batch."""
+    """A list of images, as a `Dataset` whose items are batches."""
 
     name: str
     in_memory: bool
@@ -32,16 +32,16 @@ class ImageList(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, rows: range) -> list[Tensor]:
-        """Return the images, uint8 `[C, H, W]` each, of possibly different sizes."""
+        """Return images, uint8 `[C, H, W]` each, whose sizes may differ."""
         ...
 
     def name_of(self, row: int) -> str:
-        """Name of an image, for error messages."""
+        """Return the name of an image, for error messages."""
         ...
 
 
 def in_bytes(stored: Tensor, data_range: float) -> Tensor:
-    """Scale values from [0, `data_range`] to 0...255. Values are rounded down, as for generated images."""
+    """Scale values from [0, `data_range`] to 0...255, rounded down as for generated images."""
     if stored.dtype == torch.uint8 and data_range == 255:
         return stored
     if stored.is_floating_point():
@@ -53,8 +53,8 @@ class SourceImages:
     """The images of one split of a labelled dataset.
 
     Args:
-        source: the split.
-        name: name of dataset and split.
+        source: split of the dataset.
+        name: name of the dataset and the split.
     """
 
     def __init__(self, source: ImageSource, name: str) -> None:
@@ -79,12 +79,12 @@ class SourceImages:
 
 
 class ArrayImages:
-    """Images in memory. For a dataset of image pairs, the clean images.
+    """Images in memory; for a dataset of image pairs, these are the clean images.
 
     Args:
         images: images, `[C, H, W]` each.
-        data_range: stored value of white.
-        name: name of dataset and split.
+        data_range: value that denotes white.
+        name: name of the dataset and the split.
     """
 
     in_memory = True
@@ -110,7 +110,7 @@ class ArrayImages:
 
 
 class FolderImages:
-    """The images in a folder and its subfolders, in colour, decoded on access.
+    """The images in a folder and its subfolders, in colour, decoded when they are accessed.
 
     Args:
         folder: folder of images. Images are identified by file names, sizes and modification times.
@@ -148,9 +148,9 @@ def images_of_set(images: AnySet, split: Split, seed: int, device: torch.device)
     """Read a split of a dataset.
 
     Args:
-        images: the dataset.
-        split: training, validation or test. The training split includes images that are held out later.
-        seed: random seed, for randomly generated datasets.
+        images: dataset to read.
+        split: training, validation or test. The training split includes images that a DataModule holds out.
+        seed: random seed of datasets that are generated randomly.
         device: device of this rank.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Requests for images in `generate`: a prompt or a class, and a seed, for each image."""
+"""List the images that `generate` is to generate, each with a seed and a prompt or class."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,25 +13,25 @@ class ImageRequest:
     """An image to generate."""
 
     name: str
-    """Name of its file, without suffix."""
+    """Name of the image's file, without suffix."""
     seed: int
     prompt: str | None = None
     prompt_index: int | None = None
-    """Number of the prompt: its `index` in a file, otherwise its position."""
+    """Number of the prompt: its `index` if it is from a file, and otherwise its position."""
     label: int | None = None
 
 
 def read_prompts(given: Sequence[str], n: int) -> list[Prompt]:
-    """Read prompts from a file, or take texts as they are.
+    """Read prompts from a file, or convert given texts to prompts.
 
     Args:
-        given: a prompt file in the format of `PromptFile`, or any number of texts; the seeds of successive texts differ
+        given: a prompt file in the format of `PromptFile`, or any number of texts. The seeds of successive texts differ
             by n.
         n: number of images for each prompt.
 
     Raises:
         FileNotFoundError: if the file does not exist.
-        ValueError: if the file contains no prompt, or a damaged prompt.
+        ValueError: if the file contains no prompts, or a damaged prompt.
     """
     if len(given) == 1 and (given[0].endswith(SUFFIXES) or Path(given[0]).is_file()):
         return PromptFile(given[0]).prompts()
@@ -41,17 +41,17 @@ def read_prompts(given: Sequence[str], n: int) -> list[Prompt]:
 def image_requests(
     prompts: Sequence[Prompt] | None, classes: Sequence[int] | None, n: int, seed: int | None
 ) -> list[ImageRequest]:
-    """List the images, grouped by prompt or class.
+    """List the requested images, grouped by prompt or class.
 
     Args:
-        prompts: prompts; None without.
-        classes: classes; None without.
-        n: number of images for each prompt or class, or of all images without both.
-        seed: seed of the first image, increasing by one per image. None takes the seed of each prompt, increasing by
-            one per image of the prompt; without prompts it is 0.
+        prompts: prompts; None if images have no prompts.
+        classes: class indices; None if images have no classes.
+        n: number of images for each prompt or class; if there are neither prompts nor classes, number of all images.
+        seed: seed of the first image, which increases by one per image. If it is None, the first image of each prompt
+            has the prompt's seed, which increases by one per image of the prompt; without prompts, `seed` is 0.
 
     Raises:
-        ValueError: if both prompts and classes are given, there is none of either, or a number is out of range.
+        ValueError: if both prompts and classes are given, or a number is out of range.
     """
     at_least(1, n=n)
     at_least(0, seed=seed, **{f"classes[{place}]": label for place, label in enumerate(classes or ())})
@@ -76,6 +76,6 @@ def image_requests(
 
 
 def in_blocks(requests: Sequence[ImageRequest], size: int) -> list[list[ImageRequest]]:
-    """Split the requests into blocks of images that are generated together. The last block may be smaller."""
+    """Split requests into blocks of images that are generated as one batch; the last block may be smaller."""
     at_least(1, batch_size=size)
     return [list(requests[start : start + size]) for start in range(0, len(requests), size)]

@@ -1,4 +1,4 @@
-"""Processes of a command without a trainer, on one machine or started by torchrun."""
+"""Launch the processes of a command that has no Trainer, on one machine or under torchrun."""
 
 import os
 from typing import Any
@@ -11,12 +11,12 @@ from datamodules.files.limits import sentence
 
 
 def fabric_of(accelerator: str, devices: int, precision: Any = "32-true") -> Fabric:
-    """Describe the processes, one for each device, without starting them.
+    """Build a Fabric with one process for each device, without starting the processes.
 
     Args:
         accelerator: auto, cpu, cuda or mps.
-        devices: number of devices on this machine; torchrun's setting replaces it.
-        precision: precision of Lightning, for `autocast`.
+        devices: number of devices on this machine; under torchrun, its setting is used instead.
+        precision: Lightning's precision setting, which determines `autocast`.
 
     Raises:
         ValueError: if the machine lacks the accelerator or has fewer devices.

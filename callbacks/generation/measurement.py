@@ -1,4 +1,4 @@
-"""Distances between two sets of images, computed from their features, and files of feature statistics."""
+"""Compute distances between two sets of images from their features, and read and write files of feature statistics."""
 
 import json
 from pathlib import Path
@@ -34,20 +34,20 @@ class Described(NamedTuple):
     name: str
     moments: FeatureMoments
     feature: Features | None
-    """None if only the moments are known."""
+    """Features; None if only the moments are known."""
     extractor: dict[str, Any] | None
-    """The extractor's identity; None if the file does not record it."""
+    """Identity of the extractor; None if the file does not contain it."""
 
 
 def described(name: str, feature: Features, extractor: dict[str, Any], shares: Shares, file: Path | None) -> Described:
-    """Compute the moments of features, on all ranks together.
+    """Compute the moments of features. Must be called on every rank, and the work is sharded over ranks.
 
     Args:
         name: name of the set of images, for error messages.
         feature: features of the images, `[N, D]`, the same on all ranks.
         extractor: identity of the extractor.
         shares: rank, world size and device.
-        file: cache file of the moments. If the file exists, it is read. None caches nothing.
+        file: cache file of the moments, which is read if it exists; None caches nothing.
 
     Raises:
         ValueError: if there are fewer than two images.
@@ -65,15 +65,15 @@ def described(name: str, feature: Features, extractor: dict[str, Any], shares: S
 
 
 def statistics_file(feature: Features) -> Path:
-    """Return the cache file of the moments of features. It is next to the folder of the features."""
+    """Return the path of the cache file for the moments of features, next to the features' folder."""
     entry = Path(str(feature.filename)).parent  # type: ignore[attr-defined]
     return entry.with_name(f"{entry.name}.npz")
 
 
 def write_statistics(file: Path, images: Described) -> None:
-    """Write moments and their origin to an `.npz` file.
+    """Write moments, and the extractor and number of images from which they come, to an `.npz` file.
 
-    It has the keys `mu` and `sigma`, as in pytorch-fid and clean-fid.
+    As in pytorch-fid and clean-fid, the keys of the moments are `mu` and `sigma`.
     """
     mean, covariance, count = images.moments
     with whole_file(file) as partial, partial.open("wb") as stream:
@@ -85,7 +85,7 @@ def read_statistics(file: Path) -> Described:
     """Read statistics (`mu`, `sigma`) from `write_statistics`, pytorch-fid or clean-fid, or read features (`pool_3`).
 
     Raises:
-        ValueError: if the file is damaged or has other contents. The message names the file.
+        ValueError: if the file is damaged or has other contents; the message names the file.
     """
     arrays = read_npz(file, optional=("pool_3", "mu", "sigma", "count", "extractor"))
     said = _extractor(file, arrays.get("extractor"))
@@ -135,7 +135,7 @@ def refuse_other_extractor(first: Described, second: Described) -> None:
     """Reject statistics of different extractors.
 
     Raises:
-        ValueError: names both.
+        ValueError: if the extractors differ; the message names both.
     """
     if None not in (first.extractor, second.extractor) and first.extractor != second.extractor:
         raise ValueError(
@@ -157,20 +157,20 @@ def distances(
     seed: int = 0,
     shares: Shares = ALONE,
 ) -> dict[str, float]:
-    """Compute FID, KID and IS. All ranks call this function with the same features.
+    """Compute FID, KID and IS. Must be called on every rank, with the same features.
 
     Args:
         generated: features of the generated images. IS depends only on these features.
         real: features of the real images.
-        classifier: weights `[K, D]` of the classification layer, needed for IS. None omits IS.
-        exact_kid: whether to compute KID over all pairs of images. False uses 100 subsets of 1,000 images, from at most
-            10,000 images of each side.
+        classifier: weights `[K, D]` of the classification layer for IS; None omits IS.
+        exact_kid: whether to compute KID over all pairs of images. If false, 100 subsets of 1,000 images are used, from
+            at most 10,000 real and 10,000 generated images.
         seed: random seed of the subsets.
         shares: rank, world size and device.
 
     Returns:
-        Values by metric name. If there are no more images than features, the covariance is singular and FID depends on
-        the number of images. The name of FID then includes this number.
+        Values by metric name. If there are no more images than features, the covariance is singular, FID depends on the
+        number of images, and the name of FID includes this number.
 
     Raises:
         ValueError: if the two sets of features are from different extractors.

@@ -24,32 +24,32 @@ from lightning_modules.training.evaluation_mode import in_evaluation_mode
 
 
 class PromptGrid(Callback):
-    """Generate the same prompts from the same seeds every n training steps, in a grid.
+    """Every n training steps, generate images for the same prompts and seeds, and draw them in a grid.
 
-    Rows are prompts, and columns are seeds. The first grid shows the model before training. Grids are written to
-    `figures/<name>/step_<step>.png` in the run directory, and sent to the loggers that accept images. Without a logger
-    nothing is generated. Images have the size that the model was trained on. The module samples with the same weights
-    as in validation, such as averaged weights. Training is not affected. The work is sharded over ranks, and the grid
-    is the same for any number of ranks.
+    Each row shows one prompt, and each column one seed. The first grid shows the model before training. Grids are
+    written to `figures/<name>/step_<step>.png` in the run directory, and sent to the loggers that accept images.
+    Without a logger, nothing is generated. Images have the size on which the model was trained. The module samples with
+    the weights that it uses in validation, such as averaged weights. Training is not affected. The work is sharded over
+    ranks, and the grid is the same for any number of ranks.
 
     Args:
-        prompts: texts, or a prompt file: .txt with one prompt per line, .jsonl, .json or .csv. None uses the module's
+        prompts: texts, or a prompt file (.txt with one prompt per line, .jsonl, .json or .csv); None uses the module's
             own `prompts`.
-        seeds: seeds of each prompt. None uses `num_seeds` successive seeds from `seed`.
-        seed: first seed; only if `seeds` is None.
-        num_seeds: number of seeds; only if `seeds` is None.
+        seeds: seeds for each prompt; None uses `num_seeds` successive seeds, starting with `seed`.
+        seed: first seed; used only if `seeds` is None.
+        num_seeds: number of seeds; used only if `seeds` is None.
         every_n_steps: number of optimizer steps between two grids.
-        num_inference_steps: sampling steps; None uses the module's own.
-        guidance_scale: scale of classifier-free guidance; None uses the module's own.
-        batch_size: images generated at once on a rank.
-        image_size: maximum height and width of an image in the grid, in pixels; larger images are reduced. None reduces
-            no image.
-        name: folder of the grids, and their name in loggers.
+        num_inference_steps: number of sampling steps; None uses the module's own setting.
+        guidance_scale: scale of classifier-free guidance; None uses the module's own setting.
+        batch_size: number of images that a rank generates as one batch.
+        image_size: maximum height and width of an image in the grid, in pixels; larger images are downscaled. None
+            keeps the size of all images.
+        name: name of the folder of the grids, and of the grids in loggers.
 
     Raises:
         ValueError: if an argument is out of range, or, at setup, if the prompt file is damaged or there are no prompts.
         FileNotFoundError: at setup, if the prompt file does not exist.
-        TypeError: at setup, if the module does not generate images for texts alone, each from its own seed.
+        TypeError: at setup, if the module cannot generate each image from a text and a seed alone.
     """
 
     def __init__(
@@ -100,7 +100,9 @@ class PromptGrid(Callback):
         given = [self.prompts] if isinstance(self.prompts, str) else self.prompts
         self._texts = list(module.prompts) if given is None else [each.caption for each in read_prompts(given, 1)]
         if not self._texts:
-            raise ValueError(f"PromptGrid: prompts must be given, as {type(module).__name__} has none of its own")
+            raise ValueError(
+                f"PromptGrid: prompts must be given, because {type(module).__name__} has no prompts of its own"
+            )
         if isinstance(model := text_model(module), TextToImage):
             model.keep_embedded(self._texts)
 
@@ -112,13 +114,13 @@ class PromptGrid(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.global_step != self._step:  # the same in batches whose gradients are accumulated
+        if trainer.global_step != self._step:  # the step does not change in batches whose gradients are accumulated
             self._step = trainer.global_step
             if self._step % self.every_n_steps == 0:
                 self._draw(trainer, pl_module)
 
     def _draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        directory = trainer.log_dir if trainer.loggers else None  # a broadcast, so every rank must ask
+        directory = trainer.log_dir if trainer.loggers else None  # a broadcast, so every rank must read it
         if directory is None:
             return
         with in_evaluation_mode(trainer, pl_module), sampling_with(pl_module, self.settings):
@@ -133,9 +135,9 @@ class PromptGrid(Callback):
         log_picture(trainer, path, self.name)
 
     def _blocks(self, module: Any) -> dict[int, Tensor]:
-        """Generate this rank's blocks of images, and gather those of all ranks by number.
+        """Generate this rank's blocks of images, and return the blocks of all ranks by number.
 
-        All ranks generate equally many blocks, as sharded weights require. The surplus ones are thrown away.
+        All ranks generate the same number of blocks, because sharded weights require it; surplus blocks are discarded.
         """
         requests = [(text, seed) for text in self._texts for seed in self.seeds]
         blocks = [requests[start : start + self.batch_size] for start in range(0, len(requests), self.batch_size)]
@@ -156,7 +158,7 @@ class PromptGrid(Callback):
 
 @contextmanager
 def sampling_with(module: Any, settings: dict[str, Any]) -> Iterator[None]:
-    """Replace settings of sampling, and restore them and the prompts afterwards. None leaves a setting as it is."""
+    """Replace sampling settings that are not None in this context, and restore them and the prompts afterwards."""
     own = {name: getattr(module, name) for name in ("prompts", *settings)}
     try:
         for name, value in settings.items():

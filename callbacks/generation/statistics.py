@@ -1,12 +1,12 @@
-"""FID, KID and IS. FID and KID are distances between the features of two sets of images. IS needs one set.
+"""Compute FID and KID, distances between the features of two sets of images, and IS, a score of one set.
 
     FID = |m1 - m2|^2 + tr S1 + tr S2 - 2 tr (S1 S2)^(1/2)
     KID = mean over subsets of the unbiased squared MMD with the kernel k(x, y) = (<x, y>/D + 1)^3
     IS  = exp(mean_i KL(p_i || mean_j p_j))
 
-Features are read in chunks from an array that may be on disk. They are summed in float64, so memory does not grow with
-the number of images. For sets with more than 10,000 images, the subsets of KID are sampled from a reservoir of 10,000
-images. KID over all pairs of images is also available.
+Features are read in chunks from an array that may be on disk, and are summed in float64, so memory does not grow with
+the number of images. If a set has more than 10,000 images, KID's subsets are sampled from a random reservoir of 10,000
+of these images. KID over all pairs of images is also available.
 
 Source: Heusel, Ramsauer, Unterthiner, Nessler and Hochreiter, GANs Trained by a Two Time-Scale Update Rule Converge to
 a Local Nash Equilibrium, NeurIPS 2017, arXiv 1706.08500; Binkowski, Sutherland, Arbel and Gretton, Demystifying MMD
@@ -25,11 +25,11 @@ from torch import Tensor
 from datamodules.randomness.generators import generator_of, seed_of
 
 Features = NDArray[Any]
-"""`[N, D]`, in memory or memory-mapped."""
+"""Features `[N, D]`, in memory or memory-mapped."""
 CHUNK = 1024
 SUBSETS, SUBSET_SIZE = 100, 1000
 RESERVOIR = 10_000
-"""Maximum number of a set's images from which KID's subsets are sampled."""
+"""Maximum number of images of a set from which KID's subsets are sampled."""
 
 
 class FeatureMoments(NamedTuple):
@@ -49,7 +49,7 @@ def _rows(feature: Features, rows: Any, device: torch.device) -> Tensor:
 
 
 def moment_sums(feature: Features, device: torch.device, share: int = 0, shares: int = 1) -> Tensor:
-    """Sum features and outer products of features over one shard of the chunks.
+    """Sum the features and their outer products over one shard of the chunks.
 
     Args:
         feature: `[N, D]`.
@@ -64,7 +64,7 @@ def moment_sums(feature: Features, device: torch.device, share: int = 0, shares:
     sums = torch.zeros(dimensions + 1, dimensions, dtype=torch.float64, device=device)
     for start in range(share * CHUNK, len(feature), shares * CHUNK):
         rows = _rows(feature, slice(start, start + CHUNK), device)
-        if device.type == "cpu":  # NumPy computes only half of a symmetric product, unlike PyTorch
+        if device.type == "cpu":  # unlike PyTorch, NumPy computes only half of a symmetric product
             sums[:-1] += torch.from_numpy(rows.numpy().T @ rows.numpy())
         else:
             sums[:-1].addmm_(rows.T, rows)
@@ -83,13 +83,13 @@ def frechet_distance(first: FeatureMoments, second: FeatureMoments) -> float:
     """Compute FID, the Fréchet distance of two Gaussians.
 
     Let A A^T = S1. The trace of the matrix root is the sum of the square roots of the eigenvalues of the symmetric
-    matrix A^T S2 A. The numbers of images bound the number of nonzero eigenvalues. Further eigenvalues are rounding
-    errors and are dropped.
+    matrix A^T S2 A. The number of nonzero eigenvalues is bounded by the numbers of images. All further eigenvalues are
+    rounding errors, and are dropped.
     """
     dimensions = len(first.mean)
     ranks = [dimensions if count is None else min(dimensions, count - 1) for count in (first.images, second.images)]
     values, vectors = torch.linalg.eigh(first.covariance)
-    kept = slice(dimensions - ranks[0], None)  # eigenvalues ascend
+    kept = slice(dimensions - ranks[0], None)  # eigenvalues are in ascending order
     root = vectors[:, kept] * values[kept].clamp(min=0).sqrt()
     products = torch.linalg.eigvalsh(root.T @ second.covariance @ root)[-min(ranks) :]
     apart = (first.mean - second.mean).square().sum() + first.covariance.trace() + second.covariance.trace()
@@ -106,13 +106,13 @@ def _kernel_with_itself(rows: Tensor) -> Tensor:
 
 
 def _unbiased(within: tuple[Tensor, Tensor], across: Tensor, counts: tuple[int, int]) -> Tensor:
-    """Compute the squared MMD from sums over pairs of different rows."""
+    """Compute the unbiased squared MMD from the kernel's sums over pairs of different rows."""
     (m, n), (xx, yy) = counts, within
     return xx / (m * (m - 1)) + yy / (n * (n - 1)) - 2 * across / (m * n)
 
 
 def reservoir(count: int, *words: int) -> NDArray[np.int64]:
-    """Sample at most `RESERVOIR` rows of a set for the subsets of KID. Rows are in ascending order.
+    """Sample at most `RESERVOIR` rows of a set for KID's subsets; return them in ascending order.
 
     Args:
         count: number of rows in the set.
@@ -124,12 +124,12 @@ def reservoir(count: int, *words: int) -> NDArray[np.int64]:
 
 
 def num_subsets(first: int, second: int) -> int:
-    """Number of KID subsets for N and M images. It is 1 if a subset would contain all images of both sets."""
+    """Return the number of KID subsets for N and M images: 1 if a subset would contain all images of both sets."""
     return 1 if first == second <= SUBSET_SIZE else SUBSETS
 
 
 def kid_basis(first: int, second: int, exact: bool) -> str:
-    """Describe in words which images KID uses, given N and M images."""
+    """Describe in words which images KID uses if the sets have N and M images."""
     if exact:
         return f"all pairs of {first} and {second} images"
     drawn = [f"{RESERVOIR} of {count}" if count > RESERVOIR else str(count) for count in (first, second)]
@@ -140,22 +140,22 @@ def kid_basis(first: int, second: int, exact: bool) -> str:
 def subset_distances(
     first: Features, second: Features, seed: int, device: torch.device, share: int = 0, shares: int = 1
 ) -> Tensor:
-    """Compute the squared MMD of random subsets of two sets. KID is the mean over the subsets.
+    """Compute the squared MMD between random subsets of two sets, whose mean over the subsets is KID.
 
-    A subset has 1,000 rows of each reservoir, or fewer if the smaller reservoir has fewer. Reservoirs depend only on
-    the seed, and subsets only on (seed, subset index). The kernel of two rows is computed once for all subsets that
-    contain both rows. The kernel matrix is computed in tiles.
+    A subset has 1,000 rows of each reservoir, or as many as the smaller reservoir has. The reservoirs depend only on
+    the seed, and a subset depends only on (seed, subset index). The kernel of two rows is computed once for all subsets
+    that contain both rows. The kernel matrix is computed in tiles.
 
     Args:
         first: `[N, D]`.
         second: `[M, D]`.
         seed: random seed.
         device: device of the computation, in float64.
-        share: index of the shard of tiles for this rank.
+        share: index of the shard of tiles that is computed.
         shares: number of shards.
 
     Returns:
-        Sums for each of the S subsets, `[S]`, float64. The results of all shards must be added.
+        A term of the squared MMD of each of the S subsets, `[S]`, float64. The terms of all shards must be added.
     """
     sets, size = (first, second), min(SUBSET_SIZE, len(first), len(second))
     kept = [reservoir(len(rows), seed, SUBSETS + side) for side, rows in enumerate(sets)]
@@ -183,13 +183,13 @@ def subset_distances(
 
 
 def kernel_sums(first: Features, second: Features, device: torch.device, share: int = 0, shares: int = 1) -> Tensor:
-    """Sum the kernel over all pairs of rows in each set (without the diagonal) and between the sets. Return `[3]` sums.
+    """Sum the kernel over all pairs of different rows in each set, and over all pairs of rows of both sets: `[3]`.
 
     Args:
         first: `[N, D]`.
         second: `[M, D]`.
         device: device of the computation, in float64.
-        share: index of the shard of tiles for this rank.
+        share: index of the shard of tiles that is computed.
         shares: number of shards. The results of all shards must be added.
     """
     sums = torch.zeros(3, dtype=torch.float64, device=device)
@@ -232,6 +232,6 @@ def score_sums(feature: Features, classifier: Tensor, device: torch.device, shar
 
 
 def inception_score(sums: Tensor, count: int) -> float:
-    """Compute IS from the `score_sums` of N = `count` rows. All images are used at once, not in ten splits."""
+    """Compute IS from the `score_sums` of N = `count` rows, for all images together instead of in ten splits."""
     mean = sums[:-1] / count
     return float((sums[-1] / count - torch.special.xlogy(mean, mean).sum()).exp())

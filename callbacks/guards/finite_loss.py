@@ -1,6 +1,6 @@
-"""Stop a run with a non-finite loss before a bad checkpoint is written. Steps are not synchronised.
+"""Stop a run with a non-finite loss before a bad checkpoint is written, without synchronising every step.
 
-With `FiniteLoss`, a non-finite loss is an error. With `Divergence`, it is a result.
+`FiniteLoss` treats a non-finite loss as an error, and `Divergence` treats it as a result.
 """
 
 import math
@@ -19,22 +19,22 @@ NEVER = torch.iinfo(torch.int64).max
 AT_ONCE = 64
 """Number of batches whose losses are checked together."""
 MOST_HELD = 2**20
-"""Number of sample indices kept until then."""
+"""Maximum number of sample indices that are kept before losses are checked."""
 
 
 class NonFiniteLoss(ValueError):
-    """The training loss became NaN or infinite. The message names step, epoch, samples and the last good checkpoint."""
+    """The training loss became NaN or infinite; the message names step, epoch, samples and the last good checkpoint."""
 
 
 class FiniteLoss(Callback):
-    """Stop training at a NaN or infinite loss. Report the first bad step and the indices of its samples.
+    """Stop training if the loss is NaN or infinite, and report the first bad step and the indices of its samples.
 
-    The first bad loss over many steps is recorded on the device. All ranks read the record together every
-    `log_every_n_steps` batches, before validation, at the end of an epoch, and before a checkpoint is written. A bad
-    run therefore writes no checkpoint, and the last good checkpoint remains. There is one exception. With
-    `save_weights_only: true`, Lightning calls no hook before it writes a checkpoint. Within an epoch, a bad checkpoint
-    can then be written up to `log_every_n_steps` batches after the first bad loss. If a `Divergence` is present, this
-    callback is inactive.
+    The first bad loss over many steps is recorded on the device. All ranks read this record together every
+    `log_every_n_steps` batches, before validation, at the end of an epoch, and before a checkpoint is written.
+    Therefore no checkpoint is written after a bad loss, and the last good checkpoint remains. There is one exception:
+    with `save_weights_only: true`, Lightning calls no hook before it writes a checkpoint, so a checkpoint within an
+    epoch may be bad if it is written less than `log_every_n_steps` batches after the first bad loss. This callback is
+    inactive if the trainer has a `Divergence`.
 
     Raises:
         NonFiniteLoss: at the next check after a bad loss, on all ranks.
@@ -42,16 +42,16 @@ class FiniteLoss(Callback):
     """
 
     takes_over = False
-    """Whether a plain `FiniteLoss` is inactive if this callback is present."""
+    """Whether a plain `FiniteLoss` is inactive if the trainer has this callback."""
 
     def __init__(self) -> None:
         self._off = False
         self._steps: dict[int, int] = {}  # batch of the epoch -> optimizer steps before it, since the last read
         self._held: list[tuple[int, Tensor, Tensor]] = []  # batch of the epoch, loss and samples, not checked yet
         self._step = 0
-        self._first: Tensor | None = None  # batch of the epoch whose loss was the first bad one, on the device
+        self._first: Tensor | None = None  # on the device: batch of the epoch with the first bad loss
         self._loss: Tensor | None = None
-        self._index: Tensor | None = None  # its samples, padded with -1
+        self._index: Tensor | None = None  # samples of this batch, padded with -1
         self._checkpoint = ""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -90,7 +90,7 @@ class FiniteLoss(Callback):
         self._read(trainer)
 
     def _note(self, loss: Tensor, index: Tensor | None, batch_idx: int) -> None:
-        """Keep the loss and the sample indices of the batch until the next check. A check covers several batches."""
+        """Keep the loss and the sample indices of a batch until the next check, which covers several batches."""
         index = torch.zeros(0, dtype=torch.int64, device=loss.device) if index is None else index
         if self._held and self._held[-1][0] != batch_idx - 1:
             self._look()
@@ -99,7 +99,7 @@ class FiniteLoss(Callback):
             self._look()
 
     def _look(self) -> None:
-        """Keep the first bad loss since the last check on the device, with its batch and samples."""
+        """Record the first bad loss since the last check on the device, with its batch and samples."""
         if not self._held:
             return
         (first, *_), losses, indices = zip(*self._held, strict=True)
@@ -114,7 +114,7 @@ class FiniteLoss(Callback):
             for each in (self._index, *indices)
         )
         bad = self._is_bad(loss)
-        place = bad.int().argmax()[None]  # of the first bad loss
+        place = bad.int().argmax()[None]  # position of the first bad loss
         is_first = bad.any() & (self._first == NEVER)
         self._first = torch.where(is_first, first + place[0], self._first)
         self._loss = torch.where(is_first, loss.index_select(0, place)[0], self._loss)
@@ -127,7 +127,7 @@ class FiniteLoss(Callback):
         return NonFiniteLoss(message)
 
     def _read(self, trainer: Trainer) -> None:
-        """Synchronise with the device and the other ranks. All ranks have run the same batches."""
+        """Read the record on all ranks, which have run the same batches, and raise an error after a bad loss."""
         if not self._steps:
             return
         self._look()
@@ -167,7 +167,7 @@ class FiniteLoss(Callback):
 
 
 class Diverged(NonFiniteLoss):
-    """The training loss diverged, in a run whose configuration records divergence instead of failing.
+    """The training loss diverged in a run that records divergence as a result instead of failing.
 
     Args:
         message: error message with step, loss, samples and the last good checkpoint.
@@ -177,18 +177,19 @@ class Diverged(NonFiniteLoss):
     def __init__(self, message: str, step: int) -> None:
         super().__init__(message)
         self.test_metrics = {"test/diverged": 1.0, "test/diverged_step": float(step)}
-        """Results of the run, written by the command line in place of test results."""
+        """Results of the run, which the command line writes instead of test results."""
 
 
 class Divergence(FiniteLoss):
-    """End a run without an error if the training loss diverges. Log `test/diverged` 1 and `test/diverged_step`.
+    """End a run without an error if the training loss diverges, and log `test/diverged` = 1 and `test/diverged_step`.
 
-    `compare`, `claim` and sweeps count diverged runs. If a diverged run lacks a metric, the run is left out of its
-    mean. Other runs log `test/diverged` 0 with their results. Losses are checked as in `FiniteLoss`. This callback
-    deactivates `FiniteLoss`. If the trainer is called from Python, it raises `Diverged`.
+    `compare`, `claim` and sweeps count diverged runs. If a diverged run lacks a metric, it is left out of the mean of
+    this metric. Runs that do not diverge log `test/diverged` = 0 with their results. Losses are checked as in
+    `FiniteLoss`, which this callback deactivates. If the trainer is called from Python, a diverged run raises
+    `Diverged`.
 
     Args:
-        beyond: threshold on the batch loss. Larger losses count as divergence, like NaN and infinite losses.
+        beyond: threshold on the batch loss; larger losses count as divergence, like NaN and infinite losses.
     """
 
     takes_over = True
@@ -203,7 +204,7 @@ class Divergence(FiniteLoss):
         pl_module.log("test/diverged", 0.0, sync_dist=True)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Report divergence if NaN values caused another error before the check, such as in an eigenvalue solver."""
+        """Report divergence if NaN values caused a different error first, for example in an eigenvalue solver."""
         alone = not is_distributed()  # other ranks may not have failed
         if alone and isinstance(exception, Exception) and not isinstance(exception, NonFiniteLoss):
             self._read(trainer)
@@ -216,7 +217,7 @@ class Divergence(FiniteLoss):
 
 
 def _latest_checkpoint(trainer: Trainer) -> str:
-    """Return the path of the last, best or resumed checkpoint, in this order, or an empty string if none exists."""
+    """Return the path of the last, best or resumed checkpoint (the first that exists), or "" if there is none."""
     for callback in trainer.checkpoint_callbacks:
         if path := getattr(callback, "last_model_path", "") or getattr(callback, "best_model_path", ""):
             return str(path)

@@ -1,4 +1,4 @@
-"""Check before training that module, network, data and trainer are compatible."""
+"""Check before a run that module, network, data and trainer are compatible."""
 
 from typing import Any
 
@@ -26,21 +26,19 @@ REFUSED: dict[type[Callback], str] = {
     SpikeDetection: "fails in this version of Lightning when a checkpoint is saved; use "
     "callbacks.guards.FiniteLoss, which ends a run whose loss is not finite",
 }
-"""Lightning callbacks that do not work here, with the reason."""
+"""Lightning callbacks that do not work in this project, with the reasons."""
 
 
 class SanityChecks(Callback):
-    """Before anything is computed, raise an error for configurations that would fail later or give misleading results:
+    """Before a run computes anything, reject configurations that would fail later or give misleading results:
 
     * `num_classes` of module and data that differ;
-    * a classifier whose network does not accept the data's images, or outputs another number of logits (checked on the
-      meta device);
-    * `trainer.accumulate_grad_batches` below 1, and `trainer.overfit_batches`, for which Lightning would replace the
-      order of the batches;
-    * Lightning callbacks that do not work here, or not with this module;
-    * `trainer.use_distributed_sampler` for a DataModule that shards its batches itself.
+    * a classifier whose network does not accept the data's images, or outputs a different number of logits (checked on
+    the meta device); * `trainer.accumulate_grad_batches` below 1, and `trainer.overfit_batches`, with which Lightning
+    would replace the order of the batches; * Lightning callbacks that do not work in this project, or do not work with
+    this module; * `trainer.use_distributed_sampler` for a DataModule that shards its batches itself.
 
-    With gradient accumulation, this callback also reports the number of samples in an optimizer step.
+    With gradient accumulation, the callback also prints the number of samples per optimizer step.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -62,7 +60,7 @@ class SanityChecks(Callback):
             raise ValueError(f"model.num_classes is {wanted}, but {type(data).__name__} has {given} classes")
         network = getattr(pl_module, "network", None)
         if wanted is not None and given is not None and isinstance(network, torch.nn.Module):
-            shape = getattr(data, "image_shape", None)  # of images to classify; others may have no known shape
+            shape = getattr(data, "image_shape", None)  # set for images to classify; other data may have no fixed shape
             if shape is not None:
                 self._check_network(network, shape, wanted)
         if isinstance(data, SeededBatches) and repeats_samples(trainer):
@@ -85,7 +83,7 @@ class SanityChecks(Callback):
         images = torch.empty(2, *shape, device="meta", dtype=floating[0] if floating else None)
         name = type(network).__name__
         try:
-            # In training mode it may synchronise statistics across ranks, which fails on the meta device.
+            # In training mode, the network may synchronise statistics across ranks, which fails on the meta device.
             with evaluating(network), torch.no_grad():
                 logits = functional_call(network, weights, images)
         except (RuntimeError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Make the random numbers of a batch depend on its position, not on earlier batches."""
+"""Make the random numbers of a batch depend on the batch's position, not on earlier batches."""
 
 import random
 from collections.abc import Mapping
@@ -14,10 +14,10 @@ from datamodules.randomness.shared_batches import begin_batch, end_batch
 
 
 def seed_torch(seed: int, device: torch.device) -> None:
-    """Seed the generators of PyTorch on the CPU and on the device in use.
+    """Seed PyTorch's generators on the CPU and on `device`.
 
-    `torch.manual_seed` would also record the call stack for each missing kind of accelerator. This would take longer
-    than a training step of a small network.
+    `torch.manual_seed` would also record the call stack for each kind of accelerator that is missing, which takes
+    longer than a training step of a small network.
     """
     torch.default_generator.manual_seed(seed)
     if device.type != "cpu":
@@ -28,12 +28,12 @@ def seed_torch(seed: int, device: torch.device) -> None:
 class SeedEveryBatch(Callback):
     """Seed the random generators before each batch from (seed, stage, epoch, batch).
 
-    Dropout, mixup and noise are therefore the same with and without an interruption. Generator states need not be
-    saved. Per-sample random numbers of a step (`sample_rows`) are the same for any world size. On several ranks, the
-    generators of PyTorch are also seeded by rank. Networks use them for dropout.
+    Dropout, mixup and noise are therefore the same whether or not the run was interrupted, and generator states need
+    not be saved. Random numbers of individual samples (`sample_rows`) are the same for any world size. PyTorch's
+    generators, which networks use for dropout, are seeded differently on each rank.
 
     Args:
-        seed: seed of all batches. None means the value of `seed_everything`.
+        seed: seed from which the seeds of all batches are derived; None uses the value of `seed_everything`.
     """
 
     seeds_batches = True

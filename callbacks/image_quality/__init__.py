@@ -1,4 +1,4 @@
-"""Quality of restored images: tables of torchmetrics image metrics, gradients, power spectra and top-1 accuracy."""
+"""Measure the quality of restored images: tables of image metrics, gradients, power spectra and top-1 accuracy."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Quality measures of single images: any torchmetrics image metric, and LPIPS from local weights."""
+"""Quality measures for single images: any torchmetrics image metric, and LPIPS with local weights."""
 
 import inspect
 import re
@@ -15,7 +15,7 @@ from lightning_modules.metrics.image_quality import EvaluationProtocol, Measure,
 
 
 def in_range(image: Tensor, clean: Tensor, protocol: EvaluationProtocol) -> list[Tensor]:
-    """Clip images to [0, 1] for perceptual metrics, and round if the protocol rounds. Return float32."""
+    """Clip images to [0, 1] for perceptual metrics, round them if the protocol does, and convert them to float32."""
     kept: EvaluationProtocol = "rounded" if protocol == "rounded" else "clipped"
     return [as_measured(each, kept).float() for each in (image, clean)]
 
@@ -25,22 +25,21 @@ PLACES = {"slice1.0": 0, "slice2.3": 3, "slice3.6": 6, "slice4.8": 8, "slice5.10
 
 
 class LPIPS:
-    """Learned perceptual image patch similarity (LPIPS) 0.1 with AlexNet, from local weights. It is 0 for equal images.
+    """Learned perceptual image patch similarity (LPIPS) 0.1 with AlexNet and local weights; 0 for equal images.
 
-    With the published weights, LPIPS of the three example images of the authors is 0.7219 and 0.1376. The authors
-    report 0.722 and 0.138.
+    With the published weights, the LPIPS of the authors' three example images is 0.7219 and 0.1376; the authors report
+    0.722 and 0.138.
 
     Source: Zhang, Isola, Efros, Shechtman and Wang, The Unreasonable Effectiveness of Deep Features as a Perceptual
     Metric, CVPR 2018, arXiv 1801.03924.
 
     Args:
-        weights: safetensors file with five convolutions and the linear heads. Convolutions are named
-            `features.<i>.weight` and `.bias` as in torchvision. Heads are named `lin<i>.model.1.weight` as in the
-            package `lpips`.
+        weights: safetensors file with the weights of five convolutions, named `features.<i>.weight` and `.bias` as in
+            torchvision, and of the linear heads, named `lin<i>.model.1.weight` as in the package `lpips`.
 
     Raises:
         FileNotFoundError: if the file does not exist.
-        ValueError: if the file has other tensors.
+        ValueError: if the file does not have exactly these tensors.
     """
 
     def __init__(self, weights: str) -> None:
@@ -60,17 +59,17 @@ class LPIPS:
         heads = {key: tensor for key, tensor in given.items() if key.startswith("lin")}
         given |= {
             f"lins.{key.removeprefix('lin')}": tensor for key, tensor in heads.items()
-        }  # torchmetrics registers them twice
+        }  # torchmetrics registers them under two names
         self.network: nn.Module = _LPIPS(pretrained=False, net="alex", pnet_rand=True)
         try:
             self.network.load_state_dict(given)
         except RuntimeError as error:
             raise ValueError(
-                f"lpips_weights {path} holds other weights than those of LPIPS with AlexNet: {sentence(error)}"
+                f"lpips_weights {path} contains other weights than those of LPIPS with AlexNet: {sentence(error)}"
             ) from None
 
     def __call__(self, image: Tensor, clean: Tensor, protocol: EvaluationProtocol) -> Tensor:
-        """Compute the distance of each image, `[B]`. Images are clipped. Grey images are repeated to three channels."""
+        """Compute each image's distance, `[B]`; images are clipped, and grey images are repeated to three channels."""
         self.network.to(image.device)
         pair = in_range(image, clean, protocol)
         first, second = (each.expand(-1, 3, -1, -1) if each.shape[1] == 1 else each for each in pair)
@@ -83,17 +82,18 @@ class LPIPS:
 
 
 OF_SETS = {"InceptionScore", "PerceptualPathLength"}
-"""torchmetrics' metrics of sets of images whose `update` looks like that of an image."""
+"""torchmetrics' metrics of sets of images whose `update` has the signature of a metric of single images."""
 
 
 class MeasuredByMetric:
-    """A torchmetrics image metric as a measure of single images.
+    """A measure of single images that is computed by a torchmetrics image metric.
 
-    Metrics that compare two images get the estimate and the clean image. No-reference metrics get only the estimate.
+    Metrics that compare two images receive the estimate and the clean image. No-reference metrics receive only the
+    estimate.
 
     Args:
         name: name of the measure, for error messages.
-        metric: the metric.
+        metric: metric that is computed for each image.
 
     Raises:
         ValueError: if the metric compares distributions of images.
@@ -110,10 +110,10 @@ class MeasuredByMetric:
         self.name = name
         self.metric = metric
         self.with_reference = len(needed) == 2
-        metric.distributed_available_fn = never  # each rank measures its own images, and rows are gathered
+        metric.distributed_available_fn = never  # each rank measures its own images; rows are gathered later
 
     def __call__(self, image: Tensor, clean: Tensor, protocol: EvaluationProtocol) -> Tensor:
-        """Measure each image, `[B]`. Images are measured one at a time because metrics average over their input."""
+        """Measure each image, `[B]`, one at a time, because metrics average over the images of a batch."""
         self.metric.to(image.device)
         pair = in_range(image, clean, protocol)[: 1 + self.with_reference]
         return torch.stack([self._of_one(*one) for one in zip(*(each.split(1) for each in pair), strict=True)])
@@ -133,7 +133,7 @@ class MeasuredByMetric:
 
 
 def never() -> bool:
-    """Make a metric assume a single rank, so that it does not synchronise."""
+    """Return false, so that a metric assumes a single rank and does not synchronise."""
     return False
 
 
@@ -142,7 +142,7 @@ def measures_of(metrics: Sequence[Metric] | Mapping[str, Metric], taken: Sequenc
 
     Args:
         metrics: torchmetrics image metrics.
-        taken: names that are already used by other measures.
+        taken: names that other measures already use.
 
     Raises:
         ValueError: if two measures have the same name, or a metric does not measure single images.
@@ -153,7 +153,9 @@ def measures_of(metrics: Sequence[Metric] | Mapping[str, Metric], taken: Sequenc
         named = [(snake_case(type(one).__name__), one) for one in metrics]
     names = [*taken, *(name for name, _ in named)]
     if twice := next((name for name in names if names.count(name) > 1), None):
-        raise ValueError(f"metrics: two are called {twice}; name them, as in {{my_{twice}: {{class_path: ...}}}}")
+        raise ValueError(
+            f"metrics: two metrics are called {twice}; give them names, as in {{my_{twice}: {{class_path: ...}}}}"
+        )
     if strange := next((name for name, _ in named if not re.fullmatch(r"\w+", name)), None):
         raise ValueError(f"metrics: names must consist of letters, digits and underscores, got {strange!r}")
     return {name: MeasuredByMetric(name, metric) for name, metric in named}

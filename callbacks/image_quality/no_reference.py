@@ -1,4 +1,4 @@
-"""Metrics without ground truth of the images or frames that `predict` writes."""
+"""Measure the images or frames that `predict` writes by metrics that need no ground truth."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,18 +20,19 @@ def chosen_frames(files: Sequence[Path]) -> list[Path]:
 
 
 class NoReferenceMetrics(Callback):
-    """Measure the images that `predict` writes by metrics of pyiqa that need no ground truth.
+    """Measure the images that `predict` writes by pyiqa's metrics that need no ground truth.
 
-    Images of a folder `restored/<clip>` are frames of a clip. The first, the middle and the last frame are measured, as
-    in the protocol of VideoLQ and FLIR. Images directly in `restored` are all measured. The file `no_reference.csv` in
-    the run directory has a row for each image, and the mean. Rank 0 computes the metrics after all files are written.
+    The images in a folder `restored/<clip>` are frames of a clip. Of each clip, the first, the middle and the last
+    frame are measured, as in the protocol of VideoLQ and FLIR. Images directly in `restored` are all measured. The
+    callback writes `no_reference.csv` to the run directory, with one row for each image and a row of means. Rank 0
+    computes the metrics after all ranks have written their files.
 
-    pyiqa is the package extra `no-reference`. Without this package, a warning replaces the table.
+    The package pyiqa is installed by the extra `no-reference`. Without pyiqa, there is a warning instead of the table.
 
     Args:
-        metrics: names of metrics in pyiqa.
-        all_frames: measure all frames of a clip instead of three.
-        data_range: stored value of white of 16-bit images. None means that the images have 8 bits.
+        metrics: pyiqa's names of the metrics.
+        all_frames: whether to measure all frames of a clip instead of three.
+        data_range: pixel value that denotes white in 16-bit images; None for 8-bit images.
     """
 
     def __init__(
@@ -51,12 +52,12 @@ class NoReferenceMetrics(Callback):
         written = getattr(pl_module, "written", None)
         if written is None:
             raise TypeError(f"NoReferenceMetrics needs a module that writes images, got {type(pl_module).__name__}")
-        directory = trainer.log_dir  # a broadcast, so on every rank
+        directory = trainer.log_dir  # a broadcast, so every rank must read it
         kept = directory is not None and not trainer.fast_dev_run  # type: ignore[attr-defined]
         self.folder = Path(str(directory), written) if kept else None
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        # Callbacks end their prediction before the module, which waits for the files of all ranks.
+        # This hook runs after the module's `on_predict_end`, which waits for the files of all ranks.
         folder, self.folder = self.folder, None
         if stage != "predict" or folder is None or not trainer.is_global_zero:
             return

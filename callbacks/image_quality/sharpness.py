@@ -1,4 +1,4 @@
-"""Sharpness of restored images: gradients and power spectra."""
+"""Measure the sharpness of restored images by gradients and power spectra."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from lightning_modules.metrics.image_quality import as_measured
 from lightning_modules.training.logging import log_same
 
 RINGS = 32
-"""Number of equal bins of frequencies between 0 and half a cycle per pixel."""
+"""Number of frequency bins of equal width between 0 and half a cycle per pixel."""
 KINDS = ("noisy", "estimate", "clean")
 
 
@@ -29,7 +29,7 @@ def average_gradient(grey: Tensor) -> Tensor:
 
 
 def radial_power(grey: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum the power of zero-mean images `[B, H, W]` over rings of frequencies. Count the frequencies per ring.
+    """Sum the power of zero-mean images `[B, H, W]` over rings of frequencies, and count the frequencies per ring.
 
     Returns:
         Sums and counts over all images, `[RINGS]` each. The power is |F|^2 / (H W).
@@ -51,14 +51,15 @@ def radial_power(grey: Tensor) -> tuple[Tensor, Tensor]:
 class Sharpness(Callback):
     """Compare gradients and power spectra of restored, clean and degraded test images.
 
-    Images are converted to grey with 256 levels. Logs the mean gradients `test/average_gradient` (restored images),
-    `test/clean_average_gradient` and `test/noisy_average_gradient`. Also logs `test/gradient_error`, the difference
-    between restored and clean images. Logs `test/spectrum_error` for restored images and `test/noisy_spectrum_error`
-    for noisy images. The error is the root mean square, over frequencies, of the difference in log mean power to the
-    clean images. Writes the spectra to `spectrum.csv` and `figures/spectrum.png` of the run directory.
+    Images are converted to grey with 256 levels. The callback logs the mean gradients `test/average_gradient` (restored
+    images), `test/clean_average_gradient` and `test/noisy_average_gradient`, and `test/gradient_error`, the difference
+    between restored and clean images. It logs the spectrum errors `test/spectrum_error` (restored images) and
+    `test/noisy_spectrum_error` (degraded images): the root mean square, over frequencies, of the difference in log mean
+    power from the clean images. The spectra are written to `spectrum.csv` and `figures/spectrum.png` in the run
+    directory.
 
     Raises:
-        TypeError: at setup, if the module does not measure images.
+        TypeError: at setup, if the module is not an `ImageMeasurer`.
     """
 
     def __init__(self) -> None:
@@ -68,7 +69,7 @@ class Sharpness(Callback):
         require(pl_module, ImageMeasurer, "Sharpness")
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # per kind: power and count of each ring, sum of gradients, number of images
+        # for each kind of image: power and count of each ring, sum of gradients, number of images
         self.sums = {kind: torch.zeros(2 * RINGS + 2, dtype=torch.float64) for kind in KINDS}
 
     def on_test_batch_end(
@@ -97,7 +98,7 @@ class Sharpness(Callback):
             if kind != "clean":
                 error = (power[kind].log() - power["clean"].log()).square().mean().sqrt()
                 log_same(pl_module, f"test/{prefix}spectrum_error", error)
-        directory = trainer.log_dir  # a broadcast, so on every rank
+        directory = trainer.log_dir  # a broadcast, so every rank must read it
         if directory is None or not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         frequency = ((torch.arange(RINGS) + 0.5) / (2 * RINGS))[filled].tolist()

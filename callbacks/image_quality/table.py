@@ -1,4 +1,4 @@
-"""A table with the metrics of every restored image."""
+"""Write a table with the metrics of every restored image."""
 
 from pathlib import Path
 from typing import Any
@@ -17,23 +17,23 @@ from lightning_modules.metrics.image_quality import BUILT_IN, Measure
 class ImageMetricsTable(Callback):
     """Write the metrics of every test image to `image_quality.csv` in the run directory.
 
-    A row has the dataset, the index and the name of an image. It has PSNR in dB and SSIM of the restored image, and the
-    same metrics of the degraded image as `noisy_psnr` and `noisy_ssim`. The last row of a dataset has the means. If a
-    run is tested twice (`checkpoint.also_test_best`), the table is from the first test. The first test uses the
+    Each row contains the dataset, index and name of an image, the PSNR in dB and the SSIM of the restored image, and
+    the same metrics of the degraded image as `noisy_psnr` and `noisy_ssim`. The last row of each dataset contains the
+    means. If a run is tested twice (`checkpoint.also_test_best`), the table is from the first test, which uses the
     configured checkpoint.
 
     Args:
         metrics: list of further torchmetrics image metrics, such as `{class_path:
             torchmetrics.image.UniversalImageQualityIndex}`, or metrics by name. Each metric is logged as `test/<name>`
-            and is a column of the table. It gets one image at a time, float32 in [0, 1].
-        lpips_weights: safetensors file of LPIPS with AlexNet, for the metric `lpips`. None omits this metric.
-        pyiqa: names of metrics of the package pyiqa, such as `niqe`, `lpips` and `brisque`. They are left out with a
-            warning if this package, the extra `no-reference`, is not installed. pyiqa downloads weights.
+            and is a column of the table. It receives one image at a time, as float32 in [0, 1].
+        lpips_weights: safetensors file of LPIPS with AlexNet, for the metric `lpips`; None omits this metric.
+        pyiqa: names of metrics of the package pyiqa, such as `niqe`, `lpips` and `brisque`. If pyiqa (the extra
+            `no-reference`) is not installed, these metrics are left out with a warning. pyiqa downloads weights.
 
     Raises:
         TypeError: at setup, if the module is not an `ImageMeasurer`.
-        FileNotFoundError: if the weights do not exist.
-        ValueError: if the weights are of another network, or a metric does not measure single images.
+        FileNotFoundError: if the file of weights does not exist.
+        ValueError: if the weights are those of a different network, or a metric does not measure single images.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class ImageMetricsTable(Callback):
         self.measures |= measures_of(metrics or [], [*BUILT_IN, *self.measures])
         self.pyiqa = pyiqa or []
         if twice := next((name for name in self.pyiqa if name in {*BUILT_IN, *self.measures}), None):
-            raise ValueError(f"pyiqa: {twice} is the name of another metric, too")
+            raise ValueError(f"pyiqa: {twice} is also the name of a different metric")
         self.tested = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -61,7 +61,7 @@ class ImageMetricsTable(Callback):
             measures.pop(name, None)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        directory = trainer.log_dir  # a broadcast, so on every rank
+        directory = trainer.log_dir  # a broadcast, so every rank must read it
         first, self.tested = not self.tested, True
         if directory is None or not trainer.is_global_zero or not first or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
@@ -70,7 +70,7 @@ class ImageMetricsTable(Callback):
 
 
 def with_means(table: pd.DataFrame) -> pd.DataFrame:
-    """Append a row of means to the rows of each dataset. The name of this row is `mean`."""
+    """Append a row of means, named `mean`, to the rows of each dataset."""
     parts = []
     for name, rows in table.groupby("set", sort=False):
         mean = rows.drop(columns=["set", "index", "name"]).mean()

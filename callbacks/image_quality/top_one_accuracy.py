@@ -1,4 +1,4 @@
-"""Top-1 accuracy of a classifier on restored images."""
+"""Measure the top-1 accuracy of a classifier on restored images."""
 
 from pathlib import Path
 from typing import Any
@@ -15,25 +15,24 @@ from lightning_modules.interfaces import ImageMeasurer, require
 from lightning_modules.training.logging import log_same
 
 SEEN = ("", "noisy_", "clean_")
-"""Beginnings of the metric names: of restored, degraded and clean images."""
+"""Prefixes of the metric names for restored, degraded and clean images."""
 
 
 class TopOneAccuracy(Callback):
     """Classify the restored test images with a pretrained classifier, and log these metrics:
 
-    * `test/accuracy`: fraction of restored images that get their true class;
-    * `test/noisy_accuracy`: the same for degraded images;
-    * `test/clean_accuracy`: the same for clean images, which is an upper bound in practice.
+    * `test/accuracy`: fraction of restored images that are classified correctly; * `test/noisy_accuracy`: the same for
+    degraded images; * `test/clean_accuracy`: the same for clean images, in practice an upper bound on the other two.
 
     Images are clipped to [0, 1]. Images are sharded over ranks.
 
     Args:
-        network: maps images `[B, C, H, W]` in [0, 1] to logits `[B, K]`.
-        labels: text file with an image name and, at the end of the line, its class number, for each test image. An
-            example is a list of ImageNet images, `n01440764/ILSVRC2012_val_00000293.JPEG 0`.
+        network: classifier that maps images `[B, C, H, W]` in [0, 1] to logits `[B, K]`.
+        labels: text file with one line for each test image: the image's name, followed by its class number. An example
+            is a list of ImageNet images with lines such as `n01440764/ILSVRC2012_val_00000293.JPEG 0`.
 
     Raises:
-        FileNotFoundError: if there is no such file.
+        FileNotFoundError: if the file does not exist.
         ValueError: if a line has no class number.
     """
 
@@ -48,7 +47,7 @@ class TopOneAccuracy(Callback):
             if len(words) < 2 or not words[-1].isdecimal():
                 raise ValueError(f"labels {path}: each line must be an image name and a class number, got {words[0]!r}")
             self.label[stem_of(words[0])] = int(words[-1])
-        self.counts = torch.zeros(len(SEEN) + 1, dtype=torch.int64)  # right answers, and the number of images
+        self.counts = torch.zeros(len(SEEN) + 1, dtype=torch.int64)  # correct predictions, and the number of images
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "test":

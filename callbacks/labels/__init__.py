@@ -1,4 +1,4 @@
-"""Check training labels with the predictions of a trained network."""
+"""Check training labels by the predictions of a trained network."""
 
 from typing import TYPE_CHECKING
 

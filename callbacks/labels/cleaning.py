@@ -1,7 +1,7 @@
-"""Convert a label report to labels for training, and estimate the fraction of wrong labels.
+"""Derive cleaned training labels from a label report, and estimate the fraction of wrong labels.
 
-Both tasks compare probabilities with the mean self-confidence of a class k. The mean is over the n_k images with given
-label k:
+Both tasks compare probabilities with the self-confidence of a class k, which is the mean of its probability over the
+n_k images with given label k:
 
     t_k = (1/n_k) sum_{i: y_i = k} p_i[k]
 
@@ -17,7 +17,7 @@ from datamodules.corruptions.label_noise.recorded import ACTIONS
 
 CLEANED = "cleaned_labels.csv"
 ROUNDING = 1e-12
-"""Tolerance of comparisons with a mean, which may exceed all of its equal terms in the last bit."""
+"""Tolerance of comparisons with a mean: the mean of equal numbers may exceed these numbers in the last bit."""
 
 
 def with_actions(table: pd.DataFrame) -> pd.DataFrame:
@@ -30,10 +30,10 @@ def with_actions(table: pd.DataFrame) -> pd.DataFrame:
         drop     otherwise: the label is suspected, and no class is confident
 
     `label` is k for `relabel` and y otherwise. `confidence` is p[y] for `keep`, p[k] for `relabel` and 1 - p[y] for
-    `drop`. A class without given labels has no t_k. No image is relabelled to this class.
+    `drop`. A class k that is not among the given labels has no threshold t_k, and no image is relabelled to it.
 
-    The thresholds are those of confident learning. There is one difference. A label with p[y] >= t_y is kept here.
-    Confident learning counts it as wrong if another class is more probable and exceeds its own threshold.
+    The thresholds are those of confident learning, with one difference: a label with p[y] >= t_y is kept here, whereas
+    confident learning counts it as wrong if a different class is more probable and reaches its threshold.
     """
     given, another = _confident(table)
     wrong = (table["suspected"] == 1).to_numpy() & ~given
@@ -60,19 +60,20 @@ def cleaned_labels(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def wrong_fraction(table: pd.DataFrame, resamples: int = 1000) -> dict[str, float]:
-    """Estimate the fraction of wrong labels by the confident joint. The interval is from a bootstrap over images.
+    """Estimate the fraction of wrong labels by the confident joint, with an interval from a bootstrap over images.
 
-    Among the n_y images with given label y, c_y images count for y (p[y] >= t_y). Another o_y images count for another
-    class (the proposed class k != y, p[k] >= t_k). Images that meet neither condition are not counted:
+    Among the n_y images with given label y, c_y images count for y (p[y] >= t_y), and o_y images count for a different
+    class (the proposed class k != y, if p[k] >= t_k). Images that meet neither condition are not counted:
 
         fraction = (1/N) sum_y n_y o_y / (c_y + o_y)
 
-    The interval consists of the 2.5 and 97.5 % quantiles over resampled sets of images, with t fixed. Its upper end is
-    at least the upper end of the Clopper-Pearson interval for no wrong label among the counted images. The interval
-    covers only the sampling error: the estimate is biased if the network memorises false labels or confuses classes.
+    The ends of the interval are the 2.5 and 97.5 % quantiles over resampled sets of images, with fixed t. The upper end
+    is at least that of the Clopper-Pearson interval for the case in which none of the counted labels is wrong. The
+    interval covers only the sampling error. The estimate is biased if the network memorises false labels or confuses
+    classes.
 
-    Confident learning uses the most probable of all confident classes. A report has only the probabilities of the given
-    and the most probable class. Here, only these two classes can be confident.
+    Confident learning uses the most probable of all confident classes. A report contains only the probabilities of the
+    given class and the most probable class, so here only these two classes can be confident.
 
     Args:
         table: label report.
@@ -87,13 +88,13 @@ def wrong_fraction(table: pd.DataFrame, resamples: int = 1000) -> dict[str, floa
     count = np.bincount(3 * code + kind, minlength=3 * len(category))
     resampled = np.random.default_rng(0).multinomial(len(table), count / len(table), size=resamples)
     low, high = np.quantile(_off_diagonal(resampled), [0.025, 0.975])
-    high = max(high, 1 - 0.025 ** (1 / (kind < 2).sum()))  # where no image counts for another class, all samples agree
+    high = max(high, 1 - 0.025 ** (1 / (kind < 2).sum()))  # if no image counts for a different class, all samples agree
     estimate = float(_off_diagonal(count[None])[0])
     return {"labels_wrong_estimate": estimate, "labels_wrong_low": float(low), "labels_wrong_high": float(high)}
 
 
 def _confident(table: pd.DataFrame) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return whether the given class of each image, and a different proposed class, reach their self-confidence."""
+    """Return for each image whether its given class reaches t, and whether a different proposed class does."""
     threshold = table.groupby("given")["probability_given"].mean() - ROUNDING
     given = table["probability_given"] >= table["given"].map(threshold)
     proposed = table["probability_proposed"] >= table["proposed"].map(threshold)
@@ -101,7 +102,7 @@ def _confident(table: pd.DataFrame) -> tuple[NDArray[np.bool_], NDArray[np.bool_
 
 
 def _off_diagonal(count: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return the wrong fraction of each set. The counts `[sets, 3 K]` contain o, c and neither for each class."""
+    """Return each set's fraction of wrong labels; the counts `[sets, 3 K]` are o, c and neither for each class."""
     count = count.reshape(len(count), -1, 3)
     of_counted = count[..., 0] / np.maximum(count[..., :2].sum(axis=-1), 1)
     return (count.sum(axis=-1) * of_counted).sum(axis=-1) / count.sum(axis=(-2, -1))

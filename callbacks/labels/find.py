@@ -1,4 +1,4 @@
-"""Find label errors with one call, without a Trainer."""
+"""Find label errors with one function call, without a Trainer."""
 
 import numpy as np
 import pandas as pd
@@ -21,25 +21,25 @@ def find_label_errors(
     threshold: float = 0.5,
     batch_size: int = 256,
 ) -> pd.DataFrame:
-    """Judge each label by the predictions of a trained classifier.
+    """Score each label by the predictions of a trained classifier.
 
-    If the network was trained on these labels, it does not suspect false labels that it has memorised. Use
-    probabilities from cross-validation to avoid this.
+    If the network was trained on these labels, the false labels that it has memorised are not suspected. To avoid this,
+    pass class probabilities from cross-validation.
 
     Args:
         network_or_name: a trained network or module that maps images to logits `[B, K]`, the name of a timm model with
             pretrained weights for these classes, or class probabilities `[N, K]`. K must be at least 2.
-        images: images `[N, C, H, W]` in [0, 1]. With class probabilities, images are not needed and may be None.
+        images: images `[N, C, H, W]` in [0, 1]; may be None if class probabilities are given.
         labels: given labels `[N]`, integers in 0 ... K - 1.
         threshold: label score below which a label is suspected, in (0, 1).
         batch_size: number of images per forward pass.
 
     Returns:
         The table of `callbacks.labels.LabelReport`, with the worst label first. It has the columns `index`, `given`,
-        `proposed`, `probability_given`, `probability_proposed`, `score` and `suspected`. The columns `action` (`keep`,
-        `relabel` or `drop`), `label` (for training) and `confidence` are from `callbacks.labels.cleaning.with_actions`.
-        The `attrs` of the table contain the estimated fraction of wrong labels and its interval, see
-        `callbacks.labels.cleaning.wrong_fraction`.
+        `proposed`, `probability_given`, `probability_proposed`, `score` and `suspected`, and the columns `action`
+        (`keep`, `relabel` or `drop`), `label` (for training) and `confidence` of
+        `callbacks.labels.cleaning.with_actions`. The table's `attrs` contain the estimated fraction of wrong labels and
+        its interval, see `callbacks.labels.cleaning.wrong_fraction`.
 
     Raises:
         ValueError: if an argument is out of range, or lengths or shapes do not match.
@@ -54,7 +54,7 @@ def find_label_errors(
         probability = torch.as_tensor(network_or_name).detach().cpu().double()
     if probability.ndim != 2 or len(probability) != len(labels):
         raise ValueError(f"probabilities must be [{len(labels)}, K], one row per label, got {list(probability.shape)}")
-    if not ((probability >= 0).all() and (probability.sum(dim=1) - 1).abs().max() < 1e-3):  # NaN fails both
+    if not ((probability >= 0).all() and (probability.sum(dim=1) - 1).abs().max() < 1e-3):  # NaN fails both conditions
         raise ValueError("probabilities must be nonnegative, and each row must sum to 1; apply softmax to logits first")
     given = torch.from_numpy(checked_labels(labels, probability.shape[1], "labels"))
     columns = {name: column.numpy() for name, column in judged(probability, given).items()}
@@ -68,7 +68,7 @@ def find_label_errors(
 def _probabilities(
     network: nn.Module | str, images: Tensor | NDArray[np.floating] | None, samples: int, batch_size: int
 ) -> Tensor:
-    """Return the class probabilities `[N, K]` of a network in evaluation mode. They are float64 on the CPU."""
+    """Return the class probabilities of a network in evaluation mode, `[N, K]`, as float64 on the CPU."""
     if images is None or len(images) != samples:
         got = "None" if images is None else f"{len(images)} images"
         raise ValueError(f"there must be one image for each of the {samples} labels, got {got}")

@@ -1,4 +1,4 @@
-"""Label scores from the predictions of a classifier, and the reliability of label reports."""
+"""Score labels by the predictions of a classifier, and measure the reliability of label reports."""
 
 from typing import Any
 
@@ -12,16 +12,17 @@ from datamodules.batches import UNVERIFIED
 
 
 def label_score(probability: Tensor, label: Tensor) -> Tensor:
-    """Score the agreement of a classifier with each given label, by the normalised margin.
+    """Score how well a classifier agrees with each given label, by the normalised margin.
 
         s_i = (p_i[y_i] - max_{k != y_i} p_i[k] + 1) / 2
 
     Args:
-        probability: class probabilities `[B, K]` with K >= 2. Each row sums to one.
+        probability: class probabilities `[B, K]` with K >= 2; each row sums to one.
         label: given labels, `[B]`, int64.
 
     Returns:
-        `[B]`, in [0, 1]. A score is below 1/2 if and only if another class is more probable than the given class.
+        Scores `[B]` in [0, 1]. A score is below 1/2 if and only if a different class is more probable than the given
+        class.
 
     Source: Kuan and Mueller, Model-agnostic label quality scoring to detect real-world label errors, ICML 2022
     DataPerf workshop.
@@ -32,10 +33,10 @@ def label_score(probability: Tensor, label: Tensor) -> Tensor:
 
 
 def judged(probability: Tensor, label: Tensor) -> dict[str, Tensor]:
-    """Compare the predictions of a classifier with the given labels.
+    """Compare a classifier's predictions with the given labels.
 
     Args:
-        probability: class probabilities `[B, K]`, float64, with K >= 2. Each row sums to one.
+        probability: class probabilities `[B, K]`, float64, with K >= 2; each row sums to one.
         label: given labels, `[B]`, int64.
 
     Returns:
@@ -55,11 +56,11 @@ def precision_and_recall(suspected: NDArray[np.bool_], wrong: NDArray[np.bool_])
     """Compute the precision and recall of the suspected labels.
 
     Args:
-        suspected: `[N]`.
+        suspected: whether each label is suspected, `[N]`.
         wrong: whether each given label differs from the true label, `[N]`.
 
     Returns:
-        Precision |suspected and wrong| / |suspected| and recall |suspected and wrong| / |wrong|. They are 0 if the
+        Precision |suspected and wrong| / |suspected| and recall |suspected and wrong| / |wrong|; either is 0 if its
         denominator is 0.
     """
     found = float((suspected & wrong).sum())
@@ -69,17 +70,17 @@ def precision_and_recall(suspected: NDArray[np.bool_], wrong: NDArray[np.bool_])
 def report_metrics(
     given: NDArray[np.int64], suspected: NDArray[np.bool_], score: NDArray[Any], clean_label: NDArray[np.int64] | None
 ) -> dict[str, float]:
-    """Measure the reliability of a label report against the true labels, if known.
+    """Compute the metrics of a label report, including its reliability if true labels are known.
 
     Args:
         given: given labels, `[N]`.
         suspected: whether each label is suspected, `[N]`.
-        score: `[N]`: label scores, in [0, 1].
-        clean_label: true labels, `[N]`, with `UNVERIFIED` for unknown labels. None if all are unknown.
+        score: label scores in [0, 1], `[N]`.
+        clean_label: true labels, `[N]`, with `UNVERIFIED` for unknown labels; None if all are unknown.
 
     Returns:
-        `labels_suspected` over all labels, and `label_precision`, `label_recall` and `label_auroc` over the verified
-        labels.
+        `labels_suspected`, computed over all labels, and `label_precision`, `label_recall` and `label_auroc`, computed
+        over the verified labels.
     """
     metrics = {"labels_suspected": float(suspected.mean())}
     verified = np.zeros(len(given), dtype=bool) if clean_label is None else clean_label != UNVERIFIED

@@ -1,4 +1,4 @@
-"""Merge the label reports of the folds of a training set. The network that judged a label was not trained on it."""
+"""Merge the label reports of a training set's folds, in which no network has scored labels that it was trained on."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,16 +10,16 @@ if TYPE_CHECKING:
 REPORT = "label_report.csv"
 MOST = 2**31 - 1
 COLUMNS = {"row": (0, MOST), "given": (0, MOST), "proposed": (0, MOST), "suspected": (0, 1)}
-"""Columns of whole numbers, with minimum and maximum."""
+"""Columns of integers, with the minimum and maximum of their values."""
 NUMBERS = ["score", "in_sample", "probability_given", "probability_proposed"]
 
 
 def merged(reports: Sequence[Path]) -> "pd.DataFrame":
-    """Merge the label reports of several folds. Rows are sorted, with the worst label first.
+    """Merge the label reports of several folds, sorted with the worst label first.
 
     Raises:
-        ValueError: if a report contains images used in training, or an image is in two reports. The message names the
-            report or image.
+        ValueError: if a report contains images used in training, or an image is in two reports; the message names the
+            report or the image.
     """
     import pandas as pd
 
@@ -27,7 +27,8 @@ def merged(reports: Sequence[Path]) -> "pd.DataFrame":
     for path, table in zip(reports, tables, strict=True):
         if "in_sample" not in table or table["in_sample"].any():
             raise ValueError(
-                f"{path} covers labels its network was trained on: train with data.folds 5 and data.fold 0, 1, ..."
+                f"{path} covers labels on which its network was trained: "
+                f"train with data.folds 5 and data.fold 0, 1, ..."
             )
     together = pd.concat(tables, ignore_index=True)
     if (twice := together["row"].duplicated()).any():
@@ -44,7 +45,7 @@ def merged(reports: Sequence[Path]) -> "pd.DataFrame":
 
 
 def read_report(path: Path) -> "pd.DataFrame":
-    """Read a report. Raise an error for missing columns, and for invalid values in the columns used here."""
+    """Read a report, and reject missing columns and invalid values in the columns that are used here."""
     from datamodules.batches import UNVERIFIED
     from datamodules.files.limits import whole_numbers
     from datamodules.files.number_tables import checked_numbers, read_csv
@@ -57,6 +58,6 @@ def read_report(path: Path) -> "pd.DataFrame":
     if "clean_label" in table:
         known = table["clean_label"].notna()
         whole_numbers(table["clean_label"][known], UNVERIFIED, MOST, path, "clean_label")
-        table["clean_label"] = table["clean_label"].astype("Int64")  # so that empty cells do not make others 1.0
+        table["clean_label"] = table["clean_label"].astype("Int64")  # empty cells would turn the others into floats
     checked_numbers(table[NUMBERS], "label report", path)
     return table

@@ -1,4 +1,4 @@
-"""Flag training labels that a classifier considers wrong, and estimate how reliable the flags are."""
+"""Report training labels that a classifier considers wrong, and estimate the reliability of the report."""
 
 import warnings
 from collections.abc import Sequence
@@ -36,43 +36,45 @@ PER_SAMPLE = ("index", "given", "proposed", "probability_given", "probability_pr
 
 
 class LabelReport(Callback):
-    """After testing, score the label of every training image by the predictions of the classifier.
+    """After testing, score the label of every training image by the classifier's prediction.
 
-    A label is *suspected* if its score is below `threshold`. The score is the normalised margin of `label_score`. By
-    default, the network was trained on the same labels. It does not suspect false labels that it has memorised. The
-    report is therefore marked as *in-sample*. If a fold of the training images is held out (`data.folds`), the report
-    contains only this fold. The network was not trained on it. `train.py label_report` merges the reports of all folds.
-    If a trainer was fitted with a DataLoader in Python, the report is about the dataset of the loader. Images are used
-    as the dataset returns them.
+    The score is the normalised margin of `label_score`. A label is *suspected* if its score is below `threshold`. By
+    default, the network was trained on the same labels, so false labels that it has memorised are not suspected, and
+    the report is marked as *in-sample*. If a fold of the training images is held out (`data.folds`), the report
+    contains only this fold, on which the network was not trained. `train.py label_report` merges the reports of all
+    folds. If a trainer was fitted with a DataLoader in Python, the report covers the DataLoader's dataset, and uses
+    images as the dataset returns them.
 
     The callback writes to the run directory:
 
-    * `label_report.csv`, worst first: `index` (position in the reported set), `row` and `name` (position and file in
-      the whole set, as in `labels.csv`) if the data have them, `given`, `proposed` (the most probable class),
+    * `label_report.csv`, worst label first: `index` (position in the reported set), `row` and `name` (position and file
+    in the whole dataset, as in `labels.csv`) if the data have them, `given`, `proposed` (the most probable class),
       `given_name` and `proposed_name` if the classes have names, `probability_given`, `probability_proposed`, `score`,
       `suspected` (0 or 1), `in_sample` (1, or 0 for held-out images) and, if known, `clean_label`, empty for an
       unverified image;
     * `cleaned_labels.csv`, in dataset order: `keep`, `relabel` or `drop` for each label, with a confidence, by the rule
-      of `callbacks.labels.cleaning.with_actions`; `FromCSV` reads it, so that another run trains on it;
-    * `figures/label_report.png`, the images with the worst labels.
+    of `callbacks.labels.cleaning.with_actions`; a later run can train on this file with `FromCSV`; *
+    `figures/label_report.png`, the images with the worst labels.
 
-    `test/labels_suspected` is the suspected fraction. `test/labels_wrong_estimate` is the estimated fraction of wrong
-    labels. Its 95 % interval is from `test/labels_wrong_low` to `test/labels_wrong_high` (a bootstrap of the confident
-    joint). If true labels are known, the callback also logs `test/label_precision`, `test/label_recall` and
-    `test/label_auroc` over verified images. The AUROC measures how well the score separates wrong from correct labels.
+    The callback logs `test/labels_suspected`, the fraction of suspected labels, and `test/labels_wrong_estimate`, the
+    estimated fraction of wrong labels, with a 95 % interval from `test/labels_wrong_low` to `test/labels_wrong_high` (a
+    bootstrap of the confident joint). If true labels are known, the callback also logs `test/label_precision`,
+    `test/label_recall` and `test/label_auroc` over verified images. The AUROC measures how well the score separates
+    wrong from correct labels.
 
-    Images are sharded over ranks. Only six numbers per image are kept in memory. With `compare_with_cleanlab`, rank 0
+    Images are sharded over ranks. Only six numbers per image are kept in memory; with `compare_with_cleanlab`, rank 0
     also keeps all N K probabilities. If a run is tested twice (`checkpoint.also_test_best`), the files are from the
-    first test. The first test uses the configured checkpoint.
+    first test, which uses the configured checkpoint.
 
     Args:
-        threshold: threshold on the score, in (0, 1). A label with a smaller score is suspected. With 1/2, labels that
-            are not the most probable class are suspected. With a smaller threshold, fewer labels are suspected.
+        threshold: threshold on the score, in (0, 1), below which a label is suspected. With 1/2, labels that are not
+            the most probable class are suspected; a smaller threshold suspects fewer labels.
         num_images: number of images in the figure.
-        compare_with_cleanlab: also find label issues by confident learning (Northcutt, Jiang and Chuang, JAIR 2021,
-            arXiv 1911.00068) on the same predictions, with the defaults of cleanlab's `find_label_issues`. Adds a
-            column `suspected_by_cleanlab` and the metrics `test/label_precision_cleanlab`, `test/label_recall_cleanlab`
-            and `test/label_agreement_cleanlab`. The last metric is the fraction of labels on which both methods agree.
+        compare_with_cleanlab: whether to find label issues by confident learning as well (Northcutt, Jiang and Chuang,
+            JAIR 2021, arXiv 1911.00068), on the same predictions and with the defaults of cleanlab's
+            `find_label_issues`. This adds a column `suspected_by_cleanlab` and the metrics
+            `test/label_precision_cleanlab`, `test/label_recall_cleanlab` and `test/label_agreement_cleanlab`, the
+            fraction of labels on which both methods agree.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -94,7 +96,7 @@ class LabelReport(Callback):
         if stage == "fit" and not gives_positions(trainer.datamodule):  # type: ignore[attr-defined]
             self._own = require_data(
                 trainer, TrainingImageSource, "LabelReport"
-            )  # kept for testing, which does not see it
+            )  # kept for testing, when it is not accessible
         if stage != "test":
             return
         num_classes = require(pl_module, Classifier, "LabelReport").num_classes
@@ -111,13 +113,14 @@ class LabelReport(Callback):
             raise TypeError(f"{error}; or fit the trainer with a DataLoader first, to report on its dataset") from error
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        directory = trainer.log_dir  # a broadcast, so every rank must ask
+        directory = trainer.log_dir  # a broadcast, so every rank must read it
         if directory is None:  # a fast_dev_run
             return
         images = self._images(trainer)
         held_out = images.held_out_dataloader() if isinstance(images, HeldOutImages) else None
         loader: Any = images.training_images_dataloader() if held_out is None else held_out
-        # Gathered through files: shards differ in length, and not every backend has object collectives.
+        # Results are gathered through files, because shards differ in length and not every backend has object
+        # collectives.
         world = trainer.world_size
         parts = [Path(directory, f"label_report.rank_{rank}_of_{world}.npz") for rank in range(world)]
         parts[trainer.global_rank].parent.mkdir(parents=True, exist_ok=True)
@@ -142,10 +145,10 @@ class LabelReport(Callback):
             log_same(pl_module, f"test/{name}", value)
 
     def _judged(self, trainer: Trainer, pl_module: LightningModule, loader: Any) -> dict[str, NDArray[Any]]:
-        """Score the images of this rank in dataloader order. Return the arrays of `PER_SAMPLE`."""
+        """Score the images of this rank in dataloader order, and return the arrays of `PER_SAMPLE`."""
         batches: list[dict[str, Tensor]] = []
         for batch, logits in classified(trainer, pl_module, loader):
-            # In double precision, where confident predictions still differ.
+            # In double precision, because confident predictions may be equal in single precision.
             probability, given = logits.cpu().double().softmax(dim=1), batch["label"].cpu()
             columns = {"index": batch["index"].cpu(), **judged(probability, given)}
             if "clean_label" in batch:
@@ -158,7 +161,7 @@ class LabelReport(Callback):
     def _report(
         self, scored: dict[str, NDArray[Any]], dataset: Any, names: Sequence[str] | None, in_sample: bool
     ) -> tuple[pd.DataFrame, dict[str, float]]:
-        """Return the table and the metrics. The table starts with the worst label."""
+        """Return the table, starting with the worst label, and the metrics."""
         table = pd.DataFrame({name: scored[name] for name in PER_SAMPLE if name in scored})
         suspected = scored["score"] < self.threshold
         table.insert(table.columns.get_loc("score") + 1, "suspected", suspected.astype(int))
@@ -199,7 +202,7 @@ class LabelReport(Callback):
 
 
 def in_words(table: pd.DataFrame, metrics: dict[str, float], cleaned: Path) -> str:
-    """Tell the estimated fraction of wrong labels, and whether the cleaned labels change more labels than that.
+    """Describe the estimated fraction of wrong labels, and whether the cleaned labels change more labels than this.
 
     Args:
         table: label report.
@@ -221,11 +224,11 @@ def in_words(table: pd.DataFrame, metrics: dict[str, float], cleaned: Path) -> s
 
 
 def find_label_issues(label: NDArray[np.int64], probability: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Find label issues with cleanlab and its default settings, in this process only.
+    """Find label issues by cleanlab with its default settings, without further processes.
 
     Args:
         label: given labels, `[N]`.
-        probability: `[N, K]`.
+        probability: class probabilities, `[N, K]`.
 
     Returns:
         Whether each label is an issue, `[N]`.
@@ -241,7 +244,7 @@ def _merged(parts: list[Path]) -> dict[str, NDArray[Any]]:
     """Merge the results of all ranks, in the order of the training set."""
     for part in parts:
         if not part.is_file():
-            raise FileNotFoundError(f"{part} is missing: every rank writes its part there; is the folder shared?")
+            raise FileNotFoundError(f"{part} is missing: every rank must write its part there; is the folder shared?")
     shares = [dict(np.load(part)) for part in parts]
     merged = {name: np.concatenate([share[name] for share in shares]) for name in shares[0]}
     order = np.argsort(merged["index"], kind="stable")

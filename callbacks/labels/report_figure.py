@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 COLUMNS = 8
 WRONG, RIGHT, UNKNOWN = "#c1272d", "#1f77b4", "0.6"
-LONGEST = 16  # maximum characters of a line below an image
+LONGEST = 16  # maximum number of characters in a line below an image
 ARROW = "\N{RIGHTWARDS ARROW}"
 
 
@@ -25,14 +25,14 @@ def draw_worst_labels(
     num_suspected: int,
     class_names: Sequence[str] | None = None,
 ) -> "Figure":
-    """Draw a contact sheet. The given label and, if different, the proposed label are written below each image.
+    """Draw a contact sheet with the given label and, if different, the proposed label below each image.
 
-    Images with wrong labels have a red frame. The frame is blue for correct labels and grey if the true label is
-    unknown. A true class that differs from both labels is also written below. Images without a class (-1) have a note.
+    The frame of an image is red if its given label is wrong, blue if the label is correct, and grey if the true label
+    is unknown. A true class that differs from both labels is also written below the image. A note marks images that
+    belong to none of the classes (-1).
 
     Args:
-        image: images `[n, C, H, W]` in [0, 1]. Images with three channels are drawn in colour. Otherwise, the channel
-            mean is drawn in grey.
+        image: images `[n, C, H, W]` in [0, 1], drawn in colour if C is 3, and otherwise as the channel mean in grey.
         worst: n rows of a label report, one per image.
         num_labels: number of scored labels.
         num_suspected: number of suspected labels.

@@ -1,4 +1,4 @@
-"""Page of thumbnails sorted by suspicion, as a single HTML file that loads no other files."""
+"""Write a page of thumbnails, most suspicious label first, as a single HTML file that loads no other files."""
 
 import base64
 import io
@@ -16,7 +16,7 @@ from datamodules.files.whole_files import write_text
 
 PAGE = "label_report.html"
 THUMBNAIL = 112
-"""Largest width and height of a thumbnail, in pixels."""
+"""Maximum width and height of a thumbnail, in pixels."""
 HEAD = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
@@ -37,15 +37,15 @@ small { color: #666; }
 
 
 def write_page(path: Path, table: pd.DataFrame, image: Iterable[NDArray[np.uint8]], num_labels: int) -> None:
-    """Write a page that shows image, given label, proposed label and confidences for each row of a label report.
+    """Write a page with the image, given label, proposed label and confidences of each row of a label report.
 
     All text is escaped, and the page's Content-Security-Policy forbids scripts and requests.
 
     Args:
-        path: the HTML file.
+        path: HTML file to write.
         table: rows of a label report with the columns of `with_actions`, most suspicious label first.
-        image: images of these rows, n tensors `[C, H, W]`. Three channels are shown in colour; otherwise, the mean over
-            channels is shown in grey.
+        image: images of these rows, n arrays `[C, H, W]`, shown in colour if C is 3, and otherwise as the channel mean
+            in grey.
         num_labels: number of labels in the whole report.
     """
     which = (
@@ -64,7 +64,7 @@ def write_page(path: Path, table: pd.DataFrame, image: Iterable[NDArray[np.uint8
 
 
 def suspicious_rows(table: pd.DataFrame, most: int) -> pd.DataFrame:
-    """Return the `most` most suspicious rows of a label report, with `action`, as `write_page` needs them."""
+    """Return the `most` most suspicious rows of a label report, with the columns that `write_page` needs."""
     return with_actions(table).sort_values("score", kind="stable", ignore_index=True).head(most)
 
 
@@ -82,7 +82,7 @@ def _figure(row: pd.Series, pixels: NDArray[np.uint8]) -> str:
 
 
 def _data_url(pixels: NDArray[np.uint8]) -> str:
-    """Encode a thumbnail: a photograph as JPEG, an image of at most 32 pixels without loss."""
+    """Encode a thumbnail as a data URL: without loss if it has at most 32 pixels per side, and otherwise as JPEG."""
     grey = pixels.mean(axis=0).round().astype(np.uint8)
     picture = Image.fromarray(pixels.transpose(1, 2, 0) if len(pixels) == 3 else grey)
     kind = "png" if max(picture.size) <= 32 else "jpeg"

@@ -113,9 +113,9 @@ class CachedFeatures(ImageSet):
     own entry. Image files are identified by their labels, names, sizes and modification times, and by the pixels of 64
     files. If the files are copied and their modification times change, the features are therefore computed again.
 
-    Train the head with a module whose network takes features, such as `lightning_modules.noisy_labels.nmtune.NMTune`
-    with the encoder `torch.nn.Identity`. With `data.second_view`, the second augmentation of a training image uses the
-    features of a different pass.
+    Train the head with a module whose network accepts features as input, such as
+    `lightning_modules.noisy_labels.nmtune.NMTune` with the encoder `torch.nn.Identity`. With `data.second_view`, the
+    second augmentation of a training image uses the features of a different pass.
 
     Args:
         images: dataset whose features are computed.
@@ -128,7 +128,7 @@ class CachedFeatures(ImageSet):
         augmentation_seed: random seed of the augmentations. It does not depend on the seed of the run, because all runs
             share the cache.
         encoder_batch_size: batch size of the encoder on each rank.
-        dtype: type of the features on disk.
+        dtype: dtype of the features on disk.
         cache_dir: cache folder, visible to all ranks.
         num_workers: number of DataLoader workers that read images. None means 0 for images in memory, and otherwise one
             per free core, at most 8.
@@ -294,9 +294,9 @@ class CachedFeatures(ImageSet):
         features = self.encoder(image.float().div(batch["data_range"]))
         if features.shape != (len(image), self.num_features):
             raise ValueError(
-                f"num_features is {self.num_features}, and the encoder gives {list(features.shape[1:])} for an image"
+                f"num_features is {self.num_features}, but the encoder returns {list(features.shape[1:])} for an image"
             )
         stored = features.to(getattr(torch, self.dtype)).cpu()
         if not stored.isfinite().all():
-            raise ValueError(f"the encoder gives features that are undefined, infinite or too great for {self.dtype}")
+            raise ValueError(f"the encoder returns features that are NaN, infinite or too large for {self.dtype}")
         return stored

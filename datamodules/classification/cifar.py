@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100: 50,000 + 10,000 colour images of 32 x 32 pixels."""
+"""CIFAR-10 and CIFAR-100: 50,000 training and 10,000 test colour images of 32 x 32 pixels."""
 
 import io
 from pathlib import Path
@@ -39,7 +39,7 @@ def decode_parquet(files: list[Path], image_key: str, label_key: str) -> tuple[T
             check_is_file(file)
             described = pyarrow.parquet.read_metadata(file)
             if described.num_rows > (stored := file.stat().st_size):
-                raise ValueError(f"it declares {described.num_rows} images in {stored} bytes")
+                raise ValueError(f"it declares {described.num_rows} images, but has only {stored} bytes")
             groups = range(described.num_row_groups)
             check_unpacked(file, sum(described.row_group(number).total_byte_size for number in groups))
             table = pyarrow.parquet.read_table(file, columns=[image_key, label_key])

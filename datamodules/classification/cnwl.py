@@ -18,7 +18,7 @@ Rate = Literal["0.0", "0.2", "0.4", "0.6", "0.8"]
 
 
 class CNWL(ImageSet):
-    """Mini-ImageNet with 100 classes and red noise: 50,000 training and 5,000 test images.
+    """Mini-ImageNet with 100 classes and noise from the web ("red noise"): 50,000 training and 5,000 test images.
 
     Reads the lists `split/red_noise_nl_RATE` and `split/validation`, with one file name and label per line. The images
     are in `all_images_resampled_84/` and `validation/LABEL/`. Training images whose names begin with n are from

@@ -40,7 +40,7 @@ class ImageFolder(ImageSet):
         data_dir: folder that contains `train`, and usually `test` or `val`.
         image_size: height and width of the input images of the network, in pixels.
         resize: length of the short side of validation and test images after resizing, before the centre crop, in
-            pixels. None means 256/224 of `image_size`.
+            pixels. None means `image_size * 256 / 224`.
         min_area: smallest area of a random resized training crop, as a fraction of the area of the image, in (0, 1].
             None means that training images are resized like test images, then cropped at a random position.
         shifted: dictionary that maps the name of each shifted test set, as used in metrics, to its folder in
@@ -137,7 +137,7 @@ class ClassFolders(ImageSet):
         data_dir: folder that contains `folder`. None means the NOISEWORKS_DATA directory.
         image_size: height and width of the input images of the network, in pixels.
         resize: length of the short side of validation and test images after resizing, before the centre crop, in
-            pixels. None means 256/224 of `image_size`.
+            pixels. None means `image_size * 256 / 224`.
         min_area: smallest area of a random resized training crop, as a fraction of the area of the image, in (0, 1].
             None means that training images are resized like test images, then cropped at a random position.
     """

@@ -109,7 +109,7 @@ class EncodedImages(ImageSource):
 
     @abstractmethod
     def sizes(self) -> list[tuple[int, int]]:
-        """Read the height and width of each upright image from its header.
+        """Read from the headers the height and width that each image has when upright.
 
         Raises:
             UnreadableImage: if a file is missing, or its header is not that of an image. The message names the file.
@@ -360,7 +360,7 @@ class NoisyImages(_ChangedSet):
     def test(self) -> ImagesInMemory:
         source = self.images.test()
         if not isinstance(source, ImagesInMemory):
-            raise ValueError(f"images must be a set in memory for NoisyImages, got {type(self.images).__name__}")
+            raise ValueError(f"NoisyImages needs a dataset with images in memory, got {type(self.images).__name__}")
         clean = source.image.float() / source.data_range
         noisy = self.noise.sample(clean, CounterRNG(self.seed, 0, torch.arange(len(clean))))
         return ImagesInMemory((noisy.clamp(0, 1) * 255).round().to(torch.uint8), source.label)
@@ -389,7 +389,7 @@ class UnequalClasses(_ChangedSet):
     def training(self) -> ImagesInMemory:
         source = self.images.training()
         if not isinstance(source, ImagesInMemory):
-            raise ValueError(f"images must be a set in memory for UnequalClasses, got {type(self.images).__name__}")
+            raise ValueError(f"UnequalClasses needs a dataset with images in memory, got {type(self.images).__name__}")
         kept = source.label.bincount(minlength=self.num_classes)
         if self.growth:
             relative = (self.growth * torch.arange(self.num_classes, dtype=torch.float64)).exp()

@@ -61,7 +61,7 @@ class ImageNet(ImageSet):
             ImageNet-100. None keeps all 1,000. Classes are numbered in wnid order.
         image_size: height and width of the input images of the network, in pixels.
         resize: length of the short side of validation and test images after resizing, before the centre crop, in
-            pixels. None means 256/224 of `image_size`.
+            pixels. None means `image_size * 256 / 224`.
         min_area: smallest area of a random resized training crop, as a fraction of the area of the image, in (0, 1].
             None means that training images are resized like test images, then cropped at a random position.
         shifted: dictionary that maps the name of each shifted test set, as used in metrics, to its folder relative to
@@ -159,10 +159,10 @@ def _shifted_set(split: Path, wnids: Sequence[str], translation: dict[str, str] 
     elif all(folder.isdecimal() for folder in folders):
         if len(wnids) != 1000:
             raise ValueError(
-                f"{split} has numbered folders and needs all 1,000 classes, but classes keeps {len(wnids)}"
+                f"{split} has numbered folders, which need all 1,000 classes, but classes keeps {len(wnids)}"
             )
         if above := [folder for folder in folders if int(folder) >= 1000]:
-            raise ValueError(f"{split} holds a folder {above[0]}, and classes are numbered 0...999")
+            raise ValueError(f"{split} holds a folder {above[0]}, but classes are numbered 0...999")
         pairs = [(folder, wnids[int(folder)]) for folder in folders]
     else:
         if odd := [folder for folder in folders if not _is_wnid(folder)]:
@@ -204,7 +204,7 @@ def read_labelled_batch(file: Path) -> tuple[np.ndarray, np.ndarray]:
             `data` has all red values, then all green values, then all blue values.
 
     Raises:
-        ValueError: if the file is damaged or has other contents.
+        ValueError: if the file is damaged or contains anything else.
     """
     try:
         if file.suffix == ".npz":
@@ -229,7 +229,7 @@ def read_batch(file: Path) -> np.ndarray:
 
 
 class ImageNet32(OtherImages):
-    """ImageNet at 32 x 32 pixels, as out-of-distribution images for another dataset.
+    """ImageNet at 32 x 32 pixels, as out-of-distribution images for a different dataset.
 
     The files are `train_data_batch_1` to `train_data_batch_10`, as distributed, either pickles or `.npz`.
 
@@ -252,7 +252,7 @@ class ImageNet32(OtherImages):
 
     def of_no_class(self, image_shape: tuple[int, ...], seed: int) -> ImagesInMemory:
         if tuple(image_shape) != (3, 32, 32):
-            raise ValueError(f"ImageNet32 has images [3, 32, 32], and those of the set are {list(image_shape)}")
+            raise ValueError(f"ImageNet32 has images [3, 32, 32], but in-distribution images are {list(image_shape)}")
         root = data_directory(self.data_dir, "ImageNet32")
         image = np.concatenate([read_batch(self._file(root, number)) for number in range(1, self.num_files + 1)])
         return ImagesInMemory(torch.from_numpy(image), torch.full((len(image),), UNKNOWN))

@@ -114,13 +114,13 @@ class LabelledImages(SeededBatches):
             raise ValueError(f"fold must be in 0 ... folds - 1 (folds is {folds}), got {fold}")
         if folds is not None and validation_fraction:
             raise ValueError(
-                f"validation_fraction must be 0 with folds {folds}, as a fold is held out; got {validation_fraction}"
+                f"validation_fraction must be 0 with folds {folds}, which hold out a fold; got {validation_fraction}"
             )
         if shards is not None:
             shards.check(batch_size)
             if batches_per_epoch is not None or passes_per_epoch > 1:
                 raise ValueError(
-                    "batches_per_epoch and passes_per_epoch must be left out with shards, which determine them"
+                    "batches_per_epoch and passes_per_epoch must not be set with shards, which determine both"
                 )
         if repeats > 1 and (shards is not None or batches_per_epoch is not None):
             raise ValueError(f"repeats must be 1 with shards or batches_per_epoch, got {repeats}")

@@ -31,7 +31,8 @@ class OutOfDistribution(LabelledImages):
         for name in ood:
             if not re.fullmatch(r"[\w.-]+", name) or name == IN_DISTRIBUTION:
                 raise ValueError(
-                    f"ood: names must be of letters, digits, '_', '.' and '-', and not {IN_DISTRIBUTION}, got {name!r}"
+                    f"ood: a name must consist of letters, digits, '_', '.' and '-', and not be {IN_DISTRIBUTION}; "
+                    f"got {name!r}"
                 )
         self.ood = ood
         self.sets: list[LabelledSet] = []

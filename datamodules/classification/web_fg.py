@@ -28,7 +28,8 @@ class WebFG(ImageSet):
             NOISEWORKS_DATA directory.
         subject: bird (200 classes), car (196) or aircraft (100).
         image_size: height and width of the input images of the network, in pixels.
-        resize: length of the short side after resizing, before the crop, in pixels. None means 256/224 of `image_size`.
+        resize: length of the short side after resizing, before the crop, in pixels. None means `image_size * 256 /
+            224`.
         interpolation: interpolation for resizing, with antialiasing: bilinear or bicubic.
     """
 

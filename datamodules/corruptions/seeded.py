@@ -1,11 +1,11 @@
-"""Give a noise model the seed of the DataModule if the noise model has no seed."""
+"""Seeding of noise models: a noise model without a seed gets the seed of the DataModule."""
 
 import copy
 from typing import Protocol, TypeVar
 
 
 class Seeded(Protocol):
-    """An object with an attribute `seed`, which is None until it is set."""
+    """An object with an attribute `seed`, which is None if it has not been set."""
 
     seed: int | None
 
@@ -16,7 +16,7 @@ Noise = TypeVar("Noise", bound=Seeded)
 def seeded(noise: Noise, seed: int) -> Noise:
     """Copy a noise model, and set `seed` of the copy if it is None.
 
-    The original can be reused for other datasets.
+    The original is not changed, so it can be used for other datasets.
     """
     drawn = copy.copy(noise)
     if drawn.seed is None:

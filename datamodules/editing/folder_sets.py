@@ -153,7 +153,7 @@ def _opened(path: Path) -> Image.Image:
         with Image.open(path) as file:
             ImageOps.exif_transpose(file, in_place=True)
             return eight_bits(file).copy()
-    except Exception as error:  # decoders may raise almost anything for a damaged file
+    except Exception as error:  # decoders may raise almost any exception type for a damaged file
         raise UnreadableImage(f"{path} cannot be read as an image ({error})") from error
 
 

@@ -1,1 +1,1 @@
-"""Readers and writers of files: images, arrays, audio, video, tables and weights."""
+"""Readers and writers for files: images, arrays, audio, video, tables and weights."""

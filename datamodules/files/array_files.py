@@ -1,8 +1,8 @@
 """Read arrays from `.npy` and `.npz` files without unpickling, in bounded memory.
 
 NumPy allocates the memory that a header declares before it reads any data. Headers are therefore first compared with
-the number of bytes in the file. For a compressed array, the budget is 1 GiB or 100 times the size of the file. The
-larger number counts.
+the number of bytes in the file. Compressed arrays may take at most 1 GiB or 100 times the size of the file, whichever
+is larger.
 """
 
 import math
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from datamodules.files.limits import DEFLATE_LIMIT, check_is_file, check_unpacked, sentence
 
 PLAIN_KINDS = "biufcSU"
-"""Kinds of numeric and text dtypes; Python objects, structured dtypes and dates are excluded."""
+"""Codes (`dtype.kind`) of numeric and text dtypes. Python objects, structured dtypes and dates are excluded."""
 
 
 def _check_header(stream: IO[bytes], size: int) -> None:
@@ -25,26 +25,26 @@ def _check_header(stream: IO[bytes], size: int) -> None:
 
     Args:
         stream: open file, positioned at its beginning.
-        size: size of header and array, in bytes.
+        size: number of bytes of the header and the array together.
     """
     version = npy_format.read_magic(stream)
     if version not in ((1, 0), (2, 0)):
-        raise ValueError(f"its format is {version[0]}.{version[1]}; only 1.0 and 2.0, of numbers and text, are read")
+        raise ValueError(f"its format version is {version[0]}.{version[1]}; only versions 1.0 and 2.0 are supported")
     read = npy_format.read_array_header_1_0 if version == (1, 0) else npy_format.read_array_header_2_0
     shape, _, dtype = read(stream)
     if dtype.kind not in PLAIN_KINDS or dtype.itemsize == 0:
         raise ValueError(f"it is of type {dtype}, neither numbers nor text")
     content = size - stream.tell()
     if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != content or max(shape, default=0) > size:
-        raise ValueError(f"it declares {list(shape)} of {dtype} in {content} bytes")
+        raise ValueError(f"it declares {list(shape)} of {dtype}, but has {content} bytes")
 
 
 def read_npy(path: Path) -> NDArray[Any]:
     """Read an array of numbers or text from an `.npy` file.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if the file is damaged or has other contents. The message names the file.
+        FileNotFoundError: if the file does not exist.
+        ValueError: if the file is damaged or contains anything else. The message names the file.
     """
     check_is_file(path)
     try:
@@ -52,7 +52,7 @@ def read_npy(path: Path) -> NDArray[Any]:
             _check_header(stream, path.stat().st_size)
             stream.seek(0)
             return npy_format.read_array(stream, allow_pickle=False)
-    except Exception as error:  # a damaged file may raise almost anything
+    except Exception as error:  # a damaged file may raise almost any exception type
         raise ValueError(f"{path} is damaged or not an .npy file of numbers or text: {sentence(error)}") from error
 
 
@@ -67,12 +67,12 @@ def read_npz(path: Path, needed: Collection[str] = (), optional: Collection[str]
         optional: names of arrays to read if the file has them.
 
     Returns:
-        The arrays by name, with the optional arrays that the file has.
+        The required arrays and those optional arrays that the file contains, by name.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if the file is damaged or lacks an array, or if an array has another type or exceeds the budget. The
-            message names the file.
+        FileNotFoundError: if the file does not exist.
+        ValueError: if the file is damaged or lacks an array, or if an array is neither numbers nor text or exceeds the
+            memory budget. The message names the file.
     """
     check_is_file(path)
     try:
@@ -82,7 +82,7 @@ def read_npz(path: Path, needed: Collection[str] = (), optional: Collection[str]
                 kept = {name: members[name] for name in (*needed, *optional) if name in members}
                 _check_budget(path, kept)
                 return {name: _array(archive, name, member) for name, member in kept.items()}
-    except Exception as error:  # a damaged file may raise almost anything
+    except Exception as error:  # a damaged file may raise almost any exception type
         raise ValueError(f"{path} is damaged or not an .npz file of numbers or text: {sentence(error)}") from error
     held = ", ".join(map(repr, list(members)[:10])) or "nothing"
     raise ValueError(f"{path} lacks {', '.join(lacking)}; it has {held}{' and more' if len(members) > 10 else ''}")
@@ -99,14 +99,14 @@ def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
 
 
 def _check_budget(path: Path, members: dict[str, zipfile.ZipInfo]) -> None:
-    """Reject archive members whose sizes are impossible or above the budget."""
+    """Reject archive members whose declared sizes are impossible or exceed the memory budget."""
     size = path.stat().st_size
     for name, member in members.items():
         limit = {zipfile.ZIP_STORED: 1, zipfile.ZIP_DEFLATED: DEFLATE_LIMIT}.get(member.compress_type)
         if limit is None:
             raise ValueError(f"{name!r} is neither stored nor deflated, but NumPy writes nothing else")
         if member.compress_size > size or member.file_size > limit * member.compress_size:
-            raise ValueError(f"{name!r} declares {member.file_size} bytes in {member.compress_size}")
+            raise ValueError(f"{name!r} declares {member.file_size} bytes, but has only {member.compress_size}")
     check_unpacked(path, sum(member.file_size for member in members.values()))
 
 

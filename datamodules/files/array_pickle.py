@@ -1,8 +1,9 @@
 """Read NumPy arrays from pickles in bounded memory, without running code from the file.
 
-The unpickling functions of NumPy trust their arguments. With an object dtype, they turn arbitrary bytes into pointers.
-Therefore no NumPy function is called while a file is read. Names in the file resolve to stand-ins that record plain
-values. Arrays are built from these values if dtype, shape and number of bytes agree.
+NumPy's unpickling functions do not validate their arguments. With an object dtype, they turn arbitrary bytes into
+pointers. Therefore, no NumPy function is called while a file is read. Instead, names in the file resolve to stand-in
+classes that only record plain values. Arrays are then built from these values if dtype, shape and number of bytes
+agree.
 """
 
 import io
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from datamodules.files.limits import check_is_file, check_unpacked, sentence
 
 PLAIN = re.compile(r"[<>|=]?([?bBhHiIlLqQefdg]|[biufcSU][0-9]+)")
-"""Names of numeric and text dtypes; Python objects, structured dtypes and dates are excluded."""
+"""Pattern of the names of numeric and text dtypes. Python objects, structured dtypes and dates are excluded."""
 
 
 class _Type:
@@ -35,16 +36,16 @@ class _Type:
     def __setstate__(self, state: Any) -> None:
         """Record the byte order.
 
-        A plain dtype has no other state.
+        Numeric and text dtypes have no other state.
         """
         version, order, subtype, names, fields, *_ = state
         if version not in (3, 4) or order not in ("<", ">", "|", "=") or (subtype, names, fields) != (None,) * 3:
-            raise pickle.UnpicklingError(f"it has a type with the state {state!r}")
+            raise pickle.UnpicklingError(f"it has a dtype with the state {state!r}")
         self.dtype = self.dtype.newbyteorder(order)
 
 
 class _Array:
-    """Stand-in for an array while the file is read."""
+    """Stand-in for a NumPy array while the file is read."""
 
     def __init__(self, content: Any = b"", kind: Any = None, shape: Any = (0,), order: Any = "C") -> None:
         if kind is not None:
@@ -58,10 +59,10 @@ class _Array:
 class _Named:
     """Stand-in for a named function or class.
 
-    A file may call it or pass it on, but not modify it.
+    A file may call this object or use it as an argument, but not modify it.
 
     Args:
-        function: function to call instead of the named function. None forbids calls.
+        function: function that is called instead of the named function. None means that calls are rejected.
     """
 
     __slots__ = ("_function",)
@@ -76,7 +77,7 @@ class _Named:
         return self._function(*arguments)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        raise pickle.UnpicklingError(f"it sets {name}")
+        raise pickle.UnpicklingError(f"it sets the attribute {name}")
 
 
 ARRAY_CLASS = _Named(None)
@@ -84,14 +85,14 @@ ARRAY_CLASS = _Named(None)
 
 
 def _array(content: Any, kind: Any, shape: Any, order: Any) -> NDArray[Any]:
-    """Build an array from bytes, if the number of bytes agrees with dtype and shape."""
+    """Build an array from bytes if the number of bytes agrees with dtype and shape."""
     if not isinstance(kind, _Type) or not isinstance(content, bytes | bytearray) or order not in ("C", "F"):
         raise pickle.UnpicklingError("it has an array of neither numbers nor text")
     sizes = (shape,) if isinstance(shape, int) else shape
     if not isinstance(sizes, tuple) or not all(isinstance(size, int) and size >= 0 for size in sizes):
         raise pickle.UnpicklingError(f"it has an array of shape {shape!r}")
     if math.prod(sizes) * kind.dtype.itemsize != len(content):
-        raise pickle.UnpicklingError(f"it has an array {list(sizes)} of {kind.dtype} in {len(content)} bytes")
+        raise pickle.UnpicklingError(f"it has an array {list(sizes)} of {kind.dtype}, but only {len(content)} bytes")
     if not len(content):
         return np.empty(sizes, kind.dtype)
     return np.frombuffer(bytearray(content), kind.dtype).reshape(sizes, order=order)
@@ -121,7 +122,7 @@ STAND_INS = {
     ("numpy", "ndarray"): ARRAY_CLASS,
     ("numpy", "dtype"): _Named(_Type),
     ("__builtin__", "bytes"): _Named(_no_bytes),
-    ("_codecs", "encode"): _Named(_encode),  # how old protocols store bytes
+    ("_codecs", "encode"): _Named(_encode),  # used for bytes by old pickle protocols
     **{
         (f"numpy.{core}.{module}", name): _Named(function)
         for core in ("core", "_core")
@@ -136,9 +137,9 @@ STAND_INS = {
 
 
 class ArrayUnpickler(pickle.Unpickler):
-    """Unpickler that resolves names only to stand-ins.
+    """Unpickler that resolves all names to stand-ins.
 
-    Arrays are rebuilt from these stand-ins.
+    Arrays are rebuilt from these stand-ins afterwards.
     """
 
     def find_class(self, module: str, name: str) -> Any:
@@ -148,15 +149,16 @@ class ArrayUnpickler(pickle.Unpickler):
 
 
 MARK = -1
-"""A mark on the stack of the pickle machine."""
+"""Value that represents a MARK on the simulated stack of the unpickler."""
 
 
 def check_operations(file: BinaryIO, size: int) -> None:
-    """Reject a pickle before it is read, if reading would take gigabytes or hours.
+    """Reject a pickle before it is loaded if loading could take gigabytes of memory or hours.
 
-    An index of the memo may not exceed the size of the file, because memory is allocated for all indices up to the
-    largest. A tuple may not contain more values than the file has bytes. Otherwise each tuple in a short pickle could
-    contain the previous tuple twice. Hashing the last tuple as a key of a dict would then take exponential time.
+    Memo indices must be smaller than the size of the file, because memory is allocated for all indices up to the
+    largest one. A tuple must not contain more values, including nested values, than the file has bytes. Otherwise, each
+    tuple in a short pickle could contain the previous tuple twice, and hashing the last tuple as a dict key would take
+    exponential time.
     """
     start = file.tell()
     stack: list[int] = []
@@ -166,7 +168,7 @@ def check_operations(file: BinaryIO, size: int) -> None:
         if name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
             place = len(memo) if number is None else int(number)
             if place >= size:
-                raise pickle.UnpicklingError(f"it numbers an object {place} in {size} bytes")
+                raise pickle.UnpicklingError(f"it gives an object the number {place}, but has only {size} bytes")
             memo[place] = stack[-1]
         elif name in ("GET", "BINGET", "LONG_BINGET"):
             stack.append(memo[int(number or 0)])
@@ -176,13 +178,13 @@ def check_operations(file: BinaryIO, size: int) -> None:
             values = _popped(stack, operation)
             held = 1 + sum(values) if operation.name.startswith("TUPLE") else 1
             if held > size:
-                raise pickle.UnpicklingError(f"it has a tuple of {held} values in {size} bytes")
+                raise pickle.UnpicklingError(f"it has a tuple of {held} values, but only {size} bytes")
             stack += [MARK if name == "MARK" else held] * len(operation.stack_after)
     file.seek(start)
 
 
 def _popped(stack: list[int], operation: pickletools.OpcodeInfo) -> list[int]:
-    """Pop the operands of an operation from the stack, and return the number of values in each."""
+    """Pop the operands of an operation from the stack. Return the number of values in each operand."""
     before = list(operation.stack_before)
     values: list[int] = []
     if pickletools.markobject in before:
@@ -194,11 +196,11 @@ def _popped(stack: list[int], operation: pickletools.OpcodeInfo) -> list[int]:
 
 
 class _Plain:
-    """Replace the stand-ins in plain containers by arrays.
+    """Replace the stand-ins in plain containers with arrays.
 
     Args:
-        size: size of the file in bytes. It limits the number of values. Only lists that share parts at every level have
-            more values.
+        size: size of the file in bytes, which is also the largest number of values. Only a file whose lists share parts
+            at every level of nesting could have more values.
     """
 
     def __init__(self, size: int) -> None:
@@ -235,21 +237,23 @@ def read_pickled_arrays(path: Path) -> Any:
         check_is_file(path)
         with path.open("rb") as file:
             return _load(file, path.stat().st_size)
-    except Exception as error:  # a damaged pickle may raise almost anything
+    except Exception as error:  # a damaged pickle may raise almost any exception type
         raise ValueError(f"{path} is damaged or not a pickle of NumPy arrays only: {error}") from error
 
 
 LEGACY_HEAD = 3
-"""Pickles that precede the object in PyTorch's old file format: magic number, protocol version and system info."""
+"""Number of pickles before the object in PyTorch's old file format: magic number, protocol version and system info."""
 
 
 def read_torch_arrays(path: Path) -> Any:
     """Read NumPy arrays from a file written by `torch.save`.
 
-    With `weights_only`, PyTorch calls the unpickling functions of NumPy, which trust the file.
+    `torch.load` is not used, because even with `weights_only` it calls NumPy's unpickling functions, which trust the
+    file.
 
     Raises:
-        ValueError: if the file is damaged or has other contents, including tensors. The message does not name the file.
+        ValueError: if the file is damaged or contains anything else, such as tensors. The message does not name the
+            file.
     """
     check_is_file(path)
     try:
@@ -264,5 +268,5 @@ def read_torch_arrays(path: Path) -> Any:
         with path.open("rb") as file:
             size = path.stat().st_size
             return [_load(file, size) for _ in range(LEGACY_HEAD + 1)][-1]
-    except Exception as error:  # a damaged file may raise almost anything
+    except Exception as error:  # a damaged file may raise almost any exception type
         raise ValueError(sentence(error)) from error

@@ -1,6 +1,6 @@
-"""Audio files, read as mono signals of a given sample rate.
+"""Reading of audio files as mono signals with a given sample rate, and writing of audio files.
 
-The extra `audio` must be installed.
+The functions need the extra `audio`.
 """
 
 import struct
@@ -16,15 +16,15 @@ from datamodules.files.whole_files import DamagedFile, whole_file
 
 SUFFIXES = (".wav", ".flac", ".ogg")
 LOUDEST = 32_768
-"""Stored value that corresponds to 1."""
+"""Stored 16-bit value that corresponds to an amplitude of 1."""
 
 
 MOST_RESAMPLED = 1_000_000
-"""Largest number in the reduced ratio of two sample rates: the resampling filter is 20 times as long."""
+"""Largest number in the reduced ratio of two sample rates. The resampling filter is 20 times as long as this number."""
 
 
 class UnreadableRecording(ValueError):
-    """Error for a file that cannot be read as a recording of the requested kind.
+    """Raised for a file that cannot be read as a recording with the requested properties.
 
     The message names the file.
     """
@@ -50,7 +50,7 @@ def recording_names(folder: Path, what: str, pattern: str = "*") -> list[str]:
 
     Args:
         folder: folder to search.
-        what: name of the argument or dataset that gives the folder, for error messages.
+        what: name of the argument or dataset that specifies the folder, for error messages.
         pattern: glob pattern of the file names.
 
     Raises:
@@ -74,12 +74,12 @@ def read_recording(
 
     Args:
         path: audio file.
-        sample_rate: sample rate in Hz.
-        resample: whether to resample recordings with another sample rate. If not, such recordings raise an error.
-        mix_channels: whether to average multiple channels. If not, multiple channels raise an error.
+        sample_rate: required sample rate in Hz.
+        resample: whether to resample recordings with a different sample rate. If false, such recordings raise an error.
+        mix_channels: whether to average multiple channels. If false, multiple channels raise an error.
 
     Raises:
-        UnreadableRecording: if the file is damaged, is silent, or has another sample rate or several channels.
+        UnreadableRecording: if the file is damaged, is silent, or has a different sample rate or several channels.
     """
     library = soundfile()
     try:
@@ -89,7 +89,7 @@ def read_recording(
             signal, own_rate = file.read(dtype="float32", always_2d=True), file.samplerate
         if own_rate < 1:
             raise ValueError(f"its sample rate is {own_rate}")
-    except Exception as error:  # from the library, or for lack of memory
+    except Exception as error:  # raised by the library, or for lack of memory
         raise UnreadableRecording(f"{path} cannot be read: {error}") from None
     if signal.shape[1] > 1 and not mix_channels:
         raise UnreadableRecording(f"{path} has {signal.shape[1]} channels; set mix_channels to average them")
@@ -119,9 +119,9 @@ def as_int16(signal: NDArray[np.floating]) -> NDArray[np.int16]:
 
 
 def write_recording(path: Path, signal: Any, sample_rate: int, digest: str) -> None:
-    """Write a signal in [-1, 1] with 16 bits.
+    """Write a signal in [-1, 1] to a 16-bit audio file.
 
-    The comment of the file stores a digest of the inputs of the signal.
+    The comment field of the file contains a digest of the inputs from which the signal was computed.
     """
     library = soundfile()
     with whole_file(path) as partial, library.SoundFile(partial, "w", samplerate=sample_rate, channels=1) as file:
@@ -130,10 +130,10 @@ def write_recording(path: Path, signal: Any, sample_rate: int, digest: str) -> N
 
 
 def digest_in(path: Path) -> str | None:
-    """Read the digest in the comment of a recording, or None if there is no digest.
+    """Read the digest from the comment field of a recording. Return None if there is no digest.
 
     Raises:
-        DamagedFile: if the file cannot be read, or if its length differs from that in its header.
+        DamagedFile: if the file cannot be read, or if its length differs from the length in its header.
     """
     library = soundfile()
     try:

@@ -1,6 +1,6 @@
-"""Raw images of Bayer sensors, and on request of X-Trans sensors.
+"""Reading and packing of raw images from Bayer sensors, and optionally from X-Trans sensors.
 
-Each pixel has one value and a red, green or blue filter.
+Each pixel of a raw image has one value, measured through a red, green or blue filter.
 """
 
 from dataclasses import dataclass
@@ -17,26 +17,26 @@ from datamodules.files.xtrans import packed_xtrans, start_of
 
 PATTERNS = ("RGGB", "BGGR", "GRBG", "GBRG")
 SUFFIXES = (".npz", ".arw", ".nef", ".cr2", ".cr3", ".dng", ".raf", ".rw2")
-"""Suffixes of raw images: NumPy files with `bayer`, `black`, `white` and `pattern`, and camera formats."""
+"""Suffixes of raw images: `.npz` files with `bayer`, `black`, `white` and `pattern`, and camera formats."""
 MOST = 65_535
 """Largest 16-bit number."""
 PLACES = ((0, 0), (0, 1), (1, 1), (1, 0))
-"""Row and column of the channels R, G, B, G in a cell that begins with red."""
+"""Row and column of the channels R, G, B, G in a 2 x 2 cell that begins with red."""
 
 
 def packed(bayer: NDArray[Any], pattern: str = "RGGB") -> NDArray[Any]:
     """Pack a Bayer image into the channels R, G, B, G.
 
-    The first two channels come from one sensor row, and the last two from the next row.
+    The first two channels come from one sensor row, and the last two channels from the next row.
 
     If the pattern does not begin with red, the image is cropped so that it does. Incomplete cells are left out.
 
     Args:
-        bayer: `[H, W]`.
+        bayer: image `[H, W]`.
         pattern: colours of the 2 x 2 cell at the top left, row by row.
 
     Returns:
-        `[4, H / 2, W / 2]`, rounded down.
+        Packed image, `[4, H / 2, W / 2]`, where height and width are rounded down.
     """
     one_of(PATTERNS, pattern=pattern)
     top, left = divmod(pattern.index("R"), 2)
@@ -46,7 +46,7 @@ def packed(bayer: NDArray[Any], pattern: str = "RGGB") -> NDArray[Any]:
 
 
 def unpacked(planes: NDArray[Any]) -> NDArray[Any]:
-    """Unpack the channels R, G, B, G, `[4, H, W]`, to a Bayer image `[2 H, 2 W]` that begins with red."""
+    """Unpack the channels R, G, B, G, `[4, H, W]`, into a Bayer image `[2 H, 2 W]` that begins with red."""
     _, height, width = planes.shape
     bayer = np.empty((2 * height, 2 * width), dtype=planes.dtype)
     for plane, (row, column) in zip(planes, PLACES, strict=True):
@@ -59,12 +59,12 @@ SRGB_TO_XYZ = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (
 
 
 def camera_to_srgb(xyz_to_camera: NDArray[Any]) -> NDArray[np.float64]:
-    """Compute the matrix `[3, 3]` from white-balanced camera colours to linear sRGB, as LibRaw does.
+    """Compute the colour matrix `[3, 3]` from white-balanced camera colours to linear sRGB, as LibRaw does.
 
-    White stays white.
+    The matrix maps white to white.
 
     Args:
-        xyz_to_camera: matrix `[3, 3]` from XYZ to the colours of the camera.
+        xyz_to_camera: matrix `[3, 3]` from XYZ to camera colours.
     """
     to_camera = xyz_to_camera @ np.array(SRGB_TO_XYZ)
     return np.linalg.inv(to_camera / to_camera.sum(axis=1, keepdims=True))
@@ -75,12 +75,13 @@ class RawImage:
     """A raw image with its levels and colour pattern.
 
     Args:
-        bayer: `[H, W]`, uint16.
+        bayer: image `[H, W]`, uint16.
         black: black level.
         white: white level. Pixels saturate at this level.
         pattern: colours of the 2 x 2 cell, or of the 6 x 6 cell of X-Trans, at the top left, row by row.
-        rendering: `[4, 3]`: the camera's white-balance gains of R, G and B relative to G, and below them the matrix
-            from balanced colours to linear sRGB. None if unknown.
+        rendering: white balance and colour matrix of the camera, `[4, 3]`. Row 0 contains the white-balance gains of R,
+            G and B relative to G. The other rows are the matrix from white-balanced colours to linear sRGB. None if
+            they are unknown.
     """
 
     bayer: NDArray[np.uint16]
@@ -92,7 +93,7 @@ class RawImage:
     def packed(self) -> NDArray[np.uint16]:
         """Return channels R, G, B, G, `[4, H / 2, W / 2]`, clipped to [black, white].
 
-        The black level is subtracted. X-Trans images have nine channels, see `packed_xtrans`.
+        The black level is subtracted. For X-Trans images, return nine channels instead (see `packed_xtrans`).
         """
         pack = packed if self.pattern in PATTERNS else packed_xtrans
         planes = pack(self.bayer, self.pattern).clip(self.black, self.white)
@@ -103,8 +104,8 @@ def checked(raw: RawImage, path: Path, xtrans: bool = False) -> RawImage:
     """Reject impossible levels and patterns.
 
     Args:
-        raw: the image.
-        path: its file, for error messages.
+        raw: the raw image.
+        path: file of the image, for error messages.
         xtrans: whether the sensor must be an X-Trans sensor instead of a Bayer sensor.
 
     Raises:
@@ -146,8 +147,8 @@ def read_headerless(path: Path, height: int, width: int, black: int, white: int,
 def read_raw(path: Path, xtrans: bool = False) -> RawImage:
     """Read a raw image from a camera format, with the package `rawpy`, or from an `.npz` file.
 
-    An `.npz` file contains `bayer` `[H, W]` uint16, `black`, `white` and `pattern`. Only camera formats contain the
-    colours of the camera, `rendering`.
+    An `.npz` file contains `bayer` `[H, W]` uint16, `black`, `white` and `pattern`. Only camera formats contain white
+    balance and colour matrix (`rendering`).
 
     Args:
         path: the file.
@@ -155,8 +156,8 @@ def read_raw(path: Path, xtrans: bool = False) -> RawImage:
 
     Raises:
         ModuleNotFoundError: if a camera format is read without `rawpy`.
-        ValueError: if the file is damaged, if its levels are invalid, or if its colour filter is not the expected
-            one. The message names the file.
+        ValueError: if the file is damaged, if its levels are invalid, or if its colour filter is not of the expected
+            kind. The message names the file.
     """
     if path.suffix.lower() == ".npz":
         try:
@@ -198,7 +199,7 @@ def read_raw(path: Path, xtrans: bool = False) -> RawImage:
 
 
 def _rendering(file: Any) -> NDArray[np.float32] | None:
-    """Read the colours of the camera, see `RawImage`. None if the file lacks them."""
+    """Read `RawImage.rendering`. Return None if the file lacks white balance or colour matrix."""
     gains, matrix = (getattr(file, key, None) for key in ("camera_whitebalance", "rgb_xyz_matrix"))
     if gains is None or matrix is None:
         return None

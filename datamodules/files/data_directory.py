@@ -7,7 +7,7 @@ from pathlib import Path
 def data_directory(data_dir: str | None, name: str) -> Path:
     """Return the folder of a dataset.
 
-    If `data_dir` is None, the environment variable NOISEWORKS_DATA gives the folder.
+    If `data_dir` is None, the environment variable NOISEWORKS_DATA specifies the folder.
 
     Args:
         data_dir: the configured folder, or None.
@@ -32,7 +32,7 @@ def data_directory(data_dir: str | None, name: str) -> Path:
 
 
 def download_directory(data_dir: str | None) -> Path:
-    """Create the folder of a download: `data_dir` if it is set, else NOISEWORKS_DATA if it is set, else `data`."""
+    """Create the folder for downloads: `data_dir`, or NOISEWORKS_DATA if this is None, or `data` if neither is set."""
     directory = Path(data_dir or os.environ.get("NOISEWORKS_DATA") or "data").expanduser()
     directory.mkdir(parents=True, exist_ok=True)
     return directory

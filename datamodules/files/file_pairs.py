@@ -21,7 +21,7 @@ def paired(
         folder: folder of the files, for error messages.
         stem: function that maps a file name to a key. A noisy file and its clean file must have the same key.
         kinds: names of the two kinds, for error messages.
-        what: what the files contain, for error messages.
+        what: kind of content of the files, for error messages.
 
     Raises:
         ValueError: if a file has no counterpart. The message names the file.

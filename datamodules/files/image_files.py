@@ -1,7 +1,7 @@
-"""Image files: listing of folders, decoding and crops.
+"""Image files: listing of folders, decoding and cropping.
 
-A crop is a box of the source image that is resized to a square in one pass. JPEGs are decoded at the lowest resolution
-that the crop needs.
+To crop an image, a box of the source image is resized to the size of the crop in one pass. JPEGs are decoded at the
+lowest resolution that is sufficient for the crop.
 """
 
 import io
@@ -23,16 +23,16 @@ from datamodules.files.limits import check_is_file
 
 _JPEG = (".jfif", ".jp2", ".jpe", ".jpeg", ".jpg")
 SUFFIXES = (".avif", ".bmp", ".gif", *_JPEG, ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-"""Suffixes of image files, case-insensitive; other files in folders are ignored."""
+"""Suffixes of image files, case-insensitive. Other files in folders are ignored."""
 Interpolation = Literal["bilinear", "bicubic"]
 """Resampling methods, both with antialiasing."""
 
 
 class UnreadableImage(ValueError):
-    """Error for a file that is missing, damaged or not an image.
+    """Raised for a file that is missing, damaged or not an image.
 
-    When a DataLoader worker raises this error, PyTorch puts the traceback into the message. Only the original sentence
-    is shown.
+    If a DataLoader worker raises this error, PyTorch adds the traceback to the message. `__str__` returns only the
+    original sentence.
     """
 
     def __str__(self) -> str:
@@ -45,7 +45,7 @@ def opened_image(
 ) -> Iterator[ImageFile.ImageFile]:
     """Open an image.
 
-    Any error within the `with` statement is raised as an `UnreadableImage` with one sentence.
+    Any error within the `with` block is raised again as an `UnreadableImage` with a one-sentence message.
 
     Args:
         path: path of the file. Pipes and devices are rejected, because reading them may block.
@@ -56,25 +56,26 @@ def opened_image(
         UnreadableImage: if the image cannot be read. The message names the file.
     """
     try:
-        if content is None and Path(path).exists():  # Pillow says that it does not
+        if content is None and Path(path).exists():  # otherwise, Pillow raises the error
             check_is_file(Path(path))
         with Image.open(path if content is None else io.BytesIO(content)) as image:
             yield image
     except UnreadableImage:
         raise
-    except Exception as error:  # decoders raise almost anything for a damaged file
+    except Exception as error:  # decoders raise almost any exception type for a damaged file
         raise UnreadableImage(f"{path} cannot be read as {kind} ({error}); replace or remove it") from error
 
 
 def box_after_resizing(width: int, height: int, resize: int, size: int, place: Sequence[float] | None) -> Box:
-    """Compute the part of the source image that a square of the resized image covers.
+    """Compute the box in the source image that corresponds to a square in the resized image.
 
     Args:
         width: width of the source, in pixels.
         height: height of the source, in pixels.
         resize: length of the short side after resizing. The length of the long side is rounded down.
         size: side of the square, at most `resize`.
-        place: row and column of the square in [0, 1), mapped uniformly to all positions. None means the centre.
+        place: vertical and horizontal position of the square, each in [0, 1). The interval is mapped uniformly to all
+            possible positions. None means the centre.
     """
     short = min(width, height)
     resized = width * resize // short, height * resize // short
@@ -82,12 +83,13 @@ def box_after_resizing(width: int, height: int, resize: int, size: int, place: S
 
 
 def corner_of_crop(resized: tuple[int, int], size: tuple[int, int], place: Sequence[float] | None) -> tuple[int, int]:
-    """Return left and top of a crop in a resized image, in pixels.
+    """Return the left and top coordinates of a crop in a resized image, in pixels.
 
     Args:
         resized: width and height of the resized image.
         size: width and height of the crop.
-        place: row and column in [0, 1), mapped uniformly to all positions; None means the centre.
+        place: vertical and horizontal position of the crop, each in [0, 1), as in `box_after_resizing`. None means the
+            centre.
     """
     across, down = resized[0] - size[0], resized[1] - size[1]
     if place is None:
@@ -98,12 +100,12 @@ def corner_of_crop(resized: tuple[int, int], size: tuple[int, int], place: Seque
 def box_in_resized(
     source: tuple[int, int], resized: tuple[int, int], corner: tuple[int, int], size: tuple[int, int]
 ) -> Box:
-    """Compute the part of the source image that a crop of the resized image covers.
+    """Compute the box in the source image that corresponds to a crop of the resized image.
 
     Args:
         source: width and height of the source, in pixels.
         resized: width and height of the resized image.
-        corner: left and top of the crop.
+        corner: left and top coordinates of the crop.
         size: width and height of the crop.
     """
     (width, height), (left, top) = source, corner
@@ -112,9 +114,9 @@ def box_in_resized(
 
 
 class Crop:
-    """Resize the short side and crop a square.
+    """Crop that resizes the short side of an image to a given length, and cuts out a square.
 
-    The position is random in training, and else in the centre.
+    The position of the square is random in training, and otherwise in the centre.
 
     Args:
         size: side of the square, in pixels.
@@ -127,7 +129,7 @@ class Crop:
 
     num_uniform = 2
     upright = False
-    """Whether images are turned and mirrored as their orientation tag says."""
+    """Whether images are rotated and mirrored according to their orientation tag."""
 
     def __init__(self, size: int, resize: int | None, interpolation: Interpolation = "bilinear") -> None:
         at_least(1, image_size=size)
@@ -149,16 +151,16 @@ class Crop:
 
 
 class ResizedCrop(Crop):
-    """Random resized crop in training.
+    """Random resized crop of training images.
 
-    Outside of training, it is the crop of `Crop`.
+    All other images are cropped as by `Crop`.
 
     Args:
         size: side of the square, in pixels.
-        resize: length of the short side after resizing outside of training, at least `size`. None means `size * 256 /
-            224`.
-        min_area: smallest area of a crop, as a fraction of the area of the image, in (0, 1]. Aspect ratios are in
-            3/4...4/3.
+        resize: length of the short side of images that are not for training, after resizing; at least `size`. None
+            means `size * 256 / 224`.
+        min_area: smallest area of a training crop, as a fraction of the area of the image, in (0, 1]. Its aspect ratio
+            is in 3/4...4/3.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -188,7 +190,7 @@ def eight_bits(image: Image.Image) -> Image.Image:
     Other images are returned unchanged.
 
     Raises:
-        ValueError: if values are floating-point numbers, because their white level is unknown.
+        ValueError: if pixel values are floating-point numbers, because their white level is unknown.
     """
     if image.mode == "F":
         raise ValueError("its values are floating-point numbers; write them in 8 or 16 bits")
@@ -200,13 +202,13 @@ def eight_bits(image: Image.Image) -> Image.Image:
 def read_crop(
     path: Path | str, crop: Crop, uniform: Sequence[float] | None, content: bytes | None = None
 ) -> np.ndarray:
-    """Decode an image, crop and resize it.
+    """Decode, crop and resize an image.
 
     Args:
-        path: path of the file. Its orientation tag is ignored, as in torchvision, unless the crop is `upright`; 16-bit
+        path: path of the file. Unless the crop is `upright`, the orientation tag is ignored, as in torchvision. 16-bit
             grey values are scaled to 8 bits.
-        crop: the crop.
-        uniform: numbers in [0, 1) that determine the random crop. None means the central crop.
+        crop: crop to apply.
+        uniform: numbers in [0, 1) that determine the random crop. None means the centre crop.
         content: encoded image, if it is part of another file. Then `path` is only used in error messages.
 
     Returns:
@@ -220,8 +222,8 @@ def read_crop(
         width, height = upright_size(image) if turned else image.size
         box = crop.box(width, height, uniform)
         tall, wide = crop.shape
-        # JPEGs decode to 1/2, 1/4 or 1/8 of their size at less cost; at twice the crop's resolution the difference is
-        # invisible.
+        # It is faster to decode JPEGs at 1/2, 1/4 or 1/8 of their size. Twice the resolution of the crop is enough: the
+        # difference is not visible.
         wanted = (
             math.ceil(2 * wide * width / (box.right - box.left)),
             math.ceil(2 * tall * height / (box.bottom - box.top)),
@@ -236,28 +238,28 @@ def read_crop(
 
 
 def orientation(image: Image.Image) -> int:
-    """Return the orientation tag of an image, 1 to 8; 1 if the image is upright."""
-    if image.format == "TIFF":  # which Pillow turns by itself
+    """Return the orientation tag of an image, 1 to 8. It is 1 if the image is upright."""
+    if image.format == "TIFF":  # Pillow rotates TIFF images automatically
         return 1
     tag = image.getexif().get(ExifTags.Base.Orientation, 1)
     return tag if tag in range(1, 9) else 1
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
-    """Return width and height of an image that is turned as its orientation tag says."""
+    """Return the width and height of an image after rotation according to its orientation tag."""
     width, height = image.size
     return (height, width) if orientation(image) > 4 else (width, height)
 
 
 def size_in_header(path: Path | str, content: bytes | None = None) -> tuple[int, int]:
-    """Read the height and width of an upright image, without decoding it.
+    """Read the height and width that an image has when upright, without decoding it.
 
     Args:
         path: path of the file.
-        content: the encoded image, if it is part of another file; `path` is then only its name in error messages.
+        content: encoded image, if it is part of another file. Then `path` is only used in error messages.
 
     Raises:
-        UnreadableImage: if it is no image; the message names the file.
+        UnreadableImage: if the file is not an image. The message names the file.
     """
     with opened_image(path, content=content) as image:
         width, height = upright_size(image)
@@ -265,21 +267,21 @@ def size_in_header(path: Path | str, content: bytes | None = None) -> tuple[int,
 
 
 class ImagesFound(NamedTuple):
-    """Images of a folder and its subfolders."""
+    """Images found in a folder and its subfolders."""
 
     names: list[str]
-    """Sorted names, relative to the folder."""
+    """Sorted names of the images, relative to the folder."""
     folders: list[str]
-    """Real paths of their folders."""
+    """Real paths of the folders that contain images."""
     linked: dict[str, str]
-    """Names of links by the real paths of their images."""
+    """Images that are found only by links: name of the link by real path of the image."""
 
 
 def images_in(folder: Path) -> ImagesFound:
     """Find the image files in a folder and its subfolders, without hidden files, pipes and devices.
 
-    Links are followed. A folder or file with several paths is listed once. A path without links is preferred. Links to
-    a parent folder are ignored.
+    Links are followed. A folder or file that is reachable by several paths is listed only once, by a path without links
+    if there is one. Links to a parent folder are ignored.
     """
     around = {os.path.realpath(parent) for parent in folder.absolute().parents}
     seen = around | {str(parent) for parent in Path(os.path.realpath(folder)).parents}
@@ -322,7 +324,7 @@ def _waits(path: str) -> bool:
 def image_names(folder: Path) -> list[str]:
     """List the image files in a folder and its subfolders, as sorted relative names.
 
-    `images_in` describes the rules.
+    For the rules, see `images_in`.
     """
     return images_in(folder).names
 
@@ -332,7 +334,7 @@ def required_folder(folder: Path, key: str) -> None:
 
     Args:
         folder: folder to search, including subfolders.
-        key: name of the argument that gives the folder, for messages.
+        key: name of the argument that specifies the folder, for error messages.
 
     Raises:
         FileNotFoundError: if the folder does not exist or has no image.
@@ -370,7 +372,7 @@ def class_folders(split: Path) -> list[str]:
 
 
 def _refuse_two_classes(split: Path, images: dict[str, ImagesFound]) -> None:
-    """Reject images that are in the folders of two classes because of a link."""
+    """Reject images that a link places in the folders of two classes."""
     class_of: dict[str, str] = {}
     of_folders = [(real, real, name) for name, found in images.items() for real in found.folders]
     of_images = [(real, os.path.dirname(real), name) for name, found in images.items() for real in found.linked]

@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 BUDGET, BUDGET_RATIO = 1 << 30, 100
-"""Memory budget of a file in bytes, and per byte of the file; the larger one applies."""
+"""Memory budget of a file: fixed number of bytes, and bytes per byte of the file. The larger budget applies."""
 DEFLATE_LIMIT = 1040
-"""Largest expansion factor of a deflated file."""
+"""Largest expansion factor of deflate compression."""
 
 
 def sentence(error: BaseException) -> str:
@@ -36,11 +36,11 @@ def check_unpacked(path: Path, size: int) -> None:
 
     Args:
         path: packed file.
-        size: size of the content of the file in memory, in bytes.
+        size: size of the unpacked content in memory, in bytes.
 
     Raises:
-        ValueError: if the content exceeds the budget. The message states both sizes. The caller adds the name of the
-            file.
+        ValueError: if the content exceeds the budget. The message contains both sizes. The caller must add the name of
+            the file.
     """
     stored = path.stat().st_size
     if size > (most := max(BUDGET, BUDGET_RATIO * stored)):
@@ -54,7 +54,7 @@ def whole_numbers(values: Any, least: int, most: int, path: Path, what: str) -> 
         values: any array or sequence of numbers.
         least: smallest allowed number.
         most: largest allowed number.
-        path: file of the numbers.
+        path: file that contains the numbers, for error messages.
         what: name of the numbers in error messages, such as `label`.
 
     Raises:

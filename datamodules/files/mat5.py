@@ -1,8 +1,8 @@
 """Numeric arrays in `.mat` files of MATLAB 5 to 7.2.
 
-The reader of SciPy is not used, because a file of 200 bytes can crash it. It takes the type of an element as an index
-into a table of pointers, and does not check the bounds. This reader supports only the part of the format that numeric
-arrays need.
+SciPy's reader is not used, because a file of 200 bytes can crash it: it uses the type of an element as an index into a
+table of pointers, without checking the bounds. The reader in this module supports only the part of the format that is
+needed for numeric arrays.
 """
 
 import math
@@ -18,16 +18,16 @@ from numpy.typing import NDArray
 from datamodules.files.limits import DEFLATE_LIMIT, check_unpacked
 
 HEADER = 128
-"""Size of the file header in bytes: text, version and byte order."""
+"""Size of the file header in bytes. It contains a text, the version and the byte order."""
 MATRIX, COMPRESSED = 14, 15
 STORED = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
-"""Data types of the numbers in an element."""
+"""NumPy dtypes of the numbers in an element, by MATLAB's type code."""
 NUMBERS = range(6, 16)
 """MATLAB's numeric array classes: double, single and eight integer types."""
 OTHERS = {1: "cell", 2: "struct", 3: "object", 4: "char", 5: "sparse", 16: "function", 17: "opaque"}
 COMPLEX = 0x800
 HEAD = 4096
-"""Bytes of a packed array to unpack for its name and shape."""
+"""Number of bytes of a compressed array to unpack in order to read its name and shape."""
 
 
 class _Matrix(NamedTuple):
@@ -42,23 +42,23 @@ class _Matrix(NamedTuple):
 
 
 def _element(content: bytes, place: int, order: str) -> tuple[int, int, int, int]:
-    """Return the type, the start and the length of the element at a position, and the position of the next element."""
+    """Return the type, start and length of the element at a position, and the position of the next element."""
     if place + 8 > len(content):
-        raise ValueError("an element breaks off")
+        raise ValueError("an element is incomplete")
     (tag,) = struct.unpack_from(f"{order}I", content, place)
-    if tag >> 16:  # small element: up to 4 bytes beside its type
+    if tag >> 16:  # small element: up to 4 bytes next to its type
         return tag & 0xFFFF, place + 4, min(tag >> 16, 4), place + 8
     kind, length = struct.unpack_from(f"{order}2I", content, place)
     return kind, place + 8, length, place + 8 + (length + 7) // 8 * 8
 
 
 def _head(content: bytes, order: str) -> _Matrix:
-    """Read the flags, the shape and the name of an array."""
+    """Read the header of an array: its flags, shape and name."""
     parts, place = [], 0
     for _ in range(3):
         kind, start, length, place = _element(content, place, order)
         if start + length > len(content):
-            raise ValueError("an array breaks off before its numbers")
+            raise ValueError("an array ends before its numbers")
         parts.append((kind, content[start : start + length]))
     (flags_type, flags), (shape_type, sides), (name_type, name) = parts
     if flags_type != 6 or len(flags) != 8 or shape_type != 5 or len(sides) % 4 or name_type not in (1, 2, 16):
@@ -77,11 +77,11 @@ def _elements(content: bytes, order: str) -> Iterator[tuple[bool, bytes]]:
     """
     place = HEADER
     while place < len(content):
-        if not any(content[place : place + 8]):  # padding of the file
+        if not any(content[place : place + 8]):  # padding at the end of the file
             return
         kind, start, length, following = _element(content, place, order)
         if kind not in (MATRIX, COMPRESSED) or start + length > len(content):
-            raise ValueError("an element is not an array, or breaks off")
+            raise ValueError("an element is not an array, or is incomplete")
         yield kind == COMPRESSED, content[start : start + length]
         place = start + length if kind == COMPRESSED else following
 
@@ -90,19 +90,19 @@ def _numbers(content: bytes, matrix: _Matrix, order: str) -> NDArray:
     kind, start, length, _ = _element(content, matrix.start, order)
     dtype = np.dtype(order + STORED[kind]) if kind in STORED else None
     if dtype is None or length != math.prod(matrix.shape) * dtype.itemsize or start + length > len(content):
-        raise ValueError(f"{matrix.name} declares {list(matrix.shape)} in {length} bytes of type {kind}")
+        raise ValueError(f"{matrix.name} declares {list(matrix.shape)}, but has {length} bytes of type {kind}")
     flat = np.frombuffer(content, dtype, math.prod(matrix.shape), start)
     return flat.reshape(matrix.shape, order="F").astype(dtype.newbyteorder("="))
 
 
 def read_mat5(path: Path, key: str) -> tuple[NDArray | None, list[str]]:
-    """Read a numeric array from a file of MATLAB 5 to 7.2.
+    """Read a numeric array from a file in the format of MATLAB 5 to 7.2.
 
     Returns:
         The array in the dtype of the file, or None if there is no such array, and the names of all arrays in the file.
 
     Raises:
-        NotImplementedError: if the file was written by MATLAB 7.3.
+        NotImplementedError: if the file has the format of MATLAB 7.3.
         ValueError: if the file is damaged, or if the named array does not contain real numbers. The message does not
             name the file.
     """
@@ -113,13 +113,13 @@ def read_mat5(path: Path, key: str) -> tuple[NDArray | None, list[str]]:
     order = orders[content[126:128]]
     (version,) = struct.unpack_from(f"{order}H", content, 124)
     if version == 0x0200:
-        raise NotImplementedError("it is of MATLAB 7.3")
+        raise NotImplementedError("it has the format of MATLAB 7.3")
     if version != 0x0100:
         raise ValueError(f"its version is {version:#06x}")
     names = []
     for is_packed, stored in _elements(content, order):
         inner = zlib.decompressobj().decompress(stored, HEAD) if is_packed else stored
-        skipped = 8 if is_packed else 0  # tag of the packed array
+        skipped = 8 if is_packed else 0  # tag inside the compressed array
         matrix = _head(inner[skipped:], order)
         names.append(matrix.name)
         if matrix.name != key:

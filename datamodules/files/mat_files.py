@@ -14,7 +14,7 @@ from datamodules.files.limits import check_is_file, check_unpacked, sentence
 from datamodules.files.mat5 import read_mat5
 
 KNOWN_FILTERS = (1, 2, 3, 4, 5, 6, 32000)
-"""Filters built into HDF5 and h5py; for others it would load a library."""
+"""Filters that are built into HDF5 and h5py. For other filters, HDF5 would load a library."""
 
 
 def read_mat(path: Path, key: str) -> np.ndarray:
@@ -37,7 +37,7 @@ def read_mat(path: Path, key: str) -> np.ndarray:
         array, found = read_mat5(path, key)
     except NotImplementedError:
         return _of_hdf5(path, key, lambda file, stored: _array(path, stored, key).T)
-    except Exception as error:  # a damaged file may raise almost anything
+    except Exception as error:  # a damaged file may raise almost any exception type
         raise ValueError(f"{path} cannot be read as a .mat file ({sentence(error)}); fetch it again") from error
     if array is None:
         raise ValueError(f"{path} has no array {key}; it has {', '.join(found) or 'nothing'}")
@@ -64,7 +64,7 @@ def read_cells(path: Path, key: str) -> list[np.ndarray]:
 def _array(path: Path, stored: Any, key: str) -> np.ndarray:
     """Read a numeric HDF5 array.
 
-    The array must be stored in this file and fit into the memory budget.
+    The array must be stored in this file, and must fit into the memory budget.
     """
     _check_stored(path, stored, key)
     if stored.dtype.kind not in "biuf":
@@ -84,7 +84,7 @@ def _check_stored(path: Path, stored: Any, key: str) -> None:
     filters = stored.id.get_create_plist()
     for number in range(filters.get_nfilters()):
         if (code := filters.get_filter(number)[0]) not in KNOWN_FILTERS:
-            raise ValueError(f"{key} is packed by a filter {code} that is not built in")
+            raise ValueError(f"{key} is compressed by the filter {code}, which is not built in")
     check_unpacked(path, math.prod(stored.shape) * stored.dtype.itemsize)
 
 
@@ -98,16 +98,16 @@ def _cells(path: Path, file: Any, stored: Any, key: str) -> list[np.ndarray]:
     for number, cell in enumerate(np.asarray(stored).T.flat):
         array = file[cell]
         if isinstance(array, h5py.Dataset) and array.shape is not None:
-            size += math.prod(array.shape) * array.dtype.itemsize  # cells may all refer to the same array
+            size += math.prod(array.shape) * array.dtype.itemsize  # count each cell: all may refer to the same array
         check_unpacked(path, size)
         cells.append(_array(path, array, f"cell {number} of {key}").T)
     return cells
 
 
 def _held(file: Any, key: str) -> bool:
-    """Return whether a file has the key.
+    """Return whether a file contains the key.
 
-    Links on the path of the key are rejected, because they may lead to any file.
+    Links on the path of the key are rejected, because they may point to any other file.
     """
     import h5py
 
@@ -126,7 +126,7 @@ def _held(file: Any, key: str) -> bool:
 def _of_hdf5(path: Path, key: str, read: Callable[[Any, Any], Any]) -> Any:
     """Call `read` on an array of an HDF5 file.
 
-    The axes are in the reverse order of those in MATLAB.
+    In HDF5, the axes are in the reverse of their order in MATLAB.
     """
     try:
         import h5py
@@ -139,6 +139,6 @@ def _of_hdf5(path: Path, key: str, read: Callable[[Any, Any], Any]) -> Any:
             if _held(file, key):
                 return read(file, file[key])
             found = ", ".join(name for name in file if not name.startswith("#")) or "nothing"
-    except Exception as error:  # a damaged file may raise almost anything
+    except Exception as error:  # a damaged file may raise almost any exception type
         raise ValueError(f"{path} cannot be read as a .mat file ({sentence(error)}); fetch it again") from error
     raise ValueError(f"{path} has no array {key}; it has {found}")

@@ -1,4 +1,4 @@
-"""Hash a network, so that the cached results of one network are not used for another network."""
+"""Hash a network, so that cached results are only used for the network that computed them."""
 
 import hashlib
 import re
@@ -12,18 +12,18 @@ PYTORCHS_OWN = vars(nn.Module())
 
 
 def hash_of_module(module: nn.Module, attributes: bool = False) -> str:
-    """Hash all parameters and buffers, saved or not, and the class and the `extra_repr` of each submodule.
+    """Hash all parameters and buffers, including non-persistent ones, and the class and `extra_repr` of each submodule.
 
-    A module whose results depend on an argument outside its tensors must include it in `extra_repr`.
+    If the results of a module depend on an argument that is not a tensor, its `extra_repr` must contain this argument.
 
     Args:
-        module: any module. Its mode, hooks and functions are ignored.
-        attributes: whether to hash attributes too, if they are numbers, text, collections of both or Hugging Face
-            configurations. Networks of other packages need this if their `extra_repr` is incomplete.
+        module: any module. Its training mode, hooks and functions are ignored.
+        attributes: whether to hash also those attributes that are numbers, text, collections of numbers and text, or
+            Hugging Face configurations. This is needed for networks of other packages whose `extra_repr` is incomplete.
     """
     digest = hashlib.blake2b(digest_size=16)
     for name, part in module.named_modules(remove_duplicate=False):
-        said = re.sub(r" at 0x[0-9a-f]+", "", part.extra_repr())  # addresses differ between processes
+        said = re.sub(r" at 0x[0-9a-f]+", "", part.extra_repr())  # memory addresses differ between processes
         digest.update(f"{name} {type(part).__name__} {said}\n".encode())
         own = sorted(vars(part).items()) if attributes else []
         described = [(key, _described(value)) for key, value in own if key not in PYTORCHS_OWN]
@@ -38,7 +38,7 @@ def hash_of_module(module: nn.Module, attributes: bool = False) -> str:
 
 
 def hash_of_tensors(tensors: Mapping[str, Any]) -> str:
-    """Hash the names, dtypes, shapes and values of tensors; other values are ignored."""
+    """Hash the names, dtypes, shapes and values of tensors. Values that are not tensors are ignored."""
     digest = hashlib.blake2b(digest_size=16)
     _add_tensors(digest, tensors)
     return digest.hexdigest()
@@ -46,7 +46,7 @@ def hash_of_tensors(tensors: Mapping[str, Any]) -> str:
 
 def _add_tensors(digest: "hashlib.blake2b", tensors: Mapping[str, Any]) -> None:
     for name, tensor in sorted(tensors.items()):
-        if hasattr(tensor, "__tensor_flatten__"):  # a tensor of several tensors, such as codes and scales
+        if hasattr(tensor, "__tensor_flatten__"):  # a subclass that wraps several tensors, such as codes and scales
             inner = tensor.__tensor_flatten__()[0]
             _add_tensors(digest, {f"{name}.{part}": getattr(tensor, part) for part in inner})
         elif isinstance(tensor, Tensor):
@@ -55,9 +55,9 @@ def _add_tensors(digest: "hashlib.blake2b", tensors: Mapping[str, Any]) -> None:
 
 
 def _described(value: Any) -> Any:
-    """Return a text for an attribute that is the same in every process.
+    """Return a description of an attribute that is the same in every process.
 
-    For an object, it is the name or the class.
+    For functions, classes and other objects, it is the name of the object or of its class.
     """
     if hasattr(type(value), "to_dict"):
         value = value.to_dict()

@@ -1,4 +1,4 @@
-"""Read numeric tables from files, and check them column by column."""
+"""Reading of numeric tables from files, with a check of each column."""
 
 import bz2
 import gzip
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def read_numbers(path: Path, name: str, named_rows: bool = False) -> "pd.DataFrame":
-    """Read a CSV file with a header and only numeric columns.
+    """Read a CSV file that has a header and only numeric columns.
 
     Args:
         path: CSV file.
@@ -24,8 +24,8 @@ def read_numbers(path: Path, name: str, named_rows: bool = False) -> "pd.DataFra
         named_rows: whether the first column contains row names.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if there are no rows, or if a column has text or missing values. The message names the column.
+        FileNotFoundError: if the file does not exist.
+        ValueError: if there are no rows, or if a column contains text or missing values. The message names the column.
     """
     require_file(path, name)
     return checked_numbers(read_csv(path, name, index_col=0 if named_rows else None), name, path)
@@ -47,12 +47,12 @@ def read_csv(path: Path, name: str, **options: Any) -> "pd.DataFrame":
     try:
         check_is_file(path)
         return pd.read_csv(path, **options)
-    except Exception as error:  # pandas raises many types, also for other encodings and lack of memory
+    except Exception as error:  # pandas raises many exception types, also for wrong encodings and lack of memory
         raise ValueError(f"{name}: {path} is not a readable table ({sentence(error)})") from error
 
 
 def read_svmlight(path: Path, name: str, num_features: int) -> tuple[csr_array, NDArray[np.float64]]:
-    """Read a file in the format of SVMlight and LIBSVM. This format numbers columns from 1.
+    """Read a file in the format of SVMlight and LIBSVM, in which columns are numbered from 1.
 
     Args:
         path: text file, uncompressed or compressed with bz2 or gz.
@@ -63,8 +63,9 @@ def read_svmlight(path: Path, name: str, num_features: int) -> tuple[csr_array, 
         The sparse features `[N, num_features]` and the labels `[N]`, both float64.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if the file is damaged or empty, if a row has too many columns, or if a number is not finite.
+        FileNotFoundError: if the file does not exist.
+        ValueError: if the file is damaged or empty, if a column number exceeds `num_features`, or if a value is not
+            finite.
     """
     import pandas as pd
     from sklearn.datasets import load_svmlight_file
@@ -73,7 +74,7 @@ def read_svmlight(path: Path, name: str, num_features: int) -> tuple[csr_array, 
     try:
         _check_packed(path)
         features, label = load_svmlight_file(str(path), zero_based=False)
-    except Exception as error:  # column numbers out of range, damaged archives, lack of memory
+    except Exception as error:  # because of column numbers out of range, damaged archives or lack of memory
         raise ValueError(f"{name}: {path} is damaged or not an svmlight file: {error}") from error
     checked_numbers(pd.DataFrame({"label": label}), name, path)
     if features.shape[1] > num_features:
@@ -89,7 +90,7 @@ PACKED: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open}
 def _check_packed(path: Path) -> None:
     """Check the unpacked size of a file.
 
-    The file is unpacked without keeping the result, and rejected above the budget.
+    The file is unpacked without keeping the result. It is rejected if the unpacked size exceeds the memory budget.
     """
     if (unpack := PACKED.get(path.suffix)) is None:
         return
@@ -100,7 +101,7 @@ def _check_packed(path: Path) -> None:
 
 
 def require_file(path: Path, name: str) -> None:
-    """Reject the path of a table that does not exist.
+    """Reject a path at which there is no file.
 
     Raises:
         FileNotFoundError: if the file does not exist. The message names the dataset and the path.
@@ -112,15 +113,15 @@ def require_file(path: Path, name: str) -> None:
 def read_unnamed_numbers(path: Path, name: str) -> "pd.DataFrame":
     """Read a file of numbers that are separated by white space.
 
-    There is no header, and columns are named 0, 1, ...
+    The file has no header. The columns of the result are named 0, 1, ...
 
     Args:
         path: text file.
         name: name of the dataset, for error messages.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if there are no rows, or if a column has text or missing values. The message names the column.
+        FileNotFoundError: if the file does not exist.
+        ValueError: if there are no rows, or if a column contains text or missing values. The message names the column.
     """
     require_file(path, name)
     return checked_numbers(read_csv(path, name, sep=r"\s+", header=None), name, path)
@@ -129,7 +130,7 @@ def read_unnamed_numbers(path: Path, name: str) -> "pd.DataFrame":
 def checked_numbers(table: "pd.DataFrame", name: str, path: Path) -> "pd.DataFrame":
     """Convert a table to float64.
 
-    Columns with text, missing values or infinite values are rejected.
+    Columns that contain text, missing values or infinite values are rejected.
 
     Args:
         table: table with named columns.
@@ -146,7 +147,7 @@ def checked_numbers(table: "pd.DataFrame", name: str, path: Path) -> "pd.DataFra
     for column in table:
         try:
             values = pd.to_numeric(table[column], errors="coerce").astype(np.float64)
-        except (OverflowError, TypeError, ValueError) as error:  # for integers of hundreds of digits
+        except (OverflowError, TypeError, ValueError) as error:  # raised for integers with hundreds of digits
             raise ValueError(f"{name}: column {column} of {path} has numbers beyond 64 bits ({error})") from error
         if (text := values.isna() & table[column].notna()).any():
             raise ValueError(f"{name}: column {column} of {path} contains text: {table[column][text].iloc[0]!r}")

@@ -1,4 +1,4 @@
-"""Read whole images from files, with their stored bit depth."""
+"""Reading of whole images from files, with their stored bit depth."""
 
 from pathlib import Path
 
@@ -13,10 +13,10 @@ def read_pixels(path: Path, channels: int | None = None, data_range: int | None 
 
     Args:
         path: image file, grey or colour, 8 or 16 bits.
-        channels: number of channels. 1 means grey, and colours are converted to Rec. 601 luma. 3 means colour. None
-            keeps the channels of the file.
-        data_range: stored value of white. It is always 255 for 8-bit images. `data_range` is required for 16-bit
-            images, which may contain 10 to 16 significant bits.
+        channels: number of channels of the result. 1 means grey; colours are then converted to Rec. 601 luma. 3 means
+            colour. None keeps the channels of the file.
+        data_range: stored value that corresponds to white. For 8-bit images, it is always 255. For 16-bit images, this
+            argument is required, because they may contain 10 to 16 significant bits.
 
     Returns:
         `[C, H, W]`, uint8 or uint16.
@@ -48,7 +48,7 @@ def read_pixels(path: Path, channels: int | None = None, data_range: int | None 
 def _sixteen_bits(path: Path, image: Image.Image, channels: int | None) -> np.ndarray:
     """Decode 16-bit grey or colour values, `[H, W, C]`.
 
-    Pillow would reduce colours to 8 bits.
+    Pillow is not used, because it would reduce colours to 8 bits.
     """
     if image.mode.startswith("I"):
         pixels = np.asarray(image).astype(np.uint16)[..., None]

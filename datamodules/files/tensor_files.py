@@ -1,4 +1,4 @@
-"""Read tensors from safetensors files and from files of `torch.save`, without running code from a file."""
+"""Reading of tensors from safetensors files and from files of `torch.save`, without running code from a file."""
 
 import zipfile
 from collections.abc import Mapping
@@ -13,13 +13,13 @@ from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 from datamodules.files.limits import check_is_file, sentence
 
 MOST_MODULES, MOST_CHARACTERS = 10_000, 10_000_000
-"""Limits of a pickled model: modules, and characters of all names of modules and tensors."""
+"""Limits of a pickled model: number of modules, and total length of the names of modules and tensors."""
 EXPANDED = 1 << 26
-"""Bytes that a tensor may have beyond its storage in the file, such as an expanded buffer of equal rows."""
+"""Size in bytes up to which a tensor may be larger than its storage in the file, such as an expanded buffer."""
 
 
 class Ignored:
-    """Stands for an object of any class of a file. Nothing of the class is imported, and nothing is kept."""
+    """Stand-in for an object of any class in a file. The class is not imported, and no state is kept."""
 
     def __init__(self, *arguments: Any) -> None:
         pass
@@ -29,7 +29,7 @@ class Ignored:
 
 
 class Remembered(Ignored):
-    """Stands for an object of any class of a file, and keeps its state. Nothing of the class is imported."""
+    """Stand-in for an object of any class in a file. The class is not imported, but the object's state is kept."""
 
     state: Any = None
 
@@ -38,38 +38,39 @@ class Remembered(Ignored):
 
 
 def read_tensors(file: Path, ignore_objects: bool = False) -> Any:
-    """Read a weights file to the CPU: tensors, numbers and text in plain containers.
+    """Read a weights file to the CPU. It may contain tensors, numbers and text in plain containers.
 
     Args:
         file: safetensors file, recognised by its suffix, or file of `torch.save`.
-        ignore_objects: replace objects of other classes by `Ignored`, such as the classes in the hyperparameters of a
-            Lightning checkpoint; if false, such a file is rejected. No code of these classes runs.
+        ignore_objects: whether to replace objects of other classes with `Ignored`, such as objects in the
+            hyperparameters of a Lightning checkpoint. If false, a file with such objects is rejected. No code of these
+            classes is run.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if the file is damaged, is compressed or has other contents. The message names the file.
+        FileNotFoundError: if the file does not exist.
+        ValueError: if the file is damaged, is compressed or contains anything else. The message names the file.
     """
     return _read(file, Ignored if ignore_objects else None)
 
 
 def read_pickled_module(file: Path) -> Any:
-    """Read a file of `torch.save(module)`, a pickle of a whole model, to a state dict. No code of its classes runs.
+    """Read a pickle of a whole model (`torch.save(module)`) as a state dict, without running code of its classes.
 
-    Buffers that the module does not save are in the state dict, too. Files of tensors are read like by `read_tensors`.
+    The state dict includes non-persistent buffers. Files that contain only tensors are read as by `read_tensors`.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if the file is damaged, is compressed or has other contents. The message names the file.
+        FileNotFoundError: if the file does not exist.
+        ValueError: if the file is damaged, is compressed or contains anything else. The message names the file.
     """
     content = _read(file, Remembered)
     return _tensors_of(content, file) if isinstance(content, Remembered) else content
 
 
 def _tensors_of(module: Remembered, file: Path) -> dict[str, Tensor]:
-    """Collect the parameters and buffers in the state of a module and of the modules inside it."""
+    """Collect the parameters and buffers of a module and of all its submodules."""
     waiting: list[tuple[str, Any]] = [("", module)]
     found: dict[str, Tensor] = {}
-    modules = characters = 0  # a module may contain itself, also many times and by long names
+    modules = characters = 0  # a module may contain itself, even many times and with long names
     while waiting:
         prefix, each = waiting.pop()
         modules += 1
@@ -92,7 +93,7 @@ def _tensors_of(module: Remembered, file: Path) -> dict[str, Tensor]:
 
 
 def _read(file: Path, stand_in: type[Ignored] | None) -> Any:
-    """Read a file; `stand_in` replaces objects of other classes, or None rejects them."""
+    """Read a file. Objects of other classes are replaced with `stand_in`, or rejected if it is None."""
     check_is_file(file)
     try:
         if file.suffix == ".safetensors":
@@ -108,7 +109,7 @@ def _read(file: Path, stand_in: type[Ignored] | None) -> Any:
             content = torch.load(file, "cpu", weights_only=True)
         _check_plain(content)
         return content
-    except Exception as error:  # a damaged file may raise almost anything
+    except Exception as error:  # a damaged file may raise almost any exception type
         reason = sentence(RuntimeError(str(error).strip().split("\n")[0]))
         raise ValueError(f"{file} is not a readable weights file (or contains more than tensors): {reason}") from error
 
@@ -118,7 +119,7 @@ def _check_plain(content: Any) -> None:
     waiting, known = [content], set()
     while waiting:
         each = waiting.pop()
-        if id(each) in known:  # containers may hold each other
+        if id(each) in known:  # containers may contain each other
             continue
         known.add(id(each))
         if isinstance(each, Mapping):
@@ -132,5 +133,5 @@ def _check_plain(content: Any) -> None:
                 raise ValueError("it has a tensor that is sparse, quantized, nested or without values")
             if each.nbytes > max(EXPANDED, each.untyped_storage().nbytes()):
                 raise ValueError(
-                    f"it declares {list(each.shape)} of {each.dtype} in {each.untyped_storage().nbytes()} bytes"
+                    f"it declares {list(each.shape)} of {each.dtype}, but has {each.untyped_storage().nbytes()} bytes"
                 )

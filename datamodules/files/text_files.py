@@ -1,4 +1,4 @@
-"""Text files: lists of names and labels, and JSON files of one object."""
+"""Reading of text files, and of JSON files that contain one object."""
 
 import json
 from collections.abc import Collection
@@ -8,7 +8,7 @@ from typing import Any
 from datamodules.files.limits import check_is_file
 
 LARGEST = 1 << 26
-"""Maximum size in bytes; token lists of tokenizers have a tenth of it."""
+"""Maximum size of a JSON file in bytes. The token lists of tokenizers are a tenth as large."""
 
 PRETRAINED = (
     "config",
@@ -21,14 +21,14 @@ PRETRAINED = (
     "added_tokens",
     "vocab",
 )
-"""JSON files in a pretrained folder that transformers reads; each is an object."""
+"""JSON files in a pretrained folder that transformers reads. Each must contain an object."""
 
 
 def read_text(path: Path) -> str:
     """Read a UTF-8 text file, with or without a byte order mark.
 
     Raises:
-        FileNotFoundError: if there is no such file.
+        FileNotFoundError: if the file does not exist.
         ValueError: if the file is not in UTF-8 or is a pipe. The message names the file.
     """
     check_is_file(path)
@@ -46,7 +46,7 @@ def read_json_object(path: Path, needed: Collection[str] = ()) -> dict[str, Any]
         needed: required keys.
 
     Raises:
-        FileNotFoundError: if there is no such file.
+        FileNotFoundError: if the file does not exist.
         ValueError: if the file is not a JSON object, is too large or lacks a key. The message names the file.
     """
     check_is_file(path)
@@ -66,7 +66,7 @@ def read_json_object(path: Path, needed: Collection[str] = ()) -> dict[str, Any]
 def check_pretrained_json(folder: Path) -> None:
     """Check the JSON files that transformers may read from a local folder.
 
-    Each file that exists must be an object.
+    Each of these files that exists must contain a JSON object.
 
     Raises:
         ValueError: if a file is not a JSON object. The message names the first such file.

@@ -1,6 +1,6 @@
-"""Read the tensors of a TorchScript file.
+"""Reading of the tensors in a TorchScript file.
 
-Unlike the reader of PyTorch, this reader does not run code from the file.
+Unlike PyTorch's reader, this reader does not run code from the file.
 """
 
 import io
@@ -21,7 +21,7 @@ STORAGES = {"FloatStorage": torch.float32, "HalfStorage": torch.float16, "LongSt
 
 
 class _Module:
-    """Stand-in for a TorchScript module, with the attributes of the module by name."""
+    """Stand-in for a TorchScript module. `state` contains the attributes of the module by name."""
 
     def __init__(self) -> None:
         self.state: Any = {}
@@ -41,9 +41,9 @@ def _plain_list(values: Any, *_: Any) -> Any:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Unpickler that resolves names only to stand-ins.
+    """Unpickler that resolves all names to stand-ins or plain types.
 
-    The values of tensors are in separate files of the archive.
+    It reads the values of tensors from separate files in the archive.
     """
 
     def __init__(self, archive: zipfile.ZipFile, root: str) -> None:
@@ -72,13 +72,13 @@ class _Unpickler(pickle.Unpickler):
 
 
 def read_torch_script(file: Path) -> list[dict[str, Tensor]] | None:
-    """Read the tensors of each module in a TorchScript file, in the order of modules, with parents first.
+    """Read the tensors of each module in a TorchScript file. A module comes before its submodules.
 
     Returns:
-        The result is None if the file is not a TorchScript file.
+        The tensors of each module, by name, or None if the file is not a TorchScript file.
 
     Raises:
-        FileNotFoundError: if there is no such file.
+        FileNotFoundError: if the file does not exist.
         ValueError: if the file is damaged or contains more than modules and tensors. The message names the file.
     """
     check_is_file(file)
@@ -97,7 +97,7 @@ def read_torch_script(file: Path) -> list[dict[str, Tensor]] | None:
             ):
                 raise ValueError("it is compressed, but PyTorch writes no compressed files")
             return [*_tensors(_Unpickler(archive, roots[0]).load())]
-    except Exception as error:  # a damaged file may raise almost anything
+    except Exception as error:  # a damaged file may raise almost any exception type
         raise ValueError(f"{file} is damaged or contains more than TorchScript modules: {sentence(error)}") from error
 
 

@@ -1,4 +1,4 @@
-"""Read and write video files with PyAV, which the extra `video` installs."""
+"""Reading and writing of video files with PyAV, which the extra `video` installs."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from datamodules.files.limits import check_is_file
 
 SAME_EVERYWHERE = {"libx264": {"x264-params": "cpu-independent=1"}}
-"""Encoder options that make the output independent of memory layout."""
+"""Encoder options that make the output independent of the CPU and of memory layout."""
 SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
 """Suffixes of video files, case-insensitive."""
 
 
 class UnreadableVideo(ValueError):
-    """Error for a file that is damaged or not a video.
+    """Raised for a file that is damaged or not a video.
 
     The message names the file.
     """
@@ -30,7 +30,7 @@ class VideoFacts(NamedTuple):
     rate: float
     """Frames per second."""
     times: tuple[int, ...]
-    """Presentation time of each frame in the file's own units, used for seeking."""
+    """Presentation time of each frame, in the time units of the file, for seeking."""
 
 
 def pyav() -> Any:
@@ -60,7 +60,7 @@ def require_encoder(codec: str) -> str:
 
 
 def facts_of(path: Path) -> VideoFacts:
-    """Read the size, the frame rate and the times of frames of a video without decoding it.
+    """Read the size, the frame rate and the frame times of a video without decoding it.
 
     Raises:
         UnreadableVideo: if the file cannot be read. The message names the file.
@@ -77,7 +77,7 @@ def facts_of(path: Path) -> VideoFacts:
             facts = VideoFacts(stream.height, stream.width, rate, tuple(times))
     except UnreadableVideo:
         raise
-    except Exception as error:  # decoders may raise almost anything for a damaged file
+    except Exception as error:  # decoders may raise almost any exception type for a damaged file
         raise UnreadableVideo(f"{path} cannot be read as a video ({error}); replace or remove it") from error
     if not facts.times:
         raise UnreadableVideo(f"{path} has no frame")
@@ -91,8 +91,8 @@ def decoded(
 
     Args:
         file: path, or file object open for reading.
-        name: name of the file, for error messages.
-        start: time of the first frame to decode, from `facts_of`. None means the beginning.
+        name: name of the video, for error messages.
+        start: presentation time of the first frame to decode, from `VideoFacts.times`. None means the first frame.
         count: largest number of frames to decode. None means all frames.
         grey: whether to return one luma channel instead of red, green and blue.
 
@@ -110,7 +110,7 @@ def decoded(
                     frames.append(frame.to_ndarray(format="gray" if grey else "rgb24"))
                 if count is not None and len(frames) == count:
                     break
-    except Exception as error:  # decoders may raise almost anything for a damaged file
+    except Exception as error:  # decoders may raise almost any exception type for a damaged file
         raise UnreadableVideo(f"{name} cannot be read as a video ({error}); replace or remove it") from error
     if not frames:
         raise UnreadableVideo(f"{name} has no frame that can be decoded")
@@ -149,7 +149,7 @@ def encoded(
                     raise ValueError(f"the codec {codec} needs frames of even height and width, got {height} x {width}")
                 stream = container.add_stream(codec, rate=Fraction(rate).limit_denominator(1001), options=options)
                 stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
-                stream.codec_context.thread_count = 1  # gives the same bits on every machine
+                stream.codec_context.thread_count = 1  # makes the output identical on all machines
                 if bit_rate is not None:
                     stream.bit_rate = bit_rate
             picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")

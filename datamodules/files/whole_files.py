@@ -1,6 +1,6 @@
 """Atomic writing of files.
 
-A killed run leaves no partial file, and a concurrent reader sees none.
+A killed run leaves no partial file under the final name, and concurrent readers never read a partial file.
 """
 
 import errno
@@ -21,9 +21,9 @@ class DamagedFile(ValueError):
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Add the file name to errors of writing, such as a full disk.
+    """Add the file name to errors that occur while writing, such as a full disk.
 
-    The message of the system lacks the name.
+    The operating system's message does not contain the name.
 
     Raises:
         OSError: if the file cannot be written. The message names the file and the reason.
@@ -38,13 +38,13 @@ def naming(path: Path) -> Iterator[None]:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Context manager that yields a temporary path in the same folder.
+    """Yield a temporary path in the same folder as `path`.
 
-    On exit, the temporary file replaces `path`.
+    When the `with` block ends, the temporary file replaces `path`.
 
-    The temporary file is hidden from listings. It keeps the suffix, because writers infer the format from the suffix.
-    Each writer has its own temporary file. If several processes write the same file, the last writer wins. On an error,
-    the temporary file is removed and `path` is unchanged.
+    The temporary file is a hidden file. It has the suffix of `path`, because libraries infer the format from the
+    suffix. Each writer has its own temporary file. If several processes write the same file, the last writer wins. On
+    an error, the temporary file is removed and `path` is unchanged.
 
     Args:
         path: path of the file. A missing folder is created.
@@ -55,16 +55,16 @@ def whole_file(path: Path) -> Iterator[Path]:
         with naming(path):
             yield partial
             with partial.open("rb") as written:
-                os.fsync(written.fileno())  # a rename reaches the disk before what was written, if the power fails
+                os.fsync(written.fileno())  # otherwise, after a power failure, the file may be renamed but empty
             os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 
 
 def remove_partial_files(folder: Path, pattern: str = "**/*") -> None:
-    """Remove partial files of killed `whole_file` writers from a folder.
+    """Remove the partial files that killed processes have left in a folder (see `whole_file`).
 
-    Only files whose names match a pattern are removed.
+    Only files whose final names match the pattern are removed.
     """
     place, _, stem = pattern.rpartition("/")
     for partial in folder.glob(f"{place or '.'}/.{stem}.partial-*"):
@@ -74,7 +74,7 @@ def remove_partial_files(folder: Path, pattern: str = "**/*") -> None:
 def write_text(path: Path, text: str) -> None:
     """Write text to a file atomically, in UTF-8.
 
-    `whole_file` describes how.
+    For details, see `whole_file`.
     """
     with whole_file(path) as partial:
         partial.write_text(text, encoding="utf-8")
@@ -83,7 +83,7 @@ def write_text(path: Path, text: str) -> None:
 def save_figure(figure: "Figure", path: Path, dpi: int = 150) -> None:
     """Save a figure atomically, in the format given by the suffix of the path.
 
-    `whole_file` describes how.
+    For details, see `whole_file`.
     """
     with whole_file(path) as partial:
         figure.savefig(partial, dpi=dpi)

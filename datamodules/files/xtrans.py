@@ -1,7 +1,7 @@
-"""Packing of raw images of X-Trans sensors of Fujifilm, whose colour filters repeat every 6 x 6 pixels.
+"""Packing of raw images from Fujifilm's X-Trans sensors, whose colour filters repeat every 6 x 6 pixels.
 
-Each block of 3 x 3 pixels becomes one packed pixel of nine channels: R, G, B, R, B and four times G. Within a channel,
-the places of the pixels differ slightly between blocks, because colours do not repeat every three pixels. This is the
+Each block of 3 x 3 pixels becomes one packed pixel with nine channels: R, G, B, R, B and four times G. The positions of
+a channel's pixels differ slightly between blocks, because the colours do not repeat every three pixels. This is the
 packing of See-in-the-Dark (Chen et al., CVPR 2018), which ELD uses, too.
 """
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 XTRANS = "RBGBRGGGRGGBGGBGGRBRGRBGGGBGGRGGRGGB"
-"""Colours of the 6 x 6 cell, row by row, in which packing starts."""
+"""Colours of the 6 x 6 cell at which packing starts, row by row."""
 COLOURS = "RGBRBGGGG"
 """Colour of each packed channel."""
 CHANNELS = (
@@ -22,17 +22,17 @@ CHANNELS = (
     (5, 6, 4, 5, 6, 3),
     (7, 8, 3, 7, 8, 4),
 )
-"""Packed channel of each pixel of the cell."""
+"""Index of the packed channel of each pixel in the cell."""
 
 
 def start_of(pattern: str) -> tuple[int, int] | None:
-    """Find the row and the column at which the cell `XTRANS` starts in an image.
+    """Find the row and column at which the cell `XTRANS` first starts in an image.
 
     Args:
         pattern: colours of the 6 x 6 cell at the top left, row by row.
 
     Returns:
-        None if the colours are not those of an X-Trans sensor.
+        The row and column, or None if the colours are not those of an X-Trans sensor.
     """
     if len(pattern) != 36:
         return None
@@ -45,7 +45,7 @@ def packed_xtrans(values: NDArray[Any], pattern: str = XTRANS) -> NDArray[Any]:
     """Pack an X-Trans image `[H, W]` into nine channels, `[9, H / 3, W / 3]`, cropped to whole cells.
 
     Args:
-        values: `[H, W]`.
+        values: image `[H, W]`.
         pattern: colours of the 6 x 6 cell at the top left, row by row.
 
     Raises:
@@ -63,9 +63,9 @@ def packed_xtrans(values: NDArray[Any], pattern: str = XTRANS) -> NDArray[Any]:
 
 
 def unpacked_xtrans(planes: NDArray[Any]) -> NDArray[Any]:
-    """Unpack nine channels `[9, H, W]` to an X-Trans image `[3 H, 3 W]` that starts with the cell `XTRANS`.
+    """Unpack nine channels `[9, H, W]` into an X-Trans image `[3 H, 3 W]` that starts with the cell `XTRANS`.
 
-    Height and width are even.
+    H and W must be even.
     """
     _, height, width = planes.shape
     values = np.empty((3 * height, 3 * width), dtype=planes.dtype)

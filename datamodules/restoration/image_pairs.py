@@ -1,4 +1,4 @@
-"""DataModule for image restoration from any dataset, with training patches, whole test images and synthetic noise.
+"""DataModule for image restoration with any dataset: training patches, whole test images and synthetic noise.
 
 ImagePairs(Train400("~/data"), test={"BSD68": BSD68("~/data")}, noise=Gaussian(25), patch_size=40)
 """
@@ -19,40 +19,43 @@ from datamodules.restoration.images import Images, PairSet, PatchStore, Pixels
 from datamodules.restoration.noisy_folder import NoisyFolder, RawFolder
 
 SECOND = 1500
-"""Random stream of the second noisy images."""
+"""Index of the random stream for the noise of the second noisy images."""
 
 
 class ImagePairs(WholeImageSets):
-    """Batches of noisy images and, if known, their clean images (`datamodules.batches.ImagePairBatch`).
+    """DataModule with batches of noisy images and, if known, their clean images (`datamodules.batches.ImagePairBatch`).
 
-    Training batches are random patches of images in memory, cropped, flipped and corrupted on the device. Images larger
-    than a quarter of the GPU's memory stay on the host and are cropped there. Patches depend only on (seed, epoch,
-    index), not on the number of ranks. Validation, test and prediction batches are whole images of one size. The noise
-    of each image is sampled from the same fixed seed, as for published tables. Every method therefore sees the same
-    images. If the noise level has a range, `SeededImageRNG` samples a level per image.
+    Training batches are random patches of images in memory. They are cropped, flipped and corrupted on the device. If
+    the images need more than a quarter of the GPU's memory, they stay in CPU memory and are cropped there. The patches
+    depend only on (seed, epoch, index), not on the number of ranks. Validation, test and prediction batches are whole
+    images of one size. The noise of each of these images is sampled with the same fixed seed, as is usual for published
+    tables. All methods are therefore evaluated on the same noisy images. If the noise level is a range,
+    `SeededImageRNG` samples one level per image.
 
     Args:
-        training: training dataset; None for methods that only test or predict.
-        test: test dataset, or several test datasets by name, each with its own metrics.
-        validation: validation dataset; None means no validation.
-        noise: noise model that corrupts datasets with only clean images; None for datasets of real pairs.
-        test_noise: noise model that corrupts validation and test images; None means `noise`.
-        batch_size: global training batch size in patches, over all ranks.
+        training: training dataset. None for methods that only test or predict.
+        test: test dataset, or a dict of test datasets by name. Metrics are computed separately for each test dataset.
+        validation: validation dataset. None means no validation.
+        noise: noise model that corrupts datasets that have only clean images. None for datasets with real noisy images.
+        test_noise: noise model that corrupts validation and test images. None means `noise`.
+        batch_size: global training batch size: number of patches over all ranks.
         patch_size: height and width of a training patch, in pixels.
-        patches_per_image: patches per training image and epoch.
-        augmentation: whether to flip and transpose training patches at random. The 8 resulting orientations have equal
-            probability.
-        fixed_noise: whether to sample the noise of each training image once and keep the noisy images in memory as
-            float32. False samples new noise for each patch.
+        patches_per_image: number of patches per training image and epoch.
+        augmentation: whether to randomly flip and transpose training patches. The 8 possible orientations are equally
+            probable.
+        fixed_noise: whether to sample the noise of each training image only once, and to keep the noisy images in
+            memory as float32. False samples new noise for each patch.
         second_noisy: whether to add a second noisy version of each training patch, with independent noise. Noise2Noise
-            needs this version.
-        evaluation_batch_size: maximum number of images in a validation, test or prediction batch over all ranks; each
-            rank gets at least one image. All images of a batch have the same size.
-        predict_dir: folder of noisy images to predict; None means the test images.
-        data_range: stored value of white in `predict_dir`, 255 for 8-bit images. Required for 16-bit images.
-        predict_ratio: factor by which raw images in `predict_dir` are brightened, like an exposure ratio.
-        num_workers: number of DataLoader workers. None means one per free core, at most 8, and 0 for images in memory.
-        seed: seed of the batch order, patches, augmentation and training noise; None means the value of
+            needs this second version.
+        evaluation_batch_size: largest number of images in a validation, test or prediction batch, over all ranks. On
+            each rank, a batch has at least one image. All images of a batch have the same size.
+        predict_dir: folder of noisy images to predict. None predicts the test images.
+        data_range: stored value of a white pixel in `predict_dir`, which is 255 for 8-bit images. It is required for
+            16-bit images.
+        predict_ratio: factor by which raw images in `predict_dir` are brightened, in place of an exposure ratio.
+        num_workers: number of DataLoader workers. None means 0 for images in memory, and otherwise one per free core,
+            at most 8.
+        seed: seed of the sampling order, the patches, the augmentation and the training noise. None means the value of
             `seed_everything`.
     """
 
@@ -134,7 +137,7 @@ class ImagePairs(WholeImageSets):
             self.validation_set = self.whole(self.validation, "validation")
 
     def check_noise_of_training(self, images: Images, name: str) -> None:
-        """Raise an error for synthetic noise on images with real noise, or for clean images without a noise model."""
+        """Raise an error if images with real noise have a noise model, or if clean images have none."""
         if images.noisy is not None and self.noise is not None:
             raise ValueError(f"{name} has real noisy images: leave data.noise out")
         if images.noisy is None and self.noise is None:
@@ -183,10 +186,10 @@ def flipped_and_transposed(image: Tensor, uniform: Tensor) -> Tensor:
     """Flip images horizontally, vertically and along the diagonal, each with probability 1/2.
 
     Args:
-        image: `[B, C, P, P]`.
-        uniform: `[B, 3]` in [0, 1).
+        image: images `[B, C, P, P]`.
+        uniform: uniform numbers in [0, 1), `[B, 3]`.
     """
-    if image.dtype == torch.uint16:  # for which PyTorch implements few operations
+    if image.dtype == torch.uint16:  # PyTorch implements few operations for this dtype
         return flipped_and_transposed(image.view(torch.int16), uniform).view(torch.uint16)
     own = torch.arange(len(image), device=image.device)
     for axis, turned in enumerate((uniform < 0.5).unbind(dim=1)):
@@ -196,12 +199,12 @@ def flipped_and_transposed(image: Tensor, uniform: Tensor) -> Tensor:
 
 
 class Patches:
-    """Training images; patches are cropped on the device.
+    """Dataset of training images. Patches are cropped on the device if the images fit into its memory.
 
     Args:
-        images: the images.
+        images: images of one split.
         patch_size: height and width of a patch, in pixels.
-        patches_per_image: patches per image and epoch.
+        patches_per_image: number of patches per image and epoch.
         name: name of the dataset, for error messages.
         seed: seed of the patch positions and of fixed noise.
     """
@@ -226,7 +229,7 @@ class Patches:
         self.stores = {key: PatchStore(kind) for key, kind in kinds.items() if kind is not None}
 
     def keep_noise(self, noise: ImageNoise) -> None:
-        """Corrupt every image once. The noise depends only on the seed and the position of the image."""
+        """Corrupt each image once, with noise that depends only on the seed and the position of the image."""
         noisy = []
         for position in range(self.count):
             clean = self.stores["clean"].image(position)[None].float() / self.data_range
@@ -251,7 +254,7 @@ class Patches:
         return sum(store.values.nbytes for store in self.stores.values())
 
     def cut(self, index: Tensor, epoch: int) -> dict[str, Tensor]:
-        """Crop patches for the given samples, on the device of `index`. Pixel values are not rescaled."""
+        """Crop the patches of given samples, with the stored pixel values, on the device of `index`."""
         image, place = index // self.patches_per_image, sample_uniform(self.seed, epoch, index, count=2)
         size, grid = (
             {"clean": self.patch_size, "noisy": self.patch_size // self.scale},
@@ -263,15 +266,15 @@ class Patches:
 
 
 def room(device: torch.device) -> float:
-    """Return the number of bytes that images may take on a device: a quarter of the memory of a GPU."""
+    """Return the number of bytes that images may take on a device: a quarter of a GPU's memory, unlimited on a CPU."""
     return torch.cuda.get_device_properties(device).total_memory / 4 if device.type == "cuda" else math.inf
 
 
 class WholeImages:
-    """Whole images. Clean images are corrupted as is usual for published denoising tables.
+    """Dataset of whole images. Clean images are corrupted with the noise protocol of published denoising tables.
 
     Args:
-        images: the images.
+        images: images of one split.
         noise: noise model that corrupts clean images.
     """
 

@@ -1,4 +1,4 @@
-"""Interface of datasets for image restoration, wrappers of such datasets, and random patches."""
+"""Interface of datasets for image restoration, wrappers for such datasets, and cropping of random patches."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -19,20 +19,21 @@ Pixels = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Images:
-    """Images of one split; sizes may differ.
+    """Images of one split, which may have different sizes.
 
     Args:
         names: image names without suffix, `[N]`.
-        clean: ground truth, N arrays `[C, H, W]`; None without ground truth.
-        noisy: noisy images, of the same sizes or smaller by the factor `scale`. None if synthetic noise is added later.
-        data_range: stored value of white, 1 for floating-point images.
-        scale: clean pixels per noisy pixel, along each axis.
-        rendering: colours of the camera of raw images, N arrays `[4, 3]`, see `datamodules.files.bayer.RawImage`. None
-            if unknown.
+        clean: clean images, N arrays `[C, H, W]`. None if there is no ground truth.
+        noisy: noisy images, which have the size of the clean images divided by `scale`. None if synthetic noise is
+            added later.
+        data_range: stored value of a white pixel, which is 1 for floating-point images.
+        scale: number of clean pixels per noisy pixel, along each axis.
+        rendering: white-balance gains and colour matrices of raw images, N arrays `[4, 3]`, see
+            `datamodules.files.bayer.RawImage`. None if unknown.
 
     Raises:
-        ValueError: if there is no image, or a noisy image does not match its clean image in size. The message names the
-            image.
+        ValueError: if there are no images, or if the size of a noisy image does not match that of its clean image. The
+            message names the image.
     """
 
     names: Sequence[str]
@@ -60,25 +61,25 @@ class Images:
 
 
 class PairSet(ABC):
-    """A dataset for image restoration. It reads its splits and does no batching."""
+    """Dataset for image restoration. It reads its splits and does not form batches."""
 
     channels: int
-    """Channels of an image: 1 for grey, 3 for colour, 4 for packed raw images, 9 of X-Trans."""
+    """Number of channels: 1 for grey, 3 for colour, 4 for packed Bayer images, 9 for packed X-Trans images."""
     scale: int = 1
-    """Clean pixels per noisy pixel, along each axis."""
+    """Number of clean pixels per noisy pixel, along each axis."""
 
     @abstractmethod
     def images(self, split: Split) -> Images:
-        """Read a split. A dataset without splits returns all its images for every split.
+        """Read the images of a split. A dataset without splits returns all its images for every split.
 
         Raises:
-            FileNotFoundError: if the images are missing; the message names the expected path.
-            ValueError: if a file is damaged, or the dataset has no such split.
+            FileNotFoundError: if the images are missing. The message names the expected path.
+            ValueError: if a file is damaged, or if the dataset does not have this split.
         """
 
 
 class PatchStore:
-    """Images of any sizes in one block of memory. Square patches are cropped for a whole batch at once.
+    """Images of different sizes in one block of memory, from which the square patches of a batch are cropped at once.
 
     Args:
         images: N arrays `[C, H, W]` of one dtype.
@@ -93,7 +94,7 @@ class PatchStore:
         self.start = sizes.cumsum(0) - sizes
 
     def image(self, position: int) -> Tensor:
-        """Return one whole image, `[C, H, W]`, without a copy."""
+        """Return a whole image, `[C, H, W]`, without copying it."""
         height, width, start = (int(each[position]) for each in (self.height, self.width, self.start))
         return self.values[start : start + self.channels * height * width].view(self.channels, height, width)
 
@@ -109,12 +110,12 @@ class PatchStore:
 
         Args:
             image: positions of the images, `[B]`, int64.
-            uniform: uniform numbers `[B, 2]` in [0, 1) that select the row and the column of each square.
-            size: height and width of a square in pixels, at most those of the images.
-            grid: step of the positions. Rows and columns at which squares start are multiples of `grid`.
+            uniform: uniform numbers in [0, 1), `[B, 2]`, that determine the row and the column of each square.
+            size: height and width of a square, in pixels. They must not exceed those of the images.
+            grid: step of the positions: a square starts at a row and a column that are multiples of `grid`.
 
         Returns:
-            `[B, C, size, size]`, of the images' dtype.
+            Square patches `[B, C, size, size]`, with the dtype of the images.
         """
         height, width = self.height[image], self.width[image]
         top = (uniform[:, 0] * ((height - size) // grid + 1)).long() * grid
@@ -122,7 +123,7 @@ class PatchStore:
         plane = torch.arange(self.channels, device=image.device)[:, None] * height[:, None, None]
         row = plane + top[:, None, None] + torch.arange(size, device=image.device)
         first = self.start[image, None, None] + row * width[:, None, None] + left[:, None, None]
-        # Every run of `size` pixels is a row of one overlapping view, so a square is a selection of rows.
+        # Each row of this overlapping view is a run of `size` consecutive pixels, so a square is a selection of rows.
         runs = self.values.as_strided((self.values.numel() - size + 1, size), (1, 1))
         return runs.index_select(0, first.flatten()).view(len(image), self.channels, size, size)
 
@@ -131,11 +132,12 @@ class Together(PairSet):
     """Concatenation of datasets, such as DIV2K and BSD400 for training.
 
     Args:
-        sets: datasets with the same number of channels. Either all must have clean images, or all must have noisy
-            images.
+        sets: datasets with the same number of channels. Either all datasets must have clean images, or all must have
+            noisy images.
 
     Raises:
-        ValueError: if there is no dataset, or the datasets differ in channels, kinds of images or white level.
+        ValueError: if there is no dataset, or if the datasets differ in channels, white level or whether they have
+            noisy and clean images.
     """
 
     def __init__(self, sets: list[PairSet]) -> None:
@@ -168,10 +170,10 @@ class Together(PairSet):
 
 
 class ItsTestImages(PairSet):
-    """Uses a dataset's test images for all splits, for methods that train on the noisy test images.
+    """Wrapper that uses a dataset's test images for all splits, for methods that are trained on the noisy test images.
 
     Args:
-        images: the dataset.
+        images: dataset to wrap.
     """
 
     def __init__(self, images: PairSet) -> None:
@@ -184,16 +186,16 @@ class ItsTestImages(PairSet):
 
 
 class Crops(PairSet):
-    """Central crops of evenly spaced images of a dataset, for methods that take minutes per image.
+    """Wrapper that crops the centres of evenly spaced images of a dataset, for methods that need minutes per image.
 
     Args:
-        images: the dataset.
+        images: dataset to wrap.
         crop_size: height and width of the square crops, in pixels.
-        count: number of images.
+        count: number of selected images.
 
     Raises:
-        ValueError: if an argument is below 1, the dataset has fewer than `count` images, or an image is smaller than a
-            crop.
+        ValueError: if an argument is below 1, if the dataset has fewer than `count` images, or if an image is smaller
+            than a crop.
     """
 
     def __init__(self, images: PairSet, crop_size: int, count: int) -> None:
@@ -228,10 +230,10 @@ class Crops(PairSet):
 
 
 class ClassifiedImages(PairSet):
-    """Images of a classification dataset, without labels; validation uses the test images.
+    """Images of a classification dataset, without labels. The test images are also used for validation.
 
     Args:
-        images: dataset such as `Digits` or `CIFAR10`, which is read into memory.
+        images: classification dataset, such as `Digits` or `CIFAR10`. It is read into memory.
     """
 
     def __init__(self, images: ImageSet) -> None:

@@ -1,4 +1,4 @@
-"""DataModule for inverse problems, in which images are reconstructed from measurements through an operator.
+"""DataModule for inverse problems: images are measured by an operator and reconstructed from the measurements.
 
 MeasuredImages(AverageDownsampling(4), test=CentreCrops("~/photographs"), sigma=0.1)
 """
@@ -18,32 +18,35 @@ from datamodules.restoration.images import Images, PairSet
 from datamodules.restoration.noisy_folder import NoisyFolder
 
 NOISE_SEED = 0
-"""Seed of the measurement noise: the same for every method and run."""
+"""Seed of the measurement noise, which is the same for all methods and runs."""
 
 
 class MeasuredImages(ImagePairs):
-    """Batches of measurements y = H x + noise and, if known, the clean images x (`MeasuredImageBatch`).
+    """DataModule with batches of measurements y = H x + noise and, if known, clean images x (`MeasuredImageBatch`).
 
-    The mask and the noise of an image depend only on a fixed seed and the position of the image. Training batches are
-    clean patches, for training an unconditional image model.
+    The measurement mask and the noise of an image depend only on a fixed seed and the position of the image in the
+    dataset. Training batches are clean patches, for training an unconditional image model.
 
     Args:
-        operator: measurement operator H on images in [-1, 1].
-        test: dataset of clean images to measure, or several datasets by name. Each dataset has its own metrics.
-        training: dataset on which an image model is trained. None for a pretrained model.
-        sigma: standard deviation of the measurement noise for images in [0, 1]. For images in [-1, 1], the noise is
-            twice as large.
-        batch_size: global training batch size in patches, over all ranks.
+        operator: measurement operator H, which is applied to images in [-1, 1].
+        test: dataset of clean images to measure, or a dict of datasets by name. Metrics are computed separately for
+            each dataset.
+        training: dataset on which an image model is trained. None if the model is pretrained.
+        sigma: standard deviation of the measurement noise for images in [0, 1]. For images in [-1, 1], it is doubled.
+        batch_size: global training batch size: number of patches over all ranks.
         patch_size: height and width of a training patch, in pixels.
-        patches_per_image: patches per training image and epoch.
-        augmentation: randomly flip and transpose training patches, in 8 ways with equal probability.
-        evaluation_batch_size: maximum number of images in a test or prediction batch over all ranks. Each rank gets at
-            least one image. All images of a batch have the same size.
-        predict_dir: folder of measurements for prediction, such as low-resolution images. None means the test images.
-        data_range: stored value of white in `predict_dir`; required for 16-bit images, 255 for 8-bit images.
-        num_workers: number of DataLoader workers; None means one per free core, at most 8, and 0 for images in
-            memory.
-        seed: seed of the batch order, patches and augmentation; None means the value of `seed_everything`.
+        patches_per_image: number of patches per training image and epoch.
+        augmentation: whether to randomly flip and transpose training patches. The 8 possible orientations are equally
+            probable.
+        evaluation_batch_size: largest number of images in a test or prediction batch, over all ranks. On each rank, a
+            batch has at least one image. All images of a batch have the same size.
+        predict_dir: folder of measurements for prediction, such as low-resolution images. None predicts the test
+            images.
+        data_range: stored value of a white pixel in `predict_dir`, which is 255 for 8-bit images. It is required for
+            16-bit images.
+        num_workers: number of DataLoader workers. None means 0 for images in memory, and otherwise one per free core,
+            at most 8.
+        seed: seed of the sampling order, the patches and the augmentation. None means the value of `seed_everything`.
     """
 
     def __init__(
@@ -82,7 +85,7 @@ class MeasuredImages(ImagePairs):
         self.sigma = sigma
 
     def check_noise_of_training(self, images: Images, name: str) -> None:
-        """Accept clean images without noise."""
+        """Accept clean images without a noise model."""
 
     def new_images(self, folder: str) -> SizedSet:
         channels = None if self.channels is None else self.operator.measured_channels(self.channels)
@@ -101,17 +104,17 @@ class MeasuredImages(ImagePairs):
 
 
 def seen(operator: Operator, measured: Tensor) -> dict[str, Tensor]:
-    """Return a measurement and its pseudo-inverse, an image in units of [0, 1]. Both are float32."""
+    """Return a measurement and the image that the pseudo-inverse computes from it, in [0, 1]; both are float32."""
     return {"measured": measured.float(), "noisy": ((operator.pseudo_inverse(measured) + 1) / 2).float()}
 
 
 class MeasuredTestImages(WholeImages):
-    """Whole clean images and their measurements through an operator.
+    """Dataset of whole clean images and their measurements by an operator.
 
     Args:
-        images: images of one split, with clean images.
-        operator: H.
-        sigma: standard deviation of the noise for images in [0, 1].
+        images: images of one split, which must include clean images.
+        operator: measurement operator H.
+        sigma: standard deviation of the measurement noise for images in [0, 1].
     """
 
     def __init__(self, images: Images, operator: Operator, sigma: float) -> None:
@@ -121,7 +124,7 @@ class MeasuredTestImages(WholeImages):
 
     def __getitem__(self, request: Request) -> dict[str, Any]:
         batch = super().__getitem__(request)
-        # In double precision, so that an image's measurement does not depend on its batch.
+        # Double precision makes the measurement of an image independent of its batch.
         image = batch["clean"].double() / batch["data_range"] * 2 - 1
         operator = self.operator.of(request.indices, image.shape[2:])
         measured = operator.forward(image)
@@ -131,13 +134,13 @@ class MeasuredTestImages(WholeImages):
 
 
 class MeasuredFolder(NoisyFolder):
-    """The user's own folder of measurements; see `NoisyFolder`.
+    """A folder of the user's measurements, read as by `NoisyFolder`.
 
     Args:
-        operator: H.
+        operator: measurement operator H.
         folder: folder of measurements.
         channels: number of channels of the returned measurements, 1 or 3. None leaves channels unchanged.
-        data_range: stored value of white, required for 16-bit images.
+        data_range: stored value of a white pixel. It is required for 16-bit images.
     """
 
     def __init__(self, operator: Operator, folder: str, channels: int | None, data_range: int | None) -> None:

@@ -1,4 +1,4 @@
-"""The user's own folder of noisy images, without clean images."""
+"""A folder of the user's noisy images, without clean images."""
 
 from collections import Counter
 from pathlib import Path
@@ -15,20 +15,20 @@ from datamodules.loading.global_batches import Request
 
 
 class NoisyFolder:
-    """Images of a folder and its subfolders, decoded on access.
+    """Images in a folder and its subfolders, which are decoded on access.
 
-    All files are decoded once at the start to find damaged files. This check is cheap compared with restoration.
-    Damaged files are skipped. They are listed in `unreadable` with the reasons.
+    All files are decoded once at the start to find damaged files. This check takes little time compared with
+    restoration. Damaged files are skipped, and `unreadable` lists them with the reasons.
 
     Args:
         folder: folder of images.
         channels: number of channels of the returned images, 1 or 3. With 3, grey images are repeated to three channels.
-            With 1, colour images count as unreadable. None leaves channels unchanged.
-        data_range: stored value of white, required for 16-bit images.
+            With 1, colour images are treated as unreadable. None leaves channels unchanged.
+        data_range: stored value of a white pixel. It is required for 16-bit images.
 
     Raises:
         FileNotFoundError: if the folder does not exist or has no image.
-        ValueError: if two file names differ only in their suffix, or no image can be read.
+        ValueError: if two file names differ only in their suffix, or if no image can be read.
     """
 
     suffixes: tuple[str, ...] = SUFFIXES
@@ -88,11 +88,11 @@ class NoisyFolder:
 
 
 class RawFolder(NoisyFolder):
-    """Raw images of a folder and its subfolders, packed and brightened; see `NoisyFolder`.
+    """Raw images in a folder and its subfolders, packed and brightened, and otherwise read as by `NoisyFolder`.
 
     Args:
         folder: folder of raw images.
-        ratio: factor by which images are brightened, like an exposure ratio.
+        ratio: factor by which images are brightened, in place of an exposure ratio.
         channels: 4 for Bayer sensors, 9 for X-Trans sensors.
     """
 

@@ -18,7 +18,7 @@ NAMES = [
 
 @functools.cache
 def bundled_photograph(name: str) -> np.ndarray:
-    """Decode a photograph. The array is cached per process, and callers must not modify it."""
+    """Decode a bundled photograph. The array is cached per process, so callers must not modify it."""
     if name in ("china", "flower"):
         from sklearn.datasets import load_sample_image
 
@@ -29,14 +29,15 @@ def bundled_photograph(name: str) -> np.ndarray:
 
 
 class Photographs(PairSet):
-    """Photographs bundled with scikit-image and scikit-learn: by default ten for training and three for testing.
+    """Photographs bundled with scikit-image and scikit-learn; by default, ten for training and three for testing.
 
-    No download. Validation and test images are the same, since there are few photographs.
+    It needs no download. Validation and test images are the same, because there are few photographs.
 
     Args:
         image_size: height and width of the images, in pixels. The largest centre square of a photograph is resized to
             this size.
-        colour: whether to keep colours. Grey photographs are then repeated to three channels.
+        colour: whether to return colour images, with grey photographs repeated to three channels. False converts all
+            images to grey.
         tested: names of the photographs for validation and testing. All other photographs are for training.
     """
 

@@ -1,4 +1,4 @@
-"""Raw low-light images: pairs of a long and a short exposure.
+"""Raw low-light images: pairs of a short and a long exposure.
 
 The short exposure is brightened by the exposure ratio.
 """
@@ -17,24 +17,24 @@ from datamodules.files.text_files import read_text
 from datamodules.restoration.images import Images, PairSet, Split
 
 EXPOSURE = re.compile(r"_([\d.]+)s$")
-"""End of SID's file names, the exposure time in seconds."""
+"""Last part of SID's file names: the exposure time in seconds."""
 
 
 def amplified(
     short: Path, long: Path, ratio: float, crop: int | None, xtrans: bool = False
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Read a pair of packed raw images in [0, 1]. The brightened short exposure may exceed 1.
+    """Read a pair of packed raw images in [0, 1], and brighten the short exposure, which may then exceed 1.
 
     Args:
         short: file of the short exposure.
         long: file of the long exposure.
-        ratio: ratio of long to short exposure time.
+        ratio: long exposure time divided by short exposure time.
         crop: height and width of the centre crop, in packed pixels. None means no crop.
         xtrans: whether the sensor is an X-Trans sensor, with nine channels.
 
     Returns:
-        Noisy and clean image, `[4, H, W]`, float32, and the colours of the camera in the long exposure, `[4, 3]`, or
-        None.
+        Noisy and clean image, `[4, H, W]`, float32, and the white-balance gains and colour matrix of the long exposure,
+        `[4, 3]`, or None if they are unknown.
 
     Raises:
         ValueError: if the two images differ in size.
@@ -50,33 +50,34 @@ def amplified(
 
 
 def images_of(names: list[str], read: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray | None]]) -> Images:
-    """Join results of `amplified`. The colours of the camera are kept if all files have them."""
+    """Combine results of `amplified`. White-balance gains and colour matrices are kept if all files have them."""
     noisy, clean, rendering = ([each[place] for each in read] for place in range(3))
     known = None if any(each is None for each in rendering) else rendering
     return Images(names, clean, noisy, 1, rendering=known)  # type: ignore[arg-type]
 
 
 class SID(PairSet):
-    """See-in-the-dark: trained on long exposures or on pairs, tested on pairs (Chen et al., CVPR 2018).
+    """See-in-the-dark (Chen et al., CVPR 2018): long exposures or pairs for training, and pairs for testing.
 
-    The folders are named as by the authors. Images `<number>_00_<seconds>s.ARW` are in `SID/Sony/short` and
-    `SID/Sony/long`. Each line of `SID/Sony_train_list.txt`, `Sony_val_list.txt` and `Sony_test_list.txt` names one
-    short and one long file. With `camera` Fuji, the folder and the lists of the Fujifilm camera are read (`.RAF`). Its
-    X-Trans sensor gives nine channels, see `datamodules.files.xtrans`. `rawpy` reads camera files. A `.npz` file with
-    `bayer`, `black`, `white` and `pattern` can replace any camera file.
+    Folders have the names that the authors use. Images `<number>_00_<seconds>s.ARW` are in `SID/Sony/short` and
+    `SID/Sony/long`. Each line of `SID/Sony_train_list.txt`, `Sony_val_list.txt` and `Sony_test_list.txt` names the file
+    of a short exposure and the file of a long exposure. With `camera` Fuji, the folder and the lists of the Fujifilm
+    camera are read (`.RAF`). Its X-Trans sensor gives nine channels, see `datamodules.files.xtrans`. `rawpy` reads
+    camera files. A `.npz` file with `bayer`, `black`, `white` and `pattern` can replace any camera file.
 
-    The training images are all listed long exposures, uncropped. They take 4 GB of memory, and an epoch uses each of
-    them once. With `pairs`, the training images are all listed pairs. They take 27 GB, and twice as much while they are
-    read. Patches are cropped at any position. The authors of ELD instead cut patches once along a grid. Test
-    images are brightened by the exposure ratio, at most 300.
+    By default, the training images are all listed long exposures, uncropped. They take 4 GB of memory, and an epoch
+    uses each of them once. With `pairs`, the training images are all listed pairs. They take 27 GB of memory, and twice
+    as much while they are read. Patches are cropped at random positions in every epoch, whereas the authors of ELD cut
+    patches once along a grid. The short exposures of test pairs are brightened by the exposure ratio, at most 300.
 
     Args:
-        data_dir: folder that contains `SID`; None means the NOISEWORKS_DATA directory.
-        ratio: exposure ratio of the test pairs: 100, 250 or 300. None means all pairs.
-        crop: height and width of the centre crop of packed test images. The published tables of ELD use 512. None means
-            whole images.
-        pairs: train on pairs of a short and a long exposure instead of long exposures. `ratio` selects the pairs.
-        camera: Sony, with a Bayer sensor, or Fuji, with an X-Trans sensor.
+        data_dir: folder that contains `SID`. None means the NOISEWORKS_DATA directory.
+        ratio: exposure ratio of the selected pairs: 100, 250 or 300. None selects all pairs.
+        crop: height and width of the centre crop of test images, in packed pixels. The tables in the ELD paper use 512.
+            None means whole images.
+        pairs: whether to train on pairs of a short and a long exposure, which `ratio` selects. False trains on long
+            exposures only.
+        camera: Sony (Bayer sensor) or Fuji (X-Trans sensor).
     """
 
     channels = 4
@@ -127,7 +128,7 @@ class SID(PairSet):
 
 
 def listed_pairs(file: Path) -> list[list[str]]:
-    """Read the names of short and long exposures from a list of SID. Names have no suffixes.
+    """Read the file names of short and long exposures, without suffixes, from one of SID's lists.
 
     Raises:
         ValueError: if the list is empty, or a line has fewer than two names. The message names the line.
@@ -145,7 +146,7 @@ def listed_pairs(file: Path) -> list[list[str]]:
 
 
 def light_ratio(short: str, long: str) -> float:
-    """Return the exposure ratio of two files of SID, computed from the file names. The ratio is at most 300.
+    """Compute the exposure ratio of two SID files from the exposure times in their names; it is at most 300.
 
     Raises:
         ValueError: if a name has no exposure time. The message names the file.
@@ -161,18 +162,17 @@ def light_ratio(short: str, long: str) -> float:
 
 
 class ELDPairs(PairSet):
-    """Ten low-light scenes of one camera, for testing (Wei et al., TPAMI 2022).
+    """Ten low-light scenes taken with one camera, for testing (Wei et al., TPAMI 2022).
 
-    The folders are named as by the authors. The images `ELD/<camera>/scene-<1..10>/IMG_0001...0016` are raw images for
-    `rawpy` or `.npz` files as in `SID`. Images 1, 6, 11 and 16 are references at ISO 100. The other images have ISO
-    800, 1600 and 3200. For each ISO value, there are four images with the light reduced by the factors 1, 10, 100 and
-    200. The nominal factor is used as the exposure ratio. The authors' code instead computes the ratio from the
-    exposure times in the files.
+    The images `ELDPairs/<camera>/scene-<1..10>/IMG_0001...0016` are raw files that `rawpy` reads, or `.npz` files as
+    described in `SID`. Images 1, 6, 11 and 16 are references at ISO 100. The other images have ISO 800, 1600 and 3200,
+    with four images per ISO value, in which the light is reduced by the factors 1, 10, 100 and 200. The nominal factor
+    is used as the exposure ratio. The authors' code instead computes the ratio from the exposure times in the files.
 
     Args:
-        data_dir: folder that contains `ELDPairs`; None means the NOISEWORKS_DATA directory.
-        camera: SonyA7S2, NikonD850, CanonEOS70D or CanonEOS700D.
-        factor: factor of the light reduction: 1, 10, 100 or 200.
+        data_dir: folder that contains `ELDPairs`. None means the NOISEWORKS_DATA directory.
+        camera: name of the camera: SonyA7S2, NikonD850, CanonEOS70D or CanonEOS700D.
+        factor: factor by which the light of the test images is reduced: 1, 10, 100 or 200.
     """
 
     channels = 4

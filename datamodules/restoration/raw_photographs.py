@@ -9,17 +9,17 @@ from datamodules.restoration.photographs import Photographs
 
 WHITE = 65535
 CHANNELS = (0, 1, 2, 1)
-"""Colour channels R, G, B that the packed channels R, G, B, G come from."""
+"""For each packed channel R, G, B, G, the index of its colour channel in R, G, B."""
 
 
 class RawPhotographs(PairSet):
-    """`Photographs` converted back to raw images: linear values, unbalanced colours and a Bayer pattern.
+    """`Photographs` converted to raw images: linear values without white balance, in a Bayer pattern.
 
-    These images only resemble raw images. They still contain the noise and the processing artefacts of the photographs.
-    The stored value of a saturated pixel means 1 in each channel.
+    These images only resemble raw images. They still contain the noise of the photographs and the effects of their
+    processing. The white level is 1 in each channel.
 
     Args:
-        image_size: height and width of the sensor in pixels; packed images are half as large.
+        image_size: height and width of the sensor, in pixels. Packed images have half of this height and width.
         white_balance: white-balance gains of red and blue relative to green, at least 1.
     """
 

@@ -1,4 +1,4 @@
-"""Images with low-resolution copies, for super-resolution."""
+"""Images paired with low-resolution copies, for super-resolution."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,16 +13,16 @@ from datamodules.restoration.images import Images, PairSet, Split
 
 
 def reduced(image: NDArray[Any], factor: int) -> NDArray[Any]:
-    """Downsample an image like `imresize` in MATLAB, with an antialiased bicubic kernel and mirrored borders.
+    """Downsample an image in the same way as MATLAB's `imresize`: antialiased bicubic kernel, mirrored borders.
 
     Args:
         image: image `[C, H, W]` of integers, with height and width divisible by the factor.
-        factor: image pixels per downsampled pixel, along each axis.
+        factor: number of image pixels per downsampled pixel, along each axis.
 
     Returns:
-        `[C, H / factor, W / factor]`, rounded to the image's dtype.
+        Downsampled image `[C, H / factor, W / factor]`, rounded to integers of the image's dtype.
     """
-    reach = 2 * factor  # of the kernel; PyTorch would renormalise at the borders instead of mirroring
+    reach = 2 * factor  # reach of the kernel; PyTorch would renormalise weights at the borders instead of mirroring
     mirrored = np.pad(image, ((0, 0), (reach, reach), (reach, reach)), mode="symmetric")
     wide = torch.from_numpy(mirrored.astype(np.float64))[None]
     small = F.interpolate(wide, scale_factor=1 / factor, mode="bicubic", antialias=True)[0, :, 2:-2, 2:-2]
@@ -30,7 +30,7 @@ def reduced(image: NDArray[Any], factor: int) -> NDArray[Any]:
 
 
 def with_reduced(names: Sequence[str], images: Sequence[NDArray[Any]], factor: int, data_range: int) -> Images:
-    """Pair images with downsampled versions. Images are first cropped to multiples of the factor."""
+    """Crop images to multiples of the factor, and pair them with downsampled versions."""
     even: list[NDArray[Any]] = [
         image[:, : image.shape[1] // factor * factor, : image.shape[2] // factor * factor] for image in images
     ]
@@ -39,11 +39,11 @@ def with_reduced(names: Sequence[str], images: Sequence[NDArray[Any]], factor: i
 
 
 class ReducedImages(PairSet):
-    """Clean images of a dataset and copies downsampled like the bicubic `imresize` of MATLAB.
+    """Clean images of a dataset, paired with copies that are downsampled as by MATLAB's bicubic `imresize`.
 
     Args:
         images: dataset that provides the clean images.
-        factor: image pixels per downsampled pixel, along each axis.
+        factor: number of image pixels per downsampled pixel, along each axis.
     """
 
     def __init__(self, images: PairSet, factor: int = 4) -> None:

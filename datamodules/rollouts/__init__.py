@@ -1,1 +1,1 @@
-"""States that a policy visits in a simulated environment, and the actions of an expert in these states."""
+"""States that a policy visits in a simulated environment, and the expert's actions in these states."""

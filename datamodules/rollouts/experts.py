@@ -15,7 +15,7 @@ Numbers = NDArray[np.float64]
 
 
 class Expert(ABC):
-    """Interface of expert policies. An expert receives the environment once."""
+    """Interface of expert policies. `meet` is called once with the environment, before `actions`."""
 
     @abstractmethod
     def meet(self, environment: Any) -> None:
@@ -23,20 +23,20 @@ class Expert(ABC):
 
     @abstractmethod
     def actions(self, states: Numbers) -> Numbers:
-        """Return actions `[E, A]` for states `[E, S]`, in the units of the environment.
+        """Return the expert's actions `[E, A]` in states `[E, S]`, in the units of the environment.
 
-        For two discrete actions, one number is returned. It is positive for the second action.
+        If the environment has two discrete actions, one number is returned, which is positive for the second action.
         """
 
 
 class CartPoleLQR(Expert):
-    """Balance CartPole with the linear-quadratic regulator of the linearized dynamics and unit costs.
+    """Expert that balances CartPole with the linear-quadratic regulator of the linearized dynamics with unit costs.
 
     The action -K s is the force divided by the maximum force, clipped to [-1, 1], with
 
         K = (R + B^T P B)^-1 B^T P A,    P = Q + A^T P (A - B K),
 
-    where s' = A s + B u is the step of the environment, linearized at rest.
+    where s' = A s + B u is one step of the environment, linearized around the state of rest.
     """
 
     gain: Numbers
@@ -67,14 +67,15 @@ class CartPoleLQR(Expert):
 
 
 class SACExpert(Expert):
-    """Act by the mean of a soft actor-critic policy. Its weights are read from a file.
+    """Expert that uses the mean action of a soft actor-critic policy, whose weights are read from a file.
 
-    The file contains a dictionary of tensors saved by `torch.save`: the layers `linear1`, `linear2` and `mean_linear`
-    of an MLP. The action is the tanh of the output of the MLP, scaled to the bounds of the environment.
+    The file contains a dictionary of tensors that was saved by `torch.save`. The tensors are the weights and biases of
+    an MLP with the layers `linear1`, `linear2` and `mean_linear`. The action is the tanh of the MLP's output, scaled to
+    the action bounds of the environment.
 
     Args:
         file: path of the weights file in the data directory, such as `sac_actor_Hopper_v2_expert`.
-        data_dir: folder that contains the file; None means the NOISEWORKS_DATA directory.
+        data_dir: folder that contains the file. None means the NOISEWORKS_DATA directory.
     """
 
     def __init__(self, file: str, data_dir: str | None = None) -> None:
@@ -82,7 +83,7 @@ class SACExpert(Expert):
         self.data_dir = data_dir
 
     def meet(self, environment: Any) -> None:
-        """Read the weights and the bounds of the environment's actions."""
+        """Read the weights from the file, and the action bounds from the environment."""
         path = Path(data_directory(self.data_dir, "SACExpert"), self.file)
         if not path.is_file():
             raise FileNotFoundError(

@@ -1,4 +1,4 @@
-"""DataModule for online imitation learning. A batch is a round of states visited by the current policy.
+"""DataModule for online imitation learning, in which a batch is a round of states that the current policy visits.
 
 Rollouts("CartPole-v1", CartPoleLQR(), rounds=20, samples_per_round=100)
 """
@@ -20,19 +20,19 @@ from datamodules.rollouts.experts import Expert
 
 Policy = Callable[[Tensor], Tensor]
 TRAINING, MEASURED, TESTED, PLAYED = range(4)
-"""What environments are reset for, to seed them differently."""
+"""Purposes for which environments are simulated. Each purpose leads to different seeds."""
 
 
 class RolloutSet:
-    """Rounds of states, simulated on access.
+    """Dataset of rounds of states, which are simulated on access.
 
     Sample j of a round is step j // E of environment j % E. All environments are reset at the start of a round.
 
     Args:
         data: DataModule that runs the simulation.
-        samples: total number of samples in all rounds.
-        round_size: samples per round.
-        purpose: part of the environments' seeds.
+        samples: total number of samples over all rounds.
+        round_size: number of samples per round.
+        purpose: integer that is a part of the environments' seeds.
     """
 
     in_memory = True
@@ -59,25 +59,25 @@ class RolloutSet:
 
 
 class Rollouts(SeededBatches):
-    """Batches of states of a simulated environment with the actions of an expert (`datamodules.batches.TableBatch`).
+    """DataModule with batches of simulated states and an expert's actions in them (`datamodules.batches.TableBatch`).
 
     The `forward` method of the module is the policy. It maps states `[E, S]` to actions `[E, A]` in the units of the
-    environment. Actions are clipped to the bounds of the environment. For two discrete actions, the policy returns one
-    number whose sign selects the action. A round depends only on the seed and the policy. Environments are reset before
-    each round.
+    environment. Actions are clipped to the bounds of the environment. If the environment has two discrete actions, the
+    policy returns one number whose sign selects the action. All environments are reset before each round, so a round
+    depends only on the seed and the policy.
 
     Args:
-        environment: name in gymnasium, such as `CartPole-v1`.
+        environment: name of the environment in gymnasium, such as `CartPole-v1`.
         expert: policy to imitate.
         rounds: number of rounds per epoch. Each round is one batch.
-        samples_per_round: states per round, over all ranks.
-        environments: number of environments simulated in parallel, sharded over ranks.
-        expert_share: probability that the expert chooses the action of a step instead of the policy. With 1, the expert
-            visits all states.
-        measured_samples: number of states on which training is evaluated. All come from one round in which the policy
-            chooses every action.
-        episodes: number of episodes for the estimate of the mean return.
-        seed: seed of the environments; None means the value of `seed_everything`.
+        samples_per_round: number of states per round, over all ranks.
+        environments: number of environments that are simulated in parallel. They are sharded over ranks.
+        expert_share: probability that a step executes the expert's action instead of the policy's action. With 1, all
+            states are visited by the expert.
+        measured_samples: number of states on which the policy is evaluated during training. They come from an
+            additional round.
+        episodes: number of episodes over which the mean return is estimated.
+        seed: seed of the environments. None means the value of `seed_everything`.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class Rollouts(SeededBatches):
         self._environment(0)
 
     def _environment(self, number: int) -> Any:
-        """Return an environment, which is created on first use."""
+        """Return the environment with a given index, and create it on first use."""
         if not self.made:
             self.expert.meet(self._made())
         if number not in self.made:
@@ -145,7 +145,7 @@ class Rollouts(SeededBatches):
             raise ValueError(f"data.environments {self.environments} is not divisible by the {processes} ranks")
 
     def evaluation_loader(self, samples: RequestedSet) -> DataLoader:
-        """Return a DataLoader. For the training set, the loader returns the states on which training is evaluated."""
+        """Return a DataLoader for a dataset; the training set is replaced by the states for evaluation in training."""
         return super().evaluation_loader(self.measured_set if samples is self.train_set else samples)
 
     def finished(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -162,21 +162,21 @@ class Rollouts(SeededBatches):
 
     @torch.no_grad()
     def _acted(self, states: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the policy's outputs for given states."""
+        """Return the outputs of the policy for given states."""
         outputs = self._module(torch.from_numpy(states).to(self._module.device, self._dtype))
         return outputs.double().cpu().numpy()
 
     def simulated(
         self, environments: Sequence[int], steps: int, *words: int, episode: bool = False
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-        """Run the policy in parallel environments, in lockstep.
+        """Run the policy in several environments in parallel, step by step.
 
         Args:
-            environments: numbers of the environments.
+            environments: indices of the environments.
             steps: number of steps per environment. When an episode ends, the next episode begins.
-            words: integers that seed each environment, together with the seed of the run and the number of the
-                environment.
-            episode: whether only the rewards of the first episode count.
+            words: integers from which each environment is seeded, together with the seed of the run and the index of
+                the environment.
+            episode: whether to return the rewards of only the first episode, in which the policy chooses all actions.
 
         Returns:
             States `[T, E, S]`, the expert's actions in these states `[T, E, A]`, and rewards `[T, E]`.
@@ -216,7 +216,7 @@ class Rollouts(SeededBatches):
         return np.clip(action, space.low, space.high).astype(space.dtype)
 
     def mean_return(self) -> float:
-        """Play episodes with the policy alone, sharded over ranks, and average their returns."""
+        """Compute the mean return over episodes in which only the policy acts; the episodes are sharded over ranks."""
         rank, processes = self.processes()
         own = range(rank, self.episodes, processes)
         total = 0.0

@@ -1,1 +1,1 @@
-"""Images with one label per pixel."""
+"""Datasets and DataModules for semantic segmentation: images with one label per pixel."""

@@ -1,4 +1,4 @@
-"""Corrected training masks. A rank shares them with its DataLoader workers and saves them in the checkpoint."""
+"""Store of corrected training masks, shared between a rank and its DataLoader workers, and saved in checkpoints."""
 
 import zlib
 from pathlib import Path
@@ -8,19 +8,20 @@ import torch
 from torch import Tensor
 
 LARGEST_IN_MEMORY = 1 << 25
-"""Maximum size in bytes for shared memory, which containers limit; larger sets use a memory-mapped file."""
+"""Largest size in bytes that is kept in shared memory, which containers limit. Larger sets use a memory-mapped file."""
 
 
 class CorrectedMasks:
-    """Corrected masks, uint8, of any sizes.
+    """Corrected masks of different sizes, uint8.
 
-    DataLoader workers share the memory. They use a correction the next time they fetch the sample. Large datasets are
-    memory-mapped from a sparse file. Only corrected masks take disk space.
+    DataLoader workers share the memory of the masks, so they use a correction the next time they fetch the sample. For
+    large datasets, the masks are memory-mapped from a sparse file, in which only corrected masks take disk space.
 
     Args:
         size: height and width of each mask, `[N, 2]`, int64.
-        path: memory-mapped file; None means shared memory.
-        writes: whether this rank writes the masks. Only one of the ranks that map the same file needs to write.
+        path: path of the memory-mapped file. None means shared memory.
+        writes: whether this rank writes corrections to the file. If several ranks map the same file, only one of them
+            needs to write.
     """
 
     def __init__(self, size: Tensor, path: Path | None = None, writes: bool = True) -> None:
@@ -28,7 +29,7 @@ class CorrectedMasks:
         self.start = torch.cat([torch.zeros(1, dtype=torch.int64), size.prod(dim=1).cumsum(0)])
         self.one_size = bool((size == size[0]).all())
         self.changed = torch.zeros(len(size), dtype=torch.bool).share_memory_()
-        """`[N]`: which masks have been corrected."""
+        """Whether each mask has been corrected, `[N]`, bool."""
         self.path = path
         self.writes = writes
         if path is None:
@@ -59,7 +60,7 @@ class CorrectedMasks:
 
         Args:
             index: positions of the samples, `[B]`, int64.
-            given: masks of these samples before correction, `[H, W]` each, uint8. They are not modified.
+            given: original masks of these samples, each `[H, W]`, uint8. They are not modified.
         """
         changed = self.changed[index]
         if not changed.any():
@@ -71,11 +72,11 @@ class CorrectedMasks:
         return [self.mask(i) if new else mask for i, new, mask in zip(samples, changed, given, strict=True)]
 
     def write(self, index: Tensor, label: Tensor) -> None:
-        """Write corrected masks.
+        """Store corrected masks of samples.
 
         Args:
-            index: `[n]`, int64.
-            label: corrected masks `[n, H, W]`, uint8. If a mask is larger than the sample, its top left part is used.
+            index: positions of the samples, `[n]`, int64.
+            label: corrected masks `[n, H, W]`, uint8. If a mask is larger than the sample, its top left part is stored.
         """
         if self.writes:
             if self.one_size and len(index):
@@ -88,7 +89,7 @@ class CorrectedMasks:
         self.changed[index] = True
 
     def saved(self) -> dict[str, Tensor]:
-        """Pack the corrected samples and their compressed masks for a checkpoint."""
+        """Return the positions of the corrected samples and their compressed masks, for a checkpoint."""
         index = self.changed.nonzero().flatten()
         packed = [zlib.compress(self.mask(sample).numpy().tobytes(), level=1) for sample in index.tolist()]
         length = torch.tensor([len(mask) for mask in packed], dtype=torch.int64)
@@ -96,7 +97,7 @@ class CorrectedMasks:
         return {"index": index, "length": length, "masks": joined}
 
     def load(self, saved: dict[str, Tensor]) -> None:
-        """Replace all corrections by the corrections in a checkpoint.
+        """Replace all corrections with the corrections in a checkpoint.
 
         Raises:
             ValueError: if the corrections in the checkpoint do not fit the masks.

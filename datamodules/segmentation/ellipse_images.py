@@ -1,4 +1,4 @@
-"""Bundled dataset for segmentation without annotated images: bright ellipses on a textured background."""
+"""Synthetic dataset for segmentation without annotated images: bright ellipses on a textured background."""
 
 import numpy as np
 import torch
@@ -11,14 +11,14 @@ from datamodules.segmentation.mask_sets import MaskSet, MasksInMemory, no_labels
 
 
 def textured_images(mask: Tensor, seed: int) -> Tensor:
-    """Render grey images of a texture. The masked structure is brighter than the background by 0.2 to 0.4.
+    """Render grey images of a texture, in which the masked structure is brighter than the background by 0.2 to 0.4.
 
     Args:
-        mask: `[N, S, S]`, 0 and 1.
+        mask: masks of the structure, `[N, S, S]`, 0 or 1.
         seed: seed of the texture, the brightness and the noise.
 
     Returns:
-        `[N, 1, S, S]`, uint8.
+        Images `[N, 1, S, S]`, uint8.
     """
     from scipy import ndimage
 
@@ -36,18 +36,19 @@ def textured_images(mask: Tensor, seed: int) -> Tensor:
 
 
 class EllipseImages(MaskSet):
-    """Images of one bright ellipse each, without labels for training, and unpaired masks of ellipses.
+    """Dataset of images with one bright ellipse each, without training labels, and with unpaired masks of ellipses.
 
-    The true masks of the training images are in `clean_label`. They are used only for metrics. Images and masks depend
-    only on the seed.
+    Batches contain the true masks of training images as `clean_label`, which is used only for metrics. Images and masks
+    depend only on the seed.
 
     Args:
         image_size: height and width of the images, in pixels, at least 8.
         num_training: number of training images.
-        num_validation: number of validation images, with true masks.
-        num_test: number of test images, with true masks.
-        shapes: shape distribution of the structures and auxiliary masks. It also sets the number of auxiliary masks.
-        annotated: whether the training images have their true masks as labels, for a supervised upper bound.
+        num_validation: number of validation images, which have true masks.
+        num_test: number of test images, which have true masks.
+        shapes: distribution of the shapes of structures and auxiliary masks, and number of auxiliary masks. None means
+            `Ellipses()`.
+        annotated: whether the true masks of the training images are given as labels, to train a supervised upper bound.
     """
 
     num_classes = 2
@@ -89,7 +90,7 @@ class EllipseImages(MaskSet):
         return self.shapes
 
     def _drawn(self, split: int, number: int) -> MasksInMemory:
-        """Sample images with their masks. Auxiliary masks use another random stream, so no image shows one of them."""
+        """Sample images with masks; auxiliary masks have a different random stream, so they differ from these masks."""
         uniform = sample_uniform(self.seed, split, torch.arange(number), count=5, stream=4)
         shapes = self.shapes
         mask = ellipse_masks(uniform, self.image_shape[1], shapes.semi_axis, shapes.ratio, shapes.centre)

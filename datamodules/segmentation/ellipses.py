@@ -1,4 +1,4 @@
-"""Ellipses as a shape model of structures such as optic discs or fetal heads."""
+"""Random ellipses, as a shape model of structures such as optic discs or fetal heads."""
 
 import math
 from collections.abc import Sequence
@@ -14,19 +14,18 @@ from datamodules.segmentation.mask_sets import AuxiliaryMasks
 def ellipse_masks(
     uniform: Tensor, size: int, semi_axis: Sequence[float], ratio: Sequence[float], centre: float = 0.5
 ) -> Tensor:
-    """Rasterise filled ellipses.
+    """Render filled ellipses as masks.
 
     Args:
-        uniform: uniform numbers `[B, 5]` in [0, 1). They select the row and column of the centre, the semi-major axis,
-            the axis ratio and the angle.
+        uniform: uniform numbers in [0, 1), `[B, 5]`. They determine the row and column of the centre, the semi-major
+            axis, the axis ratio and the angle.
         size: height and width of the masks, S, in pixels.
         semi_axis: smallest and largest semi-major axis, relative to S.
         ratio: smallest and largest ratio of minor to major axis, in (0, 1].
-        centre: size of the middle part of the image that contains the centre of the ellipse, as a fraction of height
-            and width.
+        centre: height and width of the central region that contains the centre of the ellipse, as a fraction of S.
 
     Returns:
-        Masks `[B, S, S]`, uint8, 1 for pixels whose centre is inside the ellipse.
+        Masks `[B, S, S]`, uint8. A mask is 1 for pixels whose centre is inside the ellipse, and otherwise 0.
     """
     row, column, long, round_, angle = uniform.to(torch.float32)[:, :, None, None].unbind(dim=1)
     pixels = (torch.arange(size, device=uniform.device) + 0.5) / size
@@ -40,17 +39,16 @@ def ellipse_masks(
 
 
 class Ellipses(AuxiliaryMasks):
-    """Auxiliary masks sampled from an elliptical shape model. They belong to no image.
+    """Auxiliary masks that are sampled from an elliptical shape model and do not belong to any image.
 
-    Centre, angle, semi-axis and axis ratio are uniformly distributed. The centre is in the middle part of the image, as
-    set by `centre`. The ranges of semi-axis and ratio should fit the structure.
+    Centre, angle, semi-axis and axis ratio are uniformly distributed. The centre is in the central region of the image,
+    whose size is set by `centre`. Choose the ranges of semi-axis and axis ratio to fit the structure.
 
     Args:
-        number: number of masks. Masks are generated on access and take no memory.
+        number: number of masks. Masks are generated on access, so they take no memory.
         semi_axis: smallest and largest semi-major axis, relative to the image size.
         ratio: smallest and largest ratio of minor to major axis.
-        centre: size of the middle part of the image that contains the centre of the ellipse, as a fraction of height
-            and width.
+        centre: height and width of the central region that contains the centre of the ellipse, as a fraction of S.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The user's own folders of images and masks of one structure, with or without annotated images."""
+"""The user's folders of images and masks of one structure, with or without annotated training images."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,18 +24,18 @@ from datamodules.segmentation.mask_sets import AuxiliaryMasks, MaskSet, MaskSour
 
 
 def read_image(path: Path, size: int, channels: int) -> Tensor:
-    """Read an image and resize it to a square. The aspect ratio is not kept.
+    """Read an image and resize it to a square, regardless of its aspect ratio.
 
     Args:
-        path: image file; 16-bit grey values are scaled to 8 bits.
-        size: height and width after bilinear resizing with antialiasing, in pixels.
+        path: image file. 16-bit grey values are scaled to 8 bits.
+        size: height and width of the resized image, in pixels. Resizing is bilinear with antialiasing.
         channels: 1 for grey, 3 for colour.
 
     Returns:
-        `[channels, size, size]`, uint8.
+        Image `[channels, size, size]`, uint8.
 
     Raises:
-        UnreadableImage: if the file is damaged; the message names the file.
+        UnreadableImage: if the file is damaged. The message names the file.
     """
     with opened_image(path) as file:
         image = eight_bits(file).convert("L" if channels == 1 else "RGB")
@@ -44,13 +44,13 @@ def read_image(path: Path, size: int, channels: int) -> Tensor:
 
 
 def read_mask(path: Path, size: int) -> Tensor:
-    """Read a mask and resize it to a square. Pixels above half of the maximum of the file belong to the structure.
+    """Read a mask and resize it to a square. Pixels above half of the file's maximum belong to the structure.
 
     Returns:
-        `[size, size]`, uint8, 0 and 1.
+        Mask `[size, size]`, uint8, 0 or 1.
 
     Raises:
-        UnreadableImage: if the file is damaged; the message names the file.
+        UnreadableImage: if the file is damaged. The message names the file.
     """
     with opened_image(path, "a mask") as image:
         values = np.asarray(image.convert("L") if image.mode in ("P", "RGB", "RGBA", "1", "LA") else image)
@@ -62,11 +62,11 @@ def read_mask(path: Path, size: int) -> Tensor:
 
 
 def required_files(folder: Path, holds: str) -> list[str]:
-    """List the image files of a folder, as sorted paths relative to the folder.
+    """Return the sorted paths of the image files in a folder, relative to the folder.
 
     Raises:
-        FileNotFoundError: if the folder is missing or has no image. `holds` describes the required content in the
-            message.
+        FileNotFoundError: if the folder is missing or has no image. The message describes the required content with
+            `holds`.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"MaskFolders: {folder} does not exist; it must contain {holds}")
@@ -92,10 +92,10 @@ def stems(names: Sequence[str], folder: Path) -> list[str]:
 
 
 def paired_files(images: Path, names: Sequence[str], masks: Path, holds: str) -> list[Path]:
-    """Find the mask of each image. A mask has the file name of its image with any suffix.
+    """Find the mask file of each image. Its name is that of the image, with any suffix.
 
     Raises:
-        FileNotFoundError: if an image has no mask; the message names the first such image.
+        FileNotFoundError: if an image has no mask. The message names the first such image.
     """
     of_stem = {name.rsplit(".", 1)[0]: masks / name for name in required_files(masks, holds)}
     plain = stems(names, images)
@@ -108,13 +108,13 @@ def paired_files(images: Path, names: Sequence[str], masks: Path, holds: str) ->
 
 
 class ResizedFiles(MaskSource):
-    """Image files, with or without mask files. Images and masks are resized to squares of one size.
+    """Images and masks in files, resized to squares of one size. Mask files are optional.
 
     Args:
         image: image files, `[N]`.
-        mask: mask files, `[N]`; None means empty masks.
-        size: height and width in pixels.
-        channels: image channels, 1 or 3.
+        mask: mask files, `[N]`. None means empty masks.
+        size: height and width of the resized images and masks, in pixels.
+        channels: number of image channels, 1 or 3.
     """
 
     def __init__(self, image: Sequence[Path], mask: Sequence[Path] | None, size: int, channels: int) -> None:
@@ -148,7 +148,7 @@ class ResizedFiles(MaskSource):
 
 
 class MasksOfFolder(AuxiliaryMasks):
-    """Auxiliary masks from a folder, cached on the device that first uses them.
+    """Auxiliary masks from a folder. They are cached on the device on which they are first used.
 
     Args:
         folder: folder of masks.
@@ -170,24 +170,24 @@ class MasksOfFolder(AuxiliaryMasks):
 
 
 class MaskFolders(MaskSet):
-    """The user's own folders of images and masks of one structure.
+    """Dataset in the user's folders of images and masks of one structure.
 
-    Files have any size and the formats of `ImageFolder`.
+    Files may have any size and any format that `ImageFolder` reads.
 
         images/                         training images, unlabelled unless `training_masks` names a folder
         aux_masks/                      masks of the structure, from other images or none, for `UnpairedMasks`
         val_images/, val_masks/         validation images, with masks of the same names (optional)
         test_images/, test_masks/       test images, with masks of the same names
 
-    All images and masks are resized to squares. Pixels above half of the maximum of a mask file belong to the
-    structure.
+    All images and masks are resized to squares. The pixels of a mask file that are above half of its maximum belong to
+    the structure.
 
     Args:
-        data_dir: folder that contains these folders; None means the NOISEWORKS_DATA directory.
+        data_dir: folder that contains these folders. None means the NOISEWORKS_DATA directory.
         image_size: height and width of the network's input images, in pixels.
-        channels: 1 for grey images, 3 for colour.
-        training_masks: folder of training masks, relative to `data_dir`, such as the pseudo labels of a run. Masks have
-            the file names of the training images. None means no labels at first.
+        channels: 1 for grey images, 3 for colour images.
+        training_masks: folder of training masks, relative to `data_dir`, such as a run's pseudo labels. Masks have the
+            file names of the training images. None means that training starts without labels.
     """
 
     num_classes = 2

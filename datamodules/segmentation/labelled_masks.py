@@ -1,4 +1,4 @@
-"""DataModule for images with a label per pixel from any dataset, with mask noise, augmentation and corrections.
+"""DataModule for semantic segmentation with any dataset, with mask noise, augmentation and mask corrections.
 
 LabelledMasks(SegTHOR("~/data/segthor"), batch_size=5, mask_noise=OverUnderSegmentation())
 """
@@ -29,15 +29,15 @@ _PIXEL_LABELS = ("label", "original_label", "clean_label")
 
 
 def wait_for_all_processes() -> None:
-    """Wait for all ranks (barrier). One rank per machine writes a file before the other ranks read it."""
+    """Wait for all ranks (barrier), so that files written on one rank per machine can be read by the other ranks."""
     if world_size() > 1:
         dist.barrier()
 
 
 class LabelledMaskSet(Dataset[dict[str, Any]]):
-    """A dataset whose masks can be corrected. Each item is a whole batch. Masks stay uint8 on the host.
+    """Dataset whose masks can be corrected. Each item is a whole batch. Masks are uint8 tensors in CPU memory.
 
-    Only a training set has a `seed`. Its batches contain the epoch, as a seed of augmentation. The epoch is removed on
+    Only a training set has a `seed`. Its batches contain the epoch, which seeds the augmentation and is then removed on
     the device.
     """
 
@@ -84,29 +84,31 @@ class LabelledMaskSet(Dataset[dict[str, Any]]):
 
 
 class LabelledMasks(SeededBatches):
-    """Batches of a dataset's images with their masks.
+    """DataModule with batches of images and masks.
 
-    `num_classes` and `image_shape` are available immediately, `num_train_samples` after `setup("fit")`. The order of
-    training samples depends only on (seed, epoch), not on the number of ranks; a run resumed within an epoch continues
-    that epoch.
+    `num_classes` and `image_shape` are available immediately, and `num_train_samples` is available after
+    `setup("fit")`. The order of training samples depends only on (seed, epoch), not on the number of ranks. A run that
+    was interrupted within an epoch resumes at the same batch.
 
     `correct_labels` changes training masks. Training batches contain the current mask as `label` and the given mask as
     `original_label`. Corrections are saved in the checkpoint.
 
     Args:
-        images: dataset.
+        images: dataset of images with masks.
         batch_size: global training batch size, over all ranks.
-        mask_noise: noise model that corrupts training masks; None leaves the masks unchanged.
-        augmentation: random scaling, cropping, colour jitter and flips for training images in files. None means no
-            augmentation.
-        predict_dir: folder of images that `predict` reads instead of the test set, including subfolders. Only for
-            datasets of files resized to one size, such as `MaskFolders`.
+        mask_noise: noise model that corrupts training masks. None leaves the masks unchanged.
+        augmentation: random scaling, cropping, colour jitter and flips. It requires training images in files. None
+            means no augmentation.
+        predict_dir: folder of images, including subfolders, that `predict` reads instead of the test set. It requires a
+            dataset whose files are resized to one size, such as `MaskFolders`.
         evaluation_batch_size: global batch size in validation, testing and prediction. None means `batch_size`, or one
-            image per rank if image sizes differ. Images are padded to the size of the largest image of their batch.
-            Padding can affect the output of a network.
-        num_workers: number of DataLoader workers; None means one per free core, at most 8, and 0 for images in memory.
-        prefetch_factor: batches that each worker prefetches.
-        seed: seed of noise, batch order, augmentation and generated images; None means the value of `seed_everything`.
+            image per rank if image sizes differ. The images of a batch are padded to the size of the largest one, which
+            can change the output of a network.
+        num_workers: number of DataLoader workers. None means 0 for images in memory, and otherwise one per free core,
+            at most 8.
+        prefetch_factor: number of batches that each worker prefetches.
+        seed: seed of the noise, the sampling order, the augmentation and generated images. None means the value of
+            `seed_everything`.
     """
 
     train_set: LabelledMaskSet | None
@@ -150,7 +152,7 @@ class LabelledMasks(SeededBatches):
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Shape C, H, W of the training images as the network receives them."""
+        """Shape C, H, W of the training images that the network receives."""
         channels, height, width = self.images.image_shape
         return (channels, height, width) if self.augmentation is None else (channels, *self.augmentation.shape)
 
@@ -165,7 +167,7 @@ class LabelledMasks(SeededBatches):
         self.images.fetch_missing()
 
     def setup(self, stage: str) -> None:
-        """Set up only validation. Training images are neither read nor corrupted."""
+        """Set up only the validation set in `validate`, without reading or corrupting training images."""
         if stage == "validate":
             self._set_up_validation()
             return
@@ -175,11 +177,11 @@ class LabelledMasks(SeededBatches):
             self._write_noise()
 
     def _write_noise(self) -> None:
-        """Write `mask_noise.csv`, with statistics of the mask noise of an in-memory dataset, one row per class."""
+        """Write statistics of the mask noise of an in-memory dataset to `mask_noise.csv`, one row per class."""
         trainer = self.trainer
         if trainer is None or not trainer.loggers or self.train_set is None:
             return
-        directory = trainer.log_dir  # on every rank: it is a collective (broadcast)
+        directory = trainer.log_dir  # called on all ranks, because `log_dir` is a collective operation (broadcast)
         source = self.train_set.source
         if directory is None or not trainer.is_global_zero or self.mask_noise is None:
             return
@@ -220,7 +222,7 @@ class LabelledMasks(SeededBatches):
         self.test_set = LabelledMaskSet(self.images.prepared(self.seed).test())
 
     def _file_of_corrections(self) -> tuple[Path, bool]:
-        """Choose a file in the run directory for each machine. Without a run directory, choose a file for each rank."""
+        """Return one file per machine in the run directory, or one temporary file per rank if there is no directory."""
         directory = self.trainer.log_dir if self.trainer is not None and self.trainer.loggers else None
         if directory is None:
             descriptor, path = tempfile.mkstemp(prefix="corrected_masks_")
@@ -238,9 +240,10 @@ class LabelledMasks(SeededBatches):
             corrections.path.unlink(missing_ok=True)
 
     def training_images_dataloader(self) -> DataLoader:
-        """Return a loader of the training images in dataset order, without augmentation, for scoring their masks.
+        """Return a DataLoader with the training images in dataset order, without augmentation, to score their masks.
 
-        Smaller images are padded at the bottom and right to the size of the largest image. Masks are padded with 255.
+        Smaller images are padded at the bottom and at the right to the size of the largest image of the batch. Masks
+        are padded with 255.
         """
         if self.train_set is None:
             self.set_up_training()
@@ -254,11 +257,11 @@ class LabelledMasks(SeededBatches):
         return super().evaluation_loader(samples)
 
     def augmented(self, batch: dict[str, Any], epoch: int) -> dict[str, Any]:
-        """Jitter colours, and flip images with their masks."""
+        """Jitter the colours of images, and flip images together with their masks."""
         return batch if self.augmentation is None else self.augmentation.apply(batch, self.seed, epoch)
 
     def finished(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Convert images to network inputs, and masks to int64."""
+        """Convert images to network inputs and masks to int64."""
         images = self.train_set or self.validation_set or self.test_set or self.predict_set
         assert images is not None
         data_range = images.source.data_range
@@ -267,18 +270,18 @@ class LabelledMasks(SeededBatches):
         return batch | {key: batch[key].long() for key in _PIXEL_LABELS if key in batch}
 
     def correct_labels(self, index: Tensor, label: Tensor) -> None:
-        """Change masks of training images. All ranks and workers use the new masks from the next epoch on.
+        """Correct masks of training images. All ranks and workers use the new masks from the next epoch on.
 
         This is a collective operation: all ranks must call it the same number of times. Each rank passes its own samples,
         or no samples, for example its shard of `training_images_dataloader`. The ranks exchange their corrections.
 
         Args:
             index: positions of the samples in the training set, `[n]`, int64.
-            label: new masks `[n, H, W]` of integers, in pixels of the images before augmentation. Pixels with 255 are
-                ignored. If a mask is larger than its image, its top left part is used.
+            label: new masks `[n, H, W]`, integers, in pixel coordinates before augmentation. The value 255 marks
+                ignored pixels. If a mask is larger than its image, its top left part is used.
 
         Raises:
-            ValueError: if a pixel is neither a class nor 255, or masks are smaller than their images.
+            ValueError: if the value of a pixel is neither a class nor 255, or if a mask is smaller than its image.
         """
         assert self.train_set is not None
         corrections = self.train_set.corrections
@@ -292,7 +295,7 @@ class LabelledMasks(SeededBatches):
         wait_for_all_processes()
 
     def state_dict(self) -> dict[str, Any]:
-        """Save the corrected masks and the position within the epoch."""
+        """Return the corrected masks and the position within the epoch."""
         state = super().state_dict()
         corrections = self.train_set.corrections if self.train_set is not None else None
         assert self.trainer is not None
@@ -314,6 +317,6 @@ class LabelledMasks(SeededBatches):
 
 
 def standardised(image: Tensor) -> Tensor:
-    """Standardise each image of a batch `[B, C, H, W]` to mean 0 and standard deviation 1 over its pixels."""
+    """Scale each image of a batch `[B, C, H, W]` to mean 0 and standard deviation 1 over its pixels."""
     mean, deviation = image.mean(dim=(1, 2, 3), keepdim=True), image.std(dim=(1, 2, 3), keepdim=True)
     return (image - mean) / torch.where(deviation > 0, deviation, 1)

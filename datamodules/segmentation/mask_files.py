@@ -1,4 +1,4 @@
-"""Images with masks in files of any sizes, decoded on access."""
+"""Images and masks of different sizes in files, which are decoded on access."""
 
 import os
 from collections.abc import Sequence
@@ -19,19 +19,19 @@ from datamodules.segmentation.mask_sets import MaskSource, refuse_unknown_catego
 
 
 class MaskFiles(MaskSource):
-    """Images and masks in files, matched by name.
+    """Images and masks in files that are matched by name.
 
     Args:
-        images: image folder, `<name>.jpg`.
+        images: folder of images `<name>.jpg`.
         given: folder of the given masks `<name>.png`. They have one channel or a palette, and their values are class
-            numbers.
+            indices.
         names: names of the images without suffix, `[N]`.
         num_classes: number of classes, K.
-        clean: folders that may contain true masks, searched in this order. If an image has no true mask, all pixels of
-            its mask are 255. None means that the given masks are true.
+        clean: folders in which the true mask of an image is searched, in this order. If an image has no true mask, all
+            pixels of its true mask are 255. None means that the given masks are the true masks.
 
     Raises:
-        FileNotFoundError: if an image or a given mask is missing; the message names the first missing file.
+        FileNotFoundError: if an image or a given mask is missing. The message names the first missing file.
         UnreadableImage: if a given mask is damaged. The message names the file.
     """
 
@@ -54,7 +54,7 @@ class MaskFiles(MaskSource):
         self.images = images
         self.given = given
         self.clean = clean
-        # One block of memory, shared with DataLoader workers.
+        # The sizes are in one block of memory, which is shared with DataLoader workers.
         self._names = np.array([os.fsencode(name) for name in names], dtype=np.bytes_)
         self.num_classes = num_classes
         self.noise: MaskNoise | None = None
@@ -106,7 +106,7 @@ class MaskFiles(MaskSource):
     def cropped(
         self, index: Tensor, masks: dict[str, Any], augmentation: MaskAugmentation, uniform: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Like `whole`, but crop images and masks. Numbers `[B, 3]` in [0, 1) select the crops."""
+        """Read crops of images and masks, as `whole` reads them whole; `uniform`, `[B, 3]`, determines the crops."""
         drawn = zip(self.size[index].tolist(), uniform.tolist(), strict=True)
         places = [augmentation.place(height, width, own) for (height, width), own in drawn]
         samples = zip(index.tolist(), places, strict=True)
@@ -144,10 +144,10 @@ def _channels_first(image: np.ndarray) -> Tensor:
 
 
 def read_mask(path: Path) -> Tensor:
-    """Read a mask `[H, W]`, uint8, from a one-channel or palette image whose values are the classes.
+    """Read a mask `[H, W]`, uint8, from a one-channel or palette image whose values are class indices.
 
     Raises:
-        UnreadableImage: if the file is damaged or a colour image. The message names the file.
+        UnreadableImage: if the file is damaged or is a colour image. The message names the file.
     """
     with opened_image(path, "a mask") as image:
         mask = np.array(image)
@@ -160,6 +160,6 @@ def read_mask(path: Path) -> Tensor:
 
 
 def _mask_size(path: Path) -> tuple[int, int]:
-    """Read the height and width of an image from the header of its file."""
+    """Read the height and width of an image from its file header."""
     with opened_image(path, "a mask") as image:
         return image.height, image.width

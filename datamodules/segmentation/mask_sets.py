@@ -1,6 +1,6 @@
 """Interface of datasets of images with masks.
 
-A new dataset is a subclass of `MaskSet` with `num_classes`, `image_shape` and the methods `training` and `test`.
+To add a dataset, write a subclass of `MaskSet` with `num_classes`, `image_shape` and the methods `training` and `test`.
 `LabelledMasks` adds mask noise, batches, augmentation and corrections.
 """
 
@@ -17,26 +17,27 @@ from datamodules.sets import Source, SplitSet
 
 
 class MaskSource(Source, ABC):
-    """The images and masks of one split, in memory or in files. Masks are uint8; 255 is ignored."""
+    """The images and masks of one split, in memory or in files. Masks are uint8, and pixels with 255 are ignored."""
 
     size: Tensor
-    """`[N, 2]`, int64: height and width of each image."""
+    """Height and width of each image, `[N, 2]`, int64."""
     data_range: float | None = 255
-    """The stored value that stands for 1; None standardises each image over its own pixels."""
+    """Stored value that corresponds to 1. None standardises each image over its own pixels."""
     names: Sequence[str] | None = None
-    """Names of the images without suffix, `[N]`, where they are files."""
+    """Names of the images without suffix, `[N]`. None if the images are not files."""
 
     @abstractmethod
     def masks(self, index: Tensor) -> tuple[Tensor | list[Tensor], Tensor | list[Tensor] | None]:
-        """Read whole masks of some samples: the given masks and, if there are others, the true masks."""
+        """Read whole masks of selected samples: the given masks and, if stored separately, the true masks."""
 
     @abstractmethod
     def whole(self, index: Tensor, masks: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Read whole images. Smaller images are padded at the bottom and right, and their masks are padded with 255.
+        """Read whole images. Smaller images and their masks are padded at the bottom and right, masks with 255.
 
         Args:
             index: positions of the images, `[B]`.
-            masks: whole masks of the images, `[H, W]` each, by batch key. The method `masks` returns them.
+            masks: whole masks of the images, each `[H, W]`, as a dict by batch key. The masks are those that `masks`
+                returns.
 
         Returns:
             Images `[B, C, H, W]` and masks `[B, H, W]`.
@@ -44,7 +45,7 @@ class MaskSource(Source, ABC):
 
     @abstractmethod
     def make_wrong(self, noise: MaskNoise, num_classes: int) -> None:
-        """Keep the given masks as true masks, and use noisy versions as the given masks."""
+        """Use the current given masks as true masks, and noisy versions of them as the new given masks."""
 
 
 class MasksInMemory(MaskSource):
@@ -54,11 +55,11 @@ class MasksInMemory(MaskSource):
         image: images, `[N, C, H, W]`, of any dtype.
         given: masks for training, or the true masks of a test set, `[N, H, W]`, uint8.
         num_classes: number of classes, K.
-        clean: true masks, `[N, H, W]`, uint8. None if `given` contains the true masks or they are unknown.
+        clean: true masks, `[N, H, W]`, uint8. None if `given` contains the true masks or if they are unknown.
         data_range: stored value that corresponds to 1. None standardises each image over its own pixels.
 
     Raises:
-        ValueError: if there is no image, or masks do not fit the images or `num_classes`.
+        ValueError: if there are no images, or if masks do not match the images or `num_classes`.
     """
 
     in_memory = True
@@ -95,7 +96,7 @@ class MasksInMemory(MaskSource):
 
 
 def refuse_unknown_categories(mask: Tensor, num_classes: int, name: str) -> None:
-    """Raise an error for masks with a pixel that is neither a class nor ignored.
+    """Raise an error if a mask has a pixel whose value is neither a class nor 255.
 
     Raises:
         ValueError: if a mask has such a pixel. The message names the mask and the value.
@@ -109,7 +110,7 @@ def refuse_unknown_categories(mask: Tensor, num_classes: int, name: str) -> None
 
 
 class AuxiliaryMasks(ABC):
-    """Unpaired masks of a structure. They belong to no image."""
+    """Unpaired masks of a structure, which do not belong to any image."""
 
     def read(self, size: int) -> None:  # noqa: B027 - masks that are drawn need no reading
         """Read the data from which `masks` generates masks of `size` x `size` pixels."""
@@ -123,26 +124,26 @@ class AuxiliaryMasks(ABC):
 
         Args:
             index: positions of the masks, `[B]`, int64.
-            size: height and width in pixels.
-            seed: random seed for generated masks.
+            size: height and width of the masks, in pixels.
+            seed: random seed of generated masks.
 
         Returns:
-            `[B, size, size]`, uint8, 0 and 1, on the device of `index`.
+            Masks `[B, size, size]`, uint8, 0 or 1, on the device of `index`.
         """
 
 
 class MaskSet(SplitSet[MaskSource]):
-    """A dataset of images with masks. Every pixel has a class."""
+    """Dataset of images with masks, which assign a class to every pixel."""
 
     image_shape: tuple[int, int, int]
-    """C, H, W of the images that a network gets."""
+    """Shape C, H, W of the images that a network receives."""
     has_training_labels: bool = True
-    """Whether there are masks to train on, or none yet."""
+    """Whether the training images have masks at the start of training."""
     seed: int = 0
-    """Random seed of a set that is drawn."""
+    """Random seed of a generated dataset."""
 
     def prepared(self, seed: int) -> Self:
-        """Set the seed of a generated dataset before anything is read. Return the dataset itself."""
+        """Set the seed of a generated dataset, before anything is read, and return the dataset itself."""
         self.seed = seed
         return self
 
@@ -163,5 +164,5 @@ class MaskSet(SplitSet[MaskSource]):
 
 
 def no_labels(number: int, size: int) -> Tensor:
-    """Return empty masks, `[number, size, size]`, uint8. They share the memory of a single mask."""
+    """Return empty masks, `[number, size, size]`, uint8, which share the memory of a single mask."""
     return torch.zeros(1, size, size, dtype=torch.uint8).expand(number, -1, -1)

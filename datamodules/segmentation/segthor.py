@@ -27,28 +27,29 @@ SUFFIXES = (".npy", ".png")
 
 
 class SegTHOR(MaskSet):
-    """Two-dimensional slices of SegTHOR that show at least part of an organ, with 5 classes.
+    """Dataset of two-dimensional slices of SegTHOR that show at least a part of an organ, with 5 classes.
 
     Slices are read from one of these layouts:
 
     * the published volumes: `Patient_07/Patient_07.nii.gz` with the mask `Patient_07/GT.nii.gz`, in `data_dir` or in
-      `data_dir/train`. A slice is a plane of the last axis, and the first axis gives its rows. The extra `nifti` reads
-      the files.
+      `data_dir/train`. A slice is a plane perpendicular to the last axis, and its rows are along the first axis.
+      Reading these files requires the extra `nifti`.
     * `images/<name>.npy` (or `.png`) and `masks/<name>.npy` (or `.png`), one slice `[H, W]` per file. The first number
       in a file name is the number of the patient, as in `Patient_07_0123`. Folders named `img` and `label` also work.
-    * the ADELE authors' `tr.pkl`, `val.pkl` and `ts.pkl`, each with a pair of dicts, one of images and one of masks, by
-      slice name. Code in the pickles is not run, and the patient arguments do not apply to pickles.
+    * the ADELE authors' `tr.pkl`, `val.pkl` and `ts.pkl`, each with a pair of dicts by slice name, the first of images
+    and the second of masks. Code in the pickles is not executed. The arguments `train_patients`, `val_patients` and
+    `test_patients` have no effect on pickles.
 
     Slices are resized to `image_size`: images bilinearly, masks by nearest neighbour. The network receives standardised
     slices instead of images in [0, 1]. A standardised slice is (x - mean) / std, with mean and std over the pixels of
     the slice.
 
-    The default split is that of the authors. It uses patient 27 both for testing and for validation.
+    The default split is that of ADELE's authors, in which patient 27 is used for both testing and validation.
 
     Args:
-        data_dir: folder that contains the slices; None means `segthor` in the NOISEWORKS_DATA directory.
+        data_dir: folder that contains the slices. None means `segthor` in the NOISEWORKS_DATA directory.
         image_size: height and width of the slices after resizing, in pixels.
-        train_patients: numbers of the training patients, if the files are not pickles.
+        train_patients: numbers of the training patients, if the slices are not read from pickles.
         val_patients: numbers of the validation patients.
         test_patients: numbers of the test patients.
     """
@@ -87,7 +88,7 @@ class SegTHOR(MaskSet):
         return directory / "segthor" if self.data_dir is None else directory
 
     def _read(self, split: str) -> MasksInMemory:
-        """Read the slices that show an organ, unmodified."""
+        """Read the slices of a split that show an organ, resized to `image_size`."""
         root, size = self._root(), self.image_shape[1]
         folders = next((pair for pair in FOLDERS if (root / pair[0]).is_dir()), None)
         if folders is not None:
@@ -117,7 +118,7 @@ class SegTHOR(MaskSet):
 def slices_of_folders(
     images: Path, masks: Path, patients: Sequence[int]
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Read the slices of some patients as (path, image, mask), sorted by name.
+    """Iterate over the slices of selected patients as (path, image, mask), sorted by name.
 
     Raises:
         FileNotFoundError: if a patient has no slice, or a slice has no mask.
@@ -143,7 +144,7 @@ def slices_of_folders(
 
 
 def slices_of_volumes(root: Path, patients: Sequence[int]) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Read the slices of the volumes of some patients as (path and number, image, mask).
+    """Iterate over the slices in the volumes of selected patients as (path and number, image, mask).
 
     Raises:
         FileNotFoundError: if a patient has no volume or no mask.
@@ -170,10 +171,10 @@ def _volume_path(stem: Path) -> Path:
 
 
 def slices_of_pickle(path: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Read the slices in a pickle of the authors as (name, image, mask), sorted by name.
+    """Iterate over the slices in one of the authors' pickles as (name, image, mask), sorted by name.
 
     Raises:
-        ValueError: if the pickle is not a pair of dicts of arrays with equal keys.
+        ValueError: if the pickle is not a pair of dicts of arrays with the same keys.
     """
     content = read_pickled_arrays(path)
     expected = f"{path} must contain two dicts from names to arrays, of images and of masks"
@@ -195,7 +196,7 @@ def read_slice(path: Path) -> np.ndarray:
     """Read a slice from a `.npy` file or a one-channel image file, `[H, W]`.
 
     Raises:
-        UnreadableImage: if the file is damaged; the message names the file.
+        UnreadableImage: if the file is damaged. The message names the file.
     """
     try:
         if path.suffix == ".npy":
@@ -215,7 +216,7 @@ def read_slice(path: Path) -> np.ndarray:
 def _resized_image(image: np.ndarray, size: int) -> Tensor:
     """Resize an image to `[size, size]`.
 
-    The result is uint8 for uint8, int16 for integers that fit, and float32 otherwise.
+    The result is uint8 for uint8 images, int16 for other integers within the range of int16, and otherwise float32.
     """
     whole = np.issubdtype(image.dtype, np.integer)
     held = whole and np.iinfo(np.int16).min <= image.min() and image.max() <= np.iinfo(np.int16).max
@@ -227,7 +228,7 @@ def _resized_image(image: np.ndarray, size: int) -> Tensor:
 
 
 def _resized_mask(name: str, mask: np.ndarray, size: int) -> Tensor:
-    """Resize a mask to `[size, size]`, uint8, by nearest neighbour."""
+    """Resize a mask to `[size, size]`, uint8, by nearest-neighbour sampling."""
     if not ((mask >= 0) & (mask <= IGNORED) & (mask == np.rint(mask))).all():
         raise ValueError(f"the mask of {name} must contain classes, whole numbers in 0...{IGNORED}")
     values = torch.from_numpy(mask.astype(np.float32))

@@ -1,4 +1,4 @@
-"""Synthetic segmentation dataset with 3 classes, without download: a bright disc and a dark square on photographs."""
+"""Synthetic segmentation dataset with 3 classes: a bright disc and a dark square on bundled photographs."""
 
 import math
 
@@ -9,24 +9,25 @@ from datamodules.arguments import at_least, within
 from datamodules.segmentation.mask_sets import MaskSet, MasksInMemory
 
 LARGEST_IMAGE = 191
-"""Smallest height and width of the photographs, in pixels."""
+"""Largest allowed image size: the smallest height or width of the photographs, in pixels."""
 
 
 class Shapes(MaskSet):
     """Grey images of a bright disc (class 1) and a dark square (class 2) on crops of photographs, with Gaussian noise.
 
-    Size, position and contrast of both shapes are random. The photograph is visible through the shapes. If both shapes
-    overlap, the square covers the disc. An image depends only on the seed and the number of the image. No image is in
-    two splits.
+    The size, position and contrast of both shapes are random. The photograph is visible through the shapes. If the
+    shapes overlap, the square covers the disc. An image depends only on the seed and its index. The splits have no
+    image in common.
 
     Args:
         num_train: number of training images.
-        num_val: number of validation images, with true masks. 0 means no validation.
-        num_test: number of test images, with true masks.
-        image_size: height and width in pixels, 16 to 191. The size of the shapes is proportional to the image size.
-        contrast: maximum difference between a shape and the photograph behind it, in (0, 1]. The contrast of an image
+        num_val: number of validation images, which have true masks. 0 means no validation.
+        num_test: number of test images, which have true masks.
+        image_size: height and width of the images, in pixels, from 16 to 191. The size of the shapes is proportional to
+            the image size.
+        contrast: maximum difference between a shape and the photograph behind it, in (0, 1]. The contrast in an image
             is between 0.5 `contrast` and `contrast`.
-        noise_level: standard deviation of the Gaussian noise, in pixel units.
+        noise_level: standard deviation of the Gaussian noise, for pixel values in [0, 1].
     """
 
     num_classes = 3
@@ -75,7 +76,7 @@ class Shapes(MaskSet):
         image = behind
         row, column = np.mgrid[:size, :size]
         mask = np.zeros((size, size), dtype=np.uint8)
-        # Half of a shape's side is a tenth to a fifth of the image's; shapes lie fully inside.
+        # Half of a shape's side is between 1/10 and 1/5 of the image's side. Shapes are completely inside the image.
         for category, sign in ((1, 1), (2, -1)):
             reach = random.uniform(0.1, 0.2) * size
             centre = random.uniform(math.ceil(reach), size - 1 - math.ceil(reach), size=2)
@@ -88,7 +89,7 @@ class Shapes(MaskSet):
 
 
 def grey_photographs() -> list[np.ndarray]:
-    """Read the photographs bundled with scikit-image and scikit-learn, `[H, W]` each, uint8."""
+    """Read the photographs bundled with scikit-image and scikit-learn, each `[H, W]`, uint8."""
     import skimage.data
     from skimage.color import rgb2gray
     from sklearn.datasets import load_sample_images

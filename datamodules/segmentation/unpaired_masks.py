@@ -1,4 +1,4 @@
-"""DataModule for unlabelled images with unpaired masks of the same structure.
+"""DataModule for unlabelled images and unpaired masks of the same structure.
 
 UnpairedMasks(MaskFolders("~/data/heads"), auxiliary_masks=Ellipses(2000), batch_size=8)
 """
@@ -11,19 +11,21 @@ from datamodules.segmentation.mask_sets import AuxiliaryMasks, MaskSet
 
 
 class UnpairedMasks(LabelledMasks):
-    """Batches of images, each with an unpaired auxiliary mask. The images are unlabelled at first.
+    """DataModule with batches of images, each with an unpaired auxiliary mask.
 
     The auxiliary mask of a training image is sampled anew in each epoch. It depends only on (seed, epoch, index).
-    Training labels are 0 until `correct_labels` changes them, unless the dataset has labels.
+    If the dataset has no training labels, all labels are 0 until `correct_labels` changes them.
 
     Args:
-        images: dataset.
+        images: dataset of images.
         auxiliary_masks: unpaired masks of the structure. None means the auxiliary masks of the dataset.
         batch_size: global training batch size, over all ranks.
-        evaluation_batch_size: global batch size in evaluation; None means `batch_size`.
-        num_workers: number of DataLoader workers; None means one per free core, at most 8, and 0 for images in memory.
-        prefetch_factor: batches that each worker prefetches.
-        seed: seed of the batch order, auxiliary masks and generated images; None means the value of `seed_everything`.
+        evaluation_batch_size: global batch size in evaluation. None means `batch_size`.
+        num_workers: number of DataLoader workers. None means 0 for images in memory, and otherwise one per free core,
+            at most 8.
+        prefetch_factor: number of batches that each worker prefetches.
+        seed: seed of the sampling order, the auxiliary masks and generated images. None means the value of
+            `seed_everything`.
     """
 
     has_auxiliary_masks = True

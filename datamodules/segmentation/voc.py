@@ -1,4 +1,4 @@
-"""PASCAL VOC 2012 segmentation: photographs of 20 object classes, with true masks or pseudo labels."""
+"""PASCAL VOC 2012 segmentation: photographs with 20 object classes, and true masks or pseudo labels."""
 
 from pathlib import Path
 
@@ -13,23 +13,23 @@ ORIGIN = "http://host.robots.ox.ac.uk/pascal/VOC/voc2012 (VOCtrainval_11-May-201
 
 
 class VOCSegmentation(MaskSet):
-    """PASCAL VOC 2012 in the folders of torchvision, `VOCdevkit/VOC2012`.
+    """Dataset PASCAL VOC 2012 in the folder layout of torchvision, `VOCdevkit/VOC2012`.
 
     Validation and testing use the 1,449 whole images of `val`.
 
     Args:
-        data_dir: folder that contains `VOCdevkit`, or `VOCdevkit` itself; None means the NOISEWORKS_DATA directory.
-        pseudo_label_dir: folder of the training masks, such as pseudo labels of AffinityNet or SEAM. A mask
-            `<image>.png` has one channel or a palette, and 255 for ignored pixels. None trains on the true masks. True
-            masks for metrics are read from `SegmentationClassAug` or, if a mask is missing there, from
-            `SegmentationClass`.
-        train_list: text file with the name or path of one training image per line, such as `trainaug.txt` with 10,582
-            images. None means `ImageSets/Segmentation/train.txt` with 1,464 images.
-        download: whether to download images and masks (2 GB). The list `trainaug.txt` is not downloaded.
+        data_dir: folder that contains `VOCdevkit`, or `VOCdevkit` itself. None means the NOISEWORKS_DATA directory.
+        pseudo_label_dir: folder of the training masks, such as pseudo labels from AffinityNet or SEAM. A mask
+            `<image>.png` has one channel or a palette, and 255 for ignored pixels. None trains on the true masks. With
+            pseudo labels, the true masks for metrics are read from `SegmentationClassAug` or, if a mask is missing
+            there, from `SegmentationClass`.
+        train_list: text file with the name or path of one training image per line, such as `trainaug.txt` (10,582
+            images). None means `ImageSets/Segmentation/train.txt` (1,464 images).
+        download: whether to download missing images and masks (2 GB). The list `trainaug.txt` is not included.
     """
 
     num_classes = 21
-    image_shape = (3, 500, 500)  # size of the largest photographs
+    image_shape = (3, 500, 500)  # height and width of the largest photographs
     class_names = (
         *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
         *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
@@ -91,7 +91,7 @@ class VOCSegmentation(MaskSet):
 
 
 def split_file(root: Path, split: str) -> Path:
-    """Return the list file of a split."""
+    """Return the file that lists the images of a split."""
     return root / "ImageSets" / "Segmentation" / f"{split}.txt"
 
 

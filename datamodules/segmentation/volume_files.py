@@ -1,4 +1,4 @@
-"""Volumes of CT and MRI scans in NIfTI files."""
+"""Read volumes of CT and MRI scans from NIfTI files."""
 
 import zlib
 from pathlib import Path
@@ -10,12 +10,12 @@ from datamodules.files.limits import check_is_file, check_unpacked, sentence
 
 
 def read_volume(path: Path) -> np.ndarray:
-    """Read the values of a `.nii` or `.nii.gz` file, `[X, Y, Z]`, with the scaling that its header states.
+    """Read the values of a `.nii` or `.nii.gz` file, `[X, Y, Z]`, scaled as its header specifies.
 
     Raises:
-        FileNotFoundError: if there is no such file.
+        FileNotFoundError: if the file does not exist.
         ModuleNotFoundError: if the package nibabel is missing. The message names the extra.
-        UnreadableImage: if the file is damaged, has not three dimensions, is too large or has values that are not
+        UnreadableImage: if the file is damaged, does not have three dimensions, is too large or has values that are not
             finite. The message names the file.
     """
     check_is_file(path)

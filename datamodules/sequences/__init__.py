@@ -1,1 +1,1 @@
-"""Sequences of observations at equal time intervals: synthetic paths with known ground truth, or video frames."""
+"""Sequences of observations at equal time intervals: synthetic paths with known ground truth, or frames of videos."""

@@ -1,4 +1,4 @@
-"""Bridges of fractional Brownian motion: each path is observed only at its end, near 0."""
+"""Bridges of fractional Brownian motion: each path is observed only at its end, where the value is near 0."""
 
 import math
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from datamodules.sequences.sequence_set import SequenceSet, SequenceSource
 
 
 class UnseenPaths(SequenceSource):
-    """Paths with a single observation, which says that the last value is 0."""
+    """Paths with a single observation: the value 0 at the last time."""
 
     in_memory = True
 
@@ -29,20 +29,20 @@ class UnseenPaths(SequenceSource):
 
 
 class BridgePaths(SequenceSet):
-    """Paths of dX = -theta X dt + dB from X(0) = 0.
+    """Paths of dX = -theta X dt + dB that start at X(0) = 0.
 
-    The only observation is the value 0 at the end, with a Gaussian error.
+    The only observation is the value 0 at the end of the path, with a Gaussian observation error.
 
-    B is exact fractional Brownian motion. Batches contain `exact_std`. This is the standard deviation of the path at
-    each time given the observation.
+    B is exact fractional Brownian motion. Batches contain `exact_std`, the standard deviation of the path at each time,
+    conditional on the observation.
 
     Args:
-        hurst: H of B, in (0, 1).
-        kind: type of fractional Brownian motion: `I` has stationary increments, `II` starts at time 0 without a past.
+        hurst: Hurst index H of B, in (0, 1).
+        kind: type of fractional Brownian motion: `I` has stationary increments; `II` has no past before time 0.
         theta: rate of mean reversion towards 0, at least 0.
         end: time of the observation.
         sigma: standard deviation of the observation error.
-        num_times: number of times of a path, from 0 to `end`.
+        num_times: number of equally spaced times of a path, from 0 to `end`.
         num_training: number of training paths per epoch.
         num_test: number of test paths.
     """

@@ -1,12 +1,12 @@
-"""Exact fractional Brownian motion: covariances, and paths sampled with these covariances.
+"""Exact fractional Brownian motion: compute covariances, and sample paths with these covariances.
 
 The covariances are, with alpha = H + 1/2 and for s <= t,
 
     I:  E B(s) B(t) = V_H (s^(2H) + t^(2H) - (t - s)^(2H)) / 2,   V_H = 1 / (Gamma(2H + 1) sin(pi H));
     II: E B(s) B(t) = s^alpha t^(alpha - 1) F(1, 1 - alpha; alpha + 1; s / t) / (Gamma(alpha) Gamma(alpha + 1)).
 
-Type I, by Mandelbrot and Van Ness, has stationary increments. Type II, by Riemann and Liouville, is the integral of (t
-- v)^(H - 1/2) / Gamma(alpha) over white noise from time 0 on. V_H of type I has the same normalisation.
+Type I (Mandelbrot and Van Ness) has stationary increments. Type II (Riemann and Liouville) is the integral of (t -
+v)^(H - 1/2) / Gamma(alpha) with respect to white noise, starting at time 0. V_H gives type I the same normalisation.
 
 Source: Marinucci and Robinson, Alternative Forms of Fractional Brownian Motion, Journal of Statistical Planning and
 Inference 1999.
@@ -23,7 +23,7 @@ from torch import Tensor
 Kind = Literal["I", "II"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 FINE = 1000
-"""Minimum number of steps for the integral of the mean reversion."""
+"""Minimum number of steps of the numerical integration of the mean reversion."""
 
 
 def motion_covariance(time: Tensor, hurst: float, kind: Kind) -> Tensor:
@@ -31,11 +31,11 @@ def motion_covariance(time: Tensor, hurst: float, kind: Kind) -> Tensor:
 
     Args:
         time: times `[F]`, at least 0, float64.
-        hurst: H in (0, 1).
+        hurst: Hurst index H, in (0, 1).
         kind: type of the motion, `I` or `II`.
 
     Returns:
-        `[F, F]`, float64.
+        Covariance matrix `[F, F]`, float64.
     """
     s, t = torch.minimum(time[:, None], time), torch.maximum(time[:, None], time)
     if kind == "I":
@@ -55,12 +55,12 @@ def pulled_covariance(interval: float, num_times: int, hurst: float, kind: Kind,
     Args:
         interval: distance between two successive times.
         num_times: number of times, F. The first time is 0.
-        hurst: H in (0, 1).
+        hurst: Hurst index H, in (0, 1).
         kind: type of the motion, `I` or `II`.
         theta: rate of mean reversion towards 0, at least 0.
 
     Returns:
-        `[F, F]`, float64.
+        Covariance matrix `[F, F]`, float64.
     """
     fine = 1 if theta == 0 else -(-FINE // (num_times - 1))
     h = interval / fine
@@ -68,19 +68,19 @@ def pulled_covariance(interval: float, num_times: int, hurst: float, kind: Kind,
     covariance = motion_covariance(step * h, hurst, kind)
     if theta == 0:
         return covariance
-    since = step[::fine, None] - step[1:]  # steps from the end of an increment to a result
+    since = step[::fine, None] - step[1:]  # number of steps from the end of an increment to an output time
     decay = torch.where(since >= 0, (-theta * h * since).exp(), 0) * (-math.expm1(-theta * h) / (theta * h))
     increments = covariance.diff(dim=0).diff(dim=1)
     return decay @ increments @ decay.T
 
 
 def posterior_std(covariance: Tensor, sigma: Tensor) -> Tensor:
-    """Compute the standard deviation of a Gaussian path given observations, `[F]`.
+    """Compute the standard deviation of a Gaussian path at each time, conditional on observations, `[F]`.
 
     Args:
-        covariance: covariance of the path, `[F, F]`, float64.
+        covariance: covariance matrix of the path, `[F, F]`, float64.
         sigma: standard deviation of the observation error at each time, `[F]`, float64. It is infinite at times without
-            observation.
+            an observation.
     """
     seen = sigma.isfinite()
     across = covariance[:, seen]
@@ -90,14 +90,14 @@ def posterior_std(covariance: Tensor, sigma: Tensor) -> Tensor:
 
 
 def drawn_paths(covariance: Tensor, normal: Tensor) -> Tensor:
-    """Sample Gaussian paths that start at 0.
+    """Sample Gaussian paths that start at 0 from given normal numbers.
 
     Args:
-        covariance: covariance of a path, `[F, F]`, float64. The first row is 0.
+        covariance: covariance matrix of a path, `[F, F]`, float64. Its first row is 0.
         normal: standard normal numbers, `[..., F - 1, D]`.
 
     Returns:
-        `[..., F, D]`, float64.
+        Paths `[..., F, D]`, float64.
     """
     factor = torch.linalg.cholesky(covariance[1:, 1:])
     return torch.nn.functional.pad(factor @ normal.double(), (0, 0, 1, 0))

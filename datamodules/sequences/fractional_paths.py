@@ -1,4 +1,4 @@
-"""Paths of fractional Ornstein-Uhlenbeck processes with known H, as points or as videos of a ball."""
+"""Paths of fractional Ornstein-Uhlenbeck processes with known H, observed as points or as videos of a ball."""
 
 import torch
 from torch import Tensor
@@ -10,12 +10,12 @@ from datamodules.sequences.sequence_set import SequenceSet, SequenceSource
 
 
 class DrawnPaths(SequenceSource):
-    """Paths generated on access. A path depends only on (seed, split, epoch, position).
+    """Paths that are generated on access. A path depends only on (seed, split, epoch, position).
 
     Args:
         law: dataset that defines the distribution of paths.
         count: number of paths in the split.
-        stream: number of the split. Each split has its own random numbers.
+        stream: index of the split, which selects its random numbers.
     """
 
     in_memory = True
@@ -38,23 +38,23 @@ class DrawnPaths(SequenceSource):
 
 
 class FractionalPaths(SequenceSet):
-    """Points of dX = -theta X dt + scale dB from X(0) = 0, observed with Gaussian errors.
+    """Points on paths of dX = -theta X dt + scale dB with X(0) = 0, observed with Gaussian errors.
 
-    B has stationary increments.
+    B is fractional Brownian motion with stationary increments.
 
-    Each training pass has new paths.
+    New paths are generated for each pass over the training set.
 
     Args:
-        hurst: H of B, in (0, 1).
+        hurst: Hurst index H of B, in (0, 1).
         theta: rate of mean reversion towards 0, at least 0.
-        scale: scale of the noise B.
+        scale: factor of the noise B.
         sigma: standard deviation of the observation errors.
         dim: number of independent coordinates of a point, D.
-        num_times: number of points of a path.
+        num_times: number of observed points per path.
         interval: time between two points.
         num_training: number of training paths per epoch.
         num_test: number of test paths.
-        seed: seed of the paths and the errors. None means the seed of the DataModule.
+        seed: seed of the paths and the observation errors. None means the seed of the DataModule.
     """
 
     def __init__(
@@ -94,26 +94,26 @@ class FractionalPaths(SequenceSet):
         return DrawnPaths(self, self.num_test, 2000)
 
     def truth(self) -> dict[str, Tensor]:
-        """Return ground truth about all paths. It is added to the batches."""
+        """Return ground truth about all paths, which is added to the batches."""
         return {"sigma": torch.full((self.num_times,), self.sigma, dtype=torch.float64)}
 
     def seen(self, path: Tensor, numbers: CounterRNG) -> Tensor:
-        """Observe paths `[B, F, D]` with errors from the next random numbers."""
+        """Add observation errors to paths `[B, F, D]`, using the next random numbers."""
         return path + self.sigma * numbers.normal(path)
 
 
 class FractionalBalls(FractionalPaths):
-    """Videos of a ball on a fractional path X, with brightness exp(-|p - X|^2 / (2 radius^2)) at p in [-1, 1]^2.
+    """Videos of a ball on a fractional path X. The brightness at p in [-1, 1]^2 is exp(-|p - X|^2 / (2 radius^2)).
 
     Args:
-        hurst: H of B, in (0, 1).
+        hurst: Hurst index H of B, in (0, 1).
         theta: rate of mean reversion towards the centre, at least 0.
-        scale: scale of the noise B. The unit of length is half a frame.
-        radius: radius of the ball. The unit of length is half a frame.
+        scale: factor of the noise B. The unit of length is half of a frame's width.
+        radius: radius of the ball. The unit of length is half of a frame's width.
         image_size: height and width of a frame, in pixels.
         num_times: number of frames of a video.
-        interval: time between two frames.
-        num_training: number of training videos per epoch. Each epoch has new videos.
+        interval: time between successive frames.
+        num_training: number of training videos per epoch. New videos are generated for each epoch.
         num_test: number of test videos.
         seed: seed of the paths. None means the seed of the DataModule.
     """

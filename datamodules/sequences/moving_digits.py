@@ -1,4 +1,4 @@
-"""Videos of moving digits that bounce off the borders in random directions (stochastic moving MNIST).
+"""Videos of moving digits that bounce off the frame's borders in random directions (stochastic moving MNIST).
 
 Source: Denton and Fergus, Stochastic Video Generation with a Learned Prior, ICML 2018, arXiv 1802.07687.
 """
@@ -15,20 +15,20 @@ from datamodules.sequences.sequence_set import SequenceSet, SequenceSource
 
 
 def bouncing_places(uniform: Tensor, room: int, max_speed: int) -> Tensor:
-    """Move objects from random positions with random velocities. At a wall, the velocity of an object is sampled again.
+    """Compute random paths of objects. At a wall, the velocity of an object is sampled anew.
 
-    An object that leaves [0, room) along one axis is moved back to the wall. Along this axis, the new velocity is 1 ...
-    max_speed, away from the wall. Along the other axis, it is -max_speed ... max_speed. The first axis counts rows, the
-    second columns.
+    Positions and velocities at the start are random. An object that leaves [0, room) along one axis is moved back to
+    the wall. Its new velocity is random: along this axis, it is between 1 and max_speed, away from the wall, and along
+    the other axis between -max_speed and max_speed. The first axis counts rows, and the second axis counts columns.
 
     Args:
-        uniform: uniform numbers `[N, F, 4]` in [0, 1). Those of the first time select position and velocity. Those of
-            later times are for bounces.
+        uniform: uniform numbers in [0, 1), `[N, F, 4]`. The numbers of the first time determine position and velocity,
+            and those of later times determine the velocities after bounces.
         room: number of positions along each axis.
         max_speed: largest velocity along an axis, in whole pixels per frame.
 
     Returns:
-        Row and column, `[N, F, 2]`, int64.
+        Row and column at each time, `[N, F, 2]`, int64.
     """
     within_room = (uniform[:, 0, :2] * room).long()
     any_way = (uniform * (2 * max_speed + 1)).long() - max_speed
@@ -51,7 +51,7 @@ def pasted(digit: Tensor, place: Tensor, image_size: int) -> Tensor:
     """Paste digits into black frames. Overlapping values are added and clipped to 255.
 
     Args:
-        digit: `[B, n, S, S]`, uint8.
+        digit: images of digits, `[B, n, S, S]`, uint8.
         place: row and column of the top left corner of each digit, `[B, n, F, 2]`.
         image_size: height and width of a frame.
 
@@ -59,7 +59,7 @@ def pasted(digit: Tensor, place: Tensor, image_size: int) -> Tensor:
         Videos `[B, F, 1, image_size, image_size]`, uint8.
     """
     size, times = digit.shape[-1], place.shape[2]
-    framed = F.pad(digit, (0, 1, 0, 1))[:, :, None].expand(-1, -1, times, -1, -1)  # the last row and column are black
+    framed = F.pad(digit, (0, 1, 0, 1))[:, :, None].expand(-1, -1, times, -1, -1)  # added row and column: black
     at = torch.arange(image_size)
     rows, columns = ((at - place[..., axis, None]) for axis in (0, 1))
     rows, columns = (torch.where((inside >= 0) & (inside < size), inside, size) for inside in (rows, columns))
@@ -69,13 +69,13 @@ def pasted(digit: Tensor, place: Tensor, image_size: int) -> Tensor:
 
 
 class DrawnVideos(SequenceSource):
-    """Videos generated on access. A video depends only on (seed, split, epoch, position).
+    """Videos that are generated on access. A video depends only on (seed, split, epoch, position).
 
     Args:
         law: dataset that defines the distribution of the videos.
-        images: digits to sample from.
+        images: digits from which the videos are made.
         count: number of videos.
-        stream: number of the split, which distinguishes its random numbers.
+        stream: index of the split, which selects its random numbers.
     """
 
     def __init__(self, law: "MovingDigits", images: ImageSource, count: int, stream: int) -> None:
@@ -102,18 +102,19 @@ class DrawnVideos(SequenceSource):
 
 
 class MovingDigits(SequenceSet):
-    """Digits that move straight until they hit a wall. Each frame is the sum of its digits.
+    """Videos of digits that move straight until they hit a wall. A frame is the sum of its digits.
 
-    Training uses the training images, with new videos in each pass. Testing uses the test images.
+    Training videos are made from the training images, and are new in each pass. Test videos are made from the test
+    images.
 
     Args:
         images: dataset of grey images of digits.
-        num_digits: digits per video.
+        num_digits: number of digits per video.
         image_size: height and width of a frame, in pixels.
-        digit_size: height and width to which digits are resized.
+        digit_size: height and width to which digits are resized, in pixels.
         max_speed: largest velocity along each axis, in pixels per frame.
         num_times: number of frames of a video.
-        interval: time between two frames.
+        interval: time between successive frames.
         num_training: number of training videos per epoch. None means the number of training images.
         num_test: number of test videos. None means the number of test images.
         seed: seed of the videos. None means the seed of the DataModule.

@@ -1,4 +1,4 @@
-"""Interface of datasets of sequences. Datasets generate or read their splits and do no batching."""
+"""Interface of datasets of sequences. A dataset generates or reads its splits and does not form batches."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -12,27 +12,27 @@ class SequenceSource(Source, ABC):
     """The sequences of one split."""
 
     truth: Mapping[str, Tensor] = {}
-    """Tensors `[F]` by batch key, the same for all sequences."""
+    """Tensors `[F]` by batch key. They are the same for all sequences."""
 
     @abstractmethod
     def __len__(self) -> int: ...
 
     @abstractmethod
     def fetch(self, index: Tensor, epoch: int) -> Tensor:
-        """Return the sequences at the positions `[B]`: floating-point values or uint8 frames `[B, F, ...]`.
+        """Return the sequences at given positions `[B]`: floating-point values or uint8 frames, `[B, F, ...]`.
 
-        A generated dataset may have new sequences in each epoch. An epoch is one pass over the split.
+        A generated dataset may return new sequences in each epoch. Here, an epoch is one pass over the split.
         """
 
 
 class SequenceSet(SplitSet[SequenceSource], ABC):
-    """A dataset of sequences of equal length and time interval."""
+    """Dataset of sequences that have the same length and time interval."""
 
     num_times: int
-    """F, the number of observations per sequence."""
+    """Number of observations per sequence, F."""
     interval: float
-    """Time between two observations."""
+    """Time between successive observations."""
     shape: tuple[int, ...]
     """Shape of one observation: `[D]`, or `[C, H, W]` for frames."""
     seed: int | None = None
-    """Seed of generated data; None until the DataModule sets its own."""
+    """Seed of generated data. None means that the DataModule will set its seed."""

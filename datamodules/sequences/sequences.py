@@ -1,4 +1,4 @@
-"""DataModule for sequences (paths or videos), for any dataset.
+"""DataModule for sequences (paths or videos) from any dataset.
 
 Sequences(BridgePaths(hurst=0.7), batch_size=32)
 """
@@ -16,7 +16,7 @@ from datamodules.sequences.sequence_set import SequenceSet, SequenceSource
 
 
 class RequestedSequences:
-    """Sequences of a split, fetched one request at a time."""
+    """Dataset of the sequences of a split, indexed by a `Request`."""
 
     def __init__(self, source: SequenceSource, interval: float) -> None:
         self.source = source
@@ -37,18 +37,18 @@ class RequestedSequences:
 
 
 class Sequences(SeededBatches):
-    """Batches of sequences (`datamodules.batches.SequenceBatch`).
+    """DataModule with batches of sequences (`datamodules.batches.SequenceBatch`).
 
-    A sequence depends only on (seed, split, pass, position).
+    A generated sequence depends only on (seed, split, pass, position).
 
     Args:
-        sequences: dataset to generate or read.
+        sequences: dataset of sequences.
         batch_size: global training batch size, over all ranks.
         passes_per_epoch: number of passes over the training sequences per epoch.
-        evaluation_batch_size: global batch size in validation, testing and prediction; None means `batch_size`.
-        num_workers: number of DataLoader workers; None means one per free core, at most 8, and 0 for datasets in
-            memory.
-        seed: seed of the batch order. It is also the seed of the sequences if the dataset has none. None means the
+        evaluation_batch_size: global batch size in validation, testing and prediction. None means `batch_size`.
+        num_workers: number of DataLoader workers. None means 0 for datasets in memory, and otherwise one per free core,
+            at most 8.
+        seed: seed of the sampling order. It is also the seed of the dataset if the dataset has no seed. None means the
             value of `seed_everything`.
     """
 
@@ -68,7 +68,7 @@ class Sequences(SeededBatches):
 
     @cached_property
     def sequences(self) -> SequenceSet:
-        """The dataset. A dataset without a seed gets the seed of the DataModule."""
+        """The dataset. If it has no seed, its seed is set to that of the DataModule."""
         return seeded(self._given_sequences, self.seed)
 
     def prepare_data(self) -> None:

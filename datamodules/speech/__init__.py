@@ -1,1 +1,1 @@
-"""Speech recordings, noisy and clean."""
+"""Datasets of noisy and clean speech recordings, and their DataModule."""

@@ -1,4 +1,4 @@
-"""Mixtures of the user's own speech and noise recordings."""
+"""Mixtures of the user's speech recordings and noise recordings."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,26 +15,30 @@ from datamodules.speech.tones import at_snr
 
 
 class Mixtures(SpeechSet):
-    """Clean recordings mixed with noise recordings at random signal-to-noise ratios, one mixture per utterance.
+    """Dataset of clean recordings mixed with noise at random signal-to-noise ratios, one mixture per utterance.
 
-    The noise level and the noise excerpt of a mixture depend only on (seed, index). A recording, or a subfolder (such
-    as a speaker), is never in two splits. In both folders, recordings and subfolders are sorted by name. The last ones
-    are for validation and testing. Noise shorter than an utterance is looped. The signal-to-noise ratio is computed
-    over whole utterances, as in the recipe of WSJ0-CHiME3. In contrast to this dataset, that recipe mixes all splits
-    with the same noises. The file `mixtures_<split>.csv` in the run directory lists the sources of each mixture.
+    The noise excerpt of a mixture and its signal-to-noise ratio depend only on (seed, index). No recording or
+    subfolder, such as the recordings of one speaker, is in two splits. In both folders, recordings and subfolders are
+    sorted by name, and the last ones are used for validation and testing. Noise that is shorter than an utterance is
+    looped. The signal-to-noise ratio is computed over whole utterances, as in the recipe of WSJ0-CHiME3. That recipe
+    uses the same noise recordings in all splits, whereas this dataset uses different ones. The file
+    `mixtures_<split>.csv` in the run directory lists the sources of each mixture.
 
     Args:
-        speech_dir: folder of clean recordings, with any subfolders.
-        noise_dir: folder of noise recordings, with any subfolders. Each split that is used needs at least one
+        speech_dir: folder of clean recordings, including subfolders.
+        noise_dir: folder of noise recordings, including subfolders. Each split that is used needs at least one noise
             recording.
-        snr: lowest and highest signal-to-noise ratio in decibels. The ratio of a mixture is uniform in this range.
-        held_out: fraction of the speech for validation, and the same fraction for testing. It is a fraction of the
-            number of subfolders and recordings outside subfolders. With 0, every split contains the whole folder. Use 0
-            if each split has its own folder.
-        noise_held_out: fraction of the noise for validation, and the same fraction for testing. None means `held_out`.
-        noise_files: file name pattern of the noise recordings, such as `*.CH1.wav` for one of several microphones.
+        snr: lowest and highest signal-to-noise ratio, in decibels. The ratio of each mixture is sampled uniformly from
+            this range.
+        held_out: fraction of the speech that is held out for validation. The same fraction is held out for testing. The
+            units that are counted are subfolders, and recordings outside subfolders. With 0, every split contains the
+            whole folder. Use 0 if each split has a separate folder.
+        noise_held_out: fraction of the noise that is held out for validation. The same fraction is held out for
+            testing. None means `held_out`.
+        noise_files: pattern that the file names of noise recordings must match, such as `*.CH1.wav` to select one of
+            several microphones.
         sample_rate: sample rate in Hz.
-        resample: whether to resample recordings with another sample rate. False rejects these recordings.
+        resample: whether to resample recordings that have a different sample rate. False rejects these recordings.
         mix_channels: whether to average multiple channels. False rejects recordings with multiple channels.
         seed: seed of the mixtures. None means the seed of the DataModule.
     """
@@ -86,7 +90,7 @@ class Mixtures(SpeechSet):
                     f"{self.noise_dir / noises[chosen]} is silent for {len(voice)} samples from {start} on"
                 )
             mixture = voice + at_snr(voice, excerpt, level)
-            loudest = max(1.0, float(np.abs(mixture).max()) / 0.999)  # scales both down where 16 bits would overflow
+            loudest = max(1.0, float(np.abs(mixture).max()) / 0.999)  # avoids overflow in 16 bits
             noisy.append(as_int16(mixture / loudest))
             clean.append(as_int16(voice / loudest))
             row = {"split": split, "speech": name, "noise": noises[chosen], "start": start, "snr": level}

@@ -1,4 +1,4 @@
-"""Noisy and clean recordings of one split, in memory, and crops of recordings."""
+"""Noisy and clean recordings of one split in memory, and cropping of recordings."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -16,19 +16,19 @@ Split = Literal["training", "validation", "test"]
 
 @dataclass(frozen=True)
 class Recordings:
-    """Noisy and clean recordings of one split. Recordings may differ in length.
+    """Noisy and clean recordings of one split, which may have different lengths.
 
     Args:
         names: names of the recordings without suffix, `[N]`.
-        noisy: N arrays `[samples]`, int16.
-        clean: N arrays of the same lengths and dtype as `noisy`.
+        noisy: noisy recordings, N arrays `[samples]`, int16.
+        clean: clean recordings, N arrays with the lengths and the dtype of `noisy`.
         sample_rate: sample rate in Hz.
-        table: table with the sources of each generated recording.
+        table: table with the sources or parameters of each generated recording.
         table_name: file name of the table in the run directory.
 
     Raises:
-        ValueError: if there is no recording, or a noisy recording and its clean recording differ in length. The message
-            names the recording.
+        ValueError: if there are no recordings, or if a noisy recording and its clean recording have different lengths.
+            The message names the recording.
     """
 
     names: Sequence[str]
@@ -54,28 +54,28 @@ class Recordings:
 
 
 class SpeechSet(ABC):
-    """Interface of datasets of noisy and clean recordings. Datasets read their splits and do no batching."""
+    """Interface of datasets of noisy and clean recordings. A dataset reads its splits and does not form batches."""
 
     sample_rate: int
     """Sample rate in Hz."""
     seed: int | None = None
-    """Seed of generated data; None means the DataModule's seed."""
+    """Seed of generated data. None means the seed of the DataModule."""
 
     @abstractmethod
     def recordings(self, split: Split) -> Recordings:
-        """Read a split.
+        """Read the recordings of a split.
 
         Raises:
             FileNotFoundError: if recordings are missing. The message names the expected path.
-            ValueError: if a file is damaged, or the dataset has no such split.
+            ValueError: if a file is damaged, or if the dataset does not have this split.
         """
 
 
 class CropStore:
-    """Recordings in one block of memory. Crops are cut for a whole batch at once.
+    """Recordings in one block of memory, from which the crops of a batch are cut at once.
 
     Args:
-        recordings: N arrays `[samples]`. Recordings shorter than a crop are zero-padded on both sides.
+        recordings: N arrays `[samples]`. Recordings that are shorter than a crop are zero-padded on both sides.
         length: length of a crop, in audio samples.
     """
 
@@ -99,10 +99,10 @@ class CropStore:
 
         Args:
             index: positions of the recordings, `[B]`, int64.
-            uniform: uniform numbers `[B]` in [0, 1) that select the positions of the crops.
+            uniform: uniform numbers in [0, 1), `[B]`, that determine the positions of the crops.
 
         Returns:
-            `[B, length]`, int16.
+            Crops `[B, length]`, int16.
         """
         first = self.start[index] + (uniform * (self.count[index] - self.length + 1)).long()
         return self.values.as_strided((self.values.numel() - self.length + 1, self.length), (1, 1)).index_select(

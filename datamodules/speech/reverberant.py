@@ -1,4 +1,4 @@
-"""Reverberant recordings from simulated rooms."""
+"""Reverberant recordings in simulated rooms."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -25,21 +25,21 @@ from datamodules.speech.splits import of_split
 from datamodules.speech.voice_bank_demand import FOLDERS
 
 LEAST, GREATEST = (5.0, 5.0, 2.0), (15.0, 15.0, 6.0)
-"""Side lengths of rooms, in metres."""
+"""Smallest and largest side lengths of rooms (length, width and height), in metres."""
 FROM_WALLS = 1.0
-"""Smallest distance of speaker and microphone from walls, in metres."""
+"""Smallest distance between speaker or microphone and a wall, in metres."""
 ORDER = 3
-"""Highest order of image sources; later reflections are ray-traced."""
+"""Highest order of image sources. Later reflections are computed by ray tracing."""
 ABSORPTION = 0.99
-"""Energy absorption of the walls of an anechoic room."""
+"""Energy absorption of the walls in the simulation of the anechoic recording."""
 SILENCE = 0.5
-"""Silence in seconds after the anechoic recording, in which most of the reverberation decays."""
+"""Seconds of silence that are appended to the anechoic recording, while most of the reverberation decays."""
 LEVEL = 0.9
 """Peak amplitude of a reverberant recording."""
 
 
 def pyroomacoustics() -> Any:
-    """Import pyroomacoustics, which simulates rooms.
+    """Import and return pyroomacoustics, which simulates rooms.
 
     Raises:
         ModuleNotFoundError: if pyroomacoustics is not installed. The message says how to install it.
@@ -54,7 +54,7 @@ def pyroomacoustics() -> Any:
 
 
 def drawn_room(random: np.random.Generator, reverberation: tuple[float, float]) -> dict[str, Any]:
-    """Sample the reverberation time (seconds), side lengths, and positions of speaker and microphone (metres)."""
+    """Sample a room: reverberation time (seconds), side lengths, and positions of speaker and microphone (metres)."""
     sides = random.uniform(LEAST, GREATEST)
     source, microphone = random.uniform(FROM_WALLS, sides - FROM_WALLS, (2, 3))
     return {
@@ -67,9 +67,9 @@ def drawn_room(random: np.random.Generator, reverberation: tuple[float, float]) 
 
 
 def in_room(voice: NDArray[np.floating], sample_rate: int, room: Mapping[str, Any]) -> tuple[NDArray, NDArray]:
-    """Simulate a voice `[samples]` in a room and in the same room without walls. Both results have the same length.
+    """Simulate a voice `[samples]` in a room, and without the walls of this room; both signals have the same length.
 
-    Ray tracing uses the seed in `room`. Results therefore do not depend on earlier simulations.
+    Ray tracing uses the seed in `room`, so the results do not depend on earlier simulations.
     """
     library = pyroomacoustics()
     absorption, order = library.inverse_sabine(room["reverberation"], room["sides"])
@@ -89,30 +89,31 @@ def in_room(voice: NDArray[np.floating], sample_rate: int, room: Mapping[str, An
 
 
 class Reverberant(SpeechSet):
-    """Pairs of two simulations of a clean recording: in a random room, and in the same room without walls.
+    """Dataset of pairs of simulations of a clean recording: in a random room, and without the walls of this room.
 
     Rooms have lengths and widths of 5 to 15 metres and heights of 2 to 6 metres. Speaker and microphone are at least
-    one metre from the walls. The simulation uses image sources up to the third order, and ray tracing. The room and the
-    recording depend only on (seed, index). The dry recording has the delay from speaker to microphone, but no
-    reflections from walls. It ends with half a second of silence. The file `rooms.csv` in the run directory lists the
-    parameters of each room. This follows the recipe of WSJ0-REVERB with two differences. The maximum absolute amplitude
-    is .9, so recordings fit 16 bits. The microphone is at the sampled position, whereas the recipe moves it by 16
-    centimetres.
+    one metre from the walls. The simulation uses image sources up to the third order, and ray tracing for later
+    reflections. The room and the recording depend only on (seed, index). The anechoic recording includes the delay from
+    speaker to microphone but no reflections from walls. It ends with half a second of silence. The file `rooms.csv` in
+    the run directory lists the parameters of each room. The simulation follows the recipe of WSJ0-REVERB with two
+    differences. The maximum absolute amplitude is .9, so that recordings can be stored with 16 bits. The microphone is
+    at the sampled position, whereas the recipe moves it by 16 centimetres.
 
-    A recording takes about a second to simulate. With `written_to`, recordings are simulated only once, and an
-    interrupted simulation continues. Each rank starts at a different recording and skips finished recordings.
+    The simulation of a recording takes about a second. With `written_to`, recordings are simulated only once, and an
+    interrupted simulation can be resumed. Each rank starts with a different recording and skips finished recordings.
 
     Args:
-        speech_dir: folder of clean recordings, with any subfolders. No subfolder is in two splits.
-        reverberation: shortest and longest reverberation time in seconds (decay by 60 decibels). The reverberation time
-            of a room is uniform in this range.
-        held_out: fraction of the subfolders and recordings for validation, and the same fraction for testing. With 0,
-            every split contains the whole folder.
+        speech_dir: folder of clean recordings, including subfolders. All recordings of a subfolder are in the same
+            split.
+        reverberation: shortest and longest reverberation time (decay by 60 decibels), in seconds. The reverberation
+            time of each room is sampled uniformly from this range.
+        held_out: fraction of the subfolders, and of recordings outside subfolders, that is held out for validation. The
+            same fraction is held out for testing. With 0, every split contains the whole folder.
         written_to: folder in which recordings are stored and from which `VoiceBankDemand(reverberant=True)` can read
-            them. None means that each run simulates the recordings.
+            them. None means that the recordings are simulated in each run and not stored.
         sample_rate: sample rate in Hz.
-        resample: resample recordings with another sample rate instead of rejecting them.
-        mix_channels: average multiple channels instead of rejecting them.
+        resample: whether to resample recordings that have a different sample rate. False rejects these recordings.
+        mix_channels: whether to average multiple channels. False rejects recordings with multiple channels.
         seed: seed of the rooms. None means the seed of the DataModule.
     """
 
@@ -151,9 +152,9 @@ class Reverberant(SpeechSet):
         return Recordings(names, list(reverberant), list(anechoic), self.sample_rate, pd.DataFrame(table), "rooms")
 
     def _made(self, split: Split, index: int, name: str) -> tuple[NDArray, NDArray, dict[str, Any]]:
-        """Simulate or read a recording.
+        """Simulate a pair of recordings, or read it if it is stored.
 
-        Return the reverberant and the anechoic signal, both int16, and the table row.
+        Return the reverberant and the anechoic signal, both int16, and the row of the table `rooms.csv`.
         """
         number = ("training", "validation", "test").index(split)
         room = drawn_room(np.random.default_rng([self.seed or 0, number, index]), self.reverberation)

@@ -1,4 +1,4 @@
-"""DataModule for speech enhancement from any dataset, with training crops and whole test recordings.
+"""DataModule for speech enhancement with any dataset: training crops and whole test recordings.
 
 SpeechPairs(VoiceBankDemand("~/data"), test=VoiceBankDemand("~/data"), crop_length=32_640)
 """
@@ -22,32 +22,33 @@ from datamodules.speech.recordings import CropStore, Recordings, SpeechSet, Spli
 
 
 class SpeechPairs(WholeImageSets):
-    """Batches of noisy recordings and, if known, their clean recordings (`datamodules.batches.SpeechPairBatch`).
+    """DataModule with batches of noisy and, if known, clean recordings (`datamodules.batches.SpeechPairBatch`).
 
     Training batches are crops of recordings in memory. They are cut on the device at positions that depend only on
-    (seed, epoch, index). Recordings shorter than a crop are zero-padded on both sides. Validation, test and prediction
-    batches are whole recordings of about the same length, zero-padded at the end.
+    (seed, epoch, index). Recordings that are shorter than a crop are zero-padded on both sides. Validation, test and
+    prediction batches are whole recordings of similar lengths, zero-padded at the end.
 
     Args:
-        training: training dataset; None for a run that only tests or predicts.
-        test: test dataset, or several test datasets by name, each with its own metrics.
-        validation: validation dataset; None means no validation.
-        validation_recordings: number of recordings to validate on, counted from the first of the dataset. None means
-            all.
-        batch_size: global training batch size in crops, over all ranks.
+        training: training dataset. None for a run that only tests or predicts.
+        test: test dataset, or a dict of test datasets by name. Metrics are computed separately for each test dataset.
+        validation: validation dataset. None means no validation.
+        validation_recordings: number of validation recordings to use, starting with the first recording of the dataset.
+            None means all recordings.
+        batch_size: global training batch size: number of crops over all ranks.
         crop_length: length of a training crop, in audio samples.
-        evaluation_batch_size: maximum number of recordings in a validation, test or prediction batch over all ranks.
-            Each rank gets at least one recording.
-        length_step: width of the length buckets, in audio samples. Recordings in the same bucket may share a batch.
-            They are zero-padded at the end.
-        predict_dir: folder of noisy recordings for prediction. None means the test recordings.
-        resample: whether to resample recordings in `predict_dir` with another sample rate. False rejects these
+        evaluation_batch_size: largest number of recordings in a validation, test or prediction batch, over all ranks.
+            On each rank, a batch has at least one recording.
+        length_step: width of the length buckets, in audio samples. Only recordings in the same bucket are in the same
+            batch, zero-padded at the end to the same length.
+        predict_dir: folder of noisy recordings for prediction. None predicts the test recordings.
+        resample: whether to resample recordings in `predict_dir` that have a different sample rate. False rejects these
             recordings.
-        mix_channels: whether to average multiple channels in `predict_dir`. False rejects recordings with multiple
-            channels.
-        num_workers: number of DataLoader workers. None means one per free core, at most 8, and 0 for recordings in
-            memory.
-        seed: seed of the batch order, crop positions and generated data; None means the value of `seed_everything`.
+        mix_channels: whether to average the channels of recordings in `predict_dir`. False rejects recordings with
+            multiple channels.
+        num_workers: number of DataLoader workers. None means 0 for recordings in memory, and otherwise one per free
+            core, at most 8.
+        seed: seed of the sampling order, the crop positions and generated data. None means the value of
+            `seed_everything`.
     """
 
     def __init__(
@@ -101,7 +102,7 @@ class SpeechPairs(WholeImageSets):
         recordings = seeded(one, self.seed).recordings(split)
         if split == "validation":
             recordings = recordings.first(self.validation_recordings)
-        directory = self.trainer.log_dir if self.trainer is not None else None  # on every rank: a collective
+        directory = self.trainer.log_dir if self.trainer is not None else None  # a collective: all ranks
         if recordings.table is not None and directory is not None and self.trainer.is_global_zero:  # type: ignore[union-attr]
             several = [name for name, test in self.tests.items() if test is one and len(self.tests) > 1]
             stem = "_".join([recordings.table_name, split, *several])
@@ -126,10 +127,10 @@ class SpeechPairs(WholeImageSets):
 
 
 class SpeechCrops:
-    """Training recordings. Crops are cut on the device.
+    """Dataset of training recordings. Crops are cut on the device.
 
     Args:
-        recordings: the recordings.
+        recordings: recordings of the split.
         length: length of a crop, in audio samples.
     """
 
@@ -146,22 +147,23 @@ class SpeechCrops:
         return {"index": request.indices, "epoch": request.epoch, "global_batch_size": request.global_batch_size}
 
     def cut(self, index: Tensor, uniform: Tensor) -> dict[str, Tensor]:
-        """Cut a crop from each given recording, int16 `[B, length]`, on the device of `index`."""
+        """Cut a crop from each of the given recordings, `[B, length]`, int16, on the device of `index`."""
         return {key: store.to(index.device).cut(index, uniform) for key, store in self.stores.items()}
 
 
 def stacked(signals: Sequence[np.ndarray]) -> Tensor:
-    """Stack signals into one array `[B, samples]`, zero-padded at the end."""
+    """Stack signals into one tensor `[B, samples]`, zero-padded at the end."""
     longest = max(map(len, signals))
     return torch.from_numpy(np.stack([np.pad(each, (0, longest - len(each))) for each in signals]))
 
 
 class WholeRecordings:
-    """Whole recordings in memory.
+    """Dataset of whole recordings in memory.
 
     Args:
-        recordings: the recordings.
-        length_step: width of the length buckets, in audio samples. Recordings in the same bucket may share a batch.
+        recordings: recordings of the split.
+        length_step: width of the length buckets, in audio samples. Only recordings in the same bucket are in the same
+            batch.
     """
 
     in_memory = True
@@ -186,17 +188,18 @@ class WholeRecordings:
 
 
 class RecordingFolder:
-    """The user's own folder of noisy recordings, decoded on access.
+    """A folder of the user's noisy recordings, which are decoded on access.
 
-    All files are decoded once at the start to find damaged files. This check is cheap compared with enhancement.
-    Damaged, silent or unsupported files are skipped. They are listed in `unreadable` with the reasons.
+    All files are decoded once at the start to find damaged files. This check takes little time compared with
+    enhancement. Damaged, silent or unsupported files are skipped, and `unreadable` lists them with the reasons.
 
     Args:
-        folder: folder of recordings, with any subfolders.
+        folder: folder of recordings, including subfolders.
         sample_rate: sample rate in Hz.
-        length_step: width of the length buckets, in audio samples. Recordings in the same bucket may share a batch.
-        resample: resample recordings with another sample rate.
-        mix_channels: average multiple channels.
+        length_step: width of the length buckets, in audio samples. Only recordings in the same bucket are in the same
+            batch.
+        resample: whether to resample recordings that have a different sample rate.
+        mix_channels: whether to average multiple channels.
 
     Raises:
         FileNotFoundError: if the folder does not exist or has no recording.

@@ -1,4 +1,4 @@
-"""Splits of a folder of recordings into training, validation and test sets."""
+"""Split a folder of recordings into training, validation and test sets."""
 
 from collections.abc import Sequence
 
@@ -6,16 +6,17 @@ from datamodules.speech.recordings import Split
 
 
 def of_split(names: Sequence[str], split: Split, held_out: float, what: str) -> list[str]:
-    """Select the recordings of a split, in the order of their names.
+    """Select the recordings of a split, sorted by name.
 
     All recordings of a subfolder, for example of one speaker, are in the same split.
 
     Args:
         names: sorted paths of the recordings, relative to the folder.
         split: split to select.
-        held_out: fraction of the subfolders and of recordings outside subfolders for validation, and the same fraction
-            for testing. The last ones are held out. With 0, every split contains all recordings.
-        what: name of the argument that gives the folder, for error messages.
+        held_out: fraction of the subfolders, and of recordings outside subfolders, that is held out for validation. The
+            same fraction is held out for testing. The last ones in the order of names are held out. With 0, every split
+            contains all recordings.
+        what: name of the argument that sets the folder, for error messages.
 
     Raises:
         ValueError: if there are too few recordings or subfolders for all splits.

@@ -1,4 +1,4 @@
-"""Synthetic tones in coloured noise and synthetic notes in rooms, as substitutes for speech."""
+"""Synthetic tones in coloured noise, and synthetic notes in rooms, as substitutes for speech."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,19 +12,19 @@ HARMONICS = 5
 
 
 def at_snr(clean: NDArray, noise: NDArray, decibels: float) -> NDArray:
-    """Scale noise to the signal-to-noise ratio `decibels`."""
+    """Scale noise so that the signal-to-noise ratio is `decibels`."""
     return noise * np.sqrt(np.mean(clean**2) / np.mean(noise**2) * 10 ** (-decibels / 10))
 
 
 class Tones(SpeechSet):
-    """Sums of five harmonics with a slow envelope, and added coloured noise x_t = .9 x_{t-1} + e_t.
+    """Dataset of sums of five harmonics with a slow envelope, plus coloured noise x_t = .9 x_{t-1} + e_t.
 
     The fundamental frequency is uniform between 80 and 200 hertz. The signal-to-noise ratio is uniform between 0 and 15
     decibels. The signals do not sound like speech.
 
     Args:
         samples: number of training recordings.
-        test_samples: number of test recordings. There are as many validation recordings.
+        test_samples: number of test recordings, and also of validation recordings.
         length: length of a recording, in audio samples.
         sample_rate: sample rate in Hz.
         seed: seed of the signals. None means the seed of the DataModule.
@@ -67,19 +67,19 @@ class Tones(SpeechSet):
 
 
 QUIETEST, LOUDEST = 0.0, 8.0
-"""Range of the direct-to-reverberant ratio of notes, in decibels."""
+"""Smallest and largest direct-to-reverberant ratio of notes, in decibels."""
 
 
 def impulse_response(
     random: np.random.Generator, reverberation: float, ratio: float, length: int, sample_rate: float
 ) -> NDArray[np.float64]:
-    """Sample the impulse response of a room: a direct path of 1, and exponentially decaying Gaussian noise after it.
+    """Sample a room's impulse response: a direct path of 1, followed by exponentially decaying Gaussian noise.
 
     Args:
-        random: random numbers.
-        reverberation: reverberation time in seconds. The expected energy decays by 60 decibels in this time.
-        ratio: ratio of the energy of the direct path to the energy of the noise, in decibels.
-        length: number of samples.
+        random: random number generator.
+        reverberation: reverberation time, in seconds: the time in which the expected energy decays by 60 decibels.
+        ratio: energy of the direct path divided by the energy of the noise, in decibels.
+        length: number of audio samples.
         sample_rate: sample rate in Hz.
     """
     decay = 10 ** (-3 * np.arange(length) / (reverberation * sample_rate))
@@ -91,20 +91,20 @@ def impulse_response(
 
 
 class ReverberantNotes(SpeechSet):
-    """Short notes with pauses, in simulated rooms. The clean recording is the direct sound.
+    """Dataset of short notes with pauses in simulated rooms. The clean recording is the direct sound.
 
-    A note lasts 30 to 60 milliseconds, and a pause 20 to 50. A note has five harmonics of a fundamental frequency
-    between 80 and 200 hertz, and decays by 10 decibels. The impulse response of a room is a direct path and decaying
-    Gaussian noise (see `impulse_response`). The direct-to-reverberant ratio is uniform between 0 and 8 decibels. The
-    signals do not sound like speech. `Reverberant` simulates rooms for recordings of speech.
+    A note lasts 30 to 60 milliseconds, and a pause lasts 20 to 50 milliseconds. A note has five harmonics of a
+    fundamental frequency between 80 and 200 hertz, and decays by 10 decibels. The impulse response of a room is a
+    direct path and decaying Gaussian noise (see `impulse_response`). The direct-to-reverberant ratio is uniform between
+    0 and 8 decibels. The signals do not sound like speech. To simulate rooms for speech recordings, use `Reverberant`.
 
     Args:
         samples: number of training recordings.
-        test_samples: number of test recordings. There are as many validation recordings.
+        test_samples: number of test recordings, and also of validation recordings.
         length: length of a recording, in audio samples.
         sample_rate: sample rate in Hz.
-        reverberation: shortest and longest reverberation time in seconds. The reverberation time of a room is uniform
-            in this range.
+        reverberation: shortest and longest reverberation time, in seconds. The reverberation time of each room is
+            sampled uniformly from this range.
         seed: seed of the signals. None means the seed of the DataModule.
     """
 
@@ -143,7 +143,7 @@ class ReverberantNotes(SpeechSet):
         return Recordings([f"notes_{number:04d}" for number in range(count)], wet, dry, self.sample_rate)
 
     def _notes(self, random: np.random.Generator) -> NDArray[np.float64]:
-        """Sample the direct sound of a recording."""
+        """Sample the direct sound of one recording."""
         signal, start = np.zeros(self.length), 0
         order = np.arange(1, HARMONICS + 1)[:, None]
         while start < self.length:

@@ -1,4 +1,4 @@
-"""VoiceBank-DEMAND and other datasets with the same folders and one noisy and one clean recording per utterance."""
+"""VoiceBank-DEMAND, and other datasets in the same layout with one noisy and one clean recording per utterance."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,19 +16,19 @@ FOLDERS: dict[Split, str] = {"training": "train", "validation": "valid", "test":
 
 
 class VoiceBankDemand(SpeechSet):
-    """Recordings `<split>/noisy/<name>.wav` and `<split>/clean/<name>.wav`, with the splits train, valid and test.
+    """Recordings `<split>/noisy/<name>.wav` and `<split>/clean/<name>.wav` of the splits train, valid and test.
 
-    Without a folder `valid`, the training recordings of `held_out_speakers` are used for validation instead of
-    training. File names begin with the speaker.
+    If there is no folder `valid`, the recordings of `held_out_speakers` in `train` are used for validation instead of
+    training. File names begin with the name of the speaker.
 
     Args:
         data_dir: folder that contains the splits, directly or in a subfolder `voicebank_demand`. None means the
             NOISEWORKS_DATA directory.
-        held_out_speakers: speakers for validation, if there is no folder `valid`.
+        held_out_speakers: speakers whose recordings are used for validation if there is no folder `valid`.
         reverberant: whether to read the folders `reverb` and `anechoic` instead of `noisy` and `clean`.
         sample_rate: sample rate in Hz.
-        resample: resample recordings with another sample rate instead of rejecting them.
-        mix_channels: average multiple channels instead of rejecting them.
+        resample: whether to resample recordings that have a different sample rate. False rejects these recordings.
+        mix_channels: whether to average multiple channels. False rejects recordings with multiple channels.
     """
 
     def __init__(

@@ -1,1 +1,1 @@
-"""Tables of numbers in memory, generated with known ground truth or read from files."""
+"""Tables of numbers in memory, either generated with known ground truth or read from files."""

@@ -10,12 +10,12 @@ from datamodules.tables.split_table import SplitTable
 
 
 def in_float64(bunch: Any) -> tuple[pd.DataFrame, pd.Series]:
-    """Return features and target of a scikit-learn table, in float64."""
+    """Return the features and the target of a scikit-learn table in float64."""
     return pd.DataFrame(bunch.data, columns=bunch.feature_names, dtype=np.float64), pd.Series(bunch.target)
 
 
 class Diabetes(SplitTable):
-    """Ten measurements of 442 diabetes patients. The target is the progression of the disease after a year."""
+    """Ten measurements of each of 442 diabetes patients. The target is the progression of the disease after a year."""
 
     num_features = 10
 
@@ -24,7 +24,7 @@ class Diabetes(SplitTable):
 
 
 class BreastCancer(SplitTable):
-    """30 cell measurements of 569 tumours. The target is 1 for benign and -1 for malignant tumours."""
+    """30 cell measurements of each of 569 tumours. The target is 1 for benign and -1 for malignant tumours."""
 
     num_features = 30
     classes = True
@@ -35,7 +35,7 @@ class BreastCancer(SplitTable):
 
 
 class Wine(SplitTable):
-    """13 measurements of 178 wines. The target is the cultivar, 0 to 2."""
+    """13 measurements of each of 178 wines. The target is the cultivar, 0 to 2."""
 
     num_features = 13
     classes = True

@@ -1,4 +1,4 @@
-"""Two classes of points with low density near the class boundary. Scaling exponents are known for perceptrons.
+"""Two classes of points whose density is low near the class boundary. Scaling exponents are known for perceptrons.
 
     |x_1| ~ |x_1|^chi exp(-x_1^2 / 2),   x_2 ... x_d ~ N(0, 1),   y = sign(x_1).
 
@@ -23,9 +23,9 @@ class DepletedSign(TableSet):
     The test points are the same for all seeds. `w_true` is the direction of the first coordinate.
 
     Args:
-        num_points: number of training points, P.
-        dim: dimension of a point, d.
-        depletion: exponent chi of the density at the boundary, at least 0. With 0, the density is Gaussian.
+        num_points: number P of training points.
+        dim: dimension d of a point.
+        depletion: exponent chi of the density near the boundary, at least 0. With 0, the density is Gaussian.
         num_test: number of test points.
         seed: seed of the training points. None means the seed of the DataModule.
     """

@@ -2,7 +2,7 @@
 
     x = (y u, y v, xi),    y = -1 or 1,    u . v = 0,    xi ~ N(0, sigma_p^2 I) made orthogonal to u and v;
 
-weak points have the zero vector in place of y u.
+weak points have the zero vector instead of y u.
 
 Source: Lu, Wu, Yang and Zou, Benign Oscillation of Stochastic Gradient Descent with Large Learning Rate, ICLR 2024,
 arXiv 2310.17074.
@@ -21,18 +21,19 @@ TRAINING, VALIDATION, TEST = range(3)
 
 
 class FeatureNoise(TableSet):
-    """Several training sets from the same distribution of strong and weak points. The test points are shared.
+    """Several training sets from the same distribution of strong and weak points, with common test points.
 
-    Row i has the i-th point of each training set. The patches are `features` `[replicas, 3, dim]`, and `target`
-    `[replicas]` is -1 or 1. A validation or test row has one point. Weak points come first. The vectors u and v lie
-    along the first two axes. This is no restriction if initial weights are isotropic.
+    Training row i contains the i-th point of every training set: the patches `features`, `[replicas, 3, dim]`, and the
+    labels `target`, `[replicas]`, which are -1 or 1. A validation or test row contains only one point. Weak points come
+    first. The vectors u and v lie along the first two axes. If the initial weights are isotropic, this is without loss
+    of generality.
 
     Args:
-        num_points: number of points per training set, n.
-        num_weak: number of training points without the strong feature.
-        num_test: number of test points. There are as many validation points.
-        num_weak_test: number of test points without the strong feature. There are as many among the validation points.
-        dim: dimension of a patch, d.
+        num_points: number n of points per training set.
+        num_weak: number of points without the strong feature per training set.
+        num_test: number of test points, and also of validation points.
+        num_weak_test: number of test points without the strong feature, and also of such validation points.
+        dim: dimension d of a patch.
         strong_norm: norm of u.
         weak_norm: norm of v.
         noise_std: standard deviation sigma_p of the noise.
@@ -78,7 +79,7 @@ class FeatureNoise(TableSet):
 
     @property
     def signals(self) -> Tensor:
-        """u and v, `[2, dim]`, float64."""
+        """The feature vectors u and v, `[2, dim]`, float64."""
         signals = torch.zeros(2, self.dim, dtype=torch.float64)
         signals[0, 0], signals[1, 1] = self.strong_norm, self.weak_norm
         return signals

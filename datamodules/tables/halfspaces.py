@@ -16,7 +16,7 @@ from datamodules.tables.table_set import Rows, TableSet
 Array = NDArray[np.float64]
 
 GAP = 0.4
-"""Distance by which the distribution `gap` moves points away from x_1 = 0, before scaling."""
+"""Distance by which the distribution `gap` moves points away from x_1 = 0, before rescaling."""
 
 
 def _gap(shape: tuple[int, int], random: np.random.Generator) -> Array:
@@ -28,7 +28,7 @@ def _gap(shape: tuple[int, int], random: np.random.Generator) -> Array:
 
 def _heavy(shape: tuple[int, int], random: np.random.Generator) -> Array:
     normal = random.standard_normal(shape)
-    return normal / np.sqrt(random.chisquare(3, (shape[0], 1)))  # Student's t with 3 degrees has covariance 3 I
+    return normal / np.sqrt(random.chisquare(3, (shape[0], 1)))  # Student's t: 3 degrees of freedom, covariance 3 I
 
 
 def ball_std(dim: int) -> float:
@@ -55,22 +55,23 @@ LAWS: Mapping[str, Callable[[tuple[int, int], np.random.Generator], Array]] = {
     "ball": normal_in_ball,
     "uniform": lambda shape, random: random.uniform(-math.sqrt(3), math.sqrt(3), shape),
 }
-"""Samples points `[N, D]` from a distribution with covariance I."""
+"""Functions that sample points `[N, D]` from a distribution with covariance I, by name of the distribution."""
 
 
 class Halfspaces(TableSet):
-    """Rows with `features` x, `clean_target` sign<w*, x> and a noisy label as `target`. The direction w* is random.
+    """Rows with `features` x, `clean_target` sign<w*, x> and a noisy label `target`. The direction w* is random.
 
-    Half of the `samples` rows are for training and half for validation. There are `test_samples` further rows for
+    Half of the `samples` rows are for training, and half are for validation. A further `test_samples` rows are for
     testing.
 
     Args:
-        flips: noise of the labels, Massart or adversarial.
-        dim: dimension of x, D.
+        flips: label noise, either Massart or adversarial.
+        dim: dimension D of x.
         samples: number of training rows plus number of validation rows.
-        marginal: distribution of x with covariance I: `gaussian`, `gap` (no mass near x_1 = 0, and w* = e_2), `heavy`
-            (Student's t with 3 degrees of freedom), `mixture` (of normals with standard deviations 0.2 and 1.4),
-            `ball` (N(0, I) restricted to the ball of radius sqrt(D), scaled) or `uniform` (on a cube).
+        marginal: distribution of x, with covariance I: `gaussian`, `gap` (no mass near x_1 = 0; here, w* = e_2),
+            `heavy` (Student's t with 3 degrees of freedom), `mixture` (of normal distributions with standard deviations
+            0.2 and 1.4), `ball` (N(0, I) restricted to the ball of radius sqrt(D), then rescaled) or `uniform` (on a
+            cube).
         test_samples: number of test rows.
         seed: seed of w*, the points and the label flips. None means the seed of the DataModule.
     """

@@ -19,11 +19,11 @@ class IllConditionedMap(TableSet):
     """Rows with `features` x and `target` A x, without noise. The test set equals the training set.
 
     Args:
-        dim: dimension of x, D.
+        dim: dimension D of x.
         outputs: dimension K of A x, at least 2.
         samples: number of rows.
-        least: c, in (0, 1]. The K rows of A are multiplied by evenly spaced factors, from 1 for the first row to c for
-            the last row.
+        least: smallest factor c, in (0, 1]. The K rows of U are multiplied by evenly spaced factors, from 1 for the
+            first row to c for the last row.
         seed: seed of A and x. None means the seed of the DataModule.
     """
 

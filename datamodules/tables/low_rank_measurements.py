@@ -1,4 +1,4 @@
-"""Random linear measurements of a low-rank positive semidefinite matrix. Some measurements have gross errors."""
+"""Random linear measurements of a low-rank positive semidefinite matrix, some of them with gross errors."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,15 +11,15 @@ from datamodules.tables.table_set import Rows, TableSet
 
 
 class LowRankMeasurements(TableSet):
-    """Measurements y_i = <A_i, X*> + s_i with normal A_i and X* = V diag(eigenvalues) V^T.
+    """Measurements y_i = <A_i, X*> + s_i with standard normal A_i and X* = V diag(eigenvalues) V^T.
 
     The test set equals the training set, because testing only evaluates the estimated matrix.
 
     Args:
-        dim: d; X* is `[d, d]`.
-        eigenvalues: nonzero eigenvalues of X*, all positive. The number of eigenvalues is the rank of X*.
-        measurements: number of rows, m.
-        noise: distribution of s_i. None means measurements without errors.
+        dim: number d of rows and of columns of X*.
+        eigenvalues: nonzero eigenvalues of X*, all positive. Their number is the rank of X*.
+        measurements: number m of measurements, which are the rows of the table.
+        noise: distribution of the errors s_i. None means that there are no errors.
         seed: seed of X*, A_i and s_i. None means the seed of the DataModule.
     """
 

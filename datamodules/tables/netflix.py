@@ -1,8 +1,8 @@
-"""Ratings of the Netflix Prize, whose number does not affect the memory of a run.
+"""Ratings of the Netflix Prize. The memory of a run does not depend on the number of ratings.
 
-The text files list the ratings by film. One pass over the files counts the ratings of each user. A second pass writes
-them in the order of users to files on disk (a counting sort). Training maps these files into memory, and reads the rows
-of a batch. Memory holds some numbers per user and film, and one block of lines.
+The text files list the ratings by film. A first pass over the text files counts the ratings of each user. A second pass
+writes the ratings to files on disk, sorted by user (a counting sort). In training, these files are memory-mapped, and
+only the rows of a batch are read. Only a few numbers per user and per film, and one block of lines, are kept in memory.
 """
 
 import json
@@ -26,14 +26,14 @@ from datamodules.jobs.settings import key_of
 from datamodules.tables.ratings import RatingSet
 
 LAYOUTS = ("training_set/mv_*.txt", "combined_data_*.txt")
-"""Files of the competition, and of its copy on Kaggle."""
+"""File name patterns of the original dataset, and of its copy on Kaggle."""
 LINES_AT_ONCE = 1 << 20
 MOST_USER, MOST_FILM, MOST_STARS = 1 << 24, 1 << 20, 5
-"""Greatest numbers in the files. Memory grows with the greatest number of a user and of a film."""
+"""Largest allowed numbers in the files. Memory grows with the largest user number and the largest film number."""
 
 
 class Block(NamedTuple):
-    """Some successive ratings of the files."""
+    """Consecutive ratings in the files."""
 
     user: NDArray[np.int64]
     film: NDArray[np.int64]
@@ -41,12 +41,12 @@ class Block(NamedTuple):
 
 
 def blocks(files: Sequence[Path]) -> Iterator[Block]:
-    """Read ratings, some lines at once.
+    """Read ratings, one block of lines at a time.
 
-    A line `7:` begins the ratings of film 7, and each of them is a line `user,stars,date`.
+    A line `7:` is followed by the ratings of film 7. Each rating is a line `user,stars,date`.
 
     Raises:
-        ValueError: if a file has other lines; the message names the file and the line or number.
+        ValueError: if a file has invalid lines. The message names the file and the line or number.
     """
     for path in files:
         lines, film = 0, None
@@ -55,7 +55,7 @@ def blocks(files: Sequence[Path]) -> Iterator[Block]:
         while True:
             try:
                 table = next(reader, None)
-            except Exception as error:  # pandas raises many types
+            except Exception as error:  # pandas raises many exception types
                 raise ValueError(f"Netflix: {path} is not a readable table ({sentence(error)})") from error
             if table is None:
                 break
@@ -83,23 +83,23 @@ def blocks(files: Sequence[Path]) -> Iterator[Block]:
 
 
 def added(count: NDArray[np.int64], numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Add how often each number occurs to the counts so far."""
+    """Count how often each number occurs, and add the counts to previous counts."""
     new = np.bincount(numbers, minlength=len(count))
     new[: len(count)] += count
     return new
 
 
 def write_by_user(files: Sequence[Path], folder: Path, min_ratings: int) -> None:
-    """Write the ratings of users with enough ratings in the order of users, as parts of a `csr_array`.
+    """Write the ratings of all users with enough ratings, sorted by user, as the arrays of a `csr_array`.
 
     Args:
         files: text files.
-        folder: existing folder. It gets `film.npy`, `stars.npy` and `start.npy`, and the number of films in
-            `films.npy`.
-        min_ratings: least number of ratings of a user.
+        folder: existing folder, in which `film.npy`, `stars.npy`, `start.npy` and `films.npy` (the number of films) are
+            written.
+        min_ratings: minimum number of ratings per user. Users with fewer ratings are left out.
 
     Raises:
-        ValueError: if a file has other lines, or no user has enough ratings.
+        ValueError: if a file has invalid lines, or if no user has enough ratings.
     """
     ratings_of, seen = np.zeros(0, np.int64), np.zeros(0, np.int64)
     for block in blocks(files):
@@ -127,15 +127,15 @@ def write_by_user(files: Sequence[Path], folder: Path, min_ratings: int) -> None
 
 
 def held_out_places(start: NDArray[Any], count: int, random: np.random.Generator) -> Iterator[NDArray[np.int64]]:
-    """Sample `count` places of each user for testing, and as many for validation, some users at once.
+    """Sample `count` ratings of each user for testing and `count` for validation, for a block of users at a time.
 
     Args:
-        start: place of the first rating of each user, and the number of ratings.
-        count: number of places.
-        random: random generator. The sample does not depend on how many users are sampled at once.
+        start: position of the first rating of each user, followed by the total number of ratings.
+        count: number of ratings to hold out per user and split.
+        random: random number generator. The result does not depend on the size of the blocks.
 
     Yields:
-        Places `[2, n]` for testing and validation.
+        Positions of the ratings for testing and for validation, `[2, n]`.
     """
     bounds = np.searchsorted(start, np.arange(0, start[-1], LINES_AT_ONCE))
     for low, high in zip(bounds, [*bounds[1:], len(start) - 1], strict=True):
@@ -147,11 +147,11 @@ def held_out_places(start: NDArray[Any], count: int, random: np.random.Generator
 
 
 class Remaining:
-    """A sparse array without the entries of other sparse arrays, which are removed when rows are read.
+    """A sparse array without the entries of other sparse arrays. These are removed when rows are read.
 
     Args:
-        whole: `[N, D]`.
-        removed: arrays `[N, D]` whose entries are entries of `whole`.
+        whole: sparse array `[N, D]`.
+        removed: sparse arrays `[N, D]`, all of whose entries are also entries of `whole`.
     """
 
     def __init__(self, whole: csr_array, *removed: csr_array) -> None:
@@ -174,16 +174,15 @@ class Remaining:
 class Netflix(RatingSet):
     """Netflix Prize ratings: 100 million ratings of 17,770 films by 480,189 users, from one to five stars.
 
-    The ratings are read from `training_set/mv_*.txt` or `combined_data_*.txt`, and written once to `cache_dir` in the
-    order of users (0.8 GB). All films of the files are kept. The memory of a run does not depend on the number of
-    ratings.
+    The ratings are read from `training_set/mv_*.txt` or `combined_data_*.txt`, and written once to `cache_dir`, sorted
+    by user (0.8 GB). All films in the files are kept. The memory of a run does not depend on the number of ratings.
 
     Args:
-        folder: folder in the data directory that contains these files.
-        num_held_out: number of test ratings per user. There are as many validation ratings.
+        folder: folder in the data directory that contains the text files.
+        num_held_out: number of test ratings per user, and also of validation ratings per user.
         min_ratings: minimum number of ratings per user. Users with fewer ratings are left out.
         data_dir: folder that contains `folder`; None means the NOISEWORKS_DATA directory.
-        cache_dir: folder of the ratings in the order of users, visible to all ranks.
+        cache_dir: folder for the ratings sorted by user, visible to all ranks.
         seed: seed of the split. None means the seed of the DataModule.
     """
 
@@ -207,7 +206,7 @@ class Netflix(RatingSet):
         return user, whole.indices.astype(np.int64), whole.data
 
     def fetch_missing(self) -> None:
-        """Write the ratings in the order of users, unless they are there."""
+        """Write the ratings sorted by user to `cache_dir`, unless they exist there."""
         self._entry()
 
     def _entry(self) -> Path:
@@ -237,7 +236,7 @@ class Netflix(RatingSet):
             film, stars = (np.load(entry / f"{name}.npy", mmap_mode="r") for name in ("film", "stars"))
             start, films = (np.load(entry / f"{name}.npy") for name in ("start", "films"))
         except (OSError, ValueError, EOFError) as error:
-            raise ValueError(f"{entry} is damaged ({error}): remove that folder to have it written again") from error
+            raise ValueError(f"{entry} is damaged ({error}): remove this folder to write it again") from error
         parts = (np.asarray(stars), np.asarray(film), start.astype(np.int32))
         return csr_array(parts, (len(start) - 1, int(films)), copy=False)
 

@@ -1,4 +1,4 @@
-"""Training data for score functions: points from known distributions, diffused for a random time."""
+"""Training data for score estimation: points from known distributions, diffused for a random time."""
 
 import math
 from abc import ABC, abstractmethod
@@ -20,7 +20,7 @@ Array = NDArray[np.float64]
 
 
 class PointDistribution(ABC):
-    """Base of distributions of points in a ball. For some, E[X_0 | a X_0 + sqrt(h) n = x] is known."""
+    """Base class of distributions of points X_0 in a ball, optionally with a known E[X_0 | X_t = x]."""
 
     dim: int
 
@@ -29,12 +29,12 @@ class PointDistribution(ABC):
         """Sample points `[count, dim]` for training or testing."""
 
     def posterior_mean(self, x: Array, a: Array, h: Array) -> Array | None:
-        """Compute E[X_0 | X_t = x] `[N, dim]`, given a and h `[N, 1]`. Return None if the expectation is unknown."""
+        """Compute E[X_0 | X_t = x], `[N, dim]`, where X_t = a X_0 + sqrt(h) n; a and h `[N, 1]`. None if unknown."""
         return None
 
 
 class Atoms(PointDistribution):
-    """Uniform distribution on a finite set of equally spaced points of the unit circle.
+    """Uniform distribution on a finite set of equally spaced points on the unit circle.
 
     Args:
         count: number of points.
@@ -76,7 +76,7 @@ class UniformCube(PointDistribution):
     def posterior_mean(self, x: Array, a: Array, h: Array) -> Array:
         mean, std = x / a, np.sqrt(h) / a
         low, high = (-self.half - mean) / std, (self.half - mean) / std
-        # Intervals in the upper tail are mirrored to the lower one, which avoids cancellation.
+        # Intervals in the upper tail are mirrored to the lower tail, which avoids cancellation.
         flipped = low > 0
         low, high = np.where(flipped, -high, low), np.where(flipped, -low, high)
         log_mass = log_ndtr(high) + np.log1p(-np.exp(log_ndtr(low) - log_ndtr(high)))
@@ -101,7 +101,9 @@ class UnitCircle(PointDistribution):
 
 
 class StandardisedRows(PointDistribution):
-    """Rows of a table, standardised by the training rows and projected to a ball. A third of all rows is for testing.
+    """Distribution of the rows of a table, standardised by the training rows and projected to a ball.
+
+    A third of all rows is for testing.
 
     Args:
         radius: radius of the ball, in standard deviations. Points outside the ball are projected to its surface.
@@ -127,7 +129,7 @@ class StandardisedRows(PointDistribution):
 
 
 class StandardisedWine(StandardisedRows):
-    """The wine table of scikit-learn, 178 rows with 13 features."""
+    """Rows of scikit-learn's wine table, which has 178 rows with 13 features."""
 
     dim = 13
 
@@ -136,9 +138,9 @@ class StandardisedWine(StandardisedRows):
 
 
 class CreditDefault(StandardisedRows):
-    """The UCI table "default of credit card clients", read from `<data_dir>/UCI_Credit_Card.csv`.
+    """Rows of the UCI table "default of credit card clients", read from `<data_dir>/UCI_Credit_Card.csv`.
 
-    It has 30,000 rows with 23 features.
+    The table has 30,000 rows with 23 features.
 
     Args:
         data_dir: folder that contains the file; None means the NOISEWORKS_DATA directory.
@@ -165,15 +167,15 @@ class CreditDefault(StandardisedRows):
 class NoisedPoints(TableSet):
     """Points X_0 diffused to a time t: X_t = a X_0 + sqrt(h) n with a = exp(-g t / 2) and h = 1 - a^2.
 
-    Rows have `features` z = (X_t, t - start, 1), `target` X_0 and, if known, `clean_target` E[X_0 | X_t]. Each row has
-    its own noise n and its own time t. The time is uniform on [start, end].
+    Rows have `features` z = (X_t, t - start, 1), `target` X_0 and, if it is known, `clean_target` E[X_0 | X_t]. The
+    noise n and the time t are sampled independently for each row. The time is uniform on [start, end].
 
     Args:
         law: distribution of X_0.
-        samples: number of training rows, N.
-        test_samples: number of test rows.
+        samples: number N of training rows.
+        test_samples: number of test rows, and also of validation rows.
         g: rate of the diffusion.
-        start: T_0, positive.
+        start: smallest time T_0, positive.
         end: largest time T, at most 1.
         seed: seed of the points, times and noise. None means the seed of the DataModule.
     """

@@ -12,7 +12,7 @@ from datamodules.tables.table_set import Rows, TableSet
 
 
 class DrawnPoints(TableSet):
-    """Independent points from one distribution.
+    """Base class of tables of i.i.d. points.
 
     Args:
         samples: number of training points.
@@ -37,7 +37,7 @@ class DrawnPoints(TableSet):
         return {"features": (self.dim,)}
 
     def truth(self) -> dict[str, torch.Tensor]:
-        """Return ground truth about the distribution, for metrics."""
+        """Return true parameters of the distribution, by batch key, for metrics."""
         return {}
 
     def training(self) -> Rows:
@@ -52,7 +52,7 @@ class DrawnPoints(TableSet):
 
 
 class NormalNumbers(DrawnPoints):
-    """Samples from N(mean, 1), for estimating the mean.
+    """Samples from N(mean, 1), for estimation of the mean.
 
     Args:
         mean: true mean R.

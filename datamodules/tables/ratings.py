@@ -22,22 +22,23 @@ LAYOUTS: Mapping[str, Mapping[str, Any]] = {
     "ratings.dat": {"sep": ":", "header": None, "usecols": [0, 2, 4]},  # separated by "::"
     "ratings.csv": {"usecols": [0, 1, 2]},
 }
-"""How to read the files of MovieLens 100k, of 1M and 10M, and of 20M and later."""
+"""Arguments for reading the files of MovieLens 100k, of 1M and 10M, and of 20M and later versions."""
 
 
 MOST_NUMBER = 2**53
-"""Largest user or item number; larger floating-point numbers are not exact."""
+"""Largest user or item number. Larger integers are not exact in float64."""
 
 
 class RatingSet(TableSet):
-    """One row per user, with the columns `ratings` and `held_out`. Unrated items have the rating 0.
+    """Base class of tables with one row per user and the columns `ratings` and `held_out`. 0 means an unrated item.
 
-    For each user, `num_held_out` random ratings are for testing and as many for validation. The other ratings are for
-    training; `ratings` contains them in all three splits. `held_out` contains the ratings of the current split. During
-    testing, `excluded` contains the validation ratings. Their items are not ranked.
+    For each user, `num_held_out` random ratings are held out for testing, and the same number for validation. All other
+    ratings are for training; in all three splits, they are in the column `ratings`. In validation and testing,
+    `held_out` contains the held-out ratings of the split. In testing, `excluded` contains the validation ratings. The
+    items of these ratings are not ranked.
 
     Args:
-        num_held_out: number of test ratings per user. There are as many validation ratings.
+        num_held_out: number of test ratings per user, and also of validation ratings per user.
         min_ratings: minimum number of ratings per user, at least 2 `num_held_out` + 1. Users with fewer ratings are
             left out.
         seed: seed of the split. None means the seed of the DataModule.
@@ -52,9 +53,9 @@ class RatingSet(TableSet):
 
     @abstractmethod
     def rated(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
-        """Return the user, the item and the positive rating of each entry.
+        """Return the user, the item and the positive value of each rating.
 
-        Users and items are numbered by any integers.
+        Users and items are identified by arbitrary integers.
         """
 
     @property
@@ -74,9 +75,9 @@ class RatingSet(TableSet):
 
     @cached_property
     def _parts(self) -> list[csr_array]:
-        """Return training, validation and test ratings, `[users, items]` each."""
+        """Return the training, validation and test ratings, each `[users, items]`."""
         user, item, rating = self.rated()
-        user = np.unique(user, return_inverse=True)[1]  # user numbers are arbitrary
+        user = np.unique(user, return_inverse=True)[1]  # because user numbers are arbitrary
         kept = np.bincount(user)[user] >= self.min_ratings
         if not kept.any():
             raise ValueError(f"{type(self).__name__}: no user has min_ratings = {self.min_ratings} ratings")
@@ -93,11 +94,11 @@ class RatingSet(TableSet):
 
 
 class MovieLens(RatingSet):
-    """MovieLens ratings from half a star to five stars, read from `u.data`, `ratings.dat` or `ratings.csv`.
+    """MovieLens ratings of half a star to five stars, read from `u.data`, `ratings.dat` or `ratings.csv`.
 
     Args:
         folder: folder in the data directory that contains one of these files, such as `ml-1m`.
-        num_held_out: number of test ratings per user. There are as many validation ratings.
+        num_held_out: number of test ratings per user, and also of validation ratings per user.
         min_ratings: minimum number of ratings per user. Users with fewer ratings are left out.
         data_dir: folder that contains `folder`; None means the NOISEWORKS_DATA directory.
         seed: seed of the split. None means the seed of the DataModule.
@@ -134,18 +135,18 @@ class MovieLens(RatingSet):
 
 
 class SyntheticRatings(RatingSet):
-    """Synthetic ratings of one to five stars from latent factors. Users rate items that they like more often.
+    """Synthetic ratings of one to five stars, from latent factors. Users are more likely to rate items they like.
 
     The affinity of a user for an item is the inner product of two normal vectors, one of the user and one of the item.
-    A user rates the items with the largest affinity plus Gumbel noise. The stars of a user are the quintiles of the
-    affinities, plus noise of half a star.
+    Each user rates the `num_rated` items with the largest sum of affinity and Gumbel noise. The stars are the quintile
+    of the item among all affinities of the user, plus noise with a standard deviation of half a star.
 
     Args:
         num_users: number of users.
         num_items: number of items.
-        num_rated: ratings per user.
-        rank: dimension of the factors.
-        num_held_out: number of test ratings per user. There are as many validation ratings.
+        num_rated: number of ratings per user.
+        rank: dimension of the latent factors.
+        num_held_out: number of test ratings per user, and also of validation ratings per user.
         seed: seed of the factors, the ratings and the split. None means the seed of the DataModule.
     """
 

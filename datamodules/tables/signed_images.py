@@ -1,9 +1,9 @@
-"""Images of two groups of classes, such as even and odd digits, as table rows.
+"""Images of two groups of classes, such as even and odd digits, as rows of a table.
 
-The number of training images is fixed.
+The number of training images is an argument.
 
-Training and test images are pooled. The test set is sampled with a fixed seed. The training set is sampled from the
-remaining images with the seed of the run.
+The training and test images of a dataset are pooled. The test set is sampled from the pool with a fixed seed. The
+training set is sampled from the remaining images with the seed of the run.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,9 +21,9 @@ class SignedImages(TableSet):
 
     Args:
         images: dataset in memory. Its training and test images are pooled.
-        positive: classes with target 1, at least one but not all.
-        num_points: number of training images, P.
-        num_test: number of test images. All seeds have the same test images.
+        positive: classes with target 1: at least one class, but not all classes.
+        num_points: number P of training images.
+        num_test: number of test images. The test images do not depend on the seed.
         seed: seed of the training set. None means the seed of the DataModule.
     """
 

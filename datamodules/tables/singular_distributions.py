@@ -14,18 +14,18 @@ from datamodules.arguments import at_least, within
 from datamodules.tables.table_set import Rows, TableSet
 
 MOST_MATCHED = 1_500
-"""Maximum size of a test set, since matching it to generated points has cubic cost."""
+"""Maximum size of a test set. It is limited because matching test points to generated points has cubic cost."""
 
 
 class SingularLaw(TableSet):
-    """Points f*(u) plus Gaussian noise. The latent vectors u are uniform on the unit cube.
+    """Base class of tables of points f*(u) plus Gaussian noise. The latent vectors u are uniform on the unit cube.
 
-    Test points have no noise. Their latent vectors fill the cube evenly (scrambled Sobol sequence).
+    No noise is added to test points. Their latent vectors fill the cube evenly (scrambled Sobol sequence).
 
     Args:
-        samples: number of training points, n.
+        samples: number n of training points.
         noise_std: standard deviation sigma* of the noise added to training and validation points.
-        test_samples: number of test points, at most 1,500. There are as many validation points.
+        test_samples: number of test points, at most 1,500. This is also the number of validation points.
         seed: seed of the latent vectors and the noise. None means the seed of the DataModule.
     """
 
@@ -69,7 +69,7 @@ class SingularLaw(TableSet):
 
 
 class Circle(SingularLaw):
-    """Points of the unit circle in the plane."""
+    """Points on the unit circle in the plane."""
 
     latent_dim = 1
     dim = 2
@@ -80,7 +80,7 @@ class Circle(SingularLaw):
 
 
 class CircleInSpace(Circle):
-    """Points of the unit circle of a fixed random plane in ten dimensions."""
+    """Points on the unit circle of a fixed random plane in ten dimensions."""
 
     dim = 10
 
@@ -90,7 +90,7 @@ class CircleInSpace(Circle):
 
 
 class ProductOfCircles(SingularLaw):
-    """Points of two independent unit circles, in four dimensions."""
+    """Points in four dimensions, whose two halves are independent points on the unit circle."""
 
     latent_dim = 2
     dim = 4
@@ -101,7 +101,7 @@ class ProductOfCircles(SingularLaw):
 
 
 class SwissRoll(SingularLaw):
-    """Points (t cos t, 21 u, t sin t) / 10 of a rolled-up sheet, with u in [0, 1] and t from 1.5 pi to 4.5 pi."""
+    """Points (t cos t, 21 u, t sin t) / 10 on a rolled-up sheet, with u in [0, 1] and t in [1.5 pi, 4.5 pi]."""
 
     latent_dim = 2
     dim = 3
@@ -112,23 +112,24 @@ class SwissRoll(SingularLaw):
 
 
 class SmoothMap(SingularLaw):
-    """Points B tanh(A z + b): a fixed random smooth map from two normal numbers z to ten dimensions.
+    """Points B tanh(A z + b) in ten dimensions, where z is standard normal in two dimensions and the map is fixed.
 
-    The entries of A, b and B are standard normal, and the tanh has 16 outputs. B is divided by sqrt(16).
+    The map is random but the same for all seeds. The entries of A, b and B are standard normal, and B is then divided
+    by sqrt(16). The tanh layer has 16 outputs.
     """
 
     latent_dim = 2
     dim = 10
 
     def points(self, latent: NDArray[np.float64]) -> NDArray[np.float64]:
-        random = np.random.default_rng(0)  # the map is part of the distribution, the same for all seeds
+        random = np.random.default_rng(0)  # the map defines the distribution, so it is the same for all seeds
         inner, shift, outer = (random.standard_normal(shape) for shape in ((2, 16), (16,), (16, 10)))
         normal = ndtri(np.clip(latent, 1e-9, 1 - 1e-9))
         return np.tanh(normal @ inner + shift) @ outer / 4
 
 
 class DigitVectors(TableSet):
-    """The bundled digits as points in 64 dimensions, with grey values in [0, 1] as coordinates.
+    """scikit-learn's digits as points in 64 dimensions. The coordinates are grey values in [0, 1].
 
     Args:
         test_samples: number of held-out digits, at most 1,500.

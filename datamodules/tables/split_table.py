@@ -1,4 +1,4 @@
-"""Tables of samples with a target, split at random and standardised by the training rows."""
+"""Tables of samples with a target, which are split at random and standardised by the training rows."""
 
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -14,21 +14,22 @@ from datamodules.tables.table_set import Rows, TableSet
 
 
 class SplitTable(TableSet):
-    """Rows are shuffled. The first rows are for testing, the next rows for validation, and the rest for training.
+    """Base class of tables that are split at random into training, validation and test rows.
 
-    Features and real-valued targets have mean 0 and variance 1 over the training rows. Every batch contains the
+    After a shuffle, the first rows are for testing, the next rows for validation, and the rest for training. Features
+    and real-valued targets are scaled to mean 0 and variance 1 over the training rows. Every batch contains the
     original mean and standard deviation of the target as `target_mean` and `target_std`.
 
     Args:
-        train_size: number of training rows. None means all rows not used for validation or testing.
-        validation_fraction: fraction of all rows for validation. 0 means no validation.
-        test_fraction: fraction of all rows for testing.
+        train_size: number of training rows. None means all rows that are not used for validation or testing.
+        validation_fraction: fraction of all rows that are used for validation. 0 means no validation.
+        test_fraction: fraction of all rows that are used for testing.
         seed: seed of the split; None means the DataModule's seed.
     """
 
     num_features: int
     classes = False
-    """Whether the target is a class, which is not standardised."""
+    """Whether the target is a class. Classes are not standardised."""
 
     def __init__(
         self,
@@ -48,7 +49,7 @@ class SplitTable(TableSet):
 
     @abstractmethod
     def read(self) -> tuple[pd.DataFrame, pd.Series]:
-        """Read features `[N, num_features]` in float64, and targets `[N]`."""
+        """Read the features, `[N, num_features]`, in float64, and the targets, `[N]`."""
 
     @property
     def row_shapes(self) -> Mapping[str, tuple[int, ...]]:
@@ -93,6 +94,6 @@ class SplitTable(TableSet):
 
 
 def standardised(values: np.ndarray, rows: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-    """Scale numbers `[N, ...]` to mean 0 and variance 1 over the given rows. Also return the mean and the deviation."""
+    """Scale numbers `[N, ...]` to mean 0 and variance 1 over the given rows; return also mean and deviation."""
     mean, std = values[rows].mean(axis=0), values[rows].std(axis=0)
     return torch.from_numpy((values - mean) / std), torch.as_tensor(mean), torch.as_tensor(std)

@@ -1,7 +1,7 @@
-"""Streams of rounds with a drifting distribution: random losses with known means, and images with drifting classes.
+"""Streams with a drifting distribution: random losses with known means, and images with drifting classes.
 
-Each row is one round of the stream. A known expected loss has the form F_t(x) = curvature ||x||^2 / 2 +
-<mean_gradient_t, x> + const.
+Each row of the table is one round of the stream. If the expected loss is known, it has the form F_t(x) = curvature
+||x||^2 / 2 + <mean_gradient_t, x> + const.
 """
 
 import math
@@ -20,23 +20,24 @@ Array = NDArray[np.float64]
 
 
 def stream(columns: Mapping[str, Array], curvature: float) -> Rows:
-    """Build table rows with ground truth from arrays."""
+    """Build table rows from arrays, with the curvature as ground truth."""
     truth = {"curvature": torch.tensor(curvature, dtype=torch.float64)}
     return Rows({name: torch.from_numpy(column) for name, column in columns.items()}, truth)
 
 
 class LinearLosses(TableSet):
-    """Losses <z_t, x> with `features` z_t = mu_t + noise, where ||mu_t|| = 1 and the noise is from N(0, sigma^2 / d I).
+    """Linear losses <z_t, x> with `features` z_t = mu_t + noise, ||mu_t|| = 1 and noise from N(0, sigma^2 / d I).
 
-    The noise is clipped to norm 3 sigma. Therefore G = 1 + 3 sigma bounds all gradients. The mean mu_t rotates in a
-    plane, jumps to new directions, or changes its sign at random.
+    The noise is clipped to norm 3 sigma. All gradient norms are therefore at most G = 1 + 3 sigma. The mean mu_t
+    rotates in a plane (`turns`), jumps to new directions (`jumps`) or changes its sign at random (`signs`).
 
     Args:
-        rounds: number of rounds, T.
-        dim: dimension, d.
-        sigma: root mean square norm of the noise before clipping.
+        rounds: number T of rounds.
+        dim: dimension d of x.
+        sigma: root-mean-square norm of the noise before clipping.
         drift: kind of drift of mu_t: `turns`, `jumps` or `signs`.
-        changes: number of rotations or jumps of mu_t over the whole stream. With 0, mu_t is constant.
+        changes: number of full rotations (`turns`) or of different directions (`jumps`) in the whole stream. With 0,
+            mu_t is constant.
         seed: seed of the drift and the noise. None means the seed of the DataModule.
     """
 
@@ -92,18 +93,18 @@ class LinearLosses(TableSet):
 
 
 class StagedRegression(TableSet):
-    """Linear regression on rows of `features` and `target`. The true parameter is piecewise constant.
+    """Linear regression on rows of `features` and `target`, with a true parameter that is piecewise constant in time.
 
-    Features are uniform in a ball of radius `length`. The parameter of each stage has a random direction and a norm
+    Features are uniform in a ball of radius `length`. In each stage, the parameter has a random direction and a norm
     that is uniform in [0, radius]. Targets have Gaussian noise.
 
     Args:
-        rounds: number of rounds, T.
-        dim: dimension, d.
-        stages: number of stages of equal length. The true parameter changes from stage to stage.
+        rounds: number T of rounds.
+        dim: dimension d of x.
+        stages: number of stages of equal length. The true parameter is constant within a stage.
         radius: maximum norm of the true parameter.
         length: maximum norm of the features.
-        noise: standard deviation of the noise of the targets.
+        noise: standard deviation of the noise on the targets.
         seed: seed of all random numbers. None means the seed of the DataModule.
     """
 
@@ -138,7 +139,7 @@ class StagedRegression(TableSet):
         parameters = _directions(random, self.stages, d) * self.radius * random.random((self.stages, 1))
         true = parameters[np.arange(self.rounds) // math.ceil(self.rounds / self.stages)]
         target = (features * true).sum(1) + self.noise * random.standard_normal(self.rounds)
-        curvature = self.length**2 / (d + 2)  # E phi phi^T is this times the identity
+        curvature = self.length**2 / (d + 2)  # E phi phi^T = curvature * I
         farthest = self.radius + np.linalg.norm(true, axis=1)
         variance = farthest**2 * (self.length**4 / (d + 4) - curvature**2) + self.noise**2 * d * curvature
         columns = {"features": features, "target": target, "mean_gradient": -curvature * true}
@@ -156,16 +157,17 @@ def _directions(random: np.random.Generator, count: int, dim: int) -> Array:
 class DriftingClasses(TableSet):
     """Images with drifting class frequencies.
 
-    A row has a flattened image in [0, 1] as `features` and its class as `target`.
+    A row contains a flattened image in [0, 1] as `features`, and the class of the image as `target`.
 
     In round t, the probability of class k is proportional to exp(concentration cos(2 pi (turns t / rounds - k / K))).
-    The image is a random image of the sampled class.
+    First, a class is sampled, then a random image of this class.
 
     Args:
         images: dataset in memory. Images are sampled from its training images.
-        rounds: number of rounds, T.
+        rounds: number T of rounds.
         turns: number of cycles through all classes.
-        concentration: strength of the drift. With larger values, fewer classes occur at a time. 0 means no drift.
+        concentration: strength of the drift. With larger values, fewer classes occur at the same time. 0 means no
+            drift.
         seed: seed of the classes and images. None means the seed of the DataModule.
     """
 
@@ -196,7 +198,7 @@ class DriftingClasses(TableSet):
         drawn = (random.random((self.rounds, 1)) * share[:, -1:] >= share).sum(1)
         label = source.label.numpy()
         by_class, counts = np.argsort(label, kind="stable"), np.bincount(label, minlength=self.num_classes)
-        place = (random.random(self.rounds) * counts[drawn]).astype(int)  # among the images of the class
+        place = (random.random(self.rounds) * counts[drawn]).astype(int)  # position among the images of the class
         rows = torch.from_numpy(by_class[counts.cumsum()[drawn] - counts[drawn] + place])
         features = source.fetch(rows, None).double().flatten(1) / source.data_range
         return Rows({"features": features, "target": source.label[rows]})

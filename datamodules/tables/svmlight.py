@@ -14,15 +14,17 @@ from datamodules.tables.table_set import Rows, TableSet
 
 
 class SVMLight(TableSet):
-    """Rows of `features` as stored.
+    """Rows of sparse `features`, with the values in the file.
 
     The `target` is -1 for the smaller of the two labels in the file and 1 for the larger.
 
-    Labels 1 and 2, for example, become -1 and 1. The rows keep the order of the file. They are sparse until batching.
-    The test set equals the training set, because the training loss or the regret is evaluated.
+    For example, labels 1 and 2 become -1 and 1. The order of the rows is that of the file. Rows are converted to dense
+    arrays when they are batched. The test set equals the training set, because methods are evaluated by their training
+    loss or regret.
 
     Args:
-        file: name of a file in `<data_dir>/libsvm`, such as `a8a.bz2`. Files that end in bz2 or gz are unpacked.
+        file: name of a file in `<data_dir>/libsvm`, such as `a8a.bz2`. Files with the suffix bz2 or gz are
+            decompressed.
         num_features: number of columns. Values missing from the file are 0.
         data_dir: folder that contains `libsvm`; None means the NOISEWORKS_DATA directory.
     """

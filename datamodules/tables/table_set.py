@@ -1,4 +1,4 @@
-"""Interface of datasets of rows. Datasets generate or read their splits and do no batching."""
+"""Interface of datasets of rows. Datasets generate or read their splits, but do not form batches."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ class SparseRows(Protocol):
     def shape(self) -> Any: ...
 
     def __getitem__(self, rows: Any) -> Any:
-        """Return some rows, as an object with `toarray`."""
+        """Return the selected rows, as an object with a method `toarray`."""
 
     def toarray(self) -> NDArray[Any]:
         """Return all rows as a dense array."""
@@ -27,15 +27,16 @@ class SparseRows(Protocol):
 
 @dataclass(frozen=True)
 class Rows(Source):
-    """The rows of one split, with ground truth about all rows.
+    """The rows of one split, and ground truth that holds for all rows.
 
     Args:
-        columns: tensors `[N, ...]` by batch key.
-        truth: tensors of any shape by key. They are added unchanged to every batch and used only for metrics.
-        sparse: sparse arrays `[N, D]` by batch key. Batches contain dense arrays.
+        columns: tensors `[N, ...]`, by batch key.
+        truth: tensors of any shape, by batch key. They are added unchanged to every batch and are used only for
+            metrics.
+        sparse: sparse arrays `[N, D]`, by batch key. Batches contain them as dense arrays.
 
     Raises:
-        ValueError: if there is no column, or columns differ in length.
+        ValueError: if there are no columns, or if columns differ in length.
     """
 
     columns: Mapping[str, Tensor]
@@ -48,14 +49,14 @@ class Rows(Source):
         lengths = {name: column.shape[0] for name, column in columns.items()}
         if len(set(lengths.values())) != 1:
             listed = ", ".join(f"{name} {length}" for name, length in lengths.items()) or "no column"
-            raise ValueError(f"columns of a table must have one length, got {listed}")
+            raise ValueError(f"columns of a table must have the same length, got {listed}")
 
     def __len__(self) -> int:
         columns: list[Any] = [*self.columns.values(), *self.sparse.values()]
         return columns[0].shape[0]
 
     def chosen(self, index: Tensor) -> dict[str, Tensor]:
-        """Return some rows of all columns, `[n, ...]`, by their positions `[n]`."""
+        """Return the rows at the positions `index`, `[n]`, from all columns, each `[n, ...]`."""
         given = {name: column[index] for name, column in self.columns.items()}
         return given | {name: torch.from_numpy(array[index.numpy()].toarray()) for name, array in self.sparse.items()}
 
@@ -68,9 +69,9 @@ class TableSet(SplitSet[Rows], ABC):
     """A dataset of rows. The rows depend only on the arguments and the seed of the dataset."""
 
     seed: int | None = None
-    """Seed of generated data; None until the DataModule sets its own."""
+    """Seed of generated data. If it is None, the DataModule sets it to its own seed."""
 
     @property
     @abstractmethod
     def row_shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """Shape of a training row by column. It is known without generating or reading data."""
+        """Shape of a training row, by column. It is known without generating or reading data."""

@@ -1,4 +1,4 @@
-"""DataModule for tables: mini-batches of rows, or full batches.
+"""DataModule for tables, with mini-batches or full batches of rows.
 
 Tables(LowRankMeasurements(dim=20, eigenvalues=[1.0, 1.0], measurements=1600), passes_per_epoch=10)
 """
@@ -39,8 +39,8 @@ class RowSet:
 
 
 def write_arrays(tensors: Mapping[str, Tensor], trainer: Trainer) -> None:
-    """Write named tensors to `rows.npz` in the run directory, if there is one. Only rank 0 writes."""
-    directory = trainer.log_dir  # on every rank: it is a collective (broadcast)
+    """Write named tensors to `rows.npz` in the run directory, if there is one. Only rank 0 writes the file."""
+    directory = trainer.log_dir  # on every rank, because `log_dir` broadcasts
     if directory is not None and trainer.is_global_zero:
         arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in tensors.items()}
         with whole_file(Path(directory, "rows.npz")) as partial:
@@ -48,10 +48,10 @@ def write_arrays(tensors: Mapping[str, Tensor], trainer: Trainer) -> None:
 
 
 class KeptBatch:
-    """Return the same full batch of this rank for every request. The first request builds the batch.
+    """A dataset that returns the same full batch for every request. The batch is built at the first request.
 
     Args:
-        samples: dataset. All requests must be equal.
+        samples: dataset from which the batch is read. All requests must be equal.
         made: function that moves a batch to the device.
     """
 
@@ -70,22 +70,23 @@ class KeptBatch:
 
 
 class Tables(SeededBatches):
-    """Batches of rows (`datamodules.batches.TableBatch` and `GraphBatch`).
+    """DataModule that returns batches of table rows (`datamodules.batches.TableBatch` or `GraphBatch`).
 
-    Without a batch size, every batch contains all rows in table order, sharded over ranks. Rows are moved to the device
-    once, so steps copy nothing. The order of mini-batches depends only on (seed, epoch).
+    Without a batch size, every batch contains all rows in table order, sharded over ranks. These rows are moved to the
+    device only once, so training steps copy no data. The order of mini-batches depends only on (seed, epoch).
 
     Args:
-        table: dataset to generate or read.
+        table: table to generate or read.
         batch_size: global training batch size, over all ranks. None means all rows.
         passes_per_epoch: number of passes over the training rows per epoch. With full batches, each pass is one step.
-        shuffle: whether to shuffle rows in each epoch of mini-batches. Rounds of a stream keep their order.
+        shuffle: whether to shuffle rows in each epoch of mini-batches. If false, rows stay in table order, as needed
+            for streams.
         evaluation_batch_size: global batch size in validation, testing and prediction; None means all rows.
-        rows_on_device: whether to move rows to the device. False keeps rows on the host, for modules that process a
-            batch in parts.
+        rows_on_device: whether to move rows to the device. With False, rows stay on the host, for modules that move a
+            batch to the device in parts.
         write_rows: whether to write the training rows and their ground truth to `rows.npz` in the run directory.
-        seed: seed of the batch order. It is also the seed of the table if the table has none. None means the value of
-            `seed_everything`.
+        seed: seed of the batch order. It is also the seed of the table if the table has no seed. None means the value
+            of `seed_everything`.
     """
 
     def __init__(
@@ -114,7 +115,7 @@ class Tables(SeededBatches):
 
     @cached_property
     def table(self) -> TableSet:
-        """The table. A table without a seed gets the seed of the DataModule."""
+        """The table. If it has no seed, its seed is that of the DataModule."""
         return seeded(self._given_table, self.seed)
 
     @property
@@ -124,7 +125,7 @@ class Tables(SeededBatches):
 
     @property
     def training_rows(self) -> Mapping[str, Tensor]:
-        """All training rows as generated or read, as arrays `[N, ...]` by column."""
+        """All training rows as generated or read: dense arrays `[N, ...]` by column."""
         return self.table.training().dense()
 
     def prepare_data(self) -> None:
@@ -167,6 +168,6 @@ class Tables(SeededBatches):
         return self._placed(batch, device)
 
     def _placed(self, batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
-        """Move a batch to a device. If rows stay on the host, move only `truth` and `index`."""
+        """Move a batch to a device. If rows stay on the host, move only ground truth and `index`."""
         stays = () if self.rows_on_device else self.table.row_shapes
         return {key: value if key in stays else move_data_to_device(value, device) for key, value in batch.items()}

@@ -1,4 +1,4 @@
-"""Trusted and untrusted rows of two classes. In the untrusted rows, positives are removed and labels are flipped."""
+"""Trusted and untrusted rows of two classes. From the untrusted rows, positives are removed, and labels are flipped."""
 
 from collections.abc import Mapping
 
@@ -10,16 +10,18 @@ from datamodules.tables.table_set import Rows, TableSet
 
 
 class TrustedRows(TableSet):
-    """Splits the training rows of another table into untrusted rows with label noise, trusted rows and test rows.
+    """A table split into untrusted training rows with label noise, trusted training rows and test rows.
 
-    The training rows are the untrusted rows followed by the trusted rows. The column `trusted` marks the trusted rows.
+    All rows come from the training rows of a given table. The training set consists of the untrusted rows, followed by
+    the trusted rows, which are marked in the column `trusted`.
 
     Args:
-        table: table whose training rows have `features` and a `target` of -1 or 1.
+        table: table whose training rows are split. They have `features` and a `target` of -1 or 1.
         train_size: number of untrusted rows before positives are removed.
         trusted_size: number of trusted rows, with true labels. The remaining rows are for testing.
         flipped: fraction of the untrusted rows with flipped labels.
-        kept_positives: fraction of the positive untrusted rows that is kept. Labels are flipped afterwards.
+        kept_positives: fraction of positive untrusted rows to keep. Labels are flipped after the other positives have
+            been removed.
         seed: seed of the split and the noise. None means the seed of the DataModule.
     """
 

@@ -1,4 +1,4 @@
-"""Tables of the UCI repository, in the files that are common in comparisons of Bayesian methods."""
+"""Tables of the UCI repository, in the file layout that is commonly used for comparing Bayesian methods."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +21,7 @@ NUM_FEATURES = {
     "wine-quality-red": 11,
     "yacht": 6,
 }
-"""Numbers of features of the usual tables, so that shapes are known before reading."""
+"""Numbers of features of commonly used tables, so that shapes are known before reading."""
 
 
 MOST_COLUMN = 1_000_000
@@ -37,12 +37,13 @@ class UCI(SplitTable):
     Args:
         name: folder of the table, such as `yacht`.
         data_dir: folder that contains `uci`; None means the NOISEWORKS_DATA directory.
-        train_size: number of training rows; None means all rows not used for validation or testing.
-        validation_fraction: fraction of all rows for validation; 0 means none.
-        test_fraction: fraction of all rows for testing.
+        train_size: number of training rows; None means all rows that are not used for validation or testing.
+        validation_fraction: fraction of all rows that are used for validation. 0 means no validation.
+        test_fraction: fraction of all rows that are used for testing.
         seed: seed of the split; None means the DataModule's seed.
 
-    Source: the layout is that of the data of Gal and Ghahramani, Dropout as a Bayesian Approximation, ICML 2016.
+    Source: the layout is that of the data published with Gal and Ghahramani, Dropout as a Bayesian Approximation, ICML
+    2016.
     """
 
     def __init__(

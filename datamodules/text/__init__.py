@@ -1,1 +1,1 @@
-"""Labelled texts or pairs of texts, tokenized for networks of the library transformers (`LabelledTextBatch`)."""
+"""Labelled texts or pairs of texts, tokenized for networks from the library transformers (`LabelledTextBatch`)."""

@@ -1,4 +1,4 @@
-"""The tasks of GLUE, read from the tab-separated files of GLUE.
+"""The tasks of GLUE, read from GLUE's tab-separated files.
 
 Source: Wang, Singh, Michael, Hill, Levy and Bowman, GLUE: A Multi-Task Benchmark and Analysis Platform for Natural
 Language Understanding, ICLR 2019, arXiv 1804.07461.
@@ -20,16 +20,18 @@ from datamodules.text.text_set import Texts, TextSet
 
 @dataclass(frozen=True)
 class GlueTask:
-    """One task of GLUE.
+    """File layout of one task of GLUE.
 
     Args:
         folder: name of the task's folder.
-        texts: names of the columns with the text or text pair.
+        texts: names of the columns that contain the text or the text pair.
         label: name of the label column.
-        classes: labels as written in the files, in class order. Empty for labels that are real numbers.
-        names: names of all columns. Only for files without a header.
-        dev: file of the labelled test texts.
-        incomplete: whether the files contain truncated lines. These lines are skipped, as in the library `datasets`.
+        classes: labels as they are written in the files, in the order of class indices. Empty if labels are real
+            numbers.
+        names: names of all columns, for files without a header.
+        dev: name of the file with the labelled test texts.
+        incomplete: whether the files contain truncated lines. Truncated lines are skipped, as in the library
+            `datasets`.
     """
 
     folder: str
@@ -42,9 +44,9 @@ class GlueTask:
 
 
 LINE = "\t"
-"""Key of the line numbers, which no column can have."""
+"""Key of the line numbers in a table. No column can have this name."""
 HIGHEST = 5
-"""Greatest similarity of STS-B."""
+"""Largest similarity in STS-B."""
 ENTAILMENT = ("entailment", "not_entailment")
 TASKS = {
     "cola": GlueTask("CoLA", ("sentence",), "label", ("0", "1"), names=("source", "label", "star", "sentence")),
@@ -65,18 +67,18 @@ TASKS = {
 
 
 class Glue(TextSet):
-    """A GLUE task, trained on `train.tsv` and tested on `dev.tsv`.
+    """Dataset of a GLUE task, with `train.tsv` for training and `dev.tsv` for testing.
 
-    The labels of `dev.tsv` are public. For MNLI, the matched part is used.
+    The labels of `dev.tsv` are public. For MNLI, the matched development set is used.
 
-    The labels of STS-B are real numbers in [0, 5], the similarity of two texts, and `num_classes` is 1. Files are in
-    `<data_dir>/<Task>`, as distributed by GLUE, for example `RTE/train.tsv` and `SST-2/dev.tsv`.
+    The labels of STS-B are similarities of two texts, real numbers in [0, 5], and `num_classes` is 1. The files are in
+    `<data_dir>/<Task>`, in the form in which GLUE distributes them, for example `RTE/train.tsv` and `SST-2/dev.tsv`.
 
     Args:
         task: task name: cola, sst2, mrpc, qqp, mnli, qnli, rte or stsb.
-        data_dir: folder that contains one folder per task; None means `glue` in the NOISEWORKS_DATA directory.
-        prefixed: whether to join task name, column names and texts into one text, such as `rte sentence1: ...` and so
-            on for the second text. T5 needs this form.
+        data_dir: folder that contains one folder per task. None means `glue` in the NOISEWORKS_DATA directory.
+        prefixed: whether to concatenate the task name, the column names and the texts, as in `rte sentence1: ...
+            sentence2: ...`. T5 needs this form.
         training_file: file name of the training texts.
     """
 
@@ -122,7 +124,7 @@ class Glue(TextSet):
 
 
 def _labels(path: Path, lines: Sequence[str], written: Sequence[str], classes: Sequence[str]) -> Tensor:
-    """Convert labels to class numbers, or to real numbers if there are no classes."""
+    """Convert labels to class indices, or to real numbers if there are no classes."""
     places: dict[str, float] = {each: place for place, each in enumerate(classes)}
     for line, each in zip(lines, written, strict=True):
         if classes and each not in places:
@@ -136,15 +138,15 @@ def _labels(path: Path, lines: Sequence[str], written: Sequence[str], classes: S
 
 
 def read_table(path: Path, names: tuple[str, ...] | None, leave_out: bool = False) -> dict[str, list[str]]:
-    """Read tab-separated values by column. Quotation marks have no special meaning.
+    """Read tab-separated values as lists by column. Quotation marks have no special meaning.
 
     Args:
-        path: file in UTF-8.
-        names: column names. None means that the first line contains the names.
+        path: text file, encoded in UTF-8.
+        names: column names. None reads the names from the first line.
         leave_out: whether to skip lines with too few values. False rejects the file.
 
     Returns:
-        The columns, with the line number of each row under `LINE`.
+        The columns, and the line number of each row with the key `LINE`.
 
     Raises:
         ValueError: if the file is damaged. The message names the line.

@@ -1,4 +1,4 @@
-"""DataModule for texts with one label each, for networks of the library transformers.
+"""DataModule for texts with one label each, for networks from the library transformers.
 
 LabelledTexts(Glue("rte", "~/data/glue"), tokenizer="bert-base-uncased", batch_size=32)
 """
@@ -17,11 +17,11 @@ from datamodules.text.text_set import Texts, TextSet
 
 
 class TokenizedSet:
-    """Dataset that tokenizes texts one request at a time. All texts get the same length.
+    """Dataset that tokenizes the texts of each `Request`. All tokenized texts have the same length.
 
     Args:
-        source: the texts.
-        tokenizer: transformers tokenizer.
+        source: texts of one split.
+        tokenizer: tokenizer from the library transformers.
         max_length: length to which each text or pair is truncated or padded, in tokens.
     """
 
@@ -52,18 +52,19 @@ class TokenizedSet:
 
 
 class LabelledTexts(SeededBatches):
-    """Batches of tokenized texts with their labels (`datamodules.batches.LabelledTextBatch`).
+    """DataModule with batches of tokenized texts and labels (`datamodules.batches.LabelledTextBatch`).
 
-    All texts have the same length. A method can therefore keep state for each token of a sample. The order of training
-    samples depends only on (seed, epoch), not on the number of ranks.
+    All tokenized texts have the same length, so a method can keep state for each token of a sample. The order of
+    training samples depends only on (seed, epoch), not on the number of ranks.
 
     Args:
-        texts: dataset.
-        tokenizer: local folder of a tokenizer, as written by `save_pretrained`, or a name on the Hugging Face Hub.
+        texts: dataset of texts.
+        tokenizer: local folder of a tokenizer that was saved by `save_pretrained`, or the name of a tokenizer on the
+            Hugging Face Hub.
         max_length: length to which each text or pair is truncated or padded, in tokens.
         batch_size: global training batch size, over all ranks.
         evaluation_batch_size: global batch size in testing and prediction. None means `batch_size`.
-        seed: seed of the batch order; None means the value of `seed_everything`.
+        seed: seed of the sampling order. None means the value of `seed_everything`.
     """
 
     def __init__(
@@ -91,7 +92,7 @@ class LabelledTexts(SeededBatches):
 
     @cached_property
     def tokenizer(self) -> Any:
-        """The transformers tokenizer, loaded on first access."""
+        """The tokenizer from the library transformers, which is loaded on first access."""
         try:
             from transformers import AutoTokenizer
         except ImportError as error:
@@ -106,7 +107,7 @@ class LabelledTexts(SeededBatches):
                 f"tokenizer: found none at {self.tokenizer_name}; expected a folder with tokenizer.json, as written by "
                 f"save_pretrained, or a name on the Hugging Face Hub"
             ) from error
-        except Exception as error:  # a damaged file may raise almost anything
+        except Exception as error:  # a damaged file may raise almost any exception type
             raise ValueError(f"tokenizer: {self.tokenizer_name} cannot be read: {sentence(error)}") from error
         if type(found.model_max_length) not in (int, float):
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Interface of labelled text datasets. Datasets read their splits and do not tokenize."""
+"""Interface of labelled text datasets. A dataset reads its splits and does not tokenize texts."""
 
 from abc import ABC
 from collections.abc import Sequence
@@ -16,10 +16,10 @@ class Texts(Source):
     Args:
         first: texts, or the first text of each pair, `[N]`.
         second: second text of each pair, `[N]`. None for single texts.
-        label: `[N]`, int64, or float32 for regression.
+        label: labels `[N]`, int64 for classification or float32 for regression.
 
     Raises:
-        ValueError: if there is no text, or the number of texts differs from the number of labels.
+        ValueError: if there are no texts, or if the number of texts differs from the number of labels.
     """
 
     first: Sequence[str]
@@ -34,4 +34,4 @@ class Texts(Source):
 
 
 class TextSet(SplitSet[Texts], ABC):
-    """A dataset of texts, or text pairs, with one label each."""
+    """Dataset of texts, or of text pairs, with one label each."""

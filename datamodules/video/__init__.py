@@ -1,1 +1,1 @@
-"""Video clips from frame folders, video files or moving photographs, and noise extracted from clips."""
+"""Video clips from frame folders, video files or moving photographs, and noise that is extracted from clips."""

@@ -1,4 +1,4 @@
-"""DataModule for video restoration from any dataset, with training windows and whole test clips.
+"""DataModule for video restoration with any dataset: training windows and whole test clips.
 
 ClipPairs(FrameFolders("~/REDS/train_sharp"), degradation=Chain([...], scale=4), num_frames=15, patch_size=256)
 """
@@ -20,36 +20,36 @@ from datamodules.video.whole_clips import DEGRADATION, NOISE, PLACE, WholeClips,
 
 
 class ClipPairs(WholeImageSets):
-    """Batches of degraded clips and, if known, their clean clips (`datamodules.batches.ClipBatch`).
+    """DataModule with batches of degraded clips and, if known, clean clips (`datamodules.batches.ClipBatch`).
 
-    Training clips are windows of the clips in the dataset. The position, flip, degradation and noise of a window depend
-    only on (seed, epoch, index), not on the number of ranks. DataLoader workers compute the windows, because JPEG and
-    video codecs do not run on a GPU. Validation, test and prediction batches are whole clips of one length and size, or
-    parts of such clips. If there are only clean clips, they are degraded with one fixed seed. Every method therefore
-    sees the same clips.
+    Training clips are windows of the dataset's clips. The position, orientation, degradation and noise of a window
+    depend only on (seed, epoch, index), not on the number of ranks. Windows are degraded in DataLoader workers, because
+    JPEG and video codecs do not run on a GPU. Validation, test and prediction batches are whole clips of one length and
+    size, or parts of such clips. If a dataset has only clean clips, they are degraded with a fixed seed, so all methods
+    are evaluated on the same degraded clips.
 
     Args:
-        training: training dataset; None for a run that only tests or predicts.
-        test: test dataset, or several test datasets by name, each with its own metrics.
-        validation: validation dataset; None means no validation.
-        degradation: function that degrades and downsamples clean clips. None for datasets of pairs.
-        noise: source of noise sequences for training clips. Batches contain a sequence per clip as `noise`.
+        training: training dataset. None for a run that only tests or predicts.
+        test: test dataset, or a dict of test datasets by name. Metrics are computed separately for each test dataset.
+        validation: validation dataset. None means no validation.
+        degradation: function that degrades and downsamples clean clips. None for datasets that have degraded clips.
+        noise: source of noise sequences for training clips. Batches contain one noise sequence per clip as `noise`.
         test_noise: source of noise sequences for validation and test clips.
-        batch_size: global training batch size in clips, over all ranks.
-        num_frames: frames read per training clip.
-        mirrored: whether to append the reversed clip to a training clip. This doubles the number of frames.
+        batch_size: global training batch size: number of clips over all ranks.
+        num_frames: number of frames that are read per training clip.
+        mirrored: whether to append the frames of a training clip in reverse order, which doubles the number of frames.
         patch_size: height and width of a clean training clip, in pixels.
         windows_per_clip: number of training windows per clip and epoch.
-        augmentation: whether to flip and transpose training clips at random. The 8 resulting orientations have equal
-            probability.
-        evaluation_batch_size: maximum number of clips in a validation, test or prediction batch over all ranks. Each
-            rank gets at least one clip. All clips of a batch have the same length and size.
-        evaluation_frames: maximum number of frames evaluated at once. Longer clips are split into parts.
-        predict_dir: folder of degraded clips for prediction, as frame folders or video files. None means the test
-            clips.
-        num_workers: number of DataLoader workers; None means one per free core, at most 8, and 0 for datasets in
-            memory.
-        seed: seed of the batch order, windows, degradation and generated data; None means the value of
+        augmentation: whether to randomly flip and transpose training clips. The 8 possible orientations are equally
+            probable.
+        evaluation_batch_size: largest number of clips in a validation, test or prediction batch, over all ranks. On
+            each rank, a batch has at least one clip. All clips of a batch have the same length and size.
+        evaluation_frames: largest number of frames that are evaluated at once. Longer clips are split into parts.
+        predict_dir: folder of degraded clips for prediction, which are frame folders or video files. None predicts the
+            test clips.
+        num_workers: number of DataLoader workers. None means 0 for datasets in memory, and otherwise one per free core,
+            at most 8.
+        seed: seed of the sampling order, the windows, the degradation and generated data. None means the value of
             `seed_everything`.
     """
 
@@ -150,7 +150,7 @@ class Windows:
 
     Args:
         clips: clips of the dataset.
-        data: DataModule with the settings for cutting and degrading windows.
+        data: DataModule whose settings determine how windows are cut and degraded.
 
     Raises:
         ValueError: if a clip is shorter or smaller than a window. The message names the clip.
@@ -177,7 +177,7 @@ class Windows:
         return batch | {key: torch.from_numpy(np.stack([one[key] for one in cut])) for key in cut[0]}
 
     def window(self, position: int, epoch: int) -> dict[str, np.ndarray]:
-        """Cut, flip and degrade one window. Return 8-bit frames `[T, C, H, W]` by key."""
+        """Cut, flip and degrade one window, and return a dict of 8-bit frames `[T, C, H, W]`."""
         data, clip = self.data, position // self.data.windows_per_clip
         random = random_of(data.seed, epoch, position, PLACE)
         time, _, height, width = self.clips.stored[clip].shape
@@ -203,7 +203,7 @@ class Windows:
 
 
 def turned(frames: np.ndarray, ways: np.ndarray) -> np.ndarray:
-    """Flip frames `[..., S, S]` horizontally, vertically and along the diagonal. Three booleans select the flips."""
+    """Flip frames `[..., S, S]` horizontally, vertically and along the diagonal, as three booleans select."""
     frames = frames[..., ::-1] if ways[0] else frames
     frames = frames[..., ::-1, :] if ways[1] else frames
     frames = frames.swapaxes(-1, -2) if ways[2] else frames
@@ -211,5 +211,5 @@ def turned(frames: np.ndarray, ways: np.ndarray) -> np.ndarray:
 
 
 def mirrored(frames: np.ndarray, backwards: bool) -> np.ndarray:
-    """Append the reversed frames of a clip, or return the clip unchanged. The last frame is repeated."""
+    """If `backwards` is true, append the frames of a clip in reverse order, starting with the last frame."""
     return np.concatenate([frames, frames[::-1]]) if backwards else frames

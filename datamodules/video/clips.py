@@ -1,4 +1,4 @@
-"""Clips of one split. Frames are read on access."""
+"""Interface of video datasets, and the clips of one split, whose frames are read on access."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ Split = Literal["training", "validation", "test"]
 
 
 class Frames(Protocol):
-    """Interface of the frames of one clip, in memory or in files."""
+    """Interface of the frames of one clip, which are in memory or in files."""
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """Shape T, C, H, W of the clip. It is known without reading all frames."""
+        """Shape T, C, H, W of the clip, which is known without reading all frames."""
         ...
 
     def read(self, first: int, count: int) -> NDArray[np.uint8]:
@@ -28,7 +28,7 @@ class ArrayFrames:
     """Frames in memory.
 
     Args:
-        values: `[T, C, H, W]`.
+        values: frames `[T, C, H, W]`.
     """
 
     def __init__(self, values: NDArray[np.uint8]) -> None:
@@ -45,19 +45,19 @@ class ArrayFrames:
 
 @dataclass(frozen=True)
 class Clips:
-    """The clips of one split. Clips may differ in length and size.
+    """The clips of one split, which may have different lengths and sizes.
 
     Args:
         names: names of the clips, `[N]`.
-        clean: ground truth. None if there is no ground truth.
-        noisy: degraded clips of the same lengths, with frames smaller by the factor `scale`. None if there are no
-            degraded clips.
-        scale: clean pixels per noisy pixel, along each axis.
-        rates: number of frames per second of each clip, for video files.
-        in_memory: whether frames are in memory. DataLoader workers are then of no use.
+        clean: clean clips. None if there is no ground truth.
+        noisy: degraded clips of the same lengths, whose frames have the size of the clean frames divided by `scale`.
+            None if there are no degraded clips.
+        scale: number of clean pixels per noisy pixel, along each axis.
+        rates: frame rate of each clip in frames per second, for video files.
+        in_memory: whether frames are in memory, so that DataLoader workers would not help.
 
     Raises:
-        ValueError: if there is no clip, or a clean and a noisy clip do not match. The message names the clip.
+        ValueError: if there are no clips, or if a noisy clip does not match its clean clip. The message names the clip.
     """
 
     names: Sequence[str]
@@ -85,14 +85,14 @@ class Clips:
 
 
 class ClipSet(ABC):
-    """Interface of datasets of clips. Datasets read their splits and do no batching."""
+    """Interface of datasets of clips. A dataset reads its splits and does not form batches."""
 
     channels: int
-    """Channels of a frame: 1 for grey, 3 for colour."""
+    """Number of channels of a frame: 1 for grey, 3 for colour."""
     scale: int = 1
-    """Clean pixels per noisy pixel, along each axis, if the dataset has both."""
+    """Number of clean pixels per noisy pixel along each axis, if the dataset has clean and noisy clips."""
     seed: int | None = None
-    """Seed of generated data; None means the DataModule's seed."""
+    """Seed of generated data. None means the seed of the DataModule."""
 
     @abstractmethod
     def clips(self, split: Split) -> Clips:
@@ -100,5 +100,5 @@ class ClipSet(ABC):
 
         Raises:
             FileNotFoundError: if files are missing. The message names the expected path.
-            ValueError: if a file is damaged, or the dataset has no such split.
+            ValueError: if a file is damaged, or if the dataset does not have this split.
         """

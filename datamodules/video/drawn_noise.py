@@ -1,4 +1,4 @@
-"""Synthetic structured noise that can replace noise extracted from videos."""
+"""Synthetic structured noise, which can replace noise that is extracted from videos."""
 
 from collections.abc import Callable
 from typing import Literal, get_args
@@ -13,16 +13,17 @@ from datamodules.video.noise_source import NoiseSource
 
 Family = Literal["stripes", "waves"]
 GRAIN, BLOTCH = 0.8, 2.5
-"""Standard deviations in pixels of the Gaussians that smooth white noise to grain and blotches."""
+"""Standard deviations of the Gaussian filters that turn white noise into grain and blotches, in pixels."""
 FREQUENCIES = (0.08, 0.25)
-"""Wave number, in waves per pixel."""
+"""Smallest and largest spatial frequency, in waves per pixel."""
 
 
 class DrawnNoise(NoiseSource):
-    """Synthetic noise around the mean of the clip in each channel, without any other image content.
+    """Synthetic noise whose mean is that of the clip in each channel, without any other image content.
 
-    `stripes` are rows of constant value plus fine grain. Both are sampled independently for each frame. `waves` are
-    slanted, drifting waves plus coarse static blotches. They are a second kind of noise for testing.
+    `stripes` consist of rows of constant value plus fine grain, which are sampled independently for each frame. `waves`
+    consist of slanted, drifting waves plus coarse static blotches. They are a second kind of noise, which can be used
+    for testing.
 
     Args:
         family: kind of noise, `stripes` or `waves`.
@@ -36,7 +37,7 @@ class DrawnNoise(NoiseSource):
         self.deviation = deviation
 
     def check(self, shape: tuple[int, ...], name: str) -> None:
-        """Accept every clip, because noise can be generated at any size."""
+        """Accept all clips, because noise can be generated for any shape."""
 
     def drawn(self, clip: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
         deviation = random.uniform(*self.deviation) * 255
@@ -47,7 +48,7 @@ class DrawnNoise(NoiseSource):
 def stripes(shape: tuple[int, int, int, int], random: np.random.Generator) -> NDArray[np.float64]:
     """Sample rows of constant value plus fine grain.
 
-    Rows are equal in all channels. The mean is 0 and the variance 1.
+    The rows are the same in all channels. The noise has mean 0 and variance 1.
     """
     time, channels, height, width = shape
     rows = random.standard_normal((time, 1, height, 1))
@@ -55,7 +56,7 @@ def stripes(shape: tuple[int, int, int, int], random: np.random.Generator) -> ND
 
 
 def waves(shape: tuple[int, int, int, int], random: np.random.Generator) -> NDArray[np.float64]:
-    """Sample slanted drifting waves plus coarse static blotches. The mean is 0 and the variance 1."""
+    """Sample slanted, drifting waves plus coarse static blotches, with mean 0 and variance 1."""
     time, channels, height, width = shape
     frequency, direction = random.uniform(*FREQUENCIES), random.uniform(0.2, 0.8) * np.pi / 2
     phase, drift = random.uniform(0, 2 * np.pi), random.uniform(0.3, 1.5)
@@ -66,8 +67,8 @@ def waves(shape: tuple[int, int, int, int], random: np.random.Generator) -> NDAr
 
 
 def smoothed(white: NDArray[np.float64], deviation: float) -> NDArray[np.float64]:
-    """Smooth white noise `[T, C, H, W]` along rows and columns with periodic borders. The variance does not change."""
+    """Smooth white noise `[T, C, H, W]` along rows and columns, with periodic borders; keep the variance."""
     impulse = np.zeros(int(8 * deviation) * 2 + 1)
     impulse[len(impulse) // 2] = 1
-    kept = float(np.square(gaussian_filter1d(impulse, deviation)).sum())  # fraction of the variance kept, per axis
+    kept = float(np.square(gaussian_filter1d(impulse, deviation)).sum())  # remaining variance per axis
     return gaussian_filter(white, (0, 0, deviation, deviation), mode="wrap") / kept

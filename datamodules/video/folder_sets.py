@@ -1,4 +1,4 @@
-"""Clips as folders of numbered frames, or as video files.
+"""Clips in folders of numbered frames, or in video files.
 
 <folder>/<clip>/00000000.png ...        <folder>/<clip>.mp4
 """
@@ -26,11 +26,11 @@ class FolderFrames:
 
     Args:
         folder: folder of frames.
-        channels: number of channels, 1 or 3. Grey frames can be repeated to three channels. Colour frames are not
-            converted to grey.
+        channels: number of channels, 1 or 3. With 3, grey frames are repeated to three channels. Colour frames are
+            never converted to grey.
 
     Raises:
-        FileNotFoundError: if there is no frame.
+        FileNotFoundError: if the folder has no frames.
         ValueError: if a frame number is missing or occurs twice. The message names the frame.
         UnreadableImage: if the first frame cannot be read.
     """
@@ -64,10 +64,10 @@ class FolderFrames:
 
 
 def numbered_frames(folder: Path) -> list[Path]:
-    """List the frames of a folder, sorted by the number at the end of their names.
+    """Return the frame files in a folder, sorted by the number at the end of their names.
 
     Raises:
-        FileNotFoundError: if there is no frame.
+        FileNotFoundError: if the folder has no frames.
         ValueError: if a frame number is missing or occurs twice. The message names the frame.
     """
     found: dict[int, Path] = {}
@@ -94,11 +94,11 @@ def numbered_frames(folder: Path) -> list[Path]:
 
 
 class VideoFrames:
-    """Frames of a video file. Decoding starts at the key frame before the requested frames.
+    """Frames of a video file. To read frames, decoding starts at the key frame before the first requested frame.
 
     Args:
         path: video file.
-        channels: number of channels. 1 reads only luma, 3 reads colour.
+        channels: number of channels: 1 reads only luma, and 3 reads colour.
 
     Raises:
         UnreadableVideo: if the file is damaged or not a video. The message names the file.
@@ -122,7 +122,7 @@ class VideoFrames:
 
 
 def named_clips(folder: Path, what: str) -> dict[str, Path]:
-    """Find the clips in a folder, by name. Clips are frame folders, video files, or the folder itself as one clip.
+    """Return the paths of the clips in a folder by name: frame folders, video files, or the folder itself as one clip.
 
     Args:
         folder: folder of clips.
@@ -150,21 +150,21 @@ def named_clips(folder: Path, what: str) -> dict[str, Path]:
 
 
 def opened(path: Path, channels: int) -> Frames:
-    """Open a clip: a frame folder or a video file."""
+    """Open a clip, which is a frame folder or a video file."""
     return FolderFrames(path, channels) if path.is_dir() else VideoFrames(path, channels)
 
 
 class FrameFolders(ClipSet):
-    """The user's own clips as frame folders or video files, with or without degraded clips.
+    """The user's clips in frame folders or video files, with or without degraded clips.
 
     All splits contain the same clips.
 
     Args:
         clean_dir: folder of clean clips. None if there is no ground truth.
-        noisy_dir: folder of degraded clips with the same names. None means that `data.degradation` degrades the clean
-            clips.
-        scale: clean pixels per degraded pixel, along each axis.
-        channels: 1 for grey frames, 3 for colour.
+        noisy_dir: folder of degraded clips, which have the same names. None means that `data.degradation` degrades the
+            clean clips.
+        scale: number of clean pixels per degraded pixel, along each axis.
+        channels: 1 for grey frames, 3 for colour frames.
         names: names of the clips to use. None means all clips.
     """
 
@@ -205,11 +205,11 @@ class FrameFolders(ClipSet):
 class REDS(ClipSet):
     """REDS (Nah et al., CVPR Workshops 2019): 240 training and 30 validation clips of 100 frames, 1280 x 720 pixels.
 
-    Frames are `<data_dir>/train_sharp/<clip>/00000000.png` and so on. The folder `train_sharp` may also be in
+    Frames are `<data_dir>/train_sharp/<clip>/00000000.png` and so on. Alternatively, the folders can be in
     `<data_dir>/REDS`. The folder `val_sharp` is used for validation and testing.
 
     Args:
-        data_dir: folder of the dataset; None means the NOISEWORKS_DATA directory.
+        data_dir: folder of the dataset. None means the NOISEWORKS_DATA directory.
     """
 
     channels = 3

@@ -1,4 +1,4 @@
-"""Clips of crops that move over photographs. They can replace videos."""
+"""Clips of crops that move over photographs, which can replace videos."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,19 +9,19 @@ from datamodules.video.clips import ArrayFrames, Clips, ClipSet, Split
 
 
 class MovingPhotographs(ClipSet):
-    """Clips of crops that move over bundled photographs in a straight line, by a whole number of pixels per frame.
+    """Clips of crops that move over bundled photographs in a straight line, by whole numbers of pixels per frame.
 
-    The photograph, the direction and the position of each clip are random. Training clips come from ten photographs,
-    and validation and test clips from three other photographs.
+    The photograph, the direction and the position of each clip are random. Training clips are cut from ten photographs.
+    Validation and test clips are cut from three other photographs.
 
     Args:
         samples: number of training clips.
-        test_samples: number of test clips. There are as many validation clips.
-        num_frames: frames per clip.
+        test_samples: number of test clips, and also of validation clips.
+        num_frames: number of frames per clip.
         image_size: height and width of a frame, in pixels.
         photograph_size: height and width of the photographs, in pixels.
         max_speed: largest displacement along each axis, in pixels per frame.
-        colour: whether to keep the colours of the photographs.
+        colour: whether to return colour frames. False converts the photographs to grey.
         seed: seed of the clips. None means the seed of the DataModule.
     """
 
@@ -60,15 +60,15 @@ class MovingPhotographs(ClipSet):
 def translating_crops(
     images: NDArray[np.uint8], count: int, frames: int, size: int, max_speed: int, random: np.random.Generator
 ) -> NDArray[np.uint8]:
-    """Cut crops along a straight line from images.
+    """Cut crops from images along straight lines.
 
     Args:
-        images: `[N, C, S, S]`.
+        images: images `[N, C, S, S]`.
         count: number of clips.
-        frames: frames per clip.
+        frames: number of frames per clip.
         size: height and width of a crop, in pixels.
         max_speed: largest displacement along each axis, in pixels per frame.
-        random: random number generator for image, direction and position.
+        random: random number generator for the image, the direction and the position of each clip.
 
     Returns:
         Clips `[count, frames, C, size, size]`.

@@ -1,4 +1,4 @@
-"""The user's own clips to restore, without ground truth."""
+"""The user's clips to restore, without ground truth."""
 
 from pathlib import Path
 
@@ -9,24 +9,24 @@ from datamodules.video.folder_sets import VideoFrames, named_clips, opened
 from datamodules.video.whole_clips import WholeClips
 
 AT_ONCE = 32
-"""Frames decoded at a time when all clips are checked."""
+"""Number of frames that are decoded at once when all clips are checked."""
 
 
 class NewClips(WholeClips):
-    """The clips of a folder: frame folders and video files.
+    """The clips in a folder: frame folders and video files.
 
-    All files are decoded once at the start to find damaged files; this is cheap compared with restoration. Clips with
-    missing or damaged frames, or frames of different sizes, are skipped. They are listed in `unreadable` with the
-    reasons.
+    All files are decoded once at the start to find damaged files. This check takes little time compared with
+    restoration. Clips with missing or damaged frames, or with frames of different sizes, are skipped, and `unreadable`
+    lists them with the reasons.
 
     Args:
         folder: folder of clips. A folder that directly contains frames is one clip.
         channels: number of channels of the returned frames, 1 or 3.
-        longest: maximum number of frames per part. None leaves clips whole.
+        longest: largest number of frames per part. None leaves clips whole.
 
     Raises:
         FileNotFoundError: if the folder does not exist or has no clip.
-        ValueError: if two clips have the same name, or no clip can be read.
+        ValueError: if two clips have the same name, or if no clip can be read.
     """
 
     def __init__(self, folder: str, channels: int, longest: int | None) -> None:

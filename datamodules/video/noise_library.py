@@ -1,4 +1,4 @@
-"""Libraries of noise sequences extracted from videos."""
+"""Libraries of noise sequences that were extracted from videos."""
 
 from pathlib import Path
 
@@ -10,15 +10,15 @@ from datamodules.video.noise_source import NoiseSource
 
 
 class NoiseLibrary(NoiseSource):
-    """Noise sequences in frame folders, written by `train.py noise_library`. One sequence is sampled per clip.
+    """Noise sequences in frame folders, written by `train.py noise_library`; one sequence is sampled per clip.
 
-    Sequences longer or larger than the clip are cropped at a random position. All sequences are read into memory on
-    first access.
+    A sequence that is longer or larger than the clip is cropped at a random position. All sequences are read into
+    memory on first access.
 
     Args:
         folder: folder of the library, with frames `<folder>/<sequence>/00000000.png` and so on.
         loop: whether to repeat sequences that are shorter than a clip. False rejects these sequences.
-        match_mean: whether to shift a sequence to the mean of its clip in each channel.
+        match_mean: whether to shift the mean of a sequence to the mean of its clip, in each channel.
     """
 
     def __init__(self, folder: str, loop: bool = False, match_mean: bool = False) -> None:
@@ -28,7 +28,7 @@ class NoiseLibrary(NoiseSource):
         self._read: dict[int, dict[str, NDArray[np.uint8]]] = {}
 
     def sequences(self, channels: int) -> dict[str, NDArray[np.uint8]]:
-        """Read all sequences, `[T, C, h, w]` each, by name.
+        """Read all sequences, each `[T, C, h, w]`, into a dict by name.
 
         Raises:
             FileNotFoundError: if there are no sequences.

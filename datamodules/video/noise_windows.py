@@ -1,12 +1,12 @@
-"""Windows of videos that contain only noise. They are found by the mean and variance of their frames.
+"""Find windows of videos that contain only noise, by the mean and variance of their frames.
 
-Let v_t and m_t be the variance and mean of frame t in a window of S x S pixels, in grey levels. A window is kept if
+Let v_t and m_t be the variance and the mean of frame t in a window of S x S pixels, in grey levels. A window is kept if
 
     v_t < max_variance and m_t > min_mean in every frame,
     Var_t(v_t) <= max_variance_change and Var_t(m_t) <= max_mean_change.
 
-All variances divide by the number of values. Windows are adjacent. As in the authors' code, windows that end
-exactly at the border of the frame are left out.
+Variances are computed without Bessel's correction. The windows form a grid of adjacent squares. As in the authors'
+code, windows that end exactly at the border of the frame are omitted.
 
 Source: Song et al., NegVSR, AAAI 2024, arXiv 2305.14669, and its code.
 """
@@ -26,12 +26,12 @@ from datamodules.video.clips import Frames
 
 @dataclass(frozen=True)
 class WindowTest:
-    """Criterion for windows that contain only noise. Variances and means are in grey levels, 0...255.
+    """Criterion for windows that contain only noise. Variances and means refer to grey levels from 0 to 255.
 
     Args:
         size: height and width of a window, in pixels.
-        max_variance: upper bound of the variance of each frame, exclusive.
-        min_mean: lower bound of the mean of each frame, exclusive.
+        max_variance: exclusive upper bound of the variance of each frame.
+        min_mean: exclusive lower bound of the mean of each frame.
         max_variance_change: upper bound of Var_t(v_t). It limits how much the variance changes over the frames.
         max_mean_change: upper bound of Var_t(m_t). It limits how much the mean changes over the frames.
     """
@@ -49,7 +49,7 @@ class WindowTest:
 
 
 def places(length: int, size: int) -> int:
-    """Count the windows along an axis. A window that ends exactly at the end of the axis is left out."""
+    """Return the number of windows along an axis, without a window that ends exactly at the end of the axis."""
     return len(range(0, length - size, size))
 
 
@@ -61,11 +61,11 @@ def grey_levels(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def noise_windows(clip: Frames, test: WindowTest, first: int = 0, count: int | None = None) -> list[tuple[int, int]]:
-    """Find the windows that contain only noise in all frames.
+    """Find the windows of a clip that contain only noise in all frames.
 
     Return the row and column of the first pixel of each window.
 
-    Frames are read one at a time until no window is left. Each frame is measured only in the remaining windows.
+    Frames are read one at a time, until no window remains. In each frame, only the remaining windows are measured.
     """
     count, size = clip.shape[0] - first if count is None else count, test.size
     rows, columns = (places(length, size) for length in clip.shape[2:])
@@ -87,18 +87,18 @@ def noise_windows(clip: Frames, test: WindowTest, first: int = 0, count: int | N
 def collected(
     name: str, clip: Frames, library: Path, test: WindowTest, frames: int | None = None
 ) -> Iterator[tuple[Path, NDArray[np.uint8]]]:
-    """Write the noise of a clip as sequences of frames, `<library>/<name>_<k>/00000000.png` and so on.
+    """Write the noise windows of a clip as sequences of frames, `<library>/<name>_<k>/00000000.png` and so on.
 
     Args:
         name: name of the clip.
-        clip: frames of the clip. They are read twice, one frame at a time.
+        clip: frames of the clip, which are read twice, one frame at a time.
         library: folder of the library.
         test: criterion for windows that contain only noise.
         frames: number of frames of a sequence. The clip is split into parts of this length, and the remainder is
             dropped. None means the whole clip.
 
     Yields:
-        The folder of a sequence, and the first, middle and last frame of the sequence, `[3, C, S, S]`.
+        The folder of each sequence, and its first, middle and last frame, `[3, C, S, S]`.
 
     Raises:
         ValueError: if the clip is shorter than a sequence.

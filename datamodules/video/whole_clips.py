@@ -12,34 +12,34 @@ from datamodules.video.clips import Clips
 from datamodules.video.noise_source import NoiseSource
 
 PLACE, DEGRADATION, NOISE = 1, 2, 3
-"""Random streams of a clip."""
+"""Indices of the random streams of a clip."""
 TESTED = 2**31
-"""Epoch number used for validation and test clips, which training never reaches."""
+"""Epoch index for the random numbers of validation and test clips. Training never reaches this epoch."""
 
 
 def random_of(seed: int, epoch: int, position: int, stream: int) -> np.random.Generator:
-    """Return the random number generator of one clip for one purpose."""
+    """Return a random number generator for one clip and one random stream."""
     return np.random.default_rng([seed, epoch, position, stream])
 
 
 def as_clip(frames: np.ndarray) -> Tensor:
-    """Convert 8-bit levels to a clip in [0, 1], float32."""
+    """Convert 8-bit frames to a clip in [0, 1], float32."""
     return torch.from_numpy(np.ascontiguousarray(frames)).float().div_(255)
 
 
 def as_levels(clip: Tensor) -> np.ndarray:
-    """Convert a clip in [0, 1] to 8-bit levels, uint8."""
+    """Convert a clip in [0, 1] to 8-bit frames, uint8."""
     return clip.mul(255).round().to(torch.uint8).numpy()
 
 
 class WholeClips:
-    """Whole clips. Long clips are split into consecutive parts.
+    """Dataset of whole clips, in which long clips are split into consecutive parts.
 
     Args:
         clips: clips of the dataset.
-        degradation: function that degrades the clips if there are only clean clips.
+        degradation: function that degrades the clean clips if there are no degraded clips.
         noise: source of noise sequences.
-        longest: maximum number of frames per part; None leaves clips whole.
+        longest: largest number of frames per part. None leaves clips whole.
     """
 
     def __init__(self, clips: Clips, degradation: Chain | None, noise: NoiseSource | None, longest: int | None) -> None:
@@ -73,7 +73,7 @@ class WholeClips:
         return batch | {key: torch.from_numpy(np.stack([one[key] for one in read])) for key in read[0]}
 
     def part(self, row: int) -> dict[str, np.ndarray]:
-        """Read one part of a clip and degrade it if necessary. Return 8-bit frames `[T, C, H, W]` by key."""
+        """Read one part of a clip, degrade it if necessary, and return a dict of 8-bit frames `[T, C, H, W]`."""
         position, first, count = self.parts[row]
         kinds = {"clean": self.clips.clean, "noisy": self.clips.noisy}
         part = {key: clips[position].read(first, count) for key, clips in kinds.items() if clips is not None}

@@ -1,11 +1,12 @@
-"""The commands of `train.py`, one per file of this folder. The file of a command is imported only when it is called.
+"""The commands of `train.py`, one per file in this folder. A file is imported only when its command is called.
 
 A command has
-    a docstring: its first line is shown in the list of commands, the whole of it in its --help
+    a docstring, whose first line is shown in the list of commands, and which is shown completely by --help
     arguments(parser), which adds its arguments
-    run(options), which returns the exit status; a ValueError or OSError means bad input, exit status 2
-`run` itself imports slow modules and everything outside `experiments`, which keeps --help fast. `fit`, `validate`,
-`test` and `predict` have no `arguments`. Their `run` takes the list of arguments. LightningCLI parses this list.
+    run(options), which returns the exit status; a ValueError or OSError means invalid input (exit status 2)
+Slow modules, and all modules outside `experiments`, are imported inside `run`, which keeps --help fast. `fit`,
+`validate`, `test` and `predict` have no `arguments`. Their `run` receives the list of arguments, which LightningCLI
+parses.
 """
 
 import os
@@ -22,12 +23,12 @@ from experiments.arguments import PROGRAM, ArgumentParser
 
 
 def names() -> list[str]:
-    """List the commands, without importing them."""
+    """List the names of the commands, without importing the commands."""
     return [module.name for module in pkgutil.iter_modules(__path__)]
 
 
 def summary(name: str) -> str:
-    """Read the first line of the docstring of a command."""
+    """Return the first line of a command's docstring."""
     spec = find_spec(f"{__name__}.{name}")
     assert spec is not None
     assert spec.origin is not None
@@ -39,7 +40,7 @@ def parse(name: str, argv: Sequence[str]) -> Namespace:
     """Parse the arguments of a command.
 
     Raises:
-        ValueError: if an argument is invalid; the message names the argument.
+        ValueError: if an argument is invalid. The message names the argument.
     """
     command = _imported(name)
     parser = ArgumentParser(f"{PROGRAM} {name}", command.__doc__)
@@ -53,10 +54,10 @@ def run(name: str, argv: Sequence[str], *more: Any) -> int:
     Args:
         name: name of the command, one of `names`.
         argv: command-line arguments of the command.
-        more: further arguments for the `run` function of the command.
+        more: additional arguments for the `run` function of the command.
 
     Returns:
-        Exit status of the command, or 2 for bad input. Bad input is reported in one sentence on standard error.
+        The exit status of the command, or 2 for invalid input, which is reported in one sentence on standard error.
     """
     command = _imported(name)
     if not hasattr(command, "arguments"):
@@ -73,12 +74,12 @@ def _imported(name: str) -> Any:
 
 
 def complete() -> None:
-    """Print completions of the command line, and end the process.
+    """Print completions for the shell, and end the process.
 
-    The shell passes the command line in environment variables.
+    The shell passes the incomplete command line in environment variables.
 
-    jsonargparse cannot complete a parser with subcommands ('Namespace' object does not support item assignment). The
-    command is therefore removed from the line. The parser of the command completes the rest.
+    jsonargparse cannot complete a parser with subcommands ('Namespace' object does not support item assignment).
+    Therefore the command is removed from the command line, and the rest is completed by the command's own parser.
     """
     import argcomplete
 

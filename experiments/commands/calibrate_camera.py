@@ -1,16 +1,16 @@
-"""Calibrate the noise of a camera from raw flat frames and dark frames.
+"""Calibrate a camera's noise model from raw flat frames and dark frames.
 
     python train.py calibrate_camera FRAMES --output camera.yaml
     python train.py fit --config configs/own_data/camera.yaml --data.noise.camera camera.yaml \\
         --data.test_noise.camera camera.yaml
 
-FRAMES has one folder for each of at least three gains (ISO 800, 1600, 3200, ...), each with
+FRAMES contains one folder for each of at least three gains (ISO 800, 1600, 3200, ...). Each folder contains
 
     dark/             at least two frames without light (lens cap, shortest exposure)
     flat/<level>/     at least two frames of an evenly lit, unfocused surface, for at least two brightness levels
 
 as camera raw files (pip install "noiseworks[raw]") or .npz files with `bayer`, `black`, `white` and `pattern`. The
-command prints the gain K and the standard deviations of the noise in the dark, in digital numbers.
+command prints the gain K and the standard deviations of the noise in dark frames, in digital numbers.
 """
 
 from argparse import ArgumentParser, Namespace

@@ -1,12 +1,12 @@
-"""Compare certification logs of this project or other projects in one figure and one table.
+"""Compare certification logs of this project or of other projects in one figure and one table.
 
     python train.py certified_curves runs/drs/cifar10/*/ [official.tsv ...] --output comparison
 
-The command plots the certified accuracy of every log against the radius. A table contains the accuracy on a grid of
-radii. A further row, the envelope, contains the highest accuracy of all logs at each radius. This accuracy is computed
-on the images common to all logs. Published tables over several sigmas contain such a row.
+The command plots the certified accuracy of each log over the radius, and writes a table of the accuracy on a grid of
+radii. An additional row, the envelope, contains the highest accuracy of all logs at each radius, computed on the images
+that all logs have in common. Published tables over several sigmas contain such a row.
 
-The output directory gets certified_accuracy.png and certified_accuracy.csv.
+The output directory contains certified_accuracy.png and certified_accuracy.csv.
 """
 
 from argparse import ArgumentParser, Namespace

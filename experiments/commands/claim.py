@@ -1,27 +1,28 @@
-"""Run claims that compare a method with a baseline, and give the verdicts.
+"""Test claims that compare a method with a baseline: run their experiments, and report the verdicts.
 
     python train.py claim configs/elr/claim.yaml --record docs/claims.csv
 
-A claim file holds a mapping, or a list of them, with the keys
+A claim file contains a mapping, or a list of mappings, with the keys
     paper      sentence of the paper to test
     method     config of the method, relative to the claim file
     baseline   config of the baseline
-    metric     for example test/accuracy; for training metrics such as train/loss, a run's last value
-    direction  higher or lower: which is better
-    margin     minimal difference of the means over seeds; if negative, how much worse the method may be
-    seeds      at least two
+    metric     for example test/accuracy; of training metrics such as train/loss, the last value of a run is used
+    direction  which values are better: higher or lower
+    margin     minimum difference of the means over seeds; if negative, how much worse the method may be
+    seeds      list of at least two seeds
     name       name in tables (default: <folder>/<method config>)
     baseline_metric   metric of the baseline, if it differs from `metric`, such as test/noisy_si_sdr of the inputs;
                the baseline may then be the method's own config
-    claimed    false for a sentence that the runs did not confirm: it is reported with its figures, but not claimed
+    claimed    false for a sentence that the runs did not confirm: its numbers are reported, but it is not claimed
 
-A claim holds under two conditions. The mean difference must reach the margin in the stated direction, and must be
-significantly above 0, or above a negative margin, in a one-sided paired t test over seeds at the 5 % level. Runs of the
-same seed form a pair. They share data, splits and noise. A hard split affects both runs equally, so the effect cancels.
+A claim holds if two conditions are met. First, the mean difference must reach the margin in the stated direction.
+Second, it must be significantly above 0 (or above the margin, if the margin is negative) in a one-sided paired t-test
+over seeds at the 5 % level. Two runs with the same seed form a pair: they share data, splits and noise, so the effect
+of a difficult split on both runs cancels.
 
-The output directory gets claims.csv, claims.md, and the output of `compare` for the same configs. If the claim files
-are in several folders, each folder gets its own directory. claims.csv and claims.md contain the claims of all folders.
-The exit status is 1 if a claim does not hold or its runs failed.
+The output directory contains claims.csv, claims.md, and the output of `compare` for the same configs. If the claim
+files are in several folders, there is one directory per folder, and claims.csv and claims.md contain the claims of all
+folders. The exit status is 1 if a claim does not hold or if one of its runs failed.
 """
 
 import sys
@@ -60,11 +61,11 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace, run_command: Sequence[str] = TRAIN) -> int:
-    """Run unfinished runs and decide the verdicts.
+    """Run all unfinished runs, and decide the claims.
 
     Args:
-        options: the arguments.
-        run_command: command that runs `train.py`. `fit ...` is appended to it.
+        options: parsed arguments.
+        run_command: command that runs `train.py`, to which `fit ...` is appended.
 
     Returns:
         The exit status. It is 0 if all claims hold, 1 if a claim does not hold or did not run, and 130 after Ctrl-C.

@@ -2,27 +2,27 @@
 
     python train.py compare configs/elr/demo.yaml configs/elr/demo_baseline.yaml --seeds 0 1 2 -- --trainer.max_epochs 5
 
-Arguments after `--` are passed to every run. They follow `train.py fit --config CONFIG`. Each run is a separate
-process. If the command is repeated, finished runs are kept and unfinished runs are resumed.
+Arguments after `--` are appended to `train.py fit --config CONFIG` in every run. Each run is a separate process. If the
+command is repeated, finished runs are kept and unfinished runs are resumed.
 
-A table of methods over settings has a column for each value of a varied key. The key varies in all configs, or in
-configs with a given name. There is also a column for each file name that several folders share:
+To obtain a table of methods over settings, vary a key with --vary, in all configs or only in configs with a given file
+name. The table has one column for each value of the key, and one column for each file name that several folders share:
 
     python train.py compare configs/{cross_entropy,elr,elr_plus}/cifar10{,_asymmetric}.yaml --seeds 0 1 2 \\
         --vary cifar10:data.label_noise.noise_rate=0.2,0.4,0.6,0.8
 
-table.png shows lines for one varied key, and heat maps for two. `--fit KEY` fits power laws in a key of --vary:
+table.png shows lines if one key varies, and heat maps if two keys vary. `--fit KEY` fits power laws in a varied key:
 
     python train.py compare configs/elr/demo.yaml --seeds 0 1 2 --vary model.optimizer.lr=0.01,0.03,0.1,0.3 --fit lr
 
-`--average` averages over configs, with a metric for each, or the mean of several metrics:
+`--average` averages over configs. For each config, give a metric, or several metrics whose mean is used:
 
     python train.py compare TASK.yaml OTHER.yaml --seeds 0 1 2 --average TASK:accuracy OTHER:pearson+spearman
 
-The output directory gets summary.csv, runs.csv, summary.md, comparison.png and curves.png. The columns of summary.csv
-are config, metric, mean, std, seeds, and the numbers of seeds that diverged or have no finite value. The columns of
-runs.csv are config, metric, seed and value. With several settings, there are also table.csv and table.png. With --fit,
-there are also exponents.csv and exponents.png. With --average, there is also average.csv. Each run has a directory
+The output directory contains summary.csv, runs.csv, summary.md, comparison.png and curves.png. The columns of
+summary.csv are config, metric, mean, std, seeds, and the numbers of seeds that diverged or have no finite value. The
+columns of runs.csv are config, metric, seed and value. With several settings, it also contains table.csv and table.png;
+with --fit, exponents.csv and exponents.png; and with --average, average.csv. The directory of a run is
 <config>/seed_<seed>/ or <config>/<key>=<value>/seed_<seed>/.
 """
 
@@ -66,13 +66,13 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace, run_command: Sequence[str] = TRAIN, preflight_command: Sequence[str] | None = None) -> int:
-    """Run unfinished runs, and show all results.
+    """Run all unfinished runs, and show the results of all runs.
 
     Args:
-        options: the arguments.
+        options: parsed arguments.
         run_command: command to which `fit ...` is appended.
-        preflight_command: command that instantiates every experiment before any run. None means the default command for
-            the default `run_command`, and no command otherwise.
+        preflight_command: command that instantiates every experiment before the first run. None means the default
+            command if `run_command` is the default, and otherwise no command.
 
     Returns:
         The exit status. It is 0 for success, 1 if a run failed, and 130 after Ctrl-C.

@@ -1,15 +1,16 @@
-"""Export a run's model for use outside this project.
+"""Export the model of a run for use outside this project.
 
     python train.py export RUN_DIRECTORY --format torch
 
-writes a folder with the program or the weights, `config.json` (inputs, output, class names) and a README with the run's
-metrics and an example. A program contains the method's own prediction: normalisation, averaged weights, ensembles and
-the smoothing of smoothed classifiers. It takes images in [0, 1], any batch size, and any height and width where the
-method allows it. For a diffusion model, the network is exported. The program is compared with the model.
+The command writes a folder with the program or the weights, `config.json` (inputs, output, class names) and a README
+with the run's metrics and an example. A program computes the method's complete prediction, including normalisation,
+averaged weights, ensembles and the smoothing of smoothed classifiers. It accepts images in [0, 1] and any batch size,
+and any height and width if the method allows this. For a diffusion model, only the network is exported. The outputs of
+the program are compared with those of the model. The formats are:
 
     torch        model.pt2, loaded by torch.export.load; needs only PyTorch
     onnx         model.onnx; needs the extra onnx
-    safetensors  weights only; timm and diffusers load those of their networks, other networks need their own code
+    safetensors  only weights; timm and diffusers load the weights of their networks, other networks need their code
 """
 
 from argparse import ArgumentParser, Namespace
@@ -62,7 +63,7 @@ def run(options: Namespace) -> int:
 
 
 def _class_names(data: Any) -> list[str] | None:
-    """Return the names of the classes; None if they are unknown, or their files are not on this machine."""
+    """Return the class names, or None if they are unknown or the files with the names are not on this machine."""
     try:
         names = getattr(data, "class_names", None)
     except (OSError, ValueError):
@@ -71,7 +72,7 @@ def _class_names(data: Any) -> list[str] | None:
 
 
 def _plain(module: Any) -> dict[str, Any] | None:
-    """Return the network's weights without layers that only training needs; None if there are none."""
+    """Return the network's weights without layers that only training needs, or None if it has no such layers."""
     from lightning_modules.backbones.diffusion.export import merged
     from lightning_modules.interfaces import EffectiveNetwork
 

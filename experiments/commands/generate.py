@@ -1,16 +1,18 @@
-"""Generate images with a trained run or a diffusers pipeline, one PNG each.
+"""Generate images with a trained run or a diffusers pipeline, and write one PNG per image.
 
     python train.py generate --resume RUN --prompts prompts.txt --n 4 --output FOLDER
     python train.py generate --pipeline FOLDER --prompts "a red fox" "a blue bird" --steps 30 --guidance 5
     python train.py generate --resume RUN --n 64 --batch_size 64 -- --model.sampler.num_steps 100
 
-RUN is a run of any module that generates images. Arguments after `--` override its configuration. Image i has the seed
-SEED + i, or the seed of its prompt in the file, and is the same on any number of processes. With --batch_size above 1,
-modules that are not text-to-image models use the seed of the first image for a whole batch.
+RUN is the run directory of any module that generates images. Arguments after `--` override the configuration of the
+run. The seed of image i is SEED + i, or the seed of its prompt in the file, so an image does not depend on the number
+of processes. If --batch_size is above 1, modules that are not text-to-image models use the seed of the first image for
+the whole batch.
 
-Written to FOLDER: images/ (PNG, with prompt, seed and settings as text metadata), images.parquet, contact_sheet.png and
-settings.json; with --pairs also the images from plain initial noise. If the command was killed, the same command
-generates only the missing images. --devices N or torchrun share the work; torchrun needs --num_images instead of --n.
+FOLDER contains images/ (PNG, with prompt, seed and settings as text metadata), images.parquet, contact_sheet.png and
+settings.json, and with --pairs also the images from plain initial noise. If the command was killed, run it again to
+generate only the missing images. With --devices N or torchrun, the images are sharded over processes. torchrun requires
+--num_images instead of --n.
 """
 
 from argparse import ArgumentParser, Namespace
@@ -103,10 +105,10 @@ def run(options: Namespace) -> int:
 
 
 def of_run(options: Namespace, settings: Any) -> tuple[Any, Any]:
-    """Load the model of a run as a generator, with the precision of the run.
+    """Load the model of a run as an image generator, with the precision of the run.
 
     Raises:
-        ValueError: if the run cannot be loaded, or generates no images.
+        ValueError: if the run cannot be loaded, or if its model does not generate images.
     """
     from argparse import ArgumentError
 

@@ -5,20 +5,20 @@
     python train.py label_report runs/folds
 
 Each label is judged by a network that was not trained on it. The command writes two files to the first directory.
-`label_report.csv` has the same columns as the reports of the runs. The column `row` identifies the image, and `index`
-counts within a fold. `cleaned_labels.csv` has `keep`, `relabel` or `drop` for each label. `FromCSV` reads both files.
-To train on `cleaned_labels.csv`:
+`label_report.csv` has the same columns as the reports of the runs. Its column `row` identifies the image, whereas
+`index` is the position within a fold. `cleaned_labels.csv` lists `keep`, `relabel` or `drop` for each label. `FromCSV`
+reads both files. To train on `cleaned_labels.csv`:
 
     --data.label_noise "{class_path: datamodules.corruptions.label_noise.FromCSV, init_args: {
         path: runs/folds/cleaned_labels.csv, partial: true, classes: number}}"
 
-`--html` also writes `label_report.html`, one page of thumbnails with given and proposed labels, the most suspicious
-first. The page opens in any browser, without network. For one run with its own report, the command writes only this
-page:
+`--html` also writes `label_report.html`, a page of thumbnails with given and proposed labels, in which the most
+suspicious labels come first. The page can be opened in any browser, without a network. For a single run that has a
+report, the command writes only this page:
 
     python train.py label_report runs/labels --html
 
-The command prints the estimated fraction of wrong labels and its 95 % interval from a bootstrap over images.
+The command prints the estimated fraction of wrong labels, with a 95 % bootstrap interval over images.
 """
 
 from argparse import ArgumentParser, Namespace
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 LARGEST = 5000
-"""Maximal number of images on a page, about 20 MB."""
+"""Maximum number of images on a page, which then has about 20 MB."""
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -48,7 +48,7 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def write_html(table: "pd.DataFrame", run: Path, path: Path, most: int) -> None:
-    """Write the page of the most suspicious labels of a report, with images from a run's dataset."""
+    """Write a page with the most suspicious labels of a report, and with the images from the run's dataset."""
     import torch
 
     from callbacks.labels.report_page import suspicious_rows, write_page

@@ -1,10 +1,10 @@
 """List the methods with their papers, configurations, requirements and claims.
 
     python train.py methods                   one line per method
-    python train.py methods elr               details of one, by its class, file, folder or configuration folder
+    python train.py methods elr               details of a method, by its class, file, folder or configuration folder
     python train.py methods --field robustness
 
-The list is read from the source files. They are not imported.
+The list is read from the source files without importing them.
 """
 
 import sys
@@ -38,6 +38,6 @@ def run(options: Namespace, project: Path = PROJECT) -> int:
     try:
         for line in lines or one_line(methods):
             print(line)
-    except BrokenPipeError:  # `train.py methods | head` has read enough
-        sys.stdout = None  # the interpreter would flush it
+    except BrokenPipeError:  # for example, in `train.py methods | head`
+        sys.stdout = None  # otherwise the interpreter would flush it
     return 0

@@ -1,8 +1,8 @@
 """Extract noise sequences from videos into a library for negative augmentation, and draw a contact sheet.
 
-A window of a clip is kept if it shows only noise. Its content must be nearly constant in space and time. Clips are
-folders of frames or video files. Sequences are written to LIBRARY/<clip>_<k>/00000000.png and so on. contact_sheet.png
-shows the first, middle and last frame of each sequence. It also shows the first frame with enhanced contrast.
+A window of a clip is kept if it shows only noise, which means that its content is nearly constant in space and time.
+Clips are folders of frames or video files. Sequences are written to LIBRARY/<clip>_<k>/00000000.png and so on. For each
+sequence, contact_sheet.png shows the first, middle and last frame, and the first frame with enhanced contrast.
 """
 
 from argparse import ArgumentParser, Namespace
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CONTRAST = 6
-"""Factor by which the contact sheet enlarges differences from the mean."""
+"""Factor by which differences from the mean are multiplied in the contrast-enhanced frames."""
 SHOWN = 24
 """Number of sequences on the contact sheet."""
 
 
 def contact_sheet(names: Sequence[str], frames: "NDArray[np.uint8]", path: Path) -> None:
-    """Draw the first, middle and last frames of sequences, `[N, 3, C, S, S]`, to an image file."""
+    """Draw the first, middle and last frames of sequences, `[N, 3, C, S, S]`, and write them to an image file."""
     import numpy as np
     import torch
 

@@ -1,8 +1,8 @@
-"""Generate docs/ and the table of problems in README.md.
+"""Generate the pages in docs/ and the table of problems in README.md.
 
 python train.py pages                        write pages, from docstrings, configurations and docs/claims.csv
 python train.py pages --pictures runs/pages  write the pictures that configurations name, from their runs
-                              --only elr     write this picture only
+                              --only elr     write only the picture with this name
 """
 
 import subprocess

@@ -1,12 +1,13 @@
-"""Upload a run to the Hugging Face Hub, with a model card, or write the same folder locally.
+"""Upload a run with a model card to the Hugging Face Hub, or write the same folder locally.
 
     python train.py push RUN_DIRECTORY OWNER/NAME --private
     python train.py push RUN_DIRECTORY --output FOLDER
 
-The folder holds the settings, the weights as safetensors, metrics, a picture, README.md with method, paper, data,
-metrics and claims, and pipeline/ of a fine-tuned diffusion model. Local paths in the settings are replaced by file
-names, and a file with a local path or a token is rejected. `load_run("hf://OWNER/NAME")` loads the run anywhere.
-Log in with `hf auth login` first, or set HF_TOKEN.
+The folder contains the settings, the weights as safetensors, metrics, a picture, and README.md, which describes method,
+paper, data, metrics and claims. For a fine-tuned diffusion model, it also contains pipeline/. Local paths in the
+settings are replaced with file names. The upload is rejected if a file contains a local path or a token.
+`load_run("hf://OWNER/NAME")` loads the run on any machine. Before uploading, log in with `hf auth login`, or set
+HF_TOKEN.
 """
 
 from argparse import ArgumentParser, Namespace
@@ -61,7 +62,7 @@ def run(options: Namespace) -> int:
 
 
 def _write(options: Namespace, folder: Path) -> None:
-    """Write the folder with its model card."""
+    """Write the folder of a run, including its model card."""
     from datamodules.files.whole_files import write_text
     from experiments.hub.model_card import CardOptions, base_model, model_card
     from experiments.hub.pushed_folder import refuse_private, write_folder
@@ -81,7 +82,7 @@ def _write(options: Namespace, folder: Path) -> None:
 
 
 def _merged(options: Namespace, folder: Path, pushed: "Pushed") -> "Pushed":
-    """Replace the pipeline by one whose weights include the adapters."""
+    """Replace the pipeline with one in which the adapters are merged into the weights."""
     import shutil
 
     from experiments.hub.pushed_folder import ADAPTERS, merged_network, remove_paths, with_pipeline

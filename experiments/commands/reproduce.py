@@ -1,8 +1,8 @@
-"""Run experiments at the size of the paper, and compare the results with the published numbers.
+"""Run experiments at the size of the paper, and compare their results with the published numbers.
 
     python train.py reproduce configs/colide/reproduced.yaml --record docs/reproduced.csv
 
-A file holds a list of experiments with the keys
+A file contains a list of experiments with the keys
     name       name in tables
     paper      table, figure or sentence of the paper
     config     configuration, relative to the file
@@ -10,17 +10,18 @@ A file holds a list of experiments with the keys
     overrides  list of arguments that follow the configuration (optional)
     vary       mapping of one key to at least three values (optional): the number to compare is the exponent b of the
                power law y = c x^b that is fitted to the metric y over the values x of this key
-    seeds      at least one
-    tried      remark, for example what was tried to reach the number (optional)
+    seeds      list of at least one seed
+    tried      remark, for example on attempts to reach the number (optional)
     results    list of numbers to compare, with the keys
         metric       for example test/accuracy
         published    the paper's number
-        uncertainty  its standard deviation, or the error of reading a figure (optional)
-        direction    higher or lower: which is better; equal if neither is
-        margin       how much worse our mean may be; for equal, how far away
+        uncertainty  standard deviation of this number, or reading error if it is read from a figure (optional)
+        direction    which values are better: higher or lower; equal if neither is better
+        margin       how much worse our mean may be; for equal, how much it may differ
 
-State direction and margin before the runs. Finished runs are kept, and the same command continues an interrupted one.
-The CPU hours of an experiment are those of its runs on this machine. The exit status is 1 if a number is not reached.
+State direction and margin before you run the experiments. Finished runs are kept, and repeating an interrupted command
+continues it. The CPU hours of an experiment are those of its runs on this machine. The exit status is 1 if a number is
+not reached.
 """
 
 import resource
@@ -49,11 +50,11 @@ def _children() -> float:
 
 
 def run(options: Namespace, run_command: Sequence[str] = TRAIN) -> int:
-    """Run unfinished runs and compare their results with the published numbers.
+    """Run all unfinished runs, and compare the results with the published numbers.
 
     Args:
-        options: the arguments.
-        run_command: command that runs `train.py`. `fit ...` or `test ...` is appended to it.
+        options: parsed arguments.
+        run_command: command that runs `train.py`, to which `fit ...` or `test ...` is appended.
 
     Returns:
         The exit status. It is 0 if all numbers are reproduced, 1 if one is not reached or a run failed, and 130 after

@@ -1,4 +1,4 @@
-"""Score generated images for their prompts: CLIP score, PickScore, HPSv2, MPS, ImageReward, aesthetic score.
+"""Score generated images with their prompts: CLIP score, PickScore, HPSv2, MPS, ImageReward, aesthetic score.
 
     python train.py score GENERATED --scores clip_score pick_score
     python train.py score FOLDER --prompts prompts.txt --models clip_score=/models/clip --local_files_only
@@ -6,13 +6,14 @@
     python train.py score GENERATED --scores hpsv2 aesthetic --weights hpsv2=HPS_v2.1_compressed.pt aesthetic=FILE
     python train.py score GENERATED --scores mps --weights mps=MPS_overall_checkpoint.pth
 
-GENERATED is a folder written by `generate`, whose prompts are known. For another folder of images, --prompts contains
-one prompt per image, in the order of file names. If there are fewer prompts, each prompt is used for equally many
-successive images. The scores use CLIP models of transformers (pip install 'noiseworks[pipelines]'), by Hub name or
-local folder. A score is 100 times the cosine similarity of image and prompt. ImageReward is BLIP with an MLP, and is
-standardised; its --weights are ImageReward.pt or a Hub name, and its --models is a tokenizer of BERT. The aesthetic
-score ignores prompts. The published checkpoint of MPS is a pickle; its tensors are read, and no code in it is run.
-The command prints the mean of each score with its standard error, and writes all scores to scores.csv.
+GENERATED is a folder written by `generate`, which includes the prompts. For any other folder of images, --prompts must
+list one prompt per image, in the order of file names. If there are fewer prompts than images, each prompt is used for
+the same number of successive images. The scores use CLIP models of transformers (pip install 'noiseworks[pipelines]'),
+given as a Hub name or a local folder. A score is 100 times the cosine similarity of image and prompt. ImageReward
+instead uses BLIP with an MLP, and its score is standardised; for this score, --weights takes ImageReward.pt or a Hub
+name, and --models takes a BERT tokenizer. The aesthetic score ignores prompts. The published checkpoint of MPS is a
+pickle: its tensors are read, but no code in it is executed. The command prints the mean of each score with the standard
+error, and writes all scores to scores.csv.
 """
 
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
@@ -20,7 +21,7 @@ from pathlib import Path
 
 
 def name_and_value(text: str) -> tuple[str, str]:
-    """Parse NAME=VALUE.
+    """Parse an argument of the form NAME=VALUE.
 
     Raises:
         ArgumentTypeError: if a part is missing.
@@ -79,7 +80,7 @@ def run(options: Namespace) -> int:
     device = device_named(options.device)
     images, own = listed_images(options.folder)
     if options.prompts is not None or any(SCORES[name].for_texts for name in options.scores):
-        prompts_of(len(images), options.prompts, own)  # before models are loaded
+        prompts_of(len(images), options.prompts, own)  # checks the prompts before models are loaded
     try:
         loaded = {name: build_score(name, models, weights, options.local_files_only) for name in options.scores}
     except ImportError as error:

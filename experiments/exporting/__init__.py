@@ -1,1 +1,1 @@
-"""Export of what a run's model computes, as files that load without this project."""
+"""Export the computation of a run's model to files that can be loaded without this project."""

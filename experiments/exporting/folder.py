@@ -1,4 +1,4 @@
-"""The folder of an export: the program or the weights, `config.json` and a README."""
+"""Write the folder of an export: the program or the weights, `config.json` and a README."""
 
 import json
 import re
@@ -19,14 +19,14 @@ from experiments.exporting.weights import write_weights
 from experiments.results import markdown, read_test_metrics
 
 PROGRAMS = {"torch": "model.pt2", "onnx": "model.onnx"}
-"""Files of programs, by format; the third format is safetensors."""
+"""File name of the program for each format. The format safetensors has no program."""
 
 
 def check_new(folder: Path) -> None:
-    """Reject a folder that exists.
+    """Raise an error if a folder already exists.
 
     Raises:
-        FileExistsError: if so.
+        FileExistsError: if the folder exists.
     """
     if folder.exists() or folder.is_symlink():
         raise FileExistsError(f"{folder} exists, and an export overwrites nothing: remove it, or give another --output")
@@ -34,9 +34,9 @@ def check_new(folder: Path) -> None:
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """Context manager that yields a temporary folder, and renames it to `folder` at the end.
+    """Context manager that yields a temporary folder and renames it to `folder` at the end.
 
-    On an error the temporary folder is removed.
+    If an error occurs, the temporary folder is removed.
 
     Raises:
         FileExistsError: if the folder exists.
@@ -62,20 +62,21 @@ def write_folder(
     class_names: Sequence[str] | None,
     state: Mapping[str, Tensor] | None,
 ) -> None:
-    """Write an export.
+    """Write the folder of an export.
 
     Args:
         output: new folder.
-        chosen: format: `torch`, `onnx` or `safetensors`.
+        chosen: format, `torch`, `onnx` or `safetensors`.
         run: run directory.
-        module: the run's model.
-        exported: the `lightning_modules.interfaces.Exported` of the model; its context of weights must be entered.
-        traced: the traced function.
+        module: model of the run.
+        exported: the `lightning_modules.interfaces.Exported` of the model. The context manager that loads its weights
+            must be active.
+        traced: traced function of the model.
         class_names: names of the classes, if known.
         state: see `write_weights`.
 
     Raises:
-        ValueError: if the function cannot be converted to the format, or the run's metrics are damaged.
+        ValueError: if the function cannot be converted to the format, or if the metrics file of the run is damaged.
         FileExistsError: if the folder exists.
     """
     table = run / "test_metrics.csv"
@@ -87,7 +88,7 @@ def write_folder(
         else:
             more, load = write_weights(folder, module, traced.weights, traced.sizes, state)
             config |= more | ({"label_names": config["class_names"]} if "architecture" in more else {})
-        if not (folder / "config.json").exists():  # diffusers writes its own
+        if not (folder / "config.json").exists():  # diffusers writes this file itself
             write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
         code = example(chosen, load, exported, config, traced.sizes)
         summary = (type(module).__doc__ or "").partition("\n")[0]
@@ -100,7 +101,7 @@ def check_packages(chosen: str) -> None:
     """Reject the format onnx if its packages are not installed.
 
     Raises:
-        ValueError: if a package is missing. The message names it.
+        ValueError: if a package is missing. The message names the package.
     """
     missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None] if chosen == "onnx" else []
     if missing:
@@ -108,14 +109,14 @@ def check_packages(chosen: str) -> None:
 
 
 def write_program(folder: Path, chosen: str, traced: Traced, exported: Any, config: Mapping[str, Any]) -> str:
-    """Write a traced function, with its `config.json` inside.
+    """Write a traced function to a program file, which also contains `config.json`.
 
     Returns:
         Python code that loads the program as `program`.
 
     Raises:
-        ValueError: if the function has an operation without an ONNX equivalent, or the ONNX model computes something
-            else.
+        ValueError: if the function has an operation without an ONNX equivalent, or if the outputs of the ONNX model
+            differ.
     """
     path = folder / PROGRAMS[chosen]
     if chosen == "torch":
@@ -152,7 +153,7 @@ def _check_onnx(path: Path, traced: Traced, exported: Any) -> None:
 
 
 def config_of(exported: Any, traced: Traced, method: str, class_names: Sequence[str] | None) -> dict[str, Any]:
-    """Describe an export for `config.json`: its inputs and output, the sizes it takes, and the class names."""
+    """Return the contents of `config.json`: inputs, output, accepted sizes and class names."""
     return {
         "method": method,
         "kind": exported.kind,
@@ -173,7 +174,7 @@ def _shape(dimensions: str, traced: Traced) -> list[str | int]:
 
 
 def example(chosen: str, load: str, exported: Any, config: Mapping[str, Any], sizes: Mapping[str, int]) -> str:
-    """Write the Python code that uses an export, to be run in its folder."""
+    """Return Python code that uses an export and is run in the folder of the export."""
     if chosen == "safetensors":
         return load
     given = {}
@@ -206,7 +207,7 @@ def example(chosen: str, load: str, exported: Any, config: Mapping[str, Any], si
 
 
 def readme(config: Mapping[str, Any], summary: str, code: str, note: str, metrics: Mapping[str, float]) -> str:
-    """Write the README of an export."""
+    """Return the text of the README of an export."""
     rows = [
         [role, f"`{name}`", " x ".join(map(str, each["shape"])), each["description"]]
         for role, ports in (("input", config["inputs"]), ("output", config["outputs"]))
@@ -228,12 +229,12 @@ def readme(config: Mapping[str, Any], summary: str, code: str, note: str, metric
 
 
 def _plain(name: str) -> str:
-    """Remove characters from the name of a metric that Markdown would interpret."""
+    """Remove characters that Markdown would interpret from the name of a metric."""
     return re.sub(r"[^\w/.+-]", " ", name)[:100]
 
 
 def size_note(traced: Traced, exported: Any) -> str:
-    """Say which sizes an export takes."""
+    """Return a sentence about the image sizes that an export accepts."""
     used = {letter for each in exported.inputs.values() for letter in each.dimensions.split()}
     batch = "B, the batch size, is free" + (", and so is N, the number of noise samples." if "N" in used else ".")
     if not used & SIDES.keys():

@@ -1,4 +1,4 @@
-"""Trace an exported function to a graph that does not need this project, and check that both agree."""
+"""Trace an exported function to a graph that does not need this project, and check that their outputs agree."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -10,11 +10,14 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 TOLERANCE = 1e-5
-"""Maximum difference between the function and its export, relative to the function's largest value if above 1."""
+"""Maximum difference between the outputs of function and export, relative to the largest output if that is above 1."""
 MULTIPLES = (1, 2, 4, 8, 16, 32, 64)
-"""Multiples of which height and width may have to be, tried in this order."""
+"""Numbers by which height and width may have to be divisible, in the order in which they are tried."""
 SMALLEST = 16
-"""Smallest dynamic height and width, so that a few poolings leave more than one pixel; or twice a multiple above 1."""
+"""Smallest dynamic height and width if the multiple is 1, so that a few pooling layers leave more than one pixel.
+
+If the multiple is above 1, the smallest dynamic height and width are twice the multiple.
+"""
 COUNTS = {"B": "batch", "N": "samples"}
 SIDES = {"H": "height", "W": "width"}
 
@@ -24,17 +27,17 @@ class Traced(NamedTuple):
 
     program: ExportedProgram
     multiple: int
-    """Height and width may be any multiple of it; 0 means that they are fixed."""
+    """Height and width may be any multiple of this number. 0 means that they are fixed."""
     sizes: dict[str, int]
-    """Sizes of the fixed dimensions, by name."""
+    """Sizes of the fixed dimensions by name."""
     dynamic: tuple[dict[int, Any], ...]
-    """Dynamic dimensions of each input, by position."""
+    """Dynamic dimensions of each input by position."""
     weights: set[str]
     """Names of the module's parameters and buffers that the function uses."""
 
 
 class _Function(nn.Module):
-    """A function of a module's tensors, as a module."""
+    """Module that wraps a function of a module's tensors."""
 
     def __init__(self, module: nn.Module, function: Callable[..., Tensor]) -> None:
         super().__init__()
@@ -46,11 +49,11 @@ class _Function(nn.Module):
 
 
 def examples(exported: Any, sizes: Mapping[str, int], seed: int = 0) -> tuple[Tensor, ...]:
-    """Sample one example of each input, without changing the global random number generator.
+    """Sample an example of each input, without changing the state of the global random number generator.
 
     Args:
         exported: a `lightning_modules.interfaces.Exported`.
-        sizes: size of each dimension, by name.
+        sizes: size of each dimension by name.
         seed: seed of the examples.
     """
     with torch.random.fork_rng(devices=[]):
@@ -61,9 +64,9 @@ def examples(exported: Any, sizes: Mapping[str, int], seed: int = 0) -> tuple[Te
 
 
 def difference(found: Tensor, expected: Tensor) -> float:
-    """Compute the largest difference, divided by the largest expected value if that is above 1.
+    """Compute the largest absolute difference, divided by the largest expected value if that is above 1.
 
-    Values that are not finite give infinity.
+    If a value is not finite, the result is infinity.
     """
     if found.shape != expected.shape or not bool(found.isfinite().all()):
         return math.inf
@@ -72,17 +75,18 @@ def difference(found: Tensor, expected: Tensor) -> float:
 
 
 def trace(module: nn.Module, exported: Any, sizes: Mapping[str, int]) -> Traced:
-    """Trace a function with dynamic batch, and with dynamic height and width where it allows them.
+    """Trace a function with dynamic batch size, and with dynamic height and width if the function allows this.
 
-    The traced function is compared with the original for other batch sizes, heights and widths than the traced ones.
+    The graph is compared with the original function for batch sizes, heights and widths that differ from the traced
+    ones.
 
     Args:
-        module: the module whose function it is, in evaluation mode.
-        exported: a `lightning_modules.interfaces.Exported`; its context of weights must be entered.
+        module: module in evaluation mode to which the function belongs.
+        exported: a `lightning_modules.interfaces.Exported`. The context manager that loads its weights must be active.
         sizes: sizes of the fixed dimensions, and default height and width, by name.
 
     Raises:
-        ValueError: if the function cannot be traced, uses random numbers, or its graph computes something else; the
+        ValueError: if the function cannot be traced or uses random numbers, or if the outputs of its graph differ. The
             message names the module.
     """
     name = type(module).__name__
@@ -107,17 +111,17 @@ def trace(module: nn.Module, exported: Any, sizes: Mapping[str, int]) -> Traced:
 
 
 class _Failed(Exception):
-    """Tracing failed, or the graph computes something else; the message says why in a few words."""
+    """Raised if tracing failed or the outputs of the graph differ. The message gives the reason in a few words."""
 
 
 def _checked(module: nn.Module, exported: Any, sizes: Mapping[str, int], multiple: int, limited: bool) -> Traced:
-    """Trace a function and compare the graph with it; see `_traced` for the arguments."""
+    """Trace a function, and compare the graph with it. The arguments are those of `_traced`."""
     try:
         traced = _traced(module, exported, sizes, multiple, limited)
         graph = traced.program.module()
         tested = others(exported, traced)
         largest = max(difference(graph(*inputs), exported.function(*inputs)) for inputs in tested)
-    except Exception as error:  # torch.export passes on whatever the module raises, and has many of its own
+    except Exception as error:  # torch.export re-raises errors of the module and has many error types
         raise _Failed(" ".join(str(error).split())[:200] or type(error).__name__) from error
     if largest > TOLERANCE:
         raise _Failed(f"its graph differs from it by {largest:.1e}")
@@ -125,7 +129,7 @@ def _checked(module: nn.Module, exported: Any, sizes: Mapping[str, int], multipl
 
 
 def others(exported: Any, traced: Traced) -> list[tuple[Tensor, ...]]:
-    """Sample inputs of other sizes than the traced ones: a single image, and a larger batch of larger images."""
+    """Sample inputs whose sizes differ from the traced ones: a single image, and a larger batch of larger images."""
     step = traced.multiple
     larger = {
         letter: traced.sizes[letter] + step * add for letter, add in (("H", 1), ("W", 3)) if letter in traced.sizes
@@ -150,7 +154,7 @@ def _refuse_random(name: str, exported: Any, sizes: Mapping[str, int]) -> None:
 
 
 def _multiples(exported: Any, sizes: Mapping[str, int]) -> list[int]:
-    """List candidates for a number that must divide height and width, in ascending order."""
+    """List candidates for the number by which height and width must be divisible, in ascending order."""
     used = {letter for each in exported.inputs.values() for letter in each.dimensions.split()}
     for place, multiple in enumerate(MULTIPLES if used & SIDES.keys() else ()):
         with suppress(Exception):
@@ -162,20 +166,21 @@ def _multiples(exported: Any, sizes: Mapping[str, int]) -> list[int]:
 
 
 def _rounded(size: int, multiple: int) -> int:
-    """Round up to a multiple, and at least to the smallest dynamic size."""
+    """Round a size up to a multiple, and at least to the smallest dynamic size."""
     return max(SMALLEST, size) if multiple == 1 else multiple * max(2, -(-size // multiple))
 
 
 def _traced(module: nn.Module, exported: Any, sizes: Mapping[str, int], multiple: int, limited: bool) -> Traced:
-    """Trace a function.
+    """Trace a function of a module.
 
     Args:
-        module: the module whose function it is.
+        module: module to which the function belongs.
         exported: a `lightning_modules.interfaces.Exported`.
         sizes: sizes of the fixed dimensions, and default height and width, by name.
         multiple: see `Traced`.
-        limited: trace small batches, and drop the limit from the graph. Upsampling in diffusers tests for batches of 64
-            or more images, which it only stores in another order.
+        limited: whether to trace with an upper limit on the batch size, which is then removed from the graph. This is
+            needed because upsampling in diffusers checks for batches of 64 or more images, for which only the memory
+            layout differs.
     """
     sizes = {**sizes, "B": 2, "N": 2}
     if multiple:
@@ -194,7 +199,7 @@ def _traced(module: nn.Module, exported: Any, sizes: Mapping[str, int], multiple
 
 
 def _dynamic(exported: Any, multiple: int, limited: bool) -> tuple[dict[int, Any], ...]:
-    """List the dynamic dimensions of each input, by position; without `multiple`, height and width are fixed."""
+    """List the dynamic dimensions of each input by position; if `multiple` is 0, height and width are fixed."""
     letters = [each.dimensions.split() for each in exported.inputs.values()]
     several = any("N" in each for each in letters)
     most = {"B": 7 if several else 63, "N": 9} if limited else {}
@@ -205,7 +210,7 @@ def _dynamic(exported: Any, multiple: int, limited: bool) -> tuple[dict[int, Any
 
 
 def _used(program: ExportedProgram) -> set[str]:
-    """Find the parameters and buffers that a graph reads."""
+    """Return the names of the parameters and buffers that a graph reads."""
     signature = program.graph_signature
     names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     inputs = [node for node in program.graph.nodes if node.op == "placeholder"]
@@ -213,7 +218,7 @@ def _used(program: ExportedProgram) -> set[str]:
 
 
 def _without_unused(program: ExportedProgram, used: set[str], check_guards: bool) -> nn.Module:
-    """Return the graph as a module that holds only the tensors it reads."""
+    """Return the graph as a module that contains only the tensors that the graph reads."""
     graph: Any = program.module(check_guards=check_guards)
     graph.graph.eliminate_dead_code()
     graph.recompile()

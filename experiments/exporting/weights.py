@@ -1,4 +1,4 @@
-"""Weights of an exported function as safetensors, in the layout of timm or diffusers where they know the network."""
+"""Export weights as safetensors, in the layout of timm or diffusers if the network is from one of these libraries."""
 
 from collections.abc import Collection, Mapping
 from contextlib import suppress
@@ -22,12 +22,12 @@ def write_weights(
     """Write the weights that a function uses.
 
     Args:
-        folder: folder to write to.
-        module: the module whose function it is.
+        folder: output folder.
+        module: module to which the function belongs.
         used: names of the parameters and buffers that the function uses.
-        shape: sizes of an image's dimensions C, H and W.
-        state: weights of the network as the method uses them, if they differ from its parameters: merged adapters or
-            quantised weights. By default the network's state dict.
+        shape: sizes C, H and W of an image, by name.
+        state: weights that the method uses, if they differ from the network's parameters because adapters are merged or
+            weights are quantised. None means the network's state dict.
 
     Returns:
         Keys for `config.json`, and the Python code that loads the weights.
@@ -41,7 +41,7 @@ def write_weights(
             config |= {
                 key: getattr(network, key).flatten().tolist() for key in ("mean", "std") if hasattr(network, key)
             }
-            network = network.network  # inside normalisation, scheduler or pipeline
+            network = network.network  # unwraps normalisation, scheduler or pipeline
         config["network"] = f"{type(network).__module__}.{type(network).__qualname__}"
         tensors = dict(network.state_dict() if state is None else state)
     else:
@@ -62,7 +62,7 @@ def write_weights(
 
 
 def _timm_config(network: Any, tensors: Mapping[str, Tensor], shape: Mapping[str, int]) -> dict[str, Any]:
-    """Return the keys with which `timm.create_model` builds the network; empty if it is not timm's own."""
+    """Return the keys with which `timm.create_model` builds the network; empty if it is not a timm network."""
     given = getattr(network, "pretrained_cfg", None)
     if not isinstance(given, Mapping) or not type(network).__module__.startswith("timm."):
         return {}
@@ -76,7 +76,7 @@ def _timm_config(network: Any, tensors: Mapping[str, Tensor], shape: Mapping[str
             "model_args": {**channels, **size},
             "pretrained_cfg": {"num_classes": network.num_classes, "input_size": [shape["C"], shape["H"], shape["W"]]},
         }
-        with suppress(Exception), torch.device("meta"):  # an architecture that was changed, or takes no img_size
+        with suppress(Exception), torch.device("meta"):  # for a modified architecture, or one without img_size
             arguments: dict[str, Any] = {**channels, **({"img_size": (shape["H"], shape["W"])} if size else {})}
             fresh = timm.create_model(config["architecture"], num_classes=network.num_classes, **arguments)
             own = {name: value.shape for name, value in fresh.state_dict().items()}

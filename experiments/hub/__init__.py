@@ -1,1 +1,1 @@
-"""Runs on the Hugging Face Hub: the folder that is uploaded, its model card, and loading it again."""
+"""Runs on the Hugging Face Hub: write the folder to upload, write its model card, upload it, and download it again."""

@@ -1,4 +1,4 @@
-"""Download a pushed run from the Hugging Face Hub: its settings and its weights, and no other file."""
+"""Download a pushed run from the Hugging Face Hub: only its settings and its weights."""
 
 import re
 from pathlib import Path
@@ -19,7 +19,7 @@ def download_run(address: str) -> Path:
         address: `hf://owner/name` or `hf://owner/name@revision`, with a branch, tag or commit.
 
     Returns:
-        Folder with `config.yaml` and `model.safetensors`, which may be links.
+        Folder with `config.yaml` and `model.safetensors`, which may be symbolic links.
 
     Raises:
         FileNotFoundError: if the repository or a file does not exist, or the Hub cannot be reached.
@@ -51,7 +51,7 @@ def download_run(address: str) -> Path:
         ) from error
     except RevisionNotFoundError as error:
         raise FileNotFoundError(f"{repo_id} has no revision {revision}: give a branch, tag or commit") from error
-    except Exception as error:  # offline mode, no network, an error of the server; types depend on the version
+    except Exception as error:  # offline mode, no network or server errors; the error types depend on the version
         raise FileNotFoundError(
             f"{address} is not in the Hugging Face cache and cannot be downloaded ({sentence(error)}): run "
             f"`hf download {repo_id}` where there is a network"

@@ -1,4 +1,4 @@
-"""The model card of a pushed run: README.md with the metadata that the Hugging Face Hub reads."""
+"""Write the model card of a pushed run: README.md with the metadata that the Hugging Face Hub reads."""
 
 import math
 import re
@@ -22,23 +22,23 @@ HUB_DATASETS = {
     "datamodules.classification.svhn.SVHN": "ufldl-stanford/svhn",
     "datamodules.classification.imagenet.ImageNet": "ILSVRC/imagenet-1k",
 }
-"""Names of public datasets on the Hub."""
+"""Names on the Hub of public datasets, by dataset class."""
 TASKS = {
     "classification": "image-classification",
     "segmentation": "image-segmentation",
     "restoration": "image-to-image",
     "speech": "audio-to-audio",
 }
-"""Tasks on the Hub, by the package of the data."""
+"""Names on the Hub of tasks, by the package of the dataset."""
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 PIPELINES = ("pipeline", "path", "name_or_path")
-"""Arguments with the name of a pre-trained model."""
+"""Arguments that contain the name of a pre-trained model."""
 UNKNOWN_LICENCE = "unknown"
 MOST_METRICS = 30
 SHOWN = ("max_epochs", "max_steps", "precision", "accumulate_grad_batches", "gradient_clip_val", "callbacks")
-"""Settings of the trainer in the card; config.yaml has all."""
+"""Trainer settings that the card shows. All settings are in config.yaml."""
 OF_DIFFUSERS = {ADAPTERS, "model_index.json", f"{CONTROLNET}/config.json", EMBEDDINGS[0]}
-"""Files of pipelines that diffusers reads."""
+"""Files that show that a pipeline can be loaded by diffusers."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ class CardOptions:
 
     Args:
         name: `owner/name` on the Hub, or the name of the folder.
-        licence: identifier of the licence on the Hub; None if unknown.
-        base_model: name of the pre-trained model on the Hub; None takes it from the settings.
-        datasets: names of the datasets on the Hub; empty takes them from the settings.
+        licence: identifier of the licence on the Hub. None if it is unknown.
+        base_model: name of the pre-trained model on the Hub. None takes the name from the settings.
+        datasets: names of the datasets on the Hub. If empty, the names are taken from the settings.
     """
 
     name: str
@@ -59,12 +59,12 @@ class CardOptions:
 
 
 def model_card(pushed: Pushed, folder: Path, options: CardOptions) -> str:
-    """Write the model card of a folder that `write_folder` wrote.
+    """Return the model card of a folder that `write_folder` wrote.
 
     Args:
-        pushed: what the folder holds.
-        folder: the folder, for its metrics.
-        options: what the user says about the model.
+        pushed: contents of the folder.
+        folder: path of the folder, from which metrics are read.
+        options: information about the model that the user provides.
     """
     from huggingface_hub import ModelCardData
 
@@ -93,13 +93,13 @@ def model_card(pushed: Pushed, folder: Path, options: CardOptions) -> str:
 
 
 def method_of(class_path: str) -> Method | None:
-    """Find the method of a class. Return None for a class that the user wrote."""
+    """Return the method of a class, or None if the user wrote the class."""
     name, folder = class_path.rpartition(".")[2], class_path.split(".")[:3]
     return next((each for each in find_methods() if each.name == name and each.module.split(".")[:3] == folder), None)
 
 
 def base_model(settings: Mapping[str, Any]) -> str | None:
-    """Find the name on the Hub of the pre-trained model that a run started from."""
+    """Return the name on the Hub of the pre-trained model from which a run started."""
     for spec in _classes(settings.get("model")):
         arguments = spec["init_args"]
         if str(spec["class_path"]).endswith("timm_model") and arguments.get("pretrained") and arguments.get("name"):
@@ -115,7 +115,7 @@ def _is_file(name: str) -> bool:
 
 
 def hub_datasets(settings: Mapping[str, Any]) -> list[str]:
-    """List the names on the Hub of the datasets of a run."""
+    """Return the names on the Hub of the datasets of a run."""
     found = []
     for spec in _classes(settings.get("data")):
         named = HUB_DATASETS.get(spec["class_path"])
@@ -127,7 +127,7 @@ def hub_datasets(settings: Mapping[str, Any]) -> list[str]:
 
 
 def task(settings: Mapping[str, Any], method: Method | None) -> str | None:
-    """Return the Hub's name for the task of a model, or None if there is none."""
+    """Return the name on the Hub of the task of a model, or None if the Hub has no such task."""
     data, generates = settings.get("data") or {}, method is not None and method.field == "diffusion"
     package = str(data.get("class_path") if isinstance(data, dict) else data).partition("datamodules.")[2].split(".")[0]
     if generates and package in ("classification", "prompts"):
@@ -138,7 +138,7 @@ def task(settings: Mapping[str, Any], method: Method | None) -> str | None:
 
 
 BACKBONES = "lightning_modules.backbones.diffusion."
-"""Package of the text-to-image models of all families, and of pixel models, which have no texts."""
+"""Package of all text-to-image models, and also of pixel models, which have no text input."""
 
 
 def _paths(value: Any) -> list[str]:
@@ -146,7 +146,7 @@ def _paths(value: Any) -> list[str]:
 
 
 def _classes(value: Any) -> Iterator[dict[str, Any]]:
-    """Yield the classes in settings, each with `class_path` and `init_args`."""
+    """Yield the parts of settings that define a class by `class_path` and `init_args`."""
     if isinstance(value, str) and re.fullmatch(r"[A-Za-z_]\w*(\.\w+)+", value):
         yield {"class_path": value, "init_args": {}}
     if isinstance(value, dict):
@@ -180,7 +180,7 @@ def _about(pushed: Pushed, method: Method | None, base: str | None, options: Car
 
 
 def _metrics(folder: Path) -> Iterator[str]:
-    """Yield the table of the test metrics or, without a test, of the last validation metrics."""
+    """Yield the table of the test metrics or, if the run was not tested, of the last validation metrics."""
     metrics: Mapping[str, float] = {}
     if (folder / "test_metrics.csv").is_file():
         metrics = read_test_metrics(folder / "test_metrics.csv")
@@ -194,7 +194,7 @@ def _metrics(folder: Path) -> Iterator[str]:
 
 
 def _claims(method: Method | None) -> Iterator[str]:
-    """Yield the claims about a method, with measured values if the documentation is installed."""
+    """Yield the claims about a method, with the measured values if the documentation is installed."""
     if method is None:
         return
     paths, file = {str(config.path) for config in method.configs}, PROJECT / "docs" / "claims.csv"
@@ -280,7 +280,7 @@ def _use(pushed: Pushed, folder: Path, base: str | None, options: CardOptions) -
 
 
 def _class_name(folder: Path, network: str) -> str:
-    """Read the diffusers class of a network in the pipeline."""
+    """Return the name of the diffusers class of a network in the pipeline."""
     named = read_json_object(folder / "pipeline" / network / "config.json").get("_class_name")
     if not isinstance(named, str) or not named.isidentifier():
         raise ValueError(f"pipeline/{network}/config.json names no class of diffusers, got {named!r}")
@@ -288,7 +288,7 @@ def _class_name(folder: Path, network: str) -> str:
 
 
 def _shown(settings: Mapping[str, Any]) -> str:
-    """Format the settings of model, data and training, without those that are null."""
+    """Format the settings of model, data and training that are not null."""
     kept = {key: settings[key] for key in ("seed_everything", "model", "data") if key in settings}
     trainer = settings.get("trainer")
     kept["trainer"] = {key: trainer.get(key) for key in SHOWN} if isinstance(trainer, dict) else None

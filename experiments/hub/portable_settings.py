@@ -1,4 +1,4 @@
-"""Settings of a run that mean the same on another machine, without local paths and secrets."""
+"""Make the settings of a run valid on any machine: remove local paths and secrets."""
 
 import os
 import re
@@ -9,21 +9,21 @@ from typing import Any
 from datamodules.files.image_files import class_folders
 
 SECRET = re.compile(r"(\w+_)?(api_key|secret|password|passwd|credentials?)|((access|auth|hf|use_auth)_)?token", re.I)
-"""Names of arguments that hold secrets."""
+"""Names of arguments that contain secrets."""
 OF_THE_MACHINE: dict[str, Any] = {
     **{"accelerator": "auto", "devices": 1, "num_nodes": 1, "strategy": "auto"},
     **dict.fromkeys(("logger", "default_root_dir", "profiler", "plugins")),
 }
-"""Settings of the trainer that depend on the machine, and their values for any other machine."""
+"""Trainer settings that depend on the machine, and the values that replace them."""
 
 
 def portable(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Replace local paths by file names, and remove secrets and settings that only apply to this machine.
+    """Replace local paths with file names, and remove secrets and settings that apply only to this machine.
 
-    Image folders also get their class names, so that the model can be built without the images.
+    The class names of image folders are added, so that the model can be built without the images.
 
     Returns:
-        The settings, and the file names that replace paths, by dotted keys without `init_args`.
+        The settings, and a dict from dotted keys (without `init_args`) to the file names that replace paths.
     """
     named: dict[str, str] = {}
     found = _replaced(_with_class_names(settings), "", named)
@@ -34,13 +34,13 @@ def portable(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def is_local(value: str) -> bool:
-    """Return whether a text is an absolute path or a path in a home folder, on any operating system."""
+    """Return whether a string is an absolute path or a path in a home folder, for any operating system."""
     path = value.removeprefix("file:")
     return len(path) > 1 and (path.startswith(("/", "~")) or PureWindowsPath(path).is_absolute())
 
 
 def without_paths(content: Any) -> Any:
-    """Replace the local paths in the content of a JSON file by their file names."""
+    """Replace local paths in the content of a JSON file with their file names."""
     return _replaced(content, "", {})
 
 
@@ -58,7 +58,7 @@ def _replaced(value: Any, key: str, named: dict[str, str]) -> Any:
         return value
     if key.startswith(".trainer."):
         return None
-    name = PureWindowsPath(value).name or "data"  # a Windows path splits at both kinds of slashes
+    name = PureWindowsPath(value).name or "data"  # a PureWindowsPath is split at both kinds of slashes
     named[".".join(part for part in key.split(".") if part not in ("", "init_args"))] = name
     return name
 
@@ -78,7 +78,7 @@ def _with_class_names(value: Any) -> Any:
 
 
 def private_texts(run: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield texts that must not be uploaded, each after a description that does not contain it."""
+    """Yield (description, text) of texts that must not be uploaded; a description does not contain its text."""
     from huggingface_hub import get_token
 
     for what, path in (("home folder", Path.home()), ("working directory", Path.cwd()), ("run directory", run)):
@@ -91,4 +91,4 @@ def private_texts(run: Path) -> Iterator[tuple[str, bytes]]:
 
 
 IN_ENVIRONMENT = re.compile(r"TOKEN|SECRET|PASSW|API_?KEY|ACCESS_KEY|CREDENTIAL", re.I)
-"""Environment variables that hold secrets."""
+"""Pattern of the names of environment variables that contain secrets."""

@@ -1,4 +1,4 @@
-"""The folder that `push` uploads: settings, weights, metrics, a picture, and a fine-tuned pipeline if there is one."""
+"""Write the folder that `push` uploads: settings, weights, metrics, a picture and, if there is one, the pipeline."""
 
 import json
 import re
@@ -21,15 +21,15 @@ from experiments.run_directory import WEIGHTS, read_checkpoint
 from experiments.strangers import settings_of_run
 
 PIPELINE_FILES = (".json", ".safetensors", ".txt", ".model")
-"""Suffixes of the files of a pipeline; others, such as pickles and code, are left out."""
+"""Suffixes of the pipeline files to copy. Other files, such as pickles and code, are left out."""
 ADAPTERS = "pytorch_lora_weights.safetensors"
-"""File of LoRA in a pipeline."""
+"""File with LoRA weights in a pipeline."""
 CONTROLNET = "controlnet"
-"""Folder of a ControlNet in a pipeline."""
+"""Folder of the ControlNet in a pipeline."""
 EMBEDDINGS = ("learned_embeds.safetensors", "learned_embeds_2.safetensors")
-"""Files of a textual inversion in a pipeline, of the first and of the second text encoder."""
+"""Files of textual inversion in a pipeline, for the first and for the second text encoder."""
 NETWORKS = ("transformer", "unet")
-"""Folders of networks in a pipeline."""
+"""Possible folders of the denoising network in a pipeline."""
 TABLES = ("metrics.csv", "test_metrics.csv")
 WIDEST = 1600
 """Largest width and height of the picture, in pixels."""
@@ -41,12 +41,12 @@ class Pushed:
 
     Args:
         settings: the settings of the run, without local paths.
-        named: for the dotted key of each setting with a local path, the file name that replaces the path.
+        named: file names that replace local paths, by the dotted keys of the settings.
         checkpoint: `best` or `last`.
-        class_path: class of the model.
-        step: training steps before the checkpoint.
-        picture: name of the picture; None without one.
-        pipeline: names of the files of the pipeline.
+        class_path: class path of the model.
+        step: number of training steps before the checkpoint.
+        picture: file name of the picture. None if there is no picture.
+        pipeline: names of the pipeline's files.
     """
 
     settings: Mapping[str, Any]
@@ -59,14 +59,13 @@ class Pushed:
 
 
 def write_folder(run: Path, folder: Path, checkpoint: str | None = None, picture: str | None = None) -> Pushed:
-    """Write a new folder with the files that `load_run` needs, and with the metrics, a picture and the pipeline of the
-    run.
+    """Write a new folder with the files that `load_run` needs, and with metrics, a picture and the pipeline.
 
     Args:
-        run: the run directory.
-        folder: the folder, which is created.
-        checkpoint: `best` or `last`; None means the run's setting `checkpoint.test_checkpoint`.
-        picture: name of a PNG file in `figures/`; None chooses one.
+        run: run directory.
+        folder: path of the folder, which is created.
+        checkpoint: `best` or `last`. None selects the checkpoint that the run sets as `checkpoint.test_checkpoint`.
+        picture: name of a PNG file in `figures/`. None selects a picture automatically.
 
     Raises:
         FileNotFoundError: if the run, its checkpoint or the picture does not exist.
@@ -98,19 +97,19 @@ def write_folder(run: Path, folder: Path, checkpoint: str | None = None, picture
 
 
 def _save_weights(checkpoint: dict[str, Any], file: Path, class_path: str) -> None:
-    """Save the weights of a checkpoint, with tensors that share memory saved once each."""
+    """Save the weights of a checkpoint. Tensors that share memory are saved once."""
     from safetensors.torch import save_file
 
     state = {name: value.detach().clone().contiguous() for name, value in checkpoint["state_dict"].items()}
     with whole_file(file) as partial:
-        named = {"class_path": str(checkpoint.get("class_path", class_path))}  # of several keys the order would vary
+        named = {"class_path": str(checkpoint.get("class_path", class_path))}  # a single key, because the order of several keys would vary
         save_file(state, partial, named)
 
 
 def _copy_picture(figures: Path, folder: Path, name: str | None) -> str | None:
     """Copy a picture without its metadata, reduced to at most `WIDEST` pixels.
 
-    Without a name, samples of a generative model come first, then the first name in alphabetical order.
+    If no name is given, copy the samples of a generative model or, without samples, the alphabetically first picture.
     """
     found = sorted(path.name for path in figures.glob("*.png"))
     if name is not None and name not in found:
@@ -126,7 +125,7 @@ def _copy_picture(figures: Path, folder: Path, name: str | None) -> str | None:
 
 
 def _copy_pipeline(source: Path, target: Path) -> list[str]:
-    """Copy the files of a pipeline that hold no code; local paths in JSON files are replaced by file names."""
+    """Copy the files of a pipeline that contain no code, and replace local paths in JSON files with file names."""
     names = _pipeline_files(source)
     for name in names:
         (target / name).parent.mkdir(parents=True, exist_ok=True)
@@ -144,14 +143,14 @@ def _pipeline_files(folder: Path) -> list[str]:
 
 
 def with_pipeline(pushed: Pushed, folder: Path) -> Pushed:
-    """Replace the list of pipeline files by the files that are in `pipeline/` now."""
+    """Update the list of pipeline files to the files that are now in `pipeline/`."""
     return replace(pushed, pipeline=tuple(_pipeline_files(folder / "pipeline")))
 
 
 def merged_network(pushed: Pushed) -> str | None:
-    """Return the folder of the network in `pipeline/` if the pipeline holds nothing else, and otherwise None.
+    """Return the folder of the network in `pipeline/` if `pipeline/` is not a complete pipeline, and otherwise None.
 
-    Adapters are saved so, merged into the network, where a pipeline of diffusers has no `load_lora_weights`.
+    If the diffusers pipeline has no `load_lora_weights`, only the network is saved, with the adapters merged into it.
     """
     if "model_index.json" in pushed.pipeline:
         return None
@@ -159,7 +158,7 @@ def merged_network(pushed: Pushed) -> str | None:
 
 
 def remove_paths(pipeline: Path) -> None:
-    """Replace the local paths in the configurations of a pipeline by file names."""
+    """Replace local paths in the configurations of a pipeline with file names."""
     for file in (*pipeline.rglob("config.json"), *pipeline.rglob("*_config.json"), *pipeline.rglob("*_index.json")):
         content = read_json_object(file)
         if (portable := without_paths(content)) != content:
@@ -167,10 +166,11 @@ def remove_paths(pipeline: Path) -> None:
 
 
 def refuse_private(folder: Path, run: Path) -> None:
-    """Reject a folder with a file that contains a local path or a secret.
+    """Raise an error if a file in a folder contains a local path or a secret.
 
     Raises:
-        ValueError: if there is one; the message names the file and what it contains.
+        ValueError: if a file contains a local path or a secret. The message names the file and describes what it
+            contains.
     """
     private = [
         (what, re.compile(rb"(?<![\w.~-])" + re.escape(text) + rb"(?![\w-])")) for what, text in private_texts(run)
@@ -183,6 +183,6 @@ def refuse_private(folder: Path, run: Path) -> None:
 
 
 def _header(file: Path) -> bytes:
-    """Read the header of a safetensors file, with names and metadata but without values."""
+    """Read the header of a safetensors file, which contains names and metadata but no values."""
     with file.open("rb") as stream:
         return stream.read(int.from_bytes(stream.read(8), "little"))

@@ -7,10 +7,10 @@ from experiments.hub.model_card import HUB_NAME
 
 
 def check_repo_id(repo_id: str) -> None:
-    """Reject a name that the Hub does not allow.
+    """Raise an error if the Hub does not allow a repository name.
 
     Raises:
-        ValueError: if it is not `owner/name` in letters, digits, `-`, `_` and `.`.
+        ValueError: if the name is not `owner/name` with letters, digits, `-`, `_` and `.`.
     """
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
@@ -24,25 +24,25 @@ def check_repo_id(repo_id: str) -> None:
 
 
 def licence_of(name: str, online: bool) -> str | None:
-    """Read the licence of a model on the Hub from its model card; None if it has none or cannot be read.
+    """Read the licence of a model on the Hub from its model card; None if there is none or it cannot be read.
 
     Args:
         name: `owner/name` of the model.
-        online: whether the card may be downloaded; otherwise only the Hugging Face cache is read.
+        online: whether the card may be downloaded. False reads only the Hugging Face cache.
     """
     from huggingface_hub import ModelCard, hf_hub_download
 
     try:
         return ModelCard.load(hf_hub_download(name, "README.md", local_files_only=not online)).data.license
-    except Exception:  # no network, no card, a card with invalid metadata
+    except Exception:  # no network, no card, or invalid metadata in the card
         return None
 
 
 def upload(folder: Path, repo_id: str, private: bool, revision: str | None) -> str:
-    """Upload a folder to a repository of models, which is created if it does not exist, in one commit.
+    """Upload a folder in one commit to a model repository, which is created if it does not exist.
 
     Returns:
-        Address of the commit.
+        URL of the commit.
 
     Raises:
         PermissionError: if the user is not logged in, or may not write to the repository.
@@ -69,7 +69,7 @@ def upload(folder: Path, repo_id: str, private: bool, revision: str | None) -> s
                 f"write to {repo_id.partition('/')[0]}"
             ) from error
         raise ConnectionError(f"{repo_id} could not be uploaded: {sentence(error)}") from error
-    except Exception as error:  # offline mode, no network; types depend on the version
+    except Exception as error:  # offline mode or no network; the error types depend on the version
         raise ConnectionError(
             f"{repo_id} could not be uploaded ({sentence(error)}): --output FOLDER writes the folder without a network"
         ) from error

@@ -1,7 +1,8 @@
 """Assign the GPUs of this machine to concurrent runs.
 
-Each run gets a share of the GPUs, as a value of `CUDA_VISIBLE_DEVICES`. These are the GPUs visible to this process. If
-visibility is not restricted, they are all GPUs and MIG instances, by UUID.
+Each run gets a share of the GPUs through the environment variable `CUDA_VISIBLE_DEVICES`. The available GPUs are those
+that are visible to this process. If their visibility is not restricted, all GPUs and MIG instances are available,
+identified by their UUIDs.
 """
 
 import os
@@ -13,7 +14,7 @@ from experiments.run_request import Experiment, setting_of
 
 
 def visible_gpus() -> list[str]:
-    """List the GPUs available to runs. The list is empty without a driver."""
+    """List the GPUs that are available to runs. The list is empty if there is no driver."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     if given is not None:
         names: list[str] = []
@@ -26,7 +27,7 @@ def visible_gpus() -> list[str]:
 
 
 def listed_gpus(text: str) -> list[str]:
-    """Parse the output of `nvidia-smi -L`. MIG instances replace the GPU that contains them."""
+    """Parse the output of `nvidia-smi -L`. A GPU with MIG instances is replaced with these instances."""
     found: list[list[str]] = []
     for line in text.splitlines():
         match = re.search(r"\(UUID: ((?:GPU|MIG)-[\w/-]+)\)", line)
@@ -60,12 +61,12 @@ def shares(gpus: Sequence[str], jobs: int | None, per_job: float, exclusive: boo
 
     Args:
         gpus: names of the GPUs.
-        jobs: number of concurrent runs. None means as many as the GPUs allow.
-        per_job: number of GPUs per run, above 0. It is an integer, or a fraction below 1 to share a GPU.
+        jobs: number of concurrent runs. None means as many runs as the GPUs allow.
+        per_job: number of GPUs per run, above 0: an integer, or a fraction below 1 if runs share a GPU.
         exclusive: whether the driver allows only one process per GPU.
 
     Returns:
-        The GPUs visible to each run.
+        The GPUs that are visible to each run.
 
     Raises:
         ValueError: if there are too few GPUs, or if runs would share a GPU that cannot be shared.

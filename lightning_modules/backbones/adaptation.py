@@ -3,8 +3,9 @@
 Every function changes the network in place and returns it. Forward, attributes and state_dict keys stay unchanged,
 apart from added adapters. `adapted` combines these functions for configs.
 
-LoRA freezes W and replaces y = W x by y = (W + s B A) x with s = alpha / r. A [r, in] starts random, and B [out, r]
-starts at zero. Rank-stabilised LoRA has s = alpha / sqrt(r). DoRA also trains the norm m of each row of the weight:
+LoRA freezes W and replaces y = W x with y = (W + s B A) x, where s = alpha / r. A [r, in] is initialised randomly, and
+B [out, r] with zeros. Rank-stabilised LoRA has s = alpha / sqrt(r). DoRA also trains the norm m of each row of the
+weight:
 
     y_i = m_i (W + s B A)_i x / |(W + s B A)_i|,   m starts at |W_i|; the gradient treats the norm in the denominator as
     a constant
@@ -12,7 +13,7 @@ starts at zero. Rank-stabilised LoRA has s = alpha / sqrt(r). DoRA also trains t
 Source: Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022, arXiv 2106.09685; Kalajdzievski, A
 Rank Stabilization Scaling Factor for Fine-Tuning with LoRA, 2023, arXiv 2312.03732; Liu et al., DoRA: Weight-Decomposed
 Low-Rank Adaptation, ICML 2024, arXiv 2402.09353; Chen et al., Training Deep Nets with Sublinear Memory Cost,
-arXiv 1604.06174, for recomputed activations.
+arXiv 1604.06174, for gradient checkpointing.
 """
 
 import re
@@ -51,25 +52,25 @@ def adapted(
     use_rslora: bool = False,
     use_dora: bool = False,
 ) -> nn.Module:
-    """Choose a network's trainable parameters, its precision and its memory use in training.
+    """Set a network's trainable parameters, its precision and its memory use in training.
 
     Args:
         network: any network. For a `Normalized` network, layer names are those of the wrapped network.
         tuning: `full` trains every parameter, `lora` trains only adapters, and `frozen` trains nothing.
-        trainable: names of submodules that are also trained, in float32, when `tuning` is lora or frozen.
-        lora_rank: r, rank of the adapters; only with lora.
-        lora_targets: layers that get adapters, by name or by last part of the name; default: every `nn.Linear`.
-        lora_alpha: alpha; adapters are scaled by alpha / r; default: r.
+        trainable: names of submodules that are trained in addition, in float32, if `tuning` is lora or frozen.
+        lora_rank: r, rank of the adapters; used only if `tuning` is lora.
+        lora_targets: layers to adapt, given by name or by the last part of the name; default: every `nn.Linear`.
+        lora_alpha: alpha; adapters are scaled by alpha / r; default: alpha equals r.
         lora_dropout: dropout probability of an adapter's inputs.
         gradient_checkpointing: recompute activations in the backward pass instead of keeping them.
         dtype: precision of weights and internal computation; inputs and outputs are float32; default: unchanged.
         compile: a `torch.compile` backend, such as inductor; default: not compiled.
         use_rslora: scale adapters by alpha / sqrt(r) instead of alpha / r.
-        use_dora: DoRA, which also trains the norms of the rows of the adapted weights.
+        use_dora: use DoRA, which also trains the row norms of the adapted weights.
 
     Raises:
-        ValueError: if an argument is not an allowed value, a named layer does not exist, or the network has no layer to
-            adapt or to recompute.
+        ValueError: if an argument has an invalid value, a named layer does not exist, or the network has no layers that
+            can be adapted or no blocks that can be recomputed.
         ImportError: if `tuning` is lora and peft is not installed.
     """
     lora: dict[str, Any] = {"lora_rank": lora_rank, "lora_targets": lora_targets, "lora_alpha": lora_alpha}
@@ -101,7 +102,7 @@ def frozen(network: nn.Module, trainable: list[str] | None = None) -> nn.Module:
     names = list(trainable or ())
     network.requires_grad_(False)
     _left_to_training(_submodules(network, names))
-    # Set on the instance, where a parent's train() finds it: a subclass would change the type, a wrapper the keys.
+    # Set on the instance, so that train() of a parent calls it; a subclass would change the type, a wrapper the keys.
     network.train = partial(_train, network, names, False)  # type: ignore[method-assign]
     return network.train()
 
@@ -140,9 +141,9 @@ def _own_tensors(module: nn.Module) -> list[Tensor]:
 
 
 def _in_its_precision(forward: Any, module: nn.Module, outside: torch.dtype, *args: Any, **kwargs: Any) -> Any:
-    """Cast inputs to the precision of a module, and cast outputs back.
+    """Cast inputs to the precision of a module, and cast outputs to the original precision of the inputs.
 
-    If the inputs are integers, outputs are cast to `outside`.
+    If no input is a floating-point tensor, outputs are cast to `outside`.
     """
     inside = next(tensor.dtype for tensor in _own_tensors(module) if tensor.is_floating_point())
     given = (value.dtype for value in tree_leaves((args, kwargs)) if _is_floating(value))
@@ -172,7 +173,7 @@ def with_lora(
     """Add low-rank adapters and freeze everything else, including the running statistics of batch normalisation.
 
     The output is initially unchanged. If the weights have half precision, adapters and other trainable submodules use
-    float32. Adapters are in the state_dict next to the weights. For the arguments see `adapted`.
+    float32. The state_dict contains the adapters as well as the weights. For the arguments see `adapted`.
     """
     try:
         from peft import LoraConfig, inject_adapter_in_model
@@ -185,7 +186,8 @@ def with_lora(
     inside = {module for submodule in trained for module in submodule.modules()}
     layers = {name: module for name, module in network.named_modules() if name and not any(module.children())}
     if targets is None:
-        # nn.MultiheadAttention uses its projection's weight without calling the layer: an adapter would have no effect.
+        # nn.MultiheadAttention uses its projection's weight without calling the layer, so an adapter would have no
+        # effect.
         chosen = [
             name
             for name, module in layers.items()
@@ -224,13 +226,13 @@ def with_lora(
     fixed = [
         name for name, module in network.named_modules() if isinstance(module, BATCH_NORM) and module not in inside
     ]
-    # By name, as converting to SyncBatchNorm replaces the modules.
+    # Identified by name, because converting to SyncBatchNorm replaces the modules.
     network.train = partial(_train, network, fixed, True)  # type: ignore[method-assign]
     return network.train(network.training)
 
 
 def _initialise_magnitudes(network: nn.Module) -> None:
-    """Set the magnitudes of DoRA to the row norms of the frozen weights, computed in the precision of the adapters.
+    """Initialise DoRA's magnitudes with the row norms of the frozen weights, computed in the adapters' precision.
 
     peft computes these norms in half precision if the weights have half precision, which changes the initial output.
     """
@@ -249,12 +251,12 @@ def _adaptable(layers: dict[str, nn.Module]) -> str:
 
 
 def with_gradient_checkpointing(network: nn.Module) -> nn.Module:
-    """Store only the input of each block of a network. The backward pass recomputes the activations inside the blocks.
+    """Store only the inputs of a network's blocks; the backward pass recomputes the activations inside the blocks.
 
-    A network without batch normalisation uses its own checkpointing, if available (diffusers, transformers, timm).
-    In other networks, the blocks are the elements of the outermost `nn.Sequential` or `nn.ModuleList` that have
-    children. Batch normalisation updates its running statistics only in the first forward pass. A network without
-    blocks raises an error.
+    A network without batch normalisation uses its library's own checkpointing, if available (diffusers, transformers,
+    timm). In other networks, the blocks are those elements of the outermost `nn.Sequential` or `nn.ModuleList` that
+    have child modules. Batch normalisation updates its running statistics only in the first forward pass. A network
+    without blocks raises an error.
     """
     own = ("enable_gradient_checkpointing", "gradient_checkpointing_enable", "set_grad_checkpointing")
     method = next((getattr(network, name) for name in own if hasattr(network, name)), None)
@@ -285,7 +287,7 @@ def _blocks(module: nn.Module) -> Iterator[nn.Module]:
 def _recomputed(forward: Any, block: nn.Module, *args: Any, **kwargs: Any) -> Any:
     if not torch.is_grad_enabled():
         return forward(*args, **kwargs)
-    if torch.compiler.is_compiling():  # the compiler moves updates of buffers out of the recomputation
+    if torch.compiler.is_compiling():  # the compiler excludes buffer updates from the recomputation
         return checkpoint(forward, *args, use_reentrant=False, **kwargs)
     return checkpoint(forward, *args, use_reentrant=False, context_fn=partial(_contexts, block), **kwargs)
 
@@ -296,7 +298,7 @@ def _contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractC
 
 @contextmanager
 def _running_statistics_kept(block: nn.Module) -> Iterator[None]:
-    """Set momentum 0 in the recomputation, which leaves running statistics and outputs unchanged."""
+    """Set the momentum to 0 during recomputation, so that running statistics and outputs stay unchanged."""
     moving = [m for m in block.modules() if isinstance(m, BATCH_NORM) and m.training and m.track_running_stats]
     kept = [(module.momentum, module.num_batches_tracked) for module in moving]
     for module in moving:
@@ -309,11 +311,11 @@ def _running_statistics_kept(block: nn.Module) -> Iterator[None]:
 
 
 def in_dtype(network: nn.Module, dtype: Precision) -> nn.Module:
-    """Convert a network's weights and computation to another precision, with float32 inputs and outputs.
+    """Convert a network's weights and computation to a precision; inputs and outputs of its forward are float32.
 
     Inputs with two or more dimensions are cast to `dtype`, and floating-point outputs are cast back to float32. Time
     steps and noise levels `[B]` keep their precision. Modules that a diffusers model keeps in float32 stay in float32.
-    Methods other than forward compute in `dtype`.
+    Methods other than `forward` compute in `dtype`, without these casts.
     """
     if dtype not in ("float32", "bfloat16", "float16"):
         raise ValueError(f"dtype must be float32, bfloat16 or float16, got {dtype!r}")
@@ -341,7 +343,7 @@ def _outputs_in_float32(network: nn.Module, args: tuple[Any, ...], output: Any) 
 
 
 def compiled(network: nn.Module, backend: str = "inductor") -> nn.Module:
-    """Compile a network in place. Unlike `torch.compile(network)`, this keeps the type and the state_dict keys."""
+    """Compile a network in place, which keeps its type and state_dict keys, unlike `torch.compile(network)`."""
     backends = torch.compiler.list_backends(exclude_tags=())
     if backend not in backends:
         raise ValueError(f"compile must be one of {', '.join(backends)}, got {backend!r}")

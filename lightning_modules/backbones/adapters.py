@@ -1,4 +1,4 @@
-"""LoRA of a diffusers network: its settings, and the check that a checkpoint has adapters of the same kind."""
+"""Settings of a diffusers network's LoRA adapters, and a check that a checkpoint's adapters have the same settings."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,11 +6,11 @@ from typing import Any
 from torch import nn
 
 ADAPTERS = "adapters"
-"""Key of the settings in a checkpoint."""
+"""Checkpoint key of the adapters' settings."""
 
 
 def lora_settings(network: nn.Module) -> dict[str, Any] | None:
-    """Return rank, alpha and kind of a network's adapters, by the names of peft; None without adapters."""
+    """Return rank, alpha and kind of a network's adapters, under peft's names; None without adapters."""
     config: Any = getattr(network, "peft_config", {}).get("default")
     if config is None:
         return None
@@ -18,9 +18,9 @@ def lora_settings(network: nn.Module) -> dict[str, Any] | None:
 
 
 def lora_metadata(network: Any) -> dict[str, Any] | None:
-    """Return the settings from which diffusers rebuilds adapters; None if the saved weights alone define them.
+    """Return the settings from which diffusers rebuilds adapters; None if the saved weights define the adapters fully.
 
-    The weights alone define LoRA whose alpha equals its rank.
+    The weights define the adapters fully for plain LoRA whose alpha equals its rank.
     """
     settings = lora_settings(network)
     if settings is None or not (settings["use_dora"] or settings["lora_alpha"] != settings["r"] or _rescaled(settings)):
@@ -33,12 +33,12 @@ def _rescaled(settings: Mapping[str, Any]) -> bool:
 
 
 def check_adapters(network: nn.Module, checkpoint: Mapping[str, Any]) -> None:
-    """Reject a checkpoint whose adapters have another rank, alpha or kind than those of a network.
+    """Reject a checkpoint whose adapters differ from a network's adapters in rank, alpha or kind.
 
-    Checkpoints without settings are older. Their alpha equals their rank.
+    Checkpoints without settings were written by older versions; for these, alpha equals the rank.
 
     Raises:
-        ValueError: if a setting differs; the message names key, value and the value in the checkpoint.
+        ValueError: if a setting differs; the message contains its key, its value and the value in the checkpoint.
     """
     own = lora_settings(network)
     downs = [value for key, value in checkpoint["state_dict"].items() if ".lora_A." in key]

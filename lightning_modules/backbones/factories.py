@@ -1,4 +1,4 @@
-"""Networks from timm and diffusers by name. All arguments are explicit, so that configs are checked."""
+"""Build networks from timm and diffusers by name. All arguments are explicit, so that configs can be checked."""
 
 import difflib
 import re
@@ -36,30 +36,32 @@ def timm_model(
     tuning: Literal["full", "lora", "frozen", "linear_probe"] = "full",
     **adaptation: Any,
 ) -> nn.Module:
-    """Any classification network from timm: maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`.
+    """Build a timm classification network, which maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`.
 
     On the meta device, where parameters have no values, no weights are read or downloaded.
 
     Args:
-        name: a name from `timm.list_models()`, with or without a tag of pretrained weights (`resnet18.a1_in1k`).
+        name: a name from `timm.list_models()`, optionally with the tag of pretrained weights (`resnet18.a1_in1k`).
         num_classes: number of logits, K; 0 returns pooled features instead.
-        pretrained: use timm's weights for this name, from the Hugging Face Hub or its cache.
-        weights: local file or folder of weights; a classifier with another number of outputs is reinitialised.
+        pretrained: load timm's weights for this name from the Hugging Face Hub or its cache.
+        weights: local file or folder with weights. If the classifier in the file has a different number of outputs, the
+            network's classifier is newly initialised.
         in_channels: channels of an image, C; timm adapts pretrained weights to this number.
-        image_size: height and width of images, for networks with a fixed image size; default: the network's own.
-        drop_rate: dropout probability, usually before the classifier; default: the network's own.
-        drop_path_rate: maximum probability of dropping a residual branch; default: the network's own.
+        image_size: height and width of images, for networks with a fixed image size; default: the network's default
+            size.
+        drop_rate: dropout probability, usually before the classifier; default: the network's default.
+        drop_path_rate: maximum probability of dropping a residual branch; default: the network's default.
         normalize: normalise images in [0, 1] inside the network; if false, inputs must already be normalised.
         mean: mean of each channel, in pixel units; default: the value of timm's weights.
         std: standard deviation of each channel, in pixel units; default: the value of timm's weights.
         tuning: full trains all parameters, lora trains adapters and the classifier, linear_probe trains only the
-            classifier, frozen trains nothing.
-        adaptation: arguments of `adapted`: adapters, gradient checkpointing, precision, compilation.
+            classifier, and frozen trains nothing.
+        adaptation: other arguments of `adapted`: adapters, gradient checkpointing, precision, compilation.
 
     Raises:
-        ValueError: if an argument is unknown, or does not fit the network, the weights or another argument; the message
-            names the argument.
-        FileNotFoundError: if the weights are not at `weights`, or cannot be downloaded.
+        ValueError: if an argument is unknown, or is incompatible with the network, the weights or another argument; the
+            message names the argument.
+        FileNotFoundError: if there are no weights at `weights`, or if they cannot be downloaded.
         ImportError: if `tuning` is lora and peft is not installed.
     """
     import timm
@@ -124,7 +126,7 @@ def _timm_model_by_name(name: str, pretrained: bool, options: dict[str, Any]) ->
 
 
 def _timm_model_from_file(name: str, path: str, options: dict[str, Any]) -> Any:
-    """Load all weights into a network with the number of classes in the file, then replace the classifier."""
+    """Load all weights into a network with the file's number of classes, and then replace the classifier."""
     import timm
 
     state: dict[str, Tensor] = read_weights(path)
@@ -140,7 +142,7 @@ def _timm_model_from_file(name: str, path: str, options: dict[str, Any]) -> Any:
         if "unexpected keyword argument" in str(error):
             raise
         raise ValueError(f"weights: {path} does not fit {name}: {sentence(error)}") from error
-    except Exception as error:  # converters raise many kinds for tensors of other shapes
+    except Exception as error:  # converters raise many types of errors for wrong shapes
         raise ValueError(f"weights: {path} does not fit {name}: {sentence(error)}") from error
     model.pretrained_cfg.pop("state_dict")
     if classes != options["num_classes"]:
@@ -160,7 +162,7 @@ def diffusers_model(
     dtype: Precision | None = None,
     **adaptation: Any,
 ) -> nn.Module:
-    """Any network from diffusers: U-Nets, transformers, autoencoders.
+    """Build a network from diffusers: a U-Net, a transformer or an autoencoder.
 
     On the meta device, where parameters have no values, no weights are read or downloaded.
 
@@ -168,15 +170,15 @@ def diffusers_model(
         name_or_path: a local folder written by `save_pretrained`, a model's name on the Hugging Face Hub
             (`google/ddpm-cifar10-32`), or, with `pretrained: false`, a local `config.json`.
         subfolder: folder of the network in a pipeline, such as unet, transformer or vae.
-        pretrained: load the weights; otherwise initialise the config's architecture randomly.
+        pretrained: load the weights; if false, build the architecture in the config with random weights.
         tuning: `full` trains every parameter, `lora` trains only adapters, and `frozen` trains nothing.
         dtype: precision of weights and internal computation; inputs and outputs are float32; default: float32.
-        adaptation: arguments of `adapted`: adapters, gradient checkpointing, compilation.
+        adaptation: other arguments of `adapted`: adapters, gradient checkpointing, compilation.
 
     Raises:
-        FileNotFoundError: if config or weights are neither on disk nor on the Hub.
+        FileNotFoundError: if the config or the weights are neither on disk nor on the Hub.
         NotADirectoryError: if `name_or_path` is a file other than a config.
-        ValueError: if the config's class is not from diffusers, if the weights do not fit the network, or if an
+        ValueError: if the class in the config is not from diffusers, if the weights do not match the network, or if an
             argument is unknown.
         ImportError: if `tuning` is lora and peft is not installed.
     """

@@ -1,4 +1,4 @@
-"""Collect inputs and outputs of inner layers without changing the network, and remove classifiers."""
+"""Collect inputs and outputs of inner layers without changing the network, and remove classifiers from networks."""
 
 import difflib
 import sys
@@ -19,12 +19,12 @@ def named_layer(network: nn.Module, name: str, argument: str = "feature_layer") 
     """Find the layer named `name`, or the only layer whose name ends in `name` (`layer2` finds `network.layer2`).
 
     Args:
-        network: network to search; the names inside a `Normalized` network come first.
+        network: network to search; if it is `Normalized`, names inside the wrapped network take precedence.
         name: name of the layer.
-        argument: config key that `name` comes from, for error messages.
+        argument: config key that contains `name`, for error messages.
 
     Raises:
-        ValueError: if no layer or more than one matches; the message lists the layers.
+        ValueError: if no layer matches, or if several layers match; the message lists the layers.
     """
     layers = {each: module for each, module in network.named_modules() if each}
     inside = "network." if isinstance(network, Normalized) else ""
@@ -39,14 +39,14 @@ def named_layer(network: nn.Module, name: str, argument: str = "feature_layer") 
 
 
 def listed_layers(network: nn.Module) -> str:
-    """List the names of a network's layers, outermost (and most likely) layers first."""
+    """Return the names of a network's layers as text, beginning with the outermost (and most likely) layers."""
     network = network.network if isinstance(network, Normalized) else network
     names = sorted((name for name, _ in network.named_modules() if name), key=lambda name: name.count("."))
     return f"{type(network).__name__} has: {listed(names, at_most=MOST_NAMES)}"
 
 
 def classifier_layer(network: nn.Module) -> nn.Linear:
-    """Find a classifier's last linear layer.
+    """Return a classifier's last linear layer.
 
     Raises:
         ValueError: if the classifier has no linear layer.
@@ -63,12 +63,13 @@ def tapped(
     keep: Callable[[str, Any], Any] = lambda _, value: value,
     inputs: bool = False,
 ) -> Iterator[dict[str, list[Any]]]:
-    """Collect the outputs of layers during a `with` block, with one list entry for each call of a layer.
+    """Collect the outputs of layers inside a `with` block, with one list entry for each call of a layer.
 
     Args:
         layers: layers to observe; their names are the keys of the collected outputs.
-        keep: function that computes the collected value from the name and the output of a layer. It runs before later
-            layers can modify the output in place. If a layer returns a tuple, the output is its first element.
+        keep: function that computes the collected value from the name and the output of a layer. It is called before
+            later layers can modify the output in place. If a layer returns a tuple, its first element is used as the
+            output.
         inputs: collect the first input of each layer instead of its output.
     """
     seen: dict[str, list[Any]] = {name: [] for name in layers}
@@ -82,7 +83,8 @@ def tapped(
         else layer.register_forward_hook(lambda _, given, output, name=name: collect(name, output))
         for name, layer in layers.items()
     ]
-    # A compiled network would not call the hooks. The check would import a compiler, so skip it if none is loaded.
+    # A compiled network would not call the hooks. `set_stance` would import the compiler, so call it only if it is
+    # loaded.
     eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
     try:
         with eager:
@@ -100,10 +102,11 @@ def logits_and_features(network: nn.Module, image: Tensor) -> tuple[Tensor, Tens
 
 
 def pooled(output: Tensor, channels_last: bool = False) -> Tensor:
-    """Average a layer's output over positions, `[B, D]`.
+    """Average a layer's output over spatial positions or tokens, `[B, D]`.
 
     Args:
-        output: rows `[B, D]`, tokens `[B, T, D]`, or feature maps `[B, D, H, W]` with any number of spatial axes.
+        output: features `[B, D]`, tokens `[B, T, D]`, or feature maps `[B, D, H, W]` with any number of spatial
+            dimensions.
         channels_last: whether feature maps are `[B, H, W, D]` instead.
     """
     if output.ndim == 2:
@@ -114,7 +117,7 @@ def pooled(output: Tensor, channels_last: bool = False) -> Tensor:
 
 
 def without_head(network: nn.Module) -> nn.Module:
-    """Remove a network's classifier; the network then returns features.
+    """Remove a network's classifier in place, so that the network returns features.
 
     Args:
         network: network whose last `nn.Linear` is the classifier; other state_dict keys stay unchanged.

@@ -1,8 +1,8 @@
-"""Normalisation as a network's first layer.
+"""Normalisation of images as the first layer of a network.
 
     f(x) = g((x - mean) / std),  x in [0, 1].
 
-Images are in [0, 1] everywhere outside networks. Noise levels, attack radii and certified radii therefore have pixel
+Outside networks, images are always in [0, 1]. Noise levels, attack radii and certified radii are therefore in pixel
 units.
 """
 
@@ -12,25 +12,25 @@ import torch
 from torch import Tensor, nn
 
 BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-"""Layers that normalise by the statistics of a batch, for `isinstance`."""
+"""Batch normalisation layers, for `isinstance`."""
 
 
 class Normalized(nn.Module):
-    """A network that takes images in [0, 1] and normalises them.
+    """Wrap a network so that it receives images in [0, 1] and normalises them.
 
-    The attribute `network` holds the wrapped network. Its state_dict keys get the prefix `network.`. Mean and std come
-    from the config and are not saved.
+    The attribute `network` is the wrapped network, so state_dict keys have the prefix `network.`. Mean and std are
+    defined by the config and are not saved.
 
     Args:
-        network: takes normalised images `[B, C, H, W]`.
+        network: network that receives normalised images `[B, C, H, W]`.
         mean: one value per channel, or one value for all channels, in pixel units; default: the value in the timm
             network's `pretrained_cfg`.
         std: one positive value per channel, or one value for all channels, in pixel units; default: the value in the
             timm network's `pretrained_cfg`.
 
     Raises:
-        ValueError: if `mean` or `std` is missing and the network defines none, if the two differ in length, or if a
-            value of `std` is not positive.
+        ValueError: if `mean` or `std` is None and the network defines no value for it, if the two differ in length, or
+            if a value of `std` is not positive.
     """
 
     mean: Tensor

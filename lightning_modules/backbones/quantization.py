@@ -1,8 +1,8 @@
-"""Frozen weights of diffusers networks in 8 or 4 bits, by the quantisation configs of diffusers.
+"""Store frozen weights of diffusers networks in 8 or 4 bits, with the quantisation configs of diffusers.
 
-`int8` is the weight-only quantisation of torchao: 8-bit integers and one scale for each row. `nf4` is that of
-bitsandbytes: 4-bit codes with one scale for 64 weights. Both quantise linear layers while the weights are loaded, and
-dequantise a layer's weight when the layer runs. Other layers and adapters are not quantised.
+`int8` is torchao's weight-only quantisation, with 8-bit integers and one scale for each row. `nf4` is bitsandbytes'
+quantisation, with 4-bit codes and one scale for every 64 weights. Both quantise linear layers while the weights are
+loaded, and dequantise a layer's weight whenever the layer is called. Other layers and adapters are not quantised.
 
 Source: Dettmers et al., QLoRA: Efficient Finetuning of Quantized LLMs, NeurIPS 2023, arXiv 2305.14314, for nf4.
 """
@@ -23,20 +23,21 @@ from lightning_modules.torch_internals import leave_out_of_ddp
 Quantization = Literal["int8", "nf4"]
 PACKAGES = {"int8": "torchao", "nf4": "bitsandbytes"}
 NETWORKS = ("unet", "transformer")
-"""Parts of a pipeline that are quantised."""
+"""Parts of a pipeline that can be quantised."""
 
 
 def check_quantization(quantization: Quantization | None, tuning: Tuning, network: Path) -> None:
-    """Reject a quantisation that does not fit, before anything is loaded.
+    """Reject an unsupported quantisation before anything is loaded.
 
     Args:
         quantization: the quantisation to apply.
-        tuning: choice of the trained parameters.
-        network: folder of the predicting network in a local pipeline; nothing is read if the folder does not exist.
+        tuning: which parameters are trained, see `adapted`.
+        network: folder of the denoising network in a local pipeline; if the folder does not exist, it is ignored.
 
     Raises:
-        ValueError: if the quantisation is unknown, or `tuning` is full and weights are quantised.
-        ImportError: if its package is not installed; the message names the extra.
+        ValueError: if the quantisation is unknown or unsupported, or if `tuning` is full although weights are
+            quantised.
+        ImportError: if the package for the quantisation is not installed; the message names the extra that installs it.
     """
     one_of((None, *PACKAGES), quantization=quantization)
     stored = _stored_method(network)
@@ -54,7 +55,7 @@ def check_quantization(quantization: Quantization | None, tuning: Tuning, networ
 
 
 def _stored_method(network: Path) -> str | None:
-    """Return the package that quantised the weights in a folder; None without a folder or without quantisation."""
+    """Return the package that quantised the weights in a folder; None if they are not quantised or do not exist."""
     config = read_json_object(file) if (file := network / "config.json").is_file() else {}
     settings = config.get("quantization_config")
     return str(settings.get("quant_method")) if isinstance(settings, dict) else None
@@ -63,7 +64,7 @@ def _stored_method(network: Path) -> str | None:
 def quantization_config(
     quantization: Quantization | None, dtype: Precision | None, excluded: Sequence[str] = ()
 ) -> Any:
-    """Build the quantisation config of diffusers; None without quantisation.
+    """Build the diffusers quantisation config; return None without quantisation.
 
     Args:
         quantization: int8 or nf4.
@@ -90,9 +91,9 @@ def is_quantized(network: nn.Module) -> bool:
 
 
 def prepare_for_ddp(module: nn.Module) -> None:
-    """Keep quantised weights out of DistributedDataParallel, whose broadcast does not take them.
+    """Exclude quantised weights from DistributedDataParallel, which cannot broadcast them.
 
-    Every rank reads the same weights from the pipeline.
+    No broadcast is needed, because every rank loads the same weights from the pipeline.
     """
     names = [name for name, parameter in module.named_parameters() if _is_quantized(parameter)]
     if names:
@@ -104,7 +105,7 @@ def _is_quantized(weight: Any) -> bool:
 
 
 def dequantized_state(network: nn.Module) -> dict[str, Tensor]:
-    """Return a network's state dict on the CPU, with dequantised weights under their names without quantisation."""
+    """Return a network's state dict on the CPU, with dequantised weights under the keys of the unquantised network."""
     from peft.utils.integrations import dequantize_module_weight
 
     layers = {
@@ -115,6 +116,6 @@ def dequantized_state(network: nn.Module) -> dict[str, Tensor]:
     state = {
         key: value.cpu()
         for key, value in network.state_dict().items()
-        if key not in layers and f"{key.partition('.weight.')[0]}.weight" not in layers  # the latter are scales
+        if key not in layers and f"{key.partition('.weight.')[0]}.weight" not in layers  # excludes the weights' scales
     }
     return state | {key: dequantize_module_weight(layer).detach().cpu() for key, layer in layers.items()}

@@ -1,8 +1,8 @@
 """Replace layers of a network, chosen by name patterns.
 
-The new layers hold the parameters of the old layers. Checkpoints therefore load in both directions between the plain
-and the changed network. A new layer may also compute with a function of its trained weight, evaluated in every forward
-pass. `effective_weights` returns the results as weights of the plain network.
+The new layers have the parameters of the old layers, so checkpoints can be exchanged between the plain network and the
+changed network. A new layer may also compute with a function of its trained weight, which is evaluated in every forward
+pass. `effective_weights` returns the values of these functions as weights of the plain network.
 """
 
 import re
@@ -22,19 +22,19 @@ from lightning_modules.backbones.weights import listed
 def layers_named(
     network: nn.Module, patterns: Sequence[str], kinds: tuple[type[nn.Module], ...], key: str
 ) -> dict[str, nn.Module]:
-    """Find the layers of given classes whose names match a pattern, in the order of definition.
+    """Return the layers of given classes whose names match a pattern, in the order of their definition.
 
-    The output projection of `nn.MultiheadAttention` is excluded, because PyTorch never calls its forward.
+    The output projection of `nn.MultiheadAttention` is excluded, because PyTorch never calls its `forward`.
 
     Args:
         network: any network.
         patterns: names as in `network.named_modules()`; `*` matches any characters, including dots, and `?` matches one
             character.
-        kinds: classes of the layers.
-        key: config key of the patterns, for error messages.
+        kinds: allowed classes of the layers.
+        key: config key that contains the patterns, for error messages.
 
     Raises:
-        ValueError: if a pattern matches no such layer; the message lists the existing layers.
+        ValueError: if a pattern matches no layer of these classes; the message lists the existing layers.
     """
     layers: dict[str, nn.Module] = {
         name: module
@@ -55,16 +55,17 @@ def layers_named(
 def replace_layers(
     network: nn.Module, layers: Mapping[str, nn.Module], key: str, replaced: Callable[[str, Any], nn.Module]
 ) -> None:
-    """Replace layers of a network, in place, by layers that train differently.
+    """Replace layers of a network, in place, with layers that behave differently in training.
 
     Args:
         network: network that contains the layers.
         layers: layers to replace, by name.
-        key: config key of the patterns, for error messages.
-        replaced: function that builds the new layer, with the same parameters, from the name of a layer and the layer.
+        key: config key that contains the patterns, for error messages.
+        replaced: function that receives a layer's name and the layer, and returns a new layer with the same parameters.
 
     Raises:
-        ValueError: if a layer is frozen, or the class of a layer overrides the computation of its base class in torch.
+        ValueError: if a layer is frozen, or if its class overrides the computation of the torch class from which it is
+            derived.
     """
     for name, layer in layers.items():
         own_kind: Any = type(layer)
@@ -88,21 +89,20 @@ class WeightFunction(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, weight: Tensor) -> Tensor:
-        """Compute the weight used in a forward pass, in the same shape; in evaluation mode, it equals the exported
-        weight."""
+        """Compute the weight used in a forward pass, with the same shape; in evaluation mode, it is also exported."""
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """Describe the exported weight in a dictionary that can be written as JSON."""
+        """Return a description of the exported weight, as a dictionary that can be written as JSON."""
 
 
 class FunctionOfThirds(WeightFunction):
-    """Apply functions to the query, key and value rows of a fused `qkv` weight of timm.
+    """Apply separate functions to the query, key and value rows of timm's fused `qkv` weight.
 
     Rows without a function stay unchanged.
 
     Args:
-        functions: functions of the query, key and value rows, by the names q, k and v.
+        functions: functions for the query, key and value rows, under the keys q, k and v.
     """
 
     def __init__(self, functions: Mapping[str, WeightFunction]) -> None:
@@ -119,7 +119,7 @@ class FunctionOfThirds(WeightFunction):
 
 
 class LinearOfFunction(nn.Linear):
-    """A linear layer that shares the parameters of another layer, and computes with a function of the weight."""
+    """A linear layer that shares the parameters of a given layer, and computes with a function of the weight."""
 
     def __init__(self, layer: nn.Linear, function: WeightFunction) -> None:
         super().__init__(layer.in_features, layer.out_features, bias=False, device="meta")
@@ -131,7 +131,7 @@ class LinearOfFunction(nn.Linear):
 
 
 class Conv2dOfFunction(nn.Conv2d):
-    """A convolution that shares the parameters of another layer, and computes with a function of the weight."""
+    """A convolution that shares the parameters of a given layer, and computes with a function of the weight."""
 
     def __init__(self, layer: nn.Conv2d, function: WeightFunction) -> None:
         geometry: dict[str, Any] = {
@@ -147,12 +147,12 @@ class Conv2dOfFunction(nn.Conv2d):
 
 
 def with_function(layer: nn.Linear | nn.Conv2d, function: WeightFunction) -> nn.Module:
-    """Build a layer's replacement that computes with a function of its weight."""
+    """Build a replacement for a layer that computes with a function of the layer's weight."""
     return Conv2dOfFunction(layer, function) if isinstance(layer, nn.Conv2d) else LinearOfFunction(layer, function)
 
 
 def layers_of_functions(network: nn.Module) -> dict[str, LinearOfFunction | Conv2dOfFunction]:
-    """Return the layers that compute with a function of the weight, by name."""
+    """Return all layers that compute with a function of the weight, by name."""
     kinds = (LinearOfFunction, Conv2dOfFunction)
     return {name: module for name, module in network.named_modules() if isinstance(module, kinds)}
 

@@ -1,4 +1,4 @@
-"""Resize images, in front of a pre-trained network or by bicubic interpolation."""
+"""Resize images, either before a pre-trained network or by bicubic upsampling."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 
 class Resized(nn.Module):
-    """Resize images `[B, C, H, W]` to squares, with antialiasing, before a network.
+    """Wrap a network so that images `[B, C, H, W]` are first resized to squares, with antialiasing.
 
     Args:
-        network: takes images `[B, C, image_size, image_size]`.
+        network: network that receives images `[B, C, image_size, image_size]`.
         image_size: height and width in pixels.
         mode: interpolation mode.
 
@@ -42,5 +42,5 @@ def enlarged(image: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def times_larger(image: Tensor, factor: int) -> Tensor:
-    """Upsample images by a factor."""
+    """Upsample images by an integer factor, by bicubic interpolation."""
     return enlarged(image, [factor * side for side in image.shape[2:]])

@@ -1,4 +1,4 @@
-"""Segmentation networks from segmentation-models-pytorch by name, with explicit arguments."""
+"""Build segmentation networks from segmentation-models-pytorch by name, with explicit arguments."""
 
 import difflib
 import inspect
@@ -16,11 +16,11 @@ IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
 class FilledUp(nn.Module):
-    """Pad images to sides divisible by `multiple`, and crop the network's logits to the original size.
+    """Wrap a network so that image sides are padded to multiples of `multiple` and logits are cropped accordingly.
 
     Args:
-        network: maps images `[B, C, H, W]` to logits `[B, K, H, W]`.
-        multiple: divisor of the padded height and width.
+        network: network that maps images `[B, C, H, W]` to logits `[B, K, H, W]`.
+        multiple: number that divides the padded height and width.
     """
 
     def __init__(self, network: nn.Module, multiple: int) -> None:
@@ -47,28 +47,29 @@ def smp_model(
     tuning: Tuning = "full",
     **adaptation: Any,
 ) -> nn.Module:
-    """Any network from segmentation-models-pytorch: maps images `[B, C, H, W]` in [0, 1] to logits `[B, K, H, W]`.
+    """Build a segmentation-models-pytorch network, from images `[B, C, H, W]` in [0, 1] to logits `[B, K, H, W]`.
 
     On the meta device, where parameters have no values, no weights are read or downloaded. Images may have any size.
 
     Args:
         name: Unet, UnetPlusPlus, FPN, DeepLabV3Plus, UPerNet, Segformer or another architecture of the package; not
             case-sensitive.
-        num_classes: number of pixel categories, K, including the background.
-        encoder: an encoder of segmentation-models-pytorch, or `tu-` and the name of a timm network.
-        pretrained: use the encoder's ImageNet weights, from the Hugging Face Hub or its cache.
-        weights: local weight file of the whole network, trained with `num_classes` categories.
+        num_classes: number of pixel classes, K, including the background.
+        encoder: an encoder of segmentation-models-pytorch, or `tu-` followed by the name of a timm network.
+        pretrained: load the encoder's ImageNet weights from the Hugging Face Hub or its cache.
+        weights: local weight file of the whole network, trained with `num_classes` classes.
         in_channels: channels of an image, C.
         normalize: normalise images in [0, 1] inside the network; if false, inputs must already be normalised.
         mean: mean of each channel, in pixel units; default: ImageNet's.
         std: standard deviation of each channel, in pixel units; default: ImageNet's.
         tuning: `full` trains every parameter, `lora` trains only adapters, and `frozen` trains nothing.
-        adaptation: arguments of `adapted`: adapters, trainable submodules, gradient checkpointing, precision.
+        adaptation: other arguments of `adapted`: adapters, trainable submodules, gradient checkpointing, precision.
 
     Raises:
         ImportError: if segmentation-models-pytorch is not installed.
-        ValueError: if an argument is unknown, contradicts another, or does not fit; the message names the argument.
-        FileNotFoundError: if the weights are not at `weights`, or cannot be downloaded.
+        ValueError: if an argument is unknown, incompatible with another argument, or incompatible with the network; the
+            message names the argument.
+        FileNotFoundError: if there are no weights at `weights`, or if they cannot be downloaded.
     """
     try:
         import segmentation_models_pytorch as smp
@@ -102,7 +103,7 @@ def smp_model(
         raise FileNotFoundError(
             f"pretrained: the weights of {encoder} are not in the Hugging Face cache and could not be downloaded"
         ) from error
-    except (KeyError, RuntimeError) as error:  # raised by the package and timm for unknown names
+    except (KeyError, RuntimeError) as error:  # raised by the package and by timm for unknown names
         raise ValueError(f"{name} on {encoder}: {' '.join(str(error).split())}") from error
     if weights is not None and not on_meta:
         load(network, read_weights(weights), weights)

@@ -1,4 +1,4 @@
-"""Text classifiers and encoders from transformers by name, such as BERT and T5, with explicit arguments."""
+"""Build text classifiers and encoders from transformers by name, such as BERT and T5, with explicit arguments."""
 
 from typing import Any
 
@@ -12,10 +12,10 @@ from lightning_modules.backbones.weights import check_pretrained, folder_or_name
 
 
 class TextClassifier(nn.Module):
-    """A transformers network for sequence classification that returns only logits `[B, K]`.
+    """Wrap a transformers network for sequence classification so that it returns only logits `[B, K]`.
 
     Args:
-        network: maps a tokenizer's output to an object with `logits`.
+        network: network that maps a tokenizer's output to an object with `logits`.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -27,12 +27,12 @@ class TextClassifier(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """A transformers network that maps texts to features `[B, D]`: the mean of the last hidden states over the tokens.
+    """Wrap a transformers network so that it maps texts to features `[B, D]`, the mean of the last hidden states.
 
-    Padding is left out of the mean.
+    The mean is over all tokens except padding.
 
     Args:
-        network: maps a tokenizer's output to an object with `last_hidden_state` `[B, T, D]`.
+        network: network that maps a tokenizer's output to an object with `last_hidden_state` `[B, T, D]`.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -46,11 +46,11 @@ class TextEncoder(nn.Module):
 
 
 class TextToTextClassifier(nn.Module):
-    """An encoder-decoder from transformers that answers with one of K tokens.
+    """Wrap an encoder-decoder from transformers as a classifier whose answer is one of K tokens.
 
     Args:
-        network: a T5, or another text-to-text model.
-        answers: answer tokens, in the order of the classes, `[K]`.
+        network: a T5 or a different text-to-text model.
+        answers: indices of the K answer tokens, in class order.
     """
 
     answers: Tensor
@@ -78,26 +78,28 @@ def transformers_classifier(
     dtype: Precision | None = None,
     **adaptation: Any,
 ) -> nn.Module:
-    """Any text classification network from transformers: maps its tokenizer's output to logits `[B, num_classes]`.
+    """Build a text classifier from transformers, which maps its tokenizer's output to logits `[B, num_classes]`.
 
-    Encoders (BERT, RoBERTa, ...) get transformers' own classifier, newly initialised. Encoder-decoders (T5) answer with
-    a class index (0, 1, ...), as in text-to-text training. The logits are those of the first token of each of the K
-    indices. On the meta device, where parameters have no values, no weights are read or downloaded.
+    For encoders (BERT, RoBERTa, ...), transformers' own classification head is added and newly initialised.
+    Encoder-decoders (T5) answer with a class index (0, 1, ...), as in text-to-text training; the logits are those of
+    the first tokens of the K class indices. On the meta device, where parameters have no values, no weights are read or
+    downloaded.
 
     Args:
         name_or_path: a local folder written by `save_pretrained`, or a model's name on the Hugging Face Hub.
-        num_classes: number of classes, K; 1 gives one real number, for regression with encoders.
-        architecture: config of a network to build instead of loading one; its keys are `model_type`, such as bert or
-            t5, and the network's settings.
-        pretrained: load the weights; otherwise initialise the architecture randomly.
-        tuning: full trains all parameters, lora trains adapters and the new classifier, frozen trains only the new
+        num_classes: number of classes, K; with 1, an encoder returns one real number, for regression.
+        architecture: config of a network to build instead of loading its config; the keys are `model_type`, such as
+            bert or t5, and the network's settings.
+        pretrained: load the weights; if false, the weights are random.
+        tuning: full trains all parameters, lora trains adapters and the new classifier, and frozen trains only the new
             classifier.
         dtype: precision of weights and internal computation; inputs and outputs are float32; default: float32.
-        adaptation: arguments of `adapted`: adapters, gradient checkpointing, compilation.
+        adaptation: other arguments of `adapted`: adapters, gradient checkpointing, compilation.
 
     Raises:
-        FileNotFoundError: if config, weights or tokenizer are neither on disk nor on the Hub.
-        ValueError: if the config is not of a text network, or weights or arguments do not fit.
+        FileNotFoundError: if the config, the weights or the tokenizer are neither on disk nor on the Hub.
+        ValueError: if the config is not that of a text classification network, or if weights or arguments do not match
+            it.
         ImportError: if transformers is not installed, or if `tuning` is lora and peft is not installed.
     """
     need_transformers("transformers_classifier")
@@ -125,19 +127,20 @@ def transformers_classifier(
 def transformers_text_encoder(
     name_or_path: str, architecture: dict[str, Any] | None = None, pretrained: bool = True
 ) -> nn.Module:
-    """Any text encoder from transformers, frozen: maps its tokenizer's output to features `[B, D]`.
+    """Build a frozen text encoder from transformers, which maps its tokenizer's output to features `[B, D]`.
 
-    The features are the mean of the last hidden states over the tokens. On the meta device, no weights are read.
+    The features are the mean of the last hidden states over all tokens except padding. On the meta device, no weights
+    are read.
 
     Args:
         name_or_path: a local folder written by `save_pretrained`, or a model's name on the Hugging Face Hub.
-        architecture: config of a network to build instead of loading one; its keys are `model_type`, such as bert, and
-            the network's settings.
-        pretrained: load the weights; otherwise initialise the architecture randomly.
+        architecture: config of a network to build instead of loading its config; the keys are `model_type`, such as
+            bert, and the network's settings.
+        pretrained: load the weights; if false, the weights are random.
 
     Raises:
-        FileNotFoundError: if config or weights are neither on disk nor on the Hub.
-        ValueError: if the config is not of a text encoder, or weights do not fit.
+        FileNotFoundError: if the config or the weights are neither on disk nor on the Hub.
+        ValueError: if the config is not that of a text encoder, or if the weights do not match it.
         ImportError: if transformers is not installed.
     """
     need_transformers("transformers_text_encoder")
@@ -167,7 +170,7 @@ def _network(source: str, local: bool, num_classes: int, architecture: dict[str,
         return new_network(network_class, config, source).train()
     inside = "" if config.is_encoder_decoder else f"{network_class.base_model_prefix}."
     options = {"config": config, "local_files_only": local, "dtype": torch.float32}
-    with quiet_transformers():  # it reports the newly initialised classifier
+    with quiet_transformers():  # transformers reports the newly initialised classifier
         return from_pretrained(network_class, source, "model.safetensors", needed=inside, **options).train()
 
 
@@ -188,17 +191,17 @@ def _config(source: str, local: bool, architecture: dict[str, Any] | None) -> An
             f"name_or_path: no transformers network at {source}; expected a folder with config.json, as "
             f"save_pretrained writes it, or a name on the Hugging Face Hub"
         ) from error
-    except Exception as error:  # transformers raises many kinds for invalid values
+    except Exception as error:  # transformers raises many types of errors for invalid values
         raise ValueError(f"config.json of {source} is not a config of transformers: {sentence(error)}") from error
 
 
 def _answers(source: str, local: bool, num_classes: int) -> list[int]:
-    """Look up the first tokens of the class indices."""
+    """Return the first token of each class index."""
     from transformers import AutoTokenizer
 
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(source, local_files_only=local, trust_remote_code=False)
-    except Exception as error:  # transformers raises many kinds for damaged files
+    except Exception as error:  # transformers raises many types of errors for damaged files
         raise ValueError(f"name_or_path: the tokenizer of {source} cannot be read: {sentence(error)}") from error
     tokens = [tokenizer(str(number)).input_ids[0] for number in range(num_classes)]
     if len(set(tokens)) < num_classes:

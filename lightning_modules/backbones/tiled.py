@@ -1,7 +1,7 @@
 """Apply an image-to-image function with padding, in tiles, and averaged over rotations and reflections.
 
-The functions here apply another function, such as a network, to images. That function maps images `[B, C, H, W]` to
-images of the same size.
+The functions in this file receive a function to apply, such as a network. It maps images `[B, C, H, W]` to images of
+the same height and width.
 """
 
 from collections.abc import Callable
@@ -22,15 +22,15 @@ def padded(function: ImageFunction, image: Tensor, multiple: int) -> Tensor:
     """Apply a function to images padded by reflection to a multiple of a network's stride, and crop the result.
 
     Args:
-        function: maps images to images of the same size.
+        function: function that maps images to images of the same size.
         image: `[B, C, H, W]`, padded at the lower and right borders.
-        multiple: divisor of the padded height and width.
+        multiple: number that divides the padded height and width.
 
     Returns:
         `[B, C', H, W]`.
 
     Raises:
-        ValueError: if the images are too small for the reflection.
+        ValueError: if the images are too small for padding by reflection.
     """
     at_least(1, multiple=multiple)
     height, width = image.shape[2:]
@@ -54,8 +54,8 @@ def tile_spans(length: int, tile: int, overlap: int) -> list[tuple[slice, slice]
         overlap: pixels shared by neighbouring tiles.
 
     Returns:
-        For each tile, the slice of input pixels and the slice of output pixels along the side. Output slices meet in
-        the middle of overlaps.
+        For each tile, the slice of input pixels and the slice of output pixels along the side. Neighbouring output
+        slices meet in the middle of the overlap.
     """
     starts = range(0, max(length - overlap, 1), tile - overlap)
     spans = []
@@ -70,12 +70,12 @@ def tile_spans(length: int, tile: int, overlap: int) -> list[tuple[slice, slice]
 def tiled(function: ImageFunction, image: Tensor, tile: int, overlap: int) -> Tensor:
     """Apply a function to overlapping tiles of images, with memory independent of the image size.
 
-    Each pixel is taken from the tile in which it is farthest from the border. The result equals the function of the
-    whole image if each output pixel depends only on input pixels within half of the overlap. For a network with a
-    stride, tile and overlap must also be multiples of the stride.
+    Each output pixel is taken from the tile in which it is farthest from the border. The result equals that of applying
+    the function to the whole image if each output pixel depends only on input pixels at a distance of at most half the
+    overlap. For a network with a stride, tile and overlap must also be multiples of the stride.
 
     Args:
-        function: maps images to images of the same size; called once for each tile.
+        function: function that maps images to images of the same size; it is called once for each tile.
         image: `[B, C, H, W]`.
         tile: side of a tile, in pixels; tiles at the lower and right borders can be smaller.
         overlap: pixels shared by neighbouring tiles, less than half a tile.
@@ -107,13 +107,13 @@ def tiled(function: ImageFunction, image: Tensor, tile: int, overlap: int) -> Te
 
 
 def self_ensembled(function: ImageFunction, image: Tensor) -> Tensor:
-    """Average a function over the eight rotations and reflections of images, each output transformed back.
+    """Average a function's outputs over the eight rotations and reflections of an image, after transforming them back.
 
     Source: Timofte, Rothe and Van Gool, Seven Ways to Improve Example-Based Single Image Super Resolution, CVPR 2016,
     arXiv 1511.02228.
 
     Args:
-        function: maps images to images of the same size.
+        function: function that maps images to images of the same size.
         image: `[B, C, H, W]`.
 
     Returns:
@@ -131,14 +131,14 @@ def self_ensembled(function: ImageFunction, image: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class TiledInference:
-    """How a network is applied to images of any size; by default, in one unpadded pass to the whole image.
+    """Settings for applying a network to images of any size; by default, the whole image is processed without padding.
 
     Args:
-        multiple: the network's stride; image sides are padded by reflection to multiples of the stride.
-        tile: side, in pixels, of the tiles into which large images are divided; None restores whole images.
-        overlap: pixels shared by neighbouring tiles. Tiles give the same result as whole images if the overlap is at
-            least twice the radius of the receptive field.
-        self_ensemble: average the result over eight rotations and reflections.
+        multiple: the network's stride; image sides are padded by reflection to multiples of this number.
+        tile: side, in pixels, of the tiles into which large images are divided; None processes whole images.
+        overlap: pixels shared by neighbouring tiles. The result with tiles equals that for whole images if the overlap
+            is at least twice the radius of the network's receptive field.
+        self_ensemble: average the result over the eight rotations and reflections of an image.
 
     Raises:
         ValueError: if an argument is out of range.

@@ -1,4 +1,4 @@
-"""Vision networks from transformers by name, such as CLIP, SigLIP and ViT, with explicit arguments."""
+"""Build vision networks from transformers by name, such as CLIP, SigLIP and ViT, with explicit arguments."""
 
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -17,12 +17,12 @@ Features = Literal["pooled", "first_token", "mean_token", "projected"]
 
 
 class TransformersBackbone(nn.Module):
-    """Features of a transformers vision network, with an optional linear classifier.
+    """Compute features of a transformers vision network, or logits of a linear classifier on these features.
 
     Args:
-        network: vision network of transformers, called with `pixel_values`: normalised images `[B, C, H, W]`.
-        features: output of the network to use, as in `transformers_model`.
-        num_classes: outputs of the linear classifier; 0 for none.
+        network: vision network of transformers, called with normalised images `[B, C, H, W]` as `pixel_values`.
+        features: which output of the network is used, see `transformers_model`.
+        num_classes: number of outputs of the linear classifier; 0 means no classifier.
     """
 
     def __init__(self, network: nn.Module, features: Features, num_classes: int) -> None:
@@ -52,7 +52,7 @@ class TransformersBackbone(nn.Module):
 
 
 def _width(config: Any) -> int:
-    """Number of features of the last layer; the config of a convolutional network lists one number per stage."""
+    """Return the number of features of the last layer; configs of convolutional networks list one number per stage."""
     sizes = getattr(config, "hidden_sizes", None)
     return sizes[-1] if sizes and not hasattr(config, "num_attention_heads") else config.hidden_size
 
@@ -69,30 +69,30 @@ def transformers_model(
     dtype: Precision | None = None,
     **adaptation: Any,
 ) -> nn.Module:
-    """Any vision network from transformers: maps images `[B, C, H, W]` in [0, 1] to features or logits.
+    """Build a vision network from transformers, which maps images `[B, C, H, W]` in [0, 1] to features or logits.
 
-    For a model with a text tower, such as CLIP, the network is the vision tower. On the meta device, where parameters
+    For a model with a text tower, such as CLIP, only the vision tower is built. On the meta device, where parameters
     have no values, no weights are read or downloaded.
 
     Args:
         name_or_path: a local folder written by `save_pretrained`, or a model's name on the Hugging Face Hub.
         num_classes: number of logits of a new linear classifier, K; 0 returns the features.
-        features: features to use. pooled is the network's own pooled output, first_token is the first token, mean_token
-            is the mean over all tokens or pixels of the last layer, and projected is CLIP's embedding in the space that
-            images share with texts.
-        pretrained: load the weights; otherwise initialise the config's architecture randomly.
+        features: which features are used. pooled is the network's own pooled output, first_token is the first token,
+            mean_token is the mean over all tokens or pixels of the last layer, and projected is CLIP's projection of
+            images to the joint embedding space of images and texts.
+        pretrained: load the weights; if false, build the architecture in the config with random weights.
         normalize: normalise images in [0, 1] inside the network; if false, inputs must already be normalised.
         mean: mean of each channel, in pixel units; default: the value in `preprocessor_config.json` next to the config.
         std: standard deviation of each channel, in pixel units; default: the value in `preprocessor_config.json` next
             to the config.
         tuning: full trains all parameters, lora trains adapters and the classifier, linear_probe trains only the
-            classifier, frozen trains nothing.
+            classifier, and frozen trains nothing.
         dtype: precision of weights and internal computation; inputs and outputs are float32; default: float32.
-        adaptation: arguments of `adapted`: adapters, gradient checkpointing, compilation.
+        adaptation: other arguments of `adapted`: adapters, gradient checkpointing, compilation.
 
     Raises:
-        FileNotFoundError: if config or weights are neither on disk nor on the Hub.
-        ValueError: if the config is not of a vision network, or weights or arguments do not fit.
+        FileNotFoundError: if the config or the weights are neither on disk nor on the Hub.
+        ValueError: if the config is not that of a vision network, or if weights or arguments do not match it.
         ImportError: if transformers is not installed, or if `tuning` is lora and peft is not installed.
     """
     need_transformers("transformers_model")
@@ -111,7 +111,7 @@ def transformers_model(
             f"no transformers network at {name_or_path}: expected a folder with config.json, as save_pretrained "
             f"writes it, or a name on the Hugging Face Hub"
         ) from error
-    except Exception as error:  # transformers raises many kinds for invalid values
+    except Exception as error:  # transformers raises many types of errors for invalid values
         raise ValueError(f"config.json of {source} is not a config of transformers: {sentence(error)}") from error
     config = getattr(config, "vision_config", config)
     network_class = _vision_class(transformers, config, features)
@@ -162,7 +162,7 @@ def _vision_class(transformers: Any, config: Any, features: Features) -> Any:
 def _with_weights(network_class: Any, source: str, local: bool, config: Any, dtype: Precision | None) -> Any:
     precision = torch.float32 if dtype is None else getattr(torch, dtype)
     options = {"config": config, "local_files_only": local, "dtype": precision}
-    with quiet_transformers():  # it reports each of the text tower's weights as unexpected
+    with quiet_transformers():  # transformers reports each weight of the text tower as unexpected
         return from_pretrained(network_class, source, "model.safetensors", **options)
 
 

@@ -1,4 +1,4 @@
-"""Load weights from local safetensors, state dicts and Lightning checkpoints, without running code in the files."""
+"""Load weights from local safetensors files, state dicts and Lightning checkpoints, without running code in them."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -26,14 +26,14 @@ def listed(names: Iterable[str], at_most: int = 5) -> str:
 
 
 def weights_file(path: str | Path) -> Path:
-    """Find the weight file at a path.
+    """Return the weight file at a path.
 
     Args:
         path: a file, or a folder that contains one weight file (a safetensors file takes precedence).
 
     Raises:
-        FileNotFoundError: if there is nothing at `path`, or no weights in the folder.
-        ValueError: if the suffix is unknown, or the folder contains several weight files.
+        FileNotFoundError: if `path` does not exist, or if the folder contains no weight file.
+        ValueError: if the suffix is unknown, or if the folder contains several weight files.
     """
     path = Path(path).expanduser()
     if path.is_dir():
@@ -56,11 +56,11 @@ def weights_file(path: str | Path) -> Path:
 
 
 def check_safetensors(file: Path) -> None:
-    """Check the header of a safetensors file against the file's size, without reading tensors.
+    """Check that the header of a safetensors file is consistent with the file's size, without reading tensors.
 
     Raises:
         FileNotFoundError: if the file does not exist.
-        ValueError: if the file is damaged or has another format; the message names the file.
+        ValueError: if the file is damaged or has a different format; the message names the file.
     """
     check_is_file(file)
     try:
@@ -71,11 +71,11 @@ def check_safetensors(file: Path) -> None:
 
 
 def check_folder(folder: Path) -> None:
-    """Check the config and the headers of the weights in a `save_pretrained` folder before a library reads them.
+    """Check the config and the headers of the weight files in a `save_pretrained` folder before a library reads them.
 
     Raises:
-        ValueError: if a file is damaged, refers to files elsewhere, or declares too many layers; the message names the
-            file.
+        ValueError: if a file is damaged, refers to files outside the folder, or declares too many layers; the message
+            names the file.
     """
     if (adapters := folder / "adapter_config.json").exists():
         raise ValueError(f"{adapters} marks the folder as adapters, which load a base network; merge them into it")
@@ -96,7 +96,7 @@ def check_pretrained(name_or_path: str) -> None:
     """Check every JSON config and the weights of a local folder. Names on the Hub are not checked.
 
     Raises:
-        ValueError: if a file is damaged or hostile; the message names the file.
+        ValueError: if a file is damaged or malicious; the message names the file.
     """
     if (folder := Path(name_or_path).expanduser()).is_dir():
         check_pretrained_json(folder)
@@ -107,19 +107,19 @@ def new_network(network_class: Any, config: Any, source: str) -> Any:
     """Build a network from a config file, with newly initialised weights.
 
     Raises:
-        ValueError: if the config's values define no network; the message names the config's source.
+        ValueError: if the config is invalid for the network; the message names the source of the config.
     """
     try:
         return network_class(config)
-    except Exception as error:  # the libraries raise many kinds for invalid values
+    except Exception as error:  # the libraries raise many types of errors for invalid values
         raise ValueError(f"the config of {source} defines no {network_class.__name__}: {sentence(error)}") from error
 
 
 def check_config(file: Path, config: dict[str, Any]) -> None:
-    """Reject a config if its network would take very long to build, or would run code from elsewhere.
+    """Reject a config if its network would take very long to build, or would run code that is not in the libraries.
 
     Raises:
-        ValueError: if the config is rejected; the message names file, key and value.
+        ValueError: if the config is rejected; the message contains the file, the key and the value.
     """
     for key, value in config.items():
         if isinstance(value, dict):
@@ -135,17 +135,17 @@ def read_weights(path: str | Path, prefix: str = "", renamed: Mapping[str, str] 
     """Read a state dict from a local file, on the CPU.
 
     Args:
-        path: a `.safetensors`, `.pt`, `.pth`, `.ckpt`, `.bin` or `.tar` file, or a folder with one such file. The file
-            may nest the weights under `state_dict`, as Lightning does, `model_state_dict` or `model`. A prefix
-            `module.` or `_orig_mod.` of all keys is removed.
-        prefix: keep only keys that start with this prefix, and strip the prefix. It may include a removed `module.` or
-            `_orig_mod.`.
-        renamed: dictionary from old to new beginnings of the remaining keys.
+        path: a `.safetensors`, `.pt`, `.pth`, `.ckpt`, `.bin` or `.tar` file, or a folder with one such file. In the
+            file, the weights may be nested under the key `state_dict` (as in Lightning), `model_state_dict` or `model`.
+            If all keys have a prefix `module.` or `_orig_mod.`, this prefix is removed.
+        prefix: keep only keys that start with this prefix, and remove the prefix from them. The given prefix may begin
+            with a `module.` or `_orig_mod.` that has already been removed.
+        renamed: dictionary that maps old prefixes of the remaining keys to new prefixes.
 
     Raises:
         FileNotFoundError: if there are no weights at `path`.
-        ValueError: if the file is damaged, if it contains objects other than tensors, or if `prefix` or a key of
-            `renamed` matches nothing.
+        ValueError: if the file is damaged, if it contains objects other than tensors, or if no key matches `prefix` or
+            one of the old prefixes in `renamed`.
     """
     file = weights_file(path)
     return weights_in(read_tensors(file), file, prefix, renamed)
@@ -154,10 +154,10 @@ def read_weights(path: str | Path, prefix: str = "", renamed: Mapping[str, str] 
 def weights_in(
     content: Any, file: Path, prefix: str = "", renamed: Mapping[str, str] | None = None
 ) -> dict[str, Tensor]:
-    """Select the state dict in the content of a file; see `read_weights`.
+    """Extract the state dict from the content of a file; see `read_weights`.
 
     Raises:
-        ValueError: if there is no state dict, or if `prefix` or a key of `renamed` matches nothing.
+        ValueError: if there is no state dict, or if no key matches `prefix` or one of the old prefixes in `renamed`.
     """
     if isinstance(content, Mapping):
         content = next((content[key] for key in INSIDE if isinstance(content.get(key), Mapping)), content)
@@ -167,7 +167,7 @@ def weights_in(
             f"{file} must contain a state dict (names and tensors, perhaps under {', '.join(INSIDE)}), got: {found}"
         )
     weights = dict(content)
-    for wrapper in WRAPPERS * 2:  # in either order
+    for wrapper in WRAPPERS * 2:  # in any order
         if weights and all(key.startswith(wrapper) for key in weights):
             weights = {key.removeprefix(wrapper): value for key, value in weights.items()}
     kept = below(weights, prefix) or below(content, prefix)
@@ -181,37 +181,38 @@ def weights_in(
 
 
 def below(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Select the weights whose keys start with `prefix`, and strip it."""
+    """Select the weights whose keys start with `prefix`, and remove this prefix from the keys."""
     return {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
 
 
 def renamed_key(key: str, names: Mapping[str, str]) -> str:
-    """Replace the layers that a key starts with, if `names` has a new name for them; the first fitting name counts."""
+    """Replace the layer names at the start of a key with their new name in `names`; the first match is used."""
     found = next((old for old in names if key == old or key.startswith(f"{old}.")), None)
     return key if found is None else names[found] + key.removeprefix(found)
 
 
 def on_meta(network: nn.Module) -> bool:
-    """Return whether a network is on the meta device, where its parameters have no values and no weights are read."""
+    """Return whether a network is on the meta device, where parameters have no values and no weights are loaded."""
     return any(parameter.is_meta for parameter in network.parameters())
 
 
 def with_weights(network: nn.Module, path: str, prefix: str = "", renamed: dict[str, str] | None = None) -> nn.Module:
-    """Load the weights of a network from a local file that has exactly the keys of the network.
+    """Load the weights of a network from a local file whose keys must be exactly those of the network.
 
     On the meta device, where parameters have no values, nothing is read.
 
     Args:
-        network: any network; a `Normalized` network also accepts the keys of the network inside it.
+        network: any network; for a `Normalized` network, the keys may also be those of the wrapped network.
         path: a `.safetensors`, `.pt`, `.pth`, `.ckpt`, `.bin` or `.tar` file, or a folder with one such file.
-        prefix: keep only keys with this prefix, and strip it; `network.` selects the network of a Lightning module.
-        renamed: dictionary from old to new beginnings of the remaining keys; `{fc.: linear.}` loads a ResNet's `fc`
-            into a layer named `linear`.
+        prefix: keep only keys with this prefix, and remove the prefix; `network.` selects the network of a
+            LightningModule.
+        renamed: dictionary that maps old prefixes of the remaining keys to new prefixes; `{fc.: linear.}` loads a
+            ResNet's `fc` into a layer named `linear`.
 
     Raises:
         FileNotFoundError: if there are no weights at `path`.
-        ValueError: if the file is damaged, if keys or shapes differ from those of the network, or if a key of `renamed`
-            matches nothing.
+        ValueError: if the file is damaged, if keys or shapes differ from those of the network, or if no key matches an
+            old prefix in `renamed`.
     """
     if on_meta(network):
         return network
@@ -227,10 +228,10 @@ def load(network: nn.Module, weights: Mapping[str, Tensor], path: str | Path) ->
     """Copy weights into a network.
 
     Raises:
-        ValueError: if weights are missing, unexpected or of another shape; the message names them.
+        ValueError: if weights are missing, unexpected or of a different shape; the message names these weights.
     """
     own = network.state_dict()
-    # Old files lack batch normalisation's counters, which affect no output; PyTorch adds them.
+    # Old files lack the counters of batch normalisation, which do not affect outputs; PyTorch adds the counters.
     missing = [key for key in own if key not in weights and not key.endswith("num_batches_tracked")]
     unexpected = [key for key in weights if key not in own]
     reshaped = [
@@ -255,7 +256,7 @@ def load(network: nn.Module, weights: Mapping[str, Tensor], path: str | Path) ->
 
 
 def folder_or_name(name_or_path: str) -> tuple[str, bool]:
-    """Return a local folder, or a name on the Hugging Face Hub, and whether it is a folder."""
+    """Return the path of a local folder, or a name on the Hugging Face Hub, and whether it is a local folder."""
     folder = Path(name_or_path).expanduser()
     return (str(folder), True) if folder.is_dir() else (name_or_path, False)
 
@@ -267,12 +268,12 @@ def from_pretrained(network_class: Any, source: str, file: str, needed: str = ""
         network_class: the network's class, from diffusers or transformers.
         source: a folder written by `save_pretrained`, or a name on the Hugging Face Hub.
         file: expected name of the weight file.
-        needed: prefix of the weights that must be present; others may be newly initialised.
-        options: keyword arguments of the class's own `from_pretrained`.
+        needed: prefix of the weights that must be in the file; all other weights may be newly initialised.
+        options: keyword arguments of `network_class.from_pretrained`.
 
     Raises:
         FileNotFoundError: if there are no weights.
-        ValueError: if some weights are missing or of another shape.
+        ValueError: if some weights are missing or of a different shape.
     """
     if (folder := Path(source, options.get("subfolder") or "")).is_dir():
         check_folder(folder)
@@ -285,7 +286,7 @@ def from_pretrained(network_class: Any, source: str, file: str, needed: str = ""
             f"no weights of {network_class.__name__} for {source}: expected {file} next to config.json, as "
             f"save_pretrained writes it; or initialise new ones with pretrained: false"
         ) from error
-    except Exception as error:  # the libraries raise many kinds for configs and weights that do not fit
+    except Exception as error:  # the libraries raise many types of errors for unsuitable files
         raise ValueError(f"the weights of {source} do not fit: {sentence(error)}") from error
     without = [key for key, value in network.state_dict().items() if value.is_meta]
     if missing := sorted(key for key in {*report["missing_keys"], *without} if key.startswith(needed)):

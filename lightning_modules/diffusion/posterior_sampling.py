@@ -15,8 +15,8 @@ from lightning_modules.sde.ddim import ddim_deviation, ddim_step, level
 from lightning_modules.sde.discrete import Prediction, clean_estimate, noise_estimate, noised, predicted
 
 Guidance = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
-"""Function of x_t, an estimate of the clean image and sqrt(abar_s abar_t). It returns the estimate to use in the step and
-a correction to add after the step, both detached. The input estimate is differentiable with respect to x_t."""
+"""Function of x_t, an estimate of the clean image and sqrt(abar_s abar_t). It returns the estimate to use in the step
+and a correction to add after the step, both detached. The input estimate is differentiable with respect to x_t."""
 
 
 def guided_ddim(

@@ -1,1 +1,1 @@
-"""State of models and samples that is sharded over ranks, and gathering of batch rows from all ranks."""
+"""Sharding the state of models and samples over ranks, and gathering batch rows from all ranks."""

@@ -1,4 +1,4 @@
-"""Gather the rows of the global batch. Gradients flow back to the rank of each row."""
+"""Gather the rows of the global batch from all ranks. Gradients are sent back to the rank of each row."""
 
 from typing import Any
 
@@ -27,15 +27,15 @@ class _Gathered(torch.autograd.Function):
 def global_rows(local: Tensor, global_batch_size: int) -> Tensor:
     """Gather the rows of a batch from all ranks.
 
-    The gradient of a row is the sum of the gradients of the losses of all ranks. If each rank r backpropagates its loss
-    L_r and DDP averages gradients, parameters therefore get the gradient of mean_r L_r.
+    The gradient with respect to a row is summed over the losses of all ranks. If each rank r backpropagates its loss
+    L_r, and DDP averages the gradients, the parameters therefore receive the gradient of mean_r L_r.
 
     Args:
         local: this rank's rows `[b, ...]`.
-        global_batch_size: B, number of rows on all ranks together, sharded as by `GlobalBatches`.
+        global_batch_size: B, total number of rows on all ranks, which must be sharded as in `GlobalBatches`.
 
     Returns:
-        `[B, ...]`, ordered by rank; `local` itself on a single process.
+        The rows of all ranks, `[B, ...]`, ordered by rank; with a single process, `local` itself.
     """
     if world_size() == 1:
         return local
@@ -43,15 +43,16 @@ def global_rows(local: Tensor, global_batch_size: int) -> Tensor:
 
 
 def partner_rows(local: Tensor, partner: Tensor) -> Tensor:
-    """Fetch the partner of each row from the rank that holds it, without gathering all rows.
+    """Fetch the partner of each row from the partner's rank, without gathering all rows.
 
     Args:
-        local: this rank's rows `[b, ...]`, without gradient if there are several ranks.
-        partner: `[B]`, int64, on the CPU: a permutation of the positions in the global batch, the same on all ranks. Or
-            `[b]`, a permutation of the positions in `local`.
+        local: this rank's rows `[b, ...]`, which must not require a gradient if there are several ranks.
+        partner: position of each row's partner, int64, on the CPU. This is either a permutation `[B]` of the positions
+            in the global batch, which must be the same on all ranks, or a permutation `[b]` of the positions in
+            `local`.
 
     Returns:
-        `[b, ...]`, the partner of each row of `local`.
+        The partner of each row of `local`, `[b, ...]`.
     """
     if len(partner) == len(local):
         return local[partner.to(local.device, non_blocking=True)]
@@ -68,5 +69,5 @@ def partner_rows(local: Tensor, partner: Tensor) -> Tensor:
 
 
 def global_sum(local: Tensor) -> Tensor:
-    """Sum a tensor of any shape over ranks; the gradient is as in `global_rows`."""
+    """Sum a tensor of any shape over ranks; gradients are handled as in `global_rows`."""
     return local if world_size() == 1 else global_rows(local[None], world_size()).sum(dim=0)

@@ -1,9 +1,10 @@
-"""Train separate models on several ranks: model rows sharded over ranks, and a strategy without gradient averaging.
+"""Train separate models on several ranks: models are sharded over ranks, and gradients are not averaged.
 
-Several models that are trained together, such as the nodes of a network or the members of a population, are rows of
-stacked tensors. Each rank hosts a block of rows (`Hosted`). Under the strategy `Independent`, weights and gradients are
-not communicated; modules implement their own communication. A checkpoint holds the rows of all models, and loads on any
-number of ranks. If a process is killed, the other processes exit with an error that names the killed process.
+Several models that are trained together, such as the nodes of a network or the members of a population, are stored as
+rows of stacked tensors. Each rank hosts a block of rows (`Hosted`). The strategy `Independent` communicates neither
+weights nor gradients; modules implement their own communication. A checkpoint contains the rows of all models, and can
+be loaded with any number of ranks. If a process is killed, the other processes exit with an error that names the killed
+process.
 """
 
 import contextlib
@@ -33,26 +34,26 @@ from lightning_modules.lightning_internals import (
 )
 
 GRACE = 10.0
-"""Seconds in which a process may end with its own error once another process is lost."""
+"""Number of seconds that a process has to end with its own error after a different process was lost."""
 BROKEN = re.compile(r"connection|broken pipe|socket|gloo|nccl|remote process|timed? ?out", re.IGNORECASE)
-"""Patterns of errors from a collective that another process has left."""
+"""Pattern of error messages that collectives raise after a process has left."""
 
 
 class Hosted(nn.Module):
-    """Parameters and buffers with a row for each of several models; after `deal`, a rank keeps only its block of rows.
+    """Parameters and buffers with one row for each of several models; after `deal`, a rank has only its block of rows.
 
     Args:
-        count: number of models over all ranks.
+        count: total number of models on all ranks.
     """
 
     def __init__(self, count: int) -> None:
         super().__init__()
         self.count = count
         self.own = range(count)
-        """The models hosted by this rank."""
+        """Indices of the models on this rank."""
 
     def deal(self) -> None:
-        """Keep only the rows of the models that this rank hosts. This is called before training, testing or prediction.
+        """Keep only the rows of the models on this rank; call this before training, testing or prediction.
 
         Raises:
             ValueError: if a rank would have no rows.
@@ -69,30 +70,30 @@ class Hosted(nn.Module):
     def whole(self, rows: Tensor) -> Tensor:
         """Gather the rows of all models, `[count, ...]`, from all ranks, without gradient.
 
-        Must be called on every rank. With a single process, the input is returned.
+        Must be called on every rank. With a single process, the input itself is returned.
         """
         rows = rows.detach()
         return rows if len(self.own) == self.count else gather_rows(rows, share_sizes(self.count))
 
     def part(self, whole: Tensor) -> Tensor:
-        """Select the rows that this rank hosts from the rows of all models, `[count, ...]`."""
+        """Select the rows of this rank's models from the rows of all models, `[count, ...]`."""
         return whole[self.own.start : self.own.stop]
 
 
 class LostProcess(ConnectionError):
-    """Raised if a process of the run is lost; the message names the process."""
+    """Raised if a process of the run was lost; the message names the process."""
 
 
 class Heartbeats(threading.Thread):
-    """Report to all processes that a process was lost, even if they wait for a collective.
+    """Thread that detects lost processes and ends the other processes, even if they wait in a collective.
 
-    Each process increments a counter in a store of process 0, which monitors the counters. A process that learns of a
-    lost process has some seconds to end with its own error. A process that still waits for a collective after this time
-    reports the loss and exits.
+    Each process increments its counter in a store on process 0, which monitors all counters. When a process learns that
+    a process was lost, it has `GRACE` seconds to end with its own error. If it is still running after this time, for
+    example because it waits in a collective, this thread prints an error and exits the process.
 
     Args:
         strategy: strategy of the run.
-        patience: seconds without a heartbeat after which a process counts as lost.
+        patience: number of seconds without a heartbeat after which a process counts as lost.
     """
 
     def __init__(self, strategy: DDPStrategy, patience: float) -> None:
@@ -100,7 +101,7 @@ class Heartbeats(threading.Thread):
         self.rank, self.processes, self.patience = strategy.global_rank, strategy.world_size, patience
         self.interval = min(1.0, patience / 10)
         self.lost = ""
-        """Names the lost process, if any."""
+        """Message that names the lost process; empty if no process was lost."""
         self.running = False
         self.runs = self.left = 0
         assert strategy.cluster_environment is not None
@@ -128,9 +129,9 @@ class Heartbeats(threading.Thread):
             os._exit(1)
 
     def _beat(self) -> None:
-        """Access the store.
+        """Access the store in a loop, which is the work of a separate thread.
 
-        Only this thread may do so, because a call never returns if the machine of process 0 is gone.
+        No other thread may access the store, because a call never returns if the machine of process 0 is down.
         """
         try:
             while not self.lost:
@@ -144,7 +145,7 @@ class Heartbeats(threading.Thread):
                     call, done = self.calls.get(timeout=self.interval)
                     call()
                     done.set()
-        except RuntimeError:  # the connection is closed
+        except RuntimeError:  # the connection was closed
             self.lost = f"{self.names[0]} does not respond: it ended or was killed"
 
     def _watch(self) -> None:
@@ -156,11 +157,12 @@ class Heartbeats(threading.Thread):
                 self._say(f"{self.names[rank]} sent no heartbeat for {self.patience:g} s: it was killed or hangs")
 
     def _say(self, sentence: str) -> None:
-        self.store.compare_set("lost", "", sentence)  # keeps the first sentence
+        self.store.compare_set("lost", "", sentence)  # does not overwrite an earlier message
 
     def _ask(self, call: Callable[[], None]) -> None:
-        """Ask the thread to access the store, and wait until it has done so, until a process is lost, or until time
-        runs out.
+        """Let the thread of `_beat` run a call.
+
+        Wait for the call until it has returned, a process is lost, or `patience` seconds have passed.
         """
         done, end = threading.Event(), time.monotonic() + self.patience
         self.calls.put((call, done))
@@ -175,12 +177,12 @@ class Heartbeats(threading.Thread):
         return f"{self.lost}; resume from the last checkpoint with --resume RUN_DIRECTORY, on any number of processes"
 
     def enter(self) -> None:
-        """Start a run; from here on, the loss of a process is an error."""
+        """Start a run, during which the loss of a process is an error."""
         self.running = True
         self.runs += 1
 
     def leave(self) -> None:
-        """End a run. Process 0 waits for the others to end, since its exit would count as a loss."""
+        """End a run. Process 0 waits until all others have ended, because its own exit would count as a loss."""
         end = time.monotonic() + self.patience
         self._ask(lambda: self._count_left(1))
         while self.rank == 0 and self.left < self.runs * self.processes and not self.lost and time.monotonic() < end:
@@ -188,10 +190,10 @@ class Heartbeats(threading.Thread):
         self.running = False
 
     def fail(self, exception: BaseException) -> None:
-        """End a run with an error; report the error to other ranks unless the loss of a process caused the error.
+        """End a run with an error, and report the error to other ranks unless it was caused by a lost process.
 
         Raises:
-            LostProcess: if another process is lost.
+            LostProcess: if the error was caused by a lost process.
         """
         lost, end = "", time.monotonic() + self.patience + GRACE
         if isinstance(exception, RuntimeError) and BROKEN.search(str(exception)):
@@ -202,15 +204,15 @@ class Heartbeats(threading.Thread):
             reason = " ".join(f"{type(exception).__name__} {exception}".split())
             self._ask(lambda: self._say(f"{self.names[self.rank]} ended with {reason[:300]}"))
         if self.rank == 0:
-            time.sleep(3 * self.interval)  # so that the others can read the message in its store
+            time.sleep(3 * self.interval)  # gives the other processes time to read the message from the store
         if lost:
             raise LostProcess(self.message) from exception
 
 
 class _UntilWatched(ChildProcessObserver):
-    """The observer of Lightning, which is active until `Heartbeats` starts.
+    """Lightning's observer of child processes, which is active only until `Heartbeats` starts.
 
-    It kills all processes without giving a reason.
+    Lightning's observer kills all processes without reporting a reason.
     """
 
     watched = False
@@ -233,18 +235,18 @@ class _Launcher(SubprocessScriptLauncher):
 
 
 class Independent(DDPStrategy):
-    """Let each rank train the models it hosts, without averaging gradients.
+    """Strategy in which each rank trains its own models, without averaging gradients.
 
-    Neither weights nor gradients are broadcast or averaged. Modules keep per-rank parameters in `Hosted`; a checkpoint
-    holds the rows of all models, and their optimizer state.
+    Neither weights nor gradients are broadcast or averaged. The parameters that differ between ranks are in `Hosted`
+    modules. A checkpoint contains the rows of all models, and their optimizer state.
 
     Args:
-        patience: seconds without a heartbeat after which a process counts as lost; other processes then end with an
-            error that names the lost process.
+        patience: number of seconds without a heartbeat after which a process counts as lost; the other processes then
+            end with an error that names the lost process.
 
     Raises:
-        LostProcess: if a process is lost.
-        ValueError: if `patience` is not positive, or batch normalisation is set to be synchronised.
+        LostProcess: if a process was lost.
+        ValueError: if `patience` is not positive, or if the trainer has `sync_batchnorm` enabled.
     """
 
     def __init__(self, patience: float = 30.0) -> None:
@@ -270,7 +272,7 @@ class Independent(DDPStrategy):
             raise ValueError(
                 "trainer.sync_batchnorm must be false: ranks that train separate models share no statistics"
             )
-        super(DDPStrategy, self).setup(trainer)  # skips DDP's wrapping and synchronisation
+        super(DDPStrategy, self).setup(trainer)  # skips DDP's wrapper and synchronisation
 
     def _setup_model(self, model: Any) -> Any:
         return model
@@ -304,7 +306,7 @@ class Independent(DDPStrategy):
         super().load_optimizer_state_dict({**checkpoint, "optimizer_states": own})
 
     def _by_rows(self, optimizer: Optimizer, state: Any, change: Callable[[Hosted, Tensor], Tensor]) -> dict[str, Any]:
-        """Apply a change to the optimizer state of each model row."""
+        """Apply a function to those parts of the optimizer state that have one row for each model."""
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         parts = {id(parameter): part for _, part in self._parts() for parameter in part.parameters()}
         changed = {}
@@ -327,7 +329,7 @@ class Independent(DDPStrategy):
 
 
 def require_independent(trainer: Any) -> None:
-    """Reject strategies that would synchronise several ranks.
+    """Reject strategies that synchronise weights or gradients, if there are several ranks.
 
     Raises:
         ValueError: if the strategy is rejected; the message names the required strategy and its config.

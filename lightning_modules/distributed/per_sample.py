@@ -1,13 +1,13 @@
-"""A vector stored for every training sample, sharded over ranks.
+"""Storage of one vector for each training sample, sharded over ranks.
 
 Methods that learn with noisy labels keep a running target, a loss history or a label estimate for each sample. With
-shuffling, a sample can occur on any rank. The storage is therefore sharded by sample, not by batch. Rank r of W owns
-the samples r, r + W, r + 2W, ... and holds N * K / W numbers. For 1.3 million images of 1,000 classes, all ranks
-together hold 5.2 GB in float32, and half as much in float16. Each step exchanges only the rows of the global batch,
-which are 2 * B * K numbers.
+shuffling, a sample can be processed on any rank. The storage is therefore sharded by sample index. Rank r of W owns the
+samples r, r + W, r + 2W, ..., and stores N * K / W numbers. For 1.3 million images and 1,000 classes, the total over
+all ranks is 5.2 GB in float32, and half of that in float16. In each step, only the rows of the global batch (2 * B * K
+numbers) are exchanged.
 
-The rows are neither parameters nor buffers, because DDP would overwrite the shards of other ranks with the shard of
-rank 0. The checkpoint holds all rows. On loading, they are sharded over any number of ranks. Rank 0 gathers all rows on
+The rows are neither parameters nor buffers, because DDP would overwrite the shards of all ranks with the shard of rank
+0. A checkpoint contains all rows, and can be loaded with any number of ranks. To save it, rank 0 gathers all rows on
 the CPU, in chunks.
 """
 
@@ -21,21 +21,21 @@ from datamodules.distributed import collectives
 
 _ROWS_AT_ONCE = 1 << 16
 _NUMBERS_AT_ONCE = 1 << 27
-"""Number of rows and of their values that rank 0 gathers from all ranks at once, on its device."""
+"""Maximum number of rows, and of values, that rank 0 gathers from all ranks at once, on its device."""
 
 
 def share_sizes(global_batch_size: int) -> list[int]:
-    """Return the number of samples of a batch on each rank, ordered by rank, as sharded by `GlobalBatches`.
+    """Return the number of samples of a batch on each rank, ordered by rank, as in `GlobalBatches`.
 
     Args:
-        global_batch_size: samples over all ranks.
+        global_batch_size: total number of samples on all ranks.
     """
     processes = collectives.world_size()
     return [len(range(process, global_batch_size, processes)) for process in range(processes)]
 
 
 def share_start(global_batch_size: int) -> int:
-    """Return the first row of this rank's shard of the global batch."""
+    """Return the index of the first row of this rank's shard in the global batch."""
     return sum(share_sizes(global_batch_size)[: collectives.rank()])
 
 
@@ -44,7 +44,7 @@ def gather_rows(local: Tensor, counts: list[int]) -> Tensor:
 
     Args:
         local: this rank's rows `[b, ...]`.
-        counts: number of rows on each rank; if given, ranks need not exchange sizes.
+        counts: number of rows on each rank; known in advance, so that ranks need not exchange sizes.
     """
     padded = local.new_zeros(max(counts), *local.shape[1:])
     padded[: len(local)] = local
@@ -54,13 +54,13 @@ def gather_rows(local: Tensor, counts: list[int]) -> Tensor:
 
 
 class PerSample:
-    """A row of numbers for each training sample, sharded over ranks, initially zero.
+    """One row of numbers for each training sample, sharded over ranks and initially zero.
 
-    A module creates this storage in its constructor and calls `allocate` in `on_fit_start`. It saves the rows of
-    `gathered()` in checkpoints, and loads them by `restore`.
+    A module creates this storage in its constructor, and calls `allocate` in `on_fit_start`. The module saves the rows
+    returned by `gathered()` in checkpoints, and passes them to `restore` when it loads a checkpoint.
 
     Args:
-        num_features: K, numbers for each sample.
+        num_features: K, number of values for each sample.
     """
 
     def __init__(self, num_features: int) -> None:
@@ -78,25 +78,25 @@ class PerSample:
         dtype: torch.dtype = torch.float32,
         exchange: torch.device | str | None = None,
     ) -> "PerSample":
-        """Start training with the rows given to `restore`, or with zeros.
+        """Allocate the rows for training, with the values passed to `restore`, or with zeros.
 
         Args:
-            num_samples: N, samples of the training set.
+            num_samples: N, number of training samples.
             device: device of this rank's rows.
-            dtype: dtype of the stored rows; computations use the dtype of the new values.
-            exchange: device for communication; default: `device`. If the rows are stored on the CPU and the rank has a
-                GPU, the rows of a batch are exchanged through the GPU.
+            dtype: dtype of the stored rows; updates are computed in the dtype of the new values.
+            exchange: device for communication between ranks; default: `device`. If the rows are stored on the CPU and
+                the rank has a GPU, pass the GPU.
 
         Returns:
             This object.
 
         Raises:
-            ValueError: if the restored rows are for another number of samples or features.
+            ValueError: if the restored rows are for a different number of samples or features.
         """
         rank, processes = collectives.rank(), collectives.world_size()
         self.num_samples = num_samples
         self.num_owned = len(range(rank, num_samples, processes))
-        # One row more than owned: results for samples of other ranks are written there.
+        # The additional last row receives the results for samples that other ranks own.
         self._rows = torch.zeros(self.num_owned + 1, self.num_features, device=device, dtype=dtype)
         self._exchange = self._rows.device if exchange is None else torch.device(exchange)
         if len(self._restored):
@@ -107,11 +107,11 @@ class PerSample:
                     f"{list(expected)}"
                 )
             self._rows[:-1] = self._restored[rank::processes].to(self._rows)
-            self._restored = torch.zeros(0, self.num_features)  # a view would keep all of it in memory
+            self._restored = torch.zeros(0, self.num_features)  # a view would keep all rows in memory
         return self
 
     def restore(self, everything: Tensor) -> None:
-        """Keep the rows of a checkpoint, `[N, K]`, until `allocate`. If there are none, training starts from zeros."""
+        """Store the rows of a checkpoint, `[N, K]`, until `allocate` is called; an empty tensor means zeros."""
         self._restored = everything
 
     def update(
@@ -121,15 +121,15 @@ class PerSample:
         rule: Callable[[Tensor, Tensor], Tensor],
         global_batch_size: int | None = None,
     ) -> Tensor:
-        """Update the rows of the global batch, and return this rank's rows.
+        """Update the rows of the global batch's samples, and return the new rows of this rank's samples.
 
-        Must be called on all ranks in the same step, each with its shard of the batch as given by `GlobalBatches`.
+        Must be called on all ranks in the same step, each with its shard of the batch from `GlobalBatches`.
 
         Args:
-            index: samples on this rank, `[b]`, int64; no sample occurs twice in the global batch.
+            index: indices of the samples on this rank, `[b]`, int64; a sample must not occur twice in the global batch.
             value: this rank's values for these samples, `[b, K]`, without gradient.
-            rule: `(old rows, values) -> new rows`, row by row.
-            global_batch_size: samples of the batch over all ranks; needed with more than one rank.
+            rule: function `(old rows, values) -> new rows` that is computed separately for each row.
+            global_batch_size: total number of samples in the batch on all ranks; required with more than one rank.
 
         Returns:
             The new rows of `index`, `[b, K]`, with the dtype and device of `value`.
@@ -154,10 +154,10 @@ class PerSample:
         return new[start : start + len(index)]
 
     def gathered(self) -> Tensor:
-        """Return all rows, `[N, K]`, on the CPU of rank 0, and no rows elsewhere. Must be called on every rank.
+        """Return all rows, `[N, K]`, on the CPU of rank 0, and no rows on other ranks. Must be called on every rank.
 
-        Before `allocate`, the restored rows are returned. On a single CPU process, the result is the table itself, and
-        later updates modify it. Write a checkpoint at once, or copy the result.
+        Before `allocate`, the restored rows are returned. With a single process on the CPU, the result is the storage
+        itself, which later updates modify. In this case, write the checkpoint immediately, or copy the result.
         """
         if not self.num_samples:
             return self._restored
@@ -168,7 +168,7 @@ class PerSample:
         most = min(_ROWS_AT_ONCE, _NUMBERS_AT_ONCE // max(self.num_features, 1))
         longest, at_once = share_sizes(self.num_samples)[0], max(most // processes, 1)
         for first in range(0, longest, at_once):
-            # Equally many on all ranks, thanks to the additional row.
+            # All ranks send equally many rows, because each rank has the additional last row.
             own = self._rows[first : min(first + at_once, longest)].to(self._exchange)
             chunk = [torch.empty_like(own) for _ in range(processes)] if rank == 0 else None
             dist.gather(own, chunk)

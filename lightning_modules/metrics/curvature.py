@@ -80,7 +80,7 @@ def refuse_without_curvature(
     except (RuntimeError, NotImplementedError) as error:
         reason = next(iter(str(error).splitlines()), "")
         raise ValueError(
-            f"{needed_by} needs second derivatives, which {type(network).__name__} lacks, or fused attention in it: "
+            f"{needed_by} needs second derivatives, which {type(network).__name__} lacks (fused attention has none): "
             f"{reason}"
         ) from error
     finally:
@@ -129,7 +129,9 @@ class CurvatureProduct:
         self.network = network
         self.weights = {name: each.detach() for name, each in network.named_parameters() if id(each) in trained}
         if half := [name for name, each in self.weights.items() if each.dtype in (torch.float16, torch.bfloat16)]:
-            raise ValueError(f"curvature needs single precision or better, and {half[0]} is in half: use 32-true")
+            raise ValueError(
+                f"curvature needs single precision or better, and {half[0]} is in half precision: use 32-true"
+            )
         self.batches = batches
         self.matrix = matrix
         self.like = next(iter(self.weights.values()))

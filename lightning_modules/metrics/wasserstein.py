@@ -19,7 +19,9 @@ def wasserstein(first: Tensor, second: Tensor) -> float:
         ValueError: if the samples differ in size, or are too large for exact matching.
     """
     if len(first) != len(second) or len(first) > MOST_POINTS:
-        raise ValueError(f"W1 needs equally many points, up to {MOST_POINTS}; got {len(first)} and {len(second)}")
+        raise ValueError(
+            f"W1 needs samples of equal size, at most {MOST_POINTS} points; got {len(first)} and {len(second)}"
+        )
     distances = torch.cdist(first.double().cpu(), second.double().cpu(), compute_mode="donot_use_mm_for_euclid_dist")
     rows, columns = linear_sum_assignment(distances.numpy())
     return float(distances[rows, columns].mean())
@@ -41,7 +43,7 @@ def sliced_wasserstein(first: Tensor, second: Tensor, directions: int = DIRECTIO
     Source: Bonneel, Rabin, Peyre and Pfister, Sliced and Radon Wasserstein Barycenters of Measures, JMIV 2015.
     """
     if len(first) != len(second):
-        raise ValueError(f"sliced W1 needs equally many points; got {len(first)} and {len(second)}")
+        raise ValueError(f"sliced W1 needs samples of equal size; got {len(first)} and {len(second)}")
     generator = torch.Generator().manual_seed(0)
     direction = torch.randn(first.shape[1], directions, dtype=torch.float64, generator=generator)
     direction /= direction.norm(dim=0)

@@ -162,7 +162,9 @@ class EANet(nn.Module):
         super().__init__()
         at_least(1, channels=channels, width=width, middle=middle)
         if len(encoder) != len(decoder) or not encoder:
-            raise ValueError(f"encoder and decoder need equally many levels, got {len(encoder)} and {len(decoder)}")
+            raise ValueError(
+                f"encoder and decoder must have the same number of levels, got {len(encoder)} and {len(decoder)}"
+            )
         self.width = width
         self.checkpointed = checkpointed
         time_features = 4 * width

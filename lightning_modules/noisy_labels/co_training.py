@@ -1,8 +1,8 @@
-"""Alternating training of two networks, for methods whose networks supervise each other.
+"""Alternating training of two networks, for methods in which the networks supervise each other.
 
-An epoch has two passes over the training set (`data.passes_per_epoch: 2`): the first pass trains the first network, the
-second pass the second network. The inactive network has no gradient, so a single optimizer over both networks acts like
-two separate optimizers.
+An epoch consists of two passes over the training set (`data.passes_per_epoch: 2`). The first pass trains the first
+network, and the second pass trains the second network. The inactive network has no gradients, so that a single
+optimizer of both networks acts like two separate optimizers.
 """
 
 from typing import Any
@@ -14,21 +14,20 @@ from lightning_modules.training.requirements import require_unused_parameters
 
 
 def active_network(batch_idx: int, batches_per_epoch: int | float) -> int:
-    """Return the index of the network to train, which is 0 in the first half of the batches of an epoch and 1 in the
-    second half.
-    """
+    """Return the index of the network to train: 0 in the first half of an epoch's batches, 1 in the second half."""
     return int(2 * batch_idx >= batches_per_epoch)
 
 
 def check_alternation(trainer: Trainer, module: Any) -> None:
-    """Reject settings under which two networks cannot be trained alternately.
+    """Reject settings with which two networks cannot be trained alternately.
 
     Args:
         trainer: trainer of the current fit.
-        module: module; messages give the name of its class.
+        module: module with the two networks; error messages contain the name of its class.
 
     Raises:
-        ValueError: if an epoch is not two passes, gradients are accumulated, or DDP does not allow unused parameters.
+        ValueError: if an epoch does not have two passes, if gradients are accumulated, or if DDP does not allow unused
+            parameters.
     """
     name = type(module).__name__
     data = trainer.datamodule  # type: ignore[attr-defined]

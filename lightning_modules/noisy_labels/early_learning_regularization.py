@@ -1,4 +1,4 @@
-"""Regularisation term that ELR and ELR+ add to cross-entropy (Liu et al., 2020, equation 7)."""
+"""Regularisation term that ELR and ELR+ add to the cross-entropy (Liu et al., 2020, equation 7)."""
 
 from torch import Tensor
 
@@ -6,22 +6,22 @@ from lightning_modules.full_precision import at_least_float32
 
 
 def clamped_softmax(logits: Tensor, lowest: float = 1e-4) -> Tensor:
-    """Compute softmax probabilities in float32 or better, clamped to [1e-4, 1 - 1e-4].
+    """Compute softmax probabilities, clamped to [1e-4, 1 - 1e-4], in float32 or a higher precision.
 
-    In half precision, 1 - p could round to zero.
+    In half precision, 1 - p could be rounded to zero.
 
     Args:
         logits: logits, `[B, K]`.
-        lowest: lower clamp of the authors' code; gradients are zero where the clamp is active.
+        lowest: lower bound of the clamp, with the default of the authors' code. Clamped values have gradient zero.
 
     Returns:
-        Probabilities `[B, K]`; rows sum to one, up to the clamp.
+        Probabilities `[B, K]`; rows sum to one, except for the effect of the clamp.
     """
     return at_least_float32(logits).softmax(dim=1).clamp(lowest, 1 - lowest)
 
 
 def early_learning_term(probability: Tensor, target: Tensor) -> Tensor:
-    """Compute the regulariser (1/B) sum_i log(1 - <t_i, p_i>), in nats; at most 0.
+    """Compute the regulariser (1/B) sum_i log(1 - <t_i, p_i>), in nats; it is at most 0.
 
     Args:
         probability: clamped probabilities p, `[B, K]`.

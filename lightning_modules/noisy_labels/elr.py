@@ -1,17 +1,18 @@
-"""Early-learning regularisation (ELR) prevents a classifier from memorising false labels.
+"""Early-learning regularisation (ELR), which prevents a classifier from memorising false labels.
 
-Trained with cross-entropy on noisy labels, a network first fits the correct pattern and then memorises the false
-labels. For each training example, ELR keeps a running average t of the network's predictions p, and regularises p
-towards t:
+A network that is trained with the cross-entropy on noisy labels first learns the correct pattern, and later memorises
+the false labels. For each training example, ELR stores a running average t of the network's predictions p, and
+regularises p towards t:
 
     t_i <- beta t_i + (1 - beta) p_i,        L = CE(z, y) + lambda (1/B) sum_i log(1 - <t_i, p_i>).
 
-The gradient of the second term with respect to the logits is lambda p_c (<t, p> - t_c) / (1 - <t, p>). It keeps the
-gradient of clean examples from vanishing, and cancels the gradient of falsely labelled examples. The target t starts at
-zero and has no bias correction. The second term therefore ramps up.
+The gradient of the second term with respect to the logits is lambda p_c (<t, p> - t_c) / (1 - <t, p>). This gradient
+prevents the gradient of clean examples from vanishing, and cancels the gradient of falsely labelled examples. The
+target t is initialised to zero, without bias correction, so that the effect of the second term increases gradually.
 
 Source: Liu, Niles-Weed, Razavian and Fernandez-Granda, Early-Learning Regularization Prevents Memorization of Noisy
-Labels, NeurIPS 2020, arXiv 2007.00151. The module implements equations 7 and 9, with the clamp of the authors' code.
+Labels, NeurIPS 2020, arXiv 2007.00151. The module implements equations 7 and 9, and clamps probabilities as in the
+authors' code.
 """
 
 from typing import Any
@@ -33,15 +34,15 @@ from lightning_modules.training.logging import log_training
 
 
 def updated_target(target: Tensor, probability: Tensor, momentum: float) -> Tensor:
-    """Update the running average of each example's predictions: t <- beta t + (1 - beta) p.
+    """Update the running averages of the predictions of examples: t <- beta t + (1 - beta) p.
 
     Args:
-        target: t, `[B, K]`.
-        probability: clamped p, `[B, K]`; rows are renormalised to sum to one.
+        target: targets t, `[B, K]`.
+        probability: clamped predictions p, `[B, K]`; the function renormalises their rows to sum to one.
         momentum: momentum beta of the targets, in [0, 1).
 
     Returns:
-        Targets `[B, K]`. After k updates, the sum of a row is 1 - beta^k.
+        Updated targets `[B, K]`. After k updates, each row sums to 1 - beta^k.
     """
     return momentum * target + (1 - momentum) * probability / probability.sum(dim=1, keepdim=True)
 
@@ -49,15 +50,15 @@ def updated_target(target: Tensor, probability: Tensor, momentum: float) -> Tens
 class ELR(ClassifierSteps, MethodModule):
     """Train a classifier on noisy labels with early-learning regularisation.
 
-    The targets, K numbers per training example, are sharded over ranks (see `PerSample`).
+    The targets are K numbers per training example, and are sharded over ranks (see `PerSample`).
 
     Args:
-        network: maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`.
+        network: network that maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`.
         num_classes: number of classes, K.
-        strength: lambda, weight of the regularisation.
-        momentum: beta, momentum of the targets, in [0, 1); 0 uses the current prediction as the target.
-        half_precision_targets: store targets in float16, which halves their memory; useful for datasets as large as
-            ImageNet.
+        strength: weight lambda of the regularisation.
+        momentum: momentum beta of the targets, in [0, 1). With 0, the target is the current prediction.
+        half_precision_targets: whether to store the targets in float16. This halves their memory, which is useful for
+            datasets as large as ImageNet.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 

@@ -1,17 +1,19 @@
 """ELR+: early-learning regularisation with two networks, weight averaging and mixup.
 
-Networks f_1, f_2 have weight averages e_1, e_2 and targets t_1, t_2. For network k, let m be the other network, l the
-mixing weight and j the mixup partner of an example:
+Each of the networks f_1 and f_2 has a moving average of its weights (e_1, e_2) and targets for the training examples
+(t_1, t_2). For network k, let m be the index of the other network, l the mixing weight, and j the mixup partner of an
+example:
 
     t_k <- beta t_k + (1 - beta) softmax(e_m(x)),        q = l t_k + (1 - l) t_k[j],
     L = -(1/B) sum_i <y~_i, log softmax(f_k(x~_i))> + r(n) lambda (1/B) sum_i log(1 - <q_i, p_i>),
 
-where x~, y~ are mixed images and one-hot labels, p = softmax(f_k(x~)), and r ramps the term up over the first steps n.
-On CIFAR-100, the mixed labels are weighted by the targets, y~ <- y~ q / <y~, q>. An epoch consists of two passes: the
-first trains f_1, the second f_2. The prediction is the mean of both networks' logits.
+where x~ and y~ are the mixed images and the mixed one-hot labels, p = softmax(f_k(x~)), and the factor r(n) increases
+over the first steps n. On CIFAR-100, the mixed labels are weighted by the targets: y~ <- y~ q / <y~, q>. An epoch
+consists of two passes: the first trains f_1, and the second trains f_2. The final logits are the mean over both
+networks.
 
-In the authors' code, the two networks accidentally have different label noise and different validation splits. Here,
-both use the same dataset.
+In the authors' code, the two networks use different label noise and different validation splits by accident. Here, both
+networks use the same dataset.
 
 Source: Liu, Niles-Weed, Razavian and Fernandez-Granda, Early-Learning Regularization Prevents Memorization of Noisy
 Labels, NeurIPS 2020, arXiv 2007.00151, appendix F, with the schedules of the authors' code.
@@ -42,52 +44,53 @@ from lightning_modules.training.logging import log_training
 
 
 def sigmoid_ramp(step: int, length: int) -> float:
-    """Compute exp(-5 (1 - min(n, length) / length)^2), a ramp from e^-5 to 1; 1 if `length` is 0."""
+    """Compute the ramp exp(-5 (1 - min(n, length) / length)^2) from e^-5 to 1; the ramp is 1 if `length` is 0."""
     return math.exp(-5 * (1 - min(step, length) / length) ** 2) if length > 0 else 1.0
 
 
 def averaging_decay(step: int, decay: float, ramp_steps: int | None) -> float:
-    """Compute the decay of averaged network weights in the n-th update.
+    """Compute the decay of the moving average of the network weights in the n-th update.
 
     Args:
-        step: index n of the update, from 1.
+        step: index n of the update, counted from 1.
         decay: maximum decay.
-        ramp_steps: number of updates over which the decay ramps up. None uses min(1 - 1/(n + 1), decay), for which the
-            average starts as a plain mean.
+        ramp_steps: number of updates over which the decay increases to its maximum. None uses min(1 - 1/(n + 1),
+            decay), with which the average is at first the mean of all weights so far.
     """
     return min(1 - 1 / (step + 1), decay) if ramp_steps is None else sigmoid_ramp(step + 1, ramp_steps) * decay
 
 
 def weighted_by_target(label: Tensor, target: Tensor) -> Tensor:
-    """Weight soft labels y `[B, K]` by targets q `[B, K]` and renormalise: y q / <y, q>."""
+    """Weight soft labels y, `[B, K]`, by targets q, `[B, K]`, and renormalise: y q / <y, q>."""
     weighted = label * target
     return weighted / weighted.sum(dim=1, keepdim=True)
 
 
 class ELRPlus(ClassifierSteps, MethodModule):
-    """Train two networks with early-learning regularisation; each network provides the other's targets.
+    """Train two networks with early-learning regularisation; each network computes the targets of the other network.
 
-    The module needs `data.passes_per_epoch: 2`, and with DDP the strategy `ddp_find_unused_parameters_true`, because
-    each step trains only one network.
+    The module needs `data.passes_per_epoch: 2`. Because each step trains only one network, DDP needs the strategy
+    `ddp_find_unused_parameters_true`.
 
     Args:
-        network: f_1, maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`.
-        second_network: f_2, with the architecture of f_1 but different initial weights.
+        network: network f_1 that maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`.
+        second_network: network f_2, with the architecture of f_1 but different initial weights.
         num_classes: number of classes, K.
-        strength: lambda, weight of the regularisation.
-        momentum: beta, momentum of the targets, in [0, 1).
-        ramp_steps: number of steps of each network over which the regularisation ramps up; 0 applies it fully from the
-            start.
-        reweight_labels: weight the mixed labels by the targets, as in the paper for CIFAR-100.
-        mixup_alpha: alpha of mixup's distribution Beta(alpha, alpha); 0 disables mixup.
-        average_decay: maximum decay of the averaged weights, in [0, 1).
-        average_ramp_steps: steps over which the decay ramps up to `average_decay`; None starts with a plain mean of the
-            weights.
-        optimizer: optimizer of both networks' trainable parameters.
+        strength: weight lambda of the regularisation.
+        momentum: momentum beta of the targets, in [0, 1).
+        ramp_steps: number of training steps of each network over which the regularisation increases to its full
+            strength; 0 uses the full strength from the start.
+        reweight_labels: whether to weight the mixed labels by the targets, as in the paper for CIFAR-100.
+        mixup_alpha: parameter alpha of the distribution Beta(alpha, alpha) of mixup weights; 0 disables mixup.
+        average_decay: maximum decay of the moving average of the weights, in [0, 1).
+        average_ramp_steps: number of steps over which the decay increases to `average_decay`; None starts with the mean
+            of all weights so far.
+        optimizer: optimizer of the trainable parameters of both networks.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
-        ValueError: if an argument is out of range, or trainer or data settings do not allow alternating training.
+        ValueError: if an argument is out of range, or if the settings of the trainer or the data do not allow
+            alternating training.
     """
 
     passes_per_epoch = 2

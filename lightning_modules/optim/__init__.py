@@ -1,1 +1,1 @@
-"""Optimizers, learning-rate schedules, parameter groups and weight averages."""
+"""Optimizers, learning-rate schedules, parameter groups and moving averages of weights."""

@@ -1,4 +1,4 @@
-"""Moving averages of a network's weights during training."""
+"""Moving averages of a network's weights, updated during training."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,8 +19,8 @@ def move_average(average: nn.Module, trained: nn.Module, decay: float) -> None:
     Buffers, such as the statistics of batch normalisation, stay unchanged.
 
     Args:
-        average: moving average e, with the architecture of the network.
-        trained: theta.
+        average: network whose parameters are the moving average e, with the same architecture as `trained`.
+        trained: trained network, with parameters theta.
         decay: weight of the previous average, in [0, 1].
     """
     get_ema_multi_avg_fn(decay)(list(average.parameters()), list(trained.parameters()), None)
@@ -29,10 +29,10 @@ def move_average(average: nn.Module, trained: nn.Module, decay: float) -> None:
 def ramped_decay(update: int, decay: float) -> float:
     """Compute the decay of the n-th update, min(decay, (1 + n) / (10 + n)).
 
-    It increases with n.
+    The decay increases with n.
 
     Args:
-        update: number n of earlier updates.
+        update: n, number of earlier updates.
         decay: maximum decay.
     """
     return min(decay, (1 + update) / (10 + update))
@@ -41,17 +41,19 @@ def ramped_decay(update: int, decay: float) -> float:
 class AveragedWeights(nn.Module):
     """Moving average of the trainable parameters of a network, in float32 or above.
 
-    It is saved in the state dict of its owner. The state dict does not depend on the place of the average.
+    The average is saved in the state dict of the module that owns it. The state dict is the same whether the average is
+    kept on the device or on the CPU.
 
-    The average is updated after each optimizer step. Steps that a gradient scaler skips do not update it. The network's
-    buffers are not averaged. Within `with average.used_by(network):` the network has the averaged weights.
+    The average is updated after each optimizer step. Steps that a gradient scaler skips do not update the average. The
+    network's buffers are not averaged. In the context `with average.used_by(network):`, the network has the averaged
+    weights.
 
     Args:
-        network: the network; the average leaves out frozen parameters.
+        network: network whose parameters are averaged; frozen parameters are left out.
         decay: function that maps the number of earlier updates to the weight of the previous average, in [0, 1]. None
-            keeps no average: the averaged weights are those of the network.
-        on_cpu: keep the average in the memory of the host. Each rank has a copy. Weights are copied from a GPU without
-            waiting for it; the host updates the average when the next step ends, or when the average is read.
+            keeps no average, and the network's weights are used instead.
+        on_cpu: whether to keep the average in CPU memory, with one copy per rank. Weights are copied from a GPU
+            asynchronously. The CPU updates the average at the end of the next step, or earlier if the average is read.
     """
 
     updates: int
@@ -75,7 +77,8 @@ class AveragedWeights(nn.Module):
     def _averaged(self, network: nn.Module) -> list[nn.Parameter]:
         """Return the averaged parameters.
 
-        It does not matter whether they currently require a gradient.
+        These are the parameters that were trainable when the average was built, whether or not they require gradients
+        now.
         """
         named = dict(network.named_parameters())
         return [named[name] for name in self.names]
@@ -86,10 +89,10 @@ class AveragedWeights(nn.Module):
         return list(self.weights) if self.host is None else self.host
 
     def complete(self, state: dict[str, Any], own: str, network: str) -> None:
-        """Begin a missing average in a state dict at the trained weights, as in a run that kept none.
+        """Add a missing average to a state dict from a run that kept none; the average starts from the trained weights.
 
         Args:
-            state: state dict of the owner.
+            state: state dict of the module that owns the average.
             own: prefix of the average's keys.
             network: prefix of the network's keys.
         """
@@ -98,20 +101,20 @@ class AveragedWeights(nn.Module):
                 state.setdefault(f"{own}weights.{place}", state[f"{network}{name}"])
 
     def dtype(self, network: nn.Module) -> torch.dtype:
-        """Return the precision of the averaged weights."""
+        """Return the dtype of the averaged weights."""
         return wide(self._averaged(network)[0].dtype)
 
     @torch.no_grad()
     def follow(self, network: nn.Module, optimizer: Optimizer) -> None:
-        """Update the average after every step of an optimizer of the network."""
-        if self.host is not None:  # the network may have another precision since
+        """Register a hook that updates the average after every step of the network's optimizer."""
+        if self.host is not None:  # the network's precision may have changed
             trained = zip(self.host, self._averaged(network), strict=self.decay is not None)
             self.host = [mine.to(wide(parameter.dtype)) for mine, parameter in trained]
         optimizer.register_step_post_hook(lambda *_: self.update(network))
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
-        """Update the average towards the network: e <- d e + (1 - d) theta."""
+        """Update the average with the network's weights: e <- d e + (1 - d) theta."""
         self.finish()
         if self.decay is not None:
             weight, trained = self.decay(self.updates), self._averaged(network)
@@ -122,9 +125,9 @@ class AveragedWeights(nn.Module):
         self.updates += 1
 
     def _stage(self, trained: Sequence[Tensor]) -> Any:
-        """Copy weights to the host, and return an event that marks the end of the copy, or None if it has ended.
+        """Copy weights to the CPU. Return an event that marks the end of the copy, or None if the copy has ended.
 
-        The copy is in the stream of the optimizer, so the next step of the optimizer waits for it.
+        The copy is queued on the optimizer's CUDA stream, so the optimizer's next step waits for it.
         """
         asynchronous = trained[0].is_cuda
         if not self._staged:
@@ -139,7 +142,7 @@ class AveragedWeights(nn.Module):
 
     @torch.no_grad()
     def finish(self) -> None:
-        """Update an average on the host by the weights that were last copied."""
+        """Update an average on the CPU with the weights that were copied last."""
         if self.unfinished is None:
             return
         weight, event = self.unfinished
@@ -151,7 +154,7 @@ class AveragedWeights(nn.Module):
 
     @contextmanager
     def used_by(self, network: nn.Module) -> Iterator[None]:
-        """Context manager that gives the network the averaged weights.
+        """Context manager in which the network has the averaged weights.
 
         Such contexts can be nested.
         """
@@ -162,7 +165,7 @@ class AveragedWeights(nn.Module):
         own = [parameter.detach().to("cpu" if self.host else parameter.device, copy=True) for parameter in trained]
         self._in_use = True
         try:
-            _copy(trained, self.values())  # in place, since sharded parameters are views of their storage
+            _copy(trained, self.values())  # in place, because sharded parameters are views of their storage
             yield
         finally:
             _copy(trained, own)
@@ -176,7 +179,7 @@ class AveragedWeights(nn.Module):
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
-    """Return the precision of the average of weights of a precision."""
+    """Return the dtype in which weights of a given dtype are averaged."""
     return torch.promote_types(dtype, torch.float32)
 
 
@@ -194,7 +197,7 @@ def _write_host(average: Any, state: dict[str, Any], prefix: str, metadata: Any)
 def _read_host(
     average: Any, state: dict[str, Any], prefix: str, metadata: Any, strict: bool, missing: list[str], *_: Any
 ) -> None:
-    """Read an average on the host, or leave out that of a checkpoint if none is kept."""
+    """Load an average that is kept on the CPU, or drop a checkpoint's average if none is kept."""
     if average.host is None and average.decay is not None:
         return
     given = {key: state.pop(key) for key in list(state) if key.startswith(f"{prefix}weights.")}

@@ -1,8 +1,8 @@
-"""Default optimizers and schedules, and helpers for `configure_optimizers`.
+"""Default optimizers and learning-rate schedules, and helpers for `configure_optimizers`.
 
-The defaults are functions, not classes. If a default were a class, the command line would pass the arguments of the
-default to every class in a configuration. Adam would get the weight decay of AdamW. By default, `ConstantLR` of PyTorch
-starts at a third of the learning rate.
+The defaults are functions, not classes. If a default were a class, the command line would pass its arguments to every
+class that replaces it in a configuration: for example, Adam would get the weight decay of AdamW. The function
+`constant` is needed because PyTorch's `ConstantLR` starts at a third of the learning rate by default.
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,35 +17,35 @@ from torch.optim.lr_scheduler import ConstantLR
 
 
 def sgd(parameters: Iterable[Any]) -> Optimizer:
-    """SGD with the defaults of PyTorch: learning rate 0.001, no momentum, no weight decay."""
+    """Build SGD with PyTorch's defaults: learning rate 0.001, no momentum, no weight decay."""
     return torch.optim.SGD(parameters)
 
 
 def adam(parameters: Iterable[Any]) -> Optimizer:
-    """Adam with the defaults of PyTorch: learning rate 0.001, no weight decay."""
+    """Build Adam with PyTorch's defaults: learning rate 0.001, no weight decay."""
     return torch.optim.Adam(parameters)
 
 
 def adamw(parameters: Iterable[Any]) -> Optimizer:
-    """AdamW with the defaults of PyTorch: learning rate 0.001, weight decay 0.01."""
+    """Build AdamW with PyTorch's defaults: learning rate 0.001, weight decay 0.01."""
     return torch.optim.AdamW(parameters)
 
 
 def constant(optimizer: Optimizer) -> ConstantLR:
-    """Constant learning rate."""
+    """Build a schedule with a constant learning rate."""
     return ConstantLR(optimizer, factor=1.0)
 
 
 def trainable_parameters(*modules: nn.Module) -> list[nn.Parameter]:
-    """List the parameters of modules that require gradients, in order."""
+    """List those parameters of the given modules that require gradients, in order."""
     return [parameter for module in modules for parameter in module.parameters() if parameter.requires_grad]
 
 
 @contextmanager
 def temporarily_frozen(*modules: nn.Module) -> Iterator[None]:
-    """Context manager that freezes the parameters of modules.
+    """Context manager in which the parameters of the given modules are frozen.
 
-    Gradients still flow to their inputs.
+    Gradients still flow to the inputs of these modules.
     """
     parameters = trainable_parameters(*modules)
     try:
@@ -63,7 +63,8 @@ def optimizer_config(optimizer: OptimizerCallable, lr_scheduler: LRSchedulerCall
     Args:
         optimizer: function that builds the optimizer from the parameters.
         lr_scheduler: function that builds the schedule from the optimizer. The scheduler steps every epoch, or every
-            step if it has `interval = "step"`. A plateau scheduler monitors the metric that its `monitor` names.
+            step if it has `interval = "step"`. A plateau scheduler monitors the metric given by its attribute
+            `monitor`.
         parameters: trainable parameters, or parameter groups.
     """
     return scheduled(optimizer(parameters), lr_scheduler)

@@ -1,8 +1,9 @@
-"""Parameter groups with separate learning rates: new layers of a pretrained network, heads, and layer-wise decay.
+"""Parameter groups with different learning rates: for new layers of a pretrained network, for heads, and by depth.
 
-In layer-wise decay, a parameter of block i has depth i + 1. Patch embedding, positions and class token have depth 0.
-Everything after the L blocks has depth L + 1. The learning rate of a parameter is multiplied by d^{L + 1 - depth}.
-Vectors and scalars (biases, norms) get no weight decay.
+In layer-wise learning-rate decay, a parameter of block i = 0, 1, ... has depth i + 1. The patch embedding, the position
+embedding and the class token have depth 0. All layers after the L blocks have depth L + 1. The learning rate of a
+parameter is multiplied by d^{L + 1 - depth}. Vectors and scalars (biases, normalisation parameters) have no weight
+decay.
 
 Source: Bao, Dong, Piao and Wei, BEiT: BERT Pre-Training of Image Transformers, ICLR 2022, arXiv 2106.08254.
 """
@@ -21,15 +22,16 @@ NORMALISATION = (NormWithStatistics, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 def learning_rate_groups(network: nn.Module, new_layers: Sequence[str]) -> list[dict[str, Any]]:
-    """Build optimizer groups with the key `lr_factor`, which `scale_learning_rates` applies.
+    """Build parameter groups with the key `lr_factor`, which `scale_learning_rates` applies.
 
-    The groups follow the code of the authors of ADELE, which follows SEAM. Biases (parameters whose names end with
-    `bias`) have twice the learning rate of weights, and no weight decay. In new layers, the learning rates of weights
-    and biases are ten times as large. Scales and shifts of normalisation layers are frozen, and belong to no group. All
-    other parameters are in a group. The networks of the authors have only convolutions and linear layers.
+    The groups follow the code of ADELE's authors, which follows SEAM. Biases (parameters whose names end with `bias`)
+    have twice the learning rate of weights, and no weight decay. In new layers, the learning rates of weights and
+    biases are ten times as large. Scales and shifts of normalisation layers are frozen, and belong to no group. All
+    other trainable parameters belong to a group; in the authors' networks, these are only convolutions and linear
+    layers.
 
     Args:
-        network: the network; if `new_layers` are given, its normalisation layers are frozen.
+        network: network to train; if `new_layers` is not empty, its normalisation layers are frozen.
         new_layers: names of submodules that are trained from scratch; if empty, all trainable parameters form one
             group.
 
@@ -58,7 +60,7 @@ def learning_rate_groups(network: nn.Module, new_layers: Sequence[str]) -> list[
 
 
 def scale_learning_rates(optimizer: torch.optim.Optimizer) -> None:
-    """Multiply the learning rate of each group by its `lr_factor`, if it has one."""
+    """Multiply the learning rate of each group by the group's `lr_factor`, if it has one."""
     for group in optimizer.param_groups:
         group["lr"] *= group.pop("lr_factor", 1.0)
 
@@ -66,13 +68,13 @@ def scale_learning_rates(optimizer: torch.optim.Optimizer) -> None:
 def optimizer_with_heads(
     optimizer: OptimizerCallable, module: nn.Module, heads: Iterable[nn.Module], lr_factor: float
 ) -> Optimizer:
-    """Build an optimizer of the trainable parameters of a module, with another learning rate for the heads.
+    """Build an optimizer of a module's trainable parameters, with a different learning rate for the heads.
 
     Args:
-        optimizer: function that builds the optimizer; its learning rate applies to all parameters outside of the heads.
-        module: module that has the parameters.
+        optimizer: function that builds the optimizer; its learning rate applies to all parameters outside the heads.
+        module: module whose parameters are optimised.
         heads: submodules of `module` that get a separate learning rate.
-        lr_factor: learning rate of the heads, divided by the learning rate of the other parameters; 1 makes a single
+        lr_factor: learning rate of the heads, divided by the learning rate of the other parameters; 1 gives a single
             group.
     """
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
@@ -102,13 +104,14 @@ def layer_of(name: str, num_blocks: int) -> int:
 def optimizer_with_layer_decay(
     optimizer: OptimizerCallable, encoder: nn.Module, head: nn.Module, decay: float
 ) -> Optimizer:
-    """Build an optimizer of the trainable parameters of encoder and head, with layer-wise decay.
+    """Build an optimizer of the trainable parameters of encoder and head, with layer-wise learning-rate decay.
 
     Args:
         optimizer: function that builds the optimizer; its learning rate applies to the head.
-        encoder: encoder that has its blocks in `blocks`; without blocks, it is treated as part of the head.
+        encoder: encoder with its blocks in the attribute `blocks`; without blocks, the encoder is treated as part of
+            the head.
         head: layers that follow the encoder.
-        decay: d, in (0, 1].
+        decay: d, factor of the learning rate per layer, in (0, 1].
     """
     num_blocks = len(getattr(encoder, "blocks", ()))
     named = [(layer_of(name, num_blocks), parameter) for name, parameter in encoder.named_parameters()]

@@ -1,6 +1,6 @@
 """Learning-rate schedules that PyTorch lacks.
 
-Schedules that step after each batch instead of each epoch have `interval = "step"`.
+Schedules that step after each batch instead of after each epoch have the attribute `interval = "step"`.
 """
 
 import math
@@ -13,7 +13,7 @@ from datamodules.arguments import at_least, one_of, positive, within
 
 
 class CosineOverSteps(CosineAnnealingLR):
-    """Cosine annealing of PyTorch, stepped after every batch.
+    """PyTorch's `CosineAnnealingLR`, stepped after every batch.
 
     `T_max` counts batches.
     """
@@ -22,7 +22,7 @@ class CosineOverSteps(CosineAnnealingLR):
 
 
 class PolynomialOverSteps(PolynomialLR):
-    """Polynomial decay of PyTorch, stepped after every batch.
+    """PyTorch's `PolynomialLR`, stepped after every batch.
 
     `total_iters` counts batches.
     """
@@ -31,7 +31,7 @@ class PolynomialOverSteps(PolynomialLR):
 
 
 class StepOverSteps(StepLR):
-    """StepLR of PyTorch, stepped after every batch.
+    """PyTorch's `StepLR`, stepped after every batch.
 
     `step_size` counts batches.
     """
@@ -40,7 +40,7 @@ class StepOverSteps(StepLR):
 
 
 def cosine_factor(epoch: int, epochs: int, constant_epochs: int) -> float:
-    """Compute lr(t) / lr_0 at epoch t, counted from 0.
+    """Compute the ratio lr(t) / lr_0 at epoch t, counted from 0.
 
     The ratio is 0 from epoch T on.
     """
@@ -53,7 +53,7 @@ def cosine_factor(epoch: int, epochs: int, constant_epochs: int) -> float:
 class CosineSchedule(LambdaLR):
     """Constant learning rate for W epochs, then cosine annealing.
 
-    It never reaches zero, as in PLS and LSA.
+    As in PLS and LSA, the learning rate does not reach zero before epoch T.
 
         lr(t) = lr_0 for t < W,    lr(t) = lr_0 (1 + cos(pi (t - W + 1) / (T - W + 1))) / 2 for W <= t < T
 
@@ -73,13 +73,13 @@ class CosineSchedule(LambdaLR):
 
 
 class WarmupConstant(LambdaLR):
-    """Linear warmup of the learning rate over steps, then a constant rate: lr min(k / w, 1) at step k = 0, 1, ...
+    """Linear warmup over steps, then a constant learning rate: lr min(k / w, 1) at step k = 0, 1, ...
 
     The learning rate is 0 in the first step, as in the published code of score models.
 
     Args:
         optimizer: optimizer whose learning rates the schedule scales.
-        warmup: length w of the warmup in steps (batches).
+        warmup: length w of the warmup, in steps (batches).
     """
 
     interval = "step"
@@ -90,7 +90,7 @@ class WarmupConstant(LambdaLR):
 
 
 class WarmupLinear(LambdaLR):
-    """Linear warmup of the learning rate over steps, then linear decay to zero, as in the trainer of transformers.
+    """Linear warmup of the learning rate over steps, then linear decay to zero, as in the Trainer of `transformers`.
 
         lr k / w for k < w, then lr (n - k) / (n - w), at step k = 0, 1, ...
 
@@ -111,12 +111,12 @@ class WarmupLinear(LambdaLR):
 
 
 class HyperbolicOverSteps(LambdaLR):
-    """Decay the learning rate hyperbolically, in stages: lr / (floor(t / delta) delta / d + 1) at batch t = 0, 1, ...
+    """Hyperbolic decay in stages: learning rate lr / (floor(t / delta) delta / d + 1) at batch t = 0, 1, ...
 
     Args:
         optimizer: optimizer whose learning rates the schedule scales.
-        half_life: number d of batches after which the hyperbola reaches half the learning rate.
-        every: number delta of batches between two changes of the learning rate.
+        half_life: number d of batches after which the hyperbola reaches lr / 2.
+        every: number delta of batches per stage; the learning rate is constant within a stage.
     """
 
     interval = "step"
@@ -132,7 +132,7 @@ class WarmupCosine(LambdaLR):
 
         lr (k + 1) / w for k < w, then lr (1 + cos(pi (k - w) / (n - w))) / 2, at k = 0, 1, ...
 
-    The published schedule starts with a step or an epoch at learning rate 0. This start is omitted here.
+    The published schedule starts with one step or epoch at learning rate 0, which is omitted here.
 
     Args:
         optimizer: optimizer whose learning rates the schedule scales.
@@ -166,7 +166,7 @@ class ExponentialWarmupCosine(LambdaLR):
 
     Args:
         optimizer: optimizer whose learning rates the schedule scales.
-        warmup: period w of the warmup in steps (batches).
+        warmup: time constant w of the warmup, in steps (batches).
         length: length n of the whole schedule in steps; the learning rate is 0 afterwards.
     """
 
@@ -185,15 +185,15 @@ class TimmCosine(LambdaLR):
 
         lr_1 + k (lr - lr_1) / w for k < w,    lr_n + (lr - lr_n) (1 + cos(pi k / n)) / 2 for w <= k < n,    then lr_n
 
-    The cosine starts at step 0. The learning rate therefore drops slightly at the end of the warmup. Epochs beyond n
-    are timm's cooldown.
+    The cosine is counted from k = 0, not from the end of the warmup, so the learning rate drops slightly when the
+    warmup ends. Epochs after n correspond to timm's cooldown.
 
     Args:
         optimizer: optimizer with the same learning rate lr in all groups.
         warmup: length w of the warmup; 0 skips the warmup.
         length: n, length of the cosine.
         first_lr: initial learning rate lr_1 of the warmup.
-        least_lr: lr_n, minimum learning rate.
+        least_lr: lr_n, the minimum learning rate.
         interval: unit of `warmup` and `length`: `epoch`, or `step` (a batch).
 
     Raises:
@@ -228,8 +228,8 @@ class PiecewiseConstant(LambdaLR):
 
     Args:
         optimizer: optimizer whose learning rates the schedule scales.
-        factors: factors by the epochs, counted from 0, from which on they apply; the factor is 1 before the first of
-            these epochs.
+        factors: factor by the epoch, counted from 0, from which on the factor applies; before the first of these
+            epochs, the factor is 1.
 
     Raises:
         ValueError: if an epoch is below 1 or a factor is negative.
@@ -247,18 +247,18 @@ class PiecewiseConstant(LambdaLR):
 
 
 def held_then_linear_factor(epoch: int, epochs: int, last: float) -> float:
-    """Compute lr(t) / lr_0 at epoch t, counted from 0."""
+    """Compute the ratio lr(t) / lr_0 at epoch t, counted from 0."""
     progress = min(max((epoch / epochs - 0.5) / 0.4, 0.0), 1.0)
     return 1 - (1 - last) * progress
 
 
 class HeldThenLinear(LambdaLR):
-    """Constant learning rate for half of the epochs, linear decay until 90 % of the epochs, then constant.
+    """Constant learning rate for half of the epochs, linear decay until 90 % of the epochs, then constant again.
 
     Args:
         optimizer: optimizer whose learning rates the schedule scales.
         epochs: length of the schedule in epochs.
-        last: final learning rate, divided by the initial learning rate.
+        last: ratio of the final to the initial learning rate.
 
     Raises:
         ValueError: if an argument is out of range.

@@ -1,6 +1,6 @@
 """Optimizers without weight decay for biases, scales of normalisation, positions and class tokens, as in timm.
 
-These are the tensors with one dimension, or whose first dimension has length 1.
+These parameters are recognised by their shape: they have one dimension, or a first dimension of length 1.
 """
 
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def decay_groups(parameters: Iterable[Tensor], weight_decay: float) -> list[dict[str, Any]]:
-    """Split parameters into a group with and a group without weight decay. Empty groups are left out."""
+    """Split parameters into one group with weight decay and one group without; leave out empty groups."""
     groups: tuple[list[Tensor], list[Tensor]] = ([], [])
     for parameter in parameters:
         groups[parameter.ndim > 1 and len(parameter) > 1].append(parameter)
@@ -20,7 +20,7 @@ def decay_groups(parameters: Iterable[Tensor], weight_decay: float) -> list[dict
 
 
 class Lamb(timm.optim.Lamb):
-    """LAMB of timm, without weight decay for vectors, positions and class tokens.
+    """timm's LAMB optimizer, without weight decay for vectors, position embeddings and class tokens.
 
     Args:
         params: trainable parameters.

@@ -1,1 +1,1 @@
-"""Optimisation with noisy, corrupted or falsified gradients, measurements or evaluations."""
+"""Optimisation with gradients, measurements or function evaluations that are noisy, corrupted or falsified."""

@@ -1,15 +1,15 @@
-"""Recover a low-rank matrix from measurements with gross errors (SubGM).
+"""Recover a low-rank matrix from measurements with gross errors by the sub-gradient method (SubGM).
 
-Sub-gradient steps begin at a small start. There are m measurements y_i = <A_i, X*> + s_i of a positive semidefinite X*
-`[d, d]`. Some of them are arbitrarily wrong, or all are noisy. The method optimises a factor U `[d, r']` with any
-number of columns. If the rank is unknown, r' = d:
+There are m measurements y_i = <A_i, X*> + s_i of a positive semidefinite matrix X*, `[d, d]`. Either some of the
+measurements have arbitrarily large errors s_i, or all measurements are noisy. The method estimates X* by U U^T, and
+optimises the factor U, `[d, r']`, which may have any number r' of columns. If the rank of X* is unknown, use r' = d:
 
     f(U) = (1/m) sum_i |<A_i, U U^T> - y_i|,
     D_t = (1/m) sum_i sign(<A_i, U_t U_t^T> - y_i) (A_i + A_i^T) U_t,    U_{t+1} = U_t - eta_t D_t,    sign(0) = 0,
 
-from U_0 = alpha B with a small alpha. Let X = U U^T - X*. For any errors, D has the direction of X U / ||X||_F
-(Sign-RIP). The directions of X* therefore grow while the other directions stay small. For any r', the error is a power
-of alpha. B is
+starting from U_0 = alpha B with a small alpha. Let X = U U^T - X*. For any errors s_i, D approximately has the
+direction of X U / ||X||_F (Sign-RIP). The components of U in the directions of X* therefore grow, while all other
+components stay small. For any r', the final error is a power of alpha. The initial matrix B is
 
     spectral   Q_+ Lambda_+^(1/2), from the r' greatest eigenvalues of (1/m) sum_i sign(y_i) (A_i + A_i^T) / 2; the
                columns of negative eigenvalues are zero and remain zero
@@ -18,16 +18,16 @@ of alpha. B is
 
 and the step sizes are
 
-    quantile   eta Q, where Q is the q-quantile of |<A_i, U U^T> - y_i| over all measurements. For a fraction p of gross
-               errors and q < 1 - p, Q decreases with the error of the estimate
+    quantile   eta Q, where Q is the q-quantile of |<A_i, U U^T> - y_i| over all measurements; if a fraction p of the
+               measurements has gross errors and q < 1 - p, Q decreases with the error of the estimate
 
     geometric  eta rho^t, if p or the noise distribution is unknown
 
     constant   eta, to which the final distance is then proportional
 
-Only the abstract and the introduction of the paper were available. The spectral start and the step sizes are
-reconstructed from the literature. The random start is our addition. The baseline is gradient descent on the squared
-loss, (1/2m) sum_i (.)^2. It fails under gross errors.
+Only the abstract and the introduction of the paper were available. The spectral initialisation and the step sizes are
+reconstructed from the literature. The random initialisation is our addition. The baseline is gradient descent on the
+squared loss (1/2m) sum_i (.)^2, which fails if there are gross errors.
 
 Source: Ma and Fattahi, Global Convergence of Sub-gradient Method for Robust Matrix Recovery: Small Initialization,
 Noisy Measurements, and Over-parameterization, JMLR 2023, arXiv 2202.08788.
@@ -55,30 +55,29 @@ LOSSES: Mapping[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor
     "absolute": (torch.abs, torch.sign),
     "squared": (lambda residual: residual**2 / 2, lambda residual: residual),
 }
-"""Losses of a residual and their derivatives."""
+"""Loss functions of a residual and their derivatives, by name."""
 DRAWN_VALUES = 6
-"""Maximum number of singular values of U in their table."""
+"""Maximum number of singular values of U in the table."""
 MEASURES = ("relative error", "least signal", "greatest residual"), ("cosine", "scale")
-"""Columns of the tables `error` and `sign_rip`, if X* is known."""
+"""Columns of the tables `error` and `sign_rip`, which exist if X* is known."""
 
 
 def residuals_and_direction(
     features: Tensor, target: Tensor, factor: Tensor, slope: Callable[[Tensor], Tensor], at_once: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Compute r_i = <A_i, U U^T> - y_i and the sum over i of slope(r_i) A_i.
+    """Compute the residuals r_i = <A_i, U U^T> - y_i, and the sum of slope(r_i) A_i over i.
 
-    Measurements are processed in chunks.
+    If `at_once` is set, the measurements are processed in chunks.
 
     Args:
-        features: measurement matrices A, `[m, d, d]`, on the device of the factor; with `at_once`, on any device.
-        target: y, `[m]`.
-        factor: U, `[d, r']`.
-        slope: derivative of the loss with respect to the residual, `torch.sign` for the absolute value.
-        at_once: number of measurements to move to the device of the factor at once; None uses all measurements where
-            they are.
+        features: measurement matrices A, `[m, d, d]`, on the device of the factor or, with `at_once`, on any device.
+        target: measurements y, `[m]`. factor: factor U, `[d, r']`.
+        slope: derivative of the loss with respect to the residual; `torch.sign` for the absolute loss.
+        at_once: number of measurements that are moved to the device of the factor at once; None means that all
+            measurements are already there.
 
     Returns:
-        `[m]` and `[d, d]`.
+        The residuals, `[m]`, and the sum, `[d, d]`.
     """
     product, rows = (factor @ factor.T).flatten(), features.flatten(1)
     if at_once is None:
@@ -97,9 +96,9 @@ def spectral_start(features: Tensor, target: Tensor, columns: int, measurements:
 
     Args:
         features: measurement matrices A on this rank, `[b, d, d]`.
-        target: this rank's measurements y, `[b]`.
-        columns: r'.
-        measurements: number of measurements m over all ranks.
+        target: measurements y on this rank, `[b]`.
+        columns: number r' of columns of B.
+        measurements: total number m of measurements over all ranks.
         device: device on which B is computed.
     """
     signed = all_reduce_sum(torch.einsum("m,mij->ij", target.sign(), features).to(device)) / measurements
@@ -108,11 +107,10 @@ def spectral_start(features: Tensor, target: Tensor, columns: int, measurements:
 
 
 def signal_and_residual(factor: Tensor, x_star: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute the smallest singular value of the signal V^T U, and the largest of the residual V_perp^T U.
+    """Compute the smallest singular value of V^T U (signal) and the largest singular value of V_perp^T U (residual).
 
     Args:
-        factor: U, `[d, r']`.
-        x_star: X* = V Sigma V^T, `[d, d]`.
+        factor: factor U, `[d, r']`. x_star: true matrix X* = V Sigma V^T, `[d, d]`.
     """
     values, vectors = torch.linalg.eigh(x_star)
     of_range = values > 1e-9 * values[-1]
@@ -124,11 +122,11 @@ def signal_and_residual(factor: Tensor, x_star: Tensor) -> tuple[Tensor, Tensor]
 def sign_rip(direction: Tensor, difference: Tensor) -> tuple[Tensor, Tensor]:
     """Compare Q = (1/m) sum_i sign(.) A_i with X = U U^T - X*.
 
-    Return their cosine, and the scale phi = <Q, X> / ||X||_F.
+    Return the cosine of the angle between Q and X, and the scale phi = <Q, X> / ||X||_F.
 
     Args:
-        direction: direction Q, `[d, d]`; this function symmetrises it.
-        difference: difference X, `[d, d]`.
+        direction: matrix Q, `[d, d]`, which this function symmetrises.
+        difference: error X of the estimate, `[d, d]`.
     """
     symmetric = (direction + direction.T) / 2
     scale = (symmetric * difference).sum() / difference.norm()
@@ -138,25 +136,26 @@ def sign_rip(direction: Tensor, difference: Tensor) -> tuple[Tensor, Tensor]:
 class SubGM(MethodModule):
     """Recover a positive semidefinite matrix from measurements by sub-gradient steps.
 
-    Runs on one or several ranks.
+    Training supports one or several ranks.
 
     Args:
         dim: dimension d of the matrix `[d, d]`.
-        columns: number r' of columns of the factor; None uses d, which suits any rank.
-        alpha: scale of the initialisation; a smaller alpha gives a smaller error, but needs more iterations.
-        start: name of the initial factor B: `spectral` or `random`.
-        loss: name of the loss: `absolute`, or `squared` for the baseline that is not robust.
-        step_rule: `quantile`, `geometric` or `constant`.
-        eta: factor of all step sizes.
-        q: quantile of the absolute residuals, below 1 - p.
-        p: fraction of the measurements that may be grossly wrong.
-        rho: ratio of successive step sizes for `geometric`.
-        iterations_per_step: number of iterations in a training step; each step logs once.
-        at_once: number of measurements that are on the device at once, if the data stay on the CPU; None uses all.
+        columns: number r' of columns of the factor; None means d, which is sufficient for any rank of X*.
+        alpha: scale of the initial factor; a smaller alpha gives a smaller error, but requires more iterations.
+        start: initial matrix B, `spectral` or `random`.
+        loss: loss function, `absolute`, or `squared` for the baseline, which is not robust.
+        step_rule: rule for the step sizes, `quantile`, `geometric` or `constant`.
+        eta: factor eta of all step sizes.
+        q: level q of the quantile of the absolute residuals, below 1 - p.
+        p: maximum fraction of the measurements that have gross errors.
+        rho: ratio rho of successive step sizes for `geometric`.
+        iterations_per_step: number of iterations per training step; each training step logs once.
+        at_once: number of measurements that are moved to the device at once, if the data stay on the CPU; None means
+            that all measurements are on the device.
 
     Raises:
-        ValueError: if an argument is out of range; at setup, if the precision is not 64 bit, or a batch does not
-            contain all rows.
+        ValueError: if an argument is out of range; at setup, if the precision is not 64 bit, if a batch does not
+            contain all rows, or if `at_once` is missing for data on the CPU.
     """
 
     step_size: Tensor
@@ -227,7 +226,7 @@ class SubGM(MethodModule):
         return {"loss": log_training(self, batch, self.loss(residual).mean())}
 
     def _direction(self, batch: TableBatch) -> tuple[Tensor, Tensor]:
-        """Compute the residuals on this rank, and (1/m) sum_i slope(r_i) A_i over all ranks."""
+        """Compute the residuals on this rank, and (1/m) sum_i slope(r_i) A_i over the measurements of all ranks."""
         arrays = batch["features"], batch["target"]
         residual, direction = residuals_and_direction(*arrays, self.factor, self.slope, self.at_once)
         return residual, (all_reduce_sum(direction) if world_size() > 1 else direction) / global_batch_size(batch)
@@ -244,7 +243,7 @@ class SubGM(MethodModule):
             self.step_size.mul_(self.rho)
 
     def _record(self, direction: Tensor, batch: TableBatch) -> None:
-        """Record values for the tables: singular values and, if X* is known, the error with its parts."""
+        """Record the singular values of U and, if X* is known, the error and its parts for the tables."""
         values = torch.linalg.svdvals(self.factor)[:DRAWN_VALUES]
         if "x_star" not in batch:
             self.history.append(values)
@@ -264,7 +263,7 @@ class SubGM(MethodModule):
 
     @property
     def tables(self) -> Mapping[str, Table]:
-        """Tabulate the singular values of U by iteration and, if X* is known, the relative error and its parts."""
+        """Return tables of the singular values of U and, if X* is known, of the error and its parts by iteration."""
         if not self.history:
             return {}
         rows = torch.stack([row.cpu() for row in self.history])

@@ -1,31 +1,32 @@
 """Train the first layer as if its pre-activations were trainable (TrAct).
 
-The gradient of the weights of the first layer is proportional to pixel values. Bright images with high contrast
-therefore dominate the training of this layer. TrAct changes the weights by the step that best approximates a gradient
-step on the pre-activations z = X W^T. L is a mean loss, and G = dL/dz. X `[b, n]` contains the b input rows of the
-batch (for a convolution, all its patches):
+The gradient with respect to the weights of the first layer is proportional to the pixel values. Bright images with high
+contrast therefore dominate the training of this layer. TrAct updates the weights by the step that best approximates a
+gradient step on the pre-activations z = X W^T. X, `[b, n]`, contains the b input rows of the batch (for a convolution,
+all patches). L is the mean loss, and G = dL/dz:
 
     dW* = argmin ||-eta b G - X dW^T||^2 + lambda b ||dW||^2 = -eta G^T X (X^T X / b + lambda I)^-1,
 
-so the optimizer receives
+The optimizer therefore receives
 
     grad W = (G^T X) (X^T X / b + lambda I)^-1
 
-instead of G^T X. The forward pass and all other gradients are those of the plain layer. With fewer rows than columns,
-as in a convolution with few or large patches, the identity of Woodbury needs only the inverse of a b x b matrix:
+instead of G^T X. The forward pass and all other gradients are those of the plain layer. If X has fewer rows than
+columns, as in a convolution with few or large patches, the Woodbury identity only requires the inverse of a b x b
+matrix:
 
     (X^T X / b + lambda I)^-1 = (I - X^T (X X^T + lambda b I)^-1 X) / lambda.
 
-The weights of the layer keep their names. This network and the plain network can therefore load the checkpoints of each
-other. Images must be standardised before the first layer, because lambda has the unit of their variance.
+The weights of the layer keep their names. A network with TrAct can therefore load the checkpoints of the plain network,
+and vice versa. Images must be standardised before the first layer, because lambda has the unit of their variance.
 
-Each rank uses X^T X of its own rows, as in the published multi-GPU runs. With `sync_gram`, X^T X (n x n) is
-all-reduced. Results then equal those of a single process. With gradient accumulation, each accumulated batch uses a
-separate X^T X.
+By default, each rank computes X^T X from its own rows, as in the published multi-GPU runs. With `sync_gram`, X^T X (n x
+n) is all-reduced, so that the results are equal to those of a single process. With gradient accumulation, each
+accumulated batch has its own X^T X.
 
-Differences from the code of the authors: the system is solved by Cholesky factorisation. The solution uses single
-precision or above for any training precision. Options of a convolution that the code of the authors ignores (groups,
-padding modes) are rejected.
+This implementation differs from the authors' code in the following points. The linear system is solved by Cholesky
+factorisation. It is solved in single precision or above for any training precision. Options of a convolution that the
+authors' code ignores (groups, padding modes) are rejected.
 
 Source: Petersen, Borgelt and Ermon, TrAct: Making First-layer Pre-Activations Trainable, NeurIPS 2024,
 arXiv 2410.23970.
@@ -52,13 +53,13 @@ from lightning_modules.optim.optimizers import constant, optimizer_config, sgd, 
 from lightning_modules.tasks.classifier import ClassifierSteps, accuracies, cross_entropy_step, refuse_smoothed
 
 AT_ONCE = 2**24
-"""Number of values of unfolded patches in memory at once."""
+"""Number of values of unfolded patches that are in memory at once."""
 
 
 def num_rows(layer: nn.Linear | nn.Conv2d, inputs: Tensor) -> int:
-    """Count the input rows b of a layer.
+    """Return the number b of input rows of a layer.
 
-    For a convolution, all patches are rows.
+    For a convolution, each patch is a row.
     """
     if isinstance(layer, nn.Linear):
         return inputs[..., 0].numel()
@@ -67,12 +68,12 @@ def num_rows(layer: nn.Linear | nn.Conv2d, inputs: Tensor) -> int:
 
 
 def layer_rows(layer: nn.Linear | nn.Conv2d, inputs: Tensor) -> Iterator[Tensor]:
-    """Yield the input rows X of the layer in parts, each `[b, n]`, in single precision or above."""
+    """Yield the input rows X of the layer in chunks `[b, n]`, in single precision or above."""
     inputs = at_least_float32(inputs.to(layer.weight.dtype))
     if isinstance(layer, nn.Linear):
         yield inputs.flatten(end_dim=-2)
         return
-    numbers = layer.weight[0].numel() * inputs[0, 0].numel()  # of one image's patches, at stride 1
+    numbers = layer.weight[0].numel() * inputs[0, 0].numel()  # in the patches of one image at stride 1
     kernel: Any = (layer.kernel_size, layer.dilation, layer.padding, layer.stride)
     for images in inputs.split(max(1, AT_ONCE // numbers)):
         yield F.unfold(images, *kernel).transpose(1, 2).flatten(end_dim=1)
@@ -85,17 +86,17 @@ def factored(matrix: Tensor, shift: float) -> Tensor:
 
 
 def solved(gradient: Tensor, factor: Tensor, rows: Tensor | None, ridge: float) -> Tensor:
-    """Multiply the gradient of a weight by (X^T X / b + lambda I)^-1.
+    """Multiply a weight gradient by (X^T X / b + lambda I)^-1.
 
     Args:
-        gradient: G^T X, `[m, n]`.
-        factor: lower Cholesky factor of X^T X / b + lambda I, `[n, n]`; if `rows` is given, lower Cholesky factor of X
-            X^T + lambda b I, `[b, b]`.
-        rows: input rows X, `[b, n]`, for the second form of `factor`.
+        gradient: weight gradient G^T X, `[m, n]`.
+        factor: lower Cholesky factor of X^T X / b + lambda I, `[n, n]`, or, if `rows` is set, of X X^T + lambda b I,
+            `[b, b]`.
+        rows: input rows X, `[b, n]`, which select the second form of `factor`; None selects the first form.
         ridge: lambda.
 
     Returns:
-        `[m, n]`.
+        The product, `[m, n]`.
     """
     if rows is None:
         return torch.cholesky_solve(gradient.T, factor).T
@@ -103,7 +104,7 @@ def solved(gradient: Tensor, factor: Tensor, rows: Tensor | None, ridge: float) 
 
 
 class _PreActivationGradient(torch.autograd.Function):
-    """Identity in the forward pass; solves for the weight gradient in the backward pass."""
+    """The identity in the forward pass; the backward pass replaces the weight gradient by that of TrAct."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, factor: Tensor, rows: Tensor | None, ridge: float) -> Tensor:
@@ -120,15 +121,15 @@ class _PreActivationGradient(torch.autograd.Function):
 
 
 def pre_activation_weight(layer: nn.Linear | nn.Conv2d, inputs: Tensor, ridge: float, sync_gram: bool) -> Tensor:
-    """Return the weight of a layer.
+    """Return the weight of a layer as a tensor whose backward pass gives the gradient of TrAct.
 
-    Its gradient is that of TrAct for a mean loss.
+    The loss must be a mean over samples.
 
     Args:
-        layer: layer that has the weight, `[m, n]` or `[m, C, kh, kw]`.
+        layer: layer with the weight, `[m, n]` or `[m, C, kh, kw]`.
         inputs: inputs of the layer, `[..., n]` or `[B, C, H, W]`.
         ridge: lambda.
-        sync_gram: all-reduce X^T X over ranks.
+        sync_gram: whether to all-reduce X^T X over ranks.
     """
     if not (torch.is_grad_enabled() and layer.weight.requires_grad):
         return layer.weight
@@ -139,7 +140,7 @@ def pre_activation_weight(layer: nn.Linear | nn.Conv2d, inputs: Tensor, ridge: f
             factor = factored(kept @ kept.T, ridge * len(kept))
         else:
             rows = next(parts)
-            gram = torch.cat([rows.T @ rows, rows.new_full((1, rows.shape[1]), len(rows))])  # the last row counts
+            gram = torch.cat([rows.T @ rows, rows.new_full((1, rows.shape[1]), len(rows))])  # last row: b
             for part in parts:
                 gram[:-1].addmm_(part.T, part)
                 gram[-1] += len(part)
@@ -150,10 +151,7 @@ def pre_activation_weight(layer: nn.Linear | nn.Conv2d, inputs: Tensor, ridge: f
 
 
 class TrActLinear(nn.Linear):
-    """A linear layer that shares the parameters of another layer.
-
-    Its weight gets the gradient of TrAct.
-    """
+    """A linear layer that shares the parameters of a given layer, and whose weight receives the gradient of TrAct."""
 
     def __init__(self, layer: nn.Linear, ridge: float, sync_gram: bool) -> None:
         super().__init__(layer.in_features, layer.out_features, bias=False, device="meta")
@@ -165,10 +163,7 @@ class TrActLinear(nn.Linear):
 
 
 class TrActConv2d(nn.Conv2d):
-    """A convolution that shares the parameters of another layer.
-
-    Its weight gets the gradient of TrAct.
-    """
+    """A convolution that shares the parameters of a given layer, and whose weight receives the gradient of TrAct."""
 
     def __init__(self, layer: nn.Conv2d, ridge: float, sync_gram: bool) -> None:
         kernel: Any = layer.kernel_size
@@ -192,23 +187,24 @@ class TrActConv2d(nn.Conv2d):
 
 
 def train_pre_activations(network: nn.Module, first_layer: str | None, ridge: float, sync_gram: bool = False) -> str:
-    """Replace the first layer of a network, in place.
+    """Replace the first layer of a network, in place, by a layer whose weight receives the gradient of TrAct.
 
-    The weight of the new layer gets the gradient of TrAct.
+    The new layer shares the parameters of the replaced layer.
 
     Args:
-        network: network that contains the layer; its parameters remain the same objects under the same names.
-        first_layer: name of a `Linear` or `Conv2d`, or a pattern (see `layers_named`). The first match in the order of
-            definition is used; None uses the first such layer of the network.
+        network: network that contains the layer; its parameters remain the same objects with the same names.
+        first_layer: name of a `Linear` or `Conv2d` layer, or a pattern (see `layers_named`), whose first match in the
+            order of definition is used. None means the first `Linear` or `Conv2d` layer of the network.
         ridge: lambda.
-        sync_gram: all-reduce X^T X over ranks.
+        sync_gram: whether to all-reduce X^T X over ranks.
 
     Returns:
         The name of the replaced layer.
 
     Raises:
-        ValueError: if there is no such layer, or TrAct does not support it: another kind of layer, a frozen layer, or a
-            convolution with groups, named padding or a padding mode other than zeros.
+        ValueError: if there is no such layer, or if TrAct does not support it. Supported are `Linear` and `Conv2d`
+            layers that are not frozen; a convolution must not have groups, named padding or a padding mode other than
+            zeros.
     """
     layers = layers_named(network, [first_layer or "*"], (nn.Linear, nn.Conv2d), "first_layer")
     name, layer = next(iter(layers.items()))
@@ -224,30 +220,31 @@ def train_pre_activations(network: nn.Module, first_layer: str | None, ridge: fl
 
 
 class TrAct(ClassifierSteps, MethodModule):
-    """Train any network with cross-entropy.
+    """Train a classifier with cross-entropy, where the first layer is updated by TrAct.
 
-    The steps of the first layer follow the gradient of its pre-activations.
+    The updates of the first layer approximate gradient steps on its pre-activations.
 
     Args:
         network: network that maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`; it must standardise
-            images before its first layer, like `lightning_modules.backbones.normalized.Normalized`.
+            images before its first layer, as `lightning_modules.backbones.normalized.Normalized` does.
         num_classes: number of classes, K.
-        ridge: penalty lambda on the size of a step; the paper uses 0.05 for short training, and 0.2 for long training.
-        first_layer: name of the first layer of the network, a Linear or Conv2d; None uses the first such layer in the
-            order of definition.
-        sync_gram: whether to all-reduce the statistics of the inputs of the first layer, so that results do not depend
-            on the world size.
-        soft_labels: settings for mixing images and labels, and for smoothing labels; None disables both. With mixed
-            images, callbacks receive no logits of training images.
-        binary: use binary cross-entropy for each class; all classes of a mixed image have the target 1.
-        view: augmentation of training images on the device, such as `lightning_modules.views.ThreeAugment`; None does
-            not augment.
+        ridge: weight lambda of the penalty on the weight update; the paper uses 0.05 for short training, and 0.2 for
+            long training.
+        first_layer: name of the first layer of the network, a Linear or Conv2d layer; None means the first layer of
+            these types in the order of definition.
+        sync_gram: whether to all-reduce X^T X of the first layer, so that results do not depend on the world size.
+        soft_labels: settings for mixing images and labels, and for label smoothing; None disables both. If images are
+            mixed, callbacks do not receive logits of training images.
+        binary: whether to use the binary cross-entropy of each class; all classes of a mixed image then have the target
+            1.
+        view: augmentation of training images on the device, such as `lightning_modules.views.ThreeAugment`; None
+            disables the augmentation.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
-        ValueError: if an argument is out of range, the network has no layer named `first_layer`, or label smoothing is
-            combined with binary cross-entropy.
+        ValueError: if an argument is out of range, if the network has no layer named `first_layer`, or if label
+            smoothing is combined with binary cross-entropy.
     """
 
     def __init__(

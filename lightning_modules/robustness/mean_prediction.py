@@ -1,7 +1,4 @@
-"""Mean predictions in log space.
-
-Log space avoids underflow.
-"""
+"""Mean of predicted probabilities, computed in log space to avoid underflow."""
 
 import math
 
@@ -11,16 +8,16 @@ from lightning_modules.full_precision import at_least_float32
 
 
 def log_mean(log_probability: Tensor) -> Tensor:
-    """Compute the logarithm of the mean probability over m predictions.
+    """Compute the logarithm of the mean probability over m predictions, given as log-probabilities.
 
-    It maps `[m, B, K]` to `[B, K]`.
+    The function maps `[m, B, K]` to `[B, K]`.
     """
     return log_probability.logsumexp(dim=0) - math.log(len(log_probability))
 
 
 def log_mean_softmax(logits: Tensor) -> Tensor:
-    """Compute the logarithm of the mean softmax over m logits, in float32 or above.
+    """Compute the logarithm of the mean softmax over m sets of logits, in float32 or a higher precision.
 
-    It maps `[m, B, K]` to `[B, K]`.
+    The function maps `[m, B, K]` to `[B, K]`.
     """
     return log_mean(at_least_float32(logits).log_softmax(dim=-1))

@@ -1,13 +1,13 @@
-"""Denoising diffusion implicit models (DDIM): sample an image from noise in few steps, or encode an image to noise.
+"""Denoising diffusion implicit models (DDIM): generate images from noise in few steps, or encode images to noise.
 
     x_s = sqrt(abar_s) x + sqrt(1 - abar_s - sigma^2) e + sigma z,
     sigma^2 = eta^2 (1 - abar_s) / (1 - abar_t) (1 - abar_t / abar_s).
 
-Here x and e are the estimates of the model at x_t. With eta = 0 no noise is added. The path then solves an ordinary
-differential equation, and steps towards later times encode an image. With eta = 1 over all T times, the sampler is the
-ancestral sampler of DDPM.
+Here x and e are the model's estimates of the image and of the noise at x_t. With eta = 0, no noise is added: the steps
+then solve an ordinary differential equation, and steps towards later times encode an image. With eta = 1 and steps
+through all T times, DDIM is the ancestral sampler of DDPM.
 
-A path is a list of times. The time -1 denotes the image itself, with abar = 1.
+A path is a list of times. The time -1 stands for the image itself, with abar = 1.
 
 Source: Song, Meng and Ermon, Denoising Diffusion Implicit Models, ICLR 2021, arXiv 2010.02502, equations 12, 14 and 16.
 """
@@ -29,8 +29,8 @@ from lightning_modules.sde.discrete import Prediction, clean_estimate, noise_est
 def scheduler_path(scheduler: Any, num_steps: int) -> list[int]:
     """List the times from noise to an image, `[num_steps + 1]`.
 
-    Their spacing is that of a diffusers scheduler. The final time is -1, or 0 for a scheduler with `set_alpha_to_one:
-    false`. The reversed list leads back to noise.
+    The spacing of the times is that of the diffusers scheduler. The final time is -1, or 0 for a scheduler with
+    `set_alpha_to_one: false`. The reversed list is a path from an image to noise.
 
     Raises:
         ValueError: if the scheduler has fewer times than `num_steps`.
@@ -42,7 +42,7 @@ def scheduler_path(scheduler: Any, num_steps: int) -> list[int]:
 
 
 def level(abar: ArrayLike, t: int) -> float:
-    """Look up abar_t in `[T]`.
+    """Return abar_t from the array `abar`, `[T]`.
 
     At time -1, abar is 1.
     """
@@ -50,7 +50,7 @@ def level(abar: ArrayLike, t: int) -> float:
 
 
 def ddim_deviation(abar: float, abar_to: float, eta: float = 1.0) -> float:
-    """Compute sigma, the standard deviation of the noise that a step from abar to abar_to adds."""
+    """Compute sigma, the standard deviation of the noise added in a step from abar to abar_to."""
     if abar_to <= abar:
         return 0.0
     return eta * ((1 - abar_to) / (1 - abar) * (1 - abar / abar_to)) ** 0.5
@@ -66,7 +66,7 @@ def ddim_step(
     Args:
         clean: estimate of x, `[B, C, H, W]` in [-1, 1].
         noise: estimate of the noise e.
-        abar_to: abar_s.
+        abar_to: abar_s, noise level after the step.
         deviation: standard deviation sigma of the added noise; see `ddim_deviation`.
         drawn: standard normal noise z; required unless `deviation` is 0.
     """
@@ -90,18 +90,17 @@ def ddim(
     Decreasing times turn noise into images, and increasing times encode images.
 
     Args:
-        model: model that is called with x_t and t `[B]`; see `predicted`.
+        model: model, which is called with x_t and t `[B]`; see `predicted`.
         x: samples at the first time, `[B, C, H, W]`.
         times: the path, see `scheduler_path`.
-        abar: noise levels, `[T]`, on the CPU.
+        abar: abar of all T timesteps, `[T]`, on the CPU.
         prediction: quantity that the model predicts.
-        eta: amount of noise that steps towards images add, in [0, 1]; steps that encode add no noise.
-        draw: function that samples standard normal noise of the same shape as its argument; required if `eta` is above
-            0.
-        clip: whether to clip each estimate of the image to [-1, 1]; the estimate of the noise does not change.
-        told: time that the model receives in each step; has one entry fewer than `times`. None passes the time at the
-            start of the step, or 0 if the step starts at an image. The inverse scheduler of diffusers passes the time
-            at the end of the step.
+        eta: amount of noise added in steps towards images, in [0, 1]; no noise is added in steps towards noise.
+        draw: function that samples standard normal noise with the shape of its argument; used if `eta` is above 0.
+        clip: whether to clip each estimate of the image to [-1, 1]; the estimate of the noise is not changed.
+        told: times passed to the model, one for each step (one fewer than `times`). None passes the time at the start
+            of each step, or 0 if a step starts from an image. diffusers' inverse scheduler passes the time at the end
+            of each step.
 
     Returns:
         Samples at the final time, `[B, C, H, W]`.

@@ -1,12 +1,12 @@
-"""Diffusion in T discrete steps: noise levels, and the quantities that models predict.
+"""Diffusion in T discrete steps: noise levels, and quantities that models predict.
 
     x_t = sqrt(abar_t) x + sqrt(1 - abar_t) e,   e ~ N(0, I).
 
 The image x is in [-1, 1]. A model is called with x_t and t. It predicts e (epsilon), x (sample), or v = sqrt(abar_t) e
-- sqrt(1 - abar_t) x (v_prediction). Each of the three determines the other two.
+- sqrt(1 - abar_t) x (v_prediction). Given x_t, each of these quantities determines the other two.
 
-There is one level abar for each t. The levels come from a diffusers scheduler. Functions take them as scalars or `[B,
-1, 1, 1]`.
+The noise levels abar_t are read from a diffusers scheduler. Functions accept a noise level as a scalar or as a tensor
+`[B, 1, 1, 1]`.
 
 Source: Ho, Jain and Abbeel, Denoising Diffusion Probabilistic Models, NeurIPS 2020, arXiv 2006.11239; Salimans and Ho,
 Progressive Distillation for Fast Sampling of Diffusion Models, ICLR 2022, arXiv 2202.00512, for v.
@@ -34,12 +34,12 @@ def scheduler_levels(scheduler: Any) -> NDArray[np.float64]:
     The scheduler may be on the meta device.
 
     Raises:
-        ValueError: if the scheduler has no abar, as for flow matching.
+        ValueError: if the scheduler has no abar, for example because it is for flow matching.
     """
     if not hasattr(scheduler, "alphas_cumprod"):
         raise ValueError(f"scheduler: {type(scheduler).__name__} has no alphas_cumprod: its process is not diffusion")
     abar = scheduler.alphas_cumprod
-    if abar.is_meta:  # without values; `from_config` would lose arguments given by position
+    if abar.is_meta:  # a meta tensor has no values; `from_config` would lose positional arguments
         with torch.device("cpu"):
             given = {key: value for key, value in scheduler.config.items() if not key.startswith("_")}
             abar = type(scheduler)(**given).alphas_cumprod
@@ -47,7 +47,7 @@ def scheduler_levels(scheduler: Any) -> NDArray[np.float64]:
 
 
 def scheduler_prediction(scheduler: Any) -> Prediction:
-    """Return the quantity that the model of a diffusers scheduler predicts.
+    """Return the quantity that a diffusers scheduler expects its model to predict.
 
     Raises:
         ValueError: if the quantity is not epsilon, v_prediction or sample.
@@ -58,17 +58,17 @@ def scheduler_prediction(scheduler: Any) -> Prediction:
 
 
 def noise_levels(alphas_cumprod: ArrayLike) -> NDArray[np.float64]:
-    """Compute the standard deviation s_t of the noise, in pixel units, from abar of any shape.
+    """Compute the noise standard deviation s_t, in pixel units, from an array of abar of any shape.
 
-    x_t / sqrt(abar_t), rescaled to [0, 1], is an image with noise of standard deviation s_t = sqrt((1 - abar_t) /
-    abar_t) / 2.
+    After rescaling to the range [0, 1], x_t / sqrt(abar_t) is an image plus noise of standard deviation s_t = sqrt((1 -
+    abar_t) / abar_t) / 2.
     """
     abar = np.asarray(alphas_cumprod, dtype=np.float64)
     return np.sqrt((1 - abar) / abar) / 2
 
 
 def first_timestep(sigma: float, alphas_cumprod: ArrayLike) -> int:
-    """Find the first t with s_t >= sigma.
+    """Return the first t with s_t >= sigma.
 
     Args:
         sigma: standard deviation of the noise, in pixel units.
@@ -91,18 +91,18 @@ def noised(image: Tensor, noise: Tensor, abar: float | Tensor) -> Tensor:
 
 
 def predicted(model: Callable[..., Any], noisy: Tensor, t: int | Tensor) -> Tensor:
-    """Evaluate a model.
+    """Evaluate a model at one time for all images, or at a separate time for each image.
 
-    All images have the same time, or each image has its own time.
+    Additional output channels with a learned variance are removed.
 
     Args:
-        model: model that is called with x_t and t `[B]`; returns a tensor, or an object whose `sample` is a tensor,
-            like networks of diffusers.
+        model: model, which is called with x_t and t `[B]` and returns a tensor, or an object whose `sample` is a
+            tensor, as networks of diffusers do.
         noisy: x_t, `[B, C, H, W]`.
-        t: a number or `[B]`.
+        t: a number, or one time for each image, `[B]`.
 
     Returns:
-        The output, `[B, C, H, W]`, without the additional channels of a learned variance.
+        The output, `[B, C, H, W]`.
     """
     if not isinstance(t, Tensor):
         t = torch.full(noisy.shape[:1], t, dtype=torch.int64, device=noisy.device)
@@ -112,7 +112,7 @@ def predicted(model: Callable[..., Any], noisy: Tensor, t: int | Tensor) -> Tens
 
 
 def clean_estimate(output: Tensor, noisy: Tensor, abar: float | Tensor, prediction: Prediction) -> Tensor:
-    """Compute the estimate of the image in [-1, 1] from the output of a diffusion model, without clipping.
+    """Compute the estimate of the image x, in [-1, 1] but not clipped, from the output of a diffusion model.
 
     Args:
         output: output of the model, `[B, C, H, W]`; additional channels of a learned variance are ignored.
@@ -135,7 +135,7 @@ def noise_estimate(output: Tensor, noisy: Tensor, abar: float | Tensor, predicti
     Args:
         output: output of the model, `[B, C, H, W]`; additional channels of a learned variance are ignored.
         noisy: `[B, C, H, W]`, x_t.
-        abar: noise level abar_t, a number or `[B, 1, 1, 1]`; must be below 1 if the model predicts the image.
+        abar: abar_t, a number or `[B, 1, 1, 1]`; must be below 1 if the model predicts the image.
         prediction: quantity that the model predicts.
     """
     output = output[:, : noisy.shape[1]]
@@ -148,7 +148,7 @@ def noise_estimate(output: Tensor, noisy: Tensor, abar: float | Tensor, predicti
 
 
 def diffusion_target(image: Tensor, noise: Tensor, abar: Tensor, prediction: Prediction) -> Tensor:
-    """Compute the training target at x_t from abar `[B, 1, 1, 1]`, images x and noise e, both `[B, C, H, W]`."""
+    """Compute the training target from images x and noise e, both `[B, C, H, W]`, and abar_t, `[B, 1, 1, 1]`."""
     if prediction == "epsilon":
         return noise
     if prediction == "v_prediction":
@@ -157,14 +157,14 @@ def diffusion_target(image: Tensor, noise: Tensor, abar: Tensor, prediction: Pre
 
 
 def denoising_loss(model: Callable[..., Any], image: Tensor, levels: Tensor, prediction: Prediction) -> Tensor:
-    """Compute the mean squared error of the prediction of a model.
+    """Compute the mean squared error of a model's predictions, with a random time for each image.
 
-    Each image has a random time.
+    Times are sampled uniformly.
 
     Args:
-        model: called with x_t and t `[B]`, see `predicted`.
+        model: model, which is called with x_t and t `[B]`; see `predicted`.
         image: x, `[B, C, H, W]` in [-1, 1].
-        levels: abar, `[T]`, on the device.
+        levels: abar of all T timesteps, `[T]`, on the device of the images.
         prediction: quantity that the model predicts.
     """
     t = sample_rows(partial(torch.randint, len(levels)), (len(image),), image.device)

@@ -1,11 +1,12 @@
-"""The probability-flow ODE of a diffusion, solved to a tolerance.
+"""The probability-flow ODE of a diffusion process, which is solved to a tolerance.
 
-It gives samples, latents and exact likelihoods.
+Solving this ODE gives samples, latents and exact likelihoods.
 
     dx/dt = f(x, t) - g(t)^2 s(x, t) / 2
 
-The solutions have the marginals of the process. Along a solution, log p changes by the divergence of the right-hand
-side. The divergence is estimated as e^T (J e), with random signs e that are sampled once:
+The solutions have the same marginals as the process. Along a solution, log p changes by the divergence of the
+right-hand side. The divergence is estimated as e^T (J e), where J is the Jacobian of the right-hand side and e is a
+vector of random signs that is sampled once:
 
     log p_0(x_0) = log p_1(x_1) + int_0^1 div dt.
 
@@ -30,25 +31,25 @@ from lightning_modules.sde.samplers import Draw, Project, Score, reverse_diffusi
 
 
 class Solved(NamedTuple):
-    """A solution of the flow, and the number of network evaluations that it took."""
+    """A solution of the ODE, and the number of network evaluations that were needed."""
 
     x: Tensor
     evaluations: int
-    """Number of evaluations of the right-hand side, each for the whole batch."""
+    """Number of evaluations of the right-hand side; each evaluation is for the whole batch."""
 
 
 class Likelihood(NamedTuple):
-    """Log density of data, latents of the data, and the number of network evaluations."""
+    """Log density of data, the latents of the data, and the number of network evaluations."""
 
     log_density: Tensor
-    """`[B]`, natural logarithm, in float64 on the CPU."""
+    """Natural logarithm of the density, `[B]`, in float64 on the CPU."""
     latent: Tensor
-    """x_1, of the shape of the data."""
+    """x_1, with the shape of the data."""
     evaluations: int
 
 
 def flow_drift(score: Score, x: Tensor, t: float, process: Process) -> Tensor:
-    """Compute the right-hand side of the ODE."""
+    """Compute the right-hand side of the probability-flow ODE at x and t."""
     time = torch.tensor([t], dtype=torch.float64, device="cpu")
     return process.drift(x, time) - 0.5 * along(process.diffusion(time), x) ** 2 * score(x, times_of(x, t))
 
@@ -63,21 +64,21 @@ def _integrate(
 
 
 def solve_flow(score: Score, x: Tensor, process: Process, start: float, end: float, tolerance: float = 1e-5) -> Solved:
-    """Move samples along the flow from one time to another.
+    """Solve the probability-flow ODE for a batch of samples, from time `start` to time `end`.
 
-    Runge-Kutta steps have the orders 4 and 5. All samples of a batch have the same step sizes. Within the tolerance,
-    the result for a sample therefore depends on its batch.
+    The solver takes Runge-Kutta steps of orders 4 and 5. The step sizes are shared by all samples of a batch, so the
+    result for a sample depends on its batch, within the tolerance.
 
     Args:
         score: see `samplers.Score`.
-        x: `[B, ...]`, real or complex.
-        process: the process.
-        start: time at which the samples x are given.
-        end: time of the result; to encode data, it is larger than `start`.
+        x: samples at time `start`, `[B, ...]`, real or complex.
+        process: the diffusion process.
+        start: time of the samples x.
+        end: time of the result; larger than `start` to encode data.
         tolerance: absolute and relative tolerance.
 
     Raises:
-        RuntimeError: if no step size reaches the tolerance.
+        RuntimeError: if the solver cannot reach the tolerance with any step size.
     """
     kind = np.complex128 if x.is_complex() else np.float64
 
@@ -92,18 +93,18 @@ def solve_flow(score: Score, x: Tensor, process: Process, start: float, end: flo
 def likelihood(
     score: Score, x: Tensor, process: Process, signs: Tensor, start: float = 1e-5, tolerance: float = 1e-5
 ) -> Likelihood:
-    """Compute the log density of real-valued data under the model defined by the flow.
+    """Compute the log density of real-valued data under the model that is defined by the probability-flow ODE.
 
     Args:
-        score: see `samplers.Score`; differentiable in x.
-        x: `[B, ...]`.
-        process: the process.
-        signs: random signs e, -1 or 1, of the shape of x.
-        start: time that is assigned to the data.
+        score: see `samplers.Score`; must be differentiable with respect to x.
+        x: data, `[B, ...]`.
+        process: the diffusion process.
+        signs: random signs e, each -1 or 1, with the shape of x.
+        start: time at which the data are placed in the diffusion.
         tolerance: absolute and relative tolerance.
 
     Raises:
-        RuntimeError: if no step size reaches the tolerance.
+        RuntimeError: if the solver cannot reach the tolerance with any step size.
     """
     size = x.numel()
 
@@ -130,8 +131,8 @@ def bits_per_dimension(log_density: Tensor, dimensions: int, width: float) -> Te
 
     Args:
         log_density: natural logarithms of the densities, `[B]`.
-        dimensions: number D of values of an image.
-        width: difference between white and black in the units of the density: 2 for images in [-1, 1], 1 for images in
+        dimensions: number of values in an image, D.
+        width: difference between white and black in the units of the data: 2 for images in [-1, 1], and 1 for images in
             [0, 1].
     """
     return -log_density / (dimensions * math.log(2)) + 8 - math.log2(width)
@@ -141,13 +142,13 @@ class ProbabilityFlow:
     """Sample by solving the probability-flow ODE to a tolerance.
 
     Args:
-        tolerance: absolute and relative tolerance of Runge-Kutta steps of orders 4 and 5.
+        tolerance: absolute and relative tolerance of the Runge-Kutta solver of orders 4 and 5.
         end: final time; None uses the default of the process, which is 1e-5 for VE and 1e-3 for VP and sub-VP.
-        denoise: whether to take an additional noise-free step to time 0, with the size of one of 1,000 equal steps.
+        denoise: whether to take an additional noise-free step to time 0, with a step size of 1 / 1,000.
 
     Raises:
-        ValueError: if `tolerance` is not positive, `end` is not inside (0, 1), or sampling is conditioned on known
-            pixels.
+        ValueError: if `tolerance` is not positive, if `end` is not in (0, 1), or if samples are to be conditioned on
+            known pixels.
     """
 
     def __init__(self, tolerance: float = 1e-5, end: float | None = None, denoise: bool = False) -> None:

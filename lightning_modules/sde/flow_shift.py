@@ -1,4 +1,4 @@
-"""Times of flow matching t in [0, 1], from data to noise, shifted towards noise: a t / (1 + (a - 1) t).
+"""Shift of flow-matching times t in [0, 1], from data to noise, towards noise: a t / (1 + (a - 1) t).
 
 Source: Esser et al., Scaling Rectified Flow Transformers for High-Resolution Image Synthesis, ICML 2024, arXiv
 2403.03206, section 5.3.2.
@@ -13,18 +13,17 @@ Time = TypeVar("Time", float, Tensor)
 
 
 def shifted(t: Time, shift: float) -> Time:
-    """Shift t by a."""
+    """Shift t; the argument `shift` is a."""
     return shift * t / (1 + (shift - 1) * t)
 
 
 def scheduler_shift(config: Any, positions: int) -> float:
-    """Compute the shift of times for a given number of positions, as `calculate_shift` in the pipelines of diffusers
-    does.
+    """Compute the time shift for a number of image tokens, like `calculate_shift` in diffusers' pipelines.
 
     Args:
-        config: config of a diffusers scheduler of flow matching. With `use_dynamic_shifting` the shift, or its
-            logarithm, is linear in the number of positions; otherwise it is constant.
-        positions: number of positions of an image in the transformer.
+        config: config of a diffusers scheduler for flow matching. With `use_dynamic_shifting`, the shift or its
+            logarithm is linear in the number of tokens. Otherwise, the shift is constant.
+        positions: number of image tokens in the transformer.
     """
     if not config.get("use_dynamic_shifting"):
         return config.get("shift", config.get("flow_shift"))

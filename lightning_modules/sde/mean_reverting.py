@@ -1,4 +1,4 @@
-"""The discrete-time process that moves a clean image to its degraded version, and samplers of the reverse process.
+"""A mean-reverting process in discrete time from clean to degraded images, and samplers of the reverse process.
 
     dx = theta_t (mu - x) dt + sigma_t dw,    sigma_t^2 = 2 lambda^2 theta_t
 
@@ -7,15 +7,16 @@ image. With r_t = theta_t dt and R_t = r_1 + ... + r_t, the marginals are
 
     x_t = mu + w_t (x_0 - mu) + s_t e,    w_t = e^{-R_t},  s_t = lambda sqrt(1 - w_t^2),    t = 0 ... T.
 
-A reverse step goes from t to s < t, with r = R_t - R_s. A network estimates the noise n in x_t. The score is -n / s_t:
+A network estimates the noise n in x_t, and the score is -n / s_t. A reverse step goes from t to s < t. With r = R_t -
+R_s, the three samplers compute
 
     euler       x_s = x_t - r (mu - x_t) - 2 lambda^2 r n / s_t + lambda sqrt(2 r) e
     ode         x_s = x_t - r (mu - x_t) - lambda^2 r n / s_t
     posterior   x_s = mu + A (1 - C^2) / (1 - B^2) (x_t - mu) + C (1 - A^2) / (1 - B^2) (x^ - mu)
                       + lambda sqrt((1 - A^2) (1 - C^2) / (1 - B^2)) e
 
-Here A = e^{-r}, B = w_t, C = w_s. The estimated clean image is x^ = mu + (x_t - mu - s_t n) / w_t. `posterior` is the
-distribution of x_s given x_t and x^. It is useful for few steps.
+Here A = e^{-r}, B = w_t, C = w_s. The estimated clean image is x^ = mu + (x_t - mu - s_t n) / w_t. `posterior` samples
+from the distribution of x_s given x_t and x^. This sampler is useful when the number of steps is small.
 
 Source: Luo, Gustafsson, Zhao, Sjolund and Schon, Image Restoration with Mean-Reverting Stochastic Differential
 Equations, ICML 2023, arXiv 2301.11699.
@@ -41,7 +42,7 @@ SAMPLERS: tuple[Sampler, ...] = ("euler", "ode", "posterior")
 
 
 def rates(schedule: Schedule, steps: int) -> NDArray[np.float64]:
-    """Compute theta_0 ... theta_T for T steps, up to a constant factor."""
+    """Compute the rates theta_0 ... theta_T for T steps, up to a constant factor."""
     if schedule == "constant":
         return np.ones(steps + 1)
     if schedule == "linear":
@@ -53,28 +54,28 @@ def rates(schedule: Schedule, steps: int) -> NDArray[np.float64]:
 
 
 class MeanReverting(nn.Module):
-    """The mean-reverting process and its reverse steps.
+    """A mean-reverting process and its reverse steps.
 
     Args:
-        steps: T.
+        steps: T, number of steps of the process.
         schedule: schedule of the rate theta: `cosine`, `linear` or `constant`.
-        deviation: standard deviation lambda of the noise at the end, in units of the images.
-        remaining: fraction of x_0 - mu left at the end, in (0, 1).
+        deviation: lambda, standard deviation of the noise at the end of the process, in the units of the images.
+        remaining: w_T, fraction of x_0 - mu that remains at the end of the process, in (0, 1).
 
     Raises:
         ValueError: if an argument is out of range.
     """
 
     rate: Tensor
-    """`[T + 1]`: r_t of steps from t to t - 1; entry 0 is unused, here and below."""
+    """r_t of the step from t to t - 1, `[T + 1]`; entry 0 is unused in this and the following buffers."""
     kept: Tensor
-    """`[T + 1]`: w_t."""
+    """w_t, `[T + 1]`."""
     std: Tensor
-    """`[T + 1]`: s_t."""
+    """s_t, `[T + 1]`."""
     towards: Tensor
-    """`[T + 1]`: weight of x_t - mu in the mean of x_{t-1} given x_t and x_0."""
+    """Weight of x_t - mu in the mean of x_{t-1} given x_t and x_0, `[T + 1]`."""
     back: Tensor
-    """`[T + 1]`: weight of x_0 - mu in the mean of x_{t-1} given x_t and x_0."""
+    """Weight of x_0 - mu in the mean of x_{t-1} given x_t and x_0, `[T + 1]`."""
 
     def __init__(
         self, steps: int = 100, schedule: Schedule = "cosine", deviation: float = 50 / 255, remaining: float = 0.005
@@ -108,11 +109,11 @@ class MeanReverting(nn.Module):
         """Compute, in double precision, the distribution of x_s given x_t and x_0.
 
         Args:
-            t: times, at least 1.
-            s: earlier times.
+            t: one time or an array of times, at least 1.
+            s: the earlier time or times.
 
         Returns:
-            The weights of x_t - mu and of x_0 - mu in the mean, and the standard deviation.
+            The weight of x_t - mu in the mean, the weight of x_0 - mu in the mean, and the standard deviation.
         """
         before, after = self.total[t], self.total[s]
         whole, left, step = (-np.expm1(-2 * each) for each in (before, after, before - after))
@@ -120,22 +121,22 @@ class MeanReverting(nn.Module):
         return towards, back, self.deviation * np.sqrt(step * left / whole)
 
     def noised(self, clean: Tensor, degraded: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """Compute x_t `[B, C, H, W]` at times `[B]`, int64, from images and noise of the same shape."""
+        """Compute x_t `[B, C, H, W]` at times t `[B]`, int64, from images and noise of this shape."""
         return degraded + along(self.kept[t], clean) * (clean - degraded) + along(self.std[t], clean) * noise
 
     def step_back(self, x: Tensor, degraded: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """Compute the mean of x_{t-1}, `[B, C, H, W]`, by an Euler step from x_t and its noise, at times `[B]` >= 1."""
+        """Compute the mean of x_{t-1}, `[B, C, H, W]`, by an Euler step from x_t and its noise; times `[B]` >= 1."""
         rate = along(self.rate[t], x)
         return x - rate * (degraded - x) - 2 * self.deviation**2 * rate * noise / along(self.std[t], x)
 
     def best_step_back(self, x: Tensor, clean: Tensor, degraded: Tensor, t: Tensor) -> Tensor:
-        """Compute the most likely x_{t-1} given x_t and x_0, `[B, C, H, W]`, at times `[B]` from 1."""
+        """Compute the most likely x_{t-1} given x_t and x_0, `[B, C, H, W]`; times `[B]` are at least 1."""
         return degraded + along(self.towards[t], x) * (x - degraded) + along(self.back[t], x) * (clean - degraded)
 
     def times(self, count: int) -> list[int]:
-        """List evenly spaced times from T to 0, for `count` steps.
+        """List evenly spaced times from T to 0 for `count` steps, `[count + 1]`.
 
-        `count` is at most T.
+        `count` must be at most T.
         """
         return [round(self.steps * (count - step) / count) for step in range(count + 1)]
 
@@ -147,15 +148,15 @@ class MeanReverting(nn.Module):
         sampler: Sampler = "euler",
         steps: int | None = None,
     ) -> Tensor:
-        """Sample an image.
+        """Sample restored images with the reverse process.
 
-        The first state is the degraded image with noise.
+        Sampling starts from the degraded images plus noise.
 
         Args:
             noise_in: function that estimates the noise in x_t `[B, C, H, W]` from x_t and t.
-            degraded: mu, `[B, C, H, W]`.
-            draw: function that samples standard normal noise of the same shape as its argument.
-            sampler: sampling method: `euler`, which adds noise even in the last step, `ode` or `posterior`.
+            degraded: mu, the degraded images, `[B, C, H, W]`.
+            draw: function that samples standard normal noise with the shape of its argument.
+            sampler: sampling method: `euler`, `ode` or `posterior`; `euler` adds noise even in the last step.
             steps: number of steps, at most T; None takes T steps.
         """
         x = degraded + self.deviation * draw(degraded)

@@ -7,10 +7,10 @@
 | sub-VP | -beta(t) x/2  | sqrt(beta(t) (1 - e^{-2 B(t)}))        | m x_0, 1 - m^2                 | N(0, 1)      |
 
 Here sigma(t) = smin (smax / smin)^t, beta(t) = bmin + t (bmax - bmin), B is the integral of beta, and m(t) = e^{-B(t) /
-2}. The exact variance of the VE kernel is sigma(t)^2 - sigma(0)^2; the paper and its code use sigma(t)^2.
+2}. The exact variance of the VE kernel is sigma(t)^2 - sigma(0)^2, but the paper and its code use sigma(t)^2, as here.
 
-A process takes x of any shape `[B, ...]`, real or complex, and times `[B]` or `[1]`. The drift may depend on an
-observation, such as a degraded image or noisy speech. The process then stores the observations of the batch.
+The methods of a process accept x of any shape `[B, ...]`, real or complex, and times `[B]` or `[1]`. If the drift
+depends on an observation, such as a degraded image or noisy speech, the process stores the observations of the batch.
 
 Source: Song, Sohl-Dickstein, Kingma, Kumar, Ermon and Poole, Score-Based Generative Modeling through Stochastic
 Differential Equations, ICLR 2021, arXiv 2011.13456, section 3 and appendices B, C and E.
@@ -26,20 +26,20 @@ from datamodules.arguments import at_least, positive
 
 
 def along(value: Tensor, x: Tensor) -> Tensor:
-    """Convert a number per sample, `[B]` or `[1]`, to the device, precision and dimensions of x, `[B, ...]`."""
+    """Convert numbers, `[B]` or `[1]`, to the device, precision and number of dimensions of x, `[B, ...]`."""
     return value.to(x.device, x.real.dtype).view(-1, *[1] * (x.ndim - 1))
 
 
 class Process(ABC):
-    """A diffusion from data at t = 0 to a Gaussian at t = 1.
+    """A diffusion process from data at t = 0 to a Gaussian at t = 1.
 
-    Steps in discrete time use a grid of n noise levels. The level at t has the index i = floor(t (n - 1)).
+    Steps in discrete time use a grid of n noise levels. The index of the level at time t is i = floor(t (n - 1)).
     """
 
     prior_deviation: float
     """Standard deviation of x_1 around `prior_mean`."""
     sampling_end: float
-    """Default last time of samplers: the smallest at which the score is evaluated."""
+    """Default final time of samplers, which is the smallest time at which the score is evaluated."""
 
     @abstractmethod
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
@@ -51,11 +51,11 @@ class Process(ABC):
 
     @abstractmethod
     def kernel(self, clean: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute the mean `[B, ...]` and the standard deviation, with the shape of t, of x_t given x_0."""
+        """Compute the mean of x_t given x_0, `[B, ...]`, and its standard deviation, with the shape of t."""
 
     @abstractmethod
     def clean_estimate(self, x: Tensor, t: Tensor, score: Tensor) -> Tensor:
-        """Compute E[x_0 | x_t] from the score at x_t, by the formula of Tweedie."""
+        """Compute E[x_0 | x_t] from the score at x_t, by Tweedie's formula."""
 
     def prior_mean(self, x: Tensor) -> Tensor:
         """Return the mean of x_1, with the shape of x."""
@@ -68,11 +68,11 @@ class Process(ABC):
         return -0.5 * (squares / variance + x[0].numel() * math.log(2 * math.pi * variance))
 
     def step(self, x: Tensor, t: Tensor, n: float) -> tuple[Tensor, Tensor]:
-        """Compute f_i and G_i of x_{i+1} = x_i + f_i + G_i z, with the shape of t, by the Euler-Maruyama method."""
+        """Compute f_i and G_i of x_{i+1} = x_i + f_i + G_i z, by the Euler-Maruyama method; G_i has the shape of t."""
         return self.drift(x, t) / n, self.diffusion(t) / math.sqrt(n)
 
     def ancestral(self, x: Tensor, t: Tensor, n: float, score: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute mean and standard deviation of x_{i-1} given x_i, for ancestral sampling of the discrete model.
+        """Compute the mean and standard deviation of x_{i-1} given x_i, for ancestral sampling of the discrete model.
 
         Raises:
             ValueError: if ancestral sampling is not defined for the process.
@@ -80,14 +80,14 @@ class Process(ABC):
         raise ValueError(f"predictor ancestral is not defined for {type(self).__name__}; use another predictor")
 
     def langevin_scale(self, t: Tensor, n: float) -> Tensor:
-        """Compute the factor a of Langevin steps, with the shape of t."""
+        """Compute the factor a in the size of Langevin steps, with the shape of t."""
         return torch.ones_like(t)
 
 
 def grid_level(t: Tensor, n: float) -> Tensor:
-    """Compute floor(t (n - 1)).
+    """Compute the index floor(t (n - 1)) of the noise level at t.
 
-    Values that rounding moved just below an integer are corrected.
+    Values slightly below an integer because of rounding errors are rounded up to this integer.
     """
     return (t * (n - 1) + 1e-4).floor()
 
@@ -117,7 +117,7 @@ class VE(Process):
         return self.sigma_min * (self.sigma_max / self.sigma_min) ** t
 
     def time_of(self, sigma: Tensor) -> Tensor:
-        """Find the time t at which x_t has noise of standard deviation sigma."""
+        """Compute the time t at which the noise in x_t has standard deviation sigma."""
         return (sigma / self.sigma_min).log() / math.log(self.sigma_max / self.sigma_min)
 
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
@@ -133,9 +133,9 @@ class VE(Process):
         return x + along(self.sigma(t) ** 2, x) * score
 
     def grid_sigmas(self, t: Tensor, n: float) -> tuple[Tensor, Tensor]:
-        """Compute sigma_i and sigma_{i-1} of the geometric grid of n levels.
+        """Compute sigma_i and sigma_{i-1} on a geometric grid of n levels.
 
-        Below the first level, sigma is 0.
+        The level below the first level is 0.
         """
         i = grid_level(t, n)
         here, below = (self.sigma(level / max(n - 1, 1)) for level in (i, i - 1))
@@ -152,7 +152,7 @@ class VE(Process):
 
 
 class _Decaying(Process):
-    """Processes that scale data down by m(t) while the noise variance increases to 1."""
+    """Base class of processes that scale data down by m(t) while the noise variance increases to 1."""
 
     prior_deviation = 1.0
     sampling_end = 1e-3
@@ -200,11 +200,11 @@ class _Decaying(Process):
 
 
 class VP(_Decaying):
-    """The variance preserving (VP) process: the limit of denoising diffusion (DDPM).
+    """The variance preserving (VP) process, which is the continuous-time limit of denoising diffusion (DDPM).
 
     Args:
-        beta_min: rate of the noise at t = 0.
-        beta_max: rate of the noise at t = 1.
+        beta_min: beta(0), rate of the process at t = 0.
+        beta_max: beta(1), rate of the process at t = 1.
 
     Raises:
         ValueError: if `beta_min` is negative, or `beta_max` is smaller than `beta_min` or not positive.
@@ -217,7 +217,7 @@ class VP(_Decaying):
         return self.beta(t).sqrt()
 
     def time_of(self, sigma: Tensor) -> Tensor:
-        """Find the time t at which x_t / m(t) has noise of standard deviation sigma."""
+        """Compute the time t at which the noise in x_t / m(t) has standard deviation sigma."""
         return self._time_of_integral(torch.log1p(sigma**2))
 
     def step(self, x: Tensor, t: Tensor, n: float) -> tuple[Tensor, Tensor]:
@@ -232,11 +232,11 @@ class VP(_Decaying):
 class SubVP(_Decaying):
     """The sub-VP process.
 
-    Its variance is smaller than that of VP at all times, and its likelihoods are higher.
+    At all times, the variance is smaller than that of the VP process. Likelihoods are higher.
 
     Args:
-        beta_min: rate of the decay at t = 0.
-        beta_max: rate of the decay at t = 1.
+        beta_min: beta(0), rate of the process at t = 0.
+        beta_max: beta(1), rate of the process at t = 1.
 
     Raises:
         ValueError: if `beta_min` is negative, or `beta_max` is smaller than `beta_min` or not positive.
@@ -249,5 +249,5 @@ class SubVP(_Decaying):
         return (self.beta(t) * -torch.expm1(-2 * self.integral(t))).sqrt()
 
     def time_of(self, sigma: Tensor) -> Tensor:
-        """Find the time t at which x_t / m(t) has noise of standard deviation sigma."""
+        """Compute the time t at which the noise in x_t / m(t) has standard deviation sigma."""
         return self._time_of_integral(2 * torch.asinh(sigma / 2))

@@ -1,16 +1,16 @@
-"""Samplers of the reverse-time process dx = (f - g^2 s) dt + g dw with the score s of x_t: predictors and correctors.
+"""Samplers of the reverse-time process dx = (f - g^2 s) dt + g dw, with score s: predictors and correctors.
 
 A predictor moves x_t to the next time. A corrector takes Langevin steps at a fixed time:
 
     x <- x + e s(x, t) + sqrt(2 e) z,     e = 2 a (r |z| / |s|)^2.
 
-Here r is the signal-to-noise ratio. Norms are averaged over the batch. Predictors and correctors return x, and the mean
-of x before noise was added. The mean of the final step is the sample. With `flow`, a predictor adds no noise. It
-follows dx = (f - g^2 s / 2) dt, the ordinary differential equation with the same marginals.
+Here r is the signal-to-noise ratio, and norms are averaged over the batch. Predictors and correctors return x, and the
+mean of x, which is x before noise was added. The mean of the final step is the sample. With `flow`, a predictor adds no
+noise and follows dx = (f - g^2 s / 2) dt, the ordinary differential equation with the same marginals.
 
 Source: Song, Sohl-Dickstein, Kingma, Kumar, Ermon and Poole, Score-Based Generative Modeling through Stochastic
-Differential Equations, ICLR 2021, arXiv 2011.13456, section 4 and appendices D to G. As in the code of the authors, the
-corrector comes before the predictor.
+Differential Equations, ICLR 2021, arXiv 2011.13456, section 4 and appendices D to G. As in the authors' code, the
+corrector is applied before the predictor.
 """
 
 import math
@@ -25,13 +25,13 @@ from datamodules.arguments import at_least, one_of, only_with, positive, within
 from lightning_modules.sde.processes import Process, along
 
 Score = Callable[[Tensor, Tensor], Tensor]
-"""Maps x `[B, ...]` and times `[B]` to the gradient of log p_t at x."""
+"""Function that maps x `[B, ...]` and times `[B]` to the gradient of log p_t at x."""
 Draw = Callable[[Tensor], Tensor]
-"""Samples standard normal noise with the shape and dtype of a tensor."""
+"""Function that samples standard normal noise with the shape and dtype of its argument."""
 
 
 class Moved(NamedTuple):
-    """The result of a step of a predictor or corrector."""
+    """The result of a predictor or corrector step."""
 
     x: Tensor
     mean: Tensor
@@ -39,18 +39,18 @@ class Moved(NamedTuple):
 
 
 Project = Callable[[Moved, float], Moved]
-"""Imposes known values on the samples at a time."""
+"""Function that imposes known values on the samples at a given time."""
 
 
 def times_of(x: Tensor, t: float) -> Tensor:
-    """Expand the time t to one entry per sample, `[B]`."""
+    """Expand the time t to one entry for each sample, `[B]`."""
     return torch.full((len(x),), t, dtype=x.real.dtype, device=x.device)
 
 
 def _host(t: float) -> Tensor:
-    """Convert t to double precision.
+    """Convert t to a CPU tensor in double precision.
 
-    In single precision, rounding might skip a level of the grid.
+    In single precision, rounding could select the wrong level of the grid.
     """
     return torch.tensor([t], dtype=torch.float64, device="cpu")
 
@@ -58,7 +58,7 @@ def _host(t: float) -> Tensor:
 def euler_maruyama(
     score: Score, x: Tensor, t: float, n: float, process: Process, draw: Draw, flow: bool = False
 ) -> Moved:
-    """Take an Euler-Maruyama step of size 1 / n of the reverse-time process."""
+    """Take an Euler-Maruyama step of size 1 / n in the reverse-time process."""
     time = _host(t)
     g = along(process.diffusion(time), x)
     mean = x - (process.drift(x, time) - g**2 * score(x, times_of(x, t)) * (0.5 if flow else 1)) / n
@@ -68,7 +68,7 @@ def euler_maruyama(
 def reverse_diffusion(
     score: Score, x: Tensor, t: float, n: float, process: Process, draw: Draw, flow: bool = False
 ) -> Moved:
-    """Reverse a step x_{i+1} = x_i + f_i + G_i z of the process with n steps, by x - f_i + G_i^2 s + G_i z."""
+    """Reverse a step x_{i+1} = x_i + f_i + G_i z of the process with n steps: x - f_i + G_i^2 s + G_i z."""
     f, g = process.step(x, _host(t), n)
     g = along(g, x)
     mean = x - f + g**2 * score(x, times_of(x, t)) * (0.5 if flow else 1)
@@ -86,7 +86,7 @@ def langevin(
 ) -> Moved:
     """Take Langevin steps at a fixed time.
 
-    The norms of noise and score determine the step size.
+    The norms of the noise and of the score determine the step size.
     """
     scale, mean = along(process.langevin_scale(_host(t), n), x), x
     for _ in range(num_steps):
@@ -103,7 +103,7 @@ def annealed_langevin(
 ) -> Moved:
     """Take Langevin steps of size 2 a (r std)^2 at a fixed time.
 
-    std is the standard deviation of the noise.
+    Here std is the standard deviation of the noise in x_t.
     """
     time, mean = _host(t), x
     size = along(2 * process.langevin_scale(time, n) * (snr * process.kernel(x, time)[1]) ** 2, x)
@@ -127,20 +127,21 @@ def predict_and_correct(
     draw: Draw = torch.randn_like,
     project: Project | None = None,
 ) -> Tensor:
-    """Move samples through all times, and one step further to data.
+    """Take predictor and corrector steps at all times, of which the last one ends at data.
 
-    At each time, correct first and then predict.
+    At each time, the corrector is applied first, and then the predictor.
 
     Args:
         score: see `Score`.
         x: samples at the first time, `[B, ...]`.
-        times: decreasing times, usually n equally spaced times from 1 to nearly 0.
+        times: decreasing times, usually n equally spaced times from 1 to almost 0.
         process: the process to reverse.
-        predictor: name of the predictor: `euler_maruyama`, `reverse_diffusion` or `ancestral`; None uses correctors
-            only.
-        corrector: name of the corrector, `langevin` or `annealed_langevin`, with its `snr`; None uses a predictor only.
-        n: number of equal steps from 1 to 0; a step has the size of one of them. Pass one number, or one number per
-            step; None uses the number of times.
+        predictor: function of the predictor: `euler_maruyama`, `reverse_diffusion` or `ancestral`; None uses only the
+            corrector.
+        corrector: function of the corrector: `langevin` or `annealed_langevin`, with `snr` bound; None uses only the
+            predictor.
+        n: number of equal steps from 1 to 0 that defines the step size, 1 / n. This is one number, or one number for
+            each time; None uses the number of times.
         draw: see `Draw`.
         project: function that is applied to x after each correction and each prediction.
 
@@ -162,16 +163,16 @@ CORRECTORS = {"langevin": langevin, "annealed_langevin": annealed_langevin}
 
 
 class PredictorCorrector:
-    """Sample by alternating steps of corrector and predictor over equally spaced times.
+    """Sample by alternating corrector and predictor steps at equally spaced times.
 
     Args:
-        predictor: method that moves samples to the next time; `none` uses the corrector only.
-        corrector: method that moves samples at a fixed time; `none` uses the predictor only.
+        predictor: method that moves samples to the next time; `none` uses only the corrector.
+        corrector: method that improves samples at a fixed time; `none` uses only the predictor.
         num_steps: number of times, N.
         snr: signal-to-noise ratio r of the corrector.
-        corrector_steps: Langevin steps at each time.
-        end: final time; None uses the values of the authors, which are 1e-5 for VE and 1e-3 for VP and sub-VP.
-        flow: whether predictors follow the probability-flow ordinary differential equation, which adds no noise.
+        corrector_steps: number of Langevin steps at each time.
+        end: final time; None uses the authors' values, which are 1e-5 for VE and 1e-3 for VP and sub-VP.
+        flow: whether the predictor follows the probability-flow ODE, and therefore adds no noise.
 
     Raises:
         ValueError: if an argument is out of range, or `flow` is used with the ancestral predictor.
@@ -209,7 +210,7 @@ class PredictorCorrector:
         """Reject a process for which the predictor is not defined.
 
         Raises:
-            ValueError: names both.
+            ValueError: if the predictor is not defined; the message names the predictor and the process.
         """
         if self.predictor is ancestral and type(process).ancestral is Process.ancestral:
             raise ValueError(f"sampler: the predictor ancestral is not defined for {type(process).__name__}")

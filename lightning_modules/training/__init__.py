@@ -1,1 +1,1 @@
-"""Helpers of training and testing: logging, evaluation mode, plain DataLoaders, requirements, single test images."""
+"""Helpers for training and testing: logging, evaluation mode, plain DataLoaders, requirements, single test images."""

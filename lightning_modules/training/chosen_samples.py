@@ -1,4 +1,4 @@
-"""Training samples at chosen positions, without augmentation.
+"""Read training samples at chosen positions, without augmentation.
 
 The samples are sharded over ranks.
 """
@@ -19,7 +19,7 @@ from lightning_modules.interfaces import TrainingImageSource, require
 def drawn_places(data: Any, samples: int, needed_by: str, *seed: int) -> Tensor:
     """Sample positions in the training set without replacement, `[samples]`, int64.
 
-    All ranks get the same positions.
+    The positions are the same on all ranks.
 
     Raises:
         ValueError: if the dataset has fewer than `samples` samples.
@@ -31,20 +31,20 @@ def drawn_places(data: Any, samples: int, needed_by: str, *seed: int) -> Tensor:
 def chosen_samples(
     trainer: Any, places: Tensor, needed_by: str, at_once: int, everywhere: bool = False
 ) -> list[tuple[Any, Tensor]]:
-    """Fetch the shard of training images on this rank, without augmentation, with their labels.
+    """Fetch this rank's shard of the chosen training images, without augmentation, and their labels.
 
     Args:
         trainer: trainer of the run.
         places: positions of the samples in the training set, `[n]`, the same on all ranks.
         needed_by: name of the caller, for error messages.
-        at_once: batch size on this rank.
-        everywhere: whether to fetch all images on every rank, instead of one shard per rank.
+        at_once: maximum batch size on this rank.
+        everywhere: whether to fetch all chosen images on every rank, instead of one shard per rank.
 
     Returns:
-        Yields the inputs of the network and the labels `[B]`, batch by batch.
+        For each batch, the inputs of the network and the labels `[B]`.
 
     Raises:
-        TypeError: if the DataModule has no training images without augmentation.
+        TypeError: if the DataModule cannot provide training images without augmentation.
     """
     source = require(trainer.datamodule, TrainingImageSource, needed_by)
     images: Any = source.training_images_dataloader().dataset

@@ -1,4 +1,4 @@
-"""Predictions outside of the loops of the trainer, for callbacks and for passes over a training set."""
+"""Predictions outside the trainer's loops, for callbacks and for passes over a training set."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Put a module in evaluation mode.
+    """Put a module in evaluation mode inside a `with` block.
 
-    Afterwards, restore the mode of each submodule.
+    Afterwards, the mode of each submodule is restored.
     """
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
@@ -26,9 +26,9 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def in_evaluation_mode(trainer: Trainer, module: nn.Module) -> Iterator[Callable[[Tensor], Any]]:
-    """Yield a module as a function of images.
+    """Yield a function that applies a module to images, for use inside a `with` block.
 
-    The module is in evaluation mode and in the precision of the trainer, without gradients.
+    The module is in evaluation mode, computes in the trainer's precision, and computes no gradients.
     """
     with evaluating(module), torch.no_grad(), trainer.precision_plugin.forward_context():
         yield lambda image: module(trainer.precision_plugin.convert_input(image))
@@ -36,9 +36,9 @@ def in_evaluation_mode(trainer: Trainer, module: nn.Module) -> Iterator[Callable
 
 @contextmanager
 def on_root_device(trainer: Trainer, module: nn.Module) -> Iterator[None]:
-    """Move a module back to the device of the trainer.
+    """Move a module to the trainer's device inside a `with` block.
 
-    Lightning moves it to the CPU before `on_fit_end`.
+    This is needed because Lightning moves the module to the CPU before `on_fit_end`.
     """
     before = next((parameter.device for parameter in module.parameters()), trainer.strategy.root_device)
     module.to(trainer.strategy.root_device)
@@ -51,9 +51,9 @@ def on_root_device(trainer: Trainer, module: nn.Module) -> Iterator[None]:
 def classified(
     trainer: Trainer, module: nn.Module, loader: Iterable[Any]
 ) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
-    """Yield each batch of a dataloader, moved to the device, with the logits of the module.
+    """Yield each batch of a dataloader, moved to the device, and the module's logits for the batch.
 
-    `fast_dev_run` ends early.
+    With `fast_dev_run`, only the first batches are used.
     """
     for number, on_host in enumerate(loader):
         if trainer.fast_dev_run and number == trainer.fast_dev_run:  # type: ignore[attr-defined]

@@ -1,9 +1,9 @@
 """Run several iterations of an algorithm in one training step.
 
-This is for algorithms whose iterations take microseconds.
+This is useful for algorithms whose iterations take only microseconds.
 
-The loop of Lightning costs about a millisecond for each step. A step therefore runs several iterations in sequence and
-logs once. The results are the same as with one iteration per step. Checkpoints are written between steps.
+Lightning's loop takes about a millisecond for each step. A step therefore runs several iterations in sequence, and logs
+only once. The results are the same as with one iteration per step. Checkpoints are written between steps.
 """
 
 from collections.abc import Callable, Iterable
@@ -16,10 +16,10 @@ from torch.optim import Optimizer
 
 
 class OwnUpdates(Optimizer):
-    """Optimizer for parameters that a module updates by its own equations.
+    """Optimizer for parameters that a module updates itself, with its own equations.
 
-    Its `step` only calls the closure. Lightning counts the steps of this optimizer, which checkpoints and loggers need
-    in manual optimization.
+    `step` only calls the closure. In manual optimization, Lightning counts the steps of optimizers, and checkpoints and
+    loggers need this count.
 
     Args:
         parameters: parameters that the module updates.
@@ -33,14 +33,14 @@ class OwnUpdates(Optimizer):
 
 
 def iterate(module: LightningModule, iterations: int, iteration: Callable[[], object]) -> None:
-    """Run iterations of an algorithm without gradients.
+    """Run several iterations of an algorithm without gradients, as one optimizer step.
 
-    They count as one step of the `OwnUpdates` of the module.
+    The iterations count as one step of the module's `OwnUpdates`.
 
     Args:
-        module: module with manual optimization, whose optimizer is an `OwnUpdates`.
+        module: module with manual optimization whose optimizer is an `OwnUpdates`.
         iterations: number of iterations.
-        iteration: function that runs one iteration; it may depend only on the parameters and buffers of the module.
+        iteration: function that runs one iteration; it may depend only on the module's parameters and buffers.
     """
 
     @torch.no_grad()

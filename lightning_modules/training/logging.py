@@ -1,6 +1,6 @@
 """Log training results.
 
-Weights make the mean over ranks equal to the mean over the global batch.
+Losses are weighted so that the mean over ranks equals the mean over the global batch.
 """
 
 from collections.abc import Mapping
@@ -20,9 +20,10 @@ from lightning_modules.full_precision import at_least_float32
 class EpochMean(Metric):
     """Mean of per-batch values over an epoch and over all ranks, weighted by the number of samples.
 
-    A call of `self.log` takes as long as a forward pass of a small network. Lightning therefore gets this metric only
-    once an epoch. It computes and resets the metric at the end of the epoch. A step only adds values to the metric, on
-    the device. The states of the metric have the same names and dtypes as the states of means in Lightning.
+    A call of `self.log` takes as long as a forward pass of a small network. This metric is therefore passed to
+    `self.log` only once per epoch, and Lightning computes and resets it at the end of the epoch. Each step only adds
+    its values to the metric, on the device. The states of the metric have the same names and dtypes as the states of
+    Lightning's own means.
     """
 
     value: Tensor
@@ -33,15 +34,15 @@ class EpochMean(Metric):
         self.add_state("value", torch.zeros((), dtype=torch.float32), dist_reduce_fx="sum")
         self.add_state("cumulated_batch_size", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
         self.logged = False
-        """Whether Lightning has received it in this epoch."""
+        """Whether the metric has been passed to `self.log` in this epoch."""
 
     def __setattr__(self, name: str, value: Any) -> None:
-        object.__setattr__(self, name, value)  # skips torch's search for parameters and modules, as no state is one
+        object.__setattr__(self, name, value)  # skips torch's registration; no state is a parameter or module
 
     def add(self, value: Tensor, size: int) -> None:
-        """Add the mean over a batch, a scalar, with weight `size`.
+        """Add the mean over a batch, a scalar, with the weight `size`.
 
-        The first call of an epoch must be `update`.
+        In each epoch, the first value must be added by `update` instead.
         """
         self.value = self.value + at_least_float32(value) * size
         self.cumulated_batch_size = self.cumulated_batch_size + size
@@ -57,11 +58,11 @@ class EpochMean(Metric):
 
 
 _means: WeakKeyDictionary[Trainer, dict[str, EpochMean]] = WeakKeyDictionary()
-"""Metrics of each trainer, by name. They are not submodules of the module, so its state dict omits them."""
+"""Metrics by name, for each trainer. They are not submodules of the LightningModule, so its state dict omits them."""
 
 
 def _log_mean(module: LightningModule, name: str, value: Tensor, size: int) -> None:
-    """Add the mean over a batch, with weight `size`, to the mean over the epoch."""
+    """Add the mean over a batch, with the weight `size`, to the mean over the epoch."""
     try:
         trainer = module.trainer
     except RuntimeError:  # the module has no trainer
@@ -72,7 +73,7 @@ def _log_mean(module: LightningModule, name: str, value: Tensor, size: int) -> N
     of_trainer = _means.setdefault(trainer, {})
     mean = of_trainer.get(name)
     if mean is None:
-        with module.device:  # otherwise copying its states would synchronise with the host
+        with module.device:  # otherwise, copying the states would synchronise with the host
             mean = of_trainer[name] = EpochMean()
     if not mean.logged:
         mean.to(module.device)
@@ -84,16 +85,16 @@ def _log_mean(module: LightningModule, name: str, value: Tensor, size: int) -> N
 
 
 def log_training(module: LightningModule, batch: Any, loss: Tensor, **terms: Tensor) -> Tensor:
-    """Weight the loss of a step by the fraction of the global batch on this rank.
+    """Log the loss of a step, and weight it by this rank's fraction of the global batch.
 
-    Log the loss as `train/loss`. The mean over the epoch is exact for any number of ranks, even if the last batch is
-    uneven.
+    The loss is logged as `train/loss`. Its mean over the epoch is exact for any number of ranks, even if the last batch
+    cannot be divided evenly.
 
     Args:
-        module: the module in training.
-        batch: part of the batch on this rank.
+        module: the module that is trained.
+        batch: this rank's part of the batch.
         loss: mean loss over the samples on this rank, a scalar.
-        terms: terms of the loss by name, as means over the same samples; each term is logged as `train/<name>`.
+        terms: terms of the loss by name, as means over the samples on this rank; each term is logged as `train/<name>`.
 
     Returns:
         The weighted loss, for the optimizer.
@@ -107,9 +108,9 @@ def log_training(module: LightningModule, batch: Any, loss: Tensor, **terms: Ten
 
 
 def log_same(module: LightningModule, name: str, value: float | Tensor) -> None:
-    """Log a value that is the same on all ranks, once an epoch.
+    """Log a value that is the same on all ranks, once per epoch.
 
-    A tensor keeps its precision.
+    If the value is a tensor, its precision is kept.
 
     Args:
         module: the module that logs.
@@ -117,20 +118,20 @@ def log_same(module: LightningModule, name: str, value: float | Tensor) -> None:
         value: the value, on any device.
     """
     value = value.detach() if isinstance(value, Tensor) else float(value)
-    if isinstance(value, Tensor) and is_distributed():  # Lightning reduces it on its device, and NCCL needs a GPU
+    if isinstance(value, Tensor) and is_distributed():  # Lightning reduces on the value's device, and NCCL needs a GPU
         value = value.to(module.device)
     module.log(name, value, on_step=False, on_epoch=True, reduce_fx="max", sync_dist=True, batch_size=1)
 
 
 def log_means(module: LightningModule, stage: str, means: Mapping[str, Mapping[str, float | Tensor]]) -> None:
-    """Log the mean metrics of each dataset as `<stage>/<set>/<measure>`.
+    """Log the mean metrics of each dataset as `<stage>/<dataset>/<metric>`.
 
-    The metrics are the same on all ranks.
+    The metrics must be the same on all ranks.
 
     Args:
         module: the module that logs.
         stage: `val` or `test`.
-        means: for each dataset name, a mapping from metric names to means. With an empty dataset name, metrics are
+        means: for each dataset name, a mapping from metric names to means. If the dataset name is empty, metrics are
             logged as `<stage>/<metric>`.
     """
     for name, measures in means.items():

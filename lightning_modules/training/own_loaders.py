@@ -1,4 +1,4 @@
-"""Training, testing and prediction with a DataLoader of the user, without a DataModule of this project."""
+"""Training, testing and prediction with the user's own DataLoaders, without a DataModule of this project."""
 
 import warnings
 from typing import Any
@@ -18,7 +18,7 @@ from lightning_modules.lightning_internals import (
 class NumberedSource(DataLoaderSource):
     """Dataloader source of a trainer loop.
 
-    It adds the positions of the samples to batches (see `with_positions`).
+    The source adds the positions of the samples to batches (see `with_positions`).
     """
 
     passes: int = 1
@@ -29,13 +29,13 @@ class NumberedSource(DataLoaderSource):
 
 
 class OwnLoaders:
-    """Let a module accept batches of any DataLoader.
+    """Mixin of a LightningModule that accepts batches of any DataLoader.
 
-    Batches are dicts with `image` and `label`, or `(image, label)` pairs.
+    Batches must be dicts with `image` and `label`, or `(image, label)` pairs.
 
-    Two keys are added to batches. `index` contains the positions of the samples in the dataset. This also holds if the
-    dataloader shuffles. `global_batch_size` is added if the trainer shards the samples evenly. Lightning repeats some
-    samples so that the shards of all ranks are equal. The DataModules of this project repeat none. A module that
+    Two keys are added to batches. `index` contains the positions of the samples in the dataset, even if the dataloader
+    shuffles. `global_batch_size` is added if the trainer shards the samples evenly. Lightning repeats some samples so
+    that the shards of all ranks have equal sizes. The DataModules of this project repeat no samples. A module that
     overrides `setup` must call `super().setup(stage)`.
     """
 
@@ -44,7 +44,8 @@ class OwnLoaders:
 
     def setup(self: Any, stage: str) -> None:
         super().setup(stage)  # type: ignore[misc]
-        # Lightning warns for every DataModule, although the hook below leaves batches of this project unchanged.
+        # Lightning warns for every DataModule, although the hook below does not change batches of this project's
+        # DataModules.
         warnings.filterwarnings("ignore", message="You have overridden `on_before_batch_transfer` in `LightningModule`")
         if gives_positions(self.trainer.datamodule):
             return

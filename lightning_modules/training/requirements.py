@@ -1,6 +1,6 @@
 """Checks of settings that an algorithm requires.
 
-They run before training starts.
+The checks run before training starts.
 """
 
 from typing import Any
@@ -15,10 +15,10 @@ def require_all_rows(trainer: Any, name: str) -> None:
 
     Args:
         trainer: trainer of the run.
-        name: name of the module.
+        name: class name of the module.
 
     Raises:
-        ValueError: if a batch is not the whole dataset; the message names the setting to change.
+        ValueError: if a batch does not contain the whole dataset; the message names the setting to change.
     """
     if not getattr(trainer.datamodule, "whole", True):
         raise ValueError(
@@ -32,7 +32,7 @@ def require_one_process(trainer: Any, name: str) -> None:
 
     Args:
         trainer: trainer of the run.
-        name: name of the module.
+        name: class name of the module.
 
     Raises:
         ValueError: if there are several processes; the message suggests running seeds in parallel instead.
@@ -49,8 +49,8 @@ def require_unused_parameters(trainer: Any, name: str, what: str) -> None:
 
     Args:
         trainer: trainer of the run.
-        name: name of the module.
-        what: reason why some parameters get no gradient, as a verb phrase for the error message.
+        name: class name of the module.
+        what: reason why some parameters have no gradient, as a verb phrase for the error message.
 
     Raises:
         ValueError: if the strategy is unsuitable; the message names the strategy to use.

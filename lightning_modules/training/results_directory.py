@@ -1,4 +1,4 @@
-"""The results directory of a callback that tests single images."""
+"""The directory to which a callback that tests single images writes results."""
 
 import shutil
 import tempfile
@@ -11,12 +11,12 @@ from lightning.pytorch import Trainer
 
 @contextmanager
 def results_directory(trainer: Trainer) -> Iterator[Path]:
-    """Yield the run directory.
+    """Yield the run directory, for use inside a `with` block.
 
-    A `fast_dev_run` gets a temporary directory that is removed afterwards.
+    With `fast_dev_run`, this is a temporary directory that is removed afterwards.
     """
     if not trainer.fast_dev_run:  # type: ignore[attr-defined]
-        yield Path(trainer.log_dir or trainer.default_root_dir)  # on every process: it is broadcast
+        yield Path(trainer.log_dir or trainer.default_root_dir)  # log_dir broadcasts: all ranks must read it
         return
     directory = trainer.strategy.broadcast(tempfile.mkdtemp() if trainer.is_global_zero else None)
     try:

@@ -1,6 +1,6 @@
 """Read single images of the test set.
 
-Callbacks with long computations for each image, such as certification, use this module. They read images by
+This is used by callbacks with long computations for each image, such as certification. These callbacks read images by
 position, shard the positions over ranks, and store results in files (see `datamodules.jobs`).
 """
 
@@ -19,29 +19,29 @@ from datamodules.jobs.stores import digest_of
 from lightning_modules.lightning_internals import before_batch_transfer
 
 NUM_COMPARED = 16
-"""Images, spread over those that are tested, by which a set is known again."""
+"""Number of tested images whose pixels are compared to check that a resumed run uses the same test set."""
 
 
 @dataclass(frozen=True, eq=False)
 class LabelledImage:
-    """An image of a test set, with its label."""
+    """An image of a test set and its label."""
 
     index: int
-    """Its position in its set."""
+    """Position of the image in the test set."""
     image: Tensor
-    """`[C, H, W]`, float32 in [0, 1], on the device."""
+    """Image `[C, H, W]`, float32 in [0, 1], on the device."""
     label: int
 
 
 class TestedImages:
-    """Test images by position.
+    """Access to test images by position.
 
-    They are on the device of the module, and transformed as in testing.
+    The images are on the module's device, and are transformed as in testing.
 
     Args:
-        trainer: trainer that is testing. With several test DataLoaders, the first one is used. Order and sharding of
-            its sampler are ignored.
-        needed_by: name of the caller, for messages.
+        trainer: trainer that runs the test. With several test DataLoaders, the first one is used. The order and
+            sharding of its sampler are ignored.
+        needed_by: name of the caller, for error messages.
 
     Raises:
         TypeError: if the test set cannot be read by position.
@@ -85,13 +85,13 @@ class TestedImages:
             batch = self.loader.collate_fn(
                 dataset[self.request._replace(indices=torch.tensor([position]), global_batch_size=1)]
             )
-        # As the trainer's own testing does: the DataModule's hook if it has one of its own, otherwise the module's.
+        # As in the trainer's test loop, use the DataModule's hook if it defines one, and otherwise the module's hook.
         batch = before_batch_transfer(self.trainer.lightning_module, batch)
         batch = self.trainer.strategy.batch_to_device(batch)
         if not (isinstance(batch, dict) and {"image", "label"} <= batch.keys()):
             raise TypeError(f"{self.needed_by} needs batches that are dictionaries with `image` and `label`")
         image = batch["image"][0]
-        # Together, as the host waits for the device once for each; float32 holds labels up to 2^24.
+        # Transferred together, so that the host waits only once for the device; float32 represents labels up to 2^24.
         lowest, highest, label = torch.stack([*image.float().aminmax(), batch["label"][0].float()]).tolist()
         if not image.is_floating_point() or not 0 <= lowest <= highest <= 1:
             raise ValueError(
@@ -103,7 +103,7 @@ class TestedImages:
     def chosen(self, skip: int, end: int | None) -> range:
         """Select every `skip`-th position before `end`.
 
-        A `fast_dev_run` selects one position per process.
+        With `fast_dev_run`, one position per process is selected.
         """
         positions = range(len(self) if end is None else min(end, len(self)))[::skip]
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -111,13 +111,13 @@ class TestedImages:
         return positions
 
     def settings(self, pl_module: LightningModule, positions: range) -> dict[str, Any]:
-        """List what results depend on besides the arguments of a callback, as JSON values: data, weights and precision.
+        """Return the data, weights and precision on which a callback's results depend, as JSON values.
 
         Args:
             pl_module: the tested module.
-            positions: positions of the tested images. The labels of all positions are compared if the dataset has them
-                in memory, as `label` or `targets`. Pixels are compared for only `NUM_COMPARED` images, and so are
-                labels that are not in memory.
+            positions: positions of the tested images. If the dataset has its labels in memory, as `label` or `targets`,
+                the labels of all positions are included. Otherwise, only the labels of `NUM_COMPARED` images are
+                included. Pixels are always included for only `NUM_COMPARED` images.
         """
         compared = [self[at] for at in positions[:: -(-len(positions) // NUM_COMPARED)]]
         label = self._labels_in_memory(positions)
@@ -142,7 +142,7 @@ class TestedImages:
 
 
 def require_testing(trainer: Trainer, needed_by: str) -> None:
-    """Reject a trainer that would skip the test, or that shards the network over processes.
+    """Reject a trainer that skips testing, or that shards the network over processes.
 
     Raises:
         ValueError: if the trainer is unsuitable; the message names the setting.

@@ -23,7 +23,7 @@ Report = Callable[[str, float, str], None]
 SIGMA = 0.25
 GRID = np.array([0.0, 0.25, 0.5, 0.75])
 ROBUST = Path("runs/consistency/cifar10_resnet20")
-"""Runs of configs/consistency/cifar10_resnet20.yaml; the last one is certified."""
+"""Runs of configs/consistency/cifar10_resnet20.yaml; the latest one is certified."""
 
 
 def published_certify(

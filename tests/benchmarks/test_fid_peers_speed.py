@@ -98,9 +98,9 @@ class Cost(NamedTuple):
     """Resources that a process used."""
 
     seconds: float
-    """Of all CPUs."""
+    """CPU time over all cores."""
     kib: int
-    """Most memory at a time."""
+    """Peak memory."""
     printed: str
 
 

@@ -139,12 +139,12 @@ class Method:
 
     config: str
     steps: int
-    """Of a round."""
+    """Steps per round."""
     loss: Callable[[Any, Batch], Tensor] | None = None
     after: Callable[[Any], None] = lambda module: None
-    """What follows the optimizer's step."""
+    """Function that runs after the optimizer's step."""
     round: Callable[[Any, Batch, Any], Tensor] | None = None
-    """The whole step, where that is not to minimise a loss."""
+    """The whole step, for methods that do not minimise a loss."""
     clip: float | None = None
 
 

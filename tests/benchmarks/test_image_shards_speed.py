@@ -27,7 +27,7 @@ from tests.datamodules.classification.image_shards.shards import Sample, tar_mem
 pytestmark = pytest.mark.benchmark
 Report = Callable[[str, float, str], None]
 SHARDS, EACH, WORKERS = 4, 100, 2
-"""Shards, images in each, which are a group of rows as `datasets` writes them, and loader processes."""
+"""Number of shards, images per shard (one row group each, as `datasets` writes them), and loader processes."""
 
 
 def jpegs(count: int) -> Iterator[Sample]:

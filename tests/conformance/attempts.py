@@ -8,7 +8,7 @@ from pathlib import Path
 import train
 
 FAULT = 3
-"""The status of a run that ended in no sentence of ours."""
+"""Status of a run that ended with an unexpected error."""
 
 
 def attempt(*arguments: str | Path) -> tuple[int, str]:

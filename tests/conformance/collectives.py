@@ -46,7 +46,7 @@ class Reached(NamedTuple):
 
 
 REACHED: list[Reached] = []
-"""What reached collectives in this process, in order."""
+"""Tensors that were passed to collectives in this process, in order."""
 _gloo: list[Any] = []  # groups created explicitly with gloo
 
 

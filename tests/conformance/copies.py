@@ -17,7 +17,7 @@ from tests.conformance.host_syncs import kind_of, place_of
 from tests.conformance.simulated_device import aten, on_device
 
 MOST = 512
-"""Copies under way at most: the device has long ended one that so many followed."""
+"""Maximal number of pending copies; the device has surely completed a copy that is followed by so many others."""
 _sent: list[tuple[Tensor, int, str]] = []
 _awaited: list[tuple[Tensor, Tensor]] = []
 

@@ -21,7 +21,7 @@ from tests.conformance.simulated_device import aten, on_device
 
 KINDS = ("item", "tolist", "nonzero", "to the host", "to the device")
 FIRST = 2
-"""Steps that do not count."""
+"""Number of initial steps that are not counted."""
 ROOMS = tuple(f"{ROOT / room}/" for room in ("callbacks", "lightning_modules", "datamodules", "experiments"))
 READS = {
     *(aten._local_scalar_dense.default, aten.equal.default, aten.allclose.default, aten._linalg_check_errors.default),

@@ -28,7 +28,7 @@ from tests.conformance import mutants
 Command = Sequence[str | Path]
 TEN_MINUTES = 600
 LEFT_ALONE = 5.0
-"""Seconds that ranks may wait for one that has failed."""
+"""Seconds that ranks may wait for a failed rank."""
 
 
 def on_device(*commands: Command, ranks: int = 1, fails: str | None = None, mutant: str | None = None) -> str:

@@ -32,7 +32,7 @@ from tests.two_processes import start_two
 
 PAGE, SECTION = ROOT / "docs" / "runs.md", "settings"
 LONGEST = 180.0
-"""Seconds after which a cell is taken for one that hangs."""
+"""Seconds after which a cell is considered to hang."""
 STEPS = {
     "trainer.max_epochs": 1,
     "trainer.limit_train_batches": 2,

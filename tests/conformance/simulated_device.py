@@ -25,18 +25,18 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
 
 DEVICE = torch.device("cpu")
-"""The device, once it is registered."""
+"""The simulated device, after it has been registered."""
 aten: Any = torch.ops.aten
 COPIES = {aten.copy_.default, aten.copy.default}
 INDEXED = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default}
 MADE = "arange arange.start arange.start_step eye eye.m linspace logspace randperm randperm.generator range range.step"
-"""Factories that PyTorch makes of an empty tensor, which a tensor of this device cannot grow from."""
+"""Factories that PyTorch implements by resizing an empty tensor, which tensors of this device do not support."""
 
 
 BEFORE: list[Any] = []
-"""Are called with each operator on the device and its arguments."""
+"""Functions that are called with each operator on the device and its arguments."""
 AFTER: list[Any] = []
-"""Are called with each operator on the device, its arguments and what the CPU has computed."""
+"""Functions that are called with each operator on the device, its arguments and the result computed on the CPU."""
 
 
 class DifferentDevices(RuntimeError):

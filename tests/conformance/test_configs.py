@@ -63,7 +63,7 @@ OWN_KEYS = {
     # the method and its baselines are optimizers, each with the best rate of its own grid
     "sso": {"model.optimizer.class_path", "model.optimizer.lr"},
 }
-"""Keys outside the method's own arguments that belong to it, and why."""
+"""Keys outside the method's arguments that belong to the method, with the reasons."""
 
 
 def unknown_keys(value: Any, place: str = "") -> Iterator[str]:

@@ -40,7 +40,7 @@ REASONS = {
     ),
     "lightning_modules/optimization/sso/line_search.py search": SEARCH,
 }
-"""Why the host waits, by what `place_of` says without the line: a file, or a function of it."""
+"""Reasons for host synchronisations, keyed by `place_of` without the line: a file, or a function in it."""
 
 
 def reason(place: str) -> str | None:

@@ -18,7 +18,7 @@ OTHERWISE = {
     "noise_mask_reinforce",  # takes its own average at the end of training, which the callback's average replaces
 }
 COUNT = "average._extra_state"
-"""Updates of a method's own average, in the copy that the callback averages; a resumed run has the right number."""
+"""Updates counted by a method's own average, in the callback's copy; a resumed run has the correct number."""
 
 
 @pytest.mark.parametrize("name", sorted(methods().keys() - OTHERWISE))

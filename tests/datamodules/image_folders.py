@@ -6,7 +6,7 @@ from PIL import Image
 
 
 def photograph(width: int, height: int, seed: int = 0) -> Image.Image:
-    """A smooth picture, as photographs are: reducing it in two ways gives nearly the same."""
+    """Draw a smooth image, like a photograph: two ways of reducing it give nearly the same result."""
     coarse = np.random.default_rng(seed).integers(256, size=(6, 6, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 
@@ -25,7 +25,7 @@ def grey(path: Path, level: int, size: int = 20) -> None:
 
 
 def shades(root: Path, split: str, classes: list[str], per_class: int = 4) -> None:
-    """Images that tell what they are: red is the class, green the position in it."""
+    """Write images whose pixels identify them: red is the class, green the position in the class."""
     for category, name in enumerate(classes):
         for position in range(per_class):
             colour = (10 * category, 10 * position, 100)

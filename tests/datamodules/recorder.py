@@ -1,4 +1,4 @@
-"""A module that keeps the batches it is given and learns nothing, and its training in a run directory."""
+"""A module that stores its batches and learns nothing, and its training in a run directory."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +16,7 @@ class Recorder(LightningModule):
     """Keeps batches.
 
     Args:
-        after_epoch: called with the module and its data after each training epoch.
+        after_epoch: function of the module and its data, called after each training epoch.
     """
 
     def __init__(self, after_epoch: Callable[[Any, Any], None] | None = None) -> None:
@@ -57,7 +57,7 @@ def joined(batches: list[dict[str, Any]], key: str) -> Tensor:
 
 
 def in_order(batches: list[dict[str, Any]], key: str) -> Tensor:
-    """The rows of an epoch by their index."""
+    """Return the rows of an epoch, sorted by index."""
     index = joined(batches, "index")
     assert sorted(index.tolist()) == list(range(len(index)))
     return joined(batches, key)[index.argsort()]

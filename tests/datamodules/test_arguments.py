@@ -43,6 +43,6 @@ def filtered(kind: str = "mean", rank: float = 0.5, weights: tuple[float, ...] =
 
 def test_an_argument_away_from_its_default_is_rejected_where_its_mode_is_not_chosen() -> None:
     filtered("median", 0.1)
-    filtered("mean", 0.5, [1.0, 2.0])  # type: ignore[arg-type]  # as a YAML gives the default
+    filtered("mean", 0.5, [1.0, 2.0])  # type: ignore[arg-type]  # as written in YAML for the default
     with pytest.raises(ValueError, match=r"^rank is used only with kind median: leave it at 0\.5, got 0\.1$"):
         filtered("mean", 0.1)

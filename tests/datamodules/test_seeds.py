@@ -1,4 +1,4 @@
-"""Every DataModule without a seed of its own takes that of `seed_everything`, in Python as on the command line."""
+"""Every DataModule without its own seed uses that of `seed_everything`, in Python and on the command line."""
 
 import importlib
 import inspect
@@ -25,7 +25,7 @@ def below(kind: type) -> set[type]:
 
 
 def of_demos() -> dict[str, dict[str, Any]]:
-    """Find the data of one demo for each DataModule, by its class path."""
+    """Find the data of one demo for each DataModule, keyed by class path."""
     found: dict[str, dict[str, Any]] = {}
     for file in sorted(CONFIGS.glob("*/demo*.yaml")):
         if "class_path" in (data := whole(file).get("data", {})):
@@ -49,7 +49,7 @@ def test_every_data_module_is_tested_here() -> None:
 
 @pytest.mark.parametrize("path", [*sorted(of_demos()), TEXTS])
 def test_none_takes_the_seed_of_seed_everything(path: str, tmp_path: Path) -> None:
-    if path == TEXTS:  # which no demo has, as tokenizers are not bundled
+    if path == TEXTS:  # not in any demo, because tokenizers are not bundled
         save_tokenizer(tmp_path / "tokenizer")
         save_rte(tmp_path / "glue")
         glue = {
@@ -66,7 +66,7 @@ def test_none_takes_the_seed_of_seed_everything(path: str, tmp_path: Path) -> No
         data = made(of_demos()[path])
     seed_everything(7, verbose=False)
     data.setup("test" if path.endswith("ImagesToInterpolate") else "fit")
-    seed_everything(8, verbose=False)  # too late: what was set up stays as it is
+    seed_everything(8, verbose=False)  # too late: existing datasets do not change
     assert data.seed == 7
     for name in ("table", "sequences"):
         assert getattr(getattr(data, name, None), "seed", None) in (7, None)

@@ -1,4 +1,4 @@
-"""A small blind-spot network whose ReLUs are open for some pixels and closed for others, and the gradient of a step."""
+"""A small blind-spot network whose ReLUs are active for only some pixels, and the gradient of a training step."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ def small_network(module_relu: bool) -> BlindSpotNetwork:
 
 
 def gradient_of_a_step(module: LightningModule, noisy: Tensor) -> tuple[float, dict[str, Tensor]]:
-    """Take a training step without a trainer; give its loss and the gradients of the parameters by name."""
+    """Take a training step without a trainer; return its loss and the gradients of the parameters by name."""
     module.log = lambda *args, **options: None  # type: ignore[method-assign]
     batch: Any = {"noisy": noisy, "index": torch.arange(len(noisy)), "global_batch_size": len(noisy)}
     outputs: Any = module.training_step(batch, 0)

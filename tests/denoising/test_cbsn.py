@@ -17,7 +17,7 @@ def patches() -> Tensor:
 
 
 def parts_by_hand(network: nn.Module, x: Tensor, index: Tensor, cut: bool = True) -> tuple[Tensor, Tensor, Tensor]:
-    """L_blind with stride 3, L_self and L_inv with stride 2, slice by slice and cell by cell."""
+    """Compute L_blind with stride 3, and L_self and L_inv with stride 2, slice by slice and cell by cell."""
     given = torch.zeros_like(x)
     for row in range(3):
         for column in range(3):
@@ -53,7 +53,7 @@ def test_terms_and_gradients_are_those_of_the_paper() -> None:
     uncut = gradients(parts_by_hand(network, x, index, cut=False)[2], network)
     assert (
         max(float((a - b).abs().max()) for a, b in zip(gradients(found[2], network), uncut, strict=True)) > 1e-4
-    )  # the target is not followed
+    )  # no gradient flows through the target
 
 
 def test_a_fixed_sub_sampler_keeps_the_first_pixel_of_each_cell(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,7 +85,7 @@ def test_a_step_sums_the_terms_and_centre_taps_learn_after_the_ramp_begins(
 
 
 class Seeing(nn.Module):
-    """Is blind where it is masked, and gives back what it is given where it is not."""
+    """A network that is blind when masked, and returns its input when not masked."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -148,7 +148,7 @@ def test_the_ramp_is_linear_up_to_one() -> None:
 
 
 class Given(nn.Module):
-    """Gives back what it is given, and keeps it."""
+    """Returns and stores its input."""
 
     def forward(self, image: Tensor, masked: bool) -> Tensor:
         self.seen = image

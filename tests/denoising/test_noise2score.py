@@ -46,7 +46,7 @@ def test_the_loss_at_no_score_at_the_exact_one_and_without_perturbation() -> Non
 
 
 def test_the_best_linear_score_is_that_of_the_perturbed_law() -> None:
-    """For y ~ N(0, s^2) it is a = -1 / (s^2 + sigma^2)."""
+    """For y ~ N(0, s^2), the best linear score has a = -1 / (s^2 + sigma^2)."""
     y, u = 0.7 * normal(2, 400_000), normal(3, 400_000)
     perturbed = y + 0.3 * u
     a = -(perturbed * u).sum() / (0.3 * perturbed.square().sum())  # least squares of sigma a y + u
@@ -75,7 +75,7 @@ def test_a_random_sigma_of_each_image_is_normal_with_the_annealed_deviation() ->
 
 @pytest.mark.parametrize("noise", [Gaussian(25), Poisson(0.05), Gamma(50)])
 def test_value_and_gradient_of_a_step_are_the_equation(noise: Any) -> None:
-    """The second step of an epoch: sigma has fallen by the images of both batches, and Poisson noise is counted."""
+    """In the second step of an epoch, sigma has decreased by the images of both batches; Poisson noise uses counts."""
     method = module(noise, sigma=(0.4, 0.1), anneal_images=10, score_scale=3.0)
     noisy = torch.rand(2, 1, 3, 3, dtype=torch.float64)
     batch: Any = {"noisy": noisy, "index": torch.arange(2), "global_batch_size": 2}
@@ -109,7 +109,7 @@ def test_each_image_of_unknown_poisson_noise_is_counted_by_its_own_level() -> No
 
 
 def test_the_exact_score_gives_the_posterior_mean_of_gaussian_images() -> None:
-    """Images N(m, t2) under noise of variance v: m + t2 / (t2 + v) (y - m)."""
+    """For N(m, t2) images with noise of variance v, the estimate is m + t2 / (t2 + v) (y - m)."""
     v, m, t2 = (25 / 255) ** 2, 0.4, 0.03
     method = module(Gaussian(25))
     method.network = Linear(-1 / (t2 + v), m / (t2 + v))
@@ -129,7 +129,7 @@ def test_tweedie_sure_and_noise2noise_have_the_linear_filter_of_training_on_clea
         return F.conv2d(F.pad(image, [1] * 4, mode="circular"), weight.view(1, 1, 3, 3))
 
     def best(loss: Any) -> Tensor:
-        """Minimise a quadratic function of nine weights by one Newton step."""
+        """Minimise a quadratic function of nine weights with one Newton step."""
         zero = torch.zeros(9, dtype=torch.float64)
         slope, bend = torch.func.grad(loss)(zero), torch.func.hessian(loss)(zero)
         return -torch.linalg.solve(bend, slope)
@@ -146,7 +146,7 @@ def test_tweedie_sure_and_noise2noise_have_the_linear_filter_of_training_on_clea
 
 
 def test_an_unknown_level_is_chosen_for_each_image() -> None:
-    """With the exact score of a constant image, the least rough result is at the level of the noise."""
+    """With the exact score of a constant image, the smoothest result is at the true noise level."""
     levels, y = [], normal(5, 2, 1, 64, 64)
     deviations = torch.tensor([15.0, 40.0], dtype=torch.float64)[:, None, None, None] / 255
     noisy = 0.5 + deviations * y
@@ -164,7 +164,7 @@ def test_noise_of_the_data_must_be_that_of_the_formula() -> None:
         method.setup("fit")
 
     set_up(Gaussian(25), Gaussian(25))
-    set_up(Gaussian(25), None)  # noisy images of one's own
+    set_up(Gaussian(25), None)  # a user's noisy images
     set_up(Gaussian(25), Gaussian((5, 55)), blind=True)
     for wrong in (Gaussian(50), Poisson(0.01)):
         with pytest.raises(ValueError, match=r"model.noise is Gaussian.*, but data.noise"):
@@ -175,7 +175,7 @@ def test_noise_of_the_data_must_be_that_of_the_formula() -> None:
 
 @pytest.mark.parametrize("name", ["grey", "colour", "train400", "demo"])
 def test_the_perturbation_reaches_its_last_size_by_the_end_of_an_epoch(name: str) -> None:
-    """The authors' 22,000 images are nearly an epoch of theirs, and are as much of any other."""
+    """The authors anneal over 22,000 images, nearly one of their epochs; the configs use an equal share of an epoch."""
     settings = settings_of(CONFIGS / "noise2score" / f"{name}.yaml")
     images = {"grey": 800 + 400, "colour": 800, "train400": 400, "demo": 10}[name]
     part = settings["model.anneal_images"] / (images * settings["data.patches_per_image"])

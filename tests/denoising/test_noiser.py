@@ -41,7 +41,7 @@ def test_the_network_is_what_is_written_out() -> None:
 
 
 def test_brightness_and_contrast_of_the_whole_image_are_taken_away() -> None:
-    """But at the border, where zeros are convolved in; so the mean of the middle is nearly the same."""
+    """The border differs, because convolutions pad it with zeros; the means of the centres are nearly equal."""
     random = torch.Generator().manual_seed(0)
     image = torch.rand(1, 3, 40, 40, generator=random, dtype=torch.float64)
     for normalized, alike in ((True, True), (False, False)):
@@ -102,7 +102,7 @@ def test_grey_and_contrast_errors_and_corrections_are_their_formulas() -> None:
     assert found["stretched"].amax() == 1
     scaled = clean - clean.amin(dim=(2, 3), keepdim=True)
     torch.testing.assert_close(found["stretched"], scaled / scaled.amax(dim=(2, 3), keepdim=True))
-    levels = torch.arange(16.0).repeat(255).reshape(1, 1, 60, 68)  # sixteen levels, each as often as the others
+    levels = torch.arange(16.0).repeat(255).reshape(1, 1, 60, 68)  # sixteen levels, all equally frequent
     torch.testing.assert_close(simple_corrections(levels / 255)["equalized"], levels / 15)
     module = NoiSER(enhancer(hidden=4), simple_baselines=True)
     noisy = torch.rand(1, 3, 12, 12, dtype=torch.float64)

@@ -23,7 +23,7 @@ def test_cells_have_orders_of_their_own_and_differences_of_mean_zero() -> None:
     sampled = random_sub_samples(cell.repeat(1, 1, 1, draws), uniform, 3)[:, 0, 0, 0]
     difference = sampled.roll(-1, dims=0) - sampled
     assert (difference.mean(dim=1).abs() < 4 * difference.std(dim=1) / draws**0.5).all()
-    values = (sampled[..., None] == cell.flatten()).double().mean(dim=1)  # of 9 pixels, each in 1 / 9 of the cells
+    values = (sampled[..., None] == cell.flatten()).double().mean(dim=1)  # one of 9 pixels, each in 1 / 9 of the cells
     torch.testing.assert_close(values, torch.full((9, 9), 1 / 9, dtype=torch.float64), rtol=0, atol=0.03)
 
 
@@ -73,7 +73,7 @@ def test_a_fixed_order_gives_strided_slices() -> None:
 
 
 class Recorded(nn.Module):
-    """Adds one to what it is given, and keeps it."""
+    """Stores its input and returns the input plus one."""
 
     def __init__(self) -> None:
         super().__init__()

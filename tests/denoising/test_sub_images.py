@@ -34,11 +34,11 @@ def test_each_pixel_of_a_cell_is_drawn_equally_often() -> None:
     count = drawn.flatten().bincount(minlength=4).double()
     assert len(count) == 4
     expected = count.sum() / 4
-    assert ((count - expected).square() / expected).sum() < 16.27  # chi-square of 3 degrees of freedom, 0.1 %
+    assert ((count - expected).square() / expected).sum() < 16.27  # chi-square with 3 degrees of freedom, 0.1 %
 
 
 def test_random_sub_samples_lower_the_correlation_of_neighbours_but_less_than_fixed_ones() -> None:
-    """Two random pixels of neighbouring cells of 2 x 2 are 1, 2, 2 or 3 pixels apart, and aside by -1, 0, 0 or 1."""
+    """Random pixels of adjacent 2 x 2 cells are 1, 2, 2 or 3 pixels apart, with a sideways offset of -1, 0, 0 or 1."""
     law, clean = CorrelatedGaussian(grey_levels=255, blur=0.7), torch.zeros(100, 1, 64, 64, dtype=torch.float64)
     noise = law.sample(clean, CounterRNG(0, 0, torch.arange(100)))
     torch.manual_seed(0)

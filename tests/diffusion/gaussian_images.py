@@ -1,4 +1,4 @@
-"""A diffusion model that knows Gaussian images exactly, and schedulers for tests."""
+"""A diffusion model with the exact prediction for Gaussian images, and schedulers for tests."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ ABAR = scheduler_levels(SCHEDULER)
 
 
 class GaussianImages(nn.Module):
-    """Predicts the noise in images of independent pixels N(0, v0): e = sqrt(1 - abar) x_t / (abar v0 + 1 - abar)."""
+    """Predicts the noise in images of independent N(0, v0) pixels: e = sqrt(1 - abar) x_t / (abar v0 + 1 - abar)."""
 
     def __init__(self, v0: float = V0) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class GaussianImages(nn.Module):
 
 
 def shrinkage(t: int, v0: float = V0) -> float:
-    """The factor a of the estimate a x_t of the image: E[x | x_t]."""
+    """Return the factor a of the image's estimate a x_t = E[x | x_t]."""
     return float(ABAR[t] ** 0.5 * v0 / (ABAR[t] * v0 + 1 - ABAR[t]))
 
 
@@ -38,6 +38,6 @@ def images(*shape: int, seed: int = 0) -> Tensor:
 
 
 def step(guidance: Any, t: int, x: Tensor) -> tuple[Tensor, Tensor]:
-    """A guidance at the exact estimate a x_t of Gaussian images, with sqrt(abar_s abar_t) = 1 / 2."""
+    """Apply a guidance at the exact estimate a x_t of Gaussian images, with sqrt(abar_s abar_t) = 1 / 2."""
     noisy = x.clone().requires_grad_(True)
     return guidance(noisy, shrinkage(t) * noisy, 0.5)

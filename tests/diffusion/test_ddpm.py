@@ -29,7 +29,7 @@ def test_a_step_is_the_denoising_error_for_captions_or_for_the_empty_text(captio
     torch.manual_seed(1)
     loss = module.training_step(batch(caption=texts), 0)["loss"]
     torch.manual_seed(1)
-    torch.rand(4)  # which captions are left out
+    torch.rand(4)  # chooses the captions to omit
     model = module.network
     prompts = model.empty_prompts(4) if caption_dropout else model.encode_prompts(texts)
     expected = model.denoising_loss(batch()["image"], prompts)

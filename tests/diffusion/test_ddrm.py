@@ -1,4 +1,4 @@
-"""DDRM beside its equations in dense matrices, and what they imply."""
+"""DDRM compared with its equations in dense matrices, and their consequences."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +21,7 @@ MASK = Mask(torch.rand(1, 1, 4, 4, generator=torch.Generator().manual_seed(0)) <
 
 
 class Drawn:
-    """Draws the same noises in the same order each time."""
+    """Draws the same noise in the same order each time."""
 
     def __init__(self) -> None:
         self.generator = torch.Generator().manual_seed(5)
@@ -31,7 +31,7 @@ class Drawn:
 
 
 def written_out(y: np.ndarray, h: np.ndarray, sigma: float, eta: float, eta_b: float) -> np.ndarray:
-    """The update of each component, with the SVD of the matrix, for one image."""
+    """Compute the update of each component with the SVD of the matrix, for one image."""
     u, s, vt = np.linalg.svd(h)
     s = np.append(s, np.zeros(len(vt) - len(s)))
     s[s < 1e-8] = 0
@@ -75,7 +75,7 @@ def test_a_path_is_that_of_the_equations_in_dense_matrices(operator: LinearOpera
 
 
 def test_every_level_keeps_its_variance_for_the_denoiser_that_knows_the_image() -> None:
-    """Then z_u is the image plus noise of deviation s_u in every direction, for any eta and eta_b = 1."""
+    """Then z_u is the image plus noise of standard deviation s_u in every direction, for any eta and eta_b = 1."""
     clean, operator, sigma = images(1, 1, 4, 4).expand(20_000, 1, 4, 4), AverageDownsampling(2), 0.2
     y = operator.forward(clean) + sigma * images(20_000, 1, 2, 2, seed=1)
     seen: list[float] = []

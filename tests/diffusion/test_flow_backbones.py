@@ -1,4 +1,4 @@
-"""The noise methods on flow-matching pipelines: each works, or says in one sentence why not."""
+"""The noise methods on flow-matching pipelines: each works, or is rejected with a reason in one sentence."""
 
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ def randn(seed: int = 0) -> Tensor:
 
 @pytest.mark.parametrize("official_offset", [False, True])
 def test_golden_noise_is_a_guided_euler_step_and_one_back(official_offset: bool, stable_diffusion_3: Path) -> None:
-    """Against calls of the transformer as its pipeline makes them, at the times of a shift of 3."""
+    """Compare with transformer calls as in the pipeline, at the times of a shift of 3."""
     model = text_to_image_pipeline(str(stable_diffusion_3)).double()
     noise = randn().double()
     method = GoldenNoise(Identity(), model, pair_guidance=40.0, official_offset=official_offset)

@@ -23,13 +23,13 @@ TIMES = [990, 700, 400, 150, 20, 0]
 
 
 def smooth(noisy: Tensor, t: Tensor) -> Tensor:
-    """Any function of image and time, the same for each image of a batch."""
+    """A function of image and time that treats each image of a batch separately."""
     return torch.tanh(noisy.roll(1, -1) + t.view(-1, 1, 1, 1) / 700)
 
 
 @pytest.mark.parametrize("operator", [AverageDownsampling(2), Bicubic(2), Grayscale()])
 def test_the_gradient_of_a_step_is_that_of_the_paper(operator: LinearOperator) -> None:
-    """-H^T (y - H mu) / dim y + lambda f (e - n) / dim x, for each image by itself."""
+    """-H^T (y - H mu) / dim y + lambda f (e - n) / dim x, separately for each image."""
     mu, other, error = (images(2, 3, 8, 8, seed=seed) for seed in range(3))
     measured = operator.forward(other)
     mu.requires_grad_(True)
@@ -41,7 +41,7 @@ def test_the_gradient_of_a_step_is_that_of_the_paper(operator: LinearOperator) -
 
 @pytest.mark.parametrize("sigma", [0.0, 0.05])
 def test_the_path_is_that_of_the_algorithm_written_out(sigma: float) -> None:
-    """In NumPy, with the authors' means over the whole batch, of which Adam sees nothing but its epsilon."""
+    """Compute in NumPy with the authors' means over the batch, whose scale affects Adam only through its epsilon."""
     operator, truth = AverageDownsampling(2), images(3, 1, 4, 4)
     y = operator.forward(truth)
     generator = torch.Generator().manual_seed(5)
@@ -64,7 +64,7 @@ def test_the_path_is_that_of_the_algorithm_written_out(sigma: float) -> None:
         gradient = -back / residual.size + 0.4 * (1 / ABAR[t] - 1) ** 0.5 * (e - n1) / mu.size
         first, second = 0.9 * first + 0.1 * gradient, 0.99 * second + 0.01 * gradient**2
         mu = mu - 0.1 * first / (1 - 0.9**step) / ((second / (1 - 0.99**step)) ** 0.5 + 1e-14)
-    np.testing.assert_allclose(found.numpy(), mu, atol=2e-6)  # Adam's epsilon is 1e-8, of gradients of 1e-2
+    np.testing.assert_allclose(found.numpy(), mu, atol=2e-6)  # Adam's epsilon is 1e-8, compared with gradients of 1e-2
 
 
 def test_the_network_is_called_without_gradients_and_gets_none() -> None:
@@ -75,7 +75,7 @@ def test_the_network_is_called_without_gradients_and_gets_none() -> None:
 
 
 def test_the_mean_of_the_regulariser_is_a_quadratic_prior_for_gaussian_images() -> None:
-    """E[r_t (e - n)] = (1 - abar) / D_t mu, and with the right lambda the posterior mean is where all terms cancel."""
+    """E[r_t (e - n)] = (1 - abar) / D_t mu; with the right lambda, all terms cancel at the posterior mean."""
     d = ABAR * V0 + 1 - ABAR
     strength = (1 / V0) / ((1 - ABAR) / d).mean()
     assert strength == pytest.approx(4.09, abs=0.01)
@@ -105,7 +105,7 @@ def test_without_the_regulariser_what_is_known_stays_and_what_is_not_stays_too()
 
 
 def test_noise_to_signal_ratios_and_weightings() -> None:
-    assert noise_to_signal(ABAR[0]) == pytest.approx(0.0100005, abs=2e-6)  # diffusers keeps abar in float32
+    assert noise_to_signal(ABAR[0]) == pytest.approx(0.0100005, abs=2e-6)  # diffusers stores abar in float32
     assert noise_to_signal(ABAR[999]) == pytest.approx(157, abs=0.5)
     at_one = {name: f(1.0) for name, f in WEIGHTINGS.items()}
     assert at_one == {**dict.fromkeys(WEIGHTINGS, 1.0), "log": pytest.approx(math.log(2))}
@@ -144,7 +144,7 @@ def test_times_are_visited_in_an_order(order: str) -> None:
 
 
 def test_steps_lower_the_data_term_of_a_nonlinear_blur() -> None:
-    """Of the published network, with random weights and sizes of its layers that a test can afford."""
+    """Use the published architecture with random weights and layer sizes that are small enough for a test."""
     torch.manual_seed(0)
     network = KernelWizard(features=2, front_blocks=0, back_blocks=0)
     for parameter in network.parameters():

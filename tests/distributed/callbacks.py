@@ -1,7 +1,8 @@
-"""What is compared between one process and two: a row a callback, prediction or kind of written files.
+"""Comparisons of one process with two: a row per callback, prediction or kind of written file.
 
-A row's run goes on from its base's, or trains. `tests/distributed/test_callbacks.py` runs it on one process and on two
-and compares all files. Callbacks that a demo holds are compared in `test_methods.py`, too, by their tables.
+The run of a row continues from its base run, or trains. `tests/distributed/test_callbacks.py` runs each row with one
+process and with two, and compares all files. For callbacks that belong to a demo, `test_methods.py` also compares the
+tables.
 """
 
 import json
@@ -16,18 +17,18 @@ SHARED = "the data refuse fewer samples than processes"
 
 @dataclass(frozen=True)
 class Watched:
-    """One callback, or several, of one command.
+    """One or several callbacks of one command.
 
     Args:
-        base: name in `BASES` of the run that is tested or predicted, or trained again.
+        base: name in `BASES` of the run that is tested, predicted, or trained again.
         command: fit, test or predict.
-        layer: file of `configs/callbacks/`, without its suffix.
-        uneven: settings by which the processes have different numbers of items.
-        empty: settings by which the second process has none, or why that cannot be.
-        files: patterns of files that the row is about, and that must be there.
-        first_only: patterns of files that show items which the first process has, so that they are others.
-        nightly: whether it takes too long for the default suite.
-        accuracy: of numbers.
+        layer: file in `configs/callbacks/`, without its suffix.
+        uneven: settings that give the processes different numbers of items.
+        empty: settings that give the second process no items, or the reason why this is impossible.
+        files: patterns of the files that the row tests; they must exist.
+        first_only: patterns of files that show items of the first process and therefore differ.
+        nightly: whether the row takes too long for the default suite.
+        accuracy: tolerance for numbers.
     """
 
     base: str
@@ -63,11 +64,11 @@ BASES: dict[str, tuple[str, Mapping[str, Any]]] = {
     "scores": ("ood_scores", FEW),
     "shifted": ("noise_mask", FEW),
 }
-"""The runs that rows go on from: a row of `methods.py`, and what is changed."""
+"""The base runs of the rows: a row of `methods.py`, and the changes."""
 
 
 def listed(*classes: str) -> str:
-    """Name callbacks as an argument of the command line."""
+    """Format callbacks as an argument of the command line."""
     return json.dumps([{"class_path": f"callbacks.{name}"} for name in classes])
 
 
@@ -190,4 +191,4 @@ ELSEWHERE = {
     "Pretraining": "it refuses several processes, see tests/callbacks/test_pretraining.py",
     "TopOneAccuracy": "its counts are summed over ranks as those of ShiftedAccuracy",
 }
-"""Callbacks that neither a row nor a method's demo nor every run has, and where two processes have them."""
+"""Callbacks that are not in a row, a method's demo or every run, and where they are tested with two processes."""

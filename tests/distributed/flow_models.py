@@ -1,4 +1,4 @@
-"""Tiny pipelines and small coloured images, which configs of generic tests name."""
+"""Tiny pipelines and small coloured images for the configs of generic tests."""
 
 import tempfile
 from pathlib import Path
@@ -17,7 +17,7 @@ from tests.tiny_pipelines import save_flux, save_stable_diffusion_3, save_xl
 
 
 class ColouredDigits(Digits):
-    """Digits of 16 x 16 pixels in three channels, of which one is inverted."""
+    """Digits of 16 x 16 pixels in three channels, one of which is inverted."""
 
     def __init__(self, train_size: int = 1300) -> None:
         super().__init__(train_size, image_size=16)
@@ -52,9 +52,9 @@ class ConditionedDigits(CaptionedFolder):
 
 
 def tiny_flow_model(family: Literal["flux", "stable_diffusion_3"]) -> TextToImage:
-    """Load a tiny pipeline, the same each time, with adapters of rank 2, for FLUX.1 of DoRA.
+    """Load a tiny pipeline, always the same, with adapters of rank 2; FLUX.1 uses DoRA.
 
-    The global random state is left as it is.
+    The global random state is unchanged.
     """
     save = save_flux if family == "flux" else save_stable_diffusion_3
     with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng():
@@ -65,6 +65,6 @@ def tiny_flow_model(family: Literal["flux", "stable_diffusion_3"]) -> TextToImag
 
 
 def tiny_frozen_model() -> TextToImage:
-    """Load a tiny SDXL pipeline with frozen weights, the same each time."""
+    """Load a tiny SDXL pipeline with frozen weights, always the same."""
     with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng():
         return text_to_image_pipeline(str(save_xl(Path(folder))))

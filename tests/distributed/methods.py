@@ -1,7 +1,7 @@
-"""What the generic tests change in each method's demo, and why: a row a method.
+"""Changes that the generic tests make to each method's demo, and their reasons: a row per method.
 
-`tests/conformance` runs the rows as they are written here under `short`; `tests/distributed/test_methods.py` adds what
-stands under `alike`, so that two processes can give what one gives. A demo without a row is run as it is.
+`tests/conformance` applies the changes in `short`; `tests/distributed/test_methods.py` also applies those in `alike`,
+so that two processes can give the same result as one. A demo without a row runs unchanged.
 """
 
 import re
@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 LEFT_OUT = object()
-"""The value of a key that is to be left out."""
+"""Marks a key that must be removed."""
 
-DESCENT = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.05}}  # Adam enlarges what is below rounding
+DESCENT = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.05}}  # Adam amplifies rounding errors
 NOISE_CONDITIONAL = "lightning_modules.networks.noise_conditional_wide_resnet"
 SSO = "lightning_modules.optimization.sso"
 SEGMENTER = "tests.distributed.segmenter.Segmenter"
@@ -20,20 +20,20 @@ SEGMENTER = "tests.distributed.segmenter.Segmenter"
 
 @dataclass(frozen=True)
 class Method:
-    """How the demo of a method is cut for generic tests.
+    """Changes to a method's demo for generic tests.
 
     Args:
-        config: the demo, as `elr/demo`.
-        short: what is changed by every test, by dotted key; a number is a place in a list.
-        alike: what is changed too where two processes are compared with one.
-        clips: the key by which the method clips gradients; a method that steps by itself and clips nothing has None.
-        trains: whether there are gradients at all.
+        config: the demo, such as `elr/demo`.
+        short: changes in every test, keyed by dotted names; a number is a position in a list.
+        alike: additional changes for comparisons of two processes with one.
+        clips: key with which the method clips gradients; None for manual optimisation without clipping.
+        trains: whether the method computes gradients.
         tests: whether there is a test step.
-        predicts: whether the data of the demo can be predicted, where there is a prediction step.
-        alone: whether it refuses several processes.
-        double: whether it refuses any precision but 64 bit.
-        accuracy: of the tables of two processes, where a metric is averaged in float32.
-        strategy: of two processes.
+        predicts: whether the demo's data support prediction, if there is a prediction step.
+        alone: whether the method rejects several processes.
+        double: whether the method rejects every precision except 64 bit.
+        accuracy: tolerance for the tables of two processes, if a metric is averaged in float32.
+        strategy: strategy for two processes.
     """
 
     config: str
@@ -50,7 +50,7 @@ class Method:
 
     @property
     def pretrained(self) -> dict[str, Any]:
-        """Leave out the callbacks that pre-train in one process, where several train."""
+        """Remove the callbacks that pre-train in one process, for runs with several processes."""
         keys = [key for key, value in self.alike.items() if value is LEFT_OUT]
         return {key: LEFT_OUT for key in keys if re.fullmatch(r"trainer\.callbacks\.-?\d+", key)}
 
@@ -60,22 +60,22 @@ DIGITS_WITH_VALIDATION = {"data.init_args.batch_size": 301}  # four of 1,170 ima
 DIGITS_331 = {"class_path": "datamodules.classification.digits.Digits", "init_args": {"train_size": 331}}
 FEW_DIGITS = {"data.init_args.batch_size": 101, "data.init_args.images": DIGITS_331}  # 101, 101, 101 and 28
 FEW_DIGITS_64 = {"data.init_args.batch_size": 101, "data.init_args.images.init_args.train_size": 331}
-FEW_PIXELS = {  # 4 tokens an image instead of 16
+FEW_PIXELS = {  # 4 tokens per image instead of 16
     "data.init_args.images.init_args.image_size": 32,
     "model.init_args.network.init_args.image_size": 32,
 }
-CERTIFIED = {  # ten votes an image, and few images
+CERTIFIED = {  # ten votes per image, and few images
     "trainer.callbacks.-1.init_args.mode.init_args": {"n0": 10, "n": 100, "alpha": 0.001},
     "trainer.callbacks.-1.init_args.skip": 80,
 }
-CLUSTERS = {  # 157 samples in batches of 49, of which the last has 10; evaluated in batches of 32, the last one of 29
+CLUSTERS = {  # 157 samples in batches of 49, the last one of 10; evaluation batches of 32, the last one of 29
     "data.init_args.batch_size": 49,
     "data.init_args.images": {
         "class_path": "datamodules.classification.clustered.Clustered",
         "init_args": {"num_clean": 90, "num_foreign": 67, "num_test": 29},
     },
     "data.init_args.evaluation_batch_size": 32,
-    "model.init_args.warmup_epochs": 1,  # the second epoch has detected
+    "model.init_args.warmup_epochs": 1,  # detection has happened in the second epoch
 }
 SOME_NOISY = {"model.init_args.threshold": 0.6}
 SHAPES = {  # batches of 7, 7 and 5
@@ -92,7 +92,7 @@ WITHOUT_BATCH_NORM = {
     "model.init_args.network.init_args.halved": LEFT_OUT,
     "model.init_args.network.init_args.dropout": LEFT_OUT,
 }
-PHOTOGRAPHS = {  # batches of 7, 7 and 6 patches; three images to validate and test on, in batches of 2 and 1
+PHOTOGRAPHS = {  # batches of 7, 7 and 6 patches; three images for validation and testing, in batches of 2 and 1
     "data.init_args.batch_size": 7,
     "data.init_args.patch_size": 16,
     "data.init_args.patches_per_image": 2,
@@ -114,14 +114,14 @@ UNET_DISCRIMINATOR = {
 
 
 def moving_photographs(**arguments: int) -> dict[str, Any]:
-    """Name a set of clips."""
+    """Return the settings of a clip dataset."""
     return {
         "class_path": "datamodules.video.moving_photographs.MovingPhotographs",
         "init_args": {"image_size": 16, "photograph_size": 48, **arguments},
     }
 
 
-BLIND_SPOT = {  # batches of 8, 8 and 5 patches of the three images that are tested, in batches of 2 and 1
+BLIND_SPOT = {  # batches of 8, 8 and 5 patches of the three test images, in batches of 2 and 1
     "data.init_args.batch_size": 8,
     "data.init_args.patch_size": 12,
     "data.init_args.patches_per_image": 7,
@@ -144,7 +144,7 @@ PATCHES, COLOUR_PATCHES = (  # 20 patches: batches of 7, 7 and 6
     }
     for colour in (False, True)
 )
-SURFACES = {  # 20 surfaces: batches of 7, 7 and 6; five to test on, in batches of 2, 2 and 1
+SURFACES = {  # 20 surfaces: batches of 7, 7 and 6; five for testing, in batches of 2, 2 and 1
     "data.init_args.batch_size": 7,
     "data.init_args.evaluation_batch_size": 2,
     **{
@@ -154,7 +154,7 @@ SURFACES = {  # 20 surfaces: batches of 7, 7 and 6; five to test on, in batches 
     "model.init_args.draws": 2,
     "model.init_args.steps": 4,
 }
-MEASUREMENTS = {  # 201 measurements, 101 and 100 of them on two processes, three times an epoch
+MEASUREMENTS = {  # 201 measurements, 101 and 100 of them on two processes, three times per epoch
     "data.init_args.table.init_args.measurements": 201,
     "data.init_args.table.init_args.dim": 6,
     "data.init_args.passes_per_epoch": 3,
@@ -166,12 +166,12 @@ SIGNED_DIGITS = {  # 61 images in batches of 21, 21 and 19, and 29 test images
     "data.init_args.table.init_args.num_points": 61,
     "data.init_args.table.init_args.num_test": 29,
 }
-GRAPH = {  # three steps an epoch, and a path of five
+GRAPH = {  # three steps per epoch, and a path of five
     "data.init_args.table.init_args": {"nodes": 6, "edges": 8, "samples": 51},
     "data.init_args.passes_per_epoch": 3,
     "model.init_args": {"nodes": 6, "warm_iterations": 30, "iterations": 70, "iterations_per_step": 30},
 }
-STREAM = {  # 67 rounds in batches of 20, 20, 20 and 7; with three rows a round the last one of a batch has two, and one
+STREAM = {  # 67 rounds in batches of 20, 20, 20 and 7; of three rows per round, the processes have two and one
     "data.init_args.table.init_args": {"rounds": 67, "sigma": 0.5, "changes": 2},
     "data.init_args.batch_size": 20,
     "model.init_args.rows_per_round": 3,
@@ -182,7 +182,7 @@ MASKS = {  # batches of 101, 101, 101 and 28; one epoch under masks, one of tuni
     "data.init_args.ood_test_sets.smooth_masks.init_args.images.init_args.train_size": 1700,
     "model.init_args.mask_epochs": 1,
 }
-AVERAGED = {"model.init_args.averaged_epochs": 2}  # a stop is between the two ends of epochs
+AVERAGED = {"model.init_args.averaged_epochs": 2}  # a stop is between the ends of two epochs
 UNDER_MASKS = {
     "model.init_args.network": {
         "class_path": "lightning_modules.networks.convnet.ConvNet",
@@ -197,7 +197,7 @@ TRANSLATION = ("mask_generator", "image_generator", "image_discriminator", "mask
 
 
 def flow_finetuning(family: str) -> Method:
-    """Tune adapters of a tiny flow-matching pipeline: 17 images in batches of 6, 6 and 5, and 3 that are held out."""
+    """Tune adapters of a tiny flow-matching pipeline: 17 images in batches of 6, 6 and 5, and 3 held-out images."""
     return Method(
         "finetuning/demo",
         {
@@ -230,7 +230,7 @@ ON_FROZEN_PIPELINE = {
     "model.init_args.network": {"class_path": "tests.distributed.flow_models.tiny_frozen_model"},
     "model.init_args.num_inference_steps": 1,
 }
-"""What trains beside a frozen pipeline, on the images of `flow_finetuning`."""
+"""Settings for training with a frozen pipeline, on the images of `flow_finetuning`."""
 
 METHODS = {
     "elr": Method("elr/demo", DIGITS_WITH_VALIDATION),
@@ -255,7 +255,7 @@ METHODS = {
             "model.init_args.attention": ["*.attn"],
             "model.init_args.compact": True,
             "model.init_args.optimizer": DESCENT,
-            "trainer.callbacks.0": LEFT_OUT,  # each process saves its own share of activations
+            "trainer.callbacks.0": LEFT_OUT,  # each process saves activations of its own share
         },
     ),
     "nm_sparsity": Method(
@@ -298,7 +298,7 @@ METHODS = {
     ),
     "sgd_noise": Method(
         "sgd_noise/demo",
-        {  # processes have 31 and 30 of 61 points, batches 7 and 29 test images in batches of 8, the last of 5
+        {  # processes have 31 and 30 of 61 points, batches of 7, and 29 test images in batches of 8, the last of 5
             "data.init_args.table.init_args.num_points": 61,
             "data.init_args.table.init_args.num_test": 29,
             "data.init_args.evaluation_batch_size": 8,
@@ -336,7 +336,7 @@ METHODS = {
         clips=None,
         double=True,
     ),
-    "batch_lr": Method(  # spectra of 90 images in batches of 9 and 17, rates learned from 61
+    "batch_lr": Method(  # spectra of 90 images in batches of 9 and 17; rates learned from 61
         "batch_lr/demo",
         {
             **FEW_DIGITS,
@@ -417,7 +417,7 @@ METHODS = {
                 },
             },
         },
-        tests=False,  # what it learns is tested by what is built on it
+        tests=False,  # its result is tested by the methods that build on it
     ),
     "nmtune": Method(
         "nmtune/demo",
@@ -426,11 +426,11 @@ METHODS = {
             "trainer.callbacks.-1.init_args.max_epochs": 1,
         },
         {
-            "model.init_args.adapter": False,  # its BatchNorm, covariances and singular values are of a share
+            "model.init_args.adapter": False,  # its BatchNorm and covariances depend on a process's share
             "model.init_args.optimizer": DESCENT,
-            "trainer.callbacks.-1": LEFT_OUT,  # pre-training wants one process
+            "trainer.callbacks.-1": LEFT_OUT,  # pre-training requires one process
         },
-        accuracy=1e-8,  # entropies of singular values, which are roots of the eigenvalues of a sum
+        accuracy=1e-8,  # entropies of singular values, which are square roots of the eigenvalues of a sum
     ),
     "adele": Method(
         "adele/demo",
@@ -444,7 +444,7 @@ METHODS = {
     ),
     "annotation_efficient": Method(
         "annotation_efficient/demo",
-        {  # all stages within five epochs; 21 images in batches of 8: the last one, of 5, is shared 3 to 2
+        {  # all stages within five epochs; 21 images in batches of 8: the last one, of 5, is split into 3 and 2
             **{f"model.init_args.{part}_epochs": 1 for part in ("vae", "translation", "warm_up", "round")},
             "model.init_args.rounds": 1,
             "model.init_args.network.init_args.widths": [4, 8],
@@ -475,7 +475,7 @@ METHODS = {
     ),
     "diffusion_finetuning": Method(
         "finetuning/demo",
-        {  # 298 images in batches of 101, 101 and 96; 33 that are held out in batches of 16, 16 and 1
+        {  # 298 images in batches of 101, 101 and 96; 33 held-out images in batches of 16, 16 and 1
             "data.init_args.images.init_args.images": DIGITS_331,
             "data.init_args.batch_size": 101,
             "data.init_args.evaluation_batch_size": 16,
@@ -536,7 +536,7 @@ METHODS = {
         "rrcm/demo_finetuning",
         {
             **CERTIFIED,
-            "trainer.callbacks.0": LEFT_OUT,  # pre-training has a row of its own
+            "trainer.callbacks.0": LEFT_OUT,  # pre-training has its own row
             "data.init_args.batch_size": 131,
         },
         {
@@ -554,7 +554,7 @@ METHODS = {
             "model.init_args.soft_labels": LEFT_OUT,
             "model.init_args.epsilon": 0.1,
             "model.init_args.steps": 2,
-            "trainer.callbacks": [],  # they are of noisy labels
+            "trainer.callbacks": [],  # they are computed from noisy labels
         },
     ),
     "adaptive_smoothing": Method(
@@ -565,14 +565,14 @@ METHODS = {
             "trainer.callbacks.3.init_args.alphas": [0.3, 0.8],
             "trainer.callbacks.3.init_args.attack.init_args.steps": 2,
             "trainer.callbacks.2.init_args.attacks.0.init_args.steps": 2,
-            "trainer.callbacks.1": LEFT_OUT,  # the other pre-training is as good
+            "trainer.callbacks.1": LEFT_OUT,  # the other kind of pre-training is equivalent here
             "trainer.callbacks.0.init_args.max_epochs": 1,
         },
         {
             "model.init_args.optimizer": DESCENT,
-            "model.init_args.norm": "l2",  # a gradient of nought, up to rounding, has any sign
+            "model.init_args.norm": "l2",  # a gradient that is zero up to rounding has an arbitrary sign
             "model.init_args.epsilon": 0.5,
-            "trainer.callbacks.0": LEFT_OUT,  # pre-training wants one process
+            "trainer.callbacks.0": LEFT_OUT,  # pre-training requires one process
         },
     ),
     "mahalanobis": Method(
@@ -589,7 +589,7 @@ METHODS = {
             "data.init_args.ood.photograph.init_args.num_images": 61,
             "data.init_args.ood.uniform_noise.init_args.num_images": 61,
         },
-        {"trainer.callbacks.1": LEFT_OUT},  # pre-training wants one process
+        {"trainer.callbacks.1": LEFT_OUT},  # pre-training requires one process
         clips=None,
         trains=False,
     ),
@@ -603,7 +603,7 @@ METHODS = {
             "data.init_args.batch_size": 301,
             "data.init_args.evaluation_batch_size": 57,
         },
-        {"trainer.callbacks.1": LEFT_OUT},  # pre-training wants one process
+        {"trainer.callbacks.1": LEFT_OUT},  # pre-training requires one process
         clips=None,
         trains=False,
     ),
@@ -625,7 +625,7 @@ METHODS = {
     ),
     "ediffsr": Method(
         "ediffsr/demo",
-        {  # batches of 7, 7 and 6 patches; three images to test on, in batches of 2 and 1
+        {  # batches of 7, 7 and 6 patches; three test images, in batches of 2 and 1
             "data.init_args.batch_size": 7,
             "data.init_args.patches_per_image": 2,
             "data.init_args.evaluation_batch_size": 2,
@@ -640,7 +640,7 @@ METHODS = {
     **{
         name: Method(
             f"sgmse/{config}",
-            {  # batches of 7, 7 and 5 crops; five recordings to test on, in batches of 2, 2 and 1
+            {  # batches of 7, 7 and 5 crops; five test recordings, in batches of 2, 2 and 1
                 "data.init_args.batch_size": 7,
                 "data.init_args.evaluation_batch_size": 2,
                 "data.init_args.training.init_args.samples": 19,
@@ -649,14 +649,14 @@ METHODS = {
                 "model.init_args.network.init_args.block_out_channels": [8, 16],
                 **({"model.init_args.num_steps": 2} if name == "sgmse" else {}),
             },
-            {"model.init_args.optimizer": {**DESCENT, "init_args": {"lr": 1.0e-5}}},  # of a loss that is summed
+            {"model.init_args.optimizer": {**DESCENT, "init_args": {"lr": 1.0e-5}}},  # of a loss that is a sum
         )
         for name, config in (("sgmse", "demo"), ("spectral_regression", "demo_baseline"))
     },
     **{
         f"negvsr{stage}": Method(
             "negvsr/demo",
-            {  # batches of 7, 7 and 5 clips; five clips to test on, in batches of 2, 2 and 1
+            {  # batches of 7, 7 and 5 clips; five test clips, in batches of 2, 2 and 1
                 "data.init_args.batch_size": 7,
                 "data.init_args.evaluation_batch_size": 2,
                 "data.init_args.training": moving_photographs(samples=19),
@@ -703,7 +703,7 @@ METHODS = {
             "model.init_args.network.init_args.widths": [4, 4],
             "model.init_args.steps": 2,
         },
-        {  # a bias-free DnCNN divides by the deviations of a process's share
+        {  # a bias-free DnCNN divides by the standard deviations of a process's share
             "model.init_args.optimizer": DESCENT,
             **{
                 f"model.init_args.denoisers.{k}": {
@@ -730,7 +730,7 @@ METHODS = {
     ),
     "score_sde_inpainting": Method(
         "score_sde/demo_inpainting",
-        {  # 331 patches in batches of 101, 101, 101 and 28; 497 images to test on, the last batch of 97
+        {  # 331 patches in batches of 101, 101, 101 and 28; 497 test images, the last batch of 97
             "data.init_args.batch_size": 101,
             "data.init_args.patches_per_image": 1,
             "data.init_args.evaluation_batch_size": 100,
@@ -756,7 +756,7 @@ METHODS = {
                     "process": {"class_path": "lightning_modules.sde.processes.VE"},
                 },
             },
-            "trainer.callbacks": [],  # it draws no images
+            "trainer.callbacks": [],  # it does not draw images
         },
         {"model.init_args.optimizer": DESCENT},
     ),
@@ -767,7 +767,7 @@ METHODS = {
     ),
     "eld": Method(
         "eld/demo",
-        {  # 20 patches: batches of 7, 7 and 6; three images to test on, in batches of 2 and 1
+        {  # 20 patches: batches of 7, 7 and 6; three test images, in batches of 2 and 1
             "data.init_args.batch_size": 7,
             "data.init_args.patch_size": 8,
             "data.init_args.patches_per_image": 2,
@@ -786,7 +786,7 @@ METHODS = {
     **{
         name: Method(
             f"red_diff/{demo}",
-            {  # 331 patches in batches of 101, 101, 101 and 28; 497 images to test on, the last batch of 97
+            {  # 331 patches in batches of 101, 101, 101 and 28; 497 test images, the last batch of 97
                 "data.init_args.batch_size": 101,
                 "data.init_args.patches_per_image": 1,
                 "data.init_args.evaluation_batch_size": 100,
@@ -806,7 +806,7 @@ METHODS = {
     **{
         name: Method(
             f"meco/{name.replace('meco', 'demo')}",
-            {  # 55 numbers to train on in batches of 10, the last one of 5; 21 to test on
+            {  # 55 training rows in batches of 10, the last one of 5; 21 test rows
                 "data.init_args.table": {
                     "class_path": "datamodules.tables.planar_densities.NormalNumbers",
                     "init_args": {"samples": 55, "test_samples": 21},
@@ -832,7 +832,7 @@ METHODS = {
     ),
     "score_estimation": Method(
         "score_estimation/demo",
-        {  # 41 rows in every step, of which the first process has one more; 21 to validate and test on
+        {  # 41 rows in every step, one more of them on the first process; 21 for validation and testing
             "data.init_args.table.init_args": {
                 "law": {"class_path": "datamodules.tables.noised_points.Atoms", "init_args": {"count": 4}},
                 "samples": 41,
@@ -845,7 +845,7 @@ METHODS = {
     ),
     "singular_density": Method(
         "singular_density/demo",
-        {  # 37 points in every step, of which the first process has one more; 21 to validate and test on
+        {  # 37 points in every step, one more of them on the first process; 21 for validation and testing
             "data.init_args.table": {
                 "class_path": "datamodules.tables.singular_distributions.Circle",
                 "init_args": {"samples": 37, "test_samples": 21},
@@ -857,7 +857,7 @@ METHODS = {
     ),
     "one_more_step": Method(
         "one_more_step/demo",
-        {  # 359 images to train on in batches of 100, the last one of 59; 1,438 held out, of which two batches of 31
+        {  # 359 training images in batches of 100, the last one of 59; 1,438 held-out images, used in two batches of 31
             "data.init_args.validation_fraction": 0.8,
             "data.init_args.batch_size": 100,
             "data.init_args.evaluation_batch_size": 31,
@@ -885,7 +885,7 @@ METHODS = {
     ),
     "golden_noise": Method(
         "golden_noise/demo",
-        {  # 61 prompts in batches of 20 and one of 21, of which 54 pairs are trained on in batches of 19, 19 and 16
+        {  # 61 prompts in batches of 20 and one of 21; 54 pairs for training, in batches of 19, 19 and 16
             "data.init_args.prompts.init_args.num_prompts": 61,
             "data.init_args.test_prompts.init_args.num_prompts": 31,
             "data.init_args.batch_size": 19,
@@ -899,13 +899,13 @@ METHODS = {
         },
         {
             "model.init_args.optimizer": DESCENT,
-            "trainer.callbacks.0": LEFT_OUT,  # pre-training wants one process
+            "trainer.callbacks.0": LEFT_OUT,  # pre-training requires one process
             "trainer.callbacks.1": LEFT_OUT,
         },
     ),
     "monna": Method(
         "monna/demo",
-        {  # five honest nodes, of which one process has three and the other two
+        {  # five honest nodes: three on one process and two on the other
             "model.init_args.nodes": 7,
             "model.init_args.byzantine": 2,
             "data.init_args.images": DIGITS_331,
@@ -1004,7 +1004,7 @@ METHODS = {
     "colide": Method("colide/demo", GRAPH, clips=None, alone=True, double=True),
     "tester_learner": Method(
         "tester_learner/demo",
-        {  # 331 rows in batches of 101, 101, 101 and 28, an iteration of 16 each; 332 to judge by, 57 to test on
+        {  # 331 rows in batches of 101, 101, 101 and 28, an iteration of 16 each; 332 for judging, 57 for testing
             "model.init_args": {"dim": 3, "sigma": 0.9, "draws": 20, "rows_per_iteration": 16},
             **{
                 f"data.init_args.table.init_args.{key}": value
@@ -1019,7 +1019,7 @@ METHODS = {
     "subgm": Method("subgm/demo", MEASUREMENTS, clips=None, double=True),
     "fractional_sde_paths": Method(
         "fractional_sde/demo_paths",
-        {  # 331 paths in batches of 101, 101, 101 and 28; 37 to test with, in batches of 16, 16 and 5
+        {  # 331 paths in batches of 101, 101, 101 and 28; 37 for testing, in batches of 16, 16 and 5
             "data.init_args.batch_size": 101,
             "data.init_args.evaluation_batch_size": 16,
             **{
@@ -1031,7 +1031,7 @@ METHODS = {
     ),
     "fractional_sde_videos": Method(
         "fractional_sde/demo_videos",
-        {  # batches of 7, 7 and 5; 5 videos to test with, in batches of 3 and 2
+        {  # batches of 7, 7 and 5; 5 test videos, in batches of 3 and 2
             "data.init_args.batch_size": 7,
             "data.init_args.evaluation_batch_size": 3,
             **{
@@ -1043,10 +1043,10 @@ METHODS = {
     ),
     "fractional_sde": Method(
         "fractional_sde/demo",
-        {  # 331 paths in batches of 101, 101, 101 and 28; 37 to test with, in batches of 16, 16 and 5
+        {  # 331 paths in batches of 101, 101, 101 and 28; 37 for testing, in batches of 16, 16 and 5
             "data.init_args.batch_size": 101,
             "data.init_args.evaluation_batch_size": 16,
-            "model.init_args.noise.init_args.kind": "I",  # Y(0) is drawn, too
+            "model.init_args.noise.init_args.kind": "I",  # Y(0) is random, too
             **{
                 f"data.init_args.sequences.init_args.{key}": value
                 for key, value in {"end": 0.16, "num_times": 9, "num_training": 331, "num_test": 37}.items()
@@ -1058,7 +1058,7 @@ METHODS = {
 
 
 def changed(settings: Any, overrides: Mapping[str, Any]) -> Any:
-    """Set dotted keys in the contents of a YAML file, in place; places in a list that are left out go last."""
+    """Set dotted keys in the contents of a YAML file, in place; list entries are removed last."""
     gone: list[tuple[Any, Any]] = []
     for key, value in overrides.items():
         *path, last = key.split(".")

@@ -1,10 +1,10 @@
-"""A segmenter that treats each image by itself."""
+"""A segmenter that treats each image independently."""
 
 from torch import nn
 
 
 class Segmenter(nn.Sequential):
-    """A segmenter without BatchNorm, whose statistics are those of a process's share."""
+    """A segmenter without BatchNorm, whose statistics would be those of a process's share."""
 
     def __init__(self, in_channels: int, num_classes: int) -> None:
         body = [nn.Conv2d(in_channels, 4, 3, padding=1), nn.InstanceNorm2d(4), nn.ReLU()]

@@ -1,4 +1,4 @@
-"""A user's own loader, whose batches do not say how many samples they have over all processes."""
+"""A user's own loader, whose batches lack the number of samples over all processes."""
 
 import os
 
@@ -12,7 +12,7 @@ from tests.two_processes import in_two_processes
 def sizes_and_shares() -> tuple[list[int], list[float]]:
     dist.init_process_group("gloo", rank=int(os.environ["RANK"]), world_size=2)
     mine = (3, 1)[dist.get_rank()]
-    # Neither takes the name of a key for granted.
+    # Neither function relies on a particular key.
     batches: list[dict] = [
         {"noisy": torch.zeros(5, 1)},
         {"name": [], "index": torch.zeros(mine), "global_batch_size": 4},

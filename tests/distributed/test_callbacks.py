@@ -1,6 +1,6 @@
-"""Two processes give what one gives: the files of callbacks and predictions, and `train.py fid`.
+"""Two processes give the same files of callbacks and predictions as one, and the same output of `train.py fid`.
 
-Shares are uneven, and in a second run of rows that can have it the second process has no item at all.
+The shares are uneven; if a row allows it, a second run leaves the second process without any item.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ Base = Callable[[str], Path]
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
-    """Trains a base once."""
+    """Train each base run once."""
 
     @cache
     def trained(name: str) -> Path:
@@ -43,7 +43,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
 
 
 def line(row: Watched, base: Path, settings: Mapping[str, Any], directory: Path) -> list[str]:
-    """Write the command line of a row, without the number of processes."""
+    """Return the command line of a row, without the number of processes."""
     method = BASES[row.base][0]
     begin = ["--config", base / f"{method}.yaml"] if row.command == "fit" else ["--resume", base / "run"]
     words: list[Any] = [row.command, *begin, "--run_directory", directory]
@@ -57,7 +57,7 @@ def line(row: Watched, base: Path, settings: Mapping[str, Any], directory: Path)
 
 
 def compared(row: Watched, base: Path, settings: Mapping[str, Any], tmp_path: Path, count: int = 2) -> Path:
-    """Run a row on one process and on several, and compare their files; returns the directory of one."""
+    """Run a row with one process and with several, and compare their files; return the directory of the single one."""
     one, several = tmp_path / "one", tmp_path / "several"
     run(*line(row, base, settings, one))
     more = ("--trainer.devices", str(count), *TWO[2:])
@@ -86,7 +86,7 @@ def test_a_process_without_an_item_changes_nothing(name: str, base: Base, tmp_pa
 
 @pytest.mark.nightly
 def test_collectives_take_tensors_of_the_device(base: Base, tmp_path: Path) -> None:
-    """All rows one after the other on two processes whose collectives refuse what NCCL refuses."""
+    """Run all rows in sequence with two processes whose collectives reject what NCCL rejects."""
     pytest.importorskip("tests.conformance.collectives")
     from tests.conformance.on_device import on_device
 
@@ -100,7 +100,7 @@ def test_collectives_take_tensors_of_the_device(base: Base, tmp_path: Path) -> N
 
 
 def test_every_callback_is_compared() -> None:
-    """In a row, in the demo of a method's row, in every run, or elsewhere with a reason."""
+    """A callback is covered by a row, by the demo of a method's row, by every run, or elsewhere with a reason."""
     demos = [f"configs/{method.config}.yaml" for method in methods().values()]
     layers = [f"configs/callbacks/{row.layer}.yaml" for row in ROWS.values() if row.layer]
     said = "".join((ROOT / path).read_text() for path in ("configs/defaults.yaml", *demos, *layers)) + repr(ROWS)
@@ -116,7 +116,7 @@ def test_every_callback_is_compared() -> None:
 
 
 def fid(directory: Path, *folders: Path) -> str:
-    """Score two folders by a small network, with a cache in a directory, and give what was printed."""
+    """Score two folders with a small network and a cache in a directory; return the printed output."""
     options = ["--timm", "resnet10t", "--weights", directory.parent / "weights.pth", "--cache_dir", directory]
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         assert train.main(["fid", *map(str, [*folders, *options])]) == 0
@@ -124,7 +124,7 @@ def fid(directory: Path, *folders: Path) -> str:
 
 
 def test_fid_of_folders_may_be_asked_for_by_two_processes_at_once(tmp_path: Path) -> None:
-    """It computes alone: a launcher's processes, or two users, fill one cache with the same numbers."""
+    """Each process computes separately: a launcher's processes, or two users, fill one cache with the same values."""
     torch.manual_seed(0)
     torch.save(create_model("resnet10t", num_classes=0).state_dict(), tmp_path / "weights.pth")
     folders = [images_in(tmp_path / name, [(32, 32)] * 7) for name in ("generated", "real")]

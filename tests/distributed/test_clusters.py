@@ -1,6 +1,7 @@
-"""What README and docs/runs.md say of clusters, line by line as they stand there: two nodes, one of which is killed.
+"""The cluster commands in README and docs/runs.md, line by line: two nodes, one of which is killed.
 
-On one machine, with one CPU process a node. Words that name the machines are replaced, and each has to be there.
+The test uses one machine, with one CPU process per node. Words that depend on the machines are replaced, and each must
+occur.
 """
 
 import os
@@ -20,7 +21,7 @@ from tests.conformance.runs import run as here
 
 pytestmark = pytest.mark.nightly
 
-# 1,170 training images in global batches of 101: 12 steps an epoch, and a checkpoint within each.
+# 1,170 training images in global batches of 101: 12 steps per epoch, and a checkpoint within each epoch.
 CUT = (
     *("--trainer.max_epochs", "15", "--trainer.precision", "64-true", "--checkpoint.every_n_steps", "7"),
     *("--data.batch_size", "101", "--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"),
@@ -40,7 +41,7 @@ Script = Callable[[str], subprocess.Popen[str]]
 
 
 def lines_of(page: str, begin: str, words: Mapping[str, str]) -> str:
-    """Read the lines of a page's block from the one that begins with some text to an empty one or the block's end."""
+    """Return the lines of a block on a page, from the line with a given beginning up to an empty line or the end."""
     text = (ROOT / page).read_text()
     assert text.count(f"\n{begin}") == 1, begin
     found = begin + text.split(f"\n{begin}")[1]
@@ -70,7 +71,7 @@ def assert_same_run(one: Path, two: Path) -> None:
 
 
 def free_port() -> int:
-    """Find a port that SLURM jobs use: 15000 and the last four digits of the job's number."""
+    """Find a free port that SLURM jobs use: 15000 plus the last four digits of the job id."""
     for port in range(15000 + os.getpid() % 5000, 25000):
         with socket.socket() as free:
             if free.connect_ex(("127.0.0.1", port)):
@@ -80,7 +81,7 @@ def free_port() -> int:
 
 @pytest.fixture
 def script(tmp_path: Path) -> Iterator[Script]:
-    """Starts a script in a directory that looks like a checkout, on a machine that has torchrun, srun and scontrol."""
+    """Start a script in a directory that resembles a checkout, on a machine with torchrun, srun and scontrol."""
     commands = tmp_path / "bin"
     (tmp_path / "pids").mkdir()
     commands.mkdir()
@@ -125,7 +126,7 @@ def script(tmp_path: Path) -> Iterator[Script]:
         except ProcessLookupError:
             continue
         process.wait()
-    for left in workers(tmp_path):  # torchrun's are in groups of their own
+    for left in workers(tmp_path):  # the processes of torchrun are in separate process groups
         os.kill(left, signal.SIGKILL)
 
 
@@ -139,14 +140,14 @@ def wait_for(file: Path, *processes: subprocess.Popen[str]) -> None:
 
 
 def finished(*processes: subprocess.Popen[str]) -> list[str]:
-    """Wait for processes that have to end well."""
+    """Wait for processes that must succeed."""
     outputs = [process.communicate(timeout=300)[0] for process in processes]
     assert all(process.returncode == 0 for process in processes), outputs[0]
     return outputs
 
 
 def workers(run: Path, launcher: int | None = None) -> list[int]:
-    """Find the processes that train below a directory, all of them or those of one launcher."""
+    """Find the training processes of a run directory: all of them, or those of one launcher."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -237,7 +238,7 @@ def test_torchrun_restarts_what_a_process_was_lost_of_and_it_goes_on(
     assert len(training) == 2
     os.kill(training[lost], signal.SIGKILL)
     (output,) = finished(node)
-    assert output.count("Restoring states from the checkpoint path") == 2, output  # to go on, and to test
+    assert output.count("Restoring states from the checkpoint path") == 2, output  # for resuming and for testing
     assert_same_run(one_process, run)
 
 
@@ -245,7 +246,7 @@ OVER_NODES = "--nnodes 2 --rdzv_backend c10d --rdzv_endpoint HOST:29500 --rdzv_i
 
 
 def test_two_nodes_go_on_where_one_of_them_is_restarted_late(one_process: Path, script: Script, tmp_path: Path) -> None:
-    """The rank that is there first must not look for the dead one's address, which is known from before."""
+    """The first rank to return must not connect to the dead rank's address, which it still knows."""
     run = tmp_path / "run"
     assert f"`{OVER_NODES}` in place of `--standalone`" in (ROOT / "docs/runs.md").read_text()
     nodes = OVER_NODES.replace("HOST:29500", f"127.0.0.1:{free_port()}")
@@ -261,7 +262,7 @@ def test_two_nodes_go_on_where_one_of_them_is_restarted_late(one_process: Path, 
         assert time.monotonic() < deadline, "torchrun restarted nothing"
         time.sleep(0.02)
     os.kill(late[0], signal.SIGSTOP)
-    time.sleep(15)  # the other one has imported all by then, and joins
+    time.sleep(15)  # meanwhile, the other node has imported everything, and joins
     os.kill(late[0], signal.SIGCONT)
     finished(first, second)
     assert_same_run(one_process, run)

@@ -1,4 +1,4 @@
-"""Processes that correct masks, each its own share, all get the masks of all; so do their loader workers."""
+"""Processes correct masks of their own share; all processes and their loader workers get all masks."""
 
 import os
 import types
@@ -25,7 +25,7 @@ def shapes() -> LabelledMasks:
 
 
 def process_of(rank: int, directory: Path) -> Any:
-    """What a DataModule asks of its trainer, on one of the processes."""
+    """Imitate the trainer attributes that a DataModule reads, for one of the processes."""
     progress = types.SimpleNamespace(current=types.SimpleNamespace(ready=0))
     return types.SimpleNamespace(
         global_rank=rank,
@@ -44,7 +44,7 @@ def process_of(rank: int, directory: Path) -> Any:
 
 
 def correct(rank: int, directory: Path, in_a_file: bool) -> None:
-    """One process's part: corrects every third image of its share, and notes what its loaders then give."""
+    """Run one process: correct every third image of its share, and save what its loaders return afterwards."""
     dist.init_process_group("gloo", f"file://{directory / 'meeting'}", rank=rank, world_size=PROCESSES)
     if in_a_file:
         datamodules.segmentation.labelled_masks.LARGEST_IN_MEMORY = 0
@@ -53,7 +53,7 @@ def correct(rank: int, directory: Path, in_a_file: bool) -> None:
     data.num_workers = 1
     data.setup("fit")
     training = data.train_dataloader()
-    before = list(training)  # its worker lives on
+    before = list(training)  # persistent worker
     shares = []
     for batch in data.training_images_dataloader():
         shares.append(len(batch["index"]))
@@ -90,7 +90,7 @@ def test_corrections_reach_all_processes_and_their_workers(tmp_path: Path, in_a_
                 assert torch.equal(batch["original_label"], source.given[batch["index"]])
     for epoch in (1, 2):
         seen = torch.cat([batch["index"] for process in found for batch in process[epoch]])
-        assert len(seen.unique()) == len(seen) == 10  # the last two are left out: one for each process
+        assert len(seen.unique()) == len(seen) == 10  # the last two are dropped: one for each process
     assert [process[3] for process in found] == [True, False]  # one process saves
     index, masks = found[0][4]
     assert (index.tolist(), masks.tolist()) == ([0], [[[1] * 3] * 3])

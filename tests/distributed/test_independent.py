@@ -1,4 +1,4 @@
-"""Models that are dealt out over processes: trained apart, kept whole in a checkpoint, and whose loss is named."""
+"""Models distributed over processes: trained separately, complete in a checkpoint, and named if they are lost."""
 
 import contextlib
 import os
@@ -21,7 +21,7 @@ MODELS = 5
 
 
 class Models(Hosted):
-    """Vectors that are drawn to numbers of their own, and count the steps."""
+    """Vectors that are trained towards separate numbers, and count their steps."""
 
     steps: Tensor
 
@@ -32,7 +32,7 @@ class Models(Hosted):
 
 
 class Population(LightningModule):
-    """Trains each model on the batch, by Adam, whose state is of each model's rows."""
+    """Trains each model on the batch with Adam, whose state has one row per model."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ def test_processes_train_their_own_and_resume_on_any_number(tmp_path: Path) -> N
 
 
 class Waits(Callback):
-    """Says that training is under way, and goes on for long."""
+    """Signals that training has started, and prolongs each step."""
 
     def __init__(self, directory: str, fails: int | None = None) -> None:
         self.directory = directory
@@ -126,14 +126,14 @@ def waits(directory: str, patience: float, fails: int | None = None) -> str:
 
 
 def results(processes: list[Any], but: int, timeout: float) -> list[str]:
-    """Give what the other processes return or print, all within a time."""
+    """Return the results or output of the other processes, within a time limit."""
     end = time.monotonic() + timeout
     said = []
     for rank, process in enumerate(processes):
         if rank != but:
             output, _ = process.communicate(max(end - time.monotonic(), 0.1))
             assert process.returncode is not None, f"process {rank} still waits: {output}"
-            with contextlib.suppress(EOFError):  # one that ends while it waits returns nothing
+            with contextlib.suppress(EOFError):  # a process that ends while it waits returns nothing
                 output += process.result.recv_bytes().decode(errors="replace")
             said.append(output)
     return said
@@ -153,7 +153,7 @@ def killed(start: TwoProcesses, directory: Path, victim: int, how: int, patience
 def test_a_lost_process_is_named_within_a_minute(
     victim: int, how: int, two_processes: TwoProcesses, tmp_path: Path
 ) -> None:
-    """With the strategy's own patience; one that is stopped closes no connection."""
+    """The strategy's default patience is used; a stopped process does not close its connections."""
     for said in killed(two_processes, tmp_path, victim, how, Independent().patience):
         assert f"process {victim} of 3 (" in said
         assert "resume from the last checkpoint with --resume" in said

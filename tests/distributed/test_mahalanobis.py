@@ -1,4 +1,4 @@
-"""The Mahalanobis detector attacks images in two processes as in one; the rest is a row of `methods.py`."""
+"""The Mahalanobis detector attacks images with two processes as with one; a row of `methods.py` covers the rest."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ def detector(**options: Any) -> Mahalanobis:
 
 
 def test_two_processes_find_the_adversarial_images_and_their_dimensions_that_one_finds() -> None:
-    """With noisy copies and an attack that starts at random."""
+    """The test uses noisy copies and an attack with a random start."""
     metrics = []
     for processes in (1, 2):
         strategy = "ddp_fork" if processes > 1 else "auto"

@@ -1,6 +1,6 @@
-"""Two processes give what one gives: weights, kept state, metrics and tables of every method, to 1e-10 in float64.
+"""Two processes give the weights, state, metrics and tables of one for every method, to 1e-10 in float64.
 
-Global batches are uneven, and so are the last ones. All random draws are on.
+Global batches are uneven, including the last ones. All random draws are enabled.
 """
 
 from pathlib import Path
@@ -12,7 +12,7 @@ from tests.two_processes import in_two_processes
 
 METHODS = methods()
 FURTHER = {"flow_finetuning_flux", "flow_finetuning_stable_diffusion_3", "negvsr_second_stage", "fractional_sde_videos"}
-"""Rows of classes that another row trains, too, which cost more than two core-seconds, and run nightly."""
+"""Additional rows of classes that another row covers; they take more than two core-seconds, and run nightly."""
 ROWS = [pytest.param(name, marks=[pytest.mark.nightly] * (name in FURTHER)) for name in METHODS]
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
@@ -23,13 +23,13 @@ def test_two_processes_equal_one(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("name", ["elr", "mahalanobis", "score_sde"])  # of whose images one process makes none
+@pytest.mark.parametrize("name", ["elr", "mahalanobis", "score_sde"])  # one process has none of its images
 def test_four_processes_equal_one(name: str, tmp_path: Path) -> None:
     compare(name, tmp_path, 4)
 
 
 def compare(name: str, tmp_path: Path, processes: int) -> None:
-    """Train and test a row on one process and on several, and compare all that they leave."""
+    """Train and test a row with one process and with several, and compare all their output."""
     one, two = tmp_path / "one", tmp_path / "two"
     settings = written(name, tmp_path, {**METHODS[name].alike, "trainer.precision": "64-true"})
     tests = str(METHODS[name].tests).lower()
@@ -42,7 +42,7 @@ def compare(name: str, tmp_path: Path, processes: int) -> None:
         return
     in_two_processes(run, *command, two, *more, count=processes)
     ours, theirs = state(two), state(one)
-    for key in theirs.keys() - {"callbacks", "loops", "metrics_table"}:  # the callbacks' results are in the tables
+    for key in theirs.keys() - {"callbacks", "loops", "metrics_table"}:  # the tables have their results
         assert_alike(theirs[key], ours[key], key, 1e-10)
     assert tables(one).keys() == tables(two).keys()
     for table, path in tables(one).items():

@@ -1,4 +1,4 @@
-"""Rows of numbers for each training sample: kept, restored, and collected by process 0, as for a checkpoint."""
+"""Rows of values for each training sample: kept, restored, and collected by process 0, as for a checkpoint."""
 
 import os
 from pathlib import Path
@@ -13,16 +13,16 @@ from lightning_modules.distributed.per_sample import PerSample
 from tests.two_processes import TwoProcesses
 
 K = 3
-CASES = [(47, 10, 10), (48, 10, 10), (7, 1, 2), (1, 10, 2), (20, 20, 20)]  # samples, bound, rows that are exchanged
+CASES = [(47, 10, 10), (48, 10, 10), (7, 1, 2), (1, 10, 2), (20, 20, 20)]  # samples, limit, and exchanged rows
 
 
 def expected(num_samples: int) -> torch.Tensor:
-    """Each row holds the number of its sample."""
+    """Return rows filled with the sample's number."""
     return torch.arange(num_samples, dtype=torch.float64)[:, None].expand(-1, K)
 
 
 def collect(directory: str) -> None:
-    """Saves, for each case, what is collected and the most rows of both processes that are exchanged at once."""
+    """Save, for each case, the collected rows and the largest number of rows exchanged at once by both processes."""
     dist.init_process_group("gloo", rank=int(os.environ["RANK"]), world_size=2)
     exchanged: list[int] = []
 
@@ -36,7 +36,7 @@ def collect(directory: str) -> None:
     found = []
     for number, (num_samples, rows_at_once, _) in enumerate(CASES):
         exchanged.clear()
-        by_numbers = number % 2  # the bound is one of rows, or of numbers in them
+        by_numbers = number % 2  # the limit is a number of rows, or of values in them
         per_sample._ROWS_AT_ONCE = 1 << 16 if by_numbers else rows_at_once
         per_sample._NUMBERS_AT_ONCE = K * rows_at_once if by_numbers else 1 << 27
         memory = PerSample(K)
@@ -73,7 +73,7 @@ def test_rows_belong_to_the_sample_and_not_to_its_place_in_the_batch() -> None:
 
 
 def test_a_checkpoint_of_one_process_makes_no_second_table(tmp_path: Path) -> None:
-    """ImageNet's 5.2 GB were twice in memory whenever a checkpoint was saved, and as long as a resumed run lasted."""
+    """Earlier, ImageNet's 5.2 GB were in memory twice at each checkpoint and during the whole of a resumed run."""
     memory = PerSample(K).allocate(50, "cpu", torch.float64)
     index, value = torch.arange(50), torch.rand(50, K, dtype=torch.float64)
     memory.update(index, value, lambda old, new: new)

@@ -1,4 +1,4 @@
-"""A U-Net that is shared out over two processes is trained, averaged and saved as one that is whole."""
+"""A U-Net that is sharded over two processes is trained, averaged and saved like an unsharded one."""
 
 from pathlib import Path
 
@@ -20,9 +20,9 @@ STRATEGY = """{
 
 @pytest.mark.nightly
 def test_shared_out_over_two_processes_equals_one(tmp_path: Path) -> None:
-    # With momentum: where an optimizer has no state, PyTorch makes a step of its own to read it.
+    # The test uses momentum: for an optimizer without state, PyTorch takes an additional step to read the state.
     sgd = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.02, "momentum": 0.9}}
-    changes = {"model.init_args.optimizer": sgd, "trainer.callbacks": []}  # FID needs a whole network in each process
+    changes = {"model.init_args.optimizer": sgd, "trainer.callbacks": []}  # FID needs an unsharded network
     settings = written("diffusion_finetuning", tmp_path, changes)
     command = ("fit", "--config", settings, "--run_directory")
     run(*command, tmp_path / "one")
@@ -40,7 +40,7 @@ def test_shared_out_over_two_processes_equals_one(tmp_path: Path) -> None:
 
 @pytest.mark.nightly
 def test_grids_for_prompts_are_those_of_one_process(tmp_path: Path) -> None:
-    """Five images in blocks of two: ranks with sharded weights must generate equally many blocks."""
+    """With five images in blocks of two, ranks with sharded weights must generate equal numbers of blocks."""
     given = {"prompts": ["a", "b", "c", "d", "e"], "num_seeds": 1, "every_n_steps": 2, "batch_size": 2}
     grid = {"class_path": "callbacks.generation.PromptGrid", "init_args": given}
     sgd = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.02, "momentum": 0.9}}

@@ -1,4 +1,4 @@
-"""Processes that Lightning or torchrun starts, on one node and on two, give what one process gives."""
+"""Processes started by Lightning or torchrun, on one node and on two, give the same result as one process."""
 
 import csv
 import os
@@ -19,7 +19,7 @@ EXACT = (
     *("--data.batch_size", "101", "--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"),
     *("--trainer.accelerator", "cpu", "--test_after_fit", "true", "--checkpoint.also_test_best", "false"),
 )
-# Averaged weights are of a copy of the module, which must not hold what holds the launched processes.
+# Weight averaging copies the module, which must not refer to the handles of the launched processes.
 AVERAGED = "{class_path: lightning.pytorch.callbacks.EMAWeightAveraging, init_args: {decay: 0.9, use_buffers: false}}"
 SETTINGS = ("--config", "configs/elr/demo.yaml", *EXACT, "--trainer.callbacks+", AVERAGED)
 TWO = ("--trainer.devices", "2", "--trainer.strategy", "ddp")
@@ -70,7 +70,7 @@ def test_resuming_with_another_number_of_processes(one_process: Path, tmp_path: 
 
 
 def on_its_own_node(*arguments: str | Path) -> None:
-    """Run as the one process of a node, which a launcher tells by these variables."""
+    """Run as the only process of a node, as indicated by these environment variables."""
     os.environ |= {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "GROUP_RANK": os.environ["RANK"]}
     here(*arguments)
 

@@ -1,4 +1,4 @@
-"""A transformer whose sums lie away from the thresholds of quantisers."""
+"""A transformer whose intermediate sums are not at the thresholds of quantisers."""
 
 from typing import Any
 
@@ -8,10 +8,10 @@ from lightning_modules.backbones import timm_model
 
 
 def biased_transformer(**arguments: Any) -> nn.Module:
-    """A network of timm, as `timm_model` has it, whose biases are not zero.
+    """Build a timm network as `timm_model` does, with non-zero biases.
 
-    Without a bias, sums over few levels of weights and inputs cancel: they are zero up to rounding, and zero is a
-    threshold of what quantises behind a GELU. Which side of it they fall on is then the processor's choice.
+    Without a bias, sums over few quantisation levels cancel to zero up to rounding, and zero is a threshold of the
+    quantiser behind a GELU. The side on which such sums fall would depend on the processor.
     """
     network = timm_model(**arguments)
     for name, parameter in network.named_parameters():

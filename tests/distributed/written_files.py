@@ -1,4 +1,4 @@
-"""Compare the files of two run directories, by what is in them."""
+"""Compare the files of two run directories by their content."""
 
 import json
 from collections.abc import Sequence
@@ -14,25 +14,25 @@ from safetensors.numpy import load_file
 from tests.conformance.runs import rows
 
 LEFT = ("config.yaml", "checkpoints/*", "tensorboard/*", "certification_rows/*", "cache/*")
-"""What says how a run was started, or is a process's own."""
+"""Files that depend on how a run was started, or that belong to one process."""
 DIGESTS = ("weights", "labels", "images")
-"""Keys of settings that hold a digest."""
+"""Keys of settings whose values are hashes."""
 
 
 def written(directory: Path) -> dict[str, Path]:
-    """Find the files of a run by their names in it."""
+    """Find the files of a run, keyed by relative path."""
     found = {path.relative_to(directory).as_posix(): path for path in sorted(directory.rglob("*")) if path.is_file()}
     return {name: path for name, path in found.items() if not any(Path(name).match(pattern) for pattern in LEFT)}
 
 
 def pixels(path: Path) -> np.ndarray:
-    """Read a picture."""
+    """Read an image file."""
     with Image.open(path) as picture:
         return np.asarray(picture).astype(int)
 
 
 def content(path: Path) -> Any:
-    """Read a file as numbers and text, by its suffix."""
+    """Read a file as numbers and text, according to its suffix."""
     match path.suffix:
         case ".csv":
             return [{key: value for key, value in row.items() if key not in DIGESTS} for row in rows(path)]
@@ -54,7 +54,7 @@ def content(path: Path) -> Any:
 
 
 def assert_close(one: Any, other: Any, where: str, accuracy: float) -> None:
-    """Compare what `content` read: numbers to an accuracy, everything else to the letter."""
+    """Compare the results of `content`: numbers within a tolerance, everything else exactly."""
     if isinstance(one, dict):
         assert one.keys() == other.keys(), where
         for key in one:
@@ -76,10 +76,10 @@ def assert_same_files(one: Path, two: Path, accuracy: float, first_only: Sequenc
     """Compare all files of two runs.
 
     Args:
-        one: the first run's directory.
-        two: the second's.
-        accuracy: of numbers.
-        first_only: patterns of files of which both runs have as many, and no more is compared.
+        one: directory of the first run.
+        two: directory of the second run.
+        accuracy: tolerance for numbers.
+        first_only: patterns of files of which only the number is compared.
     """
     ours, theirs = written(two), written(one)
     for pattern in first_only:

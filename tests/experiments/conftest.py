@@ -19,18 +19,18 @@ def table(path: Path) -> list[dict[str, str]]:
 
 @pytest.fixture(scope="module", autouse=True)
 def _pictures_are_small(small_pictures: None) -> None:
-    """No test here measures a picture that a run draws."""
+    """Draw small figures, because no test here inspects them."""
 
 
 @pytest.fixture
 def fit() -> list[str]:
-    """The command that stands for `python train.py`."""
+    """Return the command that replaces `python train.py`."""
     return [sys.executable, str(Path(__file__).with_name("stand_in_fit.py"))]
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> Callable[..., Path]:
-    """Writes a config `<folder>/<name>.yaml` for it."""
+    """Write a configuration `<folder>/<name>.yaml` for this command."""
 
     def write(name: str, max_epochs: int = 3, folder: str = "method", **model: object) -> Path:
         path = tmp_path / "configs" / folder / f"{name}.yaml"
@@ -43,7 +43,7 @@ def config(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def journal(tmp_path: Path) -> Callable[..., list[list[str]]]:
-    """Read what the runs of a folder's configs did: config, seed, event, detail."""
+    """Read the events of the runs of a folder's configurations: config, seed, event, detail."""
 
     def read(folder: str = "method") -> list[list[str]]:
         path = tmp_path / "configs" / folder / "journal.txt"

@@ -1,4 +1,4 @@
-"""Every paper has rows in docs/abstracts.csv, and everything that a row names exists."""
+"""Every paper has rows in docs/abstracts.csv, and everything named in a row exists."""
 
 import ast
 import functools
@@ -30,7 +30,7 @@ TRAINER_COMMANDS = ("fit", "test", "predict")
 
 
 def named(*kinds: str) -> Iterator[str]:
-    """Yield the references of rows with this evidence."""
+    """Yield the references of rows with this type of evidence."""
     for row in ROWS:
         if row["evidence"] in kinds:
             yield from parts(row["reference"])
@@ -69,7 +69,7 @@ def test_every_class_and_configuration_exists() -> None:
 
 @functools.cache
 def defined(file: Path) -> set[str]:
-    """Collect the classes and functions of a file, and the names that it imports."""
+    """Collect the classes and functions of a file, and its imported names."""
     body = ast.parse(file.read_text()).body
     own = {node.name for node in body if isinstance(node, (ast.ClassDef, ast.FunctionDef))}
     return own | {alias.name for node in body if isinstance(node, ast.ImportFrom) for alias in node.names}

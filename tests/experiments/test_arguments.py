@@ -1,4 +1,4 @@
-"""What a command says of its arguments: to the shell, by the package argcomplete, and as its help, in no time."""
+"""Arguments of a command: shell completion with argcomplete, and quick help."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ from tests.command import ROOT, environment
         ("train.py compare --me", ["--metrics"]),
         ("python train.py methods --h", ["--help"]),
         pytest.param("train.py fit --checkpoint.tes", ["--checkpoint.test_checkpoint"], marks=pytest.mark.nightly),
-        pytest.param("train.py test --test_after_fit", [""], marks=pytest.mark.nightly),  # which is of fit alone
+        pytest.param("train.py test --test_after_fit", [""], marks=pytest.mark.nightly),  # an argument of fit only
     ],
 )
 def test_the_shell_completes_arguments(line: str, completed: list[str], tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ assert "lightning" not in sys.modules
 
 
 def test_help_imports_neither_lightning_nor_torch() -> None:
-    """It took 6 to 7 s, as packages imported their callbacks."""
+    """Earlier, this took 6 to 7 s, because packages imported their callbacks."""
     subprocess.run([sys.executable, "-c", HELP], check=True, cwd=ROOT, env=environment())
 
 

@@ -21,7 +21,7 @@ SENTENCE = "The method | keeps the network\n from memorising."
 
 
 def stated(path: Path, *claims: dict, **changes: object) -> Path:
-    """Writes a claim file; without claims, one on accuracy, with changes (None removes a key)."""
+    """Write a claim file; without claims, write one about accuracy, with changes (None removes a key)."""
     entry = {
         "paper": SENTENCE,
         "method": "demo.yaml",
@@ -44,12 +44,12 @@ def a_claim(direction: str, margin: float) -> Claim:
     ("method", "baseline", "direction", "margin", "verdict"),
     [
         ([0.91, 0.90, 0.89], [0.80, 0.81, 0.79], "higher", 0.05, "holds"),
-        # the margin exactly, though 0.95 - 0.9 < 0.05 in floats
+        # exactly the margin, although 0.95 - 0.9 < 0.05 in floats
         ([0.95, 0.95, 0.95], [0.90, 0.90, 0.90], "higher", 0.05, "holds"),
         ([0.9499, 0.9499, 0.9499], [0.90, 0.90, 0.90], "higher", 0.05, "does not hold"),
-        # what a seed does to both is no doubt about the difference: the intervals overlap, the pairs agree
+        # a seed's effect on both cancels in the difference: the intervals overlap, but the pairs agree
         ([0.99, 0.89, 0.79], [0.94, 0.83, 0.74], "higher", 0.05, "holds"),
-        # the mean difference reaches the margin, but one pair contradicts
+        # the mean difference reaches the margin, but one pair contradicts it
         ([0.99, 0.99, 0.70], [0.80, 0.80, 0.79], "higher", 0.05, "does not hold"),
         ([0.80, 0.81, 0.79], [0.91, 0.90, 0.89], "higher", 0.05, "does not hold"),
         ([0.80, 0.81, 0.79], [0.91, 0.90, 0.89], "lower", 0.05, "holds"),
@@ -57,7 +57,7 @@ def a_claim(direction: str, margin: float) -> Claim:
         ([0.80, 0.81, 0.79], [0.91, 0.90, 0.89], "lower", 0.11, "does not hold"),
         ([0.8, 0.8], [0.8, 0.8], "higher", 0.0, "does not hold"),
         ([0.79, 0.80, 0.78], [0.80, 0.81, 0.81], "higher", -0.05, "holds"),
-        ([0.86, 0.81, 0.70], [0.80, 0.81, 0.80], "lower", -0.05, "does not hold"),  # of which the test is not sure
+        ([0.86, 0.81, 0.70], [0.80, 0.81, 0.80], "lower", -0.05, "does not hold"),  # the test is not certain
         ([float("nan"), 0.8], [0.8, 0.8], "higher", 0.0, "does not hold"),
     ],
 )
@@ -275,7 +275,7 @@ def test_what_is_wrong_with_a_claim_is_said_before_anything_runs(
 def test_what_can_not_be_built_is_said_before_anything_runs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The experiments are built here; that a process of its own builds them is tested with sweeps."""
+    """The experiments are built in this process; building them in a separate process is tested with sweeps."""
     monkeypatch.setattr(preflight, "_answer", lambda command, arguments, *_: (errors_of(arguments), ""))
     (tmp_path / "demo.yaml").write_text((ROOT / "configs/elr/demo.yaml").read_text())
     (tmp_path / "demo_baseline.yaml").write_text("base: demo.yaml\ndata.label_noise.noise_rate: 1.4\n")

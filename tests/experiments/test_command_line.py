@@ -1,4 +1,4 @@
-"""The command line as a user meets it: what it writes, and what it says to bad input."""
+"""The command line from the user's perspective: its output files, and its errors for invalid input."""
 
 import copy
 import csv
@@ -303,7 +303,7 @@ def test_full_disk_is_one_sentence_and_keeps_the_last_good_checkpoint(
 
 
 def test_in_half_precision_and_with_clipped_gradients_the_loss_falls(tmp_path: Path) -> None:
-    """Where a method steps by itself; that each method takes both is shown in `tests/conformance`."""
+    """These methods use manual optimisation; `tests/conformance` shows that every method supports both settings."""
     options = ("--trainer.precision", "bf16-mixed", "--trainer.gradient_clip_val", "0.5")
     arguments = ["fit", "--config", "configs/elr_plus/demo.yaml", "--trainer.max_epochs", "4", *QUIET, *options]
     assert train.main([*arguments, "--run_directory", str(tmp_path)]) == 0
@@ -347,7 +347,7 @@ def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(
 
 
 def test_a_start_that_fails_keeps_results_that_it_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Noise pairs and features may have taken days before the first batch."""
+    """Noise pairs and features may have taken days to compute before the first batch."""
 
     def made_and_failed(module: LightningModule) -> None:
         Path(module.trainer.log_dir, "pairs.npz").write_text("days of work")  # type: ignore[arg-type]

@@ -87,7 +87,7 @@ def test_metrics_are_chosen_for_tables_and_all_are_kept(
     arguments = [str(a), str(b), "--seeds", "0", "--output", str(out), "--metrics"]
     assert commands.run("compare", [*arguments, "memorized,test/accuracy"], fit) == 0
     rows = [line.split(" | ")[0] for line in (out / "summary.md").read_text().splitlines() if line.startswith("| ")]
-    assert rows == ["| metric", "| ---", "| test/memorized ↓", "| test/accuracy ↑"]  # the best epoch says nothing new
+    assert rows == ["| metric", "| ---", "| test/memorized ↓", "| test/accuracy ↑"]  # the best epoch adds nothing new
     assert len(table(out / "summary.csv")) == 5
     assert commands.run("compare", [*arguments, "accuracy"], fit) == 0
     assert "memorized" not in capsys.readouterr().out.rpartition("kept")[2]

@@ -1,4 +1,4 @@
-"""A file with a `base` is resolved as two `--config` of one command line, wherever a configuration is read."""
+"""A file with a `base` is resolved like two `--config` arguments, wherever a configuration is read."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ QUIET = ("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summa
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder that holds ELR's demo and files based on it, and another beside it."""
+    """Write a folder with ELR's demo and files based on it, and a second folder next to it."""
     texts = {
         "elr/demo.yaml": DEMO.read_text(),
         "elr/weak.yaml": "# Weaker.\nbase: demo.yaml\nmodel.init_args.strength: 0.5\ntrainer: {max_epochs: 1}\n",
@@ -47,7 +47,7 @@ def test_a_base_is_one_earlier_config(folder: Path) -> None:
         assert resolved(file) == resolved(demo, by_hand)
         content = yaml.safe_load(resolved(file))["fit"]
         assert content["data"] == yaml.safe_load(resolved(demo))["fit"]["data"]
-    arguments = content["model"]["init_args"]  # another class keeps the arguments that it has
+    arguments = content["model"]["init_args"]  # a replacement class keeps the arguments that it accepts
     assert arguments["num_classes"] == 10
     assert "strength" not in arguments
 

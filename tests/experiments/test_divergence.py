@@ -1,4 +1,4 @@
-"""A run whose loss diverged, where its configuration takes that for a result, in comparisons and claims."""
+"""A diverged run, in comparisons and claims whose configuration counts divergence as a result."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A checkpoint of other content ends `fit --resume`, `test` and `load_run` in one sentence that names the file."""
+"""A checkpoint with unexpected content ends `fit --resume`, `test` and `load_run` in a sentence with the file name."""
 
 import copy
 import io
@@ -22,7 +22,7 @@ Change = Callable[[dict[str, Any]], Any]
 
 
 def put(*keys: str, value: Any) -> Change:
-    """Set what is found by keys, of which `*` is the first there is."""
+    """Set the value at a path of keys; `*` means the first key."""
 
     def change(content: dict[str, Any]) -> None:
         inner = content
@@ -93,7 +93,7 @@ HARMLESS = (
     "schedules",
     "version '0.1'",
 )
-"""What may be read as a run goes on well without it, or with it: the rest must be refused."""
+"""Contents that may be accepted, because a run is correct with or without them; all others must be rejected."""
 
 
 def archive(names: dict[str, bytes]) -> bytes:
@@ -134,7 +134,7 @@ def test_a_file_of_something_else_is_one_sentence(name: str, tmp_path: Path) -> 
 
 @pytest.fixture
 def _parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Read a command line that was read before as it was read then."""
+    """Reuse the earlier result for a command line that was parsed before."""
     parse, known = CommandLine.parse_arguments, {}
 
     def parse_arguments(self: CommandLine, parser: Any, args: Any) -> None:
@@ -147,7 +147,7 @@ def _parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def two_of_each() -> list[str]:
-    """Name the first and the last content of each kind; a kind is a name without the value at its end."""
+    """Return the first and last content of each kind; a kind is a name without its final value."""
     kinds: dict[str, list[str]] = {}
     for name in CONTENTS:
         kinds.setdefault(re.split(r" (?=['\[{(\d-]|None|True)", name)[0], []).append(name)

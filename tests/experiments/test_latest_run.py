@@ -1,4 +1,4 @@
-"""`--resume latest` goes on with the run that was begun last; `--help` of a class shows that class."""
+"""`--resume latest` resumes the run that was started last; `--help` of a class describes this class."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ QUIET = ("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summa
 
 @pytest.fixture
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Makes run directories, the last but one of which is the last of ELR's demo."""
+    """Create run directories; the second-latest is the latest of ELR's demo."""
     monkeypatch.chdir(tmp_path)
     for name in (
         "elr/demo/2026-11-24_10-00-00-000000",
@@ -25,7 +25,7 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ):
         (tmp_path / "runs" / name).mkdir(parents=True)
         (tmp_path / "runs" / name / "config.yaml").write_text("")
-    (tmp_path / "runs/elr/demo/2026-11-26_00-00-00-000000").mkdir()  # it never began
+    (tmp_path / "runs/elr/demo/2026-11-26_00-00-00-000000").mkdir()  # it never started
     return tmp_path / "runs"
 
 

@@ -1,4 +1,4 @@
-"""Private names of Lightning, jsonargparse and PyTorch: each is where it was, and none stands outside its file."""
+"""Private names of Lightning, jsonargparse and PyTorch still exist, and are used in only one file."""
 
 import ast
 import inspect
@@ -62,7 +62,7 @@ CALLED = {
     "torch.utils._pytree.tree_leaves": "tree is_leaf",
     "torch.utils._python_dispatch.TorchDispatchMode.__torch_dispatch__": "self func types args kwargs",
 }
-"""What is called, and the arguments that it takes."""
+"""Private functions that are called, and their arguments."""
 OVERRIDDEN = {
     f"{SIGNALS}._sigterm_notifier_fn": "self signum _",
     f"{SIGNALS}._slurm_sigusr_handler_fn": "self signum _",
@@ -74,7 +74,7 @@ OVERRIDDEN = {
     "lightning.pytorch.cli.LightningCLI._set_seed": "self",
     "jsonargparse.DefaultHelpFormatter._get_help_string": "self action",
 }
-"""What classes of ours have of their own in its place; it would no longer be called if it were renamed."""
+"""Private functions that our classes override; they would no longer be called if Lightning renamed them."""
 ATTRIBUTES = {
     f"{LOOP}.skip": property,
     f"{LOOP}.done": property,
@@ -111,7 +111,7 @@ OTHERS = {
     "each._is_protocol": "typing.is_protocol came with Python 3.13",
     "torch.ops.aten._scaled_dot_product_flash_attention_for_cpu": "the name of an operation",
 }
-"""Private names that stand elsewhere, and why."""
+"""Private names that are used in other files, with the reasons."""
 OF_TUPLES = {"_replace", "_asdict", "_fields"}
 INTERNALS = [
     "experiments/lightning_internals.py",
@@ -148,7 +148,7 @@ def test_a_trainer_keeps_its_parts_where_they_were() -> None:
 
 
 class Logs(BoringModel):
-    """Logs one metric of an epoch."""
+    """Logs one epoch metric."""
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         output = super().training_step(batch, batch_idx)
@@ -157,7 +157,7 @@ class Logs(BoringModel):
 
 
 class Watches(Callback):
-    """Asks after batches and at the end of the epoch."""
+    """Reads metrics after batches and at the end of the epoch."""
 
     def __init__(self) -> None:
         self.after_batches: list[Any] = []
@@ -190,7 +190,7 @@ def test_training_counts_and_keeps_its_means_where_it_did(tmp_path: Path) -> Non
         **quiet,
     )
     trainer.fit(Logs())
-    # not within accumulated gradients, and not after the last batch
+    # not during gradient accumulation, and not after the last batch
     assert watches.after_batches == [(place == 1, None, place + 1, True) for place in range(4)]
     assert watches.at_the_end == (2, ["loss"])
 
@@ -202,13 +202,13 @@ def test_a_parser_keeps_its_arguments_and_verdicts_where_they_were() -> None:
     assert {"data", "guards.finite_loss", "trainer.callbacks"} <= types.keys()
     assert dict(typed_arguments(parser_of("fit"))).keys() == types.keys()
     before = import_verdicts()
-    assert before["os"] is not None  # denied by default, as every verdict that jsonargparse has
+    assert before["os"] is not None  # denied by default, like all verdicts of jsonargparse
     set_import_verdicts(before)
     assert import_verdicts() is before
 
 
 def private_names(path: Path) -> Iterator[str]:
-    """Find the private names of others that a file uses: of what is neither `self` nor a class of its own."""
+    """Find private names that a file uses on objects other than `self` and its own classes."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):
             owner = ast.unparse(node.value)

@@ -1,4 +1,4 @@
-"""A run in Python: a notebook keeps its own random numbers, and what cannot be pickled says so."""
+"""A run in Python: a notebook keeps its random state, and objects that cannot be pickled raise a clear error."""
 
 import os
 import pickle

@@ -1,4 +1,4 @@
-"""What would break with the newest released lightning and jsonargparse: it may fail, and prints what."""
+"""Report problems with the newest released lightning and jsonargparse: the test may fail, and prints them."""
 
 import os
 import re
@@ -23,7 +23,7 @@ TESTS = [
 
 @pytest.mark.nightly
 def test_newest_lightning_and_jsonargparse(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Installed over what is installed here, in an environment of their own that is removed again."""
+    """The newest versions are installed on top of the current ones in a separate, temporary environment."""
     subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "newest")], check=True)
     python = tmp_path / "newest" / "bin" / "python"
     where = "import sysconfig; print(sysconfig.get_paths()['purelib'])"

@@ -1,4 +1,4 @@
-"""The committed pages are what the generator makes of the committed data."""
+"""The committed pages equal the generator's output for the committed data."""
 
 import re
 import shutil
@@ -28,7 +28,7 @@ def test_the_committed_pages_are_generated(generated: dict[Path, str]) -> None:
 
 
 def anchors(page: Path) -> set[str]:
-    """Collect what a link names in a page: ids, and headings as GitHub writes them, `many-gpus` of `## Many GPUs`."""
+    """Collect a page's link targets: ids, and headings as GitHub writes them, `many-gpus` for `## Many GPUs`."""
     text = page.read_text()
     headings = re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)
     named = [re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings]
@@ -68,7 +68,7 @@ def test_a_picture_is_made_smaller_until_it_is_small_enough(tmp_path: Path) -> N
 
 
 def pictured(config: Path, source: str) -> None:
-    """Let the comment at the top of a configuration name another picture, and nothing else about it."""
+    """Change only the picture named in a configuration's header."""
     text = re.sub(r"# picture: (.*\n#)*.*\n", f"# picture: {source}\n", config.read_text())
     config.write_text(text)
 

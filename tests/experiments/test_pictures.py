@@ -1,4 +1,4 @@
-"""Pictures that compare runs: what a comment says, and which numbers the drawn lines have."""
+"""Pictures that compare runs: the header's settings, and the numbers of the drawn lines."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from tests.command import ROOT
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The figures that are saved."""
+    """Collect the saved figures."""
     found: list[Figure] = []
     monkeypatch.setattr(Figure, "savefig", lambda self, *args, **options: found.append(self))
     return found

@@ -13,7 +13,7 @@ from experiments.progress_bar import WholeRun, share_done
 
 
 class Line(LightningModule):
-    """Fits a number, and notes how much of the run is done in each step."""
+    """Fits a number, and records the completed share of the run in each step."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ def test_the_last_lines_of_fit_are_the_final_metrics(tmp_path: Path, capsys: pyt
     lines = [re.split(r"  +", line) for line in capsys.readouterr().out.splitlines()[-11:]]
     names = [line[0] for line in lines]
     assert names[:2] == ["early_learning/ended", "train/fit_given"]
-    assert names[-4:] == ["test/accuracy", "test/cross_entropy", "test/memorized", "test/recovered"]  # the best epoch's
+    assert names[-4:] == ["test/accuracy", "test/cross_entropy", "test/memorized", "test/recovered"]  # best epoch
     notes = {line[0]: line[2:] for line in lines}
     assert notes["val/accuracy"] == ["on the given labels, some of which may be false"]
     assert notes["test/accuracy"] == []

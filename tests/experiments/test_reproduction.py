@@ -10,7 +10,7 @@ from tests.experiments.conftest import Config, Journal
 
 
 def stated(path: Path, **changes: object) -> Path:
-    """Writes a file with one experiment, with changes (None removes a key)."""
+    """Write a file with one experiment, with changes (None removes a key)."""
     result = {"metric": "test/accuracy", "published": 0.9, "direction": "higher", "margin": 0.01}
     entry = {"name": "Our name", "paper": "Table 1", "config": "demo.yaml", "seeds": [0, 1], "results": [result]}
     for key, value in changes.items():
@@ -25,7 +25,7 @@ def stated(path: Path, **changes: object) -> Path:
     ("direction", "published", "mean", "verdict"),
     [
         ("higher", 0.9, 0.95, "reproduced"),
-        ("higher", 0.9, 0.87, "reproduced"),  # the margin exactly, though 0.9 - 0.87 > 0.03 in floats
+        ("higher", 0.9, 0.87, "reproduced"),  # exactly the margin, although 0.9 - 0.87 > 0.03 in floats
         ("higher", 0.9, 0.8699, "not reached"),
         ("lower", 0.9, 0.85, "reproduced"),
         ("lower", 0.9, 0.9301, "not reached"),
@@ -40,7 +40,7 @@ def test_a_number_is_reproduced_within_its_margin(direction: str, published: flo
 
 
 def test_runs_are_compared_recorded_and_kept(config: Config, fit: list[str], journal: Journal, tmp_path: Path) -> None:
-    folder = config("demo", start=0.895).parent  # 0.895 and 0.905: 0.9 in the mean
+    folder = config("demo", start=0.895).parent  # 0.895 and 0.905: the mean is 0.9
     file = stated(folder / "reproduced.yaml", uncertainty=0.02, overrides=["--trainer.max_epochs", "2"], tried="no.")
     record, out = tmp_path / "reproduced.csv", tmp_path / "out"
     command = [str(file), "--output", str(out), "--record", str(record)]
@@ -61,7 +61,7 @@ def test_runs_are_compared_recorded_and_kept(config: Config, fit: list[str], jou
 def test_an_exponent_is_fitted_over_a_varied_key(
     reach: int, verdict: str, config: Config, fit: list[str], tmp_path: Path
 ) -> None:
-    """If a value of the metric is infinite, no exponent is fitted to the others."""
+    """If any value of the metric is infinite, no exponent is fitted to the others."""
     file = stated(config("demo", start=0.5, width=1, reach=reach).with_name("reproduced.yaml"), metric="test/risk",
                   published=-0.5, direction="equal", vary={"model.width": [1, 2, 4, 16]})  # fmt: skip
     record = tmp_path / "reproduced.csv"
@@ -159,7 +159,7 @@ def test_a_file_with_errors_is_rejected(
 def test_experiments_with_one_directory_are_rejected(
     config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Also those of two files, whose runs `--output` puts into one place: the second would take the first one's."""
+    """This includes two files whose runs `--output` puts into one place: the second would reuse the first's runs."""
     files = [str(stated(config("demo", folder=name).with_name("reproduced.yaml"))) for name in ("elr", "adele")]
     assert commands.run("reproduce", [*files, "--output", str(tmp_path / "out")], ["false"]) == 2
     assert "the name 'Our name' is used twice" in capsys.readouterr().err

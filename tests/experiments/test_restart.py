@@ -1,4 +1,4 @@
-"""A command that torchrun starts again, as a process has failed, goes on with its run; `test_clusters.py` kills one."""
+"""A command that torchrun restarts after a process has failed resumes its run; `test_clusters.py` kills a process."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def test_a_command_that_torchrun_starts_again_goes_on_with_what_its_run_has_save
     assert with_restart(["test", *given[1:]]) == ["test", *given[1:]]
     resumed = ["fit", "--resume", str(tmp_path), "--trainer.max_epochs", "9"]
     assert with_restart(resumed) == resumed
-    for restarts in ("0", None):  # torchrun's default, and no torchrun: a trained run is not trained over
+    for restarts in ("0", None):  # torchrun's default, and no torchrun: a trained run is not overwritten
         monkeypatch.delenv("TORCHELASTIC_MAX_RESTARTS") if restarts is None else monkeypatch.setenv(
             "TORCHELASTIC_MAX_RESTARTS", restarts
         )
@@ -37,7 +37,7 @@ def test_restarts_need_a_directory(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_restarted_ranks_do_not_meet_in_the_launchers_own_store(monkeypatch: pytest.MonkeyPatch) -> None:
     given = [*GIVEN, "--run_directory", "runs/none"]
     monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
-    assert with_restart(given) == given  # torchrun's default is no restart
+    assert with_restart(given) == given  # by default, torchrun does not restart
     monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
     for command in (given, ["fit", "--resume", "runs/none"]):
         with pytest.raises(ValueError, match=r"--max_restarts 3 can hang.* set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"):

@@ -1,7 +1,7 @@
-"""A run that is killed and resumed ends bitwise where the run that was not killed ends.
+"""A run that is killed and resumed ends in bitwise the same state as an uninterrupted run.
 
-What resumes one of those that are killed, and what a signal ends, are processes as a user starts them; others are
-forks of the tests' own, and of the tests that run nightly one is killed as a user's process.
+Resuming a killed run, and a run that receives a signal, use processes started as a user does. Other runs are forks of
+the test process; in the nightly tests, one run is killed in a process started as a user does.
 """
 
 import os
@@ -42,7 +42,7 @@ def assert_same(one: object, other: object, where: str = "checkpoint") -> None:
 
 
 def alone(*arguments: str | Path) -> None:
-    """Run in a group of processes of its own."""
+    """Run in a separate process group."""
     os.setpgid(0, 0)
     here(*arguments)
 
@@ -66,7 +66,7 @@ ELR_PLUS = ("elr_plus/demo.yaml", ("--trainer.accumulate_grad_batches", "1"))
 def test_killed_run_ends_where_the_uninterrupted_one_does(
     config: str, more: tuple[str, ...], begins: bool, resumes: bool, tmp_path: Path
 ) -> None:
-    """Some begin, and some are resumed, in a process as a user starts it."""
+    """Some runs are started, and some resumed, in processes started as a user does."""
     arguments = ("fit", "--config", str(ROOT / "configs" / config), "--trainer.max_epochs", "8", *QUIET, *more)
     here(*arguments, "--run_directory", tmp_path / "whole")
     begin = (*arguments, "--run_directory", tmp_path / "killed")

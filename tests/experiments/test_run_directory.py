@@ -1,4 +1,4 @@
-"""A run keeps its checkpoints, its table of metrics, and adds what a later test measures."""
+"""A run keeps its checkpoints and its metrics table, and adds the measurements of a later test."""
 
 import csv
 import shutil
@@ -22,7 +22,7 @@ QUIET = ("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summa
 
 
 def test_epoch_means_after_a_resume_inside_an_epoch_are_those_of_the_whole_run(tmp_path: Path) -> None:
-    """The checkpoint is that of step 14, the fourth batch of ten of the second epoch."""
+    """The checkpoint is at step 14, the fourth batch of ten in the second epoch."""
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     demo = ("fit", "--config", "configs/elr/demo.yaml", "--trainer.max_epochs", "3", "--checkpoint.every_n_steps", "14")
     assert train.main([*demo, "--run_directory", str(whole), *QUIET, "--trainer.max_steps", "16"]) == 0
@@ -132,7 +132,7 @@ def test_a_complete_run_is_called_again_and_keeps_its_table(run: Path) -> None:
         assert train.main(["fit", "--resume", str(run), *more, *QUIET]) == 0
         assert (run / "metrics.csv").read_bytes() == before
     figure = run / "figures/early_learning.png"
-    figure.rename(figure.with_name(".early_learning.partial.png"))  # a kill while it was drawn
+    figure.rename(figure.with_name(".early_learning.partial.png"))  # a kill while the figure was drawn
     assert train.main(["fit", "--resume", str(run), *QUIET]) == 0
     assert list(figure.parent.iterdir()) == [figure]
     (run / "test_metrics.csv").unlink()  # a test that was killed
@@ -178,7 +178,7 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(
 def test_a_run_killed_before_its_first_checkpoint_begins_again_from_the_weights_it_was_given(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(finished.parent)  # the run goes on from another folder than it began in
+    monkeypatch.chdir(finished.parent)  # the run is resumed from a different working directory
     given = ("fit", "--config", "configs/elr/demo_baseline.yaml", "--ckpt_path", "run/checkpoints/last.ckpt", *QUIET)
     longer = (*given, "--trainer.max_epochs", "3", "--seed_everything", "1", "--run_directory")
     assert train.main([*longer, str(tmp_path / "whole")]) == 0
@@ -187,7 +187,7 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again_from_the_weights_
         with pytest.raises(SystemExit):
             train.main([*longer, str(tmp_path / "killed")])
     monkeypatch.chdir(tmp_path)
-    for _ in range(2):  # the second time it goes on from its own
+    for _ in range(2):  # the second time, it resumes from its own
         assert train.main(["fit", "--resume", str(tmp_path / "killed"), *QUIET]) == 0
         ours, theirs = (read_checkpoint(tmp_path / name / "checkpoints/last.ckpt") for name in ("killed", "whole"))
         assert ours["global_step"] == theirs["global_step"]

@@ -1,4 +1,4 @@
-"""A run directory of a stranger runs no code, fetches nothing and writes nowhere else when it is resumed."""
+"""Resuming an untrusted run directory runs no code, downloads nothing, and writes nowhere else."""
 
 import os
 import shutil
@@ -20,7 +20,7 @@ Forged = Callable[..., Path]
 
 
 class Payload:
-    """Unpickled, it makes a file."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -39,7 +39,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def forged(trained: Path, tmp_path: Path) -> Forged:
-    """Copy the run directory, with changes of its configuration by dotted keys."""
+    """Copy the run directory, with changes to its configuration by dotted keys."""
 
     def forge(changes: dict[str, Any], at: Path | None = None, keep: bool = True) -> Path:
         directory = at or tmp_path / "run"
@@ -61,7 +61,7 @@ def forged(trained: Path, tmp_path: Path) -> Forged:
 
 @pytest.fixture
 def said(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Resume a run, which must be refused in one sentence."""
+    """Resume a run that must be rejected, and return the sentence."""
 
     def refused(directory: Path, subcommand: str = "fit", *more: str) -> str:
         capsys.readouterr()
@@ -99,7 +99,7 @@ def test_no_checkpoint_is_read_but_the_one_that_is_ours_to_name(
 
 @pytest.fixture
 def own_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], Path]]:
-    """Write a module that says when it is imported, and has a class of each type."""
+    """Write a module that records its import and contains a class of each type."""
     monkeypatch.syspath_prepend(str(tmp_path))
     before = set(sys.modules)
 
@@ -241,7 +241,7 @@ def test_what_runs_fetches_or_writes_elsewhere_is_refused(
 
 
 def test_what_the_command_line_says_is_not_the_strangers(forged: Forged, tmp_path: Path) -> None:
-    """A logger that writes elsewhere, of which the file says the same."""
+    """The command line sets a logger that writes elsewhere, and the untrusted file contains the same logger."""
     logger = {"class_path": f"{LIGHTNING}loggers.CSVLogger", "init_args": {"save_dir": str(tmp_path / "mine")}}
     directory = forged({"trainer.logger": logger})
     assert train.main(["test", "--resume", str(directory), "--trainer.logger", yaml.safe_dump(logger), *QUIET]) == 0
@@ -276,7 +276,7 @@ BEST = (
 
 @pytest.mark.parametrize("form", ["local://{}", "{}/run/checkpoints/../../precious", "{}"])
 def test_a_checkpoint_has_nothing_removed_elsewhere(form: str, forged: Forged, tmp_path: Path) -> None:
-    """Lightning removes, folders and all, what the state of its callback calls the worst of the best."""
+    """Lightning deletes the path that its callback's state names as the worst of the best, including folders."""
     precious = tmp_path / "precious"
     precious.mkdir()
     (precious / "file").write_text("kept")

@@ -1,4 +1,4 @@
-"""Generated attacks on a run directory's `config.yaml`: no process, connection or file elsewhere comes of them."""
+"""Generated attacks on a run directory's `config.yaml` start no process, open no connection and touch no other file."""
 
 import os
 import shutil

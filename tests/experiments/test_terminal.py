@@ -1,4 +1,4 @@
-"""What a run prints depends on where it prints: bars on a terminal alone, no colours with NO_COLOR."""
+"""The output of a run depends on its target: progress bars only on a terminal, and no colours with NO_COLOR."""
 
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def test_no_colour_with_no_color(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.delenv("NO_COLOR", raising=False)
     written = []
-    for name in ("COLUMNS", "NO_COLOR"):  # first without, then with it
+    for name in ("COLUMNS", "NO_COLOR"):  # first without the variable, then with it
         monkeypatch.setenv(name, "80")
         console = results.terminal()
         with console.capture() as capture:

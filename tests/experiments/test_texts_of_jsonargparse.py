@@ -1,4 +1,4 @@
-"""jsonargparse still says what `readable_errors` reads of its messages: each text that an upgrade changes is named."""
+"""jsonargparse still produces the messages that `readable_errors` parses; texts changed by an upgrade are reported."""
 
 import functools
 import re
@@ -30,7 +30,7 @@ WRONG: dict[str, tuple[str, ...]] = {
 TEXTS = {
     name: value
     for name, value in vars(readable_errors).items()
-    if name.isupper() and isinstance(value, str) and name != "ANOTHER_TYPE"  # of which another text is the whole
+    if name.isupper() and isinstance(value, str) and name != "ANOTHER_TYPE"  # it is part of another text
 }
 
 
@@ -74,6 +74,6 @@ def test_the_sentence_is_what_it_was(name: str, sentence: str) -> None:
 
 @pytest.mark.parametrize("name", WRONG)
 def test_an_error_is_a_text_alone(name: str) -> None:
-    """Where it names the argument, or keeps every alternative's error, `readable_errors` need not read texts."""
+    """If it provided the argument, or all alternatives' errors, `readable_errors` could stop parsing texts."""
     assert error(name).argument_name is None
     assert vars(error(name)).keys() <= {"argument_name", "message", "default_config_file", "subcommand_parser"}

@@ -1,4 +1,4 @@
-"""Samples per second of all ranks and the time left, by a clock that a test moves."""
+"""Samples per second of all ranks and the remaining time, with a clock that a test controls."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ SAMPLES, LEFT = "throughput/samples_per_second", "throughput/hours_left"
 
 
 class Clock(LightningModule):
-    """A step takes two seconds, the first one sixty more, and a validation a hundred."""
+    """A step takes two seconds, the first step sixty more, and a validation a hundred."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class Clock(LightningModule):
 
 
 class Kept(CSVLogger):
-    """Keeps what is logged of the throughput."""
+    """Stores the logged throughput."""
 
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:  # type: ignore[override]
         self.__dict__.setdefault("rows", []).extend([(step, metrics)] * any("throughput" in name for name in metrics))
@@ -65,9 +65,9 @@ def test_samples_of_all_ranks_are_counted_without_the_time_of_validation(
     batches = [{"global_batch_size": size, "index": torch.zeros(1)} for size in (64, 6, 10, 20)]
     _, rows = fit(tmp_path, monkeypatch, batches)
     assert [step for step, _ in rows] == [2, 4, 6, 8]
-    # The first measurement begins after the first step, whose batch it leaves out.
+    # The first measurement begins after the first step, whose batch is not counted.
     assert [row[SAMPLES] for _, row in rows] == pytest.approx([6 / 2, 30 / 4, 70 / 4, 30 / 4])
-    # After two of eight steps, 64 seconds; after six, 64 + 8 and a validation.
+    # After two of eight steps: 64 seconds; after six: 64 + 8 and a validation.
     assert [row[LEFT] * 3600 for _, row in rows] == pytest.approx([64 * 6 / 2, 68, 172 * 2 / 6, 0])
 
 
@@ -76,7 +76,7 @@ def test_batches_of_unknown_size_and_accumulated_ones(tmp_path: Path, monkeypatc
     assert [sorted(row) for _, row in rows] == [[LEFT]] * 4
     batches = [{"global_batch_size": 5, "index": torch.zeros(1)}] * 4
     _, rows = fit(tmp_path / "b", monkeypatch, batches, accumulate_grad_batches=2, max_epochs=1)
-    assert [(step, row[SAMPLES]) for step, row in rows] == [(2, pytest.approx(15 / 66))]  # the first step's two batches
+    assert [(step, row[SAMPLES]) for step, row in rows] == [(2, pytest.approx(15 / 66))]  # without the first step
 
 
 def test_the_progress_bar_shows_the_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

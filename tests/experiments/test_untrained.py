@@ -1,4 +1,4 @@
-"""A test or prediction by weights that nobody has trained is refused, unless it is said to be meant."""
+"""Testing or predicting with untrained weights is rejected, unless it is explicitly requested."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def test_initial_weights_are_refused(subcommand: str, tmp_path: Path, capsys: py
     message = capsys.readouterr().err
     assert f"{subcommand} would use initial weights of ELR" in message
     assert "--ckpt_path none to confirm" in message
-    assert not directory.exists()  # it would hold a traceback alone
+    assert not directory.exists()  # it would contain only a traceback
 
 
 @pytest.mark.parametrize("meant", [["--ckpt_path", "none"], ["--trainer.fast_dev_run", "true"]])

@@ -1,5 +1,5 @@
-"""What only a GPU can show, in one command: `make gpu`, or `python -m tests.gpu` with its options.
+"""Measurements that need a GPU, in one command: `make gpu`, or `python -m tests.gpu` with its options.
 
-Each item runs in a process of its own and keeps its rows as they come under runs/gpu/<card>, so that a command that was
-stopped goes on, and one item that fails costs itself alone. `docs/gpu.md` is written after each of them.
+Each item runs in a separate process, and saves each row immediately under runs/gpu/<card>. A stopped command can
+therefore be resumed, and a failing item does not affect the others. `docs/gpu.md` is written after each item.
 """

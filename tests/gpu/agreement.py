@@ -1,4 +1,4 @@
-"""Numbers of the CPU and of the GPU: networks and whole trainings in float64, single precision and half."""
+"""Numerical agreement of CPU and GPU: networks, and complete trainings in float64, single and half precision."""
 
 import copy
 import tempfile
@@ -25,7 +25,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "NCSN++ of width 32": (lambda: NCSNpp(width=32, num_blocks=1, dropout=0.0), (3, 32, 32)),
 }
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-3, torch.bfloat16: 0.1}
-"""Of outputs and gradients, over the largest number of each; TF32 is off."""
+"""Tolerances of outputs and gradients, relative to the largest value of each; TF32 is off."""
 TRAINED = (
     "elr",
     "cross_entropy",
@@ -39,7 +39,7 @@ TRAINED = (
     "monna",
 )
 TRAINING = 1e-6
-"""Of everything a checkpoint holds after training in float64, whose steps enlarge what rounding changes."""
+"""Tolerance of the whole checkpoint after training in float64, whose steps amplify rounding errors."""
 
 
 def passes(network: nn.Module, image: Tensor) -> dict[str, Tensor]:
@@ -70,7 +70,7 @@ def networks(at: Place) -> None:
 
 
 def trainings(at: Place) -> None:
-    """Compare the checkpoints of demos, whose random numbers are drawn on the CPU for both."""
+    """Compare the checkpoints of demos whose random numbers are drawn on the CPU in both runs."""
     names = TRAINED[: at.of(len(TRAINED), 1)]
     labels = {name: f"{name}, a demo trained in float64, all that its checkpoint holds" for name in names}
     for name, label in at.pending(labels):

@@ -1,13 +1,13 @@
-"""Measure on the GPUs of this machine, in order of value, and write docs/gpu.md.
+"""Measure on the GPUs of this machine, most valuable items first, and write docs/gpu.md.
 
     python -m tests.gpu                    40 minutes
     python -m tests.gpu --minutes 9        what fits; the same command goes on later
     python -m tests.gpu --rehearse         the same code on the CPU with small numbers
     python -m tests.gpu --only ranks elr   some items alone
 
-An item whose estimate does not fit into the minutes left, or whose hardware or data are missing, is skipped with a
-sentence. One that fails is reported, and the others go on. An item that was stopped goes on after its rows, and one
-that has ended is not measured again.
+An item is skipped with a reason if its estimate exceeds the remaining minutes, or if its hardware or data are missing.
+If an item fails, this is reported, and the other items continue. A stopped item continues after its saved rows, and a
+finished item is not measured again.
 """
 
 import importlib
@@ -31,13 +31,13 @@ from tests.gpu.page import REHEARSAL, section, write_page
 from tests.gpu.place import Place, read_rows
 
 SLACK = 1.5
-"""Part of its estimate that an item may take."""
+"""Factor by which an item may exceed its estimate."""
 GRACE = 60.0
-"""Seconds after its time in which an item may end by itself."""
+"""Seconds after its time limit in which an item may still end by itself."""
 FORKABLE = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
-"""Has PyTorch look for GPUs without opening them, after which a process could not be forked."""
+"""Makes PyTorch detect GPUs without initialising CUDA, after which a process could not be forked."""
 OUT_OF_TIME = 9
-"""Exit status of an item that has kept its rows and was not through."""
+"""Exit status of an item that has saved its rows but is not finished."""
 
 
 def parser() -> ArgumentParser:
@@ -54,7 +54,7 @@ def parser() -> ArgumentParser:
 
 
 def card(rehearse: bool) -> str | None:
-    """Name the GPU; None where there is none."""
+    """Return the name of the GPU, or None if there is none."""
     if rehearse:
         return REHEARSAL
     if not torch.cuda.is_available():
@@ -64,10 +64,10 @@ def card(rehearse: bool) -> str | None:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Measure, and write the page after each item.
+    """Measure the items, and write the page after each.
 
     Returns:
-        Exit status: 0; 1 if an item failed or a row is not as expected; 2 for bad input, or if there is no GPU.
+        Exit status: 0; 1 if an item failed or a row is not as expected; 2 for invalid input, or if there is no GPU.
     """
     if argv[:1] == ["--child"]:
         return child(argv[1:])
@@ -107,7 +107,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def measured(name: str, item: Item, at: Place) -> Outcome:
-    """Measure an item in a process of its own, unless something is missing or there is not the time."""
+    """Measure an item in a separate process, unless something is missing or too little time is left."""
     if reason := item.missing(at):
         return Outcome(SKIPPED, reason)
     minutes = item.minutes / at.of(1, 10)
@@ -129,7 +129,7 @@ def measured(name: str, item: Item, at: Place) -> Outcome:
             status = None
         finally:
             if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)  # with the processes that it has started
+                os.killpg(process.pid, signal.SIGKILL)  # including the processes that it has started
                 process.wait()
     taken = (time.time() - start) / 60
     if status == 0:

@@ -1,4 +1,4 @@
-"""Every demo trains, is tested and predicts on the device: the rows of tests/conformance."""
+"""Every demo trains, tests and predicts on the device, with the rows of tests/conformance."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ from tests.gpu.place import Place, Row, read_rows
 PASSED = "fit, test and predict end well"
 UNENDED = "it did not end"
 LOST = 5
-"""Exit status of a worker whose device takes no more work."""
+"""Exit status of a worker whose device can no longer be used."""
 
 
 def short(at: Place) -> dict[str, object]:
@@ -29,7 +29,7 @@ def short(at: Place) -> dict[str, object]:
 
 
 def checked(name: str, at: Place, directory: Path) -> str:
-    """Train a demo, test it and predict; give what went wrong, or nothing."""
+    """Train a demo, test it and predict; return an error message, or an empty string."""
     run, method = directory / "run", methods()[name]
     status, said = attempt("fit", "--config", written(name, directory, short(at)), "--run_directory", run)
     if status:
@@ -49,22 +49,22 @@ def checked(name: str, at: Place, directory: Path) -> str:
 
 
 def rows_of(at: Place) -> list[str]:
-    """Name the rows; three in a rehearsal."""
+    """Return the names of the rows, or three of them in a rehearsal."""
     return at.of(sorted(methods()), ["elr", "monna", "noise2void"])
 
 
 def work(at: Place, part: int, parts: int) -> int:
-    """Check this worker's share of the rows that are still to be checked.
+    """Check this worker's share of the remaining rows.
 
     Returns:
-        0, or `LOST` where the device was lost to an error, which ends the process.
+        0, or `LOST` if an error has made the device unusable, which ends the process.
     """
     for name in rows_of(at)[part::parts]:
         if at.has(name):
             continue
         if at.left < 0:
             return 0
-        at.keep(Row(name, UNENDED, PASSED, False))  # what stands there if this process dies
+        at.keep(Row(name, UNENDED, PASSED, False))  # remains if this process dies
         start = time.perf_counter()
         with tempfile.TemporaryDirectory() as directory:
             said = checked(name, at, Path(directory))
@@ -77,8 +77,8 @@ def work(at: Place, part: int, parts: int) -> int:
 
 
 def conformance(at: Place) -> None:
-    """Check all rows in several processes that share the device; a process that dies is begun again after its row."""
-    at.forget(lambda row: row.figure == UNENDED)  # of a command that was stopped
+    """Check all rows in several processes that share the device; restart a process that dies, after its current row."""
+    at.forget(lambda row: row.figure == UNENDED)  # from a command that was stopped
     parts = at.of(max(1, min(6, cores() // 2)), 1)
     call = [sys.executable, "-m", "tests.gpu.conformance", str(at.folder), str(at.until), str(int(at.rehearse))]
 

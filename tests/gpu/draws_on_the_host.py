@@ -1,4 +1,4 @@
-"""Random numbers of the device drawn on the host, so that a run there has the numbers of a run on the CPU."""
+"""Random numbers drawn on the host for the device, so that a run there uses the same numbers as a run on the CPU."""
 
 from functools import partial
 from typing import Any
@@ -14,10 +14,10 @@ has_kernel: Any = torch._C._dispatch_has_kernel_for_dispatch_key
 
 
 class DrawsOnTheHost(TorchDispatchMode):
-    """Computes every operator that draws random numbers on the CPU, from the CPU's generator of the same seed.
+    """Runs every operator that draws random numbers on the CPU, with a CPU generator of the same seed.
 
     Args:
-        device: kind of the device whose draws are taken over, `cuda`.
+        device: type of the device whose draws are replaced, `cuda`.
     """
 
     def __init__(self, device: str) -> None:
@@ -34,7 +34,7 @@ class DrawsOnTheHost(TorchDispatchMode):
         places = [tensor.device for tensor in tensors] + ([torch.device(place)] if place is not None else [])
         there = next((one for one in places if one.type == self.device), None)
         if there is None or not any(map(partial(has_kernel, func.name()), HOST_KEYS)):
-            return func(*args, **kwargs)  # fused attention of the device alone, for example
+            return func(*args, **kwargs)  # for example, fused attention, which exists only on the device
         hosts = {id(tensor): tensor.cpu() for tensor in tensors}
 
         def host(value: Any) -> Any:
@@ -59,12 +59,12 @@ class DrawsOnTheHost(TorchDispatchMode):
         return tree_map(back, result)
 
     def twin(self, generator: torch.Generator) -> torch.Generator:
-        """Give the CPU's generator that stands for one of the device; one that was seeded anew has a new one."""
+        """Return the CPU generator for a device generator; create a new one after reseeding."""
         if generator.device.type == "cpu":
             return generator
         seed = generator.initial_seed()
         known = self.twins.get(generator)
         if known is None or known[0] != seed or generator.get_offset() == 0:  # type: ignore[attr-defined]
             known = self.twins[generator] = seed, torch.Generator().manual_seed(seed)
-        generator.set_offset(generator.get_offset() + 4)  # type: ignore[attr-defined]  # it was drawn from
+        generator.set_offset(generator.get_offset() + 4)  # type: ignore[attr-defined]  # marks that numbers were drawn
         return known[1]

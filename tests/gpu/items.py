@@ -1,4 +1,4 @@
-"""What is measured, in order of value, and how long each takes on a GPU of 2022."""
+"""The measured items, most valuable first, with the estimated duration of each on a GPU of 2022."""
 
 import os
 from collections.abc import Callable
@@ -12,12 +12,12 @@ class Item:
     """One item of the table.
 
     Args:
-        title: what the page calls it.
+        title: heading of the item on the results page.
         minutes: estimate on one GPU.
-        run: module of this package and its function, `speed.steps`, as a child process imports it.
-        missing: says in one sentence what is missing for it; None where nothing is.
-        to_the_end: whether it takes all the time that is left.
-        exact: whether it ends with its estimate, as it chooses what to do by the time that it has.
+        run: module of this package and its function, such as `speed.steps`, which a child process imports.
+        missing: function that returns a sentence about a missing requirement, or None.
+        to_the_end: whether the item uses all the remaining time.
+        exact: whether the item ends at its estimate, because it adapts its work to the available time.
     """
 
     title: str
@@ -29,14 +29,14 @@ class Item:
 
 
 def no_cifar(at: Place) -> str | None:
-    """Say that CIFAR-10 is missing."""
+    """Return a message if CIFAR-10 is missing."""
     if at.data is not None and (at.data / "cifar10").is_dir():
         return None
     return f"CIFAR-10 is not in {at.data / 'cifar10' if at.data else 'any folder'}: name the folder of data by --data"
 
 
 def no_ranks(at: Place) -> str | None:
-    """Say that processes cannot be forked here."""
+    """Return a message if processes cannot be forked here."""
     return None if hasattr(os, "fork") else "two ranks are forked from one process, which this system does not do"
 
 

@@ -1,4 +1,4 @@
-"""Networks with 2:4 weights in semi-structured kernels against the same weights in dense ones."""
+"""Networks with 2:4 weights in semi-structured kernels, compared with the same weights in dense kernels."""
 
 import copy
 
@@ -13,7 +13,7 @@ from tests.gpu.place import Place, Row, largest_difference
 
 @torch.inference_mode()
 def kernels(at: Place) -> None:
-    """Compare outputs and time of ViT-B/16, whose feed-forward layers are 2:4, in half precision."""
+    """Compare outputs and time of ViT-B/16 with 2:4 feed-forward layers, in half precision."""
     name, size = at.of(("vit_base_patch16_224", 224), ("vit_tiny_patch16_224", 224))
     for dtype in (torch.float16, torch.bfloat16):
         kind = str(dtype).removeprefix("torch.")

@@ -1,4 +1,4 @@
-"""Peak memory and the largest batch: WTA-CRS, ELR's targets, and fine-tuning of a diffusion model."""
+"""Peak memory and largest batch: WTA-CRS, ELR's targets, and fine-tuning of a diffusion model."""
 
 import gc
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ from lightning_modules.efficiency.wta_crs.products import Sampler
 from tests.gpu.place import GIBIBYTE, LIMIT, Place, Row, largest
 from tests.tiny_pipelines import STABLE_DIFFUSION, VOCABULARY, save_text_to_image, save_tokenizer
 
-VARIANTS = {  # low rank, kept part of the tokens, and the paper's factors of memory for T5-base
+VARIANTS = {  # low rank, kept share of the tokens, and the paper's memory reduction factors for T5-base
     "full": (False, None, ""),
     "WTA-CRS of 30 %": (False, 0.3, "paper: 2.1"),
     "WTA-CRS of 10 %": (False, 0.1, "paper: 2.4"),
@@ -33,7 +33,7 @@ VARIANTS = {  # low rank, kept part of the tokens, and the paper's factors of me
 
 @contextmanager
 def within_limit(at: Place) -> Iterator[int]:
-    """Let the device's memory end at `LIMIT`, where it has more; give the limit in bytes."""
+    """Limit the device's memory to `LIMIT`, if it has more, and yield the limit in bytes."""
     if at.device.type != "cuda":
         yield 4 * 2**20
         return
@@ -46,7 +46,7 @@ def within_limit(at: Place) -> Iterator[int]:
 
 
 def fits(step: Callable[[int], object], network: nn.Module, limit: int, at: Place, batch: int) -> bool:
-    """Tell whether a step on a batch stays within the limit."""
+    """Return whether a step on a batch stays within the limit."""
     try:
         return at.peak(partial(step, batch), network) <= limit
     except torch.cuda.OutOfMemoryError:
@@ -58,7 +58,7 @@ def fits(step: Callable[[int], object], network: nn.Module, limit: int, at: Plac
 
 
 def text_steps(lora: bool, ratio: float | None, at: Place) -> tuple[nn.Module, Callable[[int], None]]:
-    """Build T5-base with random weights, and a step of AdamW on a batch of texts of 128 tokens."""
+    """Build T5-base with random weights, and an AdamW step on a batch of texts with 128 tokens."""
     from transformers import T5Config, T5ForConditionalGeneration
 
     torch.manual_seed(0)
@@ -93,13 +93,13 @@ def text_steps(lora: bool, ratio: float | None, at: Place) -> tuple[nn.Module, C
 
 
 def wta_crs(at: Place) -> None:
-    """Measure peaks at the paper's batch of 100 texts of 128 tokens, and the largest batch."""
+    """Measure peak memory at the paper's batch of 100 texts with 128 tokens, and the largest batch."""
     peaks: dict[str, int] = {}
     batches: dict[str, int] = {}
     batch = at.of(100, 4)
     for name, (lora, ratio, paper) in VARIANTS.items():
         network, step = text_steps(lora, ratio, at)
-        step(2)  # AdamW's state is there from now on
+        step(2)  # AdamW's state exists from now on
         with within_limit(at) as limit:
             batches[name] = largest(partial(fits, step, network, limit, at), at.of(8192, 64))
         label = f"T5-base, {name}: largest batch within {LIMIT // GIBIBYTE} GiB, over full"
@@ -113,13 +113,13 @@ def wta_crs(at: Place) -> None:
 
 
 def targets(at: Place) -> None:
-    """Measure ELR's targets at the size of ImageNet."""
+    """Measure ELR's targets for a dataset of ImageNet's size."""
     for dtype in (torch.float32, torch.float16):
         target_rows(dtype, at)
 
 
 def target_rows(dtype: torch.dtype, at: Place) -> None:
-    """Measure their memory, and the time of a batch's rows."""
+    """Measure the memory of the targets, and the time to update a batch's rows."""
     samples, classes, batch = at.of(1_300_000, 1300), 1000, 256
     label = f"ELR, targets of {samples:,} samples of {classes:,} classes in {str(dtype).removeprefix('torch.')}"
     expected = samples * classes * dtype.itemsize
@@ -138,7 +138,7 @@ def target_rows(dtype: torch.dtype, at: Place) -> None:
 
 
 def pipeline(at: Place) -> Path:
-    """Save a pipeline of Stable Diffusion 1.5's size with random weights, once; a tiny one in a rehearsal."""
+    """Save a pipeline of Stable Diffusion 1.5's size with random weights, once; in a rehearsal, a tiny one."""
     folder = at.scratch / "pipeline"
     if (folder / "saved" / "model_index.json").is_file():
         return folder / "saved"
@@ -167,7 +167,7 @@ def pipeline(at: Place) -> Path:
 
 
 def diffusion_steps(tuning: Any, cached: bool, at: Place) -> tuple[nn.Module, Callable[[int], None]]:
-    """Build the module, and a step on images of 512 pixels or their cached latents, in bf16-mixed with averages."""
+    """Build the module, and a step on 512-pixel images or their cached latents, in bf16-mixed with weight averages."""
     torch.manual_seed(0)
     lora: dict[str, Any] = {"lora_rank": 4} if tuning == "lora" else {}
     network = TextToImage(str(pipeline(at)), tuning=tuning, **lora)

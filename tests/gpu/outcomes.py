@@ -1,4 +1,4 @@
-"""What became of each item, kept in `items.json` beside the rows, so that a later command skips what has ended."""
+"""Outcome of each item, saved in `items.json` next to the rows, so that a later command skips finished items."""
 
 import json
 from pathlib import Path
@@ -10,12 +10,12 @@ DONE, FAILED, SKIPPED, STOPPED = "ended", "failed", "skipped", "stopped"
 
 
 class Outcome(NamedTuple):
-    """How an item ended.
+    """The outcome of an item.
 
     Args:
-        state: one of the words of this file.
-        said: why, in a sentence; empty where it ended.
-        minutes: that it took.
+        state: one of the constants in this file.
+        said: reason in one sentence; empty if the item is finished.
+        minutes: duration.
     """
 
     state: str
@@ -24,7 +24,7 @@ class Outcome(NamedTuple):
 
 
 def read_outcomes(folder: Path) -> dict[str, Outcome]:
-    """Read what is kept in a folder; nothing if a file is damaged."""
+    """Read the outcomes in a folder; return none if the file is damaged."""
     path = folder / "items.json"
     if not path.is_file():
         return {}
@@ -35,6 +35,6 @@ def read_outcomes(folder: Path) -> dict[str, Outcome]:
 
 
 def keep_outcome(folder: Path, name: str, outcome: Outcome) -> None:
-    """Keep how an item ended."""
+    """Save the outcome of an item."""
     known = read_outcomes(folder) | {name: outcome}
     write_text(folder / "items.json", json.dumps(known, indent=1))

@@ -1,4 +1,4 @@
-"""`docs/gpu.md`: a section for each card, of which a run replaces its own alone."""
+"""`docs/gpu.md`: one section per card; a run replaces only the section of its card."""
 
 import re
 from collections.abc import Mapping
@@ -27,18 +27,18 @@ REHEARSAL = "rehearsal"
 
 
 def sections_of(text: str) -> dict[str, str]:
-    """Read the sections of a page by the name of the card."""
+    """Return the sections of a page, keyed by the name of the card."""
     return dict(SECTION.findall(text))
 
 
 def section(made: str, outcomes: Mapping[str, Outcome], rows: Mapping[str, list[Row]], rehearse: bool) -> str:
-    """Write one card's section.
+    """Write the section of one card.
 
     Args:
-        made: the day and the machine.
-        outcomes: what became of each item.
-        rows: the rows of each item.
-        rehearse: whether figures are left out.
+        made: date and machine.
+        outcomes: outcome of each item.
+        rows: rows of each item.
+        rehearse: whether figures are omitted.
     """
     states = [
         [item.title, f"{item.minutes:g}{' or more' if item.to_the_end else ''}", _state(outcomes.get(name), rows[name])]
@@ -67,7 +67,7 @@ def _verdict(ok: bool | None) -> str:
 
 
 def write_page(path: Path, card: str, text: str) -> None:
-    """Put a card's section in its place on the page; a rehearsal stands there while no card does."""
+    """Insert the section of a card into the page; a rehearsal is shown until a card has a section."""
     sections = sections_of(path.read_text(encoding="utf-8")) if path.is_file() else {}
     sections[card] = text
     cards = {name: one for name, one in sections.items() if name != REHEARSAL} or sections

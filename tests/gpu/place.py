@@ -1,4 +1,4 @@
-"""Where an item is measured, how long it may take, and the rows that it has already."""
+"""The place where an item is measured, its time limit, and its existing rows."""
 
 import json
 import os
@@ -17,17 +17,17 @@ from datamodules.files.whole_files import write_text
 T = TypeVar("T")
 GIBIBYTE = 2**30
 LIMIT = 24 * GIBIBYTE
-"""Memory that a search for the largest batch may use, so that it takes seconds on every card."""
+"""Memory limit of a search for the largest batch, so that it takes seconds on every card."""
 
 
 class Row(NamedTuple):
     """One line of the page.
 
     Args:
-        name: what was measured.
-        figure: the number with its unit, in words.
-        expected: what it is held to; empty where it is a measurement alone.
-        ok: whether it is as expected; None where nothing is.
+        name: measured quantity.
+        figure: value with its unit, as text.
+        expected: required value; empty if there is none.
+        ok: whether the value is as expected; None if nothing is expected.
     """
 
     name: str
@@ -38,14 +38,14 @@ class Row(NamedTuple):
 
 @dataclass
 class Place:
-    """Where an item runs.
+    """The device, folders and time limit of an item.
 
     Args:
-        rehearse: whether it is the CPU with small numbers in place of the GPU.
-        folder: of the results.
+        rehearse: whether to use the CPU and small sizes instead of the GPU.
+        folder: folder of the results.
         data: folder of real data; None if there is none.
-        until: the time (`time.time`) at which the item should have ended.
-        item: its name.
+        until: time (`time.time`) by which the item should end.
+        item: name of the item.
     """
 
     rehearse: bool
@@ -67,19 +67,19 @@ class Place:
         return 0 if self.rehearse else torch.cuda.device_count()
 
     def of(self, full: T, small: T) -> T:
-        """Choose the number for the GPU or the one of the rehearsal."""
+        """Choose the value for the GPU or the one for the rehearsal."""
         return small if self.rehearse else full
 
     @property
     def left(self) -> float:
-        """Seconds until the item should have ended."""
+        """Seconds until the item should end."""
         return self.until - time.time()
 
     def pending(self, labels: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-        """Go through names and labels of rows that are not kept yet.
+        """Yield names and labels of rows that have not been saved yet.
 
         Raises:
-            TimeoutError: names the first row that there is no time for.
+            TimeoutError: if no time is left for a row; the message names the first such row.
         """
         for name, label in labels.items():
             if self.has(label):
@@ -90,7 +90,7 @@ class Place:
 
     @property
     def scratch(self) -> Path:
-        """A folder for files that are no results."""
+        """A folder for temporary files."""
         path = self.folder / "scratch"
         path.mkdir(parents=True, exist_ok=True)
         return path
@@ -101,7 +101,7 @@ class Place:
             torch.cuda.synchronize()
 
     def seconds(self, work: Callable[[], object], repeats: int, warm: int = 2) -> float:
-        """Measure the mean time of some work, the device's part of it, too."""
+        """Measure the mean time of a function, including its work on the device."""
         for _ in range(warm):
             work()
         self.wait()
@@ -112,7 +112,7 @@ class Place:
         return (time.perf_counter() - start) / repeats
 
     def peak(self, work: Callable[[], object], network: nn.Module) -> int:
-        """Measure the bytes that the device holds at most during some work; in a rehearsal those autograd saves."""
+        """Measure the peak device memory, in bytes, of a function; in a rehearsal, the bytes that autograd saves."""
         if self.device.type != "cuda":
             with SavedBytes(network) as counted:
                 work()
@@ -130,21 +130,21 @@ class Place:
         return self.folder / f"{self.item}.jsonl"
 
     def has(self, name: str) -> bool:
-        """Tell whether a row of this name was kept by a call before."""
+        """Return whether an earlier call saved a row with this name."""
         return name in self.kept
 
     @property
     def kept(self) -> dict[str, Row]:
-        """Rows by name, the latest of each."""
+        """Rows by name; of equal names, the latest."""
         return {row.name: row for row in read_rows(self.file)}
 
     def forget(self, which: Callable[[Row], bool]) -> None:
-        """Drop kept rows, so that they are measured again."""
+        """Delete saved rows, so that they are measured again."""
         lines = [json.dumps(row._asdict()) + "\n" for row in read_rows(self.file) if not which(row)]
         write_text(self.file, "".join(lines))
 
     def keep(self, row: Row) -> None:
-        """Add a row to the item's file, at once and in one piece, as several processes may do."""
+        """Append a row to the item's file in a single write, because several processes may do so."""
         line = json.dumps(row._asdict()) + "\n"
         descriptor = os.open(self.file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
@@ -155,7 +155,7 @@ class Place:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Read the rows of an item, the latest of each name; a last line that was cut off is left out."""
+    """Read the latest row of each name; ignore an incomplete last line."""
     rows: dict[str, Row] = {}
     if path.is_file():
         for line in path.read_text(encoding="utf-8").splitlines():
@@ -168,7 +168,7 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def largest(fits: Callable[[int], bool], most: int) -> int:
-    """Find the largest number up to `most` that fits, within an eighth of it, if whatever is below one fits, too."""
+    """Find the largest number up to `most` that fits, within an eighth; all smaller numbers are assumed to fit."""
     low, high = 0, 1
     while high <= most and fits(high):
         low, high = high, 2 * high
@@ -180,9 +180,9 @@ def largest(fits: Callable[[int], bool], most: int) -> int:
 
 
 def largest_difference(one: Any, other: Any) -> float:
-    """Find the largest difference of two nested states, over the largest number of the tensor or 1.
+    """Find the largest difference of two nested states, relative to the tensor's largest value or 1.
 
-    Infinite where shapes, keys or kinds differ.
+    Return infinity if shapes, keys or types differ.
     """
     if isinstance(one, dict) and isinstance(other, dict):
         if one.keys() != other.keys():

@@ -1,7 +1,7 @@
-"""Two ranks over NCCL give what one gives; where there is one GPU, one rank over NCCL gives what a run without gives.
+"""Two ranks over NCCL give the same result as one; with a single GPU, one rank over NCCL equals a run without NCCL.
 
-In float64 with all random draws on, as on two CPU processes (tests/distributed/test_methods.py). Ranks are forked from
-this process, which therefore must not open a GPU.
+The runs use float64 with all random draws enabled, like the runs with two CPU processes
+(tests/distributed/test_methods.py). Ranks are forked from this process, which therefore must not initialise CUDA.
 """
 
 import tempfile
@@ -14,13 +14,13 @@ from tests.gpu.place import Place, Row, largest_difference
 from tests.two_processes import in_two_processes
 
 FIRST = ("elr", "monna", "consistency", "score_sde", "adele", "lsa", "cbsn", "wta_crs", "diffusion_finetuning")
-"""What is checked first: each exchanges other things."""
+"""Methods that are checked first; each exchanges different data between ranks."""
 TOLERANCE = 1e-8
-KEPT_ELSEWHERE = {"callbacks", "loops", "metrics_table"}  # results, counts and tables of their own
+KEPT_ELSEWHERE = {"callbacks", "loops", "metrics_table"}  # results, counts and tables that are compared elsewhere
 
 
 def ranks(at: Place) -> None:
-    """Check rows in order until the time is up."""
+    """Check rows in order until the time is over."""
     count = at.of(min(2, max(1, at.gpus)), 2)
     rows = methods()
     names = [name for name in (*FIRST, *sorted(rows.keys() - set(FIRST))) if not rows[name].alone]

@@ -1,4 +1,4 @@
-"""Papers' own settings on CIFAR-10 for as many epochs as the time allows, with their schedules in proportion."""
+"""The papers' settings on CIFAR-10, for as many epochs as the time allows, with shortened learning-rate schedules."""
 
 import csv
 import time
@@ -15,7 +15,7 @@ from tests.gpu.place import Place, Row
 
 SCHEDULE = "model.init_args.lr_scheduler.init_args.milestones"
 PROBE = (5, 45)
-"""Batches of two short runs, whose difference is the time of a batch."""
+"""Batches of two short runs; the time per batch is computed from their difference."""
 CERTIFIED = {
     "trainer.callbacks.0.init_args.skip": 100,  # 100 of the 10,000 test images
     "trainer.callbacks.0.init_args.mode.init_args.n": 10_000,
@@ -25,7 +25,7 @@ CERTIFIED = {
 
 
 def prepared(config: str, at: Place, directory: Path, more: Mapping[str, Any]) -> Path:
-    """Write a configuration with what is changed."""
+    """Write a configuration with changes."""
     settings = settings_of(CONFIGS / f"{config}.yaml")
     images = {"class_path": "datamodules.classification.cifar.CIFAR10"}
     images["init_args"] = {"data_dir": str(at.data / "cifar10")}  # type: ignore[operator, assignment]
@@ -43,7 +43,7 @@ def prepared(config: str, at: Place, directory: Path, more: Mapping[str, Any]) -
 
 
 def probed(config: str, at: Place, more: Mapping[str, Any], batches: int) -> float:
-    """Measure the seconds of an epoch of so many batches, by two short runs without evaluation."""
+    """Measure the seconds per epoch of `batches` batches, from two short runs without evaluation."""
     taken = []
     for count in at.of(PROBE, (1, 2)):
         path = prepared(config, at, at.scratch, {**more, "trainer.max_epochs": 1, "trainer.callbacks": []})
@@ -61,23 +61,23 @@ def probed(config: str, at: Place, more: Mapping[str, Any], batches: int) -> flo
 def trained(
     name: str, config: str, at: Place, epochs: int, batches: int, after: float, more: Mapping[str, Any] = {}
 ) -> tuple[Path, int]:
-    """Train for as many epochs as fit, or go on with a run that was stopped; give its directory and its epochs.
+    """Train for as many epochs as fit, or resume a stopped run; return the run directory and the number of epochs.
 
     Args:
-        name: of the run's directory.
-        config: the paper's configuration.
+        name: name of the run directory.
+        config: configuration of the paper.
         at: where.
-        epochs: of the paper.
-        batches: of an epoch.
-        after: seconds that are kept for what comes after training.
-        more: what is changed in the configuration.
+        epochs: number of epochs in the paper.
+        batches: batches per epoch.
+        after: seconds that are reserved for the work after training.
+        more: changes to the configuration.
     """
     run = at.folder / "runs" / name
     if (run / "config.yaml").is_file():
         epoch = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["trainer"]["max_epochs"]
         status, said = attempt("fit", "--resume", run)
     else:
-        seconds = 1.2 * probed(config, at, more, batches)  # validation and checkpoints are in the fifth
+        seconds = 1.2 * probed(config, at, more, batches)  # the additional fifth covers validation and checkpoints
         epoch = at.of(min(epochs, int((at.left - after) / seconds)), 1)
         if epoch < 1:
             raise TimeoutError(f"an epoch takes {seconds:.0f} s, and {at.left:.0f} s were left")
@@ -94,7 +94,7 @@ def trained(
 
 
 def tested(name: str, run: Path, of: str, at: Place, expected: Mapping[str, str]) -> None:
-    """Test a run, and keep its metrics."""
+    """Test a run, and save its metrics."""
     if not (run / "test_metrics.csv").is_file():
         status, said = attempt("test", "--resume", run)
         if status:
@@ -107,7 +107,7 @@ def tested(name: str, run: Path, of: str, at: Place, expected: Mapping[str, str]
 
 def noisy_labels(name: str, config: str, paper: str, at: Place) -> None:
     """Train with 40 % of the labels flipped."""
-    few = at.of({}, {"trainer.callbacks": []})  # they look at all of the training images
+    few = at.of({}, {"trainer.callbacks": []})  # the callbacks evaluate all training images
     run, epoch = trained(config.partition("/")[0], config, at, 120, 352, 30, few)
     tested(name, run, f"{epoch} of 120 epochs", at, {"accuracy": f"paper: {paper}, after 120"})
 
@@ -129,7 +129,7 @@ def certified(at: Place) -> None:
 
 
 def score_sde(at: Place) -> None:
-    """Train DDPM++ under VP for the time that is left, and look whether its loss falls."""
+    """Train DDPM++ under VP for the remaining time, and check whether its loss falls."""
     more: dict[str, Any] = at.of({}, {"model.init_args.network.init_args.width": 8})
     more |= {"trainer.callbacks": [], "trainer.log_every_n_steps": 1}
     run, epoch = trained("score_sde", "score_sde/cifar10_vp", at, 3325, 391, 30, more)

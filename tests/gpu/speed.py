@@ -1,4 +1,4 @@
-"""Speed: a fit over a plain loop, DataModules over what networks take, certification and FID over their networks."""
+"""Speed: fit against a plain loop, DataModules against their networks, certification and FID against networks alone."""
 
 import os
 from collections.abc import Callable
@@ -44,7 +44,7 @@ def steps(at: Place) -> None:
 
 
 def appetite(network: nn.Module, size: int, batch: int, at: Place) -> float:
-    """Measure how many images a second a training step takes, in bf16-mixed, channels last, with momentum."""
+    """Measure the images per second of a training step, in bf16-mixed, channels last, with momentum."""
     network = network.to(at.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
     image = torch.rand(batch, 3, size, size, device=at.device).contiguous(memory_format=torch.channels_last)
@@ -61,7 +61,7 @@ def appetite(network: nn.Module, size: int, batch: int, at: Place) -> float:
 
 
 def given(data: Any, batches: int, at: Place) -> float:
-    """Measure how many images a second a DataModule gives, augmented and on the device."""
+    """Measure the images per second that a DataModule supplies, augmented and on the device."""
     trainer = Trainer(accelerator=at.accelerator, devices=1, logger=False, barebones=True)
     data.setup("fit")
     data.trainer = trainer
@@ -83,7 +83,7 @@ def given(data: Any, batches: int, at: Place) -> float:
 
 
 def images(at: Place) -> None:
-    """Compare what DataModules give with what networks take."""
+    """Compare the images per second that DataModules supply with those that networks consume."""
     held, batch = at.of(51_200, 256), at.of(128, 64)
     files = photographs(at)
     stores: dict[str, tuple[Any, int]] = {
@@ -116,7 +116,7 @@ def images(at: Place) -> None:
 
 
 def photographs(at: Place) -> Any:
-    """Write JPEG files of noise smoothed to the detail of photographs, once."""
+    """Write JPEG files of noise, smoothed to the level of detail of photographs, once."""
     folder = at.scratch / "photographs"
     for number in range(at.of(2_048, 16)):
         path = folder / "train" / f"class_{number % 2}" / f"{number}.jpg"
@@ -134,7 +134,7 @@ def photographs(at: Place) -> Any:
 
 @torch.inference_mode()
 def certification(at: Place) -> None:
-    """Compare draws of certification with images of the network alone."""
+    """Compare the speed of certification draws with that of the network alone."""
     listed = [LabelledImage(i, torch.rand(3, 32, 32), 0) for i in range(2)]
     depth = at.of(110, 20)
     for batch_size in at.of((400, 1000), (100,)):
@@ -161,7 +161,7 @@ def certification(at: Place) -> None:
 
 
 def fid(at: Place) -> None:
-    """Compare images of FID with those of its network alone."""
+    """Compare the speed of FID with that of its network alone."""
     count, size = at.of(10_000, 32), at.of(500, 16)
     label = f"FID, images/s over those of its network, 32 x 32 pixels, {count} images"
     if at.has(label):

@@ -33,7 +33,7 @@ def test_mixing_keeps_the_larger_part_and_permutes() -> None:
 def test_soft_labels_are_distributions_of_the_mixed_images(
     mixup: float, cutmix: float, smoothing: float, size: int
 ) -> None:
-    """An image that is its class everywhere shows what is mixed."""
+    """If each image is its one-hot class everywhere, the mixed pixels reveal the mixing weights."""
     label = torch.arange(size) % 3
     image = F.one_hot(label, 3).double()[:, :, None, None].expand(-1, -1, 6, 6)
     mixed, soft = SoftLabels(mixup, cutmix, smoothing)(image, label, 3)
@@ -42,7 +42,7 @@ def test_soft_labels_are_distributions_of_the_mixed_images(
 
 
 def test_an_image_is_mixed_as_a_whole_or_in_a_rectangle() -> None:
-    """MixUp blends every pixel; CutMix leaves each one whole. Half of the batches are mixed by either."""
+    """MixUp blends every pixel; CutMix copies whole pixels. Each is applied to half of the batches."""
     label = torch.tensor([0, 1])
     image = label.double()[:, None, None, None].expand(-1, 1, 8, 8)
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""Counted losses, and the course of the whole training set's loss."""
+"""Loss counts, and the course of the loss over the whole training set."""
 
 from typing import Any
 

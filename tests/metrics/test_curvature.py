@@ -1,4 +1,4 @@
-"""Products with the Hessian and with Gauss and Newton's matrix against explicit matrices."""
+"""Products with the Hessian and the Gauss-Newton matrix, compared with explicit matrices."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ def network(*hidden: nn.Module) -> nn.Sequential:
 
 
 def explicit(module: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> Tensor:
-    """The Hessian of the mean loss, by autograd over a flat vector of weights."""
+    """Compute the Hessian of the mean loss by autograd over a flat weight vector."""
     named = dict(module.named_parameters())
     vector = torch.cat([each.detach().flatten() for each in named.values()])
 
@@ -93,7 +93,7 @@ def test_frozen_weights_are_left_out_and_the_gradient_is_of_the_mean() -> None:
 def test_graphs_are_kept_within_a_limit_and_follow_the_weights(
     limit: int, passes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three products take one pass over each batch whose graph is kept; the first one's always is."""
+    """Three products need one pass over each batch whose graph is kept; the first batch's graph is always kept."""
     monkeypatch.setattr(curvature, "KEPT_BYTES", limit)
     module, seen = network(nn.Tanh()), list[int]()
     handle = module.register_forward_hook(lambda *_: seen.append(1))
@@ -118,7 +118,7 @@ def test_what_does_not_fit_is_named() -> None:
 
 
 class Attending(nn.Module):
-    """A linear classifier behind attention by the one kernel that has no second derivative, or in autocast."""
+    """A linear classifier behind attention, with the one kernel that has no second derivative, or in autocast."""
 
     def __init__(self, features: int, classes: int, fused: bool) -> None:
         super().__init__()

@@ -26,7 +26,7 @@ def test_metrics_are_scikit_learns_whatever_the_scale_and_order(seed: int, scale
 
 
 def counted(in_distribution: list[float], other: list[float]) -> float:
-    """TNR by the published procedure: inputs leave from the lowest, among equals those in distribution first."""
+    """Compute TNR by the published procedure: remove inputs from the lowest score; on ties, in-distribution first."""
     left_in, left_out = sorted(in_distribution), sorted(other)
     best = (abs(1 - 0.95), 0.0)
     while left_in or left_out:
@@ -54,7 +54,7 @@ def test_true_negative_rate_is_that_of_the_published_procedure(in_distribution: 
 def test_metrics_of_an_example_by_hand() -> None:
     in_distribution = torch.arange(1.0, 21)  # 95 % of 20 are above the lowest
     found = detection_metrics(in_distribution, torch.tensor([0.0, 0.5, 1.5, 30]))
-    assert found["tnr95"] == pytest.approx(0.5)  # 0 and 0.5 lie below 1, the first that is rejected
+    assert found["tnr95"] == pytest.approx(0.5)  # 0 and 0.5 are below 1, the lowest rejected score
     assert found["auroc"] == pytest.approx((20 + 20 + 19 + 0) / 80)
     assert found["detection_accuracy"] == pytest.approx(0.5 * (19 / 20 + 3 / 4))
     with pytest.raises(ValueError, match="other inputs has no entry"):

@@ -15,7 +15,7 @@ from tests.two_processes import in_two_processes
 
 
 def photographs(size: int = 96) -> Tensor:
-    """Photographs in colour, `[2, 3, S, S]`."""
+    """Return colour photographs, `[2, 3, S, S]`."""
     colour = torch.from_numpy(astronaut()).permute(2, 0, 1)
     return torch.stack([colour[:, :size, 200 : 200 + size], colour[:, 100 : 100 + size, 50 : 50 + size]]) / 255
 
@@ -25,7 +25,7 @@ def noisy(clean: Tensor, sigma: float) -> Tensor:
 
 
 def measured_by_scikit_image(image: Tensor, clean: Tensor, protocol: EvaluationProtocol) -> tuple[float, float]:
-    """Computed in float64 on one image, with the arguments that scikit-image names for Wang et al."""
+    """Compute a measure in float64 on one image, with scikit-image's recommended arguments for Wang et al."""
     one, other = (each.double().permute(1, 2, 0).numpy() * 255 for each in (image, clean))
     if protocol != "unclipped":
         one = one.clip(0, 255)
@@ -66,7 +66,7 @@ def test_squares_are_averaged_over_channels_and_images_measured_apart() -> None:
 
 @pytest.mark.parametrize("measure", [psnr, ssim])
 def test_rounding_reaches_the_clean_image_whose_own_copy_is_perfect(measure: Any) -> None:
-    """As `img_as_ubyte` of both in codes of SIDD."""
+    """Both images are rounded like `img_as_ubyte` in code for SIDD."""
     clean = photographs() * 0.999
     files = [(255 * each).round() / 255 for each in (noisy(clean, 40).clamp(0, 1), clean)]
     found, expected = measure(noisy(clean, 40), clean, "rounded"), measure(*files, "unclipped")
@@ -95,7 +95,7 @@ SETS = ("first", "second")
 
 
 def measured(quality: ImageQuality, rows: list[int]) -> None:
-    """Measure some of three images of the first set, and all of the second in every process."""
+    """Measure some of three images of the first set, and all images of the second set in every process."""
     clean = torch.cat([photographs(16), photographs(20)[:1, :, 2:18, 2:18]])
     index = torch.tensor(rows)
     names = [f"{row}.png" for row in rows]
@@ -121,7 +121,7 @@ def test_a_set_has_a_row_for_each_image_and_the_mean_of_them() -> None:
 
 
 def means_of_a_share() -> dict[str, dict[str, float]]:
-    """Measure the images of this process; both have the second one."""
+    """Measure the images of this process; both processes have the second image."""
     dist.init_process_group("gloo")
     quality = ImageQuality()
     measured(quality, [[2, 1], [0, 1]][rank()])

@@ -1,4 +1,4 @@
-"""Lanczos' eigenvalues against scipy's and numpy's, his quadrature against moments, and noise with a spike."""
+"""Lanczos eigenvalues compared with scipy's and numpy's, Lanczos quadrature with moments, and noise with a spike."""
 
 import math
 
@@ -63,7 +63,7 @@ def test_there_are_no_ghosts_in_single_precision() -> None:
 
 @pytest.mark.parametrize(("spike", "expected"), [(3.0, 3 + 1 / 3), (0.5, 2.0)])
 def test_noise_shifts_a_spike_or_hides_it(spike: float, expected: float) -> None:
-    """Symmetric Gaussian noise of variance 1 / P moves an eigenvalue l to l + 1 / l, or 2 where that is greater."""
+    """Symmetric Gaussian noise of variance 1 / P moves an eigenvalue l to l + 1 / l, or to 2 if that is greater."""
     noise = symmetric(400, seed=1) * math.sqrt(2 / 400)
     noise[0, 0] += spike
     assert spectrum_of(noise, 80).values[-1].item() == pytest.approx(expected, rel=0.05)

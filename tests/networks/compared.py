@@ -1,4 +1,4 @@
-"""Networks compared: what they hold, what trains, their gradients, and a batch normalisation that is written out."""
+"""Comparison of networks: parameters, buffers, trainable parameters, gradients, and an explicit batch normalisation."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ def gradients(network: nn.Module, *inputs: Tensor) -> dict[str, Tensor]:
 
 
 def warmed(network: nn.Module, *shape: int) -> tuple[Any, Tensor]:
-    """Give a network for evaluation in float64, its running statistics moved away from 0 and 1, and an image."""
+    """Return a network in evaluation mode and float64, with running statistics other than 0 and 1, and an image."""
     image = torch.randn(shape, dtype=torch.float64)
     network.double().train()(image)
     return network.eval(), torch.randn(shape, dtype=torch.float64)

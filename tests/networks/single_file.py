@@ -1,4 +1,4 @@
-"""Names that the weights of the tiny Stable Diffusion pipeline have in one file of the original format."""
+"""Parameter names of the tiny Stable Diffusion pipeline in the original single-file format."""
 
 import re
 from typing import Any

@@ -9,7 +9,7 @@ from lightning_modules.networks.blind_spot import BlindSpotNetwork, CentreMasked
 
 
 def opened(**arguments: Any) -> BlindSpotNetwork:
-    """A small network in which no ReLU is closed and nothing cancels: what has a path is seen."""
+    """Build a small network with all ReLUs active and no cancellation, so that every path has a gradient."""
     network = BlindSpotNetwork(channels=4, **arguments).double()
     with torch.no_grad():
         for parameter in network.parameters():
@@ -18,7 +18,7 @@ def opened(**arguments: Any) -> BlindSpotNetwork:
 
 
 def seen_by(network: nn.Module, masked: bool, size: int = 23) -> torch.Tensor:
-    """The gradient of the output at the middle pixel with respect to each input pixel, `[H, W]`."""
+    """Return the gradient of the output's central pixel with respect to each input pixel, `[H, W]`."""
     image = torch.rand(1, 3, size, size, dtype=torch.float64, requires_grad=True)
     network(image, masked)[0, :, size // 2, size // 2].sum().backward()
     assert image.grad is not None
@@ -81,7 +81,7 @@ def test_it_is_the_layers_of_the_paper() -> None:
         for number in (0, 2, 4):
             x = layer(x, f"tail.{number}").relu()
         torch.testing.assert_close(network(image, masked), layer(x, "tail.6"), rtol=0, atol=1e-12)
-        assert x.flatten(2).std(dim=2).max() > 0.01  # not all are closed
+        assert x.flatten(2).std(dim=2).max() > 0.01  # not all ReLUs are inactive
 
 
 def test_the_centre_tap_learns_without_the_mask_alone() -> None:

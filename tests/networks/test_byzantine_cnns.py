@@ -1,4 +1,4 @@
-"""Sizes and layers of the networks as their papers have them."""
+"""The networks have the sizes and layers stated in their papers."""
 
 import pytest
 import torch

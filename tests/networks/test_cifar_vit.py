@@ -1,4 +1,4 @@
-"""The small vision transformer: its size, its attention, its order of pixels in a patch."""
+"""The small vision transformer: its size, its attention, and the order of the pixels in a patch."""
 
 import torch
 from torch import nn

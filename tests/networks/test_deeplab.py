@@ -11,7 +11,7 @@ from tests.networks.compared import count
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole network of 21 categories with an auxiliary classifier, as torchvision's own weights are."""
+    """Save a complete network with 21 categories and an auxiliary classifier, in torchvision's weight layout."""
     torch.manual_seed(1)
     path = tmp_path_factory.mktemp("weights") / "deeplab.pth"
     network = torchvision_deeplab(weights=None, weights_backbone=None, num_classes=21, aux_loss=True)
@@ -52,7 +52,7 @@ def test_a_classifiers_weights_go_into_the_backbone(tmp_path: Path) -> None:
 
 
 def test_parameters_on_the_meta_device_whatever_the_weights() -> None:
-    """39,638,869 with 21 categories (torchvision), and 257 fewer with one category less."""
+    """The network has 39,638,869 parameters with 21 categories (torchvision), and 257 fewer without one category."""
     with torch.device("meta"):
         network = deeplabv3_resnet50(20, pretrained_backbone=True)
     assert count(network) == 39_638_869 - 257

@@ -17,7 +17,7 @@ def small(**arguments: object) -> EANet:
 
 
 def awake(network: EANet) -> EANet:
-    """Blocks begin as the identity; after this they are not."""
+    """Change blocks, which are initialised as the identity, so that they have an effect."""
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     return network
@@ -104,7 +104,7 @@ def test_a_regressor_corrects_the_enlarged_image() -> None:
 
 
 def published() -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Yield names and shapes of the authors' parameters of a network of width 16, in their order."""
+    """Yield names and shapes of the authors' parameters for a network of width 16, in their order."""
 
     def layer(name: str, *shape: int) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield from ((f"{name}.weight", shape), (f"{name}.bias", shape[:1]))
@@ -145,7 +145,7 @@ def test_published_weights_compute_what_the_authors_code_does(tmp_path: Path) ->
     x, degraded = torch.sin(0.13 * values(252)).reshape(2, 3, 6, 7), torch.cos(0.17 * values(252)).reshape(2, 3, 6, 7)
     with torch.no_grad():
         found = network(x, degraded, torch.tensor([3.0, 50.0], dtype=torch.float64)).flatten()
-    # computed by the authors' code in float64, with its epsilon of float32
+    # computed by the authors' code in float64, with its epsilon in float32
     expected = [-122.26449916639591, 150.53909598515293, -7.34529264282278, -4.8294582144615195, -63.67935554789752]
     torch.testing.assert_close(
         found[[0, 50, 100, 125, 126]], torch.tensor(expected, dtype=torch.float64), rtol=1e-6, atol=0

@@ -1,4 +1,4 @@
-"""The published blur network: values of the authors' code in float64, and files of weights under their names."""
+"""The published blur network: values of the authors' code in float64, and weight files with the authors' names."""
 
 from pathlib import Path
 
@@ -10,11 +10,11 @@ from lightning_modules.networks.kernel_wizard import KernelWizard, with_publishe
 
 PLACES = [0, 777, 20000, 33333, 49151]
 CHANGES = [-0.4818526049631665, -0.3327141680669951, -0.06377071674984891, 0.2334757484394942, -0.004377148474673003]
-"""What the authors' code adds to an image, with the weights of `state`."""
+"""The change that the authors' code makes to an image, with the weights of `state`."""
 
 
 def state(network: KernelWizard) -> dict[str, Tensor]:
-    """Give every parameter values that follow from its name and shape."""
+    """Set every parameter to values that depend only on its name and shape."""
     found = {}
     for name, value in network.state_dict().items():
         places = torch.arange(value.numel(), dtype=torch.float64)
@@ -36,5 +36,5 @@ def test_a_published_file_gives_what_the_authors_code_gives(tmp_path: Path) -> N
     torch.save({"adapter.model.down.0.weight": torch.zeros(8, 8, 4, 4)}, tmp_path / "other.pth")
     with pytest.raises(ValueError, match=r"other.pth does not fit KernelWizard: missing: feature_extractor.0.weight"):
         with_published_weights(str(tmp_path / "other.pth"), network)
-    with torch.device("meta"):  # nothing is read
+    with torch.device("meta"):  # no file is read
         assert with_published_weights("absent.pth").code_channels == 512  # type: ignore[union-attr]

@@ -35,7 +35,7 @@ def test_numbers_of_parameters_are_those_of_the_authors_code(options: dict[str, 
 
 
 def drawn(**options: Any) -> NCSNpp:
-    """A network whose last layers are not nearly zero."""
+    """Build a network whose last layers are not close to zero."""
     torch.manual_seed(0)
     network = NCSNpp(**{**SMALL, "attention_sizes": (4,), **options})
     for parameter in network.parameters():

@@ -1,4 +1,4 @@
-"""The convolutional network in the scaling of the tangent kernel, against torch's convolutions."""
+"""The convolutional network in the tangent kernel's scaling, compared with torch's convolutions."""
 
 import pytest
 import torch
@@ -33,7 +33,7 @@ def test_a_block_adds_its_input_where_the_shapes_are_one() -> None:
 
 def test_the_size_and_the_output_are_those_of_its_width() -> None:
     network = NTKMnas(64)
-    assert sum(parameter.numel() for parameter in network.parameters()) == 707_649  # counted from the authors' network
+    assert sum(parameter.numel() for parameter in network.parameters()) == 707_649  # counted in the authors' network
     assert network(torch.randn(2, 3, 32, 32)).shape == (2, 1)
     small = NTKMnas(2, in_channels=1).double()
     image = torch.randn(3, 1, 28, 28, dtype=torch.float64)

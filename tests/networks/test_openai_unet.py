@@ -1,4 +1,4 @@
-"""Published U-Nets in diffusers' names, against a forward pass in the published layout that is written here."""
+"""Published U-Nets with diffusers names, compared with a forward pass in the published layout, implemented here."""
 
 import math
 from collections import OrderedDict
@@ -66,7 +66,7 @@ class Attention(nn.Module):
 
 
 class Published(nn.Module):
-    """Levels of 32 and 64 channels, two residual blocks each, attention on the second."""
+    """Levels with 32 and 64 channels, two residual blocks each, and attention on the second level."""
 
     def __init__(self, residual_samplers: bool) -> None:
         super().__init__()

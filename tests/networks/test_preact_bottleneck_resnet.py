@@ -1,4 +1,4 @@
-"""Pre-activation networks with bottlenecks: their size, and their output against an independent computation."""
+"""Pre-activation networks with bottlenecks: their size, and their output compared with an independent computation."""
 
 import pytest
 import torch

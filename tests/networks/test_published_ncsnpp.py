@@ -1,6 +1,6 @@
-"""The authors' checkpoints in own names, against names and order that are written here and values of the authors' code.
+"""The authors' checkpoints with our names, compared with names and order listed here and values of the authors' code.
 
-Networks have levels of 8 and 16 channels with one residual block each, and attention at 4 x 4. The authors' code
+The networks have levels with 8 and 16 channels, one residual block each, and attention at 4 x 4. The authors' code
 computed the values in float64 from the parameters and inputs of `state` and `image`.
 """
 
@@ -96,7 +96,7 @@ def filled(shape: tuple[int, ...], start: float) -> Tensor:
 
 
 def checkpoint(path: Path, layers: tuple[str, ...], prefix: str = "module.", averaged: bool = True) -> Path:
-    """Save a checkpoint whose trained weights are other than the averaged ones."""
+    """Save a checkpoint whose trained weights differ from the averaged ones."""
     state = {name: filled(shape, place) for place, (name, shape) in enumerate(parameters(layers))}
     average = [value for name, value in state.items() if not name.endswith("modules.0.W")]
     trained = {prefix + name: value + (not name.endswith("modules.0.W")) for name, value in state.items()}
@@ -130,7 +130,7 @@ def test_the_network_computes_what_the_authors_code_does(layout: str, tmp_path: 
     level = [17.0, 500.0] if "embedding" in options else [0.5, 3.0]
     with torch.no_grad():
         found = network(image(), torch.tensor(level, dtype=torch.float64)).flatten()[PLACES]
-    # diffusers computes the angles of the embedding of times in float32
+    # diffusers computes the angles of the time embedding in float32
     expected = torch.tensor(OUTPUTS[layout], dtype=torch.float64)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6 if "embedding" in options else 1e-12)
 

@@ -11,7 +11,7 @@ from lightning_modules.networks.spynet import SPyNet, ZeroFlow, warped
 
 
 class Steady(nn.Module):
-    """A flow that is the same everywhere, and other for another order of frames."""
+    """A flow that is constant in space and depends on the order of the frames."""
 
     def forward(self, frame: Tensor, other: Tensor) -> Tensor:
         flow = torch.ones(len(frame), 2, *frame.shape[2:], dtype=frame.dtype)
@@ -79,7 +79,7 @@ def test_mirrored_clips_have_mirrored_flows_and_results() -> None:
     assert to_earlier is not None
     torch.testing.assert_close(to_earlier, to_later.flip(1))
     assert to_later.std() > 0
-    network.backward_trunk.load_state_dict(network.forward_trunk.state_dict())  # both directions alike
+    network.backward_trunk.load_state_dict(network.forward_trunk.state_dict())  # both directions are equal
     with torch.no_grad():
         weight = network.enlargement.fuse.weight
         weight[:, 4:] = weight[:, :4]
@@ -111,12 +111,12 @@ def test_training_cleans_once_and_evaluation_as_often_as_a_clip_needs() -> None:
 
 def test_how_often_a_clip_is_cleaned_does_not_depend_on_the_batch() -> None:
     network = small(threshold=0.2).eval()
-    with torch.no_grad():  # a residue of -x / 2, which halves the clip
+    with torch.no_grad():  # a residual of -x / 2, which halves the clip
         for parameter in network.cleaning.parameters():
             parameter.zero_()
         network.cleaning[0][0].weight[0, 0, 1, 1] = 1  # type: ignore[index]
         network.cleaning[1].weight[0, 0, 1, 1] = -0.5  # type: ignore[index]
-    given = clip() * torch.tensor([2.0, 0.5])[:, None, None, None, None]  # means about 1 and 1/4
+    given = clip() * torch.tensor([2.0, 0.5])[:, None, None, None, None]  # with means of about 1 and 1/4
     made = network.cleaned(given)
     torch.testing.assert_close(made, torch.stack([given[0] / 8, given[1] / 2]))
     for row in range(2):
@@ -140,7 +140,7 @@ def test_residual_blocks_begin_near_the_identity() -> None:
     assert (block.first.bias == 0).all()
 
 
-LAYERS: dict[str, tuple[int, int, int]] = {  # the authors' layers: output channels, input channels and kernel
+LAYERS: dict[str, tuple[int, int, int]] = {  # the authors' layers: output channels, input channels and kernel size
     "image_cleaning.0.main.0": (4, 1, 3),
     "image_cleaning.1": (1, 4, 3),
     **{f"image_cleaning.0.main.2.0.conv{number}": (4, 4, 3) for number in (1, 2)},
@@ -167,7 +167,7 @@ def published() -> dict[str, Tensor]:
 
 
 def enlarged_by_names(state: dict[str, Tensor], clip: Tensor) -> Tensor:
-    """Clean a clip without motion once and upscale it, layer by layer by the authors' names."""
+    """Clean a clip without motion once and upscale it, layer by layer, with the authors' names."""
 
     def conv(name: str, x: Tensor) -> Tensor:
         weight = state[f"{name}.weight"]
@@ -203,7 +203,7 @@ def enlarged_by_names(state: dict[str, Tensor], clip: Tensor) -> Tensor:
 
 
 def saved(path: Path, state: dict[str, Tensor], **more: Any) -> str:
-    """Save a checkpoint as mmediting does, whose averaged weights are other than the trained ones."""
+    """Save a checkpoint as mmediting does, with averaged weights that differ from the trained ones."""
     weights = {f"generator.{name}": value + 1 for name, value in state.items()}
     averaged = {f"generator_ema.{name}": value for name, value in state.items()}
     torch.save({"meta": {"iter": 1}, "state_dict": {"step_counter": torch.zeros(1), **weights, **averaged}}, path)

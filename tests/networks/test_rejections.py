@@ -41,7 +41,7 @@ from tests.rejections import Row, rejections
 
 
 def deeplab(**options: Any) -> Callable[[Path], object]:
-    """Build a network beside a file of other weights."""
+    """Build a network, given a file with unsuitable weights."""
 
     def build(root: Path) -> object:
         torch.save({"linear.weight": torch.zeros(2)}, root / "other.pth")
@@ -116,7 +116,7 @@ REJECTED: list[Row] = [
     ("DnCNN depth", lambda _: DnCNN(depth=1), ValueError, "depth must be at least"),
     ("DnCNN channels", lambda _: DnCNN(channels=0), ValueError, "channels must be at least"),
     ("DnCNN features", lambda _: DnCNN(features=0), ValueError, "features must be at least"),
-    ("EANet levels", lambda _: test_eanet.small(decoder=[1]), ValueError, "equally many levels, got 2 and 1"),
+    ("EANet levels", lambda _: test_eanet.small(decoder=[1]), ValueError, "the same number of levels, got 2 and 1"),
     ("MLP in_features", lambda _: MLP(0, [4], 2), ValueError, "in_features"),
     ("MLP hidden_features", lambda _: MLP(4, [4, 0], 2), ValueError, r"hidden_features.*\[4, 0\]"),
     ("MLP out_features", lambda _: MLP(4, [4], 0), ValueError, "out_features"),

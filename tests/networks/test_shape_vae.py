@@ -36,7 +36,7 @@ def test_negative_elbo_is_the_sum_of_both() -> None:
 
 
 def trained(vae: ShapeVAE, masks: Tensor, steps: int, batch_size: int, lr: float) -> list[float]:
-    """Fit to masks `[N, 1, H, W]`; give the loss of each step."""
+    """Fit to masks `[N, 1, H, W]`, and return the loss of each step."""
     optimizer, losses = torch.optim.Adam(vae.parameters(), lr), []
     for _ in range(steps):
         loss = vae.negative_elbo(masks[torch.randint(len(masks), (batch_size,))]).mean()
@@ -48,7 +48,7 @@ def trained(vae: ShapeVAE, masks: Tensor, steps: int, batch_size: int, lr: float
 
 
 def test_it_learns_ellipses() -> None:
-    """In 500 steps the bound improves, and masks that were not trained on come back with a Dice above 0.9."""
+    """In 500 steps the bound improves, and held-out masks are reconstructed with a Dice above 0.9."""
     torch.manual_seed(0)
     shapes, vae = Ellipses(600), ShapeVAE(32, 8, (16, 32, 32, 32))
     masks = shapes.masks(torch.arange(600), 32, seed=0)[:, None].float()

@@ -13,11 +13,11 @@ def image(*shape: int, seed: int = 0) -> Tensor:
 
 
 def constant_flow(right: float, down: float) -> SPyNet:
-    """A network whose coarsest level says a constant, and whose other levels correct nothing."""
+    """Build a network whose coarsest level outputs a constant, and whose other levels add no correction."""
     network = SPyNet(None).double()
     for number, parameter in enumerate(network.parameters()):
         parameter.zero_()
-        if number == 9:  # the bias of the first level's last convolution
+        if number == 9:  # the bias of the last convolution of the first level
             parameter.copy_(torch.tensor([right, down]))
     return network
 

@@ -79,7 +79,7 @@ def test_initialisations() -> None:
     other = TimeConditionedViT(16, 4, 64, depth=1, num_heads=4)
     fan_in = {other.patch_embed: 3 * 16}
     fan_in |= {layer: layer.in_features for layer in other.modules() if isinstance(layer, torch.nn.Linear)}
-    for layer, fan in fan_in.items():  # PyTorch's, which also draws biases
+    for layer, fan in fan_in.items():  # PyTorch's initialisation, which also samples biases
         for parameter in layer.parameters():
             assert 0.8 * fan**-0.5 < parameter.abs().max() <= fan**-0.5
     assert other.patch_embed.weight.requires_grad

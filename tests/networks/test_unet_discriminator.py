@@ -14,7 +14,7 @@ def test_scores_are_those_of_weights_divided_by_their_spectral_norm() -> None:
     torch.manual_seed(0)
     network = UNetDiscriminator(2, 4).double()
     image = torch.rand(2, 2, 16, 24, dtype=torch.float64)
-    for _ in range(300):  # each step of training makes one iteration
+    for _ in range(300):  # each training step makes one power iteration
         network(image)
     state = network.eval().state_dict()
 

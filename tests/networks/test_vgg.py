@@ -1,4 +1,4 @@
-"""VGG for small images: its size and its layers, against an independent computation."""
+"""VGG for small images: its size and its layers, compared with an independent computation."""
 
 import pytest
 import torch

@@ -18,7 +18,7 @@ def elr_loss(logits: Tensor, label: Tensor, target: Tensor, strength: float) -> 
 
 @pytest.fixture
 def example() -> tuple[Tensor, Tensor, Tensor]:
-    """Logits near zero, so that no probability is clamped, labels, and targets whose rows sum to less than one."""
+    """Return logits near zero, so that no probability is clamped, labels, and targets with row sums below one."""
     torch.manual_seed(0)
     logits = torch.randn(B, K, dtype=torch.float64, requires_grad=True)
     return logits, torch.randint(K, (B,)), 0.7 * torch.rand(B, K, dtype=torch.float64).softmax(dim=1)
@@ -64,7 +64,7 @@ def test_a_clamped_prediction_is_made_to_sum_to_one_again() -> None:
 
 
 def test_value_and_gradient_of_a_step_are_the_equations() -> None:
-    """Of images that are seen for the second time, with beta .9: t = .1 (.9 p_before + p), without gradient."""
+    """When images are seen for the second time with beta .9, t = .1 (.9 p_before + p), without gradient."""
     module = ELR(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3, 3)), 3, strength=4.0, momentum=0.9).double()
     module.log = lambda *arguments, **options: None  # type: ignore[method-assign, assignment]
     module.targets.allocate(4, "cpu", torch.float64)

@@ -5,7 +5,7 @@ import pytest
 from tests.conformance.experiments import CONFIGS, experiments, name
 from tests.conformance.test_configs import paper_pairs
 
-pytestmark = pytest.mark.nightly  # each of its configs is parsed, half a second each
+pytestmark = pytest.mark.nightly  # parsing each of its configs takes half a second
 
 
 def test_there_are_baselines_for_the_papers_tables() -> None:
@@ -33,7 +33,7 @@ SCHEDULES: dict[str, tuple[int, int, float, float, list[int], float]] = {
 # lambda and beta (appendix G.4)
 TARGETS = {"cifar10": (3, 0.7), "cifar10_asymmetric": (1, 0.9), "cifar100": (7, 0.9), "cifar100_asymmetric": (7, 0.9)}
 TARGETS |= {"clothing1m": (3, 0.7), "webvision": (3, 0.7), "cifar10_cosine": (3, 0.7), "cifar100_cosine": (7, 0.9)}
-# mixup's alpha, decay of the average, its ramp, that of the regularisation, re-weighting (G.4 and the authors' configs)
+# mixup's alpha, decay of the average, its ramp, ramp of the regularisation, re-weighting (G.4 and the authors' configs)
 PLUS = {
     "cifar10": (1, 0.997, 40000, 0, False),
     "cifar10_asymmetric": (1, 0.997, 40000, 0, False),

@@ -101,7 +101,7 @@ def test_value_and_gradient_of_a_step_are_elr_of_mixed_images_with_the_other_ave
     assert torch.equal(out["logits"], teacher)
     for own, other in zip(module.parameters(), reference.parameters(), strict=True):
         if other.grad is None:
-            assert own.grad is None  # the second network and both averages rest
+            assert own.grad is None  # the second network and both averages are unchanged
         else:
             torch.testing.assert_close(own.grad, other.grad, rtol=1e-10, atol=1e-14)
 
@@ -120,7 +120,7 @@ def test_each_network_ramps_its_term_by_its_own_steps(monkeypatch: pytest.Monkey
         module.steps = steps
         terms[ramp_steps, strength] = float(module.training_step(batch, 1)["loss"])
     ramped, whole = (terms[ramp_steps, 3.0] - terms[8, 0.0] for ramp_steps in (8, 0))
-    assert ramped / whole == pytest.approx(math.exp(-5 * (1 - 6 / 8) ** 2), rel=1e-10)  # the second network's sixth
+    assert ramped / whole == pytest.approx(math.exp(-5 * (1 - 6 / 8) ** 2), rel=1e-10)  # second network's sixth step
 
 
 def test_each_pass_trains_one_network_and_its_average() -> None:

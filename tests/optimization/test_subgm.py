@@ -1,4 +1,4 @@
-"""SubGM against autograd, the expected sub-gradient's scale, and what it recovers."""
+"""SubGM compared with autograd, the scale of the expected sub-gradient, and recovery."""
 
 import math
 from typing import Any
@@ -27,7 +27,7 @@ def measured(measurements: int, noise: Any = OUTLIERS, seed: int = 0, dim: int =
 
 
 def recovered(table: LowRankMeasurements, steps: int = 12, **arguments: Any) -> SubGM:
-    """Take fifty iterations a step."""
+    """Run fifty iterations per step."""
     torch.manual_seed(0)
     module = SubGM(**{"dim": table.dim, "start": "random", "iterations_per_step": 50, **arguments})
     quiet(max_epochs=1, precision="64-true").fit(module, datamodule=Tables(table, passes_per_epoch=steps))
@@ -62,7 +62,7 @@ def test_parts_of_the_measurements_add_up() -> None:
 
 
 def phi(p: float, std: float, norm: float) -> float:
-    """The scale that the sub-gradient is expected to have: sqrt(2 / pi) (1 - p + p ||X|| / sqrt(||X||^2 + std^2))."""
+    """Return the scale of the expected sub-gradient: sqrt(2 / pi) (1 - p + p ||X|| / sqrt(||X||^2 + std^2))."""
     return math.sqrt(2 / math.pi) * (1 - p + p * norm / math.sqrt(norm**2 + std**2))
 
 
@@ -141,7 +141,7 @@ def test_turned_measurements_turn_the_iterates(monkeypatch: pytest.MonkeyPatch) 
     module.factor = nn.Parameter(turn.T @ module.factor.data)
     quiet(max_epochs=1, precision="64-true").fit(module, datamodule=Tables(table))
     torch.testing.assert_close(module.factor.data, turn.T @ plain.factor.data, rtol=0, atol=1e-9)
-    assert list(module.tables) == ["singular_values"]  # nothing else is known without X*
+    assert list(module.tables) == ["singular_values"]  # without X*, nothing else can be computed
 
 
 def test_tables_tell_signal_and_residual() -> None:

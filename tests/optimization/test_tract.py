@@ -1,4 +1,4 @@
-"""TrAct's gradient against its closed form, its optimality, its limits, and plain layers."""
+"""TrAct's gradient compared with its closed form, its optimality, its limits, and plain layers."""
 
 import copy
 from typing import Any
@@ -24,7 +24,7 @@ def numbers(*shape: int, seed: int = 0) -> Tensor:
 
 
 def gradients(layer: nn.Module, inputs: Tensor, target: Tensor) -> dict[str, Tensor]:
-    """Of a mean loss, also the inputs' own; layers and inputs stay as they were."""
+    """Compute gradients of a mean loss, including those of the inputs; layers and inputs are unchanged."""
     inputs = inputs.clone().requires_grad_()
     output = layer(inputs)
     ((output - target) ** 2).flatten(1).sum(dim=1).mean().backward()
@@ -111,7 +111,7 @@ def test_the_step_is_the_best_one_for_the_pre_activations() -> None:
 
 
 def weight_gradient(inputs: Tensor, ridge: float, target: Tensor) -> tuple[Tensor, Tensor]:
-    """That of TrAct and the plain one."""
+    """Return the gradients of TrAct and of the plain layer."""
     plain = nn.Linear(inputs.shape[1], target.shape[1], bias=False).double()
     nn.init.zeros_(plain.weight)
     layer = TrActLinear(copy.deepcopy(plain), ridge, sync_gram=False)
@@ -188,7 +188,7 @@ def test_without_gradients_nothing_is_solved(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_patches_of_photographs_are_regressed_at_rates_where_plain_descent_diverges() -> None:
-    """The card's demonstration: a teacher's embedding of patches whose covariance is badly conditioned."""
+    """This is the card's demonstration: a teacher's embedding of patches with an ill-conditioned covariance."""
     photographs = [torch.from_numpy(image).double().permute(2, 0, 1)[None] for image in load_sample_images().images]
     cut = torch.cat([F.unfold(image, 4, stride=7)[0].T for image in photographs])
     cut = (cut - cut.mean()) / cut.std()

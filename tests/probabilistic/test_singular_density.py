@@ -27,7 +27,7 @@ def circle(points: int) -> Tensor:
 
 
 def of_the_circle(x: Tensor, std: float) -> Tensor:
-    """The closed form of log p for noisy points of the unit circle: with the Bessel function I_0 scaled by e^-k."""
+    """Compute log p in closed form for noisy points of the unit circle, with the Bessel function I_0 scaled by e^-k."""
     r = x.norm(dim=1)
     return (
         -math.log(2 * math.pi * std**2)
@@ -68,7 +68,7 @@ def test_gradients_are_those_of_the_card_and_of_parts() -> None:
     centre = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
     log_std = torch.tensor(-0.4, dtype=torch.float64, requires_grad=True)
     gradients = []
-    for at_once in (1000, 10):  # all, and parts of two points
+    for at_once in (1000, 10):  # all at once, and in parts of two points
         loss = -mixture_log_likelihood(x, centre, log_std, at_once).mean()
         gradients.append(torch.autograd.grad(loss, [centre, log_std]))
     torch.testing.assert_close(*gradients)
@@ -91,7 +91,7 @@ def test_of_a_linear_generator_all_ways_give_the_density_of_a_gaussian() -> None
     torch.testing.assert_close(mixture_log_likelihood(x, latent @ matrix.T + shift, log_std), exact, atol=0.02, rtol=0)
     precision = torch.eye(2, dtype=torch.float64) + matrix.T @ matrix / std**2
     mean = torch.linalg.solve(precision, matrix.T @ (x - shift).T / std**2).T
-    mean = mean + 0.3  # an encoder that is not exact
+    mean = mean + 0.3  # an inexact encoder
     posterior = torch.cat([mean, -precision.diagonal().log().expand_as(mean) / 2], dim=1)
 
     def bound(k: int) -> Tensor:
@@ -103,7 +103,7 @@ def test_of_a_linear_generator_all_ways_give_the_density_of_a_gaussian() -> None
     assert (averages[0] < averages[1]).all()
     assert (averages[1] < averages[2]).all()
     assert (averages[2] < exact + 0.01).all()
-    entropy = 1 + math.log(2 * math.pi) + posterior[:, 2:].sum(1)  # of q; with one sample it is the evidence bound
+    entropy = 1 + math.log(2 * math.pi) + posterior[:, 2:].sum(1)  # of q; with one sample, the evidence bound
     width = posterior[:, 2:].exp().square()
     error = (x - mean @ matrix.T - shift).square().sum(1) + (matrix.square().sum(0) * width).sum(1)
     likelihood = -error / (2 * std**2) - 3 * math.log(std) - 1.5 * math.log(2 * math.pi)

@@ -1,4 +1,4 @@
-"""A small network of spectrograms, modules with it, and a batch of noise."""
+"""A small network for spectrograms, modules that use it, and a batch of noise."""
 
 from typing import Any
 

@@ -92,7 +92,7 @@ def test_the_way_back_takes_its_steps_from_the_enlarged_image(options: dict, cal
 
 
 class Neighbours(nn.Module):
-    """A network that pools nothing."""
+    """A network without pooling."""
 
     def __init__(self) -> None:
         super().__init__()

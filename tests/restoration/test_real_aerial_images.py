@@ -1,4 +1,4 @@
-"""Aerial images four times as large, of a network trained for minutes on small ones of AID."""
+"""Aerial images enlarged four times by a network that was trained for minutes on small images of AID."""
 
 import os
 from pathlib import Path

@@ -13,7 +13,7 @@ from tests.robustness.smoothed_training.by_hand import assert_same_with_gradient
 
 
 def training(**arguments: Any) -> AdversarialTraining:
-    """A linear classifier of two classes, in float64 and in training mode."""
+    """Build a linear classifier of two classes, in float64 and in training mode."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Dropout(0.0), nn.Linear(16, 2))
     return AdversarialTraining(network, num_classes=2, **{"epsilon": 0.1, **arguments}).double().train()
@@ -26,9 +26,9 @@ def batch() -> LabelledImageBatch:
 
 
 def test_a_step_is_the_cross_entropy_at_the_worst_corner_of_the_budget() -> None:
-    """Of two classes told apart linearly, the worst perturbation is epsilon sign(w_other - w_y), far from 0 and 1.
+    """For two linearly separated classes, the worst perturbation is epsilon sign(w_other - w_y), far from 0 and 1.
 
-    The gradient is that at the attacked image: nothing is differentiated through the attack.
+    The gradient is that at the attacked image; the attack itself is not differentiated.
     """
     module, given = training(steps=20, step_size=0.05), batch()
     loss = module.training_step(given, 0)["loss"]

@@ -9,7 +9,7 @@ from tests.robustness.smoothed_training.by_hand import assert_same_with_gradient
 
 
 class Recorder(torch.nn.Module):
-    """Keeps what it is shown."""
+    """A network that records its inputs."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -12,7 +12,7 @@ from lightning_modules.robustness.denoised_classifier import DenoisedClassifier
 
 
 class ExactScore(nn.Module):
-    """The score of images N(0.5, 0.04) under noise of variance 0.25."""
+    """The score of N(0.5, 0.04) images under noise of variance 0.25."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ def module() -> DenoisedClassifier:
 
 
 def test_votes_are_on_the_posterior_mean_of_the_noisy_image() -> None:
-    """For images N(m, t2) it is m + t2 / (t2 + sigma^2) (y - m)."""
+    """For N(m, t2) images, the posterior mean is m + t2 / (t2 + sigma^2) (y - m)."""
     method = module()
     image, noise = torch.rand(5, 1, 3, 4, dtype=torch.float64), torch.randn(5, 1, 3, 4, dtype=torch.float64)
     denoised = (0.5 + 0.04 / 0.29 * (image + 0.5 * noise - 0.5)).clamp(0, 1)

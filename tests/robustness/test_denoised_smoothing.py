@@ -28,7 +28,7 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
 
 
 class Told(nn.Module):
-    """Keeps the times that it is told."""
+    """Records the timesteps that it receives."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,20 +55,20 @@ def test_a_model_of_4000_levels_is_told_times_that_count_to_1000(sigma: float, t
 
 @pytest.mark.parametrize("kind", [DDPMScheduler, DDIMScheduler])
 def test_a_scheduler_may_be_given_its_arguments_by_their_position(kind: Any) -> None:
-    """Its own levels count: diffusers forgets such arguments where it builds another scheduler `from_config`."""
+    """The scheduler's actual levels are used: diffusers drops positional arguments in `from_config`."""
     arguments = (4000, 1e-4, 0.02, "squaredcos_cap_v2")
     told = Told()
     module = DenoisedSmoothing(Flat(), told, kind(*arguments), num_classes=4)
     np.testing.assert_array_equal(module.levels, kind(*arguments).alphas_cumprod.double())
     module.smoothed_logits(rand(2, 1, 2, 2), randn(2, 1, 2, 2), 0.25)
     assert told.seen.tolist() == [1158] * 2
-    with torch.device("meta"):  # no tensor has values there, and the levels are known
+    with torch.device("meta"):  # tensors have no values there, but the levels are known
         meta = DenoisedSmoothing(nn.Linear(2, 2), frozen(nn.Linear(2, 2)), kind(*arguments), num_classes=2)
     np.testing.assert_array_equal(meta.levels, module.levels)
 
 
 class Oracle(nn.Module):
-    """Knows the image, and says what a perfect model would; keeps what it is shown."""
+    """Predicts as a perfect model would, from the known image; records its inputs."""
 
     def __init__(self, image: Tensor, scheduler: DDPMScheduler) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class Oracle(nn.Module):
 
 
 class Flat(nn.Module):
-    """Logits that are the pixels."""
+    """Returns the pixels as logits."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -126,7 +126,7 @@ def test_the_model_is_shown_its_own_kind_of_image_at_one_level() -> None:
 
 
 class LinearGaussian(nn.Module):
-    """The best possible model of images N(mean, tau^2 I) in [-1, 1]: E[e | x_t] in closed form."""
+    """The best possible model for N(mean, tau^2 I) images in [-1, 1]: E[e | x_t] in closed form."""
 
     def __init__(self, mean: Tensor, tau: float, abar: Tensor) -> None:
         super().__init__()
@@ -141,7 +141,7 @@ class LinearGaussian(nn.Module):
 
 
 class Plane(nn.Module):
-    """Class 0 where the mean pixel is above a half; in float64, so that no batch changes a vote."""
+    """Class 0 if the mean pixel is above a half, in float64 so that batching does not change a vote."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -153,14 +153,14 @@ class Plane(nn.Module):
 
 
 def test_a_linear_denoiser_before_a_plane_is_certified_at_its_distance() -> None:
-    """Denoised by the gain a towards the mean m, the plane 1/2 stands at 1/2 + (1/a - 1)(1/2 - m) of the mean pixel."""
+    """Denoised with gain a towards the mean m, the plane at 1/2 moves to 1/2 + (1/a - 1)(1/2 - m) of the mean pixel."""
     scheduler, sigma, tau = DDPMScheduler(), 0.25, 0.5
     t = 145
     abar = float(scheduler.alphas_cumprod[t])
     denoiser = LinearGaussian(torch.full((1, 1, 4, 4), -0.1), tau, scheduler.alphas_cumprod.double())
     module = DenoisedSmoothing(Plane(), denoiser, scheduler, num_classes=2)
     image = torch.full((1, 4, 4), 0.62)
-    gain = tau**2 * abar / (tau**2 * abar + 1 - abar)  # of the pixel itself: sqrt(abar) times that of x_t
+    gain = tau**2 * abar / (tau**2 * abar + 1 - abar)  # of the pixel itself: sqrt(abar) times the gain of x_t
     plane = 0.5 + (1 / gain - 1) * (0.5 - 0.45)
     distance = (0.62 - plane) * math.sqrt(16)
     level = float(noise_levels(abar))

@@ -1,4 +1,4 @@
-"""Denoised smoothing with a U-Net of diffusers: one-step estimates, precision, and the step that trains both parts."""
+"""Denoised smoothing with a diffusers U-Net: one-step estimates, precision, and the step that trains both parts."""
 
 import math
 from pathlib import Path
@@ -53,7 +53,7 @@ def module(folder: Path, tuning: Any = "full", scheduler: Any = None) -> Denoise
 def test_a_network_of_diffusers_denoises_in_one_step_of_its_scheduler(
     folder: Path, kind: Any, prediction: Prediction
 ) -> None:
-    """One DDIM step from t* to the image itself is the same estimate."""
+    """A single DDIM step from t* to the image gives the same estimate."""
     built = module(folder, scheduler=kind(prediction_type=prediction)).eval()
     for protocol in (Classifier, Denoiser, SmoothedClassifier):
         assert isinstance(built, protocol)
@@ -137,7 +137,7 @@ def test_a_frozen_diffusion_model_is_not_evaluated_in_training(folder: Path) -> 
 
 
 def test_the_schedule_is_part_of_the_state(folder: Path) -> None:
-    """Certificates are told apart by the state."""
+    """Certificates are identified by the state."""
     torch.testing.assert_close(module(folder).state_dict()["alphas_cumprod"], DDPMScheduler().alphas_cumprod)
 
 

@@ -1,4 +1,4 @@
-"""Scores of data whose noisy densities are known: a Gaussian, and a mixture of Gaussians around points."""
+"""Scores of data with known noisy densities: a Gaussian, and a mixture of Gaussians around points."""
 
 from collections.abc import Callable
 
@@ -11,17 +11,17 @@ PROCESSES = [VE(0.01, 10.0), VP(), SubVP()]
 
 
 def shrinkage(process: Process, t: Tensor) -> Tensor:
-    """m(t), of the shape of t."""
+    """Return m(t), with the shape of t."""
     return process.kernel(torch.ones_like(t), t)[0]
 
 
 def variance(process: Process, t: Tensor, deviation: float) -> Tensor:
-    """Variance of x_t where data have a standard deviation."""
+    """Return the variance of x_t for data with a given standard deviation."""
     return shrinkage(process, t) ** 2 * deviation**2 + process.kernel(torch.zeros_like(t), t)[1] ** 2
 
 
 def gaussian_score(process: Process, mean: float, deviation: float) -> Callable[[Tensor, Tensor], Tensor]:
-    """Score of data N(mean, deviation^2 I); of complex data, whose squared modulus has that variance."""
+    """Return the score of N(mean, deviation^2 I) data; for complex data, E|x - mean|^2 is deviation^2."""
 
     def score(x: Tensor, t: Tensor) -> Tensor:
         t = t.double()
@@ -31,7 +31,7 @@ def gaussian_score(process: Process, mean: float, deviation: float) -> Callable[
 
 
 def mixture_score(process: Process, points: Tensor, deviation: float = 0.0) -> Callable[[Tensor, Tensor], Tensor]:
-    """Score of equal Gaussians around points `[K, ...]`."""
+    """Return the score of equally weighted Gaussians around points `[K, ...]`."""
 
     def score(x: Tensor, t: Tensor) -> Tensor:
         m, v = shrinkage(process, t), variance(process, t, deviation)

@@ -1,4 +1,4 @@
-"""Steps and paths of DDIM against diffusers' schedulers, and against Gaussian data, where everything is known."""
+"""Steps and paths of DDIM, compared with diffusers schedulers and with the exact solution for Gaussian data."""
 
 import math
 from types import SimpleNamespace
@@ -30,7 +30,7 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
 
 
 def smooth(noisy: Tensor, t: Tensor) -> Tensor:
-    """Any function of image and time, the same for each image of a batch."""
+    """A function of image and time that treats each image of a batch separately."""
     return torch.tanh(noisy.roll(1, -1) + t.view(-1, 1, 1, 1) / 700)
 
 
@@ -81,7 +81,7 @@ def test_full_noise_over_all_times_is_ancestral_sampling() -> None:
 
 
 class GaussianModel:
-    """The best model of images N(0, s^2): E[x | x_t] in closed form."""
+    """The best model for N(0, s^2) images: E[x | x_t] in closed form."""
 
     def __init__(self, abar: Any, s: float, prediction: Prediction) -> None:
         self.abar, self.s, self.prediction = torch.as_tensor(abar), s, prediction
@@ -95,7 +95,7 @@ class GaussianModel:
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
 def test_gaussian_images_are_encoded_and_decoded_by_the_known_map(prediction: Prediction) -> None:
-    """Along the ODE x_t keeps its quantile: x_t / sqrt(s^2 abar_t + 1 - abar_t) does not change."""
+    """Along the ODE, x_t keeps its quantile: x_t / sqrt(s^2 abar_t + 1 - abar_t) is constant."""
     abar = scheduler_levels(DDIMScheduler())
     model = GaussianModel(abar, 0.5, prediction)
     image = randn(3, 1, 2, 2) * 0.5

@@ -1,4 +1,4 @@
-"""Levels of discrete diffusion and the three quantities that models predict."""
+"""Levels of discrete diffusion, and the three quantities that models predict."""
 
 import math
 from typing import Any, get_args
@@ -74,7 +74,7 @@ def test_kinds_of_prediction_agree(abar: float, seed: int) -> None:
         torch.testing.assert_close(clean_estimate(output, noisy, abar, prediction), image, rtol=0, atol=1e-9)
         with_variance = torch.cat([output, randn(3, 2, 4, 4, seed=seed + 1)], dim=1)
         torch.testing.assert_close(clean_estimate(with_variance, noisy, weights, prediction), image, rtol=0, atol=1e-9)
-    # The same as diffusers says of v.
+    # This agrees with the definition of v in diffusers.
     scheduler = DDPMScheduler(trained_betas=[1 - float(weight)])
     velocity = scheduler.get_velocity(image, noise, torch.zeros(3, dtype=torch.int64))
     torch.testing.assert_close(diffusion_target(image, noise, weights, "v_prediction"), velocity, rtol=0, atol=1e-5)

@@ -39,7 +39,7 @@ def test_complex_data_are_moved_by_the_same_map() -> None:
 
 @pytest.mark.parametrize("process", PROCESSES, ids=lambda process: type(process).__name__)
 def test_log_density_of_gaussian_data_is_exact(process: Process) -> None:
-    """The Jacobian is diagonal, so that signs estimate its trace without error; x_1 is nearly the prior."""
+    """The Jacobian is diagonal, so random signs estimate its trace exactly; x_1 nearly follows the prior."""
     score = gaussian_score(process, 0.0, DEVIATION)
     x = randn(5, 1, 2, 2) * DEVIATION
     signs = torch.where(randn(5, 1, 2, 2) > 0.3, 1.0, -1.0).double()
@@ -62,7 +62,7 @@ def test_log_density_of_a_mixture_is_near_its_own() -> None:
 
 
 def test_uniform_images_cost_eight_bits() -> None:
-    """Density 1/2 on [-1, 1] and 1 on [0, 1] are the same images."""
+    """Density 1/2 on [-1, 1] and density 1 on [0, 1] describe the same images."""
     for width in (2.0, 1.0):
         bits = bits_per_dimension(torch.tensor([-12 * math.log(width)]), 12, width)
         assert float(bits) == pytest.approx(8)

@@ -35,7 +35,7 @@ def test_the_variance_solves_its_equation(schedule: Schedule) -> None:
 
 
 def test_the_best_step_is_the_mean_of_the_posterior_by_bayes() -> None:
-    """Of Gaussians: x_s is N(mu + w_s d, s_s^2), x_t given it N(mu + a (x_s - mu), lambda^2 (1 - a^2)), a = e^-r."""
+    """Gaussians: x_s is N(mu + w_s d, s_s^2), x_t given x_s is N(mu + a (x_s - mu), lambda^2 (1 - a^2)), a = e^-r."""
     process = MeanReverting(20)
     for t, s in ((20, 19), (20, 7), (5, 1), (1, 0)):
         towards, back, std = process.posterior(t, s)
@@ -93,7 +93,7 @@ def test_steps_forward_arrive_at_the_marginal() -> None:
     [("euler", 2 * 0.1960784**2 * 0.0016946 * 0.1040938), ("ode", 0.0), ("posterior", 0.0)],
 )
 def test_samplers_give_the_law_of_gaussian_images_from_their_exact_noise(sampler: Sampler, added: float) -> None:
-    """Of x_0 ~ N(.7, .1^2) the noise in x_t that is expected is s_t (x_t - m_t) / (w_t^2 .01 + s_t^2)."""
+    """For x_0 ~ N(.7, .1^2), the expected noise in x_t is s_t (x_t - m_t) / (w_t^2 .01 + s_t^2)."""
     process, degraded = MeanReverting(), torch.full((20_000,), 0.3, dtype=torch.float64)
 
     def noise_in(x: Tensor, t: int) -> Tensor:

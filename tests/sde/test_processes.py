@@ -56,7 +56,7 @@ def test_tweedies_formula_gives_the_posterior_mean(process: Process) -> None:
 
 
 def test_steps_of_a_grid_are_those_of_the_discrete_models() -> None:
-    """Over all n steps of VP the kept part of x is sqrt(abar) of DDPM; the lost part of VE adds up to smax^2."""
+    """Over all n steps of VP, the retained part of x is DDPM's sqrt(abar); the added variances of VE sum to smax^2."""
     from diffusers import DDPMScheduler
 
     n = 1000

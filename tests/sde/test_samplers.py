@@ -1,4 +1,4 @@
-"""Samplers against Gaussian data, where each step is a linear map, and against diffusers' scheduler."""
+"""Samplers compared with Gaussian data, for which each step is a linear map, and with the diffusers scheduler."""
 
 import math
 from functools import partial
@@ -32,7 +32,7 @@ def grid(n: int, end: float = 1e-5) -> list[float]:
 
 
 def moments(process: Process, update: Any, n: int) -> tuple[float, float]:
-    """Mean and deviation of samples, exactly: every step is x -> a x + c + b z, of which three probes tell a, b, c."""
+    """Compute the exact mean and deviation of samples: each step is x -> a x + c + b z, found with three probes."""
     score = gaussian_score(process, MEAN, DEVIATION)
     end = torch.ones(1, dtype=torch.float64)
     mean, variance = float(shrinkage(process, end)) * MEAN, float(variance_of(process, end, DEVIATION))
@@ -79,7 +79,7 @@ def test_the_flow_draws_nothing(update: Any) -> None:
 
 
 def test_prediction_and_correction_of_ve_are_those_of_diffusers() -> None:
-    """The scheduler's own times are put in, and its noise; it tells the network sigma, and corrects with r."""
+    """Both use the scheduler's times and noise; the scheduler passes sigma to the network and corrects with r."""
     scheduler = ScoreSdeVeScheduler(num_train_timesteps=50, snr=0.17, sigma_min=0.01, sigma_max=50.0)
     scheduler.set_timesteps(50)
     scheduler.set_sigmas(50)
@@ -106,7 +106,7 @@ def test_prediction_and_correction_of_ve_are_those_of_diffusers() -> None:
 @pytest.mark.parametrize("corrector", [langevin, annealed_langevin])
 @pytest.mark.parametrize("process", PROCESSES, ids=lambda process: type(process).__name__)
 def test_correction_leaves_the_right_marginal_as_it_is(corrector: Any, process: Process) -> None:
-    """Of a Gaussian N(0, v) with steps e the variance (1 - e / v)^2 v + 2 e differs from v by e^2 / v."""
+    """For a Gaussian N(0, v) and steps e, the variance (1 - e / v)^2 v + 2 e differs from v by e^2 / v."""
     generator, t = torch.Generator().manual_seed(0), 0.4
     time = torch.tensor([t], dtype=torch.float64)
     score = gaussian_score(process, 0.0, DEVIATION)

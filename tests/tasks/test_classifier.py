@@ -12,7 +12,7 @@ from tests.trainers import quiet
 
 
 class Given(ClassifierSteps, LightningModule):
-    """Its logits are its inputs."""
+    """Returns its inputs as logits."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()

@@ -15,7 +15,7 @@ NUM_CLASSES = 4
 
 
 class OneHot(SegmenterSteps, LightningModule):
-    """Predicts what is in the image: category k by logit 1 + k, so that the loss tells categories apart."""
+    """Predicts the mask in the image: category k has the logit 1 + k, so that the loss distinguishes categories."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ def batches(prediction: Tensor, label: Tensor, sizes: list[int]) -> list[dict[st
 
 
 def example() -> tuple[Tensor, Tensor]:
-    """Seven masks: category 2 occurs in the prediction alone, category 3 nowhere, and two masks have no pixel."""
+    """Return seven masks: category 2 occurs only in predictions, category 3 nowhere, and two masks have no pixels."""
     torch.manual_seed(0)
     label = torch.randint(2, (7, 5, 6))
     prediction = torch.where(torch.rand(7, 5, 6) < 0.3, 2 * torch.randint(2, (7, 5, 6)), label)
@@ -104,7 +104,7 @@ def test_predictions_are_small_masks() -> None:
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 5))
 def test_dice_and_iou_agree(seed: int, num_classes: int) -> None:
-    """Dice = 2 IoU / (1 + IoU), and neither changes when truth and prediction change places."""
+    """Dice = 2 IoU / (1 + IoU), and both are symmetric in truth and prediction."""
     counts = torch.randint(3, (num_classes, num_classes), generator=torch.Generator().manual_seed(seed))
     iou, dice = iou_and_dice(counts)
     torch.testing.assert_close(dice, 2 * iou / (1 + iou), equal_nan=True)

@@ -1,4 +1,4 @@
-"""A folder of images in, a folder of restored images out, by the command line."""
+"""The command line reads a folder of images and writes a folder of restored images."""
 
 import os
 import signal
@@ -34,7 +34,7 @@ def predict(folder: Path, out: Path, *arguments: str) -> int:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Three images of two sizes, one of them in a subfolder, and a file that is none."""
+    """Write three images of two sizes, one of them in a subfolder, and a file that is not an image."""
     given = tmp_path / "given"
     (given / "below").mkdir(parents=True)
     for name, side in {"a.png": 24, "b.bmp": 32, "below/c.tif": 24}.items():
@@ -75,7 +75,7 @@ def test_two_processes_share_a_folder(folder: Path, tmp_path: Path) -> None:
 
 
 class Halved(ImageWriter, LightningModule):
-    """Halves images; in one of two processes it may be killed, or fail, at its second batch."""
+    """Halves images; one of two processes may be killed, or fail, at its second batch."""
 
     written, given, settings_name = "halved", "image", "settings.json"
 
@@ -94,7 +94,7 @@ class Halved(ImageWriter, LightningModule):
 
 
 class Batches(LightningDataModule):
-    """Eight batches of one image, of which each process has its share."""
+    """Eight batches of one image each, distributed over the processes."""
 
     def predict_dataloader(self) -> DataLoader:
         return DataLoader(list(self.batches())[rank() :: world_size()], batch_size=None)  # type: ignore[arg-type]

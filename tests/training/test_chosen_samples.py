@@ -1,4 +1,4 @@
-"""Places of training samples are drawn without repetition, by the seed alone."""
+"""Positions of training samples are drawn without repetition and depend only on the seed."""
 
 from types import SimpleNamespace
 

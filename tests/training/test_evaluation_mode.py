@@ -10,7 +10,7 @@ from tests.trainers import quiet
 
 
 class Watched(LightningModule):
-    """Keeps the input, output and modes of each call."""
+    """Records the input, output and modes of each call."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()

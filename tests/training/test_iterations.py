@@ -1,4 +1,4 @@
-"""Several iterations in a step are those of one at a time, are counted as one, and are saved between two."""
+"""Several iterations per step equal single ones, are counted as one step, and can be saved between two iterations."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from tests.trainers import quiet
 
 
 class Halley(LightningModule):
-    """Computes the root of 2 by an iteration that is not linear, with a step that shrinks."""
+    """Computes the root of 2 with a nonlinear iteration whose step shrinks."""
 
     def __init__(self, iterations: int) -> None:
         super().__init__()

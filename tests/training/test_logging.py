@@ -1,4 +1,4 @@
-"""Epoch means of training steps: exact, and at the cost of one call of Lightning's an epoch."""
+"""Epoch means over training steps: exact, with a single Lightning call per epoch."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ X = torch.randn(7, 2, generator=torch.Generator().manual_seed(0), dtype=torch.fl
 
 
 class Logged(nn.Module):
-    """Keeps what a module logs, as a LightningModule without a trainer would be told."""
+    """Records the values that a module logs; replaces a LightningModule without a trainer."""
 
     trainer = None
 
@@ -57,7 +57,7 @@ class Means(LightningModule):
 
 
 class Rows(Callback):
-    """Keeps the means of each epoch, and fails or stops after a number of batches of the first one."""
+    """Records the means of each epoch, and fails or stops after some batches of the first epoch."""
 
     def __init__(self, fail_after: int = 0, stop_after: int = 0) -> None:
         self.rows: list[dict[str, float]] = []
@@ -73,7 +73,7 @@ class Rows(Callback):
 
 
 def loader(rank: int = 0, processes: int = 1) -> Any:
-    """Batches of three, three and two of the numbers, of which one is in two batches: this process's part of each."""
+    """Return this process's part of batches of three, three and two numbers, one of which is in two batches."""
     parts = [{"image": part[rank::processes], "global_batch_size": len(part)} for part in (X[:3], X[3:6], X[5:])]
     return DataLoader(parts, batch_size=None)  # type: ignore[arg-type]
 
@@ -88,7 +88,7 @@ def mean_of(values: Tensor) -> float:
 
 
 ALL = torch.cat([X, X[5:6]])
-"""The numbers that an epoch visits: of batches of three, three and two."""
+"""The numbers that an epoch visits, in batches of three, three and two."""
 
 
 def expected(values: Tensor, epoch: int) -> Any:
@@ -97,7 +97,7 @@ def expected(values: Tensor, epoch: int) -> Any:
 
 
 def test_uneven_shares_give_gradient_and_logged_values_of_the_whole_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """DDP and the logger take the mean over processes; here one has five samples and the other two."""
+    """DDP and the logger average over processes, which have five and two samples here."""
     monkeypatch.setattr(batches, "world_size", lambda: 2)
     gradients, losses, terms = [], [], []
     for part in (X[:5], X[5:]):
@@ -120,7 +120,7 @@ def test_uneven_shares_give_gradient_and_logged_values_of_the_whole_batch(monkey
 def test_means_are_those_of_all_samples_and_lightning_is_called_once_an_epoch() -> None:
     module = Means()
     assert trained(module, Rows()) == [expected(ALL, 0), expected(ALL, 1)]
-    assert module.calls == 2 * 2  # two names in two epochs, of three batches each
+    assert module.calls == 2 * 2  # two names in two epochs, with three batches each
     assert set(module.state_dict()) == {"weight"}
 
 
@@ -148,7 +148,7 @@ def test_validation_within_an_epoch_leaves_its_mean_alone() -> None:
 
 
 def test_the_best_epoch_is_chosen_by_the_mean(tmp_path: Path) -> None:
-    """Losses rise by 100 an epoch, so that the first is the best."""
+    """Losses rise by 100 per epoch, so the first epoch is the best."""
     best = ModelCheckpoint(tmp_path, "{epoch}", monitor="train/loss", save_on_train_epoch_end=True)
     quiet(max_epochs=3, callbacks=[best], enable_checkpointing=True).fit(Means(), loader())
     assert Path(best.best_model_path).stem == "epoch=0"
@@ -157,7 +157,7 @@ def test_the_best_epoch_is_chosen_by_the_mean(tmp_path: Path) -> None:
 
 
 def in_one_of_two() -> list[dict[str, float]]:
-    """Train in this process and another one: of three samples one has two, and the other one."""
+    """Train in one of two processes; of three samples, one process has two and the other one."""
     rows, module = Rows(), Means()
     trainer = quiet(max_epochs=2, callbacks=[rows], devices=2, strategy="ddp")
     module.train_dataloader = lambda: loader(trainer.global_rank, 2)  # type: ignore[method-assign]
@@ -179,10 +179,10 @@ def test_a_value_that_is_the_same_on_all_is_no_mean_over_processes() -> None:
 
 
 def test_a_value_on_the_host_is_brought_to_the_device_that_processes_reduce_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """NCCL has no collective of tensors on the host, and a mean over processes is taken where the value is."""
+    """NCCL has no collectives for host tensors, and averages are computed on the device of the value."""
     monkeypatch.setattr(logging, "is_distributed", lambda: True)
     module: Any = Logged()
-    module.device = torch.device("meta")  # stands for a GPU
+    module.device = torch.device("meta")  # represents a GPU
     for value in (torch.tensor(0.1, dtype=torch.float64), 0.1):
         log_same(module, "test/rate", value)
         logged = module.values["test/rate"]

@@ -1,4 +1,4 @@
-"""Methods train, test and predict from DataLoaders of a user's own, without a DataModule of this project."""
+"""Methods train, test and predict with a user's own DataLoaders, without a DataModule of this project."""
 
 from collections.abc import Callable
 from typing import Any
@@ -79,7 +79,7 @@ def test_features_are_learned_from_images_alone() -> None:
 
 
 class OwnData(LightningDataModule):
-    """A DataModule of a user who has never heard of this project."""
+    """A user's DataModule that does not use this project."""
 
     def train_dataloader(self) -> DataLoader:
         return DataLoader(clusters()[0], 32, shuffle=True)
@@ -87,7 +87,7 @@ class OwnData(LightningDataModule):
 
 @pytest.mark.parametrize("kind", ["loader", "workers", "datamodule"])
 def test_targets_belong_to_their_samples_in_whatever_order(kind: str) -> None:
-    """A network that stands still predicts p each time, so that after k visits t = (1 - beta^k) p."""
+    """A network with learning rate zero always predicts p, so that after k visits t = (1 - beta^k) p."""
     train, _ = clusters()
     module = ELR(network(), NUM_CLASSES, momentum=0.7, optimizer=frozen)
     workers = {"num_workers": 1, "persistent_workers": True} if kind == "workers" else {}

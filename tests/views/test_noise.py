@@ -1,4 +1,4 @@
-"""Noise in the place of boxes: their area, shape and place, how often they come, and what fills them."""
+"""Boxes of noise: their area, shape, position, frequency and content."""
 
 import math
 
@@ -12,7 +12,7 @@ from lightning_modules.views.noise import erased_boxes
 def test_a_box_has_the_area_ratio_and_place_that_were_drawn() -> None:
     uniform = torch.full((2, 22), 0.5)
     uniform[0, :4] = torch.tensor([0.0, 0.999, (0.1 - 0.02) / (1 / 3 - 0.02), 0.5])  # a tenth, square, top right
-    uniform[1, 2::2], uniform[1, 3::2] = 0.999, 0.999  # a third, of a ratio that fits nowhere
+    uniform[1, 2::2], uniform[1, 3::2] = 0.999, 0.999  # a third, with a ratio that does not fit anywhere
     box = erased_boxes(uniform, 40, 40)
     rows, columns = box[0].nonzero().unbind(dim=1)
     side = round(40 * math.sqrt(0.1))
@@ -35,13 +35,13 @@ def test_areas_and_ratios_have_their_distributions() -> None:
     assert area.min() > 0.015
     assert area.max() < 0.35
     assert ratio.abs().max() < -math.log(0.3) + 0.2
-    assert float(ratio.mean()) == pytest.approx(0, abs=0.1)  # less tall than wide ones fit
+    assert float(ratio.mean()) == pytest.approx(0, abs=0.1)  # fewer tall boxes fit than wide ones
     assert box.mean(dim=(0, 2)).std() < 0.08
 
 
 def test_some_images_have_a_box_of_noise_and_others_stay() -> None:
     torch.manual_seed(0)
-    image = torch.full((2000, 3, 24, 24), 2.0)  # which noise is never
+    image = torch.full((2000, 3, 24, 24), 2.0)  # a value that noise never has
     changed = RandomErasing(0.25)(image)
     erased = changed[:, 0] != 2
     assert float(erased.any(dim=2).any(dim=1).float().mean()) == pytest.approx(0.25, abs=0.03)

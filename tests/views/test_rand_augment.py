@@ -1,4 +1,4 @@
-"""timm's RandAugment on a batch: each operation beside timm's own on Pillow's images, strings, draws, refusals."""
+"""timm's RandAugment on a batch: each operation compared with timm's on Pillow images; strings, draws, rejections."""
 
 import math
 from typing import Any
@@ -24,7 +24,7 @@ def images(batch: int, size: int = 20) -> Tensor:
 
 
 def by_timm(image: Tensor, operation: str, magnitude: float, sign: int, increasing: bool, monkeypatch: Any) -> Tensor:
-    """Apply timm's operation to one image, with its sign as given."""
+    """Apply timm's operation to one image, with the given sign."""
     name = NAMES[
         {"translate_x": "translatexrel", "translate_y": "translateyrel"}.get(operation, operation.replace("_", ""))
     ]
@@ -34,7 +34,7 @@ def by_timm(image: Tensor, operation: str, magnitude: float, sign: int, increasi
     hparams = {"img_mean": (128, 128, 128), "interpolation": Image.Resampling.BILINEAR}
     given = Image.fromarray((255 * image).round().byte().permute(1, 2, 0).numpy())
     if operation == "posterize" and int(4 * min(magnitude, 10) / 10) == (4 if increasing else 0):
-        return torch.zeros_like(image)  # which newer versions of Pillow refuse to make
+        return torch.zeros_like(image)  # newer versions of Pillow reject this operation
     made = timms.AugmentOp(name, prob=1.0, magnitude=magnitude, hparams=hparams)(given)  # type: ignore[arg-type]
     return torch.from_numpy(np.array(made)).permute(2, 0, 1).float() / 255
 
@@ -53,7 +53,7 @@ def test_an_operation_is_timms(operation: str, magnitude: float, sign: int, incr
     found = view.apply_operations(image, *drawn)
     expected = torch.stack([by_timm(each, operation, magnitude, sign, increasing, monkeypatch) for each in image])
     far = (found - expected).abs() > 2.01 / 255  # Pillow rounds a mean and a result
-    # Where a moved pixel comes from the very edge, rounding says whether it is inside.
+    # If a moved pixel comes from the edge, rounding decides whether it is inside.
     assert far.float().mean() < (0.02 if operation in GEOMETRIC else 1e-9)
     assert (found.equal(image)) == bool((expected - image).abs().max() < 1e-6) or operation in GEOMETRIC
 

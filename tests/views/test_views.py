@@ -31,7 +31,7 @@ from lightning_modules.views.rand_augment import TORCHVISION_OPERATIONS, solariz
 
 
 def images(batch: int = 4, channels: int = 3, size: int = 16, seed: int = 0) -> Tensor:
-    """Values that are levels of 8 bits."""
+    """Draw values that are multiples of 1 / 255."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, (batch, channels, size, size), generator=generator) / 255
 
@@ -164,7 +164,7 @@ def test_an_operation_is_that_of_torchvision(operation: str, magnitude: int, sig
     )
     drawn = torch.full((2,), TORCHVISION_OPERATIONS.index(operation)), torch.full((2,), sign)
     found = RandAugment(1, magnitude).apply_operations(image, *drawn)
-    assert ((found - expected).abs() > 2e-5).float().mean() < 0.01  # nearest pixels may differ where two are as near
+    assert ((found - expected).abs() > 2e-5).float().mean() < 0.01  # nearest pixels may differ in ties
 
 
 def test_each_image_of_a_batch_has_an_operation_of_its_own() -> None:
@@ -222,7 +222,7 @@ def test_views_are_images_that_differ_from_draw_to_draw_and_follow_the_seed(view
 
 @pytest.mark.parametrize("view", [WeakView(8), StrongView(8), ContrastiveView(8)], ids=lambda view: type(view).__name__)
 def test_views_never_wait_for_the_device(view: nn.Module) -> None:
-    """On the meta device there are no values to wait for."""
+    """On the meta device, there are no values to wait for."""
     assert view(torch.empty(5, 3, 12, 12, device="meta")).shape == (5, 3, 8, 8)
 
 
@@ -255,5 +255,5 @@ def test_three_augment_turns_a_third_grey_solarises_a_third_and_blurs_a_third() 
     assert smooth.sum() < 0.3 * rough.sum()
     torch.testing.assert_close(seen[rest].mean((1, 2, 3)), image[rest].mean((1, 2, 3)), rtol=0.1, atol=0)
     jittered = ThreeAugment(jitter=0.3)(torch.full((200, 3, 8, 8), 0.25))
-    assert jittered.mean((1, 2, 3)).std() > 0.02  # each has its own brightness, in .7 ... 1.3
+    assert jittered.mean((1, 2, 3)).std() > 0.02  # each has a separate brightness, in .7 ... 1.3
     assert 0.25 * 0.69 < jittered.min() < jittered.max() < 0.25 * 1.31

@@ -127,7 +127,7 @@ class HuggingFaceImages(NamedSplits):
         label_key: column of labels.
         image_size: height and width of the network's input, in pixels.
         resize: length of the short side of validation and test images after resizing, before the centre crop, in
-            pixels; None means 256/224 of `image_size`.
+            pixels; None means `image_size * 256 / 224`.
         min_area: smallest area of a random resized training crop, as a fraction of the image's area, in (0, 1]; None
             means that training images are resized like test images, then cropped at a random position.
         revision: branch, tag or commit of a dataset on the Hub; None means its main branch.
@@ -218,13 +218,13 @@ def loaded_split(
         if not HUB_NAME.fullmatch(name):
             raise FileNotFoundError(f"{name} is not a folder, and not the name of a dataset such as uoft-cs/cifar10")
         if name.isidentifier() and find_spec(f"datasets.packaged_modules.{name}") is not None:
-            raise ValueError(f"{name} is a builder of datasets, which would read any files; name a dataset")
+            raise ValueError(f"{name} is a builder of datasets, which would read any files; give the name of a dataset")
     try:
         if any((folder / file).is_file() for file in ("dataset_dict.json", "state.json")):
             found = datasets.load_from_disk(str(folder))
             splits = found if isinstance(found, datasets.DatasetDict) else {"train": found}
             if split not in splits:
-                raise ValueError(f"{key} is {split}, and its splits are {', '.join(splits)}")
+                raise ValueError(f"{key} is {split}, but the dataset has the splits {', '.join(splits)}")
             return splits[split]
         if folder.is_dir():  # fixed builder: a README.md could list web addresses
             builder = datasets.load_dataset_builder("imagefolder", data_dir=str(folder))
@@ -232,7 +232,7 @@ def loaded_split(
             builder = datasets.load_dataset_builder(name, config, revision=revision)
         kind = type(builder).__module__.rpartition(".")[2]
         if kind not in BUILDERS:
-            raise ValueError(f"it is read by the builder {kind} of datasets, and only images and parquet are read")
+            raise ValueError(f"it is read by the builder {kind} of datasets, but only images and parquet are supported")
         builder.download_and_prepare()
         return builder.as_dataset(split)
     except datasets.exceptions.DatasetNotFoundError as error:

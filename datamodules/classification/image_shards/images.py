@@ -229,7 +229,8 @@ class ImageShards(NamedSplits):
     `<shard>/<row>` in parquet.
 
     Without `cache_dir`, the headers of all tar files are read at every start, which takes about a minute per million
-    images. To read an image from a parquet file, its whole row group is then read, which often has 100 rows.
+    images. Also without `cache_dir`, reading an image from a parquet file means reading its whole row group, which
+    often has 100 rows.
 
     Args:
         num_classes: number of classes; labels are 0 ... `num_classes` - 1.
@@ -241,7 +242,7 @@ class ImageShards(NamedSplits):
         label_key: name of the label column in parquet files, and of the label's key in `.json` members of tar files.
         image_size: height and width of the input images of the network, in pixels.
         resize: length of the short side of validation and test images after resizing, before the centre crop, in
-            pixels. None means 256/224 of `image_size`.
+            pixels. None means `image_size * 256 / 224`.
         min_area: smallest area of a random resized training crop, as a fraction of the area of the image, in (0, 1].
             None means that training images are resized like test images, then cropped at a random position.
         cache_dir: cache folder for the index of tar files and for copies of parquet images. The copies take as much

@@ -52,6 +52,6 @@ class NamedSplits(ImageSet):
         if wrong.any():
             row = int(wrong.int().argmax())
             raise ValueError(
-                f"{place_of(row)} has the label {int(label[row])}, and num_classes {self.num_classes} allows "
+                f"{place_of(row)} has the label {int(label[row])}, but num_classes {self.num_classes} allows "
                 f"0 ... {self.num_classes - 1}"
             )

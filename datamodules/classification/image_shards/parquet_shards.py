@@ -41,7 +41,7 @@ class ParquetShard:
             self.file = pyarrow.parquet.ParquetFile(path, pre_buffer=False)
             described = self.file.metadata
             if described.num_rows > (stored := path.stat().st_size):
-                raise ValueError(f"it declares {described.num_rows} images in {stored} bytes")
+                raise ValueError(f"it declares {described.num_rows} images, but has only {stored} bytes")
             groups = [described.row_group(number) for number in range(described.num_row_groups)]
             check_unpacked(path, max((group.total_byte_size for group in groups), default=0))
             self.column, self.class_names = self._columns(self.file.schema_arrow)

@@ -94,7 +94,7 @@ def _samples(
         images = [member for column, member in members.items() if f".{column.lower()}" in SUFFIXES]
         if len(images) != 1:
             held = ", ".join(sorted(members))
-            raise ValueError(f"the sample {key} holds {len(images)} images and must hold one; its columns are {held}")
+            raise ValueError(f"the sample {key} has {len(images)} images, but must have one; its columns are {held}")
         name = os.fsencode(images[0].name)
         if len(name) > NAME_BYTES:
             raise ValueError(f"the name {images[0].name[:40]}... has more than {NAME_BYTES} bytes")

@@ -49,7 +49,7 @@ def walk(
         first: range from which the first value is sampled uniformly. None means `ends`.
 
     Returns:
-        `[count]`.
+        Value of the parameter in each frame, `[count]`.
     """
     low, high = ends
     value = random.uniform(*(first or ends))

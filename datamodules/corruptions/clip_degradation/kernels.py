@@ -1,7 +1,7 @@
 """Blur kernels (Gaussian, generalized Gaussian, plateau and sinc), computed for all frames at once.
 
-Each kernel is normalised to sum 1. Let x be the position of a tap, Sigma = R diag(s_x^2, s_y^2) R^T and q = x^T
-Sigma^-1 x. The kernels are:
+Each kernel is normalised so that its taps sum to 1. Let x be the position of a tap, Sigma = R diag(s_x^2, s_y^2) R^T
+and q = x^T Sigma^-1 x. The kernels are:
 
     Gaussian      exp(-q / 2)
     generalized   exp(-q^beta / 2)
@@ -14,7 +14,7 @@ Source: X. Wang et al., Real-ESRGAN, ICCVW 2021, arXiv 2107.10833; the formulas 
 from typing import Literal, get_args
 
 import torch
-from scipy.special import j1  # PyTorch's is accurate only to 2e-7
+from scipy.special import j1  # PyTorch's `bessel_j1` is accurate only to 2e-7
 from torch import Tensor
 
 Family = Literal["iso", "aniso", "generalized_iso", "generalized_aniso", "plateau_iso", "plateau_aniso", "sinc"]
@@ -70,5 +70,5 @@ def sinc(size: int, cutoff: Tensor) -> Tensor:
 
 
 def normalized(kernel: Tensor) -> Tensor:
-    """Normalise kernels `[T, size, size]` to sum 1."""
+    """Normalise kernels `[T, size, size]` so that each kernel sums to 1."""
     return kernel / kernel.sum(dim=(1, 2), keepdim=True)

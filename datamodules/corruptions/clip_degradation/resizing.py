@@ -1,4 +1,4 @@
-"""Resize all frames of a clip at once by matrix products.
+"""Resizing of all frames of a clip at once by matrix products.
 
 The modes `bilinear`, `bicubic` and `area` give the same results as OpenCV's linear, cubic and area modes. Only `area`
 is antialiased.
@@ -28,7 +28,7 @@ def resampling(size: int, sizes: NDArray[np.int64], mode: Mode) -> Tensor:
 
     Args:
         size: length of the line in pixels.
-        sizes: `[T]`: new lengths.
+        sizes: new lengths, `[T]`.
         mode: interpolation mode. `area` weights pixels by their overlap with the new pixel. `bilinear` and `bicubic`
             interpolate at the centre of the new pixel and replicate the border.
     """
@@ -63,7 +63,7 @@ def _cubic(distance: Tensor) -> Tensor:
 
 
 def resized(clip: Tensor, size: tuple[int, int], mode: Mode) -> Tensor:
-    """Resize all frames `[T, C, H, W]` to one size."""
+    """Resize all frames `[T, C, H, W]` to the same size."""
     rows, columns = (
         resampling(own, np.array([new]), mode).to(clip)[0] for own, new in zip(clip.shape[2:], size, strict=True)
     )

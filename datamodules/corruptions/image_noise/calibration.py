@@ -2,10 +2,11 @@
 
 Steps of the calibration:
 
-1. The gain K, from flat frames: variance = K mean + constant (the photon transfer curve). 2. The colour bias: the mean
-of each colour in bias frames (frames without light), minus the black level. 3. The row noise: the standard deviation of
-the row means. 4. The read noise: after subtraction of row means, the remaining noise has a Tukey lambda distribution.
-The shape parameter maximises the correlation in the probability plot of the noise. The scale is the slope of this plot.
+1. The gain K, from flat frames: variance = K mean + constant (the photon transfer curve).
+2. The colour bias: the mean of each colour in bias frames (frames without light), minus the black level.
+3. The row noise: the standard deviation of the row means.
+4. The read noise: after subtraction of the row means, the remaining noise has a Tukey lambda distribution. The shape
+   parameter maximises the correlation in the probability plot of the noise. The scale is the slope of this plot.
 5. Linear fits: log scale as a function of log K, over all gains of the camera.
 
 Source: Wei, Fu, Zheng and Yang, TPAMI 2022, arXiv 2108.02158, and the authors' answers to questions on their code.
@@ -41,7 +42,7 @@ class Recording(NamedTuple):
     colour_bias: tuple[float, ...]
     """Colour bias of R, G, B, G."""
     fit: float
-    """Squared correlation of the probability plot. `normal_fit` is the same for a normal distribution."""
+    """Squared correlation of the probability plot. `normal_fit` is the same quantity for a normal distribution."""
     normal_fit: float
 
 

@@ -40,7 +40,7 @@ def read_frames(folder: Path) -> Frames:
         raise FileNotFoundError(f"{folder} is not a folder; expected one folder for each gain")
     gains = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if len(gains) < 3:
-        raise ValueError(f"{folder} has {len(gains)} folders of gains, and a calibration needs at least 3")
+        raise ValueError(f"{folder} has {len(gains)} folders of gains, but a calibration needs at least 3")
     recordings: dict[str, list[Recording]] = {}
     first: RawImage | None = None
     for gain in gains:
@@ -72,8 +72,7 @@ def read_frames(folder: Path) -> Frames:
 
 
 def _frames(folder: Path, first: RawImage | None) -> Sequence[RawImage]:
-    """Read at least two raw images from a folder, and check that size, levels and pattern match the first frame.
-    """
+    """Read at least two raw images from a folder, and check that size, levels and pattern match the first frame."""
     paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES)
     if len(paths) < 2:
         raise FileNotFoundError(f"{folder} has {len(paths)} raw images, expected at least 2 ({', '.join(SUFFIXES)})")
@@ -88,7 +87,7 @@ def _frames(folder: Path, first: RawImage | None) -> Sequence[RawImage]:
             ("pattern", frame.pattern, first.pattern),
         ):
             if own != other:
-                raise ValueError(f"{path} has the {name} {own}, and other frames have {other}")
+                raise ValueError(f"{path} has the {name} {own}, but other frames have {other}")
         frames.append(frame)
     return frames
 

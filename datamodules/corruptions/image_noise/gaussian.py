@@ -87,7 +87,7 @@ class CorrelatedGaussian(ImageNoise):
         return weight / weight.norm()
 
     def covariance(self, like: Tensor) -> Tensor:
-        """Covariance of two pixels at distances -2r...2r along one axis, divided by the variance, `[4r + 1]`.
+        """Correlation of two pixels at distances -2r...2r along one axis, `[4r + 1]`, where r is the kernel radius.
 
         The covariance of two pixels is the product of three numbers: sigma^2, the correlation at their vertical
         distance, and the correlation at their horizontal distance.

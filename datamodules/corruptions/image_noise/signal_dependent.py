@@ -26,8 +26,9 @@ class Poisson(ImageNoise):
 
         x = (y + zeta / 2) exp(s(y / zeta)).
 
-    It is the exponential of the posterior mean of log x, with psi(z + 1) approximated by log(z + 1/2). Source:
-    Noise2Score, Kim and Ye, NeurIPS 2021, arXiv 2106.07009.
+    It is the exponential of the posterior mean of log x, with psi(z + 1) approximated by log(z + 1/2).
+
+    Source: Noise2Score, Kim and Ye, NeurIPS 2021, arXiv 2106.07009.
 
     Args:
         zeta: pixel value of one count, in (0, 1]. Larger values give more noise. If it is a range (lowest, highest),

@@ -64,10 +64,10 @@ class SmoothMask(ImageNoise):
     """Multiply images by smooth random masks: y = c + M (x - c), M in [0, 1].
 
     Args:
-        grid: g, number of grid cells per side.
+        grid: number g of grid cells per side.
         kernel: side of the Gaussian kernel in pixels, an odd number.
         sigma: standard deviation of the kernel in pixels.
-        mean: c, the value of y where the mask is 0.
+        mean: value c of y where the mask is 0.
     """
 
     grid: int = 8

@@ -21,9 +21,9 @@ class Symmetric:
     There are two definitions of symmetric noise, which differ most at high rates. The new class is sampled
 
     - from all K classes, including the true class, so that r (1 - 1/K) of the labels are wrong: the code of ELR,
-    DivideMix, NMTune and PLS (DivideMix replaces floor(r N) labels, PLS decides independently per sample); - from the K
-    - 1 other classes, so that r of the labels are wrong: the code of Patrini et al. (2017) and of Co-teaching, which
-    both decide independently per sample.
+      DivideMix, NMTune and PLS (DivideMix replaces floor(r N) labels, PLS decides independently per sample);
+    - from the K - 1 other classes, so that r of the labels are wrong: the code of Patrini et al. (2017) and of
+      Co-teaching, which both decide independently per sample.
 
     Args:
         noise_rate: r, fraction of samples whose label is replaced, in [0, 1).
@@ -170,7 +170,7 @@ class AsymmetricMNIST(IndependentFlips):
 class PairFlip(IndependentFlips):
     """Flip each class to the next class, k -> k + 1, and the last class to the first.
 
-    From r = 0.5 on, most labels are wrong. Papers use rates up to 0.45.
+    If r is above 0.5, most labels are wrong. Papers use rates up to 0.45.
 
     Source: Han et al., Co-teaching: Robust Training of Deep Neural Networks with Extremely Noisy Labels, NeurIPS 2018,
     arXiv 1804.06872.
@@ -232,7 +232,7 @@ CIFAR100_SUPERCLASSES = {
     "vehicles_1": ("bicycle", "bus", "motorcycle", "pickup_truck", "train"),
     "vehicles_2": ("lawn_mower", "rocket", "streetcar", "tank", "tractor"),
 }
-"""The fine classes of each superclass of CIFAR-100 (Krizhevsky, 2009). Ids of both are alphabetical ranks."""
+"""The fine classes of each superclass of CIFAR-100 (Krizhevsky, 2009). All ids are alphabetical ranks."""
 
 
 def cifar100_superclass() -> np.ndarray:

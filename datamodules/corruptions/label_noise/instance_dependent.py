@@ -127,13 +127,13 @@ class InstanceDependent:
                 part = members[start : start + rows]
                 scores = class_scores(image[torch.from_numpy(part).to(image.device)], weight)
                 cumulative = wrong_class_probability(scores, true_class).cumsum(axis=1)
-                # The last value may be below 1 because of rounding. The scaling by it ensures that the true class is
-                # never sampled.
+                # The last value may be below 1 because of rounding. Scaling by this value ensures that the true class
+                # is never sampled.
                 given[part] = (cumulative <= quantile[part, None] * cumulative[:, -1:]).sum(axis=1)
         return torch.from_numpy(given)
 
     def transition_matrix(self, num_classes: int) -> Tensor:
-        """Return the expected transition matrix over all seeds.
+        """Return the expectation of the transition matrix over all seeds.
 
         In this matrix, all wrong classes are equally likely.
 

@@ -14,7 +14,7 @@ class LabelNoise(Protocol):
     """Interface of label noise, as used by DataModules."""
 
     seed: int | None
-    """Seed of the noise. None means the seed of the DataModule. Recorded labels do not use it."""
+    """Seed of the noise. None means the seed of the DataModule. For recorded labels, it is not used."""
 
     def apply(self, label: np.ndarray | Tensor, num_classes: int, image: Tensor | None = None) -> Tensor:
         """Return the given label of every sample of a dataset.

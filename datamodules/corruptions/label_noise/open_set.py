@@ -37,7 +37,7 @@ def replacements(num_images: int, num_pool: int, noise_rate: float, seed: int) -
     random = random_stream(seed, "OpenSetLabelNoise")
     rows = torch.from_numpy((random.random(num_images) < noise_rate).nonzero()[0])
     if len(rows) > num_pool:
-        raise ValueError(f"{len(rows)} of {num_images} images are to be replaced, but there are only {num_pool} others")
+        raise ValueError(f"{len(rows)} of {num_images} images need a replacement, but there are only {num_pool}")
     return rows, torch.from_numpy(random.permutation(num_pool)[: len(rows)])
 
 

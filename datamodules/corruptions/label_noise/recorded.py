@@ -312,7 +312,7 @@ class FromCSV:
                 )
             if len(meant) > 1:
                 raise ValueError(
-                    f"{column} of {self.path} is ambiguous, as {word} is the number of one class and the name of "
+                    f"{column} of {self.path} is ambiguous, because {word} is the number of one class and the name of "
                     "another: set `classes: number` or `classes: name`"
                 )
             label += meant

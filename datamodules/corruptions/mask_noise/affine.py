@@ -14,14 +14,15 @@ _MASKS_AT_ONCE = 64
 
 
 class Affine:
-    """Rotate, scale and shift the mask of each class about the centre of mass of this class.
+    """Rotate, scale and shift the mask of each class, relative to the centre of mass of this class.
 
-    The angle, scale and shift are uniform between minus and plus their maximum, independently for each image and class.
-    Where classes overlap, the higher class number wins. Uncovered pixels become background. Parts outside the image are
-    lost. If all three maxima are 0, masks are unchanged.
+    The angle, the relative change of length and the shift are sampled uniformly between minus and plus their maximum,
+    independently for each image and class. Where transformed classes overlap, the higher class number is kept. Pixels
+    that no class covers become background. Parts that move out of the image are lost. If all three maxima are 0, masks
+    are unchanged.
 
     Args:
-        degrees: largest angle of the rotation, in degrees, in [0, 180].
+        degrees: largest rotation angle, in degrees, in [0, 180].
         scale: largest relative change of length, in [0, 1). For example, 0.2 means factors from 0.8 to 1.2.
         pixels: largest shift along rows and along columns, in pixels.
         seed: seed of the noise. None means the seed of the DataModule.
@@ -58,7 +59,8 @@ def _moved(mask: Tensor, drawn: Tensor) -> Tensor:
         total = member.sum(dim=(1, 2), keepdim=True).clamp(min=1)
         centre_row = (member * row).sum(dim=(1, 2), keepdim=True) / total
         centre_column = (member * column).sum(dim=(1, 2), keepdim=True) / total
-        # Source position of a pixel of the result: shift back, then rotate and scale back about the centre.
+        # To find the source position of a result pixel, undo the shift, then undo the rotation and scaling about the
+        # centre.
         below, beside = row - centre_row - down, column - centre_column - right
         from_row = (below * angle.cos() - beside * angle.sin()) / (1 + growth) + centre_row
         from_column = (below * angle.sin() + beside * angle.cos()) / (1 + growth) + centre_column
@@ -69,5 +71,5 @@ def _moved(mask: Tensor, drawn: Tensor) -> Tensor:
 
 
 def _normalised(place: Tensor, length: int) -> Tensor:
-    """Convert pixel coordinates to coordinates of `grid_sample`, which are -1 and 1 at the outer edges."""
+    """Convert pixel coordinates to those of `grid_sample`, which are -1 and 1 at the outer edges of the image."""
     return (2 * place + 1) / length - 1

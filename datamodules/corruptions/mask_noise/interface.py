@@ -9,11 +9,11 @@ from torch import Tensor
 from datamodules.randomness.counter import sample_uniform
 
 _MASKS_AT_ONCE = 64
-"""Masks processed at once: counting takes at least 40 bytes per pixel, tens of gigabytes for a whole dataset."""
+"""Number of masks processed at once. Counting takes at least 40 bytes per pixel, too much for a whole dataset."""
 
 
 class MaskNoise(Protocol):
-    """Interface of mask noise, through which DataModules use it."""
+    """Interface of mask noise, as used by DataModules."""
 
     seed: int | None
     """Seed of the noise. None means the seed of the DataModule."""
@@ -22,8 +22,8 @@ class MaskNoise(Protocol):
         """Corrupt masks.
 
         Args:
-            mask: true classes of pixels, `[N, H, W]`, uint8. 0 is background. Ignored pixels have the value 255; they
-                are unchanged, and no class grows into them. Not modified.
+            mask: true classes of pixels, `[N, H, W]`, uint8. 0 is background. Ignored pixels have the value 255. They
+                are not changed, and no class grows into them. The argument is not modified.
             num_classes: number of classes including background, K.
             index: position of each mask in the dataset, `[N]`, int64. It determines the random numbers of the mask.
                 None means 0...N - 1.
@@ -32,7 +32,7 @@ class MaskNoise(Protocol):
             `[N, H, W]`, uint8.
 
         Raises:
-            ValueError: if there is no seed, or if the kind of noise is not defined for `num_classes`.
+            ValueError: if there is no seed, or if the noise model is not defined for `num_classes`.
         """
         ...
 
@@ -40,25 +40,25 @@ class MaskNoise(Protocol):
 class MaskNoiseStatistics(NamedTuple):
     """Error rates of given masks over all pixels.
 
-    A pixel that is ignored in the given or in the true mask does not count.
+    Pixels that are ignored in the given or in the true mask are not counted.
     """
 
     changed: float
-    """Fraction of all pixels with a wrong class."""
+    """Fraction of all pixels whose given class is wrong."""
     lost: Tensor
-    """`[K]`, float64: fraction of the true pixels of a class that are given another class; nan if it has none."""
+    """`[K]`, float64: fraction of the true pixels of a class with a different given class; NaN without true pixels."""
     false: Tensor
-    """`[K]`, float64: fraction of the given pixels of a class that truly belong to another; nan if it has none."""
+    """`[K]`, float64: fraction of the given pixels of a class with a different true class; NaN without given pixels."""
     iou: Tensor
-    """`[K]`, float64: intersection over union of given and true pixels of a class; nan if both have none."""
+    """`[K]`, float64: intersection over union of the given and true pixels of a class; NaN if there are neither."""
 
 
 def mask_noise_statistics(clean: Tensor, given: Tensor, num_classes: int) -> MaskNoiseStatistics:
-    """Compute the error rates of given masks by comparison with the true masks.
+    """Compute the error rates of given masks relative to the true masks.
 
     Args:
-        clean: `[N, H, W]`, integers: true classes.
-        given: `[N, H, W]`, integers: given classes.
+        clean: true classes, `[N, H, W]`, integers.
+        given: given classes, `[N, H, W]`, integers.
         num_classes: number of classes including background, K.
     """
     if clean.shape != given.shape:

@@ -1,9 +1,10 @@
 """Mask noise that makes objects too small or too large.
 
-Objects change by a number of pixels, or in proportion to their size.
+Objects shrink or grow by a fixed number of pixels, or in proportion to their size.
 
-All objects of an image are under-segmented, or all are over-segmented. Classes are processed in turn. Pixels that
-erosion removes become background. Background pixels that dilation reaches become the class.
+In each image, either all objects are under-segmented (eroded) or all are over-segmented (dilated). Classes are
+processed one after another. Pixels that erosion removes become background. Background pixels that dilation reaches get
+the class of the object.
 """
 
 import math
@@ -25,7 +26,7 @@ _MASKS_AT_ONCE = 256
 
 
 def _drawn_modes(mode: Mode, uniform: Tensor) -> Tensor:
-    """Choose the masks to dilate, `[N]`, bool.
+    """Choose which masks to dilate, `[N]`, bool.
 
     All other masks are eroded.
     """
@@ -36,10 +37,10 @@ class ErosionDilation:
     """Erode or dilate all objects of an image by the same number of pixels, with a square structuring element.
 
     Small objects change relatively more than large objects and may vanish. Classes are processed in the order of their
-    numbers. The image border is replicated, so erosion does not detach objects from it.
+    numbers. Masks are padded by replication, so erosion does not detach objects from the image border.
 
     Args:
-        min_pixels: smallest number of pixels by which objects change.
+        min_pixels: smallest number of pixels by which the border of an object moves.
         max_pixels: largest number of pixels by which the border of an object moves. The number is sampled uniformly for
             each image. If `max_pixels` is 0, masks are unchanged.
         mode: "erode", "dilate" or "either". With "either", each image is eroded or dilated at random.
@@ -91,19 +92,19 @@ def _resized_objects(mask: Tensor, num_classes: int, reach: int, dilate: bool) -
 class OverUnderSegmentation:
     """Erode or dilate each object in proportion to its size, as in the SegTHOR experiments of ADELE.
 
-    For each class in `order`, the mask is resized until the class covers about `target_pixels` pixels, eroded or
-    dilated with a 3 x 3 square, and resized back. The number of iterations is sampled for each image. Resizing is
-    cubic. In under-segmentation, pixels where the result differs from the mask become background. In over-segmentation,
-    background pixels that the result covers become the class. Later classes do not undo the changes that were made for
-    earlier classes.
+    The classes in `order` are processed one after another. The mask of a class is resized so that the class covers
+    about `target_pixels` pixels, eroded or dilated with a 3 x 3 square, and resized back. The number of erosions or
+    dilations is sampled for each image. Resizing is cubic. In under-segmentation, pixels where the result differs from
+    the mask become background. In over-segmentation, background pixels that the result covers get the class. Later
+    classes do not undo changes made for earlier classes.
 
     Source: Liu et al., Adaptive Early-Learning Correction for Segmentation from Noisy Annotations, CVPR 2022, arXiv
-    2110.03740, the authors' code (`final_noise_function`). The authors' code resizes uint8 masks with OpenCV. The cubic
-    kernel of OpenCV is the same as here, with a = -0.75 and a replicated border. OpenCV rounds the values, and the
-    authors then test whether they are above 0. This equals a threshold of 1/2, up to the 11-bit precision of the
-    coefficients in OpenCV. The code of the authors uses the global generator of NumPy in the order of images, and
-    changes round(`noise_level` N) images. Here each image is changed with probability `noise_level`, and the random
-    numbers depend on the position of the image. Support for ignored pixels is an addition of this code.
+    2110.03740, the authors' code (`final_noise_function`). The authors' code resizes uint8 masks with OpenCV. OpenCV's
+    cubic kernel is the same as the kernel used here (a = -0.75, replicated border). OpenCV rounds the values, and the
+    authors then test whether the values are above 0. This is equivalent to the threshold of 1/2 used here, up to the
+    11-bit precision of OpenCV's coefficients. The authors' code uses NumPy's global generator, in the order of images,
+    and changes round(`noise_level` N) images. Here, each image is changed with probability `noise_level`, and the
+    random numbers depend on the position of the image in the dataset. Support for ignored pixels was added here.
 
     Args:
         min_iterations: smallest number of erosions or dilations.
@@ -113,7 +114,7 @@ class OverUnderSegmentation:
         noise_level: probability that an image is changed, in [0, 1].
         order: classes to change, in this order. None means 1 ... K - 1. The authors use 1, 3, 4, 2 (oesophagus,
             trachea, aorta, heart).
-        target_pixels: number of pixels that a class covers when it is eroded or dilated.
+        target_pixels: number of pixels that a class covers, after resizing, when it is eroded or dilated.
         seed: seed of the noise. None means the seed of the DataModule.
     """
 
@@ -161,11 +162,11 @@ class OverUnderSegmentation:
 
 
 def _in_proportion(mask: np.ndarray, category: int, iterations: int, dilate: bool, target_pixels: int) -> np.ndarray:
-    """Erode or dilate one class of a mask `[H, W]` at a size of `target_pixels`.
+    """Erode or dilate one class of a mask `[H, W]`, resized so that the class covers `target_pixels` pixels.
 
-    Only the part of the image that can change is processed. Let the class span pixels first ... last of an axis. Cubic
-    interpolation at a position depends on the pixels that are less than 2 away. Values are therefore nonzero only in
-    these regions:
+    Only the part of the image that can change is processed. Suppose that the class spans pixels first ... last of an
+    axis. Cubic interpolation at a position depends only on pixels less than 2 pixels away. Values are therefore nonzero
+    only in these regions:
 
         inner   pixels first - 2 ... last + 2 of the image, mapped to the resized image,
         outer   inner, extended by `iterations` pixels for the dilation and 1 for rounding,
@@ -199,13 +200,13 @@ def _in_proportion(mask: np.ndarray, category: int, iterations: int, dilate: boo
 
 
 def _reached(occupied: np.ndarray, margin: int) -> slice:
-    """Return the range from the first to the last nonzero position, with a margin."""
+    """Return the range from the first to the last nonzero position, extended by a margin."""
     first, last = np.flatnonzero(occupied)[[0, -1]]
     return slice(max(int(first) - margin, 0), min(int(last) + 1 + margin, len(occupied)))
 
 
 def _mapped(part: slice, length: int, new_length: int, margin: int) -> slice:
-    """Map a range of an axis to the resized axis, with a margin."""
+    """Map a range of an axis to the resized axis, and extend it by a margin."""
     scale = new_length / length
     first, last = math.floor(part.start * scale) - margin, math.ceil(part.stop * scale) + margin
     return slice(max(first, 0), min(last, new_length))
@@ -214,7 +215,7 @@ def _mapped(part: slice, length: int, new_length: int, margin: int) -> slice:
 def _cubic(
     values: np.ndarray, at: list[slice], shape: Sequence[int], new_at: list[slice], new_shape: Sequence[int]
 ) -> np.ndarray:
-    """Compute the part `new_at` of a binary image after resizing to `new_shape`.
+    """Resize a binary image to `new_shape`, and compute only the part `new_at` of the result.
 
     The image is 0 outside the part `at`.
     """
@@ -223,7 +224,7 @@ def _cubic(
 
 
 def _cubic_weights(length: int, new_length: int, part: slice) -> np.ndarray:
-    """Return the weights of source pixels in cubic resizing (a = -3/4), `[part, length]`, for part of an axis."""
+    """Return the weights of the source pixels for part of an axis in cubic resizing (a = -3/4), `[part, length]`."""
     place = (np.arange(part.start, part.stop) + 0.5) * length / new_length - 0.5
     first = np.floor(place).astype(int) - 1
     weights = np.zeros((len(place), length))

@@ -1,9 +1,9 @@
 """Forward operators of inverse problems: y = H(x), from which x is to be reconstructed.
 
-An operator is a frozen object that maps batches of images x, on their device, to measurements y = H(x). Every operator
-has a pseudo-inverse H^+. A linear operator also has a transpose. Images are in [-1, 1], as in diffusion models, so
-unknown pixels (value 0) are grey. Random parts such as masks are a function of (seed, image index). They do not depend
-on the batch or on the rank. A configuration selects an operator by its class path:
+An operator is a frozen object that maps a batch of images x to measurements y = H(x), on the device of the images.
+Every operator has a pseudo-inverse H^+. A linear operator also has a transpose. Images are in [-1, 1], as in diffusion
+models, so unknown pixels (value 0) are grey. Random parts, such as masks, are a function of (seed, image index). They
+do not depend on the batch or on the rank. A configuration selects an operator by its class path:
 
     operator:
       class_path: datamodules.corruptions.operators.AverageDownsampling
@@ -11,8 +11,7 @@ on the batch or on the rank. A configuration selects an operator by its class pa
 
 Most operators are those of Kawar, Elad, Ermon and Song, Denoising Diffusion Restoration Models, NeurIPS 2022, arXiv
 2201.11793, and Chung, Kim, Mccann, Klasky and Ye, Diffusion Posterior Sampling for General Noisy Inverse Problems, ICLR
-2023, arXiv 2209.14687, on which methods are compared. The blur differs from the published code. `Blur` describes the
-differences.
+2023, arXiv 2209.14687. Papers compare methods on these operators. The blur differs from the published code; see `Blur`.
 """
 
 from datamodules.corruptions.operators.grayscale import Grayscale

@@ -13,7 +13,7 @@ WEIGHTS = (0.3333, 0.3334, 0.3333)
 
 @dataclass(frozen=True)
 class Grayscale(LinearOperator):
-    """y = w^T x over the three channels of each pixel, w = (.3333, .3334, .3333); H^+ y = w y / |w|^2."""
+    """Mean of the three channels of each pixel: y = w^T x, w = (.3333, .3334, .3333), H^+ y = w y / |w|^2."""
 
     def measured_channels(self, channels: int) -> int:
         return 1

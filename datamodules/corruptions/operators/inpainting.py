@@ -17,12 +17,12 @@ from datamodules.files.image_files import image_names, opened_image
 from datamodules.randomness.counter import CounterRNG
 
 STREAM = 4000
-"""Random stream of the masks, separate from that of the noise."""
+"""Random stream of the masks, different from that of the noise."""
 
 
 @dataclass(frozen=True, eq=False)
 class Inpainting(LinearOperator):
-    """y = m x, pixel by pixel.
+    """Inpainting with given masks: y = m x, pixel by pixel.
 
     H equals its transpose and its pseudo-inverse.
 
@@ -48,7 +48,7 @@ class Inpainting(LinearOperator):
 class Masks(LinearOperator):
     """Inpainting with a separate mask for each image.
 
-    The method `of` selects the masks of a batch.
+    The method `of` returns the operator with the masks of a batch.
     """
 
     @abstractmethod
@@ -59,10 +59,10 @@ class Masks(LinearOperator):
         return Inpainting(self.mask(index, size))
 
     def forward(self, image: Tensor) -> Tensor:
-        """Raise an error, because masks depend on the positions of the images.
+        """Raise an error, because the masks depend on the positions of the images in the dataset.
 
         Raises:
-            TypeError: always. Use `of` to get the operator of given images.
+            TypeError: always. Use `of` to get the operator for given images.
         """
         raise TypeError(f"each image has its own mask: {type(self).__name__}.of(index, size) returns the operator")
 
@@ -78,7 +78,7 @@ class Masks(LinearOperator):
 
 @dataclass(frozen=True)
 class RandomPixels(Masks):
-    """Keep each pixel, with all its channels, with a given probability.
+    """Keep each pixel with a given probability. All channels of a pixel are kept or hidden together.
 
     Args:
         kept: probability that a pixel is known, in (0, 1].
@@ -98,11 +98,11 @@ class RandomPixels(Masks):
 
 @dataclass(frozen=True)
 class FreeForm(Masks):
-    """Mask brush strokes, such as those by which a user erases objects.
+    """Hide brush strokes, such as those with which a user erases objects.
 
-    Strokes are bent lines of random width, added until the hidden fraction lies between the two bounds. Published
-    tables for 20 to 30 % of hidden pixels use the masks of Palette. These masks are not published and differ from the
-    masks here.
+    Strokes are bent lines of random width. They are added until the hidden fraction of the image lies between `least`
+    and `most`. Published tables for 20 to 30 % hidden pixels use the masks of Palette. These masks have not been
+    published, and differ from the masks used here.
 
     Args:
         least: smallest hidden fraction of an image.
@@ -146,19 +146,19 @@ class FreeForm(Masks):
 
 @dataclass(frozen=True)
 class MaskFolder(Masks):
-    """Read masks from files.
+    """Inpainting with masks that are read from files.
 
-    A mask is white where the image is known. In the order of names, the i-th mask belongs to the i-th image.
+    A mask is white where the image is known. The i-th mask, in the order of file names, belongs to the i-th image.
 
     Args:
-        mask_dir: folder of masks. Each image has one mask of the same size.
+        mask_dir: folder of masks, one for each image. A mask has the same size as its image.
     """
 
     mask_dir: str
 
     @cached_property
     def names(self) -> list[str]:
-        """Names of the mask files, in order."""
+        """Sorted names of the mask files."""
         if not (names := image_names(Path(self.mask_dir).expanduser())):
             raise FileNotFoundError(f"mask_dir {self.mask_dir} has no image; expected one mask per image")
         return names

@@ -1,4 +1,4 @@
-"""Interface of operators."""
+"""Interface of forward operators."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -19,7 +19,7 @@ class Operator(ABC):
     def of(self, index: Tensor, size: tuple[int, int]) -> "Operator":
         """Return the operator for given images.
 
-        The result is this operator, unless each image has an operator of its own.
+        The result is `self`, unless the operator is different for each image.
 
         Args:
             index: positions of the images in the dataset, `[B]`, int64, on the device of the images.
@@ -29,18 +29,18 @@ class Operator(ABC):
 
     @abstractmethod
     def forward(self, image: Tensor) -> Tensor:
-        """Measure images."""
+        """Compute the measurements y = H(x) of images."""
 
     @abstractmethod
     def pseudo_inverse(self, measured: Tensor) -> Tensor:
         """Reconstruct images `[B, C, H, W]` from measurements.
 
-        The result is H^+ y if H is linear, and else a first estimate.
+        The result is H^+ y if H is linear, and otherwise a first estimate.
         """
 
 
 class LinearOperator(Operator):
-    """A matrix H with Moore-Penrose inverse H^+: H H^+ H = H, and both H H^+ and H^+ H are symmetric."""
+    """A matrix H with its Moore-Penrose inverse H^+: H H^+ H = H, and both H H^+ and H^+ H are symmetric."""
 
     @abstractmethod
     def transpose(self, measured: Tensor) -> Tensor:
@@ -48,9 +48,9 @@ class LinearOperator(Operator):
 
     @abstractmethod
     def filtered(self, image: Tensor, gain: Callable[[Tensor], Tensor]) -> Tensor:
-        """Apply V g(S) V^T, a function g of the singular values S of H = U S V^T.
+        """Apply V g(S) V^T to images, where g is a function of the singular values S of H = U S V^T.
 
         Args:
             image: `[B, C, H, W]`.
-            gain: g, a function of a tensor of singular values of any shape; unmeasured directions have the value 0.
+            gain: function g, applied elementwise to singular values. Unmeasured directions have singular value 0.
         """

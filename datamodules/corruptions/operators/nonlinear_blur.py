@@ -1,4 +1,4 @@
-"""Nonlinear blur by a network, with a random blur for each image."""
+"""Nonlinear blur computed by a network, with a different random blur for each image."""
 
 import copy
 from dataclasses import dataclass
@@ -12,25 +12,26 @@ from datamodules.corruptions.operators.interface import Operator
 from datamodules.randomness.counter import CounterRNG
 
 STREAM = 4100
-"""Random stream of the codes, separate from those of masks and noise."""
+"""Random stream of the codes, different from those of masks and noise."""
 MULTIPLE = 128
-"""Pixels along each axis for which the code has one value."""
+"""Number of image pixels per value of the code, along each axis."""
 
 
 class NonlinearBlur(Operator):
-    """Blur each image by a network, with a code k ~ N(0, strength^2) of its own; `of` selects the codes of a batch.
+    """Blur each image with a network and a separate random code k ~ N(0, strength^2).
 
-    The height and width of an image must be multiples of 128 pixels. The operator has the same code for the measurement
-    and for its reconstruction. The code of the RED-diff paper samples new codes in each evaluation, and ignores the
-    weights of the network: it passes them under another name and with `strict=False`. Published numbers are therefore
-    not comparable.
+    The method `of` returns the operator with the codes of a batch. The height and width of an image must be multiples
+    of 128 pixels. The same code k is used for the measurement and for the reconstruction. In contrast, the authors'
+    code of RED-diff samples a new k in each evaluation. It also ignores the weights of the network, because it loads
+    them under wrong names with `strict=False`. Published numbers are therefore not comparable.
 
     Source: Chung, Kim, Mccann, Klasky and Ye, Diffusion Posterior Sampling for General Noisy Inverse Problems, ICLR
     2023, arXiv 2209.14687, with the network of Tran, Tran, Phung and Hoai, arXiv 2104.00317.
 
     Args:
-        network: maps images in [0, 1] and codes to blurred images; `code_channels` is the number of channels of a code.
-            An example is `lightning_modules.networks.kernel_wizard.KernelWizard`.
+        network: network that maps images in [0, 1] and codes to blurred images, such as
+            `lightning_modules.networks.kernel_wizard.KernelWizard`. Its attribute `code_channels` is the number of
+            channels of a code.
         strength: standard deviation of the codes.
         seed: random seed of the codes.
 
@@ -62,17 +63,17 @@ class NonlinearBlur(Operator):
         return BlurByCode(self, self.strength * CounterRNG(self.seed, 0, index, STREAM).normal(like))
 
     def placed(self, like: Tensor) -> nn.Module:
-        """Return the network on the device and in the precision of a tensor."""
+        """Return the network with the device and dtype of a tensor."""
         key = (like.device, like.dtype)
         if key not in self._copies:
             self._copies[key] = copy.deepcopy(self.network).to(*key)
         return self._copies[key]
 
     def forward(self, image: Tensor) -> Tensor:
-        """Raise an error, because codes depend on the positions of the images.
+        """Raise an error, because the codes depend on the positions of the images in the dataset.
 
         Raises:
-            TypeError: always. Use `of` to get the operator of given images.
+            TypeError: always. Use `of` to get the operator for given images.
         """
         raise TypeError("each image has its own blur: NonlinearBlur.of(index, size) returns the operator")
 
@@ -82,12 +83,12 @@ class NonlinearBlur(Operator):
 
 @dataclass(frozen=True, eq=False)
 class BlurByCode(Operator):
-    """y = clip(2 G((x + 1) / 2, k) - 1, -1, 1).
+    """Nonlinear blur with given codes: y = clip(2 G((x + 1) / 2, k) - 1, -1, 1).
 
     The first estimate is y itself.
 
     Args:
-        blur: holds the network G.
+        blur: operator that contains the network G.
         code: codes k of the images, `[B, K, H / 128, W / 128]`.
     """
 

@@ -13,13 +13,13 @@ from datamodules.corruptions.operators.interface import Operator
 
 @dataclass(frozen=True)
 class PhaseRetrieval(Operator):
-    """y = |F pad(x)| with the centred, orthonormal Fourier transform F of every channel.
+    """Phase retrieval, y = |F pad(x)|, with the centred, orthonormal Fourier transform F of every channel.
 
-    The image is zero-padded by oversampling / 8 of its side length on each side. The first estimate is the central crop
-    of |F^-1 y|.
+    On each side, the image is zero-padded by `oversampling` / 8 of its side length. The first estimate is the central
+    crop of |F^-1 y|.
 
     Args:
-        oversampling: amount of padding. For example, 2 makes each side 1.5 times as long.
+        oversampling: amount of padding. For example, 2 makes the padded image 1.5 times as long along each axis.
     """
 
     oversampling: float = 2.0
@@ -29,7 +29,7 @@ class PhaseRetrieval(Operator):
         positive(oversampling=self.oversampling)
 
     def padding(self, size: int) -> int:
-        """Return the number of zeros on each side of an image axis."""
+        """Return the number of zeros that are added on each side of an image axis."""
         return int(self.oversampling / 8 * size)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -51,9 +51,9 @@ class PhaseRetrieval(Operator):
 
 
 def _centred(values: Tensor, transform: Callable[..., Tensor]) -> Tensor:
-    """Apply an orthonormal transform.
+    """Apply an orthonormal Fourier transform.
 
-    The origin is in the centre of the plane.
+    The origin of the input and of the output is in the centre.
     """
     axes = (-2, -1)
     return torch.fft.fftshift(transform(torch.fft.ifftshift(values, dim=axes), dim=axes, norm="ortho"), dim=axes)

@@ -8,10 +8,11 @@ from datamodules.corruptions.operators.interface import Operator
 
 
 class DeepinvPhysics(Operator):
-    """Use a `deepinv.physics.Physics` as operator.
+    """Operator that wraps a `deepinv.physics.Physics`.
 
-    `A` measures, and `A_dagger` is the pseudo-inverse. Images are in [-1, 1], as for all operators. The noise model of
-    deepinv is not used; the argument `sigma` of the DataModule determines the noise.
+    Its method `A` is the forward operator, and `A_dagger` is the pseudo-inverse. Images are in [-1, 1], as for all
+    operators. The noise model of deepinv is not used; the noise is determined by the argument `sigma` of the
+    DataModule.
 
     Args:
         physics: operator of deepinv, such as `deepinv.physics.Tomography`.
@@ -38,6 +39,6 @@ class DeepinvPhysics(Operator):
     def _on(self, tensor: Tensor) -> Any:
         """Return the operator on the device of a tensor.
 
-        Nothing is copied if the operator is on this device already.
+        Nothing is copied if the operator is already on this device.
         """
         return self.physics.to(tensor.device)

@@ -14,19 +14,20 @@ from datamodules.arguments import at_least, positive
 from datamodules.corruptions.operators.interface import LinearOperator
 
 LEAST_SINGULAR_VALUE = 0.03
-"""Smaller singular values are set to 0 in operator and inverse, because the inverse would amplify noise."""
+"""Smaller singular values are set to 0 in operator and inverse, because their inverses would amplify noise."""
 
 
 class Separable(LinearOperator):
-    """y = A x A^T in every channel.
+    """Base class of operators y = A x A^T, applied to every channel.
 
-    There is one matrix A for the height and one for the width.
+    The matrix A on the left acts along the height, and A on the right along the width. They differ only in size.
 
-    Then H = A (x) A, H^T = A^T (x) A^T and H^+ = A^+ (x) A^+. Singular values of A below 0.03 are set to 0.
+    With the Kronecker product (x), H = A (x) A, H^T = A^T (x) A^T and H^+ = A^+ (x) A^+. Singular values of A below
+    0.03 are set to 0.
     """
 
     factor: int = 1
-    """Image pixels per measured pixel, along each axis."""
+    """Number of image pixels per measured pixel, along each axis."""
 
     @abstractmethod
     def matrix(self, size: int) -> NDArray[np.float64]:
@@ -65,7 +66,7 @@ def _parts(operator: Separable, size: int, dtype: torch.dtype, device: torch.dev
     kept = s >= LEAST_SINGULAR_VALUE
     u, s, vt = u[:, kept], s[kept], vt[kept]
     matrices = (u * s) @ vt, (vt.T / s) @ u.T
-    with torch.inference_mode(False):  # so that they can be used in autograd
+    with torch.inference_mode(False):  # so that autograd can use the matrices
         a, inverse = (torch.from_numpy(each).to(device, dtype) for each in matrices)
     return a, inverse
 
@@ -82,9 +83,9 @@ def _right_vectors(operator: Separable, size: int, dtype: torch.dtype, device: t
 
 @dataclass(frozen=True)
 class AverageDownsampling(Separable):
-    """Downsample an image by the means of blocks.
+    """Downsample an image by averaging blocks.
 
-    The pseudo-inverse repeats pixels.
+    The pseudo-inverse repeats each measured pixel.
 
     Args:
         factor: side of a block, in pixels.
@@ -132,14 +133,15 @@ class Bicubic(Separable):
 class Blur(Separable):
     """Blur an image with a short Gaussian kernel.
 
-    Pixels beyond the borders count as grey.
+    Pixels outside the image are treated as grey.
 
-    The operator in the code of DDRM and RED-diff differs. That operator omits the last tap, and in colour images it
-    assigns singular values to wrong channels and frequencies. Numbers published with that code are not comparable.
+    The blur in the published code of DDRM and RED-diff is different. It omits the last tap of the kernel, and assigns
+    singular values of colour images to wrong channels and frequencies. Numbers published with this code are therefore
+    not comparable.
 
     Args:
         taps: length of the kernel, odd.
-        deviation: standard deviation of the Gaussian, in pixels. Infinity gives equal weights.
+        deviation: standard deviation of the Gaussian, in pixels. Infinity gives a kernel of equal weights.
     """
 
     taps: int = 5

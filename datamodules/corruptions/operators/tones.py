@@ -10,9 +10,9 @@ from datamodules.corruptions.operators.interface import Operator
 
 @dataclass(frozen=True)
 class HighDynamicRange(Operator):
-    """y = clip(2 x, -1, 1).
+    """Overexposure: y = clip(2 x, -1, 1).
 
-    Half of the tonal range is lost.
+    Half of the tonal range of x is lost.
 
     The first estimate is y / 2.
     """
@@ -26,12 +26,12 @@ class HighDynamicRange(Operator):
 
 @dataclass(frozen=True)
 class Quantisation(Operator):
-    """y is x rounded to 2^bits levels between -1 and 1.
+    """Quantisation: y is x rounded to 2^bits levels between -1 and 1.
 
     The first estimate is y itself.
 
-    The gradient is passed straight through. The derivative of rounding is 0 almost everywhere. With this derivative,
-    methods would ignore the data, as they do in published code.
+    Gradients are computed with the straight-through estimator. The true derivative of rounding is 0 almost everywhere,
+    so with it, methods would ignore the measurements, as they do in published code.
 
     Args:
         bits: number of bits per value. There are 2^bits levels.

@@ -1,6 +1,6 @@
-"""Noise on numbers: distributions of additive noise for values in any unit, and sign flips.
+"""Noise on numbers: distributions of additive noise, for values in any unit, and random sign flips of labels.
 
-A distribution is a frozen object that samples float64 numbers with a given generator, and has known moments. A
+A distribution is a frozen object with known moments. It samples float64 numbers with a given random number generator. A
 configuration selects a distribution by its class path:
 
     noise:

@@ -1,4 +1,4 @@
-"""Distributions of additive noise: light-tailed, heavy-tailed and skewed distributions, and rare gross errors."""
+"""Distributions of additive noise: light-tailed, heavy-tailed, skewed, and rare gross errors."""
 
 import math
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from datamodules.corruptions.value_noise.interface import ValueNoise
 
 @dataclass(frozen=True)
 class _OfStd(ValueNoise):
-    """A distribution parametrised by its standard deviation."""
+    """Base class of distributions that are parametrised by their standard deviation."""
 
     std: float = 1.0
 
@@ -97,7 +97,7 @@ class Exponential(_OfStd):
 class StudentT(ValueNoise):
     """Student's t distribution times a scale.
 
-    It is heavy-tailed. For at most two degrees of freedom, the variance is infinite.
+    The distribution is heavy-tailed. With two or fewer degrees of freedom, its variance is infinite.
 
     Args:
         degrees: degrees of freedom, positive.
@@ -124,9 +124,9 @@ class StudentT(ValueNoise):
 
 @dataclass(frozen=True)
 class GrossOutliers(ValueNoise):
-    """Gross errors.
+    """Gross errors of a random subset of values.
 
-    Each value gets a Gaussian error with a given probability, and is otherwise unchanged.
+    With a given probability, a Gaussian error is added to a value. Otherwise, the value is unchanged.
 
     Args:
         fraction: probability of an error, in [0, 1].

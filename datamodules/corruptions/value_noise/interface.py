@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 class ValueNoise(ABC):
     """A distribution of additive noise.
 
-    The noise is independent for each value, and has the units of the values.
+    The noise is independent for each value and has the same units as the values.
     """
 
     @property
@@ -20,7 +20,7 @@ class ValueNoise(ABC):
     @property
     @abstractmethod
     def variance(self) -> float:
-        """Variance of the distribution, or infinity if there is no finite variance."""
+        """Variance of the distribution, or infinity if the variance is not finite."""
 
     @abstractmethod
     def draw(self, shape: tuple[int, ...], random: np.random.Generator) -> NDArray[np.float64]:
@@ -28,14 +28,14 @@ class ValueNoise(ABC):
 
 
 class SignFlips(ABC):
-    """Each label, -1 or 1, is flipped with a probability that depends on the row; for Massart noise, below one half."""
+    """Random flips of labels -1 and 1, with a probability that depends on the row (for Massart noise, below 1/2)."""
 
     @abstractmethod
     def probability(self, features: NDArray[np.float64], margin: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the flip probability of each row, `[N]`, in [0, 1/2), or in [0, 1] for adversarial noise.
 
         Args:
-            features: `[N, D]`.
+            features: features of the rows, `[N, D]`.
             margin: signed distance of each row from the true boundary, `[N]`.
         """
 

@@ -1,6 +1,6 @@
-"""Massart noise: labels -1 and 1 flip at a constant rate, only on one side, or mostly near the boundary.
+"""Massart noise: labels -1 and 1 flip at a constant rate, in only one half-space, or mostly near the boundary.
 
-Also adversarial noise, which flips all labels of a region.
+Adversarial noise, which flips all labels in a region, is also defined here.
 """
 
 from dataclasses import dataclass
@@ -52,7 +52,7 @@ class HalfFlips(SignFlips):
 
 @dataclass(frozen=True)
 class BoundaryFlips(SignFlips):
-    """Flip labels most often near the true boundary, with the probability rate exp(-|margin|).
+    """Flip labels most often near the true boundary, with probability `rate` exp(-|margin|).
 
     Args:
         rate: flip probability at the boundary, in [0, 1/2).
@@ -71,8 +71,9 @@ class BoundaryFlips(SignFlips):
 class AdversarialFlips(SignFlips):
     """Flip all labels near the true boundary, but only where one coordinate is positive.
 
-    The region is |margin| <= t. For standard normal points, t is such that a fraction `rate` of all labels is flipped.
-    The flips tilt a learner towards the coordinate, because a label in the region is always wrong.
+    Labels flip where |margin| <= t and the coordinate is positive. The threshold t is chosen so that a fraction `rate`
+    of all labels is flipped if the points are standard normal. Because all labels in this region are wrong, the learned
+    boundary tilts towards the coordinate.
 
     Args:
         rate: fraction of flipped labels for standard normal points, in [0, 1/2).

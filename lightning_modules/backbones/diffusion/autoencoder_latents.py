@@ -12,7 +12,7 @@ from datamodules.files.text_files import read_json_object
 
 
 class AutoencoderLatents(nn.Module):
-    """Encode images to latents z and decode latents, with the autoencoder in the attribute `vae`."""
+    """Mixin that encodes images to latents z and decodes latents, with the autoencoder in the attribute `vae`."""
 
     vae: Any
     parts: Sequence[str]
@@ -20,7 +20,7 @@ class AutoencoderLatents(nn.Module):
 
     @classmethod
     def size_multiple_before_loading(cls, pipeline: str, local_files_only: bool = False, **_: Any) -> int | None:
-        """Return a divisor of height and width that a pipeline requires, if its configurations say so."""
+        """Return a number by which height and width must be divisible, if a pipeline's config files define it."""
         return size_multiple_of(pipeline, cls.parts[0], cls.packing, local_files_only)
 
     @property
@@ -34,7 +34,7 @@ class AutoencoderLatents(nn.Module):
 
     @property
     def shift_factor(self) -> float | Tensor:
-        """m, which is 0 for Stable Diffusion and SDXL."""
+        """Shift factor m, which is 0 for Stable Diffusion and SDXL."""
         return self.vae.config.get("shift_factor") or 0.0
 
     def encode(self, image: Tensor, draw: Tensor | None = None) -> Tensor:
@@ -64,25 +64,25 @@ class AutoencoderLatents(nn.Module):
 
 
 def size_multiple_of(pipeline: str, network: str, packing: int, local_files_only: bool = False) -> int | None:
-    """Return a divisor of height and width that a pipeline requires; the loaded model may require a multiple of it.
+    """Return a number by which height and width must be divisible; the loaded model may require a multiple of it.
 
     Args:
-        pipeline: a folder written by `save_pretrained`, or a pipeline's name on the Hugging Face Hub, of which only two
-            configurations are downloaded.
-        network: name of the predicting network's folder, unet or transformer.
-        packing: number of latent pixels in one input position of the network.
+        pipeline: a folder written by `save_pretrained`, or a pipeline's name on the Hugging Face Hub, from which only
+            two config files are downloaded.
+        network: name of the denoising network's folder, unet or transformer.
+        packing: number of latent pixels that are packed into one input position of the network.
         local_files_only: never download.
 
     Returns:
-        The number of pixels; None if the configurations are missing or of an unknown kind.
+        The number of pixels; None if the config files are missing or of an unknown kind.
     """
     try:
         autoencoder, predicting = (_config(pipeline, part, local_files_only) for part in ("vae", network))
-    except (OSError, ValueError):  # loading the pipeline says what is wrong
+    except (OSError, ValueError):  # the error is reported when the pipeline is loaded
         return None
     levels = [autoencoder.get(key) for key in ("block_out_channels", "encoder_block_out_channels")]
     lengths = [len(value) - 1 for value in levels if isinstance(value, list)]
-    if isinstance(each := autoencoder.get("temperal_downsample"), list):  # autoencoders that also take videos
+    if isinstance(each := autoencoder.get("temperal_downsample"), list):  # autoencoders that also encode videos
         lengths.append(len(each))
     times = lengths[0] if lengths else None
     patch = predicting.get("patch_size", 1)

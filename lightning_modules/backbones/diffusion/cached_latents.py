@@ -1,4 +1,4 @@
-"""Compute latents and caption embeddings of a whole dataset once, sharded over ranks, and cache them on disk."""
+"""Compute the latents and caption embeddings of a dataset once, distributed over ranks, and cache them on disk."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -23,16 +23,16 @@ from datamodules.prompts.cropped_images import CroppedImages
 from lightning_modules.backbones.diffusion.latent_diffusion import LatentDiffusion
 
 AT_ONCE = 64
-"""Number of images or captions in a part."""
+"""Number of images or captions that are processed at a time."""
 
 
 class OneSizeArrays:
-    """Arrays of several image sizes as one array, whose rows are fetched together if they have one size.
+    """Presents arrays for several image sizes as one array; rows that are fetched together must have the same size.
 
     Args:
         arrays: one array for each size.
-        which: number of each row's array, `[N]`.
-        place: each row's place in its array, `[N]`.
+        which: index of the array that contains each row, `[N]`.
+        place: index of each row within its array, `[N]`.
     """
 
     def __init__(self, arrays: Sequence[NDArray[Any]], which: NDArray[np.int64], place: NDArray[np.int64]) -> None:
@@ -45,20 +45,21 @@ class OneSizeArrays:
 
 
 def cache_latents(network: LatentDiffusion, data: CaptionedImages, folder: str, device: torch.device) -> None:
-    """Replace a DataModule's images by latent moments, and captions by embeddings.
+    """Replace a DataModule's images with latent moments, and its captions with embeddings.
 
-    Must be called on every rank. Images are centre-cropped; if they are randomly mirrored, the latents of the mirror
-    images are cached too. A cache entry's name contains a digest of its inputs: images, crops and autoencoder, or
-    captions and text encoders.
+    Must be called on every rank. Images are centre-cropped; if training mirrors them randomly, the latents of the
+    mirrored images are cached too. The name of a cache entry contains a digest of its inputs: images, crops and
+    autoencoder, or captions and text encoders.
 
     Args:
         network: pipeline with autoencoder and text encoders, on `device`.
         data: DataModule whose `setup` has run.
         folder: cache folder, visible to all ranks.
-        device: device that computes latents and embeddings.
+        device: device on which latents and embeddings are computed.
 
     Raises:
-        ValueError: if training images are padded and cropped, or if ranks have different images, captions or pipelines.
+        ValueError: if training images are randomly padded and cropped, or if images, captions or pipelines differ
+            between ranks.
     """
     if data.augmentation.crop_padding:
         raise ValueError(
@@ -96,10 +97,11 @@ def _cache_set(
 def _latents(
     network: LatentDiffusion, source: ImageSource, flip: bool, folder: str, device: torch.device
 ) -> tuple[dict[str, OneSizeArrays], int]:
-    """Compute the moments, and masks of the same size, of images and, if `flip`, of their mirror images.
+    """Compute the moments of images, and masks of the same size; with `flip`, also those of the mirrored images.
 
     Returns:
-        Arrays of all images, then of all mirror images, and the distance between both, 0 if there are none.
+        Arrays that contain all images followed by all mirrored images, and the row offset from an image to its mirrored
+        image, which is 0 without mirrored images.
     """
     cropped = source if isinstance(source, CroppedImages) else None
     bucket = np.zeros(len(source.label), dtype=np.int64) if cropped is None else cropped.bucket

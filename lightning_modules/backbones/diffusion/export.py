@@ -15,19 +15,19 @@ from lightning_modules.backbones.quantization import dequantized_state, is_quant
 
 
 def save_model(model: LatentDiffusion | PixelSpace, folder: Path, writes: bool, merge: bool = False) -> None:
-    """Save the trained model. Must be called on every rank; only one rank writes.
+    """Save the trained model. Must be called on every rank; only one rank writes files.
 
     `DiffusionPipeline.from_pretrained(folder)` loads a fully trained text-to-image pipeline;
-    `pipeline.load_lora_weights(folder)` loads adapters. Where a pipeline has no such method, as PixArt-Sigma's, the
-    network is saved to `folder/transformer` with adapters merged, for `from_pretrained(base, transformer=...)`. A
-    pixel-space U-Net is saved as a whole pipeline, with adapters merged. For a network unknown to diffusers only the
-    weights are saved; `lightning_modules.backbones.with_weights` loads them.
+    `pipeline.load_lora_weights(folder)` loads adapters. If the pipeline class has no such method (PixArt-Sigma), the
+    network is saved to `folder/transformer` with adapters merged, and can be loaded by `from_pretrained(base,
+    transformer=...)`. A pixel-space U-Net is saved as a whole pipeline, with adapters merged. If the network is not a
+    diffusers class, only its weights are saved; `lightning_modules.backbones.with_weights` loads them.
 
     Args:
         model: the model.
         folder: output folder.
         writes: whether this rank writes the files.
-        merge: save a text-to-image pipeline with adapters as a whole pipeline, with the adapters merged.
+        merge: merge the adapters of a text-to-image model into its weights, and save the whole pipeline.
     """
     network: Any = model.network
     adapters = any("lora_" in name for name, _ in network.named_parameters())
@@ -40,7 +40,7 @@ def save_model(model: LatentDiffusion | PixelSpace, folder: Path, writes: bool, 
         from peft import get_peft_model_state_dict
 
         layers = get_peft_model_state_dict(network, state_dict=state)
-        if model.parts[0] == "unet":  # transformers keep the names of peft
+        if model.parts[0] == "unet":  # transformers keep peft's names
             layers = convert_state_dict_to_diffusers(layers)
         part, settings = model.parts[0], lora_metadata(network)
         described = {} if settings is None else {f"{part}_lora_adapter_metadata": settings}
@@ -70,11 +70,11 @@ def save_model(model: LatentDiffusion | PixelSpace, folder: Path, writes: bool, 
 
 
 def _state(network: nn.Module, only_adapters: bool) -> dict[str, Any]:
-    """Return the weights of a sharded, quantised or plain network, unsharded and dequantised, on the CPU.
+    """Return the unsharded, dequantised weights of a sharded, quantised or plain network, on the CPU.
 
     Args:
         network: the network.
-        only_adapters: dequantise no weight, and leave the frozen weights of a quantised network out.
+        only_adapters: for a quantised network, return only the adapters, and dequantise no weights.
     """
     if is_quantized(network):
         if only_adapters:
@@ -89,7 +89,7 @@ def type_of(network: nn.Module) -> Any:
 
 
 def merged(network: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Merge adapters into the adapted weights: W + s B A replaces W under the same name.
+    """Merge adapters into the adapted weights: W is replaced with W + s B A under the same name.
 
     With DoRA, the rows of W + s B A are rescaled to their trained norms.
     """

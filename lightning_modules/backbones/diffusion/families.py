@@ -1,4 +1,4 @@
-"""Text-to-image models by family, and a function that chooses the family of a pipeline."""
+"""Text-to-image model families, and a function that loads a pipeline as the model of its family."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -57,19 +57,19 @@ def text_to_image_pipeline(
         tuning: `full` trains every parameter of the network, `lora` trains only adapters in its attention, and `frozen`
             trains nothing.
         lora_rank: rank of the adapters.
-        lora_targets: layers that get adapters, by last part of the name; default: the attention's projections.
+        lora_targets: layers to adapt, given by the last parts of their names; default: the attention's projections.
         dtype: precision of network and text encoders; the autoencoder, inputs and outputs are float32.
         offload_text_encoders: keep the text encoders on the CPU; they embed prompts there.
-        lora_alpha: alpha; adapters are scaled by alpha / rank; default: the rank.
+        lora_alpha: alpha; adapters are scaled by alpha / rank; default: alpha equals the rank.
         use_rslora: rank-stabilised LoRA, scaled by alpha / sqrt(rank).
-        use_dora: DoRA, which also trains the norms of the rows of the adapted weights.
+        use_dora: use DoRA, which also trains the row norms of the adapted weights.
         quantization: int8 or nf4 stores the frozen weights of the network's linear layers in 8 or 4 bits.
 
     Raises:
         FileNotFoundError: if the pipeline is neither on disk nor on the Hub.
-        ValueError: if the pipeline belongs to no family. The message names its network and all families.
+        ValueError: if the pipeline belongs to no family; the message names the pipeline's network and all families.
     """
-    families = FAMILIES | {"Transformer2DModel": "PixArtSigma"}  # the name in the authors' index
+    families = FAMILIES | {"Transformer2DModel": "PixArtSigma"}  # class name in the authors' index
     return MODELS[family_of(pipeline, families, local_files_only)](
         pipeline,
         variant=variant,

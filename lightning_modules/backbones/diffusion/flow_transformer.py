@@ -2,7 +2,7 @@
 
     z_t = (1 - t) z + t e,   z = s (E(2 x - 1) - m),   0 <= t <= 1
 
-From z_t, the scaled time T t with T = 1000, and the embeddings of a prompt, the transformer predicts dz_t/dt = e - z.
+The transformer predicts dz_t/dt = e - z from z_t, the scaled time T t (T = 1000) and the embeddings of a prompt.
 
 Source: Esser et al., Scaling Rectified Flow Transformers for High-Resolution Image Synthesis, ICML 2024,
 arXiv 2403.03206.
@@ -23,7 +23,7 @@ JOINT_ATTENTION = tuple(
     f"attn.{name}"
     for name in ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
 )
-"""Projections of image and text in joint attention, which diffusers' training scripts adapt."""
+"""Projections of image and text in joint attention; these are the layers that diffusers' training scripts adapt."""
 
 
 class FlowTransformer(TextToImage):
@@ -33,24 +33,24 @@ class FlowTransformer(TextToImage):
         pipeline: a local folder written by `save_pretrained`, a pipeline's name on the Hugging Face Hub
             (`stabilityai/stable-diffusion-3-medium-diffusers`), or a single `.safetensors` file (`config` is then
             required).
-        config: folder or name of a pipeline of the same architecture; only if `pipeline` is a single file.
+        config: folder or name of a pipeline with the same architecture; only allowed if `pipeline` is a single file.
         variant: variant of the weight files, such as fp16; default: files without a variant.
         local_files_only: never download; a pipeline given by name must be in the Hugging Face cache.
         tuning: `full` trains every parameter of the transformer, `lora` trains only adapters in its attention, and
             `frozen` trains nothing.
         lora_rank: rank of the adapters.
-        lora_targets: layers that get adapters, by last part of the name; default: the attention's projections.
+        lora_targets: layers to adapt, given by the last parts of their names; default: the attention's projections.
         dtype: precision of transformer and text encoders; the autoencoder, inputs and outputs are float32.
         gradient_checkpointing: recompute the transformer's activations in the backward pass instead of keeping them.
         offload_text_encoders: keep the text encoders on the CPU, where they embed prompts.
-        lora_alpha: alpha; adapters are scaled by alpha / rank; default: the rank.
+        lora_alpha: alpha; adapters are scaled by alpha / rank; default: alpha equals the rank.
         use_rslora: rank-stabilised LoRA, scaled by alpha / sqrt(rank).
-        use_dora: DoRA, which also trains the norms of the rows of the adapted weights.
+        use_dora: use DoRA, which also trains the row norms of the adapted weights.
         quantization: int8 or nf4 stores the frozen weights of the network's linear layers in 8 or 4 bits.
 
     Raises:
         FileNotFoundError: if the pipeline is neither on disk nor on the Hub.
-        ValueError: if a part is missing, or belongs to another model family.
+        ValueError: if a part of the pipeline is missing or belongs to a different model family.
         ImportError: if transformers is not installed, or if `tuning` is lora and peft is not installed.
     """
 
@@ -81,26 +81,27 @@ class FlowTransformer(TextToImage):
 
     @property
     def patch_size(self) -> int:
-        """Height and width of a position of the transformer, in latent pixels."""
+        """Height and width of the patch of one image token, in latent pixels."""
         return self.network.config.patch_size
 
     @property
     def size_multiple(self) -> int:
-        """Side of a position in pixels; height and width of an image must be divisible by it."""
+        """Side of an image token's patch in pixels; the height and width of an image must be divisible by it."""
         return self.latent_scale * self.patch_size
 
     def time_shift(self, positions: int, num_steps: int | None = None) -> float:
-        """Return the shift of times of the pipeline's sampler.
+        """Return the time shift that the pipeline's sampler uses.
 
         Args:
-            positions: number of positions of an image in the transformer.
-            num_steps: number of sampling steps, by default that of the pipeline; only FLUX.2 depends on this number.
+            positions: number of image tokens in the transformer.
+            num_steps: number of sampling steps, by default that of the pipeline; only the shift of FLUX.2 depends on
+                it.
         """
         return scheduler_shift(self.scheduler.config, positions)
 
 
 class PackedLatents(FlowTransformer):
-    """A flow-matching transformer whose positions are 2 x 2 latent pixels; base class of FLUX.1, Chroma, Qwen-Image."""
+    """A flow-matching transformer whose tokens are 2 x 2 latent pixels; base class of FLUX.1, Chroma and Qwen-Image."""
 
     packing = 4
 
@@ -111,15 +112,15 @@ class PackedLatents(FlowTransformer):
 
     @property
     def patch_size(self) -> int:
-        """Height and width of a packed position, in latent pixels."""
+        """Height and width of the patch of one packed token, in latent pixels."""
         return 2
 
     def packed(self, latent: Tensor) -> Tensor:
-        """Arrange z `[B, c, h, w]` as positions, `[B, h w / 4, 4 c]`."""
+        """Pack z `[B, c, h, w]` into tokens, `[B, h w / 4, 4 c]`."""
         return self.pipeline._pack_latents(latent.contiguous(), *latent.shape)
 
     def unpacked(self, positions: Tensor, height: int, width: int) -> Tensor:
-        """Rearrange positions to z of a given height and width, as the pipeline does."""
+        """Unpack tokens to z of a given height and width, as the pipeline does."""
         scale = self.pipeline.vae_scale_factor
         return self.pipeline._unpack_latents(positions, height * scale, width * scale, scale)
 
@@ -127,7 +128,7 @@ class PackedLatents(FlowTransformer):
 class StableDiffusion3(FlowTransformer):
     """Stable Diffusion 3 or 3.5 with transformer, autoencoder and two or three text encoders.
 
-    If the pipeline lacks the third text encoder, T5, zeros replace its token embeddings, as in diffusers.
+    If the pipeline lacks the third text encoder, T5, its token embeddings are replaced with zeros, as in diffusers.
     """
 
     parts = ("transformer", "vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "scheduler")

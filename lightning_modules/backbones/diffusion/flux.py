@@ -1,8 +1,8 @@
 """FLUX.1 and Chroma from diffusers, flow-matching transformers on packed latents.
 
 Each token holds 2 x 2 latent pixels. The transformers also receive the positions of image and text tokens. FLUX.1-dev
-has distilled guidance and receives the guidance scale. Chroma is a smaller FLUX.1-schnell without distilled guidance
-and without pooled embeddings. `flow_transformer.py` defines z_t and the prediction.
+has distilled guidance: its transformer receives the guidance scale as an input. Chroma is a smaller variant of
+FLUX.1-schnell without distilled guidance and pooled embeddings. `flow_transformer.py` defines z_t and the prediction.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,31 +18,31 @@ from lightning_modules.backbones.quantization import Quantization
 
 
 class Flux(PackedLatents):
-    """FLUX.1: its transformer, autoencoder and two text encoders.
+    """FLUX.1, with its transformer, autoencoder and two text encoders.
 
     Args:
         pipeline: a local folder written by `save_pretrained`, a pipeline's name on the Hugging Face Hub
             (`black-forest-labs/FLUX.1-dev`), or a single `.safetensors` file (`config` is then required).
-        config: folder or name of a pipeline of the same architecture; only if `pipeline` is a single file.
+        config: folder or name of a pipeline with the same architecture; only allowed if `pipeline` is a single file.
         variant: variant of the weight files, such as fp16; default: files without a variant.
         local_files_only: never download; a pipeline given by name must be in the Hugging Face cache.
         tuning: `full` trains every parameter of the transformer, `lora` trains only adapters in its attention, and
             `frozen` trains nothing.
         lora_rank: rank of the adapters.
-        lora_targets: layers that get adapters, by last part of the name; default: the attention's projections.
+        lora_targets: layers to adapt, given by the last parts of their names; default: the attention's projections.
         dtype: precision of transformer and text encoders; the autoencoder, inputs and outputs are float32.
         gradient_checkpointing: recompute the transformer's activations in the backward pass instead of keeping them.
-        training_guidance: guidance scale given to the transformer in training; unused by transformers without one.
-            Sampling uses its own.
+        training_guidance: guidance scale that the transformer receives in training; unused if the transformer has no
+            such input. Sampling has a separate guidance scale.
         offload_text_encoders: keep the text encoders on the CPU, where they embed prompts.
-        lora_alpha: alpha; adapters are scaled by alpha / rank; default: the rank.
+        lora_alpha: alpha; adapters are scaled by alpha / rank; default: alpha equals the rank.
         use_rslora: rank-stabilised LoRA, scaled by alpha / sqrt(rank).
-        use_dora: DoRA, which also trains the norms of the rows of the adapted weights.
+        use_dora: use DoRA, which also trains the row norms of the adapted weights.
         quantization: int8 or nf4 stores the frozen weights of the network's linear layers in 8 or 4 bits.
 
     Raises:
         FileNotFoundError: if the pipeline is neither on disk nor on the Hub.
-        ValueError: if a part is missing, or belongs to another model family.
+        ValueError: if a part of the pipeline is missing or belongs to a different model family.
         ImportError: if transformers is not installed, or if `tuning` is lora and peft is not installed.
     """
 
@@ -104,15 +104,16 @@ class Flux(PackedLatents):
         return self.unpacked(output, *latent.shape[2:])
 
     def for_pipeline(self, prompts: Prompts, empty: Prompts) -> dict[str, Any]:
-        """Return prompts as keyword arguments of the pipeline. Models with distilled guidance need no empty prompts."""
+        """Return prompts as keyword arguments of the pipeline; distilled guidance needs no empty prompts."""
         return {"prompt_embeds": prompts.embedding, "pooled_prompt_embeds": prompts.pooled}
 
 
 class Chroma(PackedLatents):
-    """Chroma: its transformer, autoencoder and T5 text encoder.
+    """Chroma, with its transformer, autoencoder and T5 text encoder.
 
-    The transformer receives a mask of the text: 1 for the tokens and for the first position of padding, 0 for the rest.
-    As in the pipeline, the mask is a floating-point number, which attention adds to its logits.
+    The transformer receives a mask of the text, which is 1 for tokens and for the first padding position, and 0 for all
+    other positions. As in the pipeline, the mask is a floating-point tensor, so attention adds it to the attention
+    logits.
     """
 
     parts = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
@@ -152,7 +153,7 @@ class Chroma(PackedLatents):
 
 
 def places(height: int, width: int, like: Tensor) -> Tensor:
-    """List 0, row and column of each position, `[height width, 3]`, as the pipeline does, made on the device."""
+    """List (0, row, column) of each image token, `[height width, 3]`, as the pipeline does; built on the device."""
     rows, columns = (torch.arange(side, device=like.device, dtype=like.dtype) for side in (height, width))
     grid = torch.meshgrid(rows, columns, indexing="ij")
     return torch.stack([torch.zeros_like(grid[0]), *grid], dim=-1).flatten(0, 1)

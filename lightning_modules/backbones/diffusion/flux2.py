@@ -2,10 +2,10 @@
 
     z = (P(E(2 x - 1)) - m) / d
 
-P arranges 2 x 2 latent pixels as channels. m and d are the running mean and standard deviation of a batch
+P rearranges 2 x 2 latent pixels into channels. m and d are the running mean and standard deviation of a batch
 normalisation in the autoencoder. The transformer receives the positions of image and text tokens. FLUX.2-dev has
-distilled guidance and receives the guidance scale; FLUX.2-klein does not. For z_t and its prediction see
-`flow_transformer.py`.
+distilled guidance, so its transformer also receives the guidance scale; that of FLUX.2-klein does not.
+`flow_transformer.py` defines z_t and the prediction.
 """
 
 import inspect
@@ -28,26 +28,26 @@ class Flux2(FlowTransformer):
     Args:
         pipeline: a local folder written by `save_pretrained`, a pipeline's name on the Hugging Face Hub
             (`black-forest-labs/FLUX.2-klein-base-4B`), or a single `.safetensors` file (`config` is then required).
-        config: folder or name of a pipeline of the same architecture; only if `pipeline` is a single file.
+        config: folder or name of a pipeline with the same architecture; only allowed if `pipeline` is a single file.
         variant: variant of the weight files, such as fp16; default: files without a variant.
         local_files_only: never download; a pipeline given by name must be in the Hugging Face cache.
         tuning: `full` trains every parameter of the transformer, `lora` trains only adapters in its attention, and
             `frozen` trains nothing.
         lora_rank: rank of the adapters.
-        lora_targets: layers that get adapters, by last part of the name; default: the attention's projections.
+        lora_targets: layers to adapt, given by the last parts of their names; default: the attention's projections.
         dtype: precision of transformer and text encoder; the autoencoder, inputs and outputs are float32.
         gradient_checkpointing: recompute the transformer's activations in the backward pass instead of keeping them.
-        training_guidance: guidance scale given to the transformer in training; unused by transformers without one.
-            Sampling uses its own.
-        offload_text_encoders: keep the text encoder on the CPU; it embeds prompts there.
-        lora_alpha: alpha; adapters are scaled by alpha / rank; default: the rank.
+        training_guidance: guidance scale that the transformer receives in training; unused if the transformer has no
+            such input. Sampling has a separate guidance scale.
+        offload_text_encoders: keep the text encoder on the CPU, where it embeds prompts.
+        lora_alpha: alpha; adapters are scaled by alpha / rank; default: alpha equals the rank.
         use_rslora: rank-stabilised LoRA, scaled by alpha / sqrt(rank).
-        use_dora: DoRA, which also trains the norms of the rows of the adapted weights.
+        use_dora: use DoRA, which also trains the row norms of the adapted weights.
         quantization: int8 or nf4 stores the frozen weights of the network's linear layers in 8 or 4 bits.
 
     Raises:
         FileNotFoundError: if the pipeline is neither on disk nor on the Hub.
-        ValueError: if a part is missing, or belongs to another model family.
+        ValueError: if a part of the pipeline is missing or belongs to a different model family.
         ImportError: if transformers is not installed, or if `tuning` is lora and peft is not installed.
     """
 
@@ -96,7 +96,7 @@ class Flux2(FlowTransformer):
 
     @classmethod
     def size_multiple_before_loading(cls, pipeline: str, local_files_only: bool = False, **_: Any) -> int | None:
-        """Return a divisor of height and width that a pipeline requires, if its configurations say so."""
+        """Return a number by which height and width must be divisible, if a pipeline's config files define it."""
         multiple = super().size_multiple_before_loading(pipeline, local_files_only)
         return multiple and 2 * multiple
 
@@ -111,7 +111,7 @@ class Flux2(FlowTransformer):
 
     @property
     def latent_scale(self) -> int:
-        """Height and width of a pixel of z, in pixels of the image."""
+        """Side of one latent pixel of z, in pixels of the image."""
         return 2 * self.pipeline.vae_scale_factor
 
     @property
@@ -121,19 +121,19 @@ class Flux2(FlowTransformer):
 
     @property
     def scaling_factor(self) -> Tensor:
-        """1 / d, `[c, 1, 1]`."""
+        """Scaling factor 1 / d, `[c, 1, 1]`."""
         return 1 / self.deviation
 
     @property
     def shift_factor(self) -> Tensor:
-        """m, `[c, 1, 1]`."""
+        """Shift factor m, `[c, 1, 1]`."""
         return self.mean
 
     def extra_repr(self) -> str:
         return type(self.scheduler).__name__
 
     def time_shift(self, positions: int, num_steps: int | None = None) -> float:
-        """Return the shift of times of the pipeline's sampler, as `FlowTransformer.time_shift` does."""
+        """Return the time shift that the pipeline's sampler uses, see `FlowTransformer.time_shift`."""
         from diffusers.pipelines.flux2.pipeline_flux2 import compute_empirical_mu
 
         if not self.scheduler.config.use_dynamic_shifting:
@@ -175,11 +175,11 @@ class Flux2(FlowTransformer):
         return output.transpose(1, 2).unflatten(2, (height, width))
 
     def for_pipeline(self, prompts: Prompts, empty: Prompts) -> dict[str, Any]:
-        """Return prompts, and empty prompts if the pipeline takes them, as keyword arguments of the pipeline."""
+        """Return prompts, and empty prompts if the pipeline accepts them, as keyword arguments of the pipeline."""
         negative = {"negative_prompt_embeds": empty.embedding} if self.takes_negative_prompts else {}
         return {"prompt_embeds": prompts.embedding, **negative}
 
 
 def places(height: int, width: int, length: int, device: torch.device) -> Tensor:
-    """List 0, row, column and index in the text of each position, `[height width length, 4]`, as the pipeline does."""
+    """List (0, row, column, index in the text) of each token, `[height width length, 4]`, as the pipeline does."""
     return torch.cartesian_prod(*(torch.arange(size, device=device) for size in (1, height, width, length)))

@@ -1,8 +1,8 @@
-"""Classifier-free guidance moves the prediction for a prompt away from the prediction for a (usually empty) text.
+"""Classifier-free guidance moves the prediction for a prompt away from the prediction for a second, often empty, text.
 
     e = e_u + w (e_c - e_u)
 
-`guided` does this for any model, and `PipelineSampling` runs the pipeline of diffusers, which does the same.
+`guided` applies guidance to any model. `PipelineSampling` runs a diffusers pipeline, which applies guidance itself.
 
 Source: Ho and Salimans, Classifier-Free Diffusion Guidance, arXiv 2207.12598.
 """
@@ -20,13 +20,14 @@ from lightning_modules.sde.stochastic_steps import stepping_with
 def guided(
     model: Callable[..., Tensor], prompts: Prompts | None, negative: Prompts | None, scale: float
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """Wrap a text-conditional model as a function of x_t and t alone.
+    """Wrap a text-conditional model as a function of only x_t and t, with guidance.
 
     Args:
         model: function of x_t, t and prompts.
-        prompts: B prompts of the conditional prediction e_c; None for a model without texts.
-        negative: B negative prompts of the prediction e_u; unused if `scale` is 1; None for a model without texts.
-        scale: w, guidance scale; with 1, only `prompts` are evaluated.
+        prompts: B prompts for the conditional prediction e_c; None for a model without texts.
+        negative: B negative or empty prompts for the prediction e_u; unused if `scale` is 1; None for a model without
+            texts.
+        scale: w, guidance scale; with 1, the model is evaluated only for `prompts`.
     """
     if prompts is None or negative is None or scale == 1:
         return lambda x, t: model(x, t, prompts)
@@ -40,21 +41,21 @@ def guided(
 
 
 class PipelineSampling:
-    """Sampling of a text-to-image model by its diffusers pipeline; a base class of the model.
+    """Mixin of a text-to-image model that samples with its diffusers pipeline.
 
-    The model has the pipeline and the embeddings of prompts.
+    The model defines the pipeline and the methods that embed prompts.
     """
 
     pipeline: Any
     negative_prompts: Callable[[str, int], Prompts]
     takes_negative_prompts: bool = True
-    """Whether its guidance uses empty or negative prompts."""
+    """Whether the model's guidance uses empty or negative prompts."""
     negative_prompt: str = ""
-    """Text that guidance in `generate` moves away from; empty means the empty prompt."""
+    """Negative prompt for guidance in `generate`; an empty string means the empty prompt."""
 
     @property
     def latent_scale(self) -> int:
-        """Height and width of a pixel of z, in pixels of the image."""
+        """Side of one latent pixel of z, in pixels of the image."""
         return self.pipeline.vae_scale_factor
 
     @torch.no_grad()
@@ -72,12 +73,14 @@ class PipelineSampling:
 
         Args:
             prompts: B prompts.
-            noise: standard normal latents, `[B, c, h, w]`; the only randomness if the scheduler is deterministic.
+            noise: standard normal latents, `[B, c, h, w]`. If the scheduler is deterministic, they determine the
+                images.
             num_inference_steps: number of sampling steps.
             guidance_scale: weight of classifier-free guidance; 1 turns it off.
-            generator: random generator on the CPU, or one for each image, for stochastic schedulers.
-            pipeline: another pipeline of the same parts, such as one with a ControlNet; None means the model's own.
-            given: further arguments of the pipeline.
+            generator: random generator on the CPU, or a list with one for each image; used by stochastic schedulers.
+            pipeline: a different pipeline with the same parts, such as one with a ControlNet; None means the model's
+                pipeline.
+            given: additional arguments of the pipeline.
 
         Returns:
             Images `[B, 3, H, W]` in [0, 1].

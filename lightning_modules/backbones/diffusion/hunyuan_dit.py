@@ -15,13 +15,13 @@ from lightning_modules.backbones.diffusion.text_to_image import Prompts, Sampler
 from lightning_modules.backbones.quantization import Quantization
 
 ORIGINAL_SIZE = (1024, 1024)
-"""Height and width of the uncropped original image, a condition of the model; the pipeline's default."""
+"""Height and width of the original image before cropping, on which the model is conditioned: the pipeline's default."""
 LENGTHS = (77, 256)
-"""Maximum number of tokens of a text, for each encoder."""
+"""Maximum number of tokens in a text, for each of the two text encoders."""
 
 
 class HunyuanDiT(TextToImage):
-    """Hunyuan-DiT: its transformer, and its frozen autoencoder and text encoders.
+    """Hunyuan-DiT, with its transformer and its frozen autoencoder and text encoders.
 
     Args:
         pipeline: a local folder written by `save_pretrained`, or a pipeline's name on the Hugging Face Hub
@@ -29,20 +29,23 @@ class HunyuanDiT(TextToImage):
         variant: variant of the weight files, such as fp16; default: files without a variant.
         local_files_only: never download; a pipeline given by name must be in the Hugging Face cache.
         dtype: precision of transformer and text encoders; the autoencoder, inputs and outputs are float32.
-        sampler: a diffusers scheduler to sample with instead of the pipeline's own, at its noise levels.
-        tuning: `full` trains every parameter of the transformer, `lora` only adapters in its attention, `frozen` none.
+        sampler: class of a diffusers scheduler for sampling, in place of the pipeline's scheduler; noise levels stay
+            the same.
+        tuning: `full` trains every parameter of the transformer, `lora` trains only adapters in its attention, and
+            `frozen` trains nothing.
         lora_rank: rank of the adapters.
-        lora_targets: last parts of the names of the layers that get adapters; default: the attention's projections.
+        lora_targets: layers to adapt, given by the last parts of their names; default: the attention's projections.
         offload_text_encoders: keep the text encoders on the CPU, where they embed prompts.
-        lora_alpha: alpha; adapters are scaled by alpha / rank; default: the rank.
+        lora_alpha: alpha; adapters are scaled by alpha / rank; default: alpha equals the rank.
         use_rslora: rank-stabilised LoRA, scaled by alpha / sqrt(rank).
-        use_dora: DoRA, which also trains the norms of the rows of the adapted weights.
+        use_dora: use DoRA, which also trains the row norms of the adapted weights.
         quantization: int8 or nf4 stores the frozen weights of the network's linear layers in 8 or 4 bits.
 
     Raises:
         FileNotFoundError: if the pipeline is neither on disk nor on the Hub.
-        ValueError: if a part is missing or of another family, or the scheduler is of an unsupported kind.
-        ImportError: if transformers is not installed, or peft with lora.
+        ValueError: if a part of the pipeline is missing or belongs to a different model family, or if the scheduler is
+            of an unsupported kind.
+        ImportError: if transformers is not installed, or if `tuning` is lora and peft is not installed.
     """
 
     parts = ("transformer", "vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "scheduler")
@@ -78,7 +81,7 @@ class HunyuanDiT(TextToImage):
 
     @property
     def size_multiple(self) -> int:
-        """Number of pixels by which height and width of an image must be divisible: those of a patch."""
+        """Side of a patch in pixels; the height and width of an image must be divisible by it."""
         return self.pipeline.vae_scale_factor * self.network.config.patch_size
 
     def embedded(self, texts: list[str], device: torch.device) -> Prompts:
@@ -96,7 +99,7 @@ class HunyuanDiT(TextToImage):
         return Prompts(found[0], None, *found[1:])
 
     def forward(self, latent: Tensor, timestep: Tensor, prompts: Prompts) -> Tensor:
-        """Predict the quantity that `prediction_type` names, `[B, c, h, w]`, without the learned variance."""
+        """Predict the quantity named by `prediction_type`, `[B, c, h, w]`, without the learned variance."""
         from diffusers.models.embeddings import get_2d_rotary_pos_embed
         from diffusers.pipelines.hunyuandit.pipeline_hunyuandit import get_resize_crop_region_for_grid
 
@@ -134,6 +137,6 @@ class HunyuanDiT(TextToImage):
 
 
 def _time_in_its_precision(network: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Cast times to the network's precision, as the time embedding requires; bfloat16 rounds large times."""
+    """Cast times to the network's precision, which its time embedding requires; bfloat16 rounds large times."""
     latent, time, *more = args
     return latent, time.to(network.dtype), *more

@@ -1,6 +1,6 @@
 """Interface of latent text-to-image models.
 
-Fine-tuning, caching and export work with every model family that implements it.
+Fine-tuning, caching and export work with every model family that implements this interface.
 """
 
 from collections.abc import Sequence
@@ -15,20 +15,21 @@ from lightning_modules.backbones.diffusion.text_to_image import Prompts
 class LatentDiffusion(Protocol):
     """A latent text-to-image model built from a diffusers pipeline.
 
-    `TextToImage` implements it for Stable Diffusion and SDXL. A family is a subclass with the parts of its pipeline,
-    `embedded`, `forward`, its default LoRA targets and an entry in `FAMILIES` of `text_to_image.py`.
+    `TextToImage` implements this protocol for Stable Diffusion and SDXL. Every other family is a subclass of
+    `TextToImage` that defines the parts of its pipeline, `embedded`, `forward` and its default LoRA targets, and has an
+    entry in `FAMILIES` of `text_to_image.py`.
     """
 
     pipeline: Any
-    """The diffusers pipeline, which also samples."""
+    """The diffusers pipeline, which is also used for sampling."""
     network: Any
-    """Its predicting network, `parts[0]` of the pipeline."""
+    """The denoising network of the pipeline, `parts[0]`."""
     vae: Any
     text_encoders: Any
     scheduler: Any
-    """Noise levels: abar_t of T timesteps, or for flow matching times t in [0, 1], given to the network as T t."""
+    """Noise levels: abar_t of T timesteps; for flow matching, times t in [0, 1], which the network receives as T t."""
     prediction: NetworkPrediction
-    """Predicted quantity: epsilon, v_prediction or sample at abar_t, or flow, e - z."""
+    """Predicted quantity: epsilon, v_prediction or sample for diffusion, or flow (e - z) for flow matching."""
     parts: Sequence[str]
 
     @property
@@ -37,10 +38,10 @@ class LatentDiffusion(Protocol):
 
     @property
     def size_multiple(self) -> int:
-        """Height and width of an image must be divisible by this number of pixels."""
+        """Number of pixels by which the height and width of an image must be divisible."""
 
     def encode_prompts(self, texts: Sequence[str]) -> Prompts:
-        """Embed B texts by all text encoders, on the network's device."""
+        """Embed B texts with all text encoders; the result is on the network's device."""
 
     def free_text_encoders(self, texts: Sequence[str]) -> None:
         """Remove the text encoders from memory, after the last texts have been embedded."""
@@ -49,7 +50,7 @@ class LatentDiffusion(Protocol):
         """Embed the empty prompt n times, as the pipeline does for guidance."""
 
     def moments(self, image: Tensor) -> Tensor:
-        """Compute mean and standard deviation of the encoder's distribution, `[B, 2, c, h, w]`."""
+        """Compute the mean and standard deviation of the encoder's distribution, `[B, 2, c, h, w]`."""
 
     def latent(self, moments: Tensor, draw: Tensor | None = None) -> Tensor:
         """Compute scaled and shifted latents z from moments."""
@@ -61,4 +62,4 @@ class LatentDiffusion(Protocol):
         """Return the shape of z for n images."""
 
     def __call__(self, latent: Tensor, timestep: Tensor, prompts: Prompts) -> Tensor:
-        """Predict the quantity that `prediction` names, shaped like z_t."""
+        """Predict the quantity named by `prediction`, with the shape of z_t."""

@@ -21,17 +21,17 @@ from lightning_modules.backbones.weights import check_safetensors, from_pretrain
 NetworkPrediction = Literal["epsilon", "v_prediction", "sample", "flow"]
 HUB_NAME = r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?"
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
-"""Parts unused by every method here: a safety checker's black images would falsify comparisons."""
+"""Parts that no method here uses. A safety checker would replace some images with black ones and bias comparisons."""
 WEIGHTS = {"diffusers": "diffusion_pytorch_model.safetensors", "transformers": "model.safetensors"}
 FULL_PRECISION = ("vae",)
-"""Parts that stay in float32: SDXL's autoencoder overflows in half precision."""
+"""Parts that stay in float32, because SDXL's autoencoder overflows in half precision."""
 
 
 def need_transformers(needed_by: str) -> None:
-    """Raise an error if the package transformers is not installed.
+    """Check that the package transformers is installed.
 
     Raises:
-        ImportError: if transformers is not installed; the message says how to install it.
+        ImportError: if it is not installed; the message explains how to install it.
     """
     if find_spec("transformers") is None:
         raise ImportError(f"{needed_by} needs transformers: pip install 'noiseworks[pipelines]'")
@@ -39,7 +39,7 @@ def need_transformers(needed_by: str) -> None:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Context manager that silences transformers, except for errors."""
+    """Silence transformers inside a `with` block, except for errors."""
     from transformers.utils import logging
 
     said = logging.get_verbosity()
@@ -68,26 +68,28 @@ def diffusers_pipeline(
     Args:
         name_or_path: a local folder written by `save_pretrained`, a pipeline's name on the Hugging Face Hub, or a
             single `.safetensors` or `.ckpt` file with all weights (`config` is then required).
-        parts: required parts, such as unet, vae, text_encoder, tokenizer and scheduler.
-        config: folder or name of a pipeline of the same architecture; only if `name_or_path` is a single file.
+        parts: names of required parts, such as unet, vae, text_encoder, tokenizer and scheduler.
+        config: folder or name of a pipeline with the same architecture; only allowed if `name_or_path` is a single
+            file.
         variant: variant of the weight files, such as fp16 or non_ema; default: files without a variant.
         dtype: precision of the weights, float32 by default; the autoencoder is always float32.
-        local_files_only: look for a pipeline's name only in the Hugging Face cache. A folder never needs a network.
-        pipeline_class: diffusers class to load the parts into; default: that of the pipeline.
-        part_classes: required classes of parts, by the part's name, and of the pipeline, as `_class_name`; of several,
-            the first is the current name.
-        families: models by the class of their network, for messages about missing parts and other classes.
+        local_files_only: search for a pipeline's name only in the Hugging Face cache. A local folder never needs
+            network access.
+        pipeline_class: diffusers class into which the parts are loaded; default: the class in the pipeline's index.
+        part_classes: required classes, by part name; `_class_name` stands for the pipeline itself. If several class
+            names are allowed, the first is the current one.
+        families: dictionary from network classes to models, used in error messages about missing or unexpected parts.
         quantization: diffusers' quantisation config of the unet or the transformer, see `quantization_config`.
-        unread: parts that are left out, whatever their class; `pipeline_class` must work without them.
+        unread: names of parts that are not loaded, whatever their class; `pipeline_class` must work without them.
 
     Returns:
         A `diffusers.DiffusionPipeline`, without a safety checker.
 
     Raises:
-        FileNotFoundError: if the pipeline, its weights or a part are neither on disk nor on the Hub.
-        ValueError: if `model_index.json` lacks a part or names a class outside diffusers, or if weights or arguments do
-            not fit.
-        ImportError: if a text encoder needs transformers, which is not installed.
+        FileNotFoundError: if the pipeline, its weights or one of its parts are neither on disk nor on the Hub.
+        ValueError: if `model_index.json` lacks a part or names an unexpected class, or if weights or arguments do not
+            match the pipeline.
+        ImportError: if a text encoder needs transformers but it is not installed.
     """
     import diffusers
 
@@ -135,8 +137,8 @@ def diffusers_pipeline(
     options |= {"local_files_only": local_files_only or Path(described).is_dir(), "trust_remote_code": False}
     precision = getattr(torch, dtype or "float32")
     try:
-        # Loading reads values, which tensors on a default device such as meta would lack. `torch_dtype` has a new name,
-        # unknown to the oldest supported diffusers.
+        # Loading needs tensors with values, so the default device must not be meta. diffusers has renamed
+        # `torch_dtype`, but its oldest supported version does not know the new name.
         with torch.device("cpu"), warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*torch_dtype.*", FutureWarning)
             if single:
@@ -171,7 +173,7 @@ def diffusers_pipeline(
 
 
 def _index(described: str, local_files_only: bool) -> dict[str, Any]:
-    """Read the parts listed in a pipeline's index."""
+    """Read a pipeline's index, which lists the parts."""
     from huggingface_hub import hf_hub_download
 
     if (folder := Path(described)).is_dir():
@@ -194,9 +196,9 @@ def _index(described: str, local_files_only: bool) -> dict[str, Any]:
 
 
 def _classes(described: str, index: dict[str, Any]) -> dict[str, tuple[str, str]]:
-    """Look up library (only diffusers or transformers) and class of each part to load.
+    """Return the library (only diffusers or transformers) and the class of each part to load.
 
-    diffusers would import any module that the index names.
+    Without this check, diffusers would import any module named in the index.
     """
     found: dict[str, tuple[str, str]] = {}
     for name, entry in index.items():
@@ -250,7 +252,7 @@ def _loaded(
 
 
 def clip_tokenizers(name_or_path: str, local_files_only: bool = False) -> tuple[str, list[Any]]:
-    """Load only the tokenizers of a pipeline's CLIP text encoders, without any network.
+    """Load only the tokenizers of a pipeline's CLIP text encoders, without loading any neural network.
 
     Args:
         name_or_path: a local folder written by `save_pretrained`, or a pipeline's name on the Hugging Face Hub.
@@ -261,7 +263,7 @@ def clip_tokenizers(name_or_path: str, local_files_only: bool = False) -> tuple[
 
     Raises:
         OSError: if the files are neither on disk nor on the Hub.
-        ValueError: if a file is damaged or names a class outside transformers.
+        ValueError: if a file is damaged or names a class that is not from transformers.
     """
     folder = Path(name_or_path).expanduser()
     if not folder.is_dir():
@@ -287,11 +289,11 @@ def _check_whole(name_or_path: str, pipeline: Any) -> None:
 
 
 def family_of(name_or_path: str, families: Mapping[str, str], local_files_only: bool = False) -> str:
-    """Return the model in `families` that takes a pipeline, by the class of its network.
+    """Return the model in `families` that supports a pipeline, based on the class of the pipeline's network.
 
     Raises:
         FileNotFoundError: if the pipeline is neither on disk nor on the Hub.
-        ValueError: if there is none; the message names the pipeline's network and all families.
+        ValueError: if no model supports the pipeline; the message names the pipeline's network and all families.
     """
     path = Path(name_or_path).expanduser()
     described = str(path) if path.is_dir() else name_or_path
@@ -305,7 +307,7 @@ def family_of(name_or_path: str, families: Mapping[str, str], local_files_only: 
 
 
 def _advice(classes: dict[str, tuple[str, str]], families: Mapping[str, str] | None) -> str:
-    """Name the model that takes a pipeline, or all families."""
+    """Return the end of an error message: the model that supports a pipeline, or all families if there is none."""
     if not families:
         return ""
     fitting = [families[named] for _, named in classes.values() if named in families]
@@ -329,23 +331,23 @@ def _check_parts(described: str, libraries: dict[str, str], parts: Sequence[str]
 
 
 def is_flow_matching(scheduler: Any) -> bool:
-    """Tell whether a diffusers scheduler is one of flow matching, whose network predicts e - z."""
+    """Return whether a diffusers scheduler is for flow matching, in which the network predicts e - z."""
     flow_solver = scheduler.config.get("prediction_type") == "flow_prediction"
     return flow_solver or type(scheduler).__name__.startswith("FlowMatch")
 
 
 def reject_flow_matching(scheduler: Any, method: str, reason: str) -> None:
-    """Reject a model of flow matching for a method of diffusion.
+    """Reject a flow-matching model for a method that needs a diffusion model.
 
     Raises:
-        ValueError: if the scheduler is one of flow matching; the message gives the reason.
+        ValueError: if the scheduler is for flow matching; the message states the reason.
     """
     if is_flow_matching(scheduler):
         raise ValueError(f"model: {method} {reason}, but {type(scheduler).__name__} is a scheduler of flow matching")
 
 
 def check_schedule(scheduler: Any, prediction_types: Collection[str] = ("epsilon",)) -> NetworkPrediction:
-    """Return a scheduler's prediction type; reject unsupported prediction types and diffusion processes.
+    """Return a scheduler's prediction type, and reject unsupported prediction types and diffusion processes.
 
     Args:
         scheduler: a diffusers scheduler.

@@ -1,7 +1,7 @@
 """PixArt-Sigma of diffusers, a latent diffusion transformer with T5 as its text encoder.
 
-The transformer predicts e from z_t, t and the embeddings of a prompt's tokens; padding is masked. The other output
-channels, a learned variance, are not used, as in the pipeline.
+The transformer predicts e from z_t, t and the embeddings of a prompt's tokens; padding tokens are masked. As in the
+pipeline, the output channels with the learned variance are not used.
 
 Source: Chen et al., PixArt-Sigma: Weak-to-Strong Training of Diffusion Transformer for 4K Text-to-Image Generation,
 ECCV 2024, arXiv 2403.04692.
@@ -22,40 +22,40 @@ class PixArtSigma(TextToImage):
     Args:
         pipeline: a local folder written by `save_pretrained`, or a pipeline's name on the Hugging Face Hub
             (`PixArt-alpha/PixArt-Sigma-XL-2-1024-MS`).
-        config: folder or name of a pipeline of the same architecture; only for a single file.
+        config: folder or name of a pipeline with the same architecture; only allowed if `pipeline` is a single file.
         variant: variant of the weight files, such as fp16; default: files without a variant.
         local_files_only: never download; a pipeline given by name must be in the Hugging Face cache.
         tuning: `full` trains every parameter of the transformer, `lora` trains only adapters in its attention, and
             `frozen` trains nothing.
         lora_rank: rank of the adapters.
-        lora_targets: layers that get adapters, by last part of the name; default: the attention's projections.
+        lora_targets: layers to adapt, given by the last parts of their names; default: the attention's projections.
         dtype: precision of transformer and text encoder; the autoencoder, inputs and outputs are float32.
         gradient_checkpointing: recompute the transformer's activations in the backward pass instead of keeping them.
         prediction_types: supported values of the scheduler's `prediction_type`.
-        sampler: class of the diffusers scheduler for sampling, which gets the config of the pipeline's scheduler;
-            default: the class of the pipeline's scheduler.
-        offload_text_encoders: keep the text encoder on the CPU; it embeds prompts there.
-        lora_alpha: alpha; adapters are scaled by alpha / rank; default: the rank.
+        sampler: class of the diffusers scheduler for sampling, which is built from the config of the pipeline's
+            scheduler; default: the class of the pipeline's scheduler.
+        offload_text_encoders: keep the text encoder on the CPU, where it embeds prompts.
+        lora_alpha: alpha; adapters are scaled by alpha / rank; default: alpha equals the rank.
         use_rslora: rank-stabilised LoRA, scaled by alpha / sqrt(rank).
-        use_dora: DoRA, which also trains the norms of the rows of the adapted weights.
+        use_dora: use DoRA, which also trains the row norms of the adapted weights.
         quantization: int8 or nf4 stores the frozen weights of the network's linear layers in 8 or 4 bits.
 
     Raises:
         FileNotFoundError: if the pipeline is neither on disk nor on the Hub.
-        ValueError: if a part is missing or of another family.
+        ValueError: if a part of the pipeline is missing or belongs to a different model family.
         ImportError: if transformers is not installed, or if `tuning` is lora and peft is not installed.
     """
 
     parts = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
     part_classes: ClassVar[Mapping[str, str | tuple[str, ...]]] = {
-        "transformer": ("PixArtTransformer2DModel", "Transformer2DModel"),  # the authors' index has the old name
+        "transformer": ("PixArtTransformer2DModel", "Transformer2DModel"),  # old class name, used in the authors' index
         "_class_name": "PixArtSigmaPipeline",
     }
     prompt_fields = ("embedding", "mask")
 
     @property
     def size_multiple(self) -> int:
-        """Side of a patch in pixels; height and width of an image must be divisible by it."""
+        """Side of a patch in pixels; the height and width of an image must be divisible by it."""
         return self.pipeline.vae_scale_factor * self.network.config.patch_size
 
     def embedded(self, texts: list[str], device: torch.device) -> Prompts:
@@ -63,7 +63,7 @@ class PixArtSigma(TextToImage):
         return Prompts(embedding, mask=mask)
 
     def forward(self, latent: Tensor, timestep: Tensor, prompts: Prompts) -> Tensor:
-        """Predict the quantity that `prediction_type` names, `[B, c, h, w]`, without the learned variance."""
+        """Predict the quantity named by `prediction_type`, `[B, c, h, w]`, without the learned variance."""
         return self.network(
             latent,
             encoder_hidden_states=prompts.embedding.to(latent.dtype),

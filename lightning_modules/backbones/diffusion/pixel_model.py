@@ -1,4 +1,4 @@
-"""A pixel-space diffusion model with the interface of a latent text-to-image model, usually without texts."""
+"""A pixel-space diffusion model with the interface of a latent text-to-image model, usually unconditional."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -18,12 +18,13 @@ class PixelModel(nn.Module):
     """A network and its noise schedule, with the interface of `backbones.diffusion.text_to_image.TextToImage`.
 
     Args:
-        network: maps x_t, `[B, C, H, W]`, and t, `[B]`, to the quantity named by the scheduler's `prediction_type`. The
-            output is a tensor or, as in diffusers, an object with a tensor `sample`.
+        network: network that maps x_t, `[B, C, H, W]`, and t, `[B]`, to the quantity named by the scheduler's
+            `prediction_type`. The output is a tensor or, as in diffusers, an object whose attribute `sample` is this
+            tensor.
         scheduler: scheduler that the network was trained with; it defines noise levels, prediction type and step
             spacing.
-        text_encoder: encoder that embeds texts as `Prompts`, an additional input of the network; None for a network
-            without texts.
+        text_encoder: encoder that embeds texts as `Prompts`, which are an additional input of the network; None for a
+            network without text conditioning.
 
     Raises:
         ValueError: if the scheduler's prediction type is not epsilon, v_prediction or sample.
@@ -31,9 +32,9 @@ class PixelModel(nn.Module):
 
     alphas_cumprod: Tensor
     takes_negative_prompts: ClassVar[bool] = True
-    """Whether its guidance uses empty or negative prompts, if it has a text encoder."""
+    """Whether guidance uses empty or negative prompts, if the model has a text encoder."""
     negative_prompt: str = ""
-    """Text that guidance in `generate` moves away from; empty means the empty prompt."""
+    """Negative prompt for guidance in `generate`; an empty string means the empty prompt."""
 
     def __init__(
         self, network: nn.Module, scheduler: DDPMScheduler | DDIMScheduler, text_encoder: nn.Module | None = None
@@ -59,15 +60,15 @@ class PixelModel(nn.Module):
         return (latent + 1) / 2
 
     def encode_prompts(self, texts: Sequence[str]) -> Prompts | None:
-        """Embed texts; returns None for a model without text conditioning."""
+        """Embed texts; return None for a model without text conditioning."""
         return None if self.text_encoder is None else self.text_encoder.encode_prompts(texts)
 
     def empty_prompts(self, n: int) -> Prompts | None:
-        """Embed the empty text n times."""
+        """Embed the empty text n times; return None for a model without text conditioning."""
         return None if self.text_encoder is None else self.text_encoder.empty_prompts(n)
 
     def forward(self, latent: Tensor, timestep: Tensor, prompts: Prompts | None = None) -> Tensor:
-        """Predict the quantity that the scheduler's `prediction_type` names, from x_t and t, `[B]`."""
+        """Predict the quantity named by the scheduler's `prediction_type` from x_t and t, `[B]`."""
         return predicted(self._told(prompts), latent, timestep)
 
     def _told(self, prompts: Prompts | None) -> Callable[..., Any]:
@@ -85,5 +86,5 @@ class PixelModel(nn.Module):
         return self.decode(x).clamp(0, 1)
 
     def denoising_loss(self, image: Tensor, prompts: Prompts | None = None) -> Tensor:
-        """Compute the network's mean squared error, a scalar, for images in [0, 1] at random noise levels."""
+        """Compute the mean squared error of the network's predictions for images in [0, 1] at random noise levels."""
         return denoising_loss(self._told(prompts), self.encode(image), self.alphas_cumprod, self.prediction)

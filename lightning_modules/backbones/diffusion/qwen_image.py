@@ -1,9 +1,9 @@
 """Qwen-Image of diffusers: flow matching on packed latents, with a vision-language model as text encoder.
 
-    z = (E(2 x - 1) - m) / d, with mean m and standard deviation d of each channel
+    z = (E(2 x - 1) - m) / d, with the mean m and the standard deviation d of each channel
 
-The autoencoder is made for videos; an image is a video of one frame. The embeddings of a prompt are padded to the
-maximum length of its pipeline and masked. For z_t and its prediction see `flow_transformer.py`.
+The autoencoder is designed for videos; an image is encoded as a video of one frame. The embeddings of a prompt are
+padded to the pipeline's maximum length, and padding is masked. `flow_transformer.py` defines z_t and the prediction.
 
 Source: Wu et al., Qwen-Image Technical Report, 2025, arXiv 2508.02324.
 """
@@ -23,7 +23,7 @@ from lightning_modules.backbones.quantization import Quantization
 
 
 class QwenImage(PackedLatents):
-    """Qwen-Image with transformer, autoencoder and vision-language model."""
+    """Qwen-Image, with its transformer, autoencoder and vision-language model."""
 
     parts = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
     part_classes: ClassVar[Mapping[str, str | tuple[str, ...]]] = {
@@ -69,12 +69,12 @@ class QwenImage(PackedLatents):
 
     @property
     def scaling_factor(self) -> Tensor:
-        """1 / d, `[c, 1, 1]`."""
+        """Scaling factor 1 / d, `[c, 1, 1]`."""
         return 1 / self.deviation
 
     @property
     def shift_factor(self) -> Tensor:
-        """m, `[c, 1, 1]`."""
+        """Shift factor m, `[c, 1, 1]`."""
         return self.mean
 
     def extra_repr(self) -> str:
@@ -83,24 +83,24 @@ class QwenImage(PackedLatents):
     def embedded(self, texts: list[str], device: torch.device) -> Prompts:
         most = inspect.signature(type(self.pipeline).__call__).parameters["max_sequence_length"].default
         embedding, mask = self.pipeline.encode_prompt(texts, device, max_sequence_length=most)
-        if mask is None:  # none of the texts is padded
+        if mask is None:  # no text has padding
             mask = torch.ones(embedding.shape[:2], dtype=torch.int64, device=device)
         padding = most - embedding.shape[1]
         return Prompts(F.pad(embedding, (0, 0, 0, padding)), mask=F.pad(mask, (0, padding)))
 
     def moments(self, image: Tensor) -> Tensor:
-        """Compute the mean and standard deviation of E's distribution for images in [0, 1], `[B, 2, c, h, w]`."""
+        """Compute the mean and standard deviation of E's distribution, `[B, 2, c, h, w]`, for images in [0, 1]."""
         posterior = self.vae.encode((2 * image - 1).to(self.vae.dtype).unsqueeze(2)).latent_dist
         return torch.stack([posterior.mean, posterior.std], dim=1).squeeze(3).to(image.dtype)
 
     def decode(self, latent: Tensor) -> Tensor:
-        """Decode z to images, `[B, 3, H, W]`, clipped to [0, 1] by the autoencoder."""
+        """Decode z to images, `[B, 3, H, W]`, which the autoencoder clips to [0, 1]."""
         scaled = latent / self.scaling_factor + self.shift_factor
         frame = self.vae.decode(scaled.to(self.vae.dtype).unsqueeze(2)).sample[:, :, 0]
         return ((frame + 1) / 2).to(latent.dtype)
 
     def forward(self, latent: Tensor, timestep: Tensor, prompts: Prompts) -> Tensor:
-        """Predict e - z.
+        """Predict the velocity e - z.
 
         Args:
             latent: z_t, `[B, c, h, w]`.
@@ -114,7 +114,7 @@ class QwenImage(PackedLatents):
             timestep=(timestep / self.scheduler.config.num_train_timesteps).expand(count),
             encoder_hidden_states=prompts.embedding.to(latent.dtype),
             encoder_hidden_states_mask=prompts.mask.bool(),
-            img_shapes=[[(1, height // 2, width // 2)]],  # all images have the size of the first
+            img_shapes=[[(1, height // 2, width // 2)]],  # all images of a batch have the same size
         ).sample
         return self.unpacked(output, height, width).squeeze(2)
 

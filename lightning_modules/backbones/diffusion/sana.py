@@ -1,8 +1,7 @@
 """Sana of diffusers: flow matching with linear attention, and a language model as text encoder.
 
-The autoencoder is deterministic. Its latents have fewer positions than those of Stable Diffusion. Each text follows an
-instruction, which is the default of the pipeline. Padding is masked. For z_t and its prediction see
-`flow_transformer.py`.
+The autoencoder is deterministic, and its latents have fewer pixels than those of Stable Diffusion. The pipeline's
+default instruction is prepended to each text. Padding is masked. `flow_transformer.py` defines z_t and the prediction.
 
 Source: Xie et al., SANA: Efficient High-Resolution Image Synthesis with Linear Diffusion Transformers, ICLR 2025,
 arXiv 2410.10629.
@@ -20,11 +19,11 @@ from lightning_modules.backbones.diffusion.flow_transformer import FlowTransform
 from lightning_modules.backbones.diffusion.text_to_image import Prompts, TextToImage
 
 PIPELINE_MULTIPLE = 32
-"""Number of pixels by which the pipeline requires height and width to be divisible, whatever its autoencoder."""
+"""Number of pixels by which height and width must be divisible in the pipeline, whatever its autoencoder."""
 
 
 class Sana(FlowTransformer):
-    """Sana or Sana 1.5 with transformer, deep-compression autoencoder and language model."""
+    """Sana or Sana 1.5, with its transformer, deep-compression autoencoder and language model."""
 
     parts = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
     part_classes: ClassVar[Mapping[str, str | tuple[str, ...]]] = {
@@ -37,7 +36,7 @@ class Sana(FlowTransformer):
 
     @property
     def size_multiple(self) -> int:
-        """Number of pixels by which height and width of an image must be divisible."""
+        """Number of pixels by which the height and width of an image must be divisible."""
         return math.lcm(PIPELINE_MULTIPLE, super().size_multiple)
 
     def embedded(self, texts: list[str], device: torch.device, instructed: bool = True) -> Prompts:
@@ -55,12 +54,12 @@ class Sana(FlowTransformer):
         return self.embedded(texts, device, instructed=False)
 
     def moments(self, image: Tensor) -> Tensor:
-        """Compute E's latents for images in [0, 1], with standard deviation 0, `[B, 2, c, h, w]`."""
+        """Compute E's latents for images in [0, 1] as moments `[B, 2, c, h, w]` whose standard deviation is 0."""
         latent = self.vae.encode((2 * image - 1).to(self.vae.dtype)).latent.to(image.dtype)
         return torch.stack([latent, torch.zeros_like(latent)], dim=1)
 
     def forward(self, latent: Tensor, timestep: Tensor, prompts: Prompts) -> Tensor:
-        """Predict e - z.
+        """Predict the velocity e - z.
 
         Args:
             latent: z_t, `[B, c, h, w]`.

@@ -1,4 +1,4 @@
-"""Embedded prompts, and text encoders that are on the device of the network, on the CPU, or freed."""
+"""Embedded prompts, and text encoders that can be on the network's device, on the CPU, or removed from memory."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -10,29 +10,29 @@ ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 
 
 class Prompts(NamedTuple):
-    """Embedded prompts, as input of the networks."""
+    """Embedded prompts, which are inputs of the networks."""
 
     embedding: Tensor
-    """`[B, L, D]`, of L tokens."""
+    """Embeddings of L tokens, `[B, L, D]`."""
     pooled: Tensor | None = None
-    """`[B, P]`, for SDXL and flow-matching transformers."""
+    """Pooled embedding, `[B, P]`, for SDXL and flow-matching transformers."""
     mask: Tensor | None = None
-    """`[B, L]`, 1 for a token and 0 for padding, for transformers that mask it."""
+    """Mask `[B, L]`, 1 for a token and 0 for padding, for transformers that mask padding."""
     second: Tensor | None = None
-    """`[B, M, E]`, of a second text encoder; only for Hunyuan-DiT, as is its mask."""
+    """Embeddings by a second text encoder, `[B, M, E]`; only used for Hunyuan-DiT."""
     second_mask: Tensor | None = None
-    """`[B, M]`."""
+    """Mask of `second`, `[B, M]`."""
 
     def rows(self, index: Any) -> "Prompts":
-        """Select some of the prompts."""
+        """Select prompts by index."""
         return Prompts(*(None if value is None else value[index] for value in self))  # type: ignore[arg-type]
 
     def to(self, place: Any) -> "Prompts":
-        """Move to a device."""
+        """Move the embeddings to a device."""
         return Prompts(*(None if value is None else value.to(place) for value in self))  # type: ignore[arg-type]
 
     def replaced(self, chosen: Tensor, other: "Prompts") -> "Prompts":
-        """Replace prompts where the mask `chosen`, `[B]`, is true; `other` holds B prompts or a single prompt."""
+        """Replace prompts with those of `other` (B prompts or a single one) where the mask `chosen`, `[B]`, is true."""
 
         def mixed(own: Tensor | None, theirs: Tensor | None) -> Tensor | None:
             if own is None or theirs is None:
@@ -43,15 +43,16 @@ class Prompts(NamedTuple):
 
 
 def concatenated(prompts: Sequence[Prompts]) -> Prompts:
-    """Concatenate batches of prompts of one model."""
+    """Concatenate batches of prompts for the same model."""
     return Prompts(*(None if values[0] is None else torch.cat(values) for values in zip(*prompts, strict=True)))  # type: ignore[arg-type]
 
 
 class TextEncoders(nn.Module):
-    """Embeds prompts by the text encoders of a diffusers pipeline.
+    """Mixin that embeds prompts with the text encoders of a diffusers pipeline.
 
-    A family implements `embedded`. In some families, the encoders have most of the weights of a pipeline. They can stay
-    on the CPU (`offload_text_encoders`), and can be freed once all texts are known (`free_text_encoders`).
+    Each model family implements `embedded`. In some families, the encoders have most of a pipeline's weights. The
+    encoders can stay on the CPU (`offload_text_encoders`), and can be removed from memory once all texts are known
+    (`free_text_encoders`).
     """
 
     pipeline: Any
@@ -61,23 +62,23 @@ class TextEncoders(nn.Module):
     _further: tuple[str, ...] = ()
 
     def embedded(self, texts: list[str], device: torch.device) -> Prompts:
-        """Embed B texts, each truncated or padded to the same length, by encoders on this device."""
+        """Embed B texts, each truncated or padded to the same length, with encoders that are on the given device."""
         raise NotImplementedError
 
     def embedded_negative(self, texts: list[str], device: torch.device) -> Prompts:
-        """Embed B texts as the pipeline embeds negative prompts, by encoders on this device."""
+        """Embed B texts as the pipeline embeds negative prompts, with encoders that are on the given device."""
         return self.embedded(texts, device)
 
     def embedded_empty(self, n: int, device: torch.device) -> Prompts:
-        """Embed the empty prompt n times as the pipeline does for guidance, by encoders on this device."""
+        """Embed the empty prompt n times, as the pipeline does for guidance, with encoders on the given device."""
         return self.embedded_negative([""] * n, device)
 
     @torch.no_grad()
     def encode_prompts(self, texts: Sequence[str]) -> Prompts:
-        """Embed B texts, each truncated or padded to the encoder's length, on the network's device.
+        """Embed B texts, each truncated or padded to the encoder's length; the result is on the network's device.
 
         Raises:
-            ValueError: if the text encoders are freed and a text was not embedded before.
+            ValueError: if the text encoders have been removed and a text was not embedded before that.
         """
         if self._known is None:
             return self.embedded(list(texts), self._encoding_device()).to(self._network_device())
@@ -88,14 +89,14 @@ class TextEncoders(nn.Module):
 
     @torch.no_grad()
     def empty_prompts(self, n: int) -> Prompts:
-        """Embed the empty prompt n times, as the pipeline does for guidance, on the network's device."""
+        """Embed the empty prompt n times, as the pipeline does for guidance; the result is on the network's device."""
         if self._known is None:
             return self.embedded_empty(n, self._encoding_device()).to(self._network_device())
         return self._known[1].rows([0] * n).to(self._network_device())
 
     @torch.no_grad()
     def negative_prompts(self, text: str, n: int) -> Prompts:
-        """Embed a negative prompt n times as the pipeline does, on the network's device; "" is the empty prompt."""
+        """Embed a negative prompt n times, as the pipeline does; an empty string means the empty prompt."""
         if not text:
             return self.empty_prompts(n)
         if self._known is not None:
@@ -106,19 +107,20 @@ class TextEncoders(nn.Module):
         """Keep the text encoders on the CPU from now on, even if the model is moved to another device."""
         encoders = self.text_encoders.to("cpu")
         del self.text_encoders
-        self.__dict__["text_encoders"] = encoders  # not a submodule: `to` moves only these
+        self.__dict__["text_encoders"] = encoders  # not a submodule, so `to` does not move it
 
     def keep_embedded(self, texts: Sequence[str]) -> None:
-        """Let `free_text_encoders` embed further texts, so that they stay available."""
+        """Add texts that `free_text_encoders` also embeds, so that their embeddings stay available."""
         self._further = (*self._further, *texts)
 
     def free_text_encoders(self, texts: Sequence[str]) -> None:
         """Embed the texts and the empty prompt, and remove the text encoders from memory.
 
-        A fully trained model is saved with its encoders. They are therefore kept on the CPU instead.
+        If the whole network is trained, the encoders are kept on the CPU instead, because they are saved with the
+        model.
 
         Args:
-            texts: all texts that will be embedded afterwards, besides those given to `keep_embedded`.
+            texts: all texts that will be needed afterwards, in addition to those passed to `keep_embedded`.
         """
         if self._known is not None:
             return
@@ -128,7 +130,7 @@ class TextEncoders(nn.Module):
         embedded = {text: self.encode_prompts([text]).to("cpu") for text in dict.fromkeys([*texts, *self._further])}
         self._known = embedded, self.empty_prompts(1).to("cpu")
         for parameter in self.text_encoders.parameters():
-            parameter.data = parameter.data.new_empty(0)  # DistributedDataParallel refers to it
+            parameter.data = parameter.data.new_empty(0)  # DistributedDataParallel holds references
         for name in ENCODERS:
             if getattr(self.pipeline, name, None) is not None:
                 setattr(self.pipeline, name, None)

@@ -1,12 +1,12 @@
 """Stable Diffusion and SDXL, latent text-to-image models from diffusers, as networks to train or evaluate.
 
-Transformers of diffusion are in `hunyuan_dit.py` and `pixart.py`, those of flow matching in `flow_transformer.py` and a
-file for each further family; `FAMILIES` lists them.
+Diffusion transformers are in `hunyuan_dit.py` and `pixart.py`. Flow-matching transformers are in `flow_transformer.py`
+and in one file for each additional family. `FAMILIES` lists all families.
 
     z_t = sqrt(abar_t) z + sqrt(1 - abar_t) e,   z = s E(2 x - 1)
 
-E is the encoder of an autoencoder, and s is the scaling factor of its latents. The U-Net predicts e, or v =
-sqrt(abar_t) e - sqrt(1 - abar_t) z, from z_t, t and a prompt's embedding.
+E is the encoder of an autoencoder, and s is the scaling factor of its latents. From z_t, t and the embedding of a
+prompt, the U-Net predicts e or v = sqrt(abar_t) e - sqrt(1 - abar_t) z.
 """
 
 from collections.abc import Mapping, Sequence
@@ -50,59 +50,61 @@ FAMILIES = {
     "Lumina2Transformer2DModel": "Lumina2",
     "HunyuanDiT2DModel": "HunyuanDiT",
 }
-"""Models of this package, by the diffusers class of their network."""
+"""Maps diffusers classes of the denoising network to the model families of this package."""
 
 
 class TextToImage(PipelineSampling, TextEncoders, AutoencoderLatents):
-    """A latent text-to-image model: its U-Net, and its frozen autoencoder and text encoders.
+    """A latent text-to-image model with a U-Net and with a frozen autoencoder and frozen text encoders.
 
-    The state dict holds only trained tensors; frozen tensors are loaded from the pipeline.
+    The state dict contains only trained tensors; frozen tensors are loaded from the pipeline.
 
     Args:
         pipeline: a local folder written by `save_pretrained`, a pipeline's name on the Hugging Face Hub
             (`stable-diffusion-v1-5/stable-diffusion-v1-5`, `stabilityai/stable-diffusion-xl-base-1.0`), or a single
             `.safetensors` file (`config` is then required).
-        config: folder or name of a pipeline of the same architecture; only if `pipeline` is a single file.
+        config: folder or name of a pipeline with the same architecture; only allowed if `pipeline` is a single file.
         variant: variant of the weight files, such as fp16; default: files without a variant.
         local_files_only: never download; a pipeline given by name must be in the Hugging Face cache.
         tuning: `full` trains every parameter of the U-Net, `lora` trains only adapters in its attention, and `frozen`
             trains nothing.
         lora_rank: rank of the adapters.
-        lora_targets: layers that get adapters, by last part of the name; default: the attention's projections.
+        lora_targets: layers to adapt, given by the last parts of their names; default: the attention's projections.
         dtype: precision of U-Net and text encoders; the autoencoder, inputs and outputs are float32.
         gradient_checkpointing: recompute the U-Net's activations in the backward pass instead of keeping them.
         prediction_types: quantities that the U-Net may predict.
-        sampler: a diffusers scheduler to sample with instead of the pipeline's own, at its noise levels.
-        sampler_spacing: spacing of the timesteps of `sampler`, such as trailing for SDXL-Lightning; default: that of
-            the pipeline's scheduler.
+        sampler: class of a diffusers scheduler for sampling, in place of the pipeline's scheduler; noise levels stay
+            the same.
+        sampler_spacing: timestep spacing of `sampler`, such as trailing for SDXL-Lightning; default: the spacing of the
+            pipeline's scheduler.
         offload_text_encoders: keep the text encoders on the CPU, where they embed prompts.
-        lora_alpha: alpha; adapters are scaled by alpha / rank; default: the rank.
+        lora_alpha: alpha; adapters are scaled by alpha / rank; default: alpha equals the rank.
         use_rslora: rank-stabilised LoRA, scaled by alpha / sqrt(rank).
-        use_dora: DoRA, which also trains the norms of the rows of the adapted weights.
+        use_dora: use DoRA, which also trains the row norms of the adapted weights.
         quantization: int8 or nf4 stores the frozen weights of the network's linear layers in 8 or 4 bits.
 
     Raises:
         FileNotFoundError: if the pipeline is neither on disk nor on the Hub.
-        ValueError: if a part is missing, the scheduler is of an unsupported kind, or the U-Net's input is not a latent.
+        ValueError: if a part of the pipeline is missing, the scheduler is of an unsupported kind, or the U-Net's input
+            is not a latent.
         ImportError: if transformers is not installed, or if `tuning` is lora and peft is not installed.
     """
 
     parts: Sequence[str] = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-    """Required parts of the pipeline; the first one is the predicting network."""
+    """Required parts of the pipeline; the first one is the denoising network."""
     part_classes: ClassVar[Mapping[str, str | tuple[str, ...]]] = {}
-    """Required diffusers classes of parts that several families have under one name."""
+    """Required diffusers classes of parts whose names occur in several families."""
     pipeline_class: ClassVar[str | None] = None
-    """diffusers class to load the parts into; None is that of the pipeline."""
+    """diffusers class into which the parts are loaded; None means the pipeline's own class."""
     unread: ClassVar[Sequence[str]] = ()
-    """Parts of the pipeline that are left out."""
+    """Parts of the pipeline that are not loaded."""
     default_lora_targets: ClassVar[Sequence[str]] = ("to_q", "to_k", "to_v", "to_out.0")
-    """Layers that get adapters by default: the attention's projections."""
+    """Layers that are adapted by default: the attention's projections."""
     packing: ClassVar[int] = 1
-    """Number of latent pixels in one input position of the network."""
+    """Number of latent pixels that are packed into one input position of the network."""
     needs_captions: ClassVar[bool] = True
-    """Whether training it needs the images' captions."""
+    """Whether the model is trained with the captions of the images."""
     unquantized: ClassVar[Sequence[str]] = ()
-    """Submodules of the network whose weights are used without calling the layer, so they cannot be quantised."""
+    """Submodules that cannot be quantised, because the network uses their weights without calling the layer."""
 
     def __init__(
         self,
@@ -170,7 +172,7 @@ class TextToImage(PipelineSampling, TextEncoders, AutoencoderLatents):
 
     @property
     def size_multiple(self) -> int:
-        """Height and width of an image must be divisible by this number of pixels."""
+        """Number of pixels by which the height and width of an image must be divisible."""
         return self.latent_scale
 
     @property
@@ -179,7 +181,7 @@ class TextToImage(PipelineSampling, TextEncoders, AutoencoderLatents):
         return self.network.config.sample_size * self.pipeline.vae_scale_factor
 
     def latent_shape(self, n: int, height: int | None = None, width: int | None = None) -> tuple[int, int, int, int]:
-        """Return the shape of z for n images; the default image size is the one that the model was trained on."""
+        """Return the shape of z for n images; the default image size is the size on which the model was trained."""
         scale, size = self.latent_scale, self.image_size
         return n, self.latent_channels, (height or size) // scale, (width or size) // scale
 
@@ -190,14 +192,14 @@ class TextToImage(PipelineSampling, TextEncoders, AutoencoderLatents):
         return Prompts(found[0], found[2] if self.is_xl else None)
 
     def embedded_empty(self, n: int, device: torch.device) -> Prompts:
-        """Embed the empty prompt n times, as the pipeline does for guidance: an empty text, or zeros by its config."""
+        """Embed the empty prompt n times, as the pipeline does for guidance: an empty text, or zeros."""
         empty = super().embedded_empty(n, device)
         if empty.pooled is not None and self.pipeline.config.get("force_zeros_for_empty_prompt"):
             empty = Prompts(torch.zeros_like(empty.embedding), torch.zeros_like(empty.pooled))
         return empty
 
     def forward(self, latent: Tensor, timestep: Tensor, prompts: Prompts) -> Tensor:
-        """Predict the quantity that the scheduler's `prediction_type` names.
+        """Predict the quantity named by the scheduler's `prediction_type`.
 
         Args:
             latent: z_t, `[B, c, h, w]`.
@@ -211,8 +213,8 @@ class TextToImage(PipelineSampling, TextEncoders, AutoencoderLatents):
     ) -> Tensor:
         """Predict as `forward` does, with SDXL's size conditions `[B, 6]`.
 
-        They are height and width of the original image, top and left of the crop, and height and width of the crop, in
-        pixels. None means images of the latent's size that are not cropped.
+        Size conditions are the height and width of the original image, the top and left of the crop, and the height and
+        width of the crop, in pixels. None means uncropped images of the latent's size.
         """
         inputs = self.network_inputs(latent, timestep, prompts, size_conditions)
         return self.network_output(self.network(**inputs).sample, latent)
@@ -220,7 +222,7 @@ class TextToImage(PipelineSampling, TextEncoders, AutoencoderLatents):
     def network_inputs(
         self, latent: Tensor, timestep: Tensor, prompts: Prompts, size_conditions: Tensor | None = None
     ) -> dict[str, Any]:
-        """Return the keyword arguments of the network, which its ControlNet takes, too. See `with_sizes`."""
+        """Return the keyword arguments of the network, which are also those of its ControlNet. See `with_sizes`."""
         added = None
         if prompts.pooled is not None:
             scale = self.pipeline.vae_scale_factor
@@ -238,10 +240,11 @@ class TextToImage(PipelineSampling, TextEncoders, AutoencoderLatents):
 
 
 def _checked(name: str, network: Any, channels: int, tuning: Tuning) -> Any:
-    """Return the network. For full tuning, it is converted to float32.
+    """Check a network and return it. For full tuning, the network is converted to float32.
 
     Raises:
-        ValueError: if the network takes other channels than those of packed latents, or cannot be fully tuned.
+        ValueError: if the network's input does not have the channels of packed latents, or if its weights cannot be
+            fully tuned.
     """
     if network.config.in_channels != channels:
         raise ValueError(
@@ -253,9 +256,9 @@ def _checked(name: str, network: Any, channels: int, tuning: Tuning) -> Any:
 
 
 def saving_what_is_trained(module: nn.Module) -> None:
-    """Leave frozen tensors out of the state dict of a model.
+    """Exclude frozen tensors from the state dict of a model.
 
-    The constructor of the model loads them from the pipeline.
+    The constructor of the model loads the frozen tensors from the pipeline.
     """
     module.register_state_dict_post_hook(_keep_what_is_trained)
     module.register_load_state_dict_post_hook(_miss_only_what_is_trained)
@@ -263,7 +266,7 @@ def saving_what_is_trained(module: nn.Module) -> None:
 
 def _fixed(module: nn.Module) -> set[str]:
     """Return the names of a model's frozen tensors."""
-    # Tied weights have several names, and a state dict holds all of them.
+    # Tied weights have several names, and a state dict contains all of these names.
     named = list(module.named_parameters(remove_duplicate=False))
     fixed = {name for name, parameter in named if not parameter.requires_grad}
     return fixed | {name for name, _ in module.named_buffers(remove_duplicate=False)}
@@ -273,7 +276,7 @@ def _keep_what_is_trained(module: nn.Module, state: dict[str, Any], prefix: str,
     fixed = _fixed(module)
     for key in [key for key in state if key.startswith(prefix)]:
         name = key.removeprefix(prefix)
-        weight, inside, _ = name.partition(".weight.")  # the scales of a quantised weight are below its name
+        weight, inside, _ = name.partition(".weight.")  # keys of a quantised weight's scales begin with its name
         if name in fixed or (inside and f"{weight}.weight" in fixed):
             del state[key]
 

@@ -1,11 +1,11 @@
 """Variance-exploding (VE) score models as pixel-space diffusion models with noise of variance 1.
 
-A VE model sees images u in [0, 1] with noise, u_t = u + s_t e, and estimates the score, -e / s_t. With x = 2 u - 1 and
-abar_t = 1 / (1 + 4 s_t^2), the rescaled image
+From a noisy image u_t = u + s_t e, with u in [0, 1], a VE model estimates the score -e / s_t. Let x = 2 u - 1 and
+abar_t = 1 / (1 + 4 s_t^2). The rescaled image
 
     x_t = sqrt(abar_t) (2 u_t - 1) = sqrt(abar_t) x + sqrt(1 - abar_t) e
 
-is that of a variance-preserving diffusion. The probability flow of one follows from that of the other.
+then follows a variance-preserving diffusion, and the probability flow ODEs of the two diffusions are equivalent.
 
 Source: Song, Sohl-Dickstein, Kingma, Kumar, Ermon and Poole, Score-Based Generative Modeling through Stochastic
 Differential Equations, ICLR 2021, arXiv 2011.13456, for VE; Karras, Aittala, Aila and Laine, Elucidating the Design
@@ -25,14 +25,14 @@ from lightning_modules.sde.discrete import noise_levels, scheduler_levels
 
 
 class VarianceExploding(PixelModel):
-    """A VE score model as a `PixelModel` that predicts the noise e from x_t.
+    """Wrap a VE score model as a `PixelModel` that predicts the noise e from x_t.
 
     Args:
-        network: maps u_t `[B, C, H, W]` and s_t `[B]` to the score, such as `lightning_modules.networks.ncsnpp.NCSNpp`
-            or a `UNet2DModel` of diffusers.
-        sigma_min: smallest noise level s, for images in [0, 1].
+        network: network that maps u_t `[B, C, H, W]` and s_t `[B]` to the score, such as
+            `lightning_modules.networks.ncsnpp.NCSNpp` or a `UNet2DModel` of diffusers.
+        sigma_min: smallest noise level s, in units of images in [0, 1].
         sigma_max: largest noise level s.
-        num_levels: number of noise levels, in geometric progression.
+        num_levels: number of noise levels, which form a geometric sequence.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -54,11 +54,11 @@ class VarianceExploding(PixelModel):
 
 
 class NoiseOfScore(nn.Module):
-    """Predict e from x_t and timesteps t `[B]` with a VE score model.
+    """Predict the noise e from x_t and timesteps t `[B]` with a VE score model.
 
     Args:
         network: see `VarianceExploding`.
-        scheduler: defines abar_t.
+        scheduler: diffusers scheduler that defines abar_t.
     """
 
     sigmas: Tensor
@@ -80,8 +80,8 @@ class ScoreOfDenoiser(nn.Module):
     """Compute the score of u_t from a denoiser D of Gaussian noise, by Tweedie's formula: (D(u_t) - u_t) / s_t^2.
 
     Args:
-        network: D, maps noisy images `[B, C, H, W]` to clean images without the noise level, such as
-            `lightning_modules.networks.bias_free_dncnn.BiasFreeDnCNN`.
+        network: denoiser D, which maps noisy images `[B, C, H, W]` to clean images without knowing the noise level,
+            such as `lightning_modules.networks.bias_free_dncnn.BiasFreeDnCNN`.
     """
 
     def __init__(self, network: nn.Module) -> None:

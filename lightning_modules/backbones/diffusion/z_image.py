@@ -1,8 +1,9 @@
 """Z-Image and Lumina-Image 2.0 of diffusers, single-stream flow-matching transformers with language models.
 
-The networks receive 1 - t, with noise at 0 and data at 1, and predict z - e. Here, the sign is reversed, so that the
-prediction is e - z, as for the other families (see `flow_transformer.py`). Z-Image takes a list of embeddings without
-padding. The host must know the lengths of the texts, so each step of both waits for the device.
+The networks receive 1 - t, which is 0 for noise and 1 for data, and predict z - e. Here, the sign of the prediction is
+reversed, so that it is e - z, as for the other families (see `flow_transformer.py`). Z-Image receives a list of
+embeddings without padding. For both models, the host must know the lengths of the texts, so the host waits for the
+device in each step.
 
 Source: Z-Image Team, Z-Image: An Efficient Image Generation Foundation Model with Single-Stream Diffusion Transformer,
 2025, arXiv 2511.22699.
@@ -21,7 +22,7 @@ from lightning_modules.backbones.diffusion.text_to_image import Prompts, TextToI
 
 
 class ZImage(FlowTransformer):
-    """Z-Image or Z-Image-Turbo with transformer, autoencoder and language model."""
+    """Z-Image or Z-Image-Turbo, with its transformer, autoencoder and language model."""
 
     parts = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
     part_classes: ClassVar[Mapping[str, str | tuple[str, ...]]] = {
@@ -39,7 +40,7 @@ class ZImage(FlowTransformer):
 
     @property
     def patch_size(self) -> int:
-        """Height and width of a position of the transformer, in latent pixels: the default of its forward pass."""
+        """Height and width of the patch of one image token, in latent pixels: the transformer's default."""
         return 2
 
     def embedded(self, texts: list[str], device: torch.device) -> Prompts:
@@ -51,7 +52,7 @@ class ZImage(FlowTransformer):
         return Prompts(padded, mask=(torch.arange(most, device=device) < lengths[:, None]).to(torch.int64))
 
     def forward(self, latent: Tensor, timestep: Tensor, prompts: Prompts) -> Tensor:
-        """Predict e - z.
+        """Predict the velocity e - z.
 
         Args:
             latent: z_t, `[B, c, h, w]`.
@@ -71,15 +72,15 @@ class ZImage(FlowTransformer):
     def for_guidance(self, scale: float) -> dict[str, Any]:
         """Return the guidance scale as a keyword argument of the pipeline.
 
-        In this pipeline, 0 instead of 1 turns guidance off.
+        In this pipeline, guidance is disabled with a scale of 0 instead of 1.
         """
         return {"guidance_scale": scale - 1}
 
 
 class Lumina2(FlowTransformer):
-    """Lumina-Image 2.0 with transformer, autoencoder and language model.
+    """Lumina-Image 2.0, with its transformer, autoencoder and language model.
 
-    Each text follows a system prompt, which is the default of the pipeline. The network removes the padding of a text.
+    The pipeline's default system prompt is prepended to each text. The network itself removes the padding of texts.
 
     Source: Qin et al., Lumina-Image 2.0: A Unified and Efficient Image Generative Framework, 2025, arXiv 2503.21758.
     """
@@ -98,12 +99,12 @@ class Lumina2(FlowTransformer):
         return Prompts(embedding, mask=mask)
 
     def embedded_negative(self, texts: list[str], device: torch.device) -> Prompts:
-        """Embed B negative prompts, without the system prompt, as the pipeline does."""
+        """Embed B negative prompts without the system prompt, as the pipeline does."""
         *_, embedding, mask = self.pipeline.encode_prompt(texts, negative_prompt=texts, device=device)
         return Prompts(embedding, mask=mask)
 
     def forward(self, latent: Tensor, timestep: Tensor, prompts: Prompts) -> Tensor:
-        """Predict e - z.
+        """Predict the velocity e - z.
 
         Args:
             latent: z_t, `[B, c, h, w]`.
@@ -120,7 +121,7 @@ class Lumina2(FlowTransformer):
 
 
 def without_padding(prompts: Prompts) -> list[Tensor]:
-    """Return the embeddings of each prompt's tokens, `[l, D]`."""
+    """Return the token embeddings of each prompt without padding, `[l, D]`."""
     assert prompts.mask is not None
     lengths = prompts.mask.sum(dim=1).int().tolist()
     return [each[:length] for each, length in zip(prompts.embedding, lengths, strict=True)]

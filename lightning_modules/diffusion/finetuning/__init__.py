@@ -27,7 +27,7 @@ aspect ratios are trained in buckets. SDXL is conditioned on the original size a
 | network | pipelines | predicts | tuning | cached | saved as |
 | --- | --- | --- | --- | --- | --- |
 | `TextToImage` | Stable Diffusion, SDXL | e or v | LoRA, full | latents, captions | `load_lora_weights`, pipeline |
-| `StableDiffusion3` | Stable Diffusion 3, 3.5 | e - z | LoRA, full | latents, captions | `load_lora_weights`, pipeline |
+| `StableDiffusion3` | SD 3 and 3.5 | e - z | LoRA, full | latents, captions | `load_lora_weights`, pipeline |
 | `Flux` | FLUX.1 | e - z | LoRA, full | latents, captions | `load_lora_weights`, pipeline |
 | `Flux2` | FLUX.2-dev, FLUX.2-klein | e - z | LoRA, full | latents, captions | `load_lora_weights`, pipeline |
 | `Chroma` | Chroma | e - z | LoRA, full | latents, captions | `load_lora_weights`, pipeline |

@@ -168,7 +168,7 @@ class GoldenNoise(CollectsPairs, MethodModule):
 
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator | list[torch.Generator] | None = None) -> Tensor:
-        """Sample images `[n, C, H, W]` in [0, 1], cycling through `prompts`, from one generator or n of them."""
+        """Sample images `[n, C, H, W]` in [0, 1], cycling through `prompts`, with one generator or with n."""
         shape: Any = (n, *self.network.latent_shape)
         noise = randn_tensor(shape, generator, dtype=self.dtype).to(self.device)  # type: ignore[arg-type]
         texts = [self.prompts[place % len(self.prompts)] for place in range(n)]

@@ -61,7 +61,7 @@ class SwiGLU(nn.Module):
 
 
 def attended(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Attend with queries `[B, heads, N, D]` to keys and values `[B, M, D]` shared by all heads: `[B, N, heads * D]`."""
+    """Attend with queries `[B, heads, N, D]` to keys and values `[B, M, D]` of all heads: `[B, N, heads * D]`."""
     found = F.scaled_dot_product_attention(query, key[:, None], value[:, None], attn_mask=mask)
     return found.transpose(1, 2).flatten(2)
 

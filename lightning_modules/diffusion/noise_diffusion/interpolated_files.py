@@ -1,4 +1,4 @@
-"""Prediction steps that write interpolated images as files, and can be resumed after an interruption."""
+"""Prediction steps that write interpolated images to files, and that can be resumed after an interruption."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,12 +20,12 @@ def strip(frames: Tensor, first: Tensor, second: Tensor) -> Tensor:
 
 
 class InterpolationSteps(FolderWriter):
-    """Mixin whose prediction steps write into the run directory.
+    """Mixin whose prediction steps write interpolated images to the run directory.
 
-    `interpolated/<name>/<lambda>.png` are the images of a pair. The strip `interpolated/<name>.png` shows all
-    interpolated images of a pair between the two original images. The strip is written last, and a resumed run skips
-    pairs that have a strip. A run cannot be resumed with other settings, weights or precision, or with another pair of
-    the same name.
+    The interpolated images of a pair are written to `interpolated/<name>/<lambda>.png`. The strip
+    `interpolated/<name>.png` shows them between the two original images. The strip is written last, and a resumed run
+    skips pairs that have a strip. A run cannot be resumed with different settings, weights or precision, or with
+    different images under the same pair name.
     """
 
     written = "interpolated"
@@ -41,7 +41,7 @@ class InterpolationSteps(FolderWriter):
         return Files(folder, ".png", write, digest_in_png)
 
     def predict_step(self: Any, batch: InterpolationBatch, batch_idx: int, dataloader_idx: int = 0) -> list[str]:
-        """Write the images of pairs without images, and return the names of these pairs."""
+        """Interpolate and write the pairs that have not been written yet, and return the names of these pairs."""
 
         def compute(rows: list[int]) -> Iterator[list[NDArray[Any]]]:
             wanted = rows_of(batch, rows)
@@ -52,10 +52,10 @@ class InterpolationSteps(FolderWriter):
         return self.write(batch["name"], digests, compute)
 
     def sample(self: Any, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Return n interpolated images `[n, C, H, W]` in [0, 1]: all positions of test pairs in random order.
+        """Return n interpolated images `[n, C, H, W]` in [0, 1]: all positions of randomly ordered test pairs.
 
-        A pair is repeated only after all pairs were used. `FID` therefore measures each image once if `num_samples` and
-        `batch_size` equal the number of images.
+        A pair is repeated only after all pairs have been used. `FID` therefore uses each interpolated image once if
+        `num_samples` and `batch_size` both equal the number of these images.
         """
         loader = self.trainer.datamodule.test_dataloader()
         count, pairs = -(-n // len(self.positions)), len(loader.dataset)

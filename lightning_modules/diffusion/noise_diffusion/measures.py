@@ -1,17 +1,17 @@
-"""Metrics of interpolations: normality of latents, smoothness of a sequence, distance to real images."""
+"""Metrics of interpolations: normality of latents, smoothness of image sequences, and distance to real images."""
 
 import torch
 from torch import Tensor
 
 ROWS_AT_ONCE = 8192
-"""Training images per distance computation."""
+"""Number of training images per distance computation."""
 
 
 def latent_statistics(latent: Tensor) -> dict[str, Tensor]:
     """Compute statistics of latents `[B, ...]`; each statistic is `[B]`.
 
     The statistics are the standard deviation, the kurtosis, the fraction of magnitudes above 2, and the root mean
-    square. For standard normal noise, these statistics are 1, 3, 0.0455 and 1.
+    square. Their values for standard normal noise are 1, 3, 0.0455 and 1.
     """
     flat = latent.flatten(1)
     centred = flat - flat.mean(dim=1, keepdim=True)
@@ -30,11 +30,11 @@ def distances(first: Tensor, second: Tensor) -> Tensor:
 
 
 def frame_measures(frames: Tensor, first: Tensor, second: Tensor) -> dict[str, Tensor]:
-    """Compute metrics `[B]` of image sequences `[B, L, C, H, W]` between two end images `[B, C, H, W]`.
+    """Compute metrics `[B]` of interpolated sequences `[B, L, C, H, W]` between two end images `[B, C, H, W]`.
 
     `out_of_range` is the fraction of pixels outside [0, 1]. The other metrics use clipped pixels. `distance_to_ends` is
-    the mean distance to the end images. `mean_step` and `largest_step` are distances between consecutive images,
-    including the end images.
+    the mean distance to the end images. `mean_step` and `largest_step` are the mean and maximum distance between
+    consecutive images, including the end images.
     """
     clipped = frames.clamp(0, 1)
     row = torch.cat([first[:, None], clipped, second[:, None]], dim=1)
@@ -53,7 +53,7 @@ def nearest_distances(images: Tensor, stored: Tensor, data_range: int) -> Tensor
 
     Args:
         images: `[n, C, H, W]`.
-        stored: training images, `[N, C, H, W]`, on any device.
+        stored: training images, `[N, C, H, W]`, with values from 0 to `data_range`, on any device.
         data_range: maximum pixel value of `stored`.
 
     Returns:

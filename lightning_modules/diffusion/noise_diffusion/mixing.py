@@ -31,7 +31,7 @@ def mixing_weights(position: Tensor, gamma: float, signal: float) -> Weights:
     """
     first, second = (position * math.pi / 2).cos(), (position * math.pi / 2).sin()
     rest = math.sqrt(1 - gamma**2)
-    total = first + second  # alpha / (alpha + beta) has a limit where gamma is 1 and both are 0
+    total = first + second  # without the factor `rest`, which is 0 for gamma = 1
     return Weights(rest * first, rest * second, signal * first / total, signal * second / total)
 
 
@@ -59,10 +59,10 @@ def corrected_mixture(
         second_latent: l_B, encoded second image.
         first: z_A, first image, as a latent or pixels of the model.
         second: z_B, second image, as a latent or pixels of the model.
-        noise: e, standard normal, the same for all positions.
+        noise: e, standard normal noise, shared by all positions.
         position: lambda, in [0, 1].
         abar: abar of the noise level at which images and noise are added.
-        boundary: c, bound to which latents and mixture are clipped.
+        boundary: c, bound of the interval [-c, c] to which latents and mixtures are clipped.
         gamma: weight of the noise.
         signal: mu + nu, total weight of the images that are added back.
     """
@@ -78,7 +78,7 @@ def slerp(first: Tensor, second: Tensor, position: Tensor) -> Tensor:
 
         sin((1 - lambda) theta) / sin(theta) l_A + sin(lambda theta) / sin(theta) l_B
 
-    Computed in float64 and returned in the dtype of the latents.
+    The interpolation is computed in float64 and returned in the dtype of the latents.
     """
     a, b = first.double(), second.double()
     norms = a.flatten(1).norm(dim=1) * b.flatten(1).norm(dim=1)

@@ -32,9 +32,9 @@ from lightning_modules.training.logging import log_training
 
 Interpolation = Literal["noise_diffusion", "slerp", "lerp", "same_noise"]
 COMPARED = 4
-"""Pairs in an image grid that are also shown with spherical interpolation."""
+"""Number of pairs in an image grid for which spherical interpolation is shown as well."""
 NAMES = {"noise_diffusion": "NoiseDiffusion", "same_noise": "same noise"}
-"""Names of interpolations below the images of a grid; others keep their name."""
+"""Maps interpolation methods to their labels in image grids; other methods are labelled with their own name."""
 
 
 class Interpolated(NamedTuple):
@@ -43,7 +43,7 @@ class Interpolated(NamedTuple):
     frames: Tensor
     """Images `[B, L, C, H, W]`, nominally in [0, 1] but not clipped."""
     latents: Tensor | None
-    """Encoded end images `[2 B, ...]`, first images before second ones; None if nothing was encoded."""
+    """Encoded end images `[2 B, ...]`, first all first images, then all second images; None if nothing was encoded."""
     mixture: Tensor
     """Mixed latents `[B, L, ...]` before decoding."""
 
@@ -51,36 +51,38 @@ class Interpolated(NamedTuple):
 class NoiseDiffusion(InterpolationSteps, MethodModule):
     """Interpolate between pairs of images: `predict` writes the images, `test` evaluates them.
 
-    `test` logs means over all pairs; distances are in pixel units. `test/nearest_training` is the distance of an
-    interpolated image to the nearest training image, if the data have training images. The suffix `_clipped` means that
-    pixels are clipped to [0, 1]. The suffix `_of_ends` marks the distance of the end images. The other image metrics
-    are `test/distance_to_ends`, `test/mean_step`, `test/largest_step` and `test/out_of_range`.
-    `test/encoded_deviation`, `_kurtosis`, `_beyond_2` and `_norm` describe encoded images; for standard normal noise,
-    these statistics are 1, 3, 0.0455 and 1. `test/mixture_...` are the same statistics of the mixed latents.
+    `test` logs means over all pairs; distances are in pixel units. `test/nearest_training` is the distance from an
+    interpolated image to the nearest training image, if the data have training images. In
+    `test/nearest_training_clipped`, pixels are clipped to [0, 1]. `test/nearest_training_of_ends` is the distance from
+    an end image to the nearest training image. The other image metrics are `test/distance_to_ends`, `test/mean_step`,
+    `test/largest_step` and `test/out_of_range`. `test/encoded_deviation`, `_kurtosis`, `_beyond_2` and `_norm` are
+    statistics of the encoded images; for standard normal noise, their values are 1, 3, 0.0455 and 1. `test/mixture_...`
+    are the same statistics of the mixed latents.
 
-    The paper trains nothing. `fit` trains the trainable parameters of a `PixelModel` on the denoising loss.
+    The paper uses pretrained models only. Here, `fit` can train the trainable parameters of a `PixelModel` on the
+    denoising loss.
 
     Args:
         model: diffusion model: a `TextToImage` or a `PixelModel`.
         interpolation: `noise_diffusion` or a baseline. `slerp` and `lerp` interpolate the encoded images. `same_noise`
-            adds the same noise to both images instead of encoding them, as in SDEdit.
+            adds the same noise to both images, as in SDEdit, instead of encoding them.
         num_steps: S, sampling steps of the full schedule from noise to image.
         encoded_steps: K, number of steps that encode and decode an image, at most S.
-        boundary: c, bound to which latents are clipped, in standard deviations of the noise.
-        gamma: weight of fresh noise, in [0, 1].
+        boundary: c, bound of the interval [-c, c] to which latents are clipped, in standard deviations of the noise.
+        gamma: weight of new noise, in [0, 1].
         signal: mu + nu, total weight of the images that are added back.
-        injection: noise level at which images are added back. `encoded` is the level of the latents; `next` is the
-            level one step closer to noise, as in the authors' code.
-        positions: lambda of the interpolated images, in [0, 1]; 0 is the first image.
-        guidance_scale: w, guidance scale of decoding; encoding is unguided. The scale must be 1 for an unconditional
-            model.
-        negative_prompt: negative prompt of the guidance.
+        injection: noise level at which images are added back. `encoded` is the noise level of the latents; `next` is
+            the level of the next step towards noise, as in the authors' code.
+        positions: values lambda of the interpolated images, in [0, 1]; 0 is the first image.
+        guidance_scale: w, guidance scale in decoding; encoding uses no guidance. The scale must be 1 for an
+            unconditional model.
+        negative_prompt: negative prompt for the guidance in decoding.
         optimizer: optimizer of the model's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
-        ValueError: if an argument is out of range or does not suit the model, if the model predicts neither epsilon nor
-            v, or if `fit` is run and the model has no trainable parameters.
+        ValueError: if an argument is out of range or not allowed for the model, if the model predicts neither epsilon
+            nor v, or if `fit` is run and the model has no trainable parameters.
     """
 
     def __init__(
@@ -126,7 +128,7 @@ class NoiseDiffusion(InterpolationSteps, MethodModule):
         self.prediction = scheduler_prediction(scheduler)
         self.levels = scheduler_levels(scheduler)
         spaced = scheduler
-        if not isinstance(scheduler, DDIMScheduler):  # replace another sampler; timesteps follow the authors' code
+        if not isinstance(scheduler, DDIMScheduler):  # use DDIM instead, with the authors' timesteps
             spacing = {"timestep_spacing": "leading", "steps_offset": 1, "set_alpha_to_one": False}
             spaced = DDIMScheduler.from_config(scheduler.config, **spacing)
         rising = scheduler_path(spaced, num_steps)[::-1]
@@ -149,7 +151,7 @@ class NoiseDiffusion(InterpolationSteps, MethodModule):
         """Encode images (as latents or pixels of the model), `[B, ...]`, to latents at the noise level of step K,
         without guidance.
 
-        The model is conditioned on the timestep at which each step ends.
+        In each step, the model is conditioned on the timestep at the end of the step.
         """
         model = guided(self.model, prompts, None, 1.0)
         return ddim(model, clean, self.path, self.levels, self.prediction, told=self.path[1:])
@@ -167,7 +169,7 @@ class NoiseDiffusion(InterpolationSteps, MethodModule):
 
     @torch.no_grad()
     def interpolated(self, batch: InterpolationBatch, interpolation: Interpolation | None = None) -> Interpolated:
-        """Interpolate between pairs of images. The noise is seeded by the seed of the run and the index of the pair.
+        """Interpolate between pairs of images. Noise is seeded by the run's seed and the pair's index.
 
         Args:
             batch: B pairs.
@@ -223,7 +225,7 @@ class NoiseDiffusion(InterpolationSteps, MethodModule):
             self.log(f"test/{name}", mean)  # type: ignore[arg-type]
 
     def image_columns(self, batch: InterpolationBatch, outputs: dict[str, Tensor]) -> dict[str, ImageColumn]:
-        """Show one row of images for each pair. For the first pairs, a second row shows spherical interpolation."""
+        """Show one row of images for each of the first pairs, and a second row with its spherical interpolation."""
         count = min(COMPARED, len(batch["first"]))
         few = rows_of(batch, list(range(count)))
         rows = {self.interpolation: outputs["frames"][:count]}

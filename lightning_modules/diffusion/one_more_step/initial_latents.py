@@ -1,4 +1,4 @@
-"""Equations of One More Step, and conversion of initial latents to the `latents` of a diffusers pipeline."""
+"""Equations of One More Step, and conversion of initial latents to the argument `latents` of a diffusers pipeline."""
 
 import copy
 import math
@@ -16,19 +16,19 @@ from lightning_modules.sde.discrete import scheduler_levels
 
 
 def spaced(scheduler: Any, num_steps: int) -> Any:
-    """Copy a diffusers scheduler and set the number of steps of the copy."""
+    """Return a copy of a diffusers scheduler with the given number of sampling steps."""
     scheduler = copy.deepcopy(scheduler)
     scheduler.set_timesteps(num_steps)
     return scheduler
 
 
 def first_level(scheduler: Any, num_steps: int) -> float:
-    """Return abar of the first timestep of a diffusers scheduler with `num_steps` steps.
+    """Return abar at the first timestep of a diffusers scheduler with `num_steps` steps.
 
     The scheduler may be on the meta device, as in the preflight of `compare`.
 
     Raises:
-        ValueError: if the scheduler is one of flow matching.
+        ValueError: if the scheduler is for flow matching.
     """
     reason = "corrects schedules that do not reach pure noise, which those of flow matching do"
     reject_flow_matching(scheduler, "OneMoreStep", reason)
@@ -47,10 +47,10 @@ def initial_latents(
 
     Args:
         clean: x~_0, `[B, ...]`.
-        fresh: e, standard normal.
-        abar: a, abar of the sampler's first timestep.
+        fresh: e, standard normal noise.
+        abar: a, value of abar at the sampler's first timestep.
         start: z, the noise from which x~_0 was estimated; required if `deviation` is given.
-        deviation: s, standard deviation of the fresh noise, in [0, sqrt(1 - a)]. None uses the maximum, as in DDPM's
+        deviation: s, standard deviation of the new noise e, in [0, sqrt(1 - a)]. None uses the maximum, as in DDPM's
             posterior for abar_S = 0. With 0, no new noise is added.
         official_variance: multiply e by 1 - a and omit z, as the authors' code does. Cannot be combined with
             `deviation`.
@@ -69,10 +69,10 @@ def initial_latents(
 
 
 def given_to_pipeline(state: Tensor, scheduler: Any, num_steps: int) -> Tensor:
-    """Scale initial latents to a pipeline's `latents`, which the pipeline multiplies by `init_noise_sigma`.
+    """Convert initial latents to a pipeline's argument `latents`, which the pipeline multiplies by `init_noise_sigma`.
 
     Some schedulers, such as Euler's, work with x / sqrt(abar) and start from a large sigma that depends on the number
-    of steps. For other schedulers, the latents are unchanged.
+    of steps. For the other schedulers, the latents are returned unchanged.
     """
     scale = float(spaced(scheduler, num_steps).init_noise_sigma)
     return state if scale == 1 else state / (math.sqrt(first_level(scheduler, num_steps)) * scale)
@@ -113,13 +113,14 @@ def brightness(images: Tensor) -> Tensor:
 
 
 def brightness_table(generated: Tensor, real: Tensor) -> Table:
-    """Tabulate the mean brightness of generated images over that of the real images with the same captions.
+    """Tabulate the mean brightness of generated images for groups of real images of similar brightness.
 
-    Images are in ten groups of equal size, from dark to bright real images.
+    Each generated image is paired with the real image of the same caption. The pairs are sorted by the brightness of
+    the real image and divided into ten groups of equal size.
 
     Args:
-        generated: brightness of generated images, `[n]`.
-        real: brightness of the real images, `[n]`.
+        generated: mean brightness of each generated image, `[n]`.
+        real: mean brightness of the real image with the same caption, `[n]`.
     """
     order = real.argsort()
     groups = [] if real.is_meta else [rows for rows in order.tensor_split(10) if len(rows)]  # meta tensors lack values
@@ -128,7 +129,7 @@ def brightness_table(generated: Tensor, real: Tensor) -> Table:
 
 
 def brightness_measures(drawn: Tensor, real: Tensor) -> dict[str, Tensor]:
-    """Compare the brightness of generated images and of the real images with the same captions.
+    """Compare the brightness of generated images with that of the real images with the same captions.
 
     Args:
         drawn: mean brightness of each generated image, `[n]`.
@@ -136,8 +137,8 @@ def brightness_measures(drawn: Tensor, real: Tensor) -> dict[str, Tensor]:
 
     Returns:
         `distance` is the 1-Wasserstein distance of the two distributions. `deviation` and `deviation_of_data` are the
-        standard deviations of generated and real brightness. `correlation` is the correlation between generated and
-        real images with the same caption.
+        standard deviations of brightness of generated and of real images. `correlation` is the correlation between the
+        brightness of generated and real images with the same caption.
     """
     centred = [each - each.mean() for each in (drawn, real)]
     norms = (centred[0].norm() * centred[1].norm()).clamp(min=1e-300)

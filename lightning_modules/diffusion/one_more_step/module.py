@@ -45,32 +45,34 @@ OFFSET = 0.1
 class OneMoreStep(Prompted, MethodModule):
     """Train One More Step on captioned images, and measure its effect on the brightness of samples.
 
-    `test` samples an image for the caption of each test image and compares mean brightness: `test/brightness_distance`
-    is the 1-Wasserstein distance between sampled and real images, `test/brightness_deviation` is the standard deviation
-    of samples (`_of_data`: of real images), and `test/brightness_correlation` is the correlation between both for the
-    same captions. After training, the U-Net is saved to `one_more_step/` in diffusers format. The diffusion model of a
-    pipeline is frozen. A trainable `PixelModel` is trained jointly on its own denoising loss.
+    `test` samples an image for the caption of each test image and compares the mean brightness of sampled and real
+    images. `test/brightness_distance` is the 1-Wasserstein distance between the two brightness distributions.
+    `test/brightness_deviation` is the standard deviation over samples, and `test/brightness_deviation_of_data` that
+    over real images. `test/brightness_correlation` is the correlation between samples and real images with the same
+    caption. After training, the U-Net is saved to `one_more_step/` in diffusers format. The diffusion model of a
+    pipeline is frozen. A trainable `PixelModel` is trained at the same time on its own denoising loss.
 
     Args:
         network: V, which predicts v from noise and prompts, such as `TimeFreeUNet`.
-        model: diffusion model, `TextToImage` or `PixelModel`, that encodes and samples images.
+        model: diffusion model that encodes and samples images: `TextToImage` or `PixelModel`.
         text_encoder: text encoder of `network`, such as `HashedWords`; None uses the text encoder of `model`.
-        start: initial latents in `test`. `plain` is noise, `offset_noise` is noise with a random mean, `oracle` uses
-            the real image, and `zero_terminal_snr` is noise with a schedule rescaled to zero terminal SNR.
+        start: initial latents in `test`. `one_more_step` is the method. `plain` is noise, `offset_noise` is noise with
+            a random mean, `oracle` uses the real image in place of x~_0, and `zero_terminal_snr` is noise with a
+            schedule rescaled to zero terminal SNR.
         num_inference_steps: sampling steps.
         guidance_scale: scale of classifier-free guidance, for a `TextToImage`.
         step_guidance_scale: w, guidance scale of One More Step itself; 1 uses the conditional prediction only.
         deviation: s, standard deviation of the new noise in the initial latents; None uses the maximum, sqrt(1 - a).
         official_variance: scale the noise of the initial latents by 1 - a, as the authors' code does.
-        step_prompt: text for One More Step itself, in place of all captions and prompts, which then only the diffusion
-            model reads. It controls brightness and other low frequencies. None uses the captions and prompts.
-        caption_dropout: probability of replacing a training caption by the empty text, in [0, 1).
+        step_prompt: text for One More Step itself, which controls brightness and other low frequencies. The diffusion
+            model still uses the captions and prompts. None uses them for One More Step as well.
+        caption_dropout: probability of replacing a training caption with the empty text, in [0, 1).
         optimizer: optimizer of the trainable parameters of both networks.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
-        ValueError: if an argument is out of range, no text encoder is given, or `start` is `zero_terminal_snr` but the
-            model predicts epsilon.
+        ValueError: if an argument is out of range, if neither `text_encoder` nor the model provides a text encoder, or
+            if `start` is `zero_terminal_snr` but the model predicts epsilon.
     """
 
     def __init__(
@@ -124,7 +126,7 @@ class OneMoreStep(Prompted, MethodModule):
         return self.model if self.text_encoder is None else self.text_encoder
 
     def training_step(self, batch: CaptionedImageBatch, batch_idx: int) -> dict[str, Tensor]:
-        """Regress -x_0 from pure noise."""
+        """Train the network to predict -x_0 from pure noise."""
         with torch.no_grad():
             clean = self.model.encode(batch["image"])
         noise = sample_rows_like(torch.randn, clean)
@@ -164,12 +166,12 @@ class OneMoreStep(Prompted, MethodModule):
         """Compute the `latents` argument of an unmodified pipeline with the latent space of `model`.
 
         Args:
-            scheduler: scheduler of the pipeline; it determines noise levels, first timestep and scale.
+            scheduler: scheduler of the pipeline, which determines noise levels, first timestep and scale.
             texts: B texts for One More Step; they may differ from the prompts of the pipeline.
             num_inference_steps: sampling steps of the pipeline.
-            fresh: e, standard normal noise, `[B, c, h, w]`. To use the same random numbers as plain sampling, sample e
+            fresh: e, standard normal noise, `[B, c, h, w]`. For the same random numbers as in plain sampling, sample e
                 before `start`.
-            start: z, standard normal.
+            start: z, standard normal noise from which x~_0 is estimated.
         """
         abar = first_level(scheduler, num_inference_steps)
         clean = self.estimated(start, texts)
@@ -197,7 +199,7 @@ class OneMoreStep(Prompted, MethodModule):
 
     @torch.no_grad()
     def sampled(self, batch: CaptionedImageBatch, start: Start | None = None) -> Tensor:
-        """Sample an image in [0, 1] per caption, `[B, C, H, W]`; `start` replaces the value of the module."""
+        """Sample an image in [0, 1] per caption, `[B, C, H, W]`; `start` overrides the module's `start`."""
         start = start or self.start
         latents, texts, generators = self.began(batch, start)
         with sampled_by(self.rescaled if start == "zero_terminal_snr" else None, self.model):

@@ -19,8 +19,8 @@ TIME = ("time_emb_proj", "time_embedding")
 class TimeFreeUNet(nn.Module):
     """A diffusers U-Net whose time embeddings are zeroed and frozen.
 
-    The output is bit-identical to that of the authors' network without time embedding. All other parameter names are
-    the same.
+    The output is bit-identical to that of the authors' network, which has no time embedding. Apart from the time
+    embedding, parameters have the same names as in the authors' network.
 
     Args:
         network: a `diffusers.UNet2DConditionModel`.
@@ -46,12 +46,12 @@ class TimeFreeUNet(nn.Module):
 
 
 def released_unet(name_or_path: str, variant: Literal["fp16"] | None = None) -> TimeFreeUNet:
-    """Load a network that the authors released. Its file has no time embedding, so that the time embedding is zero.
+    """Load a network released by the authors. Its file has no time embedding, so the time embedding is set to zero.
 
     Args:
         name_or_path: a local folder of a released model, or its name on the Hugging Face Hub, such as
             `h1t/oms_b_openclip_15_21`; only its subfolder `oms_module` is read.
-        variant: fp16 reads the file in half precision; the network is always float32.
+        variant: fp16 loads the file with half-precision weights; the network is always float32.
 
     Raises:
         FileNotFoundError: if the model is neither on disk nor on the Hub.
@@ -85,7 +85,7 @@ def released_unet(name_or_path: str, variant: Literal["fp16"] | None = None) -> 
 
 
 class PromptedMLP(nn.Module):
-    """An MLP for images of a few hundred pixels; its inputs are noise and the mean token embedding of the text.
+    """An MLP for images of a few hundred pixels. Its inputs are noise and the mean of the text's token embeddings.
 
     Args:
         in_features: values per image, C H W.

@@ -1,4 +1,4 @@
-"""Samples of One More Step for prompts, and what `generate` and data ask of the module."""
+"""Sampling of One More Step for prompts, with the attributes of the module that other code reads."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
@@ -13,20 +13,20 @@ Start = Literal["one_more_step", "plain", "offset_noise", "zero_terminal_snr", "
 
 
 class Prompted:
-    """A base class of the module that samples images for prompts."""
+    """Mixin of a LightningModule that samples images for prompts."""
 
     needs_captions: ClassVar[bool] = True
     plain_start: ClassVar[Start] = "plain"
     takes_prompts: ClassVar[bool] = True
     generator_per_image: ClassVar[bool] = True
     prompts: Sequence[str] = ()
-    """Texts that `sample` cycles through; if empty, captions of the test set."""
+    """Texts that `sample` cycles through; if empty, `sample` uses captions of the test set."""
     tables: Mapping[str, Table] = {}
     step_prompt: str | None = None
     """Text for One More Step itself; None uses the texts of the diffusion model."""
 
     def step_texts(self, texts: Sequence[str]) -> Sequence[str]:
-        """Return the texts for One More Step, given those of the diffusion model."""
+        """Return the texts for One More Step, given the texts for the diffusion model."""
         return texts if self.step_prompt is None else [self.step_prompt] * len(texts)
 
     def sample(self: Any, n: int, generator: torch.Generator | list[torch.Generator] | None = None) -> Tensor:

@@ -18,15 +18,15 @@ from lightning_modules.training.logging import log_training
 
 
 class NoiseConditionalClassifier(ClassifierSteps, MethodModule):
-    """Train a classifier of diffused images, conditioned on the standard deviation of their noise.
+    """Train a classifier of diffused images that is conditioned on the standard deviation of their noise.
 
         L = E_t,x_t CE(network(x_t, std(t)), y)
 
     Validation and test use clean images and the smallest noise level.
 
     Args:
-        network: maps x_t `[B, C, H, W]` and standard deviations `[B]` to logits `[B, num_classes]`, such as
-            `lightning_modules.networks.noise_conditional_wide_resnet.NoiseConditionalWideResNet`.
+        network: network that maps x_t `[B, C, H, W]` and noise standard deviations `[B]` to logits `[B, num_classes]`,
+            such as `lightning_modules.networks.noise_conditional_wide_resnet.NoiseConditionalWideResNet`.
         num_classes: number of classes, K.
         process: diffusion process of the score model; images are in [0, 1] for VE and in [-1, 1] otherwise.
         optimizer: optimizer of the network's trainable parameters.

@@ -19,17 +19,17 @@ COLOURS = torch.tensor(
     dtype=torch.float64,
     device="cpu",
 )
-"""M, orthonormal: the first channel of x M is grey, up to a factor of sqrt(3)."""
+"""Orthonormal colour matrix M. The first channel of x M is the grey value, up to a factor of sqrt(3)."""
 
 
 def inpainting(process: Process, known: Tensor, mask: Tensor, draw: Draw) -> Project:
-    """Insert known data, diffused to the time of each step, into samples where a mask is 1.
+    """Return a function that inserts known data into samples where a mask is 1, diffused to the time of each step.
 
     Args:
         process: diffusion process.
         known: known data, `[B, C, H, W]`.
         mask: binary mask, broadcastable to the data.
-        draw: function that samples standard normal noise of the shape of a given tensor.
+        draw: function that samples standard normal noise with the shape of a given tensor.
     """
 
     def project(moved: Moved, t: float) -> Moved:
@@ -41,7 +41,7 @@ def inpainting(process: Process, known: Tensor, mask: Tensor, draw: Draw) -> Pro
 
 
 def rotated(image: Tensor) -> Tensor:
-    """Rotate colours `[B, 3, H, W]` so that the first channel is grey."""
+    """Rotate the colour space of images `[B, 3, H, W]` so that the first channel is grey."""
     return torch.einsum("bihw,ij->bjhw", image, COLOURS.to(image))
 
 
@@ -51,7 +51,7 @@ def rotated_back(image: Tensor) -> Tensor:
 
 
 def colourisation(process: Process, known: Tensor, draw: Draw) -> Project:
-    """Insert the known grey values of images `[B, 3, H, W]`, diffused to the time of each step, into samples."""
+    """Return a function that inserts the grey values of `known`, `[B, 3, H, W]`, diffused to the time of each step."""
     grey = torch.zeros_like(known)
     grey[:, 0] = 1
     inside = inpainting(process, rotated(known), grey, draw)
@@ -63,13 +63,13 @@ def colourisation(process: Process, known: Tensor, draw: Draw) -> Project:
 
 
 class ClassGuidance(nn.Module):
-    """Classifier guidance of a score model by a noise-conditional classifier.
+    """Guide a score model by the gradient of a noise-conditional classifier.
 
         s(x, t) + scale grad_x log p(y | x, std(t))
 
     Args:
-        classifier: maps x_t `[B, C, H, W]` and noise standard deviations `[B]` to logits `[B, K]`, such as the network
-            of a `NoiseConditionalClassifier`. The classifier is frozen and not saved in checkpoints.
+        classifier: network that maps x_t `[B, C, H, W]` and noise standard deviations `[B]` to logits `[B, K]`, such as
+            that of a `NoiseConditionalClassifier`. The classifier is frozen and not saved in checkpoints.
         num_classes: number of classes, K.
         scale: guidance scale; 1 in the paper.
     """

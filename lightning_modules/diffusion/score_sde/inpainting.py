@@ -1,4 +1,4 @@
-"""Inpainting and colourisation by an unconditionally trained score model, in test and predict."""
+"""Inpainting and colourisation with an unconditionally trained score model, in `test` and `predict`."""
 
 from typing import Any
 
@@ -19,15 +19,15 @@ from lightning_modules.sde.samplers import Draw
 from lightning_modules.tasks.restorer import RestorerSteps
 
 STREAM = 20_000
-"""Random stream of the samples; masks and measurement noise use other streams."""
+"""Index of the random stream for samples; masks and measurement noise use different streams."""
 
 
 class KnownParts(RestorerSteps):
-    """Test and prediction steps of a score model on `MeasuredImages`.
+    """Mixin with the test and prediction steps of a score model on `MeasuredImages`.
 
     With a mask operator, images are inpainted from their known pixels; with `Grayscale`, they are colourised. Random
-    numbers are seeded by the image's index. Results therefore do not depend on the batch. A corrector is an exception,
-    because it averages norms over a batch.
+    numbers are seeded by the image's index. Results therefore depend on the batch only if the sampler has a corrector,
+    which averages norms over a batch.
     """
 
     def setup(self: Any, stage: str) -> None:
@@ -43,7 +43,7 @@ class KnownParts(RestorerSteps):
             raise ValueError("model.sampler: ProbabilityFlow cannot inpaint or colourise; use PredictorCorrector")
 
     def estimated(self: Any, batch: Any) -> Tensor:
-        """Sample images `[B, C, H, W]` in [0, 1], given the known pixels or grey values of a `MeasuredImageBatch`."""
+        """Sample images `[B, C, H, W]` in [0, 1] from the known pixels or the grey values in a `MeasuredImageBatch`."""
         operator = require_data(self.trainer, MeasurementSource, type(self).__name__).operator
         index, known = batch["index"], batch["noisy"]
         draw = CounterRNG(run_seed(), 0, index, STREAM).normal
@@ -52,11 +52,11 @@ class KnownParts(RestorerSteps):
         return at_least_float32(self._inpainted(known, operator.of(index, tuple(known.shape[2:])).mask, draw))
 
     def image_columns(self: Any, batch: Any, outputs: Any) -> dict[str, Tensor | ImageColumn]:
-        """Show the known part of each image, the sample and the clean image, with zoomed crops of large images."""
+        """Show the known part of each image, the sample and the clean image, and for large images also zoomed crops."""
         return measured_columns(super().image_columns(batch, outputs), batch)
 
     def inpaint(self: Any, image: Tensor, mask: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Inpaint images `[B, C, H, W]` in [0, 1] where a mask is 0; pixels are known where it is 1."""
+        """Inpaint images `[B, C, H, W]` in [0, 1] where a mask is 0; pixels are known where the mask is 1."""
         return self._inpainted(image, mask, drawing(generator))
 
     def colourise(self: Any, grey: Tensor, generator: torch.Generator | None = None) -> Tensor:

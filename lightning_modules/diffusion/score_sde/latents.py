@@ -1,4 +1,4 @@
-"""Latents of images by the probability flow of a score model."""
+"""Latents of images, computed with the probability flow ODE of a score model."""
 
 from typing import Any
 
@@ -10,10 +10,10 @@ from lightning_modules.sde.flow import solve_flow
 
 
 class Latents:
-    """A base class of the module that encodes images to latents and decodes latents to images.
+    """Mixin of a LightningModule that encodes images to latents and decodes latents to images.
 
-    Each image has one latent, and each latent has one image. The latents of generated images are distributed as the
-    prior, N(0, 1) for VP and sub-VP and N(0, sigma_max^2) for VE. The averaged weights are used.
+    The mapping between images and latents is one-to-one. The latents of generated images are distributed like the
+    prior, which is N(0, 1) for VP and sub-VP, and N(0, sigma_max^2) for VE. Both directions use the averaged weights.
     """
 
     def encode(self: Any, image: Tensor, tolerance: float = 1e-5) -> Tensor:

@@ -30,7 +30,7 @@ from lightning_modules.training.logging import log_training
 
 
 class ScoreSDE(KnownParts, Latents, MethodModule):
-    """Learn the score of diffused images, for sampling, denoising and likelihoods.
+    """Train a score model of diffused images, and use it for sampling, denoising and likelihoods.
 
     The module trains on the images of any `LabelledImages` and ignores labels. Validation and test log `loss`. If
     `likelihood_repeats` is above 0, test also logs `bits_per_dim`. Everything except training uses the averaged
@@ -38,25 +38,25 @@ class ScoreSDE(KnownParts, Latents, MethodModule):
     (`test/psnr`), and `predict` writes `restored/<name>.png`.
 
     Args:
-        network: maps x_t `[B, C, H, W]` and sigma (VE) or time (VP, sub-VP) `[B]` to the score (VE) or the noise, such
-            as `lightning_modules.networks.ncsnpp.NCSNpp` or a `UNet2DModel` of diffusers.
+        network: network from x_t `[B, C, H, W]` and sigma `[B]` to the score (VE), or from x_t and time to the noise
+            (VP, sub-VP), such as `lightning_modules.networks.ncsnpp.NCSNpp` or a `UNet2DModel` of diffusers.
         process: diffusion process from `lightning_modules.sde.processes`; images are in [0, 1] for VE and in [-1, 1]
             otherwise.
-        image_shape: C, H and W of generated images.
+        image_shape: shape C, H, W of generated images.
         sampler: sampler from `lightning_modules.sde.samplers` or `lightning_modules.sde.flow`.
         num_levels: N, number of noise levels of a discrete model (SMLD for VE, DDPM for VP); None trains in continuous
             time.
         likelihood_weighting: weight the loss by g^2 instead of std^2; the loss then bounds the likelihood.
-        reduce_mean: average the loss over the values of an image; if false, the loss is half of their sum.
+        reduce_mean: average the loss over the values of an image; if false, half of their sum is used.
         average_decay: maximum decay of the averaged weights, in [0, 1).
         likelihood_repeats: number of times that the bits per dimension of each test image are evaluated, each time with
             new dequantisation noise.
-        guidance: classifier guidance; `sample` then cycles through the classes. None samples unconditionally.
+        guidance: classifier guidance, with which `sample` cycles through the classes. None samples unconditionally.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch, or every step if its `interval` is "step".
 
     Raises:
-        ValueError: if an argument is out of range, or the process does not support discrete levels or the sampler's
+        ValueError: if an argument is out of range, or if the process does not support discrete levels or the sampler's
             predictor.
     """
 
@@ -106,7 +106,7 @@ class ScoreSDE(KnownParts, Latents, MethodModule):
         return 2 * image - 1 if self.centred else image
 
     def image_of(self, data: Tensor) -> Tensor:
-        """Invert `data_of`, and clip to [0, 1]."""
+        """Invert `data_of`, and clip the images to [0, 1]."""
         return ((data + 1) / 2 if self.centred else data).clamp(0, 1)
 
     def score(self, x: Tensor, t: Tensor) -> Tensor:
@@ -127,7 +127,7 @@ class ScoreSDE(KnownParts, Latents, MethodModule):
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
-        """Use the averaged weights in evaluation mode."""
+        """Use the averaged weights and evaluation mode inside a `with` block."""
         training = self.network.training
         self.network.eval()
         try:
@@ -207,7 +207,7 @@ class ScoreSDE(KnownParts, Latents, MethodModule):
 
     @property
     def generated_classes(self) -> int:
-        """Number of classes of `guidance`, 0 without one."""
+        """Number of classes of `guidance`; 0 without guidance."""
         return 0 if self.guidance is None else self.guidance.num_classes
 
     def sample(self, n: int, generator: torch.Generator | None = None, label: Tensor | None = None) -> Tensor:
@@ -216,7 +216,7 @@ class ScoreSDE(KnownParts, Latents, MethodModule):
         Args:
             n: number of images.
             generator: generator of all random numbers; None uses torch's global generator.
-            label: classes `[n]` for `guidance`; by default, all classes in turn.
+            label: classes `[n]` for `guidance`; by default, the samples cycle through all classes.
         """
         score: Score = self.score
         if self.guidance is not None:

@@ -8,14 +8,14 @@ from lightning_modules.sde.processes import VE, VP, Process
 
 
 def pretrained_process(name_or_path: str) -> Process:
-    """Read the process of a pretrained score model from the scheduler config.
+    """Read the diffusion process of a pretrained score model from its scheduler config.
 
     A DDPM with a linear beta schedule is a discrete VP model; set `num_levels` to the scheduler's
     `num_train_timesteps`. VE score models are continuous.
 
     Args:
-        name_or_path: folder written by diffusers' `save_pretrained`, with scheduler_config.json directly or in the
-            subfolder `scheduler`, or a name on the Hugging Face Hub (`google/ddpm-cifar10-32`,
+        name_or_path: folder written by diffusers' `save_pretrained`, with scheduler_config.json in the folder itself or
+            in its subfolder `scheduler`, or a name on the Hugging Face Hub (`google/ddpm-cifar10-32`,
             `google/ncsnpp-celebahq-256`).
 
     Raises:

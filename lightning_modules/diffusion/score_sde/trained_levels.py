@@ -1,9 +1,9 @@
-"""Noise levels that a score network is trained on, and conversion of the network's output to a score.
+"""Noise levels at which a score network is trained, and conversion of the network's output to a score.
 
-Continuous models are trained at any t. VE networks take sigma(t) and predict the score. Other networks take 999 t and
-predict the noise; the score is -noise / std. Discrete models are trained at N levels. VE networks take the index of the
-level, round((1 - t)(N - 1)), where index 0 is the largest noise. Their output is divided by sigma. Other networks take
-t (N - 1), and x_t has the mean and variance of DDPM instead of VP.
+Continuous models are trained at all t. Their VE networks receive sigma(t) and predict the score. Other networks receive
+999 t and predict the noise; the score is -noise / std. Discrete models are trained at N levels. Their VE networks
+receive the index of the level, round((1 - t)(N - 1)), where index 0 is the largest noise; the output is divided by
+sigma. Other networks receive t (N - 1), and x_t has the mean and variance of DDPM instead of VP.
 """
 
 from collections.abc import Callable
@@ -20,14 +20,14 @@ SMALLEST_TIME = 1e-5
 
 
 class TrainedLevels(nn.Module):
-    """Samples noise levels, computes the perturbation kernel, and converts network outputs to scores.
+    """Sample noise levels, compute the perturbation kernel, and convert network outputs to scores.
 
     Args:
         process: diffusion process.
         num_levels: N, number of levels of a discrete model; None for a continuous model.
 
     Raises:
-        ValueError: if the process has no discrete model.
+        ValueError: if `num_levels` is given but the process has no discrete model.
     """
 
     abar: Tensor
@@ -53,7 +53,7 @@ class TrainedLevels(nn.Module):
         return (uniform * self.num_levels).floor() / (self.num_levels - 1)
 
     def kernel(self, data: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute the mean and standard deviation `[B]` of x_t given data."""
+        """Compute the mean and the standard deviation `[B]` of x_t, given data x_0."""
         if not self.has_table:
             return self.process.kernel(data, t)
         abar = self._abar(t)
@@ -66,7 +66,7 @@ class TrainedLevels(nn.Module):
         """Compute the score of x_t with a network, for x `[B, C, H, W]` and t `[B]`.
 
         The division by the standard deviation is computed in float32 or better, because the standard deviation may be
-        tiny.
+        very small.
         """
         deviation = self.kernel(x, t)[1]
         if self.told_sigma:
@@ -104,7 +104,7 @@ def score_matching(
         score: s(x_t, t), `[B, C, H, W]`.
         noise: z.
         deviation: std, `[B]`.
-        rate: g(t)^2, `[B]`, the weights of the likelihood bound; with None, the weights are std^2.
+        rate: g(t)^2, `[B]`, the loss weights of the likelihood bound; with None, the loss weights are std^2.
         reduce_mean: R is the mean over the values of an image; if false, R is half of their sum.
     """
     deviation = along(deviation, score)

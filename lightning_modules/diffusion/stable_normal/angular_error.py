@@ -2,14 +2,14 @@
 
     error = arccos <n, m / |m|>.
 
-The cosine is clipped to [-1, 1]. Only pixels whose true normal n has a length between 0.5 and 1.5 count; n is not
-normalised. The metrics are mean and median, the percentages of errors below 11.25, 22.5 and 30 degrees, and the root
-mean square of |n - m|. With several noise samples, the variance of the mean error of an image over these samples is
-computed, too, and averaged over images. The depth error is the root mean square, over the pixels of an image, of the
-difference between the heights integrated from estimated and from true normals (see `surface`). It is in pixels, and
-averaged over noise samples and over the images in which all pixels have a true normal.
+The cosine is clipped to [-1, 1]. Only pixels whose true normal n has a length between 0.5 and 1.5 are included; n is
+not normalised. The metrics are the mean and median error, the percentages of errors below 11.25, 22.5 and 30 degrees,
+and the root mean square of |n - m|. With several noise samples, the variance over samples of each image's mean error is
+computed as well, and averaged over images. For the depth error, heights are integrated from estimated normals and from
+true normals (see `surface`). The depth error of an image is the root mean square of the difference between these
+heights, in pixels. It is averaged over noise samples and over the images in which all pixels have a true normal.
 
-The median is computed from a histogram that is summed over ranks. It is exact to the bin width of 0.01 degrees.
+The median is computed from a histogram that is summed over ranks. Its accuracy is the bin width of 0.01 degrees.
 
 Source: StableNormal's authors' code, which reads 8-bit images and computes the root mean square per image.
 """
@@ -28,7 +28,7 @@ NUM_BINS = 180 * BINS_PER_DEGREE
 
 
 def known(normal: Tensor) -> Tensor:
-    """Mask the pixels that have a true normal: `[..., 3, H, W]` to `[..., H, W]`."""
+    """Return a mask `[..., H, W]` of the pixels of `[..., 3, H, W]` that have a true normal."""
     length = normal.norm(dim=-3)
     return (length > 0.5) & (length < 1.5)
 
@@ -44,7 +44,7 @@ def angular_error(estimate: Tensor, true: Tensor) -> Tensor:
 
 
 def spread(estimates: Tensor) -> Tensor:
-    """Average the angles `[B, H, W]` between normals `[K, B, 3, H, W]` of K noise samples and their mean direction."""
+    """Average the angles between the normals of K noise samples `[K, B, 3, H, W]` and their mean direction."""
     return angular_error(estimates, unit(unit(estimates).mean(dim=0))).mean(dim=0)
 
 
@@ -72,7 +72,7 @@ class AngularErrors(Metric):
         self.add_state("histogram", torch.zeros(NUM_BINS, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, estimate: Tensor, true: Tensor) -> None:
-        """Add images.
+        """Add the errors of a batch of images.
 
         Args:
             estimate: normals from K noise samples, `[K, B, 3, H, W]`.
@@ -99,7 +99,7 @@ class AngularErrors(Metric):
             self.surfaces += len(whole)
 
     def compute(self) -> dict[str, Any]:
-        """Return the metrics by name; nan if no pixel has a true normal, and no depth error if no image has all."""
+        """Return the metrics by name; metrics without data are nan, such as depth errors without a complete image."""
         pixels = self.pixels.double()
         seen = self.histogram.cumsum(dim=0).double()
         middle = (seen >= pixels / 2).int().argmax()

@@ -21,13 +21,14 @@ DECODER = ("up_blocks", "conv_norm_out", "conv_out")
 SEMANTIC = "semantic_encoder.pt"
 CONTROL = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors")
 HINT = "controlnet_cond_embedding."
-"""Beginning of the names of a ControlNet's hint branch, which released files have and no model here uses."""
+"""Prefix of the weight names of a ControlNet's hint branch, which is in released files but is not used here."""
 
 
 class ReleasedModel(TextToImage):
-    """The diffusion model of a released StableNormal folder, such as Stable-X/yoso-normal-v0-3.
+    """The diffusion model in a released StableNormal folder, such as Stable-X/yoso-normal-v0-3.
 
-    `encoders` of `ConditionedUNet` reads the encoder from the same folder. The Python files of the folder are not run.
+    The argument `encoders` of `ConditionedUNet` loads the encoder from the same folder. Python files in the folder are
+    not run.
     """
 
     pipeline_class: ClassVar[str | None] = "StableDiffusionPipeline"
@@ -38,7 +39,8 @@ class PixelUNet(nn.Module):
     """A pixel-space U-Net with the noise schedule of Stable Diffusion, but without text encoder and autoencoder.
 
     Args:
-        network: diffusers `UNet2DConditionModel` with 3 input and output channels; text embeddings are zeros.
+        network: diffusers `UNet2DConditionModel` with 3 input and 3 output channels; it receives zeros as text
+            embeddings.
 
     Raises:
         ValueError: if the network does not have 3 input and output channels.
@@ -74,15 +76,16 @@ class ConditionedUNet(nn.Module):
 
     Args:
         model: `lightning_modules.backbones.diffusion.text_to_image.TextToImage` with `tuning: full`, or a `PixelUNet`.
-        features: semantic feature extractor, for the refiner; None disables semantic conditioning.
+        features: semantic feature extractor, used for the refiner; None disables semantic conditioning.
         prompt: fixed text prompt of the U-Net.
-        trained: part of the U-Net to train, `decoder` or `all`; the added encoders are always trained.
-        encoders: folder with the encoders of a trained model, as saved by a run or released by the authors; None copies
-            the encoder of the U-Net.
+        trained: part of the U-Net to train, `decoder` or `all`; the encoders of the image and the features are always
+            trained.
+        encoders: folder with the encoders of a trained model, as saved by a run or released by the authors; None
+            initialises them with copies of the U-Net's encoder.
 
     Raises:
-        FileNotFoundError: if an encoder is missing in the folder.
-        ValueError: if the weights of an encoder do not fit.
+        FileNotFoundError: if the folder lacks an encoder.
+        ValueError: if the weights of an encoder do not match the model.
     """
 
     model: Any
@@ -114,13 +117,13 @@ class ConditionedUNet(nn.Module):
 
     @property
     def pixels_per_latent(self) -> int:
-        """Side, in pixels, of the image area that one latent represents."""
+        """Side length, in pixels, of the square image area that one latent represents."""
         if isinstance(self.model, PixelUNet):
             return 1
         return self.model.pipeline.vae_scale_factor
 
     def semantics(self, image: Tensor, size: Sequence[int]) -> Sequence[Tensor] | None:
-        """Encode semantic features of images `[B, 3, H, W]` in [0, 1] for latents of size h, w, once for all steps."""
+        """Encode semantic features of images `[B, 3, H, W]` in [0, 1] once for all steps, for latents of size h, w."""
         if self.semantic_encoder is None:
             return None
         text = self.text.expand(len(image), -1, -1).to(image.dtype)
@@ -147,7 +150,7 @@ class ConditionedUNet(nn.Module):
             ).sample
 
     def save(self, folder: Path) -> None:
-        """Save the model in diffusers format, as a whole pipeline or only a `unet`, together with the encoders."""
+        """Save the encoders and the model in diffusers format, as a whole pipeline or only as a `unet`."""
         pipeline = getattr(self.model, "pipeline", None)
         if pipeline is None:
             self.model.network.save_pretrained(folder / "unet")

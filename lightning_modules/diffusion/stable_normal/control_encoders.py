@@ -1,10 +1,10 @@
 """Conditioning encoders of a U-Net.
 
-The outputs of the encoder for the image latent are added to the decoder of the U-Net; those of the encoder for semantic
-features are added inside the encoder of the U-Net.
+The outputs of the encoder for the image latent are added in the decoder of the U-Net. The outputs of the encoder for
+semantic features are added in the encoder of the U-Net.
 
 Both encoders are diffusers ControlNets: copies of the U-Net's encoder with zero-initialised outputs. Their input is the
-image latent or the features instead of noise, and the hint branch is removed.
+image latent or the semantic features instead of a noisy latent, and they have no hint branch.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ WIDTHS = (16, 32, 64, 128)
 
 
 def control_encoder(unet: Any) -> Any:
-    """Copy the encoder of a diffusers `UNet2DConditionModel` as a `ControlNetModel` without hint branch."""
+    """Copy the encoder of a diffusers `UNet2DConditionModel` into a `ControlNetModel` without a hint branch."""
     from diffusers import ControlNetModel
 
     encoder: Any = ControlNetModel.from_unet(unet)
@@ -34,7 +34,7 @@ def control_encoder(unet: Any) -> Any:
 
 
 def encoded(encoder: Any, sample: Tensor, timestep: Tensor, text: Tensor) -> tuple[Sequence[Tensor], Tensor]:
-    """Run a `control_encoder`, and return its outputs for the skip connections and for the middle block."""
+    """Run a `control_encoder`, and return its residuals for the skip connections and for the middle block."""
     no_hint = sample.new_zeros(())
     return encoder(sample, timestep, text, controlnet_cond=no_hint, return_dict=False)
 
@@ -45,8 +45,8 @@ class SemanticEncoder(nn.Module):
     The `control_encoder` has no middle block.
 
     Args:
-        unet: U-Net whose encoder is copied.
-        channels: channels of the features.
+        unet: U-Net whose encoder is copied into the `control_encoder`.
+        channels: number of channels of the features.
     """
 
     def __init__(self, unet: Any, channels: int) -> None:
@@ -67,7 +67,7 @@ class SemanticEncoder(nn.Module):
         self.encoder.controlnet_mid_block = nn.Identity()
 
     def forward(self, features: Tensor, size: Sequence[int], text: Tensor) -> Sequence[Tensor]:
-        """Compute the residual for each of the `places` of the U-Net.
+        """Compute the residual for each layer in the `places` of the U-Net.
 
         Args:
             features: semantic features, `[B, channels, h', w']`.
@@ -90,7 +90,7 @@ def places(unet: Any) -> list[nn.Module]:
 
 @contextmanager
 def injected(unet: Any, residuals: Sequence[Tensor] | None) -> Iterator[None]:
-    """Context manager that adds residuals to the outputs of the `places` of a U-Net, before the skip connections."""
+    """Add residuals to the outputs of a U-Net's `places`, before the skip connections, inside a `with` block."""
     at = [] if residuals is None else zip(places(unet), residuals, strict=True)
     handles = [place.register_forward_hook(partial(_added, residual)) for place, residual in at]
     try:

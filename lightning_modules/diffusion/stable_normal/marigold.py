@@ -1,4 +1,4 @@
-"""Marigold for surface normals, the baseline that starts from pure noise, by the pipeline of diffusers.
+"""Marigold for surface normals, a baseline that starts from pure noise; it uses the diffusers pipeline.
 
 Source: Ke, Qu, Wang, Metzger, Huang, Li, Obukhov and Schindler, Marigold: Affordable Adaptation of Diffusion-Based
 Image Generators for Image Analysis, arXiv 2505.09358.
@@ -20,24 +20,24 @@ from lightning_modules.method_module import MethodModule
 class Marigold(NormalSteps, MethodModule):
     """Estimate surface normals with Marigold, in `test` and `predict`; nothing is trained.
 
-    Its axes are those of this project: x to the right, y up, z towards the viewer.
+    The axes of the normals are those of this project: x to the right, y up, z towards the viewer.
 
     Args:
         pipeline: a local folder written by `save_pretrained`, or a name on the Hugging Face Hub, such as
             prs-eth/marigold-normals-v1-1.
         variant: variant of the weight files, such as fp16; default: files without a variant.
-        dtype: precision of U-Net and text encoder, float32 by default; the autoencoder is float32.
+        dtype: precision of U-Net and text encoder, float32 by default; the autoencoder is always float32.
         local_files_only: never download; a pipeline given by name must be in the Hugging Face cache.
-        steps: denoising steps; None takes the pipeline's default.
-        ensemble: number of estimates that diffusers combines to one, each from different noise.
+        steps: number of denoising steps; None uses the pipeline's default.
+        ensemble: number of estimates, each from different noise, that the diffusers pipeline combines into one.
         resolution: longer side, in pixels, to which images are resized for the networks; 0 keeps their size, and None
-            takes the pipeline's default.
+            uses the pipeline's default.
         draws: number of estimates per test image, each from different noise; if above 1, the variance of the estimates
             is logged.
 
     Raises:
         FileNotFoundError: if the pipeline is neither on disk nor on the Hub.
-        ValueError: if an argument is out of range, the pipeline is of another class, or the command is `fit`.
+        ValueError: if an argument is out of range, the pipeline is of a different class, or the command is `fit`.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Marigold(NormalSteps, MethodModule):
         """Estimate unit normals `[B, 3, H, W]` of images `[B, 3, H, W]` in [0, 1].
 
         Args:
-            image: images of one size.
+            image: a batch of images.
             generators: CPU generators of all random numbers, one per image.
         """
         return self.pipeline(

@@ -30,16 +30,16 @@ from lightning_modules.training.logging import log_training
 
 Target = Literal["independent", "shared", "x0"]
 FIRST_STAGE = "first_stage.json"
-"""File next to the first stage's weights that records its training target; also a checkpoint key."""
+"""Name of the file, next to the first stage's weights, that records its training target; also a checkpoint key."""
 
 
 def yoso_start(noise: Tensor, uniform: Tensor, zero_noise: float) -> Tensor:
-    """Set the noise `[B, c, h, w]` of a sample to zero if its uniform number `[B]` is below lambda."""
+    """Set the noise `[B, c, h, w]` of a sample to zero if its uniform random number `[B]` is below lambda."""
     return noise * (uniform >= zero_noise)[:, None, None, None]
 
 
 def weighted_square(prediction: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """Average the squared error over all entries; entries with `weight` 0, `[B, 1, h, w]`, contribute zero."""
+    """Average the squared error over all entries; entries whose `weight`, `[B, 1, h, w]`, is 0 contribute 0."""
     return (weight * (prediction - target).square()).mean()
 
 
@@ -50,26 +50,27 @@ def latent_weight(normal: Tensor, pixels: int) -> Tensor:
 
 
 def told(trained_for: dict[str, Any]) -> str:
-    """Describe the training target of a first stage."""
+    """Describe the training target of a first stage in words."""
     return f"the target {trained_for['yoso_target']} at the level t = {trained_for['level']}"
 
 
 class StableNormal(NormalSteps, MethodModule):
-    """Train and apply StableNormal: YOSO, SG-DRN or both; the two share no weights.
+    """Train and apply StableNormal: YOSO, SG-DRN or both. The two stages share no weights.
 
     After training, each stage is saved as a diffusers pipeline with a `controlnet`, to `saved/yoso` or `saved/refiner`
-    in the run directory. The arguments `pipeline` and `encoders` load this folder. `NormalSteps` has the test and
-    prediction steps.
+    in the run directory. To load a saved stage, set the arguments `pipeline` and `encoders` to its folder.
+    `NormalSteps` defines the test and prediction steps.
 
     Args:
         yoso: network of the first stage; None starts the refiner from pure noise.
-        refiner: network of the second stage; None outputs the normals of the first stage.
+        refiner: network of the second stage; with None, the output is that of the first stage.
         yoso_target: noise in the target of the first stage. `independent` is new noise, `shared` is the noise of the
-            input, and `x0` is no noise, for normals in one step.
+            input, and `x0` is no noise, for estimating normals in one step.
         zero_noise: lambda, probability that the input noise of the first stage is replaced by zeros in training.
-        steps: N, steps of the refiner. The steps determine the noise level for which yoso is trained. Weights for
-            another noise level are rejected.
-        repeated: keep the first half of the steps at one noise level; if false, plain DDIM steps start from pure noise.
+        steps: N, number of steps of the refiner, which determines the noise level for which yoso is trained. Weights
+            trained for a different noise level are rejected.
+        repeated: keep the first half of the steps at one noise level; if false, the refiner takes plain DDIM steps from
+            pure noise.
         resolution: longer side, in pixels, to which test and predict images are resized for the networks; None keeps
             their size.
         draws: number of estimates per test image, each from different noise; if above 1, the variance of the estimates
@@ -127,7 +128,7 @@ class StableNormal(NormalSteps, MethodModule):
 
     @property
     def first(self) -> ConditionedUNet:
-        """The stage whose autoencoder is used; both stages have the same autoencoder."""
+        """The stage whose autoencoder is used; if there are two stages, their autoencoders are equal."""
         stage = self.yoso or self.refiner
         assert stage is not None
         return stage
@@ -143,7 +144,7 @@ class StableNormal(NormalSteps, MethodModule):
         return {"yoso_target": self.yoso_target, "level": self.start}
 
     def refuse_other_target(self, trained_for: dict[str, Any], source: Any) -> None:
-        """Reject first-stage weights that were trained for another target or noise level.
+        """Reject first-stage weights that were trained for a different target or noise level.
 
         Raises:
             ValueError: if the training targets differ.
@@ -174,7 +175,7 @@ class StableNormal(NormalSteps, MethodModule):
         return {"loss": log_training(self, batch, torch.stack(list(losses.values())).sum(), **losses)}
 
     def yoso_loss(self, yoso: ConditionedUNet, image: Tensor, clean: Tensor, weight: Tensor) -> Tensor:
-        """Compute the loss of the first stage with the target x_{t+}; latents are `[B, c, h, w]`."""
+        """Compute the loss of the first stage, whose target is x_{t+}; latents are `[B, c, h, w]`."""
         noise, uniform = sample_rows_like(torch.randn, clean), sample_rows(torch.rand, [len(clean)], clean.device)
         seen = yoso_start(noise, uniform, self.zero_noise)
         target = clean
@@ -187,7 +188,7 @@ class StableNormal(NormalSteps, MethodModule):
     def refiner_loss(
         self, refiner: ConditionedUNet, pixels: Tensor, image: Tensor, clean: Tensor, weight: Tensor
     ) -> Tensor:
-        """Compute the loss of the second stage with the target x_0, at uniform timesteps."""
+        """Compute the loss of the second stage, whose target is x_0, at uniformly sampled timesteps."""
         self._abar = self._abar.to(clean.device)
         timestep = sample_rows(partial(torch.randint, len(self.levels)), [len(clean)], clean.device)
         abar = self._abar[timestep].to(clean.dtype)[:, None, None, None]
@@ -215,7 +216,7 @@ class StableNormal(NormalSteps, MethodModule):
         """Estimate unit normals `[B, 3, H, W]` of images `[B, 3, H, W]` in [0, 1].
 
         Args:
-            image: images of one size.
+            image: a batch of images.
             generators: CPU generators of all random numbers, one per image.
         """
         model, pixels = self.first.model, self.first.pixels_per_latent

@@ -41,7 +41,7 @@ class NormalSteps(ImageWriter):
         return self._measured(batch, dataloader_idx)
 
     def test_step(self: Any, batch: NormalMapBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
-        """Return `normal`, `[B, 3, H, W]`, from the first noise sample, and `spread` (see `spread`)."""
+        """Return `normal`, `[B, 3, H, W]`, from the first noise sample, and `spread` if there are several samples."""
         return self._measured(batch, dataloader_idx)
 
     def on_validation_epoch_start(self: Any) -> None:
@@ -78,9 +78,9 @@ class NormalSteps(ImageWriter):
         return levels_of((self.estimated(batch) + 1) / 2, 255)
 
     def image_columns(self: Any, batch: NormalMapBatch, outputs: Any) -> dict[str, Tensor | ImageColumn]:
-        """Show images, normals as colours, and angular errors on a scale up to 90 degrees.
+        """Show images, normals as colours, and angular errors on a scale from 0 to 90 degrees.
 
-        With several noise samples, `spread` is shown on a scale up to 45 degrees.
+        With several noise samples, `spread` is shown as well, on a scale from 0 to 45 degrees.
         """
         estimate = self.estimated(batch) if outputs is None else outputs["normal"]
         columns: dict[str, Tensor | ImageColumn] = {"image": batch["image"], "estimate": rendered(estimate)}

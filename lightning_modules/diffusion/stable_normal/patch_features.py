@@ -11,9 +11,9 @@ from lightning_modules.backbones.normalized import Normalized
 
 
 class PatchFeatures(nn.Module):
-    """The last feature map of a frozen network.
+    """Compute the last feature map of a frozen network.
 
-    For a transformer, this is the map of patch tokens, without class and register tokens.
+    For a transformer, the feature map consists of the patch tokens, without class and register tokens.
 
     Args:
         network: timm network that normalises its input, such as

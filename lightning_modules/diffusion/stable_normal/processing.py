@@ -1,4 +1,4 @@
-"""Preprocessing of images, and postprocessing of normals to the original image size."""
+"""Preprocessing of images, and postprocessing that restores the original image size of normals."""
 
 from collections.abc import Sequence
 
@@ -10,12 +10,13 @@ from lightning_modules.diffusion.stable_normal.angular_error import unit
 
 
 def processed(image: Tensor, resolution: int | None, multiple: int) -> tuple[Tensor, tuple[int, int]]:
-    """Resize and pad images, as in Marigold.
+    """Resize and pad images as in Marigold.
 
     Args:
         image: images `[B, 3, H, W]`.
-        resolution: new length of the longer side, in pixels, by up- or downscaling; None keeps the size.
-        multiple: divisor of the padded height and width; padding repeats the last row and column.
+        resolution: length to which the longer side is upscaled or downscaled, in pixels; None keeps the size.
+        multiple: number of pixels that must divide the padded height and width; padding repeats the last row and
+            column.
 
     Returns:
         The images, and the height and width before padding.

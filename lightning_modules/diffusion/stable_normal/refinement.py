@@ -1,15 +1,14 @@
 """Sampling steps of the refiner. Half of the steps stay at one noise level; the other steps decrease the noise to zero.
 
 The N steps have length gap = T // N and timesteps gap (N - 1), ..., gap, 0. The first M = N // 2 timesteps are replaced
-by the timestep that follows them in this list, and 1 is added to all timesteps. For N = 10, the timesteps are 401 six
-times, then 301, 201, 101 and 1. With x_0hat, the estimate of the refiner from x and t_k, step k = 0, 1, ... computes
-the next x as
+with timestep M + 1 of this list, and 1 is added to all timesteps. For N = 10, the timesteps are 401 six times, then
+301, 201, 101 and 1. Let x_0hat be the refiner's estimate from x and t_k. Step k = 0, 1, ... computes the next x as
 
     k + 1 < M:    sqrt(abar_t) x_0hat + sqrt(1 - abar_t) n,   n ~ N(0, I): fresh noise at the same level;
     k + 1 = M:    DDIM to the same level, as if x had the level t + gap;
     k + 1 > M:    DDIM to t_{k+1}; abar of the last timestep is still below 1.
 
-The result is the last x_0hat. The M - 1 noise samples are the only randomness.
+The result is the last x_0hat. Apart from the M - 1 samples of n, the steps are deterministic.
 """
 
 import itertools
@@ -29,7 +28,7 @@ def refinement_times(steps: int, num_train_timesteps: int = 1000, repeated: bool
     Args:
         steps: N, at most T / 2.
         num_train_timesteps: T.
-        repeated: keep the first half of the steps at one noise level; if false, steps start near pure noise, as in
+        repeated: keep the first half of the steps at one noise level; if false, the steps start near pure noise, as in
             DDIM.
 
     Raises:
@@ -50,14 +49,14 @@ def refined(
     abar: ArrayLike,
     draw: Callable[[Tensor], Tensor],
 ) -> Tensor:
-    """Refine initial latents to an estimate of x_0.
+    """Refine initial latents into an estimate of x_0.
 
     Args:
         refiner: function that estimates x_0 from x and the timestep `[B]`.
         x: initial latents `[B, c, h, w]`, at the first timestep.
         times: timesteps from `refinement_times`.
         abar: abar of all T timesteps, `[T]`, on the host.
-        draw: function that samples standard normal noise of the shape of a given tensor.
+        draw: function that samples standard normal noise with the shape of a given tensor.
 
     Returns:
         Estimate of x_0, `[B, c, h, w]`.

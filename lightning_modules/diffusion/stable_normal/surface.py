@@ -3,9 +3,10 @@
     minimise  sum_{i,j} (z_{i,j+1} - z_{i,j} - (p_{i,j} + p_{i,j+1}) / 2)^2
                       + (z_{i+1,j} - z_{i,j} - (q_{i,j} + q_{i+1,j}) / 2)^2,   p = -n_x / n_z,  q = n_y / n_z.
 
-Row i counts downwards, and y upwards. The camera is orthographic. Heights z are in pixels, towards the viewer, with
-mean zero. The normal equations are Poisson's equation with Neumann boundaries. The discrete cosine transform solves
-them exactly: its eigenvalues are 4 - 2 cos(pi k / H) - 2 cos(pi l / W).
+The row index i increases downwards, and y increases upwards. The camera is orthographic. Heights z are in pixels,
+increase towards the viewer, and have mean zero. The normal equations are Poisson's equation with Neumann boundary
+conditions. The discrete cosine transform solves them exactly: its eigenvalues are 4 - 2 cos(pi k / H) - 2 cos(pi l /
+W).
 
 Source: Simchony, Chellappa and Shao, Direct Analytical Methods for Solving Poisson Equations in Computer Vision
 Problems, IEEE TPAMI 1990, after Frankot and Chellappa, IEEE TPAMI 1988.
@@ -18,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LEAST_FACING = 0.1
-"""Smallest n_z. Steeper normals, and those that face away from the viewer, count as this steep (84 degrees)."""
+"""Lower bound of n_z. Normals that are steeper or face away from the viewer are treated as this steep (84 degrees)."""
 
 
 def cosine_transform(size: int, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -38,7 +39,7 @@ def cosine_transform(size: int, like: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def heights(normal: Tensor) -> Tensor:
-    """Integrate unit normals `[..., 3, H, W]` to heights `[..., H, W]`; pixels without a normal count as flat."""
+    """Integrate unit normals `[..., 3, H, W]` to heights `[..., H, W]`; pixels without a normal are treated as flat."""
     x, y, z = normal.unbind(dim=-3)
     facing = z.clamp(min=LEAST_FACING)
     right, down = -x / facing, y / facing

@@ -1,4 +1,4 @@
-"""Settings of ADELE's two label corrections: from predictions in training, or from a separate evaluation pass."""
+"""Settings of ADELE's two label corrections, which use predictions from training or from a separate evaluation pass."""
 
 from collections.abc import Sequence
 
@@ -6,20 +6,24 @@ from datamodules.arguments import at_least, positive, within
 
 
 class TrainingPassCorrection:
-    """Correct labels by the merge rule, as for SegTHOR, with predictions made during the training epoch.
+    """Settings of the correction for SegTHOR: the merge rule with predictions made during the training epoch.
 
-    Corrections accumulate: corrected labels can be corrected again. A category is corrected once per period of
-    `every_n_epochs` epochs. This happens the first time in the period that the test finds early learning to have ended
-    for the category. Periods start at multiples of `every_n_epochs`, counting epochs from 1. Training images must have
-    one size and no augmentation.
+    Corrections accumulate: corrected labels can be corrected again. A category is corrected at most once per period of
+    `every_n_epochs` epochs: the first time in the period that the test finds that early learning has ended for this
+    category. Periods start at multiples of `every_n_epochs`, counting epochs from 1. Training images must all have the
+    same size, and must not be augmented.
 
-    Each rank keeps two bytes per training pixel in host memory until the end of the epoch: 7,000 slices of 256 x 256
-    pixels take 0.9 GB in total. A mid-epoch checkpoint includes the epoch's predictions so far.
+    Each rank stores two bytes per pixel of its training images in host memory until the end of the epoch. 7,000 slices
+    of 256 x 256 pixels need 0.9 GB in total. A checkpoint within an epoch includes the predictions of this epoch so
+    far.
 
     Args:
-        foreground_threshold: tau_fg, in [0, 1]: a prediction is confident if a foreground probability exceeds tau_fg.
-        background_threshold: tau_bg, in [0, 1]: a prediction is confident if the background probability exceeds tau_bg.
-        every_n_epochs: length of a period in epochs; None corrects after every epoch once early learning has ended.
+        foreground_threshold: threshold tau_fg, in [0, 1]. A prediction is confident if a foreground probability exceeds
+            tau_fg.
+        background_threshold: threshold tau_bg, in [0, 1]. A prediction is also confident if the background probability
+            exceeds tau_bg.
+        every_n_epochs: length of a period, in epochs; None corrects a category after every epoch once its early
+            learning has ended.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -39,21 +43,23 @@ class TrainingPassCorrection:
 
 
 class EvaluationPassCorrection:
-    """Correct labels by the update rule, as for PASCAL VOC, with predictions made in evaluation mode after each epoch.
+    """Settings of the correction for PASCAL VOC: the update rule with predictions made after each epoch.
 
-    Correction starts when the early learning of any category ends. Corrections do not accumulate: each correction
-    starts from the original labels. Probabilities are softmax(mean over scales of the logits / temperature). From epoch
-    `flip_from_epoch` on, the authors also refine the probabilities by a dense CRF; the CRF is omitted here. According
-    to the authors' code, the start epoch of CRF and flipping makes no significant difference. The code says nothing
-    about the effect of the CRF itself. The command in the authors' README uses both CRF and flipping.
+    The predictions are made in evaluation mode. The correction starts when the early learning of any category ends.
+    Corrections do not accumulate: each correction starts from the original labels. The probabilities are the softmax of
+    the mean logits over scales, divided by the temperature. From epoch `flip_from_epoch` on, the authors also refine
+    the probabilities with a dense CRF, which is omitted here. According to the authors' code, the epoch at which the
+    CRF and flipping start makes no significant difference. The code does not say what effect the CRF itself has. The
+    command in the authors' README uses both the CRF and flipping.
 
     Args:
-        threshold: tau, in [0, 1]: a label is replaced only if the largest probability exceeds tau.
+        threshold: threshold tau, in [0, 1]. The label of a pixel is replaced only if the largest probability exceeds
+            tau.
         scales: image scales whose logits are averaged.
-        temperature: divisor of the logits. The number of training scales is the value that undoes the scale weights in
-            the cross-entropy.
-        flip_from_epoch: first epoch, counted from 0, that also averages over horizontally flipped images; None disables
-            flipping.
+        temperature: divisor of the logits. If it is the number of training scales, it compensates for the scale weights
+            in the cross-entropy.
+        flip_from_epoch: first epoch, counted from 0, in which the logits are also averaged over horizontally flipped
+            images; None disables flipping.
 
     Raises:
         ValueError: if an argument is out of range.

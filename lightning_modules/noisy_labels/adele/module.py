@@ -35,34 +35,34 @@ from lightning_modules.training.logging import log_training
 
 
 class ADELE(SegmenterSteps, MethodModule):
-    """Train a segmenter on noisy masks, and correct the labels of a category once early learning has ended for it.
+    """Train a segmenter on noisy masks, and correct the labels of each category after its early learning has ended.
 
-    The module needs the callback `callbacks.early_learning.EarlyLearning` (for SegTHOR with `min_jump: 0.1, reference:
-    current, background: 0`, for VOC with `horizon: 16, interval: 100, background: 0`) and a DataModule whose labels can
-    be corrected. Ablations: `consistency_weight: 0` with `scales: [1.0]` only corrects labels, and `correction: null`
-    only regularises.
+    The module needs a DataModule whose labels can be corrected, and the callback
+    `callbacks.early_learning.EarlyLearning`. The settings of the callback are `min_jump: 0.1, reference: current,
+    background: 0` for SegTHOR, and `horizon: 16, interval: 100, background: 0` for VOC. Ablations: `consistency_weight:
+    0` with `scales: [1.0]` only corrects labels; `correction: null` only regularises.
 
     Args:
-        network: segmentation network for images `[B, C, H, W]` of any size; its logits `[B, num_classes, h, w]` may be
+        network: segmentation network for images `[B, C, H, W]` of any size. The logits `[B, num_classes, h, w]` may be
             smaller than the image.
-        num_classes: number of categories, K, including the background, 0.
+        num_classes: number K of categories, including the background (category 0).
         scales: image scales in training; must include 1.
-        consistency_weight: lambda, weight of the loss for consistency over scales.
-        consistency_threshold: rho; an image is regularised only if the largest probability of its pixels is at least
-            rho.
-        divide_by_scales: divide the loss by the number of scales, as in the SegTHOR experiments.
-        learn_scale_weights: train the weights w of the scales, as for VOC; if false, the weights are equal, as for
-            SegTHOR.
-        correction: settings of the label correction; None disables the correction.
-        new_layers: names of submodules that are trained from scratch, at ten times the learning rate (see
-            `learning_rate_groups`).
+        consistency_weight: weight lambda of the loss for consistency over scales.
+        consistency_threshold: threshold rho. An image is regularised only if the largest probability over its pixels is
+            at least rho.
+        divide_by_scales: whether to divide the loss by the number of scales, as in the SegTHOR experiments.
+        learn_scale_weights: whether to train the weights w of the scales, as for VOC. If false, all weights are equal,
+            as for SegTHOR.
+        correction: settings of the label correction; None disables it.
+        new_layers: names of submodules that are trained from scratch, with ten times the learning rate of the other
+            layers (see `learning_rate_groups`).
         optimizer: optimizer of the network's trainable parameters.
-        lr_scheduler: learning-rate schedule, stepped every epoch, or every step if its `interval` is "step".
+        lr_scheduler: learning-rate schedule. It is stepped every epoch, or every step if it has `interval = "step"`.
 
     Raises:
-        ValueError: if an argument is out of range, or, at setup, if the callback `EarlyLearning` is missing or
+        ValueError: if an argument is out of range; in `setup`, if the callback `EarlyLearning` is missing, or if
             `TrainingPassCorrection` is used with augmented images.
-        TypeError: at setup, if the DataModule's labels cannot be corrected.
+        TypeError: in `setup`, if the labels of the DataModule cannot be corrected.
     """
 
     scale_weights: Tensor
@@ -103,7 +103,7 @@ class ADELE(SegmenterSteps, MethodModule):
         self.metrics = confusion(num_classes)
         weights = torch.ones(len(scales))
         if learn_scale_weights:
-            self.scale_weights = nn.Parameter(weights)  # v; w is its softmax
+            self.scale_weights = nn.Parameter(weights)  # scores v; the scale weights are w = softmax(v)
         else:
             self.register_buffer("scale_weights", weights)
         self.register_buffer("ended", torch.zeros(num_classes, dtype=torch.bool))
@@ -160,7 +160,7 @@ class ADELE(SegmenterSteps, MethodModule):
         self.ended[BACKGROUND] = False
 
     def on_early_learning_tested(self, categories: list[int], epoch: int) -> None:
-        """After an epoch, correct the labels of the categories that are on."""
+        """Correct the labels of the categories that are on, after the test at the end of an epoch."""
         if isinstance(self.correction, TrainingPassCorrection):
             on = self.ended
             if self.correction.every_n_epochs is not None:
@@ -206,7 +206,7 @@ class ADELE(SegmenterSteps, MethodModule):
         return scheduled(optimizer, self.lr_scheduler)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the predictions of an unfinished epoch, which the correction at the end of the epoch needs."""
+        """Save the predictions of an unfinished epoch: the correction at the end of the epoch needs them."""
         checkpoint["training_predictions"] = self.predictions.gathered(self.device)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -1,13 +1,13 @@
 """Multi-scale logits of an image, and ADELE's two losses on them.
 
-Let z_1 ... z_S be the logits of an image at S scales, w = softmax(v) the weights of the scales, p_k = softmax(z_k), and
-q = sum_k w_k p_k the mixture, clamped to [0.001, 0.999]:
+Let z_1 ... z_S be the logits of an image at S scales, w = softmax(v) the weights of the scales, and p_k = softmax(z_k).
+Let q = sum_k w_k p_k be the mixture, clamped to [0.001, 0.999]. The losses are
 
     L_CE   = sum_k mean_{b,h,w} CE(w_k z_k, y),
     L_cons = mean_{b,h,w} m_b sum_k KL(p_k || q).
 
-In L_CE, the weight w_k acts as a temperature 1 / w_k, which is 3 for three equal weights. The mask m_b is 1 for an
-image with a confident pixel (max q >= rho), and 0 for other images.
+In L_CE, the weight w_k acts as a temperature of 1 / w_k, which is 3 for three equal weights. The mask m_b is 1 for
+images with a confident pixel (max q >= rho), and 0 for other images.
 
 Source: Liu et al., Adaptive Early-Learning Correction for Segmentation from Noisy Annotations, CVPR 2022, arXiv
 2110.03740, and the authors' code.
@@ -29,17 +29,18 @@ LEAST_PROBABILITY = 1e-3
 def multi_scale_logits(
     network: Callable[[Tensor], Tensor], image: Tensor, scales: Sequence[float], flip: bool = False
 ) -> list[Tensor]:
-    """Compute the logits of an image at several scales, resized to the image.
+    """Compute the logits of an image at several scales, and resize them to the size of the image.
 
     Args:
-        network: maps images `[B, C, h, w]` to logits `[B, K, h', w']`.
+        network: network that maps images `[B, C, h, w]` to logits `[B, K, h', w']`.
         image: `[B, C, H, W]`.
-        scales: scale factors of height and width, each > 0; scale 1 skips resizing.
-        flip: also compute logits of the horizontally flipped image at each scale, flipped back.
+        scales: scale factors of the height and width, each > 0. Scale 1 does not resize the image.
+        flip: whether to compute also the logits of the horizontally flipped image at each scale; these logits are
+            flipped back.
 
     Returns:
-        Logits `[B, K, H, W]` for each scale and, with `flip`, for each flipped image. Logits are resized bilinearly
-        with aligned corners.
+        Logits `[B, K, H, W]` for each scale and, with `flip`, for each flipped image. They are resized by bilinear
+        interpolation with aligned corners.
     """
     size = image.shape[-2:]
     logits = []
@@ -66,26 +67,26 @@ def multi_scale_cross_entropy(logits: Sequence[Tensor], label: Tensor, weight: T
 
     Args:
         logits: logits of S scales, each `[B, K, H, W]`.
-        label: `[B, H, W]`, int64; pixels of label 255 have loss 0 but count in the mean.
-        weight: weights w of the scales, `[S]`, with sum 1.
+        label: `[B, H, W]`, int64. Pixels with the label 255 have loss 0, but count in the mean.
+        weight: weights w of the scales, `[S]`, which sum to 1.
 
     Returns:
-        A number.
+        Loss, a scalar.
     """
     terms = [pixel_cross_entropy(w * at_least_float32(z), label) for z, w in zip(logits, weight, strict=True)]
     return torch.stack(terms).sum()
 
 
 def mixture(probability: Sequence[Tensor], weight: Tensor) -> Tensor:
-    """Compute q, the mixture of S predictions p `[B, K, H, W]` with weights w `[S]`, clamped to [0.001, 0.999]."""
+    """Compute the mixture q of S predictions p, `[B, K, H, W]`, with weights w, `[S]`, clamped to [0.001, 0.999]."""
     mixed = sum((w * p for p, w in zip(probability, weight, strict=True)), torch.zeros_like(probability[0]))
     return mixed.clamp(LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)
 
 
 def confident_images(mixed: Tensor, label: Tensor, threshold: float) -> Tensor:
-    """Compute the mask m, `[B]`.
+    """Compute the mask m, `[B]`, of the images with a confident pixel.
 
-    It is 1 for an image if its largest q `[B, K, H, W]` on labelled pixels is at least rho, and otherwise 0.
+    The mask is 1 for an image if the largest q on its labelled pixels is at least rho, and 0 otherwise.
     """
     known = torch.where(label == IGNORED, 0, mixed.amax(dim=1))
     return (known.amax(dim=(1, 2)) >= threshold).to(mixed.dtype)
@@ -94,16 +95,17 @@ def confident_images(mixed: Tensor, label: Tensor, threshold: float) -> Tensor:
 def consistency(logits: Sequence[Tensor], label: Tensor, weight: Tensor, threshold: float) -> Tensor:
     """Compute L_cons, the divergence of the predictions at all scales from their mixture.
 
-    Gradients flow through p_k, q and the weights w. Pixels of label 255 count in the loss, but not in the mask m.
+    Gradients flow through p_k, q and the weights w. Pixels with the label 255 are included in the loss, but not in the
+    mask m.
 
     Args:
         logits: logits of S scales, each `[B, K, H, W]`.
         label: labels, `[B, H, W]`, int64.
-        weight: weights w of the scales, `[S]`, with sum 1.
+        weight: weights w of the scales, `[S]`, which sum to 1.
         threshold: confidence threshold rho, in [0, 1].
 
     Returns:
-        A number.
+        Loss, a scalar.
     """
     log_p = [at_least_float32(z).log_softmax(dim=1) for z in logits]
     mixed = mixture([each.exp() for each in log_p], weight)

@@ -1,4 +1,4 @@
-"""Predictions for the training images of the current epoch, kept in host memory by each rank."""
+"""Predictions for the training images of the current epoch, which each rank stores in host memory."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ _SAMPLES_AT_ONCE = 64
 
 @dataclass(frozen=True)
 class PredictedBatch:
-    """Predictions for this rank's part of a training batch."""
+    """Predictions for the part of a training batch on this rank."""
 
     index: Tensor
     """Dataset indices, `[b]`, int64."""
@@ -23,13 +23,15 @@ class PredictedBatch:
     predicted: Tensor
     """Predicted categories, `[b, H, W]`, uint8; 255 where the prediction is not confident."""
     global_batch_size: int
-    """Number of samples over all ranks."""
+    """Number of samples in the batch over all ranks."""
 
 
 class TrainingPredictions:
-    """Predictions for the batches of an epoch, sharded over ranks. All ranks have the same number of batches.
+    """Predictions for the batches of an epoch.
 
-    All images must have one size. Memory: this rank stores two bytes per pixel of its training images.
+    Each rank stores its part of each batch. All ranks therefore have the same number of batches.
+
+    All images must have the same size. A rank needs two bytes of memory per pixel of its training images.
     """
 
     def __init__(self) -> None:
@@ -37,7 +39,7 @@ class TrainingPredictions:
         self._restored: dict[str, Tensor] = {}
 
     def add(self, index: Tensor, label: Tensor, predicted: Tensor, global_batch_size: int) -> None:
-        """Copy a batch to the host asynchronously. Shapes are those of `PredictedBatch`; dtypes may differ."""
+        """Copy a batch to the host asynchronously. The shapes are as in `PredictedBatch`; the dtypes may differ."""
         self._batches.append(
             PredictedBatch(_on_host(index), _on_host(label.byte()), _on_host(predicted.byte()), global_batch_size)
         )
@@ -45,16 +47,17 @@ class TrainingPredictions:
     def __iter__(self) -> Iterator[PredictedBatch]:
         """Iterate over the batches that this rank has stored so far."""
         if torch.accelerator.is_available():
-            torch.accelerator.synchronize()  # wait for asynchronous copies
+            torch.accelerator.synchronize()  # wait for the asynchronous copies
         return iter(self._batches)
 
     def clear(self) -> None:
         self._batches = []
 
     def gathered(self, device: torch.device) -> dict[str, Tensor]:
-        """Gather `index`, `label` and `predicted` of all images on the CPU of rank 0; other ranks get an empty dict.
+        """Gather `index`, `label` and `predicted` of all images in the CPU memory of rank 0.
 
-        A collective operation: every rank must call it. Batches are gathered one at a time, via `device`.
+        Other ranks return an empty dict. This is a collective operation, which every rank must call. Batches are
+        gathered one at a time on `device`.
         """
         everything: dict[str, list[Tensor]] = {"index": [], "label": [], "predicted": []}
         for batch in self:
@@ -66,11 +69,11 @@ class TrainingPredictions:
         return {key: torch.cat(rows) for key, rows in everything.items() if rows} if rank() == 0 else {}
 
     def restore(self, everything: dict[str, Tensor]) -> None:
-        """Keep the output of `gathered` until `begin`. The output may come from a run with any world size."""
+        """Store the output of `gathered`, from a run with any world size, until `begin` is called."""
         self._restored = everything
 
     def begin(self) -> None:
-        """Start training with this rank's shard of the restored predictions, or empty if there are none."""
+        """Start an epoch with this rank's shard of the restored predictions, or with no predictions."""
         self.clear()
         parts = [
             self._restored[key].split(_SAMPLES_AT_ONCE) for key in ("index", "label", "predicted") if self._restored

@@ -1,10 +1,10 @@
-"""Label quality-based sample selection (LQSS): estimate pseudo-label quality without ground truth, and keep the best.
+"""Label quality-based sample selection (LQSS): estimate label quality without ground truth, and keep the best labels.
 
     Q_n = Dice(y_n, [r(mu(y_n)) > 1/2]) Dice(y_n, y'_n)
 
-The first factor measures how well a VAE of masks reconstructs the label y. The second factor is the agreement of y with
-the previous label y'. For the first labels, this factor is 1. The best fraction of the labels is kept. The paper names
-the selection, but its rule was not available; the rule used here is our choice.
+The first factor measures how well a VAE of masks reconstructs the label y. The second factor measures the agreement
+between y and the previous label y'; it is 1 for the first labels. A fixed fraction of the labels, those of the highest
+quality, is kept. The paper names the selection, but its rule was not available. The rule here is our choice.
 """
 
 import math
@@ -22,9 +22,9 @@ def label_quality(label: Tensor, replaced: Tensor | None, vae: ShapeVAE | None) 
     """Compute the quality Q of each label.
 
     Args:
-        label: y, binary, `[B, H, W]`.
-        replaced: labels y' that are replaced, binary, `[B, H, W]`; None for the first labels.
-        vae: trained VAE of masks; None omits the factor of the reconstruction.
+        label: binary labels y, `[B, H, W]`.
+        replaced: binary labels y' that y replaces, `[B, H, W]`; None for the first labels.
+        vae: trained VAE of masks; None omits the first factor.
 
     Returns:
         Quality `[B]`, float32 in [0, 1].
@@ -37,9 +37,9 @@ def label_quality(label: Tensor, replaced: Tensor | None, vae: ShapeVAE | None) 
 
 
 def best_part(quality: Tensor, fraction: float) -> Tensor:
-    """Select the ceil(fraction N) samples of highest quality.
+    """Select the ceil(fraction N) samples of the highest quality.
 
-    Among samples of equal quality, the first ones are selected.
+    Of samples of equal quality, the first are selected.
 
     Args:
         quality: quality of each sample, `[N]`.
@@ -48,22 +48,22 @@ def best_part(quality: Tensor, fraction: float) -> Tensor:
     Returns:
         Mask of the selected samples, `[N]`, bool.
     """
-    number = math.ceil(fraction * len(quality) - 1e-9)  # in floating point, 0.7 * 10 is slightly more than 7
+    number = math.ceil(fraction * len(quality) - 1e-9)  # 0.7 * 10 is rounded to slightly more than 7
     kept = torch.zeros(len(quality), dtype=torch.bool, device=quality.device)
     kept[quality.argsort(descending=True, stable=True)[:number]] = True
     return kept
 
 
 def without_holes_and_islands(label: Tensor) -> Tensor:
-    """Keep the largest connected component of each mask `[B, H, W]` and fill its holes, on the CPU.
+    """Keep the largest connected component of each mask `[B, H, W]` and fill its holes; runs on the CPU.
 
-    Pixels that share an edge are connected. If several components are largest, the first one is kept.
+    Pixels are connected if they share an edge. Of several largest components, the first is kept.
     """
     from scipy import ndimage
 
     masks = label.bool().cpu().numpy()
     in_plane = np.zeros((3, 3, 3), dtype=bool)
-    in_plane[1] = ndimage.generate_binary_structure(2, 1)  # no connectivity between masks of the batch
+    in_plane[1] = ndimage.generate_binary_structure(2, 1)  # masks of different images are not connected
     parts, number = ndimage.label(masks, in_plane)
     sizes = np.bincount(parts.ravel(), minlength=number + 1)
     sizes[0] = 0
@@ -75,16 +75,17 @@ def without_holes_and_islands(label: Tensor) -> Tensor:
 
 
 def mean_over_kept(loss: Tensor, kept: Tensor) -> Tensor:
-    """Compute the part of this rank in the mean loss over the kept samples of the global batch.
+    """Compute this rank's loss, such that the mean over ranks is the mean loss of the kept samples of the global batch.
 
-    It is 0 if no sample is kept.
+    The loss is 0 if no sample is kept.
 
     Args:
         loss: loss of each sample, `[b]`.
         kept: mask of the kept samples, `[b]`, bool.
 
     Returns:
-        The sum over this rank's kept samples, times the world size, divided by the number of kept samples on all ranks.
+        Sum of the losses of the kept samples on this rank, multiplied by the world size and divided by the number of
+        kept samples on all ranks.
     """
     weight = kept.to(loss.dtype)
     return world_size() * (weight * loss).sum() / all_reduce_sum(weight.sum()).clamp(min=1)

@@ -1,7 +1,7 @@
-"""Start of a round: predict a pseudo label for each training image, estimate its quality, and select the best.
+"""Labelling at the start of a round: predict pseudo labels, estimate their quality, and select the best labels.
 
-Labels are written as images of values 0 and 255 to `pseudo_labels/round_<n>/<image>.png` in the run directory. A table
-of quality and selection is written to `pseudo_labels/round_<n>.csv`.
+The labels are written to `pseudo_labels/round_<n>/<image>.png` in the run directory, as images with the values 0 and
+255. A table of the quality and the selection of each label is written to `pseudo_labels/round_<n>.csv`.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,16 +23,15 @@ from lightning_modules.training.evaluation_mode import in_evaluation_mode
 
 
 class LabelFiles:
-    """Write the pseudo labels of a round and the table of their quality.
+    """Writes the pseudo labels of a round and the table of their quality.
 
-    Every rank writes the labels of its shard. Rank 0 writes the table after all ranks have finished. The table
-    therefore exists only if the labels are complete. A run without a directory (`fast_dev_run`, no logger) writes
-    nothing.
+    Every rank writes the labels of its shard. Rank 0 writes the table after all ranks have finished, so that the table
+    exists only if the labels are complete. A run without a run directory (`fast_dev_run`, or no logger) writes nothing.
 
     Args:
         trainer: trainer of the current run.
         number: index of the round.
-        names: file names of the N training images without suffix; None uses their indices.
+        names: file names of the N training images, without suffix; None uses the indices of the images instead.
     """
 
     def __init__(self, trainer: Trainer, number: int, names: Sequence[str] | None) -> None:
@@ -51,7 +50,7 @@ class LabelFiles:
             Image.fromarray(mask).save(path)
 
     def finish(self, quality: Tensor, kept: Tensor) -> None:
-        """Write the table of `quality` and `kept`, both `[N]`, after all ranks have written their labels."""
+        """Wait until all ranks have written their labels, then write the table of `quality` and `kept`, both `[N]`."""
         if self.folder is None:
             return
         self.trainer.strategy.barrier("pseudo labels are written")
@@ -72,19 +71,19 @@ def label_anew(
     vae: ShapeVAE | None,
     keep_fraction: float,
 ) -> tuple[Tensor, dict[str, float]]:
-    """Relabel all training images, sharded over ranks, and select the best labels.
+    """Relabel all training images, which are sharded over ranks, and select the best labels.
 
     Args:
-        module: module with a running trainer; it predicts in evaluation mode.
+        module: module with a running trainer; it is evaluated in evaluation mode.
         data: DataModule that is a `LabelStore` and a `TrainingImageSource`.
-        number: index of the round, from 0.
+        number: index of the round, counted from 0.
         new_label: function that maps a batch to binary labels `[B, H, W]`, int64.
         vae: trained VAE of masks, for the label quality.
-        keep_fraction: fraction of labels to keep; without a VAE, all labels of round 0 are kept.
+        keep_fraction: fraction of the labels to keep. In round 0 without a VAE, all labels are kept.
 
     Returns:
-        The mask of the kept samples, `[N]`, bool; and means over the training images to log, which are `label_quality`
-        and, if the ground truth is known, `label_dice` and `kept_label_dice`.
+        Mask of the kept samples, `[N]`, bool; and a dict of means to log: `label_quality` and, if the ground truth is
+        known, `label_dice` over all training images and `kept_label_dice` over the kept samples.
     """
     trainer, size = module.trainer, data.num_train_samples
     writer = LabelFiles(trainer, number, getattr(data, "training_names", None))

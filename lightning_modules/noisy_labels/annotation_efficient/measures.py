@@ -11,25 +11,26 @@ from lightning_modules.interfaces import ImageColumn
 
 
 def dice(one: Tensor, other: Tensor) -> Tensor:
-    """Compute the Dice coefficient 2 |A n B| / (|A| + |B|) of binary masks `[B, ...]`: `[B]`; 1 if both are empty."""
+    """Compute the Dice coefficient 2 |A n B| / (|A| + |B|), `[B]`, of binary masks `[B, ...]`; 1 if both are empty."""
     one, other = one.flatten(start_dim=1).float(), other.flatten(start_dim=1).float()
     total = one.sum(dim=1) + other.sum(dim=1)
     return torch.where(total > 0, 2 * (one * other).sum(dim=1) / total.clamp(min=1), 1.0)
 
 
 def average_surface_distance(prediction: Tensor, target: Tensor) -> Tensor:
-    """Compute the mean distance from the border pixels of each mask to the nearest border pixel of the other mask.
+    """Compute the mean distance between the border pixels of each mask and the nearest border pixel of the other mask:
 
         (sum_{a in dA} d(a, dB) + sum_{b in dB} d(b, dA)) / (|dA| + |dB|)
 
-    A border pixel belongs to the mask and has at least one of its four neighbours outside the mask or the image.
+    A border pixel is a pixel of the mask with at least one of its four neighbours outside the mask or outside the
+    image.
 
     Args:
         prediction: predicted mask A, `[H, W]`, bool.
         target: true mask B, `[H, W]`, bool.
 
     Returns:
-        Distance in pixels; 0 if both masks are empty, the image diagonal if only one mask is empty.
+        Distance in pixels. It is 0 if both masks are empty, and the image diagonal if only one mask is empty.
     """
     from scipy import ndimage
 
@@ -45,7 +46,7 @@ def average_surface_distance(prediction: Tensor, target: Tensor) -> Tensor:
 
 
 class MeanOverImages(MeanMetric):
-    """Mean of per-image values, accumulated in float64 so that it does not depend on the batches."""
+    """Mean of per-image values, accumulated in float64 so that it does not depend on how images are batched."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -56,12 +57,12 @@ class MeanOverImages(MeanMetric):
 
 
 class MeanDice(MeanOverImages):
-    """Mean `dice` over images; an image with both masks empty counts as 1."""
+    """Mean of `dice` over images; an image whose two masks are empty counts as 1."""
 
     higher_is_better = True  # type: ignore[assignment]
 
     def update(self, prediction: Tensor, target: Tensor) -> None:  # type: ignore[override]
-        """Add predicted and true binary masks `[B, H, W]`."""
+        """Add a batch of predicted and true binary masks, `[B, H, W]`."""
         super().update(dice(prediction, target))
 
 
@@ -71,22 +72,22 @@ class AverageSurfaceDistance(MeanOverImages):
     higher_is_better = False  # type: ignore[assignment]
 
     def update(self, prediction: Tensor, target: Tensor) -> None:  # type: ignore[override]
-        """Add predicted and true binary masks `[B, H, W]`."""
+        """Add a batch of predicted and true binary masks, `[B, H, W]`."""
         pairs = zip(prediction.bool().cpu(), target.bool().cpu(), strict=True)
         super().update(torch.stack([average_surface_distance(one, other) for one, other in pairs]))
 
 
 def measures() -> MetricCollection:
-    """Create metrics for the mean Dice and the mean surface distance in pixels."""
+    """Create a collection of the metrics `MeanDice` and `AverageSurfaceDistance`."""
     return MetricCollection({"dice": MeanDice(), "surface_distance": AverageSurfaceDistance()}, compute_groups=False)
 
 
 class StructureSteps:
-    """Validation, test and prediction steps for segmentation of a single structure.
+    """Mixin with validation, test and prediction steps for the segmentation of a single structure.
 
-    A subclass implements `forward`, sets `metrics = measures()`, and has an attribute `kept`, the mask of the labels
-    that are used in training. If the subclass has `pseudo_label_metrics`, the labels from `first_label(batch)` are also
-    evaluated, with the prefix `pseudo_label_`.
+    A subclass implements `forward`, sets `metrics = measures()`, and has an attribute `kept`: the mask of the labels
+    that are used in training. If `pseudo_label_metrics` is not None, the labels returned by `first_label(batch)` are
+    also evaluated, and their metrics have the prefix `pseudo_label_`.
     """
 
     metrics: MetricCollection
@@ -110,11 +111,11 @@ class StructureSteps:
                 self.log(key, metric, on_step=False, on_epoch=True, batch_size=global_batch_size(batch))
 
     def predict_step(self: Any, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        """Return `index` `[B]` and `prediction` `[B, H, W]`, uint8."""
+        """Return a dict with `index`, `[B]`, and `prediction`, `[B, H, W]`, uint8."""
         return {"index": batch["index"], "prediction": self(batch["image"]).argmax(dim=1).to(torch.uint8)}
 
     def image_columns(self: Any, batch: dict[str, Any], outputs: Any) -> dict[str, Tensor | ImageColumn]:
-        """Show images, pseudo labels marked kept or rejected, predictions and, if known, the ground truth."""
+        """Return images, pseudo labels marked as kept or rejected, predictions and, if known, the ground truth."""
         kept = self.kept.to(batch["index"].device)[batch["index"]]
         captions = ["kept" if each else "rejected" for each in kept]
         columns: dict[str, Tensor | ImageColumn] = {

@@ -33,37 +33,37 @@ from lightning_modules.training.logging import log_same, log_training
 
 
 class AnnotationEfficient(StructureSteps, MethodModule):
-    """Train a segmenter from unannotated images and unpaired masks.
+    """Train a segmenter on images without annotations and on unpaired masks.
 
-    `trainer.max_epochs` is at most the total number of epochs of all stages. A smaller value ends the run early. On
-    several devices, use the strategy `ddp_find_unused_parameters_true`. Each round writes its labels to the folder
-    `pseudo_labels`.
+    `trainer.max_epochs` must be at most the total number of epochs of all stages. A smaller value ends the run before
+    the last stages. On several devices, use the strategy `ddp_find_unused_parameters_true`. Each round writes its
+    labels to the folder `pseudo_labels` in the run directory.
 
     Args:
-        network: S; maps images `[B, C, H, W]` in [0, 1] to logits `[B, 2, H, W]` of background and structure.
-        vae: VAE of masks, used by D_vae and the label quality; None disables both uses.
-        translation: E, G and the discriminators; None uses the DataModule's pseudo labels.
-        vae_epochs: epochs of stage 0 (all numbers of epochs are our choice).
-        translation_epochs: epochs of stage 1.
-        warm_up_epochs: epochs of round 0, which has gamma 0; use enough to fit the labels before S replaces them.
-        rounds: rounds of stage 3 after round 0 (our choice).
-        round_epochs: epochs of each round after round 0.
-        vae_beta: weight of the VAE's KL divergence (our choice).
-        cycle_weight: lam_c, weight of the cycle loss (CycleGAN's 10).
-        mask_cycle_weight: w_z, weight of masks within the cycle loss (our choice).
-        shape_weight: lam_v, weight of the loss by D_vae (our choice); 0 disables D_vae.
-        gamma: gamma of the noise-weighted Dice loss after round 0 (our choice); 0 is soft Dice.
-        keep_fraction: fraction of labels to train on, in (0, 1] (our choice); without a VAE, round 0 keeps all.
-        clean_labels: replace pseudo labels, not predictions, by their largest connected component with filled holes.
-        stop_early: stop after a round that has not improved `val/dice`.
-        constant_fraction: fraction of stage 1 with constant learning rate, before linear decay (1/2 in CycleGAN).
-        optimizer: optimizer of S's parameters.
-        lr_scheduler: scheduler for S, stepped every epoch of stage 3.
-        vae_optimizer: optimizer of the VAE's parameters.
-        translation_optimizer: optimizer of the parameters of generators, calibration and discriminators.
+        network: S, which maps images `[B, C, H, W]` in [0, 1] to logits `[B, 2, H, W]` of background and structure.
+        vae: VAE of masks, which D_vae and the label quality use; None omits both.
+        translation: generators and discriminators of stage 1; None uses the pseudo labels of the DataModule instead.
+        vae_epochs: number of epochs of stage 0. (All numbers of epochs are our choice.)
+        translation_epochs: number of epochs of stage 1.
+        warm_up_epochs: number of epochs of round 0 (gamma 0); use enough to fit the labels before S replaces them.
+        rounds: number of rounds of stage 3 after round 0 (our choice).
+        round_epochs: number of epochs of each round after round 0.
+        vae_beta: weight of the KL divergence in the loss of the VAE (our choice).
+        cycle_weight: weight lam_c of the cycle loss; 10 as in CycleGAN.
+        mask_cycle_weight: weight w_z of the masks within the cycle loss (our choice).
+        shape_weight: weight lam_v of the generator loss from D_vae (our choice); 0 disables D_vae.
+        gamma: gamma of the noise-weighted Dice loss after round 0 (our choice); 0 is the soft Dice loss.
+        keep_fraction: fraction of labels used for training, in (0, 1] (our choice); without a VAE, round 0 uses all.
+        clean_labels: whether to reduce pseudo labels (not predictions) to the largest component, with filled holes.
+        stop_early: whether to stop after a round that has not improved `val/dice`.
+        constant_fraction: fraction of stage 1 before the learning rate starts to decay linearly; 1/2 in CycleGAN.
+        optimizer: optimizer of the parameters of S.
+        lr_scheduler: learning-rate schedule of S, stepped every epoch of stage 3.
+        vae_optimizer: optimizer of the parameters of the VAE.
+        translation_optimizer: optimizer of the parameters of the generators, the calibration and the discriminators.
 
     Raises:
-        ValueError: if an argument is out of range, or inconsistent with other arguments, trainer or data.
+        ValueError: if an argument is out of range, or inconsistent with other arguments, the trainer or the data.
     """
 
     num_classes = 2
@@ -121,7 +121,7 @@ class AnnotationEfficient(StructureSteps, MethodModule):
         self.translation_optimizer = translation_optimizer
         self.metrics = measures()
         self.pseudo_label_metrics = measures() if translation is not None else None
-        self.kept = torch.zeros(0, dtype=torch.bool)  # `[N]`, mask of kept labels, identical on all ranks
+        self.kept = torch.zeros(0, dtype=torch.bool)  # mask of the kept labels, `[N]`, the same on all ranks
         self.rounds = Rounds()
 
     def forward(self, image: Tensor) -> Tensor:
@@ -191,26 +191,26 @@ class AnnotationEfficient(StructureSteps, MethodModule):
         self.rounds.labelled = number
 
     def first_label(self, batch: dict[str, Tensor]) -> Tensor:
-        """Predict labels `[B, H, W]`, int64, by E; without a translation, return the DataModule's labels."""
+        """Predict labels `[B, H, W]`, int64, with E. Without a translation, return the labels of the DataModule."""
         if self.translation is None:
             return batch["label"]
         label = (self.translation(2 * batch["image"] - 1)[:, 0] > 0).long()
         return without_holes_and_islands(label) if self.clean_labels else label
 
     def renewed_label(self, batch: dict[str, Tensor]) -> Tensor:
-        """Predict labels `[B, H, W]`, int64, by the segmentation network S."""
+        """Predict labels `[B, H, W]`, int64, with the segmentation network S."""
         label = self.network(batch["image"]).argmax(dim=1)
         return without_holes_and_islands(label) if self.clean_labels else label
 
     def on_fit_end(self) -> None:
-        """Predict the labels of a run without stage 3, also after resuming at the end of training."""
+        """Predict the pseudo labels in a run without stage 3, also if the run was resumed after its last epoch."""
         translated = self.translation is not None and self.stages.stage(self.trainer.current_epoch) == "segmentation"
         if translated and self.rounds.labelled < 0:
             with on_root_device(self.trainer, self):
                 self._begin_round(0)
 
     def _of_stage(self, items: Any, stage: str) -> Any:
-        """Select the optimizer or scheduler of the current stage from the output of `configure_optimizers`."""
+        """Select the optimizer or the scheduler of a stage from those that `configure_optimizers` returned."""
         parts = {"segmentation": self.network, "translation": self.translation, "shape": self.vae}
         trained = [name for name, part in parts.items() if part is not None]
         return items[trained.index(stage)] if isinstance(items, list) else items

@@ -1,4 +1,4 @@
-"""Stages of a run, their epochs, and the state of the rounds."""
+"""Stages of a run, their numbers of epochs, and the state of the rounds."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -16,20 +16,20 @@ Stage = Literal["shape", "translation", "segmentation"]
 
 @dataclass(frozen=True)
 class StageSchedule:
-    """Assign epochs to the stages: VAE of masks, translation between images and masks, and segmentation.
+    """Assignment of epochs to stages: VAE of masks, translation between images and masks, and segmentation.
 
     Round 0 of segmentation trains on the first pseudo labels; each later round trains on labels predicted by the
     segmentation network.
 
     Args:
-        vae_epochs: epochs of the VAE.
-        translation_epochs: epochs of the translation.
-        warm_up_epochs: epochs of round 0.
+        vae_epochs: number of epochs that train the VAE.
+        translation_epochs: number of epochs that train the translation.
+        warm_up_epochs: number of epochs of round 0.
         rounds: number of rounds after round 0.
-        round_epochs: epochs of each round after round 0.
+        round_epochs: number of epochs of each round after round 0.
 
     Raises:
-        ValueError: if a number is negative, or there are no epochs at all.
+        ValueError: if a number is negative, or if all stages have 0 epochs.
     """
 
     vae_epochs: int
@@ -50,12 +50,12 @@ class StageSchedule:
 
     @property
     def first_segmentation(self) -> int:
-        """Index of the first epoch of segmentation."""
+        """Index of the first epoch of the segmentation stage."""
         return self.vae_epochs + self.translation_epochs
 
     @property
     def total(self) -> int:
-        """Number of epochs of all stages."""
+        """Total number of epochs of all stages."""
         return self.first_segmentation + self.warm_up_epochs + self.rounds * self.round_epochs
 
     def stage(self, epoch: int) -> Stage:
@@ -64,7 +64,7 @@ class StageSchedule:
         return "translation" if epoch < self.first_segmentation else "segmentation"
 
     def round(self, epoch: int) -> int:
-        """Return the round of an epoch; -1 before segmentation."""
+        """Return the index of the round that includes an epoch; -1 before the segmentation stage."""
         within = epoch - self.first_segmentation
         if within < self.warm_up_epochs:
             return 0 if within >= 0 else -1
@@ -76,26 +76,26 @@ class StageSchedule:
 
 @dataclass
 class Rounds:
-    """State of the segmentation rounds; checkpoints include it."""
+    """State of the rounds of the segmentation stage, which is saved in checkpoints."""
 
     labelled: int = -1
-    """Last round for which labels were predicted."""
+    """Index of the last round for which labels were predicted."""
     best: float = float("-inf")
-    """Best validation Dice at the end of a round."""
+    """Best validation Dice at the end of any round so far."""
     stopped: bool = False
-    """Whether a round did not improve it, so that training stops."""
+    """Whether training stops because a round has not improved the validation Dice."""
     about: dict[str, float] = field(default_factory=dict)
-    """Means over the labels, logged every epoch."""
+    """Means over the labels of the current round, which are logged every epoch."""
 
     def judge(self, validation_dice: Tensor | None) -> None:
-        """Stop after a round that has not improved validation Dice; a Dice of None is ignored."""
+        """Set `stopped` if a round has not improved the validation Dice; a Dice of None is ignored."""
         if validation_dice is not None:
             self.stopped = float(validation_dice) <= self.best
             self.best = max(self.best, float(validation_dice))
 
 
 def refuse_unfit(trainer: Trainer, data: Any, stages: StageSchedule, vae: Any, translation: Any) -> None:
-    """Reject trainer and data settings that are incompatible with the stages.
+    """Reject settings of the trainer or the data that are incompatible with the stages.
 
     Raises:
         ValueError: if a setting is incompatible; the message names the setting.
@@ -113,11 +113,10 @@ def refuse_unfit(trainer: Trainer, data: Any, stages: StageSchedule, vae: Any, t
 
 
 def constant_then_linear(epoch: int, epochs: int, constant: float) -> float:
-    """Compute a factor of the learning rate that is constant at first and then decays linearly, reaching 0 after the
-    last epoch.
+    """Compute a learning-rate factor that is constant at first, and then decays linearly to 0 after the last epoch.
 
     Args:
-        epoch: index of the epoch, from 0.
+        epoch: index of the epoch, counted from 0.
         epochs: total number of epochs.
         constant: fraction of the epochs during which the factor is constant, in [0, 1].
     """
@@ -126,9 +125,7 @@ def constant_then_linear(epoch: int, epochs: int, constant: float) -> float:
 
 
 class ConstantThenLinear(LambdaLR):
-    """Schedule with a constant learning rate for a fraction of the epochs, and then linear decay, as in
-    `constant_then_linear`.
-    """
+    """Learning-rate schedule with the factor `constant_then_linear`."""
 
     def __init__(self, optimizer: Optimizer, epochs: int, constant: float) -> None:
         super().__init__(optimizer, lambda epoch: constant_then_linear(epoch, epochs, constant))

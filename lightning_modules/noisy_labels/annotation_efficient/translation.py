@@ -1,19 +1,20 @@
 """CycleGAN between images and masks, with a shape discriminator and channel calibration.
 
-E maps images x to masks, G maps masks z to images; ~ marks cycle reconstructions. D_x and D_z are patch discriminators.
-D_vae is a discriminator on the means mu of a frozen VAE of masks. With z^ = E(x), x^ = G(z), x~ = G(z^) and z~ = E(x^):
+The generator E maps images x to masks z^ = E(x), and G maps masks z to images x^ = G(z). The cycle reconstructions are
+x~ = G(z^) and z~ = E(x^). D_x and D_z are patch discriminators. D_vae is a discriminator of the means mu of a frozen
+VAE of masks. The losses are
 
     L_gen = (D_z(z^) - 1)^2 + lam_v (D_vae(mu(z^)) - 1)^2 + (D_x(x^) - 1)^2 + lam_c (|x~ - x|_1 + w_z BCE(z~, z))
-    L_D   = (D(real) - 1)^2 / 2 + D(fake)^2 / 2,      summed over the three, with detached fakes
+    L_D   = (D(real) - 1)^2 / 2 + D(fake)^2 / 2,      summed over the three discriminators, with detached fakes
 
-Discriminator-guided channel calibration (DGCC): the channels before E's last layer are scaled by 2a, where
+Discriminator-guided channel calibration (DGCC): the channels before the last layer of E are multiplied by 2a, where
 
-    a = sigmoid(conv(relu(conv(GAP(h))))),      h: D_z's last hidden layer for the uncalibrated mask,
+    a = sigmoid(conv(relu(conv(GAP(h))))),      h: last hidden layer of D_z for the uncalibrated mask,
 
-with h detached. The features before the last layer do not depend on a. The second pass of E therefore evaluates only
+with h detached. The features before the last layer of E do not depend on a, so that the second pass of E only evaluates
 the last layer.
 
-Images are in [-1, 1] here and masks in [0, 1]. Losses are means over patches and batch.
+In this file, images are in [-1, 1] and masks in [0, 1]. Losses are means over patches and the batch.
 """
 
 from collections.abc import Callable
@@ -30,11 +31,11 @@ from lightning_modules.optim.optimizers import temporarily_frozen
 
 
 class ChannelCalibration(nn.Module):
-    """Compute the channel factors 2a of a generator, in (0, 2) and initially 1.
+    """Network that computes the channel factors 2a of a generator; they are in (0, 2), and initially 1.
 
     Args:
-        num_guides: number of channels of h, which are features of D_z.
-        num_channels: number of channels to calibrate, and of hidden channels.
+        num_guides: number of channels of h, the features of D_z.
+        num_channels: number of channels to calibrate; also the number of hidden channels.
     """
 
     def __init__(self, num_guides: int, num_channels: int) -> None:
@@ -54,19 +55,20 @@ class ChannelCalibration(nn.Module):
 
 
 class Translation(nn.Module):
-    """The two generators, E and G, and the three discriminators.
+    """The two generators E and G, and the three discriminators.
 
     Args:
-        mask_generator: E without the final sigmoid; maps `[B, C, H, W]` to `[B, 1, H, W]`.
-        image_generator: G without the final tanh; maps `[B, 1, H, W]` to `[B, C, H, W]`.
-        image_discriminator: discriminator D_x; maps `[B, C, H, W]` to scores.
-        mask_discriminator: discriminator D_z; maps `[B, 1, H, W]` to scores.
-        shape_discriminator: discriminator D_vae; maps `[B, L]` to scores. If None, there is no D_vae, for training
-            without a VAE.
-        mask_noise: standard deviation of Gaussian noise that is added to the input masks of D_z (our choice). Without
-            noise, D_z could recognise fakes by their soft values alone.
-        calibrated: calibrate E's channels with features of D_z (DGCC). E and D_z then need `forward_features`, `last`
-            and `num_features`, like `ResNetGenerator`, `UNetGenerator` and `PatchDiscriminator`.
+        mask_generator: generator E without the final sigmoid; it maps `[B, C, H, W]` to `[B, 1, H, W]`.
+        image_generator: generator G without the final tanh; it maps `[B, 1, H, W]` to `[B, C, H, W]`.
+        image_discriminator: discriminator D_x; it maps `[B, C, H, W]` to scores.
+        mask_discriminator: discriminator D_z; it maps `[B, 1, H, W]` to scores.
+        shape_discriminator: discriminator D_vae; it maps `[B, L]` to scores. None omits D_vae, for training without a
+            VAE.
+        mask_noise: standard deviation of Gaussian noise that is added to the inputs of D_z (our choice). Without noise,
+            D_z could recognise fake masks by their soft values alone.
+        calibrated: whether to calibrate the channels of E with features of D_z (DGCC). E and D_z then need the members
+            `forward_features`, `last` and `num_features`, as in `ResNetGenerator`, `UNetGenerator` and
+            `PatchDiscriminator`.
 
     Raises:
         TypeError: if a network lacks a member that the calibration needs.
@@ -103,7 +105,7 @@ class Translation(nn.Module):
             self.calibration = ChannelCalibration(mask_discriminator.num_features, mask_generator.num_features)  # type: ignore[arg-type]
 
     def discriminators(self) -> list[nn.Module]:
-        """List the discriminators D_x, D_z and, if present, D_vae."""
+        """Return the discriminators D_x, D_z and, if present, D_vae."""
         shape = [] if self.shape_discriminator is None else [self.shape_discriminator]
         return [self.image_discriminator, self.mask_discriminator, *shape]
 
@@ -117,7 +119,7 @@ class Translation(nn.Module):
         return last(features * self.calibration(guide))  # type: ignore[operator]
 
     def judge_mask(self, mask: Tensor) -> Tensor:
-        """Add noise to masks `[B, 1, H, W]` in [0, 1], and compute their scores by D_z."""
+        """Compute the scores of D_z for masks `[B, 1, H, W]` in [0, 1], after adding noise to the masks."""
         noise = sample_rows_like(torch.randn, mask) if self.mask_noise else 0
         return self.mask_discriminator(mask + self.mask_noise * noise)
 
@@ -127,42 +129,42 @@ class Translation(nn.Module):
 
 
 class Fakes(NamedTuple):
-    """Generated masks and images, which still carry gradients."""
+    """Generated masks and images, which are not detached."""
 
     mask: Tensor
-    """z^, `[B, 1, H, W]`, soft."""
+    """Soft masks z^, `[B, 1, H, W]`."""
     image: Tensor
-    """x^, `[B, C, H, W]`."""
+    """Images x^, `[B, C, H, W]`."""
 
 
 def judged_real(score: Tensor) -> Tensor:
-    """Compute the least-squares loss of scores with target real, mean (D - 1)^2."""
+    """Compute the least-squares loss mean (D - 1)^2 of scores whose target is real."""
     return (score - 1).square().mean()
 
 
 def judged_false(score: Tensor) -> Tensor:
-    """Compute the least-squares loss of scores with target fake, mean D^2."""
+    """Compute the least-squares loss mean D^2 of scores whose target is fake."""
     return score.square().mean()
 
 
 def cycle_term(
     image_again: Tensor, image: Tensor, mask_logits_again: Tensor, mask: Tensor, mask_weight: float
 ) -> Tensor:
-    """Compute |x~ - x|_1 + w_z BCE(z~, z), both means over pixels, from the logits of z~."""
+    """Compute |x~ - x|_1 + w_z BCE(z~, z) from the logits of z~; both terms are means over pixels."""
     return F.l1_loss(image_again, image) + mask_weight * F.binary_cross_entropy_with_logits(mask_logits_again, mask)
 
 
 def generator_terms(
     networks: Translation, vae: ShapeVAE | None, image: Tensor, mask: Tensor, mask_cycle_weight: float
 ) -> tuple[dict[str, Tensor], Fakes]:
-    """Compute the unweighted terms of the generators' loss L_gen, with discriminators and VAE frozen.
+    """Compute the unweighted terms of the generator loss L_gen, with the discriminators and the VAE frozen.
 
     Args:
-        networks: E, G and the discriminators.
-        vae: trained VAE of masks; required if there is a D_vae.
-        image: x, `[B, C, H, W]` in [-1, 1].
-        mask: z, unpaired masks `[B, 1, H, W]` in [0, 1].
-        mask_cycle_weight: w_z.
+        networks: generators E and G, and the discriminators.
+        vae: trained VAE of masks; it is needed if there is a D_vae.
+        image: images x, `[B, C, H, W]` in [-1, 1].
+        mask: unpaired masks z, `[B, 1, H, W]` in [0, 1].
+        mask_cycle_weight: weight w_z.
 
     Returns:
         The terms `image` (D_x), `mask` (D_z), `shape` (D_vae, if present) and `cycle`; and the generated fakes.
@@ -184,7 +186,7 @@ def generator_terms(
 def discriminator_loss(
     networks: Translation, vae: ShapeVAE | None, image: Tensor, mask: Tensor, fakes: Fakes
 ) -> Tensor:
-    """Compute L_D, summed over the discriminators, with detached fakes; arguments as in `generator_terms`."""
+    """Compute L_D, summed over the discriminators, with detached fakes; for the arguments, see `generator_terms`."""
     false_mask, false_image = fakes.mask.detach(), fakes.image.detach()
     pairs: list[tuple[Callable[[Tensor], Tensor], Tensor, Tensor]] = [
         (networks.image_discriminator, image, false_image),
@@ -196,7 +198,7 @@ def discriminator_loss(
             pairs.append((networks.shape_discriminator, vae.encode(mask)[0], vae.encode(false_mask)[0]))
     loss = image.new_zeros(())
     for discriminator, real, false in pairs:
-        # One pass for real and fake: the networks process samples independently.
+        # Real and fake samples share one forward pass, because the networks process samples independently.
         of_real, of_false = discriminator(torch.cat([real, false])).chunk(2)
         loss = loss + judged_real(of_real) / 2 + judged_false(of_false) / 2
     return loss

@@ -25,26 +25,26 @@ from lightning_modules.views.unaugmented import check_unaugmented
 
 
 def logits_are_read(trainer: Trainer) -> bool:
-    """Return whether a callback, such as `callbacks.early_learning.EarlyLearning`, reads the logits of every step."""
+    """Return whether a callback (such as `callbacks.early_learning.EarlyLearning`) reads the logits of every step."""
     return any(getattr(callback, "reads_logits", False) for callback in trainer.callbacks)  # type: ignore[attr-defined]
 
 
 @torch.no_grad()
 def logits_without_trace(network: nn.Module, image: Tensor) -> Tensor:
-    """Compute logits `[b, C]` in training mode without updating batch normalisation's running statistics."""
+    """Compute logits `[b, C]` in training mode, without updating the running statistics of batch normalisation."""
     return functional_call(network, {name: buffer.clone() for name, buffer in network.named_buffers()}, image)
 
 
 class CorrectionSteps(ABC):
-    """Mixin that implements training steps and sweeps over the training set, and saves their state in checkpoints.
+    """Mixin that implements the training steps and the sweeps, and saves their state in checkpoints.
 
-    A module with this mixin has the `projections`, the views and settings used here, `images` (`TrainingImages`) and
-    `step_loss` (`StepLoss`). The module also defines the networks (`networks`), the guesses (`guess`) and how flags of
-    several networks are combined (`agreed`).
+    A module with this mixin has `projections`, `images` (a `TrainingImages`), `step_loss` (a `StepLoss`), and the views
+    and settings that this file uses. The module also defines the networks (`networks`), how guesses are computed
+    (`guess`), and how the flags of several networks are combined (`agreed`).
     """
 
     def check_arguments(self: Any, **more: float) -> None:
-        """Check that all arguments are in range.
+        """Check that all arguments of the module are in range.
 
         Args:
             more: other arguments that must be at least 1, by name.
@@ -131,24 +131,24 @@ class CorrectionSteps(ABC):
         self.images.restore(checkpoint)
 
     def trained(self, batch_idx: int) -> int:
-        """Return the index of the network that a step trains."""
+        """Return the index of the network that a training step trains."""
         return 0
 
     @abstractmethod
     def networks(self) -> list[nn.Module]:
-        """List the networks; each step trains one of them."""
+        """Return the networks. Each training step trains one of them."""
 
     @abstractmethod
     def guess(self, image: Tensor, weak: Tensor, which: int) -> tuple[Tensor, Tensor]:
-        """Compute the guess g `[b, C]` for a batch, and the logits `[b, C]` of its weak views.
+        """Compute the guesses g, `[b, C]`, for a batch, and the logits, `[b, C]`, of its weak views.
 
         Args:
             image: unaugmented images, `[b, C, H, W]`.
             weak: weakly augmented images for training, `[b, C, H, W]`.
-            which: index of the network in training.
+            which: index of the network that the current step trains.
         """
 
     def agreed(self, *found: FlaggedImages) -> FlaggedImages:
-        """Combine the flags of several networks, given in the order of `networks`."""
+        """Combine the flags of the networks, which are given in the order of `networks`."""
         [own] = found
         return own

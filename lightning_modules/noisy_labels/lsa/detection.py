@@ -1,31 +1,32 @@
 """Detect noisy training images, and estimate the reliability of the guessed labels.
 
-For image i, let l_i be the cross-entropy of the given label, q_i the cross-entropy of the tracked guess, and v_i the
-features of a middle layer:
+For image i, let l_i be the cross-entropy with the given label, q_i the cross-entropy with the stored guess
+(pseudo-loss), and v_i the features of a middle layer:
 
     P_i = probability that l_i belongs to the higher of two modes of all losses,
 
     loss:    image i is noisy where P_i > threshold                        (small loss)
 
-    linear:  image i is noisy where a logistic regression on v, trained on the small-loss flags, flags it
+    linear:  image i is noisy where a logistic regression on v, fitted to the small-loss flags, flags it
 
-    w_i = probability that q_i belongs to the lower of two modes of the noisy images' pseudo-losses; 1 elsewhere.
+    w_i = probability that q_i belongs to the lower of two modes of q over the noisy images; 1 for clean images.
 
 The modes are the components of a one-dimensional mixture of two normal distributions. Wrongly labelled examples are
 learned later, and their losses therefore form the higher mode. Losses are first rescaled to [0, 1], so that the result
 does not depend on their scale.
 
 The linear detector refines the small-loss flags of the same epoch. It works because out-of-distribution images are
-linearly separable in self-supervised features. The linear detector is accurate, but it also flags clean images that are
-valuable for training. Alone, it therefore does not improve the classifier. Such images are often visually simple, so
-small loss easily recognises them as clean. LSA therefore alternates between the two detectors by epoch.
+linearly separable in self-supervised features. The linear detector is accurate, but also flags some clean images that
+are valuable for training. Used alone, it therefore does not improve the classifier. The wrongly flagged images are
+often visually simple, so that small loss easily recognises them as clean. LSA therefore alternates between the two
+detectors by epoch.
 
 Source: Albert, Arazo, O'Connor and McGuinness, An accurate detection is not all you need to combat label noise in
-web-noisy datasets, ECCV 2024, arXiv 2407.05528, with the settings of the authors' code; w is that of PLS (the same
-authors, Is your noise correction noisy? PLS: Robustness to label noise with two stage detection, WACV 2023, arXiv
-2210.04578). The mixture: Arazo, Ortego, Albert, O'Connor and McGuinness, Unsupervised Label Noise Modeling and Loss
-Correction, ICML 2019, arXiv 1904.11238; with normal components as in DivideMix (Li, Socher and Hoi, ICLR 2020, arXiv
-2002.07394).
+web-noisy datasets, ECCV 2024, arXiv 2407.05528, with the settings of the authors' code. The weight w is from PLS (the
+same authors, Is your noise correction noisy? PLS: Robustness to label noise with two stage detection, WACV 2023, arXiv
+2210.04578). The mixture is from Arazo, Ortego, Albert, O'Connor and McGuinness, Unsupervised Label Noise Modeling and
+Loss Correction, ICML 2019, arXiv 1904.11238; but with normal components, as in DivideMix (Li, Socher and Hoi, ICLR
+2020, arXiv 2002.07394).
 """
 
 import warnings
@@ -37,12 +38,12 @@ from numpy.typing import ArrayLike, NDArray
 
 
 def min_max(values: ArrayLike) -> NDArray[np.float64]:
-    """Rescale values `[N]` to [0, 1]: (v - min v) / (max v - min v); zeros if all are equal.
+    """Rescale values `[N]` to [0, 1] by (v - min v) / (max v - min v); return zeros if all values are equal.
 
-    Infinite values are replaced by the largest finite value.
+    Infinite values are replaced with the largest finite value.
 
     Raises:
-        ValueError: if a value is NaN, or none is finite.
+        ValueError: if a value is NaN, or if no value is finite.
     """
     v = np.asarray(values, dtype=np.float64)
     if np.isnan(v).any():
@@ -59,17 +60,18 @@ def min_max(values: ArrayLike) -> NDArray[np.float64]:
 def high_mode_probability(
     losses: ArrayLike, max_iter: int = 10, tol: float = 1e-2, reg_covar: float = 5e-4, random_state: int = 0
 ) -> NDArray[np.float64]:
-    """Compute the posterior probability that each loss belongs to the mixture component with the greater mean.
+    """Compute the posterior probability that each loss belongs to the mixture component with the larger mean.
 
     Args:
         losses: `[N]`.
         max_iter: maximum number of iterations of expectation maximisation (EM).
-        tol: minimum increase of the mean log-likelihood; below this increase, the iterations stop.
+        tol: smallest increase of the mean log-likelihood for which the iterations continue.
         reg_covar: constant added to the variances, in units of the rescaled losses.
         random_state: random seed for the initialisation of the mixture.
 
     Returns:
-        Probabilities `[N]`; all are 0 if the losses are equal, or if there are fewer than two losses.
+        Probabilities `[N]`. All are 0 if all losses are equal, or if there are
+        fewer than two losses.
 
     Raises:
         ValueError: if a loss is NaN.
@@ -93,47 +95,47 @@ Detector = Literal["linear", "loss"]
 
 
 class FlaggedImages(NamedTuple):
-    """Flags, scores and weights that one network gives to the training images."""
+    """Flags, scores and weights of the training images, computed by one network."""
 
     is_noisy: NDArray[np.bool_]
-    """`[N]`."""
+    """Whether each image is flagged as noisy, `[N]`."""
     score: NDArray[np.float64]
-    """`[N]`: the greater, the more likely noisy; of no fixed range."""
+    """Score, `[N]`, without a fixed range; images with higher scores are more likely to be noisy."""
     weight: NDArray[np.float64]
-    """`[N]`, in [0, 1]: w."""
+    """Weight w, `[N]`, in [0, 1]."""
 
 
 def detector_of_epoch(detectors: Sequence[Detector], epoch: int) -> Detector:
-    """Choose the detector of an epoch.
+    """Return the detector of an epoch.
 
-    With n detectors, epoch e (from 0) uses detector e modulo n.
+    With n detectors, epoch e, counted from 0, uses detector e modulo n.
     """
     return detectors[epoch % len(detectors)]
 
 
 def small_loss(loss: NDArray, threshold: float) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-    """Flag images with P > threshold.
+    """Flag the images with P > threshold, and return the flags and P.
 
     Also return P.
 
     Args:
-        loss: `[N]`: l.
-        threshold: threshold of the probability P, in (0, 1).
+        loss: losses l, `[N]`.
+        threshold: threshold of P, in (0, 1).
     """
     probability = high_mode_probability(loss)
     return probability > threshold, probability
 
 
 def linear_separation(feature: NDArray, verdict: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-    """Refine flags by a logistic regression on features, without penalty and balanced by class.
+    """Refine flags by a logistic regression on features, without a penalty and with balanced class weights.
 
     Args:
-        feature: features v, `[N, D]`; standardised by this function.
+        feature: features v, `[N, D]`; this function standardises them.
         verdict: flags to refine, `[N]`.
 
     Returns:
-        Refined flags and signed distances to the hyperplane, both `[N]`. Distances are correct up to a factor. If all
-        flags are equal, they are returned unchanged.
+        Refined flags, and signed distances to the hyperplane up to a common factor, both Whether each image is flagged
+        as noisy, `[N]`. If all flags are equal, they are returned unchanged.
     """
     import sklearn
     from sklearn.exceptions import ConvergenceWarning
@@ -142,13 +144,13 @@ def linear_separation(feature: NDArray, verdict: NDArray[np.bool_]) -> tuple[NDA
 
     if verdict.all() or not verdict.any():
         return verdict.copy(), verdict.astype(np.float64)
-    # version 1.8 deprecates penalty=None in favour of an infinite C, which older ones reject
+    # scikit-learn 1.8 deprecates penalty=None in favour of an infinite C, which older versions reject
     release = tuple(int(part) for part in sklearn.__version__.split(".")[:2])
     unpenalised = {"C": np.inf} if release >= (1, 8) else {"penalty": None}
     standardised = StandardScaler().fit_transform(np.asarray(feature, dtype=np.float64))
     classifier = LogisticRegression(max_iter=1000, class_weight="balanced", **unpenalised)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # weights diverge on separable features
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the weights diverge if the features are separable
         classifier.fit(standardised, verdict)
     score = classifier.decision_function(standardised)
     return score > 0, score
@@ -158,12 +160,12 @@ def confidence(pseudo_loss: NDArray, is_noisy: NDArray[np.bool_]) -> NDArray[np.
     """Compute the reliability weight w of each guess.
 
     Args:
-        pseudo_loss: `[N]`: q.
-        is_noisy: `[N]`.
+        pseudo_loss: pseudo-losses q, `[N]`.
+        is_noisy: whether each image is flagged as noisy, `[N]`.
 
     Returns:
-        Weights `[N]` in [0, 1]; 1 for clean images. All weights are 1 if at most two images are noisy, or if q of a
-        noisy image is NaN.
+        Weights `[N]` in [0, 1]; the weight of a clean image is 1. All weights are 1 if at most two images are noisy, or
+        if q is NaN for a noisy image.
     """
     weight = np.ones(len(is_noisy))
     own = np.asarray(pseudo_loss, dtype=np.float64)[is_noisy]
@@ -175,13 +177,13 @@ def confidence(pseudo_loss: NDArray, is_noisy: NDArray[np.bool_]) -> NDArray[np.
 def detect(
     detector: Detector, loss: NDArray, pseudo_loss: NDArray, feature: NDArray, threshold: float
 ) -> FlaggedImages:
-    """Compute one network's flags and weights.
+    """Compute the flags, scores and weights for one network.
 
     Args:
         detector: detector of this epoch, `linear` or `loss`.
-        loss: `[N]`: l.
-        pseudo_loss: `[N]`: q.
-        feature: `[N, D]`: v.
+        loss: losses l, `[N]`.
+        pseudo_loss: pseudo-losses q, `[N]`.
+        feature: features v, `[N, D]`.
         threshold: probability above which the small-loss detector flags an image, in (0, 1).
     """
     is_noisy, score = small_loss(loss, threshold)
@@ -193,7 +195,8 @@ def detect(
 def agreement(first: FlaggedImages, second: FlaggedImages) -> FlaggedImages:
     """Combine the flags of two networks (PLS-LSA+).
 
-    An image is flagged if both flag it. It then has the mean weight, and other images have weight 1.
+    An image is flagged if both networks flag it. Flagged images have the mean of both weights, and other images have
+    weight 1.
     """
     both = first.is_noisy & second.is_noisy
     weight = np.where(both, (first.weight + second.weight) / 2, 1.0)
@@ -201,9 +204,9 @@ def agreement(first: FlaggedImages, second: FlaggedImages) -> FlaggedImages:
 
 
 def ranks(score: NDArray) -> NDArray[np.float64]:
-    """Compute ranks in [0, 1], equal for ties.
+    """Compute the ranks of scores, rescaled to [0, 1]; equal scores have equal ranks.
 
-    Averages of ranks can combine scores of different ranges.
+    The mean of ranks combines scores with different ranges.
     """
     from scipy.stats import rankdata
 
@@ -212,16 +215,16 @@ def ranks(score: NDArray) -> NDArray[np.float64]:
 
 
 def detection_metrics(found: FlaggedImages, wrong: NDArray[np.bool_] | None) -> dict[str, float]:
-    """Evaluate the flags against the true labels.
+    """Evaluate the flags and scores with the true labels.
 
     Args:
         found: flags and scores of the training images.
         wrong: whether each image is truly mislabelled or out of distribution, `[N]`; None if unknown.
 
     Returns:
-        Metrics by name: `noisy`, the flagged fraction. If true labels are known, also `detection_precision`,
-            `detection_recall`, `detection_auroc`, and `clean_flagged`, the flagged fraction of clean images. Undefined
-        metrics are omitted.
+        Metrics by name: `noisy`, the fraction of flagged images. If the true labels are known, also
+        `detection_precision`, `detection_recall`, `detection_auroc`, and `clean_flagged`, the fraction of clean images
+        that are flagged. Undefined metrics are omitted.
     """
     metrics = {"noisy": float(found.is_noisy.mean())}
     if wrong is None:

@@ -1,6 +1,6 @@
 """The LightningModules PLSLSA (one network) and PLSLSAPlus (two networks).
 
-Equations are in the package and `objective`.
+The package docstring describes the methods, and `objective.py` contains the equations.
 """
 
 import copy
@@ -22,35 +22,37 @@ from lightning_modules.tasks.classifier import ClassifierSteps, accuracies
 
 
 class PLSLSA(CorrectionSteps, ClassifierSteps, MethodModule):
-    """Train a classifier on images with noisy labels and out-of-distribution images.
+    """Train a classifier on a dataset with noisy labels and out-of-distribution images.
 
-    Each sweep logs the flagged fraction, `train/noisy`. If the true labels are known, each sweep also logs
+    Each sweep logs `train/noisy`, the fraction of flagged images. If the true labels are known, each sweep also logs
     `train/detection_precision`, `train/detection_recall`, `train/detection_auroc` and `train/clean_flagged`. The
-    callback `EarlyLearning` needs logits. In epochs without guesses, they cost one more forward pass per step.
+    callback `EarlyLearning` needs the logits of every step; in epochs without guesses, computing them takes an
+    additional forward pass per step.
 
     Args:
-        network: network f that maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`. The final linear
-            layer of the network is its classifier. Linear separation needs features that were pre-trained without
-            labels.
-        num_classes: number of classes, C.
-        weak_view: weak augmentation of a batch; the guess uses a new sample of it.
-        contrastive_view: augmentation of images for the contrastive term.
-        strong_view: augmentation of noisy images; None uses the weak view, like for clean images.
-        evaluation_view: transform of images outside training; None applies no transform.
-        feature_layer: name of the layer whose pooled outputs are the features for linear separation.
-        detectors: names of the detectors, `linear`, `loss` or both; two detectors alternate by epoch.
-        threshold: probability above which small loss flags an image, in (0, 1).
+        network: network f that maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`. Its last layer must
+            be the linear classifier. The linear detector needs features that were pre-trained without labels.
+        num_classes: number C of classes.
+        weak_view: weak augmentation of a batch. The guess is computed from a new random view.
+        contrastive_view: augmentation for the contrastive term.
+        strong_view: augmentation of noisy images; None uses the weak view, as for clean images.
+        evaluation_view: transform of images in evaluation and sweeps; None applies no transform.
+        feature_layer: name of the layer whose pooled outputs are the features of the linear detector.
+        detectors: names of the detectors: `linear`, `loss` or both. Two detectors alternate by epoch.
+        threshold: probability above which the small-loss detector flags an image, in (0, 1).
         warmup_epochs: number of epochs of plain mixup, at least 1.
-        gamma: exponent that sharpens the guess.
-        guess_views: number of weak views whose predictions are averaged for a guess.
-        mixup_alpha: alpha of mixup's distribution Beta(alpha, alpha); 0 disables mixup.
-        penalty: whether to add the penalty that keeps the mean prediction uniform.
+        gamma: exponent gamma that sharpens the guesses.
+        guess_views: number of weak views over which the predictions are averaged for a guess.
+        mixup_alpha: parameter alpha of the distribution Beta(alpha, alpha) of mixup weights; 0 disables mixup.
+        penalty: whether to add the penalty pen, which keeps the mean prediction uniform.
         contrast_weight: weight of the contrastive term.
         temperature: temperature mu of the contrastive term.
-        confidence_contrast: whether images with unreliable guesses have only themselves as positives, as in PLS.
-        projection_features: number of output features of the projection.
-        head_lr_factor: learning rate of classifier and projection, divided by the learning rate of the other layers.
-        optimizer: optimizer of the trainable parameters of network and projection.
+        confidence_contrast: whether to use the contrastive term of PLS, in which an image with an unreliable guess has
+            only itself as a positive.
+        projection_features: number of output features of the projection head.
+        head_lr_factor: learning rate of the classifier and the projection head, as a multiple of that of the other
+            layers.
+        optimizer: optimizer of the trainable parameters of the network and the projection head.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
@@ -107,9 +109,9 @@ class PLSLSA(CorrectionSteps, ClassifierSteps, MethodModule):
 
     @property
     def encoder(self) -> nn.Module:
-        """The network without its classifier, for pre-training.
+        """The network without its last linear layer, for pre-training.
 
-        It shares the parameters of the network.
+        The encoder shares the parameters of the network.
         """
         tensors = [*self.network.parameters(), *self.network.buffers()]
         return without_head(copy.deepcopy(self.network, {id(tensor): tensor for tensor in tensors}))
@@ -120,7 +122,7 @@ class PLSLSA(CorrectionSteps, ClassifierSteps, MethodModule):
     @torch.no_grad()
     def guess(self, image: Tensor, weak: Tensor, which: int) -> tuple[Tensor, Tensor]:
         views = [weak, *(self.weak_view(image) for _ in range(self.guess_views - 1))]
-        if self.guess_views == 1:  # LSA's guess uses another view than its training
+        if self.guess_views == 1:  # in LSA, guess and training use different views
             views = [self.weak_view(image)]
         logits = [self.network(view).to(self.images.weight.dtype) for view in views]
         probability = torch.stack([each.softmax(dim=1) for each in logits]).mean(dim=0)
@@ -128,28 +130,27 @@ class PLSLSA(CorrectionSteps, ClassifierSteps, MethodModule):
 
 
 class PLSLSAPlus(PLSLSA, MethodModule):
-    """Train two networks on images with noisy labels and out-of-distribution images.
+    """Train two networks on a dataset with noisy labels and out-of-distribution images.
 
-    The module needs `data.passes_per_epoch: 2`, and with DDP the strategy `ddp_find_unused_parameters_true`, because
-    each step trains only one network. The logged metrics are those of `PLSLSA`, computed from the images that both
-    networks flag.
+    The module needs `data.passes_per_epoch: 2`. Because each step trains only one network, DDP needs the strategy
+    `ddp_find_unused_parameters_true`. The logged metrics are the same as for `PLSLSA`; they are computed from the
+    images that both networks flag.
 
     Args:
-        network: network f_1 that maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`. The final linear
-            layer of the network is its classifier. Linear separation needs features that were pre-trained without
-            labels.
+        network: network f_1 that maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`. Its last layer must
+            be the linear classifier. The linear detector needs features that were pre-trained without labels.
         second_network: network f_2 with the same inputs and outputs as f_1. The classifier of f_2 is re-initialised.
         arguments: arguments of `PLSLSA`, except `guess_views` and `confidence_contrast`.
 
     Raises:
-        ValueError: if an argument is out of range, a network has no layer named `feature_layer`, or trainer or data
-            settings do not allow alternating training.
+        ValueError: if an argument is out of range, if a network has no layer named `feature_layer`, or if the settings
+            of the trainer or the data do not allow alternating training.
     """
 
     passes_per_epoch = 2
 
     def __init__(self, network: nn.Module, second_network: nn.Module, **arguments: Any) -> None:
-        classifier_layer(second_network).reset_parameters()  # so that copies of one pre-trained network differ
+        classifier_layer(second_network).reset_parameters()  # copies of one pre-trained network must differ
         super().__init__(network, guess_views=1, confidence_contrast=False, **arguments)
         self.second_network = second_network
         named_layer(second_network, self.feature_layer)

@@ -1,18 +1,18 @@
 """Losses of PLS and PLS-LSA, over the global batch.
 
-For an image, s is the prediction of the network, and g is the sharpened guess. The target t is g for noisy images, and
-otherwise the given label y. u is the weight of the target. For a mixed image, z are the logits and h is the projection.
-h' is the projection of another view. l is the fraction of image i in the mixture, and o(i) is the mixup partner of
-image i:
+For an image i, let s be the prediction of the network and g the sharpened guess. The target t is g for noisy images,
+and the given label y for other images; u is the weight of the target. In mixup, o(i) is the partner of image i, and l
+is the fraction of image i in the mixture. z are the logits and h is the projection of the mixed image; h' is the
+projection of a different view of the image.
 
     g = s^gamma / sum_c s_c^gamma,            L_i(t) = -sum_c t_c log softmax(z_i)_c
     cls = l sum_i u_i L_i(t_i) / sum_i u_i + (1 - l) sum_i u_o(i) L_i(t_o(i)) / sum_i u_o(i)
     pen = sum_c (1/C) log((1/C) / mean_i softmax(z_i)_c)
     S_ij = <h_i, h'_j> / mu of normalised h and h',    H(a, S_i) = -sum_j a_j log softmax(S_i)_j / sum_j a_j
     LSA: con = mean_i [ l H(A_i, S_i) + (1 - l) H(A_o(i), S_i) ],
-         A_ij = 1 where t_i and t_j have the same greatest class, 0 elsewhere
+         A_ij = 1 where t_i and t_j have the same most probable class, 0 elsewhere
     PLS: con = mean_i H(l A_i + (1 - l) A_o(i), S_i),
-         A_ij = u_i u_j [l t_i + (1 - l) t_o(i) and l t_j + (1 - l) t_o(j) have the same greatest class]
+         A_ij = u_i u_j [l t_i + (1 - l) t_o(i) and l t_j + (1 - l) t_o(j) have the same most probable class]
                 + (1 - u_i)(1 - u_j) [i = j]: doubtful images fall back to themselves
 
 Source: Albert et al., ECCV 2024 (LSA) and WACV 2023, arXiv 2210.04578 (PLS), as the authors' codes compute them.
@@ -34,14 +34,14 @@ from lightning_modules.losses.mixing import Mixing
 def sharpened(probability: Tensor, gamma: float) -> Tensor:
     """Sharpen predictions `[B, C]` into guesses g.
 
-    The sum of each row is one.
+    Each row of the result sums to one.
     """
     power = probability**gamma
     return power / power.sum(dim=1, keepdim=True)
 
 
 def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Compute L_i(t_i), `[B]`, from logits and targets `[B, C]`, in single precision or above."""
+    """Compute L_i(t_i), `[B]`, from logits and targets, both `[B, C]`, in float32 or a higher precision."""
     return -(target * at_least_float32(logits).log_softmax(dim=1)).sum(dim=1)
 
 
@@ -49,19 +49,19 @@ def weighted_cross_entropy(logits: Tensor, target: Tensor, weight: Tensor, total
     """Compute the weighted mean loss sum_i u_i L_i(t_i) / sum_i u_i.
 
     Args:
-        logits: `[B, C]`: z.
-        target: `[B, C]`: t.
-        weight: weights u of the images, at least 0, `[B]`. If all weights are 0, the loss is 0.
-        total: value of sum_i u_i over the global batch; None sums over the given rows.
+        logits: logits z, `[B, C]`.
+        target: targets t, `[B, C]`.
+        weight: weights u of the targets, at least 0, `[B]`. If all weights are 0, the loss is 0.
+        total: sum of u_i over the global batch; None sums over the given rows.
     """
     total = weight.sum() if total is None else total
     return (weight * soft_cross_entropy(logits, target)).sum() / total.clamp(min=1e-6)
 
 
 def uniformity_penalty(mean_probability: Tensor) -> Tensor:
-    """Compute the penalty pen of the mean prediction `[C]`.
+    """Compute the penalty pen from the mean prediction `[C]`.
 
-    It is 0 for a uniform prediction, and otherwise positive.
+    The penalty is 0 for a uniform mean prediction, and otherwise positive.
     """
     p = mean_probability.clamp(min=torch.finfo(mean_probability.dtype).tiny)
     return -(p * len(p)).log().mean()
@@ -70,7 +70,7 @@ def uniformity_penalty(mean_probability: Tensor) -> Tensor:
 def same_class(category: Tensor, other: Tensor) -> Tensor:
     """Compute the positives A of LSA, `[b, B]`.
 
-    An entry is 1 where the classes `[b]` and `[B]` are equal, otherwise 0.
+    An entry is 1 where the classes `category`, `[b]`, and `other`, `[B]`, are equal, and 0 elsewhere.
     """
     return (category[:, None] == other).float()
 
@@ -82,8 +82,8 @@ def confident_same_class(
 
     Args:
         category: most probable class of the mixed target, `[b]`.
-        weight: `[b]`: u.
-        index: positions of the images in the training set, `[b]`.
+        weight: weights u, `[b]`.
+        index: indices of the images in the training set, `[b]`.
         other: `category` of the images in the columns of A, `[B]`.
         other_weight: `weight` of the images in the columns of A, `[B]`.
         other_index: `index` of the images in the columns of A, `[B]`.
@@ -97,13 +97,13 @@ def confident_same_class(
 
 
 def contrast(projection: Tensor, other: Tensor, positives: Tensor, temperature: float) -> Tensor:
-    """Compute H(A_i, S_i), `[b]`.
+    """Compute the contrastive cross-entropy H(A_i, S_i), `[b]`.
 
     Args:
-        projection: projections h, `[b, D]`, with any norm.
-        other: projections h' of the other views, `[B, D]`, with any norm.
-        positives: positives A, `[b, B]`; entries are at least 0, and no row contains only zeros.
-        temperature: mu.
+        projection: projections h, `[b, D]`, which need not be normalised.
+        other: projections h' of the other views, `[B, D]`, which need not be normalised.
+        positives: positives A, `[b, B]`. Entries are at least 0, and each row has a positive entry.
+        temperature: temperature mu.
     """
     similarity = cosine_similarities(projection, other) / temperature
     return soft_cross_entropy(similarity, positives.to(similarity.dtype)) / positives.sum(dim=1)
@@ -111,24 +111,24 @@ def contrast(projection: Tensor, other: Tensor, positives: Tensor, temperature: 
 
 @dataclass(frozen=True)
 class MixedBatch:
-    """A batch of mixed images with their predictions and targets, `[b, ...]`."""
+    """Predictions and targets of a batch of mixed images; the first dimension of each tensor is b."""
 
     logits: Tensor
-    """z, `[b, C]`: logits of the mixed images."""
+    """Logits z of the mixed images, `[b, C]`."""
     target: Tensor
-    """t, `[b, C]`: targets of the unmixed images."""
+    """Targets t of the images before mixing, `[b, C]`."""
     weight: Tensor
-    """u, `[b]`: weights of the unmixed images."""
+    """Weights u of the images before mixing, `[b]`."""
     index: Tensor
-    """`[b]`: position of each image in the training set."""
+    """Index of each image in the training set, `[b]`."""
     mixing: Mixing
     global_batch_size: int
-    """B, size of the global batch."""
+    """Size B of the global batch."""
 
     def classification(self) -> Tensor:
         """Compute the classification term cls for this rank.
 
-        The mean over ranks is cls of the global batch.
+        The mean over ranks is the term cls of the global batch.
         """
         own, partners = self.mixing.weight, self.mixing.partners
         total = global_sum(self.weight.sum())
@@ -144,13 +144,13 @@ class MixedBatch:
     def contrastive(self, projection: Tensor, other: Tensor, temperature: float, confidence: bool) -> Tensor:
         """Compute the contrastive term con.
 
-        It compares each image with the other views of the global batch.
+        The term compares each mixed image with the other views of all images in the global batch.
 
         Args:
             projection: projections h of the mixed images, `[b, D]`.
-            other: projections h' of another view of each image, `[b, D]`.
-            temperature: mu.
-            confidence: whether to use the contrastive term con of PLS instead of that of LSA.
+            other: projections h' of a different view of each image, `[b, D]`.
+            temperature: temperature mu.
+            confidence: whether to use the contrastive term of PLS instead of that of LSA.
         """
         others = global_rows(other, self.global_batch_size)
         if confidence:
@@ -169,13 +169,13 @@ class MixedBatch:
 
 @dataclass(frozen=True)
 class StepLoss:
-    """Loss of a training step: the terms cls, con and, optionally, pen.
+    """Loss of a training step, with the terms cls, con and, optionally, pen.
 
     Args:
         penalty: whether to add the penalty pen, which keeps the mean prediction uniform.
         contrast_weight: weight of the contrastive term con.
-        temperature: mu.
-        confidence: whether to use the contrastive term con of PLS instead of that of LSA.
+        temperature: temperature mu.
+        confidence: whether to use the contrastive term of PLS instead of that of LSA.
     """
 
     penalty: bool
@@ -201,11 +201,11 @@ class StepLoss:
             network: classifier f.
             projection: network that maps the features of the classifier to h.
             image: images before mixing, `[b, C, H, W]`.
-            other_view: views for the contrastive term, `[b, C, H, W]`; None computes only cls, as before the first
-                detection.
-            target: t, `[b, C]`.
-            weight: u, `[b]`.
-            index: position of each image in the training set, `[b]`.
+            other_view: views for the contrastive term, `[b, C, H, W]`. If None, only cls is computed, as before the
+                first detection.
+            target: targets t, `[b, C]`.
+            weight: weights u, `[b]`.
+            index: index of each image in the training set, `[b]`.
             mixing: mixup partners, and weight of each image in its mixture.
             global_batch_size: size B of the global batch.
         """
@@ -213,7 +213,7 @@ class StepLoss:
         mixed = MixedBatch(logits, target, weight, index, mixing, global_batch_size)
         terms = {"classification": mixed.classification()}
         if other_view is None:
-            terms["contrast"] = 0 * projection(features).sum()  # DDP expects a gradient of every parameter
+            terms["contrast"] = 0 * projection(features).sum()  # DDP expects a gradient for every parameter
         else:
             if self.penalty:
                 terms["penalty"] = mixed.penalty()

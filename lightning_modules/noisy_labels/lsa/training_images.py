@@ -1,8 +1,8 @@
 """Flags, weights and guesses of all training images.
 
-A sweep over the training set computes them. All ranks have a copy of the flags (one bit per image) and the weights (one
-number per image). Guesses (one number per image and class) are sharded over ranks (`PerSample`). The results of a sweep
-are also sharded. No image counts twice, and only rank 0 has the complete table.
+A sweep over the training set computes the flags and weights. Each rank has a copy of all flags (one boolean per image)
+and weights (one number per image). The guesses (one number per image and class) are sharded over ranks (`PerSample`),
+and so are the results of a sweep. No image counts twice, and only rank 0 gathers the complete table.
 """
 
 from typing import Any, NamedTuple
@@ -29,19 +29,19 @@ class Targets(NamedTuple):
     """Training targets of a batch, and their weights."""
 
     target: Tensor
-    """t, `[b, C]`."""
+    """Targets t, `[b, C]`."""
     weight: Tensor
-    """u, `[b]`."""
+    """Weights u, `[b]`."""
     is_noisy: Tensor
-    """`[b]`: whether the target is a guess."""
+    """Whether the target is a guess, `[b]`."""
 
 
 class TrainingImages:
-    """State of all training images; call `allocate` first.
+    """Flags, weights and guesses of all training images; call `allocate` before any other method.
 
     Args:
-        num_classes: number of classes, C.
-        num_networks: number of networks; each network has separate guesses.
+        num_classes: number C of classes.
+        num_networks: number of networks. Each network has a separate table of guesses.
     """
 
     is_noisy: Tensor
@@ -53,17 +53,17 @@ class TrainingImages:
         self._saved: dict[str, Any] | None = None
 
     def allocate(self, num_samples: int, device: torch.device | str, dtype: torch.dtype) -> None:
-        """Allocate the state for training.
+        """Allocate the state, and initialise it or restore it from a checkpoint.
 
-        It is restored from a checkpoint or initialised.
+        Call `restore` first to restore the state.
 
         Args:
             num_samples: number N of training images.
             device: device of the state.
-            dtype: dtype of guesses and weights, at least float32.
+            dtype: dtype of the guesses and weights; lower precisions are promoted to float32.
 
         Raises:
-            ValueError: if the training set of the checkpoint has another size.
+            ValueError: if the checkpoint is from a training set of a different size.
         """
         dtype = torch.promote_types(dtype, torch.float32)
         self.is_noisy = torch.zeros(num_samples, dtype=torch.bool, device=device)
@@ -76,17 +76,17 @@ class TrainingImages:
             self._saved = None
 
     def keep_guess(self, network: int, batch: Any, guess: Tensor) -> None:
-        """Store the guesses `[b, C]` of a network for a batch."""
+        """Store the guesses `[b, C]` of one network for a batch."""
         self.guesses[network].update(batch["index"], guess, lambda old, new: new, batch.get("global_batch_size"))
 
     def targets(self, batch: Any, guess: Tensor | None) -> Targets:
-        """Choose the targets of a batch.
+        """Return the targets of a batch.
 
-        The target of a noisy image is the guess with weight w, and that of other images is the given label.
+        The target of a noisy image is the guess with the weight w. The target of any other image is the given label.
 
         Args:
             batch: b images with labels.
-            guess: guesses g, `[b, C]`; None uses only the given labels.
+            guess: guesses g, `[b, C]`; None uses the given labels of all images.
         """
         index = batch["index"]
         given = F.one_hot(batch["label"], self.num_classes).to(self.weight.dtype)
@@ -96,15 +96,15 @@ class TrainingImages:
         return Targets(torch.where(noisy[:, None], guess, given), self.weight[index], noisy)
 
     def take(self, trainer: Trainer, found: FlaggedImages | None, wrong: NDArray[np.bool_] | None) -> dict[str, float]:
-        """Broadcast rank 0's flags and weights.
+        """Replace the flags and weights on all ranks with those computed on rank 0.
 
         Args:
             trainer: trainer whose strategy broadcasts.
-            found: detection of rank 0, and None on other ranks.
+            found: flags and weights on rank 0; None on other ranks.
             wrong: whether each given label is wrong, `[N]`; None if unknown.
 
         Returns:
-            Metrics of the flags (see `detection_metrics`), on all ranks.
+            Metrics of the detection (see `detection_metrics`), on all ranks.
         """
         sent = None
         if found is not None:
@@ -116,7 +116,7 @@ class TrainingImages:
         return metrics
 
     def save(self, checkpoint: dict[str, Any]) -> None:
-        """Add the state to a checkpoint, on the CPU of rank 0.
+        """Add the state to a checkpoint, in the CPU memory of rank 0.
 
         Every rank must call this method.
         """
@@ -128,9 +128,9 @@ class TrainingImages:
             }
 
     def restore(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the state that `save` added to a checkpoint.
+        """Read the state that `save` added to a checkpoint.
 
-        The next call of `allocate` restores it.
+        The next call of `allocate` copies it into the allocated tensors.
         """
         self._saved = checkpoint.get("images")
         if self._saved is not None:
@@ -139,20 +139,20 @@ class TrainingImages:
 
 
 class Sweep(NamedTuple):
-    """Scores of all training images by one network, in dataset order."""
+    """Scores of all training images, computed by one network, in dataset order."""
 
     loss: NDArray
-    """`[N]`: cross-entropy of the given labels."""
+    """Cross-entropy with the given labels, `[N]`."""
     pseudo_loss: NDArray
-    """`[N]`: cross-entropy of the guesses."""
+    """Cross-entropy with the guesses, `[N]`."""
     feature: NDArray
-    """`[N, D]`: features of unit length."""
+    """Features, normalised to unit length, `[N, D]`."""
     wrong: NDArray[np.bool_] | None
-    """`[N]`: whether the given label is wrong; None if unknown."""
+    """Whether each given label is wrong, `[N]`; None if unknown."""
 
 
 def keep_old(old: Tensor, new: Tensor) -> Tensor:
-    """Read rows of a `PerSample` without an update."""
+    """Update function of a `PerSample` that leaves the stored rows unchanged, to read them."""
     return old
 
 
@@ -160,20 +160,20 @@ def keep_old(old: Tensor, new: Tensor) -> Tensor:
 def sweep(
     trainer: Trainer, network: nn.Module, evaluation_view: nn.Module, feature_layer: str, guess: PerSample
 ) -> Sweep | None:
-    """Score all training images without augmentation.
+    """Score all training images with a network, without augmentation and in evaluation mode.
 
-    The network is in evaluation mode.
+    All ranks use the BatchNorm statistics of rank 0.
 
     Args:
-        trainer: trainer of the run; the images come from `training_images_dataloader` of its DataModule, or, if there
-            is none, from the dataloader of the user.
-        network: network that maps views to logits; all ranks use the BatchNorm statistics of rank 0.
-        evaluation_view: transform of the images.
+        trainer: trainer of the run. The images come from the `training_images_dataloader` of its DataModule or, without
+            a DataModule, from the user's dataloader.
+        network: network that maps views to logits.
+        evaluation_view: transform that is applied to the images.
         feature_layer: name of the layer whose outputs are collected.
-        guess: guesses of all images; an image without a guess uses its given label.
+        guess: guesses of all images. For an image without a guess, the given label is used.
 
     Returns:
-        The complete table of scores on rank 0, and None on other ranks.
+        Scores of all images on rank 0; None on other ranks.
     """
     data = require_data(trainer, TrainingSamples, "LSA")
     images = require_data(trainer, TrainingImageSource, "LSA")

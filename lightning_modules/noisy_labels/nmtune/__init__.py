@@ -1,6 +1,6 @@
-"""NMTune: tuning on the frozen features of a network that was pre-trained with noisy labels.
+"""NMTune: tune a classifier on the frozen features of a network that was pre-trained with noisy labels.
 
-A residual MLP transforms the features F = e(x) of a frozen encoder. A linear classifier h follows:
+A residual MLP transforms the features F = e(x) of a frozen encoder e to Z, and a linear classifier h is applied to Z:
 
     Z = s * (W_2 ReLU(BN(W_1 F))) + F,
     L = CE(h(Z), y) + a L_MSE + b L_COV + c L_SVD,
@@ -8,10 +8,11 @@ A residual MLP transforms the features F = e(x) of a frozen encoder. A linear cl
     L_COV = (1/D) sum_{i != j} Cov(Z)_ij^2,                 decorrelates them;
     L_SVD = -mean(sigma_1 ... sigma_k) / sum_j sigma_j,     increases the share of the dominant singular values.
 
-The weights and k = 5 follow the code of the authors; the paper has k = 1. As in the paper, Z and F come from the same
-augmentation of an image. If the batch has a second augmentation, the step follows the code. L_MSE then compares Z of
-the second augmentation with F of the first. The other terms use the rows of both augmentations. Covariance and singular
-values are computed on the part of the batch on each rank, like the statistics of batch normalisation.
+The loss weights and k = 5 follow the authors' code; the paper uses k = 1. As in the paper, Z and F are computed from
+the same augmented view of an image. If the batch contains a second view, the step follows the authors' code: L_MSE
+compares Z of the second view with F of the first view, and the other terms use the rows of both views. The covariance
+and the singular values are computed separately on the part of the batch on each rank, like the statistics of batch
+normalisation.
 
 Source: Chen et al., Understanding and Mitigating the Label Noise in Pre-training on Downstream Tasks, ICLR 2024, arXiv
 2309.17002.

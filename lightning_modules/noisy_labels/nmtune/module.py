@@ -26,18 +26,19 @@ from lightning_modules.training.logging import log_same, log_training
 
 
 def direction_term(tuned: Tensor, features: Tensor) -> Tensor:
-    """Compute L_MSE, (2/D) (1 - mean cosine) of the rows of Z and F, both `[B, D]`."""
+    """Compute L_MSE as (2/D) (1 - mean cosine similarity of the rows of Z and F, both `[B, D]`)."""
     one, other = (F.normalize(at_least_float32(rows), dim=1) for rows in (tuned, features))
     return F.mse_loss(one, other)
 
 
 def covariance_term(tuned: Tensor) -> Tensor:
-    """Compute L_COV of Z `[B, D]`, B >= 2.
+    """Compute L_COV of Z, `[B, D]`, with B >= 2.
 
-    It is the sum of squared covariances between different features, divided by D.
+    L_COV is the sum of the squared covariances between different features, divided by D.
 
-    The computation uses float32 or a higher precision, as fourth powers exceed the range of half precision. With fewer
-    rows than features, the computation uses the `[B, B]` Gram matrix. Z Z^T and Z^T Z have the same sum of squares.
+    The computation uses float32 or a higher precision, because fourth powers exceed the range of half precision. If
+    there are fewer rows than features, the smaller Gram matrix Z Z^T, `[B, B]`, is used: Z Z^T and Z^T Z have the same
+    sum of squares.
     """
     with in_full_precision(tuned.device):
         tuned = at_least_float32(tuned)
@@ -52,24 +53,24 @@ def covariance_term(tuned: Tensor) -> Tensor:
 
 
 def singular_value_term(tuned: Tensor, num_values: int) -> Tensor:
-    """Compute L_SVD of Z `[B, D]`, uncentred.
+    """Compute L_SVD of Z, `[B, D]`, without centring.
 
-    It is minus the mean share of the k largest singular values.
+    L_SVD is minus the mean of the k largest singular values, divided by the sum of all singular values.
 
     Args:
         tuned: tuned features Z, which are decomposed in float32 or a higher precision.
-        num_values: number k of singular values; if there are fewer values, all are used.
+        num_values: number k of singular values; if there are fewer, all are used.
     """
     sigma = torch.linalg.svdvals(at_least_float32(tuned))
     return -(sigma[:num_values] / sigma.sum()).mean()
 
 
 class Adapter(nn.Module):
-    """Residual adapter, Z = s * (W_2 ReLU(BN(W_1 F))) + F.
+    """Residual adapter Z = s * (W_2 ReLU(BN(W_1 F))) + F.
 
     Args:
-        num_features: D, number of features.
-        ratio: number of hidden features divided by D.
+        num_features: number D of features.
+        ratio: number of hidden features, divided by D.
     """
 
     def __init__(self, num_features: int, ratio: int) -> None:
@@ -87,27 +88,28 @@ class Adapter(nn.Module):
 class NMTune(ClassifierSteps, MethodModule):
     """Tune an adapter and a linear classifier on the features of a frozen encoder.
 
-    If all three loss weights are 0, the method is the MLP tuning of the paper. Without the adapter, it is linear
-    probing (LP). `test` also logs SVE and LSVR of the test set: `test/sve` and `test/lsvr` for encoder features,
-    `test/sve_tuned` and `test/lsvr_tuned` for tuned features. After a test, `tables` also contains the singular values.
-    A term with weight 0 is neither computed nor logged.
+    If all three loss weights are 0, the method is the MLP tuning of the paper; without the adapter, it is linear
+    probing (LP). Terms with weight 0 are neither computed nor logged. `test` also logs the singular value entropy and
+    the largest singular value ratio on the test set: `test/sve` and `test/lsvr` for the features of the encoder, and
+    `test/sve_tuned` and `test/lsvr_tuned` for the tuned features. After a test, `tables` also contains the singular
+    values.
 
-    For precomputed features (`CachedFeatures`), `network` is `torch.nn.Identity`.
+    For precomputed features (`CachedFeatures`), use `torch.nn.Identity` as the `network`.
 
     Args:
-        network: encoder that maps images `[B, C, H, W]` in [0, 1] or tokenized texts to features `[B, num_features]`.
-            The encoder is frozen, and in evaluation mode. Use `torch.nn.Identity` if batches contain features.
-        num_features: D, number of features.
+        network: encoder that maps images `[B, C, H, W]` in [0, 1], or tokenized texts, to features `[B, num_features]`.
+            The encoder is frozen and in evaluation mode. Use `torch.nn.Identity` if batches contain features.
+        num_features: number D of features.
         num_classes: number of classes, K.
-        adapter: whether to tune an adapter before the classifier; False is linear probing without regularisers.
-        adapter_ratio: number of hidden features of the adapter divided by D.
+        adapter: whether to tune an adapter in front of the classifier; false is linear probing, without regularisers.
+        adapter_ratio: number of hidden features of the adapter, divided by D.
         direction_weight: weight a of L_MSE.
         covariance_weight: weight b of L_COV.
         singular_value_weight: weight c of L_SVD.
         num_singular_values: number k of singular values in L_SVD.
-        center: method of centring the features for SVE and LSVR; the code of the authors uses `row`.
-        optimizer: optimizer of the parameters of adapter and classifier.
-        lr_scheduler: learning-rate schedule, stepped every epoch, or every batch for schedulers such as
+        center: method of centring the features for SVE and LSVR; the authors' code uses `row`.
+        optimizer: optimizer of the parameters of the adapter and the classifier.
+        lr_scheduler: learning-rate schedule. It is stepped every epoch, or every step for schedules such as
             `CosineOverSteps`.
 
     Raises:
@@ -147,7 +149,7 @@ class NMTune(ClassifierSteps, MethodModule):
         )
         self.network = nn.Sequential(parts)
         self.num_classes = num_classes
-        # Without an adapter, Z is F and the terms are constants.
+        # Without an adapter, Z equals F, and the regularisation terms are constants.
         self.direction_weight = direction_weight if adapter else 0.0
         self.covariance_weight = covariance_weight if adapter else 0.0
         self.singular_value_weight = singular_value_weight if adapter else 0.0

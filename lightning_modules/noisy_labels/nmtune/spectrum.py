@@ -1,16 +1,16 @@
 """Singular value entropy (SVE) and largest singular value ratio (LSVR) of features.
 
-Let F `[M, D]` be features with rows of unit length. Let sigma be their singular values, and p_i = sigma_i / sum_j
-sigma_j:
+Let F, `[M, D]`, be features whose rows are normalised to unit length, sigma the singular values of F, and p_i = sigma_i
+/ sum_j sigma_j. Then
 
     SVE = -sum_i p_i log p_i,        LSVR = -log p_1.
 
-SVE and LSVR are in [0, log min(M, D)]. They are 0 for features along one direction, and maximal for equal singular
-values.
+SVE and LSVR are in [0, log min(M, D)]. They are 0 if all features lie along one direction, and maximal if all singular
+values are equal.
 
 Source: Chen et al., Understanding and Mitigating the Label Noise in Pre-training on Downstream Tasks, ICLR 2024, arXiv
-2309.17002, section 2. The code of the authors also subtracts its mean over the features from each normalised row. Here
-`center` selects whether to do so.
+2309.17002, section 2. The authors' code also subtracts, from each normalised row, the mean of this row over features.
+Here, `center` selects the centring.
 """
 
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ Center = Literal["none", "feature", "row"]
 def singular_value_entropy(sigma: Tensor) -> Tensor:
     """Compute the SVE of singular values `[R]`, in nats.
 
-    The values are non-negative and not all zero.
+    The singular values must be non-negative and not all zero.
     """
     p = sigma / sigma.sum()
     return -torch.special.xlogy(p, p).sum()
@@ -39,21 +39,21 @@ def singular_value_entropy(sigma: Tensor) -> Tensor:
 def largest_singular_value_ratio(sigma: Tensor) -> Tensor:
     """Compute the LSVR of singular values `[R]`, in nats.
 
-    The values are non-negative and not all zero.
+    The singular values must be non-negative and not all zero.
     """
     return -(sigma.max() / sigma.sum()).log()
 
 
 class SingularSpectrum(Metric):
-    """Singular values of all features of a dataset.
+    """Metric that computes the singular values of the features of a whole dataset.
 
-    They come from the Gram matrix F^T F, `[D, D]`, summed over ranks. The singular values are square roots of
-    eigenvalues. Rounding therefore hides values below 1e-8 of the largest value.
+    The singular values are the square roots of the eigenvalues of the Gram matrix F^T F, `[D, D]`, which is summed over
+    ranks. Values below 1e-8 of the largest value are therefore lost in rounding errors.
 
     Args:
         num_features: D, number of features.
-        center: method of centring the normalised rows: `none`, `feature` (subtract the mean of each feature over rows)
-            or `row` (subtract the mean of each row over features).
+        center: method of centring the normalised rows: `none`, `feature` (subtract from each feature its mean over
+            rows) or `row` (subtract from each row its mean over features).
 
     Raises:
         ValueError: if `center` is unknown.
@@ -75,7 +75,7 @@ class SingularSpectrum(Metric):
         self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, features: Tensor) -> None:
-        """Add features `[B, D]`, after normalising their rows to unit length."""
+        """Normalise the rows of features `[B, D]` to unit length, and add them."""
         rows = normalize(features.double(), dim=1)
         if self.center == "row":
             rows = rows - rows.mean(dim=1, keepdim=True)
@@ -84,7 +84,7 @@ class SingularSpectrum(Metric):
         self.count += len(rows)
 
     def compute(self) -> Tensor:
-        """Compute the singular values `[D]`, in ascending order."""
+        """Return the singular values, `[D]`, in ascending order."""
         gram = self.gram
         if self.center == "feature":
             gram = gram - torch.outer(self.total, self.total) / self.count
@@ -92,12 +92,12 @@ class SingularSpectrum(Metric):
 
 
 def spectrum_table(spectra: Mapping[str, Tensor]) -> Table:
-    """Tabulate singular values and their shares of the sum.
+    """Create a table of singular values and of their shares of the sum.
 
-    The legend of the plot has SVE and LSVR.
+    The legend of its plot shows SVE and LSVR.
 
     Args:
-        spectra: singular values in descending order, by the name of each kind of features.
+        spectra: singular values in descending order, by the name of the features.
     """
     sigma = {name: values.cpu().numpy() for name, values in spectra.items()}
     shares = {name: values / values.sum() for name, values in sigma.items()}

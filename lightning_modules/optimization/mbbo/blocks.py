@@ -1,6 +1,6 @@
-"""Lower-level variables and their trackers, with one row per block.
+"""Lower-level variables and the trackers of their derivatives, stored with one row per block.
 
-A step updates the sampled rows.
+In BSVRB, an iteration updates only the rows of the sampled blocks.
 """
 
 from abc import ABC, abstractmethod
@@ -16,32 +16,35 @@ from lightning_modules.distributed.independent import Hosted
 from lightning_modules.interfaces import Table
 
 SLACK = 1e-6
-"""Relative tolerance of the lower bound of eigenvalues."""
+"""Relative tolerance of the test whether eigenvalues are above their lower bound."""
 
 
 def msvr(tracked: Tensor, now: Tensor, before: Tensor, alpha: float, gamma: float) -> Tensor:
-    """MSVR update of the trackers of the sampled blocks: (1 - alpha) e + alpha h + gamma (h - h').
+    """Compute the MSVR update (1 - alpha) e + alpha h + gamma (h - h') of the trackers of the sampled blocks.
 
     Args:
-        tracked: e, `[I, ...]`.
-        now: value h, computed from a batch at the current iterate.
-        before: value h', computed from the same batch at the previous iterate.
+        tracked: trackers e of the sampled blocks, `[I, ...]`.
+        now: derivative h at the current iterate, computed from a batch.
+        before: derivative h' at the previous iterate, computed from the same batch.
         alpha: weight of the batch, in (0, 1].
-        gamma: weight of the variance-reduction term; the value 1 - alpha gives STORM.
+        gamma: weight of the variance-reduction term h - h'; the value 1 - alpha gives STORM.
     """
     return (1 - alpha) * tracked + (alpha + gamma) * now - gamma * before
 
 
 def storm(tracked: Tensor, now: Tensor, before: Tensor, beta: float) -> Tensor:
-    """STORM update (1 - beta) (z - G') + G. One batch gives G at the current iterate and G' at the previous iterate."""
+    """Compute the STORM update (1 - beta) (z - G') + G.
+
+    G at the current iterate and G' at the previous iterate are computed from the same batch.
+    """
     return (1 - beta) * (tracked - before) + now
 
 
 def with_eigenvalues_above(matrix: Tensor, least: float) -> Tensor:
     """Project square matrices `[k, D, D]` onto symmetric matrices whose eigenvalues are at least `least`.
 
-    A Cholesky factorisation tests the bound, with a relative tolerance of 1e-6. Eigenvalues take ten times as long.
-    They are computed only for matrices that fail the test.
+    A Cholesky factorisation tests whether the bound holds, with a relative tolerance of 1e-6. Computing eigenvalues
+    takes ten times as long, and is only done for matrices that fail the test.
     """
     symmetric = (matrix + matrix.mT) / 2
     lowered = symmetric - (1 - SLACK) * least * torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
@@ -53,22 +56,22 @@ def with_eigenvalues_above(matrix: Tensor, least: float) -> Tensor:
 
 
 def in_ball(vector: Tensor, radius: float) -> Tensor:
-    """Project vectors `[k, D]` onto a ball around 0."""
+    """Project vectors `[k, D]` onto the ball around 0 with a given radius."""
     return vector * (radius / vector.norm(dim=1, keepdim=True).clamp(min=radius))
 
 
 def sampled_blocks(seed: int, first: int, count: int, blocks: int, sampled: int, purpose: int = 0) -> Tensor:
-    """Sample the blocks of iterations, `[count, I]`.
+    """Sample the blocks of several iterations, `[count, I]`.
 
-    Each pass over all blocks has a new random order.
+    The blocks are visited in passes over all blocks, and each pass has a new random order.
 
     Args:
         seed: random seed for the order of blocks.
         first: index of the first iteration, from 0.
         count: number of iterations.
-        blocks: m.
-        sampled: number I of sampled blocks, a divisor of m.
-        purpose: integer that stands for the use of the samples; different integers give independent samples.
+        blocks: total number m of blocks.
+        sampled: number I of blocks that each iteration samples, a divisor of m.
+        purpose: integer that identifies the use of the samples; different integers give independent samples.
     """
     length = blocks // sampled
     passes = range(first // length, (first + count - 1) // length + 1)
@@ -80,10 +83,10 @@ def sampled_blocks(seed: int, first: int, count: int, blocks: int, sampled: int,
 class BlockProblem(ABC):
     """Derivatives of the lower-level functions g_i and of the upper-level functions f_i on batches.
 
-    The f_i do not depend on x.
+    The upper-level functions f_i do not depend on x.
 
-    Shapes: blocks `[k]`, variables y and v of the blocks `[k, D]`, upper variable x `[n]`. Trackers only pass batches
-    on. Batches may have any content.
+    The variables y and v of k blocks are `[k, D]`, and the upper-level variable x is `[n]`. The callers do not read the
+    batches, which may therefore have any type.
     """
 
     @abstractmethod
@@ -96,7 +99,7 @@ class BlockProblem(ABC):
 
     @abstractmethod
     def hessian_product(self, x: Tensor, y: Tensor, v: Tensor, batch: Any) -> Tensor:
-        """Compute the product of v with the Hessian of g_i with respect to y, `[k, D]`."""
+        """Compute the product of the Hessian of g_i with respect to y and the vector v, `[k, D]`."""
 
     @abstractmethod
     def upper_gradient(self, y: Tensor, batch: Any) -> Tensor:
@@ -104,7 +107,7 @@ class BlockProblem(ABC):
 
     @abstractmethod
     def cross_product(self, x: Tensor, y: Tensor, v: Tensor, batch: Any) -> Tensor:
-        """Compute the product of v with the mixed derivatives of g_i in x and y, summed over blocks, `[n]`."""
+        """Compute the product of the mixed derivatives of g_i in x and y with v, summed over blocks, `[n]`."""
 
     @abstractmethod
     def cross_derivative(self, x: Tensor, y: Tensor, batch: Any) -> Tensor:
@@ -115,26 +118,26 @@ class Rates(NamedTuple):
     """Step sizes and weights of the bilevel algorithm."""
 
     alpha: float
-    """Weight of the current batch in the blocks' trackers."""
+    """Weight of the current batch in the trackers of the blocks."""
     gamma: float
-    """Weight of the variance-reduction term in the blocks' trackers."""
+    """Weight of the variance-reduction term in the trackers of the blocks."""
     tau: float
     """Step size of y."""
     tau_v: float
     """Step size of v."""
     mu: float
-    """Strong convexity of the lower levels: the least eigenvalue of a tracked Hessian."""
+    """Strong-convexity constant of the lower levels, which is the minimum eigenvalue of a tracked Hessian."""
     radius: float
-    """Radius of the ball that v is projected onto."""
+    """Radius of the ball onto which v is projected."""
 
 
 def solved(hessian: Tensor, right: Tensor) -> Tensor:
-    """Solve positive definite systems `[k, D, D]` for right-hand sides `[k, D]`."""
+    """Solve linear systems with positive definite matrices `[k, D, D]` and right-hand sides `[k, D]`."""
     return torch.cholesky_solve(right[..., None], torch.linalg.cholesky(hessian))[..., 0]
 
 
 class HostedBlocks(Hosted):
-    """Base class of the variables of the blocks.
+    """Base class for the variables and trackers of blocks.
 
     The blocks are sharded over ranks.
     """
@@ -142,24 +145,24 @@ class HostedBlocks(Hosted):
     y: Tensor
 
     def hosted(self, blocks: Tensor) -> tuple[Tensor, Tensor]:
-        """Select the blocks of this rank.
+        """Select the given blocks that belong to this rank.
 
-        Return their positions in `blocks`, on the host, and their rows, on the device.
+        Return their positions in `blocks`, on the host, and their row indices on this rank, on the device.
         """
         place = ((blocks >= self.own.start) & (blocks < self.own.stop)).nonzero()[:, 0]
         return place, (blocks[place] - self.own.start).to(self.y.device, non_blocking=True)
 
 
 class Blocks(HostedBlocks):
-    """Variables and trackers of m blocks at the current and the previous iterate.
+    """Variables and trackers of m blocks for BSVRB, at the current and the previous iterate.
 
-    These are y, s, and H (v1) or v and u (v2).
+    The variables and trackers are y, s, and either H (v1) or v and u (v2).
 
     Args:
-        count: m.
-        dim: dimension D of a lower variable.
-        variant: variant of the algorithm: `v1` tracks Hessians and solves with them; `v2` tracks the solutions v by
-            Hessian-vector products.
+        count: number m of blocks.
+        dim: dimension D of the lower-level variable of a block.
+        variant: variant of the algorithm. `v1` tracks Hessians and solves linear systems with them. `v2` tracks the
+            solutions v of these systems by Hessian-vector products.
     """
 
     y: Tensor
@@ -183,7 +186,7 @@ class Blocks(HostedBlocks):
         self.register_buffer("visited", torch.full((count,), -1))
 
     def begin(self, problem: BlockProblem, x: Tensor, batch: Any, mu: float) -> Tensor:
-        """Initialise the trackers of this rank from a batch.
+        """Initialise the trackers of this rank's blocks from a batch.
 
         Return the sum of -grad F_i over the blocks of this rank, `[n]`.
         """
@@ -196,11 +199,11 @@ class Blocks(HostedBlocks):
         return problem.cross_product(x, self.y, solved(self.hessian, upper), batch)
 
     def _iterates(self, rows: Tensor, iteration: int) -> list[tuple[Tensor, Tensor]]:
-        """Return the changing variables at the current and the previous iterate.
+        """Return the variables that an iteration changes, at the current and at the previous iterate.
 
-        Store the current variables for the next call.
+        This method also stores the current variables for the next call.
 
-        Blocks that the previous iteration did not sample have equal values at both iterates.
+        For blocks that the previous iteration did not sample, the values at both iterates are equal.
         """
         moved = (self.visited[rows] == iteration - 1) & (iteration > 0)
         pairs = []
@@ -214,24 +217,24 @@ class Blocks(HostedBlocks):
     def move(
         self, problem: BlockProblem, x: Tensor, x_before: Tensor, rows: Tensor, batch: Any, iteration: int, rates: Rates
     ) -> tuple[Tensor, Tensor]:
-        """Update the sampled blocks, and sum their contributions to the gradient of F.
+        """Update the sampled blocks, and sum their contributions to -grad F.
 
         A block that was not sampled in the last d - 1 iterations takes d steps along its updated tracker.
 
         Args:
-            problem: derivatives.
+            problem: problem that computes the derivatives.
             x: upper-level variable, `[n]`.
             x_before: upper-level variable of the previous iterate.
             rows: sampled blocks on this rank, `[k]`.
-            batch: samples of these blocks.
+            batch: batch that contains samples for these blocks.
             iteration: index of the current iteration, from 0.
             rates: step sizes and weights of the algorithm.
 
         Returns:
-            Sums of the estimates of -grad F_i over these blocks, `[n]`, at the current and at the previous iterate.
+            The sums over these blocks of the estimates of -grad F_i, `[n]`, at the current and at the previous iterate.
         """
         alpha, gamma = rates.alpha, rates.gamma
-        times = (iteration - self.visited[rows])[:, None].to(x)  # integers times a rate would be float32
+        times = (iteration - self.visited[rows])[:, None].to(x)  # an integer tensor times a rate would be float32
         (y, y_before), (other, other_before) = self._iterates(rows, iteration)
         now, before = problem.upper_gradient(y, batch), problem.upper_gradient(y_before, batch)
         slopes = problem.lower_gradient(x, y, batch), problem.lower_gradient(x_before, y_before, batch)
@@ -255,19 +258,19 @@ class Blocks(HostedBlocks):
 
 
 class AllBlocks(HostedBlocks):
-    """Models of m blocks, and trackers of grad_y g, grad_y f, grad^2_yy g and grad^2_xy g (RSVRB).
+    """Models of m blocks, and trackers of grad_y g, grad_y f, grad^2_yy g and grad^2_xy g for RSVRB.
 
-    A tracker spans all blocks. The estimate of the derivatives is m/I times the derivative for sampled blocks, and 0
-    for other blocks. This estimate is unbiased:
+    Each tracker covers all blocks. The derivatives of all blocks are estimated without bias: the estimate is m/I times
+    the derivative for a sampled block, and 0 for any other block. The update of a tracker is
 
         e_i <- (1 - beta) e_i + (m/I) (h_i - (1 - beta) h_i')    if i is sampled,    (1 - beta) e_i    otherwise,
 
-    where h and h' come from the same batch, at the current and at the previous iterate.
+    where h and h' are derivatives at the current and at the previous iterate, computed from the same batch.
 
     Args:
-        count: m.
-        dim: dimension D of a lower variable.
-        samples: dimension n of the upper variable.
+        count: number m of blocks.
+        dim: dimension D of the lower-level variable of a block.
+        samples: dimension n of the upper-level variable.
     """
 
     y: Tensor
@@ -294,7 +297,7 @@ class AllBlocks(HostedBlocks):
         }
 
     def begin(self, problem: BlockProblem, x: Tensor, batch: Any, mu: float) -> Tensor:
-        """Initialise the trackers of this rank from a batch.
+        """Initialise the trackers of this rank's blocks from a batch.
 
         Return the sum of -grad F_i over the blocks of this rank, `[n]`.
         """
@@ -320,24 +323,24 @@ class AllBlocks(HostedBlocks):
         tau: float,
         mu: float,
     ) -> tuple[Tensor, Tensor]:
-        """Update all blocks.
+        """Update all blocks, and sum the tracked -grad F_i over a second sample of blocks.
 
-        Sum the tracked -grad F_i over a second sample of blocks.
+        The derivatives are computed only for the first sample of blocks.
 
         Args:
-            problem: derivatives.
+            problem: problem that computes the derivatives.
             x: upper-level variable, `[n]`.
             x_before: upper-level variable of the previous iterate.
-            rows: sampled blocks of this rank.
-            judged: second sample of blocks, over which the tracked -grad F_i are summed.
-            batch: samples of the blocks in `rows`.
-            scale: m/I.
+            rows: first sample of blocks, restricted to this rank.
+            judged: second sample of blocks, restricted to this rank, over which the tracked -grad F_i are summed.
+            batch: batch that contains samples for the blocks in `rows`.
+            scale: factor m/I of the estimates.
             beta: weight of the current batch in the trackers.
             tau: step size of the lower-level variables y.
-            mu: lower bound of the eigenvalues of a tracked Hessian.
+            mu: lower bound on the eigenvalues of a tracked Hessian.
 
         Returns:
-            The sums `[n]` after and before this iteration.
+            The sums, `[n]`, after and before this update.
         """
         before = self._products(judged)
         now = self._derivatives(problem, x, self.y[rows], batch)
@@ -353,31 +356,31 @@ class AllBlocks(HostedBlocks):
 
 
 def tracking_errors(blocks: Blocks, problem: BlockProblem, x: Tensor, z: Tensor, everything: Any) -> dict[str, Tensor]:
-    """Measure the distances of s from grad g, and of z from grad F, at the given iterates.
+    """Compute the distances between s and grad g, and between z and grad F, at the current iterate.
 
     Args:
-        blocks: blocks of this rank; every rank must call this method.
-        problem: derivatives.
+        blocks: blocks of this rank; every rank must call this function.
+        problem: problem that computes the derivatives.
         x: upper-level variable, `[n]`.
         z: tracked gradient of the upper-level function F, `[n]`.
-        everything: batch that contains all samples of these blocks.
+        everything: batch that contains all samples for these blocks.
     """
     y = blocks.y
     errors = (blocks.s - problem.lower_gradient(x, y, everything)).square().sum(1)
     hessian, right = problem.lower_hessian(x, y, everything), problem.upper_gradient(y, everything)
-    solved = torch.linalg.solve_ex(hessian, right)[0]  # positive definite; a check would be a host sync
+    solved = torch.linalg.solve_ex(hessian, right)[0]  # positive definite; a check would synchronise with the host
     exact = -all_reduce_sum(problem.cross_product(x, y, solved, everything)) / blocks.count
     return {"error of s": (all_reduce_sum(errors.sum()) / blocks.count).sqrt(), "error of z": (z - exact).norm()}
 
 
 def course_tables(history: Sequence[Mapping[str, Tensor]], corrupted: bool) -> dict[str, Table]:
-    """Tabulate objective and tracking errors.
+    """Return tables of the objective and the tracking errors over the iterations.
 
-    If some labels are false, also tabulate mean weights of clean and flipped samples.
+    If some labels are false, a further table contains the mean weights of clean and of flipped samples.
 
     Args:
-        history: values of each measurement by name, with one row per step.
-        corrupted: whether the label of at least one training row is false.
+        history: measured values by name, one mapping per training step.
+        corrupted: whether at least one training row has a false label.
     """
     columns = {name: [row[name].item() for row in history] for name in history[0]}
     weights = {name: columns.pop(f"{name} weight") for name in ("clean", "flipped")}

@@ -1,6 +1,6 @@
-"""The LightningModules that learn sample weights: BSVRB, and the baseline RSVRB.
+"""The LightningModules that learn weights of training samples: BSVRB and the baseline RSVRB.
 
-Each step of RSVRB updates all blocks.
+Each iteration of BSVRB updates the sampled blocks, and each iteration of RSVRB updates all blocks.
 """
 
 from typing import Literal
@@ -15,35 +15,35 @@ from lightning_modules.optimization.mbbo.reweighting import Batch, WeighingSteps
 
 
 class BSVRB(WeighingSteps, MethodModule):
-    """Learn weights of training samples.
+    """Learn weights of training samples that minimise the loss of many logistic models on trusted samples.
 
-    The criterion is the loss of many logistic models on trusted samples. Only training rows that are not `trusted` have
-    weights. Training on several ranks needs `--config configs/trainer/independent.yaml`. It shards the blocks, and
-    copies all rows to each rank.
+    Only training rows that are not marked as `trusted` have weights. Training on several ranks requires `--config
+    configs/trainer/independent.yaml`, which shards the blocks over ranks and copies all rows to each rank.
 
     Args:
-        samples: number n of weights, at least the number of training samples that have a weight.
+        samples: number n of weights, which must be at least the number of training rows that are not trusted.
         features: number of features of a sample.
-        blocks: number m of models; each model has a separate temperature.
-        sampled_blocks: number I of blocks that an iteration samples; a divisor of m.
-        batch_size: number B of training samples, and of trusted samples, per block and iteration; sampled with
-            replacement.
-        variant: variant of the algorithm: `v1` tracks Hessians, `v2` needs only Hessian-vector products.
-        eta: step size of the logits of the sample weights; 0 keeps all weights at one half.
+        blocks: number m of logistic models; each model has a different temperature.
+        sampled_blocks: number I of blocks that each iteration samples, a divisor of m.
+        batch_size: number B of training samples per block and iteration, and also number of trusted samples; both are
+            sampled with replacement.
+        variant: variant of the algorithm; `v1` tracks Hessians, and `v2` only needs Hessian-vector products.
+        eta: step size of the logits of the sample weights; with 0, all weights remain one half.
         tau: step size of the models.
-        tau_v: step size of v, the solution that `v2` tracks.
+        tau_v: step size of the tracked solutions v of `v2`.
         alpha: weight of the current batch in the trackers of the blocks, in (0, 1].
         gamma: weight of the variance-reduction term in the trackers of the blocks.
         beta: weight of the current batch in the tracked gradient of the sample weights, in (0, 1].
-        ridge: positive weight lambda of the term that makes the losses of the models strongly convex.
+        ridge: positive weight lambda of the L2 penalty, which makes the losses of the models strongly convex.
         radius: radius of the ball onto which v is projected.
         spread: range of the temperatures of the models, 1 + spread U(0, 1).
-        iterations_per_step: number of iterations in a training step; a step logs once.
-        tracking: whether to measure, after each step, the distance of the trackers from the derivatives on all rows of
-            all blocks.
+        iterations_per_step: number of iterations per training step; each training step logs once.
+        tracking: whether to compute, after each training step, the distances between the trackers and the exact
+            derivatives on all rows.
 
     Raises:
-        ValueError: if an argument is out of range; at setup, if precision, strategy or rows of the data are unsuitable.
+        ValueError: if an argument is out of range; at setup, if the precision, the strategy or the data rows are
+            unsuitable.
     """
 
     def __init__(
@@ -85,32 +85,33 @@ class BSVRB(WeighingSteps, MethodModule):
 
 
 JUDGED = 3
-"""Purpose of the second sample of blocks, for its random numbers."""
+"""Value of `purpose` for sampling the second sample of blocks."""
 
 
 class RSVRB(WeighingSteps, MethodModule):
-    """Baseline of `BSVRB` that learns sample weights with trackers of all blocks.
+    """Learn weights of training samples with trackers that cover all blocks; the baseline of `BSVRB`.
 
-    Each iteration updates all blocks. The trackers consist of m n (D + 1) numbers.
+    Each iteration updates the trackers of all blocks, which consist of m n (D + 1) numbers.
 
     Args:
-        samples: number n of weights, at least the number of training samples that have a weight.
+        samples: number n of weights, which must be at least the number of training rows that are not trusted.
         features: number of features of a sample.
-        blocks: number m of models; each model has a separate temperature.
-        sampled_blocks: number I of blocks whose derivatives an iteration computes; a divisor of m.
-        batch_size: number B of training samples, and of trusted samples, per block and iteration; sampled with
-            replacement.
+        blocks: number m of logistic models; each model has a different temperature.
+        sampled_blocks: number I of blocks for which each iteration computes derivatives, a divisor of m.
+        batch_size: number B of training samples per block and iteration, and also number of trusted samples; both are
+            sampled with replacement.
         eta: step size of the logits of the sample weights.
         tau: step size of the models.
         beta: weight of the current batch in all trackers, in (0, 1].
-        ridge: positive weight lambda of the term that makes the losses of the models strongly convex.
+        ridge: positive weight lambda of the L2 penalty, which makes the losses of the models strongly convex.
         spread: range of the temperatures of the models, 1 + spread U(0, 1).
-        iterations_per_step: number of iterations in a training step; a step logs once.
-        tracking: whether to measure, after each step, the distance of the trackers from the derivatives on all rows of
-            all blocks.
+        iterations_per_step: number of iterations per training step; each training step logs once.
+        tracking: whether to compute, after each training step, the distances between the trackers and the exact
+            derivatives on all rows.
 
     Raises:
-        ValueError: if an argument is out of range; at setup, if precision, strategy or rows of the data are unsuitable.
+        ValueError: if an argument is out of range; at setup, if the precision, the strategy or the data rows are
+            unsuitable.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The LightningModule that learns to rank items by NDCG, and the scoring network NeuMF.
+"""The LightningModule that learns to rank items by maximising NDCG, and the scoring network NeuMF.
 
 Source of NeuMF: He, Liao, Zhang, Nie, Hu and Chua, Neural Collaborative Filtering, WWW 2017, arXiv 1708.05031.
 """
@@ -26,15 +26,15 @@ from lightning_modules.training.logging import log_training
 
 
 class NeuMF(nn.Module):
-    """Score items for users by neural collaborative filtering.
+    """A network that scores items for users by neural collaborative filtering.
 
-    It maps user IDs `[b]` and item IDs `[b, J]` to scores `[b, J]`.
+    The network maps user IDs `[b]` and item IDs `[b, J]` to scores `[b, J]`.
 
     Args:
         users: number of users.
         items: number of items.
         width: dimension of the user and item embeddings.
-        hidden_features: widths of the MLP's layers.
+        hidden_features: widths of the layers of the MLP.
         dropout: dropout probability in the MLP.
     """
 
@@ -60,30 +60,32 @@ class NeuMF(nn.Module):
 
 
 DRAWN = 4
-"""Purpose of a batch's sampled items, for their random numbers."""
+"""Key of the random generator that samples the items of a batch."""
 
 
 class NDCGRanking(MethodModule):
-    """Learn to rank items by NDCG or NDCG@K with the trackers of BSVRB.
+    """Learn to rank items by maximising NDCG or NDCG@K with the trackers of BSVRB.
 
-    A batch consists of users. Each user is a block. The state has two numbers per user and item.
+    A batch consists of users, with the ratings of each user. The state that is kept for training has two numbers for
+    each pair of a user and an item.
 
     Args:
         network: network that maps users `[b]` and items `[b, J]` to scores `[b, J]`.
-        optimizer: optimizer that receives the tracked gradient of the network.
+        optimizer: optimizer of the network; it receives G - gamma_gradient G' as the gradient.
         lr_scheduler: learning-rate schedule, stepped every epoch.
-        positives: number P of rated items that are sampled per user and batch.
-        negatives: number of unrated items that are sampled per user and batch.
-        top: number K in NDCG@K; None ranks all items, like the code of the authors.
-        alpha: weight of the current batch in the trackers of the lower levels, in (0, 1].
-        gamma: weight of the variance-reduction term in the trackers of the lower levels.
-        tau: step size of the variables of the lower levels.
-        tau_threshold: step size of the thresholds.
-        gamma_gradient: weight of the gradient at the previous iterate, which is subtracted; the moving average of Adam
-            is the tracker.
-        plain_epochs: number of epochs without variance reduction, after the warm-up.
-        warmup_epochs: number of initial epochs of training by listwise cross-entropy.
-        evaluated: values of K for which validation and test log NDCG@K.
+        positives: number P of rated items that are sampled for each user of a batch.
+        negatives: number of unrated items that are sampled for each user of a batch.
+        top: K of the training objective NDCG@K; None means that the objective is NDCG over all items, as in the
+            authors' code.
+        alpha: weight of the current batch in the trackers of the lower-level problems, in (0, 1].
+        gamma: weight of the variance-reduction term in the trackers of the lower-level problems.
+        tau: step size of the lower-level variables u.
+        tau_threshold: step size of the thresholds of NDCG@K.
+        gamma_gradient: weight with which the gradient G' at the previous iterate is subtracted; the first moment of
+            Adam serves as the tracker of the gradient.
+        plain_epochs: number of epochs without variance reduction that follow the warm-up.
+        warmup_epochs: number of initial epochs that train with the listwise cross-entropy.
+        evaluated: values of K for which NDCG@K is logged in validation and test.
 
     Raises:
         ValueError: if an argument is out of range; at setup, if the precision is too low.
@@ -136,9 +138,9 @@ class NDCGRanking(MethodModule):
         return self.network(user, item)
 
     def drawn(self, rating: Tensor, size: int) -> Tensor:
-        """Sample P rated items and some unrated items per user, `[b, J]`.
+        """Sample P rated items and `negatives` unrated items for each user; return their indices, `[b, J]`.
 
-        The sample does not depend on the world size.
+        The sampled items do not depend on the world size.
         """
         random = generator_of(run_seed(), DRAWN, self.global_step)
         key = torch.rand(size, rating.shape[1], generator=random)[rank() :: world_size()].to(
@@ -157,7 +159,7 @@ class NDCGRanking(MethodModule):
             last = self.previous.named_parameters()
             old = {name: each.detach().requires_grad_() for name, each in last if name in trained}
             devices = [self.device] if self.device.type == "cuda" else []
-            with torch.random.fork_rng(devices):  # so that dropout is the same for both
+            with torch.random.fork_rng(devices):  # so that both networks use the same dropout masks
                 score_before = at_least_float32(torch.func.functional_call(self.network, old, (user, item)))
         score = at_least_float32(self.network(user, item))
         if self.current_epoch < self.warmup_epochs:
@@ -180,9 +182,9 @@ class NDCGRanking(MethodModule):
     def _objectives(
         self, batch: Any, item: Tensor, score: Tensor, score_before: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """Update the lower levels of a batch.
+        """Update the lower-level variables of the users of a batch.
 
-        Return the surrogates of this rank at the current and at the previous iterate.
+        Return the surrogate losses of this rank at the current and at the previous iterate.
         """
         user, rating, size = batch["index"], batch["ratings"].to(score), global_batch_size(batch)
         items, rated = rating.shape[1], item[:, : self.positives]

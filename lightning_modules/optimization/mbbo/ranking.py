@@ -1,14 +1,15 @@
-"""NDCG as a bilevel problem.
+"""NDCG maximisation as a bilevel problem.
 
-There is a lower level for each pair of user and rated item, and a threshold for each user.
+There is a lower-level problem for each pair of a user and a rated item. NDCG@K also needs a lower-level problem for
+each user, whose solution is a threshold.
 
-A user q has scores h of M items. The user rated n of them, and the gains are 2^rating - 1. A squared hinge approximates
-the rank of an item:
+For a user q, the network computes scores h of M items. The user has rated n of these items, and the gain of an item is
+2^rating - 1. The rank of an item i is approximated by M times a mean of squared hinges g_i:
 
     g_i = mean_j max(0, h_j - h_i + 1)^2 over items j,        u_i = argmin_u 1/2 (u - g_i)^2
     -NDCG_q ~ n / Z_q mean_i f_i(u_i),                        f_i(u) = -(2^r_i - 1) / log2(1 + M u)
 
-where Z_q is the DCG of the best ranking. NDCG@K needs a threshold l_q that about K items exceed:
+where Z_q is the DCG of the best ranking. NDCG@K uses a threshold l_q, which the scores of about K items exceed:
 
     -NDCG_q@K ~ n / Z_q mean_i psi(h_i - l_q) f_i(u_i),       psi(t) = c sigmoid(a t)
     l_q = argmin_l K/M l + tau_2/2 l^2 + tau_1 mean_j softplus((h_j - l) / tau_1).
@@ -24,19 +25,19 @@ from lightning_modules.distributed.per_sample import PerSample
 from lightning_modules.optimization.mbbo.blocks import msvr
 
 MARGIN = 1.0
-"""Margin by which a rated item's score should exceed another's."""
+"""Margin by which the score of a rated item should exceed the score of every other item."""
 TAU_1, TAU_2 = 1e-3, 1e-4
-"""Temperature and curvature of the threshold's lower level; the authors'."""
+"""The authors' temperature tau_1 and curvature tau_2 in the lower-level problem of the threshold."""
 PSI, SLOPE = 2.0, 2.0
-"""c and a; the authors'."""
+"""The authors' values of c and a in psi."""
 FLOOR = 1e-5
-"""Lower bound of 1/M + u."""
+"""Lower bound on 1/M + u."""
 
 
 def hinges(score: Tensor, chosen: int) -> Tensor:
-    """Compute g, `[b, P]`, for the first P of J scores `[b, J]`.
+    """Compute the mean squared hinges g, `[b, P]`, of the first P of J items from scores `[b, J]`.
 
-    It is a mean over all J scores.
+    Each mean is taken over all J items.
     """
     return torch.relu(score[:, None] - score[:, :chosen, None] + MARGIN).square().mean(2)
 
@@ -45,9 +46,9 @@ def rank_gain(u: Tensor, gain: Tensor, items: int) -> tuple[Tensor, Tensor]:
     """Compute the gain function f and its derivative f' at u, `[b, P]`.
 
     Args:
-        u: above -1/M.
-        gain: 2^r - 1, `[b, P]`.
-        items: M.
+        u: tracked hinges, above -1/M.
+        gain: gains 2^r - 1, `[b, P]`.
+        items: number M of items.
     """
     log = torch.log2(1 + items * u)
     slope = gain * items / (log**2 * (1 + items * u) * torch.log(u.new_full((), 2.0)))
@@ -55,22 +56,22 @@ def rank_gain(u: Tensor, gain: Tensor, items: int) -> tuple[Tensor, Tensor]:
 
 
 def floored(u: Tensor, items: int) -> Tensor:
-    """Clamp the tracked hinges u above -1/M."""
+    """Clamp the tracked hinges u, so that they stay above -1/M."""
     return u.clamp(min=FLOOR - 1 / items)
 
 
 def threshold_slope(threshold: Tensor, score: Tensor, top: int, items: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Differentiate the threshold's lower level.
+    """Compute derivatives of the lower-level objective of the threshold.
 
     Args:
-        threshold: l, `[b]`.
+        threshold: thresholds l, `[b]`.
         score: scores h of a sample of items, `[b, J]`.
-        top: K.
-        items: M.
+        top: cutoff K of NDCG@K.
+        items: number M of items.
 
     Returns:
-        The first and second derivatives with respect to l, `[b]`, and the mixed derivatives with respect to l and h
-        times -J, `[b, J]`.
+        The first and the second derivative with respect to l, both `[b]`, and -J times the mixed derivatives with
+        respect to l and h, `[b, J]`.
     """
     above = torch.sigmoid((score - threshold[:, None]) / TAU_1)
     mixed = above * (1 - above) / TAU_1
@@ -78,31 +79,31 @@ def threshold_slope(threshold: Tensor, score: Tensor, top: int, items: int) -> t
 
 
 class Threshold(NamedTuple):
-    """Thresholds of users, and the dependence of the thresholds on the scores."""
+    """Thresholds of users, and derivatives that describe how the thresholds depend on the scores."""
 
     value: Tensor
-    """l, `[b]`."""
+    """Thresholds l, `[b]`."""
     curvature: Tensor
-    """Tracked second derivative of the lower level, `[b]`."""
+    """Tracked second derivative of the lower-level objective, `[b]`."""
     mixed: Tensor
-    """Minus J times the mixed derivatives, `[b, J]`."""
+    """-J times the mixed derivatives with respect to l and h, `[b, J]`."""
 
 
 def surrogate(
     score: Tensor, g: Tensor, u: Tensor, gain: Tensor, weight: Tensor, items: int, threshold: Threshold | None = None
 ) -> Tensor:
-    """Surrogate whose gradient is that of the mean of -NDCG over users.
+    """Compute a surrogate loss whose gradient is that of the mean of -NDCG over users.
 
-    u and thresholds count as constants.
+    The tracked hinges u and the thresholds are treated as constants.
 
     Args:
         score: scores h, `[b, J]`, with the rated items in the first P columns.
         g: hinges g of the rated items, `[b, P]`.
-        u: tracked hinges, `[b, P]`.
-        gain: 2^r - 1, `[b, P]`.
-        weight: ratio n / Z_q, divided by the number of users, `[b]`.
-        items: M.
-        threshold: threshold of the top K items; None ranks all items.
+        u: tracked hinges u, `[b, P]`.
+        gain: gains 2^r - 1, `[b, P]`.
+        weight: n / Z_q, divided by the number of users, `[b]`.
+        items: number M of items.
+        threshold: thresholds of the top K items for NDCG@K; None means NDCG over all items.
     """
     value, slope = rank_gain(u, gain, items)
     if threshold is None:
@@ -110,30 +111,31 @@ def surrogate(
     rated = score[:, : g.shape[1]]
     sigmoid = torch.sigmoid(SLOPE * (rated.detach() - threshold.value[:, None]))
     psi, psi_slope = PSI * sigmoid, PSI * SLOPE * sigmoid * (1 - sigmoid)
-    moved = (threshold.mixed * score).mean(1) / threshold.curvature  # its gradient is the threshold's
+    moved = (threshold.mixed * score).mean(1) / threshold.curvature  # has the gradient of the threshold
     return (weight * (psi * slope * g + psi_slope * value * (rated - moved[:, None])).mean(1)).sum()
 
 
 def listwise(score: Tensor, chosen: int) -> Tensor:
-    """Compute the listwise cross-entropy of scores `[b, J]`, summed over users.
+    """Compute the listwise cross-entropy of scores `[b, J]`, summed over users, for warm-up.
 
-    It is the mean cross-entropy of each of the first P scores against the remaining scores.
+    Each of the first P scores is the logit of the correct class, and the scores of the unrated items are the other
+    logits. The cross-entropy is averaged over the P items.
     """
     rated, others = score[:, :chosen], score[:, chosen:]
     return (torch.logaddexp(rated, others.logsumexp(1, keepdim=True)) - rated).mean(1).sum()
 
 
 def discounts(count: int, like: Tensor) -> Tensor:
-    """Compute 1 / log2(1 + rank) for ranks 1 ... count."""
+    """Compute the discounts 1 / log2(1 + rank) of the ranks 1 ... count."""
     return 1 / torch.log2(torch.arange(2, count + 2, dtype=like.dtype, device=like.device))
 
 
 def best_dcg(rating: Tensor, top: int) -> Tensor:
-    """Compute the DCG of the best ranking of the items of each user up to rank K, `[b]`.
+    """Compute the DCG up to rank K of the best ranking of each user's items, `[b]`.
 
     Args:
-        rating: ratings of all items, `[b, M]`; unrated items have 0.
-        top: K.
+        rating: ratings of all items, `[b, M]`; unrated items have the rating 0.
+        top: cutoff K of NDCG@K.
     """
     gain = 2 ** rating.topk(min(top, rating.shape[1]), dim=1).values - 1
     return (gain * discounts(gain.shape[1], gain)).sum(1)
@@ -142,13 +144,13 @@ def best_dcg(rating: Tensor, top: int) -> Tensor:
 def ndcg(score: Tensor, rating: Tensor, excluded: Tensor, top: int) -> Tensor:
     """Compute NDCG@K of each user, `[b]`.
 
-    It is 0 for a user without ratings.
+    The NDCG of a user without held-out ratings is 0.
 
     Args:
-        score: `[b, M]`.
-        rating: held-out ratings, `[b, M]`; other items have 0.
-        excluded: mask of items to leave out of the ranking, `[b, M]`.
-        top: K.
+        score: scores of all items, `[b, M]`.
+        rating: held-out ratings, `[b, M]`; all other items have the rating 0.
+        excluded: mask of the items that are not ranked, `[b, M]`.
+        top: cutoff K of NDCG@K.
     """
     best = score.masked_fill(excluded, -torch.inf).topk(min(top, score.shape[1]), dim=1).indices
     gain = 2 ** rating.gather(1, best) - 1
@@ -156,33 +158,33 @@ def ndcg(score: Tensor, rating: Tensor, excluded: Tensor, top: int) -> Tensor:
 
 
 class LowerLevels:
-    """Lower levels of users and rated items.
+    """Variables and trackers of the lower-level problems.
 
-    Users are sharded over ranks. Let s and s' estimate the derivative of a lower level at the scores of the current and
-    of the previous iterate:
+    The users are sharded over ranks. Let s and s' be estimates of the derivative of a lower-level objective with the
+    scores of the current and of the previous iterate. The updates are
 
         v <- (1 - alpha) v + alpha s + gamma (s - s'),    u <- max(u - tau v, 1e-5 - 1/M),    s = u - g.
 
-    At the previous iterate, u would have been u - tau ((1 - alpha) v + alpha s'). Thresholds are updated in the same
-    way.
+    For the previous iterate, the value u - tau ((1 - alpha) v + alpha s') is used, clamped in the same way. The
+    thresholds are updated by the same formulas, but without clamping.
 
     Args:
-        alpha: weight of the current batch, in (0, 1].
+        alpha: weight of the current batch in the trackers, in (0, 1].
         gamma: weight of the variance-reduction term.
         tau: step size of the tracked hinges u.
-        tau_threshold: step size of thresholds.
+        tau_threshold: step size of the thresholds.
     """
 
     def __init__(self, alpha: float, gamma: float, tau: float, tau_threshold: float) -> None:
         self.alpha, self.gamma, self.tau, self.tau_threshold = alpha, gamma, tau, tau_threshold
         self.ranks = PerSample(0)
         self.thresholds = PerSample(3)
-        """l, its tracked slope and its tracked curvature."""
+        """For each user, the threshold l and the trackers of the first and the second derivative."""
 
     def allocate(self, users: int, items: int, device: torch.device, dtype: torch.dtype) -> None:
-        """Allocate the state for training.
+        """Allocate the state for training, unless `restore` has set it.
 
-        It is restored from a checkpoint, or zero.
+        The state is initialised with zeros, or with the values of a checkpoint if the run is resumed.
         """
         restored = self.ranks.gathered()
         self.ranks = PerSample(2 * items)
@@ -194,7 +196,7 @@ class LowerLevels:
         return self.ranks, self.thresholds
 
     def kept(self) -> list[Tensor]:
-        """Gather the state for a checkpoint.
+        """Gather the state of all users for a checkpoint.
 
         Every rank must call this method.
         """
@@ -208,16 +210,16 @@ class LowerLevels:
     def move(
         self, user: Tensor, rated: Tensor, g: Tensor, g_before: Tensor | None, items: int, global_batch_size: int
     ) -> tuple[Tensor, Tensor]:
-        """Update u of rated items from their hinges.
+        """Update the tracked hinges u of rated items.
 
-        Return u at the current and the previous iterate, `[b, P]`.
+        Return u at the current and at the previous iterate, both `[b, P]`.
 
         Args:
-            user: `[b]`.
-            rated: items, `[b, P]`.
-            g: hinges, `[b, P]`.
-            g_before: hinges at the previous iterate; None takes a step without variance reduction.
-            items: M.
+            user: indices of the users, `[b]`.
+            rated: indices of rated items, `[b, P]`.
+            g: hinges g of these items, `[b, P]`.
+            g_before: hinges at the previous iterate; None means an update without variance reduction.
+            items: number M of items.
             global_batch_size: number of users in the batch over all ranks.
         """
         own = read(self.ranks, user, g, global_batch_size)
@@ -240,14 +242,15 @@ class LowerLevels:
     ) -> tuple[Threshold, Threshold]:
         """Update the thresholds of users from scores `[b, J]`.
 
-        Return them at the current and the previous iterate.
+        Return the thresholds at the current and at the previous iterate.
         """
         value, tracked, curvature = read(self.thresholds, user, score, global_batch_size).unbind(1)
         now = threshold_slope(value, score, top, items)
         before = now if score_before is None else threshold_slope(value, score_before, top, items)
         gamma, plain = 0.0 if score_before is None else self.gamma, (self.alpha, 0.0)
         slope = msvr(tracked, now[0], before[0], self.alpha, gamma)
-        # start from the batch's curvature: from 0, the tracked one would be too small to divide by
+        # The tracker starts with the curvature of the first batch; if it started at 0, it would be too small for a
+        # division.
         curvature = torch.where(curvature > 0, curvature, now[1])
         bend = msvr(curvature, now[1], before[1], self.alpha, gamma).clamp(min=TAU_2)
         made = Threshold(value - self.tau_threshold * slope, bend, now[2])
@@ -260,5 +263,5 @@ class LowerLevels:
 
 
 def read(state: PerSample, user: Tensor, like: Tensor, global_batch_size: int) -> Tensor:
-    """Return the rows of the state for the users of a batch, `[b, K]`."""
+    """Return the rows of the state that belong to the users of a batch, `[b, K]`."""
     return state.update(user, like.new_zeros(len(user), 1), lambda old, value: old, global_batch_size)

@@ -1,11 +1,13 @@
-"""Re-weighting of training samples.
+"""Re-weighting of training samples as a bilevel problem.
 
-The upper variable is the weights of the samples. The lower levels are logistic models.
+The upper-level variable x contains the logits of the sample weights. Each lower-level problem trains a logistic model
+w.
 
     g_i(x, w) = (1/n) sum_j sigmoid(x_j) l(y_j <w, z_j> / sigma_i) + lambda / 2 |w|^2,    l(u) = log(1 + exp(-u)),
     f_i(w) = mean of l(y <w, z> / sigma_i) over trusted samples,
 
-with z = (1, features). The mean over a batch of B samples is an estimate of the mean over all n samples.
+where z = (1, features). Here x_j, y_j and z_j belong to training sample j, and sigma_i is the temperature of model i.
+The mean over a batch of B samples estimates the mean over all samples.
 """
 
 from abc import abstractmethod
@@ -38,32 +40,32 @@ from lightning_modules.training.requirements import require_all_rows
 
 
 class WeightedSamples(NamedTuple):
-    """A batch of samples for each of k blocks."""
+    """A batch of B samples for each of k blocks."""
 
     z: Tensor
-    """`[k, B, D]`, with 1 first."""
+    """Vectors z = (1, features), `[k, B, D]`."""
     a: Tensor
-    """`[k, B]`: y / sigma_i, of labels -1 and 1."""
+    """Values y / sigma_i for labels y in {-1, 1}, `[k, B]`."""
     place: Tensor
-    """`[k, B]`: positions among the weighted samples."""
+    """Positions of the samples among the weighted or the trusted rows, `[k, B]`."""
 
 
 class Batch(NamedTuple):
-    """Weighted and trusted samples of an iteration."""
+    """The weighted samples and the trusted samples of an iteration."""
 
     training: WeightedSamples
     trusted: WeightedSamples
 
 
 def with_one(features: Tensor) -> Tensor:
-    """Put a column of ones in front of features `[N, D - 1]`."""
+    """Prepend a column of ones to features `[N, D - 1]`."""
     return torch.cat([features.new_ones(len(features), 1), features], dim=1)
 
 
 def wrong(samples: WeightedSamples, w: Tensor) -> Tensor:
-    """Compute r = sigmoid(-a <w, z>), `[k, B]`.
+    """Compute r = sigmoid(-a <w, z>), `[k, B]`, for models w, `[k, D]`.
 
-    This is the probability that models `[k, D]` assign to the wrong label.
+    This is the probability that a model assigns to the label -y.
     """
     return torch.sigmoid(-samples.a * (samples.z @ w[..., None])[..., 0])
 
@@ -72,7 +74,7 @@ class Reweighting(BlockProblem):
     """Closed-form derivatives of the re-weighting problem.
 
     Args:
-        ridge: lambda.
+        ridge: weight lambda of the L2 penalty.
     """
 
     def __init__(self, ridge: float) -> None:
@@ -118,31 +120,31 @@ class Reweighting(BlockProblem):
 
 
 def objective(z: Tensor, target: Tensor, w: Tensor, temperature: Tensor) -> Tensor:
-    """Average the logistic loss of each of k models over N samples.
+    """Compute the mean logistic loss of each of k models over N samples.
 
-    The result is `[k]`.
+    The result has the shape `[k]`.
 
     Args:
-        z: `[N, D]`, with 1 first.
-        target: `[N]`, of -1 and 1.
+        z: vectors z = (1, features), `[N, D]`.
+        target: labels in {-1, 1}, `[N]`.
         w: models, `[k, D]`.
-        temperature: sigma, `[k]`.
+        temperature: temperatures sigma of the models, `[k]`.
     """
     return F.softplus(-target * (w @ z.T) / temperature[:, None]).mean(1)
 
 
 class WeightedRows:
-    """Weighted and trusted training rows, as in `datamodules.tables.TrustedRows`.
+    """The weighted and the trusted training rows of `datamodules.tables.TrustedRows`.
 
-    Each rank has all rows.
+    Each rank stores all rows.
 
     Args:
-        rows: tensors `features`, `target`, `trusted` and, if known, `corrupted`, by name.
+        rows: mapping with the tensors `features`, `target`, `trusted` and, if known, `corrupted`.
         samples: maximum number n of weighted rows.
-        features: number D - 1 of features of a sample.
+        features: number D - 1 of features of a row.
 
     Raises:
-        ValueError: if the rows do not fit `samples` or `features`.
+        ValueError: if no rows are marked as trusted, or if the rows do not match `samples` or `features`.
     """
 
     def __init__(self, rows: Mapping[str, Tensor], samples: int, features: int) -> None:
@@ -167,7 +169,7 @@ class WeightedRows:
         self.corrupted = self.corrupted.to(device)
 
     def drawn(self, shape: tuple[int, ...], purpose: int, number: int) -> tuple[Tensor, Tensor]:
-        """Sample positions of weighted and of trusted rows, with replacement.
+        """Sample positions of weighted rows and of trusted rows with replacement.
 
         All ranks get the same positions.
         """
@@ -177,9 +179,9 @@ class WeightedRows:
         return training, trusted
 
     def batch(self, training: Tensor, trusted: Tensor, temperature: Tensor) -> Batch:
-        """Make a batch of weighted and trusted rows, `[k, B]` each.
+        """Make a batch from the positions of weighted rows and of trusted rows, both `[k, B]`.
 
-        Each of the k blocks has a temperature, `[k]`.
+        The temperatures of the k blocks are `[k]`.
         """
 
         def samples(rows: tuple[Tensor, Tensor], place: Tensor) -> WeightedSamples:
@@ -189,9 +191,9 @@ class WeightedRows:
         return Batch(samples(self.training, training), samples(self.trusted, trusted))
 
     def whole(self, temperature: Tensor) -> Batch:
-        """Make a batch of all rows for each of k blocks.
+        """Make a batch that contains all rows for each of k blocks.
 
-        Each block has a temperature, `[k]`.
+        The temperatures of the blocks are `[k]`.
         """
         sizes = len(self.training[1]), len(self.trusted[1])
         training, trusted = (torch.arange(size).expand(len(temperature), -1) for size in sizes)
@@ -199,18 +201,18 @@ class WeightedRows:
 
 
 TEMPERATURES = 123
-"""Seed of the blocks' temperatures, the same in all runs."""
+"""Seed of the temperatures of the blocks, which is the same in all runs."""
 
 
 class WeighingSteps:
-    """Mixin of `BSVRB` and `RSVRB` for everything but the updates: batches, logs, tests, tables and checkpoints.
+    """Mixin for everything that `BSVRB` and `RSVRB` share: batches, logging, tests, tables and checkpoints.
 
-    A subclass calls `start` in its constructor. It defines the updates in `_begin` and `_move`. A training step runs
-    several iterations.
+    A subclass calls `start` in its constructor, and implements the updates in `_begin` and `_move`. Each training step
+    runs several iterations.
     """
 
     blocks: Any
-    """`Hosted`, with models `y` and trackers `s`."""
+    """A `Hosted` object with the models `y` and the trackers `s`."""
     x: nn.Parameter
     """Logits of the sample weights, `[n]`."""
     x_before: Tensor
@@ -230,9 +232,9 @@ class WeighingSteps:
         length: int,
         tracking: bool,
     ) -> None:
-        """Check and store the shared arguments (see `BSVRB`).
+        """Check and store the arguments that both classes share (see `BSVRB`).
 
-        `length` is the number of iterations in a step.
+        `length` is the number of iterations per training step.
 
         Raises:
             ValueError: if an argument is out of range.
@@ -259,18 +261,18 @@ class WeighingSteps:
 
     @abstractmethod
     def _begin(self, batch: Batch) -> Tensor:
-        """Initialise this rank's trackers from a batch; return the sum of -grad F_i over the rank's blocks, `[n]`."""
+        """Initialise the trackers of this rank from a batch, and return the sum of -grad F_i over its blocks, `[n]`."""
 
     @abstractmethod
     def _move(self, number: int, rows: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Update the sampled blocks of this rank.
 
-        Return the sums of -grad F_i, `[n]`, at the current and the previous iterate.
+        Return the sums of -grad F_i, `[n]`, at the current and at the previous iterate.
 
         Args:
             number: index of the current iteration, from 0.
-            rows: sampled blocks, as positions among the blocks of this rank.
-            batch: samples of these blocks.
+            rows: sampled blocks of this rank, as indices among the blocks of this rank.
+            batch: batch that contains samples for these blocks.
         """
 
     def setup(self: Any, stage: str) -> None:
@@ -317,7 +319,7 @@ class WeighingSteps:
         self.x.sub_(self.eta * self.z)
 
     def trusted_objective(self: Any) -> Tensor:
-        """Compute F, the mean over blocks of the loss on all trusted samples."""
+        """Compute F, which is the loss on all trusted samples, averaged over blocks."""
         z, target = self.rows.trusted
         losses = objective(z, target, self.blocks.y, self.own_temperature)
         return all_reduce_sum(losses.sum()) / self.blocks.count
@@ -337,13 +339,13 @@ class WeighingSteps:
         return loss
 
     def on_train_epoch_end(self: Any) -> None:
-        """Log the most recent errors of the trackers, if they were measured."""
+        """Log the last tracking errors of the epoch, if they were computed."""
         for name, value in self.history[-1].items():
             if name.startswith("error"):
                 log_same(self, f"train/{name.replace(' ', '_')}", value)
 
     def forward(self: Any, features: Tensor) -> Tensor:
-        """Compute the margins of all models, `[N, m]`, at features `[N, D - 1]`.
+        """Compute the logits <w, z> of all models, `[N, m]`, for features `[N, D - 1]`.
 
         All ranks must call this method.
         """
@@ -375,7 +377,7 @@ class WeighingSteps:
 
     @property
     def tables(self: Any) -> Mapping[str, Table]:
-        """Tabulate the trusted objective and the mean weights of clean and flipped samples over the iterations."""
+        """Return tables of the trusted objective and of the mean weights of clean and flipped samples."""
         if not self.history:
             return {}
         return course_tables(self.history, bool(self.rows.corrupted.any()))

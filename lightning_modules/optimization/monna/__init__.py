@@ -1,38 +1,39 @@
-"""MoNNA: decentralised learning without a server.
+"""Decentralised learning without a server that is robust to Byzantine nodes (MoNNA).
 
-It is robust to Byzantine nodes, which send arbitrary vectors. Up to f of the n nodes are Byzantine. Each of the n - f
-honest nodes has a shard of the data, a model theta_i and a momentum m_i. Initially all models are equal, and all
-momenta are 0. In round t = 0, 1, ..., each honest node takes a local step. Its loss is the mean cross-entropy on the
-batch of the node plus c |theta_i| (the norm, not its square). The gradient is g_i:
+Byzantine nodes send arbitrary vectors. Up to f of the n nodes are Byzantine. Each of the n - f honest nodes has a shard
+of the data, a model theta_i and a momentum m_i. Initially, all models are equal, and all momenta are 0. In round t = 0,
+1, ..., each honest node takes a local step. The loss of a node is the mean cross-entropy on its batch plus c |theta_i|
+(the norm, not its square). Let g_i be the gradient of this loss:
 
     m_i <- beta m_i + (1 - beta) g_i,    theta_i <- theta_i - lr_t m_i.
 
-Then the node sends theta_i. It receives n - f models: its own model, models of n - 2f - 1 other honest nodes, and f
-models of the Byzantine nodes. The honest senders are sampled uniformly, as if the other models were late. The Byzantine
-nodes know all honest models. The node averages the n - 2f models that are nearest to its own model, which is included
-(nearest-neighbor averaging, NNA):
+Each node then sends theta_i, and receives n - f models: its own model, the models of n - 2f - 1 other honest nodes, and
+f models of the Byzantine nodes. The honest senders are sampled uniformly, which simulates that the models of the
+remaining nodes arrive too late. The Byzantine nodes know all honest models. Each node averages the n - 2f received
+models that are nearest to its own model, including its own model (nearest-neighbor averaging, NNA):
 
     theta_i <- mean of {theta_j : j among the n - 2f nearest to theta_i}.
 
-The analysis needs n >= 11 f. The rule itself needs only n > 3 f. Runs require this, and n = 26, f = 5 in the paper
-meets it.
+The analysis assumes n >= 11 f. NNA itself only requires n > 3 f; with NNA, a run is rejected if n <= 3 f. The paper's
+setting n = 26, f = 5 satisfies n > 3 f.
 
-Honest nodes are distributed over the ranks of `lightning_modules.distributed.independent.Independent`. Each rank has
-one or several nodes. Ranks exchange only models, once per round. The steps are the same as in a single process. Only
-dropout differs, because each rank samples it separately. Byzantine nodes need no rank. Every rank gathers the models of
-all honest nodes, and computes from these models what the Byzantine nodes send. Buffers, such as BatchNorm statistics,
-are not exchanged between nodes.
+The honest nodes are distributed over the ranks of `lightning_modules.distributed.independent.Independent`. Each rank
+hosts one or several nodes. The ranks exchange only models, once per round. The training steps are the same as in a
+single process, except that each rank samples its own dropout masks. Byzantine nodes are not assigned to ranks. Every
+rank gathers the models of all honest nodes, and computes from these models the vector that the Byzantine nodes send.
+Buffers, such as BatchNorm statistics, are not exchanged between nodes.
 
-Baselines are other aggregation rules under the same attacks: `Average` (D-SGD), `TrimmedMean`, `GeometricMedian`,
+The baselines are other aggregation rules under the same attacks: `Average` (D-SGD), `TrimmedMean`, `GeometricMedian`,
 `SelfCenteredClipping`, `Krum`, `MeanAroundMedian` (MeaMed) and `CoordinatewiseMedian`. The baseline LEARN is
 `TrimmedMean` with `exchange_gradients`, without momentum, and with increasing batch sizes.
 
-Differences from the code of the authors: nodes start with copies of one model. In their code, all nodes share one
-tensor in the first round, and the steps of all nodes change it. A batch that starts near the end of a shard continues
-with the next shuffled order of the shard. In their code, such a batch is shorter. Gradients for flipped labels and for
-given labels use the same forward pass. Each test image is tested once, without mirroring.
+This implementation differs from the authors' code in the following points. Nodes start with separate copies of one
+model. In the authors' code, all nodes share one tensor in the first round, and the steps of all nodes change this
+tensor. A batch that reaches the end of a shard continues with the next shuffled order of the shard. In the authors'
+code, such a batch is shorter. Gradients for the flipped labels and for the given labels use the same forward pass. Each
+test image is evaluated once, without mirroring.
 
-`test/gradients` counts the gradients of single images that all honest nodes computed in training.
+`test/gradients` is the total number of per-image gradients that all honest nodes computed in training.
 
 Source: Farhadkhani et al., Robust Collaborative Learning with Linear Gradient Overhead, ICML 2023, arXiv 2209.10931.
 """

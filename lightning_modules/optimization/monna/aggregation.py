@@ -1,7 +1,8 @@
 """Byzantine-robust aggregation rules.
 
-Vectors are rows of a table `[m, D]`. Row indices tell which vectors a node receives. The vector sent by all Byzantine
-nodes is therefore stored only once. A row with non-finite values counts as infinitely far from all other rows.
+All sent vectors are rows of one table `[m, D]`. The vectors that a node receives are given by row indices, so the
+vector that all Byzantine nodes send is stored only once. A row with non-finite values is treated as infinitely far from
+all other rows.
 """
 
 from abc import ABC, abstractmethod
@@ -15,79 +16,83 @@ from datamodules.arguments import positive
 from lightning_modules.full_precision import at_least_float32
 
 AT_ONCE = 2**24
-"""Number of values sorted at once."""
+"""Number of values that are sorted at once."""
 
 
 def distances(own: Tensor, vectors: Tensor) -> Tensor:
-    """Compute `|own_i - vectors_j|`, `[k, m]`.
+    """Compute the distances `|own_i - vectors_j|`, `[k, m]`.
 
-    It uses differences, as models are far from 0 and close to each other.
+    The distances are computed from differences, not from inner products, because models are far from 0 and close to
+    each other.
     """
     exact = "donot_use_mm_for_euclid_dist"
     return torch.cdist(at_least_float32(own), at_least_float32(vectors), compute_mode=exact).nan_to_num(torch.inf)
 
 
 def finite(vectors: Tensor) -> Tensor:
-    """Replace rows with non-finite values by 0.
+    """Replace rows that contain non-finite values by 0.
 
-    Such rows have weight 0.
+    The callers give these rows the weight 0.
     """
     return torch.where(vectors.isfinite().all(dim=1, keepdim=True), vectors, 0)
 
 
 def weighted_sum(vectors: Tensor, heard: Tensor, weight: Tensor) -> Tensor:
-    """Compute weighted sums `[k, D]` of the vectors in rows `heard` `[k, h]`.
+    """Compute weighted sums, `[k, D]`, of the vectors in the rows `heard`, `[k, h]`.
 
-    The weights are `[k, h]`.
+    The weights have the shape `[k, h]`.
     """
     return F.embedding_bag(heard, vectors, per_sample_weights=weight.to(vectors.dtype), mode="sum")
 
 
 def nearest(distance: Tensor, heard: Tensor, keep: int) -> Tensor:
-    """Select from `heard` `[k, h]` the indices of the `keep` nearest rows, `[k, keep]`.
+    """Select the indices of the `keep` nearest rows, `[k, keep]`, from the received rows `heard`, `[k, h]`.
 
-    In a tie, select the earlier index.
+    In a tie, the earlier index is selected.
 
     Args:
-        distance: distance of the vector of each node to all rows of the table, `[k, m]`.
-        heard: indices of the received rows in the table.
-        keep: number of indices to select.
+        distance: distances between the vector of each node and all rows of the table, `[k, m]`.
+        heard: indices, in the table, of the rows that each node receives.
+        keep: number of indices to select for each node.
     """
     order = distance.gather(1, heard).sort(dim=1, stable=True).indices
     return heard.gather(1, order[:, :keep])
 
 
 def by_coordinates(vectors: Tensor, heard: Tensor, combine: Callable[[Tensor], Tensor]) -> Tensor:
-    """Combine the received values of each coordinate, `[k, D]`.
+    """Combine the received values of each coordinate to one value; the result is `[k, D]`.
 
     Args:
         vectors: all sent vectors, `[m, D]`.
-        heard: indices of the received rows for each node, `[k, h]`.
-        combine: function of sorted values `[k, h, D']` that returns `[k, D']`; NaN comes last.
+        heard: indices of the rows that each node receives, `[k, h]`.
+        combine: function that maps values `[k, h, D']`, sorted along h with NaN last, to `[k, D']`.
     """
     parts = vectors.split(max(1, AT_ONCE // heard.numel()), dim=1)
     return torch.cat([combine(part[heard].sort(dim=1).values) for part in parts], dim=1)
 
 
 def trimmed_mean(vectors: Tensor, heard: Tensor, trim: int) -> Tensor:
-    """Average each coordinate of the received vectors, `[k, D]`.
+    """Average each coordinate of the received vectors without its extreme values; the result is `[k, D]`.
 
-    The `trim` lowest and `trim` highest values are left out.
+    The `trim` lowest and the `trim` highest values of each coordinate are omitted.
     """
     last = heard.shape[1] - trim
     return by_coordinates(vectors, heard, lambda value: value[:, trim:last].mean(dim=1))
 
 
 def middle(value: Tensor) -> Tensor:
-    """Compute the median of sorted values `[k, h, D]` over h, `[k, D]`; for even h, the mean of both middle values."""
+    """Compute the median over h, `[k, D]`, of sorted values `[k, h, D]`.
+
+    For even h, the median is the mean of the two middle values.
+    """
     h = value.shape[1]
     return value[:, (h - 1) // 2 : h // 2 + 1].mean(dim=1)
 
 
 def mean_around_median(vectors: Tensor, heard: Tensor, keep: int) -> Tensor:
-    """Average the `keep` values of each coordinate that are nearest to the median of the coordinate, `[k, D]`.
+    """Average, for each coordinate, the `keep` values nearest to the coordinate's median; the result is `[k, D]`.
 
-    The received vectors are those in rows `heard` `[k, h]`. In a tie, the lower value is kept.
+    The received vectors are the rows `heard`, `[k, h]`. In a tie, the lower value is kept.
     """
 
     def combine(value: Tensor) -> Tensor:
@@ -98,21 +103,21 @@ def mean_around_median(vectors: Tensor, heard: Tensor, keep: int) -> Tensor:
 
 
 def krum(vectors: Tensor, heard: Tensor, neighbours: int) -> Tensor:
-    """Select the received vector with the least score, `[k, D]`.
+    """Select, for each node, the received vector with the lowest score; the result is `[k, D]`.
 
-    The score of a vector is the sum of squared distances to the `neighbours` nearest other received vectors. In a tie,
-    the earlier vector is selected.
+    The score of a vector is the sum of its squared distances to its `neighbours` nearest neighbours among the other
+    received vectors. In a tie, the earlier vector is selected.
     """
     squared = distances(vectors, vectors).square()[heard[:, :, None], heard[:, None, :]]
-    squared.diagonal(dim1=1, dim2=2).fill_(torch.inf)  # no vector is its own neighbour
+    squared.diagonal(dim1=1, dim2=2).fill_(torch.inf)  # a vector is not its own neighbour
     score = squared.sort(dim=2).values[:, :, :neighbours].sum(dim=2)
     return vectors[heard.gather(1, score.argmin(dim=1, keepdim=True))[:, 0]]
 
 
 def geometric_median(vectors: Tensor, heard: Tensor, iterations: int = 3, smoothing: float = 0.1) -> Tensor:
-    """Approximate the geometric median of the received vectors by smoothed Weiszfeld iterations from 0, `[k, D]`.
+    """Approximate the geometric median of the received vectors, `[k, D]`, by smoothed Weiszfeld iterations.
 
-    z <- sum_j b_j x_j / sum_j b_j,  b_j = 1 / max(|x_j - z|, nu).
+    The iterations start from z = 0: z <- sum_j b_j x_j / sum_j b_j, where b_j = 1 / max(|x_j - z|, nu).
     """
     centre, summed = vectors.new_zeros(len(heard), vectors.shape[1]), finite(vectors)
     for _ in range(iterations):
@@ -122,9 +127,9 @@ def geometric_median(vectors: Tensor, heard: Tensor, iterations: int = 3, smooth
 
 
 def self_centred_clipping(own: Tensor, vectors: Tensor, heard: Tensor, radius: float, iterations: int = 3) -> Tensor:
-    """Move from the vector of a node by the mean of the clipped differences to the received vectors, `[k, D]`.
+    """Move the vector of each node by mean clipped differences to the received vectors; the result is `[k, D]`.
 
-    v <- v + (1/h) sum_j (x_j - v) min(1, tau / |x_j - v|).
+    Each iteration computes v <- v + (1/h) sum_j (x_j - v) min(1, tau / |x_j - v|).
     """
     centre, summed = own, finite(vectors)
     for _ in range(iterations):
@@ -134,10 +139,10 @@ def self_centred_clipping(own: Tensor, vectors: Tensor, heard: Tensor, radius: f
 
 
 class Rule(ABC):
-    """A rule that aggregates the vectors that a node receives into one vector."""
+    """Base class of rules that aggregate the vectors that a node receives into one vector."""
 
     centred = False
-    """Whether the rule depends on which of the vectors is the node's own."""
+    """Whether the result depends on which of the received vectors is the node's own vector."""
 
     @abstractmethod
     def __call__(self, own: Tensor, vectors: Tensor, heard: Tensor, byzantine: int) -> Tensor:
@@ -146,25 +151,26 @@ class Rule(ABC):
         Args:
             own: vectors of k nodes, `[k, D]`.
             vectors: all sent vectors, `[m, D]`.
-            heard: indices of h rows of `vectors` for each node, `[k, h]`.
-            byzantine: number f of received vectors that may be wrong.
+            heard: indices of the h rows of `vectors` that each node receives, `[k, h]`.
+            byzantine: number f of received vectors that may be Byzantine.
         """
 
     def most_byzantine(self, nodes: int) -> int:
-        """Return the maximum f for n nodes.
+        """Return the maximum number f of Byzantine nodes among n nodes.
 
-        It satisfies f < n / 3, since a node receives n - f vectors and needs 2f < n - f.
+        By default, f < n / 3 is required, because a node receives n - f vectors, of which less than half may be
+        Byzantine.
         """
         return (nodes - 1) // 3
 
     def answer(self, honest: Tensor, byzantine: int) -> Callable[[Tensor], Tensor]:
-        """Return the mean output of the rule as a function of the Byzantine vector.
+        """Return a function that maps the Byzantine vector to the mean output of the rule.
 
-        The mean is over honest nodes that receive the vectors of all nodes.
+        The mean is taken over the honest nodes, each of which is assumed to receive the vectors of all nodes.
 
         Args:
             honest: vectors sent by the honest nodes, `[H, D]`.
-            byzantine: f.
+            byzantine: number f of Byzantine nodes.
         """
         own = honest if self.centred else honest[:1]
         heard = all_heard(len(honest), byzantine, honest.device).expand(len(own), -1)
@@ -173,36 +179,36 @@ class Rule(ABC):
     def harm_along(self, honest: Tensor, byzantine: int, direction: Tensor) -> Callable[[Tensor], Tensor]:
         """Return the function eta -> |answer(mean + eta direction) - mean|^2.
 
-        Here mean is the mean over the honest nodes.
+        Here `mean` is the mean of the honest vectors.
 
         Args:
             honest: vectors sent by the honest nodes, `[H, D]`.
-            byzantine: f.
-            direction: `[D]`.
+            byzantine: number f of Byzantine nodes.
+            direction: direction in which the Byzantine vector is moved, `[D]`.
 
         Returns:
-            The function, which maps a number eta to a number.
+            The function, which maps a scalar eta to a scalar.
         """
         mean, answer = honest.mean(dim=0), self.answer(honest, byzantine)
         return lambda eta: (answer(mean + eta * direction) - mean).square().sum()
 
 
 def all_heard(honest: int, byzantine: int, device: torch.device) -> Tensor:
-    """Return the indices of all H honest rows, followed by f copies of the index of the next row, `[1, H + f]`."""
+    """Return the indices of all H honest rows and f copies of the index of the Byzantine row, `[1, H + f]`."""
     return torch.arange(honest + byzantine, device=device).clamp(max=honest)[None]
 
 
 class NearestNeighborAveraging(Rule):
-    """Rule of MoNNA: average the h - f vectors that are nearest to the vector of the node, including that vector."""
+    """The rule of MoNNA: the mean of the h - f received vectors that are nearest to the node's own vector."""
 
     centred = True
 
     def __call__(self, own: Tensor, vectors: Tensor, heard: Tensor, byzantine: int) -> Tensor:
         chosen = nearest(distances(own, vectors), heard, heard.shape[1] - byzantine)
-        return F.embedding_bag(chosen, vectors, mode="mean")  # reads only the chosen rows
+        return F.embedding_bag(chosen, vectors, mode="mean")  # reads only the selected rows
 
     def answer(self, honest: Tensor, byzantine: int) -> Callable[[Tensor], Tensor]:
-        between, summed = distances(honest, honest), finite(honest)  # independent of the sent vector
+        between, summed = distances(honest, honest), finite(honest)  # do not depend on the Byzantine vector
         heard = all_heard(len(honest), byzantine, honest.device).expand(len(honest), -1)
         places = torch.arange(len(honest), device=honest.device)[None]
 
@@ -216,9 +222,9 @@ class NearestNeighborAveraging(Rule):
         return mean
 
     def harm_along(self, honest: Tensor, byzantine: int, direction: Tensor) -> Callable[[Tensor], Tensor]:
-        """The value at any eta is computed from the inner products of x_i - mean and the direction.
+        """Return the function of the base class, computed from inner products that are calculated only once.
 
-        |x_i - mean - eta u|^2 = |x_i - mean|^2 - 2 eta <x_i - mean, u> + eta^2 |u|^2.
+        With the direction u, |x_i - mean - eta u|^2 = |x_i - mean|^2 - 2 eta <x_i - mean, u> + eta^2 |u|^2.
         """
         between, number = distances(honest, honest), len(honest)
         heard = all_heard(number, byzantine, honest.device).expand(number, -1)
@@ -242,38 +248,38 @@ class NearestNeighborAveraging(Rule):
 
 
 class Average(Rule):
-    """Average all received vectors, as in D-SGD. This baseline tolerates no Byzantine node."""
+    """The rule of D-SGD, which averages all received vectors; it does not tolerate any Byzantine node."""
 
     def __call__(self, own: Tensor, vectors: Tensor, heard: Tensor, byzantine: int) -> Tensor:
         return F.embedding_bag(heard, vectors, mode="mean")
 
     def most_byzantine(self, nodes: int) -> int:
-        return (nodes - 1) // 2  # so that a node still receives its own vector
+        return (nodes - 1) // 2  # n - 2 f >= 1, so that a node still receives its own vector
 
 
 class TrimmedMean(Rule):
-    """Average each coordinate without its f lowest and f highest values (BRIDGE; with momentum, MoCWTM)."""
+    """The mean of each coordinate without its f lowest and f highest values (BRIDGE; with momentum, MoCWTM)."""
 
     def __call__(self, own: Tensor, vectors: Tensor, heard: Tensor, byzantine: int) -> Tensor:
         return trimmed_mean(vectors, heard, byzantine)
 
 
 class CoordinatewiseMedian(Rule):
-    """Take the median of each coordinate."""
+    """The median of each coordinate of the received vectors."""
 
     def __call__(self, own: Tensor, vectors: Tensor, heard: Tensor, byzantine: int) -> Tensor:
         return by_coordinates(vectors, heard, middle)
 
 
 class MeanAroundMedian(Rule):
-    """Average the h - f values of each coordinate that are nearest to its median (MeaMed)."""
+    """The mean, for each coordinate, of the h - f values that are nearest to the median (MeaMed)."""
 
     def __call__(self, own: Tensor, vectors: Tensor, heard: Tensor, byzantine: int) -> Tensor:
         return mean_around_median(vectors, heard, heard.shape[1] - byzantine)
 
 
 class Krum(Rule):
-    """Take the received vector that is nearest to its h - f - 2 nearest other received vectors."""
+    """The received vector with the smallest sum of squared distances to its h - f - 2 nearest neighbours."""
 
     def __call__(self, own: Tensor, vectors: Tensor, heard: Tensor, byzantine: int) -> Tensor:
         return krum(vectors, heard, heard.shape[1] - byzantine - 2)
@@ -283,9 +289,9 @@ class Krum(Rule):
 
 
 class GeometricMedian(Rule):
-    """Take three smoothed Weiszfeld iterations to the geometric median (RFA).
+    """The approximate geometric median, computed by three smoothed Weiszfeld iterations (RFA).
 
-    nu is 0.1, as in the code of the authors.
+    The smoothing parameter nu is 0.1, as in the authors' code.
     """
 
     def __call__(self, own: Tensor, vectors: Tensor, heard: Tensor, byzantine: int) -> Tensor:
@@ -293,10 +299,10 @@ class GeometricMedian(Rule):
 
 
 class SelfCenteredClipping(Rule):
-    """Move from the vector of the node by clipped differences, in three iterations (SCC).
+    """The node's own vector plus mean clipped differences to the received vectors, in three iterations (SCC).
 
     Args:
-        radius: length tau to which differences are clipped; the authors use 2 on MNIST and 5 on CIFAR-10.
+        radius: maximum length tau of the clipped differences; the authors use 2 on MNIST and 5 on CIFAR-10.
     """
 
     centred = True

@@ -1,6 +1,6 @@
-"""Attacks in which all Byzantine nodes send the same vector to everyone.
+"""Attacks in which all Byzantine nodes send the same vector to all nodes.
 
-The vector depends on those of the honest nodes.
+This vector depends on the vectors of the honest nodes.
 """
 
 from abc import ABC, abstractmethod
@@ -14,34 +14,34 @@ from datamodules.arguments import at_least
 from lightning_modules.optimization.monna.aggregation import Rule
 
 EVALUATIONS = 16
-"""Number of evaluations of the line search for an attack's factor."""
+"""Number of function evaluations of the line search for the factor of an attack."""
 
 
 class Round(NamedTuple):
-    """All that Byzantine nodes know about a round before they send their vector."""
+    """Everything that the Byzantine nodes know about a round when they compute their vector."""
 
     honest: Tensor
-    """`[H, D]`: vectors sent by the honest nodes."""
+    """Vectors that the honest nodes send, `[H, D]`."""
     byzantine: int
-    """f."""
+    """Number f of Byzantine nodes."""
     rule: Rule
     number: int
-    """t, from 0."""
+    """Index t of the round, from 0."""
     poisoned: Tensor | None = None
-    """`[D]`: mean vector of the honest nodes if the labels of this round's batch had been flipped, for an attack that
-    `flips_labels`."""
+    """Mean vector, `[D]`, that the honest nodes would have sent if the labels of this round's batch had been flipped;
+    None unless the attack `flips_labels`."""
 
 
 def line_maximum(function: Callable[[Tensor], Tensor], like: Tensor, evaluations: int = EVALUATIONS) -> Tensor:
-    """Return the x >= 0 at which a function is approximately maximal.
+    """Return the approximate maximiser x >= 0 of a function.
 
-    The search uses a given number of evaluations. The search starts at x = 0 with step 1. It doubles the step as long
-    as the value increases. Then each evaluation multiplies the step by 0.8. The evaluations try the two sides of the
-    best x in turn. The search needs no synchronisation with the device.
+    The search starts at x = 0 with a step of 1, and doubles the step as long as the value increases. After that, each
+    evaluation multiplies the step by 0.8, and tries a point above or below the best x in turn. The search stops after a
+    given number of evaluations. It does not synchronise the host with the device.
 
     Args:
-        function: function to maximise, which maps a float64 scalar tensor to a scalar.
-        like: tensor on the device that the search uses.
+        function: function to maximise, which maps a float64 scalar tensor to a scalar tensor.
+        like: tensor whose device is used for the search.
         evaluations: number of evaluations of the function.
     """
     best = torch.zeros((), dtype=torch.float64, device=like.device)
@@ -53,7 +53,7 @@ def line_maximum(function: Callable[[Tensor], Tensor], like: Tensor, evaluations
         highest, best = torch.where(better, value, highest), torch.where(better, x, best)
         rises = rises & better
         step = torch.where(rises, 2 * step, 0.8 * step)
-        # Halved as often as needed to keep x - step nonnegative.
+        # The step is halved until x - step is nonnegative.
         halvings = torch.log2(step / x).ceil().clamp(min=0)
         back = (x - step * torch.exp2(-halvings)).clamp(min=0)
         x = torch.where(rises, best + step, torch.where(x < best, x + step, back))
@@ -61,9 +61,9 @@ def line_maximum(function: Callable[[Tensor], Tensor], like: Tensor, evaluations
 
 
 def most_harmful(situation: Round, direction: Tensor) -> Tensor:
-    """Move the honest mean along a direction, `[D]`.
+    """Return the most harmful vector on a ray that starts at the mean of the honest vectors, `[D]`.
 
-    The step is the one that moves `Rule.answer` farthest from that mean.
+    This vector maximises the distance between the result of `Rule.answer` and the mean.
     """
     mean = situation.honest.mean(dim=0)
     eta = line_maximum(situation.rule.harm_along(situation.honest, situation.byzantine, direction), mean)
@@ -71,40 +71,40 @@ def most_harmful(situation: Round, direction: Tensor) -> Tensor:
 
 
 class ByzantineAttack(nn.Module, ABC):
-    """An attack.
+    """Base class of attacks.
 
-    It computes the vector that all Byzantine nodes send.
+    An attack computes the vector that all Byzantine nodes send.
     """
 
     flips_labels = False
-    """Whether the attack needs gradients for flipped labels."""
+    """Whether the attack needs gradients that are computed with flipped labels."""
 
     def allocate(self, size: int) -> None:
-        """Allocate the state of the attack for vectors of a given size."""
+        """Allocate the state of the attack for vectors of length `size`."""
 
     @abstractmethod
     def forward(self, situation: Round) -> Tensor:
         """Compute the vector that all Byzantine nodes send, `[D]`."""
 
     def learns(self, number: int) -> bool:
-        """Return whether the attack observes the honest models at the end of round t."""
+        """Return whether the attack must observe the honest models at the end of round t."""
         return False
 
     def learn(self, models: Tensor, number: int) -> None:
-        """Observe the honest models `[H, D]` at the end of round t."""
+        """Update the attack's state from the honest models, `[H, D]`, at the end of round t."""
 
 
 class SignFlip(ByzantineAttack):
-    """Send the negative mean of the honest vectors."""
+    """The Byzantine nodes send the negative mean of the honest vectors."""
 
     def forward(self, situation: Round) -> Tensor:
         return -situation.honest.mean(dim=0)
 
 
 class ALittleIsEnough(ByzantineAttack):
-    """Send the mean plus a multiple of the standard deviation of each coordinate.
+    """The Byzantine nodes send the honest mean plus a multiple of the standard deviation of each coordinate (ALIE).
 
-    The factor is the most harmful one (ALIE).
+    The multiple is the most harmful one.
     """
 
     def forward(self, situation: Round) -> Tensor:
@@ -112,9 +112,9 @@ class ALittleIsEnough(ByzantineAttack):
 
 
 class FallOfEmpires(ByzantineAttack):
-    """Send the mean minus a multiple of the mean.
+    """The Byzantine nodes send the honest mean minus a multiple of this mean (FOE).
 
-    The factor is the most harmful one (FOE).
+    The multiple is the most harmful one.
     """
 
     def forward(self, situation: Round) -> Tensor:
@@ -122,7 +122,7 @@ class FallOfEmpires(ByzantineAttack):
 
 
 class LabelFlip(ByzantineAttack):
-    """Send the mean vector that the honest nodes would have sent after training on labels K - 1 - y instead of y."""
+    """The Byzantine nodes send the mean vector that results if honest nodes train on labels K - 1 - y instead of y."""
 
     flips_labels = True
 
@@ -132,19 +132,21 @@ class LabelFlip(ByzantineAttack):
 
 
 class Mimic(ByzantineAttack):
-    """Send a copy of the vector of one honest node.
+    """The Byzantine nodes send a copy of the vector of one honest node.
 
-    This vector then counts several times. At first, the copied node is node 0. After a number of observed rounds, it is
-    the node with the largest |<x_i, z>|. Here z tracks the direction in which the models have the largest variance.
-    With w = (t + 1) / (t + 2) at the end of round t,
+    This vector is then overrepresented among the received vectors. In the first `learning_rounds` rounds, node 0 is
+    copied, and the attack observes the models x_i. Afterwards, the node with the largest |<x_i, z>| is copied, where z
+    tracks the direction of the largest variance of the models. With w = (t + 1) / (t + 2), z is updated at the end of
+    round t by
 
         mu <- w mu + (1 - w) mean_i x_i,  s = sum_i <x_i - mu, z> (x_i - mu),  z <- w z + (1 - w) s / |s|, of length 1.
 
-    The code of the authors multiplies by |<x_i - mu, z>|, which does not track a direction of variance. It also scales
-    z by w twice.
+    In the authors' code, s contains |<x_i - mu, z>|, so that z does not track the direction of the largest variance.
+    The authors' code also multiplies z by w twice.
 
     Args:
-        learning_rounds: number of observed rounds; with 0, the vector of node 0 is always sent; the authors use 100.
+        learning_rounds: number of rounds in which the attack observes the models; with 0, node 0 is always copied. The
+            authors use 100.
     """
 
     mean: Tensor

@@ -1,6 +1,7 @@
-"""Exchange of a round.
+"""Exchange and aggregation of vectors in a round.
 
-Honest nodes send models, Byzantine nodes send an attack, and each node aggregates its messages.
+Honest nodes send their vectors, Byzantine nodes send the vector of an attack, and each honest node aggregates the
+vectors that it receives.
 """
 
 import torch
@@ -13,11 +14,11 @@ from lightning_modules.optimization.monna.byzantine import ByzantineAttack, Roun
 
 
 def responders(honest: int, others: int, generator: torch.Generator) -> Tensor:
-    """Sample the senders that each of H honest nodes receives, uniformly, `[H, others + 1]`.
+    """Sample uniformly from which honest nodes each of H honest nodes receives vectors, `[H, others + 1]`.
 
-    The last index is the node itself.
+    The last index in each row is the node itself.
     """
-    lots = torch.rand(honest, honest, generator=generator, dtype=torch.float64)  # for any trainer precision
+    lots = torch.rand(honest, honest, generator=generator, dtype=torch.float64)  # for any trainer.precision
     lots.fill_diagonal_(torch.inf)
     return torch.cat([lots.argsort(dim=1)[:, :others], torch.arange(honest)[:, None]], dim=1)
 
@@ -33,26 +34,27 @@ def exchanged(
     poison: Tensor | None = None,
     relative: bool = False,
 ) -> Tensor:
-    """Run a round.
+    """Exchange and aggregate the vectors of a round.
 
-    Each node aggregates its own vector, the vectors of H - f - 1 other honest nodes, and f Byzantine vectors.
+    Each honest node aggregates its own vector, the vectors of H - f - 1 other honest nodes, and f Byzantine vectors.
 
-    Every rank must call this function. Each rank computes the Byzantine vector by itself.
+    Every rank must call this function, because it gathers the vectors of all ranks. Each rank computes the Byzantine
+    vector itself.
 
     Args:
         own: vectors that the nodes of this rank send, `[k, D]`.
-        hosted: indices of this rank's nodes.
-        rule: rule that aggregates the vectors a node receives.
-        byzantine: f.
+        hosted: assignment of the honest nodes to ranks.
+        rule: rule that aggregates the vectors that a node receives.
+        byzantine: number f of Byzantine nodes.
         attack: attack that computes the Byzantine vector.
         number: index of the round.
-        generator: random generator on the CPU that samples which vectors each node receives; the same on all ranks.
-        poison: mean vector of honest nodes for flipped labels, as in `Round.poisoned`, `[D]`; None if the attack does
-            not flip labels.
-        relative: whether `poison` is relative to the mean of the honest vectors.
+        generator: random generator on the CPU that samples which vectors each node receives; it must have the same
+            state on all ranks.
+        poison: mean vector of the honest nodes for flipped labels (see `Round.poisoned`), `[D]`; None if the attack
+            does not flip labels.
+        relative: whether `poison` must be added to the mean of the honest vectors.
 
-    Returns:
-        `[k, D]`.
+    Returns: The aggregated vectors of the nodes of this rank, `[k, D]`.
     """
     vectors = hosted.whole(own)
     places = responders(hosted.count, hosted.count - byzantine - 1, generator)

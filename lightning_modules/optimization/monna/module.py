@@ -1,4 +1,4 @@
-"""The LightningModule that trains all honest nodes. A training step is a round."""
+"""The LightningModule that trains all honest nodes; each training step is one round."""
 
 import math
 from typing import Any
@@ -26,7 +26,7 @@ from lightning_modules.training.logging import log_same, log_training
 
 
 def node_losses(logits: Tensor, label: Tensor, weights: Tensor, norm_weight: float) -> Tensor:
-    """Compute the loss of each node, `[k]`, from logits `[k, B, K]` and labels `[k, B]`.
+    """Compute the loss of each of k nodes, `[k]`, from logits `[k, B, K]` and labels `[k, B]`.
 
     The loss is the mean cross-entropy plus c |theta_i|.
     """
@@ -35,12 +35,12 @@ def node_losses(logits: Tensor, label: Tensor, weights: Tensor, norm_weight: flo
 
 
 def spread(models: Tensor) -> Tensor:
-    """Compute the mean distance between models `[H, D]` and their mean."""
+    """Compute the mean distance between the models, `[H, D]`, and their average."""
     return (models - models.mean(dim=0)).norm(dim=1).mean()
 
 
 def accuracy_table(curve: list[tuple[int, float, float]]) -> Table:
-    """Tabulate the mean accuracy and the accuracy of the worst honest node by round."""
+    """Return a table of the mean accuracy and the accuracy of the worst honest node after each number of rounds."""
     return Table(
         {
             "round": [number for number, *_ in curve for _ in range(2)],
@@ -52,31 +52,31 @@ def accuracy_table(curve: list[tuple[int, float, float]]) -> Table:
 
 
 class MoNNA(ClassifierSteps, MethodModule):
-    """Train a classifier on each of several nodes.
+    """Train a classifier on each of several nodes, which exchange models with each other and with Byzantine nodes.
 
-    The nodes exchange models with each other and with Byzantine nodes. Training batches have the same number of images
-    for each honest node (`data.shards`). An optimizer step is a round. Accuracy is averaged over honest nodes;
-    `worst_accuracy` is the accuracy of the worst honest node. The module uses node 0 in prediction. It also uses node 0
-    where a callback needs a `Classifier`. Training on several ranks needs `--config configs/trainer/independent.yaml`.
+    Training batches contain the same number of images for each honest node (`data.shards`). Each optimizer step is one
+    round. `accuracy` is averaged over the honest nodes, and `worst_accuracy` is the accuracy of the worst honest node.
+    Predictions are those of node 0, and callbacks that need a `Classifier` also use node 0. Training on several ranks
+    requires `--config configs/trainer/independent.yaml`.
 
     Args:
-        network: network that maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`; all nodes start with
-            its weights.
+        network: network that maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`; its weights are the
+            initial weights of all nodes.
         num_classes: number of classes, K.
-        nodes: number n of honest and Byzantine nodes.
-        byzantine: number f of nodes that send the attack; less than a third of all nodes, as the rule requires.
-        attack: attack that computes the vector sent by Byzantine nodes.
-        momentum: beta, in [0, 1).
-        norm_weight: loss weight c of the norm of the weights of a node.
-        rule: rule that aggregates the models that a node receives.
-        exchange_gradients: whether to exchange momenta by the same rule before the step, as in LEARN.
-        target_accuracy: mean validation accuracy in [0, 1] whose cost in gradients is the metric `gradients_to_target`.
-        optimizer: optimizer of the local step, which receives the momentum as gradient.
+        nodes: total number n of honest and Byzantine nodes.
+        byzantine: number f of Byzantine nodes; for most rules, it must be less than a third of all nodes.
+        attack: attack that computes the vector that the Byzantine nodes send.
+        momentum: momentum coefficient beta, in [0, 1).
+        norm_weight: weight c of the norm |theta_i| in the loss.
+        rule: rule that aggregates the models that a node receives; None means `NearestNeighborAveraging`.
+        exchange_gradients: whether nodes also exchange momenta, with the same rule, before the local step, as in LEARN.
+        target_accuracy: mean validation accuracy, in [0, 1], at which `gradients_to_target` stops counting gradients.
+        optimizer: optimizer of the local step, which receives the momentum as the gradient.
         lr_scheduler: learning-rate schedule, stepped every epoch, or every round if its `interval` is "step".
 
     Raises:
-        ValueError: if an argument is out of range, the rule does not tolerate as many Byzantine nodes, or settings of
-            data or trainer are incompatible.
+        ValueError: if an argument is out of range, or if the rule does not tolerate this number of Byzantine nodes; at
+            setup, if the settings of the data or the trainer are incompatible.
     """
 
     def __init__(
@@ -126,9 +126,9 @@ class MoNNA(ClassifierSteps, MethodModule):
         self.lr_scheduler = lr_scheduler
         self.tables: dict[str, Table] = {}
         self.curve: list[tuple[int, float, float]] = []
-        """For each validation the rounds before it, and the accuracy of the mean and the worst honest node."""
-        self._everyone: dict[str, Tensor] | None = None  # tensors of all nodes, during evaluation
-        self._counts = torch.zeros(0)  # correct predictions of each node, and number of images, on this rank
+        """For each validation: number of rounds so far, mean accuracy, and accuracy of the worst honest node."""
+        self._everyone: dict[str, Tensor] | None = None  # parameters and buffers of all nodes, during evaluation
+        self._counts = torch.zeros(0)  # number of correct predictions of each node, and number of images, on this rank
 
     def forward(self, image: Tensor) -> Tensor:
         return self.network(image, self._everyone)
@@ -152,7 +152,7 @@ class MoNNA(ClassifierSteps, MethodModule):
                 )
         self.network.deal()
 
-    # a round
+    # Training rounds
 
     def training_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:
         network, number, hosted = self.network, self.global_step, len(self.network.own)
@@ -163,7 +163,7 @@ class MoNNA(ClassifierSteps, MethodModule):
         image, label = batch["image"].unflatten(0, (hosted, -1)), batch["label"].unflatten(0, (hosted, -1))
         logits = network.each(network.tensors(), image)
         loss = node_losses(logits, label, network.weights, self.norm_weight)
-        self.counted["gradients"] += label.shape[1] * self.honest  # of single images
+        self.counted["gradients"] += label.shape[1] * self.honest  # number of per-image gradients
         flips = self.attack is not None and self.attack.flips_labels
         (gradient,) = torch.autograd.grad(loss.sum(), network.weights, retain_graph=flips)
         flipped = None
@@ -196,7 +196,7 @@ class MoNNA(ClassifierSteps, MethodModule):
     def on_train_epoch_end(self) -> None:
         self._schedule("epoch")
 
-    # evaluation of all honest nodes on each rank's shard of the images
+    # Evaluation of all honest nodes on this rank's shard of the images
 
     def on_validation_epoch_start(self) -> None:
         self._everyone = self.network.tensors(whole=True)
@@ -247,4 +247,4 @@ class MoNNA(ClassifierSteps, MethodModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.curve = [tuple(row) for row in checkpoint["curve"]]
-        self.counted |= checkpoint.get("counted", {})  # older checkpoints have no counts
+        self.counted |= checkpoint.get("counted", {})  # older checkpoints do not contain these counts

@@ -1,6 +1,6 @@
-"""The networks of several nodes.
+"""The networks of several nodes, which are evaluated together.
 
-One tensor has a row for each node, and all networks are evaluated together.
+The trainable parameters of all nodes are stored in one tensor, with one row per node.
 """
 
 import copy
@@ -16,12 +16,12 @@ from lightning_modules.distributed.independent import Hosted
 class NodeNetworks(Hosted):
     """Copies of a network for several nodes.
 
-    Each node has separate weights, momentum and buffers. The row of a node in `weights` contains its trainable
-    parameters, flattened in the order of the parameters of the network. Each node has separate buffers, such as
-    BatchNorm statistics, and separate frozen parameters.
+    Each node has its own trainable parameters, momentum, frozen parameters and buffers, such as BatchNorm statistics.
+    The row of a node in `weights` contains its trainable parameters, flattened and concatenated in the order of the
+    network's parameters.
 
     Args:
-        network: network with the initial weights of all nodes.
+        network: network whose weights are the initial weights of all nodes.
         count: number of nodes.
     """
 
@@ -29,7 +29,7 @@ class NodeNetworks(Hosted):
 
     def __init__(self, network: nn.Module, count: int) -> None:
         super().__init__(count)
-        # Not a submodule, whose weights would be registered here, too.
+        # The tuple keeps the network from being registered as a submodule together with its weights.
         self._skeleton = (copy.deepcopy(network).to("meta"),)
         trained = {name: each.detach() for name, each in network.named_parameters() if each.requires_grad}
         frozen = {name: each.detach() for name, each in network.named_parameters() if name not in trained}
@@ -46,22 +46,22 @@ class NodeNetworks(Hosted):
 
     @property
     def skeleton(self) -> nn.Module:
-        """The network without values, in the mode of this module.
+        """The network on the meta device, in the training or evaluation mode of this module.
 
-        Lightning may set this mode without calling `train`.
+        The mode is set on each access, because Lightning may change the mode of this module without calling `train`.
         """
         return self._skeleton[0].train(self.training)
 
     @property
     def size(self) -> int:
-        """The length D of the vector of a node."""
+        """The length D of the parameter vector of a node."""
         return self.weights.shape[1]
 
     def tensors(self, whole: bool = False) -> dict[str, Tensor]:
-        """Return the parameters and buffers of k nodes, `[k, ...]` each, by their names in the network.
+        """Return the parameters and buffers of k nodes, each `[k, ...]`, by their names in the network.
 
         Args:
-            whole: whether to return the tensors of all nodes, without gradient; every rank must then call this method.
+            whole: True returns the tensors of all nodes, without gradients; every rank must then call this method.
                 False returns the tensors of the nodes on this rank.
         """
         weights = self.whole(self.weights) if whole else self.weights
@@ -72,15 +72,14 @@ class NodeNetworks(Hosted):
         return trained | {name: self.whole(each) if whole else each for name, each in others.items()}
 
     def each(self, tensors: Mapping[str, Tensor], image: Tensor, shared: bool = False) -> Tensor:
-        """Evaluate the network of each node on the images of the node.
+        """Evaluate the network of each node on its own images or on shared images.
 
         Args:
-            tensors: tensors of k nodes, as the method `tensors` returns them.
+            tensors: parameters and buffers of k nodes, as returned by the method `tensors`.
             image: one batch for each node, `[k, B, C, H, W]`, or one batch for all nodes, `[B, C, H, W]`.
-            shared: whether all nodes get the same batch.
+            shared: whether all nodes use the same batch.
 
-        Returns:
-            `[k, B, K]`.
+        Returns: The logits, `[k, B, K]`.
         """
 
         skeleton = self.skeleton
@@ -91,6 +90,6 @@ class NodeNetworks(Hosted):
         return vmap(one, in_dims=(0, None if shared else 0), randomness="different")(dict(tensors), image)
 
     def forward(self, image: Tensor, tensors: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Evaluate only the network of the first node on this rank, or of the first node in `tensors`."""
+        """Evaluate the network of a single node: the first in `tensors` or, by default, the first on this rank."""
         first = {name: each[0] for name, each in (self.tensors() if tensors is None else tensors).items()}
         return functional_call(self.skeleton, first, (image,))

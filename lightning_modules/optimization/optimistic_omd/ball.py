@@ -1,6 +1,6 @@
-"""Projection onto a ball around the origin, in the Euclidean norm and in the norm of a positive definite matrix.
+"""Projections onto a ball around the origin, in the Euclidean norm and in the norm of a positive definite matrix.
 
-Both projections accept tensors or NumPy arrays. For a few numbers on the CPU, NumPy is several times faster.
+Both projections accept tensors or NumPy arrays. For vectors with few entries on the CPU, NumPy is several times faster.
 """
 
 import math
@@ -11,19 +11,19 @@ import torch
 from torch import Tensor
 
 CANDIDATES = 64
-"""Number of parts of an interval tested at once; nine rounds reach rounding precision."""
+"""Number of parts into which a search interval is divided in each of nine rounds, which reach rounding precision."""
 
 
 def squared_norm(x: Any) -> Any:
-    """Compute ||x||^2 of x `[d]`.
+    """Compute ||x||^2 for a vector x, `[d]`.
 
-    The result is a tensor for a tensor, and a plain number for an array.
+    The result is a tensor if x is a tensor, and a Python number if x is an array.
     """
     return x.square().sum() if isinstance(x, Tensor) else float(x @ x)
 
 
 def project(x: Any, radius: float) -> Any:
-    """Project points `[..., d]` onto the ball."""
+    """Project points `[..., d]` onto the ball around the origin."""
     if isinstance(x, np.ndarray):
         if x.ndim > 1:
             return x * (radius / np.maximum(np.sqrt(np.einsum("...d,...d->...", x, x)), radius))[..., None]
@@ -33,14 +33,15 @@ def project(x: Any, radius: float) -> Any:
 
 
 def project_in_norm(x: Any, h: Any, radius: float) -> Any:
-    """Find the point y of the ball that minimises (y - x)^T H (y - x).
+    """Compute the point y in the ball that minimises (y - x)^T H (y - x).
 
-    It solves (H + nu I) y = H x with nu >= 0. The norm ||y|| decreases with nu. A search finds nu with ||y|| = radius.
-    It divides the interval from 0 to ||H x|| / radius into many parts. On the CPU, points inside the ball are returned
-    at once. On a GPU, this check would synchronise, so it is omitted.
+    The point y satisfies (H + nu I) y = H x for some nu >= 0, and ||y|| decreases as nu increases. A search finds the
+    nu for which ||y|| = radius. The search starts with the interval from 0 to ||H x|| / radius, and repeatedly divides
+    it into many parts. On the CPU, a point x inside the ball is returned without a search. On a GPU, this check is
+    omitted, because it would synchronise with the host.
 
     Args:
-        x: `[d]`.
+        x: point to project, `[d]`.
         h: matrix H, `[d, d]`, positive definite.
         radius: radius of the ball around the origin.
     """

@@ -1,16 +1,17 @@
-"""Optimistic mirror descent with implicit steps, for losses that are not smooth.
+"""Optimistic online mirror descent with implicit steps, for losses that are not smooth.
 
-After round t with loss value f_t(x_t) and (sub-)gradient g_t, the second step minimises the loss itself, and not its
-linear approximation:
+After round t, the loss value f_t(x_t) and a (sub-)gradient g_t are known. The update of x^ minimises a piecewise linear
+model of the loss, which is cut off at 0, instead of the linear model:
 
     x^_{t+1} = argmin max{0, f_t(x_t) + <g_t, x - x_t>} + ||x - x^_t||^2 / (2 eta_t),    x in the ball,
     x_{t+1} = P(x^_{t+1} - eta_{t+1} g_t),    eta_t = D / sqrt(delta + 4 G^2 + V_{t-1}).
 
-For the hinge loss of one row the maximum is f_t if f_t(x_t) is positive. For other convex losses of at least 0 it is a
-lower bound of f_t. The minimum is x(c) = P(x^_t - eta_t c g_t) with c in [0, 1]. Here c is the largest value with
-f_t(x_t) + <g_t, x(c) - x_t> of at least 0, or 0 if there is none. This sum decreases with c, and bisection finds c.
+If f_t is the hinge loss of one row and f_t(x_t) is positive, this model equals f_t. For other convex losses that are at
+least 0, the model is a lower bound on f_t. The minimiser is x(c) = P(x^_t - eta_t c g_t) for some c in [0, 1]. The
+value of c is the largest for which f_t(x_t) + <g_t, x(c) - x_t> is at least 0, or 0 if there is no such value. The sum
+decreases as c increases, and bisection finds c.
 
-The theorem and its constants are from memory. For losses without smoothness, delta is 0 by default.
+The theorem and its constants are from memory. Because the losses are not smooth, the default of delta is 0.
 """
 
 from collections.abc import Callable, Iterable
@@ -24,22 +25,22 @@ from lightning_modules.optimization.optimistic_omd.ball import project, squared_
 from lightning_modules.optimization.optimistic_omd.optimizers import Memory, OnlineOptimizer
 
 HALVINGS = 50
-"""Number of bisections of the interval [0, 1]."""
+"""Number of bisection steps that start from the interval [0, 1]."""
 
 
 class ImplicitOMD(OnlineOptimizer):
-    """Optimistic mirror descent with implicit steps, for hinge losses and other losses of at least 0.
+    """Optimistic online mirror descent with implicit steps, for hinge losses and other nonnegative losses.
 
     The closure of `step` must return the loss of the round at the played point.
 
     Args:
-        params: parameters of the same dtype on the same device, in a single group.
+        params: parameters in a single group, with the same dtype and on the same device.
         D: diameter of the ball around the origin.
-        G: bound on the norm of all gradients, noise included; None uses the largest norm so far.
+        G: bound on the norms of all gradients, including their noise; None means the largest norm so far.
         delta: term that is added to 4 G^2 in the step size.
 
     Raises:
-        ValueError: if an argument is out of range, or a step has no closure.
+        ValueError: if an argument is out of range, or if `step` is called without a closure.
     """
 
     def __init__(self, params: Iterable[Any], D: float, G: float | None = None, delta: float = 0.0) -> None:
@@ -52,7 +53,7 @@ class ImplicitOMD(OnlineOptimizer):
         return {"anchor": x.clone(), "hint": torch.zeros_like(x), "variation": zero, "value": zero.clone()}
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """End a round with the gradients of the parameters and the loss of the closure, and play the next point."""
+        """End a round with the parameters' gradients and the loss of the closure, and set the next point."""
         if closure is None:
             raise ValueError("step of ImplicitOMD needs a closure that returns the loss of the round")
         with torch.enable_grad():
@@ -69,13 +70,13 @@ class ImplicitOMD(OnlineOptimizer):
         return project(memory["anchor"] - self.step_size(memory) * gradient, self.radius)
 
     def step_size(self, memory: Memory) -> Any:
-        """Compute eta_t."""
+        """Compute the step size eta_t."""
         bound = self.bound(memory)
         return self.D / (self.delta + 4 * bound * bound + memory["variation"]) ** 0.5
 
     def _nearest(self, gradient: Any, value: Any, point: Any, anchor: Any, eta: Any) -> Any:
-        """Compute x^_{t+1}."""
-        start = value - gradient @ point  # the loss is start + <g, x> where this is at least 0
+        """Compute x^_{t+1} by bisection."""
+        start = value - gradient @ point  # the model of the loss is max(0, start + <g, x>)
 
         def moved(c: Any) -> Any:
             return project(anchor - eta * c * gradient, self.radius)

@@ -1,4 +1,4 @@
-"""Online learning on a stream, round by round, with the regret computed in hindsight."""
+"""The LightningModule for online learning on a stream, with the regret computed after the last round."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -29,34 +29,35 @@ LOSSES: Mapping[str, Callable[[Tensor, Any], Tensor]] = {
     "hinge": lambda output, target: F.relu(1 - target * output[:, 0]),
     "cross_entropy": partial(F.cross_entropy, reduction="none"),
 }
-"""Losses of outputs `[n, K]` and targets `[n]`, each `[n]`."""
+"""Functions that map outputs `[n, K]` and targets `[n]` to losses `[n]`, by name."""
 DRAWN_ROUNDS = 1000
-"""Maximum number of rounds in the table of regrets."""
+"""Maximum number of rounds in the table of the regret."""
 MEASURED = ("loss", "rows", "gradient_variation", "expected", "noise")
-"""Measured values of each round, before the gradient of its expected loss at 0 and the played point."""
+"""Names of the first values that are stored for each round; the gradient of the expected loss at 0 and x_t follow."""
 ACCURACY = 1e-6
-"""Accuracy of a stream's minimum loss, relative to its size, if there is no closed form."""
+"""Relative accuracy of the minimum loss of a stream if it has no closed form."""
 
 
 class OnlineConvexOptimization(MethodModule):
-    """Play every round of a stream once, on one or several ranks.
+    """Learn online from a stream, whose rounds are played once, on one or several ranks.
 
-    Parameters start at 0 and stay in a ball. The network is in evaluation mode, and linear in the trained parameters.
-    The losses are therefore convex in these parameters.
+    The trained parameters start at 0 and stay in a ball. The network is in evaluation mode, and its outputs must be
+    linear in the trained parameters, so that the losses are convex in these parameters.
 
     Args:
-        network: network that maps features `[n, ...]` to outputs `[n, K]`; K is 1 except for `cross_entropy`.
-        loss: `linear`, which is the output itself; `squared`; `logistic` or `hinge` with targets -1 and 1; or
-            `cross_entropy`.
-        optimizer: optimizer of the trained parameters: `OptimisticOMD`, `OptimisticEnsemble`, `ImplicitOMD` or a
-            baseline.
-        rows_per_round: number of rows per round over all ranks, with averaged losses; a batch has one or more rounds.
-        ridge: weight of the penalty ridge / 2 ||x||^2 on the parameters x, added to the loss of each round.
-        trained: name of the submodule to train, such as the network's last layer; None trains the whole network.
+        network: network that maps features `[n, ...]` to outputs `[n, K]`, where K is 1 except for `cross_entropy`.
+        loss: loss function: `linear` (the output itself), `squared`, `logistic` or `hinge` (both with targets -1 and
+            1), or `cross_entropy`.
+        optimizer: optimizer of the trained parameters, one of `OptimisticOMD`, `OptimisticEnsemble`, `ImplicitOMD` and
+            the baselines.
+        rows_per_round: total number of rows in each round over all ranks, whose losses are averaged; a batch consists
+            of one or more rounds.
+        ridge: weight of the penalty ridge / 2 ||x||^2 on the parameters x, which is added to the loss of each round.
+        trained: name of the submodule to train, such as the last layer of the network; None means the whole network.
 
     Raises:
         ValueError: if an argument is out of range; in training, if a gradient exceeds the bound G of the optimizer, or
-            the dimensions of expected losses and trained parameters differ.
+            if the expected losses and the trained parameters have different dimensions.
         TypeError: if the optimizer is not from this package.
     """
 
@@ -128,8 +129,8 @@ class OnlineConvexOptimization(MethodModule):
         return {"loss": log_training(self, batch, self.history[-1][:, 0].mean())}
 
     def _round(self, batch: TableBatch, start: int, stop: int) -> Tensor:
-        """Play a round; return its measurements and, if known, the gradient of the expected loss at 0 and the point."""
-        own = slice(*(-(-(place - rank()) // world_size()) for place in (start, stop)))  # this rank's rows
+        """Play one round, and return its measured values (see `MEASURED`)."""
+        own = slice(*(-(-(place - rank()) // world_size()) for place in (start, stop)))  # rows of this rank
         target = batch["target"][own] if "target" in batch else None
         losses = self.loss(self.network(batch["features"][own]), target)
         gradient = torch.autograd.grad(losses.sum(), self._learning)
@@ -165,7 +166,10 @@ class OnlineConvexOptimization(MethodModule):
 
     @property
     def tables(self) -> Mapping[str, Table]:
-        """Tabulate the regret by round, against the best fixed point and, if known, the best point of each round."""
+        """Return a table of the regret by round.
+
+        The comparators are the best fixed point and, if the expected losses are known, the best point of each round.
+        """
         if not self.history:
             return {}
         curves = self._hindsight()[1]
@@ -179,7 +183,7 @@ class OnlineConvexOptimization(MethodModule):
         return {"regret": Table(columns)}
 
     def _hindsight(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Compute metrics, and the regret against each comparator up to each round, equal on all ranks."""
+        """Compute the metrics, and the cumulative regret by comparator; the results are equal on all ranks."""
         if self.found is None:
             with torch.inference_mode(False), torch.enable_grad():
                 history = torch.cat([each.cpu() for each in self.history])
@@ -235,7 +239,7 @@ class OnlineConvexOptimization(MethodModule):
 
 
 def whole_order(index: Tensor, size: int) -> Tensor:
-    """Return the positions of the rows of a batch over all ranks, `[size]`, in the order of the stream."""
+    """Return the stream positions of a global batch's rows from all ranks, `[size]`, in the order of the stream."""
     if world_size() == 1:
         return index
     places = torch.cat([torch.arange(process, size, world_size()) for process in range(world_size())])

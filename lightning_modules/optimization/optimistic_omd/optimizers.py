@@ -1,11 +1,12 @@
-"""Optimizers that play a point of a ball in every round of a stream: optimistic mirror descent and baselines.
+"""Online optimizers that play a point in a ball in every round: optimistic online mirror descent and baselines.
 
-The docstring of the package has the equations. A step takes the gradient of round t at the played point. It immediately
-computes the next point with the hint of the next round. The parameters therefore hold x_{t+1} before round t + 1
-starts. In any training loop, `loss.backward(); optimizer.step()` plays a round.
+The equations are in the docstring of the package. A call of `step` uses the gradient of round t at the played point,
+and immediately computes the next point with the hint of the next round. The parameters are therefore equal to x_{t+1}
+before round t + 1 starts. In any training loop, `loss.backward(); optimizer.step()` completes one round.
 
-On the CPU, a round is computed with plain numbers and NumPy arrays that share the tensors' memory. Operations on ten
-numbers consist mostly of call overhead. It is several times lower in NumPy than in PyTorch.
+On the CPU, a round is computed with Python numbers and with NumPy arrays that share the memory of the tensors. For
+vectors with about ten entries, most of the time is call overhead, which is several times lower in NumPy than in
+PyTorch.
 """
 
 import math
@@ -22,23 +23,23 @@ from datamodules.arguments import at_least, one_of, only_with, positive
 from lightning_modules.optimization.optimistic_omd.ball import project, project_in_norm, squared_norm
 
 Memory = dict[str, Any]
-"""Tensors or, while a round is computed on the CPU, plain numbers instead of `[]` tensors and NumPy arrays."""
+"""State by name: tensors or, during a round on the CPU, NumPy arrays and Python numbers (for scalar tensors)."""
 
 
 class OnlineOptimizer(Optimizer, ABC):
-    """Play a point of the ball of diameter D around the origin in every round.
+    """Base class of optimizers that play a point in the ball of diameter D around the origin in every round.
 
-    All parameters together form the point. The initial point is projected onto the ball. The memory of a learner is in
-    `state`, and checkpoints include it.
+    The point is the concatenation of all parameters. The initial point is projected onto the ball. The memory of a
+    learner is part of `state`, and is therefore saved in checkpoints.
 
     Args:
-        params: parameters of the same dtype on the same device, in a single group.
+        params: parameters in a single group, with the same dtype and on the same device.
         D: diameter of the ball around the origin.
-        G: bound on the norm of all gradients, noise included; None uses the largest norm so far. There is no proven
-            regret bound for None.
+        G: bound on the norms of all gradients, including their noise; None means the largest norm so far, for which no
+            regret bound is proven.
 
     Raises:
-        ValueError: if an argument is out of range, or there are groups.
+        ValueError: if an argument is out of range, or if there are several parameter groups.
     """
 
     def __init__(self, params: Iterable[Any], D: float, G: float | None) -> None:
@@ -63,19 +64,19 @@ class OnlineOptimizer(Optimizer, ABC):
 
     @abstractmethod
     def begin(self, x: Tensor) -> Memory:
-        """Create the memory before the first round.
+        """Return the initial memory, before the first round.
 
-        x `[d]` is the point that the first round plays.
+        x, `[d]`, is the point that is played in the first round.
         """
 
     @abstractmethod
     def decide(self, gradient: Any, memory: Memory) -> Any:
-        """Compute the next round's point `[d]`.
+        """Return the point of the next round, `[d]`, and update the memory.
 
         Args:
-            gradient: gradient of the round that has just ended, at the played point, `[d]`; a tensor or an array.
-            memory: memory of the rounds, which is updated; `round` counts the rounds that have ended. If the gradient
-                is an array, the memory consists of arrays and plain numbers.
+            gradient: gradient of the last round at the played point, `[d]`, a tensor or an array.
+            memory: memory of the learner, which is updated in place; its entry `round` is the number of completed
+                rounds. If the gradient is an array, the memory consists of arrays and Python numbers.
         """
 
     @property
@@ -84,7 +85,7 @@ class OnlineOptimizer(Optimizer, ABC):
 
     @property
     def memory(self) -> Memory:
-        """Return the memory of the rounds."""
+        """Return the memory of the learner."""
         return self.state[self._parameters[0]]
 
     @property
@@ -94,7 +95,7 @@ class OnlineOptimizer(Optimizer, ABC):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """End a round with the gradients of the parameters, and play the next point."""
+        """End a round with the gradients of the parameters, and set the parameters to the next point."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -112,7 +113,7 @@ class OnlineOptimizer(Optimizer, ABC):
         memory["round"] += 1
         norm = gradient.norm()
         memory["greatest"] = torch.maximum(memory["greatest"], norm)
-        beyond = ~(norm <= self._allowed(norm.dtype)) & (memory["beyond"][0] == 0)  # includes non-finite norms
+        beyond = ~(norm <= self._allowed(norm.dtype)) & (memory["beyond"][0] == 0)  # also if the norm is not finite
         memory["beyond"] = torch.where(beyond, torch.stack([memory["round"], norm]), memory["beyond"])
         return self.decide(gradient, memory)
 
@@ -134,14 +135,14 @@ class OnlineOptimizer(Optimizer, ABC):
         return point
 
     def _allowed(self, dtype: torch.dtype) -> float:
-        """Return the largest accepted norm of a gradient."""
+        """Return the largest gradient norm that is accepted."""
         return torch.finfo(dtype).max if self.G is None else self.G * (1 + 1e-9)
 
     def check(self) -> None:
-        """Raise an error if a gradient has exceeded G. The check needs a host sync.
+        """Raise an error if a gradient has exceeded G; the check synchronises with the host.
 
         Raises:
-            ValueError: if a gradient has exceeded G; the message names the first such round.
+            ValueError: if a gradient has exceeded G or is not finite; the message names the first such round.
         """
         number, norm = self.memory["beyond"].tolist()
         if number and self.G is None:
@@ -153,7 +154,7 @@ class OnlineOptimizer(Optimizer, ABC):
             )
 
     def bound(self, memory: Memory) -> Any:
-        """Return G if it is given, otherwise the largest norm so far."""
+        """Return G if it is set, and otherwise the largest gradient norm so far."""
         if self.G is not None:
             return self.G
         greatest = memory["greatest"]
@@ -167,20 +168,21 @@ class OnlineOptimizer(Optimizer, ABC):
 
 
 class OptimisticOMD(OnlineOptimizer):
-    """Optimistic mirror descent for three kinds of losses.
+    """Optimistic online mirror descent for convex, strongly convex or exp-concave losses.
 
-    The hint is the last gradient.
+    By default, the hint is the last gradient.
 
     Args:
-        params: parameters of the same dtype on the same device, in a single group.
+        params: parameters in a single group, with the same dtype and on the same device.
         D: diameter of the ball around the origin.
-        G: bound on the norm of all gradients, noise included; None uses the largest norm so far. There is no proven
-            regret bound for None. Exp-concave losses need a number for G. Steps for strongly convex losses ignore G.
+        G: bound on the norms of all gradients, including their noise; None means the largest norm so far, for which no
+            regret bound is proven. G is required for exp-concave losses. The step sizes for strongly convex losses do
+            not depend on G.
         L: smoothness constant of the expected losses.
-        mode: `convex`, `strongly_convex` or `exp_concave` losses.
-        modulus: modulus of the losses: lambda for strongly convex losses, alpha for exp-concave losses.
-        delta: term that is added to 4 G^2 in the step size for convex losses; None uses 10 D^2 L^2.
-        hint: whether to use the last gradient as hint; False uses the hint 0.
+        mode: kind of the losses, `convex`, `strongly_convex` or `exp_concave`.
+        modulus: lambda for strongly convex losses, or alpha for exp-concave losses.
+        delta: term that is added to 4 G^2 in the step size for convex losses; None means 10 D^2 L^2.
+        hint: whether the hint is the last gradient; False sets the hint to 0.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -224,9 +226,9 @@ class OptimisticOMD(OnlineOptimizer):
         return {**memory, "step_size": self.step_size({**memory, "round": start, "greatest": start})}
 
     def step_size(self, memory: Memory) -> Any:
-        """Compute eta_t of the next round.
+        """Compute the step size eta_t of the next round.
 
-        For exp-concave losses, H_t contains eta_t.
+        For exp-concave losses, it is 1, because H_t determines the step.
         """
         if self.mode == "convex":
             bound = self.bound(memory)
@@ -246,29 +248,28 @@ class OptimisticOMD(OnlineOptimizer):
         return self._moved(gradient, memory)
 
     def _moved(self, gradient: Any, memory: Memory) -> Any:
-        """Move the anchor against a gradient, and project it onto the ball."""
+        """Return the anchor after a step along the negative gradient and a projection onto the ball."""
         if self.mode == "exp_concave":
             return project_in_norm(memory["anchor"] - memory["inverse"] @ gradient, memory["h"], self.radius)
         return project(memory["anchor"] - memory["step_size"] * gradient, self.radius)
 
 
 def sherman_morrison(inverse: Any, u: Any, c: float) -> Any:
-    """Compute (H + c u u^T)^-1 from H^-1 `[d, d]` and u `[d]`."""
+    """Compute (H + c u u^T)^-1 from H^-1, `[d, d]`, and u, `[d]`."""
     moved = inverse @ u
     return inverse - (moved[:, None] * moved) * (c / (1 + c * (u @ moved)))
 
 
 class OptimisticEnsemble(OnlineOptimizer):
-    """Combine learners with fixed step sizes by optimistic Hedge, for moving comparators.
+    """Combine learners with different fixed step sizes by optimistic Hedge, for comparators that move.
 
-    A round takes one gradient. Step sizes double from D / (G sqrt(T)) until they reach 1 / (8 L). If 1 / (8 L) is
-    smaller, there is only one step size.
+    Each round needs only one gradient. The first step size is D / (G sqrt(T)), and each further one is twice the
+    previous, until 1 / (8 L) is reached. If 1 / (8 L) is smaller than the first step size, there is only one learner.
 
     Args:
-        params: parameters of the same dtype on the same device, in a single group.
+        params: parameters in a single group, with the same dtype and on the same device.
         D: diameter of the ball around the origin.
-        G: bound on the norm of all gradients, noise included.
-        T: number of rounds of the stream.
+        G: bound on the norms of all gradients, including their noise. T: number of rounds of the stream.
         L: smoothness constant of the expected losses, positive.
 
     Raises:
@@ -317,7 +318,7 @@ class OptimisticEnsemble(OnlineOptimizer):
 
 
 def log_softmax(x: Any) -> Any:
-    """Normalise log weights `[N]` such that the weights sum to 1."""
+    """Normalise log weights, `[N]`, so that the weights sum to 1."""
     if isinstance(x, Tensor):
         return x.log_softmax(0)
     moved = x - x.max()
@@ -325,7 +326,7 @@ def log_softmax(x: Any) -> Any:
 
 
 class OnlineGradientDescent(OnlineOptimizer):
-    """Online gradient descent with steps of size D / (G sqrt(t)) and no hint."""
+    """Online gradient descent with the step size D / (G sqrt(t)) and without a hint."""
 
     def begin(self, x: Tensor) -> Memory:
         return {}
@@ -336,13 +337,13 @@ class OnlineGradientDescent(OnlineOptimizer):
 
 
 class OptimisticFTRL(OnlineOptimizer):
-    """Follow the regularised leader with the last gradient as hint, as Sachs et al. do for the same streams.
+    """Follow the regularised leader with the last gradient as the hint, as proposed by Sachs et al. for such streams.
 
     Args:
-        params: parameters of the same dtype on the same device, in a single group.
+        params: parameters in a single group, with the same dtype and on the same device.
         D: diameter of the ball around the origin.
-        G: bound on the norm of all gradients, noise included. The steps do not depend on G; None disables the check.
-        nu: initial denominator of the step size of optimistic FTRL.
+        G: bound on the norms of all gradients, including their noise, which is only checked; None disables the check.
+        nu: initial denominator nu of the step size.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -358,7 +359,7 @@ class OptimisticFTRL(OnlineOptimizer):
         return {"sum": zero, "hint": zero.clone(), "weighted_variation": zero[0].clone()}
 
     def step_size(self, memory: Memory) -> Any:
-        """Compute eta_t = D^2 / (nu + sum_{s<t} eta_s ||g_s - M_s||^2)."""
+        """Compute the step size eta_t = D^2 / (nu + sum_{s<t} eta_s ||g_s - M_s||^2)."""
         return self.D**2 / (self.nu + memory["weighted_variation"])
 
     def decide(self, gradient: Any, memory: Memory) -> Any:

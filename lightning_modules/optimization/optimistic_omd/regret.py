@@ -1,4 +1,4 @@
-"""The best points of a ball in hindsight, and the regret against these points."""
+"""The best points in a ball in hindsight, and the regret relative to these points."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -10,12 +10,12 @@ from lightning_modules.optimization.optimistic_omd.ball import project
 
 
 def quadratic(u: Tensor, slope: Tensor, curvature: float | Tensor) -> Tensor:
-    """Compute curvature ||u||^2 / 2 + <slope, u> for points `[..., d]`."""
+    """Compute curvature ||u||^2 / 2 + <slope, u> for points u, `[..., d]`."""
     return curvature / 2 * u.square().sum(-1) + (slope * u).sum(-1)
 
 
 def least_of_quadratic(slope: Tensor, curvature: float, radius: float) -> Tensor:
-    """Find the points of the ball that minimise `quadratic`, for slopes `[..., d]` and a curvature of at least 0."""
+    """Return the points in the ball that minimise `quadratic`, for slopes `[..., d]` and a nonnegative curvature."""
     length = slope.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(slope.dtype).tiny)
     scale = radius / length
     return -slope * (scale.clamp(max=1 / curvature) if curvature else scale)
@@ -25,22 +25,22 @@ class Regret(NamedTuple):
     """Regret of each round of a stream with known expected losses, and the variation of the stream."""
 
     static: Tensor
-    """F_t(x_t) - F_t(u), `[T]`, with u the best point for the whole stream."""
+    """F_t(x_t) - F_t(u), `[T]`, where u is the best fixed point for the whole stream."""
     dynamic: Tensor
-    """F_t(x_t) - F_t(u_t), `[T]`, with u_t the best point of each round."""
+    """F_t(x_t) - F_t(u_t), `[T]`, where u_t is the best point of round t."""
     path_length: Tensor
-    """sum_t ||u_t - u_{t-1}||."""
+    """Path length sum_t ||u_t - u_{t-1}||."""
     adversarial_variation: Tensor
-    """Sigma^2 = sum_t max_x ||grad F_t - grad F_{t-1}||^2, F_0 = 0."""
+    """Sigma^2 = sum_t max_x ||grad F_t - grad F_{t-1}||^2 with F_0 = 0."""
 
 
 def regret_of_quadratics(expected: Tensor, slope: Tensor, curvature: float, radius: float) -> Regret:
-    """Compute the regret against the best points for F_t(x) = curvature ||x||^2 / 2 + <slope_t, x>.
+    """Compute the regret relative to the best points for F_t(x) = curvature ||x||^2 / 2 + <slope_t, x>.
 
     Args:
-        expected: F_t(x_t), `[T]`.
-        slope: slope of the expected loss in each round, `[T, d]`.
-        curvature: curvature of the expected losses, the same in all rounds.
+        expected: expected losses F_t(x_t), `[T]`.
+        slope: gradient of the expected loss at 0 in each round, `[T, d]`.
+        curvature: curvature of the expected losses, which is the same in all rounds.
         radius: radius of the ball.
     """
     fixed = least_of_quadratic(slope.mean(0), curvature, radius)
@@ -55,14 +55,13 @@ def regret_of_quadratics(expected: Tensor, slope: Tensor, curvature: float, radi
 
 
 def excess_risk(points: Tensor, slope: Tensor, curvature: float, radius: float) -> Tensor:
-    """Compute F(mean of x_t) - min F of the mean loss F over rounds (online-to-batch conversion).
+    """Compute F(mean of x_t) - min F, where F is the mean expected loss over rounds (online-to-batch conversion).
 
-    If the distribution is the same in all rounds, this is at most the static regret divided by T.
+    If the distribution is the same in all rounds, the excess risk is at most the static regret divided by T.
 
     Args:
-        points: x_t, `[T, d]`.
-        slope: slope of the expected loss in each round, `[T, d]`.
-        curvature: curvature of the expected losses, the same in all rounds.
+        points: played points x_t, `[T, d]`. slope: gradient of the expected loss at 0 in each round, `[T, d]`.
+        curvature: curvature of the expected losses, which is the same in all rounds.
         radius: radius of the ball.
     """
     mean = slope.mean(0)
@@ -71,12 +70,13 @@ def excess_risk(points: Tensor, slope: Tensor, curvature: float, radius: float) 
 
 
 def growth_exponent(regret: Tensor) -> Tensor:
-    """Fit the exponent b of regret = c t^b over the last 15/16 of the rounds, at 17 rounds with equal ratios.
+    """Fit the exponent b in regret = c t^b to the regret after 17 rounds from the last 15/16 of the stream.
 
-    b is 1/2 for the square root of t, and about 1 / log T for the logarithm.
+    The ratio between two successive of the 17 rounds is constant. b is 1/2 if the regret grows like the square root of
+    t, and about 1 / log T if it grows like log t.
 
     Args:
-        regret: regret up to each round, `[T]`. The exponent is NaN if one of these values is not positive.
+        regret: cumulative regret after each round, `[T]`; the exponent is NaN if one of the 17 values is not positive.
     """
     rounds = (len(regret) * 2.0 ** -(torch.arange(17, dtype=regret.dtype) / 4)).ceil()
     x, y = rounds.log(), regret[rounds.long() - 1].log()
@@ -87,14 +87,14 @@ def growth_exponent(regret: Tensor) -> Tensor:
 def metrics_and_curves(
     expected: Tensor, noise: Tensor, slope: Tensor, points: Tensor, curvature: float, radius: float
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Compute the metrics of a stream with known expected losses, and the regret up to each round by comparator.
+    """Compute the metrics of a stream with known expected losses, and the cumulative regret by comparator.
 
     Args:
-        expected: F_t(x_t), `[T]`.
-        noise: variance of the gradient in each round, `[T]`.
-        slope: slope of the expected loss in each round, `[T, d]`.
-        points: x_t, `[T, d]`; `[T, 0]` if the points are not stored, as in older checkpoints.
-        curvature: curvature of the expected losses, the same in all rounds.
+        expected: expected losses F_t(x_t), `[T]`.
+        noise: variance of the gradient noise in each round, `[T]`.
+        slope: gradient of the expected loss at 0 in each round, `[T, d]`.
+        points: played points x_t, `[T, d]`, or `[T, 0]` if the points were not stored, as in older checkpoints.
+        curvature: curvature of the expected losses, which is the same in all rounds.
         radius: radius of the ball.
     """
     regret = regret_of_quadratics(expected, slope, curvature, radius)
@@ -113,7 +113,7 @@ def metrics_and_curves(
 
 
 class Best(NamedTuple):
-    """A point of the ball, its value, and a bound on the difference between this value and the minimum."""
+    """A point in the ball, the value of the function, and an upper bound on the value minus the minimum."""
 
     point: Tensor
     value: Tensor
@@ -127,17 +127,18 @@ def least_on_ball(
     accuracy: float,
     steps: int = 3000,
 ) -> Best:
-    """Minimise a convex function over the ball by accelerated projected gradients.
+    """Minimise a convex function f over the ball by accelerated projected gradient descent.
 
-    The search restarts after overshoots.
+    The momentum is reset when a step overshoots.
 
-    Since f is convex, f(x) - min f <= <grad f(x), x> + radius ||grad f(x)||. This bound is the stopping criterion.
+    Because f is convex, f(x) - min f <= <grad f(x), x> + radius ||grad f(x)||. The search stops when this bound is
+    small.
 
     Args:
-        objective: function that returns value and gradient `[d]` at a point `[d]`.
-        start: initial point of the search, in the ball.
+        objective: function that returns the value and the gradient, `[d]`, at a point, `[d]`.
+        start: point in the ball from which the search starts.
         radius: radius of the ball.
-        accuracy: accuracy of the minimum, divided by 1 + its absolute value.
+        accuracy: tolerance of the bound, relative to 1 + |f(x)|.
         steps: maximum number of steps.
     """
     x = y = start

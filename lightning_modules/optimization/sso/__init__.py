@@ -1,38 +1,41 @@
-"""Train with target-based surrogates (SSO).
+"""Train a network with target-based surrogates of an expensive loss (SSO).
 
-For each expensive gradient of its loss, a network takes many cheap steps. In learning from a simulator, the gradient of
-a loss l with respect to the outputs z = f(theta) of a network is expensive. The network itself is cheap. One such
-gradient defines a quadratic surrogate in the space of the outputs (targets). The weights take m cheap steps on this
-surrogate. For a batch, at z_t = f(theta_t) and G = grad sum_i l_i(z_t):
+If the loss l involves a simulator, for example, its gradient with respect to the outputs z = f(theta) of a network is
+expensive, whereas the network itself is cheap. Each expensive gradient defines a quadratic surrogate of the loss in the
+space of the outputs (targets). The weights are then updated by m cheap steps on this surrogate. For a batch, with z_t =
+f(theta_t) and G = grad sum_i l_i(z_t):
 
     paper   g(theta) = l(z_t) + <G, z - z_t> + H/2 ||z - z_t||^2,           eta = 1/H
     code    S(theta) = mean over the entries of G (z - z_t) / H + (z - z_t)^2
 
-    theta <- theta - step grad, m times. The Armijo condition on the surrogate gives the step sizes.
+    theta <- theta - step grad, m times, with step sizes from a line search (Armijo condition on the surrogate)
 
-Instead, any optimizer of torch can take the m steps (`inner_optimizer`).
+Alternatively, any PyTorch optimizer can take the m steps (`inner_optimizer`).
 
-g equals l at theta_t. If l is L-smooth in z and eta <= 1/L, then g is an upper bound of l. Its minimum is at z_t - G/H
-and that of S at z_t - G/(2H), so the code's 1/H is twice the paper's eta; apart from that they differ by a factor, and
-the code's <G, z_t> by a constant, subtracted here since it costs precision. m = 1 is a step of SGD, and with increasing
-m the weights approach the projected gradient step in target space.
+g equals l at theta_t. If l is L-smooth in z and eta <= 1/L, then g is an upper bound on l. The minimum of g is at z_t -
+G/H, and the minimum of S is at z_t - G/(2H). The value 1/H of the code is therefore twice the eta of the paper;
+otherwise, the two surrogates only differ by a factor. The authors' code omits the constant <G, z_t>. It is subtracted
+here, because omitting it reduces the numerical precision. With m = 1, a batch is a step of SGD. As m increases, the
+weights approach the projected gradient step in target space.
 
-H is scheduled, H, H sqrt(t) or H T^(t/T) at batch t = 1...T (`ScheduledStep`), or found by a line search on the outputs
-(`LineSearchStep`, SSO-SLS), or H sqrt(sum ||G||^2) over the batches so far (`AdaGradStep`), or H sqrt(D) with sums D of
-G^2 for each sample and output (`DiagonalAdaGradStep`), where S = mean of G (z - z_t) + H sqrt(D) (z - z_t)^2. For
-the logistic loss, H can be the second derivative by the outputs (`LogisticNewtonStep`). G can be the estimate of SVRG
-(`SVRG`), which needs the expensive gradients of only some samples in most steps.
+There are several rules for the inverse step size H. `ScheduledStep` uses the schedule H, H sqrt(t) or H T^(t/T) at
+batch t = 1...T. `LineSearchStep` finds H by a line search on the outputs (SSO-SLS). `AdaGradStep` uses H sqrt(sum
+||G||^2), where the sum is over the batches so far. `DiagonalAdaGradStep` uses H sqrt(D), where D contains the sum of
+G^2 for each sample and output; in this case, S is the mean of G (z - z_t) + H sqrt(D) (z - z_t)^2. For the logistic
+loss, `LogisticNewtonStep` uses the second derivative with respect to the outputs. G can be replaced by the estimate of
+SVRG (`SVRG`), which in most steps needs the expensive gradients of only some samples.
 
-Theory and curves are from the paper. Only its abstract was available. The algorithm follows the authors' code.
-Differences from the code: if the inner search accepts no step, the weights do not change. The code takes the last step
-untested. The inner loop stops before a step whose gradient is below 1e-6. The code stops after this step. The MNIST
-loader of the authors reads only the 10,000 test images, with values in 0...255.
+Only the abstract of the paper was available, so the algorithm follows the authors' code. This implementation differs
+from the authors' code in the following points. If the inner line search accepts no step, the weights do not change. The
+authors' code takes the last trial step without testing it. The inner loop stops before a step whose gradient norm is
+below 1e-6. The authors' code stops after this step. The authors' MNIST loader reads only the 10,000 test images, with
+values in 0...255.
 
-In online imitation learning, a batch is a round: the states that the policy visits (`datamodules.rollouts`). The policy
-of the authors samples actions and bounds them by a tanh. The distance to the actions of the expert ignores this tanh.
-Here the action is the clipped output of the policy. The environments of the authors continue from one round to the
-next. Here each round resets the environments. SVRG on the weights, a baseline of the authors, is not
-included.
+In online imitation learning, each batch is a round and consists of the states that the policy visits
+(`datamodules.rollouts`). The authors' policy samples actions and bounds them by a tanh, but the distance to the
+expert's actions is computed without the tanh. Here the action is the clipped output of the policy. The authors'
+environments continue from one round to the next. Here the environments are reset in each round. The authors' baseline
+that applies SVRG to the weights is not included.
 
 Source: Lavington, Vaswani, Babanezhad, Schmidt and Le Roux, Target-based Surrogates for Stochastic Optimization, ICML
 2023, arXiv 2302.02607.

@@ -1,12 +1,12 @@
-"""Plain descent on a loss of the outputs of a network.
+"""Baselines of SSO: plain descent on a loss of the outputs of a network.
 
-These are the baselines of target-based surrogates.
+For a batch of B samples, the weights are updated by
 
     theta <- optimizer(theta, (1/B) sum_i grad l(f(theta, x_i), y_i)),
 
-with any torch optimizer (`Descent`), or with gradient steps (`LineSearchDescent`, SLS). SLS finds the step size by a
-line search on the loss of the batch; the step size may grow by a factor of 2 in an epoch. Each batch needs one
-expensive gradient.
+where the optimizer is either any PyTorch optimizer (`Descent`), or gradient descent with a line search
+(`LineSearchDescent`, SLS). SLS finds the step size by a line search on the loss of the batch. Within an epoch, the step
+size can grow by a factor of at most 2. Each batch needs one expensive gradient.
 
 Source: Vaswani, Mishkin, Laradji, Schmidt, Gidel and Lacoste-Julien, Painless Stochastic Gradient: Interpolation,
 Line-Search, and Convergence Rates, NeurIPS 2019, arXiv 1905.09997.
@@ -30,17 +30,17 @@ from lightning_modules.training.logging import log_training
 
 
 class Descent(OutputLossSteps, MethodModule):
-    """Train a network on the mean loss of its outputs with a torch optimizer.
+    """Train a network on the mean loss of its outputs with a PyTorch optimizer.
 
     Args:
         network: network that maps features or images `[B, ...]` to outputs `[B, K]`.
-        loss: function that maps outputs and targets to the sum of the losses of the samples, like the losses of torch
-            with `reduction: sum`.
+        loss: function that maps outputs and targets to the sum of the samples' losses, like PyTorch losses with
+            `reduction: sum`.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
-        ValueError: if the loss is a mean.
+        ValueError: if the loss is a mean over samples.
     """
 
     def __init__(
@@ -74,13 +74,13 @@ class LineSearchDescent(OutputLossSteps, MethodModule):
 
     Args:
         network: network that maps features or images `[B, ...]` to outputs `[B, K]`.
-        loss: function that maps outputs and targets to the sum of the losses of the samples, like the losses of torch
-            with `reduction: sum`.
-        initial_step: initial step size of the line search for each batch.
-        c: fraction of the first-order decrease of the loss that a step must achieve, in (0, 1).
+        loss: function that maps outputs and targets to the sum of the samples' losses, like PyTorch losses with
+            `reduction: sum`.
+        initial_step: initial step size of the line search for the first batch.
+        c: fraction, in (0, 1), of the first-order decrease of the loss that a step must achieve.
 
     Raises:
-        ValueError: if an argument is out of range, or the loss is a mean.
+        ValueError: if an argument is out of range, or if the loss is a mean over samples.
     """
 
     step_size: Tensor

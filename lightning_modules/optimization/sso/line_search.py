@@ -1,8 +1,9 @@
-"""Gradient descent with a line search for the step size: the Armijo condition with backtracking.
+"""Gradient descent with a backtracking line search for a step size that satisfies the Armijo condition.
 
     accept the first step of s, .9 s, .9^2 s, ... with  f(theta - step g) <= f(theta) - c step ||g||^2,   g = grad f.
 
-The host waits for the value of every trial step. All ranks decide by the same numbers.
+The host waits for the function value of every trial step. All ranks make the same decisions, because they use the same
+values.
 
 Source: Armijo, Minimization of Functions Having Lipschitz Continuous First Partial Derivatives, Pacific Journal of
 Mathematics 1966; Vaswani et al., Painless Stochastic Gradient: Interpolation, Line-Search, and Convergence Rates,
@@ -18,22 +19,22 @@ from torch import Tensor
 from lightning_modules.torch_internals import foreach_add_, foreach_copy_, foreach_norm
 
 SHRINK = 0.9
-"""Factor between successive trial steps."""
+"""Ratio of successive trial step sizes."""
 EXPAND = 2.0
-"""Factor by which the step size may grow in an epoch, or in target space from one batch to the next."""
+"""Maximum growth of the step size per epoch or, for step sizes in target space, from one batch to the next."""
 TRIES = 100
 LEAST_STEP = 1e-6
 LEAST_NORM = 1e-6
-"""Norm of a gradient below which the search stops."""
+"""The search does not start if the norm of the gradient is at most this value."""
 
 
 class Found(NamedTuple):
     """Result of a line search."""
 
     step: float
-    """The accepted step or, if none was accepted, the smallest trial step."""
+    """The accepted step size or, if no step was accepted, the smallest trial step size."""
     tries: int
-    """Number of evaluations; 0 if the gradient was already 0."""
+    """Number of function evaluations; 0 if the gradient was almost 0."""
     accepted: bool
 
 
@@ -46,17 +47,17 @@ def search(
     step: float,
     c: float,
 ) -> Found:
-    """Move parameters, in place, by the first step that meets the Armijo condition.
+    """Update the parameters in place by the first trial step that satisfies the Armijo condition.
 
-    If there is none, they do not change.
+    If no trial step satisfies the condition, the parameters do not change.
 
     Args:
-        parameters: theta.
+        parameters: parameters theta.
         gradient: gradient g, all-reduced over ranks.
-        value: loss f(theta), all-reduced over ranks.
-        function: function that computes f at the current parameters, all-reduced over ranks.
+        value: function value f(theta), all-reduced over ranks.
+        function: function that computes f for the current parameters, all-reduced over ranks.
         step: first trial step size s.
-        c: required fraction of the first-order decrease, in (0, 1).
+        c: fraction, in (0, 1), of the first-order decrease that a step must achieve.
     """
     squared = torch.stack(foreach_norm(gradient)).square().sum()
     before, squared_norm = torch.stack([value.to(squared), squared]).tolist()

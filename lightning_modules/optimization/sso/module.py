@@ -1,4 +1,4 @@
-"""The LightningModule of SSO. Each batch takes one expensive gradient, and m steps on its surrogate."""
+"""The LightningModule of SSO, which computes one expensive gradient and takes m surrogate steps for each batch."""
 
 from collections.abc import Callable
 from typing import Any, get_args
@@ -24,13 +24,12 @@ from lightning_modules.training.logging import log_training
 
 
 def refuse_random_outputs(network: nn.Module) -> None:
-    """Reject layers whose outputs for a batch differ between passes.
+    """Reject networks whose outputs for a batch differ between forward passes.
 
-    Also reject layers that change in each pass.
+    Layers that change their state in each forward pass are also rejected.
 
     Raises:
-        ValueError: if there is a dropout layer, or a BatchNorm in training mode; the message names the first such
-            layer.
+        ValueError: if there is a dropout or BatchNorm layer in training mode; the message names the first such layer.
     """
     for name, layer in network.named_modules():
         drops = isinstance(layer, AnyDropout) and layer.p > 0
@@ -42,26 +41,29 @@ def refuse_random_outputs(network: nn.Module) -> None:
 
 
 class SSO(OutputLossSteps, MethodModule):
-    """Train a network on a loss of its outputs.
+    """Train a network on an expensive loss of its outputs with target-based surrogates.
 
-    Each gradient of the loss defines a surrogate for m steps.
+    For each batch, the gradient of the loss defines a surrogate, on which the weights take m steps.
 
     Args:
-        network: network that maps features or images `[B, ...]` to outputs `[B, K]`, without dropout, and without
-            BatchNorm in training mode.
-        loss: maps outputs and targets to the sum of the samples' losses, like torch's losses with `reduction: sum`.
-        target_step: method that computes the inverse step size H in the space of outputs.
+        network: network that maps features or images `[B, ...]` to outputs `[B, K]`; it must not contain dropout or
+            BatchNorm layers in training mode.
+        loss: function that maps outputs and targets to the sum of the samples' losses, like PyTorch losses with
+            `reduction: sum`.
+        target_step: rule that computes the inverse step size H in the space of outputs.
         m: number of steps on the surrogate for each batch.
-        scaling: scaling of the surrogate: `code` is a mean over entries with its minimum at z - G/(2H); `paper` is a
-            sum with its minimum at z - G/H.
-        initial_step: initial step size of the line search for the weights, for each batch.
-        c: fraction of the first-order decrease of the surrogate that a step must achieve, in (0, 1).
-        inner_optimizer: optimizer whose `step` is called m times on each surrogate, built anew for each batch, such as
-            torch.optim.LBFGS. None takes m steps of gradient descent with a line search.
-        svrg: estimates the gradient by the outputs from some samples of each batch; None computes it for all samples.
+        scaling: scaling of the surrogate; `code` uses S, a mean over entries with the minimum at z_t - G/(2H), and
+            `paper` uses g, a sum with the minimum at z_t - G/H.
+        initial_step: initial step size, for each batch, of the line search on the weights.
+        c: fraction, in (0, 1), of the first-order decrease of the surrogate that a step must achieve.
+        inner_optimizer: optimizer whose `step` is called m times for each surrogate, such as torch.optim.LBFGS; a new
+            optimizer is created for each batch. None means m steps of gradient descent with a line search.
+        svrg: estimator of G that computes gradients of only some samples in each batch; None computes the gradients of
+            all samples.
 
     Raises:
-        ValueError: if an argument is out of range, if the loss is a mean, or, at setup, if the outputs are random.
+        ValueError: if an argument is out of range, or if the loss is a mean over samples; at setup, if the outputs
+            differ between forward passes.
     """
 
     def __init__(
@@ -116,13 +118,13 @@ class SSO(OutputLossSteps, MethodModule):
         return {"loss": log_training(self, batch, value / len(at))}
 
     def _gradient(self, at: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute the loss of outputs, and its gradient by the outputs."""
+        """Compute the loss and its gradient with respect to the outputs."""
         at = at.detach().requires_grad_()
         value = self.loss(at, target)
         return value.detach(), torch.autograd.grad(value, at)[0]
 
     def _estimate(self, batch: Any, at: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute the loss of outputs, and SVRG's estimate of its gradient by the outputs."""
+        """Compute the loss and the SVRG estimate of its gradient with respect to the outputs."""
         assert self.svrg is not None
         samples = require_data(self.trainer, TrainingSamples, "SSO").num_train_samples
         gradients = lambda rows: self._gradient(at[rows], target[rows])[1]  # noqa: E731
@@ -130,7 +132,7 @@ class SSO(OutputLossSteps, MethodModule):
         return self.loss.uncounted(at, target), self.svrg(at, gradients, batch["index"], *sizes)
 
     def _surrogate(self, batch: Any, at: Tensor, gradient: Tensor, value: Tensor) -> Callable[[Tensor], Tensor]:
-        """Return the part of the surrogate on this rank, as a function of the outputs."""
+        """Return this rank's part of the surrogate as a function of the outputs."""
         target, size = inputs_and_target(batch)[1], global_batch_size(batch)
         inverse_step = self.target_step(
             Target(
@@ -150,7 +152,7 @@ class SSO(OutputLossSteps, MethodModule):
         return lambda outputs: code_surrogate(outputs, at, gradient, inverse_step, entries)
 
     def _descend(self, surrogate: Callable[[Tensor], Tensor], inputs: Tensor, outputs: Tensor) -> None:
-        """Take m steps on the surrogate, starting from the outputs that define it."""
+        """Take m line-search steps on the surrogate; `outputs` are those at which the surrogate is defined."""
         parameters, step = trainable_parameters(self.network), self.initial_step
         growth = EXPAND ** (1 / self.trainer.num_training_batches)
         for number in range(self.m):
@@ -176,7 +178,7 @@ class SSO(OutputLossSteps, MethodModule):
             return value
 
         for _ in range(self.m):
-            optimizer.step(evaluate)  # type: ignore[arg-type]  # torch's own optimizers take tensors
+            optimizer.step(evaluate)  # type: ignore[arg-type]  # PyTorch optimizers accept closures that return tensors
         optimizer.zero_grad()
 
     def configure_optimizers(self) -> OwnUpdates:

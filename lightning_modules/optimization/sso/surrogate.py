@@ -1,4 +1,4 @@
-"""The quadratic surrogate of a loss in the space of outputs, in the scaling of the paper or of the code."""
+"""The quadratic surrogate of a loss in the space of outputs, with the scaling of the paper or of the authors' code."""
 
 from typing import Literal
 
@@ -11,25 +11,25 @@ def paper_surrogate(outputs: Tensor, at: Tensor, gradient: Tensor, inverse_step:
     """Compute g = l(z_t) + <G, z - z_t> + 1/2 sum H (z - z_t)^2.
 
     Args:
-        outputs: z, `[b, K]`.
-        at: z_t, `[b, K]`.
-        gradient: G, `[b, K]`.
+        outputs: outputs z, `[b, K]`.
+        at: outputs z_t at which the surrogate is defined, `[b, K]`.
+        gradient: gradient G at z_t, `[b, K]`.
         inverse_step: inverse step size H, a number or `[b, K]`.
-        value: loss l(z_t), summed over the samples.
+        value: loss l(z_t), summed over samples.
     """
     difference = outputs - at
     return value + (gradient * difference + inverse_step / 2 * difference**2).sum()
 
 
 def code_surrogate(outputs: Tensor, at: Tensor, gradient: Tensor, inverse_step: Tensor, entries: int) -> Tensor:
-    """Compute S, the mean of G (z - z_t) / H + (z - z_t)^2; if H is `[b, K]`, of G (z - z_t) + H (z - z_t)^2.
+    """Compute S, the mean of G (z - z_t) / H + (z - z_t)^2, or of G (z - z_t) + H (z - z_t)^2 if H is `[b, K]`.
 
     Args:
-        outputs: z, `[b, K]`.
-        at: z_t, `[b, K]`.
-        gradient: G, `[b, K]`.
+        outputs: outputs z, `[b, K]`.
+        at: outputs z_t at which the surrogate is defined, `[b, K]`.
+        gradient: gradient G at z_t, `[b, K]`.
         inverse_step: inverse step size H, a number or `[b, K]`.
-        entries: divisor of the sum; this is the number of entries, b K, over all ranks.
+        entries: total number of entries b K over all ranks, by which the sum is divided.
     """
     difference = outputs - at
     linear, square = gradient * difference, difference**2

@@ -1,14 +1,16 @@
-"""The gradient estimate of SVRG in the space of outputs.
+"""The SVRG estimate of the gradient in the space of outputs.
 
-With all samples in a batch, the loss is a sum of l_i(z_i) over n samples with outputs z. Every k-th step computes the
-gradients of all samples, at the snapshot z~. Each other step computes the gradients of b random samples B:
+If each batch contains all n samples, the loss is the sum of l_i(z_i) over these samples, where z_i is the output for
+sample i. Every k-th step takes a snapshot: it computes the gradients of all samples at the current outputs z~. Every
+other step computes only the gradients of a set B of b random samples:
 
     G_i = l_i'(z~_i) + (n/b) 1[i in B] (l_i'(z_i) - l_i'(z~_i)),    so that    E[G] = l'(z)  and
     E||G - l'(z)||^2 = (n/b - 1) sum_i ||l_i'(z_i) - l_i'(z~_i)||^2.
 
-SVRG on the weights computes l_i' at the snapshot again. Here l_i depends only on the outputs of sample i, so the stored
-gradients of the snapshot suffice. If the outputs are linear in the weights, one small step on the surrogate is a step
-of SVRG on the weights. The surrogate has the outputs of all n samples, because the snapshot contributes to all of them.
+When SVRG is applied to the weights, it has to compute gradients at the snapshot again. Here l_i depends only on the
+output of sample i, so the stored gradients of the snapshot suffice. If the outputs are linear in the weights, one small
+step on the surrogate is equal to one SVRG step on the weights. The surrogate depends on the outputs of all n samples,
+because G contains the snapshot gradients of all samples.
 
 Source: Johnson and Zhang, Accelerating Stochastic Gradient Descent using Predictive Variance Reduction, NIPS 2013.
 """
@@ -25,29 +27,29 @@ from lightning_modules.distributed.per_sample import PerSample
 from lightning_modules.optimization.sso.target_steps import allocated
 
 SAMPLED = 9
-"""Purpose of the random samples of a step, for their random numbers."""
+"""Key of the random generator that selects the samples of a step."""
 
 
 def corrected(snapshot: Tensor, rows: Tensor, gradient: Tensor, factor: float) -> Tensor:
-    """Compute G, `[n, K]`.
+    """Compute the estimate G, `[n, K]`.
 
     Args:
-        snapshot: gradients at the snapshot, `[n, K]`.
-        rows: samples B, `[b]`, int64.
+        snapshot: gradients of all samples at the snapshot, `[n, K]`.
+        rows: indices of the samples in B, `[b]`, int64.
         gradient: gradients of these samples at the current outputs, `[b, K]`.
-        factor: n/b.
+        factor: the ratio n/b.
     """
     return snapshot.index_add(0, rows, gradient - snapshot[rows], alpha=factor)
 
 
 class SVRG:
-    """Estimate the gradient of the loss by the outputs from the gradients of some samples (SVRG).
+    """Estimator of the gradient with respect to the outputs from the gradients of some samples (SVRG).
 
-    Batches must have all samples, as without `data.batch_size`.
+    Each batch must contain all samples, as is the case if `data.batch_size` is null.
 
     Args:
-        samples_per_step: number b of random samples whose gradients a step computes.
-        every: number k of steps from one snapshot to the next. A snapshot computes the gradients of all samples.
+        samples_per_step: number b of random samples for which a step computes gradients.
+        every: number k of steps between snapshots, which compute the gradients of all samples.
     """
 
     def __init__(self, samples_per_step: int, every: int) -> None:
@@ -57,19 +59,19 @@ class SVRG:
         self.snapshot = PerSample(0)
 
     def sampled(self, step: int, num_samples: int) -> Tensor:
-        """Sample the positions of B in the global batch, `[b]`. They depend on the seed of the run and the step."""
+        """Sample the positions of B in the global batch, `[b]`, which depend on the seed of the run and on the step."""
         random = generator_of(run_seed(), SAMPLED, step)
         return torch.randperm(num_samples, generator=random)[: self.samples_per_step]
 
     def __call__(
         self, at: Tensor, gradients: Callable[[Tensor], Tensor], index: Tensor, batch_size: int, samples: int, step: int
     ) -> Tensor:
-        """Return this rank's part of G, `[b, K]`. Every rank must call this method.
+        """Return this rank's part of G, `[b, K]`; every rank must call this method.
 
         Args:
-            at: outputs of this rank, `[b, K]`.
-            gradients: function that computes the gradients of some rows of this rank.
-            index: positions of the rows in the training set, `[b]`.
+            at: outputs for the rows of this rank, `[b, K]`.
+            gradients: function that computes the gradients for given rows of this rank.
+            index: positions of this rank's rows in the training set, `[b]`.
             batch_size: global batch size.
             samples: number of training samples, n.
             step: number of steps so far.

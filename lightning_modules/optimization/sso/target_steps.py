@@ -1,6 +1,6 @@
-"""Inverse step sizes H in the space of outputs.
+"""Rules for the inverse step size H in the space of outputs.
 
-They are scheduled, found by a line search, or adaptive as in AdaGrad.
+H follows a schedule, is found by a line search, is adaptive as in AdaGrad, or is a second derivative.
 """
 
 import math
@@ -18,63 +18,64 @@ from lightning_modules.optimization.sso.line_search import EXPAND, SHRINK, TRIES
 
 Schedule = Literal["constant", "stochastic", "exponential"]
 LEAST, GREATEST = 1e-4, 1e4
-"""Bounds of an H from a line search."""
+"""Bounds on the H that a line search finds."""
 LEAST_CURVATURE = 1e-5
-"""Number that is added to the second derivative of the logistic loss."""
+"""Value that is added to the second derivative of the logistic loss."""
 LEAST_SQUARE, GREATEST_SQUARE = 1e-5, 1e5
-"""Bounds of a sample's sum of squared gradients."""
+"""Bounds on the sum of the squared gradients of a sample and output."""
 
 
 class Target(NamedTuple):
-    """The part of a batch on this rank, in the space of outputs."""
+    """This rank's part of a batch, in the space of outputs."""
 
     at: Tensor
-    """z_t, `[b, K]`."""
+    """Outputs z_t, `[b, K]`."""
     gradient: Tensor
-    """G, `[b, K]`."""
+    """Gradient G at z_t, `[b, K]`."""
     value: Callable[[Tensor], Tensor]
-    """Computes the loss of outputs, summed over all ranks."""
+    """Function that computes the loss of given outputs, summed over the samples of all ranks."""
     samples: Tensor
-    """`[b]`, int64: positions in the training set."""
+    """Positions of the samples in the training set, `[b]`, int64."""
     global_batch_size: int
     num_train_samples: int
     step: int
-    """t, from 1."""
+    """Index t of the batch, from 1."""
     total_steps: int
-    """T."""
+    """Total number T of batches."""
 
 
 def scheduled(inverse_step: Tensor, schedule: Schedule, step: int, total_steps: int) -> Tensor:
-    """Apply the schedule to H. Return H, H sqrt(t) or H T^(t/T)."""
+    """Apply the schedule to H, and return H, H sqrt(t) or H T^(t/T)."""
     factors = {"constant": 1.0, "stochastic": math.sqrt(step), "exponential": total_steps ** (step / total_steps)}
     return inverse_step * factors[schedule]
 
 
 class TargetStep(nn.Module, ABC):
-    """Compute H for a batch.
+    """Base class of rules that compute H for a batch.
 
-    State that persists between batches is a buffer, or sharded over ranks.
+    State that persists between batches is stored in buffers, or sharded over ranks.
     """
 
     @abstractmethod
     def forward(self, target: Target) -> Tensor:
-        """Return the inverse step size H, a number or `[b, K]`. Every rank must call this method."""
+        """Return the inverse step size H, a scalar or `[b, K]`; every rank must call this method."""
 
     def kept(self) -> Tensor | None:
-        """Return the per-sample state for a checkpoint, `[N, K]`, or None. Every rank must call this method."""
+        """Return the per-sample state for a checkpoint, `[N, K]`, or None; every rank must call this method."""
         return None
 
     def restore(self, kept: Tensor) -> None:
-        """Load the per-sample state from a checkpoint."""
+        """Restore the per-sample state from a checkpoint."""
 
 
 class ScheduledStep(TargetStep):
-    """Follow a schedule.
+    """H follows a fixed schedule.
 
     Args:
-        rate: value of 1/H before the schedule is applied; this is eta in the scaling of the paper. The authors use 1/4
-            for the squared loss, 2 for the logistic loss and 1 / (1 - 1/K) for cross-entropy with K classes.
-        schedule: schedule of H at batch t of T: `constant` uses H, `stochastic` H sqrt(t), and `exponential` H T^(t/T).
+        rate: value of 1/H before the schedule is applied, which is eta in the scaling of the paper. The authors use 1/4
+            for the squared loss, 2 for the logistic loss, and 1 / (1 - 1/K) for the cross-entropy with K classes.
+        schedule: schedule for batch t of T: `constant` means H, `stochastic` means H sqrt(t), and `exponential` means H
+            T^(t/T).
     """
 
     inverse: Tensor
@@ -91,14 +92,14 @@ class ScheduledStep(TargetStep):
 
 
 class LineSearchStep(ScheduledStep):
-    """Search for H on the outputs (SSO-SLS).
+    """H is found by a line search on the outputs (SSO-SLS).
 
-    Start at H/2, and divide by .9 until l(z_t - G/H) <= l(z_t) - c/H ||G||^2.
+    The search starts at half of the previous H, and divides H by .9 until l(z_t - G/H) <= l(z_t) - c/H ||G||^2.
 
     Args:
-        rate: value of 1/H, where H is the inverse step size before the first batch.
-        schedule: schedule of the resulting H: `constant`, `stochastic` or `exponential`.
-        c: required fraction of the first-order decrease, in (0, 1).
+        rate: value of 1/H before the first batch.
+        schedule: schedule that is applied to the resulting H, `constant`, `stochastic` or `exponential`.
+        c: fraction, in (0, 1), of the first-order decrease that a step must achieve.
     """
 
     def __init__(self, rate: float = 1.0, schedule: Schedule = "constant", c: float = 0.5) -> None:
@@ -121,12 +122,12 @@ class LineSearchStep(ScheduledStep):
 
 
 class AdaGradStep(TargetStep):
-    """Compute H sqrt(A) + 1e-6.
+    """The inverse step size is H sqrt(A) + 1e-6.
 
     A is the sum of ||G||^2 over all batches so far.
 
     Args:
-        rate: 1/H.
+        rate: value of 1/H.
     """
 
     squares: Tensor
@@ -143,14 +144,15 @@ class AdaGradStep(TargetStep):
 
 
 class LogisticNewtonStep(TargetStep):
-    """Compute H (p (1 - p) + 1e-5) with p = 1 / (1 + exp(-z_t)), `[b, K]`.
+    """The inverse step size is H (p (1 - p) + 1e-5), `[b, K]`, with p = 1 / (1 + exp(-z_t)).
 
-    For the logistic loss, p (1 - p) is the second derivative by an output. The authors call this rule online Newton.
-    With the scaling `paper` and a rate of 1, or with `code` and a rate of 2, the surrogate has its minimum at the
-    Newton step. The authors compute p at the current outputs in each inner step; here p is computed at z_t.
+    For the logistic loss, p (1 - p) is the second derivative with respect to an output. The authors call this rule
+    online Newton. With the scaling `paper` and a rate of 1, or with the scaling `code` and a rate of 2, the minimum of
+    the surrogate is the result of a Newton step. In each inner step, the authors compute p at the current outputs. Here
+    p is computed at z_t.
 
     Args:
-        rate: 1/H.
+        rate: value of 1/H.
     """
 
     def __init__(self, rate: float = 2.0) -> None:
@@ -164,8 +166,8 @@ class LogisticNewtonStep(TargetStep):
 
 
 def allocated(state: PerSample, values: Tensor, num_train_samples: int) -> PerSample:
-    """Return per-sample state with as many numbers a sample as values `[b, K]`, allocated in the first step."""
-    if state.num_owned:  # the number of outputs is known from the first step on
+    """Return the per-sample state; in the first step, allocate it with K numbers per sample for `values` `[b, K]`."""
+    if state.num_owned:  # already allocated; the number of outputs is known only from the first step on
         return state
     made = PerSample(values.shape[1])
     made.restore(state.gathered())
@@ -173,13 +175,13 @@ def allocated(state: PerSample, values: Tensor, num_train_samples: int) -> PerSa
 
 
 class DiagonalAdaGradStep(TargetStep):
-    """Compute H sqrt(D), `[b, K]`.
+    """The inverse step size is H sqrt(D), `[b, K]`.
 
-    D is the sum of G^2 for each sample and output, clamped to [1e-5, 1e5]. D consists of N x K numbers, which are
-    sharded over ranks.
+    D contains the sum of G^2 over the batches so far for each sample and output, clamped to [1e-5, 1e5]. D consists of
+    N x K numbers, which are sharded over ranks.
 
     Args:
-        rate: 1/H.
+        rate: value of 1/H.
     """
 
     def __init__(self, rate: float = 1.0) -> None:
@@ -191,7 +193,7 @@ class DiagonalAdaGradStep(TargetStep):
     def forward(self, target: Target) -> Tensor:
         gradient = target.gradient.flatten(1)
         self.squares = allocated(self.squares, gradient, target.num_train_samples)
-        least = 0.0 if target.step == 1 else LEAST_SQUARE  # as if all samples were clamped after each batch
+        least = 0.0 if target.step == 1 else LEAST_SQUARE  # equivalent to clamping all samples after each batch
         add = lambda old, new: (old.clamp(least) + new).clamp(LEAST_SQUARE, GREATEST_SQUARE)  # noqa: E731
         squares = self.squares.update(target.samples, gradient**2, add, target.global_batch_size)
         return squares.sqrt().view_as(target.gradient) / self.rate

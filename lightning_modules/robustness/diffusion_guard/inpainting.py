@@ -81,9 +81,9 @@ class Inpainter(nn.Module, ABC):
         return F.interpolate(1 - keep, size=shape[-2:], mode="nearest")
 
     def noise_given(self, image: Tensor, keep: Tensor, noise: Tensor, draw: Tensor, timestep: Tensor) -> Tensor:
-        """Predict the noise e if z_t is `noise`, independently of the image, as in the first step of the editor.
+        """Predict the noise e from z_t = `noise`, whatever the images are.
 
-        This is the first step of the editor.
+        If z_t is pure noise at the first timestep, this is the first step of the editor.
 
         Args:
             image: images `[B, C, H, W]` in [0, 1]; the result is differentiable with respect to them.

@@ -212,7 +212,7 @@ class DiffusionGuard(EditingSteps, ProtectionSteps, MethodModule):
             # Inference tensors cannot require gradients, but a clone can.
             return protected(image.clone(), objective, draw_keep, *limits)
 
-    def _arithmetic(self, image: Tensor) -> torch.dtype:  # dtype of the inputs of the inpainter
+    def _arithmetic(self, image: Tensor) -> torch.dtype:  # only the inputs of the inpainter are cast
         return next(self.inpainter.parameters(), image).dtype
 
     def configure_optimizers(self) -> Any:

@@ -56,7 +56,7 @@ def gathered(image: Tensor, mask: Tensor) -> Tensor:
 
 
 def max_added(image: Tensor, mask: Tensor) -> Tensor:
-    """Add the maximum of the kept pixels of each 2 x 2 block to these pixels; set all other pixels to zero.
+    """Set the pixels outside a mask to zero, then add the maximum of each 2 x 2 block to its kept pixels.
 
     Args:
         image: `[B, C, H, W]`.

@@ -50,8 +50,8 @@ class DRS(AccuracyUnderNoise, MethodModule):
             `published_imagenet` reproduce the authors' logs. With these two, also set `alpha: 0.002` in
             `Certification`, because the authors use 0.001 for each of the two votes. The published radii are not
             guaranteed to be valid; `certification_settings.json` records this.
-        second_noise: factor by which the standard deviation of the noise in the second half exceeds that in the first
-            half, in training and in `Certification`. It must be 1 with a published radius.
+        second_noise: standard deviation of the noise in the second half, as a multiple of that in the first half, in
+            training and in `Certification`. It must be 1 with a published radius.
         optimizer: optimizer of the trainable parameters of both networks.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
@@ -108,7 +108,7 @@ class DRS(AccuracyUnderNoise, MethodModule):
         return half(image, mask, self.fill), half(image, ~mask, self.fill)
 
     def with_noise(self, image: Tensor, noise: Tensor, sigma: float) -> Tensor:
-        """Add noise of standard deviation sigma in the first half, and sigma times `second_noise` in the second."""
+        """Add noise of standard deviation sigma to the first half, and sigma times `second_noise` to the second."""
         if self.second_noise != 1:
             mask = first_half(image.shape[-2], image.shape[-1], self.layout, image.device)
             noise = noise * torch.where(mask, 1.0, self.second_noise).to(noise.dtype)

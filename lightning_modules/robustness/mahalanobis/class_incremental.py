@@ -1,14 +1,16 @@
 """Class-incremental learning with the Gaussians of a frozen classifier.
 
-A classifier is trained on base classes 0 ... C_0 - 1. New classes arrive in order of their labels, one at a time. The
-network does not change. A class with features f_i adds a mean, and changes the shared covariance (algorithm 2):
+A classifier is trained on the base classes 0 ... C_0 - 1. New classes are then added one at a time, in the order of
+their labels, without changing the network. A new class with the features f_i adds a mean, and updates the shared
+covariance (algorithm 2):
 
     mu_{C+1} = (1/n) sum_i f_i,      S = (1/n) sum_i (f_i - mu_{C+1}) (f_i - mu_{C+1})^T,
     Sigma <- C/(C+1) Sigma + 1/(C+1) S,      C <- C + 1.
 
-The prediction is argmin_c d_c. The baseline is the Euclidean distance, with Sigma = I. Both favour base or new classes
-to some degree. So a bias b is added to the scores of the new classes. As b grows, the accuracy on images of new classes
-rises, and the accuracy on images of base classes falls. The area under this curve is the metric.
+The prediction is argmin_c d_c. The baseline uses the Euclidean distance (Sigma = I). Either distance can favour the
+base classes or the new classes. A bias b is therefore added to the scores of the new classes. As b increases, the
+accuracy on images of new classes increases, and the accuracy on images of base classes decreases. The metric is the
+area under the curve of these two accuracies.
 
 Source: Lee, Lee, Lee and Shin, A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial
 Attacks, NeurIPS 2018, arXiv 1807.03888, section 3.3 and algorithm 2.
@@ -44,17 +46,19 @@ CLASSIFIERS: tuple[IncrementalClassifier, ...] = ("mahalanobis", "euclidean")
 
 
 def area_over_bias(scores: Tensor, label: Tensor, num_base_classes: int) -> Tensor:
-    """Compute the area under the accuracies of base and new classes, over all biases of the new classes.
+    """Compute the area under the curve of the accuracies on base and new classes, over all biases b of the new classes.
 
-    An image of a base class is right if its class has the best score of the base classes, and if the bias is below the
-    margin between the best base score and the best new score. An image of a new class needs a larger bias than its
-    margin. So the area is the fraction of pairs of a base and a new image that are both right in their groups, and
-    whose margins are in order. Ties count one half.
+    The margin of an image is the best score of a base class minus the best score of a new class. An image of a base
+    class is classified correctly if its class has the best score among the base classes, and if b is below the margin.
+    An image of a new class is classified correctly if its class has the best score among the new classes, and if b is
+    above the margin. Consider all pairs of one image of a base class and one image of a new class. The area is the
+    fraction of pairs in which both images have the best score in their group, and the margin of the first image exceeds
+    that of the second. Equal margins count as one half.
 
     Args:
-        scores: `[N, C]`, higher for more likely classes.
-        label: `[N]`, int64; both groups must have images.
-        num_base_classes: C_0.
+        scores: scores of the classes, `[N, C]`; a higher score means a more likely class.
+        label: `[N]`, int64; there must be images of base classes and of new classes.
+        num_base_classes: number C_0 of base classes.
     """
     base, new = scores[:, :num_base_classes].max(dim=1), scores[:, num_base_classes:].max(dim=1)
     margin, is_new = base.values - new.values, label >= num_base_classes
@@ -70,16 +74,16 @@ def scores(features: Tensor, whitened: Whitened) -> Tensor:
 
 
 class IncrementalGaussians(ClassGaussians):
-    """Streaming estimates of class means, of the covariance of all base classes, and of each new class.
+    """Streaming estimates of the class means, the covariance of all base classes, and the covariance of each new class.
 
     Args:
         num_classes: number of base and new classes.
-        num_base_classes: C_0; the base classes come first.
+        num_base_classes: number C_0 of base classes; their labels come first.
         num_features: number d of features of the layer.
     """
 
     group: Tensor
-    """`[G, K]`: 1 if a class is in a group. All base classes form the first group, and each new class forms one."""
+    """`[G, K]`: 1 if a class is in a group. The first group is all base classes; each new class is a separate group."""
 
     def __init__(self, num_classes: int, num_base_classes: int, num_features: int) -> None:
         super().__init__(num_classes, [num_features])
@@ -91,7 +95,7 @@ class IncrementalGaussians(ClassGaussians):
 
     @torch.no_grad()
     def update(self, features: Any, label: Tensor) -> None:
-        """Add a global batch; see `ClassGaussians`. `features` has one element."""
+        """Add a global batch; see `ClassGaussians.update`. `features` has one element, because there is one layer."""
         (part,) = (each.double() for each in features)
         count, mean = class_means(part, label, len(self.count))
         centred, member = part - mean[label], self.group[:, label]
@@ -105,7 +109,7 @@ class IncrementalGaussians(ClassGaussians):
         self.count.copy_(total)
 
     def after(self, number: int) -> tuple[Tensor, Tensor]:
-        """Return the means `[number, d]` and Sigma `[d, d]` after the class `number` - 1 has arrived."""
+        """Return the means `[number, d]` and Sigma `[d, d]` after the first `number` classes."""
         sizes = (self.group * self.count).sum(dim=1)
         covariance = self.scatter[0] / sizes[0]
         for group, C in enumerate(range(self.num_base_classes, number), start=1):
@@ -114,21 +118,23 @@ class IncrementalGaussians(ClassGaussians):
 
 
 class ClassIncremental(StreamsStatistics, ClassifierSteps, MethodModule):
-    """Add classes to a trained classifier without training.
+    """Add new classes to a trained classifier without training.
 
-    `fit` takes one pass over the training images of all classes, and trains nothing. Further epochs have no effect on
-    the result. The statistics of a class depend on its own images only, so they are those of a class that arrives
-    alone. `test` logs, for both classifiers, `test/area_<classifier>`: the area under the curve after the last class. A
-    table has the area after each class. `test/accuracy` is the accuracy of `classifier` over all classes, without bias.
+    `fit` trains no parameters: it computes statistics in one pass over the training images of all classes, and further
+    epochs have no effect. The statistics of a class depend only on the images of this class. The result is therefore
+    the same as if the classes arrived one at a time. For both distances, `test` logs `test/area_<classifier>`, the area
+    under the curve after the last class. A table contains the area after each class. `test/accuracy` is the accuracy of
+    `classifier` over all classes, without a bias.
 
     Args:
         base_classifier: classifier of the base classes, which maps images `[B, C, H, W]` in [0, 1] to logits.
-        num_classes: number of base and new classes, K.
-        num_base_classes: number of base classes, C_0; the base classes have the labels below C_0.
-        layer: name of the module whose output has the features, usually the one before the last linear layer.
+        num_classes: number K of base and new classes.
+        num_base_classes: number C_0 of base classes, which have the labels 0 ... C_0 - 1.
+        layer: name of the module whose output provides the features, usually the module before the last linear layer.
         image_shape: numbers of channels, rows and columns of an image.
-        classifier: `mahalanobis`, or the baseline `euclidean`, for predictions and accuracy.
-        shrinkage: shrinkage of the covariance towards a multiple of the identity, in [0, 1]; the paper uses 0.
+        classifier: distance used for predictions and `test/accuracy`: `mahalanobis`, or the baseline `euclidean`.
+        shrinkage: weight, in [0, 1], with which the covariance is shrunk towards a multiple of the identity; the paper
+            uses 0.
 
     Raises:
         ValueError: if an argument is out of range, or the layer does not exist in the network.
@@ -171,7 +177,7 @@ class ClassIncremental(StreamsStatistics, ClassifierSteps, MethodModule):
             return layer_features(self.base_classifier, self.layers, image)[1][0].double()
 
     def whitened(self, number: int, classifier: IncrementalClassifier) -> Whitened:
-        """Return the whitened coordinates after `number` classes; Sigma is I for the Euclidean distance."""
+        """Return the whitening after the first `number` classes; Sigma is I for the Euclidean distance."""
         mean, covariance = self.gaussians.after(number)
         if classifier == "euclidean":
             covariance = torch.eye(len(covariance)).to(covariance)

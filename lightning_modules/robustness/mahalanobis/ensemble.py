@@ -1,16 +1,17 @@
-"""Weighted sum of the scores of all layers.
+"""Weighted sum of the scores of all layers, with weights from logistic regression.
 
-A logistic regression on validation data gives the weights.
+The regression is fitted on validation data:
 
     log p(out | M) - log p(in | M) = w^T M + b,   confidence = -(w^T M + b)
 
-As in the code of the authors, the regression is LogisticRegressionCV of scikit-learn with default settings. It chooses
-an L2 penalty from ten values by accuracy in five stratified folds. Only the solver differs. M is not scaled, and the
-Newton method then reaches the same minimum in fewer steps.
+As in the authors' code, the regression is scikit-learn's `LogisticRegressionCV` with default settings. It chooses one
+of ten L2 penalties by the accuracy in stratified five-fold cross-validation. Only the solver differs: because M is not
+scaled, Newton's method reaches the same minimum in fewer steps.
 
 The step size epsilon of the input pre-processing is also tuned. For each epsilon, the regression is fitted on one half
-of the validation data. The chosen epsilon has the best result on the other half: the best TNR at 95 % TPR for
-out-of-distribution inputs, and the best AUROC for adversarial inputs. In a tie, the first epsilon is chosen.
+of the validation data and evaluated on the other half. The epsilon with the best result is chosen: the highest TNR at
+95 % TPR for out-of-distribution inputs, or the highest AUROC for adversarial inputs. Of equal results, the first is
+chosen.
 
 Source: Lee et al., A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks,
 NeurIPS 2018, arXiv 1807.03888, section 2.2 and the published code.
@@ -25,34 +26,34 @@ from torch import Tensor
 from lightning_modules.metrics.detection import detection_metrics, true_negative_rate
 
 FEWEST = 2
-"""Minimum number of inputs of each kind, to fit weights or choose epsilon."""
+"""Minimum number of inputs of each kind that are needed to fit weights or to choose epsilon."""
 
 
 class Ensemble(NamedTuple):
     """Weights of the layers, and the selected epsilon of the pre-processing."""
 
     weight: Tensor
-    """w, `[L]`."""
+    """Weights w, `[L]`."""
     bias: Tensor
     """b, `[]`."""
     column: int
-    """Index of epsilon."""
+    """Index of the selected epsilon."""
 
     def confidence(self, scores: Tensor) -> Tensor:
-        """Compute the confidence `[N]` from M `[N, L, epsilons]`."""
+        """Compute the confidence `[N]` from the scores M, `[N, L, epsilons]`."""
         return -(scores[:, :, self.column] @ self.weight + self.bias)
 
 
 def logistic_regression(in_distribution: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
-    """Fit w `[L]` and b to scores M of in-distribution inputs `[n, L]` and other inputs `[m, L]`; n, m >= 2."""
+    """Fit w, `[L]`, and b to the scores M of in-distribution inputs, `[n, L]`, and other inputs, `[m, L]`."""
     from sklearn.linear_model import LogisticRegressionCV
 
     scores = torch.cat([in_distribution, other]).cpu()
     target = torch.cat([torch.zeros(len(in_distribution)), torch.ones(len(other))])
     folds = min(5, len(in_distribution), len(other))
     with warnings.catch_warnings():
-        # Warnings about options that scikit-learn renames between versions, although they are left at their defaults;
-        # and about folds in which the classes are so well separated that the smallest penalties make no difference.
+        # Ignores two warnings: about options that scikit-learn renames between versions, although they have default
+        # values here; and about folds whose classes are so well separated that the smallest penalties have no effect.
         warnings.simplefilter("ignore")
         regression = LogisticRegressionCV(cv=folds, scoring="accuracy", solver="newton-cholesky")
         fitted = regression.fit(scores.numpy(), target.numpy())
@@ -74,15 +75,15 @@ class Sample(NamedTuple):
 
 
 def fit_ensemble(fit: Sample, choose: Sample, choose_by: Literal["tnr95", "auroc"]) -> Ensemble:
-    """Tune weights and epsilon.
+    """Fit the weights for each epsilon, and choose the best epsilon.
 
     Args:
-        fit: scores for fitting the weights.
-        choose: scores to choose epsilon on.
-        choose_by: metric for choosing epsilon.
+        fit: scores on which the weights are fitted.
+        choose: scores on which epsilon is chosen.
+        choose_by: metric by which epsilon is chosen.
 
     Raises:
-        ValueError: if there are fewer than `FEWEST` in-distribution or other inputs.
+        ValueError: if `fit` or `choose` has fewer than `FEWEST` in-distribution inputs or other inputs.
     """
     if min(fit.fewest, choose.fewest) < FEWEST:
         raise ValueError(
@@ -101,9 +102,9 @@ def fit_ensemble(fit: Sample, choose: Sample, choose_by: Literal["tnr95", "auroc
 
 
 def best_column(in_distribution: Tensor, other: Tensor) -> int:
-    """Return the column of `[n, S]` and `[m, S]` with the highest TNR at 95 % TPR.
+    """Return the column of the scores `[n, S]` and `[m, S]` with the highest TNR at 95 % TPR.
 
-    In a tie, return the first column.
+    Of several columns with the same TNR, return the first.
     """
     columns = zip(in_distribution.unbind(dim=1), other.unbind(dim=1), strict=True)
     rates = [float(true_negative_rate(*parts)) for parts in columns]

@@ -1,10 +1,11 @@
-"""Compute scores of in-distribution and other inputs, and evaluate all detection methods with these scores.
+"""Compute the scores of in-distribution and other inputs, and evaluate all detection methods with these scores.
 
-Each input has a row of scores, `[N, columns]`, in float64. The columns are: softmax confidence; energy confidence;
-whether the class predicted by the network is correct; whether the class of the nearest mean is correct; M of each layer
-with each epsilon; and, with `odin`, the confidence of ODIN for each setting. For an attack, there is one row per clean
-image, `[N, 1 + 2 columns]`. The first entry is 1 if the attack fools the network, and otherwise 0. The next entries are
-the scores of the noisy copy, and the last are the scores of the adversarial copy.
+The scores of N inputs are a matrix `[N, columns]` in float64, with one row per input. The columns are: softmax
+confidence; energy confidence; whether the class predicted by the network is correct; whether the class of the nearest
+mean is correct; M of each layer for each epsilon; and, with `odin`, the confidence of ODIN for each setting. For each
+attack, there is a separate matrix, `[N, 1 + 2 columns]`, with one row per clean image. The first entry of a row is 1 if
+the image is in the adversarial set, and 0 otherwise. The following entries are the scores of the noisy copy, and then
+those of the adversarial copy.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,14 +34,14 @@ ADVERSARIAL_VALIDATION = 0.1
 
 
 class Scorer:
-    """Compute scores of images from a network and the Gaussians of its layers.
+    """Computes scores of images from a network and the Gaussians of its layers.
 
     Args:
-        network: maps images to logits.
-        layers: L layers of the network.
-        whitened: Gaussians of each layer.
-        epsilons: sizes of the input pre-processing, in pixel units.
-        odin: also compute ODIN's confidence.
+        network: network that maps images to logits.
+        layers: L layers of the network, by name.
+        whitened: Gaussians of each layer, in whitened coordinates.
+        epsilons: step sizes of the input pre-processing, in pixel units.
+        odin: whether to compute the confidence of ODIN too.
     """
 
     def __init__(
@@ -53,9 +54,9 @@ class Scorer:
         self.odin = odin
 
     def scores(self, image: Tensor, label: Tensor) -> Tensor:
-        """Compute all scores `[B, columns]` of images with labels `[B]`.
+        """Compute all scores, `[B, columns]`, of images with labels `[B]`.
 
-        The constants above give the order of the columns.
+        The module docstring lists the columns in order.
         """
         logits, distances, layers = layer_confidence(self.network, self.layers, self.whitened, image, self.epsilons)
         nearest = self.whitened[-1].classes[distances[-1].argmin(dim=1)]
@@ -68,32 +69,32 @@ class Scorer:
 
     @torch.no_grad()
     def features(self, copies: list[Tensor]) -> Tensor:
-        """Compute the features of three copies of the same images, `[B, 3 D]`.
+        """Compute the features, `[B, 3 D]`, of three copies of the same images.
 
-        D is the total number of features over layers.
+        D is the total number of features of all layers.
         """
         parts = [torch.cat(layer_features(self.network, self.layers, copy)[1], dim=1) for copy in copies]
         return torch.cat(parts, dim=1)
 
 
 class MeasuredScores(NamedTuple):
-    """Contents of the score columns, and the method that must be evaluated."""
+    """Description of the score columns, and the method that must be evaluated."""
 
     layers: Sequence[str]
     rank: Tensor
-    """Ranks of the layers' covariances, `[L]`."""
+    """Rank of the covariance of each layer, `[L]`."""
     epsilons: Sequence[float]
     odin: bool
     needed: str | None
-    """Method that raises an error if there are too few validation data; the others are skipped. None: no method."""
+    """Method, if any, that raises an error if there are too few validation data; other methods are then skipped."""
 
     def of_layers(self, scores: Tensor) -> Tensor:
-        """Extract M `[N, L, epsilons]` from the columns."""
+        """Extract M, `[N, L, epsilons]`, from the score columns."""
         shape = len(self.layers), len(self.epsilons)
         return scores[:, FIRST_OF_LAYERS : FIRST_OF_LAYERS + shape[0] * shape[1]].unflatten(1, shape)
 
     def of_odin(self, scores: Tensor) -> Tensor:
-        """Extract the confidence of ODIN for each setting from the last columns."""
+        """Extract the confidence of ODIN for each setting, from the last columns."""
         return scores[:, FIRST_OF_LAYERS + len(self.layers) * len(self.epsilons) :]
 
     def leave_out(self, method: str, target: str, fit: int, choose: int) -> None:
@@ -115,20 +116,20 @@ class Tuning(NamedTuple):
     """Boolean masks that select the inputs for tuning."""
 
     fit: Tensor
-    """Inputs for fitting weights, `[N]`, bool."""
+    """Inputs on which weights are fitted, `[N]`, bool."""
     choose: Tensor
-    """Inputs for choosing epsilon, `[N]`, bool."""
+    """Inputs on which epsilon is chosen, `[N]`, bool."""
 
     @classmethod
     def first(cls, V: int, position: Tensor) -> "Tuning":
-        """Select inputs with positions `[N]` below V.
+        """Select the inputs whose positions, `[N]`, are below V.
 
-        One half is for fitting weights, and the other half for choosing epsilon.
+        The weights are fitted on the first half of these inputs, and epsilon is chosen on the second half.
         """
         return cls(position < V // 2, (position >= V // 2) & (position < V))
 
     def samples(self, scores: Tensor, is_target: Tensor) -> tuple[Sample, Sample]:
-        """Split `scores` `[N, ...]` into scores for fitting weights and scores for choosing epsilon."""
+        """Select, from `scores` `[N, ...]`, those for fitting weights and those for choosing epsilon."""
         fit, choose = (Sample(scores[rows & ~is_target], scores[rows & is_target]) for rows in self)
         return fit, choose
 
@@ -141,15 +142,15 @@ def against_set(
     V: int,
     by_attack: Ensemble | None,
 ) -> DetectionResult:
-    """Evaluate all methods on the test set versus an out-of-distribution set.
+    """Evaluate how well all methods distinguish the test set from an out-of-distribution set.
 
     Args:
-        measured: what the score columns contain.
+        measured: description of the score columns.
         name: name of the out-of-distribution set.
-        in_distribution: test images: their indices and scores.
-        other: out-of-distribution images: their indices and scores.
+        in_distribution: indices and scores of the test images.
+        other: indices and scores of the out-of-distribution images.
         V: number of images at the start of each set that are used only for tuning.
-        by_attack: ensemble that was tuned on an attack, if available.
+        by_attack: ensemble that was tuned on an attack, or None.
     """
     count = len(in_distribution[1]), len(other[1])
     index, scores = (torch.cat(parts) for parts in zip(in_distribution, other, strict=True))
@@ -166,18 +167,18 @@ def against_attacks(
     features: Mapping[str, Collected],
     widths: Sequence[int],
 ) -> list[DetectionResult]:
-    """Evaluate all methods on clean, noisy and adversarial images.
+    """Evaluate how well all methods distinguish clean and noisy images from adversarial images.
 
-    An attack without usable images is skipped.
+    Attacks whose adversarial set has no images outside the validation part are skipped.
 
     Args:
-        measured: what the score columns contain.
+        measured: description of the score columns.
         index: indices in the test set, `[N]`.
         clean: scores of the test set, `[N, columns]`.
         attacked: scores `[N, 1 + 2 columns]` by attack name.
-        features: features `[n, 3 D]` by attack name, for the clean, noisy and adversarial copies of the n images that
-            fool the network; None skips the local intrinsic dimension.
-        widths: number of features of each layer; D is the sum of these numbers.
+        features: features `[n, 3 D]` by attack name, of the clean, noisy and adversarial copies of the n images in the
+            adversarial set. The baseline `lid` is skipped for attacks without features.
+        widths: numbers of features of the layers; D is their sum.
     """
     V = int(ADVERSARIAL_VALIDATION * len(clean))
     by_attack = tuned_on_attack(measured, clean, attacked, V) if attacked else None
@@ -199,12 +200,12 @@ def against_attacks(
 
 
 def tuned_on_attack(measured: MeasuredScores, clean: Tensor, attacked: Mapping[str, Tensor], V: int) -> Ensemble | None:
-    """Tune on adversarial copies of the first V test images, made by the first attack.
+    """Tune an ensemble on the first V test images and their adversarial copies by the first attack.
 
-    Return None if too few attacks succeed.
+    Return None if the attack succeeds on too few images.
 
     Args:
-        measured: what the score columns contain.
+        measured: description of the score columns.
         clean: scores of the test set, `[N, columns]`.
         attacked: scores `[N, 1 + 2 columns]` by attack name.
         V: number of images at the start of the test set that are used only for tuning.
@@ -221,7 +222,7 @@ def tuned_on_attack(measured: MeasuredScores, clean: Tensor, attacked: Mapping[s
 
 
 def _copies(clean: Tensor, rows: Tensor) -> tuple[list[Tensor], Tensor]:
-    """Return the positions of the images on which the attack succeeds, and the scores of their three copies."""
+    """Return the scores of the three copies of the images on which the attack succeeds, and these images' positions."""
     position = (rows[:, 0] > 0).nonzero()[:, 0]
     noisy, adversarial = rows[position, 1:].chunk(2, dim=1)
     return [clean[position], noisy, adversarial], position
@@ -237,7 +238,7 @@ def _detection(
     choose_by: Literal["tnr95", "auroc"],
     by_attack: Ensemble | None,
 ) -> DetectionResult:
-    """Evaluate all methods on one set of in-distribution and other inputs."""
+    """Evaluate all methods on in-distribution inputs and one set of other inputs."""
     layers = measured.of_layers(scores)
     plain = measured.epsilons.index(0)
     detection = DetectionResult(target, index, is_target, tuning.fit | tuning.choose)
@@ -268,9 +269,9 @@ def _detection(
 def _add_local_dimension(
     measured: MeasuredScores, detection: DetectionResult, features: Tensor, widths: Sequence[int], tuning: Tuning
 ) -> None:
-    """Add the baseline `lid` for an adversarial set.
+    """Evaluate the baseline `lid` on an adversarial set, and add it to `detection`.
 
-    `lid` uses the features `[n, 3 D]` of the images in the set.
+    `features`, `[n, 3 D]`, are the features of the three copies of the n images in the set.
     """
     is_target = detection.is_target
     fewest = [min(int((rows & kind).sum()) for kind in (is_target, ~is_target)) for rows in tuning]
@@ -285,7 +286,7 @@ def _add_local_dimension(
 
 
 def refuse_too_few(names: list[str], sizes: list[int], num_validation: int) -> None:
-    """Reject a dataset that would have no images left after tuning."""
+    """Reject datasets that would have no images left for the metrics."""
     for name, size in zip(names, sizes, strict=True):
         if size <= num_validation:
             raise ValueError(
@@ -294,7 +295,7 @@ def refuse_too_few(names: list[str], sizes: list[int], num_validation: int) -> N
 
 
 def warn_of_ignored_directions(layers: list[str], rank: list[int], num_features: list[int]) -> None:
-    """Warn about each layer with a singular covariance."""
+    """Warn about each layer whose covariance is singular."""
     for name, kept, width in zip(layers, rank, num_features, strict=True):
         if kept < width:
             rank_zero_warn(

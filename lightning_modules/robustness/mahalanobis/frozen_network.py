@@ -1,4 +1,4 @@
-"""Modules that read the features of a frozen network, and train nothing."""
+"""Base of LightningModules that compute statistics of a frozen network, without training parameters."""
 
 from typing import Any
 
@@ -7,9 +7,10 @@ from torch import nn
 
 
 def frozen_for_statistics(network: nn.Module) -> nn.Module:
-    """Return the network in evaluation mode.
+    """Set a network to evaluation mode, and return it.
 
-    Parameters never change; requires_grad only satisfies DistributedDataParallel.
+    Parameters are never changed. `requires_grad` is true only because DistributedDataParallel needs trainable
+    parameters.
     """
     for parameter in network.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
@@ -17,9 +18,9 @@ def frozen_for_statistics(network: nn.Module) -> nn.Module:
 
 
 class StreamsStatistics:
-    """Mixin of a module whose `fit` takes one pass over the training data to compute statistics of a frozen network.
+    """Mixin of modules whose `fit` computes statistics of a frozen network in one pass over the training data.
 
-    A subclass defines `encoder`. `Pretraining` can load weights into it.
+    A subclass defines the property `encoder`. The callback `Pretraining` can load weights into this network.
     """
 
     @property
@@ -38,5 +39,5 @@ class StreamsStatistics:
             raise ValueError("trainer.precision 16-mixed needs a loss to scale: use 32-true or bf16-mixed")
 
     def configure_optimizers(self) -> Any:
-        """Return an optimizer without effect, because Lightning saves no checkpoint without optimizer steps."""
+        """Return an optimizer that has no effect. Lightning saves checkpoints only after optimizer steps."""
         return torch.optim.SGD(self.encoder.parameters(), lr=0.0)

@@ -1,19 +1,19 @@
-"""Class-conditional Gaussians of the features f of a layer.
+"""Class-conditional Gaussians of the features f of a layer, with one covariance for all classes.
 
-All classes share one covariance.
+The maximum-likelihood estimates and the squared Mahalanobis distance are
 
     mu_c  = (1/N_c) sum_{i: y_i = c} f_i
     Sigma = (1/N) sum_c sum_{i: y_i = c} (f_i - mu_c) (f_i - mu_c)^T
     d_c(f) = (f - mu_c)^T Sigma^+ (f - mu_c)
 
-The estimates are updated batch by batch. A global batch has counts n'_c, means m'_c, and scatter S' around these means.
-It changes the estimates as follows:
+The estimates are updated after every batch. Let a global batch have the counts n'_c, the means m'_c, and the scatter
+matrix S' around these means. The update is
 
     S <- S + S' + sum_c (n_c n'_c / (n_c + n'_c)) (m'_c - mu_c) (m'_c - mu_c)^T
     mu_c <- mu_c + (n'_c / (n_c + n'_c)) (m'_c - mu_c),    n_c <- n_c + n'_c,    Sigma = S / N.
 
-The updates of the estimates avoid cancellation. For K classes and layers with d_l features, D in total, the estimates
-need 8 (K + K D + sum_l d_l^2) bytes. This does not depend on N. All computations are in float64.
+This form of the update avoids cancellation. For K classes and layers with d_l features, D in total, the estimates need
+8 (K + K D + sum_l d_l^2) bytes, independently of N. All computations are in float64.
 
 Sources: Lee, Lee, Lee and Shin, A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial
 Attacks, NeurIPS 2018, arXiv 1807.03888, section 2 and algorithm 2; Chan, Golub and LeVeque, Updating Formulae and a
@@ -30,15 +30,15 @@ from datamodules.distributed.collectives import all_reduce_sum
 
 
 def class_means(features: Tensor, label: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Compute counts and means of each class over all ranks.
+    """Compute the number of samples and the mean of each class over all ranks.
 
     Args:
-        features: features on this rank, `[B, D]`, float64.
+        features: features of the samples on this rank, `[B, D]`, float64.
         label: `[B]`, int64.
-        num_classes: K, number of classes.
+        num_classes: number K of classes.
 
     Returns:
-        Counts `[K]` and means `[K, D]`, 0 for absent classes.
+        Counts `[K]` and means `[K, D]`; both are 0 for classes without samples.
     """
     rows = torch.cat([features, features.new_ones(len(features), 1)], dim=1)
     sums = all_reduce_sum(rows.new_zeros(num_classes, rows.shape[1]).index_add_(0, label, rows))
@@ -47,21 +47,21 @@ def class_means(features: Tensor, label: Tensor, num_classes: int) -> tuple[Tens
 
 
 class ClassGaussians(nn.Module):
-    """Streaming estimates of class means and shared covariances.
+    """Streaming estimates of the class means and the shared covariance of each layer.
 
-    After each update, the buffers are equal on all ranks.
+    After each update, the buffers are the same on all ranks.
 
     Args:
-        num_classes: K, number of classes.
+        num_classes: number K of classes.
         num_features: number d_l of features of each layer.
     """
 
     count: Tensor
-    """Samples of each class, `[K]`."""
+    """Number of samples of each class, `[K]`."""
     mean: Tensor
-    """mu of all layers, concatenated, `[K, D]`."""
+    """Class means mu of all layers, concatenated, `[K, D]`."""
     scatter: Tensor
-    """N Sigma of all layers, flattened and concatenated, `[sum_l d_l^2]`."""
+    """Scatter matrices N Sigma of all layers, flattened and concatenated, `[sum_l d_l^2]`."""
 
     def __init__(self, num_classes: int, num_features: Sequence[int]) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class ClassGaussians(nn.Module):
         """Add a global batch, without host synchronisation.
 
         Args:
-            features: features of each layer on this rank, `[B, d_l]`; B may differ between ranks.
+            features: features `[B, d_l]` of each layer, for the samples on this rank; B may differ between ranks.
             label: `[B]`, int64, in 0...K - 1.
         """
         parts = [part.double() for part in features]
@@ -108,32 +108,32 @@ class ClassGaussians(nn.Module):
         self.count.copy_(total)
 
     def means(self, layer: int) -> Tensor:
-        """Return mu `[K, d]` of a layer."""
+        """Return the class means mu, `[K, d]`, of a layer."""
         return self.mean.split(self.num_features, dim=1)[layer]
 
     def covariance(self, layer: int) -> Tensor:
-        """Return the maximum-likelihood estimate Sigma `[d, d]` of a layer."""
+        """Return the maximum-likelihood estimate of Sigma, `[d, d]`, of a layer."""
         d = self.num_features[layer]
         scatter = self.scatter.split([width**2 for width in self.num_features])[layer]
         return scatter.view(d, d) / self.count.sum()
 
     def whitened(self, layer: int, shrinkage: float = 0.0) -> "Whitened":
-        """Return the whitened coordinates of a layer; see `whiten`."""
+        """Return the whitening of a layer; see `whiten`."""
         return whiten(self.means(layer), self.covariance(layer), self.count > 0, shrinkage)
 
 
 class Whitened(NamedTuple):
-    """Whitening z = (f - centre) W with W W^T = Sigma^+.
+    """Linear whitening z = (f - centre) W with W W^T = Sigma^+.
 
-    After whitening, d_c is a squared Euclidean distance.
+    d_c is the squared Euclidean distance between the whitened f and the whitened mean of class c.
     """
 
     classes: Tensor
     """Classes that have a mean, `[C]`, int64."""
     centre: Tensor
-    """`[d]`."""
+    """Centre, `[d]`."""
     whitening: Tensor
-    """W, `[d, rank of Sigma]`."""
+    """Matrix W, `[d, rank of Sigma]`."""
     mean: Tensor
     """Whitened class means, `[C, rank]`."""
 
@@ -157,14 +157,14 @@ def shrunk(covariance: Tensor, shrinkage: float) -> Tensor:
 def whiten(mean: Tensor, covariance: Tensor, present: Tensor, shrinkage: float = 0.0) -> Whitened:
     """Compute the whitening that corresponds to the pseudo-inverse of Sigma.
 
-    If the variance of a direction is below d times the rounding error of the largest variance, it counts as zero.
-    Distances ignore this direction.
+    A direction whose variance is below d times the rounding error of the largest variance counts as a direction of zero
+    variance. Distances ignore such directions.
 
     Args:
-        mean: mu, `[K, d]`.
-        covariance: Sigma, `[d, d]`.
-        present: classes that have samples, `[K]`, bool.
-        shrinkage: s, see `shrunk`.
+        mean: class means mu, `[K, d]`.
+        covariance: covariance Sigma, `[d, d]`.
+        present: whether each class has samples, `[K]`, bool.
+        shrinkage: shrinkage s; see `shrunk`.
     """
     variance, direction = torch.linalg.eigh(shrunk(covariance, shrinkage))
     kept = variance > len(variance) * torch.finfo(variance.dtype).eps * variance[-1].clamp(min=0)
@@ -175,7 +175,7 @@ def whiten(mean: Tensor, covariance: Tensor, present: Tensor, shrinkage: float =
 
 
 def squared_distances(features: Tensor, whitened: Whitened) -> Tensor:
-    """Compute the distances d_c, `[B, C]` in float64, from features `[B, d]` to the class means of `whitened`."""
+    """Compute the squared distances d_c, `[B, C]`, between features `[B, d]` and the class means, in float64."""
     z = (features.double() - whitened.centre) @ whitened.whitening
     squares = z.square().sum(dim=1, keepdim=True) + whitened.mean.square().sum(dim=1)
     return (squares - 2 * z @ whitened.mean.T).clamp(min=0)
@@ -184,43 +184,44 @@ def squared_distances(features: Tensor, whitened: Whitened) -> Tensor:
 def confidence(features: Tensor, whitened: Whitened) -> Tensor:
     """Compute M = max_c -d_c / 2, `[B]`.
 
-    M is at most 0, and higher for inputs that are similar to the training data.
+    M is at most 0. It is higher for inputs that are more similar to the training data.
     """
     return -0.5 * squared_distances(features, whitened).amin(dim=1)
 
 
 def standardized(confidence: Tensor, rank: Tensor | int) -> Tensor:
-    """Compute (M + r/2) / sqrt(r/2).
+    """Compute the standardised score (M + r/2) / sqrt(r/2).
 
-    Its mean is 0 and its variance 1 if -2 M is chi^2-distributed with r degrees of freedom.
+    This score has mean 0 and variance 1 if -2 M is chi^2-distributed with r degrees of freedom.
 
-    The standardised score makes layers comparable without validation data. The mean of -d_y / 2 over the training set,
-    with true labels y, is exactly -r/2 for any distribution of features.
+    Standardisation makes the scores of layers comparable without validation data. For any distribution of features, the
+    mean of -d_y / 2 over the training set, with the true labels y, is exactly -r/2.
 
     Args:
-        confidence: M.
-        rank: rank r of the covariance; must be broadcastable with M.
+        confidence: scores M.
+        rank: rank r of the covariance; must be broadcastable to the shape of M.
     """
     half = torch.as_tensor(rank, device=confidence.device) / 2
     return (confidence + half) / half.clamp(min=0.5).sqrt()
 
 
 def with_new_class(mean: Tensor, covariance: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
-    """Add a class to the Gaussians without retraining, with weight 1 / (C + 1) (algorithm 2).
+    """Add a class to the Gaussians, with weight 1 / (C + 1) and without retraining (algorithm 2):
 
         Sigma <- C/(C+1) Sigma + 1/(C+1) S,   S = (1/n) sum_i (f_i - mu_{C+1}) (f_i - mu_{C+1})^T
 
-    Call this function from Python to add new classes to a trained classifier. The detector does not use it. Start with
-    `ClassGaussians.means` and `covariance` of the last layer. For each further class, pass the previous result.
-    Classify with `whiten` and the minimum of `squared_distances`.
+    The detector does not use this function. Call it from Python to add new classes to a trained classifier. For the
+    first new class, pass `ClassGaussians.means` and `ClassGaussians.covariance` of the last layer; for each further
+    class, pass the previous result. To classify, compute `whiten`, and select the class with the smallest of the
+    `squared_distances`.
 
     Args:
         mean: class means, `[C, d]`.
-        covariance: Sigma, `[d, d]`.
+        covariance: covariance Sigma, `[d, d]`.
         features: features of the new class, `[n, d]`.
 
     Returns:
-        Means `[C + 1, d]` and the new Sigma.
+        Means `[C + 1, d]` and the updated Sigma.
     """
     features = features.to(mean)
     added = features.mean(dim=0)

@@ -1,7 +1,8 @@
-"""Features of selected layers of any network.
+"""Features of selected layers of an arbitrary network.
 
-A feature is the average of an output channel over spatial positions. Source: Lee et al., A Simple Unified Framework for
-Detecting Out-of-Distribution Samples and Adversarial Attacks, NeurIPS 2018, arXiv 1807.03888, section 2.2.
+A feature is an output channel of a layer, averaged over spatial positions. Source: Lee et al., A Simple Unified
+Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks, NeurIPS 2018, arXiv 1807.03888, section
+2.2.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,19 +21,20 @@ class Layer(NamedTuple):
 
     module: nn.Module
     channels_last: bool
-    """Whether its output has the channels in the last dimension."""
+    """Whether the last dimension of the output is the channel dimension."""
 
 
 def named_layers(network: nn.Module, names: Sequence[str], channels_last: Sequence[str] = ()) -> dict[str, Layer]:
-    """Look up layers by name.
+    """Look up layers of a network by name.
 
     Args:
-        network: network that contains these layers, see `named_layer`.
-        names: names of modules in the network to use as layers.
-        channels_last: names of the layers with outputs `[B, H, W, d]`.
+        network: network that contains the layers; see `named_layer`.
+        names: names of the modules in the network that are used as layers.
+        channels_last: names of the layers whose outputs have the shape `[B, H, W, d]`.
 
     Raises:
-        ValueError: if `names` is empty, has duplicates or names no module, or `channels_last` is not part of `names`.
+        ValueError: if `names` is empty, has duplicates or contains a name that is not a module, or if `channels_last`
+            is not a subset of `names`.
     """
     if not names:
         raise ValueError(f"layers must name at least one module, got []; {listed_layers(network)}")
@@ -48,13 +50,14 @@ def _feature(name: str, output: Any, channels_last: bool, square: bool) -> Tenso
     """Pool the output of a layer to features `[B, d]`.
 
     Args:
-        name: name of the layer, for messages.
-        output: `[B, d]`, `[B, d, H, W]` (or with more or fewer spatial dimensions), or tokens `[B, N, d]`.
-        channels_last: whether the output is `[B, H, W, d]` instead.
-        square: whether the images of the network are square, which implies H = W.
+        name: name of the layer, for error messages.
+        output: output of the layer: `[B, d]`, `[B, d, H, W]` (or with more or fewer spatial dimensions), or tokens `[B,
+            N, d]`.
+        channels_last: whether the output has the shape `[B, H, W, d]` instead of `[B, d, H, W]`.
+        square: whether the input images are square, which implies H = W.
 
     Raises:
-        ValueError: if the output has another type or shape.
+        ValueError: if the output has a different type or shape.
     """
     if not isinstance(output, Tensor) or output.ndim < 2:
         found = f"a tensor {list(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
@@ -73,9 +76,9 @@ def _feature(name: str, output: Any, channels_last: bool, square: bool) -> Tenso
 
 @contextmanager
 def _features_of(network: nn.Module, layers: dict[str, Layer], image: Tensor) -> Iterator[list[Tensor]]:
-    """Collect the features of each layer in a forward pass inside a `with` block.
+    """Collect the features of each layer during a forward pass inside the `with` block.
 
-    The list is filled at the end of the block.
+    The yielded list is filled at the end of the block.
     """
     square, found = image.shape[-2] == image.shape[-1], list[Tensor]()
     modules = {name: layer.module for name, layer in layers.items()}
@@ -95,7 +98,7 @@ def layer_features(network: nn.Module, layers: dict[str, Layer], image: Tensor) 
     """Compute logits and features in one forward pass.
 
     Args:
-        network: maps images to logits.
+        network: network that maps images to logits.
         layers: result of `named_layers`.
         image: `[B, C, H, W]`, in [0, 1].
 
@@ -103,7 +106,7 @@ def layer_features(network: nn.Module, layers: dict[str, Layer], image: Tensor) 
         Logits `[B, K]`, and the features `[B, d_l]` of each layer.
 
     Raises:
-        ValueError: if a layer is unused or used more than once, or its output is invalid.
+        ValueError: if a layer is not used exactly once in the forward pass, or if its output is invalid.
     """
     with _features_of(network, layers, image) as features:
         logits = network(image)
@@ -111,10 +114,10 @@ def layer_features(network: nn.Module, layers: dict[str, Layer], image: Tensor) 
 
 
 def num_features(network: nn.Module, layers: dict[str, Layer], image_shape: Sequence[int]) -> list[int]:
-    """Infer d_l of each layer for a given image shape, on the meta device.
+    """Infer the number d_l of features of each layer for a given image shape, on the meta device.
 
     Raises:
-        ValueError: if the network does not accept such images, or `layer_features` rejects a layer.
+        ValueError: if the network does not accept images of this shape, or `layer_features` rejects a layer.
     """
     tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
     weights = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}

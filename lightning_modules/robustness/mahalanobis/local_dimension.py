@@ -2,14 +2,15 @@
 
     LID(f) = -k / sum_{j=1}^k log(r_j / r_k)
 
-This maximum-likelihood estimate uses a mini-batch of clean images. Let r_1 <= ... <= r_k be the distances from f to its
-nearest neighbours in the mini-batch. LID measures how the number of neighbours grows with the distance. The smallest
-distance is skipped. For a clean image, this is the distance to itself. It is also skipped for noisy and adversarial
-copies. Adversarial images have a higher LID. Each k gives a separate score.
+LID measures how fast the number of neighbours grows with the distance. The formula above is the maximum-likelihood
+estimate, where r_1 <= ... <= r_k are the distances from f to its k nearest neighbours in a mini-batch of clean images.
+The smallest distance is skipped: for a clean image, it is the distance to the image itself. It is also skipped for
+noisy and adversarial copies. Adversarial images have a higher LID. Each k gives a separate score.
 
 Sources: Ma et al., Characterizing Adversarial Subspaces Using Local Intrinsic Dimensionality, ICLR 2018, arXiv
 1801.02613, equation 4 and algorithm 1; Lee et al., A Simple Unified Framework for Detecting Out-of-Distribution Samples
-and Adversarial Attacks, NeurIPS 2018, arXiv 1807.03888, whose published code has these k and this mini-batch size.
+and Adversarial Attacks, NeurIPS 2018, arXiv 1807.03888, whose published code uses the same values of k and the same
+mini-batch size.
 """
 
 from collections.abc import Sequence
@@ -18,21 +19,21 @@ import torch
 from torch import Tensor
 
 NEIGHBOURS = tuple(range(10, 100, 10))
-"""Values of k."""
+"""Values of k, the number of neighbours."""
 MINI_BATCH = 100
 
 
 def local_dimension(features: Tensor, reference: Tensor, neighbours: Sequence[int] = NEIGHBOURS) -> Tensor:
-    """Compute LID within one mini-batch, for each k.
+    """Compute the LID within one mini-batch, for each k.
 
     Args:
         features: features `[n, d]`.
-        reference: features of clean images, `[m, d]`, m at least 3.
+        reference: features of the clean images of the mini-batch, `[m, d]`, with m at least 3.
         neighbours: numbers k of neighbours, capped at m - 1.
 
     Returns:
-        LID `[n, neighbours]`, float64. LID is 0 if the k-th distance is 0. If all k distances are equal, the LID is the
-        reciprocal of the rounding error instead of infinity.
+        LID `[n, neighbours]`, float64. If the k-th distance is 0, the LID is 0. If all k distances are equal, the LID
+        is the reciprocal of the machine epsilon instead of infinity.
 
     Raises:
         ValueError: if m is less than 3, or any k is less than 2.
@@ -41,7 +42,8 @@ def local_dimension(features: Tensor, reference: Tensor, neighbours: Sequence[in
         raise ValueError(
             f"LID needs at least 3 reference features and 2 neighbours, got {len(reference)} and {min(neighbours)}"
         )
-    # Without matrix products, whose rounding error would make an image's distance to itself non-zero.
+    # Distances are computed without matrix products, whose rounding errors would make the distance of an image to
+    # itself non-zero.
     distance = torch.cdist(features.double(), reference.double(), compute_mode="donot_use_mm_for_euclid_dist")
     r = distance.sort(dim=1).values[:, 1:]
     smallest = torch.finfo(r.dtype).tiny
@@ -55,18 +57,18 @@ def local_dimension(features: Tensor, reference: Tensor, neighbours: Sequence[in
 def in_mini_batches(
     copies: Sequence[Tensor], neighbours: Sequence[int] = NEIGHBOURS, mini_batch: int = MINI_BATCH
 ) -> list[Tensor]:
-    """Compute LID of clean images and their copies.
+    """Compute the LID of clean images and of their copies, in mini-batches.
 
-    The neighbours are the clean images of the mini-batch.
+    The neighbours of an image are clean images of its mini-batch.
 
     Args:
-        copies: features `[n, d]` of copies of the same images, in the same order; the first tensor is for the clean
-            images, which are the reference of all copies.
+        copies: features `[n, d]` of each kind of copy of the same images, in the same order. The first tensor belongs
+            to the clean images, which are the reference for all kinds.
         neighbours: numbers k of neighbours.
-        mini_batch: number of images per mini-batch; the last mini-batch also gets the remainder.
+        mini_batch: number of images per mini-batch. The last mini-batch also includes the remaining images.
 
     Returns:
-        LID `[n, neighbours]` for each of `copies`.
+        LID `[n, neighbours]` for each tensor in `copies`.
     """
     starts = range(mini_batch, len(copies[0]) - mini_batch + 1, mini_batch)
     parts = [part.tensor_split(list(starts)) for part in copies]

@@ -35,45 +35,47 @@ from lightning_modules.training.logging import log_same
 
 Score = Literal["tuned_on_target", "tuned_on_attack", "mean", "last", "softmax", "energy", "odin", "lid"]
 SCORES = ("tuned_on_target", "tuned_on_attack", "mean", "last", "softmax", "energy", "odin", "lid")
-NOISE, START = 0, 1  # random streams of an image
+NOISE, START = 0, 1  # keys that separate the random numbers of an image by purpose
 
 
 class Mahalanobis(StreamsStatistics, ClassifierSteps, MethodModule):
-    """Mahalanobis detector of a trained classifier.
+    """Detect out-of-distribution and adversarial inputs of a trained classifier by Mahalanobis distances.
 
-    `fit` estimates the statistics of the classes, and `test` evaluates detection.
-    `fit` trains nothing: it takes one pass over the training images, and further epochs have no effect. The network is
-    in evaluation mode, and the checkpoint stores the statistics as buffers. Use images without augmentation. The logged
-    `train/cross_entropy` shows whether the network has its trained weights.
+    `fit` trains no parameters: it computes the statistics of the classes in one pass over the training images, and
+    further epochs have no effect. Use images without augmentation. The network is in evaluation mode. The checkpoint
+    stores the statistics as buffers. The logged `train/cross_entropy` shows whether the network has its trained
+    weights.
 
-    `test` needs the DataModule `OutOfDistribution`. With `attacks`, any DataModule of labelled images works. For the
-    chosen `score` and each set, `test` logs `test/<metric>_<set>`: `auroc`, `tnr95`, `aupr_in`, `aupr_out` and
-    `detection_accuracy`. `test/<metric>` is the mean over out-of-distribution sets. For every score, `test` logs
-    `test/auroc_<score>_<set>`. `test/accuracy` is the accuracy of the network. `test/accuracy_by_distance` is the
-    accuracy of the nearest class mean in the last layer. The callback `DetectionReport` writes the corresponding tables
-    and figures. Noise and random starts of attacks are seeded for each image. They do not depend on batch and rank.
+    `test` evaluates the detection. It needs the DataModule `OutOfDistribution`, or, with `attacks`, any DataModule of
+    labelled images. For the main score `score` and each set, `test` logs `test/<metric>_<set>` with the metrics
+    `auroc`, `tnr95`, `aupr_in`, `aupr_out` and `detection_accuracy`. `test/<metric>` is the mean over
+    out-of-distribution sets. For every score, `test` logs `test/auroc_<score>_<set>`. `test/accuracy` is the accuracy
+    of the network, and `test/accuracy_by_distance` the accuracy of predicting the class with the nearest mean in the
+    last layer. The callback `DetectionReport` writes the corresponding tables and figures. Noise and random starts of
+    attacks are seeded per image, so that they do not depend on the batch or the rank.
 
     Args:
         network: trained classifier that maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`.
         num_classes: number of classes, K.
-        layers: names of the modules whose outputs are the features; the last module should be the module before the
-            classifier. For `Normalized`, names are relative to the inner network.
+        layers: names of the modules whose outputs provide the features. The last name should be the module before the
+            linear classifier. If the network is wrapped in `Normalized`, names are relative to the inner network.
         image_shape: numbers of channels, rows and columns of an image.
-        score: name of the main score; its metrics are logged as `test/<metric>_<set>`. `softmax`, `energy`, `odin` and
-            `lid` are baselines. `lid` has no metrics for out-of-distribution sets.
-        epsilons: candidate sizes of the input pre-processing, in pixel units; must include 0.
-        num_validation: number of images for tuning, in the test set and in each out-of-distribution set.
-        shrinkage: shrinkage of the covariance towards a multiple of the identity, in [0, 1]; the paper uses 0.
-        attacks: attacks to detect, which are instances of `PGD`, `DeepFool` or `CarliniWagner` of
-            `lightning_modules.robustness.attacks`. For FGSM, use `PGD` with one step and no random start.
-        noise_std: standard deviation of the noise in noisy copies, in pixel units; one number, or a dict by attack
+        score: name of the main score, whose metrics are logged as `test/<metric>_<set>`. `softmax`, `energy`, `odin`
+            and `lid` are baselines. `lid` has no metrics for out-of-distribution sets.
+        epsilons: candidate step sizes of the input pre-processing, in pixel units; must include 0.
+        num_validation: number of images that are used for tuning, in the test set and in each out-of-distribution set.
+        shrinkage: weight, in [0, 1], with which the covariance is shrunk towards a multiple of the identity; the paper
+            uses 0.
+        attacks: attacks whose adversarial images are to be detected: instances of `PGD`, `DeepFool` or `CarliniWagner`
+            from `lightning_modules.robustness.attacks`. For FGSM, use `PGD` with one step and without a random start.
+        noise_std: standard deviation of the noise in noisy copies, in pixel units: one number, or a dict by attack
             name. If the noise is larger than the perturbation of an attack, the attack cannot be detected.
-        odin: whether to evaluate ODIN with the published grid of 44 settings, which takes 41 forward passes.
-        lid: whether to evaluate the local intrinsic dimension. For each image that an attack fools, `lid` stores
-            features. Layers with D features in total need 3 x 4 D bytes.
+        odin: whether to evaluate ODIN with the published grid of 44 settings, which needs 41 forward passes.
+        lid: whether to evaluate the local intrinsic dimension. With D features in total over all layers, this stores 3
+            x 4 D bytes of features for each image in an adversarial set.
         clip_noise: whether to clip noisy copies to [0, 1], as in the published code.
-        channels_last: names of layers with outputs `[B, H, W, d]` instead of `[B, d, H, W]`, as in the Swin
-            Transformers of timm. A wrong layout is rejected for square images, unless d equals H and W.
+        channels_last: names of layers whose outputs have the shape `[B, H, W, d]` instead of `[B, d, H, W]`, as in
+            timm's Swin Transformers. For square images, a wrong layout is detected and rejected, unless d = H = W.
 
     Raises:
         ValueError: if an argument is out of range, or a layer does not exist in the network.
@@ -158,10 +160,10 @@ class Mahalanobis(StreamsStatistics, ClassifierSteps, MethodModule):
         if len(loaders) == 1 and not self.attacks:
             raise ValueError("there is nothing to detect: use the data OutOfDistribution, or set model.attacks")
         limit = self.trainer.limit_test_batches
-        self._limited = isinstance(limit, int) or limit < 1  # an int is a number of batches; the float 1.0 means all
+        self._limited = isinstance(limit, int) or limit < 1  # int: number of batches; 1.0: all batches
         if len(loaders) > 1 and not self._limited:
             refuse_too_few(self._names, [len(loader.dataset) for loader in loaders], self.num_validation)
-        with torch.inference_mode(False):  # `test_step` differentiates through them
+        with torch.inference_mode(False):  # `test_step` needs gradients through these tensors
             whitened = [self.gaussians.whitened(layer, self.shrinkage) for layer in range(len(self.layers))]
         self._scorer = Scorer(self.network, self.layers, whitened, self.epsilons, self.odin)
         self._collected = [Collected() for _ in loaders]
@@ -170,7 +172,7 @@ class Mahalanobis(StreamsStatistics, ClassifierSteps, MethodModule):
 
     def test_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
         label, index = batch["label"], batch["index"]
-        # Lightning tests in inference mode, in which tensors have no gradients.
+        # Lightning runs tests in inference mode, which does not compute gradients.
         with torch.inference_mode(False), torch.enable_grad(), in_full_precision(self.device):
             image, label = batch["image"].clone(), label.clone()
             scores = self._scorer.scores(image, label)

@@ -1,13 +1,13 @@
-"""Confidence of layers for perturbed images (input pre-processing).
+"""Confidence M_l of each layer for images that are first perturbed (input pre-processing).
 
-The perturbation moves an image towards the closest class.
+The perturbation moves an image towards the class with the nearest mean:
 
     x' = x - epsilon sign(grad_x d_c^(f_l(x)) / 2),   c^ = argmin_c d_c(f_l(x)),   M_l(x) = max_c -d_c(f_l(x')) / 2
 
-Each layer has a separate x'. M at x' is again the maximum over all classes. sign(0) is +1, and x' is not clipped.
+Each layer has a separate x'. At x', M_l is again the maximum over all classes. sign(0) is +1, and x' is not clipped.
 
 Source: Lee et al., A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks,
-NeurIPS 2018, arXiv 1807.03888, equations 3 and 4 (without 1/2; the published code has it).
+NeurIPS 2018, arXiv 1807.03888, equations 3 and 4. The factor 1/2 is from the published code; the equations omit it.
 """
 
 import torch
@@ -25,21 +25,21 @@ def layer_confidence(
     image: Tensor,
     epsilons: list[float],
 ) -> tuple[Tensor, list[Tensor], Tensor]:
-    """Compute M of each layer for each size of the input pre-processing.
+    """Compute M of each layer for each step size of the input pre-processing.
 
-    The computation takes one forward pass, one backward pass per layer, and one forward pass per layer and non-zero
-    epsilon.
+    The computation takes one forward pass, one backward pass per layer, and one forward pass for each combination of a
+    layer and a non-zero epsilon. The gradients of the parameters are not computed.
 
     Args:
         network: network that maps images to logits, independently for each image.
         layers: L layers from `named_layers`.
-        whitened: Gaussians of each layer.
-        image: `[B, C, H, W]`, in [0, 1]; not an inference tensor.
+        whitened: Gaussians of each layer, in whitened coordinates.
+        image: `[B, C, H, W]`, in [0, 1]; must not be an inference tensor.
         epsilons: step sizes, in pixel units.
 
     Returns:
-        Logits `[B, K]` and distances `[B, C]` of each layer at the original image, and M `[B, L, epsilons]` in float64.
-        Parameters get no gradient.
+        Logits `[B, K]` and the squared distances `[B, C]` of each layer, both for the original images; and M `[B, L,
+        epsilons]` in float64.
     """
     moves = any(epsilon != 0 for epsilon in epsilons)
     with torch.set_grad_enabled(moves):
@@ -51,7 +51,7 @@ def layer_confidence(
         distance = distances[number]
         towards = image
         if moves:
-            # The smallest distance has the gradient of the closest class; scale does not affect the sign.
+            # The minimum over classes has the gradient of the nearest class; the factor 1/2 does not affect the sign.
             least = distance.amin(dim=1).sum()
             (gradient,) = torch.autograd.grad(least, image, retain_graph=number + 1 < len(layers))
             towards = direction(gradient)

@@ -4,7 +4,7 @@
     energy:   log sum_c exp z_c
     ODIN:     max_c softmax(z(x') / T)_c,   x' = x - epsilon sign(grad_x CE(z(x) / T, argmax z(x)))
 
-As in the published code of ODIN and of the Mahalanobis detector, sign(0) is +1, and x' is not clipped.
+As in the published code for ODIN and for the Mahalanobis detector, sign(0) is +1, and x' is not clipped.
 
 Sources: Hendrycks and Gimpel, A Baseline for Detecting Misclassified and Out-of-Distribution Examples in Neural
 Networks, ICLR 2017, arXiv 1610.02136; Liu, Wang, Owens and Li, Energy-based Out-of-distribution Detection, NeurIPS
@@ -20,7 +20,7 @@ from torch import Tensor
 
 TEMPERATURES = (1.0, 10.0, 100.0, 1000.0)
 EPSILONS = (0.0, 0.0005, 0.001, 0.0014, 0.002, 0.0024, 0.005, 0.01, 0.05, 0.1, 0.2)
-"""ODIN's grid in the Mahalanobis detector's published code; epsilon in pixel units."""
+"""Values of epsilon, in pixel units, in the grid for ODIN in the published code of the Mahalanobis detector."""
 
 
 def softmax_confidence(logits: Tensor) -> Tensor:
@@ -47,13 +47,13 @@ def odin_confidence(
     """Compute the confidence of ODIN for each temperature and perturbation size.
 
     Args:
-        network: network that maps images in [0, 1] to logits `[B, K]`; gradients must be enabled.
+        network: network that maps images in [0, 1] to logits `[B, K]`. Gradients must be enabled.
         image: `[B, C, H, W]`.
         temperatures: values of the temperature T.
         epsilons: perturbation sizes, in pixel units.
 
     Returns:
-        Confidence `[B, temperatures, epsilons]`, in float64. Parameters get no gradient.
+        Confidence `[B, temperatures, epsilons]`, in float64. The gradients of the parameters are not computed.
     """
     image = image.detach().requires_grad_()
     logits = network(image)

@@ -1,4 +1,4 @@
-"""Fine-tune a pre-trained encoder to classify images at a single noise level, in one forward pass."""
+"""Fine-tuning of a pre-trained encoder: classify images at a single noise level in one forward pass."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -27,19 +27,21 @@ def pretrained_encoder(
 ) -> nn.Module:
     """Load the weights of an encoder from a checkpoint of `RRCMPretraining`.
 
-    On the meta device, no file is read.
+    If `network` is on the meta device, no file is read.
 
     Args:
-        network: architecture of the pre-trained encoder; the final norm may be `nn.Identity`, as for CIFAR-10.
+        network: encoder with the pre-trained architecture. Its final norm may be replaced with `nn.Identity`, as for
+            CIFAR-10.
         path: checkpoint file, or a folder that contains a checkpoint.
-        copy: which copy of the weights to load: the slow average, the trained network, or the target network.
+        copy: copy of the weights to load: the slow moving average (`average`), the trained network (`network`), or the
+            target network (`target_network`).
 
     Returns:
         `network` itself.
 
     Raises:
         FileNotFoundError: if there is no checkpoint at `path`.
-        ValueError: if the checkpoint is damaged, is not from `RRCMPretraining`, or has another network.
+        ValueError: if the checkpoint is damaged, is not from `RRCMPretraining`, or contains a different network.
     """
     if on_meta(network):
         return network
@@ -55,20 +57,21 @@ class RRCM(AccuracyUnderNoise, MethodModule):
 
     Args:
         network: encoder that maps images `[B, C, H, W]` and times `[B]` to features `[B, num_features]`.
-            `pretrained_encoder` loads the weights of a run of `RRCMPretraining`.
-        num_features: number D of features of the encoder.
+            `pretrained_encoder` loads weights from a run of `RRCMPretraining`.
+        num_features: number of features of the encoder.
         num_classes: number of classes, K.
-        sigma: noise level to certify, in pixel units.
-        num_copies: number m of noisy copies of each image in a step.
-        consistency_weight: weight lambda of the KL divergence among copies.
+        sigma: standard deviation of the noise in training and certification, in pixel units.
+        num_copies: number m of noisy copies per image in a training step.
+        consistency_weight: weight lambda of the KL divergence between the mean prediction and the prediction for each
+            copy.
         entropy_weight: weight eta of the entropy of the mean prediction.
-        view: augmentation of training images on the device, such as `lightning_modules.views.TimmRandAugment`; None
-            does not augment.
-        soft_labels: settings of mixup and label smoothing; None disables both. Callbacks get no training logits if
-            images are mixed.
-        layer_decay: ratio d of the learning rates of successive blocks, in (0, 1]; see `optim.parameter_groups`.
-        optimizer: optimizer of the trainable parameters of encoder and head.
-        lr_scheduler: learning-rate schedule, stepped every epoch, or every step if it has `interval = "step"`.
+        view: augmentation of the training images on the device, such as `lightning_modules.views.TimmRandAugment`; None
+            means no augmentation.
+        soft_labels: settings of mixup and label smoothing; None disables both. If images are mixed, the training step
+            does not return logits for callbacks.
+        layer_decay: ratio d between the learning rates of successive blocks, in (0, 1]; see `optim.parameter_groups`.
+        optimizer: optimizer of the trainable parameters of the encoder and the head.
+        lr_scheduler: learning-rate schedule. It is stepped every epoch, or every step if it has `interval = "step"`.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -130,9 +133,9 @@ class RRCM(AccuracyUnderNoise, MethodModule):
         return {"loss": loss} if mixed else {"loss": loss, "logits": logits[0].detach()}
 
     def smoothed_logits(self, image: Tensor, noise: Tensor, sigma: float) -> Tensor:
-        """Compute logits `[1, B, K]` in one pass.
+        """Compute the logits `[1, B, K]` of noisy images in one forward pass.
 
-        The network is conditioned on the noise level of the certification.
+        The network is conditioned on the noise level `sigma` of the certification.
         """
         noisy = torch.add(image, noise, alpha=sigma)
         return self.network(noisy.to(next(self.network.parameters()).dtype), sigma)[None]

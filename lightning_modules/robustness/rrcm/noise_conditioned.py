@@ -1,24 +1,24 @@
-"""Noise levels and schedules of pre-training, and a noise-conditioned classifier for a single noise level.
+"""Noise levels and schedules of pre-training, and a classifier that is conditioned on a single noise level.
 
-A noise trajectory is x_t = x + t e with images x in [-1, 1]. Noise with standard deviation sigma on images in [0, 1]
-therefore has the level t = 2 sigma on this trajectory. The N levels, from large to small, are those of Karras et al.
-(2022), EDM:
+A noise trajectory is x_t = x + t e, where images x are in [-1, 1]. Noise of standard deviation sigma on images in [0,
+1] therefore corresponds to the level t = 2 sigma. The N levels, in decreasing order, are those of EDM (Karras et al.,
+2022):
 
     t_i = (80^{1/7} + i / (N - 1) (0.002^{1/7} - 80^{1/7}))^7,   i = 0 ... N - 1.
 
-In step k of K, with s_0 = 20 and s_1 = 80, the number of levels is
+With s_0 = 20 and s_1 = 80, the number of levels in step k of K is
 
     N(k) = min(s_0 2^{ceil(k / K')}, s_1) + 1,   K' = ceil(K / log2(ceil(s_1 / s_0) + 1)).
 
-With e(k) = sqrt(k / K (.9999^2 - .99^2) + .99^2), the decay of the target network is mu(k):
+Let e(k) = sqrt(k / K (.9999^2 - .99^2) + .99^2). The decay of the target network is mu(k):
 
     c(k) = 2 / (1 + exp(-A (e(k) - .99) / (.9999 - .99))) - 1,
     mu(k) = .9999 c(k) + .99 (1 - c(k)).
 
-The inputs of a network are c_in(t) x_t and the time 250 ln t. The factor c_in = 1 / sqrt(t^2 + 1/4) scales x_t to unit
-variance.
+The inputs of the network are c_in(t) x_t and the time 250 ln t. The factor c_in = 1 / sqrt(t^2 + 1/4) scales x_t to
+unit variance.
 
-The ceil in N(k) follows the code of the authors. With it, there are 21 levels only at k = 0.
+The ceil in N(k) follows the authors' code. As a consequence, there are 21 levels only at k = 0.
 
 Source: Lei et al., Robust Representation Consistency Model via Contrastive Denoising, ICLR 2025, arXiv 2501.13094, with
 the numbers of the authors' code; Karras, Aittala, Aila and Laine, Elucidating the Design Space of Diffusion-Based
@@ -38,30 +38,30 @@ LEAST_KEPT, MOST_KEPT = 0.99, 0.9999
 
 
 def noise_level(index: int, num_levels: int) -> float:
-    """Compute the N noise levels t_i, for images in [-1, 1]."""
+    """Compute the noise level t_i, one of N = `num_levels`, for images in [-1, 1]."""
     rho = 7
     largest, smallest = LARGEST ** (1 / rho), SMALLEST ** (1 / rho)
     return (largest + index / (num_levels - 1) * (smallest - largest)) ** rho
 
 
 def num_levels(step: int, num_steps: int) -> int:
-    """Compute N(k): 21, then 41, then 81 levels.
+    """Compute the number of noise levels N(k): 21, then 41, then 81.
 
     Args:
-        step: index k of the training step, from 0.
-        num_steps: K, total number of steps.
+        step: index k of the training step, counted from 0.
+        num_steps: total number K of steps.
     """
     segment = math.ceil(num_steps / math.log2(math.ceil(MOST_STEPS / FEWEST_STEPS) + 1))
     return min(FEWEST_STEPS * 2 ** math.ceil(step / segment), MOST_STEPS) + 1
 
 
 def kept_by_target(step: int, num_steps: int, steepness: float) -> float:
-    """Compute mu(k), the target network's decay.
+    """Compute the decay mu(k) of the target network.
 
     Args:
-        step: index k of the training step, from 0; capped at K.
-        num_steps: K, total number of steps.
-        steepness: rate A at which mu approaches its final value.
+        step: index k of the training step, counted from 0; capped at K.
+        num_steps: total number K of steps.
+        steepness: rate A with which mu approaches its final value.
     """
     progress = min(step / num_steps, 1.0)
     e = math.sqrt(progress * (MOST_KEPT**2 - LEAST_KEPT**2) + LEAST_KEPT**2)
@@ -75,7 +75,7 @@ def nearest_level(t: float, num_levels: int) -> int:
 
 
 def input_scale(t: float) -> float:
-    """Compute c_in(t), the factor of the image input of the network."""
+    """Compute c_in(t), the factor by which the image input of the network is multiplied."""
     return 1 / math.sqrt(t**2 + DATA_DEVIATION**2)
 
 
@@ -85,11 +85,11 @@ def network_time(t: float) -> float:
 
 
 def represent(network: nn.Module, noisy: Sequence[Tensor], t: Sequence[float]) -> tuple[Tensor, ...]:
-    """Compute features of several noisy batches in one pass: network(c_in(t) x_t, 250 ln t).
+    """Compute the features network(c_in(t) x_t, 250 ln t) of several noisy batches in one forward pass.
 
     Args:
-        network: maps images `[B, C, H, W]` and times `[B]` to `[B, D]`.
-        noisy: batches `[B, C, H, W]` of x_t, images in [-1, 1] plus noise.
+        network: network that maps images `[B, C, H, W]` and times `[B]` to features `[B, D]`.
+        noisy: batches x_t, each `[B, C, H, W]`: images in [-1, 1] plus noise.
         t: standard deviation of the noise in each batch.
 
     Returns:
@@ -102,15 +102,15 @@ def represent(network: nn.Module, noisy: Sequence[Tensor], t: Sequence[float]) -
 
 
 class NoiseConditionedClassifier(nn.Module):
-    """Classify images in [0, 1] under noise of a known level.
+    """Classifier of noisy images with a known noise level, in one forward pass.
 
-    This takes one forward pass. Images are rescaled to [-1, 1], so noise sigma becomes t = 2 sigma. The network is
-    conditioned on the nearest of the 81 pre-training levels.
+    Images are rescaled from [0, 1] to [-1, 1], so that sigma becomes t = 2 sigma. The network is conditioned on the
+    nearest of the 81 levels of pre-training.
 
     Args:
         encoder: network that maps images and times `[B]` to features `[B, num_features]`.
-        num_features: number of the encoder's features, D.
-        num_classes: number of classes, K.
+        num_features: number D of features of the encoder.
+        num_classes: number of classes.
         sigma: standard deviation of the noise, in pixel units.
     """
 
@@ -126,10 +126,10 @@ class NoiseConditionedClassifier(nn.Module):
         return f"sigma={self.sigma:g}"
 
     def forward(self, noisy: Tensor, sigma: float | None = None) -> Tensor:
-        """Compute logits `[B, K]`.
+        """Compute the logits `[B, num_classes]` of noisy images.
 
         Args:
-            noisy: sum of images in [0, 1] and noise, not clipped, `[B, C, H, W]`.
+            noisy: images in [0, 1] plus noise, without clipping, `[B, C, H, W]`.
             sigma: standard deviation of the noise, in pixel units; None uses the `sigma` of the constructor.
         """
         num_levels = MOST_STEPS + 1

@@ -1,4 +1,4 @@
-"""Contrastive pre-training on noisy images: the projector, the retrieval metric and the LightningModule."""
+"""Contrastive pre-training on noisy images: projector, retrieval metric and LightningModule."""
 
 import copy
 import math
@@ -34,16 +34,16 @@ from lightning_modules.training.own_loaders import OwnLoaders
 
 
 class Projector(nn.Module):
-    """MLP before the contrastive loss: two Linear-BatchNorm-ReLU blocks and a linear layer.
+    """MLP between the encoder and the contrastive loss: two Linear-BatchNorm-ReLU blocks and a linear layer.
 
-    Linear layers have no bias.
+    The linear layers have no bias.
 
     Args:
         in_features: number D of features of the encoder.
         hidden_features: number of hidden features.
-        out_features: dimension of the contrasted representations.
-        batch_norm: whether to use batch normalisation; its statistics are per rank, unless `trainer.sync_batchnorm` is
-            on.
+        out_features: dimension of the representations in the contrastive loss.
+        batch_norm: whether to use batch normalisation. Each rank uses separate batch statistics, unless
+            `trainer.sync_batchnorm` is on.
     """
 
     def __init__(
@@ -73,9 +73,9 @@ _ROWS_AT_ONCE = 1024
 
 
 def retrieval(noisy: Tensor, clean: Tensor) -> Tensor:
-    """Compute the fraction of noisy images whose nearest clean image is the original.
+    """Compute the fraction of noisy images whose nearest clean image is the original of the noisy image.
 
-    Similarity is the cosine.
+    Images are compared by the cosine similarity of their features.
 
     Args:
         noisy: features of noisy images, `[N, D]`.
@@ -87,7 +87,7 @@ def retrieval(noisy: Tensor, clean: Tensor) -> Tensor:
 
 
 class Retrieval(Metric):
-    """Torchmetrics class of `retrieval`, over the images of all ranks."""
+    """Torchmetrics metric that computes `retrieval` over the images of all ranks."""
 
     full_state_update = False
     noisy: list[Tensor]
@@ -99,7 +99,7 @@ class Retrieval(Metric):
         self.add_state("clean", default=[], dist_reduce_fx="cat")
 
     def update(self, noisy: Tensor, clean: Tensor) -> None:
-        """Add features `[B, D]` of a batch."""
+        """Add the features `[B, D]` of a batch of noisy images and of the same images without noise."""
         self.noisy.append(noisy)
         self.clean.append(clean)
 
@@ -110,28 +110,30 @@ class Retrieval(Metric):
 class RRCMPretraining(OwnLoaders, MethodModule):
     """Pre-train a noise-conditioned encoder on unlabelled images.
 
-    `test` reports how often the clean image nearest to a noisy image is the original (`test/retrieval_<sigma>`). If the
-    gradient scaler skips a step, averages and schedules are not updated. Fused optimizers are not supported.
+    `test` logs `test/retrieval_<sigma>`: the fraction of noisy images whose nearest clean image, in feature space, is
+    the original. If the gradient scaler skips a step, the moving averages and the schedules are not updated. Fused
+    optimizers are not supported.
 
     Args:
-        network: network h that maps images `[B, C, H, W]` and times `[B]` to features `[B, D]`.
-        projector: network that maps features `[B, D]` to the representations for the contrastive loss.
-        first_view: random augmentation that maps images `[B, C, H, W]` in [0, 1] to views a.
-        second_view: random augmentation that maps images `[B, C, H, W]` in [0, 1] to views b.
-        num_steps: number K of steps of the curriculum and of the schedule of the target; None uses the total number of
-            training steps.
+        network: encoder h that maps images `[B, C, H, W]` and times `[B]` to features `[B, D]`.
+        projector: network that maps features `[B, D]` to the representations in the contrastive loss.
+        first_view: random augmentation that maps images `[B, C, H, W]` in [0, 1] to the views a.
+        second_view: random augmentation that maps images `[B, C, H, W]` in [0, 1] to the views b.
+        num_steps: number K of steps over which the curriculum and the decay of the target network are scheduled; None
+            uses the total number of training steps.
         temperature: temperature tau of the contrastive losses.
-        consistency_weight: weight of L_k, 1 in the paper; 0 gives plain contrastive learning.
-        steepness: rate A at which the decay of the target network grows.
-        average_decay: decay of the moving average that initialises fine-tuning, in [0, 1).
-        gradient_clip: maximal norm of the gradient.
+        consistency_weight: weight of L_k; the paper uses 1, and 0 is plain contrastive learning.
+        steepness: rate A with which the decay of the target network increases.
+        average_decay: decay of the moving average from which fine-tuning starts, in [0, 1).
+        gradient_clip: maximum norm of the gradient.
         clip_after: number of steps before gradient clipping starts; the paper uses the length of the warm-up.
-        retrieval_sigmas: noise levels of the retrieval test, in pixel units.
-        optimizer: optimizer of the trainable parameters of network and projector.
-        lr_scheduler: learning-rate schedule, stepped every epoch, or every step if it has `interval = "step"`.
+        retrieval_sigmas: standard deviations of the noise at which `retrieval` is measured, in pixel units.
+        optimizer: optimizer of the trainable parameters of the encoder and the projector.
+        lr_scheduler: learning-rate schedule. It is stepped every epoch, or every step if it has `interval = "step"`.
 
     Raises:
-        ValueError: if an argument is out of range, the number of steps is unknown, or parameters are in half precision.
+        ValueError: if an argument is out of range, if the number of steps is unknown, or if parameters are in half
+            precision.
     """
 
     step: Tensor
@@ -179,7 +181,7 @@ class RRCMPretraining(OwnLoaders, MethodModule):
         self.retrieval = nn.ModuleList(Retrieval() for _ in retrieval_sigmas)
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self.steps_taken = 0
-        """k: host copy of `step`, read without a sync."""
+        """Step index k: a copy of `step` on the host, which can be read without synchronisation."""
         self._scheduled = 0
         self._total_steps = num_steps or 0
 
@@ -200,21 +202,21 @@ class RRCMPretraining(OwnLoaders, MethodModule):
         self._total_steps = int(steps)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Compute features `[B, D]` of clean images `[B, C, H, W]` in [0, 1]."""
+        """Compute the features `[B, D]` of clean images `[B, C, H, W]` in [0, 1]."""
         [feature] = represent(self.network, [2 * image - 1], [SMALLEST])
         return feature
 
     def levels(self) -> tuple[float, float]:
-        """Sample t_q and t_{q+1} of the current step.
+        """Sample the noise levels t_q and t_{q+1} of the current step.
 
-        They are the same on all ranks and after resuming.
+        The levels are the same on all ranks, and the same after resuming.
         """
         count = num_levels(self.steps_taken, self._total_steps)
         index = int(np.random.default_rng([run_seed(), self.steps_taken]).integers(count - 1))
         return noise_level(index, count), noise_level(index + 1, count)
 
     def noise(self, batch: Any) -> Tensor:
-        """Sample e `[B, C, H, W]` for a batch."""
+        """Sample the noise e, `[B, C, H, W]`, for a batch."""
         return sample_rows_like(torch.randn, batch["image"])
 
     def training_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:
@@ -270,9 +272,9 @@ class RRCMPretraining(OwnLoaders, MethodModule):
 
     @torch.no_grad()
     def _after_step(self, *_: Any) -> None:
-        """Update the averages.
+        """Update the moving averages and the step count.
 
-        This is not called for steps that the gradient scaler skips.
+        This hook is not called for steps that the gradient scaler skips.
         """
         kept = kept_by_target(self.steps_taken, self._total_steps, self.steepness)
         for average, trained, decay in (

@@ -1,10 +1,10 @@
 """Consistency regularisation of a classifier over noisy copies of an image.
 
-For predictions p_1 ... p_m on m copies and their mean p, the loss is
+Let p_1 ... p_m be the predicted probabilities for m noisy copies of an image, and p their mean. The loss is
 
     L = mean_j CE(p_j, y) + lambda mean_j KL(p || p_j) + eta H(p).
 
-m = 1 is training with Gaussian noise only (Cohen et al., 2019).
+With m = 1, this is training with Gaussian noise only (Cohen et al., 2019).
 
 Source: Jeong and Shin, Consistency Regularization for Certified Robustness of Smoothed Classifiers, NeurIPS 2020,
 arXiv 2006.04062.
@@ -20,11 +20,11 @@ from lightning_modules.robustness.mean_prediction import log_mean
 
 
 def consistency(logits: Tensor, floor: float = 0.0) -> tuple[Tensor, Tensor]:
-    """Compute the divergence between the predictions on the copies of an image, and the entropy of the mean prediction.
+    """Compute the divergence between the predictions for the copies of an image, and the entropy of their mean.
 
     Args:
-        logits: `[m, B, K]`.
-        floor: lower bound to which all probabilities are clamped, in [0, 1); clamped values have no gradient.
+        logits: logits of each copy, `[m, B, K]`.
+        floor: lower bound to which all probabilities are clamped, in [0, 1). Clamped values have no gradient.
 
     Returns:
         KL(p || p_j), averaged over copies, and the entropy of the mean prediction p; both `[B]`, in nats.
@@ -41,14 +41,14 @@ def consistency(logits: Tensor, floor: float = 0.0) -> tuple[Tensor, Tensor]:
 def loss_on_copies(
     logits: Tensor, label: Tensor, consistency_weight: float, entropy_weight: float, floor: float = 0.0
 ) -> Tensor:
-    """Compute the loss with consistency regularisation, averaged over the batch.
+    """Compute the loss L with consistency regularisation, averaged over the batch.
 
     Args:
-        logits: logits of each copy, `[m, B, K]`; for m = 1, the loss consists of its first term.
+        logits: logits of each copy, `[m, B, K]`. For m = 1, the loss is only the cross-entropy.
         label: labels `[B]`, or probabilities `[B, K]`.
-        consistency_weight: lambda, weight of the divergence.
-        entropy_weight: eta, weight of the entropy.
-        floor: lower bound to which probabilities in the second and third term are clamped.
+        consistency_weight: weight lambda of the divergence.
+        entropy_weight: weight eta of the entropy.
+        floor: lower bound to which the probabilities in the second and the third term are clamped.
     """
     loss = F.cross_entropy(logits.flatten(end_dim=1), label.repeat(len(logits), *[1] * (label.ndim - 1)))
     if len(logits) > 1:

@@ -1,4 +1,4 @@
-"""Noisy copies of images for training and validation of classifiers for randomised smoothing."""
+"""Noisy copies of images, for training and evaluating the base classifiers of randomised smoothing."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ def noisy_copies(image: Tensor, sigma: float, num_copies: int) -> Tensor:
     Args:
         image: `[B, C, H, W]`, in [0, 1].
         sigma: standard deviation of the noise, in pixel units.
-        num_copies: m, copies per image.
+        num_copies: number m of copies per image.
 
     Returns:
         Copies `[m, B, C, H, W]`. They are not clipped, because clipping would change the certified distribution.
@@ -30,13 +30,13 @@ def noisy_copies(image: Tensor, sigma: float, num_copies: int) -> Tensor:
 
 
 class AccuracyUnderNoise(ClassifierSteps):
-    """Validation and test steps that log the accuracy on one noisy copy of each image."""
+    """Mixin with validation and test steps that log the accuracy on one noisy copy of each image."""
 
     sigma: float
     accuracy: Metric
 
     def noisy(self, image: Tensor, num_copies: int) -> Tensor:
-        """Create copies `[m, B, C, H, W]` of images with the noise of training."""
+        """Create copies `[m, B, C, H, W]` of images, with the same noise distribution as in training."""
         return noisy_copies(image, self.sigma, num_copies)
 
     def _measure(self: Any, batch: dict[str, Any], stage: str) -> None:
@@ -45,7 +45,7 @@ class AccuracyUnderNoise(ClassifierSteps):
         self.log(f"{stage}/accuracy_under_noise", self.accuracy, on_step=False, on_epoch=True, batch_size=size)
 
     def exported(self: Any, sigma: float | None = None) -> Exported:
-        """Return the smoothed classifier's fractions of votes. See `interfaces.Exportable`."""
+        """Return the vote fractions of the smoothed classifier for export. See `interfaces.Exportable`."""
         sigma = self.sigma if sigma is None else sigma
         if sigma == 0:
             return super().exported()

@@ -169,7 +169,7 @@ class Interpolates(InterpolationSteps, LightningModule): ...
 
 
 def test_what_is_no_generator_says_so() -> None:
-    with pytest.raises(ValueError, match="LightningModule is no generator of images: it has no method sample"):
+    with pytest.raises(ValueError, match="LightningModule does not generate images: it has no method sample"):
         ModuleGenerator(LightningModule(), Settings())
     with pytest.raises(ValueError, match="Interpolates samples from pairs of its test set, which `predict` writes"):
         ModuleGenerator(Interpolates(), Settings())

@@ -43,9 +43,9 @@ def measured(metric: Metric) -> object:
 REJECTED: list[Row] = [
     ("Sharpness", lambda _: Sharpness().setup(quiet(), LightningModule(), "test"), TypeError, "Sharpness"),
     ("ImageMetricsTable 1", lambda _: ImageMetricsTable([PeakSignalNoiseRatio(1.0), PeakSignalNoiseRatio(1.0)]),
-     ValueError, "two are called peak_signal_noise_ratio; name them"),
+     ValueError, "two metrics are called peak_signal_noise_ratio; give them names"),
     ("ImageMetricsTable psnr", lambda _: ImageMetricsTable({"psnr": PeakSignalNoiseRatio(1.0)}), ValueError,
-     "two are called psnr; name them"),
+     "two metrics are called psnr; give them names"),
     ("ImageMetricsTable 2", lambda _: ImageMetricsTable({"a/b": PeakSignalNoiseRatio(1.0)}), ValueError,
      "names must consist of letters, digits and underscores, got 'a/b'"),
     ("ImageMetricsTable 3", lambda _: ImageMetricsTable([DistributionDistance()]), ValueError,

@@ -19,20 +19,20 @@ def test_a_random_box_lies_in_the_image_and_has_an_allowed_shape(width: int, hei
     assert 0 <= left < right <= width
     assert 0 <= top < bottom <= height
     across, down = right - left, bottom - top
-    # Rounding to whole pixels moves a side by up to a half.
+    # Rounding to whole pixels changes a side by at most half a pixel.
     assert (across + 1) / max(down - 1, 0.1) >= RATIO[0]
     assert max(across - 1, 0.1) / (down + 1) <= RATIO[1]
 
 
 def test_a_box_that_never_fits_is_the_greatest_centred_one() -> None:
-    """At the greatest area no ratio fits a strip; torchvision then takes the same box."""
+    """At the largest area, no allowed ratio fits into a strip; torchvision falls back to the same box."""
     uniform = [0.5] * 2 + [1 - 1e-7] * 20
     assert box_of_random_area(400, 100, uniform, SCALE, RATIO) == Box(133, 0, 266, 100)
     assert box_of_random_area(100, 400, uniform, SCALE, RATIO) == Box(0, 133, 100, 266)
 
 
 def test_random_boxes_are_distributed_as_torchvisions() -> None:
-    """Area and ratio of the boxes (Kolmogorov-Smirnov), for an image in which many draws do not fit."""
+    """Compare area and ratio of the boxes (Kolmogorov-Smirnov) for an image in which many draws do not fit."""
     width, height, count = 500, 250, 4000
     uniform = sample_uniform(0, 0, torch.arange(count), count=22).tolist()
     ours = np.array([box_of_random_area(width, height, u, SCALE, RATIO) for u in uniform])
@@ -43,6 +43,6 @@ def test_random_boxes_are_distributed_as_torchvisions() -> None:
     our_width, our_height = ours[:, 2] - ours[:, 0], ours[:, 3] - ours[:, 1]
     assert kstest(our_width * our_height, theirs[:, 2] * theirs[:, 3]).pvalue > 0.01
     assert kstest(our_width / our_height, theirs[:, 3] / theirs[:, 2]).pvalue > 0.01
-    # Places are uniform over those that are free, apart from the rounding to pixels.
+    # Positions are uniform over the possible ones, apart from rounding to pixels.
     free = our_height < height - 40
     assert kstest(((ours[:, 1] + 0.5) / (height - our_height + 1))[free], "uniform").pvalue > 0.01

@@ -8,7 +8,7 @@ from datamodules.augmentation.colours import hue_saturation_value, jittered, red
 
 
 def colours(seed: int) -> torch.Tensor:
-    """Colours of all kinds, on a coarse grid, so that channels are often equal."""
+    """Return colours of all kinds on a coarse grid, so that channels are often equal."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(5, (2, 3, 4, 5), generator=generator).double() / 4
 

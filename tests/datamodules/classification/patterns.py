@@ -15,13 +15,13 @@ LOADER = set(inspect.signature(LabelledImages.__init__).parameters) - {"self", "
 
 
 def loaded(kind: type[ImageSet], *args: Any, **options: Any) -> LabelledImages:
-    """Batches of a set of this kind; options go to whoever knows them."""
+    """Build batches from an image set of this type; each option is passed to the class that accepts it."""
     loader = {key: options.pop(key) for key in [*options] if key in LOADER}
     return LabelledImages(kind(*args, **options), **loader)
 
 
 class Patterns(ImageSet):
-    """Random images of 6 x 6 pixels, ten of each of four classes in mixed order for training, and seven for testing."""
+    """Random 6 x 6 images in four classes: ten per class in mixed order for training, and seven for testing."""
 
     num_classes = NUM_CLASSES
     image_shape = (2, 6, 6)
@@ -60,7 +60,7 @@ def labels(data: LabelledImages) -> Tensor:
 
 
 def on_process(rank: int, world_size: int, directory: Path) -> Any:
-    """What a DataModule asks of its trainer before training, on one of several processes."""
+    """Imitate the trainer attributes that a DataModule reads before training, for one of several processes."""
     return types.SimpleNamespace(
         global_rank=rank,
         world_size=world_size,

@@ -1,4 +1,4 @@
-"""What is read of folders that lack something or were harmed: calls for the table of rejections."""
+"""Calls that read incomplete or damaged folders, for the table of rejections."""
 
 import shutil
 from collections.abc import Callable
@@ -61,7 +61,7 @@ def scaled(factor: float) -> Encoder:
 
 
 def harmed(write: Callable[[Path], Path], harm: Called, read: Called) -> Called:
-    """Read a folder that was written and then harmed."""
+    """Write a folder, damage it, and read it."""
 
     def call(root: Path) -> object:
         harm(folder := write(root))
@@ -91,7 +91,7 @@ def torn_torchvision_layout(root: Path) -> object:
 
 
 def parquet(harm: Called) -> Called:
-    """Set CIFAR-10 up from tables of which one has been harmed."""
+    """Set up CIFAR-10 from parquet tables, one of which has been damaged."""
 
     def read(root: Path) -> object:
         write_parquet_layout(CIFAR10, root)
@@ -150,7 +150,7 @@ def images_beside_classes(root: Path) -> None:
 
 
 def shifted(data: Called, stage: str = "fit") -> Called:
-    """Train or test with a report of shifted sets: what is wrong is told before the first step."""
+    """Train or test with a report of shifted sets; errors are raised before the first step."""
 
     def run(root: Path) -> object:
         images: Any = data(root)
@@ -169,7 +169,7 @@ def domains(*arguments: Any, harm: Called = nothing, **more: Any) -> Called:
 
 
 def listed(line: str) -> Called:
-    """Test on a domain whose list has changed since the classes were read."""
+    """Test on a domain whose list has changed since its classes were read."""
 
     def read(root: Path) -> object:
         data = DomainNet(str(folder_of_domains(root)), "real", ["clipart"], **SMALL)
@@ -185,7 +185,7 @@ def without_image(number: int) -> Called:
 
 
 def sketches(folder: str = "../sketches", empty: str = "", more: tuple[str, ...] = ()) -> Called:
-    """Give the user's images a shifted set of more folders, one of them empty."""
+    """Add further folders, one of them empty, to a shifted set of the user's images."""
 
     def harm(root: Path) -> None:
         (root / "sketches" / empty).mkdir(exist_ok=True)
@@ -242,7 +242,7 @@ def images(stage: str = "fit", **options: Any) -> Called:
 
 
 def of_processes(count: int, stage: str, **options: Any) -> Called:
-    """Ask for the batches of a stage on the first of several processes."""
+    """Request the batches of a stage on the first of several processes."""
 
     def loader(root: Path) -> object:
         data = ready(patterns(**options), stage)

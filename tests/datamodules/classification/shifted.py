@@ -18,7 +18,7 @@ def paint(path: Path, red: int) -> None:
 
 
 def reds(data: Any, source: ImageSource) -> list[int]:
-    """Red of all images, which tells them apart."""
+    """Return the red values of all images, which identify the images."""
     image = source.fetch(torch.arange(len(source.label)), None)
     assert image.shape[1:] == (3, 16, 16)
     return image[:, 0, 8, 8].tolist()
@@ -40,7 +40,7 @@ class Known(LightningModule):
 
 
 class Unused(Known):
-    """Is neither trained nor tested."""
+    """Raises an error if it is trained or tested."""
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.1)

@@ -32,7 +32,7 @@ D = 16
 
 
 class Encoder(nn.Module):
-    """Counts the images that it sees."""
+    """Counts the images that it encodes."""
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__()
@@ -80,13 +80,13 @@ def test_every_visit_draws_one_of_the_passes_and_evaluation_takes_the_image_as_i
     assert data.validation_set is not None
     source: Any = data.train_set.source
     assert source.feature.shape == (5, 300, D)
-    source.feature = np.broadcast_to(np.arange(5.0)[:, None, None], (5, 300, D))  # every feature is its pass
+    source.feature = np.broadcast_to(np.arange(5.0)[:, None, None], (5, 300, D))  # equal to the pass number
     index = torch.arange(len(data.train_set))
     drawn = [data.train_set[Request(index, epoch, len(index))]["image"][:, 0].long() for epoch in range(50)]
     counts = torch.stack(drawn).flatten().bincount(minlength=5).double()
     assert counts[0] == 0
     expected = counts.sum() / 4
-    assert ((counts[1:] - expected) ** 2 / expected).sum() < 16.3  # 0.1 % of chi squared with 3 degrees
+    assert ((counts[1:] - expected) ** 2 / expected).sum() < 16.3  # 0.1 % quantile, chi squared, 3 degrees
     held_out = data.validation_set[Request(torch.arange(5), 0, 5)]["image"]
     assert torch.equal(held_out, torch.zeros(5, D, dtype=torch.float64))
 
@@ -96,7 +96,7 @@ def test_second_views_are_other_passes_each_as_often(tmp_path: Path) -> None:
     data.setup("fit")
     assert data.train_set is not None
     source: Any = data.train_set.source
-    source.feature = np.broadcast_to(np.arange(4.0)[:, None, None], (4, 300, D))  # every feature is its pass
+    source.feature = np.broadcast_to(np.arange(4.0)[:, None, None], (4, 300, D))  # equal to the pass number
     index = torch.arange(300)
     counts = torch.zeros(4, 4)
     for epoch in range(20):
@@ -106,7 +106,7 @@ def test_second_views_are_other_passes_each_as_often(tmp_path: Path) -> None:
         )
     assert counts[0].sum() == counts[:, 0].sum() == counts.trace() == 0
     found = counts[1:, 1:][~torch.eye(3, dtype=torch.bool)]
-    assert ((found - 1000) ** 2 / 1000).sum() < 20.5  # 0.1 % of chi squared with 5 degrees
+    assert ((found - 1000) ** 2 / 1000).sum() < 20.5  # 0.1 % quantile, chi squared, 5 degrees
     with pytest.raises(ValueError, match="second_view needs images with at least 2 views, but CachedFeatures has 1"):
         LabelledImages(cached(tmp_path, augmented_passes=1), second_view=True)
 
@@ -116,7 +116,7 @@ def test_second_views_are_other_passes_each_as_often(tmp_path: Path) -> None:
 def test_a_second_pass_is_never_the_first(passes: int, first: int, second: int) -> None:
     digits = Digits(2).training()
     source = FeatureSource(digits, np.arange(1.0 + passes)[:, None, None].repeat(2, axis=1))
-    one, two = (torch.tensor([[number]]) / 2**24 for number in (first, second))  # as they are drawn
+    one, two = (torch.tensor([[number]]) / 2**24 for number in (first, second))  # like the generator's output
     row = torch.zeros(1, dtype=torch.int64)
     assert 1 <= source.fetch(row, source.another_view(one, two)) != source.fetch(row, one)
 
@@ -156,7 +156,7 @@ def test_a_second_run_with_another_seed_and_noise_computes_nothing(tmp_path: Pat
 
 
 def test_images_that_the_data_draw_and_their_true_labels_are_those_of_the_run(tmp_path: Path) -> None:
-    """Digits 5 to 9 in place of others: which ones follows the run's seed, and views their own."""
+    """Digits 5 to 9 replace other images: which ones depends on the run's seed; views use a separate seed."""
     web = OpenSetLabelNoise(Digits(num_classes=5), OtherDigits([5, 6, 7, 8, 9]), 0.4)
     for seed in (1, 2):
         encoder = Encoder()
@@ -198,7 +198,7 @@ def test_a_replaced_file_is_seen_wherever_it_is(tmp_path: Path) -> None:
     before = source_fingerprint(source)
     assert source_fingerprint(source) == before
     noise = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(tmp_path / names[1])  # none of the 64 whose pixels are looked at
+    Image.fromarray(noise).save(tmp_path / names[1])  # none of the 64 images whose pixels are compared
     larger = source_fingerprint(source)
     assert larger != before
     content = (tmp_path / names[1]).read_bytes()

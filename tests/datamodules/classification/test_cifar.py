@@ -20,21 +20,21 @@ PER_CLASS = 2
 
 
 def content(num_classes: int, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Images `[N, 3, 32, 32]`, uint8, and labels: two of each class in training, one in testing."""
+    """Return images `[N, 3, 32, 32]`, uint8, and labels: two per class for training, one for testing."""
     random = np.random.default_rng([num_classes, len(split)])
     label = random.permutation(np.repeat(np.arange(num_classes), PER_CLASS if split == "train" else 1))
     return random.integers(256, size=(len(label), 3, 32, 32), dtype=np.uint8), label
 
 
 def encoded(image: np.ndarray) -> dict[str, Any]:
-    """An image `[3, H, W]` as Hugging Face's tables hold it."""
+    """Encode an image `[3, H, W]` as in Hugging Face's tables."""
     buffer = io.BytesIO()
     Image.fromarray(image.transpose(1, 2, 0)).save(buffer, "png")
     return {"bytes": buffer.getvalue(), "path": None}
 
 
 def pickled(path: Path, value: dict[Any, Any]) -> tuple[str, str]:
-    """Writes a file and returns its name and its checksum, as torchvision keeps them."""
+    """Write a file, and return its name and its checksum, as torchvision lists them."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(pickle.dumps(value))
     return path.name, hashlib.md5(path.read_bytes()).hexdigest()

@@ -1,4 +1,4 @@
-"""Folders of a known number of classes: read as any folder, known without it."""
+"""Folders with a known number of classes: they are read like any folder, and the number is known without them."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from tests.datamodules.image_folders import photograph, save
 
 
 def folder(root: Path) -> str:
-    """Two classes of one training and one validation image each."""
+    """Write one training and one validation image for each of two classes."""
     for split in ("train", "val"):
         for name in ("ct", "mr"):
             save(root / "scans" / split / name / "a.png", photograph(40, 30))
@@ -21,7 +21,7 @@ def test_the_number_of_classes_is_known_before_the_files_and_checked_with_them(t
     assert images.image_shape == (3, 16, 16)
     assert len(images.training().label) == len(images.test().label) == 2
     assert images.class_names == ["ct", "mr"]
-    assert images.validation() is None  # `val` tests where there is no `test`
+    assert images.validation() is None  # `val` is the test set if there is no `test`
     with pytest.raises(ValueError, match=r"num_classes must be 2, the classes in .*scans, got 3"):
         ClassFolders("scans", 3, str(tmp_path)).training()
     with pytest.raises(FileNotFoundError, match="absent"):

@@ -15,7 +15,7 @@ from tests.datamodules.image_folders import save
 
 
 def folder_of_clothing(tmp_path: Path) -> Path:
-    """Class k has k + 1 noisy images; two clean ones validate, three test."""
+    """Write k + 1 noisy images for class k, two clean validation images and three test images."""
     root, random = tmp_path / "clothing1m", np.random.default_rng(0)
     noisy = [(f"images/{k}/{i}.jpg", k) for k in range(14) for i in range(k + 1)]
     noisy = [noisy[i] for i in random.permutation(len(noisy))]
@@ -62,7 +62,7 @@ def test_an_epoch_is_balanced_over_the_noisy_labels_and_drawn_anew(clothing: Pat
         Clothing1M, str(clothing), batch_size=8, batches_per_epoch=7, image_size=8, resize=8, passes_per_epoch=2, seed=5
     )
     data.setup("fit")
-    assert data.samples_per_epoch() == 1 + 2 + 3 + 11 * 4  # four of each class, of the first three all they have
+    assert data.samples_per_epoch() == 1 + 2 + 3 + 11 * 4  # four per class; all images of the first three
     sampler: Any = data.train_dataloader().sampler
     assert data.train_set is not None
     passes: list[list[int]] = []
@@ -108,4 +108,4 @@ def test_every_image_of_a_class_is_equally_likely_in_an_epoch(clothing: Path) ->
     members = np.flatnonzero(data.train_set.given.numpy() == 13)
     counts = np.bincount(draws, minlength=105)[members]
     assert counts.sum() == 2 * 2000
-    assert chisquare(counts).pvalue > 0.01  # drawn without replacement: spread less than chi-square allows, never more
+    assert chisquare(counts).pvalue > 0.01  # sampled without replacement: the spread is at most that of chi-square

@@ -18,7 +18,7 @@ def test_corrections_reach_the_batches_and_the_checkpoint(num_workers: int) -> N
     assert torch.equal(before, labels(data))
     changed = torch.tensor([3, 11, 39])
     data.correct_labels(changed, (before[changed] + 1) % NUM_CLASSES)
-    sampler.set_epoch(1)  # the workers live on
+    sampler.set_epoch(1)  # persistent workers
     batches = list(loader)
     after, clean = in_order(batches, "label"), in_order(batches, "clean_label")
     assert (before != after).nonzero().flatten().tolist() == changed.tolist()
@@ -31,7 +31,7 @@ def test_corrections_reach_the_batches_and_the_checkpoint(num_workers: int) -> N
 
 
 def all_zero(module: Any, data: Any) -> None:
-    """Give every training image label 0 after the first epoch."""
+    """Set the label of every training image to 0 after the first epoch."""
     if module.current_epoch == 0:
         data.correct_labels(torch.arange(40), torch.zeros(40, dtype=torch.int64))
 
@@ -49,7 +49,7 @@ def test_corrections_are_restored_before_or_after_the_data_are_read(tmp_path: Pa
     restored.load_state_dict(state)
     assert labels(ready(restored)).sum() == 0
     labels(data).fill_(1)
-    assert state["label"].sum() == 0  # the checkpoint keeps a copy
+    assert state["label"].sum() == 0  # the checkpoint holds a copy
 
 
 @pytest.mark.parametrize("second_view", [False, True])
@@ -73,11 +73,11 @@ def test_corrected_batches_carry_the_labels_that_were_given(second_view: bool) -
 
 
 def corrected_by_each(module: Any, data: Any) -> None:
-    """Correct samples of the process's own after the first epoch, and save what it trains on after that."""
+    """Correct the samples of this process after the first epoch, and then save the samples of the next epoch."""
     if module.current_epoch == 0:
         module.trained.clear()
         index = torch.arange(7) if module.global_rank == 0 else torch.tensor([20, 30])
-        for share in (index, index[: module.global_rank]):  # the first process has none in the second call
+        for share in (index, index[: module.global_rank]):  # the first process corrects no samples in the second call
             data.correct_labels(share, torch.full_like(share, 2 + module.global_rank))
     else:
         kept = {key: joined(module.trained, key) for key in ("index", "label", "original_label")}

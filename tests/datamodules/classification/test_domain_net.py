@@ -9,7 +9,7 @@ from tests.datamodules.classification.shifted import SMALL, paint, reds
 
 
 def folder_of_domains(tmp_path: Path) -> Path:
-    """Two classes in three domains; red is 100 * domain + 5 * class + image, the last image tests."""
+    """Write two classes in three domains; red is 100 * domain + 5 * class + image; the last image is for testing."""
     root = tmp_path / "domain_net"
     for d, domain in enumerate(("real", "sketch", "clipart")):
         lists: dict[str, list[str]] = {"train": [], "test": []}

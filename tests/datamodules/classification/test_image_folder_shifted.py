@@ -16,7 +16,7 @@ CLASSES = ("cat", "dog", "emu")
 
 
 def shifted_folders(tmp_path: Path) -> Path:
-    """Red is 100 * class, but in `photos` of the next class; `sketches` has no cats, and a dog that is like one."""
+    """Red is 100 * class, but in `photos` of the next class; `sketches` has no cats, and a dog with a cat's colour."""
     for label, name in enumerate(CLASSES):
         for split in ("train", "test"):
             paint(tmp_path / "own" / split / name / "a.png", 100 * label)
@@ -55,12 +55,12 @@ def test_a_users_shifted_sets_are_tested_on_after_training(own_folders: Path, th
     (metrics,) = trainer.test(module, datamodule=data, verbose=False)
     assert metrics["test/accuracy"] == 1
     assert metrics["test/accuracy_photos"] == 0
-    assert metrics["test/accuracy_sketches"] == pytest.approx(4 / 5)  # the dog like a cat is none, as no sketch is
+    assert metrics["test/accuracy_sketches"] == pytest.approx(4 / 5)  # the cat-coloured dog counts as a dog
     assert metrics["test/ood_accuracy"] == pytest.approx(2 / 5)
 
 
 class ByRed(Known):
-    """Classifies an image, or its pixels in one row, by how red it is: 100 for each class."""
+    """Classifies an image, or its flattened pixels, by its red value: 100 per class."""
 
     def forward(self, image: Tensor) -> Tensor:
         red = 255 * image.flatten(1)[:, :1]

@@ -30,7 +30,7 @@ def test_imagenet32_is_read_as_it_is_distributed(kind: str, folder: str, tmp_pat
     assert (images.label == UNKNOWN).all()
     with pytest.raises(FileNotFoundError, match="train_data_batch_2 does not exist"):
         ImageNet32(str(root), num_files=2).of_no_class((3, 32, 32), 0)
-    with pytest.raises(ValueError, match="those of the set are"):
+    with pytest.raises(ValueError, match="but in-distribution images are"):
         ImageNet32(str(root), num_files=1).of_no_class((1, 8, 8), 0)
 
 

@@ -9,7 +9,7 @@ WNIDS = ["n01", "n02", "n05", "n09"]
 
 
 def imagenet(root: Path, **sets: list[str]) -> Path:
-    """One image for each class in `val` and `train`, and in each set; red is 10 * folder."""
+    """Write one image per class in `val` and `train`, and in each shifted set; red is 10 * folder."""
     for split, folders in {"train": WNIDS, "val": WNIDS, **sets}.items():
         for number, folder in enumerate(folders):
             paint(root / split / folder / "a.png", 10 * number)
@@ -24,7 +24,7 @@ def test_folders_called_by_wnid_give_the_labels_of_imagenet_and_say_which_classe
     assert shifted["r"].classes.tolist() == [1, 3]
     assert shifted["sketch"].label.tolist() == [0, 1, 2, 3]
     assert shifted["sketch"].classes is None
-    assert (shifted["a"].label.tolist(), reds(data, shifted["a"])) == ([0], [0])  # n07 is none of the four
+    assert (shifted["a"].label.tolist(), reds(data, shifted["a"])) == ([0], [0])  # n07 is not one of the four
 
 
 def test_numbered_folders_count_the_wnids_of_all_classes(tmp_path: Path) -> None:
@@ -35,7 +35,7 @@ def test_numbered_folders_count_the_wnids_of_all_classes(tmp_path: Path) -> None
     data = ImageNet(shifted={"v2": "v2"}, data_dir=str(tmp_path), classes=str(tmp_path / "classes.txt"), **SMALL)
     assert sorted(data.ood_test_sets()["v2"].label.tolist()) == [7, 12, 999]
     paint(tmp_path / "v2" / "1000" / "a.png", 5)
-    with pytest.raises(ValueError, match="holds a folder 1000, and classes are numbered"):
+    with pytest.raises(ValueError, match="holds a folder 1000, but classes are numbered"):
         data.ood_test_sets()
 
 

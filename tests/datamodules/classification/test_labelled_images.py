@@ -45,7 +45,7 @@ def test_given_labels_are_one_draw_of_the_noise_and_the_true_ones_travel_beside_
 
 
 def test_noise_takes_the_seed_of_the_data_unless_it_has_its_own() -> None:
-    """Also where several data sets are given the same object."""
+    """This holds even if several DataModules share the same noise object."""
     own, linked = Symmetric(0.5, seed=7), Symmetric(0.5)
     for noise, seed, drawn in ((own, 1, 7), (linked, 1, 1), (linked, 2, 2)):
         data = ready(patterns(label_noise=noise, seed=seed))
@@ -54,7 +54,7 @@ def test_noise_takes_the_seed_of_the_data_unless_it_has_its_own() -> None:
 
 
 def test_noise_that_depends_on_the_image_sees_it_as_a_network_does(tmp_path: Path) -> None:
-    """Whatever the stored value that stands for 1, also behind features."""
+    """The image is scaled to [0, 1] for any stored range, also with cached features."""
     source = Digits().training()
     assert source.data_range == 16
     expected = InstanceDependent(0.4, seed=0).apply(source.label, 10, source.image.float() / 16)
@@ -133,11 +133,11 @@ def test_each_image_of_an_epoch_is_augmented_three_times_in_a_batch_on_any_ranks
     index, images = joined(batches, "index"), joined(batches, "image")
     assert torch.equal(index, requested % 40)
     assert torch.equal(joined(batches, "label"), source.label[index])
-    uniform = sample_uniform(5, 0, requested, count=3)  # another one for each of an image's three augmentations
+    uniform = sample_uniform(5, 0, requested, count=3)  # a different one for each of an image's three augmentations
     assert torch.equal(images, crop_and_flip(source.image[index], uniform, padding=2).float() / 255)
     for batch in batches[:3]:
         assert torch.equal(batch["index"].unique(return_counts=True)[1], torch.full((4,), 3))
-        assert not torch.equal(batch["index"][::3], batch["index"][1::3])  # not one beside another
+        assert not torch.equal(batch["index"][::3], batch["index"][1::3])  # not adjacent ones
     assert len(index.unique()) == 14  # 40 / 3
     of_ranks = []
     for rank in range(2):
@@ -154,7 +154,7 @@ def test_each_image_of_an_epoch_is_augmented_three_times_in_a_batch_on_any_ranks
 
 
 def test_training_images_that_are_read_to_judge_labels_are_whole_and_in_order(tmp_path: Path) -> None:
-    """Also while training goes on."""
+    """This also holds during training."""
     data, read = patterns(augmentation=Augmentation(2, True), seed=5), list[dict[str, Any]]()
 
     def keep(module: Any, data: Any) -> None:
@@ -173,7 +173,7 @@ def test_the_test_set_is_dealt_out_without_duplicates(tmp_path: Path) -> None:
         batches += [*data.test_dataloader()]
     assert [batch["global_batch_size"] for batch in batches] == [
         7
-    ] * 3  # five, and two that three processes cannot share
+    ] * 3  # five, plus two samples that three processes cannot share
     index = joined(batches, "index")
     assert sorted(index.tolist()) == list(range(7))
     assert torch.equal(joined(batches, "label"), Patterns().test().label[index])
@@ -210,7 +210,7 @@ def test_help_documents_every_argument(kind: type) -> None:
 
 
 def everything_drawn(images: ImageSet, seed: int) -> dict[str, Any]:
-    """Split, labels, pixels, order and augmentation of a training epoch."""
+    """Return split, labels, pixels, order and augmentation of a training epoch."""
     data = LabelledImages(
         images, 64, Symmetric(0.4), validation_fraction=0.2, augmentation=Augmentation(1, True), seed=seed
     )
@@ -232,7 +232,7 @@ def everything_drawn(images: ImageSet, seed: int) -> dict[str, Any]:
     ids=lambda value: type(value).__name__,
 )
 def test_all_that_is_drawn_follows_the_seed(images: ImageSet, drawn: set[str]) -> None:
-    """Two seeds differ and one repeats; PyTorch's and NumPy's own generators do not matter."""
+    """Equal seeds give equal draws, and different seeds different ones, whatever the global generators."""
     one, again, other = (everything_drawn(images, seed) for seed in (1, 1, 2))
     for key in drawn:
         assert torch.equal(one[key], again[key]), key

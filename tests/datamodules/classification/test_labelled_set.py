@@ -39,7 +39,7 @@ def test_a_split_holds_out_the_same_fraction_of_every_class(label: list[int], fr
 
 
 def test_labels_that_were_written_give_another_run_the_same(tmp_path: Path) -> None:
-    """And the same split of them, as the table holds the whole set in its own order."""
+    """The split is the same, too, because the table lists the whole set in its original order."""
     first = patterns(label_noise=Symmetric(0.5), validation_fraction=0.2, seed=1)
     trained(first, tmp_path)
     second = ready(patterns(label_noise=FromCSV(str(tmp_path / "labels.csv")), validation_fraction=0.2, seed=1))
@@ -58,7 +58,7 @@ def test_labels_that_were_written_give_another_run_the_same(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_run_does_not_go_on_with_other_labels(tmp_path: Path, rank: int) -> None:
-    """Where the user has edited the table in place, or the set has changed; whoever reads the training set."""
+    """Every reader of the training set rejects a table that the user has edited in place, and a changed set."""
     label = np.random.default_rng(0).integers(NUM_CLASSES, size=40)
     table = tmp_path / "mine.csv"
 
@@ -84,7 +84,7 @@ def test_a_run_does_not_go_on_with_other_labels(tmp_path: Path, rank: int) -> No
     with pytest.raises(ValueError, match=message):
         resumed().setup("fit")
     with pytest.raises(ValueError, match=message):
-        resumed().training_images_dataloader()  # as callbacks do in a test
+        resumed().training_images_dataloader()  # as callbacks do during a test
     longer = (tmp_path / "labels.csv").read_text() + "40,0,training\n"
     assert (tmp_path / "labels.csv").read_bytes() == written
     (tmp_path / "labels.csv").write_text(longer)
@@ -93,7 +93,7 @@ def test_a_run_does_not_go_on_with_other_labels(tmp_path: Path, rank: int) -> No
 
 
 class FirstClass(LightningModule):
-    """Proposes class 0 for every image."""
+    """Predicts class 0 for every image."""
 
     num_classes = 5
 
@@ -104,7 +104,7 @@ class FirstClass(LightningModule):
 
 
 def measured(data: LabelledImages, directory: Path) -> dict[str, float]:
-    """What is measured of the labels, and written to the directory."""
+    """Return the metrics of the labels, and write the report to the directory."""
     trainer = quiet(logger=MetricsTable(directory), callbacks=[LabelReport(num_images=1), Memorization()])
     return dict(trainer.test(FirstClass(), datamodule=data, verbose=False)[0])
 
@@ -116,7 +116,7 @@ class NamedImages(ImagesInMemory):
 
 
 class Files(Patterns):
-    """The same images with names."""
+    """The same images with file names."""
 
     def training(self) -> ImagesInMemory:
         source = super().training()
@@ -124,7 +124,7 @@ class Files(Patterns):
 
 
 def test_labels_that_a_user_has_verified_score_the_others_and_nothing_counts_that_nobody_has(tmp_path: Path) -> None:
-    """Of 40 given labels 0, which the report never suspects, or 1, which it always does, eight are verified."""
+    """Eight of 40 labels are verified; they are 0, which the report never suspects, or 1, which it always suspects."""
     verified = {0: (0, 0), 1: (0, 2), 2: (1, 1), 3: (1, 0), 4: (1, 0), 5: (1, 3), 6: (0, 0), 7: (1, -1)}
     table = tmp_path / "mine.csv"
     table.write_text(
@@ -183,7 +183,7 @@ def test_clean_labels_are_not_written(tmp_path: Path) -> None:
 
 
 def test_dropped_images_are_left_out_of_training_and_validation_alone(tmp_path: Path) -> None:
-    """And the table of the run gives another the same."""
+    """The run's label table reproduces this in a second run."""
     before = ready(patterns(validation_fraction=0.2, seed=1))
     assert before.train_set is not None
     assert before.validation_set is not None

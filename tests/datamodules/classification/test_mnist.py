@@ -1,4 +1,4 @@
-"""MedMNIST's files: what is read, and what is refused."""
+"""Reading and rejections of MedMNIST's files."""
 
 from pathlib import Path
 

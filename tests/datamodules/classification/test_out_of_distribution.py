@@ -18,7 +18,7 @@ EIGHT = Digits(num_classes=8)
 
 
 class Sees(LightningModule):
-    """Keeps what it is tested on."""
+    """Stores the batches that it is tested on."""
 
     def __init__(self) -> None:
         super().__init__()

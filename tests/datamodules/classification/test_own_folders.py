@@ -1,4 +1,4 @@
-"""A user's folders as configs/own_data has them: sizes that fit, and shares that validate and test without a folder."""
+"""A user's folders as in configs/own_data: suitable sizes; validation and test samples if their folders are missing."""
 
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ def names(one: Any) -> set[str]:
 
 @pytest.mark.parametrize(("size", "resize"), [(224, 256), (64, 73), (32, 37), (448, 512)])
 def test_evaluation_shows_as_much_of_an_image_at_every_size(tmp_path: Path, size: int, resize: int) -> None:
-    """The centre has 7/8 of the resized side, of which an image of 64 pixels used to show a quarter."""
+    """The centre crop covers 7/8 of the resized side; earlier, an image of 64 pixels showed a quarter."""
     shades(tmp_path, "train", CLASSES, per_class=1)
     sets = [ImageFolder(str(tmp_path), size), UnlabelledFolder(str(tmp_path), size), Clothing1M(image_size=size)]
     for images in sets:
@@ -58,7 +58,7 @@ def test_a_fifth_tests_and_a_tenth_of_the_rest_validates_where_no_folder_does(tm
     for part in parts:
         assert {sum(name.startswith(each) for name in part) for each in CLASSES} == {len(part) // 3}
     assert names(own(tmp_path, "test", seed=4).test_set) != parts[2]
-    for rank in (0, 1):  # by seed and labels alone, on any process and again
+    for rank in (0, 1):  # the split depends only on seed and labels, on any process and in a second call
         again = own(tmp_path, "fit", rank, 2)
         assert (names(again.train_set), names(again.validation_set)) == parts[:2]
         assert names(own(tmp_path, "test", rank, 2).test_set) == parts[2]
@@ -71,7 +71,7 @@ def test_a_fifth_tests_and_a_tenth_of_the_rest_validates_where_no_folder_does(tm
 def test_folders_of_validation_and_test_images_come_first(tmp_path: Path) -> None:
     shades(tmp_path, "train", CLASSES, per_class=10)
     shades(tmp_path, "val", CLASSES, per_class=2)
-    data, testing = own(tmp_path), own(tmp_path, "test")  # val/ tests where there is no test/
+    data, testing = own(tmp_path), own(tmp_path, "test")  # val/ is the test set if there is no test/
     assert [len(names(one)) for one in (data.train_set, data.validation_set, testing.test_set)] == [27, 3, 6]
     shades(tmp_path, "test", CLASSES, per_class=4)
     data, testing = own(tmp_path), own(tmp_path, "test")
@@ -117,7 +117,7 @@ def test_without_a_share_the_message_says_how_to_get_one(tmp_path: Path) -> None
 def test_test_images_are_read_whole_but_for_their_border(tmp_path: Path) -> None:
     (tmp_path / "train" / "a").mkdir(parents=True)
     image = Image.new("RGB", (64, 64), (0, 0, 0))
-    image.paste((255, 255, 255), (16, 16, 48, 48))  # a quarter, which was more than all that was seen
+    image.paste((255, 255, 255), (16, 16, 48, 48))  # more than earlier versions showed
     for number in range(5):
         image.save(tmp_path / "train" / "a" / f"{number}.png")
     source = ImageFolder(str(tmp_path), image_size=32).training()

@@ -35,10 +35,10 @@ def test_images_follow_the_seed_and_differ_between_splits() -> None:
 
 
 def test_a_linear_model_learns_early_and_memorises_later() -> None:
-    """Section 3: the first gradient points along v, and at its end gradient descent fits every false label.
+    """Section 3: the first gradient points along v, and gradient descent finally fits every false label.
 
-    The expected gradient at 0 is -(1 - Delta) v / 2 for labels of -1 and 1; the rest has the length
-    sigma sqrt(p / n) / 2.
+    With labels -1 and 1, the expected gradient at 0 is -(1 - Delta) v / 2; the remainder has length sigma sqrt(p / n) /
+    2.
     """
     part = TwoGaussians().training()
     x = (part.image[:, 0, 0].double() / 255 - 0.5).numpy() * 4

@@ -32,7 +32,7 @@ NOTHING: list[MaskNoise] = [
 
 
 def blobs(seed: int, count: int = 6, size: tuple[int, int] = (30, 26)) -> Tensor:
-    """Masks of an ellipse and a rectangle that may overlap, with some pixels that are ignored."""
+    """Draw masks of an ellipse and a rectangle that may overlap, with some ignored pixels."""
     random = np.random.default_rng(seed)
     row, column = np.mgrid[: size[0], : size[1]]
     masks = np.zeros((count, *size), dtype=np.uint8)
@@ -152,7 +152,7 @@ def test_half_of_the_images_shrink_and_severities_are_drawn_evenly() -> None:
 
 
 def cubic_weights(length: int, new_length: int) -> np.ndarray:
-    """`[new_length, length]`: Keys' kernel with a = -3/4 at pixel centres, the border replicated."""
+    """Return `[new_length, length]`: Keys' kernel with a = -3/4 at pixel centres, with a replicated border."""
     weights = np.zeros((new_length, length))
     for new in range(new_length):
         place = (new + 0.5) * length / new_length - 0.5
@@ -165,7 +165,7 @@ def cubic_weights(length: int, new_length: int) -> np.ndarray:
 
 
 def resized(member: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """The mask in another size, and where rounding may decide."""
+    """Return the resized mask, and the pixels where rounding may decide."""
     value = cubic_weights(len(member), height) @ member.astype(float) @ cubic_weights(member.shape[1], width).T
     return value >= 0.5, np.abs(value - 0.5) < 1e-5
 
@@ -201,7 +201,7 @@ def test_proportional_noise_equals_an_independent_computation(seed: int, times: 
 
 @pytest.mark.parametrize("mode", ["erode", "dilate"])
 def test_the_error_is_in_proportion_to_an_object(mode: Any) -> None:
-    """A square of n pixels becomes one of side sqrt(n) (1 -+ 2 k / sqrt(1000)), up to a pixel's rounding."""
+    """A square of n pixels becomes one with side sqrt(n) (1 -+ 2 k / sqrt(1000)), up to rounding to pixels."""
     for side in (30, 60, 120):
         mask = rectangle(side, side, size=256)
         pixels = int(OverUnderSegmentation(3, 3, mode, seed=0).apply(mask, 2).sum())
@@ -214,11 +214,11 @@ def test_iterations_of_the_authors_and_the_share_of_images_that_change() -> None
     given_masks = OverUnderSegmentation(noise_level=0.6, seed=0).apply(mask, 2)
     changed = (given_masks != mask).flatten(start_dim=1).any(dim=1)
     assert float(changed.double().mean()) == pytest.approx(0.6, abs=4 * math.sqrt(0.24 / 300))
-    assert len(given_masks[changed].sum(dim=(1, 2)).unique()) == 6  # two modes, two to four times
+    assert len(given_masks[changed].sum(dim=(1, 2)).unique()) == 6  # two modes, two to four iterations
 
 
 def test_categories_change_in_the_order_that_is_given() -> None:
-    """Two rectangles with a gap between them: the first to grow takes it."""
+    """Two rectangles are separated by a gap: the category that grows first takes it."""
     mask = torch.zeros(1, 64, 64, dtype=torch.uint8)
     mask[0, 20:44, 10:30], mask[0, 20:44, 34:54] = 1, 2
     for order in ([1, 2], [2, 1]):
@@ -231,11 +231,11 @@ def test_categories_change_in_the_order_that_is_given() -> None:
         OverUnderSegmentation(order=[1, 3], seed=0).apply(mask, 3)
 
 
-# turned, scaled, shifted
+# rotation, scale and shift
 
 
 def drawn(seed: int) -> list[float]:
-    """The four numbers in [-1, 1) of the first mask of two categories."""
+    """Return the four numbers in [-1, 1) that are drawn for the first mask of two categories."""
     return (2 * uniform_of_each(seed, "Affine", None, 1, 4)[0].double() - 1).tolist()
 
 
@@ -256,7 +256,7 @@ def test_a_scale_multiplies_lengths(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_an_angle_turns_a_mask_about_its_centre(seed: int) -> None:
-    """The main axis of a bar turns by the angle, clockwise; its centre and its area stay."""
+    """The main axis of a bar rotates clockwise by the angle; its centre and area are unchanged."""
     angle, *_ = drawn(seed)
     mask = rectangle(45, 5)
     turned = Affine(60, 0, 0, seed=seed).apply(mask, 2)

@@ -1,4 +1,4 @@
-"""Two processes judge training images by one network: after a step, BatchNorm's statistics are made equal."""
+"""Two processes evaluate training images with one network: BatchNorm's statistics are synchronised after a step."""
 
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,7 @@ def test_a_transposed_tensor_is_summed_as_nccl_takes_it(monkeypatch: pytest.Monk
 
 
 class Compared(nn.BatchNorm2d):
-    """Refuses to judge in evaluation mode where the processes have seen different statistics, and counts how often."""
+    """Raises an error in evaluation mode if the processes have different running statistics, and counts evaluations."""
 
     evaluated: Tensor
 
@@ -70,7 +70,7 @@ class Compared(nn.BatchNorm2d):
         self.register_buffer("evaluated", torch.tensor(0))
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training and x.device.type != "meta":  # the check of shapes before training
+        if not self.training and x.device.type != "meta":  # the shape check before training
             first = self.running_var.clone()  # type: ignore[union-attr]
             dist.broadcast(first, src=0)
             assert torch.equal(first, self.running_var), "each process judges by a network of its own"

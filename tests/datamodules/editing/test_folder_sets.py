@@ -77,7 +77,7 @@ def test_prompts_that_do_not_fit_are_named(folder: Path) -> None:
     refused(
         json.dumps({"one": {"source": "a", "edits": ["a"]}, "two": ["a"]}), "some images have a source, but two has"
     )
-    MaskedPhotographs(str(folder), image_size=16).test(0, with_prompts=False)  # which reads none
+    MaskedPhotographs(str(folder), image_size=16).test(0, with_prompts=False)  # does not read any masks
 
 
 def test_damaged_files_are_all_named_before_any_image_is_protected(folder: Path) -> None:
@@ -93,7 +93,7 @@ def test_damaged_files_are_all_named_before_any_image_is_protected(folder: Path)
 def test_photographs_are_turned_as_their_cameras_say(folder: Path) -> None:
     upright = Image.open(folder / "images" / "one.png")
     exif = upright.getexif()
-    exif[0x0112] = 6  # the camera was held upright: its rows are columns
+    exif[0x0112] = 6  # the camera was upright, so rows and columns are swapped
     (folder / "images" / "one.png").unlink()
     upright.transpose(Image.Transpose.ROTATE_90).save(folder / "images" / "one.tiff", exif=exif)
     photographs = MaskedPhotographs(str(folder), image_size=16).test(0, with_prompts=True)

@@ -30,7 +30,7 @@ def test_regions_are_drawn_anew_in_training_and_fixed_in_testing() -> None:
     assert not any(torch.equal(first, regions) for regions in (second, other))
     tested = images.test(0, True)[request(7, 8)]
     assert torch.equal(tested["regions"], images.test(0, True)[request(7, 8, epoch=1)]["regions"])
-    assert torch.equal(tested["editor_keeps"], tested["regions"].expand(-1, 2, -1, -1))  # nothing was changed
+    assert torch.equal(tested["editor_keeps"], tested["regions"].expand(-1, 2, -1, -1))  # the file is unchanged
 
 
 def test_what_does_not_fit_is_refused() -> None:

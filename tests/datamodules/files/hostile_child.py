@@ -1,7 +1,8 @@
-"""Read files in a process of little memory, as the nightly fuzz tests do: `python hostile_child.py FOLDER`.
+"""Read files in a process with little memory, for the nightly fuzz tests: `python hostile_child.py FOLDER`.
 
-Each file `<reader>.<number>.<suffix>` of the folder is given to its reader. A line says what came of it: `read`, or
-`refused` with the sentence, or `RAISED` with anything that is no sentence of ours.
+Each file `<reader>.<number>.<suffix>` of the folder is passed to its reader. One line per file states the outcome:
+`read`, `refused` with the error message, or `RAISED` for any error that is not one of this project's one-sentence
+messages.
 """
 
 import resource
@@ -81,10 +82,10 @@ READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "log": ("tsv", read_log),
     "report": ("csv", lambda path: merged([path])),
 }
-"""Each reader of files of others, with the end of a file's name."""
+"""Every reader of user files, with the suffix of its files."""
 MEMORY = 3 << 30
-"""Bytes that reading may take beside what the libraries took when they were loaded; a file of a few kB may unpack to 1
-GiB, twice where it is converted."""
+"""Bytes that reading may use in addition to the loaded libraries; a file of a few kB may unpack to 1 GiB, twice if it
+is converted."""
 SECONDS = 20.0
 
 
@@ -93,7 +94,7 @@ def main(folder: Path) -> None:
     taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (taken + MEMORY, taken + MEMORY))
     for path in sorted(folder.iterdir()):
-        print(path.name, end="\t", flush=True)  # the last one where a file ends the process
+        print(path.name, end="\t", flush=True)  # the last line identifies a file that kills the process
         begun = time.monotonic()
         try:
             READERS[path.name.split(".")[0]][1](path)

@@ -1,4 +1,4 @@
-"""Files of weights that are damaged, foreign or hostile, by what is wrong with them."""
+"""Damaged, foreign or malicious weight files, keyed by what is wrong with them."""
 
 import io
 import json

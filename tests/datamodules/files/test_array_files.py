@@ -1,4 +1,4 @@
-"""Arrays come out of `.npy` and `.npz` files, and what is hostile or damaged is one sentence that names the file."""
+"""Arrays are read from `.npy` and `.npz`; malicious or damaged files are rejected in one sentence with their name."""
 
 import io
 import os
@@ -49,7 +49,7 @@ def archive(members: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> by
 
 
 def encrypted(content: bytes) -> bytes:
-    """Set the flag of encryption of a single member, in both of its headers."""
+    """Set the encryption flag in both headers of an archive's single member."""
     changed = bytearray(content)
     for start, at in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
         changed[changed.index(start) + at] |= 1
@@ -57,7 +57,7 @@ def encrypted(content: bytes) -> bytes:
 
 
 def declared(content: bytes, size: int) -> bytes:
-    """Say another uncompressed size of a single member in the directory."""
+    """Change the declared uncompressed size of a single member in the archive's directory."""
     changed = bytearray(content)
     at = changed.index(b"PK\x01\x02") + 24
     changed[at : at + 4] = struct.pack("<I", size)
@@ -83,8 +83,8 @@ HOSTILE_ARRAYS = {
         with_header("{'descr': '<f8', 'fortran_order': False, 'shape': (1099511627776, 0)}"),
         "declares",
     ),
-    "more than it declares": (npy(NUMBERS) + b"x", "in 25 bytes"),
-    "less than it declares": (npy(NUMBERS)[:-1], "in 23 bytes"),
+    "more than it declares": (npy(NUMBERS) + b"x", "has 25 bytes"),
+    "less than it declares": (npy(NUMBERS)[:-1], "has 23 bytes"),
     "a header that calls": (with_header("__import__('os').getpid()"), "malformed node"),
     "a deep header": (with_header("(" * 60), "multi-line"),
     "a later format": (b"\x93NUMPY\x03\x00" + npy(NUMBERS)[8:], "3.0"),
@@ -162,7 +162,7 @@ def test_a_small_file_does_not_become_gigabytes(tmp_path: Path, monkeypatch: pyt
     assert len(read_npz(path, ["a"])["a"]) == 1 << 20
     monkeypatch.setattr(limits, "BUDGET", 1 << 20)
     assert "more than 1048576" in refused(lambda: read_npz(path, ["a"]), path)
-    np.savez(path, a=np.zeros(1 << 21, np.uint8))  # as large as it says
+    np.savez(path, a=np.zeros(1 << 21, np.uint8))  # has the declared size
     assert len(read_npz(path, ["a"])["a"]) == 1 << 21
 
 
@@ -180,4 +180,4 @@ def test_a_damaged_archive_is_refused_or_holds_its_arrays(
         found = read_npz(path, ["a"])
     except ValueError:
         return
-    np.testing.assert_array_equal(found["a"], np.zeros(1000))  # its check sum is right
+    np.testing.assert_array_equal(found["a"], np.zeros(1000))  # its checksum is correct

@@ -1,4 +1,4 @@
-"""Arrays come out of pickles, and nothing in a file makes pointers, calls functions or changes what reads it."""
+"""Arrays are read from pickles; no file can create pointers, call functions or change its reader."""
 
 import codecs
 import pickle
@@ -45,7 +45,7 @@ def test_arrays_come_out_of_pickles_of_any_protocol(protocol: int, tmp_path: Pat
 
 
 class Calls:
-    """Pickles as a call of a function with arguments, and a state."""
+    """Pickles as a function call with arguments, and a state."""
 
     def __init__(self, function: Any, *arguments: Any, state: Any = None) -> None:
         self.reduced = (function, arguments) if state is None else (function, arguments, state)
@@ -92,7 +92,7 @@ def test_what_a_file_names_can_not_be_changed_by_it(name: str, state: Any, tmp_p
 
 def test_numbers_of_objects_take_no_memory(tmp_path: Path) -> None:
     numbered = b"\x80\x03]r" + (1 << 28).to_bytes(4, "little") + b"."
-    with pytest.raises(ValueError, match="it numbers an object 268435456 in 9 bytes"):
+    with pytest.raises(ValueError, match="it gives an object the number 268435456, but has only 9 bytes"):
         read(tmp_path / "arrays.pkl", numbered)
 
 

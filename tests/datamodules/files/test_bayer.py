@@ -24,7 +24,7 @@ COLOURS = {"R": 0, "G": 1, "B": 2}
 
 
 def mosaic(pattern: str, height: int, width: int) -> np.ndarray:
-    """A sensor that sees 0 in red, 1 in green and 2 in blue."""
+    """Create the Bayer mosaic of an image with value 0 in red, 1 in green and 2 in blue."""
     cell = np.array([COLOURS[colour] for colour in pattern]).reshape(2, 2)
     return np.tile(cell, (height // 2 + 1, width // 2 + 1))[:height, :width].astype(np.uint16)
 
@@ -83,7 +83,7 @@ def test_numpys_files_are_read_and_checked(tmp_path: Path) -> None:
 
 
 def test_files_of_cameras_are_read_by_rawpy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By a stand-in with rawpy's attributes: its own test files are not to be had."""
+    """A stub with rawpy's attributes is used, because rawpy's test files are not available."""
     (tmp_path / "a.ARW").touch()
     monkeypatch.setitem(sys.modules, "rawpy", None)
     with pytest.raises(
@@ -111,7 +111,7 @@ def test_files_of_cameras_are_read_by_rawpy(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(File, "camera_whitebalance", [512.0, 256.0, 384.0, 0.0], raising=False)
     monkeypatch.setattr(File, "rgb_xyz_matrix", matrix, raising=False)
     np.testing.assert_allclose(read_raw(tmp_path / "a.ARW").rendering, [[2, 1, 1.5], *np.eye(3)], atol=1e-6)
-    monkeypatch.setattr(File, "rgb_xyz_matrix", np.zeros((4, 3)))  # a camera that LibRaw does not know
+    monkeypatch.setattr(File, "rgb_xyz_matrix", np.zeros((4, 3)))  # a camera that is unknown to LibRaw
     assert read_raw(tmp_path / "a.ARW").rendering is None
     for cell, kind in ((np.zeros((6, 6), int), "X-Trans, 6 x 6"), (None, "none")):
         monkeypatch.setattr(File, "raw_pattern", cell)
@@ -120,11 +120,11 @@ def test_files_of_cameras_are_read_by_rawpy(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_colours_of_a_camera_are_undone_and_white_stays_white() -> None:
-    mixed = np.random.default_rng(0).uniform(0.1, 1, (3, 3)) + np.eye(3)  # linear sRGB to colours of the camera
+    mixed = np.random.default_rng(0).uniform(0.1, 1, (3, 3)) + np.eye(3)  # from linear sRGB to camera colours
     matrix = camera_to_srgb(mixed @ np.linalg.inv(SRGB_TO_XYZ))
     np.testing.assert_allclose(matrix.sum(axis=1), 1)
     light = np.array([0.2, 0.5, 0.7])
-    balanced = (mixed @ light) / mixed.sum(axis=1)  # by gains that make white neutral
+    balanced = (mixed @ light) / mixed.sum(axis=1)  # with gains that make white neutral
     np.testing.assert_allclose(matrix @ balanced, light)
 
 

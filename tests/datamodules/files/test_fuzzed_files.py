@@ -1,7 +1,7 @@
-"""Every reader of files of others gets files that are cut, changed, foreign or both, in a process of little memory.
+"""Fuzz every reader of user files with truncated, changed and foreign files in a process with little memory.
 
-Each is read or refused in one sentence that names it: no traceback, no signal, no more than the budgets of memory and
-time. `hostile_child.py` lists the readers.
+Each file is read, or rejected in one sentence with its name: without a traceback or a signal, and within the limits of
+memory and time. `hostile_child.py` lists the readers.
 """
 
 import gzip
@@ -85,7 +85,7 @@ def tar() -> bytes:
 
 
 def whole() -> dict[str, bytes]:
-    """A small file that each reader accepts."""
+    """Write a small valid file for each reader."""
     labels = {"clean_label": np.arange(3), "worse_label": np.array([1, 1, 2])}
     slices = ({"a": NUMBERS[..., 0]}, {"a": NUMBERS[..., 1]})
     noise = np.ones((1, 2, 4, 4), np.float32)
@@ -135,7 +135,7 @@ HUGE = [
 
 @st.composite
 def hostile(draw: st.DrawFn, name: str) -> bytes:
-    """A reader's own file or another's, cut, with bytes changed, doubled, left out or put in place of others."""
+    """Draw a file of this or a different reader, truncated or with bytes changed, repeated, removed or replaced."""
     content = bytearray(WHOLE[draw(st.sampled_from([name] * 9 + sorted(WHOLE)))])
     for _ in range(draw(st.integers(0, 4))):
         place = draw(st.integers(0, len(content)))
@@ -157,7 +157,7 @@ def hostile(draw: st.DrawFn, name: str) -> bytes:
 
 
 def outcomes(folder: Path) -> list[str]:
-    """Read the files of a folder in a process of their own, and say what came of each."""
+    """Read the files of a folder in a separate process, and return the outcome of each."""
     command = [sys.executable, "-m", "tests.datamodules.files.hostile_child", str(folder)]
     ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=570)
     assert ended.returncode == 0, f"{ended.returncode} at {ended.stdout.splitlines()[-1:]}: {ended.stderr[-500:]}"
@@ -174,7 +174,7 @@ def test_every_reader_reads_its_own_file(tmp_path: Path) -> None:
 
 @pytest.mark.nightly
 def test_hostile_files_are_read_or_refused_in_a_sentence(tmp_path: Path) -> None:
-    """All files are made before: starting a process for each would take seconds."""
+    """All files are created first, because starting a process for each would take seconds."""
     for name, (suffix, _) in READERS.items():
         made: list[bytes] = []
 

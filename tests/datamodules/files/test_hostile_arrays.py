@@ -1,4 +1,4 @@
-"""Files of arrays that somebody hostile made: each is one sentence with its name, at once and in little memory."""
+"""Malicious array files: each is rejected quickly, in one sentence with its name, and within little memory."""
 
 import io
 import pickle
@@ -25,18 +25,18 @@ from tests.command import ROOT
 
 @pytest.fixture(autouse=True)
 def _small_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "BUDGET", 1 << 20)  # bombs that are quick to make
+    monkeypatch.setattr(limits, "BUDGET", 1 << 20)  # compression bombs that are quick to create
 
 
 class Pointers:
-    """Pickles as an array of eight objects whose pointers are the attacker's bytes."""
+    """Pickles as an array of eight objects whose pointers are bytes chosen by an attacker."""
 
     def __reduce__(self) -> Any:
         return np.ndarray, ((8,), "O", b"\x41" * 64)
 
 
 class Followed:
-    """Pickles as an array of which the pointers are the shape, so that they are followed while the file is read."""
+    """Pickles as an array whose shape contains such pointers, so that they are dereferenced while the file is read."""
 
     def __reduce__(self) -> Any:
         return np.ndarray, (Pointers(),)
@@ -44,7 +44,7 @@ class Followed:
 
 @pytest.mark.parametrize("new_container", [True, False])
 def test_no_label_file_makes_objects_at_pointers_of_its_own(new_container: bool, tmp_path: Path) -> None:
-    """In a process of its own, as what it mends ended the process by signal 11."""
+    """The test uses a separate process, because this bug used to kill the process with signal 11."""
     path = tmp_path / "human.pt"
     with_pointers = {"clean_label": Followed(), "worse_label": np.arange(3)}
     torch.save(with_pointers, path, _use_new_zipfile_serialization=new_container)
@@ -99,9 +99,9 @@ def test_lists_that_are_shared_ten_times_at_twelve_levels_do_not_fill_the_memory
 
 @pytest.mark.parametrize("twice", [b"2\x86", b"q\x00h\x00\x86"])
 def test_a_key_whose_hash_would_take_hours_is_refused(twice: bytes, tmp_path: Path) -> None:
-    """Each tuple holds the one before it twice, and a tuple's hash asks for all of theirs."""
+    """Each tuple contains the previous tuple twice, so hashing the last one would take exponential time."""
     (tmp_path / "a.pkl").write_bytes(b"\x80\x02})" + twice * 60 + b"Ns.")
-    with pytest.raises(ValueError, match=r"a\.pkl is damaged or not a pickle .*a tuple of \d+ values in"):
+    with pytest.raises(ValueError, match=r"a\.pkl is damaged or not a pickle .*a tuple of \d+ values, but only"):
         read_pickled_arrays(tmp_path / "a.pkl")
 
 

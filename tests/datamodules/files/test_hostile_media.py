@@ -1,4 +1,4 @@
-"""Images, recordings, raw images and videos that somebody hostile made, and pipes in their place."""
+"""Malicious images, recordings, raw images and videos, and named pipes in their place."""
 
 import os
 import struct
@@ -42,7 +42,7 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def image_bomb(path: Path, side: int = 100_000) -> Path:
-    """A PNG file of one kilobyte that claims to be of 10^10 pixels."""
+    """Write a PNG file of one kilobyte that claims 10^10 pixels."""
     header = struct.pack(">2I5B", side, side, 8, 0, 0, 0, 0)
     rows = chunk(b"IDAT", zlib.compress(bytes(1000)))
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + rows + chunk(b"IEND", b""))
@@ -130,10 +130,10 @@ def test_levels_that_are_stated_are_checked_as_well() -> None:
 
 
 def flac_of(samples: int, path: Path) -> Path:
-    """A FLAC file whose header claims another number of samples."""
+    """Return a FLAC file whose header claims a different number of samples."""
     soundfile.write(path, 0.1 * np.ones(1600), 16_000)
     content = bytearray(path.read_bytes())
-    content[21] = (content[21] & 0xF0) | (samples >> 32)  # 36 bits, after 20 of the rate, 3 and 5
+    content[21] = (content[21] & 0xF0) | (samples >> 32)  # 36 bits, after 20 bits of sample rate, 3 and 5
     content[22:26] = (samples & 0xFFFFFFFF).to_bytes(4, "big")
     path.write_bytes(content)
     return path
@@ -184,7 +184,7 @@ def test_a_table_of_images_that_declares_more_than_it_can_hold_is_refused(tmp_pa
     image = {"bytes": b"x", "path": "a"}
     rows = pyarrow.table({"img": [image] * 200_000, "label": np.zeros(200_000, np.int64)})
     pyarrow.parquet.write_table(rows, tmp_path / "a.parquet", compression="zstd")
-    with pytest.raises(ValueError, match=r"a\.parquet is damaged .*declares 200000 images in \d+ bytes"):
+    with pytest.raises(ValueError, match=r"a\.parquet is damaged .*declares 200000 images, but has only \d+ bytes"):
         decode_parquet([tmp_path / "a.parquet"], "img", "label")
 
 

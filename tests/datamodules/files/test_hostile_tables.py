@@ -1,4 +1,4 @@
-"""Tables and lists that somebody hostile wrote: each is one sentence with the file's name and where in it."""
+"""Malicious tables and lists: each is rejected in one sentence with the file's name and the position of the error."""
 
 import gzip
 import json
@@ -168,7 +168,7 @@ def test_a_table_is_refused_in_one_sentence(
 
 
 def test_users_and_items_have_any_numbers(tmp_path: Path) -> None:
-    """Memory goes by how many there are, not by how high they count."""
+    """The memory depends on how many ids occur, not on the largest id."""
     rows = [f"{user}\t{2**41 + item}\t5\t0" for user in (3, 2**40) for item in range(20)]
     (tmp_path / "u.data").write_text("\n".join(rows))
     assert MovieLens(".", data_dir=str(tmp_path)).row_shapes["ratings"] == (20,)
@@ -195,7 +195,7 @@ def test_an_archive_is_unpacked_no_further_than_the_budget(tmp_path: Path, monke
     ("settings", "message"),
     [
         (DEEP, "is not JSON"),
-        ("[1]", "must hold the settings of a certification, got a list"),
+        ("[1]", "must contain the settings of a certification, got a list"),
         ('{"alpha": "x"}', "alpha must be a positive number, got x"),
         ('{"alpha": 2}', r"alpha must be in \(0, 1\), got 2"),
         ('{"grid": 0}', "grid must be a positive number, got 0"),

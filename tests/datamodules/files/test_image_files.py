@@ -35,8 +35,9 @@ SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 def test_a_crop_is_what_resizing_and_then_cutting_gives(
     tmp_path: Path, width: int, height: int, place: tuple[float, float] | None, interpolation: Any
 ) -> None:
-    """Against torchvision's two steps, whose resampling the box takes over to the rounding of a pixel."""
-    # Far from 0 and 255: Pillow clips what overshoots between rows and columns, and begins with whichever is cheaper.
+    """The result equals torchvision's two steps, up to a rounding error in the pixels."""
+    # The values are far from 0 and 255, because Pillow clips overshoots between its row and column passes, in an order
+    # that it chooses by cost.
     image = Image.fromarray(np.random.default_rng(0).integers(64, 192, size=(height, width, 3), dtype=np.uint8))
     path = save(tmp_path / "image.png", image)
     resized = transforms.resize(image, [256], transforms.InterpolationMode(interpolation))
@@ -61,7 +62,8 @@ def test_a_box_lies_in_the_image_and_keeps_its_shape(
     assert 0 <= box.top < box.bottom <= height
     resize = size + margin
     for side in (box.right - box.left, box.bottom - box.top):
-        # Exact for the short side; the long side is rounded down by less than one of at least `resize` pixels.
+        # This is exact for the short side; the long side is rounded down by less than one pixel of at least `resize`
+        # pixels.
         assert 1 - 1e-9 <= side * resize / min(width, height) / size < 1 + 1 / resize + 1e-9
 
 
@@ -73,7 +75,7 @@ def test_a_random_box_is_what_is_resized(tmp_path: Path) -> None:
     size, bilinear = [64, 64], transforms.InterpolationMode.BILINEAR
     expected = transforms.resized_crop(image, int(top), int(left), int(bottom - top), int(right - left), size, bilinear)
     found = read_crop(path, ResizedCrop(64, 72), uniform)
-    inside = np.abs(found.astype(int) - np.asarray(expected).astype(int))[2:-2, 2:-2]  # only edges see beyond the box
+    inside = np.abs(found.astype(int) - np.asarray(expected).astype(int))[2:-2, 2:-2]  # without edges
     assert inside.max() <= 2
 
 
@@ -153,7 +155,7 @@ def test_names_are_sorted_images_of_all_subfolders(tmp_path: Path) -> None:
 
 @pytest.fixture
 def animals(tmp_path: Path) -> Path:
-    """Two classes of four images each, one of them in a subfolder."""
+    """Write two classes of four images each, one of them in a subfolder."""
     split = tmp_path / "train"
     for name in ("cat", "dog"):
         for image in ("0.png", "1.png", "2.png", "more/3.png"):
@@ -178,18 +180,18 @@ def test_links_within_a_class_bring_no_image_a_second_time(animals: Path, links:
     for name, target in links.items():
         (animals / name).symlink_to(target)
     names, label = files_by_class(animals, class_folders(animals))
-    found = [name for name in names if "loop" not in name]  # a link to nothing is found, and named when it is read
+    found = [name for name in names if "loop" not in name]  # a broken link is listed, and reported when it is read
     images = ("0.png", "1.png", "2.png", "more/3.png")
     assert found == [f"{kind}/{image}" for kind in ("cat", "dog") for image in images]
     assert label[:8].tolist() == [0] * 4 + [1] * 4
 
 
 def test_links_elsewhere_are_followed(animals: Path, tmp_path: Path) -> None:
-    """A class or a part of it may lie on another disk, and images under other names."""
+    """A class, or a part of it, may be on a different disk, and images may have different names."""
     (tmp_path / "disk").mkdir()
     (animals / "dog").rename(tmp_path / "disk" / "dogs")
     (animals / "dog").symlink_to(tmp_path / "disk" / "dogs")
-    (animals / "dog" / "all").symlink_to(animals)  # a loop by way of the other disk
+    (animals / "dog" / "all").symlink_to(animals)  # a loop through the other disk
     (animals / "cat" / "more").rename(tmp_path / "disk" / "cats")
     (animals / "cat" / "more").symlink_to(tmp_path / "disk" / "cats")
     (tmp_path / "disk" / "4.png").touch()
@@ -216,7 +218,7 @@ def test_links_elsewhere_are_followed(animals: Path, tmp_path: Path) -> None:
 def test_an_image_that_links_bring_into_two_classes_is_refused(
     animals: Path, tmp_path: Path, link: str, target: str, twice: str
 ) -> None:
-    """It would have two labels, of which one is wrong."""
+    """The image would have two labels, one of which is wrong."""
     (tmp_path / "pool").mkdir()
     (tmp_path / "pool" / "7.png").touch()
     if "pool" in twice:

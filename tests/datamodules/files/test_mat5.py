@@ -1,4 +1,4 @@
-"""Arrays in MATLAB's files are those that SciPy finds there."""
+"""Arrays read from MATLAB files equal those that SciPy reads."""
 
 import io
 import struct

@@ -15,7 +15,7 @@ LUMA = [0.299, 0.587, 0.114]
 
 
 def png_of_16_bits(path: Path, pixels: np.ndarray) -> None:
-    """Write colours of 16 bits, which Pillow cannot."""
+    """Write a 16-bit colour image, which Pillow cannot do."""
     height, width, channels = pixels.shape
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
     kind = {3: 2, 4: 6}[channels]

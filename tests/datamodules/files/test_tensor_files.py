@@ -1,4 +1,4 @@
-"""Tensors come out of files, and what is damaged, foreign or hostile is one sentence that names the file."""
+"""Tensors are read from files; damaged, foreign or malicious files are rejected in one sentence with their name."""
 
 import contextlib
 import os
@@ -18,7 +18,7 @@ HOSTILE = [*((".safetensors", name) for name in SAFETENSORS), *((".pth", name) f
 @pytest.mark.parametrize(
     ("suffix", "content"),
     [(".safetensors", SAFE), (".pth", SAVED), (".pt", LEGACY)],
-    ids=["safetensors", "zip", "legacy"],  # the bytes of a file are no name: they differ between processes
+    ids=["safetensors", "zip", "legacy"],  # file bytes cannot identify the state, because they differ between processes
 )
 def test_tensors_are_read(suffix: str, content: bytes, tmp_path: Path) -> None:
     (path := tmp_path / f"weights{suffix}").write_bytes(content)
@@ -67,7 +67,7 @@ def test_a_pickled_module_is_read_to_its_tensors(tmp_path: Path) -> None:
     torch.save(module, tmp_path / "module.pth")
     with pytest.raises(ValueError, match=r"module\.pth must contain a model of at most 10000 modules"):
         read_pickled_module(tmp_path / "module.pth")
-    for names in (["x" * 1_000_000], [str(number) for number in range(2000)]):  # by a long name, and many times
+    for names in (["x" * 1_000_000], [str(number) for number in range(2000)]):  # with a long name, many times
         module = torch.nn.Linear(1, 1)
         for name in names:
             module.add_module(name, module)

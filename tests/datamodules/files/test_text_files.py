@@ -1,4 +1,4 @@
-"""A JSON file is one object, or one sentence that names the file."""
+"""A JSON file contains one object, or is rejected in one sentence with its name."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Tensors of TorchScript are those that PyTorch reads, and nothing in the file is run."""
+"""Tensors read from TorchScript files equal those that PyTorch reads, and no code in the file is run."""
 
 import io
 import pickle

@@ -1,4 +1,4 @@
-"""Videos written and read again."""
+"""Videos are written and read back."""
 
 import sys
 from pathlib import Path

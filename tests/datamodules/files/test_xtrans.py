@@ -5,7 +5,7 @@ from datamodules.files.xtrans import CHANNELS, COLOURS, XTRANS, packed_xtrans, s
 
 
 def of_the_authors(im: np.ndarray) -> np.ndarray:
-    """Places of the channels in the cell, as listed in the authors' code: of blocks (0, 0), (0, 1), (1, 0), (1, 1)."""
+    """Positions of the channels in the cell, from the authors' code: in blocks (0, 0), (0, 1), (1, 0), (1, 1)."""
     places = [
         [(0, 0), (0, 4), (3, 1), (3, 3)],
         [(0, 2), (0, 5), (3, 2), (3, 5)],
@@ -26,7 +26,7 @@ def test_packing_is_that_of_the_authors_and_can_be_undone() -> None:
     values = np.arange(12 * 18, dtype=np.uint16).reshape(12, 18)
     np.testing.assert_array_equal(packed_xtrans(values), of_the_authors(values))
     np.testing.assert_array_equal(unpacked_xtrans(packed_xtrans(values)), values)
-    larger = np.pad(values, ((0, 5), (0, 2)))  # incomplete cells are left out
+    larger = np.pad(values, ((0, 5), (0, 2)))  # incomplete cells are omitted
     np.testing.assert_array_equal(packed_xtrans(larger), packed_xtrans(values))
 
 

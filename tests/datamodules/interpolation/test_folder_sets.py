@@ -12,7 +12,7 @@ from datamodules.loading.global_batches import Request
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Four images, one of them in a folder of its own."""
+    """Write four images, one of them in a subfolder."""
     random = np.random.default_rng(0)
     for name, size in (("a.png", (20, 30)), ("b.jpg", (16, 16)), ("c.png", (40, 20)), ("more/d.png", (9, 9))):
         (tmp_path / name).parent.mkdir(exist_ok=True)

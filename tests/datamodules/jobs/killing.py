@@ -1,4 +1,4 @@
-"""Kill a process at each point of what it does to files, and look what is left."""
+"""Kill a process at each of its file operations, and check the remaining files."""
 
 import multiprocessing
 import os
@@ -15,13 +15,13 @@ FORK = multiprocessing.get_context("fork")
 
 
 class Points:
-    """Counts the points of a process at which it may be killed, and kills it at one of them.
+    """Counts the points at which a process may be killed, and kills it at one of them.
 
-    They lie before each file that is opened for writing, renamed or removed, each folder that is made or removed, each
-    word to the other ranks, and wherever `pass_by` is called.
+    The points are before each file is opened for writing, renamed or removed, before each folder is created or removed,
+    around each message to the other ranks, and at each call of `pass_by`.
 
     Args:
-        fatal: number of the point at which the process kills itself; None counts all.
+        fatal: index of the point at which the process kills itself; None only counts.
     """
 
     def __init__(self, fatal: int | None = None) -> None:
@@ -34,7 +34,7 @@ class Points:
         self.count += 1
 
     def watch(self) -> None:
-        """Begin to count, until the process ends."""
+        """Count from now on, until the process ends."""
 
         def heard(event: str, arguments: tuple[Any, ...]) -> None:
             writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
@@ -53,7 +53,7 @@ class Points:
 
 
 def run_until(fatal: int | None, function: Callable[[Points], None]) -> int:
-    """Run a function in a forked process that dies at a point, and return how many it passed; -1 where it died."""
+    """Run a function in a forked process that dies at a point; return the number of points, or -1 if it died."""
     result, sender = FORK.Pipe(duplex=False)
 
     def main() -> None:
@@ -71,6 +71,6 @@ def run_until(fatal: int | None, function: Callable[[Points], None]) -> int:
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """Read all files below a folder by their names, but for what was left of the test's own `all`."""
+    """Read all files below a folder, keyed by relative path, except partial files of the test's own `all`."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.match(".all.partial-*")]
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}

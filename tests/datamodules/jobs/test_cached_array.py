@@ -47,7 +47,7 @@ WHOLE = np.arange(NUMBERS * ROWS * 2, dtype=np.float32).reshape(-1, 2)
 
 
 def one_of_several(folder: Path, failing: int | None = None) -> str | np.ndarray:
-    """Give what a process reads, or why it does not."""
+    """Return the result that a process reads, or its error."""
     dist.init_process_group("gloo")
     try:
         return np.array(computed(folder, fails=rank() == failing))
@@ -94,7 +94,7 @@ def test_the_failure_of_one_process_is_told_to_the_others(failing: int, tmp_path
     assert said[failing] == "OSError: no such image"
     assert said[1 - failing] == f"PeerFailure: rank {failing} failed: OSError: no such image"
     assert not (tmp_path / "cache" / f"x-{key_of({'a': 1})}").exists()
-    assert np.array_equal(computed(tmp_path), WHOLE)  # the failure is not held against the next run
+    assert np.array_equal(computed(tmp_path), WHOLE)  # the failure does not affect the next run
 
 
 @pytest.mark.parametrize("when", ["before the parts", "while parts are joined"])
@@ -102,7 +102,7 @@ def test_any_failure_of_process_0_is_told_to_the_others(when: str, tmp_path: Pat
     partial = tmp_path / "cache" / f"x-{key_of({'a': 1})}.partial"
     if when == "before the parts":
         partial.parent.mkdir()
-        partial.touch()  # is no folder
+        partial.touch()  # is not a folder
     else:
         partial.mkdir(parents=True)
         (partial / "manifest.json").write_text('{"a": 1}')

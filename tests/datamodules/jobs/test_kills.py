@@ -1,4 +1,4 @@
-"""A job that is killed anywhere ends, when it is run again, with the bytes of one that was not; nobody hangs."""
+"""A job that is killed at any point and run again gives the same bytes as an uninterrupted job; no process hangs."""
 
 import os
 import signal
@@ -84,7 +84,7 @@ def gather(store: Store, folder: Path) -> None:
 
 
 def fill(kind: str, folder: Path, points: Points) -> None:
-    """Compute batches of items, as a loop over data does."""
+    """Compute batches of items in a loop, as code that iterates over data does."""
     rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     keys = keys_of(kind)
     job = ResumableMap(store_of(kind, folder / "results"), {"kind": kind}, folder / "settings.json")
@@ -102,7 +102,7 @@ def fill(kind: str, folder: Path, points: Points) -> None:
 
 IN_LOOPS = ("pairs", "strips")
 AS_OTHERS = ("array", "recording")
-"""Formats of the class of `csv`, without digests, and of `png`, with them."""
+"""Further formats of the store classes of `csv` (without digests) and of `png` (with digests)."""
 CASES = [
     *(("run", kind) for kind in (*VALUES, "cached") if kind not in (*IN_LOOPS, *AS_OTHERS)),
     *(("fill", kind) for kind in ("png", "pairs")),
@@ -128,17 +128,17 @@ def test_one_process_that_is_killed_anywhere_goes_on(way: str, kind: str, tmp_pa
 
 
 def one_of_two(way: str, kind: str, folder: str, victim: int, fatal: int | None) -> int:
-    """What a process of two does, which is killed if it is the victim; it returns the points that it passed."""
+    """Run one of two processes, kill it if it is the victim, and return the number of points that it passed."""
     points = Points(fatal if os.environ["RANK"] == str(victim) else None)
     dist.init_process_group("gloo")
-    dist.barrier()  # killed before, it would end the other one in making the group
+    dist.barrier()  # an earlier kill would make the other process fail during group initialisation
     points.watch()
     work(way, kind, Path(folder), points)
     return points.count
 
 
 def check_two(way: str, kind: str, directory: Path, every: int) -> None:
-    """Kill either process at each `every`-th point: the other one ends, with the cause, and both go on."""
+    """Kill either process at each `every`-th point: the other one ends with the cause, and a rerun completes."""
     whole = directory / "whole"
     counts = in_two_processes(one_of_two, way, kind, str(whole), 0, None)
     for victim, count in enumerate(counts):
@@ -154,11 +154,11 @@ def check_two(way: str, kind: str, directory: Path, every: int) -> None:
                     process.kill()
             assert codes[victim] == -signal.SIGKILL, (fatal, outputs)
             other = outputs[1 - victim]
-            assert codes[1 - victim] in (0, 1), (victim, fatal, other)  # 0 where the work was done
+            assert codes[1 - victim] in (0, 1), (victim, fatal, other)  # 0 if the work was already complete
             if codes[1 - victim]:
                 assert f"PeerFailure: rank {victim} was killed" in other or "before this job began" in other, other
             in_two_processes(one_of_two, way, kind, str(folder), 0, None)
-            if kind == "rows":  # which rank has which, depends on what is left to do
+            if kind == "rows":  # the assignment to ranks depends on the remaining work
                 assert (folder / "all").read_bytes() == (whole / "all").read_bytes()
             else:
                 assert tree(folder) == tree(whole), (victim, fatal)

@@ -1,4 +1,4 @@
-"""How ranks learn of each other's ends; that of a kill is in `test_kills.py`."""
+"""How ranks detect the end of other ranks; kills are tested in `test_kills.py`."""
 
 import os
 import time
@@ -17,7 +17,7 @@ from tests.two_processes import in_two_processes
 
 
 def ended(folder: Path, act: Any) -> str:
-    """Tell how a process ends that acts among others."""
+    """Return how a process ends that performs an action together with others."""
     dist.init_process_group("gloo")
     try:
         with Peers(folder) as all_ranks:
@@ -27,7 +27,7 @@ def ended(folder: Path, act: Any) -> str:
 
 
 def meets(all_ranks: Peers, folder: Path) -> list[int]:
-    """The ranks come at different times, and return what the first one did."""
+    """Let the ranks arrive at different times, and return the first rank's results."""
     found = []
     for number in range(3):
         time.sleep(0.1 * rank())
@@ -90,7 +90,7 @@ def test_a_folder_that_cannot_be_made_is_reported_by_all(tmp_path: Path) -> None
 
 
 def elsewhere(folder: Path) -> str:
-    """Rank 1 sees another storage."""
+    """Give rank 1 a different folder, as if the storage were not shared."""
     return ended(folder / "first" / "job" if os.environ["RANK"] == "0" else folder / "second" / "job", no_folder)
 
 
@@ -108,7 +108,7 @@ def test_folders_of_runs_that_were_killed_are_removed(tmp_path: Path) -> None:
     time.sleep(0.02)
     with Peers(tmp_path / "job"):
         time.sleep(0.02)
-        (tmp_path / ".job.ranks-3").mkdir()  # of a run that begins
+        (tmp_path / ".job.ranks-3").mkdir()  # of a run that is starting
     assert sorted(path.name for path in tmp_path.iterdir()) == [".job.ranks-3", ".other.ranks-2"]
 
 
@@ -136,5 +136,5 @@ def test_a_process_ends_when_its_launcher_is_gone(
     waiting.open()
     monkeypatch.setattr(os, "getppid", lambda: 1)
     with pytest.raises(PeerFailure, match="parent process of this rank has ended") if ends else nullcontext():
-        waiting.check()  # the first of a machine may outlive its shell
+        waiting.check()  # the first process of a machine may outlive its shell
     waiting.fail(ValueError())

@@ -1,4 +1,4 @@
-"""What a job rejects, reports and leaves alone; how it survives kills is in `test_kills.py`."""
+"""What a job rejects, reports and leaves unchanged; kills are tested in `test_kills.py`."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -96,7 +96,7 @@ def of_two(folder: Path, way: str) -> Any:
     try:
         if way == "shares":
             return run(folder)
-        if way == "settings":  # those of the first rank count
+        if way == "settings":  # the settings of the first rank apply
             return run(folder, size=3 + rank())
         if way == "rejected":
             return run(folder, size=5)

@@ -7,7 +7,7 @@ from datamodules.jobs.stores import Files, Rows
 
 
 def texts(folder: Path) -> Files:
-    """Files that hold the digest of what they were made from."""
+    """Create files that contain the hash of their source."""
 
     def digest_in(path: Path) -> str:
         if (text := path.read_text()) == "cut off":
@@ -58,7 +58,7 @@ def row(item: int, value: int = 0, time: int = 0) -> dict[str, str]:
 
 
 def test_a_last_line_without_an_end_is_no_row(tmp_path: Path) -> None:
-    """Wherever its writer was killed."""
+    """The writer may have been killed at any byte."""
     whole = rows(tmp_path / "whole")
     for item in (3, 1):
         whole.write(item, row(item))

@@ -12,12 +12,12 @@ SIZES = {"num_samples": st.integers(1, 60), "batch_size": st.integers(1, 20), "w
 
 
 def shares(num_samples: int, batch_size: int, world_size: int, **options: Any) -> list[list[Request]]:
-    """The requests of every process."""
+    """Return the requests of every process."""
     return [list(GlobalBatches(num_samples, batch_size, rank, world_size, **options)) for rank in range(world_size)]
 
 
 def merged(requests: list[list[Request]]) -> list[Tensor]:
-    """The global batches: process r's i-th sample is the (r + i W)-th."""
+    """Merge the requests into global batches: the i-th sample of process r is the (r + i W)-th."""
     batches = []
     for of_batch in zip(*requests, strict=True):
         batch = torch.full((of_batch[0].global_batch_size,), -1)
@@ -47,7 +47,7 @@ def test_evaluation_visits_every_sample_once_in_its_own_order(
     assert all(size == batch_size for size in sizes[:-1])
     if (
         len(sizes) > 1
-    ):  # a short last batch is kept, or joins the one before it where it would leave a process with none
+    ):  # a short last batch is kept, or merged with the previous one if it would leave a process without samples
         remainder = num_samples % batch_size
         assert sizes[-1] == (batch_size + remainder if remainder < world_size else remainder)
 
@@ -83,7 +83,7 @@ def test_training_visits_every_sample_once_a_pass_but_for_a_last_batch_too_small
 def test_global_batches_do_not_depend_on_the_number_of_processes(
     num_samples: int, batch_size: int, world_size: int, seed: int, epoch: int, passes: int
 ) -> None:
-    """As far as both have a batch: what is left out at the end of a pass depends on the number."""
+    """Only batches of both are compared: the samples dropped at the end of a pass depend on the world size."""
     batch_size = min(batch_size, num_samples)
     options = {"shuffle": True, "seed": seed, "epoch": epoch, "passes": passes}
     alone, shared = (merged(shares(num_samples, batch_size, world, **options)) for world in (1, world_size))
@@ -116,14 +116,14 @@ def test_a_resumed_epoch_continues_where_it_stopped_and_the_next_is_whole(
     resumed = GlobalBatches(43, 10, epoch=3, resumed=(3, first_batch), **options)
     rest = [(each.indices.tolist(), each.epoch) for each in resumed]
     assert rest == [(each.indices.tolist(), each.epoch) for each in whole][first_batch:]
-    assert len(resumed) == len(whole)  # what Lightning counts batches against
+    assert len(resumed) == len(whole)  # the number that Lightning uses to count batches
     whole.set_epoch(4)
     resumed.set_epoch(4)
     assert [each.indices.tolist() for each in resumed] == [each.indices.tolist() for each in whole]
 
 
 def test_visits_are_counted_over_passes_and_epochs() -> None:
-    """Two networks that are trained in turn in one epoch see two augmentations."""
+    """Two networks that are trained one after the other in one epoch get different augmentations."""
     batches = GlobalBatches(20, 10, shuffle=True, passes=2)
     visits = []
     for epoch in range(3):

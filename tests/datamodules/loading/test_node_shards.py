@@ -1,4 +1,4 @@
-"""Shards have the counts that their draw says, and batches follow each node's shard on any number of processes."""
+"""Shards have the drawn sizes, and batches follow each node's shard for any number of processes."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ def test_of_each_class_a_node_has_its_share_and_no_sample_twice() -> None:
     for shard, counts in zip(shards, expected, strict=True):
         assert len(shard.unique()) == len(shard)
         assert LABEL[shard].bincount(minlength=10).tolist() == np.minimum(counts, 60).tolist()
-    assert len(torch.cat(shards).unique()) < len(torch.cat(shards))  # nodes have some in common
+    assert len(torch.cat(shards).unique()) < len(torch.cat(shards))  # nodes share some samples
     again = dirichlet_shards(LABEL, 10, 4, 1.0, seed=7)
     assert all(one.equal(other) for one, other in zip(shards, again, strict=True))
     assert not shards[0].equal(dirichlet_shards(LABEL, 10, 4, 1.0, seed=8)[0])

@@ -10,7 +10,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset,
 from datamodules.loading.own_loaders import OwnTrainingSet, as_batch, gives_positions, with_positions
 
 NUM_SAMPLES = 23
-IMAGE = torch.arange(NUM_SAMPLES).float()[:, None, None, None]  # the image says its position
+IMAGE = torch.arange(NUM_SAMPLES).float()[:, None, None, None]  # the image encodes its position
 PAIRS = TensorDataset(IMAGE, torch.arange(NUM_SAMPLES) % 5)
 
 
@@ -33,7 +33,7 @@ class Stream(IterableDataset[Any]):
 
 
 def stacked(samples: list[Any]) -> tuple[Tensor, Tensor]:
-    """A collate_fn of a user, who knows of pairs alone."""
+    """A user's collate_fn that supports only pairs."""
     return torch.stack([image for image, _ in samples]), torch.stack([label for _, label in samples])
 
 

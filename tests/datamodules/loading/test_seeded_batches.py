@@ -1,4 +1,4 @@
-"""Training that goes on within an epoch."""
+"""Training that resumes within an epoch."""
 
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,10 @@ from tests.trainers import quiet
 
 
 class AsksForSteps(LightningModule):
-    """A module of a user's own, whose schedule needs the number of steps of the whole training.
+    """A user's module whose schedule needs the total number of training steps.
 
     Args:
-        asked_in: hook that asks; the loaders are then built before the checkpoint is read.
+        asked_in: hook that requests this number; the loaders are then built before the checkpoint is loaded.
     """
 
     def __init__(self, asked_in: str) -> None:

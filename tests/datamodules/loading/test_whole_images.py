@@ -20,7 +20,7 @@ class Sized:
 
 
 class Images(WholeImageSets):
-    """What is given stands for the set itself."""
+    """A stand-in that returns the given images."""
 
     def set_up_training(self) -> None:
         self.train_set = self.training

@@ -85,7 +85,7 @@ def test_what_is_missing_or_wrong_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.data
 def test_real_scenes_have_their_axes_to_the_right_up_and_to_the_viewer() -> None:
-    """Normals of four Kinect scenes agree with those of their depth, and with no other choice of signs."""
+    """Normals of four Kinect scenes agree with those of their depth, and with no other combination of signs."""
     folder = Path(os.environ["NOISEWORKS_DATA"], "kinect_rgbd")
     cameras = json.loads((folder / "intrinsics.json").read_text())
     source = NormalFolder(str(folder), image_end="_rgb.png").source("test")
@@ -102,7 +102,7 @@ def test_real_scenes_have_their_axes_to_the_right_up_and_to_the_viewer() -> None
         stored = source.read(position)[1][:, step:-step, step:-step] / 255 * 2 - 1
         length, near = np.linalg.norm(stored, axis=0), depth[step:-step, step:-step]
         flat = (length < 1.5) & (near > 0) & (near < 3) & (np.abs(across[2]) < 0.1) & (np.abs(upwards[2]) < 0.1)
-        flat &= np.abs(stored[0]) > 0.2  # what faces neither side has no side
+        flat &= np.abs(stored[0]) > 0.2  # surfaces without a sideways slope have no side
         errors = {}
         for signs in itertools.product((1, -1), repeat=3):
             cosine = (stored * normal * np.reshape(signs, (3, 1, 1))).sum(axis=0)[flat]

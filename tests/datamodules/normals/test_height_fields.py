@@ -7,7 +7,7 @@ from datamodules.normals.height_fields import BUMPS, HeightFields, surface_norma
 
 
 def height(uniform: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """h of one field, by the formula."""
+    """Compute h of one field from its formula."""
     total = torch.zeros_like(x)
     for k in range(BUMPS):
         column, row, tall, wide = uniform[4 * k : 4 * k + 4].tolist()
@@ -19,7 +19,7 @@ def height(uniform: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Ten
 
 
 def test_normals_are_those_of_the_heights() -> None:
-    """By automatic differentiation of h, with rows counted downwards and y upwards."""
+    """The expected normals come from automatic differentiation of h, with rows counted downwards and y upwards."""
     uniform = torch.rand(5, 4 * BUMPS + 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     found = surface_normals(uniform, 7)
     torch.testing.assert_close(found.norm(dim=1), torch.ones(5, 7, 7, dtype=torch.float64))
@@ -40,7 +40,7 @@ def test_images_are_lit_surfaces_that_follow_from_seed_and_split() -> None:
     assert (HeightFields(num_test=40, image_size=12).source("test").normal != source.normal).any()
     assert source.sizes == [(12, 12)] * 40
     normal, image = torch.from_numpy(source.normal).double(), torch.from_numpy(source.image).double() / 255
-    for b in range(40):  # a light explains the pixels that are neither black nor white, up to the noise
+    for b in range(40):  # one light explains the pixels that are neither black nor white, up to the noise
         lit = (image[b, 0] > 0.15) & (image[b, 0] < 0.95)
         light = torch.linalg.lstsq(normal[b][:, lit].T, image[b, 0][lit][:, None]).solution
         assert float((normal[b][:, lit].T @ light - image[b, 0][lit][:, None]).std()) < 0.045

@@ -36,7 +36,7 @@ class Few(NormalSet):
 
 
 class Recorder(LightningModule):
-    """Keeps the batches that it is given."""
+    """Stores its batches."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class Recorder(LightningModule):
 def test_training_squares_are_cut_from_both_and_a_mirror_negates_x() -> None:
     module = Recorder()
     quiet(max_epochs=3).fit(module, NormalMaps(Few(), batch_size=3, crop_size=6, num_workers=0))
-    assert [len(batch["index"]) for batch in module.batches] == [3, 3, 3]  # of one sample, the last batch is left out
+    assert [len(batch["index"]) for batch in module.batches] == [3, 3, 3]  # a last batch of one sample is dropped
     turned = 0
     for epoch, batch in enumerate(module.batches):
         for place, index in enumerate(batch["index"].tolist()):

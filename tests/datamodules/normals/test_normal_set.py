@@ -16,7 +16,7 @@ def test_stored_normals_are_turned_by_negating_axes() -> None:
 
 
 def test_bytes_and_numbers_are_decoded_and_what_is_no_normal_is_zero() -> None:
-    """Black, grey and the zero vector are none; lengths between 0.5 and 1.5 stay as they are."""
+    """Black, grey and the zero vector are not normals; lengths between 0.5 and 1.5 are unchanged."""
     pixels = torch.tensor([[0, 0, 0], [128, 127, 128], [255, 128, 128], [127, 255, 127]], dtype=torch.uint8)
     found = decoded(pixels.T[None, :, None], torch.float64)[0, :, 0].T
     known = pixels.double() / 255 * 2 - 1

@@ -8,7 +8,7 @@ SDXL = {
     *((768, 1344), (832, 1216), (832, 1152), (896, 1152), (896, 1088), (960, 1088), (960, 1024), (1024, 1024)),
     *((704, 1472), (640, 1600), (576, 1792), (512, 2048)),
 }
-"""From the appendix of SDXL's paper: short and long sides, those of least area left out."""
+"""The table in the appendix of SDXL's paper: short and long sides, without those of the smallest area."""
 
 
 @pytest.mark.parametrize("max_ratio", [1.0, 2.0, 4.0])
@@ -29,7 +29,7 @@ def test_an_image_goes_to_the_bucket_that_loses_least_of_it() -> None:
     for (height, width), number in zip(sizes, nearest_bucket(sizes, buckets), strict=True):
 
         def kept(tall: int, wide: int, height: int = height, width: int = width) -> float:
-            """The part of the image that a crop of this ratio keeps."""
+            """Return the part of the image that a crop with this ratio keeps."""
             return min(width / height, wide / tall) / max(width / height, wide / tall)
 
         assert kept(*buckets[number]) == max(kept(*bucket) for bucket in buckets)

@@ -17,7 +17,7 @@ class Recorded(Digits):
 
 
 def test_datasets_around_a_labelled_dataset_download_its_files() -> None:
-    """As `LabelledImages` does, before training: else `download: true` of the inner dataset has no effect."""
+    """They do so before training, like `LabelledImages`; otherwise the inner `download: true` would have no effect."""
     inner, prior = Recorded(), Recorded()
     CaptionedImages(CaptionedClasses(inner), prior=CaptionedClasses(prior)).prepare_data()
     assert (inner.fetched, prior.fetched) == (1, 1)

@@ -14,7 +14,7 @@ from tests.datamodules.image_folders import photograph, save
 
 
 def positions(width: int, height: int) -> Image.Image:
-    """Red tells the column and green the row, in 8 bits."""
+    """Create an 8-bit image in which red encodes the column and green the row."""
     column, row = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
     return Image.fromarray(np.stack([column, row, 0 * row], axis=2).round().astype(np.uint8))
 
@@ -33,7 +33,7 @@ def test_size_conditions_say_where_the_crop_is(tmp_path: Path, place: list[float
     row = torch.zeros(1, dtype=torch.int64)
     height, width, top, left, tall, wide = source.size_conditions(row, uniform)[0].tolist()
     assert (height, width, tall, wide) == (100, 160, 32, 32)
-    resized = positions(160, 100).resize((160 * 48 // 100, 48), Image.Resampling.BILINEAR)  # as diffusers' script does
+    resized = positions(160, 100).resize((160 * 48 // 100, 48), Image.Resampling.BILINEAR)  # as in diffusers' script
     expected = np.asarray(resized)[int(top) : int(top) + 32, int(left) : int(left) + 32]
     found = source.fetch(row, uniform)[0].permute(1, 2, 0).numpy()
     assert np.abs(found.astype(int) - expected).max() <= 3
@@ -61,7 +61,7 @@ def test_images_of_a_bucket_fill_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])
 def test_a_photograph_is_turned_as_its_tag_says(suffix: str, tmp_path: Path) -> None:
     upright, exif = positions(96, 64), Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    exif[0x0112] = 6  # to be rotated clockwise by 90 degrees
     turned = upright.transpose(Image.Transpose.ROTATE_90)
     save(tmp_path / "plain" / f"a.{suffix}", upright, quality=95)
     save(tmp_path / "tagged" / f"a.{suffix}", turned, exif=exif, quality=95)

@@ -1,4 +1,4 @@
-"""Captioned images of `datasets` are those of the folder, from a saved dataset and from the folder itself."""
+"""Captioned images from `datasets` equal those of the folder, for a saved dataset and for the folder itself."""
 
 import json
 from pathlib import Path
@@ -27,7 +27,7 @@ def _offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Five images of several sizes, with captions in metadata.jsonl."""
+    """Write five images of several sizes, with captions in metadata.jsonl."""
     for number in range(5):
         save(tmp_path / "images" / f"{number}.png", photograph(20 + 8 * number, 36, number))
     lines = [json.dumps({"file_name": f"{number}.png", "text": text}) for number, text in enumerate(TEXTS)]
@@ -36,7 +36,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def saved(folder: Path, target: Path, **columns: list[Any]) -> str:
-    """Save the images of a folder, with captions, as a dataset of one split."""
+    """Save the images of a folder, with captions, as a dataset with one split."""
     rows: list[Any] = [{"bytes": file.read_bytes(), "path": None} for file in sorted(folder.glob("*.png"))]
     table = {"image": rows, "text": TEXTS, **columns}
     kinds = {"image": datasets.Image(), **{key: datasets.Value("string") for key in table if key != "image"}}
@@ -100,7 +100,7 @@ def test_one_prompt_or_no_captions_need_no_column(folder: Path, tmp_path: Path) 
         ({"caption_column": "number"}, "the column number must hold captions, as text, got"),
         ({"caption_column": "gaps"}, r"row 2 has no caption$"),
         ({"image_key": "text"}, "the column text must hold images"),
-        ({"split": "test"}, "split is test, and its splits are train"),
+        ({"split": "test"}, "split is test, but the dataset has the splits train"),
         ({"image_size": 20, "buckets": Buckets(8)}, r"image_size must be a multiple of buckets\.multiple, 8, got 20"),
         ({"resize": 8}, "resize must be at least image_size, 16, got 8"),
     ],

@@ -40,7 +40,7 @@ def test_a_pair_is_in_the_layout_of_the_authors_and_its_line_is_put_together(tmp
 def test_pairs_are_kept_whose_first_score_rises_by_more_than_the_margin(
     tmp_path: Path, margin: float | None, kept: list[int]
 ) -> None:
-    for index, after in enumerate((1.0, 1.5, 0.0, 1.75)):  # a tie, exactly the margin, a fall
+    for index, after in enumerate((1.0, 1.5, 0.0, 1.75)):  # a tie, exactly the margin, a decrease
         written(tmp_path, index, [1.0, 0.0], [after, 9.0])
     write_scores(tmp_path)
     found = kept_pairs(tmp_path, tmp_path / "scores.jsonl", margin)

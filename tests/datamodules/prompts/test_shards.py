@@ -23,7 +23,7 @@ def image_of(width: int, height: int) -> bytes:
 
 
 def write(root: Path, kind: str) -> list[str]:
-    """Write seven images of 40 x 30 in two shards; green tells the position."""
+    """Write seven images of 40 x 30 in two shards; green encodes the position."""
     captions = [f"caption {number} \N{SNOWMAN}" for number in range(7)]
     for shard, part in enumerate((SAMPLES[:4], SAMPLES[4:])):
         if kind == "parquet":
@@ -58,7 +58,7 @@ def test_images_and_captions_of_all_shards_are_read_by_position(kind: str, tmp_p
 def test_image_headers_are_read_once_unless_a_shard_changes(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Checks before the model is built, and setup, build the dataset anew."""
+    """Checks before the model is built, and setup, each construct the dataset again."""
     write(tmp_path, kind)
     read: list[str] = []
 
@@ -120,7 +120,7 @@ def with_a_gap(root: Path) -> None:
     [
         (without_caption, r"0\.tar .* captioned images: the sample b has no caption, neither b\.txt nor b\.json"),
         (without_key, r"a\.json holds no 'text'"),
-        (without_image, "the sample b holds 0 images and must hold one; its columns are txt"),
+        (without_image, "the sample b has 0 images, but must have one; its columns are txt"),
         (of_another_encoding, r"0\.tar cannot be read as a tar shard of captioned images: 'utf-8' codec"),
         (without_column, "caption_column text is not a column; the columns are image, label"),
         (with_numbers, "the column text must hold captions, as text, got int64"),

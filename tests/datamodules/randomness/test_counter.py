@@ -50,7 +50,7 @@ def test_poissons_quantiles_are_scipys(rate: float) -> None:
     u = np.concatenate([tail[tail > 1.2e-16], np.linspace(0.1, 0.9, 301), 1 - tail[tail > 1.2e-16]])
     k = poisson_quantile(torch.from_numpy(u), torch.full((len(u),), rate, dtype=torch.float64)).numpy()
     expected = stats.poisson.ppf(u, rate)
-    # Where u is the end of a step but for rounding, either count is right.
+    # If u equals the end of a step up to rounding, either count is correct.
     near = np.abs(stats.poisson.cdf(np.minimum(k, expected), rate) - u) < 1e-14
     np.testing.assert_array_equal(k[~near], expected[~near])
 
@@ -77,7 +77,7 @@ GOLDEN = 0x9E3779B97F4A7C15
 
 
 def splitmix64(state: int) -> int:
-    """Output of the generator in a state, in Python's integers (Steele, Lea and Flood, OOPSLA 2014)."""
+    """Compute the generator's output for a state with Python integers (Steele, Lea and Flood, OOPSLA 2014)."""
     z = (state + GOLDEN) % WORD
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) % WORD
     z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) % WORD
@@ -85,7 +85,7 @@ def splitmix64(state: int) -> int:
 
 
 def reference_uniform(seed: int, epoch: int, index: int, count: int, stream: int) -> list[float]:
-    """The definition without tensors: key from (seed, epoch, stream), state from the sample, then a sequence."""
+    """Compute the definition without tensors: key from (seed, epoch, stream), state from the sample, a sequence."""
     key = 0
     for word in (seed, epoch, stream):
         key = splitmix64(key ^ (word % WORD))
@@ -94,7 +94,7 @@ def reference_uniform(seed: int, epoch: int, index: int, count: int, stream: int
 
 
 def test_the_generator_gives_the_published_sequence() -> None:
-    """The first outputs of splitmix64 from state 1234567, which implementations of it are checked against."""
+    """Compare with the first outputs of splitmix64 from state 1234567, a common reference for implementations."""
     outputs = [splitmix64((1234567 + k * GOLDEN) % WORD) for k in range(5)]
     assert outputs == [
         *(6457827717110365317, 3203168211198807973, 9817491932198370423),
@@ -119,7 +119,7 @@ def test_uniform_numbers_are_those_of_big_integers(
 
 
 def test_uniform_numbers_are_uniform_and_independent() -> None:
-    """Over samples, over visits of one sample, over the numbers of a sample, over seeds and over streams."""
+    """This is tested over samples, visits of one sample, numbers of one sample, seeds and streams."""
     samples = sample_uniform(0, 0, torch.arange(20_000), count=3)
     one = torch.tensor([17])
     visits = torch.cat([sample_uniform(0, epoch, one, count=3) for epoch in range(3000)])

@@ -1,4 +1,4 @@
-"""What several processes draw for a batch is what one process draws for it, sample by sample."""
+"""Several processes draw the same numbers for the samples of a batch as one process does."""
 
 import ast
 import os
@@ -49,7 +49,7 @@ def mixed(image: Tensor, label: Tensor, *alphas: float) -> Tensor:
 
 
 def drawn(image: Tensor, label: Tensor) -> dict[str, Tensor]:
-    """Draw for some samples in each of the ways that steps do; the first dimension counts samples."""
+    """Draw for some samples in each way that training steps use; the first dimension is the sample."""
     found = {name: view(image) for name, view in VIEWS.items()}
     mixing = draw_mixing(len(image), 1.0)
     return found | {
@@ -95,7 +95,7 @@ def test_samples_are_drawn_the_same_whichever_process_has_them(both: list[Any]) 
 
 
 def draws_of(path: Path) -> list[str]:
-    """Lines of a file that draw without a generator, but where something is made, which is alike on all processes."""
+    """Return a file's lines that draw without a generator, except in constructors, where all processes agree."""
     draw = re.compile(r"torch\.(rand|randn|randint|rand_like|randn_like|bernoulli|poisson|normal|multinomial)\(")
     text = path.read_text()
     made = {
@@ -109,7 +109,10 @@ def draws_of(path: Path) -> list[str]:
 
 
 def test_modules_draw_for_samples_by_these_functions_or_by_generators_of_their_own() -> None:
-    """Otherwise the process would decide. Mixing draws within `shared_rng`; fits to an image seed torch for each."""
+    """Otherwise, draws would depend on the process.
+
+    Mixing draws within `shared_rng`; methods that fit one image seed torch for each image.
+    """
     found = {path.relative_to(ROOT).as_posix() for path in (ROOT / "lightning_modules").rglob("*.py") if draws_of(path)}
     fitted = {"denoising/scoredvi/module.py", "baselines/deep_image_prior.py", "baselines/self2self.py"}
     assert found == {f"lightning_modules/{each}" for each in ("losses/mixing.py", *fitted)}
@@ -127,7 +130,7 @@ def test_one_process_draws_from_torchs_own_generators() -> None:
 
 
 def test_each_process_draws_by_itself_for_some_samples_and_between_batches(both: list[Any]) -> None:
-    """From generators that what all draw alike leaves as they were."""
+    """These generators are unaffected by draws that all processes share."""
     alike = torch.rand(3, generator=torch.Generator().manual_seed(SEED + 1))
     for rank, (_, own, also) in enumerate(both):
         generator = torch.Generator().manual_seed(100 + rank)

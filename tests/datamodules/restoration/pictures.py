@@ -15,7 +15,7 @@ def pixels(height: int = 6, width: int = 5, colour: bool = True) -> np.ndarray:
 
 
 def written(folder: Path, names: Sequence[str], **size: int) -> dict[str, np.ndarray]:
-    """Write random images and return them by name."""
+    """Write random images, and return them by name."""
     images = {name: pixels(**size) for name in names}
     for name, image in images.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -24,5 +24,5 @@ def written(folder: Path, names: Sequence[str], **size: int) -> dict[str, np.nda
 
 
 def planes(image: np.ndarray) -> np.ndarray:
-    """The image as sets give it, `[C, H, W]`."""
+    """Return the image in the layout of image sets, `[C, H, W]`."""
     return np.atleast_3d(image).transpose(2, 0, 1)

@@ -9,7 +9,7 @@ from datamodules.restoration.aid import AID, AIDThumbnails, selection
 from tests.datamodules.restoration.test_reduced_images import write
 
 IMAGES = {"Airport": 360, "BareLand": 310, "BaseballField": 220, "Church": 240, "Pond": 420, "Viaduct": 420}
-"""How many images some kinds have."""
+"""Number of images in some classes."""
 
 
 def test_a_hundred_images_of_each_kind_are_trained_on_and_thirty_others_tested_on() -> None:

@@ -73,7 +73,7 @@ def test_crops_of_dnd_have_no_ground_truth(tmp_path: Path) -> None:
 
 
 def test_crops_of_dnd_are_cut_out_of_its_own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Boxes count from 1 and hold their last row and column."""
+    """Boxes are 1-based and include their last row and column."""
     (tmp_path / "DND" / "dnd_2017" / "images_srgb").mkdir(parents=True)
     photographs = np.random.default_rng(0).random((2, 6, 8, 3))
     monkeypatch.setattr(camera_pairs, "read_cells", lambda path, key: [np.array([[1, 1, 4, 4], [3, 5, 6, 8.0]])] * 2)

@@ -33,7 +33,7 @@ def test_folders_of_pairs_match_by_name_whatever_the_suffix(tmp_path: Path) -> N
 
 
 def test_the_mixed_test_set_of_fmd_is_read_by_the_configuration(tmp_path: Path) -> None:
-    """Raw images and means of captures have equal names, and grey images get three equal channels."""
+    """Raw images and averaged captures have equal names, and grey images get three equal channels."""
     given = settings_of(CONFIGS / "scoredvi" / "fmd.yaml")
     [place] = {key.rpartition(".")[0] for key in given if key.endswith("noisy_dir")}
     folders = {key: given[f"{place}.{key}"] for key in ("noisy_dir", "clean_dir")}
@@ -123,7 +123,7 @@ def test_an_image_four_times_as_large_is_the_mean_of_blocks() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (3, 64, 96), dtype=np.uint8)
     found = torch.from_numpy(centre_crop(pixels, 16)).float()
     halves = F.avg_pool2d(torch.from_numpy(pixels).float()[None], 4)[0, :, :, 4:20]
-    assert float((found - halves).abs().max()) <= 2  # each halving rounds along both axes
+    assert float((found - halves).abs().max()) <= 2  # each halving rounds in both directions
     small = pixels[:, :16, :16]
     np.testing.assert_array_equal(centre_crop(small, 16), small)
     assert centre_crop(pixels[:1, :20, :30], 16).shape == (1, 16, 16)

@@ -32,7 +32,7 @@ class Few(PairSet):
 
 
 class Recorder(LightningModule):
-    """Keeps the batches that it is given."""
+    """Stores its batches."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ def whole_images(data: ImagePairs) -> list[tuple[int, dict[str, Any]]]:
 
 
 def at(index: int, epoch: int = 0, size: int = 8) -> np.ndarray:
-    """The patch of a sample, by plain indices."""
+    """Cut the patch of a sample with plain indexing."""
     image = CLEAN[index // 3][0]
     row, column, *_ = sample_uniform(0, epoch, torch.tensor([index]), 2)[0].tolist()
     top, left = int(row * (image.shape[0] - size + 1)), int(column * (image.shape[1] - size + 1))
@@ -134,7 +134,7 @@ def test_the_eight_ways_are_equally_frequent() -> None:
     different, count = ways.unique(dim=0, return_counts=True)
     assert len(different) == 8
     assert float((count - 500).abs().max()) < 100
-    stored = corner[:8].to(torch.uint16)  # which PyTorch does not flip
+    stored = corner[:8].to(torch.uint16)  # PyTorch does not flip it
     uniform = torch.rand(8, 3)
     assert torch.equal(flipped_and_transposed(stored, uniform).float(), flipped_and_transposed(corner[:8], uniform))
 
@@ -148,7 +148,7 @@ def test_patches_tell_the_level_of_their_noise_where_it_is_a_range() -> None:
 
 
 def test_test_images_have_the_noise_of_the_published_tables() -> None:
-    """The lines are those of KAIR's test scripts, and each image starts with the same seed."""
+    """The seeding follows KAIR's test scripts: each image starts with the same seed."""
     data = ImagePairs(test={"first": Few(), "second": Few()}, noise=Gaussian((5, 50)), test_noise=Gaussian(50))
     batches = whole_images(data)
     assert data.test_names == ["first", "second"]
@@ -169,10 +169,10 @@ def test_each_test_image_has_a_level_of_its_own_where_noise_is_a_range(batch_siz
     level = {}
     for _, batch in whole_images(data):
         for index, noisy in zip(batch["index"].tolist(), batch["noisy"][:, 0].numpy(), strict=True):
-            field = np.random.RandomState(0).standard_normal(noisy.shape)  # that of the tables, as of one level
+            field = np.random.RandomState(0).standard_normal(noisy.shape)  # that of the tables, for a single level
             level[index] = float((noisy * 255 - CLEAN[index][0]).ravel() @ field.ravel() / (field**2).sum())
     place = CounterRNG(0, 0, torch.arange(4)).uniform(torch.empty(4, 1, 1, 1).double()).flatten().tolist()
-    expected = [20 * (55 / 20) ** one for one in place]  # log-uniform, by seed 0 and the image's position alone
+    expected = [20 * (55 / 20) ** one for one in place]  # log-uniform, from seed 0 and the position
     assert [level[index] for index in range(4)] == pytest.approx(expected, rel=1e-4)
     assert len({round(one) for one in expected}) == 4
 

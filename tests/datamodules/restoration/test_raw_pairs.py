@@ -13,7 +13,7 @@ RANDOM = np.random.default_rng(0)
 
 
 def raw(path: Path, size: int = 8, **levels: int) -> np.ndarray:
-    """Write a random raw image and return its numbers."""
+    """Write a random raw image, and return its values."""
     path.parent.mkdir(parents=True, exist_ok=True)
     bayer = RANDOM.integers(500, 2000, (size, size + 4), dtype=np.uint16)
     np.savez(path, bayer=bayer, pattern="RGGB", **{"black": 512, "white": 16383, **levels})

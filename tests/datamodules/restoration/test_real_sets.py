@@ -1,4 +1,4 @@
-"""The sets as they are distributed, where they are at hand."""
+"""The published datasets, if they are available."""
 
 import math
 from typing import Any
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.data
 
 
 def mean_psnr(data: ImagePairs) -> float:
-    """PSNR of the noisy images, neither clipped nor rounded: the mean over images."""
+    """Compute the mean PSNR over the noisy images, neither clipped nor rounded."""
     data.setup("test")
     assert data.test_sets is not None
     (images,) = data.test_sets.values()

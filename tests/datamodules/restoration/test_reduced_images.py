@@ -16,13 +16,13 @@ from tests.trainers import quiet
 
 
 def kernel(x: np.ndarray) -> np.ndarray:
-    """Keys' cubic of a = -1/2, by its formula."""
+    """Compute Keys' cubic kernel with a = -1/2 from its formula."""
     x = np.abs(x)
     return np.where(x <= 1, 1.5 * x**3 - 2.5 * x**2 + 1, np.where(x <= 2, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2, 0))
 
 
 def matrix(size: int, factor: int) -> np.ndarray:
-    """MATLAB's `imresize` along one axis: a kernel that is `factor` times as wide, with mirrored borders."""
+    """Compute MATLAB's `imresize` along one axis: a kernel that is `factor` times as wide, with mirrored borders."""
     made = np.zeros((size // factor, size))
     for row in range(size // factor):
         centre = (row + 0.5) * factor - 0.5
@@ -42,7 +42,7 @@ def test_reduction_is_matlabs_formula(factor: int) -> None:
 
 
 class Numbered(PairSet):
-    """Two images whose pixels say where they are."""
+    """Two images whose pixels encode their positions."""
 
     channels = 1
 
@@ -63,7 +63,7 @@ def test_patches_of_both_sizes_show_the_same_place() -> None:
     assert cut["clean"].shape == (40, 1, 8, 8)
     assert cut["noisy"].shape == (40, 1, 4, 4)
     inner = cut["clean"].float().unflatten(3, (4, 2)).unflatten(2, (4, 2)).mean(dim=(3, 5))
-    interior = (inner > 4) & (inner < 18)  # ramps stay ramps but at borders, up to rounding
+    interior = (inner > 4) & (inner < 18)  # ramps remain ramps except at borders, up to rounding
     assert interior.sum() > 300
     assert (inner - cut["noisy"].float()).abs()[interior].max() <= 0.5
     assert len({tuple(each.flatten().tolist()) for each in cut["clean"]}) > 10
@@ -76,7 +76,7 @@ def test_whole_images_are_tested_in_both_sizes() -> None:
     [images] = data.test_sets.values()
     batch = images[Request(torch.tensor([0, 2]), 2, 0)]
     assert batch["noisy"].shape == (2, 1, 8, 8)
-    assert batch["clean"].shape == (2, 1, 32, 32)  # the last two rows and columns make no pixel
+    assert batch["clean"].shape == (2, 1, 32, 32)  # the last two rows and columns do not form a pixel
     np.testing.assert_array_equal(batch["noisy"][1].numpy(), reduced(batch["clean"][1].numpy(), 4))
 
 

@@ -51,7 +51,7 @@ def blocks_of_another_shape(root: Path) -> object:
 
 
 def folders(files: list[str], **arguments: str) -> Callable[[Path], object]:
-    """Read pairs of folders of images; what is special about a file is in its name."""
+    """Read pairs from folders of images; special properties of a file are encoded in its name."""
 
     def read(root: Path) -> object:
         kinds = {"deep": np.zeros((3, 3), np.uint16), "clear": np.zeros((3, 3, 4), np.uint8)}
@@ -70,7 +70,7 @@ def folders(files: list[str], **arguments: str) -> Callable[[Path], object]:
 
 
 def known(kind: Any, missing: int) -> Callable[[Path], object]:
-    """Read a known set whose images are all of a wrong size, `missing` of them absent."""
+    """Read a known dataset whose images all have a wrong size, without the images in `missing`."""
 
     def read(root: Path) -> object:
         written(root / kind.folders[0], [f"{number}.png" for number in range(kind.count - missing)])
@@ -111,7 +111,7 @@ def eld(**arguments: Any) -> Callable[[Path], object]:
 
 
 def raw_pairs(split: Any = "training", ratio: int | None = None, where: str = "", **exposures: Any) -> Any:
-    """Read SID after other long exposures, by their number, were written; none deletes one."""
+    """Read SID with changed long exposures, keyed by their number; None deletes one."""
 
     def read(root: Path) -> object:
         sid(root)

@@ -1,4 +1,4 @@
-"""What experts do: CartPole's regulator against its equations, an actor's file against torch's layers."""
+"""Experts: CartPole's regulator compared with its equations, and an actor file compared with torch layers."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,7 +34,7 @@ def test_the_regulator_solves_the_riccati_equation_of_the_environments_own_step(
         ((stepped(np.zeros(4), small) - stepped(np.zeros(4), -small)) / (2 * small))[:, None],
     )
     p = np.eye(4)
-    for _ in range(20_000):  # the recursion whose limit the equation's solution is
+    for _ in range(20_000):  # the fixed-point iteration converges to the solution of the equation
         gain = np.linalg.solve(np.eye(1) + b.T @ p @ b, b.T @ p @ a)
         p = np.eye(4) + a.T @ p @ (a - b @ gain)
     np.testing.assert_allclose(expert.gain, gain, rtol=1e-5)

@@ -31,7 +31,7 @@ def imitator() -> SSO:
 
 
 class Kept(Callback):
-    """Keep the batches, and a checkpoint after each."""
+    """Stores the batches, and a checkpoint after each batch."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self.batches: list[Any] = []
@@ -56,7 +56,7 @@ def test_states_follow_from_the_seed_and_the_policy_and_targets_are_the_experts(
     assert states.shape == (30, 2, 4)
     np.testing.assert_allclose(targets[7], data.expert.actions(states[7]))
     assert (rewards == 1).all()
-    np.testing.assert_array_equal(data.simulated([1], 30, 0, 0, 0)[0][:, 0], states[:, 1])  # alone or with another
+    np.testing.assert_array_equal(data.simulated([1], 30, 0, 0, 0)[0][:, 0], states[:, 1])  # alone or with others
     assert not np.array_equal(data.simulated([0], 30, 0, 0, 1)[0][0], states[0, :1])
     with torch.no_grad():
         policy.weight.neg_()
@@ -73,8 +73,8 @@ def test_the_regulator_balances_and_its_share_makes_the_states_its_own() -> None
     assert 8 <= pushed <= 12
     data = following(rollouts(expert_share=1.0), Push())
     states, _, _ = data.simulated([0], 200, 0, 0, 0)
-    assert np.abs(states[..., 2]).max() < 0.2  # no pole fell, so that no episode ended
-    assert data.mean_return() == pushed  # the expert plays no part there
+    assert np.abs(states[..., 2]).max() < 0.2  # no pole fell, so no episode ended
+    assert data.mean_return() == pushed  # the return does not depend on the expert
 
     class Expert(nn.Module):
         def forward(self, states: torch.Tensor) -> torch.Tensor:
@@ -84,7 +84,7 @@ def test_the_regulator_balances_and_its_share_makes_the_states_its_own() -> None
 
 
 def returned(processes: int = 1) -> float:
-    """Play three episodes, where several processes cannot reduce tensors on the host, as with NCCL."""
+    """Play three episodes with processes that cannot reduce tensors on the host, as with NCCL."""
     policy: Any = nn.Linear(4, 1, bias=False, dtype=torch.float64)
     nn.init.constant_(policy.weight, 0.1)
     data = following(rollouts(episodes=3), policy)

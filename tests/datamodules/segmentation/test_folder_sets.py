@@ -20,7 +20,7 @@ from tests.trainers import quiet
 
 @pytest.fixture
 def folders(tmp_path: Path) -> Path:
-    """Six images of different sizes and formats, three auxiliary masks, two images to test with."""
+    """Write six images of different sizes and formats, three auxiliary masks, and two test images."""
     for number, suffix in enumerate(("png", "jpg", "tif", "png", "bmp", "png")):
         save(tmp_path / "images" / f"p{number}.{suffix}", np.full((20 + number, 30), 40 * number, dtype=np.uint8))
     for number in range(3):

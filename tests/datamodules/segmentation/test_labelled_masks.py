@@ -24,7 +24,7 @@ NUM_CLASSES = 3
 
 
 class Blocks(MaskSet):
-    """Eleven random images of 6 x 4 pixels with random masks for training, and five for testing."""
+    """Random 6 x 4 images with random masks: eleven for training and five for testing."""
 
     num_classes = NUM_CLASSES
     image_shape = (2, 6, 4)
@@ -55,7 +55,7 @@ def blocks(batch_size: int = 4, known: bool = True, **options: Any) -> LabelledM
 
 
 class InAFile(LabelledMasks):
-    """Keeps corrections in a file, as of a set too large for shared memory."""
+    """Keeps corrections in a file, as for a set that does not fit in shared memory."""
 
     def __init__(self, batch_size: int = 4, **options: Any) -> None:
         super().__init__(Blocks(), batch_size, **{"num_workers": 0} | options)
@@ -71,7 +71,7 @@ def corrected(label: Tensor) -> Tensor:
 
 
 def correct_every_other(module: Any, data: Any) -> None:
-    """Turn category 1 to 2 in the masks of every other image after the first epoch."""
+    """Change category 1 to 2 in the masks of every other image after the first epoch."""
     if module.current_epoch == 0:
         for batch in data.training_images_dataloader():
             chosen = batch["index"] % 2 == 0
@@ -126,7 +126,7 @@ def test_corrections_reach_living_workers_and_leave_the_given_masks(kind: Any, n
     assert torch.equal(in_order(before, "label"), given_masks)
     index = torch.tensor([10, 3])
     data.correct_labels(index, corrected(given_masks[index].long()))
-    sampler.set_epoch(1)  # the workers live on
+    sampler.set_epoch(1)  # persistent workers
     after = list(loader)
     expected = given_masks.clone()
     expected[index] = corrected(given_masks[index])
@@ -151,7 +151,7 @@ def test_corrections_are_part_of_the_checkpoint(tmp_path: Path, kind: Any, set_u
     assert torch.equal(in_order(module.trained[3:], "label"), expected)
     torch.save(data.state_dict(), tmp_path / "state.pt")
     state = torch.load(tmp_path / "state.pt", weights_only=True)
-    assert state["corrected_masks"]["index"].tolist() == [0, 2, 4, 6, 8, 10]  # what changed, and nothing else
+    assert state["corrected_masks"]["index"].tolist() == [0, 2, 4, 6, 8, 10]  # the changes, and nothing else
     restored = kind()
     if set_up_first:
         restored.setup("fit")
@@ -187,7 +187,7 @@ def test_a_file_of_corrections_outside_of_a_run_holds_no_descriptor() -> None:
     data.setup("fit")
     path = corrections_file(data)
     assert path.exists()
-    assert not any(Path(link).resolve() == path for link in Path("/proc/self/fd").iterdir())  # a mapping needs none
+    assert not any(Path(link).resolve() == path for link in Path("/proc/self/fd").iterdir())  # not needed for a mapping
     data.teardown("fit")
     assert not path.exists()
 
@@ -198,7 +198,7 @@ def test_a_file_of_corrections_takes_room_for_what_is_corrected_alone(tmp_path: 
     masks.write(torch.tensor([7]), torch.ones(1, 1000, 1000, dtype=torch.uint8))
     occupied = os.stat(tmp_path / "masks").st_blocks * 512
     assert 1_000_000 <= occupied < 1_100_000
-    again = pickle.loads(pickle.dumps(CorrectedMasks(size[:9], tmp_path / "masks")))  # as a spawned worker gets it
+    again = pickle.loads(pickle.dumps(CorrectedMasks(size[:9], tmp_path / "masks")))  # as a spawned worker receives it
     assert again.mask(7).min() == 1
     assert again.mask(8).max() == 0
 
@@ -206,7 +206,7 @@ def test_a_file_of_corrections_takes_room_for_what_is_corrected_alone(tmp_path: 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=8), st.data())
 def test_masks_of_any_sizes_come_back_as_they_were_written(sizes: list[tuple[int, int]], draw: st.DataObject) -> None:
-    """Also through a checkpoint, and of arrays larger than the masks the upper left part counts."""
+    """This includes saving to a checkpoint. Of arrays that are larger than the masks, the upper left part is used."""
     masks = CorrectedMasks(torch.tensor(sizes))
     chosen = draw.draw(st.lists(st.integers(0, len(sizes) - 1), unique=True))
     label = torch.randint(256, (len(chosen), 10, 11), dtype=torch.uint8)
@@ -242,7 +242,7 @@ def test_corrections_that_do_not_fit_are_refused(label: Tensor, message: str) ->
     data.setup("fit")
     with pytest.raises(ValueError, match=message):
         data.correct_labels(torch.tensor([0]), label)
-    data.correct_labels(torch.tensor([], dtype=torch.int64), torch.zeros(0, 6, 4))  # nothing is no mistake
+    data.correct_labels(torch.tensor([], dtype=torch.int64), torch.zeros(0, 6, 4))  # ignored pixels are not mistakes
 
 
 def test_a_run_keeps_how_wrong_its_masks_were_made(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ SMALL: dict[str, Any] = {"train_patients": [1, 10], "val_patients": [2], "test_p
 
 
 def slice_of(patient: int, number: int) -> tuple[np.ndarray, np.ndarray]:
-    """A slice in Hounsfield units and its mask; slice 0 of each patient shows no organ."""
+    """Return a slice in Hounsfield units and its mask; slice 0 of each patient shows no organ."""
     random = np.random.default_rng([patient, number])
     image = random.integers(-1000, 1000, size=(32, 32)).astype(np.int16)
     mask = np.zeros((32, 32), dtype=np.uint8)
@@ -66,7 +66,7 @@ def check_sources(images: SegTHOR) -> None:
 
 
 def test_slices_of_each_split_come_from_folders(folders: Path) -> None:
-    """In the order of their names, without those that show no organ."""
+    """The slices are sorted by name, and slices without an organ are excluded."""
     check_sources(SegTHOR(str(folders), **SMALL))
 
 
@@ -111,7 +111,7 @@ def test_slices_of_another_size_are_resized(folders: Path) -> None:
     data = SegTHOR(str(folders), **{**SMALL, "image_size": 16})
     source = data.test()
     image, mask = slice_of(3, 1)
-    half = image.astype(np.float64).reshape(16, 2, 16, 2).mean(axis=(1, 3))  # the middle between two pixels
+    half = image.astype(np.float64).reshape(16, 2, 16, 2).mean(axis=(1, 3))  # the midpoint between two pixels
     assert np.abs(source.image[0, 0].numpy() - half).max() <= 0.5
     assert source.image.dtype == torch.int16
     assert np.array_equal(source.given[0], mask[1::2, 1::2])
@@ -125,7 +125,7 @@ def test_whole_numbers_beyond_16_bits_with_a_sign_keep_their_values(folders: Pat
     data = SegTHOR(str(folders), **{**SMALL, "image_size": size})
     source: Any = data.test()
     assert source.image[1].unique().tolist() == [40000]
-    assert source.image[0].min() < 0  # the others are as they were
+    assert source.image[0].min() < 0  # the others are unchanged
     save(next(folders.glob("im*")) / f"{name(3, 2)}.npy", large - 20000)
     assert data.test().image.dtype == torch.int16
 

@@ -30,7 +30,7 @@ def test_auxiliary_masks_depend_on_seed_visit_and_image_alone() -> None:
 
 
 def test_annotated_images_have_their_true_masks_as_labels() -> None:
-    """For the supervised upper bound; images and auxiliary masks stay the same."""
+    """The labels are for the supervised upper bound; images and auxiliary masks are the same."""
     free, annotated = (UnpairedMasks(EllipseImages(annotated=given), seed=3) for given in (False, True))
     batches = []
     for data in (free, annotated):
@@ -50,7 +50,7 @@ def test_auxiliary_masks_belong_to_no_image_and_all_are_used_alike() -> None:
     drawn = torch.cat([augmented(data, *range(100), epoch=epoch)[:, 0] for epoch in range(10)])
     same = (drawn[:, None] == pool[None]).all(dim=(2, 3))
     assert same.any(dim=1).all()
-    assert same.sum(dim=0).min() > 60  # of 1,000, expected 100 each
+    assert same.sum(dim=0).min() > 60  # of 1,000, with an expectation of 100 each
     truth = data.train_set[request(*range(100))]["clean_label"]
     assert not (truth[:, None] == pool[None]).all(dim=(2, 3)).any()
 
@@ -59,7 +59,7 @@ def test_each_seed_and_split_has_textures_of_its_own() -> None:
     def pixels(seed: int, split: str) -> Tensor:
         data = UnpairedMasks(EllipseImages(num_training=60, num_validation=60, num_test=60), seed=seed)
         data.setup("fit")
-        edge = getattr(data.images, split)().image[:, :, :3].double()  # where no structure is
+        edge = getattr(data.images, split)().image[:, :, :3].double()  # outside all structures
         return (edge - edge.mean(dim=(1, 2, 3), keepdim=True)).flatten()[None]
 
     rows = torch.cat([pixels(seed, split) for seed in (0, 1) for split in ("training", "validation", "test")])

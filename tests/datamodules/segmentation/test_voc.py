@@ -20,7 +20,7 @@ SIZES = {"a": (50, 60), "b": (64, 40), "c": (30, 30), "d": (44, 70)}
 
 
 def mask_of(name: str, shift: int = 0) -> np.ndarray:
-    """Two rectangles, and a line of ignored pixels."""
+    """Draw two rectangles, and a line of ignored pixels."""
     height, width = SIZES[name]
     mask = np.zeros((height, width), dtype=np.uint8)
     mask[4 + shift : height // 2, 6 : width - 8] = 7
@@ -30,7 +30,7 @@ def mask_of(name: str, shift: int = 0) -> np.ndarray:
 
 
 def save_mask(folder: Path, name: str, mask: np.ndarray) -> None:
-    """As VOC has them: with a palette."""
+    """Save a mask with a palette, as in VOC."""
     folder.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(mask, mode="P")
     image.putpalette([value for index in range(256) for value in (index, 255 - index, 7)])
@@ -39,7 +39,7 @@ def save_mask(folder: Path, name: str, mask: np.ndarray) -> None:
 
 @pytest.fixture
 def voc(tmp_path: Path) -> Path:
-    """Images whose brightness tells the category; a, b, c for training and d for validation."""
+    """Write images whose brightness encodes the category; a, b, c for training and d for validation."""
     root = tmp_path / "VOCdevkit" / "VOC2012"
     lists = root / "ImageSets" / "Segmentation"
     for folder in (root / "JPEGImages", lists):
@@ -63,7 +63,7 @@ def pseudo(voc: Path) -> Path:
 
 
 def data_of(voc: Path, pseudo: Path | None = None, crop_size: int = 448, colours: bool = False, **options: Any) -> Any:
-    """The set for training: cropped, mirrored and, if asked for, changed in colour."""
+    """Create the training set: cropped, mirrored and optionally with colour changes."""
     images = VOCSegmentation(str(voc), None if pseudo is None else str(pseudo), options.pop("train_list", None))
     plain = {} if colours else {"hue": 0.0, "saturation": 0.0, "value": 0.0}
     augmentation = MaskAugmentation(crop_size, **plain)
@@ -81,7 +81,7 @@ def by_index(batches: list[dict[str, Any]], key: str) -> dict[int, Tensor]:
 
 
 def test_images_and_masks_are_cut_alike(voc: Path) -> None:
-    """The brightness of a pixel is that of its category, up to a pixel at borders; what is around is ignored."""
+    """Brightness encodes a pixel's category, within one pixel of borders; pixels outside the image are ignored."""
     module = run(data_of(voc, batch_size=3, crop_size=48, seed=1), epochs=8)
     assert len(module.trained) == 8
     around = 0
@@ -107,7 +107,7 @@ def test_a_training_image_depends_on_seed_visit_and_index_alone(voc: Path, pseud
         return [by_index(batches[:half], "image"), by_index(batches[half:], "image")]
 
     first = drawn(batch_size=3, seed=0, num_workers=0)
-    again = drawn(batch_size=2, seed=0, num_workers=2)  # its last batch of one is left out
+    again = drawn(batch_size=2, seed=0, num_workers=2)  # the last batch, which has one sample, is dropped
     other = drawn(batch_size=3, seed=1, num_workers=0)
     for epoch in range(2):
         for index in again[epoch]:
@@ -166,7 +166,7 @@ def test_validation_and_test_images_are_whole(voc: Path) -> None:
 
 
 def test_corrections_are_in_the_pixels_of_the_image(voc: Path, pseudo: Path) -> None:
-    """A corrected mask gives what the file would give if it held that mask, whatever the crop."""
+    """A corrected mask gives the same batch as a file that contains this mask, for any crop."""
     data = data_of(voc, pseudo, batch_size=3, crop_size=48, seed=2, evaluation_batch_size=3)
     data.setup("fit")
     [whole] = data.training_images_dataloader()

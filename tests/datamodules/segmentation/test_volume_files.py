@@ -1,4 +1,4 @@
-"""Volumes of SegTHOR in NIfTI files, as they are published."""
+"""SegTHOR volumes in NIfTI files, in their published layout."""
 
 import gzip
 from collections.abc import Callable

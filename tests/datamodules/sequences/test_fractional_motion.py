@@ -1,4 +1,4 @@
-"""Covariances of fractional motion against integrals over white noise, and paths against their covariance."""
+"""Covariances of fractional motion compared with integrals over white noise, and paths with their covariance."""
 
 import math
 from typing import Any

@@ -1,4 +1,4 @@
-"""Paths of known H: their law, their numbers, and videos of them."""
+"""Paths with known H: their distribution, their random numbers, and videos of them."""
 
 from typing import Any
 
@@ -42,7 +42,7 @@ def test_a_ball_is_where_the_path_is() -> None:
     assert path.abs().max() < 0.7  # no ball is cut off
     torch.testing.assert_close(torch.stack([row, column], dim=2), path, rtol=0, atol=1e-4)
     assert float(videos[0, 0].max()) == 1  # in the middle
-    assert float(videos[0, 0, 0, 40, 44]) == pytest.approx(0.6065, abs=1e-4)  # a radius away
+    assert float(videos[0, 0, 0, 40, 44]) == pytest.approx(0.6065, abs=1e-4)  # at a distance of one radius
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Moving digits against a loop over frames, their numbers, and what is refused; on MNIST, where it is there."""
+"""Moving digits: compared with a loop over frames, random numbers, rejections; and on MNIST, if available."""
 
 import os
 from typing import Any
@@ -16,7 +16,7 @@ from datamodules.sequences.moving_digits import MovingDigits, bouncing_places, p
 
 
 def walked(uniform: list[list[float]], room: int, speed: int) -> list[list[int]]:
-    """The places of one digit, in the order of the original generator: rows before columns at each frame."""
+    """Return the positions of one digit in the original generator's order: rows before columns in each frame."""
 
     def drawn(number: float, low: int, high: int) -> int:
         return low + int(number * (high - low))
@@ -97,7 +97,7 @@ def test_refusals(arguments: dict[str, Any], message: str) -> None:
 
 
 def stands_still(images: ImageSet, size: int) -> int:
-    """Tells how far a digit that has no room to move is from the nearest test image that PIL has enlarged."""
+    """Return the largest distance of a digit that cannot move from its nearest test image, enlarged by PIL."""
     law = MovingDigits(images, num_digits=1, image_size=size + 1, digit_size=size, num_times=2, seed=0)
     frames = law.test().fetch(torch.arange(20), 0)[:, 1, 0, :size, :size]
     source = images.test()
@@ -120,4 +120,4 @@ def test_digits_of_mnist() -> None:
     videos = law.training().fetch(torch.arange(16), 0)
     assert videos.shape == (16, 25, 1, 64, 64)
     mass = videos.sum(dim=(2, 3, 4), dtype=torch.int64)
-    assert (mass == mass[:, :1]).all()  # a digit stays as it is
+    assert (mass == mass[:, :1]).all()  # each digit keeps its shape

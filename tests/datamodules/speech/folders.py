@@ -8,7 +8,7 @@ import soundfile
 
 
 def write(path: Path, count: int = 300, seed: int = 0, sample_rate: int = 16_000) -> np.ndarray:
-    """Write noise as a recording, and give what is stored."""
+    """Write noise as a recording, and return the stored values."""
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, 0.3 * np.random.default_rng(seed).uniform(-1, 1, count), sample_rate)
     return soundfile.read(path, dtype="int16")[0]

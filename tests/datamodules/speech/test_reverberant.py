@@ -41,7 +41,7 @@ def test_without_walls_sound_takes_its_way_and_with_them_it_fades_slowly() -> No
     assert np.abs(wet).max() == pytest.approx(0.9)
     way = 5**0.5 / 343 * 16_000
     assert np.abs(dry).argmax() - 100 == pytest.approx(way + 40, abs=2)  # 40: half of the filter that delays parts
-    late = slice(100 + 1600, None)  # from a tenth of a second on
+    late = slice(100 + 1600, None)  # after the first tenth of a second
     assert (wet[late] ** 2).sum() / (wet**2).sum() > 20 * (dry[late] ** 2).sum() / (dry**2).sum()
     energy = (wet**2)[::-1].cumsum()[::-1]
     levels = 10 * np.log10(energy / energy[0] + 1e-12)
@@ -63,7 +63,7 @@ def test_recordings_follow_from_the_seed_and_are_kept(speech: Path, tmp_path: Pa
     whole, room = kept.recordings("test"), tmp_path / "kept" / "test" / "reverb" / "0.wav"
     np.testing.assert_array_equal(kept.recordings("test").clean[0], whole.clean[0])
     before = room.stat().st_mtime_ns
-    (tmp_path / "kept" / "test" / "anechoic" / "2.wav").unlink()  # as a run leaves it that was killed
+    (tmp_path / "kept" / "test" / "anechoic" / "2.wav").unlink()  # as left by a run that was killed
     np.testing.assert_array_equal(kept.recordings("test").clean[2], whole.clean[2])
     assert room.stat().st_mtime_ns == before
     read = VoiceBankDemand(str(tmp_path / "kept"), reverberant=True).recordings("test")

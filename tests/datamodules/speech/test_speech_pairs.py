@@ -14,7 +14,7 @@ from tests.trainers import quiet
 
 
 class Listener(LightningModule):
-    """Keeps batches, and learns nothing."""
+    """Stores batches, and learns nothing."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -31,7 +31,7 @@ def test_a_room_has_its_reverberation_time_and_its_direct_sound() -> None:
     np.testing.assert_allclose(10 * np.log10(1 / (tails[:, 1:] ** 2).sum(axis=1)), 3.0)
     level = 10 * np.log10((tails[:, 1:] ** 2).mean(axis=0))
     slope = np.polyfit(np.arange(1, 800) / rate, level, 1)[0]
-    assert slope == pytest.approx(-60 / 0.2, rel=0.01)  # decibels a second
+    assert slope == pytest.approx(-60 / 0.2, rel=0.01)  # decibels per second
 
 
 def test_notes_follow_from_seed_and_split_and_keep_their_direct_sound() -> None:

@@ -1,4 +1,4 @@
-"""Points with few of them near the boundary: their law, their labels and their seeds."""
+"""Points that are sparse near the boundary: their distribution, labels and seeds."""
 
 import math
 

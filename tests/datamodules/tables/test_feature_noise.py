@@ -1,4 +1,4 @@
-"""Points of a strong and a weak feature: their patches, their noise and their seeds."""
+"""Points with a strong and a weak feature: their patches, noise and seeds."""
 
 import pytest
 import torch

@@ -11,7 +11,7 @@ from datamodules.tables.halfspaces import LAWS, Halfspaces
 def test_every_law_has_the_identity_as_covariance(marginal: str) -> None:
     rows = Halfspaces(ConstantFlips(0.0), 3, 400_000, marginal, seed=1).training()  # type: ignore[arg-type]
     features = rows.columns["features"]
-    scale = 5 if marginal == "heavy" else 1  # no fourth moment: slow
+    scale = 5 if marginal == "heavy" else 1  # no fourth moment, so convergence is slow
     torch.testing.assert_close(features.T @ features / len(features), torch.eye(3).double(), rtol=0, atol=0.02 * scale)
     assert features.mean(0).abs().max() < 0.02
     assert torch.equal(rows.columns["target"], rows.columns["clean_target"])

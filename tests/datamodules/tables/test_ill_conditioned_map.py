@@ -1,4 +1,4 @@
-"""The map is linear, and its rows have the factors that they should."""
+"""The map is linear, and its rows have the expected scale factors."""
 
 import pytest
 import torch

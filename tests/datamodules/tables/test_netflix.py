@@ -1,4 +1,4 @@
-"""Ratings of Netflix from both of its layouts, their split, and the memory that they take."""
+"""Netflix ratings from both file layouts, their split, and their memory use."""
 
 import tracemalloc
 from pathlib import Path
@@ -18,7 +18,7 @@ Entries = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
 
 
 def entries(users: int, films: int, of_each: int) -> Entries:
-    """Users with arbitrary numbers, each of whom has rated some films; one user in ten has rated one film less."""
+    """Draw users with arbitrary ids; each has rated some films, and one user in ten has rated one film less."""
     random = np.random.default_rng(0)
     film = np.argsort(random.random((users, films)), axis=1)[:, :of_each] + 1
     user = np.repeat(random.permutation(5 * users)[:users] + 1, of_each)
@@ -28,7 +28,7 @@ def entries(users: int, films: int, of_each: int) -> Entries:
 
 
 def written(folder: Path, layout: str, rows: Entries) -> Path:
-    """Write the files of a layout, by film."""
+    """Write the files of a layout, sorted by film."""
     user, film, stars = rows
     texts = []
     for number in np.unique(film):
@@ -51,7 +51,7 @@ def ratings(folder: Path, of_each: int) -> Netflix:
 
 
 class InMemory(RatingSet):
-    """The same ratings in memory, in the order of users and, for a user, of films."""
+    """The same ratings in memory, sorted by user and then by film."""
 
     def __init__(self, rows: Entries, of_each: int) -> None:
         super().__init__(2, of_each, seed=3)
@@ -67,7 +67,7 @@ class InMemory(RatingSet):
 def test_both_layouts_give_the_split_of_ratings_in_memory(
     layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(netflix, "LINES_AT_ONCE", 17)  # a block ends within a film and within a user
+    monkeypatch.setattr(netflix, "LINES_AT_ONCE", 17)  # a block ends in the middle of a film and of a user
     rows = entries(30, 12, 7)
     ours, expected = ratings(written(tmp_path, layout, rows), 7), InMemory(rows, 7)
     for split in ("training", "validation", "test"):
@@ -79,12 +79,12 @@ def test_both_layouts_give_the_split_of_ratings_in_memory(
         assert all(torch.equal(chosen[key], wanted[key]) for key in wanted)
     assert Tables(ours).row_shapes == {"ratings": (12,)}
     again = ratings(tmp_path, 7)
-    monkeypatch.setattr(netflix, "write_by_user", None)  # they are there
+    monkeypatch.setattr(netflix, "write_by_user", None)  # they exist
     np.testing.assert_array_equal(again.test().sparse["held_out"].toarray(), ours.test().sparse["held_out"].toarray())
 
 
 def peak(table: RatingSet) -> int:
-    """Measure the most bytes that NumPy and Python hold while ratings are sorted, split, and read for a batch."""
+    """Measure the peak memory of NumPy and Python while ratings are sorted, split, and read for a batch."""
     tracemalloc.start()
     for split in (table.training(), table.validation(), table.test()):
         split.chosen(torch.arange(0, 180, 20))
@@ -96,7 +96,7 @@ def peak(table: RatingSet) -> int:
 def test_memory_does_not_depend_on_the_number_of_ratings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(netflix, "LINES_AT_ONCE", 500)
     ours, in_memory = [], []
-    for number, of_each in enumerate((10, 10, 100)):  # the first one loads what is imported late
+    for number, of_each in enumerate((10, 10, 100)):  # the first call includes late imports
         rows = entries(200, 120, of_each)
         ours.append(peak(ratings(written(tmp_path / str(number), "combined_data", rows), of_each)))
         in_memory.append(peak(InMemory(rows, of_each)))

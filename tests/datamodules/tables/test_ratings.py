@@ -27,7 +27,7 @@ def test_each_layout_gives_the_same_ratings_dealt_out_by_user(name: str, tmp_pat
     parts = [rows.sparse for rows in (table.training(), table.validation(), table.test())]
     held_out = [parts[0]["ratings"].toarray(), parts[1]["held_out"].toarray(), parts[2]["held_out"].toarray()]
     whole = sum(held_out)
-    assert whole.tolist() == [[1, 0, 2, 3.5], [5, 4, 3, 0]]  # users 2 and 9, items 40, 41, 70 and 99; 7 rated one alone
+    assert whole.tolist() == [[1, 0, 2, 3.5], [5, 4, 3, 0]]  # users 2, 9; items 40, 41, 70, 99; 7 rated only one
     assert [(part > 0).sum(1).tolist() for part in held_out] == [[1, 1]] * 3
     np.testing.assert_array_equal(parts[2]["excluded"].toarray(), held_out[1])
     np.testing.assert_array_equal(parts[2]["ratings"].toarray(), held_out[0])
@@ -40,7 +40,7 @@ def test_synthetic_ratings_follow_taste_and_seed() -> None:
     assert len(rating) == 900
     assert np.unique(rating).tolist() == [1, 2, 3, 4, 5]
     assert all(len(np.unique(item[user == one])) == 15 for one in range(60))
-    assert np.mean(rating) > 3.2  # of what is liked more is rated
+    assert np.mean(rating) > 3.2  # liked items are rated more often
     again, other = SyntheticRatings(60, 40, 15, 3, 2, seed=1), SyntheticRatings(60, 40, 15, 3, 2, seed=2)
     assert (again.training().sparse["ratings"] != table.training().sparse["ratings"]).nnz == 0
     assert (other.training().sparse["ratings"] != table.training().sparse["ratings"]).nnz > 0

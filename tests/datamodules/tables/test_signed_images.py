@@ -1,4 +1,4 @@
-"""Images of two groups of classes as rows: their signs, their split and their seeds."""
+"""Images of two groups of classes as rows: their signs, split and seeds."""
 
 from typing import Any
 

@@ -23,7 +23,7 @@ def test_samples_are_seeded_and_have_the_stated_noise(law: type[SingularLaw]) ->
     noise = law(samples=5000, noise_std=0.05, seed=0).training().columns["features"] - exact
     assert float(noise.std()) == pytest.approx(0.05, rel=0.03)
     test = law(noise_std=0.05, seed=0).test().columns["features"]
-    torch.testing.assert_close(test.mean(0), exact.mean(0), atol=0.06, rtol=0)  # without noise, of the same law
+    torch.testing.assert_close(test.mean(0), exact.mean(0), atol=0.06, rtol=0)  # noise-free, same distribution
 
 
 def test_points_lie_where_the_law_says() -> None:
@@ -35,7 +35,7 @@ def test_points_lie_where_the_law_says() -> None:
     angle = roll[:, [0, 2]].norm(dim=1)
     torch.testing.assert_close(roll[:, 0], angle * (10 * angle).cos())
     mapped = SmoothMap(samples=1000, seed=0).training().columns["features"]
-    assert torch.linalg.matrix_rank(mapped - mapped.mean(0)) == 10  # curved: in no plane
+    assert torch.linalg.matrix_rank(mapped - mapped.mean(0)) == 10  # curved: not in a plane
 
 
 def test_digits_are_split_by_seed() -> None:

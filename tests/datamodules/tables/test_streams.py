@@ -1,4 +1,4 @@
-"""Streams against the laws that they are drawn from: their means, their noise and how they drift."""
+"""Streams compared with their defining distributions: means, noise and drift."""
 
 from typing import Any
 
@@ -51,7 +51,7 @@ def test_regression_has_its_stages_and_the_stated_noise_of_gradients() -> None:
         assert (true == true[0]).all()
         residual = target[stage] - features[stage] @ true[0]
         assert residual.std().item() == pytest.approx(0.3, rel=0.02)
-        farthest = -1.5 * true[0] / true[0].norm()  # where the gradient's variance is greatest
+        farthest = -1.5 * true[0] / true[0].norm()  # where the variance of the gradient is largest
         error = features[stage] @ farthest - target[stage]
         own = features[stage] * error[:, None] - curvature * (farthest - true[0])
         stated = rows.columns["gradient_noise"][stage][0].item()

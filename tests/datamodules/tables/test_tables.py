@@ -1,4 +1,4 @@
-"""Batches of rows: all at once on the device, or mini-batches; shared out, resumed, and in the module's type."""
+"""Batches of rows: the full batch on the device, or mini-batches; distributed, resumed, and in the module's dtype."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +20,7 @@ from tests.two_processes import in_two_processes
 
 
 class Lines(TableSet):
-    """Eleven rows of three columns, of which the target depends on the seed."""
+    """Eleven rows of three columns; the target depends on the seed."""
 
     @property
     def row_shapes(self) -> Mapping[str, tuple[int, ...]]:
@@ -36,7 +36,7 @@ class Lines(TableSet):
 
 
 class Mean(LightningModule):
-    """Keeps batches, and learns the mean of the target."""
+    """Stores batches, and learns the mean of the target."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Tasks of GLUE from its own files: texts and labels, and what is damaged is named with its line."""
+"""GLUE tasks from their original files: texts and labels; errors name the damaged line."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import torch
 from datamodules.text.glue import TASKS, Glue
 from tests.tiny_texts import save_rte
 
-FILES = {  # as the official files begin
+FILES = {  # as at the beginning of the official files
     "cola": (
         "CoLA",
         'gj04\t0\t*\tThe cat "sat.\ngj04\t1\t\tNull pets sat.\n',

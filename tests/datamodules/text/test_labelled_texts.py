@@ -1,4 +1,4 @@
-"""Batches of tokenized texts: one length, shared out without repetition, and refusals of tokenizers."""
+"""Batches of tokenized texts: equal lengths, distribution without repetition, and rejections of tokenizers."""
 
 from pathlib import Path
 

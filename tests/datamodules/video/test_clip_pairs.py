@@ -1,4 +1,4 @@
-"""Windows of clips and whole clips: keys, places, order and worlds."""
+"""Windows of clips and whole clips: keys, positions, order and world sizes."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ NOISY = Chain([ResizeToEnd(["area"]), RandomNoise()], scale=2)
 
 
 class Numbered(ClipSet):
-    """Three clips whose pixels say clip, frame, row and column, with their reduced ones or without."""
+    """Three clips whose pixels encode clip, frame, row and column, with or without their reduced versions."""
 
     channels = 3
     scale = 2
@@ -104,7 +104,7 @@ def test_tested_clips_are_whole_or_in_parts_and_alike_for_every_seed() -> None:
 
     whole, again = tested(0), tested(1)
     assert [batch["name"] for batch in whole] == [["a"], ["b"], ["c"]]
-    assert whole[0]["clean"].shape == (1, 5, 3, 8, 8)  # the last row and column make no pixel
+    assert whole[0]["clean"].shape == (1, 5, 3, 8, 8)  # the last row and column do not form a pixel
     assert whole[0]["noisy"].dtype == torch.float64
     assert all(torch.equal(one["noisy"], other["noisy"]) for one, other in zip(whole, again, strict=True))
     parts = tested(0, evaluation_frames=2, evaluation_batch_size=6)
@@ -126,4 +126,4 @@ def test_clips_get_noise_of_their_own_and_tested_ones_that_of_another_source() -
     tested = batches(data, "test")
     assert [one["noise"].shape for one in tested] == [(1, 4, 1, 16, 16)] * 3
     [again] = batches(ClipPairs(**sets, degradation=HALVED, batch_size=4, num_frames=3, patch_size=16))
-    assert torch.equal(again["noisy"], batch["noisy"])  # noise takes no numbers from what was there without it
+    assert torch.equal(again["noisy"], batch["noisy"])  # adding noise does not change the other random numbers

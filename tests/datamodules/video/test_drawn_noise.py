@@ -1,4 +1,4 @@
-"""Families of drawn noise: their law, and what tells them apart."""
+"""Types of synthetic noise: their distribution and their distinguishing features."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def test_noise_has_mean_zero_and_variance_one(pattern) -> None:
 
 
 def test_stripes_lie_in_rows_and_waves_do_not() -> None:
-    # Half of the variance of stripes is common to a row's pixels; between frames there is nothing in common.
+    # Half of the variance of stripes is common to a row's pixels; frames are independent.
     rows = many(stripes).mean(axis=-1).var()
     assert rows == pytest.approx(0.5, abs=0.08)
     assert many(waves).mean(axis=-1).var() < 0.1

@@ -1,4 +1,4 @@
-"""Folders of frames and video files, and what is refused of them by name."""
+"""Folders of frames and video files, and rejections that name the file."""
 
 from pathlib import Path
 

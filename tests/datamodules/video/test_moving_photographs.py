@@ -14,7 +14,7 @@ def test_crops_move_straight_and_stay_within_their_image() -> None:
     assert (speed == speed[:, :1]).all()  # straight
     assert np.unique(speed).tolist() == [-3, -2, -1, 0, 1, 2, 3]
     grid = np.stack(np.meshgrid(np.arange(8), np.arange(8), indexing="ij"))
-    assert (clips - corner[..., None, None] == grid).all()  # a crop is a piece of its image
+    assert (clips - corner[..., None, None] == grid).all()  # a crop is a part of its image
     assert (corner.min(), corner.max()) == (0, 12)
 
 

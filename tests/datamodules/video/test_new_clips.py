@@ -1,4 +1,4 @@
-"""A user's own clips, with those that cannot be read left out."""
+"""A user's own clips; unreadable ones are skipped."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def test_clips_that_can_not_be_read_are_left_out_and_named(tmp_path: Path) -> No
     assert clips.sizes == [(4, 3, 16, 24), (1, 3, 16, 24), (4, 3, 16, 24), (3, 3, 16, 24)]
     part = clips[Request(torch.tensor([1, 3][1:]), 0, 1)]
     assert (part["name"], part["first"], part["rate"], part["noisy"].shape[1]) == (["b"], [4], [12.0], 3)
-    assert clips[Request(torch.tensor([0]), 0, 1)]["rate"] == [0.0]  # of frames, which have none
+    assert clips[Request(torch.tensor([0]), 0, 1)]["rate"] == [0.0]  # folders of frames have no rate
     assert "clean" not in part
 
 

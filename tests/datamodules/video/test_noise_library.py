@@ -1,4 +1,4 @@
-"""Noise sequences drawn from a library, and libraries that are refused."""
+"""Noise sequences drawn from a library, and rejected libraries."""
 
 from pathlib import Path
 
@@ -38,7 +38,7 @@ def test_each_sequence_is_drawn_and_cut(library: Path) -> None:
         places.add(place)
     assert [len({place[axis] for place in places}) for axis in range(3)] == [3, 3, 5]
     matched = NoiseLibrary(str(library), match_mean=True).drawn(clip, np.random.default_rng(0))
-    np.testing.assert_allclose(matched.mean(axis=(0, 2, 3)), 60, atol=6)  # up to what is clipped
+    np.testing.assert_allclose(matched.mean(axis=(0, 2, 3)), 60, atol=6)  # up to clipping
 
 
 def test_short_sequences_are_looped_where_that_is_asked_for(library: Path) -> None:

@@ -1,4 +1,4 @@
-"""The window test of noise sequences: each bound, the edges, and the loop that the method's code has."""
+"""The window test for noise sequences: each threshold, the edges, and the loop in the authors' code."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ SIZE = 8
 
 
 def scene() -> np.ndarray:
-    """Four windows a row: constant with small noise, textured, dark, flickering; the fifth has no room."""
+    """Draw a clip, four windows per row: constant with little noise, textured, dark, flickering; no fifth fits."""
     random = np.random.default_rng(0)
     clip = np.full((6, 1, 2 * SIZE, 4 * SIZE + 1), 100.0)
     clip += random.normal(0, 3, clip.shape)
@@ -43,7 +43,7 @@ def test_textured_dark_and_flickering_windows_are_rejected_and_small_noise_is_ke
     assert noise_windows(ArrayFrames(scene()), WindowTest(SIZE, min_mean=102)) == []
     loose = WindowTest(SIZE, max_variance=1e4, max_variance_change=1e9, max_mean_change=1e4)
     found = noise_windows(ArrayFrames(scene()), loose)
-    assert found == [(0, 0), (0, SIZE), (0, 3 * SIZE)]  # the dark one's mean is still 0
+    assert found == [(0, 0), (0, SIZE), (0, 3 * SIZE)]  # the mean of the dark window is still 0
     noisy = scene()
     noisy[::2, :, :SIZE, :SIZE] = 100 + (noisy[::2, :, :SIZE, :SIZE].astype(int) - 100) * 2
     assert noise_windows(ArrayFrames(noisy), WindowTest(SIZE)) == []  # its variance flickers

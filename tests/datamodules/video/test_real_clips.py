@@ -1,4 +1,4 @@
-"""Real videos: noise that is cut out of one, one that is degraded by the whole chain, one that is degraded already."""
+"""Real videos: noise extracted from one, one degraded by the whole chain, and one that is already degraded."""
 
 import os
 from pathlib import Path
@@ -26,7 +26,7 @@ VIDEO = Path(os.environ.get("NOISEWORKS_DATA", "."), "video")
 
 
 def chain() -> Any:
-    """Build the degradation of the configuration of REDS."""
+    """Build the degradation of the configuration for REDS."""
     from jsonargparse import ArgumentParser
 
     parser = ArgumentParser()
@@ -41,7 +41,7 @@ def test_bikes_gives_noise_sequences(tmp_path: Path) -> None:
     assert clip.shape == (250, 3, 272, 640)
     found = noise_windows(clip, WindowTest(), count=30)
     assert found == noise_windows(ArrayFrames(clip.read(0, 30)), WindowTest())
-    assert len(found) == 11  # as many, and the same, as the published loop
+    assert len(found) == 11  # equal to the published loop in number and content
     first = ArrayFrames(clip.read(0, 30))
     assert len(list(collected("bikes", first, tmp_path, WindowTest(), 30))) == 11
     source = NoiseLibrary(str(tmp_path))

@@ -50,7 +50,7 @@ def test_the_components_divergence_at_equal_weights() -> None:
 
 
 def test_reconstruction_is_the_expected_log_likelihood(rho: Tensor) -> None:
-    """Against the mean over draws of precision and image, but for log(2 pi) / 2."""
+    """Compare with the mean over draws of precision and image, apart from log(2 pi) / 2."""
     y, mu = numbers(4, 1, 1, C, H, W), numbers(5, 1, K, C, H, W)
     variance = 0.5 * numbers(6, 1, K, C, H, W).exp()
     log_alpha, log_beta = 0.3 * numbers(7, 1, K, C, H, W), 0.3 * numbers(8, 1, K, C, H, W)
@@ -74,7 +74,7 @@ def test_the_score_multiplies_the_gradient_and_leaves_the_value() -> None:
 
 
 class Prior(nn.Module):
-    """The exact denoiser of images N(m, t2) at noise s2."""
+    """The exact denoiser for N(m, t2) images at noise variance s2."""
 
     def __init__(self, m: float, t2: float, s2: float) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class Prior(nn.Module):
 
 @pytest.mark.parametrize("chunk", [1, 5])
 def test_gradients_of_the_prior_are_minus_the_scores(rho: Tensor, chunk: int) -> None:
-    """For images N(m, t2) and sigma_k^2 = s2 the score is (m - x) / (t2 + s2), of each of the draws."""
+    """For N(m, t2) images and sigma_k^2 = s2, the score of each draw is (m - x) / (t2 + s2)."""
     s2, priors = [0.2, 0.3, 0.5], [(0.1, 0.4), (0.3, 0.2), (-0.2, 0.6)]
     mu = numbers(11, 1, K, C, H, W).requires_grad_()
     log_variance = torch.tensor(s2, dtype=torch.float64).log()[None, :, None, None, None].expand(1, K, C, H, W)

@@ -19,7 +19,7 @@ K, C, H, W = 2, 1, 4, 6
 
 
 class Gaussian(nn.Module):
-    """The posterior mean of images N(m, 0.09) under noise of variance s2."""
+    """The posterior mean of N(m, 0.09) images under noise of variance s2."""
 
     def __init__(self, m: float, s2: float) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ def module(**more: Any) -> ScoreDVI:
 
 
 class Given(nn.Module):
-    """A posterior that is what its parameters are."""
+    """A posterior that equals its parameters."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ def test_the_gradient_of_a_step_is_that_of_the_paper() -> None:
 
 
 def test_the_estimate_averages_the_mean_of_each_step() -> None:
-    """One step gives .9 y + .1 m, of the mean before the step."""
+    """One step gives .9 y + .1 m, where m is the mean before the step."""
     method = module(steps=1, weight=1.0, restart_above=None)
     noisy = torch.rand(1, C, H, W, dtype=torch.float64)
     torch.manual_seed(3)
@@ -85,7 +85,7 @@ def test_the_estimate_averages_the_mean_of_each_step() -> None:
 
 
 def copies(method: ScoreDVI) -> list[Tensor]:
-    """The weights of the architecture as `module` makes them."""
+    """Return the weights of the architecture that `module` creates."""
     return [parameter.detach() for parameter in module().network.parameters()]
 
 
@@ -114,7 +114,7 @@ def test_a_fit_that_stays_uncertain_is_made_again() -> None:
 
 
 def test_the_mean_settles_between_data_and_prior() -> None:
-    """At a fixed precision p it solves p (mu - y) + lambda (mu - m) / (t2 + s2) = 0."""
+    """With a fixed precision p, the mean solves p (mu - y) + lambda (mu - m) / (t2 + s2) = 0."""
     method, posterior = module(samples=5), Given()
     noisy = torch.rand(1, C, H, W, dtype=torch.float64)
     precision = (posterior.log_alpha - posterior.log_beta).exp().detach()
@@ -167,7 +167,7 @@ def test_arguments_out_of_range_are_refused() -> None:
 
 @pytest.mark.data
 def test_noise_of_a_telephone_is_removed_that_the_authors_denoisers_leave() -> None:
-    """A part of a validation block of SIDD, by fewer steps than the paper's."""
+    """Denoise part of a validation block of SIDD with fewer steps than in the paper."""
     folder = data_directory(None, "ScoreDVI") / "weights"
     denoisers = [
         with_weights(BiasFreeDnCNN(depth=20, features=64), str(folder / f"bfcnn_awgn_{k}.safetensors"))

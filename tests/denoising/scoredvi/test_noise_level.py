@@ -21,7 +21,7 @@ def test_the_deviation_of_white_noise_on_a_smooth_image_is_found_a_little_low(de
 
 
 def test_correlated_noise_is_found_behind_its_correlation() -> None:
-    """Neighbours share their noise; pixels four apart do not."""
+    """Neighbouring pixels share their noise; pixels four apart do not."""
     random = np.random.default_rng(1)
     noise = random.normal(0, 0.06, (1, 61, 61)).repeat(4, axis=1).repeat(4, axis=2)
     assert noise_deviation(0.5 + noise) == pytest.approx(0.06, rel=0.25)
@@ -35,7 +35,7 @@ def test_the_law_is_fitted_to_variances_that_follow_it() -> None:
 
 
 def test_noise_alone_exceeds_the_threshold_of_texture_once_in_a_million() -> None:
-    """The moments of the Gamma distribution behind it are those of the summed squared gradients of white noise."""
+    """The moments of the underlying Gamma distribution are those of the summed squared gradients of white noise."""
     random = np.random.default_rng(2)
     patches = random.normal(size=(20_000, 7, 7))
     across, down = 0.5 * (patches[:, :, 2:] - patches[:, :, :-2]), 0.5 * (patches[:, 2:] - patches[:, :-2])

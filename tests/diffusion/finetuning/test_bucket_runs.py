@@ -1,4 +1,4 @@
-"""Runs on aspect-ratio buckets with flips: two ranks equal one, and a killed run ends where a whole one does."""
+"""Runs on aspect-ratio buckets with flips: two ranks give the same result as one, and a killed run resumes exactly."""
 
 import json
 import signal
@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.nightly, pytest.mark.usefixtures("no_pictures")]
 
 
 def command(pipeline: Path, folder: Path, cached: bool, output: str, prior: bool = False) -> list[str | Path]:
-    """Train on sixteen images of three buckets in batches of two or three: six batches an epoch."""
+    """Train on sixteen images in three buckets in batches of two or three: six batches per epoch."""
     for number in range(16):
         size = ((32, 20), (20, 20), (20, 30))[number % 3]
         save(folder / "images" / f"{number}.png", photograph(*size, number))
@@ -67,6 +67,6 @@ def test_a_run_that_is_killed_within_an_epoch_ends_where_a_whole_one_does(text_t
     process.join()
     assert process.exitcode == -signal.SIGKILL
     kept = torch.load(tmp_path / "killed" / "checkpoints" / "step.ckpt", weights_only=True)
-    assert kept["global_step"] == 4  # of six an epoch
+    assert kept["global_step"] == 4  # of six batches per epoch
     run("fit", "--resume", tmp_path / "killed")
     assert_same(tmp_path / "whole", tmp_path / "killed")

@@ -1,4 +1,4 @@
-"""Embeddings that lack one encoder are those that the pipeline computes for an empty prompt of that encoder alone."""
+"""Embeddings without one encoder equal those that the pipeline computes with an empty prompt for this encoder only."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ TEXTS = ["a cat", "dog"]
 
 
 def by_encoder(network: Any, texts: list[list[str]]) -> Prompts:
-    """Embed prompts by the diffusers pipeline, each encoder with texts of its own."""
+    """Embed prompts with the diffusers pipeline, with separate texts for each encoder."""
     pipeline = network.pipeline
     if isinstance(network, Flux):
         embedding, pooled, _ = pipeline.encode_prompt(*texts, device="cpu")

@@ -1,4 +1,4 @@
-"""Options of fine-tuning that were written apart work together, or are rejected in one sentence."""
+"""Fine-tuning options that were developed separately work together, or are rejected in one sentence."""
 
 import shutil
 from pathlib import Path
@@ -28,8 +28,8 @@ def test_a_grid_of_prompts_needs_prompts_and_no_condition(text_to_image: Path, t
     with pytest.raises(TypeError, match="PromptGrid has no condition images, which ControlNet needs"):
         own.fit(controlled(text_to_image), conditioned(tmp_path / "images"))
     module = tuning(TextToImage(str(text_to_image), tuning="lora"))
-    module.prompts = ()  # as of OneMoreStep
-    with pytest.raises(ValueError, match="prompts must be given, as DiffusionFineTuning has none of its own"):
+    module.prompts = ()  # as in OneMoreStep
+    with pytest.raises(ValueError, match="prompts must be given, because DiffusionFineTuning has no prompts"):
         trainer(tmp_path, callbacks=[grid()]).fit(module, captioned(tmp_path / "images"))
 
 
@@ -74,7 +74,7 @@ def test_class_images_are_not_for_a_controlnet(text_to_image: Path, tmp_path: Pa
 def test_a_pipeline_whose_family_is_looked_up_is_checked_before_it_is_loaded(
     text_to_image: Path, pixart_sigma: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Without weights, loading fails."""
+    """Loading would fail, because there are no weights."""
     ignored = shutil.ignore_patterns("*.safetensors")
     for source, name in ((text_to_image, "sd"), (pixart_sigma, "pixart")):
         shutil.copytree(source, tmp_path / name, ignore=ignored)

@@ -1,4 +1,4 @@
-"""A ControlNet is trained as calls of diffusers alone would train it, and diffusers alone loads what is saved."""
+"""A ControlNet is trained as plain diffusers calls would train it, and plain diffusers loads the saved files."""
 
 import math
 import shutil
@@ -46,7 +46,7 @@ def controlled(folder: Path, **options: Any) -> ControlNet:
 
 
 def conditioned(folder: Path, **options: Any) -> CaptionedImages:
-    """Write conditions that are the images themselves, in another folder."""
+    """Write a dataset whose condition images are copies of its images, in a separate folder."""
     data = captioned(folder, **options)
     for number in range(4):
         save(folder.parent / "conditions" / f"{number}.png", photograph(20, 20, number))
@@ -55,7 +55,7 @@ def conditioned(folder: Path, **options: Any) -> CaptionedImages:
 
 
 def opened(module: ControlNet) -> ControlNet:
-    """Let the outputs of a new ControlNet, which are zero, be anything."""
+    """Randomise the parameters of a new ControlNet, whose outputs are zero at first."""
     torch.manual_seed(1)
     with torch.no_grad():
         for parameter in module.controlnet.parameters():
@@ -64,7 +64,7 @@ def opened(module: ControlNet) -> ControlNet:
 
 
 def loss_alone(alone: Any, family: str, controlnet: Any, image: Tensor, condition: Tensor) -> Tensor:
-    """Compute the loss by calls of the pipeline's networks; random numbers are of latents, noise, times, conditions."""
+    """Compute the loss from the pipeline's networks; random numbers in the order latents, noise, times, conditions."""
     draw, e = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8)
     config = alone.vae.config
 

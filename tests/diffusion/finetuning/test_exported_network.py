@@ -1,4 +1,4 @@
-"""The exported network takes every field of the prompts that its family uses, masks included."""
+"""The exported network takes every field of the prompts that its family uses, including masks."""
 
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ def test_the_function_is_the_call_of_the_network_with_all_fields(
 
 
 def test_times_are_those_of_the_scheduler(stable_diffusion_3: Path, text_to_image: Path) -> None:
-    """Flow matching has t in [0, 1], and its network receives 1000 t."""
+    """Flow matching uses t in [0, 1], and its network receives 1000 t."""
     for folder in (stable_diffusion_3, text_to_image):
         module = tuning(text_to_image_pipeline(str(folder), tuning="lora"))
         times = module.exported().inputs["t"].sample(64)
@@ -63,7 +63,7 @@ def test_times_are_those_of_the_scheduler(stable_diffusion_3: Path, text_to_imag
 def test_the_batch_of_a_program_is_free(
     family: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`trace` compares the program with the network for other batch sizes than the traced one."""
+    """`trace` compares the program with the network for batch sizes other than the traced one."""
     monkeypatch.setattr(program, "MULTIPLES", ())  # height and width are fixed
     module = tuning(text_to_image_pipeline(str(request.getfixturevalue(family)), tuning="lora")).eval()
     exported = module.exported()

@@ -1,4 +1,4 @@
-"""Offset noise, masks, size conditions and class images, against computations without this project."""
+"""Offset noise, masks, size conditions and class images, compared with computations without this project."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from tests.diffusion.finetuning.models import pixel_space, tuning
 
 CAPTIONS = ["a cat", "dog", "bird"]
 CONDITIONS = torch.tensor([[40.0, 60, 0, 7, 16, 16], [20, 30, 0, 0, 16, 16], [99, 33, 5, 0, 16, 16]])
-"""Original height and width, top and left of the crop, its height and width."""
+"""Original height and width, top and left of the crop, and its height and width."""
 
 
 def images(seed: int, *shape: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Objectives against equations, diffusers' functions and calls of the transformer as its pipeline makes them."""
+"""Objectives compared with equations, diffusers functions, and transformer calls as in the pipeline."""
 
 import math
 from pathlib import Path
@@ -50,7 +50,7 @@ def test_the_shift_is_the_schedulers_unless_it_is_given() -> None:
 @pytest.mark.parametrize("kind", ["exponential", "linear"])
 @pytest.mark.parametrize(("side", "patch_size"), [(64, 2), (128, 2), (32, 1), (192, 2)])
 def test_a_shift_by_the_resolution_is_that_of_sampling(kind: Any, side: int, patch_size: int) -> None:
-    """Times that training shifts are the scheduler's, with diffusers' own `calculate_shift`."""
+    """The shifted training times are the scheduler's, computed with diffusers' `calculate_shift`."""
     given = {"base_shift": 0.4, "max_shift": 1.2, "base_image_seq_len": 300, "max_image_seq_len": 5000}
     scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, time_shift_type=kind, **given)
     objective = FlowObjective(scheduler, FlowMatching(density="uniform"), patch_size)

@@ -1,4 +1,4 @@
-"""A new word is learned as calls of diffusers alone would learn it, and diffusers alone loads what is saved."""
+"""A new word is learned as plain diffusers calls would learn it, and plain diffusers loads the saved files."""
 
 import math
 import shutil
@@ -42,7 +42,7 @@ def plain(folder: Path) -> CaptionedImages:
 
 
 def parts(pipeline: Any) -> list[tuple[Any, Any]]:
-    """List tokenizers and CLIP text encoders of a pipeline."""
+    """List the tokenizers and CLIP text encoders of a pipeline."""
     named = [(pipeline.tokenizer, pipeline.text_encoder)]
     if "XL" in type(pipeline).__name__:
         named.append((pipeline.tokenizer_2, pipeline.text_encoder_2))
@@ -50,7 +50,7 @@ def parts(pipeline: Any) -> list[tuple[Any, Any]]:
 
 
 def extended(folder: Path) -> Any:
-    """Load a pipeline with diffusers, and add the word by the means of transformers."""
+    """Load a pipeline with diffusers, and add the word with the functions of transformers."""
     alone: Any = DiffusionPipeline.from_pretrained(folder)
     for tokenizer, encoder in parts(alone):
         start = tokenizer.convert_tokens_to_ids(f"{START}</w>")
@@ -63,7 +63,7 @@ def extended(folder: Path) -> Any:
 
 
 def loss_alone(alone: Any, family: str, image: Tensor, captions: list[str]) -> Tensor:
-    """Compute the loss by calls of the pipeline's networks, with random numbers in the order: latents, noise, times."""
+    """Compute the loss from the pipeline's networks, with random numbers in the order latents, noise, times."""
     draw, e = torch.randn(len(image), 4, 8, 8), torch.randn(len(image), 4, 8, 8)
     with torch.no_grad():
         posterior = alone.vae.encode(2 * image - 1).latent_dist

@@ -1,4 +1,4 @@
-"""Small parts of the method for its tests."""
+"""Small components of the method for its tests."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -34,7 +34,7 @@ def npnet(channels: int = 4, size: int = 8, prompt_features: int = 6, **more: An
 
 
 class Identity(nn.Module):
-    """Leaves noise as it is."""
+    """Returns the noise unchanged."""
 
     latent_shape = (4, 8, 8)
 
@@ -43,7 +43,7 @@ class Identity(nn.Module):
 
 
 class Embedding(nn.Module):
-    """What stands for a pipeline whose texts become numbers without values."""
+    """Replacement for a pipeline: its text embeddings are tensors on the meta device."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class Embedding(nn.Module):
 
 
 class Texts(PromptSet):
-    """A few texts, whose seeds are not their positions."""
+    """A few texts whose seeds differ from their positions."""
 
     def __init__(self, num: int = 7) -> None:
         self.num = num
@@ -69,7 +69,7 @@ def brightness(images: Tensor, texts: Sequence[str]) -> Tensor:
 
 
 def module(**more: Any) -> GoldenNoise:
-    """Build the method around a model of 8 x 8 images."""
+    """Build the method with a model of 8 x 8 images."""
     torch.manual_seed(0)
     network = npnet(1, **{"prompt_features": 6}).float()
     encoder, denoiser = HashedWords(features=6, length=1), PromptedImageMLP(64, 6, width=16, depth=1)

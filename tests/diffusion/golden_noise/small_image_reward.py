@@ -1,4 +1,4 @@
-"""A tiny ImageReward of random weights, named as in the released file, and a tokenizer of letters."""
+"""A tiny ImageReward with random weights, named as in the released file, and a tokenizer for letters."""
 
 from pathlib import Path
 
@@ -7,12 +7,12 @@ from torch import Tensor
 
 from tests.tiny_pipelines import LETTERS
 
-WIDTH, INSIDE, PATCH, SIDE, LAYERS = 128, 24, 8, 2, 2  # two heads of 64
+WIDTH, INSIDE, PATCH, SIDE, LAYERS = 128, 24, 8, 2, 2  # two heads of width 64
 TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, *(f"##{letter}" for letter in LETTERS)]
 
 
 def shapes() -> dict[str, tuple[int, ...]]:
-    """List the tensors of the released file, without those that are not used."""
+    """List the tensors of the released file, without the unused ones."""
 
     def linear(name: str, after: int, before: int) -> dict[str, tuple[int, ...]]:
         return {f"{name}.weight": (after, before), f"{name}.bias": (after,)}
@@ -44,7 +44,7 @@ def shapes() -> dict[str, tuple[int, ...]]:
 
 
 def weights() -> dict[str, Tensor]:
-    """Sample weights with which the reward depends on text and image."""
+    """Sample weights for which the reward depends on text and image."""
     random = torch.Generator().manual_seed(0)
     found = {name: torch.randn(shape, generator=random) for name, shape in shapes().items()}
     for name, value in found.items():
@@ -58,7 +58,7 @@ def weights() -> dict[str, Tensor]:
 
 
 def save_image_reward(folder: Path) -> Path:
-    """Save the file, with the parts of the released one that ImageReward does not use, and the tokenizer."""
+    """Save the file, including the tensors of the released one that ImageReward does not use, and the tokenizer."""
     from transformers import BertTokenizer
 
     folder.mkdir(parents=True)

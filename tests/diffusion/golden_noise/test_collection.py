@@ -1,4 +1,4 @@
-"""Pairs do not depend on batch or processes, continue after a kill, and are refused with other settings."""
+"""Pairs do not depend on batch size or world size, resume after a kill, and are rejected with different settings."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""ImageReward against BLIP and the MLP written anew, and refusals."""
+"""ImageReward compared with independent implementations of BLIP and the MLP, and rejections."""
 
 import pickle
 from pathlib import Path
@@ -28,7 +28,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def attended(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Attend with two heads."""
+    """Compute attention with two heads."""
     heads = [each.unflatten(2, (2, 64)).transpose(1, 2) for each in (query, key, value)]
     return F.scaled_dot_product_attention(*heads, attn_mask=mask).transpose(1, 2).flatten(2)
 

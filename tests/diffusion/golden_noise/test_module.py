@@ -1,4 +1,4 @@
-"""Training, tests and latents for unmodified pipelines, with tiny saved ones and with configurations at full size."""
+"""Training, tests and latents for unmodified pipelines, with tiny saved pipelines and with full-size configurations."""
 
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,7 @@ def test_a_step_is_the_squared_error_with_its_gradient() -> None:
 def test_an_unmodified_pipeline_begins_with_golden_noise(
     kind: str, width: int, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    """NPNet is trained on pairs of the pipeline and read from its checkpoint; then diffusers is alone."""
+    """NPNet is trained on pairs from the pipeline and loaded from its checkpoint; then plain diffusers generates."""
     folder = str(request.getfixturevalue(kind))
     sampler: Any = {"sampler": "DPMSolverMultistepScheduler"}
     model = HunyuanDiT(folder, **sampler) if kind == "hunyuan_dit" else TextToImage(folder, **sampler)
@@ -66,7 +66,7 @@ def test_an_unmodified_pipeline_begins_with_golden_noise(
     assert sorted(path.suffix for path in (tmp_path / "noise_pairs").iterdir()) == [".json", ".jsonl", *[".npz"] * 7]
     [checkpoint] = tmp_path.rglob("*.ckpt")
     state = torch.load(checkpoint, weights_only=True)["state_dict"]
-    assert {name.split(".")[0] for name in state} == {"network"}  # the pipeline is read from its folder
+    assert {name.split(".")[0] for name in state} == {"network"}  # the pipeline is loaded from its folder
     method.load_state_dict(state)
     read: Any = with_weights(npnet(prompt_features=width).float(), str(checkpoint), prefix="network.")
     texts = ["a cat", "dog"]
@@ -101,10 +101,10 @@ def test_with_the_identity_for_npnet_it_is_the_standard_image_to_the_bit(xl: Pat
 def test_few_step_pipelines_begin_with_golden_noise(
     kind: str, options: Any, guidance: float, request: pytest.FixtureRequest
 ) -> None:
-    """Diffusers alone gets the noise of NPNet, the scheduler and the generator of each image."""
+    """Plain diffusers gets NPNet's noise, the scheduler and each image's generator."""
     folder = request.getfixturevalue(kind)
     model, texts = TextToImage(str(folder), **options), ["a cat", "dog"]
-    if guided_unet := options["sampler"] == "LCMScheduler":  # it takes the guidance scale as an input
+    if guided_unet := options["sampler"] == "LCMScheduler":  # the network takes the guidance scale as an input
         model.pipeline.unet = conditional_unet(time_cond_proj_dim=8)
     method = GoldenNoise(Identity(), model, num_inference_steps=2, guidance_scale=guidance)
     alone: Any = DiffusionPipeline.from_pretrained(str(folder))
@@ -120,7 +120,7 @@ def test_few_step_pipelines_begin_with_golden_noise(
     model.pipeline.unet.register_forward_pre_hook(lambda _, arguments: calls.append(len(arguments[0])))
     found = method.images(method.latents_for(noise(), texts), texts, generators)
     torch.testing.assert_close(found, expected)
-    assert calls == [2, 2]  # without a second evaluation for guidance
+    assert calls == [2, 2]  # without a second network evaluation for guidance
 
 
 @pytest.mark.parametrize("start", ["golden", "standard", "redenoised"])
@@ -159,7 +159,7 @@ def test_fid_takes_it_as_a_generator_of_its_prompts(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:.*lr_scheduler.step.*")
 @pytest.mark.parametrize(("name", "width"), [("sdxl", 2048), ("dreamshaper", 2048), ("hunyuan_dit", 1024)])
 def test_a_training_step_at_full_size_on_the_meta_device(name: str, width: int) -> None:
-    """In the place of the pipeline, whose weights come with it, stands what texts become."""
+    """Embeddings on the meta device replace the pipeline, because its pretrained weights are not available."""
     embedding = ("--model.model", "tests.diffusion.golden_noise.small.Embedding", "--model.model.width", str(width))
     more = ("--model.rewards", "null", "--data.data_dir", "pairs")
     arguments = ("--config", ROOT / f"configs/golden_noise/{name}.yaml", *embedding, *more)

@@ -1,4 +1,4 @@
-"""NPNet against its equations, at its full size, and with weights in the authors' layout."""
+"""NPNet compared with its equations, at its full size, and with weights in the authors' layout."""
 
 import math
 from pathlib import Path
@@ -73,7 +73,7 @@ def test_the_output_is_the_equation(attention: bool) -> None:
             moved = mlp("mlp4", hidden).mean(dim=0)
         matrix = u @ torch.diag(s + moved) @ vh
         svd = torch.stack([matrix[:8, :8], matrix[:8, 8:], matrix[8:, :8], matrix[8:, 8:]])
-        place = [(12 * row) // 8 for row in range(8)]  # nearest, from 12 pixels to 8
+        place = [(12 * row) // 8 for row in range(8)]  # nearest-neighbour interpolation from 12 pixels to 8
         grown = (image + e)[:, [row * 8 // 12 for row in range(12)]][:, :, [row * 8 // 12 for row in range(12)]]
         maps = network.residual.features(network.residual.downconv(grown[None]))[0]
         residual = network.residual.upconv(maps[None, :, place][:, :, :, place])[0]
@@ -153,7 +153,7 @@ def test_parameters_at_full_size() -> None:
 
 
 def released(path: Path, **more: Any) -> dict[str, Any]:
-    """Write a file of small weights as the authors' training does."""
+    """Write a file of small weights in the format of the authors' training code."""
     size, n, c = 8, 16, 4
     shapes = {"mlp1": (64, n), "mlp2": (64, n), "mlp4": (1024, n)}
     svd = {f"{name}.0.weight": randn(*shape) for name, shape in shapes.items()}

@@ -1,4 +1,4 @@
-"""MPS: values of the authors' code, the score of a pickled model whose code does not run, and refusals."""
+"""MPS: values of the authors' code, the score of a pickled model without running its code, and rejections."""
 
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,11 @@ VALUES = [
     [0.01986645040604846, 0.132636874946168, 0.2076674195409512, 0.4007026402191573],
     [1.065499422494689, 1.0115927822223474, 0.9190525484102411, 0.9376127081744462],
 ]
-"""First values of the first tokens in float64 that the authors' code computes with the weights of `state`."""
+"""First values of the first tokens in float64, computed by the authors' code with the weights of `state`."""
 
 
 def state(model: nn.Module) -> dict[str, Tensor]:
-    """Give every parameter values that follow from its name and shape."""
+    """Set every parameter to values that depend only on its name and shape."""
     found = {}
     for name, value in model.state_dict().items():
         fan = max(value.numel() // len(value), 1)
@@ -46,7 +46,7 @@ def test_the_blocks_are_those_of_the_authors_code() -> None:
 
 
 class Published(nn.Module):
-    """A model as the authors save it: whole, by pickle."""
+    """A model as the authors save it: the whole module, as a pickle."""
 
     def __init__(self, clip: Any, cross: nn.Module, told: Path) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ def test_a_pickled_model_scores_as_its_parts_and_its_code_does_not_run(
     from transformers import CLIPModel
 
     assert preference_score.THRESHOLD == 0.3
-    monkeypatch.setattr(preference_score, "THRESHOLD", 0.9)  # which leaves out some words of random weights
+    monkeypatch.setattr(preference_score, "THRESHOLD", 0.9)  # excludes some words with random weights
     folder = save_clip(tmp_path / "clip")
     clip: Any = CLIPModel.from_pretrained(folder).requires_grad_(False)
     for parameter in clip.parameters():

@@ -1,4 +1,4 @@
-"""The step there and back against its closed form and the schedulers of diffusers."""
+"""The denoise-and-reinvert step compared with its closed form and with the diffusers schedulers."""
 
 import os
 from pathlib import Path
@@ -72,14 +72,14 @@ def test_it_is_what_the_schedulers_of_diffusers_do(prediction: Any, official_off
 def test_equal_predictions_leave_the_noise_as_it_is() -> None:
     scheduler, _ = schedulers()
     x, times = randn(2, 4, 8, 8), scheduler_path(scheduler, 10)
-    constant = randn(2, 4, 8, 8, seed=1)  # a model that looks at no image, whatever its guidance
+    constant = randn(2, 4, 8, 8, seed=1)  # a model that ignores the image, at any guidance scale
     found = redenoised(lambda *_: constant, lambda *_: constant, x, times, scheduler_levels(scheduler))
     torch.testing.assert_close(found, x, rtol=0, atol=1e-12)
 
 
 @pytest.mark.data
 def test_singular_vectors_of_a_real_networks_noise_stay_and_values_move() -> None:
-    """The premise of NPNet's first branch, on the network of MNIST that others trained, which knows no texts."""
+    """This tests the premise of NPNet's first branch on a published MNIST network without text conditioning."""
     root = os.environ.get("NOISEWORKS_DATA")
     weights = Path(root or "", "weights", "ddpm_mnist.safetensors")
     if not root or not weights.exists():

@@ -1,4 +1,4 @@
-"""CLIP as a reward against its own processor, weights of open_clip against attention written anew, and refusals."""
+"""CLIP as a reward compared with its own processor, open_clip weights with independent attention, and rejections."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from tests.tiny_pipelines import VOCABULARY, save_clip
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a tiny CLIP of images of 16 x 16."""
+    """Save a tiny CLIP model for 16 x 16 images."""
     return save_clip(tmp_path_factory.mktemp("clip"))
 
 
@@ -35,7 +35,7 @@ def test_a_score_is_100_times_the_cosine_that_clips_own_processor_gives(clip: Pa
             *(getattr(model(**tokens, pixel_values=pixels), f"{k}_embeds") for k in ("image", "text"))
         )
     reward = CLIPReward(str(clip))
-    torch.testing.assert_close(reward(images(), texts), 100 * expected, rtol=0, atol=0.5)  # bytes are rounded between
+    torch.testing.assert_close(reward(images(), texts), 100 * expected, rtol=0, atol=0.5)  # images are rounded
     assert reward.state_dict() == {}
     assert not any(parameter.requires_grad for parameter in reward.parameters())
 
@@ -61,7 +61,7 @@ def open_clip_tower(state: dict[str, Tensor], prefix: str, x: Tensor, mask: Tens
 
 
 def open_clip_weights() -> dict[str, Tensor]:
-    """Draw weights with open_clip's names, of the architecture of the fixture."""
+    """Draw weights with open_clip's names for the architecture of the fixture."""
     random = torch.Generator().manual_seed(1)
     shapes: dict[str, tuple[int, ...]] = {
         **{"positional_embedding": (16, 16), "text_projection": (16, 12), "logit_scale": ()},
@@ -132,7 +132,7 @@ def test_an_aesthetic_score_is_linear_in_the_normalised_embedding(clip: Path, tm
     for name in shapes:
         x = x @ layers[f"{name}.weight"].T + layers[f"{name}.bias"]
     torch.testing.assert_close(reward(images(), ["a", "b"]), x[:, 0])
-    torch.testing.assert_close(reward(images(), ["", ""]), x[:, 0])  # whatever the texts
+    torch.testing.assert_close(reward(images(), ["", ""]), x[:, 0])  # for any texts
     assert reward.state_dict() == {}
     # version 1 is a single layer
     torch.save({"weight": torch.ones(1, 12), "bias": torch.tensor([2.0])}, tmp_path / "one.pth")

@@ -1,4 +1,4 @@
-"""Prediction of image pairs: files of each, continued after a kill, refused with other settings."""
+"""Prediction on image pairs: files for each pair, resumed after a kill, rejected with different settings."""
 
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from tests.trainers import quiet
 
 @pytest.fixture
 def photographs(tmp_path: Path) -> Path:
-    """Three images of different shapes."""
+    """Write three images of different shapes."""
     folder, random = tmp_path / "photographs", np.random.default_rng(0)
     folder.mkdir()
     for name, size in (("a", (20, 30)), ("b", (16, 16)), ("c", (40, 20))):
@@ -74,7 +74,7 @@ class Shrinks(nn.Module):
 
 
 class Seen(Callback):
-    """Keeps the tested images, and those that FID would see of one block and of two."""
+    """Stores the tested images, and the images that FID would use from one block and from two."""
 
     def on_test_batch_end(self, trainer: Any, module: Any, outputs: Any, *rest: Any) -> None:
         self.tested = torch.cat([*([self.tested] if hasattr(self, "tested") else []), outputs["frames"].flatten(0, 1)])

@@ -1,4 +1,4 @@
-"""Weights and mixtures of NoiseDiffusion against their special cases and expectations."""
+"""Weights and mixtures of NoiseDiffusion compared with special cases and expectations."""
 
 import math
 
@@ -16,7 +16,7 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
 
 
 def orthogonal_latents() -> tuple[Tensor, Tensor]:
-    """Latents of equal norm at right angles."""
+    """Return orthogonal latents of equal norm."""
     first, second = randn(3, 1, 8, 8), randn(3, 1, 8, 8, seed=1)
     a, b = first.flatten(1), second.flatten(1)
     b = b - (a * b).sum(1, keepdim=True) / (a * a).sum(1, keepdim=True) * a
@@ -47,7 +47,7 @@ def test_slerp_keeps_ends_and_norm_and_is_symmetric() -> None:
     equal = second * (first.flatten(1).norm(dim=1) / second.flatten(1).norm(dim=1)).view(-1, 1, 1, 1)
     norms = slerp(first, equal, POSITIONS).flatten(2).norm(dim=2)
     torch.testing.assert_close(norms, norms[:, :1].expand_as(norms))
-    torch.testing.assert_close(slerp(first[:1], second[:1], POSITIONS), mixture[:1])  # each pair has its own angle
+    torch.testing.assert_close(slerp(first[:1], second[:1], POSITIONS), mixture[:1])  # each pair has a different angle
     assert slerp(first.float(), second.float(), POSITIONS).dtype == torch.float32
 
 
@@ -61,7 +61,7 @@ def test_parallel_latents_stay_finite(factor: float) -> None:
 
 
 def test_without_correction_it_is_slerp_of_orthogonal_latents() -> None:
-    """With mu = alpha and nu = beta no image is put back: z = 0 says the same."""
+    """With mu = alpha and nu = beta, no image signal is added back, which z = 0 also gives."""
     first, second = orthogonal_latents()
     zero = torch.zeros_like(first)
     mixture = corrected_mixture(first, second, zero, zero, randn(3, 1, 8, 8), POSITIONS, 0.1, math.inf, 0.0, 1.2)
@@ -91,7 +91,7 @@ def test_mixtures_are_clipped_and_otherwise_linear() -> None:
 
 
 def test_latents_are_clipped_before_they_are_mixed() -> None:
-    """A number of 4 counts as 2, though the mixture itself stays below 2."""
+    """A value of 4 is clipped to 2, although the mixture itself stays below 2."""
     zero = torch.zeros(1, 1, 1, 1, dtype=torch.float64)
     mixture = corrected_mixture(zero + 4, zero - 4, zero, zero, zero, POSITIONS[1:2], 0.3, 2.0, 0.0, 1.2)
     alpha, beta, *_ = mixing_weights(POSITIONS[1:2], 0.0, 1.2)
@@ -116,5 +116,5 @@ def test_the_mean_of_a_mixture_is_the_injected_signal() -> None:
     _, _, mu, nu = mixing_weights(POSITIONS, 0.3, 1.2)
     expected = abar**0.5 * (mu * z_a + nu * z_b)
     torch.testing.assert_close(mixture.mean(dim=(0, 2, 3, 4)), expected, rtol=0, atol=4 / math.sqrt(n))
-    noise = mixture.var(dim=0).flatten()  # alpha^2 + beta^2 + gamma^2 = 1 of the noise's own variance
+    noise = mixture.var(dim=0).flatten()  # alpha^2 + beta^2 + gamma^2 = 1 times the variance of the noise
     torch.testing.assert_close(noise, torch.full_like(noise, 1 - abar), rtol=0.03, atol=0)

@@ -1,4 +1,4 @@
-"""Encoding, decoding and the whole way from a pair to images between, against closed forms and real pipelines."""
+"""Encoding, decoding and the whole path from a pair to intermediate images, against closed forms and pipelines."""
 
 import math
 import os
@@ -30,7 +30,7 @@ def rand(*shape: int, seed: int = 0) -> Tensor:
 
 
 class Gaussian(nn.Module):
-    """The best model of images N(0, s^2): E[e | x_t] in closed form; s = 0 predicts no noise at all."""
+    """The best model for N(0, s^2) images: E[e | x_t] in closed form; with s = 0, it predicts zero noise."""
 
     def __init__(self, s: float) -> None:
         super().__init__()
@@ -148,7 +148,7 @@ def test_a_saved_pipeline_interpolates_with_texts(kind: str, request: pytest.Fix
     assert found.frames.shape == (2, 1, 3, 16, 16)
     assert found.mixture.shape == (2, 1, 4, 8, 8)
     plain = NoiseDiffusion(model, **options).interpolated(pairs)
-    torch.testing.assert_close(plain.latents, found.latents, rtol=0, atol=1e-5)  # encoding is not guided
+    torch.testing.assert_close(plain.latents, found.latents, rtol=0, atol=1e-5)  # encoding uses no guidance
     assert not torch.allclose(plain.frames, found.frames, atol=1e-3)
     given, without = (model.encode_prompts(texts) for texts in (pairs["prompt"], ["ugly"] * 2))
 
@@ -230,7 +230,7 @@ def test_the_published_network_of_mnist_encodes_digits_and_decodes_them_again() 
         back = module.decoded(latent, None)
     found = latent_statistics(latent)
     assert found["deviation"].mean().item() == pytest.approx(1, abs=0.15)
-    assert found["kurtosis"].mean().item() > 5  # of real images, no normal numbers: what the method is about
+    assert found["kurtosis"].mean().item() > 5  # the latents of real images are not normal, which motivates the method
     assert (back - image).square().mean().sqrt() < 0.15
 
 

@@ -1,4 +1,4 @@
-"""The first state against its law, DDPM's posterior, diffusers' scales, and Gaussian brightness in closed form."""
+"""The initial state compared with its distribution, DDPM's posterior, diffusers scales, and Gaussian brightness."""
 
 import math
 from typing import Any
@@ -93,11 +93,11 @@ def test_the_level_is_that_of_the_first_time_visited(steps: int, time: int) -> N
     for kind in (DDIMScheduler, EulerDiscreteScheduler):
         scheduler = kind(**STABLE_DIFFUSION, timestep_spacing="leading", steps_offset=1)
         assert first_level(scheduler, steps) == pytest.approx(levels[time], rel=1e-6)
-    with torch.device("meta"):  # where `compare` instantiates modules before any run
+    with torch.device("meta"):  # as `compare` instantiates modules before any run
         assert first_level(DDIMScheduler(**STABLE_DIFFUSION, steps_offset=1), steps) == levels[time]
     trailing = DDIMScheduler(**STABLE_DIFFUSION, timestep_spacing="trailing")
     assert first_level(trailing, steps) == pytest.approx(levels[999], rel=1e-6)
-    assert trailing.num_inference_steps is None  # the pipeline's own scheduler is left alone
+    assert trailing.num_inference_steps is None  # the pipeline's own scheduler is unchanged
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_a_pipeline_scales_the_state_to_its_own_units(kind: Any) -> None:
 
 @pytest.mark.parametrize("d", [256, 1024, 4096])
 def test_gaussian_brightness_shrinks_as_the_closed_form_says_and_is_kept_by_the_oracle(d: int) -> None:
-    """Of images b + texture, b ~ N(0, .25), the sum of pixels over the root of d has the variance d / 4."""
+    """For images b + texture, b ~ N(0, .25), the sum of the pixels divided by sqrt(d) has variance d / 4."""
     variance, n = d / 4, 20_000
     abar = scheduler_levels(DDIMScheduler(**STABLE_DIFFUSION))
     levels = torch.from_numpy(abar)
@@ -153,7 +153,7 @@ def test_brightness_is_compared_by_its_law_and_by_pairs() -> None:
 
 
 def test_samples_are_tabulated_in_groups_from_dark_to_bright_real_images() -> None:
-    """Each group holds two of twenty images; their samples are half as bright."""
+    """Each group contains two of twenty images; their samples are half as bright."""
     real = torch.linspace(0, 0.95, 20)[torch.randperm(20, generator=torch.Generator().manual_seed(0))]
     columns = brightness_table(real / 2, real).columns
     expected = np.arange(0.025, 1, 0.1)

@@ -1,4 +1,4 @@
-"""Loss, its minimiser, sampling with the step, and a pipeline that it leaves alone."""
+"""The loss, its minimiser, sampling with the step, and a pipeline that stays unchanged."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,7 +28,7 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
 
 
 class Linear(nn.Module):
-    """V that is linear in noise and text."""
+    """A v prediction that is linear in noise and text."""
 
     def __init__(self, values: int = 16, features: int = 16) -> None:
         super().__init__()
@@ -130,7 +130,7 @@ def test_a_deviation_below_the_greatest_keeps_a_part_of_the_first_noise() -> Non
 
 
 def test_plain_samples_are_the_models_own_and_all_starts_share_their_noise() -> None:
-    """A model that predicts no noise decodes what it begins with by a factor."""
+    """A model that predicts zero noise decodes its initial state by scaling it."""
     data = batch()
     starts = {start: built(start=start).began(data, start)[0] for start in ("plain", "offset_noise", "oracle")}  # type: ignore[arg-type]
     offset = starts["offset_noise"] - starts["plain"]
@@ -147,7 +147,7 @@ def test_plain_samples_are_the_models_own_and_all_starts_share_their_noise() -> 
 
 
 class NoSignal(nn.Module):
-    """v of images that are .3 everywhere, at noise alone; it notes the times that it is asked at."""
+    """Returns v for images that are .3 everywhere and states of pure noise; records the requested times."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -159,7 +159,7 @@ class NoSignal(nn.Module):
 
 
 def test_a_schedule_without_signal_at_its_end_is_used_by_samples_alone() -> None:
-    """There v = -x_0, in one step from any noise; on the usual schedule it is not."""
+    """On this schedule v = -x_0, which a single step reaches from any noise; on the usual schedule it does not."""
     trained = DDIMScheduler(beta_start=0.00085, beta_end=0.007, prediction_type="v_prediction")
     network = NoSignal()
     module = built(model=PixelModel(network, trained), start="zero_terminal_snr", num_inference_steps=1)
@@ -239,7 +239,7 @@ def test_a_saved_pipeline_is_trained_for_and_left_alone(kind: str, request: pyte
 
 
 def test_an_unmodified_pipeline_takes_the_state(text_to_image: Path, tmp_path: Path) -> None:
-    """In each of two samplers, and the network is loaded again by diffusers alone."""
+    """This is tested with two samplers, and plain diffusers reloads the network."""
     model = TextToImage(str(text_to_image))
     unet: UNet2DConditionModel = conditional_unet()
     module = built(TimeFreeUNet(unet), model=model, text_encoder=None)
@@ -255,7 +255,7 @@ def test_an_unmodified_pipeline_takes_the_state(text_to_image: Path, tmp_path: P
         pipeline("a dog", latents=latents, num_inference_steps=4, height=16, width=16, output_type="np")
         scaled.append(seen[0])
         seen.clear()
-    torch.testing.assert_close(scaled[0], scaled[1], rtol=1e-3, atol=1e-3)  # Euler's scales it to unit variance
+    torch.testing.assert_close(scaled[0], scaled[1], rtol=1e-3, atol=1e-3)  # Euler's has unit variance
     unet.save_pretrained(tmp_path / "step")
     loaded = UNet2DConditionModel.from_pretrained(tmp_path / "step")
     prompts = model.encode_prompts(["a cat"])

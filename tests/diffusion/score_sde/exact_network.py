@@ -1,4 +1,4 @@
-"""The best network for images whose pixels are Gaussian."""
+"""The best network for images with Gaussian pixels."""
 
 import torch
 from torch import Tensor, nn
@@ -7,11 +7,11 @@ from lightning_modules.sde.processes import VE, Process
 from tests.sde.exact import gaussian_score
 
 MEAN, DEVIATION = 0.6, 0.1
-"""Of the pixels of images in [0, 1]."""
+"""Mean and standard deviation of the pixels of images in [0, 1]."""
 
 
 class Exact(nn.Module):
-    """Of VE it gives the score, of others the noise, by the level that it is told."""
+    """Returns the score for VE, and the noise for other processes, at the given noise level."""
 
     def __init__(self, process: Process) -> None:
         super().__init__()

@@ -8,7 +8,7 @@ from lightning_modules.sde.processes import VE, VP
 
 
 class Linear(nn.Module):
-    """Logits of pixels and noise; keeps what it is told."""
+    """Logits that depend on pixels and noise level; stores the level."""
 
     def __init__(self) -> None:
         super().__init__()

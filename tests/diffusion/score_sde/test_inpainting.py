@@ -1,4 +1,4 @@
-"""Images of which pixels or grey values are known, tested and predicted by a score model."""
+"""Images with known pixels or known grey values, tested and predicted with a score model."""
 
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ PREDICTED = PredictorCorrector("reverse_diffusion", "none", num_steps=20)
 
 
 class GaussianPixels(PairSet):
-    """Colour images of the density that `Exact` is the best network for."""
+    """Colour images with the density for which `Exact` is the best network."""
 
     channels = 3
 
@@ -63,7 +63,7 @@ def test_what_is_known_is_kept_in_whatever_batch(process: Process, operator: Any
     for one, other in zip(*tables, strict=True):
         assert one == pytest.approx(other, abs=1e-9)
         assert set(one) == {"set", "index", "name", "psnr", "noisy_psnr"}
-    assert max(kept) < 0.02  # the authors' noise of the smallest level
+    assert max(kept) < 0.02  # the noise at the authors' smallest level
 
 
 def test_training_is_on_patches_and_a_prediction_writes_files(tmp_path: Path) -> None:

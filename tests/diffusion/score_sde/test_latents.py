@@ -1,4 +1,4 @@
-"""Latents of Gaussian images in closed form, and back."""
+"""Latents of Gaussian images in closed form, and their inverse."""
 
 import math
 

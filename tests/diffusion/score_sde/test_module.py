@@ -1,4 +1,4 @@
-"""The module with an exact score in place of a trained network, and its averages."""
+"""The module with an exact score instead of a trained network, and its weight averages."""
 
 import math
 from typing import Any
@@ -55,12 +55,12 @@ def test_denoised_images_are_posterior_means(process: Process) -> None:
 
 @pytest.mark.parametrize("process", PROCESSES, ids=lambda process: type(process).__name__)
 def test_bits_per_dimension_are_those_of_the_density(process: Process) -> None:
-    """Whatever range the process takes images in, they are log density in [0, 1], in bits, plus 8."""
+    """For any image range of the process, the result is the log density on [0, 1], in bits, plus 8."""
     image = MEAN + DEVIATION * randn(3, 1, 4, 4)
     bits = module(process).bits_per_dim(image, torch.ones_like(image))
     normal = torch.distributions.Normal(torch.tensor(MEAN, dtype=torch.float64), DEVIATION)
     expected = -normal.log_prob(image).flatten(1).mean(dim=1) / math.log(2) + 8
-    torch.testing.assert_close(bits, expected, rtol=0, atol=0.04)  # x_1 of VE is not quite its prior
+    torch.testing.assert_close(bits, expected, rtol=0, atol=0.04)  # x_1 of VE does not follow its prior exactly
 
 
 def test_known_pixels_and_grey_values_are_respected() -> None:
@@ -78,7 +78,7 @@ def test_known_pixels_and_grey_values_are_respected() -> None:
 
 
 class Thirds(nn.Module):
-    """A classifier of the mean that is told the noise."""
+    """A classifier of the mean value that receives the noise level."""
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
         mean = x.flatten(1).mean(dim=1, keepdim=True)

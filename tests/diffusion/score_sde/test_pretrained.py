@@ -40,7 +40,7 @@ def test_a_folder_of_ddpm_is_loaded_sampled_as_diffusers_samples_it_and_fine_tun
     loaded = diffusers_model(str(tmp_path), subfolder="unet")
     module = ScoreSDE(loaded, process, [3, 8, 8], sampler, num_levels=20, optimizer=sgd)
     x = torch.randn(2, 3, 8, 8)
-    for level in (19, 7, 0):  # the predictor's mean is the scheduler's, and its noise is sqrt(beta), "fixed_large"
+    for level in (19, 7, 0):  # the predictor's mean equals the scheduler's, and its noise is sqrt(beta), "fixed_large"
         t = torch.full((2,), level / 19)
         with torch.no_grad():
             mean, _ = process.ancestral(x, t, 20, module.eval().score(x, t))

@@ -1,4 +1,4 @@
-"""Networks of a few thousand weights, and batches for them."""
+"""Networks with a few thousand weights, and batches for them."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ def unet(blocks: tuple[str, str] = ("CrossAttnDownBlock2D", "DownBlock2D"), laye
 
 
 def features() -> PatchFeatures:
-    """Four by four patches of a transformer with a class token and two registers."""
+    """Build a transformer with four by four patches, a class token and two registers."""
     network = timm.models.VisionTransformer(
         img_size=16, patch_size=4, embed_dim=12, depth=1, num_heads=2, num_classes=0, reg_tokens=2
     )
@@ -38,7 +38,7 @@ def stage(semantic: bool = False, trained: Any = "all") -> ConditionedUNet:
 
 
 def stirred(network: torch.nn.Module) -> None:
-    """Give zero layers values, so that all encoders matter."""
+    """Set zero-initialised layers to non-zero values, so that all encoders have an effect."""
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             if "controlnet" in name or "embedding.8" in name:
@@ -65,9 +65,9 @@ def latent(*shape: int, seed: int = 0) -> Tensor:
 
 
 def released_folder(pipeline: Path, folder: Path) -> ControlNetModel:
-    """Save a pipeline in the layout of the released models, and return its encoder, a whole ControlNet.
+    """Save a pipeline in the layout of the released models, and return its encoder, a complete ControlNet.
 
-    Code in the folder would leave a file `ran`.
+    Running the code in the folder would create a file `ran`.
     """
     shutil.copytree(pipeline, folder)
     index = json.loads((folder / "model_index.json").read_text())

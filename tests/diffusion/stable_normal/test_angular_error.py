@@ -34,7 +34,7 @@ def test_angles_are_those_between_directions_whatever_the_frame() -> None:
 
 
 def test_measures_are_pooled_over_the_pixels_of_all_images() -> None:
-    """Against numpy on all pixels at once; true normals are not brought to unit length, and some are unknown."""
+    """Compare with numpy on all pixels at once; true normals are not normalised, and some are unknown."""
     true = [normals(2, 3, 6, 7), 1.2 * normals(1, 3, 4, 4, seed=1)]
     true[0][0, :, :2] = 0
     true[1][0, :, 0] = 1.6
@@ -96,7 +96,7 @@ def test_shares_of_processes_add_up() -> None:
 
 @pytest.mark.parametrize("angle", [0.0, 10.0, 80.0])
 def test_two_normals_at_an_angle_to_their_mean_spread_by_this_angle(angle: float) -> None:
-    """The lengths of the estimates do not matter."""
+    """The lengths of the estimates have no effect."""
     x, z = math.sin(math.radians(angle)), math.cos(math.radians(angle))
     estimates = torch.tensor([[x, 0.0, z], [-3 * x, 0.0, 3 * z]], dtype=torch.float64)[:, None, :, None, None]
     torch.testing.assert_close(spread(estimates), torch.full((1, 1, 1), angle, dtype=torch.float64), atol=1e-5, rtol=0)

@@ -1,4 +1,4 @@
-"""From a saved pipeline to a folder of normals by the configurations of the paper's scale, with tiny networks."""
+"""From a saved pipeline to a folder of normals, with the full-scale configurations of the paper and tiny networks."""
 
 from pathlib import Path
 

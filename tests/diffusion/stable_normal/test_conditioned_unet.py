@@ -29,7 +29,7 @@ def test_at_first_the_output_is_that_of_the_plain_unet() -> None:
 
 
 def test_the_encoder_sees_the_image_and_its_outputs_go_to_the_decoder_as_diffusers_adds_them() -> None:
-    """Against diffusers' own ControlNet with a hint that says nothing."""
+    """Compare with diffusers' own ControlNet, with a hint that has no effect."""
     torch.manual_seed(0)
     found, x, image = stage(), latent(2, 3, 8, 8), latent(2, 3, 8, 8, seed=1)
     stirred(found)
@@ -73,7 +73,7 @@ def test_a_saved_pipeline_is_read_trained_saved_and_read_by_diffusers_alone(
     ControlNetModel.from_pretrained(tmp_path / "controlnet")
     again = ConditionedUNet(TextToImage(str(tmp_path), tuning="full"), features().float(), encoders=str(tmp_path))
     x, image = torch.randn(2, 4, 8, 8), torch.rand(2, 3, 16, 16)
-    again.features = found.features  # whose weights come from elsewhere
+    again.features = found.features  # the weights come from a different source
     outputs = [one(x, TIME, one.model.encode(image), one.semantics(image, (8, 8))) for one in (found, again)]
     assert torch.equal(*outputs)
     small = ConditionedUNet(PixelUNet(unet()))
@@ -88,7 +88,7 @@ def test_a_saved_pipeline_is_read_trained_saved_and_read_by_diffusers_alone(
 def test_a_released_folder_is_read_without_running_its_code(
     text_to_image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Against diffusers' own ControlNet, whose input is the latent of the image and whose hint says nothing."""
+    """Compare with diffusers' own ControlNet, with the image's latent as input and a hint that has no effect."""
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "yoso"
     control = released_folder(text_to_image, folder)

@@ -23,7 +23,10 @@ TIME, TEXT = torch.tensor([3, 700]), latent(2, 1, 8, seed=5)
 def test_residuals_are_added_before_skips_are_kept_and_before_the_next_layer(
     blocks: tuple[str, str], layers: int
 ) -> None:
-    """Against the U-Net's encoder by hand; they are as many as the skip connections, and hooks are gone afterwards."""
+    """Compare with a manual pass through the U-Net's encoder.
+
+    There is one residual per skip connection, and the hooks are removed afterwards.
+    """
     torch.manual_seed(0)
     network, x = unet(blocks, layers), latent(2, 3, 8, 8)
     skips, _ = encoded(control_encoder(network), x, TIME, TEXT)
@@ -91,7 +94,7 @@ def test_the_semantic_encoder_gives_nothing_at_first_and_its_zero_layers_learn_f
     assert [one.shape for one in residuals] == [skip.shape for skip in skips]
     assert not any(one.any() for one in residuals)
     sum((one - 1).square().sum() for one in residuals).backward()
-    first, *others = encoder.encoder.controlnet_down_blocks  # what the first one sees is zero, too
+    first, *others = encoder.encoder.controlnet_down_blocks  # the input of the first one is zero, too
     assert first.bias.grad.any()
     assert all(layer.weight.grad.any() for layer in others)
     assert float(encoder.embedding[0].weight.detach().std()) == pytest.approx(0.02, rel=0.1)

@@ -1,4 +1,4 @@
-"""Marigold is the pipeline of diffusers, with a generator for each image."""
+"""Marigold equals the diffusers pipeline, with a separate generator for each image."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def saved(folder: Path) -> str:
 
 
 def test_normals_are_those_of_diffusers_for_each_image(text_to_image: Path, tmp_path: Path) -> None:
-    """The size is kept, an image does not depend on its batch, and ensembles take noise of their image's generator."""
+    """The size is kept, an image does not depend on its batch, and ensemble noise uses the image's generator."""
     folder = saved(tmp_path / "marigold")
     alone = DiffusionPipeline.from_pretrained(folder)
     alone.set_progress_bar_config(disable=True)

@@ -101,7 +101,7 @@ def test_normals_follow_from_the_images_generator_alone() -> None:
 
 
 class Fixed(ConditionedUNet):
-    """A stage that keeps to a part of its input, as a network would that does not ignore it, and else to a truth."""
+    """Returns a fixed truth plus a part of its input, like a network that does not ignore its input."""
 
     def __init__(self, truth: Tensor, part: float = 0.0) -> None:
         super().__init__(PixelUNet(UNet2DConditionModel(**SMALLEST)))
@@ -119,7 +119,7 @@ SMALLEST: dict[str, Any] = {
 
 
 def test_the_start_decides_what_noise_is_left_in_the_result() -> None:
-    """A refiner that gives the truth does so from any start; a first stage alone varies with what it keeps of noise."""
+    """A refiner that returns the truth does so from any start; a first stage alone varies with the retained noise."""
     truth = batch(1)["normal"]
     image = torch.rand(1, 3, 8, 8, dtype=torch.float64)
 
@@ -133,7 +133,7 @@ def test_the_start_decides_what_noise_is_left_in_the_result() -> None:
 
 
 def test_images_of_any_size_go_through_a_saved_pipeline(text_to_image: Any) -> None:
-    """Both stages of a tiny Stable Diffusion pipeline, a step of training and normals of an odd size."""
+    """Test both stages of a tiny Stable Diffusion pipeline, a training step, and normals of an odd size."""
     torch.manual_seed(0)
     stages = [
         ConditionedUNet(TextToImage(str(text_to_image), tuning="full"), semantic, trained="decoder")
@@ -154,7 +154,7 @@ def test_images_of_any_size_go_through_a_saved_pipeline(text_to_image: Any) -> N
 
 
 def test_the_networks_have_the_papers_sizes() -> None:
-    """Stable Diffusion 2.1 has 865.9 million parameters, its ControlNet 364.2 with the hint's branch."""
+    """Stable Diffusion 2.1 has 865.9 million parameters; its ControlNet has 364.2 million with the hint branch."""
     down = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)
     up = ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3
     with torch.device("meta"):
@@ -165,7 +165,7 @@ def test_the_networks_have_the_papers_sizes() -> None:
         network = ConditionedUNet(PixelUNet(unet), trained="decoder")
         image, text = torch.empty(2, 3, 96, 96), torch.empty(2, dtype=torch.int64)
         assert network(image, text, image).shape == image.shape
-    channel = 9 * 320  # there are four, of latents, in place of three
+    channel = 9 * 320  # it has four latent input channels instead of three
     assert sum(p.numel() for p in unet.parameters()) + 2 * channel + 1 == 865_910_724
     hint = ControlNetConditioningEmbedding(320, 3, (16, 32, 96, 256))
     own = sum(p.numel() for p in (*network.encoder.parameters(), *hint.parameters()))
@@ -183,7 +183,7 @@ def test_stages_of_other_schedules_or_latents_and_targets_that_keep_noise_are_re
 
 
 def test_a_first_stage_that_was_trained_for_other_steps_is_refused(tmp_path: Path) -> None:
-    """Whether its weights come from a checkpoint or from the folder that a run leaves."""
+    """This holds for weights from a checkpoint and from the folder that a run exports."""
     trained, checkpoint = module(steps=10), dict[str, Any]()
     trained.on_save_checkpoint(checkpoint)
     module(steps=10).on_load_checkpoint(checkpoint)

@@ -19,7 +19,7 @@ from tests.trainers import quiet
 
 
 class Shaded(NormalSteps, LightningModule):
-    """Takes colours for normals, and adds noise of each image's generator."""
+    """Uses colours as normals, and adds noise from each image's generator."""
 
     def __init__(self, draws: int = 2, noise: float = 0.3) -> None:
         super().__init__()

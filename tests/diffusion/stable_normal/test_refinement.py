@@ -27,7 +27,7 @@ def test_half_of_the_times_stay_at_one_level() -> None:
 
 
 class Recorded:
-    """A refiner that keeps what it is given."""
+    """A refiner that stores its inputs."""
 
     def __init__(self, estimates: Tensor) -> None:
         self.estimates, self.seen = estimates, []
@@ -39,7 +39,7 @@ class Recorded:
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 5, 10, 20])
 def test_steps_are_those_of_the_authors_scheduler(steps: int) -> None:
-    """Against a plain computation of each of its branches, in float64, with estimates that change from step to step."""
+    """Compare with a plain float64 computation of each branch, with estimates that change from step to step."""
     estimates, noise = randn(steps, 2, 3, 4, 4), randn(steps, 2, 3, 4, 4, seed=1)
     drawn = []
 

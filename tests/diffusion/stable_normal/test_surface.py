@@ -8,7 +8,7 @@ from lightning_modules.diffusion.stable_normal.surface import heights
 
 
 def normals(right: Tensor, down: Tensor) -> Tensor:
-    """Normals of a surface with these derivatives towards the right and down; y is up."""
+    """Return normals of a surface with these derivatives to the right and downwards; y points up."""
     normal = torch.stack([-right, down, torch.ones_like(right)], dim=-3)
     return normal / normal.norm(dim=-3, keepdim=True)
 
@@ -22,7 +22,7 @@ def centred(z: Tensor) -> Tensor:
 
 
 def test_planes_and_paraboloids_are_exact_and_a_batch_is_its_images() -> None:
-    """The mean of the derivatives of two neighbours is the difference of a quadratic function."""
+    """The mean of two neighbouring derivatives is the exact difference for a quadratic function."""
     i, j = grid(7, 10)
     plane = normals(torch.full_like(i, 0.3), torch.full_like(i, -0.7))
     bowl = normals(0.04 * (j - 4), -0.1 * (i - 2) + 0.02)
@@ -49,7 +49,7 @@ def test_a_sphere_and_a_wave_are_exact_to_second_order() -> None:
 
 
 def test_noise_of_the_normals_is_fitted_by_least_squares_and_facing_away_is_steep() -> None:
-    """Against a dense solver on all differences."""
+    """Compare with a dense solver on all differences."""
     uniform = torch.rand(1, 19, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     noisy = surface_normals(uniform, 6)[0] + 0.3 * torch.randn(
         3, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1)

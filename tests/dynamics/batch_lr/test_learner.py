@@ -1,4 +1,4 @@
-"""What rules learn, on quadratic losses whose best rates are known, and what they refuse."""
+"""The values that rules learn on quadratic losses with known best rates, and rejections."""
 
 import math
 from typing import Any
@@ -24,7 +24,7 @@ CURVATURES = torch.linspace(0.5, 8.0, 16, dtype=torch.float64)
 
 
 def distance(steps: int, start: float = 1.0, nesterov: bool = False, **options: float) -> Tensor:
-    """Descend on sum_i h_i w_i^2 / 2 by torch's SGD, and give |w|."""
+    """Minimise sum_i h_i w_i^2 / 2 with torch's SGD, and return |w|."""
     w = nn.Parameter(torch.full_like(CURVATURES, start))
     optimizer = torch.optim.SGD([w], nesterov=nesterov, **options)
     for _ in range(steps):

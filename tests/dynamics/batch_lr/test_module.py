@@ -1,4 +1,4 @@
-"""Training at scaled and learned rates: when they are set, what is logged and resumed, and what is refused."""
+"""Training with scaled and learned rates: when the rates are set, what is logged and resumed, and rejections."""
 
 from functools import partial
 from pathlib import Path
@@ -36,7 +36,7 @@ def learner(**arguments: Any) -> OnlineLearner:
 
 
 class Watched(Callback):
-    """Keeps the rate and the momentum of each group in each step, and what is logged last."""
+    """Records the rate and momentum of each group in each step, and the latest logged values."""
 
     def __init__(self) -> None:
         self.groups: list[list[tuple[float, float]]] = []
@@ -59,7 +59,7 @@ def trained(net: BatchLR, epochs: int, data: Any = None, **options: Any) -> Watc
 @pytest.mark.parametrize("schedule", [partial(CosineOverSteps, T_max=12), None])
 def test_what_is_learned_holds_until_it_is_measured_again_whatever_the_schedule(schedule: Any) -> None:
     net = module(learner=learner(rule="ssgdm"), **({"lr_scheduler": schedule} if schedule else {}))
-    watched = trained(net, 6)  # learns before the epochs 2 and 4 of 0...5
+    watched = trained(net, 6)  # learns before epochs 2 and 4 of 0...5
     assert [row["epoch"] for row in net._rows] == [2, 4]
     assert watched.groups[0] == [(0.1, 0.5)]
     for row, steps in zip(net._rows, (watched.groups[6:12], watched.groups[12:]), strict=True):

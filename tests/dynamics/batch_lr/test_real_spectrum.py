@@ -1,4 +1,4 @@
-"""The spectrum of a ResNet-20 trained on CIFAR-10, against scipy's eigenvalues of the same product."""
+"""The spectrum of a ResNet-20 trained on CIFAR-10, compared with scipy's eigenvalues of the same product."""
 
 import os
 import time
@@ -17,7 +17,7 @@ from lightning_modules.metrics.lanczos import lanczos, unit_vector
 from lightning_modules.networks.cifar_resnet import CIFARResNet
 
 BUDGET = 180
-"""Seconds of CPU time of the whole test."""
+"""CPU seconds of the whole test."""
 IMAGES, BATCH, DRAWS = 48, 8, 3
 
 
@@ -50,6 +50,6 @@ def test_the_greatest_eigenvalues_of_a_trained_resnet_are_scipys_and_rise_in_bat
     found = {"scipy": float(oracle), "full": full, "gauss_newton": gauss_newton, "batches": of_batches}
     print({**found, "seconds": time.process_time() - start})
     assert full == pytest.approx(float(oracle), rel=2e-3)
-    assert gauss_newton == pytest.approx(full, rel=0.5)  # near a minimum the rest of H is small at the top
+    assert gauss_newton == pytest.approx(full, rel=0.5)  # near a minimum, the rest of H has small top eigenvalues
     assert np.mean(of_batches) > full
     assert time.process_time() - start < BUDGET

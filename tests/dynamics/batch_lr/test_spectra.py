@@ -1,4 +1,4 @@
-"""Spectra of batches against explicit Hessians, what is summed up of them, and what is kept."""
+"""Spectra of batches compared with explicit Hessians, their summary statistics, and the values that are kept."""
 
 import math
 from statistics import fmean, pvariance
@@ -26,7 +26,7 @@ NOISE = NoiseStatistics(0.1, 0.2, 0.3, 0.4)
 
 
 def measured(**arguments: Any) -> tuple[BatchLR, MeasuredSpectra, Tensor, Tensor]:
-    """Train a small network for an epoch, and give what is measured of it, with all samples in their order."""
+    """Train a small network for an epoch, and return its measurements, with all samples in order."""
     torch.manual_seed(0)
     spectra = BatchSpectra([10, 30], **{"draws": 3, "steps": 40, "noise_batch": 20, "directions": 150, **arguments})
     net = BatchLR(nn.Sequential(nn.AvgPool2d(4), MLP(4, [3], 10, "tanh")), 10, spectra=spectra)
@@ -60,7 +60,7 @@ def test_the_scatter_of_products_is_that_of_explicit_hessians() -> None:
     z = torch.stack([unit_vector(len(noise[0]), 0, 2, number, like=noise) for number in range(150)])
     scatter = (noise @ z.T).square().sum(dim=1).mean()
     assert found.hessian.variance == pytest.approx(float(scatter))
-    frobenius = noise.square().sum(dim=(1, 2)).mean() / len(noise[0])  # P sigma^2 / b in the mean over z
+    frobenius = noise.square().sum(dim=(1, 2)).mean() / len(noise[0])  # P sigma^2 / b, averaged over z
     assert found.row_variance / effective_batch(20, SAMPLES) == pytest.approx(float(frobenius), rel=0.15)
     losses = [F.cross_entropy(net.network(part), own).item() for part, own in parts]
     assert found.loss == pytest.approx((fmean(losses), pvariance(losses)))

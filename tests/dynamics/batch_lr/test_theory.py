@@ -1,4 +1,4 @@
-"""Eigenvalues under noise against random matrices, the fit, the scatter of batches, and rates by batch size."""
+"""Eigenvalues under noise compared with random matrices; the fit, the scatter of batches, and rates by batch size."""
 
 import math
 
@@ -30,7 +30,7 @@ def test_all_samples_are_an_infinite_batch_without_a_shift() -> None:
 def test_a_spike_in_symmetric_noise_moves_as_predicted(spike: float, variance: float) -> None:
     size = 400
     drawn = torch.randn(size, size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    noise = (drawn + drawn.T) * math.sqrt(variance / size / 2)  # rows with the sum of variances `variance`
+    noise = (drawn + drawn.T) * math.sqrt(variance / size / 2)  # the variances of a row sum to `variance`
     noise[0, 0] += spike
     values = torch.linalg.eigvalsh(noise)
     assert float(values[0 if spike < 0 else -1]) == pytest.approx(isotropic(spike, variance), rel=0.05)

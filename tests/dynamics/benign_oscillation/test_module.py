@@ -1,4 +1,4 @@
-"""Training of many patch networks: what the rate decides, divergence as a result, and what is refused."""
+"""Training of many patch networks: the effect of the rate, divergence as a result, and rejections."""
 
 from collections.abc import Callable
 from functools import partial

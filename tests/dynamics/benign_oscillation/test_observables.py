@@ -1,4 +1,4 @@
-"""What is counted of an oscillation, and inner products of filters."""
+"""Counts of an oscillation, and inner products of filters."""
 
 import torch
 
@@ -12,7 +12,8 @@ def test_draws_count_from_the_first_overshoot_until_the_weak_feature_is_learned(
     strong = torch.tensor([[1, 0, 1], [1, 1, 1], [1, 1, 1], [0, 1, 1]]).double()
     nothing, learned = torch.zeros(3, dtype=torch.bool), torch.tensor([False, False, True])
     counts, overshot = oscillation(signed, strong, 0.2, nothing, learned)
-    # the first network from its second draw on, the second in its last one alone, as its 1.5 is a weak point's
+    # the first network from its second draw on, the second only in its last draw, because its 1.5 belongs to a weak
+    # point
     expected = torch.tensor([[2, 1, 0], [0.3**2 + 0.1**2, 0.1**2, 0], [1, 0, 0]]).double()
     torch.testing.assert_close(counts, expected)
     assert overshot.tolist() == [True, True, True]
@@ -23,7 +24,7 @@ def test_draws_count_from_the_first_overshoot_until_the_weak_feature_is_learned(
     assert overshot.tolist() == [True, False, True]
     diverged = torch.full((2, 1), torch.nan).double()
     counts, _ = oscillation(diverged, torch.ones(2, 1).double(), 0.2, nothing[:1], nothing[:1])
-    assert not counts.any()  # NaN is no overshoot
+    assert not counts.any()  # NaN is not an overshoot
 
 
 def test_inner_products_are_the_greatest_over_filters_and_points() -> None:

@@ -1,4 +1,4 @@
-"""Patch networks against autograd, one network and one step at a time."""
+"""Patch networks compared with autograd, one network and one step at a time."""
 
 import pytest
 import torch
@@ -24,14 +24,14 @@ def weights(replicas: int = 1, dim: int = 12, seed: int = 0) -> Tensor:
 
 
 def drawn(**arguments: int) -> tuple[Tensor, Tensor, PatchPoints]:
-    """Patches and labels of some sets, and what they are made of."""
+    """Draw patches and labels of some sets, and their components."""
     table = FeatureNoise(**{"num_points": 6, "num_weak": 2, "dim": 12, "replicas": 4, "seed": 3, **arguments})
     rows = table.training().columns
     return rows["features"], rows["target"], points_of(rows["features"], rows["target"], table.signals)
 
 
 def f_of_one(weight: Tensor, patches: Tensor) -> Tensor:
-    """The network as the paper writes it: `[2, m, d]` and `[P, d]`."""
+    """Compute the network as in the paper, for `[2, m, d]` and `[P, d]`."""
     groups = [sum(torch.relu(w @ x) ** 2 for w in group for x in patches) / M for group in weight]
     return torch.as_tensor(groups[0] - groups[1])
 
@@ -110,13 +110,13 @@ def test_filters_that_see_nothing_stay_and_swapped_groups_learn_swapped_labels()
     features, target, points = drawn(replicas=1, num_weak=0)
     weight = weights(1)
     weight[0, 0, 0] = 0
-    weight[0, 0, 0, 0] = -float(target[3, 0])  # away from the strong patch, and orthogonal to the others
+    weight[0, 0, 0, 0] = -float(target[3, 0])  # opposite to the strong patch, and orthogonal to the others
     before = weight.clone()
     descend(weight, points, torch.full((5, 1), 3), 0.3)
     assert weight[0, 0, 0].equal(before[0, 0, 0])
     assert not weight[0, 1].equal(before[0, 1])
     flipped = before.flip(1)
-    mirrored = points._replace(signals=-points.signals, target=-points.target)  # the same patches with the other label
+    mirrored = points._replace(signals=-points.signals, target=-points.target)  # same patches, opposite label
     descend(flipped, mirrored, torch.full((5, 1), 3), 0.3)
     torch.testing.assert_close(flipped.flip(1), weight, rtol=0, atol=1e-12)
     torch.testing.assert_close(output(before.flip(1), features), -output(before, features), rtol=0, atol=1e-12)

@@ -1,4 +1,4 @@
-"""Training under masks and tuning: who is trained when, what is kept, and what is refused."""
+"""Training under masks and tuning: which networks train when, what is kept, and rejections."""
 
 import copy
 import math
@@ -33,7 +33,7 @@ def digits(**arguments: Any) -> LabelledImages:
 
 
 class Watched(Callback):
-    """Keeps weights at the beginning of each epoch, and at the ends, and the logged terms."""
+    """Records weights at the start of each epoch and at the end, and the logged terms."""
 
     def __init__(self) -> None:
         self.states: list[dict[str, Any]] = []
@@ -54,7 +54,7 @@ def trained(net: NoiseMask, epochs: int) -> Watched:
 
 
 def moves(watched: Watched, part: str, epoch: int) -> list[bool]:
-    """Tell of a part's weights, and of buffers of this name, which of them an epoch changes."""
+    """Return which weights of a part, and which buffers of this name, an epoch changes."""
     before, after = watched.states[epoch : epoch + 2]
     names = [name for name in before if name == part or (name.startswith(f"{part}.") and name.endswith("weight"))]
     return [not after[name].equal(before[name]) for name in names]
@@ -161,13 +161,13 @@ def test_a_policy_at_rest_needs_a_ddp_that_expects_it() -> None:
 
 @pytest.mark.data
 def test_pneumonia_is_told_apart_after_two_epochs_under_masks_and_one_of_tuning(tmp_path: Path) -> None:
-    """It takes half a minute on one core."""
+    """The test takes half a minute on one core."""
     stages = ("--trainer.max_epochs", "3", *(f"--model.{key}=2" for key in ("mask_epochs", "averaged_epochs")))
     rates = ("--model.lr_scheduler.mask_epochs", "2", "--trainer.accelerator", "cpu")
     config = CONFIGS / "noise_mask" / "pneumoniamnist.yaml"
     run("fit", "--config", config, "--run_directory", tmp_path, "--test_after_fit", "true", *stages, *rates)
     found = {str(row["metric"]): row["value"] for row in rows(tmp_path / "test_metrics.csv")}
-    assert found["test/accuracy"] > 0.7  # of the more frequent class there are 62.5 %
+    assert found["test/accuracy"] > 0.7  # the more frequent class has 62.5 %
     assert found["test/accuracy_smooth_masks"] > 0.625
 
 

@@ -1,4 +1,4 @@
-"""The law of the cells and the objectives, against closed forms and the code's own way to write them."""
+"""The distribution of the cells, and the objectives, compared with closed forms and with the authors' expressions."""
 
 import math
 
@@ -73,7 +73,7 @@ def test_the_objective_is_that_of_the_code() -> None:
 
 
 def test_gradients_of_the_objective() -> None:
-    """The policy's comes through the density alone, and the classifier's is that of cross-entropy times the factor."""
+    """The policy's gradient comes only from the density; the classifier's is that of cross-entropy times the factor."""
     log_a, log_b = numbers(B, K).requires_grad_(), numbers(B, K, seed=1).requires_grad_()
     logits, label = numbers(B, 4, seed=2).requires_grad_(), torch.arange(B) % 4
     density = log_densities(cells(), log_a, log_b)
@@ -106,7 +106,7 @@ def test_reinforce_leaves_cross_entropy_to_the_classifier() -> None:
 
 @pytest.mark.parametrize("baseline", [0.0, 0.4])
 def test_reinforce_has_the_gradient_of_the_expected_cost(baseline: float) -> None:
-    """Of the cost M the expectation is a / (a + b), whose derivative by log a is a b / (a + b)^2."""
+    """The cost M has the expectation a / (a + b), whose derivative with respect to log a is a b / (a + b)^2."""
     count = 400_000
     log_a, log_b = (torch.full((count, 1), value, dtype=torch.float64) for value in (0.3, -0.2))
     drawn = drawn_cells(log_a, log_b, CounterRNG(0, 0, torch.arange(count)))

@@ -1,4 +1,4 @@
-"""Iterations of SGD against those of a plain loop, the hinge against its formula, and batches against their law."""
+"""SGD iterations compared with a plain loop, the hinge with its formula, and batches with their distribution."""
 
 import copy
 import math
@@ -70,7 +70,7 @@ def test_batches_are_uniform_subsets_that_follow_from_their_iteration() -> None:
     assert bool((subset[:, 1:] > subset[:, :-1]).all())
     counts = [int((subset == torch.tensor(each)).all(dim=1).sum()) for each in combinations(range(6), 3)]
     assert sum(counts) == 60_000
-    assert sum((count - 3000) ** 2 / 3000 for count in counts) < 50.8  # the 99.99 % point of chi-square at 19
+    assert sum((count - 3000) ** 2 / 3000 for count in counts) < 50.8  # 99.99 % quantile, chi-square, 19 degrees
     assert drawn_batches(SEED, torch.arange(17, 20), 6, 3).equal(batches[17:20])
     assert not drawn_batches(SEED + 1, torch.arange(20), 6, 3).equal(batches[:20])
     assert drawn_batches(SEED, torch.arange(5), 4, 4).sort(dim=1).values.equal(torch.arange(4).expand(5, 4))
@@ -85,7 +85,7 @@ def test_the_covariance_of_a_batchs_mean_is_that_of_sampling_without_replacement
 
 
 def one_at_a_time(network: nn.Module, points: DescentPoints, count: int, B: int, rate: float, alpha: float) -> int:
-    """Take iterations by torch's optimizer on the loss as the paper writes it; returns that of the last change."""
+    """Take iterations with torch's optimizer on the paper's loss; return the iteration of the last change."""
     optimizer = torch.optim.SGD(network.parameters(), lr=rate)
     changed = 0
     for iteration in range(count):
@@ -100,7 +100,7 @@ def one_at_a_time(network: nn.Module, points: DescentPoints, count: int, B: int,
 
 
 def run(network: nn.Module, points: DescentPoints, until: int, ahead: int, steps: int, **options: float) -> int:
-    """Take training steps up to an iteration at least; returns the iteration of the last change."""
+    """Take training steps until at least a given iteration; return the iteration of the last change."""
     passed = changed = 0
     B = int(options.pop("B"))
     while passed < until:
@@ -149,7 +149,7 @@ def test_with_a_margin_of_zero_everything_is_linear_in_the_temperature() -> None
     steps, network = found[1.0]
     assert steps > 5
     for temperature, (other_steps, other) in found.items():
-        assert other_steps == steps  # so that t* = dt steps is proportional to T
+        assert other_steps == steps  # so t* = dt steps is proportional to T
         exact = math.log2(temperature).is_integer()
         ours, theirs = (next(each.parameters()).detach() for each in (other, network))
         torch.testing.assert_close(ours, temperature * theirs, rtol=0 if exact else 1e-12, atol=0)
@@ -225,7 +225,7 @@ def test_the_diffusion_has_the_drift_of_gradient_descent_and_noise_in_the_span_o
     expected = -rate * drift + rate * s * xi @ J / 40
     torch.testing.assert_close(torch.stack(changes), expected, rtol=1e-10, atol=1e-12)
     network = copy.deepcopy(start)
-    diffuse(network, points, xi[:1], 40, rate, 0.5)  # a batch of all points has no noise
+    diffuse(network, points, xi[:1], 40, rate, 0.5)  # a full batch has no noise
     torch.testing.assert_close(next(network.parameters()).detach().flatten() - moved, -rate * drift)
 
 

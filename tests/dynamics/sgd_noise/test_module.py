@@ -1,4 +1,4 @@
-"""Training until all points are fitted: its end, its time, its tables, and what is refused."""
+"""Training until all points are fitted: its end, its duration, its tables, and rejections."""
 
 import math
 from typing import Any
@@ -49,7 +49,7 @@ def test_a_perceptron_is_trained_until_it_fits_all_points_and_its_time_is_exact(
     assert found["test/weight_change"] == pytest.approx(float(w.norm()), rel=1e-12)
     for name in ("training_loss", "training_error", "points_left", "diverged"):
         assert found[f"test/{name}"] == 0
-    assert found["test/kernel_change"] == 0  # the kernel of a perceptron stays as it is
+    assert found["test/kernel_change"] == 0  # the kernel of a perceptron is constant
     test = DepletedSign(60, dim=4, depletion=1.0, num_test=50).test().columns
     assert found["test/error"] == pytest.approx(float((test["target"] * (test["features"] @ w) <= 0).double().mean()))
     assert "test/relative_weight_change" not in found
@@ -76,7 +76,7 @@ def test_tables_hold_the_course_of_training_and_each_tensor_of_weights() -> None
     assert 0 < found["test/time_to_half"] <= found["test/time_to_nine_tenths"] < found["test/training_time"]
     late = 1 - found["test/time_to_nine_tenths"] / found["test/training_time"]
     assert found["test/late_share"] == pytest.approx(late, rel=1e-6)
-    assert "signal" not in course  # there is no one tensor of weights along the direction
+    assert "signal" not in course  # no single weight tensor lies along the direction
 
 
 def test_what_is_not_fitted_at_the_last_epoch_is_told() -> None:

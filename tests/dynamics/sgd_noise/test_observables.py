@@ -1,4 +1,4 @@
-"""Observables against gradients that are taken one by one."""
+"""Observables compared with gradients that are computed one by one."""
 
 import copy
 import math
@@ -25,7 +25,7 @@ ALPHA = 3.0
 
 
 def moved(network: torch.nn.Module) -> torch.nn.Module:
-    """A copy whose weights are somewhere else."""
+    """Return a copy with different weights."""
     other = copy.deepcopy(network)
     with torch.no_grad():
         for parameter in other.parameters():
@@ -34,7 +34,7 @@ def moved(network: torch.nn.Module) -> torch.nn.Module:
 
 
 def gradients(network: torch.nn.Module, values: Tensor) -> Tensor:
-    """Rows of the gradients of some numbers."""
+    """Return one row per value, its gradient."""
     parameters = list(network.parameters())
     rows = [torch.autograd.grad(value, parameters, retain_graph=True) for value in values]
     return torch.stack([torch.cat([each.flatten() for each in row]) for row in rows])
@@ -114,7 +114,7 @@ def test_times_until_half_and_nine_tenths_of_the_points_are_fitted() -> None:
     assert final_observables(ended, times) == {**ended, **times, "late_share": pytest.approx(0.2)}
     left = {"unfitted": 3.0, "training_time": 5.0}
     assert final_observables(left, {}) == {"unfitted": 3, "training_time": math.inf}
-    at_once = {"unfitted": 0.0, "training_time": 3.5}  # all were fitted before the end of the epoch
+    at_once = {"unfitted": 0.0, "training_time": 3.5}  # all points were fitted before the end of the epoch
     assert final_observables(at_once, times)["late_share"] == 0
-    at_first = {"unfitted": 0.0, "training_time": 0.0}  # no step was needed, so that no share is defined
+    at_first = {"unfitted": 0.0, "training_time": 0.0}  # no step was needed, so the share is undefined
     assert "late_share" not in final_observables(at_first, times)

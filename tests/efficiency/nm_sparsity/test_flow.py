@@ -1,4 +1,4 @@
-"""Decay and patterns over steps and epochs, which layers become sparse, and what is refused."""
+"""Decay and patterns over steps and epochs, the layers that become sparse, and rejections."""
 
 import math
 from typing import Any

@@ -1,4 +1,4 @@
-"""2:4 layers in torch's semi-structured format: which layers, with which weights, and what is refused."""
+"""2:4 layers in torch's semi-structured format: their selection, their weights, and rejections."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""N:M masks, the weight while its mask closes, and the gradients that come back through it."""
+"""N:M masks, the weight while its mask closes, and the gradients that flow back through it."""
 
 import pytest
 import torch

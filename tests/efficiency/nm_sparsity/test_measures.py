@@ -1,4 +1,4 @@
-"""Costs counted by hand and by torch, densities of an epoch, and Adam's second moment."""
+"""Costs counted by hand and by torch, densities during an epoch, and Adam's second moment."""
 
 from typing import Any
 
@@ -35,7 +35,7 @@ def test_a_forward_pass_costs_what_its_products_do_however_attention_is_computed
         in_parts(image[:1])
     assert costs[1].network == counter.get_total_flops()
     assert fused.training
-    assert fused.blocks[0].mlp.training == mode  # each is in the mode that it was in
+    assert fused.blocks[0].mlp.training == mode  # each is in its original mode
 
 
 def test_a_sparse_step_costs_a_kept_weights_part_of_each_product() -> None:

@@ -1,4 +1,4 @@
-"""The module: training to N:M, averages, what is exported, how it goes on after a stop, and what it refuses."""
+"""The module: training to N:M, averages, exported weights, resuming, and rejections."""
 
 from pathlib import Path
 from typing import Any
@@ -116,7 +116,7 @@ def test_step_and_pattern_come_from_the_trainer_and_go_on_with_it(
     first = places(small(**arguments), stopped)
     stopped.save_checkpoint(tmp_path / "stopped.ckpt")
     rest = places(small(**arguments), quiet(max_epochs=10, **options), ckpt_path=tmp_path / "stopped.ckpt")
-    expected = [(7, 8), (7, 8), (7, 8), (4, 8), (4, 8), (2, 8), (2, 8), (1, 8), (1, 8), (1, 8)]  # of which one is dense
+    expected = [(7, 8), (7, 8), (7, 8), (4, 8), (4, 8), (2, 8), (2, 8), (1, 8), (1, 8), (1, 8)]  # one of which is dense
     assert [pattern for _, pattern in (first + rest)[::4]] == expected
 
 

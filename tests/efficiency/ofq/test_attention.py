@@ -1,4 +1,4 @@
-"""Quantised attention with quantisers that do nothing is timm's own, and QKR's gradients are those of two weights."""
+"""Quantised attention with identity quantisers equals timm's, and QKR has the gradients of two separate weights."""
 
 import inspect
 from typing import Any
@@ -21,7 +21,7 @@ GATED = pytest.mark.skipif(
 
 
 def attention(windowed: bool, bias: str = "v") -> Any:
-    """Attention in double precision, with biases of values alone or of all."""
+    """Build attention in double precision, with biases for the values only or for all."""
     torch.manual_seed(0)
     made: Any = (
         WindowAttention(CHANNELS, HEADS, window_size=3) if windowed else Attention(CHANNELS, HEADS, qkv_bias=True)
@@ -47,7 +47,7 @@ def reparametrised(plain: Any, made: Any = unquantised, product: Any = None) -> 
 
 
 def masked(windowed: bool) -> dict[str, Tensor]:
-    """A mask of two windows."""
+    """Return a mask of two windows."""
     return {"mask": -100.0 * torch.randn(2, TOKENS, TOKENS).gt(0.5).double()} if windowed else {}
 
 

@@ -1,4 +1,4 @@
-"""DeiT, ViT and Swin are quantised with all their weights, in which layers, and exported for timm to load."""
+"""DeiT, ViT and Swin are quantised with all their weights, in the expected layers, and exported for timm."""
 
 import copy
 import io

@@ -1,4 +1,4 @@
-"""The module: its loss and teacher, calibration, annealing within a trainer, what it logs, and what it refuses."""
+"""The module: loss and teacher, calibration, annealing within a trainer, logged values, and rejections."""
 
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ def test_labels_teach_the_first_head_and_the_teacher_the_second() -> None:
 
 def test_the_teacher_has_full_precision_and_stays_and_the_network_begins_as_it(monkeypatch: pytest.MonkeyPatch) -> None:
     module = small(distilled())
-    with torch.no_grad():  # weights that are found after the module was built
+    with torch.no_grad():  # as weights loaded after the module was built
         for parameter in module.teacher.parameters():
             parameter.normal_(std=0.2)
     begun = {name: value.clone() for name, value in module.teacher.network.state_dict().items()}
@@ -79,10 +79,10 @@ def test_scales_are_measured_once_and_are_trained(tmp_path: Path) -> None:
     assert (scales != 1).all()
     first.save_checkpoint(tmp_path / "stopped.ckpt")
     again = small()
-    again._begin = None  # type: ignore[assignment, method-assign]  # it is not asked for
+    again._begin = None  # type: ignore[assignment, method-assign]  # it was not requested
     quiet(max_epochs=2, limit_train_batches=3).fit(again, datamodule=digits(), ckpt_path=tmp_path / "stopped.ckpt")
     moved = torch.cat([part.scale.detach() for part in scaled_parts(again.network)])
-    assert (moved != scales).float().mean() > 0.6  # of the last block, one token alone is read
+    assert (moved != scales).float().mean() > 0.6  # in the last block, only one token is used
 
 
 @pytest.mark.parametrize("accumulated", [1, 3])
@@ -122,7 +122,7 @@ def test_annealing_masks_before_clipping_and_restores_after_the_step(
 
     monkeypatch.setattr(module, "optimizer_step", and_compare)
     trainer = fitted(module, 2, gradient_clip_val=1e-3, accumulate_grad_batches=accumulated)
-    assert steps == pytest.approx([1e-3] * (6 // accumulated), rel=1e-3)  # of what is left after masking
+    assert steps == pytest.approx([1e-3] * (6 // accumulated), rel=1e-3)  # of the remaining gradient after masking
     assert 0.1 < trainer.callback_metrics["train/annealed"] < 0.5
     query, key, _ = module.network.get_submodule("network.blocks.0.attn.qkv").weight.chunk(3)
     assert (query.grad is None) == (key.grad is None)

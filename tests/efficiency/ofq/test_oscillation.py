@@ -1,4 +1,4 @@
-"""Oscillations of known sequences, annealed weights bit by bit, and the regression that annealing calms."""
+"""Oscillations of known sequences, annealed weights bit by bit, and a regression that annealing stabilises."""
 
 import math
 
@@ -68,10 +68,10 @@ def test_frozen_weights_keep_every_bit_under_momentum_and_decay(boundary: float,
 
 
 def regression(bits: int, annealed: bool, seeds: int = 2, steps: int = 1500) -> tuple[float, float, float]:
-    """Fit y = W* x with a quantised W by SGD, and watch the last 500 steps: all seeds at once, as rows of one weight.
+    """Fit y = W* x with a quantised W by SGD, and observe the last 500 steps; all seeds are rows of one weight.
 
     Returns:
-        Part of the weights that oscillate, deviation over time of the rows' scales, and the mean squared error of W.
+        Share of oscillating weights, standard deviation over time of the rows' scales, and mean squared error of W.
     """
     outputs, inputs = 16, 64
     random = torch.Generator().manual_seed(0)
@@ -106,7 +106,10 @@ def regression(bits: int, annealed: bool, seeds: int = 2, steps: int = 1500) -> 
     "bits", [2, pytest.param(3, marks=pytest.mark.nightly), pytest.param(4, marks=pytest.mark.nightly)]
 )
 def test_annealing_calms_the_weights_of_a_regression(bits: int) -> None:
-    """The card measured .857 to .706, .874 to .671 and .868 to .554 for 2, 3 and 4 bits; half of it is asked for."""
+    """The card measured .857 to .706, .874 to .671 and .868 to .554 for 2, 3 and 4 bits.
+
+    Half of each reduction is required.
+    """
     (plain, moving, error), (calm, still, other) = regression(bits, False), regression(bits, True)
     assert calm <= plain - {2: 0.075, 3: 0.1, 4: 0.15}[bits]
     assert still < moving / 10

@@ -1,4 +1,4 @@
-"""CIFAR-10 by a small ViT with 2-bit weights and activations: two minutes of one core."""
+"""CIFAR-10 with a small ViT with 2-bit weights and activations: two minutes on one core."""
 
 import os
 from pathlib import Path

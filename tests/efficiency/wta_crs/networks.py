@@ -1,4 +1,4 @@
-"""Small networks of timm and transformers, without dropout unless it is asked for."""
+"""Small networks from timm and transformers, without dropout by default."""
 
 from typing import Any
 
@@ -60,14 +60,14 @@ def t5(dropout: float = 0.0, d_model: int = 16, layers: int = 2, attention: str 
     )
     try:
         return T5ForConditionalGeneration(config).train()
-    except ValueError as error:  # transformers 5.0 has eager attention alone
+    except ValueError as error:  # transformers 5.0 supports only eager attention
         if "does not support an attention implementation" not in str(error):
             raise
         pytest.skip("this version of transformers has no fused attention for T5")
 
 
 def logits(network: Any, samples: int = 2, tokens: int = TOKENS) -> Tensor:
-    """Run a network on made-up images or texts, of which the second one is shorter."""
+    """Run a network on random images or texts, with a shorter second text."""
     random = torch.Generator().manual_seed(0)
     if isinstance(network, timm.models.VisionTransformer):
         return network(torch.rand(samples, 1, 8, 8, generator=random).to(next(network.parameters()).dtype))

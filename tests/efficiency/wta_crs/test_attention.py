@@ -1,4 +1,4 @@
-"""Attention of timm and transformers with sampled products against the plain one."""
+"""Attention of timm and transformers with sampled products, compared with plain attention."""
 
 import copy
 from functools import partial

@@ -1,4 +1,4 @@
-"""Layers that keep less against the plain ones: the same numbers, and the stated bytes."""
+"""Layers that save less for backward, compared with plain layers: the same values, and the stated number of bytes."""
 
 import copy
 import warnings
@@ -75,7 +75,7 @@ def test_a_normalisation_with_a_weight_of_nought_stays() -> None:
     [(nn.LayerNorm(6), 0.0), (nn.LayerNorm(6), -1e-16), (nn.LayerNorm(6, bias=False), 0.0), (T5Norm(6), 0.0)],
 )
 def test_a_weight_that_trains_towards_nought_is_not_divided_by(plain: Any, least: float) -> None:
-    """Until an epoch begins the others' gradients are exact; from then on all are."""
+    """Before the first epoch, the other entries' gradients are exact; afterwards, all gradients are exact."""
     plain = copy.deepcopy(plain).double()
     network = nn.Sequential(nn.Identity(), copy.deepcopy(plain))
     compact_layers(network)
@@ -100,11 +100,11 @@ def test_a_weight_that_trains_towards_nought_is_not_divided_by(plain: Any, least
         torch.testing.assert_close(mine_, exact_, rtol=0, atol=1e-12)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        keep_inputs(network)  # it is said once
+        keep_inputs(network)  # the warning appears only once
 
 
 def test_a_run_that_goes_on_within_an_epoch_computes_the_same_gradients() -> None:
-    """Lightning calls no start of an epoch there, and by then the weight may have grown again."""
+    """Lightning does not call the epoch-start hook there, and the weight may have grown again by then."""
     network = nn.Sequential(nn.LayerNorm(4), nn.LayerNorm(4))
     compact_layers(network)
     network[1].weight.data[0] = 0

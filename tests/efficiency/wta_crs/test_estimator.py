@@ -1,4 +1,4 @@
-"""The chosen pairs against their closed forms: unbiased, with the stated variance, and with the stated winners."""
+"""The chosen pairs compared with closed forms: unbiased, with the stated variance and the stated winners."""
 
 import pytest
 import torch
@@ -29,13 +29,13 @@ P = pair_probabilities(H, G.norm(dim=1))
 
 
 def estimates(estimator: Estimator, p: Tensor = P, k: int = K, draws: int = DRAWS) -> Tensor:
-    """Draws of the estimate of G^T H, `[draws, 2, 3]`; each row of p is a product of its own with the same winners."""
+    """Draw estimates of G^T H, `[draws, 2, 3]`; each row of p is a separate product with the same winners."""
     position, weight = chosen_pairs(p.expand(draws, -1), k, uniform(draws, k), estimator)
     return torch.einsum("nk,nkod->nod", weight, PAIRS[position])
 
 
 def closed_form(p: Tensor, k: int, c: int) -> float:
-    """The total variance with the optimal p and c winners, summed over the entries."""
+    """Return the total variance with the optimal p and c winners, summed over the entries."""
     order = p.argsort(descending=True)
     rest = PAIRS[order[c:]].sum(dim=0)
     total = PAIRS.flatten(1).norm(dim=1).sum() * (1 - p[order[:c]].sum())
@@ -121,7 +121,7 @@ def test_the_most_probable_have_weight_one_in_top_k() -> None:
 
 
 def test_probabilities_are_norms_in_single_precision() -> None:
-    rows = torch.full((2, 300), 1000.0, dtype=torch.float16)  # its norm is beyond half precision in squares
+    rows = torch.full((2, 300), 1000.0, dtype=torch.float16)  # its squared norm exceeds the range of half precision
     torch.testing.assert_close(pair_probabilities(rows, torch.tensor([1.0, 3.0])), torch.tensor([0.25, 0.75]))
     torch.testing.assert_close(pair_probabilities(rows * 0, None), torch.tensor([0.5, 0.5]))
 

@@ -1,4 +1,4 @@
-"""The measured errors of layers' gradients, and that measuring leaves a step as it was."""
+"""Measured errors of the layers' gradients; measuring does not change the training step."""
 
 from functools import partial
 from typing import Any

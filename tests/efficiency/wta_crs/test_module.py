@@ -1,4 +1,4 @@
-"""The module: what it remembers of samples, what it leaves exact, adapters, precision, and what it refuses."""
+"""The module: stored sample norms, exact layers, adapters, precision, and rejections."""
 
 import types
 from typing import Any
@@ -32,7 +32,7 @@ def small(**arguments: Any) -> WTACRS:
 
 
 def own_norms(network: Any, image: Tensor, label: Tensor, layer: str) -> Tensor:
-    """Norms of the gradients of each sample's own loss at a layer's outputs, `[B, N]`."""
+    """Norms, `[B, N]`, of the gradient of each sample's loss with respect to a layer's outputs."""
     found: list[Tensor] = []
     network.eval()  # the plain layers
 
@@ -80,7 +80,7 @@ def test_a_checkpoint_says_which_normalisations_keep_their_inputs() -> None:
 
 
 def test_the_next_visit_knows_what_the_last_one_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, known = small(), {}  # which stands still, so that every epoch measures the same
+    model, known = small(), {}  # a rate of zero, so that every epoch measures the same values
     step = model.training_step
 
     def noted(batch: Any, batch_idx: int) -> Any:

@@ -1,4 +1,4 @@
-"""Sampled layers and products against plain ones: what is exact, what is kept, what is measured."""
+"""Sampled layers and products compared with plain ones: exact values, saved tensors, and measured errors."""
 
 import copy
 from typing import Any
@@ -32,7 +32,7 @@ def sampled(ratio: float) -> tuple[SampledLinear, Sampler]:
 
 
 def passed(layer: nn.Module, inputs: Tensor = INPUTS, gradient: Tensor = GRADIENT) -> dict[str, Tensor]:
-    """The output and all gradients."""
+    """Return the output and all gradients."""
     inputs = inputs.clone().requires_grad_()
     layer.zero_grad()
     output = layer(inputs)
@@ -109,7 +109,7 @@ def test_the_layer_keeps_the_chosen_rows_and_their_places_alone() -> None:
     sampler.begin_step(B)
     k = estimator.budget(B * N, 0.3)
     with SavedBytes(layer) as saved:
-        output = layer(INPUTS.clone())  # nobody else holds it
+        output = layer(INPUTS.clone())  # no other reference exists
     assert saved.total == k * D * 8 + k * 8
     with SavedBytes(layer) as exact:
         PLAIN(INPUTS.clone())
@@ -138,7 +138,7 @@ def test_half_precision_keeps_half_and_scales_in_single() -> None:
         output = layer(1000 * INPUTS.float())
     k = estimator.budget(B * N, 0.3)
     assert output.dtype == torch.bfloat16
-    assert saved.total == k * D * 2 + k * 8 + OUT * D * 2  # the weight that autocast made, too
+    assert saved.total == k * D * 2 + k * 8 + OUT * D * 2  # includes the weight that autocast created
     output.float().sum().backward()
     assert layer.weight.grad is not None
     assert layer.weight.grad.dtype == torch.float32
@@ -197,7 +197,7 @@ def test_a_product_of_shares_is_that_of_each() -> None:
         torch.testing.assert_close(together["first"][own], first.grad, rtol=0, atol=1e-12)
 
 
-# what does not fit
+# unsuitable inputs
 
 
 class Twice(nn.Module):

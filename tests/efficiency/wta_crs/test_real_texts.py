@@ -1,4 +1,4 @@
-"""Real texts of GLUE through a pre-trained MiniLM: a few steps of WTA-CRS beside exact ones, and what they keep."""
+"""GLUE texts through a pre-trained MiniLM: a few WTA-CRS steps compared with exact ones, and their saved memory."""
 
 import copy
 import importlib.metadata

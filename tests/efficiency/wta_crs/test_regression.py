@@ -1,4 +1,4 @@
-"""Regression of real numbers: the squared error and its gradient, correlations, and predictions."""
+"""Regression with real-valued targets: the squared error and its gradient, correlations, and predictions."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ class Regressor(nn.Module):
 
 
 class Numbers(LightningDataModule):
-    """Tokens `[B, 20, 4]` and a real number of each."""
+    """Tokens `[B, 20, 4]` with one real number per sample."""
 
     num_train_samples, num_classes = BATCH * BATCHES, 1
 

@@ -1,4 +1,4 @@
-"""A file in the folder of commands is a command: nothing else names it."""
+"""A file in the folder of commands is a command, without any other registration."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Exported models work in a process that knows nothing of this project, and compute what the run's model computes."""
+"""Exported models work in a process without this project, and compute the same values as the run's model."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def score(model: Any, x: Tensor, t: Tensor) -> Tensor:
 
 
 def vote_fractions(model: Any, image: Tensor, noise: Tensor) -> Tensor:
-    """Count the votes of one image after the other, at the sigma of the configuration."""
+    """Count the votes of one image after another, at the sigma of the configuration."""
     counts = torch.zeros(len(image), 10)
     for row, each in enumerate(image):
         for sample in noise:
@@ -67,8 +67,8 @@ METHODS: dict[str, tuple[tuple[str, ...], Predict, list[tuple[int, ...]]]] = {
     "consistency/demo": (("--model.sigma", "0.25"), vote_fractions, [DIGIT, DIGIT]),
     "finetuning/demo": ((), network, [DIGIT, TIMESTEP]),
 }
-"""Arguments, what the model computes, and the shapes of one sample of each input. Images have another size than in
-training where the method allows it."""
+"""Arguments, the function that the model computes, and the shapes of one sample of each input. The images have a
+different size than in training if the method allows it."""
 FIRST = ["elr/demo", "adele/demo", "noise2score/demo"]
 """A classifier, a segmenter and a denoiser."""
 
@@ -91,7 +91,7 @@ assert not {"lightning_modules", "experiments", "datamodules", "callbacks", "lig
 
 
 def alone(*folders: Path) -> str:
-    """Run the README's example and the model of each folder in a process of its own, without this project."""
+    """Run the README's example and each folder's model in a separate process without this project."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     done = subprocess.run(
         [sys.executable, "-I", "-c", ALONE, *map(str, folders)],
@@ -110,7 +110,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_of(runs: Path, config: str) -> Path:
-    """Train on two batches, once for all tests."""
+    """Train on two batches, only once for all tests."""
     directory = runs / config.replace("/", "_")
     command = ["fit", "--config", f"configs/{config}.yaml", *METHODS[config][0], *QUICK]
     if not directory.exists():
@@ -138,9 +138,9 @@ def agree(run: Path, folder: Path, predict: Predict) -> None:
 
 
 def exported(runs: Path, chosen: str, *configs: str, more: tuple[Path, ...] = ()) -> tuple[str, dict[str, Path]]:
-    """Export runs, compare what is computed without this project with what their models compute, and print examples.
+    """Export runs, run the exports without this project, compare with the models, and return the printed examples.
 
-    `more` are other exports whose examples are run in the same process, at its end.
+    `more` lists other exports whose examples run at the end of the same process.
     """
     folders = {config: run_of(runs, config) / f"export_{chosen}" for config in configs}
     for config, folder in folders.items():

@@ -1,4 +1,4 @@
-"""`train.py generate`: a folder of images of a run or of a pipeline, the same on any number of processes."""
+"""`train.py generate`: a folder of images from a run or a pipeline, identical for any number of processes."""
 
 import json
 import os
@@ -30,7 +30,7 @@ CPU = ("--accelerator", "cpu")
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
-    """Trains a run once."""
+    """Train a run once."""
 
     @cache
     def trained(name: str) -> Path:
@@ -71,7 +71,7 @@ def test_a_run_generates_the_same_images_on_two_processes(
     error = capsys.readouterr().err
     assert "num_steps 3, and this run has 4: choose another --output" in error
     assert tree(tmp_path / "one") == one
-    # an image follows from its seed alone
+    # an image depends only on its seed
     assert generate(*line[:2], "--seed", "9", *CPU, "--output", tmp_path / "third", *steps) == 0
     pixels = [np.asarray(Image.open(tmp_path / name)) for name in ("one/images/000002.png", "third/images/000000.png")]
     np.testing.assert_array_equal(*pixels)
@@ -220,7 +220,7 @@ def test_a_wrong_source_is_one_sentence(
 
 @pytest.mark.nightly
 def test_killed_processes_of_a_group_continue(base: Base, tmp_path: Path) -> None:
-    """Two processes that the command starts, killed by SIGKILL in their work; two of torchrun do the rest."""
+    """Two processes of the command are killed by SIGKILL during their work; two torchrun processes complete it."""
     line = [str(word) for word in ("generate", "--resume", base("score_sde"), "--num_images", "40", *CPU, "--output")]
     steps = ("--", "--model.sampler.num_steps", "100")
     command.run(*line, tmp_path / "alone", *steps)

@@ -1,4 +1,4 @@
-"""`train.py score`: scores of a folder of images for prompts, with a tiny CLIP of random weights."""
+"""`train.py score`: scores of a folder of images for prompts, with a tiny CLIP with random weights."""
 
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def generated(tmp_path: Path) -> Path:
-    """Four images, one of another size, in a folder as `generate` writes it."""
+    """Write four images, one of a different size, in the folder layout of `generate`."""
     folder = tmp_path / "generated"
     (folder / "images").mkdir(parents=True)
     random = np.random.default_rng(0)
@@ -55,7 +55,7 @@ def test_the_clip_score_is_that_of_torchmetrics(
 
     processor = CLIPProcessor(CLIPImageProcessor.from_pretrained(clip), CLIPTokenizer.from_pretrained(clip))
     model = CLIPModel.from_pretrained(clip)
-    # torchmetrics 1.9 expects tensors, as transformers 4 gives them
+    # torchmetrics 1.9 expects tensors, as returned by transformers 4
     for name in ("get_image_features", "get_text_features"):
         own = getattr(model, name)
         setattr(model, name, lambda *given, own=own: getattr(found := own(*given), "pooler_output", found))
@@ -63,10 +63,10 @@ def test_the_clip_score_is_that_of_torchmetrics(
     table = pd.read_csv(generated / "scores.csv")
     assert table["file"].tolist() == [f"images/{number:06d}.png" for number in range(4)]
     assert table["prompt"].tolist() == TEXTS
-    for row in table[:3].itertuples():  # of CLIP's own size, so that nothing is resampled
+    for row in table[:3].itertuples():  # in CLIP's own size, so that nothing is resampled
         image = torch.from_numpy(np.array(Image.open(generated / str(row.file)))).permute(2, 0, 1)
         expected = clip_score(image, str(row.prompt), model_name_or_path=lambda: (model, processor))  # type: ignore[arg-type]
-        # it cuts negative scores off
+        # it clips negative scores to zero
         assert max(float(row.clip_score), 0) == pytest.approx(float(expected), abs=1e-3)  # type: ignore[arg-type]
     said = capsys.readouterr().out
     assert f"clip_score {table['clip_score'].mean():.6g} +- " in said
@@ -160,6 +160,6 @@ def test_damaged_files_are_named(clip: Path, generated: Path, capsys: pytest.Cap
     assert "000002.png cannot be read as an image" in capsys.readouterr().err
     (generated / "images.parquet").write_bytes(b"PAR1")
     assert score(generated) == 2
-    assert "images.parquet is no table of images with file and prompt" in capsys.readouterr().err
+    assert "images.parquet is not a table of images with the columns file and prompt" in capsys.readouterr().err
     assert score(generated / "missing") == 2
     assert "missing" in capsys.readouterr().err

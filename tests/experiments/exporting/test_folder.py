@@ -1,4 +1,4 @@
-"""The folder of an export appears whole or not at all, and its README repeats nothing that a page would interpret."""
+"""An export folder appears complete or not at all, and its README escapes text that a page would interpret."""
 
 from pathlib import Path
 

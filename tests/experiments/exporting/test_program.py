@@ -1,4 +1,4 @@
-"""Tracing finds which sizes a function takes, drops what it does not use, and refuses what is no function."""
+"""Tracing finds the sizes that a function accepts, drops unused inputs, and rejects what is not a function."""
 
 from collections.abc import Callable
 from typing import Any
@@ -78,7 +78,7 @@ def test_flattened_images_have_a_fixed_size() -> None:
 def test_a_branch_for_large_batches_does_not_limit_the_batch() -> None:
     network = Network()
 
-    def stored_in_another_order(image: Tensor, noise: Tensor) -> Tensor:  # as diffusers' upsampling
+    def stored_in_another_order(image: Tensor, noise: Tensor) -> Tensor:  # as in diffusers' upsampling
         pairs = (image[:, None] + noise).flatten(end_dim=1)
         pairs = pairs.contiguous() if pairs.shape[0] >= 64 else pairs
         return network.used(pairs).unflatten(0, (image.shape[0], noise.shape[0])).mean(dim=1)

@@ -1,4 +1,4 @@
-"""A run on a folder of images, at absolute paths, as a user has it; and the folder that is pushed of it."""
+"""A run on a folder of images with absolute paths, as a user has it, and the folder that is pushed for it."""
 
 import json
 import os
@@ -21,7 +21,7 @@ def push(*arguments: object) -> int:
 
 @pytest.fixture(scope="session", autouse=True)
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A home folder with a token, and none of the caches of this machine."""
+    """Create a home folder with a token and without the caches of this machine."""
     home = tmp_path_factory.mktemp("home") / "somebody"
     (home / ".cache" / "huggingface").mkdir(parents=True)
     (home / ".cache" / "huggingface" / "token").write_text("hf_qwertyuiopasdfghjkl")
@@ -32,7 +32,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def own_run(home: Path) -> Path:
-    """A classifier of a folder of images, trained for one epoch, in a directory at home."""
+    """Train a classifier on a folder of images for one epoch, in a directory of the home folder."""
     images = home / "my_images"
     for split, count in (("train", 6), ("test", 2)):
         for label, name in enumerate(("cat", "dog")):
@@ -74,7 +74,7 @@ def own_run(home: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def pushed(own_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that is pushed of it."""
+    """Return the folder that is pushed for this run."""
     folder = tmp_path_factory.mktemp("pushed") / "cats"
     assert push(own_run, "--output", folder, "--license", "cc-by-4.0") == 0
     return folder

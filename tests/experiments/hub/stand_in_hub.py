@@ -1,4 +1,4 @@
-"""A server that answers as the Hugging Face Hub does, with the folders that it is given."""
+"""A server that answers like the Hugging Face Hub, with the given folders."""
 
 import hashlib
 import json
@@ -17,14 +17,14 @@ REFUSED = {"secret/model": (401, "RepoNotFound"), "gated/model": (403, "GatedRep
 
 
 class StandInHub:
-    """Repositories by name, each a folder, and the files that were asked for."""
+    """Repositories by name, each a folder, and a record of the requested files."""
 
     def __init__(self) -> None:
         self.repositories: dict[str, Path] = {}
         self.asked: list[str] = []
 
     def answer(self, path: str) -> tuple[int, dict[str, str], bytes]:
-        """Status, headers and content of an address."""
+        """Return the status, headers and content of an address."""
         match = re.match(r"/(api/models/)?([\w.-]+/[\w.-]+)/(revision|tree|resolve)/([^/?]+)/?([^?]*)", path)
         assert match is not None, path
         _, repo_id, kind, revision, name = match.groups()
@@ -78,7 +78,7 @@ def served(hub: StandInHub) -> Iterator[str]:
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandInHub]:
-    """The stand-in instead of the Hub, with an empty cache."""
+    """Replace the Hub with the stand-in, with an empty cache."""
     from huggingface_hub import constants
 
     own = StandInHub()

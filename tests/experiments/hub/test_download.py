@@ -1,4 +1,4 @@
-"""A run is loaded from the Hub by its settings and weights alone, under the rules for anybody's run."""
+"""A run is loaded from the Hub using only its settings and weights, under the rules for untrusted runs."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What a model card says of a run."""
+"""The content of a run's model card."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What is pushed loads elsewhere, and tells nothing of the machine it comes from."""
+"""A pushed folder loads on other machines, and contains no information about the original machine."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A fine-tuned diffusion model is pushed as diffusers reads it, with its adapters apart or merged."""
+"""A fine-tuned diffusion model is pushed in the diffusers layout, with separate or merged adapters."""
 
 import os
 from pathlib import Path
@@ -17,7 +17,7 @@ from tests.experiments.hub.conftest import QUIET, push
 
 @pytest.fixture(scope="module")
 def tuned(home: Path, text_to_image: Path) -> Path:
-    """LoRA of a tiny pipeline, trained on three images at home."""
+    """Train a LoRA of a tiny pipeline on three images in the home folder."""
     return fitted(home, text_to_image, "lora", "tuned")
 
 

@@ -1,4 +1,4 @@
-"""The folder is uploaded by huggingface_hub in one commit; what the Hub refuses is one sentence."""
+"""huggingface_hub uploads the folder in one commit; rejections by the Hub are reported in one sentence."""
 
 import shutil
 from pathlib import Path
@@ -13,7 +13,7 @@ from tests.experiments.hub.conftest import push
 
 
 class StandInApi:
-    """Keeps what is uploaded."""
+    """Records the uploaded folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -1,6 +1,6 @@
-"""Stands for sbatch, srun, sacct and scancel, by the name that it is called by: jobs of an array are processes.
+"""Replacement for sbatch, srun, sacct and scancel, selected by the called name; array jobs are local processes.
 
-The folder `STAND_IN_SLURM` holds what is known of them: `calls`, `<job>.sh`, `<job>_<index>.pid`, `.state` once it is
+The folder `STAND_IN_SLURM` stores their state: `calls`, `<job>.sh`, `<job>_<index>.pid`, and `.state` after a job is
 cancelled.
 """
 

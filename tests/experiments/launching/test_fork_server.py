@@ -1,4 +1,4 @@
-"""A forked process is what a fresh one would be, learns from those before it, and dies alone."""
+"""A forked process behaves like a fresh one, reuses the imports of earlier ones, and dies without affecting others."""
 
 import signal
 import subprocess
@@ -57,18 +57,18 @@ def test_a_forked_process_finds_what_a_fresh_one_finds(fails: bool, tmp_path: Pa
         )
     said = log.read_text()
     server = ForkServer(script, environment())
-    for _ in range(2):  # the second one finds numpy imported
+    for _ in range(2):  # in the second process, numpy is already imported
         log.write_text("")
         forked = server.fork(["--x", "1"], log, own)
         assert forked is not None
         assert ended(forked) == fresh.returncode == (1 if fails else 7)
-        # one descriptor more: where it writes down what it has imported
+        # one more descriptor: the file where it records its imports
         assert log.read_text().splitlines() == [str(int(x) + 1) if x.isdigit() else x for x in said.splitlines()]
     server.close()
 
 
 def test_numpys_global_numbers_differ_between_processes_and_torchs_do_not(tmp_path: Path) -> None:
-    """As in fresh processes, where nothing has seeded them."""
+    """Fresh processes, which nothing has seeded, behave in the same way."""
     script = tmp_path / "draws.py"
     script.write_text("import random, numpy, torch; print(random.random(), numpy.random.rand(), torch.rand(()).item())")
     server, drawn = ForkServer(script, environment(), imports=["torch", "numpy"]), []
@@ -97,8 +97,8 @@ def test_what_a_run_imports_is_imported_for_the_others_once(
         patch.chdir(tmp_path)
         assert commands.run("compare", arguments, [sys.executable, str(script)]) == 0
         imports = (tmp_path / "imported").read_text().split()
-        assert len(imports) == 2  # by the first run, and by the server
-        for seed in range(4):  # nothing that a run does to a module reaches another
+        assert len(imports) == 2  # once in the first run, and once in the server
+        for seed in range(4):  # changes that a run makes to a module do not reach other runs
             assert "run 1\n" in (tmp_path / f"out/a/seed_{seed}/log.txt").read_text()
         (tmp_path / "imported").unlink()
         assert commands.run("compare", [*arguments[:-1], "fresh", "--no_fork"], [sys.executable, str(script)]) == 0

@@ -1,4 +1,4 @@
-"""The same sweep by every launcher, and what is refused at the start."""
+"""The same sweep with every launcher, and errors at the start."""
 
 import contextlib
 import os
@@ -18,7 +18,7 @@ from tests.experiments.conftest import Config, Journal, table
 
 @pytest.fixture
 def submitit_here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The arguments of SLURM, by submitit's executor of this machine."""
+    """Use the SLURM arguments with submitit's executor for this machine."""
     pytest.importorskip("submitit")
     monkeypatch.setattr(slurm, "CLUSTER", "local")
     monkeypatch.setattr(slurm, "REQUEUE_SECONDS", 0.1)
@@ -44,7 +44,7 @@ def test_slurm_gives_what_this_machine_gives(
 
 
 def below(process: int) -> list[int]:
-    """The processes that one has started, and those that they have."""
+    """Return the descendants of a process."""
     parents = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):

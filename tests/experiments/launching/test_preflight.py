@@ -1,4 +1,4 @@
-"""What is wrong with a metric's name is said before anything trains."""
+"""A wrong metric name is reported before anything trains."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,9 +39,9 @@ def test_a_short_run_has_the_metrics_of_the_whole_one(tmp_path: Path, monkeypatc
         ),
         ("train/memorised", ["train/memorized"], "nothing logs checkpoint.monitor train/memorised"),
         ("val_loss", ["val/accuracy"], "nothing logs checkpoint.monitor val_loss"),
-        ("train/loss", ["train/loss"], None),  # which validation does not log
+        ("train/loss", ["train/loss"], None),  # validation does not log this metric
         ("test/accuracy", ["test/accuracy", "train/loss"], "The metrics are train/loss"),
-        ("val/accuracy", [], None),  # which it does: nothing else is asked
+        ("val/accuracy", [], None),  # validation logs this metric, so no run is needed
     ],
 )
 def test_a_monitor_that_nothing_logs_is_told_before_training(
@@ -89,7 +89,7 @@ def test_a_monitor_that_a_callback_measures_in_whole_runs_alone_is_not_refused()
 def test_a_short_run_that_fails_refuses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("experiments.command_line.metrics_of_short_run", lambda _: None)
     assert train.main([*DEMO, "--run_directory", str(tmp_path), "--checkpoint.monitor", "train/loss"]) == 0
-    monkeypatch.setenv("WORLD_SIZE", "2")  # which the child does not wait for
+    monkeypatch.setenv("WORLD_SIZE", "2")  # the child must not wait for a second process
     assert metrics_of_short_run([], ("sh", "-c", "exit $WORLD_SIZE1")) is None
     assert metrics_of_short_run(["a"], ("sh", "-c", 'cat; echo; echo "[\\"$0$WORLD_SIZE\\"]"')) == ["--short-run"]
 
@@ -113,12 +113,12 @@ def test_a_claims_metric_is_known_before_its_runs(config: Config, tmp_path: Path
     for run in places[0].runs[:2]:
         run.directory.mkdir(parents=True)
         (run.directory / "test_metrics.csv").write_text("metric,value\n")
-    try_metrics(places, lambda _: [])  # which those of a finished run tell
+    try_metrics(places, lambda _: [])  # the metrics of a finished run are known
 
 
 @pytest.mark.nightly
 def test_what_every_claim_compares_can_be_instantiated(tmp_path: Path) -> None:
-    """On the meta device, where a constructor that reads the values of a tensor fails."""
+    """Instantiation uses the meta device, where a constructor that reads tensor values fails."""
     places = plan([ROOT / path for path in CLAIMS], tmp_path)
     compared = list(dict.fromkeys(run.experiment for place in places for run in place.runs))
     with parsing_once():

@@ -47,7 +47,7 @@ def test_ray_gives_what_this_machine_gives_on_two_nodes(
         cluster.shutdown()
     assert {line[3] for line in journal() if line[2] == "NODE"} == {"first", "second"}
     seen = [(line[0], line[3]) for line in journal() if line[2] == "CUDA_VISIBLE_DEVICES"]
-    assert {len(gpus.split(",")) for name, gpus in seen if name != "b"} == {1}  # one a run by default
+    assert {len(gpus.split(",")) for name, gpus in seen if name != "b"} == {1}  # one per run by default
     assert seen[-1] == ("b", "0,1")
 
 

@@ -18,7 +18,7 @@ from tests.experiments.conftest import Config, Journal, table
 
 
 def is_alive(process: int) -> bool:
-    """Whether a process runs; one that ended and was not waited for does not."""
+    """Return whether a process is running; a zombie is not."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except FileNotFoundError:
@@ -33,7 +33,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 600) -> None:
 
 
 def start(arguments: list[str], fit: list[str], before: str = "pass") -> subprocess.Popen[str]:
-    """`compare` as a process that leads its own group, and hears Ctrl-C where a background job of a shell does not."""
+    """Start `compare` as the leader of a process group; unlike a shell's background job, it receives Ctrl-C."""
     program = (
         f"{before}; import sys; from experiments.commands import run; sys.exit(run('compare', {arguments!r}, {fit!r}))"
     )
@@ -210,12 +210,12 @@ def test_progress_on_a_terminal_shows_epochs_of_each_run(config: Config, fit: li
 
 def test_the_time_left_is_that_of_the_epochs_to_come() -> None:
     child = run_queue.Child(None, None, 0, False, max_epochs=20)  # type: ignore[arg-type]
-    child.see(8, 100.0)  # of an earlier call, when it was continued
+    child.see(8, 100.0)  # of an earlier call, before the run was resumed
     assert child.seconds_left(103.0) is None
     child.see(10, 106.0)
     child.see(10, 107.0)
     assert child.seconds_left(106.0) == 30.0
     assert child.seconds_left(108.0) == 28.0
-    assert child.seconds_left(110.0) == 36.0  # the epoch that runs has taken 4 seconds, and nine are to come after it
+    assert child.seconds_left(110.0) == 36.0  # the current epoch has taken 4 seconds, and nine more follow
     child.see(20, 136.0)
     assert child.seconds_left(140.0) == 0.0

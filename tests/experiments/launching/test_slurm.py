@@ -1,4 +1,4 @@
-"""Jobs of an array: submitted once, whatever becomes of the comparison, and cancelled by Ctrl-C."""
+"""Array jobs are submitted once, even if the comparison is interrupted, and cancelled by Ctrl-C."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ SLURM = ["--launcher", "slurm", "--slurm", "timeout_min=30", "partition=small", 
 
 @pytest.fixture
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What the commands of a cluster know."""
+    """Create the information that a cluster's commands provide."""
     place, commands = tmp_path / "cluster", tmp_path / "bin"
     place.mkdir()
     commands.mkdir()

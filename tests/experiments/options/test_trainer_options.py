@@ -1,4 +1,4 @@
-"""Options of the Trainer that a method does not take are refused in one sentence, before anything is trained."""
+"""Trainer options that a method does not support are rejected in one sentence before training."""
 
 from pathlib import Path
 

@@ -53,7 +53,7 @@ def test_the_class_that_is_most_like_it_is_suggested(given: str, meant: str) -> 
     assert did_you_mean(given) == f"; did you mean {meant}?"
 
 
-# Lightning 2.6.0 still has this logger, and a short name of it is completed.
+# Lightning 2.6.0 still contains this logger, so its short name is completed.
 SUNSET = [] if "NeptuneLogger" in loggers.__all__ else ["NeptuneLogger"]
 
 

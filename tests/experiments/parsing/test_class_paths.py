@@ -1,4 +1,4 @@
-"""A configuration runs no code but the classes that its arguments' types say."""
+"""A configuration can run no code except the classes that the types of its arguments allow."""
 
 import re
 from pathlib import Path
@@ -86,7 +86,7 @@ def test_functions_that_say_what_they_return_are_taken() -> None:
 
 
 def test_a_run_of_any_configuration_here_can_be_resumed(tmp_path: Path) -> None:
-    """All classes that configurations name, which their runs name again."""
+    """All classes named in configurations are covered, because the saved settings of runs name them again."""
     files = [path.read_text() for path in sorted((ROOT / "configs").rglob("*.yaml"))]
     found = {path for text in files for path in re.findall(r"class_path: *([\w.]+)", text)} - {"MY_MODULE.MY_NETWORK"}
     found |= {

@@ -1,4 +1,4 @@
-"""The starters for data of one's own: classes are counted, and what README says of them works."""
+"""The templates for own data: classes are counted, and the README's statements about them hold."""
 
 import shutil
 from pathlib import Path
@@ -87,7 +87,7 @@ def test_images_that_do_not_fit_are_reported_before_the_pipeline_is_loaded(
 ) -> None:
     for number in range(4):
         save(tmp_path / "mine" / f"{number}.png", photograph(40, 30 if number else 60, number))
-    for part in ("vae", "unet"):  # all else is missing, so loading fails
+    for part in ("vae", "unet"):  # everything else is missing, so loading fails
         (tmp_path / "pipeline" / part).mkdir(parents=True)
         shutil.copy(text_to_image / part / "config.json", tmp_path / "pipeline" / part)
     folder = ["--data.images.data_dir", str(tmp_path / "mine"), "--data.images.prompt", "sks"]

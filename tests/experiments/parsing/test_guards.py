@@ -1,4 +1,4 @@
-"""The callbacks of every run: each is switched off by its name, and a run of version 0.1, which lists them, resumes."""
+"""The callbacks of every run can each be disabled by name; a run of version 0.1, which lists them, can be resumed."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ ALL = ["SeedEveryBatch", "SanityChecks", "FiniteLoss", "WritePredictions", "Figu
 
 
 def callbacks(*arguments: str) -> list[str]:
-    """Name the callbacks of a run in the order in which they are called."""
+    """Return the names of a run's callbacks in calling order."""
     line = CommandLine([*arguments, *QUIET], run=False)
     return [type(each).__name__ for each in line.trainer.callbacks]
 
@@ -26,7 +26,7 @@ def test_guards_come_first_and_one_is_switched_off_by_its_name(tmp_path: Path) -
     fit = ("fit", "--config", str(DEMO), "--run_directory", str(tmp_path / "run"))
     found = callbacks(*fit)
     assert found[:5] == ALL
-    assert "EarlyLearning" in found[5:]  # of the demo's trainer.callbacks
+    assert "EarlyLearning" in found[5:]  # from the demo's trainer.callbacks
     layer = tmp_path / "layer.yaml"
     layer.write_text("guards: {finite_loss: null}\n")
     without = [each for each in found if each != "FiniteLoss"]
@@ -40,7 +40,7 @@ def test_guards_come_first_and_one_is_switched_off_by_its_name(tmp_path: Path) -
 
 
 def test_monna_compares_with_what_diverges() -> None:
-    """Plain averaging diverges under attack, and its runs must not end by that."""
+    """Plain averaging diverges under attack, and this must not stop its runs."""
     settings = yaml.safe_load((ROOT / "configs/monna/demo.yaml").read_text())
     assert settings["guards"] == {"finite_loss": None}
 

@@ -1,4 +1,4 @@
-"""What is odd about files is one line, and nobody waits: pipes, names in other encodings, a removed directory."""
+"""Unusual files give one-line errors without blocking: pipes, names in other encodings, a removed directory."""
 
 import os
 import shutil
@@ -20,12 +20,12 @@ QUIET = ("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summa
 DEMO = ("fit", "--config", "configs/elr/demo_baseline.yaml", "--trainer.max_epochs", "3", *QUIET)
 ELR = ("fit", "--config", "configs/elr/demo.yaml", *QUIET)
 LATIN = os.fsdecode(b"caf\xe9")
-"""A name that is not in UTF-8."""
+"""A name that is not valid UTF-8."""
 
 
 @pytest.fixture(autouse=True)
 def _nobody_waits() -> Iterator[None]:
-    """End a test that waits for a pipe's writer."""
+    """Abort a test that blocks on a pipe."""
 
     def end(*_: object) -> None:
         raise TimeoutError("the test waits")
@@ -128,7 +128,7 @@ def test_a_run_whose_directory_is_removed_ends_by_one_line(
     def remove(callback: Any, trainer: Any, *_: Any) -> None:
         if trainer.current_epoch == epoch:
             shutil.rmtree(directory)
-            if keeps_writing:  # as callbacks do, whose folders are made where they are missing
+            if keeps_writing:  # like callbacks, which create missing folders
                 (directory / "figures").mkdir(parents=True)
 
     monkeypatch.setattr("callbacks.guards.FiniteLoss.on_train_epoch_end", remove)

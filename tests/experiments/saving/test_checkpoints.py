@@ -1,4 +1,4 @@
-"""What a run saves, and that it goes on from there as if nothing had happened."""
+"""The saved state of a run, and exact resumption from it."""
 
 import csv
 from pathlib import Path
@@ -13,11 +13,11 @@ from tests.conformance.runs import run
 
 QUIET = ("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false")
 DEMO = ("fit", "--config", "configs/elr/demo_baseline.yaml", "--data.batch_size", "300", *QUIET)
-"""Four batches an epoch."""
+"""Four batches per epoch."""
 
 
 class Killed(Exception):
-    """Stands for a kill."""
+    """Imitates a kill."""
 
 
 def kill_after(monkeypatch: pytest.MonkeyPatch, epoch: int, batch: int) -> None:

@@ -1,7 +1,7 @@
-"""A run that is killed between its last checkpoint and its end, and resumed, leaves what a whole run leaves.
+"""A run that is killed between its last checkpoint and its end, and resumed, leaves the same files as a complete run.
 
-A process of its own trains and dies, without any clean-up, at a chosen file operation after the last checkpoint is in
-place. `os._exit` leaves the files as `kill -9` does.
+A separate process trains and dies without clean-up, at a chosen file operation after the last checkpoint was saved.
+`os._exit` leaves the files as `kill -9` does.
 """
 
 import os
@@ -41,7 +41,7 @@ def writes(event: str, arguments: tuple[Any, ...]) -> bool:
 
 
 def train_and_die(directory: Path, config: Path, at: int | None) -> int:
-    """Train in a process of its own that dies at the operation of number `at`; count the operations if it is None."""
+    """Train in a child process that dies at file operation `at`; with None, return the number of operations."""
     counted = directory.with_suffix(".operations")
     child = os.fork()
     if child:
@@ -73,7 +73,7 @@ def train_and_die(directory: Path, config: Path, at: int | None) -> int:
 
 
 def left(directory: Path) -> dict[str, bytes]:
-    """Read all that a run has left but event files and checkpoints, which hold the run directory's name."""
+    """Read all files of a run except event files and checkpoints, which contain the run directory's name."""
     files = [path for path in directory.rglob("*") if path.is_file() and path.name != ".lock"]
     kept = [path for path in files if not {"tensorboard", "checkpoints"} & {*path.relative_to(directory).parts}]
     return {str(path.relative_to(directory)): path.read_bytes() for path in kept}
@@ -83,7 +83,7 @@ METHODS = (
     *("elr", "diffusion_finetuning", "one_more_step", "annotation_efficient", "batch_lr", "colide", "nm_sparsity"),
     *("nmtune", "ofq", "stable_normal"),
 )
-"""Methods that write at the end of training, or whose demos have callbacks that do."""
+"""Methods that write files at the end of training, or whose demos have callbacks that do."""
 SETTINGS = {"one_more_step": {"model.init_args.network": STEP_NETWORK}}
 
 
@@ -121,7 +121,7 @@ STOPPED = {
 
 
 def test_a_run_that_was_stopped_early_trains_no_more(tmp_path: Path) -> None:
-    """Where the run was killed after the checkpoint of its last epoch; another run may go on from that checkpoint."""
+    """The run has saved its last epoch's checkpoint; a different run may continue from this checkpoint."""
     config = written("elr", tmp_path, {"trainer.max_epochs": 3})
     stop = f"--trainer.callbacks+={STOPPED}"
     run("fit", "--config", config, stop, "--run_directory", tmp_path / "run")

@@ -1,4 +1,4 @@
-"""Every callback of Lightning, alone and twice, works beside a run's own or is rejected in one sentence."""
+"""Every Lightning callback, once and twice, works with a run's own callbacks or is rejected in one sentence."""
 
 import json
 import re
@@ -32,7 +32,7 @@ REJECTED = {
     "SpikeDetection": "fails in this version of Lightning when a checkpoint is saved",
     "StochasticWeightAveraging": "does not put its average into tested or resumed checkpoints",
 }
-ALONE = {  # one of a kind
+ALONE = {  # at most one of each kind
     *("EMAWeightAveraging", "EarlyStopping", "ModelCheckpoint", "Timer", "WeightAveraging"),
     *("ProgressBar", "RichProgressBar", "TQDMProgressBar"),
 }
@@ -40,7 +40,7 @@ BY_DEFAULT = {*REJECTED, "ModelCheckpoint", "Timer"}
 
 
 def fit(directory: Path, *callbacks: tuple[str, Mapping[str, Any]], epochs: int = 1) -> int:
-    """Train with callbacks of Lightning, by name and arguments."""
+    """Train with Lightning callbacks, given by name and arguments."""
     given: list[str] = []
     for name, arguments in callbacks:
         spec = {"class_path": f"lightning.pytorch.callbacks.{name}", "init_args": arguments}

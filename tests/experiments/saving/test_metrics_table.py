@@ -1,4 +1,4 @@
-"""A checkpoint says how many rows the table of metrics had, and finds them again, whatever was written since."""
+"""A checkpoint stores the number of rows of the metrics table, and restores these rows whatever was written later."""
 
 import csv
 import os
@@ -39,7 +39,7 @@ def content(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
 
 
 def test_what_a_checkpoint_holds_does_not_grow_with_the_run(tmp_path: Path) -> None:
-    """The table of 1e5 rows took 7 MiB of every checkpoint."""
+    """Earlier, a table of 1e5 rows took 7 MiB of every checkpoint."""
     table = logged(tmp_path, ROWS)
     (tmp_path / "config.yaml").touch()
     trainer: Any = SimpleNamespace(is_global_zero=True, _results={}, current_epoch=0, callback_metrics={})
@@ -106,7 +106,7 @@ def test_newer_checkpoints_find_their_rows_after_an_older_one_was_gone_on_from(t
     table.restore(old, tmp_path / "checkpoints/best.ckpt")
     table.log_metrics({"epoch": 7, "train/loss": 7.0}, 79)
     assert len(read(tmp_path)) == 3
-    MetricsTable(tmp_path, continued=True).restore(new, tmp_path / "checkpoints/last.ckpt")  # it was killed
+    MetricsTable(tmp_path, continued=True).restore(new, tmp_path / "checkpoints/last.ckpt")  # as after a kill
     assert read(tmp_path) == content(ROWS)
 
 
@@ -135,13 +135,13 @@ def test_a_table_of_something_else_is_kept_and_said(
 
 
 def test_a_checkpoint_of_an_earlier_version_has_its_rows_itself(tmp_path: Path) -> None:
-    """Its resumed run ends with the table of one that was never interrupted, and so does that of a fork."""
+    """Its resumed run, and a fork of it, end with the table of an uninterrupted run."""
     whole, resumed, fork = tmp_path / "whole", tmp_path / "resumed", tmp_path / "fork"
     demo = ("fit", "--config", "configs/elr/demo_baseline.yaml", *QUIET)
     assert train.main([*demo, "--trainer.max_epochs", "2", "--run_directory", str(whole)]) == 0
     shutil.copytree(whole, resumed)
     last = resumed / "checkpoints/last.ckpt"
-    state = torch.load(last, weights_only=True)  # not mapped: it is written over
+    state = torch.load(last, weights_only=True)  # not memory-mapped, because it is overwritten
     rows = [dict(row) for row in csv.DictReader((resumed / "metrics.csv").open())]
     assert state["metrics_table"]["kept"] == len(rows) - 1
     state["metrics_table"] = {"means": {}, "rows": [{k: v for k, v in row.items() if v} for row in rows]}
@@ -160,7 +160,7 @@ def test_a_pipe_in_a_run_directory_is_not_read_as_its_table(tmp_path: Path) -> N
     seen.add({"step": "1"})
     pipe = tmp_path / "metrics_0.csv"
     os.mkfifo(pipe)
-    writer = os.open(pipe, os.O_RDWR)  # so that a reader would find the row, and not wait for one
+    writer = os.open(pipe, os.O_RDWR)  # so that a reader would get the row instead of blocking
     try:
         os.write(writer, b"step\n1\n")
         assert first_rows([tmp_path], 1, seen.digest) is None

@@ -1,4 +1,4 @@
-"""A run that is asked to stop saves where it can go on, on all processes at once, and says so by its exit status."""
+"""A run that receives a stop signal saves a resumable state on all ranks at once; its exit status tells that it did."""
 
 import os
 import signal
@@ -26,7 +26,7 @@ TWO = ("--trainer.devices", "2", "--trainer.strategy", "ddp")
 
 
 def stopped(directory: Path, ranks: set[int], hook: str, *more: str, number: int = signal.SIGTERM) -> int:
-    """Train, send the signal to the processes of `ranks` in the second epoch, and return the exit status."""
+    """Train, send the signal to the given ranks in the second epoch, and return the exit status."""
     own = getattr(StepCheckpoint, hook)
 
     def sends(self: StepCheckpoint, trainer: Trainer, *args: object) -> None:
@@ -48,7 +48,7 @@ def stopped(directory: Path, ranks: set[int], hook: str, *more: str, number: int
         pytest.param("on_train_batch_start", {0}, 13, marks=pytest.mark.nightly),
         pytest.param("on_train_batch_start", {0, 1}, 13, marks=pytest.mark.nightly),
         pytest.param("on_train_epoch_end", {1}, 20, marks=pytest.mark.nightly),
-        ("on_validation_batch_start", {0, 1}, 10),  # goes back to the checkpoint before
+        ("on_validation_batch_start", {0, 1}, 10),  # resumes from the previous checkpoint
     ],
 )
 def test_two_processes_stop_together(hook: str, ranks: set[int], steps: int, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The pictures show the numbers of the table, and what has none."""
+"""Figures show the numbers of the table, and mark missing values."""
 
 import math
 from pathlib import Path
@@ -16,7 +16,7 @@ from tests.experiments.conftest import Config
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The panels of the figures that a test draws."""
+    """Collect the panels of the figures that a test draws."""
     found: list[Any] = []
 
     def keep(*arguments: Any, **more: Any) -> Any:
@@ -30,7 +30,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def results(experiments: Any, value: Any) -> list[Result]:
-    """Two seeds: the first one has what `value` gives for its settings, the second one 2 more; NaN is a divergence."""
+    """Create results of two seeds: `value` of the settings, plus 2 for the second seed; NaN means divergence."""
     return [
         Result(each.title, "test/risk", seed, v := value(**dict(each.setting)) + 2 * seed, bool(math.isnan(v)))
         for each in experiments

@@ -15,7 +15,7 @@ K, H, W = 4, 5, 6
 
 
 def random_case(seed: int, num_images: int = 4) -> tuple[Tensor, Tensor, Tensor]:
-    """Labels with few categories in an image and some ignored pixels, confident probabilities, categories on."""
+    """Draw labels with few categories per image and some ignored pixels, confident probabilities, due categories."""
     random = torch.Generator().manual_seed(seed)
     label = torch.randint(K, (num_images, H, W), generator=random)
     absent = torch.randint(K, (num_images, 1, 1), generator=random)
@@ -74,9 +74,9 @@ def test_a_confidence_of_exactly_tau_is_not_enough() -> None:
 
 def test_update_skips_images_that_would_nearly_lose_their_foreground() -> None:
     label = torch.zeros(2, 10, 10, dtype=torch.int64)
-    label[0, 0, :9], label[1, :2] = 1, 1  # 9 and 20 pixels of foreground, of 100
+    label[0, 0, :9], label[1, :2] = 1, 1  # 9 and 20 foreground pixels out of 100
     k = torch.zeros_like(label)
-    k[0, 0, :4], k[1, 0, :9] = 1, 1  # 4 and 9 remain: 96 and 91 of background
+    k[0, 0, :4], k[1, 0, :9] = 1, 1  # 4 and 9 remain: 96 and 91 background pixels
     on = torch.tensor([False, True])
     certain = torch.ones(2, 10, 10)
     new = updated_label(label, k, certain, on, 0.8)
@@ -100,7 +100,7 @@ def test_update_gives_images_of_background_alone_any_category_that_is_on() -> No
 
 
 def test_a_category_is_corrected_at_the_first_epoch_of_each_stretch_of_ten_at_which_it_has_ended() -> None:
-    """Categories 1 and 2 end at epochs 5 and 12, counted from 1; for 1 the test says no again from 18 to 23."""
+    """Categories 1 and 2 end at epochs 5 and 12 (1-based); category 1 is not ended from 18 to 23."""
     corrected = torch.zeros(3, dtype=torch.bool)
     found: dict[int, list[int]] = {}
     for number in range(1, 41):

@@ -23,7 +23,7 @@ NUM_TRAIN = 14
 
 
 class SmallSegmenter(nn.Module):
-    """Two convolutions without BatchNorm, whose weights depend on nothing."""
+    """Two convolutions without BatchNorm, with fixed initial weights."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,12 +55,12 @@ EVALUATION_PASS = {"threshold": 0.4, "scales": [0.75, 1.0], "flip_from_epoch": 3
 
 
 def small_adele(rule: str, **settings: Any) -> ADELE:
-    """Corrects labels from epoch 2 on, when with r = 0 early learning ends."""
+    """Create a module that corrects labels from epoch 2 on, where early learning ends for r = 0."""
     correction = TrainingPassCorrection(**TRAINING_PASS) if rule == "training" else None
     if rule == "evaluation":
         correction = EvaluationPassCorrection(**EVALUATION_PASS)
     settings = {"optimizer": lambda groups: torch.optim.SGD(groups, lr=0.2), "learn_scale_weights": True} | settings
-    # Lightning loads a checkpoint before it makes the module double, which would round what is loaded.
+    # Lightning loads a checkpoint before it converts the module to float64, which would round the loaded values.
     return ADELE(SmallSegmenter(), 3, correction=correction, **settings).double()
 
 
@@ -73,7 +73,7 @@ def fit(
     resume: Path | None = None,
     **settings: Any,
 ) -> Trainer:
-    """Trains on 14 images in batches of 5, 5 and 4, in double precision."""
+    """Train on 14 images in batches of 5, 5 and 4, in double precision."""
     trainer = quiet(
         devices=processes,
         strategy="ddp_fork" if processes > 1 else "auto",
@@ -102,7 +102,7 @@ def assert_same_end(one: Path, two: Path) -> None:
 
 
 def labels(trainer: Trainer) -> tuple[Tensor, Tensor, Tensor]:
-    """Images, given labels and labels as they now are."""
+    """Return the images, the given labels and the current labels."""
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     batches = [trainer.strategy.batch_to_device(batch) for batch in data.training_images_dataloader()]
     image, old, new = (torch.cat([batch[key] for batch in batches]) for key in ("image", "original_label", "label"))
@@ -112,7 +112,7 @@ def labels(trainer: Trainer) -> tuple[Tensor, Tensor, Tensor]:
 def test_labels_are_updated_from_the_given_ones_by_the_last_weights(tmp_path: Path) -> None:
     module = small_adele("evaluation")
     module.correction = EvaluationPassCorrection(threshold=0.9, scales=[0.75, 1.0], flip_from_epoch=3)
-    trainer = fit(module, tmp_path, epochs=4)  # the last epoch is the first with mirror images
+    trainer = fit(module, tmp_path, epochs=4)  # the last epoch is the first one that uses mirror images
     image, old, new = labels(trainer)
 
     def updated(temperature: float, flip: bool) -> Tensor:
@@ -128,7 +128,7 @@ def test_labels_are_updated_from_the_given_ones_by_the_last_weights(tmp_path: Pa
 
 
 def test_labels_are_merged_with_what_was_predicted_in_training(tmp_path: Path) -> None:
-    """Nothing is learned, so that predictions do not change; corrections accumulate, here to no effect."""
+    """The learning rate is zero, so predictions are constant and repeated corrections have no further effect."""
     module = small_adele("training", optimizer=lambda groups: torch.optim.SGD(groups, lr=0.0))
     trainer = fit(module, tmp_path, epochs=4)
     image, old, new = labels(trainer)
@@ -140,7 +140,7 @@ def test_labels_are_merged_with_what_was_predicted_in_training(tmp_path: Path) -
 
 
 def defined_loss(module: ADELE, image: Tensor, label: Tensor) -> Tensor:
-    """The loss for SegTHOR, from its definition."""
+    """Compute the loss for SegTHOR from its definition."""
     z = []
     for scale in (0.7, 1.0, 1.5):
         size = [int(scale * side) for side in image.shape[-2:]]
@@ -165,7 +165,7 @@ def test_a_step_has_the_loss_and_the_gradients_of_the_definition(monkeypatch: py
     monkeypatch.setattr(module, "log", lambda name, value, **_: logged.update({name: value}))
     random = torch.Generator().manual_seed(4)
     image = torch.rand(5, 1, 20, 20, dtype=torch.float64, generator=random)
-    image[:2] /= 100  # grey images, on which the network is nowhere sure
+    image[:2] /= 100  # grey images, for which the network is uncertain everywhere
     label = torch.randint(3, (5, 20, 20), generator=random)
     label[:, :3] = 255
     batch: Any = {"image": image, "label": label, "index": torch.arange(5), "global_batch_size": 5}
@@ -224,7 +224,7 @@ def test_correction_needs_someone_who_says_when_and_whole_images() -> None:
         def correct_labels(self, index: Tensor, label: Tensor) -> None: ...
 
     class Mine(EarlyLearning):
-        """A user's own, which says when as well."""
+        """A user's own subclass, which also detects the end of early learning."""
 
     trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     module = small_adele("training")

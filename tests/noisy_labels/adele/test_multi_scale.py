@@ -92,7 +92,7 @@ def test_each_scale_is_seen_and_its_logits_are_brought_back() -> None:
 
     def network(image: Tensor) -> Tensor:
         sizes.append(tuple(image.shape[-2:]))
-        return torch.cat([image, -image], dim=1)[..., ::2, ::2]  # smaller than the image, as some networks' logits
+        return torch.cat([image, -image], dim=1)[..., ::2, ::2]  # smaller than the image, as in some networks
 
     image = torch.rand(2, 1, 40, 20, dtype=torch.float64)
     found = multi_scale_logits(network, image, [0.7, 1.0, 1.5], flip=True)
@@ -101,7 +101,7 @@ def test_each_scale_is_seen_and_its_logits_are_brought_back() -> None:
 
 
 def test_a_linear_image_has_the_same_logits_at_all_scales_and_mirrored() -> None:
-    """With aligned corners, bilinear resizing keeps what is linear in place."""
+    """With aligned corners, bilinear resizing preserves functions that are linear in the position."""
     ramp = torch.linspace(0, 1, 41, dtype=torch.float64)
     image = (ramp[:, None] + 2 * ramp)[None, None]
     for z in multi_scale_logits(lambda x: 3 * x, image, [0.7, 1.0, 1.5], flip=True):

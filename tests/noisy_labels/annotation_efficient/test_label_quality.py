@@ -28,7 +28,7 @@ def test_the_best_part_is_kept(quality: list[float], fraction: float) -> None:
 
 
 def test_the_kept_number_is_not_rounded_up_by_rounding() -> None:
-    assert best_part(torch.rand(100), 0.07).sum() == 7  # 0.07 * 100 is a little more than 7
+    assert best_part(torch.rand(100), 0.07).sum() == 7  # 0.07 * 100 is slightly more than 7
     assert best_part(torch.rand(10), 0.75).sum() == 8
 
 

@@ -20,7 +20,7 @@ def rectangle(top: int, left: int, bottom: int, right: int, size: int = 16) -> T
 
 
 def border(mask: Tensor) -> Tensor:
-    """Positions of the pixels with a neighbour that is not of the mask, or beyond the image, `[n, 2]`."""
+    """Return positions of mask pixels with a neighbour outside the mask or outside the image, `[n, 2]`."""
     around = F.pad(mask.double()[None], (1, 1, 1, 1))[0]
     inside = around[:-2, 1:-1] * around[2:, 1:-1] * around[1:-1, :-2] * around[1:-1, 2:] > 0
     return (mask & ~inside).nonzero().double()
@@ -44,7 +44,7 @@ def test_known_distances() -> None:
     square, empty = rectangle(4, 4, 9, 9), rectangle(0, 0, 0, 0)
     assert average_surface_distance(square, square) == average_surface_distance(empty, empty) == 0
     assert average_surface_distance(rectangle(3, 3, 4, 4), rectangle(6, 7, 7, 8)) == 5
-    # Rows at a distance of 2, equally long
+    # Rows of equal length at a distance of 2
     assert average_surface_distance(rectangle(2, 0, 3, 16), rectangle(4, 0, 5, 16)) == 2
     assert float(average_surface_distance(empty, rectangle(1, 1, 3, 3))) == pytest.approx(16 * math.sqrt(2))
 

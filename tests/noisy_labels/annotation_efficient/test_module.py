@@ -29,7 +29,7 @@ in_double = functools.partial(quiet, precision="64-true")
 
 
 def module(**options: Any) -> AnnotationEfficient:
-    """All stages in seven epochs."""
+    """Create a module that completes all stages in seven epochs."""
     torch.manual_seed(3)
     adam = functools.partial(torch.optim.Adam, lr=1e-3)
     parts: dict[str, Any] = {"vae": vae(), "translation": translation(mask_noise=0.1)}
@@ -50,7 +50,7 @@ def data() -> UnpairedMasks:
 
 
 class Watch(Callback):
-    """Notes at the end of each epoch what has changed, learning rates and labels."""
+    """Records at the end of each epoch which parts have changed, learning rates and labels."""
 
     def __init__(self) -> None:
         self.changed: list[set[str]] = []
@@ -87,14 +87,14 @@ def test_each_stage_trains_its_networks_alone_at_rates_of_its_own(whole_run: Run
     assert watch.changed == [{"vae"}, {"translation"}, {"translation"}, *[{"network"}] * 4]
     segmentation, translated = zip(*watch.rates, strict=True)
     assert segmentation == pytest.approx([1e-3] * 4 + [5e-4, 2.5e-4, 1.25e-4])
-    assert translated[1:3] == pytest.approx([1e-3, 5e-4])  # of two epochs the second one falls, to a half
+    assert translated[1:3] == pytest.approx([1e-3, 5e-4])  # the rate falls to half in the second of two epochs
 
 
 def test_rounds_begin_with_labels_of_the_networks_before(whole_run: Run) -> None:
-    """Labels are E's in round 0 and S's afterwards, and the best 75 % of them are kept."""
+    """Labels come from network E in round 0 and from S afterwards; the best 75 % of them are kept."""
     trained, watch, _ = whole_run
     assert not watch.labels[0].any()
-    assert torch.equal(watch.labels[2], watch.labels[1])  # the callback looks before the module labels
+    assert torch.equal(watch.labels[2], watch.labels[1])  # the callback runs before the module labels
     assert not torch.equal(watch.labels[3], watch.labels[2])
     assert torch.equal(watch.labels[4], watch.labels[3])
     assert [int(kept.sum()) for kept in watch.kept[3:]] == [15] * 4
@@ -237,7 +237,7 @@ def test_tested_dice_is_the_mean_over_images_and_pseudo_labels_are_made_as_in_tr
 
 
 def test_pseudo_labels_of_a_run_start_another(whole_run: Run, tmp_path: Path) -> None:
-    """Images and labels in folders, no translation; the labels' qualities are those of a VAE of ellipses."""
+    """Images and labels are read from folders, without translation; a VAE of ellipses rates the labels."""
     _, watch, directory = whole_run
     source = data()
     source.set_up_training()

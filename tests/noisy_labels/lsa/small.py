@@ -53,7 +53,7 @@ def fit(module: LightningModule, epochs: int, into: Any = None, **options: Any) 
 
 
 class Standing:
-    """A trainer that stands still in an epoch of two batches."""
+    """A stand-in for a trainer in a given epoch of two batches."""
 
     num_training_batches = 2
     datamodule = None
@@ -64,7 +64,7 @@ class Standing:
 
 
 class Step:
-    """A step of a module in double precision, on 50 images of 201, with a third of them noisy, of weights 0 to 1."""
+    """A module's step in double precision on 50 of 201 images; a third are noisy, with weights from 0 to 1."""
 
     def __init__(self, module: Any, epoch: int = 1) -> None:
         generator = torch.Generator().manual_seed(1)
@@ -81,14 +81,14 @@ class Step:
         self.outputs = module.training_step(self.batch, 0)
 
     def target(self, guess: Tensor) -> Tensor:
-        """The guess for noisy images, the given label for others."""
+        """Return the guess for noisy images, and the given label for others."""
         return torch.where(self.noisy[:, None], guess, F.one_hot(self.batch["label"], 6)).detach()
 
     def kept_guess(self, network: int) -> Tensor:
         return self.module.images.guesses[network].gathered()[self.batch["index"]]
 
     def expect(self, loss: Tensor) -> None:
-        """The step's loss and its gradients are those of an equation."""
+        """Check the step's loss and gradients against those of an equation."""
         torch.testing.assert_close(self.outputs["loss"], loss, rtol=1e-10, atol=0)
         parameters = list(self.module.parameters())
         own, expected = (

@@ -1,4 +1,4 @@
-"""The experiments of LSA have the settings of its authors' scripts, and those of PLS where PLS alone is trained."""
+"""The experiments of LSA have the settings of its authors' scripts, and those of PLS if only PLS is trained."""
 
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,7 @@ def test_web_images_are_tested_at_the_size_that_each_script_has(key: str, view: 
 
 
 def test_strong_views_are_as_strong_as_the_authors() -> None:
-    """RandAugment of magnitude 6 for mini-ImageNet, which CNWL is made of, and 4 for the other sets."""
+    """The magnitude of RandAugment is 6 for mini-ImageNet, on which CNWL is based, and 4 for the other sets."""
     models = {
         p.stem: read(p.stem)["model"]["init_args"]
         for p in CONFIGS.glob("*.yaml")
@@ -96,7 +96,7 @@ def test_settings_of_clip_are_those_of_the_authors() -> None:
     tower, resnet = (
         each["model"]["init_args"]["network"]["init_args"]["network"]["init_args"] for each in (config, read("cnwl"))
     )
-    for key in ("mean", "std"):  # of the set, for CLIP too
+    for key in ("mean", "std"):  # of the dataset, for CLIP too
         assert tower[key] == resnet[key]
     assert config["trainer"]["precision"] == "16-mixed"
 
@@ -111,7 +111,7 @@ def test_tables_of_cifar_train_on_what_elr_trains_on(key: str) -> None:
 
 @pytest.mark.parametrize("key", ["cifar10", "cifar100"])
 def test_headers_name_the_asymmetric_noise_that_elr_trains_on(key: str) -> None:
-    """It differs in its class alone, so that no file of its own is needed."""
+    """Only the class of the noise differs, so that no separate file is needed."""
     theirs = whole(CONFIGS.parent / "elr" / f"{key}_asymmetric.yaml")["data"]["init_args"]["label_noise"]
     assert theirs["init_args"] == read(key)["data"]["init_args"]["label_noise"]["init_args"]
     header = (CONFIGS / f"{key}.yaml").read_text().replace("\n#", "")

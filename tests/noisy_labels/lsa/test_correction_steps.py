@@ -72,9 +72,9 @@ class Shifted(nn.Module):
 @pytest.mark.parametrize("strong_view", [Shifted(0.25), None])
 @pytest.mark.parametrize("guess_views", [1, 2])
 def test_each_view_goes_where_it_belongs(guess_views: int, strong_view: Shifted | None) -> None:
-    """Trained on the first weak view, or where noisy the strong one if there is one; guessed from the second, or both.
+    """Clean images use the first weak view, noisy ones the strong view if any; guesses use the second view or both.
 
-    PLS has no strong view, and its authors train noisy images on the first of the two views that it guesses from.
+    PLS has no strong view, and its authors train noisy images on the first of the two views that produce the guess.
     """
     views = {"weak_view": Shifted(0.1), "strong_view": copy.copy(strong_view), "contrastive_view": Shifted(-0.125)}
     step = Step(one_network(**views, mixup_alpha=0.0, guess_views=guess_views))
@@ -116,7 +116,7 @@ def test_the_first_epochs_are_plain_cross_entropy_and_each_of_two_networks_guess
 
 
 class Watching(EarlyLearning):
-    """A user's own, which counts as well."""
+    """A user's own subclass, which is also recognised."""
 
 
 @pytest.mark.parametrize("make", [one_network, two_networks])
@@ -194,7 +194,7 @@ def test_each_pass_trains_one_of_two_networks() -> None:
     fit(module, 1)
     initial, halfway = states
     for name, value in module.named_parameters():
-        if not name.startswith("projections"):  # which are at rest in the first epoch
+        if not name.startswith("projections"):  # they are not trained in the first epoch
             second = name.startswith("second_network")
             assert torch.equal(halfway[name], initial[name]) == second, name
             assert torch.equal(value, halfway[name]) != second, name

@@ -21,7 +21,7 @@ from lightning_modules.noisy_labels.lsa.detection import (
 
 
 def two_modes(low: int, high: int, distance: float, seed: int = 0) -> np.ndarray:
-    """Losses of two modes of unit variance, the low ones first."""
+    """Return losses from two modes with unit variance, the lower ones first."""
     random = np.random.default_rng(seed)
     return np.concatenate([random.normal(10, 1, low), random.normal(10 + distance, 1, high)])
 
@@ -49,7 +49,7 @@ def test_the_high_mode_is_the_one_with_the_greater_mean_whatever_the_initialisat
 
 
 def test_probability_is_that_of_bayes_for_the_fitted_modes() -> None:
-    """With many iterations, well separated modes are fitted by their own means and variances."""
+    """With many iterations, well-separated modes are fitted by their own means and variances."""
     losses = two_modes(4000, 2000, 6)
     scaled = min_max(losses)
     low, high = scaled[:4000], scaled[4000:]
@@ -106,7 +106,7 @@ def test_a_hyperplane_corrects_verdicts_of_which_a_tenth_is_wrong_whatever_the_u
 
 
 def test_classes_of_any_size_weigh_the_same() -> None:
-    """Along one feature without overlap of the corrupted sets, balance puts the plane midway, not at the large set."""
+    """Along one feature, balanced classes place the plane midway, although the sets have different sizes."""
     random = np.random.default_rng(0)
     feature = np.concatenate([random.normal(-1, 1, 2000), random.normal(1, 1, 100)])[:, None]
     verdict, _ = linear_separation(feature, np.arange(2100) >= 2000)
@@ -142,7 +142,7 @@ def test_a_detection_is_its_parts(detector: Detector) -> None:
 def test_confident_guesses_are_those_of_the_lower_mode_of_the_noisy_images_pseudo_losses() -> None:
     noisy = np.arange(100) % 2 == 0
     pseudo_loss = np.where(np.arange(100) < 60, 0.1, 4.0) + np.linspace(0, 0.1, 100)
-    pseudo_loss[~noisy] = 1e3  # which must not matter
+    pseudo_loss[~noisy] = 1e3  # which must have no effect
     weight = confidence(pseudo_loss, noisy)
     np.testing.assert_array_equal(weight[~noisy], 1)
     np.testing.assert_allclose(weight[noisy], (np.arange(100) < 60)[noisy], atol=1e-6)

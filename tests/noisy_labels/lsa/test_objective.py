@@ -40,7 +40,7 @@ def test_vanishing_weights_neither_divide_by_zero_nor_train() -> None:
 
 
 def test_confident_wrong_logits_in_half_precision_give_a_finite_loss() -> None:
-    """The logarithm of a softmax in half precision would be of zero."""
+    """In half precision, the softmax would be zero before the logarithm."""
     z = torch.tensor([[30.0, -30.0]], dtype=torch.float16)
     assert soft_cross_entropy(z, torch.tensor([[0.0, 1.0]])) == pytest.approx(60, rel=1e-3)
 
@@ -117,7 +117,7 @@ def test_the_contrast_of_pls_takes_classes_of_mixed_targets_and_mixes_its_matrix
     u, o = normal(size, seed=2).sigmoid(), torch.randperm(size, generator=generator)
     h, other = normal(size, D, seed=3), normal(size, D, seed=4)
     category = (lam * t + (1 - lam) * t[o]).argmax(dim=1)
-    assert not torch.equal(category, t.argmax(dim=1))  # or the mixture would not matter
+    assert not torch.equal(category, t.argmax(dim=1))  # otherwise the mixture would have no effect
     rows = torch.cat([u[:, None] * F.one_hot(category, C), torch.diag(1 - u)], dim=1)
     a = rows @ rows.T
     a = lam * a + (1 - lam) * a[o]

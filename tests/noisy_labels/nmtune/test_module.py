@@ -61,7 +61,7 @@ def test_covariance_term_makes_nothing_of_the_size_of_the_features_squared() -> 
     assert largest.elements == 8 * 100
 
 
-@pytest.mark.parametrize("rows", [200, 16])  # more and fewer than the features
+@pytest.mark.parametrize("rows", [200, 16])  # more and fewer rows than features
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_covariance_term_of_half_precision_is_computed_in_single(dtype: torch.dtype, rows: int) -> None:
     z = 30 * torch.randn(rows, 32, generator=torch.Generator().manual_seed(0)) @ torch.ones(32, 32)
@@ -94,7 +94,7 @@ def test_gradient_of_the_sum_of_singular_values_is_u_v() -> None:
 
 
 class WordCounts(nn.Module):
-    """Encode tokenized texts by the counts of 16 words."""
+    """Encodes tokenized texts by the counts of 16 words."""
 
     def forward(self, text: dict[str, Tensor]) -> Tensor:
         return nn.functional.one_hot(text["input_ids"], 16).double().sum(dim=1)
@@ -124,7 +124,7 @@ def module(**options: Any) -> NMTune:
 
 
 def first_loss(tuned: NMTune) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-    """Loss and gradients of the first step, and its batch."""
+    """Return the loss and gradients of the first step, and its batch."""
     seen: dict[str, Any] = {}
 
     def step(batch: Any, batch_idx: int) -> Any:
@@ -147,7 +147,7 @@ def test_adapter_is_the_equation_and_with_scale_zero_it_is_linear_probing() -> N
     assert isinstance(first, nn.Linear)
     assert isinstance(norm, nn.BatchNorm1d)
     assert isinstance(last, nn.Linear)
-    hidden = (f @ first.weight.T + first.bias) / math.sqrt(1 + norm.eps)  # fresh statistics: mean 0, variance 1
+    hidden = (f @ first.weight.T + first.bias) / math.sqrt(1 + norm.eps)  # running statistics 0 and 1
     torch.testing.assert_close(adapter(f), hidden.relu() @ last.weight.T + last.bias + f)
     assert first.out_features == 4 * D
     nn.init.zeros_(adapter.scale)
@@ -176,7 +176,7 @@ def test_linear_probing_trains_the_classifier_alone() -> None:
 
 
 def test_learning_rate_of_a_schedule_by_steps_is_the_authors_cosine_over_all_steps() -> None:
-    """lr_k = lr (1 + cos(pi k / K)) / 2; 400 images in batches of 64 are 7 steps an epoch."""
+    """lr_k = lr (1 + cos(pi k / K)) / 2; 400 images in batches of 64 give 7 steps per epoch."""
     steps = 14
     tuned = module(lr_scheduler=lambda optimizer: CosineOverSteps(optimizer, T_max=steps))
     rates: list[float] = []
@@ -234,7 +234,7 @@ def test_direction_term_is_two_over_d_times_one_minus_the_mean_cosine() -> None:
 def test_value_and_gradients_of_a_step_are_the_equations(
     weights: tuple[float, float, float], views: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of two views it is the step of the authors' code; a term of weight zero is not computed, so spoils nothing."""
+    """Two views give the step of the authors' code; terms with weight zero are not computed, so NaN has no effect."""
     for weight, term in zip(weights, ("direction_term", "covariance_term", "singular_value_term"), strict=True):
         if weight == 0:
             monkeypatch.setattr(nmtune, term, lambda *args: torch.tensor(torch.nan))
@@ -281,7 +281,7 @@ def test_tested_spectra_are_those_of_all_test_features_and_are_written(tmp_path:
         trainer = in_double(devices=processes, strategy="ddp_fork" if processes > 1 else "auto", **options)
         each = tuned if processes == 1 else module().double()
         (metrics[processes],) = trainer.test(each, datamodule=tuning_digits(100), verbose=False)
-    assert sum(images) == 797  # the encoder runs once for each image
+    assert sum(images) == 797  # the encoder runs once per image
     assert metrics[2] == pytest.approx(metrics[1], abs=1e-6)
     table = pd.read_csv(tmp_path / "spectrum.csv")
     assert list(table) == ["features", "position", "singular_value", "share"]

@@ -1,6 +1,6 @@
-"""The iterations of blocks on quadratic lower levels, whose solution is known.
+"""Iterations of blocks on quadratic lower-level problems with known solutions.
 
-RSVRB's trackers of all blocks on quadratic lower levels, whose solution is known.
+This includes RSVRB's trackers of all blocks.
 """
 
 from typing import Any, Literal
@@ -31,7 +31,7 @@ def numbers(*shape: int, seed: int = 0) -> Tensor:
 def test_the_tracker_of_blocks_has_plain_sampling_and_storm_as_limits() -> None:
     e, now, before = numbers(3, 4), numbers(3, 4, seed=1), numbers(3, 4, seed=2)
     assert torch.equal(msvr(e, now, before, 1.0, 0.0), now)
-    torch.testing.assert_close(msvr(now, now, now, 0.3, 1.7), now)  # a constant that is known is kept
+    torch.testing.assert_close(msvr(now, now, now, 0.3, 1.7), now)  # a constant is preserved once it is known
     torch.testing.assert_close(msvr(e, now, before, 0.3, 0.7), storm(e, now, before, 0.3))
     torch.testing.assert_close(msvr(e, now, before, 0.9, 1.0), 0.1 * e + 0.9 * now + now - before)
 
@@ -47,7 +47,7 @@ def test_the_projection_of_matrices_is_the_nearest_one_of_its_set() -> None:
     torch.testing.assert_close(projected, projected.mT)
     assert torch.linalg.eigvalsh(projected).min() >= 0.3 - 1e-12
     torch.testing.assert_close(with_eigenvalues_above(projected, 0.3), projected)
-    for seed in range(20):  # no other of the set is nearer
+    for seed in range(20):  # no other point of the set is closer
         other = numbers(4, 5, 5, seed=seed + 1)
         other = other @ other.mT + 0.3 * torch.eye(5)
         mixed = 0.9 * projected + 0.1 * other
@@ -70,7 +70,7 @@ Variant = Literal["v1", "v2"]
 
 
 class Quadratic(BlockProblem):
-    """g_i = 1/2 (y - A_i x)^T Q_i (y - A_i x), f_i = 1/2 |y - b_i|^2; a batch is the blocks' numbers."""
+    """g_i = 1/2 (y - A_i x)^T Q_i (y - A_i x), f_i = 1/2 |y - b_i|^2; a batch contains the blocks' indices."""
 
     def __init__(self) -> None:
         self.a, self.b, root = numbers(M, D, N), numbers(M, D, seed=1), 0.3 * numbers(M, D, D, seed=2)
@@ -96,7 +96,7 @@ class Quadratic(BlockProblem):
 
     @property
     def solution(self) -> Tensor:
-        """The x at which sum_i |A_i x - b_i|^2 is least."""
+        """Return the x that minimises sum_i |A_i x - b_i|^2."""
         return torch.linalg.lstsq(self.a.flatten(0, 1), self.b.flatten()[:, None]).solution[:, 0]
 
 
@@ -124,7 +124,7 @@ def test_without_noise_the_known_solution_is_reached(variant: Variant) -> None:
     torch.testing.assert_close(x, problem.solution, rtol=0, atol=1e-8)
     torch.testing.assert_close(blocks.y, problem.a @ x, rtol=0, atol=1e-8)
     _, some, _ = descended(variant, 3000, 0.005, sampled=2)
-    assert (some - problem.solution).norm() < 0.2 * problem.solution.norm()  # what is sampled moves around it
+    assert (some - problem.solution).norm() < 0.2 * problem.solution.norm()  # the sampled version fluctuates around it
 
 
 @VARIANTS
@@ -141,7 +141,7 @@ def test_blocks_that_are_not_sampled_stay_as_they_are_to_the_bit(variant: Varian
 
 @VARIANTS
 def test_a_missed_block_makes_up_for_its_steps_along_the_refreshed_tracker(variant: Variant) -> None:
-    blocks, x, problem = descended(variant, 4)  # all were visited in iteration 3
+    blocks, x, problem = descended(variant, 4)  # iteration 3 visited all blocks
     row = torch.tensor([2])
     y, stale = blocks.y[row].clone(), blocks.s[row].clone()
     rates = RATES._replace(tau=0.37, tau_v=0.41)
@@ -233,7 +233,7 @@ def test_a_sampled_block_counts_for_those_that_are_not_and_all_move() -> None:
 
 
 def test_a_sample_of_blocks_is_unbiased() -> None:
-    """The mean over all samples of two of six blocks is what all of them give."""
+    """The mean over all pairs of six blocks equals the result of all blocks."""
     problem, x, x_before = Quadratic(), numbers(N, seed=4), numbers(N, seed=5)
     total, pairs = torch.zeros(M, D, dtype=torch.float64), torch.combinations(EVERYONE)
     for rows in pairs:
@@ -259,7 +259,7 @@ def test_errors_are_distances_from_the_exact_derivatives() -> None:
     x, y = numbers(N, seed=4).requires_grad_(), numbers(M, D, seed=5)
     blocks.y.copy_(y)
     blocks.s.copy_(problem.lower_gradient(x.detach(), y, everyone) + 0.5)
-    # grad F at y = y_i(x) is that of the mean of f_i(A_i x); elsewhere y alone is another one
+    # grad F at y = y_i(x) is the gradient of the mean of f_i(A_i x); at other points, only y differs
     solution = problem.a @ x
     blocks.y.copy_(solution.detach())
     exact = torch.autograd.grad((solution - problem.b).square().sum() / 2 / M, x)[0]

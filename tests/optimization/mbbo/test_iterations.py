@@ -1,6 +1,6 @@
-"""Whole iterations of the module against the algorithm, written out by loops over blocks and automatic derivatives.
+"""Complete iterations of the module, compared with the algorithm written as loops over blocks, with autograd.
 
-Nothing of the package but the batches is used: all blocks' variables are kept at this iterate and at the one before.
+Only the batches come from the package. The variables of all blocks are kept for the current and the previous iterate.
 """
 
 from typing import Any
@@ -23,19 +23,19 @@ State = dict[str, list[Tensor]]
 
 
 def lower(x: Tensor, w: Tensor, batch: Batch, row: int) -> Tensor:
-    """g_i on a batch."""
+    """Compute g_i on a batch."""
     z, a, place = (each[row] for each in batch.training)
     return (torch.sigmoid(x[place]) * F.softplus(-a * (z @ w))).mean() + RIDGE / 2 * w @ w
 
 
 def upper(w: Tensor, batch: Batch, row: int) -> Tensor:
-    """f_i on a batch."""
+    """Compute f_i on a batch."""
     z, a, _ = (each[row] for each in batch.trusted)
     return F.softplus(-a * (z @ w)).mean()
 
 
 def derivatives(x: Tensor, w: Tensor, batch: Batch, row: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """grad_y g, grad^2_yy g, grad_y f and grad^2_xy g of a block."""
+    """Compute grad_y g, grad^2_yy g, grad_y f and grad^2_xy g of a block."""
 
     def slope(x: Tensor) -> Tensor:
         return jacobian(lambda w: lower(x, w, batch, row), w, create_graph=True)
@@ -49,7 +49,7 @@ def derivatives(x: Tensor, w: Tensor, batch: Batch, row: int) -> tuple[Tensor, T
 
 
 class Algorithm:
-    """The state of the algorithm's box; (x, y, H or v) are kept at iterates t and t - 1."""
+    """The state of the paper's algorithm; (x, y, H or v) are kept for iterates t and t - 1."""
 
     def __init__(self, module: BSVRB, start: Batch) -> None:
         self.rates, self.eta, self.beta, self.variant = module.rates, module.eta, module.beta, module.blocks.variant
@@ -99,7 +99,7 @@ class Algorithm:
 
 
 def recorded(variant: Any, steps: int = 1, **arguments: Any) -> tuple[BSVRB, list[Any], list[dict[str, Tensor]]]:
-    """Train, and give the module, its batches (of the start and of each iteration) and its states after each."""
+    """Train; return the module, its batches (of the start and of each iteration), and its states after each."""
     settings = {**SMALL, "samples": 40, "blocks": 4, "sampled_blocks": 2, "batch_size": 5, "eta": 3.0}
     arguments |= {"tau_v": 0.7} if variant == "v2" else {}
     module = BSVRB(**{**settings, "iterations_per_step": 1, "variant": variant, "spread": 2.0, **arguments})
@@ -142,7 +142,7 @@ def test_each_iteration_is_the_algorithms(variant: Any, sampled: int) -> None:
 def test_with_all_blocks_storm_without_noise_has_the_exact_derivatives(
     variant: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """I = m and gamma = 1 - alpha: trackers are STORM's, and begin exact where every batch has all samples."""
+    """With I = m and gamma = 1 - alpha, the trackers are STORM's; they start exactly if every batch has all samples."""
     batch = WeightedRows.batch
 
     def everything(self: WeightedRows, training: Tensor, trusted: Tensor, temperature: Tensor) -> Batch:

@@ -1,6 +1,6 @@
-"""The surrogate of NDCG against finite differences of what it stands for, and NDCG against scikit-learn's.
+"""The surrogate of NDCG compared with finite differences of its objective, and NDCG compared with scikit-learn's.
 
-Lower levels of rankings against the authors' code, and thresholds against their minimum.
+Lower-level problems of rankings are compared with the authors' code, and thresholds with their minimum.
 """
 
 import pytest
@@ -39,7 +39,7 @@ def threshold_of(score: Tensor) -> Tensor:
 
 
 def objective(score: Tensor, gain: Tensor, weight: Tensor, top: bool) -> Tensor:
-    """Compute minus NDCG with hinges for ranks, all lower levels being solved."""
+    """Compute minus NDCG with hinges for ranks, with all lower-level problems solved."""
     value = rank_gain(hinges(score, RATED), gain, ITEMS)[0]
     if top:
         above = torch.sigmoid(ranking.SLOPE * (score[:, :RATED] - threshold_of(score)[:, None]))
@@ -49,7 +49,7 @@ def objective(score: Tensor, gain: Tensor, weight: Tensor, top: bool) -> Tensor:
 
 @pytest.mark.parametrize("top", [False, True])
 def test_the_gradient_is_that_of_the_solved_problem(top: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranking, "TAU_1", 0.5)  # a steep sigmoid has no differences that could be taken
+    monkeypatch.setattr(ranking, "TAU_1", 0.5)  # a steep sigmoid is unsuitable for finite differences
     score, gain, weight = numbers(USERS, ITEMS).requires_grad_(), 2 ** numbers(USERS, RATED, seed=1), torch.rand(USERS)
     weight, g, threshold = weight.double(), hinges(score, RATED), None
     if top:
@@ -132,8 +132,8 @@ BEFORE = [
     [-0.031622442212686154, -0.020498255300910123, 0.0014970112056782844, -0.021647445928005278, 0.0015133173696300932],
 ]
 LOSSES = [0.44940758030114286, 0.17111971011106034, 0.11312952335193253]
-"""What the authors' loss gave, in float64, for the scores below: its first five derivatives, at this iterate and the
-last, and its values; their best DCG is in single precision."""
+"""Values of the authors' loss in float64 for the scores below: the first five derivatives, at the current and the
+previous iterate, and the loss values; their best DCG is in single precision."""
 
 
 def scores(time: int) -> Tensor:

@@ -1,6 +1,6 @@
-"""The derivatives of weighted logistic models against autograd, and the gradient of F against finite differences.
+"""The derivatives of weighted logistic models compared with autograd, and the gradient of F with finite differences.
 
-What all that learn weights of samples share: iterations in steps of any length, tests, refusals.
+Common behaviour of all methods that learn sample weights: iterations in steps of any length, tests, rejections.
 """
 
 from pathlib import Path
@@ -36,7 +36,7 @@ def numbers(*shape: int, seed: int = 0) -> Tensor:
 
 
 def batch(rows: int = ROWS, n: int = N, seed: int = 0) -> tuple[Batch, Tensor, Tensor]:
-    """A batch, with the temperatures and the labels of its training samples."""
+    """Return a batch with the temperatures and labels of its training samples."""
     sigma = 1 + 3 * torch.rand(BLOCKS, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     parts, labels = [], []
     for own in (seed + 1, seed + 2):

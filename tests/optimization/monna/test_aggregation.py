@@ -1,4 +1,4 @@
-"""Rules against their definitions, written with loops, and what makes nearest-neighbor averaging robust."""
+"""Aggregation rules compared with their definitions, written as loops; the robustness of nearest-neighbor averaging."""
 
 import statistics
 from collections.abc import Callable
@@ -39,7 +39,7 @@ def drawn(honest: int, byzantine: int, seed: int = 0) -> Tensor:
     return torch.nn.functional.pad(places, (0, byzantine), value=honest)
 
 
-# each rule for one node, of what it hears in a list
+# each rule for one node, given the list of received vectors
 
 
 def nearest_by_loop(own: Tensor, heard: list[Tensor], f: int) -> Tensor:
@@ -105,7 +105,7 @@ LOOPS: dict[type[Rule], Callable[[Tensor, list[Tensor], int], Tensor]] = {
 def test_a_rule_is_its_definition_for_each_node(rule: Rule, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(aggregation, "AT_ONCE", at_once)
     vectors, heard = torch.cat([numbers(8, 5), 3 + numbers(1, 5, seed=1)]), drawn(8, 2)
-    ours = rule(vectors[3:6], vectors, heard[3:6], 2)  # of three nodes alone
+    ours = rule(vectors[3:6], vectors, heard[3:6], 2)  # of three nodes only
     loop = LOOPS[type(rule)]
     expected = [loop(vectors[i], list(vectors[heard[i]]), 2) for i in range(3, 6)]
     torch.testing.assert_close(ours, torch.stack(expected), rtol=1e-12, atol=1e-12)
@@ -156,7 +156,7 @@ def test_it_lies_among_its_inputs_and_moves_and_scales_with_them(seed: int, f: i
     )
     own = vectors[:honest]
     made = NNA(own, vectors, heard, f)
-    for i in range(honest):  # a mean of len(heard) - f of those that are heard
+    for i in range(honest):  # a mean of len(heard) - f of the received vectors
         inputs = vectors[heard[i]]
         assert (made[i] <= inputs.amax(dim=0) + 1e-12).all()
         assert (made[i] >= inputs.amin(dim=0) - 1e-12).all()
@@ -184,7 +184,7 @@ def test_baselines_bear_what_is_not_finite(rule: Rule) -> None:
 
 
 def test_models_far_from_zero_are_told_apart_in_single_precision() -> None:
-    """By differences: |x|^2 + |y|^2 - 2 <x, y> would be off by more than the distances are."""
+    """Distances use differences: |x|^2 + |y|^2 - 2 <x, y> would have errors larger than the distances."""
     honest = (1000 + 1e-2 * numbers(8, 4000)).float()
     expected = torch.cdist(honest.double(), honest.double())
     torch.testing.assert_close(aggregation.distances(honest, honest).double(), expected, rtol=1e-5, atol=1e-5)
@@ -214,6 +214,6 @@ def test_the_vector_of_all_byzantine_nodes_is_heard_from_each() -> None:
 
 def test_most_byzantine_nodes() -> None:
     tolerated: dict[Any, list[int]] = {rule: [rule.most_byzantine(n) for n in (3, 4, 16, 26)] for rule in RULES}
-    assert tolerated.pop(RULES[1]) == [1, 1, 7, 12]  # plain averaging, which leaves someone to hear
+    assert tolerated.pop(RULES[1]) == [1, 1, 7, 12]  # plain averaging, which needs one vector
     assert tolerated.pop(RULES[5]) == [0, 0, 4, 7]  # Krum, whose score needs a neighbour: n - f >= 2 f + 3
     assert set(map(tuple, tolerated.values())) == {(0, 1, 5, 8)}

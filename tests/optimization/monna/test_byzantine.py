@@ -1,4 +1,4 @@
-"""Attacks against their formulas, the line search against a plain one, and the direction that Mimic follows."""
+"""Attacks compared with their formulas, the line search with a plain one, and the direction that Mimic follows."""
 
 from collections.abc import Callable
 
@@ -30,7 +30,7 @@ def situation(honest: Tensor, rule: Rule = NNA, number: int = 0, poisoned: Tenso
 
 
 def plain_search(function: Callable[[float], float], evaluations: int = 16) -> float:
-    """Expansion while the value rises, then contraction, as it is described."""
+    """Run expansion while the value rises, and then contraction, as described in the paper."""
     best, highest, left, step = 0.0, function(0.0), evaluations - 1, 1.0
     x = best
     while left:
@@ -93,7 +93,7 @@ def test_attacks_are_their_formulas() -> None:
 
 
 def test_against_averaging_the_factor_doubles_as_long_as_there_are_evaluations() -> None:
-    """Nothing bounds the harm: 1 + 2 + 4 + ... with 15 steps."""
+    """The harm is unbounded: the factor is 1 + 2 + 4 + ... with 15 steps."""
     honest = 1 + numbers(9, 4)
     sent = FallOfEmpires()(situation(honest, Average()))
     torch.testing.assert_close(sent, honest.mean(dim=0) * (1 - (2.0**15 - 1)))

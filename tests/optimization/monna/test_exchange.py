@@ -1,4 +1,4 @@
-"""Who hears whom is drawn uniformly; what they send and make of it is in the module's test."""
+"""The senders for each node are drawn uniformly; messages and their aggregation are tested with the module."""
 
 import torch
 

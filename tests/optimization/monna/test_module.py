@@ -1,4 +1,4 @@
-"""Rounds of the module against the algorithm written with loops over nodes, in double precision; refusals; tables."""
+"""Rounds of the module compared with loops over nodes in double precision; rejections; tables."""
 
 import copy
 from typing import Any
@@ -73,7 +73,7 @@ def gradient(one: nn.Module, image: Tensor, label: Tensor) -> Tensor:
 def by_loops(
     attack: ByzantineAttack | None, rule: Rule, beta: float, gradients: bool, growing: bool
 ) -> tuple[Tensor, Tensor]:
-    """The algorithm, node by node, with the batches that the data give, an attack's vector and who hears whom."""
+    """Run the algorithm node by node, with the data's batches, the attack's vector and the drawn senders."""
     source = data(growing)
     source.setup("fit")
     start = network()
@@ -166,7 +166,7 @@ def test_momentum_of_a_constant_gradient() -> None:
 
 @pytest.mark.parametrize("growing", [False, True])
 def test_gradients_of_all_honest_nodes_are_counted(growing: bool) -> None:
-    """5 images for each of 7 nodes in 8 rounds; with growing batches (LEARN), round t = 0, 1, ... has t + 1 images."""
+    """Seven nodes use 5 images in 8 rounds; with growing batches (LEARN), round t = 0, 1, ... has t + 1 images."""
     made = module(SignFlip(), NearestNeighborAveraging(), target_accuracy=0.0)
     trainer = quiet(max_epochs=2, precision="64-true")
     trainer.fit(made, source := data(growing))

@@ -1,4 +1,4 @@
-"""Networks of several nodes in one tensor are as many networks apart: outputs, gradients and statistics."""
+"""Networks of several nodes in one tensor equal separate networks: outputs, gradients and statistics."""
 
 import copy
 
@@ -20,7 +20,7 @@ def network() -> nn.Module:
 
 
 def apart(nodes: NodeNetworks, one: nn.Module) -> list[nn.Module]:
-    """A network of its own for each node."""
+    """Build a separate network for each node."""
     copies = []
     for row in nodes.weights.detach():
         copies.append(copy.deepcopy(one))

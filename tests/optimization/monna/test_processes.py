@@ -1,4 +1,4 @@
-"""Nodes learn on several processes what they learn on one, go on on another number, and name a process that is lost."""
+"""Several processes train the nodes as one does, a run resumes on a different number, and a lost process is named."""
 
 import os
 import re
@@ -45,7 +45,7 @@ CASES: dict[str, tuple[type[ByzantineAttack], dict[str, Any]]] = {
 
 
 class WithBatchNorm(nn.Sequential):
-    """Has statistics that each node keeps for itself."""
+    """Has statistics that are separate for each node."""
 
     def __init__(self) -> None:
         layers = [nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(108, 10)]
@@ -53,7 +53,7 @@ class WithBatchNorm(nn.Sequential):
 
 
 def fit(case: str, path: str, processes: int) -> int:
-    """Train seven nodes, of which five are honest, and say how many of them this process hosts."""
+    """Train seven nodes, five of them honest, and return how many of them this process hosts."""
     torch.manual_seed(0)
     attack, options = CASES[case]
     sgd: Any = partial(torch.optim.SGD, lr=0.5)
@@ -70,7 +70,7 @@ def fit(case: str, path: str, processes: int) -> int:
 
 @pytest.mark.parametrize("case", CASES)
 def test_four_processes_equal_one(case: str, tmp_path: Path) -> None:
-    """Weights, momenta and statistics of all nodes, what an attack has learned, and the curve."""
+    """This covers weights, momenta and statistics of all nodes, the state of the attack, and the curve."""
     one, four = tmp_path / "one.ckpt", tmp_path / "four.ckpt"
     fit(case, str(one), 1)
     assert in_two_processes(fit, case, str(four), 4, count=4) == [2, 1, 1, 1]
@@ -125,7 +125,7 @@ def processes_of(parent: int) -> list[int]:
 
 @pytest.mark.nightly
 def test_a_killed_process_ends_the_run_with_its_name_and_the_run_goes_on(tmp_path: Path) -> None:
-    """Of three that Lightning starts; the others end within a minute."""
+    """One of three processes that Lightning starts is killed; the others end within a minute."""
     config, directory = settings(tmp_path), tmp_path / "run"
     more = ("--trainer.devices", "3", "--trainer.strategy", STRATEGY, "--trainer.max_epochs", "4000")
     main = start("fit", "--config", config, "--run_directory", directory, *more)

@@ -1,4 +1,4 @@
-"""Projections onto the ball by what defines them."""
+"""Projections onto the ball, checked with their defining properties."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Implicit steps against the minimum that scipy finds."""
+"""Implicit steps compared with the minimum found by scipy."""
 
 from functools import partial
 
@@ -41,7 +41,7 @@ def test_an_implicit_step_minimises_the_hinge_loss_in_the_ball_on_host_and_devic
             device._play(device._end_round(torch.from_numpy(gradient), device.memory))
         torch.testing.assert_close(host.point, device.point, rtol=0, atol=1e-9)
         anchor = host.memory["anchor"].numpy().copy()
-        if value > 0:  # otherwise the loss is 0 at the played point, and its gradient tells no more
+        if value > 0:  # otherwise the loss is 0 at the played point, and its gradient carries no further information
             np.testing.assert_allclose(anchor, found.x[:3], atol=2e-4)
             kinds.add((abs(1 - a @ anchor) < 1e-9, bool(np.linalg.norm(anchor) > 1 - 1e-9)))
         variation += ((gradient - hint) ** 2).sum()

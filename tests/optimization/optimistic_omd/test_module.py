@@ -1,4 +1,4 @@
-"""Streams that are played through the trainer: when points are chosen, what rounds are, and what they cost."""
+"""Streams played through the trainer: when points are chosen, how rounds are formed, and their cost."""
 
 import os
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ OMD = partial(OptimisticOMD, D=2.0, G=4.0, delta=1.0)
 
 
 class Given(TableSet):
-    """A stream of given columns."""
+    """A stream with given columns."""
 
     def __init__(self, columns: dict[str, Tensor], truth: dict[str, Tensor] | None = None) -> None:
         self.rows = Rows(columns, truth or {})
@@ -71,13 +71,13 @@ def classes(rows: int = 91) -> Given:
 
 
 def test_a_point_is_chosen_before_its_round_is_seen() -> None:
-    """Another round 20 changes no point up to it, and does change the next one."""
+    """A changed round 20 affects no point up to this round, but does affect the next one."""
     rows = LinearLosses(rounds=30, sigma=0.5).training()
     other = {**rows.columns, "features": rows.columns["features"].clone()}
     other["features"][20] *= -1
     for batch_size in (1, 30):  # also within a batch
         one, two = (history(played(Given(dict(each), dict(rows.truth)), batch_size)) for each in (rows.columns, other))
-        expected = one[:, 3], two[:, 3]  # F_t(x_t), whose means are the same
+        expected = one[:, 3], two[:, 3]  # F_t(x_t) of streams with equal means
         assert torch.equal(expected[0][:21], expected[1][:21])
         assert expected[0][21] != expected[1][21]
 
@@ -149,13 +149,13 @@ def test_regret_of_observed_losses_is_against_the_best_point_that_scipy_finds(ri
 
 
 def _starts(rows: int, batch_size: int, rows_per_round: int) -> list[tuple[int, int]]:
-    """Ends of batches and starts of rounds."""
+    """Return pairs of batch ends and round starts."""
     batches = [(start, min(start + batch_size, rows)) for start in range(0, rows, batch_size)]
     return [(stop, start) for first, stop in batches for start in range(first, stop, rows_per_round)]
 
 
 def test_without_noise_the_hint_follows_what_turns() -> None:
-    """The card's figures for 4,000 rounds and eight turns, 2 against 175, at a quarter of the length."""
+    """The card's figures are 2 and 175 for 4,000 rounds and eight turns; this test has a quarter of the length."""
     table = LinearLosses(rounds=1000, sigma=0.0, changes=2)
     omd = figures(played(table, 100, optimizer=partial(OptimisticOMD, D=2.0, G=1.0, delta=1.0)))
     ogd = figures(played(table, 100, optimizer=partial(OnlineGradientDescent, D=2.0, G=1.0)))
@@ -216,7 +216,7 @@ def test_a_gradient_beyond_the_bound_ends_the_run_with_its_round() -> None:
     [("a8a.bz2", 123, 3.8), ("w8a.bz2", 300, 11.0), ("mushrooms.bz2", 112, 4.6), ("ijcnn1.val.bz2", 22, 1.7)],
 )
 def test_regret_on_libsvms_streams(file: str, width: int, G: float) -> None:
-    """In random order regret is positive, certified by the gap, and far below that of the point that never moves."""
+    """In random order, regret is positive, certified by the gap, and far below that of a constant zero point."""
     if not os.environ.get("NOISEWORKS_DATA"):
         pytest.skip("NOISEWORKS_DATA is not set")
     module = played(

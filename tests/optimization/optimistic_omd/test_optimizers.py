@@ -1,4 +1,4 @@
-"""Every learner against its equations, written again in numpy, and against what is proven of its rounds."""
+"""Every learner compared with its equations, implemented again in numpy, and with proven properties of its rounds."""
 
 import copy
 import inspect
@@ -54,7 +54,7 @@ def end_round(optimizer: Any, gradient: Tensor) -> None:
 
 
 def played(optimizer: Any, gradients: Tensor | Callable[[int, Tensor], Tensor], rounds: int = 60) -> Tensor:
-    """Play some rounds, `[rounds + 1, d]`, the last one not paid."""
+    """Play some rounds; return points `[rounds + 1, d]`, the last of which incurs no loss."""
     points = [optimizer.point]
     for t in range(rounds):
         end_round(optimizer, gradients[t] if isinstance(gradients, Tensor) else gradients(t, points[-1]))
@@ -67,7 +67,7 @@ def nearest(x: np.ndarray) -> np.ndarray:
 
 
 def written_again(kind: type, g: np.ndarray, options: dict[str, Any], D: float = 2.0, G: float = 10.0) -> np.ndarray:
-    """The points of the equations in the package's docstring, round by round, in the ball of radius 1."""
+    """Compute the points from the equations in the package's docstring, in the ball of radius 1."""
     points, rounds, d = [], *g.shape
     hint, anchor, total = np.zeros(d), np.zeros(d), np.zeros(d)
     variation = weighted = greatest = 0.0
@@ -119,7 +119,7 @@ def test_without_a_hint_it_is_gradient_descent_of_the_same_steps() -> None:
 
 
 def test_a_round_costs_what_the_theory_says_at_most_and_steps_shrink() -> None:
-    """<g_t, x_t - u> for every u, by the two projections of a round: the inequality all regret bounds sum up."""
+    """This bounds <g_t, x_t - u> for every u by the two projections of a round; all regret bounds sum it."""
     optimizer, gradients = learner(OptimisticOMD, G=1.0, delta=1.0), numbers(80, 3)
     everyone, before = project(2 * numbers(500, 3, seed=3), 1.0), math.inf
     for t, gradient in enumerate(gradients):
@@ -140,7 +140,10 @@ def test_a_round_costs_what_the_theory_says_at_most_and_steps_shrink() -> None:
 
 @pytest.mark.parametrize("rounds", [100, 1000])
 def test_a_constant_loss_is_learned_at_a_cost_that_no_horizon_changes(rounds: int) -> None:
-    """Only the first round is unexpected; then steps are alike, and regret is at most D^2 / (2 eta) and its loss."""
+    """Only the first round is unexpected; then steps are equal.
+
+    The regret is at most D^2 / (2 eta) plus the loss of the first round.
+    """
     optimizer, g = learner(OptimisticOMD, G=1.0, delta=1.0), torch.tensor([0.6, 0.0, -0.8], dtype=torch.float64)
     points = played(optimizer, lambda t, x: g, rounds)[:-1]
     assert optimizer.memory["variation"].item() == pytest.approx(1.0)
@@ -302,7 +305,7 @@ def test_what_is_out_of_range_is_named(kind: Any, options: dict[str, Any], messa
     ids=lambda path: path.stem,
 )
 def test_the_optimizer_of_a_configuration_accepts_its_arguments(config: Path) -> None:
-    """Also arguments from the base of the configuration, such as a delta that only convex losses have."""
+    """This includes arguments from the configuration's base, such as a delta that only convex losses use."""
     settings = {key: value for key, value in settings_of(config).items() if key.startswith("model.optimizer.")}
     given = {key.removeprefix("model.optimizer."): value for key, value in settings.items()}
     kind = pkgutil.resolve_name(given.pop("class_path"))

@@ -1,4 +1,4 @@
-"""The best points in hindsight against independent solvers."""
+"""The best points in hindsight compared with independent solvers."""
 
 import numpy as np
 import pytest
@@ -70,7 +70,7 @@ def test_regret_of_quadratics_is_that_of_their_definition() -> None:
     assert found.static.sum() >= expected.sum() - values.sum(1).min() - 1e-9
     assert (expected - values.amin(0)).sum().item() == pytest.approx(found.dynamic.sum().item(), abs=1.0)
     assert (found.dynamic >= expected - values.amin(0) - 1e-9).all()
-    # The change of a gradient is the same everywhere; from F_0 = 0 it is greatest at the boundary.
+    # The change of the gradient is equal everywhere; relative to F_0 = 0, it is largest at the boundary.
     gradient = curvature * grid[:, None] + slope
     assert found.adversarial_variation.item() == pytest.approx(
         (gradient[:, 0].square().sum(1).max() + slope.diff(dim=0).square().sum()).item(), abs=0.05
@@ -90,7 +90,7 @@ def test_the_mean_point_has_the_excess_risk_of_its_definition_and_at_most_the_me
     )
     assert found == pytest.approx(value.item() - least.fun, abs=1e-6)
     regret = regret_of_quadratics(quadratic(x, slope, curvature), slope, curvature, 1.0)
-    assert 0 <= found <= regret.static.mean().item() + 1e-12  # by Jensen's inequality, for one distribution
+    assert 0 <= found <= regret.static.mean().item() + 1e-12  # by Jensen's inequality, for a single distribution
 
 
 def test_exponents_of_powers_and_of_the_logarithm() -> None:

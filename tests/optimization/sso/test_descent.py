@@ -1,4 +1,4 @@
-"""Descent is torch's on the mean loss, and SLS takes the steps that its search finds."""
+"""Descent equals torch's on the mean loss, and SLS takes the steps found by its search."""
 
 import copy
 

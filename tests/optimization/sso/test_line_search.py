@@ -1,4 +1,4 @@
-"""Armijo's search: the first step of the sequence that decreases enough, and nothing moved without one."""
+"""Armijo's search returns the first step of the sequence with sufficient decrease; without one, nothing moves."""
 
 import pytest
 import torch

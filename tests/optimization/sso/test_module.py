@@ -1,4 +1,4 @@
-"""SSO against the authors' code, plain SGD and least squares; its expensive gradients, refusals and resumption."""
+"""SSO compared with the authors' code, plain SGD and least squares; expensive gradients, rejections, resuming."""
 
 import os
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ LOSS = nn.SoftMarginLoss(reduction="sum")
 
 
 class Points(TableSet):
-    """Thirty points of two classes, all of which are tested, too."""
+    """Thirty points in two classes, all of which are also test points."""
 
     seed = 0
 
@@ -48,7 +48,7 @@ class Points(TableSet):
 
 
 def network(*layers: nn.Module) -> nn.Sequential:
-    """Make a network whose parameters are sines."""
+    """Create a network whose parameters are values of sine."""
     made = nn.Sequential(*(layers or (nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 1)))).double()
     for number, parameter in enumerate(made.parameters()):
         sines = torch.sin(torch.arange(parameter.numel(), dtype=torch.float64) + number)
@@ -57,7 +57,7 @@ def network(*layers: nn.Module) -> nn.Sequential:
 
 
 class Losses(Callback):
-    """Note the mean loss of all points after each batch."""
+    """Records the mean loss of all points after each batch."""
 
     def __init__(self) -> None:
         self.values: list[float] = []
@@ -68,7 +68,7 @@ class Losses(Callback):
 
 
 def fitted(module: SSO, steps: int = 4, batch_size: int | None = 10, **options: Any) -> list[float]:
-    """Train on batches in the points' own order, and give the losses after each."""
+    """Train on batches in the points' order, and return the losses after each batch."""
     noted = Losses()
     data = Tables(Points(), batch_size=batch_size, shuffle=False)
     quiet(max_steps=steps, precision="64-true", callbacks=[noted], **options).fit(module, datamodule=data)
@@ -98,7 +98,7 @@ def sso(step: TargetStep | None = None, m: int = 5, *layers: nn.Module, **argume
     ids=["constant", "stochastic", "exponential", "sls", "adagrad", "diagonal"],
 )
 def test_it_trains_as_the_authors_code_does(step: TargetStep, losses: list[float]) -> None:
-    """The numbers are what their optimizers gave on these points in float64, in batches of ten with m = 5."""
+    """The values are from the authors' optimizers on these points in float64, in batches of ten with m = 5."""
     assert fitted(sso(step)) == pytest.approx(losses, rel=0, abs=1e-11)
 
 
@@ -149,7 +149,7 @@ def test_an_inner_optimizer_starts_anew_for_each_batch_and_takes_m_steps() -> No
         for _ in range(m):
             optimizer.zero_grad()
             moved = plain(X[start : start + 10]) - at.detach()
-            (gradient * moved * rate + moved.square()).mean().backward()  # 1/H is the rate
+            (gradient * moved * rate + moved.square()).mean().backward()  # 1/H is the learning rate
             optimizer.step()
     fitted(module, 2)
     for ours, theirs in zip(module.network.parameters(), plain.parameters(), strict=True):
@@ -194,7 +194,7 @@ def test_a_run_killed_within_an_inner_loop_ends_where_the_whole_one_does(
     def killed(*arguments: Any) -> Any:
         nonlocal searches
         searches += 1
-        if searches == 13:  # the third of the third batch's five
+        if searches == 13:  # the third of five searches in the third batch
             raise RuntimeError("killed")
         return line_search.search(*arguments)
 
@@ -256,7 +256,7 @@ def test_half_precision_is_refused() -> None:
 def test_a_real_set_is_fitted_better_than_by_the_best_sgd_of_a_grid(
     file: str, features: int, rate: float, others: list[float]
 ) -> None:
-    """In one epoch of batches of 125 with m = 10; a few seconds."""
+    """One epoch of batches of 125 with m = 10 takes a few seconds."""
 
     def trained(make: Any) -> float:
         torch.manual_seed(1)

@@ -1,4 +1,4 @@
-"""The surrogate touches the loss, lies above it, and has the least value that its scaling says."""
+"""The surrogate touches the loss, is nowhere below it, and has the minimum that its scaling implies."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""SVRG's gradient by the outputs against its closed forms, and SSO with SVRG against SVRG on the weights."""
+"""SVRG's gradient with respect to the outputs compared with closed forms, and SSO with SVRG compared with SVRG."""
 
 from itertools import combinations
 from pathlib import Path
@@ -16,7 +16,7 @@ from tests.optimization.sso.test_module import LOSS, Points, X, Y, network
 from tests.trainers import quiet
 
 N, B, K = 30, 4, 3
-"""Points, sampled points of a step, and steps from one snapshot to the next."""
+"""Number of points, of sampled points per step, and of steps between snapshots."""
 
 
 def test_the_estimate_is_unbiased_with_its_variance_and_is_the_gradient_of_the_surrogate() -> None:
@@ -48,7 +48,7 @@ def module(step: float) -> SSO:
 
 def test_small_steps_of_a_linear_model_are_svrg_on_the_weights_and_a_run_resumes(tmp_path: Path) -> None:
     alpha, plain, counted = 1e-4, network(nn.Linear(4, 1)), list[int]()
-    ours = module(alpha / 2)  # the step grows by 2 in an epoch of one batch
+    ours = module(alpha / 2)  # the step grows by a factor of 2 in an epoch of one batch
     ours.loss.register_forward_pre_hook(lambda _, arguments: counted.append(len(arguments[0])))
     trainer = fitted(ours, 5)
 

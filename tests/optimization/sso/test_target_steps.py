@@ -1,4 +1,4 @@
-"""Step sizes in the space of outputs: schedules, a line search, and sums of squared gradients."""
+"""Step sizes in output space: schedules, a line search, and sums of squared gradients."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ from lightning_modules.optimization.sso.target_steps import (
 
 
 def at_step(step: int = 1, outputs: Tensor | None = None, index: list[int] | None = None) -> Target:
-    """A batch of the sum of squares, whose gradient is 2 z."""
+    """Return a batch for the sum of squares, whose gradient is 2 z."""
     outputs = torch.tensor([[1.0], [-2.0], [0.5]], dtype=torch.float64) if outputs is None else outputs
     place = torch.tensor(index or list(range(len(outputs))))
     return Target(outputs, 2 * outputs, lambda z: (z**2).sum(), place, len(outputs), 5, step, 9)
@@ -79,7 +79,7 @@ def test_samples_have_their_own_sums_which_survive_a_checkpoint() -> None:
         rule(at_step(1, z, [1, 4])), torch.tensor([[36, 1e-5], [1e5, 4]], dtype=torch.float64).sqrt() / 2
     )
     resumed = DiagonalAdaGradStep(rate=2.0)
-    resumed.restore(rule.kept().clone())  # a file holds a copy
+    resumed.restore(rule.kept().clone())  # a file contains a copy
     for each in (rule, resumed):
         expected = torch.tensor([[36 + 36, 1e-5], [1e-5 + 1, 1e-5]], dtype=torch.float64)
         new = torch.tensor([[3.0, 0.0], [0.5, 0.0]], dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""NOTEARS and GOLEM: gradients, stationarity, a known graph, and what they go on from."""
+"""NOTEARS and GOLEM: gradients, stationarity, a known graph, and their resumed state."""
 
 from typing import Any
 
@@ -52,7 +52,7 @@ def test_gradients_are_autograds_and_only_cycles_are_penalised() -> None:
 
 
 def test_notears_solves_a_chain_in_closed_form() -> None:
-    """For x_2 = a x_1 + z and the right direction, soft thresholding gives a - lambda / var(x_1)."""
+    """For x_2 = a x_1 + z and the correct direction, soft thresholding gives a - lambda / var(x_1)."""
     cov = np.array([[1.0, 1.5], [1.5, 1.5**2 + 1]])
     notears = NOTEARS()
     notears.observe(cov)

@@ -1,4 +1,4 @@
-"""CoLiDE in training: what it recovers, tells and refuses."""
+"""Training of CoLiDE: recovered graphs, reported values, and rejections."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The path of stages: its first step, its ends and new beginnings, and what it goes on from."""
+"""The path of stages: its first step, its ends and restarts, and its resumed state."""
 
 from dataclasses import replace
 from typing import Any
@@ -62,7 +62,7 @@ def test_stages_end_with_their_iterations_or_where_nothing_changes() -> None:
     path.iterate()
     assert (path.stage, path.iteration, path.mu, path.s) == (1, 0, 0.1, 0.9)
     assert followed(data(), 700).finished
-    nothing = followed(data(), 201, learning_rate=1e-12)  # two looks at the same objective
+    nothing = followed(data(), 201, learning_rate=1e-12)  # two evaluations of the same objective
     assert (nothing.stage, nothing.iteration) == (1, 1)
 
 
@@ -93,7 +93,7 @@ def test_a_stage_that_halving_ends_goes_on_with_the_fit_of_the_weights_that_it_k
     path = followed(cov, 40)
     inverse, kept = path._inverse, path.weight.copy()
     path.learning_rate = 1e-16  # the next halving is the last one
-    path.weight -= 0.1  # a step out of the domain that is far enough to see
+    path.weight -= 0.1  # a step outside the domain that is large enough to be detected
     path.direction[:] = 1e15
     path.product, path.variance = cov @ np.eye(5), cov.diagonal()
     path._inverse = lambda: -np.ones((5, 5))  # type: ignore[method-assign]
@@ -114,7 +114,7 @@ def test_a_stage_that_halving_ends_goes_on_with_the_fit_of_the_weights_that_it_k
 
 
 def test_a_scale_stays_above_its_floor() -> None:
-    cov = np.ones((2, 2))  # the second column is the first
+    cov = np.ones((2, 2))  # the second column equals the first
     path = RegularizationPath(
         replace(SHORT, variant="nv", penalty=0.0, s=(3.0,), mu=1e6, iterations=5000, look_every=5000), 2
     )

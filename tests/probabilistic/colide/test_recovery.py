@@ -9,7 +9,7 @@ CHAIN = torch.tensor([[0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1], [0, 0, 0, 0]], d
 
 def test_a_graph_is_compared_edge_by_edge() -> None:
     assert recovery(CHAIN, CHAIN) == (0, 1.0, 0.0, 0.0, 0)
-    assert recovery(torch.zeros_like(CHAIN), CHAIN) == (3, 0.0, 0.0, 0.0, 6)  # each of the six pairs against the order
+    assert recovery(torch.zeros_like(CHAIN), CHAIN) == (3, 0.0, 0.0, 0.0, 6)  # all six pairs, reversed
     turned = CHAIN.clone()
     turned[0, 1], turned[1, 0] = False, True
     assert recovery(turned, CHAIN)[:4] == (1, 2 / 3, 1 / 3, 1 / 3)
@@ -24,7 +24,7 @@ def random_dag(size: int, probability: float, random: np.random.Generator) -> np
 
 
 def wrong_by_definition(true: np.ndarray, estimated: np.ndarray, i: int, j: int) -> bool:
-    """By the adjustment criterion, with networkx' d-separation in the graph without the causal first edges."""
+    """Apply the adjustment criterion, with networkx' d-separation in the graph without the causal first edges."""
     graph, parents = nx.DiGraph(true), set(np.flatnonzero(estimated[:, i]).tolist())
     if j in parents:
         return j in nx.descendants(graph, i)
@@ -57,7 +57,7 @@ def test_a_dag_stays_and_of_cycles_as_few_small_weights_go_as_do() -> None:
         kept = dag != 0
         assert torch.equal(dag[kept], weight[kept])
         assert torch.equal(to_dag(dag, 0.3), dag)
-        gone = (weight.abs() > 0.3) & ~kept  # by one: the greatest that is gone would close a cycle again
+        gone = (weight.abs() > 0.3) & ~kept  # the largest removed edge would close a cycle
         greatest = torch.where(gone, weight.abs(), 0).argmax()
         dag.view(-1)[greatest] = weight.view(-1)[greatest]
         assert not nx.is_directed_acyclic_graph(nx.DiGraph(dag.numpy()))

@@ -1,4 +1,4 @@
-"""Score, scales and acyclicity against autograd, closed forms and what they are invariant to."""
+"""Score, scales and acyclicity compared with autograd and closed forms, and their invariances."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ IDENTITY = np.eye(6)
 def objective(
     weight: Tensor, sigma: Tensor, cov: Tensor, mu: float, s: float, penalty: float, constant: bool
 ) -> Tensor:
-    """The same with traces and a determinant, as the equations read."""
+    """Compute the same objective with traces and a determinant, as in the equations."""
     residual = torch.eye(len(weight)).double() - weight
     fit = torch.trace(residual.T @ cov @ residual @ torch.diag(1 / sigma)) / 2 + constant * sigma.sum() / 2
     h = len(weight) * np.log(s) - torch.logdet(s * torch.eye(len(weight)).double() - weight * weight)

@@ -1,4 +1,4 @@
-"""Bridges under the best control there is, whose loss and deviation are known; the step's gradient; whole runs."""
+"""Bridges with the optimal control, whose loss and standard deviation are known; a step's gradient; complete runs."""
 
 import math
 from collections.abc import Callable
@@ -22,7 +22,7 @@ SIGMA, END = 0.5, 2.0
 
 
 class BestControl(nn.Module):
-    """u = -(c a) (a z) / (sigma^2 + v), where a state z = (x, y) leads to an X(T) of mean a z and variance v."""
+    """u = -(c a) (a z) / (sigma^2 + v), where a state z = (x, y) leads to an X(T) with mean a z and variance v."""
 
     def __init__(self, noise: Noise, theta: float) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class BestControl(nn.Module):
 
 
 def best(noise: Noise, kind: Any, hurst: float, theta: float = 0.0) -> dict[str, float]:
-    """Measures the best control in double precision."""
+    """Measure the optimal control in double precision."""
     module = FractionalBridge(noise, theta, hidden_features=[4], substeps=6).double()
     module.control = BestControl(noise, theta)
     paths = BridgePaths(hurst, kind, theta, END, SIGMA, num_times=101, num_test=12_000)
@@ -65,12 +65,12 @@ def test_the_best_control_of_type_two_reaches_the_least_loss_and_the_exact_bridg
 ) -> None:
     found = best(noise(), "II", hurst, theta)
     assert found["test/loss"] == pytest.approx(found["test/nll"] + found["test/kl_path"])
-    assert abs(found["test/excess"]) < 0.03  # a path's loss has a standard deviation of 1.2, and steps have a length
+    assert abs(found["test/excess"]) < 0.03  # a path's loss has a standard deviation of 1.2, and time steps are finite
     assert found["test/std_error"] < 0.01
 
 
 def test_of_type_one_no_control_reaches_the_least_loss() -> None:
-    """Y(0) is drawn from the prior, though what was observed says something of it: an exact loss of 0.072 here."""
+    """Y(0) is drawn from the prior, although the observation is informative about it: an exact loss of 0.072 here."""
     noise = FractionalNoise(0.9, "I", horizon=6.0)
     share = noise.omega() * torch.expm1(-noise.gamma * END) @ noise.start_factor
     of_start, variance = float(share.square().sum()), float(path_covariance(noise, 0.0, 0.02, 101)[-1, -1])
@@ -113,7 +113,7 @@ def test_a_step_and_its_gradient_against_differences() -> None:
 
     loss(start).backward()
     gradient = torch.cat([parameter.grad.flatten() for parameter in parameters if parameter.grad is not None])
-    assert len(gradient) == len(start)  # the control's and that of H
+    assert len(gradient) == len(start)  # the gradients of the control and of H
     with torch.no_grad():
         shifts = 1e-6 * torch.eye(len(start), dtype=torch.float64)
         differences = torch.stack([(loss(start + shift) - loss(start - shift)) / 2e-6 for shift in shifts])

@@ -1,4 +1,4 @@
-"""Exact covariances against sums of exponentials, the motion itself and Brownian limits."""
+"""Exact covariances compared with sums of exponentials, the fractional motion itself, and Brownian limits."""
 
 import math
 from typing import Any
@@ -15,7 +15,7 @@ TIME = torch.arange(101, dtype=torch.float64) * 0.02
 
 
 def closed_form(noise: FractionalNoise, s: Tensor, t: Tensor) -> Tensor:
-    """E Bhat(s) Bhat(t) for s <= t."""
+    """Return E Bhat(s) Bhat(t) for s <= t."""
     i, j, weight = noise.gamma[:, None], noise.gamma, noise.omega()
     s, t = s[..., None, None], t[..., None, None]
     if noise.kind == "I":

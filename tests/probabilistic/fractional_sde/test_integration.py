@@ -1,4 +1,4 @@
-"""Steps of the equation against loops over samples and processes, closed forms, and other step lengths."""
+"""Steps of the equation compared with loops over samples and processes, closed forms, and different step lengths."""
 
 import math
 from typing import Any
@@ -27,7 +27,7 @@ def zero(x: Tensor) -> Tensor:
 
 
 def solved(noise: Noise, x: Tensor, dw: Tensor, interval: float, **changes: Any) -> SolutionPath:
-    """Integrates fractional noise itself, unless something is changed."""
+    """Integrate fractional noise, with optional changes."""
     settings: dict[str, Any] = {
         **{"substeps": 1, "y": noise.start(x), "gamma": noise.gamma, "omega": noise.omega()},
         **{"drift": zero, "diffusion": torch.ones_like, "control": None, "solver": "euler"},
@@ -137,7 +137,7 @@ def test_white_noise_is_the_plain_latent_equation() -> None:
 
 @pytest.mark.parametrize(("solver", "order"), [("milstein", 1.0), ("euler", 0.5)])
 def test_geometric_motion_in_the_sense_of_the_solver(solver: Solver, order: float) -> None:
-    """Its solution is x exp(s W) in Stratonovich's sense and x exp(s W - s^2 t / 2) in Ito's."""
+    """The solution is x exp(s W) in the Stratonovich sense, and x exp(s W - s^2 t / 2) in the Ito sense."""
     s, count, finest = 0.5, 2000, 256
     dw = numbers(finest, count, 1) / math.sqrt(finest)
     x = torch.ones(count, 1).double()

@@ -1,4 +1,4 @@
-"""The diffusion of each dimension against a network of its own."""
+"""The diffusion of each dimension compared with a separate network."""
 
 import torch
 from torch import nn

@@ -1,8 +1,8 @@
-"""The Hurst index that the evidence prefers, and that of the bound which the best control reaches in finite steps.
+"""The Hurst index preferred by the evidence, and that preferred by the bound of the optimal control with finite steps.
 
-Everything is linear and Gaussian, so the control of least loss follows from a Riccati recursion over the steps of the
-paths of configs/fractional_sde/demo_paths.yaml. The bound prefers smoother noise than the evidence does: a control
-that acts at the left end of a step does not see what dW does within it, and that weighs more the rougher the noise is.
+Everything is linear and Gaussian, so the optimal control follows from a Riccati recursion over the steps of the paths
+of configs/fractional_sde/demo_paths.yaml. The bound prefers smoother noise than the evidence does. A control that acts
+at the left end of a step does not observe dW within the step, and this matters more for rougher noise.
 """
 
 from collections.abc import Sequence
@@ -22,9 +22,9 @@ SCALES = [0.65, 0.8, 0.95, 1.1, 1.3, 1.6]
 
 
 def riccati(noise: FractionalNoise, scale: float, observed: Tensor, substeps: int) -> tuple[Tensor, list[Tensor]]:
-    """Compute the least loss of paths `[N, F]`, `[N]`, and the best control's weights of (x, y, 1) at each step.
+    """Compute the minimal loss of paths `[N, F]`, `[N]`, and the optimal weights of (x, y, 1) at each step.
 
-    With the cost to go V(z) = z P z / 2 + q z + r and z' = A z + c (u dt + dW), u = -(c P A z + q c) / (1 + c P c dt).
+    With the cost-to-go V(z) = z P z / 2 + q z + r and z' = A z + c (u dt + dW), u = -(c P A z + q c) / (1 + c P c dt).
     """
     gamma, omega, dt = noise.gamma, scale * noise.omega(), INTERVAL / substeps
     move = torch.eye(1 + len(gamma), dtype=torch.float64)
@@ -53,9 +53,9 @@ def riccati(noise: FractionalNoise, scale: float, observed: Tensor, substeps: in
 
 
 def least_losses(hurst: float, substeps: int | None, indices: Sequence[float]) -> list[float]:
-    """Compute the mean loss over paths of H = `hurst` for each index of the noise, at the scale that suits it.
+    """Compute the mean loss over paths with H = `hurst` for each index of the noise, at the optimal scale.
 
-    None takes the evidence instead of the best control in finite steps.
+    None uses the evidence instead of the optimal control with finite steps.
     """
     law = FractionalPaths(hurst, THETA, 1.0, SIGMA, dim=1, num_times=TIMES, interval=INTERVAL, seed=0)
     observed = law.training().fetch(torch.arange(500), 0)[:, :, 0]
@@ -73,7 +73,7 @@ def least_losses(hurst: float, substeps: int | None, indices: Sequence[float]) -
 
 
 def preferred(hurst: float, substeps: int | None) -> float:
-    """Find the H of least mean loss over paths of another H; see `least_losses`."""
+    """Find the H with the smallest mean loss over paths with true index `hurst`; see `least_losses`."""
     least = least_losses(hurst, substeps, HURST)
     return HURST[least.index(min(least))]
 

@@ -1,4 +1,4 @@
-"""Latent equations: the terms of the loss, its gradient, what predictions know, and pictures."""
+"""Latent equations: the loss terms, the gradient, the information that predictions use, and figures."""
 
 import os
 from pathlib import Path
@@ -22,7 +22,7 @@ from tests.trainers import quiet
 
 
 def of_points(**changes: Any) -> FractionalLatentSDE:
-    """A small module of points with two coordinates, in double precision, whose networks all do something."""
+    """Build a small module for points with two coordinates, in double precision; all networks have an effect."""
     torch.manual_seed(0)
     settings: dict[str, Any] = {"noise": FractionalNoise(gamma_max=4.0, num_processes=3, horizon=0.5), "num_given": 3}
     sizes: dict[str, Any] = {"num_latents": 2, "num_features": 3, "num_contents": 1, "hidden_features": [4]}
@@ -116,7 +116,7 @@ def test_predictions_know_what_was_given_alone_and_end_without_a_control(monkeyp
     torch.manual_seed(5)
     first = module.predicted(batch)
     assert calls == [(4, False), (6, True)]  # two intervals of the posterior, three of the prior
-    assert torch.equal(states[2], states[4])  # which goes on from there
+    assert torch.equal(states[2], states[4])  # the prior continues from this state
     assert torch.equal(states[3], states[5])
     assert first.shape == batch["observed"].shape
     batch["observed"][:, 3:] += 100
@@ -136,7 +136,7 @@ def test_videos_are_measured_and_shown() -> None:
     trainer.test(module, Sequences(balls, 4), verbose=False)
     found = {name: float(value) for name, value in trainer.callback_metrics.items()}
     assert found["test/elbo"] == pytest.approx(-sum(found[f"test/{name}"] for name in ("nll", "kl_start", "kl_path")))
-    assert found["test/kl_path"] == 0  # a control does nothing at first
+    assert found["test/kl_path"] == 0  # a control is zero at first
     assert 0 < found["test/psnr"] < 40
     batch: Any = {
         "observed": torch.rand(3, 5, 1, 16, 16),

@@ -1,4 +1,4 @@
-"""The networks of videos: the authors' numbers of parameters, shapes, the median, and what is refused."""
+"""The networks for videos: the authors' parameter counts, shapes, the median, and rejections."""
 
 import pytest
 import torch

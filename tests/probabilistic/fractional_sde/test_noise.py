@@ -1,4 +1,4 @@
-"""Noise: the law of its start, the precision of its weights, a learned H, and what is refused."""
+"""Noise: the distribution of its start, the precision of its weights, a learned H, and rejections."""
 
 import pytest
 import torch

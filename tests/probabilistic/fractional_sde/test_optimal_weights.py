@@ -1,4 +1,4 @@
-"""Weights against quadrature, SciPy, finite differences and the authors' numbers, and what makes them optimal."""
+"""Weights compared with quadrature, SciPy, finite differences and the authors' values, and their optimality."""
 
 import math
 from itertools import product
@@ -48,7 +48,7 @@ def test_incomplete_gamma_functions_and_their_derivative(alpha: float) -> None:
 
 @pytest.mark.parametrize(("hurst", "gamma"), [(0.3, 0.4), (0.7, 3.0)])
 def test_the_normal_equations_are_integrals_of_covariances(hurst: float, gamma: float) -> None:
-    """E B(t) (Y(t) - Y(0)) and its own variance over time, from their definitions as integrals over white noise."""
+    """Compare E B(t) (Y(t) - Y(0)), and its own variance over time, with integrals over white noise."""
     power, horizon = hurst - 0.5, 1.5
     unit = 1 / math.gamma(hurst + 0.5)
     recent, _ = quad(lambda v: (horizon - v) * math.exp(-gamma * v), 0, horizon, weight="alg", wvar=(power, 0))
@@ -72,7 +72,7 @@ def test_the_normal_equations_are_integrals_of_covariances(hurst: float, gamma: 
     assert float(matrix[0, 1]) == pytest.approx(across, rel=1e-9)
 
 
-AUTHORS = {  # omega and its derivative in H, from the authors' JAX code in float64
+AUTHORS = {  # omega and its derivative with respect to H, from the authors' JAX code in float64
     ("I", 20.0, 6.0, 0.7): (
         [2.29797701206, -1.69847956848, 0.37682552399, -0.694236059554, 0.0768825387072],
         [4.84588912201, -6.46235354185, 0.894790141283, -2.23768066167, 0.846363152563],
@@ -92,7 +92,7 @@ AUTHORS = {  # omega and its derivative in H, from the authors' JAX code in floa
 def test_weights_and_their_derivative_are_the_authors(case: tuple[str, float, float, float], monkeypatch) -> None:
     kind, gamma_max, horizon, hurst = case
     omega, slope = (torch.tensor(values, dtype=torch.float64) for values in AUTHORS[case])
-    monkeypatch.setattr("lightning_modules.probabilistic.fractional_sde.optimal_weights.LEVELS", 5)  # as they have
+    monkeypatch.setattr("lightning_modules.probabilistic.fractional_sde.optimal_weights.LEVELS", 5)  # as theirs
     gamma = speeds(5, gamma_max)
 
     def solved(hurst: Tensor) -> Tensor:

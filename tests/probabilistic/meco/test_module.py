@@ -33,7 +33,7 @@ def test_the_constant_of_a_normal_law_is_found_on_the_grid_and_by_draws() -> Non
         module = MECO(Round(), GaussianNoise(2, std=1.5), MovingAverage(), grid_half_width=half_width)
         with torch.no_grad():
             assert float(module.log_partition()) == pytest.approx(math.log(2 * math.pi), abs=0.01)
-    # each of two coordinates has the second moment s / sqrt(2 - 1 / s^2) of weights relative to their mean
+    # each of two coordinates has the second moment s / sqrt(2 - 1 / s^2), for weights relative to their mean
     expected = (1.5 / math.sqrt(2 - 1 / 1.5**2)) ** 2 - 1
     assert float(relative_variance(module.log_weights())) == pytest.approx(expected, rel=0.05)
 
@@ -51,7 +51,7 @@ def test_errors_of_the_last_epoch_and_the_curvature_are_reported() -> None:
 
 def test_images_are_drawn_near_what_the_energy_prefers() -> None:
     network = torch.nn.Sequential(torch.nn.Flatten(), MLP(4, [], 1))
-    torch.nn.init.constant_(network[1].layers[0].weight, 200.0)  # the brighter, the likelier
+    torch.nn.init.constant_(network[1].layers[0].weight, 200.0)  # brighter images are more likely
     module = MECO(network, UniformDistribution(4), MovingAverage(), image_shape=[1, 2, 2], langevin_steps=50)
     with torch.inference_mode():
         images = module.sample(64, torch.Generator().manual_seed(0))

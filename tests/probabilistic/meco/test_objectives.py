@@ -15,7 +15,7 @@ from lightning_modules.probabilistic.meco.objectives import (
 
 
 def energies(shift: float = 0.0, count: int = 6) -> tuple[LocationEnergy, list[Tensor]]:
-    """A location energy at data around 2 and at noise N(0, 2), with its parameters' numbers."""
+    """Return a location energy at data around 2 and at noise N(0, 2), with the values of its parameters."""
     torch.manual_seed(1)
     network = LocationEnergy().double()
     x, z = 2 + torch.randn(count, 1, dtype=torch.float64), 2 * torch.randn(count, 1, dtype=torch.float64)
@@ -24,7 +24,7 @@ def energies(shift: float = 0.0, count: int = 6) -> tuple[LocationEnergy, list[T
 
 
 def gradient(objective: Objective, shift: float = 0.0, steps: int = 3) -> Tensor:
-    """The gradient of the last of some steps at a fixed parameter."""
+    """Return the gradient of the last of several steps at a fixed parameter."""
     for _ in range(steps):
         network, (*numbers, _) = energies(shift)
         found = torch.autograd.grad(objective(*numbers), list(network.parameters()))[0]

@@ -31,7 +31,7 @@ def kernel_of(architecture: Architecture, tangent: bool = False) -> NetworkKerne
 
 
 class Finite(torch.nn.Module):
-    """A wide network, written as a network and not as a kernel; a stride is padded as TensorFlow and JAX do."""
+    """A wide network, built as a network instead of a kernel; strides use the padding of TensorFlow and JAX."""
 
     def __init__(self, architecture: Architecture, x: Tensor, width: int) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class Finite(torch.nn.Module):
         if h.ndim == 2:
             return F.linear(h, self.drawn(self.width, h.shape[1])) * (W / math.sqrt(h.shape[1])) + bias
         kernel = self.drawn(self.width, h.shape[1], 3, 3)
-        if stride == 2:  # a side of even length is padded behind alone
+        if stride == 2:  # an even side is padded only at the end
             h = F.pad(h, [side for n in (h.shape[3], h.shape[2]) for side in ((0, 1) if n % 2 == 0 else (1, 1))])
         image = F.conv2d(h, kernel, stride=stride, padding=1 if stride == 1 else 0)
         return image * (W / math.sqrt(9 * h.shape[1])) + bias[:, None, None]
@@ -81,7 +81,7 @@ class Finite(torch.nn.Module):
 
 @pytest.mark.parametrize("architecture", [*ROWS, *IMAGES])
 def test_kernels_are_those_of_wide_networks(architecture: Architecture) -> None:
-    """The tangent kernel is the product of gradients; of those of the last layer's weights, it is the covariance."""
+    """The tangent kernel is the product of gradients; restricted to the last layer's weights, it is the covariance."""
     torch.manual_seed(1)
     x, (width, times) = inputs(architecture), ((500, 20) if architecture in ROWS else (60, 80))
     tangent, covariance = torch.zeros(3, 3).double(), torch.zeros(3, 3).double()

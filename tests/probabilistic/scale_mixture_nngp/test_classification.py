@@ -31,8 +31,8 @@ def classifier(scale: Scale | None = None, network: Architecture | None = None, 
 
 @pytest.mark.parametrize("scale", [InverseGamma(1.0, 0.5), FixedScale()])
 def test_a_draw_has_one_scale_for_all_classes(scale: Scale) -> None:
-    """Of two classes the difference is then t or normal again, and probabilities are means of its logistic function;
-    those of classes with scales of their own differ by three times what is allowed."""
+    """With two classes, the difference is therefore t-distributed or normal, and probabilities are means of its
+    logistic function; separate scales per class would exceed the tolerance by a factor of three."""
     module = ScaleMixtureClassifier(NetworkKernel(DenseNetwork(1)), 2, [1, 2, 2], scale, inducing=3)
     mean, variance = torch.tensor([[1.0, -0.4]]).double(), torch.tensor([[0.7, 9.0]]).double()
     torch.manual_seed(0)
@@ -65,7 +65,7 @@ def test_the_step_is_misfit_and_divergence_and_its_gradient_is_right() -> None:
     loss().backward()
     assert logged["train/loss"] == pytest.approx(logged["train/misfit"] + logged["train/divergence"])
     for name, raw in module.named_parameters():
-        if not raw.requires_grad or name == "scale.a.raw":  # a gamma number's gradient is implicit, not its sampler's
+        if not raw.requires_grad or name == "scale.a.raw":  # a gamma variate has an implicit gradient
             continue
         direction = torch.randn_like(raw)
         ends = []
@@ -90,7 +90,7 @@ def test_inducing_inputs_begin_as_first_images_and_a_fit_classifies() -> None:
     module.optimizer = lambda p: torch.optim.Adam(p, 0.02)
     trainer = quiet(precision="64-true", max_epochs=12)
     trainer.fit(module, data)
-    assert (module.inducing.detach() - before).abs().max() < 1  # they go on from where they were
+    assert (module.inducing.detach() - before).abs().max() < 1  # they continue from their earlier values
     result = trainer.test(module, data, verbose=False)[0]
     assert result["test/accuracy"] > 0.7
     image = data.images.test().image[:5].double() / 16
@@ -101,7 +101,7 @@ def test_inducing_inputs_begin_as_first_images_and_a_fit_classifies() -> None:
 def test_proportions_are_those_of_the_classes() -> None:
     label = torch.tensor([0] * 6 + [2] * 3 + [3])
     chosen = in_proportion(label, 4, 5)
-    assert chosen.tolist() == [0, 1, 2, 6, 7]  # 3, 0, 1.5 and 0.5: of equal parts left over the first class's counts
+    assert chosen.tolist() == [0, 1, 2, 6, 7]  # 3, 0, 1.5 and 0.5: the first class wins ties
     with pytest.raises(ValueError, match="inducing must be at most the number of training images, 10, got 11"):
         in_proportion(label, 4, 11)
 

@@ -28,12 +28,12 @@ def test_untrained_networks_have_the_t_law_of_their_kernel_and_not_a_normal_one(
 
 
 def test_networks_with_a_trained_last_layer_have_the_t_law_of_the_posterior_and_not_a_normal_one() -> None:
-    """Gradient descent on squared errors keeps the sampled scale: the law is that of y - f(X) carried over to f(x)."""
+    """Gradient descent on squared errors keeps the sampled scale: the law of y - f(X) transfers to f(x)."""
     torch.manual_seed(0)
     x, y = torch.tensor([[1.0, 0.2], [-0.7, 1.0]]), torch.tensor([0.8, -0.5])
     new = torch.tensor([[0.9, -1.0]])
     networks = FiniteNetworks(2000, [2], 1, width=256, depth=1, activation="erf", weight_std=1.5, bias_std=0.2)
-    rate = 1 / networks.sigma.square()[:, None, None]  # members of every scale are as fast; the limit does not change
+    rate = 1 / networks.sigma.square()[:, None, None]  # equal speed for every scale; the same limit
     for _ in range(25):
         error = (networks(x)[:, 0] - y[:, None]).square().sum() / 2
         [gradient] = torch.autograd.grad(error, networks.last)

@@ -40,7 +40,7 @@ def rows() -> tuple[Tensor, Tensor, Tensor]:
 
 @torch.no_grad()
 def test_clean_predictions_have_the_noise_and_released_ones_are_those_of_the_authors_code() -> None:
-    """The latter by inverses, as their code is: relative jitter, no noise, 1e-6 in the quadratic form."""
+    """The released variant uses inverses like the authors' code: relative jitter, no noise, 1e-6 in the form."""
     x, y, new = rows()
     clean, released = regression(), regression(formulas="released")
     k, cross, variance = clean.kernel(x, x), clean.kernel(x, new), clean.kernel.diagonal(new)
@@ -159,7 +159,7 @@ def test_arguments_out_of_range_are_named(options: dict[str, Any], message: str)
     "name", ["bostonHousing", "concrete", "energy", "kin8nm", "power-plant", "wine-quality-red", "yacht"]
 )
 def test_processes_on_the_uci_sets(name: str) -> None:
-    """With 150 rows and 100 steps both beat a normal law of the targets alone, and so does the t process unfitted."""
+    """With 150 rows and 100 steps, both beat a normal distribution of the targets; so does the unfitted t process."""
     if "NOISEWORKS_DATA" not in os.environ:
         pytest.skip("NOISEWORKS_DATA is not set")
     nll = {}

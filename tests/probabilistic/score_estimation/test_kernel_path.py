@@ -36,7 +36,7 @@ def test_the_path_is_that_of_explicit_steps() -> None:
 
 
 def stops(values: torch.Tensor, eta: float, sigma: float, n: torch.Tensor) -> torch.Tensor:
-    """The card's rule at each n: R(1 / sqrt(c)) > 1 / (2 e sigma c) with c = eta N n."""
+    """Apply the card's rule at each n: R(1 / sqrt(c)) > 1 / (2 e sigma c) with c = eta N n."""
     c = eta * len(values) * n
     complexity = torch.minimum(values / len(values), 1 / c[:, None]).mean(1).sqrt()
     return complexity > 1 / (2 * math.e * sigma * c)
@@ -48,7 +48,7 @@ def test_the_rule_stops_later_the_less_noise_there_is_and_at_the_first_whole_num
     most = torch.arange(1, 20_001, dtype=torch.float64)
     found = {sigma: stopping_step(values, eta, sigma, len(most)) for sigma in (2.0, 1.0, 0.5, 0.1, 0.01, 0.002, 1e-6)}
     assert list(found.values()) == sorted(found.values())
-    assert 1_000 < found[0.002] < len(most)  # where a grid of steps is coarse
+    assert 1_000 < found[0.002] < len(most)  # where a grid of step counts is coarse
     for sigma, last in found.items():
         stopped = stops(values, eta, sigma, most)
         assert last == (int(stopped.int().argmax()) if stopped.any() else len(most))
@@ -84,6 +84,6 @@ def test_the_network_begins_at_zero_with_the_closed_forms_gradient_and_the_kerne
         empirical = torch.einsum("jr,lr,jl->jl", active, active, z @ z.T) / width  # of one output
         exact = tangent_kernel(z, z)
         errors.append(float((empirical - exact).norm() / exact.norm()))
-    assert errors[1] < 0.7 * errors[0]  # 1/4 in expectation, of one draw each
+    assert errors[1] < 0.7 * errors[0]  # 1/4 in expectation, but from one draw each
     with pytest.raises(ValueError, match="width must be even, got 7"):
         FrozenSignNetwork(4, 2, 7)

@@ -89,7 +89,7 @@ def test_a_local_regression_uses_the_rows_of_a_ball_and_score_errors_are_those_o
     assert 0 < inside.sum() < len(inside)
     z, target, a = rows["features"][inside], rows["target"][inside], module.network.signs.double() / 20**0.5
     weight, eta = first, float(module.path.eta)
-    for _ in range(10):  # gradient descent on the rows of the ball alone
+    for _ in range(10):  # gradient descent only on the rows of the ball
         residual = (z @ weight.T).relu() @ a - target
         weight = weight - eta * ((residual @ a.T) * (z @ weight.T > 0)).T @ z
     torch.testing.assert_close(module.network.weight.data, weight)

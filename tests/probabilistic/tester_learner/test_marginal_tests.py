@@ -73,7 +73,7 @@ def test_exact_normal_moments_give_zero() -> None:
     band = (count * share)[:, None, None]
     exact = Moments(count, count * identity, count * share, band * identity[1:, 1:], band * fourth)
     assert statistics(exact, 0.4, 4).abs().max() < 1e-12
-    # and the reference is that of numbers: the mean of q q^T over many of them
+    # and the reference is numerical: the mean of q q^T over many draws
     drawn = pairs(numbers(2_000_000, 3))
     torch.testing.assert_close(drawn.T @ drawn / len(drawn), fourth, rtol=0, atol=0.05)
 
@@ -130,5 +130,5 @@ def test_mass_and_moments_of_a_normal_in_a_ball_are_those_of_many_points() -> No
         assert (z**2).mean() == pytest.approx(found.second[i], rel=0.01)
         assert (z**4).mean() / 3 == pytest.approx(found.fourth[i], rel=0.02)
     assert found.second[0] > 1.1  # normal points have 1
-    # in many dimensions the distances differ little, and the ball keeps half of the normal points
+    # in many dimensions, the distances differ little, and the ball contains half of the normal points
     assert ball_reference(0.4, 10_000).fourth == pytest.approx([1, 1], abs=0.01)

@@ -36,7 +36,7 @@ def fitted(module: TesterLearner, own: Tables, epochs: int = 8) -> dict[str, flo
 
 @pytest.mark.parametrize("surrogate", SURROGATES)
 def test_normal_points_are_accepted_and_learned_from(surrogate: Any) -> None:
-    beta = 0.02 if surrogate == "ramp" else 0.08  # whose slope is a quarter as large at the boundary
+    beta = 0.02 if surrogate == "ramp" else 0.08  # its slope at the boundary is a quarter of the other's
     found = fitted(TesterLearner(3, 0.2, surrogate=surrogate, beta=beta, **FAST), data())
     assert found["val/accepted"] == found["test/accepted"] == 1
     assert -0.001 < found["test/excess_error"] < 0.02
@@ -143,7 +143,7 @@ class WithoutValidation(Halfspaces):
 
 
 def test_weights_are_not_averaged() -> None:
-    """A validation chooses the halfspace, of which an average of weights would keep the one before."""
+    """Validation selects the halfspace, for which weight averaging would keep the previous value."""
     trainer = quiet(max_epochs=1, precision="64-true", callbacks=[EMAWeightAveraging(use_buffers=False)])
     with pytest.raises(ValueError, match=r"trainer\.callbacks must not have EMAWeightAveraging"):
         trainer.fit(TesterLearner(3, **FAST), datamodule=data(samples=100, batch_size=50))

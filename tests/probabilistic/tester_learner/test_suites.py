@@ -48,7 +48,7 @@ def test_strips_have_the_mass_and_the_greatest_eigenvalue_of_their_points() -> N
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("angle", [0.05, 0.3, 1.0])
 def test_masses_and_eigenvalues_of_strips_bound_where_two_halfspaces_differ(seed: int, angle: float) -> None:
-    """On any sample: P[signs differ] <= sum_i p_i min{1, c_i (tan th / (i sigma))^2}."""
+    """For any sample, P[signs differ] <= sum_i p_i min{1, c_i (tan th / (i sigma))^2}."""
     features = numbers(4000, 3, seed=seed) * torch.tensor([1.0, 3.0, 0.2]) + torch.tensor([0.3, 0.0, 0.1])
     w = direction(3, seed + 1)
     other = math.cos(angle) * w + math.sin(angle) * (complement(w) @ direction(2, seed + 2))
@@ -63,7 +63,7 @@ def test_masses_and_eigenvalues_of_strips_bound_where_two_halfspaces_differ(seed
 
 
 def test_only_strips_see_what_is_far_from_the_boundary() -> None:
-    """The second moment is 1.3 in strip 2 and less in strip 3, such that the covariance of all points stays I."""
+    """The second moment is 1.3 in strip 2 and smaller in strip 3, so that the covariance of all points is I."""
     features, w = numbers(20_000, 3), torch.eye(3, dtype=torch.float64)[0]
     assert all(passes(Strips(SIGMA, 4), features, w).values())
     assert all(passes(GlobalMoments(SIGMA, 4), features, w).values())

@@ -22,7 +22,7 @@ def numbers(*shape: int, seed: int = 0) -> Tensor:
 @BOTH
 @pytest.mark.parametrize("sigma", [0.4, 3.0])
 def test_a_step_and_its_slope(surrogate: Surrogate, sigma: float) -> None:
-    # An even number: 0, where the derivative of |t| is taken for 0, is none of them on any processor.
+    # With an even number of points, none equals 0, where the derivative of |t| is set to 0, on any processor.
     t = torch.linspace(-40 * sigma, 40 * sigma, 800_000, dtype=torch.float64).requires_grad_()
     value, slope = surrogate.value(t, sigma), surrogate.slope(t, sigma)
     (differentiated,) = torch.autograd.grad(value.sum(), t)

@@ -13,7 +13,7 @@ def clip(*shape: int, seed: int = 0) -> Tensor:
 
 
 def one_turn(given: Tensor, quarters: Tensor) -> Tensor:
-    """Turn patch by patch, as the authors do."""
+    """Rotate patch by patch, as the authors do."""
     made, side = given.clone(), given.shape[3] // quarters.shape[2]
     for place in torch.cartesian_prod(*(torch.arange(size) for size in quarters.shape)).tolist():
         b, t, r, s = place
@@ -71,7 +71,7 @@ def test_the_probability_is_one_of_ten_and_one_for_a_step() -> None:
         changed = (made != given).unfold(3, 4, 4).unfold(4, 4, 4).flatten(5).any(dim=5).double().mean(dim=(1, 2, 3, 4))
         shares.append(changed)
     share = torch.stack(shares)
-    assert (share.diff(dim=1).abs() < 0.12).all()  # both clips of a step have one probability
+    assert (share.diff(dim=1).abs() < 0.12).all()  # both clips of a step use the same probability
     tenths = (share.mean(dim=1) / 0.06).round()
     assert tenths.min() == 0
     assert tenths.max() == 9

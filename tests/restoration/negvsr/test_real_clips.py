@@ -1,4 +1,4 @@
-"""Noise cut out of a real video, negatives of it, and a network of minutes that enlarges real clips four times."""
+"""Noise extracted from a real video, its negatives, and a network trained for minutes that enlarges real clips by 4."""
 
 import os
 from pathlib import Path
@@ -38,7 +38,7 @@ def written(frames: NDArray[np.uint8], folder: Path) -> None:
 
 
 def two_libraries(video: Path, folder: Path) -> list[str]:
-    """Cut noise sequences out of a video, every other one for training, and the others to test on."""
+    """Extract noise sequences from a video; every other one is for training, and the rest for testing."""
     (folder / "videos").mkdir()
     (folder / "videos" / video.name).symlink_to(video)
     assert train.main(["noise_library", str(folder / "videos"), str(folder / "all"), "--frames", "30"]) == 0
@@ -91,8 +91,8 @@ def test_noise_of_a_video_makes_negatives_and_real_clips_are_enlarged(tmp_path: 
     pixels = np.stack([np.asarray(Image.open(image)) for image in images]).astype(float)
     assert pixels.shape == (8, 384, 640, 3)
     small = pixels.reshape(8, 96, 4, 160, 4, 3).mean(axis=(2, 4)).transpose(0, 3, 1, 2)
-    assert np.abs(small - real[:, :, 90:186, 160:320]).mean() < 8  # it is still the same clip
-    # After so few steps the pixels are .7 dB worse than bicubic interpolation's, and the structure is better.
+    assert np.abs(small - real[:, :, 90:186, 160:320]).mean() < 8  # it still shows the same clip
+    # After so few steps, the PSNR is .7 dB below that of bicubic interpolation, but the structure is better.
     assert found["test/psnr"] > found["test/noisy_psnr"] - 1.5
     assert found["test/ssim"] > found["test/noisy_ssim"]
     assert 0 < found["test/drift"] < 0.03

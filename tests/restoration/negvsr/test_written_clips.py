@@ -1,4 +1,4 @@
-"""Prediction of clips: frames in, frames out; videos in, videos out; continued where it was interrupted."""
+"""Prediction of clips: folders of frames or videos as input and output, resumed after an interruption."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from tests.two_processes import in_two_processes
 
 
 class Doubled(ClipWriter, LightningModule):
-    """Repeats each pixel four times, and counts the frames that it made."""
+    """Enlarges each pixel to four, and counts its output frames."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -11,7 +11,7 @@ def complex_of(channels: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("transposed", [False, True])
 def test_convolutions_are_those_of_complex_numbers(transposed: bool) -> None:
-    """Against PyTorch's convolutions of complex tensors."""
+    """Compare with PyTorch's convolutions of complex tensors."""
     torch.manual_seed(0)
     layer = ComplexConvolution(3, 2, (2, 1), (2, 1), transposed).double()
     x = torch.randn(2, 6, 9, 8, dtype=torch.float64)
@@ -30,7 +30,7 @@ def test_the_first_papers_network_takes_spectrograms_of_any_length() -> None:
         network = DeepComplexUNet()
         for frames in (64, 77):
             assert network(torch.randn(2, 4, 256, frames), torch.rand(2)).shape == (2, 2, 256, frames)
-    kernels = [2 * 32, 32 * 32, 32 * 32, 32 * 64, 64 * 128, 128 * 256]  # encoders, then decoders with skips
+    kernels = [2 * 32, 32 * 32, 32 * 32, 32 * 64, 64 * 128, 128 * 256]  # encoders, then decoders with skip connections
     kernels += [256 * 128, 256 * 64, 128 * 32, 64 * 32, 64 * 32, 64 * 1]
     layers = [32, 32, 32, 64, 128, 256, 128, 64, 32, 32, 32]
     times = 2 * 2 * (128 * 128 + 128) + sum(2 * (128 + 1) * after for after in layers)

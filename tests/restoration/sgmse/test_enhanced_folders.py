@@ -1,4 +1,4 @@
-"""A folder of recordings in, a folder of enhanced recordings out, by the command line."""
+"""The command line reads a folder of recordings and writes a folder of enhanced recordings."""
 
 import os
 import signal

@@ -64,7 +64,7 @@ def test_recordings_of_unequal_length_are_enhanced_together_as_each_alone() -> N
         for key in ("noisy", "clean"):
             given[key][row, length:] = 0
     together = trained.estimated({**given, "length": torch.tensor(lengths)})
-    assert seen[:6] == [1] * 6  # eight frames and no more, of the last
+    assert seen[:6] == [1] * 6  # exactly eight frames, the last ones
     assert seen[6:] == [2] * 6
     for row, length in enumerate(lengths):
         alone = trained.estimated({"noisy": given["noisy"][row : row + 1, :length], "index": torch.tensor([row])})
@@ -90,7 +90,7 @@ def test_the_flow_draws_noise_at_its_start_alone() -> None:
 
     noisy = trained.spectrogram.of(batch()["noisy"])[..., :12]
     assert trained.enhanced(noisy, draw).shape == noisy.shape
-    assert len(drawn) <= 2  # that of the last step is left out of its mean
+    assert len(drawn) <= 2  # the draw of the last step is not part of its mean
 
 
 def test_other_settings_of_the_sampler_are_measured_as_if_each_were_configured() -> None:
@@ -108,6 +108,6 @@ def test_other_settings_of_the_sampler_are_measured_as_if_each_were_configured()
     assert table["SI-SDR in dB"][2] == pytest.approx(means["si_sdr"])
     assert table["SI-SDR in dB"][0] == pytest.approx(means["steps_1_corrector_0_si_sdr"])
     trained.validation_step(given, 0)
-    assert not any("steps_" in key for key in next(iter(trained.quality.means().values())))  # in tests alone
+    assert not any("steps_" in key for key in next(iter(trained.quality.means().values())))  # only in tests
     with pytest.raises(ValueError, match="compared must be at least 1, got 0"):
         module(compared=[(0, 1)])

@@ -8,7 +8,7 @@ from lightning_modules.restoration.sgmse.ouve import OUVE
 from lightning_modules.sde.samplers import predict_and_correct, reverse_diffusion
 
 Y, MEAN, STD = 1.0 + 0.5j, -0.3 + 0.8j, 0.4
-"""The observation, and mean and deviation of clean signals, complex and Gaussian."""
+"""The observation, and mean and standard deviation of clean complex Gaussian signals."""
 
 
 def times(*values: float) -> Tensor:
@@ -42,7 +42,7 @@ def test_the_clean_signal_comes_back_from_its_own_score() -> None:
 
 
 def test_the_reverse_process_gives_the_law_of_gaussian_signals() -> None:
-    """The exact score of x_t, whose mean and variance follow from those of x_0, by itself in a thousand steps."""
+    """The exact score of x_t, computed from the mean and variance of x_0, is sampled in a thousand steps."""
     process = OUVE().towards(torch.full((4000, 1), Y, dtype=torch.complex128))
 
     def score(x: Tensor, t: Tensor) -> Tensor:
@@ -56,5 +56,5 @@ def test_the_reverse_process_gives_the_law_of_gaussian_signals() -> None:
     sizes = [before - after for before, after in zip(grid, [*grid[1:], 0.0], strict=True)]
     x = predict_and_correct(score, start, grid, process, reverse_diffusion, n=[1 / size for size in sizes])
     bias = STD**2 / (STD**2 * math.exp(-3) + process.prior_deviation**2) * math.exp(-3) * abs(Y - MEAN)
-    assert abs(complex(x.mean()) - MEAN) < 0.05 + bias  # the prior's mean is taken to be the observation
+    assert abs(complex(x.mean()) - MEAN) < 0.05 + bias  # the observation is used as the prior's mean
     assert float((x - x.mean()).abs().square().mean()) == pytest.approx(STD**2, rel=0.1)

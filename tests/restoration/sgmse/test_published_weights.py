@@ -1,4 +1,4 @@
-"""The authors' checkpoints in own names, against values of the authors' code.
+"""The authors' checkpoints with our names, compared with values of the authors' code.
 
 The authors' code computed the values in float64 from the parameters and inputs of `state` and `channels`.
 """
@@ -30,7 +30,7 @@ def network() -> SpeechNCSNpp:
 
 
 def content(frequencies_averaged: bool = True, **hyper_parameters: Any) -> dict[str, Any]:
-    """Give a Lightning checkpoint whose trained weights are other than the averaged ones."""
+    """Return a Lightning checkpoint whose trained weights differ from the averaged ones."""
     shapes = [("output_layer.weight", (2, 4, 1, 1)), ("output_layer.bias", (2,)), *parameters(LAYERS)]
     state = {name: filled(shape, place) for place, (name, shape) in enumerate(shapes)}
     average = [value for name, value in state.items() if frequencies_averaged or name != "all_modules.0.W"]

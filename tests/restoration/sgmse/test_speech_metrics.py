@@ -108,7 +108,7 @@ def test_quality_of_the_packages_example_is_what_it_states() -> None:
 
 
 class Told:
-    """A network that tells the mean of its windows and their number as raw scores."""
+    """A network whose raw scores are the mean of its windows and their number."""
 
     def get_inputs(self) -> list:
         return [type("Input", (), {"name": "x"})]
@@ -151,7 +151,7 @@ def test_without_the_packages_nothing_is_rated(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.data
 @pytest.mark.skipif("NOISEWORKS_DATA" not in os.environ, reason="needs NOISEWORKS_DATA with speech/voicebank_demand")
 def test_noise_is_heard_in_the_background() -> None:
-    """The network's own scores of the background of p232_014 are known: clean 4.6, noisy 2.5."""
+    """The network's own background scores of p232_014 are known: clean 4.6, noisy 2.5."""
     pytest.importorskip("onnxruntime")
     folder = Path(os.environ["NOISEWORKS_DATA"], "speech", "voicebank_demand", "test")
     square, linear, constant = speech.SCALES["dnsmos_background"]

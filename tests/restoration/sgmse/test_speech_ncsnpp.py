@@ -12,7 +12,7 @@ def small() -> SpeechNCSNpp:
 def test_the_papers_network_has_its_parameters() -> None:
     with torch.device("meta"):
         network = SpeechNCSNpp()
-    frequencies = network.body.embedding.weight.numel()  # random ones, which are not trained
+    frequencies = network.body.embedding.weight.numel()  # random frequencies, which are not trained
     assert frequencies == 128
     assert sum(each.numel() for each in network.parameters()) - frequencies == 65_590_694
 

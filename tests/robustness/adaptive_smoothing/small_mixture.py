@@ -1,4 +1,4 @@
-"""A small mixture, images for it, and numbers in float64."""
+"""A small mixture, images for it, and float64 tensors."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""APGD in training, and the adaptive attack of evaluation."""
+"""APGD during training, and the adaptive attack for evaluation."""
 
 import importlib.util
 from typing import Any
@@ -25,14 +25,14 @@ needs_autoattack = pytest.mark.skipif(
 
 
 def test_checkpoints_are_those_of_the_paper() -> None:
-    """0.22 N, then intervals that shrink by 0.03 N to 0.06 N."""
+    """The first is 0.22 N, followed by intervals that shrink by 0.03 N to 0.06 N."""
     assert checkpoints(100) == [22, 41, 57, 70, 80, 87, 93, 99]
     assert checkpoints(1) == [1]
     assert checkpoints(3) == [1, 2, 3]
 
 
 def test_the_step_is_halved_until_a_parabola_is_solved() -> None:
-    """A fixed step of 2 epsilon would oscillate about the maximum, which differs for each image."""
+    """A fixed step of 2 epsilon would oscillate around the maximum, which differs for each image."""
     image = torch.full((3, 1, 1, 1), 0.5, dtype=torch.float64)
     centre, budget = torch.tensor([0.52, 0.41, 0.9], dtype=torch.float64), torch.full((3,), 0.2, dtype=torch.float64)
 
@@ -47,7 +47,10 @@ def test_the_step_is_halved_until_a_parabola_is_solved() -> None:
 @needs_autoattack
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_apgd_is_that_of_its_authors(norm: Any) -> None:
-    """From the same start on cross-entropy, for nearly every image. Their first count of rises ignores the start."""
+    """Nearly every image agrees, from the same start on cross-entropy.
+
+    The authors' first count of increases ignores the start.
+    """
     from pyautoattack.autopgd_base import APGDAttack
 
     torch.manual_seed(0)
@@ -77,7 +80,7 @@ def test_apgd_is_that_of_its_authors(norm: Any) -> None:
 
 
 def test_every_kind_of_attack_is_run_on_each_image(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The objective of copy k is targeted at the class of rank k; copies of one image are neighbours in no batch."""
+    """The objective of copy k targets the class with rank k; copies of one image are never adjacent in a batch."""
     mixture, seen = pair().eval(), []
     image, label = images(6)
 

@@ -28,7 +28,7 @@ def test_targeted_dlr() -> None:
 
 
 def test_the_objective_of_an_attack_and_its_gradients() -> None:
-    """-log p_y has the gradient p - y with respect to logits, and the second term -w (1 - sigmoid(gamma))."""
+    """-log p_y has the gradient p - y with respect to the logits, and the second term has -w (1 - sigmoid(gamma))."""
     z, gamma = normal(6, 5).requires_grad_(), normal(6, seed=1).requires_grad_()
     label, target, weight = torch.arange(6) % 5, (torch.arange(6) + 2) % 5, torch.linspace(0, 0.4, 6).double()
     targeted, row = torch.tensor([True, False] * 3), torch.arange(6)
@@ -46,7 +46,7 @@ def test_the_objective_of_an_attack_and_its_gradients() -> None:
 
 
 def test_the_objective_of_an_attack_on_a_confident_mixture_keeps_its_digits() -> None:
-    """In float32 -log p_y is 0 where p_y rounds to 1."""
+    """In float32, -log p_y would be 0 if p_y rounds to 1."""
     z = torch.tensor([[0.0, 30.0], [0.0, 31.0], [-5.0, 2.0]], requires_grad=True)
     mixed = MixtureOutput(z.log_softmax(1), torch.zeros(3), torch.full((3,), 0.5))
     label, no_weight = torch.ones(3, dtype=torch.int64), torch.zeros(3)
@@ -103,7 +103,7 @@ def test_an_ascent_keeps_its_budgets_and_raises_its_objective(norm: Any) -> None
 
 
 def test_momentum_keeps_a_part_of_the_former_gradient() -> None:
-    """Of a linear objective the gradient is constant, so the sum only grows; one that turns shows what is kept."""
+    """A linear objective has a constant gradient, so the sum only grows; a changing sign shows what is retained."""
     image = torch.full((2, 1, 1, 1), 0.5, dtype=torch.float64)
     slopes = iter([1.0, -0.5, -0.5])
     seen = []
@@ -115,7 +115,7 @@ def test_momentum_keeps_a_part_of_the_former_gradient() -> None:
     momentum = torch.tensor([0.0, 0.9], dtype=torch.float64)
     torch.manual_seed(0)
     end = ascent(mixture, image, lambda value: value, "linf", torch.full((2,), 0.4, dtype=torch.float64), 3, momentum)
-    # Steps of 5/3 of the budget reach its end: +, then by the sign of -0.5 + m, then of -0.5 + m (-0.5 + m).
+    # Steps of 5/3 of the budget reach its boundary: first +, then the sign of -0.5 + m, then of -0.5 + m (-0.5 + m).
     torch.testing.assert_close(seen[1], torch.tensor([0.4, 0.4], dtype=torch.float64))
     torch.testing.assert_close(seen[2], torch.tensor([-0.4 + 0.4 - 4 / 15, 0.4], dtype=torch.float64))
     torch.testing.assert_close(

@@ -40,7 +40,7 @@ def test_at_its_ends_the_mixture_is_one_classifier() -> None:
 
 
 def test_large_scales_do_not_underflow() -> None:
-    """With logits of +-200 the probabilities of float32 and float16 vanish, and their logarithms do not."""
+    """With logits of +-200, the probabilities underflow in float32 and float16, but their logarithms do not."""
     g = 200 * torch.tensor([[1.0, -1.0, 0.5]])
     h = torch.tensor([[-150.0, 150.0, 0.0]])
     expected = np.logaddexp(
@@ -81,7 +81,7 @@ def test_smoothing_radius(p: float, share: float, alpha: float, sigma: float) ->
     assert radius <= float(smoothing_radius(p, second, min(alpha + 0.05, 1), sigma)) + 1e-9
     if alpha <= 0.5:
         assert radius < 0
-    # The form of the authors' code, with mu = (1 - alpha) / alpha.
+    # The expression in the authors' code, with mu = (1 - alpha) / alpha.
     mu = (1 - alpha) / alpha
     published = sigma / 2 * (stats.norm.ppf(p / (1 + mu)) - stats.norm.ppf((second + mu) / (1 + mu)))
     assert radius == pytest.approx(published, rel=1e-7, abs=1e-9)
@@ -94,7 +94,7 @@ def test_smoothing_radius(p: float, share: float, alpha: float, sigma: float) ->
 @pytest.mark.parametrize("alpha", [0.6, 0.8, 0.95, 1.0])
 @pytest.mark.parametrize("distance", [0.1, 0.3, 0.8])
 def test_flipping_a_smoothed_half_space_takes_the_certified_radius_whatever_g_is(alpha: float, distance: float) -> None:
-    """h_0 is Phi(m / sigma) at distance m from the plane, and the worst g is all for class 1."""
+    """h_0 is Phi(m / sigma) at distance m from the plane, and the worst g assigns everything to class 1."""
     sigma = 0.5
 
     def robust(m: float) -> float:
@@ -102,7 +102,7 @@ def test_flipping_a_smoothed_half_space_takes_the_certified_radius_whatever_g_is
 
     radius = float(smoothing_radius(robust(distance), 1 - robust(distance), alpha, sigma))
     low, high = -5.0, 5.0
-    for _ in range(80):  # the place where alpha h_0 = (1 - alpha) + alpha h_1
+    for _ in range(80):  # the distance at which alpha h_0 = (1 - alpha) + alpha h_1
         middle = (low + high) / 2
         flipped = alpha * robust(middle) < 1 - alpha + alpha * (1 - robust(middle))
         low, high = (middle, high) if flipped else (low, middle)
@@ -114,7 +114,7 @@ def test_flipping_a_smoothed_half_space_takes_the_certified_radius_whatever_g_is
 
 @pytest.mark.parametrize("alpha", [0.5, 0.6, 0.9, 1.0])
 def test_lipschitz_radius_is_where_the_worst_classifier_flips(alpha: float) -> None:
-    """h_y falls and h_i rises as fast as their constants allow, and g is all for class i."""
+    """h_y falls and h_i rises as fast as their constants allow, and g assigns everything to class i."""
     h, slope = np.array([0.7, 0.2, 0.06, 0.04]), np.array([0.5, 0.3, 0.9, 2.0])
     radius = float(lipschitz_radius(h[0], h[1:], alpha, slope[0], slope[1:]))
     margins = [

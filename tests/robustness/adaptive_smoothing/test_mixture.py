@@ -64,7 +64,7 @@ def test_alpha_is_in_its_range_in_evaluation_and_not_brought_to_it_in_training(
     assert ((learned.alpha >= bias) & (learned.alpha <= bias + scale)).all()
     torch.testing.assert_close(learned.alpha, torch.sigmoid(learned.gamma) * scale + bias)
     torch.testing.assert_close(raw.alpha, torch.sigmoid(raw.gamma))
-    torch.testing.assert_close((learned.gamma + 1) / 3, (raw.gamma - 0.4) / 2)  # the same number before scale and bias
+    torch.testing.assert_close((learned.gamma + 1) / 3, (raw.gamma - 0.4) / 2)  # the same value before scale and bias
     g, h = mixture.accurate(image), mixture.robust(image)
     expected = (1 - learned.alpha)[:, None] * g.softmax(1) + learned.alpha[:, None] * h.softmax(1)
     torch.testing.assert_close(learned.log_probability.exp(), expected)
@@ -133,7 +133,7 @@ def test_an_attack_sees_the_mixing_network_unless_it_is_cut_off() -> None:
         loss = F.nll_loss(mixture.mix(given, mixture.in_training).log_probability, label)
         gradients.append(torch.autograd.grad(loss, given)[0])
     assert (gradients[0] - gradients[1]).abs().max() > 1e-4
-    # Without the path the gradient is that of a mixture at constant alpha.
+    # Without the path through alpha, the gradient is that of a mixture with constant alpha.
     given = image.clone().requires_grad_()
     alpha = cut.mix(image, cut.in_training).alpha.detach()
     constant = log_mixture(cut.accurate(given), cut.robust(given), alpha)

@@ -101,10 +101,10 @@ def test_a_step_has_the_loss_and_the_gradients_on_clean_and_attacked_images(monk
     monkeypatch.setattr("lightning_modules.robustness.adaptive_smoothing.module.randomised_attack", attack)
     loss = built.training_step(given, 0)["loss"]
     assert in_evaluation == [True]
-    gamma = module().eval().network.mixed(given["image"]).gamma - 1.3 + 0.4  # evaluation's bias, and training's
+    gamma = module().eval().network.mixed(given["image"]).gamma - 1.3 + 0.4  # biases of evaluation and training
     torch.testing.assert_close(seen[0].gamma, gamma)
     torch.testing.assert_close(seen[0].alpha, gamma.sigmoid())
-    # The same, written out in probabilities.
+    # The same, computed with probabilities.
     g, h, image = built.network.accurate, built.network.robust, torch.cat([given["image"], moved])
     raw = mixing(torch.cat([g[:4](image), h[:4](image)], dim=1))[:, 0]  # type: ignore[index]
     mean, std = raw.detach().mean(), raw.detach().std()
@@ -162,7 +162,7 @@ def test_every_attack_has_as_many_clean_copies(monkeypatch: pytest.MonkeyPatch) 
         output = built.training_step(batch(), 0)
         losses.append(output["loss"])
         assert output["logits"].shape == (12, 4)
-    torch.testing.assert_close(losses[1], losses[0], rtol=0.02, atol=0)  # the clamp's deviation is that of a sample
+    torch.testing.assert_close(losses[1], losses[0], rtol=0.02, atol=0)  # the clamp uses the sample deviation
 
 
 def test_the_evaluated_mixture_is_that_of_the_predictions() -> None:

@@ -1,4 +1,4 @@
-"""Small classifiers whose robustness is known, and images for them."""
+"""Small classifiers with known robustness, and images for them."""
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +13,12 @@ def numbers(*shape: int, seed: int = 0) -> Tensor:
 
 
 def half_space(weight: Tensor, offset: float) -> Network:
-    """Class 1 where w.x > offset, otherwise class 0."""
+    """Predict class 1 if w.x > offset, and class 0 otherwise."""
     return lambda image: torch.stack([torch.zeros(len(image)), image.flatten(1) @ weight - offset], dim=1)
 
 
 def dual(weight: Tensor, norm: Norm) -> float:
-    """What w.d can reach with ||d|| = 1."""
+    """Return the maximum of w.d subject to ||d|| = 1."""
     return float(weight.abs().sum() if norm == "linf" else weight.norm())
 
 
@@ -36,7 +36,7 @@ def images() -> tuple[Tensor, Tensor]:
 
 
 def confident(gap: float, classes: int = 2) -> tuple[nn.Module, Tensor, Tensor]:
-    """A linear classifier of images `[100, 1, 8, 8]` whose logits of two classes are `gap` apart in the median."""
+    """A linear classifier of images `[100, 1, 8, 8]`; the logits of two classes have a median gap of `gap`."""
     weight = numbers(64, seed=1).float()
     image = torch.rand(100, 1, 8, 8, generator=torch.Generator().manual_seed(2))
     score = (image.flatten(1) - 0.5) @ weight

@@ -55,7 +55,7 @@ def test_robust_accuracy_of_a_half_space_is_known(norm: Norm) -> None:
     label = (score > 0).long()
     distance = score.abs() / dual(weight, norm)
     epsilon = float(distance.sort().values[99:101].mean())
-    assert epsilon < 0.4  # clipping plays no part
+    assert epsilon < 0.4  # clipping has no effect
     network = half_space(weight, float(0.5 * weight.sum()))
     found = pgd(network, image, label, norm, epsilon, 100, epsilon / 5, starts_at_random=False)
     assert torch.equal(found.fooled, distance < epsilon)
@@ -100,7 +100,7 @@ def test_more_steps_and_more_restarts_never_do_less(norm: Norm) -> None:
 
 @pytest.mark.parametrize("steps", [1, 2, 5])
 def test_a_point_that_steps_overshoot_is_kept(steps: int) -> None:
-    """Only near 0.51 is the classifier fooled; the ascent begins there, and steps of 0.1 jump over it."""
+    """The classifier is fooled only near 0.51; the ascent starts there, and steps of 0.1 jump over it."""
     image, label = torch.full((2, *SHAPE), 0.5, dtype=torch.float64), torch.zeros(2, dtype=torch.int64)
 
     def network(x: Tensor) -> Tensor:
@@ -114,7 +114,7 @@ def test_a_point_that_steps_overshoot_is_kept(steps: int) -> None:
 
 
 def test_restarts_keep_the_worst() -> None:
-    """With several draws, where no restart is left out, the result is the worst of ascents from the same starts."""
+    """With several draws, for which no restart is skipped, the result is the worst of ascents from the same starts."""
     network, (image, label) = perceptron(), images()
     torch.manual_seed(6)
     found = pgd(network, image, label, "linf", 0.05, 3, 0.01, restarts=3, num_draws=2)
@@ -153,7 +153,7 @@ def test_the_gradient_is_that_of_the_mean_probability(scale: float) -> None:
     found, gradient = attacked_with_gradient(network(), image, label, num_draws=7)
     p = ((image.flatten(1) + noise) @ weight.T).softmax(-1)
     p_y, others = p[:, torch.arange(3), label], p.scatter(2, label.expand(7, -1)[..., None], 0.0)
-    # w_y - sum_k p_k w_k, without a difference of nearly equal numbers.
+    # w_y - sum_k p_k w_k, computed without subtracting nearly equal numbers.
     of_each = p_y[..., None] * (others[..., None] * (weight[label][:, None] - weight)).sum(2)
     mean, rest = p_y.mean(0), others.sum(2).mean(0)
     expected = -of_each.mean(0) / (mean * rest)[:, None]
@@ -210,7 +210,7 @@ def test_the_network_is_left_as_it_was() -> None:
 
 
 def test_an_ascent_never_waits_for_the_device() -> None:
-    """On the meta device every wait is an error."""
+    """On the meta device, every synchronisation is an error."""
     layer = nn.Linear(18, 4, device="meta")
     image, label = torch.rand(4, *SHAPE, device="meta"), torch.zeros(4, dtype=torch.int64, device="meta")
     for norm in ("linf", "l2"):
@@ -227,7 +227,7 @@ def test_a_network_without_gradient_is_refused() -> None:
 
 @pytest.mark.parametrize("num_draws", [1, 3])
 def test_a_confident_classifier_is_attacked_as_far_as_any(num_draws: int) -> None:
-    """Logits (0, c w.x): in float32 the cross-entropy of an image of class 1 does not change with it."""
+    """Logits (0, c w.x): in float32, the cross-entropy of a class-1 image does not depend on the image."""
     weight = numbers(64, seed=1).float()
     image = 0.3 + 0.4 * torch.rand(200, 1, 8, 8, generator=torch.Generator().manual_seed(2))
     score = (image.flatten(1) - 0.5) @ weight

@@ -16,7 +16,7 @@ needs_autoattack = pytest.mark.skipif(
 
 
 def test_fixed_draws_have_their_mean_and_its_gradient_in_the_memory_of_one() -> None:
-    """Two votes on each of five draws."""
+    """There are two votes for each of five draws."""
     weight, noise, image = numbers(2, 18, 4), numbers(5, *SHAPE, seed=1), numbers(3, *SHAPE)
     kept = []
 
@@ -64,7 +64,7 @@ def test_bad_arguments_of_autoattack_are_named(key: str, value: Any) -> None:
 @needs_autoattack
 @pytest.mark.parametrize("norm", ["linf", pytest.param("l2", marks=pytest.mark.nightly)])
 def test_autoattack_finds_the_exact_robust_accuracy_of_a_linear_classifier(norm: Norm) -> None:
-    """Between classes y and k the distance is (z_y - z_k) / ||w_y - w_k||_*."""
+    """The distance between classes y and k is (z_y - z_k) / ||w_y - w_k||_*."""
     weight = numbers(5, 50).float()
     image = 0.5 + 0.1 * (torch.rand(6, 2, 5, 5, generator=torch.Generator().manual_seed(8)) - 0.5)
     logits = (image - 0.5).flatten(1) @ weight.T

@@ -59,7 +59,7 @@ def test_projection_is_the_nearest_point_of_the_ball(norm: Norm) -> None:
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_starts_are_uniform_in_the_ball(norm: Norm) -> None:
-    """The share within a radius r is (r / epsilon)^d, and the direction has no preference."""
+    """The share within a radius r is (r / epsilon)^d, and the direction is uniform."""
     torch.manual_seed(0)
     image = torch.full((20_000, 1, 1, 3), 0.5, dtype=torch.float64)
     drawn = random_start(image, norm, 0.2) - image

@@ -29,7 +29,7 @@ def images(count: int, low: float, high: float, seed: int = 1) -> Tensor:
 
 
 def affine(weight: Tensor, bias: Tensor) -> Network:
-    """Logits W x + b."""
+    """Return a network with logits W x + b."""
     return lambda image: image.flatten(1) @ weight.T + bias
 
 
@@ -38,7 +38,7 @@ def lengths(perturbation: Tensor) -> Tensor:
 
 
 def half_spaces(image: Tensor) -> tuple[Network, Tensor, Tensor, Tensor]:
-    """A classifier of two classes, the classes of images, and f and w of the other class: f = w.x + b."""
+    """Return a two-class network, the images' classes, and f and w of the other class: f = w.x + b."""
     w = numbers(PIXELS)
     b = -(image.flatten(1) @ w).mean()
     network = affine(torch.stack([torch.zeros(PIXELS), w]), torch.stack([0 * b, b]))
@@ -48,25 +48,25 @@ def half_spaces(image: Tensor) -> tuple[Network, Tensor, Tensor, Tensor]:
 
 
 def nearest_of_many(image: Tensor, classes: int = 6) -> tuple[Network, Tensor, Tensor, Tensor]:
-    """An affine classifier, the classes of images, the shortest perturbations `[B, 18]` and the classes they reach."""
+    """Return an affine classifier, image classes, shortest perturbations `[B, 18]`, and the reached classes."""
     weight, bias = numbers(classes, PIXELS), -0.5 * numbers(classes, PIXELS).sum(dim=1)
     network = affine(weight, bias)
     logits = network(image)
     label = logits.argmax(dim=1)
     ways = (logits.amax(dim=1, keepdim=True) - logits) / (weight[label][:, None] - weight).norm(dim=2)
-    distance, reached = ways.nan_to_num(torch.inf).min(dim=1)  # 0 / 0 is the own class
+    distance, reached = ways.nan_to_num(torch.inf).min(dim=1)  # 0 / 0 for the image's own class
     return network, label, distance[:, None] * nn.functional.normalize(weight[reached] - weight[label]), reached
 
 
 def at_the_ends(count: int, low: float) -> Tensor:
-    """Images whose pixels of the largest weights are at `low`, or that far from 1, where class 1 wants to push them."""
+    """Draw images whose pixels with the largest weights are `low` from 0 or 1, to which class 1 pushes them."""
     image, most = images(count, 0.1, 0.9), numbers(PIXELS).abs().topk(5).indices
     image.flatten(1)[:, most] = torch.where(numbers(PIXELS)[most] > 0, low, 1 - low).double()
     return image
 
 
 def shortest_in_the_box(image: Tensor, f: Tensor, w: Tensor) -> Tensor:
-    """min ||r|| subject to w.r = -f and x + r in [0, 1]: clip(x + t w) - x with t by bisection."""
+    """Solve min ||r|| subject to w.r = -f and x + r in [0, 1]: clip(x + t w) - x with t by bisection."""
     x, low, high = image.flatten(1), torch.zeros(len(image), 1).double(), torch.full((len(image), 1), 1e3).double()
     for _ in range(200):
         middle = (low + high) / 2
@@ -88,7 +88,7 @@ def test_deepfool_lands_on_the_nearest_of_many_boundaries_and_the_overshoot_cros
     image = images(40, 0.45, 0.55)
     network, label, shortest, reached = nearest_of_many(image)
     likeliest = network(image).scatter(1, label[:, None], -1e9).argmax(dim=1)
-    assert bool((reached != likeliest).any())  # the nearest class need not be the likeliest
+    assert bool((reached != likeliest).any())  # the nearest class need not be the most likely one
     assert float((image.flatten(1) + 1.01 * shortest).clamp(0, 1).sub(image.flatten(1) + 1.01 * shortest).norm()) == 0
     at_boundary = deepfool(network, image, label, overshoot=0)
     torch.testing.assert_close((at_boundary - image).flatten(1), shortest, rtol=1e-9, atol=1e-12)
@@ -101,7 +101,7 @@ def test_deepfool_lands_on_the_nearest_of_many_boundaries_and_the_overshoot_cros
 
 
 def test_deepfool_goes_on_until_it_is_across_a_curved_boundary() -> None:
-    """The distance from outside to a sphere: each linear model undershoots, so one step would not do."""
+    """The boundary is a sphere, seen from outside: each linear model undershoots, so one step is not enough."""
     image, R = images(8, 0.0, 1.0), 0.5
 
     def network(image: Tensor) -> Tensor:
@@ -123,7 +123,7 @@ def test_deepfool_finds_the_shortest_perturbation_in_the_box() -> None:
     network, label, f, w = half_spaces(image)
     expected = shortest_in_the_box(image, f, w)
     beside = f.abs() / w.norm(dim=1)
-    assert bool((expected.norm(dim=1) > 1.2 * beside).any())  # the box matters
+    assert bool((expected.norm(dim=1) > 1.2 * beside).any())  # the box constraint matters
     found = deepfool(network, image, label, overshoot=1e-6)
     assert bool((network(found).argmax(dim=1) != label).all())
     torch.testing.assert_close((found - image).flatten(1), expected, rtol=1e-4, atol=1e-6)
@@ -164,7 +164,7 @@ def test_carlini_wagner_converges_to_the_shortest_perturbation_in_the_box() -> N
     image = at_the_ends(8, 0.02)
     network, label, f, w = half_spaces(image)
     expected = shortest_in_the_box(image, f, w).norm(dim=1)
-    assert bool((expected > 1.1 * f.abs() / w.norm(dim=1)).any())  # the box matters
+    assert bool((expected > 1.1 * f.abs() / w.norm(dim=1)).any())  # the box constraint matters
     found = carlini_wagner(network, image, label, steps=200, learning_rate=0.015)
     assert bool((network(found).argmax(dim=1) != label).all())
     ratio = lengths(found - image) / expected
@@ -184,7 +184,7 @@ def test_confidence_is_the_margin_that_is_reached() -> None:
 
 def test_a_constant_that_is_too_small_grows_and_one_that_is_too_large_shrinks() -> None:
     image = images(20, 0.4, 0.6)
-    far = nearest_of_many(image)[2].norm(dim=1) > 0.05  # farther than a step of Adam, which goes somewhere
+    far = nearest_of_many(image)[2].norm(dim=1) > 0.05  # more than a step of Adam, which has a non-zero length
     image = image[far][:4]
     network, label, shortest, _ = nearest_of_many(image)
     options: dict[str, Any] = {"steps": 100, "learning_rate": 0.004}
@@ -203,7 +203,7 @@ def test_a_constant_that_is_too_small_grows_and_one_that_is_too_large_shrinks() 
 def test_the_constant_grows_tenfold_until_it_succeeds_and_then_halves_the_interval(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Of two classes told apart linearly, the minimum is across the boundary from c = 2 |f| / ||w||^2 on."""
+    """For two linearly separated classes, the minimum crosses the boundary from c = 2 |f| / ||w||^2 on."""
     image = images(3, 0.4, 0.6)
     network, label, f, w = half_spaces(image)
     image = image - (0.3 + f).view(-1, 1, 1, 1) * (w / w.square().sum(dim=1, keepdim=True)).view_as(image)  # f = -.3
@@ -231,7 +231,7 @@ def perceptron(dtype: torch.dtype = torch.float64) -> nn.Module:
 @given(seed=st.integers(0, 2**31), attack=st.sampled_from(ATTACKS))
 def test_images_stay_in_the_box_and_those_that_are_wrong_stay_as_they_are(seed: int, attack: MinimalAttack) -> None:
     network = perceptron(torch.float32)
-    image = (2 * images(8, 0.0, 1.0, seed) - 0.5).clamp(0, 1).float()  # half of the pixels at an end
+    image = (2 * images(8, 0.0, 1.0, seed) - 0.5).clamp(0, 1).float()  # half of the pixels are at 0 or 1
     label = torch.randint(4, (8,), generator=torch.Generator().manual_seed(seed))
     found = attack.perturb(network, image, label)
     assert found.dtype == image.dtype

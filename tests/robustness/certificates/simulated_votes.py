@@ -1,4 +1,4 @@
-"""Votes drawn from known probabilities, to drive modes of certification without a network."""
+"""Votes drawn with known probabilities, to run certification modes without a network."""
 
 from collections.abc import Callable
 
@@ -17,11 +17,11 @@ MODES: list[Mode] = [
     Anytime(radius=0.3, n0=20, n_max=1000, alpha=0.05),
     Curve(grid=0.05, n0=20, n_max=1000, alpha=0.05),
 ]
-"""One of each kind, small."""
+"""A small mode of each type."""
 
 
 def radius(p_lower) -> float:
-    """sigma Phi^-1(p) of a single vote."""
+    """Return sigma Phi^-1(p) for a single vote."""
     return gaussian_radius(p_lower[0], SIGMA)
 
 
@@ -38,7 +38,7 @@ def drive(mode: Mode, votes: Callable[[Draws], list], of=radius, label: int = 0)
 
 
 def voter(p: float, random: np.random.Generator) -> Callable[[Draws], list]:
-    """Vote for the first of two classes with probability p."""
+    """Return a function that votes for the first of two classes with probability p."""
 
     def votes(request: Draws) -> list:
         hits = random.binomial(request.stop - request.start, p)
@@ -48,5 +48,5 @@ def voter(p: float, random: np.random.Generator) -> Callable[[Draws], list]:
 
 
 def unanimous(request: Draws) -> list:
-    """Vote for the first of two classes."""
+    """Return votes that are all for the first of two classes."""
     return [[request.stop - request.start, 0]]

@@ -21,13 +21,13 @@ from tests.robustness.certificates.simulated_votes import MODES, SIGMA, drive, r
 
 
 def nearly_unanimous(request: Draws) -> list:
-    """Two streams of votes, of which the second misses once a request."""
+    """Return two streams of votes; the second has one miss per request."""
     size = request.stop - request.start
     return [[size, 0], [size - 1, 1]]
 
 
 def both(p_lower) -> float:
-    """Radius of two votes, of which each is asked for half of the noise."""
+    """Return the joint radius of two votes, each with half of the noise."""
     return SIGMA * float(np.mean(stats.norm.ppf(p_lower)))
 
 
@@ -60,7 +60,7 @@ def test_looks_grow_by_a_twentieth_in_whole_blocks() -> None:
 
 
 def test_stages_share_the_level_of_giving_up() -> None:
-    """Of two stages that may give up, each does so at half of beta."""
+    """If two stages may give up, each of them tests at level beta / 2."""
     mode = Stages(radius=0.25, n=(100, 100, 1000), beta=0.05)
     needed = stats.norm.cdf(1.0)
     hits = np.arange(101)
@@ -72,7 +72,7 @@ def test_stages_share_the_level_of_giving_up() -> None:
             return unanimous(request)
         return [[count, 100 - count]] if request.stage == 1 else [[0, request.stop - request.start]]
 
-    for count, stage in ((between - 1, 1), (between, 2)):  # the second stage refutes whatever the first left
+    for count, stage in ((between - 1, 1), (between, 2)):  # the second stage refutes what the first kept
         claim, _ = drive(mode, partial(votes, count))
         assert (claim.outcome, claim.stage) == ("refuted", stage)
 
@@ -108,7 +108,7 @@ def test_input_specific_saves_most_where_the_class_is_unlikely_to_have_a_large_r
 
 
 def test_two_votes_are_planned_for_and_certified_together() -> None:
-    """Another second vote changes the number of draws, and each bound has half of alpha."""
+    """A different second vote changes the number of draws, and each bound uses alpha / 2."""
     mode = InputSpecific(max_loss=0.05, alpha=0.01)
     numbers = []
     for second in (1.0, 0.9, 0.6):
@@ -163,7 +163,7 @@ def test_anytime_decides_a_radius_as_fixed_does_with_fewer_draws() -> None:
 
 @pytest.mark.parametrize("p", [0.9, 0.99, 0.999, 1.0])
 def test_anytime_stops_where_more_draws_are_worth_little(p: float) -> None:
-    """Of 100 more draws, the share that has hit so far is expected to hit."""
+    """For 100 more draws, the expected share of hits equals the share so far."""
 
     def expected(request: Draws) -> list:
         hits, draws = round(p * request.stop) - round(p * request.start), request.stop - request.start
@@ -187,7 +187,7 @@ def test_anytime_stops_at_a_radius_that_is_large_enough() -> None:
 
 @pytest.mark.nightly
 def test_curve_is_a_lower_bound_close_to_that_of_a_hundred_thousand_draws() -> None:
-    """On 400 classifiers of known probabilities: below the truth, near `FixedSampling`, with far fewer samples."""
+    """For 400 classifiers with known probabilities: below the truth, near `FixedSampling`, with far fewer draws."""
     random = np.random.default_rng(11)
     truth = random.uniform(-0.1, 1.1, 400)
     curve, fixed = [], []
@@ -218,7 +218,7 @@ def test_curve_spends_nothing_on_a_wrong_class_and_stops_at_the_last_radius_with
     assert (claim.prediction, claim.outcome, claim.draws) == (ABSTAIN, "wrong class", 100)
     assert requests == [Draws(0, 0, 100)]
     best, _ = drive(Curve(), unanimous)
-    assert best.radius == 0.75  # 1.0 is four sigma, beyond any hundred thousand draws
+    assert best.radius == 0.75  # 1.0 is four sigma, more than any hundred thousand draws can certify
     assert one_sided_anytime_lower(best.n, best.n, 0.001) >= stats.norm.cdf(3)
     assert best.n < 7000
 

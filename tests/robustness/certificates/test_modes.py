@@ -1,4 +1,4 @@
-"""CERTIFY and PREDICT, and what holds for every mode of certification."""
+"""CERTIFY and PREDICT, and properties of every certification mode."""
 
 import math
 from dataclasses import replace
@@ -26,14 +26,14 @@ every_mode = pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
 
 @pytest.fixture(autouse=True)
 def bounds_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same few counts come again and again, so the bounds of each are computed once."""
+    """Cache the bounds, because the same few counts occur repeatedly."""
     names = ("anytime_lower", "anytime_upper", "one_sided_anytime_lower", "one_sided_anytime_upper", "_clopper_pearson")
     for name in names:
         monkeypatch.setattr(adaptive_sampling, name, cache(getattr(adaptive_sampling, name)))
 
 
 def wrong_claims(mode: Mode, p: float, repeats: int) -> float:
-    """Share of certificates that give the rare class, or a radius beyond sigma Phi^-1(p)."""
+    """Return the share of certificates that give the rare class, or a radius above sigma Phi^-1(p)."""
     random = np.random.default_rng(7)
     claims = [drive(mode, voter(p, random))[0] for _ in range(repeats)]
     truth = {0: gaussian_radius(p, SIGMA), 1: gaussian_radius(1 - p, SIGMA)}
@@ -42,10 +42,10 @@ def wrong_claims(mode: Mode, p: float, repeats: int) -> float:
 
 @every_mode
 def test_every_mode_keeps_its_level(mode: Mode, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a probability that falls just short of a radius of the grid, and of the target, any overstatement shows.
+    """The probability is just below that of a radius of the grid and of the target, so any overstatement is detected.
 
-    Confidence sequences are far from their level after few looks, so the controls raise that of `Curve` by more, and
-    let `Anytime` look at a bound that holds once.
+    Confidence sequences are far from their level after few looks. The controls therefore raise the level of `Curve`
+    more, and give `Anytime` a bound that is valid for a single look only.
     """
     p, repeats = float(stats.norm.cdf(0.3 / SIGMA)) - 1e-9, 2000
     limit = 0.05 + 3 * math.sqrt(0.05 * 0.95 / repeats)
@@ -95,7 +95,7 @@ def test_fixed_is_certify() -> None:
     for hits in (499, 504, 600, 1000):
         claim, requests = drive(FixedSampling(n0=10, n=1000, alpha=0.01), partial(votes, hits))
         assert requests == [Draws(0, 0, 10), Draws(1, 0, 1000)]
-        assert claim.selected == 0  # the lowest of a tie
+        assert claim.selected == 0  # the lowest class of a tie
         p = stats.beta.ppf(0.01, hits, 1000 - hits + 1)
         expected = (ABSTAIN, 0.0) if p < 0.5 else (0, pytest.approx(SIGMA * stats.norm.ppf(p), rel=1e-10))
         assert (claim.prediction, claim.radius) == expected
@@ -132,7 +132,7 @@ def test_bad_arguments_are_named(mode: type[Mode], key: str, arguments: dict) ->
 
 
 def test_mean_probability_bounds_the_scores_of_each_stream_at_half_the_level() -> None:
-    """Two streams and three classes; the bound is computed again from the scores of each stream."""
+    """For two streams and three classes, the bound is recomputed from the scores of each stream."""
     random = np.random.default_rng(3)
     score = random.dirichlet([8, 1, 1], (2, 400))
     units = np.floor(score * SCORE_UNITS).astype(np.int64)

@@ -27,7 +27,7 @@ from lightning_modules.robustness.certificates.statistics import (
 )
 from tests.robustness.certificates.simulated_votes import SIGMA, radius
 
-# bounds at a fixed number of draws
+# bounds for a fixed number of draws
 
 
 @pytest.mark.parametrize("alpha", [0.05, 0.001])
@@ -40,7 +40,7 @@ def test_clopper_pearson_is_the_beta_quantile_and_inverts_the_binomial_tail(n: i
     np.testing.assert_allclose(clopper_pearson_lower(n, n, alpha), alpha ** (1 / n), rtol=0, atol=1e-12)
     expected = [1.0 if k == n else stats.beta.ppf(1 - alpha, k + 1, n - k) for k in hits]
     np.testing.assert_allclose(upper, expected, rtol=0, atol=1e-12)
-    # The definition, without the beta distribution: at the bound, so many hits or more have probability alpha.
+    # Check the definition, without the beta distribution: at the bound, at least this many hits have probability alpha.
     np.testing.assert_allclose(stats.binom.sf(hits[1:] - 1, n, lower[1:]), alpha, rtol=1e-6)
 
 
@@ -50,7 +50,7 @@ def test_clopper_pearson_covers(p: float) -> None:
     hits = np.random.default_rng(0).binomial(n, p, repeats)
     limit = alpha + 3 * math.sqrt(alpha * (1 - alpha) / repeats)
     assert (clopper_pearson_lower(hits, n, alpha) > p).mean() <= limit
-    assert (clopper_pearson_lower(hits, n, 4 * alpha) > p).mean() > limit  # the simulation would notice a wrong level
+    assert (clopper_pearson_lower(hits, n, 4 * alpha) > p).mean() > limit  # the simulation would detect a wrong level
 
 
 def test_empirical_bernstein_is_the_closed_form() -> None:
@@ -65,7 +65,7 @@ def test_empirical_bernstein_is_the_closed_form() -> None:
 
 @pytest.mark.parametrize(("a", "b"), [(60, 3), (2, 1), (0.02, 0.0002)])
 def test_empirical_bernstein_covers(a: float, b: float) -> None:
-    """The scores have distribution Beta(a, b). The last one takes nearly only the values 0 and 1."""
+    """The scores have distribution Beta(a, b). The last distribution has nearly only the values 0 and 1."""
     alpha, n, repeats = 0.01, 100, 20_000
     scores = np.random.default_rng(0).beta(a, b, (repeats, n))
     mean, variance, truth = scores.mean(1), scores.var(1, ddof=1), a / (a + b)
@@ -80,11 +80,11 @@ def test_empirical_bernstein_is_better_than_a_bound_of_votes_for_scores_of_small
     assert empirical_bernstein_lower(0.7, 0.21, 10_000, 0.001) < clopper_pearson_lower(7000, 10_000, 0.001)
 
 
-# bounds at any number of draws
+# bounds for any number of draws
 
 
 def test_wealth_is_the_mixture_of_likelihood_ratios() -> None:
-    """The closed forms against the integral over q of the likelihood ratio of q and p under the arcsine law."""
+    """Compare the closed forms with the integral over q of the likelihood ratio of q and p under the arcsine law."""
     for (k, n), p in itertools.product([(0, 3), (7, 9), (30, 40)], [0.2, 0.6, 0.9]):
 
         def ratio(u: float, k: int = k, n: int = n, p: float = p) -> float:
@@ -98,7 +98,7 @@ def test_wealth_is_the_mixture_of_likelihood_ratios() -> None:
 
 
 def test_wealth_is_a_fair_game() -> None:
-    """Expected wealth after one more draw is the wealth now, if p is true; less is true: the one-sided wealth falls."""
+    """If p is true, the expected wealth after one more draw is the current wealth; below p, one-sided wealth falls."""
     for k, n, p in [(0, 0, 0.3), (3, 7, 0.5), (90, 100, 0.95)]:
         for wealth in (log_wealth, log_wealth_above):
             now = math.exp(wealth(k, n, p))
@@ -114,7 +114,7 @@ def test_anytime_bounds_are_ordered(alpha: float) -> None:
             lower, tighter = anytime_lower(k, n, alpha), one_sided_anytime_lower(k, n, alpha)
             assert 0 <= lower <= tighter <= float(clopper_pearson_lower(k, n, alpha)) + 1e-12
             assert tighter <= k / n <= one_sided_anytime_upper(k, n, alpha) <= anytime_upper(k, n, alpha) <= 1
-            if k:  # the bound is where the wealth is the threshold
+            if k:  # the bound is where the wealth equals the threshold
                 assert float(log_wealth(k, n, lower)) == pytest.approx(math.log(1 / alpha), abs=1e-4)
                 assert float(log_wealth_above(k, n, tighter)) == pytest.approx(math.log(1 / alpha), abs=1e-4)
 
@@ -122,7 +122,7 @@ def test_anytime_bounds_are_ordered(alpha: float) -> None:
 @pytest.mark.parametrize("p", [0.5, 0.99])
 @pytest.mark.parametrize("wealth", [log_wealth, log_wealth_above])
 def test_anytime_bound_is_never_wrong_too_often(wealth: Callable, p: float) -> None:
-    """L_n > p at some n <= 2000 says that the wealth against p has reached 1/alpha above p."""
+    """L_n > p at some n <= 2000 means that the wealth against p has reached 1/alpha above p."""
     alpha, n, repeats = 0.05, 2000, 1000
     hits = (np.random.default_rng(1).random((repeats, n)) < p).cumsum(axis=1)
     draws = np.broadcast_to(np.arange(1, n + 1), hits.shape)
@@ -133,8 +133,8 @@ def test_anytime_bound_is_never_wrong_too_often(wealth: Callable, p: float) -> N
     wrong = len(np.unique(path[wealth(hits[rich], draws[rich], p) >= threshold])) / repeats
     margin = 3 * math.sqrt(alpha * (1 - alpha) / repeats)
     assert wrong <= alpha + margin
-    fixed = stats.binom.sf(hits[:, 99::100] - 1, draws[:, 99::100], p) < alpha  # the fixed-n bound, looked at 20 times
-    assert fixed.any(axis=1).mean() > alpha + margin  # the simulation would notice
+    fixed = stats.binom.sf(hits[:, 99::100] - 1, draws[:, 99::100], p) < alpha  # the fixed-n bound, evaluated 20 times
+    assert fixed.any(axis=1).mean() > alpha + margin  # the simulation would detect this
 
 
 # PREDICT and the number of draws
@@ -153,7 +153,7 @@ def test_predict_is_the_two_sided_binomial_test_of_the_top_two(votes: tuple[int,
 def test_the_planned_number_of_draws_is_the_smallest_that_keeps_the_loss(
     pilot: tuple[int, ...], relative: bool
 ) -> None:
-    """Of two votes each bound has half of alpha, and the probabilities move through their intervals together."""
+    """With two votes, each bound uses alpha / 2, and the probabilities move through their intervals together."""
     n_max, alpha, loss, block = 20_000, 0.001, 0.1, 100
 
     def joint(p_lower) -> float:
@@ -177,7 +177,7 @@ def test_the_planned_number_of_draws_is_the_smallest_that_keeps_the_loss(
         assert largest_loss(n - block) > loss - 2e-3
 
 
-# what a set of certificates is worth
+# summary values of a set of certificates
 
 
 @given(st.lists(st.tuples(st.booleans(), st.floats(0, 3)), min_size=1, max_size=40))
@@ -197,7 +197,7 @@ def test_certified_accuracy_counts_the_radius_itself_and_no_wrong_image() -> Non
 @pytest.mark.parametrize("m", [1, 100, 500, 2000, 10_000, 50_000])
 @pytest.mark.parametrize("alpha", [1e-4, 0.001, 0.01])
 def test_high_probability_accuracy_is_the_largest_bound_on_wrong_certificates(alpha: float, m: int) -> None:
-    """More wrong certificates than it allows for have probability at most rho, and one fewer is too few."""
+    """Exceeding the allowed number of wrong certificates has probability at most rho; one fewer would not."""
     rho = 1e-3
     share = 1.0 - float(accuracy_with_high_probability(1.0, alpha, m, rho))
     allowed = round(share * m)

@@ -1,4 +1,4 @@
-"""The exported smoothed classifier counts the votes that certification counts."""
+"""The exported smoothed classifier counts the same votes as certification."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from lightning_modules.robustness.certificates.votes import GaussianSmoothing
 
 
 class TwoVotes:
-    """The first vote is the sign of the noisy pixel, the second always class 2."""
+    """The first vote is the sign of the noisy pixel, and the second is always class 2."""
 
     def smoothed_logits(self, image: Tensor, noise: Tensor, sigma: float) -> Tensor:
         noisy = (image + sigma * noise).flatten(1)

@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 
 
 def half_space(noisy: Tensor) -> Tensor:
-    """Class 0 on one side of a plane, in float64 so that no batch changes a vote."""
+    """Predict class 0 on one side of a plane, in float64 so that batching does not change a vote."""
     height = (noisy.double() * NORMAL).flatten(1).sum(1) - OFFSET
     return torch.stack([height, torch.zeros_like(height), torch.full_like(height, -9.0)], dim=1)
 
@@ -52,7 +52,7 @@ def certify(
 
 
 def certify_together(mode: Mode, batch_size: int, pictures: list[LabelledImage], world_size: int) -> list[dict]:
-    """As many processes as threads, which share the draws of every image."""
+    """Certify with several threads as processes, which share the draws of every image."""
     barrier, sent = threading.Barrier(world_size, timeout=600), [torch.empty(0)] * world_size
     results: list[dict] = [{}] * world_size
 
@@ -101,7 +101,7 @@ def test_counts_do_not_depend_on_batches_or_processes(mode: Mode) -> None:
 
 
 def test_half_space_is_certified_up_to_its_exact_radius() -> None:
-    """Never beyond it, and with 20,000 draws within 5 % of it."""
+    """The radius never exceeds the exact one, and is within 5 % of it with 20,000 draws."""
     n = 20_000
     pictures = [p for p in images(90) if 1.2 < exact_radius(p.image) / SIGMA < 2.4][:5]
     assert len(pictures) == 5
@@ -126,7 +126,7 @@ def test_scores_of_a_sure_classifier_are_its_votes() -> None:
 
 
 def test_mean_probability_is_the_expected_softmax() -> None:
-    """For two classes with logits (h, 0) and h ~ N(m, s^2), against the integral of the sigmoid."""
+    """For two classes with logits (h, 0) and h ~ N(m, s^2), compare with the integral of the sigmoid."""
     picture = images(1)
     n, deviation = 4000, SIGMA * float(NORMAL.norm())
     claim = certify(MeanProbability(n=n), 700, picture, GaussianSmoothing(lambda noisy: half_space(noisy)[:, :2]))[0]
@@ -201,7 +201,7 @@ def test_noise_is_added_in_float32_under_mixed_precision() -> None:
 
 
 class TwoHalves:
-    """Dual smoothing of two half-spaces, each of which sees one channel of the noisy image."""
+    """Dual smoothing of two half-spaces, each of which receives one channel of the noisy image."""
 
     certificate = "two half-spaces"
 
@@ -242,7 +242,7 @@ def test_two_votes_share_the_level_and_the_radius_is_the_modules_own() -> None:
         certify(Predict(n=100), 100, pictures, smoothed)
 
 
-# the network's answers
+# network outputs
 
 
 def test_logits_that_are_no_numbers_or_of_another_shape_stop_the_certification() -> None:
@@ -272,6 +272,6 @@ def test_batches_are_full_until_the_last_images() -> None:
 
     counter = VoteCounter(GaussianSmoothing(network), FixedSampling(n=1000), SIGMA, 500, 0, CPU)
     for done, _ in enumerate(counter.certify(source()), start=1):
-        assert taken <= done + 10  # few are under way, so that an interruption costs little
+        assert taken <= done + 10  # few requests are pending, so that an interruption loses little
     assert sizes[0] == 1  # the shape of the logits
     assert all(size == 500 for size in sizes[1:-2])

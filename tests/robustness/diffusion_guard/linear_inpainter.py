@@ -1,4 +1,4 @@
-"""An inpainter whose gradients have a closed form, and images for it."""
+"""An inpainter with closed-form gradients, and images for it."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ SIZE = 8
 
 
 class LinearInpainter(Inpainter):
-    """Predicts z + (1 + t / T) A y: the gradient of its norm has a closed form."""
+    """Predicts z + (1 + t / T) A y; the gradient of its norm has a closed form."""
 
     def __init__(self) -> None:
         super().__init__()

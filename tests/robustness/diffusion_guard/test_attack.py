@@ -36,7 +36,7 @@ def test_the_radius_is_the_codes() -> None:
 
 
 def test_polygons_are_filled_as_opencv_fills_them() -> None:
-    """Numbers of pixels by its `drawContours`; without the outline there are 386, 539 and 336."""
+    """The pixel counts are those of its `drawContours`; without the outline they would be 386, 539 and 336."""
     corners = {
         398: [(2, 3), (5, 28), (29, 20), (17, 9)],
         563: [(1, 1), (3, 30), (14, 22), (30, 29), (20, 4)],
@@ -51,7 +51,7 @@ def test_a_contour_fills_to_its_region() -> None:
     assert (filled(outer_contour(region), region.shape) == region).all()
     ring = region.copy()
     ring[30:34, 28:34] = False
-    assert (filled(outer_contour(ring), ring.shape) == region).all()  # the outer contour alone
+    assert (filled(outer_contour(ring), ring.shape) == region).all()  # only the outer contour
     two = region.copy()
     two[:3, :3] = True
     assert (filled(outer_contour(two), two.shape) == region).all()  # of the largest part
@@ -100,7 +100,7 @@ def test_what_is_kept_is_the_union_of_the_regions() -> None:
 
 
 def of_numpy(count: int = 1) -> tuple[Tensor, Tensor, Tensor, np.ndarray, np.ndarray]:
-    """An image, the region that is kept, noise, and matrix and region as arrays."""
+    """Return an image, the kept region, noise, and matrix and region as arrays."""
     image, regions, _ = images(count)
     noise = torch.randn(count, 1, SIZE, SIZE, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     keep = regions.any(dim=1, keepdim=True).double()
@@ -108,7 +108,7 @@ def of_numpy(count: int = 1) -> tuple[Tensor, Tensor, Tensor, np.ndarray, np.nda
 
 
 def test_objectives_have_their_gradients_by_hand() -> None:
-    """Of ||z + c A y|| at a timestep and the scheduler's sigma, and of the distance to grey's encoding, which is 0."""
+    """Objectives: ||z + c A y|| at a timestep and the scheduler's sigma, and the distance to grey's encoding, 0."""
     image, keep, noise, a, k = of_numpy(3)
     inpainter = LinearInpainter()
     inpainter.scheduler.init_noise_sigma = 2.0
@@ -149,7 +149,7 @@ def test_gradients_are_averaged_before_the_sign() -> None:
 
 
 def test_the_attack_on_the_edit_has_the_gradient_of_all_its_steps() -> None:
-    """Two DDIM steps of a linear model, by hand: every latent is linear in the blanked image."""
+    """Two DDIM steps of a linear model are computed by hand: every latent is linear in the blanked image."""
     image, regions, _ = images(1)
     keep = regions.any(dim=1, keepdim=True).double()
     inpainter = LinearInpainter()
@@ -161,7 +161,7 @@ def test_the_attack_on_the_edit_has_the_gradient_of_all_its_steps() -> None:
     abar = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
     a, k, z = inpainter.matrix.detach().numpy(), keep.numpy().ravel(), noise.numpy().ravel()
     y = (2 * image.numpy().ravel() - 1) * k
-    sample, slope = z, np.zeros_like(a)  # latent, and its derivative by y
+    sample, slope = z, np.zeros_like(a)  # latent, and its derivative with respect to y
     for t, before in ((501, 1), (1, None)):
         now, then = abar[t], abar[before] if before is not None else abar[0]
         c = 1 + t / 1000

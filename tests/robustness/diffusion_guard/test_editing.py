@@ -43,7 +43,7 @@ def test_the_direction_is_the_cosine_of_differences() -> None:
 
 
 def test_embeddings_are_the_saved_models(folder: Path) -> None:
-    """Preprocessing, tokens, projection and length are redone by hand, in float64."""
+    """Preprocessing, tokens, projection and normalisation are reimplemented by hand in float64."""
     clip = CLIP(str(folder))
     image = torch.rand(2, 3, 16, 16)
     texts = ["a cat", "dog"]
@@ -71,7 +71,7 @@ def test_images_of_any_size_and_long_texts_are_cut_off(folder: Path) -> None:
     clip = CLIP(str(folder))
     assert clip.images(torch.rand(1, 3, 40, 24, dtype=torch.float64)).shape == (1, 12)
     long = clip.texts(["cat cat cat cat cat cat", "cat cat cat"])
-    torch.testing.assert_close(long[0], long[1])  # eight tokens, the first and the last of which are the ends
+    torch.testing.assert_close(long[0], long[1])  # eight tokens, including the start and end tokens
 
 
 def test_what_is_no_clip_model_is_named(folder: Path, tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_prompts_are_edited_by_in_rounds() -> None:
 
 
 def test_what_is_compared_is_the_mean_over_edits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Against the definitions, with the embeddings of a tiny CLIP model, in float64."""
+    """Compare with the definitions in float64, with the embeddings of a tiny CLIP model."""
     image, regions, index = (each[:2] for each in images())
     image = image.expand(-1, 3, -1, -1).repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
     regions = regions.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
@@ -121,7 +121,7 @@ def test_what_is_compared_is_the_mean_over_edits(monkeypatch: pytest.MonkeyPatch
 
 
 def test_ssim_is_that_of_its_definition() -> None:
-    """Mean, variance and covariance in Gaussian windows, by hand."""
+    """Compute mean, variance and covariance in Gaussian windows by hand."""
     one, two = torch.rand(2, 1, 1, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     axis = np.exp(-(np.arange(-5, 6) ** 2) / (2 * 1.5**2))
     window = np.outer(axis, axis) / axis.sum() ** 2
@@ -144,7 +144,7 @@ def test_psnr_where_the_editor_repaints_leaves_out_what_it_keeps() -> None:
     where = torch.zeros(3, 1, 8, 8, dtype=torch.float64)
     where[:2, :, 2:5, 3:] = 1
     two[1] = one[1] + 0.01
-    kept = torch.where(where.bool(), two, 5.0)  # which changes nothing
+    kept = torch.where(where.bool(), two, 5.0)  # which has no effect
     found = psnr_where(one, kept, where)
     expected = -10 * np.log10(np.square((one - two)[0, :, 2:5, 3:].numpy()).mean())
     assert float(found[0]) == pytest.approx(expected, abs=1e-9)

@@ -35,7 +35,7 @@ def without_ssim(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_second_editor_and_purified_images_have_metrics_of_their_own() -> None:
-    """Against both edits made by hand, for a seen and an unseen mask."""
+    """Compare with both edits computed by hand, for a seen and an unseen mask."""
     image, regions, index = images(2)
     options: dict[str, Any] = {"objective": "random", "epsilon": 0.2}
     editor = NoisyEditor()
@@ -72,7 +72,7 @@ def test_the_options_change_nothing_of_the_attacked_model() -> None:
 
 
 def test_fit_trains_both_models_unless_the_second_is_frozen() -> None:
-    """The gradient of the first is as without the second, and the second's is that of its own error."""
+    """The first model's gradient is the same as without the second, and the second's is that of its own error."""
     first, second = LinearInpainter(), NoisyEditor()
     guard, batch = DiffusionGuard(first, editor=second).double(), a_batch()
     guard.log = lambda *arguments, **given: None  # type: ignore[method-assign, assignment]

@@ -24,7 +24,7 @@ def test_the_first_of_four_steps(scheduler: Any) -> None:
 
 
 class Oracle(nn.Module):
-    """Knows the noise of one clean image at each timestep."""
+    """Returns the exact noise of one clean image at each timestep."""
 
     def __init__(self, clean: Tensor, abar: Tensor) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ def test_a_pixel_inpainter_that_knows_the_noise_paints_the_image() -> None:
     assert inpainter.denoising_error(image, keep, noise, noise, timestep).max() < 1e-4
 
     def expected(clean: Tensor) -> Tensor:
-        """The noise of the first step stays, and the last one leaves as much as the schedule begins with."""
+        """The noise of the first step remains; the last step leaves the initial noise level of the schedule."""
         abar = inpainter.scheduler.alphas_cumprod
         first, last = abar[inpainter.first_timestep(12)], abar[0]
         constant = (noise - first.sqrt() * clean) / (1 - first).sqrt()

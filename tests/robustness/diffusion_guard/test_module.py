@@ -32,7 +32,7 @@ def test_the_budget_is_kept_and_what_is_never_kept_does_not_move(objective: Any,
 
 
 def test_an_image_is_protected_alike_in_whatever_batch() -> None:
-    """Also beside images with more regions: a batch is filled up with empty ones."""
+    """This includes batches with images that have more regions: missing regions are filled with empty ones."""
     image, regions, index = images()
     guard = DiffusionGuard(LinearInpainter(), iterations=4, epsilon=0.1, step_size=0.02)
     together = guard.protect(image, regions, index)
@@ -65,7 +65,7 @@ def test_the_encoder_objective_draws_the_encoding_to_grey() -> None:
 def test_protection_climbs_the_norm_or_the_error_with_the_numbers_of_the_image(
     objective: Any, timestep: int | None
 ) -> None:
-    """Gradients by hand: of ||z + c A y|| at the given timestep, and of ||z_t + c A y - z||^2 / D at a drawn one."""
+    """Compute gradients by hand: of ||z + c A y|| at a given timestep, of ||z_t + c A y - z||^2 / D at a random one."""
     image, regions, index = images(1)
     options: dict[str, Any] = {"iterations": 3, "epsilon": 0.05, "step_size": 0.02, "augmentation": "single"}
     inpainter = LinearInpainter()
@@ -114,7 +114,7 @@ def test_protecting_editing_and_measuring_have_random_numbers_of_their_own(monke
     monkeypatch.setattr(guard.inpainter, "edit", editing)
     monkeypatch.setattr("lightning_modules.robustness.diffusion_guard.editing.ssim", lambda *_: torch.zeros(2))
     guard.test_step(batch, 0)
-    # Protection attacks its own timestep, and both images are measured at the editor's first.
+    # Protection attacks its own timestep, and both images are measured at the editor's first timestep.
     assert [timestep for timestep, _ in steps] == [5, 751, 751]
     protecting, measuring, again = (noise for _, noise in steps)
     assert torch.equal(measuring, again)
@@ -159,7 +159,10 @@ def test_a_training_step_has_the_error_and_its_gradient() -> None:
 
 
 def test_the_demos_models_train_without_weight_decay() -> None:
-    """A default of the module's optimizer would go into the config's: this once emptied the demo's network."""
+    """The config's optimizer must not inherit the module's default weight decay.
+
+    This default once shrank the weights of the demo's network to zero.
+    """
     for config in sorted(Path("configs/diffusion_guard").glob("demo*.yaml")):
         line = CommandLine(["fit", "--config", str(config)], run=False)
         (optimizer,), _ = line.model.configure_optimizers()

@@ -38,7 +38,7 @@ def test_a_folder_is_protected_and_resumed(
     made = files[0].stat().st_mtime_ns
     assert train.main(["predict", *common, "--run_directory", str(run)]) == 0
     assert files[1].read_bytes() == written[1]
-    assert files[0].stat().st_mtime_ns == made  # what is there is left alone
+    assert files[0].stat().st_mtime_ns == made  # existing files are unchanged
     capsys.readouterr()
     assert train.main(["predict", *common, "--model.epsilon", "0.01", "--run_directory", str(run)]) != 0
     assert "made with epsilon 0.03137254901960784, and this run has 0.01" in capsys.readouterr().err
@@ -79,7 +79,7 @@ def test_a_folder_is_not_continued_with_another_inpainter_or_size(
         assert f"holds was made with {setting}" in capsys.readouterr().err
         assert not file.exists()
     moved = tmp_path / "moved"
-    shutil.copytree(pipeline, moved)  # the same weights in another folder are the same inpainter
+    shutil.copytree(pipeline, moved)  # the same weights in a different folder count as the same inpainter
     assert train.main(["predict", *arguments(folder, moved), *run]) == 0
     assert file.exists()
 
@@ -106,7 +106,7 @@ def test_other_images_of_the_same_names_are_not_taken_for_those_that_are_protect
         assert protect(photos) != 0
         assert f"{run / 'protected' / 'two.png'} was written for other input data" in capsys.readouterr().err
         assert {file.name: file.read_bytes() for file in (run / "protected").iterdir()} == written
-    # What protection does not know may be another: masks of unseen editors, and images beside the one, with more masks.
+    # Inputs that do not affect protection may differ: masks of unseen editors, and other images with more masks.
     for name in ("images/two.png", "masks/two", "masks/one/unseen1.png", "prompts.json"):
         (shutil.rmtree if (folder / name).is_dir() else Path.unlink)(folder / name)
     assert protect(folder) == 0
@@ -128,4 +128,4 @@ def test_half_precision_leaves_the_rest_of_an_image_alone(
     metrics = pd.read_csv(tmp_path / "test" / "test_metrics.csv").set_index("metric")["value"]
     assert np.isfinite(metrics).all()
     digits = metrics["test/edit_psnr"] * 4
-    assert digits != round(digits)  # bfloat16 has quarters there
+    assert digits != round(digits)  # bfloat16 has a resolution of quarters there

@@ -38,7 +38,7 @@ def test_the_median_is_that_of_scipy() -> None:
 
 
 def test_the_mask_is_cropped_with_its_image() -> None:
-    """An image of two flat halves, split where the mask is: the mask still ends at the edge after the crop."""
+    """An image has two flat halves, split at the mask's edge: after the crop, the mask still ends at the edge."""
     keep = torch.zeros(1, 1, 20, 20)
     keep[..., :8] = 1
     image, mask = CropAndResize(fraction=0.8)(keep.expand(1, 3, 20, 20), keep)

@@ -1,4 +1,4 @@
-"""A tiny CLIP model with random weights, saved to disk as transformers saves one."""
+"""A tiny CLIP model with random weights, saved to disk in the layout of transformers."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 from tests.tiny_pipelines import save_tokenizer
 
 VOCABULARY = ["<|startoftext|>", "<|endoftext|>", "a", "c", "t", "d", "o", "g", "a</w>", "t</w>", "g</w>"]
-"""Tokens of `a`, `cat` and `dog`, a letter each."""
+"""Tokens of the words `a`, `cat` and `dog`, one per letter."""
 
 
 def save_tiny_clip(folder: Path, size: int = 16) -> Path:
@@ -21,7 +21,7 @@ def save_tiny_clip(folder: Path, size: int = 16) -> Path:
     vision = {**shape, "image_size": size, "patch_size": 8}
     model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=12))
     for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)  # the library's own are so small that all texts are alike
+        torch.nn.init.normal_(parameter, std=0.3)  # default weights make all texts nearly equal
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     CLIPImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size}).save_pretrained(folder)

@@ -25,7 +25,7 @@ from tests.robustness.smoothed_training.by_hand import assert_same_with_gradient
 
 
 class Plane(torch.nn.Module):
-    """Class 0 where the sum of the pixels is below a threshold; in float64, so that no batch changes a vote."""
+    """Class 0 if the sum of the pixels is below a threshold, in float64 so that batching does not change a vote."""
 
     def __init__(self, threshold: float) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class Plane(torch.nn.Module):
 
 
 def halved_planes(radius: str = "joint") -> DRS:
-    """Each half of a 4 x 4 image, gathered and repeated, sums up to twice its eight pixels."""
+    """Build a module in which each half of a 4 x 4 image, gathered and repeated, sums to twice its eight pixels."""
     return DRS(
         Plane(2 * 8 * 0.5 + 1.5),
         Plane(2 * 8 * 0.5 + 0.5),
@@ -56,7 +56,7 @@ def certified(module: DRS, sigma: float, n: int = 4000, alpha: float = 0.01):
 
 
 def test_certification_finds_the_exact_radius_of_two_half_spaces() -> None:
-    """Margins of the halves over their noise: 1.5 / (2 sqrt(8) sigma) and 0.5 / (2 sqrt(8) sigma)."""
+    """The margins of the halves, divided by their noise, are 1.5 / (2 sqrt(8) sigma) and 0.5 / (2 sqrt(8) sigma)."""
     sigma = 0.25
     margins = np.array([1.5, 0.5]) / (2 * math.sqrt(8))
     certificate = certified(halved_planes(), sigma, n=50_000)
@@ -93,7 +93,7 @@ def test_published_formula_certifies_more_under_a_label_of_its_own() -> None:
 
 def test_votes_see_their_halves_of_the_noisy_image() -> None:
     module = DRS(torch.nn.Flatten(), torch.nn.Flatten(), num_classes=16, fill="maxpool_add")
-    module.network.anchor = torch.nn.Parameter(torch.zeros(()))  # a parameter says in which precision votes are
+    module.network.anchor = torch.nn.Parameter(torch.zeros(()))  # a parameter determines the precision of votes
     assert isinstance(module, SmoothedClassifier)
     assert isinstance(module, Classifier)
     image, noise = torch.rand(5, 1, 4, 4), torch.randn(5, 1, 4, 4)
@@ -107,8 +107,8 @@ def test_votes_see_their_halves_of_the_noisy_image() -> None:
 
 
 def test_unequal_noise_is_certified_up_to_the_exact_radius() -> None:
-    """Margins 1.5 and 0.5 of the halves, over noise of 2 sqrt(8) sigma and twice as much: a perturbation flips the sum
-    of the votes if a / sigma + b / (2 sigma) reaches u + v."""
+    """The margins of the halves are 1.5 and 0.5, and the noise is 2 sqrt(8) sigma and twice as much: a perturbation
+    flips the sum of the votes if a / sigma + b / (2 sigma) reaches u + v."""
     sigma, ratio = 0.25, 2.0
     module = halved_planes()
     module.second_noise = ratio
@@ -140,12 +140,12 @@ def test_forward_is_the_log_of_the_mean_probability() -> None:
 
 
 class Recorder(torch.nn.Module):
-    """A linear classifier that keeps what it is shown."""
+    """A linear classifier that records its inputs."""
 
     def __init__(self) -> None:
         super().__init__()
         self.linear = torch.nn.Linear(16, 3)
-        self.linear.weight.data *= 40  # some probabilities are below the floor of those that are regularised
+        self.linear.weight.data *= 40  # some probabilities are below the floor of the regularised ones
         self.seen: list[Tensor] = []
 
     def forward(self, image: Tensor) -> Tensor:
@@ -179,7 +179,7 @@ def test_a_step_adds_the_losses_of_the_halves(copies: int) -> None:
 
 
 def test_both_networks_can_begin_as_a_classifier_of_whole_images(tmp_path: Path) -> None:
-    """The keys of a checkpoint of `Consistency` fit as the paper-scale configs name them."""
+    """The keys of a `Consistency` checkpoint match the names in the full-scale configs."""
 
     def network() -> torch.nn.Module:
         return Normalized(CIFARResNet(8), mean=[0.5], std=[0.25])

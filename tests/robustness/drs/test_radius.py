@@ -35,7 +35,7 @@ def test_radius_is_symmetric_monotone_and_that_of_equal_noise(
 def test_radius_is_tight_for_two_half_spaces(left: float, right: float, sigma: tuple[float, float]) -> None:
     """Vote s is class 0 where w_s . x_s <= c_s, |w_s| = 1, with margin m_s: its probability is Phi(m_s / sigma_s).
 
-    The worst change has length R and shares it out between w_l and w_r in proportion to 1 / sigma_s.
+    The worst perturbation has length R, divided between w_l and w_r in proportion to 1 / sigma_s.
     """
     margins = np.array([left, right])
     probability = stats.norm.cdf(margins / sigma)
@@ -47,13 +47,13 @@ def test_radius_is_tight_for_two_half_spaces(left: float, right: float, sigma: t
         stats.norm.cdf((margins - radius * stretch * direction) / sigma).sum() for stretch in (1 - 1e-3, 1 + 1e-3)
     )
     assert inside > 1 > outside
-    for angle in np.linspace(0, 2 * np.pi, 60):  # no other direction does harm within it
+    for angle in np.linspace(0, 2 * np.pi, 60):  # no other direction flips the result within this radius
         change = radius * (1 - 1e-9) * np.array([np.cos(angle), np.sin(angle)])
         assert stats.norm.cdf((margins - change) / sigma).sum() > 1
 
 
 def test_a_vote_below_one_half_lessens_the_radius_and_does_not_void_it() -> None:
-    """The published code counts it as one half, which is more than is proved."""
+    """The published code counts this vote as one half, which exceeds what is proved."""
     p, sigma = [0.95, 0.4], 0.3
     radius = joint_radius(p, [sigma, sigma])
     assert 0 < radius < sigma * stats.norm.ppf(0.95) / math.sqrt(2)
@@ -67,7 +67,7 @@ def test_the_published_formula_exceeds_the_theorem_unless_the_votes_are_equal(p:
     radius = joint_radius([p, q], [sigma, sigma])
     assert published_radius_imagenet([p, q], sigma) == pytest.approx(radius, rel=1e-9)
     excess = published_radius_cifar10([p, q], sigma) - radius
-    # hypot(a, b) - (a + b) / sqrt(2) is (a - b)^2 / 2 over their sum.
+    # hypot(a, b) - (a + b) / sqrt(2) is (a - b)^2 / 2 divided by their sum.
     difference = sigma * (stats.norm.ppf(p) - stats.norm.ppf(q))
     total = published_radius_cifar10([p, q], sigma) + radius
     assert excess == pytest.approx(difference**2 / 2 / total, rel=1e-6, abs=1e-12)
@@ -79,7 +79,7 @@ def test_no_hit_means_no_claim() -> None:
 
 
 def test_both_bounds_hold_together_at_the_stated_level() -> None:
-    """Each has half of alpha, and the two fail together or apart with probability at most alpha."""
+    """Each bound uses alpha / 2, and at least one of them fails with probability at most alpha."""
     random, n, alpha, repeats = np.random.default_rng(0), 500, 0.02, 5000
     hits = random.binomial(n, 0.9, size=(repeats, 2))
     failed = (clopper_pearson_lower(hits, n, alpha / 2) > 0.9).any(axis=1).mean()

@@ -1,4 +1,4 @@
-"""Features of three classes, and a detector of a small network that knows the digits 0 to 7."""
+"""Features of three classes, and a detector for a small network trained on the digits 0 to 7."""
 
 import copy
 import functools
@@ -26,7 +26,7 @@ FGSM = PGD("linf", 0.3, steps=1, step_size=0.3, random_start=False, name="fgsm")
 
 
 def samples(seed: int = 0, rank: int = D) -> tuple[Tensor, Tensor]:
-    """Features far from zero, of a covariance of this rank about different class means, and unequal classes."""
+    """Draw features far from zero, with a covariance of this rank, different class means, and unequal class sizes."""
     random = torch.Generator().manual_seed(seed)
     label = torch.randint(K, (N,), generator=random).clamp(max=K - 1)
     label[:K] = torch.arange(K)
@@ -44,7 +44,7 @@ def fitted(features: Tensor, label: Tensor) -> Whitened:
 
 @functools.cache
 def trained() -> ConvNet:
-    """Knows the digits 0 to 7 well enough to be fooled."""
+    """Return a network that is trained well enough on the digits 0 to 7 to be fooled."""
     torch.manual_seed(0)
     network, source = ConvNet(1, [6, 8], 8), Digits(num_classes=8).training()
     optimizer = torch.optim.Adam(network.parameters(), lr=0.03)
@@ -70,7 +70,7 @@ def data(**options: Any) -> OutOfDistribution:
 
 
 def ready(**options: Any) -> Mahalanobis:
-    """A detector with its statistics."""
+    """Return a detector with its statistics."""
     module = detector(**options)
     module.double()
     source = Digits(num_classes=8).training()

@@ -16,7 +16,7 @@ from tests.robustness.mahalanobis.small_detector import D, K, in_double, samples
 
 
 def swept(scores: np.ndarray, label: np.ndarray, base: int) -> float:
-    """The area by a sweep of the bias over all midpoints between margins."""
+    """Compute the area by a sweep of the bias over all midpoints between margins."""
     margins = np.sort(scores[:, :base].max(axis=1) - scores[:, base:].max(axis=1))
     biases = np.concatenate([[margins[0] - 1], (margins[1:] + margins[:-1]) / 2, [margins[-1] + 1]])
     is_new, curve = label >= base, []
@@ -34,13 +34,13 @@ def test_the_area_is_that_under_the_curve_of_all_biases() -> None:
     scores = random.normal(size=(80, 5)) + 1.5 * np.eye(5)[label]
     found = float(area_over_bias(torch.from_numpy(scores), torch.from_numpy(label), 3))
     assert found == pytest.approx(swept(scores, label, 3), abs=1e-12)
-    # A bias that is given to the scores changes nothing, and a perfect classifier has area 1.
+    # Adding a bias to the scores has no effect, and a perfect classifier has area 1.
     scores[:, 3:] += 7
     assert float(area_over_bias(torch.from_numpy(scores), torch.from_numpy(label), 3)) == pytest.approx(
         found, abs=1e-12
     )
     assert float(area_over_bias(torch.eye(5)[label] + 0.0, torch.from_numpy(label), 3)) == 1
-    # Equal margins of all images: half of the pairs count.
+    # If all images have equal margins, half of the pairs count.
     ties = torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 1.0]])
     assert float(area_over_bias(ties[[0, 0]], torch.tensor([0, 2]), 2)) == 0.5
 
@@ -72,7 +72,7 @@ def incremental(**options: str) -> ClassIncremental:
 def test_a_run_adds_two_digits_to_a_classifier_of_eight(tmp_path: Path) -> None:
     module, data = incremental(), LabelledImages(Digits(), batch_size=300)
     before = copy.deepcopy(module.base_classifier.state_dict())
-    trainer = in_double(max_epochs=2, default_root_dir=tmp_path)  # the second epoch changes nothing
+    trainer = in_double(max_epochs=2, default_root_dir=tmp_path)  # the second epoch has no effect
     trainer.fit(module, datamodule=data)
     (metrics,) = trainer.test(module, datamodule=data, verbose=False)
     assert all(torch.equal(value, before[name].double()) for name, value in module.base_classifier.state_dict().items())

@@ -24,7 +24,7 @@ def test_logistic_regression_is_scikit_learns_with_its_usual_solver() -> None:
 def test_the_ensemble_takes_the_layer_and_the_epsilon_that_tell_the_two_apart() -> None:
     random = torch.Generator().manual_seed(0)
     scores = torch.randn(4, 60, 2, 3, generator=random, dtype=torch.float64)
-    scores[1::2, :, 1, 2] -= 6  # others are far lower in layer 1 at the last epsilon
+    scores[1::2, :, 1, 2] -= 6  # other inputs have far lower scores in layer 1 at the last epsilon
     ensemble = fit_ensemble(Sample(scores[0], scores[1]), Sample(scores[2], scores[3]), "tnr95")
     assert ensemble.column == 2
     assert abs(float(ensemble.weight[1])) > 3 * abs(float(ensemble.weight[0]))

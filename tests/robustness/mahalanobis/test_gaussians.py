@@ -24,7 +24,7 @@ from tests.robustness.mahalanobis.small_detector import D, K, N, fitted, ready, 
 
 
 def centred(features: Tensor, label: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Class means, and features about them, by a loop."""
+    """Compute class means, and features relative to them, with a loop."""
     means = np.stack([features.numpy()[label == c].mean(0) for c in range(K)])
     return means, features.numpy() - means[label]
 
@@ -50,7 +50,7 @@ def test_statistics_are_scikit_learns(rank: int) -> None:
 def test_streaming_equals_two_passes_whatever_the_batches_and_their_order(
     seed: int, cuts: list[int], offset: float
 ) -> None:
-    """At an offset of 1e6 sums of squares would have lost six digits more."""
+    """At an offset of 1e6, sums of squares would lose six more digits."""
     features, label = samples(seed % 1000)
     features = features + offset
     order = torch.randperm(N, generator=torch.Generator().manual_seed(seed))
@@ -151,7 +151,7 @@ def test_a_new_class_of_the_same_covariance_leaves_it_and_equal_counts_give_the_
 
 
 def test_digits_that_join_one_class_after_the_other_are_told_apart() -> None:
-    """Digits 8 and 9, which the network has not seen, beside the eight that it knows, as a user would have it."""
+    """Digits 8 and 9, which the network was not trained on, are added to the eight known ones, as a user would do."""
     module, test = ready(), Digits(num_classes=8).test()
     mean, covariance = module.gaussians.means(1), module.gaussians.covariance(1)
     image, label = [test.image], [test.label]
@@ -169,7 +169,7 @@ def test_digits_that_join_one_class_after_the_other_are_told_apart() -> None:
     right = squared_distances(features(torch.cat(image)), whitened).argmin(dim=1) == truth
     before = squared_distances(features(test.image), module.gaussians.whitened(1)).argmin(dim=1) == test.label
     assert float(right[truth < 8].double().mean()) > float(before.double().mean()) - 0.05
-    assert float(right[truth >= 8].double().mean()) > 0.45  # chance is 0.1
+    assert float(right[truth >= 8].double().mean()) > 0.45  # chance level is 0.1
 
 
 def test_whitening_keeps_no_direction_of_a_constant_feature() -> None:

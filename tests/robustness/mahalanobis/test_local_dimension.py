@@ -14,14 +14,14 @@ def numbers(*shape: int, seed: int = 0) -> Tensor:
 
 
 def slow(point: list[float], reference: list[list[float]], k: int) -> float:
-    """The formula as it is written."""
+    """Compute the formula literally."""
     r = sorted(math.dist(point, other) for other in reference)[1 : k + 1]
     return -k / sum(math.log(r_j / r[-1]) for r_j in r)
 
 
 @pytest.mark.parametrize("d", [2, 5, 12])
 def test_the_centre_of_a_uniform_ball_has_its_dimension(d: int) -> None:
-    """There -log(r_j / r_k) is exponential of rate d for each j < k, so the mean of LID is k d / (k - 2) exactly."""
+    """There, -log(r_j / r_k) is exponential with rate d for each j < k, so the mean of LID is exactly k d / (k - 2)."""
     trials, total = 1500, torch.zeros(len(NEIGHBOURS), dtype=torch.float64)
     direction, random = numbers(trials, 99, d, seed=d), torch.Generator().manual_seed(d)
     radius = torch.rand(trials, 99, 1, generator=random, dtype=torch.float64) ** (1 / d)
@@ -36,7 +36,7 @@ def test_the_centre_of_a_uniform_ball_has_its_dimension(d: int) -> None:
 @settings(deadline=None, max_examples=20)
 @given(seed=st.integers(0, 2**31), scale=st.sampled_from([1e-6, 1.0, 1e6]))
 def test_it_is_the_formula(seed: int, scale: float) -> None:
-    """For images of the mini-batch and for others, far from the origin, too."""
+    """This holds for images inside and outside the mini-batch, and far from the origin."""
     reference, others = scale * (numbers(40, 6, seed=seed) + 10), scale * (numbers(3, 6, seed=seed + 1) + 10)
     features = torch.cat([reference[:3], others])
     found = local_dimension(features, reference, [2, 7, 39])
@@ -60,7 +60,7 @@ def test_copies_and_points_at_one_distance_have_finite_dimensions() -> None:
     twins = torch.cat([numbers(5, 2), numbers(5, 2)])
     found = local_dimension(twins, twins, [6])
     assert torch.isfinite(found).all()
-    assert float(found.max()) < 0.02  # the logarithm of a distance of zero is as low as numbers go
+    assert float(found.max()) < 0.02  # the logarithm of a zero distance is replaced by the lowest finite number
 
 
 def test_where_neighbours_are_wanting_all_are_taken() -> None:
@@ -77,7 +77,7 @@ def test_images_and_their_copies_are_measured_by_the_clean_ones_of_their_mini_ba
     found = in_mini_batches([clean, noisy], [4], mini_batch=10)
     for part, whole in zip(found, (clean, noisy), strict=True):
         torch.testing.assert_close(part[:10], local_dimension(whole[:10], clean[:10], [4]))
-        torch.testing.assert_close(part[10:], local_dimension(whole[10:], clean[10:], [4]))  # 15 with what is left
+        torch.testing.assert_close(part[10:], local_dimension(whole[10:], clean[10:], [4]))  # with the remainder
     [few] = in_mini_batches([clean[:7]], [4], mini_batch=10)
     torch.testing.assert_close(few, local_dimension(clean[:7], clean[:7], [4]))
     assert len(in_mini_batches([clean[:20]], [4], mini_batch=10)[0]) == 20

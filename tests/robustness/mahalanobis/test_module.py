@@ -85,7 +85,7 @@ def test_adversarial_sets_hold_what_is_right_before_and_wrong_after(run: Run) ->
     assert int(detection.is_target.sum()) * 3 == len(detection.index)
     cut = int(0.1 * len(test.label))
     assert torch.equal(detection.is_validation, detection.index < cut)
-    # of the in-distribution inputs, the clean ones have the confidence that the same images have beside other sets
+    # of the in-distribution inputs, clean images have the same confidence as with other sets
     beside = module.detections[0]
     third = len(detection.index) // 3
     clean = beside.confidence["softmax"][~beside.is_target][detection.index[:third]]
@@ -111,7 +111,7 @@ def test_minimal_attacks_are_detected_beside_the_others(tmp_path: Path) -> None:
     assert bool(wrong[third].all())
     expected = softmax_confidence(module(adversarial[third]))
     torch.testing.assert_close(detection.confidence["softmax"].chunk(3)[2], expected.detach())
-    # each has noisy copies of its own size: those of the first are the clean images
+    # noisy copies have a different size for each attack; those of the first equal the clean images
     copies = [detection.confidence["softmax"].chunk(3) for detection in module.detections]
     assert torch.equal(copies[0][1], copies[0][0])
     assert torch.equal(copies[0][0], softmax_confidence(clean)[module.detections[0].index.chunk(3)[0]])
@@ -123,7 +123,7 @@ def test_minimal_attacks_are_detected_beside_the_others(tmp_path: Path) -> None:
 
 
 def test_local_dimension_is_that_of_mini_batches_of_the_images_that_are_fooled(tmp_path: Path) -> None:
-    """Whatever the batches of the test: noisy copies without noise, to know all."""
+    """The result does not depend on the test batches; noise of zero makes all images known."""
     module = ready(attacks=[FGSM], noise_std=0.0, lid=True, score="lid")
     metrics = results_of(module, tmp_path, evaluation_batch_size=57)
     [detection] = module.detections
@@ -199,7 +199,7 @@ def test_what_cannot_work_is_refused(tmp_path: Path) -> None:
 
 
 def test_one_batch_of_each_set_is_enough_for_what_can_be_measured(run: Run, tmp_path: Path) -> None:
-    """`limit_test_batches` 1 is one batch, and 1.0 all of them."""
+    """`limit_test_batches` 1 means one batch, and 1.0 means all batches."""
     module = detector()
     module.load_state_dict(run[0].state_dict())
     few = data(evaluation_batch_size=30)

@@ -15,7 +15,7 @@ def small_encoder(final_norm: bool = True, depth: int = 2) -> TimeConditionedViT
 
 
 class Scaled(nn.Module):
-    """A view that draws nothing."""
+    """A deterministic view."""
 
     def __init__(self, factor: float) -> None:
         super().__init__()

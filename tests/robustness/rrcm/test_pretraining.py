@@ -63,7 +63,7 @@ def test_levels_of_a_step_are_neighbours_and_the_same_for_everyone() -> None:
 
 
 def expected_loss(module: RRCMPretraining, image: Tensor, weight: float) -> Tensor:
-    """The algorithm box, term by term, with its own formulas."""
+    """Compute the paper's algorithm term by term, with independent formulas."""
 
     def call(network: nn.Module, x: Tensor, t: float) -> Tensor:
         return network(x / math.sqrt(t**2 + 0.25), torch.full((len(x),), 250 * math.log(t), dtype=torch.float64))
@@ -84,7 +84,7 @@ def expected_loss(module: RRCMPretraining, image: Tensor, weight: float) -> Tens
 @pytest.mark.parametrize("weight", [0.0, 1.0, 0.5])
 def test_a_step_is_the_papers(weight: float, monkeypatch: pytest.MonkeyPatch) -> None:
     module = pretraining(consistency_weight=weight).double().train()
-    with torch.no_grad():  # the target is another network
+    with torch.no_grad():  # the target is a different network
         for parameter in [*module.target_network.parameters(), *module.target_projector.parameters()]:
             parameter.add_(0.1 * torch.randn_like(parameter))
     module.steps_taken = 7
@@ -187,7 +187,7 @@ def test_an_interrupted_training_ends_as_the_whole_one(tmp_path: Path) -> None:
 
 
 class Moves(Callback):
-    """How far each step moves the parameters."""
+    """Records how far each step moves the parameters."""
 
     def __init__(self) -> None:
         self.lengths: list[float] = []
@@ -217,7 +217,7 @@ def test_gradients_are_clipped_once_the_warm_up_has_ended(tmp_path: Path) -> Non
 
 
 def test_retrieval_at_sigma_is_at_the_level_of_twice_sigma(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In [-1, 1], where networks see images, noise is twice as large as in pixel units."""
+    """In [-1, 1], the input range of the networks, the noise is twice as large as in pixel units."""
     module = pretraining(retrieval_sigmas=[0.25, 0.5]).double().eval()
     logged: list[str] = []
     monkeypatch.setattr(module, "log", lambda name, *args, **kwargs: logged.append(name))

@@ -1,4 +1,4 @@
-"""The regularised loss of noisy copies in probabilities, and how the gradients of two losses are compared."""
+"""The regularised loss of noisy copies, computed with probabilities, and the comparison of two losses' gradients."""
 
 from collections.abc import Iterable
 

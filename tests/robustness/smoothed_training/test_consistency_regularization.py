@@ -15,7 +15,7 @@ def test_agreeing_copies_have_no_divergence_and_their_own_entropy() -> None:
 
 
 def test_two_confident_opposite_copies_diverge_by_the_closed_form() -> None:
-    """With p = (1 - d, d) and (d, 1 - d) the mean is uniform: KL = -log 2 - log(d (1 - d)) / 2."""
+    """With p = (1 - d, d) and (d, 1 - d), the mean is uniform: KL = -log 2 - log(d (1 - d)) / 2."""
     d = torch.tensor(0.01, dtype=torch.float64)
     logits = torch.stack([torch.stack([1 - d, d]).log(), torch.stack([d, 1 - d]).log()])[:, None]
     divergence, entropy = consistency(logits)
@@ -39,7 +39,7 @@ def test_gradient_agrees_with_finite_differences() -> None:
 
 
 def test_floor_clamps_the_probabilities_and_bounds_the_divergence() -> None:
-    """Written with probabilities: log of clamped softmax, and the mean clamped before its log."""
+    """The expected value uses probabilities: the log of clamped softmax values, and the mean clamped before its log."""
     logits = torch.tensor([[[40.0, 0.0, -3.0]], [[0.0, 40.0, 2.0]]], dtype=torch.float64, requires_grad=True)
     p = logits.detach().softmax(dim=-1)
     mean = p.mean(dim=0).clamp(min=1e-6)

@@ -1,4 +1,4 @@
-"""Shards of small images that tell what they are: red is the class, green the position in it."""
+"""Shards of small images whose pixels identify them: red is the class, green the position in the class."""
 
 import io
 import json
@@ -21,7 +21,7 @@ def encoded(label: int, position: int) -> bytes:
 
 
 def samples(classes: int, per_class: int) -> list[Sample]:
-    """Class by class, as `tests.datamodules.image_folders.shades` writes and a folder lists them."""
+    """Yield samples class by class, in the order in which `tests.datamodules.image_folders.shades` files are listed."""
     return [(f"{c}_{p}", encoded(c, p), c) for c in range(classes) for p in range(per_class)]
 
 
@@ -55,7 +55,7 @@ def write_parquet(path: Path, part: Sequence[Sample], rows: int = 4, **columns: 
 
 
 def write_shards(root: Path, kind: str, split: str, classes: int = 3, per_class: int = 5, each: int = 6) -> None:
-    """Write the samples of a split in shards of `each`."""
+    """Write the samples of a split in shards of `each` samples."""
     every = samples(classes, per_class)
     for start in range(0, len(every), each):
         part, path = every[start : start + each], root / f"{split}-{start // each:03}.{kind}"

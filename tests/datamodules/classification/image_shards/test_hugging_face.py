@@ -1,4 +1,4 @@
-"""Images of `datasets` are those of the files, from a saved dataset, a folder and the Hub, and nothing else is run."""
+"""Images read by `datasets` equal the files: from a saved dataset, a folder and the Hub. No other code is run."""
 
 import json
 from pathlib import Path
@@ -27,7 +27,7 @@ def _offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Eight training and four test images of two classes."""
+    """Write eight training and four test images of two classes."""
     for split, count in (("train", 4), ("test", 2)):
         for label, name in enumerate(("cat", "dog")):
             for number in range(count):
@@ -37,7 +37,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def saved(folder: Path, target: Path) -> Path:
-    """The same images as a saved dataset."""
+    """Save the same images as a dataset."""
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
     splits = {}
     for split in ("train", "test"):
@@ -139,8 +139,8 @@ def test_a_path_in_a_saved_dataset_is_read_as_a_local_image_alone(tmp_path: Path
         ({"image_key": "img"}, "image_key img is not a column; the columns are image, label"),
         ({"image_key": "label"}, "the column label must hold images"),
         ({"label_key": "image"}, "the column image must hold whole numbers"),
-        ({"num_classes": 1}, r"row 4 has the label 1, and num_classes 1 allows 0 \.\.\. 0"),
-        ({"train": "training"}, "train is training, and its splits are train, test"),
+        ({"num_classes": 1}, r"row 4 has the label 1, but num_classes 1 allows 0 \.\.\. 0"),
+        ({"train": "training"}, "train is training, but the dataset has the splits train, test"),
     ],
 )
 def test_what_does_not_match_is_named(options: dict[str, Any], message: str, folder: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Images in shards are those of the same images in folders: in order, label noise, resuming, workers and ranks."""
+"""Images in shards equal the same images in folders: order, label noise, resuming, workers and ranks."""
 
 import os
 import re
@@ -65,7 +65,7 @@ def same(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_two_epochs_are_those_of_the_same_images_in_folders(kind: str, num_workers: int, tmp_path: Path) -> None:
-    """Order, crops, labels, label noise and what is held out."""
+    """Compare order, crops, labels, label noise and the held-out samples."""
     options: dict[str, Any] = {"label_noise": Symmetric(0.4), "validation_fraction": 0.2}
 
     def run(source: ImageSet, name: str, workers: int) -> Recorder:
@@ -198,7 +198,7 @@ def test_what_is_no_set_of_shards_is_one_sentence(tmp_path: Path) -> None:
     write_shards(tmp_path, "tar", "train")
     refused(
         tmp_path,
-        r"train-000\.tar: the sample 1_0\.png has the label 1, and num_classes 1 allows 0 \.\.\. 0",
+        r"train-000\.tar: the sample 1_0\.png has the label 1, but num_classes 1 allows 0 \.\.\. 0",
         num_classes=1,
     )
     refused(tmp_path, r"train must be a folder or a pattern inside data_dir, got '/x'", train="/x")
@@ -227,7 +227,7 @@ def test_an_unreadable_image_is_named_by_shard_and_sample(kind: str, num_workers
 
 
 def test_labels_and_positions_alone_are_held(tmp_path: Path) -> None:
-    """A source takes tens of bytes for a sample, whatever its images take."""
+    """A source uses tens of bytes per sample, whatever the size of the images."""
     write_tar(tmp_path / "train.tar", tar_members([(f"{n:06}", bytes(5000), n % 3) for n in range(2000)]))
     source = ImageShards(3, str(tmp_path)).training()
     assert isinstance(source, ImagesByOffset)
@@ -237,7 +237,7 @@ def test_labels_and_positions_alone_are_held(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", KINDS[2:])
 def test_a_damaged_shard_is_raised_where_all_processes_read(kind: str, tmp_path: Path) -> None:
-    """Not where one prepares and others wait for it."""
+    """The error is raised on each process, not only on the one that prepares the data while the others wait."""
     source = images(tmp_path, kind)
     shard = tmp_path / f"train-001.{kind.split()[-1]}"
     shard.write_bytes(shard.read_bytes()[:900])

@@ -1,4 +1,4 @@
-"""Columns of parquet shards, and what is refused of a shard that others have made."""
+"""Columns of parquet shards, and rejections of malformed shards from other sources."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A method that remembers something of every sample, trained from shards: on two ranks, and killed within an epoch."""
+"""A method with per-sample state is trained from shards: on two ranks, and after a kill within an epoch."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ NOISE = "{class_path: datamodules.corruptions.label_noise.Symmetric, init_args: 
 
 
 def command(folder: Path, kind: str, output: str) -> list[str | Path]:
-    """Train on 60 samples in four shards, in batches of 11 and a last one of 5."""
+    """Train on 60 samples in four shards, in batches of 11 and a last batch of 5."""
     own = kind.split()[-1]
     if not any(folder.glob("train-*")):
         write_shards(folder, own, "train", per_class=20, each=16)
@@ -53,14 +53,14 @@ def test_two_ranks_equal_one(kind: str, tmp_path: Path) -> None:
 
 
 def killed_at(step: int, *arguments: str | Path) -> None:
-    """Run until a step of the optimizer, and no further."""
+    """Kill the run at a given optimizer step."""
     os.setpgid(0, 0)
     taken, original = [0], torch.optim.SGD.step
 
     def counted(*given: object, **options: object) -> object:
         taken[0] += 1
         if taken[0] == step:
-            os.killpg(0, signal.SIGKILL)  # with the loader's workers
+            os.killpg(0, signal.SIGKILL)  # includes the loader's workers
         return original(*given, **options)
 
     torch.optim.SGD.step = counted  # type: ignore[assignment,method-assign]
@@ -75,7 +75,7 @@ def test_a_run_that_is_killed_within_an_epoch_ends_where_the_whole_one_does(kind
     process.join()
     assert process.exitcode == -signal.SIGKILL
     kept = torch.load(tmp_path / "killed" / "checkpoints" / "step.ckpt", weights_only=True)
-    assert kept["global_step"] == 8  # of six an epoch
+    assert kept["global_step"] == 8  # of six batches per epoch
     run("fit", "--resume", tmp_path / "killed")
     same(tmp_path / "whole", tmp_path / "killed")
     for table in ("metrics.csv", "early_learning.csv"):

@@ -1,4 +1,4 @@
-"""Positions of images in tar shards, and what is refused of a shard that others have made."""
+"""Positions of images in tar shards, and rejections of malformed shards from other sources."""
 
 import io
 import re
@@ -26,7 +26,7 @@ def test_an_index_says_where_each_image_lies(tmp_path: Path) -> None:
     members = [
         ("b/0.jpg", IMAGE),
         ("b/0.cls", b"2\n"),
-        ("a.1.x.json", b"{}"),  # column 1.x.json of the sample a, which is none that counts
+        ("a.1.x.json", b"{}"),  # column 1.x.json of the sample a, which is ignored
         ("__meta__.json", b"["),
         ("1.json", b'{"label": 0, "target": 1}'),
         ("1.txt", b"a caption"),
@@ -59,7 +59,7 @@ def test_archives_of_every_format_are_read(tmp_path: Path) -> None:
     ("members", "sentence"),
     [
         ([("a.jpg", IMAGE)], r"the sample a has no label, neither a\.cls nor a\.json"),
-        ([("a.cls", b"1")], r"the sample a holds 0 images and must hold one; its columns are cls"),
+        ([("a.cls", b"1")], r"the sample a has 0 images, but must have one; its columns are cls"),
         ([("a.jpg", IMAGE), ("a.png", IMAGE), ("a.cls", b"1")], r"the sample a holds 2 images .* cls, jpg, png"),
         ([("a.jpg", IMAGE), ("a.cls", b"cat")], r"the label in a\.cls must be a whole number, got 'cat'"),
         ([("a.jpg", IMAGE), ("a.cls", b"1" * 10)], r"the label in a\.cls must be a whole number"),
@@ -82,16 +82,16 @@ def test_samples_that_are_none_are_refused_in_a_sentence(members: Members, sente
 
 
 def test_a_shard_that_is_cut_anywhere_is_refused(tmp_path: Path) -> None:
-    """At the end of a member too, where the tar format itself does not tell."""
+    """This includes truncation at the end of a member, which the tar format itself cannot detect."""
     content = write_tar(tmp_path / "whole.tar", tar_members(samples(2, 2))).read_bytes()
     last = read_tar_index(tmp_path / "whole.tar", "label").offset[-1]
     for end in (0, 100, 512, 700, int(last) - 512, int(last) + 10, int(last) + 1024):
         (tmp_path / "0.tar").write_bytes(content[:end])
         refused(tmp_path / "0.tar", ".")
-    (tmp_path / "0.tar").write_bytes(content[:512] + b"x" * 512 + content[1024:])  # an image is not looked at
+    (tmp_path / "0.tar").write_bytes(content[:512] + b"x" * 512 + content[1024:])  # the image is not decoded
     assert len(read_tar_index(tmp_path / "0.tar", "label").label) == 4
     changed = bytearray(content)
-    changed[int(last) - 512 : int(last) - 500] = b"x" * 12  # a header's check sum is wrong
+    changed[int(last) - 512 : int(last) - 500] = b"x" * 12  # the checksum of a header is wrong
     (tmp_path / "0.tar").write_bytes(changed)
     refused(tmp_path / "0.tar", "the file is damaged$")
 

@@ -1,4 +1,4 @@
-"""Blur of each frame by its own kernel, whose parameters walk."""
+"""Each frame is blurred with a separate kernel whose parameters follow a random walk."""
 
 from typing import Any
 
@@ -36,7 +36,7 @@ def test_families_come_as_often_as_they_should_and_walk_little() -> None:
     assert 0 < np.median(jumps) < 0.1
     assert np.array_equal(*(blur.kernels(np.random.default_rng(5), 4) for _ in range(2)))
     negative = sum(bool((blur.kernels(np.random.default_rng(seed), 1) < -1e-9).any()) for seed in range(300))
-    assert 15 <= negative <= 48  # sinc filters alone have negative taps: a tenth
+    assert 15 <= negative <= 48  # only sinc filters, a tenth of the kernels, have negative taps
 
 
 @pytest.mark.parametrize("family", list(PROBABILITIES))

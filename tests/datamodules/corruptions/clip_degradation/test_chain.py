@@ -1,4 +1,4 @@
-"""Operators one after another."""
+"""Operators applied in sequence."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from datamodules.corruptions.clip_degradation.resizing import RandomResize
 
 
 class Append(ClipOperator):
-    """Writes its digit behind those that are there."""
+    """Appends its digit to the existing ones."""
 
     def __init__(self, digit: int) -> None:
         self.digit = digit

@@ -1,4 +1,4 @@
-"""JPEG and codecs: what comes back, and what is refused."""
+"""JPEG and codecs: decoded results, and rejections."""
 
 import io
 
@@ -40,7 +40,7 @@ def test_codecs_give_as_many_frames_back_and_lose_more_at_fewer_bits(codec: str)
         read = RandomCodec([codec], (rate, rate)).apply(given, np.random.default_rng(0), END)
         assert (read.shape, read.dtype) == (given.shape, torch.float32)
         errors.append(float((read - given).square().mean()))
-    # FFmpeg's mpeg4 may miss its rate by four million bits, more than so short a clip has.
+    # FFmpeg's mpeg4 may deviate from its target rate by four million bits, which exceeds the size of such a short clip.
     assert errors[1] == errors[0] if codec == "mpeg4" else errors[1] < 0.7 * errors[0]
     assert 0 < errors[1] < 0.01
     again = RandomCodec([codec], (rate, rate)).apply(given, np.random.default_rng(0), END)
@@ -54,7 +54,7 @@ def test_a_codec_gives_the_same_whatever_lies_in_memory() -> None:
     given = torch.from_numpy(still.stored[0].read(0, 15)).float() / 255
     given = RandomNoise(sigma=(5, 5), poisson=0).apply(torch.cat([given, given.flip(0)]), np.random.default_rng(0), END)
     compressed, read = RandomCodec(["libx264"], (30_000, 30_000)), []
-    for size in range(4):  # blocks of other sizes come and go, as in a loader
+    for size in range(4):  # blocks of other sizes are allocated and freed, as in a loader
         read.append(compressed.apply(given, np.random.default_rng(0), END))
         torch.fft.rfft2(torch.rand(30, 3, 200 + size * 11, 200))
         blocks = [np.full(3000 * count + 17 * size, 41 * size, dtype=np.uint8) for count in range(40)]

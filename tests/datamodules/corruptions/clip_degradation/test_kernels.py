@@ -1,4 +1,4 @@
-"""Every family of kernels against its formula, tap by tap."""
+"""Every kernel family compared with its formula, tap by tap."""
 
 import math
 
@@ -16,7 +16,7 @@ SIGMA_X, SIGMA_Y, ROTATION, BETA = (torch.tensor(values, dtype=torch.float64) fo
 
 
 def expected(frame: int, form) -> np.ndarray:
-    """Compute a kernel of the inverse of its covariance, tap by tap."""
+    """Compute a kernel from the inverse of its covariance, tap by tap."""
     angle = float(ROTATION[frame])
     turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     covariance = turn @ np.diag([float(SIGMA_X[frame]) ** 2, float(SIGMA_Y[frame]) ** 2]) @ turn.T

@@ -1,4 +1,4 @@
-"""Noise of clips against its law, and walks of its strength."""
+"""The distribution of noise in clips, and random walks of its strength."""
 
 import numpy as np
 import pytest
@@ -34,13 +34,13 @@ def test_strength_is_that_of_its_frame() -> None:
 
 
 def test_poisson_noise_is_that_of_counts() -> None:
-    # Of two levels, 0 and 128 of 255, two counts are white: their variance is v / 4 for v = 2 x 128 / 255.
+    # With two levels, 0 and 128 of 255, white corresponds to two counts: their variance is v / 4 for v = 2 x 128 / 255.
     half = torch.cat([torch.zeros_like(GREY[..., :3]), GREY], dim=3)
     operator = RandomNoise(poisson=1, strength=(2, 2), grey=0)
     added = operator.apply(half, np.random.default_rng(0), END) - half
     assert not added[..., :3].any()  # black has no counts
     assert added[..., 3:].var() == pytest.approx(4 * (128 / 255) / 2, rel=0.03)
-    halves = 2 * (added[..., 3:] / 2 + 128 / 255)  # whole counts, two of which are white
+    halves = 2 * (added[..., 3:] / 2 + 128 / 255)  # whole counts; white is two
     assert (halves - halves.round()).abs().max() < 1e-4
     levels = torch.tensor([[0, 1, 2, 5], [7, 7, 7, 7], [0, 1, 2, 2]]).view(3, 1, 2, 2)
     assert counts_of_white(levels).tolist() == [4, 1, 4]

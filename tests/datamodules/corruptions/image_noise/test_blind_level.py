@@ -32,10 +32,10 @@ def test_measures_by_hand() -> None:
     torch.testing.assert_close(total_variation(constant), torch.full((2,), 2e-6, dtype=torch.float64))
     x = torch.tensor([[[[-0.5, 0.25], [0.5, 0.0]]]], dtype=torch.float64)
     y = torch.full_like(x, 0.1)
-    rough = (0.25 + 0.5) / 2 + (0.5 + 0.25) / 2  # of x clipped: down, across
+    rough = (0.25 + 0.5) / 2 + (0.5 + 0.25) / 2  # differences of the clipped x: down, across
     fits = ((0.25 - 0.1 * torch.log(torch.tensor(0.25))) + (0.5 - 0.1 * torch.log(torch.tensor(0.5)))) / 2
     torch.testing.assert_close(looks(Poisson(), y, x), (0.1 * rough + fits.double())[None], rtol=0, atol=1e-6)
-    x = torch.tensor([[[[0.5, 0.25], [0.5, -0.5]]]], dtype=torch.float64)  # one pixel counts for roughness alone
+    x = torch.tensor([[[[0.5, 0.25], [0.5, -0.5]]]], dtype=torch.float64)  # one pixel contributes only to the roughness
     ratios, logs = torch.tensor([0.2, 0.4, 0.2]), torch.tensor([0.5, 0.25, 0.5]).log()
     expected = (0.75 / 2 + 1.25 / 2) + logs.mean() + ratios.mean() + (ratios**2).mean()
     torch.testing.assert_close(looks(Gamma(), y, x), expected.double()[None], rtol=0, atol=1e-5)
@@ -43,7 +43,7 @@ def test_measures_by_hand() -> None:
 
 @pytest.mark.parametrize(("family", "calls"), [(Gaussian(10), 1), (Poisson(0.01), 100)])
 def test_each_image_gets_the_level_that_looks_best_and_scores_are_computed_once(family: ImageNoise, calls: int) -> None:
-    """A score that undoes the noise at one level of each image: its result there is constant, and 0.5."""
+    """The score removes the noise exactly at one level per image, where the denoised image is constantly 0.5."""
     random = torch.Generator().manual_seed(0)
     noises = candidates(family)
     noise = torch.randn(3, 1, 16, 16, generator=random, dtype=torch.float64) * 0.05
@@ -56,7 +56,7 @@ def test_each_image_gets_the_level_that_looks_best_and_scores_are_computed_once(
         level = torch.tensor(levels, dtype=torch.float64)[:, None, None, None]
         if isinstance(family, Gaussian):
             return -noise / level**2
-        zeta = (0.5 + noise) / given  # which the counts give away
+        zeta = (0.5 + noise) / given  # computed from the counts
         wanted = torch.where((zeta - level).abs() < 1e-9, 0.5, 3.0)
         return (wanted / (0.5 + noise + zeta / 2)).log()
 

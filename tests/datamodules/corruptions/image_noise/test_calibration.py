@@ -22,7 +22,7 @@ from tests.datamodules.corruptions.image_noise.test_sensor import fixed
 
 
 def frames(light: float, count: int, gain: float, read: float = 3.0, row: float = 1.2) -> np.ndarray:
-    """Bayer frames `[count, 200, 300]` of a sensor with a black level of 64."""
+    """Draw Bayer frames `[count, 200, 300]` of a sensor with a black level of 64."""
     state = fixed(count, gain, read, row)
     signal = torch.full((count, 4, 100, 150), light, dtype=torch.float64)
     index = torch.arange(count) + int(1000 * gain + light)
@@ -91,7 +91,7 @@ def test_a_grey_chart_of_a_real_camera_is_a_photon_transfer_curve() -> None:
 
 @pytest.mark.data
 def test_measured_profiles_of_cameras_follow_the_line_over_gains() -> None:
-    """Variance a x + b of six cameras, by ISO: slopes of the dark are those of ELD's calibrations of their kind."""
+    """Variances a x + b of six cameras, by ISO: dark noise has slopes like ELD's calibrations of their kind."""
     file = Path(os.environ["NOISEWORKS_DATA"]) / "raw_camera" / "noise_profiles.json"
     slopes = {}
     for maker in json.loads(file.read_text())["noiseprofiles"]:

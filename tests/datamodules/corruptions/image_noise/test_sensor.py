@@ -32,7 +32,7 @@ def test_tukeys_law_is_scipys() -> None:
             tukey_lambda_quantile(u, shape), -tukey_lambda_quantile(1 - u, shape), atol=1e-8, rtol=1e-8
         )
         assert tukey_lambda_variance(shape) == pytest.approx(float(stats.tukeylambda(shape).var()), rel=1e-6)
-    middle = u[(u > 0.02) & (u < 0.98)]  # towards the ends the laws differ
+    middle = u[(u > 0.02) & (u < 0.98)]  # the distributions differ in the tails
     for tiny in (1e-7, -1e-7):
         logistic = tukey_lambda_quantile(middle, 0.0)
         torch.testing.assert_close(tukey_lambda_quantile(middle, tiny), logistic, rtol=0, atol=1e-6)
@@ -55,10 +55,10 @@ def test_moments_in_the_dark_and_in_even_light_are_those_of_the_model() -> None:
 
 
 def test_two_colours_share_the_noise_of_a_row() -> None:
-    """Check 1 of ELD: R and G of a sensor's row, B and the other G of the next, which is independent."""
+    """Check 1 of ELD: R and one G share a sensor row; B and the other G share the next, independent row."""
     state = fixed(3, gain=1e-9, read=0.0)._replace(bias=torch.zeros(3, 4, 1, 1, dtype=torch.float64))
     recorded = Sensor().expose(torch.zeros(3, 4, 200, 30, dtype=torch.float64), state, numbers(3))
-    rows = recorded.mean(dim=3)  # quantisation averages out
+    rows = recorded.mean(dim=3)  # averaging removes the quantisation
     assert float((recorded - rows[..., None]).abs().max()) < 0.8
     for image in rows.numpy():
         correlation = np.corrcoef(image)
@@ -79,7 +79,7 @@ def test_parameters_are_drawn_around_their_lines() -> None:
         fitted = np.polyfit(log_gain, (log_scale := scale.log().flatten().numpy()), 1)
         np.testing.assert_allclose(fitted, [slope, intercept], atol=0.02)
         assert np.std(log_scale - np.polyval(fitted, log_gain)) == pytest.approx(spread, rel=0.03)
-    # Shape and bias are of one recording, near the gain, and all occur.
+    # Shape and bias come from the same recording, close to the gain, and all recordings occur.
     known = list(zip(noise.parameters.tukey_lambda, noise.parameters.colour_bias, strict=True))
     pairs = {(float(s), tuple(b)) for s, b in zip(state.shape.flatten(), state.bias[:, :, 0, 0].tolist(), strict=True)}
     assert pairs == set(known)
@@ -118,7 +118,7 @@ def test_banding_and_colour_bias_can_be_changed() -> None:
     own, other = Sensor().state(like, numbers(5)), Sensor(banding=6, colour_bias=False).state(like, numbers(5))
     torch.testing.assert_close(other.row, 6 * own.row)
     assert float(other.bias.abs().max()) == 0
-    # Gaussian noise in the dark has the variance of all noise there, that of enlarged rows included.
+    # Gaussian noise in the dark has the total variance of all noise there, including that of the enlarged row noise.
     own, other = (Sensor(model="gaussian", banding=factor).state(like, numbers(5)) for factor in (1.0, 6.0))
     torch.testing.assert_close(other.read**2, own.read**2 + 35 * own.row**2)
 

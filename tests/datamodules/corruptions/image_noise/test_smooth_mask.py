@@ -1,4 +1,4 @@
-"""Smooth masks: enlarged by nearest neighbours, blurred, in [0, 1]."""
+"""Smooth masks: enlarged with nearest neighbours, blurred, in [0, 1]."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from datamodules.corruptions.image_noise.smooth_mask import smooth
 
 def test_cells_are_repeated_as_far_as_they_reach() -> None:
     cells = torch.rand(2, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    found = smooth(cells, (28, 28), 1, 1.0)  # a kernel of one pixel leaves the image
+    found = smooth(cells, (28, 28), 1, 1.0)  # a one-pixel kernel leaves the image unchanged
     place = torch.arange(28) * 8 // 28
     expected = cells.view(2, 8, 8)[:, place][:, :, place]
     torch.testing.assert_close(found[:, 0], expected, rtol=0, atol=1e-12)
@@ -23,7 +23,7 @@ def test_the_blur_is_a_normalised_gaussian_with_reflection() -> None:
     weight /= weight.sum()
     torch.testing.assert_close(row[2:7, 2:7], weight[:, None] * weight, rtol=0, atol=1e-9)
     edge = torch.zeros(1, 81, dtype=torch.float64)
-    edge[0, 1] = 1  # beside the corner: reflected at it, it counts twice there
+    edge[0, 1] = 1  # next to the corner: reflection counts it twice there
     assert float(smooth(edge, (9, 9), 5, 1.5)[0, 0, 0, 0]) == pytest.approx(float(2 * weight[1] * weight[2]), abs=1e-9)
 
 

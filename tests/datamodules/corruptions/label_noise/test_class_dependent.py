@@ -22,7 +22,7 @@ from tests.datamodules.corruptions.label_noise.examples import CLASS_DEPENDENT, 
 
 
 def off_diagonal_flow(matrix: Tensor) -> dict[tuple[int, int], float]:
-    """(true, given) pairs of different classes with their probabilities."""
+    """Return the (true, given) pairs of different classes with their probabilities."""
     return {(i, j): matrix[i, j].item() for i, j in itertools.permutations(range(len(matrix)), 2) if matrix[i, j] > 0}
 
 
@@ -40,7 +40,7 @@ def test_frequencies_of_given_labels_are_the_transition_matrix(noise: LabelNoise
     assert (found[expected == 1] == 1).all()
     uncertain = error > 0
     deviation = (found - expected)[uncertain] / error[uncertain]
-    assert (deviation.abs() > 3).double().mean() <= 0.01  # 0.3 % of normal deviations
+    assert (deviation.abs() > 3).double().mean() <= 0.01  # 0.3 % of normal deviations exceed 3
     assert deviation.abs().max() < 4
     mean_error = math.sqrt((expected.diag() * (1 - expected.diag())).sum() / per_class) / num_classes
     assert abs((found.diag() - expected.diag()).mean()) <= 3 * mean_error
@@ -100,7 +100,7 @@ def test_each_source_class_of_cifar10_loses_exactly_its_share() -> None:
 
 
 def test_flips_in_place_turn_some_cats_back() -> None:
-    """r of the cats become dogs, then r of all dogs become cats, so that r (1 - r) of the cats stay dogs."""
+    """A share r of the cats become dogs, then a share r of all dogs become cats: r (1 - r) of the cats stay dogs."""
     rate, count = 0.4, 40_000
     label = shuffled_labels(count, 10)
     noisy = AsymmetricCIFAR10(rate, sequential_quirk=True, seed=0).apply(label, 10).numpy()
@@ -108,7 +108,7 @@ def test_flips_in_place_turn_some_cats_back() -> None:
     became_cats = (noisy[label == 5] == 3).sum()
     assert abs(became_dogs / count - rate * (1 - rate)) < 3 * math.sqrt(rate * 0.24 / count)
     assert abs(became_cats / count - rate) < 3 * math.sqrt(0.24 / count)
-    # all dogs after the cats were flipped, less those that stayed
+    # a share of all dogs after the first flip, minus the cats among them that stayed dogs
     assert became_cats + (rate * count - became_dogs) == rate * (count + rate * count)
     assert (noisy[np.isin(label, [0, 1, 6, 7, 8])] == label[np.isin(label, [0, 1, 6, 7, 8])]).all()
 
@@ -122,7 +122,7 @@ FINE_TO_COARSE = """
 
 
 def test_superclasses_agree_with_the_labels_of_the_data_set() -> None:
-    """`FINE_TO_COARSE` holds the ids as the data set pairs them; the module derives them from the names."""
+    """`FINE_TO_COARSE` lists the ids as in the dataset; the module derives them from the names."""
     assert cifar100_superclass().tolist() == [int(number) for number in FINE_TO_COARSE.split()]
 
 

@@ -21,7 +21,7 @@ from tests.datamodules.corruptions.label_noise.examples import RATE, images, shu
 
 
 def test_scores_are_the_exact_linear_map() -> None:
-    """Against Python integers, whose sums are exact, for uint8 pixels and for their float32 quotients by 255."""
+    """Compare with exact sums of Python integers, for uint8 pixels and for float32 pixels divided by 255."""
     random = np.random.default_rng(4)
     pixel = random.integers(256, size=(3, 1, 20, 20), dtype=np.uint8)
     weight = np.rint(random.standard_normal((400, 5)) * 2**16)
@@ -64,7 +64,7 @@ def test_wrong_classes_follow_the_softmax_without_the_true_class() -> None:
 
 
 def test_wrong_classes_of_one_image_are_drawn_with_their_probabilities() -> None:
-    """Copies of one faint image, whose softmax is not one-hot: frequencies among the flipped labels are the softmax."""
+    """For copies of one faint image, whose softmax is not one-hot, the flipped labels have the softmax frequencies."""
     count, num_classes, seed = 60_000, 5, 3
     faint = torch.zeros(1, 1, 2, 2, dtype=torch.uint8)
     faint[0, 0, 0, 1] = 1
@@ -82,7 +82,7 @@ def test_wrong_classes_of_one_image_are_drawn_with_their_probabilities() -> None
 
 @pytest.mark.parametrize("mean", [0.05, 0.2, 0.5, 0.95])
 def test_flip_rates_are_a_normal_restricted_to_the_unit_interval(mean: float) -> None:
-    """The mean against quadrature of the density, the draws against the mean."""
+    """Compare the mean with numerical integration of the density, and the draws with the mean."""
     grid = np.linspace(0, 1, 200_001)
     density = np.exp(-(((grid - mean) / 0.1) ** 2) / 2)
     expected = np.trapezoid(grid * density, grid) / np.trapezoid(density, grid)
@@ -117,11 +117,11 @@ def test_transition_matrix_of_instance_dependent_noise_is_the_mean_over_seeds() 
     torch.testing.assert_close(expected.sum(dim=1), torch.ones(4, dtype=torch.float64))
     assert ((draws.mean(dim=0) - expected).abs() < 4 * draws.std(dim=0) / math.sqrt(seeds)).all()
     off_diagonal = ~torch.eye(4, dtype=torch.bool)
-    assert draws.std(dim=0)[off_diagonal].min() > 0.05  # one draw of W is far from the mean: it prefers some classes
+    assert draws.std(dim=0)[off_diagonal].min() > 0.05  # one draw of W is far from the mean: it favours some classes
 
 
 def test_instance_dependent_noise_depends_on_the_image() -> None:
-    """The same samples flip, as their rates do not depend on the image, but to classes that follow the image."""
+    """The same samples flip, because their rates do not depend on the image, but the new classes depend on it."""
     label = shuffled_labels(200, 10)
     image = images(len(label))
     noise = InstanceDependent(RATE, seed=0)

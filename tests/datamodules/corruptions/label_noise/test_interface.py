@@ -58,7 +58,7 @@ GOLDEN = [
     "74cbd0aff8c52f5d",
     "7caf20a91e16d337",
 ]
-"""Digests of the labels of seed 0 for `EVERY_KIND`. After a change here, old runs can no longer be repeated."""
+"""Hashes of the labels with seed 0 for `EVERY_KIND`. If a value changes, older runs can no longer be reproduced."""
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -36,7 +36,7 @@ def test_each_image_is_replaced_with_the_stated_probability() -> None:
 
 
 class Numbered(OtherImages):
-    """Images whose pixels are all 100 and more, by their number, of another brightness."""
+    """Images with a constant pixel value of 100 plus their number, so that each has a different brightness."""
 
     def __init__(self, num: int = 40, data_range: int = 255) -> None:
         self.num, self.data_range = num, data_range
@@ -47,7 +47,7 @@ class Numbered(OtherImages):
 
 
 class Counted(ImageSet):
-    """Fifty images, whose pixels are their number."""
+    """Fifty images whose pixel value is their number."""
 
     num_classes, image_shape = 5, (1, 2, 2)
 

@@ -26,7 +26,7 @@ def test_human_labels_come_from_the_file(tmp_path: Path) -> None:
 
 
 def test_human_labels_written_under_numpy_1_load(tmp_path: Path) -> None:
-    """The published files name `numpy.core`, which NumPy 2 renamed. The old container leaves the pickle bare."""
+    """The published files refer to `numpy.core`, which NumPy 2 renamed; the old file format is a bare pickle."""
     clean = np.array([1, 0, 1])
     path = tmp_path / "human.pt"
     torch.save({"clean_label": clean, "noisy_label": 1 - clean}, path, _use_new_zipfile_serialization=False)
@@ -114,24 +114,24 @@ def test_a_table_labels_files_by_name_with_classes_by_name(tmp_path: Path) -> No
 
 
 TWELVE = sorted(str(number) for number in range(1, 13))
-"""Names of classes in the order of their numbers: 1, 10, 11, 12, 2 ..., as folders 1 ... 12 have it."""
+"""Class names in the order of their numbers: 1, 10, 11, 12, 2 ..., like sorted folders 1 ... 12."""
 
 
 @pytest.mark.parametrize(
     ("words", "class_names", "options", "expected"),
     [
-        (["1", "2"], TWELVE, {}, "label of .* is ambiguous, as 1 is the number of one class and the name of another"),
+        (["1", "2"], TWELVE, {}, "label of .* is ambiguous, because 1 is the number of one class and the name"),
         (["1", "2"], TWELVE, {"classes": "name"}, [0, 4]),
         (["1", "2"], TWELVE, {"classes": "number"}, [1, 2]),
-        (["1", "2", "0"], TWELVE, {}, [1, 2, 0]),  # nothing is named 0
-        (["0", "1"], ["0", "1", "2"], {}, [0, 1]),  # both are the same
+        (["1", "2", "0"], TWELVE, {}, [1, 2, 0]),  # no class is named 0
+        (["0", "1"], ["0", "1", "2"], {}, [0, 1]),  # both interpretations agree
         (["005", "001"], [f"{number:03}" for number in range(1, 101)], {}, [4, 0]),
         (["01"], ["cat", "dog"], {}, "label of .* is '01', which is not the number or the name of a class: cat, dog$"),
         (["1"], ["cat", "dog"], {"classes": "name"}, "label of .* is '1', which is not the name of a class"),
         (["cat"], ["cat", "dog"], {"classes": "number"}, "label of .* is 'cat', which is not the number of a class"),
         (["cat", "1"], ["cat", "dog"], {}, [0, 1]),
         (["cat", "1"], ["1", "cat"], {}, [1, 0]),
-        (["cat", "1", "0"], ["1", "cat"], {}, "label of .* is ambiguous, as 1 is"),
+        (["cat", "1", "0"], ["1", "cat"], {}, "label of .* is ambiguous, because 1 is"),
     ],
 )
 def test_names_of_classes_that_are_numbers_are_not_guessed(
@@ -217,7 +217,7 @@ def test_images_of_no_class_may_be_listed_as_such(tmp_path: Path) -> None:
 
 
 def test_labels_that_a_user_has_verified_by_file_are_the_true_ones(tmp_path: Path) -> None:
-    """Whatever the folders say; what is empty or left out is not known."""
+    """The folder's class is not used as the truth; an empty or missing entry is unknown."""
     path = tmp_path / "mine.csv"
     path.write_text("name,label,clean_label\ncat/1.png,cat,dog\ncat/0.png,cat,\ndog/0.png,cat,-1\n")
     folder, names, classes = (

@@ -26,7 +26,7 @@ def test_strokes_hide_a_part_between_the_bounds(size: tuple[int, int]) -> None:
     masks = FreeForm(0.2, 0.3).mask(torch.arange(6), size)
     hidden = 1 - masks.float().mean(dim=(1, 2, 3))
     assert bool(((hidden >= 0.2) & (hidden <= 0.3)).all())
-    if min(size) >= 64:  # lines, not single pixels, of which 2 x .75 x .25 differ from their neighbour
+    if min(size) >= 64:  # masks are lines; for single pixels, 2 x .75 x .25 would differ from their neighbour
         borders = (masks[..., 1:] != masks[..., :-1]).float().mean(dim=(1, 2, 3))
         assert bool((borders < 0.1).all())
 

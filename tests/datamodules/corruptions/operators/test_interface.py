@@ -1,4 +1,4 @@
-"""The laws of all linear operators, by their dense matrices."""
+"""Properties of all linear operators, tested with their dense matrices."""
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ LINEAR: dict[str, Operator] = {
 
 
 def dense(function: object, shape: tuple[int, ...]) -> np.ndarray:
-    """The matrix of a linear map of tensors `[1, *shape]`, column by column."""
+    """Return the matrix of a linear map of tensors `[1, *shape]`, column by column."""
     columns = torch.eye(int(np.prod(shape)), dtype=torch.float64).view(-1, 1, *shape)
     return np.stack([function(column).flatten().numpy() for column in columns], axis=1)  # type: ignore[operator]
 
@@ -65,7 +65,7 @@ def test_the_gradient_of_the_data_term_is_the_transpose_of_the_residual(name: st
 
 @pytest.mark.parametrize("name", LINEAR)
 def test_a_function_of_the_singular_values_is_that_of_the_matrix(name: str) -> None:
-    """V g(S) V^T, where g separates singular values and moves the null space, too."""
+    """The result is V g(S) V^T, where g distinguishes singular values and changes the null space, too."""
     operator = LINEAR[name].of(INDEX, SHAPE[1:])
     assert isinstance(operator, LinearOperator)
     h = dense(operator.forward, SHAPE)

@@ -1,4 +1,4 @@
-"""Nonlinear blur: a code for each image, its derivative, and what is refused."""
+"""Nonlinear blur: one code per image, its derivative, and rejections."""
 
 import pytest
 import torch

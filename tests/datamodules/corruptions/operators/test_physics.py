@@ -1,4 +1,4 @@
-"""deepinv's operators in place of ours: the same measurements where both have the operator, and any other of theirs."""
+"""deepinv operators in place of ours: equal measurements where both libraries have the operator, and others."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ IMAGE = torch.linspace(-1, 1, 2 * 3 * 8 * 8).view(2, 3, 8, 8)
 
 
 class Halved(nn.Module):
-    """What this project calls of deepinv: A x = x / 2 on a buffer's device."""
+    """The part of deepinv's interface that this project uses: A x = x / 2 on a buffer's device."""
 
     def __init__(self) -> None:
         super().__init__()

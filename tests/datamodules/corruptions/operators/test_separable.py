@@ -19,7 +19,7 @@ def test_means_of_blocks_are_those_of_pooling_and_the_inverse_repeats_them() -> 
 
 @pytest.mark.parametrize("factor", [2, 4])
 def test_bicubic_reduction_is_a_correlation_with_reflected_borders(factor: int) -> None:
-    """scipy's `reflect` repeats the border pixel; the even kernel is taken half a pixel to the left."""
+    """scipy's `reflect` repeats the border pixel; the even kernel is shifted by half a pixel to the left."""
     offset = np.abs(np.arange(4 * factor) - 2 * factor + 0.5) / factor
     kernel = np.where(
         offset <= 1, 1.5 * offset**3 - 2.5 * offset**2 + 1, -0.5 * offset**3 + 2.5 * offset**2 - 4 * offset + 2
@@ -43,8 +43,8 @@ def test_the_blur_is_the_same_correlation_in_every_channel_but_for_small_singula
     expected = correlate1d(correlate1d(IMAGE.numpy(), kernel, axis=2, mode="constant"), kernel, axis=3, mode="constant")
     found = operator.forward(IMAGE).numpy()
     lost = np.abs(found - expected).max()
-    assert lost < 0.03 * IMAGE.numpy().max() * 24  # what the singular values below 0.03 carry
-    if deviation == 0.4:  # none is that small
+    assert lost < 0.03 * IMAGE.numpy().max() * 24  # the energy of the singular values below 0.03
+    if deviation == 0.4:  # no singular value is that small
         assert lost < 1e-12
     by_channel = torch.stack([operator.forward(IMAGE[:, c : c + 1])[:, 0] for c in range(3)], dim=1)
     torch.testing.assert_close(operator.forward(IMAGE), by_channel)

@@ -1,4 +1,4 @@
-"""Each law against scipy's of the same moments, and its draws against both."""
+"""Each distribution compared with scipy's of the same moments, and its draws compared with both."""
 
 import math
 from typing import Any

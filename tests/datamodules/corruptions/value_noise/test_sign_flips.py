@@ -38,7 +38,7 @@ def test_an_adversary_flips_the_stated_share_of_normal_points_near_the_boundary_
     flipped = flips.flips(FEATURES, MARGIN, np.random.default_rng(1))
     assert flipped.mean() == pytest.approx(0.2, abs=0.006)
     assert (FEATURES[flipped, 2] > 0).all()
-    other = (FEATURES[:, 2] > 0) & ~flipped  # whether a label is flipped follows from the point alone
+    other = (FEATURES[:, 2] > 0) & ~flipped  # label flips depend only on the point
     assert np.abs(MARGIN[flipped]).max() < np.abs(MARGIN[other]).min()
     assert not AdversarialFlips(0.0).flips(FEATURES, MARGIN, np.random.default_rng(1)).any()
 
