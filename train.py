@@ -21,7 +21,7 @@ subcommands, each with its own --help:
 
 
 def shadowed() -> str | None:
-    """Describe the first package of another project that Python finds before this project's package of that name."""
+    """Describe the first package of this project that a package of the same name hides, or return None."""
     for name in PACKAGES:
         spec, own = find_spec(name), Path(__file__).resolve().with_name(name)
         found = [] if spec is None else spec.submodule_search_locations or [spec.origin or "a built-in module"]
@@ -35,10 +35,10 @@ def shadowed() -> str | None:
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run a subcommand, importing only what it needs, and return the exit status.
+    """Run a subcommand, importing only the modules that it needs, and return the exit status.
 
     Args:
-        args: the subcommand and its arguments; None takes `sys.argv`, as the command `noiseworks` does.
+        args: subcommand and its arguments. None means the arguments in `sys.argv`, as for the command `noiseworks`.
     """
     if wrong := shadowed():
         print(f"error: {wrong}", file=sys.stderr)

@@ -53,10 +53,10 @@ def state_bytes(module: nn.Module, optimizers: Iterable[Optimizer]) -> int:
 class ActivationMemory(Callback):
     """Log the memory saved for the backward pass in the first step of each epoch, as `train/saved_mebibytes`.
 
-    The callback also logs `train/state_mebibytes`, the memory of weights, gradients and optimizer state after the
-    epoch, and, on a GPU, `train/peak_gibibytes`, the peak of allocated memory, which includes weights, gradients,
-    optimizer state and temporary tensors. Logged values are maxima over all ranks. A test logs the last value of
-    `train/saved_mebibytes` as `test/saved_mebibytes`.
+    `train/state_mebibytes` is the memory of weights, gradients and optimizer state after the epoch. On a GPU, the peak
+    of allocated memory is also logged, as `train/peak_gibibytes`; it includes weights, gradients, optimizer state and
+    temporary tensors. Logged values are maxima over all ranks. A test logs the last value of `train/saved_mebibytes` as
+    `test/saved_mebibytes`.
     """
 
     def __init__(self) -> None:

@@ -29,11 +29,11 @@ POINTS, WIDTH = 400, 0.01
 class Curvature(Callback):
     """Every n epochs, measure the Hessian of the mean cross-entropy on a fixed subset of the training images.
 
-    The callback logs `train/greatest_eigenvalue` and `train/least_eigenvalue`; a test logs the last values again. It
-    writes to the run directory `curvature.csv`, the eigenvalues over the epochs, and `curvature_density.csv`, the last
-    spectral density, with a figure of each table. Dropout and augmentation are disabled during the measurement, and the
-    loss excludes weight decay. The subset and the starting vectors are the same on all ranks, and results are
-    all-reduced.
+    The callback logs `train/greatest_eigenvalue` and `train/least_eigenvalue`; a test logs the last values again. In
+    the run directory, it writes the eigenvalues over the epochs to `curvature.csv`, and the last spectral density to
+    `curvature_density.csv`. It also draws a figure of each table. Dropout and augmentation are disabled during the
+    measurement, and the loss excludes weight decay. The subset and the starting vectors are the same on all ranks, and
+    results are all-reduced.
 
     Args:
         every_n_epochs: number of epochs between two measurements; the curvature is always measured after the last

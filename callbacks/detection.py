@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 class DetectionReport(Callback):
     """Write the results of a `Detector` to the run directory after testing.
 
-    `detection.csv` has a row for each dataset and method. Its columns include AUROC, TNR at 95 % TPR, two values of
-    AUPR (with either kind of input as positives) and detection accuracy, the magnitude of input pre-processing in pixel
-    units, the number of neighbours (for methods that use neighbours), and the number of inputs of either kind.
-    `detection_scores.csv` has the confidence of each method for each input; the confidence should be higher for
-    in-distribution inputs. A column marks inputs that may have been used for tuning. For each dataset,
+    `detection.csv` has a row for each dataset and method. Its columns are the metrics (AUROC, TNR at 95 % TPR, AUPR
+    with either kind of input as positives, and detection accuracy), the magnitude of input pre-processing in pixel
+    units, and the number of inputs of either kind. For methods that use neighbours, there is also the number of
+    neighbours. `detection_scores.csv` has the confidence of each method for each input; the confidence should be higher
+    for in-distribution inputs. A column marks inputs that may have been used for tuning. For each dataset,
     `figures/detection.png` shows histograms of the detector's confidence and the ROC curves of all methods.
 
     Args:

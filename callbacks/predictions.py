@@ -148,9 +148,10 @@ class WritePredictions(Callback):
     The table has a row for each sample, sorted by index, with the columns `index`, `name` if samples are files, `label`
     if known, `prediction`, `class_name` if the DataModule has `class_names`, and `probability_0` ...
     `probability_{K-1}` (float32). The module's `predict_step` must return `index` `[B]`, `probabilities` `[B, K]` and
-    `prediction` `[B]`. Each rank appends its batches to its own file, and rank 0 merges the files at the end, so memory
-    does not grow with the dataset. The trainer must be called with `return_predictions: false`. A `fast_dev_run` writes
-    nothing. The predictions of a module without `num_classes` are not written; such a module must write them itself.
+    `prediction` `[B]`. Each rank appends its batches to its own file, and rank 0 merges the files at the end. Memory
+    therefore does not grow with the dataset. The trainer must be called with `return_predictions: false`. A
+    `fast_dev_run` writes nothing. The predictions of a module without `num_classes` are not written; such a module must
+    write them itself.
 
     The `predict_step` of a segmenter must return `index` `[B]` and `prediction` `[B, H, W]`, with at most 256 classes.
     Masks are written to `predictions/<index>.png`, or to `predictions/<name>.png` if images are files. Their pixel

@@ -1,4 +1,4 @@
-"""`fit`, `validate`, `test` and `predict`: LightningCLI with a run directory, resuming and one-sentence errors."""
+"""The commands `fit`, `validate`, `test` and `predict`: LightningCLI with run directories, resuming, short errors."""
 
 import contextlib
 import logging

@@ -157,7 +157,7 @@ def draw_curves(
             present = np.isfinite(values)
             count = present.sum(axis=0)
             mean = np.where(present, values, 0).sum(axis=0) / np.where(count, count, np.nan)
-            few = {"marker": "o", "markersize": 3.5} if len(epochs) < 5 else {}  # markers, because a single point has no line
+            few = {"marker": "o", "markersize": 3.5} if len(epochs) < 5 else {}  # shows single points
             ax.plot(epochs, mean, color=colours[config], linewidth=1.6, label=config, **few)
             if len(columns) > 1:
                 squares = np.where(present, (values - mean) ** 2, 0).sum(axis=0)

@@ -1,7 +1,8 @@
-"""Private names of Lightning and jsonargparse that have no public equivalent, with the reason for each use.
+"""All uses of private names of Lightning and jsonargparse that have no public equivalent, with their reasons.
 
-Modules have their own list in `lightning_modules/lightning_internals.py`. No other file uses private names. A test
-fails if an upgrade moves a private name or a method that our classes override. `pyproject.toml` bounds the versions.
+LightningModules have a separate list in `lightning_modules/lightning_internals.py`. No other file uses private names. A
+test fails if an upgrade moves a private name, or a method that our classes override. `pyproject.toml` limits the
+versions of both packages.
 """
 
 from collections.abc import Iterator
@@ -12,29 +13,29 @@ from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 
 FitLoop = _FitLoop
-"""Overridden because it returns at once if no step is left to train; there is no public class of loops."""
+"""Base class of our loop, which returns immediately if no training step remains. Lightning has no public loop class."""
 SignalConnector = _SignalConnector
-"""Replaced because Lightning's signal handlers wait for other ranks, and cannot be configured or disabled."""
+"""Class that we replace, because its signal handlers wait for other ranks and cannot be configured or disabled."""
 
 
 def handle_signals(trainer: Any, signals: SignalConnector) -> None:
-    """Let `signals` handle signals.
+    """Replace the object that handles a trainer's signals with `signals`.
 
-    The check of Lightning is removed, because this check causes a host sync in every step.
+    Lightning's check for received signals is removed, because it causes a host sync in every step.
     """
     trainer._signal_connector = signals
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
 
 
 def signal_handling(trainer: Any) -> Any:
-    """Return a trainer's object that handles signals."""
+    """Return the object that handles a trainer's signals."""
     return trainer._signal_connector
 
 
 def may_go_on_from_here(trainer: Any) -> bool:
-    """Return whether training can resume from a checkpoint saved now.
+    """Return whether training could be resumed from a checkpoint that is saved now.
 
-    False while gradients are accumulated, and before a validation.
+    This is not possible at the end of an epoch, while gradients are accumulated, or directly before validation.
     """
     epoch, fetcher = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher
     return not (epoch.batch_progress.is_last_batch or epoch._should_accumulate() or epoch._should_check_val_fx(fetcher))
@@ -46,27 +47,27 @@ def take_given_checkpoint_alone(trainer: Any) -> None:
 
 
 def synchronises_layers(strategy: Any) -> bool:
-    """Return whether `sync_batchnorm` is on, which only the strategy stores."""
+    """Return whether `sync_batchnorm` is enabled, which only the strategy stores."""
     return getattr(strategy, "_layer_sync", None) is not None
 
 
 def restoring(trainer: Any) -> Any:
-    """Return the object that restores checkpoints. The errors of this object do not name the checkpoint file."""
+    """Return the object that restores checkpoints, whose errors do not name the checkpoint file."""
     return trainer._checkpoint_connector
 
 
 def checkpoint_path(connector: Any) -> Any:
-    """Return the path of the checkpoint being restored."""
+    """Return the path of the checkpoint that is being restored."""
     return connector._ckpt_path
 
 
 def loaded_checkpoint(connector: Any) -> dict[str, Any]:
-    """Return the content of the checkpoint being restored."""
+    """Return the content of the checkpoint that is being restored."""
     return connector._loaded_checkpoint
 
 
 def logged_of_epoch(trainer: Any) -> dict[str, Any] | None:
-    """Return the metrics of an epoch that has just ended, otherwise None.
+    """Return the metrics of an epoch that has just ended, or None within an epoch.
 
     Lightning logs these metrics after the checkpoint is saved.
     """
@@ -75,14 +76,15 @@ def logged_of_epoch(trainer: Any) -> dict[str, Any] | None:
 
 
 def steps_trained(trainer: Any) -> int:
-    """Number of batches with an optimizer step, which Lightning uses as the step number in loggers."""
+    """Return the number of batches with an optimizer step, which Lightning uses as the step number in loggers."""
     return trainer.fit_loop.epoch_loop._batches_that_stepped
 
 
 def running_means(trainer: Any) -> dict[str, Any]:
-    """Return the running means of the metrics of an epoch. Checkpoints of Lightning do not contain these means.
+    """Return the running means of an epoch's metrics, which Lightning's checkpoints do not contain.
 
-    Each mean has a sum `value` and a `cumulated_batch_size`. `self.log` or `training.logging` logged the values.
+    Each running mean has a sum `value` and a `cumulated_batch_size`. Its values were logged by `self.log` or
+    `training.logging`.
     """
     means = {}
     for key, logged in (trainer._results or {}).items():
@@ -94,19 +96,19 @@ def running_means(trainer: Any) -> dict[str, Any]:
 
 
 def subcommand_parser(line: Any, subcommand: str) -> Any:
-    """Return the parser of one subcommand; `LightningCLI` nests these parsers in its own."""
+    """Return the parser of one subcommand, which `LightningCLI` nests in its main parser."""
     return line._subcommand_parsers[subcommand]
 
 
 def typed_arguments(parser: Any) -> Iterator[tuple[str, Any]]:
-    """Yield name and type of each argument of a parser; neither argparse nor jsonargparse lists these publicly."""
+    """Yield the name and type of each argument of a parser, for which there is no public function."""
     for action in parser._actions:
         if hasattr(action, "_typehint"):
             yield action.dest, action._typehint
 
 
 def import_verdicts() -> Any:
-    """Return the setting of allowed imports; jsonargparse has only a public setter (`set_parsing_settings`)."""
+    """Return the setting of allowed imports. jsonargparse has only a public setter (`set_parsing_settings`)."""
     return parsing_settings["import_path_verdicts"]
 
 

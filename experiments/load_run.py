@@ -1,4 +1,4 @@
-"""Load the model and data of a run in Python, for a notebook or another program."""
+"""Load the model and data of a run in Python, for use in a notebook or in other programs."""
 
 import os
 import shutil
@@ -20,25 +20,25 @@ from experiments.run_directory import WEIGHTS, check_checkpoint, read_checkpoint
 def load_run(
     directory: str | os.PathLike[str], checkpoint: str | None = None, arguments: Sequence[str] = ()
 ) -> tuple[LightningModule, LightningDataModule]:
-    """Rebuild the model and data of a run from `config.yaml`. The random number generators of the caller do not change.
+    """Rebuild the model and data of a run from `config.yaml`, without changing the caller's random number generators.
 
-    Checkpoints do not contain constructor arguments, so `load_from_checkpoint` would need all arguments again.
+    Checkpoints do not contain constructor arguments, so `load_from_checkpoint` would require all arguments again.
 
     Args:
-        directory: the run directory, or `hf://owner/name` or `hf://owner/name@revision` for a run that `push` uploaded
-            to the Hugging Face Hub. From the Hub, only `config.yaml` and `model.safetensors` are downloaded.
-        checkpoint: `best` or `last`; None means the checkpoint that `checkpoint.test_checkpoint` of the run selects. An
-            uploaded run has the weights of one checkpoint.
-        arguments: changes of the settings, as on the command line, such as `["--data.images.data_dir", "my_images"]`.
+        directory: run directory, or `hf://owner/name` or `hf://owner/name@revision` for a run that `push` uploaded to
+            the Hugging Face Hub. Only `config.yaml` and `model.safetensors` are downloaded from the Hub.
+        checkpoint: `best` or `last`. None selects the checkpoint that the run sets as `checkpoint.test_checkpoint`. An
+            uploaded run has only the weights of one checkpoint.
+        arguments: command-line arguments that override settings, such as `["--data.images.data_dir", "my_images"]`.
 
     Returns:
-        The model in evaluation mode with the weights of the checkpoint, and the DataModule. `setup` of the DataModule
-        has not been called.
+        The model in evaluation mode with the weights of the checkpoint, and the DataModule, whose `setup` has not been
+        called.
 
     Raises:
-        FileNotFoundError: if the run or the checkpoint does not exist, or the Hub cannot be reached.
+        FileNotFoundError: if the run or the checkpoint does not exist, or if the Hub cannot be reached.
         PermissionError: if the run on the Hub is gated.
-        ValueError: if the checkpoint does not match the configuration, or a setting is rejected.
+        ValueError: if the checkpoint does not match the configuration, or if a setting is rejected.
     """
     line = load_line(directory, checkpoint, arguments)
     return line.model, line.datamodule
@@ -47,28 +47,29 @@ def load_run(
 def load_line(
     directory: str | os.PathLike[str], checkpoint: str | None = None, arguments: Sequence[str] = ()
 ) -> CommandLine:
-    """Rebuild a run as `load_run` does, with its trainer.
+    """Rebuild the model and data of a run as in `load_run`, and also its trainer.
 
     Args:
         directory: as in `load_run`, or `latest`.
         checkpoint: as in `load_run`.
-        arguments: changes of the settings, as on the command line, such as `--trainer.devices 1`.
+        arguments: command-line arguments that override settings, such as `--trainer.devices 1`.
 
     Returns:
-        The command line with `model`, in evaluation mode and with the weights of the checkpoint, `datamodule` and
-        `trainer`.
+        The command line, with the attributes `model` (in evaluation mode, with the weights of the checkpoint),
+        `datamodule` and `trainer`.
 
     Raises:
-        FileNotFoundError: if the run or the checkpoint does not exist, or the Hub cannot be reached.
+        FileNotFoundError: if the run or the checkpoint does not exist, or if the Hub cannot be reached.
         PermissionError: if the run on the Hub is gated.
-        ValueError: if the checkpoint does not match the configuration, or a setting is rejected.
+        ValueError: if the checkpoint does not match the configuration, or if a setting is rejected.
         ArgumentError: if one of `arguments` is invalid.
     """
     with ExitStack() as stack:
         run, weights = str(directory), None
         if is_address := run.startswith(SCHEME):
             snapshot = download_run(run)
-            # The cache has links, which a run directory may not have, and is not ours to write to.
+            # The files in the cache are links, which are not allowed in a run directory, and the cache must not be
+            # modified.
             run, weights = stack.enter_context(TemporaryDirectory()), snapshot / WEIGHTS
             shutil.copyfile(snapshot / "config.yaml", Path(run, "config.yaml"))
         try:

@@ -1,4 +1,4 @@
-"""One table per metric, with a row per method and a column per setting."""
+"""Build one table per metric, with a row per method and a column per setting."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
@@ -7,20 +7,20 @@ from experiments.results import Summary, in_order
 from experiments.run_request import Experiment
 
 MOST_COLUMNS = 8
-"""Maximal number of settings as columns in a terminal."""
+"""Maximum number of settings that are columns in a terminal."""
 Places = Mapping[str, tuple[str, str]]
-"""Row and column of each experiment, by its title."""
+"""Row and column of each experiment, by the title of the experiment."""
 
 
 def places(experiments: Sequence[Experiment]) -> Places:
-    """Assign each experiment its row and column in the table.
+    """Assign a row and a column of the table to each experiment.
 
-    Each row is a config, and each column is a value of the varied key. With two varied keys, the first key is part of
-    the row. If configs of several folders share file names, each row is a folder, and each column is a file name. For
-    example, `elr/cifar10` and `elr/cifar10_asymmetric` are two columns of the row `elr`.
+    Each row is a config, and each column is a value of the varied key. If two keys vary, each row is a config with a
+    value of the first key. If configs of several folders share file names, each row is a folder, and each column is a
+    file name. For example, `elr/cifar10` and `elr/cifar10_asymmetric` are two columns of the row `elr`.
 
     Returns:
-        The row and column of each experiment. The result is empty if no row would have two columns.
+        The row and column of each experiment. The result is empty if no row would have at least two columns.
     """
     names = list(dict.fromkeys(each.config_name for each in experiments))
     folders, files = (
@@ -43,7 +43,7 @@ def places(experiments: Sequence[Experiment]) -> Places:
 
 
 def swept_keys(experiments: Sequence[Experiment]) -> list[str]:
-    """List the keys that vary; return an empty list if the experiments do not vary the same keys."""
+    """List the keys that vary, or return an empty list if the experiments do not vary the same keys."""
     keys = {tuple(key for key, _ in each.setting) for each in experiments}
     if len(keys) != 1:
         return []
@@ -52,9 +52,10 @@ def swept_keys(experiments: Sequence[Experiment]) -> list[str]:
 
 
 def method_table(summaries: Sequence[Summary], place: Places) -> tuple[list[str], list[list[str]]]:
-    """Build header and rows of the table, whose columns are metric, method, and mean ± std in each setting.
+    """Build the header and the rows of a table with the columns metric, method, and mean ± std in each setting.
 
-    If there are many settings and few methods, settings are rows. The header omits the first column.
+    If there are many settings and few methods, each setting is a row instead. The header omits the first column
+    (metric).
     """
     columns, first = list(dict.fromkeys(column for _, column in place.values())), "method"
     cells = {(each.metric, *place[each.config]): str(each) for each in summaries}
@@ -71,6 +72,6 @@ def method_table(summaries: Sequence[Summary], place: Places) -> tuple[list[str]
 
 
 def by_metric(rows: Sequence[Sequence[str]]) -> Iterator[tuple[str, list[list[str]]]]:
-    """Yield each metric and the rows of this metric, without the first column."""
+    """Yield each metric, and the rows of this metric without the first column."""
     for metric, own in groupby(rows, key=lambda row: row[0]):
         yield metric, [list(row[1:]) for row in own]

@@ -1,4 +1,4 @@
-"""Pictures of docs/images, each described by the comment at the top of a configuration and made from runs.
+"""Make the pictures in docs/images from runs, as described in the comments at the top of configurations.
 
     # picture: accuracy.csv of configs/monna/demo_baseline.yaml --seeds 0
     # lines: MoNNA; averaging
@@ -6,19 +6,21 @@
     # rows: honest nodes = mean
     # see: The sentence below the picture.
 
-`picture` is a file in the run directory of the configuration. `of` is followed by arguments of `compare`, which may
-begin with further configurations, or by `test`, further configurations and arguments of `test`, where DATA is the
-folder NOISEWORKS_DATA. A text may continue in the next lines.
+`picture` is a file in the run directory of the configuration. If the picture is made from a comparison, `of` is
+followed by arguments of `compare`, which may begin with additional configurations. Alternatively, `of` is followed by
+`test`, additional configurations and arguments of `test`. In these arguments, DATA means the NOISEWORKS_DATA directory.
+A text may continue on the next lines.
 
-A table (.csv) is plotted with a colour for each run, in the order of `lines`. `axes` names the column of the horizontal
-axis, and then a column for each panel. A name that ends in `(log scale)` gives a logarithmic axis. `rows` selects rows
-of the table. For `metrics.csv` the columns are `epoch` and metrics, for `certification.csv` they are `radius` and
-`certified accuracy`, and for `test_metrics.csv` they are `level` and metrics without their level: `retrieval` has the
-values of `test/retrieval_0.25` and `test/retrieval_0.50`. Figures (.png) of the runs are placed below or beside each
-other. `rows: height = 40 %` keeps the upper part of figures. For `table.png` and `comparison.png`, `axes` names keys
-and metrics in words, and `lines` the methods.
+A table (.csv) is plotted with one colour per run, in the order of `lines`. `axes` lists the column of the horizontal
+axis, and then one column per panel. If the display name of a column ends in `(log scale)`, its axis is logarithmic.
+`rows` selects rows of the table. For `metrics.csv`, the columns are `epoch` and metrics. For `certification.csv`, they
+are `radius` and `certified accuracy`. For `test_metrics.csv`, they are `level` and metrics without their level: for
+example, `retrieval` has the values of `test/retrieval_0.25` and `test/retrieval_0.50`. Figures (.png) of the runs are
+placed below or next to each other. `rows: height = 40 %` keeps only the upper part of figures. For `table.png` and
+`comparison.png`, `axes` sets the display names of keys and metrics, and `lines` those of methods.
 
-The first picture of a method is docs/images/<method>.png; other pictures are docs/images/<method>_<configuration>.png.
+The first picture of a method is docs/images/<method>.png. Its other pictures are
+docs/images/<method>_<configuration>.png.
 """
 
 import itertools
@@ -41,27 +43,27 @@ if TYPE_CHECKING:
 
 MAX_BYTES = 100_000
 MANY_COLOURS = 20_000
-"""Number of colours above which a picture contains photographs; drawings have fewer."""
+"""Number of colours above which a picture is assumed to contain photographs. Drawings have fewer colours."""
 KEYS = ("picture", "lines", "axes", "rows", "see")
 KEY_LINE = re.compile(rf"# ({'|'.join((*KEYS, 'needs'))}): (.+)")
 LOG = " (log scale)"
 STYLES = ("-", ":", "--", "-.")
 FEW = 9
-"""Number of points from which a line has no markers."""
+"""Number of points from which on a line is drawn without markers."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture, and how to make it.
+    """A picture in docs/images, and the settings from which it is made.
 
     Args:
         name: name of the file in docs/images, without suffix.
         config: path of the configuration, relative to the project.
         source: file in the run directory.
-        compared: arguments of `compare` after the configuration; empty for a single run.
-        lines: names of the runs in words; empty keeps the names of the configurations.
-        axes: names in words of columns, keys or metrics.
-        rows: value of each text column that rows must have.
+        compared: arguments of `compare` after the configuration. Empty for a picture of a single run.
+        lines: display names of the runs. If empty, the names of the configurations are used.
+        axes: display names of columns, keys or metrics.
+        rows: required value of each text column in the selected rows.
         see: sentence below the picture.
     """
 
@@ -76,7 +78,7 @@ class Picture:
 
     @property
     def command(self) -> str:
-        """The command whose run has the source."""
+        """The command whose run writes `source`."""
         if self.compared[:1] == ("test",):
             others, more = _split(self.compared[1:])
             tests = ([f"python train.py test --config {each}", *more] for each in (self.config, *others))
@@ -87,7 +89,7 @@ class Picture:
 
 
 def pictured(methods: Sequence[Method], folder: str, project: Path) -> Iterator[Picture]:
-    """Yield the pictures of the methods of a file or folder."""
+    """Yield the pictures of the methods in a file or folder."""
     first = True
     for path in dict.fromkeys(config.path for method in methods for config in method.configs):
         found = _comment(text_of(project / path))
@@ -102,13 +104,13 @@ def pictured(methods: Sequence[Method], folder: str, project: Path) -> Iterator[
 
 
 def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Split arguments into the configurations that they begin with and the rest."""
+    """Split arguments into the configurations at their start and the remaining arguments."""
     configs = list(itertools.takewhile(lambda each: not each.startswith("-"), arguments))
     return configs, list(arguments[len(configs) :])
 
 
 def _comment(text: str) -> dict[str, str]:
-    """Read the texts of the keys in the comment at the top of a configuration."""
+    """Read the keys, such as `picture`, and their texts from the comment at the top of a configuration."""
     found: dict[str, str] = {}
     key = ""
     for line in itertools.takewhile(lambda line: line.startswith("#"), text.splitlines()):
@@ -120,21 +122,21 @@ def _comment(text: str) -> dict[str, str]:
 
 
 def _pairs(text: str) -> dict[str, str]:
-    """Parse `name = words; name = words`. A name without words is its own words."""
+    """Parse a text of the form `name = words; name = words`. If the words are omitted, they are the name itself."""
     parts = (part.partition("=") for part in text.split(";") if part.strip())
     return {name.strip(): words.strip() or name.strip() for name, _, words in parts}
 
 
 def make_picture(picture: Picture, runs: Path, project: Path) -> None:
-    """Make a picture from its run in a folder, and start the run if it is missing.
+    """Make a picture from its run in a folder, and start the run if it does not exist.
 
     Raises:
-        FileNotFoundError: if a run lacks the source.
-        ValueError: if the lines do not fit the runs.
+        FileNotFoundError: if a run lacks the file `source`.
+        ValueError: if the number of lines differs from the number of runs.
         subprocess.CalledProcessError: if a run fails.
     """
     run = runs / picture.config.parent.name / picture.config.stem
-    config = os.path.relpath(project / picture.config)  # as a user names it, so that a user's run is known again
+    config = os.path.relpath(project / picture.config)  # the path that a user would give, so that a user's run is found
     source = run / picture.source
     command, *more = picture.compared or ("fit",)
     if command in ("fit", "test"):
@@ -200,7 +202,7 @@ def _draw(picture: Picture, arguments: Sequence[str], output: Path) -> Path:
 
 
 def _put_together(files: Mapping[str, Sequence[Path]], picture: Picture, path: Path) -> Path:
-    """Place the figure of the first seed of each run below the others, or beside them if it is tall. Add its name."""
+    """Arrange the figures of each run's first seed, with names, below each other, or side by side if they are tall."""
     from matplotlib.font_manager import findfont
     from PIL import Image, ImageDraw, ImageFont, ImageOps
 
@@ -227,9 +229,9 @@ def _put_together(files: Mapping[str, Sequence[Path]], picture: Picture, path: P
 
 
 def _draw_tables(files: Mapping[str, Sequence[Path]], picture: Picture, path: Path) -> Path:
-    """Draw one panel for each column of tables. Each run has a colour, and each text of a text column a line style.
+    """Draw one panel per column of tables, with a colour per run and a line style per value of the text columns.
 
-    Several seeds are drawn as mean ± std.
+    If there are several seeds, mean ± std is drawn.
     """
     import pandas as pd
 
@@ -246,7 +248,8 @@ def _draw_tables(files: Mapping[str, Sequence[Path]], picture: Picture, path: Pa
                 values = pd.concat([each.set_index(across)[column].dropna() for each in seeds], axis=1)
                 mean, colour = values.mean(axis=1), f"C{number}"
                 label = line if line and text == by_text[0][0] else None
-                # the first run, the method, is a thin line in front, so that an equal line remains visible behind
+                # the first run (the method) is drawn as a thin line in front, so that an identical line behind it
+                # remains visible
                 front: dict[str, Any] = {"linewidth": 2.4 if number else 1.7, "zorder": 3 - 0.1 * number}
                 front |= {"marker": "o", "markersize": 5} if len(mean) < FEW else {}
                 ax.plot(mean.index, mean, style, color=colour, label=label, **front)
@@ -277,7 +280,7 @@ def _draw_tables(files: Mapping[str, Sequence[Path]], picture: Picture, path: Pa
 
 
 def _by_text(tables: Sequence["pd.DataFrame"]) -> Iterator[tuple[str, list["pd.DataFrame"]]]:
-    """Group the rows of the tables of several seeds by the values of their text columns."""
+    """Group the rows of several seeds' tables by the values of their text columns."""
     text = [name for name in tables[0] if name not in tables[0].select_dtypes("number")]
     if not text:
         yield "", list(tables)
@@ -288,7 +291,7 @@ def _by_text(tables: Sequence["pd.DataFrame"]) -> Iterator[tuple[str, list["pd.D
 
 
 def _table(file: Path, picture: Picture) -> "pd.DataFrame":
-    """Read the columns of the axes and the text columns of a table of a run."""
+    """Read the columns of the axes and the text columns from a table of a run."""
     import pandas as pd
 
     from experiments.results import read_curves
@@ -314,7 +317,7 @@ def _existing(file: Path, picture: Picture) -> Path:
 
 
 def _by_level(file: Path, picture: Picture) -> "pd.DataFrame":
-    """Tabulate test metrics whose names end in a number, by this number."""
+    """Return a table of the test metrics whose names end in a number (the level), by this number."""
     import pandas as pd
 
     found: dict[float, dict[str, float]] = {}
@@ -326,7 +329,7 @@ def _by_level(file: Path, picture: Picture) -> "pd.DataFrame":
 
 
 def _certified(file: Path) -> "pd.DataFrame":
-    """Compute certified accuracy at equally spaced radii from the log of a certification."""
+    """Compute the certified accuracy at equally spaced radii from a certification log."""
     import numpy as np
     import pandas as pd
 
@@ -337,7 +340,7 @@ def _certified(file: Path) -> "pd.DataFrame":
 
 
 def shrink(source: Path, target: Path) -> None:
-    """Copy a picture with at most `MAX_BYTES`, a width of at most 1,000 pixels, and as many colours as possible."""
+    """Copy a picture, reduced to at most `MAX_BYTES` and a width of 1,000 pixels, with as many colours as possible."""
     from PIL import Image
 
     with Image.open(source) as opened:
@@ -348,7 +351,7 @@ def shrink(source: Path, target: Path) -> None:
         with whole_file(target) as partial:
             if photographs:
                 few = picture.quantize(colours, Image.Quantize.MEDIANCUT)
-            else:  # maximum coverage keeps the colours of thin lines
+            else:  # the method "maximum coverage" keeps the colours of thin lines
                 few = picture.quantize(colours, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
             few.save(partial, optimize=True)
         if target.stat().st_size <= MAX_BYTES:

@@ -1,4 +1,4 @@
-"""Progress bar of a run. It shows loss, samples per second, a validation metric, and the remaining time of the run."""
+"""Progress bar of a run, with the loss, samples per second, a validation metric, and the remaining time of the run."""
 
 import math
 import re
@@ -15,17 +15,17 @@ from experiments.results import duration, validation_metric
 from experiments.throughput import Throughput, seconds_left, share_done
 
 SECONDS = 0.5
-"""Interval between two reads of the loss, each a host sync."""
+"""Seconds between two reads of the loss, each of which causes a host sync."""
 
 
 class WholeRun(RichProgressBar):
-    """Show the loss of the last step, the last validation metric, and the remaining time of the whole run.
+    """Progress bar with the last step's loss, the last validation metric, and the remaining time of the whole run.
 
-    If the trainer has the callback `Throughput`, the samples per second of all ranks are also shown.
+    If the trainer has the callback `Throughput`, the samples per second over all ranks are also shown.
 
     Args:
-        monitor: the validation metric to show; None chooses a metric.
-        given_labels: whether validation labels are noisy. If so, the displayed name of the metric says this.
+        monitor: validation metric to show. None selects a metric automatically.
+        given_labels: whether validation labels are noisy. If true, the displayed name of the metric says so.
     """
 
     def __init__(self, monitor: str | None = None, given_labels: bool = False) -> None:
@@ -38,7 +38,7 @@ class WholeRun(RichProgressBar):
         self._rate: float | None = None
 
     def configure_columns(self, trainer: Trainer) -> list[Any]:
-        """Choose columns that fit into a terminal of 80 characters next to the metrics."""
+        """Select columns that fit next to the metrics in a terminal with 80 characters per line."""
         _, _, batches, *_ = super().configure_columns(trainer)
         return [
             StageColumn("[progress.description]{task.description}"),
@@ -83,7 +83,7 @@ class WholeRun(RichProgressBar):
 
 
 class StageColumn(TextColumn):
-    """Column with the stage and the epoch. The total number of epochs is shown only if this number limits the run."""
+    """Column with the stage and the epoch. The total number of epochs is shown only if it limits the run."""
 
     def render(self, task: Task) -> Text:
         text = super().render(task)
@@ -92,7 +92,7 @@ class StageColumn(TextColumn):
 
 
 class TimeLeft(ProgressColumn):
-    """Column with the remaining time. During training, this is the time of the whole run, otherwise of the stage."""
+    """Column with the remaining time: of the whole run during training, and otherwise of the current stage."""
 
     max_refresh = SECONDS
 

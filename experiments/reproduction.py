@@ -1,6 +1,6 @@
-"""Published numbers and our own: files that state both, the runs, and the verdicts.
+"""Compare published numbers with our results: read files with published numbers, plan runs, and compute verdicts.
 
-`train.py reproduce` runs the experiments of such files. docs/reproduced.csv keeps the results.
+`train.py reproduce` runs the experiments in such files. The results are recorded in docs/reproduced.csv.
 """
 
 import math
@@ -45,14 +45,15 @@ Row = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Published:
-    """One number of a paper, and the criterion that was stated before the runs.
+    """A number from a paper, and the criterion for reproducing it, which was stated before the runs.
 
     Args:
         metric: metric of our runs, such as `test/accuracy`.
-        published: the paper's number.
-        uncertainty: standard deviation of the paper's number, or the error of a number that was read off a figure.
-        direction: `higher` or `lower`: which is better; `equal` if neither is.
-        margin: how much worse than the paper's number our mean may be, or how far from this number for `equal`.
+        published: number in the paper.
+        uncertainty: standard deviation of the paper's number, or reading error of a number that was read from a figure.
+        direction: `higher` or `lower` if such values are better, or `equal` if neither is better.
+        margin: how much worse than the paper's number our mean may be. For `equal`, it is how much our mean may differ
+            from this number.
     """
 
     metric: str
@@ -71,17 +72,18 @@ class Published:
 
 @dataclass(frozen=True)
 class Reproduction:
-    """An experiment of a paper at the paper's size.
+    """An experiment from a paper, at the size of the paper.
 
     Args:
         name: unique name of the experiment in its file.
         paper: table, figure or sentence of the paper.
-        config: configuration.
-        overrides: arguments that follow the configuration.
-        variation: varied key, if any. The compared number is then the fitted exponent of the metric in this key.
-        runs: one run per seed, and per value of the varied key.
-        results: numbers to compare.
-        tried: remark on the result, for example what was tried to reach the number.
+        config: path of the configuration.
+        overrides: command-line arguments after the configuration.
+        variation: varied key, or None. With a varied key, the compared number is the fitted exponent of the metric in
+            this key.
+        runs: one run per seed and per value of the varied key.
+        results: published numbers to compare.
+        tried: remark on the result, for example on attempts to reach the number.
         output: directory of the runs.
     """
 
@@ -96,7 +98,7 @@ class Reproduction:
     output: Path
 
     def compared(self, published: Published) -> str:
-        """Name the number that is compared: the metric, or its exponent in the varied key."""
+        """Return the name of the compared number: the metric, or its exponent in the varied key."""
         if self.variation is None:
             return published.metric
         [key] = keys_to_fit([self.variation.key], [self.variation])
@@ -104,12 +106,12 @@ class Reproduction:
 
     @property
     def cpu_seconds(self) -> float:
-        """CPU time of all runs, on this machine."""
+        """CPU time of all runs on this machine, in seconds."""
         path = self.output / "cpu_seconds.txt"
         return sum(map(float, read_text(path).split())) if path.is_file() else math.nan
 
     def add_cpu_seconds(self, seconds: float) -> None:
-        """Add the CPU time of some of the runs."""
+        """Add the CPU time of some of the runs to the recorded CPU time."""
         with (self.output / "cpu_seconds.txt").open("a", encoding="utf-8") as file:
             file.write(f"{seconds:.1f}\n")
 
@@ -118,12 +120,13 @@ def load(path: Path, output: Path | None = None) -> list[Reproduction]:
     """Read a file with published numbers, and plan the runs.
 
     Args:
-        path: YAML file, a list of experiments.
-        output: directory of the runs; default `runs/reproduced/<folder of the file>`.
+        path: YAML file with a list of experiments.
+        output: directory of the runs. None means `runs/reproduced/<folder of the file>`.
 
     Raises:
         FileNotFoundError: if the file or a configuration does not exist.
-        ValueError: if a key is missing, unknown or has an invalid value, or the output directory contains other runs.
+        ValueError: if a key is missing, unknown or has an invalid value, or if the output directory contains other
+            runs.
     """
     path = relative(located(path).resolve())
     if not path.is_file():
@@ -136,10 +139,11 @@ def load(path: Path, output: Path | None = None) -> list[Reproduction]:
 
 
 def plan(files: Sequence[Path], output: Path | None = None) -> list[Reproduction]:
-    """Read files with published numbers, and plan the runs, with a directory for each experiment.
+    """Read files with published numbers, and plan the runs, with one directory per experiment.
 
     Raises:
-        FileNotFoundError, ValueError: see `load`; also if two experiments would have the same directory.
+        FileNotFoundError, ValueError: see `load`. A ValueError is also raised if two experiments would have the same
+            directory.
     """
     found = [each for file in files for each in load(file, output)]
     taken = [each.output for each in found]
@@ -225,7 +229,7 @@ def rows_of(reproduction: Reproduction) -> list[Row]:
     """Compare the finished runs with the published numbers, in rows of reproduced.csv.
 
     Raises:
-        ValueError: if a finished run lacks a metric; the message names the available metrics.
+        ValueError: if a finished run lacks a metric. The message names the available metrics.
     """
     metrics = [each.metric for each in reproduction.results]
     results = collect(reproduction.runs, metrics)
@@ -273,9 +277,10 @@ def _row(reproduction: Reproduction, published: Published, results: Sequence[Res
 
 
 def _exponent(reproduction: Reproduction, results: Sequence[Result]) -> tuple[float, float]:
-    """Fit the exponent of a metric in the varied key: mean and standard deviation over seeds.
+    """Fit the exponent of a metric in the varied key, and return its mean and standard deviation over seeds.
 
-    Both are NaN if a value of the metric is missing or not positive: a fit to the others would be a selection.
+    Mean and standard deviation are NaN if a value of the metric is missing or not positive, because a fit to the
+    remaining values would be biased by selection.
     """
     assert reproduction.variation is not None
     experiments = list(dict.fromkeys(run.experiment for run in reproduction.runs))
@@ -287,12 +292,12 @@ def _exponent(reproduction: Reproduction, results: Sequence[Result]) -> tuple[fl
 
 
 def read(path: Path) -> list[Row]:
-    """Read a reproduced.csv. Return no rows if the file does not exist."""
+    """Read reproduced.csv, or return no rows if the file does not exist."""
     return read_csv(path)
 
 
 def write(path: Path, rows: Iterable[Row]) -> None:
-    """Write a reproduced.csv. A row is replaced by the last one of its experiment and metric that ran."""
+    """Write reproduced.csv, keeping only the last row with results for each experiment and metric."""
     kept = latest([*read(path), *rows], ["config", "experiment", "metric"])
     write_csv(path, COLUMNS, [[row[name] for name in COLUMNS] for row in kept])
 
@@ -316,11 +321,11 @@ def cells(row: Row) -> list[str]:
 
 
 def page(rows: Sequence[Row], papers: Mapping[str, str]) -> str:
-    """Write the page docs/reproduced.md.
+    """Return the text of docs/reproduced.md.
 
     Args:
         rows: rows of reproduced.csv.
-        papers: Markdown link of each method, by the folder of its configurations.
+        papers: Markdown link of each method, by the folder of the method's configurations.
     """
     folders = [Path(row["config"]).parent.name for row in rows]
     own = [papers.get(folder, folder) for folder in folders]
@@ -345,6 +350,6 @@ def page(rows: Sequence[Row], papers: Mapping[str, str]) -> str:
 
 
 def save(rows: Sequence[Row], output: Path) -> None:
-    """Write reproduced.csv and reproduced.md of some experiments."""
+    """Write reproduced.csv and reproduced.md for a list of results."""
     write(output / "reproduced.csv", rows)
     write_text(output / "reproduced.md", page(rows, {}))

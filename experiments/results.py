@@ -17,13 +17,13 @@ from rich.table import Table
 from datamodules.files.whole_files import write_text
 
 BEST_EPOCH = "best_epoch/"
-"""Prefix of the best epoch's metrics, if `checkpoint.test_checkpoint` is the last one."""
+"""Prefix of the metrics at the best epoch, which are reported if `checkpoint.test_checkpoint` is `last`."""
 
 DID_NOT_RUN = "did not run"
-"""Verdict of a claim or a reproduction without finished runs."""
+"""Verdict of a claim or a reproduction whose runs have not finished."""
 
 DIVERGED = "test/diverged"
-"""Metric that is 1 for a run whose loss diverged, if its configuration counts that as a result."""
+"""Metric that is 1 for a run whose loss diverged, if its configuration treats divergence as a result."""
 
 HIGHER = r"accuracy|recovered|dice|m?iou|acr|auroc|aupr|tnr\d*|psnr|ssim|retrieval|precision|recall|f1|tpr"
 LOWER = (
@@ -33,7 +33,7 @@ LOWER = (
 
 
 Curves = dict[str, dict[int, float]]
-"""Metric name -> epoch -> value."""
+"""Values of metrics, by metric name and epoch."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Result:
         config: title of the run's experiment.
         metric: name of the metric.
         seed: seed of the run.
-        value: value of the metric; NaN if the run diverged and has no value.
+        value: value of the metric. NaN if the run diverged and has no value.
         diverged: whether the run diverged.
     """
 
@@ -62,12 +62,12 @@ class Summary:
     Args:
         config: title of the experiment.
         metric: name of the metric.
-        mean: mean over the seeds with a finite value; NaN if there is none.
-        std: sample standard deviation (n - 1) over the seeds with a finite value; NaN for a single seed.
+        mean: mean over the seeds with a finite value. NaN if no seed has a finite value.
+        std: sample standard deviation (n - 1) over the seeds with a finite value. NaN for a single seed.
         seeds: number of seeds with a finite value.
-        diverged: number of seeds without a finite value because the run diverged.
-        not_finite: number of seeds with NaN or infinity although the run did not diverge. For example, a time to reach
-            a threshold is infinite if the threshold was never reached.
+        diverged: number of seeds that have no finite value because their run diverged.
+        not_finite: number of seeds whose value is NaN or infinite although their run did not diverge. For example, the
+            time to reach a threshold is infinite if the threshold was never reached.
     """
 
     config: str
@@ -80,7 +80,7 @@ class Summary:
 
     @property
     def runs(self) -> int:
-        """Number of seeds with and without a finite value."""
+        """Total number of seeds, with and without a finite value."""
         return self.seeds + self.diverged + self.not_finite
 
     def __str__(self) -> str:
@@ -92,7 +92,7 @@ class Summary:
 
 
 def validation_metric(names: Iterable[str], monitor: str | None) -> str | None:
-    """Choose the validation metric to show: `monitor` if it is logged, otherwise the first metric except losses."""
+    """Return the validation metric to show: `monitor` if it is logged, else the first metric that is not a loss."""
     if monitor in (names := list(names)):
         return monitor
     found = sorted(name for name in names if name.startswith("val/") and not re.search(r"_step$|[/_]\d+$", name))
@@ -100,11 +100,11 @@ def validation_metric(names: Iterable[str], monitor: str | None) -> str | None:
 
 
 def final_metrics(metrics: Mapping[str, float], given_labels: bool = False) -> list[str]:
-    """Format metrics, one per line; metrics of single steps and single classes are left out.
+    """Format metrics, one per line, and omit metrics of single steps and single classes.
 
     Args:
         metrics: values by name.
-        given_labels: whether validation labels are noisy. If so, a note says this.
+        given_labels: whether validation labels are noisy. If true, a note says so.
     """
     stages = ("train/", "val/", "test/")
     shown = [name for name in metrics if not re.search(r"_step$|[/_]\d+$", name) and not repeated(name, metrics)]
@@ -119,11 +119,11 @@ def final_metrics(metrics: Mapping[str, float], given_labels: bool = False) -> l
 
 
 def arrow(metric: str) -> str:
-    """Return an arrow that shows whether a greater or smaller value of a metric is better.
+    """Return an arrow that shows whether larger or smaller values of a metric are better.
 
-    The first known word in the name of the metric decides. Return an empty string if no word is known. Metrics of
-    edited images have no arrow. Their better direction depends on the task, as protection against edits aims at low
-    similarity.
+    The first known word in the name of the metric determines the direction. If no word is known, an empty string is
+    returned. Metrics of edited images have no arrow, because the better direction depends on the task: for example,
+    protection against edits aims at low similarity.
     """
     words = metric.rpartition("/")[2].split("_")
     told = next((word for word in words if re.fullmatch(f"{HIGHER}|{LOWER}|edit", word)), "edit")
@@ -131,14 +131,15 @@ def arrow(metric: str) -> str:
 
 
 def chosen(results: Sequence[Result], metrics: Sequence[str]) -> list[Result]:
-    """Select the results of some metrics in the given order. Values at the best epoch are included.
+    """Select the results of given metrics, in this order, including the values at the best epoch.
 
     Args:
         results: results of all runs.
-        metrics: names with or without stage, such as `test/accuracy` or `accuracy`; empty means all metrics.
+        metrics: names with or without a stage, such as `test/accuracy` or `accuracy`. If empty, all metrics are
+            selected.
 
     Raises:
-        ValueError: if no run has one of the metrics; the message names it.
+        ValueError: if no run has one of the metrics. The message names the metric.
     """
     known = dict.fromkeys(beside(result.metric)[0] for result in results)
     for metric in metrics if results else ():
@@ -155,13 +156,14 @@ def chosen(results: Sequence[Result], metrics: Sequence[str]) -> list[Result]:
 def misspelt(name: str, known: Iterable[str]) -> bool:
     """Return whether an unknown metric is probably a misspelt known metric.
 
-    Some metrics, such as FID, are logged by full runs only. A name that is unlike all known names may be one of these.
+    Some metrics, such as FID, are logged only by complete runs. A name that is unlike all known names may be such a
+    metric.
     """
     return bool(difflib.get_close_matches(name, list(known), 1, cutoff=0.8))
 
 
 def choose_from(name: str, known: Iterable[str]) -> str:
-    """Return the end of a sentence about an unknown metric: a similar name, if any, and all known names."""
+    """Return the end of an error message about an unknown metric: a similar name, if any, and all known names."""
     names = list(known)
     close = difflib.get_close_matches(name, names, 1)
     meant = f"; did you mean {close[0]}?" if close else "."
@@ -169,7 +171,7 @@ def choose_from(name: str, known: Iterable[str]) -> str:
 
 
 def without_repetition(summaries: Sequence[Summary]) -> list[Summary]:
-    """Omit a metric at the best epoch if its value is the same for the tested checkpoint, for every config."""
+    """Omit a metric at the best epoch if, for every config, the tested checkpoint has the same value."""
     values = {(each.config, each.metric): str(each) for each in summaries}
     new = {
         metric
@@ -180,19 +182,19 @@ def without_repetition(summaries: Sequence[Summary]) -> list[Summary]:
 
 
 def in_order(metrics: Iterable[str]) -> list[str]:
-    """List unique metrics in order. The value at the best epoch directly follows the value of the tested checkpoint."""
+    """List unique metrics in order; a metric at the best epoch directly follows that of the tested checkpoint."""
     names = dict.fromkeys(metrics)
     tested = list(dict.fromkeys(beside(name)[0] for name in names))
     return sorted(names, key=lambda name: (tested.index(beside(name)[0]), beside(name)[1]))
 
 
 def beside(metric: str) -> tuple[str, bool]:
-    """Sort key that puts a metric at the best epoch directly after the same metric of the tested checkpoint."""
+    """Return a sort key that places a metric at the best epoch directly after that of the tested checkpoint."""
     return metric.removeprefix(BEST_EPOCH), metric.startswith(BEST_EPOCH)
 
 
 def repeated(metric: str, values: Mapping[str, float]) -> bool:
-    """Return whether a metric has the same value at the best epoch and for the tested checkpoint."""
+    """Return whether the value of a metric at the best epoch equals that of the tested checkpoint."""
     name, of_best_epoch = beside(metric)
     return of_best_epoch and values.get(name) == values[metric]
 
@@ -203,7 +205,7 @@ def duration(seconds: float | None) -> str:
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a table atomically. NaN becomes an empty field; floats keep all their digits."""
+    """Write a table atomically. NaN is written as an empty field, and floats with all their digits."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
@@ -212,16 +214,16 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
 
 
 def read_csv(path: Path) -> list[Mapping[str, str]]:
-    """Read the rows of a table, by column. Return no rows if the file does not exist."""
-    from datamodules.files.text_files import read_text  # imports NumPy, which `methods` and `compare --help` do without
+    """Read the rows of a table as dicts by column, or return no rows if the file does not exist."""
+    from datamodules.files.text_files import read_text  # a local import of NumPy, for a fast --help
 
     return list(csv.DictReader(io.StringIO(read_text(path)))) if path.is_file() else []
 
 
 def latest(rows: Iterable[Mapping[str, str]], columns: Sequence[str]) -> list[Mapping[str, str]]:
-    """Keep the last row of each combination of values in some columns.
+    """Keep only the last row for each combination of values in given columns.
 
-    A row whose verdict is `did not run` does not replace a row with figures.
+    A row whose verdict is `did not run` does not replace a row with numbers.
     """
     known: dict[tuple[str, ...], Mapping[str, str]] = {}
     for row in rows:
@@ -231,7 +233,7 @@ def latest(rows: Iterable[Mapping[str, str]], columns: Sequence[str]) -> list[Ma
 
 
 def read_test_metrics(path: Path) -> dict[str, float]:
-    """Read the metrics of a finished run, in the order of its `test_metrics.csv`.
+    """Read the metrics of a finished run, in the order of the file `test_metrics.csv`.
 
     Raises:
         ValueError: if the file is damaged.
@@ -244,7 +246,7 @@ def read_test_metrics(path: Path) -> dict[str, float]:
 
 
 def read_curves(path: Path) -> Curves:
-    """Read the columns of a `metrics.csv`, without empty cells."""
+    """Read the columns of a file `metrics.csv`, without empty cells."""
     curves: Curves = {}
     if path.is_file():
         with path.open(newline="", encoding="utf-8") as file:
@@ -257,10 +259,10 @@ def read_curves(path: Path) -> Curves:
 
 
 def summarise(results: Sequence[Result]) -> list[Summary]:
-    """Compute mean and standard deviation over seeds for each config and metric.
+    """Compute the mean and standard deviation over seeds for each config and metric.
 
-    The order of configs and metrics is kept. Seeds without a finite value are left out of the mean. Their number is
-    reported.
+    The order of configs and metrics is kept. Seeds without a finite value are excluded from the mean, and their number
+    is reported.
     """
     import numpy as np
 
@@ -278,7 +280,7 @@ def summarise(results: Sequence[Result]) -> list[Summary]:
 
 
 def mean_and_std(mean: float, std: float) -> str:
-    """Format as `0.9312 ± 0.0041`: the deviation has two significant digits, and the mean as many decimals."""
+    """Format as `0.9312 ± 0.0041`: the std has two significant digits, and the mean has the same number of decimals."""
     if not math.isfinite(std) or std == 0 or not math.isfinite(mean):
         return f"{mean:.4g}" + (" ± 0" if std == 0 else "")
     decimals = 1 - math.floor(math.log10(std))
@@ -288,9 +290,9 @@ def mean_and_std(mean: float, std: float) -> str:
 
 
 def grid(summaries: Sequence[Summary]) -> tuple[list[str], list[list[str]]]:
-    """Build the header and rows of a table of all metrics and configs.
+    """Build the header and the rows of a table of all metrics and configs.
 
-    The rows are the metrics or the configs, whichever are more.
+    The rows are the configs if there are more configs than metrics, and otherwise the metrics.
     """
     cells: Mapping[tuple[str, str], str] = {(each.config, each.metric): str(each) for each in summaries}
     configs = list(dict.fromkeys(config for config, _ in cells))
@@ -304,7 +306,7 @@ def grid(summaries: Sequence[Summary]) -> tuple[list[str], list[list[str]]]:
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Format a Markdown table; bars and line breaks in cells are escaped."""
+    """Format a Markdown table, escaping vertical bars and line breaks in cells."""
     lines = [header, ["---"] * len(header), *rows]
     return "".join("| " + " | ".join(" ".join(c.split()).replace("|", "\\|") for c in line) + " |\n" for line in lines)
 
@@ -320,6 +322,6 @@ def table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> T
 
 
 def terminal() -> Console:
-    """Return a console on standard output. If the output is a file or a pipe, the console is wide enough for tables."""
+    """Return a console on standard output, which is wide enough for tables if the output is a file or a pipe."""
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=160)

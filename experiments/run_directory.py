@@ -1,4 +1,4 @@
-"""The directory of a run: its name, its files, and how an interrupted run resumes from it.
+"""The directory of a run: its name, its files, and how an interrupted run is resumed from it.
 
 runs/<method>/<config>/<timestamp>/
     config.yaml        the resolved configuration
@@ -8,7 +8,7 @@ runs/<method>/<config>/<timestamp>/
     tensorboard/       event files
     figures/           pictures
 
-A run that was pushed to the Hugging Face Hub has model.safetensors instead of checkpoints/.
+The directory of a run that was pushed to the Hugging Face Hub has model.safetensors instead of checkpoints/.
 """
 
 import csv
@@ -39,20 +39,20 @@ from experiments.lightning_internals import (
 from experiments.results import read_test_metrics
 
 WEIGHTS = "model.safetensors"
-"""Weights of a run that was pushed."""
+"""Name of the file with the weights of a pushed run."""
 
 
 def new_run_directory(configs: list[str], root: str = "runs") -> Path:
-    """Return `runs/<method>/<config>/<timestamp>`; `elr/demo` if the first configuration is configs/elr/demo.yaml."""
+    """Return `runs/<method>/<config>/<timestamp>`, with the names of the first configuration's folder and file."""
     config = Path(configs[0]).resolve() if configs else Path("unnamed/command_line")
     return Path(root, config.parent.name, config.stem, datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f"))
 
 
 def latest_run(config: str | None, root: str = "runs") -> Path:
-    """Find the most recently started run of `fit`, among all runs or the runs of one configuration file.
+    """Find the most recently started run of `fit`, among all runs or among the runs of one configuration file.
 
     Raises:
-        FileNotFoundError: if there is no run; the message names the folder.
+        FileNotFoundError: if there is no run. The message names the searched folder.
     """
     below = Path(root) if config is None else new_run_directory([config], root).parent
     found = sorted(
@@ -68,7 +68,7 @@ def make_directory(directory: Path) -> None:
     """Create a run directory and check that it is writable.
 
     Raises:
-        OSError: if this fails; the message names the directory and the reason.
+        OSError: if the directory cannot be created or written. The message names the directory and the reason.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -83,7 +83,7 @@ def make_directory(directory: Path) -> None:
 
 @contextmanager
 def writing(directory: Path) -> Iterator[None]:
-    """Lock a run directory against other processes. The lock ends when this process ends.
+    """Context manager that locks a run directory against other processes; the lock is released when this process ends.
 
     Raises:
         ValueError: if another process writes to the directory.
@@ -96,19 +96,19 @@ def writing(directory: Path) -> Iterator[None]:
                 f"another fit, test or predict writes to {directory}: wait for it, or set another --run_directory"
             ) from None
         except OSError:
-            pass  # a file system without locks
+            pass  # the file system does not support locks
         yield
 
 
 def has_checkpoint(directory: Path) -> bool:
-    """Return whether a run has a checkpoint to resume from."""
+    """Return whether a run has a checkpoint from which it can be resumed."""
     return any(directory.glob("checkpoints/*.ckpt"))
 
 
 def clear(directory: Path) -> None:
-    """Remove incomplete files of a killed process.
+    """Remove incomplete files that a killed process left behind.
 
-    If the run has no checkpoint, also remove its table and event files.
+    If the run has no checkpoint, also remove `metrics.csv` and event files.
     """
     left = [*directory.rglob(".*.partial*"), *directory.glob("checkpoints/*.partial")]
     if not has_checkpoint(directory):
@@ -118,12 +118,12 @@ def clear(directory: Path) -> None:
 
 
 def refuse_fewer_epochs(path: Path, max_epochs: int | None) -> None:
-    """Reject training for fewer epochs than the checkpoint has completed.
+    """Raise an error if training has fewer epochs than the checkpoint has completed.
 
-    This check comes before any change to the run.
+    This is checked before anything in the run directory changes.
 
     Raises:
-        ValueError: if there are too few epochs, or if the checkpoint has no training progress.
+        ValueError: if `max_epochs` is too small, or if the checkpoint has no training progress.
     """
     try:
         done = int(read_checkpoint(path)["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
@@ -134,11 +134,11 @@ def refuse_fewer_epochs(path: Path, max_epochs: int | None) -> None:
 
 
 def tested_weights(directory: Path, checkpoint: str) -> Path:
-    """Return the file with the weights of a run: a checkpoint or, for a pushed run, `model.safetensors`.
+    """Return the path of a run's weights: a checkpoint or, for a pushed run, `model.safetensors`.
 
     Args:
         directory: the run directory.
-        checkpoint: `best` or `last`; a pushed run has weights of one of them.
+        checkpoint: `best` or `last`. A pushed run has the weights of only one of these checkpoints.
     """
     path = directory / "checkpoints" / f"{checkpoint}.ckpt"
     pushed = directory / WEIGHTS
@@ -146,9 +146,9 @@ def tested_weights(directory: Path, checkpoint: str) -> Path:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint without unpickling code; its tensors are memory-mapped.
+    """Read a checkpoint with memory-mapped tensors, without unpickling code.
 
-    The weights of a pushed run, a safetensors file, are read as a checkpoint without training progress.
+    The safetensors file of a pushed run is read as a checkpoint that has no training progress.
 
     Raises:
         FileNotFoundError: if the checkpoint does not exist.
@@ -182,7 +182,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 
 
 def _what_is_wrong(checkpoint: Any) -> str | None:
-    """Describe the first value in a checkpoint whose type is invalid. Return None if all types are valid."""
+    """Describe the first value in a checkpoint whose type is invalid, or return None if all types are valid."""
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         return "it holds no state_dict"
     for key, value in checkpoint["state_dict"].items():
@@ -190,7 +190,7 @@ def _what_is_wrong(checkpoint: Any) -> str | None:
             return f"state_dict has a {type(value).__name__} at {str(key)[:100]!r}"
         if value.layout != torch.strided or value.is_meta:
             return f"{key} is a tensor that has no values of its own"
-    # check types first, so that no tensor is used as a bool
+    # Types are checked first, so that no tensor is used as a bool.
     counts = {"global_step": checkpoint.get("global_step"), "epoch": checkpoint.get("epoch", 0)}
     table = checkpoint.get("metrics_table", {"rows": [], "means": {}})
     if isinstance(table, dict):
@@ -240,25 +240,25 @@ def _what_is_wrong(checkpoint: Any) -> str | None:
 
 
 def latest_checkpoint(directory: Path) -> Path:
-    """Return the checkpoint to resume from. This is the checkpoint with the most training steps.
+    """Return the checkpoint from which to resume, which is the one with the most training steps.
 
     Raises:
         FileNotFoundError: if the run has not saved a checkpoint yet.
     """
     found = [path for name in ("last", "step") if (path := directory / "checkpoints" / f"{name}.ckpt").is_file()]
     if not found and (best := directory / "checkpoints/best.ckpt").is_file():
-        return best  # of the first epoch: the run was killed before it wrote last.ckpt
+        return best  # the run was killed in the first epoch, before it wrote last.ckpt
     if not found:
         raise FileNotFoundError(f"{directory} cannot be resumed: it has no checkpoints/last.ckpt or step.ckpt")
     return max(found, key=lambda path: read_checkpoint(path)["global_step"])
 
 
 def check_checkpoint(path: Path, model: LightningModule) -> None:
-    """Reject a checkpoint with another model class or other tensor shapes, before the checkpoint is loaded.
+    """Reject a checkpoint with a different model class or different tensor shapes, before it is loaded.
 
     Raises:
         FileNotFoundError: if the checkpoint does not exist.
-        ValueError: if the checkpoint does not match; the message names the class or the tensors that differ.
+        ValueError: if the checkpoint does not match the model. The message names the class or the tensors that differ.
     """
     checkpoint = read_checkpoint(path)
     expected = f"{type(model).__module__}.{type(model).__qualname__}"
@@ -286,14 +286,15 @@ def check_checkpoint(path: Path, model: LightningModule) -> None:
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Write checkpoints atomically.
+    """Checkpoint plugin that writes checkpoints atomically.
 
-    Lightning writes to the system's temporary folder and moves the file. If the temporary folder is on another disk,
-    the file is copied instead. A full disk or a kill would then replace the last good checkpoint by an incomplete file.
+    Lightning writes a checkpoint to the system's temporary folder and then moves it. If the temporary folder is on a
+    different disk, the file is copied instead of moved. If the disk is full or the process is killed during the copy,
+    the last good checkpoint is replaced with an incomplete file.
 
     Args:
-        directory: the run directory. Outside this directory, only files that this run has saved are removed. The
-            checkpoint that a run starts from could name arbitrary files.
+        directory: run directory. Outside this directory, only files that this run has saved are removed, because the
+            checkpoint from which a run starts could name arbitrary files.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -301,9 +302,9 @@ class WholeCheckpoints(TorchCheckpointIO):
         self.saved: set[str] = set()
 
     def remove_checkpoint(self, path: Any) -> None:
-        """Remove a checkpoint only if this run saved the checkpoint.
+        """Remove a checkpoint, but only if this run has saved it.
 
-        Lightning would remove any path in the state of a callback.
+        Lightning would remove any path that the state of a callback contains.
         """
         found = os.path.realpath(path)
         own = found.endswith(".ckpt") and Path(found).is_relative_to(os.path.realpath(self.directory))
@@ -320,7 +321,7 @@ class WholeCheckpoints(TorchCheckpointIO):
                 os.fsync(file.fileno())
             os.replace(partial, path)
             self.saved.add(os.path.realpath(path))
-        except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        except (OSError, RuntimeError) as error:  # torch raises a RuntimeError if the disk is full
             partial.unlink(missing_ok=True)
             free = shutil.disk_usage(partial.parent).free
             raise OSError(
@@ -330,7 +331,7 @@ class WholeCheckpoints(TorchCheckpointIO):
 
 
 def name_in_errors(trainer: Trainer) -> None:
-    """If restoring a checkpoint fails, replace the error by one sentence that names the checkpoint file."""
+    """Replace errors in restoring a checkpoint with a single sentence that names the checkpoint file."""
     connector = restoring(trainer)
     steps = ("resume_start", "restore_datamodule", "restore_model", "restore_callbacks", "restore_training_state")
 
@@ -353,7 +354,7 @@ def name_in_errors(trainer: Trainer) -> None:
 
     def as_many() -> None:
         saved, own = len(loaded_checkpoint(connector)["optimizer_states"]), len(trainer.strategy.optimizers)
-        if saved != own:  # Lightning would ignore surplus ones
+        if saved != own:  # Lightning would ignore additional states
             raise RuntimeError(f"it holds states of {saved} optimizers, and the model has {own}")
         restore_optimizers()
 
@@ -361,10 +362,10 @@ def name_in_errors(trainer: Trainer) -> None:
 
 
 def add_test_metrics(directory: Path, metrics: Mapping[str, float]) -> None:
-    """Add new metrics of a later test to `test_metrics.csv`, without changing existing ones.
+    """Add the new metrics of a later test to `test_metrics.csv`, without changing existing metrics.
 
-    Comparisons read `test_metrics.csv`. If values differ, as after a test with other settings, all metrics are written
-    to `test_metrics_<time>.csv` instead.
+    Comparisons read `test_metrics.csv`. If an existing value differs, for example after a test with different settings,
+    all metrics are written to `test_metrics_<time>.csv` instead.
     """
     path = directory / "test_metrics.csv"
     if not path.is_file():
@@ -380,7 +381,7 @@ def add_test_metrics(directory: Path, metrics: Mapping[str, float]) -> None:
 
 
 def write_test_metrics(directory: Path, metrics: Mapping[str, float], name: str = "test_metrics.csv") -> None:
-    """Write `test_metrics.csv` atomically: its presence marks a complete run."""
+    """Write `test_metrics.csv` atomically, because its presence marks a run as complete."""
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(["metric", "value"])

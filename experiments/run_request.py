@@ -1,7 +1,8 @@
-"""A run is identified by its request (config, overrides and seed), which is saved as `request.json` in its directory.
+"""Requests of runs: config, overrides and seed, which identify a run and are saved as `request.json` in its directory.
 
-Each run owns one directory, `<output>/<config name>/seed_<seed>`. A run writes `test_metrics.csv` last. If this file
-exists, the run is finished. A directory is never used for a run with another request.
+Each run has a separate directory, `<output>/<config name>/seed_<seed>`. The last file that a run writes is
+`test_metrics.csv`, so a run has finished if this file exists. A directory is never used for a run with a different
+request.
 """
 
 import contextlib
@@ -29,16 +30,16 @@ RESERVED = {
 
 @dataclass(frozen=True)
 class Experiment:
-    """A configuration to run, with the name that it has in directories and tables.
+    """A configuration to run, and its names in directories and tables.
 
     Args:
-        name: unique among the experiments of one output.
-        config: path of the YAML file.
-        texts: paths of the config and of its base, if any. Each path maps to the text of the file at planning time.
-        label: name in tables and figures. This is the name of the method. If several configurations have the same
+        name: name in directories, which is unique among the experiments in one output directory.
+        config: path of the configuration file.
+        texts: text of the config and of its base, if any, at the time of planning, by path.
+        label: name in tables and figures, which is the name of the method. If several configurations have the same
             method, the name of the configuration is added.
-        overrides: arguments that follow the config on the command line of `fit`.
-        setting: values of the keys that a comparison varies. Each value has the short name of the key.
+        overrides: command-line arguments of `fit` after the config.
+        setting: pairs (short name, value) of the keys that a comparison varies.
     """
 
     name: str
@@ -50,22 +51,22 @@ class Experiment:
 
     @property
     def config_name(self) -> str:
-        """Name of the config, without the setting of a comparison."""
+        """Name of the config, without the varied keys."""
         return self.name.rpartition("/")[0] if self.setting else self.name
 
     @property
     def title(self) -> str:
-        """Label of the config, with the setting of a comparison."""
+        """Label of the config, with the values of the varied keys."""
         return " ".join([self.label, ", ".join(f"{key} {value}" for key, value in self.setting)]).strip()
 
 
 @dataclass(frozen=True)
 class Run:
-    """An experiment with one seed, in its own directory.
+    """An experiment with one seed and a separate directory.
 
     Args:
-        experiment: the experiment.
-        seed: the seed.
+        experiment: experiment to run.
+        seed: seed of the run.
         directory: directory of the run.
         command: `fit` to train and test, or `test` to test without training.
     """
@@ -85,9 +86,9 @@ class Run:
 
 
 def unique_names(paths: Sequence[Path]) -> list[str]:
-    """Shorten paths to distinct names of equal depth.
+    """Shorten paths to distinct names with the same number of parts.
 
-    A single path becomes `demo`, and two paths become `elr/demo` and `adele/demo`.
+    For example, a single path becomes `demo`, and two paths become `elr/demo` and `adele/demo`.
 
     Raises:
         ValueError: if two of the paths are the same.
@@ -103,11 +104,11 @@ def unique_names(paths: Sequence[Path]) -> list[str]:
 
 
 def load_experiments(configs: Sequence[Path], overrides: Sequence[str] = ()) -> list[Experiment]:
-    """Read the configs and name them.
+    """Read the configs, and give each a name and a label.
 
     Raises:
         FileNotFoundError: if a config does not exist.
-        ValueError: if a config is not a YAML mapping or is given twice, or an override sets a reserved key.
+        ValueError: if a config is not a YAML mapping or is given twice, or if an override sets a reserved key.
     """
     for override in overrides:
         key = override.removeprefix("--").partition("=")[0]
@@ -129,9 +130,9 @@ def load_experiments(configs: Sequence[Path], overrides: Sequence[str] = ()) -> 
 
 
 def _labels(configs: Sequence[Path], names: Sequence[str]) -> list[str]:
-    """Label each configuration by its method, such as `ELR`.
+    """Return a label for each configuration, which is the name of its method, such as `ELR`.
 
-    If several configurations have the same method, the file name is added, such as `ELR demo`.
+    If several configurations have the same method, the file name is added, as in `ELR demo`.
     """
     methods = [str(settings_of(config).get("model.class_path", "")).rpartition(".")[2] for config in configs]
     return [
@@ -141,7 +142,7 @@ def _labels(configs: Sequence[Path], names: Sequence[str]) -> list[str]:
 
 
 def setting_of(experiment: Experiment, key: str) -> Any:
-    """Return the value of a key in a configuration with its layers and overrides. Return None if the key is not set."""
+    """Return the value of a key in a configuration with its base and overrides, or None if the key is not set."""
     found = settings_of(experiment.config).get(key)
     for flag, value in _flags(experiment.overrides):
         if flag == key:
@@ -157,7 +158,7 @@ LAYER = ("config", "c")
 
 
 def _flags(overrides: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield the names of options, without dashes, and their values."""
+    """Yield the names of options (without dashes) and their values."""
     following = iter(overrides)
     for override in following:
         flag, equals, value = override.partition("=")
@@ -166,10 +167,10 @@ def _flags(overrides: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def layers_of(overrides: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Read the configurations given by `--config` or `-c`. Each is a file with its base, or inline YAML.
+    """Read the configurations that `--config` or `-c` specify; each is a file with its base, or inline YAML.
 
     Returns:
-        The paths and texts of the files for each value of the option. A base comes before the file that names the base.
+        For each value of the option, the texts of the files by path. A base comes before the file that refers to it.
     """
     found: dict[str, dict[str, str]] = {}
     for flag, value in _flags(overrides):
@@ -182,7 +183,7 @@ def layers_of(overrides: Sequence[str]) -> dict[str, dict[str, str]]:
 
 
 def request(run: Run) -> dict[str, Any]:
-    """Collect the request of a run. Runs with equal requests count as the same run and may share a directory."""
+    """Build the request of a run. Runs with equal requests are the same run and may use the same directory."""
     *base, (_, own) = run.experiment.texts
     layers = {str(path): text for path, text in base}
     for files in layers_of(run.experiment.overrides).values():
@@ -197,12 +198,12 @@ def request(run: Run) -> dict[str, Any]:
 
 
 def _settings(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Flatten a request to dotted keys and values. The result does not depend on comments and layout of the YAML."""
+    """Flatten a request to dotted keys and values, which do not depend on the YAML file's comments and layout."""
     settings = {"seed": content["seed"], "overrides": " ".join(content["overrides"])}
     settings["command"] = content.get("command", "fit")
     for name, text in {"": content["config"], **content["layers"]}.items():
         leaves = dotted(parsed(text, Path("request.json")))
-        leaves = {RENAMED_KEYS.get(key, key): value for key, value in leaves.items()}  # of a run of version 0.1
+        leaves = {RENAMED_KEYS.get(key, key): value for key, value in leaves.items()}  # for runs of version 0.1
         settings |= {f"{name}: {key}" if name else key: value for key, value in leaves.items()}
     key = ""
     for override in content["overrides"]:
@@ -215,11 +216,12 @@ def _settings(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check(run: Run) -> None:
-    """Check that the directory of the run is empty or contains this run.
+    """Check that the directory of a run is empty or contains this run.
 
     Raises:
         NotADirectoryError: if the directory or one of its parents is a file.
-        ValueError: if the directory holds other files or another run; the message names the first key that differs.
+        ValueError: if the directory contains other files or a different run. The message names the first key that
+            differs.
     """
     for path in (run.directory, *run.directory.parents):
         if path.exists() and not path.is_dir():
@@ -227,7 +229,7 @@ def check(run: Run) -> None:
     if not run.directory.exists() or all(path.name.startswith(".") for path in run.directory.iterdir()):
         return
     if not (run.directory / "config.yaml").exists() and (run.directory / "request.json").is_file():
-        return  # it failed before it started: nothing is lost by running it again
+        return  # the run failed before it started, so no results are lost
     remedy = "choose another --output, or remove that directory to run it again"
     try:
         old = _settings(json.loads((run.directory / "request.json").read_text(encoding="utf-8")))
@@ -241,7 +243,7 @@ def check(run: Run) -> None:
 
 
 def machine() -> dict[str, str]:
-    """Record the date, machine and versions of Python and torch of a run, without importing torch."""
+    """Return the date, the machine and the versions of Python and torch, without importing torch."""
     model = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -260,12 +262,12 @@ def machine() -> dict[str, str]:
 
 
 def cores() -> int:
-    """Number of CPU cores available to this process."""
+    """Return the number of CPU cores that are available to this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def code_fingerprint() -> str:
-    """Digest of the source files that affect results, to recognise results computed by other code."""
+    """Return a digest of the source files that affect results, to detect results of a different code version."""
     digest = hashlib.sha256()
     patterns = ("lightning_modules/**/*.py", "datamodules/**/*.py", "callbacks/**/*.py", "configs/defaults.yaml")
     for pattern in patterns:
@@ -280,7 +282,7 @@ def has_saved(run: Run) -> bool:
 
 
 def command_arguments(run: Run) -> list[str]:
-    """List the command of a run and its arguments; a run with a checkpoint is resumed."""
+    """Return the command of a run and its arguments, which resume the run if it has a checkpoint."""
     testing = ["--test_after_fit", "true"] if run.command == "fit" else []
     if has_saved(run):
         return [run.command, "--resume", str(run.directory), *testing]
@@ -289,5 +291,5 @@ def command_arguments(run: Run) -> list[str]:
 
 
 def record(run: Run) -> dict[str, Any]:
-    """Read the `request.json` of a started run: its request, `code` and the keys of `machine`."""
+    """Read `request.json` of a started run, which contains its request, `code` and the keys of `machine`."""
     return json.loads((run.directory / "request.json").read_text(encoding="utf-8"))

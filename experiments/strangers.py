@@ -1,9 +1,9 @@
-"""Check a run directory from a possibly untrusted source before the run is resumed.
+"""Check a run directory, which may be from an untrusted source, before the run is resumed.
 
-Configurations from the user and the command line are trusted. The `config.yaml` of a run directory names classes and
-their arguments, and is not trusted. `class_paths` checks the types of the classes. Other dangers are rejected here.
-These are modules that are imported before their classes can be checked, arguments that are URLs, output paths of
-Lightning classes, and links that lead out of the directory.
+The command line and the user's configurations are trusted. The `config.yaml` in a run directory names classes and their
+arguments, and is not trusted. `class_paths` checks the types of the classes. This module rejects other dangers: modules
+that would be imported before their classes can be checked, arguments that are URLs, output paths of Lightning classes,
+and symbolic links to locations outside the directory.
 """
 
 import importlib
@@ -26,7 +26,7 @@ from experiments.config_files import mapping_of
 from experiments.lightning_internals import import_verdicts, set_import_verdicts
 
 OURS = ("lightning_modules", "datamodules", "callbacks")
-ALLOWED = {  # parts of other packages whose classes do not unpickle, evaluate text or write files by themselves
+ALLOWED = {  # parts of other packages whose classes do not unpickle, evaluate text or write files
     "torch": ("nn", "optim", "_C._nn", "distributed.fsdp.wrap"),
     "torchvision": ("models", "ops", "transforms"),
     "timm": ("layers", "optim", "scheduler"),
@@ -37,7 +37,7 @@ ALLOWED = {  # parts of other packages whose classes do not unpickle, evaluate t
         *("pytorch.plugins", "pytorch.profilers", "pytorch.strategies", "fabric.plugins"),
     ),
 }
-REFUSED = (  # exceptions within these: they load arbitrary files or call arbitrary functions
+REFUSED = (  # exceptions in ALLOWED, which load arbitrary files or call arbitrary functions
     *("diffusers.modular_pipelines", "diffusers.pipelines", "diffusers.loaders", "diffusers.utils", "diffusers.hooks"),
     *("lightning.pytorch.callbacks.LambdaCallback", "lightning.pytorch.callbacks.lambda_function"),
     *("lightning.pytorch.plugins.io", "lightning.fabric.plugins.io", "torch.nn.parallel"),
@@ -45,19 +45,19 @@ REFUSED = (  # exceptions within these: they load arbitrary files or call arbitr
 ADDRESS = re.compile(r"://|^\s*\w+::")
 FOLDERS = ("dirpath", "dir_path", "save_dir", "root_dir", "default_root_dir", "log_dir", "dir", "exclude_batches_path")
 NAMES = ("filename", "name", "version", "sub_dir")
-"""Arguments of Lightning's callbacks, loggers and profilers with output folders and file names."""
+"""Arguments of Lightning's callbacks, loggers and profilers that contain output folders or file names."""
 
 
 def settings_of_run(directory: Path, leaves_out: Iterable[str], arguments: list[str]) -> dict[str, Any]:
-    """Read the `config.yaml` of a run directory.
+    """Read the `config.yaml` in a run directory.
 
     Args:
         directory: the run directory.
-        leaves_out: keys that apply to a single call only; these are dropped from the settings of the run.
-        arguments: command-line arguments; the keys that these arguments set are also dropped.
+        leaves_out: keys that apply only to a single call. They are removed from the settings.
+        arguments: command-line arguments. The keys that they set are also removed from the settings.
 
     Raises:
-        ValueError: if a key or a link is rejected; the message names the key or link.
+        ValueError: if a key or a link is rejected. The message names the key or the link.
     """
     _refuse_links(directory)
     path = directory / "config.yaml"
@@ -88,14 +88,14 @@ def settings_of_run(directory: Path, leaves_out: Iterable[str], arguments: list[
 
 @contextmanager
 def known_imports(content: Any, said: Iterable[str], directory: Path) -> Iterator[None]:
-    """Allow configurations to import only certain packages.
+    """Context manager in which configurations can import only certain packages.
 
-    These packages are known to be harmless, belong to the user, or are named by the user.
+    A package is allowed if it is known to be harmless, if it is the user's code, or if the user names it.
 
     Args:
-        content: the settings of a run directory.
+        content: settings in a run directory.
         said: text from the user: command-line arguments and contents of configurations.
-        directory: the run directory, from which nothing is imported.
+        directory: run directory, from which nothing is imported.
     """
     before = import_verdicts()
     denied = {entry.partition(".")[0] for entry in before} | sys.stdlib_module_names
@@ -120,9 +120,9 @@ def known_imports(content: Any, said: Iterable[str], directory: Path) -> Iterato
 
 
 def _refuse_links(directory: Path) -> None:
-    """Reject links that lead out of the directory, because writing would follow these links.
+    """Reject symbolic links to locations outside the directory, because writing would follow them.
 
-    Also reject everything that is not a file or folder.
+    Everything that is neither a file nor a folder is also rejected.
     """
     for folder, folders, files in os.walk(directory):
         for name in (*folders, *files):
@@ -138,7 +138,7 @@ def _refuse_links(directory: Path) -> None:
 
 
 def _refuse_elsewhere(path: Path, key: str, named: str, spec: dict[str, Any], directory: Path) -> None:
-    """Reject output paths of Lightning classes outside the run directory. Default paths are allowed."""
+    """Reject output paths of Lightning classes outside the run directory, except default paths."""
     for inner, value in _walk(spec):
         name = re.split(r"[./]", inner)[-1]
         if not isinstance(value, str) or name not in (*FOLDERS, *NAMES) or value == _default(named, name):
@@ -158,7 +158,7 @@ def _default(class_path: str, name: str) -> Any:
 
 
 def _places(top: str) -> list[Path]:
-    """Find the location of a package or module without importing it."""
+    """Return the locations of a package or module, without importing it."""
     with suppress(Exception):
         spec = importlib.util.find_spec(top)
         if spec is not None:
@@ -177,7 +177,7 @@ def _within(path: Path, folder: Path) -> bool:
 
 
 def _drop(content: Any, key: str) -> None:
-    """Remove a dotted key from settings. The settings may be nested or have dotted keys."""
+    """Remove a dotted key from settings, which may be nested or have dotted keys."""
     if not isinstance(content, dict):
         return
     for own in [each for each in content if isinstance(each, str)]:

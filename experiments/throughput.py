@@ -1,7 +1,7 @@
-"""Samples per second and remaining time of a training run.
+"""Measure the samples per second and the remaining time of a training run.
 
-Lightning's `ThroughputMonitor` waits for the GPU in every step, and assumes that all batches have the same size. Here
-only the clock of the host is read. Batches state their global size.
+Lightning's `ThroughputMonitor` waits for the GPU in every step, and assumes that all batches have the same size. Here,
+only the host's clock is read, and the size of each batch is its `global_batch_size`.
 """
 
 import math
@@ -15,14 +15,14 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from experiments.saving.metrics_table import MetricsTable
 
 SHOWN = 21
-"""Number of points in time between which the displayed rate is measured."""
+"""Number of recent points in time from which the displayed rate is computed."""
 
 
 class Throughput(Callback):
     """Log `throughput/samples_per_second` and `throughput/hours_left` every `log_every_n_steps` training steps.
 
-    Samples are those of all ranks. The time of validation does not count for the rate. All loggers of the run receive
-    the values, except for the table `metrics.csv`, which does not depend on time.
+    Samples of all ranks are counted, and the time of validation is excluded. The values are logged to all loggers of
+    the run except the table `metrics.csv`, which must not depend on time.
     """
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class Throughput(Callback):
     ) -> None:
         size = batch.get("global_batch_size", 0) if isinstance(batch, Mapping) else 0
         self.samples += size if isinstance(size, int) else 0
-        if not self._logged:  # the first batch also waits for compilation and dataloaders
+        if not self._logged:  # starts after the first batch, which includes compilation
             self._logged.append(self._now())
             self._shown.append(self._now())
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
@@ -58,7 +58,7 @@ class Throughput(Callback):
             self._log(trainer)
 
     def recent_rate(self) -> float | None:
-        """Return the samples per second over the last calls; None without batches of known size."""
+        """Return the samples per second over the last calls, or None if the sizes of batches are unknown."""
         self._shown.append(self._now())
         return rate(self._shown)
 
@@ -71,34 +71,34 @@ class Throughput(Callback):
                 logger.log_metrics(values, step=trainer.global_step)
 
     def _now(self) -> tuple[float, int]:
-        """Return the time without validation, and the number of samples so far."""
+        """Return the current time minus the time of validation, and the number of samples so far."""
         return time.monotonic() - self._paused, self.samples
 
 
 def rate(points: deque[tuple[float, int]]) -> float | None:
-    """Compute samples per second between the first and the last point `(seconds, samples)`; None if there are none."""
+    """Compute the samples per second between the first and the last point `(seconds, samples)`, or None."""
     if len(points) < 2 or points[-1][0] <= points[0][0] or points[-1][1] == points[0][1]:
         return None
     return (points[-1][1] - points[0][1]) / (points[-1][0] - points[0][0])
 
 
 def seconds_left(started: float, done_before: float, done: float) -> float | None:
-    """Estimate the remaining time of a run from what this process has done.
+    """Estimate the remaining time of a run from the progress of this process.
 
     Args:
-        started: time of the start of training, by `time.monotonic`.
-        done_before: completed fraction of the run at the start.
-        done: completed fraction now.
+        started: value of `time.monotonic` at the start of training in this process.
+        done_before: fraction of the run that was completed at this time.
+        done: fraction of the run that is completed now.
     """
     new = done - done_before
     return None if new <= 0 else (time.monotonic() - started) * max(1 - done, 0) / new
 
 
 def share_done(trainer: Trainer) -> float:
-    """Compute which fraction of a run is completed.
+    """Return the completed fraction of a run.
 
-    `max_epochs` or `max_steps` limits the run. Return 0 if this is unknown. Batches that an interrupted run has
-    completed also count.
+    The length of the run is given by `max_epochs` or `max_steps`. If it is unknown, the result is 0. Batches that were
+    completed before an interruption are included.
     """
     epochs, steps = trainer.max_epochs or -1, trainer.max_steps
     batches = epochs * trainer.num_training_batches if epochs > 0 else math.inf

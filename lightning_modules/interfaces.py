@@ -114,7 +114,7 @@ class ClassGenerator(Protocol):
 
     @property
     def generated_classes(self) -> int:
-        """Number of classes, from which the argument `label` of `sample` selects; 0 if the model is unconditional."""
+        """Number of classes that the argument `label` of `sample` can request; 0 if the model is unconditional."""
         ...
 
     def sample(self, n: int, generator: torch.Generator | None = None, label: Tensor | None = None) -> Tensor: ...
@@ -219,8 +219,8 @@ class LabelCorrector(Protocol):
 class EarlyLearningFollower(Protocol):
     """A module that is notified, after each epoch, of the classes for which early learning has ended.
 
-    The list includes classes for which early learning ended in an earlier epoch. The method is called on all ranks,
-    after `on_early_learning_end` of the same epoch.
+    The list `categories` includes classes for which early learning ended in an earlier epoch. The method is called on
+    all ranks, after `on_early_learning_end` of the same epoch.
     """
 
     def on_early_learning_tested(self, categories: list[int], epoch: int) -> None: ...
@@ -300,9 +300,7 @@ class ShiftedTestSets(Protocol):
     """A DataModule with test sets under distribution shift."""
 
     def check_shifted_tests(self) -> None:
-        """Raise the errors of `shifted_test_loaders` without reading images: a set is missing or damaged, or no set is
-        given.
-        """
+        """Raise an error if a shifted test set is missing or damaged, or if none is given; images are not read."""
         ...
 
     def shifted_test_loaders(self) -> dict[str, Any]:
@@ -389,10 +387,9 @@ class EffectiveNetwork(Protocol):
     """A module whose network computes with effective weights, which are functions of the trained weights."""
 
     def effective_weights(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Return the weights that are used in evaluation mode, under the names of the plain network, and a description
-        of each layer.
+        """Return the weights that are used in evaluation mode, and a description of each layer.
 
-        The descriptions must be serialisable as JSON.
+        The weights have the names of the plain network. The descriptions must be serialisable as JSON.
         """
         ...
 
@@ -493,8 +490,8 @@ def require_data(trainer: Any, protocol: type[Required], needed_by: str) -> Requ
 
     Otherwise, return the DataModule with the protocol as its static type; see `require`.
 
-    If the user passes a dataloader, or a DataModule from outside this project, the dataset of the training dataloader
-    takes the place of the DataModule where possible (`OwnTrainingSet`).
+    A user may pass a dataloader, or a DataModule from outside this project. In this case, the dataset of the training
+    dataloader takes the place of the DataModule where possible (`OwnTrainingSet`).
     """
     data = trainer.datamodule
     if not gives_positions(data) and not _missing(OwnTrainingSet, protocol):

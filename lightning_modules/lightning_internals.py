@@ -12,7 +12,7 @@ from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.trainer.connectors.data_connector import _DataLoaderSource
 
 ChildProcessObserver = _ChildProcessObserver
-"""Lightning's process observer kills all processes without a reason; `Independent` replaces it by its own observer."""
+"""Lightning's process observer kills all processes without giving the reason; `Independent` uses its own observer."""
 SubprocessScriptLauncher = _SubprocessScriptLauncher
 """Launcher that starts one process per device; no public launcher accepts a different observer of its processes."""
 set_num_threads_if_needed = _set_num_threads_if_needed

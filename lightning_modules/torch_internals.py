@@ -27,7 +27,7 @@ standard_gamma: Any = torch._standard_gamma
 
 
 def leave_out_of_ddp(module: nn.Module, names: list[str]) -> None:
-    """Exclude parameters from `DistributedDataParallel(module)`; its public arguments cannot exclude only some of them.
+    """Exclude parameters from `DistributedDataParallel(module)`; with public arguments, only all can be excluded.
 
     `DistributedDataParallel._set_params_and_buffers_to_ignore_for_model` sets the same attribute.
     """

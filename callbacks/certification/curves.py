@@ -33,9 +33,9 @@ def read_log(path: Path) -> pd.DataFrame:
     """Read a certification log.
 
     The column `correct` is recomputed, because some projects write a running count into this column. In logs of other
-    projects, radius 0 counts as an abstention, because some of these projects write the selected class when the
-    classifier abstains. Additional columns are kept, and times are not parsed. An incomplete last line, which can
-    remain after an interruption, is ignored.
+    projects, radius 0 counts as an abstention: some of these projects write the selected class even if the classifier
+    abstains. Additional columns are kept, and times are not parsed. An incomplete last line, which can remain after an
+    interruption, is ignored.
 
     Args:
         path: a run directory, a `certification.csv` of this project, or a tab-separated log with the published columns.

@@ -1,8 +1,8 @@
 """Detect the end of early learning by fitting a curve to the agreement of training predictions with labels over time.
 
 A network that is trained on partly wrong labels first learns the right pattern, and then memorises the errors. ADELE
-records the agreement with the labels (the "fit to the labels") at L equally spaced times, y_0 ... y_{L-1}, and fits the
-curve
+records the network's fit to the labels (the agreement of predictions and labels) at L equally spaced times. To these
+records y_0 ... y_{L-1}, it fits the curve
 
     f(t) = a (1 - exp(-t^b / c)),    0 <= a <= 1, 0 <= b <= 1, c >= 0.
 

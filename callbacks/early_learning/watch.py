@@ -43,12 +43,12 @@ class EarlyLearning(Callback):
     When the end of early learning is first detected for some categories, this callback calls `on_early_learning_end` of
     a module that is a `LabelCorrector`, and then `on_early_learning_end(trainer, pl_module, categories)` of callbacks
     that define this hook. If the module is an `EarlyLearningFollower`, its method `on_early_learning_tested` is called
-    after each epoch, between these two calls if they are made. It receives all categories that have ended according to
-    the current curves. With more records, a category may no longer be among them.
+    after each epoch, between these two calls if they are made. It receives all categories whose early learning has
+    ended according to the current curves. As records are added, a category may drop out of this list.
 
-    ADELE's authors use `min_jump: 0.1, reference: current, background: 0` for SegTHOR, and `horizon: 16, interval: 100,
-    background: 0` for PASCAL VOC. With both settings, the end is tested after each epoch, using the records so far.
-    Epochs are counted from 0.
+    ADELE's authors use `min_jump: 0.1, reference: current, background: 0` for SegTHOR, and
+    `horizon: 16, interval: 100, background: 0` for PASCAL VOC. With both settings, the end is tested after each epoch,
+    using the records so far. Epochs are counted from 0.
 
     Args:
         r: threshold on the relative change of the slope of the curve, in [0, 1].

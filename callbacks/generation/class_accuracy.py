@@ -18,9 +18,10 @@ from lightning_modules.training.logging import log_same
 class ClassAccuracy(Callback):
     """After testing, generate images of all classes, classify them and log these metrics:
 
-    * `test/class_accuracy`: fraction of generated images that are classified as the requested class; *
-    `test/class_accuracy_by_chance`: expected value of this fraction if predicted classes were independent of the
-    requested classes; * `test/class_accuracy_of_real_images`: accuracy of the classifier on real test images.
+    * `test/class_accuracy`: fraction of generated images that are classified as the requested class;
+    * `test/class_accuracy_by_chance`: expected value of this fraction if predicted classes were independent of the
+      requested classes;
+    * `test/class_accuracy_of_real_images`: accuracy of the classifier on real test images.
 
     An image is classified by its nearest training image in Euclidean distance of grey values. This classifier is
     therefore independent of the network that guides the sampler, and does not use colours. It is suitable for small

@@ -40,11 +40,11 @@ class FID(Callback):
     The metrics are `fid` and `kid` and, if the weights include a classifier, `is`, with the prefix `val/` or `test/`.
     If the extractor is not FID's Inception network, the metrics are called `fd_<extractor_name>` and
     `kd_<extractor_name>`, and cannot be compared with published FIDs. If there are no more images than features, FID
-    depends on the number of images, and its name ends with `_n<images>`.
+    depends on the number of images, and the metric's name ends with `_n<images>`.
 
-    The callback writes to the run directory: `fid.csv`, with a row for each measurement; samples of each measurement
-    (`figures/samples_*.png`); and a plot of the metrics over training epochs (`figures/fid.png`). A test also writes
-    `generated_statistics.npz`, which `train.py fid` can compare with other statistics or folders.
+    In the run directory, the callback writes a table with a row for each measurement (`fid.csv`), samples of each
+    measurement (`figures/samples_*.png`) and a plot of the metrics over training epochs (`figures/fid.png`). A test
+    also writes `generated_statistics.npz`, which `train.py fid` can compare with other statistics or folders.
 
     Images are generated in blocks. The random numbers of a block depend only on (seed, block), so the images are the
     same for any number of ranks. Pixel values are rounded down to bytes, as in an image file. The features of each
@@ -75,7 +75,7 @@ class FID(Callback):
     """
 
     measures_whole_runs_alone = True
-    """Whether its metrics are missing from the short run that checks `checkpoint.monitor`."""
+    """Whether the short run that checks `checkpoint.monitor` lacks the metrics of this callback."""
 
     def __init__(
         self,

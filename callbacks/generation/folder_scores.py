@@ -136,8 +136,8 @@ def prompts_of(count: int, given: Sequence[str] | None, own: Sequence[str | None
 
     Args:
         count: number of images.
-        given: prompts, or a file of prompts: one for each image, or one for each group of successive images, where all
-            groups have the same size.
+        given: prompts, or a file of prompts. If there are fewer prompts than images, each prompt belongs to the same
+            number of successive images.
         own: prompts in the folder's table; None if the folder has no table.
 
     Raises:
@@ -198,7 +198,7 @@ def cached_scores(
     cache_dir: Path,
     device: torch.device,
 ) -> NDArray[Any]:
-    """Return the scores of images, `[N]`, from the cache if they are there."""
+    """Return the scores of images, `[N]`, read from the cache or computed."""
     rows = batch_size * max(ROWS_PER_PART // batch_size, 1)
     parts = [range(start, min(start + rows, len(images))) for start in range(0, len(images), rows)]
     identity = {

@@ -88,7 +88,8 @@ def scores(
         device: name of the device, see `device_named`.
 
     Returns:
-        Metrics by name, and a description of the images that KID uses, or None if KID is not computed.
+        A pair: metrics by name, and a description of the images that KID uses. The description is None if KID is not
+        computed.
 
     Raises:
         FileNotFoundError: if a path does not exist.

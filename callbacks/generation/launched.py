@@ -15,7 +15,7 @@ def fabric_of(accelerator: str, devices: int, precision: Any = "32-true") -> Fab
 
     Args:
         accelerator: auto, cpu, cuda or mps.
-        devices: number of devices on this machine; under torchrun, its setting is used instead.
+        devices: number of devices on this machine; under torchrun, torchrun's setting is used instead.
         precision: Lightning's precision setting, which determines `autocast`.
 
     Raises:

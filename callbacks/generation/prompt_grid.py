@@ -44,7 +44,7 @@ class PromptGrid(Callback):
         batch_size: number of images that a rank generates as one batch.
         image_size: maximum height and width of an image in the grid, in pixels; larger images are downscaled. None
             keeps the size of all images.
-        name: name of the folder of the grids, and of the grids in loggers.
+        name: name of the folder in which grids are saved, and name of the grids in loggers.
 
     Raises:
         ValueError: if an argument is out of range, or, at setup, if the prompt file is damaged or there are no prompts.

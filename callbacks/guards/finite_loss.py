@@ -32,8 +32,8 @@ class FiniteLoss(Callback):
     The first bad loss over many steps is recorded on the device. All ranks read this record together every
     `log_every_n_steps` batches, before validation, at the end of an epoch, and before a checkpoint is written.
     Therefore no checkpoint is written after a bad loss, and the last good checkpoint remains. There is one exception:
-    with `save_weights_only: true`, Lightning calls no hook before it writes a checkpoint, so a checkpoint within an
-    epoch may be bad if it is written less than `log_every_n_steps` batches after the first bad loss. This callback is
+    with `save_weights_only: true`, Lightning calls no hook before it writes a checkpoint. A checkpoint within an epoch
+    may then be bad, if it is written at most `log_every_n_steps` batches after the first bad loss. This callback is
     inactive if the trainer has a `Divergence`.
 
     Raises:

@@ -34,8 +34,9 @@ class LPIPS:
     Metric, CVPR 2018, arXiv 1801.03924.
 
     Args:
-        weights: safetensors file with the weights of five convolutions, named `features.<i>.weight` and `.bias` as in
-            torchvision, and of the linear heads, named `lin<i>.model.1.weight` as in the package `lpips`.
+        weights: safetensors file with the weights of five convolutions and of the linear heads. The convolutions are
+            named `features.<i>.weight` and `.bias` as in torchvision, and the heads `lin<i>.model.1.weight` as in the
+            package `lpips`.
 
     Raises:
         FileNotFoundError: if the file does not exist.

@@ -53,10 +53,10 @@ class Sharpness(Callback):
 
     Images are converted to grey with 256 levels. The callback logs the mean gradients `test/average_gradient` (restored
     images), `test/clean_average_gradient` and `test/noisy_average_gradient`, and `test/gradient_error`, the difference
-    between restored and clean images. It logs the spectrum errors `test/spectrum_error` (restored images) and
-    `test/noisy_spectrum_error` (degraded images): the root mean square, over frequencies, of the difference in log mean
-    power from the clean images. The spectra are written to `spectrum.csv` and `figures/spectrum.png` in the run
-    directory.
+    between restored and clean images. It also logs the spectrum errors `test/spectrum_error` (restored images) and
+    `test/noisy_spectrum_error` (degraded images). A spectrum error is the root mean square, over frequencies, of the
+    difference in log mean power from the clean images. The spectra are written to `spectrum.csv` and
+    `figures/spectrum.png` in the run directory.
 
     Raises:
         TypeError: at setup, if the module is not an `ImageMeasurer`.

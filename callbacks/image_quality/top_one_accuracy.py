@@ -21,8 +21,9 @@ SEEN = ("", "noisy_", "clean_")
 class TopOneAccuracy(Callback):
     """Classify the restored test images with a pretrained classifier, and log these metrics:
 
-    * `test/accuracy`: fraction of restored images that are classified correctly; * `test/noisy_accuracy`: the same for
-    degraded images; * `test/clean_accuracy`: the same for clean images, in practice an upper bound on the other two.
+    * `test/accuracy`: fraction of restored images that are classified correctly;
+    * `test/noisy_accuracy`: the same for degraded images;
+    * `test/clean_accuracy`: the same for clean images, in practice an upper bound on the other two.
 
     Images are clipped to [0, 1]. Images are sharded over ranks.
 

@@ -32,8 +32,8 @@ def with_actions(table: pd.DataFrame) -> pd.DataFrame:
     `label` is k for `relabel` and y otherwise. `confidence` is p[y] for `keep`, p[k] for `relabel` and 1 - p[y] for
     `drop`. A class k that is not among the given labels has no threshold t_k, and no image is relabelled to it.
 
-    The thresholds are those of confident learning, with one difference: a label with p[y] >= t_y is kept here, whereas
-    confident learning counts it as wrong if a different class is more probable and reaches its threshold.
+    The thresholds are those of confident learning, with one difference: a label with p[y] >= t_y is always kept here.
+    Confident learning counts it as wrong if a different class is more probable and reaches its threshold.
     """
     given, another = _confident(table)
     wrong = (table["suspected"] == 1).to_numpy() & ~given
@@ -94,7 +94,7 @@ def wrong_fraction(table: pd.DataFrame, resamples: int = 1000) -> dict[str, floa
 
 
 def _confident(table: pd.DataFrame) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return for each image whether its given class reaches t, and whether a different proposed class does."""
+    """Return for each image whether its given class reaches t, and whether a different, proposed class reaches t."""
     threshold = table.groupby("given")["probability_given"].mean() - ROUNDING
     given = table["probability_given"] >= table["given"].map(threshold)
     proposed = table["probability_proposed"] >= table["proposed"].map(threshold)

@@ -48,19 +48,19 @@ class LabelReport(Callback):
     The callback writes to the run directory:
 
     * `label_report.csv`, worst label first: `index` (position in the reported set), `row` and `name` (position and file
-    in the whole dataset, as in `labels.csv`) if the data have them, `given`, `proposed` (the most probable class),
+      in the whole dataset, as in `labels.csv`) if the data have them, `given`, `proposed` (the most probable class),
       `given_name` and `proposed_name` if the classes have names, `probability_given`, `probability_proposed`, `score`,
-      `suspected` (0 or 1), `in_sample` (1, or 0 for held-out images) and, if known, `clean_label`, empty for an
-      unverified image;
+      `suspected` (0 or 1), `in_sample` (1, or 0 for held-out images) and, if known, `clean_label`, which is empty for
+      unverified images;
     * `cleaned_labels.csv`, in dataset order: `keep`, `relabel` or `drop` for each label, with a confidence, by the rule
-    of `callbacks.labels.cleaning.with_actions`; a later run can train on this file with `FromCSV`; *
-    `figures/label_report.png`, the images with the worst labels.
+      of `callbacks.labels.cleaning.with_actions`; a later run can train on this file with `FromCSV`;
+    * `figures/label_report.png`, the images with the worst labels.
 
-    The callback logs `test/labels_suspected`, the fraction of suspected labels, and `test/labels_wrong_estimate`, the
-    estimated fraction of wrong labels, with a 95 % interval from `test/labels_wrong_low` to `test/labels_wrong_high` (a
-    bootstrap of the confident joint). If true labels are known, the callback also logs `test/label_precision`,
-    `test/label_recall` and `test/label_auroc` over verified images. The AUROC measures how well the score separates
-    wrong from correct labels.
+    The callback logs the fraction of suspected labels, `test/labels_suspected`, and the estimated fraction of wrong
+    labels, `test/labels_wrong_estimate`. The 95 % interval of this estimate is from `test/labels_wrong_low` to
+    `test/labels_wrong_high` (a bootstrap of the confident joint). If true labels are known, the callback also logs
+    `test/label_precision`, `test/label_recall` and `test/label_auroc` over verified images. The AUROC measures how well
+    the score separates wrong from correct labels.
 
     Images are sharded over ranks. Only six numbers per image are kept in memory; with `compare_with_cleanlab`, rank 0
     also keeps all N K probabilities. If a run is tested twice (`checkpoint.also_test_best`), the files are from the
@@ -224,7 +224,7 @@ def in_words(table: pd.DataFrame, metrics: dict[str, float], cleaned: Path) -> s
 
 
 def find_label_issues(label: NDArray[np.int64], probability: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Find label issues by cleanlab with its default settings, without further processes.
+    """Find label issues with cleanlab's default settings, but in this process only.
 
     Args:
         label: given labels, `[N]`.

@@ -33,13 +33,13 @@ class ClusteredSamples(NamedTuple):
     """Generated samples, with their labels and the types of their clusters."""
 
     value: np.ndarray
-    """`[N, D]`."""
+    """Values, `[N, D]`."""
     label: np.ndarray
-    """`[N]`: the class; random for out-of-distribution samples."""
+    """Class of each sample, `[N]`; random for out-of-distribution samples."""
     rare: np.ndarray
-    """`[N]`: whether the sample belongs to a rare cluster."""
+    """Whether each sample belongs to a rare cluster, `[N]`."""
     foreign: np.ndarray
-    """`[N]`: whether the sample is out of distribution."""
+    """Whether each sample is out of distribution, `[N]`."""
 
 
 class Clusters:

@@ -59,10 +59,10 @@ class ImageSource(Source, ABC):
         Args:
             row: positions of the images, `[B]`.
             uniform: random numbers in [0, 1), `[B, num_uniform]`, that determine the random crops of training images.
-                None reads whole images or centre crops.
+                With None, whole images or centre crops are read.
 
         Returns:
-            `[B, C, H, W]`, uint8 in 0...`data_range`.
+            Images, `[B, C, H, W]`, uint8 in 0...`data_range`.
         """
 
     def another_view(self, first: Tensor, second: Tensor) -> Tensor:

@@ -121,7 +121,7 @@ class LabelledSet(Dataset[dict[str, Any]]):
 def repeated_augmentation(
     random: np.random.Generator, num_samples: int, batch_size: int, repeats: int
 ) -> np.ndarray[Any, Any]:
-    """Sample the order of an epoch in which each chosen image has R augmentations in the same batch.
+    """Sample the order of an epoch in which each selected image occurs with R augmentations in the same batch.
 
     An epoch has as many samples as without repetition, so it uses only one R-th of the images. The samples of a batch
     are in random order, because CutMix mixes each sample with its neighbour.
@@ -137,7 +137,7 @@ def repeated_augmentation(
         repeats: number R of augmentations.
 
     Returns:
-        `[N]`: i + c N for augmentation c of image i.
+        Positions in the order of the epoch, `[N]`: i + c N stands for augmentation c of image i.
     """
     chosen = random.permutation(num_samples)[: -(-num_samples // repeats)]
     order = (chosen[:, None] + num_samples * np.arange(repeats)).ravel()[:num_samples]
@@ -148,7 +148,7 @@ def stratified_split(label: Tensor, fraction: float, seed: int, stream: int = 1)
     """Hold out the same fraction of every class.
 
     Args:
-        label: `[N]`, int64.
+        label: labels, `[N]`, int64.
         fraction: fraction of each class to hold out, in [0, 1).
         seed: seed of the random choice of held-out rows.
         stream: number of the random stream. Different streams give independent splits.
@@ -168,7 +168,7 @@ def fold_split(label: Tensor, folds: int, fold: int, seed: int) -> tuple[Tensor,
     """Hold out one of several stratified folds that partition the set.
 
     Args:
-        label: `[N]`, int64.
+        label: labels, `[N]`, int64.
         folds: number of folds.
         fold: the held-out fold, counted from 0.
         seed: seed of the folds.

@@ -212,7 +212,7 @@ def read_crop(
         content: encoded image, if it is part of another file. Then `path` is only used in error messages.
 
     Returns:
-        `[height, width, 3]`, uint8, RGB, of the crop's `shape`.
+        RGB image, `[height, width, 3]`, uint8, with the height and width in `crop.shape`.
 
     Raises:
         UnreadableImage: if the image cannot be read. The message names the file.

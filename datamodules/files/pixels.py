@@ -19,7 +19,7 @@ def read_pixels(path: Path, channels: int | None = None, data_range: int | None 
             argument is required, because they may contain 10 to 16 significant bits.
 
     Returns:
-        `[C, H, W]`, uint8 or uint16.
+        Image, `[C, H, W]`, uint8 or uint16.
 
     Raises:
         UnreadableImage: if the file is damaged, is not an image, is partly transparent or has an unknown white level.

@@ -37,8 +37,8 @@ class SegTHOR(MaskSet):
     * `images/<name>.npy` (or `.png`) and `masks/<name>.npy` (or `.png`), one slice `[H, W]` per file. The first number
       in a file name is the number of the patient, as in `Patient_07_0123`. Folders named `img` and `label` also work.
     * the ADELE authors' `tr.pkl`, `val.pkl` and `ts.pkl`, each with a pair of dicts by slice name, the first of images
-    and the second of masks. Code in the pickles is not executed. The arguments `train_patients`, `val_patients` and
-    `test_patients` have no effect on pickles.
+      and the second of masks. Code in the pickles is not executed. The arguments `train_patients`, `val_patients` and
+      `test_patients` have no effect on pickles.
 
     Slices are resized to `image_size`: images bilinearly, masks by nearest neighbour. The network receives standardised
     slices instead of images in [0, 1]. A standardised slice is (x - mean) / std, with mean and std over the pixels of

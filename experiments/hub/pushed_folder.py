@@ -102,7 +102,8 @@ def _save_weights(checkpoint: dict[str, Any], file: Path, class_path: str) -> No
 
     state = {name: value.detach().clone().contiguous() for name, value in checkpoint["state_dict"].items()}
     with whole_file(file) as partial:
-        named = {"class_path": str(checkpoint.get("class_path", class_path))}  # a single key, because the order of several keys would vary
+        # A single key, because the order of several keys would vary.
+        named = {"class_path": str(checkpoint.get("class_path", class_path))}
         save_file(state, partial, named)
 
 

@@ -46,7 +46,7 @@ def _ask(*arguments: str) -> str:
 
 
 def gpus_wanted(experiments: Sequence[Experiment]) -> int:
-    """Return the number of GPUs per run: 0 with `trainer.accelerator: cpu`, otherwise `trainer.devices` (default 1)."""
+    """Return the number of GPUs per run: 0 if `trainer.accelerator` is `cpu`, else `trainer.devices` (default 1)."""
     wanted = 0
     for each in experiments:
         devices = setting_of(each, "trainer.devices")

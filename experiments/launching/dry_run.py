@@ -1,9 +1,10 @@
-"""Instantiate experiments on the meta device for `preflight`, or train and test one experiment with single batches.
+"""Instantiate experiments on the meta device, for `preflight`, or train and test one experiment with single batches.
 
     python -m experiments.launching.dry_run [--short-run] < arguments.json
 
-Standard input is a JSON list of argument lists for `fit`. The last line of the output is a JSON list with an error or
-null for each argument list. With `--short-run`, it has the metric names of the first argument list instead.
+Standard input is a JSON list of argument lists for `fit`. The last line of the output is a JSON list that contains, for
+each argument list, an error or null. With `--short-run`, the last line is instead a JSON list of the metric names of
+the run with the first argument list.
 """
 
 import json
@@ -22,7 +23,7 @@ from experiments.parsing.readable_errors import readable
 
 
 def errors_of(arguments: Sequence[Sequence[str]]) -> list[str | None]:
-    """Return an error or None for each list of arguments.
+    """For each list of arguments, return an error message, or None if there is no error.
 
     All lists share one parser, because building a parser is slow.
     """
@@ -33,7 +34,7 @@ def errors_of(arguments: Sequence[Sequence[str]]) -> list[str | None]:
             if parser is None:
                 parser = ParsedOnly(["fit", *each]).parser
             parsed = parser.parse_args(["fit", *each])
-            parsed.fit.pop("trainer")  # the Trainer would look for devices
+            parsed.fit.pop("trainer")  # the Trainer would search for devices
             count_classes(parsed.fit)
             with torch.device("meta"):
                 parser.instantiate(parsed)

@@ -1,25 +1,26 @@
-"""A server that imports modules once, and starts each run as a fork of itself.
+"""Server process that imports modules once and starts each run as a fork of itself.
 
 Importing torch, Lightning and a method's modules takes seconds, which is too long to repeat in every run of a sweep. A
-run is a copy of the server with all imported modules. Nothing of an earlier run is left in the copy. Random numbers,
-default dtype, threads, logging and signal handlers are the same as in a new process. A crash affects only one run, and
-the memory of a run is freed at the end of the run. A process reused for several runs would have to reset all of this
-explicitly.
+run is therefore a forked copy of the server, which has imported all modules. The copy contains no state of earlier
+runs: random number generators, default dtype, threads, logging and signal handlers are the same as in a new process. A
+crash affects only one run, and the memory of a run is freed when the run ends. If one process were reused for several
+runs, all of this would have to be reset explicitly.
 
-At the end, each run reports which modules were missing, and the server imports these modules for later runs. The server
-starts no thread, computes nothing and does not use a GPU. A process that does so cannot be forked safely. If an import
-starts a thread or uses a GPU, the server reports this, and the client starts a new process for each run instead.
+At its end, each run reports which modules it had to import itself, and the server imports these modules for later runs.
+The server does not start threads, compute anything or use a GPU, because a process that does so cannot be forked
+safely. If an import starts a thread or uses a GPU, the server reports this, and the client then starts each run as a
+new process.
 
-The forkserver of `multiprocessing` (Python 3.11) cannot replace this server. If the client of the forkserver is killed,
-the forkserver and its processes keep running, because the processes hold the pipe that should signal the end of the
-client. The forkserver preloads modules only at the start, before a sweep knows which modules the runs need. There is
-one forkserver per Python process, with the environment, directory and output of its first use. The forkserver does not
-detect imports that start a thread or use a GPU, and does not run `atexit` handlers. The process group, files, variables
-and random numbers of a run would still have to be set here.
+The forkserver of `multiprocessing` (Python 3.11) cannot replace this server, for several reasons. If its client is
+killed, the forkserver and its processes keep running, because the processes keep the pipe open whose closing should
+signal the end of the client. It preloads modules only at its start, before a sweep knows which modules its runs need.
+There is only one forkserver per Python process, with the environment, directory and output of its first use. It does
+not detect imports that start a thread or use a GPU, and does not run `atexit` handlers. The process group, files,
+environment variables and random number generators of a run would still have to be set here.
 
     python fork_server.py SCRIPT MODULE ...        with a socket as standard input
 
-imports the modules and runs `python SCRIPT ARGUMENTS` for each message on the socket.
+This command imports the modules and runs `python SCRIPT ARGUMENTS` for each message on the socket.
 """
 
 import atexit
@@ -43,24 +44,24 @@ from typing import Any
 
 LARGEST_MESSAGE = 2**17
 MOST_HELD = 64
-"""Maximal number of file descriptors in a message."""
+"""Maximum number of file descriptors in a message."""
 AVAILABLE = sys.platform == "linux"
-"""Whether a process can be forked after many imports: on macOS, system libraries start threads."""
+"""Whether a process can be forked after many imports. On macOS it cannot, because system libraries start threads."""
 WITHOUT_OPENING = "PYTORCH_NVML_BASED_CUDA_CHECK"
-"""Environment variable that makes torch detect GPUs without opening one."""
+"""Environment variable that makes torch detect GPUs without opening them."""
 _LIBC = ctypes.CDLL(None)
 
 
 def end_with_parent() -> None:
-    """Make the kernel kill this process when its parent dies, so that no run continues unattended."""
+    """Let the kernel kill this process when its parent dies, so that no run continues unattended."""
     _LIBC.prctl(1, signal.SIGKILL)  # 1: PR_SET_PDEATHSIG
 
 
 class Forked:
-    """A process forked by a server.
+    """A process that was forked by a server.
 
     Args:
-        server: the server that forked the process and reports its exit status.
+        server: server that forked the process and reports its exit status.
         pid: ID of the process and of its process group.
     """
 
@@ -99,7 +100,7 @@ class ForkServer:
         self.ended: dict[int, int] = {}
         self.forked = 0
         self.unsafe = ""
-        """The reason why the server cannot be forked any more; empty if it can."""
+        """Reason why the server can no longer be forked. Empty if it can be forked."""
         self.gone = False
         self.own = {name: environment[name] for name in (WITHOUT_OPENING,) if name in environment}
         self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -111,7 +112,7 @@ class ForkServer:
                 stderr=subprocess.DEVNULL,
                 env={**environment, WITHOUT_OPENING: "1"},
                 pass_fds=pass_fds,
-                process_group=0,  # Ctrl-C reaches only the queue
+                process_group=0,  # Ctrl-C is sent only to the queue
                 preexec_fn=end_with_parent,
             )
 
@@ -127,10 +128,11 @@ class ForkServer:
 
         Args:
             arguments: arguments of the script.
-            log: file to which standard output and error are appended.
-            environment: environment variables to set or change; the process has all others from the server.
-            script: script to run; None means the script of the server.
-            given: file for standard input; None means empty input.
+            log: file to which standard output and standard error are appended.
+            environment: environment variables to set or change. The process inherits all other variables from the
+                server.
+            script: script to run. None means the script of the server.
+            given: file for standard input. None means empty input.
 
         Returns:
             The process, or None if the server cannot be forked or has ended.
@@ -152,7 +154,7 @@ class ForkServer:
             socket.send_fds(self.channel, [json.dumps({"hold": True}).encode()], list(descriptors))
 
     def listen(self, seconds: float | None) -> None:
-        """Wait for messages and process them. With None seconds, wait indefinitely."""
+        """Wait for messages for some seconds (None: indefinitely), and process them."""
         while not self.gone and select.select([self.channel], [], [], seconds)[0]:
             try:
                 message = self.channel.recv(LARGEST_MESSAGE)
@@ -165,7 +167,7 @@ class ForkServer:
                 if key == "ended":
                     self.ended[value[0]] = value[1]
                 elif key == "forked":
-                    self.ended.pop(value, None)  # of an earlier process with this ID
+                    self.ended.pop(value, None)  # status of an earlier process with this ID
                     self.forked = value
                 else:
                     self.unsafe = value
@@ -179,20 +181,20 @@ class ForkServer:
         self.process.wait()
 
 
-# the server's side
+# server side
 
 
 def serve(channel: socket.socket, imports: Sequence[str]) -> dict[str, Any] | None:
-    """Fork for every message, and report the exit statuses to the client.
+    """Fork a process for each request, and report the exit statuses to the client.
 
     Args:
-        channel: connection to the client.
-        imports: modules to import first.
+        channel: socket that is connected to the client.
+        imports: modules to import at the start.
 
     Returns:
-        In a forked process: the request to process. In the server: None, after the client has ended.
+        In a forked process, the request that it must process. In the server, None after the client has ended.
     """
-    notes: dict[int, int] = {}  # process ID -> file to which the process writes its imports
+    notes: dict[int, int] = {}  # file to which each process writes its imports, by process ID
     unsafe, learnt = "", [*imports]
     wakes, wakened = socket.socketpair()
     wakened.setblocking(False)
@@ -216,7 +218,7 @@ def serve(channel: socket.socket, imports: Sequence[str]) -> dict[str, Any] | No
             request = json.loads(message)
             if "hold" in request:
                 for each in held:
-                    os.set_inheritable(each, True)  # also by child processes of runs
+                    os.set_inheritable(each, True)  # child processes of runs inherit them too
                 continue
             if unsafe:
                 channel.send(json.dumps({"unsafe": unsafe}).encode())
@@ -235,7 +237,7 @@ def serve(channel: socket.socket, imports: Sequence[str]) -> dict[str, Any] | No
                 _become(request, server)
                 return request
             with contextlib.suppress(OSError):
-                os.setpgid(pid, pid)  # before the client learns of it
+                os.setpgid(pid, pid)  # before the client is notified
             notes[pid] = note
             channel.send(json.dumps({"forked": pid}).encode())
 
@@ -247,17 +249,17 @@ def _ended() -> Iterator[tuple[int, int]]:
 
 
 def learn(names: Sequence[str]) -> str:
-    """Import the modules that a run imported.
+    """Import modules that a run has imported.
 
     Returns:
-        The reason why this process cannot be forked any more. The text is empty if the process can be forked.
+        The reason why this process can no longer be forked, or an empty string if it can be forked.
     """
     for name in names:
         if name not in sys.modules:
-            with contextlib.suppress(Exception, SystemExit):  # for example a module that the run itself created
+            with contextlib.suppress(Exception, SystemExit):  # fails, for example, for a module that the run created
                 importlib.import_module(name)
     gc.collect()
-    gc.freeze()  # a garbage collection would copy pages shared between processes
+    gc.freeze()  # garbage collection would copy memory pages that processes share
     if threading.active_count() > 1:
         return f"an import started the thread {threading.enumerate()[-1].name}"
     pid = os.fork()
@@ -268,8 +270,8 @@ def learn(names: Sequence[str]) -> str:
 
 
 def _become(request: Mapping[str, Any], server: int) -> None:
-    """Set up a forked process like a new one: process group, signals, files, variables and random numbers."""
-    os.setpgid(0, 0)  # child processes of the run end with it
+    """Give a forked process the state of a new one: process group, signals, files, variables, random generators."""
+    os.setpgid(0, 0)  # so that child processes end with the run
     end_with_parent()
     if os.getppid() != server:
         os._exit(1)
@@ -286,7 +288,7 @@ def _become(request: Mapping[str, Any], server: int) -> None:
     os.environ.update(request["environment"])
     sys.argv[:] = [request.get("script", sys.argv[0]), *request["arguments"]]
     if "numpy" in sys.modules:
-        sys.modules["numpy"].random.seed()  # Python's own generator is reseeded after a fork
+        sys.modules["numpy"].random.seed()  # Python reseeds its own generator after a fork
 
 
 def _run(note: int) -> int:
@@ -309,7 +311,7 @@ def _run(note: int) -> int:
 
 
 def _end_process(status: int) -> None:
-    """Exit like the interpreter, but do not tear down modules. The teardown would copy all shared memory pages."""
+    """Exit like the interpreter, but without tearing down modules, which would copy all shared memory pages."""
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):

@@ -1,4 +1,4 @@
-"""Choose by command-line arguments where a comparison launches runs: on this machine, SLURM or Ray."""
+"""Command-line arguments that select where the runs of a comparison are launched: this machine, SLURM or Ray."""
 
 import argparse
 import contextlib
@@ -16,7 +16,7 @@ from experiments.run_request import Experiment
 
 @dataclass(frozen=True)
 class Resources:
-    """Arguments that choose the launcher and the resources of each run."""
+    """Arguments that select the launcher and the resources of each run."""
 
     launcher: str
     jobs: int | None
@@ -27,7 +27,7 @@ class Resources:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of `Resources` to a parser."""
+    """Add command-line arguments for the fields of `Resources` to a parser."""
     parser.add_argument(
         "--launcher",
         choices=("local", "slurm", "ray"),
@@ -69,21 +69,22 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def resources(options: argparse.Namespace) -> Resources:
-    """Select the arguments that `add_arguments` added from all parsed arguments."""
+    """Extract the arguments that `add_arguments` added from all parsed arguments."""
     own = {field.name: getattr(options, field.name) for field in fields(Resources)}
     return Resources(**own | {"slurm": dict(options.slurm)})
 
 
 def launcher(wanted: Resources, experiments: Sequence[Experiment], folder: Path) -> Launcher:
-    """Build the launcher of the runs.
+    """Build the launcher that the arguments select.
 
     Args:
-        wanted: the arguments that choose launcher and resources.
-        experiments: the experiments to run.
-        folder: folder for the launcher's own files.
+        wanted: arguments that select launcher and resources.
+        experiments: experiments to run.
+        folder: folder for files of the launcher.
 
     Raises:
-        ValueError: if a package is missing, or the machine or cluster cannot satisfy an argument; the message names it.
+        ValueError: if a package is missing, or if the machine or cluster cannot satisfy an argument. The message names
+            the package or the argument.
     """
     if wanted.slurm and wanted.launcher != "slurm":
         raise ValueError(f"--slurm is for --launcher slurm, got {wanted.launcher}")

@@ -1,4 +1,4 @@
-"""Launch runs as processes on this machine, each with its share of GPUs and CPU cores."""
+"""Launch runs as processes on this machine, each with a share of the GPUs and CPU cores."""
 
 import contextlib
 import os
@@ -38,13 +38,13 @@ class Local:
     """Launch runs on this machine.
 
     A run is forked from a server that has imported the necessary modules (`fork_server`). If forking is impossible or
-    `no_fork` is set, a run is a new process.
+    `no_fork` is true, a run is a new process.
 
     Args:
         jobs: number of concurrent runs.
-        no_fork: start every run as a new process.
-        shares: `CUDA_VISIBLE_DEVICES` of each concurrent run; None leaves it unchanged.
-        threads: threads per run; None divides the CPU cores among concurrent runs.
+        no_fork: whether to start each run as a new process.
+        shares: value of `CUDA_VISIBLE_DEVICES` for each concurrent run. None leaves the variable unchanged.
+        threads: number of threads per run. None divides the CPU cores among the concurrent runs.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Local:
         self._server: ForkServer | None = None
         self._locks: Sequence[int] = ()
         self._environment: dict[str, str] = {}
-        self._taken: dict[int, Handle] = {}  # slot among the concurrent runs -> its current or last run
+        self._taken: dict[int, Handle] = {}  # current or last run of each slot
 
     def begin(self, runs: int, locks: Sequence[int]) -> int:
         self._locks = locks
@@ -67,16 +67,16 @@ class Local:
         return self._prepare(runs)
 
     def ask(self, script: Path, arguments: Sequence[str], given: str, runs: int) -> str | None:
-        """Fork a process from the server to run a script. The server then also imports the modules of the script.
+        """Run a script in a process that is forked from the server, which then also imports the script's modules.
 
         Args:
-            script: Python file.
-            arguments: its arguments.
-            given: standard input of the script.
+            script: Python file to run.
+            arguments: arguments of the script.
+            given: text for the standard input of the script.
             runs: number of runs that will follow.
 
         Returns:
-            The script's output; None if runs are not forked.
+            The output of the script, or None if runs are not forked.
         """
         if not self.forks:
             return None
@@ -144,14 +144,14 @@ def start_process(
     pass_fds: Sequence[int] = (),
     ignored: signal.Signals | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start a process in a new process group. The process appends its output to a log, and ends when this process ends.
+    """Start a process in a new process group, which appends its output to a log and ends when this process ends.
 
     Args:
-        command: the command.
-        log: the log file.
+        command: command to run.
+        log: log file.
         environment: environment variables of the process.
         pass_fds: file descriptors that the process inherits.
-        ignored: signal that the process ignores, because the parent handles the signal.
+        ignored: signal that the process ignores because its parent handles it.
     """
 
     def prepare() -> None:
@@ -168,6 +168,6 @@ def start_process(
             stderr=subprocess.STDOUT,
             env=environment,
             pass_fds=pass_fds,
-            process_group=0,  # child processes end with the run, and Ctrl-C reaches only the queue
+            process_group=0,  # child processes end with the run, and Ctrl-C is sent only to the queue
             preexec_fn=prepare,
         )

@@ -1,6 +1,6 @@
-"""Instantiate experiments without running them, to find errors in all experiments before the first run starts.
+"""Instantiate all experiments of a comparison, to find their errors before the first run starts.
 
-This runs `dry_run.py` in another process.
+The experiments are instantiated by `dry_run.py` in a separate process.
 """
 
 import contextlib
@@ -19,19 +19,21 @@ from experiments.run_request import PROJECT, Run
 
 PREFLIGHT = (sys.executable, "-m", "experiments.launching.dry_run")
 OF_A_GROUP = re.compile("(RANK|LOCAL_RANK|NODE_RANK|GROUP_RANK|WORLD_SIZE|MASTER_.*|SLURM_.*|TORCHELASTIC_.*)$")
-"""Environment variables that make a process a rank of a group."""
+"""Pattern of the environment variables that make a process a rank of a process group."""
 
 
 def preflight(runs: Sequence[Run], command: Sequence[str] = PREFLIGHT, engine: Launcher | None = None) -> None:
-    """In another process, instantiate each experiment that has unfinished runs.
+    """Instantiate each experiment that has unfinished runs, in a separate process.
 
     Args:
-        runs: all runs, finished or not. An experiment is instantiated only once, whatever its number of seeds.
+        runs: all runs, including finished runs. An experiment is instantiated only once for all its seeds.
         command: command that instantiates the experiments.
-        engine: launcher of the runs. A launcher that forks runs also forks this process, to share imports.
+        engine: launcher of the runs. A launcher that forks runs also forks the separate process, so that imports are
+            shared.
 
     Raises:
-        ValueError: if experiments cannot be instantiated; the message names them and gives the first error.
+        ValueError: if experiments cannot be instantiated. The message names these experiments and gives the first
+            error.
     """
     unfinished = [run for run in runs if not run.finished]
     waiting = list(dict.fromkeys(run.experiment for run in unfinished))
@@ -54,16 +56,17 @@ def preflight(runs: Sequence[Run], command: Sequence[str] = PREFLIGHT, engine: L
 def metrics_of_short_run(
     arguments: Sequence[str], command: Sequence[str] = PREFLIGHT, engine: Launcher | None = None
 ) -> list[str] | None:
-    """Train and test with single batches in another process; return the metric names, or None after a failure."""
+    """Train and test with single batches in a separate process; return the metric names, or None if this fails."""
     return _answer((*command, "--short-run"), [list(arguments)], engine, 1)[0]
 
 
 def _answer(
     command: Sequence[str], arguments: Sequence[Sequence[str]], engine: Launcher | None, runs: int
 ) -> tuple[Any, str]:
-    """Run a command with arguments.
+    """Run a command with lists of arguments as standard input.
 
-    Return the JSON in the last line of output, and the messages of the command. The JSON is None if the command failed.
+    Return the JSON value in the last line of the output, and the messages of the command. The JSON value is None if the
+    command failed.
     """
     given = json.dumps(arguments)
     if isinstance(engine, Local) and tuple(command[: len(PREFLIGHT)]) == PREFLIGHT:
@@ -77,7 +80,7 @@ def _answer(
 
 
 def _last_line(said: str) -> Any:
-    """Parse the last line that is a JSON list; return None if there is none."""
+    """Parse the last line that is a JSON list, or return None if there is no such line."""
     for line in reversed(said.splitlines()):
         with contextlib.suppress(ValueError):
             if isinstance(found := json.loads(line), list):

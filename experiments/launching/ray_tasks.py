@@ -1,8 +1,8 @@
-"""Launch runs as tasks of a Ray cluster. The cluster is at `RAY_ADDRESS`, or on this machine, or is started here.
+"""Launch runs as tasks of a Ray cluster: at `RAY_ADDRESS`, or running on this machine, or started by this process.
 
-A Ray worker forks runs as `local` does, so each worker imports modules only once. All nodes share a file system, and
-find this package at the same path. Ray ends the tasks of a dead process, so if a comparison is killed, its runs are
-also killed.
+A Ray worker forks runs in the same way as `local`, so each worker imports modules only once. All nodes must share a
+file system and find this package at the same path. Ray ends the tasks of a process that has died. If a comparison is
+killed, its runs are therefore killed too.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from experiments.run_request import PROJECT
 
 CONNECT_SECONDS = 10.0
 WORKER: dict[bool, Local] = {}
-"""The launcher of a worker process, by `no_fork`."""
+"""Launchers of this worker process, by the value of `no_fork`."""
 WATCH = """
 import os, sys
 sys.path.insert(0, os.path.dirname(os.path.dirname(sys.argv[1])))
@@ -33,7 +33,7 @@ living = [p for p in psutil.process_iter() if own.get(str(p.pid)) == str(p.creat
 for process in psutil.wait_procs(living, 5)[1]:
     process.kill()
 """
-"""Script that ends the processes of a new cluster when its owner dies, even if killed; Ray's own agents would stay."""
+"""Script that ends the processes of a new cluster when its owner ends or is killed; Ray's agents would remain."""
 
 
 def run_job(job: Job, no_fork: bool) -> int:
@@ -47,7 +47,7 @@ def run_job(job: Job, no_fork: bool) -> int:
         while (status := process.poll()) is None:
             WORKER[no_fork].wait(0.1)
         return status
-    finally:  # a cancelled task
+    finally:  # also if the task is cancelled
         if process.poll() is None:
             process.signal(signal.SIGTERM)
             deadline = time.monotonic() + GRACE_SECONDS
@@ -57,9 +57,9 @@ def run_job(job: Job, no_fork: bool) -> int:
 
 
 def _listens(address: str) -> bool:
-    """Whether `host:port` or `ray://host:port` accepts connections. Without this check, Ray would wait for minutes."""
+    """Return whether `host:port` or `ray://host:port` accepts connections; otherwise, Ray would wait for minutes."""
     host, _, port = address.rpartition("//")[2].rpartition(":")
-    if not port.isdigit():  # "auto" and others that Ray knows
+    if not port.isdigit():  # "auto" and other values that Ray interprets
         return True
     with contextlib.suppress(OSError):
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
@@ -71,9 +71,9 @@ def _listens(address: str) -> bool:
 def _of_this_machine_alone() -> Iterator[None]:
     """Make a new cluster listen only on the loopback interface, so that other machines cannot reach the cluster.
 
-    By default, Ray listens on all interfaces and replaces the loopback address. Disabling multi-node clusters prevents
-    this. An environment variable disables multi-node clusters in processes that Ray starts. This process has already
-    read the variable, so a constant is changed here.
+    By default, Ray listens on all interfaces, and replaces the loopback address with another address. This is prevented
+    by disabling multi-node clusters. In processes that Ray starts, an environment variable disables them. This process
+    has already read this variable, so a constant of Ray is changed here.
     """
     from ray._private import ray_constants as constants
 
@@ -90,7 +90,7 @@ def _of_this_machine_alone() -> Iterator[None]:
 
 
 class Task:
-    """A task of Ray."""
+    """A run that was started as a Ray task."""
 
     waiting = False
 
@@ -104,7 +104,7 @@ class Task:
         if self._status is None and self.engine.wait([self.reference], timeout=0)[0]:
             try:
                 self._status = self.engine.get(self.reference)
-            except Exception as error:  # a lost worker or node, or a cancelled task
+            except Exception as error:  # the worker or node was lost, or the task was cancelled
                 self.said = f"Ray: {' '.join(str(error).split())[:200]}"
                 self._status = 1
         return self._status
@@ -118,14 +118,14 @@ class RayTasks:
     """Launch runs as Ray tasks.
 
     Args:
-        jobs: maximal number of concurrent runs; None leaves it to Ray.
-        gpus: GPUs per run; None means `wanted` if the cluster has GPUs.
-        cpus: CPU cores per run; None means one.
-        wanted: number of GPUs per run, as the configurations demand.
-        no_fork: start every run as a new process.
+        jobs: maximum number of concurrent runs. None lets Ray decide.
+        gpus: number of GPUs per run. None means `wanted` if the cluster has GPUs.
+        cpus: number of CPU cores per run. None means one.
+        wanted: number of GPUs per run that the configurations request.
+        no_fork: whether to start each run as a new process.
 
     Raises:
-        ValueError: if Ray or its cluster is missing, or the cluster lacks the resources.
+        ValueError: if Ray is not installed, if the cluster cannot be reached, or if the cluster lacks resources.
     """
 
     def __init__(self, jobs: int | None, gpus: float | None, cpus: int | None, wanted: int, no_fork: bool) -> None:

@@ -1,7 +1,7 @@
-"""A queue of runs of `train.py`, which starts the unfinished runs with any launcher and shows their progress.
+"""Queue of runs of `train.py`: start the unfinished runs with any launcher, and show their progress.
 
-The output of a run goes to `log.txt` in its directory. All state is in the run directories. After a kill, the same
-command continues the queue.
+The output of a run is written to `log.txt` in its directory. All state of the queue is in the run directories, so if
+the queue is killed, repeating the command continues it.
 """
 
 import contextlib
@@ -50,8 +50,8 @@ class Job:
     """A run that the queue will start.
 
     Args:
-        run: the run.
-        command: the command, to which `fit` or `test` and its arguments are appended.
+        run: run to start.
+        command: first part of the command line, to which `fit` or `test` and the arguments are appended.
     """
 
     run: Run
@@ -59,12 +59,12 @@ class Job:
 
     @property
     def arguments(self) -> list[str]:
-        """Arguments of the command; a run with a checkpoint is resumed."""
+        """Arguments of the command. If the run has a checkpoint, they resume it."""
         return command_arguments(self.run)
 
     @property
     def log(self) -> Path:
-        """Path of the run's output."""
+        """Path of the file with the output of the run."""
         return self.run.directory / "log.txt"
 
 
@@ -72,14 +72,14 @@ class Handle(Protocol):
     """A started or submitted run.
 
     Attributes:
-        said: reason why the run ended; empty if only the exit status is known.
+        said: reason why the run ended. Empty if only the exit status is known.
     """
 
     said: str
 
     @property
     def waiting(self) -> bool:
-        """Whether the run is still waiting in a cluster's queue."""
+        """Whether the run is still waiting in the queue of a cluster."""
 
     def poll(self) -> int | None:
         """Return the exit status, the negative signal number if the run was killed, or None until it ends."""
@@ -92,13 +92,13 @@ class Launcher(Protocol):
     """Interface of the launchers, which start jobs and report their states.
 
     Attributes:
-        note: message to show to the user once.
+        note: message that is shown to the user once.
     """
 
     note: str
 
     def begin(self, runs: int, locks: Sequence[int]) -> int:
-        """Prepare to launch runs. Return the maximal number of concurrent runs. The runs inherit the locks."""
+        """Prepare to launch runs, which will inherit the locks, and return the maximum number of concurrent runs."""
 
     def start(self, jobs: Sequence[Job]) -> Sequence[Handle]:
         """Start or submit jobs."""
@@ -112,7 +112,7 @@ class Launcher(Protocol):
 
 @dataclass(frozen=True)
 class Failure:
-    """A run that ended without results, with the last lines of its log."""
+    """A run that ended without results, and the last lines of its log."""
 
     run: Run
     reason: str
@@ -121,7 +121,7 @@ class Failure:
 
 @dataclass
 class Child:
-    """A run that is in progress."""
+    """A run in progress."""
 
     run: Run
     process: Handle
@@ -135,30 +135,30 @@ class Child:
     last_seen: tuple[int, float] | None = None
 
     def see(self, epochs: int, now: float) -> None:
-        """Record the time at which an epoch was first seen, to estimate the remaining time."""
+        """Record the time at which an epoch was first observed, to estimate the remaining time."""
         self.first_seen = self.first_seen or (epochs, now)
         if self.last_seen is None or epochs > self.last_seen[0]:
             self.last_seen = (epochs, now)
 
     def seconds_left(self, now: float) -> float | None:
-        """Estimate the remaining training time from the observed epochs. Return None before two epochs have ended."""
+        """Estimate the remaining training time from the observed epochs; None if fewer than two epochs have ended."""
         if not self.max_epochs or not self.first_seen or not self.last_seen or self.last_seen == self.first_seen:
             return None
         (before, since), (epochs, then) = self.first_seen, self.last_seen
-        epoch = max((then - since) / (epochs - before), now - then)  # the current epoch may be slower than the others
+        epoch = max((then - since) / (epochs - before), now - then)  # the current epoch may be slower than earlier ones
         return max((self.max_epochs - epochs) * epoch - (now - then), 0.0)
 
 
 @contextlib.contextmanager
 def lock(directories: Sequence[Path]) -> Iterator[tuple[int, ...]]:
-    """Lock the directories against other queues.
+    """Context manager that locks directories, so that no other queue uses them.
 
     Yields:
-        File descriptors of the locks. Runs inherit the file descriptors of the locks. A directory stays locked as long
-        as one of these runs exists.
+        File descriptors of the locks. Runs inherit them, so a directory remains locked as long as one of these runs
+        exists.
 
     Raises:
-        ValueError: if another process still holds a lock after the time that runs need to terminate.
+        ValueError: if another process still holds a lock after a waiting time in which runs can terminate.
     """
     with contextlib.ExitStack() as stack:
         descriptors = []
@@ -177,7 +177,7 @@ def lock(directories: Sequence[Path]) -> Iterator[tuple[int, ...]]:
                     time.sleep(POLL_SECONDS)
                     continue
                 except OSError:
-                    pass  # a file system without locks
+                    pass  # the file system does not support locks
                 break
             descriptors.append(file.fileno())
         yield tuple(descriptors)
@@ -197,16 +197,16 @@ def run_all(
     Args:
         runs: the runs, in the order in which they start.
         launcher: launcher of the runs.
-        console: console for the progress, which is shown as bars on a terminal and as lines elsewhere.
-        locks: file descriptors from `lock`, inherited by processes of this machine.
+        console: console for the progress, which is shown as progress bars on a terminal and otherwise as lines.
+        locks: file descriptors from `lock`, which processes on this machine inherit.
         run_command: command to start a run, to which `fit ...` is appended.
-        look_at: function called with each finished run; if it raises an exception, all runs are stopped.
+        look_at: function that is called with each finished run. If it raises an exception, all runs are stopped.
 
     Returns:
         The failed runs. A failed run does not stop other runs.
 
     Raises:
-        KeyboardInterrupt: on Ctrl-C or SIGTERM, after the runs were terminated.
+        KeyboardInterrupt: on Ctrl-C or SIGTERM, after the runs have been terminated.
     """
     waiting = deque(run for run in runs if not run.finished)
     code = code_fingerprint()
@@ -220,7 +220,7 @@ def run_all(
     failures: list[Failure] = []
     took: list[float] = []
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[unit]}"), TimeElapsedColumn())
-    # Without the refresh thread: forking a process with threads is unsafe.
+    # The refresh thread is disabled, because forking a process with threads is unsafe.
     progress = Progress(*columns, console=console, auto_refresh=False, disable=not console.is_terminal)
     overall = progress.add_task("all runs", total=len(runs), completed=len(runs) - len(waiting), unit="")
     with _sigterm_is_ctrl_c(), progress, contextlib.closing(launcher):
@@ -307,7 +307,7 @@ def _start(jobs: Sequence[Job], launcher: Launcher, code: str) -> list[Child]:
     for job in jobs:
         job.run.directory.mkdir(parents=True, exist_ok=True)
         resumed = has_saved(job.run)
-        # a run started with other code stays marked as such
+        # a resumed run keeps the code version with which it was started
         made = record(job.run).get("code", code) if resumed else code
         content = json.dumps({**request(job.run), "code": made, **machine()}, indent=2, ensure_ascii=False)
         write_text(job.run.directory / "request.json", content + "\n")
@@ -322,7 +322,7 @@ def _end(child: Child) -> Failure | None:
     status = child.process.poll() or 0
     if child.run.finished:
         return None
-    child.process.signal(signal.SIGKILL)  # child processes that the run left behind
+    child.process.signal(signal.SIGKILL)  # kills child processes that the run left behind
     reason = f"exit status {status}" if status >= 0 else f"killed by {signal.Signals(-status).name}"
     if status == 0:
         reason = "ended without test_metrics.csv"
@@ -339,7 +339,7 @@ def _fail(failure: Failure, console: Console) -> Failure:
 
 
 def print_failures(failures: Sequence[Failure], console: Console) -> None:
-    """Print the failed runs, with the last lines and the path of each log."""
+    """Print the failed runs, each with the last lines and the path of its log."""
     for failure in failures:
         title = f"\n{failure.run.title} failed ({failure.reason}); its log is {failure.run.directory / 'log.txt'}"
         console.print(title, markup=False, soft_wrap=True)
@@ -369,9 +369,9 @@ def _show(child: Child, progress: Progress, console: Console) -> None:
 
 
 def _max_epochs(directory: Path) -> int | None:
-    """Read `trainer.max_epochs` of a run.
+    """Read `trainer.max_epochs` from the configuration of a run.
 
-    Return None if the config does not exist yet, or if the run is limited by steps.
+    Return None if the configuration does not exist yet, or if the number of steps limits the run.
     """
     with contextlib.suppress(OSError, ValueError):
         path = directory / "config.yaml"
@@ -383,9 +383,9 @@ def _max_epochs(directory: Path) -> int | None:
 
 
 def _seen(directory: Path) -> tuple[int | None, str]:
-    """Read the number of epochs and the last validation metric from `metrics.csv`.
+    """Read the number of finished epochs and the last validation metric from `metrics.csv`.
 
-    The number is None if there are no rows.
+    The number of epochs is None if the file has no rows.
     """
     with contextlib.suppress(OSError, ValueError), (directory / "metrics.csv").open("rb") as file:
         columns = file.readline().decode().strip().split(",")
@@ -413,7 +413,7 @@ def _sigterm_is_ctrl_c() -> Iterator[None]:
 
 
 def _terminate(children: Sequence[Child]) -> None:
-    """Send SIGTERM to the runs and their child processes. After a while or a second Ctrl-C, send SIGKILL."""
+    """Send SIGTERM to the runs and their child processes, and after a waiting time or a second Ctrl-C, send SIGKILL."""
     try:
         for child in children:
             child.process.signal(signal.SIGTERM)

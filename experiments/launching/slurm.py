@@ -1,8 +1,8 @@
-"""Launch runs as jobs of a SLURM array with the package submitit. Each run is one job, and `sacct` reports its state.
+"""Launch runs as jobs of a SLURM array, with the package submitit. Each run is one job, whose state `sacct` reports.
 
-A job that reaches its time limit or is preempted saves a checkpoint, is requeued and resumes. If a comparison is
-killed, the jobs continue, and the same command finds the jobs again. Ctrl-C cancels all jobs. All nodes share a file
-system.
+A job that reaches its time limit or is preempted saves a checkpoint, and is requeued and resumed. If a comparison is
+killed, its jobs continue to run, and repeating the command finds these jobs. Ctrl-C cancels all jobs. All nodes must
+share a file system.
 """
 
 import contextlib
@@ -25,18 +25,18 @@ from experiments.launching.run_queue import Job
 from experiments.run_request import PROJECT
 
 CLUSTER = "slurm"
-"""Name of submitit's executor."""
+"""Name of the submitit executor."""
 NOTE = "slurm_job.json"
 """File in a run directory with the ID of its job."""
 SHARED = ("name", "timeout_min", "mem_gb", "cpus_per_task", "gpus_per_node")
-"""Parameters common to all of submitit's executors; the others are specific to SLURM."""
+"""Parameters that all submitit executors have in common. All other parameters are specific to SLURM."""
 LIVE = ("PENDING", "RUNNING", "REQUEUED", "COMPLETING", "CONFIGURING", "SUSPENDED", "RESIZING", "PREEMPTED")
 REQUEUE_SECONDS = 20.0
 SAVE_SECONDS = 60.0
 
 
 class RunJob:
-    """Run one job as a process on its node; submitit pickles this object."""
+    """Callable that runs one job as a process on its node. It is pickled by submitit."""
 
     def __init__(self) -> None:
         self.process: subprocess.Popen[bytes] | None = None
@@ -46,7 +46,7 @@ class RunJob:
 
     def __call__(self, job: Job) -> int:
         environment = {name: value for name, value in os.environ.items() if not OF_A_GROUP.match(name)}
-        command = [*job.command, *job.arguments]  # read now: after a requeue, the run has a checkpoint
+        command = [*job.command, *job.arguments]  # read now, because a requeued run has a checkpoint
         self.process = start_process(command, job.log, {**environment, "PYTHONUNBUFFERED": "1"}, ignored=signal.SIGUSR2)
         status = self.process.wait()
         if status in (128 + signal.SIGTERM, -signal.SIGTERM):
@@ -54,7 +54,7 @@ class RunJob:
         return status
 
     def checkpoint(self, job: Job) -> Any:
-        """Save a checkpoint at the time limit, and requeue the job."""
+        """Save a checkpoint when the time limit is reached, and requeue the job."""
         from submitit.helpers import DelayedSubmission
 
         if self.process is not None:
@@ -66,7 +66,7 @@ class RunJob:
 
 
 class Submitted:
-    """A job of the array."""
+    """A run that was submitted as a job of the array."""
 
     def __init__(self, job: Any) -> None:
         self.job = job
@@ -84,7 +84,7 @@ class Submitted:
             return None
         try:
             return int(self.job.result())
-        except Exception as error:  # submitit has its own exception classes for failed jobs
+        except Exception as error:  # submitit defines exception classes for failed jobs
             self.said = f"SLURM job {self.job.job_id}: {self.job.state}, {' '.join(str(error).split())[:200]}"
             return 1
 
@@ -95,17 +95,17 @@ class Submitted:
 
 
 class Slurm:
-    """Submit runs to SLURM.
+    """Launch runs as SLURM jobs.
 
     Args:
         folder: folder for submitit's files.
-        jobs: maximal number of concurrent runs; None leaves it to SLURM.
-        gpus: number of GPUs per run; None requests no GPUs.
-        cpus: number of CPU cores per run; None requests no cores.
-        parameters: further sbatch parameters.
+        jobs: maximum number of concurrent runs. None lets SLURM decide.
+        gpus: number of GPUs per run. None requests no GPUs.
+        cpus: number of CPU cores per run. None requests no cores explicitly.
+        parameters: additional sbatch parameters.
 
     Raises:
-        ValueError: if submitit or SLURM is missing, or a parameter is unknown or missing.
+        ValueError: if submitit or SLURM is not installed, or if a parameter is unknown or missing.
     """
 
     def __init__(
@@ -154,7 +154,7 @@ class Slurm:
         try:
             with _importable():
                 submitted = executor.map_array(RunJob(), new) if new else []
-        except Exception as error:  # submitit has its own exception classes for sbatch errors
+        except Exception as error:  # submitit defines exception classes for sbatch errors
             raise OSError(f"SLURM rejected the jobs: {' '.join(str(error).split())}") from error
         for job, given in zip(new, submitted, strict=True):
             content = {"job": given.job_id, "folder": str(self.folder)}
@@ -165,7 +165,7 @@ class Slurm:
         return [Submitted(live[job]) for job in jobs]
 
     def _live(self, jobs: Sequence[Job]) -> dict[Job, Any]:
-        """Find unfinished jobs submitted by an earlier comparison."""
+        """Find unfinished jobs that an earlier comparison submitted."""
         from submitit import SlurmJob
 
         known: dict[Job, Any] = {}
@@ -174,7 +174,7 @@ class Slurm:
                 note = json.loads((job.run.directory / NOTE).read_text(encoding="utf-8"))
                 known[job] = SlurmJob(note["folder"], note["job"])
         if known and CLUSTER == "slurm":
-            SlurmJob.watcher.update()  # one sacct call for all jobs
+            SlurmJob.watcher.update()  # calls sacct once for all jobs
         states = {job: given.watcher.get_state(given.job_id, mode="cache") for job, given in known.items()}
         return {job: known[job] for job, state in states.items() if state.split(" ")[0] in LIVE}
 

@@ -1,1 +1,1 @@
-"""Trainer options: rejection of options that a module does not support, and compilation of its network."""
+"""Trainer options: reject options that a module does not support, and compile its network."""

@@ -1,4 +1,4 @@
-"""Compile a module's network for training."""
+"""Callback that compiles a module's network for training."""
 
 from typing import Any
 
@@ -10,12 +10,12 @@ from torch import nn
 class CompileNetwork(Callback):
     """Compile `model.network` in place before training.
 
-    The type of the network and the keys of checkpoints do not change. Only calls of the whole network are compiled, not
-    calls of its submodules. If the last batch has another size, the network is compiled once more, for any batch size.
-    Validation, test and prediction in the same run also use the compiled network.
+    The type of the network and the keys of checkpoints do not change. Calls of the whole network are compiled, but
+    calls of its submodules are not. If the last batch has a different size, the network is compiled once more, with a
+    dynamic batch size. Validation, test and prediction in the same run also use the compiled network.
 
     Args:
-        backend: a `torch.compile` backend.
+        backend: name of a `torch.compile` backend.
     """
 
     def __init__(self, backend: str) -> None:

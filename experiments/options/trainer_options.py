@@ -1,4 +1,4 @@
-"""Reject Trainer options that a module does not support; the error names the key."""
+"""Reject Trainer options that a module does not support, with error messages that name the key."""
 
 import re
 
@@ -14,10 +14,10 @@ BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 def refuse_options(module: LightningModule, trainer: Trainer) -> None:
-    """Check options before Lightning rejects them with less specific messages.
+    """Reject unsupported options, before Lightning rejects them with less specific messages.
 
     Raises:
-        ValueError: if an option is not supported; the message names the key, its value and what is allowed.
+        ValueError: if an option is not supported. The message names the key, its value and the allowed values.
     """
     name = type(module).__name__
     if not module.automatic_optimization:
@@ -44,15 +44,15 @@ UNUSED = "Expected to have finished reduction in the prior iteration|parameters 
 NOT_IN_HALF = (
     r"should be the same\b|have the same dtype|expected scalar type|not implemented for '|unsupported ScalarType"
 )
-"""PyTorch's errors of operators that do not support half precision, or not mixed with single precision."""
+"""PyTorch's error messages of operators that do not support half precision or mixing it with single precision."""
 
 
 def of_an_option(error: BaseException, precision: object) -> str | None:
-    """Describe an error caused by a Trainer option in one sentence. Return None for other errors.
+    """Describe an error that a Trainer option caused in one sentence, or return None for other errors.
 
     Args:
-        error: the exception that ended the run.
-        precision: the trainer's precision.
+        error: exception that ended the run.
+        precision: value of `trainer.precision`.
     """
     text = str(error)
     if not isinstance(error, RuntimeError | TypeError):

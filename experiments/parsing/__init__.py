@@ -1,1 +1,1 @@
-"""Parsing of arguments and configurations: class names, placeholders, guards, error messages."""
+"""Parse arguments and configurations: class names, placeholders, guards and error messages."""

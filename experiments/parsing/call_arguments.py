@@ -1,4 +1,4 @@
-"""Arguments of a call as a list, before they are parsed: configurations, the latest run, and restarts of torchrun."""
+"""Process the list of arguments before it is parsed: configurations, the latest run, and restarts by torchrun."""
 
 import os
 from itertools import pairwise
@@ -15,13 +15,13 @@ def config_files(args: list[str]) -> list[str]:
 
 
 def with_latest(args: list[str]) -> list[str]:
-    """Replace `--resume latest` by the directory of the most recently started run.
+    """Replace `--resume latest` with the directory of the most recently started run.
 
-    A `--config` with a model restricts the search to runs of this model. The option is then dropped, because the run
-    has its own settings. A `--config` without a model is kept.
+    If `--config` contains a model, only runs of this model are considered. This option is then dropped, because the
+    settings of the run are used. A `--config` without a model is kept.
 
     Raises:
-        FileNotFoundError: if there is no such run.
+        FileNotFoundError: if no run is found.
     """
     if value_of(args, "--resume") != "latest":
         return args
@@ -44,14 +44,15 @@ def with_latest(args: list[str]) -> list[str]:
 
 
 def with_restart(args: list[str]) -> list[str]:
-    """If `torchrun --max_restarts` restarts a `fit` and its run has saved a checkpoint, resume the run.
+    """If `torchrun --max_restarts` restarts a `fit` whose run has saved a checkpoint, resume the run.
 
-    torchrun restarts the same command, and the run directory contains the settings of the run. The restart count of
-    torchrun cannot be used. It stays 0 on a node if its processes ended because another node failed.
+    torchrun restarts the same command, and the run directory contains the settings of the run. torchrun's restart count
+    cannot be used to detect a restart, because it remains 0 on a node whose processes ended because a different node
+    failed.
 
     Raises:
-        ValueError: if `--run_directory`, which identifies the run, is missing. Also if ranks would rendezvous in the
-            store of torchrun. It keeps addresses of dead ranks, and a restarted rank can hang.
+        ValueError: if `--run_directory`, which identifies the run, is missing, or if ranks would rendezvous in
+            torchrun's store. This store keeps the addresses of dead ranks, so a restarted rank can hang.
     """
     restarts = os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")
     if args[0] != "fit" or restarts == "0":
@@ -76,7 +77,7 @@ def with_restart(args: list[str]) -> list[str]:
 
 
 def value_of(args: list[str], flag: str) -> str | None:
-    """Return the value of an option; None if it is not given.
+    """Return the value of an option, or None if the option is not given.
 
     Raises:
         ValueError: if the option has no value.

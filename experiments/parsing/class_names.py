@@ -1,4 +1,4 @@
-"""Short, misspelt and renamed class names in arguments and configurations."""
+"""Resolve short, misspelt and renamed class names in arguments and configurations."""
 
 import difflib
 import re
@@ -9,16 +9,16 @@ from experiments.config_files import PROJECT
 
 PACKAGES = ("lightning_modules", "datamodules", "callbacks")
 ROOMS = {"model": "lightning_modules", "data": "datamodules"}
-"""Package of an argument's classes, by the argument's first name."""
+"""Package that contains the classes of an argument, by the first part of the argument's dotted name."""
 ELSEWHERE = ("torch.optim", "torch.optim.lr_scheduler", "lightning.pytorch.callbacks", "lightning.pytorch.loggers")
-"""Modules of other packages whose classes appear in configurations."""
+"""Modules in other packages whose classes appear in configurations."""
 
 
 def with_full_names(args: Sequence[str]) -> list[str]:
-    """Replace short class names after `--model.help`, `--data.help` and the like by class paths.
+    """Replace short class names after options such as `--model.help` and `--data.help` with class paths.
 
     Raises:
-        ValueError: if several classes have that name.
+        ValueError: if several classes have the same short name.
     """
     full = list(args)
     for place, flag in enumerate(args):
@@ -37,7 +37,7 @@ def with_full_names(args: Sequence[str]) -> list[str]:
 
 
 def project_classes() -> Iterator[tuple[str, str]]:
-    """Yield name and class path of every class of this project, without importing them."""
+    """Yield the name and the class path of each class in this project, without importing the classes."""
     return _project_names("class")
 
 
@@ -72,15 +72,15 @@ RENAMED = {
     "lightning_modules.probabilistic.scale_mixture_nngp.Fixed": "FixedScale",
     "lightning_modules.robustness.certificates.Fixed": "FixedSampling",
 }
-"""Package and class name of version 0.1 -> class name of version 0.2."""
+"""Map from package and class name in version 0.1 to class name in version 0.2."""
 RENAMED_ARGUMENTS = {"brightest": "data_range", "rate": "sample_rate", "shifted_tests": "ood_test_sets"}
-"""Constructor arguments of version 0.1 -> arguments of version 0.2."""
+"""Map from constructor arguments of version 0.1 to arguments of version 0.2."""
 
 
 def did_you_mean(path: str) -> str:
-    """Suggest a class or function for an unknown path.
+    """Suggest a class or function for an unknown class path.
 
-    This is the new name after a renaming, or else a similar name.
+    The suggestion is the new name of a renamed class, or otherwise a similar name.
     """
     module, _, name = path.rpartition(".")
     for old, new in RENAMED.items():
@@ -91,7 +91,7 @@ def did_you_mean(path: str) -> str:
     if len(moved) == 1:
         return f"; did you mean {moved[0]}?"
     close = _like(module, sys.modules, 0.8) if module and module not in sys.modules else module
-    like = _like(name, _classes_in(close)) if close in sys.modules else ""  # never import a misspelt module
+    like = _like(name, _classes_in(close)) if close in sys.modules else ""  # a misspelt module is never imported
     if like:
         return f"; did you mean {close}.{like}?"
     known = {each: f"{other}.{each}" for other in ELSEWHERE if other in sys.modules for each in _classes_in(other)}
@@ -106,9 +106,9 @@ def _classes_in(module: str) -> list[str]:
 
 
 def _like(name: str, known: Iterable[str], least: float | None = None) -> str:
-    """Return the most similar known name, or an empty string if no name is similar.
+    """Return the most similar known name, or an empty string if no name is similar enough.
 
-    The threshold is lower for short names.
+    The similarity threshold is lower for short names.
     """
     least = least or (0.65 if len(name) < 6 else 0.75)
     return next(iter(difflib.get_close_matches(name, list(known), 1, least)), "")

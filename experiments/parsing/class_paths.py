@@ -1,7 +1,7 @@
-"""Reject class paths in a configuration that do not match an argument's type, before code of the class runs.
+"""Reject class paths that do not match the type of an argument, before any code of the class runs.
 
-jsonargparse checks classes. Two cases are not checked: functions with `init_args` instead of an optimizer or schedule,
-and arguments without a type.
+jsonargparse checks classes, but not two cases, which are checked here: a function with `init_args` in place of an
+optimizer or schedule, and an argument without a type.
 """
 
 import inspect
@@ -13,26 +13,26 @@ import lightning.pytorch.cli  # noqa: F401  # enables reading from URLs, which i
 from jsonargparse import Namespace, set_parsing_settings
 
 set_parsing_settings(config_read_mode_urls_enabled=False, config_read_mode_fsspec_enabled=False)
-# Paths in os, subprocess, pickle, ... are rejected before import, wherever they appear.
+# Paths in os, subprocess, pickle and similar modules are rejected before import, wherever they appear.
 set_parsing_settings(import_path_denylist=[], instantiate_subclass_spec_in_any=False)
 
 
 def check_class_paths(key: str, hint: Any, value: Any) -> None:
-    """Check the class paths in an argument's value, except those nested in `init_args`.
+    """Check the class paths in the value of an argument, except those inside `init_args`.
 
     Args:
         key: name of the argument.
-        hint: its type.
-        value: its parsed value.
+        hint: type hint of the argument.
+        value: parsed value of the argument.
 
     Raises:
-        TypeError: if a class path does not match the type; the message names it.
+        TypeError: if a class path does not match the type. The message names the class path.
     """
     classes = tuple(_classes(hint))
     for path in _class_paths(value):
         named = imported(path)
         if inspect.isclass(named) or any(getattr(each, "_is_protocol", False) for each in classes):
-            allowed = bool(classes) or _takes_callables(hint)  # jsonargparse has checked which ones
+            allowed = bool(classes) or _takes_callables(hint)  # jsonargparse has checked the callables
         else:
             result = _return_type(named)
             allowed = isinstance(result, type) and issubclass(result, classes)
@@ -56,14 +56,14 @@ def _class_paths(value: Any) -> Iterator[str]:
 
 
 def _classes(hint: Any) -> Iterator[type]:
-    """Yield the classes in a type hint, including the return type of a callable."""
+    """Yield the classes in a type hint, including the return types of callables."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin is Callable:
         inner = inner[-1:]
     elif isinstance(hint, type) and hint.__module__ != "builtins":
         yield hint
     elif isinstance(origin, type) and origin.__module__ not in ("builtins", "collections.abc", "types"):
-        yield origin  # of a generic class
+        yield origin  # origin of a generic class
     for each in inner:
         yield from _classes(each)
 

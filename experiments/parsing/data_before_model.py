@@ -1,4 +1,4 @@
-"""Check data before the model is built: the class count for `num_classes: auto`, captions and their images."""
+"""Check the data before the model is built: number of classes for `num_classes: auto`, and captioned images."""
 
 import os
 import re
@@ -11,23 +11,24 @@ from experiments.parsing.class_paths import imported
 
 AUTO = re.compile(r"(\bnum_classes: *)auto\b")
 COUNTED = -1
-"""Placeholder for `auto` until the class count is known; never a valid number of classes."""
+"""Placeholder for `auto` until the number of classes is known. It is never a valid number of classes."""
 
 
 def with_placeholder(text: str) -> str:
-    """Replace `num_classes: auto` in the text of a configuration by the placeholder."""
+    """Replace the value `auto` of `num_classes` in the text of a configuration with the placeholder."""
     return AUTO.sub(rf"\g<1>{COUNTED}", text)
 
 
 def count_classes(config: Namespace) -> None:
-    """Replace the placeholder by the number of classes of the data, everywhere in the configuration of the model.
+    """Replace all placeholders in the model's configuration with the number of classes of the data.
 
     Args:
-        config: parsed configuration with `model` and `data`; changed in place. Without a placeholder, the DataModule is
-            not built.
+        config: parsed configuration with `model` and `data`, which is changed in place. If it has no placeholder, the
+            DataModule is not built.
 
     Raises:
-        ValueError: if the DataModule does not know the number of classes before it reads the data, or has one class.
+        ValueError: if the DataModule does not know the number of classes before it reads the data, or has only one
+            class.
     """
     if not _replaced(config.get("model"), None):
         return
@@ -36,7 +37,7 @@ def count_classes(config: Namespace) -> None:
     if number is None:
         raise ValueError(f"num_classes: auto needs data with a number of classes, and {type(data).__name__} has none")
     names = getattr(getattr(data, "images", None), "class_names", None)
-    if names is not None and len(names) == 1:  # images without labels have no class names
+    if names is not None and len(names) == 1:  # images without labels have no names
         raise ValueError(
             f"num_classes: auto finds one class in the data, {names[0]}, but a classifier needs at least two; each "
             f"class is a folder of images"
@@ -45,15 +46,16 @@ def count_classes(config: Namespace) -> None:
 
 
 def check_captioned_images(config: Namespace) -> None:
-    """Check images and captions of a model that needs captions, before the model is built.
+    """Check the images and captions for a model that needs captions, before the model is built.
 
     Args:
-        config: parsed configuration with `model`, `data` and `trainer`. The DataModule is built; no image is decoded.
+        config: parsed configuration with `model`, `data` and `trainer`. The DataModule is built, but no image is
+            decoded.
 
     Raises:
         FileNotFoundError: if images or captions are missing.
-        ValueError: if captions and images do not match, a file is no image, the model cannot take images of this size,
-            or a bucket has fewer images than there are ranks.
+        ValueError: if captions and images do not match, if a file is not an image, if the model does not support the
+            image size, or if a bucket has fewer images than there are ranks.
     """
     model, data = config.get("model"), config.get("data")
     if not model or not data or not hasattr(imported(data.class_path), "require_captions"):
@@ -80,12 +82,12 @@ def check_captioned_images(config: Namespace) -> None:
 
 
 def ranks_of(config: Namespace) -> int:
-    """Return the number of ranks that the configuration or the launcher sets; 1 if that is open."""
+    """Return the number of ranks that the configuration or the launcher sets, or 1 if neither sets it."""
     if launched := os.environ.get("WORLD_SIZE", ""):
         return int(launched) if launched.isdecimal() else 1
     trainer = config.get("trainer") or {}
     devices, nodes = trainer.get("devices"), trainer.get("num_nodes")
-    if isinstance(devices, str) and "," in devices:  # numbers of devices; without a comma, it is how many
+    if isinstance(devices, str) and "," in devices:  # a list of device indices; without a comma, a count
         devices = [each for each in devices.split(",") if each]
     number = str(devices)
     count = len(devices) if isinstance(devices, list) else int(number) if number.isdecimal() else 1
@@ -93,16 +95,16 @@ def ranks_of(config: Namespace) -> int:
 
 
 def data_of(config: Namespace) -> LightningDataModule:
-    """Build only the DataModule of a parsed configuration, before the model."""
+    """Build only the DataModule of a parsed configuration, before the model is built."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(LightningDataModule, "data")
     return parser.instantiate(parser.parse_object({"data": config.data.as_dict()})).data
 
 
 def _replaced(settings: Any, number: int | None) -> bool:
-    """Replace the placeholder by a number.
+    """Replace the placeholder with a number, and return whether there was a placeholder.
 
-    If the number is None, nothing is replaced. Return whether there was a placeholder.
+    If the number is None, nothing is replaced.
     """
     if isinstance(settings, list):
         return max([_replaced(each, number) for each in settings], default=False)

@@ -1,4 +1,4 @@
-"""The callbacks of every run, set by name in `configs/defaults.yaml`."""
+"""Guards: callbacks that every run has, which are set by name in `configs/defaults.yaml`."""
 
 from dataclasses import dataclass, fields
 from typing import Any
@@ -12,19 +12,19 @@ CLASSES = {
     "callbacks.predictions.WritePredictions": "write_predictions",
     "callbacks.figures_to_loggers.FiguresToLoggers": "figures_to_loggers",
 }
-"""Class paths of guards in version 0.1 -> names of guards."""
+"""Map from class paths of guards in version 0.1 to names of guards."""
 NOW = {"callbacks.guards.Contracts": {"class_path": "callbacks.guards.SanityChecks"}}
-"""Guards whose class was renamed since version 0.1."""
+"""New class paths of guards whose class was renamed after version 0.1."""
 
 
 @dataclass
 class Guards:
-    """Callbacks of every run. They are called before the callbacks in `trainer.callbacks`. null disables a callback.
+    """Callbacks that every run has. They are called before those in `trainer.callbacks`. null disables a callback.
 
     Args:
         seed_every_batch: seeds all random number generators before each batch. The seed depends on the run and on the
             batch.
-        sanity_checks: checks that model, data and trainer are compatible, before training starts.
+        sanity_checks: checks before training starts that model, data and trainer are compatible.
         finite_loss: stops a run whose training loss is NaN or infinite.
         write_predictions: writes the class probabilities of `predict` to disk.
         figures_to_loggers: logs the run's figures to its loggers.
@@ -38,16 +38,16 @@ class Guards:
 
     @property
     def callbacks(self) -> list[Callback]:
-        """The enabled callbacks, in order."""
+        """The enabled callbacks, in the order in which they are called."""
         given = [getattr(self, field.name) for field in fields(self)]
         return [each for each in given if each is not None]
 
 
 def check_guards(settings: dict[str, Any], path: object) -> None:
-    """Reject `guards` unless it maps known names to callbacks or null.
+    """Raise an error unless `guards` maps known names to callbacks or null.
 
     Raises:
-        ValueError: if `guards` is invalid; the message names the file, the key, its value and what is allowed.
+        ValueError: if `guards` is invalid. The message names the file, the key, its value and the allowed values.
     """
     guards = settings.get("guards", {})
     names = ", ".join(CLASSES.values())
@@ -70,10 +70,10 @@ def check_guards(settings: dict[str, Any], path: object) -> None:
 
 
 def from_list(settings: dict[str, Any], path: object) -> dict[str, Any]:
-    """Convert the list of guards in a `config.yaml` of version 0.1. Guards that are not in the list are disabled.
+    """Convert the list of guards in a `config.yaml` of version 0.1, and disable guards that are not in the list.
 
     Raises:
-        ValueError: if a listed callback is not a guard; the message names it.
+        ValueError: if a listed callback is not a guard. The message names the callback.
     """
     if not isinstance(settings.get("guards"), list):
         check_guards(settings, path)

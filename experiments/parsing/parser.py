@@ -1,4 +1,4 @@
-"""The parser of configurations: `base`, checked class paths and short help."""
+"""Parser of configurations, which supports `base`, checks class paths and prints short help texts."""
 
 import os
 import re
@@ -15,7 +15,7 @@ from experiments.parsing.data_before_model import with_placeholder
 
 
 class ConfigFile(ActionConfigFile):
-    """Action of `--config FILE`. If the file has a `base`, the base is applied first, like an earlier `--config`."""
+    """Action of `--config FILE`. If the file has a `base`, the base is applied first, as by an earlier `--config`."""
 
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
         path = located(Path(values))
@@ -24,7 +24,7 @@ class ConfigFile(ActionConfigFile):
 
 
 class ShortHelp(DefaultHelpFormatter):
-    """Help formatter without lists of known subclasses. The lists have hundreds of classes from other packages."""
+    """Help formatter that omits lists of known subclasses, which contain hundreds of classes from other packages."""
 
     def _get_help_string(self, action: Any) -> str:
         return re.sub(r", known subclasses: [^()]*(?=\)$)", "", super()._get_help_string(action))
@@ -42,8 +42,8 @@ class Parser(LightningArgumentParser):
         return super().add_argument(*args, **kwargs)
 
     def parse_args(self, args: Any = None, *more: Any, **kwargs: Any) -> Any:
-        """Parse arguments. For a nested class, convert the string `None`, because jsonargparse passes it for null."""
-        if kwargs.keys() & {"namespace", "defaults"}:  # the parser of a nested class, with its one argument
+        """Parse arguments. For a nested class, convert the string `None`, which jsonargparse passes instead of null."""
+        if kwargs.keys() & {"namespace", "defaults"}:  # in the parser of a nested class, which has one argument
             args = [re.sub("=None$", "=null", each) for each in args]
         return super().parse_args(args, *more, **kwargs)
 
@@ -51,7 +51,7 @@ class Parser(LightningArgumentParser):
         return super().parse_string(with_placeholder(without_base_line(content)), *args, **kwargs)
 
     def validate(self, namespace: Namespace, *args: Any, **kwargs: Any) -> None:
-        """Check values like jsonargparse, then the class paths in the values. Each nested class has its own parser."""
+        """Check values as in jsonargparse, then check the class paths in them. Each nested class has its own parser."""
         super().validate(namespace, *args, **kwargs)
         for name, kind in typed_arguments(self):
             check_class_paths(name, kind, namespace.get(name))

@@ -1,9 +1,9 @@
-"""Rewrite a parser's error as one sentence with the key, the reason, and what is allowed.
+"""Rewrite an error of the parser as one sentence with the key, the reason and the allowed values.
 
-jsonargparse reports every alternative of a union on a line of its own, but users need only the innermost reason. The
-error objects of jsonargparse do not help. The name of the argument is None, and the cause is only the error of the
-first alternative. If an upgrade of jsonargparse changes one of these texts, `test_texts_of_jsonargparse.py` fails and
-names the text.
+jsonargparse reports each alternative of a union on a separate line, but users need only the innermost reason. The error
+objects of jsonargparse are not sufficient: the name of the argument is None, and the cause is only the error of the
+first alternative. Therefore the text of the error is parsed. If an upgrade of jsonargparse changes such a text,
+`test_texts_of_jsonargparse.py` fails and names the text.
 """
 
 import difflib
@@ -22,16 +22,16 @@ NO_REASONS = (
     *("Expected a <class 'NoneType'>", "Not a valid subclass of", "Subclass types expect one of"),
     *(r"a class path \(str\)", "a dict w"),
 )
-"""Patterns of lines that give no reason."""
+"""Patterns of lines that contain no reason."""
 NO_CLASS = (
     r"Expected a dot import path string: ([\w.]+)",
     r"has no attribute '\w+'\. Got value: ([\w.]+\w)",
     r"class_path '([\w.]+)': (?:(?!class_path|object has no attribute).)*has no attribute",
 )
 ANOTHER_CLASS = r"Import path (\S+ )?does not correspond to a subclass of"
-"""Pattern of alternatives of a union that were not intended, if another one gives the reason."""
+"""Pattern of alternatives of a union that are ignored if a different alternative gives the reason."""
 ANOTHER_TYPE = r"Expected a [\w.]+$"
-"""Pattern of alternatives of a union that are not classes, if the given class reports a missing package."""
+"""Pattern of alternatives that are not classes, which are ignored if the given class reports a missing package."""
 CALLABLE = r"Type typing\.\S.*? expects a function or a callable class: "
 DENIED = r"Importing '(\S+)' is not allowed, denied by the '(\S+)' entry .* to allow it\."
 NOT_ACCEPTED = r"class_path '([\w.]+)'.*?Option '(\w+)' is not accepted"
@@ -43,11 +43,11 @@ SYMBOLS = ("alpha", "beta", "gamma", "delta", "epsilon", "eta", "kappa", "lambda
 
 
 def readable(error: BaseException) -> str:
-    """Return the error as one sentence, for example `model.strength: Expected a float. Got value: abc`."""
-    if isinstance(error, UnicodeEncodeError):  # a surrogate stands for a byte that is not UTF-8
+    """Return an error as one sentence, for example `model.strength: Expected a float. Got value: abc`."""
+    if isinstance(error, UnicodeEncodeError):  # a surrogate represents a byte that is not UTF-8
         return f"this name is not in UTF-8; rename it: {error.object[:200]!r}"
     text = str(error)
-    keys: list[tuple[int, str]] = []  # enclosing the current line, with their indentation
+    keys: list[tuple[int, str]] = []  # (indentation, key) of the keys that enclose the line
     where = ""
     reasons: list[str] = []
     for line in text.splitlines():
@@ -62,7 +62,7 @@ def readable(error: BaseException) -> str:
         reasons = meant
     if any(reason.startswith("Requirement ") for reason in reasons):  # a package is not installed
         reasons = [reason for reason in reasons if not re.match(ANOTHER_TYPE, re.sub(TYPE, r"\1", reason))]
-    while reasons and reasons[-1].endswith("':"):  # an alternative without details
+    while reasons and reasons[-1].endswith("':"):  # drops alternatives without details
         reasons.pop()
     message = "; ".join(reasons).replace(":;", ":") or " ".join(text.split())
     given = re.findall(GIVEN, text)
@@ -85,11 +85,11 @@ def readable(error: BaseException) -> str:
 
 
 def _accepted(message: str) -> str:
-    """List the arguments of the class that rejected an argument.
+    """Return the arguments of the class that rejected an argument, as text.
 
-    The list begins with the argument that was probably meant.
+    The argument that was probably meant comes first.
     """
-    found = re.search(f".*{NOT_ACCEPTED}", message)  # the innermost class
+    found = re.search(f".*{NOT_ACCEPTED}", message)  # matches the innermost class
     if not found:
         return ""
     module, _, name = found[1].rpartition(".")
@@ -102,13 +102,13 @@ def _accepted(message: str) -> str:
 
 
 def _new_key(message: str) -> str:
-    """Name the key that replaces a key of version 0.1."""
+    """Return a text that names the key that replaces a key of version 0.1."""
     found = re.search(OLD_KEY, message)
     return f"; since version 0.2 it is {RENAMED_KEYS[found[1]]}" if found else ""
 
 
 def _of_this_symbol(option: str, docstring: str, names: list[str]) -> list[str]:
-    """Find the only argument whose description contains a symbol of the paper, for example `lambda`."""
+    """Find the argument whose description contains a symbol of the paper, such as `lambda`, if there is only one."""
     symbol = difflib.get_close_matches(option, SYMBOLS, 1, 0.8)
     lines = re.findall(r"^ +(\w+): (.*)$", docstring, re.MULTILINE)
     found = [name for name, line in lines if name in names and symbol and re.search(rf"\b{symbol[0]}\b", line)]
@@ -116,7 +116,7 @@ def _of_this_symbol(option: str, docstring: str, names: list[str]) -> list[str]:
 
 
 def _option_meant(message: str) -> str:
-    """Suggest the Trainer option most similar to an unknown one."""
+    """Suggest the Trainer option that is most similar to an unknown option."""
     found = re.search(UNKNOWN_OPTION, message)
     if not found:
         return ""
@@ -127,7 +127,7 @@ def _option_meant(message: str) -> str:
 
 
 def _needs_config(message: str) -> str:
-    """Explain `--config` if no configuration is given, or if a configuration is given without `--config`."""
+    """Explain `--config` if there is no configuration, or if its file is given without `--config`."""
     bare = re.search(BARE_FILE, message)
     if bare:
         return f"; put --config before a configuration: --config {bare[1]}"
@@ -136,7 +136,7 @@ def _needs_config(message: str) -> str:
 
 
 def lost_process(error: BaseException) -> str | None:
-    """Describe an error caused by the end of another process in one sentence. Return None for other errors."""
+    """Describe an error that the end of another process caused in one sentence, or return None for other errors."""
     text = " ".join(str(error).split())
     if re.search(r"DataLoader worker .*(killed by signal|exited unexpectedly)", text):
         return f"a DataLoader worker ended ({text}), most likely for lack of memory; try data.num_workers 0"

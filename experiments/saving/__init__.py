@@ -1,1 +1,1 @@
-"""Checkpoints, metrics and stop signals of a run, which let it resume from any point."""
+"""Checkpoints, metrics and stop signals of a run, so that it can be resumed from any point."""

@@ -1,4 +1,4 @@
-"""Save the best and the last checkpoint of a run, and checkpoints within epochs or on a stop signal."""
+"""Save the best and the last checkpoint of a run, and checkpoints within epochs and after a stop signal."""
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -19,14 +19,15 @@ class Checkpoints:
     """Settings that determine which checkpoints a run saves, and which checkpoint is tested.
 
     Args:
-        test_checkpoint: checkpoint that `test`, `validate` and `predict` load. Choose `best` or `last`, as in the
-            paper.
+        test_checkpoint: checkpoint that `test`, `validate` and `predict` load: `best` or `last`. Set the one that the
+            paper uses.
         monitor: metric that selects the best epoch, for example `val/accuracy`. None saves only the last checkpoint.
-        mode: `max` if greater values of `monitor` are better, `min` if smaller values are better.
-        also_test_best: if `test_checkpoint` is `last`, also report the test metrics of the best epoch, as
-            `best_epoch/test/...`.
-        every_n_epochs: save the last checkpoint every n epochs.
-        every_n_steps: also save within epochs, after every n training steps.
+        mode: `max` if larger values of `monitor` are better, or `min` if smaller values are better.
+        also_test_best: whether to also report the test metrics of the best epoch, as `best_epoch/test/...`, if
+            `test_checkpoint` is `last`.
+        every_n_epochs: number of epochs between two saves of the last checkpoint.
+        every_n_steps: number of training steps between additional checkpoints within epochs. None saves none at
+            intervals.
     """
 
     test_checkpoint: Literal["best", "last"] = "last"
@@ -45,12 +46,13 @@ class Checkpoints:
     def callbacks(self, directory: Path, try_out: Callable[[], Collection[str] | None] | None = None) -> list[Callback]:
         """Build the callbacks that save checkpoints.
 
-        The best checkpoint is saved first, as the last checkpoint includes the state of this callback.
+        The best checkpoint is saved first, because the last checkpoint includes the state of the callback that saves
+        it.
 
         Args:
-            directory: the run directory.
-            try_out: function that returns the metrics of a short run with these settings. A resumed run has no
-                function.
+            directory: run directory.
+            try_out: function that starts a short run with these settings and returns its metrics. None for a resumed
+                run.
         """
         shared: dict[str, Any] = {"dirpath": directory / "checkpoints", "enable_version_counter": False}
         savers: list[Callback] = []
@@ -72,16 +74,16 @@ class Checkpoints:
 class BestNeedsItsMetric(Callback):
     """Check before training that `checkpoint.monitor` is logged.
 
-    The sanity check of Lightning validates one batch. This shows which metrics a validation logs. If the metric is
-    missing there, a short run is started. A metric that is missing in the short run is rejected. Some callbacks log
-    metrics only in full runs (`measures_whole_runs_alone`). With such a callback, a metric is rejected only if its name
-    resembles a known metric.
+    Lightning's sanity check validates one batch, which shows the metrics that validation logs. If the metric is not
+    among them, a short run is started. If the metric is not logged in the short run either, it is rejected. However,
+    some callbacks log metrics only in complete runs (`measures_whole_runs_alone`). If the run has such a callback, the
+    metric is rejected only if its name resembles a known metric.
 
     Args:
-        monitor: the metric, for example `val/accuracy`.
+        monitor: name of the metric, for example `val/accuracy`.
         needed: whether a setting requires the metric, because the best epoch is tested.
-        try_out: function that returns the metrics of a short run, or None if the short run failed. A resumed run has no
-            function.
+        try_out: function that starts a short run and returns its metrics, or None if this run failed. None for a
+            resumed run.
     """
 
     def __init__(self, monitor: str, needed: bool, try_out: Callable[[], Collection[str] | None] | None) -> None:
@@ -103,7 +105,7 @@ class BestNeedsItsMetric(Callback):
         later = any(getattr(each, "measures_whole_runs_alone", False) for each in trainer.callbacks)  # type: ignore[attr-defined]
         if logged is None:
             return
-        logged = [name for name in logged if "test/" not in name]  # computed after training
+        logged = [name for name in logged if "test/" not in name]  # test metrics are computed after training
         if self.monitor in logged:
             return
         if not later or misspelt(self.monitor, logged):
@@ -119,14 +121,14 @@ class BestNeedsItsMetric(Callback):
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Save the best epoch.
+    """Save the checkpoint of the best epoch.
 
-    This is a separate class, so that checkpoints keep its state apart from a `ModelCheckpoint` of the user.
+    This is a separate class, so that checkpoints store its state separately from that of the user's `ModelCheckpoint`.
     """
 
 
 class LastCheckpoint(ModelCheckpoint):
-    """Save every few epochs, and always after the last epoch."""
+    """Save the last checkpoint every few epochs, and always after the last epoch."""
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_epoch_end(trainer, pl_module)
@@ -140,14 +142,14 @@ class LastCheckpoint(ModelCheckpoint):
 
 
 class StepCheckpoint(ModelCheckpoint):
-    """Save within an epoch, at intervals and on a stop signal. After a stop signal, the run ends.
+    """Save checkpoints within an epoch, at intervals and after a stop signal, which also ends the run.
 
-    Nothing is saved after the last batch of an epoch or before a validation. A resumed run would skip the end of the
-    epoch or the validation. Nothing is saved between batches of accumulated gradients, because the gradients would be
-    lost.
+    No checkpoint is saved after the last batch of an epoch or directly before validation, because a resumed run would
+    skip the end of the epoch or the validation. No checkpoint is saved while gradients are accumulated, because these
+    gradients would be lost.
 
     Args:
-        every_n_steps: number of steps between checkpoints. None saves checkpoints only on a stop signal.
+        every_n_steps: number of steps between checkpoints. None saves a checkpoint only after a stop signal.
     """
 
     def __init__(self, every_n_steps: int | None, **kwargs: Any) -> None:
@@ -161,7 +163,8 @@ class StepCheckpoint(ModelCheckpoint):
         self._saved = trainer.global_step
         self.signals.in_step = True
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, GradientAccumulationScheduler):  # Lightning does not when resuming mid-epoch
+            # Lightning omits this call when a run is resumed within an epoch.
+            if isinstance(callback, GradientAccumulationScheduler):
                 callback.on_train_epoch_start(trainer)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:

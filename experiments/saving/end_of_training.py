@@ -1,7 +1,7 @@
-"""Repeat the end of training if a run was killed between its last checkpoint and the end.
+"""Repeat the end of training if a run was killed after its last checkpoint but before training had ended.
 
-When a run resumes from a checkpoint with no steps left, Lightning returns at once and calls neither `on_train_start`
-nor `on_train_end`. Files that a module exports in these hooks would then never be written.
+If a run is resumed from a checkpoint at which all steps are complete, Lightning returns immediately and calls neither
+`on_train_start` nor `on_train_end`. Files that a module exports in these hooks would then never be written.
 """
 
 from lightning.pytorch import Trainer
@@ -11,17 +11,17 @@ from experiments.lightning_internals import FitLoop
 
 
 class ResumableEnd(FitLoop):
-    """Fit loop that always calls the hooks at the start and the end of training.
+    """Fit loop that always calls the hooks at the start and at the end of training.
 
-    This includes runs whose loaded checkpoint has no steps left.
+    It calls them even if no training step remains after the loaded checkpoint.
     """
 
     only_ends = False
-    """Whether the loaded checkpoint leaves no step to train."""
+    """Whether no training step remains after the loaded checkpoint."""
 
     @classmethod
     def of(cls, trainer: Trainer) -> None:
-        """Replace a trainer's fit loop by this one."""
+        """Replace a trainer's fit loop with a loop of this class."""
         own = trainer.fit_loop
         trainer.fit_loop = cls(trainer, own.min_epochs, own.max_epochs)
         trainer.fit_loop.epoch_loop = own.epoch_loop
@@ -39,9 +39,9 @@ class ResumableEnd(FitLoop):
 
 
 def ended_early(trainer: Trainer) -> bool:
-    """Return whether training was stopped before its last epoch; a resumed run must know this.
+    """Return whether training was stopped before its last epoch, which a resumed run must know.
 
-    A stop by a `Timer` does not count. The `Timer` saves its own state, and a resumed run may get more time.
+    A stop by a `Timer` is not included, because the `Timer` saves its own state, and a resumed run may have more time.
     """
     timers = [each for each in trainer.callbacks if isinstance(each, Timer)]  # type: ignore[attr-defined]
     left = [remaining for each in timers if (remaining := each.time_remaining()) is not None]

@@ -1,4 +1,4 @@
-"""Make a user's callbacks compatible with the run's own checkpoints."""
+"""Make the user's callbacks compatible with the checkpoints that every run saves."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,13 +9,14 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 
 def fit_in(callbacks: Sequence[Callback], directory: Path) -> None:
-    """Let a `ModelCheckpoint` of the user without a folder save to `checkpoints/own`. Reject duplicate callbacks.
+    """Set `checkpoints/own` as folder of the user's `ModelCheckpoint` if it has none, and reject duplicate callbacks.
 
-    A run resumes from its own `last.ckpt`. A separate folder keeps this file apart from a `last.ckpt` of the user.
+    A run is resumed from the `last.ckpt` that it saves itself. A separate folder avoids a conflict with a `last.ckpt`
+    that the user's callback saves.
 
     Args:
-        callbacks: the callbacks of `trainer.callbacks` and those of the run itself.
-        directory: the run directory.
+        callbacks: callbacks in `trainer.callbacks`, and those that every run has.
+        directory: run directory.
 
     Raises:
         ValueError: if two callbacks have the same key in a checkpoint.

@@ -1,4 +1,4 @@
-"""Write `metrics.csv` of a run. The file is the same for interrupted and uninterrupted runs."""
+"""Write `metrics.csv` of a run, such that resumed and uninterrupted runs have the same file."""
 
 import csv
 import hashlib
@@ -26,7 +26,7 @@ from experiments.saving.end_of_training import ended_early
 
 
 class RowsSoFar:
-    """Number of rows and digest of a table. Both stay the same if columns are added later."""
+    """Number of rows and digest of a table, which do not change if columns are added later."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -37,14 +37,14 @@ class RowsSoFar:
         return self._hash.hexdigest()
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Count a row and add the row to the digest. The digest uses values as they are written to the file."""
+        """Count a row and add it to the digest, with the values in the form in which they are written to the file."""
         cells = sorted((name, str(value)) for name, value in row.items() if value is not None and value != "")
         self._hash.update(json.dumps(cells).encode())
         self.count += 1
 
 
 def rows_of(path: Path) -> Iterator[dict[str, str]]:
-    """Yield the rows of a table without empty cells."""
+    """Yield the rows of a table as dicts without empty cells."""
     with path.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             yield {name: value for name, value in row.items() if name is not None and value}
@@ -54,9 +54,9 @@ def first_rows(folders: Iterable[Path], count: int, digest: str | None) -> list[
     """Search the tables of several run directories for the rows that were written before a checkpoint.
 
     Args:
-        folders: run directories, each with `metrics.csv` and backups of older tables.
-        count: number of rows.
-        digest: digest of `RowsSoFar` after these rows.
+        folders: run directories, which contain `metrics.csv` and backups of older tables.
+        count: number of rows that were written before the checkpoint.
+        digest: digest of `RowsSoFar` for these rows.
 
     Returns:
         The rows, or None if no table begins with rows that have this digest.
@@ -64,7 +64,7 @@ def first_rows(folders: Iterable[Path], count: int, digest: str | None) -> list[
     if count == 0:
         return []
     tables = (path for folder in folders for path in sorted(folder.glob("metrics*.csv")))
-    for path in filter(Path.is_file, tables):  # reading a pipe would block
+    for path in filter(Path.is_file, tables):  # only regular files, because reading a pipe would block
         with suppress(OSError, ValueError, csv.Error):
             rows, seen = list(islice(rows_of(path), count)), RowsSoFar()
             for row in rows:
@@ -75,12 +75,12 @@ def first_rows(folders: Iterable[Path], count: int, digest: str | None) -> list[
 
 
 class MetricsTable(Logger):
-    """Logger that writes `metrics.csv` with a row per log call and a column per metric.
+    """Logger that writes `metrics.csv`, with one row per log call and one column per metric.
 
-    A resumed run keeps the table, see `ResumableMetrics`. Lightning's `CSVLogger` would not keep it.
+    A resumed run keeps the rows of the table, see `ResumableMetrics`. Lightning's `CSVLogger` would discard them.
 
     Args:
-        directory: the run directory.
+        directory: run directory.
         continued: whether to append to an existing table, for example when a finished run is tested.
     """
 
@@ -116,13 +116,13 @@ class MetricsTable(Logger):
         return self
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Do nothing, since config.yaml contains the hyperparameters."""
+        """Do nothing, because config.yaml contains the hyperparameters."""
 
     def refuse_removed(self) -> None:
-        """Stop a run whose directory was removed, instead of recreating it without the earlier files.
+        """Raise an error if the run directory was removed, instead of recreating it without the earlier files.
 
         Raises:
-            FileNotFoundError: if the directory is missing; the message names it.
+            FileNotFoundError: if the directory is missing. The message names the directory.
         """
         directory = self.path.parent
         if not (directory / "config.yaml").is_file() or (self._columns and not self.path.is_file()):
@@ -135,7 +135,7 @@ class MetricsTable(Logger):
         row = {"step": step, **metrics}
         tested = {name: str(value) for name, value in metrics.items() if name.startswith("test/")}
         if tested and any(tested.items() <= before.items() for before in self._tested):
-            return  # repeats a test that was killed before it had written all results
+            return  # the row exists, because an earlier test was killed before all results were written
         if new := [name for name in row if name not in self._columns]:
             self._columns = ["epoch", "step", *sorted({*self._columns, *new} - {"epoch", "step"})]
             self._write_all(chain(rows_of(self.path) if self.written.count else (), [row]))
@@ -146,13 +146,13 @@ class MetricsTable(Logger):
 
     @rank_zero_only
     def restore(self, saved: Mapping[str, Any], checkpoint: Path) -> None:
-        """Restore the rows of the table at the time of a checkpoint.
+        """Restore the rows that the table had when a checkpoint was saved.
 
         Args:
-            saved: state of the table, as stored in the checkpoint.
-            checkpoint: path of the checkpoint. The table is in the same run directory.
+            saved: state of the table that is stored in the checkpoint.
+            checkpoint: path of the checkpoint, whose run directory contains the table.
         """
-        kept = saved.get("kept", 0)  # checkpoints of earlier versions hold all rows
+        kept = saved.get("kept", 0)  # checkpoints of earlier versions contain all rows
         folders = dict.fromkeys((self.path.parent, *checkpoint.absolute().parents[:2]))
         before = first_rows([*folders], kept, saved.get("digest"))
         if before is None:
@@ -172,15 +172,15 @@ class MetricsTable(Logger):
         self._write_all(rows)
 
     def flush(self) -> None:
-        """Flush the rows to disk before a checkpoint that relies on them."""
+        """Flush the rows to disk, before a checkpoint that refers to them is saved."""
         if self.path.is_file():
             with self.path.open("rb") as file:
                 os.fsync(file.fileno())
 
     def _others_need_more_than(self, kept: int) -> bool:
-        """Return whether another checkpoint of this run has more rows.
+        """Return whether a different checkpoint of this run refers to more rows.
 
-        This happens when a run resumes from an older checkpoint.
+        This is the case if a run is resumed from an older checkpoint.
         """
         for path in self.path.parent.glob("checkpoints/*.ckpt"):
             with suppress(ValueError, FileNotFoundError):
@@ -202,11 +202,11 @@ class MetricsTable(Logger):
 
 
 class ResumableMetrics(Callback):
-    """Keep the table of a resumed run equal to that of an uninterrupted one.
+    """Keep the table of a resumed run identical to that of an uninterrupted run.
 
     A checkpoint stores only the number of rows and a digest, so the size of the checkpoint does not grow with the run.
-    A checkpoint also stores two things that Lightning does not save. The first is the row of an epoch that has just
-        ended, because this row is logged after the checkpoint. The second is the running means of an epoch in progress.
+    A checkpoint also stores two things that Lightning does not save: the row of an epoch that has just ended, because it
+    is logged after the checkpoint is saved, and the running means of an epoch in progress.
     """
 
     def __init__(self, table: MetricsTable) -> None:
@@ -223,13 +223,13 @@ class ResumableMetrics(Callback):
         logged = logged_of_epoch(trainer)
         rows: list[dict[str, Any]] = []
         means: dict[str, tuple[Tensor, Tensor]] = {}
-        if logged is not None:  # the epoch is over
+        if logged is not None:  # the epoch has ended
             if ended := {name: float(value) for name, value in logged.items()}:
                 step = steps_trained(trainer) - 1
                 rows.append({"step": step, **ended, "epoch": trainer.current_epoch})
         else:
             for key, mean in running_means(trainer).items():
-                # The mean over ranks; on resuming, every rank starts from it, whatever the world size.
+                # The mean over ranks is stored. When the run is resumed, all ranks start from it, for any world size.
                 total = trainer.strategy.reduce(mean.value.clone(), reduce_op="mean")
                 means[key] = (total.cpu(), mean.cumulated_batch_size.cpu())
         written = self.table.written
@@ -251,9 +251,9 @@ class ResumableMetrics(Callback):
                 trainer.should_stop = True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Drop rows and test metrics that are later than the checkpoint.
+        """Remove rows and test metrics that were written after the checkpoint.
 
-        If a run is complete, only log a missing last row.
+        If training is complete, only log the last row if it is missing.
         """
         if getattr(trainer.fit_loop, "only_ends", False):
             self._complete(trainer)
@@ -265,7 +265,7 @@ class ResumableMetrics(Callback):
                 path.unlink()
 
     def _complete(self, trainer: Trainer) -> None:
-        """Log the last row if the run was killed between its last checkpoint and that row."""
+        """Log the last row if the run was killed after its last checkpoint but before this row was logged."""
         saved = self._saved or {"rows": []}
         if not saved["rows"] or self.table.written.count >= saved.get("kept", 0) + len(saved["rows"]):
             return

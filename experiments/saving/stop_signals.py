@@ -1,9 +1,9 @@
-"""Stop a run on all ranks after a signal, at a point where the run can be resumed.
+"""Stop a run on all ranks after a signal, at a point from which the run can be resumed.
 
-The signal is SIGTERM, or the signal of SLURM before the time limit. Lightning synchronises the ranks and saves a
-checkpoint for SLURM inside the signal handler. This deadlocks if the ranks wait for something else. Here the handler
-only sets a flag. During training, the ranks agree on the flag after a batch. Outside of training, nothing is saved, and
-each rank ends at once.
+The signal is SIGTERM, or the signal that SLURM sends before the time limit. Lightning's signal handler synchronises the
+ranks and, for SLURM, saves a checkpoint. This causes a deadlock if the ranks are waiting for something else. Here, the
+handler only sets a flag. During training, the ranks synchronise this flag after a batch. Outside of training, no
+checkpoint is saved, and each rank ends immediately.
 """
 
 import os
@@ -20,25 +20,25 @@ from experiments.lightning_internals import SignalConnector, handle_signals
 
 
 class StopSignals(SignalConnector):
-    """Record the signals that stop a run.
+    """Signal handling that records the signals to stop a run.
 
     Args:
-        trainer: trainer whose own signal handling is replaced.
+        trainer: trainer whose signal handling is replaced.
     """
 
     def __init__(self, trainer: Trainer) -> None:
         self.asked = False
         self.requeue = False
         self.in_step = False
-        """Whether training steps are running, after each of which the ranks call `agreed`."""
+        """Whether training steps are running. All ranks call `agreed` after each step."""
         self._flag: tuple[Tensor, Any] | None = None
         super().__init__(trainer)
         handle_signals(trainer, self)
 
     def agreed(self) -> bool:
-        """Whether a signal asked any rank to stop. All ranks call this after the same batch and get the same answer.
+        """Return whether any rank received a stop signal; all ranks must call it after the same batch.
 
-        On GPUs, this returns the answer of the previous call, to avoid a host sync.
+        The result is the same on all ranks. On GPUs, the result of the previous call is returned, to avoid a host sync.
         """
         if self.trainer.world_size == 1:
             return self.asked
@@ -65,7 +65,7 @@ class StopSignals(SignalConnector):
         raise SIGTERMException
 
     def ask_for_another_turn(self) -> None:
-        """Requeue the job if SLURM asked to stop."""
+        """Requeue the job if SLURM sent the stop signal."""
         if self.requeue and self.trainer.is_global_zero:
             array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
             subprocess.run(["scontrol", "requeue", f"{array}_{task}" if array else os.environ["SLURM_JOB_ID"]])
@@ -73,7 +73,7 @@ class StopSignals(SignalConnector):
     def _sigterm_notifier_fn(self, signum: Any, _: FrameType | None) -> None:
         launcher = self.trainer.strategy.launcher
         if not self.asked and launcher is not None:
-            launcher.kill(signum)  # forward to the processes started by this one
+            launcher.kill(signum)  # forwards the signal to the processes that this process started
         self.asked = True
         if not self.in_step:
             raise SIGTERMException

@@ -1,1 +1,1 @@
-"""Sweeps of configuration keys: their values, figures and fitted power laws."""
+"""Sweeps over values of configuration keys: variations, figures and fitted power laws."""

@@ -1,4 +1,4 @@
-"""The average over configurations of a metric that differs between them, such as the average of GLUE over its tasks."""
+"""Average over configurations that have different metrics, such as GLUE's average over its tasks."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,14 +7,15 @@ from experiments.results import Result
 from experiments.run_request import Experiment
 
 Parts = Mapping[str, Sequence[str]]
-"""Metrics by the name of their configuration."""
+"""Names of metrics, by the name of their configuration."""
 
 
 def parts_of(texts: Sequence[str], experiments: Sequence[Experiment]) -> Parts:
-    """Read `CONFIG:METRIC` or `CONFIG:METRIC+METRIC`.
+    """Parse texts of the form `CONFIG:METRIC` or `CONFIG:METRIC+METRIC`.
 
     Raises:
-        ValueError: if a text has another form, or names a configuration twice or one that is not compared.
+        ValueError: if a text has a different form, names a configuration twice, or names a configuration that is not
+            compared.
     """
     parts: dict[str, Sequence[str]] = {}
     known = list(dict.fromkeys(each.config_name for each in experiments))
@@ -30,20 +31,20 @@ def parts_of(texts: Sequence[str], experiments: Sequence[Experiment]) -> Parts:
 
 
 def averages(results: Sequence[Result], experiments: Sequence[Experiment], parts: Parts) -> list[Result]:
-    """Average over configurations, for each setting of the varied keys and each seed that has all of them.
+    """Average over configurations, for each setting of the varied keys and each seed with results of all configs.
 
-    The metrics of one configuration are averaged first.
+    If a configuration has several metrics, they are averaged first.
 
     Args:
         results: metrics of finished runs.
-        experiments: the compared experiments.
-        parts: metrics of each configuration, with or without stage.
+        experiments: compared experiments.
+        parts: metrics of each configuration, with or without a stage.
 
     Returns:
-        Results named `average`, whose configuration is the setting.
+        Results of the metric `average`, whose config is the setting of the varied keys.
 
     Raises:
-        ValueError: if the runs of a configuration have no such metric.
+        ValueError: if the runs of a configuration lack a metric.
     """
     values = {(result.config, result.metric, result.seed): result.value for result in results}
     found: dict[tuple[str, int], list[float]] = {}

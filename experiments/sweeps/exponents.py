@@ -1,14 +1,14 @@
-"""Fit exponents b of power laws, y = c x^b, with confidence intervals.
+"""Fit the exponents b of power laws y = c x^b, with confidence intervals.
 
     log y = log c + b log x + noise
 
-The points of one seed are not independent. They share everything that does not depend on x, such as the data split.
-Points of different seeds are independent. So one exponent b is fitted for each seed, and the t-interval for the mean of
-these exponents is reported. With a single seed, the interval is the confidence interval of linear regression. This
-assumes independent deviations from the line.
+The points of one seed are not independent, because they share everything that does not depend on x, such as the data
+split. Points of different seeds are independent. Therefore one exponent b is fitted per seed, and the t-interval for
+the mean of these exponents is reported. With a single seed, the interval is the confidence interval of linear
+regression, which assumes independent deviations from the line.
 
-A value is missing if a run diverged or never reached a threshold. If a value is missing for one seed, the x of this
-value is left out for all seeds, because the remaining seeds would be a biased selection.
+A value y is missing if a run diverged or never reached a threshold. If the value at some x is missing for one seed,
+this x is left out for all seeds, because the remaining seeds would be a biased selection.
 """
 
 import math
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 FEWEST = 3
-"""Minimal number of values of x for a fit."""
+"""Minimum number of values of x for a fit."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,12 @@ class Exponent:
     """A fitted power law.
 
     Args:
-        exponent: b.
+        exponent: fitted exponent b.
         error: standard error of b.
         low: lower end of the confidence interval of b.
-        high: upper end of that interval.
-        factor: c.
-        used: values of x in the fit.
+        high: upper end of the confidence interval of b.
+        factor: fitted factor c.
+        used: values of x that were used in the fit.
         left_out: values of x for which at least one seed has no positive, finite value of y.
         seeds: number of seeds.
     """
@@ -62,8 +62,8 @@ def fitted_exponent(x: "ArrayLike", y: "ArrayLike", confidence: float = 0.95) ->
 
     Args:
         x: positive values `[n]`.
-        y: values `[n]`, or `[seeds, n]` for several seeds. A value that is NaN, infinite or not positive counts as
-            missing.
+        y: values `[n]`, or `[seeds, n]` for several seeds. Values that are NaN, infinite or not positive are missing
+            values.
         confidence: confidence level, in (0, 1).
 
     Returns:
@@ -95,7 +95,7 @@ def fitted_exponent(x: "ArrayLike", y: "ArrayLike", confidence: float = 0.95) ->
     slopes = v @ centred / (centred @ centred)
     if len(slopes) > 1:
         error, freedom = float(slopes.std(ddof=1) / math.sqrt(len(slopes))), len(slopes) - 1
-    else:  # scipy's linregress returns NaN if all y are equal
+    else:  # linregress of scipy returns NaN if all y are equal
         rest, freedom = v[0] - v[0].mean() - slopes[0] * centred, len(u) - 2
         error = math.sqrt(rest @ rest / freedom / (centred @ centred))
     exponent = float(slopes.mean())

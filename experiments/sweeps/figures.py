@@ -1,7 +1,7 @@
-"""Figures of a sweep: lines for one varied key, heat maps for two varied keys, and fitted power laws.
+"""Draw the figures of a sweep: lines for one varied key, heat maps for two varied keys, and fitted power laws.
 
 Runs without a finite value are marked at the upper edge of the panel. A cross means that the run diverged. A triangle
-means another reason, for example that a threshold was never reached.
+means that the value is missing for a different reason, for example because a threshold was never reached.
 """
 
 import math
@@ -21,13 +21,13 @@ from experiments.sweeps.variations import number
 NOTE = "x: diverged, ▲: not finite, in so many of the seeds"
 MOST_TICKS = 8
 MOST_NUMBERS = 64
-"""Maximal number of cells of a heat map with numbers in them."""
+"""Maximum number of cells up to which a heat map shows the numbers in its cells."""
 DECADES = 100.0
-"""Ratio of the largest to the smallest mean above which the colour scale of a heat map is logarithmic."""
+"""Ratio between the largest and the smallest mean above which the colour scale of a heat map is logarithmic."""
 
 
 def in_place(values: Sequence[str]) -> tuple[dict[str, float], bool]:
-    """Map the values of a key to positions on an axis. Also return whether the positions are equal to the values."""
+    """Map the values of a key to positions on an axis, and return whether the positions equal the values."""
     numbers = {value: number(value) for value in dict.fromkeys(values)}
     if all(math.isfinite(each) for each in numbers.values()):
         return numbers, True
@@ -37,15 +37,15 @@ def in_place(values: Sequence[str]) -> tuple[dict[str, float], bool]:
 def draw_lines(
     results: Sequence[Result], experiments: Sequence[Experiment], path: Path, words: Mapping[str, str] = NAMES
 ) -> None:
-    """Draw one panel for each metric. The panel has one line for each config, over the values of the varied key.
+    """Draw one panel per metric, with one line per config over the values of the varied key.
 
-    Dots show single seeds. Bars show mean ± std.
+    Dots show the single seeds, and error bars show mean ± std.
 
     Args:
         results: results of all runs.
-        experiments: the experiments of these runs.
-        path: file of the figure.
-        words: what the figure calls keys, metrics and labels of configs; others keep their names.
+        experiments: experiments of these runs.
+        path: output file.
+        words: display names of keys, metrics and labels of configs. Names without a display name are kept.
     """
     [key] = swept_keys(experiments)
     places, numeric = in_place([dict(each.setting)[key] for each in experiments])
@@ -114,16 +114,16 @@ def _axis(ax: Any, places: Mapping[str, float], numeric: bool) -> None:
 def draw_heat_maps(
     results: Sequence[Result], experiments: Sequence[Experiment], path: Path, words: Mapping[str, str] = NAMES
 ) -> None:
-    """Draw one heat map for each metric and config. It shows the mean over seeds for all values of the two varied keys.
+    """Draw one heat map per metric and config, with the means over seeds for all values of the two varied keys.
 
-    The colour scale is logarithmic if all means are positive and span two decades. If several configs are compared, one
-    more panel for each metric shows which config is best.
+    The colour scale is logarithmic if all means are positive and span two decades. If several configs are compared, an
+    additional panel per metric shows which config is best.
 
     Args:
         results: results of all runs.
-        experiments: the experiments of these runs.
-        path: file of the figure.
-        words: what the figure calls keys, metrics and labels of configs; others keep their names.
+        experiments: experiments of these runs.
+        path: output file.
+        words: display names of keys, metrics and labels of configs. Names without a display name are kept.
     """
     from matplotlib.colors import LogNorm, Normalize
 
@@ -176,7 +176,7 @@ def draw_heat_maps(
 
 
 def _short(value: float) -> str:
-    """Format a number in at most six characters."""
+    """Format a number with at most six characters."""
     if value and abs(value) < 0.01:
         mantissa, exponent = f"{value:.1e}".split("e")
         return f"{mantissa}e{int(exponent)}"
@@ -184,18 +184,18 @@ def _short(value: float) -> str:
 
 
 def _draw_best(ax: Any, grids: Mapping[str, Any], metric: str, words: Mapping[str, str]) -> None:
-    """Draw which config has the best mean in each cell. A cell stays empty if any config has no mean for this cell.
+    """Draw which config has the best mean in each cell; a cell is empty if any config has no mean there.
 
     Args:
-        ax: axes to draw on.
+        ax: matplotlib axes on which to draw.
         grids: means `[rows, columns]` by config.
-        metric: name of the metric, which determines whether smaller is better.
-        words: what the figure calls metrics.
+        metric: name of the metric, which determines whether smaller values are better.
+        words: display names of metrics.
     """
     from matplotlib.colors import ListedColormap
 
     means = np.stack(list(grids.values()))
-    best = (means if "↓" in arrow(metric) else -means).argmin(axis=0)  # the first NaN, if there is one
+    best = (means if "↓" in arrow(metric) else -means).argmin(axis=0)  # index of the first NaN, if there is one
     shown = np.ma.masked_array(best, mask=~np.isfinite(means).all(axis=0))
     colours = ListedColormap([colour(row) for row in range(len(grids))])
     ax.imshow(shown, vmin=-0.5, vmax=len(grids) - 0.5, cmap=colours, aspect="auto", origin="lower")
@@ -211,10 +211,10 @@ def _sorted(values: Sequence[str]) -> list[str]:
 
 
 def draw_exponents(fits: Sequence[Fit], path: Path) -> None:
-    """Draw one log-log panel for each key and metric. It shows the values of all seeds and the fitted power laws.
+    """Draw one log-log panel per key and metric, with the values of all seeds and the fitted power laws.
 
     Args:
-        fits: the fits; at least one fit must have succeeded.
+        fits: fits to draw. At least one fit must have succeeded.
         path: output file.
     """
     shown = list(dict.fromkeys((each.key, each.metric) for each in fits if each.law))[:MAX_METRICS]

@@ -1,4 +1,4 @@
-"""Fit the metrics of a sweep by power laws in a varied key, for `compare --fit KEY`."""
+"""Fit power laws in a varied key to the metrics of a sweep, for `compare --fit KEY`."""
 
 import math
 from collections.abc import Sequence
@@ -14,14 +14,14 @@ from experiments.sweeps.variations import Variation, number, short_names
 
 @dataclass(frozen=True)
 class Fit:
-    """The fit of one metric of one config in one varied key. The values of all other varied keys are fixed.
+    """The power-law fit of one metric of one config in one varied key, with all other varied keys fixed.
 
     Args:
-        line: config, with the fixed values of the other keys.
+        line: label of the config, with the fixed values of the other keys.
         metric: name of the metric.
         key: short name of the varied key.
         points: results of the runs, by value of the key.
-        law: the fitted power law; None if the fit failed.
+        law: fitted power law. None if the fit failed.
         note: values that were left out, or the reason why the fit failed.
     """
 
@@ -34,14 +34,14 @@ class Fit:
 
 
 def keys_to_fit(wanted: Sequence[str], variations: Sequence[Variation]) -> list[str]:
-    """Find the varied keys to fit, and return their short names.
+    """Return the short names of the varied keys to fit.
 
     Args:
-        wanted: names of keys, or the last parts of these names.
-        variations: varied keys with their values.
+        wanted: dotted names of keys, or the last parts of these names.
+        variations: varied keys and their values.
 
     Raises:
-        ValueError: if a key does not vary, or its values do not allow a fit; the message names it.
+        ValueError: if a key does not vary, or if its values do not allow a fit. The message names the key.
     """
     short = short_names([each.key for each in variations])
     found = []
@@ -60,7 +60,7 @@ def keys_to_fit(wanted: Sequence[str], variations: Sequence[Variation]) -> list[
 
 
 def fits(results: Sequence[Result], experiments: Sequence[Experiment], keys: Sequence[str]) -> list[Fit]:
-    """Fit every metric of every config in each of the chosen keys. Metrics without positive values are omitted."""
+    """Fit each metric of each config in each of the given keys, and omit metrics without positive values."""
     metrics = dict.fromkeys(r.metric for r in results if not r.metric.startswith((BEST_EPOCH, DIVERGED)))
     found = []
     for key in keys:
@@ -81,7 +81,7 @@ def fits(results: Sequence[Result], experiments: Sequence[Experiment], keys: Seq
 
 
 def line_of(experiment: Experiment, key: str) -> str:
-    """Label an experiment without the value of one key; all experiments of a line share this label."""
+    """Return an experiment's label without the value of one key, which is the same for all experiments of a line."""
     others = ", ".join(f"{name} {value}" for name, value in experiment.setting if name != key)
     return " ".join([experiment.label, others]).strip()
 
@@ -129,7 +129,7 @@ def cells(found: Sequence[Fit]) -> list[list[str]]:
 
 
 def write_fits(found: Sequence[Fit], path: Path) -> None:
-    """Write the fits to a CSV file, with all digits."""
+    """Write the fits with all digits to a CSV file."""
     header = ["config", "metric", "key", "exponent", "error", "low", "high", "factor", "seeds", "note"]
     rows = [
         [

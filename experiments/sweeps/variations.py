@@ -1,12 +1,12 @@
-"""Configuration keys varied over several values, for `compare --vary`.
+"""Vary configuration keys over several values, for `compare --vary`.
 
     --vary data.label_noise.noise_rate=0.2,0.4,0.6,0.8              in every config
     --vary 'cifar10:data.label_noise.noise_rate=0.2,0.4,0.6,0.8'    in configs of this name; * matches anything
 
 Keys are dotted names as on the command line, and `init_args` may be omitted. A key can be varied even if the config
-does not set the key. Values are YAML; commas within brackets do not separate them. If several keys vary in one config,
-all combinations are run. Keys that always have the same value are joined by +, as in model.dim+data.table.dim=5,10. The
-first key names the variation.
+does not set it. Values are written in YAML and separated by commas; commas within brackets do not separate values. If
+several keys vary in one config, all combinations are run. To give several keys the same value, join them by +, as in
+model.dim+data.table.dim=5,10. The variation is then named after the first key.
 """
 
 import fnmatch
@@ -27,13 +27,13 @@ from experiments.run_request import RESERVED, Experiment
 
 @dataclass(frozen=True)
 class Variation:
-    """A configuration key with the values to run.
+    """A configuration key and the values to run.
 
     Args:
-        pattern: pattern of config names, with or without folders; `*` for all.
+        pattern: pattern that config names match, with or without folders. `*` matches all configs.
         key: dotted name of the key.
-        values: values of the key, as on the command line.
-        joined: other keys that always have the same value as the key.
+        values: values of the key, written as on the command line.
+        joined: additional keys that always have the same value as `key`.
     """
 
     pattern: str
@@ -51,7 +51,7 @@ class Variation:
 
 
 def variation(text: str) -> Variation:
-    """Parse `[CONFIG:]KEY=VALUE,VALUE,...`.
+    """Parse a text of the form `[CONFIG:]KEY=VALUE,VALUE,...`.
 
     Raises:
         ValueError: if the text is malformed, repeats a value, or names a key that `compare` sets.
@@ -77,12 +77,12 @@ def variation(text: str) -> Variation:
 
 
 def varied(experiments: Sequence[Experiment], variations: Sequence[Variation]) -> list[Experiment]:
-    """Replace each experiment by one experiment per combination of the values that apply to it.
+    """Replace each experiment with one experiment per combination of the values that apply to it.
 
-    The new names are `<name>/<key>=<value>`. The key is shortened to the last parts that are unambiguous.
+    The new names are `<name>/<key>=<value>`, in which the key is shortened to as few last parts as are unambiguous.
 
     Raises:
-        ValueError: if a variation applies to no config, has values of another type, or varies a key that an override
+        ValueError: if a variation applies to no config, has values of the wrong type, or varies a key that an override
             sets.
     """
     for each in variations:
@@ -123,9 +123,9 @@ def _combinations(
 
 
 def _check_values(key: str, values: Sequence[str], experiment: Experiment) -> None:
-    """Compare the types of the values with the type of the value in the config.
+    """Check that the types of the values match the type of the value in the config.
 
-    The preflight checks keys that the config does not set.
+    Keys that the config does not set are checked by the preflight.
     """
     now = settings_of(experiment.config).get(plain(key))
     for value in values:
@@ -143,7 +143,7 @@ def _kind(value: Any) -> str:
         return "a number"
     if isinstance(value, str):
         try:
-            float(value)  # 1e-3 is a text in YAML and a number on the command line
+            float(value)  # 1e-3 is a string in YAML and a number on the command line
         except ValueError:
             return "a text"
         return "a number"
@@ -155,7 +155,7 @@ def _in_a_file_name(value: str) -> str:
 
 
 def number(value: str) -> float:
-    """Convert a value to a number. Return NaN if the value is not a number."""
+    """Convert a value to a number, or to NaN if it is not a number."""
     try:
         return float(value)
     except ValueError:
@@ -163,7 +163,7 @@ def number(value: str) -> float:
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:
-    """Shorten each dotted key to as few last parts as keep the keys distinct."""
+    """Shorten each dotted key to the smallest number of last parts that keeps all keys distinct."""
     parts_of = {key: plain(key).split(".") for key in keys}
     names = {}
     for key, parts in parts_of.items():

@@ -1,7 +1,7 @@
-"""Adapt networks: full fine-tuning, frozen weights or LoRA; gradient checkpointing, half precision, compilation.
+"""Adapt networks: trainable parameters (all, none or LoRA), gradient checkpointing, precision and compilation.
 
-Every function changes the network in place and returns it. Forward, attributes and state_dict keys stay unchanged,
-apart from added adapters. `adapted` combines these functions for configs.
+Every function changes the network in place and returns it. The forward pass, attributes and state_dict keys stay
+unchanged, apart from added adapters. `adapted` combines these functions for configs.
 
 LoRA freezes W and replaces y = W x with y = (W + s B A) x, where s = alpha / r. A [r, in] is initialised randomly, and
 B [out, r] with zeros. Rank-stabilised LoRA has s = alpha / sqrt(r). DoRA also trains the norm m of each row of the
@@ -69,8 +69,8 @@ def adapted(
         use_dora: use DoRA, which also trains the row norms of the adapted weights.
 
     Raises:
-        ValueError: if an argument has an invalid value, a named layer does not exist, or the network has no layers that
-            can be adapted or no blocks that can be recomputed.
+        ValueError: if an argument is invalid, a named layer does not exist, the network has no layers to adapt, or
+            gradient checkpointing is requested for a network without blocks.
         ImportError: if `tuning` is lora and peft is not installed.
     """
     lora: dict[str, Any] = {"lora_rank": lora_rank, "lora_targets": lora_targets, "lora_alpha": lora_alpha}
@@ -96,13 +96,13 @@ def adapted(
 def frozen(network: nn.Module, trainable: list[str] | None = None) -> nn.Module:
     """Freeze a network: no parameter requires a gradient, and `train()` leaves it in evaluation mode.
 
-    Trainable submodules are converted from half precision to float32. Half precision would round small optimizer steps
-    to zero. For the arguments see `adapted`.
+    Trainable submodules are converted from half precision to float32, because half precision would round small
+    optimizer steps to zero. The arguments are described in `adapted`.
     """
     names = list(trainable or ())
     network.requires_grad_(False)
     _left_to_training(_submodules(network, names))
-    # Set on the instance, so that train() of a parent calls it; a subclass would change the type, a wrapper the keys.
+    # Replaced on the instance: a subclass would change the network's type, and a wrapper the state_dict keys.
     network.train = partial(_train, network, names, False)  # type: ignore[method-assign]
     return network.train()
 
@@ -173,7 +173,7 @@ def with_lora(
     """Add low-rank adapters and freeze everything else, including the running statistics of batch normalisation.
 
     The output is initially unchanged. If the weights have half precision, adapters and other trainable submodules use
-    float32. The state_dict contains the adapters as well as the weights. For the arguments see `adapted`.
+    float32. The state_dict contains the adapters as well as the weights. The arguments are described in `adapted`.
     """
     try:
         from peft import LoraConfig, inject_adapter_in_model
@@ -256,7 +256,7 @@ def with_gradient_checkpointing(network: nn.Module) -> nn.Module:
     A network without batch normalisation uses its library's own checkpointing, if available (diffusers, transformers,
     timm). In other networks, the blocks are those elements of the outermost `nn.Sequential` or `nn.ModuleList` that
     have child modules. Batch normalisation updates its running statistics only in the first forward pass. A network
-    without blocks raises an error.
+    without such blocks is rejected.
     """
     own = ("enable_gradient_checkpointing", "gradient_checkpointing_enable", "set_grad_checkpointing")
     method = next((getattr(network, name) for name in own if hasattr(network, name)), None)

@@ -83,8 +83,8 @@ def tapped(
         else layer.register_forward_hook(lambda _, given, output, name=name: collect(name, output))
         for name, layer in layers.items()
     ]
-    # A compiled network would not call the hooks. `set_stance` would import the compiler, so call it only if it is
-    # loaded.
+    # A compiled network would not call the hooks. `set_stance` imports the compiler, so it is called only if the
+    # compiler is already imported.
     eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
     try:
         with eager:

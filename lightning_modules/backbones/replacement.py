@@ -1,8 +1,8 @@
 """Replace layers of a network, chosen by name patterns.
 
 The new layers have the parameters of the old layers, so checkpoints can be exchanged between the plain network and the
-changed network. A new layer may also compute with a function of its trained weight, which is evaluated in every forward
-pass. `effective_weights` returns the values of these functions as weights of the plain network.
+changed network. A new layer may also replace its trained weight with a function of this weight, which is evaluated in
+every forward pass. `effective_weights` returns the values of these functions as weights of the plain network.
 """
 
 import re
@@ -72,7 +72,8 @@ def replace_layers(
         torchs: Any = next(kind for kind in own_kind.__mro__ if kind.__module__.startswith("torch.nn.modules"))
         if own_kind.forward is not torchs.forward or not isinstance(layer.weight, nn.Parameter):
             raise ValueError(
-                f"{key}: {name} is a {own_kind.__name__}, which computes something else than a {torchs.__name__}"
+                f"{key}: {name} is a {own_kind.__name__}, which computes something else; it must be "
+                f"a plain {torchs.__name__}"
             )
         own = list(layer.parameters(recurse=False))
         if own and not any(parameter.requires_grad for parameter in own):
@@ -89,7 +90,7 @@ class WeightFunction(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, weight: Tensor) -> Tensor:
-        """Compute the weight used in a forward pass, with the same shape; in evaluation mode, it is also exported."""
+        """Compute the weight used in a forward pass, with the same shape; in evaluation mode, as exported."""
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def smp_model(
     tuning: Tuning = "full",
     **adaptation: Any,
 ) -> nn.Module:
-    """Build a segmentation-models-pytorch network, from images `[B, C, H, W]` in [0, 1] to logits `[B, K, H, W]`.
+    """Build a segmentation-models-pytorch network that maps images `[B, C, H, W]` in [0, 1] to logits `[B, K, H, W]`.
 
     On the meta device, where parameters have no values, no weights are read or downloaded. Images may have any size.
 

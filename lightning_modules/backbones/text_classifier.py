@@ -49,7 +49,7 @@ class TextToTextClassifier(nn.Module):
     """Wrap an encoder-decoder from transformers as a classifier whose answer is one of K tokens.
 
     Args:
-        network: a T5 or a different text-to-text model.
+        network: a text-to-text model, such as T5.
         answers: indices of the K answer tokens, in class order.
     """
 

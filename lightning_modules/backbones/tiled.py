@@ -1,7 +1,7 @@
 """Apply an image-to-image function with padding, in tiles, and averaged over rotations and reflections.
 
-The functions in this file receive a function to apply, such as a network. It maps images `[B, C, H, W]` to images of
-the same height and width.
+The functions in this file apply a given function, such as a network, that maps images `[B, C, H, W]` to images of the
+same height and width.
 """
 
 from collections.abc import Callable

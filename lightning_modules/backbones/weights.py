@@ -78,7 +78,7 @@ def check_folder(folder: Path) -> None:
             names the file.
     """
     if (adapters := folder / "adapter_config.json").exists():
-        raise ValueError(f"{adapters} marks the folder as adapters, which load a base network; merge them into it")
+        raise ValueError(f"{adapters} marks the folder as adapters; merge them into the base network first")
     if (config := folder / "config.json").exists():
         check_config(config, read_json_object(config))
     for index in sorted(folder.glob("*.safetensors.index*.json")):
@@ -128,7 +128,9 @@ def check_config(file: Path, config: dict[str, Any]) -> None:
         if "layer" in key and any(isinstance(each, int) and each > MOST_LAYERS for each in numbers):
             raise ValueError(f"{file}: {key} must be at most {MOST_LAYERS}, got {value}")
         if key.endswith("attn_implementation") and isinstance(value, str) and "/" in value:
-            raise ValueError(f"{file}: {key} must be a name that transformers knows, got {value!r}, which is code")
+            raise ValueError(
+                f"{file}: {key} must be a name that transformers knows, not a reference to code, got {value!r}"
+            )
 
 
 def read_weights(path: str | Path, prefix: str = "", renamed: Mapping[str, str] | None = None) -> dict[str, Tensor]:
@@ -138,8 +140,8 @@ def read_weights(path: str | Path, prefix: str = "", renamed: Mapping[str, str] 
         path: a `.safetensors`, `.pt`, `.pth`, `.ckpt`, `.bin` or `.tar` file, or a folder with one such file. In the
             file, the weights may be nested under the key `state_dict` (as in Lightning), `model_state_dict` or `model`.
             If all keys have a prefix `module.` or `_orig_mod.`, this prefix is removed.
-        prefix: keep only keys that start with this prefix, and remove the prefix from them. The given prefix may begin
-            with a `module.` or `_orig_mod.` that has already been removed.
+        prefix: keep only keys that start with this prefix, and remove the prefix from them. `module.` or `_orig_mod.`
+            may be part of the given prefix, even though it is removed first.
         renamed: dictionary that maps old prefixes of the remaining keys to new prefixes.
 
     Raises:
@@ -268,7 +270,7 @@ def from_pretrained(network_class: Any, source: str, file: str, needed: str = ""
         network_class: the network's class, from diffusers or transformers.
         source: a folder written by `save_pretrained`, or a name on the Hugging Face Hub.
         file: expected name of the weight file.
-        needed: prefix of the weights that must be in the file; all other weights may be newly initialised.
+        needed: prefix of the weights that must be in the file; other weights may be missing and newly initialised.
         options: keyword arguments of `network_class.from_pretrained`.
 
     Raises:
@@ -292,5 +294,5 @@ def from_pretrained(network_class: Any, source: str, file: str, needed: str = ""
     if missing := sorted(key for key in {*report["missing_keys"], *without} if key.startswith(needed)):
         raise ValueError(f"the weights of {source} lack: {listed(missing)}")
     if wrong := [str(key[0] if isinstance(key, tuple) else key) for key in report["mismatched_keys"]]:
-        raise ValueError(f"the weights of {source} have another shape in: {listed(wrong)}")
+        raise ValueError(f"the weights of {source} have a different shape in: {listed(wrong)}")
     return network

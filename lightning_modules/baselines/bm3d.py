@@ -1,11 +1,12 @@
-"""Denoise by block matching and 3-D collaborative filtering (BM3D), without training.
+"""Denoising by block matching and 3-D collaborative filtering (BM3D), without training.
 
-Similar blocks are stacked. Thresholding the transform of the stack gives a first estimate. The spectrum of this
-estimate defines a Wiener filter. Each pixel is the weighted mean of its estimates from all blocks that contain it.
+Similar blocks of the image are stacked. The transform of each stack is thresholded, which gives a first estimate. The
+spectrum of this estimate then defines a Wiener filter of the stack. Each pixel of the result is the weighted mean of
+its estimates from all blocks that contain the pixel.
 
-The filter is the authors' package `bm3d` with its default profile; the package's licence covers only non-commercial
-use. With noise of 25 grey levels BM3D reaches 28.57 dB on the 68 grey images of BSD68 (DnCNN's tables). On colour
-images BM3D reaches 30.71 dB on CBSD68 and 31.68 dB on Kodak24 (FFDNet's tables).
+The filter is the authors' package `bm3d` with its default profile. The licence of the package allows only
+non-commercial use. With noise of 25 grey levels, BM3D reaches 28.57 dB on the 68 grey images of BSD68 (tables of the
+DnCNN paper). On colour images, BM3D reaches 30.71 dB on CBSD68 and 31.68 dB on Kodak24 (tables of the FFDNet paper).
 
 Source: Dabov, Foi, Katkovnik and Egiazarian, Image Denoising by Sparse 3-D Transform-Domain Collaborative Filtering,
 IEEE Transactions on Image Processing 2007.
@@ -26,7 +27,7 @@ MISSING = 'BM3D needs the package bm3d: pip install "noiseworks[bm3d]"'
 
 
 def bm3d_filtered(noisy: np.ndarray, sigma: float) -> np.ndarray:
-    """Denoise one image, `[H, W, C]` in grey or RGB, with noise of standard deviation `sigma`."""
+    """Denoise a grey or RGB image, `[H, W, C]`, that has noise of standard deviation `sigma`."""
     import bm3d
 
     filtered = bm3d.bm3d_rgb(noisy, sigma) if noisy.shape[2] == 3 else bm3d.bm3d(noisy[..., 0], sigma)
@@ -34,13 +35,14 @@ def bm3d_filtered(noisy: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def estimated_deviation(noisy: Tensor) -> Tensor:
-    """Estimate the standard deviation of white noise from the finest diagonal Haar wavelets w: median |w| / 0.6745.
+    """Estimate the standard deviation of white noise as median |w| / 0.6745, with the finest diagonal Haar wavelets w.
 
     Args:
-        noisy: `[B, C, H, W]`, of at least 2 x 2 pixels.
+        noisy: images `[B, C, H, W]` of at least 2 x 2 pixels.
 
     Returns:
-        `[B]`, averaged over channels; at least 0.0001, since the filter needs a positive value.
+        Standard deviations `[B]`, averaged over channels. They are at least 0.0001, because the filter needs a positive
+        value.
 
     Source: Donoho and Johnstone, Ideal Spatial Adaptation by Wavelet Shrinkage, Biometrika 1994.
     """
@@ -51,17 +53,17 @@ def estimated_deviation(noisy: Tensor) -> Tensor:
 
 
 class BM3D(RestorerSteps, MethodModule):
-    """Denoise grey or colour images with BM3D on the CPU. Nothing is trained: use test and predict.
+    """Denoise grey or colour images with BM3D on the CPU. There is nothing to train: use test and predict.
 
     Args:
-        grey_levels: standard deviation of the noise in grey levels, where white is 255; None estimates it for each
-            image from the finest wavelets.
+        grey_levels: standard deviation of the noise in grey levels, where white is 255; None estimates it separately
+            for each image, from the finest wavelets.
         protocol: preprocessing of estimates before metrics are computed: `rounded` clips to [0, 1] and rounds to 256
             levels, `clipped` only clips, and `unclipped` changes nothing.
 
     Raises:
-        ImportError: at setup, if the package `bm3d` is not installed.
-        ValueError: if `grey_levels` is not positive; at setup, if the command is `fit`.
+        ImportError: in `setup`, if the package `bm3d` is not installed.
+        ValueError: if `grey_levels` is not positive; in `setup`, if the command is `fit`.
     """
 
     def __init__(self, grey_levels: float | None = None, protocol: EvaluationProtocol = "rounded") -> None:
@@ -85,7 +87,7 @@ class BM3D(RestorerSteps, MethodModule):
     def denoise(self, noisy: Tensor, sigma: float | Tensor | None = None) -> Tensor:
         """Estimate clean images in [0, 1].
 
-        The standard deviation `sigma` of the noise is one number, or one number per image.
+        The standard deviation `sigma` of the noise is a single number, or one number per image.
         """
         return self._filtered(noisy, sigma).clamp(0, 1)
 

@@ -1,9 +1,9 @@
-"""Train with cross-entropy: the baseline that memorises false labels.
+"""Training with cross-entropy, the baseline of methods for noisy labels.
 
     L = -(1/B) sum_i sum_c y_ic log softmax(z_i)_c
 
-It first fits the pattern and later, sample by sample, the false labels (Liu et al., 2020, section 3). Cross-entropy is
-the baseline of methods for noisy labels.
+A network that is trained with the cross-entropy first learns the correct pattern, and later memorises the false labels,
+sample by sample (Liu et al., 2020, section 3).
 
 Source: Zhang, Bengio, Hardt, Recht and Vinyals, Understanding Deep Learning Requires Rethinking Generalization, ICLR
 2017, arXiv 1611.03530.
@@ -22,21 +22,22 @@ from lightning_modules.tasks.classifier import ClassifierSteps, accuracies, cros
 
 
 class CrossEntropy(ClassifierSteps, MethodModule):
-    """Train any network with cross-entropy on the given labels.
+    """Train an arbitrary network with the cross-entropy on the given labels.
 
     Args:
-        network: maps images `[B, C, H, W]` in [0, 1], or tokenized texts, to logits `[B, num_classes]`.
+        network: network that maps images `[B, C, H, W]` in [0, 1], or tokenized texts, to logits `[B, num_classes]`.
         num_classes: number of classes, K.
-        soft_labels: settings for mixing images and labels and for label smoothing; None turns both off. With mixed
-            images, callbacks receive no logits of training images.
-        binary: use binary cross-entropy for each class. All classes in a mixed image have the target 1.
-        view: augmentation of training images on the device, such as `lightning_modules.views.ThreeAugment`; None does
-            not augment.
+        soft_labels: settings of mixup, CutMix and label smoothing; None disables them. If images are mixed, the
+            training step does not return logits for callbacks.
+        binary: whether to use the binary cross-entropy of each class. All classes in a mixed image then have the target
+            1.
+        view: augmentation of the training images on the device, such as `lightning_modules.views.ThreeAugment`; None
+            means no augmentation.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
-        ValueError: if smoothed labels are combined with binary cross-entropy.
+        ValueError: if label smoothing is combined with binary cross-entropy.
     """
 
     def __init__(

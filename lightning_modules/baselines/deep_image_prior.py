@@ -1,17 +1,17 @@
-"""Denoise one image by a network that is fitted to this image from a random input (Deep Image Prior).
+"""Deep Image Prior: denoise an image by fitting a network to this image, with a random input.
 
-A network with random weights maps a fixed random input z to the noisy image y. At each step, new noise n is added to
-the input:
+A network with random weights maps a fixed random input z to the noisy image y. At each step, newly sampled noise n is
+added to the input:
 
     L = mean (f(z + n) - y)^2,    z ~ U(0, 0.1),    n ~ N(0, s^2),    s = 1/30.
 
-A convolutional network fits image structure before noise. The fit therefore stops after a fixed number of steps. The
-estimate is the exponential moving average of the outputs.
+A convolutional network fits the structure of the image before the noise. The fit is therefore stopped after a fixed
+number of steps. The estimate is the exponential moving average of the outputs.
 
-Here any network is used; the paper has an encoder-decoder network of its own.
+Here, any network can be used; the paper uses a specific encoder-decoder network.
 
-Source: Ulyanov, Vedaldi and Lempitsky, Deep Image Prior, CVPR 2018, arXiv 1711.10925; s, average and learning rate are
-those of the authors' denoising notebook.
+Source: Ulyanov, Vedaldi and Lempitsky, Deep Image Prior, CVPR 2018, arXiv 1711.10925; s, the moving average and the
+learning rate are from the authors' denoising notebook.
 """
 
 import torch
@@ -27,24 +27,24 @@ GREATEST_INPUT = 0.1
 
 
 class DeepImagePrior(SingleImageBaseline, MethodModule):
-    """Denoise each image by a network that is fitted to the image from a random input.
+    """Denoise each image by fitting a network to this image, with a random input.
 
-    Nothing is trained: use test and predict. Initial weights and noise are seeded by the run's seed and the image's
-    index; use a batch size of 1.
+    There is no training set: use test and predict. The seed of the run and the index of the image determine the initial
+    weights and the noise. Use a batch size of 1.
 
     Args:
-        network: architecture that maps `[1, input_channels, H, W]` to `[1, C, H, W]`; each fit uses a copy with new
-            weights.
-        input_channels: channels of the random input z.
-        steps: optimizer steps per image.
-        input_noise: s, standard deviation of the noise that is added to the input at each step.
-        average: decay factor of the running average of the outputs, in [0, 1).
+        network: architecture that maps `[1, input_channels, H, W]` to `[1, C, H, W]`. Each fit uses a copy with newly
+            initialised weights.
+        input_channels: number of channels of the random input z.
+        steps: number of optimizer steps per image.
+        input_noise: standard deviation s of the noise that is added to the input at each step.
+        average: decay of the moving average of the outputs, in [0, 1).
         learning_rate: learning rate of Adam.
         protocol: preprocessing of estimates before metrics are computed: `rounded` clips to [0, 1] and rounds to 256
             levels, `clipped` only clips, and `unclipped` changes nothing.
 
     Raises:
-        ValueError: if an argument is out of range; at setup, if the command is `fit`.
+        ValueError: if an argument is out of range; in `setup`, if the command is `fit`.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class DeepImagePrior(SingleImageBaseline, MethodModule):
         at_least(0, input_noise=input_noise)
         within(0, 1, "[)", average=average)
         positive(learning_rate=learning_rate)
-        self.network = network.requires_grad_(False)  # only a template: each image's copy is re-initialised
+        self.network = network.requires_grad_(False)  # only a template: a re-initialised copy is fitted to each image
         self.input_channels = input_channels
         self.steps = steps
         self.input_noise = input_noise

@@ -1,9 +1,10 @@
-"""Train a network on pairs of noisy images of the same scene, without clean images.
+"""Noise2Noise: train a network on pairs of noisy images of the same scene, without clean images.
 
     L = mean (f(y_1) - y_2)^2
 
-Here y_1 and y_2 = x + n_2 are two noisy images with independent noise of mean zero. The expectation of the cross term
--2 (f(y_1) - x) n_2 is zero. The minimiser is therefore E[x | y_1], as in training on clean images.
+Here y_1 and y_2 = x + n_2 are two noisy images of a clean image x, with independent noise of mean zero. The expected
+value of the cross term -2 (f(y_1) - x) n_2 in the loss is zero. The loss is therefore minimised by E[x | y_1], as in
+training with clean images.
 
 Source: Lehtinen, Munkberg, Hasselgren, Laine, Karras, Aittala and Aila, Noise2Noise: Learning Image Restoration without
 Clean Data, ICML 2018, arXiv 1803.04189.
@@ -25,10 +26,10 @@ from lightning_modules.training.logging import log_training
 
 
 class Noise2Noise(RestorerSteps, MethodModule):
-    """Train any network on two noisy images of each scene; the DataModule adds the second image (`second_noisy`).
+    """Train an arbitrary network on two noisy images of each scene; the data need `second_noisy: true`.
 
     Args:
-        network: maps noisy images `[B, C, H, W]` to estimates of the clean images, of the same shape.
+        network: network that maps noisy images `[B, C, H, W]` to estimates of the clean images, of the same shape.
         inference: padding, tiles and self-ensemble of the network in validation, test and prediction.
         protocol: preprocessing of estimates before metrics are computed: `rounded` clips to [0, 1] and rounds to 256
             levels, `clipped` only clips, and `unclipped` changes nothing.

@@ -1,15 +1,16 @@
-"""Train a network on single noisy images with masks that form a grid (Noise2Self).
+"""Noise2Self: train a network on single noisy images, in which the pixels of a grid are masked.
 
-A grid J holds one pixel of each square of w x w pixels, at the same place in all squares. These pixels are replaced by
-a weighted mean of their eight neighbours, y -> y~, and the network predicts the original values:
+A grid J consists of one pixel of each square of w x w pixels, at the same position in all squares. The pixels of J are
+replaced with weighted means of their eight neighbours, y -> y~, and the network predicts their original values:
 
     L = mean over i in J of (f(y~)_i - y_i)^2
 
-The estimate at J does not depend on y at J. If the noise is independent between pixels and has mean zero, L is the
-error to the clean image plus the variance of the noise.
+The estimate at the pixels of J does not depend on the values of y at these pixels. If the noise is independent between
+pixels and has mean zero, the expected value of L is therefore the mean squared error with respect to the clean image
+plus the variance of the noise.
 
-The place in the squares is random for each patch. Inference passes the whole image through the network once, as in the
-authors' code with `infer_single_pass`.
+The position within the squares is sampled for each patch. In inference, the network processes the whole image once,
+without masking, as in the authors' code with `infer_single_pass`.
 
 Source: Batson and Royer, Noise2Self: Blind Denoising by Self-Supervision, ICML 2019, arXiv 1901.11365.
 """
@@ -32,21 +33,21 @@ from lightning_modules.optim.optimizers import adam, constant, optimizer_config,
 from lightning_modules.tasks.restorer import RestorerSteps
 from lightning_modules.training.logging import log_training
 
-STREAM = 3001  # stream of random numbers; 3000 is that of Noise2Void
+STREAM = 3001  # key of this file's random numbers; Noise2Void uses 3000
 NEIGHBOURS = (0.5, 1.0, 0.5, 1.0, 0.0, 1.0, 0.5, 1.0, 0.5)
-"""Weights of the neighbours, before they are divided by their sum."""
+"""Weights of the neighbours before normalisation."""
 
 
 def grid(shape: tuple[int, int], uniform: Tensor, width: int) -> Tensor:
-    """Select one pixel of each square, at the same place in all squares of an image.
+    """Select one pixel of each square, at the same position in all squares of an image.
 
     Args:
         shape: height and width of the images.
-        uniform: random numbers in [0, 1), `[B, 2]`. They select row and column in the squares.
-        width: w, side of a square, in pixels.
+        uniform: random numbers in [0, 1), `[B, 2]`, which select the row and the column within the squares.
+        width: side length w of a square, in pixels.
 
     Returns:
-        J, `[B, 1, H, W]`, bool.
+        Mask of the grid J, `[B, 1, H, W]`, bool.
     """
     rows, columns = (torch.arange(side, device=uniform.device) % width for side in shape)
     place = (uniform * width).long()
@@ -54,7 +55,7 @@ def grid(shape: tuple[int, int], uniform: Tensor, width: int) -> Tensor:
 
 
 def interpolated(noisy: Tensor, hidden: Tensor) -> Tensor:
-    """Replace the pixels of a mask `[B, 1, H, W]` by the weighted mean of their neighbours in images `[B, C, H, W]`."""
+    """Replace pixels of images `[B, C, H, W]` in a mask `[B, 1, H, W]` with the weighted mean of their neighbours."""
     kernel = noisy.new_tensor(NEIGHBOURS).view(1, 1, 3, 3) / sum(NEIGHBOURS)
     channels = noisy.shape[1]
     mean = F.conv2d(F.pad(noisy, [1] * 4, mode="reflect"), kernel.expand(channels, -1, -1, -1), groups=channels)
@@ -62,11 +63,11 @@ def interpolated(noisy: Tensor, hidden: Tensor) -> Tensor:
 
 
 class Noise2Self(RestorerSteps, MethodModule):
-    """Train any network on single noisy images, with masks that form a grid.
+    """Train an arbitrary network on single noisy images, in which the pixels of a grid are masked.
 
     Args:
-        network: maps noisy images `[B, C, H, W]` to estimates of the clean images, of the same shape.
-        width: w, side of the squares, in pixels; one pixel of each square is masked.
+        network: network that maps noisy images `[B, C, H, W]` to estimates of the clean images, of the same shape.
+        width: side length w of the squares, in pixels. One pixel of each square is masked.
         inference: padding, tiles and self-ensemble of the network in validation, test and prediction.
         protocol: preprocessing of estimates before metrics are computed: `rounded` clips to [0, 1] and rounds to 256
             levels, `clipped` only clips, and `unclipped` changes nothing.
@@ -74,7 +75,7 @@ class Noise2Self(RestorerSteps, MethodModule):
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
-        ValueError: if `width` is less than 2 or, in training, patches are smaller than `width`.
+        ValueError: if `width` is less than 2; in training, if patches are smaller than `width`.
     """
 
     def __init__(

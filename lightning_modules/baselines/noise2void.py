@@ -1,16 +1,17 @@
-"""Train a network on single noisy images with masked pixels (blind-spot training).
+"""Noise2Void: train a network on single noisy images with masked pixels (blind-spot training).
 
-Some pixels i of a patch are replaced by neighbouring pixels, y -> y~, and the network has to predict the original
+Some pixels i of a patch are replaced with neighbouring pixels, y -> y~, and the network has to predict their original
 values:
 
     L = mean over the replaced i of (f(y~)_i - y_i)^2
 
-If the noise is independent between pixels, the input of the network has no information about the noise of y_i. The
-minimiser is then E[x_i | all other pixels].
+If the noise is independent between pixels, the input of the network contains no information about the noise of y_i. The
+loss is then minimised by E[x_i | all other pixels].
 
-A patch is divided into squares, and one pixel of each square is masked (stratified sampling). A masked pixel is
-replaced by another random pixel of the surrounding 5 x 5 window. At borders, the window is moved inwards. The authors'
-first code could also sample the masked pixel itself, which shows its noise to the network in 1 of 25 cases.
+A patch is divided into squares, and one pixel of each square is masked (stratified sampling). The masked pixel is
+replaced with a different pixel, sampled from the surrounding 5 x 5 window. At borders, the window is shifted inwards.
+The first version of the authors' code could also sample the masked pixel itself. In 1 of 25 cases, the network then
+receives the noise that it should not know.
 
 Source: Krull, Buchholz and Jug, Noise2Void: Learning Denoising from Single Noisy Images, CVPR 2019, arXiv 1811.10980.
 """
@@ -32,22 +33,22 @@ from lightning_modules.optim.optimizers import adam, constant, optimizer_config,
 from lightning_modules.tasks.restorer import RestorerSteps
 from lightning_modules.training.logging import log_training
 
-STREAM = 3000  # stream of random numbers; smaller ones belong to the data
+STREAM = 3000  # key of this file's random numbers; smaller keys belong to the data
 REACH = 2
-"""Maximum distance of a replacement pixel inside the image, in rows and in columns."""
+"""Maximum distance between a masked pixel and its replacement, in rows and in columns, away from borders."""
 
 
 def masked(noisy: Tensor, uniform: Tensor, square: int) -> tuple[Tensor, Tensor]:
-    """In each square of some images, replace one pixel by a neighbouring pixel, in all channels.
+    """Replace one pixel of each square of the images with a neighbouring pixel, in all channels.
 
     Args:
-        noisy: `[B, C, H, W]`, H and W at least `square`, and at least 5.
-        uniform: random numbers in [0, 1), `[B, N, 3]`. They select row, column and neighbour in each of the N whole
-            squares of an image.
-        square: side of a square, in pixels.
+        noisy: images `[B, C, H, W]`; H and W must be at least `square` and at least 5.
+        uniform: random numbers in [0, 1), `[B, N, 3]`, which select the row, the column and the replacement pixel in
+            each of the N complete squares of an image.
+        square: side length of a square, in pixels.
 
     Returns:
-        The images with replaced pixels, and the mask of these pixels, `[B, 1, H, W]`, bool.
+        The images with the replaced pixels, and the mask of the replaced pixels, `[B, 1, H, W]`, bool.
     """
     batch, channels, height, width = noisy.shape
     down, across = height // square, width // square
@@ -57,7 +58,7 @@ def masked(noisy: Tensor, uniform: Tensor, square: int) -> tuple[Tensor, Tensor]
     side = 2 * REACH + 1
     top, left = (row - REACH).clamp(0, height - side), (column - REACH).clamp(0, width - side)
     neighbour = (uniform[..., 2] * (side**2 - 1)).long()
-    neighbour = neighbour + (neighbour >= (row - top) * side + column - left)  # skips the pixel itself
+    neighbour = neighbour + (neighbour >= (row - top) * side + column - left)  # skips the masked pixel itself
     other_row, other_column = top + neighbour // side, left + neighbour % side
     place, other = row * width + column, other_row * width + other_column
     flat = noisy.flatten(2)
@@ -68,12 +69,12 @@ def masked(noisy: Tensor, uniform: Tensor, square: int) -> tuple[Tensor, Tensor]
 
 
 class Noise2Void(RestorerSteps, MethodModule):
-    """Train any network on single noisy images, with masked pixels.
+    """Train an arbitrary network on single noisy images with masked pixels.
 
     Args:
-        network: maps noisy images `[B, C, H, W]` to estimates of the clean images, of the same shape.
-        square: side of the squares, in pixels; one pixel of each square is masked. The paper's value 8 masks 64 pixels
-            of a 64 x 64 patch.
+        network: network that maps noisy images `[B, C, H, W]` to estimates of the clean images, of the same shape.
+        square: side length of the squares, in pixels. One pixel of each square is masked. The paper uses 8, which masks
+            64 pixels of a 64 x 64 patch.
         inference: padding, tiles and self-ensemble of the network in validation, test and prediction.
         protocol: preprocessing of estimates before metrics are computed: `rounded` clips to [0, 1] and rounds to 256
             levels, `clipped` only clips, and `unclipped` changes nothing.
@@ -81,7 +82,8 @@ class Noise2Void(RestorerSteps, MethodModule):
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
-        ValueError: if `square` is less than 2 or, in training, patches are smaller than `square` or 5 pixels.
+        ValueError: if `square` is less than 2; in training, if patches are smaller than `square` or smaller than 5
+            pixels.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
-"""Out-of-distribution scores from the package pytorch-ood, on a classifier's logits and features.
+"""Out-of-distribution scores from the package pytorch-ood, computed from the logits and features of a classifier.
 
-The package has about twenty published scores. Some scores use logits (MaxSoftmax, EnergyBased, MaxLogit, Entropy, GEN,
-KLMatching). Others use the features before the last linear layer (KNN, Mahalanobis, ViM, SHE, ...). All scores share
-one forward pass.
+The package implements about twenty published scores. Some scores use the logits (MaxSoftmax, EnergyBased, MaxLogit,
+Entropy, GEN, KLMatching). Other scores use the features before the last linear layer (KNN, Mahalanobis, ViM, SHE, ...).
+All scores are computed from the same forward pass.
 
 Source: Kirchheim, Filax and Ortmeier, PyTorch-OOD: A Library for Out-of-Distribution Detection based on PyTorch, CVPR
 Workshops 2022.
@@ -33,21 +33,23 @@ class OODScores(ClassifierSteps, MethodModule):
     """Train a classifier with cross-entropy, and test how well its logits and features detect out-of-distribution
     images.
 
-    Testing needs `OutOfDistribution` data. Before the test, detectors that learn from training images are fitted to the
-    whole training set, without augmentation. Work is sharded over ranks, and all ranks have the same scores.
+    `test` needs the DataModule `OutOfDistribution`. Before the test, detectors that need to be fitted are fitted to the
+    whole training set, without augmentation. The forward passes are sharded over ranks, and all ranks compute the same
+    scores.
 
     Args:
-        network: maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`; the last layer must be linear.
+        network: classifier that maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`. Its last layer must
+            be linear.
         num_classes: number of classes, K.
-        detectors: arguments of each detector, by class name in `pytorch_ood.detector`; metrics of the first detector
-            are logged without the detector's name.
+        detectors: arguments of each detector, by its class name in `pytorch_ood.detector`. The metrics of the first
+            detector are logged without the name of the detector.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
         ImportError: if the package pytorch-ood is not installed.
-        ValueError: if a detector does not exist, or needs inputs other than logits or features. The message names the
-            detector.
+        ValueError: if a detector does not exist, or if it needs inputs other than logits or features. The message
+            contains the name of the detector.
     """
 
     def __init__(
@@ -120,28 +122,28 @@ class OODScores(ClassifierSteps, MethodModule):
             log_same(self, f"test/{name}", value)
 
     def _parts(self, seen: Collected) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return positions, logits, features and labels of the images of all ranks, on the CPU."""
+        """Return the indices, logits, features and labels of the images on all ranks, in CPU memory."""
         index, rows = seen.compute()
         return index, rows[:, : self.num_classes].float(), rows[:, self.num_classes : -1].float(), rows[:, -1].long()
 
 
 def side_by_side(logits: Tensor, features: Tensor, label: Tensor) -> Tensor:
-    """Concatenate logits, features and labels of images, `[B, K + D + 1]`."""
+    """Concatenate the logits, features and labels of images to a matrix `[B, K + D + 1]`."""
     return torch.cat([logits.double(), features.double(), label[:, None].double()], dim=1)
 
 
 def of_logits(detector: Any) -> bool:
-    """Return true if a detector takes logits, and false if it takes features."""
+    """Return true if the inputs of a detector are logits, and false if they are features."""
     return hasattr(detector, "predict_logits")
 
 
 def detector_of(name: str, given: dict[str, bool | int | float | str], head: nn.Linear) -> Any:
-    """Build a detector for logits or features. The detector receives only the last linear layer of the network.
+    """Create a detector that uses logits or features. Of the network, it has access only to the last linear layer.
 
     Args:
-        name: class in `pytorch_ood.detector`.
+        name: name of the class in `pytorch_ood.detector`.
         given: arguments of the detector.
-        head: the last linear layer.
+        head: last linear layer of the network.
     """
     try:
         from pytorch_ood import detector as package

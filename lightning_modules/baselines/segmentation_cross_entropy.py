@@ -1,8 +1,8 @@
-"""Segmentation with cross-entropy: the baseline that memorises annotation errors.
+"""Segmentation with cross-entropy, the baseline of ADELE; it memorises annotation errors.
 
     L = -mean_{b,h,w} log softmax(z)_y
 
-Pixels labelled 255 add a loss of 0 but count in the mean, as in the authors' code of ADELE. This is ADELE's baseline.
+Pixels with the label 255 have loss 0, but count in the mean, as in the authors' code of ADELE.
 
 Source: Long, Shelhamer and Darrell, Fully Convolutional Networks for Semantic Segmentation, CVPR 2015, arXiv
 1411.4038.
@@ -24,18 +24,18 @@ from lightning_modules.training.logging import log_training
 
 
 class SegmentationCrossEntropy(SegmenterSteps, MethodModule):
-    """Train any segmenter with cross-entropy on the given labels.
+    """Train an arbitrary segmentation network with the cross-entropy on the given labels.
 
     Args:
-        network: maps images `[B, C, H, W]` to logits `[B, num_classes, H, W]`.
-        num_classes: number of categories, K, including the background.
-        new_layers: names of submodules that are trained from scratch, at ten times the learning rate (see
-            `learning_rate_groups`). If empty, all parameters have the same learning rate.
+        network: network that maps images `[B, C, H, W]` to logits `[B, num_classes, H, W]`.
+        num_classes: number of categories, including the background.
+        new_layers: names of submodules that are trained from scratch, with ten times the learning rate of the other
+            layers (see `learning_rate_groups`). If empty, all parameters have the same learning rate.
         optimizer: optimizer of the network's trainable parameters.
-        lr_scheduler: learning-rate schedule, stepped every epoch, or every step if it has `interval = "step"`.
+        lr_scheduler: learning-rate schedule. It is stepped every epoch, or every step if it has `interval = "step"`.
 
     Raises:
-        ValueError: if a name in `new_layers` is not a submodule.
+        ValueError: if a name in `new_layers` is not the name of a submodule.
     """
 
     def __init__(

@@ -1,15 +1,16 @@
-"""Denoise one image by a network with dropout that is fitted to random subsets of the image's pixels (Self2Self).
+"""Self2Self: denoise an image by fitting a network with dropout to random subsets of the pixel values.
 
-Each value of the noisy image y is kept with probability 1 - p by a random mask b. The network sees the kept values and
-predicts the others:
+A random mask b keeps each value of the noisy image y with probability 1 - p. The network receives the kept values and
+predicts the hidden values:
 
     L = sum (1 - b) (f(b y / (1 - p)) - y)^2 / sum (1 - b),    b ~ Bernoulli(1 - p).
 
-The network's dropout is active in the fit and afterwards. The estimate is the mean of f(b y / (1 - p)) over many masks
-and dropouts. At each step the image is flipped at random along both axes.
+The dropout of the network is active both during the fit and afterwards. The estimate is the mean of f(b y / (1 - p))
+over many samples of the mask and of the dropout. At each step of the fit, the image is randomly flipped along both
+axes.
 
-The paper has partial convolutions in the encoder, which are renormalised by the number of kept values. Here kept values
-are divided by 1 - p, and any network with dropout is used.
+The encoder in the paper consists of partial convolutions, which are renormalised by the number of kept values. Here,
+the kept values are divided by 1 - p, and any network with dropout can be used.
 
 Source: Quan, Chen, Pang and Ji, Self2Self With Dropout: Learning Self-Supervised Denoising From Single Image, CVPR
 2020.
@@ -25,36 +26,36 @@ from lightning_modules.tasks.single_image import SingleImageBaseline, with_new_w
 
 
 def self2self_loss(network: nn.Module, noisy: Tensor, kept: Tensor, hidden: float) -> Tensor:
-    """Compute L.
+    """Compute the loss L of one mask.
 
     Args:
-        network: f, maps images to images.
-        noisy: y, `[1, C, H, W]`.
-        kept: b, mask of the kept values, of the same shape, 0 or 1.
-        hidden: p, probability that a value is hidden.
+        network: network f that maps images to images.
+        noisy: noisy image y, `[1, C, H, W]`.
+        kept: mask b of the kept values, of the same shape, with values 0 and 1.
+        hidden: probability p that a value is hidden.
     """
     error = (network(kept * noisy / (1 - hidden)) - noisy).square()
     return ((1 - kept) * error).sum() / (1 - kept).sum()
 
 
 class Self2Self(SingleImageBaseline, MethodModule):
-    """Denoise each image by a network with dropout that predicts hidden pixels of this image.
+    """Denoise each image by fitting a network with dropout that predicts hidden values of this image.
 
-    Nothing is trained: use test and predict. Initial weights and masks are seeded by the run's seed and the image's
-    index; use a batch size of 1.
+    There is no training set: use test and predict. The seed of the run and the index of the image determine the initial
+    weights and the masks. Use a batch size of 1.
 
     Args:
-        network: architecture with dropout that maps `[1, C, H, W]` to `[1, C, H, W]`; each fit uses a copy with new
-            weights.
-        hidden: p, probability that a value is hidden, in (0, 1).
-        steps: optimizer steps per image.
-        predictions: number of masks over which the estimate is averaged.
+        network: architecture with dropout that maps `[1, C, H, W]` to `[1, C, H, W]`. Each fit uses a copy with newly
+            initialised weights.
+        hidden: probability p that a value is hidden, in (0, 1).
+        steps: number of optimizer steps per image.
+        predictions: number of samples over which the estimate is averaged.
         learning_rate: learning rate of Adam.
         protocol: preprocessing of estimates before metrics are computed: `rounded` clips to [0, 1] and rounds to 256
             levels, `clipped` only clips, and `unclipped` changes nothing.
 
     Raises:
-        ValueError: if an argument is out of range; at setup, if the command is `fit`.
+        ValueError: if an argument is out of range; in `setup`, if the command is `fit`.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class Self2Self(SingleImageBaseline, MethodModule):
         within(0, 1, "()", hidden=hidden)
         at_least(1, steps=steps, predictions=predictions)
         positive(learning_rate=learning_rate)
-        self.network = network.requires_grad_(False)  # only a template: each image's copy is re-initialised
+        self.network = network.requires_grad_(False)  # only a template: a re-initialised copy is fitted to each image
         self.hidden = hidden
         self.steps = steps
         self.predictions = predictions
@@ -95,5 +96,5 @@ class Self2Self(SingleImageBaseline, MethodModule):
         return total / self.predictions
 
     def mask(self, noisy: Tensor) -> Tensor:
-        """Sample b for an image `[1, C, H, W]`."""
+        """Sample the mask b for an image `[1, C, H, W]`."""
         return (torch.rand_like(noisy) >= self.hidden).to(noisy.dtype)

@@ -1,10 +1,10 @@
-"""SimCLR learns features without labels, as an initialisation for methods with noisy labels.
+"""SimCLR: pre-train features without labels, to initialise methods for noisy labels.
 
-An MLP maps the features of two random views of each image to h. Each view must identify the other view of the same
-image among all views of the global batch (see `nt_xent`).
+Two random views of each image are computed. An MLP maps the features of a view to its representation h. Each view must
+identify the other view of the same image among all views of the global batch (see `nt_xent`).
 
-The network is a whole classifier; its last layer is not trained. A classifier can therefore load the checkpoint
-(`lightning_modules.backbones.with_weights` with the prefix `network.`). To pretrain within the same run, use this
+The network is a complete classifier whose last layer is not trained, so that a classifier can load the checkpoint
+(`lightning_modules.backbones.with_weights` with the prefix `network.`). To pre-train within the same run, use this
 module as the `model` of the callback `Pretraining`.
 
 Source: Chen, Kornblith, Norouzi and Hinton, A Simple Framework for Contrastive Learning of Visual Representations, ICML
@@ -30,16 +30,16 @@ from lightning_modules.views.unaugmented import check_unaugmented
 
 
 class SimCLR(OwnLoaders, MethodModule):
-    """Pretrain a classifier's features without labels.
+    """Pre-train the features of a classifier without labels.
 
     Args:
-        network: a classifier; its last linear layer is not trained.
-        num_classes: number of classes of the data; labels are not used.
-        view: random augmentation of a batch, independent for each image; applied twice.
-        hidden_features: hidden width of the MLP.
-        projection_features: width of h, the MLP's output.
-        temperature: tau of the loss; a lower value gives the closest images more weight.
-        optimizer: optimizer of the trainable parameters of network and MLP.
+        network: classifier; its last linear layer is not trained.
+        num_classes: number of classes of the data. The labels are not used.
+        view: random augmentation, independent for each image of a batch. It is applied twice, once for each view.
+        hidden_features: number of hidden features of the MLP.
+        projection_features: number of output features of the MLP (dimension of h).
+        temperature: temperature tau of the loss. Lower values give more weight to the most similar images.
+        optimizer: optimizer of the trainable parameters of the network and the MLP.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:

@@ -1,8 +1,8 @@
-"""Train a network to predict clean images from noisy images.
+"""Supervised training: train a network to predict clean images from noisy images.
 
     L = mean (f(y) - x)^2    or    L = mean |f(y) - x|
 
-Here y are noisy images, and x are clean images. This is the baseline for methods that train without clean images.
+Here y are noisy images and x are clean images. This is the baseline of methods that train without clean images.
 
 Source: Zhang, Zuo, Chen, Meng and Zhang, Beyond a Gaussian Denoiser: Residual Learning of Deep CNN for Image Denoising,
 IEEE Transactions on Image Processing 2017, arXiv 1608.03981.
@@ -29,13 +29,13 @@ LOSSES = {"mse": F.mse_loss, "l1": F.l1_loss}
 
 
 class SupervisedRestoration(RestorerSteps, MethodModule):
-    """Train any network on pairs of noisy and clean images.
+    """Train an arbitrary network on pairs of noisy and clean images.
 
     Args:
-        network: maps noisy images `[B, C, H, W]` to estimates of the clean images, of the same shape.
+        network: network that maps noisy images `[B, C, H, W]` to estimates of the clean images, of the same shape.
         loss: mean squared error (`mse`) or mean absolute error (`l1`).
-        factor: upscaling factor along each axis, for super-resolution; the network receives images upscaled by bicubic
-            interpolation.
+        factor: upscaling factor along each axis, for super-resolution. The inputs of the network are images that were
+            upscaled by bicubic interpolation.
         inference: padding, tiles and self-ensemble of the network in validation, test and prediction.
         protocol: preprocessing of estimates before metrics are computed: `rounded` clips to [0, 1] and rounds to 256
             levels, `clipped` only clips, and `unclipped` changes nothing.
@@ -43,7 +43,7 @@ class SupervisedRestoration(RestorerSteps, MethodModule):
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
-        ValueError: if an argument is not an allowed value.
+        ValueError: if an argument has an invalid value.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class SupervisedRestoration(RestorerSteps, MethodModule):
         self.lr_scheduler = lr_scheduler
 
     def forward(self, noisy: Tensor) -> Tensor:
-        """Estimate clean images `[B, C, H, W]` from upscaled noisy images."""
+        """Estimate clean images `[B, C, H, W]` from noisy images that were already upscaled."""
         return self.network(noisy)
 
     def restore(self, degraded: Tensor, generator: torch.Generator | None = None) -> Tensor:

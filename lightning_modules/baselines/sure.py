@@ -1,17 +1,17 @@
-"""Train a network on single noisy images by Stein's unbiased risk estimate (SURE).
+"""Training on single noisy images with Stein's unbiased risk estimate (SURE).
 
-For images y = x + n with Gaussian noise of known variance v,
+Let y = x + n be images with Gaussian noise n of known variance v. The loss
 
     L = mean (f(y) - y)^2 - v + 2 v div f(y) / N
 
-has the expectation of the mean squared error to x. N is the number of values of an image. The divergence is estimated
-by one random vector b of signs and a small step epsilon:
+has the same expected value as the mean squared error with respect to x, where N is the number of values of an image.
+The divergence is estimated with one random vector b of signs and a small step epsilon:
 
     div f(y) = b^T (f(y + epsilon b) - f(y)) / epsilon.
 
 Source: Soltanayev and Chun, Training Deep Learning Based Denoisers without Ground Truth Data, NeurIPS 2018, arXiv
-1803.01314; the divergence follows Ramani, Blu and Unser, IEEE Transactions on Image Processing 2008. They sample b from
-a normal distribution; signs have the same mean and less variance.
+1803.01314; the divergence follows Ramani, Blu and Unser, IEEE Transactions on Image Processing 2008. Both papers sample
+b from a normal distribution. With signs, the estimate has the same mean and a smaller variance.
 """
 
 from typing import Any
@@ -34,14 +34,14 @@ from lightning_modules.training.logging import log_training
 
 
 def sure(network: nn.Module, noisy: Tensor, sign: Tensor, sigma: float, epsilon: float) -> Tensor:
-    """Compute L, averaged over a batch.
+    """Compute the loss L, averaged over a batch.
 
     Args:
-        network: maps noisy images to estimates of the clean images.
-        noisy: y, `[B, C, H, W]`.
-        sign: b, of the shape of `noisy`, with values -1 and 1.
+        network: network that maps noisy images to estimates of the clean images.
+        noisy: noisy images y, `[B, C, H, W]`.
+        sign: random signs b, of the shape of `noisy`, with values -1 and 1.
         sigma: standard deviation of the noise.
-        epsilon: step of the finite difference.
+        epsilon: step size of the finite difference.
     """
     estimate, moved = network(torch.cat([noisy, noisy + epsilon * sign])).chunk(2)
     divergence = (sign * (moved - estimate)).mean() / epsilon
@@ -49,13 +49,13 @@ def sure(network: nn.Module, noisy: Tensor, sign: Tensor, sigma: float, epsilon:
 
 
 class SURE(RestorerSteps, MethodModule):
-    """Train any network on single images with Gaussian noise of known level, by Stein's unbiased risk estimate.
+    """Train an arbitrary network on single images with Gaussian noise of a known level, with SURE.
 
     Args:
-        network: maps noisy images `[B, C, H, W]` to estimates of the clean images, of the same shape. It must not
-            normalise by statistics of the batch.
-        noise: noise model of the images, with one level.
-        epsilon: step of the finite difference that estimates the divergence.
+        network: network that maps noisy images `[B, C, H, W]` to estimates of the clean images, of the same shape. It
+            must not contain layers that normalise by batch statistics.
+        noise: noise model of the images, with a single noise level.
+        epsilon: step size of the finite difference that estimates the divergence.
         inference: padding, tiles and self-ensemble of the network in validation, test and prediction.
         protocol: preprocessing of estimates before metrics are computed: `rounded` clips to [0, 1] and rounds to 256
             levels, `clipped` only clips, and `unclipped` changes nothing.
@@ -63,8 +63,8 @@ class SURE(RestorerSteps, MethodModule):
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
-        ValueError: if `epsilon` is not positive, the noise has a range of levels, or the noise models of module and
-            data differ.
+        ValueError: if `epsilon` is not positive, if the noise has a range of levels, or if the noise models of the
+            module and the data differ.
     """
 
     def __init__(

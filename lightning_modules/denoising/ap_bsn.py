@@ -1,8 +1,8 @@
 """AP-BSN: asymmetric pixel-shuffle downsampling for blind-spot networks on spatially correlated noise.
 
-The blind-spot network f predicts each pixel from its neighbours alone. Each of the sub-images S_s x of an image x
-consists of every s-th pixel in both directions, so that its noise is nearly uncorrelated. In training, f is applied to
-the sub-images, and the merged results are compared with the input:
+The blind-spot network f predicts each pixel from its neighbours alone. The image x is split into sub-images S_s x, each
+of which consists of every s-th pixel in both directions. The noise of a sub-image is nearly uncorrelated. In training,
+f is applied to the sub-images, and the merged results are compared with the noisy input:
 
     L = |S_s^-1 f(S_s x) - x|.
 

@@ -57,7 +57,7 @@ def cbsn_terms(
         network: function of images and of the flag `masked`; if the flag is true, the output at a pixel does not depend
             on this pixel.
         x: normalised patches `[N, C, P, P]`.
-        index: index within each cell of the pixel that R keeps, `[N, P/s, P/s]`, in 0...s^2 - 1, where s is
+        index: for each cell, the index of the pixel that R keeps, `[N, P/s, P/s]`, in 0...s^2 - 1, where s is
             `invariance_stride`.
         blind_stride: stride of the sub-images of L_blind.
         invariance_stride: s, side of the cells of R.

@@ -100,8 +100,8 @@ def preview(image: Tensor, reference: Tensor) -> Tensor:
     """Render packed raw images in colour: white balance by the channel means of a reference, then gamma 2.2.
 
     Args:
-        image: packed raw images: `[B, 4, H, W]` with channels R, G, B, G at half the sensor's resolution, or, for an
-            X-Trans sensor, `[B, 9, H, W]` at a third of the sensor's resolution.
+        image: packed raw images: `[B, 4, H, W]` with channels R, G, B, G, at half the sensor's resolution. For an
+            X-Trans sensor, images are `[B, 9, H, W]`, at a third of the sensor's resolution.
         reference: packed raw images of the same shape; their channel means give the white balance.
 
     Returns:

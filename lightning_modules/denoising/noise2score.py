@@ -70,7 +70,7 @@ class Noise2Score(RestorerSteps, MethodModule):
         network: maps images `[B, C, H, W]` to estimates of their score, of the same shape.
         noise: noise model of the images; it determines Tweedie's formula. If `blind` is true, the level of the noise
             model is ignored.
-        blind: whether the noise level is unknown, and is estimated for each image.
+        blind: whether the noise level is treated as unknown, and estimated for each image.
         sigma: standard deviation of the perturbation at the start and at the end of an epoch. For Poisson noise, its
             unit is counts.
         anneal_images: images per epoch over which sigma decreases from the first to the last value.

@@ -104,8 +104,8 @@ def simple_corrections(image: Tensor) -> dict[str, Tensor]:
     """Correct images `[B, C, H, W]` in [0, 1] by mapping the value of each pixel separately.
 
     Returns:
-        `gamma`: images raised to the power 1 / 2.2; `stretched`: each channel mapped from its range of values to [0,
-        1]; `equalized`: each channel with an equalised histogram of 256 levels.
+        `gamma`: images raised to the power 1 / 2.2; `stretched`: channels mapped from their range of values to [0, 1];
+        `equalized`: channels with equalised histograms, in 256 levels.
     """
     image = image.clamp(0, 1)
     low, high = image.amin(dim=(2, 3), keepdim=True), image.amax(dim=(2, 3), keepdim=True)

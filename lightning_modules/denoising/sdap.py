@@ -2,7 +2,7 @@
 
 The p^2 pixels of each p x p cell are distributed over p^2 sub-images, in a random order that is sampled for each cell.
 This decorrelates the noise of neighbouring pixels. From a sub-image S_j, the blind-spot network f predicts the next
-sub-image. Because targets and inputs differ, the training is perturbed. The loss is
+sub-image. The difference between inputs and targets acts as a perturbation in training. The loss is
 
     L = sum_j |f(S_j) - S_{(j + 1) mod p^2}|.
 

@@ -10,7 +10,7 @@ of z_u with
     mean (1 - eta_b) x^ + eta_b y'                        and variance s_u^2 - (eta_b s_y / S)^2,   otherwise.
 
 At the first timestep, components with s_y / S < s_T have mean y' and variance s_T^2 - (s_y / S)^2. The other components
-have mean 0 and variance s_T^2. No gradients of the network are computed.
+have mean 0 and variance s_T^2. The method needs no gradients of the network.
 
 Departure: in the last step, s_u is 0. If the measurement has no noise, the third rule then replaces x^ with the
 measured value y' in measured directions, as in the paper. The authors' code keeps x^ in this step.

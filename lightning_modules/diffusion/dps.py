@@ -5,9 +5,9 @@ step, DPS adds
 
     - zeta (d |y - H(x^)|^2 / d x_t) / |y - H(x^)|
 
-Here x^ is the network's estimate of the image at x_t; the gradient passes through the network. As in RED-diff's
-implementation of this baseline, sampling starts from the pseudo-inverse H^+ y, and may take fewer steps than the model
-has timesteps.
+Here x^ is the network's estimate of the image at x_t, and the gradient is computed by backpropagation through the
+network. As in RED-diff's implementation of this baseline, sampling starts from the pseudo-inverse H^+ y, and may take
+fewer steps than the model has timesteps.
 
 Source: Chung, Kim, Mccann, Klasky and Ye, Diffusion Posterior Sampling for General Noisy Inverse Problems, ICLR 2023,
 arXiv 2209.14687, algorithm 1.

@@ -50,7 +50,7 @@ def reject_latent_models(network: nn.Module, method: str) -> None:
     """
     if isinstance(network, AutoencoderLatents):
         raise ValueError(
-            f"network: {method} takes a network of images in [-1, 1], called without a prompt, and "
+            f"network: {method} needs a network that is called with images in [-1, 1] and without a prompt, but "
             f"{type(network).__name__} predicts latents of its autoencoder"
         )
 

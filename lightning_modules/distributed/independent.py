@@ -34,7 +34,7 @@ from lightning_modules.lightning_internals import (
 )
 
 GRACE = 10.0
-"""Number of seconds that a process has to end with its own error after a different process was lost."""
+"""Number of seconds that a process has to end with its own error after another process was lost."""
 BROKEN = re.compile(r"connection|broken pipe|socket|gloo|nccl|remote process|timed? ?out", re.IGNORECASE)
 """Pattern of error messages that collectives raise after a process has left."""
 
@@ -87,9 +87,9 @@ class LostProcess(ConnectionError):
 class Heartbeats(threading.Thread):
     """Thread that detects lost processes and ends the other processes, even if they wait in a collective.
 
-    Each process increments its counter in a store on process 0, which monitors all counters. When a process learns that
-    a process was lost, it has `GRACE` seconds to end with its own error. If it is still running after this time, for
-    example because it waits in a collective, this thread prints an error and exits the process.
+    Each process increments its counter in a store on process 0, which monitors all counters. When a process is lost,
+    each remaining process has `GRACE` seconds to end with its own error. If it is still running after this time, for
+    example because it waits in a collective, its thread prints an error and ends the process.
 
     Args:
         strategy: strategy of the run.
@@ -129,7 +129,7 @@ class Heartbeats(threading.Thread):
             os._exit(1)
 
     def _beat(self) -> None:
-        """Access the store in a loop, which is the work of a separate thread.
+        """Access the store in a loop; this function runs in a separate thread.
 
         No other thread may access the store, because a call never returns if the machine of process 0 is down.
         """
@@ -160,7 +160,7 @@ class Heartbeats(threading.Thread):
         self.store.compare_set("lost", "", sentence)  # does not overwrite an earlier message
 
     def _ask(self, call: Callable[[], None]) -> None:
-        """Let the thread of `_beat` run a call.
+        """Let the thread that runs `_beat` execute a call, because only this thread may access the store.
 
         Wait for the call until it has returned, a process is lost, or `patience` seconds have passed.
         """

@@ -44,7 +44,7 @@ def gather_rows(local: Tensor, counts: list[int]) -> Tensor:
 
     Args:
         local: this rank's rows `[b, ...]`.
-        counts: number of rows on each rank; known in advance, so that ranks need not exchange sizes.
+        counts: number of rows on each rank, so that ranks need not exchange sizes.
     """
     padded = local.new_zeros(max(counts), *local.shape[1:])
     padded[: len(local)] = local
@@ -78,7 +78,7 @@ class PerSample:
         dtype: torch.dtype = torch.float32,
         exchange: torch.device | str | None = None,
     ) -> "PerSample":
-        """Allocate the rows for training, with the values passed to `restore`, or with zeros.
+        """Allocate the rows for training, initialised with the values passed to `restore` or with zeros.
 
         Args:
             num_samples: N, number of training samples.

@@ -1,1 +1,1 @@
-"""Training dynamics: the effects of gradient noise, batch size and learning rate."""
+"""Methods that study training dynamics: the effects of gradient noise, batch size and learning rate."""

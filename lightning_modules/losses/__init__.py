@@ -1,1 +1,1 @@
-"""Loss functions shared by methods of several fields: plain functions of tensors."""
+"""Loss functions that methods of several fields share; most are plain functions of tensors."""

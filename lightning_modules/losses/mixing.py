@@ -1,4 +1,4 @@
-"""Mixed samples and soft labels: mixup, CutMix and label smoothing, and their cross-entropy.
+"""Mixed samples and soft labels (mixup, CutMix and label smoothing), and the cross-entropy with soft labels.
 
 Sources: Zhang et al., mixup: Beyond Empirical Risk Minimization, ICLR 2018, arXiv 1710.09412; Yun et al., CutMix:
 Regularization Strategy to Train Strong Classifiers with Localizable Features, ICCV 2019, arXiv 1905.04899; Szegedy et
@@ -18,32 +18,30 @@ from lightning_modules.distributed.global_rows import partner_rows
 
 
 class Mixing(NamedTuple):
-    """A random pairing of a batch: each sample, with weight `weight`, is mixed with a partner."""
+    """Random pairing of the samples of a batch: each sample is mixed with a partner."""
 
     weight: float
-    """l in [1/2, 1]: the sample's own, larger weight."""
+    """Weight l of the sample itself, in [1/2, 1]; the partner has the weight 1 - l."""
     partner: Tensor
-    """`[B]`, int64, on the CPU: a permutation of the global batch, see `partner_rows`."""
+    """Permutation of the global batch, `[B]`, int64, on the CPU; see `partner_rows`."""
 
     def __call__(self, value: Tensor) -> Tensor:
-        """Compute l times the value plus (1 - l) times the value of the partner, for the rows of this rank, `[b,
-        ...]`.
-        """
+        """Compute l value + (1 - l) (value of the partner), for the rows of this rank, `[b, ...]`."""
         return self.weight * value + (1 - self.weight) * self.partners(value)
 
     def partners(self, value: Tensor) -> Tensor:
-        """Fetch the values of the partners of this rank's rows, `[b, ...]`. Must be called on every rank."""
+        """Fetch the values `[b, ...]` of the partners of this rank's rows. Every rank must call this method."""
         return partner_rows(value, self.partner)
 
 
 def draw_mixing(share: int, alpha: float) -> Mixing:
-    """Sample l ~ Beta(alpha, alpha), folded to l >= 1/2, and a permutation of the global batch.
+    """Sample a weight l ~ Beta(alpha, alpha), replaced with max(l, 1 - l), and a permutation of the global batch.
 
-    Weight and permutation are sampled on the CPU, so no step synchronises with the device.
+    The weight and the permutation are sampled on the CPU, which avoids synchronisation with the device.
 
     Args:
         share: number of samples on this rank.
-        alpha: value of both parameters of the Beta distribution; 0 leaves the samples unmixed.
+        alpha: value of both parameters of the Beta distribution; 0 does not mix the samples.
     """
     with shared_rng():
         both = torch.tensor(alpha, dtype=torch.promote_types(torch.get_default_dtype(), torch.float32))
@@ -52,17 +50,17 @@ def draw_mixing(share: int, alpha: float) -> Mixing:
 
 
 class SoftLabels:
-    """Soften labels by mixup, CutMix and label smoothing.
+    """Mixes images and softens their labels by mixup, CutMix and label smoothing.
 
-    Each batch is mixed by either mixup or CutMix, with equal probability if both are on. A sample's partner is the
-    preceding sample.
+    Each batch is mixed either by mixup or by CutMix, with equal probability if both are enabled. The partner of a
+    sample is the preceding sample.
 
     Args:
-        mixup_alpha: parameter of mixup's Beta distribution; 0 turns mixup off.
-        cutmix_alpha: parameter of CutMix's Beta distribution; 0 turns CutMix off.
-        smoothing: fraction of a label spread over all classes, in [0, 1).
-        all_right: for binary cross-entropy, give every class in a mixed image the target 1 instead of its mixing
-            weight, as in DeiT III.
+        mixup_alpha: parameter of the Beta distribution of mixup; 0 disables mixup.
+        cutmix_alpha: parameter of the Beta distribution of CutMix; 0 disables CutMix.
+        smoothing: fraction of each label that is distributed over all classes, in [0, 1).
+        all_right: whether the target in binary cross-entropy is 1 for every class in a mixed image, as in DeiT III,
+            instead of the mixing weight of the class.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -91,21 +89,21 @@ class SoftLabels:
         soft = F.one_hot(label, num_classes).to(image.dtype)
         ways = [(kind, alpha) for kind, alpha in ((MixUp, self.mixup_alpha), (CutMix, self.cutmix_alpha)) if alpha > 0]
         if ways:
-            with shared_rng():  # on the CPU, like the transform's own weight, so that no step synchronises
+            with shared_rng():  # on the CPU, to avoid synchronisation with the device
                 kind, alpha = ways[int(torch.randint(len(ways), (), device="cpu"))]
                 image, soft = _mixed(kind(alpha=alpha, num_classes=num_classes), image, soft)
         return image, soft * (1 - self.smoothing) + self.smoothing / num_classes
 
 
 def soft_cross_entropy(logits: Tensor, target: Tensor, binary: bool = False, all_right: bool = True) -> Tensor:
-    """Average the cross-entropy of logits `[B, K]` with labels `[B]` or probabilities `[B, K]`.
+    """Compute the mean cross-entropy between logits `[B, K]` and labels `[B]` or probabilities `[B, K]`.
 
     Args:
-        logits: logits of the images, mixed or not.
-        target: labels, int64, or probabilities from `SoftLabels`.
-        binary: use binary cross-entropy for each class, averaged over classes and samples.
-        all_right: with `binary`, the target is 1 for every class in the image, instead of its probability; needs
-            `SoftLabels` without smoothing.
+        logits: logits of the mixed or unmixed images.
+        target: labels (int64), or probabilities from `SoftLabels`.
+        binary: whether to use the binary cross-entropy of each class, averaged over classes and samples.
+        all_right: whether the target in binary cross-entropy is 1 for every class in the image, instead of the
+            probability of the class. This needs `SoftLabels` without smoothing.
     """
     if not binary:
         return F.cross_entropy(logits, target)
@@ -116,8 +114,8 @@ def soft_cross_entropy(logits: Tensor, target: Tensor, binary: bool = False, all
 def _mixed(mix: MixUp | CutMix, image: Tensor, soft: Tensor) -> tuple[Tensor, Tensor]:
     """Mix each sample with the preceding sample of the global batch.
 
-    The transform mixes each sample with the one before it in its input. Each sample of this rank is therefore placed
-    after its partner.
+    The transform mixes each sample of its input with the sample before it. If there are several ranks, each sample is
+    therefore placed directly after its partner in the input.
     """
     size = rows_of_batch(len(image))
     if size == len(image):

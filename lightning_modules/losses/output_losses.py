@@ -1,7 +1,7 @@
-"""Losses of network outputs, summed over samples, and mean losses over the training set by epoch.
+"""Losses of network outputs that count gradients, and the course of the training loss over epochs.
 
-The gradient of the loss with respect to the outputs may be expensive, as for a simulator. Optimizers are then compared
-by the number of these gradients. A hook on the loss counts these gradients.
+The gradient of the loss with respect to the network's outputs may be expensive, for example if the loss is a simulator.
+Optimizers are then compared by the number of these gradients, which a backward hook on the loss counts.
 """
 
 from collections.abc import Iterable, Mapping
@@ -23,19 +23,19 @@ COURSE = ("training_loss", "gradient_norm", "expensive_gradients")
 
 
 def inputs_and_target(batch: Any) -> tuple[Tensor, Tensor]:
-    """Return the network's input and target from a batch of rows or images."""
+    """Return the network input and the target of a batch of rows or images."""
     return (batch["features"], batch["target"]) if "features" in batch else (batch["image"], batch["label"])
 
 
 class CountedLoss(nn.Module):
-    """A summed loss that counts how often its gradient with respect to the outputs is computed.
+    """Loss, summed over samples, that counts how often its gradient with respect to the outputs is computed.
 
     Args:
-        loss: maps outputs and targets to the sum of losses over samples, such as a loss of torch with
+        loss: module that maps outputs and targets to the sum of the losses over samples, such as a loss of torch with
             `reduction="sum"`.
 
     Raises:
-        ValueError: if the loss is a mean, or its `reduction` is unknown.
+        ValueError: if the loss has a `reduction` other than `sum`.
     """
 
     gradients: Tensor
@@ -55,20 +55,20 @@ class CountedLoss(nn.Module):
         return self.uncounted(outputs, target)
 
     def uncounted(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """Compute the loss for evaluation only, without counting gradients."""
+        """Compute the loss without counting gradients, for evaluation."""
         return self.loss(outputs.view_as(target) if target.is_floating_point() else outputs, target)
 
 
 def count_gradient(loss: Any, by_inputs: Any, by_outputs: Any) -> None:
-    """Backward hook of a `CountedLoss` that counts a gradient."""
+    """Count a gradient; this is the backward hook of `CountedLoss`."""
     loss.gradients.add_(1)
 
 
 class OutputLossSteps:
-    """Mixin that tests a LightningModule, and records mean loss and gradient norm by epoch.
+    """Mixin with the test steps, which also records the mean training loss and its gradient norm for each epoch.
 
-    Loss and gradient norm are computed on the whole training set, before training and at the end of each epoch. The
-    module owns `network`, `loss` and `course`.
+    The loss and the gradient norm are computed on the whole training set, before training and at the end of each epoch.
+    A module with this mixin has the attributes `network`, `loss` and `course`.
     """
 
     network: nn.Module
@@ -80,7 +80,7 @@ class OutputLossSteps:
             raise ValueError(f"trainer.precision {precision} has too few digits: use 32-true, 64-true or bf16-mixed")
 
     def outputs(self: Any, inputs: Tensor) -> Tensor:
-        """Compute the network's outputs in single precision or better."""
+        """Compute the outputs of the network, in float32 or a higher precision."""
         return at_least_float32(self.network(inputs))
 
     def on_train_start(self: Any) -> None:
@@ -100,7 +100,7 @@ class OutputLossSteps:
         log_same(self, "train/whole_loss", found[0])
 
     def _whole_loss(self: Any, batches: Iterable[Any]) -> tuple[Tensor, Tensor, int]:
-        """Return the loss summed over all samples and ranks, the norm of the gradient, and the number of samples."""
+        """Return the loss, summed over all samples and ranks, the norm of its gradient, and the number of samples."""
         parameters = trainable_parameters(self.network)
         total, value, samples = [torch.zeros_like(each) for each in parameters], torch.zeros((), device=self.device), 0
         for batch in batches:
@@ -117,14 +117,14 @@ class OutputLossSteps:
         self.log("test/loss", loss, on_epoch=True, batch_size=global_batch_size(batch), sync_dist=True)
 
     def on_test_epoch_end(self: Any) -> None:
-        """Log the last loss and gradient norm on the training set, and the gradient norm before training."""
+        """Log the final loss and gradient norm on the training set, and the gradient norm before training."""
         first = {"initial_gradient_norm": self.course[0]["gradient_norm"]} if self.course else {}
         for name, value in (self.course[-1] | first if self.course else {}).items():
             log_same(self, f"test/{name}", torch.tensor(value, dtype=torch.float64))
 
     @property
     def tables(self) -> Mapping[str, Table]:
-        """Loss and gradient norm on the whole training set against the number of expensive gradients."""
+        """Table of the loss and gradient norm on the whole training set, by the number of expensive gradients."""
         if not self.course:
             return {}
         columns = {name: [row[name] for row in self.course] for name in reversed(COURSE)}

@@ -108,13 +108,13 @@ def saved_bytes(apart_from: Sequence[Tensor]) -> Iterator[dict[int, int]]:
 
 
 class CurvatureProduct:
-    """Multiply vectors by the curvature of the mean cross-entropy at a network's weights, within `curvature_mode`.
+    """Multiply vectors by the curvature of the mean cross-entropy at a network's weights; use inside `curvature_mode`.
 
     Args:
         network: maps inputs to logits `[B, K]`, in single precision or better; the trainable parameters are w.
         batches: this rank's inputs and labels `[B]`, batch by batch. Gradients and their graphs are kept for the first
-            batch, and for further batches as long as they need at most 2 GiB. This halves the cost of later products
-            for these batches.
+            batch, and for as many further batches as fit in 2 GiB. This halves the cost of later products for these
+            batches.
         matrix: `hessian`, or `gauss_newton`, which is positive semidefinite.
 
     Raises:

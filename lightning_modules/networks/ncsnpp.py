@@ -7,8 +7,8 @@ output estimates the score under noise sigma. DDPM++ has none of these parts. It
 cosines, and predicts the noise.
 
 The blocks are those of diffusers. Initial weights are uniform with variance s / mean(fan_in, fan_out), and biases are
-zero. s is 0.1 for queries, keys and values, 1e-10 for the last layer of each branch and of the network, and 1 for all
-other layers.
+zero. The scale s is 0.1 for queries, keys and values, 1e-10 for the last layer of each branch and of the network, and 1
+for all other layers.
 
 Source: Song et al., Score-Based Generative Modeling through Stochastic Differential Equations, ICLR 2021, arXiv
 2011.13456, appendix H; numbers of parameters as in the authors' code.

@@ -84,11 +84,11 @@ def published_names(network: NCSNpp) -> dict[str, str]:
 
 
 def in_own_names(content: Any, names: Mapping[str, str], file: Path, prefix: str = "") -> dict[str, Tensor]:
-    """Convert a published file to a state dict with the names used here, with averaged weights if the file has them.
+    """Convert a published file to a state dict with the names of `NCSNpp`, with averaged weights if the file has them.
 
     Args:
         content: content of the file: a state dict, possibly nested, possibly with an entry `ema` next to it.
-        names: name used here of each published parameter, in the order of the authors' parameters.
+        names: name in `NCSNpp` of each published parameter, in the order of the authors' parameters.
         file: path of the file, for error messages.
         prefix: keep only keys of the state dict that start with this prefix, and strip it.
 
@@ -133,7 +133,7 @@ def _transposed(weight: Tensor) -> Tensor:
 
 
 def _layers(network: NCSNpp) -> Iterator[str]:
-    """Yield the names used here for the layers in `all_modules`, in order."""
+    """Yield the `NCSNpp` names of the layers in `all_modules`, in order."""
     if isinstance(network.embedding, GaussianFourierProjection):
         yield "embedding"
     yield from ("told.0", "told.2", "first")

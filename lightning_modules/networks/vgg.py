@@ -20,7 +20,7 @@ class VGG(nn.Module):
     Args:
         depth: number of layers with weights: 11, 13, 16 or 19.
         num_classes: number of logits, K.
-        batch_norm: use BatchNorm after each convolution.
+        batch_norm: whether BatchNorm follows each convolution.
         dropout: dropout probability for the inputs of the classifier's first two layers.
         in_channels: channels of an image, C.
 

@@ -27,8 +27,7 @@ def learning_rate_groups(network: nn.Module, new_layers: Sequence[str]) -> list[
     The groups follow the code of ADELE's authors, which follows SEAM. Biases (parameters whose names end with `bias`)
     have twice the learning rate of weights, and no weight decay. In new layers, the learning rates of weights and
     biases are ten times as large. Scales and shifts of normalisation layers are frozen, and belong to no group. All
-    other trainable parameters belong to a group; in the authors' networks, these are only convolutions and linear
-    layers.
+    other trainable parameters belong to a group. (The authors' networks have only convolutions and linear layers.)
 
     Args:
         network: network to train; if `new_layers` is not empty, its normalisation layers are frozen.

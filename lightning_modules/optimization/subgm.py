@@ -71,7 +71,8 @@ def residuals_and_direction(
 
     Args:
         features: measurement matrices A, `[m, d, d]`, on the device of the factor or, with `at_once`, on any device.
-        target: measurements y, `[m]`. factor: factor U, `[d, r']`.
+        target: measurements y, `[m]`.
+        factor: factor U, `[d, r']`.
         slope: derivative of the loss with respect to the residual; `torch.sign` for the absolute loss.
         at_once: number of measurements that are moved to the device of the factor at once; None means that all
             measurements are already there.
@@ -110,7 +111,8 @@ def signal_and_residual(factor: Tensor, x_star: Tensor) -> tuple[Tensor, Tensor]
     """Compute the smallest singular value of V^T U (signal) and the largest singular value of V_perp^T U (residual).
 
     Args:
-        factor: factor U, `[d, r']`. x_star: true matrix X* = V Sigma V^T, `[d, d]`.
+        factor: factor U, `[d, r']`.
+        x_star: true matrix X* = V Sigma V^T, `[d, d]`.
     """
     values, vectors = torch.linalg.eigh(x_star)
     of_range = values > 1e-9 * values[-1]

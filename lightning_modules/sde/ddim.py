@@ -85,7 +85,7 @@ def ddim(
     clip: bool = False,
     told: Sequence[int] | None = None,
 ) -> Tensor:
-    """Move images along a path of times.
+    """Move images along a path of times by DDIM steps.
 
     Decreasing times turn noise into images, and increasing times encode images.
 
@@ -98,9 +98,9 @@ def ddim(
         eta: amount of noise added in steps towards images, in [0, 1]; no noise is added in steps towards noise.
         draw: function that samples standard normal noise with the shape of its argument; used if `eta` is above 0.
         clip: whether to clip each estimate of the image to [-1, 1]; the estimate of the noise is not changed.
-        told: times passed to the model, one for each step (one fewer than `times`). None passes the time at the start
-            of each step, or 0 if a step starts from an image. diffusers' inverse scheduler passes the time at the end
-            of each step.
+        told: times that are passed to the model, one for each step. None passes the time at the start of each step, or
+            0 if a step starts from an image. The inverse scheduler of diffusers passes the time at the end of each
+            step.
 
     Returns:
         Samples at the final time, `[B, C, H, W]`.

@@ -112,7 +112,7 @@ def predicted(model: Callable[..., Any], noisy: Tensor, t: int | Tensor) -> Tens
 
 
 def clean_estimate(output: Tensor, noisy: Tensor, abar: float | Tensor, prediction: Prediction) -> Tensor:
-    """Compute the estimate of the image x, in [-1, 1] but not clipped, from the output of a diffusion model.
+    """Compute the estimate of the image x from the output of a diffusion model; x is in [-1, 1], but not clipped.
 
     Args:
         output: output of the model, `[B, C, H, W]`; additional channels of a learned variance are ignored.
@@ -159,7 +159,7 @@ def diffusion_target(image: Tensor, noise: Tensor, abar: Tensor, prediction: Pre
 def denoising_loss(model: Callable[..., Any], image: Tensor, levels: Tensor, prediction: Prediction) -> Tensor:
     """Compute the mean squared error of a model's predictions, with a random time for each image.
 
-    Times are sampled uniformly.
+    The times are sampled uniformly.
 
     Args:
         model: model, which is called with x_t and t `[B]`; see `predicted`.

@@ -147,7 +147,7 @@ class ProbabilityFlow:
         denoise: whether to take an additional noise-free step to time 0, with a step size of 1 / 1,000.
 
     Raises:
-        ValueError: if `tolerance` is not positive, if `end` is not in (0, 1), or if samples are to be conditioned on
+        ValueError: if `tolerance` is not positive, if `end` is not in (0, 1), or if samples should be conditioned on
             known pixels.
     """
 

@@ -8,7 +8,7 @@ image. With r_t = theta_t dt and R_t = r_1 + ... + r_t, the marginals are
     x_t = mu + w_t (x_0 - mu) + s_t e,    w_t = e^{-R_t},  s_t = lambda sqrt(1 - w_t^2),    t = 0 ... T.
 
 A network estimates the noise n in x_t, and the score is -n / s_t. A reverse step goes from t to s < t. With r = R_t -
-R_s, the three samplers compute
+R_s, the three samplers compute:
 
     euler       x_s = x_t - r (mu - x_t) - 2 lambda^2 r n / s_t + lambda sqrt(2 r) e
     ode         x_s = x_t - r (mu - x_t) - lambda^2 r n / s_t

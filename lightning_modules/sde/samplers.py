@@ -4,8 +4,8 @@ A predictor moves x_t to the next time. A corrector takes Langevin steps at a fi
 
     x <- x + e s(x, t) + sqrt(2 e) z,     e = 2 a (r |z| / |s|)^2.
 
-Here r is the signal-to-noise ratio, and norms are averaged over the batch. Predictors and correctors return x, and the
-mean of x, which is x before noise was added. The mean of the final step is the sample. With `flow`, a predictor adds no
+Here r is the signal-to-noise ratio, and norms are averaged over the batch. Predictors and correctors return x and its
+mean, which is x before noise was added. The mean of the final step is the sample. With `flow`, a predictor adds no
 noise and follows dx = (f - g^2 s / 2) dt, the ordinary differential equation with the same marginals.
 
 Source: Song, Sohl-Dickstein, Kingma, Kumar, Ermon and Poole, Score-Based Generative Modeling through Stochastic
@@ -127,7 +127,7 @@ def predict_and_correct(
     draw: Draw = torch.randn_like,
     project: Project | None = None,
 ) -> Tensor:
-    """Take predictor and corrector steps at all times, of which the last one ends at data.
+    """Take predictor and corrector steps at all times; the last step ends at time 0.
 
     At each time, the corrector is applied first, and then the predictor.
 
@@ -140,8 +140,8 @@ def predict_and_correct(
             corrector.
         corrector: function of the corrector: `langevin` or `annealed_langevin`, with `snr` bound; None uses only the
             predictor.
-        n: number of equal steps from 1 to 0 that defines the step size, 1 / n. This is one number, or one number for
-            each time; None uses the number of times.
+        n: number of equal steps from 1 to 0, which defines the step size 1 / n; one number, or one number for each
+            time. None uses the number of times.
         draw: see `Draw`.
         project: function that is applied to x after each correction and each prediction.
 

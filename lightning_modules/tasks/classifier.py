@@ -1,7 +1,4 @@
-"""Validation, test and prediction of a classifier, and plain training by cross-entropy.
-
-All methods share them.
-"""
+"""Validation, test and prediction steps of all classifiers, and a training step with plain cross-entropy."""
 
 from typing import Any
 
@@ -17,7 +14,7 @@ from lightning_modules.training.own_loaders import OwnLoaders
 
 
 class PositiveF1(MulticlassF1Score):
-    """F1 of class 1 in binary classification, from logits `[B, 2]`."""
+    """F1 score of class 1 in binary classification, computed from logits `[B, 2]`."""
 
     def __init__(self) -> None:
         super().__init__(2, average="none", validate_args=False)
@@ -27,10 +24,10 @@ class PositiveF1(MulticlassF1Score):
 
 
 def accuracies(num_classes: int) -> MetricCollection:
-    """Top-1 accuracy.
+    """Create the metrics of a classifier.
 
-    With at least 50 classes, also top-5 accuracy. For two classes, also F1 of class 1 and the correlation of Matthews.
-    Both suit imbalanced classes.
+    The metrics are the top-1 accuracy and, with at least 50 classes, the top-5 accuracy. For two classes, the F1 score
+    of class 1 and the Matthews correlation coefficient are added, because they are suitable for imbalanced classes.
     """
     metrics: dict[str, Metric | MetricCollection] = {
         "accuracy": MulticlassAccuracy(num_classes, average="micro", validate_args=False)
@@ -45,10 +42,10 @@ def accuracies(num_classes: int) -> MetricCollection:
 def refuse_smoothed(soft_labels: SoftLabels | None, binary: bool) -> None:
     """Reject label smoothing combined with binary cross-entropy.
 
-    Every class would count as correct.
+    With this combination, every class would count as correct.
 
     Raises:
-        ValueError: if label smoothing and binary cross-entropy are both used.
+        ValueError: if both label smoothing and binary cross-entropy are used.
     """
     if binary and soft_labels is not None and soft_labels.smoothing:
         raise ValueError(f"soft_labels.smoothing must be 0 with binary: true, got {soft_labels.smoothing}")
@@ -57,17 +54,17 @@ def refuse_smoothed(soft_labels: SoftLabels | None, binary: bool) -> None:
 def cross_entropy_step(
     module: Any, batch: Any, soft_labels: SoftLabels | None, binary: bool, view: nn.Module | None = None
 ) -> dict[str, Tensor]:
-    """Compute a training step with cross-entropy.
+    """Run a training step with the cross-entropy.
 
     Args:
-        module: a classifier with `num_classes`.
-        batch: labelled images or texts; texts are never mixed.
+        module: LightningModule of a classifier, with the attribute `num_classes`.
+        batch: labelled images or texts. Texts are never mixed.
         soft_labels: settings of mixup and label smoothing; None disables both.
         binary: see `soft_cross_entropy`.
-        view: augmentation of images before they are mixed; None does not augment.
+        view: augmentation that is applied to images before they are mixed; None means no augmentation.
 
     Returns:
-        The value that a training step returns, with logits of unmixed images.
+        Dict that a training step returns; it contains `logits` if images are not mixed.
     """
     inputs, target = network_input(batch), batch["label"]
     inputs = inputs if view is None else view(inputs)
@@ -80,11 +77,11 @@ def cross_entropy_step(
 
 
 class ClassifierSteps(OwnLoaders):
-    """Validation, test and prediction steps of a classifier.
+    """Mixin with the validation, test and prediction steps of a classifier.
 
-    Any dataloader works (see `OwnLoaders`). The module defines `forward` and owns `num_classes` and `metrics =
-    accuracies(num_classes)`. Validation uses the given labels, which may be noisy, because users have no others.
-    Testing uses the labels of the test set.
+    The module defines `forward`, and has the attributes `num_classes` and `metrics = accuracies(num_classes)`. Any
+    dataloader works (see `OwnLoaders`). Validation uses the given labels, which may be noisy, because clean labels are
+    not available in practice. Tests use the labels of the test set.
     """
 
     num_classes: int
@@ -94,7 +91,7 @@ class ClassifierSteps(OwnLoaders):
         self._measure(batch, "val")
 
     def test_step(self: Any, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor] | None:
-        """Return `logits` `[B, K]`."""
+        """Log the metrics of a batch, and return a dict with `logits`, `[B, K]`."""
         return self._measure(batch, "test")
 
     def _measure(self: Any, batch: dict[str, Any], stage: str) -> dict[str, Tensor] | None:
@@ -111,7 +108,7 @@ class ClassifierSteps(OwnLoaders):
             self.log(f"{stage}/{name}", metric, on_step=False, on_epoch=True, batch_size=size)
 
     def predict_step(self: Any, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        """Return `index` `[B]`, `probabilities` `[B, K]` and `prediction` `[B]`."""
+        """Return a dict with `index`, `[B]`, `probabilities`, `[B, K]`, and `prediction`, `[B]`."""
         probabilities = self._probabilities(network_input(batch))
         return {"index": batch["index"], "probabilities": probabilities, "prediction": probabilities.argmax(dim=1)}
 
@@ -119,7 +116,7 @@ class ClassifierSteps(OwnLoaders):
         return self(inputs).float().softmax(dim=1)
 
     def exported(self: Any, sigma: float | None = None) -> Exported:
-        """Return the probabilities of the classes, as `predict` writes them. See `interfaces.Exportable`."""
+        """Return the class probabilities that `predict` writes, for export. See `interfaces.Exportable`."""
         refuse_sigma(sigma, self)
         inputs = {"image": ExportedInput("B C H W")}
         return Exported(

@@ -1,4 +1,4 @@
-"""Validation, test and prediction of a module that restores images, shared by all methods."""
+"""Validation, test and prediction steps of all methods that restore images."""
 
 from typing import Any
 
@@ -17,21 +17,22 @@ from lightning_modules.tasks.writers import ImageWriter, levels_of
 from lightning_modules.training.logging import log_means
 
 ZOOM = 4
-"""Zoom factor of crops: an image's side divided by the crop's."""
+"""Zoom factor of crops: side length of an image divided by that of the crop."""
 
 
 class RestorerSteps(ImageWriter):
-    """Validation, test and prediction steps for a LightningModule that restores images.
+    """Mixin with the validation, test and prediction steps of a LightningModule that restores images.
 
-    The module owns `quality = ImageQuality()`. The module also owns `inference`, which applies `forward` to whole
-    images. Alternatively, it overrides `restore`. Validation and test log metrics averaged over images and ranks.
-    `test/psnr` and `test/ssim` evaluate the estimate, and `test/noisy_psnr` and `test/noisy_ssim` the degraded image.
-    With several test sets the names are `test/<set>/psnr` etc. Images without a clean version are excluded from
-    metrics. If degraded images are smaller than clean images, metrics and figures use bicubically enlarged ones.
+    The module has the attribute `quality = ImageQuality()`. It also has the attribute `inference`, which applies
+    `forward` to whole images, or it overrides `restore`. Validation and test log metrics that are averaged over images
+    and ranks. `test/psnr` and `test/ssim` evaluate the estimates, and `test/noisy_psnr` and `test/noisy_ssim` the
+    degraded images. With several test sets, the names are `test/<set>/psnr` etc. Images without a clean version are
+    excluded from the metrics. If degraded images are smaller than the clean images, metrics and figures use degraded
+    images enlarged by bicubic interpolation.
 
-    `predict` writes `restored/<name>.png` to the run directory. The file has the bit depth of the input image. Packed
-    raw images are written as Bayer images that start with a red pixel. Floating-point images are written with 16 bits
-    (see `ImageWriter`).
+    `predict` writes `restored/<name>.png` into the run directory (see `ImageWriter`). The file has the bit depth of the
+    input image; floating-point images are written with 16 bits. Packed raw images are written as Bayer images whose
+    first pixel is red.
     """
 
     quality: ImageQuality
@@ -43,16 +44,16 @@ class RestorerSteps(ImageWriter):
         return self.inference(self, degraded)
 
     def estimated(self: Any, batch: ImagePairBatch) -> Tensor:
-        """Restore a batch, `[B, C, H, W]`, in float32 or a higher precision, without clipping.
+        """Restore the images of a batch, `[B, C, H, W]`, in float32 or a higher precision, without clipping.
 
-        Random numbers depend on the seed of the run, and on the position of the first image of the batch.
+        Random numbers depend only on the seed of the run and the index of the first image of the batch.
         """
         return at_least_float32(self.restore(batch["noisy"], generator_of(run_seed(), int(batch["index"][0]))))
 
     def other_estimates(self: Any, batch: ImagePairBatch) -> dict[str, Tensor]:
-        """Return additional estimates of a test batch by name.
+        """Return additional estimates of the images of a test batch, by name.
 
-        Their metrics are logged as `test/<name>_psnr` etc.
+        The metrics of these estimates are logged as `test/<name>_psnr` etc.
         """
         return {}
 
@@ -62,10 +63,10 @@ class RestorerSteps(ImageWriter):
         return self._measured(batch, dataloader_idx) if "clean" in batch else None
 
     def test_step(self: Any, batch: ImagePairBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
-        """Return `estimate`, `[B, C, H, W]`.
+        """Update the metrics with a batch, and return a dict with `estimate`, `[B, C, H, W]`.
 
         Raises:
-            ValueError: if there are no clean images.
+            ValueError: if the batch has no clean images.
         """
         if "clean" not in batch:
             raise ValueError("testing needs clean images, but the data have none: use predict to write the estimates")
@@ -91,7 +92,7 @@ class RestorerSteps(ImageWriter):
         log_means(self, stage, self.quality.means(self._set_names(stage) or [""]))
 
     def image_columns(self: Any, batch: ImagePairBatch, outputs: Any) -> dict[str, Tensor | ImageColumn]:
-        """Show degraded images, estimates and their errors, and an enlarged crop of the most detailed part."""
+        """Return degraded images, estimates, errors, and an enlarged crop of the most detailed part of each image."""
         estimate = self.estimated(batch) if outputs is None else outputs["estimate"]
         clean = batch.get("clean")
         given = "noisy" if batch["noisy"].shape[2:] == estimate.shape[2:] else "bicubic"
@@ -105,7 +106,7 @@ class RestorerSteps(ImageWriter):
         return columns | {f"{name}, x{ZOOM}": crop for name, crop in zip(shown, crops, strict=True)}
 
     def exported(self: Any, sigma: float | None = None) -> Exported:
-        """Return the restored images, as `predict` writes them. See `interfaces.Exportable`."""
+        """Return the restored images that `predict` writes, for export. See `interfaces.Exportable`."""
         refuse_sigma(sigma, self)
         return Exported(
             "restorer",
@@ -123,11 +124,11 @@ class RestorerSteps(ImageWriter):
 
 
 def detailed_crops(image: Tensor, detail: Tensor) -> Tensor:
-    """Crop the window with the largest variance from each image.
+    """Crop from each image the window with the largest variance.
 
     Args:
         image: `[B, C, H, W]`.
-        detail: images `[B, C', H, W]` in which to find the window with the largest variance.
+        detail: images `[B, C', H, W]` whose variance determines the window.
 
     Returns:
         `[B, C, H / ZOOM, W / ZOOM]`.
@@ -135,7 +136,7 @@ def detailed_crops(image: Tensor, detail: Tensor) -> Tensor:
     height, width = max(image.shape[2] // ZOOM, 1), max(image.shape[3] // ZOOM, 1)
     grey = detail.cpu().double().mean(dim=1)
     mean, square = (window_sums(each, height, width) / (height * width) for each in (grey, grey.square()))
-    best = (square - mean.square()).round(decimals=9).flatten(1).argmax(dim=1)  # ties go to the first
+    best = (square - mean.square()).round(decimals=9).flatten(1).argmax(dim=1)  # the first of equal windows
     crops = []
     for row, place in enumerate(best.tolist()):
         top, left = divmod(place, mean.shape[2])
@@ -144,9 +145,9 @@ def detailed_crops(image: Tensor, detail: Tensor) -> Tensor:
 
 
 def window_sums(image: Tensor, height: int, width: int) -> Tensor:
-    """Sum images `[B, H, W]` over all windows of one size, by running sums.
+    """Sum images `[B, H, W]` over all windows of a given size, using cumulative sums.
 
-    The result is `[B, H - height + 1, W - width + 1]`.
+    The result has the shape `[B, H - height + 1, W - width + 1]`.
     """
     total = torch.nn.functional.pad(image.cumsum(dim=1).cumsum(dim=2), (1, 0, 1, 0))
     rows = total[:, height:] - total[:, :-height]

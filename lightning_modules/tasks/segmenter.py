@@ -1,12 +1,12 @@
-"""Validation, test and prediction of a segmenter, shared by all methods.
+"""Validation, test and prediction steps of all segmenters.
 
-The metrics of a category k count the pixels of all images and ranks. Ignored pixels do not count. Let TP be the number
-of pixels correctly predicted as k, P of pixels predicted as k, and T of pixels whose true category is k. The metrics
-are
+The metrics of a category k are computed from the pixels of all images on all ranks, except ignored pixels. Let TP be
+the number of pixels correctly predicted as k, P the number of pixels predicted as k, and T the number of pixels whose
+true category is k. The metrics are
 
     IoU_k = TP / (P + T - TP),        Dice_k = 2 TP / (P + T).
 
-Means are over the categories that occur in the truth or in the prediction (P + T > 0). They include the background.
+Means are over the categories, including the background, that occur in the true masks or in the predictions (P + T > 0).
 """
 
 from typing import Any
@@ -22,19 +22,19 @@ from lightning_modules.training.own_loaders import OwnLoaders
 
 
 def confusion(num_classes: int) -> MulticlassConfusionMatrix:
-    """Confusion matrix of true and predicted categories over pixels, `[K, K]`."""
+    """Create the metric for the confusion matrix of true and predicted categories over pixels, `[K, K]`."""
     return MulticlassConfusionMatrix(num_classes, ignore_index=IGNORED, validate_args=False)
 
 
 def iou_and_dice(counts: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute the overlap of truth and prediction for each category.
+    """Compute the overlap between true and predicted pixels for each category.
 
     Args:
-        counts: numbers of pixels, `[..., K, K]`; rows are true categories, columns are predicted categories.
+        counts: numbers of pixels, `[..., K, K]`. Rows are true categories, and columns are predicted categories.
 
     Returns:
-        IoU and Dice, both `[..., K]`, float64 in [0, 1]. They are NaN for a category that does not occur in truth or
-        prediction.
+        IoU and Dice, both `[..., K]`, float64 in [0, 1]. They are NaN for categories that occur neither in the true
+        masks nor in the predictions.
     """
     counts = counts.double()
     both, predicted, true = counts.diagonal(dim1=-2, dim2=-1), counts.sum(dim=-2), counts.sum(dim=-1)
@@ -42,12 +42,12 @@ def iou_and_dice(counts: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class SegmenterSteps(OwnLoaders):
-    """Validation, test and prediction steps for a LightningModule that segments images.
+    """Mixin with the validation, test and prediction steps of a LightningModule that segments images.
 
-    The module defines `forward` and owns `num_classes` and `metrics = confusion(num_classes)`. An epoch logs `miou` and
-    `dice`, averaged over categories. It also logs `cross_entropy`, averaged over all pixels that are not ignored. For
-    each category that occurs, it also logs `iou_<category>` and `dice_<category>`. They use the name of the category if
-    the DataModule has `class_names`.
+    The module defines `forward`, and has the attributes `num_classes` and `metrics = confusion(num_classes)`. Each
+    epoch logs `miou` and `dice`, averaged over categories, and `cross_entropy`, averaged over all pixels that are not
+    ignored. For each category that occurs, `iou_<category>` and `dice_<category>` are logged too. Here, `<category>` is
+    the name of the category if the DataModule has `class_names`, and its index otherwise.
     """
 
     num_classes: int
@@ -64,7 +64,8 @@ class SegmenterSteps(OwnLoaders):
         self.metrics.update(logits.argmax(dim=1), label)
         pixels = int((label != IGNORED).sum())
         total = nn.functional.cross_entropy(logits, label, ignore_index=IGNORED, reduction="sum")
-        # Sums and counts are all-reduced before the division, which gives the mean over all pixels.
+        # Lightning all-reduces the sums and the pixel counts before dividing, so that the result is the mean over all
+        # pixels.
         loss = total / max(pixels, 1)
         self.log(f"{stage}/cross_entropy", loss, on_step=False, on_epoch=True, batch_size=pixels, sync_dist=True)
 
@@ -86,9 +87,9 @@ class SegmenterSteps(OwnLoaders):
                 log_same(self, f"{stage}/{key}", float(value))
 
     def image_columns(self: Any, batch: dict[str, Any], outputs: Any) -> dict[str, Tensor | ImageColumn]:
-        """Show images, true masks if known, and predictions.
+        """Return images, true masks (if known), given or corrected masks, and predictions.
 
-        Each image is scaled to its range of values.
+        The values of each image are rescaled to [0, 1].
         """
         low, high = (
             extreme(batch["image"].float(), dim=(1, 2, 3), keepdim=True) for extreme in (torch.amin, torch.amax)
@@ -102,11 +103,11 @@ class SegmenterSteps(OwnLoaders):
         }
 
     def predict_step(self: Any, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        """Return `index` `[B]` and `prediction` `[B, H, W]`, uint8."""
+        """Return a dict with `index`, `[B]`, and `prediction`, `[B, H, W]`, uint8."""
         return {"index": batch["index"], "prediction": self(batch["image"]).argmax(dim=1).to(torch.uint8)}
 
     def exported(self: Any, sigma: float | None = None) -> Exported:
-        """Return the categories' probabilities at each pixel. See `interfaces.Exportable`."""
+        """Return the probabilities of the categories at each pixel, for export. See `interfaces.Exportable`."""
         refuse_sigma(sigma, self)
         return Exported(
             "segmenter",

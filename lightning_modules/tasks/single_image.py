@@ -1,4 +1,4 @@
-"""Restoration of single images by networks that are fitted to each image alone."""
+"""Restoration of single images by fitting networks separately to each image."""
 
 import copy
 from typing import Any
@@ -10,7 +10,7 @@ from lightning_modules.tasks.restorer import RestorerSteps
 
 
 def with_new_weights(network: nn.Module) -> nn.Module:
-    """Copy an architecture, with newly initialised trainable weights, in training mode."""
+    """Return a copy of a network in training mode, with newly initialised trainable weights."""
     network = copy.deepcopy(network)
     for module in network.modules():
         if callable(reset := getattr(module, "reset_parameters", None)):
@@ -19,18 +19,18 @@ def with_new_weights(network: nn.Module) -> nn.Module:
 
 
 class SingleImageSteps(RestorerSteps):
-    """Validation, test and prediction steps of a module that fits networks to each image.
+    """Mixin with the validation, test and prediction steps of a module that fits networks to each image.
 
-    The module defines `fitted_estimate`. Random numbers follow from the run's seed and the position of the first image
-    of a batch, and the global random state does not change.
+    The module defines `fitted_estimate`. Random numbers depend only on the seed of the run and the index of the first
+    image of a batch. The global random state is not changed.
     """
 
     def fitted_estimate(self, noisy: Tensor) -> Tensor:
-        """Fit networks to one image `[1, C, H, W]`, and return the estimate of the clean image without gradient."""
+        """Fit networks to an image `[1, C, H, W]`, and return the detached estimate of the clean image."""
         raise NotImplementedError
 
     def restore(self: Any, degraded: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Denoise images `[B, C, H, W]` one by one; the result is not clipped."""
+        """Denoise images `[B, C, H, W]` one at a time, without clipping the result."""
         estimates = []
         devices = [degraded.device] if degraded.device.type == "cuda" else []
         with torch.inference_mode(False), torch.enable_grad(), torch.autocast(degraded.device.type, enabled=False):
@@ -43,7 +43,7 @@ class SingleImageSteps(RestorerSteps):
 
 
 class SingleImageBaseline(SingleImageSteps):
-    """A method for single images without training data: `fit` is rejected."""
+    """Base class of methods for single images, which have no training data and reject `fit`."""
 
     def setup(self, stage: str) -> None:
         if stage == "fit":

@@ -1,6 +1,6 @@
-"""Write an image file for each input image in prediction.
+"""Prediction steps that write a file for each input image.
 
-All methods that estimate images use this file.
+All methods that estimate images use these base classes.
 """
 
 import inspect
@@ -25,38 +25,38 @@ from lightning_modules.sde.processes import Process
 
 
 class FolderWriter:
-    """Base class for modules whose predictions are files in a folder of the run directory.
+    """Base class of modules whose predictions are files in a folder of the run directory.
 
-    Prediction can be resumed. The `predict_step` of the module passes three arguments to `write`: the names of the
-    results, digests of the inputs, and a function that computes the results that do not exist yet:
+    Prediction can be resumed. The `predict_step` of the module passes to `write` the names of the results, digests of
+    the inputs, and a function that computes the results that do not exist yet:
 
         def predict_step(self, batch, batch_idx, dataloader_idx=0):
             digests = [digest_of(image) for image in batch["noisy"]]
             compute = lambda rows: levels_of(self(batch["noisy"][rows]), 255).cpu().numpy()
             return self.write(batch["name"], digests, compute, dataloader_idx)
 
-    A folder is rejected if another module wrote it, or other settings were used. An interrupted prediction can be
-    resumed with any number of processes; see `ResumableMap`. An error lists unreadable input files. It is raised after
-    all other results are written.
+    A folder is rejected if it was written by a different module or with different settings. An interrupted prediction
+    can be resumed with any number of processes; see `ResumableMap`. After all other results have been written, an error
+    that lists all unreadable input files is raised.
     """
 
     written: str
-    """Name of the folder."""
+    """Name of the folder in the run directory."""
     settings_name: str
-    """File of the run directory that holds the settings."""
+    """Name of the file in the run directory that contains the settings."""
     items = "images"
-    """What it writes, for messages."""
+    """What the results are called in messages."""
     _job: ResumableMap | None = None
 
     def store(self, folder: Path) -> Files:
-        """Return the store of the results.
+        """Return the object that stores the results in a folder.
 
         By default, images are stored as PNG files.
         """
         return png_files(folder)
 
     def result_settings(self: Any) -> dict[str, Any]:
-        """List the settings on which results depend, as JSON values."""
+        """Return the settings on which the results depend, as JSON values."""
         return {
             "module": f"{type(self).__module__}.{type(self).__qualname__}",
             **arguments_of(self),
@@ -66,7 +66,7 @@ class FolderWriter:
         }
 
     def job_in(self: Any, directory: Path) -> ResumableMap:
-        """Create the job that writes into a run directory."""
+        """Create the job that writes the results into a run directory."""
         trainer = self.trainer
         return ResumableMap(
             self.store(directory / self.written),
@@ -77,10 +77,11 @@ class FolderWriter:
         )
 
     def on_predict_start(self: Any) -> None:
-        # Asked for once, by every process: it is broadcast, and processes may have different numbers of batches.
+        # `log_dir` is a broadcast. Every process reads it once, because processes may have different numbers of
+        # batches.
         directory = self.trainer.log_dir
         self._job = None
-        if directory is not None and not self.trainer.fast_dev_run:  # which leaves nothing behind
+        if directory is not None and not self.trainer.fast_dev_run:  # `fast_dev_run` must not write files
             self._job = self.job_in(Path(directory))
             self._job.open()
 
@@ -95,9 +96,9 @@ class FolderWriter:
 
         Args:
             names: names of the results.
-            digests: digest of each result's input.
-            compute: function that maps positions in the batch to the results for these positions.
-            dataloader_idx: index of the dataset; each of several datasets has its own folder.
+            digests: digest of the input of each result.
+            compute: function that maps positions in the batch to the results at these positions.
+            dataloader_idx: index of the dataset. If there are several datasets, each has a separate folder.
         """
         if self._job is None:
             for _ in compute(list(range(len(names)))):
@@ -118,7 +119,7 @@ class FolderWriter:
             raise ValueError(f"all {self.items} are written except {len(unreadable)}: {'; '.join(unreadable)}")
 
     def _set_names(self: Any, stage: str) -> list[str]:
-        """List the names of the datasets in the order of the dataloaders.
+        """Return the names of the datasets in the order of the dataloaders.
 
         The list is empty for a single dataset.
         """
@@ -130,29 +131,26 @@ class FolderWriter:
 
 
 class ImageWriter(FolderWriter, ABC):
-    """Prediction step that writes `<written>/<name>.png` into the run directory.
-
-    This is a base class for LightningModules.
-
-    Existing images are kept, so that an interrupted prediction can be resumed. An existing image is rejected if its
-    input image was different.
+    """Base class of LightningModules whose prediction step writes `<written>/<name>.png` into the run directory.
+    Existing images are kept, so that an interrupted prediction can be resumed. An existing image is rejected if it was
+    computed from a different input image.
     """
 
     given: str
-    """Key of the batch's images."""
+    """Key of the input images in the batch."""
 
     @abstractmethod
     def pixels(self, batch: Any) -> Tensor:
         """Compute the images to write for a batch, `[B, C, H, W]`, uint8 or uint16.
 
-        Images of four channels are Bayer images, and images of nine channels are X-Trans images.
+        Images with four channels are Bayer images, and images with nine channels are X-Trans images.
         """
 
     def predict_step(self: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> list[str]:
         """Write the images of a batch that do not exist yet, and return their names."""
 
         def compute(rows: list[int]) -> Iterator[NDArray[Any]]:
-            levels = self.pixels(batch)  # of the whole batch, on which random numbers may depend
+            levels = self.pixels(batch)  # for the whole batch, because random numbers may depend on it
             for row in rows:
                 pixels = levels[row].cpu().numpy()
                 unpack = {4: unpacked, 9: unpacked_xtrans}.get(len(pixels))
@@ -163,11 +161,11 @@ class ImageWriter(FolderWriter, ABC):
 
 
 def arguments_of(module: Any) -> dict[str, Any]:
-    """List the arguments of a module as JSON values.
+    """Return the arguments of a module as JSON values.
 
-    Only numbers, strings, and tuples or dataclasses of both are listed.
+    Arguments that are not numbers, strings, or tuples or dataclasses of these are omitted.
 
-    For a diffusion process, the arguments of the process are listed.
+    A diffusion process is represented by its arguments.
     """
     found: dict[str, Any] = {}
     for key in inspect.signature(type(module)).parameters:
@@ -186,9 +184,9 @@ def _plain(values: tuple[Any, ...]) -> bool:
 
 
 def levels_of(image: Tensor, data_range: int) -> Tensor:
-    """Round images to integers, where 1 becomes `data_range`.
+    """Clip images to [0, 1], multiply them by `data_range`, and round them to integers.
 
-    The dtype is uint8 up to `data_range` 255, and otherwise uint16.
+    The dtype is uint8 for a `data_range` of at most 255, and otherwise uint16.
     """
     levels = image.double().clamp(0, 1).mul(data_range).round()
     return levels.to(torch.uint8 if data_range <= 255 else torch.uint16)

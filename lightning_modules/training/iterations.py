@@ -2,8 +2,9 @@
 
 This is useful for algorithms whose iterations take only microseconds.
 
-Lightning's loop takes about a millisecond for each step. A step therefore runs several iterations in sequence, and logs
-only once. The results are the same as with one iteration per step. Checkpoints are written between steps.
+Lightning's loop takes about a millisecond for each step. One training step therefore runs several iterations in
+sequence, and logs only once. The results are the same as with one iteration per step. Checkpoints are written between
+steps.
 """
 
 from collections.abc import Callable, Iterable

@@ -37,7 +37,7 @@ class EpochMean(Metric):
         """Whether the metric has been passed to `self.log` in this epoch."""
 
     def __setattr__(self, name: str, value: Any) -> None:
-        object.__setattr__(self, name, value)  # skips torch's registration; no state is a parameter or module
+        object.__setattr__(self, name, value)  # skips torch's registration, as no state is a parameter or module
 
     def add(self, value: Tensor, size: int) -> None:
         """Add the mean over a batch, a scalar, with the weight `size`.

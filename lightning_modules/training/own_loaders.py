@@ -33,10 +33,10 @@ class OwnLoaders:
 
     Batches must be dicts with `image` and `label`, or `(image, label)` pairs.
 
-    Two keys are added to batches. `index` contains the positions of the samples in the dataset, even if the dataloader
-    shuffles. `global_batch_size` is added if the trainer shards the samples evenly. Lightning repeats some samples so
-    that the shards of all ranks have equal sizes. The DataModules of this project repeat no samples. A module that
-    overrides `setup` must call `super().setup(stage)`.
+    Two keys are added to each batch. `index` contains the positions of the samples in the dataset, even if the
+    dataloader shuffles. `global_batch_size` is added if the trainer shards the samples evenly. Lightning repeats some
+    samples so that the shards of all ranks have equal sizes. The DataModules of this project repeat no samples. A
+    module that overrides `setup` must call `super().setup(stage)`.
     """
 
     passes_per_epoch = 1

@@ -1,4 +1,4 @@
-"""The directory to which a callback that tests single images writes results."""
+"""The directory in which callbacks that test single images store their results."""
 
 import shutil
 import tempfile

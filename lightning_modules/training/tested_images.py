@@ -1,7 +1,7 @@
 """Read single images of the test set.
 
-This is used by callbacks with long computations for each image, such as certification. These callbacks read images by
-position, shard the positions over ranks, and store results in files (see `datamodules.jobs`).
+Callbacks with long computations for each image, such as certification, use this module. They read images by position,
+shard the positions over ranks, and store results in files (see `datamodules.jobs`).
 """
 
 from dataclasses import dataclass
@@ -52,7 +52,8 @@ class TestedImages:
         self.needed_by = needed_by
         self.loader = self._first_loader(trainer.test_dataloaders)
         if not (hasattr(self.loader.dataset, "__getitem__") and hasattr(self.loader.dataset, "__len__")):
-            raise TypeError(f"{needed_by} reads images by position, but {type(self.loader.dataset).__name__} has none")
+            kind = type(self.loader.dataset).__name__
+            raise TypeError(f"{needed_by} reads images by position, which {kind} does not support")
         self.request: Any = None
         if self.loader.batch_size is None and self.loader.batch_sampler is None:
             self.request = next(iter(self.loader.sampler))
@@ -142,7 +143,7 @@ class TestedImages:
 
 
 def require_testing(trainer: Trainer, needed_by: str) -> None:
-    """Reject a trainer that skips testing, or that shards the network over processes.
+    """Reject a trainer that skips testing, or whose strategy shards the network over processes.
 
     Raises:
         ValueError: if the trainer is unsuitable; the message names the setting.

@@ -1,9 +1,9 @@
-"""Augmentation of image batches on their device.
+"""Augmentation of batches of images on the device of the batch.
 
-Each image is augmented independently. A view is an `nn.Module` that augments images. It maps images `[B, C, H, W]` in
-[0, 1] to images in [0, 1]. The random numbers of a sample do not depend on the world size (`sample_rows`). The
-transforms of torchvision would use the same random numbers for the whole batch. Views use separate random numbers for
-each image, from the same distributions. Each file states the differences.
+A view is an `nn.Module` that maps images `[B, C, H, W]` in [0, 1] to augmented images in [0, 1]. The transforms of
+torchvision use the same random numbers for all images of a batch. Views sample separate random numbers for each image,
+from the same distributions. The random numbers of an image do not depend on the world size (see `sample_rows`). Each
+file states how it differs from the original augmentation.
 """
 
 from lightning_modules.views.colour import ColourJitter

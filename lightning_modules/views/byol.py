@@ -1,6 +1,6 @@
-"""The augmentation of BYOL, on the device of the batch and independently for each image.
+"""Augmentation of BYOL, computed on the device of the batch and sampled independently for each image.
 
-Source: Grill et al., Bootstrap Your Own Latent, NeurIPS 2020, arXiv 2006.07733, for the pair of views of photographs.
+Source: Grill et al., Bootstrap Your Own Latent, NeurIPS 2020, arXiv 2006.07733, for the two views of photographs.
 """
 
 import math
@@ -16,12 +16,12 @@ from lightning_modules.views.crops import RandomResizedCrop
 
 
 def blurred(image: Tensor, sigma: Tensor, radius: int) -> Tensor:
-    """Convolve each image with a separate truncated and normalised Gaussian, with reflection padding.
+    """Convolve each image with a separate Gaussian, which is truncated and normalised, using reflection padding.
 
     Args:
         image: `[B, C, H, W]`.
         sigma: standard deviations of the Gaussians, in pixels, `[B]`.
-        radius: radius at which the Gaussians are truncated, in pixels; less than H and W.
+        radius: radius at which the Gaussians are truncated, in pixels; must be less than H and W.
     """
     batch, channels, height, _ = image.shape
     place = torch.arange(-radius, radius + 1, device=image.device, dtype=image.dtype)
@@ -33,11 +33,12 @@ def blurred(image: Tensor, sigma: Tensor, radius: int) -> Tensor:
 
 
 class GaussianBlur(nn.Module):
-    """Blur some images.
+    """Blur randomly selected images.
 
     Args:
-        probability: probability with which an image is blurred, in [0, 1].
-        sigma: smallest and largest standard deviation of the Gaussian, in pixels.
+        probability: probability that an image is blurred, in [0, 1].
+        sigma: smallest and largest standard deviation of the Gaussian, in pixels; each image uses a random value
+            between them.
     """
 
     def __init__(self, probability: float = 1.0, sigma: tuple[float, float] = (0.1, 2.0)) -> None:
@@ -53,10 +54,10 @@ class GaussianBlur(nn.Module):
 
 
 class Solarize(nn.Module):
-    """Solarise some images: values of 1/2 or more are inverted.
+    """Solarise randomly selected images: invert values of 1/2 or more.
 
     Args:
-        probability: probability with which an image is solarised, in [0, 1].
+        probability: probability that an image is solarised, in [0, 1].
     """
 
     def __init__(self, probability: float = 0.2) -> None:
@@ -69,12 +70,13 @@ class Solarize(nn.Module):
 
 
 class BYOLView(nn.Sequential):
-    """Random resized crop, mirroring, colour jitter, blur and solarisation.
+    """Apply a random resized crop, mirroring, colour jitter, blur and solarisation.
 
     Args:
-        blur_probability: probability of the blur; the first view of a pair uses 1, the second view .1.
-        solarize_probability: probability of solarisation; the first view of a pair uses 0, the second view .2.
-        min_area: smallest area of the crop, as a fraction of the area of the image.
+        blur_probability: probability of the blur. BYOL uses 1 for the first view of a pair, and .1 for the second view.
+        solarize_probability: probability of solarisation. BYOL uses 0 for the first view of a pair, and .2 for the
+            second view.
+        min_area: smallest area of the crop, as a fraction of the image area.
 
     Raises:
         ValueError: if a probability is not in [0, 1].
@@ -93,14 +95,14 @@ class BYOLView(nn.Sequential):
 
 
 class AffineJitter(nn.Module):
-    """Small random rotation, scaling and translation.
+    """Apply a small random rotation, scaling and translation.
 
-    This is for drawings, which colour jitter and crops would spoil.
+    Use this view for drawings, for which colour jitter and crops are not suitable.
 
     Args:
-        degrees: maximal rotation in either direction, in degrees.
-        scale: maximal deviation of the scale from 1, in [0, 1).
-        shift: maximal translation along each axis, in pixels.
+        degrees: maximum rotation in either direction, in degrees.
+        scale: maximum deviation of the scale from 1, in [0, 1).
+        shift: maximum translation along each axis, in pixels.
     """
 
     def __init__(self, degrees: float = 15.0, scale: float = 0.15, shift: float = 1.0) -> None:

@@ -1,6 +1,6 @@
-"""Random changes of colour for images in [0, 1], independently for each image.
+"""Random changes of the colours of images in [0, 1], sampled independently for each image.
 
-Single-channel images are grey. Changes of saturation and hue have no effect on them.
+Images with a single channel are grey; changes of saturation and hue have no effect on them.
 """
 
 import torch
@@ -10,17 +10,17 @@ from datamodules.augmentation.colours import hue_chroma_value, rgb_of
 from datamodules.randomness.shared_batches import sample_rows, shared_rng
 
 LUMA = (0.2989, 0.587, 0.114)
-"""Weights of red, green and blue (ITU-R 601-2), as in torchvision."""
+"""Weights of red, green and blue in the luma (ITU-R 601-2), as in torchvision."""
 
 
 def blended(image: Tensor, other: Tensor | float, factor: Tensor) -> Tensor:
-    """Blend images `[B, ...]` by factors `[B]`: factor * image + (1 - factor) * other, clipped to [0, 1]."""
+    """Compute factor * image + (1 - factor) * other, clipped to [0, 1], for images `[B, ...]` and factors `[B]`."""
     f = factor.to(image.dtype).view(-1, *[1] * (image.ndim - 1))
     return (f * image).add_((1 - f) * other).clamp_(0, 1)
 
 
 def grey(image: Tensor) -> Tensor:
-    """Compute luma, `[B, 1, H, W]`."""
+    """Compute the luma of images, `[B, 1, H, W]`."""
     if image.shape[1] == 1:
         return image
     red, green, blue = (weight * image[:, channel, None] for channel, weight in enumerate(LUMA))
@@ -28,24 +28,24 @@ def grey(image: Tensor) -> Tensor:
 
 
 def with_brightness(image: Tensor, factor: Tensor) -> Tensor:
-    """Scale images `[B, C, H, W]` by factors `[B]`: 0 gives black, and 1 gives the image."""
+    """Scale the brightness of images `[B, C, H, W]` by factors `[B]`: 0 gives black, and 1 the original image."""
     return blended(image, 0.0, factor)
 
 
 def with_contrast(image: Tensor, factor: Tensor) -> Tensor:
-    """Change contrast by factors `[B]`: 0 gives the mean luma, and 1 gives the image."""
+    """Scale the contrast by factors `[B]`: 0 gives the mean luma of the image, and 1 the original image."""
     return blended(image, grey(image).mean(dim=(1, 2, 3), keepdim=True), factor)
 
 
 def with_saturation(image: Tensor, factor: Tensor) -> Tensor:
-    """Change saturation by factors `[B]`: 0 gives the grey image, and 1 gives the image."""
+    """Scale the saturation by factors `[B]`: 0 gives the grey image, and 1 the original image."""
     return blended(image, grey(image), factor)
 
 
 def with_hue(image: Tensor, shift: Tensor) -> Tensor:
-    """Shift the hue by `[B]`, in [-1/2, 1/2].
+    """Shift the hue of each image by `shift`, `[B]`, in [-1/2, 1/2].
 
-    Both ends of this range give the opposite colours.
+    Shifts of -1/2 and 1/2 both give the complementary colours.
     """
     if image.shape[1] == 1:
         return image
@@ -54,18 +54,18 @@ def with_hue(image: Tensor, shift: Tensor) -> Tensor:
 
 
 class ColourJitter(nn.Module):
-    """Change brightness, contrast, saturation and hue of some images, and turn some images grey.
+    """Change the brightness, contrast, saturation and hue of random images, and convert random images to grey.
 
-    This is equivalent to ColorJitter of torchvision within RandomApply, followed by RandomGrayscale. The order of the
-    four changes is sampled once per batch. Everything else is sampled for each image.
+    This is equivalent to torchvision's `ColorJitter` within `RandomApply`, followed by `RandomGrayscale`. The order of
+    the four changes is sampled once per batch; everything else is sampled separately for each image.
 
     Args:
-        brightness: maximal deviation of the brightness factor from 1, in [0, 1].
-        contrast: maximal deviation of the contrast factor from 1, in [0, 1].
-        saturation: maximal deviation of the saturation factor from 1, in [0, 1].
-        hue: maximal hue shift, in [0, 1/2].
-        probability: probability that an image gets the four changes, in [0, 1].
-        grey_probability: probability that an image turns grey, in [0, 1].
+        brightness: maximum deviation of the brightness factor from 1, in [0, 1].
+        contrast: maximum deviation of the contrast factor from 1, in [0, 1].
+        saturation: maximum deviation of the saturation factor from 1, in [0, 1].
+        hue: maximum hue shift, in [0, 1/2].
+        probability: probability that the four changes are applied to an image, in [0, 1].
+        grey_probability: probability that an image is converted to grey, in [0, 1].
 
     Raises:
         ValueError: if an argument is out of range.

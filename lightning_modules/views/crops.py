@@ -1,7 +1,8 @@
-"""Random crops and mirroring of images, independently for each image.
+"""Random crops and mirroring of images, sampled independently for each image.
 
-Boxes of random area have the distribution of RandomResizedCrop in torchvision, except that edges are not rounded to
-pixels. Boxes are resized bicubically without antialiasing, because they are rarely larger than the result.
+Boxes of random area have the same distribution as in torchvision's `RandomResizedCrop`, except that their edges are not
+rounded to pixels. Boxes are resized by bicubic interpolation without antialiasing, because they are rarely larger than
+the result.
 """
 
 import torch
@@ -12,18 +13,18 @@ from datamodules.augmentation.boxes import NUM_UNIFORM, first_fitting, random_si
 from datamodules.randomness.shared_batches import sample_rows
 
 RATIO = (3 / 4, 4 / 3)
-"""Least and greatest width over height of a box."""
+"""Smallest and largest aspect ratio (width divided by height) of a box."""
 
 
 def crop_at(image: Tensor, top: Tensor, left: Tensor, size: int, mirror: Tensor) -> Tensor:
-    """Cut out squares.
+    """Crop a square from each image.
 
     Args:
         image: `[B, C, H, W]`.
-        top: `[B]`, int64.
-        left: `[B]`, int64.
-        size: side of the squares, at most H and W.
-        mirror: which crops to mirror, `[B]`, bool.
+        top: first row of each square, `[B]`, int64.
+        left: first column of each square, `[B]`, int64.
+        size: side length of the squares, at most H and W.
+        mirror: whether to mirror each square horizontally, `[B]`, bool.
 
     Returns:
         `[B, C, size, size]`.
@@ -36,18 +37,18 @@ def crop_at(image: Tensor, top: Tensor, left: Tensor, size: int, mirror: Tensor)
 
 
 def boxes_of_random_area(uniform: Tensor, height: int, width: int, min_area: float) -> Tensor:
-    """Sample boxes with uniform area and log-uniform aspect ratio in 3/4...4/3.
+    """Sample boxes with a uniform area and a log-uniform aspect ratio in 3/4...4/3.
 
     Args:
-        uniform: uniform random numbers in [0, 1), `[B, 22]`: two for row and column, then two for area and ratio of
-            each of ten attempts.
+        uniform: uniform random numbers in [0, 1), `[B, 22]`: two for the row and the column, followed by two for the
+            area and the ratio in each of ten attempts.
         height: height of the images, in pixels.
         width: width of the images, in pixels.
-        min_area: smallest area of a box, as a fraction of the area of the image.
+        min_area: smallest area of a box, as a fraction of the image area.
 
     Returns:
-        Boxes `[B, 4]`: top, left, height and width, in pixels. If no attempt fits, the box is the largest centred box
-            with an allowed ratio.
+        Boxes `[B, 4]`: top, left, height and width, in pixels. If none of the attempts fits into the image, the box is
+        the largest centred box with an allowed ratio.
     """
     tall, wide = random_sides(uniform, height, width, (min_area, 1.0), RATIO)
     box_height, box_width, found = first_fitting(tall, wide, (tall <= height) & (wide <= width))
@@ -58,13 +59,13 @@ def boxes_of_random_area(uniform: Tensor, height: int, width: int, min_area: flo
 
 
 def resized(image: Tensor, box: Tensor, size: int, mirror: Tensor) -> Tensor:
-    """Resize the boxes of images to squares.
+    """Crop a box from each image, and resize it to a square.
 
     Args:
         image: `[B, C, H, W]` in [0, 1].
         box: boxes `[B, 4]`: top, left, height and width, in pixels.
-        size: side of the squares.
-        mirror: which squares to mirror, `[B]`, bool.
+        size: side length of the squares, in pixels.
+        mirror: whether to mirror each square horizontally, `[B]`, bool.
 
     Returns:
         `[B, C, size, size]` in [0, 1].
@@ -81,12 +82,12 @@ def resized(image: Tensor, box: Tensor, size: int, mirror: Tensor) -> Tensor:
 
 
 class RandomCrop(nn.Module):
-    """Pad images with zeros, crop a square at a random place, and mirror half of the images.
+    """Pad images with zeros, crop a square at a random position, and mirror half of the images.
 
     Args:
-        size: side of the square, in pixels; None uses the size of the images.
+        size: side length of the square, in pixels; None uses the size of the images.
         padding: width of the zero padding on each side, in pixels.
-        flip: whether to mirror half of the images.
+        flip: whether to mirror images horizontally with probability 1/2.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -111,12 +112,12 @@ class RandomCrop(nn.Module):
 
 
 class RandomResizedCrop(nn.Module):
-    """Crop a box with random area, aspect ratio and place, and resize it.
+    """Crop a box with random area, aspect ratio and position from each image, and resize it to a square.
 
     Args:
         size: height and width of the result, in pixels; None uses the height of the images.
-        min_area: smallest area of a box, as a fraction of the area of the image, in (0, 1].
-        flip: whether to mirror half of the images.
+        min_area: smallest area of a box, as a fraction of the image area, in (0, 1].
+        flip: whether to mirror images horizontally with probability 1/2.
 
     Raises:
         ValueError: if an argument is out of range.

@@ -1,4 +1,4 @@
-"""Noise as augmentation: noise is added to images, or replaces a random box (random erasing).
+"""Augmentation with noise, which is added to images or replaces a random box (random erasing).
 
 Source of random erasing: Zhong, Zheng, Kang, Li and Yang, Random Erasing Data Augmentation, AAAI 2020, arXiv
 1708.04896, as in timm.
@@ -15,14 +15,14 @@ from datamodules.augmentation.boxes import NUM_UNIFORM, first_fitting
 from datamodules.randomness.shared_batches import sample_rows, sample_rows_like
 
 ERASED_AREA = (0.02, 1 / 3)
-"""Least and greatest area of a box, as fractions of the image's."""
+"""Smallest and largest area of a box, as fractions of the image area."""
 
 
 class AddedNoise(nn.Module):
     """Add Gaussian noise: x + sigma n with n ~ N(0, 1), clipped to [0, 1].
 
     Args:
-        sigma: standard deviation, at least 0, in pixel units.
+        sigma: standard deviation of the noise, at least 0, in pixel units.
     """
 
     def __init__(self, sigma: float) -> None:
@@ -36,16 +36,16 @@ class AddedNoise(nn.Module):
 
 
 def erased_boxes(uniform: Tensor, height: int, width: int) -> Tensor:
-    """Sample boxes with uniform area in 1/50...1/3 of the image, and with log-uniform aspect ratio in 0.3...1/0.3.
+    """Sample boxes with a uniform area in 1/50...1/3 of the image, and a log-uniform aspect ratio in 0.3...1/0.3.
 
     Args:
-        uniform: uniform random numbers in [0, 1), `[B, 22]`: for row and column, then for area and ratio of each of ten
-            attempts.
+        uniform: uniform random numbers in [0, 1), `[B, 22]`: two for the row and the column, followed by two for the
+            area and the ratio in each of ten attempts.
         height: height of the images, in pixels.
         width: width of the images, in pixels.
 
     Returns:
-        Mask of the box, `[B, H, W]`, bool; empty if no attempt fits.
+        Mask of the box, `[B, H, W]`, bool. It is empty if none of the attempts fits into the image.
     """
     low, high = ERASED_AREA
     area = height * width * (low + uniform[:, 2::2] * (high - low))
@@ -63,15 +63,15 @@ def erased_boxes(uniform: Tensor, height: int, width: int) -> Tensor:
 
 
 class RandomErasing(nn.Module):
-    """Replace a random box of some images by noise, clipped to [0, 1].
+    """Replace a random box of randomly selected images with Gaussian noise, clipped to [0, 1].
 
-    This is random erasing of timm with mode `pixel`.
+    This is timm's random erasing with mode `pixel`.
 
     Args:
-        probability: fraction of images with a box, in [0, 1].
-        mean: mean of the noise, in pixel units: one number per channel, or one for all channels; the default is the
-            mean of ImageNet.
-        std: standard deviation of the noise, in pixel units: one number per channel, or one for all channels.
+        probability: probability that a box of an image is replaced, in [0, 1].
+        mean: mean of the noise, in pixel units: one number per channel, or one number for all channels. The default is
+            the mean of ImageNet.
+        std: standard deviation of the noise, in pixel units: one number per channel, or one number for all channels.
     """
 
     mean: Tensor

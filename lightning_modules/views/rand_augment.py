@@ -1,21 +1,21 @@
-"""RandAugment on a batch, by the policy of torchvision or timm.
+"""RandAugment on a batch of images, with the policy of torchvision or of timm.
 
-Each image has separate operations. Operations on pixel values use [0, 1] without rounding to 1/255. Only equalisation
-uses 256 levels.
+The operations are sampled separately for each image. Pixel values are in [0, 1], and are not rounded to multiples of
+1/255. Only equalisation uses 256 levels.
 
-The policy of torchvision (`RandAugment`) takes one of fourteen operations at a fixed strength.
+The policy of torchvision (`RandAugment`) samples one of fourteen operations, and applies it with a fixed strength.
 
-timm's policy (`TimmRandAugment`) is a string such as `rand-m9-mstd0.5-inc1`, as in recipes for ImageNet. timm's policy
-samples one of fifteen operations per image with replacement, and applies it with probability p. The magnitude is
-sampled around m and clipped to [0, mmax]. Full strength is 10:
+The policy of timm (`TimmRandAugment`) is specified by a string such as `rand-m9-mstd0.5-inc1`, as in recipes for
+ImageNet. It samples one of fifteen operations per image, with replacement, and applies the operation with probability
+p. The magnitude is sampled around m and clipped to [0, mmax]. The full strength corresponds to m = 10:
 
     shears +- 0.03 m, shifts +- 0.045 m of a side, rotations +- 3 m degrees, int(11 m) / 255 added to the darker half,
     colour operations at a factor of 0.1 + 0.18 m, or with inc1 of max(0.1, 1 +- 0.09 m),
     posterize to int(0.4 m) bits and solarize from int(25.6 m) / 255 on; with inc1 4 - int(0.4 m) and 256 - int(25.6 m)
 
-Therefore `m15` without `mmax` equals `m10`. Without `inc1`, posterize and solarize become weaker for larger m.
-Differences from timm: moved images are interpolated bilinearly, while timm chooses bilinear or bicubic at random.
-Values are not rounded to 1/255.
+Because of the clipping, `m15` without `mmax` is the same as `m10`. Without `inc1`, posterize and solarize become weaker
+as m increases. Differences from timm: geometric operations use bilinear interpolation, whereas timm chooses bilinear or
+bicubic interpolation at random. Pixel values are not rounded to multiples of 1/255.
 
 Sources: Cubuk, Zoph, Shlens and Le, RandAugment: Practical automated data augmentation with a reduced search space,
 2020, arXiv 1909.13719; Wightman, Touvron and Jegou, ResNet strikes back: An improved training procedure in timm, 2021,
@@ -44,22 +44,21 @@ TORCHVISION_OPERATIONS = (
     *("contrast", "sharpness", "posterize", "solarize", "autocontrast", "equalize"),
 )
 FULL = 10.0
-"""timm's magnitude of full strength."""
+"""Magnitude that corresponds to the full strength in timm."""
 TIMM_OPERATIONS = (
     *("autocontrast", "equalize", "invert", "rotate", "posterize", "solarize", "solarize_add", "color", "contrast"),
     *("brightness", "sharpness", "shear_x", "shear_y", "translate_x", "translate_y"),
 )
 NONE = -1
-"""Number of no operation, for images whose operation is skipped."""
+"""Index that stands for no operation, for images whose operation is skipped."""
 HOST = torch.device("cpu")
 DEFAULTS = {"m": 10.0, "n": 2.0, "p": 0.5, "mstd": 0.0, "mmax": FULL, "inc": 0.0}
 
 
 def moved_grid(image: Tensor, shear: Tensor, shift: Tensor, angle: Tensor) -> Tensor:
-    """Compute the grid `[B, H, W, 2]` for `grid_sample` that moves images.
+    """Compute the sampling grid `[B, H, W, 2]` with which `grid_sample` shears, translates or rotates images.
 
-    The image is sheared about the top left corner, translated, or rotated about the centre. At most one argument should
-    differ from 0.
+    Shearing is about the top left corner, and rotation is about the centre. At most one argument should differ from 0.
 
     Args:
         image: `[B, C, H, W]`.
@@ -75,16 +74,17 @@ def moved_grid(image: Tensor, shear: Tensor, shift: Tensor, angle: Tensor) -> Te
     cosine, sine = (value[:, None, None] for value in (angle.cos(), angle.sin()))
     source_x = (cosine * x - sine * y).sub_(shift[:, 0, None, None]).add_(shear[:, 0, None, None] * (y + height / 2))
     source_y = (sine * x + cosine * y).sub_(shift[:, 1, None, None]).add_(shear[:, 1, None, None] * (x + width / 2))
-    # Stacked as planes: `grid_sample` reads those as fast, and interleaving takes longer than the nearest pixels.
+    # The coordinates are stacked as two planes, which `grid_sample` reads equally fast. Interleaving them would take
+    # longer than sampling the nearest pixels.
     return torch.stack([source_x.mul_(2).div_(width), source_y.mul_(2).div_(height)], dim=1).permute(0, 2, 3, 1)
 
 
 def with_sharpness(image: Tensor, factor: Tensor) -> Tensor:
-    """Change sharpness by factors `[B]`: 0 gives a smoothed image with the original border, and 1 gives the image."""
+    """Scale the sharpness by factors `[B]`: 0 smooths the image except at its border, 1 gives the original image."""
     height, width = image.shape[2:]
     if height <= 2 or width <= 2:
         return image
-    # A sum over the nine shifts: bitwise equal to a float32 convolution, which is 16 times slower on a CPU.
+    # The sum over the nine shifts is bitwise equal to a float32 convolution, which is 16 times slower on a CPU.
     first, *others = (
         image[:, :, row : height - 2 + row, column : width - 2 + column] for row in range(3) for column in range(3)
     )
@@ -99,25 +99,25 @@ def with_sharpness(image: Tensor, factor: Tensor) -> Tensor:
 def posterized(image: Tensor, bits: int | Tensor) -> Tensor:
     """Quantise values to 2^bits levels, rounding down.
 
-    The value 1 becomes the highest level. `bits` is one number, or `[B, 1, 1, 1]`.
+    The value 1 is mapped to the highest level. `bits` is a single number, or a tensor `[B, 1, 1, 1]`.
     """
     levels = 2**bits
     return torch.minimum((image * levels).floor_(), image.new_ones(()) * (levels - 1)).div_(levels)
 
 
 def solarized(image: Tensor, threshold: float | Tensor) -> Tensor:
-    """Invert values of at least the threshold.
+    """Invert all values that are at least the threshold.
 
-    Thresholds may differ between images, `[B, 1, 1, 1]`.
+    The threshold is a single number, or a tensor `[B, 1, 1, 1]`.
     """
-    # `lerp` at 0 and 1 is bitwise `where`, and six times faster for a mask without pattern.
+    # With weights 0 and 1, `lerp` is bitwise equal to `where`, and six times faster for an irregular mask.
     return image.lerp(1 - image, image.detach().clone().ge_(threshold))
 
 
 def stretched(image: Tensor) -> Tensor:
-    """Rescale each channel to [0, 1].
+    """Rescale the values of each channel to [0, 1].
 
-    Constant channels are unchanged.
+    Constant channels are not changed.
     """
     least, greatest = image.amin(dim=(2, 3), keepdim=True), image.amax(dim=(2, 3), keepdim=True)
     span = greatest - least
@@ -125,7 +125,7 @@ def stretched(image: Tensor) -> Tensor:
 
 
 def equalized(image: Tensor) -> Tensor:
-    """Equalise the histogram of 256 levels of each channel, as Pillow does."""
+    """Equalise the 256-level histogram of each channel, as in Pillow."""
     level = (image * 255).round_().long().flatten(start_dim=2)
     counts = torch.zeros(*level.shape[:2], 256, dtype=torch.int64, device=image.device)
     counts.scatter_add_(2, level, torch.ones_like(level))
@@ -144,10 +144,10 @@ def each_on_its_rows(
 
     Args:
         image: `[B, C, H, W]`.
-        operation: index of the function for each image, `[B]`, int64, on the host to avoid a sync; an invalid index
-            leaves the image unchanged.
-        functions: list of functions; each maps images `[b, C, H, W]` and positions of the images in the batch, `[b]`,
-            to images.
+        operation: key of the function for each image, `[B]`, int64, on the host to avoid a synchronisation. An image
+            whose key is not in `functions` is not changed.
+        functions: functions by key. Each maps images `[b, C, H, W]`, and the positions of these images in the batch,
+            `[b]`, to images.
     """
     result = torch.empty_like(image)
     for number in sorted(set(operation.tolist())):
@@ -159,21 +159,21 @@ def each_on_its_rows(
 
 @dataclass(frozen=True)
 class Strengths:
-    """Strengths of the operations on a batch.
+    """Strengths of the operations for a batch.
 
-    Tensors have one value per image.
+    Each tensor has one value per image.
     """
 
     amount: Mapping[str, Tensor]
-    """Of the geometric operations, by name, `[B]`: shears, translations in pixels, rotation in radians."""
+    """Strengths of the geometric operations, by name, `[B]`: shears, translations in pixels, rotation in radians."""
     factor: Tensor
-    """Of the colour operations, `[B]`: 1 leaves an image unchanged."""
+    """Factor of the colour operations, `[B]`; 1 does not change an image."""
     bits: int | Tensor
-    """Of posterize; `[B, 1, 1, 1]`."""
+    """Number of bits of posterize; a tensor is `[B, 1, 1, 1]`."""
     threshold: float | Tensor
-    """Of solarize, in [0, 1]; `[B, 1, 1, 1]`."""
+    """Threshold of solarize, in [0, 1]; a tensor is `[B, 1, 1, 1]`."""
     added: float | Tensor = 0.0
-    """Of solarize_add, in [0, 1]; `[B, 1, 1, 1]`."""
+    """Value that solarize_add adds, in [0, 1]; a tensor is `[B, 1, 1, 1]`."""
 
 
 def apply_operations(
@@ -187,10 +187,10 @@ def apply_operations(
 
     Args:
         image: `[B, C, H, W]` in [0, 1].
-        operation: position of the operation for each image in `names`, or `NONE`; `[B]`, int64, on the host.
-        names: the policy's operations.
+        operation: for each image, the index of the operation in `names`, or `NONE`, `[B]`, int64, on the host.
+        names: names of the operations of the policy.
         strengths: strengths of the operations.
-        resample: function that moves images to a grid of source positions, `[B, H, W, 2]`.
+        resample: function that samples images at a grid of source positions, `[B, H, W, 2]`.
     """
 
     def move(name: str, image: Tensor, rows: Tensor) -> Tensor:
@@ -226,10 +226,10 @@ def apply_operations(
 
 
 class RandAugment(nn.Module):
-    """RandAugment with the operations, ranges and signs of torchvision, but sampled per image instead of per batch.
+    """Apply RandAugment with the operations, ranges and signs of torchvision, but sampled per image, not per batch.
 
     Args:
-        num_ops: number of operations applied in sequence, at least 1.
+        num_ops: number of operations that are applied in sequence, at least 1.
         magnitude: strength of the operations, in 0...30.
 
     Raises:
@@ -257,8 +257,9 @@ class RandAugment(nn.Module):
 
         Args:
             image: `[B, C, H, W]` in [0, 1].
-            operation: position of the operation for each image in `TORCHVISION_OPERATIONS`, `[B]`, int64, on the host.
-            sign: direction of each operation that has a direction, 1 or -1, `[B]`.
+            operation: for each image, the index of the operation in `TORCHVISION_OPERATIONS`, `[B]`, int64, on the
+                host.
+            sign: direction of the operation for each image, 1 or -1, `[B]`; operations without a direction ignore it.
         """
         strength = self.magnitude / (NUM_BINS - 1)
         height, width = image.shape[-2:]
@@ -283,7 +284,7 @@ class RandAugment(nn.Module):
 
 
 def parts_of(recipe: str) -> dict[str, float]:
-    """Parse the RandAugment string of timm: magnitude m, operations n, probability p, deviation mstd, bound mmax, inc.
+    """Parse timm's RandAugment string into its parts m, n, p, mstd, mmax and inc.
 
     Raises:
         ValueError: if a part of the string is unknown.
@@ -296,14 +297,14 @@ def parts_of(recipe: str) -> dict[str, float]:
 
 
 def moved_over(image: Tensor, grid: Tensor, fill: float) -> Tensor:
-    """Move images by bilinear interpolation.
+    """Sample images at a grid of source positions by bilinear interpolation.
 
-    Pixels from outside of the image get a grey value.
+    Pixels whose source is outside the image are set to a grey value.
 
     Args:
         image: `[B, C, H, W]`.
         grid: source positions, `[B, H, W, 2]`.
-        fill: grey value outside the image.
+        fill: grey value of pixels whose source is outside the image.
     """
     x, y = grid[:, None].unbind(dim=4)
     inside = (x >= -1) & (x < 1) & (y >= -1) & (y < 1)
@@ -311,12 +312,13 @@ def moved_over(image: Tensor, grid: Tensor, fill: float) -> Tensor:
 
 
 class TimmRandAugment(nn.Module):
-    """RandAugment with the operations and random magnitudes of timm, sampled per image.
+    """Apply RandAugment with the operations and random magnitudes of timm, sampled per image.
 
     Args:
-        recipe: string in the format of timm: `rand`, then, in any order, m (0...10 or mmax), n, p, mstd (a value above
-            100 means uniform in [0, m]), mmax and inc.
-        fill: grey value outside a moved image, in [0, 1].
+        recipe: string in the format of timm: `rand`, followed in any order by the magnitude m (0...10, or 0...mmax),
+            the number n of operations, the probability p, the standard deviation mstd of the magnitude (above 100:
+            uniform in [0, m]), the upper bound mmax, and inc.
+        fill: grey value of pixels whose source is outside the image, in [0, 1].
 
     Raises:
         ValueError: if the recipe has an unknown part, or an argument is out of range.
@@ -355,10 +357,10 @@ class TimmRandAugment(nn.Module):
 
         Args:
             image: `[B, C, H, W]` in [0, 1].
-            operation: position of the operation for each image in `TIMM_OPERATIONS`, or `NONE`; `[B]`, int64, on the
+            operation: for each image, the index of the operation in `TIMM_OPERATIONS`, or `NONE`, `[B]`, int64, on the
                 host.
-            magnitude: magnitude of the operation for each image, from 0 to `mmax`, `[B]`.
-            sign: direction of each operation that has a direction, 1 or -1, `[B]`.
+            magnitude: magnitude of the operation for each image, in 0...mmax, `[B]`.
+            sign: direction of the operation for each image, 1 or -1, `[B]`; operations without a direction ignore it.
         """
         level = (magnitude / FULL).to(image.dtype)
         signed, height, width = sign * level, image.shape[-2], image.shape[-1]

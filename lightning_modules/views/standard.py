@@ -1,4 +1,4 @@
-"""Weak and strong augmentation for semi-supervised learning, and the augmentations of SimCLR, timm and DeiT III."""
+"""Weak and strong augmentations for semi-supervised learning, and the augmentations of SimCLR, timm and DeiT III."""
 
 import torch
 from torch import Tensor, nn
@@ -12,17 +12,17 @@ from lightning_modules.views.rand_augment import RandAugment, TimmRandAugment
 
 
 class WeakView(RandomCrop):
-    """Weak augmentation: random crop of the padded image, mirrored with probability 1/2."""
+    """Weak augmentation: crop the padded image at a random position, and mirror it with probability 1/2."""
 
 
 class StrongView(nn.Sequential):
-    """Strong augmentation: random resized crop, then RandAugment.
+    """Strong augmentation: random resized crop, followed by RandAugment.
 
     Args:
-        size: height and width of the result, in pixels. None keeps the size of the images.
-        num_ops: number of operations of RandAugment.
-        magnitude: strength of the operations of RandAugment, in 0...30.
-        min_area: smallest area of the crop, as a fraction of the area of the image.
+        size: height and width of the result, in pixels; None keeps the size of the images.
+        num_ops: number of RandAugment operations.
+        magnitude: strength of the RandAugment operations, in 0...30.
+        min_area: smallest area of the crop, as a fraction of the image area.
     """
 
     def __init__(self, size: int | None = None, num_ops: int = 1, magnitude: int = 6, min_area: float = 0.08) -> None:
@@ -33,13 +33,13 @@ class ContrastiveView(nn.Sequential):
     """Augmentation of SimCLR: random resized crop, mirroring, colour jitter and random conversion to grey.
 
     Source: Chen, Kornblith, Norouzi and Hinton, A Simple Framework for Contrastive Learning of Visual Representations,
-    ICML 2020, arXiv 2002.05709; without its blur.
+    ICML 2020, arXiv 2002.05709. The blur of the paper is omitted.
 
     Args:
-        size: height and width of the result, in pixels. None keeps the size of the images.
-        brightness: maximal change of brightness, contrast and saturation. Each factor is at most this far from 1.
-        hue: maximal hue shift.
-        min_area: smallest area of the crop, as a fraction of the area of the image.
+        size: height and width of the result, in pixels; None keeps the size of the images.
+        brightness: maximum deviation of the factors of brightness, contrast and saturation from 1.
+        hue: maximum hue shift.
+        min_area: smallest area of the crop, as a fraction of the image area.
     """
 
     def __init__(
@@ -51,11 +51,11 @@ class ContrastiveView(nn.Sequential):
 
 
 class TimmView(nn.Sequential):
-    """Augmentation that timm uses to train on ImageNet: RandAugment, then random erasing.
+    """Augmentation that timm uses to train on ImageNet: RandAugment, followed by random erasing.
 
     Args:
-        recipe: string that describes RandAugment in timm.
-        erased: fraction of images to which random erasing is applied, in [0, 1]. timm calls it `reprob`.
+        recipe: timm's string that specifies RandAugment; see `TimmRandAugment`.
+        erased: probability that random erasing is applied to an image, in [0, 1]; `reprob` in timm.
     """
 
     def __init__(self, recipe: str = "rand-m9-mstd0.5-inc1", erased: float = 0.25) -> None:
@@ -63,15 +63,16 @@ class TimmView(nn.Sequential):
 
 
 class ThreeAugment(nn.Module):
-    """3-Augment of DeiT III: turn each image grey, solarise it or blur it, with equal probability; then colour jitter.
+    """3-Augment of DeiT III: convert each image to grey, solarise it or blur it, and then apply colour jitter.
 
-    Random resized crops and mirroring are those of the dataset. The blur is an exact Gaussian with a standard deviation
-    of 0.1 to 2 pixels. The authors blur by Pillow, which approximates the Gaussian by boxes.
+    The three operations have equal probability. Random resized crops and mirroring are left to the dataset. The blur is
+    an exact Gaussian with a standard deviation of 0.1 to 2 pixels. The authors blur with Pillow, which approximates the
+    Gaussian by box filters.
 
     Source: Touvron, Cord and Jegou, DeiT III: Revenge of the ViT, ECCV 2022, arXiv 2204.07118.
 
     Args:
-        jitter: maximal change of brightness, contrast and saturation. Each factor is at most this far from 1.
+        jitter: maximum deviation of the factors of brightness, contrast and saturation from 1.
     """
 
     def __init__(self, jitter: float = 0.3) -> None:

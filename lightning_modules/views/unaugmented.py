@@ -1,4 +1,4 @@
-"""Check that the DataModule does not augment images, for modules that augment images themselves."""
+"""Check for LightningModules that augment images themselves: the DataModule must not augment images."""
 
 from typing import Any
 
@@ -7,11 +7,11 @@ def check_unaugmented(data: Any, name: str) -> None:
     """Reject a DataModule that augments training images.
 
     Args:
-        data: the DataModule. It need not be set up.
-        name: name of the module, for the message.
+        data: DataModule; `setup` need not have been called.
+        name: name of the LightningModule, for the error message.
 
     Raises:
-        ValueError: if `data` crops, pads or mirrors images at random. The message names the argument and its required
+        ValueError: if `data` randomly crops, pads or mirrors images. The message contains the argument and its required
             value.
     """
     for key, off in (("crop_padding", 0), ("flip", False)):

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 BATCH = 8
-"""Images of a step, in place of 64: weights cost the same for any number, so that at 64 the ratio is below this one."""
+"""Images per step, instead of 64: weights cost the same for any number, so the ratio at 64 is below this ratio."""
 
 
 def stepping(network: nn.Module) -> Callable[[], None]:

@@ -89,7 +89,7 @@ def test_one_more_step_and_noise_diffusion_say_why_they_do_not_take_flow_matchin
 @pytest.mark.parametrize("method", [REDDiff, DPS, PiGDM])
 def test_restoration_says_why_it_does_not_take_latent_models(method: Any, stable_diffusion_3: Path) -> None:
     model = text_to_image_pipeline(str(stable_diffusion_3))
-    reason = r"takes a network of images in \[-1, 1\], called without a prompt, and StableDiffusion3 predicts latents"
+    reason = r"needs a network that is called with images in \[-1, 1\] and without a prompt, but StableDiffusion3"
     with pytest.raises(ValueError, match=f"network: {method.__name__} {reason}"):
         method(model, DDIMScheduler())
 

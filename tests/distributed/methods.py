@@ -426,7 +426,8 @@ METHODS = {
             "trainer.callbacks.-1.init_args.max_epochs": 1,
         },
         {
-            "model.init_args.adapter": False,  # its BatchNorm and covariances depend on a process's share
+            # its BatchNorm, covariances and singular values depend on a process's share
+            "model.init_args.adapter": False,
             "model.init_args.optimizer": DESCENT,
             "trainer.callbacks.-1": LEFT_OUT,  # pre-training requires one process
         },

@@ -62,8 +62,8 @@ class ImagesInShards(EncodedImages):
             shard: index of the shard of each image, `[B]`.
             place: position of each image within its shard, `[B]`.
 
-        Yields: For each image, in any order: its position in `shard`, its name for error messages, and its encoded
-        bytes.
+        Yields:
+            For each image, in any order: its position in `shard`, its name for error messages, and its encoded bytes.
         """
 
     def _located(self, row: NDArray[np.int64]) -> Iterator[tuple[int, str, bytes]]:

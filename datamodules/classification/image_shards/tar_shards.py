@@ -25,12 +25,12 @@ class ShardIndex(NamedTuple):
     """The samples of one shard, in order."""
 
     name: NDArray[np.bytes_]
-    """`[n]`: names of the image members."""
+    """Names of the image members, `[n]`."""
     label: NDArray[np.int64]
     offset: NDArray[np.int64]
-    """`[n]`: first byte of the encoded image."""
+    """Position of the first byte of each encoded image, `[n]`."""
     size: NDArray[np.int64]
-    """`[n]`: number of bytes of the encoded image."""
+    """Number of bytes of each encoded image, `[n]`."""
 
 
 def read_tar_index(path: Path, label_key: str) -> ShardIndex:

@@ -22,7 +22,7 @@ def unsharp_masked(image: Tensor, weight: float = 0.5, threshold: float = 10 / 2
     """Sharpen the parts of images that differ from a blurred copy.
 
     Args:
-        image: `[..., C, H, W]`, in [0, 1], on any device.
+        image: images, `[..., C, H, W]`, in [0, 1], on any device.
         weight: factor of the difference that is added to the image.
         threshold: absolute difference from the blurred copy above which a pixel and its neighbourhood are sharpened.
     """

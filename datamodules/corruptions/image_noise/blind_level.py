@@ -79,7 +79,7 @@ def best_level(noises: Sequence[Noise], noisy: Tensor, score: Callable[[Tensor],
 
     Args:
         noises: candidate levels of one kind of noise. If scores are equal, the first level is chosen.
-        noisy: `[B, C, H, W]`.
+        noisy: noisy images, `[B, C, H, W]`.
         score: score function of the distribution of noisy images. Its argument is the result of `score_input`. It is
             evaluated only once if this result is the same for all levels.
 

@@ -20,11 +20,11 @@ class ImageNoise(ABC):
         """Sample a noisy image for each clean image. The result is neither clipped nor rounded.
 
         Args:
-            clean: `[B, C, H, W]`, in [0, 1].
+            clean: clean images, `[B, C, H, W]`, in [0, 1].
             numbers: source of random numbers for the batch.
 
         Returns:
-            `[B, C, H, W]`, in the units of the clean images.
+            Noisy images, `[B, C, H, W]`, in the units of the clean images.
         """
 
     def drawn_levels(self, clean: Tensor, numbers: RNG) -> Tensor | None:
@@ -55,11 +55,11 @@ class ImageNoise(ABC):
         """Estimate clean images by Tweedie's formula, from the score of the distribution of noisy images.
 
         Args:
-            noisy: y, `[B, C, H, W]`.
+            noisy: noisy images y, `[B, C, H, W]`.
             score: d log p / d y at y, in the units of `score_input`.
 
         Returns:
-            `[B, C, H, W]`, not clipped.
+            Estimates of the clean images, `[B, C, H, W]`, not clipped.
 
         Raises:
             TypeError: if the noise is not an exponential family.

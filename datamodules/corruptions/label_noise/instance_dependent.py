@@ -58,11 +58,11 @@ def class_scores(image: Tensor, weight: np.ndarray) -> np.ndarray:
     therefore does not depend on the number of threads, the chunk size or the BLAS library.
 
     Args:
-        image: `[N, ...]`, float in [0, 1] or uint8 in 0 ... 255.
-        weight: `[features, K]`.
+        image: images, `[N, ...]`, float in [0, 1] or uint8 in 0 ... 255.
+        weight: weights W, `[features, K]`.
 
     Returns:
-        `[N, K]` float64.
+        Scores, `[N, K]`, float64.
 
     Raises:
         ValueError: if a float image has values outside [0, 1].

@@ -47,12 +47,12 @@ def empirical_transition_matrix(clean: np.ndarray | Tensor, given: np.ndarray | 
     """Compute the relative frequencies of the given labels for each true class.
 
     Args:
-        clean: `[N]`, true labels.
-        given: `[N]`, given labels.
+        clean: true labels, `[N]`.
+        given: given labels, `[N]`.
         num_classes: number of classes, K.
 
     Returns:
-        `[K, K]` float64. Rows of classes without samples are NaN.
+        Matrix of frequencies, `[K, K]`, float64. Rows of classes without samples are NaN.
 
     Raises:
         ValueError: if the lengths differ or a label is out of range.

@@ -347,8 +347,8 @@ def check_order(path: str, recorded: np.ndarray, label: np.ndarray) -> None:
 
     Args:
         path: file of the recorded labels.
-        recorded: `[M]`, true labels according to the file.
-        label: `[N]`, true labels of the dataset.
+        recorded: true labels according to the file, `[M]`.
+        label: true labels of the dataset, `[N]`.
     """
     if len(recorded) != len(label):
         raise ValueError(

@@ -29,7 +29,7 @@ class MaskNoise(Protocol):
                 None means 0...N - 1.
 
         Returns:
-            `[N, H, W]`, uint8.
+            Given masks, `[N, H, W]`, uint8.
 
         Raises:
             ValueError: if there is no seed, or if the noise model is not defined for `num_classes`.
@@ -38,7 +38,7 @@ class MaskNoise(Protocol):
 
 
 class MaskNoiseStatistics(NamedTuple):
-    """Error rates of given masks over all pixels.
+    """Error rates of given masks over all pixels. Tensors are float64.
 
     Pixels that are ignored in the given or in the true mask are not counted.
     """
@@ -46,11 +46,11 @@ class MaskNoiseStatistics(NamedTuple):
     changed: float
     """Fraction of all pixels whose given class is wrong."""
     lost: Tensor
-    """`[K]`, float64: fraction of the true pixels of a class with a different given class; NaN without true pixels."""
+    """For each class, fraction of its true pixels with a different given class, `[K]`; NaN without true pixels."""
     false: Tensor
-    """`[K]`, float64: fraction of the given pixels of a class with a different true class; NaN without given pixels."""
+    """For each class, fraction of its given pixels with a different true class, `[K]`; NaN without given pixels."""
     iou: Tensor
-    """`[K]`, float64: intersection over union of the given and true pixels of a class; NaN if there are neither."""
+    """For each class, intersection over union of its given and true pixels, `[K]`; NaN if there are neither."""
 
 
 def mask_noise_statistics(clean: Tensor, given: Tensor, num_classes: int) -> MaskNoiseStatistics:

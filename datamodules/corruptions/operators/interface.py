@@ -51,6 +51,6 @@ class LinearOperator(Operator):
         """Apply V g(S) V^T to images, where g is a function of the singular values S of H = U S V^T.
 
         Args:
-            image: `[B, C, H, W]`.
+            image: images, `[B, C, H, W]`.
             gain: function g, applied elementwise to singular values. Unmeasured directions have singular value 0.
         """

@@ -151,7 +151,7 @@ def _array(
     folder: str, name: str, identity: dict[str, Any], count: int, compute: Callable[[int, int], Tensor]
 ) -> NDArray[Any]:
     if broadcast(identity) != identity:
-        raise ValueError(f"process {rank()} has other images, captions or pipeline than process 0")
+        raise ValueError(f"images, captions or pipeline of process {rank()} differ from those of process 0")
 
     def computed(numbers: list[int]) -> Parts:
         with torch.no_grad():

@@ -59,7 +59,7 @@ def text_to_image_pipeline(
         lora_rank: rank of the adapters.
         lora_targets: layers to adapt, given by the last parts of their names; default: the attention's projections.
         dtype: precision of network and text encoders; the autoencoder, inputs and outputs are float32.
-        offload_text_encoders: keep the text encoders on the CPU; they embed prompts there.
+        offload_text_encoders: keep the text encoders on the CPU, where they embed prompts.
         lora_alpha: alpha; adapters are scaled by alpha / rank; default: alpha equals the rank.
         use_rslora: rank-stabilised LoRA, scaled by alpha / sqrt(rank).
         use_dora: use DoRA, which also trains the row norms of the adapted weights.

@@ -1,8 +1,9 @@
 """FLUX.1 and Chroma from diffusers, flow-matching transformers on packed latents.
 
-Each token holds 2 x 2 latent pixels. The transformers also receive the positions of image and text tokens. FLUX.1-dev
-has distilled guidance: its transformer receives the guidance scale as an input. Chroma is a smaller variant of
-FLUX.1-schnell without distilled guidance and pooled embeddings. `flow_transformer.py` defines z_t and the prediction.
+Each image token consists of 2 x 2 latent pixels. The transformers also receive the positions of image and text tokens.
+FLUX.1-dev has distilled guidance: its transformer receives the guidance scale as an input. Chroma is a smaller variant
+of FLUX.1-schnell without distilled guidance and pooled embeddings. `flow_transformer.py` defines z_t and the
+prediction.
 """
 
 from collections.abc import Mapping, Sequence
@@ -153,7 +154,7 @@ class Chroma(PackedLatents):
 
 
 def places(height: int, width: int, like: Tensor) -> Tensor:
-    """List (0, row, column) of each image token, `[height width, 3]`, as the pipeline does; built on the device."""
+    """List (0, row, column) of each image token, `[height width, 3]`, as in the pipeline, but on the device."""
     rows, columns = (torch.arange(side, device=like.device, dtype=like.dtype) for side in (height, width))
     grid = torch.meshgrid(rows, columns, indexing="ij")
     return torch.stack([torch.zeros_like(grid[0]), *grid], dim=-1).flatten(0, 1)

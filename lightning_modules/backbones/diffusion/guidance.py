@@ -73,8 +73,8 @@ class PipelineSampling:
 
         Args:
             prompts: B prompts.
-            noise: standard normal latents, `[B, c, h, w]`. If the scheduler is deterministic, they determine the
-                images.
+            noise: standard normal latents, `[B, c, h, w]`. With a deterministic scheduler, there is no other
+                randomness.
             num_inference_steps: number of sampling steps.
             guidance_scale: weight of classifier-free guidance; 1 turns it off.
             generator: random generator on the CPU, or a list with one for each image; used by stochastic schedulers.

@@ -109,7 +109,7 @@ def diffusers_pipeline(
             f"give the folder or the name of the pipeline"
         )
     if config is not None and not single:
-        raise ValueError(f"config belongs to a single file of weights, which {name_or_path} is not")
+        raise ValueError(f"config is only allowed for a single file of weights, and {name_or_path} is not one")
     described = str(Path(config).expanduser()) if config is not None else str(path) if path.is_dir() else name_or_path
     index = {name: part for name, part in _index(described, local_files_only).items() if name not in unread}
     named = pipeline_class or index.get("_class_name")
@@ -119,7 +119,7 @@ def diffusers_pipeline(
             f"_class_name of {described} must be a diffusers pipeline, such as StableDiffusionPipeline, got {named!r}"
         )
     if found._load_connected_pipes:
-        raise ValueError(f"_class_name of {described} must be one pipeline, and {named} downloads further ones")
+        raise ValueError(f"_class_name of {described} must be one pipeline, and {named} downloads additional ones")
     classes = _classes(described, index)
     libraries = {name: library for name, (library, _) in classes.items()}
     _check_parts(described, libraries, parts, _advice(classes, families))
@@ -167,7 +167,7 @@ def diffusers_pipeline(
             f"{'one file with all weights' if single else 'a folder as save_pretrained writes it'} "
             f"({sentence(error)})"
         ) from error
-    except Exception as error:  # diffusers raises many kinds for configs and weights that do not fit
+    except Exception as error:  # diffusers raises many types of errors for unsuitable files
         raise ValueError(f"the pipeline {name_or_path} cannot be loaded: {sentence(error)}") from error
     return pipeline
 
@@ -232,7 +232,7 @@ def _loaded(
             raise ValueError(f"{name} in {folder / 'model_index.json'} is {named}, which is not a class of {library}")
         if issubclass(kind, torch.nn.Module) and kind.__module__.startswith(f"{library}.models."):
             if variant is not None and not any(folder.glob(f"*/*.{variant}[.-]*")):
-                continue  # diffusers raises the error
+                continue  # diffusers reports this error
             options: dict[str, Any] = {"local_files_only": True}
             options["torch_dtype" if library == "diffusers" else "dtype"] = precisions.get(name, precisions["default"])
             options["variant"] = variant if any(place.glob(f"*.{variant}[.-]*")) else None
@@ -244,7 +244,8 @@ def _loaded(
             found[name] = kind.from_pretrained(str(place), local_files_only=True, trust_remote_code=False)
         elif not issubclass(kind, diffusers.SchedulerMixin):
             raise ValueError(
-                f"{name} in {folder / 'model_index.json'} is {named}, neither a network, a tokenizer nor a scheduler"
+                f"{name} in {folder / 'model_index.json'} is {named}, which is neither a network, "
+                f"a tokenizer nor a scheduler"
             )
         else:
             read_json_object(place / "scheduler_config.json")
@@ -302,7 +303,7 @@ def family_of(name_or_path: str, families: Mapping[str, str], local_files_only: 
     if not fitting:
         networks = [f"{name} is a {classes[name][1]}" for name in ("unet", "transformer") if name in classes]
         has = f"its {' and its '.join(networks)}" if networks else "it has neither unet nor transformer"
-        raise ValueError(f"no model takes the pipeline {described}: {has}{_advice(classes, families)}")
+        raise ValueError(f"no model supports the pipeline {described}: {has}{_advice(classes, families)}")
     return fitting[0]
 
 
@@ -312,7 +313,7 @@ def _advice(classes: dict[str, tuple[str, str]], families: Mapping[str, str] | N
         return ""
     fitting = [families[named] for _, named in classes.values() if named in families]
     if fitting:
-        return f"; {fitting[0]} takes this pipeline"
+        return f"; use {fitting[0]} for this pipeline"
     return f"; supported are {', '.join(f'{model} ({network})' for network, model in families.items())}"
 
 

@@ -21,8 +21,8 @@ class PixelSpace(PixelModel):
         image_shape: C, H, W of the images; None reads the shape from the config of a diffusers U-Net.
 
     Raises:
-        ValueError: if `image_shape` is None, and the network's config lacks the image size or its numbers of input and
-            output channels differ.
+        ValueError: if `image_shape` is None, but the network's config does not define the image size, or defines
+            different numbers of input and output channels.
     """
 
     def __init__(

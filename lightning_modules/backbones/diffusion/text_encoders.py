@@ -130,7 +130,7 @@ class TextEncoders(nn.Module):
         embedded = {text: self.encode_prompts([text]).to("cpu") for text in dict.fromkeys([*texts, *self._further])}
         self._known = embedded, self.empty_prompts(1).to("cpu")
         for parameter in self.text_encoders.parameters():
-            parameter.data = parameter.data.new_empty(0)  # DistributedDataParallel holds references
+            parameter.data = parameter.data.new_empty(0)  # in place, as DistributedDataParallel keeps references
         for name in ENCODERS:
             if getattr(self.pipeline, name, None) is not None:
                 setattr(self.pipeline, name, None)

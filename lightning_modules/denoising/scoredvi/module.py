@@ -83,8 +83,7 @@ class ScoreDVI(SingleImageSteps, MethodModule):
     Args:
         denoisers: K blind denoisers of images `[B, C, H, W]` with white Gaussian noise. `fit` trains those denoisers
             that have trainable parameters, on noise with standard deviations from 0 to 100 grey levels.
-        network: architecture of the network that predicts the posterior of the clean image, from `[1, C, H, W]` to `[1,
-            2 K C, H, W]`.
+        network: architecture that predicts the posterior of the clean image; maps `[1, C, H, W]` to `[1, 2 K C, H, W]`.
         beta: beta_0, rate of the Gamma prior of the precision; the paper uses 0.01 for CC, 0.005 for PolyU and 0.02 for
             SIDD.
         alpha: alpha_0, shape of the precision's Gamma prior.

@@ -1,4 +1,4 @@
-"""Checks of the checkpoints of a fine-tuned diffusion model."""
+"""Checks of a fine-tuned diffusion model's checkpoints."""
 
 from typing import Any
 

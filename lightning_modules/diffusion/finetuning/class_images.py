@@ -45,8 +45,8 @@ def generate_class_images(network: TextToImage, images: ClassImages, trained_ste
         return
     if trained_steps:
         raise ValueError(
-            f"data.prior: {missing} of {images.count} class images in {images.folder} are missing, and the resumed "
-            f"model is fine-tuned already: restore them, or start a new run"
+            f"data.prior: {missing} of {images.count} class images in {images.folder} are missing, but the resumed "
+            f"model is already fine-tuned: restore the images, or start a new run"
         )
     size = images.image_shape[1]
     # Adapters have no effect before training, so their weights are not hashed.
@@ -72,6 +72,6 @@ def generate_class_images(network: TextToImage, images: ClassImages, trained_ste
             generated: Tensor = network.generate(prompts, noise, **sampling, generator=generators)
             yield from zip(part, levels_of(generated, 255).cpu().numpy(), strict=True)
 
-    remedy = "give another data.prior.folder"
+    remedy = "set a different data.prior.folder"
     with ResumableMap(store, settings, images.folder / "settings.json", remedy, name="class images") as job:
         job.run(images.keys, compute)

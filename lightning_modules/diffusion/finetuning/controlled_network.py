@@ -90,7 +90,7 @@ def new_controlnet(network: TextToImage, num_layers: int | None, num_single_laye
         given = {"num_layers": num_layers, "num_single_layers": num_single_layers}
         options: dict[str, Any] = {}
         for key in given.keys() & defaults.keys():
-            # The last block of Stable Diffusion 3 has no output for the text.
+            # The last block of Stable Diffusion 3 has no output for the text, so it is not copied.
             most = base.config[key] - (control.controlnet == "SD3ControlNetModel")
             if (number := given[key] or min(defaults[key].default, most)) > most:
                 raise ValueError(f"{key} must be at most {most} for a ControlNet of this network, got {number}")
@@ -146,7 +146,7 @@ class ControlledNetwork:
 
 
 def controlled_pipeline(network: TextToImage, controlnet: nn.Module) -> Any:
-    """Build the diffusers pipeline that samples with a ControlNet from the components of the model's pipeline."""
+    """Build the diffusers pipeline for sampling with a ControlNet, from the components of the model's pipeline."""
     kind: Any = getattr(diffusers, control_of(network).pipeline)
     known = inspect.signature(kind.__init__).parameters
     parts = {name: part for name, part in network.pipeline.components.items() if name in known}

@@ -149,7 +149,7 @@ class ControlNet(FineTuningSteps, MethodModule):
     def sampling_inputs(self, batch: CaptionedImageBatch | None, n: int) -> dict[str, Any]:
         condition = self.condition if batch is None else batch["condition"]
         if condition is None:
-            raise ValueError("a ControlNet samples for a condition image: set the attribute `condition`")
+            raise ValueError("a ControlNet needs a condition image for sampling: set the attribute `condition`")
         image = condition.to(self.device).expand(n, -1, -1, -1)
         return {"pipeline": controlled_pipeline(self.network, self.controlnet), control_of(self.network).image: image}
 

@@ -55,14 +55,14 @@ def check_sharding(module: Any) -> None:
     data: Any = module.trainer.datamodule
     if module.average.host is not None:
         raise ValueError(
-            "average_on_cpu: ModelParallelStrategy shards averages over GPUs; set average_on_cpu to false, got true"
+            "average_on_cpu must be false with ModelParallelStrategy, which shards averaged weights over GPUs; got true"
         )
     if is_quantized(module.network):
         raise ValueError("quantization: ModelParallelStrategy cannot shard quantised weights; use ddp or one device")
     if isinstance(data, CaptionedImages) and data.buckets is not None and data.validation_fraction:
         raise ValueError(
-            "with ModelParallelStrategy, ranks need equally many validation batches, which buckets do not give: set "
-            "data.validation_fraction to 0, or leave data.images.buckets out"
+            "ModelParallelStrategy needs the same number of validation batches on all ranks, which buckets do not "
+            "guarantee: set data.validation_fraction to 0, or leave data.images.buckets out"
         )
     if isinstance(data, CaptionedImages) and isinstance(data.prior, ClassImages) and data.prior.missing():
         raise ValueError(

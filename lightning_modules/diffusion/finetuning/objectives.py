@@ -33,13 +33,13 @@ GOLDEN = 2654435769  # 2^32 times the fractional part of the golden ratio
 
 @dataclass(frozen=True)
 class LossOptions:
-    """Offset noise, and weights of class images and of masked pixels.
+    """Options of the training loss: offset noise, and weights of class images and of masked pixels.
 
     Args:
         noise_offset: s, scale of offset noise: the noise becomes e + s n, with one n ~ N(0, 1) for each channel of each
             latent. The model can then learn very dark and very bright images. Held-out images have noise without
             offset.
-        prior_weight: weight of the loss of the class images in `data.prior`.
+        prior_weight: weight of the loss on the class images in `data.prior`.
         unmasked_weight: weight of the squared error where an image's mask is 0, in [0, 1]. Where the mask is 1, the
             weight is 1. An image's loss is the weighted mean.
 
@@ -165,7 +165,7 @@ class DiffusionObjective(Objective):
         return ((index + 1) * GOLDEN % 2**32 * len(self.abar)) >> 32
 
     def scheduler_times(self, t: Tensor) -> Tensor:
-        """Return the times that the network receives: the timesteps."""
+        """Return the times that are passed to the network, which are the timesteps."""
         return t
 
     def errors(
@@ -253,7 +253,7 @@ class FlowObjective(Objective):
         self.patch_size = patch_size
 
     def shift(self, latent: Tensor) -> float:
-        """Return the shift of times for latents of this size."""
+        """Return the time shift for latents of this size."""
         if self.settings.shift is not None:
             return self.settings.shift
         return self.time_shift(latent[0, 0].numel() // self.patch_size**2)
@@ -267,7 +267,7 @@ class FlowObjective(Objective):
         return ((index + 1) * GOLDEN % 2**32).double().div(2**32).float()
 
     def scheduler_times(self, t: Tensor) -> Tensor:
-        """Return the times that the network receives: T t."""
+        """Return the times that are passed to the network, T t."""
         return self.steps * t
 
     def errors(

@@ -14,7 +14,7 @@ def prepare_text_to_image(module: Any, network: TextToImage) -> None:
     """Embed the empty prompt, generate missing class images, and cache latents and embeddings, on all ranks together.
 
     Args:
-        module: the `DiffusionFineTuning`, with its trainer.
+        module: the `DiffusionFineTuning`, attached to its trainer.
         network: the text-to-image model of `module`.
 
     Raises:
@@ -30,6 +30,6 @@ def prepare_text_to_image(module: Any, network: TextToImage) -> None:
             generate_class_images(network, data.prior, module.trainer.global_step, **sampling)
     if module.cache_dir is not None:
         if not isinstance(data, CaptionedImages):
-            raise TypeError(f"cache_dir needs the data of CaptionedImages, got {type(data).__name__}")
+            raise TypeError(f"cache_dir needs the DataModule CaptionedImages, got {type(data).__name__}")
         cache_latents(network, data, module.cache_dir, module.device)
         network.free_text_encoders(module.prompts)

@@ -11,7 +11,7 @@ from torch.distributed.fsdp import fully_shard
 def share_out(network: nn.Module, mesh: DeviceMesh) -> None:
     """Shard every parameter over ranks; each block gathers its parameters for its forward and backward pass.
 
-    The network's type and parameter names stay unchanged, and pipelines that hold the network still work.
+    The network's type and parameter names stay unchanged, and pipelines that contain the network still work.
 
     Args:
         network: U-Net or transformer of diffusers.

@@ -30,11 +30,11 @@ OF_PAIRS = ("network", "levels", "pair_guidance", "inversion_guidance")
 class CollectsPairs(FolderWriter, ABC):
     """Mixin whose prediction steps write `noise_pairs/` into the run directory.
 
-    `<index>_<seed>.npz` holds one pair. `scores.jsonl`, written at the end, holds the texts and scores of all pairs.
-    `settings.json` holds all settings that affect the pairs. A run is rejected if settings, models or rewards have
-    changed, or if a pair with the same index has a different text. Existing pairs are kept, so an interrupted run can
-    be resumed on any number of ranks. Apart from rounding errors, which depend on batch and precision, a pair depends
-    only on its text and its seed.
+    `<index>_<seed>.npz` contains one pair. `scores.jsonl`, written at the end, contains the texts and scores of all
+    pairs. `settings.json` contains all settings that affect the pairs. A run is rejected if settings, models or rewards
+    have changed, or if a pair with the same index has a different text. Existing pairs are kept, so an interrupted run
+    can be resumed on any number of ranks. Apart from rounding errors, which depend on batch and precision, a pair
+    depends only on its text and its seed.
     """
 
     written, settings_name, items = FOLDER, f"{FOLDER}/{SETTINGS}", "pairs of noise"
@@ -134,5 +134,5 @@ class CollectsPairs(FolderWriter, ABC):
             there = {key: stored.get(key, "not set") for key in OF_PAIRS}
             if there != own:
                 reject_other_settings(
-                    stored, stored | own, f"what {data.data_dir} holds", "train on pairs of this model"
+                    stored, stored | own, f"the data in {data.data_dir}", "train on pairs of this model"
                 )

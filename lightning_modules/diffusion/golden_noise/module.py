@@ -121,13 +121,13 @@ class GoldenNoise(CollectsPairs, MethodModule):
                 raise ValueError("scheduler: abar of the first timestep must be above 0 for the inversion step, got 0")
         channels, wanted = getattr(network, "latent_shape", (0,))[0], getattr(self.model, "latent_shape", None)
         if wanted is not None and channels != wanted(1)[1]:
-            raise ValueError(f"network has noise of {channels} channels, but the model's latents have {wanted(1)[1]}")
+            raise ValueError(f"network has noise with {channels} channels, but the model's latents have {wanted(1)[1]}")
         self.means = nn.ModuleDict({"val": nn.ModuleDict(), "test": nn.ModuleDict()})
 
     def setup(self, stage: str) -> None:
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(data, NoisePairs):
-            raise TypeError(f"GoldenNoise needs the data of NoisePairs, got {type(data).__name__}")
+            raise TypeError(f"GoldenNoise needs the DataModule NoisePairs, got {type(data).__name__}")
         if stage == "test" and not self.rewards:
             raise ValueError("test needs model.rewards, such as CLIPReward, to compare images")
         if stage == "validate" and data.train_set is None:

@@ -45,7 +45,7 @@ def signed(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
 class SVDBranch(nn.Module):
     """Adjust the singular values of noise with a network.
 
-    The input of the network consists of the singular values and the singular vectors.
+    The network receives the singular values and the singular vectors.
 
     Args:
         size: n, rows and columns of the folded noise.
@@ -113,8 +113,8 @@ class NPNet(nn.Module):
         feature_channels: size of the second dimension of the feature maps. For timm's Swin, it is 7, because these
             feature maps are channels-last and the authors use their 7 rows as channels.
         image_size: height and width of the input of `features`.
-        attention: apply attention over the rows of singular vectors, as the authors' inference code does; their
-            training code does not.
+        attention: apply attention over the rows of singular vectors, as in the authors' inference code; their training
+            code omits this attention.
         fixed_signs: make the entry of largest magnitude in each left singular vector positive; otherwise, signs depend
             on the machine and the library. The released weights were trained without this option.
 

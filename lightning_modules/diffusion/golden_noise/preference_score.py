@@ -3,7 +3,7 @@
     s(x, c) = exp(tau) cos(e(c), A(x, c)_1),   A = cross-attention blocks from image tokens to text tokens,
 
 where e(c) is CLIP's embedding of the text, and A(x, c)_1 is the first output token of A. Image tokens attend only to
-text tokens i with
+those text tokens i for which
 
     max_j <c_i, k_j> > 0.3 max_i max_j <c_i, k_j>
 
@@ -61,7 +61,7 @@ class SwiGLU(nn.Module):
 
 
 def attended(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Attend with queries `[B, heads, N, D]` to keys and values `[B, M, D]` of all heads: `[B, N, heads * D]`."""
+    """Attend with all heads' queries `[B, heads, N, D]` to shared keys and values `[B, M, D]`: `[B, N, heads * D]`."""
     found = F.scaled_dot_product_attention(query, key[:, None], value[:, None], attn_mask=mask)
     return found.transpose(1, 2).flatten(2)
 
@@ -179,7 +179,7 @@ def cross_model(weights: Mapping[str, Tensor], source: str) -> CrossModel:
 class MPS(CLIPReward):
     """Compute the multi-dimensional preference score (MPS) of images for texts; higher is better.
 
-    The published `MPS_overall_checkpoint.pth` is a pickle of the authors' model. Its tensors are read without running
+    The published `MPS_overall_checkpoint.pth` is a pickle of the authors' model. The tensors are read without running
     any code in the file. The probability that one image is preferred to another is the logistic function of the
     difference between their scores. The weights are not saved in checkpoints.
 

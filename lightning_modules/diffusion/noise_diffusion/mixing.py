@@ -31,7 +31,7 @@ def mixing_weights(position: Tensor, gamma: float, signal: float) -> Weights:
     """
     first, second = (position * math.pi / 2).cos(), (position * math.pi / 2).sin()
     rest = math.sqrt(1 - gamma**2)
-    total = first + second  # without the factor `rest`, which is 0 for gamma = 1
+    total = first + second  # without the factor `rest`, which is 0 if gamma is 1
     return Weights(rest * first, rest * second, signal * first / total, signal * second / total)
 
 

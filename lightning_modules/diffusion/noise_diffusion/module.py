@@ -74,8 +74,8 @@ class NoiseDiffusion(InterpolationSteps, MethodModule):
         injection: noise level at which images are added back. `encoded` is the noise level of the latents; `next` is
             the level of the next step towards noise, as in the authors' code.
         positions: values lambda of the interpolated images, in [0, 1]; 0 is the first image.
-        guidance_scale: w, guidance scale in decoding; encoding uses no guidance. The scale must be 1 for an
-            unconditional model.
+        guidance_scale: w, guidance scale in decoding; encoding uses no guidance. It must be 1 for an unconditional
+            model.
         negative_prompt: negative prompt for the guidance in decoding.
         optimizer: optimizer of the model's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
@@ -128,7 +128,7 @@ class NoiseDiffusion(InterpolationSteps, MethodModule):
         self.prediction = scheduler_prediction(scheduler)
         self.levels = scheduler_levels(scheduler)
         spaced = scheduler
-        if not isinstance(scheduler, DDIMScheduler):  # use DDIM instead, with the authors' timesteps
+        if not isinstance(scheduler, DDIMScheduler):  # samples by DDIM instead, with the authors' timesteps
             spacing = {"timestep_spacing": "leading", "steps_offset": 1, "set_alpha_to_one": False}
             spaced = DDIMScheduler.from_config(scheduler.config, **spacing)
         rising = scheduler_path(spaced, num_steps)[::-1]

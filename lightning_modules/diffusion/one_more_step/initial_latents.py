@@ -64,7 +64,7 @@ def initial_latents(
         return mean + (1 - abar if official_variance else greatest) * fresh
     within(0, greatest, deviation=deviation)
     if official_variance or start is None:
-        raise ValueError(f"deviation needs start, and excludes official_variance, got {deviation}")
+        raise ValueError(f"deviation needs start and cannot be combined with official_variance, got {deviation}")
     return mean + deviation * fresh + math.sqrt(max(1 - abar - deviation**2, 0.0)) * start
 
 

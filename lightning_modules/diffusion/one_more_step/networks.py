@@ -76,7 +76,7 @@ def released_unet(name_or_path: str, variant: Literal["fp16"] | None = None) -> 
     check_config(place / "config.json", config)
     try:
         network: Any = UNet2DConditionModel.from_config(config)
-    except Exception as error:  # diffusers raises many kinds for invalid values
+    except Exception as error:  # diffusers raises many types of errors for invalid values
         raise ValueError(f"{place / 'config.json'} defines no U-Net: {sentence(error)}") from error
     file = place / f"diffusion_pytorch_model{'' if variant is None else f'.{variant}'}.safetensors"
     timed = {key: value for key, value in network.state_dict().items() if any(part in TIME for part in key.split("."))}

@@ -12,16 +12,16 @@ from x_t and 999 t, and images are in [-1, 1]. The original discrete models, SML
 conditioned on the index of the noise level; index 0 is the largest noise level. Sampling, likelihoods and denoising use
 an exponential moving average of the weights with decay min(d, (1 + n) / (10 + n)) in update n.
 
-Conditional sampling needs no retraining of the score. For inpainting, the known pixels are diffused to each time and
-inserted into the sample. Colourisation does the same in a rotated colour space, where the first channel is grey. For
-class labels, a noise-conditional classifier adds the gradient of log p(y | x_t) to the score.
+Conditional sampling does not require retraining the score model. For inpainting, the known pixels are diffused to each
+time and inserted into the sample. Colourisation does the same in a rotated colour space, where the first channel is
+grey. For class labels, a noise-conditional classifier adds the gradient of log p(y | x_t) to the score.
 
 The ODE maps each image to one latent and back: `load_run(RUN).encode(images)` and `decode(latents)`.
 
 Departures: outside the known region, the authors' inpainting code computes the noise-free mean from the noisy sample.
 Here, the noise-free mean is that of the predictor, and known pixels are inserted from the first step on. The authors'
-corrector fails for sub-VP. Here, it uses a = 1 - beta_i, as for VP. In the corrector, each rank averages norms over its
-own part of the batch.
+corrector fails for sub-VP. Here, the corrector uses a = 1 - beta_i for sub-VP, as for VP. In the corrector, each rank
+averages norms over its own part of the batch.
 
 Source: Song, Sohl-Dickstein, Kingma, Kumar, Ermon and Poole, Score-Based Generative Modeling through Stochastic
 Differential Equations, ICLR 2021, arXiv 2011.13456, with the hyperparameters of the authors' code.

@@ -23,7 +23,7 @@ COLOURS = torch.tensor(
 
 
 def inpainting(process: Process, known: Tensor, mask: Tensor, draw: Draw) -> Project:
-    """Return a function that inserts known data into samples where a mask is 1, diffused to the time of each step.
+    """Return a function that inserts known data, diffused to the time of each step, where a mask is 1.
 
     Args:
         process: diffusion process.
@@ -51,7 +51,7 @@ def rotated_back(image: Tensor) -> Tensor:
 
 
 def colourisation(process: Process, known: Tensor, draw: Draw) -> Project:
-    """Return a function that inserts the grey values of `known`, `[B, 3, H, W]`, diffused to the time of each step."""
+    """Return a function that inserts the grey values of `known`, `[B, 3, H, W]`, diffused to each step's time."""
     grey = torch.zeros_like(known)
     grey[:, 0] = 1
     inside = inpainting(process, rotated(known), grey, draw)

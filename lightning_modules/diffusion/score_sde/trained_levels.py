@@ -1,9 +1,10 @@
 """Noise levels at which a score network is trained, and conversion of the network's output to a score.
 
-Continuous models are trained at all t. Their VE networks receive sigma(t) and predict the score. Other networks receive
-999 t and predict the noise; the score is -noise / std. Discrete models are trained at N levels. Their VE networks
-receive the index of the level, round((1 - t)(N - 1)), where index 0 is the largest noise; the output is divided by
-sigma. Other networks receive t (N - 1), and x_t has the mean and variance of DDPM instead of VP.
+Continuous models are trained at all t. For VE, the network receives sigma(t) and predicts the score. For other
+processes, the network receives 999 t and predicts the noise; the score is -noise / std. Discrete models are trained at
+N levels. For VE, the network receives the index of the level, round((1 - t)(N - 1)), where index 0 is the largest
+noise; its output is divided by sigma. For VP, the network receives t (N - 1), and x_t has the mean and variance of DDPM
+instead of VP.
 """
 
 from collections.abc import Callable

@@ -2,7 +2,7 @@
 
 Two Stable Diffusion U-Nets are conditioned on the image latent i through an encoder f (`control_encoders`). The first
 U-Net, YOSO, predicts the initial latents of the second U-Net in one step, at noise level t+. In training, the input
-noise of YOSO is replaced by zeros with probability lambda. YOSO thereby learns to ignore this noise:
+noise of YOSO is replaced with zeros with probability lambda. YOSO thereby learns to ignore this noise:
 
     L_yoso = |x_{t+} - mu_theta(u, t+, f_phi(i))|^2,   u ~ N(0, I) or 0,   x_{t+} = sqrt(abar) x_0 + sqrt(1 - abar) e.
 
@@ -11,7 +11,7 @@ transformer, through an encoder g. The outputs of g are added to feature maps in
 
     L_drn = |x_0 - mu_zeta(x_t, t, f_chi(i), g_psi(d))|^2,   t uniform.
 
-Here x_0 is the latent of the normals. `refinement` defines the steps; half of the steps stay at t+. The fast "turbo"
+Here x_0 is the latent of the normals. `refinement` defines these steps; half of them stay at t+. The fast "turbo"
 variant is YOSO alone, with t+ = 0 and target x_0.
 
 For surface reconstruction, `surface.heights` integrates normals to height maps. `test` logs the error of these maps.

@@ -7,9 +7,10 @@ not normalised. The metrics are the mean and median error, the percentages of er
 and the root mean square of |n - m|. With several noise samples, the variance over samples of each image's mean error is
 computed as well, and averaged over images. For the depth error, heights are integrated from estimated normals and from
 true normals (see `surface`). The depth error of an image is the root mean square of the difference between these
-heights, in pixels. It is averaged over noise samples and over the images in which all pixels have a true normal.
+heights, in pixels. The depth errors are averaged over noise samples, and over the images in which all pixels have a
+true normal.
 
-The median is computed from a histogram that is summed over ranks. Its accuracy is the bin width of 0.01 degrees.
+The median is computed from a histogram that is summed over ranks, and is accurate to the bin width of 0.01 degrees.
 
 Source: StableNormal's authors' code, which reads 8-bit images and computes the root mean square per image.
 """

@@ -66,7 +66,7 @@ class StableNormal(NormalSteps, MethodModule):
         refiner: network of the second stage; with None, the output is that of the first stage.
         yoso_target: noise in the target of the first stage. `independent` is new noise, `shared` is the noise of the
             input, and `x0` is no noise, for estimating normals in one step.
-        zero_noise: lambda, probability that the input noise of the first stage is replaced by zeros in training.
+        zero_noise: lambda, probability of replacing the input noise of the first stage with zeros in training.
         steps: N, number of steps of the refiner, which determines the noise level for which yoso is trained. Weights
             trained for a different noise level are rejected.
         repeated: keep the first half of the steps at one noise level; if false, the refiner takes plain DDIM steps from

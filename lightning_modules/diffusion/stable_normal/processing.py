@@ -15,8 +15,7 @@ def processed(image: Tensor, resolution: int | None, multiple: int) -> tuple[Ten
     Args:
         image: images `[B, 3, H, W]`.
         resolution: length to which the longer side is upscaled or downscaled, in pixels; None keeps the size.
-        multiple: number of pixels that must divide the padded height and width; padding repeats the last row and
-            column.
+        multiple: number that divides the padded height and width; padding repeats the last row and column.
 
     Returns:
         The images, and the height and width before padding.

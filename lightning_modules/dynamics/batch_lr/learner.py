@@ -1,4 +1,4 @@
-"""Learning rate and momentum from curvature measured during training."""
+"""Learning rate and momentum, computed from curvature that is measured during training."""
 
 import math
 from typing import Literal, NamedTuple, get_args
@@ -13,16 +13,16 @@ from lightning_modules.metrics.lanczos import Spectrum, lanczos, unit_vector
 Rule = Literal["ssgd", "ssgdm", "ssgdmn", "nesterov", "rayleigh"]
 Least = Literal["median", "minimum"]
 SPIKE = 0.5
-"""Weight above which a Ritz value counts as the spike at zero."""
+"""A Ritz value with a weight above this value is considered to be the spike of the spectrum at zero."""
 
 
 class Range(NamedTuple):
     """The largest curvature and a small curvature of a spectrum."""
 
     greatest: float
-    """L."""
+    """Largest curvature L."""
     least: float
-    """mu."""
+    """Small curvature mu."""
 
 
 def curvature_range(spectrum: Spectrum, least: Least, signed: bool) -> Range:
@@ -30,9 +30,9 @@ def curvature_range(spectrum: Spectrum, least: Least, signed: bool) -> Range:
 
     Args:
         spectrum: Ritz values with their weights.
-        least: definition of mu: the `median`, or the `minimum` over all Ritz values with a weight of at most one half.
-            This condition excludes the spike at zero.
-        signed: ignore negative values; if false, magnitudes are used.
+        least: definition of mu: `median` is the median of the Ritz values, and `minimum` is the minimum of the Ritz
+            values with weights of at most one half, which excludes the spike at zero.
+        signed: whether to ignore negative Ritz values; if false, their absolute values are used.
     """
     values, weights = spectrum
     if signed:
@@ -47,7 +47,7 @@ def curvature_range(spectrum: Spectrum, least: Least, signed: bool) -> Range:
 
 
 def learned(rule: Rule, greatest: float, least: float) -> dict[str, float]:
-    """Compute the optimizer settings of a rule, by key.
+    """Compute the optimizer settings of a rule.
 
         ssgd      lr = 2 / (L + mu)
         ssgdm     lr = (2 / (sqrt L + sqrt mu))^2,  momentum = ((sqrt L - sqrt mu) / (sqrt L + sqrt mu))^2  (Polyak)
@@ -56,8 +56,8 @@ def learned(rule: Rule, greatest: float, least: float) -> dict[str, float]:
 
     Args:
         rule: name of a rule other than `rayleigh`.
-        greatest: L, positive.
-        least: mu, at least 0 and at most L.
+        greatest: largest curvature L, positive.
+        least: small curvature mu, at least 0 and at most L.
     """
     if rule == "ssgd":
         return {"lr": 2 / (greatest + least)}
@@ -69,12 +69,12 @@ def learned(rule: Rule, greatest: float, least: float) -> dict[str, float]:
 
 
 def rayleigh_rate(gradient: Tensor, product: Tensor) -> float:
-    """Compute g . g / g . H g, the optimal step along the gradient of a quadratic loss; NaN if g is zero."""
+    """Compute (g . g) / (g . H g), the optimal step size along the gradient g of a quadratic loss; NaN if g is zero."""
     return float((gradient @ gradient) / (gradient @ product))
 
 
 def set_keys(optimizer: Optimizer, values: dict[str, float]) -> None:
-    """Set keys of all parameter groups; tensors are filled in place."""
+    """Set entries of all parameter groups by key; entries that are tensors are filled in place."""
     for group in optimizer.param_groups:
         for key, value in values.items():
             if isinstance(group[key], Tensor):
@@ -84,24 +84,27 @@ def set_keys(optimizer: Optimizer, values: dict[str, float]) -> None:
 
 
 class OnlineLearner:
-    """Set the learning rate (and the momentum, for some rules) from the Hessian on fixed training images.
+    """Set the learning rate and, for some rules, the momentum from the Hessian on fixed training images.
 
-    Curvature is measured without augmentation, before the first batch of an epoch. The settings override the scheduler
-    until the next measurement; before the first measurement, the scheduler applies. A learning rate that is not
-    positive and finite is discarded.
+    The curvature is measured without augmentation, before the first batch of an epoch. The resulting settings override
+    the learning-rate schedule until the next measurement. Before the first measurement, the schedule applies. Results
+    that are not positive and finite are discarded.
 
     Args:
-        rule: `ssgd`, `ssgdm` (Polyak's heavy ball), `ssgdmn` (as in the authors' code), `nesterov` (as in textbooks) or
-            `rayleigh` (curvature along the gradient).
-        every_n_epochs: epochs between measurements.
-        first_epoch: epochs before the first measurement.
-        samples: number of training images to measure on, sampled once; None uses all.
-        steps: Lanczos steps.
-        least: estimate of the smallest curvature: the `median` or the `minimum` of the Ritz values.
-        signed: ignore negative curvature; if false, magnitudes are used.
-        batch_norm: statistics that BatchNorm uses: those of each `batch`, or `running` averages.
-        images_at_once: images per rank in one batch of a Hessian-vector product.
-        seed: random seed of the images and the starting vector.
+        rule: rule that computes the settings (see `learned`): `ssgd`, `ssgdm` (Polyak's heavy ball), `ssgdmn` (as in
+            the authors' code), `nesterov` (as in textbooks), or `rayleigh`, which uses the curvature along the
+            gradient.
+        every_n_epochs: number of epochs between measurements.
+        first_epoch: number of epochs before the first measurement.
+        samples: number of training images on which the curvature is measured, sampled once; None means all training
+            images.
+        steps: number of Lanczos steps.
+        least: definition of the small curvature mu, `median` or `minimum` (see `curvature_range`).
+        signed: whether to ignore negative curvature; if false, absolute values are used.
+        batch_norm: statistics that BatchNorm uses during the measurement: `batch` for those of each batch, or `running`
+            for the running statistics.
+        images_at_once: number of images per rank in each batch of a Hessian-vector product.
+        seed: random seed for sampling the images and the starting vector.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -141,14 +144,15 @@ class OnlineLearner:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """Optimizer keys that the rule sets."""
+        """Keys of the optimizer settings that the rule sets."""
         return ("lr",) if self.rule in ("ssgd", "rayleigh") else ("lr", "momentum")
 
     def check(self, optimizer: Optimizer) -> None:
-        """Reject an optimizer without a key that the rule sets.
+        """Reject an optimizer that lacks a setting of the rule.
 
         Raises:
-            ValueError: if a key is missing, or the rule is `nesterov` and the optimizer does not use Nesterov momentum.
+            ValueError: if a key is missing, or if the rule is `nesterov` and the optimizer does not use Nesterov
+                momentum.
         """
         for group in optimizer.param_groups:
             if missing := [key for key in self.keys if key not in group]:
@@ -163,9 +167,9 @@ class OnlineLearner:
         return epoch >= self.first_epoch and epoch % self.every_n_epochs == 0
 
     def measure(self, product: CurvatureProduct) -> tuple[dict[str, float], dict[str, float]]:
-        """Measure curvature.
+        """Measure the curvature, and compute the optimizer settings.
 
-        Return the optimizer settings, which are empty if they were discarded, and the measured values.
+        Return the settings, which are empty if they were discarded, and the measured values.
         """
         if self.rule == "rayleigh":
             gradient = product.gradient()

@@ -1,6 +1,4 @@
-"""LightningModule that scales the learning rate with the batch size, sets it from curvature, and measures spectra of
-batches.
-"""
+"""The LightningModule that derives the learning rate from batch size or curvature, and measures batch spectra."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -23,23 +21,24 @@ from lightning_modules.training.logging import log_same
 
 
 class BatchLR(ClassifierSteps, MethodModule):
-    """Train a classifier at a learning rate derived from the batch size or from measured curvature.
+    """Train a classifier with a learning rate that is derived from the batch size or from measured curvature.
 
     Args:
-        network: maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`.
+        network: network that maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`.
         num_classes: number of classes, K.
-        reference_batch_size: B_0, batch size for which the learning rate or the damping of the optimizer is given. The
-            value is scaled to the batch size of the run. None disables scaling.
-        scaling: scaling of the learning rate with the global batch size, including accumulation: `linear` for SGD,
-            `square_root` for Adam. If the optimizer has a damping, only the damping is scaled, inversely.
-        learner: sets the learning rate from curvature during training; None uses no learner.
-        spectra: measures Hessian spectra of batches after the last epoch; None measures no spectra.
+        reference_batch_size: batch size B_0 to which the optimizer's learning rate or damping refers. The learning rate
+            or damping is scaled to the batch size of the run. None disables the scaling.
+        scaling: scaling of the learning rate with the global batch size, including gradient accumulation: `linear` for
+            SGD, or `square_root` for Adam. If the optimizer has a damping, only the damping is scaled, in inverse
+            proportion to the batch size.
+        learner: learner that sets the learning rate from the curvature during training; None means no learner.
+        spectra: measurement of the Hessian spectra of batches after the last epoch; None means no measurement.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
-        ValueError: if an argument is out of range, or, before training, if optimizer, training set or network does not
-            suit `learner` or `spectra`.
+        ValueError: if an argument is out of range; before training, if the optimizer, the training set or the network
+            is unsuitable for `learner` or `spectra`.
     """
 
     def __init__(
@@ -84,7 +83,7 @@ class BatchLR(ClassifierSteps, MethodModule):
         return scheduled(optimizer, self.lr_scheduler)
 
     def _batch_size(self) -> int:
-        """Number of samples in an optimizer step, over all ranks and accumulated batches."""
+        """Return the number of samples in an optimizer step, over all ranks and accumulated batches."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         size = getattr(data, "batch_size", None)
         if size is None:
@@ -94,7 +93,7 @@ class BatchLR(ClassifierSteps, MethodModule):
             )
         return size * self.trainer.accumulate_grad_batches
 
-    # measurement
+    # Measurement
 
     def on_fit_start(self) -> None:
         if self.learner is None and self.spectra is None:
@@ -128,7 +127,7 @@ class BatchLR(ClassifierSteps, MethodModule):
         self._rows.append({"epoch": self.current_epoch, **found, **self._learned})
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        if self._learned:  # for each batch, because a scheduler may have stepped since the last one
+        if self._learned:  # for each batch, because a scheduler may have stepped since the last batch
             optimizers: Any = self.optimizers()
             set_keys(optimizers, self._learned)
 
@@ -139,7 +138,7 @@ class BatchLR(ClassifierSteps, MethodModule):
         if self.spectra is not None and self.current_epoch + 1 == self.trainer.max_epochs:
             self._measured = self.spectra.measure(self.trainer, self.network)
 
-    # results
+    # Results
 
     def on_test_epoch_end(self) -> None:
         for name, value in (self._measured.metrics() if self._measured else {}).items():
@@ -147,7 +146,7 @@ class BatchLR(ClassifierSteps, MethodModule):
 
     @property
     def tables(self) -> Mapping[str, Table]:
-        """Tables of batch spectra, and of the learned settings over epochs."""
+        """Return tables of the batch spectra, and of the learned settings by epoch."""
         found = dict(self._measured.tables()) if self._measured else {}
         if self._rows:
             names = dict.fromkeys(name for row in self._rows for name in row)

@@ -1,4 +1,4 @@
-"""Hessian spectra of batches of several sizes, compared with the full spectrum and with predictions."""
+"""Hessian spectra of batches of several sizes, compared with the spectrum of all samples and with predictions."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,45 +23,45 @@ from lightning_modules.metrics.lanczos import Spectrum, lanczos, spectral_densit
 from lightning_modules.training.chosen_samples import chosen_samples, drawn_places
 
 POINTS, WIDTH, CURVE = 400, 0.01, 41
-"""Points of a density, kernel width relative to the range of the eigenvalues, and points of a curve."""
+"""Number of points of a density, kernel width relative to the range of eigenvalues, and number of points of a curve."""
 NAME = "BatchSpectra"
 
 
 class Shift(NamedTuple):
-    """Mean extreme eigenvalue of batches of one size."""
+    """Mean of an extreme eigenvalue over batches of the same size."""
 
     batch_size: int
     value: float
     """Mean over batches."""
     error: float
-    """Standard error of the mean; 0 for one batch."""
+    """Standard error of the mean; 0 if there is only one batch."""
 
 
 class MeasuredSpectra(NamedTuple):
-    """Measured spectra of a network, as values that a checkpoint can hold."""
+    """Measured spectra of a network, which can be converted to plain containers for a checkpoint."""
 
     samples: int
-    """N, number of samples."""
+    """Number N of samples."""
     full: tuple[float, float]
-    """Smallest and largest eigenvalue of the Hessian of all samples."""
+    """Smallest and largest eigenvalues of the Hessian of all samples."""
     least: list[Shift]
     greatest: list[Shift]
     row_variance: float
-    """P sigma^2 at b = 1, the parameter of the isotropic noise model."""
+    """P sigma^2, the parameter of the isotropic noise model."""
     hessian: NoiseStatistics
     gradient: NoiseStatistics
     density: dict[str, list[Any]]
-    """Table columns: spectral densities of all samples and of the smallest batches."""
+    """Spectral densities of all samples and of the smallest batches, as table columns."""
     loss: tuple[float, float] = (math.nan, math.nan)
-    """Mean and variance over batches of the mean loss of a batch."""
+    """Mean and variance of the batch loss over batches."""
     trace: float | None = None
-    """Estimated trace of the Gauss-Newton matrix of all samples; None for Hessians."""
+    """Estimated trace of the Gauss-Newton matrix of all samples; None if Hessians are measured."""
     size: int = 0
-    """P, number of weights."""
+    """Number P of weights."""
 
     @classmethod
     def restored(cls, kept: Mapping[str, Any]) -> "MeasuredSpectra":
-        """Restore the spectra from the output of `kept`."""
+        """Restore the spectra from the result of `kept`."""
         shifts = {name: [Shift(*each) for each in kept[name]] for name in ("least", "greatest")}
         noise = {name: NoiseStatistics(*kept[name]) for name in ("hessian", "gradient")}
         loss = {"loss": tuple(kept.get("loss", (math.nan, math.nan)))}
@@ -74,34 +74,34 @@ class MeasuredSpectra(NamedTuple):
         return {**self._asdict(), **shifts, **noise}
 
     def small(self) -> list[Shift]:
-        """Return the largest eigenvalues for batch sizes up to N / 10. If all batch sizes are larger, return all."""
+        """Return the largest eigenvalues for batch sizes up to N / 10, or for all batch sizes if all are larger."""
         return [each for each in self.greatest if 10 * each.batch_size <= self.samples] or self.greatest
 
     def constant(self) -> tuple[float, float]:
-        """Fit c in lambda_B = lambda + c / b to small batches; return c and its standard error."""
+        """Fit c in lambda_B = lambda + c / b to the small batch sizes, and return c and its standard error."""
         b = [effective_batch(each.batch_size, self.samples) for each in self.small()]
         shift = [each.value - self.full[1] for each in self.small()]
         return fitted_constant(shift, b, [each.error for each in self.small()])
 
     def predicted(self, batch_size: float) -> tuple[float, float]:
-        """Predict the largest eigenvalue of a batch, by the fit and by the isotropic model."""
+        """Predict the largest eigenvalue of a batch by the fit, and by the isotropic noise model."""
         inverse = 1 / batch_size - 1 / self.samples
         return self.full[1] + self.constant()[0] * inverse, isotropic(self.full[1], self.row_variance * inverse)
 
     def by_covariance(self, batch_size: float) -> float:
-        """Predict the largest eigenvalue of a batch's Gauss-Newton matrix by Marchenko-Pastur noise."""
+        """Predict the largest eigenvalue of the Gauss-Newton matrix of a batch for Marchenko-Pastur noise."""
         effective = 1 / (1 / batch_size - 1 / self.samples)
         return spiked_covariance(self.full[1], self.trace or 0.0, self.size, effective)
 
     def metrics(self) -> dict[str, float]:
-        """Summarise the spectra as scalars.
+        """Return scalars that summarise the spectra.
 
-        `shift_factor` is the ratio of the largest to the smallest (lambda_B - lambda) B over small batches; the scaling
-        law predicts 1. `shift_exponent` is the exponent of B in lambda_B - lambda; the scaling law predicts -1.
-        `isotropic_share` is the fraction of lambda_B - lambda at the smallest B that the isotropic model predicts, and
-        `isotropic_constant` is (P sigma^2) / lambda. `covariance_share` and `covariance_constant` are the same for
-        Marchenko-Pastur noise of the Gauss-Newton matrix. `loss_var` is the variance of the loss of `noise_batch`
-        samples.
+        `shift_factor` is the ratio of the largest to the smallest (lambda_B - lambda) B over small batch sizes, for
+        which the scaling law predicts 1. `shift_exponent` is the exponent of B in lambda_B - lambda, for which the
+        scaling law predicts -1. `isotropic_share` is the shift lambda_B - lambda that the isotropic model predicts for
+        the smallest B, divided by the measured shift. `isotropic_constant` is (P sigma^2) / lambda. `covariance_share`
+        and `covariance_constant` are the corresponding values for Marchenko-Pastur noise of the Gauss-Newton matrix.
+        `loss_var` is the variance of the loss of batches of `noise_batch` samples.
         """
         shift = torch.tensor([each.value - self.full[1] for each in self.small()], dtype=torch.float64)
         size = torch.tensor([each.batch_size for each in self.small()], dtype=torch.float64)
@@ -135,7 +135,7 @@ class MeasuredSpectra(NamedTuple):
         return found | {f"greatest_eigenvalue_b{each.batch_size}": each.value for each in self.greatest}
 
     def tables(self) -> Mapping[str, Table]:
-        """Tables of the eigenvalues over B with fitted curves, and of the spectral densities."""
+        """Return tables of the eigenvalues by batch size, with fitted curves, and of the spectral densities."""
         sizes = [each.batch_size for each in self.greatest]
         low, high = math.log(min(sizes)), math.log(max(sizes))
         curve = [math.exp(low + (high - low) * place / (CURVE - 1)) for place in range(CURVE)]
@@ -176,23 +176,25 @@ class MeasuredSpectra(NamedTuple):
 class BatchSpectra:
     """Measure Hessian spectra of batches of several sizes after the last training epoch.
 
-    For each size, batches are sampled without replacement from the training images, without augmentation. Lanczos
-    iteration, with a new starting vector for each batch, gives the extreme eigenvalues. All sums include every rank.
+    For each batch size, batches are sampled without replacement from the training images, without augmentation. The
+    Lanczos iteration computes the extreme eigenvalues, with a new starting vector for each batch. All sums are taken
+    over all ranks.
 
     Args:
-        batch_sizes: B, batch sizes to measure, each smaller than the number of samples.
-        draws: batches per size.
-        steps: Lanczos steps.
-        samples: N, number of training images in the full set, which is sampled once; None uses all training images.
-        noise_batch: batch size for measuring the variance of Hessian-vector products.
-        directions: number of random unit vectors z for measuring the variance of H z.
-        matrix: `hessian`, or `gauss_newton`, which is positive semi-definite.
-        batch_norm: statistics used by BatchNorm: of each `batch`, or `running` averages.
-        images_at_once: images per rank in one batch of a Hessian-vector product.
-        seed: random seed of samples, batches and vectors.
+        batch_sizes: batch sizes B to measure, all smaller than the number of samples.
+        draws: number of batches of each size.
+        steps: number of Lanczos steps.
+        samples: number N of training images that form the full set, sampled once; None means all training images.
+        noise_batch: size of the batches over which the variance of Hessian-vector products is measured.
+        directions: number of random unit vectors z for which the variance of H z is measured.
+        matrix: curvature matrix to measure, `hessian` or the positive semidefinite `gauss_newton`.
+        batch_norm: statistics that BatchNorm uses during the measurement: `batch` for those of each batch, or `running`
+            for the running statistics.
+        images_at_once: number of images per rank in each batch of a Hessian-vector product.
+        seed: random seed for sampling images, batches and vectors.
 
     Raises:
-        ValueError: if an argument is out of range, or, before training, if the training set has too few images.
+        ValueError: if an argument is out of range; before training, if the training set has too few images.
     """
 
     def __init__(
@@ -225,10 +227,10 @@ class BatchSpectra:
         self.seed = seed
 
     def places(self, data: Any) -> Tensor:
-        """Sample the N training-set indices of the full set.
+        """Sample the training-set indices of the N images of the full set.
 
         Raises:
-            ValueError: if the training set has fewer than N images, or N does not exceed all batch sizes.
+            ValueError: if the training set has fewer than N images, or if a batch size is not smaller than N.
         """
         places = drawn_places(data, self.samples or data.num_train_samples, NAME, self.seed)
         for size in (self.batch_sizes[-1], self.noise_batch):
@@ -237,7 +239,7 @@ class BatchSpectra:
         return places
 
     def measure(self, trainer: Any, network: nn.Module) -> MeasuredSpectra:
-        """Measure the spectra of a network; must be called on every rank."""
+        """Measure the spectra of a network; every rank must call this method."""
         places = self.places(trainer.datamodule)
 
         def product(chosen: Tensor) -> CurvatureProduct:
@@ -281,9 +283,10 @@ class BatchSpectra:
     def _noise(
         self, products: Iterable[CurvatureProduct], everything: CurvatureProduct, n: int
     ) -> tuple[NoiseStatistics, NoiseStatistics, tuple[float, float]]:
-        """Compute noise statistics of Hessian-vector products, averaged over random directions, and of gradients.
+        """Compute statistics of the noise of Hessian-vector products, of gradients, and of losses over batches.
 
-        Also compute mean and variance of the losses.
+        The statistics of Hessian-vector products are averaged over random directions. Those of the losses are the mean
+        and the variance.
         """
         like, size = everything.like, everything.size
         z = [unit_vector(size, self.seed, 2, number, like=like) for number in range(self.directions)]
@@ -311,7 +314,7 @@ def _mean(size: int, spectra: Sequence[Spectrum], end: int) -> Shift:
 
 
 def _densities(spectra: Mapping[str, Sequence[Spectrum]]) -> dict[str, list[Any]]:
-    """Smooth named spectra with a common kernel width, as table columns."""
+    """Compute smooth densities of spectra by name, with a common kernel width, as table columns."""
     every = [each for of_one in spectra.values() for each in of_one]
     low, high = min(float(each.values[0]) for each in every), max(float(each.values[-1]) for each in every)
     width = (high - low) * WIDTH or 1.0

@@ -1,4 +1,4 @@
-"""Scaling of Hessian eigenvalues and learning rates with the batch size, in closed form.
+"""Closed-form scaling of Hessian eigenvalues and learning rates with the batch size.
 
 b = B / (1 - B / N),    lambda_B = lambda + c / b,    eta_max = 2 / lambda_B
 """
@@ -18,18 +18,18 @@ POWERS = {"linear": 1.0, "square_root": 0.5}
 
 
 def effective_batch(batch_size: int, samples: int) -> float:
-    """Compute b = B / (1 - B / N), for B of N samples without replacement; infinite if B is N."""
+    """Compute b = B / (1 - B / N) for batches of B samples drawn from N without replacement; infinity if B is N."""
     return batch_size / (1 - batch_size / samples) if batch_size < samples else math.inf
 
 
 def isotropic(eigenvalue: float, variance: float) -> float:
-    """Predict an extreme eigenvalue under symmetric noise with independent entries (Wigner matrix).
+    """Predict an extreme eigenvalue of a matrix plus symmetric noise with independent entries (Wigner matrix).
 
         lambda + (v / lambda) where |lambda| > sqrt(v), else 2 sqrt(v) with the sign of lambda
 
     Args:
-        eigenvalue: lambda, eigenvalue without noise.
-        variance: v = P sigma^2 / b, the sum of the variances in a row of the matrix.
+        eigenvalue: eigenvalue lambda without noise.
+        variance: v = P sigma^2 / b, the sum of the variances of the noise entries in a row.
     """
     if abs(eigenvalue) > math.sqrt(variance):
         return eigenvalue + variance / eigenvalue
@@ -37,17 +37,17 @@ def isotropic(eigenvalue: float, variance: float) -> float:
 
 
 def spiked_covariance(eigenvalue: float, trace: float, size: int, effective: float) -> float:
-    """Predict the largest eigenvalue of a batch's Gauss-Newton matrix, a sample covariance (Marchenko-Pastur noise).
+    """Predict the largest eigenvalue of the Gauss-Newton matrix of a batch for Marchenko-Pastur noise.
 
         lambda + gamma s lambda / (lambda - s) where lambda > s (1 + sqrt gamma), else s (1 + sqrt gamma)^2
 
-    All eigenvalues of all samples except lambda are s, and gamma = (P - 1) / b. For lambda far above s, the shift is
-    (trace - lambda) / b.
+    The matrix is treated as a sample covariance matrix. All eigenvalues of the matrix of all samples, except lambda,
+    are assumed to equal s, and gamma = (P - 1) / b. If lambda is far above s, the shift is (trace - lambda) / b.
 
     Args:
-        eigenvalue: lambda, largest eigenvalue of all samples.
+        eigenvalue: largest eigenvalue lambda of the matrix of all samples.
         trace: trace of the matrix of all samples.
-        size: P, number of weights.
+        size: number P of weights.
         effective: effective batch size b.
     """
     bulk, ratio = (trace - eigenvalue) / (size - 1), (size - 1) / effective
@@ -59,25 +59,26 @@ def spiked_covariance(eigenvalue: float, trace: float, size: int, effective: flo
 def least_damping(rate: float, eigenvalue: float, batch_eigenvalue: float) -> float:
     """Compute the smallest stable damping of a second-order method, max(0, eta lambda_B / 2 - lambda).
 
-    The step w <- w - eta (H + damping)^-1 H_B w contracts an eigenvector if eta lambda_B < 2 (lambda + damping). With
-    lambda_B = lambda + c / b and a small batch, the smallest damping is proportional to eta / b.
+    The step w <- w - eta (H + damping)^-1 H_B w contracts the component of w along an eigenvector if eta lambda_B < 2
+    (lambda + damping). With lambda_B = lambda + c / b and a small batch, the smallest stable damping is proportional to
+    eta / b.
 
     Args:
         rate: learning rate eta.
-        eigenvalue: lambda, largest eigenvalue of the curvature estimate.
-        batch_eigenvalue: lambda_B, largest eigenvalue of the batch that the gradient is from.
+        eigenvalue: largest eigenvalue lambda of the curvature estimate.
+        batch_eigenvalue: largest eigenvalue lambda_B of the Hessian of the batch on which the gradient is computed.
     """
     return max(0.0, rate * batch_eigenvalue / 2 - eigenvalue)
 
 
 def fitted_constant(shift: Sequence[float], effective: Sequence[float], error: Sequence[float]) -> tuple[float, float]:
-    """Fit c in lambda_B - lambda = c / b by least squares; return c and its standard error.
+    """Fit c in lambda_B - lambda = c / b by least squares, and return c and its standard error.
 
     Args:
-        shift: lambda_B - lambda, means over batches.
+        shift: shifts lambda_B - lambda, averaged over batches.
         effective: effective batch size b of each shift.
-        error: standard errors of the shifts; if any is zero (infinite b, or a single batch), all shifts have equal
-            weight.
+        error: standard errors of the shifts; if one of them is zero (for infinite b or a single batch), all shifts have
+            equal weights.
     """
     y, x, e = (torch.tensor(each, dtype=torch.float64) for each in (shift, [1 / b for b in effective], error))
     weight = e**-2 if bool((e > 0).all()) else torch.ones_like(e)
@@ -87,26 +88,26 @@ def fitted_constant(shift: Sequence[float], effective: Sequence[float], error: S
 
 
 class NoiseStatistics(NamedTuple):
-    """Statistics of the deviations of per-batch vectors from their mean, along a direction and orthogonal to it."""
+    """Statistics of per-batch vectors and of their mean, relative to a direction z."""
 
     mu: float
-    """z . mean; for products H z, the mean curvature along z."""
+    """Inner product of z and the mean; for vectors H z, this is the mean curvature along z."""
     variance: float
-    """Mean squared distance of a batch's vector from the mean."""
+    """Mean squared distance between the vector of a batch and the mean."""
     delta: float
-    """Squared norm of the mean's component orthogonal to z."""
+    """Squared norm of the component of the mean that is orthogonal to z."""
     alpha: float
-    """Shrinkage max(0, 1 - variance / (n delta)): fraction of the orthogonal component that is not noise."""
+    """Shrinkage max(0, 1 - variance / (n delta)), the fraction of the orthogonal component that is not noise."""
 
 
 def noise_statistics(mean: Tensor, mean_square: float, direction: Tensor, batches: int) -> NoiseStatistics:
-    """Compute noise statistics of per-batch vectors, such as products H_i z or gradients.
+    """Compute statistics of the noise of per-batch vectors, such as products H_i z or gradients.
 
     Args:
-        mean: mean over batches, `[P]`.
+        mean: mean of the vectors over batches, `[P]`.
         mean_square: mean squared norm of the vectors.
         direction: unit vector z, `[P]`. For gradients, the authors use the unit vector with equal entries.
-        batches: n, number of batches.
+        batches: number n of batches.
     """
     mu = float(direction @ mean)
     variance = max(0.0, mean_square - float(mean @ mean))
@@ -116,7 +117,7 @@ def noise_statistics(mean: Tensor, mean_square: float, direction: Tensor, batche
 
 
 def scaled_rate(rate: float, batch_size: int, reference: int, scaling: Scaling) -> float:
-    """Scale a learning rate from a reference batch size: by B / B_0 for SGD, by sqrt(B / B_0) for Adam.
+    """Scale a learning rate from a reference batch size by B / B_0 (SGD) or by sqrt(B / B_0) (Adam).
 
     Raises:
         ValueError: if `scaling` is unknown.
@@ -126,21 +127,21 @@ def scaled_rate(rate: float, batch_size: int, reference: int, scaling: Scaling) 
 
 
 def scaled_damping(damping: float, batch_size: int, reference: int) -> float:
-    """Scale the damping of a second-order method, at constant learning rate, by B_0 / B."""
+    """Scale the damping of a second-order method by B_0 / B, for a constant learning rate."""
     return damping * reference / batch_size
 
 
 def scale(optimizer: Optimizer, batch_size: int, reference: int, scaling: Scaling) -> None:
-    """Scale the damping in all parameter groups of an optimizer.
+    """Scale the damping or the learning rate in all parameter groups of an optimizer.
 
-    If the optimizer has no damping, scale the learning rate.
+    The learning rate is scaled only if the optimizer has no damping.
 
     Args:
         optimizer: optimizer whose settings refer to the reference batch size.
-        batch_size: B, global batch size including accumulation.
-        reference: B_0, reference batch size.
-        scaling: scaling of the learning rate: `linear` for SGD, `square_root` for Adam. Ignored if the optimizer has a
-            damping.
+        batch_size: global batch size B, including gradient accumulation.
+        reference: reference batch size B_0.
+        scaling: scaling of the learning rate, `linear` for SGD or `square_root` for Adam; ignored if the optimizer has
+            a damping.
     """
     positive(batch_size=batch_size, reference_batch_size=reference)
     for group in optimizer.param_groups:

@@ -1,4 +1,4 @@
-"""LightningModule of benign oscillation: many patch networks trained at one learning rate."""
+"""The LightningModule that trains many patch networks at one learning rate to study benign oscillation."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -34,16 +34,16 @@ from lightning_modules.optim.optimizers import sgd
 from lightning_modules.training.logging import log_same, log_training
 
 COURSE = ("mean |1 - y f|", "sum of 1 - y f", *INNER_PRODUCTS, "loss", "weak contribution")
-"""Columns of the table `course` after the first two; the contribution is the smaller one of the two classes."""
+"""Columns of the table `course` after the first two; the weak contribution is the minimum over both classes."""
 DRAWN = ("mean |1 - y f|", "sum of 1 - y f", "<w+, v>", "weak contribution")
 QUANTILES = {"lowest tenth": 0.1, "median": 0.5, "highest tenth": 0.9}
 
 
 def plain_rate(optimizer: torch.optim.Optimizer) -> float:
-    """Return the learning rate of plain SGD, w - eta grad.
+    """Return the learning rate of an optimizer, which must be plain SGD, w <- w - eta grad.
 
     Raises:
-        ValueError: if the optimizer is not SGD, or has momentum, weight decay or maximize set.
+        ValueError: if the optimizer is not SGD, or if momentum, weight decay or maximize is set.
     """
     if type(optimizer) is not torch.optim.SGD:
         raise ValueError(f"model.optimizer must be torch.optim.SGD, got {type(optimizer).__name__}")
@@ -55,19 +55,20 @@ def plain_rate(optimizer: torch.optim.Optimizer) -> float:
 
 
 class BenignOscillation(MethodModule):
-    """Train many patch networks at once on strong and weak features, by SGD with batch size 1.
+    """Train many patch networks at once on strong and weak features by SGD with batch size 1.
 
     Args:
-        replicas: number of networks trained at once, each on its own training set in the table.
-        filters: m, number of filters in each of the two groups.
-        dim: d, size of a patch.
-        delta: smallest |1 - y f| that counts as oscillation.
-        iterations_per_step: SGD iterations per training step; metrics are recorded once per step.
-        optimizer: torch.optim.SGD without momentum and weight decay.
+        replicas: number S of networks that are trained at once, each on its own training set in the table.
+        filters: number m of filters in each of the two groups.
+        dim: dimension d of a patch.
+        delta: minimum |1 - y f| that counts as oscillation.
+        iterations_per_step: number of SGD iterations per training step; values for the tables are recorded once per
+            training step.
+        optimizer: optimizer, which must be torch.optim.SGD without momentum and weight decay.
 
     Raises:
-        ValueError: if an argument is out of range, if the optimizer is not plain SGD, or, at setup, if the precision is
-            not 64-bit or the data are not a whole `FeatureNoise` table in one batch.
+        ValueError: if an argument is out of range, or if the optimizer is not plain SGD; at setup, if the precision is
+            not 64 bit, or if the data are not a complete `FeatureNoise` table in one batch.
     """
 
     iteration: Tensor
@@ -102,11 +103,11 @@ class BenignOscillation(MethodModule):
         self.register_buffer("learned", torch.zeros(replicas, dtype=torch.bool))
         self.history: list[Tensor] = []
         self._points: PatchPoints | None = None
-        self._right: Tensor | None = None  # counts of points and of correct predictions, see `right_answers`
+        self._right: Tensor | None = None  # numbers of points and of correct predictions (see `right_answers`)
         self._tested: dict[str, list[float]] = {}
 
     def forward(self, features: Tensor) -> Tensor:
-        """Compute f `[B, S]` of each network at its own points `[B, S, P, d]`, or at common points `[B, 1, P, d]`."""
+        """Compute f, `[B, S]`, for points of each network `[B, S, P, d]`, or for shared points `[B, 1, P, d]`."""
         return output(self.weight, features)
 
     def setup(self, stage: str) -> None:
@@ -124,7 +125,7 @@ class BenignOscillation(MethodModule):
                 raise ValueError(f"data.table.{key} must equal model.{key}, {own}, got {of_table}")
         self.window = window(self.weight.shape[2], table.strong_norm)
 
-    # training
+    # Training
 
     @torch.no_grad()
     def training_step(self, batch: TableBatch, batch_idx: int) -> dict[str, Tensor]:
@@ -133,7 +134,7 @@ class BenignOscillation(MethodModule):
         signed = descend(self.weight, points, order, self.rate)
         self.iteration += self.iterations_per_step
         self._follow(points, order, signed)
-        self.optimizers().step()  # type: ignore[union-attr] # no gradients; it only advances the global step
+        self.optimizers().step()  # type: ignore[union-attr] # only advances the global step
         loss = (1 - signed) ** 2
         finite = loss.isfinite()
         mean = torch.where(finite, loss, 0).sum() / finite.sum().clamp(min=1)
@@ -146,7 +147,7 @@ class BenignOscillation(MethodModule):
         return points_of(whole[1][place], whole[2][place], self.trainer.datamodule.table.signals)  # type: ignore[attr-defined]
 
     def _follow(self, points: PatchPoints, order: Tensor, signed: Tensor) -> None:
-        """Update the oscillation statistics, and append a row to the history."""
+        """Update the statistics of the oscillation, and append a row to the training history."""
         strong = points.strong[order, torch.arange(order.shape[1], device=order.device)]
         counts, overshot = oscillation(signed, strong, self.delta, self.overshot, self.learned)
         self.oscillation += counts
@@ -166,10 +167,10 @@ class BenignOscillation(MethodModule):
         return self.optimizer([self.weight])
 
     def _finite(self) -> Tensor:
-        """Mask the networks that have not diverged, `[S]`."""
+        """Return which networks have not diverged, `[S]`, bool."""
         return self.weight.isfinite().flatten(1).all(dim=1)
 
-    # results
+    # Results
 
     def on_validation_epoch_start(self) -> None:
         self._right = None
@@ -186,7 +187,7 @@ class BenignOscillation(MethodModule):
     test_step = validation_step
 
     def on_test_epoch_end(self) -> None:
-        """Log accuracies and the oscillation condition, as means over the networks that did not diverge."""
+        """Log accuracies and oscillation metrics as means over the networks that did not diverge."""
         draws, squares, far = self.oscillation
         found = {
             "rms_residual": (squares / draws.clamp(min=1)).sqrt(),
@@ -205,14 +206,14 @@ class BenignOscillation(MethodModule):
             log_same(self, f"test/{name}", value)
 
     def _accuracies(self) -> dict[str, Tensor]:
-        """Compute each network's accuracy on points without and with the strong feature, and on all points."""
+        """Compute the accuracies of each network on points without the strong feature, with it, and on all points."""
         assert self._right is not None
         counts = all_reduce_sum(self._right)
         share = (counts[:, 1:] / counts[:, :1]).unbind(0)
         return dict(zip(("weak_accuracy", "strong_accuracy", "accuracy"), share, strict=True))
 
     def _log_means(self, stage: str, found: Mapping[str, Tensor]) -> dict[str, list[float]]:
-        """Log and return means over the networks that did not diverge, if there are any."""
+        """Log means over the networks that did not diverge, if any, and return the values of these networks."""
         finite = self._finite()
         if not bool(finite.any()):
             return {}
@@ -223,9 +224,7 @@ class BenignOscillation(MethodModule):
 
     @property
     def tables(self) -> Mapping[str, Table]:
-        """Tables of the training history, of the scalar map over a and, after a test, of the results of each
-        network.
-        """
+        """Return tables of the training history, of the scalar map and, after a test, of the results per network."""
         a, s, mean = bifurcation()
         columns = {"a": a, "s": s, "mean of 1 - s": mean}
         made = {"bifurcation": Table(columns, kind="points", logarithmic=("s", "mean of 1 - s"))}

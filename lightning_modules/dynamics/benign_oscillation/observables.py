@@ -1,4 +1,4 @@
-"""Observables of patch networks: oscillation, alignment of filters, and accuracy by kind of point."""
+"""Observables of patch networks: oscillation, alignment of filters with features, and accuracy by kind of point."""
 
 import torch
 from torch import Tensor
@@ -11,18 +11,18 @@ INNER_PRODUCTS = ("<w+, u>", "<w+, v>", "-<w-, v>", "<w, noise>")
 def oscillation(
     signed: Tensor, strong: Tensor, delta: float, overshot: Tensor, learned: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Count sampled strong points from the first y f >= 1 on, and measure the distance of y f from 1.
+    """Measure the oscillation of y f around 1 at the sampled strong points, from the first y f >= 1 on.
 
     Args:
-        signed: y f of the sampled points, `[T, S]`.
-        strong: 1 if a sampled point has the strong feature, else 0, `[T, S]`.
-        delta: smallest distance of y f from 1 that counts as oscillation.
-        overshot: whether y f >= 1 has occurred before, `[S]`.
-        learned: whether the weak feature is learned, `[S]`; nothing is counted for these networks.
+        signed: y f of the sampled points in T iterations of S networks, `[T, S]`.
+        strong: 1 if a sampled point has the strong feature, and 0 otherwise, `[T, S]`.
+        delta: minimum distance between y f and 1 that counts as oscillation.
+        overshot: whether y f >= 1 has occurred before for each network, `[S]`.
+        learned: whether each network has learned the weak feature, `[S]`; points are not counted for these networks.
 
     Returns:
-        A tensor `[3, S]` with the number of points, the sum of (1 - y f)^2, and the number of points with |1 - y f| >=
-        delta; and the updated `overshot`.
+        A tensor `[3, S]` and the updated `overshot`. The tensor contains the number of counted points, the sum of (1 -
+        y f)^2 over them, and the number of counted points with |1 - y f| >= delta.
     """
     over = ((signed >= 1) * strong).cumsum(dim=0) > 0
     counted = strong * (over | overshot) * ~learned
@@ -32,7 +32,7 @@ def oscillation(
 
 
 def inner_products(weight: Tensor, points: PatchPoints) -> Tensor:
-    """Compute the largest <w_+, u>, <w_+, v>, -<w_-, v> and <w, xi> over the filters of each network, `[4, S]`."""
+    """Compute the maxima of <w_+, u>, <w_+, v>, -<w_-, v> and <w, xi> over the filters of each network, `[4, S]`."""
     u, v = points.signals
     positive, negative = weight.unbind(dim=1)
     noise = torch.einsum("nsd,sjrd->snjr", points.noise, weight).flatten(1)
@@ -40,15 +40,16 @@ def inner_products(weight: Tensor, points: PatchPoints) -> Tensor:
 
 
 def right_answers(f: Tensor, target: Tensor, strong: Tensor) -> Tensor:
-    """Count weak points, strong points and all points, and the correct predictions of each network among them.
+    """Count the weak, the strong and all points, and the correct predictions of each network for these points.
 
     Args:
-        f: outputs, `[B, S]`.
-        target: y, `[B, 1]`.
+        f: outputs of S networks, `[B, S]`.
+        target: labels y, `[B, 1]`.
         strong: whether a point has the strong feature, `[B]`.
 
     Returns:
-        `[3, 1 + S]`: the number of points, then the correct predictions of each network.
+        A tensor `[3, 1 + S]`: the first column contains the numbers of points, and the other columns the numbers of
+        correct predictions of each network.
     """
     kinds = torch.stack([~strong, strong, torch.ones_like(strong)]).to(f.dtype)
     return torch.cat([kinds.sum(dim=1, keepdim=True), kinds @ (f * target > 0).to(f.dtype)], dim=1)

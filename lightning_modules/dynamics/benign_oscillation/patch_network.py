@@ -15,58 +15,57 @@ from datamodules.randomness.counter import sample_words
 class PatchPoints(NamedTuple):
     """Training sets of S networks, with n points each.
 
-    A point has the patches y u (0 for weak points), y v and noise.
+    Each point has three patches: y u (or 0 for points without the strong feature), y v, and noise.
     """
 
     signals: Tensor
-    """u and v, `[2, d]`, orthogonal."""
+    """Features u and v, which are orthogonal, `[2, d]`."""
     strong: Tensor
-    """`[n, S]`, floating point: 1 if a point has the strong feature, else 0."""
+    """1 if a point has the strong feature, and 0 otherwise, `[n, S]`, floating point."""
     noise: Tensor
-    """`[n, S, d]`, orthogonal to u and v."""
+    """Noise patches, which are orthogonal to u and v, `[n, S, d]`."""
     target: Tensor
-    """y, `[n, S]`, -1 or 1."""
+    """Labels y in {-1, 1}, `[n, S]`."""
 
 
 def points_of(features: Tensor, target: Tensor, signals: Tensor) -> PatchPoints:
-    """Split rows of a `FeatureNoise` table, `[n, S, 3, d]` and `[n, S]`, into features, noise and targets."""
+    """Convert rows of a `FeatureNoise` table, `[n, S, 3, d]` and `[n, S]`, to patch points."""
     return PatchPoints(signals.to(features), features[:, :, 0].any(dim=2).to(target), features[:, :, 2], target)
 
 
 def output(weight: Tensor, patches: Tensor) -> Tensor:
-    """Compute f of each network at points.
+    """Compute the output f of each network for given points.
 
     Args:
         weight: filters of F_+ and F_-, `[S, 2, m, d]`.
-        patches: `[..., S, P, d]`, or `[..., 1, P, d]` for points common to all networks.
+        patches: patches of the points of each network, `[..., S, P, d]`, or of points that all networks share, `[...,
+            1, P, d]`.
 
     Returns:
-        `[..., S]`.
+        The outputs, `[..., S]`.
     """
     positive, negative = torch.einsum("sjrd,...spd->...sjrp", weight, patches).relu().square().sum(-1).unbind(-2)
     return (positive - negative).mean(dim=-1)
 
 
 def component(weight: Tensor, signal: Tensor) -> Tensor:
-    """Compute the contribution of feature v `[d]` in each class, which is y f for the single patch y v, for y = 1 and y
-    = -1.
-    """
+    """Compute the contribution of feature v, `[d]`, in each class: y f for a single patch y v with y = 1 and y = -1."""
     sign = 1 - 2 * torch.arange(2, dtype=weight.dtype, device=weight.device)[:, None]
     return sign * output(weight, (sign * signal)[:, None, None])
 
 
 def drawn_order(seed: int, iteration: Tensor, steps: int, size: int, replicas: int) -> Tensor:
-    """Sample the points of the coming iterations: each pass visits all points of a network in a new order.
+    """Sample the points of the next iterations; each pass visits all points of a network in a new random order.
 
     Args:
         seed: random seed.
-        iteration: number of the first iteration, int64; iteration and seed determine the sample.
-        steps: T, number of iterations.
-        size: n, points per network.
-        replicas: S, number of networks.
+        iteration: index of the first iteration, int64; iteration and seed determine the sampled points.
+        steps: number T of iterations.
+        size: number n of points of each network.
+        replicas: number S of networks.
 
     Returns:
-        `[T, S]`, int64.
+        The indices of the points, `[T, S]`, int64.
     """
     coming = iteration + torch.arange(steps, device=iteration.device)
     passes = iteration // size + torch.arange(steps // size + 2, device=iteration.device)
@@ -77,20 +76,21 @@ def drawn_order(seed: int, iteration: Tensor, steps: int, size: int, replicas: i
 
 @torch.no_grad()
 def descend(weight: Tensor, points: PatchPoints, order: Tensor, rate: float) -> Tensor:
-    """Take T SGD steps on (f - y)^2 in place. In each step, each network uses one point of its own training set.
+    """Take T SGD steps on (f - y)^2 in place; in each step, each network uses one point of its own training set.
 
-    All patches are multiples of u, v and n noise vectors b_k. SGD therefore only needs the inner products <w, b_k>, and
-    updates them with the inner products of the b_k. The final weights are w + sum_k c_k b_k. A filter is represented by
-    n + 2 numbers instead of d. The last axis is the network. Many networks therefore take little more time than one.
+    All patches are multiples of n + 2 vectors b_k: u, v and the n noise patches. SGD therefore only needs the inner
+    products <w, b_k>, and updates them with the inner products between the b_k. The final weights are w + sum_k c_k
+    b_k. During the steps, a filter is represented by n + 2 numbers instead of d. The last axis of all tensors is the
+    network, so many networks take little more time than one.
 
     Args:
-        weight: filters `[S, 2, m, d]`.
-        points: training sets.
-        order: index of the point of each step, `[T, S]`, int64.
-        rate: eta, learning rate.
+        weight: filters of F_+ and F_-, `[S, 2, m, d]`, updated in place.
+        points: training sets of the networks.
+        order: index of the point that each network uses in each step, `[T, S]`, int64.
+        rate: learning rate eta.
 
     Returns:
-        y f at the point of each step, before the update, `[T, S]`.
+        The values y f of these points before the update of the step, `[T, S]`.
     """
     S, filters = weight.shape[0], weight.shape[2]
     network = torch.arange(S, device=order.device)
@@ -105,7 +105,7 @@ def descend(weight: Tensor, points: PatchPoints, order: Tensor, rate: float) -> 
     gram = gram.gather(0, order[:, None].expand(-1, len(gram), -1))[:, :, None]  # sampled x all points, [T, n, 1, S]
     drawn = order[:, None, None].expand(-1, 1, 2 * filters, -1)
     total = torch.zeros_like(product)
-    active = torch.zeros_like(product[:3])  # relu <w, x_p>; buffers are reused, because allocation is slow
+    active = torch.zeros_like(product[:3])  # relu(<w, x_p>); buffers are reused, because allocation is slow
     change, terms = torch.empty_like(active), torch.empty_like(active)
     (active_signals, active_noise), (change_signals, change_noise), (of_signals, of_noise), (to_signals, to_noise) = (
         (each[:2], each[2:]) for each in (active, change, product, total)

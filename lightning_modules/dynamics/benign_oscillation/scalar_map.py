@@ -1,12 +1,12 @@
-"""Scalar map of a network while the strong feature dominates, and the learning rates at which the map oscillates.
+"""Scalar map that describes a network while the strong feature dominates, and learning rates for which it oscillates.
 
-On a strong point with s = y f and a = 4 eta ||u||^2 / m, filters along u give
+Consider a strong point, and let s = y f and a = 4 eta ||u||^2 / m. If the filters are parallel to u, an SGD step gives
 
     s <- s (1 + a (1 - s))^2.
 
-The fixed point 1 of the map has the multiplier 1 - 2a. It is therefore unstable for a > 1. The largest value of s is
-reached after s = (1 + a) / (3a). If 4 (1 + a)^2 <= 27, it stays below the zero of the map, (1 + a) / a, and no filter
-changes sign.
+The derivative of the map at its fixed point s = 1 is 1 - 2a, so the fixed point is unstable for a > 1. The map has its
+maximum at s = (1 + a) / (3a). If 4 (1 + a)^2 <= 27, this maximum is below the zero of the map, (1 + a) / a, and filters
+do not change their signs.
 """
 
 import math
@@ -16,42 +16,45 @@ import torch
 from torch import Tensor
 
 GREATEST_A = math.sqrt(27 / 4) - 1
-"""Largest a, 1.598, for which the map is bounded with 1 + a (1 - s) > 0."""
+"""Largest a, 1.598, for which the map is bounded and 1 + a (1 - s) > 0."""
 
 
 def map_parameter(rate: float, filters: int, strong_norm: float) -> float:
-    """Compute a = 4 eta ||u||^2 / m, for the loss (f - y)^2 without a factor 1/2, and an output with factor 1/m."""
+    """Compute a = 4 eta ||u||^2 / m for the loss (f - y)^2, without a factor 1/2, and an output with the factor 1/m."""
     return 4 * rate * strong_norm**2 / filters
 
 
 def window(filters: int, strong_norm: float) -> tuple[float, float]:
-    """Compute the range of rates where the map oscillates, 1 < a <= sqrt(27/4) - 1: about [m/4, 2m/5] / ||u||^2."""
+    """Compute the learning rates between which the map oscillates, for 1 < a <= sqrt(27/4) - 1.
+
+    This range is about [m/4, 2m/5] / ||u||^2.
+    """
     unit = map_parameter(1.0, filters, strong_norm)
     return 1 / unit, GREATEST_A / unit
 
 
 def scalar_map(s: Tensor, a: Tensor) -> Tensor:
-    """Take one step of the map: s (1 + a (1 - s))^2."""
+    """Compute one step of the map, s (1 + a (1 - s))^2."""
     return s * (1 + a * (1 - s)) ** 2
 
 
 class Orbit(NamedTuple):
-    """A long orbit of the map for each value of a, `[n]`."""
+    """Long orbits of the map for n values of a."""
 
     last: Tensor
-    """Last values of the orbit, `[kept, n]`."""
+    """Last values of each orbit, `[kept, n]`."""
     mean_residual: Tensor
-    """Mean of 1 - s over all steps, `[n]`; positive values, during oscillation, make the weak feature grow."""
+    """Mean of 1 - s over all steps, `[n]`; if it is positive, the weak feature grows during the oscillation."""
 
 
 def orbit(a: Tensor, start: float = 0.3, steps: int = 2000, kept: int = 200) -> Orbit:
-    """Iterate the map from an initial value.
+    """Iterate the map from an initial value for each value of a.
 
     Args:
-        a: map parameters, `[n]`.
-        start: s_0, initial value.
+        a: parameters a of the map, `[n]`.
+        start: initial value of s.
         steps: number of steps.
-        kept: number of final values to return.
+        kept: number of last values to return.
     """
     s = torch.full_like(a, start)
     total, last = torch.zeros_like(a), []
@@ -64,12 +67,12 @@ def orbit(a: Tensor, start: float = 0.3, steps: int = 2000, kept: int = 200) -> 
 
 
 def bifurcation(least: float = 0.8, count: int = 240, kept: int = 40) -> tuple[list[float], list[float], list[float]]:
-    """Compute the bifurcation diagram of the map: a, final values of s, and the mean of 1 - s, clamped at 0.
+    """Compute the bifurcation diagram of the map: values of a, last values of s, and means of 1 - s, clamped at 0.
 
     Args:
         least: smallest value of a; the largest value is `GREATEST_A`.
         count: number of values of a.
-        kept: number of values of s for each a.
+        kept: number of last values of s for each a.
 
     Returns:
         Three lists of `count * kept` numbers.

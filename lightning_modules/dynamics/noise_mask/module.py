@@ -1,4 +1,4 @@
-"""LightningModule of noise masks: a classifier is pre-trained under a policy's masks, then tuned on clean images."""
+"""The LightningModule that pre-trains a classifier under noise masks, and then tunes it on clean images."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -31,31 +31,31 @@ from lightning_modules.training.logging import log_training
 from lightning_modules.training.requirements import require_unused_parameters
 
 SHOWN = 2**30
-"""Epoch number that seeds the masks in image grids; training never uses it."""
+"""Epoch index that seeds the masks in image grids; training never reaches this index."""
 
 
 class NoiseMask(ClassifierSteps, MethodModule):
-    """Pre-train a classifier under noise masks of a policy, then tune the classifier on clean images.
+    """Pre-train a classifier under noise masks from a policy, then tune the classifier on clean images.
 
     Args:
-        network: maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`.
+        network: network that maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`.
         num_classes: number of classes.
-        mask_epochs: epochs with masks; `trainer.max_epochs` also includes the tuning epochs.
-        policy: maps images to log-parameters `[B, 2 grid grid]`, such as `MaskPolicy`; None samples uniform cells.
-        grid: mask cells per side, at most the image's side in pixels.
-        kernel: kernel size of the Gaussian blur in pixels, odd.
-        sigma: standard deviation of the blur in pixels.
-        mean: value of masked pixels, for each channel or for all channels.
-        averaged_epochs: number of final epochs with masks; the weights at the end of these epochs are averaged before
-            tuning.
-        objective: `paper_code`, or `reinforce` with a baseline.
-        policy_rate: learning rate of the policy as a multiple of the classifier's learning rate.
-        optimizer: optimizer of two parameter groups, classifier and policy.
+        mask_epochs: number of epochs with masks; the remaining epochs up to `trainer.max_epochs` are tuning epochs.
+        policy: network that maps images to log-parameters `[B, 2 grid grid]`, such as `MaskPolicy`; None means uniform
+            cells.
+        grid: number of mask cells along each side, at most the side length of the images in pixels.
+        kernel: kernel size of the Gaussian blur, in pixels, odd.
+        sigma: standard deviation of the Gaussian blur, in pixels.
+        mean: value of fully masked pixels, one for each channel or one for all channels.
+        averaged_epochs: number of last mask epochs whose final weights are averaged before tuning.
+        objective: training objective with masks, `paper_code` or `reinforce`.
+        policy_rate: ratio of the learning rate of the policy to that of the classifier.
+        optimizer: optimizer, which receives the parameters of the classifier and of the policy as two groups.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
-        ValueError: if an argument is out of range, or, at setup, if grid or kernel is too large for the images, or DDP
-            does not allow unused parameters. The policy is unused during tuning.
+        ValueError: if an argument is out of range; at setup, if `grid` or `kernel` is too large for the images, or if
+            DDP does not allow unused parameters, because the policy is not used during tuning.
     """
 
     mean: Tensor
@@ -116,7 +116,10 @@ class NoiseMask(ClassifierSteps, MethodModule):
             require_unused_parameters(self.trainer, "NoiseMask", "does not train its policy while it tunes")
 
     def laws(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the mixed log-parameters of the cells of each image, `[B, 2, K]`, and the output of the policy."""
+        """Return the log-parameters of the cells of each image, mixed with the base, and the policy's output.
+
+        Both are `[B, 2, K]`.
+        """
         if self.policy is None:
             own = at_least_float32(self.base).expand(len(image), -1, -1)
             return own, own
@@ -124,7 +127,7 @@ class NoiseMask(ClassifierSteps, MethodModule):
         return mixed(self.base, own), own
 
     def masks(self, cells: Tensor, image: Tensor) -> Tensor:
-        """Upsample and blur cells `[B, K]` to masks `[B, 1, H, W]`."""
+        """Convert cells `[B, K]` to masks `[B, 1, H, W]` by upsampling and blurring."""
         with in_full_precision(self.device):
             return smooth(cells, (image.shape[2], image.shape[3]), self.kernel, self.sigma).to(image.dtype)
 
@@ -148,7 +151,7 @@ class NoiseMask(ClassifierSteps, MethodModule):
         return {"loss": log_training(self, batch, loss, **terms), "logits": logits.detach()}
 
     def _objective(self, cost: Tensor, density: Tensor) -> Tensor:
-        """Compute the objective of the global batch, and update the baseline of reinforce."""
+        """Compute the objective of the global batch, and update the baseline of the objective `reinforce`."""
         if self.objective == "paper_code":
             return paper_code(cost, density)
         loss = reinforce(cost, density, self.baseline.clone())
@@ -156,7 +159,7 @@ class NoiseMask(ClassifierSteps, MethodModule):
         return loss
 
     def on_train_epoch_end(self) -> None:
-        """Average the weights over the last mask epochs, and load the average after the final mask epoch."""
+        """Average the weights over the last mask epochs, and load the average into the network after the last one."""
         number = self.current_epoch - (self.mask_epochs - self.averaged_epochs)
         if not 0 <= number < self.averaged_epochs or self.averaged_epochs == 1:
             return
@@ -171,7 +174,7 @@ class NoiseMask(ClassifierSteps, MethodModule):
             self._average = {}
 
     def image_columns(self, batch: Any, outputs: Any) -> Mapping[str, Tensor | ImageColumn]:
-        """Show images, their masks and the masked images."""
+        """Show the images, their masks and the masked images."""
         image = batch["image"]
         law, _ = self.laws(image)
         cells = drawn_cells(law[:, 0], law[:, 1], CounterRNG(run_seed(), SHOWN, batch["index"]))

@@ -1,4 +1,4 @@
-"""Learning rate schedule of classifier and policy over both stages."""
+"""Learning-rate schedules of the classifier and the policy for pre-training and tuning."""
 
 import math
 from typing import Any
@@ -10,20 +10,20 @@ from datamodules.arguments import at_least, positive, within
 
 
 class MaskThenTuning(LambdaLR):
-    """Step schedule for the classifier in both stages, with warmup in tuning; cosine schedule for the policy.
+    """A step schedule for the classifier, with a warm-up at the start of tuning, and a cosine schedule for the policy.
 
         with masks   lr gamma^(e // step), policy lr_p (1 + cos(pi e / mask_epochs)) / 2
         tuning       rises linearly from warmup_factor tuning_rate over warmup_epochs, then steps down
 
     Args:
-        optimizer: optimizer whose first parameter group holds the classifier; a second group, if present, holds the
-            policy.
-        mask_epochs: epochs with masks.
-        tuning_rate: learning rate of the tuning stage.
-        step: epochs between two decreases of the learning rate.
-        gamma: factor of each decrease.
-        warmup_epochs: epochs of linear warmup at the start of tuning.
-        warmup_factor: initial learning rate of the warmup, as a fraction of `tuning_rate`.
+        optimizer: optimizer whose first parameter group contains the classifier; a second group, if there is one,
+            contains the policy.
+        mask_epochs: number of epochs with masks.
+        tuning_rate: learning rate of the classifier at the start of tuning, after the warm-up.
+        step: number of epochs between two decreases of the learning rate.
+        gamma: factor by which the learning rate is multiplied at each decrease.
+        warmup_epochs: number of epochs of linear warm-up at the start of tuning.
+        warmup_factor: initial learning rate of the warm-up, as a fraction of `tuning_rate`.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -56,5 +56,5 @@ class MaskThenTuning(LambdaLR):
         def policy(epoch: int) -> float:
             return (1 + math.cos(math.pi * epoch / mask_epochs)) / 2 if epoch < mask_epochs else 0.0
 
-        factors: Any = [classifier, policy]  # LambdaLR's annotation does not accept this list type
+        factors: Any = [classifier, policy]  # the type annotation of LambdaLR does not accept this list type
         super().__init__(optimizer, factors[: len(optimizer.param_groups)])

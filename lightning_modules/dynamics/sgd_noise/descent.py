@@ -1,4 +1,4 @@
-"""SGD on a hinge loss, and the diffusion that imitates SGD, many iterations per call without host synchronisation."""
+"""SGD on a hinge loss, and an SDE that imitates SGD, for many iterations per call without host synchronisation."""
 
 from typing import Literal, NamedTuple
 
@@ -12,64 +12,64 @@ from lightning_modules.optim.optimizers import trainable_parameters
 from lightning_modules.torch_internals import foreach_add_
 
 Loss = Literal["hinge", "quadratic_hinge", "soft_hinge"]
-"""phi of the loss phi(alpha y F) / alpha; zero at fitted points."""
+"""Name of the function phi in the loss phi(alpha y F) / alpha; phi is zero at fitted points."""
 Dynamics = Literal["sgd", "sde"]
 MOST_AHEAD = 1024
-"""Maximum number of batches evaluated together."""
+"""Maximum number of batches that are evaluated together."""
 MOST_DRAWN = 2**20
-"""Maximum number of point indices sampled per training step, unless one batch per iteration needs more."""
+"""Maximum number of point indices that are sampled per training step, unless one batch per iteration needs more."""
 
 
 class DescentPoints(NamedTuple):
     """The full training set, replicated on every rank."""
 
     features: Tensor
-    """`[P, ...]`."""
+    """Features of the points, `[P, ...]`."""
     sign: Tensor
-    """`[P]`, floating point: y, -1 or 1."""
+    """Labels y in {-1, 1}, `[P]`, floating point."""
     initial: Tensor
-    """`[P]`: f(w_0, x)."""
+    """Initial outputs f(w_0, x), `[P]`."""
 
 
 class Course(NamedTuple):
     """Summary of the iterations of a training step, as tensors on the device."""
 
     passed: Tensor
-    """Number of iterations, skipped ones included."""
+    """Number of iterations, including skipped iterations."""
     changed: Tensor
-    """Number of iterations up to and including the last one that changed the weights; 0 if none did."""
+    """Number of iterations up to the last one that changed the weights, inclusive; 0 if no iteration changed them."""
     loss: Tensor
-    """Loss of the last batch; not finite if an earlier one was not."""
+    """Loss of the last batch; it is not finite if an earlier loss was not finite."""
 
 
 def fitted(signed: Tensor, alpha: float) -> Tensor:
-    """Return a mask of the fitted points: y F >= 1 / alpha or, with zero margin, y F > 0.
+    """Return a mask of the fitted points, for which y F >= 1 / alpha or, with zero margin, y F > 0.
 
     Args:
-        signed: y F, of any shape; NaN counts as not fitted.
+        signed: values of y F, of any shape; NaN counts as not fitted.
         alpha: scale of the output; infinity means zero margin.
     """
     return (signed >= 1 / alpha) & (signed > 0)
 
 
 def hinge(signed: Tensor, alpha: float) -> Tensor:
-    """Compute max(0, 1 - alpha y F) / alpha = max(0, 1 / alpha - y F). The gradient at a fitted point is zero.
+    """Compute max(0, 1 - alpha y F) / alpha = max(0, 1 / alpha - y F), whose gradient at fitted points is zero.
 
     Args:
-        signed: y F, of any shape.
+        signed: values of y F, of any shape.
         alpha: scale of the output; infinity gives the perceptron loss.
     """
     return torch.where(fitted(signed, alpha), 0.0, 1 / alpha - signed)
 
 
 def margin_loss(signed: Tensor, alpha: float, loss: Loss) -> Tensor:
-    """Compute phi(alpha y F) / alpha. With r = 1 - alpha y F, phi at points that are not fitted is
+    """Compute the loss phi(alpha y F) / alpha, where phi at points that are not fitted depends on r = 1 - alpha y F:
 
         r for the hinge,    r^2 for the quadratic hinge,    r exp(-1 / (2r)) for the soft hinge.
 
     Args:
         signed: y F, of any shape.
-        alpha: scale of the output; infinity is possible for the hinge only.
+        alpha: scale of the output; infinity is only supported for the hinge.
         loss: name of phi.
     """
     if loss == "hinge":
@@ -80,7 +80,7 @@ def margin_loss(signed: Tensor, alpha: float, loss: Loss) -> Tensor:
 
 
 def slope(signed: Tensor, sign: Tensor, alpha: float, loss: Loss = "hinge") -> Tensor:
-    """Compute the derivative of the loss with respect to F. For the hinge: -y if a point is not fitted, else 0."""
+    """Compute the derivative of the loss with respect to F; for the hinge, it is -y at points that are not fitted."""
     done = fitted(signed, alpha)
     if loss == "hinge":
         return torch.where(done, 0.0, -sign)
@@ -89,23 +89,23 @@ def slope(signed: Tensor, sign: Tensor, alpha: float, loss: Loss = "hinge") -> T
 
 
 def _distance(signed: Tensor, done: Tensor, alpha: float) -> Tensor:
-    """Compute r = 1 - alpha y F, positive also where rounding makes it zero, and 1 at fitted points."""
+    """Compute r = 1 - alpha y F, which is replaced by 1 at fitted points, and by at least 1e-30 elsewhere."""
     return torch.where(done, 1.0, (1 - alpha * signed).clamp(min=1e-30))
 
 
 def drawn_batches(seed: int, iteration: Tensor, num_points: int, batch_size: int) -> Tensor:
-    """Sample the batch of each iteration, a uniformly random subset of the points, by Floyd's algorithm.
+    """Sample the batch of each iteration, a uniformly distributed subset of the points, by Floyd's algorithm.
 
-    A batch depends only on (seed, iteration), not on the other batches sampled with it.
+    Each batch depends only on (seed, iteration), and not on the other batches that are sampled in the same call.
 
     Args:
         seed: random seed.
-        iteration: iteration numbers, `[n]`, int64.
-        num_points: P, number of points.
-        batch_size: B, at most P.
+        iteration: indices of the iterations, `[n]`, int64.
+        num_points: number P of points.
+        batch_size: batch size B, at most P.
 
     Returns:
-        Indices of points, `[n, B]`, int64, distinct within a row.
+        The indices of the points, `[n, B]`, int64, which are distinct within each row.
     """
     word = (sample_words(seed, 0, iteration, batch_size) >> 1) & torch.iinfo(torch.int64).max
     chosen: list[Tensor] = []
@@ -119,13 +119,13 @@ def drawn_batches(seed: int, iteration: Tensor, num_points: int, batch_size: int
 
 
 def ahead_of(num_unfitted: int, num_points: int, batch_size: int, iterations: int) -> int:
-    """Choose how many batches to evaluate together: a power of two near the expected gap between unfitted batches.
+    """Choose the number of batches to evaluate together: a power of two near the expected gap between unfitted batches.
 
     Args:
         num_unfitted: number of points that are not fitted.
         num_points: P, number of points.
-        batch_size: B, points per batch.
-        iterations: iterations per training step.
+        batch_size: batch size B.
+        iterations: number of iterations per training step.
     """
     expected = num_points // (batch_size * max(num_unfitted, 1))
     most = min(expected, MOST_AHEAD, MOST_DRAWN // (iterations * batch_size))
@@ -142,19 +142,20 @@ def descend(
     alpha: float,
     loss: Loss = "hinge",
 ) -> Course:
-    """Run SGD iterations w <- w - rate * grad (mean loss of the batch), in place.
+    """Run SGD iterations w <- w - rate * grad (mean loss of the batch) in place.
 
-    A batch whose points are all fitted does not change the weights. Therefore the next `ahead` batches are evaluated
-    together, and the batches before the first unfitted batch are skipped. Evaluating batches together changes neither
-    weights nor iteration counts. Each batch is sharded over ranks.
+    A batch is called unfitted if at least one of its points is not fitted. Only unfitted batches change the weights.
+    Therefore the next `ahead` batches are evaluated together, and all batches before the first unfitted batch are
+    skipped. Evaluating batches together changes neither the weights nor the number of iterations. Each batch is sharded
+    over ranks.
 
     Args:
         network: maps features to `[n, 1]`; identical on all ranks.
         points: training set.
         batches: indices of the next batches, `[iterations * ahead, B]`.
-        iterations: number of SGD updates. Each update uses the first unfitted batch of a group; if all batches are
-            fitted, it uses the last batch of the group.
-        ahead: number of batches evaluated together.
+        iterations: number of SGD updates. Each update uses the first unfitted batch of a group of batches or, if all
+            batches of the group are fitted, the last batch.
+        ahead: number of batches in a group, which are evaluated together.
         rate: learning rate.
         alpha: scale of the output.
         loss: name of phi.
@@ -166,7 +167,7 @@ def descend(
     signed = points.initial[:0]
 
     def chosen(position: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Compute f, y and y F of points by index."""
+        """Compute f, y and y F for the points at given indices."""
         features, sign, initial = (each.index_select(0, position) for each in points)
         output = network(features).flatten()
         return output, sign, sign * (output.detach() - initial)
@@ -199,17 +200,18 @@ def diffuse(
     alpha: float,
     loss: Loss = "hinge",
 ) -> Course:
-    """Run iterations of the stochastic differential equation in place: full-batch descent plus Gaussian noise.
+    """Run iterations of the SDE in place, which are full-batch descent steps plus Gaussian noise.
 
         w <- w - rate * grad L + rate * s * grad_w mean_mu f(w, x_mu) xi_mu,    s^2 = (1/B - 1/P) sum_mu l'_mu^2
 
-    xi is N(0, I_P), and l'_mu is the derivative of the loss of point mu with respect to F. The noise has the strength
-    of the noise of batches of B points, and lies in the span of the gradients of f. Points are sharded over ranks.
+    xi is N(0, I_P), and l'_mu is the derivative of the loss of point mu with respect to F. The noise has the same
+    strength as the noise of batches of B points, and lies in the span of the gradients of f. The points are sharded
+    over ranks.
 
     Args:
         network: maps features to `[n, 1]`; identical on all ranks.
         points: training set.
-        noise: xi of each iteration, `[iterations, P]`.
+        noise: noise xi of each iteration, `[iterations, P]`.
         batch_size: B.
         rate: learning rate.
         alpha: scale of the output.
@@ -237,7 +239,7 @@ def diffuse(
 
 
 def drawn_noise(seed: int, iteration: Tensor, points: DescentPoints) -> Tensor:
-    """Sample xi of each iteration, `[n, P]`; the numbers depend only on (seed, iteration)."""
+    """Sample the noise xi of each iteration, `[n, P]`, which depends only on (seed, iteration)."""
     return CounterRNG(seed, 0, iteration).normal(points.sign.expand(len(iteration), -1))
 
 
@@ -254,16 +256,16 @@ def run_iterations(
     alpha: float,
     loss: Loss,
 ) -> Course:
-    """Run iterations in place by `descend` or `diffuse`, with batches or noise from (seed, iteration).
+    """Run iterations in place by `descend` or `diffuse`; (seed, iteration) determines the batches or the noise.
 
     Args:
         network: maps features to `[n, 1]`; identical on all ranks.
         points: training set.
         dynamics: `sgd` or `sde`.
         seed: random seed.
-        first: number of the first iteration.
+        first: index of the first iteration.
         iterations: number of updates.
-        unfitted: number of points that were last found not fitted; None if unknown.
+        unfitted: number of points that were not fitted at the last measurement; None if unknown.
         batch_size: B.
         rate: learning rate.
         alpha: scale of the output.
@@ -280,7 +282,7 @@ def run_iterations(
 
 
 def _summed(tensors: list[Tensor]) -> list[Tensor]:
-    """All-reduce the sum of several tensors in one message."""
+    """Return sums of several tensors over ranks, computed by a single all-reduce."""
     message = torch.cat([tensor.flatten() for tensor in tensors])
     dist.all_reduce(message)
     parts = message.split([tensor.numel() for tensor in tensors])

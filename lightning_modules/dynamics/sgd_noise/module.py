@@ -1,4 +1,4 @@
-"""LightningModule that trains by SGD at a given temperature until all points are fitted."""
+"""The LightningModule that trains by SGD at a given temperature until all points are fitted."""
 
 import copy
 import math
@@ -30,34 +30,34 @@ from lightning_modules.training.logging import log_same
 
 UNFIT_PRECISION = ("16-mixed", "16-true", "bf16-true")
 GROWTH = 1.25
-"""Growth factor of the number of iterations between consecutive table rows."""
+"""Minimum ratio of the numbers of iterations of two successive table rows."""
 OF_TRAINING = {
     "loss": "training_loss",
     "error": "training_error",
     "margin": "training_margin",
     "unfitted": "points_left",
 }
-"""Names under which observables of the training points are logged in `test`."""
+"""Names under which `test` logs observables of the training points."""
 
 
 class SGDNoise(MethodModule):
-    """Train a network on two classes by SGD at a given temperature, until all training points are fitted.
+    """Train a network on two classes by SGD at a given temperature until all training points are fitted.
 
     Args:
-        network: maps features `[B, ...]` to one output `[B, 1]`, such as
+        network: network that maps features `[B, ...]` to one output `[B, 1]`, such as
             `lightning_modules.networks.ntk_mlp.NTKMLP`.
-        temperature: T, ratio of learning rate to batch size.
-        alpha: scale of the output, the inverse of the margin; large values give lazy training. Infinity means zero
-            margin and needs a network with all weights initialised to zero.
-        batch_size: B, global batch size.
-        iterations_per_step: SGD iterations per training step, not counting skipped iterations with fitted batches.
-        kernel_points: number of training points on which the tangent kernel is measured; 0 disables this.
-        loss: function of the margin: `hinge`, `quadratic_hinge` (its square) or `soft_hinge`.
-        dynamics: `sgd`, or `sde`: full-batch descent with Gaussian noise of the strength of SGD noise.
+        temperature: temperature T, the ratio of the learning rate to the batch size.
+        alpha: scale of the output, which is the inverse of the margin; large values give lazy training. Infinity means
+            zero margin, and requires a network whose weights are all initialised to zero.
+        batch_size: global batch size B.
+        iterations_per_step: number of SGD iterations per training step, not including skipped iterations.
+        kernel_points: number of training points on which the tangent kernel is measured; 0 disables the measurement.
+        loss: function phi of the loss, `hinge`, `quadratic_hinge` (the square of the hinge) or `soft_hinge`.
+        dynamics: `sgd`, or `sde` for full-batch descent with Gaussian noise of the same strength as the noise of SGD.
 
     Raises:
-        ValueError: if an argument is out of range, or if `alpha` is infinite and `loss` is not `hinge` or some weights
-            of the network are not zero.
+        ValueError: if an argument is out of range; also if `alpha` is infinite and either `loss` is not `hinge` or the
+            weights of the network are not all zero.
     """
 
     iteration: Tensor
@@ -99,7 +99,7 @@ class SGDNoise(MethodModule):
         self._points: DescentPoints | None = None
         self._direction: Tensor | None = None
         self._kernel: Tensor | None = None
-        self._left: int | None = None  # training points not fitted at the end of the last epoch
+        self._left: int | None = None  # number of points that were not fitted at the end of the last epoch
         self._diverged = False
         self._rows: list[dict[str, float]] = []
         self._times: dict[str, float] = {}
@@ -128,10 +128,10 @@ class SGDNoise(MethodModule):
                 f"model.batch_size must be at most {num_points}, the number of training points, got {self.batch_size}"
             )
 
-    # training
+    # Training
 
     def on_fit_start(self) -> None:
-        self._points = self._kernel = None  # may be left from an earlier fit
+        self._points = self._kernel = None  # both may be set from an earlier fit
 
     def training_step(self, batch: TableBatch, batch_idx: int) -> dict[str, Tensor]:
         with in_full_precision(self.device):
@@ -141,7 +141,7 @@ class SGDNoise(MethodModule):
         self.changed.copy_(torch.where(course.changed > 0, self.iteration + course.changed, self.changed))
         self.iteration += course.passed
         self.optimizers().step()  # type: ignore[union-attr] # no gradients; it only advances the global step
-        # A non-finite loss is a result: it ends training at the end of the epoch, without an error.
+        # A loss that is not finite is treated as a result: training stops at the end of the epoch without an error.
         return {"loss": course.loss.nan_to_num(nan=torch.finfo(course.loss.dtype).max)}
 
     def configure_optimizers(self) -> Any:
@@ -174,7 +174,7 @@ class SGDNoise(MethodModule):
                 self._keep(row, signed)
 
     def _keep(self, row: dict[str, float], signed: Tensor) -> None:
-        """Measure weights and kernel, and append a row to the tables."""
+        """Measure the weights and the kernel, and append a row to the tables."""
         assert self._points is not None
         changes, before = (each.tolist() for each in squared_changes(self.network, self.initial))
         row = {"time": self.rate * row["iterations"], "training_time": self.rate * row.pop("changed"), **row}
@@ -192,11 +192,11 @@ class SGDNoise(MethodModule):
         self._rows.append(row)
         self._changes.append(changes)
 
-    # results
+    # Results
 
     @property
     def tables(self) -> Mapping[str, Table]:
-        """Tables of the training history, and of the squared change |w - w_0|^2 of each parameter over time."""
+        """Return tables of the training history, and of the squared change |w - w_0|^2 of each parameter over time."""
         if not self._rows:
             return {}
         columns = {name: [row[name] for row in self._rows] for name in self._rows[0]}
@@ -222,9 +222,9 @@ class SGDNoise(MethodModule):
             self.log(f"test/{name}", value, on_epoch=True, batch_size=global_batch_size(batch), sync_dist=True)
 
     def on_test_epoch_end(self) -> None:
-        """Log the final measurements of training. If not all points were fitted, the training time is infinite.
+        """Log the last measurements of training; if not all points were fitted, the training time is infinite.
 
-        If training diverged, only `test/diverged` is logged; `compare` handles this.
+        If training diverged, only `test/diverged` is logged; `compare` can handle the missing metrics.
         """
         log_same(self, "test/diverged", float(self._diverged))
         last = final_observables(self._rows[-1], self._times) if self._rows and not self._diverged else {}

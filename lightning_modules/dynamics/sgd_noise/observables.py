@@ -1,4 +1,4 @@
-"""Observables of training: change of weights, outputs and tangent kernel since initialisation."""
+"""Observables of training: changes of the weights, the outputs and the tangent kernel since initialisation."""
 
 import math
 from collections.abc import Mapping
@@ -10,32 +10,30 @@ from torch.func import functional_call, grad, vmap
 from lightning_modules.dynamics.sgd_noise.descent import Loss, fitted, margin_loss, slope
 
 AT_ONCE = 16
-"""Points per chunk of gradients."""
+"""Number of points whose gradients are computed at once."""
 OUTPUTS_AT_ONCE = 1024
 UNFITTED_SHARES = {"time_to_half": 0.5, "time_to_nine_tenths": 0.1}
-"""Largest share of unfitted points, by the name of the time until which this share is reached."""
+"""Recorded times by name; each is the first time at which at most this fraction of the points is not fitted."""
 
 
 @torch.no_grad()
 def outputs(network: nn.Module, features: Tensor) -> Tensor:
-    """Compute f(w, x) `[n]` of points `[n, ...]`, in chunks."""
+    """Compute the outputs f(w, x), `[n]`, for points `[n, ...]` in chunks."""
     return torch.cat([network(part).flatten() for part in features.split(OUTPUTS_AT_ONCE)])
 
 
 def fit_statistics(signed: Tensor, alpha: float, loss: Loss = "hinge") -> dict[str, Tensor]:
-    """Compute loss, error, margin and the number of unfitted points.
+    """Compute the loss, the error, the margin and the number of unfitted points.
 
     Args:
-        signed: y F, `[n]`.
+        signed: values of y F, `[n]`.
         alpha: scale of the output.
         loss: name of phi.
 
     Returns:
-        `loss`: alpha times the mean loss, which is phi(0) initially (1 for the hinge); with zero margin, the mean of
-            max(0, -y F).
-        `error`: fraction of points with y F <= 0 or not finite.
-        `margin`: smallest alpha y F; with zero margin, smallest y F.
-        `unfitted`: number of points that are not fitted.
+        `loss`: alpha times the mean loss, which is initially phi(0) (1 for the hinge); with zero margin, the mean of
+        max(0, -y F). `error`: fraction of points for which y F <= 0 or y F is not finite. `margin`: minimum of alpha y
+        F or, with zero margin, of y F. `unfitted`: number of points that are not fitted.
     """
     scale = alpha if alpha < float("inf") else 1.0
     return {
@@ -47,7 +45,7 @@ def fit_statistics(signed: Tensor, alpha: float, loss: Loss = "hinge") -> dict[s
 
 
 def tangent_kernel(network: nn.Module, features: Tensor) -> Tensor:
-    """Compute the Gram matrix K_ij = grad_w f(x_i) . grad_w f(x_j) of points `[n, ...]`, `[n, n]`."""
+    """Compute the tangent kernel K_ij = grad_w f(x_i) . grad_w f(x_j), `[n, n]`, for points `[n, ...]`."""
     parameters = {name: parameter.detach() for name, parameter in network.named_parameters()}
 
     def output(parameters: dict[str, Tensor], one: Tensor) -> Tensor:
@@ -61,19 +59,20 @@ def tangent_kernel(network: nn.Module, features: Tensor) -> Tensor:
 def kernel_statistics(
     kernel: Tensor, initial: Tensor, signed: Tensor, sign: Tensor, alpha: float, loss: Loss = "hinge"
 ) -> dict[str, Tensor]:
-    """Compute statistics of the tangent kernel and of the loss gradients on some points.
+    """Compute statistics of the tangent kernel and of the loss gradients for a set of points.
 
     Args:
-        kernel: K, `[n, n]`.
-        initial: K_0, kernel at the initial weights.
-        signed: y F of the points, `[n]`.
-        sign: y of the points.
+        kernel: tangent kernel K, `[n, n]`.
+        initial: tangent kernel K_0 at the initial weights, `[n, n]`.
+        signed: values of y F of the points, `[n]`.
+        sign: labels y of the points, `[n]`.
         alpha: scale of the output.
         loss: name of phi.
 
     Returns:
         `kernel_change`: mean (K - K_0)^2 / mean K^2. `overlap`: y . K y / n^2. `gradient_norm`: squared norm of the
-        mean loss gradient. `gradient_variance`: mean squared distance of the gradients of the points from their mean.
+        mean loss gradient. `gradient_variance`: mean squared distance between the loss gradient of a point and the mean
+        loss gradient.
     """
     slopes = slope(signed, sign, alpha, loss)
     weighted = slopes[:, None] * kernel * slopes
@@ -87,17 +86,17 @@ def kernel_statistics(
 
 
 def squared_changes(network: nn.Module, initial: nn.Module) -> tuple[Tensor, Tensor]:
-    """Sum (w - w_0)^2 and w_0^2 over each parameter, both `[number of parameters]`."""
+    """Compute the sums of (w - w_0)^2 and of w_0^2 over each parameter's entries, both `[number of parameters]`."""
     pairs = list(zip(network.parameters(), initial.parameters(), strict=True))
     change = torch.stack([((now.detach() - before) ** 2).sum() for now, before in pairs])
     return change, torch.stack([(before**2).sum() for _, before in pairs])
 
 
 def along_and_across(network: nn.Module, initial: nn.Module, direction: Tensor) -> tuple[float, float]:
-    """Measure the change of the weight of a perceptron, along the true direction and orthogonal to it.
+    """Measure the change of the weight of a perceptron along the true direction and orthogonal to it.
 
     Args:
-        network: perceptron with a single weight tensor of d elements.
+        network: perceptron with a single weight tensor of d entries.
         initial: the network at initialisation.
         direction: unit vector that determines the labels, `[d]`.
 
@@ -112,12 +111,12 @@ def along_and_across(network: nn.Module, initial: nn.Module, direction: Tensor) 
 
 
 def note_times(times: dict[str, float], time: float, unfitted: float) -> None:
-    """Add the time, in place, if half or nine tenths of the training points are fitted for the first time.
+    """Record the time, in place, if half or nine tenths of the training points are fitted for the first time.
 
     Args:
-        times: times that were noted before, by name (`UNFITTED_SHARES`).
+        times: times that were recorded before, by name (see `UNFITTED_SHARES`).
         time: training time so far.
-        unfitted: share of the training points that are not fitted.
+        unfitted: fraction of the training points that are not fitted.
     """
     for name, share in UNFITTED_SHARES.items():
         if unfitted <= share:
@@ -128,12 +127,12 @@ def final_observables(row: Mapping[str, float], times: Mapping[str, float]) -> d
     """Merge the last measurements of training with the times until half and nine tenths of the points were fitted.
 
     Args:
-        row: last measurements. If `unfitted` is not zero, the returned `training_time` is infinite.
-        times: see `note_times`.
+        row: last measurements; if its `unfitted` is not zero, the returned `training_time` is infinite.
+        times: recorded times (see `note_times`).
 
     Returns:
-        All of them, and `late_share`, if training has fitted all points: the share of the training time that is spent
-        on the last tenth of the points, 1 - `time_to_nine_tenths` / `training_time`.
+        All these values and, if all points were fitted, `late_share` = 1 - `time_to_nine_tenths` / `training_time`,
+        which is the fraction of the training time that the last tenth of the points takes.
     """
     found = {**row, **times}
     if row["unfitted"]:

@@ -137,8 +137,9 @@ class Flow:
 
 
 class NMWeight(WeightFunction):
-    """Prune a weight to N:M. In training mode, pruning follows the schedule; in evaluation mode, it is as at the end of
-    the schedule.
+    """A weight function that prunes a weight to N:M.
+
+    In training mode, pruning follows the schedule. In evaluation mode, the pattern at the end of the schedule is used.
 
     Args:
         n: N.

@@ -100,8 +100,7 @@ def forward_cost(network: nn.Module, inputs: Any) -> ForwardCost:
 def densities(
     network: nn.Module, flow: Flow, epoch: int, epochs: int, steps_per_epoch: float
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """For each layer, compute the mean fraction of nonzero effective weights, and of weights with a gradient, in an
-    epoch.
+    """Compute the mean fractions of nonzero effective weights and of weights with a gradient, by layer, for an epoch.
 
     Args:
         network: network with the sparse layers.

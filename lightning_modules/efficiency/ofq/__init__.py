@@ -1,49 +1,55 @@
 """Train vision transformers at low bit-width, without weights that oscillate between two levels (OFQ).
 
-In quantisation-aware training, a trained weight near a rounding threshold oscillates between two levels. OFQ attributes
-oscillation to a learned scale, and to query and key weights that influence each other. OFQ makes three changes. The
-first change uses b bits, n = 2^(b - 1) and rows W_i of a weight:
+In quantisation-aware training, a trained weight near a rounding threshold may oscillate between two levels. OFQ
+attributes oscillation to learned scales, and to query and key weights that influence each other. OFQ makes three
+changes. The first change is a quantizer whose scale is computed from the weights, instead of a learned scale. With b
+bits, n = 2^(b - 1) and the rows W_i of a weight,
 
     Q(W)_ij = s_i (round(t_ij) + 1/2) / n,    t = clip(W / s, -1, 1) n - 1/2,    s_i = 2 mean_j |W_ij|          (StatsQ)
 
-The gradient of Q(W) is passed to W, also for clipped entries.
+The gradient with respect to Q(W) is passed to W, also for clipped entries. The second change is
 
     logits_h = x^ LSQ(x^ Q(W_q,h^T W_k,h)^T)^T / sqrt(d)                                                         (QKR)
 
 For each head h, the product of query and key weights, without biases, is quantised as one weight. The third change is
-confidence-guided annealing (CGA): in the final epochs only weights with |t - threshold| <= BR train, and all other
-weights keep their exact values. Activations, and weights of the first layer and the heads, have learned scales (LSQ)
-with learned shifts before and after: s round(clip((x + beta) / s, Q_n, Q_p)) + beta'. The teacher is a full-precision
-network:
+confidence-guided annealing (CGA): in the last epochs, only weights with |t - threshold| <= BR are trained, and all other
+weights keep their exact values. Activations, and the weights of the first layer and the heads, are quantised with
+learned scales (LSQ) and with learned shifts before and after: s round(clip((x + beta) / s, Q_n, Q_p)) + beta'. The
+teacher is a full-precision network:
 
     loss = cross-entropy(logits, label) + cross-entropy(logits of the distillation head, softmax(teacher)).
 
-With `weight_quantizer: lsq`, the weights of the blocks have learned scales as well, as in the paper's baselines.
+With `weight_quantizer: lsq`, the weights of the blocks also have learned scales, as in the paper's baselines.
 
-`train/oscillating` is the fraction of the blocks' weights whose integer reverses direction in more than 1 of 200 steps
-(a running average of momentum 0.01). Without QKR, `train/oscillating_query_key` is this fraction of query and key
-weights, and `train/oscillating_others` that of all other weights. `train/annealed` is the fraction of weights that
-train during CGA. The table `latent_weights` shows how weights are distributed between thresholds.
+`train/oscillating` is the fraction of the weights in the blocks whose integer reverses direction in more than 1 of 200
+steps (a running average with momentum 0.01). Without QKR, `train/oscillating_query_key` is this fraction for the query
+and key weights, and `train/oscillating_others` is this fraction for all other weights. `train/annealed` is the fraction
+of weights that are trained during CGA. The table `latent_weights` shows how the weights are distributed between the
+thresholds.
 
 Exported weights (`callbacks.export_effective_weights.ExportEffectiveWeights`) reproduce the logits of a network without
-quantised activations and QKR, since StatsQ's scales follow from the weights. The plain network cannot hold QKR's
-product or quantised activations. Ranges, scales and shifts of activations are in the JSON file next to the weights, by
-layer. The command `export` writes a program that runs elsewhere with quantised activations and QKR.
+quantised activations and without QKR, because the scales of StatsQ follow from the weights. A plain network cannot
+represent the product of QKR or quantised activations. The ranges, scales and shifts of activations are written, by
+layer, to the JSON file next to the weights. The command `export` writes a program that includes quantised activations
+and QKR, and does not need this project.
 
-Differences from the authors' code:
+This implementation differs from the authors' code in the following points:
 
-* every pretrained weight is kept, whereas their code reinitialises `proj` and, without QKR, `qkv`;
-* scales exist from the start, for the network's number of tokens, and are measured on images without augmentation, the
-  same on all ranks; their code measures on the first training batch of one rank;
-* the gradient of an activation's scale counts the entries that share it over the global batch; their code counts over
-  one rank's batch, where the gradient is larger by the square root of the world size; Adam's steps do not depend on it;
-* whether images have both signs is decided in calibration, whereas in their code later images can change it;
-* timm's Swin passes all tokens of an image to its MLPs in one row, with a scale for each token; torchvision's Swin has
-  one scale for each column;
-* weight decay follows only timm's default, which excludes biases, scales and shifts; a network's own list of exclusions
-  (class token and positions of a ViT) is not used;
-* CGA follows in the same run, at the schedule's current learning rate; in their code it is a separate run. With QKR,
-  all weights of q and k train, as in the authors' code, where a mask on the product has no effect.
+* all pretrained weights are kept, whereas the authors' code reinitialises `proj` and, without QKR, `qkv`;
+* scales are created at the start, for the network's number of tokens, and are measured on images without augmentation,
+  which are the same on all ranks, whereas the authors' code measures scales on the first training batch of one rank;
+* the gradient of an activation's scale is normalised by the number of entries that share the scale in the global batch,
+  whereas the authors' code counts entries in the batch of one rank, which makes the gradient larger by the square root
+  of the world size (the steps of Adam do not depend on this factor);
+* whether images have both signs is determined in calibration, whereas later images can change it in the authors' code;
+* timm's Swin, which is used here, processes all tokens of an image as one sequence in its MLPs, so there is one scale
+  for each token, whereas torchvision's Swin has one scale for each column;
+* weight decay only follows timm's default, which excludes biases, scales and shifts, and a network's own list of
+  exclusions (class token and positional embedding of a ViT) is not used;
+* CGA is part of the same run, and continues with the current learning rate of the schedule, whereas it is a separate
+  run in the authors' code;
+* with QKR, all weights of q and k are trained during CGA, as in the authors' code, where a mask on the product has no
+  effect.
 
 Source: Liu, Liu and Cheng, Oscillation-free Quantization for Low-bit Vision Transformers, ICML 2023, arXiv 2302.02210.
 """

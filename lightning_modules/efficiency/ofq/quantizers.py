@@ -149,9 +149,7 @@ class _Scaled(nn.Module):
         self.parts = 1.0
 
     def _quantized(self, x: Tensor, dim: int, factor: float) -> Tensor:
-        """Quantise with one scale for each position of a dimension, counted from the end, or with one scale for all
-        entries.
-        """
+        """Quantise with one scale for each position along `dim`, counted from the end, or with a single scale."""
         shape = (-1, *[1] * (-dim - 1))
         if self.calibrating:
             with torch.no_grad():

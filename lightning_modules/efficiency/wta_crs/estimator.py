@@ -31,8 +31,7 @@ def budget(num_pairs: int, ratio: float) -> int:
 
 
 def pair_probabilities(rows: Tensor, gradient_norms: Tensor | None) -> Tensor:
-    """Compute probabilities p that are proportional to the norm of row h times the estimated norm of row g of each
-    pair.
+    """Compute probabilities p, proportional to the norm of row h times the estimated norm of row g of each pair.
 
     Args:
         rows: H, `[..., M, d]`, in any precision.

@@ -19,8 +19,7 @@ from lightning_modules.full_precision import at_least_float32
 
 
 class Sampler:
-    """State that the sampled products of a network share: budget, estimator, and the gradient norms of the current
-    samples.
+    """State that all sampled products of a network share: budget, estimator, and gradient norms of the current samples.
 
     Before `begin_step` is called, no norms are known, and sampling uses the global generator of torch.
 
@@ -55,9 +54,7 @@ class Sampler:
 
     @property
     def widths(self) -> list[int]:
-        """Number of gradient norms of a sample in each product, in the order of definition; 0 for a product that was
-        never called.
-        """
+        """Numbers of gradient norms per sample for all products, in order of definition; 0 if never called."""
         return [product.width for product in self.products]
 
     def measured(self) -> Tensor | None:

@@ -70,8 +70,7 @@ def high_mode_probability(
         random_state: random seed for the initialisation of the mixture.
 
     Returns:
-        Probabilities `[N]`. All are 0 if all losses are equal, or if there are
-        fewer than two losses.
+        Probabilities `[N]`. All are 0 if all losses are equal, or if there are fewer than two losses.
 
     Raises:
         ValueError: if a loss is NaN.
@@ -134,8 +133,8 @@ def linear_separation(feature: NDArray, verdict: NDArray[np.bool_]) -> tuple[NDA
         verdict: flags to refine, `[N]`.
 
     Returns:
-        Refined flags, and signed distances to the hyperplane up to a common factor, both Whether each image is flagged
-        as noisy, `[N]`. If all flags are equal, they are returned unchanged.
+        Refined flags, and signed distances to the hyperplane up to a common factor, both `[N]`. If all flags are
+        equal, they are returned unchanged.
     """
     import sklearn
     from sklearn.exceptions import ConvergenceWarning

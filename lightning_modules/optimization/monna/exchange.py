@@ -54,7 +54,8 @@ def exchanged(
             does not flip labels.
         relative: whether `poison` must be added to the mean of the honest vectors.
 
-    Returns: The aggregated vectors of the nodes of this rank, `[k, D]`.
+    Returns:
+        The aggregated vectors of the nodes of this rank, `[k, D]`.
     """
     vectors = hosted.whole(own)
     places = responders(hosted.count, hosted.count - byzantine - 1, generator)

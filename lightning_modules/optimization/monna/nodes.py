@@ -79,7 +79,8 @@ class NodeNetworks(Hosted):
             image: one batch for each node, `[k, B, C, H, W]`, or one batch for all nodes, `[B, C, H, W]`.
             shared: whether all nodes use the same batch.
 
-        Returns: The logits, `[k, B, K]`.
+        Returns:
+            The logits, `[k, B, K]`.
         """
 
         skeleton = self.skeleton

@@ -269,7 +269,8 @@ class OptimisticEnsemble(OnlineOptimizer):
     Args:
         params: parameters in a single group, with the same dtype and on the same device.
         D: diameter of the ball around the origin.
-        G: bound on the norms of all gradients, including their noise. T: number of rounds of the stream.
+        G: bound on the norms of all gradients, including their noise.
+        T: number of rounds of the stream.
         L: smoothness constant of the expected losses, positive.
 
     Raises:

@@ -60,7 +60,8 @@ def excess_risk(points: Tensor, slope: Tensor, curvature: float, radius: float) 
     If the distribution is the same in all rounds, the excess risk is at most the static regret divided by T.
 
     Args:
-        points: played points x_t, `[T, d]`. slope: gradient of the expected loss at 0 in each round, `[T, d]`.
+        points: played points x_t, `[T, d]`.
+        slope: gradient of the expected loss at 0 in each round, `[T, d]`.
         curvature: curvature of the expected losses, which is the same in all rounds.
         radius: radius of the ball.
     """

@@ -52,7 +52,8 @@ class KernelPath:
             steps: numbers of steps n, `[S]`, float64; infinity gives the interpolant of the labels if all eigenvalues
                 are nonzero.
 
-        Returns: The predictions, `[S, M, d]`.
+        Returns:
+            The predictions, `[S, M, d]`.
         """
         # A single matrix product computes all numbers of steps; the coefficients are `[N, S d]`.
         filtered = (self.filters(steps).T[:, :, None] * (self.vectors.T @ target)[:, None]).flatten(1)

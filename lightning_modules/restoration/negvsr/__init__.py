@@ -13,9 +13,9 @@ both y_neg and y_pos. Validation, test and prediction use the averaged weights.
 
 The authors published no training code. Loss terms, weights and sampling follow a third-party reimplementation that
 contains comments by the authors. The training schedule is that of RealBasicVSR, without its gradient clipping.
-Departures: the generator's and the discriminator's loss in the second stage are backpropagated together, which gives
-the same gradients as two passes. A patch is rotated with probability p; in the reimplementation, the probability is p +
-2^-24, so a patch can be rotated even if p = 0. Each clip of a batch has its own noise sequence; in the
+Departures: in the second stage, the losses of the generator and the discriminator are backpropagated together, which
+gives the same gradients as two passes. A patch is rotated with probability p; in the reimplementation, the probability
+is p + 2^-24, so a patch can be rotated even if p = 0. Each clip of a batch has its own noise sequence; in the
 reimplementation, a batch has one clip and one noise sequence. The published weights use content-aware upsampling (the
 network's `upscaling: carafe`, as in configs/negvsr/released.yaml). The training code and the other configurations use
 pixel shuffle.

@@ -34,9 +34,8 @@ class ClipWriter(FolderWriter):
 
     Existing frames are kept, so an interrupted run can continue. Existing frames of a different clip are rejected. At
     the end of prediction, each clip that is a video file is also written as `restored/<clip>.mp4`, at the frame rate of
-    the input. For each clip of `data.predict_dir`, a video `beside/<clip>.mp4` is written, which shows the input,
-    enlarged by bicubic interpolation, next to the restored clip. Without the package extra `video`, only frames are
-    written.
+    the input. For each clip of `data.predict_dir`, a video `beside/<clip>.mp4` is written. It shows the input, enlarged
+    by bicubic interpolation, next to the restored clip. Without the package extra `video`, only frames are written.
 
     The LightningModule must implement `estimated`, which restores the clips `[B, T, C, H, W]` of a batch.
     """

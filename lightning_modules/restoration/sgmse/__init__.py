@@ -7,9 +7,9 @@ std(t) z by minimising
     L = mean over the batch of 1/2 sum |std(t) s(x_t, y, t) + z|^2,    s = -network([x_t, y], t),
 
 where the sum is over frequencies and frames. Sampling starts from the noisy spectrogram plus noise, y + std(1) z, and
-visits N times t from 1 to `end`. At each time, it takes Langevin steps of size 2 (r std(t))^2, and then one reverse
-diffusion step. The final reverse step goes to t = 0 without noise. The amplitudes of spectrograms are compressed. Clean
-and noisy recordings are divided by the peak amplitude of the noisy recording.
+proceeds over a grid of N time points t from 1 to `end`. At each time point, it takes Langevin steps of size 2 (r
+std(t))^2, and then one reverse diffusion step. The final reverse step goes to t = 0 without noise. The amplitudes of
+spectrograms are compressed. Clean and noisy recordings are divided by the peak amplitude of the noisy recording.
 
 As in the authors' code, the output is divided by the time t instead of the standard deviation. This division is part of
 the network (`SpeechNCSNpp`, or UNet2DModel of diffusers with Fourier features). Departures: the authors' ODE sampler

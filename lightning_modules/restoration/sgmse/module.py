@@ -31,8 +31,8 @@ class SGMSE(SpeechRestorerSteps, MethodModule):
     """Train a score network on spectrograms, and enhance recordings with its averaged weights.
 
     Args:
-        network: network that predicts the real and imaginary parts of the negative score. Its inputs are a tensor `[B,
-            4, F, T]`, with the real and imaginary parts of the state and of the noisy spectrogram, and times `[B]`.
+        network: network that predicts the real and imaginary parts of the negative score. Its inputs are the real and
+            imaginary parts of the state and of the noisy spectrogram, `[B, 4, F, T]`, and times `[B]`.
         process: diffusion process from the clean to the noisy spectrogram.
         spectrogram: spectrogram transform of the recordings.
         frame_multiple: spectrograms are padded to a number of frames that is a multiple of `frame_multiple`.

@@ -50,7 +50,7 @@ SCALES = {
 }
 """Polynomial coefficients, highest degree first, in the order of the network's outputs."""
 LEAST_PESQ = 1.04
-"""PESQ of recordings that PESQ cannot rate, because they are too short or no utterance is detected in them."""
+"""PESQ that is assigned to recordings that cannot be rated, because they are too short or without an utterance."""
 NEEDS = {
     "estoi": (["pystoi"], "pip install 'noiseworks[audio]'"),
     "pesq": (["pesq"], "pip install 'noiseworks[pesq]', which needs a C compiler"),

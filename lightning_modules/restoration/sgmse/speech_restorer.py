@@ -59,8 +59,8 @@ def lengths_of(batch: Any) -> list[int]:
 class SpeechRestorerSteps(FolderWriter, ABC):
     """Validation, test and prediction steps for `SpeechPairBatch`es.
 
-    A subclass sets `quality = SpeechQuality()`, `spectrogram` and `frame_multiple` (the network accepts numbers of
-    frames that are multiples of `frame_multiple`), and implements its enhancement method in `enhanced`. Noisy
+    A subclass sets `quality = SpeechQuality()`, `spectrogram` and `frame_multiple`, and implements its enhancement
+    method in `enhanced`. Spectrograms are padded to a number of frames that is a multiple of `frame_multiple`. Noisy
     recordings are divided by their peak amplitude, and the result is scaled back after enhancement. Validation and test
     log means over all recordings, such as `val/si_sdr` and `test/pesq`. Metrics such as `test/noisy_si_sdr` evaluate
     the noisy recordings. With several test sets, the metrics are named `test/<set>/si_sdr`. Intelligibility and

@@ -215,8 +215,8 @@ class Mixture(nn.Module):
         numbers = {key: len(names) for key, names in features.items()}
         if len(set(numbers.values())) > 1 or (mixing_network is not None) != (numbers["accurate_features"] > 0):
             raise ValueError(
-                f"accurate_features and robust_features must name equally many submodules, at least one with a "
-                f"mixing_network and none without, got {numbers['accurate_features']} and {numbers['robust_features']}"
+                f"accurate_features and robust_features must name the same number of submodules (at least 1 with a "
+                f"mixing_network, 0 without), got {numbers['accurate_features']} and {numbers['robust_features']}"
             )
         self.accurate = frozen(accurate)
         self.robust = frozen(robust)

@@ -240,7 +240,8 @@ class VoteCounter:
         Args:
             images: iterator over images of equal shape. The next image is read when a batch has room for its samples.
 
-        Yields: The result of each image, in order of completion.
+        Yields:
+            The result of each image, in order of completion.
 
         Raises:
             ValueError: if logits are NaN, or do not have the shape `[S, B, K]`.

@@ -19,11 +19,12 @@ signs. As in the authors' code, t_0 is the first of four timesteps; the paper wr
 Other objectives:
 
 * `encoder` and `edit`, the two attacks of PhotoGuard (Salman et al., ICML 2023): move the encoding of the blanked image
-(`encoder`), or the result of a whole edit (`edit`), towards a grey image. Here, the edit has no guidance, and the
-result is compared in latent space; * `denoising_error` (AdvDM, Liang et al., ICML 2023): increase the training loss at
-random timesteps; * `mist` (Liang and Wu, 2023, arXiv 2305.12683): increase the AdvDM loss with weight 10^4, and move
-the encoding towards a target image. An image of stripes replaces the authors' target image; * `random`: add noise of
-random signs, without computing a gradient.
+  (`encoder`), or the result of a whole edit (`edit`), towards a grey image. Here, the edit has no guidance, and the
+  result is compared in latent space;
+* `denoising_error` (AdvDM, Liang et al., ICML 2023): increase the training loss at random timesteps;
+* `mist` (Liang and Wu, 2023, arXiv 2305.12683): increase the AdvDM loss with weight 10^4, and move the encoding towards
+  a target image. An image of stripes replaces the authors' target image;
+* `random`: add noise of random signs, without computing a gradient.
 
 The published PhotoGuard, AdvDM and Mist ignore masks. `augmentation: global` reproduces this: the attacks then use and
 change the whole image.

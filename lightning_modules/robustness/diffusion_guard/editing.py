@@ -81,8 +81,8 @@ class CLIP:
             raise
         except Exception as error:  # damaged files raise exceptions of almost any type
             raise FileNotFoundError(
-                f"clip: {model} is no CLIP model: expected a folder that save_pretrained wrote, with model, tokenizer "
-                f"and image processor, or a name on the Hugging Face Hub ({sentence(error)})"
+                f"clip: {model} is not a CLIP model: expected a folder written by save_pretrained, with model, "
+                f"tokenizer and image processor, or a name on the Hugging Face Hub ({sentence(error)})"
             ) from error
 
     @torch.no_grad()
@@ -127,8 +127,8 @@ def reject_suffixes(**options: Sequence[str]) -> None:
         for name in names:
             if not re.fullmatch(r"\w+", name) or name in taken:
                 raise ValueError(
-                    f"{option}: names must be distinct, of letters, digits and '_', and not unseen, transfer or "
-                    f"unprotected, got {name!r}"
+                    f"{option}: names must be distinct, consist of letters, digits and '_', and not be unseen, "
+                    f"transfer or unprotected, got {name!r}"
                 )
             taken.add(name)
 

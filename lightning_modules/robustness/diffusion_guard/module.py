@@ -46,10 +46,10 @@ class DiffusionGuard(EditingSteps, ProtectionSteps, MethodModule):
     averaged over images, masks and prompts. For all of them, lower is better:
 
     * `test/edit_psnr` and `test/edit_ssim`: PSNR in dB and SSIM between the two edits; and `test/edit_psnr_repainted`,
-    the PSNR of the repainted part only, because the kept part of the edits also differs by the protection itself; *
-    with `clip`: `test/clip_similarity` between the edit of the protected image and its prompt; and, if the data have
-    source prompts, `test/clip_directional_similarity`. For the edit of the original image, both names have the suffix
-    `_unprotected`.
+      the PSNR of the repainted part only, because the kept part of the edits also differs by the protection itself;
+    * with `clip`: `test/clip_similarity` between the edit of the protected image and its prompt; and, if the data have
+      source prompts, `test/clip_directional_similarity`. For the edit of the original image, both names have the suffix
+      `_unprotected`.
 
     Metrics without a further suffix are for masks that the protection knows. The suffix `_unseen`, which comes last,
     marks metrics for masks that the protection does not know. With `editor`, the suffix `_transfer` marks metrics for
@@ -120,7 +120,7 @@ class DiffusionGuard(EditingSteps, ProtectionSteps, MethodModule):
         only_with("objective noise_norm", objective == "noise_norm", DiffusionGuard, timestep=timestep)
         ascent: dict[str, Any] = {"iterations": iterations, "augmentation": augmentation}
         ascent |= {"step_size": step_size, "gradient_repeats": gradient_repeats}
-        only_with("another objective than random", objective != "random", DiffusionGuard, **ascent)
+        only_with("an objective other than random", objective != "random", DiffusionGuard, **ascent)
         self.inpainter = inpainter
         self.objective: ProtectionObjective = objective
         self.epsilon = epsilon

@@ -14,11 +14,13 @@ is not divided by the standard deviation of the input normalisation, unlike in t
 The name of a score says on which data the logistic regression and epsilon are tuned:
 
 * `tuned_on_target`: on the first `num_validation` images of the test set and of the out-of-distribution set. The
-weights are fitted on one half of these images, and epsilon is chosen by TNR at 95 % TPR on the other half. For an
-attack, a tenth of the test images is used instead, and epsilon is chosen by AUROC. * `tuned_on_attack`: on the same
-test images and their adversarial copies by the first of `attacks`, without any out-of-distribution images. * `mean`: no
-tuning. With epsilon 0, the score of each layer is standardised by the rank of its covariance, and the scores are
-averaged over layers. * `last`: no tuning. The score is the score of the last layer with epsilon 0.
+  weights are fitted on one half of these images, and epsilon is chosen by TNR at 95 % TPR on the other half. For an
+  attack, a tenth of the test images is used instead, and epsilon is chosen by AUROC.
+* `tuned_on_attack`: on the same test images and their adversarial copies by the first of `attacks`, without any
+  out-of-distribution images.
+* `mean`: no tuning. With epsilon 0, the score of each layer is standardised by the rank of its covariance, and the
+  scores are averaged over layers.
+* `last`: no tuning. The score is the score of the last layer with epsilon 0.
 
 The metrics of all scores exclude the first `num_validation` images of both sets. An adversarial set consists of the
 images that are classified correctly with and without noise, but incorrectly under attack. Its in-distribution inputs

@@ -109,7 +109,7 @@ class MeasuredScores(NamedTuple):
         )
         if method == self.needed:
             raise ValueError(f"score {message}; raise num_validation, or choose a stronger attack")
-        rank_zero_warn(f"{message}: left out")
+        rank_zero_warn(f"{message}: skipped")
 
 
 class Tuning(NamedTuple):
@@ -186,7 +186,7 @@ def against_attacks(
     for attack, rows in attacked.items():
         copies, position = _copies(clean, rows)
         if len(position) == 0 or bool((position < V).all()):
-            rank_zero_warn(f"{attack} fools the network on no test image outside the validation part: left out")
+            rank_zero_warn(f"{attack} fools the network on no test image outside the validation part: skipped")
             continue
         scores = torch.cat(copies)
         position = position.repeat(3)

@@ -58,7 +58,7 @@ def test_an_unknown_pipeline_is_rejected_by_a_sentence_that_names_what_is_missin
 
 
 def test_a_pipeline_of_another_family_names_its_model(sana: Path, pixart_sigma: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="got SanaTransformer2DModel; Sana takes this pipeline"):
+    with pytest.raises(ValueError, match="got SanaTransformer2DModel; use Sana for this pipeline"):
         PixArtSigma(str(sana))
     index = json.loads((pixart_sigma / "model_index.json").read_text())
     for name in index:

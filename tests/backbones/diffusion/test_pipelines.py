@@ -134,7 +134,7 @@ REFUSED: list[tuple[Callable[[Path], Any], dict[str, Any], type[Exception], str]
     (index_with(unet=["runs.evil", "Unet"]), {}, ValueError, r"unet in model_index.json of .* must be \[diffusers or"),
     (index_with(unet=["diffusers"]), {}, ValueError, r"must be \[diffusers or transformers, class\]"),
     (index_with(unet=["diffusers", "Nothing"]), {}, ValueError, "is Nothing, which is not a class of diffusers"),
-    (index_with(unet=["diffusers", "AutoModel"]), {}, ValueError, "is AutoModel, neither a network, a tokenizer nor"),
+    (index_with(unet=["diffusers", "AutoModel"]), {}, ValueError, "is AutoModel, which is neither a network"),
     (index_with(text_encoder=["transformers", "AutoModel"]), {}, ValueError, "neither a network, a tokenizer nor"),
     (index_with(vae=["diffusers", "DiffusionPipeline"]), {}, ValueError, "is DiffusionPipeline, neither a network"),
     (index_with(_class_name="KandinskyCombinedPipeline"), {}, ValueError, "must be one pipeline, and .* downloads"),
@@ -153,7 +153,7 @@ REFUSED: list[tuple[Callable[[Path], Any], dict[str, Any], type[Exception], str]
         ValueError,
         "weight_map must name files next to it, got '../../secret.safetensors'",
     ),
-    (lambda folder: None, {"config": "x"}, ValueError, "config belongs to a single file of weights"),
+    (lambda folder: None, {"config": "x"}, ValueError, "config is only allowed for a single file of weights"),
     (lambda folder: None, {"dtype": "int8"}, ValueError, "dtype must be one of None, float32, bfloat16, float16"),
 ]
 

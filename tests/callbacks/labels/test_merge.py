@@ -35,7 +35,7 @@ def test_the_folds_are_one_report(tmp_path: Path, capsys: pytest.CaptureFixture[
     [
         ({}, "contains no label_report.csv"),
         ({".": ([0, 1], 1)}, "is one run, whose report is"),
-        ({"a": ([0, 1], 1)}, "labels its network was trained on: train with data.folds 5"),
+        ({"a": ([0, 1], 1)}, "labels on which its network was trained: train with data.folds 5"),
         ({"a": ([0, 1], 0), "b": ([1, 2], 0)}, "row 1 is in two of the reports"),
         ({"a": ([0, 3], 0)}, "the 1 reports cover 2 of at least 4 images"),
     ],

@@ -236,7 +236,7 @@ def test_what_does_not_fit_is_rejected(
             ControlNet(network, **options)
     with pytest.raises(ValueError, match=r"needs condition images: set data\.images\.condition_dir"):
         trainer(tmp_path).fit(controlled(text_to_image), captioned(tmp_path / "images"))
-    with pytest.raises(ValueError, match="samples for a condition image"):
+    with pytest.raises(ValueError, match="needs a condition image for sampling"):
         controlled(text_to_image).sample(1)
     shutil.copytree(text_to_image, tmp_path / "sd", ignore=shutil.ignore_patterns("*.safetensors"))
     command = ["fit", "--config", "configs/finetuning/controlnet.yaml", "--run_directory", str(tmp_path / "run")]

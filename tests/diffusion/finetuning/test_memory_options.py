@@ -79,7 +79,7 @@ def test_averages_on_the_cpu_are_not_sharded(monkeypatch: pytest.MonkeyPatch) ->
     module: Any = tuning(pixel_space(), average_on_cpu=True)
     monkeypatch.setattr(DiffusionFineTuning, "device_mesh", property(lambda self: {}))
     module.trainer = type("Trainer", (), {"datamodule": None})()
-    with pytest.raises(ValueError, match="average_on_cpu: ModelParallelStrategy shards averages over GPUs"):
+    with pytest.raises(ValueError, match="average_on_cpu must be false with ModelParallelStrategy"):
         module.configure_model()
 
 

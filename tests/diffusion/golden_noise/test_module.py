@@ -177,5 +177,5 @@ def test_a_training_step_at_full_size_on_the_meta_device(name: str, width: int) 
 
 
 def test_noise_of_other_channels_than_the_pipelines_latents_is_refused(xl: Path) -> None:
-    with pytest.raises(ValueError, match="network has noise of 1 channels, but the model's latents have 4"):
+    with pytest.raises(ValueError, match="network has noise with 1 channels, but the model's latents have 4"):
         GoldenNoise(npnet(1), TextToImage(str(xl)))

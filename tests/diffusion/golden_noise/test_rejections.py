@@ -72,7 +72,7 @@ REJECTED: list[Row] = [
     ("GoldenNoise test without rewards", lambda _: quiet().test(module(rewards=None), data(test_prompts=Texts())),
      ValueError, r"test needs model.rewards"),
     ("GoldenNoise data", lambda _: quiet(max_epochs=1).fit(module(), torch.utils.data.DataLoader([0])), TypeError,
-     "GoldenNoise needs the data of NoisePairs, got NoneType"),
+     "GoldenNoise needs the DataModule NoisePairs, got NoneType"),
     ("GoldenNoise noise", trained_on_smaller_noise, ValueError,
      r"latent_shape is \[1, 16, 16\], but the noise has \[1, 8, 8\]"),
     ("NPNet weights lack a part", lambda root: weights(root, embeeding=None), ValueError,

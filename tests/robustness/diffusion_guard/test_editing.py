@@ -75,7 +75,7 @@ def test_images_of_any_size_and_long_texts_are_cut_off(folder: Path) -> None:
 
 
 def test_what_is_no_clip_model_is_named(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="nowhere is no CLIP model: expected a folder"):
+    with pytest.raises(FileNotFoundError, match="nowhere is not a CLIP model: expected a folder"):
         CLIP(str(tmp_path / "nowhere"))
     shutil.copytree(folder, tmp_path / "clip")
     (tmp_path / "clip" / "preprocessor_config.json").unlink()
@@ -176,4 +176,4 @@ def test_comparing_needs_prompts(folder: Path, pipeline: Path, tmp_path: Path, c
     assert train.main(["test", *settings, str(clip)]) != 0
     assert "clip needs prompts to compare edits with, but the data have none" in capsys.readouterr().err
     assert train.main(["test", *settings, str(tmp_path / "none")]) != 0
-    assert "none is no CLIP model" in capsys.readouterr().err
+    assert "none is not a CLIP model" in capsys.readouterr().err
