@@ -7,7 +7,7 @@ A row of docs/abstracts.csv is one claim that a sentence of an abstract makes, i
     claim     what the sentence claims
     where     class paths and configurations of this repository, separated by `; `; empty if there are none
     evidence  a key of `KINDS`
-    reference the evidence itself, as `KINDS` says; names separated by `; `
+    reference names, files or commands that give the evidence, see `KINDS`; separated by `; `
 
 The page takes verdicts and numbers from docs/claims.csv, and ratios from docs/benchmarks.md.
 """

@@ -114,7 +114,7 @@ def parse_source(docstring: str) -> Paper | None:
 def _count_authors(segments: Sequence[str]) -> int:
     """Count the segments that contain authors.
 
-    The last of them is the first segment with `and` or `et al.`. Without one, authors end before the first long segment.
+    The authors end with the first segment that has `and` or `et al.`, or before the first segment with a long name.
     """
     for i, segment in enumerate(segments[:-1]):
         names = re.split(r"\band\b|\bet al\b\.?", segment)

@@ -15,7 +15,7 @@ from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnect
 FitLoop = _FitLoop
 """Base class of our loop, which returns immediately if no training step remains. Lightning has no public loop class."""
 SignalConnector = _SignalConnector
-"""Class that we replace, because its signal handlers wait for other ranks and cannot be configured or disabled."""
+"""Class that we override, because its signal handlers wait for other ranks and cannot be configured or disabled."""
 
 
 def handle_signals(trainer: Any, signals: SignalConnector) -> None:

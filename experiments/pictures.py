@@ -136,7 +136,7 @@ def make_picture(picture: Picture, runs: Path, project: Path) -> None:
         subprocess.CalledProcessError: if a run fails.
     """
     run = runs / picture.config.parent.name / picture.config.stem
-    config = os.path.relpath(project / picture.config)  # the path that a user would give, so that a user's run is found
+    config = os.path.relpath(project / picture.config)  # as a user would write it, so that existing runs are found
     source = run / picture.source
     command, *more = picture.compared or ("fit",)
     if command in ("fit", "test"):
@@ -202,7 +202,7 @@ def _draw(picture: Picture, arguments: Sequence[str], output: Path) -> Path:
 
 
 def _put_together(files: Mapping[str, Sequence[Path]], picture: Picture, path: Path) -> Path:
-    """Arrange the figures of each run's first seed, with names, below each other, or side by side if they are tall."""
+    """Arrange the figures of each run's first seed, with names, below each other, or side by side if tall."""
     from matplotlib.font_manager import findfont
     from PIL import Image, ImageDraw, ImageFont, ImageOps
 

@@ -297,7 +297,7 @@ def read(path: Path) -> list[Row]:
 
 
 def write(path: Path, rows: Iterable[Row]) -> None:
-    """Write reproduced.csv, keeping only the last row with results for each experiment and metric."""
+    """Write reproduced.csv with the latest row of each experiment and metric, see `results.latest`."""
     kept = latest([*read(path), *rows], ["config", "experiment", "metric"])
     write_csv(path, COLUMNS, [[row[name] for name in COLUMNS] for row in kept])
 

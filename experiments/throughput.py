@@ -76,7 +76,7 @@ class Throughput(Callback):
 
 
 def rate(points: deque[tuple[float, int]]) -> float | None:
-    """Compute the samples per second between the first and the last point `(seconds, samples)`, or None."""
+    """Compute the samples per second between the first and the last point `(seconds, samples)`; None if unknown."""
     if len(points) < 2 or points[-1][0] <= points[0][0] or points[-1][1] == points[0][1]:
         return None
     return (points[-1][1] - points[0][1]) / (points[-1][0] - points[0][0])

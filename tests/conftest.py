@@ -151,85 +151,85 @@ def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def text_to_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a tiny Stable Diffusion pipeline."""
+    """Save a tiny Stable Diffusion pipeline, and return its folder."""
     return save_text_to_image(tmp_path_factory.mktemp("text_to_image"))
 
 
 @pytest.fixture(scope="session")
 def xl(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a tiny SDXL pipeline."""
+    """Save a tiny SDXL pipeline, and return its folder."""
     return save_xl(tmp_path_factory.mktemp("xl"))
 
 
 @pytest.fixture(scope="session")
 def hunyuan_dit(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a tiny Hunyuan-DiT pipeline."""
+    """Save a tiny Hunyuan-DiT pipeline, and return its folder."""
     return save_hunyuan_dit(tmp_path_factory.mktemp("hunyuan_dit"))
 
 
 @pytest.fixture(scope="session")
 def stable_diffusion_3(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a tiny Stable Diffusion 3 pipeline."""
+    """Save a tiny Stable Diffusion 3 pipeline, and return its folder."""
     return save_stable_diffusion_3(tmp_path_factory.mktemp("stable_diffusion_3"))
 
 
 @pytest.fixture(scope="session")
 def flux(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a tiny FLUX.1 pipeline that has a guidance embedding."""
+    """Save a tiny FLUX.1 pipeline that has a guidance embedding, and return its folder."""
     return save_flux(tmp_path_factory.mktemp("flux"))
 
 
 @pytest.fixture(scope="session")
 def flux2(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a tiny FLUX.2-dev pipeline, which has distilled guidance."""
+    """Save a tiny FLUX.2-dev pipeline, which has distilled guidance, and return its folder."""
     return save_flux2(tmp_path_factory.mktemp("flux2"))
 
 
 @pytest.fixture(scope="session")
 def flux2_klein(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a tiny FLUX.2-klein-base pipeline."""
+    """Save a tiny FLUX.2-klein-base pipeline, and return its folder."""
     return save_flux2(tmp_path_factory.mktemp("flux2_klein"), klein=True)
 
 
 @pytest.fixture(scope="session")
 def chroma(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a tiny Chroma pipeline."""
+    """Save a tiny Chroma pipeline, and return its folder."""
     return save_chroma(tmp_path_factory.mktemp("chroma"))
 
 
 @pytest.fixture(scope="session")
 def lumina2(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a tiny Lumina 2 pipeline."""
+    """Save a tiny Lumina 2 pipeline, and return its folder."""
     return save_lumina2(tmp_path_factory.mktemp("lumina2"))
 
 
 @pytest.fixture(scope="session")
 def pixart_sigma(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a tiny PixArt-Sigma pipeline."""
+    """Save a tiny PixArt-Sigma pipeline, and return its folder."""
     return save_pixart_sigma(tmp_path_factory.mktemp("pixart_sigma"))
 
 
 @pytest.fixture(scope="session")
 def sana(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a tiny Sana pipeline."""
+    """Save a tiny Sana pipeline, and return its folder."""
     return save_sana(tmp_path_factory.mktemp("sana"))
 
 
 @pytest.fixture(scope="session")
 def qwen_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a tiny Qwen-Image pipeline."""
+    """Save a tiny Qwen-Image pipeline, and return its folder."""
     return save_qwen_image(tmp_path_factory.mktemp("qwen_image"))
 
 
 @pytest.fixture(scope="session")
 def z_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a tiny Z-Image pipeline."""
+    """Save a tiny Z-Image pipeline, and return its folder."""
     return save_z_image(tmp_path_factory.mktemp("z_image"))
 
 
 @pytest.fixture(scope="session")
 def unconditional(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a tiny DDPM pipeline of grey images, 8 x 8."""
+    """Save a tiny DDPM pipeline of grey images, 8 x 8, and return its folder."""
     return save_unconditional(tmp_path_factory.mktemp("unconditional"))
 
 

@@ -30,11 +30,11 @@ class EarlyLearning(Callback):
     The callback reads the `logits` that `training_step` returns, so it needs no second forward pass and no host
     synchronisation. After each epoch, it logs these metrics over all categories:
 
-    * `train/fit_given` and, if true labels are known, `train/fit_true` and `train/memorized`; for pixels the fits are
-      mean IoUs over the categories that occur;
+    * `train/fit_given`, and, if true labels are known, `train/fit_true` and `train/memorized`. In segmentation, the two
+      fits are mean IoUs over the categories that occur in the data;
     * `early_learning/ended`, the number of categories whose early learning has ended;
-    * if labels can be corrected (a batch has `original_label`) and true labels are known, the fraction of correct
-      labels among those used for training: `train/label_accuracy`, or for pixels `train/label_miou`.
+    * `train/label_accuracy` (`train/label_miou` in segmentation), the agreement between the labels used for training and
+      the true labels, if labels can be corrected (a batch has `original_label`) and true labels are known.
 
     If the run has a logger, the callback writes `early_learning.csv` and `figures/early_learning.png` to the run
     directory. The table's columns are epoch, category, fit_given, fit_true, memorized and ended. Unknown values are
@@ -172,7 +172,7 @@ class EarlyLearning(Callback):
                 log_same(pl_module, f"train/early_learning_epochs_{category}", float(last + 1))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the figure, even if the run was complete: an earlier process may have been killed while drawing."""
+        """Draw the figure, even if an earlier process completed the training: it may have been killed while drawing."""
         if trainer.is_global_zero:
             self._draw(trainer)
 

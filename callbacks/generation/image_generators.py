@@ -125,7 +125,7 @@ class ModuleGenerator:
         configuration: configuration of the run, as JSON values.
 
     Raises:
-        ValueError: if the module does not sample images, or does not have one of the settings.
+        ValueError: if the module does not sample images, or does not support a given setting.
     """
 
     def __init__(
@@ -171,7 +171,7 @@ class ModuleGenerator:
         if settings.pairs:
             if self.module.start == self.module.plain_start:
                 raise ValueError(
-                    f"--pairs: the start of {self.name} is {self.module.start!r}, which does not improve the noise"
+                    f"--pairs needs improved initial noise, but start of {self.name} is {self.module.start!r}"
                 )
             self.starts = [self.module.start, self.module.plain_start]
         self.folders = [IMAGES, *self.starts[1:]]

@@ -22,7 +22,10 @@ KINDS = ("noisy", "estimate", "clean")
 
 
 def average_gradient(grey: Tensor) -> Tensor:
-    """Compute sum sqrt((g_x^2 + g_y^2) / 2) / ((W - 1) (H - 1)) by central differences of images `[B, H, W]`: `[B]`."""
+    """Compute the average gradient of images `[B, H, W]`, `[B]`.
+
+    The average gradient is sum sqrt((g_x^2 + g_y^2) / 2) / ((W - 1) (H - 1)), where g_x and g_y are central differences.
+    """
     down, right = torch.gradient(grey, dim=(1, 2))
     height, width = grey.shape[1:]
     return ((down.square() + right.square()) / 2).sqrt().sum(dim=(1, 2)) / ((height - 1) * (width - 1))
@@ -54,9 +57,9 @@ class Sharpness(Callback):
     Images are converted to grey with 256 levels. The callback logs the mean gradients `test/average_gradient` (restored
     images), `test/clean_average_gradient` and `test/noisy_average_gradient`, and `test/gradient_error`, the difference
     between restored and clean images. It also logs the spectrum errors `test/spectrum_error` (restored images) and
-    `test/noisy_spectrum_error` (degraded images). A spectrum error is the root mean square, over frequencies, of the
-    difference in log mean power from the clean images. The spectra are written to `spectrum.csv` and
-    `figures/spectrum.png` in the run directory.
+    `test/noisy_spectrum_error` (degraded images). A spectrum error compares the log mean power of the images with that
+    of the clean images. It is the root mean square of the difference over frequencies. The spectra are written to
+    `spectrum.csv` and `figures/spectrum.png` in the run directory.
 
     Raises:
         TypeError: at setup, if the module is not an `ImageMeasurer`.

@@ -72,8 +72,9 @@ def wrong_fraction(table: pd.DataFrame, resamples: int = 1000) -> dict[str, floa
     interval covers only the sampling error. The estimate is biased if the network memorises false labels or confuses
     classes.
 
-    Confident learning uses the most probable of all confident classes. A report contains only the probabilities of the
-    given class and the most probable class, so here only these two classes can be confident.
+    In the original confident learning, an image counts for the most probable of all classes k with p[k] >= t_k. A
+    report contains only the probabilities of the given class and the most probable class, so here only these two
+    classes can be confident.
 
     Args:
         table: label report.

@@ -37,7 +37,7 @@ def hue_saturation_value(image: Tensor) -> Tensor:
         image: `[B, 3, H, W]`, RGB in [0, 1].
 
     Returns:
-        `[B, 3, H, W]`; grey pixels have hue 0, and black pixels also have saturation 0.
+        Hue, saturation and value, `[B, 3, H, W]`. Grey pixels have hue 0, and black pixels also have saturation 0.
     """
     hue, chroma, value = hue_chroma_value(image)
     saturation = chroma / torch.where(value > 0, value, 1)
@@ -45,7 +45,7 @@ def hue_saturation_value(image: Tensor) -> Tensor:
 
 
 def red_green_blue(colour: Tensor) -> Tensor:
-    """Convert `[B, 3, H, W]` of hue (degrees), saturation and value (both in [0, 1]) to RGB images in [0, 1]."""
+    """Convert hue (degrees), saturation and value (both in [0, 1]), `[B, 3, H, W]`, to RGB images in [0, 1]."""
     hue, saturation, value = colour.unbind(dim=1)
     return rgb_of(hue / 60, value * saturation, value)
 
@@ -61,7 +61,7 @@ def jittered(image: Tensor, uniform: Tensor, hue: float, saturation: float, valu
         value: maximal shift of the value. The shifted value is clipped to [0, 1].
 
     Returns:
-        `[B, 3, H, W]`, in [0, 1].
+        RGB images `[B, 3, H, W]` in [0, 1].
     """
     greatest = torch.tensor([hue, saturation, value], dtype=image.dtype, device=image.device)
     change = (2 * uniform.to(image.dtype) - 1) * greatest

@@ -17,14 +17,14 @@ def crop_and_flip(image: Tensor, uniform: Tensor, padding: int, flip: bool = Tru
     """Zero-pad, crop back to the original size at a random position, and flip half of the images horizontally.
 
     Args:
-        image: `[B, C, H, W]`, of any dtype.
+        image: images `[B, C, H, W]` of any dtype.
         uniform: random numbers in [0, 1), `[B, 3]`: for each image, the row of the crop, the column of the crop and the
             flip.
         padding: number of zero pixels on each side. 0 means no crop.
         flip: whether to flip half of the images horizontally.
 
     Returns:
-        `[B, C, H, W]`, of the same dtype.
+        Images `[B, C, H, W]` of the same dtype.
     """
     batch, channels, height, width = image.shape
     top, left = (uniform[:, :2] * (2 * padding + 1)).long().unbind(dim=1)
@@ -42,7 +42,7 @@ def crop_and_flip(image: Tensor, uniform: Tensor, padding: int, flip: bool = Tru
 
 
 def sample_flips(seed: int, epoch: int, index: Tensor) -> Tensor:
-    """Return a mask `[B]` of the images that `Augmentation.apply` flips if `flip` is set."""
+    """Return which images `Augmentation.apply` flips if `flip` is true, `[B]`, bool."""
     return sample_uniform(seed, epoch, index, count=3)[:, 2] < 0.5
 
 

@@ -38,9 +38,9 @@ class Placed(NamedTuple):
 class MaskAugmentation:
     """Randomly scale images, crop or pad them to a square, jitter colours, and flip horizontally.
 
-    The padding has the mean colour of ImageNet. The loss ignores its labels. The augmentation follows the code of ADELE
-    for PASCAL VOC, with four differences. Images are resized with antialiasing. Masks are sampled at the nearest pixel
-    centre. Colour changes are not rounded to integers. The padding is also jittered.
+    The padding has the mean colour of ImageNet, and the loss ignores padded pixels. The augmentation follows the code
+    of ADELE for PASCAL VOC, with four differences. Images are resized with antialiasing. Masks are sampled at the
+    nearest pixel centre. Colour changes are not rounded to integers. The padding is also jittered.
 
     Args:
         crop_size: side of a training image, in pixels.
@@ -115,7 +115,7 @@ class MaskAugmentation:
         return slice(max(-begin, 0), min(length - begin, self.crop_size))
 
     def apply(self, batch: dict[str, Any], seed: int, epoch: int) -> dict[str, Any]:
-        """Jitter the colours of a batch's images, and flip images and masks; a function of (seed, epoch, index)."""
+        """Jitter colours and flip images and masks, with random numbers that depend on (seed, epoch, index)."""
         uniform, colours = sample_uniform(seed, epoch, batch["index"], count=4), (self.hue, self.saturation, self.value)
         if any(colours):
             batch["image"] = 255 * jittered(batch["image"].float() / 255, uniform[:, :3], *colours)

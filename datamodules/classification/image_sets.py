@@ -217,7 +217,7 @@ def listed_files(
 
 
 def read_list(file: Path, listed: int, separator: str | None = None) -> tuple[list[str], list[int]]:
-    """Read a list of file names and labels, separated by white space or another separator.
+    """Read a list with a file name and a label per line, separated by white space or by `separator`.
 
     Args:
         file: file of the list, in UTF-8.

@@ -97,7 +97,9 @@ class ImageNet(ImageSet):
         else:
             self.num_classes = 1000 if classes is None else classes
             if not 1 <= self.num_classes <= 1000:
-                raise ValueError(f"classes must be in 1...1000 or a file that lists them, got {classes}")
+                raise ValueError(
+                    f"classes must be in 1...1000, or the path of a file that lists classes; got {classes}"
+                )
 
     def training(self) -> ImageFiles:
         return self._read("train")

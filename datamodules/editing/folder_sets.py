@@ -34,7 +34,7 @@ class MaskedPhotographs(ProtectedSet):
     square.
 
     If a file `prompts.json` exists, testing reads a list of editing prompts for each image from this file. The file may
-    also contain a caption of each image. Metrics of the change need this caption:
+    also contain a caption of each image, which some metrics of the change need. The two formats are:
 
         {"<name>": ["a man in prison"], ...}
         {"<name>": {"source": "a photo of a man", "edits": ["a man in prison"]}, ...}

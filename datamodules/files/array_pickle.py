@@ -110,7 +110,7 @@ def _scalar(kind: Any, content: Any = b"") -> Any:
 
 def _encode(text: Any, encoding: Any = "latin1") -> bytes:
     if not isinstance(text, str) or encoding != "latin1":
-        raise pickle.UnpicklingError("it encodes values other than bytes")
+        raise pickle.UnpicklingError("it calls `codecs.encode` other than to rebuild bytes")
     return text.encode("latin1")
 
 

@@ -48,7 +48,8 @@ def read_tensors(file: Path, ignore_objects: bool = False) -> Any:
 
     Raises:
         FileNotFoundError: if the file does not exist.
-        ValueError: if the file is damaged, is compressed or contains anything else. The message names the file.
+        ValueError: if the file is damaged or compressed, or if it contains anything other than these objects. The
+            message names the file.
     """
     return _read(file, Ignored if ignore_objects else None)
 
@@ -60,7 +61,8 @@ def read_pickled_module(file: Path) -> Any:
 
     Raises:
         FileNotFoundError: if the file does not exist.
-        ValueError: if the file is damaged, is compressed or contains anything else. The message names the file.
+        ValueError: if the file is damaged or compressed, or if it contains anything other than these objects. The
+            message names the file.
     """
     content = _read(file, Remembered)
     return _tensors_of(content, file) if isinstance(content, Remembered) else content

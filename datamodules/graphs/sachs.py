@@ -11,10 +11,10 @@ NODES = 11
 
 
 class Sachs(TableSet):
-    """The 853 cells of Sachs, with 11 nodes, in `<data_dir>/sachs/observational.csv` and `consensus_adjacency.csv`.
+    """Sachs dataset: 853 cells, 11 nodes, in `<data_dir>/sachs/observational.csv` and `consensus_adjacency.csv`.
 
     As usual for linear methods, the values are neither log-transformed nor standardised. The true graph has 17
-    unweighted edges. The test set equals the training set, since testing evaluates the estimated graph.
+    unweighted edges. The test set equals the training set, because testing evaluates the estimated graph.
 
     Args:
         data_dir: folder that contains `sachs`. None means the NOISEWORKS_DATA directory.

@@ -1,4 +1,4 @@
-"""Computation of many items by all ranks that can be resumed.
+"""Resumable computation of many items, which are sharded over ranks.
 
 If the run is killed, finished items are kept.
 """

@@ -32,7 +32,7 @@ class GlobalBatches(Sampler[Request]):
     * in evaluation, the batch is merged into the previous batch if a rank would have no sample.
 
     Args:
-        num_samples: samples per pass.
+        num_samples: number of samples per pass.
         batch_size: global batch size, over all ranks.
         rank: rank of this process.
         world_size: number of ranks.

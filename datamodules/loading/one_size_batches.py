@@ -61,8 +61,8 @@ class BucketBatches(GlobalBatches):
         names: name of each bucket, in the order of bucket indices, for error messages.
         rank: rank of this process.
         world_size: number of ranks.
-        seed: seed of the order.
-        epoch: first epoch; Lightning sets later epochs.
+        seed: seed of the sampling order.
+        epoch: first epoch. Lightning sets later epochs.
         resumed: epoch to resume, and number of its batches to skip because training used them before the interruption.
 
     Raises:

@@ -59,7 +59,8 @@ class SeededBatches(LightningDataModule, ABC):
         batch_size: global training batch size, over all ranks.
         evaluation_batch_size: global batch size in validation, testing and prediction. None means `batch_size`.
         passes_per_epoch: number of passes over the training set per epoch.
-        num_workers: number of DataLoader workers, at most max(64, 4 per core). None means one per free core, at most 8.
+        num_workers: number of DataLoader workers, at most 64 or 4 per core, whichever is larger. None means one per
+            free core, at most 8.
         prefetch_factor: number of batches that each worker prefetches.
         seed: seed of all randomness. None means the value of `seed_everything`, or 0 if no seed is set.
     """

@@ -22,7 +22,7 @@ def read_normals(path: Path) -> NDArray:
     """Read a normal map: 8-bit values in a PNG file, or floating-point numbers `[H, W, 3]` in an `.npy` file.
 
     Returns:
-        `[3, H, W]`, uint8 or float32.
+        Normals `[3, H, W]`, uint8 or float32.
 
     Raises:
         UnreadableImage: if the file is damaged or does not contain a normal map. The message names the file.

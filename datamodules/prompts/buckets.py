@@ -23,7 +23,7 @@ class Buckets:
     and 768 x 1344, in portrait and landscape format, as in the training of SDXL.
 
     Args:
-        multiple: number of pixels of which every height and width is a multiple. It must be divisible by the number
+        multiple: number of pixels by which every height and width is divisible. It must be a multiple of the number
             that the model requires.
         max_ratio: largest ratio of the long side to the short side. Images with a larger ratio are cropped.
 
@@ -67,7 +67,7 @@ def nearest_bucket(sizes: Sequence[tuple[int, int]], buckets: Sequence[tuple[int
 class CoveringCrop(Crop):
     """Resize an image upright so that it covers the crop, then crop it.
 
-    The crop has a random position in training, and otherwise the centre position.
+    The crop is at a random position in training, and otherwise in the centre.
 
     Args:
         height: height of the crop, in pixels.
@@ -88,7 +88,7 @@ class CoveringCrop(Crop):
         return self.height, self.width
 
     def resized(self, width: int, height: int) -> tuple[int, int]:
-        """Return the width and height of the resized image before cropping; the longer side is rounded down."""
+        """Return the width and height of the resized image: one equals that of the crop, the other is rounded down."""
         across, down = round(self.zoom * self.width), round(self.zoom * self.height)
         if across * height >= down * width:
             return across, height * across // width

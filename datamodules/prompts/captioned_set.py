@@ -135,7 +135,7 @@ class CaptionedRows:
         return source.bucket[self.row.numpy()] if isinstance(source, CroppedImages) and source.bucketed else None
 
     def give_instead(self, arrays: Mapping[str, tuple[Any, ...]]) -> None:
-        """From now on, return rows of given arrays in batches instead of images.
+        """Return rows of given arrays instead of images in all later batches.
 
         Args:
             arrays: fields of a `Stored` for each key of a batch.

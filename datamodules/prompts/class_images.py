@@ -18,8 +18,8 @@ class ClassImages(CaptionedSet):
 
     Args:
         folder: folder of the images, on storage that all ranks share.
-        prompt: prompt of all images, such as `a photo of a dog`. It names the class of the subject, but not the
-            subject.
+        prompt: prompt of all images, such as `a photo of a dog`. It names the class of the subject, but not the subject
+            itself.
         count: number of images.
         image_size: height and width of the images, in pixels.
 

@@ -27,7 +27,7 @@ SCORE_LISTS = ("original_score_list", "optimized_score_list")
 
 
 class StoredPair(NamedTuple):
-    """The file of a noise pair, with its index and caption."""
+    """The file and the caption of a noise pair."""
 
     path: Path
     caption: str

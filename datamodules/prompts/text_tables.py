@@ -10,7 +10,7 @@ from datamodules.files.limits import check_is_file, check_unpacked, sentence
 
 
 def entries(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Iterate over (location for error messages, row as a dict) of a table.
+    """Iterate over the rows of a table, as (location for error messages, dict).
 
     A JSON line that is not an object becomes an empty row.
 

@@ -80,7 +80,7 @@ def sample_rows(
         device: device on which the numbers are sampled.
         rows: index of the sample dimension. Its size may be a multiple of the number of this rank's samples, if the
             batch is repeated.
-        options: further arguments of `draw`, such as `dtype`.
+        options: additional arguments of `draw`, such as `dtype`.
     """
     shape = list(shape)
     share = 0 if _batch is None else len(_own(_batch.size))
@@ -101,7 +101,7 @@ def sample_rows_like(draw: Callable[..., Tensor], like: Tensor) -> Tensor:
 
 
 def shared_sample(draw: Callable[[torch.Generator | None], Tensor], device: torch.device) -> Tensor:
-    """Sample numbers that are the same on all ranks and belong to no particular sample.
+    """Sample numbers that are the same on all ranks and do not belong to a particular sample.
 
     Args:
         draw: function that samples numbers from a given generator. If the generator is None, it uses torch's default

@@ -186,7 +186,7 @@ class KnownImages(PairSet):
     """
 
     folders: tuple[str, ...]
-    """Folders in which images are searched, relative to `data_dir`."""
+    """Folders that are searched for images, relative to `data_dir`."""
     count: int
     source: str
     """Download source of the dataset, for the error message if the dataset is missing."""

@@ -31,7 +31,7 @@ def bundled_photograph(name: str) -> np.ndarray:
 class Photographs(PairSet):
     """Photographs bundled with scikit-image and scikit-learn; by default, ten for training and three for testing.
 
-    It needs no download. Validation and test images are the same, because there are few photographs.
+    They need no download. Validation and test images are the same, because there are few photographs.
 
     Args:
         image_size: height and width of the images, in pixels. The largest centre square of a photograph is resized to

@@ -1,4 +1,4 @@
-"""Bundled photographs converted to noise-free raw images."""
+"""Bundled photographs converted to raw images, without added noise."""
 
 import numpy as np
 

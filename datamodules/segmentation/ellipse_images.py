@@ -36,7 +36,7 @@ def textured_images(mask: Tensor, seed: int) -> Tensor:
 
 
 class EllipseImages(MaskSet):
-    """Dataset of images with one bright ellipse each, without training labels, and with unpaired masks of ellipses.
+    """Dataset of unlabelled training images with one bright ellipse each, and of unpaired masks of ellipses.
 
     Batches contain the true masks of training images as `clean_label`, which is used only for metrics. Images and masks
     depend only on the seed.

@@ -48,7 +48,8 @@ class Ellipses(AuxiliaryMasks):
         number: number of masks. Masks are generated on access, so they take no memory.
         semi_axis: smallest and largest semi-major axis, relative to the image size.
         ratio: smallest and largest ratio of minor to major axis.
-        centre: height and width of the central region that contains the centre of the ellipse, as a fraction of S.
+        centre: height and width of the central region that contains the centre of the ellipse, as a fraction of the
+            image size.
     """
 
     def __init__(

@@ -175,7 +175,7 @@ class MaskFolders(MaskSet):
     Files may have any size and any format that `ImageFolder` reads.
 
         images/                         training images, unlabelled unless `training_masks` names a folder
-        aux_masks/                      masks of the structure, from other images or none, for `UnpairedMasks`
+        aux_masks/                      masks of the structure in other images, or synthetic ones, for `UnpairedMasks`
         val_images/, val_masks/         validation images, with masks of the same names (optional)
         test_images/, test_masks/       test images, with masks of the same names
 

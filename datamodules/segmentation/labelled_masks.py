@@ -167,7 +167,7 @@ class LabelledMasks(SeededBatches):
         self.images.fetch_missing()
 
     def setup(self, stage: str) -> None:
-        """Set up only the validation set in `validate`, without reading or corrupting training images."""
+        """For `validate`, set up only the validation set, without reading or corrupting training images."""
         if stage == "validate":
             self._set_up_validation()
             return
@@ -222,7 +222,7 @@ class LabelledMasks(SeededBatches):
         self.test_set = LabelledMaskSet(self.images.prepared(self.seed).test())
 
     def _file_of_corrections(self) -> tuple[Path, bool]:
-        """Return one file per machine in the run directory, or one temporary file per rank if there is no directory."""
+        """Return the path of a file: one per machine in the run directory, or one per rank if there is no directory."""
         directory = self.trainer.log_dir if self.trainer is not None and self.trainer.loggers else None
         if directory is None:
             descriptor, path = tempfile.mkstemp(prefix="corrected_masks_")
@@ -272,8 +272,8 @@ class LabelledMasks(SeededBatches):
     def correct_labels(self, index: Tensor, label: Tensor) -> None:
         """Correct masks of training images. All ranks and workers use the new masks from the next epoch on.
 
-        This is a collective operation: all ranks must call it the same number of times. Each rank passes its own samples,
-        or no samples, for example its shard of `training_images_dataloader`. The ranks exchange their corrections.
+        This is a collective operation: all ranks must call it the same number of times. Each rank passes its own
+        samples, such as its shard of `training_images_dataloader`, or no samples. The ranks exchange their corrections.
 
         Args:
             index: positions of the samples in the training set, `[n]`, int64.

@@ -27,7 +27,7 @@ class MaskFiles(MaskSource):
             indices.
         names: names of the images without suffix, `[N]`.
         num_classes: number of classes, K.
-        clean: folders in which the true mask of an image is searched, in this order. If an image has no true mask, all
+        clean: folders that are searched for the true mask of an image, in this order. If an image has no true mask, all
             pixels of its true mask are 255. None means that the given masks are the true masks.
 
     Raises:
@@ -106,7 +106,7 @@ class MaskFiles(MaskSource):
     def cropped(
         self, index: Tensor, masks: dict[str, Any], augmentation: MaskAugmentation, uniform: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Read crops of images and masks, as `whole` reads them whole; `uniform`, `[B, 3]`, determines the crops."""
+        """Read images and masks as `whole` does, but crop them; `uniform`, `[B, 3]`, determines the crops."""
         drawn = zip(self.size[index].tolist(), uniform.tolist(), strict=True)
         places = [augmentation.place(height, width, own) for (height, width), own in drawn]
         samples = zip(index.tolist(), places, strict=True)

@@ -53,8 +53,8 @@ def pulled_covariance(interval: float, num_times: int, hurst: float, kind: Kind,
     B is interpolated linearly on a fine grid. For theta = 0, the result is exact.
 
     Args:
-        interval: distance between two successive times.
-        num_times: number of times, F. The first time is 0.
+        interval: time between successive times of the result.
+        num_times: number of times of the result, F. The first time is 0.
         hurst: Hurst index H, in (0, 1).
         kind: type of the motion, `I` or `II`.
         theta: rate of mean reversion towards 0, at least 0.

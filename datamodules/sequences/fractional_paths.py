@@ -47,11 +47,11 @@ class FractionalPaths(SequenceSet):
     Args:
         hurst: Hurst index H of B, in (0, 1).
         theta: rate of mean reversion towards 0, at least 0.
-        scale: factor of the noise B.
+        scale: factor by which the noise B is multiplied.
         sigma: standard deviation of the observation errors.
         dim: number of independent coordinates of a point, D.
         num_times: number of observed points per path.
-        interval: time between two points.
+        interval: time between successive points.
         num_training: number of training paths per epoch.
         num_test: number of test paths.
         seed: seed of the paths and the observation errors. None means the seed of the DataModule.
@@ -108,7 +108,7 @@ class FractionalBalls(FractionalPaths):
     Args:
         hurst: Hurst index H of B, in (0, 1).
         theta: rate of mean reversion towards the centre, at least 0.
-        scale: factor of the noise B. The unit of length is half of a frame's width.
+        scale: factor by which the noise B is multiplied. The unit of length is half of a frame's width.
         radius: radius of the ball. The unit of length is half of a frame's width.
         image_size: height and width of a frame, in pixels.
         num_times: number of frames of a video.

@@ -33,7 +33,7 @@ ORDER = 3
 ABSORPTION = 0.99
 """Energy absorption of the walls in the simulation of the anechoic recording."""
 SILENCE = 0.5
-"""Seconds of silence that are appended to the anechoic recording, while most of the reverberation decays."""
+"""Seconds of silence after the anechoic recording. Most of the reverberation decays in this time."""
 LEVEL = 0.9
 """Peak amplitude of a reverberant recording."""
 

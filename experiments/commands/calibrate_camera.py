@@ -9,8 +9,8 @@ FRAMES contains one folder for each of at least three gains (ISO 800, 1600, 3200
     dark/             at least two frames without light (lens cap, shortest exposure)
     flat/<level>/     at least two frames of an evenly lit, unfocused surface, for at least two brightness levels
 
-as camera raw files (pip install "noiseworks[raw]") or .npz files with `bayer`, `black`, `white` and `pattern`. The
-command prints the gain K and the standard deviations of the noise in dark frames, in digital numbers.
+The frames are camera raw files (pip install "noiseworks[raw]") or .npz files with `bayer`, `black`, `white` and
+`pattern`. The command prints the gain K and the standard deviations of the noise in dark frames, in digital numbers.
 """
 
 from argparse import ArgumentParser, Namespace

@@ -22,14 +22,14 @@ HUB_DATASETS = {
     "datamodules.classification.svhn.SVHN": "ufldl-stanford/svhn",
     "datamodules.classification.imagenet.ImageNet": "ILSVRC/imagenet-1k",
 }
-"""Names on the Hub of public datasets, by dataset class."""
+"""Hub names of public datasets, by dataset class."""
 TASKS = {
     "classification": "image-classification",
     "segmentation": "image-segmentation",
     "restoration": "image-to-image",
     "speech": "audio-to-audio",
 }
-"""Names on the Hub of tasks, by the package of the dataset."""
+"""Hub names of tasks, by the package of the dataset."""
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 PIPELINES = ("pipeline", "path", "name_or_path")
 """Arguments that contain the name of a pre-trained model."""
@@ -99,7 +99,7 @@ def method_of(class_path: str) -> Method | None:
 
 
 def base_model(settings: Mapping[str, Any]) -> str | None:
-    """Return the name on the Hub of the pre-trained model from which a run started."""
+    """Return the Hub name of the pre-trained model from which a run started."""
     for spec in _classes(settings.get("model")):
         arguments = spec["init_args"]
         if str(spec["class_path"]).endswith("timm_model") and arguments.get("pretrained") and arguments.get("name"):
@@ -115,7 +115,7 @@ def _is_file(name: str) -> bool:
 
 
 def hub_datasets(settings: Mapping[str, Any]) -> list[str]:
-    """Return the names on the Hub of the datasets of a run."""
+    """Return the Hub names of the datasets of a run."""
     found = []
     for spec in _classes(settings.get("data")):
         named = HUB_DATASETS.get(spec["class_path"])
@@ -127,7 +127,7 @@ def hub_datasets(settings: Mapping[str, Any]) -> list[str]:
 
 
 def task(settings: Mapping[str, Any], method: Method | None) -> str | None:
-    """Return the name on the Hub of the task of a model, or None if the Hub has no such task."""
+    """Return the Hub name of a model's task, or None if the Hub has no such task."""
     data, generates = settings.get("data") or {}, method is not None and method.field == "diffusion"
     package = str(data.get("class_path") if isinstance(data, dict) else data).partition("datamodules.")[2].split(".")[0]
     if generates and package in ("classification", "prompts"):

@@ -1,1 +1,1 @@
-"""Launch the runs of a comparison, on this machine, with SLURM or with Ray."""
+"""Launch the runs of a comparison: on this machine, through SLURM or through Ray."""

@@ -12,8 +12,8 @@ safely. If an import starts a thread or uses a GPU, the server reports this, and
 new process.
 
 The forkserver of `multiprocessing` (Python 3.11) cannot replace this server, for several reasons. If its client is
-killed, the forkserver and its processes keep running, because the processes keep the pipe open whose closing should
-signal the end of the client. It preloads modules only at its start, before a sweep knows which modules its runs need.
+killed, the forkserver and its processes keep running: a closed pipe should signal the end of the client, but the
+processes keep this pipe open. It preloads modules only at its start, before a sweep knows which modules its runs need.
 There is only one forkserver per Python process, with the environment, directory and output of its first use. It does
 not detect imports that start a thread or use a GPU, and does not run `atexit` handlers. The process group, files,
 environment variables and random number generators of a run would still have to be set here.
@@ -142,7 +142,7 @@ class ForkServer:
         if script is not None:
             request["script"] = str(script)
         self.forked = 0
-        with contextlib.suppress(OSError):  # gone
+        with contextlib.suppress(OSError):  # the server has ended
             self.channel.send(json.dumps(request).encode())
         while not self.forked and not self.unsafe and not self.gone:
             self.listen(None)
@@ -150,11 +150,11 @@ class ForkServer:
 
     def hold(self, descriptors: Sequence[int]) -> None:
         """Pass file descriptors, such as those of locks, to the server and its later processes."""
-        with contextlib.suppress(OSError):  # gone
+        with contextlib.suppress(OSError):  # the server has ended
             socket.send_fds(self.channel, [json.dumps({"hold": True}).encode()], list(descriptors))
 
     def listen(self, seconds: float | None) -> None:
-        """Wait for messages for some seconds (None: indefinitely), and process them."""
+        """Wait for messages for a number of seconds, or indefinitely if it is None, and process them."""
         while not self.gone and select.select([self.channel], [], [], seconds)[0]:
             try:
                 message = self.channel.recv(LARGEST_MESSAGE)

@@ -23,7 +23,7 @@ OF_A_GROUP = re.compile("(RANK|LOCAL_RANK|NODE_RANK|GROUP_RANK|WORLD_SIZE|MASTER
 
 
 def preflight(runs: Sequence[Run], command: Sequence[str] = PREFLIGHT, engine: Launcher | None = None) -> None:
-    """Instantiate each experiment that has unfinished runs, in a separate process.
+    """In a separate process, instantiate each experiment that has unfinished runs.
 
     Args:
         runs: all runs, including finished runs. An experiment is instantiated only once for all its seeds.

@@ -104,7 +104,7 @@ class Launcher(Protocol):
         """Start or submit jobs."""
 
     def wait(self, seconds: float) -> None:
-        """Sleep for some seconds, or until a run may have ended."""
+        """Sleep for a number of seconds, or until a run may have ended."""
 
     def close(self) -> None:
         """Release all resources after the last run."""

@@ -26,8 +26,8 @@ class Checkpoints:
         also_test_best: whether to also report the test metrics of the best epoch, as `best_epoch/test/...`, if
             `test_checkpoint` is `last`.
         every_n_epochs: number of epochs between two saves of the last checkpoint.
-        every_n_steps: number of training steps between additional checkpoints within epochs. None saves none at
-            intervals.
+        every_n_steps: number of training steps between additional checkpoints within epochs. None saves no such
+            checkpoints.
     """
 
     test_checkpoint: Literal["best", "last"] = "last"

@@ -36,7 +36,7 @@ class StopSignals(SignalConnector):
         handle_signals(trainer, self)
 
     def agreed(self) -> bool:
-        """Return whether any rank received a stop signal; all ranks must call it after the same batch.
+        """Return whether any rank received a stop signal; all ranks must call this method after the same batch.
 
         The result is the same on all ranks. On GPUs, the result of the previous call is returned, to avoid a host sync.
         """

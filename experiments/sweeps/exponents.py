@@ -62,8 +62,8 @@ def fitted_exponent(x: "ArrayLike", y: "ArrayLike", confidence: float = 0.95) ->
 
     Args:
         x: positive values `[n]`.
-        y: values `[n]`, or `[seeds, n]` for several seeds. Values that are NaN, infinite or not positive are missing
-            values.
+        y: values `[n]`, or `[seeds, n]` for several seeds. Values that are NaN, infinite or not positive are treated as
+            missing.
         confidence: confidence level, in (0, 1).
 
     Returns:

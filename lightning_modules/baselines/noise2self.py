@@ -5,9 +5,9 @@ replaced with weighted means of their eight neighbours, y -> y~, and the network
 
     L = mean over i in J of (f(y~)_i - y_i)^2
 
-The estimate at the pixels of J does not depend on the values of y at these pixels. If the noise is independent between
-pixels and has mean zero, the expected value of L is therefore the mean squared error with respect to the clean image
-plus the variance of the noise.
+The estimate at the pixels of J does not depend on the values of y at these pixels. Suppose that the noise is
+independent between pixels and has mean zero. The expected value of L is then the mean squared error with respect to the
+clean image plus the variance of the noise.
 
 The position within the squares is sampled for each patch. In inference, the network processes the whole image once,
 without masking, as in the authors' code with `infer_single_pass`.
@@ -103,7 +103,7 @@ class Noise2Self(RestorerSteps, MethodModule):
         noisy = batch["noisy"]
         if min(noisy.shape[2:]) < self.width:
             raise ValueError(
-                f"patches of {list(noisy.shape[2:])} pixels must not be smaller than model.width, {self.width}"
+                f"patches of {list(noisy.shape[2:])} pixels must not be smaller than model.width ({self.width})"
             )
         uniform = sample_uniform(run_seed(), self.current_epoch, batch["index"], 2, stream=STREAM)
         hidden = grid((noisy.shape[2], noisy.shape[3]), uniform, self.width)

@@ -11,7 +11,7 @@ loss is then minimised by E[x_i | all other pixels].
 A patch is divided into squares, and one pixel of each square is masked (stratified sampling). The masked pixel is
 replaced with a different pixel, sampled from the surrounding 5 x 5 window. At borders, the window is shifted inwards.
 The first version of the authors' code could also sample the masked pixel itself. In 1 of 25 cases, the network then
-receives the noise that it should not know.
+receives the noise of the masked pixel.
 
 Source: Krull, Buchholz and Jug, Noise2Void: Learning Denoising from Single Noisy Images, CVPR 2019, arXiv 1811.10980.
 """
@@ -111,7 +111,7 @@ class Noise2Void(RestorerSteps, MethodModule):
         noisy = batch["noisy"]
         if min(noisy.shape[2:]) < max(self.square, 2 * REACH + 1):
             raise ValueError(
-                f"patches of {list(noisy.shape[2:])} pixels must not be smaller than model.square, {self.square}, or 5"
+                f"patches of {list(noisy.shape[2:])} pixels must not be smaller than model.square ({self.square}) or 5"
             )
         squares = (noisy.shape[2] // self.square) * (noisy.shape[3] // self.square)
         uniform = sample_uniform(run_seed(), self.current_epoch, batch["index"], 3 * squares, stream=STREAM)

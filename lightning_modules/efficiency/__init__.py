@@ -1,1 +1,1 @@
-"""Efficiency: training with less memory, arithmetic and precision."""
+"""Methods for efficient training, with less memory, arithmetic or precision."""

@@ -26,7 +26,7 @@ class Mixing(NamedTuple):
     """Permutation of the global batch, `[B]`, int64, on the CPU; see `partner_rows`."""
 
     def __call__(self, value: Tensor) -> Tensor:
-        """Compute l value + (1 - l) (value of the partner), for the rows of this rank, `[b, ...]`."""
+        """Mix values with those of their partners, for the rows of this rank, `[b, ...]`."""
         return self.weight * value + (1 - self.weight) * self.partners(value)
 
     def partners(self, value: Tensor) -> Tensor:

@@ -44,7 +44,7 @@ class CountedLoss(nn.Module):
         super().__init__()
         if (reduction := getattr(loss, "reduction", None)) != "sum":
             raise ValueError(
-                f"loss.reduction must be sum, which gives each output the gradient of its own sample's loss, got "
+                f"loss.reduction must be sum, so that the gradient at each output is that of its sample's loss, got "
                 f"{reduction} for {type(loss).__name__}"
             )
         self.loss = loss

@@ -65,7 +65,7 @@ def refuse_without_curvature(
         needed_by: name of the caller, for error messages.
 
     Raises:
-        ValueError: if the network is rejected; the message names the missing property.
+        ValueError: if the network uses autocast or has no second derivative; the message says which.
     """
 
     def in_autocast(part: nn.Module, _: Any) -> None:

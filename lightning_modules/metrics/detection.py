@@ -1,4 +1,4 @@
-"""Metrics for a confidence that should be higher for in-distribution inputs than for other inputs.
+"""Metrics of out-of-distribution detection by a confidence score, which should be higher for in-distribution inputs.
 
 AUROC: probability that an in-distribution input has a higher confidence than an out-of-distribution input; ties count
 half. AUPR in: average precision with the in-distribution inputs as positives. AUPR out: average precision with the

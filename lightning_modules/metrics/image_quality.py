@@ -10,8 +10,8 @@ images.
 
 Published tables preprocess images by three protocols. For additive Gaussian noise (DnCNN, FFDNet, KAIR) and SIDD, the
 estimate is clipped to [0, 1] and both images are rounded to 256 levels (`rounded`). Other tables only clip the estimate
-(`clipped`), or use the network's output unchanged (`unclipped`). Clean 8-bit images are the same in all three
-protocols. Below 35 dB, rounding changes the PSNR by less than 0.01 dB.
+(`clipped`), or use the network's output unchanged (`unclipped`). None of the protocols changes a clean 8-bit image.
+Below 35 dB, rounding changes the PSNR by less than 0.01 dB.
 
 Sources: Wang, Bovik, Sheikh and Simoncelli, Image Quality Assessment: From Error Visibility to Structural Similarity,
 IEEE Transactions on Image Processing 2004; Zhang et al., Beyond a Gaussian Denoiser, IEEE Transactions on Image

@@ -128,7 +128,7 @@ def _attends(block: Any) -> bool:
 
 
 def _sampler(source: str, convolution: str, target: str, sampler: nn.Module) -> tuple[str, str]:
-    """Return the names of a resampling layer: a residual block, or a single convolution."""
+    """Return the published and the diffusers name of a resampling layer, a residual block or a single convolution."""
     if hasattr(sampler, "norm1"):
         return source, target
     return f"{source}.{convolution}", f"{target}.conv"

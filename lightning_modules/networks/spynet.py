@@ -2,8 +2,8 @@
 
     v_l = 2 up(v_{l-1}) + G_l(I_l, warp(J_l, 2 up(v_{l-1})), 2 up(v_{l-1})),      v at the coarsest level from 0.
 
-Frames are resized to sides that are multiples of 32, and are halved five times. The weights are frozen, but gradients
-flow to the frames, as in the video networks that use SPyNet.
+Frames are resized so that height and width are multiples of 32, then downsampled five times by a factor of 2. The
+weights are frozen, but gradients flow to the frames, as in the video networks that use SPyNet.
 
 Source: Ranjan and Black, Optical Flow Estimation using a Spatial Pyramid Network, CVPR 2017, arXiv 1611.00850; the form
 of BasicVSR (Chan, Wang, Yu, Dong and Loy, CVPR 2021, arXiv 2012.02181).

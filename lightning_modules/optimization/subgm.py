@@ -7,9 +7,9 @@ optimises the factor U, `[d, r']`, which may have any number r' of columns. If t
     f(U) = (1/m) sum_i |<A_i, U U^T> - y_i|,
     D_t = (1/m) sum_i sign(<A_i, U_t U_t^T> - y_i) (A_i + A_i^T) U_t,    U_{t+1} = U_t - eta_t D_t,    sign(0) = 0,
 
-starting from U_0 = alpha B with a small alpha. Let X = U U^T - X*. For any errors s_i, D approximately has the
-direction of X U / ||X||_F (Sign-RIP). The components of U in the directions of X* therefore grow, while all other
-components stay small. For any r', the final error is a power of alpha. The initial matrix B is
+starting from U_0 = alpha B with a small alpha. Let X = U U^T - X*. For any errors s_i, D has the direction of X U /
+||X||_F (Sign-RIP). The components of U in the directions of X* therefore grow, while all other components stay small.
+For any r', the final error is a power of alpha. The initial matrix B is
 
     spectral   Q_+ Lambda_+^(1/2), from the r' greatest eigenvalues of (1/m) sum_i sign(y_i) (A_i + A_i^T) / 2; the
                columns of negative eigenvalues are zero and remain zero

@@ -93,7 +93,7 @@ def solved(gradient: Tensor, factor: Tensor, rows: Tensor | None, ridge: float) 
         factor: lower Cholesky factor of X^T X / b + lambda I, `[n, n]`, or, if `rows` is set, of X X^T + lambda b I,
             `[b, b]`.
         rows: input rows X, `[b, n]`, which select the second form of `factor`; None selects the first form.
-        ridge: lambda.
+        ridge: weight lambda of the penalty on the weight update.
 
     Returns:
         The product, `[m, n]`.
@@ -128,7 +128,7 @@ def pre_activation_weight(layer: nn.Linear | nn.Conv2d, inputs: Tensor, ridge: f
     Args:
         layer: layer with the weight, `[m, n]` or `[m, C, kh, kw]`.
         inputs: inputs of the layer, `[..., n]` or `[B, C, H, W]`.
-        ridge: lambda.
+        ridge: weight lambda of the penalty on the weight update.
         sync_gram: whether to all-reduce X^T X over ranks.
     """
     if not (torch.is_grad_enabled() and layer.weight.requires_grad):
@@ -195,7 +195,7 @@ def train_pre_activations(network: nn.Module, first_layer: str | None, ridge: fl
         network: network that contains the layer; its parameters remain the same objects with the same names.
         first_layer: name of a `Linear` or `Conv2d` layer, or a pattern (see `layers_named`), whose first match in the
             order of definition is used. None means the first `Linear` or `Conv2d` layer of the network.
-        ridge: lambda.
+        ridge: weight lambda of the penalty on the weight update.
         sync_gram: whether to all-reduce X^T X over ranks.
 
     Returns:

@@ -74,7 +74,7 @@ def relu_moments(first: Tensor, second: Tensor, covariance: Tensor) -> tuple[Ten
 
 @in_parts
 def erf_moments(first: Tensor, second: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute E[erf(u) erf(v)] and E[erf'(u) erf'(v)] for pairs; the arguments are those of `relu_moments`."""
+    """Compute E[erf(u) erf(v)] and E[erf'(u) erf'(v)] for pairs (u, v); for the arguments, see `relu_moments`."""
     square = (1 + 2 * first) * (1 + 2 * second)
     sine = (covariance / square.sqrt()).mul_(2).clamp_(-1, 1)
     root = (square - (covariance * covariance).mul_(4)).clamp_(min=1).sqrt()

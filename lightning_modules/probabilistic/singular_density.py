@@ -5,8 +5,9 @@ If the distribution of the data has no density, the likelihood of the model
 
     p_{f,s}(x) = integral of phi_s(x - f(z)) dP_Z(z),        phi_s the density of N(0, s^2 I_D)
 
-is unbounded as s decreases, and contains little information about the distribution of the mass. The method therefore
-adds noise to each data point once, and fits f and s to the noisy points x~_i. Generated points contain no noise:
+is unbounded as s decreases, and contains little information about where the mass of the distribution is located. The
+method therefore adds noise to each data point once, and fits f and s to the noisy points x~_i. Generated points contain
+no noise:
 
     x~_i = x_i + t e_i,    e_i ~ N(0, I_D),        (f, s) = argmax sum_i log p_{f,s}(x~_i)  with s >= max(t, s_min).
 

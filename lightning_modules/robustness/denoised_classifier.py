@@ -3,7 +3,7 @@
 The base classifier is the composition of a classifier f and a denoiser D, neither of which has to be trained for
 smoothing:
 
-    g(x) = argmax over classes c of P(f(D(x + n, sigma)) = c),      n ~ N(0, sigma^2).
+    g(x) = argmax over classes c of P(f(D(x + n, sigma)) = c), n ~ N(0, sigma^2).
 
 The certified radius sigma Phi^-1(p) of randomised smoothing holds for any base classifier, and therefore also for this
 composition.

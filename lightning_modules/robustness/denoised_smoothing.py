@@ -121,7 +121,7 @@ class DenoisedSmoothing(ClassifierSteps, MethodModule):
         return (clean_estimate(output, x_t, abar, self.prediction).clamp(-1, 1) + 1) / 2
 
     def _told(self, t: Tensor) -> Tensor:
-        """Scale t to the timestep input of the diffusion model."""
+        """Compute the timestep input of the diffusion model, t times `timestep_scale`."""
         return t if self.timestep_scale == 1 else t * self.timestep_scale
 
     def denoise(self, noisy: Tensor, sigma: float | Tensor | None = None) -> Tensor:

@@ -48,4 +48,4 @@ class SingleImageBaseline(SingleImageSteps):
     def setup(self, stage: str) -> None:
         if stage == "fit":
             name = type(self).__name__
-            raise ValueError(f"{name} has no training set, it fits a network to each image: run test or predict")
+            raise ValueError(f"{name} has no training set: run test or predict, which fit a network to each image")

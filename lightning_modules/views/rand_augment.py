@@ -317,7 +317,8 @@ class TimmRandAugment(nn.Module):
     Args:
         recipe: string in the format of timm: `rand`, followed in any order by the magnitude m (0...10, or 0...mmax),
             the number n of operations, the probability p, the standard deviation mstd of the magnitude (above 100:
-            uniform in [0, m]), the upper bound mmax, and inc.
+            uniform in [0, m]), the upper bound mmax, and the flag inc, with which all operations become stronger as m
+            increases.
         fill: grey value of pixels whose source is outside the image, in [0, 1].
 
     Raises:

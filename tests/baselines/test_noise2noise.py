@@ -16,7 +16,7 @@ def test_a_step_fits_the_second_noisy_images() -> None:
 
 
 def test_in_the_mean_over_noise_the_gradient_is_that_of_clean_images() -> None:
-    """Drawing the second noise with both signs makes the mean exact."""
+    """The second noise is drawn with both signs, so that the mean over noise is exact."""
     noise = 0.1 * torch.randn(CLEAN.shape, dtype=torch.float64)
     module = Noise2Noise(Restored())
     first = CLEAN + noise.flip(3)

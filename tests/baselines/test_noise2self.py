@@ -56,5 +56,5 @@ def test_the_grid_follows_from_epoch_and_sample_and_bad_arguments_are_named() ->
     assert len({tuple(image.nonzero()[0].tolist()) for image in seen[0] != noisy}) > 1
     with pytest.raises(ValueError, match="width must be at least 2, got 1"):
         Noise2Self(Restored(), width=1)
-    with pytest.raises(ValueError, match=r"patches of \[3, 8\] pixels must not be smaller than model.width, 4"):
+    with pytest.raises(ValueError, match=r"patches of \[3, 8\] pixels must not be smaller than model.width \(4\)"):
         gradient_of_a_step(module, {"noisy": noisy[:, :, :3, :8]})

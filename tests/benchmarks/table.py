@@ -23,7 +23,7 @@ MADE = "Ratios within one run, one thread. Those of two machines are not to be c
 
 
 def updated(text: str, figures: Sequence[Figure]) -> str:
-    """Write the table again: new rows replace those of the same files in place, and other rows stay.
+    """Update the table: new rows replace the rows of the same files in place, and all other rows are kept.
 
     Args:
         text: current table, including its last line.

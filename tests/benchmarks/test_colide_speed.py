@@ -1,4 +1,4 @@
-"""CoLiDE's regularisation path compared with plain NumPy that follows the steps of the authors' code."""
+"""CoLiDE's path of stages compared with plain NumPy that follows the steps of the authors' code."""
 
 import time
 from collections.abc import Callable

@@ -20,8 +20,10 @@ IMAGES, DRAWS = range(0, 222, 37), 1000
 
 
 def classifier_and_images() -> tuple[nn.Module, Tensor]:
-    """Return a ResNet-20 and six images of CIFAR-10's test set. || The network was trained without noise, so that many
-    of its votes on noisy images are close."""
+    """Return a ResNet-20 and six images of CIFAR-10's test set.
+
+    The network was trained without noise, so that many of its votes on noisy images are close.
+    """
     root = os.environ.get("NOISEWORKS_DATA", "")
     weights = Path(root, "weights", "resnet20_cifar10.safetensors")
     if not weights.is_file() or not list(Path(root, "cifar10").glob("**/test*")):

@@ -6,7 +6,8 @@ one, the row must remove everything that depends on a process's whole share of t
 random draws are replaced automatically. For a class without a demo, the row inserts it into the demo of a different
 class. The test file of a method does not repeat these tests:
 
-- `test_configs.py`: what a YAML says of itself, its keys, a training step at the paper's scale on the meta device;
-- `test_runs.py`: training, testing, predicting; a stop within an epoch; reading back; seeds; precision; clipping;
-- `tests/distributed/test_methods.py`: two processes give what one gives.
+- `test_configs.py` and `test_full_scale.py`: a YAML file's description, its keys, a training step at full scale on the
+  meta device;
+- `test_runs.py`: training, testing, predicting; a stop within an epoch; loading a run; seeds; precision; clipping;
+- `tests/distributed/test_methods.py`: two processes give the same results as one.
 """

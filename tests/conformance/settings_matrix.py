@@ -1,7 +1,7 @@
 """Every method class with every strategy, precision and Trainer option: which work, and why others do not.
 
-    python -m tests.conformance.settings_matrix                          all cells, into the table of docs/runs.md
-    python -m tests.conformance.settings_matrix ELR LSA --columns ddp    some alone; what else is there stays
+    python -m tests.conformance.settings_matrix                          write all cells of the table in docs/runs.md
+    python -m tests.conformance.settings_matrix ELR LSA --columns ddp    update only these cells
 
 Each cell consists of two optimizer steps of a demo in separate processes on the CPU.
 """

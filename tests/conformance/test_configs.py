@@ -56,7 +56,7 @@ OWN_KEYS = {
     "noise_diffusion": {"data.noise"},  # the paper compares natural images with generated ones
     # the paper uses a separate rate for linear probing, and studies the labels of pre-training
     "nmtune": {"model.optimizer.lr", "trainer.callbacks"},
-    # claims compare a detector after training on clean labels and many images with noisy labels or few images
+    # claims compare a detector trained on clean labels and many images with one trained on noisy labels or few images
     "mahalanobis": {
         *("data.label_noise.class_path", "data.label_noise.noise_rate", "data.images.train_size", "trainer.callbacks"),
     },

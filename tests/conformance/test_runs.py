@@ -122,7 +122,7 @@ def largest_norm() -> Iterator[list[float]]:
 def test_another_seed_half_precision_and_clipping(
     whole: Path, tmp_path: Path, no_pictures: None, largest_norm: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """That the same seed gives the same run is covered by the test of the stopped run."""
+    """The test of the stopped run already covers that equal seeds give equal runs."""
     method = METHODS[whole.name]
     clipped = (f"--{method.clips}", "0.01") if method.clips else ()
     more = () if method.double else ("--trainer.precision", "bf16-mixed")

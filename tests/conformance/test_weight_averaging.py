@@ -1,4 +1,4 @@
-"""A weight average without memory equals a run without averaging, whatever files a method writes itself."""
+"""A weight average without memory equals a run without averaging, even for methods that write weights themselves."""
 
 from pathlib import Path
 from typing import Any

@@ -44,7 +44,7 @@ def test_value_and_gradient_of_a_step_are_the_equation() -> None:
 
 
 def test_the_correction_is_least_squares_over_what_is_not_saturated() -> None:
-    """Check 6 of ELD, with a separate factor for each image."""
+    """The illuminance correction fits a separate factor for each image."""
     clean = 0.9 * images(0, 3, 4, 8, 8)
     clean[:, 1, :3] = 1
     estimate = 0.7 * clean + 0.1 * images(1, 3, 4, 8, 8)
@@ -77,7 +77,7 @@ def test_measures_are_scikit_images_defaults_on_the_corrected_image_of_256_level
 
 
 def test_the_light_factor_cancels_but_for_noise_and_clipping() -> None:
-    """Check 4 of ELD: noise of one gain, in units of the darkened image, grows with f; the input is clipped at 1."""
+    """The noise of one gain, in units of the darkened image, grows with f; the input is clipped at 1."""
     clean = torch.full((200, 4, 8, 8), 0.6, dtype=torch.float64)
     deviations = []
     for factor in (50.0, 200.0):

@@ -1,4 +1,4 @@
-"""The Mahalanobis detector attacks images with two processes as with one; a row of `methods.py` covers the rest."""
+"""With two processes, the Mahalanobis detector attacks images as with one; a row of `methods.py` covers the rest."""
 
 from typing import Any
 

@@ -1,17 +1,17 @@
-"""Stands for `train.py fit` and `test`, in milliseconds: the same arguments and files. `model` in its config says:
+"""Imitate `train.py fit` and `test` in milliseconds, with the same arguments and files. `model` in the config sets:
 
-start         test accuracy of seed 0; each seed adds `per_seed`
+start         test accuracy of seed 0; each further seed adds `per_seed`
 best_epoch    if set, accuracy of the best epoch
 seconds       duration of an epoch
 crash         seeds that end with an error in the second epoch
-killed        seeds that a signal ends in the second epoch, by its number
-width         if set, the run measures a risk, width ** -0.5 times a factor of the seed
-reach         widths above it have an infinite risk in odd seeds
-diverges      widths from here on diverge, but for the seeds in `stable_seeds`
+killed        signals, keyed by seed, that end the run in the second epoch
+width         if set, the run measures a risk, width ** -0.5 times a factor that depends on the seed
+reach         largest width with a finite risk in odd seeds
+diverges      smallest width that diverges, except for the seeds in `stable_seeds`
 empty         seeds that end without results and without an error
-launch        whether to launch another process, which sleeps
+launch        whether to launch a child process that sleeps
 
-Every event is a line of `journal.txt` beside the config: config, seed, what happened, and a detail.
+Every event is a line of `journal.txt` next to the config: config, seed, event, and a detail.
 """
 
 import json

@@ -1,9 +1,9 @@
 """Measure on the GPUs of this machine, most valuable items first, and write docs/gpu.md.
 
     python -m tests.gpu                    40 minutes
-    python -m tests.gpu --minutes 9        what fits; the same command goes on later
-    python -m tests.gpu --rehearse         the same code on the CPU with small numbers
-    python -m tests.gpu --only ranks elr   some items alone
+    python -m tests.gpu --minutes 9        the items that fit; the same command continues later
+    python -m tests.gpu --rehearse         the same code on the CPU with small sizes
+    python -m tests.gpu --only ranks elr   only some items
 
 An item is skipped with a reason if its estimate exceeds the remaining minutes, or if its hardware or data are missing.
 If an item fails, this is reported, and the other items continue. A stopped item continues after its saved rows, and a

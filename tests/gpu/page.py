@@ -13,9 +13,9 @@ from tests.gpu.place import Row
 HEAD = """# On a GPU
 
 `make gpu` runs the measurements that need a GPU in the order below. They take about 40 minutes.
-`python -m tests.gpu --minutes 9` stops earlier. The same command then resumes. `--data FOLDER` (or
-`NOISEWORKS_DATA`) contains `cifar10`. Rows are saved under `runs/gpu/`, and this page is written after each item.
-Do not compare numbers from different cards. Measurements on CPUs are in [benchmarks](benchmarks.md).
+`python -m tests.gpu --minutes 9` stops after 9 minutes; the same command then resumes. `--data FOLDER` (or
+`NOISEWORKS_DATA`) is the folder that contains `cifar10`. Rows are saved under `runs/gpu/`, and this page is written
+after each item. Do not compare numbers from different cards. Measurements on CPUs are in [benchmarks](benchmarks.md).
 """
 NEVER = "**Nothing has been measured on a GPU yet**: none was available."
 REHEARSED = (

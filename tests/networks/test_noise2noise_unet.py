@@ -13,7 +13,7 @@ def test_numbers_are_those_of_the_authors_network(channels: int, numbers: int) -
 
 
 def test_the_network_is_what_is_written_out() -> None:
-    """Each convolution except the last precedes a leaky ReLU; the shared blocks are applied four and three times."""
+    """Each convolution except the last feeds a leaky ReLU; the shared blocks are applied four and three times."""
     torch.manual_seed(0)
     network = Noise2NoiseUNet(2, width=4).double()
     for parameter in network.parameters():

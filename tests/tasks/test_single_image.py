@@ -35,5 +35,5 @@ def test_a_copy_has_new_weights_and_the_template_keeps_its_own_and_fit_is_reject
     assert torch.equal(template[0].weight, kept)
     assert not torch.equal(copy[0].weight, kept)
     assert all(weight.requires_grad for weight in copy.parameters())
-    with pytest.raises(ValueError, match="Drawn has no training set, it fits a network to each image: run test or pre"):
+    with pytest.raises(ValueError, match="Drawn has no training set: run test or predict, which fit a network"):
         Drawn().setup("fit")

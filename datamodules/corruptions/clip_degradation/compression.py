@@ -50,7 +50,7 @@ def as_jpeg(frame: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
 class RandomCodec(ClipOperator):
     """Compress a clip as a video with one frame per second, a random codec and a random bit rate.
 
-    This operator needs the extra `video`. The height and width of frames must be even. The bit rate has no effect on
+    This operator requires the `video` extra. The height and width of frames must be even. The bit rate has no effect on
     FFmpeg's mpeg4 encoder: this encoder may exceed the bit rate by four million bits, and a short clip needs fewer bits
     than that.
 

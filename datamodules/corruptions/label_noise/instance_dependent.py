@@ -89,8 +89,8 @@ class InstanceDependent:
     """Instance-dependent label noise, by one random linear classifier per class.
 
     Pixels are in 8-bit units, as in the authors' code. In these units, the softmax is nearly one-hot: for almost every
-    image, one wrong class has nearly all of the probability. With a rate of 0, no label changes. In the authors' code,
-    the truncated normal distribution flips 8 % of the labels at a rate of 0.
+    image, one wrong class has nearly all of the probability. At a rate of 0, labels are unchanged. In the authors'
+    code, the truncated normal distribution flips 8 % of the labels at a rate of 0.
 
     Args:
         noise_rate: mean r of the distribution of flip probabilities before its truncation, in [0, 1).

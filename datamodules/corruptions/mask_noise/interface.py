@@ -38,7 +38,7 @@ class MaskNoise(Protocol):
 
 
 class MaskNoiseStatistics(NamedTuple):
-    """Error rates of given masks over all pixels. Tensors are float64.
+    """Pixel-wise error rates of the given (noisy) masks, pooled over all masks. Tensors are float64.
 
     Pixels that are ignored in the given or in the true mask are not counted.
     """

@@ -47,7 +47,9 @@ class PhaseRetrieval(Operator):
         for size in range(padded, 0, -1):
             if size + 2 * self.padding(size) == padded:
                 return size
-        raise ValueError(f"no image has {padded} frequencies along an axis with oversampling {self.oversampling:g}")
+        raise ValueError(
+            f"with oversampling {self.oversampling:g}, no image size gives a measurement of size {padded} along an axis"
+        )
 
 
 def _centred(values: Tensor, transform: Callable[..., Tensor]) -> Tensor:

@@ -136,8 +136,8 @@ class Blur(Separable):
     Pixels outside the image are treated as grey.
 
     The blur in the published code of DDRM and RED-diff is different. It omits the last tap of the kernel, and assigns
-    singular values of colour images to wrong channels and frequencies. Numbers published with this code are therefore
-    not comparable.
+    singular values of colour images to wrong channels and frequencies. Results published with their code are therefore
+    not comparable with results of this operator.
 
     Args:
         taps: length of the kernel, odd.

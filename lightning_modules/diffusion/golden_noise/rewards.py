@@ -179,7 +179,7 @@ def linear_layers(weights: Mapping[str, Tensor], width: int, source: str) -> nn.
     shapes = zip(matrices, biases, sizes, sizes[1:], strict=False)
     if not fits or any(m.shape != (after, before) or len(b) != after for m, b, before, after in shapes):
         raise ValueError(
-            f"weights: {source} must hold linear layers from {width} numbers to one, got "
+            f"weights: {source} must have linear layers with {width} inputs and one output, got "
             f"{listed(f'{key} {list(value.shape)}' for key, value in weights.items())}"
         )
     layers = nn.Sequential(*(nn.Linear(before, after) for before, after in pairwise(sizes)))

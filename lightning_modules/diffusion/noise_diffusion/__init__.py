@@ -8,16 +8,16 @@ amount of noise e, and adds a part of the signal of both images back:
     x = alpha l_A + beta l_B + (mu - alpha) sqrt(abar_t) z_A + (nu - beta) sqrt(abar_t) z_B + gamma sqrt(1 - abar_t) e.
 
 Then x is clipped to [-c, c] again and decoded. At position lambda in [0, 1], alpha / beta = cot(lambda pi / 2) with
-alpha^2 + beta^2 + gamma^2 = 1, and mu / nu = alpha / beta with mu + nu = 1.2. For gamma = 0, mu = alpha, nu = beta and
-no clipping, the method equals spherical interpolation of orthogonal latents. For gamma = 1, it equals SDEdit applied to
-a mixture of the images.
+alpha^2 + beta^2 + gamma^2 = 1, and mu / nu = alpha / beta with mu + nu = 1.2. Without clipping, and with gamma = 0, mu
+= alpha and nu = beta, the method equals spherical interpolation if the latents are orthogonal. For gamma = 1, it equals
+SDEdit applied to a mixture of the images.
 
 The paper gives no rule for mu + nu, c and gamma. The defaults follow the authors' code, which encodes up to timestep t
 = 696 and adds the images back at the noise level of the next step, 701 (`injection: next`). Departures: all positions
 lambda of a pair share the same e, whereas the authors' code resamples e. Angles are computed for each pair of a batch,
 whereas the authors' code always has batch size 1. lambda = 0 and lambda = 1 are allowed. The bound c assumes noise of
-variance 1. `VarianceExploding` of `lightning_modules.backbones.diffusion.variance_exploding` rescales the states of
-variance-exploding models to this variance.
+variance 1. For variance-exploding models, `lightning_modules.backbones.diffusion.variance_exploding.VarianceExploding`
+rescales the noisy images so that the noise has variance 1.
 
 Source: Zheng, Zhang, Fang, Liu, Lian and Han, NoiseDiffusion: Correcting Noise for Image Interpolation with Diffusion
 Models beyond Spherical Linear Interpolation, ICLR 2024, arXiv 2403.08840.

@@ -1,6 +1,6 @@
-"""The schedule from the dense to the N:M network: mask and pattern as functions of step and epoch.
+"""The schedule that turns a dense network into an N:M sparse network, as a function of step and epoch.
 
-The schedule stores no state: a resumed run derives D and pattern from its step and epoch.
+The schedule has no state of its own: a resumed run computes D and the pattern from its step and epoch.
 """
 
 import math
@@ -25,16 +25,16 @@ WAYS: tuple[Way, ...] = get_args(Way)
 Along = Literal["inputs", "outputs", "unstructured"]
 AXES: dict[Along, int | None] = {"inputs": 1, "outputs": 0, "unstructured": None}
 PULL = 2e-4
-"""lambda of SR-STE, from its authors."""
+"""Weight lambda of SR-STE; the value is that of its authors."""
 
 
 def mask_decay(way: Way, rate: float, step: int) -> float:
-    """Compute the decay factor D at a step, counted from the end of the dense phase.
+    """Compute the decay factor D at a step that is counted from the end of the dense phase.
 
     Args:
-        way: mdgf_linear gives max(1 - rate step, 0), mdgf_exponential gives exp(-rate step), others give 0.
-        rate: beta or eta, per optimizer step.
-        step: t, at least 0.
+        way: mdgf_linear gives max(1 - rate step, 0), mdgf_exponential gives exp(-rate step), and all other ways give 0.
+        rate: decay rate beta or eta, per optimizer step.
+        step: step t, at least 0.
     """
     if way == "mdgf_linear":
         return max(1 - rate * step, 0.0)
@@ -42,14 +42,14 @@ def mask_decay(way: Way, rate: float, step: int) -> float:
 
 
 def frames(way: Way, n: int, m: int, epochs: int, geometric_frames: int) -> dict[int, tuple[int, int]]:
-    """List the patterns by their first epoch, counted from the end of the dense phase.
+    """Return the pattern of each frame by the frame's first epoch, counted from the end of the dense phase.
 
     Args:
-        way: sdgf_stepwise takes (M-1):M, M/2:M, M/4:M, ..., N:M, sdgf_geometric ..., 4N:4M, 2N:2M, N:M,
-            sdgf_densifying ..., N:4M, N:2M, N:M, and others N:M.
-        n: N.
-        m: M.
-        epochs: total length of all frames.
+        way: sdgf_stepwise gives (M-1):M, M/2:M, M/4:M, ..., N:M; sdgf_geometric gives ..., 4N:4M, 2N:2M, N:M;
+            sdgf_densifying gives ..., N:4M, N:2M, N:M; all other ways give only N:M.
+        n: number N of nonzero weights per group.
+        m: group size M.
+        epochs: total length of all frames in epochs.
         geometric_frames: number of frames for sdgf_geometric and sdgf_densifying.
 
     Raises:
@@ -69,16 +69,16 @@ def frames(way: Way, n: int, m: int, epochs: int, geometric_frames: int) -> dict
 
 
 class Flow:
-    """State shared by all sparse layers of a network: the schedule, and the current position in the schedule.
+    """State that all sparse layers of a network share: the schedule, and the current position in it.
 
-    Until `place` is called, layers are sparse.
+    Before the first call of `place`, layers are sparse.
 
     Args:
-        way: how the network becomes sparse.
+        way: way in which the network becomes sparse.
         rate: decay rate of MDGF.
-        gradient: gradient of pruned weights.
-        dense_epochs: epochs before sparsification starts.
-        fine_tune_epochs: number of final epochs, in which the mask is binary and the pattern is N:M.
+        gradient: gradient of pruned weights, `ste` or `masked`.
+        dense_epochs: number of epochs before sparsification starts.
+        fine_tune_epochs: number of last epochs, in which the mask is binary and the pattern is N:M.
         geometric_frames: number of patterns for sdgf_geometric and sdgf_densifying.
     """
 
@@ -102,13 +102,13 @@ class Flow:
         return epoch < self.dense_epochs
 
     def decay_at(self, step: int, epoch: int, epochs: int, steps_per_epoch: float) -> float:
-        """Compute the decay factor D at an optimizer step, counted from 0.
+        """Compute the decay factor D at an optimizer step.
 
         Args:
-            step: optimizer step, counted from the start of training.
-            epoch: epoch of the step, counted from 0.
-            epochs: number of epochs of the whole training.
-            steps_per_epoch: optimizer steps in an epoch.
+            step: index of the optimizer step, counted from 0 at the start of training.
+            epoch: index of the epoch of this step, from 0.
+            epochs: total number of training epochs.
+            steps_per_epoch: number of optimizer steps in an epoch.
         """
         if self.is_dense(epoch):
             return 1.0
@@ -120,7 +120,7 @@ class Flow:
     def closed(self, epoch: int, epochs: int, steps_per_epoch: float) -> float:
         """Compute the fraction of the steps of an epoch in which pruned weights are 0.
 
-        `decay_at` describes the arguments.
+        The arguments are those of `decay_at`.
         """
         steps = range(epoch * int(steps_per_epoch), (epoch + 1) * int(steps_per_epoch))
         return sum(self.decay_at(step, epoch, epochs, steps_per_epoch) == 0 for step in steps) / len(steps)
@@ -128,7 +128,7 @@ class Flow:
     def place(
         self, step: int, epoch: int, epochs: int, steps_per_epoch: float, functions: Sequence["NMWeight"]
     ) -> None:
-        """Set the state of layers for a training step. `decay_at` describes the arguments."""
+        """Set the state of the weight functions for a training step; see `decay_at` for the other arguments."""
         self.dense = self.is_dense(epoch)
         decay = self.decay_at(step, epoch, epochs, steps_per_epoch)
         for function in functions:
@@ -142,9 +142,9 @@ class NMWeight(WeightFunction):
     In training mode, pruning follows the schedule. In evaluation mode, the pattern at the end of the schedule is used.
 
     Args:
-        n: N.
-        m: M.
-        axis: axis along which weights are consecutive; None prunes the whole weight, unstructured.
+        n: number N of nonzero weights per group.
+        m: group size M.
+        axis: axis along which weights are consecutive; None means an unstructured mask of the whole weight.
         flow: schedule of the network.
     """
 
@@ -154,11 +154,11 @@ class NMWeight(WeightFunction):
         super().__init__()
         self.n, self.m, self.axis, self.flow = n, m, axis, flow
         self.pattern = n, m
-        # A tensor, since a compiled network would be recompiled for each value of a number.
+        # D is a tensor, because a compiled network would be recompiled for each value of a Python number.
         self.register_buffer("decay", torch.zeros(()), persistent=False)
 
     def pattern_at(self, epoch: int, epochs: int) -> tuple[int, int]:
-        """Return N and M in an epoch, counted from 0, of a training with `epochs` epochs."""
+        """Return N and M for an epoch, counted from 0, if training has `epochs` epochs."""
         flow = self.flow
         since = epoch - flow.dense_epochs
         length = epochs - flow.dense_epochs - flow.fine_tune_epochs
@@ -181,19 +181,19 @@ class NMWeight(WeightFunction):
 
 
 def check_pattern(key: str, n: int, m: int, size: int, axis: int | None, flow: Flow) -> None:
-    """Reject a pattern that a layer cannot have.
+    """Reject a pattern that does not fit a layer.
 
     Args:
         key: name of the pattern, for error messages.
-        n: N.
-        m: M.
-        size: length of the layer's axis, or number of weights if there is no axis.
-        axis: axis along which weights are consecutive; None for unstructured masks, which need not divide the size.
-        flow: schedule of the network; all of its patterns must fit the layer.
+        n: number N of nonzero weights per group.
+        m: group size M.
+        size: length of the axis, or number of weights if `axis` is None.
+        axis: axis along which weights are consecutive; None means an unstructured mask, for which M need not divide the
+            size.
+        flow: schedule of the network, of which all patterns must fit the layer.
 
     Raises:
-        ValueError: if the pattern does not fit the layer; the message names the layer, the numbers and the allowed
-            values.
+        ValueError: if a pattern does not fit the layer; the message contains the key and the values.
     """
     within(1, m, **{f"n of {key}": n})
     for _, group in frames(flow.way, n, m, 1000, flow.geometric_frames).values():
@@ -214,20 +214,21 @@ def sparsify(
     along: Along,
     flow: Flow,
 ) -> list[NMWeight]:
-    """Make layers of a network N:M sparse, in place; parameters keep their names.
+    """Make layers of a network N:M sparse in place; the parameters keep their names.
 
     Args:
         network: any network.
-        n: N.
-        m: M.
-        layers: name patterns of the layers, see `layers_named`.
-        own: N and M of other layers, by name pattern. A suffix `/q`, `/k` or `/v` selects query, key or value rows of a
-            fused `qkv`.
-        along: direction in which weights are consecutive.
+        n: number N of nonzero weights per group.
+        m: group size M.
+        layers: name patterns of the layers (see `layers_named`).
+        own: N and M for layers that have a different pattern, by name pattern. The suffix `/q`, `/k` or `/v` selects
+            the query, key or value rows of a fused `qkv`.
+        along: direction along which weights are consecutive.
         flow: schedule of the network.
 
     Raises:
-        ValueError: if a pattern or a layer does not fit; the message names the pattern or the layer.
+        ValueError: if a pattern does not fit a layer, or if a name pattern is invalid; the message names the pattern or
+            the layer.
     """
     kinds, axis = (nn.Linear, nn.Conv2d), AXES[along]
     found: dict[str, nn.Module] = layers_named(network, layers, kinds, "layers")

@@ -1,4 +1,4 @@
-"""2:4 sparse weights in the tensor cores' format, which stores half of the numbers and is up to twice as fast."""
+"""Conversion of 2:4 sparse weights to the format of tensor cores, which stores half of the weights."""
 
 from typing import Any
 
@@ -14,16 +14,19 @@ DEVICE = "cuda"
 
 @torch.no_grad()
 def in_semi_structured_kernels(network: nn.Module) -> list[str]:
-    """Convert the 2:4 layers of a trained network, in place, to torch's semi-structured format, for inference only.
+    """Convert the 2:4 layers of a trained network, in place, to PyTorch's semi-structured format for inference.
+
+    Products with such weights are up to twice as fast.
 
     Args:
-        network: network with linear layers that are 2:4 sparse along their inputs, on a GPU and in half precision.
+        network: network with linear layers that are 2:4 sparse along their inputs; it must be on a GPU and in half
+            precision.
 
     Returns:
-        The names of the layers.
+        The names of the converted layers.
 
     Raises:
-        ValueError: if no layer is 2:4, or the network is on another device or in another precision.
+        ValueError: if no layer is 2:4 sparse, or if the device or the precision of a layer is unsuitable.
     """
     chosen: dict[str, Any] = {}
     for name, layer in layers_of_functions(network).items():

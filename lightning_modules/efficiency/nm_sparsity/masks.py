@@ -1,10 +1,10 @@
-"""N:M masks, and the effective weight of a layer while its mask decays.
+"""N:M masks, and the effective weight of a layer while its pruned weights decay.
 
-Of every M consecutive weights along an axis, the N with the largest magnitude are kept,
+Of every M consecutive weights along an axis, the N weights with the largest magnitude are kept:
 
     W~ = (m + D (1 - m)) W,   m in {0, 1},   D in [0, 1].
 
-D = 0 gives the sparse network, and D = 1 the dense network.
+D = 0 gives the sparse network, and D = 1 gives the dense network.
 """
 
 from typing import Any, Literal, get_args
@@ -18,23 +18,23 @@ GRADIENTS: tuple[Gradient, ...] = get_args(Gradient)
 
 
 COMPARED = 16
-"""Longest groups for which weights are compared pairwise; for longer ones sorting is as fast."""
+"""Maximum group size M for which weights are compared pairwise; for larger groups, sorting is as fast."""
 
 
 def nm_mask(weight: Tensor, n: int, m: int, axis: int | None = 1) -> Tensor:
-    """Mark the N weights of largest magnitude among every M weights, or the fraction N/M of the whole weight.
+    """Return a mask of the N weights with the largest magnitude in each group of M consecutive weights.
 
-    If weights are equal, the first one is marked, on all ranks.
+    Of weights with equal magnitudes, the first ones are selected, so that all ranks compute the same mask.
 
     Args:
-        weight: `[out, in]` or `[out, in, height, width]`; no gradient flows through the mask.
-        n: N, in 1...M.
-        m: M, which divides the length of the axis.
-        axis: axis along which weights are consecutive: 1 for a layer's inputs, 0 for its outputs. None marks the
+        weight: weight, `[out, in]` or `[out, in, height, width]`; no gradient flows through the mask.
+        n: number N of selected weights per group, in 1...M.
+        m: group size M, which must divide the length of the axis.
+        axis: axis along which weights are consecutive: 1 for the inputs of a layer, 0 for its outputs. None selects the
             floor(numel N / M) largest weights of the whole layer (unstructured).
 
     Returns:
-        Bool, shaped like the weight.
+        The mask, a bool tensor with the shape of the weight.
     """
     if axis is None:
         kept = weight.numel() * n // m
@@ -45,7 +45,7 @@ def nm_mask(weight: Tensor, n: int, m: int, axis: int | None = 1) -> Tensor:
         mask = torch.zeros_like(groups, dtype=torch.bool).scatter_(-1, largest[..., :n], True)
     else:
         places = groups.movedim(-1, 0).contiguous()
-        larger = torch.zeros_like(places, dtype=torch.uint8)  # number of weights of the group that rank before each
+        larger = torch.zeros_like(places, dtype=torch.uint8)  # number of weights in the group that have a higher rank
         for place in range(m):
             larger[place + 1 :] += places[place] >= places[place + 1 :]
             larger[:place] += places[place] > places[:place]
@@ -54,7 +54,7 @@ def nm_mask(weight: Tensor, n: int, m: int, axis: int | None = 1) -> Tensor:
 
 
 class _Decayed(torch.autograd.Function):
-    """Multiply pruned weights by D, with a choice of gradients."""
+    """Multiply pruned weights by D; the arguments select the gradient."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, mask: Tensor, decay: Tensor, gradient: Gradient, pull: float) -> Tensor:
@@ -83,10 +83,11 @@ def decayed_weight(
     """Compute (m + D (1 - m)) W.
 
     Args:
-        weight: W.
-        mask: m, bool, shaped like W.
-        decay: D, a scalar tensor.
-        gradient: gradient of W for a gradient g of the result: ste passes g, masked passes (m + D (1 - m)) g.
-        pull: lambda of SR-STE, which adds lambda (1 - m) W to g; only with ste.
+        weight: weight W.
+        mask: mask m, a bool tensor with the shape of W.
+        decay: decay factor D, a scalar tensor.
+        gradient: gradient with respect to W if g is the gradient with respect to the result: ste gives g, and masked
+            gives (m + D (1 - m)) g.
+        pull: weight lambda of SR-STE, which adds lambda (1 - m) W to g; only supported with ste.
     """
     return _Decayed.apply(weight, mask, decay, gradient, pull)

@@ -1,4 +1,4 @@
-"""Count the operations of sparse training, and measure its noise: Adam's second moment."""
+"""Measures of sparse training: number of operations, and gradient noise in terms of Adam's second moment."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -19,9 +19,10 @@ FORMULAS: Any = {**flop_registry, torch.ops.aten._scaled_dot_product_flash_atten
 
 
 class Operations(TorchDispatchMode):
-    """Count the floating-point operations of matrix products within a `with` block, by the formulas of torch.
+    """A context manager that counts the floating-point operations of matrix products by PyTorch's formulas.
 
-    The counter of torch tracks modules by hooks on tensors. These hooks would remain on the trained weights.
+    PyTorch's own counter is not used, because it tracks modules by tensor hooks that would remain on the trained
+    weights.
     """
 
     def __init__(self) -> None:
@@ -37,21 +38,21 @@ class Operations(TorchDispatchMode):
 
 @dataclass
 class ForwardCost:
-    """Floating-point operations of a forward pass."""
+    """Number of floating-point operations of a forward pass."""
 
     network: float = 0.0
     layers: dict[str, float] = field(default_factory=dict)
-    """Operations of the dense layers that become sparse, by name."""
+    """Number of operations, while dense, of the layers that become sparse, by name."""
 
     def training(self, density: Mapping[str, float], gradient_density: Mapping[str, float]) -> float:
-        """Count the operations of a training step in which only nonzero weights cost operations.
+        """Return the number of operations of a training step if zero weights need no operations.
 
-        Each layer has three products: the forward pass and the gradient of the input, both with the effective weight,
-        and the gradient of the weight.
+        Each layer has three products: the forward pass and the gradient of the input, which both use the effective
+        weight, and the gradient of the weight.
 
         Args:
-            density: fraction of nonzero effective weights, by layer name.
-            gradient_density: fraction of weights with a gradient, by layer name.
+            density: fraction of effective weights that are nonzero, by layer name.
+            gradient_density: fraction of weights that receive a gradient, by layer name.
         """
         saved = sum(
             cost * (2 * (1 - density[name]) + (1 - gradient_density[name])) for name, cost in self.layers.items()
@@ -61,14 +62,14 @@ class ForwardCost:
 
 @torch.no_grad()
 def forward_cost(network: nn.Module, inputs: Any) -> ForwardCost:
-    """Count the operations of one sample's forward pass, in evaluation mode and not compiled.
+    """Count the operations of the forward pass of one sample, in evaluation mode and without compilation.
 
     Args:
-        network: network with layers that become sparse.
-        inputs: images or tokenized texts, of one sample or more.
+        network: network that contains layers that become sparse.
+        inputs: images or tokenised texts of at least one sample, of which the first is used.
 
     Raises:
-        ValueError: if a layer is never called.
+        ValueError: if a layer that becomes sparse is not called in the forward pass.
     """
     cost = ForwardCost()
 
@@ -105,9 +106,9 @@ def densities(
     Args:
         network: network with the sparse layers.
         flow: schedule of the network.
-        epoch: number of the epoch, counted from 0.
-        epochs: number of epochs of the whole training.
-        steps_per_epoch: optimizer steps in an epoch.
+        epoch: index of the epoch, from 0.
+        epochs: total number of training epochs.
+        steps_per_epoch: number of optimizer steps in an epoch.
     """
     closed = flow.closed(epoch, epochs, steps_per_epoch)
     density, of_gradients = {}, {}
@@ -122,9 +123,9 @@ def densities(
 
 
 def mean_second_moment(optimizer: Optimizer, weights: Iterable[Tensor]) -> Tensor | None:
-    """Average Adam's running mean of squared gradients over all entries of weights.
+    """Return Adam's running mean of squared gradients, averaged over all entries of the given weights.
 
-    Return None if the optimizer has no such mean.
+    The result is None if the optimizer has no such running mean.
     """
     found = [moment for weight in weights if (moment := optimizer.state[weight].get("exp_avg_sq")) is not None]
     return sum(moment.sum() for moment in found) / sum(moment.numel() for moment in found) if found else None

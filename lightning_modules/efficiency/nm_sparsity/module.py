@@ -29,31 +29,36 @@ class NMSparsity(ClassifierSteps, MethodModule):
     """Train any network with cross-entropy, while the weights of some layers become N:M sparse.
 
     Args:
-        network: maps images `[B, C, H, W]` in [0, 1], or tokenized texts, to logits `[B, num_classes]`.
+        network: network that maps images `[B, C, H, W]` in [0, 1], or tokenised texts, to logits `[B, num_classes]`.
         num_classes: number of classes, K.
-        n: N, number of weights kept in each group of M, in 1...M.
-        m: M, number of consecutive weights in a group. The length of the axis must be divisible by M.
-        layers: name patterns of linear layers and convolutions: `*` matches any characters, `?` matches one character.
-        own: N and M of other layers, by name pattern. A suffix `/q`, `/k` or `/v` selects query, key or value rows of a
-            fused `qkv` of timm, as in `*.qkv/v`.
-        along: direction of consecutive weights, along the inputs (input channels) or along the outputs of a layer;
-            unstructured keeps the fraction N/M of each layer's weights, wherever they are.
-        way: with ste and sr_ste, layers are sparse from the start; with mdgf_linear and mdgf_exponential, masks decay;
-            with sdgf_stepwise and sdgf_geometric, patterns tighten; with sdgf_densifying, they start sparser.
-        decay_rate: beta or eta of MDGF, per optimizer step.
-        gradient: gradient of pruned weights, ste or masked.
+        n: number N of weights that are kept in each group of M, in 1...M.
+        m: number M of consecutive weights in a group; the length of the axis must be divisible by M.
+        layers: name patterns of the linear layers and convolutions that become sparse; `*` matches any characters, and
+            `?` matches one character.
+        own: N and M for layers that have a different pattern, by name pattern. The suffix `/q`, `/k` or `/v` selects
+            the query, key or value rows of a fused `qkv` of timm, as in `*.qkv/v`.
+        along: direction along which weights are consecutive: `inputs` (input channels) or `outputs` of a layer.
+            `unstructured` keeps the largest fraction N/M of the weights of each layer, regardless of their positions.
+        way: way in which layers become sparse. With ste and sr_ste, layers are sparse from the start. With mdgf_linear
+            and mdgf_exponential, pruned weights decay. With sdgf_stepwise and sdgf_geometric, the patterns become
+            sparser. With sdgf_densifying, the first patterns are sparser than N:M.
+        decay_rate: decay rate beta or eta of MDGF, per optimizer step.
+        gradient: gradient of pruned weights, `ste` or `masked`.
         geometric_frames: number of patterns for sdgf_geometric and sdgf_densifying.
-        dense_epochs: epochs before pruning starts.
-        fine_tune_epochs: number of final epochs, in which the mask is binary and the pattern is N:M.
-        view: augmentation of training images on the device, such as `views.TimmRandAugment`; None does not augment.
-        soft_labels: mixing of images and labels, and label smoothing; None does neither. With mixed images, callbacks
-            receive no logits of training images.
-        binary: use binary cross-entropy for each class; all classes of a mixed image have the target 1.
+        dense_epochs: number of epochs before pruning starts.
+        fine_tune_epochs: number of last epochs, in which the mask is binary and the pattern is N:M.
+        view: augmentation of training images on the device, such as `views.TimmRandAugment`; None disables the
+            augmentation.
+        soft_labels: settings for mixing images and labels, and for label smoothing; None disables both. If images are
+            mixed, callbacks do not receive logits of training images.
+        binary: whether to use the binary cross-entropy of each class; all classes of a mixed image then have the target
+            1.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
-        ValueError: if an argument is out of range or contradicts another, or a pattern fits no layer.
+        ValueError: if an argument is out of range or contradicts another argument, or if a name pattern matches no
+            layer or a pattern does not fit its layer.
     """
 
     def __init__(
@@ -109,7 +114,7 @@ class NMSparsity(ClassifierSteps, MethodModule):
         return self.network(inputs)
 
     def on_fit_start(self) -> None:
-        if getattr(self.trainer, "fast_dev_run", False):  # has one epoch
+        if getattr(self.trainer, "fast_dev_run", False):  # a fast_dev_run has only one epoch
             return
         epochs = self.trainer.max_epochs or -1
         flow = self.flow
@@ -121,7 +126,7 @@ class NMSparsity(ClassifierSteps, MethodModule):
 
     @property
     def _length(self) -> tuple[int, float]:
-        """Number of epochs, and number of optimizer steps in each epoch."""
+        """Total number of epochs, and number of optimizer steps per epoch."""
         steps = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
         return self.trainer.max_epochs or 0, steps
 
@@ -152,5 +157,5 @@ class NMSparsity(ClassifierSteps, MethodModule):
         return optimizer_config(self.optimizer, self.lr_scheduler, trainable_parameters(self.network))
 
     def effective_weights(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Return the sparse weights, and the patterns by layer, under the plain network's names."""
+        """Return the sparse weights, and the patterns by layer, both with the names of the plain network."""
         return effective_weights(self.network)

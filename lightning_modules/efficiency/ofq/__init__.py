@@ -12,7 +12,7 @@ The gradient with respect to Q(W) is passed to W, also for clipped entries. The 
     logits_h = x^ LSQ(x^ Q(W_q,h^T W_k,h)^T)^T / sqrt(d)                                                         (QKR)
 
 For each head h, the product of query and key weights, without biases, is quantised as one weight. The third change is
-confidence-guided annealing (CGA): in the last epochs, only weights with |t - threshold| <= BR are trained, and all other
+confidence-guided annealing (CGA): in the last epochs, only weights with |t - threshold| <= BR are trained. All other
 weights keep their exact values. Activations, and the weights of the first layer and the heads, are quantised with
 learned scales (LSQ) and with learned shifts before and after: s round(clip((x + beta) / s, Q_n, Q_p)) + beta'. The
 teacher is a full-precision network:

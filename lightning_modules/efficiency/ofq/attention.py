@@ -1,4 +1,4 @@
-"""timm's attention with quantised activations, with or without one product of query and key weights (QKR)."""
+"""timm's attention with quantised activations, with or without a quantised product of query and key weights (QKR)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,12 +15,13 @@ Made = Callable[..., nn.Module]
 
 
 class _QuantizedAttention(nn.Module):
-    """Attention with quantised weights, and with the parameters, buffers and layers of one of timm's attention modules.
+    """Base class of quantised attention, which reuses the parameters, buffers and layers of a timm attention module.
 
     Args:
-        attention: timm's `Attention` or `WindowAttention`, whose linear layers are already quantised.
-        tokens: N, number of input tokens.
-        made: builds a `Quantizer`, or the identity, from a name, the number of scales and further keyword arguments.
+        attention: timm's `Attention` or `WindowAttention`, in which the linear layers are already quantised.
+        tokens: number N of input tokens.
+        made: function that creates a `Quantizer`, or an identity, from a name, the number of scales and keyword
+            arguments.
     """
 
     def __init__(self, attention: nn.Module, tokens: int, made: Made) -> None:
@@ -44,14 +45,14 @@ class _QuantizedAttention(nn.Module):
         self.softmax = made("softmax", tokens, dim=-2, signed=False)
 
     def _mixed(self, logits: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        """Compute the module's output from unscaled logits `[B, H, N, N]` and values `[B, N, H d]`."""
+        """Compute the output of the module from unscaled logits `[B, H, N, N]` and values `[B, N, H d]`."""
         logits = logits * self.attention_scale
         tokens = logits.shape[-1]
         if self.windowed:
             index: Any = self.relative_position_index
             bias = self.relative_position_bias_table[index.flatten()].view(tokens, tokens, -1)
             logits = logits + bias.permute(2, 0, 1)
-        if mask is not None:  # one mask for each window, shared by all images
+        if mask is not None:  # there is one mask for each window, which all images share
             windows = logits.unflatten(0, (-1, len(mask))) + mask[:, None]
             logits = windows.flatten(end_dim=1)
         weights = self.attn_drop(self.softmax(logits.softmax(dim=-1)))
@@ -68,7 +69,7 @@ def _is_identity(module: nn.Module | None) -> bool:
 
 
 class QuantizedAttention(_QuantizedAttention):
-    """Attention that quantises queries and keys by token, values by channel and the softmax by query."""
+    """Quantised attention with a scale per token for queries and keys, per channel for values, per query for softmax."""
 
     def __init__(self, attention: nn.Module, tokens: int, made: Made) -> None:
         super().__init__(attention, tokens, made)
@@ -86,13 +87,17 @@ class QuantizedAttention(_QuantizedAttention):
 
 
 class QKRAttention(_QuantizedAttention):
-    """Attention that quantises the product of each head's query and key weights, without biases, as one weight.
+    """Quantised attention in which each head's product of query and key weights is quantised as one weight (QKR).
+
+    Biases of queries and keys are not used.
 
     Args:
-        attention: see `QuantizedAttention`; the weight function of `qkv` quantises only the value rows.
-        tokens: N, number of input tokens.
-        made: builds a `Quantizer`, or the identity, from a name, the number of scales and further keyword arguments.
-        product: quantises the stacked products of query and key weights of all heads, `[H C, C]`.
+        attention: attention module as for `QuantizedAttention`, but the weight function of `qkv` quantises only the
+            value rows.
+        tokens: number N of input tokens.
+        made: function that creates a `Quantizer`, or an identity, from a name, the number of scales and keyword
+            arguments.
+        product: weight function that quantises the stacked products of query and key weights of all heads, `[H C, C]`.
     """
 
     qkv: LinearOfFunction
@@ -125,14 +130,14 @@ def _refuse_masks(attn_mask: Tensor | None, is_causal: bool) -> None:
 
 
 KNOWN: dict[type[nn.Module], str] = {Attention: "VisionTransformer", WindowAttention: "SwinTransformer"}
-"""Attention classes that can be quantised, without their subclasses, and the timm networks that use them."""
+"""Attention classes that can be quantised (subclasses are not supported), and the timm networks that use them."""
 
 
 def attention_names(network: nn.Module) -> list[str]:
-    """Find the attention modules of a timm network.
+    """Return the names of the attention modules of a timm network.
 
     Raises:
-        ValueError: if a module cannot be quantised; the message names the module and the supported classes.
+        ValueError: if an attention module cannot be quantised; the message names the module and the supported classes.
     """
     names = []
     for name, module in network.named_modules():

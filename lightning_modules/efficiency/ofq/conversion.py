@@ -1,4 +1,4 @@
-"""Quantise a timm vision transformer in place, layer by layer, and export the result."""
+"""Conversion of a timm vision transformer to a quantised network, in place, and export of the quantised weights."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -35,7 +35,7 @@ HEADS = ("head", "head_dist", "head.fc")
 
 
 class QuantizedLinear(LinearOfFunction):
-    """A quantised linear layer that also quantises its input."""
+    """A linear layer with a quantised weight, which also quantises its input."""
 
     def __init__(self, layer: nn.Linear, function: WeightFunction, input: nn.Module) -> None:
         super().__init__(layer, function)
@@ -46,7 +46,7 @@ class QuantizedLinear(LinearOfFunction):
 
 
 class QuantizedConv2d(Conv2dOfFunction):
-    """A quantised convolution that also quantises its input."""
+    """A convolution with a quantised weight, which also quantises its input."""
 
     def __init__(self, layer: nn.Conv2d, function: WeightFunction, input: nn.Module) -> None:
         super().__init__(layer, function)
@@ -57,10 +57,10 @@ class QuantizedConv2d(Conv2dOfFunction):
 
 
 def transformer_of(network: nn.Module) -> Any:
-    """Find the timm vision transformer inside wrappers, quantised or not.
+    """Return the timm vision transformer, quantised or not, that a network or its wrappers contain.
 
     Raises:
-        ValueError: if there is no timm vision transformer.
+        ValueError: if the network contains no timm vision transformer.
     """
     for module in network.modules():
         if isinstance(module, VisionTransformer | SwinTransformer):
@@ -70,7 +70,7 @@ def transformer_of(network: nn.Module) -> Any:
 
 
 def input_shapes(transformer: Any) -> dict[str, torch.Size]:
-    """Find the input shapes of all modules for one image, by a forward pass on the meta device."""
+    """Return the input shapes of all modules for one image, computed by a forward pass on the meta device."""
     shapes: dict[str, torch.Size] = {}
 
     def note(name: str, inputs: tuple[Any, ...]) -> None:
@@ -106,21 +106,22 @@ def quantize(
     reparametrised: bool,
     kind: WeightQuantizer = "statsq",
 ) -> None:
-    """Quantise a vision transformer, in place; its parameters keep their names and values.
+    """Quantise a vision transformer in place; its parameters keep their names and values.
 
-    MLPs, attention and patch merging get StatsQ or LSQ weights and LSQ inputs; the first layer and the heads get LSQ
-    weights and LSQ inputs. Scales must be calibrated afterwards.
+    In MLPs, attention and patch merging, weights are quantised by StatsQ or LSQ, and inputs by LSQ. In the first layer
+    and the heads, weights and inputs are quantised by LSQ. The scales must be calibrated afterwards.
 
     Args:
-        network: a VisionTransformer or SwinTransformer of timm, or a wrapper of one.
-        weight_bits: bits of the weights, at least 2.
-        activation_bits: bits of the activations, at least 2; None does not quantise activations.
-        end_bits: bits of weights and activations of first layer and heads; None does not quantise these.
-        reparametrised: quantise the product of query and key weights (QKR).
-        kind: quantizer of the weights of MLPs, attention and patch merging.
+        network: timm's VisionTransformer or SwinTransformer, or a network that wraps it.
+        weight_bits: number of bits of the weights in MLPs, attention and patch merging, at least 2.
+        activation_bits: number of bits of activations, at least 2; None means that activations are not quantised.
+        end_bits: number of bits of the weights and activations of the first layer and the heads; None means that they
+            are not quantised.
+        reparametrised: whether to quantise the product of query and key weights (QKR).
+        kind: quantizer of the weights in MLPs, attention and patch merging, `statsq` or `lsq`.
 
     Raises:
-        ValueError: if the network or its attention is frozen or of an unsupported class.
+        ValueError: if the network or its attention is frozen, or if its class is not supported.
     """
     transformer = transformer_of(network)
     names, shapes = attention_names(transformer), input_shapes(transformer)
@@ -153,7 +154,7 @@ def quantize(
     chosen: dict[str, Any] = {}
     for name, module in transformer.named_modules():
         if isinstance(module, Mlp):
-            chosen |= {f"{name}.fc1": body, f"{name}.fc2": partial(body, signed=False)}  # fc2 follows a GELU
+            chosen |= {f"{name}.fc1": body, f"{name}.fc2": partial(body, signed=False)}  # GELU precedes fc2
         elif isinstance(module, PatchMerging):
             chosen[f"{name}.reduction"] = body
         elif name in names:
@@ -180,7 +181,7 @@ def quantize(
 
 
 class QuantizedRows(NamedTuple):
-    """Quantised rows of the weight of a layer in a block."""
+    """Quantised rows of the weight of a layer in a transformer block."""
 
     name: str
     layer: LinearOfFunction
@@ -189,23 +190,23 @@ class QuantizedRows(NamedTuple):
 
     @property
     def weight(self) -> Tensor:
-        """The trained values of the rows, `[out, in]`, a view of the parameter."""
+        """The trained full-precision values of the rows, `[out, in]`, as a view of the parameter."""
         return self.layer.weight.detach()[self.start :]
 
     @property
     def quantizer(self) -> Any:
-        """The `StatsQ` or `LSQWeight` of the rows."""
+        """The `StatsQ` or `LSQWeight` that quantises the rows."""
         function: Any = self.layer.function
         return function.functions["v"] if isinstance(function, FunctionOfThirds) else function
 
     @property
     def positions(self) -> Tensor:
-        """Position t of each entry between the rounding thresholds, `[out, in]`."""
+        """Position t of each entry relative to the rounding thresholds, `[out, in]`."""
         return self.quantizer.positions(self.weight)
 
     @property
     def integers(self) -> Tensor:
-        """Integer of each entry, `[out, in]`."""
+        """Integer to which each entry is quantised, `[out, in]`."""
         return integers(self.positions, self.bits)
 
     @property
@@ -214,7 +215,7 @@ class QuantizedRows(NamedTuple):
 
 
 def quantized_rows(network: nn.Module) -> Iterator[QuantizedRows]:
-    """Find the quantised rows of the blocks, by the plain network's names; with QKR, only the value rows of a `qkv`."""
+    """Yield the quantised rows of the blocks, by the plain network's names; with QKR, a `qkv` only has value rows."""
     for name, layer in layers_of_functions(transformer_of(network)).items():
         function: Any = layer.function
         if isinstance(function, FunctionOfThirds):
@@ -225,15 +226,16 @@ def quantized_rows(network: nn.Module) -> Iterator[QuantizedRows]:
 
 
 def exported(network: nn.Module, plain: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the quantised weights under the plain network's names, and bits, ranges, scales and shifts by layer.
+    """Return the quantised weights by the plain network's names, and bits, ranges, scales and shifts by layer.
 
-    If the quantised network has no quantised activations and no QKR, a plain network with these weights has the same
-    logits. The plain network cannot hold the quantised product. It gets the trained query and key weights instead.
-    To quantise activations, use the returned ranges, scales and shifts in the named layers.
+    If the quantised network has neither quantised activations nor QKR, a plain network with these weights computes the
+    same logits. With QKR, the quantised product cannot be represented in the plain network, so the trained query and
+    key weights are returned instead. To quantise activations, use the returned ranges, scales and shifts in the named
+    layers.
 
     Args:
         network: quantised network.
-        plain: network of the same architecture, not quantised.
+        plain: network of the same architecture that is not quantised.
     """
     transformer = transformer_of(network)
     weights, described = effective_weights(transformer)

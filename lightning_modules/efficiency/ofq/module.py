@@ -40,28 +40,28 @@ MOST_BITS = 8
 
 
 Logits = Tensor | tuple[Tensor, Tensor]
-"""Logits of the only head, or of both, `[B, K]` each."""
+"""Logits of a single head, `[B, K]`, or of both heads."""
 
 
 def mean_logits(outputs: Logits) -> Tensor:
-    """Average the logits of both heads, as in evaluation mode."""
+    """Return the logits, averaged over both heads if there are two, as in evaluation mode."""
     return (outputs[0] + outputs[1]) / 2 if isinstance(outputs, tuple) else outputs
 
 
 def distillation(outputs: Logits, label: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute the cross-entropy of the first head with labels, and of the second head with the teacher's softmax.
+    """Compute the cross-entropy of the first head for the labels, and of the second head for the teacher's softmax.
 
     Args:
-        outputs: logits `[B, K]` of both heads, or of a single head.
-        label: `[B]`, int64.
-        teacher: logits `[B, K]`.
+        outputs: logits `[B, K]` of both heads or of a single head.
+        label: class labels, `[B]`, int64.
+        teacher: logits of the teacher, `[B, K]`.
     """
     first, second = outputs if isinstance(outputs, tuple) else (outputs, outputs)
     return F.cross_entropy(first, label), F.cross_entropy(second, teacher.softmax(dim=1))
 
 
 class Teacher(nn.Module):
-    """A frozen network, in evaluation mode and without gradients."""
+    """A frozen network that is always in evaluation mode and computes no gradients."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -76,33 +76,36 @@ class Teacher(nn.Module):
 
 
 class OFQ(ClassifierSteps, MethodModule):
-    """Train a timm vision transformer with few bits for weights and activations, from pretrained weights.
+    """Train a timm vision transformer with few bits for weights and activations, starting from pretrained weights.
 
     Args:
-        network: timm's VisionTransformer or SwinTransformer, or a wrapper of one: maps images `[B, C, H, W]` in [0, 1]
-            to logits `[B, num_classes]`. This network becomes the teacher. Weights that are loaded later, for example
-            by `callbacks.pretraining.Pretraining`, must be loaded into `teacher.network`, which initialises the
-            quantised network.
+        network: timm's VisionTransformer or SwinTransformer, or a network that wraps it, which maps images `[B, C, H,
+            W]` in [0, 1] to logits `[B, num_classes]`. A copy of this network becomes the teacher. Weights that are
+            loaded later, for example by `callbacks.pretraining.Pretraining`, must be loaded into `teacher.network`.
+            Before training starts, they are copied from there to the quantised network.
         num_classes: number of classes, K.
-        weight_bits: bits of the weights of MLPs, attention and patch merging, in 2...8.
-        activation_bits: bits of activations, in 2...8; None quantises no activations, even in the first layer and the
-            heads.
-        end_bits: bits of the first layer and the heads, in 2...8; None does not quantise these.
-        reparametrised: quantise the product of query and key weights as one weight (QKR).
-        weight_quantizer: scales of the weights of MLPs, attention and patch merging: statsq computes them from the
-            weights, lsq learns them.
-        annealed_epochs: number of final epochs in which only weights near a threshold train (CGA).
-        boundary: BR, largest distance from a threshold, in quantisation steps, at which a weight is trained during CGA.
-        calibration_samples: number of training images for measuring the initial scales.
-        track: count oscillating weights; this costs six bytes per weight, and a pass over all weights in each step.
-        view: augmentation of training images on the device, such as `lightning_modules.views.TimmView`; None does not
-            augment.
-        optimizer: optimizer of the network's trainable parameters, including scales; weight decay excludes biases,
-            scales and shifts.
+        weight_bits: number of bits of the weights in MLPs, attention and patch merging, in 2...8.
+        activation_bits: number of bits of activations, in 2...8; None means that no activations are quantised,
+            including those of the first layer and the heads.
+        end_bits: number of bits in the first layer and the heads, in 2...8; None means that these layers are not
+            quantised.
+        reparametrised: whether to quantise the product of query and key weights as one weight (QKR).
+        weight_quantizer: quantizer of the weights in MLPs, attention and patch merging; statsq computes the scales from
+            the weights, and lsq learns the scales.
+        annealed_epochs: number of last epochs, in which only weights near a threshold are trained (CGA).
+        boundary: maximum distance BR from a threshold, in quantisation steps, of the weights that are trained during
+            CGA.
+        calibration_samples: number of training images on which the initial scales are measured.
+        track: whether to count oscillating weights, which costs six bytes per weight and one pass over all weights in
+            each step.
+        view: augmentation of training images on the device, such as `lightning_modules.views.TimmView`; None disables
+            the augmentation.
+        optimizer: optimizer of the network's trainable parameters, including the scales; biases, scales and shifts have
+            no weight decay.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
-        ValueError: if an argument is out of range, or the network has no attention that can be quantised.
+        ValueError: if an argument is out of range, or if the network contains no attention that can be quantised.
     """
 
     calibrated: Tensor
@@ -152,17 +155,17 @@ class OFQ(ClassifierSteps, MethodModule):
     def forward(self, image: Tensor) -> Tensor:
         return mean_logits(self.network(image))
 
-    # before the first step
+    # Before the first step
 
     def on_fit_start(self) -> None:
         epochs, annealed = self.trainer.max_epochs or 0, self.annealed_epochs
-        if annealed > epochs and not getattr(self.trainer, "fast_dev_run", False):  # a fast_dev_run has one epoch
+        if annealed > epochs and not getattr(self.trainer, "fast_dev_run", False):  # a fast_dev_run has only one epoch
             raise ValueError(f"annealed_epochs must be at most trainer.max_epochs {epochs}, got {annealed}")
         if self.device.type != "meta" and not self.calibrated:
             self._begin()
 
     def _begin(self) -> None:
-        """Copy the teacher's weights, and measure all scales on the same images on all ranks."""
+        """Copy the teacher's weights to the network, and measure all scales on the same images on all ranks."""
         found = self.network.load_state_dict(self.teacher.network.state_dict(), strict=False)
         assert not found.unexpected_keys
         data: Any = require(self.trainer.datamodule, TrainingImageSource, "OFQ")  # type: ignore[attr-defined]
@@ -179,10 +182,10 @@ class OFQ(ClassifierSteps, MethodModule):
             tracker.start(rows.integers)  # type: ignore[operator]
         self.calibrated.fill_(True)
 
-    # a step
+    # Training steps
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        # The gradient of a scale is summed over the global batch, whose entries share it.
+        # The gradient of a scale is a sum over the global batch, because all entries of this batch share the scale.
         for part in self._activations:
             part.parts = global_batch_size(batch) / local_size(batch)
 
@@ -209,7 +212,7 @@ class OFQ(ClassifierSteps, MethodModule):
         if len(self.trackers):
             oscillating = [self._oscillating(number) for number in range(len(self.rows))]
             log_same(self, "train/oscillating", share_of(oscillating))
-            whole = [rows.name.endswith("qkv") for rows in self.rows]  # with QKR, a product replaces q and k
+            whole = [rows.name.endswith("qkv") for rows in self.rows]  # with QKR, the product replaces q and k
             if any(whole):
                 split = [
                     each.tensor_split([len(each) // 3 * 2 * qkv]) for each, qkv in zip(oscillating, whole, strict=True)
@@ -221,18 +224,19 @@ class OFQ(ClassifierSteps, MethodModule):
         return self.trackers[number].frequency > OFTEN  # type: ignore[operator, return-value]
 
     def configure_optimizers(self) -> Any:
-        # A single layer, so that no other one follows it: vectors do not decay, as in timm.
+        # With a single layer and the factor 1.0, there is no layer-wise decay; as in timm, vectors have no weight
+        # decay.
         optimizer = optimizer_with_layer_decay(self.optimizer, self.network, nn.Identity(), 1.0)
         return scheduled(optimizer, self.lr_scheduler)
 
-    # results
+    # Results
 
     @property
     def tables(self) -> dict[str, Table]:
-        """Histogram of the positions of latent weights between their rounding thresholds."""
+        """Return a histogram of the positions of latent weights relative to the rounding thresholds."""
         oscillating = self._oscillating if len(self.trackers) else None
         return {"latent_weights": latent_weights(self.rows, oscillating, self.weight_bits)}
 
     def effective_weights(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Return the quantised weights, and bits and scales by layer, under the plain network's names."""
+        """Return the quantised weights, and bits and scales by layer, with the names of the plain network."""
         return exported(self.network, self.teacher.network)

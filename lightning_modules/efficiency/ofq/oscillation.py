@@ -1,4 +1,4 @@
-"""Count and plot oscillations of weights between two levels, and prevent them by confidence-guided annealing."""
+"""Measurement of oscillations of weights between two levels, and their prevention by confidence-guided annealing."""
 
 from collections.abc import Callable, Sequence
 
@@ -10,23 +10,24 @@ from lightning_modules.efficiency.ofq.quantizers import near_threshold
 from lightning_modules.interfaces import Table
 
 MOMENTUM = 0.01
-"""Momentum of the average of oscillations."""
+"""Momentum of the running average of oscillations."""
 OFTEN = 0.005
-"""Threshold on this average above which a weight counts as oscillating, from Nagel et al."""
+"""A weight counts as oscillating if its running average is above this threshold, which is from Nagel et al."""
 BINS_PER_STEP = 10
 PLACE = "latent weight n W / s, in steps"
 
 
 class OscillationTracker(nn.Module):
-    """Track how often each integer of a quantised weight reverses direction.
+    """A running average of how often each integer of a quantised weight reverses its direction.
 
-    An oscillation is a change in the opposite direction of the previous change, after any number of steps.
+    An oscillation is a change of the integer in the direction opposite to its previous change, after any number of
+    steps.
 
     Source: Nagel, Fournarakis, Bondarenko and Blankevoort, Overcoming Oscillations in Quantization-Aware Training,
     ICML 2022, arXiv 2203.11086.
 
     Args:
-        shape: shape of the weight.
+        shape: shape of the quantised weight.
     """
 
     last: Tensor
@@ -41,14 +42,14 @@ class OscillationTracker(nn.Module):
 
     @torch.no_grad()
     def start(self, integers: Tensor) -> None:
-        """Store the integers before the first step."""
+        """Store the integers before the first step, and reset the statistics."""
         self.last.copy_(integers)
         self.direction.zero_()
         self.frequency.zero_()
 
     @torch.no_grad()
     def update(self, integers: Tensor) -> Tensor:
-        """Update with the integers after a step, and return a bool mask of integers that oscillated in this step."""
+        """Update the statistics after a step; return a bool mask of the integers that oscillated in this step."""
         change = (integers - self.last).sign().to(torch.int8)
         oscillated = change * self.direction == -1
         self.frequency.lerp_(oscillated.to(self.frequency.dtype), MOMENTUM)
@@ -58,16 +59,16 @@ class OscillationTracker(nn.Module):
 
 
 def share_of(marked: Sequence[Tensor]) -> Tensor:
-    """Compute the fraction of true entries over all bool tensors."""
+    """Compute the fraction of true entries in all bool tensors together."""
     return sum(each.sum() for each in marked) / sum(each.numel() for each in marked)  # type: ignore[return-value]
 
 
 class Annealing:
-    """Freeze all weights that are not near a threshold, for one step: no gradients, and unchanged values.
+    """Confidence-guided annealing, which freezes all weights that are not near a threshold for one step.
 
     Args:
-        rows: quantised rows.
-        boundary: BR, largest distance from a threshold, in quantisation steps, at which a weight is trained.
+        rows: quantised rows to anneal.
+        boundary: maximum distance BR from a threshold, in quantisation steps, of the weights that are trained.
     """
 
     def __init__(self, rows: Sequence[QuantizedRows], boundary: float) -> None:
@@ -77,7 +78,7 @@ class Annealing:
 
     @torch.no_grad()
     def mask(self) -> Tensor:
-        """Zero the gradients of frozen weights, save their values, and return the fraction of trained weights."""
+        """Set the gradients of frozen weights to 0, save the weights, and return the fraction of trained weights."""
         masks = []
         self._held = []
         for rows in self.rows:
@@ -90,7 +91,7 @@ class Annealing:
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Restore frozen weights, which momentum and decay have changed."""
+        """Restore the values of frozen weights, which momentum and weight decay may have changed."""
         for rows, trains, before in self._held:
             rows.weight.copy_(torch.where(trains, rows.weight, before))
         self._held = []
@@ -98,12 +99,13 @@ class Annealing:
 
 @torch.no_grad()
 def latent_weights(rows: Sequence[QuantizedRows], oscillating: Callable[[int], Tensor] | None, bits: int) -> Table:
-    """Compute histograms of latent weights between thresholds, for all weights and for oscillating weights.
+    """Compute histograms of latent weights relative to the thresholds, for all weights and for oscillating weights.
 
     Args:
         rows: quantised rows.
-        oscillating: function from i to the mask of oscillating entries in `rows[i]`; None omits the second histogram.
-        bits: bits of the weights.
+        oscillating: function that maps i to the mask of oscillating entries in `rows[i]`; None omits the second
+            histogram.
+        bits: number of bits of the weights.
     """
     n = 2 ** (bits - 1)
     bins, low, high = BINS_PER_STEP * 2 * (n + 1), -n - 1.0, n + 1.0

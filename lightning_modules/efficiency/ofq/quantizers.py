@@ -1,4 +1,4 @@
-"""StatsQ and LSQ for weights, and LSQ for activations, with their gradients."""
+"""Quantizers for weights (StatsQ and LSQ) and for activations (LSQ), with their gradients."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -13,31 +13,34 @@ from lightning_modules.backbones.replacement import WeightFunction
 from lightning_modules.full_precision import in_full_precision
 
 LEAST_SCALE = 1e-5
-"""Minimum scale of LSQ in the forward pass; the gradient ignores this bound."""
+"""Minimum scale of LSQ in the forward pass; the gradient ignores this minimum."""
 
 
 def row_scale(weight: Tensor) -> Tensor:
-    """Compute the scale of each row of a weight `[out, ...]`, twice the row's mean absolute value: `[out, 1, ...]`."""
+    """Compute the scale, `[out, 1, ...]`, of each row of a weight `[out, ...]`: twice its mean absolute value."""
     scale = 2 * weight.detach().abs().flatten(start_dim=1).mean(dim=1)
     return scale.view(-1, *[1] * (weight.ndim - 1))
 
 
 def positions(weight: Tensor, bits: int) -> Tensor:
-    """Compute t = n W / s - 1/2. Rounding t gives the integer of each entry, before clipping."""
+    """Compute the positions t = n W / s - 1/2; rounding and clipping t gives the integer of each entry."""
     scale = row_scale(weight)
     return weight.detach() / scale.clamp(min=torch.finfo(scale.dtype).tiny) * 2 ** (bits - 1) - 0.5
 
 
 def integers(t: Tensor, bits: int) -> Tensor:
-    """Round and clip positions t to integers in -n...n - 1 with n = 2^(bits - 1); StatsQ's level is s (i + 1/2) / n."""
+    """Round and clip positions t to integers i in -n...n - 1.
+
+    Here n = 2^(bits - 1), and the level of StatsQ is s (i + 1/2) / n.
+    """
     n = 2 ** (bits - 1)
     return t.round().clamp(-n, n - 1)
 
 
 def near_threshold(t: Tensor, bits: int, boundary: float) -> Tensor:
-    """Mark positions t within `boundary` quantisation steps of one of the 2^bits - 1 thresholds; bool, shaped like t.
+    """Return a bool mask of positions t that are within `boundary` quantisation steps of a rounding threshold.
 
-    Clipped entries are about one step away from the nearest threshold.
+    There are 2^bits - 1 thresholds. Entries that are clipped are about one step away from the nearest threshold.
     """
     n = 2 ** (bits - 1)
     clipped = t.clamp(-n - 0.5, (1 - 1e-6) * n - 0.5)
@@ -46,7 +49,7 @@ def near_threshold(t: Tensor, bits: int, boundary: float) -> Tensor:
 
 
 class _StatsQ(torch.autograd.Function):
-    """Round a weight, with a straight-through gradient."""
+    """Quantise a weight by StatsQ, with a straight-through gradient."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, bits: int) -> Tensor:
@@ -59,12 +62,12 @@ class _StatsQ(torch.autograd.Function):
 
 
 def statsq(weight: Tensor, bits: int) -> Tensor:
-    """Quantise a weight `[out, ...]` to 2^bits symmetric levels without zero, with a straight-through gradient."""
+    """Quantise a weight `[out, ...]` to 2^bits symmetric nonzero levels, with a straight-through gradient."""
     return _StatsQ.apply(weight, bits)
 
 
 class _LSQ(torch.autograd.Function):
-    """Round clamped values, with gradients for the values and for the scale."""
+    """Round clamped values, with gradients with respect to the values and the scale."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, bounds: Tensor, parts: float) -> Tensor:
@@ -87,28 +90,29 @@ class _LSQ(torch.autograd.Function):
 
 
 def lsq(x: Tensor, scale: Tensor, bounds: Tensor, parts: float = 1.0) -> Tensor:
-    """Compute s round(clamp(x / s, Q_n, Q_p)), where s is learned.
+    """Compute s round(clamp(x / s, Q_n, Q_p)), where the scale s is learned.
 
-    The gradient passes where Q_n <= x / s <= Q_p. The gradient of s is round(x / s) - x / s in this range, and Q_n or
-    Q_p outside. The gradient of s is divided by sqrt(Q_p count), where count is the number of entries that share s.
+    The gradient passes to x where Q_n <= x / s <= Q_p. The gradient with respect to s is round(x / s) - x / s in this
+    range, and Q_n or Q_p outside of it. It is divided by sqrt(Q_p count), where count is the number of entries that
+    share s.
 
     Args:
         x: tensor of any shape.
-        scale: s, broadcastable to x; at least 1e-5 is used.
-        bounds: Q_n and Q_p, `[2]`.
-        parts: number of entries that share s over all ranks, divided by the number on this rank.
+        scale: scale s, which can be broadcast to x; values below 1e-5 are replaced by 1e-5.
+        bounds: bounds Q_n and Q_p, `[2]`.
+        parts: number of entries that share s on all ranks, divided by their number on this rank.
     """
     return _LSQ.apply(x, scale, bounds, parts)
 
 
 def bounds_of(bits: int, signed: bool) -> Tensor:
-    """Return Q_n and Q_p of LSQ, `[2]`."""
+    """Return the bounds Q_n and Q_p of LSQ, `[2]`."""
     low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
     return torch.tensor([low, high], dtype=torch.get_default_dtype())
 
 
 class StatsQ(WeightFunction):
-    """Quantise each row of a weight by a scale computed from that row.
+    """A weight function that quantises each row of a weight with a scale that is computed from this row.
 
     Args:
         bits: b, at least 2.
@@ -122,7 +126,7 @@ class StatsQ(WeightFunction):
         return statsq(weight, self.bits)
 
     def positions(self, weight: Tensor) -> Tensor:
-        """Compute t of each entry; rounding and clipping t gives its integer."""
+        """Compute the position t of each entry; rounding and clipping t gives the integer of the entry."""
         return positions(weight, self.bits)
 
     def describe(self) -> dict[str, Any]:
@@ -130,12 +134,12 @@ class StatsQ(WeightFunction):
 
 
 class _Scaled(nn.Module):
-    """Base class with the scales of LSQ, measured in calibration.
+    """Base class of quantizers with learned scales (LSQ), whose initial values are measured in calibration.
 
     Args:
         bits: b, at least 2.
         scales: number of scales.
-        signed: whether quantised values have both signs; None decides in calibration.
+        signed: whether quantised values have both signs; None means that calibration determines this.
     """
 
     bounds: Tensor
@@ -161,13 +165,13 @@ class _Scaled(nn.Module):
         return lsq(x, self.scale.view(shape), self.bounds, self.parts)
 
     def described(self) -> dict[str, Any]:
-        """Describe bits, range and scales with JSON values."""
+        """Return the bits, the range and the scales as JSON values."""
         least, greatest = (int(each) for each in self.bounds.tolist())
         return {"quantizer": "lsq", "bits": self.bits, "range": [least, greatest], "scale": self.scale.tolist()}
 
 
 class LSQWeight(_Scaled, WeightFunction):
-    """Quantise the rows of a weight by learned scales.
+    """A weight function that quantises the rows of a weight with learned scales.
 
     Args:
         bits: b, at least 2.
@@ -181,7 +185,7 @@ class LSQWeight(_Scaled, WeightFunction):
         return self._quantized(weight, -weight.ndim, 2.0)
 
     def positions(self, weight: Tensor) -> Tensor:
-        """Compute W / s of each entry; rounding and clipping this position gives its integer."""
+        """Compute the position W / s of each entry; rounding and clipping it gives the integer of the entry."""
         scale = self.scale.detach().clamp(min=LEAST_SCALE)
         return weight.detach() / scale.view(-1, *[1] * (weight.ndim - 1))
 
@@ -190,17 +194,18 @@ class LSQWeight(_Scaled, WeightFunction):
 
 
 class Quantizer(_Scaled):
-    """Shift activations, quantise them by learned scales, and shift them again.
+    """A layer that shifts activations, quantises them with learned scales, and shifts them again.
 
     Args:
-        name: name for error messages.
+        name: name of the quantizer in error messages.
         bits: b, at least 2.
-        scales: number of scales; with 1, all entries share one scale.
+        scales: number of scales; 1 means that all entries share one scale.
         dim: dimension along which each position has its own scale, counted from the end: -2 for tokens, -1 for channels
-            of tokens, -3 for channels of images.
-        signed: whether activations have both signs; None decides in calibration.
-        shift: shape of the learned shifts, the last dimensions of the activations; None for no shifts.
-        heads: number of parts of the last dimension; each part has a separate scale for every token.
+            of tokens, or -3 for channels of images.
+        signed: whether activations have both signs; None means that calibration determines this.
+        shift: shape of the learned shifts, which is that of the last dimensions of the activations; None means no
+            shifts.
+        heads: number of parts into which the last dimension is divided; each part has a separate scale for every token.
     """
 
     def __init__(
@@ -215,7 +220,7 @@ class Quantizer(_Scaled):
     ) -> None:
         super().__init__(bits, scales, signed)
         self.name, self.dim, self.heads, self.shift = name, dim, heads, shift or ()
-        # Stored as vectors, so that optimizers can exclude scales from weight decay.
+        # Shifts are stored as vectors, so that optimizers can exclude them from weight decay.
         self.before = nn.Parameter(torch.zeros(math.prod(shift))) if shift else None
         self.after = nn.Parameter(torch.zeros(math.prod(shift))) if shift else None
 
@@ -236,7 +241,7 @@ class Quantizer(_Scaled):
                 raise ValueError(f"{self.name} is quantised for {size} {what} in dimension {dim}, got {x.shape[dim]}")
 
     def describe(self) -> dict[str, Any]:
-        """Describe bits, range, scales and shifts with JSON values."""
+        """Return the bits, the range, the scales and the shifts as JSON values."""
         shifts = {} if self.before is None or self.after is None else {"before": self.before, "after": self.after}
         return self.described() | {f"shift_{when}": shift.tolist() for when, shift in shifts.items()}
 
@@ -246,18 +251,18 @@ WEIGHT_QUANTIZERS: tuple[WeightQuantizer, ...] = get_args(WeightQuantizer)
 
 
 def weight_quantizer(kind: WeightQuantizer, bits: int, rows: int) -> StatsQ | LSQWeight:
-    """Build the quantizer of a weight with a number of rows: StatsQ, or LSQ with a learned scale for each row."""
+    """Return the quantizer for a weight with `rows` rows: StatsQ, or LSQ with a learned scale for each row."""
     return StatsQ(bits) if kind == "statsq" else LSQWeight(bits, rows)
 
 
 def scaled_parts(network: nn.Module) -> list[_Scaled]:
-    """List the parts of a network with learned scales."""
+    """Return all modules of a network that have learned scales."""
     return [module for module in network.modules() if isinstance(module, _Scaled)]
 
 
 @contextmanager
 def calibrating(parts: Iterable[_Scaled]) -> Iterator[None]:
-    """Context manager in which forward passes measure each scale from the outputs of the preceding quantised layers."""
+    """Context manager in which a forward pass sets each scale, given the outputs of the preceding quantised layers."""
     parts = list(parts)
     for part in parts:
         part.calibrating = True
@@ -269,7 +274,7 @@ def calibrating(parts: Iterable[_Scaled]) -> Iterator[None]:
 
 
 def head_products(query: Tensor, key: Tensor, heads: int) -> Tensor:
-    """Compute W_q^T W_k for each head, stacked: `[heads C, C]` from two weights `[heads d, C]`."""
+    """Compute the stacked products W_q^T W_k of all heads, `[heads C, C]`, from two weights `[heads d, C]`."""
     with in_full_precision(query.device):
         first, second = (weight.unflatten(0, (heads, -1)) for weight in (query, key))
         return (first.mT @ second).flatten(end_dim=1)

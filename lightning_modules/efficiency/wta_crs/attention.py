@@ -1,7 +1,7 @@
-"""Sampled products in the attention of any network: queries with keys, and weights with values.
+"""Sampling of the two matrix products of attention, queries with keys and weights with values, in any network.
 
-While an attention module of timm or transformers runs, its products of four-dimensional tensors are intercepted. Fused
-attention is computed in separate steps instead.
+While an attention module of timm or transformers runs, its matrix products of four-dimensional tensors are intercepted.
+If the module uses fused attention, attention is computed in separate steps instead.
 """
 
 from collections.abc import Callable
@@ -20,11 +20,11 @@ Dropout = Callable[[Tensor, float, bool], Tensor]
 
 
 class _TakenOver(TorchFunctionMode):
-    """Replace the two products of an attention module, and the dropout of its weights.
+    """A mode that replaces the two matrix products of an attention module and the dropout of its attention weights.
 
     Args:
-        products: replacements for the products of queries with keys, and of weights with values.
-        dropout: function of a tensor, a probability, and whether dropout is active.
+        products: sampled products that replace the product of queries and keys, and the product of weights and values.
+        dropout: dropout function, which is called with a tensor, a probability, and whether dropout is active.
     """
 
     def __init__(self, products: list[SampledProduct], dropout: Dropout) -> None:
@@ -58,7 +58,7 @@ class _TakenOver(TorchFunctionMode):
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> Tensor:
-        """Compute attention in separate steps, with the arguments of `scaled_dot_product_attention`."""
+        """Compute attention in separate steps; the arguments are those of `scaled_dot_product_attention`."""
         if enable_gqa or len(self.left) < 2 or query.ndim != 4 or query.shape[:2] != key.shape[:2]:
             raise ValueError("attention: grouped keys and values, or two products in one call, cannot be sampled")
         scores = sampled_product(
@@ -96,15 +96,15 @@ def _run(
 
 
 def sample_attention(module: nn.Module, name: str, sampler: Sampler, dropout: Dropout = F.dropout) -> None:
-    """Change an attention module in place to compute the gradients of its two products from sampled column-row pairs.
+    """Change an attention module in place, so that gradients of its two products are computed from sampled pairs.
 
     Args:
-        module: module whose forward pass multiplies queries with keys, and weights with values, with heads in dimension
-            1.
-        name: the module's name, for error messages.
-        sampler: sampler of the module's network.
-        dropout: dropout of the weights, called like `torch.nn.functional.dropout`.
+        module: attention module that multiplies queries with keys, and weights with values; the heads must be in
+            dimension 1.
+        name: name of the module in error messages.
+        sampler: sampler of the network.
+        dropout: dropout function for the attention weights, which is called like `torch.nn.functional.dropout`.
     """
     products = [SampledProduct(sampler, f"{name} ({of})") for of in ("scores", "output")]
-    # Set on the instance, as gradient checkpointing does: otherwise each attention class would need a subclass.
+    # The method is replaced on the instance, as in gradient checkpointing; otherwise each class would need a subclass.
     module.forward = partial(_run, module.forward, module, products, dropout)

@@ -1,10 +1,10 @@
-"""Layers that store less for the backward pass, with equal results.
+"""Layers that store less for the backward pass, and compute the same results.
 
-Masks are stored as bits, and normalisations store their output instead of their input.
+The published memory measurements of WTA-CRS include these layers.
 
-The published memory of WTA-CRS includes these layers. Dropout stores one bit for each value instead of a byte, and ReLU
-stores one bit instead of the value. Layer normalisation stores its output instead of its input. The next layer stores
-that output anyway.
+Dropout stores one bit for each value instead of a byte, and ReLU stores one bit instead of the value. Layer
+normalisation stores its output instead of its input. This saves memory, because the next layer stores this output
+anyway.
 """
 
 from collections.abc import Collection
@@ -18,17 +18,17 @@ from torch.autograd.function import once_differentiable
 from lightning_modules.full_precision import at_least_float32, in_full_precision
 
 LEAST = 8
-"""Minimum weight of a normalisation, in units of its bias's rounding, for recovering its input from its output."""
+"""Minimum weight, in units of the bias's rounding error, for recovering a normalisation's input from its output."""
 
 
 def packed(mask: Tensor) -> Tensor:
-    """Pack a bool tensor into bytes, eight entries each, `[ceil(n / 8)]`."""
+    """Pack a bool tensor with n entries into bytes of eight entries each, `[ceil(n / 8)]`."""
     flat = nn.functional.pad(mask.flatten().to(torch.uint8), (0, -mask.numel() % 8)).view(-1, 8)
     return (flat << torch.arange(8, dtype=torch.uint8, device=mask.device)).sum(dim=1, dtype=torch.uint8)
 
 
 def unpacked(bits: Tensor, shape: torch.Size) -> Tensor:
-    """Restore the bool tensor from the output of `packed`."""
+    """Restore a bool tensor from the result of `packed`."""
     places = torch.arange(8, dtype=torch.uint8, device=bits.device)
     return ((bits[:, None] >> places) & 1).flatten()[: shape.numel()].view(shape).bool()
 
@@ -63,9 +63,9 @@ class _ReLU(torch.autograd.Function):
 
 
 def divisible(weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """Mark the weights of a normalisation by which a stored output can be divided.
+    """Return a mask of the weights of a normalisation that are large enough to divide a stored output by them.
 
-    Without a bias, these are all nonzero weights.
+    Without a bias, all nonzero weights are large enough.
     """
     numbers = torch.finfo(dtype)
     least: Tensor | float = numbers.tiny if bias is None else (LEAST * numbers.eps * bias.abs()).clamp(min=numbers.tiny)
@@ -73,7 +73,7 @@ def divisible(weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor
 
 
 def normalised(x: Tensor, eps: float, centred: bool) -> tuple[Tensor, Tensor]:
-    """Normalise the last dimension, and also return the inverse standard deviation."""
+    """Normalise the last dimension, and return the result and the inverse standard deviation."""
     if centred:
         x = x - x.mean(dim=-1, keepdim=True)
     inverse = torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + eps)
@@ -81,17 +81,17 @@ def normalised(x: Tensor, eps: float, centred: bool) -> tuple[Tensor, Tensor]:
 
 
 def scaled(x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """Multiply by a weight and add a bias, with a given output dtype."""
+    """Multiply by a weight, add a bias, and convert the result to a given dtype."""
     output = x * weight
     return (output if bias is None else output + bias).to(dtype)
 
 
 class _Normalisation(torch.autograd.Function):
-    """Normalise the last dimension, and save the output.
+    """Normalise the last dimension, and save the output instead of the input.
 
     The backward pass recovers the normalised input from the output.
 
-    Where a weight is too close to 0 to recover the normalised input, the gradient treats that input as 0.
+    If a weight is too close to 0 to recover the normalised input, the gradient treats this input as 0.
     """
 
     @staticmethod
@@ -121,30 +121,30 @@ class _Normalisation(torch.autograd.Function):
 
 
 def compact_dropout(input: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
-    """Apply dropout like `torch.nn.functional.dropout`, and save one bit for each value."""
+    """Apply dropout like `torch.nn.functional.dropout`, but save only one bit for each value."""
     return _Dropout.apply(input, p) if training and p > 0 else input
 
 
 class CompactDropout(nn.Dropout):
-    """Dropout that saves its mask in bits."""
+    """A dropout layer that saves its mask as bits."""
 
     def forward(self, input: Tensor) -> Tensor:
         return compact_dropout(input, self.p, self.training)
 
 
 class CompactReLU(nn.ReLU):
-    """ReLU that saves its mask in bits."""
+    """A ReLU layer that saves its mask as bits."""
 
     def forward(self, input: Tensor) -> Tensor:
         return _ReLU.apply(input)
 
 
 class CompactNorm(nn.Module):
-    """Layer normalisation that saves its output instead of its input; supports T5's, which has no mean and bias.
+    """Layer normalisation that saves its output instead of its input, with or without (as in T5) mean and bias.
 
     Args:
-        layer: source of the parameters: a `LayerNorm` over the last dimension with a weight, or a normalisation of
-            transformers with `variance_epsilon`.
+        layer: layer whose parameters are used: a `LayerNorm` over the last dimension with a weight, or a normalisation
+            layer of transformers that has `variance_epsilon`.
     """
 
     def __init__(self, layer: Any) -> None:
@@ -155,7 +155,7 @@ class CompactNorm(nn.Module):
         self.kept_in = self.weight.dtype
         """Dtype of the last output."""
         self.reads_back = True
-        """Whether the normalised input is recovered from the output; with a weight close to 0 it is saved instead."""
+        """Whether the input is recovered from the output; if a weight is close to 0, it is saved instead."""
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.reads_back:
@@ -166,7 +166,7 @@ class CompactNorm(nn.Module):
 
 
 def _readable(layer: Any) -> bool:
-    """Return whether a layer is a normalisation without zero weights, so that its input can be recovered."""
+    """Return whether a layer is a normalisation without zero weights, whose input can be recovered from its output."""
     layer_norm = isinstance(layer, nn.LayerNorm) and len(layer.normalized_shape) == 1
     if not (layer_norm or hasattr(layer, "variance_epsilon")):
         return False
@@ -175,9 +175,9 @@ def _readable(layer: Any) -> bool:
 
 
 def compact_layers(network: nn.Module) -> None:
-    """Replace dropout, ReLU and layer normalisation in a network, in place; parameters remain the same objects.
+    """Replace dropout, ReLU and layer normalisation in a network in place; parameters remain the same objects.
 
-    A normalisation with zero weights, which some networks have initially, is not replaced.
+    Normalisations with zero weights, which some networks have at initialisation, are not replaced.
     """
     for name, layer in list(network.named_modules()):
         new: nn.Module | None = None
@@ -192,10 +192,11 @@ def compact_layers(network: nn.Module) -> None:
 
 
 def keep_inputs(network: nn.Module) -> None:
-    """Make normalisations with a weight close to 0 save their inputs; warn once for each normalisation.
+    """Make all normalisations with a weight close to 0 save their inputs, and warn once for each normalisation.
 
-    The function synchronises with the device. It is therefore called between epochs. At the end of an epoch, the dtype
-    of the outputs is known and the checkpoint is not yet written. At the start of an epoch, initial weights may be 0.
+    This function synchronises with the device, so it is only called between epochs. It is called at the end of an
+    epoch, when the dtype of the outputs is known and the checkpoint is not yet written. It is also called at the start
+    of an epoch, because initial weights may be 0.
     """
     for name, layer in network.named_modules():
         if not isinstance(layer, CompactNorm) or not layer.reads_back or layer.weight.is_meta:
@@ -210,12 +211,15 @@ def keep_inputs(network: nn.Module) -> None:
 
 
 def kept_inputs(network: nn.Module) -> list[str]:
-    """List the normalisations that save their inputs; with this list, a checkpoint can resume within an epoch."""
+    """Return the names of the normalisations that save their inputs.
+
+    They are stored in checkpoints, so that a run can be resumed within an epoch.
+    """
     return [name for name, layer in network.named_modules() if isinstance(layer, CompactNorm) and not layer.reads_back]
 
 
 def restore_kept_inputs(network: nn.Module, names: Collection[str]) -> None:
-    """Make the normalisations listed in a checkpoint save their inputs."""
+    """Make the normalisations that a checkpoint lists save their inputs."""
     for name, layer in network.named_modules():
         if isinstance(layer, CompactNorm):
             layer.reads_back = name not in names

@@ -1,13 +1,13 @@
-"""Select the kept column-row pairs of a product, and their weights.
+"""Selection of the column-row pairs of a matrix product that are kept, and computation of their weights.
 
-The product of G^T and H is a sum over M pairs, sum_i g_i h_i^T. Let p be probabilities, in descending order p_(1),
-p_(2), .... WTA-CRS keeps k pairs: the set C of the c most probable pairs, and k - c pairs that are sampled from the
-others with replacement,
+The product of G^T and H is a sum over M pairs, sum_i g_i h_i^T, and each pair i has a probability p_i. WTA-CRS keeps k
+pairs: the set C of the c most probable pairs (winners), and k - c pairs that are sampled from the others with
+replacement:
 
     sum_{i in C} g_i h_i^T + sum_j (1 - P_C) / ((k - c) p_j) g_j h_j^T,     P_C = sum_{i in C} p_i.
 
-The estimate is unbiased for every C. The estimate has minimal variance if c minimises (1 - P_C) / (k - c), 0 <= c < k.
-c = 0 gives plain column-row sampling (CRS). All computations stay on the device, and shapes depend only on M and k.
+The estimate is unbiased for every C. It has minimum variance if c minimises (1 - P_C) / (k - c) over 0 <= c < k. c = 0
+gives plain column-row sampling (CRS). All computations stay on the device, and shapes depend only on M and k.
 """
 
 from typing import Literal, get_args
@@ -20,13 +20,13 @@ from lightning_modules.full_precision import at_least_float32
 Estimator = Literal["wta_crs", "crs", "top_k"]
 ESTIMATORS: tuple[str, ...] = get_args(Estimator)
 LEAST_PAIRS = 10
-"""Minimum budget, as in the authors' configuration."""
+"""Minimum number of kept pairs, as in the authors' configuration."""
 FLOOR = 1e-8
-"""Added before normalising probabilities, so that every pair can be sampled; value of the authors' code."""
+"""Value that is added before normalising probabilities, so that every pair can be sampled, as in the authors' code."""
 
 
 def budget(num_pairs: int, ratio: float) -> int:
-    """Compute the number k of pairs to keep: a fraction of M, but at least ten and at most M."""
+    """Compute the number k of kept pairs, which is a fraction of M, but at least ten and at most M."""
     return min(max(int(num_pairs * ratio), LEAST_PAIRS), num_pairs)
 
 
@@ -34,11 +34,12 @@ def pair_probabilities(rows: Tensor, gradient_norms: Tensor | None) -> Tensor:
     """Compute probabilities p, proportional to the norm of row h times the estimated norm of row g of each pair.
 
     Args:
-        rows: H, `[..., M, d]`, in any precision.
-        gradient_norms: `[..., M]`, estimates of the norms of g; None treats all norms as equal.
+        rows: rows h of H, `[..., M, d]`, in any precision.
+        gradient_norms: estimates of the norms of the rows g, `[..., M]`; None means that all norms are treated as
+            equal.
 
     Returns:
-        `[..., M]`, with sum 1, in single precision or better.
+        The probabilities, `[..., M]`, in single precision or above; they sum to 1.
     """
     norms = torch.linalg.vector_norm(at_least_float32(rows), dim=-1)
     if gradient_norms is not None:
@@ -48,15 +49,16 @@ def pair_probabilities(rows: Tensor, gradient_norms: Tensor | None) -> Tensor:
 
 
 def num_winners(ascending: Tensor, k: int) -> Tensor:
-    """Compute c, the number of pairs kept with certainty, which minimises (1 - P_C) / (k - c).
+    """Compute the number c of winners, which are kept with certainty, by minimising (1 - P_C) / (k - c).
 
     Args:
-        ascending: sums of the smallest probabilities, `[R, M]`; column j is the sum of the j + 1 smallest ones.
+        ascending: sums of the smallest probabilities, `[R, M]`; column j contains the sum of the j + 1 smallest
+            probabilities.
         k: number of kept pairs, below M.
 
     Returns:
-        A scalar, int64, in 0 ... k - 1. If there are several rows, they share the c that minimises the mean of their
-        objectives.
+        The number c, an int64 scalar in 0 ... k - 1. All rows share one c, which minimises the mean of the objectives
+        of the rows.
     """
     rest = ascending.flip(-1)[:, :k]  # 1 - P_C for c = 0 ... k - 1
     return (rest / (k - torch.arange(k, device=rest.device))).mean(dim=0).argmin()
@@ -68,13 +70,14 @@ def chosen_pairs(
     """Sample k of M pairs, and compute their weights.
 
     Args:
-        probability: p, `[R, M]`, of R products with a common number of winners.
+        probability: probabilities p of the pairs of R products, `[R, M]`; the products have the same number of winners.
         k: number of kept pairs, below M.
-        uniform: uniform random numbers in [0, 1), `[R, k]`; the first c of each row are unused.
-        estimator: wta_crs, crs (no winners) or top_k (the most probable pairs with weight 1; biased).
+        uniform: uniform random numbers in [0, 1), `[R, k]`; the first c numbers of each row are not used.
+        estimator: wta_crs, crs (without winners), or top_k (the most probable pairs with weight 1, which is biased).
 
     Returns:
-        Positions of the pairs, `[R, k]`, int64, with the winners first; and the weights of the pairs, `[R, k]`.
+        The positions of the kept pairs, `[R, k]`, int64, where the winners are first, and the weights of the pairs,
+        `[R, k]`.
     """
     num_pairs = probability.shape[-1]
     sorted_p, order = probability.sort(dim=-1)
@@ -82,12 +85,12 @@ def chosen_pairs(
         return order.flip(-1)[:, :k], torch.ones_like(uniform)
     sums = sorted_p.cumsum(dim=-1)
     winners = num_winners(sums, k) if estimator == "wta_crs" else torch.zeros((), dtype=torch.int64, device=sums.device)
-    last = (num_pairs - 1 - winners).expand(len(sums), 1)  # in ascending order, the last pair that may be sampled
+    last = (num_pairs - 1 - winners).expand(len(sums), 1)  # last pair that may be sampled, in ascending order
     rest = sums.gather(-1, last)
     drawn = torch.searchsorted(sums, uniform * rest, right=True).minimum(last)
     weight = rest / ((k - winners) * sorted_p.gather(-1, drawn))
     place = torch.arange(k, device=sums.device).expand_as(drawn)
     wins = place < winners
     position = order.gather(-1, torch.where(wins, num_pairs - 1 - place, drawn))
-    # With a zero remainder there is nothing to sample: its pairs have weight 0.
+    # If 1 - P_C is zero, there is nothing to sample, and the sampled pairs have weight 0.
     return position, torch.where(wins, 1, torch.where(rest > 0, weight, 0))

@@ -1,4 +1,4 @@
-"""Compare the estimated gradients of sampled layers with the exact gradients."""
+"""Comparison of the estimated gradients of sampled layers with the exact gradients."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,18 +15,19 @@ from lightning_modules.interfaces import Table
 
 
 def gradient_errors(network: nn.Module, sampler: Sampler, batch: Any, begin: Callable[[], None]) -> dict[str, Tensor]:
-    """Measure ||estimate - exact|| / ||exact|| for the weight of each layer on a global batch.
+    """Compute ||estimate - exact|| / ||exact|| for the gradient of each layer's weight on a global batch.
 
-    The batch runs once with all activations, and once for each estimator, with the same dropout masks.
+    The gradients of the batch are computed once with all activations, and once with each estimator, with the same
+    dropout masks.
 
     Args:
-        network: network with sampled linear layers; its gradients do not change.
+        network: network with sampled linear layers; its stored gradients do not change.
         sampler: sampler of the network.
-        batch: batch with labels.
+        batch: this rank's part of the batch, with labels.
         begin: function that restarts the step with the same random numbers.
 
     Returns:
-        The errors of the layers for each estimator, in the order of definition, `[layers]`.
+        The errors of all layers in the order of definition, `[layers]`, by estimator.
     """
     weights = [layer.weight for layer in network.modules() if isinstance(layer, SampledLinear)]
     kept = sampler.estimator, sampler.ratio
@@ -53,7 +54,7 @@ def gradient_errors(network: nn.Module, sampler: Sampler, batch: Any, begin: Cal
 
 
 def table_of(errors: dict[str, Tensor]) -> Table:
-    """Build a table of relative gradient errors by layer and estimator."""
+    """Return a table of the relative gradient errors by layer and estimator."""
     rows = [(estimator, layer, error) for estimator, own in errors.items() for layer, error in enumerate(own.tolist())]
     estimators, layers, values = zip(*rows, strict=True)
     columns = {"layer": layers, "estimator": estimators, "relative error": values}

@@ -37,19 +37,19 @@ from lightning_modules.training.logging import log_same
 def sample_products(
     network: nn.Module, layers: Sequence[str], attention: Sequence[str], sampler: Sampler, compact: bool = False
 ) -> None:
-    """Change a network in place, so that gradients of products are computed from sampled pairs.
+    """Change a network in place, so that gradients of its matrix products are computed from sampled pairs.
 
-    Parameters keep their names.
+    The parameters keep their names.
 
     Args:
-        network: any network from timm, transformers or torch.
-        layers: name patterns of linear layers, see `layers_named`.
+        network: network to change, which may be any network of timm, transformers or PyTorch.
+        layers: name patterns of linear layers (see `layers_named`).
         attention: name patterns of attention modules.
         sampler: sampler of the network.
-        compact: also store less for the backward pass of dropout, ReLU and layer normalisation.
+        compact: whether dropout, ReLU and layer normalisation also store less for the backward pass.
 
     Raises:
-        ValueError: if a pattern matches nothing, or matches a frozen layer.
+        ValueError: if a pattern matches no layer, or if it matches a frozen layer.
     """
     for name, module in layers_named(network, attention, (nn.Module,), "attention").items():
         sample_attention(module, name, sampler, compact_dropout if compact else F.dropout)
@@ -60,27 +60,28 @@ def sample_products(
 
 
 class WTACRS(ClassifierSteps, MethodModule):
-    """Fine-tune any network with cross-entropy or squared error, keeping only few activations for the backward pass.
+    """Fine-tune any network with cross-entropy or squared error, storing only a few activations for the backward pass.
 
     Args:
-        network: maps images `[B, C, H, W]` in [0, 1], or tokenized texts, to logits `[B, num_classes]`.
-        num_classes: number of classes, K; 1 for the regression of a real number, such as in STS-B.
-        layers: name patterns of linear layers to sample: `*` matches any characters, `?` matches one character.
-        attention: name patterns of attention modules whose two products are sampled.
-        ratio: fraction of the tokens to keep, in (0, 1]; at least ten tokens are kept.
-        estimator: wta_crs, crs (plain column-row sampling) or top_k (only the most probable tokens; biased).
-        compact: store masks of dropout and ReLU as bits, and the output of layer normalisation instead of its input.
-        shares: number of parts of a batch that are sampled separately, a multiple of the number of ranks; None uses the
-            number of ranks.
-        measure_error: compare the estimated gradients of the layers with exact gradients, on the last batch of each
-            epoch and for each estimator. The mean error of the estimator in use is logged as `train/gradient_error`
-            and, for the last epoch, as `test/gradient_error`. The comparison needs memory for all activations of that
-            batch.
+        network: network that maps images `[B, C, H, W]` in [0, 1], or tokenised texts, to logits `[B, num_classes]`.
+        num_classes: number of classes, K; 1 means regression of a real number, as in STS-B.
+        layers: name patterns of the linear layers to sample; `*` matches any characters, and `?` matches one character.
+        attention: name patterns of the attention modules whose two matrix products are sampled.
+        ratio: fraction of the tokens that are kept, in (0, 1]; at least ten tokens are kept.
+        estimator: wta_crs, crs (plain column-row sampling), or top_k (only the most probable tokens, which is biased).
+        compact: whether to store masks of dropout and ReLU as bits, and the outputs of layer normalisations instead of
+            their inputs.
+        shares: number of parts of a global batch that are sampled separately, which must be a multiple of the world
+            size; None means the world size.
+        measure_error: whether to compare the estimated gradients of the linear layers with the exact gradients, for
+            each estimator, on the last batch of each epoch. The mean error of the selected estimator is logged as
+            `train/gradient_error` and, for the last epoch, as `test/gradient_error`. The comparison needs memory for
+            all activations of the batch.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
-        ValueError: if an argument is out of range, or a pattern matches nothing or a frozen layer.
+        ValueError: if an argument is out of range, or if a pattern matches no layer or a frozen layer.
     """
 
     def __init__(
@@ -117,7 +118,7 @@ class WTACRS(ClassifierSteps, MethodModule):
     def forward(self, inputs: Any) -> Tensor:
         return self.network(inputs)
 
-    # a step
+    # Training steps
 
     def on_fit_start(self) -> None:
         processes = world_size()
@@ -143,7 +144,8 @@ class WTACRS(ClassifierSteps, MethodModule):
 
     def _begin(self, samples: int, known: Tensor | None, batch_idx: int) -> None:
         shares = (self.shares or world_size()) // world_size()
-        # Share s of all is part s // W of this rank's shard, since samples are dealt round robin.
+        # Samples are distributed over W ranks round robin, so part s of the global batch is part s // W of this rank's
+        # shard.
         place = (run_seed(), self.trainer.current_epoch, batch_idx)
         generators = [self._generator(*place, rank() + own * world_size()) for own in range(shares)]
         self.sampler.begin_step(samples, known, generators)
@@ -164,7 +166,7 @@ class WTACRS(ClassifierSteps, MethodModule):
             super()._log_measures(logits, batch, stage)
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        """Return the columns of a classifier, or `index` and the real number `prediction`, `[B]` each."""
+        """Return a classifier's predictions or, for regression, the columns `index` and `prediction`, both `[B]`."""
         if self.num_classes == 1:
             return {"index": batch["index"], "prediction": self(network_input(batch))[:, 0]}
         return super().predict_step(batch, batch_idx)
@@ -175,16 +177,16 @@ class WTACRS(ClassifierSteps, MethodModule):
 
     @property
     def tables(self) -> dict[str, Table]:
-        """Errors of the gradients of the layers in the last epoch, if they were measured."""
+        """Return a table of the gradient errors of the layers in the last epoch, if they were measured."""
         return {"gradient_error": table_of(self.errors)} if self.errors else {}
 
     def configure_optimizers(self) -> Any:
         return optimizer_config(self.optimizer, self.lr_scheduler, trainable_parameters(self.network))
 
-    # gradient norms of each sample in the previous epoch, on the CPU
+    # Gradient norms of each sample in the previous epoch, on the CPU
 
     def _loss_scale(self) -> Tensor | float:
-        """Return the loss scale of half precision; a tensor is returned without synchronising."""
+        """Return the loss scale of half precision; if it is a tensor, it is returned without a host synchronisation."""
         scaler = getattr(getattr(self.trainer, "precision_plugin", None), "scaler", None)
         return 1.0 if scaler is None else scaler.scale(torch.ones((), device=self.device))
 
@@ -192,13 +194,13 @@ class WTACRS(ClassifierSteps, MethodModule):
         self.gradient_norms.allocate(self._num_train_samples, "cpu", torch.bfloat16, exchange=self.device)
 
     def _known(self, batch: Any) -> Tensor | None:
-        if not self.gradient_norms.num_features:  # the very first step determines their number
+        if not self.gradient_norms.num_features:  # the first training step determines the number of norms
             return None
         nothing = torch.zeros(local_size(batch), self.gradient_norms.num_features, device=self.device)
         return self.gradient_norms.update(batch["index"], nothing, lambda old, new: old, global_batch_size(batch))
 
     def _store(self) -> None:
-        """Store the norms that were measured in the last step, converted to gradients of the loss of each sample."""
+        """Store the norms that were measured in the last step, converted to those of each sample's own loss."""
         norms = self.sampler.measured()
         if self._unstored is None or norms is None:
             return
@@ -208,7 +210,7 @@ class WTACRS(ClassifierSteps, MethodModule):
         if not self.gradient_norms.num_features:
             self.gradient_norms = PerSample(norms.shape[1])
             self._allocate()
-        finite = norms.nan_to_num(nan=0.0, posinf=0.0)  # for a step that half precision will skip
+        finite = norms.nan_to_num(nan=0.0, posinf=0.0)  # in case half precision skips the step
         self.gradient_norms.update(index, finite, lambda old, new: new, size)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -1,9 +1,10 @@
-"""Products whose backward pass keeps only some column-row pairs: linear layers, and products of attention.
+"""Matrix products of linear layers and attention whose backward pass uses only some column-row pairs.
 
     Z = H W^T:   dL/dW = G^T H over M = B N tokens,          G = dL/dZ; outputs, dL/dH = G W and dL/db are exact
     Y = A B:     dL/dA = G B^T over n,  dL/dB = A^T G over m,   for each sample and head
 
-The forward pass computes the norms of H. The norms of G are those of the same sample in the previous epoch.
+The norms of the rows of H are computed in the forward pass. For the norms of the rows of G, the values of the same
+sample in the previous epoch are used.
 """
 
 from collections.abc import Sequence
@@ -21,11 +22,11 @@ from lightning_modules.full_precision import at_least_float32
 class Sampler:
     """State that all sampled products of a network share: budget, estimator, and gradient norms of the current samples.
 
-    Before `begin_step` is called, no norms are known, and sampling uses the global generator of torch.
+    Before the first call of `begin_step`, no norms are known, and sampling uses PyTorch's global random generator.
 
     Args:
-        ratio: fraction of the pairs to keep, in (0, 1].
-        estimator: see `chosen_pairs`.
+        ratio: fraction of the pairs that are kept, in (0, 1].
+        estimator: estimator of the gradients (see `chosen_pairs`).
     """
 
     def __init__(self, ratio: float, estimator: Estimator = "wta_crs") -> None:
@@ -39,13 +40,13 @@ class Sampler:
     def begin_step(
         self, samples: int, known: Tensor | None = None, generators: Sequence[torch.Generator | None] = (None,)
     ) -> None:
-        """Set the samples of the next step.
+        """Set the samples and random generators of the next step.
 
         Args:
-            samples: b, number of samples on this rank.
-            known: gradient norms of the samples in the previous epoch, `[b, F]`, as returned by `measured`; 0 if
-                unknown.
-            generators: one random generator for each part of the batch that is sampled separately. With n parts, sample
+            samples: number b of samples on this rank.
+            known: gradient norms of the samples in the previous epoch, `[b, F]`, as returned by `measured`; unknown
+                norms are 0.
+            generators: one random generator for each part of the batch that is sampled separately; with n parts, sample
                 j belongs to part j mod n.
         """
         self.samples, self.known, self.generators = samples, known, generators
@@ -58,9 +59,9 @@ class Sampler:
         return [product.width for product in self.products]
 
     def measured(self) -> Tensor | None:
-        """Return the gradient norms of the step, `[b, F]`, in single precision or better.
+        """Return the gradient norms of the last step, `[b, F]`, in single precision or above.
 
-        Return None before a backward pass.
+        The result is None if there has been no backward pass.
         """
         found = [product.measured for product in self.products]
         like = next((norms for norms in found if norms is not None), None)
@@ -71,11 +72,11 @@ class Sampler:
 
 
 class SampledProduct:
-    """Sample the pairs of one product of a network, and measure its gradient norms.
+    """One matrix product of a network, whose pairs are sampled and whose gradient norms are measured.
 
     Args:
-        sampler: state shared with the other products.
-        name: name of the layer, for error messages.
+        sampler: state that all products of the network share.
+        name: name of the layer in error messages.
     """
 
     def __init__(self, sampler: Sampler, name: str) -> None:
@@ -87,10 +88,10 @@ class SampledProduct:
         sampler.products.append(self)
 
     def begin(self, numbers: int) -> Tensor | None:
-        """Register the number of gradient norms of a call, and return the known norms, `[b, numbers / b]`, if any.
+        """Register a call with a given number of gradient norms; return the known norms, `[b, numbers / b]`, or None.
 
         Raises:
-            ValueError: if the number differs between samples or between steps, or if the layer is called twice in a
+            ValueError: if the number of norms differs between samples or steps, or if the layer is called twice in a
                 step.
         """
         sampler = self.sampler
@@ -115,18 +116,19 @@ class SampledProduct:
         return sampler.known[:, start : start + width]
 
     def measure(self, *gradient_norms: Tensor) -> None:
-        """Store the norms of a call's gradients, each `[b, ...]` or `[b N]`."""
+        """Store the norms of the gradients of a call, each `[b, ...]` or `[b N]`."""
         if (samples := self.sampler.samples) is not None:
             self.measured = torch.cat([norms.reshape(samples, -1) for norms in gradient_norms], dim=1)
 
     def rows(self, inputs: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Sample rows of a layer's inputs.
+        """Sample rows of the inputs of a linear layer.
 
         Args:
-            inputs: H, `[b, ..., d]`.
+            inputs: inputs H of the layer, `[b, ..., d]`.
 
         Returns:
-            Positions `[k]` among the rows `[b N, d]`, and their weights; None if all rows are kept.
+            Positions, `[k]`, of the sampled rows among all rows `[b N, d]`, and their weights; None if all rows are
+            kept.
         """
         flat = inputs.flatten(end_dim=-2)
         known = self.begin(len(flat))
@@ -147,14 +149,14 @@ class SampledProduct:
         return torch.cat(position), torch.cat(weight)
 
     def rows_of_heads(self, inputs: Tensor, known: Tensor | None) -> tuple[Tensor, Tensor] | None:
-        """Sample rows of each head, with the same number of winners in all heads of a part.
+        """Sample rows of each head; all heads in a part of the batch have the same number of winners.
 
         Args:
-            inputs: `[b, h, M, d]`.
-            known: gradient norms, `[b, h, M]`, or None.
+            inputs: rows of each head, `[b, h, M, d]`.
+            known: gradient norms of the previous epoch, `[b, h, M]`, or None.
 
         Returns:
-            Positions `[b, h, k]` among the M rows, and their weights; None if all rows are kept.
+            Positions, `[b, h, k]`, of the sampled rows among the M rows, and their weights; None if all rows are kept.
         """
         shares, found = len(self.sampler.generators), []
         for share in range(min(shares, len(inputs))):
@@ -174,7 +176,7 @@ class SampledProduct:
     def _of_share(
         self, share: int, rows: Tensor, norms: Tensor | None, flatten: bool = False
     ) -> tuple[Tensor, Tensor] | None:
-        """Sample rows of R products from `[R, M, d]`; None if all rows are kept."""
+        """Sample from the rows of R products, `[R, M, d]`; return None if all rows are kept."""
         k = budget(rows.shape[1], self.sampler.ratio)
         if k == rows.shape[1]:
             return None
@@ -189,7 +191,7 @@ def seen(known: Tensor) -> Tensor:
     """Replace unknown norms by the mean of the known norms, or by 1 if no norm is known.
 
     Args:
-        known: `[b, N]`, at least 0.
+        known: norms of each sample, `[b, N]`, nonnegative; all norms of an unknown sample are 0.
     """
     is_seen = known.amax(dim=1, keepdim=True) > 0
     mean = known.sum() / (is_seen.sum() * known.shape[1])
@@ -197,17 +199,17 @@ def seen(known: Tensor) -> Tensor:
 
 
 def weighted(rows: Tensor, weight: Tensor) -> Tensor:
-    """Multiply rows `[..., k, d]` by weights `[..., k]` in single precision or better, and cast to the rows' dtype."""
+    """Multiply rows `[..., k, d]` by weights `[..., k]` in single precision or above; return the dtype of `rows`."""
     return (at_least_float32(rows) * weight[..., None]).to(rows.dtype)
 
 
 def row_norms(gradient: Tensor, dim: int = -1) -> Tensor:
-    """Compute norms over a dimension in single precision or better."""
+    """Compute norms along a dimension in single precision or above."""
     return torch.linalg.vector_norm(at_least_float32(gradient), dim=dim)
 
 
 class _Linear(torch.autograd.Function):
-    """A linear layer that stores only the chosen rows of its input, for the gradient of its weight."""
+    """A linear layer that stores only the sampled rows of its input for the gradient of its weight."""
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None, product: SampledProduct) -> Tensor:
@@ -237,7 +239,7 @@ class _Linear(torch.autograd.Function):
 
 
 class _Product(torch.autograd.Function):
-    """A product of heads A `[b, h, m, d]` and B `[b, h, d, n]`, with both gradients from sampled pairs."""
+    """The product of heads A `[b, h, m, d]` and B `[b, h, d, n]`; both gradients are computed from sampled pairs."""
 
     @staticmethod
     def forward(ctx: Any, first: Tensor, second: Tensor, product: SampledProduct) -> Tensor:
@@ -272,7 +274,7 @@ class _Product(torch.autograd.Function):
 
 
 def in_autocast(*tensors: Tensor | None) -> list[Tensor | None]:
-    """If autocast is on, cast single precision to the precision of autocast, as the layers of torch do."""
+    """If autocast is enabled, convert float32 tensors to the dtype of autocast, as PyTorch's layers do."""
     kind = next(tensor.device.type for tensor in tensors if tensor is not None)
     if not (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
         return list(tensors)
@@ -281,16 +283,16 @@ def in_autocast(*tensors: Tensor | None) -> list[Tensor | None]:
 
 
 def sampled_product(first: Tensor, second: Tensor, product: SampledProduct) -> Tensor:
-    """Multiply heads `[b, h, m, d]` and `[b, h, d, n]`, with gradients from sampled column-row pairs."""
+    """Multiply heads `[b, h, m, d]` and `[b, h, d, n]`; gradients are computed from sampled column-row pairs."""
     return _Product.apply(*in_autocast(first, second), product)
 
 
 class SampledLinear(nn.Linear):
-    """A linear layer that shares the parameters of another layer.
+    """A linear layer that shares the parameters of a given layer.
 
-    The gradient of its weight uses sampled rows of its input.
+    The gradient of its weight is computed from sampled rows of its input.
 
-    In evaluation mode, or if gradients are disabled, the layer computes exactly like the plain layer.
+    In evaluation mode, or if gradients are disabled, this layer is equivalent to the given layer.
     """
 
     def __init__(self, layer: nn.Linear, product: SampledProduct) -> None:

@@ -1,4 +1,4 @@
-"""Regression of one number for each text, such as the similarity of STS-B: squared error and correlations."""
+"""Loss and metrics for regression of one number per text, such as the similarity of STS-B."""
 
 from typing import Any
 
@@ -12,18 +12,18 @@ from lightning_modules.training.logging import log_training
 
 
 def correlations() -> MetricCollection:
-    """Correlations of Pearson and Spearman between predictions and labels."""
+    """Return metrics that compute the Pearson and Spearman correlations between predictions and labels."""
     metrics: dict[str, Metric | MetricCollection] = {"pearson": PearsonCorrCoef(), "spearman": SpearmanCorrCoef()}
     return MetricCollection(metrics)
 
 
 def squared_error_step(module: Any, batch: Any) -> dict[str, Tensor]:
-    """Compute a training step with the mean squared error of outputs `[B, 1]`."""
+    """Run a training step with the mean squared error of outputs `[B, 1]`."""
     return {"loss": log_training(module, batch, F.mse_loss(module(network_input(batch))[:, 0], batch["label"]))}
 
 
 def log_regression(module: Any, predicted: Tensor, batch: Any, stage: str) -> None:
-    """Log squared error and correlations of predictions `[B]` in validation or testing."""
+    """Log the squared error and the correlations of predictions `[B]` in validation or test."""
     size, label = global_batch_size(batch), batch["label"]
     module.metrics.update(predicted, label)
     loss = loss_weight(batch) * F.mse_loss(predicted, label)

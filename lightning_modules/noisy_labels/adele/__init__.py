@@ -13,7 +13,7 @@ If the paper and the authors' code differ, this module follows the code. The cod
 datasets; `correction`, `learn_scale_weights` and `divide_by_scales` choose between them. Departures: the dense CRF of
 the VOC experiments is omitted. The learning rate of the scale weights follows the schedule of the other parameters; in
 the authors' code, it is constant. If the early learning of a category ended one epoch before a multiple of ten, the
-SegTHOR code corrects the category again without a new test; this module tests first.
+SegTHOR code corrects the category again without a new test. This module tests first.
 
 Source: Liu, Liu, Zhu, Shen and Fernandez-Granda, Adaptive Early-Learning Correction for Segmentation from Noisy
 Annotations, CVPR 2022, arXiv 2110.03740.

@@ -9,9 +9,9 @@ class TrainingPassCorrection:
     """Settings of the correction for SegTHOR: the merge rule with predictions made during the training epoch.
 
     Corrections accumulate: corrected labels can be corrected again. A category is corrected at most once per period of
-    `every_n_epochs` epochs: the first time in the period that the test finds that early learning has ended for this
-    category. Periods start at multiples of `every_n_epochs`, counting epochs from 1. Training images must all have the
-    same size, and must not be augmented.
+    `every_n_epochs` epochs. It is corrected when a test in this period first finds that early learning has ended for
+    the category. Periods start at multiples of `every_n_epochs`, counting epochs from 1. Training images must all have
+    the same size, and must not be augmented.
 
     Each rank stores two bytes per pixel of its training images in host memory until the end of the epoch. 7,000 slices
     of 256 x 256 pixels need 0.9 GB in total. A checkpoint within an epoch includes the predictions of this epoch so
@@ -46,11 +46,11 @@ class EvaluationPassCorrection:
     """Settings of the correction for PASCAL VOC: the update rule with predictions made after each epoch.
 
     The predictions are made in evaluation mode. The correction starts when the early learning of any category ends.
-    Corrections do not accumulate: each correction starts from the original labels. The probabilities are the softmax of
-    the mean logits over scales, divided by the temperature. From epoch `flip_from_epoch` on, the authors also refine
-    the probabilities with a dense CRF, which is omitted here. According to the authors' code, the epoch at which the
-    CRF and flipping start makes no significant difference. The code does not say what effect the CRF itself has. The
-    command in the authors' README uses both the CRF and flipping.
+    Corrections do not accumulate: each correction starts from the original labels. The logits are averaged over scales
+    and divided by the temperature; their softmax gives the probabilities. From epoch `flip_from_epoch` on, the authors
+    also refine the probabilities with a dense CRF, which is omitted here. According to the authors' code, the epoch at
+    which the CRF and flipping start makes no significant difference. The code does not say what effect the CRF itself
+    has. The command in the authors' README uses both the CRF and flipping.
 
     Args:
         threshold: threshold tau, in [0, 1]. The label of a pixel is replaced only if the largest probability exceeds

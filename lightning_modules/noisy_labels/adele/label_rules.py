@@ -3,12 +3,12 @@
 A category is *on* once its early learning has ended. Let y be the label of an image, p the predicted probabilities of a
 pixel, k = argmax p, and Y the set of categories that occur in y:
 
-    merge (SegTHOR): y -> k where the prediction is confident, y and k are on or background, and k is in Y or
-                     background. Labels in which no category is on stay unchanged.
+    merge (SegTHOR): y -> k where the prediction is confident, y and k are each on or background, and k is in Y or
+                     background. Labels in which no category is on are not changed.
 
-    update (VOC):    y -> k where max p > tau, k is on or background, and k is in Y unless y is all background.
-                     Labels whose foreground categories are all off stay unchanged. A label also stays unchanged if it
-                     would lose more than half of its foreground and become more than 95 % background.
+    update (VOC):    y -> k where max p > tau, k is on or background, and either k is in Y or y is all background.
+                     A label with foreground is not changed if none of its foreground categories is on. A label is also
+                     not changed if it would lose more than half of its foreground and become more than 95 % background.
 
 Unlabelled pixels have the value 255. The merge rule leaves them unlabelled; the update rule may assign a category to
 them. They count neither as foreground nor as image area, so that images may be padded with unlabelled pixels. The
@@ -115,7 +115,7 @@ def categories_due(ended: Tensor, corrected: Tensor, epoch: int, every_n_epochs:
     """Choose the categories that the merge rule corrects after an epoch.
 
     Counting epochs from 1, the periods are the epochs 1 to n - 1, n to 2 n - 1, and so on. In each period, a category
-    is corrected at most once: the first time that the test finds that early learning has ended for this category.
+    is corrected at most once: when a test in this period first finds that early learning has ended for the category.
 
     Args:
         ended: whether the early learning of each category has ended according to the test after this epoch, `[K]`,

@@ -48,7 +48,7 @@ def best_part(quality: Tensor, fraction: float) -> Tensor:
     Returns:
         Mask of the selected samples, `[N]`, bool.
     """
-    number = math.ceil(fraction * len(quality) - 1e-9)  # 0.7 * 10 is rounded to slightly more than 7
+    number = math.ceil(fraction * len(quality) - 1e-9)  # as a float, 0.07 * 100 is slightly more than 7
     kept = torch.zeros(len(quality), dtype=torch.bool, device=quality.device)
     kept[quality.argsort(descending=True, stable=True)[:number]] = True
     return kept

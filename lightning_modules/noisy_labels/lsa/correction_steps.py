@@ -1,6 +1,4 @@
-"""Training steps of PLS-LSA and PLS-LSA+: warm-up, guesses, correction, and detection of noisy images after each
-epoch.
-"""
+"""Training steps of PLS-LSA and PLS-LSA+: warm-up, guesses, corrected targets, and a sweep after each epoch."""
 
 from abc import ABC, abstractmethod
 from typing import Any, get_args

@@ -113,9 +113,9 @@ def detector_of_epoch(detectors: Sequence[Detector], epoch: int) -> Detector:
 
 
 def small_loss(loss: NDArray, threshold: float) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-    """Flag the images with P > threshold, and return the flags and P.
+    """Flag the images with P > threshold.
 
-    Also return P.
+    The function returns the flags and P, both `[N]`.
 
     Args:
         loss: losses l, `[N]`.

@@ -15,7 +15,7 @@ projection of a different view of the image.
          A_ij = u_i u_j [l t_i + (1 - l) t_o(i) and l t_j + (1 - l) t_o(j) have the same most probable class]
                 + (1 - u_i)(1 - u_j) [i = j]: doubtful images fall back to themselves
 
-Source: Albert et al., ECCV 2024 (LSA) and WACV 2023, arXiv 2210.04578 (PLS), as the authors' codes compute them.
+Source: Albert et al., ECCV 2024 (LSA) and WACV 2023, arXiv 2210.04578 (PLS), as computed in the authors' code.
 """
 
 from dataclasses import dataclass

@@ -5,7 +5,7 @@ A residual MLP transforms the features F = e(x) of a frozen encoder e to Z, and 
     Z = s * (W_2 ReLU(BN(W_1 F))) + F,
     L = CE(h(Z), y) + a L_MSE + b L_COV + c L_SVD,
     L_MSE = mean_id (Z_id / |Z_i| - F_id / |F_i|)^2,        preserves the direction of the features;
-    L_COV = (1/D) sum_{i != j} Cov(Z)_ij^2,                 decorrelates them;
+    L_COV = (1/D) sum_{i != j} Cov(Z)_ij^2,                 decorrelates the features;
     L_SVD = -mean(sigma_1 ... sigma_k) / sum_j sigma_j,     increases the share of the dominant singular values.
 
 The loss weights and k = 5 follow the authors' code; the paper uses k = 1. As in the paper, Z and F are computed from

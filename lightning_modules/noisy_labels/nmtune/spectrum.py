@@ -51,7 +51,7 @@ class SingularSpectrum(Metric):
     ranks. Values below 1e-8 of the largest value are therefore lost in rounding errors.
 
     Args:
-        num_features: D, number of features.
+        num_features: number D of features.
         center: method of centring the normalised rows: `none`, `feature` (subtract from each feature its mean over
             rows) or `row` (subtract from each row its mean over features).
 

@@ -1,7 +1,8 @@
 """Solve bilevel problems that have many lower-level problems (BSVRB).
 
 The problem is to minimise F(x) = (1/m) sum_i f_i(y_i(x)) over the upper-level variable x. There are m blocks, and block
-i has the lower-level problem y_i(x) = argmin_y g_i(x, y). All blocks share x. If all g_i are strongly convex,
+i has the lower-level problem y_i(x) = argmin_y g_i(x, y). All blocks share x. If all g_i are strongly convex, the
+gradient of F_i(x) = f_i(y_i(x)) is
 
     grad F_i = -grad^2_xy g_i [grad^2_yy g_i]^-1 grad_y f_i.
 
@@ -11,7 +12,7 @@ estimates of the derivatives, such as s_i. Only the variables and trackers of th
 
     s_i = (1 - alpha) s_i + alpha grad_y g_i + gamma (grad_y g_i - grad_y g_i')                         MSVR
     v1:  H_i <- P((1 - alpha) H_i + alpha grad^2_yy g_i + gamma (grad^2_yy g_i - grad^2_yy g_i'))
-    v2:  u_i follows grad^2_yy g_i v_i - grad_y f_i alike, and v_i <- P_V(v_i - tau_v d_i u_i)
+    v2:  u_i tracks grad^2_yy g_i v_i - grad_y f_i by the formula of s_i, and v_i <- P_V(v_i - tau_v d_i u_i)
     y_i <- y_i - tau d_i s_i,          d_i = 1 + iterations since block i was last sampled
 
 The variable x is updated with a gradient estimate G, which is computed with H, y and v from before these updates:
@@ -41,10 +42,10 @@ projects the Hessians of all blocks here. The authors' code projects only the He
 the others decay. gamma is an argument here, and its theoretical value is one possible choice.
 
 For rankings, the authors' code returns before it reaches its branch for the top K items. In this branch, psi' lacks the
-factor a. The authors' code also keeps v of the previous iterate at zero. At first, it uses the network from the start
-of the first epoch as the previous iterate. Here, the previous iterate is the network before the last step, evaluated
-with the same dropout masks. The NDCG metric here ranks all items that a user has not rated in training, whereas the
-authors' code ranks only the items in its files.
+factor a. The authors' code also keeps v of the previous iterate at zero. In the first epoch, the authors' code
+initially uses the network from the start of this epoch as the previous iterate. Here, the previous iterate is the
+network before the last step, evaluated with the same dropout masks. The NDCG metric here ranks all items that a user
+has not rated in training, whereas the authors' code ranks only the items in its files.
 
 Source: Hu, Qiu, Guo, Zhang and Yang, Blockwise Stochastic Variance-Reduced Methods with Parallel Speedup for
 Multi-Block Bilevel Optimization, ICML 2023, arXiv 2305.18730.

@@ -16,7 +16,7 @@ from lightning_modules.distributed.independent import Hosted
 from lightning_modules.interfaces import Table
 
 SLACK = 1e-6
-"""Relative tolerance of the test whether eigenvalues are above their lower bound."""
+"""Relative tolerance of the lower bound on eigenvalues when it is tested."""
 
 
 def msvr(tracked: Tensor, now: Tensor, before: Tensor, alpha: float, gamma: float) -> Tensor:

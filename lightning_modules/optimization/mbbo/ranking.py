@@ -111,7 +111,7 @@ def surrogate(
     rated = score[:, : g.shape[1]]
     sigmoid = torch.sigmoid(SLOPE * (rated.detach() - threshold.value[:, None]))
     psi, psi_slope = PSI * sigmoid, PSI * SLOPE * sigmoid * (1 - sigmoid)
-    moved = (threshold.mixed * score).mean(1) / threshold.curvature  # has the gradient of the threshold
+    moved = (threshold.mixed * score).mean(1) / threshold.curvature  # its gradient is that of the threshold
     return (weight * (psi * slope * g + psi_slope * value * (rated - moved[:, None])).mean(1)).sum()
 
 

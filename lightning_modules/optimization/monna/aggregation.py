@@ -117,7 +117,7 @@ def krum(vectors: Tensor, heard: Tensor, neighbours: int) -> Tensor:
 def geometric_median(vectors: Tensor, heard: Tensor, iterations: int = 3, smoothing: float = 0.1) -> Tensor:
     """Approximate the geometric median of the received vectors, `[k, D]`, by smoothed Weiszfeld iterations.
 
-    The iterations start from z = 0: z <- sum_j b_j x_j / sum_j b_j, where b_j = 1 / max(|x_j - z|, nu).
+    Starting from z = 0, each iteration computes z <- sum_j b_j x_j / sum_j b_j, where b_j = 1 / max(|x_j - z|, nu).
     """
     centre, summed = vectors.new_zeros(len(heard), vectors.shape[1]), finite(vectors)
     for _ in range(iterations):

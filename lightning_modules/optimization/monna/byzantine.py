@@ -36,8 +36,8 @@ def line_maximum(function: Callable[[Tensor], Tensor], like: Tensor, evaluations
     """Return the approximate maximiser x >= 0 of a function.
 
     The search starts at x = 0 with a step of 1, and doubles the step as long as the value increases. After that, each
-    evaluation multiplies the step by 0.8, and tries a point above or below the best x in turn. The search stops after a
-    given number of evaluations. It does not synchronise the host with the device.
+    evaluation multiplies the step by 0.8, and the evaluations try points above and below the best x in turn. The search
+    stops after a given number of evaluations. It does not synchronise the host with the device.
 
     Args:
         function: function to maximise, which maps a float64 scalar tensor to a scalar tensor.
@@ -95,14 +95,14 @@ class ByzantineAttack(nn.Module, ABC):
 
 
 class SignFlip(ByzantineAttack):
-    """The Byzantine nodes send the negative mean of the honest vectors."""
+    """An attack that sends the negative mean of the honest vectors."""
 
     def forward(self, situation: Round) -> Tensor:
         return -situation.honest.mean(dim=0)
 
 
 class ALittleIsEnough(ByzantineAttack):
-    """The Byzantine nodes send the honest mean plus a multiple of the standard deviation of each coordinate (ALIE).
+    """An attack that sends the honest mean plus a multiple of the standard deviation of each coordinate (ALIE).
 
     The multiple is the most harmful one.
     """
@@ -112,7 +112,7 @@ class ALittleIsEnough(ByzantineAttack):
 
 
 class FallOfEmpires(ByzantineAttack):
-    """The Byzantine nodes send the honest mean minus a multiple of this mean (FOE).
+    """An attack that sends the honest mean minus a multiple of this mean (FOE).
 
     The multiple is the most harmful one.
     """
@@ -122,7 +122,7 @@ class FallOfEmpires(ByzantineAttack):
 
 
 class LabelFlip(ByzantineAttack):
-    """The Byzantine nodes send the mean vector that results if honest nodes train on labels K - 1 - y instead of y."""
+    """An attack that sends the mean vector that results if honest nodes train on labels K - 1 - y instead of y."""
 
     flips_labels = True
 
@@ -132,7 +132,7 @@ class LabelFlip(ByzantineAttack):
 
 
 class Mimic(ByzantineAttack):
-    """The Byzantine nodes send a copy of the vector of one honest node.
+    """An attack that sends a copy of the vector of one honest node.
 
     This vector is then overrepresented among the received vectors. In the first `learning_rounds` rounds, node 0 is
     copied, and the attack observes the models x_i. Afterwards, the node with the largest |<x_i, z>| is copied, where z

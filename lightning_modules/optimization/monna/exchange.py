@@ -14,7 +14,7 @@ from lightning_modules.optimization.monna.byzantine import ByzantineAttack, Roun
 
 
 def responders(honest: int, others: int, generator: torch.Generator) -> Tensor:
-    """Sample uniformly from which honest nodes each of H honest nodes receives vectors, `[H, others + 1]`.
+    """Sample uniformly, for each of H honest nodes, the honest nodes whose vectors it receives, `[H, others + 1]`.
 
     The last index in each row is the node itself.
     """

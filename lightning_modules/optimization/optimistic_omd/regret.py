@@ -71,10 +71,10 @@ def excess_risk(points: Tensor, slope: Tensor, curvature: float, radius: float) 
 
 
 def growth_exponent(regret: Tensor) -> Tensor:
-    """Fit the exponent b in regret = c t^b to the regret after 17 rounds from the last 15/16 of the stream.
+    """Fit the exponent b in regret = c t^b to 17 values of the regret from the last 15/16 of the rounds.
 
-    The ratio between two successive of the 17 rounds is constant. b is 1/2 if the regret grows like the square root of
-    t, and about 1 / log T if it grows like log t.
+    The rounds of the 17 values are equidistant in log t. b is 1/2 if the regret grows like the square root of t, and
+    about 1 / log T if it grows like log t.
 
     Args:
         regret: cumulative regret after each round, `[T]`; the exponent is NaN if one of the 17 values is not positive.

@@ -14,9 +14,9 @@ Alternatively, any PyTorch optimizer can take the m steps (`inner_optimizer`).
 
 g equals l at theta_t. If l is L-smooth in z and eta <= 1/L, then g is an upper bound on l. The minimum of g is at z_t -
 G/H, and the minimum of S is at z_t - G/(2H). The value 1/H of the code is therefore twice the eta of the paper;
-otherwise, the two surrogates only differ by a factor. The authors' code omits the constant <G, z_t>. It is subtracted
-here, because omitting it reduces the numerical precision. With m = 1, a batch is a step of SGD. As m increases, the
-weights approach the projected gradient step in target space.
+otherwise, the two surrogates only differ by a factor. The authors' code omits the constant <G, z_t>. Here this constant
+is subtracted, because omitting it reduces the numerical precision. With m = 1, each batch results in one step of SGD.
+As m increases, the weights approach the projected gradient step in target space.
 
 There are several rules for the inverse step size H. `ScheduledStep` uses the schedule H, H sqrt(t) or H T^(t/T) at
 batch t = 1...T. `LineSearchStep` finds H by a line search on the outputs (SSO-SLS). `AdaGradStep` uses H sqrt(sum

@@ -69,7 +69,7 @@ class TargetStep(nn.Module, ABC):
 
 
 class ScheduledStep(TargetStep):
-    """H follows a fixed schedule.
+    """A rule in which H follows a fixed schedule.
 
     Args:
         rate: value of 1/H before the schedule is applied, which is eta in the scaling of the paper. The authors use 1/4
@@ -92,7 +92,7 @@ class ScheduledStep(TargetStep):
 
 
 class LineSearchStep(ScheduledStep):
-    """H is found by a line search on the outputs (SSO-SLS).
+    """A rule that finds H by a line search on the outputs (SSO-SLS).
 
     The search starts at half of the previous H, and divides H by .9 until l(z_t - G/H) <= l(z_t) - c/H ||G||^2.
 
@@ -122,7 +122,7 @@ class LineSearchStep(ScheduledStep):
 
 
 class AdaGradStep(TargetStep):
-    """The inverse step size is H sqrt(A) + 1e-6.
+    """A rule with the inverse step size H sqrt(A) + 1e-6.
 
     A is the sum of ||G||^2 over all batches so far.
 
@@ -144,7 +144,7 @@ class AdaGradStep(TargetStep):
 
 
 class LogisticNewtonStep(TargetStep):
-    """The inverse step size is H (p (1 - p) + 1e-5), `[b, K]`, with p = 1 / (1 + exp(-z_t)).
+    """A rule with the inverse step size H (p (1 - p) + 1e-5), `[b, K]`, where p = 1 / (1 + exp(-z_t)).
 
     For the logistic loss, p (1 - p) is the second derivative with respect to an output. The authors call this rule
     online Newton. With the scaling `paper` and a rate of 1, or with the scaling `code` and a rate of 2, the minimum of
@@ -175,7 +175,7 @@ def allocated(state: PerSample, values: Tensor, num_train_samples: int) -> PerSa
 
 
 class DiagonalAdaGradStep(TargetStep):
-    """The inverse step size is H sqrt(D), `[b, K]`.
+    """A rule with the inverse step size H sqrt(D), `[b, K]`.
 
     D contains the sum of G^2 over the batches so far for each sample and output, clamped to [1e-5, 1e5]. D consists of
     N x K numbers, which are sharded over ranks.

@@ -18,9 +18,9 @@ of stages with mu = 1, 0.1, ... and s = 1, 0.9, ... In each stage, Adam minimise
     mu (S + lambda ||W||_1) + h_s(W),
 
 starting from the result of the previous stage. After every step, sigma is set to its closed-form minimiser, and no
-gradient flows through sigma. If an iterate leaves the domain of h_s, the last step is reverted and repeated with half
-the learning rate. If an iterate leaves the domain at the start of a stage, or if s <= 0.9, the stage is restarted with
-half the learning rate and with s increased by 0.1. After the last stage, weights with absolute values up to 0.3 are
+gradient flows through sigma. An iterate may leave the domain of h_s. If this happens at the start of a stage, or while
+s <= 0.9, the stage is restarted with half the learning rate and with s increased by 0.1. Otherwise, the last step is
+reverted and repeated with half the learning rate. After the last stage, weights with absolute values up to 0.3 are
 removed. If cycles remain, the smallest remaining weights are removed until the graph is acyclic. The diagonal of W is
 not masked, because h_s drives it to zero.
 

@@ -47,7 +47,7 @@ class Recovery(NamedTuple):
     fdr: float
     """Fraction of the estimated edges that are reversed or do not exist in the true graph."""
     fpr: float
-    """Number of estimated edges that are reversed or wrong, divided by the number of node pairs without a true edge."""
+    """Number of estimated edges that are reversed or extra, divided by the number of node pairs without a true edge."""
     sid: int
     """Structural intervention distance; see `intervention_distance`."""
 
@@ -87,8 +87,8 @@ def intervention_distance(estimated: Tensor, true: Tensor) -> int:
 
     The parents are taken from the estimated graph, and all other relations from the true graph. If j is one of the
     parents, the effect is wrong if j is a descendant of i. If j is not one of the parents, the effect is wrong in two
-    cases. In the first case, the parents leave a path from i to j open that is not directed. In the second case, one of
-    the parents is a descendant of a node on a directed path from i to j.
+    cases. In the first case, a path from i to j that is not directed remains open given the parents. In the second
+    case, one of the parents is a descendant of a node on a directed path from i to j.
 
     Args:
         estimated: acyclic graph to evaluate, `[d, d]`, bool.
@@ -102,7 +102,7 @@ def intervention_distance(estimated: Tensor, true: Tensor) -> int:
     for _ in range(math.ceil(math.log2(len(true)))):
         descends = reached(descends, descends)
     opens = reached(given, descends.T)  # colliders that the parents open
-    # Nodes that a walk from i reaches against the direction of its last edge, along its last edge, and along edges only
+    # Nodes that walks from i reach: with a reversed last edge, with a forward last edge, and with forward edges only
     up, down, directed = true.T, torch.zeros_like(true), true
     while True:
         more = (

@@ -22,7 +22,7 @@ def path_covariance(noise: Noise, theta: float, interval: float, num_times: int)
     Args:
         noise: noise that drives the equation, a weighted sum of Ornstein-Uhlenbeck processes.
         theta: strength of the mean reversion towards 0.
-        interval: time between two successive times.
+        interval: difference between two successive times.
         num_times: number of times F, including time 0.
     """
     gamma, omega, start = (part.detach().cpu().double() for part in (noise.gamma, noise.omega(), noise.start_factor))

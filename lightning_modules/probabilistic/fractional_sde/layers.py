@@ -17,7 +17,7 @@ def tanh_layers(in_features: int, hidden_features: Sequence[int], out_features: 
         in_features: number of inputs.
         hidden_features: widths of the hidden layers.
         out_features: number of outputs.
-        zero: whether to initialise the last layer to 0; a control with this setting initially has no effect.
+        zero: whether to initialise the last layer to 0, so that a control has no effect at the start of training.
     """
     layers: list[nn.Module] = []
     for narrow, wide in pairwise([in_features, *hidden_features]):

@@ -123,9 +123,9 @@ class Inferred(NamedTuple):
     """The distribution of X(0), and the features that are an input of the control."""
 
     mean: Tensor
-    """`[B, D]`."""
+    """Mean of X(0), `[B, D]`."""
     std: Tensor
-    """`[B, D]`."""
+    """Standard deviation of X(0), `[B, D]`."""
     context: Tensor
     """Features for the control, `[B, F, num_features]`."""
 

@@ -89,13 +89,13 @@ def normal_equations(gamma: Tensor, hurst: Tensor, horizon: float, kind: Kind) -
 
 
 def optimal_weights(gamma: Tensor, hurst: Tensor, horizon: float, kind: Kind) -> Tensor:
-    """Compute the optimal weights omega, `[K]`, differentiably in H; the arguments are those of `normal_equations`."""
+    """Compute the optimal weights omega, `[K]`, differentiable in H; for the arguments, see `normal_equations`."""
     matrix, right = normal_equations(gamma, hurst, horizon, kind)
     return torch.linalg.solve_ex(matrix, right, check_errors=False).result  # does not synchronise with the host
 
 
 def mean_squared_error(gamma: Tensor, omega: Tensor, hurst: Tensor, horizon: float, kind: Kind) -> Tensor:
-    """Compute (1 / T) int_0^T E (B - Bhat)^2 dt for given weights; the other arguments are those of `normal_equations`.
+    """Compute (1 / T) int_0^T E (B - Bhat)^2 dt for given weights; for the other arguments, see `normal_equations`.
 
     For type I, the authors' code returns a different value, because it lacks V_H and the factor 2 of the middle term.
     """

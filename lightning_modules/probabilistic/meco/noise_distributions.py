@@ -38,7 +38,7 @@ class UniformDistribution(NoiseDistribution):
     """Uniform distribution on the unit cube [0, 1]^D.
 
     Args:
-        dim: D.
+        dim: length D of a vector.
     """
 
     def __init__(self, dim: int) -> None:
@@ -58,7 +58,7 @@ class GaussianMixtureNoise(NoiseDistribution):
     """A mixture of Gaussians with full covariances.
 
     Args:
-        dim: D.
+        dim: length D of a vector.
         components: number of Gaussians in the mixture.
         added_variance: variance that is added to the diagonals of the fitted covariances.
 
@@ -114,7 +114,7 @@ class GaussianNoise(GaussianMixtureNoise):
     """Gaussian noise, either around 0 or fitted to the mean and covariance of the training data.
 
     Args:
-        dim: D.
+        dim: length D of a vector.
         std: standard deviation of each coordinate of noise around 0.
         widened: factor that multiplies the covariance of the training data; None selects noise around 0.
 

@@ -63,8 +63,8 @@ class KernelPath:
 def stopping_step(eigenvalues: Tensor, eta: float, sigma: float, most: int) -> int:
     """Return the number of steps after which the stopping rule stops training; 0 means before the first step.
 
-    The two sides of the rule's inequality are equal for only one c, because c R(c^(-1/2)) increases with c. Here R is
-    the left side. Bisection finds this c.
+    Let R(c^(-1/2)) be the left side of the rule's inequality. Because c R(c^(-1/2)) increases with c, both sides are
+    equal for only one c, which bisection finds.
 
     Args:
         eigenvalues: eigenvalues of the kernel matrix H, `[N]`.

@@ -188,7 +188,7 @@ class ScoreEstimation(MethodModule):
         self.tables = tables
 
     def score_error(self, features: Tensor, estimate: Tensor, truth: Tensor) -> Tensor:
-        """Compute the mean squared distance between the score that estimates of X_0 imply and the true score.
+        """Compute the mean squared distance between the true score and the score that follows from estimates of X_0.
 
         Args:
             features: rows z, `[B, d + 2]`.

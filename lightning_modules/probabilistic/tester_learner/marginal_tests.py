@@ -1,4 +1,4 @@
-"""Tests whether points come from a target distribution, for all points and in bands around a hyperplane.
+"""Statistical tests of whether points come from a target distribution, globally and in bands around a hyperplane.
 
 The target is either the standard normal distribution or a normal distribution restricted to a ball, which is strongly
 log-concave.
@@ -173,7 +173,7 @@ def statistics(found: Moments, sigma: float, degree: int, reference: Reference |
 
 
 def joint_thresholds(drawn: Tensor, delta: float) -> Tensor:
-    """Compute thresholds, `[K]`, that no statistic exceeds in a fraction 1 - delta of the simulated samples.
+    """Compute thresholds, `[K]`, so that in a fraction 1 - delta of the samples no statistic exceeds its threshold.
 
     All thresholds are quantiles at the same level, which is as low as possible.
 

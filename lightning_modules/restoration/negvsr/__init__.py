@@ -17,8 +17,8 @@ Departures: in the second stage, the losses of the generator and the discriminat
 gives the same gradients as two passes. A patch is rotated with probability p; in the reimplementation, the probability
 is p + 2^-24, so a patch can be rotated even if p = 0. Each clip of a batch has its own noise sequence; in the
 reimplementation, a batch has one clip and one noise sequence. The published weights use content-aware upsampling (the
-network's `upscaling: carafe`, as in configs/negvsr/released.yaml). The training code and the other configurations use
-pixel shuffle.
+network's `upscaling: carafe`, as in configs/negvsr/released.yaml). The third-party training code uses pixel shuffle,
+and so do the other configurations here.
 
 Source: Song, Wang, Yang, Xian and Shi, NegVSR: Augmenting Negatives for Generalized Noise Modeling in Real-World Video
 Super-Resolution, AAAI 2024, arXiv 2305.14669.

@@ -108,8 +108,9 @@ class SpeechRestorerSteps(FolderWriter, ABC):
     def estimated(self: Any, batch: SpeechPairBatch) -> Tensor:
         """Enhance a batch.
 
-        The noise of a recording is seeded by the run's seed and the recording's index. Recordings with the same padded
-        number of frames are processed together, so each recording is padded as if it were alone in its batch.
+        The noise of a recording is seeded by the run's seed and the recording's index. Recordings are grouped by their
+        number of frames after padding, and each group is processed together. No recording therefore gets more padding
+        than it would get alone.
         """
         noisy, lengths = at_least_float32(batch["noisy"]), lengths_of(batch)
         wide = [-(-self.spectrogram.frames(length) // self.frame_multiple) for length in lengths]

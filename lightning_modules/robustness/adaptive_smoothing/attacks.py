@@ -7,8 +7,8 @@ budget epsilon_i, the attack maximises
     (1 - w) L + w BCE(gamma, 1),   L = -log p_y, or with a target t  L = -(z_y - z_t) / (z_(1) - (z_(3) + z_(4)) / 2),
 
 where z are log-probabilities of the mixture. The second term makes the attack decrease gamma, and thus alpha, so that
-the classifiers and the mixing network are attacked jointly. The gradient steps use momentum. The hyperparameters are
-sampled:
+the classifiers and the mixing network are attacked jointly. The gradient steps use momentum. The hyperparameters of
+each image are sampled, and the number of steps n is sampled once per batch:
 
     w ~ U(0, 0.4),   epsilon_i ~ U(0.4, 1.1) epsilon,   momentum ~ U(0, 0.9),   n ~ chi^2,   step size 5 epsilon_i / n
 
@@ -17,10 +17,10 @@ x_k. Then
 
     x_{k+1} = P(x_k + 0.75 (z_k - x_k) + 0.25 (x_k - x_{k-1})),   eta = 2 epsilon_i at first.
 
-APGD checks each image after 0.22 N steps, and again after a further 0.19 N, 0.16 N, ... steps, but never fewer than
-0.06 N. A check halves eta in two cases: if the objective rose in at most 75 % of the steps since the last check, or if
-the last check kept eta and the best objective has not improved since. The attack on this image then continues from its
-best point so far. The result is the best point of each image.
+APGD checks each image after 0.22 N steps, and then again after another 0.19 N, 0.16 N, ... steps, with at least 0.06 N
+steps between two checks. A check halves eta if the objective rose in at most 75 % of the steps since the last check. It
+also halves eta if the last check did not, and the best objective has not improved since then. After eta is halved, the
+attack on this image continues from its best point so far. The result is the best point of each image.
 
 Sources: Bai et al., Improving the Accuracy-Robustness Trade-Off of Classifiers via Adaptive Smoothing, SIAM Journal on
 Mathematics of Data Science 2024, arXiv 2301.12554, with the constants of the authors' code. The authors attack each

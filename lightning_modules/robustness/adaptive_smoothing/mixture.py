@@ -6,8 +6,8 @@ and variance 1. Then
 
     gamma = BN(P(features)) gamma_scale + gamma_bias,   alpha = sigmoid(gamma) alpha_scale + alpha_bias.
 
-In training, the output of P is first clamped to within 0.6 standard deviations of the batch mean. Clamped values have
-no gradient. In training, alpha is sigmoid(gamma), and gamma uses a separate scale and bias.
+In training, there are two differences. The output of P is first clamped to within 0.6 standard deviations of the batch
+mean; clamped values have no gradient. Further, alpha is sigmoid(gamma), and gamma has a separate scale and bias.
 
 Source: Bai, Anderson, Kim and Sojoudi, Improving the Accuracy-Robustness Trade-Off of Classifiers via Adaptive
 Smoothing, SIAM Journal on Mathematics of Data Science 2024, arXiv 2301.12554, with the constants of the authors' code.
@@ -171,8 +171,8 @@ class Mixture(nn.Module):
         momentum: weight of the current batch when the running statistics of BN are updated. The running statistics are
             used in evaluation and when generating attacks during training. Runs of a few hundred steps need a larger
             momentum than the 0.01 that the authors use.
-        policy_graph: whether to backpropagate through the features that the mixing network reads. Attacks can then
-            exploit the effect of the image on alpha.
+        policy_graph: whether to backpropagate through the input features of the mixing network. Attacks can then
+            exploit how the image affects alpha.
 
     Raises:
         ValueError: if an argument is out of range, or a named submodule does not exist.
@@ -244,7 +244,7 @@ class Mixture(nn.Module):
         return self.mixed(image, self.alpha).log_probability
 
     def mixed(self, image: Tensor, alpha: float | None = None) -> MixtureOutput:
-        """Evaluate the mixture as in evaluation, with a given alpha or the alpha predicted by the mixing network."""
+        """Compute the output of the mixture in evaluation, with a given alpha or the mixing network's alpha."""
         return self.mix(image, self.evaluation) if alpha is None else self.mix_at(image, alpha)
 
     def extra_repr(self) -> str:

@@ -75,8 +75,8 @@ class AdaptiveSmoothing(ClassifierSteps, MethodModule):
         clean_weight: loss weight of clean images; attacked images have weight 1.
         radius: formula of the certified radius: `published` (the smoothing radius), `lipschitz`, or `tight`, which
             gives the largest radius; see `mixing.py`.
-        attack: algorithm of the attacks in training: `pgd`, with a fixed step size, or `apgd`, which halves the step
-            size of an image when the attack on this image stops improving.
+        attack: algorithm of the attacks in training. `pgd` has a fixed step size; `apgd` halves the step size of an
+            image when the attack on this image stops improving.
         every_attack: if true, each image is attacked by the untargeted attack and by a targeted attack for each target
             class, and the clean images are repeated to match. If false, each image is attacked once, by a random kind
             of attack.
@@ -143,11 +143,11 @@ class AdaptiveSmoothing(ClassifierSteps, MethodModule):
         self.metrics = accuracies(num_classes)
 
     def mix(self, image: Tensor, alpha: float | None = None) -> MixtureOutput:
-        """Evaluate the mixture at images `[B, C, H, W]` as in evaluation, with a given alpha or the predicted alpha."""
+        """Compute the mixture's output for images `[B, C, H, W]` in evaluation, with a given or a predicted alpha."""
         return self.network.mixed(image, alpha)
 
     def evaluated_mixture(self, image: Tensor) -> MixtureOutput:
-        """Evaluate the mixture at images `[B, C, H, W]` with the same alpha as `forward`."""
+        """Compute the output of the mixture for images `[B, C, H, W]`, with the same alpha as in `forward`."""
         return self.network.mixed(image, self.network.alpha)
 
     def forward(self, image: Tensor) -> Tensor:

@@ -239,7 +239,7 @@ def judge(image: Tensor, of_draws: Tensor, probability: Tensor, label: Tensor) -
 def worse(one: Attacked, other: Attacked) -> Attacked:
     """Select the more harmful of two perturbations of each image.
 
-    A perturbation that fools the classifier is preferred; between equals, the one with the larger loss is selected.
+    If only one of them fools the classifier, it is selected. Otherwise, the one with the larger loss is selected.
     """
     take = torch.where(other.fooled == one.fooled, other.loss > one.loss, other.fooled)
     return Attacked(
@@ -409,7 +409,7 @@ class Attack(ABC):
     """Base class of attacks within a budget."""
 
     of_mixture: ClassVar[bool] = False
-    """Whether `perturb` needs a network that returns the `MixtureOutput` of a `MixedClassifier`, not logits."""
+    """Whether the network of `perturb` must return a `MixtureOutput` (see `MixedClassifier`) instead of logits."""
 
     name: str | None
     norm: Norm

@@ -82,11 +82,11 @@ class Stages(Mode):
     """Decide whether a target radius is certified, in stages with increasing numbers of samples.
 
     Stage i uses new selection samples and n_i new estimation samples. Each of s stages certifies at level alpha / s, so
-    that all claims hold jointly. A stage gives up the image if an upper bound at level beta / (s - 1) shows that the
-    selected class does not reach the target radius. Giving up never makes a certificate invalid. However, images that
-    could be certified can be given up with a probability above beta: if two classes are about equally probable, a stage
-    often selects the wrong class, and then gives up correctly. The radius in a row of the log is computed in the last
-    stage that ran, and is a valid lower bound.
+    that all claims hold jointly. A stage gives up on the image if an upper bound at level beta / (s - 1) shows that the
+    selected class does not reach the target radius. Giving up never makes a certificate invalid. However, the
+    probability of giving up on an image that could be certified can exceed beta: if two classes are about equally
+    probable, a stage often selects the wrong class, and then gives up correctly. The radius in a row of the log is
+    computed in the last stage that ran, and is a valid lower bound.
 
     Source: Horvath, Mueller, Fischer and Vechev, Boosting Randomized Smoothing with Variance Reduced Classifiers,
     ICLR 2022, arXiv 2106.06946.

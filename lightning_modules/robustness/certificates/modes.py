@@ -36,7 +36,7 @@ SELECTION, ESTIMATION = 0, 1
 Votes = NDArray[np.int64]
 """Number of votes for each class in each of S streams, `[S, K]`; S is 1 unless several classifiers vote."""
 Radius = Callable[[Sequence[float]], float]
-"""Function from the lower bounds of all streams to the certified radius; it is negative without a certificate."""
+"""Maps the lower bounds of all streams to the certified radius, which is negative without a certificate."""
 
 
 class Draws(NamedTuple):
@@ -56,11 +56,11 @@ class Certificate:
     radius: float
     """Certified radius in pixel units; 0 without a certificate."""
     outcome: str
-    """Reason for stopping, see `adaptive_sampling.py`. Except for `complete`, more samples might raise the radius."""
+    """Reason for stopping; see `adaptive_sampling.py`. Unless it is `complete`, more samples may raise the radius."""
     selected: int
     """Class with the most votes among the selection samples."""
     hits: tuple[float, ...] = ()
-    """Estimation votes for `selected` in each stream; for `MeanProbability`, the sums of its scores."""
+    """Number of estimation votes for `selected` in each stream; for `MeanProbability`, the sums of its scores."""
     n: int = 0
     """Number of estimation samples."""
     p_lower: tuple[float, ...] = ()

@@ -205,10 +205,10 @@ def input_specific_draws(
     """Find the smallest number of samples that decreases the radius by at most `max_loss` relative to `n_max` samples.
 
     The class probability is estimated from pilot samples. The decrease must be at most `max_loss` for every probability
-    in the two-sided confidence interval of this estimate. If the interval misses the true probability, the certificate
-    remains valid, because it is computed from samples that are independent of the pilot; only the decrease can be
-    larger. With several streams, the check moves all probabilities simultaneously from the lower to the upper ends of
-    their intervals. Other combinations are not checked.
+    in the two-sided confidence interval of this estimate. If the interval misses the true probability, the decrease can
+    be larger. The certificate remains valid in any case, because it is computed from samples that are independent of
+    the pilot samples. With several streams, the check moves all probabilities simultaneously from the lower to the
+    upper ends of their intervals. Other combinations are not checked.
 
     Args:
         pilot_hits: number of votes for the selected class among the pilot samples, one number per stream.

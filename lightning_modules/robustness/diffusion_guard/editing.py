@@ -55,8 +55,8 @@ class CLIP:
     This object is not an `nn.Module`, so that CLIP is not stored in checkpoints.
 
     Args:
-        model: local folder with the model, the tokenizer and the image processor, written by `save_pretrained` of
-            transformers; or the name of a model on the Hugging Face Hub (`openai/clip-vit-large-patch14`).
+        model: local folder, or name of a model on the Hugging Face Hub (`openai/clip-vit-large-patch14`). The folder
+            must contain the model, the tokenizer and the image processor, written by `save_pretrained` of transformers.
 
     Raises:
         FileNotFoundError: if the model is neither on disk nor on the Hub, or if one of its files is missing.

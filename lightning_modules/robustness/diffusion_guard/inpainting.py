@@ -81,7 +81,7 @@ class Inpainter(nn.Module, ABC):
         return F.interpolate(1 - keep, size=shape[-2:], mode="nearest")
 
     def noise_given(self, image: Tensor, keep: Tensor, noise: Tensor, draw: Tensor, timestep: Tensor) -> Tensor:
-        """Predict the noise e from z_t = `noise`, whatever the images are.
+        """Predict the noise e for given images and a given z_t, `noise`.
 
         If z_t is pure noise at the first timestep, this is the first step of the editor.
 
@@ -122,8 +122,8 @@ class Inpainter(nn.Module, ABC):
 class PixelInpainter(Inpainter):
     """Inpainting model in pixel space, sampled with deterministic DDIM steps.
 
-    The default noise schedule is that of Stable Diffusion, in which sqrt(beta) is linear. Of four timesteps, the first
-    has abar = .056.
+    The default noise schedule is that of Stable Diffusion, in which sqrt(beta) is linear. With four denoising steps,
+    the first timestep has abar = .056.
 
     Args:
         network: `UNet2DModel` of diffusers with 2 C + 1 input channels (z_t, m, y) and C output channels.
@@ -190,8 +190,8 @@ class PixelInpainter(Inpainter):
 class StableDiffusionInpainter(Inpainter):
     """The frozen networks of a diffusers `StableDiffusionInpaintPipeline`.
 
-    Attacks use an empty prompt. Edits run the pipeline without its safety checker, because the black images that a
-    safety checker returns would bias comparisons.
+    Attacks use an empty prompt. Edits run the pipeline without its safety checker: the checker would return black
+    images, which would bias comparisons.
 
     Args:
         pipeline: local folder written by `save_pretrained`, or the name of a model on the Hugging Face Hub

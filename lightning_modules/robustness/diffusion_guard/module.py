@@ -45,8 +45,9 @@ class DiffusionGuard(EditingSteps, ProtectionSteps, MethodModule):
     `test` edits the protected and the original image with the same noise and prompt. It logs the following metrics,
     averaged over images, masks and prompts. For all of them, lower is better:
 
-    * `test/edit_psnr` and `test/edit_ssim`: PSNR in dB and SSIM between the two edits; and `test/edit_psnr_repainted`,
-      the PSNR of the repainted part only, because the kept part of the edits also differs by the protection itself;
+    * `test/edit_psnr` and `test/edit_ssim`: PSNR in dB and SSIM between the two edits;
+    * `test/edit_psnr_repainted`: PSNR of the repainted part only. (In the kept part, the edits also differ by the
+      protection itself.)
     * with `clip`: `test/clip_similarity` between the edit of the protected image and its prompt; and, if the data have
       source prompts, `test/clip_directional_similarity`. For the edit of the original image, both names have the suffix
       `_unprotected`.
@@ -89,8 +90,7 @@ class DiffusionGuard(EditingSteps, ProtectionSteps, MethodModule):
 
     Raises:
         ValueError: if an argument is out of range; in `fit`, if the inpainter has no trainable parameters; in
-            `predict`, if the run directory contains images of the same names that come from different inputs or
-            settings.
+            `predict`, if the run directory contains images from different inputs or settings under the same names.
     """
 
     def __init__(

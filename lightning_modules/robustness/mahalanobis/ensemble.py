@@ -87,8 +87,8 @@ def fit_ensemble(fit: Sample, choose: Sample, choose_by: Literal["tnr95", "auroc
     """
     if min(fit.fewest, choose.fewest) < FEWEST:
         raise ValueError(
-            f"an ensemble needs at least {FEWEST} inputs of each kind to fit weights and to choose epsilon, got "
-            f"{len(fit.in_distribution)} and {len(fit.other)}, {len(choose.in_distribution)} and {len(choose.other)}"
+            f"an ensemble needs at least {FEWEST} inputs of each kind: got {len(fit.in_distribution)} and "
+            f"{len(fit.other)} to fit weights, {len(choose.in_distribution)} and {len(choose.other)} to choose epsilon"
         )
     best: tuple[float, Ensemble] | None = None
     for column in range(fit.in_distribution.shape[2]):

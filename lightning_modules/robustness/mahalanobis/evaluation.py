@@ -86,7 +86,7 @@ class MeasuredScores(NamedTuple):
     epsilons: Sequence[float]
     odin: bool
     needed: str | None
-    """Method, if any, that raises an error if there are too few validation data; other methods are then skipped."""
+    """Method, if any, for which too few validation data raise an error. All other methods are then skipped."""
 
     def of_layers(self, scores: Tensor) -> Tensor:
         """Extract M, `[N, L, epsilons]`, from the score columns."""

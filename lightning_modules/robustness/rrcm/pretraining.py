@@ -198,7 +198,7 @@ class RRCMPretraining(OwnLoaders, MethodModule):
             return
         steps = self.trainer.estimated_stepping_batches
         if not math.isfinite(steps) or steps < 1:
-            raise ValueError(f"num_steps must be given, as the number of training steps is {steps}")
+            raise ValueError(f"num_steps must be given, because the number of training steps is {steps}")
         self._total_steps = int(steps)
 
     def forward(self, image: Tensor) -> Tensor:

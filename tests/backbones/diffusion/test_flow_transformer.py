@@ -1,4 +1,4 @@
-"""Flow-matching transformers match plain diffusers, and are saved so that it can load them."""
+"""Flow-matching transformers match plain diffusers, and are saved in the diffusers format."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""FLUX.2 matches plain diffusers, is trained with the inputs that its pipeline passes, and is saved for diffusers."""
+"""FLUX.2 matches plain diffusers, is trained with its pipeline's inputs, and is saved in the diffusers format."""
 
 import math
 from pathlib import Path

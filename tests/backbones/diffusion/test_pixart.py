@@ -1,4 +1,4 @@
-"""PixArt-Sigma matches plain diffusers, is trained with its pipeline's inputs, and is saved for diffusers."""
+"""PixArt-Sigma matches plain diffusers, is trained with its pipeline's inputs, and is saved in the diffusers format."""
 
 from pathlib import Path
 from typing import Any

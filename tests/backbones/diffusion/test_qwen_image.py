@@ -1,4 +1,4 @@
-"""Qwen-Image matches plain diffusers, is trained with its pipeline's inputs, and is saved for diffusers."""
+"""Qwen-Image matches plain diffusers, is trained with its pipeline's inputs, and is saved in the diffusers format."""
 
 import math
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Sana matches plain diffusers, is trained with the inputs that its pipeline passes, and is saved for diffusers."""
+"""Sana matches plain diffusers, is trained with its pipeline's inputs, and is saved in the diffusers format."""
 
 from pathlib import Path
 from typing import Any

@@ -147,7 +147,7 @@ def test_the_class_is_that_of_most_draws(tmp_path: Path) -> None:
 @needs_autoattack
 @pytest.mark.nightly
 def test_autoattack_is_one_more_attack(tmp_path: Path) -> None:
-    """It is exact even where cross-entropy gradients point to the more distant of two neighbouring classes."""
+    """AutoAttack is exact even where cross-entropy gradients point to the more distant of two neighbouring classes."""
 
     class Bands(HalfSpace):
         """Ten adjacent classes along w; an attack can change each class to its neighbour."""

@@ -1,4 +1,4 @@
-"""Certification with several processes, including processes that are killed, fail, or are told to stop."""
+"""Certification with several processes, including processes that are killed, fail, or receive a stop signal."""
 
 import os
 import signal

@@ -87,7 +87,7 @@ def test_a_curve_falls_just_beyond_each_radius(tmp_path: Path, monkeypatch: pyte
     ],
 )
 def test_every_mode_is_reported_where_it_is_tight(mode: Mode, radii: list[float], tight: list[float | None]) -> None:
-    """A result is tight for the mean radius, represented here by None, or for the accuracy at a radius."""
+    """`tight` lists the radii whose accuracy is tight; None represents the mean radius."""
     assert certification(mode).radii == radii
     assert [radius for radius in [*radii, None] if is_tight(mode.settings, radius)] == tight
     if isinstance(mode, Curve):

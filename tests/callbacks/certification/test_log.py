@@ -65,7 +65,7 @@ def test_a_finished_certification_is_not_computed_again(finished: Finished) -> N
 
 
 def interrupted(finished: Path, directory: Path, keep: int, torn: str = "") -> None:
-    """Restore the state after a process was killed: some complete rows, and part of another one."""
+    """Create the state after a process was killed: some complete rows, and one incomplete row."""
     (directory / "certification_rows").mkdir(parents=True)
     shutil.copy(finished / "certification_settings.json", directory)
     lines = (finished / "certification_rows" / "rank0.tsv").read_text().splitlines(keepends=True)

@@ -39,7 +39,7 @@ def stochastic(scheduler: Any) -> Any:
 
 
 def assert_seeds_decide(generator: Any, requests: Sequence[ImageRequest]) -> np.ndarray:
-    """Compare images of one batch with images generated alone, in another order, and with another global seed."""
+    """Compare images of one batch with those generated one by one, in a different order, with a new global seed."""
     torch.manual_seed(11)
     together = generator.images(requests)[0].astype(int)
     before = torch.get_rng_state()

@@ -60,7 +60,7 @@ def test_a_class_that_is_never_given_gets_no_image_and_equal_probabilities_are_c
 
 
 def test_without_a_wrong_label_the_interval_is_that_of_none_in_so_many() -> None:
-    """By Clopper and Pearson: with 3.6 % wrong labels, none of 100 samples is wrong with probability 0.025."""
+    """By Clopper and Pearson: if 3.6 % of the labels are wrong, 100 samples are all right with probability 0.025."""
     table = report(torch.zeros(100, dtype=torch.int64), torch.tensor([[0.9, 0.1]]).expand(100, 2))
     assert list(wrong_fraction(table).values()) == pytest.approx([0, 0, 0.03621], abs=1e-5)
 

@@ -109,7 +109,7 @@ def test_what_does_not_fit_is_rejected(folder: Path, tmp_path: Path) -> None:
     rejected({"a": torch.zeros(1)}, ValueError, "other.pt does not contain the weights of an ImageReward")
     less = {name: value for name, value in own.items() if "blocks.1.norm2.bias" not in name}
     rejected(less, ValueError, r"does not fit BlipVisionModel: missing: encoder.layers.1.layer_norm2.bias")
-    rejected({**own, "mlp.layers.0.weight": torch.zeros(12, 5)}, ValueError, "must hold linear layers from 128")
+    rejected({**own, "mlp.layers.0.weight": torch.zeros(12, 5)}, ValueError, "must have linear layers with 128 inputs")
     few = {**own, "blip.text_encoder.embeddings.word_embeddings.weight": torch.zeros(20, WIDTH)}
     rejected(few, ValueError, f"other.pt has 20 tokens, but tokenizer .* has {len(TOKENS)}")
     with (tmp_path / "code.pt").open("wb") as file:

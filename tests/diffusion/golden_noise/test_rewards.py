@@ -155,5 +155,5 @@ def test_other_weights_than_an_aesthetic_heads_are_rejected(
     clip: Path, tmp_path: Path, layers: dict[str, tuple[int, ...]]
 ) -> None:
     torch.save({name: torch.zeros(shape) for name, shape in layers.items()}, tmp_path / "head.pth")
-    with pytest.raises(ValueError, match=r"head.pth must hold linear layers from 12 numbers to one, got "):
+    with pytest.raises(ValueError, match=r"head.pth must have linear layers with 12 inputs and one output, got "):
         AestheticReward(str(clip), str(tmp_path / "head.pth"))

@@ -1,4 +1,4 @@
-"""A run that receives a stop signal saves a resumable state on all ranks at once; its exit status tells that it did."""
+"""A run that receives a stop signal saves a resumable state on all ranks, and ends with a distinct exit status."""
 
 import os
 import signal

@@ -166,7 +166,7 @@ def test_momentum_of_a_constant_gradient() -> None:
 
 @pytest.mark.parametrize("growing", [False, True])
 def test_gradients_of_all_honest_nodes_are_counted(growing: bool) -> None:
-    """Seven nodes use 5 images in 8 rounds; with growing batches (LEARN), round t = 0, 1, ... has t + 1 images."""
+    """Each of 7 nodes uses 5 images in each of 8 rounds, or t + 1 in round t = 0, 1, ... if batches grow (LEARN)."""
     made = module(SignFlip(), NearestNeighborAveraging(), target_accuracy=0.0)
     trainer = quiet(max_epochs=2, precision="64-true")
     trainer.fit(made, source := data(growing))

@@ -36,7 +36,7 @@ def test_the_path_is_that_of_explicit_steps() -> None:
 
 
 def stops(values: torch.Tensor, eta: float, sigma: float, n: torch.Tensor) -> torch.Tensor:
-    """Apply the card's rule at each n: R(1 / sqrt(c)) > 1 / (2 e sigma c) with c = eta N n."""
+    """Apply the stopping rule at each n: R(1 / sqrt(c)) > 1 / (2 e sigma c) with c = eta N n."""
     c = eta * len(values) * n
     complexity = torch.minimum(values / len(values), 1 / c[:, None]).mean(1).sqrt()
     return complexity > 1 / (2 * math.e * sigma * c)

@@ -71,7 +71,7 @@ def test_an_interrupted_prediction_continues_part_by_part(tmp_path: Path) -> Non
     (videos / "a.mp4").unlink()
     (restored / "b" / "00000003.png").unlink()
     (restored / "a" / "00000004.png").unlink()
-    assert predict(tmp_path / "given", tmp_path / "run", **options).made == 3  # a part of two frames, and one of one
+    assert predict(tmp_path / "given", tmp_path / "run", **options).made == 3  # parts of two frames and of one
     assert {path: path.read_bytes() for path in restored.rglob("*.png")} == before
     assert sorted(path.name for path in videos.iterdir()) == ["a.mp4", "b.mp4"]
     Image.fromarray(np.zeros((16, 24, 3), dtype=np.uint8)).save(tmp_path / "given" / "a" / "00000000.png")

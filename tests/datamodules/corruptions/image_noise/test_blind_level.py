@@ -16,7 +16,7 @@ from datamodules.corruptions.image_noise import (
 
 
 def test_grids_leave_their_first_end_out() -> None:
-    """Check 6 of Noise2Score."""
+    """The grids of candidate levels exclude their first end point, as in Noise2Score."""
     levels = [noise.grey_levels for noise in candidates(Gaussian(1)) if isinstance(noise, Gaussian)]
     assert (len(levels), levels[0], levels[-1]) == (50, pytest.approx(6), 55)
     counts = [noise.zeta for noise in candidates(Poisson()) if isinstance(noise, Poisson)]

@@ -31,7 +31,7 @@ def frames(light: float, count: int, gain: float, read: float = 3.0, row: float 
 
 
 def test_a_calibration_finds_the_parameters_again() -> None:
-    """Check 7 of ELD."""
+    """Calibration on simulated frames recovers the gain and the noise parameters."""
     curve = [flat_frames(list(packed(np.moveaxis(frames(light, 4, 2.5), 0, -1))[1].transpose(2, 0, 1)), 64)
              for light in (50, 200, 400, 800)]  # fmt: skip
     gain, _ = photon_transfer(*np.array(curve).T)

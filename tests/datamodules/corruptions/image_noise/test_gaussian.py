@@ -12,7 +12,7 @@ def numbers(count: int = 50) -> CounterRNG:
 
 
 def test_the_formula_of_tweedie_gives_a_gaussian_priors_posterior_mean() -> None:
-    """Check 1 of Noise2Score: a prior N(m, t2) has the score -(y - m) / (t2 + v)."""
+    """A prior N(m, t2) has the score -(y - m) / (t2 + v)."""
     y, m, t2, v = torch.from_numpy(RANDOM.normal(0.5, 0.4, (3, 1, 5, 4))), 0.3, 0.02, (50 / 255) ** 2
     mean = Gaussian(50).posterior_mean(y, -(y - m) / (t2 + v))
     torch.testing.assert_close(mean, m + t2 / (t2 + v) * (y - m), rtol=0, atol=1e-12)

@@ -23,7 +23,7 @@ def fixed(count: int, gain: float = 2.0, read: float = 3.0, row: float = 1.2, sh
 
 
 def test_tukeys_law_is_scipys() -> None:
-    """Check 3 of ELD."""
+    """Quantile function and variance of the Tukey lambda distribution equal those of scipy."""
     u = torch.linspace(1e-6, 1 - 1e-6, 2001, dtype=torch.float64)
     for shape in (-0.4, -0.12, 0.0, 0.14, 0.5, 1.3):
         expected = stats.tukeylambda.ppf(u.numpy(), shape)
@@ -40,7 +40,7 @@ def test_tukeys_law_is_scipys() -> None:
 
 
 def test_moments_in_the_dark_and_in_even_light_are_those_of_the_model() -> None:
-    """Check 2 of ELD."""
+    """Mean and variance have their closed forms, with and without light."""
     count = 40
     dark = torch.zeros(count, 4, 50, 50, dtype=torch.float64)
     state = fixed(count)
@@ -55,7 +55,7 @@ def test_moments_in_the_dark_and_in_even_light_are_those_of_the_model() -> None:
 
 
 def test_two_colours_share_the_noise_of_a_row() -> None:
-    """Check 1 of ELD: R and one G share a sensor row; B and the other G share the next, independent row."""
+    """R and one G share a sensor row; B and the other G share the next, independent row."""
     state = fixed(3, gain=1e-9, read=0.0)._replace(bias=torch.zeros(3, 4, 1, 1, dtype=torch.float64))
     recorded = Sensor().expose(torch.zeros(3, 4, 200, 30, dtype=torch.float64), state, numbers(3))
     rows = recorded.mean(dim=3)  # averaging removes the quantisation
@@ -69,7 +69,7 @@ def test_two_colours_share_the_noise_of_a_row() -> None:
 
 
 def test_parameters_are_drawn_around_their_lines() -> None:
-    """Check 5 of ELD."""
+    """The logarithms of the scales scatter around the fitted lines with the fitted standard deviation."""
     like, noise = torch.empty(20_000, 4, 1, 1, dtype=torch.float64), Sensor("NikonD850")
     state = noise.state(like, numbers(20_000))
     log_gain = state.gain.log().flatten().numpy()
@@ -88,7 +88,7 @@ def test_parameters_are_drawn_around_their_lines() -> None:
 
 
 def test_images_of_much_light_have_little_noise_and_the_light_factor_cancels() -> None:
-    """Check 4 of ELD."""
+    """With much light, the noise vanishes; the mean of noisy images does not depend on the light factor."""
     clean = torch.full((1, 4, 30, 30), 0.5, dtype=torch.float64)
     bright = Sensor(levels=1e9, light_factors=(1, 1)).sample(clean, numbers(1))
     torch.testing.assert_close(bright, clean, rtol=1e-3, atol=0)
@@ -101,7 +101,7 @@ def test_images_of_much_light_have_little_noise_and_the_light_factor_cancels() -
 
 @pytest.mark.parametrize("model", ["gaussian", "shot and gaussian"])
 def test_baselines_have_neither_rows_nor_offsets(model: str) -> None:
-    """Check 8 of ELD."""
+    """The variance is that of the baseline models, which have no row noise and no colour bias."""
     noise = Sensor(model=model, light_factors=(1, 1))  # type: ignore[arg-type]
     clean = torch.full((1, 4, 100, 100), 0.01, dtype=torch.float64)
     state = noise.state(clean, numbers(1))

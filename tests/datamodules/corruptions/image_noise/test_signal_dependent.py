@@ -43,7 +43,7 @@ def test_likelihoods_are_scipys() -> None:
 
 
 def test_gamma_noise_of_an_inverse_gamma_prior_has_its_posterior_mean() -> None:
-    """Check 2 of Noise2Score: x ~ IG(a, b) has 1 / E[1 / x | y] = (b + k y) / (a + k)."""
+    """x ~ IG(a, b) has 1 / E[1 / x | y] = (b + k y) / (a + k)."""
     y, a, b, k = CLEAN, 3.0, 0.7, 50.0
     score = (k - 1) / y - k * (a + k) / (b + k * y)
     torch.testing.assert_close(Gamma(k).posterior_mean(y, score), (b + k * y) / (a + k), rtol=1e-12, atol=0)
@@ -52,7 +52,7 @@ def test_gamma_noise_of_an_inverse_gamma_prior_has_its_posterior_mean() -> None:
 
 
 def test_poisson_noise_of_a_gamma_prior_has_nearly_its_posterior() -> None:
-    """Check 3 of Noise2Score: rates from Gamma(shape a, rate b); and check 7: x is proportional to zeta."""
+    """The rates are from Gamma(shape a, rate b), and x is proportional to zeta."""
     z, a, b = torch.arange(60, dtype=torch.float64), 2.5, 0.3
     digamma = torch.special.digamma
     score = digamma(z + a) - digamma(z + 1) - np.log(1 + b)

@@ -1,4 +1,4 @@
-"""deepinv operators in place of ours: equal measurements where both libraries have the operator, and others."""
+"""deepinv operators in place of ours: equal measurements if both libraries have the operator, and further operators."""
 
 from typing import Any
 

@@ -13,7 +13,7 @@ from tests.rejections import Row, rejections
 # fmt: off
 REJECTED: list[Row] = [
     ("PhaseRetrieval 1", lambda _: PhaseRetrieval(8.0).pseudo_inverse(torch.ones(1, 1, 2, 2)), ValueError,
-     "no image has 2 frequencies"),
+     "no image size gives a measurement of size 2"),
     ("PhaseRetrieval 2", lambda _: PhaseRetrieval(0), ValueError, "oversampling must be positive"),
     ("DeepinvPhysics", lambda _: DeepinvPhysics(nn.Identity()), TypeError,
      r"physics must be a deepinv\.physics\.Physics, but Identity has no A and no A_dagger"),
