@@ -223,9 +223,9 @@ def _what_is_wrong(checkpoint: Any) -> str | None:
                 return "a row of metrics_table is not one of names and numbers"
         means = table["means"].values() if isinstance(table.get("means"), dict) else ()
         if not all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in means):
-            return "metrics_table.means holds something else than sums and counts"
+            return "metrics_table.means contains values other than sums and counts"
         if not all(isinstance(each, Tensor) and each.numel() == 1 for pair in means for each in pair):
-            return "metrics_table.means holds something else than sums and counts"
+            return "metrics_table.means contains values other than sums and counts"
     for index, each in enumerate(checkpoint.get("optimizer_states") or ()):
         state, groups = (each.get("state"), each.get("param_groups")) if isinstance(each, dict) else (None, None)
         kinds |= {f"optimizer_states[{index}].state": (state, dict)}

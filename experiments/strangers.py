@@ -74,12 +74,12 @@ def settings_of_run(directory: Path, leaves_out: Iterable[str], arguments: list[
             raise ValueError(f"{path}: the key {own} is rejected: the config.yaml of a run must nest its keys")
         if isinstance(value, str) and ADDRESS.search(value):
             raise ValueError(
-                f"{path}: {shown} is the address {value[:200]!r}, and the config.yaml of a run may fetch nothing: "
-                f"give it on the command line"
+                f"{path}: {shown} is the address {value[:200]!r}, but the config.yaml of a run must not fetch "
+                f"anything: give it on the command line"
             )
         if not below and isinstance(value, str) and os.path.isfile(value):
             raise ValueError(
-                f"{path}: {shown} is the file {value}: the config.yaml of a run must hold its settings itself"
+                f"{path}: {shown} is the file {value}: the config.yaml of a run must contain the settings themselves"
             )
         if isinstance(value, dict) and re.match(r"lightning\.|\w+$", named := str(value.get("class_path", "?"))):
             _refuse_elsewhere(path, shown, named, value, directory)

@@ -107,7 +107,7 @@ class ResumableMap:
                 f"restore it, or remove {self.store.folder} to start again"
             )
         else:
-            reject_other_settings(found, self.settings, f"what {self.store.folder} holds", self.remedy)
+            reject_other_settings(found, self.settings, f"the content of {self.store.folder}", self.remedy)
 
     def fill(
         self,

@@ -36,7 +36,7 @@ def stored_settings(path: Path) -> dict[str, Any] | None:
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError, RecursionError):
-        raise ValueError(f"{path} is damaged: it must be a JSON object; remove it and the results beside it") from None
+        raise ValueError(f"{path} is damaged: it must be a JSON object; remove it and the results next to it") from None
 
 
 def reject_other_settings(found: dict[str, Any], settings: dict[str, Any], results: str, remedy: str) -> None:

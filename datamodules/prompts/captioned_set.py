@@ -197,7 +197,7 @@ def captions_of(batch: Mapping[str, Any], needed_by: str) -> list[str]:
     """
     if "caption" not in batch:
         raise ValueError(
-            f"{needed_by} needs captions, but the data have none: add metadata.jsonl or a text file beside each image "
-            f"to the folder, or set one caption for all images by data.images.prompt"
+            f"{needed_by} needs captions, but the data have none: add metadata.jsonl or a text file next to each image "
+            f"to the folder, or set one caption for all images with data.images.prompt"
         )
     return batch["caption"]

@@ -185,7 +185,7 @@ class DND(PairSet):
                 return self._cut_out(folder)
         raise FileNotFoundError(
             f"DND: {directory / 'DND' / 'images_srgb'} does not exist; expected 0001.mat to 0050.mat in it, info.mat "
-            f"beside it, or noisy crops as images in {directory / 'DND' / 'png_srgb'}. Download the set from "
+            f"next to it, or noisy crops as images in {directory / 'DND' / 'png_srgb'}. Download the set from "
             f"noise.visinf.tu-darmstadt.de"
         )
 

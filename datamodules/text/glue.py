@@ -128,12 +128,12 @@ def _labels(path: Path, lines: Sequence[str], written: Sequence[str], classes: S
     places: dict[str, float] = {each: place for place, each in enumerate(classes)}
     for line, each in zip(lines, written, strict=True):
         if classes and each not in places:
-            raise ValueError(f"{path}, line {line}: label {each!r} is none of {', '.join(classes)}")
+            raise ValueError(f"{path}, line {line}: label {each!r} is not one of {', '.join(classes)}")
         if not classes:
             with suppress(ValueError):
                 places[each] = float(each)
             if not 0 <= places.get(each, math.nan) <= HIGHEST:
-                raise ValueError(f"{path}, line {line}: label {each!r} is no number in [0, {HIGHEST}]")
+                raise ValueError(f"{path}, line {line}: label {each!r} is not a number in [0, {HIGHEST}]")
     return torch.tensor([places[each] for each in written])
 
 

@@ -29,7 +29,7 @@ def check_new(folder: Path) -> None:
         FileExistsError: if the folder exists.
     """
     if folder.exists() or folder.is_symlink():
-        raise FileExistsError(f"{folder} exists, and an export overwrites nothing: remove it, or give another --output")
+        raise FileExistsError(f"{folder} exists, and an export never overwrites a folder: remove it or change --output")
 
 
 @contextmanager

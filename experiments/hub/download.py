@@ -32,7 +32,7 @@ def download_run(address: str) -> Path:
     match = ADDRESS.fullmatch(address)
     if match is None:
         raise ValueError(
-            f"{address[:200]!r} is no address of a run: expected hf://owner/name or hf://owner/name@revision"
+            f"{address[:200]!r} is not the address of a run: expected hf://owner/name or hf://owner/name@revision"
         )
     repo_id, revision = match["repo_id"], match["revision"]
     try:

@@ -172,7 +172,7 @@ def lock(directories: Sequence[Path]) -> Iterator[tuple[int, ...]]:
                 except BlockingIOError:
                     if time.monotonic() > deadline:
                         raise ValueError(
-                            f"{directory} is in use: another comparison, or one of its runs, still writes there"
+                            f"{directory} is in use: another comparison, or a run that it started, still writes to it"
                         ) from None
                     time.sleep(POLL_SECONDS)
                     continue

@@ -116,7 +116,7 @@ class Slurm:
         except ImportError:
             raise ValueError("--launcher slurm needs submitit: pip install 'noiseworks[slurm]'") from None
         if CLUSTER == "slurm" and not shutil.which("srun"):
-            raise ValueError("--launcher slurm: srun is not installed, so this machine is no node of a SLURM cluster")
+            raise ValueError("--launcher slurm: srun is not installed, so this is not a node of a SLURM cluster")
         if gpus is not None and gpus != int(gpus):
             raise ValueError(f"--gpus_per_job {gpus:g}: SLURM allocates whole GPUs; only --launcher local shares them")
         allowed = {*SHARED, *SlurmExecutor._valid_parameters(), "max_num_timeout"}

@@ -96,7 +96,7 @@ class SoftLabels:
 
 
 def soft_cross_entropy(logits: Tensor, target: Tensor, binary: bool = False, all_right: bool = True) -> Tensor:
-    """Compute the mean cross-entropy between logits `[B, K]` and labels `[B]` or probabilities `[B, K]`.
+    """Compute the mean cross-entropy of logits `[B, K]` with respect to labels `[B]` or probabilities `[B, K]`.
 
     Args:
         logits: logits of the mixed or unmixed images.

@@ -1,7 +1,7 @@
 """Random crops and mirroring of images, sampled independently for each image.
 
 Boxes of random area have the same distribution as in torchvision's `RandomResizedCrop`, except that their edges are not
-rounded to pixels. Boxes are resized by bicubic interpolation without antialiasing, because they are rarely larger than
+rounded to pixels. Boxes are resized by bicubic interpolation without antialiasing, because boxes are rarely larger than
 the result.
 """
 

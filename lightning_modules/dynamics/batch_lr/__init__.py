@@ -21,9 +21,9 @@ from the variance of Hessian-vector products: E |(H_i - H) z|^2 = P sigma^2 / b 
 
 Six seeds of the demo network gave the following results. For B = 8 to 128, (lambda_B - lambda) B varies by a factor of
 1.9 to 3.4. lambda_B - lambda decreases more slowly than 1 / B, with exponents of -0.60 to -0.78. There are two reasons:
-few batches of 8 contain a sample of high curvature, and the largest eigenvalues of the full Hessian are close together.
-The constant of isotropic noise is 1/200 of the fitted constant. Isotropic noise explains 0.6 to 1.0 % of the shift
-lambda_B - lambda at B = 8.
+few batches of 8 samples contain a sample of high curvature, and the largest eigenvalues of the full Hessian are close
+together. The constant of isotropic noise is 1/200 of the fitted constant. Isotropic noise explains 0.6 to 1.0 % of the
+shift lambda_B - lambda at B = 8.
 
 `OnlineLearner` computes L = max |theta| and a small curvature mu from the Ritz values theta of the Hessian on fixed
 training images. Every few epochs, one of five rules sets the learning rate of the optimizer and, for some rules, also

@@ -98,7 +98,8 @@ class BenignOscillation(MethodModule):
         self.iterations_per_step = iterations_per_step
         self.register_buffer("iteration", torch.zeros((), dtype=torch.int64))
         self.register_buffer("residual_sum", torch.zeros(replicas, dtype=torch.float64))
-        self.register_buffer("oscillation", torch.zeros(3, replicas, dtype=torch.float64))  # count, sum l^2, l >= delta
+        # Number of counted points, sum of l^2, and number of points with |l| >= delta (see `oscillation`)
+        self.register_buffer("oscillation", torch.zeros(3, replicas, dtype=torch.float64))
         self.register_buffer("overshot", torch.zeros(replicas, dtype=torch.bool))
         self.register_buffer("learned", torch.zeros(replicas, dtype=torch.bool))
         self.history: list[Tensor] = []

@@ -68,7 +68,7 @@ def margin_loss(signed: Tensor, alpha: float, loss: Loss) -> Tensor:
         r for the hinge,    r^2 for the quadratic hinge,    r exp(-1 / (2r)) for the soft hinge.
 
     Args:
-        signed: y F, of any shape.
+        signed: values of y F, of any shape.
         alpha: scale of the output; infinity is only supported for the hinge.
         loss: name of phi.
     """
@@ -123,7 +123,7 @@ def ahead_of(num_unfitted: int, num_points: int, batch_size: int, iterations: in
 
     Args:
         num_unfitted: number of points that are not fitted.
-        num_points: P, number of points.
+        num_points: number P of points.
         batch_size: batch size B.
         iterations: number of iterations per training step.
     """
@@ -150,7 +150,7 @@ def descend(
     over ranks.
 
     Args:
-        network: maps features to `[n, 1]`; identical on all ranks.
+        network: network that maps features to outputs `[n, 1]`; its weights must be equal on all ranks.
         points: training set.
         batches: indices of the next batches, `[iterations * ahead, B]`.
         iterations: number of SGD updates. Each update uses the first unfitted batch of a group of batches or, if all
@@ -209,10 +209,10 @@ def diffuse(
     over ranks.
 
     Args:
-        network: maps features to `[n, 1]`; identical on all ranks.
+        network: network that maps features to outputs `[n, 1]`; its weights must be equal on all ranks.
         points: training set.
         noise: noise xi of each iteration, `[iterations, P]`.
-        batch_size: B.
+        batch_size: batch size B.
         rate: learning rate.
         alpha: scale of the output.
         loss: name of phi.
@@ -259,14 +259,14 @@ def run_iterations(
     """Run iterations in place by `descend` or `diffuse`; (seed, iteration) determines the batches or the noise.
 
     Args:
-        network: maps features to `[n, 1]`; identical on all ranks.
+        network: network that maps features to outputs `[n, 1]`; its weights must be equal on all ranks.
         points: training set.
         dynamics: `sgd` or `sde`.
         seed: random seed.
         first: index of the first iteration.
         iterations: number of updates.
         unfitted: number of points that were not fitted at the last measurement; None if unknown.
-        batch_size: B.
+        batch_size: batch size B.
         rate: learning rate.
         alpha: scale of the output.
         loss: name of phi.

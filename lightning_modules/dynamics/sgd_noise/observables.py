@@ -32,8 +32,10 @@ def fit_statistics(signed: Tensor, alpha: float, loss: Loss = "hinge") -> dict[s
 
     Returns:
         `loss`: alpha times the mean loss, which is initially phi(0) (1 for the hinge); with zero margin, the mean of
-        max(0, -y F). `error`: fraction of points for which y F <= 0 or y F is not finite. `margin`: minimum of alpha y
-        F or, with zero margin, of y F. `unfitted`: number of points that are not fitted.
+            max(0, -y F).
+        `error`: fraction of points for which y F <= 0 or y F is not finite.
+        `margin`: minimum of alpha y F or, with zero margin, of y F.
+        `unfitted`: number of points that are not fitted.
     """
     scale = alpha if alpha < float("inf") else 1.0
     return {

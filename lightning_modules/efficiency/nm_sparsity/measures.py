@@ -92,7 +92,7 @@ def forward_cost(network: nn.Module, inputs: Any) -> ForwardCost:
             handle.remove()
     if unused := [name for name in layers if name not in cost.layers]:
         raise ValueError(
-            f"layers: {unused[0]} is never called, since the network uses its weight directly; leave it out"
+            f"layers: {unused[0]} is never called, since the network uses its weight directly; remove it from layers"
         )
     cost.network = operations.total
     return cost

@@ -69,7 +69,10 @@ def _is_identity(module: nn.Module | None) -> bool:
 
 
 class QuantizedAttention(_QuantizedAttention):
-    """Quantised attention with a scale per token for queries and keys, per channel for values, per query for softmax."""
+    """Quantised attention with one scale per token for queries and keys, and one scale per channel for values.
+
+    The softmax has one scale for each query.
+    """
 
     def __init__(self, attention: nn.Module, tokens: int, made: Made) -> None:
         super().__init__(attention, tokens, made)

@@ -215,7 +215,7 @@ class QuantizedRows(NamedTuple):
 
 
 def quantized_rows(network: nn.Module) -> Iterator[QuantizedRows]:
-    """Yield the quantised rows of the blocks, by the plain network's names; with QKR, a `qkv` only has value rows."""
+    """Yield the quantised rows of the blocks, named as in the plain network; with QKR, only value rows of a `qkv`."""
     for name, layer in layers_of_functions(transformer_of(network)).items():
         function: Any = layer.function
         if isinstance(function, FunctionOfThirds):

@@ -17,7 +17,7 @@ LEAST_SCALE = 1e-5
 
 
 def row_scale(weight: Tensor) -> Tensor:
-    """Compute the scale, `[out, 1, ...]`, of each row of a weight `[out, ...]`: twice its mean absolute value."""
+    """Compute the scale, `[out, 1, ...]`, of each row of a weight `[out, ...]`: twice the mean absolute value."""
     scale = 2 * weight.detach().abs().flatten(start_dim=1).mean(dim=1)
     return scale.view(-1, *[1] * (weight.ndim - 1))
 
@@ -115,7 +115,7 @@ class StatsQ(WeightFunction):
     """A weight function that quantises each row of a weight with a scale that is computed from this row.
 
     Args:
-        bits: b, at least 2.
+        bits: number b of bits, at least 2.
     """
 
     def __init__(self, bits: int) -> None:
@@ -137,7 +137,7 @@ class _Scaled(nn.Module):
     """Base class of quantizers with learned scales (LSQ), whose initial values are measured in calibration.
 
     Args:
-        bits: b, at least 2.
+        bits: number b of bits, at least 2.
         scales: number of scales.
         signed: whether quantised values have both signs; None means that calibration determines this.
     """
@@ -174,7 +174,7 @@ class LSQWeight(_Scaled, WeightFunction):
     """A weight function that quantises the rows of a weight with learned scales.
 
     Args:
-        bits: b, at least 2.
+        bits: number b of bits, at least 2.
         rows: number of rows of the weight.
     """
 
@@ -198,7 +198,7 @@ class Quantizer(_Scaled):
 
     Args:
         name: name of the quantizer in error messages.
-        bits: b, at least 2.
+        bits: number b of bits, at least 2.
         scales: number of scales; 1 means that all entries share one scale.
         dim: dimension along which each position has its own scale, counted from the end: -2 for tokens, -1 for channels
             of tokens, or -3 for channels of images.

@@ -140,7 +140,7 @@ class CompactReLU(nn.ReLU):
 
 
 class CompactNorm(nn.Module):
-    """Layer normalisation that saves its output instead of its input, with or without (as in T5) mean and bias.
+    """Layer normalisation that saves its output instead of its input; also supports T5's, without mean and bias.
 
     Args:
         layer: layer whose parameters are used: a `LayerNorm` over the last dimension with a weight, or a normalisation
@@ -155,7 +155,7 @@ class CompactNorm(nn.Module):
         self.kept_in = self.weight.dtype
         """Dtype of the last output."""
         self.reads_back = True
-        """Whether the input is recovered from the output; if a weight is close to 0, it is saved instead."""
+        """Whether the input is recovered from the output; if a weight is close to 0, the input is saved instead."""
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.reads_back:
@@ -213,7 +213,7 @@ def keep_inputs(network: nn.Module) -> None:
 def kept_inputs(network: nn.Module) -> list[str]:
     """Return the names of the normalisations that save their inputs.
 
-    They are stored in checkpoints, so that a run can be resumed within an epoch.
+    The names are stored in checkpoints, so that a run can be resumed within an epoch.
     """
     return [name for name, layer in network.named_modules() if isinstance(layer, CompactNorm) and not layer.reads_back]
 

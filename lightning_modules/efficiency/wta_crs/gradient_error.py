@@ -59,4 +59,4 @@ def table_of(errors: dict[str, Tensor]) -> Table:
     estimators, layers, values = zip(*rows, strict=True)
     columns = {"layer": layers, "estimator": estimators, "relative error": values}
     labels = {"wta_crs": "WTA-CRS", "crs": "CRS", "top_k": "only the most probable"}
-    return Table(columns, labels=labels, title="gradients of the layers' weights against the exact ones")
+    return Table(columns, labels=labels, title="gradients of the layers' weights, compared with the exact gradients")

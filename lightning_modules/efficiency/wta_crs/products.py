@@ -99,15 +99,15 @@ class SampledProduct:
             return None
         if self.called:
             raise ValueError(
-                f"{self.name} is called twice in a step, but its gradient norms are stored once: leave out layers "
-                f"that share weights, and gradient_checkpointing"
+                f"{self.name} is called twice in a step, but its gradient norms are stored once: exclude layers "
+                f"that share weights, and disable gradient_checkpointing"
             )
         self.called = True
         width, more = divmod(numbers, sampler.samples)
         if more or width != (self.width or width):
             raise ValueError(
                 f"{self.name} has {numbers} rows for {sampler.samples} samples, but needs "
-                f"{self.width or 'equally many'} for each: pad texts to one length"
+                f"{self.width or 'equally many'} for each: pad all texts to the same length"
             )
         self.width = width
         if sampler.known is None:

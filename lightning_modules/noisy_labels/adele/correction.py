@@ -56,8 +56,8 @@ class EvaluationPassCorrection:
         threshold: threshold tau, in [0, 1]. The label of a pixel is replaced only if the largest probability exceeds
             tau.
         scales: image scales whose logits are averaged.
-        temperature: divisor of the logits. If it is the number of training scales, it compensates for the scale weights
-            in the cross-entropy.
+        temperature: divisor of the logits. If the temperature is the number of training scales, it compensates for the
+            scale weights in the cross-entropy.
         flip_from_epoch: first epoch, counted from 0, in which the logits are also averaged over horizontally flipped
             images; None disables flipping.
 

@@ -11,7 +11,7 @@ pixel, k = argmax p, and Y the set of categories that occur in y:
                      not changed if it would lose more than half of its foreground and become more than 95 % background.
 
 Unlabelled pixels have the value 255. The merge rule leaves them unlabelled; the update rule may assign a category to
-them. They count neither as foreground nor as image area, so that images may be padded with unlabelled pixels. The
+them. Unlabelled pixels count neither as foreground nor as image area, so that they can be used to pad images. The
 authors' code counts them as foreground.
 
 Source: Liu et al., Adaptive Early-Learning Correction for Segmentation from Noisy Annotations, CVPR 2022, arXiv

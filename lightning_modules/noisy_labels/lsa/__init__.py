@@ -21,12 +21,12 @@ weight the guesses one epoch later than this module.
 In PLS-LSA+, an epoch has two passes: the first trains f_1, and the second trains f_2. The guess for an image is the
 sharpened mean of the predictions of both networks. During plain mixup, the guess is the prediction of the trained
 network alone. At the end of an epoch, each network scores all training images, using the guesses that were stored while
-the other network was trained. An image is noisy if both networks flag it. Its weight is then the mean of the weights
-from both networks. The final logits are the mean over both networks. The authors' code stores one table of guesses, so
-that the pass of f_2 overwrites the guesses from the pass of f_1. Here, each pass has a separate table, as the names of
-two variables in the code suggest. In the released code, f_2 copies the weights of the images before they are averaged.
-f_2 is therefore trained with the weights from f_1 alone, and images that only f_1 flags also have weights below 1.
-Here, both networks use the mean weights, as in the text of the paper.
+the other network was trained. An image is noisy if both networks flag it. The weight of a noisy image is the mean of
+the weights from both networks. The final logits are the mean over both networks. The authors' code stores one table of
+guesses, so that the pass of f_2 overwrites the guesses from the pass of f_1. Here, each pass has a separate table, as
+the names of two variables in the code suggest. In the released code, f_2 copies the weights of the images before they
+are averaged. f_2 is therefore trained with the weights from f_1 alone, and images that only f_1 flags also have weights
+below 1. Here, both networks use the mean weights, as in the text of the paper.
 
 Source: Albert, Arazo, O'Connor and McGuinness, An accurate detection is not all you need to combat label noise in
 web-noisy datasets, ECCV 2024, arXiv 2407.05528; PLS: the same authors, Is your noise correction noisy? PLS: Robustness

@@ -88,11 +88,11 @@ class Adapter(nn.Module):
 class NMTune(ClassifierSteps, MethodModule):
     """Tune an adapter and a linear classifier on the features of a frozen encoder.
 
-    If all three loss weights are 0, the method is the MLP tuning of the paper; without the adapter, it is linear
-    probing (LP). Terms with weight 0 are neither computed nor logged. `test` also logs the singular value entropy and
-    the largest singular value ratio on the test set: `test/sve` and `test/lsvr` for the features of the encoder, and
-    `test/sve_tuned` and `test/lsvr_tuned` for the tuned features. After a test, `tables` also contains the singular
-    values.
+    If all three loss weights are 0, the method is the MLP tuning of the paper. Without the adapter, the method is
+    linear probing (LP). Terms with weight 0 are neither computed nor logged. `test` also logs the singular value
+    entropy and the largest singular value ratio on the test set: `test/sve` and `test/lsvr` for the features of the
+    encoder, and `test/sve_tuned` and `test/lsvr_tuned` for the tuned features. After a test, `tables` also contains the
+    singular values.
 
     For precomputed features (`CachedFeatures`), use `torch.nn.Identity` as the `network`.
 

@@ -35,8 +35,8 @@ def refuse_random_outputs(network: nn.Module) -> None:
         drops = isinstance(layer, AnyDropout) and layer.p > 0
         if layer.training and (drops or isinstance(layer, BatchNorm)):
             raise ValueError(
-                f"network has {name}, {type(layer).__name__} in training mode, but SSO needs outputs that are a "
-                f"function of only the weights within a batch: leave it out, or put it in evaluation mode"
+                f"network has {name}, {type(layer).__name__} in training mode, but for SSO the outputs of a batch "
+                f"must depend only on the weights: remove this layer, or set it to evaluation mode"
             )
 
 

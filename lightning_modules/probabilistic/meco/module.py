@@ -216,7 +216,7 @@ class MECO(MethodModule):
             ValueError: if the data are not images.
         """
         if self.image_shape is None:
-            raise ValueError("MECO samples images only of a density of images, and image_shape is not set")
+            raise ValueError("MECO can only sample images if it models a density of images, but image_shape is not set")
         draw = self._draw(generator or torch.default_generator)
         with torch.inference_mode(False), torch.enable_grad():
             x = self.noise.sample(n, draw)

@@ -116,7 +116,7 @@ class ScoreEstimation(MethodModule):
             raise ValueError(f"model.end must be the data's last time, which is {last:.3g} or more, got {self.end}")
         inside = self.inside(rows["features"])
         if not inside.any():
-            raise ValueError(f"model.local_radius must admit training rows, got {self.local_radius:.6g}")
+            raise ValueError(f"model.local_radius must include at least one training row, got {self.local_radius:.6g}")
         rows = self.rows = {name: column[inside] for name, column in rows.items() if len(column) == len(inside)}
         self.path = KernelPath(tangent_kernel(rows["features"], rows["features"]), self.eta)
 

@@ -133,12 +133,12 @@ class TesterLearner(MethodModule):
             if isinstance(callback, WeightAveraging):
                 raise ValueError(
                     f"trainer.callbacks must not have {type(callback).__name__} for TesterLearner: it selects "
-                    f"one candidate and averages no weights"
+                    f"one candidate and does not support averaged weights"
                 )
 
     def on_train_start(self) -> None:
         if getattr(self.trainer.datamodule, "validation_set", True) is None:  # type: ignore[attr-defined]
-            raise ValueError("TesterLearner tests on rows unused in training: give data.table validation rows")
+            raise ValueError("TesterLearner needs validation rows for its tests: give data.table validation rows")
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the signed distance, `[B]`, of rows `[B, d]` from the boundary of the selected halfspace.

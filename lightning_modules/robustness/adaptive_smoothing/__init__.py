@@ -9,10 +9,10 @@ images to minimise
 
 The attacks (`attacks.py`) are white-box attacks: they differentiate through the classifiers and the mixing network.
 
-In certification, only the robust classifier h is smoothed: its output is its vote distribution under noise. The
-accurate classifier g and alpha are evaluated at the clean input. If h_y >= p and alpha is fixed, the paper gives the
-certified radius sigma Phi^-1(alpha p). The proof only needs alpha h_y > 1/2. With a learned alpha, the radius is
-therefore valid if it is computed from the smallest possible alpha.
+In certification, only the robust classifier is smoothed: h is the distribution of its votes under noise. The accurate
+classifier and alpha are evaluated at the clean input. If h_y >= p and alpha is fixed, the paper gives the certified
+radius sigma Phi^-1(alpha p). The proof only needs alpha h_y > 1/2. With a learned alpha, the radius is therefore valid
+if it is computed from the smallest possible alpha.
 
 Sources of alpha:
 

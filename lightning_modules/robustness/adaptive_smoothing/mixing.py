@@ -12,19 +12,19 @@ no certificate:
     smoothing:   r = sigma/2 [Phi^-1(alpha h_y) - Phi^-1(alpha h_2 + 1 - alpha)],   h(x) = E[k(x + sigma e)], k in
                  [0, 1]^K, h_2 the second largest.
 
-g is evaluated at x, without smoothing. With the bound h_2 <= 1 - h_y, this radius becomes sigma Phi^-1(alpha h_y). A
-larger radius can be proved. Within distance r of x, h_y is at least Phi(Phi^-1(h_y(x)) - r / sigma) (Cohen et al.,
-2019), and alpha h_y > 1/2 is sufficient for f to predict y. Hence
+g is evaluated at x, without smoothing. With the bound h_2 <= 1 - h_y, the smoothing radius becomes sigma Phi^-1(alpha
+h_y). A larger radius can be proved. Within distance r of x, h_y is at least Phi(Phi^-1(h_y(x)) - r / sigma) (Cohen et
+al., 2019), and alpha h_y > 1/2 is sufficient for f to predict y. Hence
 
     tight:       r = sigma [Phi^-1(h_y) - Phi^-1(1 / (2 alpha))],
 
-This radius is attained if h is the smoothed indicator of a half-space and g is the worst case. If h is smoothed, each
-h_i has the l2 Lipschitz constant 1 / (sigma sqrt(2 pi)). With these constants, the Lipschitz radius never exceeds the
-tight radius.
+The tight radius is attained if h is the smoothed indicator of a half-space and g is the worst case. If h is smoothed,
+each h_i has the l2 Lipschitz constant 1 / (sigma sqrt(2 pi)). With these constants, the Lipschitz radius never exceeds
+the tight radius.
 
 Source: Bai, Anderson, Kim and Sojoudi, Improving the Accuracy-Robustness Trade-Off of Classifiers via Adaptive
 Smoothing, SIAM Journal on Mathematics of Data Science 2024, arXiv 2301.12554. The authors' code computes the smoothing
-radius from empirical frequencies. A certificate needs confidence bounds instead. Their code also uses the larger
+radius from empirical frequencies. A certificate needs confidence bounds instead. The authors' code also uses the larger
 Lipschitz constant sqrt(2 / pi) / sigma.
 """
 

@@ -239,7 +239,8 @@ def judge(image: Tensor, of_draws: Tensor, probability: Tensor, label: Tensor) -
 def worse(one: Attacked, other: Attacked) -> Attacked:
     """Select the more harmful of two perturbations of each image.
 
-    If only one of them fools the classifier, it is selected. Otherwise, the one with the larger loss is selected.
+    If only one perturbation fools the classifier, it is selected. Otherwise, the perturbation with the larger loss is
+    selected.
     """
     take = torch.where(other.fooled == one.fooled, other.loss > one.loss, other.fooled)
     return Attacked(

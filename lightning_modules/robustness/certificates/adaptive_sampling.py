@@ -263,8 +263,8 @@ class Curve(Mode):
         n0: number of selection samples.
         n_max: maximum number of estimation samples.
         alpha: maximum probability that a certificate is wrong.
-        beta: maximum probability that the place of an image is too small because of early stopping. This never makes a
-            certificate invalid.
+        beta: maximum probability that the place of an image is too small because of early stopping. Certificates are
+            valid in any case.
     """
 
     grid: float = 0.25

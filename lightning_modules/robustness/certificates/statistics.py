@@ -30,7 +30,7 @@ ABSTAIN = -1
 def clopper_pearson_lower(hits: ArrayLike, n: int, alpha: float) -> NDArray[np.float64]:
     """Compute the exact (Clopper-Pearson) lower confidence bound of a probability, for a fixed number of samples.
 
-    The published code computes the same bound; it uses the lower end of the two-sided interval at level 2 alpha.
+    The published code computes the same bound as the lower end of the two-sided interval at level 2 alpha.
 
     Args:
         hits: number of successes, of any shape, in [0, n]; fractions are allowed.

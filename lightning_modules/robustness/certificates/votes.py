@@ -201,7 +201,7 @@ class VoteCounter:
         add_over_processes: function that sums an int64 tensor over these ranks, in place. All ranks call this function
             equally often.
         after_batch: function that is called with `num_draws` after each batch, once the caller has consumed the results
-            of the batch. It should be fast. If it raises an exception, the certification stops.
+            of the batch. This function should be fast. If it raises an exception, the certification stops.
     """
 
     def __init__(

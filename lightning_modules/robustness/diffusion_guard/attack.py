@@ -7,8 +7,8 @@ then filled. The random numbers are
 
     e = floor(1.1 U(0, rho)),   (dx, dy) ~ U{-e ... e}^2, filtered by a Gaussian of width 0.1 rho.
 
-rho is defined as in the authors' code; it is pi / sqrt(2) times the radius of a circle of area A. The regions of an
-image are deformed separately, and K is their union.
+rho is defined as in the authors' code: pi / sqrt(2) times the radius of a circle of area A. The regions of an image are
+deformed separately, and K is their union.
 
 The contour is computed by marching squares in scikit-image. It passes through the boundary pixels of the region, with a
 vertex wherever its direction changes. The authors' code uses OpenCV, which finds the same contour with a different
@@ -105,8 +105,7 @@ def deformed(region: Mask, largest_offset: int, width: float, random: np.random.
     if len(contour) == 0:
         return region
     offsets = random.integers(-largest_offset, largest_offset, size=contour.shape, endpoint=True)
-    # The offsets are integers, so that the filter returns integers too: as in the authors' code, it truncates towards
-    # zero.
+    # The filter returns integers, because the offsets are integers. As in the authors' code, it truncates towards zero.
     offsets = gaussian_filter1d(offsets, width, axis=0)
     moved = np.clip(contour + offsets, 0, np.array(region.shape) - 1)
     outside = ~region[moved[:, 0], moved[:, 1]]

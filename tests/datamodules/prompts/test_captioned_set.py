@@ -17,7 +17,7 @@ class Recorded(Digits):
 
 
 def test_datasets_around_a_labelled_dataset_download_its_files() -> None:
-    """They do so before training, like `LabelledImages`; otherwise the inner `download: true` would have no effect."""
+    """Downloads happen before training, as in `LabelledImages`; otherwise the inner `download: true` has no effect."""
     inner, prior = Recorded(), Recorded()
     CaptionedImages(CaptionedClasses(inner), prior=CaptionedClasses(prior)).prepare_data()
     assert (inner.fetched, prior.fetched) == (1, 1)

@@ -54,7 +54,7 @@ def test_stsb_has_real_numbers_and_names_the_line_of_another(tmp_path: Path) -> 
     texts = stsb.training()
     torch.testing.assert_close(texts.label, torch.tensor([3.8, 0.0]))
     assert (texts.second, stsb.num_classes, stsb.class_names) == (["B.", "B."], 1, None)
-    with pytest.raises(ValueError, match=r"dev.tsv, line 3: label '5.1' is no number in \[0, 5\]"):
+    with pytest.raises(ValueError, match=r"dev.tsv, line 3: label '5.1' is not a number in \[0, 5\]"):
         stsb.test()
 
 
@@ -90,7 +90,7 @@ def test_one_text_names_the_task_and_its_parts(tmp_path: Path) -> None:
             "\tlabels",
             r"train.tsv has no column 'label'; its columns are index, sentence1, sentence2, labels",
         ),
-        ("\tentailment", "\tneutral", r"train.tsv, line 2: label 'neutral' is none of entailment, not_entailment"),
+        ("\tentailment", "\tneutral", r"train.tsv, line 2: label 'neutral' is not one of entailment, not_entailment"),
         ("the mat\ta cat sat\t", "the mat\ta\tcat\tsat\t", r"train.tsv, line 2: expected 4 values, got 6"),
     ],
 )

@@ -165,7 +165,7 @@ def test_a_folder_without_captions_is_refused_before_an_image_is_read_or_has_one
     with monkeypatch.context() as patch:
         patch.setattr("datamodules.classification.image_sets.ImageFiles.fetch", None)
         with pytest.raises(
-            ValueError, match=r"needs captions.* or set one caption for all images by data\.images\.prompt"
+            ValueError, match=r"needs captions.* or set one caption for all images with data\.images\.prompt"
         ):
             trainer(tmp_path).fit(module, data)
     assert isinstance(data.images, CaptionedFolder)

@@ -30,7 +30,7 @@ def test_files_links_and_folders_are_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     (tmp_path / "folder").mkdir()
     for name in ("file", "link", "folder"):
-        with pytest.raises(FileExistsError, match="overwrites nothing"), new_folder(tmp_path / name):
+        with pytest.raises(FileExistsError, match="never overwrites a folder"), new_folder(tmp_path / name):
             pass
     assert not (tmp_path / "nowhere").exists()
 

@@ -48,9 +48,9 @@ def test_offline_a_cached_run_loads_and_another_does_not(uploaded: Path, monkeyp
 @pytest.mark.parametrize(
     ("address", "error", "message"),
     [
-        ("hf://cats", ValueError, "'hf://cats' is no address of a run: expected hf://owner/name"),
-        ("hf://me/../cats", ValueError, "is no address of a run"),
-        ("hf://me/cats@../../x", ValueError, "is no address of a run"),
+        ("hf://cats", ValueError, "'hf://cats' is not the address of a run: expected hf://owner/name"),
+        ("hf://me/../cats", ValueError, "is not the address of a run"),
+        ("hf://me/cats@../../x", ValueError, "is not the address of a run"),
         ("hf://me/none", FileNotFoundError, "hf://me/none does not exist, or is private: .*`hf auth login`"),
         ("hf://secret/model", FileNotFoundError, "does not exist, or is private"),
         ("hf://gated/model", PermissionError, "gated: accept its conditions on https://huggingface.co/gated/model"),
@@ -78,7 +78,7 @@ def test_another_repository_is_no_run(hub: StandInHub, tmp_path: Path) -> None:
     [
         ("class_path", "os.system", r"os\.system is rejected"),
         ("class_path", "timm.create_model", r"timm\.create_model is rejected"),
-        ("init_args", {"network": "http://example.com/x.yaml"}, "hf://me/cats/config.yaml: .* may fetch nothing"),
+        ("init_args", {"network": "http://example.com/x.yaml"}, "hf://me/cats/config.yaml: .* must not fetch anything"),
     ],
 )
 def test_a_strangers_settings_are_rejected(

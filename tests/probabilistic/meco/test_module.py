@@ -58,7 +58,7 @@ def test_images_are_drawn_near_what_the_energy_prefers() -> None:
     assert images.shape == (64, 1, 2, 2)
     assert float(images.mean()) > 0.95
     module.image_shape = None
-    with pytest.raises(ValueError, match="MECO samples images only of a density of images"):
+    with pytest.raises(ValueError, match="MECO can only sample images if it models a density of images"):
         module.sample(2)
 
 

@@ -76,7 +76,7 @@ def test_a_folder_is_not_continued_with_another_inpainter_or_size(
     ]:
         capsys.readouterr()
         assert train.main(["predict", *arguments(folder, pipeline), *options, *run]) != 0
-        assert f"holds was made with {setting}" in capsys.readouterr().err
+        assert f"was made with {setting}" in capsys.readouterr().err
         assert not file.exists()
     moved = tmp_path / "moved"
     shutil.copytree(pipeline, moved)  # the same weights in a different folder count as the same inpainter
