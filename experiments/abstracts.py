@@ -120,7 +120,7 @@ def _title(method: Method) -> str:
 
 
 def _where(row: Row, methods: Sequence[Method]) -> str:
-    """Return links to the configurations of a row, and to those of its classes that are methods."""
+    """Return links to the configurations of a row, and to its classes if they are methods."""
     pages = {method.class_path: f"{method.field}.md#{method.folder}" for method in methods}
     shown = []
     for part in parts(row["where"]):
@@ -145,7 +145,7 @@ def _evidence(row: Row, measured: Mapping[str, Row], ratios: Mapping[str, str]) 
         return ". ".join(_claim(row, name, measured) for name in named)
     if kind == "benchmark":
         if missing := [name for name in named if name not in ratios]:
-            raise ValueError(f"docs/abstracts.csv: {_name(row)} names {missing[0]!r}, no row of docs/benchmarks.md")
+            raise ValueError(f"docs/abstracts.csv: {_name(row)} names {missing[0]!r}, not a row of docs/benchmarks.md")
         return ". ".join(f"[benchmark](benchmarks.md): {name}: {ratios[name]}" for name in named)
     if kind in ("test", "data test"):
         return f"{kind}: " + ", ".join(_test(name) for name in named)
@@ -160,7 +160,7 @@ def _evidence(row: Row, measured: Mapping[str, Row], ratios: Mapping[str, str]) 
 
 def _claim(row: Row, name: str, measured: Mapping[str, Row]) -> str:
     if name not in measured:
-        raise ValueError(f"docs/abstracts.csv: {_name(row)} names {name!r}, no claim of docs/claims.csv")
+        raise ValueError(f"docs/abstracts.csv: {_name(row)} names {name!r}, not a claim of docs/claims.csv")
     claim = measured[name]
     here, there = (
         mean_and_std(float(claim[f"{which}_mean"]), float(claim[f"{which}_std"] or "nan"))

@@ -160,7 +160,7 @@ class CommandLine(LightningCLI):
                     check_guards(mapping_of(each), each)
                     reject_old_keys(mapping_of(each), each)
             elif re.match(r"\w+:(//|:)", file):
-                raise ValueError(f"--config {file} is an address: download the file and name it")
+                raise ValueError(f"--config {file} is a URL: download the file and give its path")
             elif ":" not in file and not os.path.exists(path):  # not inline YAML
                 raise FileNotFoundError(f"--config {file} does not exist (working directory: {Path.cwd()})")
         # These warnings are shown in every run, and the user cannot do anything about them.
@@ -436,7 +436,7 @@ class CommandLine(LightningCLI):
         self._say_where()
 
     def _choose_checkpoint(self) -> None:
-        """Choose the checkpoint to load, which for a run directory is the checkpoint that the run configures.
+        """Choose the checkpoint to load; for a run directory, it is the one that the run configures.
 
         Raises:
             ValueError: if no checkpoint is given and the module has trainable weights but no pre-trained weights.

@@ -58,7 +58,7 @@ def collect(runs: Sequence[Run], metrics: Iterable[str] = ()) -> list[Result]:
     """Collect the metrics of finished runs, sorted by config and metric.
 
     A diverged run has the value NaN for each metric of the other runs of its config. If all runs of its config
-    diverged, it has the value NaN for each metric of any run.
+    diverged, the run has the value NaN for each metric of any run.
 
     Args:
         runs: all runs, including unfinished runs.

@@ -52,7 +52,7 @@ def synchronises_layers(strategy: Any) -> bool:
 
 
 def restoring(trainer: Any) -> Any:
-    """Return the object that restores checkpoints, whose errors do not name the checkpoint file."""
+    """Return the object that restores checkpoints. Its errors do not name the checkpoint file."""
     return trainer._checkpoint_connector
 
 

@@ -130,7 +130,7 @@ def refuse_fewer_epochs(path: Path, max_epochs: int | None) -> None:
     except (KeyError, TypeError, IndexError):
         raise ValueError(f"{path} holds no training progress and cannot be resumed") from None
     if max_epochs is not None and 0 <= max_epochs < done:
-        raise ValueError(f"trainer.max_epochs is {max_epochs}, and {path} was trained for {done} epochs already")
+        raise ValueError(f"trainer.max_epochs is {max_epochs}, but {path} was already trained for {done} epochs")
 
 
 def tested_weights(directory: Path, checkpoint: str) -> Path:
@@ -344,7 +344,7 @@ def name_in_errors(trainer: Trainer) -> None:
                 if path is None or isinstance(error, torch.OutOfMemoryError):
                     raise
                 said = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-                raise ValueError(f"{path} cannot be restored: it is damaged or of another model ({said})") from error
+                raise ValueError(f"{path} cannot be restored: it is damaged or from another model ({said})") from error
 
         return restored
 

@@ -18,8 +18,8 @@ def crop_and_flip(image: Tensor, uniform: Tensor, padding: int, flip: bool = Tru
 
     Args:
         image: images `[B, C, H, W]` of any dtype.
-        uniform: random numbers in [0, 1), `[B, 3]`: for each image, the row of the crop, the column of the crop and the
-            flip.
+        uniform: random numbers in [0, 1), `[B, 3]`, which determine the row and the column of each crop and whether it
+            is flipped.
         padding: number of zero pixels on each side. 0 means no crop.
         flip: whether to flip half of the images horizontally.
 

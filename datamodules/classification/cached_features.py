@@ -3,8 +3,8 @@
 The features are computed once and cached on disk.
 
 A head on a frozen encoder needs the same features in every epoch. Runs with different seeds, noise rates or methods
-also need the same features. With cached features, a head trains in minutes on a CPU. The encoder may be a black box
-that only returns features.
+also need the same features. With cached features, training a head takes minutes on a CPU. The encoder may be a black
+box that only returns features.
 """
 
 import hashlib
@@ -122,8 +122,9 @@ class CachedFeatures(ImageSet):
         encoder: network that maps images `[B, C, H, W]` in [0, 1] to features `[B, num_features]`. It runs in
             evaluation mode.
         num_features: number of features per image, D.
-        augmented_passes: number of random augmentations per training image. Their features are cached, and each epoch
-            uses one of them. With 0, training uses the features of images without augmentation.
+        augmented_passes: number of random augmentations per training image. The features of all augmentations are
+            cached, and each epoch uses the features of one augmentation. With 0, training uses the features of images
+            without augmentation.
         augmentation: random crop and flip of the augmented passes, in addition to the random crop of image files.
         augmentation_seed: random seed of the augmentations. It does not depend on the seed of the run, because all runs
             share the cache.
@@ -216,7 +217,7 @@ class CachedFeatures(ImageSet):
     def _rows_per_part(self, samples: int) -> int:
         """Return the number of rows per part, a multiple of the batch size.
 
-        It does not depend on the number of ranks.
+        The result does not depend on the number of ranks.
         """
         batch = self.encoder_batch_size
         batches = -(-samples // (MOST_PARTS * batch))
@@ -250,7 +251,7 @@ class CachedFeatures(ImageSet):
     def _extracted(self, source: ImageSource, parts: list[tuple[int, int, int]], rows: int) -> Parts:
         """Compute the features of the given parts of the data.
 
-        Each part is a tuple (part number, pass, first row).
+        Each part is a tuple of three indices: (part, pass, first row).
         """
         if not parts:
             return

@@ -1,18 +1,19 @@
 """Clustered synthetic data with rare sub-clusters and out-of-distribution samples: a controlled stand-in for web noise.
 
 Each class has a common cluster and a rare cluster. The rare cluster is closer to the out-of-distribution samples.
-Out-of-distribution samples form separate clusters and have random labels. A hyperplane can separate them from
-in-distribution samples. It misclassifies the fewest rare samples if the rare clusters lie on its in-distribution side.
-A loss-based detector mistakes rare samples for noise until the network has learned them.
+Out-of-distribution samples form separate clusters and have random labels. A hyperplane can separate the
+out-of-distribution samples from the in-distribution samples. This hyperplane misclassifies the fewest rare samples if
+the rare clusters lie on its in-distribution side. A loss-based detector mistakes rare samples for noise until the
+network has learned them.
 
-Let e be a unit vector, the normal of the hyperplane. Each cluster has a vector m. The vectors m are orthogonal to e and
-to each other, have the average length of a vector from N(0, 1), and are randomly rotated together with e. The centres
-of the common, rare and out-of-distribution ("no class") clusters are
+Let e be the unit normal vector of the hyperplane. Each cluster has a vector m. The vectors m are orthogonal to e and to
+each other, and their norm is the average norm of a vector from N(0, 1). The vectors m and e are randomly rotated
+together. The centres of the common, rare and out-of-distribution ("no class") clusters are
 
     common: scale m + offset e,    rare: scale m + rare_offset e,    no class: scale m - offset e.
 
-Samples from N(centre, 1) are rescaled to [0, 1] and quantised to 255 levels. They are stored as images with one row.
-The distances between centres are the same for all seeds, so all seeds are equally hard.
+Samples from N(centre, 1) are rescaled to [0, 1] and quantised to 255 levels. The quantised samples are stored as images
+with one row. The distances between centres are the same for all seeds, so all seeds are equally hard.
 """
 
 from typing import NamedTuple, Self
@@ -48,8 +49,8 @@ class Clusters:
     Args:
         offset: distance from the hyperplane to the common clusters on one side, and to the out-of-distribution clusters
             on the other side.
-        rare_offset: signed distance of the rare clusters from the hyperplane. At -`offset`, the rare clusters would be
-            at the same distance, and on the same side, as the out-of-distribution clusters.
+        rare_offset: signed distance of the rare clusters from the hyperplane. With -`offset`, the rare clusters would
+            be on the same side as the out-of-distribution clusters, at the same distance.
         scale: norm of the centres' projections onto the hyperplane, divided by the average norm of a standard normal
             vector.
         seed: seed of the centres.

@@ -34,7 +34,7 @@ class Digits(ImageSet):
     Args:
         train_size: number of training and validation images, in 1...1796. All other images are for testing.
         image_size: height and width of the images, in pixels. If `image_size` is not 8, images are resized bilinearly.
-        num_classes: number of classes, in 1...10. Only digits below this number are kept.
+        num_classes: number of classes, in 1...10. Only the digits 0 ... `num_classes` - 1 are kept.
     """
 
     def __init__(self, train_size: int = 1300, image_size: int = 8, num_classes: int = 10) -> None:
@@ -66,8 +66,8 @@ class Digits(ImageSet):
 class ColouredDigits(Digits):
     """Digits in the colour of their class, `[3, 8, 8]`: channel j of digit k is x (1 + cos(2 pi (k / 10 + j / 3))) / 2.
 
-    Here, x is the grey image. The mean of the three channels is x / 2 for every class. The mean image therefore reveals
-    the colour only through the shape of the digit.
+    Here, x is the grey image. The mean of the three channels is x / 2 for every class. This mean therefore reveals the
+    class only through the shape of the digit.
 
     Args:
         train_size: number of training and validation images, in 1...1796. All other images are for testing.

@@ -25,13 +25,13 @@ class ImageFolder(ImageSet):
     Reads AVIF, BMP, GIF, JPEG, JPEG 2000, PGM, PNG, PPM, TIFF and WebP files. Other files are ignored.
 
     Classes are numbered in alphabetical order. `num_classes` of the model must equal the number of classes. If there is
-    a `test` folder and no image is held out (`data.validation_fraction`), `val/<class>/` is the validation set. If
-    there is no `test` folder, `val` is the test set, and its labels are never corrupted. If there is neither a `test`
-    nor a `val` folder, set `data.test_fraction` to hold out a part of `train` for testing.
+    a `test` folder, `val/<class>/` is the validation set, unless `data.validation_fraction` holds out training images
+    for validation. If there is no `test` folder, `val` is the test set, and its labels are never corrupted. If there is
+    neither a `test` nor a `val` folder, set `data.test_fraction` to hold out a part of `train` for testing.
 
-    To read labels from a table instead, set `label_noise` to `FromCSV`. The table identifies images by file name
-    relative to `train`, or by index. The index of an image is its position among all training images, ordered by class
-    and then by file name. Runs with label noise write file names and indices to `labels.csv`.
+    To read labels from a table instead of the folder names, set `label_noise` to `FromCSV`. The table identifies images
+    by file name relative to `train`, or by index. The index of an image is its position among all training images,
+    ordered by class and then by file name. Runs with label noise write file names and indices to `labels.csv`.
 
     Shifted test sets, such as sketches of the same objects, are also folders with one subfolder per class. If a shifted
     test set has only some of the classes, predictions are restricted to these classes.
@@ -45,7 +45,7 @@ class ImageFolder(ImageSet):
             None means that training images are resized like test images, then cropped at a random position.
         shifted: dictionary that maps the name of each shifted test set, as used in metrics, to its folder in
             `data_dir`. None means no shifted test sets.
-        class_names: names of the classes. None means the names of the folders in `train`. If names are given,
+        class_names: names of the classes. None means the names of the folders in `train`. If names are passed,
             `data_dir` need not exist until images are read.
     """
 
@@ -222,7 +222,8 @@ class Faces(ImageSet):
         folder: name of the folder, such as celebahq or ffhq.
         data_dir: folder that contains `folder`. None means the NOISEWORKS_DATA directory.
         image_size: height and width of the input images of the module, in pixels.
-        num_test: number of test images: the last ones in the order of file names. All others are for training.
+        num_test: number of test images. The last images in the order of file names are for testing, all others for
+            training.
     """
 
     num_classes = 1
@@ -251,15 +252,15 @@ class Faces(ImageSet):
 
 
 class NewImages(ImageFiles):
-    """Images for prediction, read from a folder and its subfolders and cropped as in a given dataset.
+    """Images for prediction from a folder and its subfolders, cropped like the images of a given dataset.
 
-    Images in a folder that is named after a class get the label of this class. Unreadable files are recorded and do not
-    stop a run.
+    If a top-level subfolder has the name of a class, its images have the label of this class. An unreadable file is
+    recorded and does not stop the run.
 
     Args:
         folder: folder of images, in the formats of `ImageFolder`.
-        images: dataset whose crop is applied. If the images of this dataset are not files, only their height and width
-            are used.
+        images: dataset whose crop is applied to the new images. If the images of this dataset are not files, only their
+            height and width are used.
 
     Raises:
         FileNotFoundError: if the folder does not exist or has no image.
@@ -286,5 +287,5 @@ class NewImages(ImageFiles):
         image = super().fetch(row, uniform)
         if not self.grey:
             return image
-        weight = torch.tensor([299, 587, 114]).view(1, 3, 1, 1)  # as Pillow converts to grey
+        weight = torch.tensor([299, 587, 114]).view(1, 3, 1, 1)  # the weights that Pillow uses to convert to grey
         return ((image.long() * weight).sum(dim=1, keepdim=True) + 500).div(1000, rounding_mode="floor").byte()

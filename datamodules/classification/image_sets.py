@@ -109,7 +109,7 @@ class EncodedImages(ImageSource):
 
     @abstractmethod
     def sizes(self) -> list[tuple[int, int]]:
-        """Read from the headers the height and width that each image has when upright.
+        """Read the height and width of each upright image from the file headers.
 
         Raises:
             UnreadableImage: if a file is missing, or its header is not that of an image. The message names the file.
@@ -131,8 +131,8 @@ class ImageFiles(EncodedImages):
         self, root: Path, names: Sequence[str], label: Tensor, crop: Crop, clean_label: Tensor | None = None
     ) -> None:
         self.root = root
-        # DataLoader workers share this one block of memory. A million Python strings would be copied into every worker,
-        # one page at a time, as they are accessed.
+        # DataLoader workers share this one block of memory. A list of a million Python strings would be copied into
+        # every worker, one page at a time, whenever it is accessed.
         self._names = np.array([os.fsencode(name) for name in names], dtype=np.bytes_)
         self.label = label
         self.crop = crop
@@ -243,7 +243,7 @@ def read_list(file: Path, listed: int, separator: str | None = None) -> tuple[li
 
 
 class OtherImages(ABC):
-    """Out-of-distribution images for a given dataset, used for detection or for open-set label noise."""
+    """Out-of-distribution images for a given dataset, used to test detection or as open-set label noise."""
 
     def fetch_missing(self) -> None:  # noqa: B027 - most have nothing to fetch
         """Download missing files, if requested.
@@ -277,7 +277,7 @@ class ImageSet(SplitSet[ImageSource], OtherImages):
     image_shape: tuple[int, ...]
     """Shape C, H, W of the input images of the network."""
     num_views: int | None = None
-    """Number of different random views of a training image; None if it is not limited."""
+    """Number of different random views of a training image; None if this number is unlimited."""
 
     @property
     def has_test(self) -> bool:
@@ -299,11 +299,11 @@ class ImageSet(SplitSet[ImageSource], OtherImages):
         return self
 
     def ood_test_sets(self) -> dict[str, ImageSource]:
-        """Read the shifted test sets, by name, with the class numbers of the training set."""
+        """Read the shifted test sets, by name. Their labels use the class numbers of the training set."""
         return {}
 
     def shifted_labels(self) -> dict[str, Tensor]:
-        """Read only the labels of the shifted test sets, to report missing data before training."""
+        """Read only the labels of the shifted test sets, so that missing data are reported before training."""
         return {name: source.label for name, source in self.ood_test_sets().items()}
 
     def of_no_class(self, image_shape: tuple[int, ...], seed: int) -> ImageSource:
@@ -372,11 +372,12 @@ class UnequalClasses(_ChangedSet):
     Args:
         images: dataset with images in memory.
         dropped: classes without training images.
-        growth: rate g; the number of training images of class k is proportional to exp(g k). With 0, all images are
-            kept.
+        growth: rate g; the number of training images of class k is proportional to exp(g k). With 0, all images of the
+            classes that are not dropped are kept.
 
     Raises:
-        ValueError: if a class does not exist, or all classes are dropped; on reading, if the images are not in memory.
+        ValueError: if a class in `dropped` does not exist, or if all classes are dropped. Also raised on reading, if
+            the images are not in memory.
     """
 
     def __init__(self, images: ImageSet, dropped: Sequence[int] = (), growth: float = 0.0) -> None:

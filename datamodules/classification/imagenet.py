@@ -71,7 +71,7 @@ class ImageNet(ImageSet):
 
     Raises:
         FileNotFoundError: if a folder or a map is missing or empty.
-        ValueError: if an argument is out of range or does not fit the folders.
+        ValueError: if an argument is out of range, or does not match the folders.
     """
 
     def __init__(
@@ -199,14 +199,15 @@ def read_class_map(path: Path) -> dict[str, str]:
 
 
 def read_labelled_batch(file: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Read a file of ImageNet32: images `[N, 3, 32, 32]`, uint8, and, if the file has them, labels `[N]`.
+    """Read the images, `[N, 3, 32, 32]`, uint8, and the labels, `[N]`, of a file of ImageNet32.
 
     Args:
-        file: pickled dictionary or `.npz` file with `data`, `[N, 3072]`, uint8, and optionally `labels`. Each row of
-            `data` has all red values, then all green values, then all blue values.
+        file: pickled dictionary or `.npz` file with `data`, `[N, 3072]`, uint8, and optionally `labels`. Without
+            `labels`, the returned labels are empty. Each row of `data` has all red values, then all green values, then
+            all blue values.
 
     Raises:
-        ValueError: if the file is damaged or contains anything else.
+        ValueError: if the file is damaged, or is not in the format described above.
     """
     try:
         if file.suffix == ".npz":
@@ -223,7 +224,7 @@ def read_labelled_batch(file: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def read_batch(file: Path) -> np.ndarray:
-    """Read the images of a file of ImageNet32, `[N, 3, 32, 32]`, uint8.
+    """Read the images, `[N, 3, 32, 32]`, uint8, of a file of ImageNet32.
 
     See `read_labelled_batch`.
     """

@@ -43,8 +43,8 @@ class LabelledImages(SeededBatches):
     training samples depends on (seed, epoch) and not on the number of ranks. A run that is resumed within an epoch
     continues this epoch at the next batch.
 
-    `correct_labels` changes training labels. Afterwards, batches contain the corrected label as `label` and the given
-    label as `original_label`. Corrections are saved in the checkpoint.
+    `correct_labels` changes training labels. Afterwards, batches contain the corrected label as `label` and the label
+    before correction as `original_label`. Corrections are saved in the checkpoint.
 
     Args:
         images: dataset.
@@ -57,14 +57,15 @@ class LabelledImages(SeededBatches):
             training labels.
         folds: number of folds of the training images. One fold is held out for validation.
             `callbacks.labels.LabelReport` scores the labels of this fold. None means no folds.
-        fold: the held-out fold, 0 ... folds - 1.
+        fold: index of the held-out fold, in 0 ... `folds` - 1.
         augmentation: random crop and flip of training images, applied on the device. None means no augmentation.
         second_view: whether to add a second random augmentation of each image to training batches, as `second_view`.
         predict_dir: folder of images that `predict` reads instead of the test set, including its subfolders. Images in
             a top-level subfolder named after a class get the label of this class.
-        ood_test_sets: further datasets with the same classes. Their test images are shifted test sets.
+        ood_test_sets: dictionary of further datasets with the same classes. Their test images are shifted test sets.
         batches_per_epoch: number of batches per epoch. For each epoch, equally many images are sampled for each given
-            label. A class with fewer images contributes all of its images. None means all images.
+            label. A class with too few images contributes all of its images. None means that each epoch uses all
+            training images.
         evaluation_batch_size: global batch size in validation, testing and prediction. None means `batch_size`.
         shards: split of the training images among the nodes of decentralised training. Each batch has equally many
             images per node. None means no split.
@@ -72,10 +73,10 @@ class LabelledImages(SeededBatches):
             2.
         repeats: number R of augmentations of each image in an epoch (repeated augmentation). The number of batches per
             epoch stays the same, so an epoch uses only one R-th of the images. Methods that store a state for each
-            sample need 1.
+            sample require 1.
         num_workers: number of DataLoader workers. None means 0 for images in memory, and otherwise one per free core,
             at most 8.
-        prefetch_factor: batches that each worker prefetches.
+        prefetch_factor: number of batches that each worker prefetches.
         seed: random seed of the split, the noise, the order and the augmentation. None means the value of
             `seed_everything`.
     """
@@ -307,7 +308,7 @@ class LabelledImages(SeededBatches):
         }
 
     def training_images_dataloader(self) -> DataLoader:
-        """Return a DataLoader of the training images in dataset order, without augmentation, for scoring labels."""
+        """Return an unaugmented DataLoader of the training images in dataset order, for scoring labels."""
         if self.train_set is None:
             self.set_up_training()
         assert self.train_set is not None
@@ -316,7 +317,7 @@ class LabelledImages(SeededBatches):
         return self.evaluation_loader(plain.sharing_labels(train))
 
     def held_out_dataloader(self) -> DataLoader | None:
-        """Return a DataLoader of the held-out fold in dataset order, without augmentation, or None without `folds`."""
+        """Return an unaugmented DataLoader of the held-out fold in dataset order, or None if `folds` is None."""
         if self.folds is None:
             return None
         if self.validation_set is None:
@@ -327,7 +328,7 @@ class LabelledImages(SeededBatches):
     # batches
 
     def _images_per_class(self) -> np.ndarray:
-        """Count the images of each class in one pass over the training set, `[num_classes]`."""
+        """Return the number of images of each class, `[num_classes]`, in one pass over the training set."""
         assert self.train_set is not None
         available = np.bincount(self.train_set.given.numpy(), minlength=self.num_classes)
         if self.batches_per_epoch is None:
@@ -368,7 +369,7 @@ class LabelledImages(SeededBatches):
         return batch
 
     def finished(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Convert all images to the dtype of the module, in [0, 1]."""
+        """Convert all images to the dtype of the module, with values in [0, 1]."""
         data_range = batch.pop("data_range")
         for key in ("image", "second_view"):
             if key in batch:

@@ -32,10 +32,11 @@ class LabelledSet(Dataset[dict[str, Any]]):
         row: positions of the selected images in the source, `[n]`. None means all images.
         label: given labels, `[n]`. None means the labels of the source.
         clean_label: true labels, `[n]`. None if they are unknown.
-        seed: seed of the training augmentation. With a seed, batches contain the epoch, which augmentation on the
-            device needs. None means no augmentation.
+        seed: seed of the training augmentation. If a seed is set, batches contain the epoch number, which is needed for
+            augmentation on the device. None means no augmentation.
         second_view: whether batches contain a second random augmentation of each image.
-        origin: number of the dataset that the images come from, added to batches as `origin`. None adds no such key.
+        origin: index of the dataset that the images come from. Batches contain this index as `origin`. If it is None,
+            batches do not have this key.
         repeats: number R of augmentations of an image in an epoch. With R > 1 and N images, the requested position i +
             c N stands for augmentation c of image i, and batches contain the requested positions as `requested`.
     """
@@ -75,7 +76,7 @@ class LabelledSet(Dataset[dict[str, Any]]):
         self.corrected.fill_(True)
 
     def sharing_labels(self, other: "LabelledSet") -> Self:
-        """Share the labels and all later corrections with another set of the same samples."""
+        """Share the labels and all later corrections with `other`, a set of the same samples."""
         self.given, self.label, self.corrected = other.given, other.label, other.corrected
         return self
 
@@ -151,7 +152,7 @@ def stratified_split(label: Tensor, fraction: float, seed: int, stream: int = 1)
         label: labels, `[N]`, int64.
         fraction: fraction of each class to hold out, in [0, 1).
         seed: seed of the random choice of held-out rows.
-        stream: number of the random stream. Different streams give independent splits.
+        stream: index of the random stream. Different streams give independent splits.
 
     Returns:
         The kept rows and the held-out rows, each in ascending order.
@@ -231,7 +232,7 @@ def keep_labels(path: Path, drawn: "pd.DataFrame", table: str | None, write: boo
         ValueError: if the file has different labels, different files or a different split. The message names the first
             row that differs.
     """
-    if not path.is_file():  # every rank that sees the file raises an error, so no rank waits
+    if not path.is_file():  # later errors are raised on all ranks that see the file, so no rank waits
         if write:
             with whole_file(path) as partial:
                 drawn.to_csv(partial, index=False)

@@ -72,7 +72,7 @@ class MedMNIST(ImageSet):
         name: name of the set, such as pneumoniamnist.
         num_classes: number of classes.
         data_dir: folder that contains the file. None means the NOISEWORKS_DATA directory.
-        image_size: height and width of the images, in pixels. In the first edition of MedMNIST, it is 28.
+        image_size: height and width of the images, in pixels. In the first edition of MedMNIST, this size is 28.
         channels: number of channels of the images, 1 for grey and 3 for colour.
     """
 
@@ -131,8 +131,8 @@ class MedMNIST(ImageSet):
 class JoinedMedMNIST(ImageSet):
     """Several MedMNIST datasets as one, such as X-rays, ultrasound and CT of several organs.
 
-    The class numbers of each set continue those of the sets before it. All images have the same size and number of
-    channels.
+    The class numbers of each dataset start after the last class number of the previous dataset. All images have the
+    same size and number of channels.
 
     Args:
         sets: dictionary that maps the name of each set to its number of classes, such as `{pneumoniamnist: 2,

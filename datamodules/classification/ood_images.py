@@ -3,7 +3,7 @@
 The test images of any dataset can also be used as out-of-distribution images for a different dataset, such as SVHN for
 CIFAR-10.
 
-The sets that are commonly used come from the authors of ODIN: images resized or cropped to 32 x 32 pixels, in folders
+The sets in common use were published by the authors of ODIN: images resized or cropped to 32 x 32 pixels, in folders
 such as `Imagenet_resize`, `LSUN_resize` and `iSUN`.
 
 Source of these sets and of the noise: Liang, Li and Srikant, Enhancing the Reliability of Out-of-distribution Image
@@ -123,7 +123,7 @@ class OtherDigits(OtherImages):
 
 
 class PhotographPatches(OtherImages):
-    """Adjacent patches of the grey photograph of a cameraman in scikit-image, which has 512 x 512 pixels.
+    """Adjacent patches of scikit-image's grey photograph of a cameraman (512 x 512 pixels).
 
     No download.
 

@@ -13,7 +13,7 @@ IN_DISTRIBUTION = "in_distribution"
 
 
 class OutOfDistribution(LabelledImages):
-    """Labelled images, tested together with out-of-distribution sets, one DataLoader per set.
+    """Labelled images and out-of-distribution sets, with one test DataLoader per set.
 
     Test batches have the key `origin`. It is 0 for images of the dataset, and i for the i-th out-of-distribution set.
     `origin_names` lists the names of all sets. Out-of-distribution images have label -1. Training, validation,

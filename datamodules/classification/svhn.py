@@ -19,7 +19,7 @@ from datamodules.files.mat_files import read_mat
 class SVHN(ImageSet):
     """SVHN in torchvision's layout: `train_32x32.mat` and `test_32x32.mat`, in `data_dir` or its subfolder `svhn`.
 
-    In the files, the digit 0 has the label 10. This class changes this label to 0.
+    In the files, the digit 0 has the label 10. `SVHN` changes the label of this digit to 0.
 
     Args:
         data_dir: folder that contains the files. None means the NOISEWORKS_DATA directory.

@@ -1,6 +1,6 @@
 """WebVision 1.0, photographs from image search for the 1,000 classes of ImageNet, and mini-WebVision.
 
-Mini-WebVision has the first 50 classes.
+Mini-WebVision consists of the first 50 classes.
 
 Source: Li, Wang, Li, Agustsson and Van Gool, WebVision Database: Visual Learning and Understanding from Web Data, arXiv
 1708.02862.
@@ -33,7 +33,7 @@ class WebVision(ImageSet):
 
     Args:
         data_dir: folder that contains `info`, `google` and `val_images_256`. None means the NOISEWORKS_DATA directory.
-        num_classes: number of classes to keep, from the first, in 1...1000.
+        num_classes: number n of classes, in 1...1000. The first n classes are kept.
         test_on: dataset whose validation images are the test images, "webvision" or "imagenet". Both datasets have the
             same classes.
         imagenet_dir: folder that contains the folders `val/<wnid>` of ImageNet. None means `data_dir`.
@@ -80,7 +80,7 @@ class WebVision(ImageSet):
     def _wnids(self, root: Path, folder: Path) -> list[str]:
         """List the classes' WordNet IDs.
 
-        `info/synsets.txt` lists the IDs in class order, which is alphabetical.
+        `info/synsets.txt` lists the IDs in class order, which is also alphabetical order.
         """
         synsets = root / "info" / "synsets.txt"
         if not synsets.is_file():

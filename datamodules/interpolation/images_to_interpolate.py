@@ -46,9 +46,7 @@ class ImagesToInterpolate(SeededBatches):
     def set_up_training(self) -> None:
         source = self.images.training()
         if source is None:
-            raise ValueError(
-                f"{type(self.images).__name__} has only pairs, and nothing to train on: use predict or test"
-            )
+            raise ValueError(f"{type(self.images).__name__} has only pairs and no training images: use predict or test")
         self.train_set = LabelledSet(source)
 
     def set_up_test(self) -> None:

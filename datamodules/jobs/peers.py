@@ -169,7 +169,7 @@ class Peers:
             return text.partition("failed ")[2].strip()
         if text.endswith("done\n"):
             return ""
-        return f"rank {other} was killed, or ended without an error of this job" if killed else None
+        return f"rank {other} was killed, or ended without reporting an error" if killed else None
 
     def wait(self, ready: Callable[[], bool], meanwhile: Callable[[], None] = lambda: None) -> None:
         """Wait until `ready` returns true, and raise an error if another rank fails meanwhile.
@@ -253,7 +253,7 @@ def cause_of(error: BaseException | None) -> str:
 
 
 def remove_ended_ranks(folder: Path, before: float) -> None:
-    """Remove the folders of rank files that killed runs of a job have left behind.
+    """Remove the folders of rank files left behind by killed runs of a job.
 
     Args:
         folder: folder of the job.

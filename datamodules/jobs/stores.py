@@ -38,7 +38,7 @@ class Store(Protocol):
         ...
 
     def tidy(self) -> None:
-        """Remove partial files that killed writers left behind.
+        """Remove partial files left behind by killed writers.
 
         Rank 0 calls this method before any rank writes.
         """

@@ -129,8 +129,8 @@ class NormalFolder(NormalSet):
         normals = [Path(stem + self.normal_end) for stem in stems]
         if lacking := [path for path in normals if not path.is_file()]:
             raise FileNotFoundError(
-                f"{name}: {len(lacking)} of {len(images)} images have no normals: {lacking[0]} is the first that is "
-                f"missing. {self.origin}".rstrip()
+                f"{name}: {len(lacking)} of {len(images)} images have no normals: the first missing file is "
+                f"{lacking[0]}. {self.origin}".rstrip()
             )
         if self.counts is not None and len(images) != (expected := self.counts[split != "training"]):
             raise ValueError(f"{folder} has {len(images)} images, but {name} has {expected}")

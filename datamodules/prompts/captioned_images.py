@@ -100,7 +100,7 @@ class CaptionedImages(SeededBatches):
         if held_out == count:
             raise ValueError(f"validation_fraction {self.validation_fraction} leaves no training image of {count}")
         if self.augmentation.crop_padding and self.buckets is not None:
-            raise ValueError("augmentation.crop_padding does not go with buckets: set data.images.resize for crops")
+            raise ValueError("augmentation.crop_padding does not work with buckets: set data.images.resize for crops")
         kept, held = (torch.from_numpy(np.sort(part)) for part in (order[held_out:], order[:held_out]))
         self.train_set = CaptionedRows(captioned, kept, self.seed, self.augmentation.flip)
         self.validation_set = CaptionedRows(captioned, held) if len(held) else None

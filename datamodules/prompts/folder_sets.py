@@ -20,11 +20,11 @@ TABLES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 class CaptionedFolder(CaptionedSet):
     """The user's images, in a folder or its subfolders, with optional captions.
 
-    Captions are read from `metadata.jsonl` with one line `{"file_name": "one.png", "text": "a cat"}` per image, from
-    `metadata.csv` or `metadata.parquet` with the columns `file_name` and `text`, or from a text file next to each image
-    (`one.txt` for `one.png`). If none of these files exists, the images have no captions; an unconditional model needs
-    no captions. Images are rotated according to their orientation tag. The headers of all images are read before
-    training, so that files that are not images are reported early.
+    Captions are read from one of these sources: `metadata.jsonl` with one line `{"file_name": "one.png", "text": "a
+    cat"}` per image; `metadata.csv` or `metadata.parquet` with the columns `file_name` and `text`; or a text file next
+    to each image (`one.txt` for `one.png`). If none of these files exists, the images have no captions; an
+    unconditional model needs no captions. Images are rotated according to their orientation tag. The headers of all
+    images are read before training, so that files that are not images are reported early.
 
     Args:
         data_dir: folder of the images. None means the NOISEWORKS_DATA directory.
@@ -144,7 +144,7 @@ def _check_texts(root: Path, beside: set[Path]) -> None:
 
 
 def _of_same_names(directory: str | None, source: ImageFiles, key: str, noun: str) -> ImageFiles | None:
-    """Find the mask or condition image with the same name, and any suffix, for each image; None without a folder."""
+    """For each image, find the mask or condition image of the same name (any suffix); None without a folder."""
     if directory is None:
         return None
     folder = Path(directory).expanduser()

@@ -23,8 +23,8 @@ class CaptionedShards(CaptionedSet):
 
     In a tar file, each image (`<key>.jpg` or another format) has its caption in `<key>.txt`, or in `<key>.json` under
     `caption_column`. A parquet file has a column of encoded images and a column of captions. Images are read
-    individually by position, so the sampling order and resuming work in the same way as with image files. All captions
-    and image headers are read once at the start of a run.
+    individually by position, so sampling order and resume behaviour are the same as for image files. All captions and
+    image headers are read once at the start of a run.
 
     Args:
         data_dir: folder of the shards. None means the NOISEWORKS_DATA directory.

@@ -127,7 +127,7 @@ class CounterRNG:
         return (((words >> 40) & 0xFFFFFF).to(like.dtype).add_(0.5).div_(1 << 24)).view_as(like)
 
     def normal(self, like: Tensor) -> Tensor:
-        # Box-Muller transform: the two halves of a word give 24 bits each for radius and angle, which give two numbers.
+        # Box-Muller transform: one half of a word gives 24 bits for the radius, the other half 24 bits for the angle.
         count = like[0].numel()
         halves = (self._words((count + 1) // 2).view(torch.int32) >> 8).bitwise_and_(0xFFFFFF).to(like.dtype)
         radius = (halves[:, 1::2] + 1).div_(1 << 24).log_().mul_(-2).sqrt_()
@@ -209,9 +209,8 @@ class SeededImageRNG:
 
     DnCNN, FFDNet and KAIR call `np.random.seed(0)` before each image, so images of the same size have the same noise.
     This class does the same, so results are comparable with published tables, and all methods get the same noisy
-    images. Numbers are sampled in float64, in the order rows, columns, channels. Values of which an image has only one,
-    such as the noise level or the camera gain, are sampled by `CounterRNG` from the seed and the index, so they differ
-    between images.
+    images. Numbers are sampled in float64, in the order rows, columns, channels. Scalars of an image, such as the noise
+    level or the camera gain, differ between images: `CounterRNG` samples them from the seed and the index.
 
     Args:
         seed: random seed.

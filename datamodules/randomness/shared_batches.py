@@ -78,8 +78,8 @@ def sample_rows(
         draw: sampling function, such as `torch.rand`, `torch.randn` or `partial(torch.randint, high)`.
         shape: shape of the returned numbers.
         device: device on which the numbers are sampled.
-        rows: index of the sample dimension. Its size may be a multiple of the number of this rank's samples, if the
-            batch is repeated.
+        rows: index of the sample dimension. If the batch is repeated, the size of this dimension is a multiple of the
+            number of this rank's samples.
         options: additional arguments of `draw`, such as `dtype`.
     """
     shape = list(shape)

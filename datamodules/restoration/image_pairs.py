@@ -111,7 +111,7 @@ class ImagePairs(WholeImageSets):
         sets = [one for one in (training, validation, *self.tests.values()) if one is not None]
         if len(channels := {one.channels for one in sets}) > 1:
             counts = ", ".join(f"{type(one).__name__} {one.channels}" for one in sets)
-            raise ValueError(f"the datasets differ in their channels: {counts}")
+            raise ValueError(f"the datasets have different numbers of channels: {counts}")
         self.channels = channels.pop() if channels else None
 
     @property

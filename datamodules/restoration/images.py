@@ -136,8 +136,8 @@ class Together(PairSet):
             noisy images.
 
     Raises:
-        ValueError: if there is no dataset, or if the datasets differ in channels, white level or whether they have
-            noisy and clean images.
+        ValueError: if there is no dataset, if channels or white levels differ, or if only some of the datasets have
+            noisy images or clean images.
     """
 
     def __init__(self, sets: list[PairSet]) -> None:

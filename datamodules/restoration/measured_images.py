@@ -94,7 +94,7 @@ class MeasuredImages(ImagePairs):
     def whole(self, one: PairSet, split: Any) -> SizedSet:
         images = one.images(split)
         if images.clean is None:
-            raise ValueError(f"{type(one).__name__} has only noisy images, but clean ones are needed to measure")
+            raise ValueError(f"{type(one).__name__} has only noisy images, but measurements need clean images")
         return MeasuredTestImages(images, self.operator, self.sigma)
 
     def finished(self, batch: dict[str, Any]) -> dict[str, Any]:

@@ -112,13 +112,13 @@ class SID(PairSet):
             names = sorted({long for _, long in pairs})
             raws = [read_raw(find_raw(folder / "long", name), xtrans) for name in names]
             if len(ranges := {raw.white - raw.black for raw in raws}) > 1:
-                raise ValueError(f"SID: long exposures differ in their range of levels: {sorted(ranges)}")
+                raise ValueError(f"SID: long exposures have different ranges of levels: {sorted(ranges)}")
             return Images(names, [raw.packed() for raw in raws], data_range=ranges.pop())
         rated = [(short, long, light_ratio(short, long)) for short, long in pairs]
         chosen = [each for each in rated if self.ratio in (None, round(each[2]))]
         if not chosen:
             found = ", ".join(str(round(ratio)) for ratio in sorted({ratio for *_, ratio in rated}))
-            raise ValueError(f"SID: no pair in {file} has the ratio {self.ratio}, but {found}")
+            raise ValueError(f"SID: no pair in {file} has the ratio {self.ratio}; the ratios are {found}")
         crop = None if split == "training" else self.crop
         read = [
             amplified(find_raw(folder / "short", short), find_raw(folder / "long", long), ratio, crop, xtrans)
@@ -165,9 +165,10 @@ class ELDPairs(PairSet):
     """Ten low-light scenes taken with one camera, for testing (Wei et al., TPAMI 2022).
 
     The images `ELDPairs/<camera>/scene-<1..10>/IMG_0001...0016` are raw files that `rawpy` reads, or `.npz` files as
-    described in `SID`. Images 1, 6, 11 and 16 are references at ISO 100. The other images have ISO 800, 1600 and 3200,
-    with four images per ISO value, in which the light is reduced by the factors 1, 10, 100 and 200. The nominal factor
-    is used as the exposure ratio. The authors' code instead computes the ratio from the exposure times in the files.
+    described in `SID`. Images 1, 6, 11 and 16 are references at ISO 100. The other images have ISO 800, 1600 and 3200.
+    At each ISO value, there are four images, with the light reduced by the factors 1, 10, 100 and 200. The nominal
+    factor is used as the exposure ratio. The authors' code instead computes the ratio from the exposure times in the
+    files.
 
     Args:
         data_dir: folder that contains `ELDPairs`. None means the NOISEWORKS_DATA directory.

@@ -55,5 +55,5 @@ class ReducedImages(PairSet):
     def images(self, split: Split) -> Images:
         images = self.of.images(split)
         if images.clean is None:
-            raise ValueError(f"{type(self.of).__name__} has only noisy images, but clean ones are needed to downsample")
+            raise ValueError(f"{type(self.of).__name__} has only noisy images, but clean images are needed")
         return with_reduced(images.names, images.clean, self.scale, images.data_range)

@@ -111,8 +111,8 @@ class SACExpert(Expert):
         wanted = environment.observation_space.shape[0], environment.action_space.shape[0]
         if (found := (self.layers[0][0].shape[1], len(self.layers[2][1]))) != wanted:
             raise ValueError(
-                f"SACExpert: {path} maps {found[0]} numbers to {found[1]}, but {environment.spec.id} has {wanted[0]} "
-                f"and {wanted[1]}"
+                f"SACExpert: {path} maps {found[0]} inputs to {found[1]} outputs, but {environment.spec.id} needs "
+                f"{wanted[0]} and {wanted[1]}"
             )
         space = environment.action_space
         low, high = space.low.astype(np.float64), space.high.astype(np.float64)

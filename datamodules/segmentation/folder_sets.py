@@ -102,7 +102,7 @@ def paired_files(images: Path, names: Sequence[str], masks: Path, holds: str) ->
     if lacking := [name for name in plain if name not in of_stem]:
         raise FileNotFoundError(
             f"MaskFolders: {masks} has no mask for {len(lacking)} of the {len(plain)} images of {images}: "
-            f"{lacking[0]} is the first"
+            f"the first is {lacking[0]}"
         )
     return [of_stem[name] for name in plain]
 

@@ -222,7 +222,10 @@ class LabelledMasks(SeededBatches):
         self.test_set = LabelledMaskSet(self.images.prepared(self.seed).test())
 
     def _file_of_corrections(self) -> tuple[Path, bool]:
-        """Return the path of a file: one per machine in the run directory, or one per rank if there is no directory."""
+        """Return the file for corrected masks, and whether this rank writes it.
+
+        There is one file per machine in the run directory or, without a run directory, one temporary file per rank.
+        """
         directory = self.trainer.log_dir if self.trainer is not None and self.trainer.loggers else None
         if directory is None:
             descriptor, path = tempfile.mkstemp(prefix="corrected_masks_")

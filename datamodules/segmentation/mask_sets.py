@@ -32,7 +32,7 @@ class MaskSource(Source, ABC):
 
     @abstractmethod
     def whole(self, index: Tensor, masks: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Read whole images. Smaller images and their masks are padded at the bottom and right, masks with 255.
+        """Read whole images. Smaller images and their masks are padded at the bottom and right (masks with 255).
 
         Args:
             index: positions of the images, `[B]`.
@@ -104,8 +104,8 @@ def refuse_unknown_categories(mask: Tensor, num_classes: int, name: str) -> None
     unknown = (mask >= num_classes) & (mask != IGNORED)
     if unknown.any():
         raise ValueError(
-            f"{name} has a pixel of category {int(mask[unknown][0])}, and num_classes {num_classes} allows "
-            f"0...{num_classes - 1}, and {IGNORED} for pixels that are ignored"
+            f"{name} has a pixel of category {int(mask[unknown][0])}, but num_classes {num_classes} allows "
+            f"0...{num_classes - 1}, and {IGNORED} for ignored pixels"
         )
 
 

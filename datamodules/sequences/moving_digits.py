@@ -18,8 +18,9 @@ def bouncing_places(uniform: Tensor, room: int, max_speed: int) -> Tensor:
     """Compute random paths of objects. At a wall, the velocity of an object is sampled anew.
 
     Positions and velocities at the start are random. An object that leaves [0, room) along one axis is moved back to
-    the wall. Its new velocity is random: along this axis, it is between 1 and max_speed, away from the wall, and along
-    the other axis between -max_speed and max_speed. The first axis counts rows, and the second axis counts columns.
+    the wall. Its new velocity is random: between 1 and max_speed along this axis, pointing away from the wall, and
+    between -max_speed and max_speed along the other axis. The first axis counts rows, and the second axis counts
+    columns.
 
     Args:
         uniform: uniform numbers in [0, 1), `[N, F, 4]`. The numbers of the first time determine position and velocity,

@@ -67,7 +67,7 @@ def drawn_room(random: np.random.Generator, reverberation: tuple[float, float]) 
 
 
 def in_room(voice: NDArray[np.floating], sample_rate: int, room: Mapping[str, Any]) -> tuple[NDArray, NDArray]:
-    """Simulate a voice `[samples]` in a room, and without the walls of this room; both signals have the same length.
+    """Simulate a voice `[samples]` in a room with and without walls; both signals have the same length.
 
     Ray tracing uses the seed in `room`, so the results do not depend on earlier simulations.
     """
@@ -89,7 +89,7 @@ def in_room(voice: NDArray[np.floating], sample_rate: int, room: Mapping[str, An
 
 
 class Reverberant(SpeechSet):
-    """Dataset of pairs of simulations of a clean recording: in a random room, and without the walls of this room.
+    """Dataset that simulates each clean recording twice: in a random room, and without the walls of this room.
 
     Rooms have lengths and widths of 5 to 15 metres and heights of 2 to 6 metres. Speaker and microphone are at least
     one metre from the walls. The simulation uses image sources up to the third order, and ray tracing for later

@@ -86,7 +86,7 @@ class SpeechPairs(WholeImageSets):
         sets = [one for one in (training, validation, *self.tests.values()) if one is not None]
         if len({one.sample_rate for one in sets}) > 1:
             rates = ", ".join(f"{type(one).__name__} {one.sample_rate}" for one in sets)
-            raise ValueError(f"the datasets differ in their sample rates: {rates}")
+            raise ValueError(f"the datasets have different sample rates: {rates}")
         self.sample_rate = sets[0].sample_rate if sets else 16_000
 
     def set_up_training(self) -> None:

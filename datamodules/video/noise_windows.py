@@ -49,7 +49,7 @@ class WindowTest:
 
 
 def places(length: int, size: int) -> int:
-    """Return the number of windows along an axis, without a window that ends exactly at the end of the axis."""
+    """Return the number of windows along an axis, excluding a window that ends exactly at its end."""
     return len(range(0, length - size, size))
 
 

@@ -2,9 +2,9 @@
 
     python train.py certified_curves runs/drs/cifar10/*/ [official.tsv ...] --output comparison
 
-The command plots the certified accuracy of each log over the radius, and writes a table of the accuracy on a grid of
-radii. An additional row, the envelope, contains the highest accuracy of all logs at each radius, computed on the images
-that all logs have in common. Published tables over several sigmas contain such a row.
+The command plots the certified accuracy of each log as a function of the radius, and writes a table of the accuracy on
+a grid of radii. An additional row, the envelope, contains the highest accuracy of all logs at each radius, computed on
+the images that all logs have in common. Published tables over several sigmas contain such a row.
 
 The output directory contains certified_accuracy.png and certified_accuracy.csv.
 """

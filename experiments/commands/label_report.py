@@ -61,7 +61,7 @@ def write_html(table: "pd.DataFrame", run: Path, path: Path, most: int) -> None:
     images: Any = require(data, TrainingImageSource, "label_report --html").training_images_dataloader().dataset
     source = images.source
     if table["row"].max() >= len(source.label):
-        raise ValueError(f"{run} has {len(source.label)} images, and its report names row {table['row'].max()}")
+        raise ValueError(f"{run} has {len(source.label)} images, but its report refers to row {table['row'].max()}")
     worst = suspicious_rows(table, most)
 
     def thumbnails() -> "Iterator[NDArray[np.uint8]]":

@@ -32,7 +32,7 @@ def run(options: Namespace, project: Path = PROJECT) -> int:
     for name in options.names:
         if not any(name.lower() in method.names for method in methods):
             known = ", ".join(method.name for method in methods)
-            raise ValueError(f"there is no method {name}; there are {known}")
+            raise ValueError(f"there is no method {name}; the methods are {known}")
     chosen = [method for method in methods if method.names & {name.lower() for name in options.names}]
     lines = [line for method in chosen for line in described(method, claims_of(method, project))]
     try:

@@ -179,8 +179,8 @@ def _traced(module: nn.Module, exported: Any, sizes: Mapping[str, int], multiple
         sizes: sizes of the fixed dimensions, and default height and width, by name.
         multiple: see `Traced`.
         limited: whether to trace with an upper limit on the batch size, which is then removed from the graph. This is
-            needed because upsampling in diffusers checks for batches of 64 or more images, for which only the memory
-            layout differs.
+            needed because upsampling in diffusers has a branch for batches of 64 or more images, which changes only the
+            memory layout.
     """
     sizes = {**sizes, "B": 2, "N": 2}
     if multiple:

@@ -126,7 +126,7 @@ def _copy_picture(figures: Path, folder: Path, name: str | None) -> str | None:
 
 
 def _copy_pipeline(source: Path, target: Path) -> list[str]:
-    """Copy the files of a pipeline that contain no code, and replace local paths in JSON files with file names."""
+    """Copy a pipeline's files, except those with code, and replace local paths in JSON files with file names."""
     names = _pipeline_files(source)
     for name in names:
         (target / name).parent.mkdir(parents=True, exist_ok=True)

@@ -144,7 +144,7 @@ def start_process(
     pass_fds: Sequence[int] = (),
     ignored: signal.Signals | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start a process in a new process group, which appends its output to a log and ends when this process ends.
+    """Start a process in a new process group. It appends its output to a log, and ends when this process ends.
 
     Args:
         command: command to run.

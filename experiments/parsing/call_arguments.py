@@ -47,8 +47,8 @@ def with_restart(args: list[str]) -> list[str]:
     """If `torchrun --max_restarts` restarts a `fit` whose run has saved a checkpoint, resume the run.
 
     torchrun restarts the same command, and the run directory contains the settings of the run. torchrun's restart count
-    cannot be used to detect a restart, because it remains 0 on a node whose processes ended because a different node
-    failed.
+    cannot be used to detect a restart, because it remains 0 on a node whose processes were ended by the failure of a
+    different node.
 
     Raises:
         ValueError: if `--run_directory`, which identifies the run, is missing, or if ranks would rendezvous in

@@ -35,7 +35,7 @@ def count_classes(config: Namespace) -> None:
     data = data_of(config)
     number = getattr(data, "num_classes", None)
     if number is None:
-        raise ValueError(f"num_classes: auto needs data with a number of classes, and {type(data).__name__} has none")
+        raise ValueError(f"num_classes: auto needs data with a number of classes, but {type(data).__name__} has none")
     names = getattr(getattr(data, "images", None), "class_names", None)
     if names is not None and len(names) == 1:  # images without labels have no names
         raise ValueError(

@@ -37,7 +37,7 @@ class RowsSoFar:
         return self._hash.hexdigest()
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Count a row and add it to the digest, with the values in the form in which they are written to the file."""
+        """Count a row and add it to the digest, using its values as they are written to the file."""
         cells = sorted((name, str(value)) for name, value in row.items() if value is not None and value != "")
         self._hash.update(json.dumps(cells).encode())
         self.count += 1

@@ -20,7 +20,7 @@ from experiments.lightning_internals import SignalConnector, handle_signals
 
 
 class StopSignals(SignalConnector):
-    """Signal handling that records the signals to stop a run.
+    """Signal handler that records the signals that stop a run.
 
     Args:
         trainer: trainer whose signal handling is replaced.

@@ -56,10 +56,10 @@ def adapted(
 
     Args:
         network: any network. For a `Normalized` network, layer names are those of the wrapped network.
-        tuning: `full` trains every parameter, `lora` trains only adapters, and `frozen` trains nothing.
+        tuning: `full` trains all parameters, `lora` trains only adapters, and `frozen` trains nothing.
         trainable: names of submodules that are trained in addition, in float32, if `tuning` is lora or frozen.
         lora_rank: r, rank of the adapters; used only if `tuning` is lora.
-        lora_targets: layers to adapt, given by name or by the last part of the name; default: every `nn.Linear`.
+        lora_targets: layers to adapt, given by name or by the last part of the name; None adapts every `nn.Linear`.
         lora_alpha: alpha; adapters are scaled by alpha / r; default: alpha equals r.
         lora_dropout: dropout probability of an adapter's inputs.
         gradient_checkpointing: recompute activations in the backward pass instead of keeping them.

@@ -51,7 +51,8 @@ def timm_model(
             size.
         drop_rate: dropout probability, usually before the classifier; default: the network's default.
         drop_path_rate: maximum probability of dropping a residual branch; default: the network's default.
-        normalize: normalise images in [0, 1] inside the network; if false, inputs must already be normalised.
+        normalize: normalise images inside the network, which then receives images in [0, 1]; if false, inputs must
+            already be normalised.
         mean: mean of each channel, in pixel units; default: the value of timm's weights.
         std: standard deviation of each channel, in pixel units; default: the value of timm's weights.
         tuning: full trains all parameters, lora trains adapters and the classifier, linear_probe trains only the
@@ -171,9 +172,9 @@ def diffusers_model(
             (`google/ddpm-cifar10-32`), or, with `pretrained: false`, a local `config.json`.
         subfolder: folder of the network in a pipeline, such as unet, transformer or vae.
         pretrained: load the weights; if false, build the architecture in the config with random weights.
-        tuning: `full` trains every parameter, `lora` trains only adapters, and `frozen` trains nothing.
-        dtype: precision of weights and internal computation; inputs and outputs are float32; default: float32.
-        adaptation: other arguments of `adapted`: adapters, gradient checkpointing, compilation.
+        tuning: `full` trains all parameters, `lora` trains only adapters, and `frozen` trains nothing.
+        dtype: precision of weights and internal computation; inputs and outputs are always float32. None means float32.
+        adaptation: further arguments of `adapted`, for adapters, gradient checkpointing and compilation.
 
     Raises:
         FileNotFoundError: if the config or the weights are neither on disk nor on the Hub.

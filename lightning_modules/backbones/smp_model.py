@@ -59,10 +59,11 @@ def smp_model(
         pretrained: load the encoder's ImageNet weights from the Hugging Face Hub or its cache.
         weights: local weight file of the whole network, trained with `num_classes` classes.
         in_channels: channels of an image, C.
-        normalize: normalise images in [0, 1] inside the network; if false, inputs must already be normalised.
+        normalize: normalise images inside the network, which then receives images in [0, 1]; if false, inputs must
+            already be normalised.
         mean: mean of each channel, in pixel units; default: ImageNet's.
         std: standard deviation of each channel, in pixel units; default: ImageNet's.
-        tuning: `full` trains every parameter, `lora` trains only adapters, and `frozen` trains nothing.
+        tuning: `full` trains all parameters, `lora` trains only adapters, and `frozen` trains nothing.
         adaptation: other arguments of `adapted`: adapters, trainable submodules, gradient checkpointing, precision.
 
     Raises:

@@ -90,11 +90,11 @@ def transformers_classifier(
         num_classes: number of classes, K; with 1, an encoder returns one real number, for regression.
         architecture: config of a network to build instead of loading its config; the keys are `model_type`, such as
             bert or t5, and the network's settings.
-        pretrained: load the weights; if false, the weights are random.
+        pretrained: load the weights; if false, the weights are initialised randomly.
         tuning: full trains all parameters, lora trains adapters and the new classifier, and frozen trains only the new
             classifier.
-        dtype: precision of weights and internal computation; inputs and outputs are float32; default: float32.
-        adaptation: other arguments of `adapted`: adapters, gradient checkpointing, compilation.
+        dtype: precision of weights and internal computation; inputs and outputs are always float32. None means float32.
+        adaptation: further arguments of `adapted`, for adapters, gradient checkpointing and compilation.
 
     Raises:
         FileNotFoundError: if the config, the weights or the tokenizer are neither on disk nor on the Hub.
@@ -136,7 +136,7 @@ def transformers_text_encoder(
         name_or_path: a local folder written by `save_pretrained`, or a model's name on the Hugging Face Hub.
         architecture: config of a network to build instead of loading its config; the keys are `model_type`, such as
             bert, and the network's settings.
-        pretrained: load the weights; if false, the weights are random.
+        pretrained: load the weights; if false, the weights are initialised randomly.
 
     Raises:
         FileNotFoundError: if the config or the weights are neither on disk nor on the Hub.

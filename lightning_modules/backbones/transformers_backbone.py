@@ -81,14 +81,15 @@ def transformers_model(
             mean_token is the mean over all tokens or pixels of the last layer, and projected is CLIP's projection of
             images to the joint embedding space of images and texts.
         pretrained: load the weights; if false, build the architecture in the config with random weights.
-        normalize: normalise images in [0, 1] inside the network; if false, inputs must already be normalised.
+        normalize: normalise images inside the network, which then receives images in [0, 1]; if false, inputs must
+            already be normalised.
         mean: mean of each channel, in pixel units; default: the value in `preprocessor_config.json` next to the config.
         std: standard deviation of each channel, in pixel units; default: the value in `preprocessor_config.json` next
             to the config.
         tuning: full trains all parameters, lora trains adapters and the classifier, linear_probe trains only the
             classifier, and frozen trains nothing.
-        dtype: precision of weights and internal computation; inputs and outputs are float32; default: float32.
-        adaptation: other arguments of `adapted`: adapters, gradient checkpointing, compilation.
+        dtype: precision of weights and internal computation; inputs and outputs are always float32. None means float32.
+        adaptation: further arguments of `adapted`, for adapters, gradient checkpointing and compilation.
 
     Raises:
         FileNotFoundError: if the config or the weights are neither on disk nor on the Hub.

@@ -1,1 +1,1 @@
-"""Sharding the state of models and samples over ranks, and gathering batch rows from all ranks."""
+"""Sharding of models and of per-sample state over ranks, and gathering of batch rows from all ranks."""

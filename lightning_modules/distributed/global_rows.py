@@ -1,4 +1,4 @@
-"""Gather the rows of the global batch from all ranks. Gradients are sent back to the rank of each row."""
+"""Gather the rows of the global batch from all ranks, and send the gradient of each row back to the row's rank."""
 
 from typing import Any
 
@@ -27,15 +27,16 @@ class _Gathered(torch.autograd.Function):
 def global_rows(local: Tensor, global_batch_size: int) -> Tensor:
     """Gather the rows of a batch from all ranks.
 
-    The gradient with respect to a row is summed over the losses of all ranks. If each rank r backpropagates its loss
-    L_r, and DDP averages the gradients, the parameters therefore receive the gradient of mean_r L_r.
+    The backward pass sums the gradient with respect to a row over the losses of all ranks. If each rank r
+    backpropagates its loss L_r, and DDP averages the gradients over ranks, the parameters therefore receive the
+    gradient of mean_r L_r.
 
     Args:
         local: this rank's rows `[b, ...]`.
-        global_batch_size: B, total number of rows on all ranks, which must be sharded as in `GlobalBatches`.
+        global_batch_size: B, total number of rows on all ranks; the rows must be sharded as in `GlobalBatches`.
 
     Returns:
-        The rows of all ranks, `[B, ...]`, ordered by rank; with a single process, `local` itself.
+        The rows of all ranks, `[B, ...]`, ordered by rank. With a single process, `local` itself is returned.
     """
     if world_size() == 1:
         return local
@@ -43,13 +44,13 @@ def global_rows(local: Tensor, global_batch_size: int) -> Tensor:
 
 
 def partner_rows(local: Tensor, partner: Tensor) -> Tensor:
-    """Fetch the partner of each row from the partner's rank, without gathering all rows.
+    """Fetch the partner of each row from the rank that has it, without gathering all rows.
 
     Args:
         local: this rank's rows `[b, ...]`, which must not require a gradient if there are several ranks.
-        partner: position of each row's partner, int64, on the CPU. This is either a permutation `[B]` of the positions
-            in the global batch, which must be the same on all ranks, or a permutation `[b]` of the positions in
-            `local`.
+        partner: position of each row's partner, int64, on the CPU. There are two options: a permutation `[B]` of the
+            positions in the global batch, which must be the same on all ranks, or a permutation `[b]` of the positions
+            in `local`.
 
     Returns:
         The partner of each row of `local`, `[b, ...]`.

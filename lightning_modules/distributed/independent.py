@@ -1,10 +1,10 @@
-"""Train separate models on several ranks: models are sharded over ranks, and gradients are not averaged.
+"""Train several separate models on several ranks, without averaging gradients.
 
-Several models that are trained together, such as the nodes of a network or the members of a population, are stored as
-rows of stacked tensors. Each rank hosts a block of rows (`Hosted`). The strategy `Independent` communicates neither
-weights nor gradients; modules implement their own communication. A checkpoint contains the rows of all models, and can
-be loaded with any number of ranks. If a process is killed, the other processes exit with an error that names the killed
-process.
+Models that are trained together, such as the nodes of a network or the members of a population, are stored as rows of
+stacked tensors. Each rank hosts a block of rows (`Hosted`). The strategy `Independent` communicates neither weights nor
+gradients between ranks. If the models must communicate, their module implements this. A checkpoint contains the rows of
+all models, and can be loaded with any number of ranks. If a process is killed, the other processes exit with an error
+that names the killed process.
 """
 
 import contextlib
@@ -34,13 +34,13 @@ from lightning_modules.lightning_internals import (
 )
 
 GRACE = 10.0
-"""Number of seconds that a process has to end with its own error after another process was lost."""
+"""Time in seconds within which a process can end with its own error after a different process was lost."""
 BROKEN = re.compile(r"connection|broken pipe|socket|gloo|nccl|remote process|timed? ?out", re.IGNORECASE)
-"""Pattern of error messages that collectives raise after a process has left."""
+"""Pattern that matches the error messages of collectives after a process has ended."""
 
 
 class Hosted(nn.Module):
-    """Parameters and buffers with one row for each of several models; after `deal`, a rank has only its block of rows.
+    """Parameters and buffers with one row for each model; after `deal` is called, each rank stores only its own rows.
 
     Args:
         count: total number of models on all ranks.
@@ -53,10 +53,10 @@ class Hosted(nn.Module):
         """Indices of the models on this rank."""
 
     def deal(self) -> None:
-        """Keep only the rows of the models on this rank; call this before training, testing or prediction.
+        """Discard all rows except those of this rank's models; call this method before training, testing or prediction.
 
         Raises:
-            ValueError: if a rank would have no rows.
+            ValueError: if there are more ranks than models.
         """
         own = collectives.block(self.count, collectives.rank(), collectives.world_size())
         if not own:
@@ -68,28 +68,28 @@ class Hosted(nn.Module):
             self.own = own
 
     def whole(self, rows: Tensor) -> Tensor:
-        """Gather the rows of all models, `[count, ...]`, from all ranks, without gradient.
+        """Gather the rows of all models from all ranks, without gradient; the result is `[count, ...]`.
 
-        Must be called on every rank. With a single process, the input itself is returned.
+        Must be called on every rank. With a single process, `rows` itself is returned.
         """
         rows = rows.detach()
         return rows if len(self.own) == self.count else gather_rows(rows, share_sizes(self.count))
 
     def part(self, whole: Tensor) -> Tensor:
-        """Select the rows of this rank's models from the rows of all models, `[count, ...]`."""
+        """Select the rows of this rank's models from `whole`, the rows of all models, `[count, ...]`."""
         return whole[self.own.start : self.own.stop]
 
 
 class LostProcess(ConnectionError):
-    """Raised if a process of the run was lost; the message names the process."""
+    """Error raised after a process of the run was lost; the message names this process."""
 
 
 class Heartbeats(threading.Thread):
     """Thread that detects lost processes and ends the other processes, even if they wait in a collective.
 
     Each process increments its counter in a store on process 0, which monitors all counters. When a process is lost,
-    each remaining process has `GRACE` seconds to end with its own error. If it is still running after this time, for
-    example because it waits in a collective, its thread prints an error and ends the process.
+    each remaining process has `GRACE` seconds to end with its own error. If a process is still running after this time,
+    for example because it waits in a collective, its `Heartbeats` thread prints an error and ends it.
 
     Args:
         strategy: strategy of the run.
@@ -160,9 +160,9 @@ class Heartbeats(threading.Thread):
         self.store.compare_set("lost", "", sentence)  # does not overwrite an earlier message
 
     def _ask(self, call: Callable[[], None]) -> None:
-        """Let the thread that runs `_beat` execute a call, because only this thread may access the store.
+        """Pass `call` to the thread that runs `_beat`, because only this thread may access the store.
 
-        Wait for the call until it has returned, a process is lost, or `patience` seconds have passed.
+        Then wait until the call has returned, a process is lost, or `patience` seconds have passed.
         """
         done, end = threading.Event(), time.monotonic() + self.patience
         self.calls.put((call, done))
@@ -177,7 +177,7 @@ class Heartbeats(threading.Thread):
         return f"{self.lost}; resume from the last checkpoint with --resume RUN_DIRECTORY, on any number of processes"
 
     def enter(self) -> None:
-        """Start a run, during which the loss of a process is an error."""
+        """Mark the start of a run. During the run, the loss of a process is an error."""
         self.running = True
         self.runs += 1
 
@@ -190,7 +190,7 @@ class Heartbeats(threading.Thread):
         self.running = False
 
     def fail(self, exception: BaseException) -> None:
-        """End a run with an error, and report the error to other ranks unless it was caused by a lost process.
+        """End a run with an error, and report the error to the other ranks unless a lost process caused it.
 
         Raises:
             LostProcess: if the error was caused by a lost process.
@@ -212,7 +212,7 @@ class Heartbeats(threading.Thread):
 class _UntilWatched(ChildProcessObserver):
     """Lightning's observer of child processes, which is active only until `Heartbeats` starts.
 
-    Lightning's observer kills all processes without reporting a reason.
+    It is not used longer because it kills all processes without reporting a reason.
     """
 
     watched = False
@@ -237,11 +237,11 @@ class _Launcher(SubprocessScriptLauncher):
 class Independent(DDPStrategy):
     """Strategy in which each rank trains its own models, without averaging gradients.
 
-    Neither weights nor gradients are broadcast or averaged. The parameters that differ between ranks are in `Hosted`
-    modules. A checkpoint contains the rows of all models, and their optimizer state.
+    Neither weights nor gradients are broadcast or averaged. Parameters that differ between ranks must be in `Hosted`
+    modules. A checkpoint contains the rows of all models, and the optimizer state of these rows.
 
     Args:
-        patience: number of seconds without a heartbeat after which a process counts as lost; the other processes then
+        patience: number of seconds without a heartbeat after which a process counts as lost. The other processes then
             end with an error that names the lost process.
 
     Raises:
@@ -272,7 +272,7 @@ class Independent(DDPStrategy):
             raise ValueError(
                 "trainer.sync_batchnorm must be false: ranks that train separate models share no statistics"
             )
-        super(DDPStrategy, self).setup(trainer)  # skips DDP's wrapper and synchronisation
+        super(DDPStrategy, self).setup(trainer)  # skips the DDP wrapper and the synchronisation of weights
 
     def _setup_model(self, model: Any) -> Any:
         return model
@@ -306,7 +306,7 @@ class Independent(DDPStrategy):
         super().load_optimizer_state_dict({**checkpoint, "optimizer_states": own})
 
     def _by_rows(self, optimizer: Optimizer, state: Any, change: Callable[[Hosted, Tensor], Tensor]) -> dict[str, Any]:
-        """Apply a function to those parts of the optimizer state that have one row for each model."""
+        """Apply the function `change` to those tensors of the optimizer state that have one row for each model."""
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         parts = {id(parameter): part for _, part in self._parts() for parameter in part.parameters()}
         changed = {}

@@ -1,10 +1,11 @@
 """Storage of one vector for each training sample, sharded over ranks.
 
 Methods that learn with noisy labels keep a running target, a loss history or a label estimate for each sample. With
-shuffling, a sample can be processed on any rank. The storage is therefore sharded by sample index. Rank r of W owns the
-samples r, r + W, r + 2W, ..., and stores N * K / W numbers. For 1.3 million images and 1,000 classes, the total over
-all ranks is 5.2 GB in float32, and half of that in float16. In each step, only the rows of the global batch (2 * B * K
-numbers) are exchanged.
+shuffling, the same sample is processed on different ranks in different epochs. Rows are therefore assigned to ranks by
+sample index. With N samples, K values for each sample and W ranks, rank r owns the samples r, r + W, r + 2W, ..., and
+stores N * K / W numbers. For 1.3 million images and 1,000 classes, the total over all ranks is 5.2 GB in float32, and
+half of that in float16. In each step, ranks exchange only the rows of the B samples in the global batch (2 * B * K
+numbers).
 
 The rows are neither parameters nor buffers, because DDP would overwrite the shards of all ranks with the shard of rank
 0. A checkpoint contains all rows, and can be loaded with any number of ranks. To save it, rank 0 gathers all rows on
@@ -21,11 +22,11 @@ from datamodules.distributed import collectives
 
 _ROWS_AT_ONCE = 1 << 16
 _NUMBERS_AT_ONCE = 1 << 27
-"""Maximum number of rows, and of values, that rank 0 gathers from all ranks at once, on its device."""
+"""The two maxima for one gather of rank 0, on its device: number of rows, and number of values."""
 
 
 def share_sizes(global_batch_size: int) -> list[int]:
-    """Return the number of samples of a batch on each rank, ordered by rank, as in `GlobalBatches`.
+    """Return the number of samples of a batch on each rank, ordered by rank; batches are sharded as in `GlobalBatches`.
 
     Args:
         global_batch_size: total number of samples on all ranks.
@@ -44,7 +45,7 @@ def gather_rows(local: Tensor, counts: list[int]) -> Tensor:
 
     Args:
         local: this rank's rows `[b, ...]`.
-        counts: number of rows on each rank, so that ranks need not exchange sizes.
+        counts: number of rows on each rank; because it is known, ranks need not exchange it.
     """
     padded = local.new_zeros(max(counts), *local.shape[1:])
     padded[: len(local)] = local
@@ -54,7 +55,7 @@ def gather_rows(local: Tensor, counts: list[int]) -> Tensor:
 
 
 class PerSample:
-    """One row of numbers for each training sample, sharded over ranks and initially zero.
+    """Storage of one row of numbers for each training sample, sharded over ranks; all numbers are initially zero.
 
     A module creates this storage in its constructor, and calls `allocate` in `on_fit_start`. The module saves the rows
     returned by `gathered()` in checkpoints, and passes them to `restore` when it loads a checkpoint.
@@ -84,7 +85,7 @@ class PerSample:
             num_samples: N, number of training samples.
             device: device of this rank's rows.
             dtype: dtype of the stored rows; updates are computed in the dtype of the new values.
-            exchange: device for communication between ranks; default: `device`. If the rows are stored on the CPU and
+            exchange: device for communication between ranks; None uses `device`. If the rows are stored on the CPU and
                 the rank has a GPU, pass the GPU.
 
         Returns:
@@ -111,7 +112,7 @@ class PerSample:
         return self
 
     def restore(self, everything: Tensor) -> None:
-        """Store the rows of a checkpoint, `[N, K]`, until `allocate` is called; an empty tensor means zeros."""
+        """Remember the rows of a checkpoint, `[N, K]`, for the next call of `allocate`; an empty tensor means zeros."""
         self._restored = everything
 
     def update(
@@ -123,16 +124,17 @@ class PerSample:
     ) -> Tensor:
         """Update the rows of the global batch's samples, and return the new rows of this rank's samples.
 
-        Must be called on all ranks in the same step, each with its shard of the batch from `GlobalBatches`.
+        All ranks must call this method in the same step, each with its own shard of the batch from `GlobalBatches`.
 
         Args:
             index: indices of the samples on this rank, `[b]`, int64; a sample must not occur twice in the global batch.
             value: this rank's values for these samples, `[b, K]`, without gradient.
-            rule: function `(old rows, values) -> new rows` that is computed separately for each row.
+            rule: function `(old rows, values) -> new rows`; each new row may depend only on the old row and the value
+                of the same sample.
             global_batch_size: total number of samples in the batch on all ranks; required with more than one rank.
 
         Returns:
-            The new rows of `index`, `[b, K]`, with the dtype and device of `value`.
+            The new rows of the samples in `index`, `[b, K]`, with the dtype and device of `value`.
         """
         rank, processes = collectives.rank(), collectives.world_size()
         if processes == 1:
@@ -154,10 +156,11 @@ class PerSample:
         return new[start : start + len(index)]
 
     def gathered(self) -> Tensor:
-        """Return all rows, `[N, K]`, on the CPU of rank 0, and no rows on other ranks. Must be called on every rank.
+        """Return all rows, `[N, K]`, on the CPU of rank 0, and no rows on other ranks; all ranks must call this method.
 
-        Before `allocate`, the restored rows are returned. With a single process on the CPU, the result is the storage
-        itself, which later updates modify. In this case, write the checkpoint immediately, or copy the result.
+        Before `allocate` is called, the rows passed to `restore` are returned. With a single process on the CPU, the
+        result is the storage itself, which later updates modify. In this case, write the checkpoint immediately, or
+        copy the result.
         """
         if not self.num_samples:
             return self._restored
@@ -168,7 +171,7 @@ class PerSample:
         most = min(_ROWS_AT_ONCE, _NUMBERS_AT_ONCE // max(self.num_features, 1))
         longest, at_once = share_sizes(self.num_samples)[0], max(most // processes, 1)
         for first in range(0, longest, at_once):
-            # All ranks send equally many rows, because each rank has the additional last row.
+            # All ranks can send equally many rows, because each rank has the additional last row.
             own = self._rows[first : min(first + at_once, longest)].to(self._exchange)
             chunk = [torch.empty_like(own) for _ in range(processes)] if rank == 0 else None
             dist.gather(own, chunk)

@@ -1,8 +1,8 @@
 """Diffusion-denoised smoothing (DDS): randomised smoothing of a classifier behind a diffusion model.
 
-A diffusion model is trained on images x in [-1, 1] with noise: x_t = sqrt(abar_t) x + sqrt(1 - abar_t) e for timesteps
-t, with e ~ N(0, I). If x_t is divided by sqrt(abar_t), and the value range is mapped to [0, 1], the result is an image
-with additive Gaussian noise of standard deviation s_t:
+A diffusion model is trained on images x in [-1, 1] to which noise e ~ N(0, I) is added. At timestep t, its input is x_t
+= sqrt(abar_t) x + sqrt(1 - abar_t) e. If x_t is divided by sqrt(abar_t), and the value range is mapped to [0, 1], the
+result is an image with additive Gaussian noise of standard deviation s_t:
 
     s_t = sqrt((1 - abar_t) / abar_t) / 2.
 

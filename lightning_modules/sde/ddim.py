@@ -3,9 +3,9 @@
     x_s = sqrt(abar_s) x + sqrt(1 - abar_s - sigma^2) e + sigma z,
     sigma^2 = eta^2 (1 - abar_s) / (1 - abar_t) (1 - abar_t / abar_s).
 
-Here x and e are the model's estimates of the image and of the noise at x_t. With eta = 0, no noise is added: the steps
-then solve an ordinary differential equation, and steps towards later times encode an image. With eta = 1 and steps
-through all T times, DDIM is the ancestral sampler of DDPM.
+Here x and e are the model's estimates of the image and of the noise, computed from x_t, and z is standard normal noise.
+With eta = 0, no noise is added. The steps then solve an ordinary differential equation, and steps towards later times
+encode an image. With eta = 1 and steps through all T times, DDIM is the ancestral sampler of DDPM.
 
 A path is a list of times. The time -1 stands for the image itself, with abar = 1.
 
@@ -27,9 +27,9 @@ from lightning_modules.sde.discrete import Prediction, clean_estimate, noise_est
 
 
 def scheduler_path(scheduler: Any, num_steps: int) -> list[int]:
-    """List the times from noise to an image, `[num_steps + 1]`.
+    """List the `num_steps + 1` times of a path from noise to an image.
 
-    The spacing of the times is that of the diffusers scheduler. The final time is -1, or 0 for a scheduler with
+    The times are spaced as the diffusers scheduler spaces them. The final time is -1, or 0 for a scheduler with
     `set_alpha_to_one: false`. The reversed list is a path from an image to noise.
 
     Raises:
@@ -42,15 +42,15 @@ def scheduler_path(scheduler: Any, num_steps: int) -> list[int]:
 
 
 def level(abar: ArrayLike, t: int) -> float:
-    """Return abar_t from the array `abar`, `[T]`.
+    """Return abar_t, entry t of the array `abar` with shape `[T]`.
 
-    At time -1, abar is 1.
+    At time -1, the result is 1.
     """
     return 1.0 if t < 0 else float(np.asarray(abar)[t])
 
 
 def ddim_deviation(abar: float, abar_to: float, eta: float = 1.0) -> float:
-    """Compute sigma, the standard deviation of the noise added in a step from abar to abar_to."""
+    """Compute sigma, the standard deviation of the noise added in a step from level `abar` to level `abar_to`."""
     if abar_to <= abar:
         return 0.0
     return eta * ((1 - abar_to) / (1 - abar) * (1 - abar / abar_to)) ** 0.5
@@ -59,9 +59,9 @@ def ddim_deviation(abar: float, abar_to: float, eta: float = 1.0) -> float:
 def ddim_step(
     clean: Tensor, noise: Tensor, abar_to: float, deviation: float = 0.0, drawn: Tensor | None = None
 ) -> Tensor:
-    """Take one step from noise level abar to abar_to.
+    """Take one step to the noise level `abar_to`.
 
-    The new level may be lower or higher.
+    The new level may be lower or higher than the current level.
 
     Args:
         clean: estimate of x, `[B, C, H, W]` in [-1, 1].
@@ -90,17 +90,17 @@ def ddim(
     Decreasing times turn noise into images, and increasing times encode images.
 
     Args:
-        model: model, which is called with x_t and t `[B]`; see `predicted`.
-        x: samples at the first time, `[B, C, H, W]`.
-        times: the path, see `scheduler_path`.
+        model: diffusion model, called with x_t and times t, `[B]`; see `predicted`.
+        x: samples x_t at the first time of the path, `[B, C, H, W]`.
+        times: times of the path, in order; see `scheduler_path`.
         abar: abar of all T timesteps, `[T]`, on the CPU.
         prediction: quantity that the model predicts.
-        eta: amount of noise added in steps towards images, in [0, 1]; no noise is added in steps towards noise.
+        eta: factor of the noise that is added in steps towards images, in [0, 1]; steps towards noise add none.
         draw: function that samples standard normal noise with the shape of its argument; used if `eta` is above 0.
         clip: whether to clip each estimate of the image to [-1, 1]; the estimate of the noise is not changed.
-        told: times that are passed to the model, one for each step. None passes the time at the start of each step, or
-            0 if a step starts from an image. The inverse scheduler of diffusers passes the time at the end of each
-            step.
+        told: times that are passed to the model, one for each step. None passes the time at which each step starts, or
+            0 for a step that starts from an image. The inverse scheduler of diffusers instead passes the time at which
+            each step ends.
 
     Returns:
         Samples at the final time, `[B, C, H, W]`.

@@ -1,12 +1,12 @@
-"""Diffusion in T discrete steps: noise levels, and quantities that models predict.
+"""Diffusion in T discrete steps: its noise levels, and the quantities that models predict.
 
     x_t = sqrt(abar_t) x + sqrt(1 - abar_t) e,   e ~ N(0, I).
 
 The image x is in [-1, 1]. A model is called with x_t and t. It predicts e (epsilon), x (sample), or v = sqrt(abar_t) e
-- sqrt(1 - abar_t) x (v_prediction). Given x_t, each of these quantities determines the other two.
+- sqrt(1 - abar_t) x (v_prediction). Together with x_t, each of the three quantities determines the other two.
 
-The noise levels abar_t are read from a diffusers scheduler. Functions accept a noise level as a scalar or as a tensor
-`[B, 1, 1, 1]`.
+The noise levels abar_t are read from a diffusers scheduler. The functions of this module accept a noise level as a
+scalar, or as a tensor `[B, 1, 1, 1]`.
 
 Source: Ho, Jain and Abbeel, Denoising Diffusion Probabilistic Models, NeurIPS 2020, arXiv 2006.11239; Salimans and Ho,
 Progressive Distillation for Fast Sampling of Diffusion Models, ICLR 2022, arXiv 2202.00512, for v.
@@ -29,12 +29,12 @@ Prediction = Literal["epsilon", "v_prediction", "sample"]
 
 
 def scheduler_levels(scheduler: Any) -> NDArray[np.float64]:
-    """Read abar, `[T]`, from a diffusers scheduler.
+    """Read the array of all noise levels abar_t, `[T]`, from a diffusers scheduler.
 
     The scheduler may be on the meta device.
 
     Raises:
-        ValueError: if the scheduler has no abar, for example because it is for flow matching.
+        ValueError: if the scheduler does not define abar, for example because it is a scheduler for flow matching.
     """
     if not hasattr(scheduler, "alphas_cumprod"):
         raise ValueError(f"scheduler: {type(scheduler).__name__} has no alphas_cumprod: its process is not diffusion")
@@ -58,24 +58,24 @@ def scheduler_prediction(scheduler: Any) -> Prediction:
 
 
 def noise_levels(alphas_cumprod: ArrayLike) -> NDArray[np.float64]:
-    """Compute the noise standard deviation s_t, in pixel units, from an array of abar of any shape.
+    """Compute the standard deviation s_t of the noise, in pixel units, from an array of abar_t of any shape.
 
-    After rescaling to the range [0, 1], x_t / sqrt(abar_t) is an image plus noise of standard deviation s_t = sqrt((1 -
-    abar_t) / abar_t) / 2.
+    x_t / sqrt(abar_t) is an image plus noise. If its range [-1, 1] is rescaled to [0, 1], this noise has the standard
+    deviation s_t = sqrt((1 - abar_t) / abar_t) / 2.
     """
     abar = np.asarray(alphas_cumprod, dtype=np.float64)
     return np.sqrt((1 - abar) / abar) / 2
 
 
 def first_timestep(sigma: float, alphas_cumprod: ArrayLike) -> int:
-    """Return the first t with s_t >= sigma.
+    """Return the first t with s_t >= sigma; see `noise_levels`.
 
     Args:
         sigma: standard deviation of the noise, in pixel units.
         alphas_cumprod: decreasing values of abar, `[T]`.
 
     Raises:
-        ValueError: if no level has s_t >= sigma.
+        ValueError: if s_t < sigma for all t.
     """
     levels = noise_levels(alphas_cumprod)
     t = int(np.searchsorted(levels, sigma))
@@ -91,18 +91,18 @@ def noised(image: Tensor, noise: Tensor, abar: float | Tensor) -> Tensor:
 
 
 def predicted(model: Callable[..., Any], noisy: Tensor, t: int | Tensor) -> Tensor:
-    """Evaluate a model at one time for all images, or at a separate time for each image.
+    """Evaluate a diffusion model, either at the same time for all images or at a separate time for each image.
 
-    Additional output channels with a learned variance are removed.
+    If the model also returns channels with a learned variance, they are removed.
 
     Args:
-        model: model, which is called with x_t and t `[B]` and returns a tensor, or an object whose `sample` is a
-            tensor, as networks of diffusers do.
+        model: diffusion model, called with x_t and times `[B]`. It returns a tensor, or, like networks of diffusers, an
+            object whose attribute `sample` is a tensor.
         noisy: x_t, `[B, C, H, W]`.
-        t: a number, or one time for each image, `[B]`.
+        t: one time for all images, or a tensor with one time for each image, `[B]`.
 
     Returns:
-        The output, `[B, C, H, W]`.
+        The model's prediction, `[B, C, H, W]`.
     """
     if not isinstance(t, Tensor):
         t = torch.full(noisy.shape[:1], t, dtype=torch.int64, device=noisy.device)
@@ -112,7 +112,9 @@ def predicted(model: Callable[..., Any], noisy: Tensor, t: int | Tensor) -> Tens
 
 
 def clean_estimate(output: Tensor, noisy: Tensor, abar: float | Tensor, prediction: Prediction) -> Tensor:
-    """Compute the estimate of the image x from the output of a diffusion model; x is in [-1, 1], but not clipped.
+    """Compute the estimate of the image x from the output of a diffusion model.
+
+    Images are in [-1, 1], but the estimate is not clipped to this range.
 
     Args:
         output: output of the model, `[B, C, H, W]`; additional channels of a learned variance are ignored.
@@ -148,7 +150,14 @@ def noise_estimate(output: Tensor, noisy: Tensor, abar: float | Tensor, predicti
 
 
 def diffusion_target(image: Tensor, noise: Tensor, abar: Tensor, prediction: Prediction) -> Tensor:
-    """Compute the training target from images x and noise e, both `[B, C, H, W]`, and abar_t, `[B, 1, 1, 1]`."""
+    """Compute the quantity that a model learns to predict from images x and noise e.
+
+    Args:
+        image: images x, `[B, C, H, W]`.
+        noise: standard normal noise e, `[B, C, H, W]`.
+        abar: abar_t, `[B, 1, 1, 1]`.
+        prediction: quantity that the model predicts.
+    """
     if prediction == "epsilon":
         return noise
     if prediction == "v_prediction":

@@ -1,12 +1,12 @@
-"""The probability-flow ODE of a diffusion process, which is solved to a tolerance.
+"""Numerical solution of the probability-flow ODE of a diffusion process, to a given tolerance.
 
-Solving this ODE gives samples, latents and exact likelihoods.
+Solving this ODE gives samples, latents and exact likelihoods. With the score s, the ODE is
 
     dx/dt = f(x, t) - g(t)^2 s(x, t) / 2
 
-The solutions have the same marginals as the process. Along a solution, log p changes by the divergence of the
-right-hand side. The divergence is estimated as e^T (J e), where J is the Jacobian of the right-hand side and e is a
-vector of random signs that is sampled once:
+The solutions have the same marginal distributions as the diffusion process. Along a solution, the log density changes
+by the integral of the divergence (div) of the right-hand side. The divergence is estimated as e^T (J e), where J is the
+Jacobian of the right-hand side and e is a vector of random signs that is sampled once:
 
     log p_0(x_0) = log p_1(x_1) + int_0^1 div dt.
 
@@ -35,21 +35,21 @@ class Solved(NamedTuple):
 
     x: Tensor
     evaluations: int
-    """Number of evaluations of the right-hand side; each evaluation is for the whole batch."""
+    """Number of evaluations of the right-hand side; each evaluation processes the whole batch."""
 
 
 class Likelihood(NamedTuple):
-    """Log density of data, the latents of the data, and the number of network evaluations."""
+    """The log density of data, the latents of the data, and the number of network evaluations that were needed."""
 
     log_density: Tensor
     """Natural logarithm of the density, `[B]`, in float64 on the CPU."""
     latent: Tensor
-    """x_1, with the shape of the data."""
+    """Latents x_1, with the shape of the data."""
     evaluations: int
 
 
 def flow_drift(score: Score, x: Tensor, t: float, process: Process) -> Tensor:
-    """Compute the right-hand side of the probability-flow ODE at x and t."""
+    """Compute the right-hand side of the probability-flow ODE for samples x at time t."""
     time = torch.tensor([t], dtype=torch.float64, device="cpu")
     return process.drift(x, time) - 0.5 * along(process.diffusion(time), x) ** 2 * score(x, times_of(x, t))
 
@@ -66,15 +66,15 @@ def _integrate(
 def solve_flow(score: Score, x: Tensor, process: Process, start: float, end: float, tolerance: float = 1e-5) -> Solved:
     """Solve the probability-flow ODE for a batch of samples, from time `start` to time `end`.
 
-    The solver takes Runge-Kutta steps of orders 4 and 5. The step sizes are shared by all samples of a batch, so the
-    result for a sample depends on its batch, within the tolerance.
+    The solver takes Runge-Kutta steps of orders 4 and 5. All samples of a batch share the step sizes. The result for a
+    sample therefore depends on the other samples of its batch, within the tolerance.
 
     Args:
         score: see `samplers.Score`.
         x: samples at time `start`, `[B, ...]`, real or complex.
         process: the diffusion process.
         start: time of the samples x.
-        end: time of the result; larger than `start` to encode data.
+        end: time of the result. To encode data, choose `end` larger than `start`; to sample, choose it smaller.
         tolerance: absolute and relative tolerance.
 
     Raises:
@@ -100,7 +100,7 @@ def likelihood(
         x: data, `[B, ...]`.
         process: the diffusion process.
         signs: random signs e, each -1 or 1, with the shape of x.
-        start: time at which the data are placed in the diffusion.
+        start: time of the diffusion process that is assigned to the data.
         tolerance: absolute and relative tolerance.
 
     Raises:
@@ -143,12 +143,12 @@ class ProbabilityFlow:
 
     Args:
         tolerance: absolute and relative tolerance of the Runge-Kutta solver of orders 4 and 5.
-        end: final time; None uses the default of the process, which is 1e-5 for VE and 1e-3 for VP and sub-VP.
+        end: final time; None uses the default of the process: 1e-5 for VE, and 1e-3 for VP and sub-VP.
         denoise: whether to take an additional noise-free step to time 0, with a step size of 1 / 1,000.
 
     Raises:
-        ValueError: if `tolerance` is not positive, if `end` is not in (0, 1), or if samples should be conditioned on
-            known pixels.
+        ValueError: if `tolerance` is not positive, if `end` is not in (0, 1), or if the sampler is called with
+            `project` to condition samples on known pixels.
     """
 
     def __init__(self, tolerance: float = 1e-5, end: float | None = None, denoise: bool = False) -> None:
@@ -159,7 +159,7 @@ class ProbabilityFlow:
         self.denoise = denoise
 
     def __call__(self, score: Score, x: Tensor, process: Process, draw: Draw, project: Project | None = None) -> Tensor:
-        """Transform samples of the prior, `[B, ...]`, to data."""
+        """Transform samples x of the prior, `[B, ...]`, into samples of the data distribution."""
         if project is not None:
             raise ValueError("sampler: the probability flow cannot condition on known pixels; use another sampler")
         end = process.sampling_end if self.end is None else self.end

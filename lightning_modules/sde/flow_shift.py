@@ -1,4 +1,6 @@
-"""Shift of flow-matching times t in [0, 1], from data to noise, towards noise: a t / (1 + (a - 1) t).
+"""Time shift for flow matching: a time t is replaced by a t / (1 + (a - 1) t).
+
+Times are in [0, 1], where 0 is data and 1 is noise. A shift a > 1 moves times towards noise.
 
 Source: Esser et al., Scaling Rectified Flow Transformers for High-Resolution Image Synthesis, ICML 2024, arXiv
 2403.03206, section 5.3.2.
@@ -13,12 +15,12 @@ Time = TypeVar("Time", float, Tensor)
 
 
 def shifted(t: Time, shift: float) -> Time:
-    """Shift t; the argument `shift` is a."""
+    """Return the shifted time a t / (1 + (a - 1) t), where a is the argument `shift`."""
     return shift * t / (1 + (shift - 1) * t)
 
 
 def scheduler_shift(config: Any, positions: int) -> float:
-    """Compute the time shift for a number of image tokens, like `calculate_shift` in diffusers' pipelines.
+    """Compute the time shift a from the number of image tokens, like `calculate_shift` in diffusers' pipelines.
 
     Args:
         config: config of a diffusers scheduler for flow matching. With `use_dynamic_shifting`, the shift or its

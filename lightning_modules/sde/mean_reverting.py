@@ -1,22 +1,22 @@
-"""A mean-reverting process in discrete time from clean to degraded images, and samplers of the reverse process.
+"""Mean-reverting process from clean to degraded images, in discrete time, and samplers of the reverse process.
 
     dx = theta_t (mu - x) dt + sigma_t dw,    sigma_t^2 = 2 lambda^2 theta_t
 
-The process moves the clean image x_0 towards mu plus noise of standard deviation lambda, where mu is the degraded
-image. With r_t = theta_t dt and R_t = r_1 + ... + r_t, the marginals are
+The process starts at the clean image x_0. It approaches mu plus noise of standard deviation lambda, where mu is the
+degraded image. With r_t = theta_t dt, R_t = r_1 + ... + r_t and standard normal noise e, the marginals are
 
     x_t = mu + w_t (x_0 - mu) + s_t e,    w_t = e^{-R_t},  s_t = lambda sqrt(1 - w_t^2),    t = 0 ... T.
 
-A network estimates the noise n in x_t, and the score is -n / s_t. A reverse step goes from t to s < t. With r = R_t -
-R_s, the three samplers compute:
+A network estimates the noise e in x_t. With this estimate n, the score is -n / s_t. A reverse step goes from t to s <
+t. With r = R_t - R_s, the three samplers compute:
 
     euler       x_s = x_t - r (mu - x_t) - 2 lambda^2 r n / s_t + lambda sqrt(2 r) e
     ode         x_s = x_t - r (mu - x_t) - lambda^2 r n / s_t
     posterior   x_s = mu + A (1 - C^2) / (1 - B^2) (x_t - mu) + C (1 - A^2) / (1 - B^2) (x^ - mu)
                       + lambda sqrt((1 - A^2) (1 - C^2) / (1 - B^2)) e
 
-Here A = e^{-r}, B = w_t, C = w_s. The estimated clean image is x^ = mu + (x_t - mu - s_t n) / w_t. `posterior` samples
-from the distribution of x_s given x_t and x^. This sampler is useful when the number of steps is small.
+Here A = e^{-r}, B = w_t, C = w_s. The estimated clean image is x^ = mu + (x_t - mu - s_t n) / w_t. The `posterior`
+sampler draws x_s from its distribution given x_t and x^. It is useful when the number of steps is small.
 
 Source: Luo, Gustafsson, Zhao, Sjolund and Schon, Image Restoration with Mean-Reverting Stochastic Differential
 Equations, ICML 2023, arXiv 2301.11699.
@@ -54,11 +54,11 @@ def rates(schedule: Schedule, steps: int) -> NDArray[np.float64]:
 
 
 class MeanReverting(nn.Module):
-    """A mean-reverting process and its reverse steps.
+    """The mean-reverting process and the steps of its reverse process.
 
     Args:
         steps: T, number of steps of the process.
-        schedule: schedule of the rate theta: `cosine`, `linear` or `constant`.
+        schedule: schedule of the rates theta_t: `cosine`, `linear` or `constant`.
         deviation: lambda, standard deviation of the noise at the end of the process, in the units of the images.
         remaining: w_T, fraction of x_0 - mu that remains at the end of the process, in (0, 1).
 
@@ -102,15 +102,15 @@ class MeanReverting(nn.Module):
         return f"steps={self.steps}, schedule={self.schedule}, deviation={self.deviation}, remaining={self.remaining}"
 
     def std_at(self, t: Any) -> Any:
-        """Compute s_t in double precision, for a time or an array of times."""
+        """Compute s_t in double precision, for one time or for an array of times."""
         return self.deviation * np.sqrt(-np.expm1(-2 * self.total[t]))
 
     def posterior(self, t: Any, s: Any) -> tuple[Any, Any, Any]:
-        """Compute, in double precision, the distribution of x_s given x_t and x_0.
+        """Compute the normal distribution of x_s given x_t and x_0, in double precision.
 
         Args:
-            t: one time or an array of times, at least 1.
-            s: the earlier time or times.
+            t: one time or an array of times, which must be at least 1.
+            s: one time or an array of times, each earlier than t.
 
         Returns:
             The weight of x_t - mu in the mean, the weight of x_0 - mu in the mean, and the standard deviation.
@@ -121,7 +121,7 @@ class MeanReverting(nn.Module):
         return towards, back, self.deviation * np.sqrt(step * left / whole)
 
     def noised(self, clean: Tensor, degraded: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """Compute x_t `[B, C, H, W]` at times t `[B]`, int64, from images and noise of this shape."""
+        """Compute x_t from images and noise, all with shape `[B, C, H, W]`, for int64 times t, `[B]`."""
         return degraded + along(self.kept[t], clean) * (clean - degraded) + along(self.std[t], clean) * noise
 
     def step_back(self, x: Tensor, degraded: Tensor, noise: Tensor, t: Tensor) -> Tensor:
@@ -130,11 +130,11 @@ class MeanReverting(nn.Module):
         return x - rate * (degraded - x) - 2 * self.deviation**2 * rate * noise / along(self.std[t], x)
 
     def best_step_back(self, x: Tensor, clean: Tensor, degraded: Tensor, t: Tensor) -> Tensor:
-        """Compute the most likely x_{t-1} given x_t and x_0, `[B, C, H, W]`; times `[B]` are at least 1."""
+        """Compute the most likely x_{t-1} given x_t and x_0; the times t, `[B]`, are at least 1."""
         return degraded + along(self.towards[t], x) * (x - degraded) + along(self.back[t], x) * (clean - degraded)
 
     def times(self, count: int) -> list[int]:
-        """List evenly spaced times from T to 0 for `count` steps, `[count + 1]`.
+        """List `count + 1` evenly spaced times from T to 0, for `count` steps.
 
         `count` must be at most T.
         """
@@ -153,11 +153,12 @@ class MeanReverting(nn.Module):
         Sampling starts from the degraded images plus noise.
 
         Args:
-            noise_in: function that estimates the noise in x_t `[B, C, H, W]` from x_t and t.
+            noise_in: function that estimates the noise in x_t, `[B, C, H, W]`, and is called with x_t and t.
             degraded: mu, the degraded images, `[B, C, H, W]`.
             draw: function that samples standard normal noise with the shape of its argument.
-            sampler: sampling method: `euler`, `ode` or `posterior`; `euler` adds noise even in the last step.
-            steps: number of steps, at most T; None takes T steps.
+            sampler: sampling method: `euler`, `ode` or `posterior`. The `euler` method adds noise even in the last
+                step.
+            steps: number of steps, at most T; None means T steps.
         """
         x = degraded + self.deviation * draw(degraded)
         for t, s in pairwise(self.times(steps or self.steps)):

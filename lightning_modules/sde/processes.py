@@ -7,10 +7,12 @@
 | sub-VP | -beta(t) x/2  | sqrt(beta(t) (1 - e^{-2 B(t)}))        | m x_0, 1 - m^2                 | N(0, 1)      |
 
 Here sigma(t) = smin (smax / smin)^t, beta(t) = bmin + t (bmax - bmin), B is the integral of beta, and m(t) = e^{-B(t) /
-2}. The exact variance of the VE kernel is sigma(t)^2 - sigma(0)^2, but the paper and its code use sigma(t)^2, as here.
+2}. The exact variance of x_t given x_0 in the VE process is sigma(t)^2 - sigma(0)^2. The paper, the authors' code and
+this module use sigma(t)^2 instead.
 
-The methods of a process accept x of any shape `[B, ...]`, real or complex, and times `[B]` or `[1]`. If the drift
-depends on an observation, such as a degraded image or noisy speech, the process stores the observations of the batch.
+The methods of a process accept x of any shape `[B, ...]`, real or complex, and times `[B]` or `[1]`. The drift of some
+processes depends on an observation, such as a degraded image or noisy speech. Such a process stores the observations of
+the current batch.
 
 Source: Song, Sohl-Dickstein, Kingma, Kumar, Ermon and Poole, Score-Based Generative Modeling through Stochastic
 Differential Equations, ICLR 2021, arXiv 2011.13456, section 3 and appendices B, C and E.
@@ -26,20 +28,21 @@ from datamodules.arguments import at_least, positive
 
 
 def along(value: Tensor, x: Tensor) -> Tensor:
-    """Convert numbers, `[B]` or `[1]`, to the device, precision and number of dimensions of x, `[B, ...]`."""
+    """Convert a tensor `[B]` or `[1]` to the device, precision and number of dimensions of x, `[B, ...]`."""
     return value.to(x.device, x.real.dtype).view(-1, *[1] * (x.ndim - 1))
 
 
 class Process(ABC):
-    """A diffusion process from data at t = 0 to a Gaussian at t = 1.
+    """A diffusion process from data at t = 0 to a normal distribution at t = 1.
 
-    Steps in discrete time use a grid of n noise levels. The index of the level at time t is i = floor(t (n - 1)).
+    In discrete time, the process has n steps and a grid of n noise levels. The index of the level at time t is i =
+    floor(t (n - 1)).
     """
 
     prior_deviation: float
     """Standard deviation of x_1 around `prior_mean`."""
     sampling_end: float
-    """Default final time of samplers, which is the smallest time at which the score is evaluated."""
+    """Default final time of samplers: the smallest time at which they evaluate the score."""
 
     @abstractmethod
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
@@ -51,7 +54,7 @@ class Process(ABC):
 
     @abstractmethod
     def kernel(self, clean: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute the mean of x_t given x_0, `[B, ...]`, and its standard deviation, with the shape of t."""
+        """Compute the mean, `[B, ...]`, and the standard deviation, with the shape of t, of x_t given x_0."""
 
     @abstractmethod
     def clean_estimate(self, x: Tensor, t: Tensor, score: Tensor) -> Tensor:
@@ -68,7 +71,7 @@ class Process(ABC):
         return -0.5 * (squares / variance + x[0].numel() * math.log(2 * math.pi * variance))
 
     def step(self, x: Tensor, t: Tensor, n: float) -> tuple[Tensor, Tensor]:
-        """Compute f_i and G_i of x_{i+1} = x_i + f_i + G_i z, by the Euler-Maruyama method; G_i has the shape of t."""
+        """Compute f_i and G_i of an Euler-Maruyama step x_{i+1} = x_i + f_i + G_i z; G_i has the shape of t."""
         return self.drift(x, t) / n, self.diffusion(t) / math.sqrt(n)
 
     def ancestral(self, x: Tensor, t: Tensor, n: float, score: Tensor) -> tuple[Tensor, Tensor]:
@@ -80,20 +83,22 @@ class Process(ABC):
         raise ValueError(f"predictor ancestral is not defined for {type(self).__name__}; use another predictor")
 
     def langevin_scale(self, t: Tensor, n: float) -> Tensor:
-        """Compute the factor a in the size of Langevin steps, with the shape of t."""
+        """Compute the factor a in the size of Langevin steps (see `samplers`), with the shape of t."""
         return torch.ones_like(t)
 
 
 def grid_level(t: Tensor, n: float) -> Tensor:
-    """Compute the index floor(t (n - 1)) of the noise level at t.
+    """Compute the index floor(t (n - 1)) of the noise level at time t.
 
-    Values slightly below an integer because of rounding errors are rounded up to this integer.
+    If t (n - 1) is slightly below an integer because of rounding errors, the result is this integer.
     """
     return (t * (n - 1) + 1e-4).floor()
 
 
 class VE(Process):
-    """The variance exploding (VE) process: the limit of denoising score matching with Langevin dynamics (SMLD, NCSN).
+    """The variance exploding (VE) process.
+
+    This process is the continuous-time limit of denoising score matching with Langevin dynamics (SMLD, NCSN).
 
     Args:
         sigma_min: smallest standard deviation of the noise, in units of the data.
@@ -133,9 +138,9 @@ class VE(Process):
         return x + along(self.sigma(t) ** 2, x) * score
 
     def grid_sigmas(self, t: Tensor, n: float) -> tuple[Tensor, Tensor]:
-        """Compute sigma_i and sigma_{i-1} on a geometric grid of n levels.
+        """Compute sigma_i and sigma_{i-1} on a geometric grid of n noise levels, at the level index i of time t.
 
-        The level below the first level is 0.
+        For the first level, sigma_{i-1} is 0.
         """
         i = grid_level(t, n)
         here, below = (self.sigma(level / max(n - 1, 1)) for level in (i, i - 1))
@@ -152,7 +157,7 @@ class VE(Process):
 
 
 class _Decaying(Process):
-    """Base class of processes that scale data down by m(t) while the noise variance increases to 1."""
+    """Base class of processes that multiply data by m(t), which decreases, while the noise variance increases to 1."""
 
     prior_deviation = 1.0
     sampling_end = 1e-3
@@ -169,7 +174,7 @@ class _Decaying(Process):
         return self.beta_min + t * (self.beta_max - self.beta_min)
 
     def integral(self, t: Tensor) -> Tensor:
-        """Compute B(t)."""
+        """Compute B(t), the integral of beta."""
         return 0.5 * t**2 * (self.beta_max - self.beta_min) + t * self.beta_min
 
     def _time_of_integral(self, integral: Tensor) -> Tensor:
@@ -232,7 +237,7 @@ class VP(_Decaying):
 class SubVP(_Decaying):
     """The sub-VP process.
 
-    At all times, the variance is smaller than that of the VP process. Likelihoods are higher.
+    At all times, the variance of x_t is smaller than with the VP process. Models achieve higher likelihoods.
 
     Args:
         beta_min: beta(0), rate of the process at t = 0.

@@ -1,12 +1,13 @@
-"""Samplers of the reverse-time process dx = (f - g^2 s) dt + g dw, with score s: predictors and correctors.
+"""Samplers of the reverse-time process dx = (f - g^2 s) dt + g dw with score s, built from predictors and correctors.
 
 A predictor moves x_t to the next time. A corrector takes Langevin steps at a fixed time:
 
     x <- x + e s(x, t) + sqrt(2 e) z,     e = 2 a (r |z| / |s|)^2.
 
-Here r is the signal-to-noise ratio, and norms are averaged over the batch. Predictors and correctors return x and its
-mean, which is x before noise was added. The mean of the final step is the sample. With `flow`, a predictor adds no
-noise and follows dx = (f - g^2 s / 2) dt, the ordinary differential equation with the same marginals.
+Here z is standard normal noise, r is the signal-to-noise ratio, a is a factor that depends on the process, and norms
+are averaged over the batch. Predictors and correctors return x and its mean, which is x before noise is added. The mean
+that the final step returns is the sample. With `flow`, a predictor adds no noise and follows dx = (f - g^2 s / 2) dt,
+the ordinary differential equation with the same marginals as the process.
 
 Source: Song, Sohl-Dickstein, Kingma, Kumar, Ermon and Poole, Score-Based Generative Modeling through Stochastic
 Differential Equations, ICLR 2021, arXiv 2011.13456, section 4 and appendices D to G. As in the authors' code, the
@@ -25,7 +26,7 @@ from datamodules.arguments import at_least, one_of, only_with, positive, within
 from lightning_modules.sde.processes import Process, along
 
 Score = Callable[[Tensor, Tensor], Tensor]
-"""Function that maps x `[B, ...]` and times `[B]` to the gradient of log p_t at x."""
+"""Function that computes the gradient of log p_t at x, `[B, ...]`, from x and the times t, `[B]`."""
 Draw = Callable[[Tensor], Tensor]
 """Function that samples standard normal noise with the shape and dtype of its argument."""
 
@@ -35,11 +36,11 @@ class Moved(NamedTuple):
 
     x: Tensor
     mean: Tensor
-    """x before noise was added."""
+    """x before noise is added."""
 
 
 Project = Callable[[Moved, float], Moved]
-"""Function that imposes known values on the samples at a given time."""
+"""Function that sets the known entries of samples, such as known pixels, to their values at a given time."""
 
 
 def times_of(x: Tensor, t: float) -> Tensor:
@@ -50,7 +51,7 @@ def times_of(x: Tensor, t: float) -> Tensor:
 def _host(t: float) -> Tensor:
     """Convert t to a CPU tensor in double precision.
 
-    In single precision, rounding could select the wrong level of the grid.
+    In single precision, rounding errors could select the wrong noise level of the grid.
     """
     return torch.tensor([t], dtype=torch.float64, device="cpu")
 
@@ -86,7 +87,7 @@ def langevin(
 ) -> Moved:
     """Take Langevin steps at a fixed time.
 
-    The norms of the noise and of the score determine the step size.
+    The step size e is computed from the norms of the noise and of the score.
     """
     scale, mean = along(process.langevin_scale(_host(t), n), x), x
     for _ in range(num_steps):
@@ -103,7 +104,8 @@ def annealed_langevin(
 ) -> Moved:
     """Take Langevin steps of size 2 a (r std)^2 at a fixed time.
 
-    Here std is the standard deviation of the noise in x_t.
+    Here a is the factor of the process (`Process.langevin_scale`), r is the argument `snr`, and std is the standard
+    deviation of the noise in x_t.
     """
     time, mean = _host(t), x
     size = along(2 * process.langevin_scale(time, n) * (snr * process.kernel(x, time)[1]) ** 2, x)
@@ -127,23 +129,22 @@ def predict_and_correct(
     draw: Draw = torch.randn_like,
     project: Project | None = None,
 ) -> Tensor:
-    """Take predictor and corrector steps at all times; the last step ends at time 0.
+    """Take corrector and predictor steps at all times; the last step ends at time 0.
 
     At each time, the corrector is applied first, and then the predictor.
 
     Args:
         score: see `Score`.
         x: samples at the first time, `[B, ...]`.
-        times: decreasing times, usually n equally spaced times from 1 to almost 0.
+        times: times in decreasing order, usually n equally spaced times from 1 to almost 0.
         process: the process to reverse.
-        predictor: function of the predictor: `euler_maruyama`, `reverse_diffusion` or `ancestral`; None uses only the
-            corrector.
-        corrector: function of the corrector: `langevin` or `annealed_langevin`, with `snr` bound; None uses only the
-            predictor.
-        n: number of equal steps from 1 to 0, which defines the step size 1 / n; one number, or one number for each
-            time. None uses the number of times.
+        predictor: `euler_maruyama`, `reverse_diffusion` or `ancestral`, as a function; None uses only the corrector.
+        corrector: `langevin` or `annealed_langevin`, as a function whose argument `snr` is already bound; None uses
+            only the predictor.
+        n: number of equal steps from time 1 to time 0; the step size is 1 / n. A sequence contains one such number for
+            each of the times. None uses the number of times.
         draw: see `Draw`.
-        project: function that is applied to x after each correction and each prediction.
+        project: function that is applied to the result of each corrector step and each predictor step; see `Project`.
 
     Returns:
         The mean of the final step, `[B, ...]`.
@@ -168,11 +169,12 @@ class PredictorCorrector:
     Args:
         predictor: method that moves samples to the next time; `none` uses only the corrector.
         corrector: method that improves samples at a fixed time; `none` uses only the predictor.
-        num_steps: number of times, N.
+        num_steps: N, number of times at which steps are taken.
         snr: signal-to-noise ratio r of the corrector.
         corrector_steps: number of Langevin steps at each time.
-        end: final time; None uses the authors' values, which are 1e-5 for VE and 1e-3 for VP and sub-VP.
-        flow: whether the predictor follows the probability-flow ODE, and therefore adds no noise.
+        end: final time; None uses the authors' values: 1e-5 for VE, and 1e-3 for VP and sub-VP.
+        flow: whether the predictor follows the probability-flow ODE instead of the reverse-time process, and adds no
+            noise.
 
     Raises:
         ValueError: if an argument is out of range, or `flow` is used with the ancestral predictor.

@@ -1,4 +1,4 @@
-"""Let stochastic schedulers in diffusers pipelines sample from the generators of the images."""
+"""Make stochastic schedulers in diffusers pipelines draw their noise from the random generators of the images."""
 
 import functools
 import inspect
@@ -11,15 +11,16 @@ import torch
 
 @contextmanager
 def stepping_with(scheduler: Any, generator: torch.Generator | Sequence[torch.Generator] | None) -> Iterator[None]:
-    """Pass the generators of the images to a scheduler's `step`, if the pipeline passes no generator.
+    """Pass the images' random generators to a scheduler's `step` method if the pipeline does not pass a generator.
 
     Some pipelines, such as those of Stable Diffusion 3, FLUX.1 and DiT, call `scheduler.step` without a generator. A
-    stochastic step would then use the global random number generator. If a pipeline passes each image to `step` twice,
-    for guidance, the generators are repeated.
+    stochastic step would then use the global random number generator. Some pipelines pass each image to `step` twice,
+    for guidance. For these pipelines, the list of generators is repeated.
 
     Args:
-        scheduler: scheduler of diffusers.
-        generator: one generator for all images, or one for each image; with None, `step` is not changed.
+        scheduler: a diffusers scheduler.
+        generator: one generator for all images, or a sequence with one generator for each image; None leaves `step`
+            unchanged.
     """
     step = getattr(scheduler, "step", None)
     if generator is None or step is None or "generator" not in inspect.signature(step).parameters:

@@ -17,9 +17,9 @@ from lightning_modules.interfaces import TrainingImageSource, require
 
 
 def drawn_places(data: Any, samples: int, needed_by: str, *seed: int) -> Tensor:
-    """Sample positions in the training set without replacement, `[samples]`, int64.
+    """Draw positions in the training set at random, without replacement; the result is an int64 tensor `[samples]`.
 
-    The positions are the same on all ranks.
+    All ranks draw the same positions.
 
     Raises:
         ValueError: if the dataset has fewer than `samples` samples.
@@ -31,17 +31,17 @@ def drawn_places(data: Any, samples: int, needed_by: str, *seed: int) -> Tensor:
 def chosen_samples(
     trainer: Any, places: Tensor, needed_by: str, at_once: int, everywhere: bool = False
 ) -> list[tuple[Any, Tensor]]:
-    """Fetch this rank's shard of the chosen training images, without augmentation, and their labels.
+    """Fetch this rank's shard of the chosen training images, without augmentation, together with their labels.
 
     Args:
         trainer: trainer of the run.
-        places: positions of the samples in the training set, `[n]`, the same on all ranks.
+        places: positions of the chosen samples in the training set, `[n]`; must be the same on all ranks.
         needed_by: name of the caller, for error messages.
         at_once: maximum batch size on this rank.
         everywhere: whether to fetch all chosen images on every rank, instead of one shard per rank.
 
     Returns:
-        For each batch, the inputs of the network and the labels `[B]`.
+        A list of batches. Each batch is a pair of the network's inputs and the labels, `[B]`.
 
     Raises:
         TypeError: if the DataModule cannot provide training images without augmentation.

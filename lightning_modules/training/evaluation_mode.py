@@ -1,4 +1,4 @@
-"""Predictions outside the trainer's loops, for callbacks and for passes over a training set."""
+"""Compute predictions outside the trainer's loops, for example in callbacks or in a pass over the training set."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Put a module in evaluation mode inside a `with` block.
+    """Put a module into evaluation mode inside a `with` block.
 
-    Afterwards, the mode of each submodule is restored.
+    When the block ends, each submodule returns to its previous mode.
     """
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
@@ -26,7 +26,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def in_evaluation_mode(trainer: Trainer, module: nn.Module) -> Iterator[Callable[[Tensor], Any]]:
-    """Yield a function that applies a module to images, for use inside a `with` block.
+    """Yield a function that applies a module to images; it may be called inside the `with` block.
 
     The module is in evaluation mode, computes in the trainer's precision, and computes no gradients.
     """
@@ -51,9 +51,9 @@ def on_root_device(trainer: Trainer, module: nn.Module) -> Iterator[None]:
 def classified(
     trainer: Trainer, module: nn.Module, loader: Iterable[Any]
 ) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
-    """Yield each batch of a dataloader, moved to the device, and the module's logits for the batch.
+    """Yield each batch of a dataloader, on the trainer's device, together with the module's logits for this batch.
 
-    With `fast_dev_run`, only the first batches are used.
+    With `fast_dev_run`, only the first batches of the dataloader are used.
     """
     for number, on_host in enumerate(loader):
         if trainer.fast_dev_run and number == trainer.fast_dev_run:  # type: ignore[attr-defined]

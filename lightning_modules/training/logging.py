@@ -1,6 +1,6 @@
-"""Log training results.
+"""Log losses and metrics.
 
-Losses are weighted so that the mean over ranks equals the mean over the global batch.
+Each rank's loss is weighted so that the mean over ranks equals the mean over all samples of the global batch.
 """
 
 from collections.abc import Mapping
@@ -20,10 +20,10 @@ from lightning_modules.full_precision import at_least_float32
 class EpochMean(Metric):
     """Mean of per-batch values over an epoch and over all ranks, weighted by the number of samples.
 
-    A call of `self.log` takes as long as a forward pass of a small network. This metric is therefore passed to
-    `self.log` only once per epoch, and Lightning computes and resets it at the end of the epoch. Each step only adds
-    its values to the metric, on the device. The states of the metric have the same names and dtypes as the states of
-    Lightning's own means.
+    One call of `self.log` takes as long as a forward pass of a small network. To save this time, the metric is passed
+    to `self.log` only once per epoch, and Lightning computes and resets it at the end of the epoch. Each training step
+    only adds its values to the metric, on the device. The states of the metric have the same names and dtypes as the
+    states of Lightning's own means.
     """
 
     value: Tensor
@@ -37,12 +37,12 @@ class EpochMean(Metric):
         """Whether the metric has been passed to `self.log` in this epoch."""
 
     def __setattr__(self, name: str, value: Any) -> None:
-        object.__setattr__(self, name, value)  # skips torch's registration, as no state is a parameter or module
+        object.__setattr__(self, name, value)  # skips torch's registration, because no state is a parameter or module
 
     def add(self, value: Tensor, size: int) -> None:
-        """Add the mean over a batch, a scalar, with the weight `size`.
+        """Add the mean value of a batch, which is a scalar, with the weight `size`.
 
-        In each epoch, the first value must be added by `update` instead.
+        The first value of each epoch must be added by `update` instead of `add`.
         """
         self.value = self.value + at_least_float32(value) * size
         self.cumulated_batch_size = self.cumulated_batch_size + size
@@ -58,11 +58,11 @@ class EpochMean(Metric):
 
 
 _means: WeakKeyDictionary[Trainer, dict[str, EpochMean]] = WeakKeyDictionary()
-"""Metrics by name, for each trainer. They are not submodules of the LightningModule, so its state dict omits them."""
+"""For each trainer, its metrics by name. They are stored outside the LightningModule, whose state dict omits them."""
 
 
 def _log_mean(module: LightningModule, name: str, value: Tensor, size: int) -> None:
-    """Add the mean over a batch, with the weight `size`, to the mean over the epoch."""
+    """Add the mean value of a batch, with the weight `size`, to the mean of the epoch."""
     try:
         trainer = module.trainer
     except RuntimeError:  # the module has no trainer
@@ -85,16 +85,17 @@ def _log_mean(module: LightningModule, name: str, value: Tensor, size: int) -> N
 
 
 def log_training(module: LightningModule, batch: Any, loss: Tensor, **terms: Tensor) -> Tensor:
-    """Log the loss of a step, and weight it by this rank's fraction of the global batch.
+    """Log the loss of a training step, and return it weighted by this rank's fraction of the global batch.
 
-    The loss is logged as `train/loss`. Its mean over the epoch is exact for any number of ranks, even if the last batch
-    cannot be divided evenly.
+    The loss is logged as `train/loss`. Its mean over the epoch is exact for any number of ranks, even if the ranks have
+    different numbers of samples in the last batch.
 
     Args:
         module: the module that is trained.
         batch: this rank's part of the batch.
         loss: mean loss over the samples on this rank, a scalar.
-        terms: terms of the loss by name, as means over the samples on this rank; each term is logged as `train/<name>`.
+        terms: terms of the loss, each a mean over the samples on this rank; the term `name` is logged as
+            `train/<name>`.
 
     Returns:
         The weighted loss, for the optimizer.
@@ -108,9 +109,9 @@ def log_training(module: LightningModule, batch: Any, loss: Tensor, **terms: Ten
 
 
 def log_same(module: LightningModule, name: str, value: float | Tensor) -> None:
-    """Log a value that is the same on all ranks, once per epoch.
+    """Log a value once per epoch; the value must be the same on all ranks.
 
-    If the value is a tensor, its precision is kept.
+    A tensor is logged in its own precision.
 
     Args:
         module: the module that logs.
@@ -131,7 +132,7 @@ def log_means(module: LightningModule, stage: str, means: Mapping[str, Mapping[s
     Args:
         module: the module that logs.
         stage: `val` or `test`.
-        means: for each dataset name, a mapping from metric names to means. If the dataset name is empty, metrics are
+        means: for each dataset name, a mapping from metric names to means. For an empty dataset name, metrics are
             logged as `<stage>/<metric>`.
     """
     for name, measures in means.items():

@@ -1,4 +1,4 @@
-"""Training, testing and prediction with the user's own DataLoaders, without a DataModule of this project."""
+"""Training, testing and prediction with users' own DataLoaders instead of a DataModule of this project."""
 
 import warnings
 from typing import Any
@@ -16,9 +16,9 @@ from lightning_modules.lightning_internals import (
 
 
 class NumberedSource(DataLoaderSource):
-    """Dataloader source of a trainer loop.
+    """Dataloader source of a trainer loop that numbers the samples.
 
-    The source adds the positions of the samples to batches (see `with_positions`).
+    The source adds to each batch the positions of its samples in the dataset (see `with_positions`).
     """
 
     passes: int = 1
@@ -29,14 +29,15 @@ class NumberedSource(DataLoaderSource):
 
 
 class OwnLoaders:
-    """Mixin of a LightningModule that accepts batches of any DataLoader.
+    """Mixin for LightningModules that makes them accept batches of any DataLoader.
 
     Batches must be dicts with `image` and `label`, or `(image, label)` pairs.
 
     Two keys are added to each batch. `index` contains the positions of the samples in the dataset, even if the
-    dataloader shuffles. `global_batch_size` is added if the trainer shards the samples evenly. Lightning repeats some
-    samples so that the shards of all ranks have equal sizes. The DataModules of this project repeat no samples. A
-    module that overrides `setup` must call `super().setup(stage)`.
+    dataloader shuffles. `global_batch_size` is the number of samples on all ranks, and is added if all ranks have
+    equally many samples. To make the shards of all ranks equally large, Lightning repeats some samples. The DataModules
+    of this project, in contrast, do not repeat samples. A module that overrides `setup` must call
+    `super().setup(stage)`.
     """
 
     passes_per_epoch = 1
@@ -44,8 +45,8 @@ class OwnLoaders:
 
     def setup(self: Any, stage: str) -> None:
         super().setup(stage)  # type: ignore[misc]
-        # Lightning warns for every DataModule, although the hook below does not change batches of this project's
-        # DataModules.
+        # Lightning warns about this hook with every DataModule, although `on_before_batch_transfer` below does not
+        # change batches of this project's DataModules.
         warnings.filterwarnings("ignore", message="You have overridden `on_before_batch_transfer` in `LightningModule`")
         if gives_positions(self.trainer.datamodule):
             return

@@ -11,14 +11,14 @@ from lightning_modules.lightning_internals import finds_unused_parameters
 
 
 def require_all_rows(trainer: Any, name: str) -> None:
-    """Reject training batches that are smaller than the dataset.
+    """Reject a batch size that is smaller than the training set.
 
     Args:
         trainer: trainer of the run.
         name: class name of the module.
 
     Raises:
-        ValueError: if a batch does not contain the whole dataset; the message names the setting to change.
+        ValueError: if a batch does not contain the whole training set; the message names the setting to change.
     """
     if not getattr(trainer.datamodule, "whole", True):
         raise ValueError(
@@ -28,14 +28,15 @@ def require_all_rows(trainer: Any, name: str) -> None:
 
 
 def require_one_process(trainer: Any, name: str) -> None:
-    """Reject more than one process, for algorithms that need all data in one process.
+    """Reject a trainer with more than one process, for algorithms that need all data in one process.
 
     Args:
         trainer: trainer of the run.
         name: class name of the module.
 
     Raises:
-        ValueError: if there are several processes; the message suggests running seeds in parallel instead.
+        ValueError: if the trainer has several processes; the message suggests running several seeds in parallel
+            instead.
     """
     if trainer.world_size > 1:
         raise ValueError(
@@ -50,7 +51,8 @@ def require_unused_parameters(trainer: Any, name: str, what: str) -> None:
     Args:
         trainer: trainer of the run.
         name: class name of the module.
-        what: reason why some parameters have no gradient, as a verb phrase for the error message.
+        what: reason why some parameters do not receive a gradient; a verb phrase that continues `name` in the error
+            message.
 
     Raises:
         ValueError: if the strategy is unsuitable; the message names the strategy to use.

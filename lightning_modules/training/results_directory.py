@@ -13,7 +13,7 @@ from lightning.pytorch import Trainer
 def results_directory(trainer: Trainer) -> Iterator[Path]:
     """Yield the run directory, for use inside a `with` block.
 
-    With `fast_dev_run`, this is a temporary directory that is removed afterwards.
+    With `fast_dev_run`, a temporary directory is yielded instead, and removed when the block ends.
     """
     if not trainer.fast_dev_run:  # type: ignore[attr-defined]
         yield Path(trainer.log_dir or trainer.default_root_dir)  # log_dir broadcasts: all ranks must read it

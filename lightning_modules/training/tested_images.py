@@ -1,7 +1,7 @@
 """Read single images of the test set.
 
-Callbacks with long computations for each image, such as certification, use this module. They read images by position,
-shard the positions over ranks, and store results in files (see `datamodules.jobs`).
+This module is for callbacks that compute for a long time on each image, for example for certification. Such callbacks
+read images by position, shard the positions over ranks, and store their results in files (see `datamodules.jobs`).
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from datamodules.jobs.stores import digest_of
 from lightning_modules.lightning_internals import before_batch_transfer
 
 NUM_COMPARED = 16
-"""Number of tested images whose pixels are compared to check that a resumed run uses the same test set."""
+"""Number of tested images whose pixels are compared, to check that a resumed run uses the same test set."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,11 +36,11 @@ class LabelledImage:
 class TestedImages:
     """Access to test images by position.
 
-    The images are on the module's device, and are transformed as in testing.
+    The images are moved to the module's device, and receive the same transforms as in the test loop.
 
     Args:
-        trainer: trainer that runs the test. With several test DataLoaders, the first one is used. The order and
-            sharding of its sampler are ignored.
+        trainer: trainer that runs the test. If it has several test DataLoaders, the first one is used. The order and
+            the sharding that its sampler defines are ignored.
         needed_by: name of the caller, for error messages.
 
     Raises:
@@ -77,7 +77,7 @@ class TestedImages:
 
         Raises:
             ValueError: if the image is not in [0, 1].
-            TypeError: if batches of the test set do not have `image` and `label`.
+            TypeError: if batches of the test set are not dictionaries with `image` and `label`.
         """
         dataset: Any = self.loader.dataset
         if self.request is None:
@@ -92,7 +92,8 @@ class TestedImages:
         if not (isinstance(batch, dict) and {"image", "label"} <= batch.keys()):
             raise TypeError(f"{self.needed_by} needs batches that are dictionaries with `image` and `label`")
         image = batch["image"][0]
-        # Transferred together, so that the host waits only once for the device; float32 represents labels up to 2^24.
+        # All values are transferred together, so that the host waits only once for the device. They are float32, which
+        # represents labels up to 2^24 exactly.
         lowest, highest, label = torch.stack([*image.float().aminmax(), batch["label"][0].float()]).tolist()
         if not image.is_floating_point() or not 0 <= lowest <= highest <= 1:
             raise ValueError(
@@ -104,7 +105,7 @@ class TestedImages:
     def chosen(self, skip: int, end: int | None) -> range:
         """Select every `skip`-th position before `end`.
 
-        With `fast_dev_run`, one position per process is selected.
+        With `fast_dev_run`, only one position per process is selected.
         """
         positions = range(len(self) if end is None else min(end, len(self)))[::skip]
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -116,9 +117,9 @@ class TestedImages:
 
         Args:
             pl_module: the tested module.
-            positions: positions of the tested images. If the dataset has its labels in memory, as `label` or `targets`,
-                the labels of all positions are included. Otherwise, only the labels of `NUM_COMPARED` images are
-                included. Pixels are always included for only `NUM_COMPARED` images.
+            positions: positions of the tested images. If the dataset stores its labels in memory, in the attribute
+                `label` or `targets`, the result includes the labels of all positions. Otherwise, it includes the labels
+                of `NUM_COMPARED` images only. In both cases, it includes the pixels of `NUM_COMPARED` images only.
         """
         compared = [self[at] for at in positions[:: -(-len(positions) // NUM_COMPARED)]]
         label = self._labels_in_memory(positions)
@@ -143,7 +144,7 @@ class TestedImages:
 
 
 def require_testing(trainer: Trainer, needed_by: str) -> None:
-    """Reject a trainer that skips testing, or whose strategy shards the network over processes.
+    """Reject a trainer that skips testing, or whose strategy shards the weights of the network over processes.
 
     Raises:
         ValueError: if the trainer is unsuitable; the message names the setting.
@@ -154,7 +155,7 @@ def require_testing(trainer: Trainer, needed_by: str) -> None:
 
 
 def require_whole_network(trainer: Trainer, needed_by: str) -> None:
-    """Reject a trainer whose strategy shards the network over processes.
+    """Reject a trainer whose strategy shards the weights of the network over processes.
 
     Raises:
         ValueError: if the strategy is unsuitable; the message names the strategy.

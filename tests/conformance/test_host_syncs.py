@@ -6,12 +6,12 @@ from tests.command import ROOT
 from tests.conformance.host_syncs import KINDS, found
 
 PAGE = ROOT / "docs" / "runs.md"
-SEARCH = "a line search: the host compares losses, and decides by them whether to go on"
-SINGULAR = "singular values: the host waits to see whether they have converged"
-TOKENS = "without a cache, captions become tokens on the host in each step, as diffusers' pipeline does it"
+SEARCH = "line search: the host compares losses to decide whether to continue"
+SINGULAR = "singular values: the host checks whether the decomposition has converged"
+TOKENS = "without a cache, captions are tokenised on the host in each step, as in diffusers' pipelines"
 REASONS = {
     "datamodules/rollouts/rollouts.py Rollouts._acted": (
-        "environments are simulated on the host, and ask the policy what to do in each state"
+        "environments are simulated on the host, which queries the policy for an action in each state"
     ),
     "lightning_modules/optimization/sso/descent.py LineSearchDescent.training_step.<locals>.descend": SEARCH,
     "lightning_modules/diffusion/golden_noise/npnet.py SVDBranch.forward": SINGULAR,
@@ -20,23 +20,23 @@ REASONS = {
         for file, family in (("flux.py", "Flux"), ("flow_transformer.py", "StableDiffusion3"))
     },
     "lightning_modules/distributed/per_sample.py PerSample.update": (
-        "the gradient norms of all samples are in the host's memory, as the paper's are, and a batch's rows come and go"
+        "the gradient norms of all samples are in host memory, as in the paper; each batch's rows are copied both ways"
     ),
     "lightning_modules/noisy_labels/nmtune/module.py singular_value_term": SINGULAR,
     "lightning_modules/optimization/mbbo/blocks.py solved": (
-        "Cholesky factors are checked: a matrix that is not positive definite raises an error"
+        "the Cholesky factorisation is checked: a matrix that is not positive definite raises an error"
     ),
     "lightning_modules/optimization/mbbo/blocks.py with_eigenvalues_above": (
-        "eigenvalues, which are dear, are computed only of the matrices that need it"
+        "eigenvalues are expensive, and are computed only for the matrices that need them"
     ),
     "lightning_modules/optimization/optimistic_omd/optimizers.py OnlineOptimizer.check": (
-        "once a batch of rounds: a gradient beyond G ends the run before it goes on"
+        "checked once per batch of rounds: a gradient whose norm exceeds G ends the run"
     ),
     "lightning_modules/optimization/sso/target_steps.py LineSearchStep.forward": SEARCH,
     "lightning_modules/optimization/subgm.py SubGM._record": SINGULAR,
     "lightning_modules/optimization/subgm.py signal_and_residual": SINGULAR,
     "lightning_modules/probabilistic/colide/module.py CoLiDE.training_step": (
-        "a step is many iterations in NumPy on the host, in double precision, and sends what they end in"
+        "a step runs many iterations in NumPy on the host, in double precision, and copies the result to the device"
     ),
     "lightning_modules/optimization/sso/line_search.py search": SEARCH,
 }

@@ -109,7 +109,7 @@ def test_a_method_is_one_line_until_it_is_asked_for(project: Path, capsys: pytes
     ("arguments", "said"),
     [
         (["--field", "denoising"], "--field must be one of diffusion, robustness, got denoising"),
-        (["consistancy"], "there is no method consistancy; there are Tract, Consistency, Variant"),
+        (["consistancy"], "there is no method consistancy; the methods are Tract, Consistency, Variant"),
     ],
 )
 def test_what_there_is_not_is_said(

@@ -122,7 +122,7 @@ def test_two_calls_do_not_write_to_one_directory(
 def test_a_refused_call_changes_nothing(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = contents(run)
     assert train.main(["fit", "--resume", str(run), "--trainer.max_epochs", "1", *QUIET]) == 1
-    assert "trainer.max_epochs is 1, and" in capsys.readouterr().err
+    assert "trainer.max_epochs is 1, but" in capsys.readouterr().err
     assert contents(run) == before
 
 

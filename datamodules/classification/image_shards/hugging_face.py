@@ -20,7 +20,7 @@ from datamodules.files.limits import sentence
 
 HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 BUILDERS = ("imagefolder", "parquet", "arrow", "cache")
-"""Builders of `datasets` that read only images and tables; other builders query databases or follow links."""
+"""Builders of `datasets` that are allowed because they read only images and tables, unlike those that follow links."""
 
 
 class ImagesInDataset(EncodedImages):
@@ -68,7 +68,7 @@ class ImagesInDataset(EncodedImages):
         return [f"{self.split}/{row}" for row in range(len(self.label))]
 
     def _encoded(self, rows: Sequence[int]) -> Iterator[tuple[str, bytes | None]]:
-        """Yield, for each row, a name for error messages and the encoded image, or a path and None."""
+        """For each row, yield a name for error messages and the encoded image, or the image's path and None."""
         for row, each in zip(rows, self.images[list(rows)][self.image_key].to_pylist(), strict=True):
             described, image = f"{self.name}: row {row}", each or {}
             if image.get("bytes") is None and not image.get("path"):
@@ -226,7 +226,7 @@ def loaded_split(
             if split not in splits:
                 raise ValueError(f"{key} is {split}, but the dataset has the splits {', '.join(splits)}")
             return splits[split]
-        if folder.is_dir():  # fixed builder: a README.md could list web addresses
+        if folder.is_dir():  # set the builder, because a README.md could list web addresses
             builder = datasets.load_dataset_builder("imagefolder", data_dir=str(folder))
         else:
             builder = datasets.load_dataset_builder(name, config, revision=revision)

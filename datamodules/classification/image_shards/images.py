@@ -35,7 +35,7 @@ class ImagesInShards(EncodedImages):
 
     Args:
         shards: shard names, relative to the data directory and without suffix.
-        label: labels of each shard's samples.
+        label: one array per shard, with the labels of its samples.
         crop: crop of each image.
     """
 
@@ -105,7 +105,7 @@ class ImagesByOffset(ImagesInShards):
 
     Args:
         shards: shard names, relative to the data directory and without suffix.
-        index: index of each shard's samples.
+        index: one index per shard, with the byte ranges and labels of its samples.
         crop: crop of each image.
         paths: paths of the shards, for error messages.
         files: files from which images are read, either the shards or copies of them.
@@ -228,9 +228,8 @@ class ImageShards(NamedSplits):
     for image files. Label tables identify a sample by its index, or by its name: `<shard>/<member>` in a tar file,
     `<shard>/<row>` in parquet.
 
-    Without `cache_dir`, the headers of all tar files are read at every start, which takes about a minute per million
-    images. Also without `cache_dir`, reading an image from a parquet file means reading its whole row group, which
-    often has 100 rows.
+    Without `cache_dir`, every start reads the headers of all tar files, which takes about a minute per million images.
+    For parquet files, a missing `cache_dir` means that reading an image reads its whole row group, often 100 rows.
 
     Args:
         num_classes: number of classes; labels are 0 ... `num_classes` - 1.
@@ -283,7 +282,7 @@ class ImageShards(NamedSplits):
     @functools.cached_property
     def class_names(self) -> Sequence[str] | None:  # type: ignore[override]
         """Class names from the first training shard, if this is a parquet file that stores a name for each class."""
-        with contextlib.suppress(OSError, ValueError):  # raised on reading
+        with contextlib.suppress(OSError, ValueError):  # raised again on reading
             path = self._paths("train")[0]
             found = self._parquet(path).class_names if path.suffix.lower() == ".parquet" else None
             return found if len(found or ()) == self.num_classes else None

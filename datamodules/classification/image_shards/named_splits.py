@@ -8,9 +8,10 @@ from datamodules.classification.image_sets import ImageSet, ImageSource
 
 
 class NamedSplits(ImageSet):
-    """Labelled images in splits that arguments select: patterns of shards, or split names of the package `datasets`.
+    """Labelled images whose splits are selected by arguments.
 
-    A subclass sets `num_classes` and `splits`, and reads a split in `read_split`.
+    Each argument is a pattern of shard paths, or the name of a split of the package `datasets`. A subclass sets
+    `num_classes` and `splits`, and implements `read_split`.
     """
 
     splits: Mapping[str, str | None]

@@ -37,7 +37,8 @@ def read_tar_index(path: Path, label_key: str) -> ShardIndex:
     """Index the samples of a tar shard from its headers and labels, without reading images or extracting files.
 
     A sample is an image `<key>.<format>` with its label in `<key>.cls` (a number) or in `<key>.json` (under
-    `label_key`). Other members, hidden members, and members whose names begin with two underscores are ignored.
+    `label_key`). Hidden members, members whose names begin with two underscores, and members of any other type are
+    ignored.
 
     Raises:
         FileNotFoundError: if the file does not exist.
@@ -51,7 +52,7 @@ def read_captioned_tar_index(path: Path, caption_column: str | None) -> tuple[Sh
     """Index the samples of a tar shard like `read_tar_index`, but with captions instead of labels.
 
     The caption of an image `<key>.<format>` is the text in `<key>.txt`, or the value of `caption_column` in
-    `<key>.json`; if `caption_column` is None, captions are not read, and all are empty. All labels are 0.
+    `<key>.json`; if `caption_column` is None, captions are not read, and every caption is empty. All labels are 0.
 
     Raises:
         FileNotFoundError: if the file does not exist.

@@ -25,7 +25,7 @@ class AutoencoderLatents(nn.Module):
 
     @property
     def latent_channels(self) -> int:
-        """Number of channels of z."""
+        """Number of channels of the latents z."""
         return self.vae.config.latent_channels
 
     @property
@@ -58,7 +58,7 @@ class AutoencoderLatents(nn.Module):
         return self.scaling_factor * ((mean if draw is None else mean + deviation * draw) - self.shift_factor)
 
     def decode(self, latent: Tensor) -> Tensor:
-        """Decode z to images, `[B, 3, H, W]`; values may slightly exceed [0, 1]."""
+        """Decode z to images, `[B, 3, H, W]`, whose values may slightly exceed [0, 1]."""
         scaled = latent / self.scaling_factor + self.shift_factor
         return ((self.vae.decode(scaled.to(self.vae.dtype)).sample + 1) / 2).to(latent.dtype)
 

@@ -51,19 +51,20 @@ def text_to_image_pipeline(
     """Load a text-to-image pipeline as the model of its family, such as `TextToImage`, `StableDiffusion3` or `Flux`.
 
     Args:
-        pipeline: a local folder written by `save_pretrained`, or a pipeline's name on the Hugging Face Hub.
-        variant: variant of the weight files, such as fp16; default: files without a variant.
-        local_files_only: never download; a pipeline given by name must be in the Hugging Face cache.
+        pipeline: local folder written by `save_pretrained`, or name of a pipeline on the Hugging Face Hub.
+        variant: variant of the weight files, such as fp16; None loads the files without a variant.
+        local_files_only: never download files; a pipeline given by name must be in the Hugging Face cache.
         tuning: `full` trains every parameter of the network, `lora` trains only adapters in its attention, and `frozen`
             trains nothing.
         lora_rank: rank of the adapters.
-        lora_targets: layers to adapt, given by the last parts of their names; default: the attention's projections.
-        dtype: precision of network and text encoders; the autoencoder, inputs and outputs are float32.
-        offload_text_encoders: keep the text encoders on the CPU, where they embed prompts.
-        lora_alpha: alpha; adapters are scaled by alpha / rank; default: alpha equals the rank.
-        use_rslora: rank-stabilised LoRA, scaled by alpha / sqrt(rank).
+        lora_targets: layers to adapt, given by the last parts of their names; None adapts the projections of the
+            attention.
+        dtype: precision of the network and the text encoders; the autoencoder, inputs and outputs are float32.
+        offload_text_encoders: keep the text encoders on the CPU, and embed prompts there.
+        lora_alpha: alpha; adapters are scaled by alpha / rank. None sets alpha to the rank.
+        use_rslora: use rank-stabilised LoRA, which scales adapters by alpha / sqrt(rank).
         use_dora: use DoRA, which also trains the row norms of the adapted weights.
-        quantization: int8 or nf4 stores the frozen weights of the network's linear layers in 8 or 4 bits.
+        quantization: how frozen weights of the network's linear layers are stored: `int8` in 8 bits, `nf4` in 4 bits.
 
     Raises:
         FileNotFoundError: if the pipeline is neither on disk nor on the Hub.

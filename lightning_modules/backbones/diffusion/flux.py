@@ -22,24 +22,25 @@ class Flux(PackedLatents):
     """FLUX.1, with its transformer, autoencoder and two text encoders.
 
     Args:
-        pipeline: a local folder written by `save_pretrained`, a pipeline's name on the Hugging Face Hub
-            (`black-forest-labs/FLUX.1-dev`), or a single `.safetensors` file (`config` is then required).
-        config: folder or name of a pipeline with the same architecture; only allowed if `pipeline` is a single file.
-        variant: variant of the weight files, such as fp16; default: files without a variant.
-        local_files_only: never download; a pipeline given by name must be in the Hugging Face cache.
-        tuning: `full` trains every parameter of the transformer, `lora` trains only adapters in its attention, and
+        pipeline: local folder written by `save_pretrained`, name of a pipeline on the Hugging Face Hub
+            (`black-forest-labs/FLUX.1-dev`), or a single `.safetensors` file, which requires `config`.
+        config: folder or name of a pipeline with the same architecture; allowed only if `pipeline` is a single file.
+        variant: variant of the weight files, such as fp16; None loads the files without a variant.
+        local_files_only: never download files; a pipeline given by name must be in the Hugging Face cache.
+        tuning: `full` trains all parameters of the transformer, `lora` trains only adapters in its attention, and
             `frozen` trains nothing.
         lora_rank: rank of the adapters.
-        lora_targets: layers to adapt, given by the last parts of their names; default: the attention's projections.
-        dtype: precision of transformer and text encoders; the autoencoder, inputs and outputs are float32.
+        lora_targets: layers to adapt, given by the last parts of their names; None adapts the projections of the
+            attention.
+        dtype: precision of the transformer and the text encoders; the autoencoder, inputs and outputs are float32.
         gradient_checkpointing: recompute the transformer's activations in the backward pass instead of keeping them.
-        training_guidance: guidance scale that the transformer receives in training; unused if the transformer has no
-            such input. Sampling has a separate guidance scale.
-        offload_text_encoders: keep the text encoders on the CPU, where they embed prompts.
-        lora_alpha: alpha; adapters are scaled by alpha / rank; default: alpha equals the rank.
-        use_rslora: rank-stabilised LoRA, scaled by alpha / sqrt(rank).
+        training_guidance: guidance scale that the transformer receives in training; ignored if the transformer does not
+            receive a guidance scale. Sampling has a separate guidance scale.
+        offload_text_encoders: keep the text encoders on the CPU, and embed prompts there.
+        lora_alpha: alpha; adapters are scaled by alpha / rank. None sets alpha to the rank.
+        use_rslora: use rank-stabilised LoRA, which scales adapters by alpha / sqrt(rank).
         use_dora: use DoRA, which also trains the row norms of the adapted weights.
-        quantization: int8 or nf4 stores the frozen weights of the network's linear layers in 8 or 4 bits.
+        quantization: how frozen weights of the network's linear layers are stored: `int8` in 8 bits, `nf4` in 4 bits.
 
     Raises:
         FileNotFoundError: if the pipeline is neither on disk nor on the Hub.
@@ -135,7 +136,7 @@ class Chroma(PackedLatents):
 
         Args:
             latent: z_t, `[B, c, h, w]`.
-            timestep: T t, `[B]`, or one value for all images.
+            timestep: scaled time T t, either `[B]` or one value for all images.
             prompts: B prompts.
         """
         assert prompts.mask is not None

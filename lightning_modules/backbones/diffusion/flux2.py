@@ -26,24 +26,25 @@ class Flux2(FlowTransformer):
     """FLUX.2-dev or FLUX.2-klein with transformer, autoencoder and language model.
 
     Args:
-        pipeline: a local folder written by `save_pretrained`, a pipeline's name on the Hugging Face Hub
-            (`black-forest-labs/FLUX.2-klein-base-4B`), or a single `.safetensors` file (`config` is then required).
-        config: folder or name of a pipeline with the same architecture; only allowed if `pipeline` is a single file.
-        variant: variant of the weight files, such as fp16; default: files without a variant.
-        local_files_only: never download; a pipeline given by name must be in the Hugging Face cache.
-        tuning: `full` trains every parameter of the transformer, `lora` trains only adapters in its attention, and
+        pipeline: local folder written by `save_pretrained`, name of a pipeline on the Hugging Face Hub
+            (`black-forest-labs/FLUX.2-klein-base-4B`), or a single `.safetensors` file, which requires `config`.
+        config: folder or name of a pipeline with the same architecture; allowed only if `pipeline` is a single file.
+        variant: variant of the weight files, such as fp16; None loads the files without a variant.
+        local_files_only: never download files; a pipeline given by name must be in the Hugging Face cache.
+        tuning: `full` trains all parameters of the transformer, `lora` trains only adapters in its attention, and
             `frozen` trains nothing.
         lora_rank: rank of the adapters.
-        lora_targets: layers to adapt, given by the last parts of their names; default: the attention's projections.
-        dtype: precision of transformer and text encoder; the autoencoder, inputs and outputs are float32.
+        lora_targets: layers to adapt, given by the last parts of their names; None adapts the projections of the
+            attention.
+        dtype: precision of the transformer and the text encoder; the autoencoder, inputs and outputs are float32.
         gradient_checkpointing: recompute the transformer's activations in the backward pass instead of keeping them.
-        training_guidance: guidance scale that the transformer receives in training; unused if the transformer has no
-            such input. Sampling has a separate guidance scale.
-        offload_text_encoders: keep the text encoder on the CPU, where it embeds prompts.
-        lora_alpha: alpha; adapters are scaled by alpha / rank; default: alpha equals the rank.
-        use_rslora: rank-stabilised LoRA, scaled by alpha / sqrt(rank).
+        training_guidance: guidance scale that the transformer receives in training; ignored if the transformer does not
+            receive a guidance scale. Sampling has a separate guidance scale.
+        offload_text_encoders: keep the text encoder on the CPU, and embed prompts there.
+        lora_alpha: alpha; adapters are scaled by alpha / rank. None sets alpha to the rank.
+        use_rslora: use rank-stabilised LoRA, which scales adapters by alpha / sqrt(rank).
         use_dora: use DoRA, which also trains the row norms of the adapted weights.
-        quantization: int8 or nf4 stores the frozen weights of the network's linear layers in 8 or 4 bits.
+        quantization: how frozen weights of the network's linear layers are stored: `int8` in 8 bits, `nf4` in 4 bits.
 
     Raises:
         FileNotFoundError: if the pipeline is neither on disk nor on the Hub.
@@ -106,12 +107,12 @@ class Flux2(FlowTransformer):
 
     @property
     def latent_channels(self) -> int:
-        """Number of channels of z."""
+        """Number of channels of the latents z."""
         return 4 * self.vae.config.latent_channels
 
     @property
     def latent_scale(self) -> int:
-        """Side of one latent pixel of z, in pixels of the image."""
+        """Height and width of the image area that corresponds to one pixel of z, in image pixels."""
         return 2 * self.pipeline.vae_scale_factor
 
     @property
@@ -150,7 +151,7 @@ class Flux2(FlowTransformer):
         return patches.unflatten(0, (-1, 2))
 
     def decode(self, latent: Tensor) -> Tensor:
-        """Decode z to images, `[B, 3, H, W]`; values may slightly exceed [0, 1]."""
+        """Decode z to images, `[B, 3, H, W]`, whose values may slightly exceed [0, 1]."""
         pixels = self.pipeline._unpatchify_latents(latent / self.scaling_factor + self.shift_factor)
         return ((self.vae.decode(pixels.to(self.vae.dtype)).sample + 1) / 2).to(latent.dtype)
 
@@ -159,7 +160,7 @@ class Flux2(FlowTransformer):
 
         Args:
             latent: z_t, `[B, c, h, w]`.
-            timestep: T t, `[B]`, or one value for all images.
+            timestep: scaled time T t, either `[B]` or one value for all images.
             prompts: B prompts.
         """
         count, _, height, width = latent.shape

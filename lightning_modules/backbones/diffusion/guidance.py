@@ -55,7 +55,7 @@ class PipelineSampling:
 
     @property
     def latent_scale(self) -> int:
-        """Side of one latent pixel of z, in pixels of the image."""
+        """Height and width of the image area that corresponds to one pixel of z, in image pixels."""
         return self.pipeline.vae_scale_factor
 
     @torch.no_grad()

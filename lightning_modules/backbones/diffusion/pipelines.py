@@ -66,8 +66,8 @@ def diffusers_pipeline(
     """Load a diffusers pipeline's networks, tokenizers and scheduler on the CPU, without running code from its files.
 
     Args:
-        name_or_path: a local folder written by `save_pretrained`, a pipeline's name on the Hugging Face Hub, or a
-            single `.safetensors` or `.ckpt` file with all weights (`config` is then required).
+        name_or_path: local folder written by `save_pretrained`, name of a pipeline on the Hugging Face Hub, or a single
+            `.safetensors` or `.ckpt` file with all weights (`config` is then required).
         parts: names of required parts, such as unet, vae, text_encoder, tokenizer and scheduler.
         config: folder or name of a pipeline with the same architecture; only allowed if `name_or_path` is a single
             file.
@@ -256,8 +256,8 @@ def clip_tokenizers(name_or_path: str, local_files_only: bool = False) -> tuple[
     """Load only the tokenizers of a pipeline's CLIP text encoders, without loading any neural network.
 
     Args:
-        name_or_path: a local folder written by `save_pretrained`, or a pipeline's name on the Hugging Face Hub.
-        local_files_only: never download; a pipeline given by name must be in the Hugging Face cache.
+        name_or_path: local folder written by `save_pretrained`, or name of a pipeline on the Hugging Face Hub.
+        local_files_only: never download files; a pipeline given by name must be in the Hugging Face cache.
 
     Returns:
         The diffusers class of the pipeline, and the tokenizers in the order of their encoders.

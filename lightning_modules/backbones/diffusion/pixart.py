@@ -20,25 +20,26 @@ class PixArtSigma(TextToImage):
     """PixArt-Sigma with transformer, frozen autoencoder and frozen text encoder.
 
     Args:
-        pipeline: a local folder written by `save_pretrained`, or a pipeline's name on the Hugging Face Hub
+        pipeline: local folder written by `save_pretrained`, or name of a pipeline on the Hugging Face Hub
             (`PixArt-alpha/PixArt-Sigma-XL-2-1024-MS`).
-        config: folder or name of a pipeline with the same architecture; only allowed if `pipeline` is a single file.
-        variant: variant of the weight files, such as fp16; default: files without a variant.
-        local_files_only: never download; a pipeline given by name must be in the Hugging Face cache.
-        tuning: `full` trains every parameter of the transformer, `lora` trains only adapters in its attention, and
+        config: folder or name of a pipeline with the same architecture; allowed only if `pipeline` is a single file.
+        variant: variant of the weight files, such as fp16; None loads the files without a variant.
+        local_files_only: never download files; a pipeline given by name must be in the Hugging Face cache.
+        tuning: `full` trains all parameters of the transformer, `lora` trains only adapters in its attention, and
             `frozen` trains nothing.
         lora_rank: rank of the adapters.
-        lora_targets: layers to adapt, given by the last parts of their names; default: the attention's projections.
-        dtype: precision of transformer and text encoder; the autoencoder, inputs and outputs are float32.
+        lora_targets: layers to adapt, given by the last parts of their names; None adapts the projections of the
+            attention.
+        dtype: precision of the transformer and the text encoder; the autoencoder, inputs and outputs are float32.
         gradient_checkpointing: recompute the transformer's activations in the backward pass instead of keeping them.
         prediction_types: supported values of the scheduler's `prediction_type`.
         sampler: class of the diffusers scheduler for sampling, which is built from the config of the pipeline's
             scheduler; default: the class of the pipeline's scheduler.
-        offload_text_encoders: keep the text encoder on the CPU, where it embeds prompts.
-        lora_alpha: alpha; adapters are scaled by alpha / rank; default: alpha equals the rank.
-        use_rslora: rank-stabilised LoRA, scaled by alpha / sqrt(rank).
+        offload_text_encoders: keep the text encoder on the CPU, and embed prompts there.
+        lora_alpha: alpha; adapters are scaled by alpha / rank. None sets alpha to the rank.
+        use_rslora: use rank-stabilised LoRA, which scales adapters by alpha / sqrt(rank).
         use_dora: use DoRA, which also trains the row norms of the adapted weights.
-        quantization: int8 or nf4 stores the frozen weights of the network's linear layers in 8 or 4 bits.
+        quantization: how frozen weights of the network's linear layers are stored: `int8` in 8 bits, `nf4` in 4 bits.
 
     Raises:
         FileNotFoundError: if the pipeline is neither on disk nor on the Hub.
@@ -55,7 +56,7 @@ class PixArtSigma(TextToImage):
 
     @property
     def size_multiple(self) -> int:
-        """Side of a patch in pixels; the height and width of an image must be divisible by it."""
+        """Side length of a patch in image pixels; the height and width of an image must be divisible by it."""
         return self.pipeline.vae_scale_factor * self.network.config.patch_size
 
     def embedded(self, texts: list[str], device: torch.device) -> Prompts:

@@ -59,15 +59,15 @@ def pixel_pipeline(
     """Load a pretrained unconditional diffusers pipeline.
 
     Args:
-        pipeline: a local folder written by `save_pretrained`, or a pipeline's name on the Hugging Face Hub
+        pipeline: local folder written by `save_pretrained`, or name of a pipeline on the Hugging Face Hub
             (`google/ddpm-cifar10-32`).
         tuning: `full` trains every parameter of the U-Net, `lora` trains only adapters, and `frozen` trains nothing.
         lora_rank: rank of the adapters.
-        lora_targets: layers to adapt, given by name or by the last part of the name; default: every `nn.Linear`.
+        lora_targets: layers to adapt, given by name or by the last part of the name; None adapts every `nn.Linear`.
         gradient_checkpointing: recompute the U-Net's activations in the backward pass instead of keeping them.
-        local_files_only: never download; a pipeline given by name must be in the Hugging Face cache.
-        lora_alpha: alpha; adapters are scaled by alpha / rank; default: alpha equals the rank.
-        use_rslora: rank-stabilised LoRA, scaled by alpha / sqrt(rank).
+        local_files_only: never download files; a pipeline given by name must be in the Hugging Face cache.
+        lora_alpha: alpha; adapters are scaled by alpha / rank. None sets alpha to the rank.
+        use_rslora: use rank-stabilised LoRA, which scales adapters by alpha / sqrt(rank).
         use_dora: use DoRA, which also trains the row norms of the adapted weights.
 
     Raises:

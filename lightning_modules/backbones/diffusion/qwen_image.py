@@ -64,7 +64,7 @@ class QwenImage(PackedLatents):
 
     @property
     def latent_channels(self) -> int:
-        """Number of channels of z."""
+        """Number of channels of the latents z."""
         return self.pipeline.vae.config.z_dim
 
     @property
@@ -104,7 +104,7 @@ class QwenImage(PackedLatents):
 
         Args:
             latent: z_t, `[B, c, h, w]`.
-            timestep: T t, `[B]`, or one value for all images.
+            timestep: scaled time T t, either `[B]` or one value for all images.
             prompts: B prompts.
         """
         assert prompts.mask is not None

@@ -63,7 +63,7 @@ class Sana(FlowTransformer):
 
         Args:
             latent: z_t, `[B, c, h, w]`.
-            timestep: T t, `[B]`, or one value for all images.
+            timestep: scaled time T t, either `[B]` or one value for all images.
             prompts: B prompts.
         """
         return self.network(

@@ -59,28 +59,29 @@ class TextToImage(PipelineSampling, TextEncoders, AutoencoderLatents):
     The state dict contains only trained tensors; frozen tensors are loaded from the pipeline.
 
     Args:
-        pipeline: a local folder written by `save_pretrained`, a pipeline's name on the Hugging Face Hub
+        pipeline: local folder written by `save_pretrained`, name of a pipeline on the Hugging Face Hub
             (`stable-diffusion-v1-5/stable-diffusion-v1-5`, `stabilityai/stable-diffusion-xl-base-1.0`), or a single
-            `.safetensors` file (`config` is then required).
-        config: folder or name of a pipeline with the same architecture; only allowed if `pipeline` is a single file.
-        variant: variant of the weight files, such as fp16; default: files without a variant.
-        local_files_only: never download; a pipeline given by name must be in the Hugging Face cache.
+            `.safetensors` file, which requires `config`.
+        config: folder or name of a pipeline with the same architecture; allowed only if `pipeline` is a single file.
+        variant: variant of the weight files, such as fp16; None loads the files without a variant.
+        local_files_only: never download files; a pipeline given by name must be in the Hugging Face cache.
         tuning: `full` trains every parameter of the U-Net, `lora` trains only adapters in its attention, and `frozen`
             trains nothing.
         lora_rank: rank of the adapters.
-        lora_targets: layers to adapt, given by the last parts of their names; default: the attention's projections.
-        dtype: precision of U-Net and text encoders; the autoencoder, inputs and outputs are float32.
+        lora_targets: layers to adapt, given by the last parts of their names; None adapts the projections of the
+            attention.
+        dtype: precision of the U-Net and the text encoders; the autoencoder, inputs and outputs are float32.
         gradient_checkpointing: recompute the U-Net's activations in the backward pass instead of keeping them.
         prediction_types: quantities that the U-Net may predict.
-        sampler: class of a diffusers scheduler for sampling, in place of the pipeline's scheduler; noise levels stay
-            the same.
+        sampler: class of the diffusers scheduler that replaces the pipeline's scheduler in sampling; the noise levels
+            stay the same.
         sampler_spacing: timestep spacing of `sampler`, such as trailing for SDXL-Lightning; default: the spacing of the
             pipeline's scheduler.
-        offload_text_encoders: keep the text encoders on the CPU, where they embed prompts.
-        lora_alpha: alpha; adapters are scaled by alpha / rank; default: alpha equals the rank.
-        use_rslora: rank-stabilised LoRA, scaled by alpha / sqrt(rank).
+        offload_text_encoders: keep the text encoders on the CPU, and embed prompts there.
+        lora_alpha: alpha; adapters are scaled by alpha / rank. None sets alpha to the rank.
+        use_rslora: use rank-stabilised LoRA, which scales adapters by alpha / sqrt(rank).
         use_dora: use DoRA, which also trains the row norms of the adapted weights.
-        quantization: int8 or nf4 stores the frozen weights of the network's linear layers in 8 or 4 bits.
+        quantization: how frozen weights of the network's linear layers are stored: `int8` in 8 bits, `nf4` in 4 bits.
 
     Raises:
         FileNotFoundError: if the pipeline is neither on disk nor on the Hub.

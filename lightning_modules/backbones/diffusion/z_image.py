@@ -56,7 +56,7 @@ class ZImage(FlowTransformer):
 
         Args:
             latent: z_t, `[B, c, h, w]`.
-            timestep: T t, `[B]`, or one value for all images.
+            timestep: scaled time T t, either `[B]` or one value for all images.
             prompts: B prompts.
         """
         output = self.network(
@@ -108,7 +108,7 @@ class Lumina2(FlowTransformer):
 
         Args:
             latent: z_t, `[B, c, h, w]`.
-            timestep: T t, `[B]`, or one value for all images.
+            timestep: scaled time T t, either `[B]` or one value for all images.
             prompts: B prompts.
         """
         assert prompts.mask is not None

@@ -25,9 +25,9 @@ class Marigold(NormalSteps, MethodModule):
     Args:
         pipeline: a local folder written by `save_pretrained`, or a name on the Hugging Face Hub, such as
             prs-eth/marigold-normals-v1-1.
-        variant: variant of the weight files, such as fp16; default: files without a variant.
+        variant: variant of the weight files, such as fp16; None loads the files without a variant.
         dtype: precision of U-Net and text encoder, float32 by default; the autoencoder is always float32.
-        local_files_only: never download; a pipeline given by name must be in the Hugging Face cache.
+        local_files_only: never download files; a pipeline given by name must be in the Hugging Face cache.
         steps: number of denoising steps; None uses the pipeline's default.
         ensemble: number of estimates, each from different noise, that the diffusers pipeline combines into one.
         resolution: longer side, in pixels, to which images are resized for the networks; 0 keeps their size, and None

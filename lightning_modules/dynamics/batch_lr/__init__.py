@@ -29,8 +29,8 @@ shift lambda_B - lambda at B = 8.
 training images. Every few epochs, one of five rules sets the learning rate of the optimizer and, for some rules, also
 the momentum (see `learned`).
 
-On the bundled digits, the learner with the rule `ssgdm` measures the curvature on 32 images. It starts at a learning
-rate of 0.002 and reaches a test accuracy of .916 +- .020 over three seeds
+On the bundled digits, the learner with the rule `ssgdm` measures the curvature on 32 images. The learner starts at a
+learning rate of 0.002 and reaches a test accuracy of .916 +- .020 over three seeds
 (`configs/batch_lr/demo_learner_small_rate.yaml`). The constant learning rate 0.002 gives .156 +- .028, and the best
 constant learning rate of a grid gives .912 +- .018. With the curvature of 1,024 images, the accuracy of one run was
 .37. The resulting learning rates of 1 to 3 are too large, because the training batches of 50 images have a larger

@@ -285,8 +285,8 @@ class BatchSpectra:
     ) -> tuple[NoiseStatistics, NoiseStatistics, tuple[float, float]]:
         """Compute statistics of the noise of Hessian-vector products, of gradients, and of losses over batches.
 
-        The statistics of Hessian-vector products are averaged over random directions. Those of the losses are the mean
-        and the variance.
+        The statistics of Hessian-vector products are averaged over random directions. The
+        statistics of the losses are their mean and variance.
         """
         like, size = everything.like, everything.size
         z = [unit_vector(size, self.seed, 2, number, like=like) for number in range(self.directions)]

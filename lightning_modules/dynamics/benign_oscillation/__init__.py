@@ -18,12 +18,12 @@ feature correctly. After training at a small learning rate, the accuracy on thes
 
 The paper assumes oscillation, |1 - y f| >= delta at points with the strong feature (strong points), and concludes that
 the weak feature contributes at least delta / 4 to y f. Both the assumption and the conclusion are measured here. The
-measurement of oscillation starts at the first iteration with y f >= 1. It ends when the weak feature contributes at
-least delta / 4 in both classes, which is checked after every training step. `test/oscillating_draws` is the fraction of
-the sampled strong points with |1 - y f| >= delta. `test/oscillation_held_always` is the fraction of networks for which
-all sampled strong points satisfy this condition. `test/oscillation_held` is the fraction of networks for which the
-condition holds in the mean, sum l^2 >= delta^2 T, which is sufficient for the argument above. Once the weak feature is
-learned, the oscillation stops.
+measurement of oscillation starts at the first iteration with y f >= 1. The measurement ends when the weak feature
+contributes at least delta / 4 in both classes, which is checked after every training step. `test/oscillating_draws` is
+the fraction of the sampled strong points with |1 - y f| >= delta. `test/oscillation_held_always` is the fraction of
+networks for which all sampled strong points satisfy this condition. `test/oscillation_held` is the fraction of networks
+for which the condition holds in the mean, sum l^2 >= delta^2 T, which is sufficient for the argument above. Once the
+weak feature is learned, the oscillation stops.
 
 Many networks are trained at once, each with its own initial weights and its own training set. Metrics are means over
 the networks whose weights are finite. `test/diverged` is the fraction of networks whose weights are not finite. Every

@@ -11,20 +11,20 @@ The attacks (`attacks.py`) are white-box attacks: they differentiate through the
 
 In certification, only the robust classifier is smoothed: h is the distribution of its votes under noise. The accurate
 classifier and alpha are evaluated at the clean input. If h_y >= p and alpha is fixed, the paper gives the certified
-radius sigma Phi^-1(alpha p). The proof only needs alpha h_y > 1/2. With a learned alpha, the radius is therefore valid
-if it is computed from the smallest possible alpha.
+radius sigma Phi^-1(alpha p). The proof only needs alpha h_y > 1/2; if this holds for one alpha, it holds for every
+larger alpha. With a learned alpha, the radius is therefore valid if it is computed from the smallest possible alpha.
 
 Sources of alpha:
 
                              set by                                       used
-    Mixture.alpha            alpha of `Mixture`, or of the module below   in evaluation, for all images; None uses the
-                             through `Mixture.choose`                     mixing network's alpha of each image
+    Mixture.alpha            alpha of `Mixture`, or of                    in evaluation, for all images; None uses the
+                             `AdaptiveSmoothing` (`Mixture.choose`)       mixing network's alpha of each image
     Mixture.evaluation       gamma_scale ... alpha_bias of `Mixture`      in evaluation, for the mixing network's alpha
     (an `AlphaRange`)
     Mixture.in_training      training_gamma_scale, _bias of `Mixture`     in training and its attacks, independent of
     (an `AlphaRange`)                                                     Mixture.alpha
     least_alpha              Mixture.alpha; if None, alpha_bias           in the certified radius
-    mix(image, alpha)        the callback `AlphaCurve`                    in its table
+    mix(image, alpha)        the callback `AlphaCurve`                    in the table of this callback
 
 Source: Bai, Anderson, Kim and Sojoudi, Improving the Accuracy-Robustness Trade-Off of Classifiers via Adaptive
 Smoothing, SIAM Journal on Mathematics of Data Science 2024, arXiv 2301.12554. The authors attack each batch with ten

@@ -1,8 +1,8 @@
 """Attacks on a mixture: projected gradient ascent with random hyperparameters for training, and an evaluation attack.
 
-There is one untargeted kind of attack, and one kind targeted at each of the second, third, ... most likely classes of
-the clean prediction. In training, each image is attacked either by one kind chosen at random, or by all kinds. Within a
-budget epsilon_i, the attack maximises
+One kind of attack is untargeted. Each of the other kinds has one target class: the second, third, ... most likely class
+of the clean prediction. In training, each image is attacked either by one kind chosen at random, or by all kinds.
+Within a budget epsilon_i, the attack maximises
 
     (1 - w) L + w BCE(gamma, 1),   L = -log p_y, or with a target t  L = -(z_y - z_t) / (z_(1) - (z_(3) + z_(4)) / 2),
 
@@ -12,19 +12,20 @@ each image are sampled, and the number of steps n is sampled once per batch:
 
     w ~ U(0, 0.4),   epsilon_i ~ U(0.4, 1.1) epsilon,   momentum ~ U(0, 0.9),   n ~ chi^2,   step size 5 epsilon_i / n
 
-The only hyperparameter of APGD is the number of steps N. Let z_k be the projection of a gradient step of size eta from
-x_k. Then
+APGD (Auto-PGD) adapts its step size; its only hyperparameter is the number of steps N. Let z_k be the projection of a
+gradient step of size eta from x_k. Then
 
     x_{k+1} = P(x_k + 0.75 (z_k - x_k) + 0.25 (x_k - x_{k-1})),   eta = 2 epsilon_i at first.
 
 APGD checks each image after 0.22 N steps, and then again after another 0.19 N, 0.16 N, ... steps, with at least 0.06 N
 steps between two checks. A check halves eta if the objective rose in at most 75 % of the steps since the last check. It
-also halves eta if the last check did not, and the best objective has not improved since then. After eta is halved, the
-attack on this image continues from its best point so far. The result is the best point of each image.
+also halves eta if the last check did not halve eta and the best objective has not improved since the last check. After
+eta is halved, the attack on this image continues from its best point so far. The result is the best point of each
+image.
 
 Sources: Bai et al., Improving the Accuracy-Robustness Trade-Off of Classifiers via Adaptive Smoothing, SIAM Journal on
-Mathematics of Data Science 2024, arXiv 2301.12554, with the constants of the authors' code. The authors attack each
-image with APGD by all kinds of attack, and take several optimiser steps on the same images. Croce and Hein, Reliable
+Mathematics of Data Science 2024, arXiv 2301.12554, with the constants of the authors' code. The authors run APGD with
+all kinds of attack on each image, and take several optimiser steps on the same images. Croce and Hein, Reliable
 Evaluation of Adversarial Robustness with an Ensemble of Diverse Parameter-free Attacks, ICML 2020, arXiv 2003.01690,
 for APGD.
 """

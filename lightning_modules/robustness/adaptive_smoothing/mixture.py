@@ -152,9 +152,9 @@ class Mixture(nn.Module):
     Args:
         accurate: accurate classifier g, which maps images in [0, 1] to logits `[B, K]`.
         robust: robust classifier h of the same classes.
-        mixing_network: network that maps features to `[B, 1]`. Its k-th input is the concatenation of the features of
-            the k-th submodule in `accurate_features` and in `robust_features`. Without a mixing network, `alpha` must
-            be given.
+        mixing_network: network that maps features to `[B, 1]`. Its k-th input concatenates two outputs: the output of
+            the k-th submodule in `accurate_features` and the output of the k-th submodule in `robust_features`. Without
+            a mixing network, `alpha` must be given.
         alpha: weight of h in evaluation, in [0, 1]; None uses the prediction of the mixing network for each image.
         accurate_features: names of the submodules of g whose outputs are inputs of the mixing network, for example
             `layer1`, or `stages.0` for a timm network.

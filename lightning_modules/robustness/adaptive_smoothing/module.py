@@ -78,8 +78,8 @@ class AdaptiveSmoothing(ClassifierSteps, MethodModule):
         attack: algorithm of the attacks in training. `pgd` has a fixed step size; `apgd` halves the step size of an
             image when the attack on this image stops improving.
         every_attack: if true, each image is attacked by the untargeted attack and by a targeted attack for each target
-            class, and the clean images are repeated to match. If false, each image is attacked once, by a random kind
-            of attack.
+            class, and the clean images are repeated to match the number of attacked images. If false, each image is
+            attacked once, by a random kind of attack.
         optimizer: optimizer of the trainable parameters of the mixing network.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 

@@ -19,11 +19,12 @@ Projected gradient ascent repeats, with step size a,
     l_2:    d <- d' min(1, epsilon / ||d'||_2),   d' = d + a grad L / ||grad L||_2
 
 and clips x + d to [0, 1]. For a randomised classifier, p is the mean of the softmax over m samples (expectation over
-transformation). With L_j the log-odds of sample j, log p_y^j = -log (1 + e^L_j), log (1 - p_y^j) = -log (1 + e^-L_j),
+transformation). Let L_j be the log-odds of sample j. Then log p_y^j = -log (1 + e^L_j) and log (1 - p_y^j) = -log (1 +
+e^-L_j), and L is computed as
 
-    L = log sum_j (1 - p_y^j) - log sum_j p_y^j,
+    L = log sum_j (1 - p_y^j) - log sum_j p_y^j.
 
-which avoids cancellation, and
+This form avoids cancellation. Its gradient is
 
     grad L = sum_j c_j grad L_j,   c_j = p_y^j (1 - p_y^j) (1 / sum_i p_y^i + 1 / sum_i (1 - p_y^i)),
 
@@ -206,7 +207,7 @@ def log_odds_of_mean(of_draws: Tensor) -> Tensor:
 
 
 def scaled(gradient: Tensor, log_factor: Tensor) -> Tensor:
-    """Multiply gradients `[B, C, H, W]` by exp(log_factor), `[B]`."""
+    """Multiply the gradients `[B, C, H, W]` of B images by the B factors exp(log_factor)."""
     return gradient * per_image(log_factor.exp().to(gradient.dtype), gradient)
 
 
@@ -228,8 +229,8 @@ def judge(image: Tensor, of_draws: Tensor, probability: Tensor, label: Tensor) -
 
     Args:
         image: `[B, C, H, W]`.
-        of_draws: L_j, `[m, B]`.
-        probability: class probabilities, `[B, K]`; a common factor does not matter.
+        of_draws: log-odds L_j of m samples, `[m, B]`.
+        probability: class probabilities, `[B, K]`, which may all be multiplied by a common factor.
         label: `[B]`.
     """
     loss = log_odds_of_mean(of_draws)
@@ -270,7 +271,7 @@ def judged(network: Network, image: Tensor, label: Tensor, num_draws: int) -> At
 
 
 def judged_by(logits: Tensor, image: Tensor, label: Tensor) -> Attacked:
-    """Evaluate images from given logits `[B, K]`, without gradients."""
+    """Evaluate images whose logits `[B, K]` are already known, without gradients."""
     logits = at_least_float32(logits.detach())
     return judge(image, log_odds(logits, label)[None], logits.softmax(1), label)
 

@@ -1,4 +1,4 @@
-"""AutoAttack: an ensemble of four attacks: two variants of PGD without a step-size parameter, FAB, and Square.
+"""AutoAttack, an ensemble of four attacks: two variants of PGD without a step-size parameter, FAB, and Square.
 
 Each attack runs only on the images that no previous attack has fooled. The package `pyautoattack` is derived from the
 authors' code.
@@ -52,7 +52,7 @@ class AutoAttack(Attack):
         norm: norm of the budget, `linf` or `l2`.
         epsilon: budget, in pixel units; common values on CIFAR-10 are 8/255 (0.03137) for `linf` and 0.5 for `l2`.
         version: version of AutoAttack: `standard`, or `plus`, which has more attacks and restarts. The version for
-            randomised classifiers is not supported: a single random evaluation would decide whether an image is
+            randomised classifiers is not supported, because a single random evaluation would decide whether an image is
             attacked and whether an attack has succeeded.
         num_draws: number of fixed noise samples that `RobustAccuracy` uses for a smoothed classifier. The cost is
             proportional to this number.

@@ -6,9 +6,9 @@ DeepFool linearises the classifier iteratively: with f_k = z_k - z_y and w_k = g
 
     l = argmin_{k != y} |f_k| / ||w_k||_2,     r <- r + (|f_l| / ||w_l||_2^2) w_l,
 
-until the class of x + (1 + eta) r differs. The overshoot eta moves the point across the boundary. Here f_k and w_k are
-evaluated at x + (1 + eta) r, so that a step does not lead back across the boundary. The paper evaluates f_k and w_k at
-x + r.
+until the predicted class of x + (1 + eta) r differs from y. The overshoot eta moves the point across the boundary. Here
+f_k and w_k are evaluated at x + (1 + eta) r, so that a step does not lead back across the boundary. The paper evaluates
+f_k and w_k at x + r.
 
 Carlini and Wagner minimise, by Adam over w with x' = (tanh w + 1) / 2,
 
@@ -49,7 +49,7 @@ def errs(logits: Tensor, label: Tensor) -> Tensor:
 
 
 def gradient_of(value: Tensor, image: Tensor, attack: str, retain_graph: bool = False) -> Tensor:
-    """Compute the gradients of the values `[B]`, one per image, with respect to the images, `[B, C, H, W]`.
+    """Compute the gradients `[B, C, H, W]` of one value per image, `[B]`, with respect to the images.
 
     The gradients of the parameters are not computed.
 
@@ -115,8 +115,8 @@ def deepfool(
         label: y, `[B]`, int64.
         overshoot: fraction eta by which the perturbation is extended, at least 0.
         steps: maximum number of steps.
-        num_candidates: number of candidate classes: the most likely classes of the image, without the label. None uses
-            all other classes.
+        num_candidates: number of candidate classes. The candidates are the most likely classes of the image other than
+            the label. None uses all classes other than the label.
 
     Returns:
         Perturbed images x + (1 + eta) r, `[B, C, H, W]`. If the attack failed, this is the last iterate.
@@ -149,7 +149,7 @@ class CarliniWagnerObjective(NamedTuple):
     distance: Tensor
     """||x' - x||_2^2, `[B]`."""
     success: Tensor
-    """Whether the logit of a class exceeds the logit of the label by at least kappa, `[B]`, bool."""
+    """Whether the logit of some other class exceeds the logit of the label by at least kappa, `[B]`, bool."""
     gradient: Tensor
     """Gradient of the objective with respect to w, `[B, C, H, W]`."""
 

@@ -1,13 +1,14 @@
 """Sampling modes that certify with fewer noise samples than CERTIFY, with the same failure probability alpha.
 
-In every mode, the prediction and the radius in a row of the log are a valid certificate. The certified accuracy and the
-mean radius computed from a log are lower bounds, which more samples could only increase. `abstained` is an upper bound,
-because more samples would decide more images. `mean_draws` is the cost of the mode. The following lower bounds are
-close to the values that CERTIFY gives:
+In every mode, the prediction and the radius in a row of the log are a valid certificate, except in rows with the
+outcome `wrong class` (see below). The certified accuracy and the mean radius computed from a log are lower bounds,
+which more samples could only increase. The fraction `abstained` is an upper bound, because with more samples, fewer
+images would be undecided. `mean_draws` is the cost of the mode. The following lower bounds are close to the values that
+CERTIFY gives:
 
     InputSpecific: the certified-accuracy curve and the mean radius, up to a difference of `max_loss`.
 
-    Anytime without a target radius: the curve and the mean radius, up to the gain from the omitted blocks of samples.
+    Anytime without a target radius: the same curve and mean radius, up to the gain from the omitted blocks of samples.
 
     Stages, and Anytime with a target radius: only the certified accuracy at the target radius. The mean radius is
     loose.
@@ -57,7 +58,7 @@ SEQUENCE_SHARE, FINAL_SHARE = 0.8, 0.2
 def next_look(n: int) -> int:
     """Return the number of samples at which the votes are evaluated next.
 
-    This number is 5 % larger than n, rounded to whole blocks, and at least one block larger.
+    This number is n plus 5 %, rounded to a whole number of blocks, and at least one block more than n.
     """
     return n + max(BLOCK, n // (20 * BLOCK) * BLOCK)
 
@@ -82,11 +83,11 @@ class Stages(Mode):
     """Decide whether a target radius is certified, in stages with increasing numbers of samples.
 
     Stage i uses new selection samples and n_i new estimation samples. Each of s stages certifies at level alpha / s, so
-    that all claims hold jointly. A stage gives up on the image if an upper bound at level beta / (s - 1) shows that the
-    selected class does not reach the target radius. Giving up never makes a certificate invalid. However, the
-    probability of giving up on an image that could be certified can exceed beta: if two classes are about equally
-    probable, a stage often selects the wrong class, and then gives up correctly. The radius in a row of the log is
-    computed in the last stage that ran, and is a valid lower bound.
+    that the probability of a wrong certificate in any stage is at most alpha. A stage gives up on the image if an upper
+    bound at level beta / (s - 1) shows that the selected class does not reach the target radius. Giving up never makes
+    a certificate invalid. However, the probability of giving up on an image that could be certified can exceed beta: if
+    two classes are about equally probable, a stage often selects the wrong class, and then gives up correctly. The
+    radius in a row of the log is computed in the last stage that ran, and is a valid lower bound.
 
     Source: Horvath, Mueller, Fischer and Vechev, Boosting Randomized Smoothing with Variance Reduced Classifiers,
     ICLR 2022, arXiv 2106.06946.
@@ -136,15 +137,15 @@ class InputSpecific(Mode):
 
     The radius is nearly as large as with `n_max` estimation samples. The selection samples give a rough estimate of the
     class probability. From this estimate, the mode computes the number of estimation samples for which the radius is at
-    most `max_loss` smaller. The number does not depend on the estimation samples, so that the published formula of the
-    radius remains valid.
+    most `max_loss` smaller than with `n_max` samples. This number does not depend on the estimation samples, so that
+    the published formula of the radius remains valid.
 
     Source: Chen, Li, Yan, Li and Sheng, Input-Specific Robustness Certification for Randomized Smoothing, AAAI 2022,
     arXiv 2112.12084.
 
     Args:
-        max_loss: maximum decrease of the radius compared with `n_max` samples, in pixel units, or as a fraction of that
-            radius if `relative` is set.
+        max_loss: maximum decrease of the radius relative to the radius with `n_max` samples. It is in pixel units, or a
+            fraction of the radius with `n_max` samples if `relative` is true.
         relative: whether `max_loss` is a fraction instead of a number of pixel units.
         n0: number of selection samples. Their votes also determine the number of estimation samples.
         n_max: maximum number of estimation samples.
@@ -198,8 +199,8 @@ class Anytime(Mode):
         n_max: maximum number of estimation samples.
         alpha: maximum probability that a certificate is wrong.
         largest_radius: certified radius at which sampling stops if `radius` is None, in pixel units.
-        least_gain: smallest expected increase of the radius from the next 100 samples for which sampling continues, in
-            pixel units.
+        least_gain: threshold in pixel units: sampling stops if the next 100 samples are expected to increase the radius
+            by less than this value.
     """
 
     radius: float | None = None

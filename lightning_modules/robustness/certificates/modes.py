@@ -3,9 +3,9 @@
 The `certify` method of a mode is a generator: it yields `Draws` to request votes, receives the vote counts, and returns
 a `Certificate`. A mode has no access to the network or the device. Its decisions depend only on the vote counts.
 
-A certificate states that the smoothed classifier g equals `prediction` everywhere within `radius`. The probability that
-the certificate of an image is wrong is at most alpha. The class is selected with different noise samples from those
-that bound the probability of the class.
+A certificate states that the smoothed classifier g predicts the class `prediction` for every input within `radius` of
+the image. The probability that the certificate of an image is wrong is at most alpha. The noise samples that select the
+class are different from the noise samples that bound its probability.
 """
 
 from abc import ABC, abstractmethod
@@ -36,7 +36,7 @@ SELECTION, ESTIMATION = 0, 1
 Votes = NDArray[np.int64]
 """Number of votes for each class in each of S streams, `[S, K]`; S is 1 unless several classifiers vote."""
 Radius = Callable[[Sequence[float]], float]
-"""Maps the lower bounds of all streams to the certified radius, which is negative without a certificate."""
+"""Function from the lower bounds of all streams to the certified radius; a negative radius is no certificate."""
 
 
 class Draws(NamedTuple):
@@ -56,7 +56,7 @@ class Certificate:
     radius: float
     """Certified radius in pixel units; 0 without a certificate."""
     outcome: str
-    """Reason for stopping; see `adaptive_sampling.py`. Unless it is `complete`, more samples may raise the radius."""
+    """Reason for stopping; see `adaptive_sampling.py`. Unless this is `complete`, more samples may raise the radius."""
     selected: int
     """Class with the most votes among the selection samples."""
     hits: tuple[float, ...] = ()
@@ -81,8 +81,8 @@ class Mode(ABC):
     alpha: float
     soft: ClassVar[bool] = False
     """Whether the mode receives sums of scores instead of votes. A score is a softmax probability in units of 1 /
-    `SCORE_UNITS`, rounded down. The array `[2 S, K]` contains the sums of the S streams, followed by the S sums of
-    squares."""
+    `SCORE_UNITS`, rounded down. The mode then receives an array `[2 S, K]`: the sums of the scores of each of the S
+    streams, followed by the sums of their squares."""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -102,7 +102,7 @@ class Mode(ABC):
 def select(n0: int, stage: int = SELECTION) -> Generator[Draws, Votes, int]:
     """Request the votes on `n0` samples, and return the class with the most votes.
 
-    Of several classes with equally many votes, return the lowest index.
+    If several classes have the most votes, return the lowest of their indices.
     """
     votes = yield Draws(stage, 0, n0)
     return int(votes.sum(axis=0).argmax())

@@ -1,6 +1,6 @@
 """Confidence bounds of vote probabilities, and summary statistics of randomised-smoothing certificates.
 
-A base classifier f of images in [0, 1] and Gaussian noise define the smoothed classifier g:
+The smoothed classifier g is defined by a base classifier f of images in [0, 1] and by Gaussian noise e:
 
     g(x) = argmax_c P(f(x + sigma e) = c),   e ~ N(0, I).
 
@@ -202,7 +202,7 @@ def input_specific_draws(
     relative: bool,
     radius: Callable[[Sequence[float]], float],
 ) -> int:
-    """Find the smallest number of samples that decreases the radius by at most `max_loss` relative to `n_max` samples.
+    """Find the smallest number of samples whose radius is at most `max_loss` smaller than with `n_max` samples.
 
     The class probability is estimated from pilot samples. The decrease must be at most `max_loss` for every probability
     in the two-sided confidence interval of this estimate. If the interval misses the true probability, the decrease can

@@ -1,4 +1,4 @@
-"""Vote fractions of a smoothed classifier, as a function of images and noise that can be exported."""
+"""Vote fractions of a smoothed classifier, as an exportable function of images and noise."""
 
 from typing import Any
 

@@ -117,7 +117,7 @@ class Certified:
     label: int
     certificate: Certificate
     seconds: float
-    """Computing time of the image: its share of the time of each batch, in proportion to its number of samples."""
+    """Computing time of the image. The time of a batch is divided among its images in proportion to their samples."""
 
 
 @dataclass(eq=False)
@@ -151,7 +151,10 @@ class _Launched(NamedTuple):
 
 
 def _scores(logits: Tensor) -> Tensor:
-    """Compute scores (see `Mode.soft`) and their squares, `[B, 2 S, K + 1]`; the last column marks samples with NaN."""
+    """Compute scores and their squares, `[B, 2 S, K + 1]`, from logits `[S, B, K]`.
+
+    See `Mode.soft` for the definition of a score. The last column marks samples whose logits contain NaN.
+    """
     probability = at_least_float32(logits).softmax(dim=2)
     score = (probability.nan_to_num(nan=0.0) * SCORE_UNITS).floor().long().clamp(max=SCORE_UNITS)
     broken = probability.isnan().any(dim=2, keepdim=True).long()
@@ -160,7 +163,10 @@ def _scores(logits: Tensor) -> Tensor:
 
 
 def _count_samples(counts: Tensor, place: Tensor, logits: Tensor, soft: bool) -> None:
-    """Add votes or scores of logits `[S, B, K]` to `counts`, `[parts, rows, K + 1]`, at the part `place`, `[B]`."""
+    """Add the votes or scores given by logits `[S, B, K]` to `counts`, `[parts, rows, K + 1]`.
+
+    Sample b is added to the part with the index `place[b]`.
+    """
     if soft:
         counts.index_add_(0, place, _scores(logits))
         return
@@ -175,7 +181,7 @@ def _joined(pieces: list[Tensor]) -> Tensor:
 
 
 class VoteCounter:
-    """Certifies images, with batches that are always full.
+    """Vote counter that certifies images, using batches that are always full.
 
     To fill a batch, samples of several images are combined. Images are processed in the order of arrival, so that only
     a few images are in progress at any time. The device counts the votes. The host reads the counts of a batch while
@@ -198,8 +204,8 @@ class VoteCounter:
         device: device of the images.
         rank: rank of this process if the samples of an image are distributed over ranks, otherwise 0.
         world_size: number of ranks over which the samples of an image are distributed.
-        add_over_processes: function that sums an int64 tensor over these ranks, in place. All ranks call this function
-            equally often.
+        add_over_processes: function that sums an int64 tensor over the `world_size` ranks, in place. All ranks call
+            this function equally often.
         after_batch: function that is called with `num_draws` after each batch, once the caller has consumed the results
             of the batch. This function should be fast. If it raises an exception, the certification stops.
     """
@@ -259,7 +265,7 @@ class VoteCounter:
                 self.after_batch(self.num_draws)
 
     def _next_batch(self, images: Iterator[LabelledImage]) -> list[_Part]:
-        """Choose the samples of the next batch of all ranks together, starting with the images that arrived first."""
+        """Choose the samples of the next batch, which all ranks share, starting with the images that arrived first."""
         parts: list[_Part] = []
         room = self.batch_size * self.world_size
         position = 0

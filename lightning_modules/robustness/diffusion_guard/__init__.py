@@ -12,9 +12,9 @@ takes a step along the sign of the gradient inside K, averaged over r samples of
     d <- clip(d + a sign(mean_r grad_r) K, -epsilon, epsilon),   and x + d is clipped to [0, 1].
 
 Budgets are in pixel units. The authors' code uses epsilon = 16/255 and a = 1/255 for images in [-1, 1]. The values here
-are half as large, because images are in [0, 1] (the paper says 16/255). The authors' code maximises the norm over a
+are half as large, because images are in [0, 1]. (The paper states 16/255.) The authors' code maximises the norm over a
 batch of copies of one image. Here, the objective is the sum of the norms of the images; its gradient has the same
-signs. As in the authors' code, t_0 is the first of four timesteps; the paper writes T.
+signs. As in the authors' code, t_0 is the first of four timesteps; in the paper, it is T.
 
 Other objectives:
 

@@ -98,7 +98,7 @@ def deformed(region: Mask, largest_offset: int, width: float, random: np.random.
     Args:
         region: mask of the region, `[H, W]`.
         largest_offset: maximum offset e of a vertex along each axis, in pixels.
-        width: standard deviation of the Gaussian filter along the contour, in numbers of vertices.
+        width: standard deviation of the Gaussian filter along the contour, measured in vertices.
         random: random generator for the offsets.
     """
     contour = outer_contour(region)
@@ -176,7 +176,10 @@ class Defence:
 
 
 def noise_norm(predicted: Tensor) -> Tensor:
-    """Compute || e ||_2 for the predicted noise e of each image, `[B]`."""
+    """Compute the norm
+
+    e ||_2 of each image's predicted noise e, `[B]`.
+    """
     return torch.linalg.vector_norm(predicted.flatten(1), dim=1)
 
 
@@ -197,12 +200,12 @@ def first_step(inpainter: Inpainter, image: Tensor, keep: Tensor, noise: Tensor,
 
 
 def distance_to_grey(inpainter: Inpainter, image: Tensor, keep: Tensor) -> Tensor:
-    """Sum the squared distances between the encodings of the blanked images and of grey images."""
+    """Sum the squared distances between the encodings of the blanked images and the encodings of grey images."""
     return _distance(inpainter, image, keep, torch.full_like(image, 0.5))
 
 
 def _distance(inpainter: Inpainter, image: Tensor, keep: Tensor, target: Tensor) -> Tensor:
-    """Sum the squared distances between the encodings of the blanked images and of `target`."""
+    """Sum the squared distances between the encodings of the blanked images and the encodings `target`."""
     zero = torch.zeros(inpainter.noise_shape(image), dtype=image.dtype, device=image.device)
     encoded = inpainter.encode(target, zero).detach()
     return (inpainter.encode(inpainter.blanked(image, keep), zero) - encoded).square().sum()
@@ -219,9 +222,9 @@ def stripes(image: Tensor) -> Tensor:
 def distance_of_edit(
     inpainter: Inpainter, image: Tensor, keep: Tensor, noise: Tensor, draw: Tensor, num_steps: int
 ) -> Tensor:
-    """Sum the squared distances between the latents of the edited images and of grey images.
+    """Sum the squared distances between the latents of the edited images and the latents of grey images.
 
-    The edit uses an empty prompt and no guidance. Its DDIM steps are all differentiable.
+    The edit uses an empty prompt and no guidance. Gradients are computed through all DDIM steps.
 
     Args:
         inpainter: the editor's model.
@@ -255,7 +258,7 @@ def raised(
     timestep: int | Tensor,
     num_steps: int,
 ) -> Tensor:
-    """Compute the objective that the attack maximises, a scalar.
+    """Compute the scalar objective that the attack maximises.
 
     Args:
         inpainter: the editor's model.

@@ -13,8 +13,8 @@ The source text is a description of the source image. For all metrics, a lower v
 
 Source: Radford et al., Learning Transferable Visual Models From Natural Language Supervision, ICML 2021, arXiv
 2103.00020; directional similarity from Gal et al., StyleGAN-NADA: CLIP-Guided Domain Adaptation of Image Generators,
-SIGGRAPH 2022, arXiv 2108.00946. The CLIPScore of torchmetrics computes only the first score, and only for the models
-that it lists by name.
+SIGGRAPH 2022, arXiv 2108.00946. The metric `CLIPScore` of torchmetrics computes only the first score, and supports only
+the models in a fixed list.
 """
 
 import re
@@ -115,7 +115,7 @@ class CLIP:
 
 
 UNSEEN = "_unseen"
-"""Suffix of metrics for masks that the protection does not know."""
+"""Suffix of metrics for masks that were not used to compute the protection."""
 TRANSFER = "_transfer"
 """Suffix of metrics for edits by a model that was not attacked."""
 

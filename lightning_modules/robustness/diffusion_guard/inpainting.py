@@ -56,7 +56,7 @@ class Inpainter(nn.Module, ABC):
             noisy: z_t.
             repaint: mask m, `[B, 1, h, w]`, at the resolution of z.
             blanked: encoding y of the blanked images.
-            timestep: timestep t, int64, `[B]`, or a single number for all images.
+            timestep: timesteps t, int64, `[B]`, or a single timestep for all images.
         """
 
     @abstractmethod
@@ -81,9 +81,9 @@ class Inpainter(nn.Module, ABC):
         return F.interpolate(1 - keep, size=shape[-2:], mode="nearest")
 
     def noise_given(self, image: Tensor, keep: Tensor, noise: Tensor, draw: Tensor, timestep: Tensor) -> Tensor:
-        """Predict the noise e for given images and a given z_t, `noise`.
+        """Predict the noise e from images and z_t, which is passed as `noise`.
 
-        If z_t is pure noise at the first timestep, this is the first step of the editor.
+        If z_t is pure noise at the first timestep, the result equals the prediction in the first step of the editor.
 
         Args:
             image: images `[B, C, H, W]` in [0, 1]; the result is differentiable with respect to them.

@@ -37,13 +37,13 @@ class DiffusionGuard(EditingSteps, ProtectionSteps, MethodModule):
     """Protect images against an inpainting model.
 
     `predict` writes `protected/<name>.png` into the run directory. The files have the size of the images that the
-    DataModule returns. `predict` skips images that exist. An interrupted run can therefore be resumed with the same
-    `--run_directory`. `predict` rejects a directory with images that were written with a different inpainter, image
-    size, precision or attack setting. It also rejects an existing file if the stored hash of the image and the masks
-    differs.
+    DataModule returns. `predict` skips images whose files already exist. An interrupted run can therefore be resumed
+    with the same `--run_directory`. `predict` rejects a directory with images that were written with a different
+    inpainter, image size, precision or attack setting. It also rejects an existing file if the hash in the file differs
+    from the hash of the current image and masks.
 
     `test` edits the protected and the original image with the same noise and prompt. It logs the following metrics,
-    averaged over images, masks and prompts. For all of them, lower is better:
+    averaged over images, masks and prompts. For all of these metrics, a lower value means better protection:
 
     * `test/edit_psnr` and `test/edit_ssim`: PSNR in dB and SSIM between the two edits;
     * `test/edit_psnr_repainted`: PSNR of the repainted part only. (In the kept part, the edits also differ by the
@@ -52,13 +52,13 @@ class DiffusionGuard(EditingSteps, ProtectionSteps, MethodModule):
       source prompts, `test/clip_directional_similarity`. For the edit of the original image, both names have the suffix
       `_unprotected`.
 
-    Metrics without a further suffix are for masks that the protection knows. The suffix `_unseen`, which comes last,
-    marks metrics for masks that the protection does not know. With `editor`, the suffix `_transfer` marks metrics for
-    edits by the second model. With `purification`, the editor first tries to remove the protection: the same operation
-    purifies the protected and the original image before they are edited. The suffix is the name of the operation. With
-    `defences`, the name of a defence is the first suffix of its metrics. `test/noise_norm` and
-    `test/noise_norm_unprotected` are the norms of the predicted noise in the first step of the editor, for the
-    protected and the original image.
+    Metrics without a further suffix are for the masks for which the protection was computed. The suffix `_unseen`,
+    which comes last, marks metrics for masks that were not used to compute the protection. With `editor`, the suffix
+    `_transfer` marks metrics for edits by the second model. With `purification`, the editor first tries to remove the
+    protection: the same operation purifies the protected and the original image before they are edited. The suffix is
+    the name of the operation. With `defences`, the name of a defence is the first suffix of its metrics.
+    `test/noise_norm` and `test/noise_norm_unprotected` are the norms of the predicted noise in the first step of the
+    editor, for the protected and the original image.
 
     The method of the paper needs no training. `fit` trains the trainable parameters of both inpainting models with
     their denoising error. Use `fit` to train a small model for the demo, or to adapt a model to the domain of the
@@ -81,16 +81,17 @@ class DiffusionGuard(EditingSteps, ProtectionSteps, MethodModule):
         clip: CLIP model for similarity metrics in `test`: a local folder, or a name on the Hugging Face Hub
             (`openai/clip-vit-large-patch14`); None disables these metrics.
         editor: second model that edits images in `test` but is not attacked; None tests only the attacked model.
-        purification: operations that purify both images before the edit in `test`, by the suffix of their metrics:
-            `JPEG`, `CropAndResize` or `MedianFilter` from `lightning_modules.robustness.diffusion_guard`.
-        defences: further defences to evaluate in `test`, by the suffix of their metrics. Each defence is a dict of
+        purification: dict that maps metric suffixes to operations that purify both images before the edit in `test`. An
+            operation is `JPEG`, `CropAndResize` or `MedianFilter` from `lightning_modules.robustness.diffusion_guard`.
+        defences: dict that maps metric suffixes to further defences to evaluate in `test`. Each defence is a dict of
             `objective`, `augmentation` and `timestep`; all defences share the other settings.
         optimizer: optimizer of the trainable parameters of the inpainter.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
         ValueError: if an argument is out of range; in `fit`, if the inpainter has no trainable parameters; in
-            `predict`, if the run directory contains images from different inputs or settings under the same names.
+            `predict`, if the run directory contains images of the same names that were computed from different inputs
+            or settings.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Writes protected images to files.
+"""Writer of protected images, which stores each image in a file.
 
 Each file contains a hash of the original image and its masks.
 """

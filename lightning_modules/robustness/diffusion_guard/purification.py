@@ -28,7 +28,7 @@ class Purification(ABC):
 
 
 class JPEG(Purification):
-    """Compress images as JPEG files and decode them again.
+    """Purification that compresses images as JPEG files and decodes them again.
 
     Args:
         quality: JPEG quality, in 1...100.
@@ -45,7 +45,7 @@ class JPEG(Purification):
 
 
 class CropAndResize(Purification):
-    """Crop images and masks to their centre, and resize them to the original size.
+    """Purification that crops images and masks to their centre, and resizes them to the original size.
 
     Images are resized by bilinear interpolation, and masks by nearest-neighbour interpolation.
 
@@ -65,7 +65,7 @@ class CropAndResize(Purification):
 
 
 class MedianFilter(Purification):
-    """Denoise each channel with a median filter that reflects the image at its borders.
+    """Purification that denoises each channel with a median filter; images are reflected at their borders.
 
     Args:
         size: side length of the square window, in pixels; must be odd.

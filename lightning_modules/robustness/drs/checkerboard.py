@@ -22,9 +22,9 @@ def first_half(height: int, width: int, layout: Layout = "checkerboard", device:
     Args:
         height: height of the image; must be even.
         width: width of the image; must be even.
-        layout: layout of the first half: `checkerboard` selects the pixels (i, j) with i + j even. `official` selects i
-            + j even in the first two columns, and i + j odd from the third column on. The authors' code uses this
-            layout by accident, and the authors' checkpoints therefore need it.
+        layout: layout of the first half: `checkerboard` selects the pixels (i, j) with i + j even. `official` selects
+            the pixels with i + j even in the first two columns, and the pixels with i + j odd from the third column on.
+            The authors' code uses this layout by accident, and the authors' checkpoints therefore need it.
         device: device of the mask.
 
     Returns:

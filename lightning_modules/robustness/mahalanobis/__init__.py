@@ -11,13 +11,13 @@ not changed. x' is not clipped, and sign(0) is +1. The published code has the fa
 factor. The inputs of the network are images in [0, 1], so that epsilon is in pixel units. For this reason, the gradient
 is not divided by the standard deviation of the input normalisation, unlike in the published code.
 
-The name of a score says on which data the logistic regression and epsilon are tuned:
+The name of a score states on which data the logistic regression and epsilon are tuned:
 
 * `tuned_on_target`: on the first `num_validation` images of the test set and of the out-of-distribution set. The
   weights are fitted on one half of these images, and epsilon is chosen by TNR at 95 % TPR on the other half. For an
   attack, a tenth of the test images is used instead, and epsilon is chosen by AUROC.
-* `tuned_on_attack`: on the same test images and their adversarial copies by the first of `attacks`, without any
-  out-of-distribution images.
+* `tuned_on_attack`: on the same test images and on adversarial copies of them, computed by the first attack in
+  `attacks`. No out-of-distribution images are used.
 * `mean`: no tuning. With epsilon 0, the score of each layer is standardised by the rank of its covariance, and the
   scores are averaged over layers.
 * `last`: no tuning. The score is the score of the last layer with epsilon 0.

@@ -123,8 +123,8 @@ class ClassIncremental(StreamsStatistics, ClassifierSteps, MethodModule):
     `fit` trains no parameters: it computes statistics in one pass over the training images of all classes, and further
     epochs have no effect. The statistics of a class depend only on the images of this class. The result is therefore
     the same as if the classes arrived one at a time. For both distances, `test` logs `test/area_<classifier>`, the area
-    under the curve after the last class. A table contains the area after each class. `test/accuracy` is the accuracy of
-    `classifier` over all classes, without a bias.
+    under the curve after the last class has been added. A table contains the area after each added class.
+    `test/accuracy` is the accuracy of `classifier` over all classes, without a bias.
 
     Args:
         base_classifier: classifier of the base classes, which maps images `[B, C, H, W]` in [0, 1] to logits.

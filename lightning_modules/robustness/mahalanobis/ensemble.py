@@ -10,8 +10,8 @@ scaled, Newton's method reaches the same minimum in fewer steps.
 
 The step size epsilon of the input pre-processing is also tuned. For each epsilon, the regression is fitted on one half
 of the validation data and evaluated on the other half. The epsilon with the best result is chosen: the highest TNR at
-95 % TPR for out-of-distribution inputs, or the highest AUROC for adversarial inputs. Of equal results, the first is
-chosen.
+95 % TPR for out-of-distribution inputs, or the highest AUROC for adversarial inputs. If several values of epsilon give
+the same result, the first of them is chosen.
 
 Source: Lee et al., A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks,
 NeurIPS 2018, arXiv 1807.03888, section 2.2 and the published code.
@@ -52,8 +52,8 @@ def logistic_regression(in_distribution: Tensor, other: Tensor) -> tuple[Tensor,
     target = torch.cat([torch.zeros(len(in_distribution)), torch.ones(len(other))])
     folds = min(5, len(in_distribution), len(other))
     with warnings.catch_warnings():
-        # Ignores two warnings: about options that scikit-learn renames between versions, although they have default
-        # values here; and about folds whose classes are so well separated that the smallest penalties have no effect.
+        # Ignore two warnings. One concerns options that scikit-learn renames between versions; they have default values
+        # here. The other concerns folds whose classes are so well separated that the smallest penalties have no effect.
         warnings.simplefilter("ignore")
         regression = LogisticRegressionCV(cv=folds, scoring="accuracy", solver="newton-cholesky")
         fitted = regression.fit(scores.numpy(), target.numpy())

@@ -4,8 +4,8 @@ The scores of N inputs are a matrix `[N, columns]` in float64, with one row per 
 confidence; energy confidence; whether the class predicted by the network is correct; whether the class of the nearest
 mean is correct; M of each layer for each epsilon; and, with `odin`, the confidence of ODIN for each setting. For each
 attack, there is a separate matrix, `[N, 1 + 2 columns]`, with one row per clean image. The first entry of a row is 1 if
-the image is in the adversarial set, and 0 otherwise. The following entries are the scores of the noisy copy, and then
-those of the adversarial copy.
+the image is in the adversarial set, and 0 otherwise. The following entries are the scores of the noisy copy, and after
+them the scores of the adversarial copy.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,7 +34,7 @@ ADVERSARIAL_VALIDATION = 0.1
 
 
 class Scorer:
-    """Computes scores of images from a network and the Gaussians of its layers.
+    """Function object that computes the scores of images from a network and the Gaussians of its layers.
 
     Args:
         network: network that maps images to logits.
@@ -86,7 +86,7 @@ class MeasuredScores(NamedTuple):
     epsilons: Sequence[float]
     odin: bool
     needed: str | None
-    """Method, if any, for which too few validation data raise an error. All other methods are then skipped."""
+    """Method that raises an error if there are too few validation data, or None. Other methods are skipped instead."""
 
     def of_layers(self, scores: Tensor) -> Tensor:
         """Extract M, `[N, L, epsilons]`, from the score columns."""
@@ -129,7 +129,7 @@ class Tuning(NamedTuple):
         return cls(position < V // 2, (position >= V // 2) & (position < V))
 
     def samples(self, scores: Tensor, is_target: Tensor) -> tuple[Sample, Sample]:
-        """Select, from `scores` `[N, ...]`, those for fitting weights and those for choosing epsilon."""
+        """Select, from all scores `[N, ...]`, the scores for fitting weights and the scores for choosing epsilon."""
         fit, choose = (Sample(scores[rows & ~is_target], scores[rows & is_target]) for rows in self)
         return fit, choose
 
@@ -175,9 +175,9 @@ def against_attacks(
         measured: description of the score columns.
         index: indices in the test set, `[N]`.
         clean: scores of the test set, `[N, columns]`.
-        attacked: scores `[N, 1 + 2 columns]` by attack name.
-        features: features `[n, 3 D]` by attack name, of the clean, noisy and adversarial copies of the n images in the
-            adversarial set. The baseline `lid` is skipped for attacks without features.
+        attacked: for each attack name, scores `[N, 1 + 2 columns]`.
+        features: for each attack name, features `[n, 3 D]` of the clean, noisy and adversarial copies of the n images
+            in the adversarial set. The baseline `lid` is skipped for attacks without features.
         widths: numbers of features of the layers; D is their sum.
     """
     V = int(ADVERSARIAL_VALIDATION * len(clean))
@@ -207,7 +207,7 @@ def tuned_on_attack(measured: MeasuredScores, clean: Tensor, attacked: Mapping[s
     Args:
         measured: description of the score columns.
         clean: scores of the test set, `[N, columns]`.
-        attacked: scores `[N, 1 + 2 columns]` by attack name.
+        attacked: for each attack name, scores `[N, 1 + 2 columns]`.
         V: number of images at the start of the test set that are used only for tuning.
     """
     attack, rows = next(iter(attacked.items()))

@@ -39,5 +39,5 @@ class StreamsStatistics:
             raise ValueError("trainer.precision 16-mixed needs a loss to scale: use 32-true or bf16-mixed")
 
     def configure_optimizers(self) -> Any:
-        """Return an optimizer that has no effect. Lightning saves checkpoints only after optimizer steps."""
+        """Return an optimizer without effect, because Lightning saves checkpoints only after optimizer steps."""
         return torch.optim.SGD(self.encoder.parameters(), lr=0.0)

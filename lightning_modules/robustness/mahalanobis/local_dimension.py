@@ -5,7 +5,7 @@
 LID measures how fast the number of neighbours grows with the distance. The formula above is the maximum-likelihood
 estimate, where r_1 <= ... <= r_k are the distances from f to its k nearest neighbours in a mini-batch of clean images.
 The smallest distance is skipped, because it is the distance of a clean image to itself. It is also skipped for noisy
-and adversarial copies. Adversarial images have a higher LID. Each k gives a separate score.
+and adversarial copies. Adversarial images have a higher LID than clean images. Each k gives a separate score.
 
 Sources: Ma et al., Characterizing Adversarial Subspaces Using Local Intrinsic Dimensionality, ICLR 2018, arXiv
 1801.02613, equation 4 and algorithm 1; Lee et al., A Simple Unified Framework for Detecting Out-of-Distribution Samples

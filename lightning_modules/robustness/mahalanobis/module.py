@@ -43,14 +43,13 @@ class Mahalanobis(StreamsStatistics, ClassifierSteps, MethodModule):
 
     `fit` trains no parameters: it computes the statistics of the classes in one pass over the training images, and
     further epochs have no effect. Use images without augmentation. The network is in evaluation mode. The checkpoint
-    stores the statistics as buffers. The logged `train/cross_entropy` shows whether the network has its trained
-    weights.
+    stores the statistics as buffers. The logged `train/cross_entropy` shows whether the network is trained.
 
     `test` evaluates the detection. It needs the DataModule `OutOfDistribution`, or, with `attacks`, any DataModule of
     labelled images. For the main score `score` and each set, `test` logs `test/<metric>_<set>` with the metrics
     `auroc`, `tnr95`, `aupr_in`, `aupr_out` and `detection_accuracy`. `test/<metric>` is the mean over
     out-of-distribution sets. For every score, `test` logs `test/auroc_<score>_<set>`. `test/accuracy` is the accuracy
-    of the network, and `test/accuracy_by_distance` the accuracy of predicting the class with the nearest mean in the
+    of the network, and `test/accuracy_by_distance` is the accuracy of predicting the class with the nearest mean in the
     last layer. The callback `DetectionReport` writes the corresponding tables and figures. Noise and random starts of
     attacks are seeded per image, so that they do not depend on the batch or the rank.
 
@@ -68,8 +67,8 @@ class Mahalanobis(StreamsStatistics, ClassifierSteps, MethodModule):
             uses 0.
         attacks: attacks whose adversarial images are to be detected: instances of `PGD`, `DeepFool` or `CarliniWagner`
             from `lightning_modules.robustness.attacks`. For FGSM, use `PGD` with one step and without a random start.
-        noise_std: standard deviation of the noise in noisy copies, in pixel units: one number, or a dict by attack
-            name. If the noise is larger than the perturbation of an attack, the attack cannot be detected.
+        noise_std: standard deviation of the noise in noisy copies, in pixel units: one number, or a dict from attack
+            names to numbers. If the noise is larger than the perturbation of an attack, the attack cannot be detected.
         odin: whether to evaluate ODIN with the published grid of 44 settings, which needs 41 forward passes.
         lid: whether to evaluate the local intrinsic dimension. With D features in total over all layers, this stores 3
             x 4 D bytes of features for each image in an adversarial set.

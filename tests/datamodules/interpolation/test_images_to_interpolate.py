@@ -43,5 +43,5 @@ def test_training_images_are_handed_out_whole() -> None:
 def test_a_set_of_pairs_alone_is_not_trained_on() -> None:
     data = ImagesToInterpolate(PairsInFolder("nowhere"))
     assert data.training_images() is None
-    with pytest.raises(ValueError, match="PairsInFolder has only pairs, and nothing to train on: use predict or test"):
+    with pytest.raises(ValueError, match="PairsInFolder has only pairs and no training images: use predict or test"):
         data.setup("fit")

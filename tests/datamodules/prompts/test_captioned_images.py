@@ -126,7 +126,7 @@ def test_buckets_that_do_not_fit_are_rejected(tmp_path: Path) -> None:
     of_several_sizes(tmp_path).check_ranks(3)
     with pytest.raises(ValueError, match=r"buckets\.multiple is 8, but height and width must be multiples of 16: chan"):
         of_several_sizes(tmp_path).check_sizes(16)
-    with pytest.raises(ValueError, match="crop_padding does not go with buckets"):
+    with pytest.raises(ValueError, match="crop_padding does not work with buckets"):
         of_several_sizes(tmp_path, augmentation=Augmentation(crop_padding=1)).setup("fit")
     prior = CaptionedFolder(str(tmp_path), image_size=24, prompt="a", buckets=Buckets(8))
     with pytest.raises(ValueError, match=r"leave data\.prior\.buckets out"):

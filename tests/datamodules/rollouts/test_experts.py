@@ -74,7 +74,7 @@ def test_a_file_that_is_missing_or_does_not_fit_is_named(tmp_path: Path) -> None
     with pytest.raises(FileNotFoundError, match=r"SACExpert: .*expert is missing; experts of SSO's authors are in"):
         SACExpert("expert", str(tmp_path)).meet(robot(5))
     expert, _ = saved(tmp_path)
-    with pytest.raises(ValueError, match="maps 5 numbers to 3, but Robot-v0 has 11 and 3"):
+    with pytest.raises(ValueError, match="maps 5 inputs to 3 outputs, but Robot-v0 needs 11 and 3"):
         expert.meet(robot(11))
     torch.save({"linear1.weight": torch.zeros(1)}, tmp_path / "expert")
     with pytest.raises(ValueError, match=r"lacks linear1\.bias"):

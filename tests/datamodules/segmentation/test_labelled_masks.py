@@ -233,7 +233,7 @@ def test_corrections_of_another_set_are_refused() -> None:
 @pytest.mark.parametrize(
     ("label", "message"),
     [
-        (torch.full((1, 6, 4), 3), r"label has a pixel of category 3, and num_classes 3 allows 0\.\.\.2, and 255"),
+        (torch.full((1, 6, 4), 3), r"label has a pixel of category 3, but num_classes 3 allows 0\.\.\.2, and 255"),
         (torch.zeros(1, 6, 3), r"label is \[6, 3\], smaller than an image, \[6, 4\]"),
     ],
 )

@@ -22,7 +22,7 @@ REJECTED: list[Row] = [
      r"uint8 of shape \[2, 4, 5\], got .* \[2, 4, 4\]"),
     ("MasksInMemory 3", lambda _: MasksInMemory(IMAGE, MASK.long(), 2), ValueError, "masks must be uint8"),
     ("MasksInMemory clean", lambda _: MasksInMemory(IMAGE, MASK, 2, clean=MASK + 2), ValueError,
-     r"category 2, and num_classes 2 allows 0\.\.\.1"),
+     r"category 2, but num_classes 2 allows 0\.\.\.1"),
     ("blocks", lambda _: blocks(0), ValueError, "batch_size must be at least 1, got 0"),
     ("MaskAugmentation", lambda _: blocks(augmentation=MaskAugmentation()).setup("fit"), ValueError,
      "needs images in files, but Blocks has none"),

@@ -43,7 +43,7 @@ REJECTED: list[Row] = [
      "validation": Numbered(True), **SMALL})), ValueError, "has scale 2, but the training data have scale 1"),
     ("batches test",
      lambda _: batches(ClipPairs(training=Numbered(), degradation=HALVED, batch_size=3, test=MovingPhotographs(2))),
-     ValueError, "differ in their channels: Numbered 3, MovingPhotographs 1"),
+     ValueError, "have different numbers of channels: Numbered 3, MovingPhotographs 1"),
     ("no readable clip", no_readable_clip, ValueError, r"no clip can be read: .*a\.mp4 cannot be read as a video"),
 ]
 # fmt: on

@@ -55,7 +55,7 @@ def test_data_without_classes_are_refused(tmp_path: Path) -> None:
     parsed: Any = ParsedOnly(["fit", "--config", "configs/elr/demo.yaml"]).config.fit
     parsed.model.init_args.num_classes = -1
     parsed.data = type(parsed)(class_path="lightning.pytorch.LightningDataModule", init_args=type(parsed)())
-    with pytest.raises(ValueError, match=r"num_classes: auto needs data with a number of classes, and .* has none"):
+    with pytest.raises(ValueError, match=r"num_classes: auto needs data with a number of classes, but .* has none"):
         count_classes(parsed)
     (tmp_path / "train" / "cat").mkdir(parents=True)
     named = ["--config", "configs/own_data/classes.yaml", "--data.images.data_dir", str(tmp_path)]
