@@ -21,7 +21,7 @@ subcommands, each with its own --help:
 
 
 def shadowed() -> str | None:
-    """Describe the first package of this project that a package of the same name hides, or return None."""
+    """Describe the first package of this project that is hidden by another package of the same name, or return None."""
     for name in PACKAGES:
         spec, own = find_spec(name), Path(__file__).resolve().with_name(name)
         found = [] if spec is None else spec.submodule_search_locations or [spec.origin or "a built-in module"]

@@ -112,7 +112,7 @@ def draw_table(results: Sequence[Result], place: Mapping[str, tuple[str, str]], 
 
 
 def _connected(columns: Sequence[str], numbers: Sequence[int]) -> list[list[int]]:
-    """Group the columns that differ only in the value of one key, whose points are connected by a line."""
+    """Group columns that differ only in the value of one key; a line connects the points of a group."""
     groups: dict[str, list[int]] = {}
     for number in numbers:
         key, _, _ = columns[number].rpartition(" ")

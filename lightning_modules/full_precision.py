@@ -11,7 +11,8 @@ def in_full_precision(device: torch.device) -> AbstractContextManager[Any]:
     """Return a context manager that disables autocast, so that operations use the dtypes of their input tensors.
 
     Args:
-        device: device of the computation; on devices without autocast, such as `meta`, nothing changes.
+        device: device of the computation; the context manager has no effect on devices without autocast, such as
+            `meta`.
     """
     if torch.amp.is_autocast_available(device.type):
         return torch.autocast(device.type, enabled=False)
@@ -19,12 +20,12 @@ def in_full_precision(device: torch.device) -> AbstractContextManager[Any]:
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Convert x to float32 or better, for computations that need more precision or range than half precision has."""
+    """Convert a tensor to float32 or better, for computations that half precision is too coarse or too narrow for."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def require_double(trainer: Any, name: str) -> None:
-    """Reject a run whose precision is not 64 bit, before training or testing.
+    """Raise an error before training or testing if the precision of the run is not 64 bit.
 
     Args:
         trainer: trainer of the run.

@@ -1,4 +1,4 @@
-"""Protocols that a callback or DataModule requires of the LightningModule or DataModule, checked at setup.
+"""Protocols that callbacks and DataModules require of a run's LightningModule or DataModule, and check at setup.
 
 In this file, "module" means the LightningModule. The file also defines the types that a module returns for figures and
 tables, and re-exports the two labels of `datamodules.batches` that do not denote a class.
@@ -58,7 +58,7 @@ class Restorer(Protocol):
             generator: random generator on the CPU.
 
         Returns:
-            One estimate for each input, with the size of the input or upscaled, not clipped.
+            One estimate for each input, of the size of the input or upscaled. The values are not clipped.
         """
         ...
 
@@ -90,10 +90,10 @@ class Generator(Protocol):
 
 @runtime_checkable
 class PromptedGenerator(Generator, Protocol):
-    """A generator of images for texts. The attributes are settings of `sample`, which callers may change."""
+    """A generator of images from text prompts. Its attributes are settings of `sample`; callers may change them."""
 
     prompts: Sequence[str]
-    """Texts through which `sample` cycles."""
+    """Prompts of the images; `sample` cycles through them."""
     takes_prompts: bool
     """Whether `sample` uses `prompts` at all."""
     num_inference_steps: int
@@ -102,10 +102,10 @@ class PromptedGenerator(Generator, Protocol):
 
 @runtime_checkable
 class ConditionedGenerator(Generator, Protocol):
-    """A generator of images for a condition image, such as a ControlNet."""
+    """A generator of images that are conditioned on another image; for example, a ControlNet."""
 
     condition: Tensor | None
-    """Condition `[1, 3, H, W]` in [0, 1] for all images of `sample`; None if unset, and then `sample` fails."""
+    """Condition `[1, 3, H, W]` in [0, 1] for all images of `sample`; `sample` fails if it is None."""
 
 
 @runtime_checkable
@@ -148,13 +148,13 @@ class ImprovedNoise(Protocol):
 class SmoothedClassifier(Protocol):
     """A module whose smoothed classifier has several votes for each noise sample, or its own formula for the radius.
 
-    In certification, the methods below replace `forward(image + sigma * noise)` and the certified radius sigma
-    Phi^-1(p).
+    In certification, `smoothed_logits` replaces `forward(image + sigma * noise)`, and `certified_radius` replaces the
+    radius sigma Phi^-1(p), where p is a lower bound on the probability of the class.
     """
 
     certificate: str
-    """Name of the theorem that gives the radius. For a formula without a proof, it ends with `: not a guarantee`. Logs
-    with different certificates are never mixed."""
+    """Name of the theorem that gives the radius. For a formula without a proof, the name ends with `: not a guarantee`.
+    Logs with different certificates are never mixed."""
 
     def smoothed_logits(self, image: Tensor, noise: Tensor, sigma: float) -> Tensor:
         """Compute the logits `[S, B, K]` of S votes for each noise sample. The smoothed classifier sums the votes.
@@ -169,8 +169,8 @@ class SmoothedClassifier(Protocol):
 
         A negative radius means that nothing is certified.
 
-        `probability` contains a lower bound on the probability of the class for each vote. The radius must not decrease
-        if one of these bounds increases.
+        For each vote, `probability` contains a lower bound on the probability of the class. The radius must not
+        decrease if one of these bounds increases.
         """
         ...
 
@@ -181,7 +181,7 @@ class MixtureOutput(NamedTuple):
     log_probability: Tensor
     """`[B, K]`; its softmax is the mixture's class probabilities."""
     gamma: Tensor
-    """`[B]`: input of the sigmoid that gives alpha (before scaling to its range); infinite for alpha 0 and 1."""
+    """`[B]`: input of the sigmoid. The sigmoid, scaled to the range of alpha, is alpha. Infinite if alpha is 0 or 1."""
     alpha: Tensor
     """`[B]`, in [0, 1]: the weight of the robust classifier."""
 
@@ -246,7 +246,7 @@ class TrainingSamples(Protocol):
 
 @runtime_checkable
 class TrainingRows(Protocol):
-    """A DataModule that provides all training rows of a table at once, the same on all ranks."""
+    """A DataModule that provides all training rows of a table at once; every rank receives the same rows."""
 
     training_rows: Mapping[str, Tensor]
     """Tensors `[N, ...]` by batch key."""
@@ -257,7 +257,7 @@ class EpisodeSource(Protocol):
     """A DataModule with an environment in which the module acts as the policy."""
 
     def mean_return(self) -> float:
-        """Compute the mean return over some episodes, the same on all ranks. Must be called on every rank."""
+        """Compute the mean return over some episodes; it is the same on all ranks. Must be called on every rank."""
         ...
 
 
@@ -300,7 +300,7 @@ class ShiftedTestSets(Protocol):
     """A DataModule with test sets under distribution shift."""
 
     def check_shifted_tests(self) -> None:
-        """Raise an error if a shifted test set is missing or damaged, or if none is given; images are not read."""
+        """Raise an error if no shifted test set is given, or if one is missing or damaged; images are not read."""
         ...
 
     def shifted_test_loaders(self) -> dict[str, Any]:
@@ -351,7 +351,7 @@ class PictureSource(Protocol):
         This method is called on one rank only, in evaluation mode and without gradients.
 
         Args:
-            batch: a few unmodified training images, or the first batch of a validation or test.
+            batch: a few unmodified training images, or the first batch of a validation or test epoch.
             outputs: return value of the step for this batch; None for training images.
         """
         ...
@@ -364,7 +364,7 @@ class Table(NamedTuple):
     """Sequences of equal length, by column name. The first numeric column is the horizontal axis. Rows with equal
     values in the text columns form one line."""
     drawn: Mapping[str, Any] | None = None
-    """Columns to plot, one panel each, by label of the vertical axis; None plots all other numeric columns."""
+    """Columns to plot, by label of the vertical axis, one panel per label. None plots all other numeric columns."""
     logarithmic: Collection[str] = ()
     """Names of the columns that are plotted on a logarithmic axis."""
     labels: Mapping[str, str] | None = None
@@ -379,7 +379,7 @@ class TableSource(Protocol):
     """A module that provides tables of numbers."""
 
     tables: Mapping[str, Table]
-    """Tables by name, which are available after training or testing; the same on all ranks."""
+    """Tables by name. They are available after training or testing, and are the same on all ranks."""
 
 
 @runtime_checkable
@@ -389,7 +389,8 @@ class EffectiveNetwork(Protocol):
     def effective_weights(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return the weights that are used in evaluation mode, and a description of each layer.
 
-        The weights have the names of the plain network. The descriptions must be serialisable as JSON.
+        The weights have the parameter names of the same network with ordinary layers. The descriptions must be
+        serialisable as JSON.
         """
         ...
 
@@ -414,7 +415,7 @@ class Exported(NamedTuple):
     output: str
     """Name of the output."""
     dimensions: str
-    """Names of the output's dimensions, as for the inputs."""
+    """Names of the output's dimensions, in the same notation as for the inputs."""
     description: str
     """Description of the output in one phrase."""
     sizes: Mapping[str, int] = {}
@@ -490,8 +491,9 @@ def require_data(trainer: Any, protocol: type[Required], needed_by: str) -> Requ
 
     Otherwise, return the DataModule with the protocol as its static type; see `require`.
 
-    A user may pass a dataloader, or a DataModule from outside this project. In this case, the dataset of the training
-    dataloader takes the place of the DataModule where possible (`OwnTrainingSet`).
+    A user may pass a dataloader, or a DataModule from outside this project. In this case, if `OwnTrainingSet` has the
+    members of the protocol, the dataset of the training dataloader is wrapped in `OwnTrainingSet` and used instead of
+    the DataModule.
     """
     data = trainer.datamodule
     if not gives_positions(data) and not _missing(OwnTrainingSet, protocol):

@@ -12,13 +12,13 @@ from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.trainer.connectors.data_connector import _DataLoaderSource
 
 ChildProcessObserver = _ChildProcessObserver
-"""Lightning's process observer kills all processes without giving the reason; `Independent` uses its own observer."""
+"""Process observer that kills all processes without giving the reason; `Independent` uses a different observer."""
 SubprocessScriptLauncher = _SubprocessScriptLauncher
 """Launcher that starts one process per device; no public launcher accepts a different observer of its processes."""
 set_num_threads_if_needed = _set_num_threads_if_needed
 """Function with which Lightning's launchers divide the CPU cores among processes; needed by a custom launcher."""
 DataLoaderSource = _DataLoaderSource
-"""Source of a loop's dataloader. A dataloader that a user passes to the Trainer is wrapped there."""
+"""Wrapper of what a loop's dataloader comes from: a module, or a dataloader that a user passes to the Trainer."""
 
 
 def loader_source(loop: Any) -> Any:
@@ -34,19 +34,19 @@ def replace_loader_source(loop: Any, source: Any) -> None:
 def repeats_samples(trainer: Any) -> bool:
     """Return whether Lightning adds samplers that pad all shards to equal length.
 
-    No public attribute stores this argument of the Trainer.
+    No public attribute stores the Trainer's argument `use_distributed_sampler`.
     """
     return trainer._accelerator_connector.use_distributed_sampler
 
 
 def finds_unused_parameters(strategy: Any) -> bool:
-    """Return whether DDP allows parameters without a gradient. No public attribute stores this argument."""
+    """Return whether DDP allows parameters without a gradient. No public attribute stores `find_unused_parameters`."""
     return bool(strategy._ddp_kwargs.get("find_unused_parameters"))
 
 
 def before_batch_transfer(module: Any, batch: Any) -> Any:
     """Call the hook that runs before a batch is moved to the device.
 
-    The hook is that of the DataModule if there is one, and otherwise that of the module.
+    If there is a DataModule, its hook is called, and otherwise the hook of the module.
     """
     return module._on_before_batch_transfer(batch)

@@ -10,7 +10,7 @@ class MethodModule(LightningModule):
     """A LightningModule whose checkpoints contain weights and state, but no constructor arguments."""
 
     def configure_callbacks(self) -> list[Callback]:
-        """Warn if random numbers differ from those of a run with one process; `train.py` prevents the difference."""
+        """Warn if random numbers differ from those of a run with one process. With `train.py`, they do not differ."""
         trainer: Any = self.trainer
         if trainer.world_size > 1 and not any(hasattr(each, "seeds_batches") for each in trainer.callbacks):
             rank_zero_warn(
@@ -21,7 +21,7 @@ class MethodModule(LightningModule):
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:
-        """Build the module from the constructor arguments given here, and load a checkpoint's weights.
+        """Build the module from the given constructor arguments, and load the weights of a checkpoint.
 
         Raises:
             TypeError: if a constructor argument is missing.
@@ -33,6 +33,6 @@ class MethodModule(LightningModule):
                 raise
             missing = str(error).partition("missing ")[2]
             raise TypeError(
-                f"{cls.__name__}.load_from_checkpoint is missing {missing}: checkpoints hold no constructor arguments, "
+                f"{cls.__name__}.load_from_checkpoint is missing {missing}: checkpoints do not contain them, "
                 f"so pass them, or rebuild model and data with experiments.load_run.load_run(RUN_DIRECTORY)"
             ) from None

@@ -12,24 +12,24 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 __all__ = ["TorchDispatchMode", "tree_leaves", "tree_map"]  # documented by PyTorch, but not in a public module
 
-# Base classes of all layers of one kind, for any number of spatial dimensions.
+# The base class of all layers of one kind, for any number of spatial dimensions.
 BatchNorm = nn.modules.batchnorm._BatchNorm
 NormWithStatistics = nn.modules.batchnorm._NormBase
 AnyDropout = nn.modules.dropout._DropoutNd
 
-# One kernel call for many small tensors, as in PyTorch's optimizers; no public function does the same.
+# These functions process many small tensors in one kernel call, as in PyTorch's optimizers; no public function does so.
 foreach_add_: Any = torch._foreach_add_
 foreach_sub_: Any = torch._foreach_sub_
 foreach_copy_: Any = torch._foreach_copy_
 foreach_norm: Any = torch._foreach_norm
 standard_gamma: Any = torch._standard_gamma
-"""Needed because `torch.distributions.Gamma` does not accept a generator."""
+"""Sampler of the gamma distribution; needed because `torch.distributions.Gamma` does not accept a generator."""
 
 
 def leave_out_of_ddp(module: nn.Module, names: list[str]) -> None:
-    """Exclude parameters from `DistributedDataParallel(module)`; with public arguments, only all can be excluded.
+    """Exclude parameters from `DistributedDataParallel(module)`; its public arguments cannot exclude individual ones.
 
-    `DistributedDataParallel._set_params_and_buffers_to_ignore_for_model` sets the same attribute.
+    This function sets the same attribute as `DistributedDataParallel._set_params_and_buffers_to_ignore_for_model`.
     """
     module._ddp_params_and_buffers_to_ignore = names  # type: ignore[assignment]
 

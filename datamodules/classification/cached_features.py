@@ -74,7 +74,7 @@ class FeatureSource(ImageSource):
         return torch.from_numpy(self.feature[passes, row.numpy()])
 
     def another_view(self, first: Tensor, second: Tensor) -> Tensor:
-        """Return random numbers that select a pass different from that of the first view, uniformly at random."""
+        """Return random numbers that select one of the passes other than the first view's pass, uniformly."""
         passes = len(self.feature) - 1
         away = 1 + (second * (passes - 1)).long()
         return (((first * passes).long() + away) % passes + 0.5) / passes

@@ -1,4 +1,4 @@
-"""Datasets of a user's own images: with one folder per class, without classes, or for prediction."""
+"""Datasets of the user's images: images in one folder per class, images without classes, or images for prediction."""
 
 from pathlib import Path
 

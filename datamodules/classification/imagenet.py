@@ -32,7 +32,7 @@ def imagenet_split(directory: Path, split: str) -> Path:
     """Find the folder of an ImageNet split in a directory, or in its subfolder `imagenet` or `ILSVRC2012`.
 
     Raises:
-        FileNotFoundError: if it does not exist.
+        FileNotFoundError: if the folder or file does not exist.
     """
     for folder in ("", "imagenet", "ILSVRC2012"):
         if (found := directory / folder / split).is_dir():
@@ -269,7 +269,7 @@ def batch_file(root: Path, name: str) -> Path:
     """Find a file of ImageNet32 in a folder or its subfolder `imagenet32`, as a pickle or `.npz`.
 
     Raises:
-        FileNotFoundError: if it does not exist.
+        FileNotFoundError: if the folder or file does not exist.
     """
     for folder in (root, root / "imagenet32"):
         for file in (folder / name, folder / f"{name}.npz"):

@@ -275,7 +275,7 @@ class LabelledImages(SeededBatches):
             keep_labels(path, drawn, getattr(self.label_noise, "path", None), trainer.is_global_zero)
 
     def check_shifted_tests(self) -> None:
-        """Check lists, folders and labels of all shifted test sets, to report missing data before training.
+        """Check the lists, folders and labels of all shifted test sets. This reports missing data before training.
 
         Raises:
             FileNotFoundError: if a shifted test set is missing. The message names the expected path.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SECOND = 1 << 40
-"""Offset added to the epoch number for the second view, so that its random numbers differ from all first views."""
+"""Offset that is added to the epoch number for the second view, whose random numbers must differ from the first."""
 
 
 class LabelledSet(Dataset[dict[str, Any]]):

@@ -1,4 +1,4 @@
-"""Seeding of noise models: a noise model without a seed gets the seed of the DataModule."""
+"""Seeding of noise models: a noise model without a seed uses the seed of the DataModule."""
 
 import copy
 from typing import Protocol, TypeVar
@@ -14,7 +14,7 @@ Noise = TypeVar("Noise", bound=Seeded)
 
 
 def seeded(noise: Noise, seed: int) -> Noise:
-    """Copy a noise model, and set `seed` of the copy if it is None.
+    """Copy a noise model. If the `seed` of the copy is None, set it to the argument `seed`.
 
     The original is not changed, so it can be used for other datasets.
     """

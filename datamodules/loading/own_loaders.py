@@ -124,7 +124,7 @@ def with_positions(loader: Any, passes: int = 1) -> Any:
         passes: number of passes over the dataset per epoch.
 
     Raises:
-        ValueError: if several passes are requested and there are several ranks or the samples have no positions.
+        ValueError: if several passes are requested, but there are several ranks or the samples have no positions.
     """
     if passes > 1 and not (has_positions(loader) and world_size() == 1):
         raise ValueError(

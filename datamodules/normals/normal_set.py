@@ -75,7 +75,7 @@ class NormalsInMemory(NormalSource):
 
 
 def turned(normal: NDArray, axes: Sequence[int]) -> NDArray:
-    """Negate the axes of stored normals `[3, H, W]` whose sign in `axes` is -1.
+    """Negate those axes of stored normals `[3, H, W]` for which `axes` is -1.
 
     An 8-bit value v means 2 v / 255 - 1, so its negative is 255 - v.
     """

@@ -48,7 +48,7 @@ NOT_IN_HALF = (
 
 
 def of_an_option(error: BaseException, precision: object) -> str | None:
-    """Describe an error that a Trainer option caused in one sentence, or return None for other errors.
+    """Describe, in one sentence, an error that a Trainer option caused, or return None for other errors.
 
     Args:
         error: exception that ended the run.

@@ -1,4 +1,4 @@
-"""Backbones for configs: networks from timm, diffusers, transformers and smp, their weights, and their adaptation."""
+"""Pretrained and untrained networks from timm, diffusers, transformers and smp, their weights, and their adaptation."""
 
 from lightning_modules.backbones.adaptation import (
     adapted,

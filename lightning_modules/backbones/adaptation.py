@@ -1,14 +1,14 @@
 """Adapt networks: trainable parameters (all, none or LoRA), gradient checkpointing, precision and compilation.
 
-Every function changes the network in place and returns it. The forward pass, attributes and state_dict keys stay
-unchanged, apart from added adapters. `adapted` combines these functions for configs.
+Every function changes a network in place and returns it. The signature of the forward pass, the attributes and the
+state_dict keys stay the same, apart from added adapters. `adapted` combines these functions for configs.
 
-LoRA freezes W and replaces y = W x with y = (W + s B A) x, where s = alpha / r. A [r, in] is initialised randomly, and
-B [out, r] with zeros. Rank-stabilised LoRA has s = alpha / sqrt(r). DoRA also trains the norm m of each row of the
-weight:
+LoRA freezes a layer's weight W and replaces y = W x with y = (W + s B A) x, where s = alpha / r. The matrix A [r, in]
+is initialised randomly, and the matrix B [out, r] with zeros. Rank-stabilised LoRA has s = alpha / sqrt(r). DoRA also
+trains the norm m of each row of the weight:
 
-    y_i = m_i (W + s B A)_i x / |(W + s B A)_i|,   m starts at |W_i|; the gradient treats the norm in the denominator as
-    a constant
+    y_i = m_i (W + s B A)_i x / |(W + s B A)_i|, m starts at |W_i|; the norm in the denominator is treated as a constant
+    in the gradient
 
 Source: Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022, arXiv 2106.09685; Kalajdzievski, A
 Rank Stabilization Scaling Factor for Fine-Tuning with LoRA, 2023, arXiv 2312.03732; Liu et al., DoRA: Weight-Decomposed
@@ -55,16 +55,16 @@ def adapted(
     """Set a network's trainable parameters, its precision and its memory use in training.
 
     Args:
-        network: any network. For a `Normalized` network, layer names are those of the wrapped network.
+        network: any network. For a `Normalized` network, use the layer names of the wrapped network.
         tuning: `full` trains all parameters, `lora` trains only adapters, and `frozen` trains nothing.
-        trainable: names of submodules that are trained in addition, in float32, if `tuning` is lora or frozen.
+        trainable: names of submodules that are also trained, in float32, if `tuning` is lora or frozen.
         lora_rank: r, rank of the adapters; used only if `tuning` is lora.
         lora_targets: layers to adapt, given by name or by the last part of the name; None adapts every `nn.Linear`.
-        lora_alpha: alpha; adapters are scaled by alpha / r; default: alpha equals r.
+        lora_alpha: alpha; adapters are scaled by alpha / r. None sets alpha to r.
         lora_dropout: dropout probability of an adapter's inputs.
-        gradient_checkpointing: recompute activations in the backward pass instead of keeping them.
-        dtype: precision of weights and internal computation; inputs and outputs are float32; default: unchanged.
-        compile: a `torch.compile` backend, such as inductor; default: not compiled.
+        gradient_checkpointing: recompute activations in the backward pass instead of storing them.
+        dtype: precision of weights and internal computation; inputs and outputs are float32. None keeps the precision.
+        compile: a `torch.compile` backend, such as inductor; None does not compile the network.
         use_rslora: scale adapters by alpha / sqrt(r) instead of alpha / r.
         use_dora: use DoRA, which also trains the row norms of the adapted weights.
 
@@ -102,15 +102,16 @@ def frozen(network: nn.Module, trainable: list[str] | None = None) -> nn.Module:
     names = list(trainable or ())
     network.requires_grad_(False)
     _left_to_training(_submodules(network, names))
-    # Replaced on the instance: a subclass would change the network's type, and a wrapper the state_dict keys.
+    # `train` is replaced on the instance. A subclass would change the network's type, and a wrapper its state_dict
+    # keys.
     network.train = partial(_train, network, names, False)  # type: ignore[method-assign]
     return network.train()
 
 
 def _train(network: nn.Module, names: list[str], trains: bool, mode: bool = True) -> nn.Module:
-    """Set `mode` for the whole network if `trains` is true, and otherwise only for the named submodules.
+    """Set `mode` for the whole network if `trains` is true, or only for the named submodules if it is false.
 
-    All other submodules stay in evaluation mode.
+    In the second case, all other submodules stay in evaluation mode.
     """
     type(network).train(network, mode and trains)
     for submodule in _submodules(network, names):
@@ -141,9 +142,9 @@ def _own_tensors(module: nn.Module) -> list[Tensor]:
 
 
 def _in_its_precision(forward: Any, module: nn.Module, outside: torch.dtype, *args: Any, **kwargs: Any) -> Any:
-    """Cast inputs to the precision of a module, and cast outputs to the original precision of the inputs.
+    """Call a module in its own precision.
 
-    If no input is a floating-point tensor, outputs are cast to `outside`.
+    Inputs are cast to the precision of the module, and outputs are cast back to the original precision of the inputs. If no input is a floating-point tensor, outputs are cast to `outside`.
     """
     inside = next(tensor.dtype for tensor in _own_tensors(module) if tensor.is_floating_point())
     given = (value.dtype for value in tree_leaves((args, kwargs)) if _is_floating(value))
@@ -170,10 +171,11 @@ def with_lora(
     use_rslora: bool = False,
     use_dora: bool = False,
 ) -> nn.Module:
-    """Add low-rank adapters and freeze everything else, including the running statistics of batch normalisation.
+    """Add low-rank adapters and freeze all other parameters, as well as the running statistics of batch normalisation.
 
-    The output is initially unchanged. If the weights have half precision, adapters and other trainable submodules use
-    float32. The state_dict contains the adapters as well as the weights. The arguments are described in `adapted`.
+    The adapters initially do not change the output. If the weights have half precision, adapters and other trainable
+    submodules use float32. The state_dict contains the adapters as well as the original weights. The arguments are
+    described in `adapted`.
     """
     try:
         from peft import LoraConfig, inject_adapter_in_model
@@ -186,8 +188,8 @@ def with_lora(
     inside = {module for submodule in trained for module in submodule.modules()}
     layers = {name: module for name, module in network.named_modules() if name and not any(module.children())}
     if targets is None:
-        # nn.MultiheadAttention uses its projection's weight without calling the layer, so an adapter would have no
-        # effect.
+        # nn.MultiheadAttention reads the weight of its output projection without calling this layer. An adapter of the
+        # layer would therefore have no effect.
         chosen = [
             name
             for name, module in layers.items()
@@ -226,7 +228,7 @@ def with_lora(
     fixed = [
         name for name, module in network.named_modules() if isinstance(module, BATCH_NORM) and module not in inside
     ]
-    # Identified by name, because converting to SyncBatchNorm replaces the modules.
+    # Submodules are identified by name, because the conversion to SyncBatchNorm replaces modules.
     network.train = partial(_train, network, fixed, True)  # type: ignore[method-assign]
     return network.train(network.training)
 
@@ -234,7 +236,8 @@ def with_lora(
 def _initialise_magnitudes(network: nn.Module) -> None:
     """Initialise DoRA's magnitudes with the row norms of the frozen weights, computed in the adapters' precision.
 
-    peft computes these norms in half precision if the weights have half precision, which changes the initial output.
+    If the weights have half precision, peft would compute these norms in half precision, which would change the initial
+    output.
     """
     for module in network.modules():
         for name, magnitude in dict(getattr(module, "lora_magnitude_vector", None) or {}).items():
@@ -251,12 +254,12 @@ def _adaptable(layers: dict[str, nn.Module]) -> str:
 
 
 def with_gradient_checkpointing(network: nn.Module) -> nn.Module:
-    """Store only the inputs of a network's blocks; the backward pass recomputes the activations inside the blocks.
+    """Store only the inputs of a network's blocks; activations inside the blocks are recomputed in the backward pass.
 
-    A network without batch normalisation uses its library's own checkpointing, if available (diffusers, transformers,
-    timm). In other networks, the blocks are those elements of the outermost `nn.Sequential` or `nn.ModuleList` that
-    have child modules. Batch normalisation updates its running statistics only in the first forward pass. A network
-    without such blocks is rejected.
+    If a network has no batch normalisation and its library (diffusers, transformers or timm) implements checkpointing,
+    this implementation is used. In all other networks, the blocks are those elements of an outermost `nn.Sequential` or
+    `nn.ModuleList` that have child modules; a network without such blocks is rejected. Batch normalisation updates its
+    running statistics in the forward pass, but not during recomputation.
     """
     own = ("enable_gradient_checkpointing", "gradient_checkpointing_enable", "set_grad_checkpointing")
     method = next((getattr(network, name) for name in own if hasattr(network, name)), None)
@@ -298,7 +301,10 @@ def _contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractC
 
 @contextmanager
 def _running_statistics_kept(block: nn.Module) -> Iterator[None]:
-    """Set the momentum to 0 during recomputation, so that running statistics and outputs stay unchanged."""
+    """Set the momentum of batch normalisation to 0 during recomputation.
+
+    The running statistics therefore do not change a second time.
+    """
     moving = [m for m in block.modules() if isinstance(m, BATCH_NORM) and m.training and m.track_running_stats]
     kept = [(module.momentum, module.num_batches_tracked) for module in moving]
     for module in moving:
@@ -311,11 +317,12 @@ def _running_statistics_kept(block: nn.Module) -> Iterator[None]:
 
 
 def in_dtype(network: nn.Module, dtype: Precision) -> nn.Module:
-    """Convert a network's weights and computation to a precision; inputs and outputs of its forward are float32.
+    """Convert a network's weights and computation to a precision; inputs and outputs of `forward` remain float32.
 
-    Inputs with two or more dimensions are cast to `dtype`, and floating-point outputs are cast back to float32. Time
-    steps and noise levels `[B]` keep their precision. Modules that a diffusers model keeps in float32 stay in float32.
-    Methods other than `forward` compute in `dtype`, without these casts.
+    Inputs with two or more dimensions are cast to `dtype`, and floating-point outputs are cast back to float32. Inputs
+    with one dimension, such as timesteps and noise levels `[B]`, are not cast. Some diffusers models require float32
+    for certain modules; these modules stay in float32. Methods other than `forward` compute in `dtype`, without these
+    casts.
     """
     if dtype not in ("float32", "bfloat16", "float16"):
         raise ValueError(f"dtype must be float32, bfloat16 or float16, got {dtype!r}")
@@ -343,7 +350,10 @@ def _outputs_in_float32(network: nn.Module, args: tuple[Any, ...], output: Any) 
 
 
 def compiled(network: nn.Module, backend: str = "inductor") -> nn.Module:
-    """Compile a network in place, which keeps its type and state_dict keys, unlike `torch.compile(network)`."""
+    """Compile a network in place.
+
+    Unlike `torch.compile(network)`, this keeps the type and the state_dict keys of the network.
+    """
     backends = torch.compiler.list_backends(exclude_tags=())
     if backend not in backends:
         raise ValueError(f"compile must be one of {', '.join(backends)}, got {backend!r}")

@@ -10,7 +10,7 @@ ADAPTERS = "adapters"
 
 
 def lora_settings(network: nn.Module) -> dict[str, Any] | None:
-    """Return rank, alpha and kind of a network's adapters, under peft's names; None without adapters."""
+    """Return the rank, alpha and kind of a network's adapters, under peft's names; None if there are no adapters."""
     config: Any = getattr(network, "peft_config", {}).get("default")
     if config is None:
         return None
@@ -18,9 +18,9 @@ def lora_settings(network: nn.Module) -> dict[str, Any] | None:
 
 
 def lora_metadata(network: Any) -> dict[str, Any] | None:
-    """Return the settings from which diffusers rebuilds adapters; None if the saved weights define the adapters fully.
+    """Return the settings that diffusers needs to rebuild a network's adapters; None if it needs only their weights.
 
-    The weights define the adapters fully for plain LoRA whose alpha equals its rank.
+    The weights are sufficient for plain LoRA with an alpha equal to the rank.
     """
     settings = lora_settings(network)
     if settings is None or not (settings["use_dora"] or settings["lora_alpha"] != settings["r"] or _rescaled(settings)):
@@ -33,12 +33,13 @@ def _rescaled(settings: Mapping[str, Any]) -> bool:
 
 
 def check_adapters(network: nn.Module, checkpoint: Mapping[str, Any]) -> None:
-    """Reject a checkpoint whose adapters differ from a network's adapters in rank, alpha or kind.
+    """Reject a checkpoint whose adapters have a different rank, alpha or kind from a network's adapters.
 
-    Checkpoints without settings were written by older versions; for these, alpha equals the rank.
+    Checkpoints from older versions do not contain these settings. Their adapters are plain LoRA with an alpha equal to
+    the rank.
 
     Raises:
-        ValueError: if a setting differs; the message contains its key, its value and the value in the checkpoint.
+        ValueError: if a setting differs; the message contains the key, the network's value and the checkpoint's value.
     """
     own = lora_settings(network)
     downs = [value for key, value in checkpoint["state_dict"].items() if ".lora_A." in key]

@@ -40,7 +40,7 @@ class APBSN(RestorerSteps, MethodModule):
         stride: stride s of the sub-images in training; the patch size must be divisible by this stride.
         test_stride: stride s of the sub-images in validation, test and prediction.
         perturbation: standard deviation of the Gaussian noise that is added to the training images at each step; 0 adds
-            none. SDAP reports that this noise improves blind-spot networks.
+            no noise. SDAP reports that this noise improves blind-spot networks.
         inference: tiling and self-ensemble in validation, test and prediction; tile size and overlap must be multiples
             of `test_stride`.
         optimizer: optimizer of the network's trainable parameters.

@@ -1,4 +1,4 @@
-"""C-BSN: a conditional blind-spot network, trained on noisy images alone, which uses all pixels when it denoises.
+"""C-BSN: a denoiser that is trained on noisy images alone, with a blind spot, and uses all pixels at inference.
 
 The output of a blind-spot network f_M at a pixel does not depend on this pixel. Such a network cannot copy the noise of
 the pixel itself, but it copies correlated noise from neighbouring pixels. Training on sub-images that contain every

@@ -1,14 +1,15 @@
 """ELD trains a denoiser of low-light raw images on clean images and a physical noise model of the camera.
 
-A packed long exposure x in [0, 1] is darkened by a light factor f ~ U(100, 300). Then noise of the calibrated sensor is
-added, y = f N(x / f). The noise is sampled anew in each epoch. Shot, read and row noise, quantisation and colour bias
-are sampled jointly with the gain (see `datamodules.corruptions.image_noise.Sensor`). A network F minimises
+A packed long exposure x in [0, 1] is darkened by a light factor f ~ U(100, 300). Then the noise model N of the
+calibrated sensor adds noise, and the image is brightened again: y = f N(x / f). The noise is sampled anew in each
+epoch. Shot, read and row noise, quantisation and colour bias are sampled jointly with the gain (see
+`datamodules.corruptions.image_noise.Sensor`). A network F minimises
 
     L = mean |F(clip(y, 0, 1)) - x|.
 
-F denoises short exposures that are scaled by the ratio of the exposure times and clipped to [0, 1]. The ratio of the
-exposure times is not exact. Before metrics are computed, each estimate is therefore matched to the brightness of the
-ground truth,
+At test time, the inputs of F are short exposures, multiplied by the ratio of the exposure times and clipped to [0, 1].
+This ratio is not exact. Before metrics are computed, each estimate is therefore matched to the brightness of the ground
+truth,
 
     corrected = a p,    p = clip(F, 0, 1),    a = <p, x> / <p, p> over all values with x != 1.
 
@@ -66,10 +67,10 @@ def corrected_psnr(image: Tensor, clean: Tensor, protocol: EvaluationProtocol = 
 
 
 def corrected_ssim(image: Tensor, clean: Tensor, protocol: EvaluationProtocol = "clipped") -> Tensor:
-    """Compute the SSIM after brightness correction, as in ELD's tables, `[B]`.
+    """Compute each image's SSIM after brightness correction, as in ELD's tables.
 
-    In contrast to `ssim`, the window is uniform and lies within the image, variances are sample variances, and the
-    result is the mean over channels. The argument `protocol` is ignored.
+    The window is uniform, and the variances are sample variances, in contrast to `ssim`. The window lies within the
+    image, and the result, `[B]`, is the mean over channels. The argument `protocol` is ignored.
     """
     x, y = as_measured(image, "unclipped"), as_measured(clean, "unclipped")
     x = illuminance_corrected(x, y).clamp(0, 1)

@@ -5,8 +5,9 @@ image, and R is trained to predict this perturbation, with the loss of an amorti
 
     L = mean (sigma R(y + sigma u) + u)^2,        u ~ N(0, I).
 
-The minimiser is the score of y + sigma u. During training, sigma is annealed. The clean image follows from the score s
-= R(y) in closed form, without a model of clean images (see the noise models of `datamodules.corruptions.image_noise`):
+The loss is minimal if R is the score of y + sigma u. During training, sigma is annealed. The clean image follows from
+the score s = R(y) in closed form, without a model of clean images (see the noise models of
+`datamodules.corruptions.image_noise`):
 
     Gaussian   y = x + n, n ~ N(0, v)                x = y + v s(y)
     Poisson    z ~ Poisson(x / zeta), y = zeta z     x = (y + zeta / 2) exp(s(z)),   s = d log p(z) / dz
@@ -73,7 +74,7 @@ class Noise2Score(RestorerSteps, MethodModule):
         blind: whether the noise level is treated as unknown, and estimated for each image.
         sigma: standard deviation of the perturbation at the start and at the end of an epoch. For Poisson noise, its
             unit is counts.
-        anneal_images: images per epoch over which sigma decreases from the first to the last value.
+        anneal_images: number of images in each epoch over which sigma decreases from the first value to the last.
         random_sigma: whether to sample the sigma of each image from N(0, delta^2), where delta is the annealed value,
             as in the paper.
         score_scale: factor by which the output of the network is multiplied. With 1 / (standard deviation of the

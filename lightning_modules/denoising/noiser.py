@@ -7,9 +7,9 @@ A small network f with one instance normalisation is trained to reconstruct imag
 
 For a dark photograph I in [0, 1], the output (f(2 I - 1) + 1) / 2 is about as bright as the training images. The
 normalisation removes the photograph's global brightness and contrast, whereas the reconstruction task preserves local
-contrast. The noise mean m shifts the brightness. The extended paper also trains on images of a single colour and on
-colour palettes, but gives no formula for them. Here, the colour of each image, or of each block of a palette, is
-sampled uniformly.
+contrast. The noise mean m shifts the brightness of the output. The extended paper also trains on images of a single
+colour and on colour palettes, but gives no formula for them. Here, the colour of each image, or of each block of a
+palette, is sampled uniformly.
 
 Source: Zhang, Zhao, Jin, Xu, Yang and Yan, Noise Self-Regression, arXiv 2211.04700. The authors' code is not public.
 Hyperparameters, total variation and reference results come from a re-implementation (NoiSER-Var3).
@@ -82,7 +82,7 @@ def aligned_psnr(image: Tensor, clean: Tensor, protocol: EvaluationProtocol = "r
 
 
 def grey_error(image: Tensor, clean: Tensor, protocol: EvaluationProtocol = "rounded") -> Tensor:
-    """Compute the distance of each channel's mean from mid-grey, .5, averaged over channels: `[B]`.
+    """Compute the distance of channel means from mid-grey, .5, averaged over the channels of each image, `[B]`.
 
     `clean` is ignored.
     """
@@ -90,12 +90,12 @@ def grey_error(image: Tensor, clean: Tensor, protocol: EvaluationProtocol = "rou
 
 
 def local_contrast(image: Tensor) -> Tensor:
-    """Compute the mean absolute difference of neighbouring pixels of images `[B, C, H, W]`: `[B]`."""
+    """Compute the mean absolute difference of neighbouring pixels in images `[B, C, H, W]`; the result is `[B]`."""
     return sum(image.diff(dim=dim).abs().mean(dim=(1, 2, 3)) for dim in (2, 3)) / 2  # type: ignore[return-value]
 
 
 def contrast_error(image: Tensor, clean: Tensor, protocol: EvaluationProtocol = "rounded") -> Tensor:
-    """Compute |log(c(image) / c(clean))|, where c is the local contrast: `[B]`."""
+    """Compute |log(c(image) / c(clean))|, where c is the local contrast; the result is `[B]`."""
     ratio = [local_contrast(as_measured(each, protocol)).clamp(min=1e-6) for each in (image, clean)]
     return (ratio[0] / ratio[1]).log().abs()
 

@@ -182,7 +182,10 @@ class Heartbeats(threading.Thread):
         self.runs += 1
 
     def leave(self) -> None:
-        """End a run. Process 0 waits until all others have ended, because its own exit would count as a loss."""
+        """End a run.
+
+        Process 0 waits for all other processes, because its own exit would count as the loss of a process.
+        """
         end = time.monotonic() + self.patience
         self._ask(lambda: self._count_left(1))
         while self.rank == 0 and self.left < self.runs * self.processes and not self.lost and time.monotonic() < end:

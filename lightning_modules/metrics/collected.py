@@ -7,7 +7,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 
 class Collected(Metric):
-    """Concatenate rows `[B, F]` and their positions over batches and ranks; ranks may differ in numbers of rows.
+    """Concatenate rows `[B, F]` and their positions over batches and ranks; ranks may have different numbers of rows.
 
     If a padding sampler repeats a sample, its repeated rows are dropped.
     """

@@ -2,9 +2,9 @@
 
     H v = d/dw <grad L(w), v>,    G v = J^T (d^2 L / dz^2) J v,    L = (1/N) sum_i cross-entropy(z(w, x_i), y_i)
 
-Batches are weighted by their numbers of samples, and sums are all-reduced over ranks. L does not include weight decay,
-which would add its coefficient to every eigenvalue. Attention runs without fused kernels, because these have no second
-derivative.
+Here, w are the network's trainable parameters, z its logits and J = dz/dw. Batches are weighted by their numbers of
+samples, and sums are all-reduced over ranks. L does not include weight decay, which would add its coefficient to every
+eigenvalue. Attention runs without fused kernels, because these have no second derivative.
 """
 
 from collections.abc import Iterator, Sequence
@@ -56,7 +56,7 @@ def curvature_mode(network: nn.Module, batch_norm: BatchNorm) -> Iterator[None]:
 def refuse_without_curvature(
     network: nn.Module, batches: Sequence[tuple[Tensor, Tensor]], batch_norm: BatchNorm, needed_by: str
 ) -> None:
-    """Compute a product as a trial, and reject networks that use autocast or have no second derivative.
+    """Compute one product as a trial, and reject networks that use autocast or have no second derivative.
 
     Args:
         network: see `CurvatureProduct`.
@@ -90,7 +90,7 @@ def refuse_without_curvature(
 
 @contextmanager
 def saved_bytes(apart_from: Sequence[Tensor]) -> Iterator[dict[int, int]]:
-    """Measure the memory that autograd graphs built in this context keep: the size of each storage by its address.
+    """Measure the memory of the autograd graphs that are built in this context; yield storage sizes by storage address.
 
     Args:
         apart_from: tensors to exclude, because they stay in memory anyway.
@@ -111,14 +111,14 @@ class CurvatureProduct:
     """Multiply vectors by the curvature of the mean cross-entropy at a network's weights; use inside `curvature_mode`.
 
     Args:
-        network: maps inputs to logits `[B, K]`, in single precision or better; the trainable parameters are w.
+        network: maps inputs to logits `[B, K]`, in single precision or better; its trainable parameters are w.
         batches: this rank's inputs and labels `[B]`, batch by batch. Gradients and their graphs are kept for the first
-            batch, and for as many further batches as fit in 2 GiB. This halves the cost of later products for these
-            batches.
+            batch, and for as many further batches as fit in 2 GiB. Keeping them halves the cost of later products for
+            these batches.
         matrix: `hessian`, or `gauss_newton`, which is positive semidefinite.
 
     Raises:
-        ValueError: if the matrix is unknown, or parameters are in half precision.
+        ValueError: if `matrix` is unknown, or parameters are in half precision.
     """
 
     def __init__(

@@ -2,9 +2,9 @@
 
 AUROC: probability that an in-distribution input has a higher confidence than an out-of-distribution input; ties count
 half. AUPR in: average precision with the in-distribution inputs as positives. AUPR out: average precision with the
-other inputs as positives and the negative confidence as their score. TNR at 95 % TPR: fraction of the other inputs
-below the threshold that accepts 95 % of the in-distribution inputs. Detection accuracy: max over thresholds of (TPR +
-TNR) / 2.
+out-of-distribution inputs as positives and the negative confidence as the score. TNR at 95 % TPR: fraction of the
+out-of-distribution inputs with a confidence below the threshold that accepts 95 % of the in-distribution inputs.
+Detection accuracy: max over thresholds of (TPR + TNR) / 2.
 
 The TNR threshold is the k-th lowest of N in-distribution confidences, where k is chosen such that 1 - k/N is closest to
 .95. As in the authors' code, out-of-distribution inputs whose confidence equals the threshold do not count as below it.
@@ -12,8 +12,8 @@ The TNR threshold is the k-th lowest of N in-distribution confidences, where k i
 Sources: Hendrycks and Gimpel, A Baseline for Detecting Misclassified and Out-of-Distribution Examples in Neural
 Networks, ICLR 2017, arXiv 1610.02136; Lee et al., A Simple Unified Framework for Detecting Out-of-Distribution Samples
 and Adversarial Attacks, NeurIPS 2018, arXiv 1807.03888, section 3.1. The authors' code integrates precision over recall
-by the trapezoidal rule. Average precision sums steps instead. The difference is below 1 / (number of inputs), unless
-many inputs are tied.
+by the trapezoidal rule. Average precision, which is used here, sums steps instead. The difference is below 1 / (number
+of inputs), unless many inputs are tied.
 """
 
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ def ranks(confidence: Tensor) -> Tensor:
 
 
 def true_negative_rate(in_distribution: Tensor, other: Tensor, true_positive_rate: float = 0.95) -> Tensor:
-    """Compute the true negative rate at a true positive rate.
+    """Compute the true negative rate at a given true positive rate.
 
     Args:
         in_distribution: `[N]`, confidence of the in-distribution inputs.
@@ -64,7 +64,7 @@ def detection_metrics(in_distribution: Tensor, other: Tensor) -> dict[str, float
     """
     for name, value in (("in-distribution", in_distribution), ("other", other)):
         if len(value) == 0 or bool(value.isnan().any()):
-            raise ValueError(f"the confidence of the {name} inputs {'is NaN' if len(value) else 'has no entry'}")
+            raise ValueError(f"the confidence of the {name} inputs {'is NaN' if len(value) else 'is empty'}")
     confidence = ranks(torch.cat([in_distribution, other]).cpu())
     target = torch.cat([torch.ones(len(in_distribution)), torch.zeros(len(other))]).long()
     false_positive, true_positive, _ = binary_roc(confidence, target)
@@ -107,20 +107,20 @@ class DetectionResult:
         return confidence[measured & ~self.is_target], confidence[measured & self.is_target]
 
     def metrics(self, method: str) -> dict[str, float]:
-        """Compute one method's metrics on these inputs."""
+        """Compute the metrics of one method, without inputs used for tuning."""
         return detection_metrics(*self.parts(method))
 
 
 def metrics_by_name(
     detections: Sequence[DetectionResult], score: str, scores: Sequence[str], num_averaged: int
 ) -> dict[str, float]:
-    """Return the metrics of each dataset by name and, for `score`, also their means over the first datasets.
+    """Return the metrics of `score` for each dataset, their means over the first datasets, and the AUROC of `scores`.
 
     Args:
         detections: results, one for each dataset.
-        score: score whose metrics are logged without the score's name.
-        scores: scores whose AUROC is also returned for every dataset.
-        num_averaged: number of datasets, from the first on, over which the means are computed.
+        score: name of the main score; the names of its metrics do not contain it.
+        scores: names of the scores whose AUROC is also returned for every dataset.
+        num_averaged: number of datasets over which the means are computed, starting with the first.
     """
     named: dict[str, float] = {}
     means: dict[str, list[float]] = {metric: [] for metric in METRICS}

@@ -3,15 +3,15 @@
     PSNR = -10 log10 mean (x - y)^2,
     SSIM = mean of (2 m_x m_y + C_1)(2 s_xy + C_2) / ((m_x^2 + m_y^2 + C_1)(s_x^2 + s_y^2 + C_2))
 
-Images are in [0, 1]. The mean of squares runs over all pixels and channels. Means m, variances and the covariance s are
-computed under Gaussian windows of 11 x 11 pixels and standard deviation 1.5 inside the image. The constants are C_1 =
-0.01^2 and C_2 = 0.03^2. The SSIM of a colour image averages the channels. A dataset's value is the mean over its
-images.
+Images are in [0, 1]. The mean of squares runs over all pixels and channels. The means m, the variances s_x^2 and s_y^2,
+and the covariance s_xy are computed under Gaussian windows of 11 x 11 pixels and standard deviation 1.5, which lie
+inside the image. The constants are C_1 = 0.01^2 and C_2 = 0.03^2. The SSIM of a colour image is the mean over its
+channels. A dataset's value is the mean over its images.
 
-Published tables preprocess images by three protocols. For additive Gaussian noise (DnCNN, FFDNet, KAIR) and SIDD, the
-estimate is clipped to [0, 1] and both images are rounded to 256 levels (`rounded`). Other tables only clip the estimate
-(`clipped`), or use the network's output unchanged (`unclipped`). None of the protocols changes a clean 8-bit image.
-Below 35 dB, rounding changes the PSNR by less than 0.01 dB.
+For published tables, images are preprocessed by one of three protocols. For additive Gaussian noise (DnCNN, FFDNet,
+KAIR) and SIDD, the estimate is clipped to [0, 1] and both images are rounded to 256 levels (`rounded`). Other tables
+only clip the estimate (`clipped`), or use the network's output unchanged (`unclipped`). None of the protocols changes a
+clean 8-bit image. Below 35 dB, rounding changes the PSNR by less than 0.01 dB.
 
 Sources: Wang, Bovik, Sheikh and Simoncelli, Image Quality Assessment: From Error Visibility to Structural Similarity,
 IEEE Transactions on Image Processing 2004; Zhang et al., Beyond a Gaussian Denoiser, IEEE Transactions on Image
@@ -47,7 +47,7 @@ def as_measured(image: Tensor, protocol: EvaluationProtocol) -> Tensor:
 
 
 def compared(image: Tensor, clean: Tensor, protocol: EvaluationProtocol) -> tuple[Tensor, Tensor]:
-    """Preprocess images and clean images as a protocol prescribes; clean images are at most rounded."""
+    """Preprocess images and clean images as a protocol prescribes; clean images are rounded or left unchanged."""
     return as_measured(image, protocol), as_measured(clean, "rounded" if protocol == "rounded" else "unclipped")
 
 
@@ -129,8 +129,8 @@ class ImageQuality(MeasuredItems):
         """Add the metrics of a batch.
 
         Args:
-            degraded: degraded images, `[B, C, H, W]`, measured only if they have the size of the clean images. SSIM is
-                skipped for images smaller than the window.
+            degraded: degraded images, `[B, C, H, W]`; they are measured only if they have the size of the clean images.
+                SSIM is skipped for images smaller than the window.
             estimate: `[B, C, H, W]`.
             clean: `[B, C, H, W]` in [0, 1].
             index: positions in the dataset, `[B]`.

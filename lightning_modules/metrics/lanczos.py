@@ -2,9 +2,10 @@
 
     H Q = Q T + remainder,   T = U diag(theta) U^T,   weights gamma_i = U_1i^2
 
-The iteration starts from a unit vector q, and accesses H only through products H v. The Ritz values theta_i and the
-weights gamma_i are the nodes and weights of a Gauss quadrature, q^T f(H) q ~ sum_i gamma_i f(theta_i), which is exact
-for polynomials f of degree below 2m.
+The iteration starts from a unit vector q, and accesses H only through products H v. After m steps, the columns of Q are
+an orthonormal basis, and T is a tridiagonal m x m matrix. The Ritz values theta_i and the weights gamma_i are the nodes
+and weights of a Gauss quadrature, q^T f(H) q ~ sum_i gamma_i f(theta_i), which is exact for polynomials f of degree
+below 2m.
 
 Source: Golub and Meurant, Matrices, Moments and Quadrature, 1994; Granziol et al., JMLR 2022, arXiv 2006.09092.
 """
@@ -41,7 +42,7 @@ def lanczos(product: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> S
     Args:
         product: function that computes H v for a symmetric H; its result must be the same on all ranks.
         start: q, a unit vector `[P]`. A basis `[steps, P]` is kept in memory.
-        steps: m, number of steps; at most P are run.
+        steps: m, number of steps; at most P steps are run.
     """
     steps = min(steps, len(start))
     basis = start.new_zeros(steps, len(start))

@@ -12,7 +12,7 @@ def wasserstein(first: Tensor, second: Tensor) -> float:
     """Compute the exact W1 distance of two samples of equal size: the mean distance under the optimal matching.
 
     Args:
-        first: `[N, D]`, N up to 1,500.
+        first: `[N, D]`, with N at most 1,500.
         second: `[N, D]`.
 
     Raises:
@@ -33,7 +33,7 @@ def sliced_wasserstein(first: Tensor, second: Tensor, directions: int = DIRECTIO
     In one dimension, W1 is the mean absolute difference of the sorted values.
 
     Args:
-        first: `[N, D]`, any N.
+        first: `[N, D]`, with any N.
         second: `[N, D]`.
         directions: number of directions, which are sampled uniformly on the sphere and are the same in each call.
 

@@ -2,9 +2,9 @@
 
     f(y) = y - R(y),        R: conv, ReLU, (D - 2) x (conv, x / s * gamma, ReLU), conv
 
-The 3 x 3 kernels have no bias. The scale s is a channel's standard deviation over the batch in training, and the
-running average of this deviation in evaluation. One network handles all noise levels, including levels absent from
-training.
+The 3 x 3 kernels have no bias. Each channel is multiplied by a learned factor gamma and divided by a scale s. In
+training, s is the channel's standard deviation over the batch; in evaluation, it is the running average of this
+deviation. One network handles all noise levels, including levels absent from training.
 
 Source: Mohan, Kadkhodaie, Simoncelli and Fernandez-Granda, Robust and Interpretable Blind Image Denoising via Bias-Free
 Convolutional Neural Networks, ICLR 2020, arXiv 1906.05478. Parameter names follow the authors' code. The running

@@ -1,10 +1,10 @@
 """A dilated blind-spot network: the output at a pixel does not depend on that pixel.
 
 Two branches start with a convolution without centre tap, 3x3 in one branch and 5x5 in the other. All further layers are
-1x1 convolutions, or 3x3 convolutions with dilation 2 in the first branch and dilation 3 in the second. The taps of
-these 3x3 convolutions lie on multiples of 2 and 3 pixels. Therefore, no path leads from an input pixel to the output
-pixel at the same position. The centre taps are ordinary weights: if they are used, the same network sees the whole
-neighbourhood.
+1x1 convolutions, or 3x3 convolutions with dilation 2 in the first branch and dilation 3 in the second. These 3x3
+convolutions shift pixels by multiples of the dilation. The first convolution shifts them by smaller distances, which
+such multiples cannot cancel. Therefore, no path leads from an input pixel to the output pixel at the same position. The
+centre taps are ordinary weights: if they are used, the output also depends on the input pixel at the same position.
 
 Source: Lee, Son and Lee, AP-BSN, CVPR 2022, arXiv 2203.11799 (`DBSN-l` of the authors' code); the option `masked` and
 the second ReLU of a dilated module: Jang, Lee, Park, Kim and Cho, Self-supervised Image Denoising with Downsampled
@@ -45,7 +45,7 @@ class CentreMaskedConvolution(nn.Conv2d):
 
 
 class DilatedModule(nn.Module):
-    """A 3x3 dilated convolution and a 1x1 convolution, whose output is added to the input."""
+    """A 3x3 dilated convolution and a 1x1 convolution. The output of the second is added to the input."""
 
     def __init__(self, channels: int, dilation: int, last_relu: bool) -> None:
         super().__init__()
@@ -77,9 +77,10 @@ class Branch(nn.Module):
 
 
 class BlindSpotNetwork(nn.Module):
-    """Map images `[B, C, H, W]` of any size to images; each output pixel depends only on the other pixels around it.
+    """Map images `[B, C, H, W]` of any size to images; each output pixel depends only on input pixels around it.
 
-    Weight names follow the code of AP-BSN and of SDAP, so `with_weights` reads the authors' files.
+    Weight names follow the code of AP-BSN and of SDAP, so `lightning_modules.backbones.with_weights` can read the
+    authors' files.
 
     Args:
         in_channels: channels of an image, C.
@@ -89,7 +90,7 @@ class BlindSpotNetwork(nn.Module):
             He-normal. C-BSN does both; AP-BSN and SDAP do neither.
 
     Raises:
-        ValueError: if a number is out of range.
+        ValueError: if an argument is out of range.
     """
 
     def __init__(self, in_channels: int = 3, channels: int = 128, modules: int = 9, module_relu: bool = False) -> None:

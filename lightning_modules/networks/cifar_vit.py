@@ -2,9 +2,9 @@
 
     z = [cls, E patches] + positions,   z <- z + A(LN(z)),   z <- z + g(W_2 g(W_1 LN(z))),   logits = W LN(z_cls).
 
-Attention is softmax(q k^T / sqrt(D)) v, scaled by the width D instead of the head dimension. A GELU g follows each of
-the two layers of the MLP. A linear layer embeds the patches, whose values are flattened in the order row, column,
-channel.
+The attention A is softmax(q k^T / sqrt(D)) v, scaled by the width D instead of the head dimension. A GELU g follows
+each of the two layers of the MLP. The linear layer E embeds the patches, whose values are flattened in the order row,
+column, channel.
 
 Source: the network of ViT-CIFAR (S. Omi, github.com/omihub777/ViT-CIFAR), used in TrAct's paper; after Dosovitskiy
 et al., An Image is Worth 16x16 Words, ICLR 2021, arXiv 2010.11929.
@@ -20,7 +20,7 @@ class Attention(nn.Module):
 
     Args:
         width: D, length of a token.
-        num_heads: number of attention heads; divides `width`.
+        num_heads: number of attention heads, a divisor of `width`.
     """
 
     def __init__(self, width: int, num_heads: int) -> None:
@@ -65,8 +65,8 @@ class CIFARViT(nn.Module):
         patch_size: height and width of a patch, in pixels.
         width: D, length of a token.
         depth: number of blocks.
-        num_heads: number of attention heads; divides `width`.
-        in_channels: C.
+        num_heads: number of attention heads, a divisor of `width`.
+        in_channels: channels of an image, C.
 
     Raises:
         ValueError: if patches do not tile the image, or `num_heads` does not divide the width.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 
 def small_normal_weights(module: nn.Module) -> None:
-    """Initialise weights as in CycleGAN: convolutions N(0, 0.02^2), biases 0."""
+    """Initialise a layer as in CycleGAN: weights of convolutions are sampled from N(0, 0.02^2), and biases are 0."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.normal_(module.weight, std=0.02)
         if module.bias is not None:
@@ -46,7 +46,7 @@ class ResNetGenerator(nn.Module):
     `H` and `W` must be multiples of 4.
 
     Args:
-        in_channels: C.
+        in_channels: channels of an image, C.
         out_channels: number of channels of the output, C'.
         width: channels at full resolution, 64 in the paper.
         num_blocks: residual blocks at a quarter of the resolution; 9 for images of 256 x 256, 6 for 128 x 128.
@@ -84,7 +84,7 @@ class UNetGenerator(nn.Module):
     `H` and `W` must be multiples of 2^num_downsamplings, and at least 2^(num_downsamplings + 1).
 
     Args:
-        in_channels: C.
+        in_channels: channels of an image, C.
         out_channels: number of channels of the output, C'.
         width: channels after the first downsampling; further downsamplings double the width, up to eight times its
             first value.

@@ -45,9 +45,9 @@ def deeplabv3_resnet50(
         pretrained_backbone: whether to initialise the ResNet-50 with torchvision's ImageNet weights, which are read
             from torchvision's cache or downloaded.
         weights: local file of weights, or folder that contains one. The file may contain a whole torchvision network.
-            If its last layer has a different number of categories, this layer is not loaded and keeps its random
-            initial weights. The weights of an auxiliary classifier are ignored. The file may also contain a ResNet-50
-            classifier, whose layers are loaded into the backbone.
+            If the last layer in the file has a different number of categories, this layer is not loaded and keeps its
+            random initial weights. The weights of an auxiliary classifier are ignored. The file may also contain a
+            ResNet-50 classifier, whose layers are loaded into the backbone.
         normalize: whether the network normalises images in [0, 1] by ImageNet's mean and standard deviation; if false,
             the images must already be normalised.
 
@@ -55,7 +55,7 @@ def deeplabv3_resnet50(
         The network, wrapped in `Normalized` if `normalize` is true.
 
     Raises:
-        ValueError: if both sources of weights are given, or the file's weights do not fit the network.
+        ValueError: if both `pretrained_backbone` and `weights` are set, or the file's weights do not fit the network.
         FileNotFoundError: if `weights` does not exist, or the backbone's weights cannot be downloaded.
     """
     from torchvision.models import ResNet50_Weights
@@ -74,7 +74,7 @@ def deeplabv3_resnet50(
     except (urllib.error.URLError, OSError) as error:
         raise FileNotFoundError(
             "pretrained_backbone: torchvision's ResNet-50 weights are not in its cache and could not be downloaded; "
-            "download them where there is a network, and give the file as weights"
+            "download them on a machine with internet access, and set weights to the file"
         ) from error
     if weights is not None and not on_meta:
         _read_into(network, weights)

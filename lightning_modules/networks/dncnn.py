@@ -2,7 +2,7 @@
 
     f(y) = y - R(y),        R: conv, ReLU, (D - 2) x (conv, batch normalisation, ReLU), conv
 
-With 3 x 3 kernels, each pixel of the estimate depends only on pixels at most D away.
+The kernels have 3 x 3 pixels, so each pixel of the estimate depends only on input pixels at most D pixels away.
 
 Source: Zhang, Zuo, Chen, Meng and Zhang, Beyond a Gaussian Denoiser: Residual Learning of Deep CNN for Image Denoising,
 IEEE Transactions on Image Processing 2017, arXiv 1608.03981.

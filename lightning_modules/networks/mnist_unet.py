@@ -8,7 +8,8 @@ odd columns. The sine in column j and the cosine in the next column have frequen
 the parameters of a LayerNorm, but does not apply the LayerNorm.
 
 Source: the tutorial on denoising diffusion probabilistic models by B. Pulfer; the parameters have the tutorial's names.
-The fixed table c(t), which the tutorial's weight files may contain as `time_embed.weight`, is computed here.
+The fixed table c(t), which the tutorial's weight files may contain as `time_embed.weight`, is computed here, and is not
+read from the file.
 """
 
 import itertools

@@ -139,7 +139,7 @@ class NCSNpp(nn.Module):
 
     Raises:
         ValueError: if an argument is out of range, the image cannot be halved for each resolution, or `divide_by_level`
-            is used with times.
+            is combined with `embedding: positional`.
     """
 
     _keep_in_fp32_modules = ("embedding",)

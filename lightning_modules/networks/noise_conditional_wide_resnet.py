@@ -48,7 +48,7 @@ class _Block(nn.Module):
 
 
 class NoiseConditionalWideResNet(nn.Module):
-    """Map noisy images `[B, C, H, W]` and the standard deviations of their noise `[B]` to logits `[B, num_classes]`.
+    """Map noisy images `[B, C, H, W]` and the standard deviations `[B]` of their noise to logits `[B, num_classes]`.
 
     Args:
         depth: number of layers, 6n + 4.

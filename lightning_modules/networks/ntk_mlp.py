@@ -60,7 +60,7 @@ class NTKMLP(nn.Module):
 
     Args:
         in_features: number of values of an input, C H W for images.
-        hidden_features: widths of the hidden layers; an empty list gives the perceptron.
+        hidden_features: widths of the hidden layers; an empty list gives a perceptron, a network without hidden layers.
         activation: `relu`, `gelu` or `silu`.
         initial_std: standard deviation of the initial weights; 0 starts a perceptron from zero.
 
@@ -87,7 +87,7 @@ class NTKMLP(nn.Module):
         self.output_scale = 1 / widths[-2] if hidden_features else 1 / math.sqrt(in_features)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Map `[B, ...]`, with `in_features` values per sample, to `[B, 1]`."""
+        """Map inputs `[B, ...]`, with `in_features` values per sample, to outputs `[B, 1]`."""
         x, scale = image.flatten(start_dim=1), 1.0  # the layer's input is scale * x, to apply two factors at once
         *hidden, last = self.weights
         for weight in hidden:

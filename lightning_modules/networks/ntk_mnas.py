@@ -45,7 +45,7 @@ class NTKConv(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """A 1 x 1 expansion, a 5 x 5 depthwise convolution and a 1 x 1 projection; a skip connection if shapes agree.
+    """A 1 x 1 expansion, a 5 x 5 depthwise and a 1 x 1 projection convolution, with a skip connection if shapes agree.
 
     Args:
         in_channels: number of input channels.
@@ -101,6 +101,6 @@ class NTKMnas(nn.Module):
         self.bias = nn.Parameter(torch.randn(1))
 
     def forward(self, image: Tensor) -> Tensor:
-        """Map images `[B, C, H, W]` to `[B, 1]`."""
+        """Map images `[B, C, H, W]` to outputs `[B, 1]`."""
         features = self.layers(image).mean(dim=(2, 3))
         return F.linear(features, self.weight, self.bias) / features.shape[1]

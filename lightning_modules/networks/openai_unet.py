@@ -2,7 +2,7 @@
 
 OpenAI's and diffusers' U-Nets have the same layers in the same order, with different names. In the published files, the
 layers of `input_blocks` and of `output_blocks` are numbered across all levels. A residual block and the attention after
-it have the same number. One tensor stores queries, keys and values, head by head.
+it have the same number. In each attention, one tensor contains the weights of queries, keys and values, head by head.
 
 Source: Nichol and Dhariwal, Improved Denoising Diffusion Probabilistic Models, ICML 2021, arXiv 2102.09672; Dhariwal
 and Nichol, Diffusion Models Beat GANs on Image Synthesis, NeurIPS 2021, arXiv 2105.05233; names as in their code.
@@ -128,7 +128,7 @@ def _attends(block: Any) -> bool:
 
 
 def _sampler(source: str, convolution: str, target: str, sampler: nn.Module) -> tuple[str, str]:
-    """Return the published and the diffusers name of a resampling layer, a residual block or a single convolution."""
+    """Return the published and the diffusers name of a resampling layer, which is a residual block or a convolution."""
     if hasattr(sampler, "norm1"):
         return source, target
     return f"{source}.{convolution}", f"{target}.conv"

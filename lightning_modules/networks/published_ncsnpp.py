@@ -90,7 +90,7 @@ def in_own_names(content: Any, names: Mapping[str, str], file: Path, prefix: str
         content: content of the file: a state dict, possibly nested, possibly with an entry `ema` next to it.
         names: name in `NCSNpp` of each published parameter, in the order of the authors' parameters.
         file: path of the file, for error messages.
-        prefix: keep only keys of the state dict that start with this prefix, and strip it.
+        prefix: prefix of the keys to use; it is removed from these keys, and other keys of the state dict are left out.
 
     Raises:
         ValueError: if parameters are missing or unexpected; the message names them.
@@ -113,7 +113,7 @@ def in_own_names(content: Any, names: Mapping[str, str], file: Path, prefix: str
 
 
 def _averaged(average: Any, names: Mapping[str, str], file: Path) -> dict[str, Tensor]:
-    """Give the averaged weights of a file their published names.
+    """Return the averaged weights of a file by their published names.
 
     Raises:
         ValueError: if the file does not have exactly one average for each parameter.

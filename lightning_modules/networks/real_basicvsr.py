@@ -6,9 +6,9 @@
 
 B, F and clean are residual convolutional networks; U fuses the features of both directions and upscales by pixel
 shuffle or CARAFE, once or twice; up is bilinear interpolation. In training, each clip is cleaned once. In evaluation,
-the residue of a clip decides how often the clip is cleaned. The authors' code uses the mean residue of the batch, so
-that the result for a clip depends on its batch. For mirrored clips, the flow is computed in both directions; the
-authors' code computes one direction and copies it to the other.
+the mean of |clean(v)| over a clip decides how often the clip is cleaned. The authors' code uses the mean over the
+batch, so the result for a clip depends on the other clips of its batch. For mirrored clips, the flow is computed in
+both directions; the authors' code computes one direction and copies it to the other.
 
 Source: Chan, Zhou, Xu and Loy, Investigating Tradeoffs in Real-World Video Super-Resolution, CVPR 2022, arXiv
 2111.12704; BasicVSR, CVPR 2021, arXiv 2012.02181.
@@ -52,7 +52,7 @@ NORMALISATION = ("basicvsr.spynet.mean", "basicvsr.spynet.std")
 
 
 def small_normal(layer: nn.Conv2d, scale: float = 0.1) -> nn.Conv2d:
-    """Initialise a convolution's weights by Kaiming He's method for ReLU, times a scale factor, and its bias to 0."""
+    """Initialise a convolution's weights by Kaiming He's method for ReLU, scaled by a factor, and its bias with 0."""
     nn.init.kaiming_normal_(layer.weight)
     with torch.no_grad():
         layer.weight.mul_(scale)
@@ -129,14 +129,13 @@ class RealBasicVSR(nn.Module):
     """Clean clips `[B, T, C, h, w]` and upscale them to `[B, T, C, s h, s w]`.
 
     Args:
-        flow: network of optical flow: `SPyNet` with its weights, or `ZeroFlow`, which assumes no motion.
-        channels: C.
+        flow: optical-flow network: `SPyNet` with its weights, or `ZeroFlow`, which assumes no motion.
+        channels: channels of a frame, C.
         width: number of channels of the features.
         num_blocks: residual blocks in each direction: 20 in RealBasicVSR, 10 in NegVSR.
         num_cleaning_blocks: residual blocks of the cleaning network.
         scale: upscaling factor s, 2 or 4.
-        threshold: in evaluation, cleaning stops once the mean absolute residue, for pixels in [0, 1], is below this
-            value.
+        threshold: in evaluation, cleaning stops once the mean of |clean(v)|, for pixels in [0, 1], is below this value.
         checkpointed: whether to recompute the recurrence's activations in the backward pass instead of storing them.
         upscaling: `pixel_shuffle`, as in RealBasicVSR, or `carafe`, as in the authors' code of NegVSR.
 
@@ -211,7 +210,7 @@ class RealBasicVSR(nn.Module):
         return torch.stack([self._step(self._frame, *given) for given in zip(frames, *both, strict=True)], dim=1)
 
     def flows(self, clip: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Estimate flows `[B, T - 1, 2, h, w]` from each frame to the next, and back; None twice for `ZeroFlow`."""
+        """Estimate flows `[B, T - 1, 2, h, w]` to the next and to the previous frame; both are None for `ZeroFlow`."""
         if isinstance(self.flow, ZeroFlow):
             return None, None
         pairs = clip[:, :-1].flatten(0, 1), clip[:, 1:].flatten(0, 1)
@@ -250,8 +249,8 @@ class RealBasicVSR(nn.Module):
 def with_published_weights(network: RealBasicVSR, path: str) -> RealBasicVSR:
     """Load weights that the authors of NegVSR or RealBasicVSR published, including those of the flow network.
 
-    If the file has averaged weights of the generator, these are loaded. The file is not read on the meta device,
-    because parameters on this device have no values.
+    If the file contains averaged weights of the generator, these are loaded instead of the trained weights. The file is
+    not read on the meta device, because parameters on this device have no values.
 
     Args:
         network: `RealBasicVSR` with the layout of the file: `num_blocks: 10` and `upscaling: carafe` for NegVSR.

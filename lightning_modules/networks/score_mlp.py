@@ -3,8 +3,9 @@
     out(v / sqrt(1 + sigma^2), 250 log sigma) / sigma    for levels sigma,       out(v, t)    for times t.
 
 Here v is the noisy image; if images are in [0, 1], v is first mapped to 2 v - 1. `out` is a linear map of the features
-of `time_conditioned_mlp.py`. With `skip`, the input times a learned function of the level is added to the output. This
-is needed for images with more than `width` values, because their noise cannot pass through the hidden layers.
+of `time_conditioned_mlp.py`. With `skip`, the input times a learned function of the level is added to the output. The
+skip connection is needed for images with more than `width` values, because their noise cannot pass through the hidden
+layers.
 """
 
 import math

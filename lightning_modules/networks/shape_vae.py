@@ -19,7 +19,10 @@ from datamodules.randomness.shared_batches import sample_rows_like
 
 
 def kl_to_standard_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """Compute KL(N(mean, diag exp(log_variance)) || N(0, I)) in nats, `[B]`, for each row of `[B, L]`."""
+    """Compute KL(N(mean, diag exp(log_variance))
+
+    N(0, I)), in nats, of each row of inputs `[B, L]`; the result is `[B]`.
+    """
     return 0.5 * (mean.square() + log_variance.expm1() - log_variance).sum(dim=1)
 
 
@@ -33,7 +36,7 @@ class ShapeVAE(nn.Module):
 
     Args:
         image_size: S, height and width of a mask; a multiple of 16.
-        num_latents: L.
+        num_latents: number of latent variables, L.
         widths: channels after each of the four downsamplings.
 
     Raises:

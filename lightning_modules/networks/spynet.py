@@ -1,9 +1,10 @@
 """SPyNet: optical flow between two frames, refined at each level of a pyramid by five convolutions.
 
-    v_l = 2 up(v_{l-1}) + G_l(I_l, warp(J_l, 2 up(v_{l-1})), 2 up(v_{l-1})),      v at the coarsest level from 0.
+    v_l = 2 up(v_{l-1}) + G_l(I_l, warp(J_l, 2 up(v_{l-1})), 2 up(v_{l-1})), starting from v = 0 at the coarsest level.
 
-Frames are resized so that height and width are multiples of 32, then downsampled five times by a factor of 2. The
-weights are frozen, but gradients flow to the frames, as in the video networks that use SPyNet.
+I_l and J_l are the two frames at level l, and G_l are the convolutions. Frames are resized so that height and width are
+multiples of 32, then downsampled five times by a factor of 2. The weights are frozen, but gradients flow to the frames,
+as in the video networks that use SPyNet.
 
 Source: Ranjan and Black, Optical Flow Estimation using a Spatial Pyramid Network, CVPR 2017, arXiv 1611.00850; the form
 of BasicVSR (Chan, Wang, Yu, Dong and Loy, CVPR 2021, arXiv 2012.02181).
@@ -38,7 +39,7 @@ def warped(image: Tensor, flow: Tensor, padding: Literal["zeros", "border"] = "z
         `[B, C, H, W]`.
     """
     height, width = image.shape[2:]
-    dtype = torch.promote_types(torch.promote_types(image.dtype, flow.dtype), torch.float32)  # half rounds positions
+    dtype = torch.promote_types(torch.promote_types(image.dtype, flow.dtype), torch.float32)  # half precision rounds positions
     flow = flow.to(dtype)
     axes = (torch.arange(side, device=flow.device, dtype=dtype) for side in (height, width))
     rows, columns = torch.meshgrid(*axes, indexing="ij")
@@ -117,7 +118,7 @@ class SPyNet(nn.Module):
 
 
 def own_name(key: str) -> str:
-    """Translate a layer name of BasicSR or mmediting, whose layer numbers do not count activations."""
+    """Translate a layer name of BasicSR or mmediting. The layer numbers of mmediting do not count activations."""
     found = re.fullmatch(r"basic_module\.(\d)\.basic_module\.(\d)\.(conv\.)?(weight|bias)", key)
     if found is None:
         return key

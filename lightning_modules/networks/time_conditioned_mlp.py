@@ -83,7 +83,7 @@ class TimeConditionedImageMLP(TimeConditionedMLP):
         self.head = nn.Linear(width, in_features)
 
     def forward(self, image: Tensor, time: Tensor) -> Tensor:
-        """Compute outputs shaped like images `[B, C, H, W]` at times `[B]`."""
+        """Map images `[B, C, H, W]` and times `[B]` to outputs of the same shape as the images."""
         return self.head(super().forward(image, time)).view_as(image)
 
 
@@ -105,6 +105,6 @@ class PromptedImageMLP(TimeConditionedMLP):
         self.head = nn.Linear(width, in_features)
 
     def forward(self, image: Tensor, time: Tensor, prompts: Prompts) -> Tensor:  # type: ignore[override]
-        """Compute outputs shaped like images `[B, C, H, W]` at times `[B]` for B texts."""
+        """Map images `[B, C, H, W]`, times `[B]` and B texts to outputs of the same shape as the images."""
         text = prompts.embedding.mean(dim=1).to(image.dtype)
         return self.head(super().forward(torch.cat([image.flatten(1), text], dim=1), time)).view_as(image)

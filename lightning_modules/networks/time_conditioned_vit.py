@@ -32,8 +32,8 @@ class TimeConditionedViT(nn.Module):
         patch_size: height and width of a patch, in pixels.
         width: D, length of a token; even.
         depth: L, number of blocks.
-        num_heads: number of attention heads; divides `width`.
-        in_channels: C.
+        num_heads: number of attention heads, a divisor of `width`.
+        in_channels: channels of an image, C.
         final_norm: whether to apply a last LayerNorm to the feature.
         initialization: initialisation of linear layers and patch embedding. `default` is that of PyTorch. `moco_v3` is
             uniform with a range that depends on fan-in and fan-out (Xavier), separately for queries, keys and values;

@@ -2,8 +2,9 @@
 
 Encoder: a double convolution [3x3 convolution, BN, ReLU] x 2 at each level, with 2x2 max-pooling between levels.
 Decoder: the deeper features are upsampled twofold bilinearly (corners aligned) and concatenated with the features of
-the level above. A double convolution then outputs the number of channels of the next level; optionally, its first
-convolution halves the channels. A final 1x1 convolution outputs the logits. The network has no transposed convolutions.
+the level above. A double convolution then reduces the number of channels to that of the next level; optionally, its
+first convolution halves the channels. A final 1x1 convolution outputs the logits. The network has no transposed
+convolutions.
 
 Source: Ronneberger, Fischer and Brox, U-Net: Convolutional Networks for Biomedical Image Segmentation, MICCAI 2015,
 arXiv 1505.04597; the padded bilinear variant with BN is that of the SegTHOR experiments of ADELE (Liu et al., CVPR

@@ -14,14 +14,14 @@ from datamodules.arguments import at_least
 
 
 class UNetDiscriminator(nn.Module):
-    """Map images `[B, C, H, W]` to scores `[B, 1, H, W]`; sides must be multiples of 8.
+    """Map images `[B, C, H, W]` to scores `[B, 1, H, W]`; H and W must be multiples of 8.
 
     Three 4x4 convolutions downsample the image. Three 3x3 convolutions, each after bilinear upsampling, restore the
     resolution; skip connections are additive. All convolutions except the first and the last have spectral
     normalisation.
 
     Args:
-        in_channels: C.
+        in_channels: channels of an image, C.
         width: channels at full resolution, doubled at each downsampling.
 
     Raises:

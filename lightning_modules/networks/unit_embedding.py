@@ -11,7 +11,7 @@ class UnitEmbeddingClassifier(nn.Module):
 
     Args:
         network: maps images `[B, C, H, W]` in [0, 1] to embeddings `[B, num_features]`.
-        num_features: D.
+        num_features: number of values of an embedding.
         num_classes: number of logits, K.
 
     Raises:

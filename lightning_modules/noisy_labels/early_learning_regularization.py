@@ -8,11 +8,11 @@ from lightning_modules.full_precision import at_least_float32
 def clamped_softmax(logits: Tensor, lowest: float = 1e-4) -> Tensor:
     """Compute softmax probabilities, clamped to [1e-4, 1 - 1e-4], in float32 or a higher precision.
 
-    In half precision, 1 - p could be rounded to zero.
+    Half precision is not used, because 1 - p could then be rounded to zero.
 
     Args:
         logits: logits, `[B, K]`.
-        lowest: lower bound of the clamp, with the default of the authors' code. Clamped values have gradient zero.
+        lowest: lower bound of the clamp; the default is from the authors' code. Clamped values have gradient zero.
 
     Returns:
         Probabilities `[B, K]`; rows sum to one, except for the effect of the clamp.

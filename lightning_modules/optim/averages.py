@@ -89,7 +89,7 @@ class AveragedWeights(nn.Module):
         return list(self.weights) if self.host is None else self.host
 
     def complete(self, state: dict[str, Any], own: str, network: str) -> None:
-        """Add a missing average to a state dict from a run that kept none; the average starts from the trained weights.
+        """Add an average to a state dict from a run that kept none; the average starts from the trained weights.
 
         Args:
             state: state dict of the module that owns the average.
@@ -127,7 +127,7 @@ class AveragedWeights(nn.Module):
     def _stage(self, trained: Sequence[Tensor]) -> Any:
         """Copy weights to the CPU. Return an event that marks the end of the copy, or None if the copy has ended.
 
-        The copy is queued on the optimizer's CUDA stream, so the optimizer's next step waits for it.
+        The copy is queued on the optimizer's CUDA stream, so the optimizer's next step waits for the copy.
         """
         asynchronous = trained[0].is_cuda
         if not self._staged:
@@ -197,7 +197,7 @@ def _write_host(average: Any, state: dict[str, Any], prefix: str, metadata: Any)
 def _read_host(
     average: Any, state: dict[str, Any], prefix: str, metadata: Any, strict: bool, missing: list[str], *_: Any
 ) -> None:
-    """Load an average that is kept on the CPU, or drop a checkpoint's average if none is kept."""
+    """Load an average into CPU memory, or discard the average in a checkpoint if `average` keeps none."""
     if average.host is None and average.decay is not None:
         return
     given = {key: state.pop(key) for key in list(state) if key.startswith(f"{prefix}weights.")}

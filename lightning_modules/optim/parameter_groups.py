@@ -27,10 +27,11 @@ def learning_rate_groups(network: nn.Module, new_layers: Sequence[str]) -> list[
     The groups follow the code of ADELE's authors, which follows SEAM. Biases (parameters whose names end with `bias`)
     have twice the learning rate of weights, and no weight decay. In new layers, the learning rates of weights and
     biases are ten times as large. Scales and shifts of normalisation layers are frozen, and belong to no group. All
-    other trainable parameters belong to a group. (The authors' networks have only convolutions and linear layers.)
+    other trainable parameters belong to a group, whatever the kind of their layer; the authors' networks have only
+    convolutions and linear layers.
 
     Args:
-        network: network to train; if `new_layers` is not empty, its normalisation layers are frozen.
+        network: network to train; if `new_layers` is not empty, the network's normalisation layers are frozen.
         new_layers: names of submodules that are trained from scratch; if empty, all trainable parameters form one
             group.
 

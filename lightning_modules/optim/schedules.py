@@ -42,7 +42,7 @@ class StepOverSteps(StepLR):
 def cosine_factor(epoch: int, epochs: int, constant_epochs: int) -> float:
     """Compute the ratio lr(t) / lr_0 at epoch t, counted from 0.
 
-    The ratio is 0 from epoch T on.
+    The ratio is 0 from epoch T on, where T is `epochs`.
     """
     if epoch < constant_epochs:
         return 1.0
@@ -228,8 +228,8 @@ class PiecewiseConstant(LambdaLR):
 
     Args:
         optimizer: optimizer whose learning rates the schedule scales.
-        factors: factor by the epoch, counted from 0, from which on the factor applies; before the first of these
-            epochs, the factor is 1.
+        factors: factors of the learning rate, by the epoch (counted from 0) from which on each factor applies; before
+            the first of these epochs, the factor is 1.
 
     Raises:
         ValueError: if an epoch is below 1 or a factor is negative.

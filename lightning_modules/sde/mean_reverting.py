@@ -67,7 +67,7 @@ class MeanReverting(nn.Module):
     """
 
     rate: Tensor
-    """r_t of the step from t to t - 1, `[T + 1]`; entry 0 is unused in this and the following buffers."""
+    """r_t, used in the step from t to t - 1, `[T + 1]`. Entry 0 of this and of the following buffers is unused."""
     kept: Tensor
     """w_t, `[T + 1]`."""
     std: Tensor
@@ -125,7 +125,7 @@ class MeanReverting(nn.Module):
         return degraded + along(self.kept[t], clean) * (clean - degraded) + along(self.std[t], clean) * noise
 
     def step_back(self, x: Tensor, degraded: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """Compute the mean of x_{t-1}, `[B, C, H, W]`, by an Euler step from x_t and its noise; times `[B]` >= 1."""
+        """Compute the mean of x_{t-1} by an Euler step from x_t and its noise; the times t, `[B]`, are at least 1."""
         rate = along(self.rate[t], x)
         return x - rate * (degraded - x) - 2 * self.deviation**2 * rate * noise / along(self.std[t], x)
 

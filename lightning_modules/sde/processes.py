@@ -65,7 +65,7 @@ class Process(ABC):
         return torch.zeros_like(x)
 
     def prior_log_density(self, x: Tensor) -> Tensor:
-        """Compute the log density of x_1, `[B]`, for real x."""
+        """Compute the log density of the prior (the distribution of x_1) at real-valued x; the result is `[B]`."""
         squares = (x - self.prior_mean(x)).flatten(1).square().sum(dim=1)
         variance = self.prior_deviation**2
         return -0.5 * (squares / variance + x[0].numel() * math.log(2 * math.pi * variance))
@@ -197,7 +197,7 @@ class _Decaying(Process):
         return along(-0.5 * self.beta(t), x) * x
 
     def grid_beta(self, t: Tensor, n: float) -> Tensor:
-        """Compute beta_i on an equally spaced grid of n values from bmin / n to bmax / n."""
+        """Compute beta_i for the index i of time t, on an equally spaced grid of n values from bmin / n to bmax / n."""
         return self.beta(grid_level(t, n) / max(n - 1, 1)) / n
 
     def langevin_scale(self, t: Tensor, n: float) -> Tensor:

@@ -69,7 +69,7 @@ def euler_maruyama(
 def reverse_diffusion(
     score: Score, x: Tensor, t: float, n: float, process: Process, draw: Draw, flow: bool = False
 ) -> Moved:
-    """Reverse a step x_{i+1} = x_i + f_i + G_i z of the process with n steps: x - f_i + G_i^2 s + G_i z."""
+    """Compute x - f_i + G_i^2 s + G_i z, the reverse of the step x_{i+1} = x_i + f_i + G_i z of size 1 / n."""
     f, g = process.step(x, _host(t), n)
     g = along(g, x)
     mean = x - f + g**2 * score(x, times_of(x, t)) * (0.5 if flow else 1)
@@ -218,7 +218,7 @@ class PredictorCorrector:
             raise ValueError(f"sampler: the predictor ancestral is not defined for {type(process).__name__}")
 
     def __call__(self, score: Score, x: Tensor, process: Process, draw: Draw, project: Project | None = None) -> Tensor:
-        """Transform samples of the prior, `[B, ...]`, to data. See `predict_and_correct`."""
+        """Transform samples x of the prior, `[B, ...]`, into samples of the data; see `predict_and_correct`."""
         end = process.sampling_end if self.end is None else self.end
         times = torch.linspace(1, end, self.num_steps, dtype=torch.float64, device="cpu").tolist()
         return predict_and_correct(score, x, times, process, self.predictor, self.corrector, draw=draw, project=project)

@@ -231,7 +231,7 @@ class Ways:
         parser, parsed = experiments().command_line.parser, experiments().parsed
         built = parser.instantiate(parsed("--config", CONFIGS / f"{method.config}.yaml")).fit
         self.module, self.data, self.guards = built.model, built.data, built.guards.callbacks
-        self.module.annealed_epochs = 0  # of OFQ
+        self.module.annealed_epochs = 0  # only OFQ has this setting
         self.batches, self.epochs = method.steps, 1
         self.copy = copy.deepcopy(self.module)
         recorder = Recorder()

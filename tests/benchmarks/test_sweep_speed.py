@@ -41,7 +41,7 @@ def test_a_sweep_of_short_fits(
         command = [*TRAIN, "compare", DEMO, *vary, "--jobs", "1", "--output", output, *more, "--", *SHORT]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment())
 
-    fit("1", 0)  # which imports
+    fit("1", 0)  # the first run imports all modules
     runs, some = settings * seeds, rates[:: settings // 8]  # eight fits, whose mean is the mean of all fits
     fits, wall = spent(lambda: [fit(rate, number % seeds) for number, rate in enumerate(some)])
     fits, wall = fits * runs / len(some), wall * runs / len(some)

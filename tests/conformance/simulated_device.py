@@ -146,7 +146,7 @@ def computed(func: Any, *args: Any, **kwargs: Any) -> Any:
     for watch in BEFORE:
         watch(func, args, kwargs)
     shapes = [(host(tensor).shape, host(tensor).stride()) for tensor in tensors]
-    made = aten.zeros.default if func is aten._efficientzerotensor.default else func  # of forward-mode AD
+    made = aten.zeros.default if func is aten._efficientzerotensor.default else func  # used by forward-mode AD
     result = made(*tree_map(host, args), **{key: tree_map(host, value) for key, value in kwargs.items()})
     for watch in AFTER:
         watch(func, args, kwargs, result)

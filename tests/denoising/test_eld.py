@@ -54,7 +54,7 @@ def test_the_correction_is_least_squares_over_what_is_not_saturated() -> None:
         np.testing.assert_allclose(found, factor * p, atol=1e-12)
     torch.testing.assert_close(illuminance_corrected(0.3 * estimate, clean), corrected)
     torch.testing.assert_close(illuminance_corrected(clean, clean), clean)
-    inside = 0.5 * clean  # whose corrections stay below 1
+    inside = 0.5 * clean  # the corrections of these images stay below 1
     once = illuminance_corrected(0.7 * inside + 0.1 * images(1, 3, 4, 8, 8), inside)
     torch.testing.assert_close(illuminance_corrected(once, inside), once)
     torch.testing.assert_close(illuminance_corrected(2 * clean - 0.5, clean), illuminance_corrected(

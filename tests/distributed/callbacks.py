@@ -80,7 +80,7 @@ ATTACKS = json.dumps(
     ]
 )
 VOTES = {"sigma": 0.05, "mode.n0": 10, "mode.n": 100, "batch_size": 50, "channels_last": "false"}
-FIVE, ONE = {**VOTES, "skip": 110}, {**VOTES, "skip": 1, "max": 1}  # of 497 images
+FIVE, ONE = {**VOTES, "skip": 110}, {**VOTES, "skip": 1, "max": 1}  # the test set has 497 images
 SEVENTY = {"extractor": "torch.nn.Flatten", "extractor_name": "pixels", "num_samples": 70, "batch_size": 30}
 CATS = {"prompts": '["a cat", "a dog", "the 7", "8", "9"]', "num_seeds": 1, "every_n_steps": 2}
 CERTIFICATES = ("certification.csv", "certified_accuracy.csv", "figures/*.png")

@@ -650,7 +650,7 @@ METHODS = {
                 "model.init_args.network.init_args.block_out_channels": [8, 16],
                 **({"model.init_args.num_steps": 2} if name == "sgmse" else {}),
             },
-            {"model.init_args.optimizer": {**DESCENT, "init_args": {"lr": 1.0e-5}}},  # of a loss that is a sum
+            {"model.init_args.optimizer": {**DESCENT, "init_args": {"lr": 1.0e-5}}},  # the loss is a sum
         )
         for name, config in (("sgmse", "demo"), ("spectral_regression", "demo_baseline"))
     },

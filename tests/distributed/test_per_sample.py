@@ -104,7 +104,7 @@ def test_a_training_begins_with_what_was_restored_and_the_next_one_anew() -> Non
     assert memory.allocate(5, "cpu") is memory
     assert torch.equal(memory.gathered(), rows)
     assert (memory.allocate(7, "cpu").gathered() == torch.zeros(7, K)).all()
-    memory.restore(rows[:0])  # of a checkpoint before any training
+    memory.restore(rows[:0])  # the state in a checkpoint before any training
     assert (memory.allocate(5, "cpu").gathered() == 0).all()
 
 

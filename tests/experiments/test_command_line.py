@@ -328,7 +328,7 @@ def test_accumulation_works_or_is_refused_by_name(
         assert "accumulate_grad_batches" in capsys.readouterr().err
     else:
         assert "makes an optimizer step of 384 samples: the global batch size is 128" in caplog.text
-        assert read_checkpoint(tmp_path / "checkpoints" / "last.ckpt")["global_step"] == 4  # of 10 batches
+        assert read_checkpoint(tmp_path / "checkpoints" / "last.ckpt")["global_step"] == 4  # an epoch has 10 batches
 
 
 def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(

@@ -76,7 +76,7 @@ def test_markdown_cells_cannot_break_the_table() -> None:
         ("test/tnr95_photograph", " ↑"),
         ("test/cross_entropy", " ↓"),
         ("test/memorized", " ↓"),
-        ("test/edit_psnr", ""),  # of a protection, which aims to degrade the edit
+        ("test/edit_psnr", ""),  # protection aims to degrade the edit, so there is no better direction
         ("test/noise_norm", ""),
         ("test/mean_draws", ""),
     ],

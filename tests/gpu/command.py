@@ -42,14 +42,14 @@ OUT_OF_TIME = 9
 
 def parser() -> ArgumentParser:
     made = ArgumentParser("python -m tests.gpu", __doc__)
-    made.add_argument("--minutes", type=float, default=40.0, help="how long it may take")
+    made.add_argument("--minutes", type=float, default=40.0, help="time limit in minutes")
     made.add_argument("--rehearse", action="store_true", help="run on the CPU with small numbers")
     made.add_argument("--only", nargs="+", choices=[*ITEMS], metavar="ITEM", help=f"of {', '.join(ITEMS)}")
-    made.add_argument("--again", action="store_true", help="measure what has ended, too")
+    made.add_argument("--again", action="store_true", help="repeat finished items, too")
     data = os.environ.get("NOISEWORKS_DATA")
-    made.add_argument("--data", type=Path, default=data and Path(data), help="folder that holds cifar10")
-    made.add_argument("--output", type=Path, default=Path("runs/gpu"), help="folder of the rows")
-    made.add_argument("--page", type=Path, default=ROOT / "docs" / "gpu.md", help="the page that is written")
+    made.add_argument("--data", type=Path, default=data and Path(data), help="folder that contains cifar10")
+    made.add_argument("--output", type=Path, default=Path("runs/gpu"), help="folder in which rows are saved")
+    made.add_argument("--page", type=Path, default=ROOT / "docs" / "gpu.md", help="page to write")
     return made
 
 
@@ -135,9 +135,9 @@ def measured(name: str, item: Item, at: Place) -> Outcome:
     if status == 0:
         return Outcome(DONE, "", taken)
     text = (at.folder / f"{name}.log").read_text(encoding="utf-8", errors="replace").strip()
-    last = text.splitlines()[-1] if text else f"it ended with status {status} and without a word"
+    last = text.splitlines()[-1] if text else f"it ended with status {status} and printed no message"
     if status is None:
-        return Outcome(STOPPED, "its time was up, and the rows so far are kept", taken)
+        return Outcome(STOPPED, "the time limit was reached; the rows so far are kept", taken)
     return Outcome(STOPPED if status == OUT_OF_TIME else FAILED, last[-300:], taken)
 
 

@@ -101,7 +101,7 @@ def conformance(at: Place) -> None:
             worker.kill()
     done = {row.name for row in read_rows(at.file)}
     if missing := [name for name in rows_of(at) if name not in done]:
-        raise TimeoutError(f"{len(missing)} of {len(rows_of(at))} rows are left, as the time was up")
+        raise TimeoutError(f"{len(missing)} of {len(rows_of(at))} rows are missing, because the time limit was reached")
 
 
 def main(arguments: Sequence[str]) -> int:

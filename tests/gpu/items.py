@@ -32,27 +32,27 @@ def no_cifar(at: Place) -> str | None:
     """Return a message if CIFAR-10 is missing."""
     if at.data is not None and (at.data / "cifar10").is_dir():
         return None
-    return f"CIFAR-10 is not in {at.data / 'cifar10' if at.data else 'any folder'}: name the folder of data by --data"
+    return f"CIFAR-10 is not in {at.data / 'cifar10' if at.data else 'any folder'}: set the data folder with --data"
 
 
 def no_ranks(at: Place) -> str | None:
     """Return a message if processes cannot be forked here."""
-    return None if hasattr(os, "fork") else "two ranks are forked from one process, which this system does not do"
+    return None if hasattr(os, "fork") else "two ranks must be forked, but this system cannot fork processes"
 
 
 ITEMS = {
     "conformance": Item("Every demo trains, is tested and predicts", 8, "conformance.conformance"),
-    "ranks": Item("Ranks over NCCL give what one process gives", 4, "ranks.ranks", no_ranks),
-    "agreement": Item("Numbers of CPU and GPU", 3, "agreement.agreement"),
-    "steps": Item("Time of a step of fit over a plain loop", 1.5, "speed.steps"),
-    "images": Item("Images a second of DataModules, and of what they feed", 2, "speed.images"),
-    "measuring": Item("Certification and FID over their networks", 1.5, "speed.measuring"),
+    "ranks": Item("Agreement of NCCL ranks with a single process", 4, "ranks.ranks", no_ranks),
+    "agreement": Item("Numerical agreement of CPU and GPU", 3, "agreement.agreement"),
+    "steps": Item("Time of a step of fit, relative to a plain loop", 1.5, "speed.steps"),
+    "images": Item("Images per second of DataModules and of networks in training", 2, "speed.images"),
+    "measuring": Item("Speed of certification and FID, relative to the network alone", 1.5, "speed.measuring"),
     "wta_crs": Item("Memory of WTA-CRS", 3, "memory.wta_crs"),
     "targets": Item("Memory of ELR's targets", 0.5, "memory.targets"),
     "finetuning": Item("Memory of LoRA and full fine-tuning", 3, "memory.finetuning"),
-    "kernels": Item("Semi-structured kernels of 2:4 weights", 0.5, "kernels.kernels"),
+    "kernels": Item("Semi-structured kernels for 2:4 weights", 0.5, "kernels.kernels"),
     "elr": Item("ELR on CIFAR-10", 4.5, "real_runs.elr", no_cifar, exact=True),
     "cross_entropy": Item("Cross-entropy on CIFAR-10", 4.5, "real_runs.cross_entropy", no_cifar, exact=True),
-    "certified": Item("A certified ResNet-110", 3, "real_runs.certified", no_cifar, exact=True),
+    "certified": Item("Certification of a ResNet-110", 3, "real_runs.certified", no_cifar, exact=True),
     "score_sde": Item("score_sde VP on CIFAR-10", 1, "real_runs.score_sde", no_cifar, to_the_end=True),
 }

@@ -85,7 +85,7 @@ class Place:
             if self.has(label):
                 continue
             if self.left < 20:
-                raise TimeoutError(f"the rows from {name} on are left, as the time was up")
+                raise TimeoutError(f"the rows from {name} on are missing, because the time limit was reached")
             yield name, label
 
     @property

@@ -57,7 +57,7 @@ def test_metrics_of_an_example_by_hand() -> None:
     assert found["tnr95"] == pytest.approx(0.5)  # 0 and 0.5 are below 1, the lowest rejected score
     assert found["auroc"] == pytest.approx((20 + 20 + 19 + 0) / 80)
     assert found["detection_accuracy"] == pytest.approx(0.5 * (19 / 20 + 3 / 4))
-    with pytest.raises(ValueError, match="other inputs has no entry"):
+    with pytest.raises(ValueError, match="other inputs is empty"):
         detection_metrics(in_distribution, in_distribution[:0])
     with pytest.raises(ValueError, match="in-distribution inputs is NaN"):
         detection_metrics(in_distribution * float("nan"), in_distribution)

@@ -32,7 +32,7 @@ def test_a_pixel_is_not_seen_in_its_own_place_unless_unmasked(module_relu: bool,
     masked, unmasked = seen_by(network, True), seen_by(network, False)
     assert masked[11, 11] == 0
     assert unmasked[11, 11] > 0
-    reach = 2 + 3 * modules  # of the wider branch
+    reach = 2 + 3 * modules  # reach of the wider branch
     assert masked[11, 11 + reach] > 0
     assert masked[11, 12 + reach] == unmasked[11, 12 + reach] == 0
     near = masked[10:13, 10:13].flatten().tolist()

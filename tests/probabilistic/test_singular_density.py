@@ -103,7 +103,7 @@ def test_of_a_linear_generator_all_ways_give_the_density_of_a_gaussian() -> None
     assert (averages[0] < averages[1]).all()
     assert (averages[1] < averages[2]).all()
     assert (averages[2] < exact + 0.01).all()
-    entropy = 1 + math.log(2 * math.pi) + posterior[:, 2:].sum(1)  # of q; with one sample, the evidence bound
+    entropy = 1 + math.log(2 * math.pi) + posterior[:, 2:].sum(1)  # entropy of q; with one sample, the evidence bound
     width = posterior[:, 2:].exp().square()
     error = (x - mean @ matrix.T - shift).square().sum(1) + (matrix.square().sum(0) * width).sum(1)
     likelihood = -error / (2 * std**2) - 3 * math.log(std) - 1.5 * math.log(2 * math.pi)
@@ -141,7 +141,7 @@ def test_of_more_points_than_can_be_matched_only_the_sliced_distance_is_given(
 ) -> None:
     monkeypatch.setattr(
         "datamodules.tables.singular_distributions.MOST_MATCHED", 2000
-    )  # as a user's own table may have
+    )  # a user's own table may exceed the real limit
     data = Tables(Circle(test_samples=points))
     [metrics] = quiet().test(SingularDensity(MLP(1, [4], 2), latent_dim=1).double(), data, verbose=False)
     assert ("test/wasserstein" in metrics) is exact

@@ -20,7 +20,7 @@ from datamodules.files.limits import sentence
 
 HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 BUILDERS = ("imagefolder", "parquet", "arrow", "cache")
-"""Builders of `datasets` that are allowed because they read only images and tables, unlike those that follow links."""
+"""Allowed builders of `datasets`: they read only images and tables, and do not query databases or follow links."""
 
 
 class ImagesInDataset(EncodedImages):

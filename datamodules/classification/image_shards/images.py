@@ -281,7 +281,7 @@ class ImageShards(NamedSplits):
 
     @functools.cached_property
     def class_names(self) -> Sequence[str] | None:  # type: ignore[override]
-        """Class names from the first training shard, if this is a parquet file that stores a name for each class."""
+        """Class names from the first training shard, if it is a parquet file that stores a name for each class."""
         with contextlib.suppress(OSError, ValueError):  # raised again on reading
             path = self._paths("train")[0]
             found = self._parquet(path).class_names if path.suffix.lower() == ".parquet" else None
@@ -321,7 +321,7 @@ class ImageShards(NamedSplits):
         return source
 
     def _check(self, source: ImagesInShards, paths: Sequence[Path]) -> None:
-        """Reject labels that are out of range, and name the shard and the sample of the first such label."""
+        """Reject labels that are out of range; the error message names the first such shard and sample."""
 
         def place_of(row: int) -> str:
             shard = int(np.searchsorted(source.first_row, row, side="right")) - 1

@@ -29,7 +29,7 @@ class RandomBlur(ClipOperator):
     follows a random walk, as in the published settings.
 
     Args:
-        families: probabilities of the kernel families.
+        families: dictionary that maps each kernel family to its probability.
         kernel_sizes: odd kernel sizes in pixels. One of them is sampled per clip.
         sigma: smallest and largest standard deviation of the kernel, along each of its axes.
         sigma_step: largest change of the standard deviations per frame.

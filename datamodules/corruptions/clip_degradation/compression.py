@@ -1,4 +1,4 @@
-"""Compression of clips in memory: each frame as a JPEG, or the clip as a video.
+"""In-memory compression of clips, either of each frame as a JPEG image or of the whole clip as a video.
 
 Both operators run on the CPU, in the DataLoader workers. Values are clipped and quantised before compression. The
 channels are passed to the JPEG encoder in RGB order. The published code passes them in BGR order.
@@ -51,7 +51,7 @@ class RandomCodec(ClipOperator):
     """Compress a clip as a video with one frame per second, a random codec and a random bit rate.
 
     This operator requires the `video` extra. The height and width of frames must be even. The bit rate has no effect on
-    FFmpeg's mpeg4 encoder: this encoder may exceed the bit rate by four million bits, and a short clip needs fewer bits
+    FFmpeg's mpeg4 encoder. This encoder may exceed the bit rate by four million bits, and a short clip has fewer bits
     than that.
 
     Args:

@@ -13,7 +13,7 @@ Range = tuple[float, float]
 class ClipOperator(ABC):
     """A degradation of all frames of a clip at once.
 
-    All random numbers come from the given generator.
+    All random numbers come from the generator that is passed to `apply`.
     """
 
     def sizes(self, size: tuple[int, int], end: tuple[int, int]) -> tuple[int, int] | None:
@@ -61,10 +61,10 @@ def walk(
 
 
 def check_range(ends: Sequence[float], least: float, name: str) -> None:
-    """Reject a range whose lower end is below `least` or above the upper end.
+    """Reject a range whose lower end is below `least`, or above its upper end.
 
     Raises:
-        ValueError: if an argument is invalid. The message names it.
+        ValueError: if an argument is invalid. The message names the argument.
     """
     if len(ends) != 2 or not least <= ends[0] <= ends[1]:
         raise ValueError(f"{name} must be two numbers of at least {least:g}, the lower first, got {list(ends)}")
@@ -74,7 +74,7 @@ def check_chances(chances: Sequence[float], name: str) -> None:
     """Reject probabilities that do not add up to 1.
 
     Raises:
-        ValueError: if an argument is invalid. The message names it.
+        ValueError: if an argument is invalid. The message names the argument.
     """
     if min(chances, default=-1.0) < 0 or abs(sum(chances) - 1) > 1e-6:
         raise ValueError(f"{name} must be probabilities that add up to 1, got {list(chances)}")

@@ -1,7 +1,8 @@
 """Blur kernels (Gaussian, generalized Gaussian, plateau and sinc), computed for all frames at once.
 
 Each kernel is normalised so that its taps sum to 1. Let x be the position of a tap, Sigma = R diag(s_x^2, s_y^2) R^T
-and q = x^T Sigma^-1 x. The kernels are:
+and q = x^T Sigma^-1 x. Here, R is a rotation, and s_x and s_y are standard deviations. With an exponent beta and a
+cut-off frequency omega, the kernels are:
 
     Gaussian      exp(-q / 2)
     generalized   exp(-q^beta / 2)

@@ -14,12 +14,12 @@ LUMA = (0.299, 0.587, 0.114)
 class RandomNoise(ClipOperator):
     """Add Gaussian or Poisson noise to a clip.
 
-    All frames of a clip have the same kind of noise, which is sampled independently for each frame.
+    All frames of a clip have the same kind of noise. The noise values are sampled independently for each frame.
 
-    For Poisson noise, counts are sampled with `v` counts for white. Here, `v` is the number of different levels in the
+    For Poisson noise, the expected count of a white pixel is `v`. Here, `v` is the number of different levels in the
     frame, rounded up to a power of two. The noise of the counts is multiplied by `strength`, as in RealBasicVSR's
-    training. (A later version of its library uses `v` counts for one of 255 levels, so the noise is at most one or two
-    levels.)
+    training. (In a later version of its library, `v` counts correspond to one of 255 levels. The noise is then at most
+    one or two levels.)
 
     Args:
         sigma: smallest and largest standard deviation of Gaussian noise, in 8-bit levels.
@@ -62,7 +62,7 @@ class RandomNoise(ClipOperator):
 
 
 def poisson_noise(clip: Tensor, random: np.random.Generator, grey: bool) -> Tensor:
-    """Sample the Poisson noise of a clip quantised to 8 bits, `[T, C, H, W]`, or `[T, 1, H, W]` for grey noise."""
+    """Sample Poisson noise for an 8-bit clip; the result is `[T, C, H, W]`, or `[T, 1, H, W]` for grey noise."""
     light = clip
     if grey and clip.shape[1] == 3:
         light = (clip * clip.new_tensor(LUMA)[:, None, None]).sum(dim=1, keepdim=True)
@@ -73,7 +73,7 @@ def poisson_noise(clip: Tensor, random: np.random.Generator, grey: bool) -> Tens
 
 
 def counts_of_white(levels: Tensor) -> Tensor:
-    """Count the distinct levels in each frame, and round the count up to a power of two, `[T]`."""
+    """Return the number of distinct levels in each frame, rounded up to a power of two, as a tensor `[T]`."""
     seen = torch.zeros(len(levels), 256, device=levels.device)
     seen.scatter_(1, levels.flatten(1).long(), 1.0)
     return 2 ** seen.sum(dim=1).log2().ceil()

@@ -5,7 +5,7 @@
 Here, x is the image, and g * x is x blurred with the Gaussian kernel g. The kernel has 51 taps and a standard deviation
 of 8, OpenCV's default for this size.
 
-Source: Real-ESRGAN's code (BasicSR), with which RealBasicVSR sharpens ground truth.
+Source: Real-ESRGAN's code (BasicSR), with which RealBasicVSR sharpens its ground-truth frames.
 """
 
 import numpy as np
@@ -23,8 +23,9 @@ def unsharp_masked(image: Tensor, weight: float = 0.5, threshold: float = 10 / 2
 
     Args:
         image: images, `[..., C, H, W]`, in [0, 1], on any device.
-        weight: factor of the difference that is added to the image.
-        threshold: absolute difference from the blurred copy above which a pixel and its neighbourhood are sharpened.
+        weight: factor by which the difference from the blurred copy is multiplied before it is added to the image.
+        threshold: a pixel and its neighbourhood are sharpened if its absolute difference from the blurred copy exceeds
+            this threshold.
     """
     frames = image.flatten(0, -4) if image.ndim > 3 else image[None]
     residual = frames - _blurred(frames)

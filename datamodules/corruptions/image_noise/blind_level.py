@@ -27,10 +27,10 @@ def total_variation(image: Tensor, epsilon: float = 1e-12) -> Tensor:
 
 
 def candidates(noise: ImageNoise) -> list[ImageNoise]:
-    """List the candidate levels: the end points of `n` equal steps through the paper's range of levels.
+    """List noise models at the candidate levels: the ends of equal steps through the paper's range of levels.
 
     Args:
-        noise: any noise model of the kind; its level is not used.
+        noise: noise model that determines the kind of noise; its level is not used.
 
     Raises:
         ValueError: if the paper has no range of levels for this kind of noise.
@@ -50,7 +50,7 @@ GRIDS: dict[type[ImageNoise], tuple[int, float, float]] = {
 
 
 def looks(noise: ImageNoise, noisy: Tensor, denoised: Tensor) -> Tensor:
-    """Score denoised images without ground truth, `[B]`.
+    """Score denoised images without ground truth; the result is `[B]`.
 
     The score is the roughness of the denoised image x, plus its misfit to the noisy image y. Lower is better.
 
@@ -80,8 +80,8 @@ def best_level(noises: Sequence[Noise], noisy: Tensor, score: Callable[[Tensor],
     Args:
         noises: candidate levels of one kind of noise. If scores are equal, the first level is chosen.
         noisy: noisy images, `[B, C, H, W]`.
-        score: score function of the distribution of noisy images. Its argument is the result of `score_input`. It is
-            evaluated only once if this result is the same for all levels.
+        score: score function of the distribution of noisy images. Its argument is the result of `score_input`. The
+            score function is evaluated only once if the result of `score_input` is the same for all levels.
 
     Returns:
         The indices of the chosen levels, `[B]`, and the denoised images.

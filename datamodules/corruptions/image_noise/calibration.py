@@ -54,7 +54,7 @@ def photon_transfer(mean: Frame, variance: Frame) -> tuple[float, float]:
         variance: variance of each area.
 
     Returns:
-        The slope K, and the constant, which is the variance of the noise in the dark.
+        The slope K and the constant. The constant is the variance of the noise in the dark.
 
     Raises:
         ValueError: if there are fewer than two light levels, or the variance does not grow with the mean.
@@ -85,8 +85,8 @@ def flat_frames(frames: Sequence[Frame], black: float) -> tuple[float, float]:
 def even_areas(plane: Frame, size: int = 12) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Find the evenly lit squares of a frame, such as the patches of a grey chart.
 
-    A square counts as evenly lit if two conditions hold. The means of its quarters must differ by no more than noise
-    explains. Neighbouring pixels must differ about as much as any two pixels of the square.
+    A square counts as evenly lit if two conditions hold. First, the means of its quarters must not differ by more than
+    noise explains. Second, neighbouring pixels must differ about as much as any two pixels of the square.
 
     Args:
         plane: pixels of one colour, `[H, W]`, in digital numbers above black.
@@ -113,7 +113,7 @@ def tukey_lambda_fit(values: Frame, bounds: tuple[float, float] = (-0.45, 0.5)) 
         bounds: range in which the shape parameter is searched.
 
     Returns:
-        Shape, scale and squared correlation.
+        Shape, scale, and squared correlation of the probability plot.
     """
     ordered = np.sort(np.asarray(values, dtype=np.float64).ravel())
     # Filliben's estimates of the medians of the order statistics, as in `scipy.stats.probplot`.
@@ -152,7 +152,7 @@ def line(gains: Sequence[float], scales: Sequence[float]) -> Line:
     """Fit log scale = slope log K + intercept, and compute the standard deviation of the residuals.
 
     Raises:
-        ValueError: if there are fewer than three gains, too few to estimate the spread.
+        ValueError: if there are fewer than three gains, which are too few to estimate the spread.
     """
     if len(gains) < 3:
         raise ValueError(f"the spread of a linear fit needs at least 3 gains, got {len(gains)}")
@@ -168,7 +168,8 @@ def calibrated(recordings: Sequence[Recording], levels: float | None = None) -> 
 
     Args:
         recordings: recordings of at least three gains, one or two per gain.
-        levels: white level minus black level. None means that it is unknown; then `Sensor` needs the argument `levels`.
+        levels: white level minus black level. None means that this difference is unknown. `Sensor` then requires the
+            argument `levels`.
     """
     ordered = sorted(recordings, key=lambda one: one.gain)
     gains = [one.gain for one in ordered]

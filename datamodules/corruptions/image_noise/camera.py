@@ -29,7 +29,7 @@ class Camera:
         gaussian: standard deviation of the total noise in the dark, for the Gaussian noise model.
         tukey_lambda: shape parameters of the distribution of read noise, one per recording, ordered by gain.
         colour_bias: colour bias of R, G, B, G, with one row per recording, ordered by gain.
-        levels: white level minus black level, in digital numbers. None if it is unknown.
+        levels: white level minus black level, in digital numbers. None if this difference is unknown.
     """
 
     gain: tuple[float, float]

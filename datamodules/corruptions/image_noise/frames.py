@@ -10,16 +10,16 @@ from datamodules.corruptions.image_noise.calibration import Recording, flat_fram
 from datamodules.files.bayer import SUFFIXES, RawImage, packed, read_raw, unpacked
 
 ROWS = 256
-"""Number of rows in the middle of a dark frame that are analysed. It is limited because the fit sorts all pixels."""
+"""Number of rows in the middle of a dark frame that are analysed; limited because the fit sorts all pixels."""
 CLIPPED = 1e-3
 """Largest allowed fraction of saturated pixels in a flat frame. Up to this fraction, the variance is unbiased."""
 
 
 class Frames(NamedTuple):
-    """The recordings at all gains, and the black and white level of the sensor."""
+    """The recordings at all gains, and the black and white levels of the sensor."""
 
     recordings: dict[str, list[Recording]]
-    """Two recordings for each gain, by the name of its folder."""
+    """Two recordings for each gain. The keys are the names of the gains' folders."""
     black: int
     white: int
 

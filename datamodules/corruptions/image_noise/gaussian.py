@@ -79,7 +79,7 @@ class CorrelatedGaussian(ImageNoise):
     def kernel(self, like: Tensor) -> Tensor:
         """Blur kernel along one axis.
 
-        The squares of the kernel sum to 1, so the blur preserves the variance of white noise.
+        The squares of its taps sum to 1, so the blur preserves the variance of white noise.
         """
         reach = math.ceil(4 * self.blur)
         offset = torch.arange(-reach, reach + 1, dtype=like.dtype, device=like.device)

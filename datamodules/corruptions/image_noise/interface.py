@@ -37,7 +37,7 @@ class ImageNoise(ABC):
     def log_likelihood(self, noisy: Tensor, clean: Tensor) -> Tensor:
         """Compute the log-density of noisy images given clean images, `[B]`.
 
-        For discrete noise, it is the log-probability.
+        For discrete noise, the result is the log-probability.
 
         Raises:
             TypeError: if the density has no closed form.
@@ -70,7 +70,7 @@ class ImageNoise(ABC):
 def level_of(level: Any, name: str) -> float:
     """Return a noise level that is the same for all images.
 
-    The likelihood and the posterior mean need such a level.
+    The likelihood and the posterior mean require such a level.
 
     Raises:
         ValueError: if the level is sampled from a range.
@@ -81,7 +81,7 @@ def level_of(level: Any, name: str) -> float:
 
 
 def ranged_level(level: Any, clean: Tensor, numbers: RNG) -> Tensor | None:
-    """Sample the level of each image from a range, `[B, 1, 1, 1]`, or return None if the level is one number."""
+    """Sample one level per image from a range, `[B, 1, 1, 1]`, or return None if `level` is one number."""
     drawn = drawn_level(level, clean, numbers)
     return drawn if isinstance(drawn, Tensor) else None
 
@@ -103,7 +103,7 @@ def check_level(name: str, level: Any, low: float, high: float, low_belongs: boo
     """Reject a noise level, or a range of levels, that is out of bounds.
 
     Raises:
-        ValueError: if an argument is invalid. The message names it.
+        ValueError: if an argument is invalid. The message names the argument.
     """
     ends = level if isinstance(level, tuple | list) else (level,)
     ranged = len(ends) > 1

@@ -46,7 +46,7 @@ class SensorState(NamedTuple):
     """
 
     gain: Tensor
-    """K, digital numbers per electron."""
+    """System gain K, in digital numbers per electron."""
     read: Tensor
     """Scale of the read noise."""
     row: Tensor
@@ -68,9 +68,9 @@ class Sensor(ImageNoise):
         y = D f / L.
 
     Here, log s_TL and log s_row are normally distributed, with means that are linear in log K. The shape l and the bias
-    come from a random recording at a gain near K; the cameras of the paper have two recordings per gain. There are two
-    baseline models: shot noise plus Gaussian noise, and Gaussian noise only. The sampled y is not clipped here. The
-    restoration method clips it to [0, 1], like real images.
+    come from a random recording at a gain near K; the cameras of the paper have two recordings per gain. The argument
+    `model` can also select one of two baseline models: shot noise plus Gaussian noise, or Gaussian noise only. The
+    sampled y is not clipped here. The restoration method clips it to [0, 1], like real images.
 
     Images are packed, `[B, 4, H, W]`, with channels R, G, B, G as in `datamodules.files.bayer.packed`. R and the first
     G come from one sensor row, and B and the second G from the next row.
@@ -83,11 +83,11 @@ class Sensor(ImageNoise):
         camera: name of a bundled camera (SonyA7S2, NikonD850, CanonEOS70D, CanonEOS700D, CanonEOS5D4), or path of a
             file with your own calibration, written by `Camera.save`.
         levels: signal range L, which is white level minus black level, in digital numbers. None means the value in the
-            parameters of the camera.
+            camera's parameters.
         light_factors: smallest and largest light factor f, which is sampled uniformly for each image.
         model: noise model: `physical`, `shot and gaussian` or `gaussian`.
         banding: factor by which the row noise is multiplied. The baseline models apply it to the row noise contained in
-            the Gaussian noise. 1 means the calibrated noise.
+            the Gaussian noise. With 1, the row noise is as calibrated.
         colour_bias: whether to add the colour bias.
     """
 

@@ -26,13 +26,13 @@ class Poisson(ImageNoise):
 
         x = (y + zeta / 2) exp(s(y / zeta)).
 
-    It is the exponential of the posterior mean of log x, with psi(z + 1) approximated by log(z + 1/2).
+    This estimate is the exponential of the posterior mean of log x, with psi(z + 1) approximated by log(z + 1/2).
 
     Source: Noise2Score, Kim and Ye, NeurIPS 2021, arXiv 2106.07009.
 
     Args:
-        zeta: pixel value of one count, in (0, 1]. Larger values give more noise. If it is a range (lowest, highest),
-            the zeta of each image is sampled log-uniformly.
+        zeta: pixel value that corresponds to one count, in (0, 1]. Larger values give more noise. If it is a range
+            (lowest, highest), the zeta of each image is sampled log-uniformly.
     """
 
     zeta: Level = 0.01
@@ -101,7 +101,8 @@ class Impulse(ImageNoise):
     A fraction of the pixel values is replaced by black or white.
 
     With `salt` 0, all replaced values are black. This Bernoulli noise is similar to dead pixels. The likelihood of an
-    image is the product, over its values, of the probability that the value is kept, turns black or turns white.
+    image is a product over its pixel values. The factor of a value is the probability that this value is kept, turns
+    black or turns white.
 
     Args:
         rate: probability that a value is replaced, in [0, 1]. The channels of a pixel are replaced independently.

@@ -19,7 +19,7 @@ def check_mask(grid: int, kernel: int, sigma: float) -> None:
     """Reject arguments of `smooth` that are out of range.
 
     Raises:
-        ValueError: if an argument is invalid. The message names it.
+        ValueError: if an argument is invalid. The message names the argument.
     """
     at_least(1, grid=grid, kernel=kernel)
     positive(sigma=sigma)
@@ -28,10 +28,10 @@ def check_mask(grid: int, kernel: int, sigma: float) -> None:
 
 
 def fit_mask(image_shape: tuple[int, ...], grid: int, kernel: int) -> None:
-    """Reject a grid with more cells than pixels per side of the image, or a kernel that is too large for the image.
+    """Reject a grid with more cells per side than the image has pixels per side, or a kernel too large for the image.
 
     Raises:
-        ValueError: if an argument is invalid. The message names it.
+        ValueError: if an argument is invalid. The message names the argument.
     """
     side = min(image_shape[-2:])
     if grid > side:
@@ -43,7 +43,7 @@ def fit_mask(image_shape: tuple[int, ...], grid: int, kernel: int) -> None:
 def smooth(cells: Tensor, size: tuple[int, int], kernel: int, sigma: float) -> Tensor:
     """Enlarge a grid to the size of an image, and blur it.
 
-    Before the blur, pixel i along an axis has the value of cell floor(i g / H).
+    Before the blur, pixel i along an axis with H pixels has the value of cell floor(i g / H).
 
     Args:
         cells: values of the g x g grid cells, `[B, g g]`.

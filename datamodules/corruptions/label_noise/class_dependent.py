@@ -118,8 +118,8 @@ def flip_matrix(target: np.ndarray, noise_rate: float) -> Tensor:
     """Return the transition matrix of flips k -> `target[k]` with probability `noise_rate`, `[K, K]` float64.
 
     Args:
-        target: class that the labels of each class flip to, `[K]`, int64. If this is the same class, its labels are not
-            changed.
+        target: class that the labels of each class flip to, `[K]`, int64. If a class is its own target, its labels are
+            not changed.
         noise_rate: r, in [0, 1].
     """
     matrix = torch.eye(len(target), dtype=torch.float64) * (1 - noise_rate)

@@ -86,7 +86,7 @@ def wrong_class_probability(scores: np.ndarray, true_class: int) -> np.ndarray:
 
 
 class InstanceDependent:
-    """Instance-dependent label noise, by one random linear classifier per class.
+    """Instance-dependent label noise: one random linear classifier per true class chooses the wrong class.
 
     Pixels are in 8-bit units, as in the authors' code. In these units, the softmax is nearly one-hot: for almost every
     image, one wrong class has nearly all of the probability. At a rate of 0, labels are unchanged. In the authors'

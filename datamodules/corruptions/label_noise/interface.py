@@ -14,7 +14,7 @@ class LabelNoise(Protocol):
     """Interface of label noise, as used by DataModules."""
 
     seed: int | None
-    """Seed of the noise. None means the seed of the DataModule. For recorded labels, it is not used."""
+    """Seed of the noise. None means the seed of the DataModule. Recorded labels do not use a seed."""
 
     def apply(self, label: np.ndarray | Tensor, num_classes: int, image: Tensor | None = None) -> Tensor:
         """Return the given label of every sample of a dataset.
@@ -30,8 +30,8 @@ class LabelNoise(Protocol):
             Given labels, `[N]`, int64, on the CPU.
 
         Raises:
-            ValueError: if a label is out of range, if the noise model is not defined for `num_classes`, or if it needs
-                a seed and `seed` is None.
+            ValueError: if a label is out of range, if the noise model is not defined for `num_classes`, or if the noise
+                model requires a seed and `seed` is None.
         """
         ...
 
@@ -87,7 +87,7 @@ def checked_labels(label: np.ndarray | Tensor, num_classes: int, name: str = "la
 
 
 def check_num_classes(num_classes: int) -> None:
-    """Reject a single class, for which there is no wrong label."""
+    """Reject a dataset with a single class, in which no label can be wrong."""
     at_least(2, num_classes=num_classes)
 
 

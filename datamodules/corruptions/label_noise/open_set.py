@@ -1,8 +1,8 @@
 """Open-set label noise: out-of-distribution images that are labelled with classes of the dataset.
 
-Results of web search contain such images. With probability r, each training image is replaced by an image from a
-different dataset, but its label is kept. Label noise with the rate r_in / (1 - r) can be added. Then, a fraction r_in
-of all images is in distribution but has wrong labels, as in the protocol of PLS on CIFAR-100.
+Web search results contain such images. Each training image is replaced, with probability r, by an image from a
+different dataset. The label of the original image is kept. Label noise can be added with the rate r_in / (1 - r). A
+fraction r_in of all images then is in distribution, but has wrong labels, as in the protocol of PLS on CIFAR-100.
 
 Source: Albert, Arazo, Krishna, O'Connor and McGuinness, Is your noise correction noisy? PLS: Robustness to label noise
 with two stage detection, WACV 2023, arXiv 2210.04578, and the authors' code.
@@ -23,7 +23,7 @@ def replacements(num_images: int, num_pool: int, noise_rate: float, seed: int) -
 
     Args:
         num_images: number of images N.
-        num_pool: number of images in the pool of replacements. Each of them is used at most once.
+        num_pool: number of images in the pool of replacements. Each image in the pool is used at most once.
         noise_rate: r, in [0, 1).
         seed: seed of the random choice.
 

@@ -26,8 +26,8 @@ class HumanCIFARN:
     """The human annotations of CIFAR-10N and CIFAR-100N.
 
     The files contain labels of the whole training set before any split, in the order of the Python version of CIFAR,
-    which torchvision reads. The TensorFlow and Hugging Face versions of CIFAR have a different order. They are
-    rejected, because their labels then differ from the clean labels in the file.
+    which torchvision reads. The TensorFlow and Hugging Face versions of CIFAR have a different order. These versions
+    are rejected, because their labels differ from the clean labels in the file.
 
     Source: Wei et al., Learning with Noisy Labels Revisited: A Study Using Real-World Human Annotations, ICLR 2022,
     arXiv 2110.12088; the files `CIFAR-10_human.pt` and `CIFAR-100_human.pt` of github.com/UCSC-REAL/cifar-10-100n.
@@ -79,19 +79,19 @@ class FromCSV:
     Each row of the table contains an identifier of a sample and its label. The columns `clean_label` and `action` are
     optional.
 
-    Labels are class numbers, 0 ... K - 1, or class names; a number with leading zeros is a name. Other columns are
-    ignored.
+    Labels are class numbers, 0 ... K - 1, or class names; a number with leading zeros counts as a name. Other columns
+    are ignored.
 
     The column `clean_label` contains true labels, which are used only for metrics. The value is -1 for
     out-of-distribution images, and empty for images whose label has not been verified. In a table with file names, true
     labels may differ from the labels of the folders. In a table without file names, true labels must equal the labels
-    of the dataset. This verifies that the table belongs to this dataset in this order. Without `clean_label`, true
-    labels are unknown, because the table may correct the labels of the dataset.
+    of the dataset. This check verifies that the table belongs to this dataset in this order. Without `clean_label`,
+    true labels are unknown, because the table may correct the labels of the dataset.
 
     The table may have a column `action`, like the file `cleaned_labels.csv` of a label report. Samples with the action
     `drop` are excluded from training and validation, but not from testing. Samples with the action `keep` or `relabel`
-    get the label in the column `column`. To train on a cleaned list, set `path` and `classes: number`, and `partial:
-    true` if the report does not cover all images.
+    are assigned the label in the column that `column` names. To train on a cleaned table, set `path` and `classes:
+    number`. Also set `partial: true` if the report does not cover all images.
 
     To use the labels that `label_report.csv` of an earlier run proposes, set `column: proposed` and `key: row`. For
     image files, set `key: name` instead. If images were held out in the earlier run, also set `partial: true`. Do not
@@ -102,11 +102,13 @@ class FromCSV:
         column: name of the column that contains the labels.
         key: column that identifies a sample. `index` and `row` are positions in the whole dataset before any split.
             `name` is the file name, as in `labels.csv`. None means `index`, or `name` in a table without `index`. If a
-            table that identifies samples by position also contains file names, they must match those of the dataset.
+            table that identifies samples by position also contains file names, these names must match those of the
+            dataset.
         partial: whether samples may be missing from the table. Missing samples keep their label in the dataset.
-        classes: how the table specifies classes: `number` or `name`. None selects the one that can be applied to the
-            whole column. If both can be applied and give different classes, the table is rejected. This can happen with
-            folders named 1 ... 12. A column whose name ends in `_name`, as in a label report, always contains names.
+        classes: how the table specifies classes: `number` or `name`. None selects the interpretation that fits the
+            whole column. If both interpretations fit and give different classes, the table is rejected. This can happen
+            with folders named 1 ... 12. A column whose name ends in `_name`, as in a label report, always contains
+            names.
     """
 
     seed: int | None = None
@@ -154,9 +156,9 @@ class FromCSV:
             num_classes: number of classes, K.
             names: file names of the samples, `[N]`, for tables that identify samples by name.
             class_names: names of the classes, `[num_classes]`, for tables that specify classes by name.
-            clean_label: true labels, `[N]`, if the dataset has true labels in addition to its labels. They are -1 for
-                out-of-distribution images. For such an image, a table that identifies samples by position may contain
-                either -1 or the label in the dataset.
+            clean_label: true labels, `[N]`, if the dataset has true labels in addition to its labels. True labels are
+                -1 for out-of-distribution images. For such an image, a table that identifies samples by position may
+                contain either -1 or the label in the dataset.
 
         Returns:
             The given labels and the true labels, both `[N]`, int64. A true label is -1 for an out-of-distribution
@@ -164,7 +166,7 @@ class FromCSV:
             is None.
 
         Raises:
-            ValueError: if the table is faulty or does not fit the dataset.
+            ValueError: if the table is invalid or does not match the dataset.
         """
         table = self._read()
         true = checked_labels(label, num_classes)
@@ -186,7 +188,7 @@ class FromCSV:
         return torch.from_numpy(given), torch.from_numpy(truth) if (truth != UNVERIFIED).any() else clean_label
 
     def dropped(self, samples: int, names: Sequence[str] | None = None) -> Tensor:
-        """Return, for each sample of the dataset, whether the table drops it, `[samples]`, bool."""
+        """Return whether the table drops each sample of the dataset, `[samples]`, bool."""
         table = self._read()
         dropped = np.zeros(samples, dtype=bool)
         if "action" in table:
@@ -331,7 +333,7 @@ def load_arrays(path: str) -> dict[str, Any]:
     """Load a file of NumPy integer arrays that `torch.save` wrote, without running code from the file.
 
     Raises:
-        ValueError: if the file is damaged or contains anything else.
+        ValueError: if the file is damaged, or contains anything other than NumPy integer arrays.
     """
     try:
         labels = read_torch_arrays(Path(path))

@@ -22,8 +22,8 @@ class MaskNoise(Protocol):
         """Corrupt masks.
 
         Args:
-            mask: true classes of pixels, `[N, H, W]`, uint8. 0 is background. Ignored pixels have the value 255. They
-                are not changed, and no class grows into them. The argument is not modified.
+            mask: true classes of pixels, `[N, H, W]`, uint8. 0 is background. Ignored pixels have the value 255.
+                Ignored pixels are not changed, and no class grows into them. The argument is not modified.
             num_classes: number of classes including background, K.
             index: position of each mask in the dataset, `[N]`, int64. It determines the random numbers of the mask.
                 None means 0...N - 1.
@@ -32,7 +32,7 @@ class MaskNoise(Protocol):
             Given masks, `[N, H, W]`, uint8.
 
         Raises:
-            ValueError: if there is no seed, or if the noise model is not defined for `num_classes`.
+            ValueError: if no seed is set, or if the noise model is not defined for `num_classes`.
         """
         ...
 
@@ -46,11 +46,11 @@ class MaskNoiseStatistics(NamedTuple):
     changed: float
     """Fraction of all pixels whose given class is wrong."""
     lost: Tensor
-    """For each class, fraction of its true pixels with a different given class, `[K]`; NaN without true pixels."""
+    """For each class, fraction of its true pixels whose given class differs, `[K]`; NaN if it has no true pixels."""
     false: Tensor
-    """For each class, fraction of its given pixels with a different true class, `[K]`; NaN without given pixels."""
+    """For each class, fraction of its given pixels whose true class differs, `[K]`; NaN if it has no given pixels."""
     iou: Tensor
-    """For each class, intersection over union of its given and true pixels, `[K]`; NaN if there are neither."""
+    """For each class, intersection over union of its given and true pixels, `[K]`; NaN if it has neither."""
 
 
 def mask_noise_statistics(clean: Tensor, given: Tensor, num_classes: int) -> MaskNoiseStatistics:

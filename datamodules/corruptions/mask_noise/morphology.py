@@ -3,8 +3,8 @@
 Objects shrink or grow by a fixed number of pixels, or in proportion to their size.
 
 In each image, either all objects are under-segmented (eroded) or all are over-segmented (dilated). Classes are
-processed one after another. Pixels that erosion removes become background. Background pixels that dilation reaches get
-the class of the object.
+processed one after another. Pixels that erosion removes become background. Background pixels that dilation reaches are
+assigned the class of the object.
 """
 
 import math
@@ -41,9 +41,9 @@ class ErosionDilation:
 
     Args:
         min_pixels: smallest number of pixels by which the border of an object moves.
-        max_pixels: largest number of pixels by which the border of an object moves. The number is sampled uniformly for
-            each image. If `max_pixels` is 0, masks are unchanged.
-        mode: "erode", "dilate" or "either". With "either", each image is eroded or dilated at random.
+        max_pixels: largest number of pixels by which the border of an object moves. For each image, the number of
+            pixels is sampled uniformly. If `max_pixels` is 0, masks are unchanged.
+        mode: "erode", "dilate" or "either". With "either", each image is randomly either eroded or dilated.
         seed: seed of the noise. None means the seed of the DataModule.
     """
 
@@ -95,8 +95,8 @@ class OverUnderSegmentation:
     The classes in `order` are processed one after another. The mask of a class is resized so that the class covers
     about `target_pixels` pixels, eroded or dilated with a 3 x 3 square, and resized back. The number of erosions or
     dilations is sampled for each image. Resizing is cubic. In under-segmentation, pixels where the result differs from
-    the mask become background. In over-segmentation, background pixels that the result covers get the class. Later
-    classes do not undo changes made for earlier classes.
+    the mask become background. In over-segmentation, background pixels that the result covers are assigned the class.
+    Later classes do not undo changes made for earlier classes.
 
     Source: Liu et al., Adaptive Early-Learning Correction for Segmentation from Noisy Annotations, CVPR 2022, arXiv
     2110.03740, the authors' code (`final_noise_function`). The authors' code resizes uint8 masks with OpenCV. OpenCV's
@@ -108,9 +108,9 @@ class OverUnderSegmentation:
 
     Args:
         min_iterations: smallest number of erosions or dilations.
-        max_iterations: largest number of erosions or dilations. The number is sampled uniformly for each image. If
-            `max_iterations` is 0, masks are unchanged.
-        mode: "erode", "dilate" or "either". With "either", each image is eroded or dilated at random.
+        max_iterations: largest number of erosions or dilations. For each image, the number of iterations is sampled
+            uniformly. If `max_iterations` is 0, masks are unchanged.
+        mode: "erode", "dilate" or "either". With "either", each image is randomly either eroded or dilated.
         noise_level: probability that an image is changed, in [0, 1].
         order: classes to change, in this order. None means 1 ... K - 1. The authors use 1, 3, 4, 2 (oesophagus,
             trachea, aorta, heart).

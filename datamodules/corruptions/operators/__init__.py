@@ -11,7 +11,8 @@ do not depend on the batch or on the rank. A configuration selects an operator b
 
 Most operators are those of Kawar, Elad, Ermon and Song, Denoising Diffusion Restoration Models, NeurIPS 2022, arXiv
 2201.11793, and Chung, Kim, Mccann, Klasky and Ye, Diffusion Posterior Sampling for General Noisy Inverse Problems, ICLR
-2023, arXiv 2209.14687. Papers compare methods on these operators. The blur differs from the published code; see `Blur`.
+2023, arXiv 2209.14687. Papers often compare methods on these operators. `Blur` differs from the blur in the published
+code, as its docstring explains.
 """
 
 from datamodules.corruptions.operators.grayscale import Grayscale

@@ -17,12 +17,12 @@ from datamodules.files.image_files import image_names, opened_image
 from datamodules.randomness.counter import CounterRNG
 
 STREAM = 4000
-"""Random stream of the masks, different from that of the noise."""
+"""Index of the random stream of the masks, different from that of the noise."""
 
 
 @dataclass(frozen=True, eq=False)
 class Inpainting(LinearOperator):
-    """Inpainting with given masks: y = m x, pixel by pixel.
+    """Inpainting with masks that are passed as an argument: y = m x, pixel by pixel.
 
     H equals its transpose and its pseudo-inverse.
 
@@ -98,7 +98,7 @@ class RandomPixels(Masks):
 
 @dataclass(frozen=True)
 class FreeForm(Masks):
-    """Hide brush strokes, such as those with which a user erases objects.
+    """Hide the pixels under random brush strokes, like those with which a user erases objects.
 
     Strokes are bent lines of random width. They are added until the hidden fraction of the image lies between `least`
     and `most`. Published tables for 20 to 30 % hidden pixels use the masks of Palette. These masks have not been

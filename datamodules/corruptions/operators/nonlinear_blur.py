@@ -12,7 +12,7 @@ from datamodules.corruptions.operators.interface import Operator
 from datamodules.randomness.counter import CounterRNG
 
 STREAM = 4100
-"""Random stream of the codes, different from those of masks and noise."""
+"""Index of the random stream of the codes, different from those of masks and noise."""
 MULTIPLE = 128
 """Number of image pixels per value of the code, along each axis."""
 
@@ -22,8 +22,9 @@ class NonlinearBlur(Operator):
 
     The method `of` returns the operator with the codes of a batch. The height and width of an image must be multiples
     of 128 pixels. The same code k is used for the measurement and for the reconstruction. In contrast, the authors'
-    code of RED-diff samples a new k in each evaluation. It also ignores the weights of the network, because it loads
-    them under wrong names with `strict=False`. Published numbers are therefore not comparable.
+    code of RED-diff samples a new k in each evaluation. The authors' code also ignores the weights of the network,
+    because it loads them under wrong names with `strict=False`. Published results are therefore not comparable with
+    results of this operator.
 
     Source: Chung, Kim, Mccann, Klasky and Ye, Diffusion Posterior Sampling for General Noisy Inverse Problems, ICLR
     2023, arXiv 2209.14687, with the network of Tran, Tran, Phung and Hoai, arXiv 2104.00317.
@@ -83,7 +84,7 @@ class NonlinearBlur(Operator):
 
 @dataclass(frozen=True, eq=False)
 class BlurByCode(Operator):
-    """Nonlinear blur with given codes: y = clip(2 G((x + 1) / 2, k) - 1, -1, 1).
+    """Nonlinear blur with codes k that are passed as an argument: y = clip(2 G((x + 1) / 2, k) - 1, -1, 1).
 
     The first estimate is y itself.
 

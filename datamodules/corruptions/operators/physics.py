@@ -10,9 +10,9 @@ from datamodules.corruptions.operators.interface import Operator
 class DeepinvPhysics(Operator):
     """Operator that wraps a `deepinv.physics.Physics`.
 
-    Its method `A` is the forward operator, and `A_dagger` is the pseudo-inverse. Images are in [-1, 1], as for all
-    operators. The noise model of deepinv is not used; the noise is determined by the argument `sigma` of the
-    DataModule.
+    The method `A` of the deepinv object is the forward operator, and its method `A_dagger` is the pseudo-inverse.
+    Images are in [-1, 1], as for all operators. The noise model of deepinv is not used; the noise is determined by the
+    argument `sigma` of the DataModule.
 
     Args:
         physics: operator of deepinv, such as `deepinv.physics.Tomography`.

@@ -14,16 +14,17 @@ from datamodules.arguments import at_least, positive
 from datamodules.corruptions.operators.interface import LinearOperator
 
 LEAST_SINGULAR_VALUE = 0.03
-"""Smaller singular values are set to 0 in operator and inverse, because their inverses would amplify noise."""
+"""Smaller singular values are set to 0 in H and H^+, because their inverses would amplify noise."""
 
 
 class Separable(LinearOperator):
     """Base class of operators y = A x A^T, applied to every channel.
 
-    The matrix A on the left acts along the height, and A on the right along the width. They differ only in size.
+    The matrix A on the left acts along the height, and the matrix A on the right acts along the width. The two matrices
+    differ only in size.
 
-    With the Kronecker product (x), H = A (x) A, H^T = A^T (x) A^T and H^+ = A^+ (x) A^+. Singular values of A below
-    0.03 are set to 0.
+    Let (x) denote the Kronecker product. Then H = A (x) A, H^T = A^T (x) A^T and H^+ = A^+ (x) A^+. Singular values of
+    A below 0.03 are set to 0.
     """
 
     factor: int = 1
@@ -135,12 +136,12 @@ class Blur(Separable):
 
     Pixels outside the image are treated as grey.
 
-    The blur in the published code of DDRM and RED-diff is different. It omits the last tap of the kernel, and assigns
-    singular values of colour images to wrong channels and frequencies. Results published with their code are therefore
-    not comparable with results of this operator.
+    The blur in the published code of DDRM and RED-diff is different. That code omits the last tap of the kernel, and
+    assigns the singular values of colour images to wrong channels and frequencies. Results published with that code are
+    therefore not comparable with results of this operator.
 
     Args:
-        taps: length of the kernel, odd.
+        taps: length of the kernel, an odd number.
         deviation: standard deviation of the Gaussian, in pixels. Infinity gives a kernel of equal weights.
     """
 

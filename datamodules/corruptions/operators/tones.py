@@ -26,12 +26,12 @@ class HighDynamicRange(Operator):
 
 @dataclass(frozen=True)
 class Quantisation(Operator):
-    """Quantisation: y is x rounded to 2^bits levels between -1 and 1.
+    """Quantisation: y is x, rounded to one of 2^bits levels between -1 and 1.
 
     The first estimate is y itself.
 
-    Gradients are computed with the straight-through estimator. The true derivative of rounding is 0 almost everywhere,
-    so with it, methods would ignore the measurements, as they do in published code.
+    Gradients are computed with the straight-through estimator. The true derivative of rounding is 0 almost everywhere.
+    With the true derivative, methods would ignore the measurements, as they do in published code.
 
     Args:
         bits: number of bits per value. There are 2^bits levels.

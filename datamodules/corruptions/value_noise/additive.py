@@ -77,7 +77,7 @@ class Gumbel(_OfStd):
 
 @dataclass(frozen=True)
 class Exponential(_OfStd):
-    """Exponential distribution with mean and standard deviation std.
+    """Exponential distribution, whose mean and standard deviation are both `std`.
 
     All values are positive.
 
@@ -95,7 +95,7 @@ class Exponential(_OfStd):
 
 @dataclass(frozen=True)
 class StudentT(ValueNoise):
-    """Student's t distribution times a scale.
+    """Student's t distribution, multiplied by a scale.
 
     The distribution is heavy-tailed. With two or fewer degrees of freedom, its variance is infinite.
 
@@ -126,7 +126,7 @@ class StudentT(ValueNoise):
 class GrossOutliers(ValueNoise):
     """Gross errors of a random subset of values.
 
-    With a given probability, a Gaussian error is added to a value. Otherwise, the value is unchanged.
+    With probability `fraction`, a Gaussian error is added to a value. Otherwise, the value is unchanged.
 
     Args:
         fraction: probability of an error, in [0, 1].

@@ -42,5 +42,5 @@ class SignFlips(ABC):
     def flips(
         self, features: NDArray[np.float64], margin: NDArray[np.float64], random: np.random.Generator
     ) -> NDArray[np.bool_]:
-        """Sample which labels are flipped, `[N]`."""
+        """Sample, for each label, whether it is flipped, `[N]`."""
         return random.random(len(margin)) < self.probability(features, margin)

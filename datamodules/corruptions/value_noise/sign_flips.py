@@ -1,4 +1,4 @@
-"""Massart noise: labels -1 and 1 flip at a constant rate, in only one half-space, or mostly near the boundary.
+"""Massart noise: labels -1 and 1 flip at a constant rate, or only in one half-space, or mostly near the boundary.
 
 Adversarial noise, which flips all labels in a region, is also defined here.
 """
@@ -71,9 +71,9 @@ class BoundaryFlips(SignFlips):
 class AdversarialFlips(SignFlips):
     """Flip all labels near the true boundary, but only where one coordinate is positive.
 
-    Labels flip where |margin| <= t and the coordinate is positive. The threshold t is chosen so that a fraction `rate`
-    of all labels is flipped if the points are standard normal. Because all labels in this region are wrong, the learned
-    boundary tilts towards the coordinate.
+    Labels flip where |margin| <= t and the coordinate is positive. The threshold t is chosen such that, if the points
+    are standard normal, a fraction `rate` of all labels is flipped. Because all labels in this region are wrong, the
+    learned boundary tilts towards the coordinate.
 
     Args:
         rate: fraction of flipped labels for standard normal points, in [0, 1/2).

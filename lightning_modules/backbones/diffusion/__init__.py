@@ -1,4 +1,4 @@
-"""Pretrained diffusion pipelines: text-to-image models in latent or pixel space, cached latents, and export."""
+"""Pretrained diffusion pipelines: text-to-image models and pixel-space models, cached latents, and export."""
 
 from lightning_modules.backbones.diffusion.families import text_to_image_pipeline
 from lightning_modules.backbones.diffusion.flow_transformer import StableDiffusion3

@@ -1,4 +1,4 @@
-"""Latents of a diffusers autoencoder E: z = s (E(2 x - 1) - m), with E's scaling factor s and shift factor m."""
+"""Latents z = s (E(2 x - 1) - m) of images x in [0, 1], for a diffusers autoencoder E with scale s and shift m."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from datamodules.files.text_files import read_json_object
 
 
 class AutoencoderLatents(nn.Module):
-    """Mixin that encodes images to latents z and decodes latents, with the autoencoder in the attribute `vae`."""
+    """Mixin that encodes images to latents z, and decodes latents; the attribute `vae` is the autoencoder."""
 
     vae: Any
     parts: Sequence[str]
@@ -20,7 +20,7 @@ class AutoencoderLatents(nn.Module):
 
     @classmethod
     def size_multiple_before_loading(cls, pipeline: str, local_files_only: bool = False, **_: Any) -> int | None:
-        """Return a number by which height and width must be divisible, if a pipeline's config files define it."""
+        """Return a number by which image height and width must be divisible; None if no config file defines it."""
         return size_multiple_of(pipeline, cls.parts[0], cls.packing, local_files_only)
 
     @property
@@ -34,26 +34,26 @@ class AutoencoderLatents(nn.Module):
 
     @property
     def shift_factor(self) -> float | Tensor:
-        """Shift factor m, which is 0 for Stable Diffusion and SDXL."""
+        """Shift factor m; it is 0 for Stable Diffusion and SDXL."""
         return self.vae.config.get("shift_factor") or 0.0
 
     def encode(self, image: Tensor, draw: Tensor | None = None) -> Tensor:
         """Encode images to z.
 
         Args:
-            image: `[B, 3, H, W]` in [0, 1], differentiable.
-            draw: standard normal noise shaped like z, to sample from the encoder's distribution; None returns the
-                distribution's mean.
+            image: images, `[B, 3, H, W]` in [0, 1]; gradients flow back to them.
+            draw: standard normal noise shaped like z, used to sample from the encoder's distribution. None uses the
+                mean of the distribution.
         """
         return self.latent(self.moments(image), draw)
 
     def moments(self, image: Tensor) -> Tensor:
-        """Compute the mean and standard deviation of E's output, `[B, 2, c, h, w]`, for images in [0, 1]."""
+        """Compute the mean and standard deviation, `[B, 2, c, h, w]`, of E's distribution for images in [0, 1]."""
         posterior = self.vae.encode((2 * image - 1).to(self.vae.dtype)).latent_dist
         return torch.stack([posterior.mean, posterior.std], dim=1).to(image.dtype)
 
     def latent(self, moments: Tensor, draw: Tensor | None = None) -> Tensor:
-        """Compute latents z from the output of `moments`; `draw` is as in `encode`."""
+        """Compute latents z from the output of `moments`; see `encode` for `draw`."""
         mean, deviation = moments.unbind(dim=1)
         return self.scaling_factor * ((mean if draw is None else mean + deviation * draw) - self.shift_factor)
 
@@ -64,25 +64,27 @@ class AutoencoderLatents(nn.Module):
 
 
 def size_multiple_of(pipeline: str, network: str, packing: int, local_files_only: bool = False) -> int | None:
-    """Return a number by which height and width must be divisible; the loaded model may require a multiple of it.
+    """Return a number of pixels by which the height and width of an image must be divisible.
+
+    The loaded model may require a multiple of this number.
 
     Args:
-        pipeline: a folder written by `save_pretrained`, or a pipeline's name on the Hugging Face Hub, from which only
-            two config files are downloaded.
-        network: name of the denoising network's folder, unet or transformer.
+        pipeline: folder written by `save_pretrained`, or name of a pipeline on the Hugging Face Hub. Only two config
+            files are downloaded.
+        network: folder of the denoising network: unet or transformer.
         packing: number of latent pixels that are packed into one input position of the network.
-        local_files_only: never download.
+        local_files_only: never download files.
 
     Returns:
-        The number of pixels; None if the config files are missing or of an unknown kind.
+        The number of pixels, or None if the config files are missing or of an unknown kind.
     """
     try:
         autoencoder, predicting = (_config(pipeline, part, local_files_only) for part in ("vae", network))
-    except (OSError, ValueError):  # the error is reported when the pipeline is loaded
+    except (OSError, ValueError):  # the error is raised again when the pipeline is loaded
         return None
     levels = [autoencoder.get(key) for key in ("block_out_channels", "encoder_block_out_channels")]
     lengths = [len(value) - 1 for value in levels if isinstance(value, list)]
-    if isinstance(each := autoencoder.get("temperal_downsample"), list):  # autoencoders that also encode videos
+    if isinstance(each := autoencoder.get("temperal_downsample"), list):  # only autoencoders for videos have this key
         lengths.append(len(each))
     times = lengths[0] if lengths else None
     patch = predicting.get("patch_size", 1)

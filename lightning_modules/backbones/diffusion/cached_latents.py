@@ -1,4 +1,4 @@
-"""Compute the latents and caption embeddings of a dataset once, distributed over ranks, and cache them on disk."""
+"""Compute the latents and the caption embeddings of a dataset once, on all ranks, and cache them on disk."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -27,12 +27,14 @@ AT_ONCE = 64
 
 
 class OneSizeArrays:
-    """Presents arrays for several image sizes as one array; rows that are fetched together must have the same size.
+    """Several arrays, one for each image size, that are indexed as if they were one array.
+
+    Rows that are fetched together must have the same size.
 
     Args:
         arrays: one array for each size.
-        which: index of the array that contains each row, `[N]`.
-        place: index of each row within its array, `[N]`.
+        which: for each row, the index of the array that contains it, `[N]`.
+        place: for each row, its index within this array, `[N]`.
     """
 
     def __init__(self, arrays: Sequence[NDArray[Any]], which: NDArray[np.int64], place: NDArray[np.int64]) -> None:
@@ -47,14 +49,14 @@ class OneSizeArrays:
 def cache_latents(network: LatentDiffusion, data: CaptionedImages, folder: str, device: torch.device) -> None:
     """Replace a DataModule's images with latent moments, and its captions with embeddings.
 
-    Must be called on every rank. Images are centre-cropped; if training mirrors them randomly, the latents of the
-    mirrored images are cached too. The name of a cache entry contains a digest of its inputs: images, crops and
-    autoencoder, or captions and text encoders.
+    This function must be called on every rank. Images are centre-cropped. If training mirrors images randomly, the
+    latents of the mirrored images are cached too. The name of a cache entry contains a digest of its inputs. For
+    latents, these are the images, the crops and the autoencoder; for embeddings, the captions and the text encoders.
 
     Args:
-        network: pipeline with autoencoder and text encoders, on `device`.
-        data: DataModule whose `setup` has run.
-        folder: cache folder, visible to all ranks.
+        network: model with an autoencoder and text encoders, on `device`.
+        data: DataModule whose `setup` has been called.
+        folder: cache folder that all ranks can access.
         device: device on which latents and embeddings are computed.
 
     Raises:
@@ -97,11 +99,13 @@ def _cache_set(
 def _latents(
     network: LatentDiffusion, source: ImageSource, flip: bool, folder: str, device: torch.device
 ) -> tuple[dict[str, OneSizeArrays], int]:
-    """Compute the moments of images, and masks of the same size; with `flip`, also those of the mirrored images.
+    """Compute the latent moments of images and, if the images have masks, masks of the same size as the latents.
+
+    With `flip`, the moments and the masks of the mirrored images are also computed.
 
     Returns:
-        Arrays that contain all images followed by all mirrored images, and the row offset from an image to its mirrored
-        image, which is 0 without mirrored images.
+        Arrays with the rows of all images followed by the rows of all mirrored images, and the offset from the row of
+        an image to the row of its mirrored image. Without mirrored images, the offset is 0.
     """
     cropped = source if isinstance(source, CroppedImages) else None
     bucket = np.zeros(len(source.label), dtype=np.int64) if cropped is None else cropped.bucket

@@ -15,16 +15,16 @@ from lightning_modules.backbones.quantization import dequantized_state, is_quant
 
 
 def save_model(model: LatentDiffusion | PixelSpace, folder: Path, writes: bool, merge: bool = False) -> None:
-    """Save the trained model. Must be called on every rank; only one rank writes files.
+    """Save the trained model. This function must be called on every rank, but only one rank writes files.
 
-    `DiffusionPipeline.from_pretrained(folder)` loads a fully trained text-to-image pipeline;
-    `pipeline.load_lora_weights(folder)` loads adapters. If the pipeline class has no such method (PixArt-Sigma), the
-    network is saved to `folder/transformer` with adapters merged, and can be loaded by `from_pretrained(base,
-    transformer=...)`. A pixel-space U-Net is saved as a whole pipeline, with adapters merged. If the network is not a
-    diffusers class, only its weights are saved; `lightning_modules.backbones.with_weights` loads them.
+    A fully trained text-to-image pipeline can be loaded by `DiffusionPipeline.from_pretrained(folder)`, and adapters by
+    `pipeline.load_lora_weights(folder)`. The PixArt-Sigma pipeline does not have `load_lora_weights`. Its network is
+    therefore saved to `folder/transformer` with merged adapters, and can be loaded by `from_pretrained(base,
+    transformer=...)`. A pixel-space U-Net is saved as a whole pipeline, with merged adapters. If the network is not a
+    diffusers class, only its weights are saved, and can be loaded by `lightning_modules.backbones.with_weights`.
 
     Args:
-        model: the model.
+        model: model to save.
         folder: output folder.
         writes: whether this rank writes the files.
         merge: merge the adapters of a text-to-image model into its weights, and save the whole pipeline.
@@ -40,7 +40,7 @@ def save_model(model: LatentDiffusion | PixelSpace, folder: Path, writes: bool, 
         from peft import get_peft_model_state_dict
 
         layers = get_peft_model_state_dict(network, state_dict=state)
-        if model.parts[0] == "unet":  # transformers keep peft's names
+        if model.parts[0] == "unet":  # diffusers uses peft's names for the layers of transformers
             layers = convert_state_dict_to_diffusers(layers)
         part, settings = model.parts[0], lora_metadata(network)
         described = {} if settings is None else {f"{part}_lora_adapter_metadata": settings}
@@ -70,11 +70,12 @@ def save_model(model: LatentDiffusion | PixelSpace, folder: Path, writes: bool, 
 
 
 def _state(network: nn.Module, only_adapters: bool) -> dict[str, Any]:
-    """Return the unsharded, dequantised weights of a sharded, quantised or plain network, on the CPU.
+    """Return a network's whole weights on the CPU: sharded weights are gathered, quantised weights are dequantised.
 
     Args:
         network: the network.
-        only_adapters: for a quantised network, return only the adapters, and dequantise no weights.
+        only_adapters: if the network is quantised, return only the adapters, which avoids dequantising the other
+            weights.
     """
     if is_quantized(network):
         if only_adapters:
@@ -84,12 +85,12 @@ def _state(network: nn.Module, only_adapters: bool) -> dict[str, Any]:
 
 
 def type_of(network: nn.Module) -> Any:
-    """Return the diffusers class that a network had before sharding."""
+    """Return the diffusers class of a network; sharding replaces it with a subclass."""
     return next(kind for kind in type(network).__mro__ if kind.__module__.startswith("diffusers"))
 
 
 def merged(network: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Merge adapters into the adapted weights: W is replaced with W + s B A under the same name.
+    """Return a network's weights with merged adapters: W is replaced with W + s B A, and keeps its name.
 
     With DoRA, the rows of W + s B A are rescaled to their trained norms.
     """

@@ -1,4 +1,4 @@
-"""Text-to-image model families, and a function that loads a pipeline as the model of its family."""
+"""Families of text-to-image models, and a function that loads a pipeline as a model of its family."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -48,13 +48,13 @@ def text_to_image_pipeline(
     use_dora: bool = False,
     quantization: Quantization | None = None,
 ) -> TextToImage:
-    """Load a text-to-image pipeline as the model of its family, such as `TextToImage`, `StableDiffusion3` or `Flux`.
+    """Load a text-to-image pipeline with the class of its model family, such as `TextToImage` or `Flux`.
 
     Args:
         pipeline: local folder written by `save_pretrained`, or name of a pipeline on the Hugging Face Hub.
         variant: variant of the weight files, such as fp16; None loads the files without a variant.
         local_files_only: never download files; a pipeline given by name must be in the Hugging Face cache.
-        tuning: `full` trains every parameter of the network, `lora` trains only adapters in its attention, and `frozen`
+        tuning: `full` trains all parameters of the network, `lora` trains only adapters in its attention, and `frozen`
             trains nothing.
         lora_rank: rank of the adapters.
         lora_targets: layers to adapt, given by the last parts of their names; None adapts the projections of the
@@ -68,9 +68,10 @@ def text_to_image_pipeline(
 
     Raises:
         FileNotFoundError: if the pipeline is neither on disk nor on the Hub.
-        ValueError: if the pipeline belongs to no family; the message names the pipeline's network and all families.
+        ValueError: if the pipeline does not belong to any family; the message names the pipeline's network and all
+            families.
     """
-    families = FAMILIES | {"Transformer2DModel": "PixArtSigma"}  # class name in the authors' index
+    families = FAMILIES | {"Transformer2DModel": "PixArtSigma"}  # class in the authors' model_index.json
     return MODELS[family_of(pipeline, families, local_files_only)](
         pipeline,
         variant=variant,

@@ -2,7 +2,9 @@
 
     z_t = (1 - t) z + t e,   z = s (E(2 x - 1) - m),   0 <= t <= 1
 
-The transformer predicts dz_t/dt = e - z from z_t, the scaled time T t (T = 1000) and the embeddings of a prompt.
+E is the encoder of an autoencoder with scaling factor s and shift factor m, x is an image in [0, 1], and e is standard
+normal noise. The transformer predicts dz_t/dt = e - z from z_t, the scaled time T t (T = 1000) and the embeddings of a
+prompt.
 
 Source: Esser et al., Scaling Rectified Flow Transformers for High-Resolution Image Synthesis, ICML 2024,
 arXiv 2403.03206.
@@ -23,11 +25,11 @@ JOINT_ATTENTION = tuple(
     f"attn.{name}"
     for name in ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
 )
-"""Projections of image and text in joint attention; these are the layers that diffusers' training scripts adapt."""
+"""Names of the image and text projections in joint attention, which diffusers' training scripts adapt."""
 
 
 class FlowTransformer(TextToImage):
-    """A latent flow-matching transformer with frozen autoencoder and text encoders; base class of the model families.
+    """Base class of latent flow-matching transformers with a frozen autoencoder and frozen text encoders.
 
     Args:
         pipeline: local folder written by `save_pretrained`, name of a pipeline on the Hugging Face Hub
@@ -82,12 +84,12 @@ class FlowTransformer(TextToImage):
 
     @property
     def patch_size(self) -> int:
-        """Height and width of the patch of one image token, in latent pixels."""
+        """Height and width of the patch that forms one image token, in latent pixels."""
         return self.network.config.patch_size
 
     @property
     def size_multiple(self) -> int:
-        """Side of an image token's patch in pixels; the height and width of an image must be divisible by it."""
+        """Side length of an image token's patch, in image pixels; an image's sides must be divisible by it."""
         return self.latent_scale * self.patch_size
 
     def time_shift(self, positions: int, num_steps: int | None = None) -> float:
@@ -95,14 +97,14 @@ class FlowTransformer(TextToImage):
 
         Args:
             positions: number of image tokens in the transformer.
-            num_steps: number of sampling steps, by default that of the pipeline; only the shift of FLUX.2 depends on
-                it.
+            num_steps: number of sampling steps; None means the pipeline's default. Only the shift of FLUX.2 depends on
+                this number.
         """
         return scheduler_shift(self.scheduler.config, positions)
 
 
 class PackedLatents(FlowTransformer):
-    """A flow-matching transformer whose tokens are 2 x 2 latent pixels; base class of FLUX.1, Chroma and Qwen-Image."""
+    """Base class of FLUX.1, Chroma and Qwen-Image, flow-matching transformers whose tokens are 2 x 2 latent pixels."""
 
     packing = 4
 
@@ -113,21 +115,21 @@ class PackedLatents(FlowTransformer):
 
     @property
     def patch_size(self) -> int:
-        """Height and width of the patch of one packed token, in latent pixels."""
+        """Height and width of the patch that forms one token, in pixels of packed latents."""
         return 2
 
     def packed(self, latent: Tensor) -> Tensor:
-        """Pack z `[B, c, h, w]` into tokens, `[B, h w / 4, 4 c]`."""
+        """Pack latents z, `[B, c, h, w]`, into tokens; the result is `[B, h w / 4, 4 c]`."""
         return self.pipeline._pack_latents(latent.contiguous(), *latent.shape)
 
     def unpacked(self, positions: Tensor, height: int, width: int) -> Tensor:
-        """Unpack tokens to z of a given height and width, as the pipeline does."""
+        """Unpack tokens into latents z of a given height and width, as the pipeline does."""
         scale = self.pipeline.vae_scale_factor
         return self.pipeline._unpack_latents(positions, height * scale, width * scale, scale)
 
 
 class StableDiffusion3(FlowTransformer):
-    """Stable Diffusion 3 or 3.5 with transformer, autoencoder and two or three text encoders.
+    """Stable Diffusion 3 or 3.5, with its transformer, autoencoder and two or three text encoders.
 
     If the pipeline lacks the third text encoder, T5, its token embeddings are replaced with zeros, as in diffusers.
     """

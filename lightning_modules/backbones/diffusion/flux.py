@@ -1,9 +1,9 @@
-"""FLUX.1 and Chroma from diffusers, flow-matching transformers on packed latents.
+"""FLUX.1 and Chroma from diffusers, which are flow-matching transformers on packed latents.
 
 Each image token consists of 2 x 2 latent pixels. The transformers also receive the positions of image and text tokens.
 FLUX.1-dev has distilled guidance: its transformer receives the guidance scale as an input. Chroma is a smaller variant
-of FLUX.1-schnell without distilled guidance and pooled embeddings. `flow_transformer.py` defines z_t and the
-prediction.
+of FLUX.1-schnell, without distilled guidance and without pooled embeddings. See `flow_transformer.py` for z_t and for
+the predicted quantity.
 """
 
 from collections.abc import Mapping, Sequence
@@ -106,15 +106,15 @@ class Flux(PackedLatents):
         return self.unpacked(output, *latent.shape[2:])
 
     def for_pipeline(self, prompts: Prompts, empty: Prompts) -> dict[str, Any]:
-        """Return prompts as keyword arguments of the pipeline; distilled guidance needs no empty prompts."""
+        """Return prompts as keyword arguments of the pipeline; distilled guidance does not use empty prompts."""
         return {"prompt_embeds": prompts.embedding, "pooled_prompt_embeds": prompts.pooled}
 
 
 class Chroma(PackedLatents):
     """Chroma, with its transformer, autoencoder and T5 text encoder.
 
-    The transformer receives a mask of the text, which is 1 for tokens and for the first padding position, and 0 for all
-    other positions. As in the pipeline, the mask is a floating-point tensor, so attention adds it to the attention
+    The transformer receives a mask of the text. The mask is 1 for tokens and for the first padding position, and 0 for
+    all other positions. As in the pipeline, it is a floating-point tensor, which attention adds to the attention
     logits.
     """
 
@@ -155,7 +155,7 @@ class Chroma(PackedLatents):
 
 
 def places(height: int, width: int, like: Tensor) -> Tensor:
-    """List (0, row, column) of each image token, `[height width, 3]`, as in the pipeline, but on the device."""
+    """List the position (0, row, column) of each image token, as the pipeline does: `[height width, 3]`."""
     rows, columns = (torch.arange(side, device=like.device, dtype=like.dtype) for side in (height, width))
     grid = torch.meshgrid(rows, columns, indexing="ij")
     return torch.stack([torch.zeros_like(grid[0]), *grid], dim=-1).flatten(0, 1)

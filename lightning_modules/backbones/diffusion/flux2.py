@@ -1,11 +1,11 @@
-"""FLUX.2 of diffusers, a flow-matching transformer with a language model as text encoder.
+"""FLUX.2 from diffusers, a flow-matching transformer whose text encoder is a language model.
 
     z = (P(E(2 x - 1)) - m) / d
 
-P rearranges 2 x 2 latent pixels into channels. m and d are the running mean and standard deviation of a batch
-normalisation in the autoencoder. The transformer receives the positions of image and text tokens. FLUX.2-dev has
-distilled guidance, so its transformer also receives the guidance scale; that of FLUX.2-klein does not.
-`flow_transformer.py` defines z_t and the prediction.
+E is the encoder of the autoencoder, and P rearranges 2 x 2 latent pixels into channels. The running mean m and standard
+deviation d are those of a batch normalisation in the autoencoder. The transformer receives the positions of image and
+text tokens. FLUX.2-dev has distilled guidance: its transformer also receives the guidance scale. The transformer of
+FLUX.2-klein does not. See `flow_transformer.py` for z_t and for the predicted quantity.
 """
 
 import inspect
@@ -23,7 +23,7 @@ from lightning_modules.backbones.quantization import Quantization
 
 
 class Flux2(FlowTransformer):
-    """FLUX.2-dev or FLUX.2-klein with transformer, autoencoder and language model.
+    """FLUX.2-dev or FLUX.2-klein, with its transformer, autoencoder and language model.
 
     Args:
         pipeline: local folder written by `save_pretrained`, name of a pipeline on the Hugging Face Hub
@@ -134,7 +134,7 @@ class Flux2(FlowTransformer):
         return type(self.scheduler).__name__
 
     def time_shift(self, positions: int, num_steps: int | None = None) -> float:
-        """Return the time shift that the pipeline's sampler uses, see `FlowTransformer.time_shift`."""
+        """Return the time shift that the pipeline's sampler uses; see `FlowTransformer.time_shift`."""
         from diffusers.pipelines.flux2.pipeline_flux2 import compute_empirical_mu
 
         if not self.scheduler.config.use_dynamic_shifting:
@@ -146,7 +146,7 @@ class Flux2(FlowTransformer):
         return Prompts(self.pipeline.encode_prompt(texts, device=device)[0])
 
     def moments(self, image: Tensor) -> Tensor:
-        """Compute the mean and standard deviation of P(E), `[B, 2, c, h, w]`, for images in [0, 1]."""
+        """Compute the mean and standard deviation, `[B, 2, c, h, w]`, of P(E(2 x - 1)) for images x in [0, 1]."""
         patches = self.pipeline._patchify_latents(super().moments(image).flatten(0, 1))
         return patches.unflatten(0, (-1, 2))
 
@@ -182,5 +182,5 @@ class Flux2(FlowTransformer):
 
 
 def places(height: int, width: int, length: int, device: torch.device) -> Tensor:
-    """List (0, row, column, index in the text) of each token, `[height width length, 4]`, as the pipeline does."""
+    """List the position (0, row, column, index in the text) of each token, as the pipeline does."""
     return torch.cartesian_prod(*(torch.arange(size, device=device) for size in (1, height, width, length)))

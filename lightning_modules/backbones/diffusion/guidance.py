@@ -1,8 +1,10 @@
-"""Classifier-free guidance moves the prediction for a prompt away from the prediction for a second, often empty, text.
+"""Classifier-free guidance, which amplifies the effect of a prompt on the prediction.
 
     e = e_u + w (e_c - e_u)
 
-`guided` applies guidance to any model. `PipelineSampling` runs a diffusers pipeline, which applies guidance itself.
+Here e_c is the prediction for the prompt, e_u is the prediction for an empty or negative prompt, and w is the guidance
+scale. `guided` applies guidance to any model. `PipelineSampling` runs a diffusers pipeline, which applies guidance
+itself.
 
 Source: Ho and Salimans, Classifier-Free Diffusion Guidance, arXiv 2207.12598.
 """
@@ -20,13 +22,13 @@ from lightning_modules.sde.stochastic_steps import stepping_with
 def guided(
     model: Callable[..., Tensor], prompts: Prompts | None, negative: Prompts | None, scale: float
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """Wrap a text-conditional model as a function of only x_t and t, with guidance.
+    """Turn a text-conditional model into a function of x_t and t alone, which applies guidance.
 
     Args:
         model: function of x_t, t and prompts.
         prompts: B prompts for the conditional prediction e_c; None for a model without texts.
-        negative: B negative or empty prompts for the prediction e_u; unused if `scale` is 1; None for a model without
-            texts.
+        negative: B negative or empty prompts for the prediction e_u, which are unused if `scale` is 1; None for a model
+            without texts.
         scale: w, guidance scale; with 1, the model is evaluated only for `prompts`.
     """
     if prompts is None or negative is None or scale == 1:
@@ -41,7 +43,7 @@ def guided(
 
 
 class PipelineSampling:
-    """Mixin of a text-to-image model that samples with its diffusers pipeline.
+    """Mixin for text-to-image models that generates images with a model's diffusers pipeline.
 
     The model defines the pipeline and the methods that embed prompts.
     """
@@ -49,7 +51,7 @@ class PipelineSampling:
     pipeline: Any
     negative_prompts: Callable[[str, int], Prompts]
     takes_negative_prompts: bool = True
-    """Whether the model's guidance uses empty or negative prompts."""
+    """Whether guidance of this model uses empty or negative prompts."""
     negative_prompt: str = ""
     """Negative prompt for guidance in `generate`; an empty string means the empty prompt."""
 
@@ -69,17 +71,17 @@ class PipelineSampling:
         pipeline: Any = None,
         **given: Any,
     ) -> Tensor:
-        """Run the unmodified diffusers pipeline from given noise.
+        """Generate images with the unmodified diffusers pipeline, which starts from `noise`.
 
         Args:
             prompts: B prompts.
-            noise: standard normal latents, `[B, c, h, w]`. With a deterministic scheduler, there is no other
-                randomness.
+            noise: initial latents, sampled from a standard normal distribution, `[B, c, h, w]`. With a deterministic
+                scheduler, these are the only source of randomness.
             num_inference_steps: number of sampling steps.
-            guidance_scale: weight of classifier-free guidance; 1 turns it off.
-            generator: random generator on the CPU, or a list with one for each image; used by stochastic schedulers.
-            pipeline: a different pipeline with the same parts, such as one with a ControlNet; None means the model's
-                pipeline.
+            guidance_scale: scale w of classifier-free guidance; 1 disables guidance.
+            generator: random generator on the CPU, or a list with one generator for each image; used by stochastic
+                schedulers.
+            pipeline: pipeline to run instead of the model's pipeline, with the same parts and for example a ControlNet.
             given: additional arguments of the pipeline.
 
         Returns:
@@ -102,7 +104,7 @@ class PipelineSampling:
         return images.clamp(0, 1).to(noise.dtype)
 
     def packed(self, latent: Tensor) -> Tensor:
-        """Rearrange z into the network's input layout."""
+        """Rearrange latents z into the layout of the network's input."""
         return latent
 
     def for_pipeline(self, prompts: Prompts, empty: Prompts) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Hunyuan-DiT of diffusers, a latent text-to-image transformer with two text encoders.
+"""Hunyuan-DiT from diffusers, a latent text-to-image transformer with two text encoders.
 
 Source: Li et al., Hunyuan-DiT: A Powerful Multi-Resolution Diffusion Transformer with Fine-Grained Chinese
 Understanding, 2024, arXiv 2405.08748.
@@ -15,9 +15,9 @@ from lightning_modules.backbones.diffusion.text_to_image import Prompts, Sampler
 from lightning_modules.backbones.quantization import Quantization
 
 ORIGINAL_SIZE = (1024, 1024)
-"""Height and width of the original image before cropping, on which the model is conditioned: the pipeline's default."""
+"""The pipeline's default for the height and width of the image before cropping, on which the model is conditioned."""
 LENGTHS = (77, 256)
-"""Maximum number of tokens in a text, for each of the two text encoders."""
+"""Maximum number of tokens in a text, for the first and the second text encoder."""
 
 
 class HunyuanDiT(TextToImage):
@@ -100,7 +100,7 @@ class HunyuanDiT(TextToImage):
         return Prompts(found[0], None, *found[1:])
 
     def forward(self, latent: Tensor, timestep: Tensor, prompts: Prompts) -> Tensor:
-        """Predict the quantity named by `prediction_type`, `[B, c, h, w]`, without the learned variance."""
+        """Predict the quantity named by `prediction_type`, `[B, c, h, w]`; the learned variance is not returned."""
         from diffusers.models.embeddings import get_2d_rotary_pos_embed
         from diffusers.pipelines.hunyuandit.pipeline_hunyuandit import get_resize_crop_region_for_grid
 
@@ -138,6 +138,9 @@ class HunyuanDiT(TextToImage):
 
 
 def _time_in_its_precision(network: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Cast times to the network's precision, which its time embedding requires; bfloat16 rounds large times."""
+    """Cast times to the network's precision, which its time embedding requires.
+
+    In bfloat16, large times are rounded.
+    """
     latent, time, *more = args
     return latent, time.to(network.dtype), *more

@@ -15,21 +15,21 @@ from lightning_modules.backbones.diffusion.text_to_image import Prompts
 class LatentDiffusion(Protocol):
     """A latent text-to-image model built from a diffusers pipeline.
 
-    `TextToImage` implements this protocol for Stable Diffusion and SDXL. Every other family is a subclass of
-    `TextToImage` that defines the parts of its pipeline, `embedded`, `forward` and its default LoRA targets, and has an
-    entry in `FAMILIES` of `text_to_image.py`.
+    `TextToImage` implements this protocol for Stable Diffusion and SDXL. Every other model family is a subclass of
+    `TextToImage`. The subclass defines the parts of its pipeline, the methods `embedded` and `forward`, and its default
+    LoRA targets. It is listed in the dictionary `FAMILIES` in `text_to_image.py`.
     """
 
     pipeline: Any
-    """The diffusers pipeline, which is also used for sampling."""
+    """The diffusers pipeline of the model, which is also used for sampling."""
     network: Any
-    """The denoising network of the pipeline, `parts[0]`."""
+    """The denoising network of the pipeline, which is the part named `parts[0]`."""
     vae: Any
     text_encoders: Any
     scheduler: Any
-    """Noise levels: abar_t of T timesteps; for flow matching, times t in [0, 1], which the network receives as T t."""
+    """Diffusers scheduler with abar_t of T timesteps or, for flow matching, times t in [0, 1] (network input: T t)."""
     prediction: NetworkPrediction
-    """Predicted quantity: epsilon, v_prediction or sample for diffusion, or flow (e - z) for flow matching."""
+    """Predicted quantity: epsilon, v_prediction or sample for diffusion, and flow (e - z) for flow matching."""
     parts: Sequence[str]
 
     @property
@@ -38,25 +38,25 @@ class LatentDiffusion(Protocol):
 
     @property
     def size_multiple(self) -> int:
-        """Number of pixels by which the height and width of an image must be divisible."""
+        """Number by which the height and width of an image, in pixels, must be divisible."""
 
     def encode_prompts(self, texts: Sequence[str]) -> Prompts:
         """Embed B texts with all text encoders; the result is on the network's device."""
 
     def free_text_encoders(self, texts: Sequence[str]) -> None:
-        """Remove the text encoders from memory, after the last texts have been embedded."""
+        """Embed the last texts that are needed, and then remove the text encoders from memory."""
 
     def empty_prompts(self, n: int) -> Prompts:
         """Embed the empty prompt n times, as the pipeline does for guidance."""
 
     def moments(self, image: Tensor) -> Tensor:
-        """Compute the mean and standard deviation of the encoder's distribution, `[B, 2, c, h, w]`."""
+        """Compute the mean and standard deviation of the image encoder's distribution, `[B, 2, c, h, w]`."""
 
     def latent(self, moments: Tensor, draw: Tensor | None = None) -> Tensor:
-        """Compute scaled and shifted latents z from moments."""
+        """Compute scaled and shifted latents z from the output of `moments`."""
 
     def decode(self, latent: Tensor) -> Tensor:
-        """Decode z to images."""
+        """Decode latents z to images."""
 
     def latent_shape(self, n: int, height: int | None = None, width: int | None = None) -> tuple[int, ...]:
         """Return the shape of z for n images."""

@@ -1,4 +1,4 @@
-"""Load whole diffusers pipelines by name, from a folder or from a single file, with explicit arguments."""
+"""Load whole diffusers pipelines from the Hugging Face Hub, from a folder or from a single file."""
 
 import re
 import warnings
@@ -21,17 +21,17 @@ from lightning_modules.backbones.weights import check_safetensors, from_pretrain
 NetworkPrediction = Literal["epsilon", "v_prediction", "sample", "flow"]
 HUB_NAME = r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?"
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
-"""Parts that no method here uses. A safety checker would replace some images with black ones and bias comparisons."""
+"""Parts that no method of this project uses. A safety checker would bias comparisons, as it blackens some images."""
 WEIGHTS = {"diffusers": "diffusion_pytorch_model.safetensors", "transformers": "model.safetensors"}
 FULL_PRECISION = ("vae",)
-"""Parts that stay in float32, because SDXL's autoencoder overflows in half precision."""
+"""Parts that are always loaded in float32. The autoencoder of SDXL would overflow in half precision."""
 
 
 def need_transformers(needed_by: str) -> None:
-    """Check that the package transformers is installed.
+    """Check that the package `transformers` is installed.
 
     Raises:
-        ImportError: if it is not installed; the message explains how to install it.
+        ImportError: if the package is not installed; the message explains how to install it.
     """
     if find_spec("transformers") is None:
         raise ImportError(f"{needed_by} needs transformers: pip install 'noiseworks[pipelines]'")
@@ -39,7 +39,7 @@ def need_transformers(needed_by: str) -> None:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Silence transformers inside a `with` block, except for errors."""
+    """Silence all log messages of transformers except errors, inside a `with` block."""
     from transformers.utils import logging
 
     said = logging.get_verbosity()
@@ -67,29 +67,32 @@ def diffusers_pipeline(
 
     Args:
         name_or_path: local folder written by `save_pretrained`, name of a pipeline on the Hugging Face Hub, or a single
-            `.safetensors` or `.ckpt` file with all weights (`config` is then required).
+            `.safetensors` or `.ckpt` file with all weights, which requires `config`.
         parts: names of required parts, such as unet, vae, text_encoder, tokenizer and scheduler.
-        config: folder or name of a pipeline with the same architecture; only allowed if `name_or_path` is a single
+        config: folder or name of a pipeline with the same architecture; allowed only if `name_or_path` is a single
             file.
-        variant: variant of the weight files, such as fp16 or non_ema; default: files without a variant.
-        dtype: precision of the weights, float32 by default; the autoencoder is always float32.
-        local_files_only: search for a pipeline's name only in the Hugging Face cache. A local folder never needs
-            network access.
-        pipeline_class: diffusers class into which the parts are loaded; default: the class in the pipeline's index.
-        part_classes: required classes, by part name; `_class_name` stands for the pipeline itself. If several class
-            names are allowed, the first is the current one.
-        families: dictionary from network classes to models, used in error messages about missing or unexpected parts.
+        variant: variant of the weight files, such as fp16 or non_ema; None loads the files without a variant.
+        dtype: precision of the weights; None means float32. The autoencoder is always loaded in float32.
+        local_files_only: search for a pipeline given by name only in the Hugging Face cache. A local folder never
+            requires network access.
+        pipeline_class: diffusers class into which the parts are loaded; None uses the class named in
+            `model_index.json`.
+        part_classes: required class of each part, by part name; the key `_class_name` stands for the pipeline itself.
+            If several class names are allowed, the first one is the current name.
+        families: dictionary that maps network classes to models; it is used in error messages about missing or
+            unexpected parts.
         quantization: diffusers' quantisation config of the unet or the transformer, see `quantization_config`.
-        unread: names of parts that are not loaded, whatever their class; `pipeline_class` must work without them.
+        unread: names of parts that are not loaded, whatever their classes; `pipeline_class` must work without these
+            parts.
 
     Returns:
         A `diffusers.DiffusionPipeline`, without a safety checker.
 
     Raises:
         FileNotFoundError: if the pipeline, its weights or one of its parts are neither on disk nor on the Hub.
-        ValueError: if `model_index.json` lacks a part or names an unexpected class, or if weights or arguments do not
-            match the pipeline.
-        ImportError: if a text encoder needs transformers but it is not installed.
+        ValueError: if a part is missing in `model_index.json` or has an unexpected class, or if weights or arguments do
+            not match the pipeline.
+        ImportError: if a text encoder requires transformers and this package is not installed.
     """
     import diffusers
 
@@ -137,8 +140,8 @@ def diffusers_pipeline(
     options |= {"local_files_only": local_files_only or Path(described).is_dir(), "trust_remote_code": False}
     precision = getattr(torch, dtype or "float32")
     try:
-        # Loading needs tensors with values, so the default device must not be meta. diffusers has renamed
-        # `torch_dtype`, but its oldest supported version does not know the new name.
+        # Loading requires tensors with values, so the default device must not be meta. diffusers has renamed the
+        # argument `torch_dtype`, but the oldest supported version of diffusers does not know the new name.
         with torch.device("cpu"), warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*torch_dtype.*", FutureWarning)
             if single:
@@ -173,7 +176,7 @@ def diffusers_pipeline(
 
 
 def _index(described: str, local_files_only: bool) -> dict[str, Any]:
-    """Read a pipeline's index, which lists the parts."""
+    """Read `model_index.json` of a pipeline, which lists its parts."""
     from huggingface_hub import hf_hub_download
 
     if (folder := Path(described)).is_dir():
@@ -196,9 +199,9 @@ def _index(described: str, local_files_only: bool) -> dict[str, Any]:
 
 
 def _classes(described: str, index: dict[str, Any]) -> dict[str, tuple[str, str]]:
-    """Return the library (only diffusers or transformers) and the class of each part to load.
+    """Return, for each part to load, its library and its class; the library must be diffusers or transformers.
 
-    Without this check, diffusers would import any module named in the index.
+    Without this check of the library, diffusers would import any module that `model_index.json` names.
     """
     found: dict[str, tuple[str, str]] = {}
     for name, entry in index.items():
@@ -221,7 +224,7 @@ def _loaded(
     precisions: dict[str, torch.dtype],
     quantization: Any,
 ) -> dict[str, Any]:
-    """Load tokenizers, and networks with all of their weights, without running code from the folder."""
+    """Load the tokenizers and the complete networks of a pipeline, without running code from its folder."""
     import diffusers
 
     found: dict[str, Any] = {}
@@ -260,7 +263,7 @@ def clip_tokenizers(name_or_path: str, local_files_only: bool = False) -> tuple[
         local_files_only: never download files; a pipeline given by name must be in the Hugging Face cache.
 
     Returns:
-        The diffusers class of the pipeline, and the tokenizers in the order of their encoders.
+        The diffusers class of the pipeline, and the tokenizers in the order of the text encoders.
 
     Raises:
         OSError: if the files are neither on disk nor on the Hub.
@@ -290,7 +293,7 @@ def _check_whole(name_or_path: str, pipeline: Any) -> None:
 
 
 def family_of(name_or_path: str, families: Mapping[str, str], local_files_only: bool = False) -> str:
-    """Return the model in `families` that supports a pipeline, based on the class of the pipeline's network.
+    """Return the model in `families` that supports a pipeline, selected by the class of the pipeline's network.
 
     Raises:
         FileNotFoundError: if the pipeline is neither on disk nor on the Hub.
@@ -308,7 +311,7 @@ def family_of(name_or_path: str, families: Mapping[str, str], local_files_only: 
 
 
 def _advice(classes: dict[str, tuple[str, str]], families: Mapping[str, str] | None) -> str:
-    """Return the end of an error message: the model that supports a pipeline, or all families if there is none."""
+    """Return the end of an error message, which names the model for a pipeline, or all families if there is none."""
     if not families:
         return ""
     fitting = [families[named] for _, named in classes.values() if named in families]
@@ -332,13 +335,13 @@ def _check_parts(described: str, libraries: dict[str, str], parts: Sequence[str]
 
 
 def is_flow_matching(scheduler: Any) -> bool:
-    """Return whether a diffusers scheduler is for flow matching, in which the network predicts e - z."""
+    """Return whether a diffusers scheduler is for flow matching, where the network predicts e - z."""
     flow_solver = scheduler.config.get("prediction_type") == "flow_prediction"
     return flow_solver or type(scheduler).__name__.startswith("FlowMatch")
 
 
 def reject_flow_matching(scheduler: Any, method: str, reason: str) -> None:
-    """Reject a flow-matching model for a method that needs a diffusion model.
+    """Reject a flow-matching model if a method requires a diffusion model.
 
     Raises:
         ValueError: if the scheduler is for flow matching; the message states the reason.
@@ -352,7 +355,8 @@ def check_schedule(scheduler: Any, prediction_types: Collection[str] = ("epsilon
 
     Args:
         scheduler: a diffusers scheduler.
-        prediction_types: prediction types that a method supports: epsilon, v_prediction, sample or flow.
+        prediction_types: prediction types that the calling method supports, among epsilon, v_prediction, sample and
+            flow.
 
     Raises:
         ValueError: if the scheduler's kind or prediction type is not supported; the message names the unsupported

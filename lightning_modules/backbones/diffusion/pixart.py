@@ -64,7 +64,7 @@ class PixArtSigma(TextToImage):
         return Prompts(embedding, mask=mask)
 
     def forward(self, latent: Tensor, timestep: Tensor, prompts: Prompts) -> Tensor:
-        """Predict the quantity named by `prediction_type`, `[B, c, h, w]`, without the learned variance."""
+        """Predict the quantity named by `prediction_type`, `[B, c, h, w]`; the learned variance is not returned."""
         return self.network(
             latent,
             encoder_hidden_states=prompts.embedding.to(latent.dtype),

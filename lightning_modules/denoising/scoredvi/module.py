@@ -43,8 +43,8 @@ class Posterior(nn.Module):
 
     Args:
         image_network: network from `[1, C, H, W]` to `[1, 2 K C, H, W]`; each fit uses a copy with new initial weights.
-        channels: C.
-        components: K.
+        channels: channels of an image, C.
+        components: number of mixture components, K.
         side_width: number of hidden channels of the three other networks.
         side_depth: number of convolutions of each of the three other networks.
     """
@@ -93,7 +93,8 @@ class ScoreDVI(SingleImageSteps, MethodModule):
         samples: M, number of posterior samples per step.
         chunk: number of posterior samples per denoiser call; smaller values use less memory.
         average: decay factor of the running average of estimates, in [0, 1).
-        restart_above: if the mean sigma exceeds this value, the fit is repeated once; None never repeats the fit.
+        restart_above: if the mean sigma at the end of a fit exceeds this value, the fit is repeated once; with None, no
+            fit is repeated.
         learning_rate: learning rate of Adam, which fits all four networks.
         side_width: number of hidden channels of the three smaller networks.
         side_depth: number of convolutions of each of the three smaller networks.

@@ -45,7 +45,7 @@ def law(parameters: Array, brightness: Array) -> Array:
 
 
 def fitted_law(brightness: Array, variance: Array, greatest: float | None) -> Array:
-    """Fit the noise model to patches `[n]` by maximum likelihood, with parameters in [0, `greatest`]."""
+    """Fit the noise model to the brightness and variance of n patches; its parameters are in [0, `greatest`]."""
 
     def loss(parameters: Array) -> float:
         expected = law(parameters, brightness)
@@ -56,7 +56,7 @@ def fitted_law(brightness: Array, variance: Array, greatest: float | None) -> Ar
 
 
 def patches_of(image: Array, height: int, width: int) -> Array:
-    """Extract all windows of an image `[H, W]` as rows: `[n, height * width]`."""
+    """Extract all n windows of an image `[H, W]` as the rows of a matrix `[n, height * width]`."""
     return sliding_window_view(image, (height, width)).reshape(-1, height * width)
 
 
@@ -67,7 +67,7 @@ def least_variance(patches: Array) -> Array:
 
 
 def plane_variance(plane: Array) -> float:
-    """Estimate the mean noise variance of one channel `[H, W]` in [0, 1]; 0 if estimation fails."""
+    """Estimate the mean noise variance of one channel `[H, W]` in [0, 1]; return 0 if estimation fails."""
     patches, mean_of = patches_of(plane, PATCH, PATCH), patches_of(plane, PATCH, PATCH).mean(axis=1)
     across = patches_of((0.5 * (plane[:, 2:] - plane[:, :-2])) ** 2, PATCH, PATCH - 2).sum(axis=1)
     down = patches_of((0.5 * (plane[2:] - plane[:-2])) ** 2, PATCH - 2, PATCH).sum(axis=1)
@@ -107,9 +107,10 @@ def noise_deviation(image: Array) -> float:
 
 
 def prior_weight(deviation: float) -> float:
-    """Choose lambda by the noise level, in grey levels and rounded down.
+    """Choose lambda by the noise level.
 
-    The weight lambda is 0.5 for levels of at most 10, 1 for levels of at most 25, and 2 for higher levels.
+    The noise level is rounded down to whole grey levels. The weight lambda is 0.5 for levels of at most 10, 1 for
+    levels of at most 25, and 2 for higher levels.
     """
     levels = int(deviation * 255)
     return 0.5 if levels <= 10 else 1.0 if levels <= 25 else 2.0

@@ -35,7 +35,7 @@ def multi_scale_logits(
         network: network that maps images `[B, C, h, w]` to logits `[B, K, h', w']`.
         image: `[B, C, H, W]`.
         scales: scale factors of the height and width, each > 0. Scale 1 does not resize the image.
-        flip: whether to compute also the logits of the horizontally flipped image at each scale; these logits are
+        flip: whether to compute the logits of the horizontally flipped image too, at each scale. These logits are
             flipped back.
 
     Returns:
@@ -78,7 +78,7 @@ def multi_scale_cross_entropy(logits: Sequence[Tensor], label: Tensor, weight: T
 
 
 def mixture(probability: Sequence[Tensor], weight: Tensor) -> Tensor:
-    """Compute the mixture q of S predictions p, `[B, K, H, W]`, with weights w, `[S]`, clamped to [0.001, 0.999]."""
+    """Compute q, the mixture of S predictions p, `[B, K, H, W]`, with weights w, `[S]`; clamp q to [0.001, 0.999]."""
     mixed = sum((w * p for p, w in zip(probability, weight, strict=True)), torch.zeros_like(probability[0]))
     return mixed.clamp(LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)
 

@@ -1,4 +1,4 @@
-"""Predictions for the training images of the current epoch, which each rank stores in host memory."""
+"""Predictions for the training images of the current epoch. Each rank stores its predictions in host memory."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ _SAMPLES_AT_ONCE = 64
 
 @dataclass(frozen=True)
 class PredictedBatch:
-    """Predictions for the part of a training batch on this rank."""
+    """Predictions for this rank's part of a training batch."""
 
     index: Tensor
     """Dataset indices, `[b]`, int64."""

@@ -3,7 +3,8 @@
 Let x be the images, and z in [0, 1] the auxiliary masks, which do not belong to these images. A run has four stages:
 
     0  a VAE learns the shapes of the auxiliary masks;
-    1  a CycleGAN learns to translate between images and masks, with an additional discriminator of the VAE's means,
+    1 a CycleGAN learns to translate between images and masks, with an additional discriminator of the VAE's latent
+    means mu,
        and with channel calibration by a discriminator (see `translation.py`):
        L_gen = (D_z(E(x)) - 1)^2 + lam_v (D_vae(mu(E(x))) - 1)^2 + (D_x(G(z)) - 1)^2
                + lam_c (|G(E(x)) - x|_1 + w_z BCE(E(G(z)), z));

@@ -3,8 +3,9 @@
     Q_n = Dice(y_n, [r(mu(y_n)) > 1/2]) Dice(y_n, y'_n)
 
 The first factor measures how well a VAE of masks reconstructs the label y. The second factor measures the agreement
-between y and the previous label y'; it is 1 for the first labels. A fixed fraction of the labels, those of the highest
-quality, is kept. The paper names the selection, but its rule was not available. The rule here is our choice.
+between y and the previous label y'; it is 1 for the first labels. A fixed fraction of the labels is kept: the labels of
+the highest quality. The paper names this selection method, but the rule of the paper was not available. The rule here
+is our choice.
 """
 
 import math
@@ -39,7 +40,7 @@ def label_quality(label: Tensor, replaced: Tensor | None, vae: ShapeVAE | None) 
 def best_part(quality: Tensor, fraction: float) -> Tensor:
     """Select the ceil(fraction N) samples of the highest quality.
 
-    Of samples of equal quality, the first are selected.
+    If samples have equal quality, those that come first are selected.
 
     Args:
         quality: quality of each sample, `[N]`.
@@ -55,9 +56,9 @@ def best_part(quality: Tensor, fraction: float) -> Tensor:
 
 
 def without_holes_and_islands(label: Tensor) -> Tensor:
-    """Keep the largest connected component of each mask `[B, H, W]` and fill its holes; runs on the CPU.
+    """Keep only the largest connected component of each mask `[B, H, W]`, and fill its holes, on the CPU.
 
-    Pixels are connected if they share an edge. Of several largest components, the first is kept.
+    Pixels are connected if they share an edge. If several components are equally large, the first of them is kept.
     """
     from scipy import ndimage
 

@@ -1,7 +1,8 @@
 """Labelling at the start of a round: predict pseudo labels, estimate their quality, and select the best labels.
 
 The labels are written to `pseudo_labels/round_<n>/<image>.png` in the run directory, as images with the values 0 and
-255. A table of the quality and the selection of each label is written to `pseudo_labels/round_<n>.csv`.
+255. A table that lists the quality of each label, and whether the label was kept, is written to
+`pseudo_labels/round_<n>.csv`.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +24,7 @@ from lightning_modules.training.evaluation_mode import in_evaluation_mode
 
 
 class LabelFiles:
-    """Writes the pseudo labels of a round and the table of their quality.
+    """Writer of the pseudo labels of a round and of the table of their quality.
 
     Every rank writes the labels of its shard. Rank 0 writes the table after all ranks have finished, so that the table
     exists only if the labels are complete. A run without a run directory (`fast_dev_run`, or no logger) writes nothing.

@@ -46,7 +46,7 @@ def average_surface_distance(prediction: Tensor, target: Tensor) -> Tensor:
 
 
 class MeanOverImages(MeanMetric):
-    """Mean of per-image values, accumulated in float64 so that it does not depend on how images are batched."""
+    """Mean of per-image values, accumulated in float64 so that the mean does not depend on how images are batched."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -35,9 +35,9 @@ from lightning_modules.training.logging import log_same, log_training
 class AnnotationEfficient(StructureSteps, MethodModule):
     """Train a segmenter on images without annotations and on unpaired masks.
 
-    `trainer.max_epochs` must be at most the total number of epochs of all stages. A smaller value ends the run before
-    the last stages. On several devices, use the strategy `ddp_find_unused_parameters_true`. Each round writes its
-    labels to the folder `pseudo_labels` in the run directory.
+    `trainer.max_epochs` must be at most the total number of epochs of all stages. A value below this total ends the run
+    before the last stages. On several devices, use the strategy `ddp_find_unused_parameters_true`. Each round writes
+    its labels to the folder `pseudo_labels` in the run directory.
 
     Args:
         network: S, which maps images `[B, C, H, W]` in [0, 1] to logits `[B, 2, H, W]` of background and structure.
@@ -171,7 +171,8 @@ class AnnotationEfficient(StructureSteps, MethodModule):
         p = at_least_float32(logits).softmax(dim=1)[:, 1]
         gamma = self.gamma if self.stages.round(self.trainer.current_epoch) > 0 else 0.0
         loss = mean_over_kept(noise_weighted_dice(p, batch["label"].to(p.dtype), gamma), self.kept[batch["index"]])
-        return {"dice_loss": loss / loss_weight(batch)}, {"logits": logits.detach()}  # log_training multiplies by it
+        # log_training multiplies the loss by loss_weight(batch).
+        return {"dice_loss": loss / loss_weight(batch)}, {"logits": logits.detach()}
 
     def on_train_epoch_end(self) -> None:
         stage, after = self.stages.stage(self.trainer.current_epoch), self.trainer.current_epoch + 1
@@ -203,7 +204,7 @@ class AnnotationEfficient(StructureSteps, MethodModule):
         return without_holes_and_islands(label) if self.clean_labels else label
 
     def on_fit_end(self) -> None:
-        """Predict the pseudo labels in a run without stage 3, also if the run was resumed after its last epoch."""
+        """Predict the pseudo labels in a run without stage 3, even if the run was resumed after its last epoch."""
         translated = self.translation is not None and self.stages.stage(self.trainer.current_epoch) == "segmentation"
         if translated and self.rounds.labelled < 0:
             with on_root_device(self.trainer, self):

@@ -9,10 +9,10 @@ VAE of masks. The losses are
 
 Discriminator-guided channel calibration (DGCC): the channels before the last layer of E are multiplied by 2a, where
 
-    a = sigmoid(conv(relu(conv(GAP(h))))),      h: last hidden layer of D_z for the uncalibrated mask,
+    a = sigmoid(conv(relu(conv(GAP(h))))),      h: last hidden layer of D_z for the uncalibrated mask.
 
-with h detached. The features before the last layer of E do not depend on a, so that the second pass of E only evaluates
-the last layer.
+h is detached. The features before the last layer of E do not depend on a, so that only the last layer of E is
+evaluated a second time.
 
 In this file, images are in [-1, 1] and masks in [0, 1]. Losses are means over patches and the batch.
 """

@@ -45,7 +45,7 @@ class CorrectionSteps(ABC):
         """Check that all arguments of the module are in range.
 
         Args:
-            more: other arguments that must be at least 1, by name.
+            more: further arguments, by keyword, that must be at least 1.
 
         Raises:
             ValueError: if an argument is out of range.

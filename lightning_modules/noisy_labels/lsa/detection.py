@@ -25,8 +25,8 @@ Source: Albert, Arazo, O'Connor and McGuinness, An accurate detection is not all
 web-noisy datasets, ECCV 2024, arXiv 2407.05528, with the settings of the authors' code. The weight w is from PLS (the
 same authors, Is your noise correction noisy? PLS: Robustness to label noise with two stage detection, WACV 2023, arXiv
 2210.04578). The mixture is from Arazo, Ortego, Albert, O'Connor and McGuinness, Unsupervised Label Noise Modeling and
-Loss Correction, ICML 2019, arXiv 1904.11238; but with normal components, as in DivideMix (Li, Socher and Hoi, ICLR
-2020, arXiv 2002.07394).
+Loss Correction, ICML 2019, arXiv 1904.11238. Here, its components are normal distributions, as in DivideMix (Li, Socher
+and Hoi, ICLR 2020, arXiv 2002.07394).
 """
 
 import warnings
@@ -65,7 +65,7 @@ def high_mode_probability(
     Args:
         losses: `[N]`.
         max_iter: maximum number of iterations of expectation maximisation (EM).
-        tol: smallest increase of the mean log-likelihood for which the iterations continue.
+        tol: EM stops when an iteration increases the mean log-likelihood by less than this value.
         reg_covar: constant added to the variances, in units of the rescaled losses.
         random_state: random seed for the initialisation of the mixture.
 
@@ -205,7 +205,7 @@ def agreement(first: FlaggedImages, second: FlaggedImages) -> FlaggedImages:
 def ranks(score: NDArray) -> NDArray[np.float64]:
     """Compute the ranks of scores, rescaled to [0, 1]; equal scores have equal ranks.
 
-    The mean of ranks combines scores with different ranges.
+    Averaging ranks combines scores that have different ranges.
     """
     from scipy.stats import rankdata
 

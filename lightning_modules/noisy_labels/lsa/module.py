@@ -26,7 +26,7 @@ class PLSLSA(CorrectionSteps, ClassifierSteps, MethodModule):
 
     Each sweep logs `train/noisy`, the fraction of flagged images. If the true labels are known, each sweep also logs
     `train/detection_precision`, `train/detection_recall`, `train/detection_auroc` and `train/clean_flagged`. The
-    callback `EarlyLearning` needs the logits of every step; in epochs without guesses, computing them takes an
+    callback `EarlyLearning` needs the logits of every step; in epochs without guesses, computing the logits takes an
     additional forward pass per step.
 
     Args:
@@ -50,8 +50,8 @@ class PLSLSA(CorrectionSteps, ClassifierSteps, MethodModule):
         confidence_contrast: whether to use the contrastive term of PLS, in which an image with an unreliable guess has
             only itself as a positive.
         projection_features: number of output features of the projection head.
-        head_lr_factor: learning rate of the classifier and the projection head, as a multiple of that of the other
-            layers.
+        head_lr_factor: learning rate of the classifier and the projection head, as a multiple of the learning rate of
+            the other layers.
         optimizer: optimizer of the trainable parameters of the network and the projection head.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 

@@ -52,7 +52,7 @@ def weighted_cross_entropy(logits: Tensor, target: Tensor, weight: Tensor, total
         logits: logits z, `[B, C]`.
         target: targets t, `[B, C]`.
         weight: weights u of the targets, at least 0, `[B]`. If all weights are 0, the loss is 0.
-        total: sum of u_i over the global batch; None sums over the given rows.
+        total: sum of u_i over the global batch; None computes the sum of `weight`.
     """
     total = weight.sum() if total is None else total
     return (weight * soft_cross_entropy(logits, target)).sum() / total.clamp(min=1e-6)

@@ -2,7 +2,7 @@
 
 A sweep over the training set computes the flags and weights. Each rank has a copy of all flags (one boolean per image)
 and weights (one number per image). The guesses (one number per image and class) are sharded over ranks (`PerSample`),
-and so are the results of a sweep. No image counts twice, and only rank 0 gathers the complete table.
+and so are the results of a sweep. In a sweep, no image is counted twice, and only rank 0 gathers the complete table.
 """
 
 from typing import Any, NamedTuple
@@ -37,7 +37,7 @@ class Targets(NamedTuple):
 
 
 class TrainingImages:
-    """Flags, weights and guesses of all training images; call `allocate` before any other method.
+    """Flags, weights and guesses of all training images; call `allocate` before any method except `restore`.
 
     Args:
         num_classes: number C of classes.
@@ -55,7 +55,7 @@ class TrainingImages:
     def allocate(self, num_samples: int, device: torch.device | str, dtype: torch.dtype) -> None:
         """Allocate the state, and initialise it or restore it from a checkpoint.
 
-        Call `restore` first to restore the state.
+        To restore the state, call `restore` before this method.
 
         Args:
             num_samples: number N of training images.
@@ -99,7 +99,7 @@ class TrainingImages:
         """Replace the flags and weights on all ranks with those computed on rank 0.
 
         Args:
-            trainer: trainer whose strategy broadcasts.
+            trainer: trainer whose strategy broadcasts the flags and weights.
             found: flags and weights on rank 0; None on other ranks.
             wrong: whether each given label is wrong, `[N]`; None if unknown.
 
@@ -152,7 +152,7 @@ class Sweep(NamedTuple):
 
 
 def keep_old(old: Tensor, new: Tensor) -> Tensor:
-    """Update function of a `PerSample` that leaves the stored rows unchanged, to read them."""
+    """Return `old`, so that updating a `PerSample` with this function only reads the stored rows."""
     return old
 
 

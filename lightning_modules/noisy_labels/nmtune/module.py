@@ -26,7 +26,7 @@ from lightning_modules.training.logging import log_same, log_training
 
 
 def direction_term(tuned: Tensor, features: Tensor) -> Tensor:
-    """Compute L_MSE as (2/D) (1 - mean cosine similarity of the rows of Z and F, both `[B, D]`)."""
+    """Compute L_MSE, (2/D) (1 - mean cosine similarity), from the rows of Z and F, both `[B, D]`."""
     one, other = (F.normalize(at_least_float32(rows), dim=1) for rows in (tuned, features))
     return F.mse_loss(one, other)
 
@@ -36,9 +36,9 @@ def covariance_term(tuned: Tensor) -> Tensor:
 
     L_COV is the sum of the squared covariances between different features, divided by D.
 
-    The computation uses float32 or a higher precision, because fourth powers exceed the range of half precision. If
-    there are fewer rows than features, the smaller Gram matrix Z Z^T, `[B, B]`, is used: Z Z^T and Z^T Z have the same
-    sum of squares.
+    The computation uses float32 or a higher precision, because fourth powers of the features can exceed the range of
+    half precision. If there are fewer rows than features, the smaller Gram matrix Z Z^T, `[B, B]`, is used: Z Z^T and
+    Z^T Z have the same sum of squares.
     """
     with in_full_precision(tuned.device):
         tuned = at_least_float32(tuned)
@@ -70,7 +70,7 @@ class Adapter(nn.Module):
 
     Args:
         num_features: number D of features.
-        ratio: number of hidden features, divided by D.
+        ratio: ratio of the number of hidden features to D.
     """
 
     def __init__(self, num_features: int, ratio: int) -> None:
@@ -91,8 +91,8 @@ class NMTune(ClassifierSteps, MethodModule):
     If all three loss weights are 0, the method is the MLP tuning of the paper. Without the adapter, the method is
     linear probing (LP). Terms with weight 0 are neither computed nor logged. `test` also logs the singular value
     entropy and the largest singular value ratio on the test set: `test/sve` and `test/lsvr` for the features of the
-    encoder, and `test/sve_tuned` and `test/lsvr_tuned` for the tuned features. After a test, `tables` also contains the
-    singular values.
+    encoder, and `test/sve_tuned` and `test/lsvr_tuned` for the tuned features. After a test, the attribute `tables`
+    also contains the singular values.
 
     For precomputed features (`CachedFeatures`), use `torch.nn.Identity` as the `network`.
 
@@ -101,8 +101,9 @@ class NMTune(ClassifierSteps, MethodModule):
             The encoder is frozen and in evaluation mode. Use `torch.nn.Identity` if batches contain features.
         num_features: number D of features.
         num_classes: number of classes, K.
-        adapter: whether to tune an adapter in front of the classifier; false is linear probing, without regularisers.
-        adapter_ratio: number of hidden features of the adapter, divided by D.
+        adapter: whether to tune an adapter in front of the classifier. If false, the method is linear probing, without
+            regularisers.
+        adapter_ratio: ratio of the number of hidden features of the adapter to D.
         direction_weight: weight a of L_MSE.
         covariance_weight: weight b of L_COV.
         singular_value_weight: weight c of L_SVD.

@@ -92,12 +92,12 @@ class SingularSpectrum(Metric):
 
 
 def spectrum_table(spectra: Mapping[str, Tensor]) -> Table:
-    """Create a table of singular values and of their shares of the sum.
+    """Create a table of singular values and of their shares of the sum of all singular values.
 
     The legend of its plot shows SVE and LSVR.
 
     Args:
-        spectra: singular values in descending order, by the name of the features.
+        spectra: dict from the names of the features to their singular values, in descending order.
     """
     sigma = {name: values.cpu().numpy() for name, values in spectra.items()}
     shares = {name: values / values.sum() for name, values in sigma.items()}

@@ -35,7 +35,7 @@ def strips(clip: Tensor) -> Tensor:
 
 
 def slices(clip: Tensor, height: int) -> Tensor:
-    """Render x-t slices of clips `[B, T, C, H, W]`: the middle pixel rows of all frames, stacked over time.
+    """Render x-t slices of clips `[B, T, C, H, W]`: the middle pixel row of each frame, stacked over time.
 
     Returns:
         Images `[B, C, height, W]`; each frame fills the same number of rows.

@@ -30,12 +30,13 @@ SHARP = {"crf": "14"}
 
 
 class ClipWriter(FolderWriter):
-    """Give a LightningModule a prediction step that writes `restored/<clip>/00000000.png` into the run directory.
+    """A mixin with a prediction step that writes frames `restored/<clip>/00000000.png` into the run directory.
 
     Existing frames are kept, so an interrupted run can continue. Existing frames of a different clip are rejected. At
     the end of prediction, each clip that is a video file is also written as `restored/<clip>.mp4`, at the frame rate of
     the input. For each clip of `data.predict_dir`, a video `beside/<clip>.mp4` is written. It shows the input, enlarged
-    by bicubic interpolation, next to the restored clip. Without the package extra `video`, only frames are written.
+    by bicubic interpolation, next to the restored clip. Without the `video` extra of this package, only frames are
+    written.
 
     The LightningModule must implement `estimated`, which restores the clips `[B, T, C, H, W]` of a batch.
     """
@@ -75,7 +76,7 @@ class ClipWriter(FolderWriter):
         The ranks share the work: each rank writes the videos of some clips.
         """
         if find_spec("av") is None:
-            return rank_zero_info("No videos are written: they need the package av: pip install 'noiseworks[video]'")
+            return rank_zero_info("No videos are written, because the package av is missing: pip install 'noiseworks[video]'")
         restored, written = self._job.store.folder, {}
         for name, given, rate in zip(clips.names, clips.noisy, clips.rates, strict=True):
             if len(list((restored / name).glob("*.png"))) < given.shape[0]:

@@ -139,7 +139,7 @@ class DeepComplexUNet(nn.Module):
         self.last = ComplexConvolution(doubled[0], 1, *shapes[0], transposed=True)
 
     def forward(self, channels: Tensor, t: Tensor) -> Tensor:
-        """Map `[B, 4, F, T]` and times `[B]` to `[B, 2, F, T]`."""
+        """Map inputs `[B, 4, F, T]` and times `[B]` to outputs `[B, 2, F, T]`."""
         angle = 2 * math.pi * t[:, None] * self.frequencies.to(t.dtype)
         real = torch.cat([angle.sin(), angle.cos()], dim=1).to(channels.dtype)
         time = self.time(torch.cat([real, torch.zeros_like(real)], dim=1))

@@ -1,7 +1,7 @@
 """Load the authors' checkpoints of SGMSE+ into `SpeechNCSNpp`.
 
 The files are Lightning checkpoints. They contain the weights of the network `dnn`, the averaged weights without names,
-and hyperparameters. One hyperparameter is a class of the authors' code, which is ignored.
+and hyperparameters. One hyperparameter is a class of the authors' code; it is ignored.
 
 Source: Richter, Welker, Lemercier, Lay and Gerkmann, Speech Enhancement and Dereverberation with Diffusion-based
 Generative Models, IEEE/ACM TASLP 2023, arXiv 2208.05830; names and order as in the authors' code.

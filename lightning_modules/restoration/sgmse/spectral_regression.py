@@ -1,11 +1,11 @@
 """Baseline of SGMSE+.
 
-The same network predicts clean spectrograms from noisy spectrograms by regression.
+The network of SGMSE+ predicts clean spectrograms from noisy spectrograms by regression. It minimises
 
     L = mean over the batch of sum over frequencies and frames |f(y) - x|^2
 
 for compressed complex spectrograms y (noisy) and x (clean). Recordings are divided by the peak amplitude of the noisy
-recording. The network is that of SGMSE+. Its inputs are two copies of y and the time 1.
+recording. The inputs of the network are two copies of y and the time 1.
 
 Source: Richter, Welker, Lemercier, Lay and Gerkmann, Speech Enhancement and Dereverberation with Diffusion-based
 Generative Models, IEEE/ACM TASLP 2023, arXiv 2208.05830, which has the same baseline.

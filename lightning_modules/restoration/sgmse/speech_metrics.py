@@ -65,12 +65,12 @@ def projected(signal: Tensor, on: Tensor) -> Tensor:
 
 
 def decibels(signal: Tensor, rest: Tensor) -> Tensor:
-    """Compute 10 log10 |signal|^2 / |rest|^2, `[B]`."""
+    """Compute 10 log10 |signal|^2 / |rest|^2 for each row of signals `[B, samples]`; the result is `[B]`."""
     return 10 * (signal.square().sum(-1) / rest.square().sum(-1)).log10()
 
 
 def parts(estimate: Tensor, clean: Tensor, noisy: Tensor) -> dict[str, Tensor]:
-    """Compute `si_sdr`, `si_sir` and `si_sar` of estimates `[B, samples]`, in decibels, `[B]` each."""
+    """Compute `si_sdr`, `si_sir` and `si_sar` of estimates `[B, samples]`, in decibels; each result is `[B]`."""
     speech, noise = projected(estimate, clean), projected(estimate, noisy - clean)
     return {
         "si_sdr": scale_invariant_signal_distortion_ratio(estimate, clean),
@@ -126,7 +126,7 @@ def dnsmos(signal: Tensor) -> dict[str, Tensor]:
 
 
 def perceived(estimate: Tensor, clean: Tensor, sample_rate: int) -> dict[str, Tensor]:
-    """Compute `estoi` and, at 16 kHz, `pesq` and DNSMOS, `[B]` each, except those whose package is missing."""
+    """Compute `estoi` and, at 16 kHz, `pesq` and DNSMOS, each `[B]`; leave out metrics whose package is missing."""
     found = dnsmos(estimate) if sample_rate == WIDEBAND else {}
     if find_spec("pystoi"):
         from torchmetrics.functional.audio.stoi import short_time_objective_intelligibility
@@ -145,8 +145,8 @@ def perceived(estimate: Tensor, clean: Tensor, sample_rate: int) -> dict[str, Te
 class SpeechQuality(MeasuredItems):
     """Speech metrics for each recording in a dataset.
 
-    In the table, the columns `noisy_<metric>` are the metrics of the noisy recording, and the column `input_snr` is its
-    signal-to-noise ratio in decibels.
+    In the table, the columns `noisy_<metric>` are the metrics of the noisy recording, and the column `input_snr` is the
+    signal-to-noise ratio of this recording, in decibels.
     """
 
     warned = False

@@ -50,5 +50,5 @@ class SpeechNCSNpp(nn.Module):
         self.mix = nn.Conv2d(4, 2, 1)
 
     def forward(self, channels: Tensor, t: Tensor) -> Tensor:
-        """Map `[B, 4, F, T]` and times `[B]` to `[B, 2, F, T]`."""
+        """Map inputs `[B, 4, F, T]` and times `[B]` to outputs `[B, 2, F, T]`."""
         return self.mix(self.body(channels, t).to(self.mix.weight.dtype))

@@ -96,7 +96,7 @@ class SpeechRestorerSteps(FolderWriter, ABC):
     def network_output(self: Any, channels: Tensor, t: Tensor) -> Tensor:
         """Run the network on real tensors `[B, C, F, T]` and times `[B]`.
 
-        Its two output channels are combined into a complex spectrogram.
+        The two output channels of the network are combined into a complex spectrogram.
         """
         output = self.network(channels.to(self.dtype), t)
         return as_complex(output if isinstance(output, Tensor) else output.sample)
@@ -109,8 +109,8 @@ class SpeechRestorerSteps(FolderWriter, ABC):
         """Enhance a batch.
 
         The noise of a recording is seeded by the run's seed and the recording's index. Recordings are grouped by their
-        number of frames after padding, and each group is processed together. No recording therefore gets more padding
-        than it would get alone.
+        number of frames after padding, and each group is processed together. Therefore, no recording is padded to a
+        greater length than if it were enhanced alone.
         """
         noisy, lengths = at_least_float32(batch["noisy"]), lengths_of(batch)
         wide = [-(-self.spectrogram.frames(length) // self.frame_multiple) for length in lengths]

@@ -169,7 +169,7 @@ def against_attacks(
 ) -> list[DetectionResult]:
     """Evaluate how well all methods distinguish clean and noisy images from adversarial images.
 
-    Attacks whose adversarial set has no images outside the validation part are skipped.
+    An attack is skipped if its adversarial set contains only images that are reserved for tuning.
 
     Args:
         measured: description of the score columns.
@@ -186,7 +186,7 @@ def against_attacks(
     for attack, rows in attacked.items():
         copies, position = _copies(clean, rows)
         if len(position) == 0 or bool((position < V).all()):
-            rank_zero_warn(f"{attack} fools the network on no test image outside the validation part: skipped")
+            rank_zero_warn(f"{attack} fools the network on none of the test images that are not reserved for tuning: skipped")
             continue
         scores = torch.cat(copies)
         position = position.repeat(3)

@@ -89,7 +89,7 @@ def _features_of(network: nn.Module, layers: dict[str, Layer], image: Tensor) ->
             raise ValueError(f"layers: {name} is not used in the forward pass of {type(network).__name__}")
         if len(features) > 1:
             raise ValueError(
-                f"layers: {name} is used more than once in a forward pass; name its parent or another module"
+                f"layers: {name} is used more than once in a forward pass; name its parent or a different module"
             )
         found.append(features[0])
 

@@ -127,7 +127,7 @@ def test_two_processes_find_the_same(finished: Finished, tmp_path: Path) -> None
     for _, metrics in each:
         for name in ("test/robust_accuracy_box", "test/robust_accuracy_ball"):
             assert metrics[name] == pytest.approx(finished[1][name], abs=1e-6)
-    assert min(evaluated for evaluated, _ in each) > 100  # both attacked
+    assert min(evaluated for evaluated, _ in each) > 100  # both processes ran attacks
 
 
 def test_nobody_waits_for_a_process_that_fails(tmp_path: Path, two_processes: TwoProcesses) -> None:

@@ -98,7 +98,7 @@ def test_curve_counts_draws_of_right_images_apart(tmp_path: Path) -> None:
     assert metrics["test/abstained"] == pytest.approx((right & (rows["predict"] == -1)).mean(), abs=1e-6)
 
 
-# which images
+# selection of images
 
 
 def test_skip_and_max_choose_positions(tmp_path: Path, finished: Finished) -> None:

@@ -24,7 +24,7 @@ QUARTERS = [0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5]
 def test_logs_of_other_projects_are_read(tmp_path: Path) -> None:
     """Such logs have a running count under `correct`, seconds under `time`, and may end within a line."""
     path = tmp_path / "official"
-    path.write_text(OFFICIAL + "120\t4\t4\t8.6")  # of 8.6e-05
+    path.write_text(OFFICIAL + "120\t4\t4\t8.6")  # the number 8.6e-05, cut off while it was being written
     log = read_log(path)
     assert log["correct"].tolist() == [True, False, True, False, True, False]
     assert summary(log, [0.0, 0.25, 0.5, 0.125]) == {

@@ -25,7 +25,7 @@ def lines(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_progress_shows_images_accuracy_and_draws(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("FORCE_COLOR", "1")  # as a terminal
+    monkeypatch.setenv("FORCE_COLOR", "1")  # the output is treated as a terminal
     monkeypatch.setenv("COLUMNS", "200")
     rows: dict[int, dict[str, str]] = {}
     with CertificationProgress(lambda: rows, 4, [0.0, 0.25], enabled=True) as progress:

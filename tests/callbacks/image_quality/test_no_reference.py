@@ -65,7 +65,7 @@ def test_three_frames_of_each_written_clip_are_measured(tmp_path: Path) -> None:
     assert list(table) == ["name", "nrqm", "niqe", "pi", "brisque"]
     assert len(pd.read_csv(tmp_path / "every" / "no_reference.csv")) == 5 + 8 + 1 + 1
     hundred = [Path(f"{number}") for number in range(100)]
-    assert [path.name for path in chosen_frames(hundred)] == ["0", "50", "99"]  # of VideoLQ
+    assert [path.name for path in chosen_frames(hundred)] == ["0", "50", "99"]  # the frames evaluated for VideoLQ
 
 
 @pytest.mark.usefixtures("pyiqa")

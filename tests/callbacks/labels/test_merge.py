@@ -26,7 +26,7 @@ def test_the_folds_are_one_report(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert table["row"].tolist() == [0, 1, 2, 3, 4]
     printed = capsys.readouterr().out
     assert "labels_suspected 0.6000" in printed
-    assert "label_precision 0.5000" in printed  # of rows 0 and 2; row 1 has not been verified
+    assert "label_precision 0.5000" in printed  # only rows 0 and 2 count; row 1 has not been verified
     assert "label_recall 1.0000" in printed
 
 

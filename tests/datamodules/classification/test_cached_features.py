@@ -202,7 +202,7 @@ def test_a_replaced_file_is_seen_wherever_it_is(tmp_path: Path) -> None:
     larger = source_fingerprint(source)
     assert larger != before
     content = (tmp_path / names[1]).read_bytes()
-    (tmp_path / names[1]).write_bytes(content[::-1])  # of the same size
+    (tmp_path / names[1]).write_bytes(content[::-1])  # the size does not change
     os.utime(tmp_path / names[1], ns=(0, 1))
     assert source_fingerprint(source) != larger
 

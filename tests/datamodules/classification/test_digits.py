@@ -20,7 +20,7 @@ def test_moved_digits_are_the_test_images_moved_by_a_pixel_with_noise_and_the_sa
             for r in (-1, 0, 1)
         ]
     )
-    best = residual.argmin(dim=0)  # of the nine shifts; those with odd numbers are along one axis
+    best = residual.argmin(dim=0)  # index of the best of nine shifts; odd indices are shifts along one axis
     assert (best % 2 == 1).float().mean() > 0.95
     assert all((best == move).float().mean() > 0.2 for move in (1, 3, 5, 7))
     assert 0.02 < residual.min(dim=0).values.mean() < 0.04  # 0.2 squared, minus the clipped part

@@ -75,7 +75,7 @@ def test_a_random_box_is_what_is_resized(tmp_path: Path) -> None:
     size, bilinear = [64, 64], transforms.InterpolationMode.BILINEAR
     expected = transforms.resized_crop(image, int(top), int(left), int(bottom - top), int(right - left), size, bilinear)
     found = read_crop(path, ResizedCrop(64, 72), uniform)
-    inside = np.abs(found.astype(int) - np.asarray(expected).astype(int))[2:-2, 2:-2]  # without edges
+    inside = np.abs(found.astype(int) - np.asarray(expected).astype(int))[2:-2, 2:-2]  # edges are excluded
     assert inside.max() <= 2
 
 

@@ -67,7 +67,7 @@ def test_a_pickled_module_is_read_to_its_tensors(tmp_path: Path) -> None:
     torch.save(module, tmp_path / "module.pth")
     with pytest.raises(ValueError, match=r"module\.pth must contain a model of at most 10000 modules"):
         read_pickled_module(tmp_path / "module.pth")
-    for names in (["x" * 1_000_000], [str(number) for number in range(2000)]):  # with a long name, many times
+    for names in (["x" * 1_000_000], [str(number) for number in range(2000)]):  # one long name, and many names
         module = torch.nn.Linear(1, 1)
         for name in names:
             module.add_module(name, module)

@@ -108,7 +108,7 @@ def test_folders_of_runs_that_were_killed_are_removed(tmp_path: Path) -> None:
     time.sleep(0.02)
     with Peers(tmp_path / "job"):
         time.sleep(0.02)
-        (tmp_path / ".job.ranks-3").mkdir()  # of a run that is starting
+        (tmp_path / ".job.ranks-3").mkdir()  # belongs to a run that is starting
     assert sorted(path.name for path in tmp_path.iterdir()) == [".job.ranks-3", ".other.ranks-2"]
 
 

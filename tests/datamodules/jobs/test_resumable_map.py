@@ -49,9 +49,7 @@ def test_what_is_there_is_left_alone(tmp_path: Path) -> None:
 def test_results_of_other_settings_are_rejected_by_name(tmp_path: Path) -> None:
     run(tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    with pytest.raises(
-        ValueError, match="tables was made with size 3, and this run has 4: use another directory"
-    ):
+    with pytest.raises(ValueError, match="tables was made with size 3, and this run has 4: use another directory"):
         run(tmp_path, size=4)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     (tmp_path / "settings.json").unlink()

@@ -41,8 +41,8 @@ def test_a_ball_is_where_the_path_is() -> None:
     column = (mass.sum(dim=2) * grid).sum(dim=2) / mass.sum(dim=(2, 3))
     assert path.abs().max() < 0.7  # no ball is cut off
     torch.testing.assert_close(torch.stack([row, column], dim=2), path, rtol=0, atol=1e-4)
-    assert float(videos[0, 0].max()) == 1  # in the middle
-    assert float(videos[0, 0, 0, 40, 44]) == pytest.approx(0.6065, abs=1e-4)  # at a distance of one radius
+    assert float(videos[0, 0].max()) == 1  # the centre of the ball
+    assert float(videos[0, 0, 0, 40, 44]) == pytest.approx(0.6065, abs=1e-4)  # one radius away from the centre
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ def test_batches_of_bridges() -> None:
     [first, *_] = batches(data, "test", torch.float64)
     assert {first[key].dtype for key in ("observed", "sigma", "exact_std")} == {torch.float64}
     time = torch.arange(5, dtype=torch.float64) / 2
-    torch.testing.assert_close(first["exact_std"], (time - time**2 / 2.25).sqrt())  # of a Brownian bridge
+    torch.testing.assert_close(first["exact_std"], (time - time**2 / 2.25).sqrt())  # deviation of a Brownian bridge
 
 
 def test_frames_are_in_the_unit_interval_and_new_in_each_epoch() -> None:

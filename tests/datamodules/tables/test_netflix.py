@@ -100,7 +100,7 @@ def test_memory_does_not_depend_on_the_number_of_ratings(tmp_path: Path, monkeyp
         rows = entries(200, 120, of_each)
         ours.append(peak(ratings(written(tmp_path / str(number), "combined_data", rows), of_each)))
         in_memory.append(peak(InMemory(rows, of_each)))
-    assert ours[2] < 1.2 * ours[1]  # of 18,000 ratings and of 1,800
+    assert ours[2] < 1.2 * ours[1]  # 18,000 and 1,800 ratings
     assert in_memory[2] > 4 * in_memory[1]
 
 

@@ -94,4 +94,4 @@ def test_a_third_of_the_rows_is_held_out_and_standardised_as_the_others() -> Non
     np.testing.assert_allclose(training.mean(0), 0, atol=1e-12)
     np.testing.assert_allclose(training.std(0), 1)
     scale = np.diff(np.sort(np.concatenate([training, test]), axis=0)[:, 0])
-    np.testing.assert_allclose(scale / scale[0], np.diff(Ten().rows()[:, 0]) / 4)  # of one map for both
+    np.testing.assert_allclose(scale / scale[0], np.diff(Ten().rows()[:, 0]) / 4)  # both sets use the same map

@@ -28,7 +28,7 @@ def test_a_grid_of_prompts_needs_prompts_and_no_condition(text_to_image: Path, t
     with pytest.raises(TypeError, match="PromptGrid has no condition images, which ControlNet needs"):
         own.fit(controlled(text_to_image), conditioned(tmp_path / "images"))
     module = tuning(TextToImage(str(text_to_image), tuning="lora"))
-    module.prompts = ()  # as in OneMoreStep
+    module.prompts = ()  # OneMoreStep has no prompts either
     with pytest.raises(ValueError, match="prompts must be given, because DiffusionFineTuning has no prompts"):
         trainer(tmp_path, callbacks=[grid()]).fit(module, captioned(tmp_path / "images"))
 

@@ -172,7 +172,7 @@ def test_the_first_prediction_is_the_networks_and_what_is_trained_is_loaded_by_d
     noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(3))
     argument = "image" if part == "unet" else "control_image"
     given = {argument: condition[:1], "latents": network.packed(noise), "height": 16, "width": 16}
-    torch.manual_seed(7)  # of the latents of the condition
+    torch.manual_seed(7)  # seeds the latents of the condition
     expected = alone("a cat", num_inference_steps=2, guidance_scale=2.0, output_type="pt", **given).images
     module.prompts, module.condition = ["a cat"], condition[:1]
     torch.manual_seed(7)

@@ -132,7 +132,7 @@ def test_an_aesthetic_score_is_linear_in_the_normalised_embedding(clip: Path, tm
     for name in shapes:
         x = x @ layers[f"{name}.weight"].T + layers[f"{name}.bias"]
     torch.testing.assert_close(reward(images(), ["a", "b"]), x[:, 0])
-    torch.testing.assert_close(reward(images(), ["", ""]), x[:, 0])  # for any texts
+    torch.testing.assert_close(reward(images(), ["", ""]), x[:, 0])  # texts have no effect
     assert reward.state_dict() == {}
     # version 1 is a single layer
     torch.save({"weight": torch.ones(1, 12), "bias": torch.tensor([2.0])}, tmp_path / "one.pth")

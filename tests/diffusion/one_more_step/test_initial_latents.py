@@ -93,7 +93,7 @@ def test_the_level_is_that_of_the_first_time_visited(steps: int, time: int) -> N
     for kind in (DDIMScheduler, EulerDiscreteScheduler):
         scheduler = kind(**STABLE_DIFFUSION, timestep_spacing="leading", steps_offset=1)
         assert first_level(scheduler, steps) == pytest.approx(levels[time], rel=1e-6)
-    with torch.device("meta"):  # as `compare` instantiates modules before any run
+    with torch.device("meta"):  # `compare` instantiates modules on this device before any run
         assert first_level(DDIMScheduler(**STABLE_DIFFUSION, steps_offset=1), steps) == levels[time]
     trailing = DDIMScheduler(**STABLE_DIFFUSION, timestep_spacing="trailing")
     assert first_level(trailing, steps) == pytest.approx(levels[999], rel=1e-6)

@@ -48,7 +48,7 @@ def test_labels_teach_the_first_head_and_the_teacher_the_second() -> None:
 
 def test_the_teacher_has_full_precision_and_stays_and_the_network_begins_as_it(monkeypatch: pytest.MonkeyPatch) -> None:
     module = small(distilled())
-    with torch.no_grad():  # as weights loaded after the module was built
+    with torch.no_grad():  # imitates weights loaded after the module was built
         for parameter in module.teacher.parameters():
             parameter.normal_(std=0.2)
     begun = {name: value.clone() for name, value in module.teacher.network.state_dict().items()}
@@ -122,7 +122,7 @@ def test_annealing_masks_before_clipping_and_restores_after_the_step(
 
     monkeypatch.setattr(module, "optimizer_step", and_compare)
     trainer = fitted(module, 2, gradient_clip_val=1e-3, accumulate_grad_batches=accumulated)
-    assert steps == pytest.approx([1e-3] * (6 // accumulated), rel=1e-3)  # of the remaining gradient after masking
+    assert steps == pytest.approx([1e-3] * (6 // accumulated), rel=1e-3)  # norm of the masked gradient
     assert 0.1 < trainer.callback_metrics["train/annealed"] < 0.5
     query, key, _ = module.network.get_submodule("network.blocks.0.attn.qkv").weight.chunk(3)
     assert (query.grad is None) == (key.grad is None)

@@ -210,7 +210,7 @@ def test_progress_on_a_terminal_shows_epochs_of_each_run(config: Config, fit: li
 
 def test_the_time_left_is_that_of_the_epochs_to_come() -> None:
     child = run_queue.Child(None, None, 0, False, max_epochs=20)  # type: ignore[arg-type]
-    child.see(8, 100.0)  # of an earlier call, before the run was resumed
+    child.see(8, 100.0)  # an epoch of an earlier call, before the run was resumed
     assert child.seconds_left(103.0) is None
     child.see(10, 106.0)
     child.see(10, 107.0)

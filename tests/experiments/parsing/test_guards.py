@@ -26,7 +26,7 @@ def test_guards_come_first_and_one_is_switched_off_by_its_name(tmp_path: Path) -
     fit = ("fit", "--config", str(DEMO), "--run_directory", str(tmp_path / "run"))
     found = callbacks(*fit)
     assert found[:5] == ALL
-    assert "EarlyLearning" in found[5:]  # from the demo's trainer.callbacks
+    assert "EarlyLearning" in found[5:]  # a callback of the demo's trainer.callbacks
     layer = tmp_path / "layer.yaml"
     layer.write_text("guards: {finite_loss: null}\n")
     without = [each for each in found if each != "FiniteLoss"]

@@ -32,7 +32,7 @@ REJECTED = {
     "SpikeDetection": "fails in this version of Lightning when a checkpoint is saved",
     "StochasticWeightAveraging": "does not put its average into tested or resumed checkpoints",
 }
-ALONE = {  # at most one of each kind
+ALONE = {  # at most one callback of each kind is allowed
     *("EMAWeightAveraging", "EarlyStopping", "ModelCheckpoint", "Timer", "WeightAveraging"),
     *("ProgressBar", "RichProgressBar", "TQDMProgressBar"),
 }

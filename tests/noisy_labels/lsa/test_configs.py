@@ -96,7 +96,7 @@ def test_settings_of_clip_are_those_of_the_authors() -> None:
     tower, resnet = (
         each["model"]["init_args"]["network"]["init_args"]["network"]["init_args"] for each in (config, read("cnwl"))
     )
-    for key in ("mean", "std"):  # of the dataset, for CLIP too
+    for key in ("mean", "std"):  # CLIP also uses those of the dataset
         assert tower[key] == resnet[key]
     assert config["trainer"]["precision"] == "16-mixed"
 

@@ -91,7 +91,7 @@ def test_each_view_goes_where_it_belongs(guess_views: int, strong_view: Shifted 
 
 
 def test_the_step_of_two_networks_is_that_of_one_with_the_guess_of_both() -> None:
-    step = Step(two_networks(**PLAIN))  # in the first half of an epoch
+    step = Step(two_networks(**PLAIN))  # the step is in the first half of an epoch
     first, second = step.module.network, step.module.second_network
     predicted = [each(step.batch["image"]).softmax(dim=1) for each in (first, second)]
     guess = sharpened((predicted[0] + predicted[1]) / 2, 2.0)

@@ -105,7 +105,7 @@ LOOPS: dict[type[Rule], Callable[[Tensor, list[Tensor], int], Tensor]] = {
 def test_a_rule_is_its_definition_for_each_node(rule: Rule, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(aggregation, "AT_ONCE", at_once)
     vectors, heard = torch.cat([numbers(8, 5), 3 + numbers(1, 5, seed=1)]), drawn(8, 2)
-    ours = rule(vectors[3:6], vectors, heard[3:6], 2)  # of three nodes only
+    ours = rule(vectors[3:6], vectors, heard[3:6], 2)  # aggregate for three nodes only
     loop = LOOPS[type(rule)]
     expected = [loop(vectors[i], list(vectors[heard[i]]), 2) for i in range(3, 6)]
     torch.testing.assert_close(ours, torch.stack(expected), rtol=1e-12, atol=1e-12)

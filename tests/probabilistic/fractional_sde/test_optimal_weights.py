@@ -92,7 +92,7 @@ AUTHORS = {  # omega and its derivative with respect to H, from the authors' JAX
 def test_weights_and_their_derivative_are_the_authors(case: tuple[str, float, float, float], monkeypatch) -> None:
     kind, gamma_max, horizon, hurst = case
     omega, slope = (torch.tensor(values, dtype=torch.float64) for values in AUTHORS[case])
-    monkeypatch.setattr("lightning_modules.probabilistic.fractional_sde.optimal_weights.LEVELS", 5)  # as theirs
+    monkeypatch.setattr("lightning_modules.probabilistic.fractional_sde.optimal_weights.LEVELS", 5)  # authors' value
     gamma = speeds(5, gamma_max)
 
     def solved(hurst: Tensor) -> Tensor:

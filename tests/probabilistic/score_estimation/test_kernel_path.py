@@ -81,7 +81,7 @@ def test_the_network_begins_at_zero_with_the_closed_forms_gradient_and_the_kerne
         active = (z @ network.weight.T > 0).double()
         manual = torch.einsum("rd,jd,jr,jp->rp", network.signs, residual, active, z) / math.sqrt(width)
         torch.testing.assert_close(gradient, manual, rtol=1e-10, atol=1e-12)
-        empirical = torch.einsum("jr,lr,jl->jl", active, active, z @ z.T) / width  # of one output
+        empirical = torch.einsum("jr,lr,jl->jl", active, active, z @ z.T) / width  # kernel of a single output
         exact = tangent_kernel(z, z)
         errors.append(float((empirical - exact).norm() / exact.norm()))
     assert errors[1] < 0.7 * errors[0]  # 1/4 in expectation, but from one draw each

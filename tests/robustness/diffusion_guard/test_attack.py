@@ -54,7 +54,7 @@ def test_a_contour_fills_to_its_region() -> None:
     assert (filled(outer_contour(ring), ring.shape) == region).all()  # only the outer contour
     two = region.copy()
     two[:3, :3] = True
-    assert (filled(outer_contour(two), two.shape) == region).all()  # of the largest part
+    assert (filled(outer_contour(two), two.shape) == region).all()  # only the largest part is kept
     square = np.zeros((6, 6), dtype=bool)
     square[1:5, 2:5] = True
     assert sorted(map(tuple, outer_contour(square).tolist())) == [(1, 2), (1, 4), (4, 2), (4, 4)]

@@ -77,7 +77,7 @@ def test_images_and_their_copies_are_measured_by_the_clean_ones_of_their_mini_ba
     found = in_mini_batches([clean, noisy], [4], mini_batch=10)
     for part, whole in zip(found, (clean, noisy), strict=True):
         torch.testing.assert_close(part[:10], local_dimension(whole[:10], clean[:10], [4]))
-        torch.testing.assert_close(part[10:], local_dimension(whole[10:], clean[10:], [4]))  # with the remainder
+        torch.testing.assert_close(part[10:], local_dimension(whole[10:], clean[10:], [4]))  # the last 15
     [few] = in_mini_batches([clean[:7]], [4], mini_batch=10)
     torch.testing.assert_close(few, local_dimension(clean[:7], clean[:7], [4]))
     assert len(in_mini_batches([clean[:20]], [4], mini_batch=10)[0]) == 20

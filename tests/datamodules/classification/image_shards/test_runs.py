@@ -75,7 +75,7 @@ def test_a_run_that_is_killed_within_an_epoch_ends_where_the_whole_one_does(kind
     process.join()
     assert process.exitcode == -signal.SIGKILL
     kept = torch.load(tmp_path / "killed" / "checkpoints" / "step.ckpt", weights_only=True)
-    assert kept["global_step"] == 8  # of six batches per epoch
+    assert kept["global_step"] == 8  # an epoch has six batches
     run("fit", "--resume", tmp_path / "killed")
     same(tmp_path / "whole", tmp_path / "killed")
     for table in ("metrics.csv", "early_learning.csv"):

@@ -69,7 +69,7 @@ def test_even_squares_are_told_from_edges_and_gradients() -> None:
     random = np.random.default_rng(0)
     even = 100 + random.normal(0, 3, (60, 60))
     mean, variance = even_areas(even)
-    assert len(mean) > 20  # of 25
+    assert len(mean) > 20  # out of 25
     assert np.median(variance) == pytest.approx(9, rel=0.1)
     edges = even + 50 * (np.arange(60) % 12 > 5)
     slopes = even + 3 * np.arange(60)

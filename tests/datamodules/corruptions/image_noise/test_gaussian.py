@@ -16,7 +16,7 @@ def test_the_formula_of_tweedie_gives_a_gaussian_priors_posterior_mean() -> None
     y, m, t2, v = torch.from_numpy(RANDOM.normal(0.5, 0.4, (3, 1, 5, 4))), 0.3, 0.02, (50 / 255) ** 2
     mean = Gaussian(50).posterior_mean(y, -(y - m) / (t2 + v))
     torch.testing.assert_close(mean, m + t2 / (t2 + v) * (y - m), rtol=0, atol=1e-12)
-    assert torch.equal(Gaussian(0).posterior_mean(y, y.exp()), y)  # check 7
+    assert torch.equal(Gaussian(0).posterior_mean(y, y.exp()), y)  # without noise, the mean is y
 
 
 def test_the_likelihood_is_scipys() -> None:

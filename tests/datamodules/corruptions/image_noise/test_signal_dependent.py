@@ -48,7 +48,7 @@ def test_gamma_noise_of_an_inverse_gamma_prior_has_its_posterior_mean() -> None:
     score = (k - 1) / y - k * (a + k) / (b + k * y)
     torch.testing.assert_close(Gamma(k).posterior_mean(y, score), (b + k * y) / (a + k), rtol=1e-12, atol=0)
     assert float(Gamma(1.5).posterior_mean(y, 100 / y).min()) > 0  # the denominator stays positive
-    torch.testing.assert_close(Gamma(1e9).posterior_mean(y, torch.ones_like(y)), y, rtol=1e-8, atol=0)  # check 7
+    torch.testing.assert_close(Gamma(1e9).posterior_mean(y, torch.ones_like(y)), y, rtol=1e-8, atol=0)  # little noise
 
 
 def test_poisson_noise_of_a_gamma_prior_has_nearly_its_posterior() -> None:
