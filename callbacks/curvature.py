@@ -40,8 +40,8 @@ class Curvature(Callback):
             epoch.
         samples: number of training images in the subset, which is sampled once.
         steps: number of Lanczos steps, each of which computes one matrix-vector product.
-        starts: number of starting vectors. The density is averaged over all starting vectors, and the most extreme
-            eigenvalues over all of them are reported.
+        starts: number of starting vectors. The density is averaged over all starting vectors. The reported eigenvalues
+            are the most extreme values that were found with any starting vector.
         matrix: `hessian`, or `gauss_newton`, which is positive semidefinite.
         batch_norm: BatchNorm statistics: `batch` uses the statistics of each batch, as in training, and `running` uses
             the running statistics.

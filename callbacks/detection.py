@@ -24,10 +24,11 @@ class DetectionReport(Callback):
 
     `detection.csv` has a row for each dataset and method. Its columns are the metrics (AUROC, TNR at 95 % TPR, AUPR
     with either kind of input as positives, and detection accuracy), the magnitude of input pre-processing in pixel
-    units, and the number of inputs of either kind. For methods that use neighbours, there is also the number of
-    neighbours. `detection_scores.csv` has the confidence of each method for each input; the confidence should be higher
-    for in-distribution inputs. A column marks inputs that may have been used for tuning. For each dataset,
-    `figures/detection.png` shows histograms of the detector's confidence and the ROC curves of all methods.
+    units, and the number of inputs of either kind. For methods that use neighbours, a further column contains the
+    number of neighbours. `detection_scores.csv` has the confidence of each method for each input; the confidence should
+    be higher for in-distribution inputs. A column of this table marks inputs that may have been used for tuning. For
+    each dataset, `figures/detection.png` shows histograms of the detector's confidence and the ROC curves of all
+    methods.
 
     Args:
         most_bins: maximum number of bins of a histogram.

@@ -13,10 +13,10 @@ from lightning_modules.interfaces import EffectiveNetwork, require
 class ExportEffectiveWeights(Callback):
     """Write `effective_weights/model.safetensors` and `model.json` to the run directory after training and testing.
 
-    `model.safetensors` contains the weights used in testing, under the parameter names of the plain network. timm,
-    transformers or torch can load the file without this project, and compute the same logits. `model.json` lists the
-    patterns, bits and scales that are applied to the weights of each layer. If a run is tested twice
-    (`checkpoint.also_test_best`), the files contain the weights of the first test, which uses the configured
+    `model.safetensors` contains the weights used in testing, under the parameter names of the same network with
+    ordinary layers. timm, transformers or torch can load the file without this project, and compute the same logits.
+    `model.json` lists the patterns, bits and scales that are applied to the weights of each layer. If a run is tested
+    twice (`checkpoint.also_test_best`), the files contain the weights of the first test, which uses the configured
     checkpoint.
 
     Raises:

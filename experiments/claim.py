@@ -89,7 +89,7 @@ def load_claims(path: Path) -> list[Claim]:
     content = parsed(text_of(path), path)
     entries = content if isinstance(content, list) else [content]
     if not entries:
-        raise ValueError(f"{path} holds no claim")
+        raise ValueError(f"{path} contains no claim")
     many = len(entries) > 1
     return [_claim(each, path, f"{path}, claim {i}" if many else str(path)) for i, each in enumerate(entries, 1)]
 

@@ -229,7 +229,7 @@ class CommandLine(LightningCLI):
             "--resume",
             type=str,
             default=None,
-            help="Run directory to resume; `latest`: the most recently started run in runs/, of --config if given.",
+            help="Run directory to resume, or `latest` for the most recent run (of the file in --config, if given).",
         )
         parser.add_argument(
             "--run_directory",
@@ -245,7 +245,7 @@ class CommandLine(LightningCLI):
         )
         if self.requested == "fit":
             parser.add_argument(
-                "--test_after_fit", type=bool, default=False, help="Test checkpoint.test_checkpoint after training."
+                "--test_after_fit", type=bool, default=False, help="After training, test checkpoint.test_checkpoint."
             )
 
     def _set_seed(self) -> None:
@@ -260,7 +260,7 @@ class CommandLine(LightningCLI):
 
     def __reduce__(self) -> Any:
         raise TypeError(
-            "a model built from a configuration holds its parser and cannot be pickled: save its state_dict(), "
+            "a model built from a configuration refers to its parser and cannot be pickled: save its state_dict(), "
             "and rebuild it with load_run(RUN_DIRECTORY)"
         )
 
@@ -305,7 +305,7 @@ class CommandLine(LightningCLI):
         if self.resumed is None:
             if has_checkpoint(self.run_directory):
                 raise ValueError(
-                    f"the run directory {self.run_directory} holds a trained run: resume it with "
+                    f"the run directory {self.run_directory} contains a trained run: resume it with "
                     f"--resume {self.run_directory}, or choose another --run_directory"
                 )
             return

@@ -119,7 +119,7 @@ def base_of(path: Path) -> Path | None:
         return None
     value, allowed = content["base"], "a file of the same folder (demo.yaml) or of a sibling folder (../elr/demo.yaml)"
     if not isinstance(value, str) or not re.fullmatch(r"(\.\./[\w-]+/)?[\w.-]+\.ya?ml", value):
-        raise ValueError(f"{path}: base is {value!r}, and must be {allowed}")
+        raise ValueError(f"{path}: base is {value!r}, but must be {allowed}")
     if next(iter(content)) != "base" or not BASE_LINE.search(text_of(path)):
         raise ValueError(f"{path}: base: {value} must be the first key, on a line of its own")
     base = path.parent / value

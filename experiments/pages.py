@@ -199,7 +199,7 @@ def split_readme(path: Path, section: str, current: str | None = None) -> tuple[
         raise FileNotFoundError(f"{path} does not exist")
     text = path.read_text(encoding="utf-8") if current is None else current
     if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
-        raise ValueError(f"{path} must hold the lines {begin} and {end} once each, in this order")
+        raise ValueError(f"{path} must contain the lines {begin} and {end} once each, in this order")
     return text[: text.index(begin) + len(begin)], text[text.index(end) :]
 
 

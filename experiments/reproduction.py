@@ -133,7 +133,7 @@ def load(path: Path, output: Path | None = None) -> list[Reproduction]:
         raise FileNotFoundError(f"{path} {'is not a file' if path.exists() else 'does not exist'}")
     entries = parsed(text_of(path), path)
     if not isinstance(entries, list) or not entries:
-        raise ValueError(f"{path} must hold a list of experiments with the keys {', '.join(KEYS)}")
+        raise ValueError(f"{path} must contain a list of experiments with the keys {', '.join(KEYS)}")
     above = output or ABOVE / path.resolve().parent.name
     return [_reproduction(each, path, f"{path}, experiment {i}", above) for i, each in enumerate(entries, 1)]
 

@@ -128,7 +128,7 @@ def refuse_fewer_epochs(path: Path, max_epochs: int | None) -> None:
     try:
         done = int(read_checkpoint(path)["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
     except (KeyError, TypeError, IndexError):
-        raise ValueError(f"{path} holds no training progress and cannot be resumed") from None
+        raise ValueError(f"{path} contains no training progress and cannot be resumed") from None
     if max_epochs is not None and 0 <= max_epochs < done:
         raise ValueError(f"trainer.max_epochs is {max_epochs}, but {path} was already trained for {done} epochs")
 
@@ -184,7 +184,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 def _what_is_wrong(checkpoint: Any) -> str | None:
     """Describe the first value in a checkpoint whose type is invalid, or return None if all types are valid."""
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
-        return "it holds no state_dict"
+        return "it contains no state_dict"
     for key, value in checkpoint["state_dict"].items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             return f"state_dict has a {type(value).__name__} at {str(key)[:100]!r}"
@@ -204,7 +204,7 @@ def _what_is_wrong(checkpoint: Any) -> str | None:
             counts[key] = value
     for key, value in counts.items():
         if type(value) is not int or not 0 <= value < 2**62:
-            return f"{key} is {str(value)[:100]!r}, and must be a count"
+            return f"{key} is {str(value)[:100]!r}, but must be a count"
     kinds: dict[str, tuple[Any, type]] = {
         "loops": (checkpoint.get("loops", {}), dict),
         "callbacks": (checkpoint.get("callbacks", {}), dict),
@@ -234,7 +234,7 @@ def _what_is_wrong(checkpoint: Any) -> str | None:
             kinds[f"optimizer_states[{index}].state[{name}]"] = (own, dict)
     for key, (value, kind) in kinds.items():
         if not isinstance(value, kind):
-            return f"{key} is a {type(value).__name__}, and must be a {kind.__name__}"
+            return f"{key} is a {type(value).__name__}, but must be a {kind.__name__}"
     version = checkpoint.get("pytorch-lightning_version", "2.0")
     return None if re.fullmatch(r"\d+(\.\d+)+[\w.+-]*", version) else f"it is of version {version[:100]!r} of Lightning"
 
@@ -264,7 +264,7 @@ def check_checkpoint(path: Path, model: LightningModule) -> None:
     expected = f"{type(model).__module__}.{type(model).__qualname__}"
     found = checkpoint.get("class_path", expected)
     if found != expected:
-        raise ValueError(f"{path} is a checkpoint of {found}, and the configuration's model is {expected}")
+        raise ValueError(f"{path} is a checkpoint of {found}, but the configuration's model is {expected}")
     own, saved = model.state_dict(), checkpoint["state_dict"]
     problems = [f"{key} is missing" for key in own if key not in saved]
     every = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
@@ -355,7 +355,7 @@ def name_in_errors(trainer: Trainer) -> None:
     def as_many() -> None:
         saved, own = len(loaded_checkpoint(connector)["optimizer_states"]), len(trainer.strategy.optimizers)
         if saved != own:  # Lightning would ignore additional states
-            raise RuntimeError(f"it holds states of {saved} optimizers, and the model has {own}")
+            raise RuntimeError(f"it contains the states of {saved} optimizers, but the model has {own}")
         restore_optimizers()
 
     connector.restore_optimizers = as_many

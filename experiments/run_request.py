@@ -239,7 +239,9 @@ def check(run: Run) -> None:
     for key in sorted(old.keys() | new.keys(), key=lambda key: key == "overrides"):
         if old.get(key, "absent") != new.get(key, "absent"):
             values = [json.dumps(side[key], default=str) if key in side else "absent" for side in (old, new)]
-            raise ValueError(f"{run.directory} holds a run with {key} {values[0]}, now it is {values[1]}: {remedy}")
+            raise ValueError(
+                f"{run.directory} contains a run with {key} {values[0]}, but now it is {values[1]}: {remedy}"
+            )
 
 
 def machine() -> dict[str, str]:

@@ -201,7 +201,7 @@ class MixedClassifier(Protocol):
 
 @runtime_checkable
 class AttackableMixture(Protocol):
-    """A module that predicts by a mixture of classifiers, which attacks can target jointly with the mixture weight."""
+    """A module that predicts by a mixture of classifiers. Attacks can target its classifiers and weight jointly."""
 
     def evaluated_mixture(self, image: Tensor) -> MixtureOutput:
         """Evaluate the mixture for images `[B, C, H, W]` in [0, 1], with the same mixture weight as in `forward`."""

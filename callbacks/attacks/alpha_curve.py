@@ -31,10 +31,10 @@ class AlphaCurve(Callback):
 
     If alpha is learned, the mixture is also attacked with the alpha predicted for each image.
 
-    The callback writes `alpha_curve.csv`, with one row for each alpha, and `figures/alpha_curve.png`. The sums over
-    each block of images are written to the folder `alpha_curve_rows`. Blocks are sharded over ranks. With the same
-    weights and settings, an interrupted evaluation resumes after its last finished block. All ranks must have access to
-    the same run directory.
+    The callback writes `alpha_curve.csv`, with one row for each alpha, and `figures/alpha_curve.png`. For each block of
+    images, the sums from which the rows are computed are written to the folder `alpha_curve_rows`. Blocks are sharded
+    over ranks. With the same weights and settings, an interrupted evaluation resumes after its last finished block. All
+    ranks must have access to the same run directory.
 
     If alpha is learned, `test/accuracy_of_fixed_alpha` is the clean accuracy of the fixed alpha whose robust accuracy
     equals that of the learned alpha (see `accuracy_at_equal_robustness`). This metric can be compared with

@@ -60,7 +60,7 @@ class Predicted(NamedTuple):
 
 
 class AttackedClassifier:
-    """A classifier that predicts by majority vote over forward passes, and whose logits attacks can differentiate.
+    """A classifier that predicts by majority vote over forward passes, with logits that attacks can differentiate.
 
     Args:
         draw: function that runs one forward pass of the classifier.

@@ -47,8 +47,8 @@ class RobustAccuracy(Callback):
     * `robust_accuracy_rows`, with the predictions for each image.
 
     Rows of earlier evaluations stay in the table, with two exceptions. If the weights of the checkpoint have changed,
-    all earlier rows with its name are removed. If checkpoint, attack and settings are unchanged, the new row replaces
-    the earlier row.
+    all earlier rows with the checkpoint's name are removed. If checkpoint, attack and settings are unchanged, the new
+    row replaces the earlier row.
 
     Images are attacked in blocks of `batch_size`. Random numbers depend only on (seed, block, attack), so perturbations
     are the same for any number of ranks. With the same weights and settings, an interrupted evaluation resumes after

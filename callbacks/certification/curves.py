@@ -160,7 +160,7 @@ def accuracy_table(
         and `with_high_probability`, a bound that allows for wrong certificates (NaN for radii without a guarantee).
         With several logs, the rows `envelope` contain the highest accuracy of all logs at each radius, computed on the
         images common to all logs. An `envelope` row is tight if all logs are tight at its radius. Its
-        `with_high_probability` is empty, because the bound does not hold if the best log is selected.
+        `with_high_probability` is empty, because the bound does not hold if the best log is selected at each radius.
     """
     tables = []
     for name, log in logs.items():

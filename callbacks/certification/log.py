@@ -4,7 +4,7 @@ Each finished image is written as one row. A resumed certification reads these r
 
 In the run directory:
 
-    certification_settings.json    settings of all rows; rows of different settings are never added
+    certification_settings.json    settings of all rows; rows with other settings are never added
     certification_rows/rank*.tsv   rows of each rank, in the order in which they were finished
     certification.tsv              all rows, with the columns and the rounding of the published code
     certification.csv              all rows in full precision, with counts; no times, so equal votes give equal files

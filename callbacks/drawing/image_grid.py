@@ -144,7 +144,7 @@ def _colours(largest: int) -> NDArray[np.float64]:
 
 
 def _pictures(column: ImageColumn) -> tuple[NDArray[np.float64], str]:
-    """Convert images to `[n, H, W, 3]`, or grey images to `[n, H, W]`, in [0, 1].
+    """Convert colour images to `[n, H, W, 3]`, and grey images to `[n, H, W]`, with values in [0, 1].
 
     For a column of differences, also return the scale as text.
     """

@@ -1,4 +1,4 @@
-"""Count predictions and labels per category, and compute fit and memorisation as fractions of the counts.
+"""Count predictions and labels per category, and compute agreement with labels (fit) and memorisation from the counts.
 
 For each category k, the following fractions are computed from the given labels y (possibly wrong), the true labels y*
 if known, and the training predictions p:
@@ -35,8 +35,8 @@ def count_categories(logits: Tensor, given: Tensor, true: Tensor | None = None) 
 
     Returns:
         `[8, K]`, int64. Rows 1 to 3 count the samples with given label k, with prediction k (and a known given label),
-        and with both. Rows 4 to 6 are the same counts with the true label. Rows 7 and 8 count the samples whose given
-        label k is false, and those among them with prediction k. The last five rows are 0 without `true`.
+        and with both. Rows 4 to 6 are the same counts with the true label. Row 7 counts the samples whose given label k
+        is false. Row 8 counts those of these samples that have prediction k. The last five rows are 0 without `true`.
     """
     num_classes = logits.shape[1]
     predicted = logits.argmax(dim=1).flatten()

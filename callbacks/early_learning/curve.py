@@ -55,7 +55,7 @@ def relative_slope_change(epoch: ArrayLike, curve: LearningCurve) -> NDArray[np.
 
 
 def start_shift(values: ArrayLike, min_jump: float) -> int:
-    """Count the records before the first increase of at least `min_jump`, because rare categories start to learn late.
+    """Count the records before the first increase of at least `min_jump`; learning of rare categories starts late.
 
     Without such an increase, the count is L - 1, where L is the number of records.
     """
@@ -128,7 +128,7 @@ def detect(
         values: fit to the labels at each record so far, `[L]`, in [0, 1]; NaN for missing records.
         epochs_per_record: number of epochs between two records.
         r: threshold on the relative change of slope, in [0, 1].
-        horizon: number of epochs n in which the end is searched.
+        horizon: number of epochs n in which the end is searched for.
         min_jump: increase that marks the start of learning, before which records are dropped; None keeps all records.
 
     Returns:

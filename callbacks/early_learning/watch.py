@@ -43,16 +43,16 @@ class EarlyLearning(Callback):
     When the end of early learning is first detected for some categories, this callback calls `on_early_learning_end` of
     a module that is a `LabelCorrector`, and then `on_early_learning_end(trainer, pl_module, categories)` of callbacks
     that define this hook. If the module is an `EarlyLearningFollower`, its method `on_early_learning_tested` is called
-    after each epoch, between these two calls if they are made. It receives all categories whose early learning has
-    ended according to the current curves. As records are added, a category may drop out of this list.
+    after each epoch, between these two calls if they are made. The method receives all categories whose early learning
+    has ended according to the current curves. As records are added, a category may drop out of this list.
 
     ADELE's authors use `min_jump: 0.1, reference: current, background: 0` for SegTHOR, and
-    `horizon: 16, interval: 100, background: 0` for PASCAL VOC. With both settings, the end is tested after each epoch,
-    using the records so far. Epochs are counted from 0.
+    `horizon: 16, interval: 100, background: 0` for PASCAL VOC. With both settings, the callback tests after each epoch
+    whether early learning has ended, using the records so far. Epochs are counted from 0.
 
     Args:
         r: threshold on the relative change of the slope of the curve, in [0, 1].
-        horizon: number of epochs n in which the end of early learning is searched; the default is the trainer's
+        horizon: number of epochs n in which the end of early learning is searched for; the default is the trainer's
             `max_epochs`.
         interval: number of iterations (batches) between two records of the curve; the default is one record for each
             epoch. Each record covers the batches since the previous record or the start of the epoch. As in the

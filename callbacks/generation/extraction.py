@@ -41,7 +41,7 @@ ALONE = Shares()
 
 
 def metric_name(kind: str, extractor: dict[str, Any] | None) -> str:
-    """Name a metric: fid, kid or is for features of FID's Inception network, and fd_<name> or kd_<name> for others.
+    """Return a metric's name: fid, kid or is for features of FID's Inception network, else fd_<name> or kd_<name>.
 
     Args:
         kind: metric to name: fid, kid or is.
@@ -60,7 +60,7 @@ class Extractor:
         name: name of the extractor in metric names; None for an `FIDInception`.
 
     Raises:
-        ValueError: if the name is given for an `FIDInception`, or missing for another network.
+        ValueError: if the name is given for an `FIDInception`, or missing for a different network.
     """
 
     def __init__(self, network: nn.Module, name: str | None) -> None:

@@ -39,8 +39,8 @@ class FID(Callback):
 
     The metrics are `fid` and `kid` and, if the weights include a classifier, `is`, with the prefix `val/` or `test/`.
     If the extractor is not FID's Inception network, the metrics are called `fd_<extractor_name>` and
-    `kd_<extractor_name>`, and cannot be compared with published FIDs. If there are no more images than features, FID
-    depends on the number of images, and the metric's name ends with `_n<images>`.
+    `kd_<extractor_name>`, and cannot be compared with published FIDs. If the number of images does not exceed the
+    number of features, FID depends on the number of images, and the metric's name ends with `_n<images>`.
 
     In the run directory, the callback writes a table with a row for each measurement (`fid.csv`), samples of each
     measurement (`figures/samples_*.png`) and a plot of the metrics over training epochs (`figures/fid.png`). A test
@@ -69,13 +69,13 @@ class FID(Callback):
         cache_dir: folder that caches features and statistics of the real images.
 
     Raises:
-        ValueError: if an argument is out of range, a name is missing, or the images or features are invalid.
-        TypeError: at setup, if the module is not a `Generator`, or its data have no images.
+        ValueError: if an argument is out of range, `extractor_name` is missing, or the images or features are invalid.
+        TypeError: at setup, if the module is not a `Generator`, or the DataModule has no images.
         FileNotFoundError: at setup, if the weights of FID's Inception are missing.
     """
 
     measures_whole_runs_alone = True
-    """Whether the short run that checks `checkpoint.monitor` lacks the metrics of this callback."""
+    """Whether the metrics of this callback are missing in the short run that checks `checkpoint.monitor`."""
 
     def __init__(
         self,
@@ -134,8 +134,8 @@ class FID(Callback):
         )
 
     # During a validation epoch, callbacks or the module itself may replace the trained weights by averaged weights.
-    # These are in place when the first batch begins, so images are generated then. A rank without a batch measures at
-    # the end of the epoch.
+    # The averaged weights are in place when the first batch begins, so images are generated then. A rank without a
+    # batch measures at the end of the epoch.
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0

@@ -1,6 +1,6 @@
 """Read arrays from `.npy` and `.npz` files without unpickling, in bounded memory.
 
-NumPy allocates the memory that a header declares before it reads any data. Headers are therefore first compared with
+NumPy allocates the memory that a header declares before it reads any data. Each header is therefore first compared with
 the number of bytes in the file. Compressed arrays may take at most 1 GiB or 100 times the size of the file, whichever
 is larger.
 """
@@ -44,7 +44,7 @@ def read_npy(path: Path) -> NDArray[Any]:
 
     Raises:
         FileNotFoundError: if the file does not exist.
-        ValueError: if the file is damaged or contains anything else. The message names the file.
+        ValueError: if the file is damaged, or is not an array of numbers or text. The message names the file.
     """
     check_is_file(path)
     try:
@@ -59,7 +59,7 @@ def read_npy(path: Path) -> NDArray[Any]:
 def read_npz(path: Path, needed: Collection[str] = (), optional: Collection[str] = ()) -> dict[str, NDArray[Any]]:
     """Read named arrays of numbers or text from an `.npz` file.
 
-    Other members are ignored.
+    All other members of the archive are ignored.
 
     Args:
         path: `.npz` file.

@@ -62,7 +62,7 @@ class _Named:
     A file may call this object or use it as an argument, but not modify it.
 
     Args:
-        function: function that is called instead of the named function. None means that calls are rejected.
+        function: function to call in place of the named function. None means that calls are rejected.
     """
 
     __slots__ = ("_function",)
@@ -133,7 +133,7 @@ STAND_INS = {
         )
     },
 }
-"""All names that a pickle of arrays, numbers, text, lists, tuples and dicts may use."""
+"""Names of all functions and classes that a pickle of arrays, numbers, text, lists, tuples and dicts may use."""
 
 
 class ArrayUnpickler(pickle.Unpickler):
@@ -149,11 +149,11 @@ class ArrayUnpickler(pickle.Unpickler):
 
 
 MARK = -1
-"""Value that represents a MARK on the simulated stack of the unpickler."""
+"""Value that represents the pickle opcode MARK on the simulated stack of the unpickler."""
 
 
 def check_operations(file: BinaryIO, size: int) -> None:
-    """Reject a pickle before it is loaded if loading could take gigabytes of memory or hours.
+    """Before a pickle is loaded, reject it if loading could take gigabytes of memory or hours.
 
     Memo indices must be smaller than the size of the file, because memory is allocated for all indices up to the
     largest one. A tuple must not contain more values, including nested values, than the file has bytes. Otherwise, each
@@ -199,8 +199,8 @@ class _Plain:
     """Replace the stand-ins in plain containers with arrays.
 
     Args:
-        size: size of the file in bytes, which is also the largest number of values. Only a file whose lists share parts
-            at every level of nesting could have more values.
+        size: size of the file in bytes, which is also the largest allowed number of values. A file could exceed this
+            number only if its nested lists shared parts at every level.
     """
 
     def __init__(self, size: int) -> None:
@@ -231,7 +231,7 @@ def read_pickled_arrays(path: Path) -> Any:
     """Read a pickle of arrays of numbers or text in plain containers.
 
     Raises:
-        ValueError: if the file is damaged or contains anything else. The message names the file.
+        ValueError: if the file is damaged or contains any other objects. The message names the file.
     """
     try:
         check_is_file(path)
@@ -248,11 +248,11 @@ LEGACY_HEAD = 3
 def read_torch_arrays(path: Path) -> Any:
     """Read NumPy arrays from a file written by `torch.save`.
 
-    `torch.load` is not used, because even with `weights_only` it calls NumPy's unpickling functions, which trust the
-    file.
+    `torch.load` is not used, because it calls NumPy's unpickling functions, even with `weights_only`. These functions
+    trust the contents of the file.
 
     Raises:
-        ValueError: if the file is damaged or contains anything else, such as tensors. The message does not name the
+        ValueError: if the file is damaged or contains other objects, such as tensors. The message does not name the
             file.
     """
     check_is_file(path)

@@ -1,6 +1,6 @@
 """Reading of audio files as mono signals with a given sample rate, and writing of audio files.
 
-The functions need the extra `audio`.
+The functions require the `audio` extra.
 """
 
 import struct
@@ -20,7 +20,7 @@ LOUDEST = 32_768
 
 
 MOST_RESAMPLED = 1_000_000
-"""Largest number in the reduced ratio of two sample rates. The resampling filter is 20 times as long as this number."""
+"""Largest term of the reduced ratio of two sample rates. The resampling filter is 20 times as long as this term."""
 
 
 class UnreadableRecording(ValueError):
@@ -54,7 +54,7 @@ def recording_names(folder: Path, what: str, pattern: str = "*") -> list[str]:
         pattern: glob pattern of the file names.
 
     Raises:
-        FileNotFoundError: if the folder does not exist or holds no recording.
+        FileNotFoundError: if the folder does not exist or contains no recording.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{what}: {folder} is not a folder; expected a folder of recordings")
@@ -70,7 +70,7 @@ def recording_names(folder: Path, what: str, pattern: str = "*") -> list[str]:
 def read_recording(
     path: Path, sample_rate: int, resample: bool = False, mix_channels: bool = False
 ) -> NDArray[np.float32]:
-    """Read a recording as `[samples]`, in [-1, 1].
+    """Read a recording as a mono signal, `[samples]`, with values in [-1, 1].
 
     Args:
         path: audio file.
@@ -79,7 +79,7 @@ def read_recording(
         mix_channels: whether to average multiple channels. If false, multiple channels raise an error.
 
     Raises:
-        UnreadableRecording: if the file is damaged, is silent, or has a different sample rate or several channels.
+        UnreadableRecording: if the file is damaged or silent, or if its sample rate or number of channels is rejected.
     """
     library = soundfile()
     try:

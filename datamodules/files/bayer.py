@@ -29,7 +29,8 @@ def packed(bayer: NDArray[Any], pattern: str = "RGGB") -> NDArray[Any]:
 
     The first two channels come from one sensor row, and the last two channels from the next row.
 
-    If the pattern does not begin with red, the image is cropped so that it does. Incomplete cells are left out.
+    If the pattern does not begin with red, the image is cropped so that its pattern begins with red. Incomplete cells
+    are left out.
 
     Args:
         bayer: image `[H, W]`.
@@ -80,8 +81,8 @@ class RawImage:
         white: white level. Pixels saturate at this level.
         pattern: colours of the 2 x 2 cell, or of the 6 x 6 cell of X-Trans, at the top left, row by row.
         rendering: white balance and colour matrix of the camera, `[4, 3]`. Row 0 contains the white-balance gains of R,
-            G and B relative to G. The other rows are the matrix from white-balanced colours to linear sRGB. None if
-            they are unknown.
+            G and B relative to G. The other rows are the matrix from white-balanced colours to linear sRGB. None if the
+            white balance or the matrix is unknown.
     """
 
     bayer: NDArray[np.uint16]

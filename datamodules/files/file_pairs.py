@@ -20,8 +20,8 @@ def paired(
         clean: file names of the clean images.
         folder: folder of the files, for error messages.
         stem: function that maps a file name to a key. A noisy file and its clean file must have the same key.
-        kinds: names of the two kinds, for error messages.
-        what: kind of content of the files, for error messages.
+        kinds: adjectives for the files of `noisy` and of `clean`, for error messages.
+        what: noun for the content of a file, such as "image", for error messages.
 
     Raises:
         ValueError: if a file has no counterpart. The message names the file.

@@ -32,7 +32,7 @@ class UnreadableImage(ValueError):
     """Raised for a file that is missing, damaged or not an image.
 
     If a DataLoader worker raises this error, PyTorch adds the traceback to the message. `__str__` returns only the
-    original sentence.
+    original message.
     """
 
     def __str__(self) -> str:
@@ -50,7 +50,8 @@ def opened_image(
     Args:
         path: path of the file. Pipes and devices are rejected, because reading them may block.
         kind: what the file should be, such as "an image", for the error message.
-        content: encoded image, if it is part of another file. Then `path` is only used in error messages.
+        content: encoded image, if it is stored inside a different file. In this case, `path` is used only in error
+            messages.
 
     Raises:
         UnreadableImage: if the image cannot be read. The message names the file.
@@ -74,8 +75,8 @@ def box_after_resizing(width: int, height: int, resize: int, size: int, place: S
         height: height of the source, in pixels.
         resize: length of the short side after resizing. The length of the long side is rounded down.
         size: side of the square, at most `resize`.
-        place: vertical and horizontal position of the square, each in [0, 1). The interval is mapped uniformly to all
-            possible positions. None means the centre.
+        place: vertical and horizontal position of the square, each in [0, 1). The interval [0, 1) is mapped uniformly
+            to all possible positions. None means the centre.
     """
     short = min(width, height)
     resized = width * resize // short, height * resize // short
@@ -153,14 +154,14 @@ class Crop:
 class ResizedCrop(Crop):
     """Random resized crop of training images.
 
-    All other images are cropped as by `Crop`.
+    Images that are not for training are cropped in the same way as by `Crop`.
 
     Args:
         size: side of the square, in pixels.
         resize: length of the short side of images that are not for training, after resizing; at least `size`. None
             means `size * 256 / 224`.
-        min_area: smallest area of a training crop, as a fraction of the area of the image, in (0, 1]. Its aspect ratio
-            is in 3/4...4/3.
+        min_area: smallest area of a training crop, as a fraction of the area of the image, in (0, 1]. The aspect ratio
+            of the crop is in 3/4...4/3.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -205,11 +206,12 @@ def read_crop(
     """Decode, crop and resize an image.
 
     Args:
-        path: path of the file. Unless the crop is `upright`, the orientation tag is ignored, as in torchvision. 16-bit
-            grey values are scaled to 8 bits.
+        path: path of the file. Unless the crop is `upright`, the orientation tag is ignored, as in torchvision. Grey
+            images of 16 bits are scaled to 8 bits.
         crop: crop to apply.
         uniform: numbers in [0, 1) that determine the random crop. None means the centre crop.
-        content: encoded image, if it is part of another file. Then `path` is only used in error messages.
+        content: encoded image, if it is stored inside a different file. In this case, `path` is used only in error
+            messages.
 
     Returns:
         RGB image, `[height, width, 3]`, uint8, with the height and width in `crop.shape`.
@@ -238,7 +240,7 @@ def read_crop(
 
 
 def orientation(image: Image.Image) -> int:
-    """Return the orientation tag of an image, 1 to 8. It is 1 if the image is upright."""
+    """Return the orientation tag of an image, 1 to 8. The tag of an upright image is 1."""
     if image.format == "TIFF":  # Pillow rotates TIFF images automatically
         return 1
     tag = image.getexif().get(ExifTags.Base.Orientation, 1)
@@ -252,11 +254,12 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
 
 
 def size_in_header(path: Path | str, content: bytes | None = None) -> tuple[int, int]:
-    """Read the height and width that an image has when upright, without decoding it.
+    """Read the height and width of an image after rotation according to its orientation tag, without decoding.
 
     Args:
         path: path of the file.
-        content: encoded image, if it is part of another file. Then `path` is only used in error messages.
+        content: encoded image, if it is stored inside a different file. In this case, `path` is used only in error
+            messages.
 
     Raises:
         UnreadableImage: if the file is not an image. The message names the file.
@@ -274,11 +277,11 @@ class ImagesFound(NamedTuple):
     folders: list[str]
     """Real paths of the folders that contain images."""
     linked: dict[str, str]
-    """Images that are found only by links: name of the link by real path of the image."""
+    """Images that are found only through links. This dictionary maps the image's real path to the link's name."""
 
 
 def images_in(folder: Path) -> ImagesFound:
-    """Find the image files in a folder and its subfolders, without hidden files, pipes and devices.
+    """Find the image files in a folder and its subfolders, excluding hidden files, pipes and devices.
 
     Links are followed. A folder or file that is reachable by several paths is listed only once, by a path without links
     if there is one. Links to a parent folder are ignored.

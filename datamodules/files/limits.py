@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 BUDGET, BUDGET_RATIO = 1 << 30, 100
-"""Memory budget of a file: fixed number of bytes, and bytes per byte of the file. The larger budget applies."""
+"""Memory budget of a file: a number of bytes, or a multiple of the file's size, whichever is larger."""
 DEFLATE_LIMIT = 1040
 """Largest expansion factor of deflate compression."""
 

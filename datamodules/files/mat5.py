@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from datamodules.files.limits import DEFLATE_LIMIT, check_unpacked
 
 HEADER = 128
-"""Size of the file header in bytes. It contains a text, the version and the byte order."""
+"""Size of the file header in bytes. The header contains a text, the version and the byte order."""
 MATRIX, COMPRESSED = 14, 15
 STORED = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
 """NumPy dtypes of the numbers in an element, by MATLAB's type code."""
@@ -99,7 +99,8 @@ def read_mat5(path: Path, key: str) -> tuple[NDArray | None, list[str]]:
     """Read a numeric array from a file in the format of MATLAB 5 to 7.2.
 
     Returns:
-        The array in the dtype of the file, or None if there is no such array, and the names of all arrays in the file.
+        Two values: the array in the dtype of the file, or None if there is no such array; and the names of all arrays
+        in the file.
 
     Raises:
         NotImplementedError: if the file has the format of MATLAB 7.3.

@@ -20,7 +20,7 @@ KNOWN_FILTERS = (1, 2, 3, 4, 5, 6, 32000)
 def read_mat(path: Path, key: str) -> np.ndarray:
     """Read one array from a `.mat` file of MATLAB 5 to 7.3.
 
-    Version 7.3 (HDF5) needs `h5py`.
+    Files of version 7.3 (HDF5) require `h5py`.
 
     Args:
         path: `.mat` file.
@@ -53,7 +53,7 @@ def read_cells(path: Path, key: str) -> list[np.ndarray]:
 
     Raises:
         FileNotFoundError: if the file does not exist.
-        ModuleNotFoundError: without `h5py`.
+        ModuleNotFoundError: if `h5py` is not installed.
         ValueError: if the file is damaged, if the array is missing, or if a cell is not numeric. The message names the
             file.
     """
@@ -98,7 +98,7 @@ def _cells(path: Path, file: Any, stored: Any, key: str) -> list[np.ndarray]:
     for number, cell in enumerate(np.asarray(stored).T.flat):
         array = file[cell]
         if isinstance(array, h5py.Dataset) and array.shape is not None:
-            size += math.prod(array.shape) * array.dtype.itemsize  # count each cell: all may refer to the same array
+            size += math.prod(array.shape) * array.dtype.itemsize  # every cell counts, even if all refer to one array
         check_unpacked(path, size)
         cells.append(_array(path, array, f"cell {number} of {key}").T)
     return cells
@@ -126,7 +126,7 @@ def _held(file: Any, key: str) -> bool:
 def _of_hdf5(path: Path, key: str, read: Callable[[Any, Any], Any]) -> Any:
     """Call `read` on an array of an HDF5 file.
 
-    In HDF5, the axes are in the reverse of their order in MATLAB.
+    The axes of the HDF5 array are in reverse order compared with MATLAB.
     """
     try:
         import h5py

@@ -18,8 +18,8 @@ def hash_of_module(module: nn.Module, attributes: bool = False) -> str:
 
     Args:
         module: any module. Its training mode, hooks and functions are ignored.
-        attributes: whether to hash also those attributes that are numbers, text, collections of numbers and text, or
-            Hugging Face configurations. This is needed for networks of other packages whose `extra_repr` is incomplete.
+        attributes: whether to also hash attributes that are numbers, text, collections of numbers and text, or Hugging
+            Face configurations. Set it for networks from other packages whose `extra_repr` is incomplete.
     """
     digest = hashlib.blake2b(digest_size=16)
     for name, part in module.named_modules(remove_duplicate=False):
@@ -57,7 +57,7 @@ def _add_tensors(digest: "hashlib.blake2b", tensors: Mapping[str, Any]) -> None:
 def _described(value: Any) -> Any:
     """Return a description of an attribute that is the same in every process.
 
-    For functions, classes and other objects, it is the name of the object or of its class.
+    A function or class is described by its name, and any other object by the name of its class.
     """
     if hasattr(type(value), "to_dict"):
         value = value.to_dict()

@@ -17,7 +17,7 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 DIGEST = "hash_of_given"
 """Key of the digest in the file's metadata."""
 UP = 2
-"""PNG filter type, stored at the start of each row. With this filter, a row stores differences from the row above."""
+"""Code of the PNG filter, stored at the start of each row. This filter stores differences from the row above."""
 
 
 def write_png(path: Path, pixels: NDArray, digest: str, texts: Mapping[str, str] | None = None) -> None:
@@ -29,7 +29,7 @@ def write_png(path: Path, pixels: NDArray, digest: str, texts: Mapping[str, str]
         path: path of the file. A missing folder is created.
         pixels: image `[C, H, W]`, uint8 or uint16, with one or three channels.
         digest: digest of the inputs of the image, in ASCII letters and digits.
-        texts: further metadata as text by keyword. Pillow reads it as `Image.text`.
+        texts: further metadata, as a dictionary from keywords to texts. Pillow reads this dictionary as `Image.text`.
 
     Raises:
         ValueError: if the number of channels is not one or three.

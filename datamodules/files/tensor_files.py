@@ -15,11 +15,11 @@ from datamodules.files.limits import check_is_file, sentence
 MOST_MODULES, MOST_CHARACTERS = 10_000, 10_000_000
 """Limits of a pickled model: number of modules, and total length of the names of modules and tensors."""
 EXPANDED = 1 << 26
-"""Size in bytes up to which a tensor may be larger than its storage in the file, such as an expanded buffer."""
+"""Largest size in bytes of a tensor that exceeds its storage in the file, such as an expanded buffer."""
 
 
 class Ignored:
-    """Stand-in for an object of any class in a file. The class is not imported, and no state is kept."""
+    """Stand-in for an object of any class in a file. The class is not imported, and the object's state is dropped."""
 
     def __init__(self, *arguments: Any) -> None:
         pass
@@ -38,12 +38,12 @@ class Remembered(Ignored):
 
 
 def read_tensors(file: Path, ignore_objects: bool = False) -> Any:
-    """Read a weights file to the CPU. It may contain tensors, numbers and text in plain containers.
+    """Read a weights file to the CPU. The file may contain tensors, numbers and text in plain containers.
 
     Args:
         file: safetensors file, recognised by its suffix, or file of `torch.save`.
-        ignore_objects: whether to replace objects of other classes with `Ignored`, such as objects in the
-            hyperparameters of a Lightning checkpoint. If false, a file with such objects is rejected. No code of these
+        ignore_objects: whether to replace objects of other classes, such as those in the hyperparameters of a Lightning
+            checkpoint, with `Ignored`. If false, a file with such objects is rejected. In both cases, no code of these
             classes is run.
 
     Raises:

@@ -8,7 +8,7 @@ from typing import Any
 from datamodules.files.limits import check_is_file
 
 LARGEST = 1 << 26
-"""Maximum size of a JSON file in bytes. The token lists of tokenizers are a tenth as large."""
+"""Maximum size of a JSON file in bytes. The token lists of tokenizers have a tenth of this size."""
 
 PRETRAINED = (
     "config",
@@ -21,7 +21,7 @@ PRETRAINED = (
     "added_tokens",
     "vocab",
 )
-"""JSON files in a pretrained folder that transformers reads. Each must contain an object."""
+"""JSON files that transformers reads from the folder of a pretrained model. Each file must contain one JSON object."""
 
 
 def read_text(path: Path) -> str:

@@ -43,7 +43,7 @@ def _plain_list(values: Any, *_: Any) -> Any:
 class _Unpickler(pickle.Unpickler):
     """Unpickler that resolves all names to stand-ins or plain types.
 
-    It reads the values of tensors from separate files in the archive.
+    The values of tensors are read from separate files in the archive.
     """
 
     def __init__(self, archive: zipfile.ZipFile, root: str) -> None:
@@ -72,7 +72,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def read_torch_script(file: Path) -> list[dict[str, Tensor]] | None:
-    """Read the tensors of each module in a TorchScript file. A module comes before its submodules.
+    """Read the tensors of each module in a TorchScript file. Each module precedes its submodules in the result.
 
     Returns:
         The tensors of each module, by name, or None if the file is not a TorchScript file.

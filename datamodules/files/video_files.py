@@ -1,4 +1,4 @@
-"""Reading and writing of video files with PyAV, which the extra `video` installs."""
+"""Reading and writing of video files with PyAV, which the `video` extra installs."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -93,7 +93,7 @@ def decoded(
         file: path, or file object open for reading.
         name: name of the video, for error messages.
         start: presentation time of the first frame to decode, from `VideoFacts.times`. None means the first frame.
-        count: largest number of frames to decode. None means all frames.
+        count: maximum number of frames to decode. None means all frames.
         grey: whether to return one luma channel instead of red, green and blue.
 
     Raises:

@@ -21,7 +21,7 @@ class DamagedFile(ValueError):
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Add the file name to errors that occur while writing, such as a full disk.
+    """Add the file name to errors that occur while writing, such as the error of a full disk.
 
     The operating system's message does not contain the name.
 

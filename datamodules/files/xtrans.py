@@ -1,8 +1,8 @@
 """Packing of raw images from Fujifilm's X-Trans sensors, whose colour filters repeat every 6 x 6 pixels.
 
 Each block of 3 x 3 pixels becomes one packed pixel with nine channels: R, G, B, R, B and four times G. The positions of
-a channel's pixels differ slightly between blocks, because the colours do not repeat every three pixels. This is the
-packing of See-in-the-Dark (Chen et al., CVPR 2018), which ELD uses, too.
+a channel's pixels differ slightly between blocks, because the colours do not repeat every three pixels. See-in-the-Dark
+(Chen et al., CVPR 2018) introduced this packing, and ELD uses it too.
 """
 
 from typing import Any

@@ -118,7 +118,7 @@ class CaptionedImages(SeededBatches):
             assert self.train_set is not None
             count = len(self.train_set)
             raise ValueError(
-                f"test needs images that are held out of training, and validation_fraction {self.validation_fraction} "
+                f"test needs images that are held out of training, but validation_fraction {self.validation_fraction} "
                 f"holds out none of {count}: train with data.validation_fraction of at least {1 / count:.2g}"
             )
         self.test_set = self.validation_set

@@ -150,5 +150,5 @@ def read_pair(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
     if any(array.dtype.kind != "f" or not np.isfinite(array).all() for array in (source, target)):
         raise ValueError(f"{path} is not a noise pair: arr_0 or arr_1 has a value that is not finite")
     if source.shape != target.shape or source.ndim not in (3, 4) or (source.ndim == 4 and len(source) != 1):
-        raise ValueError(f"{path} must hold two arrays [c, h, w], got {list(source.shape)} and {list(target.shape)}")
+        raise ValueError(f"{path} must contain two arrays [c, h, w], got {list(source.shape)} and {list(target.shape)}")
     return source.reshape(source.shape[-3:]), target.reshape(source.shape[-3:])

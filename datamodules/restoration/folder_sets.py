@@ -201,7 +201,7 @@ class KnownImages(PairSet):
         folder = self._folder(split)
         names = image_files(folder, type(self).__name__)
         if len(names) != self.count:
-            raise ValueError(f"{folder} holds {len(names)} images, but {type(self).__name__} has {self.count}")
+            raise ValueError(f"{folder} contains {len(names)} images, but {type(self).__name__} has {self.count}")
         images = Images([stem_of(name) for name in names], read_images(folder, names, self.channels))
         for name, image in zip(names, images.stored, strict=True):
             if self.sizes and image.shape[1:] not in self.sizes:

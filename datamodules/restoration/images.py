@@ -50,8 +50,8 @@ class Images:
             scale = 1 if self.noisy is None or self.clean is None else self.scale
             if clean.shape != (noisy.shape[0], noisy.shape[1] * scale, noisy.shape[2] * scale):
                 raise ValueError(
-                    f"{name}: the clean image has the shape {list(clean.shape)}, the noisy one {list(noisy.shape)}"
-                    + ("" if scale == 1 else f"; its sides must be {scale} times as long")
+                    f"{name}: the clean image has the shape {list(clean.shape)}, but the noisy image "
+                    f"has {list(noisy.shape)}" + ("" if scale == 1 else f"; its sides must be {scale} times as long")
                 )
 
     @property

@@ -44,7 +44,7 @@ class Recordings:
         for name, noisy, clean in zip(self.names, self.noisy, self.clean, strict=True):
             if noisy.shape != clean.shape:
                 raise ValueError(
-                    f"{name}: the noisy recording has {len(noisy)} samples, and the clean recording {len(clean)}"
+                    f"{name}: the noisy recording has {len(noisy)} samples, but the clean recording has {len(clean)}"
                 )
 
     def first(self, count: int | None) -> "Recordings":

@@ -33,6 +33,6 @@ def run(options: Namespace) -> int:
     camera.save(options.output)
     for name, recordings in found.recordings.items():
         for one in recordings:
-            print(f"{name}: K {one.gain:.4g}, in the dark {one.gaussian:.4g}, of which rows {one.row:.4g}")
+            print(f"{name}: K {one.gain:.4g}, noise in the dark {one.gaussian:.4g}, row noise {one.row:.4g}")
     print(f"written: {options.output}")
     return 0

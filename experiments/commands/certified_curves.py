@@ -33,7 +33,8 @@ def run(options: Namespace) -> int:
     table["shown"] = [
         f"{'>= ' * low}{share:.3f}" for share, low in zip(table["certified_accuracy"], loose, strict=True)
     ]
-    print("certified accuracy" + " (>=: a lower bound, as its mode used fewer samples elsewhere)" * bool(loose.any()))
+    reason = " (>=: only a lower bound, because the mode of the log used fewer samples at this radius)"
+    print("certified accuracy" + reason * bool(loose.any()))
     print(table.pivot(index="log", columns="radius", values="shown").to_string())
     print("lower bound with high probability, allowing for wrong certificates")
     bounds = table.pivot(index="log", columns="radius", values="with_high_probability")

@@ -96,7 +96,7 @@ def run(options: Namespace, run_command: Sequence[str] = TRAIN) -> int:
             write_claims(options.record, latest([*read_claims(options.record), *every], ["claim"]))
     except KeyboardInterrupt:
         done = sum(run.finished for run in runs)
-        print(f"interrupted: {done} of {len(runs)} runs are finished; the same command continues", file=sys.stderr)
+        print(f"interrupted: {done} of {len(runs)} runs are finished; repeat the command to continue", file=sys.stderr)
         return 130
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

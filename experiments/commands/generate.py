@@ -33,7 +33,7 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--local_files_only", action="store_true", help="look for a Hub name in the local cache only")
     parser.add_argument("--prompts", nargs="+", help="texts, or one file: .txt, .jsonl, .json or .csv")
     parser.add_argument("--classes", nargs="+", type=int, help="classes, for class-conditional models")
-    n_help = "images per prompt or class, or of all; default: 1. torchrun takes --n for its own: use --num_images"
+    n_help = "images per prompt or class, or in total; default: 1 (use --num_images if torchrun rejects --n)"
     parser.add_argument("--n", "--num_images", type=int, default=1, help=n_help)
     parser.add_argument("--seed", type=int, help="seed of the first image; default: the prompts' seeds, or 0")
     parser.add_argument("--output", type=Path, default=DEFAULT, help=f"default: {DEFAULT}")
@@ -81,7 +81,7 @@ def run(options: Namespace) -> int:
         from lightning_modules.backbones.diffusion.pipelines import diffusers_pipeline
 
         if options.overrides or options.checkpoint:
-            raise ValueError("--checkpoint and arguments after `--` belong to a run, and --pipeline has none")
+            raise ValueError("--checkpoint and arguments after `--` apply only to a run, not to --pipeline")
         try:
             generator = PipelineGenerator(diffusers_pipeline(options.pipeline, **of_pipeline), settings)
         except ImportError as error:
@@ -95,7 +95,7 @@ def run(options: Namespace) -> int:
         with fabric.autocast():
             write_folder(options.output, generator, requests, options.batch_size)
     except PeerFailure as error:
-        raise OSError(f"{error}; the same command continues") from error
+        raise OSError(f"{error}; repeat the command to continue") from error
     finally:
         if dist.is_available() and dist.is_initialized():
             dist.destroy_process_group()

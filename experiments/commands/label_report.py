@@ -68,7 +68,7 @@ def write_html(table: "pd.DataFrame", run: Path, path: Path, most: int) -> None:
         for rows in torch.tensor(worst["row"].to_numpy(int)).split(64):
             stored = source.fetch(rows, None)
             if stored.ndim != 4:
-                raise ValueError(f"--html needs images, and a sample of {run} has the shape {list(stored.shape[1:])}")
+                raise ValueError(f"--html needs images, but a sample of {run} has the shape {list(stored.shape[1:])}")
             yield from (stored.float() * (255 / source.data_range)).round().byte().numpy()
 
     write_page(path, worst, thumbnails(), len(table))

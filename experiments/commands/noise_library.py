@@ -48,16 +48,16 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("videos", type=Path, help="folder of clips: folders of frames, or video files")
     parser.add_argument("library", type=Path, help="output folder; must be empty or not exist")
     parser.add_argument("--size", type=int, default=64, help="side of a window, in pixels; default: 64")
-    parser.add_argument("--frames", type=int, help="frames per sequence, into which clips are split; default: all")
+    parser.add_argument("--frames", type=int, help="frames per sequence (longer clips are split); default: all")
     parser.add_argument(
-        "--max_variance", type=float, default=50.0, help="variance of a frame's grey levels; default: 50"
+        "--max_variance", type=float, default=50.0, help="maximal variance of a frame's grey levels; default: 50"
     )
     parser.add_argument("--min_mean", type=float, default=0.0, help="minimal mean of a frame's grey levels; default: 0")
     parser.add_argument(
-        "--max_variance_change", type=float, default=50.0, help="variance of the frames' variances; default: 50"
+        "--max_variance_change", type=float, default=50.0, help="maximal variance of the frames' variances; default: 50"
     )
     parser.add_argument(
-        "--max_mean_change", type=float, default=50.0, help="variance of the frames' means; default: 50"
+        "--max_mean_change", type=float, default=50.0, help="maximal variance of the frames' means; default: 50"
     )
     parser.add_argument("--grey", action="store_true", help="write grey frames")
 

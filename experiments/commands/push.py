@@ -90,10 +90,10 @@ def _merged(options: Namespace, folder: Path, pushed: "Pushed") -> "Pushed":
     from lightning_modules.interfaces import SavesPipeline, require
 
     if network := merged_network(pushed):
-        print(f"the LoRA is merged already: pipeline/{network} holds the merged weights")
+        print(f"the LoRA was already merged: pipeline/{network} contains the merged weights")
         return pushed
     if ADAPTERS not in pushed.pipeline:
-        raise ValueError(f"--merged needs a run with LoRA, and {options.run / 'pipeline' / ADAPTERS} does not exist")
+        raise ValueError(f"--merged needs a run with LoRA, but {options.run / 'pipeline' / ADAPTERS} does not exist")
     model, _ = load_run(options.run, options.checkpoint)
     shutil.rmtree(folder / "pipeline", ignore_errors=True)
     require(model, SavesPipeline, "push --merged").save_pipeline(folder / "pipeline", merge=True)

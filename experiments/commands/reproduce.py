@@ -86,7 +86,7 @@ def run(options: Namespace, run_command: Sequence[str] = TRAIN) -> int:
                 write(options.record, rows)
     except KeyboardInterrupt:
         done = sum(run.finished for run in runs)
-        print(f"interrupted: {done} of {len(runs)} runs are finished; the same command continues", file=sys.stderr)
+        print(f"interrupted: {done} of {len(runs)} runs are finished; repeat the command to continue", file=sys.stderr)
         return 130
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -33,7 +33,7 @@ def name_and_value(text: str) -> tuple[str, str]:
 
 
 def arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, help="folder of images, as written by `generate` or any other")
+    parser.add_argument("folder", type=Path, help="folder of images, written by `generate` or otherwise")
     parser.add_argument("--prompts", nargs="+", help="texts, or one file; default: those in images.parquet")
     parser.add_argument(
         "--scores",

@@ -84,7 +84,7 @@ def shares(gpus: Sequence[str], jobs: int | None, per_job: float, exclusive: boo
     if room < (jobs or 1):
         needed = f"{jobs or 1} runs at a time need {(jobs or 1) * per_job:g} GPUs with {per_job:g} each"
         less = "reduce --jobs or --gpus_per_job (0.5 for two runs on a GPU, 0 for none)"
-        raise ValueError(f"{needed}, and this machine has {len(gpus)}: {less}")
+        raise ValueError(f"{needed}, but this machine has {len(gpus)}: {less}")
     jobs = jobs or room
     if per_job < 1:
         return [gpus[job % len(gpus)] for job in range(jobs)]

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="launcher of the runs (default: local)",
     )
     parser.add_argument(
-        "--jobs", type=positive_number, help="concurrent runs (default: one per GPU, 1 without; on a cluster all)"
+        "--jobs", type=positive_number, help="concurrent runs (default: 1 per GPU, or 1 without GPUs; on a cluster all)"
     )
     parser.add_argument(
         "--gpus_per_job", type=_share, metavar="N", help="GPUs per run; 0.5: two runs share one, 0: none (default: 1)"
@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no_fork",
         action="store_true",
-        help="start each run in a new process instead of forking one with imports done, see docs/runs.md",
+        help="start each run in a new Python process instead of a fork with loaded modules, see docs/runs.md",
     )
 
 

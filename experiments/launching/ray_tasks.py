@@ -148,7 +148,7 @@ class RayTasks:
             if one * (jobs or 1) > total.get(name, 0.0):
                 asked = f"{jobs or 1} runs at a time need {one * (jobs or 1):g} {name}s with {one:g} each"
                 self.close()
-                raise ValueError(f"{asked}, and the Ray cluster has {total.get(name, 0.0):g}")
+                raise ValueError(f"{asked}, but the Ray cluster has {total.get(name, 0.0):g}")
         self.jobs = jobs
         self.task = ray.remote(run_job).options(num_cpus=needs["CPU"], num_gpus=needs["GPU"], max_retries=0)
 

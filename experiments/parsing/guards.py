@@ -53,19 +53,19 @@ def check_guards(settings: dict[str, Any], path: object) -> None:
     names = ", ".join(CLASSES.values())
     if not isinstance(guards, dict):
         raise ValueError(
-            f"{path}: guards is {guards!r}, and must be a mapping such as {{finite_loss: null}}, "
+            f"{path}: guards is {guards!r}, but must be a mapping such as {{finite_loss: null}}, "
             f"where null disables one of {names}; other callbacks belong in trainer.callbacks"
         )
     given = {**guards, **{key.removeprefix("guards."): settings[key] for key in settings if key.startswith("guards.")}}
     for name, value in given.items():
         if name.partition(".")[0] not in CLASSES.values():
             raise ValueError(
-                f"{path}: guards.{name} is {value!r}, and there is no such guard: the guards are {names}; "
+                f"{path}: guards.{name} is {value!r}, but there is no such guard: the guards are {names}; "
                 f"other callbacks belong in trainer.callbacks"
             )
         if isinstance(value, bool):
             raise ValueError(
-                f"{path}: guards.{name} is {value}, and must be null (off) or the class_path of a callback"
+                f"{path}: guards.{name} is {value}, but must be null (off) or the class_path of a callback"
             )
 
 

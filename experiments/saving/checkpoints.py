@@ -100,7 +100,7 @@ class BestNeedsItsMetric(Callback):
         self._refuse_no_validation(validates)
         if self.try_out is None or self.monitor in self._logged or not (validates or self.needed):
             return
-        rank_zero_info(f"One validation batch does not log checkpoint.monitor {self.monitor}: checking in a short run")
+        rank_zero_info(f"One validation batch does not log checkpoint.monitor {self.monitor}: a short run checks it")
         logged = trainer.strategy.broadcast(self.try_out() if trainer.is_global_zero else None)
         later = any(getattr(each, "measures_whole_runs_alone", False) for each in trainer.callbacks)  # type: ignore[attr-defined]
         if logged is None:
@@ -114,7 +114,7 @@ class BestNeedsItsMetric(Callback):
     def _refuse_no_validation(self, validates: bool) -> None:
         if self.needed and self.monitor.startswith("val/") and not validates:
             raise ValueError(
-                f"checkpoint.monitor is {self.monitor}, and there are no validation samples: add some (with "
+                f"checkpoint.monitor is {self.monitor}, but there are no validation samples: add some (with "
                 f"data.validation_fraction, if the data have it), or set checkpoint.test_checkpoint last and "
                 f"also_test_best false"
             )

@@ -1,4 +1,4 @@
-"""Write `metrics.csv` of a run, such that resumed and uninterrupted runs have the same file."""
+"""Write `metrics.csv` of a run; a resumed run has the same file as an uninterrupted run."""
 
 import csv
 import hashlib

@@ -88,7 +88,7 @@ def fitted_exponent(x: "ArrayLike", y: "ArrayLike", confidence: float = 0.95) ->
     used = np.unique(x[whole])
     if len(used) < FEWEST:
         raise ValueError(
-            f"no fit: {len(used)} points have a positive value for every seed, and an exponent needs {FEWEST}"
+            f"no fit: {len(used)} points have a positive value for every seed, but an exponent needs {FEWEST}"
         )
     u, v = np.log(x[whole]), np.log(every[:, whole])
     centred = u - u.mean()

@@ -52,7 +52,7 @@ def keys_to_fit(wanted: Sequence[str], variations: Sequence[Variation]) -> list[
         for each in own:
             bad = next((value for value in each.values if not 0 < number(value) < math.inf), None)
             if bad is not None:
-                raise ValueError(f"--fit {name}: a power law needs positive numbers, and --vary gives it {bad}")
+                raise ValueError(f"--fit {name}: a power law needs positive numbers, but --vary has {bad}")
             if len(each.values) < FEWEST:
                 raise ValueError(f"--fit {name}: an exponent needs {FEWEST} values, got {', '.join(each.values)}")
             found.append(short[each.key])

@@ -131,9 +131,7 @@ def _check_values(key: str, values: Sequence[str], experiment: Experiment) -> No
     for value in values:
         kind = _kind(yaml.safe_load(value))
         if now is not None and kind != _kind(now):
-            raise ValueError(
-                f"--vary {key}: {value} is {kind}, and {experiment.config} has {_kind(now)} there, {now!r}"
-            )
+            raise ValueError(f"--vary {key}: {value} is {kind}, but {experiment.config} has {_kind(now)}, {now!r}")
 
 
 def _kind(value: Any) -> str:

@@ -41,28 +41,29 @@ def timm_model(
     On the meta device, where parameters have no values, no weights are read or downloaded.
 
     Args:
-        name: a name from `timm.list_models()`, optionally with the tag of pretrained weights (`resnet18.a1_in1k`).
-        num_classes: number of logits, K; 0 returns pooled features instead.
-        pretrained: load timm's weights for this name from the Hugging Face Hub or its cache.
-        weights: local file or folder with weights. If the classifier in the file has a different number of outputs, the
-            network's classifier is newly initialised.
-        in_channels: channels of an image, C; timm adapts pretrained weights to this number.
-        image_size: height and width of images, for networks with a fixed image size; default: the network's default
+        name: name in `timm.list_models()`, optionally followed by the tag of pretrained weights (`resnet18.a1_in1k`).
+        num_classes: number of logits, K; with 0, the network returns pooled features instead.
+        pretrained: load timm's weights for this name from the Hugging Face Hub or from its local cache.
+        weights: local file or folder with weights. If the file's classifier has a number of outputs other than
+            `num_classes`, the network's classifier is newly initialised.
+        in_channels: number of image channels, C; timm adapts pretrained weights to this number.
+        image_size: height and width of images, for networks with a fixed image size; None uses the network's default
             size.
-        drop_rate: dropout probability, usually before the classifier; default: the network's default.
-        drop_path_rate: maximum probability of dropping a residual branch; default: the network's default.
+        drop_rate: dropout probability, usually before the classifier; None uses the network's default.
+        drop_path_rate: maximum probability of dropping a residual branch; None uses the network's default.
         normalize: normalise images inside the network, which then receives images in [0, 1]; if false, inputs must
             already be normalised.
-        mean: mean of each channel, in pixel units; default: the value of timm's weights.
-        std: standard deviation of each channel, in pixel units; default: the value of timm's weights.
+        mean: mean of each channel, in pixel units; None uses the mean with which timm's weights were trained.
+        std: standard deviation of each channel, in pixel units; None uses the one with which timm's weights were
+            trained.
         tuning: full trains all parameters, lora trains adapters and the classifier, linear_probe trains only the
             classifier, and frozen trains nothing.
-        adaptation: other arguments of `adapted`: adapters, gradient checkpointing, precision, compilation.
+        adaptation: further arguments of `adapted`, for adapters, gradient checkpointing, precision and compilation.
 
     Raises:
-        ValueError: if an argument is unknown, or is incompatible with the network, the weights or another argument; the
-            message names the argument.
-        FileNotFoundError: if there are no weights at `weights`, or if they cannot be downloaded.
+        ValueError: if an argument is unknown, or is incompatible with the network, with the weights or with a different
+            argument; the message names the argument.
+        FileNotFoundError: if there are no weights at the path `weights`, or if pretrained weights cannot be downloaded.
         ImportError: if `tuning` is lora and peft is not installed.
     """
     import timm
@@ -143,7 +144,7 @@ def _timm_model_from_file(name: str, path: str, options: dict[str, Any]) -> Any:
         if "unexpected keyword argument" in str(error):
             raise
         raise ValueError(f"weights: {path} does not fit {name}: {sentence(error)}") from error
-    except Exception as error:  # converters raise many types of errors for wrong shapes
+    except Exception as error:  # timm's weight converters raise many types of errors for wrong shapes
         raise ValueError(f"weights: {path} does not fit {name}: {sentence(error)}") from error
     model.pretrained_cfg.pop("state_dict")
     if classes != options["num_classes"]:
@@ -168,17 +169,17 @@ def diffusers_model(
     On the meta device, where parameters have no values, no weights are read or downloaded.
 
     Args:
-        name_or_path: a local folder written by `save_pretrained`, a model's name on the Hugging Face Hub
-            (`google/ddpm-cifar10-32`), or, with `pretrained: false`, a local `config.json`.
+        name_or_path: local folder written by `save_pretrained`, name of a model on the Hugging Face Hub
+            (`google/ddpm-cifar10-32`), or local `config.json`, which requires `pretrained: false`.
         subfolder: folder of the network in a pipeline, such as unet, transformer or vae.
-        pretrained: load the weights; if false, build the architecture in the config with random weights.
+        pretrained: load the weights; if false, build the config's architecture with random weights.
         tuning: `full` trains all parameters, `lora` trains only adapters, and `frozen` trains nothing.
         dtype: precision of weights and internal computation; inputs and outputs are always float32. None means float32.
         adaptation: further arguments of `adapted`, for adapters, gradient checkpointing and compilation.
 
     Raises:
         FileNotFoundError: if the config or the weights are neither on disk nor on the Hub.
-        NotADirectoryError: if `name_or_path` is a file other than a config.
+        NotADirectoryError: if `name_or_path` is a file that is not a config.
         ValueError: if the class in the config is not from diffusers, if the weights do not match the network, or if an
             argument is unknown.
         ImportError: if `tuning` is lora and peft is not installed.

@@ -16,10 +16,10 @@ MOST_NAMES = 60
 
 
 def named_layer(network: nn.Module, name: str, argument: str = "feature_layer") -> nn.Module:
-    """Find the layer named `name`, or the only layer whose name ends in `name` (`layer2` finds `network.layer2`).
+    """Find the layer named `name`, or else the only layer whose name ends in `name` (`layer2` finds `network.layer2`).
 
     Args:
-        network: network to search; if it is `Normalized`, names inside the wrapped network take precedence.
+        network: network to search; in a `Normalized` network, names of the wrapped network's layers take precedence.
         name: name of the layer.
         argument: config key that contains `name`, for error messages.
 
@@ -63,13 +63,13 @@ def tapped(
     keep: Callable[[str, Any], Any] = lambda _, value: value,
     inputs: bool = False,
 ) -> Iterator[dict[str, list[Any]]]:
-    """Collect the outputs of layers inside a `with` block, with one list entry for each call of a layer.
+    """Collect the outputs of layers inside a `with` block; each layer's list has one entry for each call of the layer.
 
     Args:
-        layers: layers to observe; their names are the keys of the collected outputs.
-        keep: function that computes the collected value from the name and the output of a layer. It is called before
-            later layers can modify the output in place. If a layer returns a tuple, its first element is used as the
-            output.
+        layers: layers to observe, by name; the names are also the keys of the collected outputs.
+        keep: function that computes the value to collect from the name and the output of a layer. It is called
+            immediately, before later layers can modify the output in place. If a layer returns a tuple, the first
+            element counts as its output.
         inputs: collect the first input of each layer instead of its output.
     """
     seen: dict[str, list[Any]] = {name: [] for name in layers}
@@ -83,8 +83,8 @@ def tapped(
         else layer.register_forward_hook(lambda _, given, output, name=name: collect(name, output))
         for name, layer in layers.items()
     ]
-    # A compiled network would not call the hooks. `set_stance` imports the compiler, so it is called only if the
-    # compiler is already imported.
+    # A compiled network would not call the hooks, so compilation is disabled. `set_stance` imports the compiler, so it
+    # is called only if the compiler is already imported.
     eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
     try:
         with eager:
@@ -95,18 +95,18 @@ def tapped(
 
 
 def logits_and_features(network: nn.Module, image: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute a classifier's logits `[B, K]`, and the features `[B, D]` before its last linear layer."""
+    """Compute a classifier's logits, `[B, K]`, and the features that enter its last linear layer, `[B, D]`."""
     with tapped({"classifier": classifier_layer(network)}, inputs=True) as seen:
         logits = network(image)
     return logits, seen["classifier"][-1]
 
 
 def pooled(output: Tensor, channels_last: bool = False) -> Tensor:
-    """Average a layer's output over spatial positions or tokens, `[B, D]`.
+    """Average a layer's output over spatial positions or tokens; the result is `[B, D]`.
 
     Args:
-        output: features `[B, D]`, tokens `[B, T, D]`, or feature maps `[B, D, H, W]` with any number of spatial
-            dimensions.
+        output: features `[B, D]`, tokens `[B, T, D]`, or feature maps such as `[B, D, H, W]`, with any number of
+            spatial dimensions.
         channels_last: whether feature maps are `[B, H, W, D]` instead.
     """
     if output.ndim == 2:
@@ -120,7 +120,8 @@ def without_head(network: nn.Module) -> nn.Module:
     """Remove a network's classifier in place, so that the network returns features.
 
     Args:
-        network: network whose last `nn.Linear` is the classifier; other state_dict keys stay unchanged.
+        network: network whose last `nn.Linear` is the classifier; the state_dict keys of all other layers stay the
+            same.
 
     Returns:
         `network` itself.

@@ -2,8 +2,8 @@
 
     f(x) = g((x - mean) / std),  x in [0, 1].
 
-Outside networks, images are always in [0, 1]. Noise levels, attack radii and certified radii are therefore in pixel
-units.
+All code outside networks processes images in [0, 1]. Noise levels, attack radii and certified radii are therefore in
+pixel units.
 """
 
 from collections.abc import Sequence
@@ -18,19 +18,19 @@ BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 class Normalized(nn.Module):
     """Wrap a network so that it receives images in [0, 1] and normalises them.
 
-    The attribute `network` is the wrapped network, so state_dict keys have the prefix `network.`. Mean and std are
-    defined by the config and are not saved.
+    The attribute `network` is the wrapped network, so state_dict keys have the prefix `network.`. The mean and the
+    standard deviation are defined by the config, and are not saved in the state_dict.
 
     Args:
         network: network that receives normalised images `[B, C, H, W]`.
-        mean: one value per channel, or one value for all channels, in pixel units; default: the value in the timm
-            network's `pretrained_cfg`.
-        std: one positive value per channel, or one value for all channels, in pixel units; default: the value in the
-            timm network's `pretrained_cfg`.
+        mean: one value per channel, or one value for all channels, in pixel units; None uses the value in the
+            `pretrained_cfg` of a timm network.
+        std: one positive value per channel, or one value for all channels, in pixel units; None uses the value in the
+            `pretrained_cfg` of a timm network.
 
     Raises:
-        ValueError: if `mean` or `std` is None and the network defines no value for it, if the two differ in length, or
-            if a value of `std` is not positive.
+        ValueError: if `mean` or `std` is None and the network does not define its value, if `mean` and `std` differ in
+            length, or if a value of `std` is not positive.
     """
 
     mean: Tensor
@@ -64,7 +64,7 @@ class Normalized(nn.Module):
         """Compute (image - mean) / std for images `[B, C, H, W]` in [0, 1].
 
         Raises:
-            ValueError: if the image does not have as many channels as `mean` has values.
+            ValueError: if the number of image channels differs from the number of values in `mean`.
         """
         if len(self.mean) not in (1, image.shape[-3]):
             raise ValueError(f"mean has {len(self.mean)} values, but the image has {image.shape[-3]} channels")

@@ -1,8 +1,9 @@
-"""Store frozen weights of diffusers networks in 8 or 4 bits, with the quantisation configs of diffusers.
+"""Quantise frozen weights of diffusers networks to 8 or 4 bits, with the quantisation configs of diffusers.
 
-`int8` is torchao's weight-only quantisation, with 8-bit integers and one scale for each row. `nf4` is bitsandbytes'
-quantisation, with 4-bit codes and one scale for every 64 weights. Both quantise linear layers while the weights are
-loaded, and dequantise a layer's weight whenever the layer is called. Other layers and adapters are not quantised.
+`int8` is the weight-only quantisation of torchao, with 8-bit integers and one scale for each row. `nf4` is the
+quantisation of bitsandbytes, with 4-bit codes and one scale for every 64 weights. Both methods quantise linear layers
+while the weights are loaded, and dequantise a layer's weight whenever the layer is called. Other layers and adapters
+are not quantised.
 
 Source: Dettmers et al., QLoRA: Efficient Finetuning of Quantized LLMs, NeurIPS 2023, arXiv 2305.14314, for nf4.
 """
@@ -23,21 +24,21 @@ from lightning_modules.torch_internals import leave_out_of_ddp
 Quantization = Literal["int8", "nf4"]
 PACKAGES = {"int8": "torchao", "nf4": "bitsandbytes"}
 NETWORKS = ("unet", "transformer")
-"""Parts of a pipeline that can be quantised."""
+"""Names of the parts of a pipeline that can be quantised."""
 
 
 def check_quantization(quantization: Quantization | None, tuning: Tuning, network: Path) -> None:
-    """Reject an unsupported quantisation before anything is loaded.
+    """Reject an unsupported quantisation before any weights are loaded.
 
     Args:
-        quantization: the quantisation to apply.
-        tuning: which parameters are trained, see `adapted`.
-        network: folder of the denoising network in a local pipeline; if the folder does not exist, it is ignored.
+        quantization: quantisation to apply; None applies no quantisation.
+        tuning: which parameters are trained; see `adapted`.
+        network: folder of the denoising network in a local pipeline; a folder that does not exist is ignored.
 
     Raises:
-        ValueError: if the quantisation is unknown or unsupported, or if `tuning` is full although weights are
+        ValueError: if the quantisation is unknown or unsupported, or if `tuning` is full and weights are or would be
             quantised.
-        ImportError: if the package for the quantisation is not installed; the message names the extra that installs it.
+        ImportError: if the package for the quantisation is not installed; the message names the extra to install.
     """
     one_of((None, *PACKAGES), quantization=quantization)
     stored = _stored_method(network)
@@ -64,11 +65,11 @@ def _stored_method(network: Path) -> str | None:
 def quantization_config(
     quantization: Quantization | None, dtype: Precision | None, excluded: Sequence[str] = ()
 ) -> Any:
-    """Build the diffusers quantisation config; return None without quantisation.
+    """Build the diffusers quantisation config; return None if `quantization` is None.
 
     Args:
         quantization: int8 or nf4.
-        dtype: precision of the computation, float32 by default.
+        dtype: precision of the computation; None means float32.
         excluded: submodules whose weights are not quantised.
     """
     import diffusers
@@ -105,7 +106,7 @@ def _is_quantized(weight: Any) -> bool:
 
 
 def dequantized_state(network: nn.Module) -> dict[str, Tensor]:
-    """Return a network's state dict on the CPU, with dequantised weights under the keys of the unquantised network."""
+    """Return a network's state dict on the CPU, with dequantised weights and the keys of the unquantised network."""
     from peft.utils.integrations import dequantize_module_weight
 
     layers = {
@@ -116,6 +117,6 @@ def dequantized_state(network: nn.Module) -> dict[str, Tensor]:
     state = {
         key: value.cpu()
         for key, value in network.state_dict().items()
-        if key not in layers and f"{key.partition('.weight.')[0]}.weight" not in layers  # excludes the weights' scales
+        if key not in layers and f"{key.partition('.weight.')[0]}.weight" not in layers  # excludes the scales of quantised weights
     }
     return state | {key: dequantize_module_weight(layer).detach().cpu() for key, layer in layers.items()}

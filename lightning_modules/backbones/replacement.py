@@ -1,8 +1,8 @@
 """Replace layers of a network, chosen by name patterns.
 
-The new layers have the parameters of the old layers, so checkpoints can be exchanged between the plain network and the
-changed network. A new layer may also replace its trained weight with a function of this weight, which is evaluated in
-every forward pass. `effective_weights` returns the values of these functions as weights of the plain network.
+The new layers share the parameters of the old layers, so checkpoints can be exchanged between the plain network and the
+changed network. A new layer may also compute with a function of its trained weight. This function is evaluated in every
+forward pass. `effective_weights` returns its values as weights of the plain network.
 """
 
 import re
@@ -22,19 +22,20 @@ from lightning_modules.backbones.weights import listed
 def layers_named(
     network: nn.Module, patterns: Sequence[str], kinds: tuple[type[nn.Module], ...], key: str
 ) -> dict[str, nn.Module]:
-    """Return the layers of given classes whose names match a pattern, in the order of their definition.
+    """Return the layers of the classes `kinds` whose names match a pattern, in the order of their definition.
 
-    The output projection of `nn.MultiheadAttention` is excluded, because PyTorch never calls its `forward`.
+    The output projection of `nn.MultiheadAttention` is excluded, because PyTorch never calls the `forward` of this
+    layer.
 
     Args:
         network: any network.
-        patterns: names as in `network.named_modules()`; `*` matches any characters, including dots, and `?` matches one
-            character.
+        patterns: patterns for names in `network.named_modules()`; `*` matches any characters, including dots, and `?`
+            matches one character.
         kinds: allowed classes of the layers.
-        key: config key that contains the patterns, for error messages.
+        key: config key of the name patterns, for error messages.
 
     Raises:
-        ValueError: if a pattern matches no layer of these classes; the message lists the existing layers.
+        ValueError: if a pattern does not match any layer of these classes; the message lists the existing layers.
     """
     layers: dict[str, nn.Module] = {
         name: module
@@ -60,11 +61,11 @@ def replace_layers(
     Args:
         network: network that contains the layers.
         layers: layers to replace, by name.
-        key: config key that contains the patterns, for error messages.
+        key: config key of the name patterns, for error messages.
         replaced: function that receives a layer's name and the layer, and returns a new layer with the same parameters.
 
     Raises:
-        ValueError: if a layer is frozen, or if its class overrides the computation of the torch class from which it is
+        ValueError: if a layer is frozen, or if its class overrides `forward` of the torch class from which it is
             derived.
     """
     for name, layer in layers.items():
@@ -83,18 +84,18 @@ def replace_layers(
 
 
 class WeightFunction(nn.Module, ABC):
-    """Compute a layer's effective weight from its trained weight.
+    """Base class of functions that compute a layer's effective weight from its trained weight.
 
-    Autocast does not change the precision of the trained weight that the function receives.
+    The function receives the trained weight in its own precision, even under autocast.
     """
 
     @abstractmethod
     def forward(self, weight: Tensor) -> Tensor:
-        """Compute the weight used in a forward pass, with the same shape; in evaluation mode, as exported."""
+        """Compute the effective weight, with the shape of `weight`; in evaluation mode, this is the exported weight."""
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """Return a description of the exported weight, as a dictionary that can be written as JSON."""
+        """Return a description of the exported weight, as a dictionary of JSON values."""
 
 
 class FunctionOfThirds(WeightFunction):
@@ -103,7 +104,7 @@ class FunctionOfThirds(WeightFunction):
     Rows without a function stay unchanged.
 
     Args:
-        functions: functions for the query, key and value rows, under the keys q, k and v.
+        functions: functions for the query, key and value rows, under the keys q, k and v; keys may be missing.
     """
 
     def __init__(self, functions: Mapping[str, WeightFunction]) -> None:
@@ -120,7 +121,7 @@ class FunctionOfThirds(WeightFunction):
 
 
 class LinearOfFunction(nn.Linear):
-    """A linear layer that shares the parameters of a given layer, and computes with a function of the weight."""
+    """A linear layer that shares the parameters of `layer`, and computes with a function of its weight."""
 
     def __init__(self, layer: nn.Linear, function: WeightFunction) -> None:
         super().__init__(layer.in_features, layer.out_features, bias=False, device="meta")
@@ -132,7 +133,7 @@ class LinearOfFunction(nn.Linear):
 
 
 class Conv2dOfFunction(nn.Conv2d):
-    """A convolution that shares the parameters of a given layer, and computes with a function of the weight."""
+    """A convolution that shares the parameters of `layer`, and computes with a function of its weight."""
 
     def __init__(self, layer: nn.Conv2d, function: WeightFunction) -> None:
         geometry: dict[str, Any] = {
@@ -148,26 +149,26 @@ class Conv2dOfFunction(nn.Conv2d):
 
 
 def with_function(layer: nn.Linear | nn.Conv2d, function: WeightFunction) -> nn.Module:
-    """Build a replacement for a layer that computes with a function of the layer's weight."""
+    """Build a layer that replaces `layer`, and computes with a function of its weight."""
     return Conv2dOfFunction(layer, function) if isinstance(layer, nn.Conv2d) else LinearOfFunction(layer, function)
 
 
 def layers_of_functions(network: nn.Module) -> dict[str, LinearOfFunction | Conv2dOfFunction]:
-    """Return all layers that compute with a function of the weight, by name."""
+    """Return, by name, all layers of a network that compute with a function of their weight."""
     kinds = (LinearOfFunction, Conv2dOfFunction)
     return {name: module for name, module in network.named_modules() if isinstance(module, kinds)}
 
 
 @torch.no_grad()
 def effective_weights(network: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the weights of a network in evaluation mode, under the plain network's names.
+    """Return the weights with which a network computes in evaluation mode, under the names of the plain network.
 
     Args:
-        network: network whose layers may compute with functions of their weights. Wrappers such as `Normalized`, which
-            have no weights of their own, are removed.
+        network: network whose layers may compute with functions of their weights. Wrappers without weights, such as
+            `Normalized`, are removed.
 
     Returns:
-        The state dict of the plain network, and a description of each function by layer name.
+        The state dict of the plain network, and, for each layer with a function, a description of this function.
     """
     state = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
     described = {}

@@ -1,12 +1,13 @@
 """Denoising by block matching and 3-D collaborative filtering (BM3D), without training.
 
 Similar blocks of the image are stacked. The transform of each stack is thresholded, which gives a first estimate. The
-spectrum of this estimate then defines a Wiener filter of the stack. Each pixel of the result is the weighted mean of
+spectrum of this estimate then defines a Wiener filter for the stack. Each pixel of the result is the weighted mean of
 its estimates from all blocks that contain the pixel.
 
 The filter is the authors' package `bm3d` with its default profile. The licence of the package allows only
-non-commercial use. With noise of 25 grey levels, BM3D reaches 28.57 dB on the 68 grey images of BSD68 (tables of the
-DnCNN paper). On colour images, BM3D reaches 30.71 dB on CBSD68 and 31.68 dB on Kodak24 (tables of the FFDNet paper).
+non-commercial use. With noise of standard deviation 25 grey levels, BM3D reaches 28.57 dB on the 68 grey images of
+BSD68 (tables of the DnCNN paper). On colour images, BM3D reaches 30.71 dB on CBSD68 and 31.68 dB on Kodak24 (tables of
+the FFDNet paper).
 
 Source: Dabov, Foi, Katkovnik and Egiazarian, Image Denoising by Sparse 3-D Transform-Domain Collaborative Filtering,
 IEEE Transactions on Image Processing 2007.
@@ -35,7 +36,9 @@ def bm3d_filtered(noisy: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def estimated_deviation(noisy: Tensor) -> Tensor:
-    """Estimate the standard deviation of white noise as median |w| / 0.6745, with the finest diagonal Haar wavelets w.
+    """Estimate the standard deviation of white noise as median |w| / 0.6745, with Haar wavelet coefficients w.
+
+    The coefficients are the diagonal coefficients at the finest scale.
 
     Args:
         noisy: images `[B, C, H, W]` of at least 2 x 2 pixels.
@@ -57,7 +60,7 @@ class BM3D(RestorerSteps, MethodModule):
 
     Args:
         grey_levels: standard deviation of the noise in grey levels, where white is 255; None estimates it separately
-            for each image, from the finest wavelets.
+            for each image, from the finest wavelet coefficients.
         protocol: preprocessing of estimates before metrics are computed: `rounded` clips to [0, 1] and rounds to 256
             levels, `clipped` only clips, and `unclipped` changes nothing.
 

@@ -1,4 +1,4 @@
-"""Training with cross-entropy, the baseline of methods for noisy labels.
+"""Training with cross-entropy, the baseline for methods that handle noisy labels.
 
     L = -(1/B) sum_i sum_c y_ic log softmax(z_i)_c
 

@@ -5,8 +5,8 @@ added to the input:
 
     L = mean (f(z + n) - y)^2,    z ~ U(0, 0.1),    n ~ N(0, s^2),    s = 1/30.
 
-A convolutional network fits the structure of the image before the noise. The fit is therefore stopped after a fixed
-number of steps. The estimate is the exponential moving average of the outputs.
+A convolutional network fits the structure of the image before it fits the noise. The fit is therefore stopped after a
+fixed number of steps. The estimate is the exponential moving average of the outputs.
 
 Here, any network can be used; the paper uses a specific encoder-decoder network.
 

@@ -55,7 +55,10 @@ def grid(shape: tuple[int, int], uniform: Tensor, width: int) -> Tensor:
 
 
 def interpolated(noisy: Tensor, hidden: Tensor) -> Tensor:
-    """Replace pixels of images `[B, C, H, W]` in a mask `[B, 1, H, W]` with the weighted mean of their neighbours."""
+    """Replace the masked pixels of images `[B, C, H, W]` with weighted means of their neighbours.
+
+    The mask `hidden` has the shape `[B, 1, H, W]`.
+    """
     kernel = noisy.new_tensor(NEIGHBOURS).view(1, 1, 3, 3) / sum(NEIGHBOURS)
     channels = noisy.shape[1]
     mean = F.conv2d(F.pad(noisy, [1] * 4, mode="reflect"), kernel.expand(channels, -1, -1, -1), groups=channels)

@@ -10,8 +10,8 @@ loss is then minimised by E[x_i | all other pixels].
 
 A patch is divided into squares, and one pixel of each square is masked (stratified sampling). The masked pixel is
 replaced with a different pixel, sampled from the surrounding 5 x 5 window. At borders, the window is shifted inwards.
-The first version of the authors' code could also sample the masked pixel itself. In 1 of 25 cases, the network then
-receives the noise of the masked pixel.
+The first version of the authors' code could also sample the masked pixel itself as the replacement. In 1 of 25 cases,
+the network then receives the noise of the masked pixel.
 
 Source: Krull, Buchholz and Jug, Noise2Void: Learning Denoising from Single Noisy Images, CVPR 2019, arXiv 1811.10980.
 """
@@ -33,7 +33,7 @@ from lightning_modules.optim.optimizers import adam, constant, optimizer_config,
 from lightning_modules.tasks.restorer import RestorerSteps
 from lightning_modules.training.logging import log_training
 
-STREAM = 3000  # key of this file's random numbers; smaller keys belong to the data
+STREAM = 3000  # key of this file's random numbers; smaller keys are used for the data
 REACH = 2
 """Maximum distance between a masked pixel and its replacement, in rows and in columns, away from borders."""
 

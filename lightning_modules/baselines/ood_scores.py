@@ -41,8 +41,8 @@ class OODScores(ClassifierSteps, MethodModule):
         network: classifier that maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`. Its last layer must
             be linear.
         num_classes: number of classes, K.
-        detectors: arguments of each detector, by its class name in `pytorch_ood.detector`. The metrics of the first
-            detector are logged without the name of the detector.
+        detectors: dict from the class names of detectors in `pytorch_ood.detector` to the arguments of these detectors.
+            The metrics of the first detector are logged without the name of the detector.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 

@@ -1,9 +1,9 @@
-"""Segmentation with cross-entropy, the baseline of ADELE.
+"""Segmentation with cross-entropy, the baseline for ADELE.
 
     L = -mean_{b,h,w} log softmax(z)_y
 
 A network that is trained with this loss memorises annotation errors. Pixels with the label 255 have loss 0, but count
-in the mean, as in the authors' code of ADELE.
+in the mean, as in the code of ADELE's authors.
 
 Source: Long, Shelhamer and Darrell, Fully Convolutional Networks for Semantic Segmentation, CVPR 2015, arXiv
 1411.4038.

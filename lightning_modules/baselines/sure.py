@@ -4,8 +4,8 @@ Let y = x + n be images with Gaussian noise n of known variance v. The loss
 
     L = mean (f(y) - y)^2 - v + 2 v div f(y) / N
 
-has the same expected value as the mean squared error with respect to x, where N is the number of values of an image.
-The divergence is estimated with one random vector b of signs and a small step epsilon:
+has the same expected value as the mean squared error with respect to x. N is the number of values of an image. The
+divergence is estimated with one random vector b of signs and a small step epsilon:
 
     div f(y) = b^T (f(y + epsilon b) - f(y)) / epsilon.
 

@@ -91,7 +91,7 @@ BAYER = "RGBG"
 
 
 def binned(packed: Tensor) -> Tensor:
-    """Average the channels of the same colour in packed raw images `[B, 4, H, W]` or `[B, 9, H, W]`: `[B, 3, H, W]`."""
+    """Average channels of equal colour in raw images `[B, 4, H, W]` or `[B, 9, H, W]`; the result is `[B, 3, H, W]`."""
     colours = BAYER if packed.shape[1] == len(BAYER) else COLOURS
     of_colour = ([place for place, each in enumerate(colours) if each == colour] for colour in "RGB")
     return torch.stack([packed[:, places].mean(dim=1) for places in of_colour], dim=1)

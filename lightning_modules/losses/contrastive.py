@@ -56,7 +56,7 @@ def cosine_similarities(first: Tensor, second: Tensor) -> Tensor:
         second: `[B, D]`; the rows need not be normalised.
 
     Returns:
-        Similarities `[b, B]`, in float32 or a higher precision, also under mixed precision.
+        Similarities `[b, B]`, in float32 or a higher precision, even under mixed precision.
     """
     dtype = torch.promote_types(first.dtype, torch.float32)
     with in_full_precision(first.device):
@@ -64,7 +64,7 @@ def cosine_similarities(first: Tensor, second: Tensor) -> Tensor:
 
 
 def contrastive_loss(feature: Tensor, target: Tensor, candidates: Tensor, temperature: float) -> Tensor:
-    """Compute NCE in float32 or a higher precision, also under mixed precision.
+    """Compute NCE in float32 or a higher precision, even under mixed precision.
 
     Args:
         feature: features f, `[b, D]`. Features and targets need not be normalised.

@@ -26,7 +26,7 @@ class Mixing(NamedTuple):
     """Permutation of the global batch, `[B]`, int64, on the CPU; see `partner_rows`."""
 
     def __call__(self, value: Tensor) -> Tensor:
-        """Mix values with those of their partners, for the rows of this rank, `[b, ...]`."""
+        """Mix the values `[b, ...]` of this rank's samples with the values of their partners."""
         return self.weight * value + (1 - self.weight) * self.partners(value)
 
     def partners(self, value: Tensor) -> Tensor:
@@ -41,7 +41,7 @@ def draw_mixing(share: int, alpha: float) -> Mixing:
 
     Args:
         share: number of samples on this rank.
-        alpha: value of both parameters of the Beta distribution; 0 does not mix the samples.
+        alpha: value of both parameters of the Beta distribution; with 0, the samples are not mixed.
     """
     with shared_rng():
         both = torch.tensor(alpha, dtype=torch.promote_types(torch.get_default_dtype(), torch.float32))
@@ -50,7 +50,7 @@ def draw_mixing(share: int, alpha: float) -> Mixing:
 
 
 class SoftLabels:
-    """Mixes images and softens their labels by mixup, CutMix and label smoothing.
+    """Function object that mixes images and softens their labels by mixup, CutMix and label smoothing.
 
     Each batch is mixed either by mixup or by CutMix, with equal probability if both are enabled. The partner of a
     sample is the preceding sample.

@@ -1,4 +1,4 @@
-"""Losses of network outputs that count gradients, and the course of the training loss over epochs.
+"""Losses of network outputs that count their gradients, and a record of the training loss over epochs.
 
 The gradient of the loss with respect to the network's outputs may be expensive, for example if the loss is a simulator.
 Optimizers are then compared by the number of these gradients, which a backward hook on the loss counts.
@@ -65,7 +65,7 @@ def count_gradient(loss: Any, by_inputs: Any, by_outputs: Any) -> None:
 
 
 class OutputLossSteps:
-    """Mixin with the test steps, which also records the mean training loss and its gradient norm for each epoch.
+    """Mixin that defines the test steps, and that records the mean training loss and its gradient norm for each epoch.
 
     The loss and the gradient norm are computed on the whole training set, before training and at the end of each epoch.
     A module with this mixin has the attributes `network`, `loss` and `course`.
@@ -124,7 +124,10 @@ class OutputLossSteps:
 
     @property
     def tables(self) -> Mapping[str, Table]:
-        """Table of the loss and gradient norm on the whole training set, by the number of expensive gradients."""
+        """Table of the loss and gradient norm on the training set, as a function of the number of gradients.
+
+        Only the expensive gradients of the loss with respect to the outputs are counted.
+        """
         if not self.course:
             return {}
         columns = {name: [row[name] for row in self.course] for name in reversed(COURSE)}

@@ -1,4 +1,4 @@
-"""Losses between predicted and given masks: Dice losses, and pixel-wise cross-entropy with unlabelled pixels.
+"""Losses between predicted and target masks: Dice losses, and pixel-wise cross-entropy with unlabelled pixels.
 
 Let p be probabilities, y masks, w pixel weights and eps a small constant. The sums are over the pixels of an image:
 
@@ -6,8 +6,8 @@ Let p be probabilities, y masks, w pixel weights and eps a small constant. The s
     noise-weighted   the weighted loss with w = exp(-gamma |p - y|), without gradient
 
 Sources: soft Dice: Milletari et al., V-Net, 3DV 2016, arXiv 1606.04797, but with the denominator sum (p + y) of the
-Dice coefficient. The noise-weighted loss is named in Wang et al., arXiv 2012.14584. Its formula was not available, so
-that the weight is our choice.
+Dice coefficient. The noise-weighted loss is named in Wang et al., arXiv 2012.14584. Its formula was not available; the
+weight is therefore our choice.
 """
 
 import torch

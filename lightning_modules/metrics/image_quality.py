@@ -114,7 +114,7 @@ class ImageQuality(MeasuredItems):
         one_of(PROTOCOLS, protocol=protocol)
         self.protocol: EvaluationProtocol = protocol
         self.measures: dict[str, Measure] = dict(BUILT_IN)
-        """Measures by name; callbacks may add some. The column `noisy_<measure>` is computed for the degraded image."""
+        """Measures by name; callbacks may add some. The column `noisy_<measure>` is that of the degraded image."""
 
     def update(
         self,

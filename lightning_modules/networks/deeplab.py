@@ -36,7 +36,9 @@ def deeplabv3_resnet50(
     weights: str | None = None,
     normalize: bool = True,
 ) -> nn.Module:
-    """Build DeepLabv3 on a ResNet-50 of output stride 8: images `[B, 3, H, W]` in [0, 1] to logits `[B, K, H, W]`.
+    """Build DeepLabv3 on a ResNet-50 of output stride 8.
+
+    The network maps images `[B, 3, H, W]` in [0, 1] to logits `[B, K, H, W]`.
 
     No weights are read or downloaded on the meta device, because parameters on this device have no values.
 

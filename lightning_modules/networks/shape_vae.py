@@ -27,7 +27,7 @@ def kl_to_standard_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
 
 
 def reconstruction_error(logits: Tensor, mask: Tensor) -> Tensor:
-    """Compute the cross-entropy of masks `[B, 1, H, W]` in [0, 1] under logits, summed over pixels: `[B]`, in nats."""
+    """Sum the cross-entropy of masks `[B, 1, H, W]` in [0, 1] under logits over pixels; the sum is `[B]`, in nats."""
     return F.binary_cross_entropy_with_logits(logits, mask, reduction="none").flatten(start_dim=1).sum(dim=1)
 
 

@@ -39,7 +39,8 @@ def warped(image: Tensor, flow: Tensor, padding: Literal["zeros", "border"] = "z
         `[B, C, H, W]`.
     """
     height, width = image.shape[2:]
-    dtype = torch.promote_types(torch.promote_types(image.dtype, flow.dtype), torch.float32)  # half precision rounds positions
+    # Half precision would round the positions.
+    dtype = torch.promote_types(torch.promote_types(image.dtype, flow.dtype), torch.float32)
     flow = flow.to(dtype)
     axes = (torch.arange(side, device=flow.device, dtype=dtype) for side in (height, width))
     rows, columns = torch.meshgrid(*axes, indexing="ij")

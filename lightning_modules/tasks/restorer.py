@@ -17,7 +17,7 @@ from lightning_modules.tasks.writers import ImageWriter, levels_of
 from lightning_modules.training.logging import log_means
 
 ZOOM = 4
-"""Zoom factor of crops: side length of an image divided by that of the crop."""
+"""Zoom factor of crops: side length of an image divided by the side length of the crop."""
 
 
 class RestorerSteps(ImageWriter):
@@ -25,10 +25,10 @@ class RestorerSteps(ImageWriter):
 
     The module has the attribute `quality = ImageQuality()`. It either has the attribute `inference`, which applies
     `forward` to whole images, or overrides `restore`. Validation and test log metrics that are averaged over images and
-    ranks. `test/psnr` and `test/ssim` evaluate the estimates, and `test/noisy_psnr` and `test/noisy_ssim` the degraded
-    images. With several test sets, the names are `test/<set>/psnr` etc. Images without a clean version are excluded
-    from the metrics. If degraded images are smaller than the clean images, metrics and figures use degraded images
-    enlarged by bicubic interpolation.
+    ranks. `test/psnr` and `test/ssim` evaluate the estimates, and `test/noisy_psnr` and `test/noisy_ssim` evaluate the
+    degraded images. With several test sets, the names are `test/<set>/psnr` etc. Images without a clean version are
+    excluded from the metrics. If degraded images are smaller than the clean images, metrics and figures use degraded
+    images enlarged by bicubic interpolation.
 
     `predict` writes `restored/<name>.png` into the run directory (see `ImageWriter`). The file has the bit depth of the
     input image; floating-point images are written with 16 bits. Packed raw images are written as Bayer images whose
@@ -51,7 +51,7 @@ class RestorerSteps(ImageWriter):
         return at_least_float32(self.restore(batch["noisy"], generator_of(run_seed(), int(batch["index"][0]))))
 
     def other_estimates(self: Any, batch: ImagePairBatch) -> dict[str, Tensor]:
-        """Return additional estimates of the images of a test batch, by name.
+        """Return a dict from names to additional estimates of the images of a test batch.
 
         The metrics of these estimates are logged as `test/<name>_psnr` etc.
         """

@@ -22,7 +22,7 @@ from lightning_modules.training.own_loaders import OwnLoaders
 
 
 def confusion(num_classes: int) -> MulticlassConfusionMatrix:
-    """Create the metric for the confusion matrix of true and predicted categories over pixels, `[K, K]`."""
+    """Create the metric that counts pixels in a confusion matrix, `[K, K]`, of true and predicted categories."""
     return MulticlassConfusionMatrix(num_classes, ignore_index=IGNORED, validate_args=False)
 
 
@@ -87,7 +87,7 @@ class SegmenterSteps(OwnLoaders):
                 log_same(self, f"{stage}/{key}", float(value))
 
     def image_columns(self: Any, batch: dict[str, Any], outputs: Any) -> dict[str, Tensor | ImageColumn]:
-        """Return images, true masks (if known), given or corrected masks, and predictions.
+        """Return images, true masks (if known), annotated or corrected masks, and predictions.
 
         The values of each image are rescaled to [0, 1].
         """

@@ -1,4 +1,4 @@
-"""Restoration of single images by fitting networks separately to each image."""
+"""Restoration of single images with networks that are fitted separately to each image."""
 
 import copy
 from typing import Any

@@ -27,8 +27,8 @@ from lightning_modules.sde.processes import Process
 class FolderWriter:
     """Base class of modules whose predictions are files in a folder of the run directory.
 
-    Prediction can be resumed. The `predict_step` of the module passes to `write` the names of the results, digests of
-    the inputs, and a function that computes the results that do not exist yet:
+    Prediction can be resumed. The `predict_step` of the module calls `write` with the names of the results, with
+    digests of the inputs, and with a function that computes the results that do not exist yet:
 
         def predict_step(self, batch, batch_idx, dataloader_idx=0):
             digests = [digest_of(image) for image in batch["noisy"]]
@@ -36,8 +36,8 @@ class FolderWriter:
             return self.write(batch["name"], digests, compute, dataloader_idx)
 
     A folder is rejected if it was written by a different module or with different settings. An interrupted prediction
-    can be resumed with any number of processes; see `ResumableMap`. After all other results have been written, an error
-    that lists all unreadable input files is raised.
+    can be resumed with any number of processes; see `ResumableMap`. If input files are unreadable, an error that lists
+    them is raised after all other results have been written.
     """
 
     written: str
@@ -45,7 +45,7 @@ class FolderWriter:
     settings_name: str
     """Name of the file in the run directory that contains the settings."""
     items = "images"
-    """What the results are called in messages."""
+    """Name of the results in messages."""
     _job: ResumableMap | None = None
 
     def store(self, folder: Path) -> Files:
@@ -163,7 +163,7 @@ class ImageWriter(FolderWriter, ABC):
 def arguments_of(module: Any) -> dict[str, Any]:
     """Return the arguments of a module as JSON values.
 
-    Arguments that are not numbers, strings, or tuples or dataclasses of these are omitted.
+    Only numbers, strings, and tuples or dataclasses of numbers and strings are included. Other arguments are omitted.
 
     A diffusion process is represented by its arguments.
     """

@@ -57,7 +57,7 @@ class ColourJitter(nn.Module):
     """Change the brightness, contrast, saturation and hue of random images, and convert random images to grey.
 
     This is equivalent to torchvision's `ColorJitter` within `RandomApply`, followed by `RandomGrayscale`. The order of
-    the four changes is sampled once per batch; everything else is sampled separately for each image.
+    the four changes is sampled once per batch; all other random numbers are sampled separately for each image.
 
     Args:
         brightness: maximum deviation of the brightness factor from 1, in [0, 1].

@@ -50,7 +50,7 @@ TIMM_OPERATIONS = (
     *("brightness", "sharpness", "shear_x", "shear_y", "translate_x", "translate_y"),
 )
 NONE = -1
-"""Index that stands for no operation, for images whose operation is skipped."""
+"""Index which means that no operation is applied to an image."""
 HOST = torch.device("cpu")
 DEFAULTS = {"m": 10.0, "n": 2.0, "p": 0.5, "mstd": 0.0, "mmax": FULL, "inc": 0.0}
 
@@ -58,7 +58,8 @@ DEFAULTS = {"m": 10.0, "n": 2.0, "p": 0.5, "mstd": 0.0, "mmax": FULL, "inc": 0.0
 def moved_grid(image: Tensor, shear: Tensor, shift: Tensor, angle: Tensor) -> Tensor:
     """Compute the sampling grid `[B, H, W, 2]` with which `grid_sample` shears, translates or rotates images.
 
-    Shearing is about the top left corner, and rotation is about the centre. At most one argument should differ from 0.
+    Shearing is about the top left corner, and rotation is about the centre. At most one of `shear`, `shift` and `angle`
+    should differ from 0.
 
     Args:
         image: `[B, C, H, W]`.
@@ -74,8 +75,8 @@ def moved_grid(image: Tensor, shear: Tensor, shift: Tensor, angle: Tensor) -> Te
     cosine, sine = (value[:, None, None] for value in (angle.cos(), angle.sin()))
     source_x = (cosine * x - sine * y).sub_(shift[:, 0, None, None]).add_(shear[:, 0, None, None] * (y + height / 2))
     source_y = (sine * x + cosine * y).sub_(shift[:, 1, None, None]).add_(shear[:, 1, None, None] * (x + width / 2))
-    # The coordinates are stacked as two planes, which `grid_sample` reads equally fast. Interleaving them would take
-    # longer than sampling the nearest pixels.
+    # The coordinates are stacked as two planes, which `grid_sample` reads as fast as interleaved coordinates.
+    # Interleaving them would take longer than sampling the nearest pixels.
     return torch.stack([source_x.mul_(2).div_(width), source_y.mul_(2).div_(height)], dim=1).permute(0, 2, 3, 1)
 
 
@@ -146,8 +147,8 @@ def each_on_its_rows(
         image: `[B, C, H, W]`.
         operation: key of the function for each image, `[B]`, int64, on the host to avoid a synchronisation. An image
             whose key is not in `functions` is not changed.
-        functions: functions by key. Each maps images `[b, C, H, W]`, and the positions of these images in the batch,
-            `[b]`, to images.
+        functions: dict from keys to functions. Each function maps images `[b, C, H, W]`, and the positions of these
+            images in the batch, `[b]`, to images.
     """
     result = torch.empty_like(image)
     for number in sorted(set(operation.tolist())):
@@ -316,9 +317,9 @@ class TimmRandAugment(nn.Module):
 
     Args:
         recipe: string in the format of timm: `rand`, followed in any order by the magnitude m (0...10, or 0...mmax),
-            the number n of operations, the probability p, the standard deviation mstd of the magnitude (above 100:
-            uniform in [0, m]), the upper bound mmax, and the flag inc, with which all operations become stronger as m
-            increases.
+            the number n of operations, the probability p, the standard deviation mstd of the magnitude (if mstd is
+            above 100, the magnitude is uniform in [0, m]), the upper bound mmax, and the flag inc, with which all
+            operations become stronger as m increases.
         fill: grey value of pixels whose source is outside the image, in [0, 1].
 
     Raises:

@@ -298,7 +298,7 @@ def test_margins_as_people_write_them(margin: object, config: Config) -> None:
         ([], "CLAIM"),
         (["none.yaml"], "none.yaml does not exist"),
         (["empty.yaml"], "must be a mapping"),
-        (["no_claims.yaml"], "holds no claim"),
+        (["no_claims.yaml"], "contains no claim"),
         (["empty.yaml", "--sedes", "1"], "--sedes"),
     ],
 )

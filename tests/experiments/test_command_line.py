@@ -144,7 +144,7 @@ BAD_INPUT = {
     "no devices": (["--trainer.accelerator", "tpu"], "error: "),
     "best without validation": (
         ["--data.validation_fraction", "0"],
-        "checkpoint.monitor is val/accuracy, and there are no validation samples",
+        "checkpoint.monitor is val/accuracy, but there are no validation samples",
     ),
     "seed": (["--seed_everything", "-1"], "seed_everything must be in 0 ... 4294967295, got -1"),
     "noise rate": (["--data.label_noise.noise_rate", "1.0"], "noise_rate must be in [0, 1), got 1.0"),
@@ -194,7 +194,7 @@ def test_an_empty_or_broken_config_is_named(tmp_path: Path, capsys: pytest.Captu
 def test_a_trained_run_is_not_trained_over(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
     assert train.main([*DEMO, "--run_directory", str(finished)]) == 1
-    assert f"holds a trained run: resume it with --resume {finished}" in capsys.readouterr().err
+    assert f"contains a trained run: resume it with --resume {finished}" in capsys.readouterr().err
     after = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
     assert {path: after[path] for path in before if path.name != "traceback.txt"} == before
 

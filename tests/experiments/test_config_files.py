@@ -71,9 +71,9 @@ def test_a_run_shows_and_keeps_the_resolved_file_and_is_named_after_the_first_fi
 
 
 REFUSED = {
-    "elsewhere": ("base: ../../demo.yaml", "base is '../../demo.yaml', and must be a file of the same folder"),
-    "absolute": ("base: /demo.yaml", "base is '/demo.yaml', and must be a file of the same folder"),
-    "no file": ("base: [demo.yaml]", "base is ['demo.yaml'], and must be a file of the same folder"),
+    "elsewhere": ("base: ../../demo.yaml", "base is '../../demo.yaml', but must be a file of the same folder"),
+    "absolute": ("base: /demo.yaml", "base is '/demo.yaml', but must be a file of the same folder"),
+    "no file": ("base: [demo.yaml]", "base is ['demo.yaml'], but must be a file of the same folder"),
     "missing": ("base: none.yaml", "base is none.yaml, which does not exist"),
     "two levels": ("base: weak.yaml", "base is weak.yaml, which has a base itself"),
     "not first": ("trainer: {max_epochs: 1}\nbase: demo.yaml", "base: demo.yaml must be the first key"),

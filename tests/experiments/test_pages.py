@@ -122,7 +122,7 @@ def test_a_picture_can_be_that_of_a_comparison(others: str, tmp_path: Path, monk
 @pytest.mark.parametrize("text", ["", "# Title\n", "<!-- a:end -->\n<!-- a:begin -->\n", "<!-- a:begin -->\n" * 2])
 def test_a_file_without_markers_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text(text)
-    with pytest.raises(ValueError, match="must hold the lines <!-- a:begin --> and <!-- a:end --> once each"):
+    with pytest.raises(ValueError, match="must contain the lines <!-- a:begin --> and <!-- a:end --> once each"):
         with_section(tmp_path / "README.md", "a", "new\n")
     with pytest.raises(FileNotFoundError):
         with_section(tmp_path / "none.md", "a", "new\n")

@@ -88,7 +88,7 @@ def test_a_method_without_training_is_tested(
     assert (row["verdict"], float(row["mean"])) == ("reproduced", pytest.approx(0.9))
     stated(file, command=None)
     assert commands.run("reproduce", command, fit) == 2
-    assert 'holds a run with command "test", now it is "fit"' in capsys.readouterr().err
+    assert 'contains a run with command "test", but now it is "fit"' in capsys.readouterr().err
 
 
 def test_a_number_that_is_not_reached_stays_and_the_status_says_so(

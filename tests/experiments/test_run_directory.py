@@ -104,7 +104,7 @@ def test_what_is_no_checkpoint_is_refused(malformed: object, tmp_path: Path) -> 
     with pytest.raises(ValueError, match=r"last\.ckpt is not a checkpoint of this project"):
         read_checkpoint(tmp_path / "last.ckpt")
     torch.save({"state_dict": {}, "global_step": 1}, tmp_path / "weights.ckpt")
-    with pytest.raises(ValueError, match="holds no training progress"):
+    with pytest.raises(ValueError, match="contains no training progress"):
         refuse_fewer_epochs(tmp_path / "weights.ckpt", 3)
 
 

@@ -11,9 +11,9 @@ from tests.experiments.conftest import Config, table
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"start": 0.8}, "model.start 0.9, now it is 0.8"),
-        ({"per_seed": 0.5}, "model.per_seed absent, now it is 0.5"),
-        ({"max_epochs": 7}, "trainer.max_epochs 3, now it is 7"),
+        ({"start": 0.8}, "model.start 0.9, but now it is 0.8"),
+        ({"per_seed": 0.5}, "model.per_seed absent, but now it is 0.5"),
+        ({"max_epochs": 7}, "trainer.max_epochs 3, but now it is 7"),
     ],
 )
 def test_another_config_is_refused_by_key_and_values(
@@ -28,7 +28,7 @@ def test_another_config_is_refused_by_key_and_values(
     assert commands.run("compare", [str(path), "--seeds", "0", "1", "--output", str(out)], fit) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert f"{out}/a/seed_0 holds a run with {said}" in error
+    assert f"{out}/a/seed_0 contains a run with {said}" in error
     assert (out / "a/seed_0/test_metrics.csv").read_bytes() == before
     assert not (out / "a/seed_1").exists()
 
@@ -41,9 +41,9 @@ def test_other_overrides_are_refused_and_a_comment_is_not_another_config(
     assert commands.run("compare", [*arguments, "--", "--trainer.max_epochs", "2"], fit) == 0
     assert json.loads((out / "a/seed_0/config.yaml").read_text())["trainer"]["max_epochs"] == 2
     assert commands.run("compare", [*arguments, "--", "--trainer.max_epochs", "4"], fit) == 2
-    assert '--trainer.max_epochs "2", now it is "4"' in capsys.readouterr().err
+    assert '--trainer.max_epochs "2", but now it is "4"' in capsys.readouterr().err
     assert commands.run("compare", arguments, fit) == 2
-    assert '--trainer.max_epochs "2", now it is absent' in capsys.readouterr().err
+    assert '--trainer.max_epochs "2", but now it is absent' in capsys.readouterr().err
     path.write_text("# a comment\n" + path.read_text())
     assert commands.run("compare", [*arguments, "--", "--trainer.max_epochs", "2"], fit) == 0
 
@@ -72,7 +72,7 @@ def test_a_layered_config_is_part_of_what_was_asked_for(
     assert commands.run("compare", [*arguments, str(layer)], fit) == 0
     layer.write_text("trainer: {accelerator: gpu}")
     assert commands.run("compare", [*arguments, str(layer)], fit) == 2
-    assert f'{layer}: trainer.accelerator "cpu", now it is "gpu"' in capsys.readouterr().err
+    assert f'{layer}: trainer.accelerator "cpu", but now it is "gpu"' in capsys.readouterr().err
 
 
 def test_the_order_of_layered_configs_counts(
@@ -84,7 +84,7 @@ def test_the_order_of_layered_configs_counts(
     arguments = [str(config("a", start=0.9)), "--seeds", "0", "--output", str(tmp_path / "out"), "--"]
     assert commands.run("compare", [*arguments, f"--config={first}", f"--config={second}", "--x", "1"], fit) == 0
     assert commands.run("compare", [*arguments, f"--config={second}", f"--config={first}", "--x", "1"], fit) == 2
-    assert "holds a run with" in capsys.readouterr().err
+    assert "contains a run with" in capsys.readouterr().err
 
 
 def test_same_names_are_told_apart_by_folder(config: Config, fit: list[str], tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ Noise = TypeVar("Noise", bound=ImageNoise)
 
 
 def total_variation(image: Tensor, epsilon: float = 1e-12) -> Tensor:
-    """Compute the total variation `[B]`: mean absolute differences of vertical and of horizontal neighbours, added."""
+    """Compute the total variation, `[B]`: mean absolute vertical plus mean absolute horizontal differences."""
     down, across = image.diff(dim=2), image.diff(dim=3)
     return sum((d**2 + epsilon).sqrt().flatten(1).mean(dim=1) for d in (down, across))  # type: ignore[return-value]
 

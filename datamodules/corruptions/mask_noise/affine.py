@@ -48,7 +48,7 @@ class Affine:
 
 
 def _moved(mask: Tensor, drawn: Tensor) -> Tensor:
-    """Transform masks `[N, H, W]` by angle, relative change of length, row shift and column shift, `[N, K - 1, 4]`."""
+    """Transform masks, `[N, H, W]`; `drawn`, `[N, K - 1, 4]`, is angle, change of length, row shift, column shift."""
     height, width = mask.shape[1:]
     row = torch.arange(height, dtype=torch.float64)[:, None]
     column = torch.arange(width, dtype=torch.float64)

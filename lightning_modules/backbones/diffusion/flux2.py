@@ -97,7 +97,7 @@ class Flux2(FlowTransformer):
 
     @classmethod
     def size_multiple_before_loading(cls, pipeline: str, local_files_only: bool = False, **_: Any) -> int | None:
-        """Return a number by which height and width must be divisible, if a pipeline's config files define it."""
+        """Return a number by which image sides must be divisible; None if no config file of the pipeline defines it."""
         multiple = super().size_multiple_before_loading(pipeline, local_files_only)
         return multiple and 2 * multiple
 

@@ -1,7 +1,7 @@
-"""PixArt-Sigma of diffusers, a latent diffusion transformer with T5 as its text encoder.
+"""PixArt-Sigma from diffusers, a latent diffusion transformer whose text encoder is T5.
 
-The transformer predicts e from z_t, t and the embeddings of a prompt's tokens; padding tokens are masked. As in the
-pipeline, the output channels with the learned variance are not used.
+The transformer predicts the noise e from z_t, t and the embeddings of a prompt's tokens. Padding tokens are masked. As
+in the pipeline, the output channels with the learned variance are not used. See `text_to_image.py` for z_t.
 
 Source: Chen et al., PixArt-Sigma: Weak-to-Strong Training of Diffusion Transformer for 4K Text-to-Image Generation,
 ECCV 2024, arXiv 2403.04692.
@@ -17,7 +17,7 @@ from lightning_modules.backbones.diffusion.text_to_image import Prompts, TextToI
 
 
 class PixArtSigma(TextToImage):
-    """PixArt-Sigma with transformer, frozen autoencoder and frozen text encoder.
+    """PixArt-Sigma, with its transformer, its frozen autoencoder and its frozen text encoder.
 
     Args:
         pipeline: local folder written by `save_pretrained`, or name of a pipeline on the Hugging Face Hub
@@ -32,9 +32,9 @@ class PixArtSigma(TextToImage):
             attention.
         dtype: precision of the transformer and the text encoder; the autoencoder, inputs and outputs are float32.
         gradient_checkpointing: recompute the transformer's activations in the backward pass instead of keeping them.
-        prediction_types: supported values of the scheduler's `prediction_type`.
-        sampler: class of the diffusers scheduler for sampling, which is built from the config of the pipeline's
-            scheduler; default: the class of the pipeline's scheduler.
+        prediction_types: values of the scheduler's `prediction_type` that are accepted.
+        sampler: class of the diffusers scheduler that is used in sampling, with the config of the pipeline's scheduler.
+            None uses the class of the pipeline's scheduler.
         offload_text_encoders: keep the text encoder on the CPU, and embed prompts there.
         lora_alpha: alpha; adapters are scaled by alpha / rank. None sets alpha to the rank.
         use_rslora: use rank-stabilised LoRA, which scales adapters by alpha / sqrt(rank).
@@ -49,7 +49,7 @@ class PixArtSigma(TextToImage):
 
     parts = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
     part_classes: ClassVar[Mapping[str, str | tuple[str, ...]]] = {
-        "transformer": ("PixArtTransformer2DModel", "Transformer2DModel"),  # old class name, used in the authors' index
+        "transformer": ("PixArtTransformer2DModel", "Transformer2DModel"),  # old name, in the authors' model_index.json
         "_class_name": "PixArtSigmaPipeline",
     }
     prompt_fields = ("embedding", "mask")

@@ -1,4 +1,4 @@
-"""A pixel-space diffusion model with the interface of a latent text-to-image model, usually unconditional."""
+"""A pixel-space diffusion model, usually unconditional, with the interface of a latent text-to-image model."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -21,10 +21,10 @@ class PixelModel(nn.Module):
         network: network that maps x_t, `[B, C, H, W]`, and t, `[B]`, to the quantity named by the scheduler's
             `prediction_type`. The output is a tensor or, as in diffusers, an object whose attribute `sample` is this
             tensor.
-        scheduler: scheduler that the network was trained with; it defines noise levels, prediction type and step
-            spacing.
-        text_encoder: encoder that embeds texts as `Prompts`, which are an additional input of the network; None for a
-            network without text conditioning.
+        scheduler: scheduler with which the network was trained; it defines the noise levels, the prediction type and
+            the step spacing.
+        text_encoder: encoder that embeds texts as `Prompts`, which the network receives as an additional input; None
+            for a network without text conditioning.
 
     Raises:
         ValueError: if the scheduler's prediction type is not epsilon, v_prediction or sample.
@@ -32,7 +32,7 @@ class PixelModel(nn.Module):
 
     alphas_cumprod: Tensor
     takes_negative_prompts: ClassVar[bool] = True
-    """Whether guidance uses empty or negative prompts, if the model has a text encoder."""
+    """Whether guidance uses empty or negative prompts; relevant only if the model has a text encoder."""
     negative_prompt: str = ""
     """Negative prompt for guidance in `generate`; an empty string means the empty prompt."""
 
@@ -52,11 +52,11 @@ class PixelModel(nn.Module):
         return f"{type(scheduler).__name__} {settings}"
 
     def encode(self, image: Tensor, draw: Tensor | None = None) -> Tensor:
-        """Scale images from [0, 1] to [-1, 1]."""
+        """Rescale images from [0, 1] to [-1, 1]."""
         return 2 * image - 1
 
     def decode(self, latent: Tensor) -> Tensor:
-        """Scale images from [-1, 1] to [0, 1]."""
+        """Rescale images from [-1, 1] to [0, 1]."""
         return (latent + 1) / 2
 
     def encode_prompts(self, texts: Sequence[str]) -> Prompts | None:
@@ -68,7 +68,7 @@ class PixelModel(nn.Module):
         return None if self.text_encoder is None else self.text_encoder.empty_prompts(n)
 
     def forward(self, latent: Tensor, timestep: Tensor, prompts: Prompts | None = None) -> Tensor:
-        """Predict the quantity named by the scheduler's `prediction_type` from x_t and t, `[B]`."""
+        """Predict the quantity named by the scheduler's `prediction_type` from x_t and the times t, `[B]`."""
         return predicted(self._told(prompts), latent, timestep)
 
     def _told(self, prompts: Prompts | None) -> Callable[..., Any]:
@@ -78,7 +78,7 @@ class PixelModel(nn.Module):
     def generate(
         self, noise: Tensor, num_inference_steps: int, prompts: Prompts | None = None, guidance_scale: float = 1.0
     ) -> Tensor:
-        """Generate images `[B, C, H, W]` in [0, 1] from standard normal noise by deterministic DDIM steps."""
+        """Generate images in [0, 1] from standard normal noise, `[B, C, H, W]`, by deterministic DDIM steps."""
         path = scheduler_path(self.scheduler, num_inference_steps)
         given = self.encode_prompts([self.negative_prompt] * len(noise)) if self.negative_prompt else None
         model = guided(self, prompts, given or self.empty_prompts(len(noise)), guidance_scale)

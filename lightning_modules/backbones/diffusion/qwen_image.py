@@ -1,9 +1,10 @@
-"""Qwen-Image of diffusers: flow matching on packed latents, with a vision-language model as text encoder.
+"""Qwen-Image from diffusers: flow matching on packed latents. The text encoder is a vision-language model.
 
-    z = (E(2 x - 1) - m) / d, with the mean m and the standard deviation d of each channel
+    z = (E(2 x - 1) - m) / d, with the mean m and the standard deviation d of each latent channel
 
 The autoencoder is designed for videos; an image is encoded as a video of one frame. The embeddings of a prompt are
-padded to the pipeline's maximum length, and padding is masked. `flow_transformer.py` defines z_t and the prediction.
+padded to the pipeline's maximum length, and padding is masked. See `flow_transformer.py` for z_t and for the predicted
+quantity.
 
 Source: Wu et al., Qwen-Image Technical Report, 2025, arXiv 2508.02324.
 """
@@ -89,12 +90,12 @@ class QwenImage(PackedLatents):
         return Prompts(F.pad(embedding, (0, 0, 0, padding)), mask=F.pad(mask, (0, padding)))
 
     def moments(self, image: Tensor) -> Tensor:
-        """Compute the mean and standard deviation of E's distribution, `[B, 2, c, h, w]`, for images in [0, 1]."""
+        """Compute the mean and standard deviation, `[B, 2, c, h, w]`, of E's distribution for images in [0, 1]."""
         posterior = self.vae.encode((2 * image - 1).to(self.vae.dtype).unsqueeze(2)).latent_dist
         return torch.stack([posterior.mean, posterior.std], dim=1).squeeze(3).to(image.dtype)
 
     def decode(self, latent: Tensor) -> Tensor:
-        """Decode z to images, `[B, 3, H, W]`, which the autoencoder clips to [0, 1]."""
+        """Decode z to images, `[B, 3, H, W]`, whose values the autoencoder clips to [0, 1]."""
         scaled = latent / self.scaling_factor + self.shift_factor
         frame = self.vae.decode(scaled.to(self.vae.dtype).unsqueeze(2)).sample[:, :, 0]
         return ((frame + 1) / 2).to(latent.dtype)

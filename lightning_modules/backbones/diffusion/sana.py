@@ -1,7 +1,8 @@
-"""Sana of diffusers: flow matching with linear attention, and a language model as text encoder.
+"""Sana from diffusers: flow matching with linear attention. The text encoder is a language model.
 
 The autoencoder is deterministic, and its latents have fewer pixels than those of Stable Diffusion. The pipeline's
-default instruction is prepended to each text. Padding is masked. `flow_transformer.py` defines z_t and the prediction.
+default instruction is prepended to each text. Padding is masked. See `flow_transformer.py` for z_t and for the
+predicted quantity.
 
 Source: Xie et al., SANA: Efficient High-Resolution Image Synthesis with Linear Diffusion Transformers, ICLR 2025,
 arXiv 2410.10629.
@@ -19,7 +20,7 @@ from lightning_modules.backbones.diffusion.flow_transformer import FlowTransform
 from lightning_modules.backbones.diffusion.text_to_image import Prompts, TextToImage
 
 PIPELINE_MULTIPLE = 32
-"""Number of pixels by which height and width must be divisible in the pipeline, whatever its autoencoder."""
+"""Number by which the height and width of images must be divisible in the pipeline, for every autoencoder."""
 
 
 class Sana(FlowTransformer):
@@ -50,11 +51,11 @@ class Sana(FlowTransformer):
         return Prompts(embedding, mask=mask)
 
     def embedded_negative(self, texts: list[str], device: torch.device) -> Prompts:
-        """Embed B negative prompts, without the instruction."""
+        """Embed B negative prompts, to which the pipeline's instruction is not prepended."""
         return self.embedded(texts, device, instructed=False)
 
     def moments(self, image: Tensor) -> Tensor:
-        """Compute E's latents for images in [0, 1] as moments `[B, 2, c, h, w]` whose standard deviation is 0."""
+        """Compute E's latents for images in [0, 1], as moments `[B, 2, c, h, w]` with standard deviation 0."""
         latent = self.vae.encode((2 * image - 1).to(self.vae.dtype)).latent.to(image.dtype)
         return torch.stack([latent, torch.zeros_like(latent)], dim=1)
 

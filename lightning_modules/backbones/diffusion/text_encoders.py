@@ -1,4 +1,4 @@
-"""Embedded prompts, and text encoders that can be on the network's device, on the CPU, or removed from memory."""
+"""Embedded prompts, and text encoders that can be moved to the CPU or removed from memory."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -10,18 +10,18 @@ ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 
 
 class Prompts(NamedTuple):
-    """Embedded prompts, which are inputs of the networks."""
+    """A batch of B embedded prompts, which is an input of the denoising network."""
 
     embedding: Tensor
-    """Embeddings of L tokens, `[B, L, D]`."""
+    """Embeddings of the L tokens of each prompt, `[B, L, D]`."""
     pooled: Tensor | None = None
     """Pooled embedding, `[B, P]`, for SDXL and flow-matching transformers."""
     mask: Tensor | None = None
-    """Mask `[B, L]`, 1 for a token and 0 for padding, for transformers that mask padding."""
+    """Mask, `[B, L]`, which is 1 for a token and 0 for padding; used by transformers that mask padding."""
     second: Tensor | None = None
-    """Embeddings by a second text encoder, `[B, M, E]`; only used for Hunyuan-DiT."""
+    """Token embeddings of a second text encoder, `[B, M, E]`; used only by Hunyuan-DiT."""
     second_mask: Tensor | None = None
-    """Mask of `second`, `[B, M]`."""
+    """Padding mask of `second`, `[B, M]`."""
 
     def rows(self, index: Any) -> "Prompts":
         """Select prompts by index."""
@@ -50,8 +50,8 @@ def concatenated(prompts: Sequence[Prompts]) -> Prompts:
 class TextEncoders(nn.Module):
     """Mixin that embeds prompts with the text encoders of a diffusers pipeline.
 
-    Each model family implements `embedded`. In some families, the encoders have most of a pipeline's weights. The
-    encoders can stay on the CPU (`offload_text_encoders`), and can be removed from memory once all texts are known
+    Each model family implements `embedded`. In some families, most weights of a pipeline are in its text encoders. The
+    encoders can be kept on the CPU (`offload_text_encoders`), or removed from memory once all texts are known
     (`free_text_encoders`).
     """
 
@@ -62,23 +62,23 @@ class TextEncoders(nn.Module):
     _further: tuple[str, ...] = ()
 
     def embedded(self, texts: list[str], device: torch.device) -> Prompts:
-        """Embed B texts, each truncated or padded to the same length, with encoders that are on the given device."""
+        """Embed B texts, each truncated or padded to the same length; the text encoders are on `device`."""
         raise NotImplementedError
 
     def embedded_negative(self, texts: list[str], device: torch.device) -> Prompts:
-        """Embed B texts as the pipeline embeds negative prompts, with encoders that are on the given device."""
+        """Embed B texts in the way the pipeline embeds negative prompts; the text encoders are on `device`."""
         return self.embedded(texts, device)
 
     def embedded_empty(self, n: int, device: torch.device) -> Prompts:
-        """Embed the empty prompt n times, as the pipeline does for guidance, with encoders on the given device."""
+        """Embed the empty prompt n times, as the pipeline does for guidance; the text encoders are on `device`."""
         return self.embedded_negative([""] * n, device)
 
     @torch.no_grad()
     def encode_prompts(self, texts: Sequence[str]) -> Prompts:
-        """Embed B texts, each truncated or padded to the encoder's length; the result is on the network's device.
+        """Embed B texts, each truncated or padded to the text encoder's length; the result is on the network's device.
 
         Raises:
-            ValueError: if the text encoders have been removed and a text was not embedded before that.
+            ValueError: if the text encoders have been removed, and a text was not embedded before their removal.
         """
         if self._known is None:
             return self.embedded(list(texts), self._encoding_device()).to(self._network_device())
@@ -104,23 +104,23 @@ class TextEncoders(nn.Module):
         return self.embedded_negative([text] * n, self._encoding_device()).to(self._network_device())
 
     def offload_text_encoders(self) -> None:
-        """Keep the text encoders on the CPU from now on, even if the model is moved to another device."""
+        """Keep the text encoders on the CPU from now on, even if the model is moved to a different device."""
         encoders = self.text_encoders.to("cpu")
         del self.text_encoders
-        self.__dict__["text_encoders"] = encoders  # not a submodule, so `to` does not move it
+        self.__dict__["text_encoders"] = encoders  # no longer a submodule, so `to` does not move it
 
     def keep_embedded(self, texts: Sequence[str]) -> None:
-        """Add texts that `free_text_encoders` also embeds, so that their embeddings stay available."""
+        """Register texts that `free_text_encoders` embeds too, so that their embeddings stay available."""
         self._further = (*self._further, *texts)
 
     def free_text_encoders(self, texts: Sequence[str]) -> None:
-        """Embed the texts and the empty prompt, and remove the text encoders from memory.
+        """Embed the given texts and the empty prompt, and then remove the text encoders from memory.
 
-        If the whole network is trained, the encoders are kept on the CPU instead, because they are saved with the
-        model.
+        If all parameters of the network are trained, the text encoders are instead kept on the CPU, because they are
+        saved with the model.
 
         Args:
-            texts: all texts that will be needed afterwards, in addition to those passed to `keep_embedded`.
+            texts: all texts that will be needed afterwards, except those passed to `keep_embedded`.
         """
         if self._known is not None:
             return
@@ -130,7 +130,7 @@ class TextEncoders(nn.Module):
         embedded = {text: self.encode_prompts([text]).to("cpu") for text in dict.fromkeys([*texts, *self._further])}
         self._known = embedded, self.empty_prompts(1).to("cpu")
         for parameter in self.text_encoders.parameters():
-            parameter.data = parameter.data.new_empty(0)  # in place, as DistributedDataParallel keeps references
+            parameter.data = parameter.data.new_empty(0)  # in place, because DistributedDataParallel keeps references
         for name in ENCODERS:
             if getattr(self.pipeline, name, None) is not None:
                 setattr(self.pipeline, name, None)

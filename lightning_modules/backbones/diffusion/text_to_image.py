@@ -1,12 +1,13 @@
-"""Stable Diffusion and SDXL, latent text-to-image models from diffusers, as networks to train or evaluate.
+"""Stable Diffusion and SDXL, which are latent text-to-image models from diffusers, for training and evaluation.
 
-Diffusion transformers are in `hunyuan_dit.py` and `pixart.py`. Flow-matching transformers are in `flow_transformer.py`
-and in one file for each additional family. `FAMILIES` lists all families.
+Diffusion transformers are implemented in `hunyuan_dit.py` and `pixart.py`. Flow-matching transformers are implemented
+in `flow_transformer.py` and in a separate file for each further family. `FAMILIES` lists all families.
 
     z_t = sqrt(abar_t) z + sqrt(1 - abar_t) e,   z = s E(2 x - 1)
 
-E is the encoder of an autoencoder, and s is the scaling factor of its latents. From z_t, t and the embedding of a
-prompt, the U-Net predicts e or v = sqrt(abar_t) e - sqrt(1 - abar_t) z.
+Here x is an image in [0, 1], E is the encoder of an autoencoder, s is the scaling factor of its latents, and e is
+standard normal noise. From z_t, t and the embedding of a prompt, the U-Net predicts e or v = sqrt(abar_t) e - sqrt(1 -
+abar_t) z.
 """
 
 from collections.abc import Mapping, Sequence
@@ -50,13 +51,14 @@ FAMILIES = {
     "Lumina2Transformer2DModel": "Lumina2",
     "HunyuanDiT2DModel": "HunyuanDiT",
 }
-"""Maps diffusers classes of the denoising network to the model families of this package."""
+"""Dictionary that maps the diffusers class of a denoising network to the model class of its family."""
 
 
 class TextToImage(PipelineSampling, TextEncoders, AutoencoderLatents):
-    """A latent text-to-image model with a U-Net and with a frozen autoencoder and frozen text encoders.
+    """A latent text-to-image model with a U-Net, a frozen autoencoder and frozen text encoders.
 
-    The state dict contains only trained tensors; frozen tensors are loaded from the pipeline.
+    The state dict contains only the trained tensors, because the constructor loads the frozen tensors from the
+    pipeline.
 
     Args:
         pipeline: local folder written by `save_pretrained`, name of a pipeline on the Hugging Face Hub
@@ -65,18 +67,18 @@ class TextToImage(PipelineSampling, TextEncoders, AutoencoderLatents):
         config: folder or name of a pipeline with the same architecture; allowed only if `pipeline` is a single file.
         variant: variant of the weight files, such as fp16; None loads the files without a variant.
         local_files_only: never download files; a pipeline given by name must be in the Hugging Face cache.
-        tuning: `full` trains every parameter of the U-Net, `lora` trains only adapters in its attention, and `frozen`
+        tuning: `full` trains all parameters of the U-Net, `lora` trains only adapters in its attention, and `frozen`
             trains nothing.
         lora_rank: rank of the adapters.
         lora_targets: layers to adapt, given by the last parts of their names; None adapts the projections of the
             attention.
         dtype: precision of the U-Net and the text encoders; the autoencoder, inputs and outputs are float32.
         gradient_checkpointing: recompute the U-Net's activations in the backward pass instead of keeping them.
-        prediction_types: quantities that the U-Net may predict.
+        prediction_types: values of the scheduler's `prediction_type` that are accepted.
         sampler: class of the diffusers scheduler that replaces the pipeline's scheduler in sampling; the noise levels
             stay the same.
-        sampler_spacing: timestep spacing of `sampler`, such as trailing for SDXL-Lightning; default: the spacing of the
-            pipeline's scheduler.
+        sampler_spacing: timestep spacing of `sampler`, such as trailing for SDXL-Lightning; None uses the spacing of
+            the pipeline's scheduler.
         offload_text_encoders: keep the text encoders on the CPU, and embed prompts there.
         lora_alpha: alpha; adapters are scaled by alpha / rank. None sets alpha to the rank.
         use_rslora: use rank-stabilised LoRA, which scales adapters by alpha / sqrt(rank).
@@ -85,27 +87,27 @@ class TextToImage(PipelineSampling, TextEncoders, AutoencoderLatents):
 
     Raises:
         FileNotFoundError: if the pipeline is neither on disk nor on the Hub.
-        ValueError: if a part of the pipeline is missing, the scheduler is of an unsupported kind, or the U-Net's input
-            is not a latent.
+        ValueError: if a part of the pipeline is missing, if the scheduler is of an unsupported kind, or if the U-Net's
+            input does not have the channels of the latents.
         ImportError: if transformers is not installed, or if `tuning` is lora and peft is not installed.
     """
 
     parts: Sequence[str] = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-    """Required parts of the pipeline; the first one is the denoising network."""
+    """Names of the required parts of the pipeline; the first one is the denoising network."""
     part_classes: ClassVar[Mapping[str, str | tuple[str, ...]]] = {}
-    """Required diffusers classes of parts whose names occur in several families."""
+    """Required diffusers class for each part whose name is used in several model families."""
     pipeline_class: ClassVar[str | None] = None
-    """diffusers class into which the parts are loaded; None means the pipeline's own class."""
+    """Name of the diffusers class into which the parts are loaded; None means the pipeline's own class."""
     unread: ClassVar[Sequence[str]] = ()
-    """Parts of the pipeline that are not loaded."""
+    """Names of parts of the pipeline that are not loaded."""
     default_lora_targets: ClassVar[Sequence[str]] = ("to_q", "to_k", "to_v", "to_out.0")
-    """Layers that are adapted by default: the attention's projections."""
+    """Layers that are adapted if `lora_targets` is None: the projections of the attention."""
     packing: ClassVar[int] = 1
     """Number of latent pixels that are packed into one input position of the network."""
     needs_captions: ClassVar[bool] = True
     """Whether the model is trained with the captions of the images."""
     unquantized: ClassVar[Sequence[str]] = ()
-    """Submodules that cannot be quantised, because the network uses their weights without calling the layer."""
+    """Submodules that must not be quantised, because the network reads their weights without calling them."""
 
     def __init__(
         self,
@@ -178,11 +180,11 @@ class TextToImage(PipelineSampling, TextEncoders, AutoencoderLatents):
 
     @property
     def image_size(self) -> int:
-        """Height and width of the images that the model was trained on."""
+        """Height and width of the images with which the model was trained."""
         return self.network.config.sample_size * self.pipeline.vae_scale_factor
 
     def latent_shape(self, n: int, height: int | None = None, width: int | None = None) -> tuple[int, int, int, int]:
-        """Return the shape of z for n images; the default image size is the size on which the model was trained."""
+        """Return the shape of z for n images; without height and width, images have the size used in training."""
         scale, size = self.latent_scale, self.image_size
         return n, self.latent_channels, (height or size) // scale, (width or size) // scale
 
@@ -193,7 +195,7 @@ class TextToImage(PipelineSampling, TextEncoders, AutoencoderLatents):
         return Prompts(found[0], found[2] if self.is_xl else None)
 
     def embedded_empty(self, n: int, device: torch.device) -> Prompts:
-        """Embed the empty prompt n times, as the pipeline does for guidance: an empty text, or zeros."""
+        """Embed the empty prompt n times, as the pipeline does for guidance; some pipelines use zeros instead."""
         empty = super().embedded_empty(n, device)
         if empty.pooled is not None and self.pipeline.config.get("force_zeros_for_empty_prompt"):
             empty = Prompts(torch.zeros_like(empty.embedding), torch.zeros_like(empty.pooled))
@@ -204,7 +206,7 @@ class TextToImage(PipelineSampling, TextEncoders, AutoencoderLatents):
 
         Args:
             latent: z_t, `[B, c, h, w]`.
-            timestep: t, int64, `[B]`, or one value for all images.
+            timestep: times t, int64, either `[B]` or one value for all images.
             prompts: B prompts.
         """
         return self.with_sizes(latent, timestep, prompts)
@@ -212,10 +214,10 @@ class TextToImage(PipelineSampling, TextEncoders, AutoencoderLatents):
     def with_sizes(
         self, latent: Tensor, timestep: Tensor, prompts: Prompts, size_conditions: Tensor | None = None
     ) -> Tensor:
-        """Predict as `forward` does, with SDXL's size conditions `[B, 6]`.
+        """Make the same prediction as `forward`, but with SDXL's size conditions, `[B, 6]`.
 
-        Size conditions are the height and width of the original image, the top and left of the crop, and the height and
-        width of the crop, in pixels. None means uncropped images of the latent's size.
+        The six size conditions are the height and width of the original image, the top and left position of the crop,
+        and the height and width of the crop, in pixels. None means uncropped images with the size of the latents.
         """
         inputs = self.network_inputs(latent, timestep, prompts, size_conditions)
         return self.network_output(self.network(**inputs).sample, latent)
@@ -223,7 +225,7 @@ class TextToImage(PipelineSampling, TextEncoders, AutoencoderLatents):
     def network_inputs(
         self, latent: Tensor, timestep: Tensor, prompts: Prompts, size_conditions: Tensor | None = None
     ) -> dict[str, Any]:
-        """Return the keyword arguments of the network, which are also those of its ControlNet. See `with_sizes`."""
+        """Return the keyword arguments for a call of the network or of its ControlNet; see `with_sizes`."""
         added = None
         if prompts.pooled is not None:
             scale = self.pipeline.vae_scale_factor
@@ -241,11 +243,11 @@ class TextToImage(PipelineSampling, TextEncoders, AutoencoderLatents):
 
 
 def _checked(name: str, network: Any, channels: int, tuning: Tuning) -> Any:
-    """Check a network and return it. For full tuning, the network is converted to float32.
+    """Check a network and return it, converted to float32 if `tuning` is full.
 
     Raises:
-        ValueError: if the network's input does not have the channels of packed latents, or if its weights cannot be
-            fully tuned.
+        ValueError: if the network has a different number of input channels than packed latents, or if `tuning` is full
+            and the weights are quantised.
     """
     if network.config.in_channels != channels:
         raise ValueError(
@@ -259,7 +261,7 @@ def _checked(name: str, network: Any, channels: int, tuning: Tuning) -> Any:
 def saving_what_is_trained(module: nn.Module) -> None:
     """Exclude frozen tensors from the state dict of a model.
 
-    The constructor of the model loads the frozen tensors from the pipeline.
+    They need not be saved, because the constructor of the model loads them from the pipeline.
     """
     module.register_state_dict_post_hook(_keep_what_is_trained)
     module.register_load_state_dict_post_hook(_miss_only_what_is_trained)
@@ -277,7 +279,7 @@ def _keep_what_is_trained(module: nn.Module, state: dict[str, Any], prefix: str,
     fixed = _fixed(module)
     for key in [key for key in state if key.startswith(prefix)]:
         name = key.removeprefix(prefix)
-        weight, inside, _ = name.partition(".weight.")  # keys of a quantised weight's scales begin with its name
+        weight, inside, _ = name.partition(".weight.")  # keys of a quantised weight's scales begin with the weight's name
         if name in fixed or (inside and f"{weight}.weight" in fixed):
             del state[key]
 

@@ -1,7 +1,7 @@
-"""Variance-exploding (VE) score models as pixel-space diffusion models with noise of variance 1.
+"""Variance-exploding (VE) score models, converted to pixel-space diffusion models that predict noise of variance 1.
 
-From a noisy image u_t = u + s_t e, with u in [0, 1], a VE model estimates the score -e / s_t. Let x = 2 u - 1 and
-abar_t = 1 / (1 + 4 s_t^2). The rescaled image
+Let u be an image in [0, 1], e standard normal noise and s_t a noise level. From the noisy image u_t = u + s_t e, a VE
+model estimates the score -e / s_t. Let x = 2 u - 1 and abar_t = 1 / (1 + 4 s_t^2). The rescaled noisy image
 
     x_t = sqrt(abar_t) (2 u_t - 1) = sqrt(abar_t) x + sqrt(1 - abar_t) e
 
@@ -28,11 +28,11 @@ class VarianceExploding(PixelModel):
     """Wrap a VE score model as a `PixelModel` that predicts the noise e from x_t.
 
     Args:
-        network: network that maps u_t `[B, C, H, W]` and s_t `[B]` to the score, such as
+        network: network that computes the score from u_t, `[B, C, H, W]`, and s_t, `[B]`, such as
             `lightning_modules.networks.ncsnpp.NCSNpp` or a `UNet2DModel` of diffusers.
         sigma_min: smallest noise level s, in units of images in [0, 1].
         sigma_max: largest noise level s.
-        num_levels: number of noise levels, which form a geometric sequence.
+        num_levels: number of noise levels; the levels form a geometric sequence.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -54,7 +54,7 @@ class VarianceExploding(PixelModel):
 
 
 class NoiseOfScore(nn.Module):
-    """Predict the noise e from x_t and timesteps t `[B]` with a VE score model.
+    """Predict the noise e from x_t and the timesteps t, `[B]`, with a VE score model.
 
     Args:
         network: see `VarianceExploding`.
@@ -77,11 +77,11 @@ class NoiseOfScore(nn.Module):
 
 
 class ScoreOfDenoiser(nn.Module):
-    """Compute the score of u_t from a denoiser D of Gaussian noise, by Tweedie's formula: (D(u_t) - u_t) / s_t^2.
+    """Compute the score of u_t by Tweedie's formula, (D(u_t) - u_t) / s_t^2, with a denoiser D of Gaussian noise.
 
     Args:
-        network: denoiser D, which maps noisy images `[B, C, H, W]` to clean images without knowing the noise level,
-            such as `lightning_modules.networks.bias_free_dncnn.BiasFreeDnCNN`.
+        network: denoiser D, which maps noisy images `[B, C, H, W]` to clean images, and does not receive the noise
+            level, such as `lightning_modules.networks.bias_free_dncnn.BiasFreeDnCNN`.
     """
 
     def __init__(self, network: nn.Module) -> None:

@@ -1,9 +1,9 @@
-"""Z-Image and Lumina-Image 2.0 of diffusers, single-stream flow-matching transformers with language models.
+"""Z-Image and Lumina-Image 2.0 from diffusers: flow-matching transformers whose text encoders are language models.
 
-The networks receive 1 - t, which is 0 for noise and 1 for data, and predict z - e. Here, the sign of the prediction is
-reversed, so that it is e - z, as for the other families (see `flow_transformer.py`). Z-Image receives a list of
-embeddings without padding. For both models, the host must know the lengths of the texts, so the host waits for the
-device in each step.
+The networks receive 1 - t, which is 0 for noise and 1 for data, and predict z - e. The classes in this file reverse the
+sign, so that the prediction is e - z, as in the other model families (see `flow_transformer.py`). Z-Image receives a
+list of embeddings without padding. For both models, the host must know the lengths of the texts, and therefore waits
+for the device in each step.
 
 Source: Z-Image Team, Z-Image: An Efficient Image Generation Foundation Model with Single-Stream Diffusion Transformer,
 2025, arXiv 2511.22699.
@@ -40,7 +40,7 @@ class ZImage(FlowTransformer):
 
     @property
     def patch_size(self) -> int:
-        """Height and width of the patch of one image token, in latent pixels: the transformer's default."""
+        """Height and width of the patch that forms one image token, in latent pixels (the transformer's default)."""
         return 2
 
     def embedded(self, texts: list[str], device: torch.device) -> Prompts:
@@ -72,7 +72,7 @@ class ZImage(FlowTransformer):
     def for_guidance(self, scale: float) -> dict[str, Any]:
         """Return the guidance scale as a keyword argument of the pipeline.
 
-        In this pipeline, guidance is disabled with a scale of 0 instead of 1.
+        In the pipeline of Z-Image, a scale of 0 disables guidance, instead of a scale of 1.
         """
         return {"guidance_scale": scale - 1}
 
@@ -121,7 +121,7 @@ class Lumina2(FlowTransformer):
 
 
 def without_padding(prompts: Prompts) -> list[Tensor]:
-    """Return the token embeddings of each prompt without padding, `[l, D]`."""
+    """Return, for each prompt, the token embeddings without padding, `[l, D]`, where l is the length of the prompt."""
     assert prompts.mask is not None
     lengths = prompts.mask.sum(dim=1).int().tolist()
     return [each[:length] for each, length in zip(prompts.embedding, lengths, strict=True)]

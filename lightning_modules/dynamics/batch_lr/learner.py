@@ -52,7 +52,7 @@ def learned(rule: Rule, greatest: float, least: float) -> dict[str, float]:
         ssgd      lr = 2 / (L + mu)
         ssgdm     lr = (2 / (sqrt L + sqrt mu))^2,  momentum = ((sqrt L - sqrt mu) / (sqrt L + sqrt mu))^2  (Polyak)
         ssgdmn    lr = sqrt(mu / L),  momentum = (sqrt L - sqrt mu) / (sqrt L + sqrt mu)  (as in the authors' code)
-        nesterov  lr = 1 / L,  the same momentum  (as in textbooks)
+        nesterov lr = 1 / L, momentum as for ssgdmn (as in textbooks)
 
     Args:
         rule: name of a rule other than `rayleigh`.
@@ -74,7 +74,7 @@ def rayleigh_rate(gradient: Tensor, product: Tensor) -> float:
 
 
 def set_keys(optimizer: Optimizer, values: dict[str, float]) -> None:
-    """Set entries of all parameter groups by key; entries that are tensors are filled in place."""
+    """Set the given entries in all parameter groups of an optimizer; entries that are tensors are filled in place."""
     for group in optimizer.param_groups:
         for key, value in values.items():
             if isinstance(group[key], Tensor):
@@ -92,7 +92,7 @@ class OnlineLearner:
 
     Args:
         rule: rule that computes the settings (see `learned`): `ssgd`, `ssgdm` (Polyak's heavy ball), `ssgdmn` (as in
-            the authors' code), `nesterov` (as in textbooks), or `rayleigh`, which uses the curvature along the
+            the authors' code), `nesterov` (as in textbooks), or `rayleigh`, which uses only the curvature along the
             gradient.
         every_n_epochs: number of epochs between measurements.
         first_epoch: number of epochs before the first measurement.
@@ -148,7 +148,7 @@ class OnlineLearner:
         return ("lr",) if self.rule in ("ssgd", "rayleigh") else ("lr", "momentum")
 
     def check(self, optimizer: Optimizer) -> None:
-        """Reject an optimizer that lacks a setting of the rule.
+        """Reject an optimizer that lacks a setting that the rule computes.
 
         Raises:
             ValueError: if a key is missing, or if the rule is `nesterov` and the optimizer does not use Nesterov
@@ -169,7 +169,7 @@ class OnlineLearner:
     def measure(self, product: CurvatureProduct) -> tuple[dict[str, float], dict[str, float]]:
         """Measure the curvature, and compute the optimizer settings.
 
-        Return the settings, which are empty if they were discarded, and the measured values.
+        Return the settings and the measured values. The settings are empty if they were discarded.
         """
         if self.rule == "rayleigh":
             gradient = product.gradient()

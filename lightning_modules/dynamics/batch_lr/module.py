@@ -28,17 +28,17 @@ class BatchLR(ClassifierSteps, MethodModule):
         num_classes: number of classes, K.
         reference_batch_size: batch size B_0 to which the optimizer's learning rate or damping refers. The learning rate
             or damping is scaled to the batch size of the run. None disables the scaling.
-        scaling: scaling of the learning rate with the global batch size, including gradient accumulation: `linear` for
-            SGD, or `square_root` for Adam. If the optimizer has a damping, only the damping is scaled, in inverse
-            proportion to the batch size.
+        scaling: how the learning rate is scaled with the global batch size, which includes gradient accumulation:
+            `linear` for SGD, or `square_root` for Adam. If the optimizer has a damping, only the damping is scaled, in
+            inverse proportion to the batch size.
         learner: learner that sets the learning rate from the curvature during training; None means no learner.
         spectra: measurement of the Hessian spectra of batches after the last epoch; None means no measurement.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
-        ValueError: if an argument is out of range; before training, if the optimizer, the training set or the network
-            is unsuitable for `learner` or `spectra`.
+        ValueError: if an argument is out of range; also, before training, if the optimizer, the training set or the
+            network is unsuitable for `learner` or `spectra`.
     """
 
     def __init__(
@@ -146,7 +146,7 @@ class BatchLR(ClassifierSteps, MethodModule):
 
     @property
     def tables(self) -> Mapping[str, Table]:
-        """Return tables of the batch spectra, and of the learned settings by epoch."""
+        """Return tables of the batch spectra and of the optimizer settings that the learner computed in each epoch."""
         found = dict(self._measured.tables()) if self._measured else {}
         if self._rows:
             names = dict.fromkeys(name for row in self._rows for name in row)

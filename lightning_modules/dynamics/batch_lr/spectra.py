@@ -23,12 +23,12 @@ from lightning_modules.metrics.lanczos import Spectrum, lanczos, spectral_densit
 from lightning_modules.training.chosen_samples import chosen_samples, drawn_places
 
 POINTS, WIDTH, CURVE = 400, 0.01, 41
-"""Number of points of a density, kernel width relative to the range of eigenvalues, and number of points of a curve."""
+"""Number of points of a density, its kernel width relative to the eigenvalue range, and number of points of a curve."""
 NAME = "BatchSpectra"
 
 
 class Shift(NamedTuple):
-    """Mean of an extreme eigenvalue over batches of the same size."""
+    """Mean of the smallest or of the largest eigenvalue over batches of the same size."""
 
     batch_size: int
     value: float
@@ -74,7 +74,7 @@ class MeasuredSpectra(NamedTuple):
         return {**self._asdict(), **shifts, **noise}
 
     def small(self) -> list[Shift]:
-        """Return the largest eigenvalues for batch sizes up to N / 10, or for all batch sizes if all are larger."""
+        """Return the largest eigenvalues for batch sizes up to N / 10, or for all batch sizes if none is that small."""
         return [each for each in self.greatest if 10 * each.batch_size <= self.samples] or self.greatest
 
     def constant(self) -> tuple[float, float]:
@@ -84,24 +84,24 @@ class MeasuredSpectra(NamedTuple):
         return fitted_constant(shift, b, [each.error for each in self.small()])
 
     def predicted(self, batch_size: float) -> tuple[float, float]:
-        """Predict the largest eigenvalue of a batch by the fit, and by the isotropic noise model."""
+        """Predict the largest Hessian eigenvalue of a batch by the fitted law, and by the isotropic noise model."""
         inverse = 1 / batch_size - 1 / self.samples
         return self.full[1] + self.constant()[0] * inverse, isotropic(self.full[1], self.row_variance * inverse)
 
     def by_covariance(self, batch_size: float) -> float:
-        """Predict the largest eigenvalue of the Gauss-Newton matrix of a batch for Marchenko-Pastur noise."""
+        """Predict the largest eigenvalue of a batch's Gauss-Newton matrix, assuming Marchenko-Pastur noise."""
         effective = 1 / (1 / batch_size - 1 / self.samples)
         return spiked_covariance(self.full[1], self.trace or 0.0, self.size, effective)
 
     def metrics(self) -> dict[str, float]:
         """Return scalars that summarise the spectra.
 
-        `shift_factor` is the ratio of the largest to the smallest (lambda_B - lambda) B over small batch sizes, for
-        which the scaling law predicts 1. `shift_exponent` is the exponent of B in lambda_B - lambda, for which the
-        scaling law predicts -1. `isotropic_share` is the shift lambda_B - lambda that the isotropic model predicts for
-        the smallest B, divided by the measured shift. `isotropic_constant` is (P sigma^2) / lambda. `covariance_share`
-        and `covariance_constant` are the corresponding values for Marchenko-Pastur noise of the Gauss-Newton matrix.
-        `loss_var` is the variance of the loss of batches of `noise_batch` samples.
+        `shift_factor` is the largest value of (lambda_B - lambda) B divided by the smallest, among the batch sizes of
+        `small`; the scaling law predicts 1. `shift_exponent` is the exponent of B in lambda_B - lambda; the scaling law
+        predicts -1. `isotropic_share` is the shift lambda_B - lambda that the isotropic model predicts for the smallest
+        B, divided by the measured shift. `isotropic_constant` is (P sigma^2) / lambda. `covariance_share` and
+        `covariance_constant` are the corresponding values if the noise of the Gauss-Newton matrix follows the
+        Marchenko-Pastur law. `loss_var` is the variance of the batch loss over batches of `noise_batch` samples.
         """
         shift = torch.tensor([each.value - self.full[1] for each in self.small()], dtype=torch.float64)
         size = torch.tensor([each.batch_size for each in self.small()], dtype=torch.float64)
@@ -184,7 +184,8 @@ class BatchSpectra:
         batch_sizes: batch sizes B to measure, all smaller than the number of samples.
         draws: number of batches of each size.
         steps: number of Lanczos steps.
-        samples: number N of training images that form the full set, sampled once; None means all training images.
+        samples: number N of training images, sampled once, that are used as the full set; None means all training
+            images.
         noise_batch: size of the batches over which the variance of Hessian-vector products is measured.
         directions: number of random unit vectors z for which the variance of H z is measured.
         matrix: curvature matrix to measure, `hessian` or the positive semidefinite `gauss_newton`.
@@ -194,7 +195,7 @@ class BatchSpectra:
         seed: random seed for sampling images, batches and vectors.
 
     Raises:
-        ValueError: if an argument is out of range; before training, if the training set has too few images.
+        ValueError: if an argument is out of range; also, before training, if the training set has too few images.
     """
 
     def __init__(
@@ -285,8 +286,7 @@ class BatchSpectra:
     ) -> tuple[NoiseStatistics, NoiseStatistics, tuple[float, float]]:
         """Compute statistics of the noise of Hessian-vector products, of gradients, and of losses over batches.
 
-        The statistics of Hessian-vector products are averaged over random directions. The
-        statistics of the losses are their mean and variance.
+        The statistics of Hessian-vector products are averaged over random directions z.
         """
         like, size = everything.like, everything.size
         z = [unit_vector(size, self.seed, 2, number, like=like) for number in range(self.directions)]
@@ -314,7 +314,7 @@ def _mean(size: int, spectra: Sequence[Spectrum], end: int) -> Shift:
 
 
 def _densities(spectra: Mapping[str, Sequence[Spectrum]]) -> dict[str, list[Any]]:
-    """Compute smooth densities of spectra by name, with a common kernel width, as table columns."""
+    """Compute a smooth density for each named set of spectra, with a common kernel width, and return table columns."""
     every = [each for of_one in spectra.values() for each in of_one]
     low, high = min(float(each.values[0]) for each in every), max(float(each.values[-1]) for each in every)
     width = (high - low) * WIDTH or 1.0

@@ -18,12 +18,12 @@ POWERS = {"linear": 1.0, "square_root": 0.5}
 
 
 def effective_batch(batch_size: int, samples: int) -> float:
-    """Compute b = B / (1 - B / N) for batches of B samples drawn from N without replacement; infinity if B is N."""
+    """Compute b = B / (1 - B / N) for batches of B of the N samples, drawn without replacement; infinity if B = N."""
     return batch_size / (1 - batch_size / samples) if batch_size < samples else math.inf
 
 
 def isotropic(eigenvalue: float, variance: float) -> float:
-    """Predict an extreme eigenvalue of a matrix plus symmetric noise with independent entries (Wigner matrix).
+    """Predict an extreme eigenvalue of a matrix plus a Wigner matrix, i.e. symmetric noise with independent entries.
 
         lambda + (v / lambda) where |lambda| > sqrt(v), else 2 sqrt(v) with the sign of lambda
 
@@ -37,16 +37,17 @@ def isotropic(eigenvalue: float, variance: float) -> float:
 
 
 def spiked_covariance(eigenvalue: float, trace: float, size: int, effective: float) -> float:
-    """Predict the largest eigenvalue of the Gauss-Newton matrix of a batch for Marchenko-Pastur noise.
+    """Predict the largest eigenvalue of a batch's Gauss-Newton matrix, assuming Marchenko-Pastur noise.
 
         lambda + gamma s lambda / (lambda - s) where lambda > s (1 + sqrt gamma), else s (1 + sqrt gamma)^2
 
-    The matrix is treated as a sample covariance matrix. All eigenvalues of the matrix of all samples, except lambda,
-    are assumed to equal s, and gamma = (P - 1) / b. If lambda is far above s, the shift is (trace - lambda) / b.
+    The batch's matrix is treated as a sample covariance matrix. All eigenvalues of the Gauss-Newton matrix of all
+    samples, except lambda, are assumed to have the same value s, and gamma = (P - 1) / b. If lambda is far above s, the
+    shift is approximately (trace - lambda) / b.
 
     Args:
-        eigenvalue: largest eigenvalue lambda of the matrix of all samples.
-        trace: trace of the matrix of all samples.
+        eigenvalue: largest eigenvalue lambda of the Gauss-Newton matrix of all samples.
+        trace: trace of the Gauss-Newton matrix of all samples.
         size: number P of weights.
         effective: effective batch size b.
     """
@@ -77,8 +78,8 @@ def fitted_constant(shift: Sequence[float], effective: Sequence[float], error: S
     Args:
         shift: shifts lambda_B - lambda, averaged over batches.
         effective: effective batch size b of each shift.
-        error: standard errors of the shifts; if one of them is zero (for infinite b or a single batch), all shifts have
-            equal weights.
+        error: standard errors of the shifts. If a standard error is zero (for infinite b or a single batch), all shifts
+            have equal weights.
     """
     y, x, e = (torch.tensor(each, dtype=torch.float64) for each in (shift, [1 / b for b in effective], error))
     weight = e**-2 if bool((e > 0).all()) else torch.ones_like(e)
@@ -88,12 +89,12 @@ def fitted_constant(shift: Sequence[float], effective: Sequence[float], error: S
 
 
 class NoiseStatistics(NamedTuple):
-    """Statistics of per-batch vectors and of their mean, relative to a direction z."""
+    """Statistics of vectors with one vector per batch, and of their mean, relative to a direction z."""
 
     mu: float
-    """Inner product of z and the mean; for vectors H z, this is the mean curvature along z."""
+    """Inner product of z and the mean; if the vectors are products H_i z, it is the mean curvature along z."""
     variance: float
-    """Mean squared distance between the vector of a batch and the mean."""
+    """Mean squared distance between the vectors and their mean."""
     delta: float
     """Squared norm of the component of the mean that is orthogonal to z."""
     alpha: float
@@ -101,7 +102,7 @@ class NoiseStatistics(NamedTuple):
 
 
 def noise_statistics(mean: Tensor, mean_square: float, direction: Tensor, batches: int) -> NoiseStatistics:
-    """Compute statistics of the noise of per-batch vectors, such as products H_i z or gradients.
+    """Compute noise statistics of vectors with one vector per batch, such as products H_i z or gradients.
 
     Args:
         mean: mean of the vectors over batches, `[P]`.

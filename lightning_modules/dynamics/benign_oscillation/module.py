@@ -34,13 +34,13 @@ from lightning_modules.optim.optimizers import sgd
 from lightning_modules.training.logging import log_same, log_training
 
 COURSE = ("mean |1 - y f|", "sum of 1 - y f", *INNER_PRODUCTS, "loss", "weak contribution")
-"""Columns of the table `course` after the first two; the weak contribution is the minimum over both classes."""
+"""Columns of the table `course` after the first two; `weak contribution` is the minimum over both classes."""
 DRAWN = ("mean |1 - y f|", "sum of 1 - y f", "<w+, v>", "weak contribution")
 QUANTILES = {"lowest tenth": 0.1, "median": 0.5, "highest tenth": 0.9}
 
 
 def plain_rate(optimizer: torch.optim.Optimizer) -> float:
-    """Return the learning rate of an optimizer, which must be plain SGD, w <- w - eta grad.
+    """Return the learning rate eta of an optimizer, which must be plain SGD, w <- w - eta grad.
 
     Raises:
         ValueError: if the optimizer is not SGD, or if momentum, weight decay or maximize is set.
@@ -58,17 +58,18 @@ class BenignOscillation(MethodModule):
     """Train many patch networks at once on strong and weak features by SGD with batch size 1.
 
     Args:
-        replicas: number S of networks that are trained at once, each on its own training set in the table.
+        replicas: number S of networks that are trained at once, each on its own training set; the table contains all
+            training sets.
         filters: number m of filters in each of the two groups.
         dim: dimension d of a patch.
         delta: minimum |1 - y f| that counts as oscillation.
-        iterations_per_step: number of SGD iterations per training step; values for the tables are recorded once per
-            training step.
+        iterations_per_step: number of SGD iterations per training step; a row of the training history is recorded once
+            per training step.
         optimizer: optimizer, which must be torch.optim.SGD without momentum and weight decay.
 
     Raises:
-        ValueError: if an argument is out of range, or if the optimizer is not plain SGD; at setup, if the precision is
-            not 64 bit, or if the data are not a complete `FeatureNoise` table in one batch.
+        ValueError: if an argument is out of range, or if the optimizer is not plain SGD; also, at setup, if the
+            precision is not 64 bit, or if the data are not a complete `FeatureNoise` table in one batch.
     """
 
     iteration: Tensor
@@ -98,7 +99,8 @@ class BenignOscillation(MethodModule):
         self.iterations_per_step = iterations_per_step
         self.register_buffer("iteration", torch.zeros((), dtype=torch.int64))
         self.register_buffer("residual_sum", torch.zeros(replicas, dtype=torch.float64))
-        # Number of counted points, sum of l^2, and number of points with |l| >= delta (see `oscillation`)
+        # Number of counted points, sum of l^2 over these points, and number of them with |l| >= delta (see
+        # `oscillation`)
         self.register_buffer("oscillation", torch.zeros(3, replicas, dtype=torch.float64))
         self.register_buffer("overshot", torch.zeros(replicas, dtype=torch.bool))
         self.register_buffer("learned", torch.zeros(replicas, dtype=torch.bool))
@@ -168,7 +170,7 @@ class BenignOscillation(MethodModule):
         return self.optimizer([self.weight])
 
     def _finite(self) -> Tensor:
-        """Return which networks have not diverged, `[S]`, bool."""
+        """Return a mask of the networks that have not diverged, `[S]`, bool."""
         return self.weight.isfinite().flatten(1).all(dim=1)
 
     # Results
@@ -207,7 +209,7 @@ class BenignOscillation(MethodModule):
             log_same(self, f"test/{name}", value)
 
     def _accuracies(self) -> dict[str, Tensor]:
-        """Compute the accuracies of each network on points without the strong feature, with it, and on all points."""
+        """Compute each network's accuracy on points without the strong feature, points with it, and all points."""
         assert self._right is not None
         counts = all_reduce_sum(self._right)
         share = (counts[:, 1:] / counts[:, :1]).unbind(0)

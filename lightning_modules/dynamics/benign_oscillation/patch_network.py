@@ -38,8 +38,8 @@ def output(weight: Tensor, patches: Tensor) -> Tensor:
 
     Args:
         weight: filters of F_+ and F_-, `[S, 2, m, d]`.
-        patches: patches of the points of each network, `[..., S, P, d]`, or of points that all networks share, `[...,
-            1, P, d]`.
+        patches: patches of points: `[..., S, P, d]` if each network has its own points, or `[..., 1, P, d]` if all
+            networks share the points.
 
     Returns:
         The outputs, `[..., S]`.
@@ -55,7 +55,7 @@ def component(weight: Tensor, signal: Tensor) -> Tensor:
 
 
 def drawn_order(seed: int, iteration: Tensor, steps: int, size: int, replicas: int) -> Tensor:
-    """Sample the points of the next iterations; each pass visits all points of a network in a new random order.
+    """Sample the points for the next iterations; each pass visits all points of a network in a new random order.
 
     Args:
         seed: random seed.
@@ -79,9 +79,9 @@ def descend(weight: Tensor, points: PatchPoints, order: Tensor, rate: float) -> 
     """Take T SGD steps on (f - y)^2 in place; in each step, each network uses one point of its own training set.
 
     All patches are multiples of n + 2 vectors b_k: u, v and the n noise patches. SGD therefore only needs the inner
-    products <w, b_k>, and updates them with the inner products between the b_k. The final weights are w + sum_k c_k
-    b_k. During the steps, a filter is represented by n + 2 numbers instead of d. The last axis of all tensors is the
-    network, so many networks take little more time than one.
+    products <w, b_k>, which it updates with the inner products between the vectors b_k. During the steps, a filter is
+    represented by these n + 2 inner products instead of its d weights. The final weights are w + sum_k c_k b_k. The
+    last axis of all tensors indexes the networks, so training many networks takes little more time than training one.
 
     Args:
         weight: filters of F_+ and F_-, `[S, 2, m, d]`, updated in place.
@@ -90,7 +90,7 @@ def descend(weight: Tensor, points: PatchPoints, order: Tensor, rate: float) -> 
         rate: learning rate eta.
 
     Returns:
-        The values y f of these points before the update of the step, `[T, S]`.
+        The values y f of the points in `order`, `[T, S]`, each computed before the update of its step.
     """
     S, filters = weight.shape[0], weight.shape[2]
     network = torch.arange(S, device=order.device)

@@ -5,8 +5,8 @@ Consider a strong point, and let s = y f and a = 4 eta ||u||^2 / m. If the filte
     s <- s (1 + a (1 - s))^2.
 
 The derivative of the map at its fixed point s = 1 is 1 - 2a, so the fixed point is unstable for a > 1. The map has its
-maximum at s = (1 + a) / (3a). If 4 (1 + a)^2 <= 27, this maximum is below the zero of the map, (1 + a) / a, and filters
-do not change their signs.
+maximum at s = (1 + a) / (3a). If 4 (1 + a)^2 <= 27, this maximum is below the zero of the map, (1 + a) / a. The factor
+1 + a (1 - s) then stays positive, so filters do not change their signs.
 """
 
 import math
@@ -25,7 +25,7 @@ def map_parameter(rate: float, filters: int, strong_norm: float) -> float:
 
 
 def window(filters: int, strong_norm: float) -> tuple[float, float]:
-    """Compute the learning rates between which the map oscillates, for 1 < a <= sqrt(27/4) - 1.
+    """Compute the two learning rates between which the map oscillates; a is 1 and sqrt(27/4) - 1 at these rates.
 
     This range is about [m/4, 2m/5] / ||u||^2.
     """
@@ -34,7 +34,7 @@ def window(filters: int, strong_norm: float) -> tuple[float, float]:
 
 
 def scalar_map(s: Tensor, a: Tensor) -> Tensor:
-    """Compute one step of the map, s (1 + a (1 - s))^2."""
+    """Apply the map s -> s (1 + a (1 - s))^2 once."""
     return s * (1 + a * (1 - s)) ** 2
 
 
@@ -42,7 +42,7 @@ class Orbit(NamedTuple):
     """Long orbits of the map for n values of a."""
 
     last: Tensor
-    """Last values of each orbit, `[kept, n]`."""
+    """Final values of s in each orbit, `[kept, n]`."""
     mean_residual: Tensor
     """Mean of 1 - s over all steps, `[n]`; if it is positive, the weak feature grows during the oscillation."""
 
@@ -54,7 +54,7 @@ def orbit(a: Tensor, start: float = 0.3, steps: int = 2000, kept: int = 200) -> 
         a: parameters a of the map, `[n]`.
         start: initial value of s.
         steps: number of steps.
-        kept: number of last values to return.
+        kept: number of final values of s to return for each orbit.
     """
     s = torch.full_like(a, start)
     total, last = torch.zeros_like(a), []
@@ -67,15 +67,16 @@ def orbit(a: Tensor, start: float = 0.3, steps: int = 2000, kept: int = 200) -> 
 
 
 def bifurcation(least: float = 0.8, count: int = 240, kept: int = 40) -> tuple[list[float], list[float], list[float]]:
-    """Compute the bifurcation diagram of the map: values of a, last values of s, and means of 1 - s, clamped at 0.
+    """Compute the bifurcation diagram of the map: values of a, final values of s, and means of 1 - s.
 
     Args:
         least: smallest value of a; the largest value is `GREATEST_A`.
         count: number of values of a.
-        kept: number of last values of s for each a.
+        kept: number of final values of s for each a.
 
     Returns:
-        Three lists of `count * kept` numbers.
+        Lists of the values of a, of s and of the mean of 1 - s, each with `count * kept` entries. Negative means are
+        replaced by 0.
     """
     a = torch.linspace(least, GREATEST_A, count, dtype=torch.float64)
     found = orbit(a, kept=kept)

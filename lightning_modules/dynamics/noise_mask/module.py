@@ -40,22 +40,25 @@ class NoiseMask(ClassifierSteps, MethodModule):
     Args:
         network: network that maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`.
         num_classes: number of classes.
-        mask_epochs: number of epochs with masks; the remaining epochs up to `trainer.max_epochs` are tuning epochs.
+        mask_epochs: number of epochs with masks; in the remaining epochs, up to `trainer.max_epochs`, the classifier is
+            tuned.
         policy: network that maps images to log-parameters `[B, 2 grid grid]`, such as `MaskPolicy`; None means uniform
             cells.
         grid: number of mask cells along each side, at most the side length of the images in pixels.
         kernel: kernel size of the Gaussian blur, in pixels, odd.
         sigma: standard deviation of the Gaussian blur, in pixels.
-        mean: value of fully masked pixels, one for each channel or one for all channels.
-        averaged_epochs: number of last mask epochs whose final weights are averaged before tuning.
+        mean: value of fully masked pixels: one number for each channel, or a single number for all channels.
+        averaged_epochs: number of epochs at the end of the mask epochs over which the weights are averaged before
+            tuning; the weights at the end of each epoch are used.
         objective: training objective with masks, `paper_code` or `reinforce`.
         policy_rate: ratio of the learning rate of the policy to that of the classifier.
-        optimizer: optimizer, which receives the parameters of the classifier and of the policy as two groups.
+        optimizer: optimizer, which receives the parameters of the classifier and of the policy as two parameter groups.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
-        ValueError: if an argument is out of range; at setup, if `grid` or `kernel` is too large for the images, or if
-            DDP does not allow unused parameters, because the policy is not used during tuning.
+        ValueError: if an argument is out of range; also, at setup, if `grid` or `kernel` is too large for the images,
+            or if DDP is configured without support for unused parameters, which is required because the policy is not
+            used during tuning.
     """
 
     mean: Tensor
@@ -113,12 +116,12 @@ class NoiseMask(ClassifierSteps, MethodModule):
         if (shape := getattr(self.trainer.datamodule, "image_shape", None)) is not None:  # type: ignore[attr-defined]
             fit_mask(shape, self.grid, self.kernel)
         if self.policy is not None and (self.trainer.max_epochs or 0) > self.mask_epochs:
-            require_unused_parameters(self.trainer, "NoiseMask", "does not train its policy while it tunes")
+            require_unused_parameters(self.trainer, "NoiseMask", "does not train its policy during tuning")
 
     def laws(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the log-parameters of the cells of each image, mixed with the base, and the policy's output.
+        """Return each image's log-parameters, mixed with the base, and the log-parameters before mixing.
 
-        Both are `[B, 2, K]`.
+        Both have the shape `[B, 2, K]`.
         """
         if self.policy is None:
             own = at_least_float32(self.base).expand(len(image), -1, -1)

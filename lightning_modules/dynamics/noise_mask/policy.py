@@ -43,7 +43,7 @@ class MaskPolicy(nn.Module):
 
 
 def mixed(base: Tensor, own: Tensor) -> Tensor:
-    """Mix the base with the log-parameters `own` of an image: 0.9 base + 0.1 own."""
+    """Mix the base with an image's log-parameters `own`: 0.9 base + 0.1 own."""
     return MIXING * base + (1 - MIXING) * own
 
 
@@ -58,19 +58,19 @@ def drawn_cells(log_a: Tensor, log_b: Tensor, numbers: RNG) -> Tensor:
     Args:
         log_a: log-parameters a, `[B, K]`.
         log_b: log-parameters b, `[B, K]`.
-        numbers: random generator for the images.
+        numbers: random number generator of the images in the batch.
 
     Returns:
         The cells in [1e-6, 1 - 1e-6], `[B, K]`.
     """
     shape = torch.stack([log_a, log_b], dim=1).detach().exp()
-    # log G is stable also for small shape parameters s, because G_s = G_(s+1) U^(1/s) is used
+    # G_s = G_(s+1) U^(1/s) is used, so that log G is numerically stable also for small shape parameters s
     log_gamma = numbers.gamma(shape + 1).log() + numbers.uniform(shape).log() / shape
     return (log_gamma[:, 0] - log_gamma[:, 1]).sigmoid().clamp(EDGE, 1 - EDGE)
 
 
 def log_densities(cells: Tensor, log_a: Tensor, log_b: Tensor) -> Tensor:
-    """Compute the log-densities log Beta(M_j; exp log_a_j, exp log_b_j), `[B, K]`, of cells M."""
+    """Compute the log-densities, `[B, K]`, of cells M: log Beta(M_j; exp log_a_j, exp log_b_j)."""
     return Beta(log_a.exp(), log_b.exp(), validate_args=False).log_prob(cells)
 
 

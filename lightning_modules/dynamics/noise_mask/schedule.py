@@ -23,7 +23,7 @@ class MaskThenTuning(LambdaLR):
         step: number of epochs between two decreases of the learning rate.
         gamma: factor by which the learning rate is multiplied at each decrease.
         warmup_epochs: number of epochs of linear warm-up at the start of tuning.
-        warmup_factor: initial learning rate of the warm-up, as a fraction of `tuning_rate`.
+        warmup_factor: learning rate at the start of the warm-up, as a fraction of `tuning_rate`.
 
     Raises:
         ValueError: if an argument is out of range.

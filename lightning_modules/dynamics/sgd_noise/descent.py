@@ -1,4 +1,4 @@
-"""SGD on a hinge loss, and an SDE that imitates SGD, for many iterations per call without host synchronisation."""
+"""SGD on a hinge loss, and an SDE that imitates SGD; one call runs many iterations without host synchronisation."""
 
 from typing import Literal, NamedTuple
 
@@ -17,7 +17,7 @@ Dynamics = Literal["sgd", "sde"]
 MOST_AHEAD = 1024
 """Maximum number of batches that are evaluated together."""
 MOST_DRAWN = 2**20
-"""Maximum number of point indices that are sampled per training step, unless one batch per iteration needs more."""
+"""Maximum number of point indices sampled per training step, unless one batch per iteration already needs more."""
 
 
 class DescentPoints(NamedTuple):
@@ -37,9 +37,9 @@ class Course(NamedTuple):
     passed: Tensor
     """Number of iterations, including skipped iterations."""
     changed: Tensor
-    """Number of iterations up to the last one that changed the weights, inclusive; 0 if no iteration changed them."""
+    """Number of iterations up to and including the last one that changed the weights; 0 if none changed them."""
     loss: Tensor
-    """Loss of the last batch; it is not finite if an earlier loss was not finite."""
+    """Loss of the last batch; not finite if the loss of an earlier batch was not finite."""
 
 
 def fitted(signed: Tensor, alpha: float) -> Tensor:
@@ -63,7 +63,7 @@ def hinge(signed: Tensor, alpha: float) -> Tensor:
 
 
 def margin_loss(signed: Tensor, alpha: float, loss: Loss) -> Tensor:
-    """Compute the loss phi(alpha y F) / alpha, where phi at points that are not fitted depends on r = 1 - alpha y F:
+    """Compute the loss phi(alpha y F) / alpha. With r = 1 - alpha y F, phi at points that are not fitted is
 
         r for the hinge,    r^2 for the quadratic hinge,    r exp(-1 / (2r)) for the soft hinge.
 
@@ -80,7 +80,7 @@ def margin_loss(signed: Tensor, alpha: float, loss: Loss) -> Tensor:
 
 
 def slope(signed: Tensor, sign: Tensor, alpha: float, loss: Loss = "hinge") -> Tensor:
-    """Compute the derivative of the loss with respect to F; for the hinge, it is -y at points that are not fitted."""
+    """Compute the derivative of the loss with respect to F; for the hinge, the derivative is -y at unfitted points."""
     done = fitted(signed, alpha)
     if loss == "hinge":
         return torch.where(done, 0.0, -sign)
@@ -94,7 +94,7 @@ def _distance(signed: Tensor, done: Tensor, alpha: float) -> Tensor:
 
 
 def drawn_batches(seed: int, iteration: Tensor, num_points: int, batch_size: int) -> Tensor:
-    """Sample the batch of each iteration, a uniformly distributed subset of the points, by Floyd's algorithm.
+    """Sample the batch of each iteration by Floyd's algorithm; a batch is a uniformly distributed subset of the points.
 
     Each batch depends only on (seed, iteration), and not on the other batches that are sampled in the same call.
 
@@ -152,7 +152,7 @@ def descend(
     Args:
         network: network that maps features to outputs `[n, 1]`; its weights must be equal on all ranks.
         points: training set.
-        batches: indices of the next batches, `[iterations * ahead, B]`.
+        batches: point indices of the next batches, `[iterations * ahead, B]`.
         iterations: number of SGD updates. Each update uses the first unfitted batch of a group of batches or, if all
             batches of the group are fitted, the last batch.
         ahead: number of batches in a group, which are evaluated together.
@@ -167,7 +167,7 @@ def descend(
     signed = points.initial[:0]
 
     def chosen(position: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Compute f, y and y F for the points at given indices."""
+        """Compute f, y and y F for the points with the given indices."""
         features, sign, initial = (each.index_select(0, position) for each in points)
         output = network(features).flatten()
         return output, sign, sign * (output.detach() - initial)
@@ -200,7 +200,7 @@ def diffuse(
     alpha: float,
     loss: Loss = "hinge",
 ) -> Course:
-    """Run iterations of the SDE in place, which are full-batch descent steps plus Gaussian noise.
+    """Run iterations of the SDE in place; each iteration is a full-batch descent step plus Gaussian noise.
 
         w <- w - rate * grad L + rate * s * grad_w mean_mu f(w, x_mu) xi_mu,    s^2 = (1/B - 1/P) sum_mu l'_mu^2
 
@@ -239,7 +239,7 @@ def diffuse(
 
 
 def drawn_noise(seed: int, iteration: Tensor, points: DescentPoints) -> Tensor:
-    """Sample the noise xi of each iteration, `[n, P]`, which depends only on (seed, iteration)."""
+    """Sample the noise xi for n iterations, `[n, P]`; the noise of an iteration depends only on (seed, iteration)."""
     return CounterRNG(seed, 0, iteration).normal(points.sign.expand(len(iteration), -1))
 
 
@@ -256,7 +256,7 @@ def run_iterations(
     alpha: float,
     loss: Loss,
 ) -> Course:
-    """Run iterations in place by `descend` or `diffuse`; (seed, iteration) determines the batches or the noise.
+    """Run iterations in place by `descend` or `diffuse`; the batches or the noise are determined by (seed, iteration).
 
     Args:
         network: network that maps features to outputs `[n, 1]`; its weights must be equal on all ranks.
@@ -265,7 +265,7 @@ def run_iterations(
         seed: random seed.
         first: index of the first iteration.
         iterations: number of updates.
-        unfitted: number of points that were not fitted at the last measurement; None if unknown.
+        unfitted: number of unfitted points at the last measurement; None if unknown.
         batch_size: batch size B.
         rate: learning rate.
         alpha: scale of the output.
@@ -282,7 +282,7 @@ def run_iterations(
 
 
 def _summed(tensors: list[Tensor]) -> list[Tensor]:
-    """Return sums of several tensors over ranks, computed by a single all-reduce."""
+    """Sum each of several tensors over all ranks by a single all-reduce."""
     message = torch.cat([tensor.flatten() for tensor in tensors])
     dist.all_reduce(message)
     parts = message.split([tensor.numel() for tensor in tensors])

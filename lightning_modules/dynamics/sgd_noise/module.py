@@ -30,14 +30,14 @@ from lightning_modules.training.logging import log_same
 
 UNFIT_PRECISION = ("16-mixed", "16-true", "bf16-true")
 GROWTH = 1.25
-"""Minimum ratio of the numbers of iterations of two successive table rows."""
+"""Minimum ratio between the iteration counts of two successive table rows."""
 OF_TRAINING = {
     "loss": "training_loss",
     "error": "training_error",
     "margin": "training_margin",
     "unfitted": "points_left",
 }
-"""Names under which `test` logs observables of the training points."""
+"""Mapping from observables of the training points to the names under which `test` logs them."""
 
 
 class SGDNoise(MethodModule):
@@ -131,7 +131,7 @@ class SGDNoise(MethodModule):
     # Training
 
     def on_fit_start(self) -> None:
-        self._points = self._kernel = None  # both may be set from an earlier fit
+        self._points = self._kernel = None  # both may still be set by an earlier fit
 
     def training_step(self, batch: TableBatch, batch_idx: int) -> dict[str, Tensor]:
         with in_full_precision(self.device):

@@ -13,12 +13,12 @@ AT_ONCE = 16
 """Number of points whose gradients are computed at once."""
 OUTPUTS_AT_ONCE = 1024
 UNFITTED_SHARES = {"time_to_half": 0.5, "time_to_nine_tenths": 0.1}
-"""Recorded times by name; each is the first time at which at most this fraction of the points is not fitted."""
+"""Recorded times; each is the first time at which at most the given fraction of the points is unfitted."""
 
 
 @torch.no_grad()
 def outputs(network: nn.Module, features: Tensor) -> Tensor:
-    """Compute the outputs f(w, x), `[n]`, for points `[n, ...]` in chunks."""
+    """Compute, in chunks, the outputs f(w, x), `[n]`, for points `[n, ...]`."""
     return torch.cat([network(part).flatten() for part in features.split(OUTPUTS_AT_ONCE)])
 
 
@@ -116,7 +116,7 @@ def note_times(times: dict[str, float], time: float, unfitted: float) -> None:
     """Record the time, in place, if half or nine tenths of the training points are fitted for the first time.
 
     Args:
-        times: times that were recorded before, by name (see `UNFITTED_SHARES`).
+        times: times that have already been recorded, by name (see `UNFITTED_SHARES`).
         time: training time so far.
         unfitted: fraction of the training points that are not fitted.
     """
@@ -129,12 +129,12 @@ def final_observables(row: Mapping[str, float], times: Mapping[str, float]) -> d
     """Merge the last measurements of training with the times until half and nine tenths of the points were fitted.
 
     Args:
-        row: last measurements; if its `unfitted` is not zero, the returned `training_time` is infinite.
+        row: last measurements; if `unfitted` in this row is not zero, the returned `training_time` is infinite.
         times: recorded times (see `note_times`).
 
     Returns:
-        All these values and, if all points were fitted, `late_share` = 1 - `time_to_nine_tenths` / `training_time`,
-        which is the fraction of the training time that the last tenth of the points takes.
+        The merged values and, if all points were fitted, `late_share` = 1 - `time_to_nine_tenths` / `training_time`,
+        which is the fraction of the training time in which the last tenth of the points is fitted.
     """
     found = {**row, **times}
     if row["unfitted"]:

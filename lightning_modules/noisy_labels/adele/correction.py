@@ -14,8 +14,8 @@ class TrainingPassCorrection:
     the same size, and must not be augmented.
 
     Each rank stores two bytes per pixel of its training images in host memory until the end of the epoch. 7,000 slices
-    of 256 x 256 pixels need 0.9 GB in total. A checkpoint within an epoch includes the predictions of this epoch so
-    far.
+    of 256 x 256 pixels need 0.9 GB in total. A checkpoint that is saved within an epoch includes the predictions that
+    have been made in this epoch so far.
 
     Args:
         foreground_threshold: threshold tau_fg, in [0, 1]. A prediction is confident if a foreground probability exceeds

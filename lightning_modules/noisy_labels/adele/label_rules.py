@@ -36,7 +36,7 @@ def categories_shown(label: Tensor, num_classes: int) -> Tensor:
 
 
 def _holds(members: Tensor, label: Tensor) -> Tensor:
-    """Return a mask of the pixels `[B, H, W]` whose category is in `members`, `[B, K]`; label 255 never is."""
+    """Return a mask `[B, H, W]` of the pixels whose category is in `members`, `[B, K]`; never true for label 255."""
     members = F.pad(members, (0, 1))
     inside = label.clamp(max=members.shape[1] - 1)
     return members.gather(1, inside.flatten(1)).view_as(label)

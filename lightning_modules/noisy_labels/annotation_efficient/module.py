@@ -40,7 +40,8 @@ class AnnotationEfficient(StructureSteps, MethodModule):
     its labels to the folder `pseudo_labels` in the run directory.
 
     Args:
-        network: S, which maps images `[B, C, H, W]` in [0, 1] to logits `[B, 2, H, W]` of background and structure.
+        network: segmentation network S, which maps images `[B, C, H, W]` in [0, 1] to logits `[B, 2, H, W]` of
+            background and structure.
         vae: VAE of masks, which D_vae and the label quality use; None omits both.
         translation: generators and discriminators of stage 1; None uses the pseudo labels of the DataModule instead.
         vae_epochs: number of epochs of stage 0. (All numbers of epochs are our choice.)

@@ -5,9 +5,9 @@ For image i, let l_i be the cross-entropy with the given label, q_i the cross-en
 
     P_i = probability that l_i belongs to the higher of two modes of all losses,
 
-    loss:    image i is noisy where P_i > threshold                        (small loss)
+    loss: image i is noisy if P_i > threshold (small loss)
 
-    linear:  image i is noisy where a logistic regression on v, fitted to the small-loss flags, flags it
+    linear: image i is noisy if a logistic regression on v, fitted to the small-loss flags, flags it
 
     w_i = probability that q_i belongs to the lower of two modes of q over the noisy images; 1 for clean images.
 

@@ -33,7 +33,7 @@ class PLSLSA(CorrectionSteps, ClassifierSteps, MethodModule):
         network: network f that maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`. Its last layer must
             be the linear classifier. The linear detector needs features that were pre-trained without labels.
         num_classes: number C of classes.
-        weak_view: weak augmentation of a batch. The guess is computed from a new random view.
+        weak_view: weak augmentation of a batch. The guess is computed from a new random weak view.
         contrastive_view: augmentation for the contrastive term.
         strong_view: augmentation of noisy images; None uses the weak view, as for clean images.
         evaluation_view: transform of images in evaluation and sweeps; None applies no transform.

@@ -104,7 +104,7 @@ def restored_frames(folder: Path) -> Iterator[np.ndarray]:
 
 
 def beside(given: Any, folder: Path) -> Iterator[np.ndarray]:
-    """Yield each input frame, enlarged to the size of the restored frame, next to the restored frame: `[H, 2 W, 3]`."""
+    """Yield pairs of frames as images `[H, 2 W, 3]`, with the enlarged input frame next to the restored frame."""
     for number, restored in enumerate(restored_frames(folder)):
         frame: Tensor = torch.from_numpy(given.read(number, 1)).float() / 255
         large = levels_of(enlarged(frame, restored.shape[:2]), 255)[0].permute(1, 2, 0)

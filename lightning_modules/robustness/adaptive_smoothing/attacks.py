@@ -93,7 +93,7 @@ def attack_objective(
     Args:
         mixed: output of the mixture at the perturbed images.
         label: `[B]`.
-        target: target classes, `[B]`; ignored if not targeted.
+        target: target classes, `[B]`; ignored for images whose attack is not targeted.
         targeted: whether the attack on each image is targeted, `[B]`, bool.
         gamma_weight: weight w of the term with gamma, `[B]`.
     """

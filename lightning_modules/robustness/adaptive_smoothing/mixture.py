@@ -7,7 +7,7 @@ and variance 1. Then
     gamma = BN(P(features)) gamma_scale + gamma_bias,   alpha = sigmoid(gamma) alpha_scale + alpha_bias.
 
 In training, there are two differences. The output of P is first clamped to within 0.6 standard deviations of the batch
-mean; clamped values have no gradient. Further, alpha is sigmoid(gamma), and gamma has a separate scale and bias.
+mean; clamped values have no gradient. In addition, alpha is sigmoid(gamma), and gamma has a separate scale and bias.
 
 Source: Bai, Anderson, Kim and Sojoudi, Improving the Accuracy-Robustness Trade-Off of Classifiers via Adaptive
 Smoothing, SIAM Journal on Mathematics of Data Science 2024, arXiv 2301.12554, with the constants of the authors' code.

@@ -286,7 +286,7 @@ def attacked_with_gradient(network: Network, image: Tensor, label: Tensor, num_d
         network: network that maps images to logits.
         image: `[B, C, H, W]`.
         label: `[B]`.
-        num_draws: number m of samples; the graph of a sample is freed before the next sample.
+        num_draws: number m of samples; the graph of a sample is freed before the next sample is evaluated.
 
     Raises:
         ValueError: if the logits are not differentiable with respect to the image.

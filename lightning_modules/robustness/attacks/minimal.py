@@ -10,11 +10,12 @@ until the predicted class of x + (1 + eta) r differs from y. The overshoot eta m
 f_k and w_k are evaluated at x + (1 + eta) r, so that a step does not lead back across the boundary. The paper evaluates
 f_k and w_k at x + r.
 
-Carlini and Wagner minimise, by Adam over w with x' = (tanh w + 1) / 2,
+Carlini and Wagner set x' = (tanh w + 1) / 2, and use Adam to minimise over w the objective
 
-    ||x' - x||_2^2 + c max(z_y(x') - max_{k != y} z_k(x'), -kappa),
+    ||x' - x||_2^2 + c max(z_y(x') - max_{k != y} z_k(x'), -kappa).
 
-and search for the smallest successful c. They multiply c by ten until the attack succeeds, and then bisect.
+They also search for the smallest c with which the attack succeeds: c is multiplied by ten until the attack succeeds,
+and then found by bisection.
 
 Images that are already misclassified are left unchanged. In this file, a network maps images `[B, C, H, W]` in [0, 1]
 to logits `[B, K]`. The network must be in evaluation mode, so that it processes each image independently.
@@ -266,8 +267,9 @@ class DeepFool(MinimalAttack):
     Args:
         overshoot: fraction eta by which the perturbation is extended; the authors use 0.02.
         steps: maximum number of steps.
-        num_candidates: number of candidate classes: the most likely classes of an image, without the label. None uses
-            all other classes. Each candidate class costs one backward pass per step.
+        num_candidates: number of candidate classes. The candidates are the most likely classes of the image other than
+            the label. None uses all classes other than the label. Each candidate class costs one backward pass per
+            step.
         name: name in tables and metrics.
 
     Raises:
@@ -294,7 +296,7 @@ class CarliniWagner(MinimalAttack):
 
     The attack minimises the norm of the perturbation and the margin of the label jointly.
 
-    It takes `steps` x `search_steps` forward and backward passes.
+    The attack takes `steps` x `search_steps` forward and backward passes.
 
     Args:
         confidence: margin kappa by which the logit of a wrong class must exceed the logit of the label.

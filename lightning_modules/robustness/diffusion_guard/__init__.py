@@ -7,7 +7,7 @@ t_0. The protection d solves
 
 Here m is the mask of the repainted part, and y(x + d) is the encoding of the image in which the repainted part is
 blanked. Each iteration samples z, the noise of the encoder, and a randomly deformed region K (see `attack.py`). It then
-takes a step along the sign of the gradient inside K, averaged over r samples of the noise:
+averages the gradient over r samples of the noise, and takes a step along the sign of this mean inside K:
 
     d <- clip(d + a sign(mean_r grad_r) K, -epsilon, epsilon),   and x + d is clipped to [0, 1].
 

@@ -305,7 +305,7 @@ def protected(
         gradient_repeats: number of gradients that are averaged before the sign is taken.
 
     Returns:
-        Images x + d, `[B, C, H, W]` in [0, 1]. Pixels that were in no sampled K are unchanged.
+        Images x + d, `[B, C, H, W]` in [0, 1]. Pixels that are not in any sampled K are unchanged.
     """
     adversarial = image.clone()
     for _ in range(iterations):

@@ -30,7 +30,7 @@ def normal(inpainter: Inpainter, image: Tensor, generators: Sequence[torch.Gener
 
 
 def compared_in(image: Tensor) -> torch.dtype:
-    """Return the dtype in which edits are compared: float32, or a higher precision of the images."""
+    """Return the dtype in which edits are compared: float32, or the images' dtype if that is more precise."""
     return torch.promote_types(image.dtype, torch.float32)
 
 

@@ -186,7 +186,7 @@ def against_attacks(
     for attack, rows in attacked.items():
         copies, position = _copies(clean, rows)
         if len(position) == 0 or bool((position < V).all()):
-            rank_zero_warn(f"{attack} fools the network on none of the test images that are not reserved for tuning: skipped")
+            rank_zero_warn(f"{attack} fools the network on none of the test images used for metrics: skipped")
             continue
         scores = torch.cat(copies)
         position = position.repeat(3)

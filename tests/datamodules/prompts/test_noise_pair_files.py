@@ -84,6 +84,6 @@ def test_a_damaged_pair_and_one_of_other_arrays_are_named(tmp_path: Path) -> Non
     (tmp_path / "1.npz").write_bytes(b"PK no archive")
     np.savez(tmp_path / "2.npz", np.ones(3))
     np.savez(tmp_path / "3.npz", np.ones((4, 2, 2)), np.ones((4, 2, 3)))
-    for name, message in (("1", "is damaged"), ("2", "lacks arr_0 or arr_1"), ("3", "must hold two arrays")):
+    for name, message in (("1", "is damaged"), ("2", "lacks arr_0 or arr_1"), ("3", "must contain two arrays")):
         with pytest.raises(ValueError, match=rf"{name}.npz .*{message}"):
             read_pair(tmp_path / f"{name}.npz")

@@ -158,7 +158,7 @@ REJECTED: list[Row] = [
      folders(["clean/a.png", "noisy/a.png", "clean/c.png"], clean_dir="clean", noisy_dir="noisy"), ValueError,
      "c has a clean image, no noisy counterpart"),
     ("PairFolders sizes", folders(["clean/a.png", "noisy/large/a.png"], clean_dir="clean", noisy_dir="noisy/large"),
-     ValueError, r"a: the clean image has the shape \[3, 6, 5\], the noisy one \[3, 8, 5\]"),
+     ValueError, r"a: the clean image has the shape \[3, 6, 5\], but the noisy image has \[3, 8, 5\]"),
     ("PairFolders 16 bits", folders(["clean/deep.png"], clean_dir="clean"), ValueError,
      "deep.png has 16 bits, so its white value"),
     ("PairFolders transparent", folders(["clean/clear.png"], clean_dir="clean"), ValueError,
@@ -179,7 +179,7 @@ REJECTED: list[Row] = [
             f"{kind.__name__} count",
             known(kind, missing=1),
             ValueError,
-            f"holds {kind.count - 1} images, but {kind.__name__} has {kind.count}",
+            f"contains {kind.count - 1} images, but {kind.__name__} has {kind.count}",
         )
         for kind in KNOWN
     ],

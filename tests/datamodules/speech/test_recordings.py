@@ -20,7 +20,7 @@ def test_crops_lie_in_their_recordings_and_short_ones_have_zeros_around() -> Non
 
 def test_recordings_that_do_not_fit_are_refused() -> None:
     one, other = np.zeros(5, np.int16), np.zeros(4, np.int16)
-    with pytest.raises(ValueError, match="a: the noisy recording has 5 samples, and the clean recording 4"):
+    with pytest.raises(ValueError, match="a: the noisy recording has 5 samples, but the clean recording has 4"):
         Recordings(["a"], [one], [other], 16_000)
     with pytest.raises(ValueError, match="a dataset has no recordings"):
         Recordings([], [], [], 16_000)

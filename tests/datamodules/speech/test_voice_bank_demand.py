@@ -31,7 +31,7 @@ def test_reverberant_recordings_have_folders_of_their_own(tmp_path: Path) -> Non
 def test_recordings_without_a_partner_or_of_another_length_are_named(tmp_path: Path) -> None:
     write_pairs(tmp_path / "test", ["a.wav"])
     write(tmp_path / "test" / "clean" / "a.wav", 200)
-    with pytest.raises(ValueError, match="a: the noisy recording has 300 samples, and the clean recording 200"):
+    with pytest.raises(ValueError, match="a: the noisy recording has 300 samples, but the clean recording has 200"):
         VoiceBankDemand(str(tmp_path)).recordings("test")
     write(tmp_path / "test" / "noisy" / "b.wav")
     with pytest.raises(ValueError, match="b has a noisy recording, no clean counterpart"):

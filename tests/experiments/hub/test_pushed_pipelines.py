@@ -102,7 +102,7 @@ def test_a_run_without_adapters_has_none_to_merge(
     own_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert push(own_run, "--output", tmp_path / "x", "--merged") == 2
-    assert "--merged needs a run with LoRA, and " in capsys.readouterr().err
+    assert "--merged needs a run with LoRA, but " in capsys.readouterr().err
 
 
 @pytest.mark.nightly
@@ -112,7 +112,7 @@ def test_a_merged_network_is_pushed_as_it_is_and_its_card_says_how_diffusers_loa
     run, base = fitted(home, pixart_sigma, "pixart_sigma_lora", "merged"), "somebody/pixart"
     for folder, options in (("plain", ()), ("merged", ("--merged",))):
         assert push(run, "--output", tmp_path / folder, "--base_model", base, *options) == 0
-    assert "the LoRA is merged already: pipeline/transformer holds the merged weights" in capsys.readouterr().out
+    assert "the LoRA was already merged: pipeline/transformer contains the merged weights" in capsys.readouterr().out
     names = {path.relative_to(tmp_path / "plain").as_posix() for path in (tmp_path / "plain").rglob("*")}
     assert names == {path.relative_to(tmp_path / "merged").as_posix() for path in (tmp_path / "merged").rglob("*")}
     card = ModelCard.load(tmp_path / "merged" / "README.md")

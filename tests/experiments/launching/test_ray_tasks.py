@@ -36,7 +36,7 @@ def test_ray_gives_what_this_machine_gives_on_two_nodes(
             assert (here / name).read_bytes() == (there / name).read_bytes()
         assert "a, seed 2 failed (exit status 3)" in capsys.readouterr().out
         assert commands.run("compare", sweep(config, tmp_path / "none", "--launcher", "ray", "--jobs", "3"), fit) == 2
-        assert "3 runs at a time need 3 CPUs with 1 each, and the Ray cluster has 2" in capsys.readouterr().err
+        assert "3 runs at a time need 3 CPUs with 1 each, but the Ray cluster has 2" in capsys.readouterr().err
         more = ["--launcher", "ray", "--gpus_per_job", "2"]
         assert (
             commands.run("compare", [str(config("b", start=0.9)), "--seeds", "0", "--output", str(there), *more], fit)

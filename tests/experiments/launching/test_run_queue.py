@@ -103,7 +103,7 @@ def test_an_interrupt_ends_the_runs_and_what_they_launched(
     process.send_signal(number)
     output, _ = process.communicate(timeout=600)
     assert process.returncode == 130
-    assert "interrupted: 0 of 2 runs are finished; the same command continues" in output
+    assert "interrupted: 0 of 2 runs are finished; repeat the command to continue" in output
     assert "Traceback" not in output
     launched = [int(line[3]) for line in journal() if line[2] == "launched"]
     assert len(launched) == 2

@@ -66,18 +66,18 @@ def test_a_run_of_version_0_1_resumes_with_its_guards_and_its_test_checkpoint(tm
 REFUSED: dict[str, tuple[Any, str]] = {
     "list": (
         {"guards": [{"class_path": "callbacks.guards.Contracts"}]},
-        r"^a\.yaml: guards is \[.*\], and must be a mapping such as \{finite_loss: null\}, where null disables one of",
+        r"^a\.yaml: guards is \[.*\], but must be a mapping such as \{finite_loss: null\}, where null disables one of",
     ),
-    "nothing": ({"guards": None}, r"^a\.yaml: guards is None, and must be a mapping"),
+    "nothing": ({"guards": None}, r"^a\.yaml: guards is None, but must be a mapping"),
     "misspelt": (
         {"guards": {"finite_los": None}},
-        r"^a\.yaml: guards\.finite_los is None, and there is no such guard",
+        r"^a\.yaml: guards\.finite_los is None, but there is no such guard",
     ),
     "dotted": (
         {"guards.finite_los": None},
-        r"^a\.yaml: guards\.finite_los is None, and there is no such guard",
+        r"^a\.yaml: guards\.finite_los is None, but there is no such guard",
     ),
-    "false": ({"guards": {"sanity_checks": False}}, r"^a\.yaml: guards\.sanity_checks is False, and must be null"),
+    "false": ({"guards": {"sanity_checks": False}}, r"^a\.yaml: guards\.sanity_checks is False, but must be null"),
 }
 
 
@@ -90,7 +90,7 @@ def test_other_guards_are_rejected(settings: dict[str, Any], said: str) -> None:
 def test_a_callback_in_a_list_of_guards_that_is_none_is_named() -> None:
     with pytest.raises(ValueError, match=r"^run/config\.yaml: guards has a\.B, which is none of callbacks\.guards\."):
         from_list({"guards": [{"class_path": "a.B"}]}, "run/config.yaml")
-    with pytest.raises(ValueError, match=r"^run/config\.yaml: guards is 1, and must be a mapping"):
+    with pytest.raises(ValueError, match=r"^run/config\.yaml: guards is 1, but must be a mapping"):
         from_list({"guards": 1}, "run/config.yaml")
 
 
@@ -100,4 +100,4 @@ def test_a_wrong_guard_is_one_sentence_on_the_command_line(tmp_path: Path, capsy
     assert train.main(["fit", "--config", str(DEMO), "--config", str(layer)]) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert f"error: {layer}: guards is ['callbacks.guards.Contracts'], and must be a mapping" in error
+    assert f"error: {layer}: guards is ['callbacks.guards.Contracts'], but must be a mapping" in error

@@ -46,7 +46,7 @@ def test_each_value_of_the_other_keys_has_an_exponent_and_too_few_points_have_no
     assert math.isfinite(float(first["exponent"]))
     assert (second["config"], second["exponent"]) == ("a diverges 64", "")
     assert second["note"] == (
-        "no fit: 2 points have a positive value for every seed, and an exponent needs 3; 64 left out, 2 of 2 diverged"
+        "no fit: 2 points have a positive value for every seed, but an exponent needs 3; 64 left out, 2 of 2 diverged"
     )
 
 
@@ -55,7 +55,7 @@ def test_each_value_of_the_other_keys_has_an_exponent_and_too_few_points_have_no
     [
         (["--fit", "width"], "--fit width: --vary has model.start"),
         (["--fit", "start", "--vary", "model.text=a,b,c", "--fit", "text"], "--vary gives it a"),
-        (["--fit", "start", "--vary", "model.width=0,1,2", "--fit", "width"], "needs positive numbers, and --vary"),
+        (["--fit", "start", "--vary", "model.width=0,1,2", "--fit", "width"], "needs positive numbers, but --vary"),
         (["--fit", "start", "--vary", "model.width=1,2", "--fit", "width"], "needs 3 values, got 1, 2"),
     ],
 )
