@@ -26,7 +26,7 @@ class ImageGrid(Callback):
     For the stages `test` and `val`, the figure shows the first images of the first dataloader. For the stage `train`,
     it shows equally spaced training images without augmentation, with their current labels. The figure of training
     images is drawn at the end of training. Whenever the callback `EarlyLearning` reports the end of early learning for
-    some categories, it is also drawn to `<name>_epoch_<epoch>.png`. Without a logger, nothing is drawn.
+    some categories, this figure is also drawn to `<name>_epoch_<epoch>.png`. Without a logger, nothing is drawn.
 
     Args:
         name: file name of the figure.

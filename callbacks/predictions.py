@@ -22,7 +22,7 @@ from lightning_modules.interfaces import Classifier, class_names
 KEYS = {"index", "probabilities", "prediction"}
 VALUES_AT_ONCE = 2**22
 HEADER = 8
-"""Number of bytes in a part file before its rows; they contain the number of classes."""
+"""Number of bytes in a part file before its rows; these bytes contain the number of classes."""
 
 
 def append_predictions(

@@ -18,7 +18,7 @@ class LabelledImageBatch(TypedDict):
     image: Tensor
     """`[B, C, H, W]`, float32 in [0, 1]."""
     label: Tensor
-    """`[B]`, int64: the current label. It may be wrong in training, and may be corrected during training."""
+    """`[B]`, int64: the current label. In training, this label may be wrong and may later be corrected."""
     index: Tensor
     """`[B]`, int64: position in the dataset of the current split, such as the training set."""
     global_batch_size: int
@@ -33,10 +33,10 @@ class LabelledImageBatch(TypedDict):
     classes: NotRequired[Tensor]
     """`[k]`, int64, in a shifted test set that lacks some classes: the classes that it contains."""
     origin: NotRequired[Tensor]
-    """`[B]`, int64: 0 for images of the dataset, i for images of the i-th out-of-distribution set, whose label is -1.
+    """`[B]`, int64: 0 for images of the dataset, i for images of the i-th out-of-distribution set, which have label -1.
     """
     unreadable: NotRequired[dict[int, str]]
-    """In prediction: the reason why a file is unreadable, by its `index`. The file is a black image in `image`."""
+    """In prediction: the reason why a file is unreadable, by its `index`. `image` contains black for such a file."""
 
 
 class LabelledTextBatch(TypedDict):
@@ -69,7 +69,7 @@ class LabelledMaskBatch(TypedDict):
     clean_label: NotRequired[Tensor]
     """`[B, H, W]`, int64: ground truth where it is known. 255 is ignored. For metrics only, never for a loss."""
     unreadable: NotRequired[dict[int, str]]
-    """In prediction: the reason why a file is unreadable, by its `index`. The file is a black image in `image`."""
+    """In prediction: the reason why a file is unreadable, by its `index`. `image` contains black for such a file."""
 
 
 class UnpairedMaskBatch(TypedDict):
@@ -102,8 +102,8 @@ class ProtectedImageBatch(TypedDict):
     regions: Tensor
     """`[B, R, H, W]`, bool: regions to protect. If an image has fewer than R regions, the remaining masks are empty."""
     editor_keeps: Tensor
-    """`[B, M, H, W]`, bool: masks of pixels that the editor keeps. The first mask is the union of `regions`. The others
-    are not available to the protection method."""
+    """`[B, M, H, W]`, bool: masks of pixels that the editor keeps. The first mask is the union of `regions`. The other
+    masks are not available to the protection method."""
     prompt: list[list[str]]
     """Editing prompts of each image."""
     source_prompt: NotRequired[list[str]]
@@ -151,7 +151,7 @@ class MeasuredImageBatch(TypedDict):
     """
 
     clean: NotRequired[Tensor]
-    """`[B, C, H, W]`, float32 in [0, 1]: clean images, in training. In evaluation, where known, for metrics only."""
+    """`[B, C, H, W]`, float32 in [0, 1]: clean images. In evaluation, only where known, and for metrics only."""
     measured: NotRequired[Tensor]
     """`[B, ...]`, float32, in testing and prediction: H x + noise, for clean images x in [-1, 1]."""
     noisy: NotRequired[Tensor]
@@ -220,7 +220,7 @@ class NormalMapBatch(TypedDict):
     """`[B, 3, H, W]`, float32 in [0, 1]."""
     normal: NotRequired[Tensor]
     """`[B, 3, H, W]`, float32: unit vectors up to rounding, with x to the right, y up and z towards the viewer. Vectors
-    are zero where the normal is unknown. Absent if photographs are predicted.
+    are zero where the normal is unknown. The key is absent in prediction on photographs.
     """
     index: Tensor
     """`[B]`, int64: position in the dataset."""
@@ -253,7 +253,7 @@ class CaptionedImageBatch(TypedDict):
     """`[B, 6]`, for images in files, in pixels: original height and width, top and left coordinates of the crop in the
     resized image, and height and width of the crop."""
     loss_mask: NotRequired[Tensor]
-    """`[B, 1, H, W]`, or `[B, 1, h, w]` with `moments`: 1 where the loss has full weight, 0 for the least weight."""
+    """`[B, 1, H, W]`, or `[B, 1, h, w]` with `moments`: 1 where the loss has full weight, 0 where it has least."""
     condition: NotRequired[Tensor]
     """`[B, 3, H, W]`, float32 in [0, 1]: condition images of a ControlNet. Absent if the batch has `moments`."""
     prior: NotRequired["CaptionedImageBatch"]
@@ -300,7 +300,7 @@ class InterpolationBatch(TypedDict):
     second: Tensor
     """Like `first`: the second image of each pair."""
     prompt: list[str]
-    """For each pair, a prompt that describes both images. It is empty if there is no prompt."""
+    """For each pair, a prompt that describes both images. The prompt is an empty string if the pair has none."""
     name: list[str]
     """For each pair, the name of its results."""
     index: Tensor
@@ -319,7 +319,7 @@ class TableBatch(TypedDict):
     features: NotRequired[Tensor]
     """`[B, ...]`, floating point: features of each sample."""
     target: NotRequired[Tensor]
-    """`[B]` or `[B, K]`: observed target. It is floating point, int64 for classes, or -1 or 1 for halfspaces."""
+    """`[B]` or `[B, K]`: observed target. Floating-point values, int64 classes, or -1 and 1 for halfspaces."""
     clean_target: NotRequired[Tensor]
     """Like `target`, but without noise, where known. For metrics only, never for a loss."""
     corrupted: NotRequired[Tensor]
@@ -333,7 +333,7 @@ class TableBatch(TypedDict):
     x_star: NotRequired[Tensor]
     """`[D, D]`: true matrix, which all rows measure. For metrics only."""
     ratings: NotRequired[Tensor]
-    """`[B, M]`: each user's ratings of all items. They are positive, or 0 if an item is unrated or held out."""
+    """`[B, M]`: each user's ratings of all items. A rating is positive, or 0 if the item is unrated or held out."""
     held_out: NotRequired[Tensor]
     """Like `ratings`, in validation or testing: held-out ratings, whose items should be ranked first."""
     excluded: NotRequired[Tensor]
@@ -375,8 +375,8 @@ class GraphBatch(TypedDict):
     features: Tensor
     """`[B, D]`, floating point: one sample of all D nodes per row."""
     w_true: NotRequired[Tensor]
-    """`[D, D]`, floating point: weight of the edge from row to column, or 0 without an edge. In an unweighted graph,
-    every edge has weight 1. For metrics only, never for a loss.
+    """`[D, D]`, floating point: weight of the edge from the row's node to the column's node, or 0 if there is no edge.
+    In an unweighted graph, every edge has weight 1. For metrics only, never for a loss.
     """
     noise_std: NotRequired[Tensor]
     """`[D]`: standard deviation of the noise of each node. For metrics only."""
@@ -414,11 +414,11 @@ def global_batch_size(batch: Any) -> int:
 
 
 def loss_weight(batch: Any) -> float:
-    """Return the factor of this rank's mean loss that makes the mean over ranks equal the mean over the global batch.
+    """Return the factor for this rank's mean loss such that the mean over ranks is the mean over the global batch.
 
     DDP averages gradients over ranks. If the last batch of an epoch is split unevenly, the average of the mean losses
     of all ranks differs from the mean over the global batch. The factor world size * local count / global count
-    corrects this. It is 1 on a single rank. Log a weighted loss with `batch_size=global_batch_size(batch)`, so that its
-    mean over the epoch is exact, too.
+    corrects this difference. The factor is 1 on a single rank. Log a weighted loss with
+    `batch_size=global_batch_size(batch)`, so that its mean over the epoch is also exact.
     """
     return world_size() * local_size(batch) / global_batch_size(batch)

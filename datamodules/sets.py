@@ -9,9 +9,9 @@ class Source:
     """The samples of one split, in memory or in files."""
 
     in_memory = False
-    """Whether samples are fetched so fast that DataLoader workers would not help."""
+    """Whether fetching samples is so fast that DataLoader workers would not help."""
     unreadable: dict[int, str] | None = None
-    """Reason why a file is unreadable, by its row. None means that an unreadable file stops the run with an error."""
+    """Why files are unreadable, by row. If this is None, an unreadable file stops the run with an error."""
 
 
 OneSource = TypeVar("OneSource", bound=Source)
@@ -28,7 +28,7 @@ class SplitSet(ABC, Generic[OneSource]):
 
     @abstractmethod
     def training(self) -> OneSource:
-        """Read all training samples, also those held out later. Error messages name missing or damaged files."""
+        """Read all training samples, including any held out later. Error messages name missing or damaged files."""
 
     def validation(self) -> OneSource | None:
         """Read the validation samples. Return None if the dataset has no validation set."""

@@ -182,7 +182,7 @@ def test_a_cameras_noise_is_calibrated_and_its_photographs_are_denoised(
         (lambda folder: shutil.rmtree(folder / "iso100/dark"), "iso100/dark has 0 raw images, expected at least 2"),
         (
             lambda folder: raw(folder / "iso200/dark/1.npz", 0, 0.0, np.random.default_rng(0)),
-            "dark has a frame of one value",
+            "dark has a frame in which all values are equal",
         ),
         (lambda folder: raw(folder / "iso200/flat/200/0.npz", 1e5, 1.0, np.random.default_rng(0)), "are saturated"),
         (

@@ -1,4 +1,4 @@
-"""Measure FID, KID, IS and classes of generated images or of folders, and draw grids of images for fixed prompts."""
+"""Measure FID, KID, IS and the classes of generated images or folders, and draw grids of images for fixed prompts."""
 
 from typing import TYPE_CHECKING
 

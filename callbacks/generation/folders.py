@@ -77,8 +77,8 @@ def scores(
     """Measure FID, KID and IS between two sides, each of which is an .npz file or a folder.
 
     Args:
-        generated: side of the generated images, for which IS is also computed if the weights include a classifier.
-        real: side of the real images.
+        generated: path of the generated images; their IS is also computed if the weights include a classifier.
+        real: path of the real images.
         weights: file with the weights of FID's Inception network or of the timm network.
         resize: how images are resized for FID's Inception network: `legacy` or `clean`.
         timm: name of a timm network that replaces FID's Inception network.

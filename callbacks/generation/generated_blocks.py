@@ -57,7 +57,7 @@ class GeneratedBlocks:
     """
 
     picture: Path | None = None
-    """File for a grid of the first block's images, which is drawn when they are generated."""
+    """File for a grid of the first block's images; the grid is drawn when these images are generated."""
     num_shown = 0
 
     def __init__(

@@ -32,7 +32,7 @@ from lightning_modules.interfaces import ImageColumn
 
 TABLE, SHEET = "images.parquet", "contact_sheet.png"
 ROWS, COLUMNS, IN_ALL, LETTERS = 8, 8, 64, 24
-"""Maximum rows, columns and letters of a prompt in a contact sheet, and maximum images if there are no prompts."""
+"""Limits of a contact sheet: rows, columns, images if there are no prompts, and letters of a prompt."""
 
 
 class BlockFiles:
@@ -43,8 +43,8 @@ class BlockFiles:
         folders: names of the image folders, each of which contains one image for each request.
         blocks: requests of each block.
         settings: settings common to all images, for their metadata.
-        seed_per_image: whether each image of a block has its own seed; if false, all have the seed of the block's first
-            image.
+        seed_per_image: whether each image of a block has its own seed; if false, all images have the seed of the
+            block's first image.
     """
 
     def __init__(

@@ -71,7 +71,7 @@ class ImageGenerator(Protocol):
     folders: Sequence[str]
     """Names of the folders for which images are generated; the first name is `IMAGES`."""
     seed_per_image: bool
-    """Whether each image of a block has its own seed; if false, all have the seed of the block's first image."""
+    """Whether each image of a block has its own seed; if false, all images have the first image's seed."""
     configuration: Mapping[str, Any]
     """Everything except `settings` on which images depend, as JSON values; too long for the metadata of an image."""
 
@@ -116,8 +116,8 @@ def check_classes(requests: Sequence[ImageRequest], count: int, model: str) -> N
 class ModuleGenerator:
     """A generator that uses a module of this project.
 
-    Unless the module is a `SeededRows`, all images of a block are generated from the seed of the first image. Then an
-    image can be reproduced from its seed alone only if its block has a single image.
+    Unless the module is a `SeededRows`, all images of a block are generated from the seed of the first image. In this
+    case, an image can be reproduced from its seed alone only if its block has a single image.
 
     Args:
         module: module with trained weights.
@@ -246,7 +246,7 @@ SEEDED_AS_A_WHOLE = ("CosineDPMSolverMultistepScheduler", "DPMSolverSDEScheduler
 
 
 class PipelineGenerator:
-    """A generator that uses a diffusers pipeline; each image is the one that the pipeline alone makes from its seed.
+    """A generator that uses a diffusers pipeline, and generates the same image from a seed as the pipeline alone.
 
     Args:
         pipeline: the pipeline.
@@ -254,7 +254,7 @@ class PipelineGenerator:
             pipeline; with an image and a mask, it is converted to an inpainting pipeline.
 
     Raises:
-        ValueError: if the pipeline does not have one of the settings.
+        ValueError: if the pipeline does not support one of the settings.
         UnreadableImage: if the image or the mask cannot be read.
     """
 
@@ -360,7 +360,7 @@ def for_images(pipeline: Any, settings: Settings) -> Any:
     auto: Any = AutoPipelineForImage2Image if settings.mask is None else AutoPipelineForInpainting
     try:
         return auto.from_pipe(pipeline)
-    except Exception as error:  # of many types, if the pipeline lacks parts
+    except Exception as error:  # if the pipeline lacks parts, exceptions of many types occur
         task = "image-to-image" if settings.mask is None else "inpainting"
         raise ValueError(f"{type(pipeline).__name__} has no pipeline for {task}: {sentence(error)}") from error
 

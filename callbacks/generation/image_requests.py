@@ -47,9 +47,9 @@ def image_requests(
         prompts: prompts; None if images have no prompts.
         classes: class indices; None if images have no classes.
         n: number of images for each prompt or class; if there are neither prompts nor classes, number of all images.
-        seed: seed of the first image, which increases by one per image. If it is None, the first image of each prompt
-            has the prompt's seed, and the seed increases by one per further image of the prompt. Without prompts, the
-            first image then has seed 0.
+        seed: seed of the first image; the seed of each further image is larger by one. If `seed` is None, the first
+            image of each prompt has the prompt's seed, and the seed of each further image of the prompt is larger by
+            one. If there are no prompts either, the first image has seed 0.
 
     Raises:
         ValueError: if both prompts and classes are given, or a number is out of range.

@@ -40,7 +40,7 @@ class Described(NamedTuple):
 
 
 def described(name: str, feature: Features, extractor: dict[str, Any], shares: Shares, file: Path | None) -> Described:
-    """Compute the moments of features. Must be called on every rank, and the work is sharded over ranks.
+    """Compute the moments of features. Must be called on every rank; the work is sharded over ranks.
 
     Args:
         name: name of the set of images, for error messages.
@@ -169,8 +169,8 @@ def distances(
         shares: rank, world size and device.
 
     Returns:
-        Values by metric name. If there are no more images than features, the covariance is singular, FID depends on the
-        number of images, and the name of FID includes this number.
+        Values by metric name. If the number of images does not exceed the number of features, the covariance is
+        singular, FID depends on the number of images, and the name of FID includes this number.
 
     Raises:
         ValueError: if the two sets of features are from different extractors.

@@ -158,7 +158,7 @@ class PromptGrid(Callback):
 
 @contextmanager
 def sampling_with(module: Any, settings: dict[str, Any]) -> Iterator[None]:
-    """Replace sampling settings that are not None in this context, and restore them and the prompts afterwards."""
+    """In this context, replace sampling settings that are not None; restore these and the prompts afterwards."""
     own = {name: getattr(module, name) for name in ("prompts", *settings)}
     try:
         for name, value in settings.items():

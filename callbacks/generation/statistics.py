@@ -4,9 +4,10 @@
     KID = mean over subsets of the unbiased squared MMD with the kernel k(x, y) = (<x, y>/D + 1)^3
     IS  = exp(mean_i KL(p_i || mean_j p_j))
 
-Features are read in chunks from an array that may be on disk, and are summed in float64, so memory does not grow with
-the number of images. If a set has more than 10,000 images, KID's subsets are sampled from a random reservoir of 10,000
-of these images. KID over all pairs of images is also available.
+Here m and S are the mean and covariance of the D features of each set, and p_i are the class probabilities of image i.
+Features are read in chunks from an array that may be on disk, and are summed in float64, so the required memory does
+not grow with the number of images. If a set has more than 10,000 images, KID's subsets are sampled from a random
+reservoir of 10,000 of these images. KID over all pairs of images is also available.
 
 Source: Heusel, Ramsauer, Unterthiner, Nessler and Hochreiter, GANs Trained by a Two Time-Scale Update Rule Converge to
 a Local Nash Equilibrium, NeurIPS 2017, arXiv 1706.08500; Binkowski, Sutherland, Arbel and Gretton, Demystifying MMD
@@ -58,7 +59,7 @@ def moment_sums(feature: Features, device: torch.device, share: int = 0, shares:
         shares: number of shards. The sum of the results of all shards is the sum over all rows.
 
     Returns:
-        `[D + 1, D]`, float64: the sum of f f^T, and in the last row the sum of f.
+        `[D + 1, D]`, float64: the sum of f f^T over the features f of all images, and in the last row the sum of f.
     """
     dimensions = feature.shape[1]
     sums = torch.zeros(dimensions + 1, dimensions, dtype=torch.float64, device=device)
@@ -140,7 +141,7 @@ def kid_basis(first: int, second: int, exact: bool) -> str:
 def subset_distances(
     first: Features, second: Features, seed: int, device: torch.device, share: int = 0, shares: int = 1
 ) -> Tensor:
-    """Compute the squared MMD between random subsets of two sets, whose mean over the subsets is KID.
+    """Compute the squared MMD between random subsets of two sets; KID is the mean over the subsets.
 
     A subset has 1,000 rows of each reservoir, or as many as the smaller reservoir has. The reservoirs depend only on
     the seed, and a subset depends only on (seed, subset index). The kernel of two rows is computed once for all subsets
@@ -183,7 +184,7 @@ def subset_distances(
 
 
 def kernel_sums(first: Features, second: Features, device: torch.device, share: int = 0, shares: int = 1) -> Tensor:
-    """Sum the kernel over all pairs of different rows in each set, and over all pairs of rows of both sets: `[3]`.
+    """Sum the kernel over all pairs of different rows in each set, and over all pairs across the sets; return `[3]`.
 
     Args:
         first: `[N, D]`.

@@ -1,4 +1,4 @@
-"""Stop a run with a non-finite loss before a bad checkpoint is written, without synchronising every step.
+"""Stop a run with a non-finite loss before a bad checkpoint is written, without a host synchronisation in every step.
 
 `FiniteLoss` treats a non-finite loss as an error, and `Divergence` treats it as a result.
 """
@@ -99,7 +99,7 @@ class FiniteLoss(Callback):
             self._look()
 
     def _look(self) -> None:
-        """Record the first bad loss since the last check on the device, with its batch and samples."""
+        """Record on the device the first bad loss since the last check, with its batch and samples."""
         if not self._held:
             return
         (first, *_), losses, indices = zip(*self._held, strict=True)

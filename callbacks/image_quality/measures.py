@@ -27,8 +27,8 @@ PLACES = {"slice1.0": 0, "slice2.3": 3, "slice3.6": 6, "slice4.8": 8, "slice5.10
 class LPIPS:
     """Learned perceptual image patch similarity (LPIPS) 0.1 with AlexNet and local weights; 0 for equal images.
 
-    With the published weights, the LPIPS of the authors' three example images is 0.7219 and 0.1376; the authors report
-    0.722 and 0.138.
+    With the published weights, the distances of two of the authors' three example images from the third are 0.7219 and
+    0.1376; the authors report 0.722 and 0.138.
 
     Source: Zhang, Isola, Efros, Shechtman and Wang, The Unreasonable Effectiveness of Deep Features as a Perceptual
     Metric, CVPR 2018, arXiv 1801.03924.
@@ -70,7 +70,7 @@ class LPIPS:
             ) from None
 
     def __call__(self, image: Tensor, clean: Tensor, protocol: EvaluationProtocol) -> Tensor:
-        """Compute each image's distance, `[B]`; images are clipped, and grey images are repeated to three channels."""
+        """Compute each image's distance, `[B]`. Images are clipped, and grey images are repeated to three channels."""
         self.network.to(image.device)
         pair = in_range(image, clean, protocol)
         first, second = (each.expand(-1, 3, -1, -1) if each.shape[1] == 1 else each for each in pair)
@@ -114,7 +114,7 @@ class MeasuredByMetric:
         metric.distributed_available_fn = never  # each rank measures its own images; rows are gathered later
 
     def __call__(self, image: Tensor, clean: Tensor, protocol: EvaluationProtocol) -> Tensor:
-        """Measure each image, `[B]`, one at a time, because metrics average over the images of a batch."""
+        """Measure images one at a time, because metrics average over the images of a batch; the result is `[B]`."""
         self.metric.to(image.device)
         pair = in_range(image, clean, protocol)[: 1 + self.with_reference]
         return torch.stack([self._of_one(*one) for one in zip(*(each.split(1) for each in pair), strict=True)])
@@ -139,7 +139,7 @@ def never() -> bool:
 
 
 def measures_of(metrics: Sequence[Metric] | Mapping[str, Metric], taken: Sequence[str]) -> dict[str, Measure]:
-    """Name measures by the keys of a mapping, or by the classes of the metrics in snake case.
+    """Return measures, named by the keys of a mapping or by the classes of the metrics in snake case.
 
     Args:
         metrics: torchmetrics image metrics.

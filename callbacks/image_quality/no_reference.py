@@ -1,4 +1,4 @@
-"""Measure the images or frames that `predict` writes by metrics that need no ground truth."""
+"""Measure the images or frames that `predict` writes with metrics that need no ground truth."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,14 +20,14 @@ def chosen_frames(files: Sequence[Path]) -> list[Path]:
 
 
 class NoReferenceMetrics(Callback):
-    """Measure the images that `predict` writes by pyiqa's metrics that need no ground truth.
+    """Measure the images that `predict` writes with those metrics of pyiqa that need no ground truth.
 
     The images in a folder `restored/<clip>` are frames of a clip. Of each clip, the first, the middle and the last
     frame are measured, as in the protocol of VideoLQ and FLIR. Images directly in `restored` are all measured. The
     callback writes `no_reference.csv` to the run directory, with one row for each image and a row of means. Rank 0
     computes the metrics after all ranks have written their files.
 
-    The package pyiqa is installed by the extra `no-reference`. Without pyiqa, there is a warning instead of the table.
+    The `no-reference` extra installs the package pyiqa. Without pyiqa, a warning is given and no table is written.
 
     Args:
         metrics: pyiqa's names of the metrics.

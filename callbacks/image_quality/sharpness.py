@@ -22,7 +22,7 @@ KINDS = ("noisy", "estimate", "clean")
 
 
 def average_gradient(grey: Tensor) -> Tensor:
-    """Compute the average gradient of images `[B, H, W]`, `[B]`.
+    """Compute the average gradient of each of B images `[B, H, W]`; the result is `[B]`.
 
     The average gradient is sum sqrt((g_x^2 + g_y^2) / 2) / ((W - 1) (H - 1)), where g_x and g_y are central differences.
     """
@@ -35,7 +35,7 @@ def radial_power(grey: Tensor) -> tuple[Tensor, Tensor]:
     """Sum the power of zero-mean images `[B, H, W]` over rings of frequencies, and count the frequencies per ring.
 
     Returns:
-        Sums and counts over all images, `[RINGS]` each. The power is |F|^2 / (H W).
+        Sums and counts over all images, each `[RINGS]`. The power is |F|^2 / (H W).
     """
     height, width = grey.shape[1:]
     power = torch.fft.fft2(grey - grey.mean(dim=(1, 2), keepdim=True)).abs().square() / (height * width)

@@ -24,11 +24,12 @@ class ImageMetricsTable(Callback):
 
     Args:
         metrics: list of further torchmetrics image metrics, such as `{class_path:
-            torchmetrics.image.UniversalImageQualityIndex}`, or metrics by name. Each metric is logged as `test/<name>`
-            and is a column of the table. It receives one image at a time, as float32 in [0, 1].
+            torchmetrics.image.UniversalImageQualityIndex}`, or a dict of such metrics by name. Each metric is logged as
+            `test/<name>` and is a column of the table. It receives one image at a time, as float32 in [0, 1].
         lpips_weights: safetensors file of LPIPS with AlexNet, for the metric `lpips`; None omits this metric.
-        pyiqa: names of metrics of the package pyiqa, such as `niqe`, `lpips` and `brisque`. If pyiqa (the extra
-            `no-reference`) is not installed, these metrics are left out with a warning. pyiqa downloads weights.
+        pyiqa: names of metrics of the package pyiqa, such as `niqe`, `lpips` and `brisque`. If pyiqa is not installed
+            (it belongs to the `no-reference` extra), these metrics are left out with a warning. pyiqa downloads
+            weights.
 
     Raises:
         TypeError: at setup, if the module is not an `ImageMeasurer`.

@@ -1,7 +1,7 @@
 """Derive cleaned training labels from a label report, and estimate the fraction of wrong labels.
 
-Both tasks compare probabilities with the self-confidence of a class k, which is the mean of its probability over the
-n_k images with given label k:
+Both tasks compare the class probabilities p_i of each image i with the self-confidence of a class k, which is the mean
+probability of k over the n_k images with given label k:
 
     t_k = (1/n_k) sum_{i: y_i = k} p_i[k]
 
@@ -33,7 +33,7 @@ def with_actions(table: pd.DataFrame) -> pd.DataFrame:
     `drop`. A class k that is not among the given labels has no threshold t_k, and no image is relabelled to it.
 
     The thresholds are those of confident learning, with one difference: a label with p[y] >= t_y is always kept here.
-    Confident learning counts it as wrong if a different class is more probable and reaches its threshold.
+    Confident learning counts such a label as wrong if a different class is more probable and reaches its threshold.
     """
     given, another = _confident(table)
     wrong = (table["suspected"] == 1).to_numpy() & ~given

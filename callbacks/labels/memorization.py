@@ -14,8 +14,8 @@ class Memorization(Callback):
     * `test/memorized`: fraction of falsely labelled images that are predicted as their false label,
     * `test/recovered`: fraction of falsely labelled images that are predicted as their true label.
 
-    An image is falsely labelled if its given label is wrong; for corrected labels, this is the original label
-    (`original_label`). Images with unverified labels are left out.
+    An image is falsely labelled if its given label is wrong. If labels are corrected, the given label is the original
+    label (`original_label`). Images with unverified labels are left out.
 
     The DataModule must provide the true training labels, as with label noise from `datamodules.corruptions`.
     """

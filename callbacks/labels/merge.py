@@ -1,4 +1,4 @@
-"""Merge the label reports of a training set's folds, in which no network has scored labels that it was trained on."""
+"""Merge the label reports of all folds of a training set; no network has scored labels that it was trained on."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -202,7 +202,7 @@ class CachedFeatures(ImageSet):
     def _features(self, split: str, source: ImageSource, passes: int = 0) -> FeatureSource:
         identity = self._identity(split, source, passes)
         if broadcast(identity) != identity:
-            raise ValueError(f"process {rank()} has a different encoder or different images from process 0")
+            raise ValueError(f"the encoder or the images of process {rank()} differ from those of process 0")
         samples = len(source.label)
         rows = self._rows_per_part(samples)
         places = [(epoch, start) for epoch in range(passes + 1) for start in range(0, samples, rows)]
@@ -295,7 +295,8 @@ class CachedFeatures(ImageSet):
         features = self.encoder(image.float().div(batch["data_range"]))
         if features.shape != (len(image), self.num_features):
             raise ValueError(
-                f"num_features is {self.num_features}, but the encoder returns {list(features.shape[1:])} for an image"
+                f"num_features is {self.num_features}, but the encoder returns features of shape "
+                f"{list(features.shape[1:])} for an image"
             )
         stored = features.to(getattr(torch, self.dtype)).cpu()
         if not stored.isfinite().all():

@@ -81,8 +81,8 @@ class ImageFolder(ImageSet):
         for split in ("val", "test"):
             if (self.root / split).is_dir() and (found := set(class_folders(self.root / split))) != {*self.class_names}:
                 rank_zero_warn(
-                    f"{self.root / split} does not have the classes of train, so it cannot be read later: only one of "
-                    f"the two has {', '.join(sorted(found ^ {*self.class_names}))}"
+                    f"{self.root / split} does not have the same classes as train, so reading it will fail: only one "
+                    f"of the two has {', '.join(sorted(found ^ {*self.class_names}))}"
                 )
         return self._read("train")
 
@@ -96,7 +96,7 @@ class ImageFolder(ImageSet):
         if not found:
             raise FileNotFoundError(
                 f"ImageFolder: {self.root} has neither test/<class>/<image> nor val/<class>/<image>; "
-                f"data.test_fraction 0.2 holds out a part of train for testing"
+                f"set data.test_fraction, for example to 0.2, to hold out a part of train for testing"
             )
         return self._read(found[0])
 
@@ -176,7 +176,9 @@ class ClassFolders(ImageSet):
         root = data_directory(self.data_dir, "ClassFolders") / self.folder
         images = ImageFolder(str(root), *self.sizes)
         if images.num_classes != self.num_classes:
-            raise ValueError(f"num_classes must be {images.num_classes}, the classes in {root}, got {self.num_classes}")
+            raise ValueError(
+                f"num_classes must be {images.num_classes}, the number of classes in {root}, got {self.num_classes}"
+            )
         self.class_names = images.class_names
         return images
 
@@ -247,7 +249,7 @@ class Faces(ImageSet):
         required_folder(root, "data_dir")
         names = image_names(root)
         if len(names) <= self.num_test:
-            raise ValueError(f"num_test must be below the {len(names)} images in {root}, got {self.num_test}")
+            raise ValueError(f"num_test must be less than the {len(names)} images in {root}, got {self.num_test}")
         return ImageFiles(root, names[rows], torch.zeros(len(names[rows]), dtype=torch.int64), self.crop)
 
 
@@ -273,8 +275,8 @@ class NewImages(ImageFiles):
         shape = images.image_shape
         if len(shape) != 3 or shape[0] not in (1, 3) or shape[1] != shape[2]:
             raise ValueError(
-                f"predict_dir reads square images in grey or colour, but those of {type(images).__name__} are "
-                f"{list(shape)}"
+                f"predict_dir reads square images in grey or colour, but the images of {type(images).__name__} have "
+                f"the shape {list(shape)}"
             )
         names = image_names(root)
         number = {name: position for position, name in enumerate(images.class_names or ())}

@@ -382,7 +382,9 @@ class UnequalClasses(_ChangedSet):
 
     def __init__(self, images: ImageSet, dropped: Sequence[int] = (), growth: float = 0.0) -> None:
         if not set(dropped) < set(range(images.num_classes)):
-            raise ValueError(f"dropped must be some, but not all, of 0...{images.num_classes - 1}, got {[*dropped]}")
+            raise ValueError(
+                f"dropped must list some, but not all, of the classes 0...{images.num_classes - 1}, got {[*dropped]}"
+            )
         super().__init__(images)
         self.dropped = dropped
         self.growth = growth

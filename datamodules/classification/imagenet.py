@@ -39,7 +39,7 @@ def imagenet_split(directory: Path, split: str) -> Path:
             return found
     raise FileNotFoundError(
         f"ImageNet: found no {split}/<wnid> in {directory} or its subfolder imagenet; extract the ILSVRC 2012 archives "
-        f"of https://image-net.org there, with one folder for each class, also of the validation images"
+        f"of https://image-net.org there, with one folder for each class, for the validation images too"
     )
 
 
@@ -98,7 +98,7 @@ class ImageNet(ImageSet):
             self.num_classes = 1000 if classes is None else classes
             if not 1 <= self.num_classes <= 1000:
                 raise ValueError(
-                    f"classes must be in 1...1000, or the path of a file that lists classes; got {classes}"
+                    f"classes must be a number in 1...1000, or the path of a file that lists classes; got {classes}"
                 )
 
     def training(self) -> ImageFiles:
@@ -128,8 +128,8 @@ class ImageNet(ImageSet):
         found = class_folders(folder)
         if len(found) < self.num_classes or (self.classes is None and len(found) > self.num_classes):
             raise ValueError(
-                f"ImageNet: {folder} holds {len(found)} folders, one for each class, and classes {self.classes} "
-                f"needs {self.num_classes}"
+                f"ImageNet: {folder} has {len(found)} folders, one for each class, but with classes "
+                f"{self.classes} it must have {self.num_classes}"
             )
         return found[: self.num_classes]
 
@@ -161,7 +161,7 @@ def _shifted_set(split: Path, wnids: Sequence[str], translation: dict[str, str] 
     elif all(folder.isdecimal() for folder in folders):
         if len(wnids) != 1000:
             raise ValueError(
-                f"{split} has numbered folders, which need all 1,000 classes, but classes keeps {len(wnids)}"
+                f"{split} has numbered folders, which require all 1,000 classes, but classes keeps {len(wnids)}"
             )
         if above := [folder for folder in folders if int(folder) >= 1000]:
             raise ValueError(f"{split} holds a folder {above[0]}, but classes are numbered 0...999")

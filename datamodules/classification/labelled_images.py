@@ -115,7 +115,8 @@ class LabelledImages(SeededBatches):
             raise ValueError(f"fold must be in 0 ... folds - 1 (folds is {folds}), got {fold}")
         if folds is not None and validation_fraction:
             raise ValueError(
-                f"validation_fraction must be 0 with folds {folds}, which hold out a fold; got {validation_fraction}"
+                f"validation_fraction must be 0 if folds is set, because a fold is held out; got {validation_fraction} "
+                f"with folds {folds}"
             )
         if shards is not None:
             shards.check(batch_size)
@@ -128,7 +129,7 @@ class LabelledImages(SeededBatches):
         if second_view and images.num_views == 1:
             raise ValueError(f"second_view needs images with at least 2 views, but {type(images).__name__} has 1")
         if augmentation not in (None, Augmentation()) and len(images.image_shape) != 3:
-            raise ValueError(f"augmentation needs images, but {type(images).__name__} has none: leave it out")
+            raise ValueError(f"augmentation requires images, but {type(images).__name__} has none: do not set it")
         self.images = images
         self.label_noise = label_noise
         self.validation_fraction = validation_fraction
@@ -211,7 +212,7 @@ class LabelledImages(SeededBatches):
                 fraction = 0.1 if images.validation() is None else 0.0
             kept, held_out = stratified_split(source.label[rest], fraction, self.seed)
         if len(kept) == 0:
-            raise ValueError(f"validation_fraction {self.validation_fraction} leaves no training image of {len(rest)}")
+            raise ValueError(f"validation_fraction {self.validation_fraction} leaves none of {len(rest)} training images")
         return rest[kept], rest[held_out], tested
 
     def set_up_training(self) -> None:

@@ -250,5 +250,5 @@ def keep_labels(path: Path, drawn: "pd.DataFrame", table: str | None, write: boo
                 row = differs[0]
                 raise ValueError(
                     f"{path} and {source} differ in {column} at {len(differs)} of {len(kept)} samples, first at index "
-                    f"{row}: {kept[column][row]} there and {now[row]} now; {advice}"
+                    f"{row}: {kept[column][row]} in the first and {now[row]} in the second; {advice}"
                 )

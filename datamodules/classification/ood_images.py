@@ -108,7 +108,7 @@ class OtherDigits(OtherImages):
 
     def __init__(self, digits: list[int]) -> None:
         if not digits or not set(digits) <= set(range(10)):
-            raise ValueError(f"digits must be some of 0...9, got {digits}")
+            raise ValueError(f"digits must list some of the digits 0...9, got {digits}")
         self.digits = digits
 
     def of_no_class(self, image_shape: tuple[int, ...], seed: int) -> ImageSource:

@@ -168,7 +168,9 @@ def check_operations(file: BinaryIO, size: int) -> None:
         if name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
             place = len(memo) if number is None else int(number)
             if place >= size:
-                raise pickle.UnpicklingError(f"it gives an object the number {place}, but has only {size} bytes")
+                raise pickle.UnpicklingError(
+                    f"it stores an object at index {place} of the memo, but has only {size} bytes"
+                )
             memo[place] = stack[-1]
         elif name in ("GET", "BINGET", "LONG_BINGET"):
             stack.append(memo[int(number or 0)])

@@ -34,7 +34,9 @@ def paired(
     if alone := sorted(noisy_of.keys() ^ clean_of.keys()):
         kind, other = kinds if alone[0] in noisy_of else kinds[::-1]
         article = "an" if kind[0] in "aeiou" else "a"
-        raise ValueError(f"{folder}: {alone[0]} has {article} {kind} {what}, no {other} counterpart; names must agree")
+        raise ValueError(
+            f"{folder}: {alone[0]} has {article} {kind} {what} but no {other} counterpart; names must agree"
+        )
     return [(noisy_of[name], clean_of[name]) for name in sorted(noisy_of)]
 
 

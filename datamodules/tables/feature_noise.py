@@ -25,14 +25,15 @@ class FeatureNoise(TableSet):
 
     Training row i contains the i-th point of every training set: the patches `features`, `[replicas, 3, dim]`, and the
     labels `target`, `[replicas]`, which are -1 or 1. A validation or test row contains only one point. Weak points come
-    first. The vectors u and v lie along the first two axes. If the initial weights are isotropic, this is without loss
-    of generality.
+    first. The vectors u and v lie along the first two axes. If the initial weights are isotropic, this choice does not
+    restrict generality.
 
     Args:
         num_points: number n of points per training set.
         num_weak: number of points without the strong feature per training set.
-        num_test: number of test points, and also of validation points.
-        num_weak_test: number of test points without the strong feature, and also of such validation points.
+        num_test: number of test points, which is also the number of validation points.
+        num_weak_test: number of test points without the strong feature, which is also the number of such validation
+            points.
         dim: dimension d of a patch.
         strong_norm: norm of u.
         weak_norm: norm of v.

@@ -61,8 +61,8 @@ LAWS: Mapping[str, Callable[[tuple[int, int], np.random.Generator], Array]] = {
 class Halfspaces(TableSet):
     """Rows with `features` x, `clean_target` sign<w*, x> and a noisy label `target`. The direction w* is random.
 
-    Half of the `samples` rows are for training, and half are for validation. A further `test_samples` rows are for
-    testing.
+    Half of the `samples` rows are for training, and the other half for validation. `test_samples` additional rows are
+    for testing.
 
     Args:
         flips: label noise, either Massart or adversarial.

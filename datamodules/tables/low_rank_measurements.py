@@ -1,4 +1,4 @@
-"""Random linear measurements of a low-rank positive semidefinite matrix, some of them with gross errors."""
+"""Random linear measurements of a low-rank positive semidefinite matrix. Some measurements have gross errors."""
 
 from collections.abc import Mapping, Sequence
 
@@ -17,7 +17,7 @@ class LowRankMeasurements(TableSet):
 
     Args:
         dim: number d of rows and of columns of X*.
-        eigenvalues: nonzero eigenvalues of X*, all positive. Their number is the rank of X*.
+        eigenvalues: nonzero eigenvalues of X*, all positive. The number of eigenvalues is the rank of X*.
         measurements: number m of measurements, which are the rows of the table.
         noise: distribution of the errors s_i. None means that there are no errors.
         seed: seed of X*, A_i and s_i. None means the seed of the DataModule.

@@ -1,8 +1,9 @@
 """Ratings of the Netflix Prize. The memory of a run does not depend on the number of ratings.
 
 The text files list the ratings by film. A first pass over the text files counts the ratings of each user. A second pass
-writes the ratings to files on disk, sorted by user (a counting sort). In training, these files are memory-mapped, and
-only the rows of a batch are read. Only a few numbers per user and per film, and one block of lines, are kept in memory.
+writes the ratings to files on disk, sorted by user (a counting sort). In training, the sorted files are memory-mapped,
+and only the rows of a batch are read. Only a few numbers per user and per film, and one block of lines, are kept in
+memory.
 """
 
 import json
@@ -46,7 +47,7 @@ def blocks(files: Sequence[Path]) -> Iterator[Block]:
     A line `7:` is followed by the ratings of film 7. Each rating is a line `user,stars,date`.
 
     Raises:
-        ValueError: if a file has invalid lines. The message names the file and the line or number.
+        ValueError: if a file has invalid lines. The message names the file, and the invalid line or number.
     """
     for path in files:
         lines, film = 0, None
@@ -83,7 +84,7 @@ def blocks(files: Sequence[Path]) -> Iterator[Block]:
 
 
 def added(count: NDArray[np.int64], numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Count how often each number occurs, and add the counts to previous counts."""
+    """Count how often each number occurs in `numbers`, and add the result to the previous counts, `count`."""
     new = np.bincount(numbers, minlength=len(count))
     new[: len(count)] += count
     return new
@@ -127,7 +128,7 @@ def write_by_user(files: Sequence[Path], folder: Path, min_ratings: int) -> None
 
 
 def held_out_places(start: NDArray[Any], count: int, random: np.random.Generator) -> Iterator[NDArray[np.int64]]:
-    """Sample `count` ratings of each user for testing and `count` for validation, for a block of users at a time.
+    """Sample `count` ratings per user for testing and `count` for validation, one block of users at a time.
 
     Args:
         start: position of the first rating of each user, followed by the total number of ratings.
@@ -147,7 +148,7 @@ def held_out_places(start: NDArray[Any], count: int, random: np.random.Generator
 
 
 class Remaining:
-    """A sparse array without the entries of other sparse arrays. These are removed when rows are read.
+    """A sparse array without the entries of other sparse arrays. These entries are removed on reading.
 
     Args:
         whole: sparse array `[N, D]`.
@@ -174,12 +175,13 @@ class Remaining:
 class Netflix(RatingSet):
     """Netflix Prize ratings: 100 million ratings of 17,770 films by 480,189 users, from one to five stars.
 
-    The ratings are read from `training_set/mv_*.txt` or `combined_data_*.txt`, and written once to `cache_dir`, sorted
-    by user (0.8 GB). All films in the files are kept. The memory of a run does not depend on the number of ratings.
+    The ratings are read from `training_set/mv_*.txt` or `combined_data_*.txt`. They are sorted by user and written once
+    to `cache_dir` (0.8 GB). All films in the files are kept. The memory of a run does not depend on the number of
+    ratings.
 
     Args:
         folder: folder in the data directory that contains the text files.
-        num_held_out: number of test ratings per user, and also of validation ratings per user.
+        num_held_out: number of test ratings, which is also the number of validation ratings, per user.
         min_ratings: minimum number of ratings per user. Users with fewer ratings are left out.
         data_dir: folder that contains `folder`; None means the NOISEWORKS_DATA directory.
         cache_dir: folder for the ratings sorted by user, visible to all ranks.
@@ -206,7 +208,7 @@ class Netflix(RatingSet):
         return user, whole.indices.astype(np.int64), whole.data
 
     def fetch_missing(self) -> None:
-        """Write the ratings sorted by user to `cache_dir`, unless they exist there."""
+        """Write the ratings, sorted by user, to `cache_dir`, unless they are already there."""
         self._entry()
 
     def _entry(self) -> Path:

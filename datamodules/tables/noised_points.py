@@ -29,7 +29,10 @@ class PointDistribution(ABC):
         """Sample points `[count, dim]` for training or testing."""
 
     def posterior_mean(self, x: Array, a: Array, h: Array) -> Array | None:
-        """Compute E[X_0 | X_t = x], `[N, dim]`, where X_t = a X_0 + sqrt(h) n; a and h `[N, 1]`. None if unknown."""
+        """Compute E[X_0 | X_t = x], where X_t = a X_0 + sqrt(h) n. Return None if it is unknown.
+
+        The argument x and the result are `[N, dim]`; a and h are `[N, 1]`.
+        """
         return None
 
 
@@ -173,7 +176,7 @@ class NoisedPoints(TableSet):
     Args:
         law: distribution of X_0.
         samples: number N of training rows.
-        test_samples: number of test rows, and also of validation rows.
+        test_samples: number of test rows, which is also the number of validation rows.
         g: rate of the diffusion.
         start: smallest time T_0, positive.
         end: largest time T, at most 1.

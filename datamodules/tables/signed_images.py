@@ -21,7 +21,7 @@ class SignedImages(TableSet):
 
     Args:
         images: dataset in memory. Its training and test images are pooled.
-        positive: classes with target 1: at least one class, but not all classes.
+        positive: classes with target 1. The list must contain at least one class, but not all classes.
         num_points: number P of training images.
         num_test: number of test images. The test images do not depend on the seed.
         seed: seed of the training set. None means the seed of the DataModule.

@@ -14,7 +14,7 @@ from datamodules.arguments import at_least, within
 from datamodules.tables.table_set import Rows, TableSet
 
 MOST_MATCHED = 1_500
-"""Maximum size of a test set. It is limited because matching test points to generated points has cubic cost."""
+"""Maximum size of a test set, limited because matching test points to generated points has cubic cost."""
 
 
 class SingularLaw(TableSet):
@@ -112,7 +112,7 @@ class SwissRoll(SingularLaw):
 
 
 class SmoothMap(SingularLaw):
-    """Points B tanh(A z + b) in ten dimensions, where z is standard normal in two dimensions and the map is fixed.
+    """Points B tanh(A z + b) in ten dimensions, with a fixed map and a standard normal z in two dimensions.
 
     The map is random but the same for all seeds. The entries of A, b and B are standard normal, and B is then divided
     by sqrt(16). The tanh layer has 16 outputs.

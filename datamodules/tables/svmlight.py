@@ -18,9 +18,9 @@ class SVMLight(TableSet):
 
     The `target` is -1 for the smaller of the two labels in the file and 1 for the larger.
 
-    For example, labels 1 and 2 become -1 and 1. The order of the rows is that of the file. Rows are converted to dense
-    arrays when they are batched. The test set equals the training set, because methods are evaluated by their training
-    loss or regret.
+    For example, labels 1 and 2 become -1 and 1. The rows are in the same order as in the file. Rows are converted to
+    dense arrays when they are batched. The test set equals the training set, because methods are evaluated by their
+    training loss or regret.
 
     Args:
         file: name of a file in `<data_dir>/libsvm`, such as `a8a.bz2`. Files with the suffix bz2 or gz are

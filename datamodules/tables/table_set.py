@@ -27,7 +27,7 @@ class SparseRows(Protocol):
 
 @dataclass(frozen=True)
 class Rows(Source):
-    """The rows of one split, and ground truth that holds for all rows.
+    """The rows of one split, and ground truth that applies to all rows.
 
     Args:
         columns: tensors `[N, ...]`, by batch key.
@@ -56,7 +56,7 @@ class Rows(Source):
         return columns[0].shape[0]
 
     def chosen(self, index: Tensor) -> dict[str, Tensor]:
-        """Return the rows at the positions `index`, `[n]`, from all columns, each `[n, ...]`."""
+        """Return the rows at the positions `index`, `[n]`, as a dictionary of columns `[n, ...]`."""
         given = {name: column[index] for name, column in self.columns.items()}
         return given | {name: torch.from_numpy(array[index.numpy()].toarray()) for name, array in self.sparse.items()}
 
@@ -74,4 +74,4 @@ class TableSet(SplitSet[Rows], ABC):
     @property
     @abstractmethod
     def row_shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """Shape of a training row, by column. It is known without generating or reading data."""
+        """Shape of a training row, by column. These shapes are known without generating or reading data."""

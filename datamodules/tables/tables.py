@@ -39,7 +39,7 @@ class RowSet:
 
 
 def write_arrays(tensors: Mapping[str, Tensor], trainer: Trainer) -> None:
-    """Write named tensors to `rows.npz` in the run directory, if there is one. Only rank 0 writes the file."""
+    """Write named tensors to `rows.npz` in the run directory, if the run has one. Only rank 0 writes the file."""
     directory = trainer.log_dir  # on every rank, because `log_dir` broadcasts
     if directory is not None and trainer.is_global_zero:
         arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in tensors.items()}
@@ -72,8 +72,8 @@ class KeptBatch:
 class Tables(SeededBatches):
     """DataModule that returns batches of table rows (`datamodules.batches.TableBatch` or `GraphBatch`).
 
-    Without a batch size, every batch contains all rows in table order, sharded over ranks. These rows are moved to the
-    device only once, so training steps copy no data. The order of mini-batches depends only on (seed, epoch).
+    Without a batch size, every batch contains all rows in table order, divided among the ranks. These rows are moved to
+    the device only once, so training steps copy no data. The order of mini-batches depends only on (seed, epoch).
 
     Args:
         table: table to generate or read.
@@ -85,8 +85,8 @@ class Tables(SeededBatches):
         rows_on_device: whether to move rows to the device. With False, rows stay on the host, for modules that move a
             batch to the device in parts.
         write_rows: whether to write the training rows and their ground truth to `rows.npz` in the run directory.
-        seed: seed of the batch order. It is also the seed of the table if the table has no seed. None means the value
-            of `seed_everything`.
+        seed: seed of the batch order. If the table has no seed, it uses this seed too. None means the value of
+            `seed_everything`.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class Tables(SeededBatches):
 
     @cached_property
     def table(self) -> TableSet:
-        """The table. If it has no seed, its seed is that of the DataModule."""
+        """The table. If no seed was set for the table, it uses the seed of the DataModule."""
         return seeded(self._given_table, self.seed)
 
     @property
@@ -125,7 +125,7 @@ class Tables(SeededBatches):
 
     @property
     def training_rows(self) -> Mapping[str, Tensor]:
-        """All training rows as generated or read: dense arrays `[N, ...]` by column."""
+        """All training rows, as generated or read, in dense arrays `[N, ...]` by column."""
         return self.table.training().dense()
 
     def prepare_data(self) -> None:

@@ -1,4 +1,4 @@
-"""Trusted and untrusted rows of two classes. From the untrusted rows, positives are removed, and labels are flipped."""
+"""Trusted and untrusted rows of two classes. The untrusted rows have missing positives and flipped labels."""
 
 from collections.abc import Mapping
 
@@ -18,10 +18,11 @@ class TrustedRows(TableSet):
     Args:
         table: table whose training rows are split. They have `features` and a `target` of -1 or 1.
         train_size: number of untrusted rows before positives are removed.
-        trusted_size: number of trusted rows, with true labels. The remaining rows are for testing.
+        trusted_size: number of trusted rows, which have true labels. Rows that are neither trusted nor untrusted are
+            for testing.
         flipped: fraction of the untrusted rows with flipped labels.
-        kept_positives: fraction of positive untrusted rows to keep. Labels are flipped after the other positives have
-            been removed.
+        kept_positives: fraction of positive untrusted rows to keep. Labels are flipped after the remaining positives
+            have been removed.
         seed: seed of the split and the noise. None means the seed of the DataModule.
     """
 

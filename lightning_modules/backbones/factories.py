@@ -1,4 +1,4 @@
-"""Build networks from timm and diffusers by name. All arguments are explicit, so that configs can be checked."""
+"""Build networks from timm and diffusers by name. All arguments are listed explicitly, so configs can be checked."""
 
 import difflib
 import re
@@ -53,9 +53,8 @@ def timm_model(
         drop_path_rate: maximum probability of dropping a residual branch; None uses the network's default.
         normalize: normalise images inside the network, which then receives images in [0, 1]; if false, inputs must
             already be normalised.
-        mean: mean of each channel, in pixel units; None uses the mean with which timm's weights were trained.
-        std: standard deviation of each channel, in pixel units; None uses the one with which timm's weights were
-            trained.
+        mean: mean of each channel, in pixel units; None uses the value that timm defines for its weights.
+        std: standard deviation of each channel, in pixel units; None uses the value that timm defines for its weights.
         tuning: full trains all parameters, lora trains adapters and the classifier, linear_probe trains only the
             classifier, and frozen trains nothing.
         adaptation: further arguments of `adapted`, for adapters, gradient checkpointing, precision and compilation.
@@ -128,7 +127,7 @@ def _timm_model_by_name(name: str, pretrained: bool, options: dict[str, Any]) ->
 
 
 def _timm_model_from_file(name: str, path: str, options: dict[str, Any]) -> Any:
-    """Load all weights into a network with the file's number of classes, and then replace the classifier."""
+    """Load all weights into a network with the file's number of classes, and replace the classifier if necessary."""
     import timm
 
     state: dict[str, Tensor] = read_weights(path)

@@ -1,4 +1,4 @@
-"""Collect inputs and outputs of inner layers without changing the network, and remove classifiers from networks."""
+"""Collect inputs and outputs of inner layers without changing the network, and remove the classifier of a network."""
 
 import difflib
 import sys
@@ -39,7 +39,7 @@ def named_layer(network: nn.Module, name: str, argument: str = "feature_layer") 
 
 
 def listed_layers(network: nn.Module) -> str:
-    """Return the names of a network's layers as text, beginning with the outermost (and most likely) layers."""
+    """Return the names of a network's layers as text, beginning with the outermost layers (the likely candidates)."""
     network = network.network if isinstance(network, Normalized) else network
     names = sorted((name for name, _ in network.named_modules() if name), key=lambda name: name.count("."))
     return f"{type(network).__name__} has: {listed(names, at_most=MOST_NAMES)}"

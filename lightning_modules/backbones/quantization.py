@@ -56,7 +56,7 @@ def check_quantization(quantization: Quantization | None, tuning: Tuning, networ
 
 
 def _stored_method(network: Path) -> str | None:
-    """Return the package that quantised the weights in a folder; None if they are not quantised or do not exist."""
+    """Return the package that quantised the weights in a folder; None if there are no weights or none are quantised."""
     config = read_json_object(file) if (file := network / "config.json").is_file() else {}
     settings = config.get("quantization_config")
     return str(settings.get("quant_method")) if isinstance(settings, dict) else None
@@ -117,6 +117,6 @@ def dequantized_state(network: nn.Module) -> dict[str, Tensor]:
     state = {
         key: value.cpu()
         for key, value in network.state_dict().items()
-        if key not in layers and f"{key.partition('.weight.')[0]}.weight" not in layers  # excludes the scales of quantised weights
+        if key not in layers and f"{key.partition('.weight.')[0]}.weight" not in layers  # excludes the weights' scales
     }
     return state | {key: dequantize_module_weight(layer).detach().cpu() for key, layer in layers.items()}

@@ -1,4 +1,4 @@
-"""Resize images, either before a pre-trained network or by bicubic upsampling."""
+"""Resize images for networks with a fixed image size, or upsample them by bicubic interpolation."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 
 class Resized(nn.Module):
-    """Wrap a network so that images `[B, C, H, W]` are first resized to squares, with antialiasing.
+    """Wrap a network so that images, `[B, C, H, W]`, are first resized to squares, with antialiasing.
 
     Args:
         network: network that receives images `[B, C, image_size, image_size]`.
-        image_size: height and width in pixels.
+        image_size: height and width of the resized images, in pixels.
         mode: interpolation mode.
 
     Raises:
@@ -36,11 +36,11 @@ class Resized(nn.Module):
 
 
 def enlarged(image: Tensor, size: Sequence[int]) -> Tensor:
-    """Upsample images `[B, C, h, w]` to size (H, W) by bicubic interpolation, which may exceed the input's range."""
+    """Upsample images, `[B, C, h, w]`, to size (H, W) by bicubic interpolation, which may exceed the input's range."""
     size = tuple(size)
     return image if image.shape[2:] == size else F.interpolate(image, size, mode="bicubic", align_corners=False)
 
 
 def times_larger(image: Tensor, factor: int) -> Tensor:
-    """Upsample images by an integer factor, by bicubic interpolation."""
+    """Upsample images by the integer `factor`, with bicubic interpolation."""
     return enlarged(image, [factor * side for side in image.shape[2:]])

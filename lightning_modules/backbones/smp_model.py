@@ -1,4 +1,4 @@
-"""Build segmentation networks from segmentation-models-pytorch by name, with explicit arguments."""
+"""Build segmentation networks from segmentation-models-pytorch by name."""
 
 import difflib
 import inspect
@@ -16,7 +16,7 @@ IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
 class FilledUp(nn.Module):
-    """Wrap a network so that image sides are padded to multiples of `multiple` and logits are cropped accordingly.
+    """Wrap a network so that image sides are padded to multiples of `multiple`, and logits are cropped to match.
 
     Args:
         network: network that maps images `[B, C, H, W]` to logits `[B, K, H, W]`.
@@ -49,28 +49,29 @@ def smp_model(
 ) -> nn.Module:
     """Build a segmentation-models-pytorch network that maps images `[B, C, H, W]` in [0, 1] to logits `[B, K, H, W]`.
 
-    On the meta device, where parameters have no values, no weights are read or downloaded. Images may have any size.
+    Images may have any size. On the meta device, where parameters have no values, no weights are read or downloaded.
 
     Args:
         name: Unet, UnetPlusPlus, FPN, DeepLabV3Plus, UPerNet, Segformer or another architecture of the package; not
             case-sensitive.
         num_classes: number of pixel classes, K, including the background.
-        encoder: an encoder of segmentation-models-pytorch, or `tu-` followed by the name of a timm network.
-        pretrained: load the encoder's ImageNet weights from the Hugging Face Hub or its cache.
-        weights: local weight file of the whole network, trained with `num_classes` classes.
-        in_channels: channels of an image, C.
+        encoder: name of an encoder in segmentation-models-pytorch, or `tu-` followed by the name of a timm network.
+        pretrained: load the encoder's ImageNet weights from the Hugging Face Hub or from its local cache.
+        weights: local file with weights of the whole network, which was trained with `num_classes` classes.
+        in_channels: number of image channels, C.
         normalize: normalise images inside the network, which then receives images in [0, 1]; if false, inputs must
             already be normalised.
-        mean: mean of each channel, in pixel units; default: ImageNet's.
-        std: standard deviation of each channel, in pixel units; default: ImageNet's.
+        mean: mean of each channel, in pixel units; None uses the mean of ImageNet.
+        std: standard deviation of each channel, in pixel units; None uses the standard deviation of ImageNet.
         tuning: `full` trains all parameters, `lora` trains only adapters, and `frozen` trains nothing.
-        adaptation: other arguments of `adapted`: adapters, trainable submodules, gradient checkpointing, precision.
+        adaptation: further arguments of `adapted`, for adapters, trainable submodules, gradient checkpointing and
+            precision.
 
     Raises:
         ImportError: if segmentation-models-pytorch is not installed.
-        ValueError: if an argument is unknown, incompatible with another argument, or incompatible with the network; the
+        ValueError: if an argument is unknown, or is incompatible with the network or with a different argument; the
             message names the argument.
-        FileNotFoundError: if there are no weights at `weights`, or if they cannot be downloaded.
+        FileNotFoundError: if there are no weights at the path `weights`, or if pretrained weights cannot be downloaded.
     """
     try:
         import segmentation_models_pytorch as smp
@@ -104,7 +105,7 @@ def smp_model(
         raise FileNotFoundError(
             f"pretrained: the weights of {encoder} are not in the Hugging Face cache and could not be downloaded"
         ) from error
-    except (KeyError, RuntimeError) as error:  # raised by the package and by timm for unknown names
+    except (KeyError, RuntimeError) as error:  # raised by segmentation-models-pytorch and by timm for unknown names
         raise ValueError(f"{name} on {encoder}: {' '.join(str(error).split())}") from error
     if weights is not None and not on_meta:
         load(network, read_weights(weights), weights)

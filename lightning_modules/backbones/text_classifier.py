@@ -1,4 +1,4 @@
-"""Build text classifiers and encoders from transformers by name, such as BERT and T5, with explicit arguments."""
+"""Build text classifiers and text encoders from transformers by name, such as BERT and T5."""
 
 from typing import Any
 
@@ -12,10 +12,10 @@ from lightning_modules.backbones.weights import check_pretrained, folder_or_name
 
 
 class TextClassifier(nn.Module):
-    """Wrap a transformers network for sequence classification so that it returns only logits `[B, K]`.
+    """Wrap a transformers network for sequence classification so that it returns only its logits, `[B, K]`.
 
     Args:
-        network: network that maps a tokenizer's output to an object with `logits`.
+        network: network that receives a tokenizer's output, and returns an object with the attribute `logits`.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -27,12 +27,13 @@ class TextClassifier(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """Wrap a transformers network so that it maps texts to features `[B, D]`, the mean of the last hidden states.
+    """Wrap a transformers network so that it returns the mean of the last hidden states as features, `[B, D]`.
 
     The mean is over all tokens except padding.
 
     Args:
-        network: network that maps a tokenizer's output to an object with `last_hidden_state` `[B, T, D]`.
+        network: network that receives a tokenizer's output, and returns an object with the attribute
+            `last_hidden_state`, `[B, T, D]`.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -46,11 +47,11 @@ class TextEncoder(nn.Module):
 
 
 class TextToTextClassifier(nn.Module):
-    """Wrap an encoder-decoder from transformers as a classifier whose answer is one of K tokens.
+    """Wrap an encoder-decoder from transformers as a classifier; each of the K classes is one answer token.
 
     Args:
-        network: a text-to-text model, such as T5.
-        answers: indices of the K answer tokens, in class order.
+        network: text-to-text model, such as T5.
+        answers: vocabulary indices of the K answer tokens, in the order of the classes.
     """
 
     answers: Tensor
@@ -78,18 +79,18 @@ def transformers_classifier(
     dtype: Precision | None = None,
     **adaptation: Any,
 ) -> nn.Module:
-    """Build a text classifier from transformers, which maps its tokenizer's output to logits `[B, num_classes]`.
+    """Build a text classifier from transformers, which computes logits `[B, num_classes]` from its tokenizer's output.
 
-    For encoders (BERT, RoBERTa, ...), transformers' own classification head is added and newly initialised.
-    Encoder-decoders (T5) answer with a class index (0, 1, ...), as in text-to-text training; the logits are those of
+    Encoders (BERT, RoBERTa, ...) receive the classification head of transformers, which is newly initialised.
+    Encoder-decoders (T5) answer with a class index (0, 1, ...), as in text-to-text training. Their logits are those of
     the first tokens of the K class indices. On the meta device, where parameters have no values, no weights are read or
     downloaded.
 
     Args:
-        name_or_path: a local folder written by `save_pretrained`, or a model's name on the Hugging Face Hub.
-        num_classes: number of classes, K; with 1, an encoder returns one real number, for regression.
-        architecture: config of a network to build instead of loading its config; the keys are `model_type`, such as
-            bert or t5, and the network's settings.
+        name_or_path: local folder written by `save_pretrained`, or name of a model on the Hugging Face Hub.
+        num_classes: number of classes, K. With 1, an encoder returns one real number, for regression.
+        architecture: config of the network, as a dictionary with `model_type`, such as bert or t5, and the network's
+            settings. None loads the config from `name_or_path`.
         pretrained: load the weights; if false, the weights are initialised randomly.
         tuning: full trains all parameters, lora trains adapters and the new classifier, and frozen trains only the new
             classifier.
@@ -98,8 +99,8 @@ def transformers_classifier(
 
     Raises:
         FileNotFoundError: if the config, the weights or the tokenizer are neither on disk nor on the Hub.
-        ValueError: if the config is not that of a text classification network, or if weights or arguments do not match
-            it.
+        ValueError: if the config does not define a text classification network, or if weights or arguments do not match
+            the config.
         ImportError: if transformers is not installed, or if `tuning` is lora and peft is not installed.
     """
     need_transformers("transformers_classifier")
@@ -127,20 +128,20 @@ def transformers_classifier(
 def transformers_text_encoder(
     name_or_path: str, architecture: dict[str, Any] | None = None, pretrained: bool = True
 ) -> nn.Module:
-    """Build a frozen text encoder from transformers, which maps its tokenizer's output to features `[B, D]`.
+    """Build a frozen text encoder from transformers, which computes features, `[B, D]`, from its tokenizer's output.
 
-    The features are the mean of the last hidden states over all tokens except padding. On the meta device, no weights
-    are read.
+    The features are the mean of the last hidden states over all tokens except padding. On the meta device, where
+    parameters have no values, no weights are read.
 
     Args:
-        name_or_path: a local folder written by `save_pretrained`, or a model's name on the Hugging Face Hub.
-        architecture: config of a network to build instead of loading its config; the keys are `model_type`, such as
-            bert, and the network's settings.
+        name_or_path: local folder written by `save_pretrained`, or name of a model on the Hugging Face Hub.
+        architecture: config of the network, as a dictionary with `model_type`, such as bert, and the network's
+            settings. None loads the config from `name_or_path`.
         pretrained: load the weights; if false, the weights are initialised randomly.
 
     Raises:
         FileNotFoundError: if the config or the weights are neither on disk nor on the Hub.
-        ValueError: if the config is not that of a text encoder, or if the weights do not match it.
+        ValueError: if the config does not define a text encoder, or if the weights do not match the config.
         ImportError: if transformers is not installed.
     """
     need_transformers("transformers_text_encoder")
@@ -156,7 +157,7 @@ def _reads(pretrained: bool) -> bool:
 
 
 def _network(source: str, local: bool, num_classes: int, architecture: dict[str, Any] | None) -> Any:
-    """Load a text classification network, or build one if an architecture is given."""
+    """Load a text classification network, or build one from `architecture` if it is not None."""
     from transformers import AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
 
     config = _config(source, local, architecture)
@@ -196,7 +197,7 @@ def _config(source: str, local: bool, architecture: dict[str, Any] | None) -> An
 
 
 def _answers(source: str, local: bool, num_classes: int) -> list[int]:
-    """Return the first token of each class index."""
+    """Return the vocabulary index of the first token of each class index."""
     from transformers import AutoTokenizer
 
     try:

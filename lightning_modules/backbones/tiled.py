@@ -1,7 +1,6 @@
-"""Apply an image-to-image function with padding, in tiles, and averaged over rotations and reflections.
+"""Apply an image-to-image function to padded images, in tiles, or averaged over rotations and reflections.
 
-The functions in this file apply a given function, such as a network, that maps images `[B, C, H, W]` to images of the
-same height and width.
+The argument `function`, for example a network, maps images `[B, C, H, W]` to images of the same height and width.
 """
 
 from collections.abc import Callable
@@ -19,12 +18,12 @@ ImageFunction = Callable[[Tensor], Tensor]
 
 
 def padded(function: ImageFunction, image: Tensor, multiple: int) -> Tensor:
-    """Apply a function to images padded by reflection to a multiple of a network's stride, and crop the result.
+    """Apply a function to images whose sides are padded by reflection to multiples of `multiple`, and crop the result.
 
     Args:
         function: function that maps images to images of the same size.
-        image: `[B, C, H, W]`, padded at the lower and right borders.
-        multiple: number that divides the padded height and width.
+        image: images, `[B, C, H, W]`, which are padded at their lower and right borders.
+        multiple: number by which the padded height and width are divisible, for example the stride of a network.
 
     Returns:
         `[B, C', H, W]`.
@@ -46,16 +45,16 @@ def padded(function: ImageFunction, image: Tensor, multiple: int) -> Tensor:
 
 
 def tile_spans(length: int, tile: int, overlap: int) -> list[tuple[slice, slice]]:
-    """Divide one side of an image into overlapping tiles.
+    """Divide one side of an image into overlapping intervals, one for each tile.
 
     Args:
         length: length of the side, in pixels.
-        tile: length of a tile.
-        overlap: pixels shared by neighbouring tiles.
+        tile: length of a tile, in pixels.
+        overlap: number of pixels that neighbouring tiles share.
 
     Returns:
-        For each tile, the slice of input pixels and the slice of output pixels along the side. Neighbouring output
-        slices meet in the middle of the overlap.
+        For each tile, two slices along the side: the input pixels of the tile, and the output pixels that are taken
+        from the tile. Neighbouring output slices meet in the middle of the overlap.
     """
     starts = range(0, max(length - overlap, 1), tile - overlap)
     spans = []
@@ -68,23 +67,23 @@ def tile_spans(length: int, tile: int, overlap: int) -> list[tuple[slice, slice]
 
 
 def tiled(function: ImageFunction, image: Tensor, tile: int, overlap: int) -> Tensor:
-    """Apply a function to overlapping tiles of images, with memory independent of the image size.
+    """Apply a function to overlapping tiles of images; the function's memory use is independent of the image size.
 
-    Each output pixel is taken from the tile in which it is farthest from the border. The result equals that of applying
-    the function to the whole image if each output pixel depends only on input pixels at a distance of at most half the
-    overlap. For a network with a stride, tile and overlap must also be multiples of the stride.
+    Each output pixel is taken from the tile in which it is farthest from the border. If each output pixel depends only
+    on input pixels at a distance of at most half the overlap, the result is the same as without tiles. For a network
+    with a stride, tile and overlap must also be multiples of the stride.
 
     Args:
         function: function that maps images to images of the same size; it is called once for each tile.
-        image: `[B, C, H, W]`.
-        tile: side of a tile, in pixels; tiles at the lower and right borders can be smaller.
-        overlap: pixels shared by neighbouring tiles, less than half a tile.
+        image: images, `[B, C, H, W]`.
+        tile: side length of a tile, in pixels; tiles at the lower and right borders can be smaller.
+        overlap: number of pixels that neighbouring tiles share; must be less than half of `tile`.
 
     Returns:
         `[B, C', H, W]`.
 
     Raises:
-        ValueError: if the overlap is negative or not less than half a tile.
+        ValueError: if the overlap is negative, or is not less than half of `tile`.
     """
     _check_tile(tile, overlap)
     height, width = image.shape[2:]
@@ -107,14 +106,14 @@ def tiled(function: ImageFunction, image: Tensor, tile: int, overlap: int) -> Te
 
 
 def self_ensembled(function: ImageFunction, image: Tensor) -> Tensor:
-    """Average a function's outputs over the eight rotations and reflections of an image, after transforming them back.
+    """Average a function's outputs for the eight rotations and reflections of an image, after transforming them back.
 
     Source: Timofte, Rothe and Van Gool, Seven Ways to Improve Example-Based Single Image Super Resolution, CVPR 2016,
     arXiv 1511.02228.
 
     Args:
         function: function that maps images to images of the same size.
-        image: `[B, C, H, W]`.
+        image: images, `[B, C, H, W]`.
 
     Returns:
         `[B, C', H, W]`.
@@ -131,13 +130,13 @@ def self_ensembled(function: ImageFunction, image: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class TiledInference:
-    """Settings for applying a network to images of any size; by default, the whole image is processed without padding.
+    """Settings for applying a network to images of any size; by default, whole images are processed without padding.
 
     Args:
-        multiple: the network's stride; image sides are padded by reflection to multiples of this number.
-        tile: side, in pixels, of the tiles into which large images are divided; None processes whole images.
-        overlap: pixels shared by neighbouring tiles. The result with tiles equals that for whole images if the overlap
-            is at least twice the radius of the network's receptive field.
+        multiple: stride of the network; image sides are padded by reflection to multiples of this number.
+        tile: side length, in pixels, of the tiles into which large images are divided; None processes whole images.
+        overlap: number of pixels that neighbouring tiles share. If the overlap is at least twice the radius of the
+            network's receptive field, the result is the same as for whole images.
         self_ensemble: average the result over the eight rotations and reflections of an image.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Build vision networks from transformers by name, such as CLIP, SigLIP and ViT, with explicit arguments."""
+"""Build vision networks from transformers by name, such as CLIP, SigLIP and ViT."""
 
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -17,12 +17,13 @@ Features = Literal["pooled", "first_token", "mean_token", "projected"]
 
 
 class TransformersBackbone(nn.Module):
-    """Compute features of a transformers vision network, or logits of a linear classifier on these features.
+    """Wrap a transformers vision network so that it returns features, or logits of a linear classifier on features.
 
     Args:
-        network: vision network of transformers, called with normalised images `[B, C, H, W]` as `pixel_values`.
-        features: which output of the network is used, see `transformers_model`.
-        num_classes: number of outputs of the linear classifier; 0 means no classifier.
+        network: vision network from transformers, whose argument `pixel_values` receives normalised images, `[B, C, H,
+            W]`.
+        features: which output of the network is used; see `transformers_model`.
+        num_classes: number of outputs of the linear classifier; with 0, there is no classifier.
     """
 
     def __init__(self, network: nn.Module, features: Features, num_classes: int) -> None:
@@ -52,7 +53,10 @@ class TransformersBackbone(nn.Module):
 
 
 def _width(config: Any) -> int:
-    """Return the number of features of the last layer; configs of convolutional networks list one number per stage."""
+    """Return the number of features of the last layer.
+
+    Configs of convolutional networks contain a list with one number for each stage.
+    """
     sizes = getattr(config, "hidden_sizes", None)
     return sizes[-1] if sizes and not hasattr(config, "num_attention_heads") else config.hidden_size
 
@@ -69,23 +73,23 @@ def transformers_model(
     dtype: Precision | None = None,
     **adaptation: Any,
 ) -> nn.Module:
-    """Build a vision network from transformers, which maps images `[B, C, H, W]` in [0, 1] to features or logits.
+    """Build a vision network from transformers, which computes features or logits of images `[B, C, H, W]` in [0, 1].
 
-    For a model with a text tower, such as CLIP, only the vision tower is built. On the meta device, where parameters
+    If a model also has a text tower, like CLIP, only its vision tower is built. On the meta device, where parameters
     have no values, no weights are read or downloaded.
 
     Args:
-        name_or_path: a local folder written by `save_pretrained`, or a model's name on the Hugging Face Hub.
-        num_classes: number of logits of a new linear classifier, K; 0 returns the features.
-        features: which features are used. pooled is the network's own pooled output, first_token is the first token,
-            mean_token is the mean over all tokens or pixels of the last layer, and projected is CLIP's projection of
-            images to the joint embedding space of images and texts.
-        pretrained: load the weights; if false, build the architecture in the config with random weights.
+        name_or_path: local folder written by `save_pretrained`, or name of a model on the Hugging Face Hub.
+        num_classes: number of logits, K, of a new linear classifier; with 0, the network returns the features.
+        features: which features are used. `pooled` is the network's own pooled output, `first_token` is the first
+            token, `mean_token` is the mean over all tokens or pixels of the last layer, and `projected` is CLIP's
+            projection of images to the joint embedding space of images and texts.
+        pretrained: load the weights; if false, build the config's architecture with random weights.
         normalize: normalise images inside the network, which then receives images in [0, 1]; if false, inputs must
             already be normalised.
-        mean: mean of each channel, in pixel units; default: the value in `preprocessor_config.json` next to the config.
-        std: standard deviation of each channel, in pixel units; default: the value in `preprocessor_config.json` next
-            to the config.
+        mean: mean of each channel, in pixel units; None reads it from `preprocessor_config.json` next to the config.
+        std: standard deviation of each channel, in pixel units; None reads it from `preprocessor_config.json` next to
+            the config.
         tuning: full trains all parameters, lora trains adapters and the classifier, linear_probe trains only the
             classifier, and frozen trains nothing.
         dtype: precision of weights and internal computation; inputs and outputs are always float32. None means float32.
@@ -93,7 +97,7 @@ def transformers_model(
 
     Raises:
         FileNotFoundError: if the config or the weights are neither on disk nor on the Hub.
-        ValueError: if the config is not that of a vision network, or if weights or arguments do not match it.
+        ValueError: if the config does not define a vision network, or if weights or arguments do not match the config.
         ImportError: if transformers is not installed, or if `tuning` is lora and peft is not installed.
     """
     need_transformers("transformers_model")

@@ -19,17 +19,18 @@ MOST_LAYERS = 10_000
 
 
 def listed(names: Iterable[str], at_most: int = 5) -> str:
-    """Join the first few names, followed by the number of omitted names."""
+    """Join the first `at_most` names, followed by the number of omitted names."""
     names = list(names)
     more = f" and {len(names) - at_most} more" if len(names) > at_most else ""
     return ", ".join(names[:at_most]) + more
 
 
 def weights_file(path: str | Path) -> Path:
-    """Return the weight file at a path.
+    """Return the weight file at a path, which may be the file itself or its folder.
 
     Args:
-        path: a file, or a folder that contains one weight file (a safetensors file takes precedence).
+        path: weight file, or folder that contains one weight file; a safetensors file takes precedence over other
+            files.
 
     Raises:
         FileNotFoundError: if `path` does not exist, or if the folder contains no weight file.
@@ -60,7 +61,7 @@ def check_safetensors(file: Path) -> None:
 
     Raises:
         FileNotFoundError: if the file does not exist.
-        ValueError: if the file is damaged or has a different format; the message names the file.
+        ValueError: if the file is damaged or is not a safetensors file; the message names the file.
     """
     check_is_file(file)
     try:
@@ -71,7 +72,7 @@ def check_safetensors(file: Path) -> None:
 
 
 def check_folder(folder: Path) -> None:
-    """Check the config and the headers of the weight files in a `save_pretrained` folder before a library reads them.
+    """Check a folder written by `save_pretrained`, before a library reads its config and its weight files.
 
     Raises:
         ValueError: if a file is damaged, refers to files outside the folder, or declares too many layers; the message
@@ -93,7 +94,7 @@ def check_folder(folder: Path) -> None:
 
 
 def check_pretrained(name_or_path: str) -> None:
-    """Check every JSON config and the weights of a local folder. Names on the Hub are not checked.
+    """Check all JSON configs and weight files of a local folder; names on the Hugging Face Hub are not checked.
 
     Raises:
         ValueError: if a file is damaged or malicious; the message names the file.
@@ -104,7 +105,7 @@ def check_pretrained(name_or_path: str) -> None:
 
 
 def new_network(network_class: Any, config: Any, source: str) -> Any:
-    """Build a network from a config file, with newly initialised weights.
+    """Build a network from its config, with newly initialised weights.
 
     Raises:
         ValueError: if the config is invalid for the network; the message names the source of the config.
@@ -116,7 +117,7 @@ def new_network(network_class: Any, config: Any, source: str) -> Any:
 
 
 def check_config(file: Path, config: dict[str, Any]) -> None:
-    """Reject a config if its network would take very long to build, or would run code that is not in the libraries.
+    """Reject a config whose network would take very long to build, or would run code from outside the libraries.
 
     Raises:
         ValueError: if the config is rejected; the message contains the file, the key and the value.
@@ -139,15 +140,15 @@ def read_weights(path: str | Path, prefix: str = "", renamed: Mapping[str, str] 
     Args:
         path: a `.safetensors`, `.pt`, `.pth`, `.ckpt`, `.bin` or `.tar` file, or a folder with one such file. In the
             file, the weights may be nested under the key `state_dict` (as in Lightning), `model_state_dict` or `model`.
-            If all keys have a prefix `module.` or `_orig_mod.`, this prefix is removed.
-        prefix: keep only keys that start with this prefix, and remove the prefix from them. `module.` or `_orig_mod.`
-            may be part of the given prefix, even though it is removed first.
+            If all keys start with `module.` or `_orig_mod.`, this prefix is removed.
+        prefix: keep only keys that start with this prefix, and remove the prefix from them. The prefix may be written
+            with or without a leading `module.` or `_orig_mod.`, although these are removed first.
         renamed: dictionary that maps old prefixes of the remaining keys to new prefixes.
 
     Raises:
         FileNotFoundError: if there are no weights at `path`.
-        ValueError: if the file is damaged, if it contains objects other than tensors, or if no key matches `prefix` or
-            one of the old prefixes in `renamed`.
+        ValueError: if the file is damaged, if it contains objects other than tensors, if no key starts with `prefix`,
+            or if no key starts with one of the old prefixes in `renamed`.
     """
     file = weights_file(path)
     return weights_in(read_tensors(file), file, prefix, renamed)
@@ -159,7 +160,8 @@ def weights_in(
     """Extract the state dict from the content of a file; see `read_weights`.
 
     Raises:
-        ValueError: if there is no state dict, or if no key matches `prefix` or one of the old prefixes in `renamed`.
+        ValueError: if there is no state dict, if no key starts with `prefix`, or if no key starts with one of the old
+            prefixes in `renamed`.
     """
     if isinstance(content, Mapping):
         content = next((content[key] for key in INSIDE if isinstance(content.get(key), Mapping)), content)
@@ -188,33 +190,33 @@ def below(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def renamed_key(key: str, names: Mapping[str, str]) -> str:
-    """Replace the layer names at the start of a key with their new name in `names`; the first match is used."""
+    """Replace the layer name at the start of a key with its new name in `names`; the first matching name is used."""
     found = next((old for old in names if key == old or key.startswith(f"{old}.")), None)
     return key if found is None else names[found] + key.removeprefix(found)
 
 
 def on_meta(network: nn.Module) -> bool:
-    """Return whether a network is on the meta device, where parameters have no values and no weights are loaded."""
+    """Return whether a network is on the meta device, on which parameters have no values and no weights are loaded."""
     return any(parameter.is_meta for parameter in network.parameters())
 
 
 def with_weights(network: nn.Module, path: str, prefix: str = "", renamed: dict[str, str] | None = None) -> nn.Module:
-    """Load the weights of a network from a local file whose keys must be exactly those of the network.
+    """Load a network's weights from a local file, whose keys must be exactly the keys of the network.
 
-    On the meta device, where parameters have no values, nothing is read.
+    If the network is on the meta device, where parameters have no values, nothing is read.
 
     Args:
-        network: any network; for a `Normalized` network, the keys may also be those of the wrapped network.
+        network: any network; for a `Normalized` network, the file may also have the keys of the wrapped network.
         path: a `.safetensors`, `.pt`, `.pth`, `.ckpt`, `.bin` or `.tar` file, or a folder with one such file.
-        prefix: keep only keys with this prefix, and remove the prefix; `network.` selects the network of a
-            LightningModule.
-        renamed: dictionary that maps old prefixes of the remaining keys to new prefixes; `{fc.: linear.}` loads a
-            ResNet's `fc` into a layer named `linear`.
+        prefix: keep only keys that start with this prefix, and remove the prefix from them; `network.` selects the
+            network of a LightningModule.
+        renamed: dictionary that maps old prefixes of the remaining keys to new prefixes. For example, `{fc.: linear.}`
+            loads a ResNet's `fc` into a layer named `linear`.
 
     Raises:
         FileNotFoundError: if there are no weights at `path`.
-        ValueError: if the file is damaged, if keys or shapes differ from those of the network, or if no key matches an
-            old prefix in `renamed`.
+        ValueError: if the file is damaged, if keys or shapes differ from those of the network, or if no key starts with
+            one of the old prefixes in `renamed`.
     """
     if on_meta(network):
         return network
@@ -233,7 +235,8 @@ def load(network: nn.Module, weights: Mapping[str, Tensor], path: str | Path) ->
         ValueError: if weights are missing, unexpected or of a different shape; the message names these weights.
     """
     own = network.state_dict()
-    # Old files lack the counters of batch normalisation, which do not affect outputs; PyTorch adds the counters.
+    # Old files do not contain the counters of batch normalisation. PyTorch adds these counters, which do not affect
+    # outputs.
     missing = [key for key in own if key not in weights and not key.endswith("num_batches_tracked")]
     unexpected = [key for key in weights if key not in own]
     reshaped = [
@@ -258,7 +261,7 @@ def load(network: nn.Module, weights: Mapping[str, Tensor], path: str | Path) ->
 
 
 def folder_or_name(name_or_path: str) -> tuple[str, bool]:
-    """Return the path of a local folder, or a name on the Hugging Face Hub, and whether it is a local folder."""
+    """Return the path of a local folder, or else the name on the Hugging Face Hub, and whether it is a local folder."""
     folder = Path(name_or_path).expanduser()
     return (str(folder), True) if folder.is_dir() else (name_or_path, False)
 
@@ -270,7 +273,8 @@ def from_pretrained(network_class: Any, source: str, file: str, needed: str = ""
         network_class: the network's class, from diffusers or transformers.
         source: a folder written by `save_pretrained`, or a name on the Hugging Face Hub.
         file: expected name of the weight file.
-        needed: prefix of the weights that must be in the file; other weights may be missing and newly initialised.
+        needed: prefix of the weights that must be in the file; all other weights may be missing, and are then newly
+            initialised.
         options: keyword arguments of `network_class.from_pretrained`.
 
     Raises:

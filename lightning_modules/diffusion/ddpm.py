@@ -1,4 +1,4 @@
-"""Train a small pixel-space diffusion model that other methods use as a pretrained model.
+"""Train a small pixel-space diffusion model, which other methods use as a pretrained model.
 
 Source: Ho, Jain and Abbeel, Denoising Diffusion Probabilistic Models, NeurIPS 2020, arXiv 2006.11239.
 """
@@ -22,13 +22,14 @@ class DDPM(MethodModule):
     """Train a `PixelModel` on the denoising loss, with caption dropout for classifier-free guidance.
 
     Args:
-        network: diffusion model; if it has a text encoder, the model is conditioned on the images' captions.
+        network: diffusion model; a model with a text encoder is conditioned on the captions of the images.
         caption_dropout: probability of replacing a caption with the empty text, in [0, 1).
         optimizer: optimizer of the trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
-        ValueError: if `caption_dropout` is out of range, or if the model needs captions but the images have none.
+        ValueError: if `caption_dropout` is out of range, or if the model has a text encoder and the images have no
+            captions.
     """
 
     def __init__(

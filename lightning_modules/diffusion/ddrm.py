@@ -1,19 +1,20 @@
-"""DDRM reconstructs an image from a linear measurement by diffusion sampling in the operator's singular basis.
+"""DDRM reconstructs an image from a linear measurement, by diffusion sampling in the singular basis of the operator.
 
-Let y = H x + s_y n, H = U S V^T, and let z_t = x + s_t e have the noise level s_t = sqrt((1 - abar_t) / abar_t). For a
-direction (a column of V) with singular value S, let y' be the component of H^+ y, where H^+ is the pseudo-inverse, and
-let x^ be the component of the image that the network estimates from z_t. A step from t to u < t samples the component
-of z_u with
+The measurement of an image x is y = H x + s_y n with a linear operator H = U S V^T. The noisy image z_t = x + s_t e has
+the noise level s_t = sqrt((1 - abar_t) / abar_t). Here n and e are standard normal noise. All images are decomposed
+into components along the columns of V. For a column with singular value S, let y' be the component of H^+ y, where H^+
+is the pseudo-inverse of H, and let x^ be the component of the image that the network estimates from z_t. A step from t
+to u < t samples the component of z_u with
 
     mean x^ + sqrt(1 - eta^2) s_u (z_t - x^) / s_t        and deviation eta s_u,   if S = 0,
     mean x^ + sqrt(1 - eta^2) s_u (y' - x^) / (s_y / S)   and deviation eta s_u,   if s_u < s_y / S,
     mean (1 - eta_b) x^ + eta_b y'                        and variance s_u^2 - (eta_b s_y / S)^2,   otherwise.
 
-At the first timestep, components with s_y / S < s_T have mean y' and variance s_T^2 - (s_y / S)^2. The other components
-have mean 0 and variance s_T^2. The method needs no gradients of the network.
+At the first timestep, T, components with s_y / S < s_T have mean y' and variance s_T^2 - (s_y / S)^2. The other
+components have mean 0 and variance s_T^2. DDRM does not require gradients of the network.
 
-Departure: in the last step, s_u is 0. If the measurement has no noise, the third rule then replaces x^ with the
-measured value y' in measured directions, as in the paper. The authors' code keeps x^ in this step.
+Departure: in the last step, s_u is 0. If the measurement has no noise, the third rule then replaces x^ with y' in
+measured directions, as in the paper. The authors' code keeps x^ in the last step.
 
 Source: Kawar, Elad, Ermon and Song, Denoising Diffusion Restoration Models, NeurIPS 2022, arXiv 2201.11793, equations 7
 and 8, with eta and eta_b of the authors' code.
@@ -42,7 +43,7 @@ from lightning_modules.sde.discrete import Prediction, clean_estimate, predicted
 
 
 class Gains(NamedTuple):
-    """Factors of the terms in a sampling step, for each singular value."""
+    """Factors of the terms in a sampling step, with one entry for each singular value."""
 
     clean: Tensor
     """Factor of x^."""
@@ -58,9 +59,9 @@ def gains(singular: Tensor, here: float, there: float, sigma: float, eta: float,
     """Compute the factors of a sampling step from noise level s_t = `here` to s_u = `there`.
 
     Args:
-        singular: singular values S, of any shape; unmeasured directions have singular value 0.
-        here: s_t.
-        there: s_u.
+        singular: singular values S, of any shape; the singular value of an unmeasured direction is 0.
+        here: s_t, noise level before the step.
+        there: s_u, noise level after the step.
         sigma: s_y, standard deviation of the measurement noise.
         eta: see the module docstring.
         eta_b: see the module docstring.
@@ -94,20 +95,20 @@ def ddrm(
     """Reconstruct images from their measurements.
 
     Args:
-        model: diffusion model, called with x_t and t `[B]`.
+        model: diffusion model, called with x_t and times t, `[B]`.
         measured: y, `[B, ...]`.
-        operator: H.
-        times: decreasing timesteps; the last one is -1, the clean image.
-        abar: abar of all T timesteps, `[T]`, on the host.
+        operator: linear operator H.
+        times: timesteps in decreasing order; the last one is -1, which stands for the clean image.
+        abar: abar of all T timesteps, `[T]`, on the CPU.
         prediction: quantity that the model predicts.
         sigma: s_y, standard deviation of the measurement noise for images in [-1, 1].
-        eta: standard deviation of new noise relative to s_u, in directions that are unmeasured or whose measurement
-            noise s_y / S exceeds s_u; in [0, 1].
-        eta_b: weight of the measurement in all other directions, in [0, 1].
-        draw: function that samples standard normal noise with the shape of a given tensor.
+        eta: standard deviation of new noise divided by s_u, in [0, 1], for directions that are unmeasured or whose
+            measurement noise s_y / S exceeds s_u.
+        eta_b: weight of the measurement, in [0, 1], for all other directions.
+        draw: function that samples standard normal noise with the shape of its argument.
 
     Returns:
-        `[B, C, H, W]` in [-1, 1], not clipped.
+        Reconstructed images, `[B, C, H, W]`. White is 1 and black is -1, but values are not clipped to this range.
     """
     levels = [((1 - level(abar, t)) / level(abar, t)) ** 0.5 for t in times]
     inverse = operator.pseudo_inverse(measured)
@@ -131,25 +132,26 @@ def ddrm(
 
 
 class DDRM(MeasuredRestoration, MethodModule):
-    """Reconstruct images from linear measurements by denoising diffusion restoration, in `test` and `predict`.
+    """Reconstruct images from linear measurements in `test` and `predict`, by denoising diffusion restoration (DDRM).
 
-    The standard deviation of the measurement noise is read from the data (`data.sigma`).
+    The standard deviation of the measurement noise is read from the DataModule (`data.sigma`).
 
     Args:
-        network: diffusion model, called with images in [-1, 1] and timesteps `[B]`. The output is `[B, C or 2 C, H,
-            W]`, or a diffusers output whose `sample` is such a tensor. `fit` trains the network's trainable parameters.
-        scheduler: scheduler that the network was trained with; only its noise levels and prediction type are used.
-        steps: sampling steps.
-        eta: standard deviation of new noise relative to the noise level, in directions that are unmeasured or whose
-            measurement noise exceeds this level; in [0, 1].
-        eta_b: weight of the measurement in all other directions, in [0, 1].
-        protocol: preprocessing of estimates before metrics are computed: `rounded` clips to [0, 1] and rounds to 256
-            levels, `clipped` only clips, and `unclipped` changes nothing.
+        network: diffusion model, called with noisy images (clean images are in [-1, 1]) and timesteps `[B]`. Its output
+            is a tensor `[B, C or 2 C, H, W]`, or a diffusers output whose attribute `sample` is such a tensor. `fit`
+            trains the network's trainable parameters.
+        scheduler: scheduler with which the network was trained; only its noise levels and prediction type are used.
+        steps: number of sampling steps.
+        eta: standard deviation of new noise divided by the noise level, in [0, 1], for directions that are unmeasured
+            or whose measurement noise exceeds the noise level.
+        eta_b: weight of the measurement, in [0, 1], for all other directions.
+        protocol: preprocessing of estimates before metrics are computed: `rounded` clips them to [0, 1] and rounds them
+            to 256 levels, `clipped` only clips them, and `unclipped` does not change them.
         optimizer: optimizer of the network's trainable parameters in `fit`.
-        lr_scheduler: learning-rate schedule, stepped every epoch of `fit`.
+        lr_scheduler: learning-rate schedule, stepped after every epoch of `fit`.
 
     Raises:
-        ValueError: if an argument is out of range, or the scheduler has fewer than `steps` timesteps.
+        ValueError: if an argument is out of range, or if the scheduler has fewer than `steps` timesteps.
     """
 
     def __init__(

@@ -1,13 +1,14 @@
-"""DPS reconstructs an image from a measurement by diffusion sampling, guided by the gradient of the residual norm.
+"""DPS reconstructs an image from a measurement by diffusion sampling that is guided by the gradient of the residual.
 
-DPS takes DDIM steps (see `lightning_modules.sde.ddim`) from x_t = sqrt(abar_t) H^+ y + sqrt(1 - abar_t) e. To each
+Let y be the measurement, H the measurement operator and H^+ its pseudo-inverse. DPS takes DDIM steps (see
+`lightning_modules.sde.ddim`), and starts from x_t = sqrt(abar_t) H^+ y + sqrt(1 - abar_t) e. To the result of each
 step, DPS adds
 
     - zeta (d |y - H(x^)|^2 / d x_t) / |y - H(x^)|
 
-Here x^ is the network's estimate of the image at x_t, and the gradient is computed by backpropagation through the
-network. As in RED-diff's implementation of this baseline, sampling starts from the pseudo-inverse H^+ y, and may take
-fewer steps than the model has timesteps.
+Here x^ is the network's estimate of the image from x_t, and the gradient is computed by backpropagation through the
+network. The start from H^+ y, and the option to take fewer steps than the model has timesteps, follow the
+implementation of DPS in the code of RED-diff.
 
 Source: Chung, Kim, Mccann, Klasky and Ye, Diffusion Posterior Sampling for General Noisy Inverse Problems, ICLR 2023,
 arXiv 2209.14687, algorithm 1.
@@ -31,7 +32,7 @@ from lightning_modules.optim.optimizers import adam, constant
 def dps_guidance(
     noisy: Tensor, clean: Tensor, scale: float, measured: Tensor, operator: Operator, strength: float
 ) -> tuple[Tensor, Tensor]:
-    """Return x^ and the step against the gradient of the residual norm; `strength` is zeta."""
+    """Return x^ and the term that DPS adds to a step; `strength` is zeta."""
     squares = (measured - operator.forward(clean)).flatten(1).square().sum(dim=1)
     (gradient,) = torch.autograd.grad(squares.sum(), noisy)
     norm = squares.detach().sqrt().clamp(min=torch.finfo(squares.dtype).tiny).view(-1, 1, 1, 1)
@@ -39,23 +40,23 @@ def dps_guidance(
 
 
 class DPS(PosteriorSampling, MethodModule):
-    """Reconstruct images from measurements by diffusion posterior sampling, in `test` and `predict`.
+    """Reconstruct images from measurements in `test` and `predict`, by diffusion posterior sampling (DPS).
 
     Args:
-        network: diffusion model, called with images in [-1, 1] and timesteps `[B]`. The output is a tensor `[B, C or 2
-            C, H, W]`, or a diffusers output whose `sample` is such a tensor. `fit` trains the network's trainable
-            parameters.
-        scheduler: scheduler that the network was trained with; only its noise levels and prediction type are used.
-        steps: sampling steps.
-        strength: zeta, guidance strength.
-        eta: amount of new noise in each step, from 0 (DDIM) to 1 (DDPM).
-        protocol: preprocessing of estimates before metrics are computed: `rounded` clips to [0, 1] and rounds to 256
-            levels, `clipped` only clips, and `unclipped` changes nothing.
+        network: diffusion model, called with noisy images (clean images are in [-1, 1]) and timesteps `[B]`. Its output
+            is a tensor `[B, C or 2 C, H, W]`, or a diffusers output whose attribute `sample` is such a tensor. `fit`
+            trains the network's trainable parameters.
+        scheduler: scheduler with which the network was trained; only its noise levels and prediction type are used.
+        steps: number of sampling steps.
+        strength: zeta, strength of the guidance.
+        eta: factor of the noise that is added in each step, from 0 (as in DDIM) to 1 (as in DDPM).
+        protocol: preprocessing of estimates before metrics are computed: `rounded` clips them to [0, 1] and rounds them
+            to 256 levels, `clipped` only clips them, and `unclipped` does not change them.
         optimizer: optimizer of the network's trainable parameters in `fit`.
-        lr_scheduler: learning-rate schedule, stepped every epoch of `fit`.
+        lr_scheduler: learning-rate schedule, stepped after every epoch of `fit`.
 
     Raises:
-        ValueError: if an argument is out of range, or the scheduler has fewer than `steps` timesteps.
+        ValueError: if an argument is out of range, or if the scheduler has fewer than `steps` timesteps.
     """
 
     def __init__(

@@ -34,8 +34,8 @@ class NamedSplits(ImageSet):
     def test(self) -> ImageSource:
         if not self.has_test:
             raise FileNotFoundError(
-                f"{type(self).__name__}: test is null; set it, or hold out a fraction of the training images by "
-                "data.test_fraction 0.2"
+                f"{type(self).__name__}: test is null; set it, or hold out a fraction of the training images: "
+                "set data.test_fraction, for example to 0.2"
             )
         return self.read_split("test")
 

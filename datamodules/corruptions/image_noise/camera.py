@@ -86,7 +86,7 @@ def camera(name: str) -> Camera:
         except (yaml.YAMLError, RecursionError) as error:
             raise ValueError(f"{name} is not a camera file ({' '.join(str(error).split())})") from error
     else:
-        raise ValueError(f"camera must be one of {', '.join(bundled)}, or your own camera file, got {name}")
+        raise ValueError(f"camera must be one of {', '.join(bundled)}, or the path of your own camera file, got {name}")
     try:
         return Camera(**{key: _tuples(value) for key, value in values.items()})
     except (AttributeError, TypeError) as error:

@@ -48,7 +48,7 @@ def read_frames(folder: Path) -> Frames:
         first = first or dark[0]
         if any(frame.bayer.min() == frame.bayer.max() for frame in dark):
             raise ValueError(
-                f"{gain / 'dark'} has a frame of one value, without noise: is it clipped at the black level?"
+                f"{gain / 'dark'} has a frame in which all values are equal: is it clipped at the black level?"
             )
         flat = gain / "flat"
         levels = sorted(path for path in flat.iterdir() if path.is_dir()) if flat.is_dir() else []

@@ -108,7 +108,8 @@ class Sensor(ImageNoise):
             )
         if self.signal_range is None:
             raise ValueError(
-                f"levels must be white level minus black level, which {self.camera} does not contain; got None"
+                f"levels must be set to white level minus black level, because {self.camera} does not contain this "
+                f"number; got None"
             )
 
     @cached_property

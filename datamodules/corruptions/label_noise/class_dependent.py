@@ -20,9 +20,9 @@ class Symmetric:
 
     There are two definitions of symmetric noise, which differ most at high rates. The new class is sampled
 
-    - from all K classes, including the true class, so that r (1 - 1/K) of the labels are wrong: the code of ELR,
+    - from all K classes, including the true class, so that r (1 - 1/K) of the labels are wrong, as in the code of ELR,
       DivideMix, NMTune and PLS (DivideMix replaces floor(r N) labels, PLS decides independently per sample);
-    - from the K - 1 other classes, so that r of the labels are wrong: the code of Patrini et al. (2017) and of
+    - from the K - 1 other classes, so that r of the labels are wrong, as in the code of Patrini et al. (2017) and of
       Co-teaching, which both decide independently per sample.
 
     Args:

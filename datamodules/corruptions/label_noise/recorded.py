@@ -361,5 +361,5 @@ def check_order(path: str, recorded: np.ndarray, label: np.ndarray) -> None:
     if len(differ):
         raise ValueError(
             f"the true labels in {path} differ from those of the data at {len(differ)} of {len(label)} samples, "
-            f"first at {differ[0]}: the file is for another dataset, or for another order of this dataset"
+            f"first at {differ[0]}: the file is for a different dataset, or for a different order of this dataset"
         )

@@ -62,7 +62,9 @@ class Separable(LinearOperator):
 def _parts(operator: Separable, size: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return A and A^+ with the small singular values set to 0."""
     if size % operator.factor:
-        raise ValueError(f"{type(operator).__name__} needs sides that are multiples of {operator.factor}, got {size}")
+        raise ValueError(
+            f"{type(operator).__name__} needs images whose sides are multiples of {operator.factor}, got {size}"
+        )
     u, s, vt = np.linalg.svd(operator.matrix(size), full_matrices=False)
     kept = s >= LEAST_SINGULAR_VALUE
     u, s, vt = u[:, kept], s[kept], vt[kept]

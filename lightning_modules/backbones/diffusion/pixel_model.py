@@ -86,5 +86,5 @@ class PixelModel(nn.Module):
         return self.decode(x).clamp(0, 1)
 
     def denoising_loss(self, image: Tensor, prompts: Prompts | None = None) -> Tensor:
-        """Compute the mean squared error of the network's predictions for images in [0, 1] at random noise levels."""
+        """Compute the network's mean squared prediction error for images in [0, 1], noised at random timesteps."""
         return denoising_loss(self._told(prompts), self.encode(image), self.alphas_cumprod, self.prediction)

@@ -32,7 +32,7 @@ class Prompts(NamedTuple):
         return Prompts(*(None if value is None else value.to(place) for value in self))  # type: ignore[arg-type]
 
     def replaced(self, chosen: Tensor, other: "Prompts") -> "Prompts":
-        """Replace prompts with those of `other` (B prompts or a single one) where the mask `chosen`, `[B]`, is true."""
+        """Replace the prompts with `other` (B prompts or one prompt) where the mask `chosen`, `[B]`, is true."""
 
         def mixed(own: Tensor | None, theirs: Tensor | None) -> Tensor | None:
             if own is None or theirs is None:

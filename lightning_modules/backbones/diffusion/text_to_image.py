@@ -279,7 +279,7 @@ def _keep_what_is_trained(module: nn.Module, state: dict[str, Any], prefix: str,
     fixed = _fixed(module)
     for key in [key for key in state if key.startswith(prefix)]:
         name = key.removeprefix(prefix)
-        weight, inside, _ = name.partition(".weight.")  # keys of a quantised weight's scales begin with the weight's name
+        weight, inside, _ = name.partition(".weight.")  # keys of a quantised weight's scales begin with its name
         if name in fixed or (inside and f"{weight}.weight" in fixed):
             del state[key]
 

@@ -38,7 +38,7 @@ class Shift(NamedTuple):
 
 
 class MeasuredSpectra(NamedTuple):
-    """Measured spectra of a network, which can be converted to plain containers for a checkpoint."""
+    """Measured spectra of a network; they can be converted to plain containers for a checkpoint."""
 
     samples: int
     """Number N of samples."""

@@ -49,7 +49,7 @@ def output(weight: Tensor, patches: Tensor) -> Tensor:
 
 
 def component(weight: Tensor, signal: Tensor) -> Tensor:
-    """Compute the contribution of feature v, `[d]`, in each class: y f for a single patch y v with y = 1 and y = -1."""
+    """Compute feature v's contribution to y f in each class: y f of the single patch y v, for y = 1 and y = -1."""
     sign = 1 - 2 * torch.arange(2, dtype=weight.dtype, device=weight.device)[:, None]
     return sign * output(weight, (sign * signal)[:, None, None])
 

@@ -119,7 +119,7 @@ def drawn_batches(seed: int, iteration: Tensor, num_points: int, batch_size: int
 
 
 def ahead_of(num_unfitted: int, num_points: int, batch_size: int, iterations: int) -> int:
-    """Choose the number of batches to evaluate together: a power of two near the expected gap between unfitted batches.
+    """Choose the number of batches to evaluate together: a power of two near the expected distance of unfitted batches.
 
     Args:
         num_unfitted: number of points that are not fitted.

@@ -88,7 +88,7 @@ def kernel_statistics(
 
 
 def squared_changes(network: nn.Module, initial: nn.Module) -> tuple[Tensor, Tensor]:
-    """Compute the sums of (w - w_0)^2 and of w_0^2 over each parameter's entries, both `[number of parameters]`."""
+    """Compute the sums of (w - w_0)^2 and of w_0^2 over each parameter tensor, both `[number of parameter tensors]`."""
     pairs = list(zip(network.parameters(), initial.parameters(), strict=True))
     change = torch.stack([((now.detach() - before) ** 2).sum() for now, before in pairs])
     return change, torch.stack([(before**2).sum() for _, before in pairs])

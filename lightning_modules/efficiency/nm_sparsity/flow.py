@@ -1,6 +1,6 @@
-"""The schedule that turns a dense network into an N:M sparse network, as a function of step and epoch.
+"""The schedule that turns a dense network into an N:M sparse network; it is a function of the step and the epoch.
 
-The schedule has no state of its own: a resumed run computes D and the pattern from its step and epoch.
+The schedule has no state: a resumed run computes the decay factor D and the pattern from its step and epoch.
 """
 
 import math
@@ -29,12 +29,12 @@ PULL = 2e-4
 
 
 def mask_decay(way: Way, rate: float, step: int) -> float:
-    """Compute the decay factor D at a step that is counted from the end of the dense phase.
+    """Compute the decay factor D at a step; steps are counted from the end of the dense phase.
 
     Args:
         way: mdgf_linear gives max(1 - rate step, 0), mdgf_exponential gives exp(-rate step), and all other ways give 0.
         rate: decay rate beta or eta, per optimizer step.
-        step: step t, at least 0.
+        step: index t of the step, at least 0.
     """
     if way == "mdgf_linear":
         return max(1 - rate * step, 0.0)
@@ -42,7 +42,7 @@ def mask_decay(way: Way, rate: float, step: int) -> float:
 
 
 def frames(way: Way, n: int, m: int, epochs: int, geometric_frames: int) -> dict[int, tuple[int, int]]:
-    """Return the pattern of each frame by the frame's first epoch, counted from the end of the dense phase.
+    """Map the first epoch of each frame, counted from the end of the dense phase, to the frame's pattern (N, M).
 
     Args:
         way: sdgf_stepwise gives (M-1):M, M/2:M, M/4:M, ..., N:M; sdgf_geometric gives ..., 4N:4M, 2N:2M, N:M;
@@ -53,7 +53,7 @@ def frames(way: Way, n: int, m: int, epochs: int, geometric_frames: int) -> dict
         geometric_frames: number of frames for sdgf_geometric and sdgf_densifying.
 
     Raises:
-        ValueError: if M / N is not a power of two above 1 for sdgf_stepwise.
+        ValueError: if `way` is sdgf_stepwise and M / N is not a power of two above 1.
     """
     patterns = [(n, m)]
     if way == "sdgf_stepwise":
@@ -71,14 +71,14 @@ def frames(way: Way, n: int, m: int, epochs: int, geometric_frames: int) -> dict
 class Flow:
     """State that all sparse layers of a network share: the schedule, and the current position in it.
 
-    Before the first call of `place`, layers are sparse.
+    Layers are sparse until `place` is called for the first time.
 
     Args:
         way: way in which the network becomes sparse.
         rate: decay rate of MDGF.
         gradient: gradient of pruned weights, `ste` or `masked`.
         dense_epochs: number of epochs before sparsification starts.
-        fine_tune_epochs: number of last epochs, in which the mask is binary and the pattern is N:M.
+        fine_tune_epochs: number of epochs at the end of training in which the mask is binary and the pattern is N:M.
         geometric_frames: number of patterns for sdgf_geometric and sdgf_densifying.
     """
 
@@ -106,7 +106,7 @@ class Flow:
 
         Args:
             step: index of the optimizer step, counted from 0 at the start of training.
-            epoch: index of the epoch of this step, from 0.
+            epoch: index of the epoch that contains the step, from 0.
             epochs: total number of training epochs.
             steps_per_epoch: number of optimizer steps in an epoch.
         """
@@ -158,7 +158,7 @@ class NMWeight(WeightFunction):
         self.register_buffer("decay", torch.zeros(()), persistent=False)
 
     def pattern_at(self, epoch: int, epochs: int) -> tuple[int, int]:
-        """Return N and M for an epoch, counted from 0, if training has `epochs` epochs."""
+        """Return N and M for the epoch with index `epoch`, from 0, of a training run with `epochs` epochs."""
         flow = self.flow
         since = epoch - flow.dense_epochs
         length = epochs - flow.dense_epochs - flow.fine_tune_epochs
@@ -184,13 +184,13 @@ def check_pattern(key: str, n: int, m: int, size: int, axis: int | None, flow: F
     """Reject a pattern that does not fit a layer.
 
     Args:
-        key: name of the pattern, for error messages.
+        key: name of the layer in error messages.
         n: number N of nonzero weights per group.
         m: group size M.
         size: length of the axis, or number of weights if `axis` is None.
         axis: axis along which weights are consecutive; None means an unstructured mask, for which M need not divide the
             size.
-        flow: schedule of the network, of which all patterns must fit the layer.
+        flow: schedule of the network; all its patterns must fit the layer.
 
     Raises:
         ValueError: if a pattern does not fit the layer; the message contains the key and the values.
@@ -221,8 +221,8 @@ def sparsify(
         n: number N of nonzero weights per group.
         m: group size M.
         layers: name patterns of the layers (see `layers_named`).
-        own: N and M for layers that have a different pattern, by name pattern. The suffix `/q`, `/k` or `/v` selects
-            the query, key or value rows of a fused `qkv`.
+        own: dictionary from the name patterns of layers to their own `[n, m]`, for layers that do not use `n` and `m`.
+            The suffix `/q`, `/k` or `/v` selects the query, key or value rows of a fused `qkv`.
         along: direction along which weights are consecutive.
         flow: schedule of the network.
 
@@ -241,7 +241,7 @@ def sparsify(
             )
         for name, layer in layers_named(network, [names], kinds, "own").items():
             if third and len(layer.weight) % 3:  # type: ignore[arg-type]
-                raise ValueError(f"own: {key}: {name} has {len(layer.weight)} rows, which are not q, k and v")  # type: ignore[arg-type]
+                raise ValueError(f"own: {key}: {name} has {len(layer.weight)} rows, which cannot be split into q, k and v")  # type: ignore[arg-type]
             thirds = patterns.get(name, {})
             patterns[name] = {"": pattern} if not third else {k: v for k, v in thirds.items() if k} | {third: pattern}
             found[name] = layer

@@ -1,4 +1,4 @@
-"""Conversion of 2:4 sparse weights to the format of tensor cores, which stores half of the weights."""
+"""Conversion of 2:4 sparse weights to the sparse tensor-core format, which stores only half of the weights."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ DEVICE = "cuda"
 def in_semi_structured_kernels(network: nn.Module) -> list[str]:
     """Convert the 2:4 layers of a trained network, in place, to PyTorch's semi-structured format for inference.
 
-    Products with such weights are up to twice as fast.
+    Matrix products with the converted weights are up to twice as fast.
 
     Args:
         network: network with linear layers that are 2:4 sparse along their inputs; it must be on a GPU and in half

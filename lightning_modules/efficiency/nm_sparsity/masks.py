@@ -30,8 +30,8 @@ def nm_mask(weight: Tensor, n: int, m: int, axis: int | None = 1) -> Tensor:
         weight: weight, `[out, in]` or `[out, in, height, width]`; no gradient flows through the mask.
         n: number N of selected weights per group, in 1...M.
         m: group size M, which must divide the length of the axis.
-        axis: axis along which weights are consecutive: 1 for the inputs of a layer, 0 for its outputs. None selects the
-            floor(numel N / M) largest weights of the whole layer (unstructured).
+        axis: axis along which weights are consecutive: 1 for the inputs of a layer, or 0 for its outputs. With None,
+            the mask is unstructured: it selects the floor(numel N / M) largest weights of the whole layer.
 
     Returns:
         The mask, a bool tensor with the shape of the weight.
@@ -45,7 +45,7 @@ def nm_mask(weight: Tensor, n: int, m: int, axis: int | None = 1) -> Tensor:
         mask = torch.zeros_like(groups, dtype=torch.bool).scatter_(-1, largest[..., :n], True)
     else:
         places = groups.movedim(-1, 0).contiguous()
-        larger = torch.zeros_like(places, dtype=torch.uint8)  # number of weights in the group that have a higher rank
+        larger = torch.zeros_like(places, dtype=torch.uint8)  # number of weights in the group that take precedence
         for place in range(m):
             larger[place + 1 :] += places[place] >= places[place + 1 :]
             larger[:place] += places[place] > places[:place]
@@ -54,7 +54,7 @@ def nm_mask(weight: Tensor, n: int, m: int, axis: int | None = 1) -> Tensor:
 
 
 class _Decayed(torch.autograd.Function):
-    """Multiply pruned weights by D; the arguments select the gradient."""
+    """Multiply pruned weights by D; `gradient` and `pull` select the gradient that is passed to the weights."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, mask: Tensor, decay: Tensor, gradient: Gradient, pull: float) -> Tensor:
@@ -86,8 +86,8 @@ def decayed_weight(
         weight: weight W.
         mask: mask m, a bool tensor with the shape of W.
         decay: decay factor D, a scalar tensor.
-        gradient: gradient with respect to W if g is the gradient with respect to the result: ste gives g, and masked
-            gives (m + D (1 - m)) g.
+        gradient: gradient that is passed to W, given the gradient g with respect to the result: ste passes g, and
+            masked passes (m + D (1 - m)) g.
         pull: weight lambda of SR-STE, which adds lambda (1 - m) W to g; only supported with ste.
     """
     return _Decayed.apply(weight, mask, decay, gradient, pull)

@@ -1,4 +1,4 @@
-"""Measures of sparse training: number of operations, and gradient noise in terms of Adam's second moment."""
+"""Measures of sparse training: number of operations, and gradient noise, estimated by Adam's second moment."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ FORMULAS: Any = {**flop_registry, torch.ops.aten._scaled_dot_product_flash_atten
 class Operations(TorchDispatchMode):
     """A context manager that counts the floating-point operations of matrix products by PyTorch's formulas.
 
-    PyTorch's own counter is not used, because it tracks modules by tensor hooks that would remain on the trained
+    PyTorch's own counter is not used, because it tracks modules by tensor hooks, which would remain on the trained
     weights.
     """
 
@@ -42,13 +42,13 @@ class ForwardCost:
 
     network: float = 0.0
     layers: dict[str, float] = field(default_factory=dict)
-    """Number of operations, while dense, of the layers that become sparse, by name."""
+    """Number of operations of each layer that becomes sparse, before it is pruned, by layer name."""
 
     def training(self, density: Mapping[str, float], gradient_density: Mapping[str, float]) -> float:
-        """Return the number of operations of a training step if zero weights need no operations.
+        """Return the number of operations of a training step, assuming that zero weights need no operations.
 
-        Each layer has three products: the forward pass and the gradient of the input, which both use the effective
-        weight, and the gradient of the weight.
+        Each layer computes three matrix products. Those for the output and for the gradient of the input use the
+        effective weight; the third one gives the gradient of the weight.
 
         Args:
             density: fraction of effective weights that are nonzero, by layer name.
@@ -66,7 +66,7 @@ def forward_cost(network: nn.Module, inputs: Any) -> ForwardCost:
 
     Args:
         network: network that contains layers that become sparse.
-        inputs: images or tokenised texts of at least one sample, of which the first is used.
+        inputs: images or tokenised texts of at least one sample; only the first sample is used.
 
     Raises:
         ValueError: if a layer that becomes sparse is not called in the forward pass.

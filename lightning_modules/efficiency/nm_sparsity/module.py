@@ -35,9 +35,10 @@ class NMSparsity(ClassifierSteps, MethodModule):
         m: number M of consecutive weights in a group; the length of the axis must be divisible by M.
         layers: name patterns of the linear layers and convolutions that become sparse; `*` matches any characters, and
             `?` matches one character.
-        own: N and M for layers that have a different pattern, by name pattern. The suffix `/q`, `/k` or `/v` selects
-            the query, key or value rows of a fused `qkv` of timm, as in `*.qkv/v`.
-        along: direction along which weights are consecutive: `inputs` (input channels) or `outputs` of a layer.
+        own: dictionary from the name patterns of layers to their own `[n, m]`, for layers that do not use `n` and `m`.
+            The suffix `/q`, `/k` or `/v` selects the query, key or value rows of a fused `qkv` of timm, as in
+            `*.qkv/v`.
+        along: direction along which weights are consecutive: `inputs` (input channels) or `outputs` (output channels).
             `unstructured` keeps the largest fraction N/M of the weights of each layer, regardless of their positions.
         way: way in which layers become sparse. With ste and sr_ste, layers are sparse from the start. With mdgf_linear
             and mdgf_exponential, pruned weights decay. With sdgf_stepwise and sdgf_geometric, the patterns become
@@ -46,13 +47,13 @@ class NMSparsity(ClassifierSteps, MethodModule):
         gradient: gradient of pruned weights, `ste` or `masked`.
         geometric_frames: number of patterns for sdgf_geometric and sdgf_densifying.
         dense_epochs: number of epochs before pruning starts.
-        fine_tune_epochs: number of last epochs, in which the mask is binary and the pattern is N:M.
+        fine_tune_epochs: number of epochs at the end of training in which the mask is binary and the pattern is N:M.
         view: augmentation of training images on the device, such as `views.TimmRandAugment`; None disables the
             augmentation.
         soft_labels: settings for mixing images and labels, and for label smoothing; None disables both. If images are
             mixed, callbacks do not receive logits of training images.
-        binary: whether to use the binary cross-entropy of each class; all classes of a mixed image then have the target
-            1.
+        binary: whether to use the binary cross-entropy of each class; all classes that are mixed in an image then have
+            the target 1.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
@@ -90,9 +91,9 @@ class NMSparsity(ClassifierSteps, MethodModule):
         at_least(1, geometric_frames=geometric_frames)
         at_least(0, dense_epochs=dense_epochs, fine_tune_epochs=fine_tune_epochs)
         if way.startswith("mdgf") and decay_rate is None:
-            raise ValueError(f"decay_rate must be given for {way}, so that D is near 0 long before training ends")
+            raise ValueError(f"decay_rate must be set for way {way}, so that the decay factor is near 0 long before training ends")
         if way in ("ste", "sr_ste") and gradient != "ste":
-            raise ValueError(f"gradient must be ste for {way}, got {gradient}")
+            raise ValueError(f"gradient must be ste for way {way}, got {gradient}")
         only_with("way mdgf_linear or mdgf_exponential", way.startswith("mdgf"), NMSparsity, decay_rate=decay_rate)
         framed = way in ("sdgf_geometric", "sdgf_densifying")
         only_with("way sdgf_geometric or sdgf_densifying", framed, NMSparsity, geometric_frames=geometric_frames)
@@ -126,7 +127,7 @@ class NMSparsity(ClassifierSteps, MethodModule):
 
     @property
     def _length(self) -> tuple[int, float]:
-        """Total number of epochs, and number of optimizer steps per epoch."""
+        """The total number of epochs, and the number of optimizer steps per epoch."""
         steps = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
         return self.trainer.max_epochs or 0, steps
 
@@ -157,5 +158,5 @@ class NMSparsity(ClassifierSteps, MethodModule):
         return optimizer_config(self.optimizer, self.lr_scheduler, trainable_parameters(self.network))
 
     def effective_weights(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Return the sparse weights, and the patterns by layer, both with the names of the plain network."""
+        """Return the sparse weights and, by layer, the patterns; names are those of the original network."""
         return effective_weights(self.network)

@@ -1,51 +1,53 @@
-"""Train vision transformers at low bit-width, without weights that oscillate between two levels (OFQ).
+"""Train vision transformers with low bit-widths, and prevent weights from oscillating between two levels (OFQ).
 
 In quantisation-aware training, a trained weight near a rounding threshold may oscillate between two levels. OFQ
-attributes oscillation to learned scales, and to query and key weights that influence each other. OFQ makes three
-changes. The first change is a quantizer whose scale is computed from the weights, instead of a learned scale. With b
-bits, n = 2^(b - 1) and the rows W_i of a weight,
+attributes oscillation to learned scales, and to query and key weights that influence each other. OFQ therefore makes
+three changes. The first change is a quantizer whose scale is computed from the weights instead of being learned. With b
+bits and n = 2^(b - 1), a weight W with rows W_i is quantised to
 
     Q(W)_ij = s_i (round(t_ij) + 1/2) / n,    t = clip(W / s, -1, 1) n - 1/2,    s_i = 2 mean_j |W_ij|          (StatsQ)
 
-The gradient with respect to Q(W) is passed to W, also for clipped entries. The second change is
+The gradient with respect to Q(W) is passed to W, also for clipped entries. The second change concerns the logits of
+attention head h for input x^:
 
     logits_h = x^ LSQ(x^ Q(W_q,h^T W_k,h)^T)^T / sqrt(d)                                                         (QKR)
 
-For each head h, the product of query and key weights, without biases, is quantised as one weight. The third change is
-confidence-guided annealing (CGA): in the last epochs, only weights with |t - threshold| <= BR are trained. All other
-weights keep their exact values. Activations, and the weights of the first layer and the heads, are quantised with
-learned scales (LSQ) and with learned shifts before and after: s round(clip((x + beta) / s, Q_n, Q_p)) + beta'. The
-teacher is a full-precision network:
+For each head, the product of the query and key weights is quantised as one weight, and the biases are omitted. The
+third change is confidence-guided annealing (CGA): in the last epochs, only weights whose position t is within BR of a
+rounding threshold are trained. All other weights keep their exact values. Activations, and the weights of the first
+layer and the heads, are quantised with learned scales (LSQ) and with learned shifts before and after: s round(clip((x +
+beta) / s, Q_n, Q_p)) + beta'. The network is trained with distillation from a full-precision teacher:
 
     loss = cross-entropy(logits, label) + cross-entropy(logits of the distillation head, softmax(teacher)).
 
 With `weight_quantizer: lsq`, the weights of the blocks also have learned scales, as in the paper's baselines.
 
-`train/oscillating` is the fraction of the weights in the blocks whose integer reverses direction in more than 1 of 200
-steps (a running average with momentum 0.01). Without QKR, `train/oscillating_query_key` is this fraction for the query
-and key weights, and `train/oscillating_others` is this fraction for all other weights. `train/annealed` is the fraction
-of weights that are trained during CGA. The table `latent_weights` shows how the weights are distributed between the
+`train/oscillating` is the fraction of the weights in the transformer blocks that oscillate. A weight counts as
+oscillating if the integer to which it is quantised reverses its direction in more than 1 of 200 steps (a running
+average with momentum 0.01). Without QKR, `train/oscillating_query_key` is this fraction for the query and key weights,
+and `train/oscillating_others` for all other weights. `train/annealed` is the fraction of weights that are trained
+during CGA. The table `latent_weights` shows how the full-precision weights are distributed between the rounding
 thresholds.
 
-Exported weights (`callbacks.export_effective_weights.ExportEffectiveWeights`) reproduce the logits of a network without
-quantised activations and without QKR, because the scales of StatsQ follow from the weights. A plain network cannot
-represent the product of QKR or quantised activations. The ranges, scales and shifts of activations are written, by
-layer, to the JSON file next to the weights. The command `export` writes a program that includes quantised activations
-and QKR, and does not need this project.
+Exported weights (`callbacks.export_effective_weights.ExportEffectiveWeights`) reproduce the logits only if neither
+quantised activations nor QKR are used, because a plain network can represent neither of them. The ranges, scales and
+shifts of activations are written, for each layer, to a JSON file next to the weights. The command `export` writes a
+program that includes quantised activations and QKR, and does not need this project.
 
 This implementation differs from the authors' code in the following points:
 
 * all pretrained weights are kept, whereas the authors' code reinitialises `proj` and, without QKR, `qkv`;
-* scales are created at the start, for the network's number of tokens, and are measured on images without augmentation,
-  which are the same on all ranks, whereas the authors' code measures scales on the first training batch of one rank;
+* scales are created at the start, for the network's number of tokens, and are measured on the same images without
+  augmentation on all ranks, whereas the authors' code measures scales on the first training batch of one rank;
 * the gradient of an activation's scale is normalised by the number of entries that share the scale in the global batch,
   whereas the authors' code counts entries in the batch of one rank, which makes the gradient larger by the square root
   of the world size (the steps of Adam do not depend on this factor);
-* whether images have both signs is determined in calibration, whereas later images can change it in the authors' code;
+* calibration determines whether images have both signs, whereas in the authors' code, later images can change this
+  setting;
 * timm's Swin, which is used here, processes all tokens of an image as one sequence in its MLPs, so there is one scale
   for each token, whereas torchvision's Swin has one scale for each column;
-* weight decay only follows timm's default, which excludes biases, scales and shifts, and a network's own list of
-  exclusions (class token and positional embedding of a ViT) is not used;
+* weight decay follows timm's default, which excludes biases, scales and shifts, but does not use a network's own list
+  of exclusions (such as the class token and the positional embedding of a ViT);
 * CGA is part of the same run, and continues with the current learning rate of the schedule, whereas it is a separate
   run in the authors' code;
 * with QKR, all weights of q and k are trained during CGA, as in the authors' code, where a mask on the product has no

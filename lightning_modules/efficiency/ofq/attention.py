@@ -18,10 +18,10 @@ class _QuantizedAttention(nn.Module):
     """Base class of quantised attention, which reuses the parameters, buffers and layers of a timm attention module.
 
     Args:
-        attention: timm's `Attention` or `WindowAttention`, in which the linear layers are already quantised.
+        attention: timm's `Attention` or `WindowAttention`, whose linear layers are already quantised.
         tokens: number N of input tokens.
-        made: function that creates a `Quantizer`, or an identity, from a name, the number of scales and keyword
-            arguments.
+        made: function that creates a `Quantizer` or an identity; its arguments are a name, the number of scales, and
+            keyword arguments of `Quantizer`.
     """
 
     def __init__(self, attention: nn.Module, tokens: int, made: Made) -> None:
@@ -52,7 +52,7 @@ class _QuantizedAttention(nn.Module):
             index: Any = self.relative_position_index
             bias = self.relative_position_bias_table[index.flatten()].view(tokens, tokens, -1)
             logits = logits + bias.permute(2, 0, 1)
-        if mask is not None:  # there is one mask for each window, which all images share
+        if mask is not None:  # there is one mask for each window; all images share the masks
             windows = logits.unflatten(0, (-1, len(mask))) + mask[:, None]
             logits = windows.flatten(end_dim=1)
         weights = self.attn_drop(self.softmax(logits.softmax(dim=-1)))
@@ -95,12 +95,13 @@ class QKRAttention(_QuantizedAttention):
     Biases of queries and keys are not used.
 
     Args:
-        attention: attention module as for `QuantizedAttention`, but the weight function of `qkv` quantises only the
-            value rows.
+        attention: attention module as for `QuantizedAttention`, except that the weight function of `qkv` quantises only
+            the value rows.
         tokens: number N of input tokens.
-        made: function that creates a `Quantizer`, or an identity, from a name, the number of scales and keyword
-            arguments.
-        product: weight function that quantises the stacked products of query and key weights of all heads, `[H C, C]`.
+        made: function that creates a `Quantizer` or an identity; its arguments are a name, the number of scales, and
+            keyword arguments of `Quantizer`.
+        product: weight function that quantises the products of query and key weights, `[H C, C]`, stacked over all
+            heads.
     """
 
     qkv: LinearOfFunction
@@ -150,7 +151,7 @@ def attention_names(network: nn.Module) -> list[str]:
         elif "Attention" in kind.__name__ and not any(name.startswith(f"{each}.") for each in names):
             known = ", ".join(f"{each.__name__} of {owner}" for each, owner in KNOWN.items())
             raise ValueError(
-                f"network: {name} is a {kind.__name__} of {kind.__module__}, but attention that can be quantised is "
-                f"timm's {known}"
+                f"network: {name} is a {kind.__name__} of {kind.__module__}, but the only attention modules that can be "
+                f"quantised are timm's {known}"
             )
     return names

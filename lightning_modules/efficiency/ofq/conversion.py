@@ -70,7 +70,7 @@ def transformer_of(network: nn.Module) -> Any:
 
 
 def input_shapes(transformer: Any) -> dict[str, torch.Size]:
-    """Return the input shapes of all modules for one image, computed by a forward pass on the meta device."""
+    """Return the input shape of each module for one image, computed by a forward pass on the meta device."""
     shapes: dict[str, torch.Size] = {}
 
     def note(name: str, inputs: tuple[Any, ...]) -> None:
@@ -117,7 +117,7 @@ def quantize(
         activation_bits: number of bits of activations, at least 2; None means that activations are not quantised.
         end_bits: number of bits of the weights and activations of the first layer and the heads; None means that they
             are not quantised.
-        reparametrised: whether to quantise the product of query and key weights (QKR).
+        reparametrised: whether to quantise the product of query and key weights as one weight (QKR).
         kind: quantizer of the weights in MLPs, attention and patch merging, `statsq` or `lsq`.
 
     Raises:
@@ -181,7 +181,7 @@ def quantize(
 
 
 class QuantizedRows(NamedTuple):
-    """Quantised rows of the weight of a layer in a transformer block."""
+    """Rows of the weight of a layer in a transformer block that are quantised."""
 
     name: str
     layer: LinearOfFunction
@@ -201,12 +201,12 @@ class QuantizedRows(NamedTuple):
 
     @property
     def positions(self) -> Tensor:
-        """Position t of each entry relative to the rounding thresholds, `[out, in]`."""
+        """Position t of each weight relative to the rounding thresholds, `[out, in]`."""
         return self.quantizer.positions(self.weight)
 
     @property
     def integers(self) -> Tensor:
-        """Integer to which each entry is quantised, `[out, in]`."""
+        """Integer to which each weight is quantised, `[out, in]`."""
         return integers(self.positions, self.bits)
 
     @property
@@ -226,16 +226,17 @@ def quantized_rows(network: nn.Module) -> Iterator[QuantizedRows]:
 
 
 def exported(network: nn.Module, plain: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the quantised weights by the plain network's names, and bits, ranges, scales and shifts by layer.
+    """Return the quantised weights by parameter name, and the bits, ranges, scales and shifts by layer name.
 
     If the quantised network has neither quantised activations nor QKR, a plain network with these weights computes the
-    same logits. With QKR, the quantised product cannot be represented in the plain network, so the trained query and
-    key weights are returned instead. To quantise activations, use the returned ranges, scales and shifts in the named
-    layers.
+    same logits. With QKR, the quantised product cannot be represented in the plain network, so the trained
+    full-precision query and key weights are returned instead. To quantise activations, use the returned ranges, scales
+    and shifts in the layers that they are named after.
 
     Args:
         network: quantised network.
-        plain: network of the same architecture that is not quantised.
+        plain: network of the same architecture that is not quantised; the returned weights have the names of its
+            parameters.
     """
     transformer = transformer_of(network)
     weights, described = effective_weights(transformer)

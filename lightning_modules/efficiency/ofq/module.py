@@ -44,12 +44,12 @@ Logits = Tensor | tuple[Tensor, Tensor]
 
 
 def mean_logits(outputs: Logits) -> Tensor:
-    """Return the logits, averaged over both heads if there are two, as in evaluation mode."""
+    """Return the logits, averaged over both heads if there are two, as the network does in evaluation mode."""
     return (outputs[0] + outputs[1]) / 2 if isinstance(outputs, tuple) else outputs
 
 
 def distillation(outputs: Logits, label: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute the cross-entropy of the first head for the labels, and of the second head for the teacher's softmax.
+    """Compute the first head's cross-entropy for the labels, and the second head's for the teacher's probabilities.
 
     Args:
         outputs: logits `[B, K]` of both heads or of a single head.
@@ -76,13 +76,13 @@ class Teacher(nn.Module):
 
 
 class OFQ(ClassifierSteps, MethodModule):
-    """Train a timm vision transformer with few bits for weights and activations, starting from pretrained weights.
+    """Train a timm vision transformer with low-bit weights and activations, starting from pretrained weights.
 
     Args:
         network: timm's VisionTransformer or SwinTransformer, or a network that wraps it, which maps images `[B, C, H,
             W]` in [0, 1] to logits `[B, num_classes]`. A copy of this network becomes the teacher. Weights that are
             loaded later, for example by `callbacks.pretraining.Pretraining`, must be loaded into `teacher.network`.
-            Before training starts, they are copied from there to the quantised network.
+            Before training starts, the teacher's weights are copied to the quantised network.
         num_classes: number of classes, K.
         weight_bits: number of bits of the weights in MLPs, attention and patch merging, in 2...8.
         activation_bits: number of bits of activations, in 2...8; None means that no activations are quantised,
@@ -92,12 +92,13 @@ class OFQ(ClassifierSteps, MethodModule):
         reparametrised: whether to quantise the product of query and key weights as one weight (QKR).
         weight_quantizer: quantizer of the weights in MLPs, attention and patch merging; statsq computes the scales from
             the weights, and lsq learns the scales.
-        annealed_epochs: number of last epochs, in which only weights near a threshold are trained (CGA).
-        boundary: maximum distance BR from a threshold, in quantisation steps, of the weights that are trained during
-            CGA.
+        annealed_epochs: number of epochs at the end of training in which only weights near a rounding threshold are
+            trained (CGA).
+        boundary: maximum distance BR, in quantisation steps, between a rounding threshold and the weights that are
+            trained during CGA.
         calibration_samples: number of training images on which the initial scales are measured.
-        track: whether to count oscillating weights, which costs six bytes per weight and one pass over all weights in
-            each step.
+        track: whether to count oscillating weights; counting needs six bytes per weight, and one pass over all weights
+            in each step.
         view: augmentation of training images on the device, such as `lightning_modules.views.TimmView`; None disables
             the augmentation.
         optimizer: optimizer of the network's trainable parameters, including the scales; biases, scales and shifts have
@@ -165,7 +166,7 @@ class OFQ(ClassifierSteps, MethodModule):
             self._begin()
 
     def _begin(self) -> None:
-        """Copy the teacher's weights to the network, and measure all scales on the same images on all ranks."""
+        """Copy the teacher's weights to the network, and measure all scales; all ranks use the same images."""
         found = self.network.load_state_dict(self.teacher.network.state_dict(), strict=False)
         assert not found.unexpected_keys
         data: Any = require(self.trainer.datamodule, TrainingImageSource, "OFQ")  # type: ignore[attr-defined]
@@ -224,8 +225,8 @@ class OFQ(ClassifierSteps, MethodModule):
         return self.trackers[number].frequency > OFTEN  # type: ignore[operator, return-value]
 
     def configure_optimizers(self) -> Any:
-        # With a single layer and the factor 1.0, there is no layer-wise decay; as in timm, vectors have no weight
-        # decay.
+        # With a single layer and the factor 1.0, the learning rate has no layer-wise decay; as in timm, vectors have no
+        # weight decay.
         optimizer = optimizer_with_layer_decay(self.optimizer, self.network, nn.Identity(), 1.0)
         return scheduled(optimizer, self.lr_scheduler)
 
@@ -233,10 +234,10 @@ class OFQ(ClassifierSteps, MethodModule):
 
     @property
     def tables(self) -> dict[str, Table]:
-        """Return a histogram of the positions of latent weights relative to the rounding thresholds."""
+        """Return a histogram of the positions of the full-precision weights relative to the rounding thresholds."""
         oscillating = self._oscillating if len(self.trackers) else None
         return {"latent_weights": latent_weights(self.rows, oscillating, self.weight_bits)}
 
     def effective_weights(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Return the quantised weights, and bits and scales by layer, with the names of the plain network."""
+        """Return the quantised weights, and bits and scales by layer; names are those of the original network."""
         return exported(self.network, self.teacher.network)

@@ -12,16 +12,16 @@ from lightning_modules.interfaces import Table
 MOMENTUM = 0.01
 """Momentum of the running average of oscillations."""
 OFTEN = 0.005
-"""A weight counts as oscillating if its running average is above this threshold, which is from Nagel et al."""
+"""A weight counts as oscillating if its running average is above this threshold, the value of Nagel et al."""
 BINS_PER_STEP = 10
 PLACE = "latent weight n W / s, in steps"
 
 
 class OscillationTracker(nn.Module):
-    """A running average of how often each integer of a quantised weight reverses its direction.
+    """Running averages of how often the integer of each entry of a quantised weight reverses its direction.
 
-    An oscillation is a change of the integer in the direction opposite to its previous change, after any number of
-    steps.
+    An oscillation is a change of the integer whose direction is opposite to that of the previous change, which may be
+    any number of steps earlier.
 
     Source: Nagel, Fournarakis, Bondarenko and Blankevoort, Overcoming Oscillations in Quantization-Aware Training,
     ICML 2022, arXiv 2203.11086.
@@ -64,11 +64,12 @@ def share_of(marked: Sequence[Tensor]) -> Tensor:
 
 
 class Annealing:
-    """Confidence-guided annealing, which freezes all weights that are not near a threshold for one step.
+    """Confidence-guided annealing, which freezes, in each step, all weights that are not near a rounding threshold.
 
     Args:
         rows: quantised rows to anneal.
-        boundary: maximum distance BR from a threshold, in quantisation steps, of the weights that are trained.
+        boundary: maximum distance BR, in quantisation steps, between a rounding threshold and the weights that are
+            trained.
     """
 
     def __init__(self, rows: Sequence[QuantizedRows], boundary: float) -> None:
@@ -99,7 +100,7 @@ class Annealing:
 
 @torch.no_grad()
 def latent_weights(rows: Sequence[QuantizedRows], oscillating: Callable[[int], Tensor] | None, bits: int) -> Table:
-    """Compute histograms of latent weights relative to the thresholds, for all weights and for oscillating weights.
+    """Compute histograms of the weights' positions relative to the thresholds, for all and for oscillating weights.
 
     Args:
         rows: quantised rows.

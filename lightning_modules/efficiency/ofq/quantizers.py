@@ -29,9 +29,9 @@ def positions(weight: Tensor, bits: int) -> Tensor:
 
 
 def integers(t: Tensor, bits: int) -> Tensor:
-    """Round and clip positions t to integers i in -n...n - 1.
+    """Round and clip positions t to integers i between -n and n - 1.
 
-    Here n = 2^(bits - 1), and the level of StatsQ is s (i + 1/2) / n.
+    Here n = 2^(bits - 1). StatsQ quantises a weight with integer i to s (i + 1/2) / n.
     """
     n = 2 ** (bits - 1)
     return t.round().clamp(-n, n - 1)
@@ -40,7 +40,7 @@ def integers(t: Tensor, bits: int) -> Tensor:
 def near_threshold(t: Tensor, bits: int, boundary: float) -> Tensor:
     """Return a bool mask of positions t that are within `boundary` quantisation steps of a rounding threshold.
 
-    There are 2^bits - 1 thresholds. Entries that are clipped are about one step away from the nearest threshold.
+    There are 2^bits - 1 rounding thresholds. Clipped entries are about one step away from the nearest threshold.
     """
     n = 2 ** (bits - 1)
     clipped = t.clamp(-n - 0.5, (1 - 1e-6) * n - 0.5)
@@ -62,7 +62,7 @@ class _StatsQ(torch.autograd.Function):
 
 
 def statsq(weight: Tensor, bits: int) -> Tensor:
-    """Quantise a weight `[out, ...]` to 2^bits symmetric nonzero levels, with a straight-through gradient."""
+    """Quantise a weight `[out, ...]` to 2^bits levels, symmetric and nonzero, with a straight-through gradient."""
     return _StatsQ.apply(weight, bits)
 
 
@@ -93,14 +93,14 @@ def lsq(x: Tensor, scale: Tensor, bounds: Tensor, parts: float = 1.0) -> Tensor:
     """Compute s round(clamp(x / s, Q_n, Q_p)), where the scale s is learned.
 
     The gradient passes to x where Q_n <= x / s <= Q_p. The gradient with respect to s is round(x / s) - x / s in this
-    range, and Q_n or Q_p outside of it. It is divided by sqrt(Q_p count), where count is the number of entries that
-    share s.
+    range, and Q_n or Q_p outside of it. The gradient with respect to s is then divided by sqrt(Q_p count), where count
+    is the number of entries that share s.
 
     Args:
         x: tensor of any shape.
         scale: scale s, which can be broadcast to x; values below 1e-5 are replaced by 1e-5.
         bounds: bounds Q_n and Q_p, `[2]`.
-        parts: number of entries that share s on all ranks, divided by their number on this rank.
+        parts: number of entries on all ranks that share s, divided by the number of such entries on this rank.
     """
     return _LSQ.apply(x, scale, bounds, parts)
 
@@ -153,7 +153,7 @@ class _Scaled(nn.Module):
         self.parts = 1.0
 
     def _quantized(self, x: Tensor, dim: int, factor: float) -> Tensor:
-        """Quantise with one scale for each position along `dim`, counted from the end, or with a single scale."""
+        """Quantise with one scale for each index along `dim`, which is counted from the end, or with a single scale."""
         shape = (-1, *[1] * (-dim - 1))
         if self.calibrating:
             with torch.no_grad():
@@ -185,7 +185,7 @@ class LSQWeight(_Scaled, WeightFunction):
         return self._quantized(weight, -weight.ndim, 2.0)
 
     def positions(self, weight: Tensor) -> Tensor:
-        """Compute the position W / s of each entry; rounding and clipping it gives the integer of the entry."""
+        """Compute the position W / s of each entry; rounding and clipping the position gives the entry's integer."""
         scale = self.scale.detach().clamp(min=LEAST_SCALE)
         return weight.detach() / scale.view(-1, *[1] * (weight.ndim - 1))
 
@@ -200,11 +200,11 @@ class Quantizer(_Scaled):
         name: name of the quantizer in error messages.
         bits: number b of bits, at least 2.
         scales: number of scales; 1 means that all entries share one scale.
-        dim: dimension along which each position has its own scale, counted from the end: -2 for tokens, -1 for channels
+        dim: dimension, counted from the end, along which each index has its own scale: -2 for tokens, -1 for channels
             of tokens, or -3 for channels of images.
         signed: whether activations have both signs; None means that calibration determines this.
-        shift: shape of the learned shifts, which is that of the last dimensions of the activations; None means no
-            shifts.
+        shift: shape of the learned shifts, which must equal the sizes of the last dimensions of the activations; None
+            means no shifts.
         heads: number of parts into which the last dimension is divided; each part has a separate scale for every token.
     """
 
@@ -262,7 +262,7 @@ def scaled_parts(network: nn.Module) -> list[_Scaled]:
 
 @contextmanager
 def calibrating(parts: Iterable[_Scaled]) -> Iterator[None]:
-    """Context manager in which a forward pass sets each scale, given the outputs of the preceding quantised layers."""
+    """Context manager in which a forward pass measures and sets all scales; layers receive already quantised inputs."""
     parts = list(parts)
     for part in parts:
         part.calibrating = True

@@ -76,7 +76,7 @@ class ClipWriter(FolderWriter):
         The ranks share the work: each rank writes the videos of some clips.
         """
         if find_spec("av") is None:
-            return rank_zero_info("No videos are written, because the package av is missing: pip install 'noiseworks[video]'")
+            return rank_zero_info("Videos need the package av, which is missing: pip install 'noiseworks[video]'")
         restored, written = self._job.store.folder, {}
         for name, given, rate in zip(clips.names, clips.noisy, clips.rates, strict=True):
             if len(list((restored / name).glob("*.png"))) < given.shape[0]:

@@ -22,7 +22,7 @@ def test_the_number_of_classes_is_known_before_the_files_and_checked_with_them(t
     assert len(images.training().label) == len(images.test().label) == 2
     assert images.class_names == ["ct", "mr"]
     assert images.validation() is None  # `val` is the test set if there is no `test`
-    with pytest.raises(ValueError, match=r"num_classes must be 2, the classes in .*scans, got 3"):
+    with pytest.raises(ValueError, match=r"num_classes must be 2, the number of classes in .*scans, got 3"):
         ClassFolders("scans", 3, str(tmp_path)).training()
     with pytest.raises(FileNotFoundError, match="absent"):
         ClassFolders("absent", 2, str(tmp_path)).training()

@@ -41,5 +41,5 @@ def test_classes_are_dropped_or_grow_by_a_factor_and_test_images_stay() -> None:
     assert (fewer == 0).sum() == (label == 0).sum()
     assert (fewer == 9).sum() == 2
     assert UnequalClasses(digits, growth=0.5).test().image.equal(digits.test().image)
-    with pytest.raises(ValueError, match=r"dropped must be some, but not all, of 0...9, got \[10\]"):
+    with pytest.raises(ValueError, match=r"dropped must list some, but not all, of the classes 0...9, got \[10\]"):
         UnequalClasses(digits, dropped=[10])

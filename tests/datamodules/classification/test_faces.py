@@ -19,7 +19,7 @@ def test_the_last_images_of_any_subfolder_test(tmp_path: Path) -> None:
     assert training.names == ["0/0.png", "0/1.png", "1/2.png"]
     assert test.names == ["1/3.png", "2/4.png"]
     assert test.fetch(torch.tensor([1]), None).unique().tolist() == [200]
-    with pytest.raises(ValueError, match="num_test must be below the 5 images"):
+    with pytest.raises(ValueError, match="num_test must be less than the 5 images"):
         Faces("ffhq", str(tmp_path), num_test=5).training()
     with pytest.raises(FileNotFoundError, match=r"data_dir: .*celebahq is not a folder"):
         Faces("celebahq", str(tmp_path)).training()

@@ -79,7 +79,7 @@ def test_a_run_does_not_go_on_with_other_labels(tmp_path: Path, rank: int) -> No
     label[[7, 30]] = (label[[7, 30]] + 1) % NUM_CLASSES
     message = (
         rf"{tmp_path}/labels.csv and the labels in {table} differ in label at 2 of 40 samples, first at index 7: "
-        rf"{(label[7] - 1) % NUM_CLASSES} there and {label[7]} now; a run keeps its first labels"
+        rf"{(label[7] - 1) % NUM_CLASSES} in the first and {label[7]} in the second; a run keeps its first labels"
     )
     with pytest.raises(ValueError, match=message):
         resumed().setup("fit")
@@ -173,7 +173,9 @@ def test_the_report_and_the_labels_of_a_run_with_foreign_images_label_another(tm
         assert again.train_set.label.tolist() == (labels(first) if expected is None else expected).tolist()
         assert torch.equal(again.train_set.clean_label, first.train_set.clean_label)
         assert again.train_set.clean_label.min() == -1
-    with pytest.raises(ValueError, match="the file is for another dataset, or for another order of this dataset"):
+    with pytest.raises(
+        ValueError, match="the file is for a different dataset, or for a different order of this dataset"
+    ):
         web_digits(label_noise=proposals, seed=1).setup("fit")  # replaces other images
 
 

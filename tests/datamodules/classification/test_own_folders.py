@@ -109,7 +109,9 @@ def test_a_table_of_labels_covers_the_share_too(tmp_path: Path) -> None:
 
 def test_without_a_share_the_message_says_how_to_get_one(tmp_path: Path) -> None:
     shades(tmp_path, "train", CLASSES, per_class=10)
-    with pytest.raises(FileNotFoundError, match=r"data.test_fraction 0.2 holds out a part of train"):
+    with pytest.raises(
+        FileNotFoundError, match=r"set data.test_fraction, for example to 0.2, to hold out a part of train"
+    ):
         own(tmp_path, "test", test_fraction=0.0)
     assert own(tmp_path, test_fraction=0.0).num_train_samples == 27
 

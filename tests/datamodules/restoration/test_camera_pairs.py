@@ -48,7 +48,7 @@ def test_sidd_medium_is_read_with_and_without_its_ground_truth(tmp_path: Path) -
     alone = SIDD(str(tmp_path), ground_truth=False).images("training")
     assert (len(alone.names), alone.clean) == (4, None)
     (folder / files[0]).unlink()
-    with pytest.raises(ValueError, match=r"0001_S6/0001_GT_SRGB_010 has a clean image, no noisy counterpart"):
+    with pytest.raises(ValueError, match=r"0001_S6/0001_GT_SRGB_010 has a clean image but no noisy counterpart"):
         SIDD(str(tmp_path)).images("training")
 
 

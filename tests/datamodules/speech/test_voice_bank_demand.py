@@ -34,7 +34,7 @@ def test_recordings_without_a_partner_or_of_another_length_are_named(tmp_path: P
     with pytest.raises(ValueError, match="a: the noisy recording has 300 samples, but the clean recording has 200"):
         VoiceBankDemand(str(tmp_path)).recordings("test")
     write(tmp_path / "test" / "noisy" / "b.wav")
-    with pytest.raises(ValueError, match="b has a noisy recording, no clean counterpart"):
+    with pytest.raises(ValueError, match="b has a noisy recording but no clean counterpart"):
         VoiceBankDemand(str(tmp_path)).recordings("test")
     with pytest.raises(FileNotFoundError, match="VoiceBankDemand"):
         VoiceBankDemand(str(tmp_path / "nowhere")).recordings("test")

@@ -60,7 +60,7 @@ def test_archives_of_every_format_are_read(tmp_path: Path) -> None:
     [
         ([("a.jpg", IMAGE)], r"the sample a has no label, neither a\.cls nor a\.json"),
         ([("a.cls", b"1")], r"the sample a has 0 images, but must have one; its columns are cls"),
-        ([("a.jpg", IMAGE), ("a.png", IMAGE), ("a.cls", b"1")], r"the sample a holds 2 images .* cls, jpg, png"),
+        ([("a.jpg", IMAGE), ("a.png", IMAGE), ("a.cls", b"1")], r"the sample a has 2 images .* cls, jpg, png"),
         ([("a.jpg", IMAGE), ("a.cls", b"cat")], r"the label in a\.cls must be a whole number, got 'cat'"),
         ([("a.jpg", IMAGE), ("a.cls", b"1" * 10)], r"the label in a\.cls must be a whole number"),
         ([("a.jpg", IMAGE), ("a.cls", b"1" * 99)], r"a\.cls has 99 bytes, more than 64"),
@@ -107,7 +107,7 @@ def test_links_and_sparse_members_are_never_followed(tmp_path: Path) -> None:
             label = tarfile.TarInfo("a.cls")
             label.size = 1
             archive.addfile(label, io.BytesIO(b"1"))
-        refused(tmp_path / "0.tar", "the sample a holds 0 images")
+        refused(tmp_path / "0.tar", "the sample a has 0 images")
     with tarfile.open(tmp_path / "0.tar", "w", format=tarfile.PAX_FORMAT) as archive:
         member = tarfile.TarInfo("a.jpg")
         member.size = len(IMAGE)

@@ -52,7 +52,7 @@ REJECTED: list[Row] = [
     ("camera colour_bias", lambda _: changed(tukey_lambda=(0.1,), colour_bias=((0.0,) * 3,)), ValueError,
      "four numbers per row"),
     ("camera name", lambda _: camera("Leica"), ValueError,
-     r"camera must be one of SonyA7S2, .* or your own camera file, got Leica"),
+     r"camera must be one of SonyA7S2, .* or the path of your own camera file, got Leica"),
     ("camera file", lambda root: own_camera("iso: 100", root), ValueError, r"other.yaml is not a camera file"),
     ("Gaussian negative", lambda _: Gaussian(-1), ValueError, r"grey_levels must be in \[0, 255\], got -1"),
     ("Gaussian range from 0", lambda _: Gaussian((0, 50)), ValueError, r"grey_levels must be in \(0, 255\], got 0"),

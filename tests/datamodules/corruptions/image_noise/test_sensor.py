@@ -133,7 +133,7 @@ def test_the_range_of_levels_is_the_cameras(tmp_path: Path) -> None:
     assert not torch.equal(own, of_sony)
     replace(camera("SonyA7S2"), levels=None).save(tmp_path / "own.yaml")
     with pytest.raises(
-        ValueError, match=r"levels must be white level minus black level, which .*own.yaml does not contain"
+        ValueError, match=r"levels must be set to white level minus black level, because .*own.yaml does not contain"
     ):
         Sensor(str(tmp_path / "own.yaml"))
     replace(camera("SonyA7S2"), levels=1023).save(tmp_path / "own.yaml")

@@ -245,7 +245,7 @@ def test_true_labels_by_position_are_those_of_the_data_as_far_as_they_are_given(
     truth = FromCSV(str(path)).labels_and_truth(np.array([0, 0]), 2)[1]
     assert truth is not None
     assert truth.tolist() == [0, UNVERIFIED]
-    with pytest.raises(ValueError, match="at 1 of 2 samples, first at 0: the file is for another dataset"):
+    with pytest.raises(ValueError, match="at 1 of 2 samples, first at 0: the file is for a different dataset"):
         FromCSV(str(path)).apply(np.array([1, 0]), 2, names=["a.png", "b.png"])
 
 

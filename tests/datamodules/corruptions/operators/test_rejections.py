@@ -23,7 +23,7 @@ REJECTED: list[Row] = [
     ("AverageDownsampling 1", lambda _: AverageDownsampling(1), ValueError, "factor must be at least 2, got 1"),
     ("Bicubic", lambda _: Bicubic(0), ValueError, "factor must be at least 2, got 0"),
     ("AverageDownsampling 2", lambda _: AverageDownsampling(5).forward(IMAGE), ValueError,
-     "AverageDownsampling needs sides that are multiples of 5, got 16"),
+     "AverageDownsampling needs images whose sides are multiples of 5, got 16"),
 ]
 # fmt: on
 
