@@ -57,7 +57,7 @@ class PredictedSamples:
 
     @classmethod
     def of(cls, dataset: Any) -> "PredictedSamples":
-        """Read the file names and image-level labels of a dataset's samples, or only of the samples in its `row`.
+        """Read a dataset's file names and image-level labels, or only those of the samples listed in its `row`.
 
         Raises:
             UnicodeEncodeError: if a name cannot be encoded in UTF-8.

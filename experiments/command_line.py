@@ -10,14 +10,12 @@ import sys
 import traceback
 import warnings
 from argparse import ArgumentError
-from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-import yaml
-from jsonargparse import Namespace
+from jsonargparse import Namespace, set_dumper
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar
@@ -33,6 +31,8 @@ from experiments.arguments import COMPLETING, LARGEST_SEED, PROGRAM
 from experiments.config_files import (
     PROJECT,
     dotted,
+    dump_yaml,
+    load_yaml,
     located,
     mapping_of,
     reject_old_keys,
@@ -77,7 +77,7 @@ from experiments.saving.stop_signals import StopSignals
 from experiments.strangers import known_imports, settings_of_run
 from experiments.throughput import Throughput
 
-yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, value: dumper.represent_data(value.value))  # enum defaults
+set_dumper("yaml", dump_yaml)
 DEFAULTS = PROJECT / "configs" / "defaults.yaml"
 CALL_ONLY = {  # arguments that apply to a single call and are not saved in config.yaml
     *("config", "resume", "run_directory", "test_after_fit"),
@@ -104,7 +104,7 @@ class SaveConfig(SaveConfigCallback):
         self.already_saved = True
         text = self._text()
         if stage == "fit":
-            settings = dotted(yaml.safe_load(text))
+            settings = dotted(load_yaml(text))
             for logger in trainer.loggers:
                 logger.log_hyperparams(settings)
         path = Path(directory, "config.yaml")
@@ -178,7 +178,7 @@ class CommandLine(LightningCLI):
             files = [path for file in self.config_files if os.path.isfile(path := located(Path(file)))]
             said = [*args, *(text_of(each) for file in files for each in with_base(file))]
             self.imports.enter_context(known_imports(settings, said, Path(self.resumed)))
-            args = [args[0], "--config", yaml.safe_dump(settings, sort_keys=False), "--ckpt_path=null", *args[1:]]
+            args = [args[0], "--config", dump_yaml(settings), "--ckpt_path=null", *args[1:]]
         with self.imports:
             self._begin(args)
 
@@ -293,7 +293,7 @@ class CommandLine(LightningCLI):
         # This is for modules that save hyperparameters. Lightning's dump would validate all values again, which is
         # slower.
         dumped = self.parser.dump(self.config, skip_link_targets=False, skip_none=False, skip_validation=True)
-        self.config_dump = yaml.safe_load(dumped)[self.requested]
+        self.config_dump = load_yaml(dumped)[self.requested]
 
     def _protect_what_is_there(self) -> None:
         """Reject training in the directory of a different run, and resuming with a different model, dataset or seed.
@@ -309,8 +309,8 @@ class CommandLine(LightningCLI):
                     f"--resume {self.run_directory}, or choose another --run_directory"
                 )
             return
-        saved = yaml.safe_load(Path(self.resumed, "config.yaml").read_text(encoding="utf-8"))
-        now = yaml.safe_load(self.parser.dump(self.config, skip_none=False, skip_validation=True))[self.requested]
+        saved = load_yaml(Path(self.resumed, "config.yaml").read_text(encoding="utf-8"))
+        now = load_yaml(self.parser.dump(self.config, skip_none=False, skip_validation=True))[self.requested]
         if changed := differing(saved, now):
             key, (old, new) = min(changed.items())
             raise ValueError(

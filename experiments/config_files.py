@@ -6,6 +6,7 @@ effect as an earlier `--config` on the command line.
 
 import os
 import re
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,26 @@ MOVED = {
 RENAMED_KEYS = {"checkpoint.tested": "checkpoint.test_checkpoint"}
 """Map from keys of version 0.1 to keys of version 0.2."""
 BASE_LINE = re.compile(r"^base:[^\n]*$", re.MULTILINE)
+# libyaml is several times as fast as the loader and dumper in Python
+LOADER = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
+DUMPER = yaml.CSafeDumper if yaml.__with_libyaml__ else yaml.SafeDumper
+
+
+class Dumper(DUMPER):  # type: ignore[valid-type, misc]
+    """Dumper of plain values and of enumerations, which defaults contain."""
+
+
+Dumper.add_multi_representer(Enum, lambda dumper, value: dumper.represent_data(value.value))
+
+
+def load_yaml(text: str) -> Any:
+    """Parse a YAML text into plain values."""
+    return yaml.load(text, Loader=LOADER)
+
+
+def dump_yaml(values: Any) -> str:
+    """Write plain values as a YAML text, with one key per line in the given order."""
+    return yaml.dump(values, Dumper=Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False)
 
 
 def relative(path: Path) -> Path:
@@ -79,7 +100,7 @@ def parsed(text: str, path: Path) -> Any:
         ValueError: if the text is not valid YAML, or its aliases expand to too many values. The message names the file.
     """
     try:
-        content = yaml.load(text, Loader=yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader)
+        content = load_yaml(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     waiting, count = [content], 0

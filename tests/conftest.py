@@ -133,6 +133,7 @@ def small_pictures() -> Iterator[None]:
 
     @functools.wraps(save)
     def small(self: Figure, *args: Any, dpi: float = 150, **options: Any) -> None:
+        self.set_layout_engine("none")  # computing the layout costs as much as drawing
         save(self, *args, dpi=min(dpi, 30), **options)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -265,6 +266,12 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     COST[report.nodeid] += dict(report.user_properties).get("core_seconds", 0.0) if report.when == "teardown" else 0.0
+
+
+def pytest_collection_finish() -> None:
+    """Exclude the objects of all imports from garbage collection: there are a million of them, and all stay."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -33,8 +33,8 @@ class EarlyLearning(Callback):
     * `train/fit_given`, and, if true labels are known, `train/fit_true` and `train/memorized`. In segmentation, the two
       fits are mean IoUs over the categories that occur in the data;
     * `early_learning/ended`, the number of categories whose early learning has ended;
-    * `train/label_accuracy` (`train/label_miou` in segmentation), the agreement between the labels used for training and
-      the true labels, if labels can be corrected (a batch has `original_label`) and true labels are known.
+    * `train/label_accuracy` (`train/label_miou` in segmentation), the agreement between the training labels and the
+      true labels, if labels can be corrected (a batch has `original_label`) and true labels are known.
 
     If the run has a logger, the callback writes `early_learning.csv` and `figures/early_learning.png` to the run
     directory. The table's columns are epoch, category, fit_given, fit_true, memorized and ended. Unknown values are

@@ -171,7 +171,7 @@ class ModuleGenerator:
         if settings.pairs:
             if self.module.start == self.module.plain_start:
                 raise ValueError(
-                    f"--pairs needs improved initial noise, but start of {self.name} is {self.module.start!r}"
+                    f"--pairs needs improved initial noise, but model.start is {self.module.start!r}"
                 )
             self.starts = [self.module.start, self.module.plain_start]
         self.folders = [IMAGES, *self.starts[1:]]
@@ -340,7 +340,7 @@ class PipelineGenerator:
 
 
 def classes_of(pipeline: Any) -> int | None:
-    """Return the number of classes of a class-conditional pipeline, such as DiT, or None if its network has none."""
+    """Return the number of classes of a class-conditional pipeline, such as DiT; None for other pipelines."""
     network = pipeline.components.get("transformer") or pipeline.components.get("unet")
     count = getattr(getattr(network, "config", None), "num_embeds_ada_norm", None)
     return count if isinstance(count, int) else None

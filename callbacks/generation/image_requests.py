@@ -17,7 +17,7 @@ class ImageRequest:
     seed: int
     prompt: str | None = None
     prompt_index: int | None = None
-    """Number of the prompt: its `index` if it is from a file, and otherwise its position."""
+    """Index of the prompt: its `index` in the file if it is from a file, and otherwise its position."""
     label: int | None = None
 
 

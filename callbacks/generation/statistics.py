@@ -125,7 +125,7 @@ def reservoir(count: int, *words: int) -> NDArray[np.int64]:
 
 
 def num_subsets(first: int, second: int) -> int:
-    """Return the number of KID subsets for N and M images: 1 if a subset would contain all images of both sets."""
+    """Return the number of KID subsets for N and M images, which is 1 if a subset would contain all images."""
     return 1 if first == second <= SUBSET_SIZE else SUBSETS
 
 

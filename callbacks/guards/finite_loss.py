@@ -127,7 +127,7 @@ class FiniteLoss(Callback):
         return NonFiniteLoss(message)
 
     def _read(self, trainer: Trainer) -> None:
-        """Read the record on all ranks, which have run the same batches, and raise an error after a bad loss."""
+        """Read the record on all ranks, which have run the same batches; raise an error if it contains a bad loss."""
         if not self._steps:
             return
         self._look()

@@ -24,7 +24,8 @@ KINDS = ("noisy", "estimate", "clean")
 def average_gradient(grey: Tensor) -> Tensor:
     """Compute the average gradient of each of B images `[B, H, W]`; the result is `[B]`.
 
-    The average gradient is sum sqrt((g_x^2 + g_y^2) / 2) / ((W - 1) (H - 1)), where g_x and g_y are central differences.
+    The average gradient is sum sqrt((g_x^2 + g_y^2) / 2) / ((W - 1) (H - 1)), where the gradients g_x and g_y are
+    computed by central differences.
     """
     down, right = torch.gradient(grey, dim=(1, 2))
     height, width = grey.shape[1:]

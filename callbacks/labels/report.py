@@ -96,7 +96,7 @@ class LabelReport(Callback):
         if stage == "fit" and not gives_positions(trainer.datamodule):  # type: ignore[attr-defined]
             self._own = require_data(
                 trainer, TrainingImageSource, "LabelReport"
-            )  # kept for testing, when it is not accessible
+            )  # kept for the test, during which the training dataset is not accessible
         if stage != "test":
             return
         num_classes = require(pl_module, Classifier, "LabelReport").num_classes

@@ -8,13 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils._pytree import tree_flatten
 
 import train
 from experiments.command_line import CALL_ONLY, ParsedOnly
-from experiments.config_files import base_of
+from experiments.config_files import base_of, dump_yaml, load_yaml
 from experiments.config_files import settings_of as stated
 from tests.command import ROOT
 from tests.distributed.methods import METHODS, Method, changed
@@ -39,9 +38,9 @@ def class_path(method: Method) -> str:
 def settings_of(path: Path) -> dict[str, Any]:
     """Read a configuration; resolve one with a base as the command line does."""
     if base_of(path) is None:
-        return yaml.safe_load(path.read_text())
+        return load_yaml(path.read_text())
     line = ParsedOnly(["fit", "--config", str(path)])
-    settings = yaml.safe_load(line.parser.dump(line.config, skip_validation=True))["fit"]
+    settings = load_yaml(line.parser.dump(line.config, skip_validation=True))["fit"]
     return {key: value for key, value in settings.items() if key not in CALL_ONLY}
 
 
@@ -51,7 +50,7 @@ def written(name: str, directory: Path, more: Mapping[str, Any] = {}) -> Path:
     settings = settings_of(CONFIGS / f"{method.config}.yaml")
     changed(settings, {"trainer.max_epochs": 2, **SHORT, **method.short, **more})
     path = directory / f"{name}.yaml"
-    path.write_text(yaml.safe_dump(settings, sort_keys=False))
+    path.write_text(dump_yaml(settings))
     return path
 
 

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import yaml
 
+from experiments.config_files import dump_yaml, load_yaml
 from experiments.pages import replace_section, split_readme
 from experiments.results import markdown
 from tests.command import ROOT
@@ -130,12 +130,12 @@ def two_steps(command: Sequence[str], directory: Path) -> tuple[int, str]:
 
 def outcome(name: str, setting: Setting, directory: Path) -> Outcome:
     """Train a method's demo for two steps with a setting."""
-    strategy = yaml.safe_load(methods()[name].strategy) if setting.processes > 1 else "auto"
+    strategy = load_yaml(methods()[name].strategy) if setting.processes > 1 else "auto"
     path = written(name, directory, {**STEPS, "trainer.strategy": strategy, **setting.changes})
     if setting.callback is not None:
-        settings = yaml.safe_load(path.read_text())
+        settings = load_yaml(path.read_text())
         settings["trainer"]["callbacks"] = [*(settings["trainer"].get("callbacks") or []), dict(setting.callback)]
-        path.write_text(yaml.safe_dump(settings, sort_keys=False))
+        path.write_text(dump_yaml(settings))
     command = ("fit", "--config", str(path), "--run_directory", str(directory / "run"))
     processes = start_two(two_steps, command, directory / "run", count=setting.processes)
     try:

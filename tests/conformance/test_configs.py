@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from experiments.config_files import base_of, dotted, mapping_of, settings_of
+from experiments.config_files import base_of, dotted, load_yaml, mapping_of, settings_of
 from tests.conformance.experiments import CONFIGS, EXPERIMENTS, TRAINERS, experiments, name
 
 OWN_KEYS = {
@@ -157,7 +156,7 @@ def assert_class_defaults(path: Path, config: Any) -> None:
 def claimed_pairs() -> Iterator[tuple[Path, Path]]:
     """Find the method and baseline of every claim, and of every folder with a demo of each."""
     for path in sorted(CONFIGS.glob("*/claim.yaml")):
-        claims = yaml.safe_load(path.read_text())
+        claims = load_yaml(path.read_text())
         for claim in claims if isinstance(claims, list) else [claims]:
             yield path.parent / claim["method"], (path.parent / claim["baseline"]).resolve()
     for baseline in sorted(CONFIGS.glob("*/demo_baseline*.yaml")):
@@ -194,7 +193,7 @@ def test_method_and_baseline_differ_in_the_methods_own_keys_alone(method: Path, 
 def test_a_trainer_says_where_an_experiment_runs_and_leaves_the_rest(layer: Path) -> None:
     path = CONFIGS / "elr" / "cifar10.yaml"
     alone, layered = experiments().config("--config", path), experiments().config("--config", path, "--config", layer)
-    given = yaml.safe_load(layer.read_text())
+    given = load_yaml(layer.read_text())
     assert set(given) == {"trainer"}
     assert set(given["trainer"]) <= {"accelerator", "devices", "num_nodes", "strategy", "benchmark"}
     for config in (alone, layered):

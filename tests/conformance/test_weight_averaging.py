@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
+from experiments.config_files import dump_yaml, load_yaml
 from tests.conformance.runs import assert_alike, methods, run, state, written
 
 pytestmark = pytest.mark.nightly
@@ -24,9 +24,9 @@ COUNT = "average._extra_state"
 @pytest.mark.parametrize("name", sorted(methods().keys() - OTHERWISE))
 def test_what_is_saved_is_what_was_trained(name: str, tmp_path: Path) -> None:
     plain = written(name, tmp_path, {"trainer.limit_train_batches": 2, "trainer.limit_val_batches": 1})
-    settings: dict[str, Any] = yaml.safe_load(plain.read_text())
+    settings: dict[str, Any] = load_yaml(plain.read_text())
     settings["trainer"]["callbacks"] = [*(settings["trainer"].get("callbacks") or []), FORGETFUL]
-    (tmp_path / "averaged.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+    (tmp_path / "averaged.yaml").write_text(dump_yaml(settings))
     weights = []
     for config in (plain, tmp_path / "averaged.yaml"):
         run("fit", "--config", config, "--run_directory", tmp_path / config.stem, "--test_after_fit", "false")

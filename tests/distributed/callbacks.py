@@ -189,6 +189,6 @@ ELSEWHERE = {
     "Divergence": "tests/callbacks/guards/test_divergence.py: processes end together, and nothing else is written",
     "NoReferenceMetrics": "rank 0 alone computes, see tests/callbacks/image_quality/test_no_reference.py",
     "Pretraining": "it refuses several processes, see tests/callbacks/test_pretraining.py",
-    "TopOneAccuracy": "its counts are summed over ranks as those of ShiftedAccuracy",
+    "TopOneAccuracy": "tests/callbacks/image_quality/test_top_one_accuracy.py: two processes with uneven shares",
 }
 """Callbacks that are not in a row, a method's demo or every run, and where they are tested with two processes."""

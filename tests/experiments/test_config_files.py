@@ -1,5 +1,6 @@
 """A file with a `base` is resolved like two `--config` arguments, wherever a configuration is read."""
 
+from enum import Enum
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import yaml
 
 import train
 from experiments.command_line import ParsedOnly
-from experiments.config_files import MOVED, dotted, mapping_of, settings_of, with_base
+from experiments.config_files import MOVED, dotted, dump_yaml, load_yaml, mapping_of, settings_of, with_base
 from experiments.load_run import load_run
 from experiments.run_request import Run, load_experiments, request
 from tests.command import ROOT
@@ -141,6 +142,18 @@ def test_experiments_are_called_by_their_method_and_those_of_one_method_by_their
     assert [each.label for each in load_experiments([demo, baseline])] == ["ELR", "CrossEntropy"]
     labels = [each.label for each in load_experiments([demo, weak, baseline])]
     assert labels == ["ELR demo", "ELR weak", "CrossEntropy"]
+
+
+class Colour(Enum):
+    RED = "red"
+
+
+def test_settings_are_written_as_the_dumper_in_python_writes_them() -> None:
+    values = {"rate": 1e-5, "none": None, "no": "no", "text": "a: b é", "nested": {"empty": {}, "list": [1, [True]]}}
+    expected = yaml.safe_dump(values, default_flow_style=False, allow_unicode=True, sort_keys=False)
+    assert dump_yaml(values) == expected
+    assert load_yaml(expected) == values
+    assert dump_yaml({"colour": Colour.RED}) == "colour: red\n"
 
 
 def test_references_to_references_are_bounded(tmp_path: Path) -> None:

@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from numpy.typing import NDArray
 
 from datamodules.tables import netflix
 from datamodules.tables.netflix import Netflix
 from datamodules.tables.ratings import RatingSet
 from datamodules.tables.tables import Tables
+from tests.two_processes import in_two_processes
 
 Entries = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
 
@@ -81,6 +83,25 @@ def test_both_layouts_give_the_split_of_ratings_in_memory(
     again = ratings(tmp_path, 7)
     monkeypatch.setattr(netflix, "write_by_user", None)  # they exist
     np.testing.assert_array_equal(again.test().sparse["held_out"].toarray(), ours.test().sparse["held_out"].toarray())
+
+
+def rows_of_a_process(folder: Path) -> dict[str, NDArray[Any]]:
+    """Read each split; both processes come to a cache that is not there."""
+    dist.init_process_group("gloo")
+    ours = ratings(folder, 7)
+    splits = {"training": ours.training(), "validation": ours.validation(), "test": ours.test()}
+    return {f"{name}/{key}": value.toarray() for name, split in splits.items() for key, value in split.sparse.items()}
+
+
+@pytest.mark.nightly
+def test_two_processes_without_a_cache_read_the_ratings_of_one(tmp_path: Path) -> None:
+    rows = entries(40, 12, 7)
+    read = in_two_processes(rows_of_a_process, written(tmp_path / "two", "combined_data", rows))
+    alone = ratings(written(tmp_path / "one", "combined_data", rows), 7)
+    for each in read:
+        np.testing.assert_array_equal(each["test/held_out"], alone.test().sparse["held_out"].toarray())
+        assert each.keys() == read[0].keys()
+        assert all(np.array_equal(each[key], read[0][key]) for key in each)
 
 
 def peak(table: RatingSet) -> int:
