@@ -51,7 +51,7 @@ def state_bytes(module: nn.Module, optimizers: Iterable[Optimizer]) -> int:
 
 
 class ActivationMemory(Callback):
-    """Log the memory saved for the backward pass in the first step of each epoch, as `train/saved_mebibytes`.
+    """Log the memory that autograd saves for the backward pass in each epoch's first step, as `train/saved_mebibytes`.
 
     `train/state_mebibytes` is the memory of weights, gradients and optimizer state after the epoch. On a GPU, the peak
     of allocated memory is also logged, as `train/peak_gibibytes`; it includes weights, gradients, optimizer state and

@@ -24,8 +24,8 @@ class DetectionReport(Callback):
 
     `detection.csv` has a row for each dataset and method. Its columns are the metrics (AUROC, TNR at 95 % TPR, AUPR
     with either kind of input as positives, and detection accuracy), the magnitude of input pre-processing in pixel
-    units, and the number of inputs of either kind. For methods that use neighbours, a further column contains the
-    number of neighbours. `detection_scores.csv` has the confidence of each method for each input; the confidence should
+    units, and the number of inputs of each kind. For methods that use neighbours, a further column contains the number
+    of neighbours. `detection_scores.csv` contains the confidence of each method for each input; the confidence should
     be higher for in-distribution inputs. A column of this table marks inputs that may have been used for tuning. For
     each dataset, `figures/detection.png` shows histograms of the detector's confidence and the ROC curves of all
     methods.
@@ -130,7 +130,7 @@ def draw_detection(detections: Sequence[DetectionResult], score: str, most_bins:
 
 
 def _histograms(panel: "Axes", detection: DetectionResult, method: str, most_bins: int) -> None:
-    """Draw histograms of a confidence, collecting far tails in the outermost bins."""
+    """Draw histograms of the confidence; the outermost bins also count values in the far tails."""
     in_distribution, other = (part.numpy() for part in detection.parts(method))
     low, high = np.quantile(np.concatenate([in_distribution, other]), [0.0, 1.0])
     spread = np.quantile(in_distribution, 0.99) - np.quantile(in_distribution, 0.01)

@@ -6,7 +6,7 @@ from typing import Any
 
 
 def imported_late(folder: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
-    """Return a `__getattr__` for a package's `__init__.py`, which imports the classes of the package lazily.
+    """Return a `__getattr__` for a package's `__init__.py`; it imports the classes of the package lazily.
 
     Args:
         folder: `__name__` of the package.

@@ -17,7 +17,7 @@ from lightning_modules.training.logging import log_same
 class MacroScores(Callback):
     """Log macro averages over the classes of the test images:
 
-    * `test/macro_precision`, `test/macro_recall`, which is the balanced accuracy, and `test/macro_f1`;
+    * `test/macro_precision`, `test/macro_recall` (the balanced accuracy) and `test/macro_f1`;
     * `test/macro_auroc`: the one-vs-rest area under the ROC curve.
 
     The averages of precision, recall and F1 leave out classes that have no test images and are never predicted. The

@@ -154,15 +154,15 @@ class WritePredictions(Callback):
     write them itself.
 
     The `predict_step` of a segmenter must return `index` `[B]` and `prediction` `[B, H, W]`, with at most 256 classes.
-    Masks are written to `predictions/<index>.png`, or to `predictions/<name>.png` if images are files. Their pixel
-    values are class numbers. The folder `predictions` is created when all masks are written.
+    Masks are written to `predictions/<index>.png`, or to `predictions/<name>.png` if images are files. The pixel values
+    of masks are class numbers. The folder `predictions` is created when all masks are written.
 
     Args:
         format: file format of the table: `parquet` or `csv`.
 
     Raises:
-        ValueError: if `predict_step` does not return these keys, the trainer has no directory, or there are several
-            dataloaders.
+        ValueError: if `predict_step` does not return the required keys, the trainer has no directory, or there are
+            several dataloaders.
     """
 
     def __init__(self, format: Literal["parquet", "csv"] = "parquet") -> None:

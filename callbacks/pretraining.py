@@ -21,7 +21,7 @@ class Pretraining(Callback):
 
     Args:
         model: module to pretrain.
-        data: DataModule for pretraining, whose `seed` is set to that of the run's DataModule.
+        data: DataModule for pretraining; its `seed` is set to that of the run's DataModule.
         max_epochs: number of epochs of pretraining.
         part: dotted name, in the run's module, of the part that receives the weights.
         source: dotted name, in `model`, of the network whose weights are copied.

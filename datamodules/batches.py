@@ -36,7 +36,7 @@ class LabelledImageBatch(TypedDict):
     """`[B]`, int64: 0 for images of the dataset, i for images of the i-th out-of-distribution set, which have label -1.
     """
     unreadable: NotRequired[dict[int, str]]
-    """In prediction: the reason why a file is unreadable, by its `index`. `image` contains black for such a file."""
+    """In prediction: the reason why a file is unreadable, by its `index`. Such a file is a black image in `image`."""
 
 
 class LabelledTextBatch(TypedDict):
@@ -69,7 +69,7 @@ class LabelledMaskBatch(TypedDict):
     clean_label: NotRequired[Tensor]
     """`[B, H, W]`, int64: ground truth where it is known. 255 is ignored. For metrics only, never for a loss."""
     unreadable: NotRequired[dict[int, str]]
-    """In prediction: the reason why a file is unreadable, by its `index`. `image` contains black for such a file."""
+    """In prediction: the reason why a file is unreadable, by its `index`. Such a file is a black image in `image`."""
 
 
 class UnpairedMaskBatch(TypedDict):
@@ -253,7 +253,7 @@ class CaptionedImageBatch(TypedDict):
     """`[B, 6]`, for images in files, in pixels: original height and width, top and left coordinates of the crop in the
     resized image, and height and width of the crop."""
     loss_mask: NotRequired[Tensor]
-    """`[B, 1, H, W]`, or `[B, 1, h, w]` with `moments`: 1 where the loss has full weight, 0 where it has least."""
+    """`[B, 1, H, W]`, or `[B, 1, h, w]` with `moments`: relative weight of the loss, from 0 (least) to 1 (full)."""
     condition: NotRequired[Tensor]
     """`[B, 3, H, W]`, float32 in [0, 1]: condition images of a ControlNet. Absent if the batch has `moments`."""
     prior: NotRequired["CaptionedImageBatch"]

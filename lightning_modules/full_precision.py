@@ -20,7 +20,7 @@ def in_full_precision(device: torch.device) -> AbstractContextManager[Any]:
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Convert a tensor to float32 or better, for computations that half precision is too coarse or too narrow for."""
+    """Convert a tensor to at least float32, for computations that need more precision or range than 16-bit types."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 

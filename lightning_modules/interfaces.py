@@ -181,7 +181,7 @@ class MixtureOutput(NamedTuple):
     log_probability: Tensor
     """`[B, K]`; its softmax is the mixture's class probabilities."""
     gamma: Tensor
-    """`[B]`: input of the sigmoid. The sigmoid, scaled to the range of alpha, is alpha. Infinite if alpha is 0 or 1."""
+    """`[B]`: input of the sigmoid whose output, scaled to the range of alpha, is alpha; infinite for alpha 0 and 1."""
     alpha: Tensor
     """`[B]`, in [0, 1]: the weight of the robust classifier."""
 
@@ -201,7 +201,10 @@ class MixedClassifier(Protocol):
 
 @runtime_checkable
 class AttackableMixture(Protocol):
-    """A module that predicts by a mixture of classifiers. Attacks can target its classifiers and weight jointly."""
+    """A module that predicts by a mixture of classifiers.
+
+    Attacks can target the classifiers and the mixture weight jointly.
+    """
 
     def evaluated_mixture(self, image: Tensor) -> MixtureOutput:
         """Evaluate the mixture for images `[B, C, H, W]` in [0, 1], with the same mixture weight as in `forward`."""

@@ -1,7 +1,7 @@
 """Private names of Lightning that this project needs because no public name exists, with the reason for each name.
 
 All other files use private names only through this file. If an upgrade of Lightning moves a name, the test of that name
-fails. `pyproject.toml` bounds the versions.
+fails. `pyproject.toml` bounds the versions of Lightning.
 """
 
 from typing import Any
@@ -18,7 +18,7 @@ SubprocessScriptLauncher = _SubprocessScriptLauncher
 set_num_threads_if_needed = _set_num_threads_if_needed
 """Function with which Lightning's launchers divide the CPU cores among processes; needed by a custom launcher."""
 DataLoaderSource = _DataLoaderSource
-"""Wrapper of what a loop's dataloader comes from: a module, or a dataloader that a user passes to the Trainer."""
+"""Wrapper of the object that provides a loop's dataloader: a module, or a dataloader passed to the Trainer."""
 
 
 def loader_source(loop: Any) -> Any:

@@ -33,6 +33,6 @@ class MethodModule(LightningModule):
                 raise
             missing = str(error).partition("missing ")[2]
             raise TypeError(
-                f"{cls.__name__}.load_from_checkpoint is missing {missing}: checkpoints do not contain them, "
-                f"so pass them, or rebuild model and data with experiments.load_run.load_run(RUN_DIRECTORY)"
+                f"{cls.__name__}.load_from_checkpoint is missing {missing}: checkpoints contain no constructor "
+                f"arguments, so pass them, or rebuild model and data with experiments.load_run.load_run(RUN_DIRECTORY)"
             ) from None

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 __all__ = ["TorchDispatchMode", "tree_leaves", "tree_map"]  # documented by PyTorch, but not in a public module
 
-# The base class of all layers of one kind, for any number of spatial dimensions.
+# Each of these is the base class of all layers of one kind, for any number of spatial dimensions.
 BatchNorm = nn.modules.batchnorm._BatchNorm
 NormWithStatistics = nn.modules.batchnorm._NormBase
 AnyDropout = nn.modules.dropout._DropoutNd

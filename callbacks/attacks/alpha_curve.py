@@ -146,7 +146,7 @@ class AlphaCurve(Callback):
 
 
 def accuracy_at_equal_robustness(table: pd.DataFrame) -> float:
-    """Interpolate the clean accuracy of fixed alphas at the robust accuracy of the learned alpha.
+    """Find the clean accuracy at which fixed alphas reach the robust accuracy of the learned alpha, by interpolation.
 
     Interpolation is linear between neighbouring alphas. Outside the range of the fixed alphas, the accuracy of the
     nearest alpha is returned.

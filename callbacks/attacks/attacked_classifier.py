@@ -44,7 +44,7 @@ def drawn(trainer: Trainer, pl_module: LightningModule, sigma: float) -> Draw:
 
 
 def mixed(trainer: Trainer, pl_module: LightningModule) -> Callable[[Tensor], MixtureOutput] | None:
-    """Return a function that evaluates the module's mixture in the trainer's precision, or None without a mixture."""
+    """Return a function that evaluates the module's mixture in the trainer's precision; None if it has no mixture."""
     if not isinstance(pl_module, AttackableMixture):
         return None
     return lambda image: pl_module.evaluated_mixture(trainer.precision_plugin.convert_input(image))
@@ -65,7 +65,7 @@ class AttackedClassifier:
     Args:
         draw: function that runs one forward pass of the classifier.
         smoothed: whether the forward passes add noise to images.
-        num_draws: number of forward passes per image, whose majority vote is the predicted class.
+        num_draws: number of forward passes per image; their majority vote is the predicted class.
         mixture: function that evaluates the mixture, for attacks whose `of_mixture` is true.
     """
 
@@ -112,7 +112,7 @@ class AttackedClassifier:
         return attacked
 
     def predict(self, image: Tensor, positions: range) -> Predicted:
-        """Predict classes by the majority vote of `num_draws` forward passes; a tie gives the lowest class index.
+        """Predict classes by the majority vote of `num_draws` forward passes; in a tie, choose the lowest class index.
 
         Raises:
             ValueError: if logits are NaN; the message gives the positions of the images.

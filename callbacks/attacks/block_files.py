@@ -57,7 +57,7 @@ class BlockFiles(ResumableMap):
         """
         keys = [f"block_{number:05d}" for number in range(len(self.blocks))]
         device = self.trainer.strategy.root_device
-        # Lightning tests in inference mode, whose tensors cannot have gradients.
+        # During a test, Lightning enables inference mode, in which tensors cannot have gradients.
         with (
             torch.inference_mode(False),
             torch.no_grad(),

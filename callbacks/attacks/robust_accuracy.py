@@ -57,14 +57,14 @@ class RobustAccuracy(Callback):
     Args:
         attacks: attacks to run one after another: `lightning_modules.robustness.attacks.PGD` or `AutoAttack`, or
             `lightning_modules.robustness.adaptive_smoothing.AdaptiveAttack` for a mixture.
-        batch_size: number of images in a block, which a rank attacks as one batch. If there are few images, a smaller
-            value distributes them over more ranks.
+        batch_size: number of images in a block; a rank attacks the images of a block as one batch. If there are few
+            images, a smaller value distributes them over more ranks.
         skip: step between attacked images: every `skip`-th image of the test set is attacked.
         max: attack only images before this position of the test set; None attacks all images.
         sigma: standard deviation of the Gaussian noise, in pixel units. If it is positive, the smoothed classifier is
-            attacked; if it is 0, the module itself is attacked. A `SmoothedClassifier` uses all its votes, as in its
-            certificate. Gradients are those of the logarithm of the mean probabilities.
-        num_draws: number of forward passes per image, whose majority vote is the predicted class. Use 1 for a
+            attacked; if it is 0, the module itself is attacked. A `SmoothedClassifier` uses all its votes, as in
+            certification. Attacks differentiate the logarithm of the mean probabilities.
+        num_draws: number of forward passes per image; their majority vote is the predicted class. Use 1 for a
             deterministic classifier.
         seed: random seed of attacks and noise.
         num_shown: number of images in the figure.
@@ -111,7 +111,7 @@ class RobustAccuracy(Callback):
             if sigma == 0 and num_draws > 1 and isinstance(attack, AutoAttack):
                 raise ValueError(
                     f"{attack.title}: AutoAttack needs a deterministic classifier, but num_draws {num_draws} without "
-                    f"sigma declares a stochastic one: use PGD with num_draws"
+                    f"sigma means that the classifier is stochastic: use PGD instead of AutoAttack"
                 )
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -210,7 +210,7 @@ class RobustAccuracy(Callback):
 
     @staticmethod
     def _column(trainer: Trainer, image: Tensor, prediction: Tensor, unattacked: Tensor) -> ImageColumn:
-        """Build a column of images, captioned with the predicted class, in red if the attack changed the class."""
+        """Build a column of images. The caption is the predicted class, in red if the attack changed the class."""
         names = getattr(getattr(trainer, "datamodule", None), "class_names", None)
         captions = [str(k) if names is None else names[k] for k in prediction.tolist()]
         return ImageColumn(image, captions, (prediction != unattacked).tolist())

@@ -53,9 +53,9 @@ class Certification(Callback):
         share: `images` shards the images over ranks. `draws` shards the noise samples of each image over ranks, which
             is useful if images are few or costly.
         seed: random seed of the noise. The noise samples do not depend on the batch size or the number of ranks.
-        radii: radii at which certified accuracy is logged, in pixel units. None means 0, 0.25, ..., 1.5 and, if the
-            mode has one, its `radius`. For a mode with a `grid`, None means the first seven radii of the grid. A mode
-            with a `radius` or `grid` gives only lower bounds at all other radii.
+        radii: radii at which certified accuracy is logged, in pixel units. None means 0, 0.25, ..., 1.5, and also the
+            `radius` of the mode if it has one. For a mode with a `grid`, None means the first seven radii of the grid.
+            A mode with a `radius` or `grid` gives only lower bounds at all other radii.
         channels_last: whether the network runs in the channels-last memory format, in which convolutions in mixed
             precision are often faster. A `SmoothedClassifier` then receives images and noise in this format.
 
@@ -253,7 +253,7 @@ def _require_single(trainer: Trainer) -> None:
         raise ValueError(
             "trainer.callbacks has more than one Certification, and their files and metrics would have the same names: "
             "if the experiment's own configuration has one, leave out configs/callbacks/certification.yaml and change "
-            "the existing one; if it is the last callback, use --trainer.callbacks.sigma 0.5 and the like"
+            "the existing one; if it is the last callback, options such as --trainer.callbacks.sigma 0.5 change it"
         )
 
 

@@ -86,7 +86,7 @@ def read_log(path: Path) -> pd.DataFrame:
 
 
 def _possible(log: pd.DataFrame) -> pd.Series:
-    """Return for each row whether position and classes are whole numbers, and the radius is possible for an image."""
+    """Return, for each row, whether position and classes are whole numbers and the radius is possible for images."""
     whole, radius = log[["idx", "label", "predict"]], log["radius"]
     fits = (whole == np.floor(whole)) & (whole >= ABSTAIN) & (whole <= MOST_NUMBER)
     return fits.all(axis=1) & (radius >= 0) & (radius <= LARGEST_RADIUS)

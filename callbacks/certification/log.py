@@ -7,7 +7,7 @@ In the run directory:
     certification_settings.json    settings of all rows; rows with other settings are never added
     certification_rows/rank*.tsv   rows of each rank, in the order in which they were finished
     certification.tsv              all rows, with the columns and the rounding of the published code
-    certification.csv              all rows in full precision, with counts; no times, so equal votes give equal files
+    certification.csv              all rows in full precision, with counts, without times: equal votes give equal files
 """
 
 import json
@@ -63,7 +63,8 @@ class CertificationLog:
     Args:
         directory: directory for all files of the log, to which all ranks must have access.
         settings: everything on which a row depends, as JSON values.
-        with_radius: whether rows have a radius; false for logs of predictions, which have none in the published format.
+        with_radius: whether rows have a radius; false for logs of predictions, which have no radius in the published
+            format.
     """
 
     def __init__(self, directory: Path, settings: dict[str, Any], with_radius: bool) -> None:

@@ -45,7 +45,7 @@ def line_panels(count: int, width: float = 4.8, height: float = 3.8, **shared: A
 def draw_table(table: Table) -> "Figure":
     """Plot a table as a heat map or as lines.
 
-    A figure of lines has one panel for each plotted column, and one line for each value of the text columns.
+    A figure with lines has one panel for each plotted column, and one line for each value of the text columns.
 
     On a logarithmic axis, values below a millionth of the largest value are left out. Lines with many points have no
     markers.

@@ -96,7 +96,7 @@ def draw_image_grid(
 
 
 def first_rows(columns: Mapping[str, Tensor | ImageColumn], most_rows: int | None) -> dict[str, ImageColumn]:
-    """Move the first `most_rows` rows of all columns to the CPU, or all rows if it is None."""
+    """Move the first `most_rows` rows of all columns to the CPU; if `most_rows` is None, move all rows."""
     kept = {}
     for name, column in columns.items():
         column = column if isinstance(column, ImageColumn) else ImageColumn(column)

@@ -76,7 +76,7 @@ def _known(label: Tensor, num_classes: int) -> Tensor:
 
 
 def _fit_bins(predicted: Tensor, label: Tensor, num_classes: int) -> list[Tensor]:
-    """Return three arrays of bins: by label, by prediction, and by label for samples with a matching prediction."""
+    """Return three arrays of bins: the labels, the predictions, and the labels that equal the prediction."""
     among = torch.where(label < num_classes, predicted, num_classes)
     return [label, among, torch.where(predicted == label, label, num_classes)]
 

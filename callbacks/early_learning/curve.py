@@ -55,7 +55,7 @@ def relative_slope_change(epoch: ArrayLike, curve: LearningCurve) -> NDArray[np.
 
 
 def start_shift(values: ArrayLike, min_jump: float) -> int:
-    """Count the records before the first increase of at least `min_jump`; learning of rare categories starts late.
+    """Count the records before the first increase of at least `min_jump`, since rare categories are learnt later.
 
     Without such an increase, the count is L - 1, where L is the number of records.
     """
@@ -129,7 +129,7 @@ def detect(
         epochs_per_record: number of epochs between two records.
         r: threshold on the relative change of slope, in [0, 1].
         horizon: number of epochs n in which the end is searched for.
-        min_jump: increase that marks the start of learning, before which records are dropped; None keeps all records.
+        min_jump: increase that marks the start of learning; earlier records are dropped. None keeps all records.
 
     Returns:
         The end of early learning, or None if there are fewer than 3 records since the start of learning, the fit does

@@ -31,7 +31,7 @@ class EarlyLearning(Callback):
     synchronisation. After each epoch, it logs these metrics over all categories:
 
     * `train/fit_given`, and, if true labels are known, `train/fit_true` and `train/memorized`. In segmentation, the two
-      fits are mean IoUs over the categories that occur in the data;
+      metrics of fit are mean IoUs over the categories that occur in the data;
     * `early_learning/ended`, the number of categories whose early learning has ended;
     * `train/label_accuracy` (`train/label_miou` in segmentation), the agreement between the training labels and the
       true labels, if labels can be corrected (a batch has `original_label`) and true labels are known.
@@ -64,7 +64,7 @@ class EarlyLearning(Callback):
         background: category that is never tested for the end of early learning.
         draw_every_n_epochs: number of epochs between two figures. The last figure is drawn at the end of training.
         log_categories: whether to log `train/early_learning_epochs_<k>` for each category k: the number of epochs until
-            its early learning ended, or the number of epochs so far.
+            its early learning ended, or, if it has not ended, the number of epochs so far.
 
     Raises:
         ValueError: if an argument is out of range; in training, also if the horizon is unknown, `interval` is given
@@ -172,7 +172,7 @@ class EarlyLearning(Callback):
                 log_same(pl_module, f"train/early_learning_epochs_{category}", float(last + 1))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the figure, even if an earlier process completed the training: it may have been killed while drawing."""
+        """Draw the figure even if an earlier process completed the training: that process may not have drawn it."""
         if trainer.is_global_zero:
             self._draw(trainer)
 

@@ -23,9 +23,9 @@ class ClassAccuracy(Callback):
       requested classes;
     * `test/class_accuracy_of_real_images`: accuracy of the classifier on real test images.
 
-    An image is classified by its nearest training image in Euclidean distance of grey values. This classifier is
-    therefore independent of the network that guides the sampler, and does not use colours. It is suitable for small
-    images such as digits. Every rank generates all images.
+    Each image is assigned the class of the nearest training image, by Euclidean distance between grey values. This
+    classifier is therefore independent of the network that guides the sampler, and does not use colours. It is suitable
+    for small images such as digits. Every rank generates all images.
 
     Args:
         images: dataset of real images with labels.

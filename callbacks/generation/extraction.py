@@ -126,7 +126,7 @@ class Extractor:
 def features_of(
     images: ImageList, extractor: Extractor, cache_dir: Path, batch_size: int, shares: Shares = ALONE
 ) -> Features:
-    """Return the features of real images, `[N, D]`, from the cache or computed by all ranks together.
+    """Return the features of real images, `[N, D]`, read from the cache or computed by all ranks together.
 
     Args:
         images: list of real images.

@@ -61,7 +61,7 @@ class FID(Callback):
         extractor: network that maps images `[B, C, H, W]` in [0, 1] to features `[B, D]`. None uses FID's Inception
             network, `lightning_modules.networks.fid_inception.FIDInception`.
         extractor_name: name of the extractor in metric names, if the extractor is not FID's Inception network.
-        batch_size: number of images in a block, which are generated as one batch.
+        batch_size: number of images in a block; the images of a block are generated as one batch.
         exact_kid: whether to compute KID over all pairs of images. If false, 100 random subsets of 1,000 images are
             used, from at most 10,000 real and 10,000 generated images.
         seed: random seed of the generated images.
@@ -164,8 +164,8 @@ class FID(Callback):
     def _measure_once(self, trainer: Trainer, pl_module: LightningModule, stage: str, count: int) -> None:
         if not self._measured:
             self._measured = True
-            # Lightning tests in inference mode, in which samplers cannot compute gradients. The random state is
-            # restored, so that later steps do not depend on whether the real statistics were cached.
+            # During a test, Lightning enables inference mode, in which samplers cannot compute gradients. The random
+            # state is restored, so that later steps do not depend on whether the real statistics were cached.
             devices = [pl_module.device] if pl_module.device.type == "cuda" else []
             evaluating = in_evaluation_mode(trainer, pl_module)
             with torch.random.fork_rng(devices), torch.inference_mode(False), evaluating:

@@ -146,7 +146,7 @@ def prompts_of(count: int, given: Sequence[str] | None, own: Sequence[str | None
     if given is not None:
         texts = [prompt.caption for prompt in read_prompts(given, 1)]
         if count % len(texts):
-            raise ValueError(f"--prompts has {len(texts)} prompts, which do not divide the {count} images")
+            raise ValueError(f"{count} images cannot be divided equally among the {len(texts)} prompts of --prompts")
         return [text for text in texts for _ in range(count // len(texts))]
     found = [text for text in own or () if text is not None]
     if len(found) != count:

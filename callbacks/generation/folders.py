@@ -74,7 +74,7 @@ def scores(
     cache_dir: Path,
     device: str | None,
 ) -> tuple[dict[str, float], str | None]:
-    """Measure FID, KID and IS between two sides, each of which is an .npz file or a folder.
+    """Measure FID and KID between two sides, each an .npz file or a folder, and IS of the generated side.
 
     Args:
         generated: path of the generated images; their IS is also computed if the weights include a classifier.

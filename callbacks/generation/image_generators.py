@@ -60,7 +60,7 @@ class Settings:
             raise ValueError(f"--{'strength' if self.mask is None else 'mask'} needs --image")
 
     def given(self) -> dict[str, Any]:
-        """Return the settings that are not None, as JSON values by name of the option."""
+        """Return the settings that are not None, as JSON values by option name."""
         found = {key: str(value) if isinstance(value, Path) else value for key, value in vars(self).items()}
         return {key: value for key, value in found.items() if value is not None and value is not False}
 
@@ -88,7 +88,7 @@ class ImageGenerator(Protocol):
         ...
 
     def images(self, block: Sequence[ImageRequest]) -> list[NDArray[np.uint8]]:
-        """Generate a block of images, `[B, C, H, W]` for each folder."""
+        """Generate a block of images; return one array `[B, C, H, W]` for each folder."""
         ...
 
 
@@ -170,9 +170,7 @@ class ModuleGenerator:
         self.starts: list[Any] = [None]
         if settings.pairs:
             if self.module.start == self.module.plain_start:
-                raise ValueError(
-                    f"--pairs needs improved initial noise, but model.start is {self.module.start!r}"
-                )
+                raise ValueError(f"--pairs needs improved initial noise, but model.start is {self.module.start!r}")
             self.starts = [self.module.start, self.module.plain_start]
         self.folders = [IMAGES, *self.starts[1:]]
 
@@ -180,7 +178,7 @@ class ModuleGenerator:
         first = requests[0]
         reject(["prompts"] if first.prompt is not None and not self._prompted else [], self.name)
         if self._prompted and first.prompt is None:
-            raise ValueError(f"{self.name} needs --prompts: texts, or a file of them")
+            raise ValueError(f"{self.name} needs --prompts: texts, or a file of prompts")
         if first.label is not None:
             count = self.module.generated_classes if isinstance(self.module, ClassGenerator) else 0
             if not count:

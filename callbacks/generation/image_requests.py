@@ -49,7 +49,7 @@ def image_requests(
         n: number of images for each prompt or class; if there are neither prompts nor classes, number of all images.
         seed: seed of the first image; the seed of each further image is larger by one. If `seed` is None, the first
             image of each prompt has the prompt's seed, and the seed of each further image of the prompt is larger by
-            one. If there are no prompts either, the first image has seed 0.
+            one. If `seed` is None and there are no prompts, the first image has seed 0.
 
     Raises:
         ValueError: if both prompts and classes are given, or a number is out of range.

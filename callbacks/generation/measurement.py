@@ -71,7 +71,7 @@ def statistics_file(feature: Features) -> Path:
 
 
 def write_statistics(file: Path, images: Described) -> None:
-    """Write moments, and the extractor and number of images from which they come, to an `.npz` file.
+    """Write moments to an `.npz` file, with the extractor and number of images from which they were computed.
 
     As in pytorch-fid and clean-fid, the keys of the moments are `mu` and `sigma`.
     """

@@ -158,7 +158,7 @@ class PromptGrid(Callback):
 
 @contextmanager
 def sampling_with(module: Any, settings: dict[str, Any]) -> Iterator[None]:
-    """In this context, replace sampling settings that are not None; restore these and the prompts afterwards."""
+    """Context manager that applies settings that are not None, and then restores the former settings and prompts."""
     own = {name: getattr(module, name) for name in ("prompts", *settings)}
     try:
         for name, value in settings.items():

@@ -183,8 +183,8 @@ class Diverged(NonFiniteLoss):
 class Divergence(FiniteLoss):
     """End a run without an error if the training loss diverges, and log `test/diverged` = 1 and `test/diverged_step`.
 
-    `compare`, `claim` and sweeps count diverged runs. If a diverged run lacks a metric, it is left out of the mean of
-    this metric. Runs that do not diverge log `test/diverged` = 0 with their results. Losses are checked as in
+    `compare`, `claim` and sweeps count diverged runs. If a diverged run lacks a metric, the run is left out of the mean
+    of this metric. Runs that do not diverge log `test/diverged` = 0 with their results. Losses are checked as in
     `FiniteLoss`, which this callback deactivates. If the trainer is called from Python, a diverged run raises
     `Diverged`.
 

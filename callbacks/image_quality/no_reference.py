@@ -23,8 +23,8 @@ class NoReferenceMetrics(Callback):
     """Measure the images that `predict` writes with those metrics of pyiqa that need no ground truth.
 
     The images in a folder `restored/<clip>` are frames of a clip. Of each clip, the first, the middle and the last
-    frame are measured, as in the protocol of VideoLQ and FLIR. Images directly in `restored` are all measured. The
-    callback writes `no_reference.csv` to the run directory, with one row for each image and a row of means. Rank 0
+    frame are measured, as in the protocol of VideoLQ and FLIR. All images that are directly in `restored` are measured.
+    The callback writes `no_reference.csv` to the run directory, with one row for each image and a row of means. Rank 0
     computes the metrics after all ranks have written their files.
 
     The `no-reference` extra installs the package pyiqa. Without pyiqa, a warning is given and no table is written.

@@ -49,7 +49,7 @@ class PyIQAMeasure:
 
 
 def pyiqa_measures(names: Sequence[str], needed_by: str) -> dict[str, PyIQAMeasure]:
-    """Create measures by pyiqa's names of the metrics; if pyiqa is not installed, warn and return no measures.
+    """Create measures from pyiqa's names of the metrics; if pyiqa is not installed, warn and return no measures.
 
     Args:
         names: pyiqa's names of the metrics.

@@ -56,11 +56,11 @@ class Sharpness(Callback):
     """Compare gradients and power spectra of restored, clean and degraded test images.
 
     Images are converted to grey with 256 levels. The callback logs the mean gradients `test/average_gradient` (restored
-    images), `test/clean_average_gradient` and `test/noisy_average_gradient`, and `test/gradient_error`, the difference
-    between restored and clean images. It also logs the spectrum errors `test/spectrum_error` (restored images) and
-    `test/noisy_spectrum_error` (degraded images). A spectrum error compares the log mean power of the images with that
-    of the clean images. It is the root mean square of the difference over frequencies. The spectra are written to
-    `spectrum.csv` and `figures/spectrum.png` in the run directory.
+    images), `test/clean_average_gradient` and `test/noisy_average_gradient`, and `test/gradient_error`, the absolute
+    difference of the mean gradients of restored and clean images. It also logs the spectrum errors
+    `test/spectrum_error` (restored images) and `test/noisy_spectrum_error` (degraded images). A spectrum error is the
+    root mean square, over frequencies, of the difference between the log mean power of the images and that of the clean
+    images. The spectra are written to `spectrum.csv` and `figures/spectrum.png` in the run directory.
 
     Raises:
         TypeError: at setup, if the module is not an `ImageMeasurer`.

@@ -28,7 +28,7 @@ class ImageMetricsTable(Callback):
             `test/<name>` and is a column of the table. It receives one image at a time, as float32 in [0, 1].
         lpips_weights: safetensors file of LPIPS with AlexNet, for the metric `lpips`; None omits this metric.
         pyiqa: names of metrics of the package pyiqa, such as `niqe`, `lpips` and `brisque`. If pyiqa is not installed
-            (it belongs to the `no-reference` extra), these metrics are left out with a warning. pyiqa downloads
+            (it belongs to the `no-reference` extra), these metrics are left out with a warning. The package downloads
             weights.
 
     Raises:

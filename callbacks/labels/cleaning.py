@@ -67,10 +67,10 @@ def wrong_fraction(table: pd.DataFrame, resamples: int = 1000) -> dict[str, floa
 
         fraction = (1/N) sum_y n_y o_y / (c_y + o_y)
 
-    The ends of the interval are the 2.5 and 97.5 % quantiles over resampled sets of images, with fixed t. The upper end
-    is at least that of the Clopper-Pearson interval for the case in which none of the counted labels is wrong. The
-    interval covers only the sampling error. The estimate is biased if the network memorises false labels or confuses
-    classes.
+    The ends of the interval are the 2.5 and 97.5 % quantiles over resampled sets of images, with the thresholds t
+    fixed. The upper end is at least that of the Clopper-Pearson interval for the case in which none of the counted
+    labels is wrong. The interval covers only the sampling error. The estimate is biased if the network memorises false
+    labels or confuses classes.
 
     In the original confident learning, an image counts for the most probable of all classes k with p[k] >= t_k. A
     report contains only the probabilities of the given class and the most probable class, so here only these two
@@ -95,7 +95,11 @@ def wrong_fraction(table: pd.DataFrame, resamples: int = 1000) -> dict[str, floa
 
 
 def _confident(table: pd.DataFrame) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return for each image whether the given class, and a different proposed class, reach their thresholds."""
+    """Return two masks of images.
+
+    The first contains images whose given class reaches its threshold. The second contains images whose proposed class
+    differs from the given class and reaches its threshold.
+    """
     threshold = table.groupby("given")["probability_given"].mean() - ROUNDING
     given = table["probability_given"] >= table["given"].map(threshold)
     proposed = table["probability_proposed"] >= table["proposed"].map(threshold)

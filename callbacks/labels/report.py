@@ -42,7 +42,7 @@ class LabelReport(Callback):
     default, the network was trained on the same labels, so false labels that it has memorised are not suspected, and
     the report is marked as *in-sample*. If a fold of the training images is held out (`data.folds`), the report
     contains only this fold, on which the network was not trained. `train.py label_report` merges the reports of all
-    folds. If a trainer was fitted with a DataLoader in Python, the report covers the DataLoader's dataset, and uses
+    folds. If, in Python, a Trainer was fitted with a DataLoader, the report covers the DataLoader's dataset, and uses
     images as the dataset returns them.
 
     The callback writes to the run directory:
@@ -202,7 +202,7 @@ class LabelReport(Callback):
 
 
 def in_words(table: pd.DataFrame, metrics: dict[str, float], cleaned: Path) -> str:
-    """Describe the estimated fraction of wrong labels, and whether the cleaned labels change more labels than this.
+    """Describe the estimated fraction of wrong labels, and whether the cleaned labels change more than this fraction.
 
     Args:
         table: label report.
@@ -224,7 +224,7 @@ def in_words(table: pd.DataFrame, metrics: dict[str, float], cleaned: Path) -> s
 
 
 def find_label_issues(label: NDArray[np.int64], probability: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Find label issues with cleanlab's default settings, but in this process only.
+    """Find label issues with cleanlab's default settings, but without starting further processes.
 
     Args:
         label: given labels, `[N]`.

@@ -1,6 +1,6 @@
 """Sample boxes of random area, aspect ratio and position.
 
-Up to ten boxes are sampled. The first box that fits into the image is used.
+Up to ten candidate boxes are sampled for each image, and the first one that fits into the image is used.
 
 Source: Szegedy et al., Going Deeper with Convolutions, CVPR 2015, arXiv 1409.4842. Like torchvision's
 RandomResizedCrop.
@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 ATTEMPTS = 10
-"""Number of samples of area and aspect ratio. The first one that fits is used."""
+"""Number of candidate boxes per image. The first candidate that fits into the image is used."""
 NUM_UNIFORM = 2 + 2 * ATTEMPTS
-"""Number of uniform numbers per box: for the row, the column, and the area and aspect ratio of each attempt."""
+"""Number of uniform numbers per image: one each for row and column, and two (area, aspect ratio) for each candidate."""
 
 
 class Box(NamedTuple):
@@ -36,9 +36,9 @@ Numbers = TypeVar("Numbers", Tensor, NDArray[np.float64])
 def random_sides(
     uniform: Numbers, height: int, width: int, area: tuple[float, float], ratio: tuple[float, float]
 ) -> tuple[Numbers, Numbers]:
-    """Sample heights and widths with uniform area and log-uniform aspect ratio, `[B, ATTEMPTS]` in pixels.
+    """Sample heights and widths in pixels, each `[B, ATTEMPTS]`, with uniform area and log-uniform aspect ratio.
 
-    For a single image, pass NumPy arrays. They are four times as fast as tensors.
+    For a single image, pass `uniform` as a NumPy array, which is four times as fast as a tensor.
 
     Args:
         uniform: uniform numbers in [0, 1), `[B, NUM_UNIFORM]`.

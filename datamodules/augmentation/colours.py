@@ -1,4 +1,4 @@
-"""Convert batches of images between RGB and hue, saturation and value, and jitter these values, on any device."""
+"""Convert image batches between RGB and HSV (hue, saturation, value), and jitter colours in HSV, on any device."""
 
 import torch
 from torch import Tensor
@@ -55,7 +55,8 @@ def jittered(image: Tensor, uniform: Tensor, hue: float, saturation: float, valu
 
     Args:
         image: `[B, 3, H, W]`, RGB in [0, 1].
-        uniform: random numbers in [0, 1), `[B, 3]`, one per shift. Each number is mapped to [-maximum, maximum).
+        uniform: random numbers in [0, 1), `[B, 3]`, one per shift. Each number is mapped to [-m, m), where m is the
+            maximal shift.
         hue: maximal shift, in degrees.
         saturation: maximal shift of the saturation. The shifted saturation is clipped to [0, 1].
         value: maximal shift of the value. The shifted value is clipped to [0, 1].

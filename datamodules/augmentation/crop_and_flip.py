@@ -29,7 +29,8 @@ def crop_and_flip(image: Tensor, uniform: Tensor, padding: int, flip: bool = Tru
     batch, channels, height, width = image.shape
     top, left = (uniform[:, :2] * (2 * padding + 1)).long().unbind(dim=1)
     padded = F.pad(image, [padding] * 4).flatten()
-    # Each row of this overlapping view is a run of `width` consecutive pixels, so a crop is an index_select of rows.
+    # Row i of this overlapping view holds the `width` pixels that start at pixel i, so index_select of rows gives
+    # crops.
     runs = padded.as_strided((padded.numel() - width + 1, width), (1, 1))
     padded_height, padded_width = height + 2 * padding, width + 2 * padding
     plane = torch.arange(batch * channels, device=image.device).view(batch, channels, 1) * padded_height
@@ -42,7 +43,7 @@ def crop_and_flip(image: Tensor, uniform: Tensor, padding: int, flip: bool = Tru
 
 
 def sample_flips(seed: int, epoch: int, index: Tensor) -> Tensor:
-    """Return which images `Augmentation.apply` flips if `flip` is true, `[B]`, bool."""
+    """Return whether `Augmentation.apply` flips each image, provided that `flip` is true, `[B]`, bool."""
     return sample_uniform(seed, epoch, index, count=3)[:, 2] < 0.5
 
 

@@ -15,7 +15,7 @@ from datamodules.batches import IGNORED
 from datamodules.randomness.counter import sample_uniform
 
 FILL = (124, 116, 104)
-"""Padding colour: the mean colour of ImageNet, which is 0 after normalisation."""
+"""Padding colour: the mean colour of ImageNet, which becomes 0 when images are normalised."""
 
 
 class Placed(NamedTuple):
@@ -76,7 +76,7 @@ class MaskAugmentation:
         return self.crop_size, self.crop_size
 
     def place(self, height: int, width: int, uniform: Sequence[float]) -> Placed:
-        """Compute the scale, row and column of the square from three uniform numbers in [0, 1)."""
+        """Choose the scale of the image, and the row and column of the square, from three uniform numbers in [0, 1)."""
         scale = self.min_scale + uniform[0] * (self.max_scale - self.min_scale)
         scaled = [max(round(side * scale), 1) for side in (height, width)]
         begin = [

@@ -83,7 +83,7 @@ class FeatureSource(ImageSource):
 def source_fingerprint(source: ImageSource) -> str:
     """Compute a digest that identifies a dataset.
 
-    The digest covers all labels and the pixels of images in memory. For image files, it covers names, sizes,
+    The digest covers all labels and the pixels of images in memory. For image files, the digest covers names, sizes,
     modification times and the pixels of 64 images.
     """
     digest = hashlib.sha256(source.label.numpy().data)
@@ -111,7 +111,8 @@ class CachedFeatures(ImageSet):
     split, the label noise and the order of samples are not part of the digest, so runs with different seeds and noise
     rates share an entry. If the images of a dataset depend on the seed, as with open-set label noise, each seed has its
     own entry. Image files are identified by their labels, names, sizes and modification times, and by the pixels of 64
-    files. If the files are copied and their modification times change, the features are therefore computed again.
+    files. The features are therefore computed again if the modification times change, for example because the files
+    were copied.
 
     Train the head with a module whose network accepts features as input, such as
     `lightning_modules.noisy_labels.nmtune.NMTune` with the encoder `torch.nn.Identity`. With `data.second_view`, the
@@ -119,15 +120,15 @@ class CachedFeatures(ImageSet):
 
     Args:
         images: dataset whose features are computed.
-        encoder: network that maps images `[B, C, H, W]` in [0, 1] to features `[B, num_features]`. It runs in
+        encoder: network that maps images `[B, C, H, W]` in [0, 1] to features `[B, num_features]`. The encoder runs in
             evaluation mode.
         num_features: number of features per image, D.
         augmented_passes: number of random augmentations per training image. The features of all augmentations are
             cached, and each epoch uses the features of one augmentation. With 0, training uses the features of images
             without augmentation.
         augmentation: random crop and flip of the augmented passes, in addition to the random crop of image files.
-        augmentation_seed: random seed of the augmentations. It does not depend on the seed of the run, because all runs
-            share the cache.
+        augmentation_seed: random seed of the augmentations. This seed does not depend on the seed of the run, because
+            all runs share the cache.
         encoder_batch_size: batch size of the encoder on each rank.
         dtype: dtype of the features on disk.
         cache_dir: cache folder, visible to all ranks.

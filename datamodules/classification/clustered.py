@@ -7,8 +7,8 @@ the rare clusters lie on its in-distribution side. A loss-based detector mistake
 network has learned them.
 
 Let e be the unit normal vector of the hyperplane. Each cluster has a vector m. The vectors m are orthogonal to e and to
-each other, and their norm is the average norm of a vector from N(0, 1). The vectors m and e are randomly rotated
-together. The centres of the common, rare and out-of-distribution ("no class") clusters are
+each other, and their norm is the root-mean-square norm of a vector from N(0, 1). The vectors m and e are randomly
+rotated together. The centres of the common, rare and out-of-distribution ("no class") clusters are
 
     common: scale m + offset e,    rare: scale m + rare_offset e,    no class: scale m - offset e.
 
@@ -91,7 +91,7 @@ class Clusters:
 class Clustered(ImageSet):
     """Six classes in 24 dimensions, with out-of-distribution samples among the training samples.
 
-    No download.
+    No download is required.
 
     Args:
         num_clean: number of in-distribution training samples.

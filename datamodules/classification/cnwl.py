@@ -22,9 +22,9 @@ class CNWL(ImageSet):
 
     Reads the lists `split/red_noise_nl_RATE` and `split/validation`, with one file name and label per line. The images
     are in `all_images_resampled_84/` and `validation/LABEL/`. Training images whose names begin with `n` are from
-    ImageNet. All other training images are from the web. Nearly all web images do not show the class of their label, so
-    the true label of every web image is set to -1. The validation images are also the test images. If the epoch is
-    selected by validation accuracy, it is therefore selected on the test set.
+    ImageNet. All other training images are from the web. Almost no web image shows the class of its label, so the true
+    label of every web image is set to -1. The validation images are also the test images. If the epoch is selected by
+    validation accuracy, it is therefore selected on the test set.
 
     Args:
         data_dir: folder that contains `split`. None means the NOISEWORKS_DATA directory.

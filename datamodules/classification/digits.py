@@ -29,7 +29,7 @@ def bundled_digits() -> Any:
 class Digits(ImageSet):
     """scikit-learn's digits: the first `train_size` images for training, the rest for testing.
 
-    No download.
+    No download is required.
 
     Args:
         train_size: number of training and validation images, in 1...1796. All other images are for testing.
@@ -66,8 +66,8 @@ class Digits(ImageSet):
 class ColouredDigits(Digits):
     """Digits in the colour of their class, `[3, 8, 8]`: channel j of digit k is x (1 + cos(2 pi (k / 10 + j / 3))) / 2.
 
-    Here, x is the grey image. The mean of the three channels is x / 2 for every class. This mean therefore reveals the
-    class only through the shape of the digit.
+    Here, x is the grey image. The mean of the three channels is x / 2 for every class. After averaging the channels,
+    only the shape of the digit therefore reveals its class.
 
     Args:
         train_size: number of training and validation images, in 1...1796. All other images are for testing.

@@ -70,7 +70,8 @@ class ImageSource(Source, ABC):
 
         Args:
             first: random numbers of the first augmentation, `[B, num_uniform]`.
-            second: independent random numbers, `[B, num_uniform]`. The default implementation returns them unchanged.
+            second: independent random numbers, `[B, num_uniform]`. The default implementation returns `second`
+                unchanged.
         """
         return second
 
@@ -105,7 +106,7 @@ class EncodedImages(ImageSource):
 
     @abstractmethod
     def read(self, row: Tensor, uniform: Tensor | None, crop: Crop) -> Tensor:
-        """Read images like `fetch`, but with the given crop instead of `self.crop`."""
+        """Read images like `fetch`, but with the argument `crop` instead of `self.crop`."""
 
     @abstractmethod
     def sizes(self) -> list[tuple[int, int]]:
@@ -124,7 +125,7 @@ class ImageFiles(EncodedImages):
         names: file names relative to `root`, `[N]`.
         label: labels, `[N]`, int64.
         crop: crop of each image.
-        clean_label: true labels, `[N]`. None if they are unknown.
+        clean_label: true labels, `[N]`. None if the true labels are unknown.
     """
 
     def __init__(
@@ -132,7 +133,7 @@ class ImageFiles(EncodedImages):
     ) -> None:
         self.root = root
         # DataLoader workers share this one block of memory. A list of a million Python strings would be copied into
-        # every worker, one page at a time, whenever it is accessed.
+        # every worker, one page at a time, as its strings are accessed.
         self._names = np.array([os.fsencode(name) for name in names], dtype=np.bytes_)
         self.label = label
         self.crop = crop
@@ -170,7 +171,7 @@ def files_of_classes(split: Path, folders: Sequence[tuple[str, int]], num_classe
         split: folder that contains the class folders.
         folders: name and label of each class folder.
         num_classes: total number of classes. If some classes have no folder, the attribute `classes` of the result
-            lists the classes that have one.
+            lists the classes that have a folder.
         crop: crop of each image.
 
     Raises:
@@ -376,8 +377,8 @@ class UnequalClasses(_ChangedSet):
             classes that are not dropped are kept.
 
     Raises:
-        ValueError: if a class in `dropped` does not exist, or if all classes are dropped. Also raised on reading, if
-            the images are not in memory.
+        ValueError: if a class in `dropped` does not exist, if all classes are dropped, or, on reading, if the images
+            are not in memory.
     """
 
     def __init__(self, images: ImageSet, dropped: Sequence[int] = (), growth: float = 0.0) -> None:

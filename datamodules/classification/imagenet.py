@@ -46,10 +46,10 @@ def imagenet_split(directory: Path, split: str) -> Path:
 class ImageNet(ImageSet):
     """ImageNet from the usual folders, `train/<wnid>` for training and `val/<wnid>` for testing.
 
-    A shifted test set is a folder with one subfolder per class. The name of a subfolder can be a wnid (ImageNet-R, -A,
-    -Sketch) or a class number in the order of the 1,000 wnids (ImageNet-V2). `class_maps` translates all other names
-    (ObjectNet). Subfolders of classes that `classes` excludes are ignored. For a shifted test set with only some of the
-    classes, predictions are restricted to these classes.
+    A shifted test set is a folder with one subfolder per class. The name of a subfolder can be a WordNet ID (wnid), as
+    in ImageNet-R, -A and -Sketch, or a class number in the order of the 1,000 wnids, as in ImageNet-V2. `class_maps`
+    translates all other names, as in ObjectNet. Subfolders of classes that `classes` excludes are ignored. For a
+    shifted test set with only some of the classes, predictions are restricted to these classes.
 
     Source: Recht et al., ICML 2019 (V2); Hendrycks et al., ICCV 2021 (R) and CVPR 2021 (A); Wang et al., NeurIPS 2019
     (Sketch); Barbu et al., NeurIPS 2019 (ObjectNet).
@@ -86,7 +86,7 @@ class ImageNet(ImageSet):
     ) -> None:
         self.shifted, self.class_maps = shifted or {}, class_maps or {}
         if unknown := sorted(set(self.class_maps) - set(self.shifted)):
-            raise ValueError(f"class_maps names {unknown[0]}, but shifted has {', '.join(self.shifted)}")
+            raise ValueError(f"class_maps has the key {unknown[0]}, but shifted only has {', '.join(self.shifted)}")
         self.crop = chosen_crop(image_size, resize, min_area)
         self.image_shape = (3, image_size, image_size)
         self.data_dir = data_dir
@@ -193,7 +193,7 @@ def read_class_map(path: Path) -> dict[str, str]:
     for number, line in enumerate(read_text(path).splitlines(), 1):
         wnid, _, folder = line.strip().partition(" ")
         if not folder.strip() or not _is_wnid(wnid) or folder.strip() in found:
-            raise ValueError(f"{path}, line {number}: expected a wnid and a folder that is listed once, got {line!r}")
+            raise ValueError(f"{path}, line {number}: expected a wnid and a folder not listed before, got {line!r}")
         found[folder.strip()] = wnid
     return found
 
@@ -276,7 +276,7 @@ def batch_file(root: Path, name: str) -> Path:
             if file.is_file():
                 return file
     raise FileNotFoundError(
-        f"ImageNet32: {root / name} does not exist (nor {name}.npz, nor either in imagenet32); fetch "
+        f"ImageNet32: {root / name} does not exist (nor does {name}.npz, nor either in imagenet32); fetch "
         f"Imagenet32_train and _val from https://image-net.org/download-images and set data_dir to their folder"
     )
 

@@ -44,12 +44,12 @@ class LabelledImages(SeededBatches):
     continues this epoch at the next batch.
 
     `correct_labels` changes training labels. Afterwards, batches contain the corrected label as `label` and the label
-    before correction as `original_label`. Corrections are saved in the checkpoint.
+    before any correction as `original_label`. Corrections are saved in the checkpoint.
 
     Args:
         images: dataset.
         batch_size: global training batch size, over all ranks.
-        label_noise: label noise that corrupts training and validation labels. None leaves them unchanged.
+        label_noise: label noise that corrupts training and validation labels. None leaves these labels unchanged.
         validation_fraction: fraction of each class to hold out of the training images for validation, in [0, 1). Label
             noise also corrupts the validation labels. None holds out one tenth if the dataset has no validation images.
         test_fraction: fraction of each class to hold out of the training images for testing, in [0, 1), if the dataset
@@ -60,11 +60,11 @@ class LabelledImages(SeededBatches):
         fold: index of the held-out fold, in 0 ... `folds` - 1.
         augmentation: random crop and flip of training images, applied on the device. None means no augmentation.
         second_view: whether to add a second random augmentation of each image to training batches, as `second_view`.
-        predict_dir: folder of images that `predict` reads instead of the test set, including its subfolders. Images in
-            a top-level subfolder named after a class get the label of this class.
+        predict_dir: folder from which `predict` reads images instead of the test set, including its subfolders. If a
+            top-level subfolder has the name of a class, its images have the label of this class.
         ood_test_sets: dictionary of further datasets with the same classes. Their test images are shifted test sets.
-        batches_per_epoch: number of batches per epoch. For each epoch, equally many images are sampled for each given
-            label. A class with too few images contributes all of its images. None means that each epoch uses all
+        batches_per_epoch: number of batches per epoch. In each epoch, the same number of images is sampled for each
+            given label. A class with too few images contributes all of its images. None means that each epoch uses all
             training images.
         evaluation_batch_size: global batch size in validation, testing and prediction. None means `batch_size`.
         shards: split of the training images among the nodes of decentralised training. Each batch has equally many
@@ -122,10 +122,10 @@ class LabelledImages(SeededBatches):
             shards.check(batch_size)
             if batches_per_epoch is not None or passes_per_epoch > 1:
                 raise ValueError(
-                    "batches_per_epoch and passes_per_epoch must not be set with shards, which determine both"
+                    "batches_per_epoch and passes_per_epoch must not be set if shards is set, because it sets both"
                 )
         if repeats > 1 and (shards is not None or batches_per_epoch is not None):
-            raise ValueError(f"repeats must be 1 with shards or batches_per_epoch, got {repeats}")
+            raise ValueError(f"repeats must be 1 if shards or batches_per_epoch is set, got {repeats}")
         if second_view and images.num_views == 1:
             raise ValueError(f"second_view needs images with at least 2 views, but {type(images).__name__} has 1")
         if augmentation not in (None, Augmentation()) and len(images.image_shape) != 3:
@@ -212,7 +212,7 @@ class LabelledImages(SeededBatches):
                 fraction = 0.1 if images.validation() is None else 0.0
             kept, held_out = stratified_split(source.label[rest], fraction, self.seed)
         if len(kept) == 0:
-            raise ValueError(f"validation_fraction {self.validation_fraction} leaves none of {len(rest)} training images")
+            raise ValueError(f"validation_fraction {self.validation_fraction} leaves 0 of {len(rest)} training images")
         return rest[kept], rest[held_out], tested
 
     def set_up_training(self) -> None:
@@ -384,7 +384,7 @@ class LabelledImages(SeededBatches):
 
         The new labels take effect in the next epoch, on all ranks and workers.
 
-        All ranks must call this method equally often. Each rank passes its own samples, such as its shard of
+        All ranks must call this method the same number of times. Each rank passes its own samples, such as its shard of
         `training_images_dataloader`, or no samples. Corrections are gathered from all ranks.
 
         Args:

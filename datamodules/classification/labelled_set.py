@@ -31,14 +31,14 @@ class LabelledSet(Dataset[dict[str, Any]]):
         source: the images.
         row: positions of the selected images in the source, `[n]`. None means all images.
         label: given labels, `[n]`. None means the labels of the source.
-        clean_label: true labels, `[n]`. None if they are unknown.
+        clean_label: true labels, `[n]`. None if the true labels are unknown.
         seed: seed of the training augmentation. If a seed is set, batches contain the epoch number, which is needed for
             augmentation on the device. None means no augmentation.
         second_view: whether batches contain a second random augmentation of each image.
         origin: index of the dataset that the images come from. Batches contain this index as `origin`. If it is None,
             batches do not have this key.
         repeats: number R of augmentations of an image in an epoch. With R > 1 and N images, the requested position i +
-            c N stands for augmentation c of image i, and batches contain the requested positions as `requested`.
+            c N stands for augmentation c of image i. Batches then contain the requested positions as `requested`.
     """
 
     def __init__(
@@ -171,7 +171,7 @@ def fold_split(label: Tensor, folds: int, fold: int, seed: int) -> tuple[Tensor,
     Args:
         label: labels, `[N]`, int64.
         folds: number of folds.
-        fold: the held-out fold, counted from 0.
+        fold: index of the held-out fold, counted from 0.
         seed: seed of the folds.
 
     Returns:
@@ -241,7 +241,7 @@ def keep_labels(path: Path, drawn: "pd.DataFrame", table: str | None, write: boo
     source = "the labels generated now" if table is None else f"the labels in {table}"
     advice = "a run keeps its first labels; use another run directory for other labels"
     if len(kept) != len(drawn):
-        raise ValueError(f"{path} has {len(kept)} labels, but {source} are {len(drawn)}: {advice}")
+        raise ValueError(f"{path} and {source} differ in length, {len(kept)} and {len(drawn)}: {advice}")
     for column in ("name", "split", "label"):
         if column in kept and column in drawn:
             now = drawn[column].astype(str)

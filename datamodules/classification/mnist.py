@@ -64,8 +64,8 @@ class MNIST(ImageSet):
 class MedMNIST(ImageSet):
     """A MedMNIST dataset with one label per image, from the distributed file `<data_dir>/<name>/<name>.npz`.
 
-    The file may also be at `<data_dir>/<name>.npz`. It contains `{train,val,test}_images`, `[N, H, W]` or `[N, H, W,
-    3]`, uint8, and `{train,val,test}_labels`, `[N, 1]`. Images in the file may be sorted by class, because training
+    The file may also be at `<data_dir>/<name>.npz`. The file contains `{train,val,test}_images`, `[N, H, W]` or `[N, H,
+    W, 3]`, uint8, and `{train,val,test}_labels`, `[N, 1]`. Images in the file may be sorted by class, because training
     batches are shuffled.
 
     Args:

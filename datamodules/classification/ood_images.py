@@ -3,8 +3,8 @@
 The test images of any dataset can also be used as out-of-distribution images for a different dataset, such as SVHN for
 CIFAR-10.
 
-The sets in common use were published by the authors of ODIN: images resized or cropped to 32 x 32 pixels, in folders
-such as `Imagenet_resize`, `LSUN_resize` and `iSUN`.
+The commonly used sets come from the authors of ODIN: images resized or cropped to 32 x 32 pixels, in folders such as
+`Imagenet_resize`, `LSUN_resize` and `iSUN`.
 
 Source of these sets and of the noise: Liang, Li and Srikant, Enhancing the Reliability of Out-of-distribution Image
 Detection in Neural Networks, ICLR 2018, arXiv 1706.02690.
@@ -100,7 +100,7 @@ class UniformNoise(OtherImages):
 class OtherDigits(OtherImages):
     """scikit-learn's digits of selected classes, 8 x 8 pixels, from both training and test images.
 
-    No download.
+    No download is required.
 
     Args:
         digits: selected classes.
@@ -125,7 +125,7 @@ class OtherDigits(OtherImages):
 class PhotographPatches(OtherImages):
     """Adjacent patches of scikit-image's grey photograph of a cameraman (512 x 512 pixels).
 
-    No download.
+    No download is required.
 
     Args:
         num_images: number of patches, in random order. None means all patches.

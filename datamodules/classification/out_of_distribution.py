@@ -15,9 +15,9 @@ IN_DISTRIBUTION = "in_distribution"
 class OutOfDistribution(LabelledImages):
     """Labelled images and out-of-distribution sets, with one test DataLoader per set.
 
-    Test batches have the key `origin`. It is 0 for images of the dataset, and i for the i-th out-of-distribution set.
-    `origin_names` lists the names of all sets. Out-of-distribution images have label -1. Training, validation,
-    prediction and all other arguments are as in `LabelledImages`.
+    Test batches have the key `origin`. Its value is 0 for images of the dataset, and i for images of the i-th
+    out-of-distribution set. `origin_names` lists the names of all sets. Out-of-distribution images have label -1.
+    Training, validation, prediction and all other arguments are as in `LabelledImages`.
 
     Args:
         ood: dictionary of out-of-distribution sets. The keys are the names used in metrics. The images must have the

@@ -1,6 +1,6 @@
 """Collective operations over the ranks of a run, and the seed that the ranks share.
 
-Without a process group, the run has one rank.
+Without a process group, all functions assume that there is one rank.
 """
 
 import os
@@ -30,7 +30,7 @@ def world_size() -> int:
 
 
 def run_seed() -> int:
-    """Read the seed that `seed_everything` stored, or 0 if there is none."""
+    """Return the seed that `seed_everything` stored, or 0 if it stored none."""
     return int(os.environ.get("PL_GLOBAL_SEED", 0))
 
 
@@ -45,7 +45,7 @@ def block(count: int, rank: int, world_size: int) -> range:
 
 
 def all_reduce_sum(value: Tensor) -> Tensor:
-    """Sum a tensor over ranks, without a gradient and out of place.
+    """Return the sum of a tensor over ranks, as a new tensor without a gradient.
 
     All ranks must call this function.
     """

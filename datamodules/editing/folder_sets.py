@@ -34,7 +34,7 @@ class MaskedPhotographs(ProtectedSet):
     square.
 
     If a file `prompts.json` exists, testing reads a list of editing prompts for each image from this file. The file may
-    also contain a caption of each image, which some metrics of the change need. The two formats are:
+    also contain a caption of each image (`source`), which some metrics need. The two formats are:
 
         {"<name>": ["a man in prison"], ...}
         {"<name>": {"source": "a photo of a man", "edits": ["a man in prison"]}, ...}
@@ -160,7 +160,7 @@ def _opened(path: Path) -> Image.Image:
 def _check_readable(paths: Sequence[Path]) -> None:
     """Decode all files, so that damaged files are rejected early.
 
-    Decoding takes little time compared with protection.
+    Decoding takes much less time than computing the protection.
     """
     damaged = []
     for path in paths:

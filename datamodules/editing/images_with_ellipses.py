@@ -52,7 +52,7 @@ class ImagesWithEllipses(ProtectedSet):
 
 
 class _WithEllipses:
-    """A split of the images. The name of an image is its position."""
+    """The images of one split with their ellipses. The name of an image is its position in the split."""
 
     in_memory = True
 

@@ -1,6 +1,6 @@
 """Interface of datasets of images to protect.
 
-A dataset reads its splits and does not form batches.
+A dataset reads its splits, and its DataModule decides which images form a batch.
 """
 
 from abc import ABC, abstractmethod
@@ -11,16 +11,19 @@ from datamodules.loading.seeded_batches import RequestedSet
 class ProtectedSet(ABC):
     """Dataset of images with masks of the regions that an editor keeps.
 
-    Batches have the type `ProtectedImageBatch`, and their pixels have the stored values.
+    Batches have the type `ProtectedImageBatch`. Their pixels are the stored values, before scaling to [0, 1].
 
     Batches also have `data_range`, the stored value that corresponds to 1.
     """
 
     image_shape: tuple[int, ...]
-    """C, H, W."""
+    """Shape C, H, W of an image."""
 
     def fetch_missing(self) -> None:  # noqa: B027 - most have nothing to fetch
-        """Download missing files, if requested. This method is called on one rank of each machine."""
+        """Download missing files if the dataset is configured to do so.
+
+        This method is called on one rank of each machine.
+        """
 
     @abstractmethod
     def training(self, seed: int) -> RequestedSet:

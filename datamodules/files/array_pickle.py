@@ -1,9 +1,9 @@
 """Read NumPy arrays from pickles in bounded memory, without running code from the file.
 
-NumPy's unpickling functions do not validate their arguments. With an object dtype, they turn arbitrary bytes into
-pointers. Therefore, no NumPy function is called while a file is read. Instead, names in the file resolve to stand-in
-classes that only record plain values. Arrays are then built from these values if dtype, shape and number of bytes
-agree.
+NumPy's unpickling functions do not validate their arguments. With an object dtype, these functions turn arbitrary bytes
+into pointers. Therefore, no NumPy function is called while a file is read. Instead, names in the file resolve to
+stand-in classes that only record plain values. Arrays are then built from these values if dtype, shape and number of
+bytes agree.
 """
 
 import io
@@ -153,7 +153,7 @@ MARK = -1
 
 
 def check_operations(file: BinaryIO, size: int) -> None:
-    """Before a pickle is loaded, reject it if loading could take gigabytes of memory or hours.
+    """Before a pickle is loaded, reject it if loading could take hours or gigabytes of memory.
 
     Memo indices must be smaller than the size of the file, because memory is allocated for all indices up to the
     largest one. A tuple must not contain more values, including nested values, than the file has bytes. Otherwise, each

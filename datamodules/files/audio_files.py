@@ -1,4 +1,4 @@
-"""Reading of audio files as mono signals with a given sample rate, and writing of audio files.
+"""Reading of audio files as mono signals with a required sample rate, and writing of audio files.
 
 The functions require the `audio` extra.
 """
@@ -107,7 +107,7 @@ def read_recording(
         mono = resample_poly(mono, up, down).astype(np.float32)
     if not (finite := np.isfinite(mono)).all():
         place = int(finite.argmin())
-        raise UnreadableRecording(f"{path} has the value {mono[place]} at sample {place}; write it in finite numbers")
+        raise UnreadableRecording(f"{path} has the value {mono[place]} at sample {place}; write only finite values")
     if not np.abs(mono).max(initial=0) > 0:
         raise UnreadableRecording(f"{path} is silent, so it cannot be normalised by its level")
     return mono

@@ -224,8 +224,8 @@ def read_crop(
         width, height = upright_size(image) if turned else image.size
         box = crop.box(width, height, uniform)
         tall, wide = crop.shape
-        # It is faster to decode JPEGs at 1/2, 1/4 or 1/8 of their size. Twice the resolution of the crop is enough: the
-        # difference is not visible.
+        # It is faster to decode JPEGs at 1/2, 1/4 or 1/8 of their size. Twice the resolution of the crop is enough,
+        # because the difference is not visible.
         wanted = (
             math.ceil(2 * wide * width / (box.right - box.left)),
             math.ceil(2 * tall * height / (box.bottom - box.top)),

@@ -69,6 +69,6 @@ def whole_numbers(values: Any, least: int, most: int, path: Path, what: str) -> 
     if wrong.any():
         place = int(wrong.argmax())
         raise ValueError(
-            f"{path} has the {what} {flat[place]} at {place}; it must be a whole number in {least} ... {most}"
+            f"{path} has the {what} {flat[place]} at position {place}; it must be a whole number in {least} ... {most}"
         )
     return found.astype(np.int64)

@@ -1,8 +1,8 @@
 """Numeric arrays in `.mat` files of MATLAB 5 to 7.2.
 
-SciPy's reader is not used, because a file of 200 bytes can crash it: it uses the type of an element as an index into a
-table of pointers, without checking the bounds. The reader in this module supports only the part of the format that is
-needed for numeric arrays.
+SciPy's reader is not used, because a file of 200 bytes can crash it. SciPy's reader uses the type of an element as an
+index into a table of pointers, without checking the bounds. The reader in this module supports only the part of the
+format that is needed for numeric arrays.
 """
 
 import math

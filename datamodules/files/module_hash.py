@@ -19,7 +19,7 @@ def hash_of_module(module: nn.Module, attributes: bool = False) -> str:
     Args:
         module: any module. Its training mode, hooks and functions are ignored.
         attributes: whether to also hash attributes that are numbers, text, collections of numbers and text, or Hugging
-            Face configurations. Set it for networks from other packages whose `extra_repr` is incomplete.
+            Face configurations. Set this argument for networks from other packages whose `extra_repr` is incomplete.
     """
     digest = hashlib.blake2b(digest_size=16)
     for name, part in module.named_modules(remove_duplicate=False):

@@ -90,7 +90,8 @@ PACKED: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open}
 def _check_packed(path: Path) -> None:
     """Check the unpacked size of a file.
 
-    The file is unpacked without keeping the result. It is rejected if the unpacked size exceeds the memory budget.
+    The file is unpacked without keeping the result. The file is rejected if its unpacked size exceeds the memory
+    budget.
     """
     if (unpack := PACKED.get(path.suffix)) is None:
         return

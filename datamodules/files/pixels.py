@@ -15,8 +15,8 @@ def read_pixels(path: Path, channels: int | None = None, data_range: int | None 
         path: image file, grey or colour, 8 or 16 bits.
         channels: number of channels of the result. 1 means grey; colours are then converted to Rec. 601 luma. 3 means
             colour. None keeps the channels of the file.
-        data_range: stored value that corresponds to white. For 8-bit images, it is always 255. For 16-bit images, this
-            argument is required, because they may contain 10 to 16 significant bits.
+        data_range: stored value that corresponds to white. For 8-bit images, this value is always 255. For 16-bit
+            images, the argument is required, because such images may contain 10 to 16 significant bits.
 
     Returns:
         Image, `[C, H, W]`, uint8 or uint16.
@@ -37,7 +37,7 @@ def read_pixels(path: Path, channels: int | None = None, data_range: int | None 
             pixels = np.atleast_3d(np.asarray(opaque.convert("L" if grey else "RGB")))
     greatest = np.iinfo(pixels.dtype).max
     if pixels.dtype == np.uint8 and data_range not in (None, 255):
-        raise UnreadableImage(f"{path} has 8 bits, but data_range is {data_range}: leave it out or remove the file")
+        raise UnreadableImage(f"{path} has 8 bits, but data_range is {data_range}: unset data_range or remove the file")
     if pixels.dtype != np.uint8 and data_range is None:
         raise UnreadableImage(f"{path} has 16 bits, so its white value is unknown: set data_range, up to 65535")
     if data_range is not None and pixels.max() > data_range:

@@ -2,7 +2,7 @@
 
 Each block of 3 x 3 pixels becomes one packed pixel with nine channels: R, G, B, R, B and four times G. The positions of
 a channel's pixels differ slightly between blocks, because the colours do not repeat every three pixels. See-in-the-Dark
-(Chen et al., CVPR 2018) introduced this packing, and ELD uses it too.
+(Chen et al., CVPR 2018) and ELD use the same packing.
 """
 
 from typing import Any

@@ -14,8 +14,8 @@ from datamodules.tables.table_set import Rows, TableSet
 class LinearSEM(TableSet):
     """Samples of x = W^T x + z on a random graph with one value per node, as in the experiments of CoLiDE.
 
-    Weights are sampled uniformly from [-2, -0.5] and [0.5, 2]. The test set equals the training set, because testing
-    evaluates the estimated graph.
+    Edge weights are sampled uniformly from the union of [-2, -0.5] and [0.5, 2]. The test set equals the training set,
+    because testing evaluates the estimated graph.
 
     Args:
         nodes: number of nodes, d.

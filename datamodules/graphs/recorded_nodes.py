@@ -14,7 +14,7 @@ from datamodules.tables.table_set import Rows, TableSet
 
 
 def read_nodes(file: Path, graph: Path | None, name: str) -> Rows:
-    """Read observations (one per row, not standardised) and the graph's edges or weights (from row to column).
+    """Read the observations (one per row, not standardised) and the graph (edges or edge weights, from row to column).
 
     Args:
         file: CSV file of the observations, with node names in the header.

@@ -1,4 +1,4 @@
-"""Interface of datasets of image pairs, with two datasets: random pairs of labelled images, and bundled photographs."""
+"""Interface of datasets of image pairs, and two such datasets: random labelled images, and bundled photographs."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -18,16 +18,19 @@ from datamodules.restoration.photographs import NAMES, Photographs
 class EndPoints(ABC):
     """Dataset of image pairs.
 
-    Batches have the type `InterpolationBatch`, and their pixels have the stored values.
+    Batches have the type `InterpolationBatch`. Their pixels are the stored values, before scaling to [0, 1].
 
     Batches also have `data_range`, the stored value that corresponds to 1.
     """
 
     image_shape: tuple[int, ...]
-    """C, H, W."""
+    """Shape C, H, W of an image."""
 
     def fetch_missing(self) -> None:  # noqa: B027 - most have nothing to fetch
-        """Download missing files, if requested. This method is called on one rank of each machine."""
+        """Download missing files if the dataset is configured to do so.
+
+        This method is called on one rank of each machine.
+        """
 
     def training(self) -> ImageSource | None:
         """Read the images for training a model, or return None if the dataset has only pairs."""
@@ -67,7 +70,7 @@ class PairsOfOneClass(EndPoints):
 
 
 class PairsOfPhotographs(EndPoints):
-    """Pairs of photographs bundled with scikit-image and scikit-learn, see `Photographs`.
+    """Pairs of photographs that are bundled with scikit-image and scikit-learn, see `Photographs`.
 
     Args:
         names: names of the two photographs of each pair.
@@ -128,7 +131,7 @@ class _DrawnPairs:
         label, random = source.label.numpy(), np.random.default_rng([seed, 2])
         of_class = [rows for k in np.unique(label) if len(rows := np.flatnonzero(label == k)) > 1]
         if not of_class:
-            raise ValueError("no class has the two test images that a pair needs")
+            raise ValueError("no class has two test images, but a pair consists of two test images of the same class")
         chosen = [random.choice(of_class[random.integers(len(of_class))], 2, replace=False) for _ in range(num_pairs)]
         self.source = source
         self.rows = torch.from_numpy(np.stack(chosen))

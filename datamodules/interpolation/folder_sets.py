@@ -63,7 +63,7 @@ class _FilePairs:
         self.listed = self._listed() if (root / LIST).is_file() else self._neighbours()
         name, count = Counter(pair.name for pair in self.listed).most_common(1)[0]
         if count > 1:
-            raise ValueError(f"{root} has several pairs named {name}; leave all but one out or rename their files")
+            raise ValueError(f"{root} has several pairs named {name}; remove all but one, or rename their files")
 
     def _neighbours(self) -> list[_Pair]:
         names = image_names(self.root)

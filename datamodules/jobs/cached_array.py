@@ -46,7 +46,7 @@ def cached_array(
     Args:
         folder: folder of the cache. It must be on storage that all ranks share.
         name: first part of the cache entry's name, before the digest.
-        identity: description of all inputs of the array. A different description selects a different cache entry.
+        identity: description of all inputs of the array, from which the digest is computed.
         num_parts: number of parts. The array is the concatenation of the parts along the first axis.
         compute: function that maps the indices of missing parts to an iterator of (index, rows of this part). It is
             called on each rank with a share of the indices.
@@ -120,7 +120,7 @@ def locked(entry: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            rank_zero_info(f"Waiting for {entry}, which another run computes")
+            rank_zero_info(f"Waiting for {entry}, which another run is computing")
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError:
             pass  # the file system does not support locks
@@ -128,7 +128,7 @@ def locked(entry: Path) -> Iterator[None]:
 
 
 def _say_why(folder: Path, name: str, identity: dict[str, Any]) -> None:
-    """Report the keys of the identity that differ from the most similar cached entry of the same name."""
+    """Report which keys of the identity differ from those of the most similar cached entry with the same name."""
     wanted = _flat(identity)
     differences = []
     for manifest in folder.glob(f"{name}-*/manifest.json"):

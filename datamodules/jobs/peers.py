@@ -106,7 +106,7 @@ class Peers:
         self._working = set(range(world_size())) - {rank()}
 
     def _began(self, token: str) -> Exception | None:
-        """Create the file of this rank, and return the error if this fails."""
+        """Create the file of this rank. Return the exception if the file cannot be created, and None otherwise."""
         self._ranks = self.folder.with_name(f".{self.folder.name}.ranks-{token}")
         try:
             if rank() == 0:
@@ -153,7 +153,8 @@ class Peers:
                 self._working.discard(other)
             elif ending is not None:
                 raise PeerFailure(ending)
-        # Rank 0 of a machine may outlive the shell that started it. The parent of the other ranks is a launcher.
+        # The parent of local rank 0 may be a shell, and local rank 0 may outlive it. Other ranks are children of a
+        # launcher.
         if os.environ.get("LOCAL_RANK", "0") != "0" and os.getppid() != self._parent:
             raise PeerFailure("the parent process of this rank has ended")
 
@@ -218,7 +219,7 @@ class Peers:
         self._leave()
 
     def close(self) -> None:
-        """End a job without errors: wait for all ranks.
+        """End the job if there was no error on this rank. This method waits for all ranks.
 
         Without this wait, ranks that finish early might time out in a later collective operation.
         """
@@ -243,7 +244,7 @@ class Peers:
 
 
 def cause_of(error: BaseException | None) -> str:
-    """Return a text with an error and the rank on which it occurred.
+    """Describe an error and the rank on which it occurred, as one text.
 
     For a `PeerFailure`, the text is its message.
     """

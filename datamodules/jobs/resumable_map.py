@@ -28,8 +28,9 @@ class ResumableMap:
         with ResumableMap(csv_files(folder), settings, folder / "settings.json") as job:
             job.run(keys, lambda positions: ((position, table_of(position)) for position in positions))
 
-    The settings are written before the first result. Existing results are rejected if their recorded settings differ or
-    are missing. Recorded settings without results are overwritten. An error on one rank stops all ranks, see `Peers`.
+    The settings are written before the first result. Existing results are rejected if their recorded settings are
+    missing or differ from `settings`. Recorded settings without results are overwritten. An error on one rank stops all
+    ranks, see `Peers`.
 
     Args:
         store: store of the results. It must be on storage that all ranks share.
@@ -115,7 +116,7 @@ class ResumableMap:
         compute: Callable[[list[int]], Iterable[Any]],
         digests: Sequence[str] | None = None,
     ) -> list[Any]:
-        """Compute the missing results of this rank in one batch.
+        """Compute the results that are missing for a batch of items of this rank.
 
         Call this method in a loop over batches.
 

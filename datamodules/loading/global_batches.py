@@ -13,11 +13,11 @@ class Request(NamedTuple):
     """The samples of a batch that one rank fetches."""
 
     indices: Tensor
-    """Positions in the dataset of this rank's shard of the global batch, `[local batch]`, int64."""
+    """Dataset positions of the samples in this rank's shard of the global batch, `[local batch]`, int64."""
     epoch: int
     """Index of the pass over the dataset, counted from 0 over all epochs. It seeds the augmentation."""
     global_batch_size: int
-    """Global batch size: number of samples of the batch, over all ranks."""
+    """Number of samples in the batch, over all ranks."""
 
 
 class GlobalBatches(Sampler[Request]):
@@ -69,7 +69,7 @@ class GlobalBatches(Sampler[Request]):
             raise ValueError(f"batch_size {batch_size} (over all ranks) is below the number of ranks, {world_size}")
         if num_samples < world_size:
             raise ValueError(
-                f"{num_samples} samples cannot be split over {world_size} ranks: use at most {num_samples}"
+                f"{num_samples} samples cannot be split over {world_size} ranks: use at most {num_samples} ranks"
             )
         if shuffle and batch_size > num_samples:
             raise ValueError(
@@ -89,7 +89,7 @@ class GlobalBatches(Sampler[Request]):
 
     @property
     def num_left_out(self) -> int:
-        """Number of samples of a pass that are in no batch."""
+        """Number of samples per pass that are not in any batch."""
         remainder = self.num_samples % self.batch_size
         return remainder if self.shuffle and remainder < 2 * self.world_size else 0
 

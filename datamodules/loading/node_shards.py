@@ -96,7 +96,7 @@ class NodeBatches(GlobalBatches):
             yield Request(torch.cat(own), batch_number, nodes * size)
 
     def _order_of(self, node: int, number: int) -> np.ndarray:
-        """Return the n-th random order of the samples of a node."""
+        """Return the random order in which a node's samples are used in the node's pass `number`."""
         return np.random.default_rng([self.seed, 6, node, number]).permutation(len(self.shards[node]))
 
     def _drawn(self, node: int, start: int, size: int, order: Callable[[int, int], np.ndarray]) -> Tensor:
@@ -129,10 +129,10 @@ class NodeShards:
         self.growing = growing
 
     def check(self, batch_size: int) -> None:
-        """Reject a batch size that is not divisible by the number of nodes.
+        """Check that the batch size is divisible by the number of nodes.
 
         Raises:
-            ValueError: if the batch size is not divisible.
+            ValueError: if the batch size is not divisible by the number of nodes.
         """
         if batch_size % self.nodes:
             raise ValueError(f"batch_size must be a multiple of shards.nodes, {self.nodes}, got {batch_size}")

@@ -107,7 +107,7 @@ def gives_positions(data: Any) -> bool:
 
 
 def has_positions(loader: Any) -> bool:
-    """Return whether the samples of a loader have positions, as those of a map-style dataset do."""
+    """Return whether a loader's samples have positions, as is the case for a map-style dataset."""
     return (
         isinstance(loader, DataLoader)
         and loader.batch_sampler is not None
@@ -135,9 +135,10 @@ def with_positions(loader: Any, passes: int = 1) -> Any:
     if not has_positions(loader) or isinstance(loader.dataset, WithPositions):
         return loader
     samples = WithPositions(loader.dataset, loader.collate_fn)
-    # The loader is copied, because a DataLoader's dataset cannot be replaced, and a subclass may need other arguments.
+    # A DataLoader does not allow its dataset to be replaced, and a subclass may have a different constructor. So copy
+    # it.
     numbered = copy.copy(loader)
-    # Without the attributes that Lightning adds.
+    # Attributes that Lightning adds are not copied.
     kept = {name: value for name, value in vars(loader).items() if not name.startswith("__")}
     vars(numbered).clear()
     vars(numbered).update(kept, dataset=samples, collate_fn=samples.collate)
@@ -147,7 +148,7 @@ def with_positions(loader: Any, passes: int = 1) -> Any:
 
 
 class OwnTrainingSet:
-    """Replacement for a DataModule if a module is trained with the user's DataLoader.
+    """Substitute for a DataModule when a module is trained with the user's DataLoader.
 
     Args:
         loader: the training loader.

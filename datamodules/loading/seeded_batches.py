@@ -23,7 +23,7 @@ from datamodules.loading.global_batches import GlobalBatches, Request
 
 
 class RequestedSet(Protocol):
-    """Dataset whose items are batches: it is indexed by a `Request`."""
+    """Dataset that is indexed by a `Request` and returns a whole batch."""
 
     def __len__(self) -> int: ...
 
@@ -132,7 +132,7 @@ class SeededBatches(LightningDataModule, ABC):
 
     @property
     def num_train_samples(self) -> int:
-        """Number of training samples, without held-out samples."""
+        """Number of training samples, not counting held-out samples."""
         if self.train_set is None:
             raise RuntimeError('num_train_samples is known after setup("fit")')
         return len(self.train_set)
@@ -169,7 +169,7 @@ class SeededBatches(LightningDataModule, ABC):
             shuffle=self.shuffle,
             seed=self.seed,
             epoch=epoch,
-            resumed=self._resumed,  # possibly a later epoch, because Lightning builds loaders early to count steps
+            resumed=self._resumed,  # may be later than `epoch`, because Lightning builds loaders early to count steps
             passes=self.passes_per_epoch,
             draw=self.draw_epoch,
         )
@@ -250,7 +250,7 @@ class SeededBatches(LightningDataModule, ABC):
         """Return the epoch and the number of batches that were used in this epoch."""
         assert self.trainer is not None
         batches = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
-        if batches >= self.trainer.num_training_batches:  # the epoch has ended: current_epoch is the next one
+        if batches >= self.trainer.num_training_batches:  # the epoch has ended, and current_epoch is the next epoch
             batches = 0
         return {"epoch": self.trainer.current_epoch, "batches": batches}
 

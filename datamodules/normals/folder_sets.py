@@ -14,7 +14,7 @@ from datamodules.files.pixels import read_pixels
 from datamodules.normals.normal_set import NormalSet, NormalSource, Split, turned
 
 LEFT_UP_VIEWER = (-1, 1, 1)
-"""Axes of the datasets from DSINE's authors, verified on the authors' example by comparing depth and normals."""
+"""Axes in the datasets of DSINE's authors; depth and normals in the authors' example agree with these axes."""
 RIGHT_UP_VIEWER = (1, 1, 1)
 
 
@@ -39,7 +39,7 @@ def read_normals(path: Path) -> NDArray:
 
 
 class NormalFiles(NormalSource):
-    """Images and normal maps in files, which are decoded on access.
+    """Image files and normal-map files, which are decoded on access.
 
     Args:
         images: image files, `[N]`.
@@ -79,7 +79,7 @@ def size_of(path: Path) -> tuple[int, int]:
 
 
 class NormalFolder(NormalSet):
-    """Dataset of the user's images, in a folder or its subfolders.
+    """Dataset of the user's images and their normal maps, in a folder or its subfolders.
 
     The file names of an image and its normal map differ only in their endings.
 
@@ -95,9 +95,9 @@ class NormalFolder(NormalSet):
     """
 
     counts: tuple[int, int] | None = None
-    """Numbers of training images and test images of a known dataset."""
+    """Expected numbers of training and test images. None means that the numbers are not checked."""
     origin: str = ""
-    """Source of a known dataset, for the error message if the dataset is missing."""
+    """Sentence on where to obtain the dataset, for the error message if files are missing."""
 
     def __init__(
         self,

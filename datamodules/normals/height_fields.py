@@ -5,10 +5,12 @@ The light direction cannot be inferred from the image alone.
     h(x, y) = sum_k a_k exp(-|p - c_k|^2 / (2 s_k^2)) + g |u p - o|,   n = (-dh/dx, -dh/dy, 1) / |.|,
     image = (1 - a) shade(n) + a shade(n') + noise,   shade(n) = max(0, n l) + g max(0, n m)^32,  m = (l + v) / |.|
 
-By default, a surface has four bumps and one sharp crease. The point p = (x, y) is in [-1, 1]^2, with x to the right and
-y up. The light direction l of each image is a random unit vector, drawn around a mean direction from the upper left.
-Many different surfaces can therefore produce the same image. Glossy surfaces have highlights (Blinn 1977). Here v = (0,
-0, 1) is the direction to the viewer. Behind a transparent surface, a second surface with normals n' is visible.
+By default, a surface has four bumps and one sharp crease. Bump k has height a_k, centre c_k and width s_k. In h, the
+crease is the line u p = o, and g is its slope. In shade, g is the gloss. The point p = (x, y) is in [-1, 1]^2, with x
+to the right and y up. The light direction l of each image is a random unit vector, drawn around a mean direction from
+the upper left. Many different surfaces can therefore produce the same image. Glossy surfaces have highlights (Blinn
+1977). Here v = (0, 0, 1) is the direction to the viewer. Through a surface of transparency a, a second surface with
+normals n' is visible.
 """
 
 import math
@@ -54,7 +56,7 @@ def surface_normals(uniform: Tensor, size: int) -> Tensor:
 
 
 def lit(normal: Tensor, direction: Tensor) -> Tensor:
-    """Compute max(0, n d), `[B, 1, H, W]`, for normals n `[B, 3, H, W]` and one direction d per image `[B, 3]`."""
+    """Return max(0, n d), `[B, 1, H, W]`, given normals n, `[B, 3, H, W]`, and one direction d per image, `[B, 3]`."""
     return (normal * direction[:, :, None, None]).sum(dim=1, keepdim=True).clamp(min=0)
 
 

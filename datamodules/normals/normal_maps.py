@@ -1,6 +1,6 @@
 """DataModule for images with surface normals.
 
-Its batches are training crops and whole test images of any dataset.
+Training batches contain crops, and test batches contain whole images. Any dataset of normals can be used.
 
 NormalMaps(HeightFields(), test={"NYUv2": NYUv2("~/data")}, crop_size=16)
 """
@@ -160,9 +160,9 @@ class Normals:
 
 
 def cut(pair: Sequence[NDArray], place: Sequence[float], size: int) -> tuple[NDArray, ...]:
-    """Crop the same square from several arrays `[3, H, W]`.
+    """Crop the same square from each of several arrays `[3, H, W]`.
 
-    The two numbers of `place`, in [0, 1), determine the row and the column.
+    The two numbers in `place`, both in [0, 1), determine the row and the column of the square.
     """
     height, width = pair[0].shape[1:]
     top, left = int(place[0] * (height - size + 1)), int(place[1] * (width - size + 1))

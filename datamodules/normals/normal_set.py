@@ -1,6 +1,6 @@
 """Interface of datasets of images with surface normals.
 
-A dataset reads its splits and does not form batches.
+A dataset reads its splits, and its DataModule decides which images form a batch.
 
 A normal is a unit vector (x, y, z) in the camera frame: x points to the right of the image, y points up, and z points
 towards the viewer. A surface that faces the camera has the normal (0, 0, 1), and a floor has (0, 1, 0). Normals that
@@ -75,7 +75,7 @@ class NormalsInMemory(NormalSource):
 
 
 def turned(normal: NDArray, axes: Sequence[int]) -> NDArray:
-    """Negate those axes of stored normals `[3, H, W]` for which `axes` is -1.
+    """Negate the components of stored normals `[3, H, W]` for which `axes` is -1.
 
     An 8-bit value v means 2 v / 255 - 1, so its negative is 255 - v.
     """

@@ -1,1 +1,1 @@
-"""Datasets of images with captions, prompts and noise pairs, for text-to-image and unconditional models."""
+"""Datasets of captioned images, of prompts and of noise pairs, for text-to-image and unconditional models."""

@@ -18,13 +18,13 @@ from datamodules.files.image_files import Crop, box_in_resized, corner_of_crop
 class Buckets:
     """Crop sizes with different aspect ratios and at most `image_size`^2 pixels.
 
-    For each short side that is a multiple of `multiple`, the long side is the largest multiple within the area. With
-    `image_size` 1024, `multiple` 64 and `max_ratio` 2, the buckets are 1024 x 1024, 960 x 1088, 896 x 1152, 832 x 1216
-    and 768 x 1344, in portrait and landscape format, as in the training of SDXL.
+    For each short side that is a multiple of `multiple`, the long side is the largest multiple for which the area is at
+    most `image_size`^2. With `image_size` 1024, `multiple` 64 and `max_ratio` 2, the buckets are 1024 x 1024, 960 x
+    1088, 896 x 1152, 832 x 1216 and 768 x 1344, in portrait and landscape format, as in the training of SDXL.
 
     Args:
-        multiple: number of pixels by which every height and width is divisible. It must be a multiple of the number
-            that the model requires.
+        multiple: number of pixels by which every height and width is divisible. It must itself be divisible by the
+            number by which the model requires image sizes to be divisible.
         max_ratio: largest ratio of the long side to the short side. Images with a larger ratio are cropped.
 
     Raises:
@@ -65,7 +65,7 @@ def nearest_bucket(sizes: Sequence[tuple[int, int]], buckets: Sequence[tuple[int
 
 
 class CoveringCrop(Crop):
-    """Resize an image upright so that it covers the crop, then crop it.
+    """Crop that first rotates an image upright and resizes it so that it covers the crop.
 
     The crop is at a random position in training, and otherwise in the centre.
 
@@ -88,7 +88,10 @@ class CoveringCrop(Crop):
         return self.height, self.width
 
     def resized(self, width: int, height: int) -> tuple[int, int]:
-        """Return the width and height of the resized image: one equals that of the crop, the other is rounded down."""
+        """Return the width and height of the resized image.
+
+        One of them is `zoom` times that of the crop. The other follows from the aspect ratio, and is rounded down.
+        """
         across, down = round(self.zoom * self.width), round(self.zoom * self.height)
         if across * height >= down * width:
             return across, height * across // width

@@ -151,7 +151,7 @@ class CaptionedImages(SeededBatches):
         return [f"{width} x {height}" for height, width in self.buckets.sizes(self.image_shape[1])]
 
     def check_ranks(self, world_size: int) -> None:
-        """Check before the model is built that each bucket has at least one training image per rank.
+        """Check that each bucket has at least one training image per rank, before the model is built.
 
         Raises:
             ValueError: if a bucket has too few images. The message names the bucket.

@@ -1,6 +1,6 @@
 """Interface of datasets of images with captions.
 
-A dataset reads its images and does not form batches.
+A dataset reads its images, and its DataModule decides which images form a batch.
 """
 
 from abc import ABC, abstractmethod
@@ -40,7 +40,10 @@ class CaptionedSet(ABC):
     """Shape C, H, W of the input images of the network."""
 
     def fetch_missing(self) -> None:  # noqa: B027 - most have nothing to fetch
-        """Download missing files, if requested. This method is called on one rank of each machine."""
+        """Download missing files if the dataset is configured to do so.
+
+        This method is called on one rank of each machine.
+        """
 
     def has_captions(self) -> bool:
         """Check images and captions without decoding any image, and return whether there are captions.
@@ -87,7 +90,7 @@ class CaptionedClasses(CaptionedSet):
 
 
 class Stored(NamedTuple):
-    """Array whose rows replace images or captions in a batch."""
+    """Array whose rows are put into a batch instead of images or captions."""
 
     array: Any
     """The array, or the arrays of several buckets, indexed by rows."""
@@ -135,10 +138,10 @@ class CaptionedRows:
         return source.bucket[self.row.numpy()] if isinstance(source, CroppedImages) and source.bucketed else None
 
     def give_instead(self, arrays: Mapping[str, tuple[Any, ...]]) -> None:
-        """Return rows of given arrays instead of images in all later batches.
+        """Replace the images in all later batches by rows of given arrays.
 
         Args:
-            arrays: fields of a `Stored` for each key of a batch.
+            arrays: for each batch key that is set from an array, the fields of a `Stored`.
         """
         self.instead = {key: Stored(*given) for key, given in arrays.items()}
 

@@ -73,7 +73,7 @@ class CroppedImages(ImageSource):
         return self.crops[buckets[0]]
 
     def crop_of(self, row: NDArray[np.int64]) -> dict[str, Any]:
-        """Describe the central crop of images of one bucket as JSON values, for the identity of a cache entry."""
+        """Describe the central crop of one bucket's images by JSON values, which identify a cache entry."""
         crop = self._crop(torch.from_numpy(row))
         return {"crop": [crop.height, crop.width], "zoom": crop.zoom, "upright": True}
 
@@ -122,7 +122,7 @@ class CroppedImages(ImageSource):
 
 
 def _check_aspect_ratios(source: EncodedImages, others: EncodedImages, size: NDArray[np.int64], noun: str) -> None:
-    """Reject masks and condition images whose aspect ratio differs from their image's by more than a rounding error."""
+    """Reject masks and condition images whose aspect ratio differs from that of their image, except for rounding."""
     for place, ((height, width), (tall, wide)) in enumerate(zip(size.tolist(), others.sizes(), strict=True)):
         if abs(height * wide - tall * width) > max(height, width, tall, wide):
             raise ValueError(
@@ -132,7 +132,7 @@ def _check_aspect_ratios(source: EncodedImages, others: EncodedImages, size: NDA
 
 
 def check_image_size(image_size: int, resize: int | None, buckets: Buckets | None) -> None:
-    """Reject sizes that are out of range. This is checked before any file is read.
+    """Reject sizes that are out of range, before any file is read.
 
     Raises:
         ValueError: if a size is out of range, or if `image_size` is incompatible with the buckets.

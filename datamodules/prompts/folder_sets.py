@@ -132,7 +132,7 @@ class CaptionedFolder(CaptionedSet):
 
 
 def _check_texts(root: Path, beside: set[Path]) -> None:
-    """Reject text files that have no image, if captions are stored in text files."""
+    """If captions are stored in text files, reject text files without an image."""
     found = root.rglob("*.txt")
     every = {path for path in found if not any(part.startswith(".") for part in path.relative_to(root).parts)}
     alone = sorted(every - beside)
@@ -144,7 +144,10 @@ def _check_texts(root: Path, beside: set[Path]) -> None:
 
 
 def _of_same_names(directory: str | None, source: ImageFiles, key: str, noun: str) -> ImageFiles | None:
-    """For each image, find the mask or condition image of the same name (any suffix); None without a folder."""
+    """Find the mask or condition image of the same name (any suffix) for each image.
+
+    Without a folder, return None.
+    """
     if directory is None:
         return None
     folder = Path(directory).expanduser()

@@ -2,10 +2,9 @@
 
 A pair is a file `<index>_<seed>.npz` with three arrays. `arr_0` is the noise, `[1, c, h, w]`. `arr_1` is the better
 noise, `[1, c, h, w]`. `arr_2` is the index. A JSON-lines file has the keys `caption`, `seed`, `original_score_list` and
-`optimized_score_list` for each index. The first list has the scores of the image generated from the noise, and the
-second list those of the image generated from the better noise. Only the first score of each list is compared. In this
-project, each pair file also contains the values of its line in the JSON-lines file, which is assembled from the pair
-files.
+`optimized_score_list` for each index. The two lists have the scores of the images that are generated from the noise and
+from the better noise, respectively. Only the first score of each list is compared. In this project, each pair file also
+contains the values of its line in the JSON-lines file. The JSON-lines file is assembled from the pair files.
 """
 
 import json

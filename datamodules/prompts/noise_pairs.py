@@ -1,4 +1,4 @@
-"""DataModule for noise pairs, and for prompts for which pairs are collected."""
+"""DataModule for noise pairs, and for the prompts for which noise pairs are collected."""
 
 from pathlib import Path
 from typing import Any
@@ -68,8 +68,8 @@ class NoisePairs(SeededBatches):
         data_dir: folder of collected pairs. It is the folder `noise_pairs` in the run directory of `predict`, or the
             output of the authors' scripts. If None, the method collects pairs for `prompts` before training.
         scores: JSON-lines file with the captions and scores of the pairs. None means scores.jsonl in `data_dir`.
-        prompts: prompts for which pairs are collected.
-        test_prompts: prompts for testing.
+        prompts: prompts for which noise pairs are collected.
+        test_prompts: prompts for which images are generated in testing.
         margin: gain in score that training pairs must exceed. None keeps all pairs.
         validation_fraction: fraction of the pairs that are held out of training, in [0, 1).
         batch_size: number of pairs in a training batch, over all ranks.
@@ -129,7 +129,7 @@ class NoisePairs(SeededBatches):
         self.train_set, self.validation_set = (PairRows(part) if part else None for part in parts)
 
     def prompt_loader(self) -> DataLoader:
-        """Return the prompts for which pairs are collected, sharded over ranks."""
+        """Return a DataLoader of the prompts for which noise pairs are collected, sharded over ranks."""
         if self.prompts is None:
             raise ValueError("pairs are collected for data.prompts, which is not given: set a PromptFile")
         return self.evaluation_loader(PromptRows(self.prompts.prompts()))

@@ -1,4 +1,4 @@
-"""Images with captions in shards: tar files in WebDataset format, or parquet files as on the Hugging Face Hub."""
+"""Captioned images in shards: tar files in WebDataset format, or parquet files as on the Hugging Face Hub."""
 
 from pathlib import Path
 

@@ -33,7 +33,7 @@ def _signed(word: int) -> int:
 def _mix_tensor(word: Tensor) -> Tensor:
     """Apply `_mix` to every element of an int64 tensor.
 
-    Products of int64 overflow in the same way as products of 64-bit words.
+    int64 products wrap around on overflow, so their bits equal those of unsigned 64-bit products.
     """
 
     def shifted(value: Tensor, bits: int) -> Tensor:
@@ -209,8 +209,9 @@ class SeededImageRNG:
 
     DnCNN, FFDNet and KAIR call `np.random.seed(0)` before each image, so images of the same size have the same noise.
     This class does the same, so results are comparable with published tables, and all methods get the same noisy
-    images. Numbers are sampled in float64, in the order rows, columns, channels. Scalars of an image, such as the noise
-    level or the camera gain, differ between images: `CounterRNG` samples them from the seed and the index.
+    images. Numbers are sampled in float64, in the order rows, columns, channels. Scalars that apply to a whole image,
+    such as the noise level or the camera gain, differ between images, because `CounterRNG` samples them from the seed
+    and the index.
 
     Args:
         seed: random seed.

@@ -1,4 +1,4 @@
-"""Sample the random numbers of a training step so that they do not depend on the number of ranks.
+"""Sample random numbers for a training step that do not depend on the number of ranks.
 
 The generators of all ranks have the same seed. Each rank samples numbers for the whole global batch and keeps the rows
 of its own samples, which are those of its shard in `GlobalBatches`. The noise of a sample therefore depends only on
@@ -62,7 +62,7 @@ def rows_of_batch(share: int) -> int:
     """Return the number of rows over all ranks, given the number of rows on this rank.
 
     The result is `share` itself if ranks do not share random numbers, or if `share` differs from the number of this
-    rank's samples, as for a subset of the samples.
+    rank's samples, for example because only a subset of the samples is processed.
     """
     return share if _batch is None or share != len(_own(_batch.size)) else _batch.size
 

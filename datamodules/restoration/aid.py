@@ -14,7 +14,7 @@ LIST = Path(__file__).with_name("aid.yaml")
 
 
 def selection() -> dict[str, list[str]]:
-    """Read the lists of training and test images, `<Kind>/<kind>_<number>.jpg`."""
+    """Read the lists of training images and test images, with names of the form `<Kind>/<kind>_<number>.jpg`."""
     chosen: dict[str, dict[str, list[int]]] = yaml.safe_load(LIST.read_text())
     return {
         split: [f"{kind}/{kind.lower()}_{number}.jpg" for kind, numbers in kinds.items() for number in numbers]
@@ -54,7 +54,7 @@ class AID(PairSet):
         for name, image in zip(chosen, read_images(folder, chosen, self.channels), strict=True):
             top, left = ((side - self.side) // 2 for side in image.shape[1:])
             if min(top, left) < 0:
-                raise ValueError(f"{name} has {image.shape[1]} x {image.shape[2]} pixels; AID's have 600 x 600")
+                raise ValueError(f"{name} has {image.shape[1]} x {image.shape[2]} pixels; images of AID have 600 x 600")
             images.append(np.ascontiguousarray(image[:, top : top + self.side, left : left + self.side]))
         return Images([stem_of(name) for name in chosen], images)
 

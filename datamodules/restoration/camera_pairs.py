@@ -70,8 +70,8 @@ class SIDD(PairSet):
     Training reads whole photographs into memory: `SIDD_Medium_Srgb/Data/<scene>/*_NOISY_SRGB_*.PNG` and
     `*_GT_SRGB_*.PNG`. The noisy photographs take 15 GB of memory, or 30 GB together with the ground truth. Validation
     and test images are the 1,280 validation blocks of 256 x 256 pixels. They are read from
-    `ValidationNoisyBlocksSrgb.mat` and `ValidationGtBlocksSrgb.mat`. Alternatively, some or all blocks are read as
-    images from `SIDD_Val/noisy` and `SIDD_Val/GT`.
+    `ValidationNoisyBlocksSrgb.mat` and `ValidationGtBlocksSrgb.mat`. Alternatively, some or all blocks can be image
+    files in `SIDD_Val/noisy` and `SIDD_Val/GT`.
 
     Args:
         data_dir: folder that contains these folders and files. None means the NOISEWORKS_DATA directory.
@@ -120,10 +120,10 @@ class SIDD(PairSet):
 
 
 def read_blocks(path: Path, key: str) -> list[np.ndarray]:
-    """Read SIDD's blocks, `[40, 32, 256, 256, 3]` uint8 in a `.mat` file, as images `[3, 256, 256]`.
+    """Read SIDD's blocks from a `.mat` file (uint8 `[40, 32, 256, 256, 3]`) into a list of images `[3, 256, 256]`.
 
     Raises:
-        ValueError: if the array has a different shape or dtype.
+        ValueError: if the array in the file has a different shape or dtype.
     """
     blocks = read_mat(path, key)
     if blocks.ndim != 5 or blocks.shape[-1] != 3 or blocks.dtype != np.uint8:
@@ -133,7 +133,7 @@ def read_blocks(path: Path, key: str) -> list[np.ndarray]:
 
 
 def block_names(count: int, of_one: int = 32) -> list[str]:
-    """Return names such as `39_31`: the indices of the photograph and of its block, both counted from 0."""
+    """Return block names such as `39_31`: the indices of the photograph and of the block in it, both from 0."""
     return [f"{block // of_one}_{block % of_one}" for block in range(count)]
 
 
@@ -162,9 +162,9 @@ class DND(PairSet):
     """The 1,000 noisy crops of the Darmstadt Noise Dataset, 512 x 512 pixels, without public ground truth.
 
     The photographs `DND/images_srgb/0001.mat` to `0050.mat` are read with `h5py` and cropped to the boxes in
-    `DND/info.mat`. The crops take 3 GB of memory as float32. Alternatively, the crops can be images in `DND/png_srgb`.
-    All files may instead be in `DND/dnd_2017`. The name of a crop consists of the number of the photograph and the
-    number of the crop, both counted from 1: `0001_01` to `0050_20`.
+    `DND/info.mat`. The crops take 3 GB of memory as float32. Alternatively, the crops can be image files in
+    `DND/png_srgb`. All files may instead be in `DND/dnd_2017`. The name of a crop consists of the number of the
+    photograph and the number of the crop, both counted from 1: `0001_01` to `0050_20`.
 
     Args:
         data_dir: folder that contains `DND`. None means the NOISEWORKS_DATA directory.

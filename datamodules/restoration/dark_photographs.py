@@ -18,14 +18,14 @@ COLOURED = (*TESTED, "china", "flower", "motorcycle")
 
 
 def photographs(names: Sequence[str] = TESTED) -> Iterator[tuple[str, np.ndarray]]:
-    """Iterate over the names of photographs and their values in [0, 1], `[3, 200, 300]`."""
+    """Iterate over photographs as pairs of name and pixel values, `[3, 200, 300]` in [0, 1]."""
     for name in names:
         small = Image.fromarray(bundled_photograph(name)).resize((300, 200), Image.Resampling.BICUBIC)
         yield name, np.asarray(small).transpose(2, 0, 1) / 255
 
 
 def stored(image: np.ndarray) -> np.ndarray:
-    """Clip an image to [0, 1] and round it to 16 bits."""
+    """Clip the values of an image to [0, 1] and round them to 16 bits."""
     return (image.clip(0, 1) * WHITE).round().astype(np.uint16)
 
 

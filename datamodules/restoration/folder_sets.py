@@ -1,4 +1,4 @@
-"""Datasets in folders of images: the user's clean images, noisy images or pairs, and published datasets."""
+"""Datasets that are folders of images: the user's own images (clean, noisy or pairs), and published datasets."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ from datamodules.restoration.reduced_images import with_reduced
 
 
 def read_images(folder: Path, names: Sequence[str], channels: int, data_range: int | None = None) -> list[np.ndarray]:
-    """Read images in a folder as arrays `[C, H, W]`, which may have different sizes.
+    """Read image files in a folder as arrays `[C, H, W]`. The images may have different sizes.
 
     Raises:
         UnreadableImage: if a file cannot be read. The message names the first such file.
@@ -103,17 +103,17 @@ def centre_crop(pixels: np.ndarray, size: int) -> np.ndarray:
 
 
 class CentreCrops(PairSet):
-    """Clean images of a folder and its subfolders, downsampled and cropped to central squares.
+    """Clean images in a folder and its subfolders, which are downsampled and cropped to central squares.
 
     Args:
         clean_dir: folder of the images.
         image_size: height and width of an image, in pixels.
-        listing: text file with an image name at the start of each line. Only these images are read, in the order of the
-            file.
+        listing: text file with an image name at the start of each line. Only the listed images are read, in this order.
+            None means all images.
         colour: whether to read images in colour. False converts images to grey (Rec. 601 luma).
 
     Raises:
-        FileNotFoundError: if the folder or the listing does not exist, or the folder has no image.
+        FileNotFoundError: if the folder or the listing does not exist, or if the folder has no image.
         ValueError: if a file is damaged or missing.
     """
 
@@ -136,7 +136,7 @@ class CentreCrops(PairSet):
 
 
 class ScaledFolders(PairSet):
-    """The user's pairs of large and small images with the same file names, or only large images, which are downsampled.
+    """The user's pairs of a large and a small image with the same file name, or large images that are downsampled.
 
     Args:
         large_dir: folder of large images, including subfolders.
@@ -146,8 +146,8 @@ class ScaledFolders(PairSet):
         colour: whether to read images in colour. False converts images to grey (Rec. 601 luma).
 
     Raises:
-        ValueError: if `factor` is below 2, if file names do not match, or if the sizes of a pair of images do not
-            differ by `factor`.
+        ValueError: if `factor` is below 2, if file names do not match, or if a large image is not `factor` times as
+            high and wide as its small image.
         FileNotFoundError: if a folder does not exist or has no image.
     """
 

@@ -19,7 +19,7 @@ from datamodules.restoration.images import Images, PairSet, PatchStore, Pixels
 from datamodules.restoration.noisy_folder import NoisyFolder, RawFolder
 
 SECOND = 1500
-"""Index of the random stream for the noise of the second noisy images."""
+"""Index of the random stream from which the noise of the second noisy version is sampled."""
 
 
 class ImagePairs(WholeImageSets):
@@ -27,10 +27,10 @@ class ImagePairs(WholeImageSets):
 
     Training batches are random patches of images in memory. They are cropped, flipped and corrupted on the device. If
     the images need more than a quarter of the GPU's memory, they stay in CPU memory and are cropped there. The patches
-    depend only on (seed, epoch, index), not on the number of ranks. Validation, test and prediction batches are whole
-    images of one size. The noise of each of these images is sampled with the same fixed seed, as is usual for published
-    tables. All methods are therefore evaluated on the same noisy images. If the noise level is a range,
-    `SeededImageRNG` samples one level per image.
+    depend only on (seed, epoch, index), not on the number of ranks. Validation, test and prediction batches contain
+    whole images, all of the same size per batch. The noise of each whole image is sampled with the same fixed seed, as
+    is usual for published tables. All methods are therefore evaluated on the same noisy images. If the noise level is a
+    range, `SeededImageRNG` samples one level per image.
 
     Args:
         training: training dataset. None for methods that only test or predict.
@@ -52,7 +52,7 @@ class ImagePairs(WholeImageSets):
         predict_dir: folder of noisy images to predict. None predicts the test images.
         data_range: stored value of a white pixel in `predict_dir`, which is 255 for 8-bit images. It is required for
             16-bit images.
-        predict_ratio: factor by which raw images in `predict_dir` are brightened, in place of an exposure ratio.
+        predict_ratio: factor by which raw images in `predict_dir` are brightened, because they have no exposure ratio.
         num_workers: number of DataLoader workers. None means 0 for images in memory, and otherwise one per free core,
             at most 8.
         seed: seed of the sampling order, the patches, the augmentation and the training noise. None means the value of
@@ -104,7 +104,9 @@ class ImagePairs(WholeImageSets):
         self.fixed_noise = fixed_noise
         self.second_noisy = second_noisy
         if second_noisy and (noise is None or fixed_noise):
-            raise ValueError("data.second_noisy needs fresh noise: set data.noise, and data.fixed_noise to false")
+            raise ValueError(
+                "data.second_noisy needs new noise for each patch: set data.noise, and set data.fixed_noise to false"
+            )
         self.data_range = data_range
         positive(predict_ratio=predict_ratio)
         self.predict_ratio = predict_ratio
@@ -137,9 +139,9 @@ class ImagePairs(WholeImageSets):
             self.validation_set = self.whole(self.validation, "validation")
 
     def check_noise_of_training(self, images: Images, name: str) -> None:
-        """Raise an error if images with real noise have a noise model, or if clean images have none."""
+        """Raise an error if a noise model is set for images with real noise, or is not set for clean images."""
         if images.noisy is not None and self.noise is not None:
-            raise ValueError(f"{name} has real noisy images: leave data.noise out")
+            raise ValueError(f"{name} has real noisy images: do not set data.noise")
         if images.noisy is None and self.noise is None:
             raise ValueError(f"{name} has only clean images: set data.noise")
 
@@ -194,7 +196,7 @@ def flipped_and_transposed(image: Tensor, uniform: Tensor) -> Tensor:
     own = torch.arange(len(image), device=image.device)
     for axis, turned in enumerate((uniform < 0.5).unbind(dim=1)):
         other = image.transpose(2, 3) if axis == 2 else image.flip(3 - axis)
-        image = torch.cat([image, other]).index_select(0, own + len(image) * turned)  # copies whole images
+        image = torch.cat([image, other]).index_select(0, own + len(image) * turned)  # index_select copies whole images
     return image
 
 
@@ -254,7 +256,7 @@ class Patches:
         return sum(store.values.nbytes for store in self.stores.values())
 
     def cut(self, index: Tensor, epoch: int) -> dict[str, Tensor]:
-        """Crop the patches of given samples, with the stored pixel values, on the device of `index`."""
+        """Crop the patches of the selected samples, with stored pixel values, on the device of `index`."""
         image, place = index // self.patches_per_image, sample_uniform(self.seed, epoch, index, count=2)
         size, grid = (
             {"clean": self.patch_size, "noisy": self.patch_size // self.scale},
@@ -266,12 +268,12 @@ class Patches:
 
 
 def room(device: torch.device) -> float:
-    """Return the number of bytes that images may take on a device: a quarter of a GPU's memory, unlimited on a CPU."""
+    """Return how many bytes images may take on a device: a quarter of a GPU's memory, or any number on a CPU."""
     return torch.cuda.get_device_properties(device).total_memory / 4 if device.type == "cuda" else math.inf
 
 
 class WholeImages:
-    """Dataset of whole images. Clean images are corrupted with the noise protocol of published denoising tables.
+    """Dataset of whole images. Clean images are corrupted in the same way as for published denoising tables.
 
     Args:
         images: images of one split.

@@ -61,7 +61,7 @@ class Images:
 
 
 class PairSet(ABC):
-    """Dataset for image restoration. It reads its splits and does not form batches."""
+    """Dataset for image restoration. It reads its splits, and its DataModule decides which images form a batch."""
 
     channels: int
     """Number of channels: 1 for grey, 3 for colour, 4 for packed Bayer images, 9 for packed X-Trans images."""
@@ -79,7 +79,7 @@ class PairSet(ABC):
 
 
 class PatchStore:
-    """Images of different sizes in one block of memory, from which the square patches of a batch are cropped at once.
+    """Images of different sizes in one block of memory. All square patches of a batch are cropped in one operation.
 
     Args:
         images: N arrays `[C, H, W]` of one dtype.
@@ -123,7 +123,7 @@ class PatchStore:
         plane = torch.arange(self.channels, device=image.device)[:, None] * height[:, None, None]
         row = plane + top[:, None, None] + torch.arange(size, device=image.device)
         first = self.start[image, None, None] + row * width[:, None, None] + left[:, None, None]
-        # Each row of this overlapping view is a run of `size` consecutive pixels, so a square is a selection of rows.
+        # Row i of this overlapping view holds the `size` pixels that start at pixel i. A square consists of some rows.
         runs = self.values.as_strided((self.values.numel() - size + 1, size), (1, 1))
         return runs.index_select(0, first.flatten()).view(len(image), self.channels, size, size)
 
@@ -136,8 +136,8 @@ class Together(PairSet):
             noisy images.
 
     Raises:
-        ValueError: if there is no dataset, if channels or white levels differ, or if only some of the datasets have
-            noisy images or clean images.
+        ValueError: if there is no dataset, if the datasets differ in channels or white levels, or if only some of them
+            have noisy images or clean images.
     """
 
     def __init__(self, sets: list[PairSet]) -> None:
@@ -170,7 +170,7 @@ class Together(PairSet):
 
 
 class ItsTestImages(PairSet):
-    """Wrapper that uses a dataset's test images for all splits, for methods that are trained on the noisy test images.
+    """Wrapper that returns a dataset's test images for every split, for methods that train on the noisy test images.
 
     Args:
         images: dataset to wrap.
@@ -186,7 +186,7 @@ class ItsTestImages(PairSet):
 
 
 class Crops(PairSet):
-    """Wrapper that crops the centres of evenly spaced images of a dataset, for methods that need minutes per image.
+    """Wrapper that selects evenly spaced images of a dataset and crops their centres, for methods that are slow.
 
     Args:
         images: dataset to wrap.

@@ -24,7 +24,7 @@ NOISE_SEED = 0
 class MeasuredImages(ImagePairs):
     """DataModule with batches of measurements y = H x + noise and, if known, clean images x (`MeasuredImageBatch`).
 
-    The measurement mask and the noise of an image depend only on a fixed seed and the position of the image in the
+    The measurement mask and the noise of an image depend only on a fixed seed and on the position of the image in the
     dataset. Training batches are clean patches, for training an unconditional image model.
 
     Args:
@@ -85,7 +85,7 @@ class MeasuredImages(ImagePairs):
         self.sigma = sigma
 
     def check_noise_of_training(self, images: Images, name: str) -> None:
-        """Accept clean images without a noise model."""
+        """Do nothing: clean training images without a noise model are allowed."""
 
     def new_images(self, folder: str) -> SizedSet:
         channels = None if self.channels is None else self.operator.measured_channels(self.channels)
@@ -104,7 +104,7 @@ class MeasuredImages(ImagePairs):
 
 
 def seen(operator: Operator, measured: Tensor) -> dict[str, Tensor]:
-    """Return a measurement and the image that the pseudo-inverse computes from it, in [0, 1]; both are float32."""
+    """Return measurements, and the images in [0, 1] that the pseudo-inverse computes from them, all in float32."""
     return {"measured": measured.float(), "noisy": ((operator.pseudo_inverse(measured) + 1) / 2).float()}
 
 
@@ -134,7 +134,7 @@ class MeasuredTestImages(WholeImages):
 
 
 class MeasuredFolder(NoisyFolder):
-    """A folder of the user's measurements, read as by `NoisyFolder`.
+    """A folder of the user's measurements, which are read in the same way as by `NoisyFolder`.
 
     Args:
         operator: measurement operator H.

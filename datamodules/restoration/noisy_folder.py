@@ -69,7 +69,9 @@ class NoisyFolder:
         path = self.folder / file
         pixels = read_pixels(path, None if self.channels == 1 else self.channels, self.data_range)
         if self.channels == 1 and len(pixels) != 1:
-            raise UnreadableImage(f"{path} is a colour image, but data.training or data.test are grey; make it grey")
+            raise UnreadableImage(
+                f"{path} is a colour image, but data.training or data.test are grey; convert it to grey"
+            )
         return pixels
 
     def __len__(self) -> int:
@@ -88,11 +90,11 @@ class NoisyFolder:
 
 
 class RawFolder(NoisyFolder):
-    """Raw images in a folder and its subfolders, packed and brightened, and otherwise read as by `NoisyFolder`.
+    """Raw images in a folder and its subfolders. They are packed, brightened, and otherwise read as by `NoisyFolder`.
 
     Args:
         folder: folder of raw images.
-        ratio: factor by which images are brightened, in place of an exposure ratio.
+        ratio: factor by which images are brightened, because they have no exposure ratio.
         channels: 4 for Bayer sensors, 9 for X-Trans sensors.
     """
 

@@ -29,7 +29,7 @@ def bundled_photograph(name: str) -> np.ndarray:
 
 
 class Photographs(PairSet):
-    """Photographs bundled with scikit-image and scikit-learn; by default, ten for training and three for testing.
+    """Photographs that are bundled with scikit-image and scikit-learn: by default, ten for training, three for testing.
 
     They need no download. Validation and test images are the same, because there are few photographs.
 

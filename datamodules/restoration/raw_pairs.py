@@ -62,13 +62,14 @@ class SID(PairSet):
     Folders have the names that the authors use. Images `<number>_00_<seconds>s.ARW` are in `SID/Sony/short` and
     `SID/Sony/long`. Each line of `SID/Sony_train_list.txt`, `Sony_val_list.txt` and `Sony_test_list.txt` names the file
     of a short exposure and the file of a long exposure. With `camera` Fuji, the folder and the lists of the Fujifilm
-    camera are read (`.RAF`). Its X-Trans sensor gives nine channels, see `datamodules.files.xtrans`. `rawpy` reads
-    camera files. A `.npz` file with `bayer`, `black`, `white` and `pattern` can replace any camera file.
+    camera are read (`.RAF`). Images of its X-Trans sensor have nine channels, see `datamodules.files.xtrans`. `rawpy`
+    reads camera files. A `.npz` file with `bayer`, `black`, `white` and `pattern` can replace any camera file.
 
     By default, the training images are all listed long exposures, uncropped. They take 4 GB of memory, and an epoch
     uses each of them once. With `pairs`, the training images are all listed pairs. They take 27 GB of memory, and twice
-    as much while they are read. Patches are cropped at random positions in every epoch, whereas the authors of ELD cut
-    patches once along a grid. The short exposures of test pairs are brightened by the exposure ratio, at most 300.
+    as much memory while they are read. Patches are cropped at random positions in every epoch, whereas the authors of
+    ELD cut patches once along a grid. The short exposures of test pairs are brightened by the exposure ratio, at most
+    300.
 
     Args:
         data_dir: folder that contains `SID`. None means the NOISEWORKS_DATA directory.

@@ -9,13 +9,13 @@ from datamodules.restoration.photographs import Photographs
 
 WHITE = 65535
 CHANNELS = (0, 1, 2, 1)
-"""For each packed channel R, G, B, G, the index of its colour channel in R, G, B."""
+"""Index in (R, G, B) of each of the packed channels R, G, B and G."""
 
 
 class RawPhotographs(PairSet):
     """`Photographs` converted to raw images: linear values without white balance, in a Bayer pattern.
 
-    These images only resemble raw images. They still contain the noise of the photographs and the effects of their
+    These images only resemble raw images. They still contain the noise of the photographs, and effects of the camera's
     processing. The white level is 1 in each channel.
 
     Args:

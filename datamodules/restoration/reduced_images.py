@@ -22,7 +22,7 @@ def reduced(image: NDArray[Any], factor: int) -> NDArray[Any]:
     Returns:
         Downsampled image `[C, H / factor, W / factor]`, rounded to integers of the image's dtype.
     """
-    reach = 2 * factor  # reach of the kernel; PyTorch would renormalise weights at the borders instead of mirroring
+    reach = 2 * factor  # reach of the kernel. Mirror borders, because PyTorch would renormalise the weights there.
     mirrored = np.pad(image, ((0, 0), (reach, reach), (reach, reach)), mode="symmetric")
     wide = torch.from_numpy(mirrored.astype(np.float64))[None]
     small = F.interpolate(wide, scale_factor=1 / factor, mode="bicubic", antialias=True)[0, :, 2:-2, 2:-2]
@@ -39,7 +39,7 @@ def with_reduced(names: Sequence[str], images: Sequence[NDArray[Any]], factor: i
 
 
 class ReducedImages(PairSet):
-    """Clean images of a dataset, paired with copies that are downsampled as by MATLAB's bicubic `imresize`.
+    """Clean images of a dataset, paired with copies that are downsampled in the same way as by MATLAB's `imresize`.
 
     Args:
         images: dataset that provides the clean images.

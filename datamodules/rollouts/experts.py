@@ -25,24 +25,25 @@ class Expert(ABC):
     def actions(self, states: Numbers) -> Numbers:
         """Return the expert's actions `[E, A]` in states `[E, S]`, in the units of the environment.
 
-        If the environment has two discrete actions, one number is returned, which is positive for the second action.
+        If the environment has two discrete actions, A is 1, and a positive number means the second action.
         """
 
 
 class CartPoleLQR(Expert):
-    """Expert that balances CartPole with the linear-quadratic regulator of the linearized dynamics with unit costs.
+    """Expert that balances CartPole with a linear-quadratic regulator, designed for linearised dynamics.
 
     The action -K s is the force divided by the maximum force, clipped to [-1, 1], with
 
         K = (R + B^T P B)^-1 B^T P A,    P = Q + A^T P (A - B K),
 
-    where s' = A s + B u is one step of the environment, linearized around the state of rest.
+    where s' = A s + B u is one step of the environment, linearised around the state of rest. Q and R are identity
+    matrices.
     """
 
     gain: Numbers
 
     def meet(self, environment: Any) -> None:
-        """Linearize an environment and solve for the feedback gain K.
+        """Linearise the dynamics of an environment and solve for the feedback gain K.
 
         Raises:
             ValueError: if the environment is not CartPole.

@@ -20,7 +20,7 @@ from datamodules.rollouts.experts import Expert
 
 Policy = Callable[[Tensor], Tensor]
 TRAINING, MEASURED, TESTED, PLAYED = range(4)
-"""Purposes for which environments are simulated. Each purpose leads to different seeds."""
+"""Purposes for which environments are simulated. The environments of different purposes have different seeds."""
 
 
 class RolloutSet:
@@ -145,7 +145,7 @@ class Rollouts(SeededBatches):
             raise ValueError(f"data.environments {self.environments} is not divisible by the {processes} ranks")
 
     def evaluation_loader(self, samples: RequestedSet) -> DataLoader:
-        """Return a DataLoader for a dataset; for the training set, it loads the evaluation states instead."""
+        """Return a DataLoader for a dataset. For the training set, return that of the evaluation states instead."""
         return super().evaluation_loader(self.measured_set if samples is self.train_set else samples)
 
     def finished(self, batch: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Store of corrected training masks, shared between a rank and its DataLoader workers, and saved in checkpoints."""
+"""Corrected training masks, which a rank shares with its DataLoader workers and saves in checkpoints."""
 
 import zlib
 from pathlib import Path
@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 LARGEST_IN_MEMORY = 1 << 25
-"""Largest size in bytes that is kept in shared memory, which containers limit. Larger sets use a memory-mapped file."""
+"""Largest size in bytes for shared memory, because containers limit it. Larger sets use a memory-mapped file."""
 
 
 class CorrectedMasks:
     """Corrected masks of different sizes, uint8.
 
-    DataLoader workers share the memory of the masks, so they use a correction the next time they fetch the sample. For
-    large datasets, the masks are memory-mapped from a sparse file, in which only corrected masks take disk space.
+    DataLoader workers share the memory of the masks, so they use a corrected mask the next time they fetch its sample.
+    For large datasets, the masks are memory-mapped from a sparse file, in which only corrected masks take disk space.
 
     Args:
         size: height and width of each mask, `[N, 2]`, int64.
@@ -89,7 +89,7 @@ class CorrectedMasks:
         self.changed[index] = True
 
     def saved(self) -> dict[str, Tensor]:
-        """Return the positions of the corrected samples and their compressed masks, for a checkpoint."""
+        """Return the positions and the compressed masks of all corrected samples, for a checkpoint."""
         index = self.changed.nonzero().flatten()
         packed = [zlib.compress(self.mask(sample).numpy().tobytes(), level=1) for sample in index.tolist()]
         length = torch.tensor([len(mask) for mask in packed], dtype=torch.int64)

@@ -1,4 +1,4 @@
-"""Synthetic dataset for segmentation without annotated images: bright ellipses on a textured background."""
+"""Synthetic dataset for segmentation without annotated training images: bright ellipses on a textured background."""
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from datamodules.segmentation.mask_sets import MaskSet, MasksInMemory, no_labels
 
 
 def textured_images(mask: Tensor, seed: int) -> Tensor:
-    """Render grey images of a texture, in which the masked structure is brighter than the background by 0.2 to 0.4.
+    """Render textured grey images in which the masked structure is brighter than the background by 0.2 to 0.4.
 
     Args:
         mask: masks of the structure, `[N, S, S]`, 0 or 1.
@@ -46,9 +46,10 @@ class EllipseImages(MaskSet):
         num_training: number of training images.
         num_validation: number of validation images, which have true masks.
         num_test: number of test images, which have true masks.
-        shapes: distribution of the shapes of structures and auxiliary masks, and number of auxiliary masks. None means
-            `Ellipses()`.
-        annotated: whether the true masks of the training images are given as labels, to train a supervised upper bound.
+        shapes: shape model of the structures and the auxiliary masks, which also sets the number of auxiliary masks.
+            None means `Ellipses()`.
+        annotated: whether training batches contain the true masks as labels. Use it to train a supervised network as an
+            upper bound.
     """
 
     num_classes = 2
@@ -90,7 +91,7 @@ class EllipseImages(MaskSet):
         return self.shapes
 
     def _drawn(self, split: int, number: int) -> MasksInMemory:
-        """Sample images with masks; auxiliary masks have a different random stream, so they differ from these masks."""
+        """Sample images with masks. Auxiliary masks have a different random stream, so they differ from these masks."""
         uniform = sample_uniform(self.seed, split, torch.arange(number), count=5, stream=4)
         shapes = self.shapes
         mask = ellipse_masks(uniform, self.image_shape[1], shapes.semi_axis, shapes.ratio, shapes.centre)

@@ -22,7 +22,7 @@ def ellipse_masks(
         size: height and width of the masks, S, in pixels.
         semi_axis: smallest and largest semi-major axis, relative to S.
         ratio: smallest and largest ratio of minor to major axis, in (0, 1].
-        centre: height and width of the central region that contains the centre of the ellipse, as a fraction of S.
+        centre: height and width of the central region in which the ellipse's centre lies, as a fraction of S.
 
     Returns:
         Masks `[B, S, S]`, uint8. A mask is 1 for pixels whose centre is inside the ellipse, and otherwise 0.
@@ -42,14 +42,14 @@ class Ellipses(AuxiliaryMasks):
     """Auxiliary masks that are sampled from an elliptical shape model and do not belong to any image.
 
     Centre, angle, semi-axis and axis ratio are uniformly distributed. The centre is in the central region of the image,
-    whose size is set by `centre`. Choose the ranges of semi-axis and axis ratio to fit the structure.
+    whose size is set by `centre`. Choose ranges of semi-axis and axis ratio that match the structure to be segmented.
 
     Args:
         number: number of masks. Masks are generated on access, so they take no memory.
         semi_axis: smallest and largest semi-major axis, relative to the image size.
         ratio: smallest and largest ratio of minor to major axis.
-        centre: height and width of the central region that contains the centre of the ellipse, as a fraction of the
-            image size.
+        centre: height and width of the central region in which the ellipse's centre lies, as a fraction of the image
+            size.
     """
 
     def __init__(

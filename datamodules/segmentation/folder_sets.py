@@ -44,7 +44,7 @@ def read_image(path: Path, size: int, channels: int) -> Tensor:
 
 
 def read_mask(path: Path, size: int) -> Tensor:
-    """Read a mask and resize it to a square. Pixels above half of the file's maximum belong to the structure.
+    """Read a mask and resize it to a square. Pixels above half of the file's maximum value belong to the structure.
 
     Returns:
         Mask `[size, size]`, uint8, 0 or 1.
@@ -62,11 +62,11 @@ def read_mask(path: Path, size: int) -> Tensor:
 
 
 def required_files(folder: Path, holds: str) -> list[str]:
-    """Return the sorted paths of the image files in a folder, relative to the folder.
+    """List the paths of the image files in a folder, sorted and relative to the folder.
 
     Raises:
-        FileNotFoundError: if the folder is missing or has no image. The message describes the required content with
-            `holds`.
+        FileNotFoundError: if the folder is missing or has no image. In the message, `holds` describes the required
+            content.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"MaskFolders: {folder} does not exist; it must contain {holds}")
@@ -92,7 +92,7 @@ def stems(names: Sequence[str], folder: Path) -> list[str]:
 
 
 def paired_files(images: Path, names: Sequence[str], masks: Path, holds: str) -> list[Path]:
-    """Find the mask file of each image. Its name is that of the image, with any suffix.
+    """Find the mask file of each image. A mask file has the name of its image, with any suffix.
 
     Raises:
         FileNotFoundError: if an image has no mask. The message names the first such image.

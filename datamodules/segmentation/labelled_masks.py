@@ -29,7 +29,7 @@ _PIXEL_LABELS = ("label", "original_label", "clean_label")
 
 
 def wait_for_all_processes() -> None:
-    """Wait for all ranks (barrier), so that files written on one rank per machine can be read by the other ranks."""
+    """Wait for all ranks (barrier), so that all ranks can read the files that one rank per machine has written."""
     if world_size() > 1:
         dist.barrier()
 
@@ -37,8 +37,8 @@ def wait_for_all_processes() -> None:
 class LabelledMaskSet(Dataset[dict[str, Any]]):
     """Dataset whose masks can be corrected. Each item is a whole batch. Masks are uint8 tensors in CPU memory.
 
-    Only a training set has a `seed`. Its batches contain the epoch, which seeds the augmentation and is then removed on
-    the device.
+    Only a training set has a `seed`. Its batches contain the epoch, from which the augmentation is seeded. The epoch is
+    removed from a batch after the augmentation on the device.
     """
 
     def __init__(
@@ -90,8 +90,8 @@ class LabelledMasks(SeededBatches):
     `setup("fit")`. The order of training samples depends only on (seed, epoch), not on the number of ranks. A run that
     was interrupted within an epoch resumes at the same batch.
 
-    `correct_labels` changes training masks. Training batches contain the current mask as `label` and the given mask as
-    `original_label`. Corrections are saved in the checkpoint.
+    `correct_labels` changes training masks. Training batches contain the current mask as `label`, and the mask before
+    corrections as `original_label`. Corrections are saved in the checkpoint.
 
     Args:
         images: dataset of images with masks.
@@ -167,7 +167,7 @@ class LabelledMasks(SeededBatches):
         self.images.fetch_missing()
 
     def setup(self, stage: str) -> None:
-        """For `validate`, set up only the validation set, without reading or corrupting training images."""
+        """For the stage `validate`, set up only the validation set, without reading or corrupting training images."""
         if stage == "validate":
             self._set_up_validation()
             return
@@ -181,7 +181,7 @@ class LabelledMasks(SeededBatches):
         trainer = self.trainer
         if trainer is None or not trainer.loggers or self.train_set is None:
             return
-        directory = trainer.log_dir  # called on all ranks, because `log_dir` is a collective operation (broadcast)
+        directory = trainer.log_dir  # called on all ranks, because `log_dir` broadcasts
         source = self.train_set.source
         if directory is None or not trainer.is_global_zero or self.mask_noise is None:
             return
@@ -224,7 +224,7 @@ class LabelledMasks(SeededBatches):
     def _file_of_corrections(self) -> tuple[Path, bool]:
         """Return the file for corrected masks, and whether this rank writes it.
 
-        There is one file per machine in the run directory or, without a run directory, one temporary file per rank.
+        With a run directory, there is one file per machine in it. Otherwise, there is one temporary file per rank.
         """
         directory = self.trainer.log_dir if self.trainer is not None and self.trainer.loggers else None
         if directory is None:
@@ -243,7 +243,7 @@ class LabelledMasks(SeededBatches):
             corrections.path.unlink(missing_ok=True)
 
     def training_images_dataloader(self) -> DataLoader:
-        """Return a DataLoader with the training images in dataset order, without augmentation, to score their masks.
+        """Return a DataLoader of the training images in dataset order, without augmentation, for scoring their masks.
 
         Smaller images are padded at the bottom and at the right to the size of the largest image of the batch. Masks
         are padded with 255.

@@ -1,4 +1,4 @@
-"""Images and masks of different sizes in files, which are decoded on access."""
+"""Image files and mask files of different sizes, which are decoded on access."""
 
 import os
 from collections.abc import Sequence
@@ -23,16 +23,16 @@ class MaskFiles(MaskSource):
 
     Args:
         images: folder of images `<name>.jpg`.
-        given: folder of the given masks `<name>.png`. They have one channel or a palette, and their values are class
-            indices.
+        given: folder of the masks `<name>.png` that are used as labels. They have one channel or a palette, and their
+            values are class indices.
         names: names of the images without suffix, `[N]`.
         num_classes: number of classes, K.
         clean: folders that are searched for the true mask of an image, in this order. If no folder contains the mask of
-            an image, all pixels of its true mask are 255. None means that the given masks are the true masks.
+            an image, all pixels of its true mask are 255. None means that the masks in `given` are the true masks.
 
     Raises:
-        FileNotFoundError: if an image or a given mask is missing. The message names the first missing file.
-        UnreadableImage: if a given mask is damaged. The message names the file.
+        FileNotFoundError: if an image or a mask in `given` is missing. The message names the first missing file.
+        UnreadableImage: if a mask in `given` is damaged. The message names the file.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class MaskFiles(MaskSource):
 
     def make_wrong(self, noise: MaskNoise, num_classes: int) -> None:
         if self.clean is not None:
-            raise ValueError("mask_noise corrupts true masks, but the given masks are noisy: leave mask_noise out")
+            raise ValueError("mask_noise corrupts true masks, but the masks are already noisy: leave mask_noise out")
         self.noise = noise
 
     def masks(self, index: Tensor) -> tuple[list[Tensor], list[Tensor] | None]:
@@ -106,7 +106,7 @@ class MaskFiles(MaskSource):
     def cropped(
         self, index: Tensor, masks: dict[str, Any], augmentation: MaskAugmentation, uniform: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Read images and masks as `whole` does, but crop them; `uniform`, `[B, 3]`, determines the crops."""
+        """Read images and masks as `whole` does, and crop them; `uniform`, `[B, 3]`, determines the crops."""
         drawn = zip(self.size[index].tolist(), uniform.tolist(), strict=True)
         places = [augmentation.place(height, width, own) for (height, width), own in drawn]
         samples = zip(index.tolist(), places, strict=True)

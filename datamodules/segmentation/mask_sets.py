@@ -28,7 +28,7 @@ class MaskSource(Source, ABC):
 
     @abstractmethod
     def masks(self, index: Tensor) -> tuple[Tensor | list[Tensor], Tensor | list[Tensor] | None]:
-        """Read whole masks of selected samples: the given masks and, if stored separately, the true masks."""
+        """Read whole masks of selected samples: the masks used as labels and, if stored separately, the true masks."""
 
     @abstractmethod
     def whole(self, index: Tensor, masks: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -36,8 +36,8 @@ class MaskSource(Source, ABC):
 
         Args:
             index: positions of the images, `[B]`.
-            masks: whole masks of the images, each `[H, W]`, as a dict by batch key. The masks are those that `masks`
-                returns.
+            masks: whole masks of the images, each `[H, W]`, as a dict by batch key. They are masks that the method
+                `masks` has returned.
 
         Returns:
             Images `[B, C, H, W]` and masks `[B, H, W]`.
@@ -45,7 +45,7 @@ class MaskSource(Source, ABC):
 
     @abstractmethod
     def make_wrong(self, noise: MaskNoise, num_classes: int) -> None:
-        """Use the current given masks as true masks, and noisy versions of them as the new given masks."""
+        """Use the current labels as true masks, and noisy versions of them as new labels."""
 
 
 class MasksInMemory(MaskSource):
@@ -143,7 +143,7 @@ class MaskSet(SplitSet[MaskSource]):
     """Random seed of a generated dataset."""
 
     def prepared(self, seed: int) -> Self:
-        """Set the seed of a generated dataset, before anything is read, and return the dataset itself."""
+        """Set the seed of a generated dataset before the dataset is read, and return the dataset itself."""
         self.seed = seed
         return self
 

@@ -27,7 +27,7 @@ SUFFIXES = (".npy", ".png")
 
 
 class SegTHOR(MaskSet):
-    """Dataset of two-dimensional slices of SegTHOR that show at least a part of an organ, with 5 classes.
+    """Dataset of the two-dimensional SegTHOR slices that show at least a part of an organ, with 5 classes.
 
     Slices are read from one of these layouts:
 
@@ -36,8 +36,8 @@ class SegTHOR(MaskSet):
       Reading these files requires the extra `nifti`.
     * `images/<name>.npy` (or `.png`) and `masks/<name>.npy` (or `.png`), one slice `[H, W]` per file. The first number
       in a file name is the number of the patient, as in `Patient_07_0123`. Folders named `img` and `label` also work.
-    * the ADELE authors' `tr.pkl`, `val.pkl` and `ts.pkl`, each with a pair of dicts by slice name, the first of images
-      and the second of masks. Code in the pickles is not executed. The arguments `train_patients`, `val_patients` and
+    * the ADELE authors' `tr.pkl`, `val.pkl` and `ts.pkl`. Each file contains a dict of images and a dict of masks, both
+      by slice name. Code in these pickles is not executed. The arguments `train_patients`, `val_patients` and
       `test_patients` have no effect on pickles.
 
     Slices are resized to `image_size`: images bilinearly, masks by nearest neighbour. The network receives standardised
@@ -88,7 +88,7 @@ class SegTHOR(MaskSet):
         return directory / "segthor" if self.data_dir is None else directory
 
     def _read(self, split: str) -> MasksInMemory:
-        """Read the slices of a split that show an organ, resized to `image_size`."""
+        """Read those slices of a split that show an organ, and resize them to `image_size`."""
         root, size = self._root(), self.image_shape[1]
         folders = next((pair for pair in FOLDERS if (root / pair[0]).is_dir()), None)
         if folders is not None:

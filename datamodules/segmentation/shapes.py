@@ -16,8 +16,8 @@ class Shapes(MaskSet):
     """Grey images of a bright disc (class 1) and a dark square (class 2) on crops of photographs, with Gaussian noise.
 
     The size, position and contrast of both shapes are random. The photograph is visible through the shapes. If the
-    shapes overlap, the square covers the disc. An image depends only on the seed and its index. The splits have no
-    image in common.
+    shapes overlap, the square covers the disc. An image depends only on the seed and its index. No image is in more
+    than one split.
 
     Args:
         num_train: number of training images.
@@ -44,7 +44,7 @@ class Shapes(MaskSet):
     ) -> None:
         at_least(1, num_train=num_train, num_test=num_test)
         at_least(0, num_val=num_val, noise_level=noise_level)
-        within(16, LARGEST_IMAGE, image_size=image_size)  # the height of the smallest photograph
+        within(16, LARGEST_IMAGE, image_size=image_size)  # up to the smallest photograph's height
         within(0, 1, "(]", contrast=contrast)
         self.num_train = num_train
         self.num_val = num_val

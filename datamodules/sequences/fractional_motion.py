@@ -23,7 +23,7 @@ from torch import Tensor
 Kind = Literal["I", "II"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 FINE = 1000
-"""Minimum number of steps of the numerical integration of the mean reversion."""
+"""Minimum number of steps when the mean reversion is integrated numerically."""
 
 
 def motion_covariance(time: Tensor, hurst: float, kind: Kind) -> Tensor:
@@ -75,7 +75,7 @@ def pulled_covariance(interval: float, num_times: int, hurst: float, kind: Kind,
 
 
 def posterior_std(covariance: Tensor, sigma: Tensor) -> Tensor:
-    """Compute the standard deviation of a Gaussian path at each time, conditional on observations, `[F]`.
+    """Compute the posterior standard deviation, `[F]`, of a Gaussian path at each time, given observations.
 
     Args:
         covariance: covariance matrix of the path, `[F, F]`, float64.
@@ -90,7 +90,7 @@ def posterior_std(covariance: Tensor, sigma: Tensor) -> Tensor:
 
 
 def drawn_paths(covariance: Tensor, normal: Tensor) -> Tensor:
-    """Sample Gaussian paths that start at 0 from given normal numbers.
+    """Compute Gaussian paths that start at 0, given standard normal numbers.
 
     Args:
         covariance: covariance matrix of a path, `[F, F]`, float64. Its first row is 0.

@@ -23,8 +23,8 @@ def bouncing_places(uniform: Tensor, room: int, max_speed: int) -> Tensor:
     columns.
 
     Args:
-        uniform: uniform numbers in [0, 1), `[N, F, 4]`. The numbers of the first time determine position and velocity,
-            and those of later times determine the velocities after bounces.
+        uniform: uniform numbers in [0, 1), `[N, F, 4]`. The numbers at the first time determine the initial position
+            and velocity. Those at later times determine the velocities after bounces.
         room: number of positions along each axis.
         max_speed: largest velocity along an axis, in whole pixels per frame.
 
@@ -60,7 +60,7 @@ def pasted(digit: Tensor, place: Tensor, image_size: int) -> Tensor:
         Videos `[B, F, 1, image_size, image_size]`, uint8.
     """
     size, times = digit.shape[-1], place.shape[2]
-    framed = F.pad(digit, (0, 1, 0, 1))[:, :, None].expand(-1, -1, times, -1, -1)  # added row and column: black
+    framed = F.pad(digit, (0, 1, 0, 1))[:, :, None].expand(-1, -1, times, -1, -1)  # the added row and column are black
     at = torch.arange(image_size)
     rows, columns = ((at - place[..., axis, None]) for axis in (0, 1))
     rows, columns = (torch.where((inside >= 0) & (inside < size), inside, size) for inside in (rows, columns))

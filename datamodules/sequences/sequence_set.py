@@ -1,4 +1,7 @@
-"""Interface of datasets of sequences. A dataset generates or reads its splits and does not form batches."""
+"""Interface of datasets of sequences.
+
+A dataset generates or reads its splits, and its DataModule decides which sequences form a batch.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -35,4 +38,4 @@ class SequenceSet(SplitSet[SequenceSource], ABC):
     shape: tuple[int, ...]
     """Shape of one observation: `[D]`, or `[C, H, W]` for frames."""
     seed: int | None = None
-    """Seed of generated data. None means that the DataModule will set its seed."""
+    """Seed of generated data. None means that the DataModule sets this attribute to its own seed."""

@@ -15,14 +15,14 @@ from datamodules.speech.tones import at_snr
 
 
 class Mixtures(SpeechSet):
-    """Dataset of clean recordings mixed with noise at random signal-to-noise ratios, one mixture per utterance.
+    """Dataset of clean recordings that are mixed with noise at random signal-to-noise ratios, once per utterance.
 
-    The noise excerpt of a mixture and its signal-to-noise ratio depend only on (seed, index). No recording or
-    subfolder, such as the recordings of one speaker, is in two splits. In both folders, recordings and subfolders are
-    sorted by name, and the last ones are used for validation and testing. Noise that is shorter than an utterance is
-    looped. The signal-to-noise ratio is computed over whole utterances, as in the recipe of WSJ0-CHiME3. That recipe
-    uses the same noise recordings in all splits, whereas this dataset uses different ones. The file
-    `mixtures_<split>.csv` in the run directory lists the sources of each mixture.
+    The noise excerpt of a mixture and its signal-to-noise ratio depend only on (seed, index). Each recording is in only
+    one split, and so is each subfolder, which may contain the recordings of one speaker. In both folders, recordings
+    and subfolders are sorted by name, and the last ones are used for validation and testing. Noise that is shorter than
+    an utterance is looped. The signal-to-noise ratio is computed over whole utterances, as in the recipe of
+    WSJ0-CHiME3. That recipe uses the same noise recordings in all splits, whereas this dataset uses different noise
+    recordings in each split. The file `mixtures_<split>.csv` in the run directory lists the sources of each mixture.
 
     Args:
         speech_dir: folder of clean recordings, including subfolders.
@@ -30,9 +30,9 @@ class Mixtures(SpeechSet):
             recording.
         snr: lowest and highest signal-to-noise ratio, in decibels. The ratio of each mixture is sampled uniformly from
             this range.
-        held_out: fraction of the speech that is held out for validation. The same fraction is held out for testing. The
-            units that are counted are subfolders, and recordings outside subfolders. With 0, every split contains the
-            whole folder. Use 0 if each split has a separate folder.
+        held_out: fraction of the speech that is held out for validation. The same fraction is held out for testing. A
+            subfolder counts as one item, and so does each recording outside subfolders. With 0, every split contains
+            the whole folder. Use 0 if each split has a separate folder.
         noise_held_out: fraction of the noise that is held out for validation. The same fraction is held out for
             testing. None means `held_out`.
         noise_files: pattern that the file names of noise recordings must match, such as `*.CH1.wav` to select one of

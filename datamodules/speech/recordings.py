@@ -1,4 +1,4 @@
-"""Noisy and clean recordings of one split in memory, and cropping of recordings."""
+"""Noisy and clean recordings of one split, which are in memory, and cropping of recordings."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -54,7 +54,10 @@ class Recordings:
 
 
 class SpeechSet(ABC):
-    """Interface of datasets of noisy and clean recordings. A dataset reads its splits and does not form batches."""
+    """Interface of datasets of noisy and clean recordings.
+
+    A dataset reads its splits, and its DataModule decides which recordings form a batch.
+    """
 
     sample_rate: int
     """Sample rate in Hz."""
@@ -72,7 +75,7 @@ class SpeechSet(ABC):
 
 
 class CropStore:
-    """Recordings in one block of memory, from which the crops of a batch are cut at once.
+    """Recordings in one block of memory. All crops of a batch are cut in one operation.
 
     Args:
         recordings: N arrays `[samples]`. Recordings that are shorter than a crop are zero-padded on both sides.
@@ -95,7 +98,7 @@ class CropStore:
         return self
 
     def cut(self, index: Tensor, uniform: Tensor) -> Tensor:
-        """Cut one crop from each of the given recordings.
+        """Cut one crop from each of the selected recordings.
 
         Args:
             index: positions of the recordings, `[B]`, int64.

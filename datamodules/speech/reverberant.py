@@ -1,4 +1,4 @@
-"""Reverberant recordings in simulated rooms."""
+"""Clean recordings that are made reverberant by simulated rooms."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ FROM_WALLS = 1.0
 ORDER = 3
 """Highest order of image sources. Later reflections are computed by ray tracing."""
 ABSORPTION = 0.99
-"""Energy absorption of the walls in the simulation of the anechoic recording."""
+"""Fraction of energy that the walls absorb when the anechoic recording is simulated."""
 SILENCE = 0.5
 """Seconds of silence after the anechoic recording. Most of the reverberation decays in this time."""
 LEVEL = 0.9
@@ -67,7 +67,7 @@ def drawn_room(random: np.random.Generator, reverberation: tuple[float, float]) 
 
 
 def in_room(voice: NDArray[np.floating], sample_rate: int, room: Mapping[str, Any]) -> tuple[NDArray, NDArray]:
-    """Simulate a voice `[samples]` in a room with and without walls; both signals have the same length.
+    """Simulate a voice `[samples]` in a room with and without walls. Both results have the same length.
 
     Ray tracing uses the seed in `room`, so the results do not depend on earlier simulations.
     """
@@ -94,13 +94,14 @@ class Reverberant(SpeechSet):
     Rooms have lengths and widths of 5 to 15 metres and heights of 2 to 6 metres. Speaker and microphone are at least
     one metre from the walls. The simulation uses image sources up to the third order, and ray tracing for later
     reflections. The room and the recording depend only on (seed, index). The anechoic recording includes the delay from
-    speaker to microphone but no reflections from walls. It ends with half a second of silence. The file `rooms.csv` in
-    the run directory lists the parameters of each room. The simulation follows the recipe of WSJ0-REVERB with two
-    differences. The maximum absolute amplitude is .9, so that recordings can be stored with 16 bits. The microphone is
-    at the sampled position, whereas the recipe moves it by 16 centimetres.
+    speaker to microphone, and excludes reflections from walls. It ends with half a second of silence. The file
+    `rooms.csv` in the run directory lists the parameters of each room. The simulation follows the recipe of WSJ0-REVERB
+    with two differences. Reverberant recordings are scaled to a maximum absolute amplitude of .9, so that they can be
+    stored with 16 bits. The microphone is at the sampled position, whereas the recipe moves it by 16 centimetres.
 
     The simulation of a recording takes about a second. With `written_to`, recordings are simulated only once, and an
-    interrupted simulation can be resumed. Each rank starts with a different recording and skips finished recordings.
+    interrupted simulation can be resumed. Each rank starts at a different recording, and skips recordings that are
+    already simulated.
 
     Args:
         speech_dir: folder of clean recordings, including subfolders. All recordings of a subfolder are in the same
@@ -152,7 +153,7 @@ class Reverberant(SpeechSet):
         return Recordings(names, list(reverberant), list(anechoic), self.sample_rate, pd.DataFrame(table), "rooms")
 
     def _made(self, split: Split, index: int, name: str) -> tuple[NDArray, NDArray, dict[str, Any]]:
-        """Simulate a pair of recordings, or read it if it is stored.
+        """Simulate a reverberant and an anechoic recording, or read them if they are stored.
 
         Return the reverberant and the anechoic signal, both int16, and the row of the table `rooms.csv`.
         """

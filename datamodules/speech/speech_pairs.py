@@ -26,7 +26,7 @@ class SpeechPairs(WholeImageSets):
 
     Training batches are crops of recordings in memory. They are cut on the device at positions that depend only on
     (seed, epoch, index). Recordings that are shorter than a crop are zero-padded on both sides. Validation, test and
-    prediction batches are whole recordings of similar lengths, zero-padded at the end.
+    prediction batches contain whole recordings of similar lengths, which are zero-padded at the end.
 
     Args:
         training: training dataset. None for a run that only tests or predicts.
@@ -38,8 +38,8 @@ class SpeechPairs(WholeImageSets):
         crop_length: length of a training crop, in audio samples.
         evaluation_batch_size: largest number of recordings in a validation, test or prediction batch, over all ranks.
             On each rank, a batch has at least one recording.
-        length_step: width of the length buckets, in audio samples. Only recordings in the same bucket are in the same
-            batch, zero-padded at the end to the same length.
+        length_step: width of the length buckets, in audio samples. A batch contains only recordings of one bucket,
+            which are zero-padded at the end to the same length.
         predict_dir: folder of noisy recordings for prediction. None predicts the test recordings.
         resample: whether to resample recordings in `predict_dir` that have a different sample rate. False rejects these
             recordings.
@@ -102,7 +102,7 @@ class SpeechPairs(WholeImageSets):
         recordings = seeded(one, self.seed).recordings(split)
         if split == "validation":
             recordings = recordings.first(self.validation_recordings)
-        directory = self.trainer.log_dir if self.trainer is not None else None  # a collective: all ranks
+        directory = self.trainer.log_dir if self.trainer is not None else None  # `log_dir` is a collective
         if recordings.table is not None and directory is not None and self.trainer.is_global_zero:  # type: ignore[union-attr]
             several = [name for name, test in self.tests.items() if test is one and len(self.tests) > 1]
             stem = "_".join([recordings.table_name, split, *several])
@@ -147,7 +147,7 @@ class SpeechCrops:
         return {"index": request.indices, "epoch": request.epoch, "global_batch_size": request.global_batch_size}
 
     def cut(self, index: Tensor, uniform: Tensor) -> dict[str, Tensor]:
-        """Cut a crop from each of the given recordings, `[B, length]`, int16, on the device of `index`."""
+        """Cut crops `[B, length]`, int16, one from each of the selected recordings, on the device of `index`."""
         return {key: store.to(index.device).cut(index, uniform) for key, store in self.stores.items()}
 
 
@@ -162,8 +162,7 @@ class WholeRecordings:
 
     Args:
         recordings: recordings of the split.
-        length_step: width of the length buckets, in audio samples. Only recordings in the same bucket are in the same
-            batch.
+        length_step: width of the length buckets, in audio samples. A batch contains only recordings of one bucket.
     """
 
     in_memory = True
@@ -196,8 +195,7 @@ class RecordingFolder:
     Args:
         folder: folder of recordings, including subfolders.
         sample_rate: sample rate in Hz.
-        length_step: width of the length buckets, in audio samples. Only recordings in the same bucket are in the same
-            batch.
+        length_step: width of the length buckets, in audio samples. A batch contains only recordings of one bucket.
         resample: whether to resample recordings that have a different sample rate.
         mix_channels: whether to average multiple channels.
 

@@ -1,4 +1,4 @@
-"""Synthetic tones in coloured noise, and synthetic notes in rooms, as substitutes for speech."""
+"""Synthetic tones in coloured noise, and synthetic notes in rooms, which can be used instead of speech."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ def at_snr(clean: NDArray, noise: NDArray, decibels: float) -> NDArray:
 
 
 class Tones(SpeechSet):
-    """Dataset of sums of five harmonics with a slow envelope, plus coloured noise x_t = .9 x_{t-1} + e_t.
+    """Dataset of tones (sums of five harmonics with a slow envelope) in coloured noise x_t = .9 x_{t-1} + e_t.
 
     The fundamental frequency is uniform between 80 and 200 hertz. The signal-to-noise ratio is uniform between 0 and 15
     decibels. The signals do not sound like speech.
@@ -91,12 +91,13 @@ def impulse_response(
 
 
 class ReverberantNotes(SpeechSet):
-    """Dataset of short notes with pauses in simulated rooms. The clean recording is the direct sound.
+    """Dataset of short notes and pauses, played in simulated rooms. The clean recording is the direct sound.
 
     A note lasts 30 to 60 milliseconds, and a pause lasts 20 to 50 milliseconds. A note has five harmonics of a
-    fundamental frequency between 80 and 200 hertz, and decays by 10 decibels. The impulse response of a room is a
-    direct path and decaying Gaussian noise (see `impulse_response`). The direct-to-reverberant ratio is uniform between
-    0 and 8 decibels. The signals do not sound like speech. To simulate rooms for speech recordings, use `Reverberant`.
+    fundamental frequency between 80 and 200 hertz, and decays by 10 decibels. The impulse response of a room consists
+    of a direct path and decaying Gaussian noise (see `impulse_response`). The direct-to-reverberant ratio is uniform
+    between 0 and 8 decibels. The signals do not sound like speech. To simulate rooms for speech recordings, use
+    `Reverberant`.
 
     Args:
         samples: number of training recordings.

@@ -18,7 +18,7 @@ FOLDERS: dict[Split, str] = {"training": "train", "validation": "valid", "test":
 class VoiceBankDemand(SpeechSet):
     """Recordings `<split>/noisy/<name>.wav` and `<split>/clean/<name>.wav` of the splits train, valid and test.
 
-    If there is no folder `valid`, the recordings of `held_out_speakers` in `train` are used for validation instead of
+    If there is no folder `valid`, the recordings of `held_out_speakers` in `train` are used for validation and not for
     training. File names begin with the name of the speaker.
 
     Args:

@@ -1,4 +1,4 @@
-"""Tables bundled with scikit-learn. No download."""
+"""Tables bundled with scikit-learn. No download is required."""
 
 from typing import Any
 

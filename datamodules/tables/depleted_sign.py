@@ -1,4 +1,6 @@
-"""Two classes of points with low density near the class boundary. Their scaling exponents are known for perceptrons.
+"""Two classes of points with low density near the class boundary.
+
+The scaling exponents of perceptrons on such data are known.
 
     |x_1| ~ |x_1|^chi exp(-x_1^2 / 2),   x_2 ... x_d ~ N(0, 1),   y = sign(x_1).
 

@@ -107,7 +107,7 @@ def write_by_user(files: Sequence[Path], folder: Path, min_ratings: int) -> None
         ratings_of, seen = added(ratings_of, block.user), added(seen, block.film)
     kept = ratings_of >= min_ratings
     if not kept.any():
-        raise ValueError(f"Netflix: no user has min_ratings = {min_ratings} ratings")
+        raise ValueError(f"Netflix: no user has at least min_ratings = {min_ratings} ratings")
     start = np.concatenate([[0], np.cumsum(ratings_of[kept])])
     shape = (int(start[-1]),)
     film = np.lib.format.open_memmap(folder / "film.npy", mode="w+", dtype=np.int32, shape=shape)

@@ -29,7 +29,7 @@ class PointDistribution(ABC):
         """Sample points `[count, dim]` for training or testing."""
 
     def posterior_mean(self, x: Array, a: Array, h: Array) -> Array | None:
-        """Compute E[X_0 | X_t = x], where X_t = a X_0 + sqrt(h) n. Return None if it is unknown.
+        """Compute E[X_0 | X_t = x], where X_t = a X_0 + sqrt(h) n. Return None if this mean is unknown.
 
         The argument x and the result are `[N, dim]`; a and h are `[N, 1]`.
         """

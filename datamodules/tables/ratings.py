@@ -80,7 +80,7 @@ class RatingSet(TableSet):
         user = np.unique(user, return_inverse=True)[1]  # because user numbers are arbitrary
         kept = np.bincount(user)[user] >= self.min_ratings
         if not kept.any():
-            raise ValueError(f"{type(self).__name__}: no user has min_ratings = {self.min_ratings} ratings")
+            raise ValueError(f"{type(self).__name__}: no user has at least min_ratings = {self.min_ratings} ratings")
         user, item, rating = user[kept], item[kept], rating[kept]
         user, item = (np.unique(each, return_inverse=True)[1] for each in (user, item))
         shape = int(user.max()) + 1, int(item.max()) + 1

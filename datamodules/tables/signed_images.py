@@ -35,7 +35,7 @@ class SignedImages(TableSet):
         at_least(1, num_points=num_points, num_test=num_test)
         if not set(positive) < set(range(images.num_classes)) or not positive:
             raise ValueError(
-                f"positive must be some but not all of the classes 0...{images.num_classes - 1}, got {list(positive)}"
+                f"positive must list some but not all of the classes 0...{images.num_classes - 1}, got {list(positive)}"
             )
         self.images = images
         self.positive = list(positive)
@@ -61,7 +61,7 @@ class SignedImages(TableSet):
         sizes = [len(source.label) for source in sources]
         if self.num_points + self.num_test > sum(sizes):
             raise ValueError(
-                f"num_points {self.num_points} and num_test {self.num_test} are more than the {sum(sizes)} images of "
+                f"num_points {self.num_points} plus num_test {self.num_test} exceed the {sum(sizes)} images of "
                 f"{type(self.images).__name__}"
             )
         pool = np.random.default_rng([0, 1]).permutation(sum(sizes))

@@ -25,7 +25,7 @@ class SingularLaw(TableSet):
     Args:
         samples: number n of training points.
         noise_std: standard deviation sigma* of the noise added to training and validation points.
-        test_samples: number of test points, at most 1,500. This is also the number of validation points.
+        test_samples: number of test points, at most 1,500. The number of validation points is the same.
         seed: seed of the latent vectors and the noise. None means the seed of the DataModule.
     """
 

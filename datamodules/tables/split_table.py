@@ -94,6 +94,6 @@ class SplitTable(TableSet):
 
 
 def standardised(values: np.ndarray, rows: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the numbers, `[N, ...]`, scaled to mean 0 and variance 1 over `rows`, and the mean and deviation used."""
+    """Scale numbers, `[N, ...]`, to mean 0 and variance 1 over `rows`; also return their mean and deviation."""
     mean, std = values[rows].mean(axis=0), values[rows].std(axis=0)
     return torch.from_numpy((values - mean) / std), torch.as_tensor(mean), torch.as_tensor(std)

@@ -31,9 +31,9 @@ class Rows(Source):
 
     Args:
         columns: tensors `[N, ...]`, by batch key.
-        truth: tensors of any shape, by batch key. They are added unchanged to every batch and are used only for
-            metrics.
-        sparse: sparse arrays `[N, D]`, by batch key. Batches contain them as dense arrays.
+        truth: tensors of any shape, by batch key. These tensors are added unchanged to every batch and are used only
+            for metrics.
+        sparse: sparse arrays `[N, D]`, by batch key. Batches contain the selected rows as dense arrays.
 
     Raises:
         ValueError: if there are no columns, or if columns differ in length.

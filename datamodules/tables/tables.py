@@ -85,8 +85,8 @@ class Tables(SeededBatches):
         rows_on_device: whether to move rows to the device. With False, rows stay on the host, for modules that move a
             batch to the device in parts.
         write_rows: whether to write the training rows and their ground truth to `rows.npz` in the run directory.
-        seed: seed of the batch order. If the table has no seed, it uses this seed too. None means the value of
-            `seed_everything`.
+        seed: seed of the batch order. If the table has no seed of its own, the table also uses this seed. None means
+            the value of `seed_everything`.
     """
 
     def __init__(

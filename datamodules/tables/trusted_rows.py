@@ -1,4 +1,4 @@
-"""Trusted and untrusted rows of two classes. The untrusted rows have missing positives and flipped labels."""
+"""Trusted and untrusted rows of two classes. Untrusted rows lack some positives, and some labels are flipped."""
 
 from collections.abc import Mapping
 
@@ -12,8 +12,8 @@ from datamodules.tables.table_set import Rows, TableSet
 class TrustedRows(TableSet):
     """A table split into untrusted training rows with label noise, trusted training rows and test rows.
 
-    All rows come from the training rows of a given table. The training set consists of the untrusted rows, followed by
-    the trusted rows, which are marked in the column `trusted`.
+    All rows come from the training rows of `table`. The training set consists of the untrusted rows, followed by the
+    trusted rows, which are marked in the column `trusted`.
 
     Args:
         table: table whose training rows are split. They have `features` and a `target` of -1 or 1.
@@ -21,8 +21,8 @@ class TrustedRows(TableSet):
         trusted_size: number of trusted rows, which have true labels. Rows that are neither trusted nor untrusted are
             for testing.
         flipped: fraction of the untrusted rows with flipped labels.
-        kept_positives: fraction of positive untrusted rows to keep. Labels are flipped after the remaining positives
-            have been removed.
+        kept_positives: fraction of positive untrusted rows to keep. Labels are flipped after the positives that are not
+            kept have been removed.
         seed: seed of the split and the noise. None means the seed of the DataModule.
     """
 

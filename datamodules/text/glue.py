@@ -71,7 +71,7 @@ class Glue(TextSet):
 
     The labels of `dev.tsv` are public. For MNLI, the matched development set is used.
 
-    The labels of STS-B are similarities of two texts, real numbers in [0, 5], and `num_classes` is 1. The files are in
+    For STS-B, a label is the similarity of two texts, a real number in [0, 5], and `num_classes` is 1. The files are in
     `<data_dir>/<Task>`, in the form in which GLUE distributes them, for example `RTE/train.tsv` and `SST-2/dev.tsv`.
 
     Args:

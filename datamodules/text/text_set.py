@@ -1,4 +1,7 @@
-"""Interface of labelled text datasets. A dataset reads its splits and does not tokenize texts."""
+"""Interface of labelled text datasets.
+
+A dataset reads its splits, and its DataModule tokenizes the texts.
+"""
 
 from abc import ABC
 from collections.abc import Sequence

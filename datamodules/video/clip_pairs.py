@@ -24,9 +24,9 @@ class ClipPairs(WholeImageSets):
 
     Training clips are windows of the dataset's clips. The position, orientation, degradation and noise of a window
     depend only on (seed, epoch, index), not on the number of ranks. Windows are degraded in DataLoader workers, because
-    JPEG and video codecs do not run on a GPU. Validation, test and prediction batches are whole clips of one length and
-    size, or parts of such clips. If a dataset has only clean clips, they are degraded with a fixed seed, so all methods
-    are evaluated on the same degraded clips.
+    JPEG and video codecs do not run on a GPU. Validation, test and prediction batches contain whole clips, or parts of
+    long clips. All clips of a batch have the same length and size. If a dataset has only clean clips, they are degraded
+    with a fixed seed, so all methods are evaluated on the same degraded clips.
 
     Args:
         training: training dataset. None for a run that only tests or predicts.
@@ -37,7 +37,8 @@ class ClipPairs(WholeImageSets):
         test_noise: source of noise sequences for validation and test clips.
         batch_size: global training batch size: number of clips over all ranks.
         num_frames: number of frames that are read per training clip.
-        mirrored: whether to append the frames of a training clip in reverse order, which doubles the number of frames.
+        mirrored: whether to append the frames of a training clip to it in reverse order, which doubles the number of
+            frames.
         patch_size: height and width of a clean training clip, in pixels.
         windows_per_clip: number of training windows per clip and epoch.
         augmentation: whether to randomly flip and transpose training clips. The 8 possible orientations are equally
@@ -129,7 +130,7 @@ class ClipPairs(WholeImageSets):
         if clips.noisy is None and self.degradation is None:
             raise ValueError(f"{name} has only clean clips: set data.degradation")
         if split == "training" and clips.noisy is not None and self.degradation is not None:
-            raise ValueError(f"{name} has degraded clips already: leave data.degradation out")
+            raise ValueError(f"{name} has degraded clips already: do not set data.degradation")
         both = clips.noisy is not None and clips.clean is not None
         if both and self.training is not None and clips.scale != self.scale:
             raise ValueError(f"{name} has scale {clips.scale}, but the training data have scale {self.scale}")
@@ -211,5 +212,5 @@ def turned(frames: np.ndarray, ways: np.ndarray) -> np.ndarray:
 
 
 def mirrored(frames: np.ndarray, backwards: bool) -> np.ndarray:
-    """If `backwards` is true, append the frames of a clip in reverse order, starting with the last frame."""
+    """If `backwards` is true, append a clip's frames to it in reverse order, starting with the last frame."""
     return np.concatenate([frames, frames[::-1]]) if backwards else frames

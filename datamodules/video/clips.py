@@ -75,7 +75,7 @@ class Clips:
             if clean.shape != (time, channels, height * self.scale, width * self.scale):
                 raise ValueError(
                     f"{name}: the clean clip has the shape {list(clean.shape)}, the degraded one {list(noisy.shape)}; "
-                    f"frames and channels must be equal, and sides {self.scale} times as long"
+                    f"frames and channels must be equal, and clean sides {self.scale} times as long"
                 )
 
     @property
@@ -85,7 +85,10 @@ class Clips:
 
 
 class ClipSet(ABC):
-    """Interface of datasets of clips. A dataset reads its splits and does not form batches."""
+    """Interface of datasets of clips.
+
+    A dataset reads its splits, and its DataModule decides which clips form a batch.
+    """
 
     channels: int
     """Number of channels of a frame: 1 for grey, 3 for colour."""

@@ -19,11 +19,11 @@ FREQUENCIES = (0.08, 0.25)
 
 
 class DrawnNoise(NoiseSource):
-    """Synthetic noise whose mean is that of the clip in each channel, without any other image content.
+    """Synthetic noise with the clip's mean in each channel, and without any other image content.
 
-    `stripes` consist of rows of constant value plus fine grain, which are sampled independently for each frame. `waves`
-    consist of slanted, drifting waves plus coarse static blotches. They are a second kind of noise, which can be used
-    for testing.
+    `stripes` consist of rows of constant value plus fine grain. Rows and grain are sampled independently for each
+    frame. `waves` consist of slanted, drifting waves plus coarse static blotches. They are a second kind of noise,
+    which can be used for testing.
 
     Args:
         family: kind of noise, `stripes` or `waves`.
@@ -46,7 +46,7 @@ class DrawnNoise(NoiseSource):
 
 
 def stripes(shape: tuple[int, int, int, int], random: np.random.Generator) -> NDArray[np.float64]:
-    """Sample rows of constant value plus fine grain.
+    """Sample noise that consists of rows of constant value plus fine grain.
 
     The rows are the same in all channels. The noise has mean 0 and variance 1.
     """
@@ -56,7 +56,7 @@ def stripes(shape: tuple[int, int, int, int], random: np.random.Generator) -> ND
 
 
 def waves(shape: tuple[int, int, int, int], random: np.random.Generator) -> NDArray[np.float64]:
-    """Sample slanted, drifting waves plus coarse static blotches, with mean 0 and variance 1."""
+    """Sample noise of slanted, drifting waves plus coarse static blotches, with mean 0 and variance 1."""
     time, channels, height, width = shape
     frequency, direction = random.uniform(*FREQUENCIES), random.uniform(0.2, 0.8) * np.pi / 2
     phase, drift = random.uniform(0, 2 * np.pi), random.uniform(0.3, 1.5)
@@ -67,8 +67,8 @@ def waves(shape: tuple[int, int, int, int], random: np.random.Generator) -> NDAr
 
 
 def smoothed(white: NDArray[np.float64], deviation: float) -> NDArray[np.float64]:
-    """Smooth white noise `[T, C, H, W]` along rows and columns, with periodic borders; keep the variance."""
+    """Smooth white noise `[T, C, H, W]` along rows and columns, with periodic borders and unchanged variance."""
     impulse = np.zeros(int(8 * deviation) * 2 + 1)
     impulse[len(impulse) // 2] = 1
-    kept = float(np.square(gaussian_filter1d(impulse, deviation)).sum())  # remaining variance per axis
+    kept = float(np.square(gaussian_filter1d(impulse, deviation)).sum())  # fraction of variance that remains, per axis
     return gaussian_filter(white, (0, 0, deviation, deviation), mode="wrap") / kept

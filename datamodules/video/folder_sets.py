@@ -59,7 +59,7 @@ class FolderFrames:
     def _read(self, path: Path) -> NDArray[np.uint8]:
         pixels = read_pixels(path, None if self.channels == 1 else self.channels)
         if len(pixels) != self.channels:
-            raise UnreadableImage(f"{path} is in colour, but the datasets are grey; make it grey")
+            raise UnreadableImage(f"{path} is in colour, but the datasets are grey; convert it to grey")
         return pixels
 
 
@@ -94,7 +94,7 @@ def numbered_frames(folder: Path) -> list[Path]:
 
 
 class VideoFrames:
-    """Frames of a video file. To read frames, decoding starts at the key frame before the first requested frame.
+    """Frames of a video file. Decoding starts at the last key frame before the first requested frame.
 
     Args:
         path: video file.
@@ -122,7 +122,7 @@ class VideoFrames:
 
 
 def named_clips(folder: Path, what: str) -> dict[str, Path]:
-    """Return the paths of the clips in a folder by name: frame folders, video files, or the folder itself as one clip.
+    """Find the clips in a folder (frame folders, video files, or the folder itself as one clip), as a dict by name.
 
     Args:
         folder: folder of clips.

@@ -1,4 +1,4 @@
-"""Clips of crops that move over photographs, which can replace videos."""
+"""Clips of crops that move over photographs, which can be used instead of real videos."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,7 +60,7 @@ class MovingPhotographs(ClipSet):
 def translating_crops(
     images: NDArray[np.uint8], count: int, frames: int, size: int, max_speed: int, random: np.random.Generator
 ) -> NDArray[np.uint8]:
-    """Cut crops from images along straight lines.
+    """Cut clips from images, by moving a crop along a straight line.
 
     Args:
         images: images `[N, C, S, S]`.

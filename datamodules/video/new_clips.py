@@ -9,7 +9,7 @@ from datamodules.video.folder_sets import VideoFrames, named_clips, opened
 from datamodules.video.whole_clips import WholeClips
 
 AT_ONCE = 32
-"""Number of frames that are decoded at once when all clips are checked."""
+"""Number of frames that are decoded at once when clips are checked at the start."""
 
 
 class NewClips(WholeClips):

@@ -10,7 +10,7 @@ from datamodules.video.noise_source import NoiseSource
 
 
 class NoiseLibrary(NoiseSource):
-    """Noise sequences in frame folders, written by `train.py noise_library`; one sequence is sampled per clip.
+    """Noise sequences in frame folders, as written by `train.py noise_library`. One sequence is sampled for each clip.
 
     A sequence that is longer or larger than the clip is cropped at a random position. All sequences are read into
     memory on first access.
@@ -47,7 +47,7 @@ class NoiseLibrary(NoiseSource):
             if own_height < height or own_width < width:
                 raise ValueError(
                     f"{name}: sequence {title} of {self.folder} has {own_height} x {own_width} pixels, less than the "
-                    f"{height} x {width} of a degraded clip; collect windows of that size"
+                    f"{height} x {width} of a degraded clip; collect windows of at least this size"
                 )
             if own_time < time and not self.loop:
                 raise ValueError(

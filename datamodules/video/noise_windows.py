@@ -1,4 +1,4 @@
-"""Find windows of videos that contain only noise, by the mean and variance of their frames.
+"""Find windows in videos that contain only noise, using the mean and the variance of each frame.
 
 Let v_t and m_t be the variance and the mean of frame t in a window of S x S pixels, in grey levels. A window is kept if
 
@@ -49,7 +49,7 @@ class WindowTest:
 
 
 def places(length: int, size: int) -> int:
-    """Return the number of windows along an axis, excluding a window that ends exactly at its end."""
+    """Return the number of windows along an axis, not counting a window that ends exactly at the end of the axis."""
     return len(range(0, length - size, size))
 
 
@@ -61,7 +61,7 @@ def grey_levels(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def noise_windows(clip: Frames, test: WindowTest, first: int = 0, count: int | None = None) -> list[tuple[int, int]]:
-    """Find the windows of a clip that contain only noise in all frames.
+    """Find those windows of a clip that contain only noise in all frames.
 
     Return the row and column of the first pixel of each window.
 
@@ -87,7 +87,7 @@ def noise_windows(clip: Frames, test: WindowTest, first: int = 0, count: int | N
 def collected(
     name: str, clip: Frames, library: Path, test: WindowTest, frames: int | None = None
 ) -> Iterator[tuple[Path, NDArray[np.uint8]]]:
-    """Write the noise windows of a clip as sequences of frames, `<library>/<name>_<k>/00000000.png` and so on.
+    """Write a clip's noise windows as sequences of frames: sequence k to `<library>/<name>_<k>/00000000.png` and so on.
 
     Args:
         name: name of the clip.

@@ -1,4 +1,4 @@
-"""Datasets of whole clips for evaluation, and random number generators for clips."""
+"""Dataset of whole clips for evaluation, and random number generators for clips."""
 
 from typing import Any
 

@@ -89,8 +89,9 @@ def transformers_classifier(
     Args:
         name_or_path: local folder written by `save_pretrained`, or name of a model on the Hugging Face Hub.
         num_classes: number of classes, K. With 1, an encoder returns one real number, for regression.
-        architecture: config of the network, as a dictionary with `model_type`, such as bert or t5, and the network's
-            settings. None loads the config from `name_or_path`.
+        architecture: config from which the network is built if no weights are read (with `pretrained: false`, or on the
+            meta device): a dictionary with `model_type`, such as bert or t5, and the network's settings. None reads the
+            config of `name_or_path`.
         pretrained: load the weights; if false, the weights are initialised randomly.
         tuning: full trains all parameters, lora trains adapters and the new classifier, and frozen trains only the new
             classifier.
@@ -135,8 +136,9 @@ def transformers_text_encoder(
 
     Args:
         name_or_path: local folder written by `save_pretrained`, or name of a model on the Hugging Face Hub.
-        architecture: config of the network, as a dictionary with `model_type`, such as bert, and the network's
-            settings. None loads the config from `name_or_path`.
+        architecture: config from which the network is built if no weights are read (with `pretrained: false`, or on the
+            meta device): a dictionary with `model_type`, such as bert, and the network's settings. None reads the
+            config of `name_or_path`.
         pretrained: load the weights; if false, the weights are initialised randomly.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Load weights from local safetensors files, state dicts and Lightning checkpoints, without running code in them."""
+"""Load weights from local safetensors files, state dicts and Lightning checkpoints; code in the files is not run."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path

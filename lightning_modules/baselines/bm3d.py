@@ -4,7 +4,7 @@ Similar blocks of the image are stacked. The transform of each stack is threshol
 spectrum of this estimate then defines a Wiener filter for the stack. Each pixel of the result is the weighted mean of
 its estimates from all blocks that contain the pixel.
 
-The filter is the authors' package `bm3d` with its default profile. The licence of the package allows only
+The implementation is the authors' package `bm3d` with its default profile. The licence of the package allows only
 non-commercial use. With noise of standard deviation 25 grey levels, BM3D reaches 28.57 dB on the 68 grey images of
 BSD68 (tables of the DnCNN paper). On colour images, BM3D reaches 30.71 dB on CBSD68 and 31.68 dB on Kodak24 (tables of
 the FFDNet paper).

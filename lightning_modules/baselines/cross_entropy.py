@@ -22,7 +22,7 @@ from lightning_modules.tasks.classifier import ClassifierSteps, accuracies, cros
 
 
 class CrossEntropy(ClassifierSteps, MethodModule):
-    """Train an arbitrary network with the cross-entropy on the given labels.
+    """Train an arbitrary network with the cross-entropy on the labels of the dataset.
 
     Args:
         network: network that maps images `[B, C, H, W]` in [0, 1], or tokenized texts, to logits `[B, num_classes]`.

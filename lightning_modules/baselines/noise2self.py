@@ -6,8 +6,8 @@ replaced with weighted means of their eight neighbours, y -> y~, and the network
     L = mean over i in J of (f(y~)_i - y_i)^2
 
 The estimate at the pixels of J does not depend on the values of y at these pixels. Suppose that the noise is
-independent between pixels and has mean zero. The expected value of L is then the mean squared error with respect to the
-clean image plus the variance of the noise.
+independent between pixels and has mean zero. The expected value of L is then the sum of two terms: the mean squared
+error with respect to the clean image, and the variance of the noise.
 
 The position within the squares is sampled for each patch. In inference, the network processes the whole image once,
 without masking, as in the authors' code with `infer_single_pass`.

@@ -111,7 +111,8 @@ class Noise2Void(RestorerSteps, MethodModule):
         noisy = batch["noisy"]
         if min(noisy.shape[2:]) < max(self.square, 2 * REACH + 1):
             raise ValueError(
-                f"patches of {list(noisy.shape[2:])} pixels must not be smaller than model.square ({self.square}) or 5"
+                f"patches of {list(noisy.shape[2:])} pixels must not be smaller than model.square ({self.square}) or "
+                "than 5 pixels"
             )
         squares = (noisy.shape[2] // self.square) * (noisy.shape[3] // self.square)
         uniform = sample_uniform(run_seed(), self.current_epoch, batch["index"], 3 * squares, stream=STREAM)

@@ -25,7 +25,7 @@ from lightning_modules.training.logging import log_training
 
 
 class SegmentationCrossEntropy(SegmenterSteps, MethodModule):
-    """Train an arbitrary segmentation network with the cross-entropy on the given labels.
+    """Train an arbitrary segmentation network with the cross-entropy on the labels of the dataset.
 
     Args:
         network: network that maps images `[B, C, H, W]` to logits `[B, num_classes, H, W]`.

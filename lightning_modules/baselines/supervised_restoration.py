@@ -2,7 +2,8 @@
 
     L = mean (f(y) - x)^2    or    L = mean |f(y) - x|
 
-Here y are noisy images and x are clean images. This is the baseline of methods that train without clean images.
+Here y are noisy images and x are clean images. Supervised training is the baseline for methods that train without clean
+images.
 
 Source: Zhang, Zuo, Chen, Meng and Zhang, Beyond a Gaussian Denoiser: Residual Learning of Deep CNN for Image Denoising,
 IEEE Transactions on Image Processing 2017, arXiv 1608.03981.

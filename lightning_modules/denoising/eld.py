@@ -45,7 +45,7 @@ WINDOW = 7
 
 
 def illuminance_corrected(image: Tensor, clean: Tensor) -> Tensor:
-    """Clip images to [0, 1], and scale each to its clean image by least squares over the unsaturated values.
+    """Clip images to [0, 1], and scale each to its clean image by least squares over unsaturated clean values.
 
     Args:
         image: `[B, C, H, W]`.
@@ -101,7 +101,7 @@ def preview(image: Tensor, reference: Tensor) -> Tensor:
     """Render packed raw images in colour: white balance by the channel means of a reference, then gamma 2.2.
 
     Args:
-        image: packed raw images: `[B, 4, H, W]` with channels R, G, B, G, at half the sensor's resolution. For an
+        image: packed raw images, `[B, 4, H, W]` with channels R, G, B, G, at half the sensor's resolution. For an
             X-Trans sensor, images are `[B, 9, H, W]`, at a third of the sensor's resolution.
         reference: packed raw images of the same shape; their channel means give the white balance.
 
@@ -118,7 +118,7 @@ def srgb(image: Tensor, rendering: Tensor) -> Tensor:
     The result is rounded down to 256 levels.
 
     Args:
-        image: packed raw images: `[B, 4, H, W]` with channels R, G, B, G, or, for an X-Trans sensor, `[B, 9, H, W]`.
+        image: packed raw images, `[B, 4, H, W]` with channels R, G, B, G, or, for an X-Trans sensor, `[B, 9, H, W]`.
         rendering: white-balance gains of R, G and B in the first row, and the colour matrix to linear sRGB in the other
             three rows, `[B, 4, 3]`.
 
@@ -136,7 +136,7 @@ class ELD(RestorerSteps, MethodModule):
     """Train a denoiser of packed raw images on synthetic sensor noise.
 
     `test` also logs the paper's metrics, `corrected_psnr` and `corrected_ssim`. `predict` writes 16-bit Bayer images
-    (RGGB) with black level 0. Images of X-Trans sensors have nine channels.
+    (RGGB) with black level 0. For X-Trans sensors, images have nine channels instead of four.
 
     Args:
         network: denoiser of packed raw images `[B, 4, H, W]` in [0, 1], with outputs of the same shape.

@@ -82,7 +82,7 @@ def aligned_psnr(image: Tensor, clean: Tensor, protocol: EvaluationProtocol = "r
 
 
 def grey_error(image: Tensor, clean: Tensor, protocol: EvaluationProtocol = "rounded") -> Tensor:
-    """Compute the distance of channel means from mid-grey, .5, averaged over the channels of each image, `[B]`.
+    """Compute the distance of channel means from mid-grey, .5, averaged over channels; the result is `[B]`.
 
     `clean` is ignored.
     """
@@ -101,7 +101,7 @@ def contrast_error(image: Tensor, clean: Tensor, protocol: EvaluationProtocol = 
 
 
 def simple_corrections(image: Tensor) -> dict[str, Tensor]:
-    """Correct images `[B, C, H, W]` in [0, 1] by mapping the value of each pixel separately.
+    """Apply three simple brightness corrections to images `[B, C, H, W]` in [0, 1].
 
     Returns:
         `gamma`: images raised to the power 1 / 2.2; `stretched`: channels mapped from their range of values to [0, 1];

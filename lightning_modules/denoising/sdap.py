@@ -4,7 +4,7 @@ The p^2 pixels of each p x p cell are distributed over p^2 sub-images, in a rand
 This decorrelates the noise of neighbouring pixels. From a sub-image S_j, the blind-spot network f predicts the next
 sub-image. The difference between inputs and targets acts as a perturbation in training. The loss is
 
-    L = sum_j |f(S_j) - S_{(j + 1) mod p^2}|.
+    L = sum_j |f(S_j) - S_{(j + 1) mod p^2}|,
 
 where each |.| is a mean over elements. At inference, f denoises the sub-images of stride 2, whose pixels are assigned
 in a fixed order. A second pass of f at full resolution (E) removes the remaining checkerboard artefacts.

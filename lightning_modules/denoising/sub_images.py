@@ -1,4 +1,4 @@
-"""Pixel-shuffle downsampling: split images into sub-images of every s-th pixel, whose noise is nearly uncorrelated.
+"""Pixel-shuffle downsampling: split images into sub-images of every s-th pixel, with nearly uncorrelated noise.
 
 An image `[N, C, H, W]` is divided into cells of s x s pixels. Sub-image j = s r + c consists of pixel (r, c) of every
 cell. If an index is given, a sub-image consists of the indexed pixel of each cell instead: a random pixel (random

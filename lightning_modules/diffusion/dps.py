@@ -1,4 +1,4 @@
-"""DPS reconstructs an image from a measurement by diffusion sampling that is guided by the gradient of the residual.
+"""DPS reconstructs an image from a measurement by diffusion sampling, guided by the gradient of the residual norm.
 
 Let y be the measurement, H the measurement operator and H^+ its pseudo-inverse. DPS takes DDIM steps (see
 `lightning_modules.sde.ddim`), and starts from x_t = sqrt(abar_t) H^+ y + sqrt(1 - abar_t) e. To the result of each

@@ -11,12 +11,12 @@ from lightning_modules.backbones.diffusion.text_to_image import Prompts
 
 
 class HashedWords(nn.Module):
-    """Embed each word as a fixed random vector; the embeddings of the empty text and of padding are zero.
+    """Embed each word as a fixed random vector. The embeddings of the empty text and of padding are zero.
 
     Args:
-        features: D, size of a word embedding.
-        length: L, number of words per text; longer texts are truncated.
-        vectors: number of hash buckets, each with its own vector; different words may share a vector.
+        features: D, number of features of a word's embedding.
+        length: L, maximum number of words in a text; longer texts are truncated.
+        vectors: number of hash buckets, each with its own vector. Different words may share a bucket.
     """
 
     vector: Tensor
@@ -30,7 +30,7 @@ class HashedWords(nn.Module):
         self.register_buffer("vector", drawn)
 
     def encode_prompts(self, texts: Sequence[str]) -> Prompts:
-        """Embed B texts as a tensor `[B, L, D]`."""
+        """Embed B texts; the embedding is a tensor `[B, L, D]`."""
         vectors, features = self.vector.shape
         embedding = self.vector.new_zeros(len(texts), self.length, features)
         words = [(row, place, word) for row, text in enumerate(texts) for place, word in enumerate(text.split())]
@@ -42,5 +42,5 @@ class HashedWords(nn.Module):
         return Prompts(embedding)
 
     def empty_prompts(self, n: int) -> Prompts:
-        """Embed n empty texts."""
+        """Embed the empty text n times."""
         return self.encode_prompts([""] * n)

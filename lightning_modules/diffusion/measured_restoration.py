@@ -1,4 +1,4 @@
-"""Training and evaluation steps for modules that solve inverse problems with a diffusion prior."""
+"""Training and evaluation steps of modules that solve inverse problems with a diffusion prior."""
 
 from abc import abstractmethod
 from collections.abc import Callable
@@ -27,13 +27,13 @@ from lightning_modules.training.logging import log_training
 Draw = Callable[[Tensor], Tensor]
 """Function that samples standard normal noise with the shape of its argument, independently for each image."""
 STREAM = 10_000
-"""Index of the random stream for reconstruction; masks and measurement noise use different streams."""
+"""Index of an image's random stream for reconstruction; its mask and its measurement noise use other streams."""
 LARGE = 64
-"""Minimum side length, in pixels, of images for which image grids include zoomed crops."""
+"""Minimum height and width, in pixels, at which image grids also show zoomed crops of an image."""
 
 
 def measured_columns(columns: dict[str, Tensor | ImageColumn], batch: Any) -> dict[str, Tensor | ImageColumn]:
-    """Rename the image columns of a `MeasuredImageBatch`, and omit zoomed crops if images are small."""
+    """Rename the image columns of a `MeasuredImageBatch`, and omit zoomed crops of small images."""
     large = min(batch["noisy"].shape[2:]) >= LARGE
     return {
         name.replace("noisy", "pseudo-inverse"): column
@@ -43,7 +43,7 @@ def measured_columns(columns: dict[str, Tensor | ImageColumn], batch: Any) -> di
 
 
 def reject_latent_models(network: nn.Module, method: str) -> None:
-    """Reject a latent text-to-image model as the network of a method that compares images with measurements.
+    """Reject a latent text-to-image model as the network of a method that compares pixels with measurements.
 
     Raises:
         ValueError: if the network is a latent text-to-image model.
@@ -59,8 +59,8 @@ def check_fits(network: nn.Module, shape: tuple[int, ...]) -> None:
     """Reject images whose shape a diffusers U-Net does not support; other networks are not checked.
 
     Args:
-        network: the network of the diffusion prior, possibly wrapped.
-        shape: shape C, H, W of the images to reconstruct.
+        network: network of the diffusion prior, which may be wrapped.
+        shape: shape (C, H, W) of the images to reconstruct.
 
     Raises:
         ValueError: if the number of channels, the height or the width is not supported.
@@ -80,12 +80,12 @@ def check_fits(network: nn.Module, shape: tuple[int, ...]) -> None:
 
 
 class MeasuredRestoration(RestorerSteps):
-    """Mixin with the steps of a LightningModule for inverse problems; subclasses implement reconstruction in `found`.
+    """Mixin with the steps of LightningModules for inverse problems; subclasses implement reconstruction in `found`.
 
-    The random numbers of an image depend only on the seed of the run and the index of the image, so its reconstruction
-    does not depend on the batch or the rank. `test/noisy_psnr` and similar metrics evaluate the pseudo-inverse of the
-    measurement. `fit` trains the network's trainable parameters on the mean squared error of predictions at random
-    timesteps.
+    The random numbers of an image depend only on the seed of the run and on the index of the image. The reconstruction
+    therefore does not depend on the batch or on the rank. `test/noisy_psnr` and the other metrics with `noisy` in their
+    names evaluate the pseudo-inverse of the measurement. `fit` trains the network's trainable parameters with the mean
+    squared prediction error at random timesteps.
     """
 
     levels: Tensor
@@ -99,14 +99,14 @@ class MeasuredRestoration(RestorerSteps):
         optimizer: OptimizerCallable,
         lr_scheduler: LRSchedulerCallable,
     ) -> None:
-        """Store the arguments shared by all modules for inverse problems.
+        """Store the arguments that all modules for inverse problems have in common.
 
         Raises:
-            ValueError: if the scheduler has fewer than `steps` timesteps, or a prediction type other than epsilon,
-                sample and v_prediction.
+            ValueError: if the scheduler has fewer than `steps` timesteps, or if its prediction type is not epsilon,
+                sample or v_prediction.
         """
         reject_latent_models(network, type(self).__name__)
-        schedule: Any = scheduler  # type checkers do not see attributes that diffusers adds dynamically
+        schedule: Any = scheduler  # type checkers do not know attributes that diffusers adds dynamically
         within(1, schedule.config.num_train_timesteps, steps=steps)
         self.network = network
         self.prediction = scheduler_prediction(scheduler)
@@ -120,10 +120,13 @@ class MeasuredRestoration(RestorerSteps):
 
     @abstractmethod
     def found(self, measured: Tensor, operator: Operator, draw: Draw) -> Tensor:
-        """Reconstruct images `[B, C, H, W]` in [-1, 1], not clipped, from their measurements."""
+        """Reconstruct images, `[B, C, H, W]`, from their measurements.
+
+        Pixel values are on the scale of [-1, 1], but are not clipped.
+        """
 
     def times(self: Any) -> list[int]:
-        """List the timesteps from noise to image; the last entry, -1, is the clean image."""
+        """List the timesteps from noise to image; the last entry is -1, which stands for the clean image."""
         return scheduler_path(self.scheduler, self.steps)
 
     def predicted_by(self: Any, noisy: Tensor, t: Tensor) -> Tensor:
@@ -133,7 +136,10 @@ class MeasuredRestoration(RestorerSteps):
         return (output if isinstance(output, Tensor) else output.sample).to(noisy.dtype)
 
     def estimated(self: Any, batch: Any) -> Tensor:
-        """Reconstruct the images of a `MeasuredImageBatch`: `[B, C, H, W]`, scaled like `clean`, not clipped."""
+        """Reconstruct the images of a `MeasuredImageBatch`, `[B, C, H, W]`.
+
+        The result has the scale of `clean`, and is not clipped.
+        """
         source = require_data(self.trainer, MeasurementSource, type(self).__name__)
         check_fits(self.network, tuple(batch["noisy"].shape[1:]))
         device = batch["measured"].device
@@ -146,7 +152,7 @@ class MeasuredRestoration(RestorerSteps):
     def image_columns(self: Any, batch: Any, outputs: Any) -> dict[str, Tensor | ImageColumn]:
         """Show the pseudo-inverse of the measurement, the estimate and the clean image.
 
-        For large images, zoomed crops are shown as well.
+        Large images are also shown as zoomed crops.
         """
         return measured_columns(super().image_columns(batch, outputs), batch)
 

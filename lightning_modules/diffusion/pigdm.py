@@ -48,18 +48,19 @@ class PiGDM(PosteriorSampling, MethodModule):
     """Reconstruct images from measurements by pseudo-inverse guidance, in `test` and `predict`.
 
     Args:
-        network: diffusion model, called with images in [-1, 1] and timesteps `[B]`. The output is `[B, C or 2 C, H,
-            W]`, or a diffusers output whose `sample` is such a tensor. `fit` trains the network's trainable parameters.
-        scheduler: scheduler that the network was trained with; only its noise levels and prediction type are used.
+        network: diffusion model, called with noisy images (clean images are in [-1, 1]) and timesteps `[B]`. Its output
+            is a tensor `[B, C or 2 C, H, W]`, or a diffusers output whose attribute `sample` is such a tensor. `fit`
+            trains the network's trainable parameters.
+        scheduler: scheduler with which the network was trained; only its noise levels and prediction type are used.
         steps: sampling steps.
-        eta: amount of new noise in each step, from 0 (DDIM) to 1 (DDPM).
-        protocol: preprocessing of estimates before metrics are computed: `rounded` clips to [0, 1] and rounds to 256
-            levels, `clipped` only clips, and `unclipped` changes nothing.
+        eta: factor of the noise that is added in each step, from 0 (as in DDIM) to 1 (as in DDPM).
+        protocol: preprocessing of estimates before metrics are computed: `rounded` clips them to [0, 1] and rounds them
+            to 256 levels, `clipped` only clips them, and `unclipped` does not change them.
         optimizer: optimizer of the network's trainable parameters in `fit`.
-        lr_scheduler: learning-rate schedule, stepped every epoch of `fit`.
+        lr_scheduler: learning-rate schedule, stepped after every epoch of `fit`.
 
     Raises:
-        ValueError: if an argument is out of range, or the scheduler has fewer than `steps` timesteps.
+        ValueError: if an argument is out of range, or if the scheduler has fewer than `steps` timesteps.
     """
 
     def __init__(

@@ -32,10 +32,10 @@ def guided_ddim(
     """Sample images by DDIM with guidance.
 
     Args:
-        model: diffusion model, called with x_t and t `[B]`.
+        model: diffusion model, called with x_t and times t, `[B]`.
         x: noisy images at the first timestep, `[B, C, H, W]`.
-        times: decreasing timesteps; the last one is -1, the clean image.
-        abar: abar of all T timesteps, `[T]`, on the host.
+        times: timesteps in decreasing order; the last one is -1, which stands for the clean image.
+        abar: abar of all T timesteps, `[T]`, on the CPU.
         guidance: see `Guidance`.
         prediction: quantity that the model predicts.
         eta: amount of new noise in each step, in [0, 1].

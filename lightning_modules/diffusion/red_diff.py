@@ -95,13 +95,13 @@ def red_diff(
         measured: y, `[B, ...]`.
         operator: H.
         times: timesteps in the order of optimisation.
-        abar: abar of all T timesteps, `[T]`, on the host.
+        abar: abar of all T timesteps, `[T]`, on the CPU.
         prediction: quantity that the model predicts.
         strength: lambda, weight of the regularisation.
         weighting: name of the weighting f.
         learning_rate: learning rate of Adam, with betas 0.9 and 0.99.
         sigma: standard deviation of the approximate posterior.
-        draw: function that samples standard normal noise with the shape of a given tensor.
+        draw: function that samples standard normal noise with the shape of its argument.
 
     Returns:
         mu, `[B, C, H, W]` in [-1, 1], not clipped.
@@ -129,9 +129,9 @@ class REDDiff(MeasuredRestoration, MethodModule):
     time, with one network evaluation per step.
 
     Args:
-        network: diffusion model, called with images in [-1, 1] and timesteps `[B]`. The output is `[B, C or 2 C, H,
-            W]`, or a diffusers output whose `sample` is such a tensor.
-        scheduler: scheduler that the network was trained with; only its noise levels and prediction type are used.
+        network: diffusion model, called with noisy images (clean images are in [-1, 1]) and timesteps `[B]`. Its output
+            is a tensor `[B, C or 2 C, H, W]`, or a diffusers output whose attribute `sample` is such a tensor.
+        scheduler: scheduler with which the network was trained; only its noise levels and prediction type are used.
         steps: Adam steps, one per timestep.
         strength: lambda, weight of the diffusion prior relative to the measurement.
         weighting: weight of a timestep as a function of its noise-to-signal ratio r: linear (r), sqrt, square, log (of
@@ -140,13 +140,13 @@ class REDDiff(MeasuredRestoration, MethodModule):
         sigma: standard deviation of the approximate posterior; 0 gives a point estimate.
         order: order of timesteps. descending starts at the noisiest timestep, as in the paper's algorithm; ascending
             starts at the cleanest timestep; random is a random order.
-        protocol: preprocessing of estimates before metrics are computed: `rounded` clips to [0, 1] and rounds to 256
-            levels, `clipped` only clips, and `unclipped` changes nothing.
+        protocol: preprocessing of estimates before metrics are computed: `rounded` clips them to [0, 1] and rounds them
+            to 256 levels, `clipped` only clips them, and `unclipped` does not change them.
         optimizer: optimizer of the network's trainable parameters in `fit`.
-        lr_scheduler: learning-rate schedule, stepped every epoch of `fit`.
+        lr_scheduler: learning-rate schedule, stepped after every epoch of `fit`.
 
     Raises:
-        ValueError: if an argument is out of range, or the scheduler has fewer than `steps` timesteps.
+        ValueError: if an argument is out of range, or if the scheduler has fewer than `steps` timesteps.
     """
 
     def __init__(

@@ -35,7 +35,7 @@ class Mixing(NamedTuple):
 
 
 def draw_mixing(share: int, alpha: float) -> Mixing:
-    """Sample a weight l ~ Beta(alpha, alpha), replaced with max(l, 1 - l), and a permutation of the global batch.
+    """Sample a permutation of the global batch, and a weight l ~ Beta(alpha, alpha), replaced with max(l, 1 - l).
 
     The weight and the permutation are sampled on the CPU, which avoids synchronisation with the device.
 

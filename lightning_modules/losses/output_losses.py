@@ -44,8 +44,8 @@ class CountedLoss(nn.Module):
         super().__init__()
         if (reduction := getattr(loss, "reduction", None)) != "sum":
             raise ValueError(
-                f"loss.reduction must be sum, so that the gradient at each output is that of its sample's loss, got "
-                f"{reduction} for {type(loss).__name__}"
+                f"loss.reduction must be sum, so that the gradient at each output is the gradient of its sample's "
+                f"loss, got {reduction} for {type(loss).__name__}"
             )
         self.loss = loss
         self.register_buffer("gradients", torch.zeros((), dtype=torch.int64))
@@ -68,7 +68,7 @@ class OutputLossSteps:
     """Mixin that defines the test steps, and that records the mean training loss and its gradient norm for each epoch.
 
     The loss and the gradient norm are computed on the whole training set, before training and at the end of each epoch.
-    A module with this mixin has the attributes `network`, `loss` and `course`.
+    A module with this mixin must have the attributes `network`, `loss` and `course`.
     """
 
     network: nn.Module

@@ -29,7 +29,7 @@ def weighted_dice(p: Tensor, y: Tensor, w: Tensor | float = 1.0, eps: float = 1e
         p: probabilities, `[B, ...]`.
         y: masks in [0, 1], `[B, ...]`.
         w: non-negative pixel weights, `[B, ...]`; 1 gives the soft Dice loss.
-        eps: smoothing constant, with which the loss of two empty masks is 0.
+        eps: smoothing constant; because of it, the loss of two empty masks is 0.
 
     Returns:
         Losses `[B]`, in [0, 1].

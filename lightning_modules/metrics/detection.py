@@ -37,7 +37,7 @@ def true_negative_rate(in_distribution: Tensor, other: Tensor, true_positive_rat
 
     Args:
         in_distribution: `[N]`, confidence of the in-distribution inputs.
-        other: `[M]`, confidence of the other inputs.
+        other: `[M]`, confidence of the inputs to detect.
         true_positive_rate: true positive rate that sets the threshold, in (0, 1].
 
     Returns:
@@ -57,10 +57,10 @@ def detection_metrics(in_distribution: Tensor, other: Tensor) -> dict[str, float
 
     Args:
         in_distribution: `[N]`, confidence of the in-distribution inputs, without NaN.
-        other: `[M]`, confidence of the other inputs, without NaN.
+        other: `[M]`, confidence of the inputs to detect, without NaN.
 
     Raises:
-        ValueError: if one of the tensors is empty or has a NaN.
+        ValueError: if one of the tensors is empty or contains NaN.
     """
     for name, value in (("in-distribution", in_distribution), ("other", other)):
         if len(value) == 0 or bool(value.isnan().any()):
@@ -102,7 +102,7 @@ class DetectionResult:
     num_neighbours: dict[str, int] = field(default_factory=dict)
 
     def parts(self, method: str) -> tuple[Tensor, Tensor]:
-        """Return the confidences of in-distribution inputs and of other inputs, without inputs used for tuning."""
+        """Return the confidences of in-distribution inputs and of inputs to detect, without inputs used for tuning."""
         confidence, measured = self.confidence[method], ~self.is_validation
         return confidence[measured & ~self.is_target], confidence[measured & self.is_target]
 

@@ -66,7 +66,9 @@ def lanczos(product: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> S
 
 
 def spectral_density(spectra: Sequence[Spectrum], at: Tensor, width: float) -> Tensor:
-    """Average sum_i gamma_i N(x; theta_i, width^2) over starting vectors (stochastic Lanczos quadrature).
+    """Compute the spectral density by stochastic Lanczos quadrature.
+
+    The density at x is the mean of sum_i gamma_i N(x; theta_i, width^2) over starting vectors.
 
     Args:
         spectra: results, one for each starting vector.

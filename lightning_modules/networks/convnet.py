@@ -35,7 +35,7 @@ class ConvNet(nn.Module):
         self.classifier = nn.Linear(channels[-1], num_classes)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Map `[B, in_channels, H, W]` to `[B, num_classes]`."""
+        """Map images `[B, in_channels, H, W]` to logits `[B, num_classes]`."""
         for number in range(1, self.num_layers + 1):
             image = self.get_submodule(f"relu{number}")(self.get_submodule(f"conv{number}")(image))
         return self.classifier(image.mean(dim=(2, 3)))

@@ -29,7 +29,7 @@ def _convolution(before: int, after: int, kernel: int, stride: int = 1, reflect:
 
 
 class ResidualBlock(nn.Module):
-    """A residual block: two 3x3 convolutions with a ReLU between them, added to the input."""
+    """A residual block: two 3x3 convolutions with a ReLU between them, whose output is added to the input."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -49,7 +49,8 @@ class ResNetGenerator(nn.Module):
         in_channels: channels of an image, C.
         out_channels: number of channels of the output, C'.
         width: channels at full resolution, 64 in the paper.
-        num_blocks: residual blocks at a quarter of the resolution; 9 for images of 256 x 256, 6 for 128 x 128.
+        num_blocks: number of residual blocks, at a quarter of the resolution; 9 for images of 256 x 256, 6 for 128 x
+            128.
 
     Raises:
         ValueError: if an argument is less than 1.

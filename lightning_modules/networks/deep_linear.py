@@ -23,5 +23,5 @@ class DeepLinear(nn.Module):
         self.layers = nn.Sequential(*(nn.Linear(*pair, bias=False) for pair in pairwise(widths)))
 
     def forward(self, features: Tensor) -> Tensor:
-        """Map `[B, in_features]` to `[B, out_features]`."""
+        """Map inputs `[B, in_features]` to outputs `[B, out_features]`."""
         return self.layers(features)

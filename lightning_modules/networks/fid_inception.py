@@ -45,7 +45,7 @@ def legacy_resized(image: Tensor) -> Tensor:
 def clean_resized(image: Tensor) -> Tensor:
     """Resize images `[B, C, H, W]` to 299 x 299 as in clean-fid: bicubic, with antialiasing, without rounding.
 
-    Bicubic overshoot can leave the range of pixel values; the caller must clip it.
+    Bicubic interpolation can overshoot the range of pixel values; the caller must clip the result.
 
     Source: Parmar, Zhang and Zhu, On Aliased Resizing and Surprising Subtleties in GAN Evaluation, CVPR 2022, arXiv
     2104.11222.

@@ -53,7 +53,8 @@ class AdapterLevel(nn.Module):
         self.up = nn.Sequential(nn.ReLU(), enlarge)
 
     def forward(self, x: Tensor, code: Tensor) -> Tensor:
-        x = F.leaky_relu(x, 0.2)  # in place in the authors' code, which therefore also concatenates the activated input
+        # The authors' code activates x in place, and therefore also concatenates the activated input.
+        x = F.leaky_relu(x, 0.2)
         inside = self.down(x)
         inside = torch.cat((inside, code), dim=1) if self.submodule is None else self.submodule(inside, code)
         return torch.cat((self.up(inside), x), dim=1)

@@ -129,7 +129,7 @@ class NCSNpp(nn.Module):
         fir: whether to resample with the filter [1, 3, 3, 1]; if false, downsampling averages pixels and upsampling
             copies them.
         input_pyramid: `residual` adds a downsampling convolution of the image to the features; at the next level, the
-            sum takes the place of the image. `skip` adds a 1x1 convolution of the downsampled image.
+            sum replaces the image. `skip` adds a 1x1 convolution of the downsampled image.
         output_pyramid: `skip` sums the outputs of all resolutions.
         embedding: `fourier` for noise levels sigma, `positional` for times in 0..999.
         fourier_scale: standard deviation of the random frequencies that embed log sigma.

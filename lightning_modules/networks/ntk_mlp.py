@@ -2,7 +2,7 @@
 
     z_1 = s(W_1 x / sqrt(d)),   z_{l+1} = s(W_{l+1} z_l / sqrt(h_l)),   f(x) = w . z_L / h_L.
 
-All weights are N(0, 1), and there are no biases; s is an activation divided by its root mean square under N(0, 1).
+All weights are N(0, 1), and there are no biases; s is an activation divided by its root mean square for N(0, 1) inputs.
 Without hidden layers, the network is the perceptron f(x) = w . x / sqrt(d).
 
 Source: code of Sclocchi, Geiger and Wyart, arXiv 2301.13703.
@@ -62,7 +62,7 @@ class NTKMLP(nn.Module):
         in_features: number of values of an input, C H W for images.
         hidden_features: widths of the hidden layers; an empty list gives a perceptron, a network without hidden layers.
         activation: `relu`, `gelu` or `silu`.
-        initial_std: standard deviation of the initial weights; 0 starts a perceptron from zero.
+        initial_std: standard deviation of the initial weights; with 0, a perceptron starts from zero weights.
 
     Raises:
         ValueError: if a width is not positive, an activation is unknown or `initial_std` is negative.

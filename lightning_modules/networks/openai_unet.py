@@ -43,7 +43,7 @@ def with_published_weights(network: nn.Module, path: str) -> nn.Module:
         return network
     if not Path(path).exists():
         raise FileNotFoundError(
-            f"{path} does not exist; the readme files of openai/improved-diffusion and openai/guided-diffusion link "
+            f"{path} does not exist; the readme files of openai/improved-diffusion and openai/guided-diffusion link to "
             f"cifar10_uncond_50M_500K.pt and 256x256_diffusion_uncond.pt"
         )
     load(network, in_diffusers_names(read_weights(path), network), path)

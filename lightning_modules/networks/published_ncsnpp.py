@@ -2,8 +2,8 @@
 
 In the published files, all layers of a network are in one list, `all_modules`, numbered in the order of the forward
 pass. Normalisations and the convolutions of the pyramids and of the output are also numbered. Linear maps over
-channels, `NIN`, have transposed weights. The averaged weights are in `shadow_params`, a list without names, which has
-the order of the parameters. In older files, this list leaves out the random frequencies of the embedding, which are not
+channels, `NIN`, have transposed weights. The averaged weights are in `shadow_params`, a list without names, in the
+order of the parameters. In older files, this list leaves out the random frequencies of the embedding, which are not
 trained.
 
 Source: Song et al., Score-Based Generative Modeling through Stochastic Differential Equations, ICLR 2021, arXiv

@@ -27,7 +27,10 @@ def kl_to_standard_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
 
 
 def reconstruction_error(logits: Tensor, mask: Tensor) -> Tensor:
-    """Sum the cross-entropy of masks `[B, 1, H, W]` in [0, 1] under logits over pixels; the sum is `[B]`, in nats."""
+    """Compute each mask's cross-entropy under logits, summed over pixels, in nats.
+
+    Masks are `[B, 1, H, W]` in [0, 1]; the result is `[B]`.
+    """
     return F.binary_cross_entropy_with_logits(logits, mask, reduction="none").flatten(start_dim=1).sum(dim=1)
 
 

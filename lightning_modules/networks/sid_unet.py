@@ -45,7 +45,7 @@ class SIDUNet(nn.Module):
         super().__init__()
         widths = list(widths)
         if len(widths) < 2:
-            raise ValueError(f"widths must name at least two levels, got {widths}")
+            raise ValueError(f"widths must have at least two entries, one per level, got {widths}")
         self.stride = 2 ** (len(widths) - 1)
         self.down = nn.ModuleList(two_convolutions(before, after) for before, after in pairwise([channels, *widths]))
         steps = list(pairwise(reversed(widths)))

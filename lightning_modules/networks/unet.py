@@ -39,7 +39,7 @@ class UNet(nn.Module):
         num_classes: number of pixel categories, K.
         widths: channels of each level, from full resolution down.
         halved: whether the first convolution of each double convolution in the decoder halves the number of channels;
-            if false, it outputs the number of channels of the next level.
+            if false, this convolution outputs as many channels as the next level has.
         dropout: probability of dropout before each double convolution of the decoder, in [0, 1).
 
     Raises:
@@ -58,7 +58,7 @@ class UNet(nn.Module):
         within(0, 1, "[)", dropout=dropout)
         widths = list(widths)
         if len(widths) < 2:
-            raise ValueError(f"widths must name at least two levels, got {widths}")
+            raise ValueError(f"widths must have at least two entries, one per level, got {widths}")
         if min(widths) < 1:
             raise ValueError(f"widths must be at least 1, got {widths}")
         self.num_features = widths[0]

@@ -34,7 +34,7 @@ from lightning_modules.training.logging import log_training
 
 
 def updated_target(target: Tensor, probability: Tensor, momentum: float) -> Tensor:
-    """Update the running averages of the predictions of examples: t <- beta t + (1 - beta) p.
+    """Update the running averages of the predictions for training examples: t <- beta t + (1 - beta) p.
 
     Args:
         target: targets t, `[B, K]`.
@@ -63,7 +63,7 @@ class ELR(ClassifierSteps, MethodModule):
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
-        ValueError: if `strength` is negative or `momentum` outside [0, 1).
+        ValueError: if `strength` is negative, or `momentum` is outside [0, 1).
     """
 
     def __init__(

@@ -5,12 +5,12 @@ Each of the networks f_1 and f_2 has a moving average of its weights (e_1, e_2) 
 example:
 
     t_k <- beta t_k + (1 - beta) softmax(e_m(x)),        q = l t_k + (1 - l) t_k[j],
-    L = -(1/B) sum_i <y~_i, log softmax(f_k(x~_i))> + r(n) lambda (1/B) sum_i log(1 - <q_i, p_i>),
+    L = -(1/B) sum_i <y~_i, log softmax(f_k(x~_i))> + r(n) lambda (1/B) sum_i log(1 - <q_i, p_i>).
 
-where x~ and y~ are the mixed images and the mixed one-hot labels, p = softmax(f_k(x~)), and the factor r(n) increases
-over the first steps n. On CIFAR-100, the mixed labels are weighted by the targets: y~ <- y~ q / <y~, q>. An epoch
-consists of two passes: the first trains f_1, and the second trains f_2. The final logits are the mean over both
-networks.
+Here x~ and y~ are the mixed images and the mixed one-hot labels, and p = softmax(f_k(x~)). The factor r(n) increases
+during the first steps; n is the index of the step. On CIFAR-100, the mixed labels are weighted by the targets: y~ <- y~
+q / <y~, q>. An epoch consists of two passes: the first trains f_1, and the second trains f_2. The final logits are the
+mean over both networks.
 
 In the authors' code, the two networks use different label noise and different validation splits by accident. Here, both
 networks use the same dataset.
@@ -44,7 +44,7 @@ from lightning_modules.training.logging import log_training
 
 
 def sigmoid_ramp(step: int, length: int) -> float:
-    """Compute the ramp exp(-5 (1 - min(n, length) / length)^2) from e^-5 to 1; the ramp is 1 if `length` is 0."""
+    """Compute the ramp exp(-5 (1 - min(n, length) / length)^2) from e^-5 to 1; it is 1 if `length` is 0."""
     return math.exp(-5 * (1 - min(step, length) / length) ** 2) if length > 0 else 1.0
 
 

@@ -1,7 +1,7 @@
 """Default optimizers and learning-rate schedules, and helpers for `configure_optimizers`.
 
 The defaults are functions, not classes. If a default were a class, the command line would pass its arguments to every
-class that replaces it in a configuration: for example, Adam would get the weight decay of AdamW. The function
+class that replaces it in a configuration: for example, Adam would receive the weight decay of AdamW. The function
 `constant` is needed because PyTorch's `ConstantLR` starts at a third of the learning rate by default.
 """
 

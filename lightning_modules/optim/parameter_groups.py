@@ -73,7 +73,7 @@ def optimizer_with_heads(
     Args:
         optimizer: function that builds the optimizer; its learning rate applies to all parameters outside the heads.
         module: module whose parameters are optimised.
-        heads: submodules of `module` that get a separate learning rate.
+        heads: submodules of `module` with a separate learning rate.
         lr_factor: learning rate of the heads, divided by the learning rate of the other parameters; 1 gives a single
             group.
     """

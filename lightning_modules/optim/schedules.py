@@ -132,7 +132,7 @@ class WarmupCosine(LambdaLR):
 
         lr (k + 1) / w for k < w, then lr (1 + cos(pi (k - w) / (n - w))) / 2, at k = 0, 1, ...
 
-    The published schedule starts with one step or epoch at learning rate 0, which is omitted here.
+    The published schedule starts with one step or epoch at learning rate 0; this step or epoch is omitted here.
 
     Args:
         optimizer: optimizer whose learning rates the schedule scales.

@@ -1,1 +1,1 @@
-"""Optimisation with gradients, measurements or function evaluations that are noisy, corrupted or falsified."""
+"""Optimisation from gradients, measurements or function values that are noisy, corrupted or falsified."""

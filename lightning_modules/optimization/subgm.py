@@ -1,15 +1,16 @@
 """Recover a low-rank matrix from measurements with gross errors by the sub-gradient method (SubGM).
 
 There are m measurements y_i = <A_i, X*> + s_i of a positive semidefinite matrix X*, `[d, d]`. Either some of the
-measurements have arbitrarily large errors s_i, or all measurements are noisy. The method estimates X* by U U^T, and
-optimises the factor U, `[d, r']`, which may have any number r' of columns. If the rank of X* is unknown, use r' = d:
+measurements have arbitrarily large errors s_i, or all measurements are noisy. The method estimates X* by U U^T. It
+optimises the factor U, `[d, r']`, which may have any number r' of columns; if the rank of X* is unknown, use r' = d.
+The objective f and the sub-gradient steps are
 
     f(U) = (1/m) sum_i |<A_i, U U^T> - y_i|,
     D_t = (1/m) sum_i sign(<A_i, U_t U_t^T> - y_i) (A_i + A_i^T) U_t,    U_{t+1} = U_t - eta_t D_t,    sign(0) = 0,
 
-starting from U_0 = alpha B with a small alpha. Let X = U U^T - X*. For any errors s_i, D has the direction of X U /
-||X||_F (Sign-RIP). The components of U in the directions of X* therefore grow, while all other components stay small.
-For any r', the final error is a power of alpha. The initial matrix B is
+starting from U_0 = alpha B with a small alpha. Let X = U U^T - X*. For any errors s_i, the sub-gradient D has the
+direction of X U / ||X||_F (Sign-RIP). The components of U in the directions of X* therefore grow, while all other
+components stay small. For any r', the final error is a power of alpha. The initial matrix B is
 
     spectral   Q_+ Lambda_+^(1/2), from the r' greatest eigenvalues of (1/m) sum_i sign(y_i) (A_i + A_i^T) / 2; the
                columns of negative eigenvalues are zero and remain zero
@@ -18,16 +19,16 @@ For any r', the final error is a power of alpha. The initial matrix B is
 
 and the step sizes are
 
-    quantile   eta Q, where Q is the q-quantile of |<A_i, U U^T> - y_i| over all measurements; if a fraction p of the
-               measurements has gross errors and q < 1 - p, Q decreases with the error of the estimate
+    quantile eta Q, where Q is the q-quantile of |<A_i, U U^T> - y_i| over all measurements; if a fraction p of the
+    measurements has gross errors and q < 1 - p, Q decreases together with the error of U U^T
 
-    geometric  eta rho^t, if p or the noise distribution is unknown
+    geometric eta rho^t, for the case that p or the noise distribution is unknown
 
-    constant   eta, to which the final distance is then proportional
+    constant eta; the final distance is then proportional to eta
 
 Only the abstract and the introduction of the paper were available. The spectral initialisation and the step sizes are
-reconstructed from the literature. The random initialisation is our addition. The baseline is gradient descent on the
-squared loss (1/2m) sum_i (.)^2, which fails if there are gross errors.
+reconstructed from the literature. The random initialisation was added by this project. The baseline is gradient descent
+on the squared loss (1/2m) sum_i (.)^2, which fails if there are gross errors.
 
 Source: Ma and Fattahi, Global Convergence of Sub-gradient Method for Robust Matrix Recovery: Small Initialization,
 Noisy Measurements, and Over-parameterization, JMLR 2023, arXiv 2202.08788.
@@ -59,13 +60,13 @@ LOSSES: Mapping[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor
 DRAWN_VALUES = 6
 """Maximum number of singular values of U in the table."""
 MEASURES = ("relative error", "least signal", "greatest residual"), ("cosine", "scale")
-"""Columns of the tables `error` and `sign_rip`, which exist if X* is known."""
+"""Columns of the tables `error` and `sign_rip`; both tables exist only if X* is known."""
 
 
 def residuals_and_direction(
     features: Tensor, target: Tensor, factor: Tensor, slope: Callable[[Tensor], Tensor], at_once: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Compute the residuals r_i = <A_i, U U^T> - y_i, and the sum of slope(r_i) A_i over i.
+    """Compute the residuals r_i = <A_i, U U^T> - y_i, and the sum over i of slope(r_i) A_i.
 
     If `at_once` is set, the measurements are processed in chunks.
 
@@ -127,7 +128,7 @@ def sign_rip(direction: Tensor, difference: Tensor) -> tuple[Tensor, Tensor]:
     Return the cosine of the angle between Q and X, and the scale phi = <Q, X> / ||X||_F.
 
     Args:
-        direction: matrix Q, `[d, d]`, which this function symmetrises.
+        direction: matrix Q, `[d, d]`; this function symmetrises it.
         difference: error X of the estimate, `[d, d]`.
     """
     symmetric = (direction + direction.T) / 2
@@ -148,16 +149,16 @@ class SubGM(MethodModule):
         loss: loss function, `absolute`, or `squared` for the baseline, which is not robust.
         step_rule: rule for the step sizes, `quantile`, `geometric` or `constant`.
         eta: factor eta of all step sizes.
-        q: level q of the quantile of the absolute residuals, below 1 - p.
+        q: level q of the quantile of absolute residuals that `quantile` uses, below 1 - p.
         p: maximum fraction of the measurements that have gross errors.
         rho: ratio rho of successive step sizes for `geometric`.
         iterations_per_step: number of iterations per training step; each training step logs once.
-        at_once: number of measurements that are moved to the device at once, if the data stay on the CPU; None means
+        at_once: number of measurements that are moved to the device at once if the data stay on the CPU; None means
             that all measurements are on the device.
 
     Raises:
-        ValueError: if an argument is out of range; at setup, if the precision is not 64 bit, if a batch does not
-            contain all rows, or if `at_once` is missing for data on the CPU.
+        ValueError: if an argument is out of range; also, at setup, if the precision is not 64 bit, if a batch does not
+            contain all rows, or if `at_once` is not set for data on the CPU.
     """
 
     step_size: Tensor
@@ -210,7 +211,7 @@ class SubGM(MethodModule):
         require_all_rows(self.trainer, "SubGM")
         if self.at_once is None and not getattr(self.trainer.datamodule, "rows_on_device", True):  # type: ignore[attr-defined]
             raise ValueError(
-                "model.at_once must be given if data.rows_on_device is false: the number of measurements used at once"
+                "model.at_once, the number of measurements on the device at once, is required if data.rows_on_device is false"
             )
 
     def forward(self) -> Tensor:

@@ -2,8 +2,8 @@
 
 The gradient with respect to the weights of the first layer is proportional to the pixel values. Bright images with high
 contrast therefore dominate the training of this layer. TrAct updates the weights by the step that best approximates a
-gradient step on the pre-activations z = X W^T. X, `[b, n]`, contains the b input rows of the batch (for a convolution,
-all patches). L is the mean loss, and G = dL/dz:
+gradient step on the pre-activations z = X W^T. Here X, `[b, n]`, contains the b input rows of the batch (for a
+convolution, all patches). With the mean loss L and G = dL/dz, the update is
 
     dW* = argmin ||-eta b G - X dW^T||^2 + lambda b ||dW||^2 = -eta G^T X (X^T X / b + lambda I)^-1,
 
@@ -12,8 +12,8 @@ The optimizer therefore receives
     grad W = (G^T X) (X^T X / b + lambda I)^-1
 
 instead of G^T X. The forward pass and all other gradients are those of the plain layer. If X has fewer rows than
-columns, as in a convolution with few or large patches, the Woodbury identity only requires the inverse of a b x b
-matrix:
+columns, as for a convolution with few or large patches, the Woodbury identity is used, which only requires the inverse
+of a b x b matrix:
 
     (X^T X / b + lambda I)^-1 = (I - X^T (X X^T + lambda b I)^-1 X) / lambda.
 
@@ -25,8 +25,8 @@ n) is all-reduced, so that the results are equal to those of a single process. W
 accumulated batch has its own X^T X.
 
 This implementation differs from the authors' code in the following points. The linear system is solved by Cholesky
-factorisation. It is solved in single precision or above for any training precision. Options of a convolution that the
-authors' code ignores (groups, padding modes) are rejected.
+factorisation, in single precision or above for any training precision. Options of a convolution that the authors' code
+ignores (groups, padding modes) are rejected.
 
 Source: Petersen, Borgelt and Ermon, TrAct: Making First-layer Pre-Activations Trainable, NeurIPS 2024,
 arXiv 2410.23970.
@@ -53,7 +53,7 @@ from lightning_modules.optim.optimizers import constant, optimizer_config, sgd, 
 from lightning_modules.tasks.classifier import ClassifierSteps, accuracies, cross_entropy_step, refuse_smoothed
 
 AT_ONCE = 2**24
-"""Number of values of unfolded patches that are in memory at once."""
+"""Maximum number of values of unfolded patches that are in memory at once."""
 
 
 def num_rows(layer: nn.Linear | nn.Conv2d, inputs: Tensor) -> int:
@@ -73,7 +73,7 @@ def layer_rows(layer: nn.Linear | nn.Conv2d, inputs: Tensor) -> Iterator[Tensor]
     if isinstance(layer, nn.Linear):
         yield inputs.flatten(end_dim=-2)
         return
-    numbers = layer.weight[0].numel() * inputs[0, 0].numel()  # in the patches of one image at stride 1
+    numbers = layer.weight[0].numel() * inputs[0, 0].numel()  # values in the patches of one image at stride 1
     kernel: Any = (layer.kernel_size, layer.dilation, layer.padding, layer.stride)
     for images in inputs.split(max(1, AT_ONCE // numbers)):
         yield F.unfold(images, *kernel).transpose(1, 2).flatten(end_dim=1)
@@ -92,7 +92,7 @@ def solved(gradient: Tensor, factor: Tensor, rows: Tensor | None, ridge: float) 
         gradient: weight gradient G^T X, `[m, n]`.
         factor: lower Cholesky factor of X^T X / b + lambda I, `[n, n]`, or, if `rows` is set, of X X^T + lambda b I,
             `[b, b]`.
-        rows: input rows X, `[b, n]`, which select the second form of `factor`; None selects the first form.
+        rows: input rows X, `[b, n]`, if `factor` has the second form; None if `factor` has the first form.
         ridge: weight lambda of the penalty on the weight update.
 
     Returns:
@@ -193,8 +193,8 @@ def train_pre_activations(network: nn.Module, first_layer: str | None, ridge: fl
 
     Args:
         network: network that contains the layer; its parameters remain the same objects with the same names.
-        first_layer: name of a `Linear` or `Conv2d` layer, or a pattern (see `layers_named`), whose first match in the
-            order of definition is used. None means the first `Linear` or `Conv2d` layer of the network.
+        first_layer: name of a `Linear` or `Conv2d` layer, or a name pattern (see `layers_named`), of which the first
+            match in the order of definition is used. None means the first `Linear` or `Conv2d` layer of the network.
         ridge: weight lambda of the penalty on the weight update.
         sync_gram: whether to all-reduce X^T X over ranks.
 
@@ -202,7 +202,7 @@ def train_pre_activations(network: nn.Module, first_layer: str | None, ridge: fl
         The name of the replaced layer.
 
     Raises:
-        ValueError: if there is no such layer, or if TrAct does not support it. Supported are `Linear` and `Conv2d`
+        ValueError: if there is no such layer, or if TrAct does not support it. TrAct supports `Linear` and `Conv2d`
             layers that are not frozen; a convolution must not have groups, named padding or a padding mode other than
             zeros.
     """
@@ -220,9 +220,9 @@ def train_pre_activations(network: nn.Module, first_layer: str | None, ridge: fl
 
 
 class TrAct(ClassifierSteps, MethodModule):
-    """Train a classifier with cross-entropy, where the first layer is updated by TrAct.
+    """Train a classifier with cross-entropy, and update its first layer by TrAct.
 
-    The updates of the first layer approximate gradient steps on its pre-activations.
+    The updates of the first layer approximate gradient steps on the layer's pre-activations.
 
     Args:
         network: network that maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`; it must standardise
@@ -235,8 +235,8 @@ class TrAct(ClassifierSteps, MethodModule):
         sync_gram: whether to all-reduce X^T X of the first layer, so that results do not depend on the world size.
         soft_labels: settings for mixing images and labels, and for label smoothing; None disables both. If images are
             mixed, callbacks do not receive logits of training images.
-        binary: whether to use the binary cross-entropy of each class; all classes of a mixed image then have the target
-            1.
+        binary: whether to use the binary cross-entropy of each class; all classes that are mixed in an image then have
+            the target 1.
         view: augmentation of training images on the device, such as `lightning_modules.views.ThreeAugment`; None
             disables the augmentation.
         optimizer: optimizer of the network's trainable parameters.

@@ -2,19 +2,20 @@
 
 The reverse process starts from the bicubically upsampled image.
 
-The process of `sde.mean_reverting` diffuses the sharp image x_0 towards the upsampled image mu plus noise. The inputs
-of the network n are the state x_t, mu and t. The network is trained so that the reverse step m computed from its output
-matches the posterior mean o of the previous state:
+The process of `sde.mean_reverting`, where r_t, s_t and lambda are defined, diffuses the sharp image x_0 towards the
+upsampled image mu plus noise. The inputs of the network n are the state x_t, mu and t. The network is trained so that
+the reverse step m, computed from the network's output, matches the posterior mean o of the previous state:
 
     L = mean |m - o|,    m = x_t - r_t (mu - x_t) - 2 lambda^2 r_t n(x_t, mu, t) / s_t,    o = E[x_{t-1} | x_t, x_0]
 
-with t uniform on 1 ... T. Sampling takes T steps from mu + lambda e. The last step adds noise too.
+with t uniform on 1 ... T. Sampling takes T steps from mu + lambda e, where e is standard normal noise. The last step
+adds noise too.
 
 As in the authors' code, mu is not clipped. The published weights are the trained weights, not their moving average. The
 argument `weights` selects which of the two are evaluated. The moving average follows our recollection of ema_pytorch:
-it is updated every ten steps. Up to step 100, it is a copy of the trained weights. After that, its decay is min(decay,
-1 - (1 + k)^{-2/3}) with k = step - 100. Departures: timesteps are sampled for the global batch instead of per rank, and
-the noise of an image depends only on the seed, the index of the image and the step.
+it is updated every ten steps. Up to step 100, the average is a copy of the trained weights. After that, its decay is
+min(decay, 1 - (1 + k)^{-2/3}) with k = step - 100. Departures: timesteps are sampled for the global batch instead of
+per rank, and the noise of an image depends only on the seed, the index of the image and the step.
 
 The gates of the network use global pooling, so tiling changes the result. By default, images are therefore restored
 without tiling. Tiling changed the PSNR by at most 0.02 dB, and the error of the spectrum by at most 0.4 %. This was
@@ -83,8 +84,8 @@ class EDiffSR(RestorerSteps, MethodModule):
         inference: tiling and self-ensemble of every network evaluation during sampling. Tiling changes the result,
             because the gates of the network then pool over a tile instead of the whole image; docs/restoration.md
             quantifies the change.
-        protocol: preprocessing of estimates before metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or
-            `unclipped`.
+        protocol: preprocessing of estimates before metrics are computed: `rounded` clips to [0, 1] and rounds to 256
+            levels, `clipped` only clips, and `unclipped` changes nothing.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 

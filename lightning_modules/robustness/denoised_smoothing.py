@@ -62,8 +62,8 @@ class DenoisedSmoothing(ClassifierSteps, MethodModule):
         network: classifier that maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`. If the classifier
             needs a different image size, wrap it in `lightning_modules.backbones.resized.Resized`.
         denoiser: unconditional diffusion model for images in [-1, 1] that have the size of the data. Its inputs are x_t
-            and t, `[B]`. It returns a tensor `[B, C or 2 C, H, W]`, or a diffusers output whose `sample` is this
-            tensor.
+            and t, `[B]`. It returns a tensor `[B, C, H, W]` or `[B, 2 C, H, W]`, or a diffusers output whose `sample`
+            is such a tensor.
         scheduler: scheduler with which the diffusion model was trained. Only its noise levels and its prediction type
             are used.
         num_classes: number of classes, K.

@@ -80,8 +80,8 @@ class ClassifierSteps(OwnLoaders):
     """Mixin with the validation, test and prediction steps of a classifier.
 
     The module defines `forward`, and has the attributes `num_classes` and `metrics = accuracies(num_classes)`. Any
-    dataloader works (see `OwnLoaders`). Validation uses the given labels, which may be noisy, because clean labels are
-    not available in practice. Tests use the labels of the test set.
+    dataloader works (see `OwnLoaders`). Validation uses the labels of the dataset, which may be noisy, because clean
+    labels are not available in practice. Tests use the labels of the test set.
     """
 
     num_classes: int

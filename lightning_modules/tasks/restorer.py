@@ -145,7 +145,7 @@ def detailed_crops(image: Tensor, detail: Tensor) -> Tensor:
 
 
 def window_sums(image: Tensor, height: int, width: int) -> Tensor:
-    """Sum images `[B, H, W]` over all windows of a given size, using cumulative sums.
+    """Compute the sum of each image `[B, H, W]` in every window of a given size, using cumulative sums.
 
     The result has the shape `[B, H - height + 1, W - width + 1]`.
     """

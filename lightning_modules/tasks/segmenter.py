@@ -6,7 +6,8 @@ true category is k. The metrics are
 
     IoU_k = TP / (P + T - TP),        Dice_k = 2 TP / (P + T).
 
-Means are over all categories that occur in the true masks or in the predictions (P + T > 0), including the background.
+Means are computed over all categories that occur in the true masks or in the predictions (P + T > 0), including the
+background.
 """
 
 from typing import Any

@@ -10,8 +10,9 @@ ImageNet. It samples one of fifteen operations per image, with replacement, and 
 p. The magnitude is sampled around m and clipped to [0, mmax]. The full strength corresponds to m = 10:
 
     shears +- 0.03 m, shifts +- 0.045 m of a side, rotations +- 3 m degrees, int(11 m) / 255 added to the darker half,
-    colour operations at a factor of 0.1 + 0.18 m, or with inc1 of max(0.1, 1 +- 0.09 m),
-    posterize to int(0.4 m) bits and solarize from int(25.6 m) / 255 on; with inc1 4 - int(0.4 m) and 256 - int(25.6 m)
+    colour operations with the factor 0.1 + 0.18 m (with inc1: max(0.1, 1 +- 0.09 m)),
+    posterize to int(0.4 m) bits (with inc1: 4 - int(0.4 m) bits),
+    solarize from int(25.6 m) / 255 on (with inc1: from (256 - int(25.6 m)) / 255 on)
 
 Because of the clipping, `m15` without `mmax` is the same as `m10`. Without `inc1`, posterize and solarize become weaker
 as m increases. Differences from timm: geometric operations use bilinear interpolation, whereas timm chooses bilinear or
@@ -316,10 +317,10 @@ class TimmRandAugment(nn.Module):
     """Apply RandAugment with the operations and random magnitudes of timm, sampled per image.
 
     Args:
-        recipe: string in the format of timm: `rand`, followed in any order by the magnitude m (0...10, or 0...mmax),
-            the number n of operations, the probability p, the standard deviation mstd of the magnitude (if mstd is
-            above 100, the magnitude is uniform in [0, m]), the upper bound mmax, and the flag inc, with which all
-            operations become stronger as m increases.
+        recipe: string in the format of timm: `rand`, followed by parts in any order. The parts are the magnitude m
+            (0...10, or 0...mmax), the number n of operations, the probability p, the standard deviation mstd of the
+            magnitude, the upper bound mmax, and the flag inc. If mstd is above 100, the magnitude is uniform in [0, m].
+            With inc, all operations become stronger as m increases.
         fill: grey value of pixels whose source is outside the image, in [0, 1].
 
     Raises:

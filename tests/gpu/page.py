@@ -12,15 +12,16 @@ from tests.gpu.place import Row
 
 HEAD = """# On a GPU
 
-`make gpu` runs the measurements that need a GPU in the order below. They take about 40 minutes.
-`python -m tests.gpu --minutes 9` stops after 9 minutes; the same command then resumes. `--data FOLDER` (or
-`NOISEWORKS_DATA`) is the folder that contains `cifar10`. Rows are saved under `runs/gpu/`, and this page is written
-after each item. Do not compare numbers from different cards. Measurements on CPUs are in [benchmarks](benchmarks.md).
+`make gpu` runs the measurements that need a GPU, in the order of the table below. Together they take about 40 minutes.
+`python -m tests.gpu --minutes 9` stops after 9 minutes; repeat the command to resume. `--data FOLDER`, or the
+environment variable `NOISEWORKS_DATA`, names the folder that contains `cifar10`. Each row is saved under `runs/gpu/`,
+and this page is updated after each item. Do not compare numbers from different GPUs. Measurements on CPUs are in
+[benchmarks](benchmarks.md).
 """
 NEVER = "**Nothing has been measured on a GPU yet**: none was available."
 REHEARSED = (
-    "This is a rehearsal on the CPU and not a measurement. It runs the same code with small numbers, and shows only "
-    "that the code runs. Its figures are not shown."
+    "This is a rehearsal on the CPU and not a measurement. It runs the same code with small sizes, and proves only "
+    "that the code runs. Its figures are omitted."
 )
 SECTION = re.compile(r"<!-- card (.+?):begin -->\n(.*?)<!-- card \1:end -->\n", re.DOTALL)
 REHEARSAL = "rehearsal"

@@ -157,7 +157,7 @@ REJECTED: list[Row] = [
     ("ShapeVAE image_size", lambda _: ShapeVAE(40, 8), ValueError, "image_size"),
     ("ShapeVAE num_latents", lambda _: ShapeVAE(32, 0), ValueError, "num_latents"),
     ("ShapeVAE widths", lambda _: ShapeVAE(32, 8, (1, 2, 3)), ValueError, "widths"),
-    ("SIDUNet widths", lambda _: SIDUNet(widths=[8]), ValueError, r"widths must name at least two levels, got \[8\]"),
+    ("SIDUNet widths", lambda _: SIDUNet(widths=[8]), ValueError, r"widths must have at least two entries.* \[8\]"),
     ("SPyNet missing", lambda root: SPyNet(str(root / "spynet.safetensors")), FileNotFoundError, "no weights at"),
     ("SPyNet other weights", of_other_weights(SPyNet, basic_module__0__basic_module__0__weight=torch.zeros(1)),
      ValueError, r"missing: levels\.0\.0\.bias"),

@@ -167,8 +167,8 @@ class HuggingFaceImages(NamedSplits):
     def fetch_missing(self) -> None:
         """Download a dataset from the Hub on one rank per machine, while all other ranks wait.
 
-        Errors are ignored here, so that no rank waits for a failed rank. They are raised again when all ranks read the
-        dataset.
+        Errors are ignored here, so that no rank waits for a failed rank. The errors are raised again when all ranks
+        read the dataset.
         """
         with contextlib.suppress(ImportError, OSError, ValueError):
             self._loaded("train")

@@ -238,7 +238,8 @@ class ImageShards(NamedSplits):
         validation: validation shards, specified like `train`. None means no validation shards.
         test: test shards, specified like `train`. None means no test shards.
         image_key: parquet column of encoded images.
-        label_key: name of the label column in parquet files, and of the label's key in `.json` members of tar files.
+        label_key: name of the label column in parquet files. In `.json` members of tar files, it is the key of the
+            label.
         image_size: height and width of the input images of the network, in pixels.
         resize: length of the short side of validation and test images after resizing, before the centre crop, in
             pixels. None means `image_size * 256 / 224`.
@@ -291,8 +292,8 @@ class ImageShards(NamedSplits):
     def fetch_missing(self) -> None:
         """Fill `cache_dir` on one rank per machine, while all other ranks wait.
 
-        Errors are ignored here, so that no rank waits for a rank that failed. They are raised again when all ranks read
-        the shards.
+        Errors are ignored here, so that no rank waits for a rank that failed. The errors are raised again when all
+        ranks read the shards.
         """
         named = [split for split, pattern in self.splits.items() if pattern is not None]
         if self.cache_dir is not None:

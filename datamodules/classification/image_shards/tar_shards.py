@@ -52,7 +52,7 @@ def read_captioned_tar_index(path: Path, caption_column: str | None) -> tuple[Sh
     """Index the samples of a tar shard like `read_tar_index`, but with captions instead of labels.
 
     The caption of an image `<key>.<format>` is the text in `<key>.txt`, or the value of `caption_column` in
-    `<key>.json`; if `caption_column` is None, captions are not read, and every caption is empty. All labels are 0.
+    `<key>.json`. If `caption_column` is None, captions are not read, and every caption is empty. All labels are 0.
 
     Raises:
         FileNotFoundError: if the file does not exist.
@@ -75,7 +75,7 @@ def _rows(
             archive = tarfile.open(fileobj=stream, mode="r:")  # noqa: SIM115
             rows = list(_samples(stream.fileno(), archive, columns, read))
         if not rows:
-            raise ValueError("it holds no image")
+            raise ValueError("it contains no image")
     except Exception as error:  # a damaged file can raise almost any exception type
         raise ValueError(f"{path} cannot be read as a tar shard of {kind} images: {sentence(error)}") from error
     return zip(*rows, strict=True)
@@ -123,7 +123,7 @@ def _grouped(
                 yield key, members
             key, members = own, {}
         if column in members:
-            raise ValueError(f"it holds {member.name} twice")
+            raise ValueError(f"it contains {member.name} twice")
         if column in columns or f".{column.lower()}" in SUFFIXES:
             members[column] = member
         archive.members.clear()  # type: ignore[attr-defined]  # there may be millions
@@ -147,7 +147,7 @@ def _label(file: int, key: str, members: dict[str, tarfile.TarInfo], label_key: 
     try:
         value = json.loads(_content(file, member, JSON_BYTES))[label_key]
     except (ValueError, LookupError, TypeError, RecursionError) as error:
-        raise ValueError(f"{member.name} holds no {label_key!r} ({sentence(error)})") from error
+        raise ValueError(f"{member.name} does not contain {label_key!r} ({sentence(error)})") from error
     if isinstance(value, bool) or not isinstance(value, int) or abs(value) >= 10**9:
         raise ValueError(f"{label_key!r} in {member.name} must be a whole number, got {str(value)[:40]!r}")
     return value
@@ -162,7 +162,7 @@ def _caption(file: int, key: str, members: dict[str, tarfile.TarInfo], caption_c
     try:
         text = json.loads(_content(file, member, JSON_BYTES))[caption_column]
     except (ValueError, LookupError, TypeError, RecursionError) as error:
-        raise ValueError(f"{member.name} holds no {caption_column!r} ({sentence(error)})") from error
+        raise ValueError(f"{member.name} does not contain {caption_column!r} ({sentence(error)})") from error
     if not isinstance(text, str):
         raise ValueError(f"{caption_column!r} in {member.name} must be text, got {str(text)[:40]!r}")
     return text

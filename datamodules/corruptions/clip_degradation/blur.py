@@ -30,7 +30,7 @@ class RandomBlur(ClipOperator):
 
     Args:
         families: dictionary that maps each kernel family to its probability.
-        kernel_sizes: odd kernel sizes in pixels. One of them is sampled per clip.
+        kernel_sizes: odd kernel sizes in pixels. One size is sampled per clip.
         sigma: smallest and largest standard deviation of the kernel, along each of its axes.
         sigma_step: largest change of the standard deviations per frame.
         rotation_step: largest change of the rotation angle per frame, in radians.
@@ -114,7 +114,7 @@ class RandomBlur(ClipOperator):
 
 
 def filtered(clip: Tensor, kernel: Tensor) -> Tensor:
-    """Correlate each frame of a clip `[T, C, H, W]` with its own kernel, `[T, k, k]`, using reflection padding."""
+    """Correlate each frame of `clip`, `[T, C, H, W]`, with its own kernel, `[T, k, k]`, using reflection padding."""
     (height, width), reach = clip.shape[2:], kernel.shape[-1] // 2
     wide = clip[:, :, reflected(height, reach, clip.device)][..., reflected(width, reach, clip.device)]
     size = wide.shape[2:]

@@ -38,7 +38,7 @@ class Chain:
     """Degrade clips with a sequence of operators, then quantise them to 8 bits.
 
     Args:
-        operators: operators to apply, in order. One of them must resize the frames to the final size.
+        operators: operators to apply, in order. One operator must resize the frames to the final size.
         scale: number of clean pixels per degraded pixel, along each axis.
     """
 

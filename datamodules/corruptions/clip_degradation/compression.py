@@ -55,7 +55,7 @@ class RandomCodec(ClipOperator):
     than that.
 
     Args:
-        codecs: names of FFmpeg encoders. One of them is sampled per clip.
+        codecs: names of FFmpeg encoders. One encoder is sampled per clip.
         bit_rate: lowest and highest bit rate, in bits per second.
     """
 

@@ -132,7 +132,7 @@ class ResizeToEnd(ClipOperator):
     """Resize frames to the final size of the chain.
 
     Args:
-        modes: interpolation modes. One of them is sampled per clip.
+        modes: interpolation modes. One mode is sampled per clip.
     """
 
     def __init__(self, modes: Sequence[Mode] = MODES) -> None:

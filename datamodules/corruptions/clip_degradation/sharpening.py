@@ -3,7 +3,7 @@
     r = x - g * x;   m = g * [255 |r| > 10];   m clip(x + r / 2, 0, 1) + (1 - m) x
 
 Here, x is the image, and g * x is x blurred with the Gaussian kernel g. The kernel has 51 taps and a standard deviation
-of 8, OpenCV's default for this size.
+of 8, which is OpenCV's default for this size.
 
 Source: Real-ESRGAN's code (BasicSR), with which RealBasicVSR sharpens its ground-truth frames.
 """
@@ -24,8 +24,8 @@ def unsharp_masked(image: Tensor, weight: float = 0.5, threshold: float = 10 / 2
     Args:
         image: images, `[..., C, H, W]`, in [0, 1], on any device.
         weight: factor by which the difference from the blurred copy is multiplied before it is added to the image.
-        threshold: a pixel and its neighbourhood are sharpened if its absolute difference from the blurred copy exceeds
-            this threshold.
+        threshold: threshold for the absolute difference of a pixel from the blurred copy. Pixels above the threshold
+            and their neighbourhoods are sharpened.
     """
     frames = image.flatten(0, -4) if image.ndim > 3 else image[None]
     residual = frames - _blurred(frames)

@@ -33,7 +33,7 @@ def candidates(noise: ImageNoise) -> list[ImageNoise]:
         noise: noise model that determines the kind of noise; its level is not used.
 
     Raises:
-        ValueError: if the paper has no range of levels for this kind of noise.
+        ValueError: if the paper defines no range of levels for this kind of noise.
     """
     kind = type(noise)
     if kind not in GRIDS:

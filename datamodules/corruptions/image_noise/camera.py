@@ -47,9 +47,9 @@ class Camera:
         for name in ("read", "row", "gaussian"):
             line = getattr(self, name)
             if len(line) != 3 or line[2] < 0:
-                raise ValueError(f"{name} must be slope, intercept and spread of at least 0, got {list(line)}")
+                raise ValueError(f"{name} must be slope, intercept and spread, with spread >= 0, got {list(line)}")
         if not self.tukey_lambda or len(self.tukey_lambda) != len(self.colour_bias):
-            raise ValueError("tukey_lambda and colour_bias must have one entry for each recording, and at least one")
+            raise ValueError("tukey_lambda and colour_bias must have one entry per recording, and at least one entry")
         if min(self.tukey_lambda) <= -0.5 or any(len(row) != 4 for row in self.colour_bias):
             raise ValueError("tukey_lambda must be above -0.5, and colour_bias must have four numbers per row")
 

@@ -27,9 +27,9 @@ class Frames(NamedTuple):
 def read_frames(folder: Path) -> Frames:
     """Estimate the noise parameters at each gain of a camera.
 
-    `folder` contains one subfolder for each gain (ISO). Each subfolder contains `dark`, with at least two frames
-    without light, and a folder `flat/<level>` for each of at least two brightness levels. Each `flat/<level>` contains
-    at least two frames of an evenly lit, unfocused surface. Only the first two dark frames are used.
+    `folder` contains one subfolder for each gain (ISO). Each subfolder contains a folder `dark` with at least two
+    frames without light, and a folder `flat/<level>` for each of at least two brightness levels. Each `flat/<level>`
+    contains at least two frames of an evenly lit, unfocused surface. Only the first two dark frames are used.
 
     Raises:
         FileNotFoundError: if a folder or frame is missing.

@@ -28,7 +28,7 @@ class ImageNoise(ABC):
         """
 
     def drawn_levels(self, clean: Tensor, numbers: RNG) -> Tensor | None:
-        """Return the noise level of each image as used by `sample`, `[B, 1, 1, 1]`, or None if the level is one number.
+        """Return the level of each image in `sample`, `[B, 1, 1, 1]`, or None if levels are not sampled from a range.
 
         Levels have the same units as the constructor argument that defines the range.
         """

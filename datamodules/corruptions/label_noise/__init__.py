@@ -1,6 +1,7 @@
 """Label noise: wrong class labels with known statistics.
 
-A label noise model maps the true labels y of a whole dataset to given labels y~. It also defines a transition matrix T:
+A label noise model maps the true labels y of a whole dataset to given (noisy) labels y~. It also defines a transition
+matrix T:
 
     T_ij = P(y~ = j | y = i).
 

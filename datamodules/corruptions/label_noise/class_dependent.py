@@ -62,8 +62,8 @@ class AsymmetricCIFAR10:
     samples that belong to source classes.
 
     ELR's code flips the labels in place, one class after another. Labels that were flipped from cat to dog are
-    therefore treated as dogs when dogs are flipped, and a fraction r of them flips back. As a result, the rate of cat
-    -> dog is r (1 - r). `sequential_quirk` reproduces this behaviour.
+    therefore treated as dogs when dogs are flipped, and a fraction r of these labels flips back. As a result, the rate
+    of cat -> dog is r (1 - r). `sequential_quirk` reproduces this behaviour.
 
     Source: Patrini et al., Making Deep Neural Networks Robust to Label Noise, CVPR 2017, arXiv 1609.03683.
 

@@ -108,7 +108,7 @@ class InstanceDependent:
         if image is None or len(image) != len(clean):
             found = "none" if image is None else len(image)
             raise ValueError(
-                f"InstanceDependent needs image to hold one image for each of the {len(clean)} labels, got {found}"
+                f"for InstanceDependent, image must contain one image for each of the {len(clean)} labels, got {found}"
             )
         if self.noise_rate == 0:
             return torch.from_numpy(clean)

@@ -23,8 +23,8 @@ class LabelNoise(Protocol):
             label: true labels, `[N]`, integers in 0 ... `num_classes` - 1, in dataset order. The argument is not
                 modified.
             num_classes: number of classes, K.
-            image: images `[N, C, H, W]`, float in [0, 1] or uint8 in 0 ... 255. Only instance-dependent noise uses
-                them.
+            image: images `[N, C, H, W]`, float in [0, 1] or uint8 in 0 ... 255. Only instance-dependent noise uses the
+                images.
 
         Returns:
             Given labels, `[N]`, int64, on the CPU.

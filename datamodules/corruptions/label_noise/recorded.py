@@ -106,9 +106,9 @@ class FromCSV:
             dataset.
         partial: whether samples may be missing from the table. Missing samples keep their label in the dataset.
         classes: how the table specifies classes: `number` or `name`. None selects the interpretation that fits the
-            whole column. If both interpretations fit and give different classes, the table is rejected. This can happen
-            with folders named 1 ... 12. A column whose name ends in `_name`, as in a label report, always contains
-            names.
+            whole column. If both interpretations fit and give different classes, the table is rejected. Such an
+            ambiguity can occur if class folders are named 1 ... 12. A column whose name ends in `_name`, as in a label
+            report, always contains names.
     """
 
     seed: int | None = None
@@ -152,7 +152,7 @@ class FromCSV:
         """Return the given labels, like `apply`, and the true labels.
 
         Args:
-            label: labels of the dataset, `[N]`. They are not modified.
+            label: labels of the dataset, `[N]`. The argument is not modified.
             num_classes: number of classes, K.
             names: file names of the samples, `[N]`, for tables that identify samples by name.
             class_names: names of the classes, `[num_classes]`, for tables that specify classes by name.

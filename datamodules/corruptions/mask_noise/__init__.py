@@ -1,8 +1,8 @@
 """Mask noise: wrong segmentation masks, with known statistics.
 
-A mask noise model maps true masks to given masks. A given mask is a function of the seed, the true mask and its
-position in the dataset. It does not depend on other masks in the batch, on the rank or on the machine. A configuration
-selects a noise model by its class path:
+A mask noise model maps true masks to given (noisy) masks. A given mask is a function of the seed, the true mask and its
+position in the dataset. A given mask does not depend on other masks in the batch, on the rank or on the machine. A
+configuration selects a noise model by its class path:
 
     mask_noise:
       class_path: datamodules.corruptions.mask_noise.ErosionDilation

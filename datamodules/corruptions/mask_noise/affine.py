@@ -48,7 +48,11 @@ class Affine:
 
 
 def _moved(mask: Tensor, drawn: Tensor) -> Tensor:
-    """Transform masks, `[N, H, W]`; `drawn`, `[N, K - 1, 4]`, is angle, change of length, row shift, column shift."""
+    """Transform masks, `[N, H, W]`, by the random values in `drawn`.
+
+    For each class, `drawn`, `[N, K - 1, 4]`, contains the angle, the relative change of length, the row shift and the
+    column shift.
+    """
     height, width = mask.shape[1:]
     row = torch.arange(height, dtype=torch.float64)[:, None]
     column = torch.arange(width, dtype=torch.float64)

@@ -25,8 +25,8 @@ class MaskNoise(Protocol):
             mask: true classes of pixels, `[N, H, W]`, uint8. 0 is background. Ignored pixels have the value 255.
                 Ignored pixels are not changed, and no class grows into them. The argument is not modified.
             num_classes: number of classes including background, K.
-            index: position of each mask in the dataset, `[N]`, int64. It determines the random numbers of the mask.
-                None means 0...N - 1.
+            index: position of each mask in the dataset, `[N]`, int64. This position determines the random numbers of
+                the mask. None means 0...N - 1.
 
         Returns:
             Given masks, `[N, H, W]`, uint8.

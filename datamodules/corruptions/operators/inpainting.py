@@ -62,7 +62,7 @@ class Masks(LinearOperator):
         """Raise an error, because the masks depend on the positions of the images in the dataset.
 
         Raises:
-            TypeError: always. Use `of` to get the operator for given images.
+            TypeError: always. Use `of` to obtain the operator for a batch of images.
         """
         raise TypeError(f"each image has its own mask: {type(self).__name__}.of(index, size) returns the operator")
 
@@ -78,7 +78,7 @@ class Masks(LinearOperator):
 
 @dataclass(frozen=True)
 class RandomPixels(Masks):
-    """Keep each pixel with a given probability. All channels of a pixel are kept or hidden together.
+    """Keep each pixel with the probability `kept`. All channels of a pixel are kept or hidden together.
 
     Args:
         kept: probability that a pixel is known, in (0, 1].
@@ -100,9 +100,9 @@ class RandomPixels(Masks):
 class FreeForm(Masks):
     """Hide the pixels under random brush strokes, like those with which a user erases objects.
 
-    Strokes are bent lines of random width. They are added until the hidden fraction of the image lies between `least`
-    and `most`. Published tables for 20 to 30 % hidden pixels use the masks of Palette. These masks have not been
-    published, and differ from the masks used here.
+    Strokes are bent lines of random width. Strokes are added until the hidden fraction of the image lies between
+    `least` and `most`. Published tables for 20 to 30 % hidden pixels use the masks of Palette. These masks have not
+    been published, and differ from the masks used here.
 
     Args:
         least: smallest hidden fraction of an image.
@@ -139,7 +139,7 @@ class FreeForm(Masks):
                 thick *= 0.8
                 if thick < 1e-3:
                     raise ValueError(
-                        f"no mask of {height} x {width} pixels hides between {self.least:g} and {self.most:g} of them"
+                        f"no mask of {height} x {width} pixels hides {self.least:g} to {self.most:g} of the pixels"
                     )
         return hidden
 

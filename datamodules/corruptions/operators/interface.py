@@ -17,7 +17,7 @@ class Operator(ABC):
         return channels
 
     def of(self, index: Tensor, size: tuple[int, int]) -> "Operator":
-        """Return the operator for given images.
+        """Return the operator for a batch of images.
 
         The result is `self`, unless the operator is different for each image.
 

@@ -74,7 +74,7 @@ class NonlinearBlur(Operator):
         """Raise an error, because the codes depend on the positions of the images in the dataset.
 
         Raises:
-            TypeError: always. Use `of` to get the operator for given images.
+            TypeError: always. Use `of` to obtain the operator for a batch of images.
         """
         raise TypeError("each image has its own blur: NonlinearBlur.of(index, size) returns the operator")
 

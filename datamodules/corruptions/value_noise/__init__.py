@@ -1,7 +1,7 @@
 """Noise on numbers: distributions of additive noise, for values in any unit, and random sign flips of labels.
 
-A distribution is a frozen object with known moments. It samples float64 numbers with a given random number generator. A
-configuration selects a distribution by its class path:
+A distribution is a frozen object with known moments. It samples float64 numbers with the random number generator that
+is passed to it. A configuration selects a distribution by its class path:
 
     noise:
       class_path: datamodules.corruptions.value_noise.Laplace

@@ -28,7 +28,10 @@ class ValueNoise(ABC):
 
 
 class SignFlips(ABC):
-    """Random flips of labels -1 and 1, with a probability that depends on the row (for Massart noise, below 1/2)."""
+    """Random flips of labels -1 and 1, with a probability that depends on the row.
+
+    For Massart noise, this probability is below 1/2.
+    """
 
     @abstractmethod
     def probability(self, features: NDArray[np.float64], margin: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,9 +1,9 @@
 """ScoreDVI denoises each real image on its own, by variational inference with the score of blind Gaussian denoisers.
 
-Four small networks have the noisy image y as input, and are fitted to this image alone. For each pixel and channel, the
-networks predict a Gaussian mixture for the clean image (K components with means mu_k and standard deviations sigma_k),
-the noise precision of each component, and the mixture weights rho_k. The networks are fitted by minimising the negative
-evidence lower bound
+Four small networks receive the noisy image y as input, and are fitted to this image alone. For each pixel and channel,
+the networks predict a Gaussian mixture for the clean image (K components with means mu_k and standard deviations
+sigma_k), the noise precision of each component, and the mixture weights rho_k. The networks are fitted by minimising
+the negative evidence lower bound
 
     rec + lambda x + phi + z + w        (see `elbo`)
 
@@ -16,7 +16,7 @@ new initial weights.
 Departures: if pooling drops rows or columns, the U-Net pads with zeros instead of neighbouring values. This affects
 images with sides that are not multiples of 16. If a side is not a multiple of 4, the noise estimate ignores the last
 rows or columns, whereas the authors' code fails. A sub-image with fewer than two weak-texture patches counts as
-noise-free; the authors' code gets a NaN for such a sub-image, and treats it in the same way.
+noise-free; the authors' code computes a NaN for such a sub-image, and treats it in the same way.
 
 Source: Cheng, Liu and Tan, Score Priors Guided Deep Variational Inference for Unsupervised Real-World Single Image
 Denoising, ICCV 2023, arXiv 2308.04682, equations 11 to 18. As in the authors' code, each fit uses one image, batch

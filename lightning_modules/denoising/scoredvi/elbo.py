@@ -60,7 +60,7 @@ def divergence_of_weight(d: Tensor) -> Tensor:
 
 
 def with_score(x: Tensor, score: Tensor) -> Tensor:
-    """Return x unchanged in the forward pass, and multiply the gradient by the score in the backward pass (T above)."""
+    """Apply T: return x unchanged in the forward pass, and multiply the gradient by the score in the backward pass."""
     return x.detach() + (x - x.detach()) * score.detach()
 
 

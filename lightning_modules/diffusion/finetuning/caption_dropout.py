@@ -1,9 +1,9 @@
-"""Caption dropout: train on some images without their caption, or without some text encoders' embeddings of it.
+"""Caption dropout: in training, omit the captions of some images, or their embeddings by some of the text encoders.
 
 A dropped embedding is replaced with the embedding of the empty prompt, which the pipeline uses for classifier-free
-guidance. With a single probability, whole captions are dropped. With one probability for each text encoder, the
-embeddings of the encoders are dropped independently, as in Stable Diffusion 3 (Esser et al., arXiv 2403.03206, where
-each is dropped with probability 0.464).
+guidance. A single probability drops whole captions. A list with one probability for each text encoder drops the
+encoders' embeddings independently, as in Stable Diffusion 3 (Esser et al., arXiv 2403.03206, where each embedding is
+dropped with probability 0.464).
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,14 +21,15 @@ from lightning_modules.backbones.diffusion.text_to_image import Prompts
 
 ALL = slice(None)
 Region = Mapping[str, tuple[slice, ...]]
-"""Maps fields of `Prompts` to the part that one encoder computes: slices of all dimensions except the batch."""
+"""For each field of `Prompts`, the part that one text encoder computes: slices of all dimensions except the batch."""
 
 
 def encoder_regions(network: Any) -> list[Region]:
-    """List, for each text encoder of a model, the part of the embedded prompts that the encoder computes."""
+    """Return, for each text encoder of a model, the part of the embedded prompts that this encoder computes."""
     encoders = network.text_encoders
     if isinstance(network, StableDiffusion3):
-        # In the first tokens, the features of both CLIP encoders are concatenated and padded to the width of T5.
+        # The first tokens contain the features of both CLIP encoders, concatenated and padded to the width of T5. The
+        # remaining tokens contain the features of T5.
         tokens = slice(0, network.pipeline.tokenizer_max_length)
         width, pooled = encoders[0].config.hidden_size, encoders[0].config.projection_dim
         regions: list[Region] = [
@@ -48,10 +49,11 @@ def encoder_regions(network: Any) -> list[Region]:
 
 
 class CaptionDropout:
-    """Replaces the captions of random images with the empty prompt.
+    """Replaces the captions of randomly chosen images with the empty prompt.
 
     Args:
-        probability: probability of dropping a caption, in [0, 1), or a list with one probability for each text encoder.
+        probability: probability of dropping a caption, in [0, 1); or a list with one such probability for each text
+            encoder.
 
     Raises:
         ValueError: if a probability is out of range.
@@ -83,13 +85,13 @@ class CaptionDropout:
             )
 
     def prepare(self, network: Any) -> None:
-        """Embed the empty prompt; call this before training."""
+        """Embed the empty prompt; this method must be called before training."""
         if self.active:
             self._empty = network.empty_prompts(1)
             self._regions = encoder_regions(network) if self.by_encoder else []
 
     def __call__(self, prompts: Prompts) -> Prompts:
-        """Drop random captions of a training batch."""
+        """Drop randomly chosen captions of a training batch."""
         if self._empty is None:
             return prompts
         device, count = prompts.embedding.device, len(prompts.embedding)

@@ -1,4 +1,4 @@
-"""Checks of a fine-tuned diffusion model's checkpoints."""
+"""Checks of the adapter settings in checkpoints of fine-tuned diffusion models."""
 
 from typing import Any
 
@@ -7,9 +7,9 @@ from lightning_modules.diffusion.finetuning.sharding import refuse_to_go_on
 
 
 class ChecksCheckpoints:
-    """Mixin of a LightningModule that saves the adapters' settings in checkpoints, and checks them on loading.
+    """Mixin for LightningModules that saves the adapters' settings in checkpoints, and checks them on loading.
 
-    The LightningModule defines `network` and `average`.
+    The LightningModule must define `network` and `average`.
     """
 
     def on_save_checkpoint(self: Any, checkpoint: dict[str, Any]) -> None:

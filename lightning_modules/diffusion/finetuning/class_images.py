@@ -1,4 +1,4 @@
-"""Generate the class images for prior preservation once before training, distributed over ranks and resumable."""
+"""Generate class images for prior preservation once before training, on all ranks, with support for resuming."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,25 +18,25 @@ from lightning_modules.backbones.diffusion.text_to_image import TextToImage
 from lightning_modules.tasks.writers import levels_of
 
 AT_ONCE = 4
-"""Number of images per pipeline call."""
+"""Number of images that one pipeline call generates."""
 NOISE = 3
-"""Index of the random stream for an image's initial noise."""
+"""Index of the random stream that generates an image's initial noise."""
 
 
 def generate_class_images(network: TextToImage, images: ClassImages, trained_steps: int, **sampling: Any) -> None:
-    """Generate and write the missing images of a class. Must be called on every rank.
+    """Generate and write the missing class images; this function must be called on every rank.
 
-    An image depends on its index, the seed and the settings, which are recorded in the folder's `settings.json`. The
-    image does not depend on the number of ranks or on interruptions.
+    An image depends only on its index, on the seed and on the settings, which are recorded in the folder's
+    `settings.json`. It does not depend on the number of ranks or on interruptions.
 
     Args:
-        network: the model before fine-tuning, in evaluation mode.
-        images: folder, prompt, number and size of the class images.
+        network: text-to-image model before fine-tuning, in evaluation mode.
+        images: definition of the class images: folder, prompt, number and size.
         trained_steps: number of training steps that the model has already taken.
         sampling: the sampling arguments `num_inference_steps` and `guidance_scale`.
 
     Raises:
-        ValueError: if images are missing but the model is already fine-tuned, or if the images in the folder were
+        ValueError: if images are missing and the model is already fine-tuned, or if the images in the folder were
             generated with different settings.
     """
     store = png_files(Path(images.folder))
@@ -49,7 +49,7 @@ def generate_class_images(network: TextToImage, images: ClassImages, trained_ste
             f"model is already fine-tuned: restore the images, or start a new run"
         )
     size = images.image_shape[1]
-    # Adapters have no effect before training, so their weights are not hashed.
+    # The hash of the model excludes the weights of adapters, because adapters have no effect before training.
     frozen = {name: each for name, each in network.network.state_dict().items() if "lora_" not in name}
     settings = {
         "prompt": images.prompt,

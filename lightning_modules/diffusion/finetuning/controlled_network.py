@@ -1,4 +1,4 @@
-"""ControlNets of diffusers, built from a frozen network and called with the same inputs as this network."""
+"""ControlNets from diffusers, which are built from a frozen network and receive the inputs of this network."""
 
 import inspect
 import math
@@ -16,23 +16,23 @@ from lightning_modules.backbones.quantization import is_quantized
 
 QUANTIZED = "quantization: a ControlNet starts with copies of the weights, which must not be quantised; set it to null"
 CHANNELS = (16, 32, 96, 256)
-"""Channels of the convolutions that downsample a condition image to the size of the latents."""
+"""Numbers of channels of the convolutions that downsample a condition image to the size of the latents."""
 
 
 @dataclass(frozen=True)
 class Control:
-    """Classes and argument names of diffusers for the ControlNets of one model family."""
+    """Names of diffusers' classes and arguments for the ControlNets of one model family."""
 
     controlnet: str
-    """Class of the ControlNet."""
+    """Name of the ControlNet class."""
     pipeline: str
-    """Class of the pipeline that samples with it."""
+    """Name of the pipeline class that samples with the ControlNet."""
     image: str
-    """The pipeline's argument for condition images."""
+    """Name of the pipeline's argument for condition images."""
     residuals: tuple[str, ...]
-    """Arguments through which the network receives the outputs of the ControlNet."""
+    """Names of the network's arguments that receive the outputs of the ControlNet."""
     sees_latents: bool = True
-    """Whether the autoencoder encodes condition images to latents for the ControlNet."""
+    """Whether the ControlNet receives condition images as latents, encoded by the autoencoder."""
 
 
 UNET = ("down_block_additional_residuals", "mid_block_additional_residual")
@@ -48,10 +48,10 @@ CONTROLS = {
 
 
 def check_family(name: str) -> None:
-    """Reject a model whose family has no supported ControlNet.
+    """Reject a model class for whose family no ControlNet is supported.
 
     Raises:
-        ValueError: if the model class `name` has no supported ControlNet.
+        ValueError: if no ControlNet is supported for the model class `name`.
     """
     if name not in CONTROLS:
         raise ValueError(
@@ -61,22 +61,22 @@ def check_family(name: str) -> None:
 
 
 def control_of(network: TextToImage) -> Control:
-    """Look up the ControlNet classes of a model's family."""
+    """Return the names of the ControlNet classes and arguments for the family of a model."""
     check_family(type(network).__name__)
     return CONTROLS["SDXL" if network.is_xl else type(network).__name__]
 
 
 def new_controlnet(network: TextToImage, num_layers: int | None, num_single_layers: int | None) -> nn.Module:
-    """Build a float32 ControlNet whose blocks are copies of the network's blocks, and whose outputs are zero.
+    """Build a float32 ControlNet whose blocks are copies of the network's blocks, and whose outputs are initially zero.
 
     Args:
-        network: the model.
-        num_layers: number of transformer blocks to copy. None uses the default of diffusers, or copies all blocks that
-            can be copied if there are fewer.
-        num_single_layers: the same for FLUX.1's blocks that process image and text as one sequence.
+        network: text-to-image model.
+        num_layers: number of transformer blocks to copy. None copies the default number of diffusers, or all blocks
+            that can be copied if there are fewer.
+        num_single_layers: like `num_layers`, but for the blocks of FLUX.1 that process image and text as one sequence.
 
     Raises:
-        ValueError: if the network has fewer blocks than requested, or has quantised weights.
+        ValueError: if the network has fewer blocks than requested, or if its weights are quantised.
     """
     if is_quantized(network.network):
         raise ValueError(QUANTIZED)
@@ -90,36 +90,36 @@ def new_controlnet(network: TextToImage, num_layers: int | None, num_single_laye
         given = {"num_layers": num_layers, "num_single_layers": num_single_layers}
         options: dict[str, Any] = {}
         for key in given.keys() & defaults.keys():
-            # The last block of Stable Diffusion 3 has no output for the text, so it is not copied.
+            # The last block of Stable Diffusion 3 cannot be copied, because it has no output for the text.
             most = base.config[key] - (control.controlnet == "SD3ControlNetModel")
             if (number := given[key] or min(defaults[key].default, most)) > most:
                 raise ValueError(f"{key} must be at most {most} for a ControlNet of this network, got {number}")
             options[key] = number
         options |= {key: base.config[key] for key in ("attention_head_dim", "num_attention_heads") if key in defaults}
         options |= {key: 0 for key in ("num_extra_conditioning_channels",) if key in defaults}
-        # diffusers modifies the configuration, and would overwrite values that equal the defaults of the network's
-        # class.
+        # diffusers modifies the config of the network. It would overwrite those values that equal the defaults of the
+        # network's class.
         kept = base._internal_dict
         base._internal_dict = FrozenDict({key: kept[key] for key in kept if key != "_use_default_values"})
         controlnet = kind.from_transformer(base, **options)
         base._internal_dict = kept
         if "force_zeros_for_pooled_projection" in controlnet.config:
-            # False makes the pipeline pass the pooled prompt and shifted condition latents to the ControlNet.
+            # With False, the pipeline passes the pooled prompt and shifted condition latents to the ControlNet.
             controlnet.register_to_config(force_zeros_for_pooled_projection=False)
-    if base.dtype in HALF:  # pipelines of this network pass half-precision inputs
+    if base.dtype in HALF:  # the pipeline of a half-precision network passes half-precision inputs
         in_dtype(controlnet, "float32")
     return controlnet.train()
 
 
 class ControlledNetwork:
-    """A frozen network that receives the outputs of a ControlNet; calls have the arguments of `TextToImage.forward`.
+    """A frozen network that receives the outputs of a ControlNet, and is called like `TextToImage.forward`.
 
     Args:
-        network: the model.
-        controlnet: its ControlNet.
+        network: text-to-image model.
+        controlnet: ControlNet of the model.
         condition: condition images, `[B, 3, H, W]` in [0, 1].
-        draw: function that samples standard normal noise with the shape of a given tensor, used to sample latents of
-            condition images.
+        draw: function that samples standard normal noise with the shape of its argument; it is used to sample the
+            latents of condition images.
     """
 
     def __init__(self, network: TextToImage, controlnet: nn.Module, condition: Tensor, draw: Any) -> None:
@@ -146,7 +146,7 @@ class ControlledNetwork:
 
 
 def controlled_pipeline(network: TextToImage, controlnet: nn.Module) -> Any:
-    """Build the diffusers pipeline for sampling with a ControlNet, from the components of the model's pipeline."""
+    """Build a diffusers pipeline that samples with a ControlNet, from the components of the model's pipeline."""
     kind: Any = getattr(diffusers, control_of(network).pipeline)
     known = inspect.signature(kind.__init__).parameters
     parts = {name: part for name, part in network.pipeline.components.items() if name in known}

@@ -1,6 +1,7 @@
-"""Train a ControlNet, a trainable copy of a network's blocks that conditions the frozen network on an image x.
+"""Train a ControlNet: a trainable copy of a network's blocks, which conditions the frozen network on an image x.
 
-    y = F(z, c) + Z_2(G(z + Z_1(x), c)),   with the frozen blocks F, their copy G, and zero-initialised layers Z_1, Z_2.
+    y = F(z, c) + Z_2(G(z + Z_1(x), c)), with frozen blocks F, their trainable copy G, and zero-initialised layers Z_1,
+    Z_2.
 
 Source: Zhang, Rao and Agrawala, Adding Conditional Control to Text-to-Image Diffusion Models, ICCV 2023,
 arXiv 2302.05543.
@@ -42,35 +43,35 @@ NO_CONDITIONS = "a ControlNet needs condition images: set data.images.condition_
 
 
 class ControlNet(FineTuningSteps, MethodModule):
-    """Train a ControlNet on captioned images and condition images, with all weights of the pipeline frozen.
+    """Train a ControlNet on images with captions and condition images; all weights of the pipeline are frozen.
 
-    The ControlNet is initialised with a copy of the network's blocks. The outputs of the ControlNet are zero before
-    training, so the first prediction equals that of the network alone. After training, the ControlNet is saved to
-    `pipeline/controlnet` in the run directory, in the format of diffusers' `from_pretrained`. Validation and test work
-    as in `DiffusionFineTuning`.
+    The ControlNet is initialised with a copy of the network's blocks. Its outputs are zero before training, so the
+    first predictions are those of the network alone. After training, the ControlNet is saved to `pipeline/controlnet`
+    in the run directory, in the format of diffusers' `from_pretrained`. Validation and test work as in
+    `DiffusionFineTuning`.
 
     Args:
         network: a frozen `TextToImage` (Stable Diffusion or SDXL), `StableDiffusion3` or `Flux`.
-        num_layers: number of transformer blocks to copy; None uses the default of diffusers. Not applicable to U-Nets.
-        num_single_layers: the same for FLUX.1's blocks that process image and text as one sequence.
-        min_snr_gamma: gamma of the Min-SNR weights; None gives all timesteps the same weight. Not applicable to flow
-            matching.
-        flow: times and weights of flow matching; None uses the defaults of `FlowMatching`. Only applicable to
+        num_layers: number of transformer blocks to copy; None uses the default of diffusers. Must be None for U-Nets.
+        num_single_layers: like `num_layers`, but for the blocks of FLUX.1 that process image and text as one sequence.
+        min_snr_gamma: gamma of the Min-SNR weights; None gives all timesteps the same weight. Must be None for
             flow-matching models.
-        caption_dropout: probability of training an image without its caption, in [0, 1), or a list with one probability
-            for each text encoder.
-        average_decay: maximum decay of the averaged weights, in [0, 1); 0 uses the weights of the last step,
-            and keeps no average.
-        gradient_checkpointing: recompute the ControlNet's activations in the backward pass instead of keeping them.
-        prompts: texts that `sample` cycles through; by default the empty text.
-        num_inference_steps: sampling steps.
-        guidance_scale: scale of classifier-free guidance in sampling; 1 disables it.
-        optimizer: optimizer of the ControlNet.
+        flow: distribution of times and loss weights of flow matching; None uses the defaults of `FlowMatching`. Allowed
+            only for flow-matching models.
+        caption_dropout: probability of training on an image without its caption, in [0, 1); or a list with one such
+            probability for each text encoder.
+        average_decay: maximum decay of the averaged weights, in [0, 1). With 0, no average is computed, and the weights
+            of the last step are used.
+        gradient_checkpointing: recompute the ControlNet's activations in the backward pass instead of storing them.
+        prompts: texts that `sample` cycles through; the default is the empty text.
+        num_inference_steps: number of sampling steps.
+        guidance_scale: scale of classifier-free guidance in sampling; 1 disables guidance.
+        optimizer: optimizer of the ControlNet's parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
         loss: settings of offset noise and mask weights; None uses the defaults of `LossOptions`.
 
     Raises:
-        ValueError: if an argument is out of range or not applicable to the model, or if the model is not frozen.
+        ValueError: if an argument is out of range or not allowed for the model, or if the model is not frozen.
     """
 
     def __init__(
@@ -119,7 +120,7 @@ class ControlNet(FineTuningSteps, MethodModule):
 
     @classmethod
     def check_before_loading(cls, data: Any, settings: Mapping[str, Any]) -> None:
-        """Reject unsuitable data and networks before the pipeline is loaded."""
+        """Reject data or a network that the ControlNet does not support, before the pipeline is loaded."""
         name, network = settings["network"]["class_path"].rpartition(".")[2], settings["network"].get("init_args") or {}
         if name == "text_to_image_pipeline":
             name = family_of(network["pipeline"], FAMILIES, network["local_files_only"])
@@ -154,7 +155,7 @@ class ControlNet(FineTuningSteps, MethodModule):
         return {"pipeline": controlled_pipeline(self.network, self.controlnet), control_of(self.network).image: image}
 
     def image_columns(self, batch: CaptionedImageBatch, outputs: Any) -> dict[str, Tensor | ImageColumn]:
-        """Show images and condition images next to samples for their captions."""
+        """Show images, their condition images, and samples for their captions and condition images."""
         columns = super().image_columns(batch, outputs)
         return {"image": columns.pop("image"), "condition": batch["condition"], **columns}
 

@@ -1,4 +1,4 @@
-"""Checks of images and captions before training."""
+"""Checks of images, captions and sharding before training."""
 
 from typing import Any
 
@@ -10,12 +10,12 @@ from lightning_modules.backbones.quantization import is_quantized
 
 
 def check_data(network: TextToImage | PixelSpace, data: Any, needs_captions: bool = True) -> None:
-    """Reject images that the network does not support, and missing captions.
+    """Reject images that the network does not support, and images without required captions.
 
     Args:
-        network: the model.
-        data: the DataModule.
-        needs_captions: whether a text-to-image model is trained with the captions of the images.
+        network: model to train.
+        data: DataModule with the images.
+        needs_captions: whether a text-to-image model requires the captions of the images.
 
     Raises:
         ValueError: if captions are missing, or if the network does not support the image size, buckets or class images.
@@ -33,7 +33,7 @@ def check_data(network: TextToImage | PixelSpace, data: Any, needs_captions: boo
 
 
 def reject_prior(data: Any, method: str) -> None:
-    """Reject class images if the method does not use prior preservation.
+    """Reject class images if a method does not use prior preservation.
 
     Raises:
         ValueError: if the data include class images.
@@ -43,14 +43,14 @@ def reject_prior(data: Any, method: str) -> None:
 
 
 def check_sharding(module: Any) -> None:
-    """Reject weights that cannot be sharded, and data that cannot be processed with sharded weights.
+    """Reject settings that do not work with sharded weights.
 
     Args:
-        module: the `DiffusionFineTuning`, attached to its trainer.
+        module: `DiffusionFineTuning` module, attached to its trainer.
 
     Raises:
-        ValueError: if averaged weights are on the CPU, weights are quantised, held-out images are in buckets, or class
-            images must be generated.
+        ValueError: if averaged weights are on the CPU, if weights are quantised, if held-out images are in buckets, or
+            if class images must be generated.
     """
     data: Any = module.trainer.datamodule
     if module.average.host is not None:

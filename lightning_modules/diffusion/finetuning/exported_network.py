@@ -1,4 +1,4 @@
-"""Export of the fine-tuned network as a function of noisy latents, times and prompt embeddings."""
+"""Export of a fine-tuned network as a function of noisy latents, times and prompt embeddings."""
 
 from typing import Any
 
@@ -15,16 +15,16 @@ DIMENSIONS = {"embedding": "L D", "pooled": "P", "mask": "L", "second": "M E", "
 
 
 class ExportsNetwork:
-    """Mixin of a LightningModule that exports the network of a fine-tuned diffusion model.
+    """Mixin for LightningModules that exports the network of a fine-tuned diffusion model.
 
-    The LightningModule defines `network`, `objective` and `average`.
+    The LightningModule must define `network`, `objective` and `average`.
     """
 
     def exported(self: Any, sigma: float | None = None) -> Exported:
         """Return the network with its averaged weights. See `interfaces.Exportable`.
 
         Raises:
-            ValueError: if weights are quantised.
+            ValueError: if the weights are quantised.
         """
         refuse_sigma(sigma, self)
         if is_quantized(self.network):

@@ -1,4 +1,4 @@
-"""New tokens for CLIP text encoders. Their embeddings are trained, and all other weights stay frozen."""
+"""New tokens for CLIP text encoders. The embeddings of these tokens are trained, and all other weights are frozen."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,7 +31,7 @@ TEMPLATES = {
 
 
 def templates_of(learnable_property: Property, given: Sequence[str] | None) -> list[str]:
-    """Return the given templates, or the default templates of a property if none are given.
+    """Return the templates `given`, or the default templates of a property if `given` is None.
 
     Raises:
         ValueError: if the property is unknown, or a template does not contain `{}`.
@@ -44,7 +44,7 @@ def templates_of(learnable_property: Property, given: Sequence[str] | None) -> l
 
 
 class ExtendedEmbedding(nn.Embedding):
-    """Token embedding whose weights are frozen, except for trainable vectors of n tokens that start at index `first`.
+    """Token embedding in which only the vectors of the new tokens, which start at index `first`, are trainable.
 
     The trainable vectors are float32. Outputs have the precision of the frozen weights.
     """
@@ -61,12 +61,12 @@ class ExtendedEmbedding(nn.Embedding):
 
 
 def new_tokens(placeholder: str, count: int) -> list[str]:
-    """Return the token names of several vectors, as diffusers names them: `<cat>`, `<cat>_1`, `<cat>_2`."""
+    """Return the names of `count` new tokens, as diffusers names them: `<cat>`, `<cat>_1`, `<cat>_2`."""
     return [placeholder, *(f"{placeholder}_{number}" for number in range(1, count))]
 
 
 def check_tokens(tokenizers: Sequence[Any], placeholder: str, initializer: str, count: int) -> None:
-    """Reject a placeholder that is already in a vocabulary, and an initializer that is not a single token.
+    """Reject a placeholder that is already in a tokenizer's vocabulary, and an initializer that is not a single token.
 
     Raises:
         ValueError: if a token is rejected; the message names the token.
@@ -118,16 +118,16 @@ def check_pipeline_class(name: str) -> None:
 def check_pipeline_files(network: Mapping[str, Any], placeholder: str, initializer: str, count: int) -> None:
     """Check a pipeline's class and the new tokens before the pipeline's weights are loaded.
 
-    Missing and damaged files are ignored here; they are reported when the pipeline is loaded.
+    This function ignores missing and damaged files, which are reported when the pipeline is loaded.
 
     Args:
         network: constructor arguments of the model, including `pipeline`.
-        placeholder: first of the new tokens.
-        initializer: token whose embedding initialises all vectors.
-        count: number of vectors.
+        placeholder: the new word, which is also the name of the first new token.
+        initializer: existing token whose embedding initialises all vectors.
+        count: number of new tokens, each with a trainable vector.
 
     Raises:
-        ValueError: if a token is rejected, or the pipeline class cannot load learned embeddings.
+        ValueError: if a token is rejected, or if the pipeline class cannot load learned embeddings.
     """
     try:
         name, tokenizers = clip_tokenizers(network.get("config") or network["pipeline"], network["local_files_only"])
@@ -138,19 +138,19 @@ def check_pipeline_files(network: Mapping[str, Any], placeholder: str, initializ
 
 
 def add_tokens(network: TextToImage, placeholder: str, initializer: str, count: int) -> list[ExtendedEmbedding]:
-    """Add the placeholder's tokens to every CLIP text encoder of a model and to its tokenizer.
+    """Add the tokens of the new word to every CLIP text encoder of a model, and to the tokenizers of these encoders.
 
     Args:
-        network: the frozen model, which is changed in place.
-        placeholder: first of the new tokens.
-        initializer: token whose embedding initialises all vectors.
-        count: number of vectors.
+        network: frozen model, which is changed in place.
+        placeholder: the new word, which is also the name of the first new token.
+        initializer: existing token whose embedding initialises all vectors.
+        count: number of new tokens, each with a trainable vector.
 
     Returns:
-        The token embeddings of the CLIP text encoders, in the pipeline's order.
+        The token embedding of each CLIP text encoder, in the order of the pipeline's encoders.
 
     Raises:
-        ValueError: if a token is rejected, or the pipeline class cannot load learned embeddings.
+        ValueError: if a token is rejected, or if the pipeline class cannot load learned embeddings.
     """
     pipeline = network.pipeline
     check_pipeline_class(type(pipeline).__name__)
@@ -177,7 +177,7 @@ def _is_clip(encoder: Any) -> bool:
 
 
 def save_tokens(embeddings: Sequence[ExtendedEmbedding], placeholder: str, folder: Path) -> None:
-    """Save the vectors of each text encoder for diffusers' `load_textual_inversion`.
+    """Save the trained vectors of each text encoder in files for diffusers' `load_textual_inversion`.
 
     The vectors of the first encoder are saved to `learned_embeds.safetensors`, and those of the second encoder to
     `learned_embeds_2.safetensors`.

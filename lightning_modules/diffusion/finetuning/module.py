@@ -1,4 +1,4 @@
-"""LightningModule that fine-tunes diffusion models on images with or without captions."""
+"""LightningModule that fine-tunes diffusion models on images, with or without captions."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -27,36 +27,36 @@ from lightning_modules.optim.optimizers import adamw, constant, trainable_parame
 class DiffusionFineTuning(FineTuningSteps, ExportsNetwork, ChecksCheckpoints, MethodModule):
     """Fine-tune a diffusion model on images, and save the model in the format of diffusers or peft.
 
-    After training, the result is saved to `pipeline/` in the run directory. Validation and test log `loss`, the
-    unweighted error on held-out images, computed with the averaged weights. Each held-out image has a fixed timestep
-    and fixed noise, so that values are comparable across epochs. `ImageGrid` shows held-out images next to samples for
-    their captions.
+    After training, the model is saved to `pipeline/` in the run directory. Validation and test log `loss`, the
+    unweighted error on held-out images, which is computed with the averaged weights. Each held-out image has a fixed
+    timestep and fixed noise, so the values of different epochs are comparable. `ImageGrid` shows held-out images next
+    to samples for the same captions.
 
     Args:
         network: a text-to-image model of `lightning_modules.backbones.diffusion`, such as `TextToImage`,
             `StableDiffusion3`, `Flux` or `PixArtSigma`, or a pixel-space model (`PixelSpace` or `pixel_pipeline`).
-        min_snr_gamma: gamma of the Min-SNR weights; None gives all timesteps the same weight. Not applicable to flow
-            matching.
-        flow: times and weights of flow matching; None uses the defaults of `FlowMatching`. Only applicable to
+        min_snr_gamma: gamma of the Min-SNR weights; None gives all timesteps the same weight. Must be None for
             flow-matching models.
-        caption_dropout: probability of training an image without its caption, in [0, 1). With a list of one probability
-            for each text encoder, the embeddings of the encoders are dropped independently.
-        average_decay: maximum decay of the averaged weights, in [0, 1); 0 uses the weights of the last step, and keeps
-            no average.
-        cache_dir: folder in which latents and caption embeddings are cached before training; the text encoders are then
-            removed from memory. None computes both in each step. Images are centre-cropped before caching. With random
-            flips, the latents of mirrored images are cached as well.
-        prompts: texts that `sample` cycles through; by default the empty text.
-        num_inference_steps: sampling steps.
-        guidance_scale: scale of classifier-free guidance in sampling; 1 disables it.
+        flow: distribution of times and loss weights of flow matching; None uses the defaults of `FlowMatching`. Allowed
+            only for flow-matching models.
+        caption_dropout: probability of training on an image without its caption, in [0, 1). A list with one probability
+            for each text encoder drops the embeddings of the encoders independently.
+        average_decay: maximum decay of the averaged weights, in [0, 1). With 0, no average is computed, and the weights
+            of the last step are used.
+        cache_dir: folder in which latents and caption embeddings are cached before training. The text encoders are then
+            removed from memory. Cached images are centre-cropped; with random flips, the latents of the mirrored images
+            are cached as well. None computes latents and embeddings in each training step.
+        prompts: texts that `sample` cycles through; the default is the empty text.
+        num_inference_steps: number of sampling steps.
+        guidance_scale: scale of classifier-free guidance in sampling; 1 disables guidance.
         optimizer: optimizer of the trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
-        loss: settings of offset noise, and weights of class images and masks; None uses the defaults of `LossOptions`.
-        average_on_cpu: keep the averaged weights in host memory.
+        loss: settings of offset noise, class images and masks; None uses the defaults of `LossOptions`.
+        average_on_cpu: store the averaged weights in host memory instead of GPU memory.
 
     Raises:
-        TypeError: if the class of `network` is not one of those listed above.
-        ValueError: if an argument is out of range or not applicable to the model, or if the model is frozen.
+        TypeError: if `network` is not a model of one of the classes listed above.
+        ValueError: if an argument is out of range or not allowed for the model, or if the model is frozen.
     """
 
     def __init__(
@@ -108,14 +108,14 @@ class DiffusionFineTuning(FineTuningSteps, ExportsNetwork, ChecksCheckpoints, Me
         self.losses = MeanMetric()
 
     def configure_model(self) -> None:
-        """Shard the trained network over ranks, block by block, for `ModelParallelStrategy`."""
+        """Shard the trained network over ranks, block by block, if the strategy is `ModelParallelStrategy`."""
         if self.device_mesh is None or self._shared_out:
             return
         check_sharding(self)
         share_out(self.network.network, self.device_mesh["data_parallel"])
         self.average = AveragedWeights(self.network, self.average.decay)
         self._shared_out = True
-        self.strict_loading = False  # checkpoints hold only trained parameters
+        self.strict_loading = False  # checkpoints contain only trained parameters
 
     def on_fit_start(self) -> None:
         if isinstance(self.network, TextToImage):

@@ -1,4 +1,4 @@
-"""Training objectives: timesteps, targets and weights of diffusion and of flow matching."""
+"""Training objectives of diffusion and of flow matching: the times, the targets and the loss weights."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -33,15 +33,15 @@ GOLDEN = 2654435769  # 2^32 times the fractional part of the golden ratio
 
 @dataclass(frozen=True)
 class LossOptions:
-    """Options of the training loss: offset noise, and weights of class images and of masked pixels.
+    """Options of the training loss: offset noise, the weight of class images, and the weights of masked pixels.
 
     Args:
-        noise_offset: s, scale of offset noise: the noise becomes e + s n, with one n ~ N(0, 1) for each channel of each
-            latent. The model can then learn very dark and very bright images. Held-out images have noise without
-            offset.
+        noise_offset: s, scale of offset noise. The noise e is replaced with e + s n, with one n ~ N(0, 1) for each
+            channel of each latent. The model can then learn very dark and very bright images. The noise of held-out
+            images has no offset.
         prior_weight: weight of the loss on the class images in `data.prior`.
-        unmasked_weight: weight of the squared error where an image's mask is 0, in [0, 1]. Where the mask is 1, the
-            weight is 1. An image's loss is the weighted mean.
+        unmasked_weight: weight, in [0, 1], of the squared errors of those pixels whose mask is 0. Pixels whose mask is
+            1 have the weight 1. The loss of an image is the weighted mean over its pixels.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -63,7 +63,7 @@ class LossOptions:
         return noise + self.noise_offset * sample_rows_like(torch.randn, latent[:, :, :1, :1])
 
     def weight(self, mask: Tensor | None, latent: Tensor) -> Tensor | None:
-        """Compute the weight of each latent pixel, `[B, 1, h, w]`, from masks in [0, 1]; return None without masks."""
+        """Compute the weights of latent pixels, `[B, 1, h, w]`, from masks in [0, 1]; return None if `mask` is None."""
         if mask is None:
             return None
         size = latent.shape[2:]
@@ -72,11 +72,11 @@ class LossOptions:
 
 
 def mean_square(difference: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Compute the weighted mean of squares of each image, `[B]`; the mean is 0 if all weights are 0.
+    """Compute the weighted mean of squares for each image; the mean is 0 if all weights are 0. The result is `[B]`.
 
     Args:
-        difference: `[B, c, h, w]`.
-        weight: `[B, 1, h, w]`; None weights all pixels equally.
+        difference: values to square, `[B, c, h, w]`.
+        weight: weights of pixels, `[B, 1, h, w]`; None weights all pixels equally.
     """
     if weight is None:
         return difference.square().flatten(1).mean(dim=1)
@@ -94,17 +94,20 @@ def denoising_errors(
     prediction: Prediction,
     weight: Tensor | None = None,
 ) -> Tensor:
-    """Compute each image's mean squared error `[B]` at its timestep t `[B]`, given abar `[T]` and pixel weights."""
+    """Compute the mean squared error of each image, `[B]`, at its own timestep t, `[B]`.
+
+    `abar`, `[T]`, are the noise levels, and `weight` are weights of pixels.
+    """
     level = abar.to(latent.dtype)[t].view(-1, 1, 1, 1)
     output = model(noised(latent, noise, level), t, prompts)
     return mean_square(output - diffusion_target(latent, noise, level, prediction), weight)
 
 
 class Objective(nn.Module, ABC):
-    """A training objective, which computes prediction errors from a batch with its size conditions and masks.
+    """A training objective, which computes the prediction errors for a batch of images.
 
     Args:
-        options: offset noise, and weights of masked pixels.
+        options: settings of offset noise and of masked pixels.
     """
 
     def __init__(self, options: LossOptions) -> None:
@@ -120,7 +123,7 @@ class Objective(nn.Module, ABC):
         noise: Tensor,
         t: Tensor,
     ) -> Tensor:
-        """Compute each image's mean squared error, `[B]`, with the batch's size conditions (SDXL) and masks, if any."""
+        """Compute each image's mean squared error, `[B]`; the batch can contain size conditions (SDXL) and masks."""
         model, weight = network, self.options.weight(batch.get("loss_mask"), latent)
         if "size_conditions" in batch and getattr(network, "is_xl", False):
             model = partial(network.with_sizes, size_conditions=batch["size_conditions"])
@@ -136,16 +139,16 @@ class Objective(nn.Module, ABC):
         t: Tensor,
         weight: Tensor | None = None,
     ) -> Tensor:
-        """Compute each image's mean squared error, `[B]`, weighted by pixel with `weight`, `[B, 1, h, w]`."""
+        """Compute each image's mean squared error, `[B]`, with the weights of pixels `weight`, `[B, 1, h, w]`."""
 
 
 class DiffusionObjective(Objective):
     """Denoising objective at uniform timesteps, with Min-SNR weights.
 
     Args:
-        scheduler: diffusers scheduler that defines abar `[T]` and the prediction type.
+        scheduler: diffusers scheduler that defines abar, `[T]`, and the prediction type.
         min_snr_gamma: gamma of the weights; None gives all timesteps the same weight.
-        options: offset noise, and weights of masked pixels.
+        options: settings of offset noise and of masked pixels.
     """
 
     abar: Tensor
@@ -157,7 +160,7 @@ class DiffusionObjective(Objective):
         self.register_buffer("abar", torch.from_numpy(scheduler_levels(scheduler)).float(), persistent=False)
 
     def times(self, latent: Tensor) -> Tensor:
-        """Sample a timestep for each image, `[B]`."""
+        """Sample a random timestep for each image, `[B]`."""
         return sample_rows(partial(torch.randint, len(self.abar)), (len(latent),), latent.device)
 
     def held_out_times(self, index: Tensor) -> Tensor:
@@ -180,7 +183,7 @@ class DiffusionObjective(Objective):
         return denoising_errors(model, latent, prompts, noise, t, self.abar, self.prediction, weight)
 
     def weighted(self, error: Tensor, t: Tensor) -> Tensor:
-        """Multiply the errors `[B]` by the loss weights at timesteps t."""
+        """Multiply the errors, `[B]`, by the loss weights of the timesteps t."""
         if self.min_snr_gamma is None:
             return error
         return error * min_snr_weight(self.abar.to(error.dtype)[t], self.min_snr_gamma, self.prediction)
@@ -188,19 +191,20 @@ class DiffusionObjective(Objective):
 
 @dataclass(frozen=True)
 class FlowMatching:
-    """Distribution of the time t, and loss weights, for training a flow-matching model.
+    """Distribution of the time t and loss weights in the training of a flow-matching model.
 
     Args:
-        density: distribution of t in [0, 1] before the shift, with data at 0 and noise at 1: uniform, logit_normal, or
-            mode.
+        density: distribution of t before the shift: uniform, logit_normal or mode. Times are in [0, 1], where 0 is data
+            and 1 is noise.
         logit_mean: mean of logit(t) for the logit_normal density; positive values favour noise.
         logit_std: standard deviation of logit(t) for the logit_normal density.
         mode_scale: scale of the mode density; positive values favour t = 1/2, and negative values favour t near 0 and
             1.
-        shift: a, which maps t to a t / (1 + (a - 1) t). None uses the shift of the pipeline's scheduler, which depends
-            on the resolution for FLUX.1, FLUX.2, Chroma and Qwen-Image. With 1, t is unchanged.
-        weighting: loss weight of time t: the same for all t (none), 1 / t^2 (sigma_sqrt), or 2 / (pi (1 - 2 t + 2 t^2))
-            (cosmap).
+        shift: a, parameter of the shift, which maps t to a t / (1 + (a - 1) t); 1 leaves t unchanged. None uses the
+            shift of the pipeline's scheduler, which depends on the resolution for FLUX.1, FLUX.2, Chroma and
+            Qwen-Image.
+        weighting: loss weight of time t. `none` weights all times equally, `sigma_sqrt` is 1 / t^2, and `cosmap` is 2 /
+            (pi (1 - 2 t + 2 t^2)).
 
     Raises:
         ValueError: if an argument is out of range.
@@ -221,7 +225,7 @@ class FlowMatching:
     def sample(
         self, shape: Any, device: torch.device | str = "cpu", generator: torch.Generator | None = None
     ) -> Tensor:
-        """Sample t `[B]` before the shift."""
+        """Sample times t before the shift, with the given shape."""
         return compute_density_for_timestep_sampling(
             self.density, shape[0], self.logit_mean, self.logit_std, self.mode_scale, device, generator
         )
@@ -232,9 +236,9 @@ class FlowObjective(Objective):
 
     Args:
         scheduler: diffusers scheduler that defines T and, by default, the shift.
-        settings: density of t and loss weights.
-        patch_size: height and width of the patch that is one image token of the transformer, in latent pixels.
-        options: offset noise, and weights of masked pixels.
+        settings: distribution of t and loss weights.
+        patch_size: height and width, in latent pixels, of the patch that forms one image token of the transformer.
+        options: settings of offset noise and of masked pixels.
         time_shift: function that maps the number of image tokens to the default shift; None uses the scheduler's shift.
     """
 
@@ -253,13 +257,13 @@ class FlowObjective(Objective):
         self.patch_size = patch_size
 
     def shift(self, latent: Tensor) -> float:
-        """Return the time shift for latents of this size."""
+        """Return the time shift for latents with the size of `latent`."""
         if self.settings.shift is not None:
             return self.settings.shift
         return self.time_shift(latent[0, 0].numel() // self.patch_size**2)
 
     def times(self, latent: Tensor) -> Tensor:
-        """Sample t for each image, `[B]`."""
+        """Sample a random time t for each image, `[B]`."""
         return shifted(sample_rows(self.settings.sample, (len(latent),), latent.device), self.shift(latent))
 
     def held_out_times(self, index: Tensor) -> Tensor:
@@ -267,7 +271,7 @@ class FlowObjective(Objective):
         return ((index + 1) * GOLDEN % 2**32).double().div(2**32).float()
 
     def scheduler_times(self, t: Tensor) -> Tensor:
-        """Return the times that are passed to the network, T t."""
+        """Return the times T t that are passed to the network."""
         return self.steps * t
 
     def errors(
@@ -284,7 +288,7 @@ class FlowObjective(Objective):
         return mean_square(output - (noise - latent), weight)
 
     def weighted(self, error: Tensor, t: Tensor) -> Tensor:
-        """Multiply the errors `[B]` by the loss weights at times t. Times below 1 / T are weighted like t = 1 / T."""
+        """Multiply the errors, `[B]`, by the loss weights of times t; times below 1 / T are weighted like 1 / T."""
         if self.settings.weighting == "none":
             return error
         return error * compute_loss_weighting_for_sd3(self.settings.weighting, t.clamp(min=1 / self.steps))
@@ -297,10 +301,12 @@ def training_objective(
     options: LossOptions,
     owner: Callable[..., Any],
 ) -> DiffusionObjective | FlowObjective:
-    """Return the objective for a diffusion or flow-matching model, and reject arguments of the other kind of model.
+    """Return the objective for a diffusion model or for a flow-matching model.
+
+    Arguments that are only for the other kind of model are rejected.
 
     Raises:
-        ValueError: if an argument is not applicable to the model, but differs from the default value in `owner`.
+        ValueError: if an argument is not allowed for the model, and differs from its default value in `owner`.
     """
     flows = isinstance(network, FlowTransformer)
     only_with("a model of flow matching", flows, owner, flow=flow)

@@ -9,24 +9,25 @@ from torch.distributed.fsdp import fully_shard
 
 
 def share_out(network: nn.Module, mesh: DeviceMesh) -> None:
-    """Shard every parameter over ranks; each block gathers its parameters for its forward and backward pass.
+    """Shard every parameter over ranks; each block gathers its parameters for its forward pass and its backward pass.
 
-    The network's type and parameter names stay unchanged, and pipelines that contain the network still work.
+    The network stays an instance of its class, the names of its parameters stay the same, and pipelines that contain
+    the network still work.
 
     Args:
-        network: U-Net or transformer of diffusers.
-        mesh: device mesh to shard over.
+        network: U-Net or transformer from diffusers.
+        mesh: device mesh over which parameters are sharded.
     """
     for block in blocks(network):
         fully_shard(block, mesh=mesh, reshard_after_forward=True)
-    # Outside a forward pass, all weights are sharded, so they can be swapped with averages between validation batches.
+    # All weights are sharded outside a forward pass, so they can be swapped with averages between validation batches.
     fully_shard(network, mesh=mesh, reshard_after_forward=True)
 
 
 def blocks(network: nn.Module) -> list[nn.Module]:
     """List the blocks of a diffusers network.
 
-    These are the elements of its module lists and the middle block of a U-Net.
+    The blocks are the elements of the network's module lists and, in a U-Net, the middle block.
     """
     lists = (child for child in network.children() if isinstance(child, nn.ModuleList))
     middle = getattr(network, "mid_block", None)
@@ -34,9 +35,10 @@ def blocks(network: nn.Module) -> list[nn.Module]:
 
 
 def refuse_to_go_on(shared_out: bool, stage: Any) -> None:
-    """Reject resuming training with sharded weights.
+    """Reject an attempt to resume training with sharded weights.
 
-    To load the optimizer state, PyTorch runs an optimizer step, and the averaged weights would count it as an update.
+    To load the optimizer state, PyTorch runs an optimizer step, and the averaged weights would count this step as an
+    update.
 
     Raises:
         ValueError: if `stage` is fit and the weights are sharded.

@@ -1,4 +1,4 @@
-"""Steps shared by all modules that fine-tune diffusion models: training, evaluation, sampling and saving."""
+"""Training, evaluation, sampling and saving, shared by all modules that fine-tune diffusion models."""
 
 from functools import partial
 from pathlib import Path
@@ -22,17 +22,17 @@ from lightning_modules.interfaces import ImageColumn
 from lightning_modules.optim.optimizers import optimizer_config, trainable_parameters
 from lightning_modules.training.logging import log_training
 
-TIMES, SAMPLE = 1, 2  # indices of an image's random streams in evaluation
+TIMES, SAMPLE = 1, 2  # indices of the random streams of an image in evaluation
 
 
 class FineTuningSteps:
-    """Mixin with the steps of a LightningModule that trains a diffusion model on images.
+    """Mixin for LightningModules that train a diffusion model on images; it implements their steps.
 
-    The LightningModule defines `network`, `objective`, `average`, `losses` and the sampling arguments.
+    The LightningModule must define `network`, `objective`, `average`, `losses` and the sampling arguments.
     """
 
     dropout: Any = None
-    """`CaptionDropout` to apply in training; None keeps all captions."""
+    """`CaptionDropout` that is applied in training; None keeps all captions."""
     _shared_out = False
     """Whether the weights are sharded over ranks."""
 
@@ -50,22 +50,22 @@ class FineTuningSteps:
         return self.network.encode_prompts(captions_of(batch, "a text-to-image model"))
 
     def model_of(self: Any, batch: CaptionedImageBatch, draw: Any) -> Any:
-        """Return the model to evaluate on a batch; `draw` samples noise, as in `given`."""
+        """Return the model that is evaluated on a batch; see `given` for `draw`."""
         return self.network
 
     def sampling_inputs(self: Any, batch: CaptionedImageBatch | None, n: int) -> dict[str, Any]:
-        """Return additional arguments of the model's `generate`, for the images of a batch or for n new images."""
+        """Return additional arguments for the model's `generate`, for the images of a batch or for n new images."""
         return {}
 
     def given(self: Any, batch: CaptionedImageBatch, draw: Any) -> tuple[Tensor, Prompts | None]:
-        """Return the images or latents z `[B, c, h, w]`, and the prompts, of a batch.
+        """Return the images or latents z of a batch, `[B, c, h, w]`, and its embedded prompts.
 
         Args:
             batch: the batch.
-            draw: function that samples standard normal noise with the shape of a given tensor.
+            draw: function that samples standard normal noise with the shape of its argument.
 
         Raises:
-            ValueError: if the model is text-to-image and the batch has no captions.
+            ValueError: if the model is a text-to-image model and the batch has no captions.
         """
         if isinstance(self.network, PixelSpace):
             return self.network.encode(batch["image"]), None
@@ -120,12 +120,12 @@ class FineTuningSteps:
             error = self.objective.batch_errors(self.model_of(batch, draw), batch, latent, prompts, noise, t)
         self.losses.update(error)
         self.log(f"{stage}/loss", self.losses, on_step=False, on_epoch=True)
-        # Sampling with sharded weights needs all ranks, but the image grid callback runs on only one rank.
+        # Sampling with sharded weights requires all ranks, but the image grid callback runs on only one rank.
         return {"sample": self._sample_of(batch, latent, prompts)} if first and self._shared_out else {}
 
     @torch.no_grad()
     def sample(self: Any, n: int, generator: torch.Generator | list[torch.Generator] | None = None) -> Tensor:
-        """Sample images `[n, C, H, W]` in [0, 1]; must be called on every rank if weights are sharded."""
+        """Sample n images in [0, 1], `[n, C, H, W]`; must be called on every rank if weights are sharded."""
         dtype = self.average.dtype(self.trained)
         noise = randn_tensor(self.network.latent_shape(n), generator, dtype=dtype).to(self.device)
         texts = [self.prompts[place % len(self.prompts)] for place in range(n)]
@@ -150,7 +150,7 @@ class FineTuningSteps:
         return {"image": image, "sample": ImageColumn(sample, captions=captions)}
 
     def _sample_of(self: Any, batch: CaptionedImageBatch, latent: Tensor, prompts: Prompts | None) -> Tensor:
-        """Sample one image for each caption, from fixed noise."""
+        """Sample one image for each caption of a batch; each image of the dataset has fixed initial noise."""
         generators = [generator_of(run_seed(), index, SAMPLE) for index in batch["index"].tolist()]
         noise = sample_like(latent, torch.randn, generators)
         return self._sampled(prompts, noise, generators, **self.sampling_inputs(batch, len(noise)))

@@ -1,8 +1,8 @@
-"""Learn the embedding v of a new word from a few images, with all weights of the diffusion model frozen.
+"""Learn the embedding v of a new word from a few images; all weights of the diffusion model are frozen.
 
-    v* = argmin_v E |f(z_t, t, c(y, v)) - target|^2,   with prompts y that contain the word.
+    v* = argmin_v E |f(z_t, t, c(y, v)) - target|^2, with prompts y that contain the new word.
 
-v is initialised with the embedding of an existing word.
+Here c(y, v) is the embedding of the prompt y. The vector v is initialised with the embedding of an existing word.
 
 Source: Gal, Alaluf, Atzmon, Patashnik, Bermano, Chechik and Cohen-Or, An Image is Worth One Word: Personalizing
 Text-to-Image Generation using Textual Inversion, ICLR 2023, arXiv 2208.01618.
@@ -39,36 +39,37 @@ from lightning_modules.optim.optimizers import adamw, constant, trainable_parame
 
 
 class TextualInversion(FineTuningSteps, MethodModule):
-    """Learn the embedding of a new word from images, with all weights of the pipeline frozen.
+    """Learn the embedding of a new word from images; all weights of the pipeline are frozen.
 
-    In each step, an image without a caption uses a random template as its prompt. After training, the embedding is
-    saved to `pipeline/` in the run directory, in the format of diffusers' `load_textual_inversion`. Validation and test
-    work as in `DiffusionFineTuning`.
+    If the images have no captions, each image receives a random template as its prompt in each step. After training,
+    the embedding is saved to `pipeline/` in the run directory, in the format of diffusers' `load_textual_inversion`.
+    Validation and test work as in `DiffusionFineTuning`.
 
     Args:
         network: a frozen `TextToImage` (Stable Diffusion or SDXL) or `Flux`; the new word is added to all of its CLIP
             text encoders.
-        placeholder_token: the new word, as written in prompts, such as `<my-cat>`; it must not be in the pipeline's
-            vocabulary.
-        initializer_token: existing word of one token, such as `cat`, whose embedding initialises the new embedding.
-        num_vectors: number of tokens that the new word consists of, each with its own embedding.
-        learnable_property: object or style; selects the default templates.
-        templates: prompts for images without captions, with `{}` in place of the new word; None uses the default
-            templates of `learnable_property`.
-        min_snr_gamma: gamma of the Min-SNR weights; None gives all timesteps the same weight. Not applicable to flow
-            matching.
-        flow: times and weights of flow matching; None uses the defaults of `FlowMatching`. Only applicable to
+        placeholder_token: the new word, as it is written in prompts, such as `<my-cat>`. It must not be in the
+            pipeline's vocabulary.
+        initializer_token: existing word that is a single token, such as `cat`. Its embedding initialises the new
+            embeddings.
+        num_vectors: number of tokens of which the new word consists; each token has its own embedding.
+        learnable_property: kind of the default templates: object or style.
+        templates: prompts for images without captions, in which `{}` marks the place of the new word; None uses the
+            default templates of `learnable_property`.
+        min_snr_gamma: gamma of the Min-SNR weights; None gives all timesteps the same weight. Must be None for
             flow-matching models.
-        prompts: texts that `sample` cycles through; None uses a prompt for a photo of the new word.
-        num_inference_steps: sampling steps.
-        guidance_scale: scale of classifier-free guidance in sampling; 1 disables it.
-        optimizer: optimizer of the embeddings.
+        flow: distribution of times and loss weights of flow matching; None uses the defaults of `FlowMatching`. Allowed
+            only for flow-matching models.
+        prompts: texts that `sample` cycles through; None uses a single prompt, for a photo of the new word.
+        num_inference_steps: number of sampling steps.
+        guidance_scale: scale of classifier-free guidance in sampling; 1 disables guidance.
+        optimizer: optimizer of the new embeddings.
         lr_scheduler: learning-rate schedule, stepped every epoch.
         loss: settings of offset noise and mask weights; None uses the defaults of `LossOptions`.
 
     Raises:
-        ValueError: if an argument is out of range, a token is not allowed for the pipeline, the pipeline class cannot
-            load learned embeddings, or the model is not frozen.
+        ValueError: if an argument is out of range, if a token is not allowed for the pipeline, if the pipeline class
+            cannot load learned embeddings, or if the model is not frozen.
     """
 
     needs_captions: ClassVar[bool] = False
@@ -115,8 +116,8 @@ class TextualInversion(FineTuningSteps, MethodModule):
         """Reject unsuitable captions, pipelines and tokens before the pipeline is loaded.
 
         Args:
-            data: the `CaptionedImages`, before its `setup`.
-            settings: the constructor's arguments, in which objects are still configs (`class_path` and `init_args`).
+            data: `CaptionedImages` DataModule, whose `setup` has not been called yet.
+            settings: arguments of the constructor; objects are still configs, with `class_path` and `init_args`.
 
         Raises:
             ValueError: if a caption, the pipeline or a token is rejected.
@@ -136,10 +137,11 @@ class TextualInversion(FineTuningSteps, MethodModule):
         prepare_for_ddp(self)
 
     def prompts_of(self, batch: CaptionedImageBatch) -> Prompts:
-        """Embed the captions of a batch, or random templates if there are no captions, differentiably."""
+        """Embed the captions of a batch, or templates if it has no captions, without detaching the new embeddings."""
         texts = batch.get("caption")
         if texts is None:
-            # The indices are sampled on the CPU, where the texts are, which avoids waiting for the device.
+            # The indices of the templates are sampled on the CPU, because the texts are on the CPU. This avoids waiting
+            # for the device.
             count = len(batch["image"])
             chosen = (
                 sample_rows(partial(torch.randint, len(self.templates)), (count,), "cpu") if self.training else None

@@ -1,4 +1,4 @@
-"""Loss weights of a diffusion model that depend on the signal-to-noise ratio at the timestep."""
+"""Loss weights for diffusion models that depend on the signal-to-noise ratio at the timestep."""
 
 from torch import Tensor
 
@@ -6,11 +6,11 @@ from lightning_modules.sde.discrete import Prediction
 
 
 def min_snr_weight(abar: Tensor, gamma: float, prediction: Prediction) -> Tensor:
-    """Compute the Min-SNR weight w_t, with which the error of the clean image is weighted by min(SNR_t, gamma).
+    """Compute the Min-SNR weight w_t, which gives the error of the estimated clean image the weight min(SNR_t, gamma).
 
     Args:
-        abar: abar_t, of any shape, in (0, 1).
-        gamma: upper bound of the weight of the error of the clean image.
+        abar: values of abar_t in (0, 1), of any shape.
+        gamma: upper bound of the weight of the estimated clean image's error.
         prediction: quantity that the model predicts.
     """
     ratio = abar / (1 - abar)

@@ -1,4 +1,4 @@
-"""Collect noise pairs before training or in `predict`, which may take days and can use any number of ranks."""
+"""Collect noise pairs before training or in `predict`. Collection can take days, and can use any number of ranks."""
 
 import itertools
 from abc import ABC, abstractmethod
@@ -24,17 +24,17 @@ from lightning_modules.training.results_directory import results_directory
 
 FOLDER, SETTINGS = "noise_pairs", "settings.json"
 OF_PAIRS = ("network", "levels", "pair_guidance", "inversion_guidance")
-"""Settings that change the target of a given noise; the other settings change only its scores."""
+"""Settings on which the improved noise of a pair depends; all other settings affect only its scores."""
 
 
 class CollectsPairs(FolderWriter, ABC):
-    """Mixin whose prediction steps write `noise_pairs/` into the run directory.
+    """Mixin whose prediction steps write noise pairs to the folder `noise_pairs/` of the run directory.
 
-    `<index>_<seed>.npz` contains one pair. `scores.jsonl`, written at the end, contains the texts and scores of all
-    pairs. `settings.json` contains all settings that affect the pairs. A run is rejected if settings, models or rewards
-    have changed, or if a pair with the same index has a different text. Existing pairs are kept, so an interrupted run
-    can be resumed on any number of ranks. Apart from rounding errors, which depend on batch and precision, a pair
-    depends only on its text and its seed.
+    Each file `<index>_<seed>.npz` contains one pair. The file `scores.jsonl`, which is written at the end, contains the
+    texts and scores of all pairs. The file `settings.json` contains all settings that affect the pairs. A resumed run
+    is rejected if settings, models or rewards have changed, or if a pair with the same index has a different text.
+    Existing pairs are not computed again, so an interrupted run can be resumed on any number of ranks. Apart from
+    rounding errors, which depend on the batch and the precision, a pair depends only on its text and its seed.
     """
 
     written, settings_name, items = FOLDER, f"{FOLDER}/{SETTINGS}", "pairs of noise"
@@ -54,11 +54,11 @@ class CollectsPairs(FolderWriter, ABC):
         """Generate an image in [0, 1] from each initial noise."""
 
     def drawn(self: Any, seeds: Tensor) -> Tensor:
-        """Sample noise with each of B seeds, in the module's precision, `[B, c, h, w]`."""
+        """Sample noise from each of B seeds, in the module's precision; the result is `[B, c, h, w]`."""
         return self._seeded(seeds)[0]
 
     def generators(self: Any, seeds: Tensor) -> list[torch.Generator]:
-        """Return the generators of B seeds, advanced past the noise of `drawn`, for stochastic samplers."""
+        """Return the generators of B seeds for stochastic samplers, in the state after `drawn` has used them."""
         return self._seeded(seeds)[1]
 
     def _seeded(self: Any, seeds: Tensor) -> tuple[Tensor, list[torch.Generator]]:
@@ -67,7 +67,7 @@ class CollectsPairs(FolderWriter, ABC):
         return sample_like(like, torch.randn, generators), generators
 
     def result_settings(self: Any) -> dict[str, Any]:
-        """Return the settings that pairs depend on, as JSON values by name."""
+        """Return the settings on which the pairs depend, as JSON values by name."""
         back = self.times[1:3] if self.official_offset else self.times[1::-1]
         passed = [self.times[0], *(level(self.levels, time) for time in (*self.times[:2], *back))]
         settings = {"network": hash_of_module(self.model.network), "levels": passed}
@@ -83,7 +83,7 @@ class CollectsPairs(FolderWriter, ABC):
         return Files(folder, ".npz", write, caption_in)
 
     def collect(self: Any, batch: PromptBatch) -> list[int]:
-        """Write a batch's missing pairs, and return the indices of these pairs."""
+        """Compute and write the missing pairs of a batch, and return their indices."""
 
         def compute(rows: list[int]) -> Iterator[tuple[Tensor, Tensor, list[float], list[float]]]:
             texts, noise = [batch["caption"][row] for row in rows], self.drawn(batch["seed"][rows])
@@ -96,14 +96,14 @@ class CollectsPairs(FolderWriter, ABC):
         return [int(name.partition("_")[0]) for name in written]
 
     def _score_lists(self: Any, noise: Tensor, texts: Sequence[str], seeds: Tensor) -> list[list[float]]:
-        """Compute all rewards of the images generated from the noise; without rewards, no images are generated."""
+        """Compute all rewards of images generated from noise; without reward models, no images are generated."""
         if not self.rewards:
             return [[] for _ in texts]
         images = self.images(noise, texts, self.generators(seeds))
         return torch.stack([*scored(self.rewards, images, texts).values()], dim=1).tolist()
 
     def collect_before_training(self: Any, data: NoisePairs, directory: Path) -> None:
-        """Collect all pairs that are missing in a run directory, and let the DataModule read the pairs from there."""
+        """Collect all pairs that are missing in a run directory; the DataModule then reads them from there."""
         short = self.trainer.fast_dev_run
         loader = data.prompt_loader()
         few = -(-2 * data.batch_size // data.evaluation_batch_size) if short else None
@@ -123,13 +123,13 @@ class CollectsPairs(FolderWriter, ABC):
         super().on_predict_end()
 
     def read_or_collect(self: Any, data: NoisePairs) -> None:
-        """Before training, check the settings of existing pairs, or collect missing pairs."""
+        """Check the settings of existing pairs, or collect missing pairs, before training."""
         if data.data_dir is None:
             with results_directory(self.trainer) as directory:
                 self.collect_before_training(data, directory)
             return
         path = Path(data.data_dir).expanduser() / SETTINGS
-        if (stored := stored_settings(path)) is not None:  # pairs from the authors' scripts have no settings
+        if (stored := stored_settings(path)) is not None:  # folders from the authors' scripts have no settings
             own = {key: value for key, value in self.result_settings().items() if key in OF_PAIRS}
             there = {key: stored.get(key, "not set") for key in OF_PAIRS}
             if there != own:

@@ -1,9 +1,9 @@
-"""ImageReward: a reward from human preferences between images for the same text.
+"""ImageReward: a reward model that was trained on human preferences between images for the same text.
 
     r(x, c) = (mlp(BLIP(x, c)) - m) / s
 
-BLIP's text encoder encodes the text c with cross-attention to the image x. The linear layers of the MLP are applied to
-the final hidden state of the first token. m and s standardise the reward.
+BLIP's text encoder encodes the text c with cross-attention to the image x. The MLP consists of linear layers, and
+receives the final hidden state of the first token. The constants m and s standardise the reward.
 
 Source: Xu, Liu, Wu, Tong, Li, Ding, Tang and Dong, ImageReward: Learning and Evaluating Human Preferences for
 Text-to-Image Generation, NeurIPS 2023, arXiv 2304.05977.
@@ -25,11 +25,11 @@ from lightning_modules.backbones.weights import SUFFIXES, below, check_pretraine
 from lightning_modules.diffusion.golden_noise.rewards import clip_pixels, linear_layers
 
 MEAN, STD = 0.16717362830052426, 1.0333394966054072
-"""m and s of the released weights."""
+"""Constants m and s of the released weights."""
 FILE = "ImageReward.pt"
 TOKENS = 35
 HEAD = 64
-"""Width of an attention head."""
+"""Number of features of each attention head."""
 VISION = {
     "cls_token": "embeddings.class_embedding",
     "pos_embed": "embeddings.position_embedding",
@@ -42,25 +42,25 @@ VISION = {
     "mlp.fc1": "mlp.fc1",
     "mlp.fc2": "mlp.fc2",
 }
-"""Maps names of BLIP's layers in the released file to their names in transformers."""
+"""Dictionary that maps names of BLIP's layers in the released file to their names in transformers."""
 
 
 class ImageReward(nn.Module):
-    """Score images for texts by ImageReward; higher is better, and the mean over the authors' images is about 0.
+    """Score images for texts with ImageReward.
 
-    Images are resized and centre-cropped, but not rounded to 8 bits. The weights are not saved in checkpoints.
+    Higher scores are better; the mean score of the authors' images is about 0. Images are resized and centre-cropped, but not rounded to 8 bits. The weights are not saved in checkpoints.
 
     Args:
-        weights: the released file `ImageReward.pt`, a folder with this file, or a name on the Hugging Face Hub. Code in
-            the file is not run.
-        tokenizer: tokenizer of BERT: a local folder written by `save_pretrained`, or a name on the Hub.
-        local_files_only: search for Hub names only in the Hugging Face cache, without network access.
+        weights: released file `ImageReward.pt`, folder with this file, or name on the Hugging Face Hub. Code in the
+            file is not run.
+        tokenizer: tokenizer of BERT: local folder written by `save_pretrained`, or name on the Hub.
+        local_files_only: search for names on the Hub only in the Hugging Face cache, without network access.
 
     Raises:
         ImportError: if transformers is not installed.
         FileNotFoundError: if the weights or the tokenizer are neither on disk nor on the Hub.
-        ValueError: if the weights are not those of an ImageReward, or if their vocabulary is smaller than that of the
-            tokenizer.
+        ValueError: if the weights are not the weights of an ImageReward, or if their vocabulary is smaller than the
+            tokenizer's vocabulary.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class ImageReward(nn.Module):
                 f"no tokenizer {tokenizer}: it is not a folder written by save_pretrained, not in the Hugging Face "
                 f"cache, and could not be downloaded ({sentence(error)})"
             ) from error
-        with torch.device("cpu"):  # on the meta device the weights could not be loaded and checked
+        with torch.device("cpu"):  # the weights could not be loaded and checked on the meta device
             vision, text = (below(content, f"blip.{name}.") for name in ("visual_encoder", "text_encoder"))
             text = {key: value for key, value in text.items() if not key.endswith("position_ids")}
             seen, read = configs(vision, text, path)
@@ -115,10 +115,10 @@ class ImageReward(nn.Module):
 
 
 def released_file(weights: str, local_files_only: bool) -> Path:
-    """Return the path of the released file, which is downloaded from the Hub if needed.
+    """Return the path of the released file, and download the file from the Hub if necessary.
 
     Raises:
-        FileNotFoundError: if it does not exist.
+        FileNotFoundError: if the file is neither on disk nor on the Hub.
     """
     path = Path(weights).expanduser()
     if path.exists() or path.suffix in SUFFIXES or not re.fullmatch(HUB_NAME, weights):
@@ -138,7 +138,7 @@ def configs(vision: Mapping[str, Tensor], text: Mapping[str, Tensor], path: Path
     """Derive the configs of BLIP's image encoder and text encoder from the shapes of their weights.
 
     Raises:
-        ValueError: if the weights are not those of BLIP.
+        ValueError: if the weights are not the weights of BLIP.
     """
     from transformers import BlipTextConfig, BlipVisionConfig
 
@@ -166,12 +166,12 @@ def configs(vision: Mapping[str, Tensor], text: Mapping[str, Tensor], path: Path
 
 
 def count(weights: Mapping[str, Tensor], layers: str) -> int:
-    """Count the layers `<layers>.<number>` in a state dict."""
+    """Count the layers named `<layers>.<number>` in a state dict."""
     return len({found[1] for key in weights if (found := re.match(rf"{re.escape(layers)}\.(\d+)\.", key))})
 
 
 def named_as_transformers(vision: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the weights of the image encoder as in transformers' `BlipVisionModel`."""
+    """Rename the weights of the image encoder to the names in transformers' `BlipVisionModel`."""
     found = {}
     for key, value in vision.items():
         block = re.match(r"blocks\.(\d+)\.", key)

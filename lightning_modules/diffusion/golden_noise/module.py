@@ -1,4 +1,4 @@
-"""LightningModule that trains and evaluates NPNet; the package docstring describes the method."""
+"""LightningModule that trains and evaluates NPNet; see the package docstring for the method."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -36,27 +36,30 @@ SHOWN, MOST_LETTERS = 8, 20
 
 
 class GoldenNoise(CollectsPairs, MethodModule):
-    """Collect noise pairs (`predict`), train NPNet on these pairs (`fit`) and evaluate NPNet's noise (`test`).
+    """Collect noise pairs in `predict`, train NPNet on these pairs in `fit`, and evaluate NPNet's noise in `test`.
 
     Validation logs `val/loss`, the error of NPNet's noise, and `val/loss_of_standard`, the error of the unchanged
-    noise. `test` generates two images per prompt, from the standard noise and from the improved noise. For each reward,
-    `test` logs the means `test/<name>` (improved) and `test/<name>_of_standard`, and `test/winning_rate_<name>`, the
-    fraction of prompts whose improved noise has the higher reward.
+    noise. `test` generates two images for each prompt: one from standard noise, and one from improved noise. For each
+    reward, `test` logs three values. `test/<name>` is the mean reward with improved noise, and
+    `test/<name>_of_standard` is the mean reward with standard noise. `test/winning_rate_<name>` is the fraction of
+    prompts for which improved noise gives the higher reward.
 
-    `latents_for` computes the `latents` argument of an unmodified diffusers pipeline.
+    The method `latents_for` computes the argument `latents` for an unmodified diffusers pipeline.
 
     Args:
         network: NPNet; `with_released_weights` loads the authors' weights.
-        model: frozen diffusion model: `PixelModel`, `TextToImage`, `StableDiffusion3` or another pipeline class.
-        rewards: dictionary of reward models that score images for texts, such as `CLIPReward`; the first reward decides
+        model: frozen diffusion model: `PixelModel`, or the class of a text-to-image pipeline, such as `TextToImage` or
+            `StableDiffusion3`.
+        rewards: dictionary of reward models that score images for texts, such as `CLIPReward`. The first reward decides
             which pairs are kept.
-        start: initial noise for images in `test`. `golden` is the noise predicted by NPNet, `standard` is unchanged
-            noise, and `redenoised` is noise computed like the training targets.
-        pair_steps: N, number of steps of the sampling schedule whose first step is used to create the pairs.
+        start: kind of the initial noise in `test`. `golden` is predicted by NPNet, `standard` is unchanged noise, and
+            `redenoised` is computed like the training targets.
+        pair_steps: N, number of sampling steps of the schedule whose first step is used to create the pairs.
         pair_guidance: w_l, guidance scale of the DDIM step towards the image.
         inversion_guidance: w_w, guidance scale of the inversion step.
-        official_offset: invert between the noise levels of the third and second timestep, as the authors' code does.
-        num_inference_steps: sampling steps per image.
+        official_offset: invert between the noise levels of the third and the second timestep, as the authors' code
+            does.
+        num_inference_steps: number of sampling steps for each image.
         guidance_scale: guidance scale in sampling.
         prompts: texts that `sample` cycles through.
         optimizer: optimizer of NPNet's parameters.
@@ -64,7 +67,7 @@ class GoldenNoise(CollectsPairs, MethodModule):
 
     Raises:
         ValueError: if an argument is out of range, if abar is 0 at the first timestep of the model's scheduler, or if
-            NPNet and the model's latents have different numbers of channels.
+            NPNet's noise and the model's latents have different numbers of channels.
     """
 
     plain_start: ClassVar[Start] = "standard"
@@ -146,10 +149,10 @@ class GoldenNoise(CollectsPairs, MethodModule):
 
     @torch.no_grad()
     def latents_for(self, noise: Tensor, texts: Sequence[str]) -> Tensor:
-        """Compute the `latents` argument of an unmodified pipeline of the same kind as the model.
+        """Compute the argument `latents` for an unmodified diffusers pipeline of the same kind as the model.
 
         Args:
-            noise: standard normal noise `[B, c, h, w]`, as the pipeline itself would sample for its initial latents.
+            noise: standard normal noise, `[B, c, h, w]`, which the pipeline would otherwise sample itself.
             texts: B texts.
         """
         return self.network(noise, self.model.encode_prompts(texts))
@@ -161,14 +164,14 @@ class GoldenNoise(CollectsPairs, MethodModule):
         return self.model.generate(noise=noise, prompts=self.model.encode_prompts(texts), **given)
 
     def begun(self, noise: Tensor, texts: Sequence[str], start: Start | None = None) -> Tensor:
-        """Return the initial latents of images. The argument `start` overrides the module's `start`."""
+        """Return the initial latents of images; `start`, if it is not None, overrides the module's `start`."""
         starts: dict[str, Callable[..., Tensor]] = {"golden": self.latents_for, "redenoised": self.better}
         chosen = start or self.start
         return starts[chosen](noise, texts) if chosen in starts else noise
 
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator | list[torch.Generator] | None = None) -> Tensor:
-        """Sample images `[n, C, H, W]` in [0, 1], cycling through `prompts`, with one generator or with n."""
+        """Sample n images in [0, 1], `[n, C, H, W]`, for `prompts` in turn, with one generator or with n generators."""
         shape: Any = (n, *self.network.latent_shape)
         noise = randn_tensor(shape, generator, dtype=self.dtype).to(self.device)  # type: ignore[arg-type]
         texts = [self.prompts[place % len(self.prompts)] for place in range(n)]
@@ -193,7 +196,7 @@ class GoldenNoise(CollectsPairs, MethodModule):
 
     def _average(self, stage: str, name: str, values: Tensor) -> None:
         means: Any = self.means[stage]
-        if name not in means:  # created lazily, so that casting the module does not cast the metrics
+        if name not in means:  # created here, so that a cast of the module to half precision does not cast the metrics
             means[name] = MeanMetric().set_dtype(torch.float64).to(self.device)
         means[name].update(values)
 
@@ -208,7 +211,7 @@ class GoldenNoise(CollectsPairs, MethodModule):
     # test
 
     def test_step(self, batch: PromptBatch, batch_idx: int) -> dict[str, Tensor]:
-        """Return images `[B, C, H, W]` as `sample`, generated from the initial noise selected by `start`."""
+        """Return, as `sample`, images generated from the kind of initial noise that `start` selects, `[B, C, H, W]`."""
         noise, texts = self.drawn(batch["seed"]), batch["caption"]
         sample = self.images(self.begun(noise, texts), texts, self.generators(batch["seed"]))
         found = scored(self.rewards, sample, texts)
@@ -225,7 +228,7 @@ class GoldenNoise(CollectsPairs, MethodModule):
         self._log("test")
 
     def image_columns(self, batch: PromptBatch, outputs: dict[str, Tensor]) -> dict[str, ImageColumn]:
-        """Show images of a few prompts for all three kinds of initial noise, each with its first reward."""
+        """Show images of a few prompts for all three kinds of initial noise, labelled with the first reward."""
         noise, texts = self.drawn(batch["seed"][:SHOWN]), batch["caption"][:SHOWN]
         shown: dict[str, ImageColumn] = {}
         for start in ("standard", "golden", "redenoised"):

@@ -1,4 +1,4 @@
-"""The noise prompt network, NPNet; the package docstring has the equations."""
+"""The noise prompt network, NPNet; see the package docstring for its equations."""
 
 import math
 from collections.abc import Sequence
@@ -19,39 +19,39 @@ from lightning_modules.backbones.weights import load, weights_file
 from lightning_modules.full_precision import at_least_float32, in_full_precision
 
 PARTS = {"unet_svd": "svd", "unet_embedding": "residual", "embeeding": "text"}
-"""Names of NPNet's parts in the released files (one is misspelt there) and here."""
+"""Dictionary that maps the names of NPNet's parts in the released files (one is misspelt) to their names here."""
 UNUSED = ("svd.bn.", "residual.features.head.")
-"""Unused weights in the released files: a normalisation that affects no output, and Swin's classifier."""
+"""Unused weights in the released files: a normalisation that does not affect the output, and Swin's classifier."""
 
 
 def folded(x: Tensor) -> Tensor:
-    """Tile the k^2 channels of a tensor `[B, k^2, H, W]` as k rows of k images; the result is `[B, k H, k W]`."""
+    """Arrange the k^2 channels of a tensor `[B, k^2, H, W]` as k rows of k tiles; the result is `[B, k H, k W]`."""
     k = math.isqrt(x.shape[1])
     return x.unflatten(1, (k, k)).permute(0, 1, 3, 2, 4).flatten(3, 4).flatten(1, 2)
 
 
 def unfolded(matrix: Tensor, k: int) -> Tensor:
-    """Invert `folded`."""
+    """Apply the inverse of `folded`."""
     blocks = matrix.unflatten(2, (k, -1)).unflatten(1, (k, -1))
     return blocks.permute(0, 1, 3, 2, 4).flatten(1, 2)
 
 
 def signed(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    """Flip the signs of singular vectors so that the entry of largest magnitude in each column of U is positive."""
+    """Choose the signs of singular vectors so that the entry of largest magnitude in each column of U is positive."""
     sign = left.gather(-2, left.abs().argmax(dim=-2, keepdim=True)).sign()
     return left * sign, right * sign.mT
 
 
 class SVDBranch(nn.Module):
-    """Adjust the singular values of noise with a network.
+    """Adjust the singular values of folded noise.
 
-    The network receives the singular values and the singular vectors.
+    The adjustment is computed by a network from the singular values and the singular vectors.
 
     Args:
-        size: n, rows and columns of the folded noise.
-        attention: apply attention over the n rows, average over rows, and then apply `mlp4`. If false, `mlp4` is
-            applied without attention and before averaging.
-        fixed_signs: fix the signs of the singular vectors.
+        size: n, number of rows and of columns of the folded noise.
+        attention: apply attention over the n rows, average over the rows, and then apply `mlp4`. If false, apply `mlp4`
+            without attention, and then average over the rows.
+        fixed_signs: fix the signs of the singular vectors; see `signed`.
     """
 
     def __init__(self, size: int, attention: bool, fixed_signs: bool) -> None:
@@ -64,7 +64,7 @@ class SVDBranch(nn.Module):
         self.fixed_signs = fixed_signs
 
     def forward(self, x: Tensor) -> Tensor:
-        with torch.no_grad():  # SVD is not implemented in half precision
+        with torch.no_grad():  # PyTorch does not implement SVD in half precision
             left, values, right = torch.linalg.svd(at_least_float32(folded(x)))
             left, right = signed(left, right) if self.fixed_signs else (left, right)
             left, values, right = (part.to(x.dtype) for part in (left, values, right))
@@ -78,10 +78,10 @@ class ResidualBranch(nn.Module):
     """Apply an image network to noise that is resized to the network's input size, and resize the output back.
 
     Args:
-        channels: c, channels of the noise.
-        features: network that computes feature maps `[B, feature_channels, ., .]` of images `[B, 3, image_size,
+        channels: c, number of channels of the noise.
+        features: network that computes feature maps, `[B, feature_channels, ., .]`, of images, `[B, 3, image_size,
             image_size]`.
-        feature_channels: channels of the feature maps.
+        feature_channels: number of channels of the feature maps.
         image_size: height and width of the image network's input.
     """
 
@@ -101,25 +101,27 @@ class ResidualBranch(nn.Module):
 class NPNet(nn.Module):
     """Predict better initial noise from standard normal noise and a text.
 
-    The network computes in float32 or better, independent of the trainer's precision. The singular value decomposition
-    is not part of the autograd graph. It synchronises the GPU with the host, because PyTorch checks the result of the
-    decomposition on the host.
+    The network computes in float32 or in a higher precision, whatever the trainer's precision is. The singular value
+    decomposition is not part of the autograd graph. It synchronises the GPU with the host, because PyTorch checks the
+    result of the decomposition on the host.
 
     Args:
-        latent_shape: c, h, w of the noise; c must be a square number, and h must equal w.
-        prompt_features: L D, size of a flattened text embedding. NPNet therefore works with one text encoder only.
-        features: image network of the residual branch, such as Swin-T: `lightning_modules.backbones.timm_model` with
-            `normalize: false` and `num_classes: 0`.
-        feature_channels: size of the second dimension of the feature maps. For timm's Swin, it is 7, because these
-            feature maps are channels-last and the authors use their 7 rows as channels.
+        latent_shape: shape (c, h, w) of the noise; c must be a square number, and h must equal w.
+        prompt_features: L D, size of a text embedding after flattening. Because this size is fixed, NPNet works with
+            only one text encoder.
+        features: image network of the residual branch, such as Swin-T from `lightning_modules.backbones.timm_model`
+            with `normalize: false` and `num_classes: 0`.
+        feature_channels: size of the second dimension of the feature maps. For timm's Swin, this size is 7: its feature
+            maps are channels-last, and the authors use the 7 rows of a feature map as channels.
         image_size: height and width of the input of `features`.
         attention: apply attention over the rows of singular vectors, as in the authors' inference code; their training
             code omits this attention.
-        fixed_signs: make the entry of largest magnitude in each left singular vector positive; otherwise, signs depend
-            on the machine and the library. The released weights were trained without this option.
+        fixed_signs: make the entry of largest magnitude in each left singular vector positive. Without this option, the
+            signs depend on the machine and the library. The released weights were trained without this option.
 
     Raises:
-        ValueError: if an argument is out of range; in `forward`, if noise or texts have unexpected shapes.
+        ValueError: if an argument is out of range, or, in `forward`, if noise or text embeddings have unexpected
+            shapes.
     """
 
     def __init__(
@@ -152,7 +154,7 @@ class NPNet(nn.Module):
         self.prompt_features = prompt_features
 
     def forward(self, noise: Tensor, prompts: Prompts) -> Tensor:
-        """Predict improved noise `[B, c, h, w]` for B texts."""
+        """Predict improved noise, `[B, c, h, w]`, from noise and B embedded texts."""
         x = noise.to(self.alpha.dtype)
         text = prompts.embedding.flatten(1).to(x)
         if x.shape[1:] != self.latent_shape:
@@ -166,12 +168,12 @@ class NPNet(nn.Module):
 
 
 def with_released_weights(network: NPNet, path: str) -> NPNet:
-    """Load weights from a file in the authors' format into an NPNet.
+    """Load weights in the authors' file format into an NPNet.
 
-    On the meta device, no weights are loaded.
+    If the network is on the meta device, no weights are loaded.
 
     Args:
-        network: NPNet of matching size, with `attention` and without `fixed_signs`.
+        network: NPNet with the sizes of the weights, with `attention` and without `fixed_signs`.
         path: `.pth` file, such as the released `sdxl.pth`.
 
     Raises:
@@ -191,10 +193,10 @@ def with_released_weights(network: NPNet, path: str) -> NPNet:
         names = ", ".join((*PARTS, "alpha", "beta"))
         raise ValueError(f"{file} must contain {names} of an NPNet: {type(error).__name__} {error}") from error
     swin = {key.removeprefix("swin."): value for key, value in parts["residual"].items() if key.startswith("swin.")}
-    if isinstance(network.residual.features, SwinTransformer):  # older versions of timm named its layers differently
+    if isinstance(network.residual.features, SwinTransformer):  # the file has timm's old layer names
         try:
             swin = checkpoint_filter_fn(swin, network.residual.features)
-        except Exception as error:  # wrong tensor shapes can raise almost any exception
+        except Exception as error:  # wrong tensor shapes can cause almost any exception
             raise ValueError(f"{file}: weights of the Swin transformer do not fit: {sentence(error)}") from error
     own = {key: value for key, value in parts["residual"].items() if not key.startswith("swin.")}
     parts["residual"] = own | {f"features.{key}": value for key, value in swin.items()}

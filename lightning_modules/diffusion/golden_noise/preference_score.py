@@ -1,14 +1,14 @@
-"""MPS, the multi-dimensional preference score: CLIP with cross-attention from the image to selected words of the text.
+"""MPS, the multi-dimensional preference score: CLIP with cross-attention from image tokens to selected text tokens.
 
     s(x, c) = exp(tau) cos(e(c), A(x, c)_1),   A = cross-attention blocks from image tokens to text tokens,
 
-where e(c) is CLIP's embedding of the text, and A(x, c)_1 is the first output token of A. Image tokens attend only to
-those text tokens i for which
+Here x is an image and c a text. exp(tau) is a scale, e(c) is CLIP's embedding of the text, and A(x, c)_1 is the first
+output token of A. Image tokens attend only to those text tokens i for which
 
     max_j <c_i, k_j> > 0.3 max_i max_j <c_i, k_j>
 
-where c_i and k_j are CLIP's projected embeddings of the tokens of the text and of a condition. The condition is a list
-of words that describe good images.
+where c_i are CLIP's projected embeddings of the text tokens, and k_j are those of the tokens of a condition. The
+condition is a list of words that describe good images.
 
 Source: Zhang, Wang, Wu, Wang, Chen, Zhang, Wu, Wan, Zhang and Wang, Learning Multi-dimensional Human Preference for
 Text-to-Image Generation, CVPR 2024, arXiv 2405.14705, with the layers, names and threshold of the authors' code, which
@@ -35,9 +35,9 @@ CONDITION = (
 """The authors' condition for the overall score."""
 THRESHOLD = 0.3
 HEAD = 64
-"""Width of an attention head."""
+"""Number of features of each attention head."""
 UNSAVED = ("position_ids", "pos_emb")
-"""Endings of the names of tensors that are determined by the sizes, and are not loaded."""
+"""Endings of the names of tensors that are not loaded, because their values follow from their sizes."""
 
 
 class Norm(nn.Module):
@@ -53,7 +53,7 @@ class Norm(nn.Module):
 
 
 class SwiGLU(nn.Module):
-    """Compute x silu(g) for the two halves x and g of the input."""
+    """Activation function: compute x silu(g), where x and g are the two halves of the input."""
 
     def forward(self, x: Tensor) -> Tensor:
         x, gate = x.chunk(2, dim=-1)
@@ -61,13 +61,16 @@ class SwiGLU(nn.Module):
 
 
 def attended(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Attend with all heads' queries `[B, heads, N, D]` to shared keys and values `[B, M, D]`: `[B, N, heads * D]`."""
+    """Compute attention in which all heads share the same keys and values.
+
+    Queries are `[B, heads, N, D]`, keys and values are `[B, M, D]`, and the result is `[B, N, heads * D]`.
+    """
     found = F.scaled_dot_product_attention(query, key[:, None], value[:, None], attn_mask=mask)
     return found.transpose(1, 2).flatten(2)
 
 
 def in_heads(x: Tensor) -> Tensor:
-    """Split features `[B, N, heads * D]` into heads, `[B, heads, N, D]`."""
+    """Split features, `[B, N, heads * D]`, into heads; the result is `[B, heads, N, D]`."""
     return x.unflatten(2, (-1, HEAD)).transpose(1, 2)
 
 
@@ -91,14 +94,14 @@ class CrossAttention(nn.Module):
 
 
 class Rotation(nn.Module):
-    """Rotary position embedding."""
+    """Rotary position embedding of tokens."""
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("inv_freq", 10000 ** (-torch.arange(0, HEAD, 2) / HEAD))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Rotate `[..., N, D]` by angles that are proportional to the positions."""
+        """Rotate the features of N tokens, `[..., N, D]`, by angles that are proportional to their positions."""
         inv_freq: Tensor = self.inv_freq  # type: ignore[assignment]
         angle = (torch.arange(x.shape[-2], device=x.device)[:, None] * inv_freq).repeat(1, 2).to(x.dtype)
         first, second = x.chunk(2, dim=-1)
@@ -124,7 +127,7 @@ class ParallelBlock(nn.Module):
 
 
 class Residual(nn.Module):
-    """Residual connection around a module: x + fn(x, ...)."""
+    """Residual connection around a module `fn`: x + fn(x, ...)."""
 
     def __init__(self, fn: nn.Module) -> None:
         super().__init__()
@@ -135,10 +138,10 @@ class Residual(nn.Module):
 
 
 class CrossModel(nn.Module):
-    """Blocks in which image tokens `[B, N, D]` attend to text tokens `[B, M, D]` whose mask `[B, 1, M]` is true.
+    """Blocks in which image tokens, `[B, N, D]`, attend to text tokens, `[B, M, D]`, where a mask `[B, 1, M]` is true.
 
     Args:
-        width: D.
+        width: D, number of features of a token.
         layers: number of blocks.
         heads: number of attention heads.
         inside: width of the feed-forward networks.
@@ -160,10 +163,10 @@ class CrossModel(nn.Module):
 
 
 def cross_model(weights: Mapping[str, Tensor], source: str) -> CrossModel:
-    """Build the cross-attention blocks from their weights, whose shapes determine the sizes of the blocks.
+    """Build the cross-attention blocks from their weights, and derive the sizes of the blocks from the weights' shapes.
 
     Raises:
-        ValueError: if the weights are not those of cross-attention blocks.
+        ValueError: if the weights are not the weights of such blocks.
     """
     try:
         width, query = (weights[f"layers.0.0.fn.{name}.weight"] for name in ("to_kv", "to_q"))
@@ -177,17 +180,17 @@ def cross_model(weights: Mapping[str, Tensor], source: str) -> CrossModel:
 
 
 class MPS(CLIPReward):
-    """Compute the multi-dimensional preference score (MPS) of images for texts; higher is better.
+    """Compute the multi-dimensional preference score (MPS) of images for texts; higher scores are better.
 
-    The published `MPS_overall_checkpoint.pth` is a pickle of the authors' model. The tensors are read without running
-    any code in the file. The probability that one image is preferred to another is the logistic function of the
+    The published file `MPS_overall_checkpoint.pth` is a pickle of the authors' model. Its tensors are read without
+    running any code in the file. The probability that one image is preferred to another is the logistic function of the
     difference between their scores. The weights are not saved in checkpoints.
 
     Args:
-        weights: the published file, or a file with its state dict.
-        name_or_path: CLIP model of transformers that MPS was fine-tuned from, which defines sizes and tokenizer; see
-            `CLIPReward`.
-        local_files_only: load CLIP from the Hugging Face cache only, without network access.
+        weights: published file, or file with the state dict of the published model.
+        name_or_path: CLIP model from transformers, which defines the sizes and the tokenizer. MPS was fine-tuned from
+            this model. See `CLIPReward`.
+        local_files_only: load CLIP only from the Hugging Face cache, without network access.
 
     Raises:
         ImportError: if transformers is not installed.
@@ -207,7 +210,7 @@ class MPS(CLIPReward):
             for key, value in weights_in(read_pickled_module(file), file).items()
             if not key.endswith(UNSAVED)
         }
-        with torch.device("cpu"):  # on the meta device the weights could not be loaded and checked
+        with torch.device("cpu"):  # the weights could not be loaded and checked on the meta device
             cross = cross_model(below(content, "cross_model."), weights)
         super().__init__(name_or_path, local_files_only=local_files_only)
         load(self.model, below(content, "model."), weights)

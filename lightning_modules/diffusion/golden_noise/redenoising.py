@@ -1,4 +1,4 @@
-"""Re-denoising: a strongly guided DDIM step and a weakly guided inversion step improve the noise for a text."""
+"""Re-denoising: a strongly guided DDIM step and a weakly guided inversion step improve initial noise for a text."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -27,11 +27,11 @@ def redenoised(
     """Compute the improved noise x'_T.
 
     Args:
-        model: function of x_t and t, `[B]`, that predicts with guidance w_l.
-        less_guided: function of x_t and t, `[B]`, that predicts with guidance w_w.
+        model: function that makes a prediction with guidance scale w_l, from x_t and the times t, `[B]`.
+        less_guided: function that makes a prediction with guidance scale w_w, from x_t and the times t, `[B]`.
         noise: x_T, `[B, c, h, w]`.
         times: timesteps from noise to image; only the first two are used, or the first three with `official_offset`.
-        abar: abar of all T timesteps, `[T]`, on the host.
+        abar: abar of all T timesteps, `[T]`, on the CPU.
         prediction: quantity that the models predict.
         official_offset: invert between the noise levels of the third and the second timestep, as the authors' code
             does.
@@ -50,16 +50,16 @@ def redenoised_flow(
     num_timesteps: int,
     official_offset: bool = False,
 ) -> Tensor:
-    """Compute the improved noise for a flow-matching model, with Euler steps in place of DDIM: z_s = z_t + (s - t) v.
+    """Compute the improved noise for a flow-matching model, with Euler steps z_s = z_t + (s - t) v instead of DDIM.
 
     Args:
-        model: function of z_t and T t, `[B]`, that predicts the velocity with guidance w_l.
-        less_guided: function of z_t and T t that predicts the velocity with guidance w_w.
+        model: function that predicts the velocity v with guidance scale w_l, from z_t and the times T t, `[B]`.
+        less_guided: function that predicts the velocity v with guidance scale w_w, from z_t and the times T t, `[B]`.
         noise: z_1, `[B, c, h, w]`.
         levels: sampling times t, from 1 (noise) to 0 (data); only the first two are used, or the first three with
             `official_offset`.
-        num_timesteps: T.
-        official_offset: invert between the third and the second time, as the authors' code does.
+        num_timesteps: T, number of timesteps of the model.
+        official_offset: invert between the third and the second sampling time, as the authors' code does.
     """
     told = torch.full((len(noise),), num_timesteps * levels[0], device=noise.device, dtype=noise.dtype)
     moved = noise + (levels[1] - levels[0]) * model(noise, told)
@@ -68,6 +68,6 @@ def redenoised_flow(
 
 
 def flow_levels(model: FlowTransformer, latent_shape: Sequence[int], num_steps: int) -> NDArray[np.float64]:
-    """List the sampling times of a flow-matching model, from 1 to 0, for latents of shape c, h, w."""
+    """List the sampling times of a flow-matching model, from 1 to 0, for latents with the shape (c, h, w)."""
     shift = model.time_shift(latent_shape[1] * latent_shape[2] // model.patch_size**2, num_steps)
     return np.array([shifted(1 - step / num_steps, shift) for step in range(num_steps + 1)])

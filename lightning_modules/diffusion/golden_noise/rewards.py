@@ -1,4 +1,4 @@
-"""Reward models, which map images `[B, 3, H, W]` in [0, 1] and B texts to scores `[B]`."""
+"""Reward models, which compute scores, `[B]`, from images, `[B, 3, H, W]` in [0, 1], and B texts."""
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
@@ -18,7 +18,7 @@ from lightning_modules.backbones.diffusion.text_to_image import saving_what_is_t
 from lightning_modules.backbones.weights import check_pretrained, from_pretrained, listed, load, read_weights
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-"""Pixel normalisation of all CLIP models used here."""
+"""Mean and standard deviation with which all CLIP models in this file normalise pixels."""
 BLOCKS = {
     "attn.out_proj": "self_attn.out_proj",
     "ln_1": "layer_norm1",
@@ -26,7 +26,7 @@ BLOCKS = {
     "mlp.c_fc": "mlp.fc1",
     "mlp.c_proj": "mlp.fc2",
 }
-"""Maps open_clip's layer names within a block to the names in transformers."""
+"""Dictionary that maps names of layers within a block from open_clip to transformers."""
 ENDS = {
     "logit_scale": "logit_scale",
     "positional_embedding": "text_model.embeddings.position_embedding.weight",
@@ -67,18 +67,18 @@ def from_open_clip(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 class CLIPReward(nn.Module):
-    """Cosine similarity of CLIP's embeddings of image and text, times 100; depending on the weights, this is PickScore,
-    HPSv2 or CLIPScore.
+    """Cosine similarity between CLIP's embeddings of image and text, times 100. Depending on the weights, this reward
+    is PickScore, HPSv2 or CLIPScore.
 
-    Images are resized and centre-cropped as CLIP expects, but not rounded to 8 bits. The module's weights are not saved
-    in checkpoints.
+    Images are resized and centre-cropped as CLIP expects, but they are not rounded to 8 bits. The weights of this
+    module are not saved in checkpoints.
 
     Args:
-        name_or_path: CLIP model of transformers: a local folder written by `save_pretrained`, or a name on the Hugging
-            Face Hub such as `yuvalkirstain/PickScore_v1` or `openai/clip-vit-large-patch14`. HPSv2 needs
+        name_or_path: CLIP model from transformers: local folder written by `save_pretrained`, or name on the Hugging
+            Face Hub, such as `yuvalkirstain/PickScore_v1` or `openai/clip-vit-large-patch14`. HPSv2 requires
             `laion/CLIP-ViT-H-14-laion2B-s32B-b79K` and `weights`.
-        weights: file with replacement weights of the same architecture in open_clip's naming, such as HPSv2's
-            `HPS_v2.1_compressed.pt`.
+        weights: file with weights that replace the weights of the CLIP model, in the naming of open_clip, such as
+            `HPS_v2.1_compressed.pt` of HPSv2.
         local_files_only: load CLIP only from the Hugging Face cache, without network access.
 
     Raises:
@@ -92,7 +92,7 @@ class CLIPReward(nn.Module):
         need_transformers("CLIPReward")
         from transformers import AutoTokenizer, CLIPModel
 
-        with torch.device("cpu"):  # on the meta device the weights could not be loaded and checked
+        with torch.device("cpu"):  # the weights could not be loaded and checked on the meta device
             options: dict[str, Any] = {"local_files_only": local_files_only or Path(name_or_path).is_dir()}
             check_pretrained(name_or_path)
             try:
@@ -128,19 +128,20 @@ class CLIPReward(nn.Module):
 
 
 class AestheticReward(CLIPReward):
-    """LAION's aesthetic predictor, about 1 to 10: linear layers on the normalised CLIP embedding of an image.
+    """LAION's aesthetic score of about 1 to 10, computed by linear layers from an image's normalised CLIP embedding.
 
     Args:
-        name_or_path: CLIP model of transformers, see `CLIPReward`; LAION's weights need
+        name_or_path: CLIP model from transformers; see `CLIPReward`. LAION's weights require
             `openai/clip-vit-large-patch14`.
-        weights: file with the layers' weights and biases in order, such as LAION's `sa_0_4_vit_l_14_linear.pth`, or
-            `sac+logos+ava1-l14-linearMSE.pth` of version 2. No activations are applied between the layers.
-        local_files_only: load CLIP from the Hugging Face cache only, without network access.
+        weights: file with the weights and biases of the linear layers, in order. Examples are LAION's
+            `sa_0_4_vit_l_14_linear.pth`, and `sac+logos+ava1-l14-linearMSE.pth` of version 2. No activation function is
+            applied between the layers.
+        local_files_only: load CLIP only from the Hugging Face cache, without network access.
 
     Raises:
         ImportError: if transformers is not installed.
         FileNotFoundError: if the model or the weights do not exist.
-        ValueError: if the weights do not form such layers.
+        ValueError: if the weights are not those of such linear layers.
     """
 
     def __init__(self, name_or_path: str, weights: str, local_files_only: bool = False) -> None:
@@ -156,21 +157,21 @@ class AestheticReward(CLIPReward):
 
 
 def clip_pixels(images: Tensor, size: int) -> Tensor:
-    """Resize and centre-crop images `[B, 3, H, W]` in [0, 1] to squares of side `size`, and normalise, as CLIP does."""
+    """Resize, centre-crop and normalise images in [0, 1] as CLIP does; the result is `[B, 3, size, size]`."""
     resized = transforms.resize(images, [size], InterpolationMode.BICUBIC, antialias=True).clamp(0, 1)
     return transforms.normalize(transforms.center_crop(resized, [size, size]), MEAN, STD)
 
 
 def linear_layers(weights: Mapping[str, Tensor], width: int, source: str) -> nn.Sequential:
-    """Build consecutive linear layers that map `width` numbers to one, without activations in between.
+    """Build consecutive linear layers with `width` inputs and one output, without activation functions in between.
 
     Args:
         weights: weights and biases of the layers, in order.
-        width: number of inputs.
-        source: name of the weights in error messages.
+        width: number of inputs of the first layer.
+        source: name of the weights, for error messages.
 
     Raises:
-        ValueError: if the weights do not form such layers.
+        ValueError: if the weights are not those of such linear layers.
     """
     matrices = [value for key, value in weights.items() if key.endswith("weight") and value.ndim == 2]
     biases = [value for key, value in weights.items() if key.endswith("bias") and value.ndim == 1]
@@ -189,11 +190,11 @@ def linear_layers(weights: Mapping[str, Tensor], width: int, source: str) -> nn.
 
 
 class ClassProbability(nn.Module):
-    """Compute the probability that a classifier assigns to the class whose caption is the given text.
+    """Compute the probability that a classifier assigns to the class whose caption is the text.
 
     Args:
         network: classifier that maps images in [0, 1] to logits `[B, K]`.
-        captions: text of each of the K classes, in class order.
+        captions: caption of each of the K classes, in the order of the classes.
     """
 
     def __init__(self, network: nn.Module, captions: Sequence[str]) -> None:
@@ -212,7 +213,7 @@ class ClassProbability(nn.Module):
 
 
 class Called(nn.Module):
-    """Wrap a function of images and texts as a module."""
+    """Wrap a function of images and texts as a module, which can be used as a reward model."""
 
     def __init__(self, function: Callable[[Tensor, Sequence[str]], Tensor]) -> None:
         super().__init__()
@@ -227,10 +228,10 @@ class Called(nn.Module):
 
 @torch.no_grad()
 def scored(rewards: nn.ModuleDict, images: Tensor, texts: Sequence[str]) -> dict[str, Tensor]:
-    """Compute all rewards, `[B]` each, in float64.
+    """Compute all rewards, each `[B]`, in float64.
 
     Raises:
-        ValueError: if a reward does not return B numbers.
+        ValueError: if a reward model does not return B numbers.
     """
     found = {}
     for name, reward in rewards.items():

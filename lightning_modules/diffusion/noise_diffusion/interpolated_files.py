@@ -1,4 +1,4 @@
-"""Prediction steps that write interpolated images to files, and that can be resumed after an interruption."""
+"""Prediction steps that write interpolated images to files. An interrupted run can be resumed."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ from lightning_modules.tasks.writers import FolderWriter, levels_of
 
 
 def strip(frames: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """Concatenate interpolated images `[L, C, H, W]` and the two end images `[C, H, W]` to `[C, H, (L + 2) W]`."""
+    """Concatenate L interpolated images, `[L, C, H, W]`, and the two end images to one strip, `[C, H, (L + 2) W]`."""
     return torch.cat([first, *frames, second], dim=-1)
 
 
@@ -23,9 +23,9 @@ class InterpolationSteps(FolderWriter):
     """Mixin whose prediction steps write interpolated images to the run directory.
 
     The interpolated images of a pair are written to `interpolated/<name>/<lambda>.png`. The strip
-    `interpolated/<name>.png` shows them between the two original images. The strip is written last, and a resumed run
-    skips pairs that have a strip. A run cannot be resumed with different settings, weights or precision, or with
-    different images under the same pair name.
+    `interpolated/<name>.png` shows the interpolated images between the two original images. The strip of a pair is
+    written last, and a resumed run skips pairs that have a strip. A run cannot be resumed if the settings, the weights
+    or the precision have changed, or if a pair with the same name has different images.
     """
 
     written = "interpolated"
@@ -41,7 +41,7 @@ class InterpolationSteps(FolderWriter):
         return Files(folder, ".png", write, digest_in_png)
 
     def predict_step(self: Any, batch: InterpolationBatch, batch_idx: int, dataloader_idx: int = 0) -> list[str]:
-        """Interpolate and write the pairs that have not been written yet, and return the names of these pairs."""
+        """Interpolate the pairs of a batch that have not been written yet, write them, and return their names."""
 
         def compute(rows: list[int]) -> Iterator[list[NDArray[Any]]]:
             wanted = rows_of(batch, rows)
@@ -52,10 +52,10 @@ class InterpolationSteps(FolderWriter):
         return self.write(batch["name"], digests, compute)
 
     def sample(self: Any, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Return n interpolated images `[n, C, H, W]` in [0, 1]: all positions of randomly ordered test pairs.
+        """Return n interpolated images in [0, 1], `[n, C, H, W]`: all positions of test pairs in random order.
 
-        A pair is repeated only after all pairs have been used. `FID` therefore uses each interpolated image once if
-        `num_samples` and `batch_size` both equal the number of these images.
+        A pair is repeated only after all pairs have been used. If `num_samples` and `batch_size` of `FID` both equal
+        the total number of interpolated images, `FID` therefore uses each of these images once.
         """
         loader = self.trainer.datamodule.test_dataloader()
         count, pairs = -(-n // len(self.positions)), len(loader.dataset)
@@ -67,7 +67,7 @@ class InterpolationSteps(FolderWriter):
 
 
 def rows_of(batch: InterpolationBatch, rows: list[int]) -> InterpolationBatch:
-    """Select some pairs of a batch."""
+    """Select the pairs at positions `rows` of a batch."""
     return {
         "first": batch["first"][rows],
         "second": batch["second"][rows],

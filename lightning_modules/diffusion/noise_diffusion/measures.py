@@ -1,17 +1,17 @@
-"""Metrics of interpolations: normality of latents, smoothness of image sequences, and distance to real images."""
+"""Metrics of interpolations: normality of latents, smoothness of image sequences, and distances to real images."""
 
 import torch
 from torch import Tensor
 
 ROWS_AT_ONCE = 8192
-"""Number of training images per distance computation."""
+"""Number of training images that one distance computation processes."""
 
 
 def latent_statistics(latent: Tensor) -> dict[str, Tensor]:
-    """Compute statistics of latents `[B, ...]`; each statistic is `[B]`.
+    """Compute statistics of the values of each latent, `[B, ...]`; each statistic is `[B]`.
 
-    The statistics are the standard deviation, the kurtosis, the fraction of magnitudes above 2, and the root mean
-    square. Their values for standard normal noise are 1, 3, 0.0455 and 1.
+    The statistics are the standard deviation, the kurtosis, the fraction of values with a magnitude above 2, and the
+    root mean square. For standard normal noise, they are 1, 3, 0.0455 and 1.
     """
     flat = latent.flatten(1)
     centred = flat - flat.mean(dim=1, keepdim=True)
@@ -25,16 +25,16 @@ def latent_statistics(latent: Tensor) -> dict[str, Tensor]:
 
 
 def distances(first: Tensor, second: Tensor) -> Tensor:
-    """Compute Euclidean distances between images, over the last three dimensions, in pixel units."""
+    """Compute Euclidean distances between images, in pixel units; the last three dimensions are one image."""
     return (first - second).flatten(-3).norm(dim=-1)
 
 
 def frame_measures(frames: Tensor, first: Tensor, second: Tensor) -> dict[str, Tensor]:
-    """Compute metrics `[B]` of interpolated sequences `[B, L, C, H, W]` between two end images `[B, C, H, W]`.
+    """Compute metrics, each `[B]`, of interpolated sequences `[B, L, C, H, W]` and their end images `[B, C, H, W]`.
 
-    `out_of_range` is the fraction of pixels outside [0, 1]. The other metrics use clipped pixels. `distance_to_ends` is
-    the mean distance to the end images. `mean_step` and `largest_step` are the mean and maximum distance between
-    consecutive images, including the end images.
+    `out_of_range` is the fraction of pixels outside [0, 1]. All other metrics use clipped pixels. `distance_to_ends` is
+    the mean distance between interpolated images and end images. `mean_step` and `largest_step` are the mean and the
+    maximum distance between consecutive images of a sequence, which includes the end images.
     """
     clipped = frames.clamp(0, 1)
     row = torch.cat([first[:, None], clipped, second[:, None]], dim=1)
@@ -49,15 +49,15 @@ def frame_measures(frames: Tensor, first: Tensor, second: Tensor) -> dict[str, T
 
 
 def nearest_distances(images: Tensor, stored: Tensor, data_range: int) -> Tensor:
-    """Compute the distance of each image to the nearest training image.
+    """Compute the distance from each image to the nearest training image.
 
     Args:
-        images: `[n, C, H, W]`.
+        images: images, `[n, C, H, W]`, where 0 is black and 1 is white.
         stored: training images, `[N, C, H, W]`, with values from 0 to `data_range`, on any device.
         data_range: maximum pixel value of `stored`.
 
     Returns:
-        Distances `[n]`, for images in [0, 1].
+        Distances, `[n]`, in the units of images in [0, 1].
     """
     flat = images.flatten(1)
     parts = (part.to(flat).flatten(1) / data_range for part in stored.split(ROWS_AT_ONCE))

@@ -1,6 +1,7 @@
-"""Equations of NoiseDiffusion and its baselines, slerp and lerp.
+"""Equations of NoiseDiffusion and of its baselines: spherical (slerp) and linear interpolation (lerp).
 
-Latents and images are `[B, C, H, W]`, positions lambda are `[L]`, and mixtures `[B, L, C, H, W]`.
+The shape of latents and images is `[B, C, H, W]`, that of positions lambda is `[L]`, and that of mixtures is `[B, L, C,
+H, W]`.
 """
 
 import math
@@ -9,11 +10,11 @@ from typing import NamedTuple
 from torch import Tensor
 
 ALMOST_ONE = 1 - 1e-7
-"""Upper bound of the cosine between latents, which avoids dividing by sin(0) for parallel latents."""
+"""Upper bound of the cosine between latents, which avoids a division by sin(0) for parallel latents."""
 
 
 class Weights(NamedTuple):
-    """Mixture weights at L positions, `[L]` each."""
+    """Mixture weights at L positions, each `[L]`."""
 
     alpha: Tensor
     beta: Tensor
@@ -22,7 +23,7 @@ class Weights(NamedTuple):
 
 
 def mixing_weights(position: Tensor, gamma: float, signal: float) -> Weights:
-    """Compute alpha, beta, mu and nu.
+    """Compute the weights alpha, beta, mu and nu.
 
     Args:
         position: lambda, in [0, 1].
@@ -36,7 +37,7 @@ def mixing_weights(position: Tensor, gamma: float, signal: float) -> Weights:
 
 
 def mixed(weight: Tensor, image: Tensor) -> Tensor:
-    """Multiply every image by every weight: `[L]` and `[B, C, H, W]` give `[B, L, C, H, W]`."""
+    """Multiply each of B images, `[B, C, H, W]`, by each of L weights, `[L]`; the result is `[B, L, C, H, W]`."""
     return weight.to(image).view(1, -1, 1, 1, 1) * image[:, None]
 
 
@@ -52,14 +53,14 @@ def corrected_mixture(
     gamma: float,
     signal: float,
 ) -> Tensor:
-    """Mix two latents by NoiseDiffusion, `[B, L, C, H, W]`.
+    """Mix two latents with NoiseDiffusion; the result is `[B, L, C, H, W]`.
 
     Args:
-        first_latent: l_A, encoded first image.
-        second_latent: l_B, encoded second image.
-        first: z_A, first image, as a latent or pixels of the model.
-        second: z_B, second image, as a latent or pixels of the model.
-        noise: e, standard normal noise, shared by all positions.
+        first_latent: l_A, latent of the first image.
+        second_latent: l_B, latent of the second image.
+        first: z_A, first image, as the model represents images: as autoencoder latents or as pixels.
+        second: z_B, second image, in the same representation.
+        noise: e, standard normal noise, which all positions share.
         position: lambda, in [0, 1].
         abar: abar of the noise level at which images and noise are added.
         boundary: c, bound of the interval [-c, c] to which latents and mixtures are clipped.
@@ -74,11 +75,11 @@ def corrected_mixture(
 
 
 def slerp(first: Tensor, second: Tensor, position: Tensor) -> Tensor:
-    """Interpolate spherically, `[B, L, C, H, W]`; theta is the angle between the flattened latents of a pair.
+    """Interpolate spherically, where theta is the angle between the flattened latents of a pair:
 
         sin((1 - lambda) theta) / sin(theta) l_A + sin(lambda theta) / sin(theta) l_B
 
-    The interpolation is computed in float64 and returned in the dtype of the latents.
+    The interpolation is computed in float64, and returned in the dtype of the latents. The result is `[B, L, C, H, W]`.
     """
     a, b = first.double(), second.double()
     norms = a.flatten(1).norm(dim=1) * b.flatten(1).norm(dim=1)
@@ -92,5 +93,5 @@ def slerp(first: Tensor, second: Tensor, position: Tensor) -> Tensor:
 
 
 def lerp(first: Tensor, second: Tensor, position: Tensor) -> Tensor:
-    """Interpolate linearly: (1 - lambda) l_A + lambda l_B, `[B, L, C, H, W]`."""
+    """Interpolate linearly by (1 - lambda) l_A + lambda l_B; the result is `[B, L, C, H, W]`."""
     return mixed(1 - position, first) + mixed(position, second)

@@ -1,4 +1,4 @@
-"""LightningModule that interpolates image pairs; the package docstring describes the method."""
+"""LightningModule that interpolates between images of a pair; see the package docstring for the method."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, get_args
@@ -32,57 +32,58 @@ from lightning_modules.training.logging import log_training
 
 Interpolation = Literal["noise_diffusion", "slerp", "lerp", "same_noise"]
 COMPARED = 4
-"""Number of pairs in an image grid for which spherical interpolation is shown as well."""
+"""Number of pairs in an image grid for which the result of spherical interpolation is also shown."""
 NAMES = {"noise_diffusion": "NoiseDiffusion", "same_noise": "same noise"}
-"""Maps interpolation methods to their labels in image grids; other methods are labelled with their own name."""
+"""Labels of interpolation methods in image grids; all other methods are labelled with their names in the config."""
 
 
 class Interpolated(NamedTuple):
-    """Interpolations of B pairs at L positions."""
+    """Interpolated images of B pairs at L positions."""
 
     frames: Tensor
-    """Images `[B, L, C, H, W]`, nominally in [0, 1] but not clipped."""
+    """Images, `[B, L, C, H, W]`, on the scale of [0, 1], but not clipped."""
     latents: Tensor | None
-    """Encoded end images `[2 B, ...]`, first all first images, then all second images; None if nothing was encoded."""
+    """Latents of all first images, then of all second images, `[2 B, ...]`; None if the images were not encoded."""
     mixture: Tensor
-    """Mixed latents `[B, L, ...]` before decoding."""
+    """Mixed latents before decoding, `[B, L, ...]`."""
 
 
 class NoiseDiffusion(InterpolationSteps, MethodModule):
-    """Interpolate between pairs of images: `predict` writes the images, `test` evaluates them.
+    """Interpolate between the images of a pair; `predict` writes the interpolated images, and `test` evaluates them.
 
-    `test` logs means over all pairs; distances are in pixel units. `test/nearest_training` is the distance from an
-    interpolated image to the nearest training image, if the data have training images. In
-    `test/nearest_training_clipped`, pixels are clipped to [0, 1]. `test/nearest_training_of_ends` is the distance from
-    an end image to the nearest training image. The other image metrics are `test/distance_to_ends`, `test/mean_step`,
-    `test/largest_step` and `test/out_of_range`. `test/encoded_deviation`, `_kurtosis`, `_beyond_2` and `_norm` are
-    statistics of the encoded images; for standard normal noise, their values are 1, 3, 0.0455 and 1. `test/mixture_...`
-    are the same statistics of the mixed latents.
+    `test` logs means over all pairs; distances are in pixel units. If there are training images,
+    `test/nearest_training` is the distance from an interpolated image to the nearest training image. For
+    `test/nearest_training_clipped`, pixels are first clipped to [0, 1]. `test/nearest_training_of_ends` is the distance
+    from an end image to the nearest training image. `measures.frame_measures` defines the other image metrics:
+    `test/distance_to_ends`, `test/mean_step`, `test/largest_step` and `test/out_of_range`. `test/encoded_deviation`,
+    `_kurtosis`, `_beyond_2` and `_norm` are statistics of the encoded images; for standard normal noise, their values
+    are 1, 3, 0.0455 and 1. The metrics `test/mixture_...` are the same statistics of the mixed latents.
 
-    The paper uses pretrained models only. Here, `fit` can train the trainable parameters of a `PixelModel` on the
-    denoising loss.
+    The paper uses only pretrained models. Here, `fit` can also train the trainable parameters of a `PixelModel` with
+    the denoising loss.
 
     Args:
         model: diffusion model: a `TextToImage` or a `PixelModel`.
-        interpolation: `noise_diffusion` or a baseline. `slerp` and `lerp` interpolate the encoded images. `same_noise`
-            adds the same noise to both images, as in SDEdit, instead of encoding them.
-        num_steps: S, sampling steps of the full schedule from noise to image.
-        encoded_steps: K, number of steps that encode and decode an image, at most S.
+        interpolation: `noise_diffusion`, or a baseline. The baselines `slerp` and `lerp` interpolate between the
+            encoded images. The baseline `same_noise` adds the same noise to both images, as in SDEdit, instead of
+            encoding them.
+        num_steps: S, number of sampling steps of the full schedule from noise to image.
+        encoded_steps: K, number of steps in which an image is encoded, and also decoded; at most S.
         boundary: c, bound of the interval [-c, c] to which latents are clipped, in standard deviations of the noise.
         gamma: weight of new noise, in [0, 1].
         signal: mu + nu, total weight of the images that are added back.
-        injection: noise level at which images are added back. `encoded` is the noise level of the latents; `next` is
-            the level of the next step towards noise, as in the authors' code.
-        positions: values lambda of the interpolated images, in [0, 1]; 0 is the first image.
-        guidance_scale: w, guidance scale in decoding; encoding uses no guidance. It must be 1 for an unconditional
-            model.
+        injection: noise level at which images are added back. `encoded` is the noise level of the latents, and `next`
+            is the level after one more step towards noise, as in the authors' code.
+        positions: positions lambda of the interpolated images, in [0, 1]; position 0 is the first image.
+        guidance_scale: w, guidance scale in decoding; encoding does not use guidance. The scale must be 1 for an
+            unconditional model.
         negative_prompt: negative prompt for the guidance in decoding.
         optimizer: optimizer of the model's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
         ValueError: if an argument is out of range or not allowed for the model, if the model predicts neither epsilon
-            nor v, or if `fit` is run and the model has no trainable parameters.
+            nor v, or if `fit` is run with a model without trainable parameters.
     """
 
     def __init__(
@@ -128,7 +129,7 @@ class NoiseDiffusion(InterpolationSteps, MethodModule):
         self.prediction = scheduler_prediction(scheduler)
         self.levels = scheduler_levels(scheduler)
         spaced = scheduler
-        if not isinstance(scheduler, DDIMScheduler):  # samples by DDIM instead, with the authors' timesteps
+        if not isinstance(scheduler, DDIMScheduler):  # sampling uses DDIM instead, with the authors' timesteps
             spacing = {"timestep_spacing": "leading", "steps_offset": 1, "set_alpha_to_one": False}
             spaced = DDIMScheduler.from_config(scheduler.config, **spacing)
         rising = scheduler_path(spaced, num_steps)[::-1]
@@ -148,16 +149,16 @@ class NoiseDiffusion(InterpolationSteps, MethodModule):
         return optimizer_config(self.optimizer, self.lr_scheduler, trainable_parameters(self.model))
 
     def encoded(self, clean: Tensor, prompts: Any) -> Tensor:
-        """Encode images (as latents or pixels of the model), `[B, ...]`, to latents at the noise level of step K,
-        without guidance.
+        """Encode images, `[B, ...]`, to latents at the noise level of step K, without guidance; images are autoencoder
+        latents or pixels.
 
-        In each step, the model is conditioned on the timestep at the end of the step.
+        In each step, the model receives the timestep at which the step ends.
         """
         model = guided(self.model, prompts, None, 1.0)
         return ddim(model, clean, self.path, self.levels, self.prediction, told=self.path[1:])
 
     def decoded(self, mixture: Tensor, prompts: Any) -> Tensor:
-        """Decode latents at the noise level of step K, `[B, ...]`, to images. Images are not clipped to [0, 1]."""
+        """Decode latents at the noise level of step K, `[B, ...]`, to images, which are not clipped to [0, 1]."""
         negative = None
         if self.guidance_scale != 1:
             texts = [self.negative_prompt] * len(mixture)
@@ -169,11 +170,11 @@ class NoiseDiffusion(InterpolationSteps, MethodModule):
 
     @torch.no_grad()
     def interpolated(self, batch: InterpolationBatch, interpolation: Interpolation | None = None) -> Interpolated:
-        """Interpolate between pairs of images. Noise is seeded by the run's seed and the pair's index.
+        """Interpolate between the two images of each pair; noise is seeded by the run's seed and the pair's index.
 
         Args:
-            batch: B pairs.
-            interpolation: overrides the module's `interpolation`.
+            batch: batch of B pairs.
+            interpolation: method to use instead of the module's `interpolation`.
         """
         interpolation = interpolation or self.interpolation
         first, second = (self.model.encode(batch[key]) for key in ("first", "second"))
@@ -203,7 +204,7 @@ class NoiseDiffusion(InterpolationSteps, MethodModule):
         self._reference = find() if find is not None else None
 
     def test_step(self, batch: InterpolationBatch, batch_idx: int) -> dict[str, Tensor]:
-        """Return `frames`, `[B, L, C, H, W]`."""
+        """Log the metrics of a batch, and return its interpolated images as `frames`, `[B, L, C, H, W]`."""
         frames, latents, mixture = self.interpolated(batch)
         measured = frame_measures(frames, batch["first"], batch["second"])
         for name, values in {"encoded": latents, "mixture": mixture.flatten(0, 1)}.items():
@@ -225,7 +226,7 @@ class NoiseDiffusion(InterpolationSteps, MethodModule):
             self.log(f"test/{name}", mean)  # type: ignore[arg-type]
 
     def image_columns(self, batch: InterpolationBatch, outputs: dict[str, Tensor]) -> dict[str, ImageColumn]:
-        """Show one row of images for each of the first pairs, and a second row with its spherical interpolation."""
+        """Show a row of interpolated images for each of the first pairs, and a row with spherical interpolation."""
         count = min(COMPARED, len(batch["first"]))
         few = rows_of(batch, list(range(count)))
         rows = {self.interpolation: outputs["frames"][:count]}

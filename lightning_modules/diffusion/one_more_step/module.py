@@ -59,7 +59,7 @@ class OneMoreStep(Prompted, MethodModule):
         start: initial latents in `test`. `one_more_step` is the method. `plain` is noise, `offset_noise` is noise with
             a random mean, `oracle` uses the real image in place of x~_0, and `zero_terminal_snr` is noise with a
             schedule rescaled to zero terminal SNR.
-        num_inference_steps: sampling steps.
+        num_inference_steps: number of sampling steps.
         guidance_scale: scale of classifier-free guidance, for a `TextToImage`.
         step_guidance_scale: w, guidance scale of One More Step itself; 1 uses the conditional prediction only.
         deviation: s, standard deviation of the new noise in the initial latents; None uses the maximum, sqrt(1 - a).

@@ -29,7 +29,7 @@ def inpainting(process: Process, known: Tensor, mask: Tensor, draw: Draw) -> Pro
         process: diffusion process.
         known: known data, `[B, C, H, W]`.
         mask: binary mask, broadcastable to the data.
-        draw: function that samples standard normal noise with the shape of a given tensor.
+        draw: function that samples standard normal noise with the shape of its argument.
     """
 
     def project(moved: Moved, t: float) -> Moved:

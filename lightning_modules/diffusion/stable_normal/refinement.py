@@ -55,8 +55,8 @@ def refined(
         refiner: function that estimates x_0 from x and the timestep `[B]`.
         x: initial latents `[B, c, h, w]`, at the first timestep.
         times: timesteps from `refinement_times`.
-        abar: abar of all T timesteps, `[T]`, on the host.
-        draw: function that samples standard normal noise with the shape of a given tensor.
+        abar: abar of all T timesteps, `[T]`, on the CPU.
+        draw: function that samples standard normal noise with the shape of its argument.
 
     Returns:
         Estimate of x_0, `[B, c, h, w]`.

@@ -284,7 +284,7 @@ class BatchSpectra:
     def _noise(
         self, products: Iterable[CurvatureProduct], everything: CurvatureProduct, n: int
     ) -> tuple[NoiseStatistics, NoiseStatistics, tuple[float, float]]:
-        """Compute statistics of the noise of Hessian-vector products, of gradients, and of losses over batches.
+        """Compute noise statistics of Hessian-vector products and gradients, and mean and variance of the batch loss.
 
         The statistics of Hessian-vector products are averaged over random directions z.
         """

@@ -110,7 +110,7 @@ class BenignOscillation(MethodModule):
         self._tested: dict[str, list[float]] = {}
 
     def forward(self, features: Tensor) -> Tensor:
-        """Compute f, `[B, S]`, for points of each network `[B, S, P, d]`, or for shared points `[B, 1, P, d]`."""
+        """Compute outputs f, `[B, S]`, for each network's points, `[B, S, P, d]`, or shared points, `[B, 1, P, d]`."""
         return output(self.weight, features)
 
     def setup(self, stage: str) -> None:
@@ -216,7 +216,7 @@ class BenignOscillation(MethodModule):
         return dict(zip(("weak_accuracy", "strong_accuracy", "accuracy"), share, strict=True))
 
     def _log_means(self, stage: str, found: Mapping[str, Tensor]) -> dict[str, list[float]]:
-        """Log means over the networks that did not diverge, if any, and return the values of these networks."""
+        """Log means over the networks that did not diverge, and return their values; empty if all networks diverged."""
         finite = self._finite()
         if not bool(finite.any()):
             return {}

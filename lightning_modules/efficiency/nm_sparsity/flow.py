@@ -128,7 +128,7 @@ class Flow:
     def place(
         self, step: int, epoch: int, epochs: int, steps_per_epoch: float, functions: Sequence["NMWeight"]
     ) -> None:
-        """Set the state of the weight functions for a training step; see `decay_at` for the other arguments."""
+        """Set the state of the given weight functions for a training step; see `decay_at` for the other arguments."""
         self.dense = self.is_dense(epoch)
         decay = self.decay_at(step, epoch, epochs, steps_per_epoch)
         for function in functions:
@@ -241,7 +241,8 @@ def sparsify(
             )
         for name, layer in layers_named(network, [names], kinds, "own").items():
             if third and len(layer.weight) % 3:  # type: ignore[arg-type]
-                raise ValueError(f"own: {key}: {name} has {len(layer.weight)} rows, which cannot be split into q, k and v")  # type: ignore[arg-type]
+                rows = len(layer.weight)  # type: ignore[arg-type]
+                raise ValueError(f"own: {key}: {name} has {rows} rows, which cannot be split into q, k and v")
             thirds = patterns.get(name, {})
             patterns[name] = {"": pattern} if not third else {k: v for k, v in thirds.items() if k} | {third: pattern}
             found[name] = layer

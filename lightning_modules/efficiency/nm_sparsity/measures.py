@@ -101,7 +101,7 @@ def forward_cost(network: nn.Module, inputs: Any) -> ForwardCost:
 def densities(
     network: nn.Module, flow: Flow, epoch: int, epochs: int, steps_per_epoch: float
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Compute the mean fractions of nonzero effective weights and of weights with a gradient, by layer, for an epoch.
+    """Compute each layer's fraction of nonzero effective weights and of weights with gradients, averaged over an epoch.
 
     Args:
         network: network with the sparse layers.

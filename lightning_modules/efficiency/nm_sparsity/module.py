@@ -91,7 +91,9 @@ class NMSparsity(ClassifierSteps, MethodModule):
         at_least(1, geometric_frames=geometric_frames)
         at_least(0, dense_epochs=dense_epochs, fine_tune_epochs=fine_tune_epochs)
         if way.startswith("mdgf") and decay_rate is None:
-            raise ValueError(f"decay_rate must be set for way {way}, so that the decay factor is near 0 long before training ends")
+            raise ValueError(
+                f"decay_rate must be set for way {way}, so that the decay factor is near 0 long before training ends"
+            )
         if way in ("ste", "sr_ste") and gradient != "ste":
             raise ValueError(f"gradient must be ste for way {way}, got {gradient}")
         only_with("way mdgf_linear or mdgf_exponential", way.startswith("mdgf"), NMSparsity, decay_rate=decay_rate)

@@ -29,10 +29,11 @@ and `train/oscillating_others` for all other weights. `train/annealed` is the fr
 during CGA. The table `latent_weights` shows how the full-precision weights are distributed between the rounding
 thresholds.
 
-Exported weights (`callbacks.export_effective_weights.ExportEffectiveWeights`) reproduce the logits only if neither
-quantised activations nor QKR are used, because a plain network can represent neither of them. The ranges, scales and
-shifts of activations are written, for each layer, to a JSON file next to the weights. The command `export` writes a
-program that includes quantised activations and QKR, and does not need this project.
+A plain network with the exported weights (`callbacks.export_effective_weights.ExportEffectiveWeights`) computes the
+same logits if neither quantised activations nor QKR are used. A plain network can represent neither quantised
+activations nor the product of QKR. The ranges, scales and shifts of activations are written, for each layer, to a JSON
+file next to the weights. The command `export` writes a program that includes quantised activations and QKR, and does
+not need this project.
 
 This implementation differs from the authors' code in the following points:
 

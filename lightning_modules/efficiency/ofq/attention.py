@@ -45,7 +45,7 @@ class _QuantizedAttention(nn.Module):
         self.softmax = made("softmax", tokens, dim=-2, signed=False)
 
     def _mixed(self, logits: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        """Compute the output of the module from unscaled logits `[B, H, N, N]` and values `[B, N, H d]`."""
+        """Compute the output from attention logits before scaling, `[B, H, N, N]`, and values, `[B, N, H d]`."""
         logits = logits * self.attention_scale
         tokens = logits.shape[-1]
         if self.windowed:
@@ -151,7 +151,7 @@ def attention_names(network: nn.Module) -> list[str]:
         elif "Attention" in kind.__name__ and not any(name.startswith(f"{each}.") for each in names):
             known = ", ".join(f"{each.__name__} of {owner}" for each, owner in KNOWN.items())
             raise ValueError(
-                f"network: {name} is a {kind.__name__} of {kind.__module__}, but the only attention modules that can be "
-                f"quantised are timm's {known}"
+                f"network: {name} is a {kind.__name__} of {kind.__module__}, but only these attention modules of timm "
+                f"can be quantised: {known}"
             )
     return names

@@ -215,7 +215,10 @@ class QuantizedRows(NamedTuple):
 
 
 def quantized_rows(network: nn.Module) -> Iterator[QuantizedRows]:
-    """Yield the quantised rows of the blocks, named as in the plain network; with QKR, only value rows of a `qkv`."""
+    """Yield the quantised rows of all transformer blocks; with QKR, only the value rows of each `qkv` weight.
+
+    The rows have the names that they have in the plain network.
+    """
     for name, layer in layers_of_functions(transformer_of(network)).items():
         function: Any = layer.function
         if isinstance(function, FunctionOfThirds):

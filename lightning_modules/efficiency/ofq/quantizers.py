@@ -17,7 +17,7 @@ LEAST_SCALE = 1e-5
 
 
 def row_scale(weight: Tensor) -> Tensor:
-    """Compute the scale, `[out, 1, ...]`, of each row of a weight `[out, ...]`: twice the mean absolute value."""
+    """Compute row scales, `[out, 1, ...]`, of a weight `[out, ...]`: twice the mean absolute value of each row."""
     scale = 2 * weight.detach().abs().flatten(start_dim=1).mean(dim=1)
     return scale.view(-1, *[1] * (weight.ndim - 1))
 
@@ -274,7 +274,7 @@ def calibrating(parts: Iterable[_Scaled]) -> Iterator[None]:
 
 
 def head_products(query: Tensor, key: Tensor, heads: int) -> Tensor:
-    """Compute the stacked products W_q^T W_k of all heads, `[heads C, C]`, from two weights `[heads d, C]`."""
+    """Compute W_q^T W_k for each head of weights `[heads d, C]`, and return the stacked products, `[heads C, C]`."""
     with in_full_precision(query.device):
         first, second = (weight.unflatten(0, (heads, -1)) for weight in (query, key))
         return (first.mT @ second).flatten(end_dim=1)

@@ -1,4 +1,4 @@
-"""Sampling of the two matrix products of attention, queries with keys and weights with values, in any network.
+"""Sampling of both matrix products of attention (queries and keys, weights and values), in any network.
 
 While an attention module of timm or transformers runs, its matrix products of four-dimensional tensors are intercepted.
 If the module uses fused attention, attention is computed in separate steps instead.
@@ -20,11 +20,13 @@ Dropout = Callable[[Tensor, float, bool], Tensor]
 
 
 class _TakenOver(TorchFunctionMode):
-    """A mode that replaces the two matrix products of an attention module and the dropout of its attention weights.
+    """A torch function mode that replaces the two matrix products of an attention module and its attention dropout.
 
     Args:
-        products: sampled products that replace the product of queries and keys, and the product of weights and values.
-        dropout: dropout function, which is called with a tensor, a probability, and whether dropout is active.
+        products: two sampled products: the first replaces the product of queries and keys, and the second replaces the
+            product of attention weights and values.
+        dropout: dropout function, which is called with a tensor, a probability, and a bool that says whether dropout is
+            active.
     """
 
     def __init__(self, products: list[SampledProduct], dropout: Dropout) -> None:
@@ -60,7 +62,9 @@ class _TakenOver(TorchFunctionMode):
     ) -> Tensor:
         """Compute attention in separate steps; the arguments are those of `scaled_dot_product_attention`."""
         if enable_gqa or len(self.left) < 2 or query.ndim != 4 or query.shape[:2] != key.shape[:2]:
-            raise ValueError("attention: grouped keys and values, or two products in one call, cannot be sampled")
+            raise ValueError(
+                "attention: modules with grouped keys and values, or with two attention calls, cannot be sampled"
+            )
         scores = sampled_product(
             query * (query.shape[-1] ** -0.5 if scale is None else scale), key.mT, self.left.pop(0)
         )
@@ -89,22 +93,22 @@ def _run(
         output = forward(*args, **kwargs)
     if mode.left:
         raise ValueError(
-            f"attention: {mode.left[0].name} multiplies {len(products) - len(mode.left)} pairs of heads "
-            f"[batch, head, token, feature], but attention must multiply 2"
+            f"attention: {mode.left[0].name} multiplies {len(products) - len(mode.left)} pairs of tensors "
+            f"[batch, head, token, feature], but an attention module must multiply 2"
         )
     return output
 
 
 def sample_attention(module: nn.Module, name: str, sampler: Sampler, dropout: Dropout = F.dropout) -> None:
-    """Change an attention module in place, so that gradients of its two products are computed from sampled pairs.
+    """Change an attention module in place, so that its two products compute gradients from sampled column-row pairs.
 
     Args:
-        module: attention module that multiplies queries with keys, and weights with values; the heads must be in
+        module: attention module that multiplies queries by keys, and attention weights by values; the heads must be in
             dimension 1.
         name: name of the module in error messages.
         sampler: sampler of the network.
         dropout: dropout function for the attention weights, which is called like `torch.nn.functional.dropout`.
     """
     products = [SampledProduct(sampler, f"{name} ({of})") for of in ("scores", "output")]
-    # The method is replaced on the instance, as in gradient checkpointing; otherwise each class would need a subclass.
+    # `forward` is replaced on the instance, as in gradient checkpointing; otherwise each class would need a subclass.
     module.forward = partial(_run, module.forward, module, products, dropout)

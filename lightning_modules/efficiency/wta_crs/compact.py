@@ -1,10 +1,10 @@
-"""Layers that store less for the backward pass, and compute the same results.
+"""Layers that store less for the backward pass than PyTorch's layers, and compute the same results.
 
 The published memory measurements of WTA-CRS include these layers.
 
 Dropout stores one bit for each value instead of a byte, and ReLU stores one bit instead of the value. Layer
-normalisation stores its output instead of its input. This saves memory, because the next layer stores this output
-anyway.
+normalisation stores its output instead of its input. Storing the output saves memory, because the next layer stores the
+same tensor anyway.
 """
 
 from collections.abc import Collection
@@ -18,11 +18,11 @@ from torch.autograd.function import once_differentiable
 from lightning_modules.full_precision import at_least_float32, in_full_precision
 
 LEAST = 8
-"""Minimum weight, in units of the bias's rounding error, for recovering a normalisation's input from its output."""
+"""Minimum weight from which a normalisation's input is recovered, in units of the bias's rounding error."""
 
 
 def packed(mask: Tensor) -> Tensor:
-    """Pack a bool tensor with n entries into bytes of eight entries each, `[ceil(n / 8)]`."""
+    """Pack the n entries of a bool tensor into bytes, `[ceil(n / 8)]`, with eight entries per byte."""
     flat = nn.functional.pad(mask.flatten().to(torch.uint8), (0, -mask.numel() % 8)).view(-1, 8)
     return (flat << torch.arange(8, dtype=torch.uint8, device=mask.device)).sum(dim=1, dtype=torch.uint8)
 
@@ -63,7 +63,7 @@ class _ReLU(torch.autograd.Function):
 
 
 def divisible(weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """Return a mask of the weights of a normalisation that are large enough to divide a stored output by them.
+    """Return a mask of the weights of a normalisation that are large enough for dividing a stored output by them.
 
     Without a bias, all nonzero weights are large enough.
     """
@@ -73,7 +73,7 @@ def divisible(weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor
 
 
 def normalised(x: Tensor, eps: float, centred: bool) -> tuple[Tensor, Tensor]:
-    """Normalise the last dimension, and return the result and the inverse standard deviation."""
+    """Normalise over the last dimension, and return the result and the inverse standard deviation."""
     if centred:
         x = x - x.mean(dim=-1, keepdim=True)
     inverse = torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + eps)
@@ -87,7 +87,7 @@ def scaled(x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -
 
 
 class _Normalisation(torch.autograd.Function):
-    """Normalise the last dimension, and save the output instead of the input.
+    """Normalise over the last dimension, and save the output instead of the input.
 
     The backward pass recovers the normalised input from the output.
 
@@ -140,7 +140,7 @@ class CompactReLU(nn.ReLU):
 
 
 class CompactNorm(nn.Module):
-    """Layer normalisation that saves its output instead of its input; also supports T5's, without mean and bias.
+    """Layer normalisation that saves its output instead of its input; T5's layer, without mean and bias, is supported.
 
     Args:
         layer: layer whose parameters are used: a `LayerNorm` over the last dimension with a weight, or a normalisation
@@ -155,7 +155,7 @@ class CompactNorm(nn.Module):
         self.kept_in = self.weight.dtype
         """Dtype of the last output."""
         self.reads_back = True
-        """Whether the input is recovered from the output; if a weight is close to 0, the input is saved instead."""
+        """Whether the input is recovered from the output; false if a weight is close to 0 and the input is saved."""
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.reads_back:
@@ -166,7 +166,7 @@ class CompactNorm(nn.Module):
 
 
 def _readable(layer: Any) -> bool:
-    """Return whether a layer is a normalisation without zero weights, whose input can be recovered from its output."""
+    """Return whether a layer is a normalisation whose input can be recovered: none of its weights may be zero."""
     layer_norm = isinstance(layer, nn.LayerNorm) and len(layer.normalized_shape) == 1
     if not (layer_norm or hasattr(layer, "variance_epsilon")):
         return False

@@ -15,10 +15,10 @@ from lightning_modules.interfaces import Table
 
 
 def gradient_errors(network: nn.Module, sampler: Sampler, batch: Any, begin: Callable[[], None]) -> dict[str, Tensor]:
-    """Compute ||estimate - exact|| / ||exact|| for the gradient of each layer's weight on a global batch.
+    """Compute the relative error ||estimate - exact|| / ||exact|| of each layer's weight gradient on a global batch.
 
-    The gradients of the batch are computed once with all activations, and once with each estimator, with the same
-    dropout masks.
+    The gradients of the batch are computed once exactly, from all activations, and once with each estimator. The
+    dropout masks are the same each time.
 
     Args:
         network: network with sampled linear layers; its stored gradients do not change.
@@ -27,7 +27,8 @@ def gradient_errors(network: nn.Module, sampler: Sampler, batch: Any, begin: Cal
         begin: function that restarts the step with the same random numbers.
 
     Returns:
-        The errors of all layers in the order of definition, `[layers]`, by estimator.
+        A dictionary from the name of each estimator to the errors of all layers, `[layers]`, in the order of
+        definition.
     """
     weights = [layer.weight for layer in network.modules() if isinstance(layer, SampledLinear)]
     kept = sampler.estimator, sampler.ratio
@@ -54,7 +55,7 @@ def gradient_errors(network: nn.Module, sampler: Sampler, batch: Any, begin: Cal
 
 
 def table_of(errors: dict[str, Tensor]) -> Table:
-    """Return a table of the relative gradient errors by layer and estimator."""
+    """Return a table of the relative gradient error of each layer, for each estimator."""
     rows = [(estimator, layer, error) for estimator, own in errors.items() for layer, error in enumerate(own.tolist())]
     estimators, layers, values = zip(*rows, strict=True)
     columns = {"layer": layers, "estimator": estimators, "relative error": values}

@@ -37,7 +37,7 @@ from lightning_modules.training.logging import log_same
 def sample_products(
     network: nn.Module, layers: Sequence[str], attention: Sequence[str], sampler: Sampler, compact: bool = False
 ) -> None:
-    """Change a network in place, so that gradients of its matrix products are computed from sampled pairs.
+    """Change a network in place, so that its selected matrix products compute gradients from sampled column-row pairs.
 
     The parameters keep their names.
 
@@ -46,10 +46,11 @@ def sample_products(
         layers: name patterns of linear layers (see `layers_named`).
         attention: name patterns of attention modules.
         sampler: sampler of the network.
-        compact: whether dropout, ReLU and layer normalisation also store less for the backward pass.
+        compact: whether to replace dropout, ReLU and layer normalisation by layers that store less (see
+            `compact_layers`).
 
     Raises:
-        ValueError: if a pattern matches no layer, or if it matches a frozen layer.
+        ValueError: if a name pattern matches no layer, or if it matches a frozen layer.
     """
     for name, module in layers_named(network, attention, (nn.Module,), "attention").items():
         sample_attention(module, name, sampler, compact_dropout if compact else F.dropout)
@@ -67,7 +68,7 @@ class WTACRS(ClassifierSteps, MethodModule):
         num_classes: number of classes, K; 1 means regression of a real number, as in STS-B.
         layers: name patterns of the linear layers to sample; `*` matches any characters, and `?` matches one character.
         attention: name patterns of the attention modules whose two matrix products are sampled.
-        ratio: fraction of the tokens that are kept, in (0, 1]; at least ten tokens are kept.
+        ratio: fraction of the tokens of each product that are kept, in (0, 1]; at least ten tokens are kept.
         estimator: wta_crs, crs (plain column-row sampling), or top_k (only the most probable tokens, which is biased).
         compact: whether to store masks of dropout and ReLU as bits, and the outputs of layer normalisations instead of
             their inputs.
@@ -75,13 +76,13 @@ class WTACRS(ClassifierSteps, MethodModule):
             size; None means the world size.
         measure_error: whether to compare the estimated gradients of the linear layers with the exact gradients, for
             each estimator, on the last batch of each epoch. The mean error of the selected estimator is logged as
-            `train/gradient_error` and, for the last epoch, as `test/gradient_error`. The comparison needs memory for
+            `train/gradient_error` and, for the last epoch, as `test/gradient_error`. The comparison requires memory for
             all activations of the batch.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
-        ValueError: if an argument is out of range, or if a pattern matches no layer or a frozen layer.
+        ValueError: if an argument is out of range, or if a name pattern matches no layer or a frozen layer.
     """
 
     def __init__(
@@ -144,8 +145,8 @@ class WTACRS(ClassifierSteps, MethodModule):
 
     def _begin(self, samples: int, known: Tensor | None, batch_idx: int) -> None:
         shares = (self.shares or world_size()) // world_size()
-        # Samples are distributed over W ranks round robin, so part s of the global batch is part s // W of this rank's
-        # shard.
+        # Samples are distributed over W ranks round robin. Part s of the global batch is therefore part s // W of the
+        # shard of rank s % W.
         place = (run_seed(), self.trainer.current_epoch, batch_idx)
         generators = [self._generator(*place, rank() + own * world_size()) for own in range(shares)]
         self.sampler.begin_step(samples, known, generators)
@@ -186,7 +187,7 @@ class WTACRS(ClassifierSteps, MethodModule):
     # Gradient norms of each sample in the previous epoch, on the CPU
 
     def _loss_scale(self) -> Tensor | float:
-        """Return the loss scale of half precision; if it is a tensor, it is returned without a host synchronisation."""
+        """Return the loss scale of half precision; a scale on the device is returned without a host synchronisation."""
         scaler = getattr(getattr(self.trainer, "precision_plugin", None), "scaler", None)
         return 1.0 if scaler is None else scaler.scale(torch.ones((), device=self.device))
 
@@ -194,13 +195,13 @@ class WTACRS(ClassifierSteps, MethodModule):
         self.gradient_norms.allocate(self._num_train_samples, "cpu", torch.bfloat16, exchange=self.device)
 
     def _known(self, batch: Any) -> Tensor | None:
-        if not self.gradient_norms.num_features:  # the first training step determines the number of norms
+        if not self.gradient_norms.num_features:  # the number of norms is only known after the first training step
             return None
         nothing = torch.zeros(local_size(batch), self.gradient_norms.num_features, device=self.device)
         return self.gradient_norms.update(batch["index"], nothing, lambda old, new: old, global_batch_size(batch))
 
     def _store(self) -> None:
-        """Store the norms that were measured in the last step, converted to those of each sample's own loss."""
+        """Store the gradient norms that the last step measured, rescaled to the gradients of each sample's own loss."""
         norms = self.sampler.measured()
         if self._unstored is None or norms is None:
             return
@@ -210,7 +211,7 @@ class WTACRS(ClassifierSteps, MethodModule):
         if not self.gradient_norms.num_features:
             self.gradient_norms = PerSample(norms.shape[1])
             self._allocate()
-        finite = norms.nan_to_num(nan=0.0, posinf=0.0)  # in case half precision skips the step
+        finite = norms.nan_to_num(nan=0.0, posinf=0.0)  # norms are not finite if half precision skips the step
         self.gradient_norms.update(index, finite, lambda old, new: new, size)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -3,8 +3,8 @@
     Z = H W^T:   dL/dW = G^T H over M = B N tokens,          G = dL/dZ; outputs, dL/dH = G W and dL/db are exact
     Y = A B:     dL/dA = G B^T over n,  dL/dB = A^T G over m,   for each sample and head
 
-The norms of the rows of H are computed in the forward pass. For the norms of the rows of G, the values of the same
-sample in the previous epoch are used.
+The norms of the rows of H are computed in the forward pass. The norms of the rows of G are those of the same sample in
+the previous epoch.
 """
 
 from collections.abc import Sequence
@@ -20,9 +20,10 @@ from lightning_modules.full_precision import at_least_float32
 
 
 class Sampler:
-    """State that all sampled products of a network share: budget, estimator, and gradient norms of the current samples.
+    """State that a network's sampled products share: budget, estimator, and gradient norms of the current samples.
 
-    Before the first call of `begin_step`, no norms are known, and sampling uses PyTorch's global random generator.
+    Until `begin_step` is called for the first time, no norms are known, and sampling uses PyTorch's global random
+    generator.
 
     Args:
         ratio: fraction of the pairs that are kept, in (0, 1].
@@ -44,7 +45,7 @@ class Sampler:
 
         Args:
             samples: number b of samples on this rank.
-            known: gradient norms of the samples in the previous epoch, `[b, F]`, as returned by `measured`; unknown
+            known: gradient norms of these samples in the previous epoch, `[b, F]`, as returned by `measured`; unknown
                 norms are 0.
             generators: one random generator for each part of the batch that is sampled separately; with n parts, sample
                 j belongs to part j mod n.
@@ -55,7 +56,7 @@ class Sampler:
 
     @property
     def widths(self) -> list[int]:
-        """Numbers of gradient norms per sample for all products, in order of definition; 0 if never called."""
+        """Number of gradient norms per sample for each product, in order of definition; 0 for uncalled products."""
         return [product.width for product in self.products]
 
     def measured(self) -> Tensor | None:
@@ -72,7 +73,7 @@ class Sampler:
 
 
 class SampledProduct:
-    """One matrix product of a network, whose pairs are sampled and whose gradient norms are measured.
+    """A matrix product of a network; its column-row pairs are sampled, and its gradient norms are measured.
 
     Args:
         sampler: state that all products of the network share.
@@ -88,7 +89,7 @@ class SampledProduct:
         sampler.products.append(self)
 
     def begin(self, numbers: int) -> Tensor | None:
-        """Register a call with a given number of gradient norms; return the known norms, `[b, numbers / b]`, or None.
+        """Register a call that measures `numbers` gradient norms; return the known norms, `[b, numbers / b]`, or None.
 
         Raises:
             ValueError: if the number of norms differs between samples or steps, or if the layer is called twice in a
@@ -99,8 +100,8 @@ class SampledProduct:
             return None
         if self.called:
             raise ValueError(
-                f"{self.name} is called twice in a step, but its gradient norms are stored once: exclude layers "
-                f"that share weights, and disable gradient_checkpointing"
+                f"{self.name} is called twice in a step, but its gradient norms can only be stored once: exclude "
+                f"layers that share weights, and disable gradient_checkpointing"
             )
         self.called = True
         width, more = divmod(numbers, sampler.samples)
@@ -116,7 +117,7 @@ class SampledProduct:
         return sampler.known[:, start : start + width]
 
     def measure(self, *gradient_norms: Tensor) -> None:
-        """Store the norms of the gradients of a call, each `[b, ...]` or `[b N]`."""
+        """Store the gradient norms of a call; each argument has the shape `[b, ...]` or `[b N]`."""
         if (samples := self.sampler.samples) is not None:
             self.measured = torch.cat([norms.reshape(samples, -1) for norms in gradient_norms], dim=1)
 
@@ -127,8 +128,8 @@ class SampledProduct:
             inputs: inputs H of the layer, `[b, ..., d]`.
 
         Returns:
-            Positions, `[k]`, of the sampled rows among all rows `[b N, d]`, and their weights; None if all rows are
-            kept.
+            The positions of the sampled rows, `[k]`, among all rows, `[b N, d]`, and the weights of the sampled rows,
+            `[k]`; None if all rows are kept.
         """
         flat = inputs.flatten(end_dim=-2)
         known = self.begin(len(flat))
@@ -149,14 +150,15 @@ class SampledProduct:
         return torch.cat(position), torch.cat(weight)
 
     def rows_of_heads(self, inputs: Tensor, known: Tensor | None) -> tuple[Tensor, Tensor] | None:
-        """Sample rows of each head; all heads in a part of the batch have the same number of winners.
+        """Sample rows for each head; all heads in one part of the batch have the same number of winners.
 
         Args:
             inputs: rows of each head, `[b, h, M, d]`.
             known: gradient norms of the previous epoch, `[b, h, M]`, or None.
 
         Returns:
-            Positions, `[b, h, k]`, of the sampled rows among the M rows, and their weights; None if all rows are kept.
+            The positions of the sampled rows among the M rows, `[b, h, k]`, and the weights of the sampled rows, `[b,
+            h, k]`; None if all rows are kept.
         """
         shares, found = len(self.sampler.generators), []
         for share in range(min(shares, len(inputs))):
@@ -176,7 +178,7 @@ class SampledProduct:
     def _of_share(
         self, share: int, rows: Tensor, norms: Tensor | None, flatten: bool = False
     ) -> tuple[Tensor, Tensor] | None:
-        """Sample from the rows of R products, `[R, M, d]`; return None if all rows are kept."""
+        """Sample rows of R products from `rows`, `[R, M, d]`, in one part of the batch; return None if all are kept."""
         k = budget(rows.shape[1], self.sampler.ratio)
         if k == rows.shape[1]:
             return None
@@ -191,7 +193,7 @@ def seen(known: Tensor) -> Tensor:
     """Replace unknown norms by the mean of the known norms, or by 1 if no norm is known.
 
     Args:
-        known: norms of each sample, `[b, N]`, nonnegative; all norms of an unknown sample are 0.
+        known: nonnegative norms of each sample, `[b, N]`; if the norms of a sample are unknown, all of them are 0.
     """
     is_seen = known.amax(dim=1, keepdim=True) > 0
     mean = known.sum() / (is_seen.sum() * known.shape[1])
@@ -199,12 +201,12 @@ def seen(known: Tensor) -> Tensor:
 
 
 def weighted(rows: Tensor, weight: Tensor) -> Tensor:
-    """Multiply rows `[..., k, d]` by weights `[..., k]` in single precision or above; return the dtype of `rows`."""
+    """Multiply rows `[..., k, d]` by weights `[..., k]` in at least single precision; the rows keep their dtype."""
     return (at_least_float32(rows) * weight[..., None]).to(rows.dtype)
 
 
 def row_norms(gradient: Tensor, dim: int = -1) -> Tensor:
-    """Compute norms along a dimension in single precision or above."""
+    """Compute Euclidean norms along a dimension in at least single precision."""
     return torch.linalg.vector_norm(at_least_float32(gradient), dim=dim)
 
 
@@ -239,7 +241,7 @@ class _Linear(torch.autograd.Function):
 
 
 class _Product(torch.autograd.Function):
-    """The product of heads A `[b, h, m, d]` and B `[b, h, d, n]`; both gradients are computed from sampled pairs."""
+    """The product of A, `[b, h, m, d]`, and B, `[b, h, d, n]`, for h heads; both gradients use only sampled pairs."""
 
     @staticmethod
     def forward(ctx: Any, first: Tensor, second: Tensor, product: SampledProduct) -> Tensor:
@@ -274,7 +276,7 @@ class _Product(torch.autograd.Function):
 
 
 def in_autocast(*tensors: Tensor | None) -> list[Tensor | None]:
-    """If autocast is enabled, convert float32 tensors to the dtype of autocast, as PyTorch's layers do."""
+    """If autocast is enabled, convert float32 tensors to its dtype, as PyTorch's layers do."""
     kind = next(tensor.device.type for tensor in tensors if tensor is not None)
     if not (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
         return list(tensors)
@@ -283,14 +285,14 @@ def in_autocast(*tensors: Tensor | None) -> list[Tensor | None]:
 
 
 def sampled_product(first: Tensor, second: Tensor, product: SampledProduct) -> Tensor:
-    """Multiply heads `[b, h, m, d]` and `[b, h, d, n]`; gradients are computed from sampled column-row pairs."""
+    """Multiply `[b, h, m, d]` by `[b, h, d, n]` for h heads; gradients are computed from sampled column-row pairs."""
     return _Product.apply(*in_autocast(first, second), product)
 
 
 class SampledLinear(nn.Linear):
     """A linear layer that shares the parameters of a given layer.
 
-    The gradient of its weight is computed from sampled rows of its input.
+    The gradient of the weight is computed from sampled rows of the layer's input.
 
     In evaluation mode, or if gradients are disabled, this layer is equivalent to the given layer.
     """

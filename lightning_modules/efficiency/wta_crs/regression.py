@@ -1,4 +1,4 @@
-"""Loss and metrics for regression of one number per text, such as the similarity of STS-B."""
+"""Loss and metrics for the regression of one real number per text, such as the similarity score in STS-B."""
 
 from typing import Any
 
@@ -18,12 +18,12 @@ def correlations() -> MetricCollection:
 
 
 def squared_error_step(module: Any, batch: Any) -> dict[str, Tensor]:
-    """Run a training step with the mean squared error of outputs `[B, 1]`."""
+    """Run a training step whose loss is the mean squared error of the network's outputs `[B, 1]`."""
     return {"loss": log_training(module, batch, F.mse_loss(module(network_input(batch))[:, 0], batch["label"]))}
 
 
 def log_regression(module: Any, predicted: Tensor, batch: Any, stage: str) -> None:
-    """Log the squared error and the correlations of predictions `[B]` in validation or test."""
+    """Log the mean squared error of predictions `[B]` and their correlations with the labels in validation or test."""
     size, label = global_batch_size(batch), batch["label"]
     module.metrics.update(predicted, label)
     loss = loss_weight(batch) * F.mse_loss(predicted, label)

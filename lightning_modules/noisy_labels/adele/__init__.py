@@ -1,10 +1,10 @@
 """ADELE: adaptive early-learning correction for segmentation from noisy annotations.
 
-A segmenter that is trained on noisy masks first learns the correct shapes, and later memorises the errors. This happens
-at a different time for each category. `callbacks.early_learning` detects when early learning ends for a category, based
-on the agreement between training predictions and labels. From then on, confident predictions replace labels of this
-category (`label_rules.py`). A loss that makes predictions consistent over several scales of an image improves the
-predictions (`multi_scale.py`, which also defines the symbols):
+A segmenter that is trained on noisy masks first learns the correct shapes, and later memorises the errors. Memorisation
+starts at a different time for each category. `callbacks.early_learning` detects when early learning ends for a
+category, based on the agreement between training predictions and labels. From then on, confident predictions replace
+labels of this category (`label_rules.py`). A loss that makes predictions consistent over several scales of an image
+improves the predictions (`multi_scale.py`, which also defines the symbols):
 
     L = L_CE + lambda L_cons,        divided by the number of scales for SegTHOR,
     L_CE = sum_k mean CE(w_k z_k, y),        L_cons = mean m sum_k KL(p_k || q),        q = sum_k w_k p_k.

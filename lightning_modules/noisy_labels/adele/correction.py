@@ -6,16 +6,16 @@ from datamodules.arguments import at_least, positive, within
 
 
 class TrainingPassCorrection:
-    """Settings of the correction for SegTHOR: the merge rule with predictions made during the training epoch.
+    """Settings of the correction for SegTHOR: the merge rule, applied to predictions made during the training epoch.
 
     Corrections accumulate: corrected labels can be corrected again. A category is corrected at most once per period of
     `every_n_epochs` epochs. It is corrected when a test in this period first finds that early learning has ended for
     the category. Periods start at multiples of `every_n_epochs`, counting epochs from 1. Training images must all have
     the same size, and must not be augmented.
 
-    Each rank stores two bytes per pixel of its training images in host memory until the end of the epoch. 7,000 slices
-    of 256 x 256 pixels need 0.9 GB in total. A checkpoint that is saved within an epoch includes the predictions that
-    have been made in this epoch so far.
+    Each rank stores two bytes per pixel of its training images in host memory until the end of the epoch. For example,
+    7,000 slices of 256 x 256 pixels need 0.9 GB in total. A checkpoint that is saved within an epoch includes the
+    predictions that have been made in this epoch so far.
 
     Args:
         foreground_threshold: threshold tau_fg, in [0, 1]. A prediction is confident if a foreground probability exceeds
@@ -43,13 +43,13 @@ class TrainingPassCorrection:
 
 
 class EvaluationPassCorrection:
-    """Settings of the correction for PASCAL VOC: the update rule with predictions made after each epoch.
+    """Settings of the correction for PASCAL VOC: the update rule, applied to predictions made after each epoch.
 
     The predictions are made in evaluation mode. The correction starts when the early learning of any category ends.
     Corrections do not accumulate: each correction starts from the original labels. The logits are averaged over scales
     and divided by the temperature; their softmax gives the probabilities. From epoch `flip_from_epoch` on, the authors
-    also refine the probabilities with a dense CRF, which is omitted here. According to the authors' code, the epoch at
-    which the CRF and flipping start makes no significant difference. The code does not say what effect the CRF itself
+    also refine the probabilities with a dense CRF, which is omitted here. According to the authors' code, it makes no
+    significant difference in which epoch the CRF and flipping start. The code does not say what effect the CRF itself
     has. The command in the authors' README uses both the CRF and flipping.
 
     Args:

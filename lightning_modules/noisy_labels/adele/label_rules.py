@@ -29,21 +29,24 @@ LEAST_FOREGROUND, MOST_BACKGROUND = 0.5, 0.95
 
 
 def categories_shown(label: Tensor, num_classes: int) -> Tensor:
-    """Return whether each category occurs in each label `[B, H, W]`, as a mask `[B, K]`."""
+    """Return a mask `[B, K]` that states which categories occur in each label `[B, H, W]`."""
     shown = torch.zeros(len(label), num_classes + 1, dtype=torch.bool, device=label.device)
     inside = torch.where(label < num_classes, label, num_classes).flatten(1)
     return shown.scatter_(1, inside, torch.ones_like(inside, dtype=torch.bool))[:, :num_classes]
 
 
 def _holds(members: Tensor, label: Tensor) -> Tensor:
-    """Return a mask `[B, H, W]` of the pixels whose category is in `members`, `[B, K]`; never true for label 255."""
+    """Return a mask `[B, H, W]` of the pixels whose category is in `members`, `[B, K]`.
+
+    The mask is false for pixels with the label 255.
+    """
     members = F.pad(members, (0, 1))
     inside = label.clamp(max=members.shape[1] - 1)
     return members.gather(1, inside.flatten(1)).view_as(label)
 
 
 def confident_prediction(probability: Tensor, foreground_threshold: float, background_threshold: float) -> Tensor:
-    """Return the predicted category of pixels that the merge rule counts as confident.
+    """Return the predicted category of the pixels whose prediction the merge rule counts as confident.
 
     A prediction is confident if the largest foreground probability exceeds tau_fg or the background probability exceeds
     tau_bg.

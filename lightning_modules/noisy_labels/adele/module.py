@@ -160,7 +160,7 @@ class ADELE(SegmenterSteps, MethodModule):
         self.ended[BACKGROUND] = False
 
     def on_early_learning_tested(self, categories: list[int], epoch: int) -> None:
-        """Correct the labels of the categories that are on, after the test at the end of an epoch."""
+        """Correct the labels of the categories whose early learning has ended, after the test that follows an epoch."""
         if isinstance(self.correction, TrainingPassCorrection):
             on = self.ended
             if self.correction.every_n_epochs is not None:

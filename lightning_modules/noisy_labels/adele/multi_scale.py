@@ -1,4 +1,4 @@
-"""Multi-scale logits of an image, and ADELE's two losses on them.
+"""Multi-scale logits of an image, and ADELE's two losses of these logits.
 
 Let z_1 ... z_S be the logits of an image at S scales, w = softmax(v) the weights of the scales, and p_k = softmax(z_k).
 Let q = sum_k w_k p_k be the mixture, clamped to [0.001, 0.999]. The losses are

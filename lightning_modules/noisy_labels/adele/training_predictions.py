@@ -54,7 +54,7 @@ class TrainingPredictions:
         self._batches = []
 
     def gathered(self, device: torch.device) -> dict[str, Tensor]:
-        """Gather `index`, `label` and `predicted` of all images in the CPU memory of rank 0.
+        """Gather `index`, `label` and `predicted` of all images on rank 0, in CPU memory.
 
         Other ranks return an empty dict. This is a collective operation, which every rank must call. Batches are
         gathered one at a time on `device`.

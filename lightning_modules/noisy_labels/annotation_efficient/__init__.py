@@ -14,7 +14,7 @@ Let x be the images, and z in [0, 1] the auxiliary masks, which do not belong to
        uses gamma = 0 and the labels predicted by E. Each later round uses the labels y = [S(x) > 1/2] predicted by S:
        L = 1 - 2 sum w p y / sum w (p + y),      w = exp(-gamma |p - y|) without gradient.
 
-The final predictions are those of S, or those of E if stage 3 has no epochs.
+The final predictions are the predictions of S, or the predictions of E if stage 3 has no epochs.
 
 No code by the authors was found. Only the abstract of the paper and a reader's notes were available. The stages, the
 networks and the names of their parts follow the paper. All formulas, weights and schedules are our choice; the weights

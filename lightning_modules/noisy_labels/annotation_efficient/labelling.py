@@ -75,7 +75,7 @@ def label_anew(
     """Relabel all training images, which are sharded over ranks, and select the best labels.
 
     Args:
-        module: module with a running trainer; it is evaluated in evaluation mode.
+        module: module with a running trainer; it is in evaluation mode while the labels are predicted.
         data: DataModule that is a `LabelStore` and a `TrainingImageSource`.
         number: index of the round, counted from 0.
         new_label: function that maps a batch to binary labels `[B, H, W]`, int64.

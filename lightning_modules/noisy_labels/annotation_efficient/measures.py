@@ -11,7 +11,10 @@ from lightning_modules.interfaces import ImageColumn
 
 
 def dice(one: Tensor, other: Tensor) -> Tensor:
-    """Compute the Dice coefficient 2 |A n B| / (|A| + |B|), `[B]`, of binary masks `[B, ...]`; 1 if both are empty."""
+    """Compute the Dice coefficient 2 |A n B| / (|A| + |B|) of each pair of binary masks `[B, ...]`.
+
+    The result has the shape `[B]`. It is 1 if both masks are empty.
+    """
     one, other = one.flatten(start_dim=1).float(), other.flatten(start_dim=1).float()
     total = one.sum(dim=1) + other.sum(dim=1)
     return torch.where(total > 0, 2 * (one * other).sum(dim=1) / total.clamp(min=1), 1.0)

@@ -142,7 +142,7 @@ class AnnotationEfficient(StructureSteps, MethodModule):
     def on_fit_start(self) -> None:
         number = self._data.num_train_samples
         if len(self.kept) and len(self.kept) != number:
-            raise ValueError(f"the checkpoint is from {len(self.kept)} training images, but the data have {number}")
+            raise ValueError(f"the checkpoint is for {len(self.kept)} training images, but the data have {number}")
         self.kept = (self.kept if len(self.kept) else torch.ones(number, dtype=torch.bool)).to(self.device)
         self.trainer.should_stop = self.rounds.stopped
 

@@ -102,8 +102,8 @@ def refuse_unfit(trainer: Trainer, data: Any, stages: StageSchedule, vae: Any, t
     """
     if trainer.max_epochs is None or not 0 <= trainer.max_epochs <= stages.total:
         raise ValueError(
-            f"trainer.max_epochs is {trainer.max_epochs}, but must be at most {stages.total}, the epochs of "
-            f"AnnotationEfficient (vae_epochs + translation_epochs + warm_up_epochs + rounds x round_epochs)"
+            f"trainer.max_epochs is {trainer.max_epochs}, but must be at most {stages.total}, the total number of "
+            f"epochs of AnnotationEfficient (vae_epochs + translation_epochs + warm_up_epochs + rounds x round_epochs)"
         )
     if translation is None and not getattr(data, "has_training_labels", True):
         raise ValueError("AnnotationEfficient without translation needs pseudo labels: set data.images.training_masks")
@@ -113,7 +113,7 @@ def refuse_unfit(trainer: Trainer, data: Any, stages: StageSchedule, vae: Any, t
 
 
 def constant_then_linear(epoch: int, epochs: int, constant: float) -> float:
-    """Compute a learning-rate factor that is constant at first, and then decays linearly to 0 after the last epoch.
+    """Compute a learning-rate factor that is constant at first, then decays linearly, and is 0 after the last epoch.
 
     Args:
         epoch: index of the epoch, counted from 0.

@@ -1,6 +1,6 @@
 """Detect noisy training images, and estimate the reliability of the guessed labels.
 
-For image i, let l_i be the cross-entropy with the given label, q_i the cross-entropy with the stored guess
+For image i, let l_i be the cross-entropy with the label in the dataset, q_i the cross-entropy with the stored guess
 (pseudo-loss), and v_i the features of a middle layer:
 
     P_i = probability that l_i belongs to the higher of two modes of all losses,
@@ -12,8 +12,8 @@ For image i, let l_i be the cross-entropy with the given label, q_i the cross-en
     w_i = probability that q_i belongs to the lower of two modes of q over the noisy images; 1 for clean images.
 
 The modes are the components of a one-dimensional mixture of two normal distributions. Wrongly labelled examples are
-learned later, and their losses therefore form the higher mode. Losses are first rescaled to [0, 1], so that the result
-does not depend on their scale.
+learned later than correctly labelled ones, and their losses therefore form the higher mode. Losses are first rescaled
+to [0, 1], so that the result does not depend on their scale.
 
 The linear detector refines the small-loss flags of the same epoch. It works because out-of-distribution images are
 linearly separable in self-supervised features. The linear detector is accurate, but also flags some clean images that
@@ -107,7 +107,7 @@ class FlaggedImages(NamedTuple):
 def detector_of_epoch(detectors: Sequence[Detector], epoch: int) -> Detector:
     """Return the detector of an epoch.
 
-    With n detectors, epoch e, counted from 0, uses detector e modulo n.
+    If there are n detectors, epoch e (counted from 0) uses the detector with the index e modulo n.
     """
     return detectors[epoch % len(detectors)]
 
@@ -203,7 +203,7 @@ def agreement(first: FlaggedImages, second: FlaggedImages) -> FlaggedImages:
 
 
 def ranks(score: NDArray) -> NDArray[np.float64]:
-    """Compute the ranks of scores, rescaled to [0, 1]; equal scores have equal ranks.
+    """Compute the ranks of scores, and rescale the ranks to [0, 1]; equal scores have equal ranks.
 
     Averaging ranks combines scores that have different ranges.
     """

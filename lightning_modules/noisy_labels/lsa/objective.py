@@ -1,9 +1,9 @@
 """Losses of PLS and PLS-LSA, over the global batch.
 
 For an image i, let s be the prediction of the network and g the sharpened guess. The target t is g for noisy images,
-and the given label y for other images; u is the weight of the target. In mixup, o(i) is the partner of image i, and l
-is the fraction of image i in the mixture. z are the logits and h is the projection of the mixed image; h' is the
-projection of a different view of the image.
+and the label y in the dataset for other images; u is the weight of the target. In mixup, o(i) is the partner of image
+i, and l is the fraction of image i in the mixture. For the mixed image, z are the logits and h is the projection; h' is
+the projection of a different view of the image.
 
     g = s^gamma / sum_c s_c^gamma,            L_i(t) = -sum_c t_c log softmax(z_i)_c
     cls = l sum_i u_i L_i(t_i) / sum_i u_i + (1 - l) sum_i u_o(i) L_i(t_o(i)) / sum_i u_o(i)
@@ -70,7 +70,8 @@ def uniformity_penalty(mean_probability: Tensor) -> Tensor:
 def same_class(category: Tensor, other: Tensor) -> Tensor:
     """Compute the positives A of LSA, `[b, B]`.
 
-    An entry is 1 where the classes `category`, `[b]`, and `other`, `[B]`, are equal, and 0 elsewhere.
+    The entry A_ij is 1 if the class `category[i]` equals the class `other[j]`, and 0 otherwise. The arguments have the
+    shapes `[b]` and `[B]`.
     """
     return (category[:, None] == other).float()
 
@@ -150,7 +151,7 @@ class MixedBatch:
             projection: projections h of the mixed images, `[b, D]`.
             other: projections h' of a different view of each image, `[b, D]`.
             temperature: temperature mu.
-            confidence: whether to use the contrastive term of PLS instead of that of LSA.
+            confidence: whether to use the contrastive term of PLS instead of the contrastive term of LSA.
         """
         others = global_rows(other, self.global_batch_size)
         if confidence:
@@ -175,7 +176,7 @@ class StepLoss:
         penalty: whether to add the penalty pen, which keeps the mean prediction uniform.
         contrast_weight: weight of the contrastive term con.
         temperature: temperature mu.
-        confidence: whether to use the contrastive term of PLS instead of that of LSA.
+        confidence: whether to use the contrastive term of PLS instead of the contrastive term of LSA.
     """
 
     penalty: bool

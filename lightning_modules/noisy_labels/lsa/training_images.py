@@ -82,11 +82,12 @@ class TrainingImages:
     def targets(self, batch: Any, guess: Tensor | None) -> Targets:
         """Return the targets of a batch.
 
-        The target of a noisy image is the guess with the weight w. The target of any other image is the given label.
+        The target of a noisy image is the guess with the weight w. The target of any other image is its label in the
+        dataset.
 
         Args:
             batch: b images with labels.
-            guess: guesses g, `[b, C]`; None uses the given labels of all images.
+            guess: guesses g, `[b, C]`; None uses the labels in the dataset for all images.
         """
         index = batch["index"]
         given = F.one_hot(batch["label"], self.num_classes).to(self.weight.dtype)
@@ -101,7 +102,7 @@ class TrainingImages:
         Args:
             trainer: trainer whose strategy broadcasts the flags and weights.
             found: flags and weights on rank 0; None on other ranks.
-            wrong: whether each given label is wrong, `[N]`; None if unknown.
+            wrong: whether each label in the dataset is wrong, `[N]`; None if unknown.
 
         Returns:
             Metrics of the detection (see `detection_metrics`), on all ranks.
@@ -142,13 +143,13 @@ class Sweep(NamedTuple):
     """Scores of all training images, computed by one network, in dataset order."""
 
     loss: NDArray
-    """Cross-entropy with the given labels, `[N]`."""
+    """Cross-entropy with the labels in the dataset, `[N]`."""
     pseudo_loss: NDArray
     """Cross-entropy with the guesses, `[N]`."""
     feature: NDArray
     """Features, normalised to unit length, `[N, D]`."""
     wrong: NDArray[np.bool_] | None
-    """Whether each given label is wrong, `[N]`; None if unknown."""
+    """Whether each label in the dataset is wrong, `[N]`; None if unknown."""
 
 
 def keep_old(old: Tensor, new: Tensor) -> Tensor:
@@ -170,7 +171,7 @@ def sweep(
         network: network that maps views to logits.
         evaluation_view: transform that is applied to the images.
         feature_layer: name of the layer whose outputs are collected.
-        guess: guesses of all images. For an image without a guess, the given label is used.
+        guess: guesses of all images. For an image without a guess, the label in the dataset is used.
 
     Returns:
         Scores of all images on rank 0; None on other ranks.

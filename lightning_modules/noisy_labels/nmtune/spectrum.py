@@ -75,7 +75,7 @@ class SingularSpectrum(Metric):
         self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, features: Tensor) -> None:
-        """Normalise the rows of features `[B, D]` to unit length, and add them."""
+        """Normalise the rows of features `[B, D]` to unit length, and add them to the Gram matrix."""
         rows = normalize(features.double(), dim=1)
         if self.center == "row":
             rows = rows - rows.mean(dim=1, keepdim=True)

@@ -16,7 +16,7 @@ from lightning_modules.distributed.independent import Hosted
 from lightning_modules.interfaces import Table
 
 SLACK = 1e-6
-"""Relative tolerance of the lower bound on eigenvalues when it is tested."""
+"""Relative tolerance when testing whether eigenvalues satisfy their lower bound."""
 
 
 def msvr(tracked: Tensor, now: Tensor, before: Tensor, alpha: float, gamma: float) -> Tensor:
@@ -33,7 +33,7 @@ def msvr(tracked: Tensor, now: Tensor, before: Tensor, alpha: float, gamma: floa
 
 
 def storm(tracked: Tensor, now: Tensor, before: Tensor, beta: float) -> Tensor:
-    """Compute the STORM update (1 - beta) (z - G') + G.
+    """Compute the STORM update (1 - beta) (z - G') + G of the tracked gradient z.
 
     G at the current iterate and G' at the previous iterate are computed from the same batch.
     """
@@ -61,7 +61,7 @@ def in_ball(vector: Tensor, radius: float) -> Tensor:
 
 
 def sampled_blocks(seed: int, first: int, count: int, blocks: int, sampled: int, purpose: int = 0) -> Tensor:
-    """Sample the blocks of several iterations, `[count, I]`.
+    """Sample the indices, `[count, I]`, of the blocks that several iterations update.
 
     The blocks are visited in passes over all blocks, and each pass has a new random order.
 
@@ -71,7 +71,7 @@ def sampled_blocks(seed: int, first: int, count: int, blocks: int, sampled: int,
         count: number of iterations.
         blocks: total number m of blocks.
         sampled: number I of blocks that each iteration samples, a divisor of m.
-        purpose: integer that identifies the use of the samples; different integers give independent samples.
+        purpose: integer that identifies what the sample is used for; different integers give independent samples.
     """
     length = blocks // sampled
     passes = range(first // length, (first + count - 1) // length + 1)
@@ -85,33 +85,33 @@ class BlockProblem(ABC):
 
     The upper-level functions f_i do not depend on x.
 
-    The variables y and v of k blocks are `[k, D]`, and the upper-level variable x is `[n]`. The callers do not read the
-    batches, which may therefore have any type.
+    The variables y and v of k blocks have the shape `[k, D]`, and the upper-level variable x has the shape `[n]`.
+    Batches may have any type, because only the methods of this class read them.
     """
 
     @abstractmethod
     def lower_gradient(self, x: Tensor, y: Tensor, batch: Any) -> Tensor:
-        """Compute the gradient of g_i with respect to y, `[k, D]`."""
+        """Compute the gradients of g_i with respect to y; the result is `[k, D]`."""
 
     @abstractmethod
     def lower_hessian(self, x: Tensor, y: Tensor, batch: Any) -> Tensor:
-        """Compute the Hessian of g_i with respect to y, `[k, D, D]`."""
+        """Compute the Hessians of g_i with respect to y; the result is `[k, D, D]`."""
 
     @abstractmethod
     def hessian_product(self, x: Tensor, y: Tensor, v: Tensor, batch: Any) -> Tensor:
-        """Compute the product of the Hessian of g_i with respect to y and the vector v, `[k, D]`."""
+        """Multiply the Hessians of g_i with respect to y by the vectors v; the result is `[k, D]`."""
 
     @abstractmethod
     def upper_gradient(self, y: Tensor, batch: Any) -> Tensor:
-        """Compute the gradient of f_i with respect to y, `[k, D]`."""
+        """Compute the gradients of f_i with respect to y; the result is `[k, D]`."""
 
     @abstractmethod
     def cross_product(self, x: Tensor, y: Tensor, v: Tensor, batch: Any) -> Tensor:
-        """Compute the product of the mixed derivatives of g_i in x and y with v, summed over blocks, `[n]`."""
+        """Multiply the mixed derivatives of g_i in x and y by the vectors v, and sum over blocks, `[n]`."""
 
     @abstractmethod
     def cross_derivative(self, x: Tensor, y: Tensor, batch: Any) -> Tensor:
-        """Compute the mixed derivatives of g_i with respect to x and y, `[k, n, D]`."""
+        """Compute the mixed derivatives of g_i with respect to x and y; the result is `[k, n, D]`."""
 
 
 class Rates(NamedTuple):
@@ -126,7 +126,7 @@ class Rates(NamedTuple):
     tau_v: float
     """Step size of v."""
     mu: float
-    """Strong-convexity constant of the lower levels, which is the minimum eigenvalue of a tracked Hessian."""
+    """Strong-convexity constant of the lower-level functions, a lower bound on the eigenvalues of tracked Hessians."""
     radius: float
     """Radius of the ball onto which v is projected."""
 
@@ -147,7 +147,8 @@ class HostedBlocks(Hosted):
     def hosted(self, blocks: Tensor) -> tuple[Tensor, Tensor]:
         """Select the given blocks that belong to this rank.
 
-        Return their positions in `blocks`, on the host, and their row indices on this rank, on the device.
+        Return the positions of these blocks in `blocks`, a CPU tensor, and their row indices on this rank, a device
+        tensor.
         """
         place = ((blocks >= self.own.start) & (blocks < self.own.stop)).nonzero()[:, 0]
         return place, (blocks[place] - self.own.start).to(self.y.device, non_blocking=True)
@@ -219,13 +220,13 @@ class Blocks(HostedBlocks):
     ) -> tuple[Tensor, Tensor]:
         """Update the sampled blocks, and sum their contributions to -grad F.
 
-        A block that was not sampled in the last d - 1 iterations takes d steps along its updated tracker.
+        A block whose last update was d iterations ago takes d steps along its updated tracker.
 
         Args:
             problem: problem that computes the derivatives.
             x: upper-level variable, `[n]`.
             x_before: upper-level variable of the previous iterate.
-            rows: sampled blocks on this rank, `[k]`.
+            rows: row indices, `[k]`, of the sampled blocks on this rank.
             batch: batch that contains samples for these blocks.
             iteration: index of the current iteration, from 0.
             rates: step sizes and weights of the algorithm.
@@ -331,10 +332,10 @@ class AllBlocks(HostedBlocks):
             problem: problem that computes the derivatives.
             x: upper-level variable, `[n]`.
             x_before: upper-level variable of the previous iterate.
-            rows: first sample of blocks, restricted to this rank.
-            judged: second sample of blocks, restricted to this rank, over which the tracked -grad F_i are summed.
+            rows: row indices of the blocks on this rank that belong to the first sample.
+            judged: row indices of the blocks on this rank that belong to the second sample.
             batch: batch that contains samples for the blocks in `rows`.
-            scale: factor m/I of the estimates.
+            scale: factor m/I in the estimates of the derivatives.
             beta: weight of the current batch in the trackers.
             tau: step size of the lower-level variables y.
             mu: lower bound on the eigenvalues of a tracked Hessian.
@@ -356,7 +357,7 @@ class AllBlocks(HostedBlocks):
 
 
 def tracking_errors(blocks: Blocks, problem: BlockProblem, x: Tensor, z: Tensor, everything: Any) -> dict[str, Tensor]:
-    """Compute the distances between s and grad g, and between z and grad F, at the current iterate.
+    """Compute the tracking errors at the current iterate: the distances from s to grad g, and from z to grad F.
 
     Args:
         blocks: blocks of this rank; every rank must call this function.
@@ -376,7 +377,7 @@ def tracking_errors(blocks: Blocks, problem: BlockProblem, x: Tensor, z: Tensor,
 def course_tables(history: Sequence[Mapping[str, Tensor]], corrupted: bool) -> dict[str, Table]:
     """Return tables of the objective and the tracking errors over the iterations.
 
-    If some labels are false, a further table contains the mean weights of clean and of flipped samples.
+    If some labels are false, a second table contains the mean weights of samples with true and with false labels.
 
     Args:
         history: measured values by name, one mapping per training step.

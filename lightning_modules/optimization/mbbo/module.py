@@ -25,8 +25,8 @@ class BSVRB(WeighingSteps, MethodModule):
         features: number of features of a sample.
         blocks: number m of logistic models; each model has a different temperature.
         sampled_blocks: number I of blocks that each iteration samples, a divisor of m.
-        batch_size: number B of training samples per block and iteration, and also number of trusted samples; both are
-            sampled with replacement.
+        batch_size: number B of training samples, and also number of trusted samples, that each iteration samples with
+            replacement for each sampled block.
         variant: variant of the algorithm; `v1` tracks Hessians, and `v2` only needs Hessian-vector products.
         eta: step size of the logits of the sample weights; with 0, all weights remain one half.
         tau: step size of the models.
@@ -42,7 +42,7 @@ class BSVRB(WeighingSteps, MethodModule):
             derivatives on all rows.
 
     Raises:
-        ValueError: if an argument is out of range; at setup, if the precision, the strategy or the data rows are
+        ValueError: if an argument is out of range; also, at setup, if the precision, the strategy or the data rows are
             unsuitable.
     """
 
@@ -85,7 +85,7 @@ class BSVRB(WeighingSteps, MethodModule):
 
 
 JUDGED = 3
-"""Value of `purpose` for sampling the second sample of blocks."""
+"""Value of `purpose` with which the second sample of blocks is drawn."""
 
 
 class RSVRB(WeighingSteps, MethodModule):
@@ -98,8 +98,8 @@ class RSVRB(WeighingSteps, MethodModule):
         features: number of features of a sample.
         blocks: number m of logistic models; each model has a different temperature.
         sampled_blocks: number I of blocks for which each iteration computes derivatives, a divisor of m.
-        batch_size: number B of training samples per block and iteration, and also number of trusted samples; both are
-            sampled with replacement.
+        batch_size: number B of training samples, and also number of trusted samples, that each iteration samples with
+            replacement for each sampled block.
         eta: step size of the logits of the sample weights.
         tau: step size of the models.
         beta: weight of the current batch in all trackers, in (0, 1].
@@ -110,7 +110,7 @@ class RSVRB(WeighingSteps, MethodModule):
             derivatives on all rows.
 
     Raises:
-        ValueError: if an argument is out of range; at setup, if the precision, the strategy or the data rows are
+        ValueError: if an argument is out of range; also, at setup, if the precision, the strategy or the data rows are
             unsuitable.
     """
 

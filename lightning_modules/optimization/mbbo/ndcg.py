@@ -66,8 +66,8 @@ DRAWN = 4
 class NDCGRanking(MethodModule):
     """Learn to rank items by maximising NDCG or NDCG@K with the trackers of BSVRB.
 
-    A batch consists of users, with the ratings of each user. The state that is kept for training has two numbers for
-    each pair of a user and an item.
+    A batch consists of users and their ratings of all items. The training state contains two numbers for each pair of a
+    user and an item.
 
     Args:
         network: network that maps users `[b]` and items `[b, J]` to scores `[b, J]`.
@@ -83,12 +83,12 @@ class NDCGRanking(MethodModule):
         tau_threshold: step size of the thresholds of NDCG@K.
         gamma_gradient: weight with which the gradient G' at the previous iterate is subtracted; the first moment of
             Adam serves as the tracker of the gradient.
-        plain_epochs: number of epochs without variance reduction that follow the warm-up.
+        plain_epochs: number of epochs after the warm-up that do not use variance reduction.
         warmup_epochs: number of initial epochs that train with the listwise cross-entropy.
         evaluated: values of K for which NDCG@K is logged in validation and test.
 
     Raises:
-        ValueError: if an argument is out of range; at setup, if the precision is too low.
+        ValueError: if an argument is out of range; also, at setup, if the precision is too low.
     """
 
     def __init__(
@@ -182,7 +182,7 @@ class NDCGRanking(MethodModule):
     def _objectives(
         self, batch: Any, item: Tensor, score: Tensor, score_before: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """Update the lower-level variables of the users of a batch.
+        """Update the lower-level variables of the users in a batch.
 
         Return the surrogate losses of this rank at the current and at the previous iterate.
         """

@@ -1,15 +1,15 @@
 """NDCG maximisation as a bilevel problem.
 
-There is a lower-level problem for each pair of a user and a rated item. NDCG@K also needs a lower-level problem for
-each user, whose solution is a threshold.
+There is a lower-level problem for each pair of a user and a rated item. NDCG@K also requires one lower-level problem
+for each user; the solution of this problem is a threshold.
 
-For a user q, the network computes scores h of M items. The user has rated n of these items, and the gain of an item is
-2^rating - 1. The rank of an item i is approximated by M times a mean of squared hinges g_i:
+For a user q, the network computes scores h of M items. The user has rated n of these items. If r_i is the rating of
+item i, its gain is 2^r_i - 1. The rank of item i is approximated by M g_i, where g_i is a mean of squared hinges:
 
     g_i = mean_j max(0, h_j - h_i + 1)^2 over items j,        u_i = argmin_u 1/2 (u - g_i)^2
     -NDCG_q ~ n / Z_q mean_i f_i(u_i),                        f_i(u) = -(2^r_i - 1) / log2(1 + M u)
 
-where Z_q is the DCG of the best ranking. NDCG@K uses a threshold l_q, which the scores of about K items exceed:
+where Z_q is the DCG of the best ranking. NDCG@K uses a threshold l_q, which is exceeded by the scores of about K items:
 
     -NDCG_q@K ~ n / Z_q mean_i psi(h_i - l_q) f_i(u_i),       psi(t) = c sigmoid(a t)
     l_q = argmin_l K/M l + tau_2/2 l^2 + tau_1 mean_j softplus((h_j - l) / tau_1).
@@ -43,10 +43,10 @@ def hinges(score: Tensor, chosen: int) -> Tensor:
 
 
 def rank_gain(u: Tensor, gain: Tensor, items: int) -> tuple[Tensor, Tensor]:
-    """Compute the gain function f and its derivative f' at u, `[b, P]`.
+    """Compute the gain function f and its derivative f' at u; both results are `[b, P]`.
 
     Args:
-        u: tracked hinges, above -1/M.
+        u: tracked hinges u, `[b, P]`, above -1/M.
         gain: gains 2^r - 1, `[b, P]`.
         items: number M of items.
     """
@@ -61,7 +61,7 @@ def floored(u: Tensor, items: int) -> Tensor:
 
 
 def threshold_slope(threshold: Tensor, score: Tensor, top: int, items: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute derivatives of the lower-level objective of the threshold.
+    """Compute derivatives of the lower-level objective whose minimiser is the threshold.
 
     Args:
         threshold: thresholds l, `[b]`.
@@ -92,7 +92,7 @@ class Threshold(NamedTuple):
 def surrogate(
     score: Tensor, g: Tensor, u: Tensor, gain: Tensor, weight: Tensor, items: int, threshold: Threshold | None = None
 ) -> Tensor:
-    """Compute a surrogate loss whose gradient is that of the mean of -NDCG over users.
+    """Compute a surrogate loss that has the same gradient as -NDCG, averaged over users.
 
     The tracked hinges u and the thresholds are treated as constants.
 
@@ -111,15 +111,16 @@ def surrogate(
     rated = score[:, : g.shape[1]]
     sigmoid = torch.sigmoid(SLOPE * (rated.detach() - threshold.value[:, None]))
     psi, psi_slope = PSI * sigmoid, PSI * SLOPE * sigmoid * (1 - sigmoid)
-    moved = (threshold.mixed * score).mean(1) / threshold.curvature  # its gradient is that of the threshold
+    moved = (threshold.mixed * score).mean(1) / threshold.curvature  # has the same gradient as the threshold
     return (weight * (psi * slope * g + psi_slope * value * (rated - moved[:, None])).mean(1)).sum()
 
 
 def listwise(score: Tensor, chosen: int) -> Tensor:
-    """Compute the listwise cross-entropy of scores `[b, J]`, summed over users, for warm-up.
+    """Compute the listwise cross-entropy of scores `[b, J]`, summed over users, for the warm-up epochs.
 
-    Each of the first P scores is the logit of the correct class, and the scores of the unrated items are the other
-    logits. The cross-entropy is averaged over the P items.
+    For each of the first P items, which are rated, a cross-entropy is computed in which the score of this item is the
+    logit of the correct class, and the scores of the unrated items are the other logits. The P cross-entropies are
+    averaged.
     """
     rated, others = score[:, :chosen], score[:, chosen:]
     return (torch.logaddexp(rated, others.logsumexp(1, keepdim=True)) - rated).mean(1).sum()
@@ -131,7 +132,7 @@ def discounts(count: int, like: Tensor) -> Tensor:
 
 
 def best_dcg(rating: Tensor, top: int) -> Tensor:
-    """Compute the DCG up to rank K of the best ranking of each user's items, `[b]`.
+    """Compute, for each user, the DCG@K of the best possible ranking of all items; the result is `[b]`.
 
     Args:
         rating: ratings of all items, `[b, M]`; unrated items have the rating 0.
@@ -142,7 +143,7 @@ def best_dcg(rating: Tensor, top: int) -> Tensor:
 
 
 def ndcg(score: Tensor, rating: Tensor, excluded: Tensor, top: int) -> Tensor:
-    """Compute NDCG@K of each user, `[b]`.
+    """Compute NDCG@K for each user; the result is `[b]`.
 
     The NDCG of a user without held-out ratings is 0.
 
@@ -160,12 +161,12 @@ def ndcg(score: Tensor, rating: Tensor, excluded: Tensor, top: int) -> Tensor:
 class LowerLevels:
     """Variables and trackers of the lower-level problems.
 
-    The users are sharded over ranks. Let s and s' be estimates of the derivative of a lower-level objective with the
-    scores of the current and of the previous iterate. The updates are
+    The users are sharded over ranks. Let s and s' be estimates of the derivative of a lower-level objective, computed
+    with the scores of the current and of the previous iterate. With the tracker v of this derivative, the updates are
 
         v <- (1 - alpha) v + alpha s + gamma (s - s'),    u <- max(u - tau v, 1e-5 - 1/M),    s = u - g.
 
-    For the previous iterate, the value u - tau ((1 - alpha) v + alpha s') is used, clamped in the same way. The
+    For the previous iterate, u is replaced by u - tau ((1 - alpha) v + alpha s'), clamped in the same way. The
     thresholds are updated by the same formulas, but without clamping.
 
     Args:
@@ -179,10 +180,10 @@ class LowerLevels:
         self.alpha, self.gamma, self.tau, self.tau_threshold = alpha, gamma, tau, tau_threshold
         self.ranks = PerSample(0)
         self.thresholds = PerSample(3)
-        """For each user, the threshold l and the trackers of the first and the second derivative."""
+        """For each user, the threshold l and the trackers of the first and the second derivative with respect to l."""
 
     def allocate(self, users: int, items: int, device: torch.device, dtype: torch.dtype) -> None:
-        """Allocate the state for training, unless `restore` has set it.
+        """Allocate the state for training.
 
         The state is initialised with zeros, or with the values of a checkpoint if the run is resumed.
         """
@@ -249,8 +250,8 @@ class LowerLevels:
         before = now if score_before is None else threshold_slope(value, score_before, top, items)
         gamma, plain = 0.0 if score_before is None else self.gamma, (self.alpha, 0.0)
         slope = msvr(tracked, now[0], before[0], self.alpha, gamma)
-        # The tracker starts with the curvature of the first batch; if it started at 0, it would be too small for a
-        # division.
+        # The tracker of the curvature starts with the value of the first batch; if it started at 0, it would be too
+        # small to divide by.
         curvature = torch.where(curvature > 0, curvature, now[1])
         bend = msvr(curvature, now[1], before[1], self.alpha, gamma).clamp(min=TAU_2)
         made = Threshold(value - self.tau_threshold * slope, bend, now[2])
@@ -263,5 +264,5 @@ class LowerLevels:
 
 
 def read(state: PerSample, user: Tensor, like: Tensor, global_batch_size: int) -> Tensor:
-    """Return the rows of the state that belong to the users of a batch, `[b, K]`."""
+    """Return the rows of the state for the users in a batch, one row per user."""
     return state.update(user, like.new_zeros(len(user), 1), lambda old, value: old, global_batch_size)

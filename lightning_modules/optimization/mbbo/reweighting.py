@@ -1,13 +1,13 @@
 """Re-weighting of training samples as a bilevel problem.
 
 The upper-level variable x contains the logits of the sample weights. Each lower-level problem trains a logistic model
-w.
+with parameters w.
 
     g_i(x, w) = (1/n) sum_j sigmoid(x_j) l(y_j <w, z_j> / sigma_i) + lambda / 2 |w|^2,    l(u) = log(1 + exp(-u)),
     f_i(w) = mean of l(y <w, z> / sigma_i) over trusted samples,
 
 where z = (1, features). Here x_j, y_j and z_j belong to training sample j, and sigma_i is the temperature of model i.
-The mean over a batch of B samples estimates the mean over all samples.
+A batch of B samples is used to estimate each mean.
 """
 
 from abc import abstractmethod
@@ -65,7 +65,7 @@ def with_one(features: Tensor) -> Tensor:
 def wrong(samples: WeightedSamples, w: Tensor) -> Tensor:
     """Compute r = sigmoid(-a <w, z>), `[k, B]`, for models w, `[k, D]`.
 
-    This is the probability that a model assigns to the label -y.
+    The value r is the probability that a model assigns to the wrong label -y.
     """
     return torch.sigmoid(-samples.a * (samples.z @ w[..., None])[..., 0])
 
@@ -171,7 +171,7 @@ class WeightedRows:
     def drawn(self, shape: tuple[int, ...], purpose: int, number: int) -> tuple[Tensor, Tensor]:
         """Sample positions of weighted rows and of trusted rows with replacement.
 
-        All ranks get the same positions.
+        All ranks sample the same positions.
         """
         random = generator_of(run_seed(), purpose, number)
         sizes = len(self.training[1]), len(self.trusted[1])
@@ -181,7 +181,7 @@ class WeightedRows:
     def batch(self, training: Tensor, trusted: Tensor, temperature: Tensor) -> Batch:
         """Make a batch from the positions of weighted rows and of trusted rows, both `[k, B]`.
 
-        The temperatures of the k blocks are `[k]`.
+        The argument `temperature`, `[k]`, contains the temperatures of the k blocks.
         """
 
         def samples(rows: tuple[Tensor, Tensor], place: Tensor) -> WeightedSamples:
@@ -193,7 +193,7 @@ class WeightedRows:
     def whole(self, temperature: Tensor) -> Batch:
         """Make a batch that contains all rows for each of k blocks.
 
-        The temperatures of the blocks are `[k]`.
+        The argument `temperature`, `[k]`, contains the temperatures of the blocks.
         """
         sizes = len(self.training[1]), len(self.trusted[1])
         training, trusted = (torch.arange(size).expand(len(temperature), -1) for size in sizes)
@@ -201,11 +201,11 @@ class WeightedRows:
 
 
 TEMPERATURES = 123
-"""Seed of the temperatures of the blocks, which is the same in all runs."""
+"""Seed for sampling the temperatures of the blocks; it is the same in all runs."""
 
 
 class WeighingSteps:
-    """Mixin for everything that `BSVRB` and `RSVRB` share: batches, logging, tests, tables and checkpoints.
+    """Mixin for everything that `BSVRB` and `RSVRB` share: batches, logging, test steps, tables and checkpoints.
 
     A subclass calls `start` in its constructor, and implements the updates in `_begin` and `_move`. Each training step
     runs several iterations.
@@ -267,11 +267,11 @@ class WeighingSteps:
     def _move(self, number: int, rows: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Update the sampled blocks of this rank.
 
-        Return the sums of -grad F_i, `[n]`, at the current and at the previous iterate.
+        Return the sums of -grad F_i over these blocks, `[n]`, at the current and at the previous iterate.
 
         Args:
             number: index of the current iteration, from 0.
-            rows: sampled blocks of this rank, as indices among the blocks of this rank.
+            rows: row indices of the sampled blocks on this rank.
             batch: batch that contains samples for these blocks.
         """
 
@@ -319,7 +319,7 @@ class WeighingSteps:
         self.x.sub_(self.eta * self.z)
 
     def trusted_objective(self: Any) -> Tensor:
-        """Compute F, which is the loss on all trusted samples, averaged over blocks."""
+        """Compute the upper-level objective F, which is the mean loss on all trusted samples, averaged over blocks."""
         z, target = self.rows.trusted
         losses = objective(z, target, self.blocks.y, self.own_temperature)
         return all_reduce_sum(losses.sum()) / self.blocks.count

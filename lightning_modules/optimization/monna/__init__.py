@@ -1,4 +1,4 @@
-"""Decentralised learning without a server that is robust to Byzantine nodes (MoNNA).
+"""Decentralised learning that is robust to Byzantine nodes and does not need a server (MoNNA).
 
 Byzantine nodes send arbitrary vectors. Up to f of the n nodes are Byzantine. Each of the n - f honest nodes has a shard
 of the data, a model theta_i and a momentum m_i. Initially, all models are equal, and all momenta are 0. In round t = 0,
@@ -10,11 +10,12 @@ of the data, a model theta_i and a momentum m_i. Initially, all models are equal
 Each node then sends theta_i, and receives n - f models: its own model, the models of n - 2f - 1 other honest nodes, and
 f models of the Byzantine nodes. The honest senders are sampled uniformly, which simulates that the models of the
 remaining nodes arrive too late. The Byzantine nodes know all honest models. Each node averages the n - 2f received
-models that are nearest to its own model, including its own model (nearest-neighbor averaging, NNA):
+models that are nearest to its own model, where its own model counts as one of the received models (nearest-neighbor
+averaging, NNA):
 
     theta_i <- mean of {theta_j : j among the n - 2f nearest to theta_i}.
 
-The analysis assumes n >= 11 f. NNA itself only requires n > 3 f; with NNA, a run is rejected if n <= 3 f. The paper's
+The analysis assumes n >= 11 f. NNA itself only requires n > 3 f; runs with NNA and n <= 3 f are rejected. The paper's
 setting n = 26, f = 5 satisfies n > 3 f.
 
 The honest nodes are distributed over the ranks of `lightning_modules.distributed.independent.Independent`. Each rank
@@ -28,10 +29,10 @@ The baselines are other aggregation rules under the same attacks: `Average` (D-S
 `TrimmedMean` with `exchange_gradients`, without momentum, and with increasing batch sizes.
 
 This implementation differs from the authors' code in the following points. Nodes start with separate copies of one
-model. In the authors' code, all nodes share one tensor in the first round, and the steps of all nodes change this
-tensor. A batch that reaches the end of a shard continues with the next shuffled order of the shard. In the authors'
-code, such a batch is shorter. Gradients for the flipped labels and for the given labels use the same forward pass. Each
-test image is evaluated once, without mirroring.
+model. In the authors' code, all nodes share one tensor in the first round, and the local steps of all nodes change this
+shared tensor. A batch that reaches the end of a shard is filled up from the next shuffled pass over the shard. In the
+authors' code, such a batch is shorter. Gradients for the flipped labels and for the original labels use the same
+forward pass. Each test image is evaluated once, without mirroring.
 
 `test/gradients` is the total number of per-image gradients that all honest nodes computed in training.
 

@@ -1,8 +1,8 @@
 """Byzantine-robust aggregation rules.
 
-All sent vectors are rows of one table `[m, D]`. The vectors that a node receives are given by row indices, so the
-vector that all Byzantine nodes send is stored only once. A row with non-finite values is treated as infinitely far from
-all other rows.
+All sent vectors are rows of one table `[m, D]`. Row indices specify which vectors a node receives, so the vector that
+all Byzantine nodes send is stored only once. A row with non-finite values is treated as infinitely far from all other
+rows.
 """
 
 from abc import ABC, abstractmethod
@@ -16,7 +16,7 @@ from datamodules.arguments import positive
 from lightning_modules.full_precision import at_least_float32
 
 AT_ONCE = 2**24
-"""Number of values that are sorted at once."""
+"""Number of values that are sorted in one call."""
 
 
 def distances(own: Tensor, vectors: Tensor) -> Tensor:
@@ -60,7 +60,7 @@ def nearest(distance: Tensor, heard: Tensor, keep: int) -> Tensor:
 
 
 def by_coordinates(vectors: Tensor, heard: Tensor, combine: Callable[[Tensor], Tensor]) -> Tensor:
-    """Combine the received values of each coordinate to one value; the result is `[k, D]`.
+    """Combine the received values of each coordinate into one value per node; the result is `[k, D]`.
 
     Args:
         vectors: all sent vectors, `[m, D]`.
@@ -127,7 +127,7 @@ def geometric_median(vectors: Tensor, heard: Tensor, iterations: int = 3, smooth
 
 
 def self_centred_clipping(own: Tensor, vectors: Tensor, heard: Tensor, radius: float, iterations: int = 3) -> Tensor:
-    """Move the vector of each node by mean clipped differences to the received vectors; the result is `[k, D]`.
+    """Move each node's vector by the mean of clipped differences to the received vectors; the result is `[k, D]`.
 
     Each iteration computes v <- v + (1/h) sum_j (x_j - v) min(1, tau / |x_j - v|).
     """
@@ -179,7 +179,7 @@ class Rule(ABC):
     def harm_along(self, honest: Tensor, byzantine: int, direction: Tensor) -> Callable[[Tensor], Tensor]:
         """Return the function eta -> |answer(mean + eta direction) - mean|^2.
 
-        Here `mean` is the mean of the honest vectors.
+        Here `answer` is the function that the method `answer` returns, and `mean` is the mean of the honest vectors.
 
         Args:
             honest: vectors sent by the honest nodes, `[H, D]`.
@@ -222,9 +222,10 @@ class NearestNeighborAveraging(Rule):
         return mean
 
     def harm_along(self, honest: Tensor, byzantine: int, direction: Tensor) -> Callable[[Tensor], Tensor]:
-        """Return the function of the base class, computed from inner products that are calculated only once.
+        """Return the same function as the base class, but compute all inner products only once.
 
-        With the direction u, |x_i - mean - eta u|^2 = |x_i - mean|^2 - 2 eta <x_i - mean, u> + eta^2 |u|^2.
+        For a direction u, the function uses |x_i - mean - eta u|^2 = |x_i - mean|^2 - 2 eta <x_i - mean, u> + eta^2
+        |u|^2.
         """
         between, number = distances(honest, honest), len(honest)
         heard = all_heard(number, byzantine, honest.device).expand(number, -1)
@@ -279,7 +280,7 @@ class MeanAroundMedian(Rule):
 
 
 class Krum(Rule):
-    """The received vector with the smallest sum of squared distances to its h - f - 2 nearest neighbours."""
+    """The received vector whose sum of squared distances to its h - f - 2 nearest neighbours is smallest."""
 
     def __call__(self, own: Tensor, vectors: Tensor, heard: Tensor, byzantine: int) -> Tensor:
         return krum(vectors, heard, heard.shape[1] - byzantine - 2)
@@ -299,7 +300,7 @@ class GeometricMedian(Rule):
 
 
 class SelfCenteredClipping(Rule):
-    """The node's own vector plus mean clipped differences to the received vectors, in three iterations (SCC).
+    """The node's own vector, moved three times by the mean of clipped differences to the received vectors (SCC).
 
     Args:
         radius: maximum length tau of the clipped differences; the authors use 2 on MNIST and 5 on CIFAR-10.

@@ -37,7 +37,7 @@ def line_maximum(function: Callable[[Tensor], Tensor], like: Tensor, evaluations
 
     The search starts at x = 0 with a step of 1, and doubles the step as long as the value increases. After that, each
     evaluation multiplies the step by 0.8, and the evaluations try points above and below the best x in turn. The search
-    stops after a given number of evaluations. It does not synchronise the host with the device.
+    stops after a given number of evaluations. The search does not synchronise the host with the device.
 
     Args:
         function: function to maximise, which maps a float64 scalar tensor to a scalar tensor.
@@ -63,7 +63,7 @@ def line_maximum(function: Callable[[Tensor], Tensor], like: Tensor, evaluations
 def most_harmful(situation: Round, direction: Tensor) -> Tensor:
     """Return the most harmful vector on a ray that starts at the mean of the honest vectors, `[D]`.
 
-    This vector maximises the distance between the result of `Rule.answer` and the mean.
+    The returned vector maximises the distance between the mean output of the rule (see `Rule.answer`) and this mean.
     """
     mean = situation.honest.mean(dim=0)
     eta = line_maximum(situation.rule.harm_along(situation.honest, situation.byzantine, direction), mean)
@@ -87,11 +87,11 @@ class ByzantineAttack(nn.Module, ABC):
         """Compute the vector that all Byzantine nodes send, `[D]`."""
 
     def learns(self, number: int) -> bool:
-        """Return whether the attack must observe the honest models at the end of round t."""
+        """Return whether the attack must observe the honest models at the end of the round with index `number`."""
         return False
 
     def learn(self, models: Tensor, number: int) -> None:
-        """Update the attack's state from the honest models, `[H, D]`, at the end of round t."""
+        """Update the attack's state from the honest models, `[H, D]`, at the end of the round with index `number`."""
 
 
 class SignFlip(ByzantineAttack):
@@ -104,7 +104,7 @@ class SignFlip(ByzantineAttack):
 class ALittleIsEnough(ByzantineAttack):
     """An attack that sends the honest mean plus a multiple of the standard deviation of each coordinate (ALIE).
 
-    The multiple is the most harmful one.
+    The multiple is the most harmful one (see `most_harmful`).
     """
 
     def forward(self, situation: Round) -> Tensor:
@@ -114,7 +114,7 @@ class ALittleIsEnough(ByzantineAttack):
 class FallOfEmpires(ByzantineAttack):
     """An attack that sends the honest mean minus a multiple of this mean (FOE).
 
-    The multiple is the most harmful one.
+    The multiple is the most harmful one (see `most_harmful`).
     """
 
     def forward(self, situation: Round) -> Tensor:
@@ -134,10 +134,10 @@ class LabelFlip(ByzantineAttack):
 class Mimic(ByzantineAttack):
     """An attack that sends a copy of the vector of one honest node.
 
-    This vector is then overrepresented among the received vectors. In the first `learning_rounds` rounds, node 0 is
-    copied, and the attack observes the models x_i. Afterwards, the node with the largest |<x_i, z>| is copied, where z
-    tracks the direction of the largest variance of the models. With w = (t + 1) / (t + 2), z is updated at the end of
-    round t by
+    The copied vector is then overrepresented among the received vectors. In the first `learning_rounds` rounds, node 0
+    is copied, and the attack observes the models x_i of the honest nodes. Afterwards, the node with the largest |<x_i,
+    z>| is copied, where z tracks the direction of the largest variance of the models. With w = (t + 1) / (t + 2), z is
+    updated at the end of round t by
 
         mu <- w mu + (1 - w) mean_i x_i,  s = sum_i <x_i - mu, z> (x_i - mu),  z <- w z + (1 - w) s / |s|, of length 1.
 

@@ -50,7 +50,7 @@ def exchanged(
         number: index of the round.
         generator: random generator on the CPU that samples which vectors each node receives; it must have the same
             state on all ranks.
-        poison: mean vector of the honest nodes for flipped labels (see `Round.poisoned`), `[D]`; None if the attack
+        poison: mean vector of the honest nodes if labels were flipped (see `Round.poisoned`), `[D]`; None if the attack
             does not flip labels.
         relative: whether `poison` must be added to the mean of the honest vectors.
 

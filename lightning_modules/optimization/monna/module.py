@@ -55,9 +55,9 @@ class MoNNA(ClassifierSteps, MethodModule):
     """Train a classifier on each of several nodes, which exchange models with each other and with Byzantine nodes.
 
     Training batches contain the same number of images for each honest node (`data.shards`). Each optimizer step is one
-    round. `accuracy` is averaged over the honest nodes, and `worst_accuracy` is the accuracy of the worst honest node.
-    Predictions are those of node 0, and callbacks that need a `Classifier` also use node 0. Training on several ranks
-    requires `--config configs/trainer/independent.yaml`.
+    round. The metric `accuracy` is averaged over the honest nodes; `worst_accuracy` is that of the worst honest node.
+    Predictions, and callbacks that need a `Classifier`, use the model of node 0. Training on several ranks requires
+    `--config configs/trainer/independent.yaml`.
 
     Args:
         network: network that maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`; its weights are the
@@ -70,13 +70,13 @@ class MoNNA(ClassifierSteps, MethodModule):
         norm_weight: weight c of the norm |theta_i| in the loss.
         rule: rule that aggregates the models that a node receives; None means `NearestNeighborAveraging`.
         exchange_gradients: whether nodes also exchange momenta, with the same rule, before the local step, as in LEARN.
-        target_accuracy: mean validation accuracy, in [0, 1], at which `gradients_to_target` stops counting gradients.
+        target_accuracy: mean validation accuracy, in [0, 1], until which `test/gradients_to_target` counts gradients.
         optimizer: optimizer of the local step, which receives the momentum as the gradient.
         lr_scheduler: learning-rate schedule, stepped every epoch, or every round if its `interval` is "step".
 
     Raises:
-        ValueError: if an argument is out of range, or if the rule does not tolerate this number of Byzantine nodes; at
-            setup, if the settings of the data or the trainer are incompatible.
+        ValueError: if an argument is out of range, or if the rule does not tolerate this number of Byzantine nodes;
+            also, at setup, if the settings of the data or the trainer are incompatible.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class MoNNA(ClassifierSteps, MethodModule):
             )
         if (byzantine > 0) != (attack is not None):
             raise ValueError(
-                f"attack must be given if and only if there are Byzantine nodes, and byzantine is {byzantine}"
+                f"attack must be set if byzantine is above 0, and left out if byzantine is 0, got byzantine {byzantine}"
             )
         self.automatic_optimization = False
         self.honest = nodes - byzantine

@@ -11,19 +11,19 @@ import torch
 from torch import Tensor
 
 CANDIDATES = 64
-"""Number of parts into which a search interval is divided in each of nine rounds, which reach rounding precision."""
+"""Number of parts into which the search interval is divided in each of nine rounds; nine reach rounding precision."""
 
 
 def squared_norm(x: Any) -> Any:
     """Compute ||x||^2 for a vector x, `[d]`.
 
-    The result is a tensor if x is a tensor, and a Python number if x is an array.
+    The result is a tensor if x is a tensor, and a Python number if x is a NumPy array.
     """
     return x.square().sum() if isinstance(x, Tensor) else float(x @ x)
 
 
 def project(x: Any, radius: float) -> Any:
-    """Project points `[..., d]` onto the ball around the origin."""
+    """Project points `[..., d]` onto the ball with the given radius around the origin."""
     if isinstance(x, np.ndarray):
         if x.ndim > 1:
             return x * (radius / np.maximum(np.sqrt(np.einsum("...d,...d->...", x, x)), radius))[..., None]
@@ -37,8 +37,8 @@ def project_in_norm(x: Any, h: Any, radius: float) -> Any:
 
     The point y satisfies (H + nu I) y = H x for some nu >= 0, and ||y|| decreases as nu increases. A search finds the
     nu for which ||y|| = radius. The search starts with the interval from 0 to ||H x|| / radius, and repeatedly divides
-    it into many parts. On the CPU, a point x inside the ball is returned without a search. On a GPU, this check is
-    omitted, because it would synchronise with the host.
+    the interval into many parts. On the CPU, a point x inside the ball is returned without a search. On a GPU, this
+    check is omitted, because it would synchronise with the host.
 
     Args:
         x: point to project, `[d]`.

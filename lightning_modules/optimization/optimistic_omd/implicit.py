@@ -1,17 +1,18 @@
 """Optimistic online mirror descent with implicit steps, for losses that are not smooth.
 
-After round t, the loss value f_t(x_t) and a (sub-)gradient g_t are known. The update of x^ minimises a piecewise linear
-model of the loss, which is cut off at 0, instead of the linear model:
+After round t, the loss value f_t(x_t) and a (sub-)gradient g_t are known. The update of x^ does not use the linear
+model of the loss, but a piecewise linear model that is cut off at 0:
 
     x^_{t+1} = argmin max{0, f_t(x_t) + <g_t, x - x_t>} + ||x - x^_t||^2 / (2 eta_t),    x in the ball,
     x_{t+1} = P(x^_{t+1} - eta_{t+1} g_t),    eta_t = D / sqrt(delta + 4 G^2 + V_{t-1}).
 
 If f_t is the hinge loss of one row and f_t(x_t) is positive, this model equals f_t. For other convex losses that are at
 least 0, the model is a lower bound on f_t. The minimiser is x(c) = P(x^_t - eta_t c g_t) for some c in [0, 1]. The
-value of c is the largest for which f_t(x_t) + <g_t, x(c) - x_t> is at least 0, or 0 if there is no such value. The sum
-decreases as c increases, and bisection finds c.
+value of c is the largest for which f_t(x_t) + <g_t, x(c) - x_t> is at least 0, or 0 if there is no such value. This
+expression decreases as c increases, so bisection finds c.
 
-The theorem and its constants are from memory. Because the losses are not smooth, the default of delta is 0.
+The theorem and its constants are reconstructed from memory. Because the losses are not smooth, the default of delta is
+0.
 """
 
 from collections.abc import Callable, Iterable

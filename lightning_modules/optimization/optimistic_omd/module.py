@@ -29,17 +29,17 @@ LOSSES: Mapping[str, Callable[[Tensor, Any], Tensor]] = {
     "hinge": lambda output, target: F.relu(1 - target * output[:, 0]),
     "cross_entropy": partial(F.cross_entropy, reduction="none"),
 }
-"""Functions that map outputs `[n, K]` and targets `[n]` to losses `[n]`, by name."""
+"""Loss functions by name; each maps outputs `[n, K]` and targets `[n]` to losses `[n]`."""
 DRAWN_ROUNDS = 1000
 """Maximum number of rounds in the table of the regret."""
 MEASURED = ("loss", "rows", "gradient_variation", "expected", "noise")
-"""Names of the first values that are stored for each round; the gradient of the expected loss at 0 and x_t follow."""
+"""Names of the first values stored for each round; then follow the expected loss's gradient at 0, and the point x_t."""
 ACCURACY = 1e-6
-"""Relative accuracy of the minimum loss of a stream if it has no closed form."""
+"""Relative accuracy with which the minimum loss of a stream is computed if the minimum has no closed form."""
 
 
 class OnlineConvexOptimization(MethodModule):
-    """Learn online from a stream, whose rounds are played once, on one or several ranks.
+    """Learn online from a stream, playing each round once; training supports one or several ranks.
 
     The trained parameters start at 0 and stay in a ball. The network is in evaluation mode, and its outputs must be
     linear in the trained parameters, so that the losses are convex in these parameters.
@@ -50,14 +50,14 @@ class OnlineConvexOptimization(MethodModule):
             1), or `cross_entropy`.
         optimizer: optimizer of the trained parameters, one of `OptimisticOMD`, `OptimisticEnsemble`, `ImplicitOMD` and
             the baselines.
-        rows_per_round: total number of rows in each round over all ranks, whose losses are averaged; a batch consists
-            of one or more rounds.
+        rows_per_round: total number of rows in each round over all ranks; the losses of these rows are averaged. A
+            batch consists of one or more rounds.
         ridge: weight of the penalty ridge / 2 ||x||^2 on the parameters x, which is added to the loss of each round.
         trained: name of the submodule to train, such as the last layer of the network; None means the whole network.
 
     Raises:
-        ValueError: if an argument is out of range; in training, if a gradient exceeds the bound G of the optimizer, or
-            if the expected losses and the trained parameters have different dimensions.
+        ValueError: if an argument is out of range; also, in training, if a gradient exceeds the bound G of the
+            optimizer, or if the expected losses and the trained parameters have different dimensions.
         TypeError: if the optimizer is not from this package.
     """
 
@@ -183,7 +183,7 @@ class OnlineConvexOptimization(MethodModule):
         return {"regret": Table(columns)}
 
     def _hindsight(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Compute the metrics, and the cumulative regret by comparator; the results are equal on all ranks."""
+        """Compute the metrics, and the cumulative regret for each comparator; the results are equal on all ranks."""
         if self.found is None:
             with torch.inference_mode(False), torch.enable_grad():
                 history = torch.cat([each.cpu() for each in self.history])
@@ -233,7 +233,7 @@ class OnlineConvexOptimization(MethodModule):
     def configure_optimizers(self) -> OnlineOptimizer:
         optimizer = self.optimizer(self._learning)
         if not isinstance(optimizer, OnlineOptimizer):
-            raise TypeError(f"optimizer must be one of optimistic_omd, got {type(optimizer).__name__}")
+            raise TypeError(f"optimizer must be an OnlineOptimizer of optimistic_omd, got {type(optimizer).__name__}")
         self.radius.fill_(optimizer.radius)
         return optimizer
 

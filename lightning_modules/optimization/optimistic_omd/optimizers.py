@@ -47,7 +47,7 @@ class OnlineOptimizer(Optimizer, ABC):
         super().__init__(params, {})
         if len(self.param_groups) > 1:
             raise ValueError(
-                f"{type(self).__name__} takes all parameters as one point, got {len(self.param_groups)} groups"
+                f"{type(self).__name__} needs all parameters in a single group, got {len(self.param_groups)} groups"
             )
         self.D = D
         self.G = G
@@ -74,9 +74,9 @@ class OnlineOptimizer(Optimizer, ABC):
         """Return the point of the next round, `[d]`, and update the memory.
 
         Args:
-            gradient: gradient of the last round at the played point, `[d]`, a tensor or an array.
+            gradient: gradient of the last round at the played point, `[d]`, a tensor or a NumPy array.
             memory: memory of the learner, which is updated in place; its entry `round` is the number of completed
-                rounds. If the gradient is an array, the memory consists of arrays and Python numbers.
+                rounds. If the gradient is a NumPy array, the memory consists of NumPy arrays and Python numbers.
         """
 
     @property
@@ -139,10 +139,11 @@ class OnlineOptimizer(Optimizer, ABC):
         return torch.finfo(dtype).max if self.G is None else self.G * (1 + 1e-9)
 
     def check(self) -> None:
-        """Raise an error if a gradient has exceeded G; the check synchronises with the host.
+        """Raise an error if the norm of a gradient has exceeded G; the check synchronises with the host.
 
         Raises:
-            ValueError: if a gradient has exceeded G or is not finite; the message names the first such round.
+            ValueError: if the norm of a gradient has exceeded G or was not finite; the message names the first such
+                round.
         """
         number, norm = self.memory["beyond"].tolist()
         if number and self.G is None:
@@ -175,14 +176,14 @@ class OptimisticOMD(OnlineOptimizer):
     Args:
         params: parameters in a single group, with the same dtype and on the same device.
         D: diameter of the ball around the origin.
-        G: bound on the norms of all gradients, including their noise; None means the largest norm so far, for which no
-            regret bound is proven. G is required for exp-concave losses. The step sizes for strongly convex losses do
-            not depend on G.
+        G: bound on the norms of all gradients, including their noise; None means that the largest norm so far is used,
+            for which no regret bound is proven. G is required for exp-concave losses. The step sizes for strongly
+            convex losses do not depend on G.
         L: smoothness constant of the expected losses.
         mode: kind of the losses, `convex`, `strongly_convex` or `exp_concave`.
         modulus: lambda for strongly convex losses, or alpha for exp-concave losses.
         delta: term that is added to 4 G^2 in the step size for convex losses; None means 10 D^2 L^2.
-        hint: whether the hint is the last gradient; False sets the hint to 0.
+        hint: whether the hint is the last gradient; if false, the hint is 0.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -228,7 +229,7 @@ class OptimisticOMD(OnlineOptimizer):
     def step_size(self, memory: Memory) -> Any:
         """Compute the step size eta_t of the next round.
 
-        For exp-concave losses, it is 1, because H_t determines the step.
+        For exp-concave losses, the step size is 1, because H_t determines the step.
         """
         if self.mode == "convex":
             bound = self.bound(memory)
@@ -248,7 +249,7 @@ class OptimisticOMD(OnlineOptimizer):
         return self._moved(gradient, memory)
 
     def _moved(self, gradient: Any, memory: Memory) -> Any:
-        """Return the anchor after a step along the negative gradient and a projection onto the ball."""
+        """Return the anchor x^_t after a step along the negative gradient and a projection onto the ball."""
         if self.mode == "exp_concave":
             return project_in_norm(memory["anchor"] - memory["inverse"] @ gradient, memory["h"], self.radius)
         return project(memory["anchor"] - memory["step_size"] * gradient, self.radius)
@@ -261,10 +262,11 @@ def sherman_morrison(inverse: Any, u: Any, c: float) -> Any:
 
 
 class OptimisticEnsemble(OnlineOptimizer):
-    """Combine learners with different fixed step sizes by optimistic Hedge, for comparators that move.
+    """Combine learners with different fixed step sizes by optimistic Hedge, for comparators that change over time.
 
-    Each round needs only one gradient. The first step size is D / (G sqrt(T)), and each further one is twice the
-    previous, until 1 / (8 L) is reached. If 1 / (8 L) is smaller than the first step size, there is only one learner.
+    Each round needs only one gradient. The first step size is D / (G sqrt(T)). Each further step size is twice the
+    previous one, until 1 / (8 L) is reached. If 1 / (8 L) is smaller than the first step size, there is only one
+    learner.
 
     Args:
         params: parameters in a single group, with the same dtype and on the same device.
@@ -343,8 +345,9 @@ class OptimisticFTRL(OnlineOptimizer):
     Args:
         params: parameters in a single group, with the same dtype and on the same device.
         D: diameter of the ball around the origin.
-        G: bound on the norms of all gradients, including their noise, which is only checked; None disables the check.
-        nu: initial denominator nu of the step size.
+        G: bound on the norms of all gradients, including their noise. G is only used for checking the gradients; None
+            disables the check.
+        nu: initial value nu of the denominator of the step size.
 
     Raises:
         ValueError: if an argument is out of range.

@@ -1,4 +1,4 @@
-"""The best points in a ball in hindsight, and the regret relative to these points."""
+"""The points in a ball that are best in hindsight, and the regret relative to these points."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -35,7 +35,7 @@ class Regret(NamedTuple):
 
 
 def regret_of_quadratics(expected: Tensor, slope: Tensor, curvature: float, radius: float) -> Regret:
-    """Compute the regret relative to the best points for F_t(x) = curvature ||x||^2 / 2 + <slope_t, x>.
+    """Compute the regret relative to the best points if F_t(x) = curvature ||x||^2 / 2 + <slope_t, x>.
 
     Args:
         expected: expected losses F_t(x_t), `[T]`.
@@ -73,8 +73,8 @@ def excess_risk(points: Tensor, slope: Tensor, curvature: float, radius: float) 
 def growth_exponent(regret: Tensor) -> Tensor:
     """Fit the exponent b in regret = c t^b to 17 values of the regret from the last 15/16 of the rounds.
 
-    The rounds of the 17 values are equidistant in log t. b is 1/2 if the regret grows like the square root of t, and
-    about 1 / log T if it grows like log t.
+    The rounds of the 17 values are equidistant in log t. The exponent b is 1/2 if the regret grows like the square root
+    of t, and about 1 / log T if the regret grows like log t.
 
     Args:
         regret: cumulative regret after each round, `[T]`; the exponent is NaN if one of the 17 values is not positive.
@@ -88,7 +88,7 @@ def growth_exponent(regret: Tensor) -> Tensor:
 def metrics_and_curves(
     expected: Tensor, noise: Tensor, slope: Tensor, points: Tensor, curvature: float, radius: float
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Compute the metrics of a stream with known expected losses, and the cumulative regret by comparator.
+    """Compute the metrics of a stream with known expected losses, and the cumulative regret for each comparator.
 
     Args:
         expected: expected losses F_t(x_t), `[T]`.
@@ -114,7 +114,7 @@ def metrics_and_curves(
 
 
 class Best(NamedTuple):
-    """A point in the ball, the value of the function, and an upper bound on the value minus the minimum."""
+    """A point in the ball, the function's value at this point, and an upper bound on this value minus the minimum."""
 
     point: Tensor
     value: Tensor
@@ -133,13 +133,13 @@ def least_on_ball(
     The momentum is reset when a step overshoots.
 
     Because f is convex, f(x) - min f <= <grad f(x), x> + radius ||grad f(x)||. The search stops when this bound is
-    small.
+    below a tolerance.
 
     Args:
-        objective: function that returns the value and the gradient, `[d]`, at a point, `[d]`.
+        objective: function that maps a point, `[d]`, to the value of f and its gradient, `[d]`.
         start: point in the ball from which the search starts.
         radius: radius of the ball.
-        accuracy: tolerance of the bound, relative to 1 + |f(x)|.
+        accuracy: tolerance for the bound, relative to 1 + |f(x)|.
         steps: maximum number of steps.
     """
     x = y = start

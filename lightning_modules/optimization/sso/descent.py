@@ -1,4 +1,4 @@
-"""Baselines of SSO: plain descent on a loss of the outputs of a network.
+"""Baselines of SSO: plain descent on a loss of a network's outputs.
 
 For a batch of B samples, the weights are updated by
 
@@ -6,7 +6,7 @@ For a batch of B samples, the weights are updated by
 
 where the optimizer is either any PyTorch optimizer (`Descent`), or gradient descent with a line search
 (`LineSearchDescent`, SLS). SLS finds the step size by a line search on the loss of the batch. Within an epoch, the step
-size can grow by a factor of at most 2. Each batch needs one expensive gradient.
+size can grow by a factor of at most 2. Each batch needs one expensive gradient of the loss with respect to the outputs.
 
 Source: Vaswani, Mishkin, Laradji, Schmidt, Gidel and Lacoste-Julien, Painless Stochastic Gradient: Interpolation,
 Line-Search, and Convergence Rates, NeurIPS 2019, arXiv 1905.09997.

@@ -21,7 +21,7 @@ from lightning_modules.torch_internals import foreach_add_, foreach_copy_, forea
 SHRINK = 0.9
 """Ratio of successive trial step sizes."""
 EXPAND = 2.0
-"""Maximum growth of the step size per epoch or, for step sizes in target space, from one batch to the next."""
+"""Maximum factor by which the step size grows per epoch or, in target space, from one batch to the next."""
 TRIES = 100
 LEAST_STEP = 1e-6
 LEAST_NORM = 1e-6

@@ -1,4 +1,4 @@
-"""The LightningModule of SSO, which computes one expensive gradient and takes m surrogate steps for each batch."""
+"""The LightningModule of SSO; for each batch, it computes one expensive gradient and takes m surrogate steps."""
 
 from collections.abc import Callable
 from typing import Any, get_args
@@ -43,7 +43,8 @@ def refuse_random_outputs(network: nn.Module) -> None:
 class SSO(OutputLossSteps, MethodModule):
     """Train a network on an expensive loss of its outputs with target-based surrogates.
 
-    For each batch, the gradient of the loss defines a surrogate, on which the weights take m steps.
+    For each batch, the gradient of the loss defines a surrogate. The weights are then updated by m steps on this
+    surrogate.
 
     Args:
         network: network that maps features or images `[B, ...]` to outputs `[B, K]`; it must not contain dropout or
@@ -52,9 +53,9 @@ class SSO(OutputLossSteps, MethodModule):
             `reduction: sum`.
         target_step: rule that computes the inverse step size H in the space of outputs.
         m: number of steps on the surrogate for each batch.
-        scaling: scaling of the surrogate; `code` uses S, a mean over entries with the minimum at z_t - G/(2H), and
-            `paper` uses g, a sum with the minimum at z_t - G/H.
-        initial_step: initial step size, for each batch, of the line search on the weights.
+        scaling: scaling of the surrogate: `code` uses S, which is a mean over entries and has its minimum at z_t -
+            G/(2H), and `paper` uses g, which is a sum and has its minimum at z_t - G/H.
+        initial_step: step size with which the line search on the weights starts in each batch.
         c: fraction, in (0, 1), of the first-order decrease of the surrogate that a step must achieve.
         inner_optimizer: optimizer whose `step` is called m times for each surrogate, such as torch.optim.LBFGS; a new
             optimizer is created for each batch. None means m steps of gradient descent with a line search.
@@ -62,8 +63,8 @@ class SSO(OutputLossSteps, MethodModule):
             all samples.
 
     Raises:
-        ValueError: if an argument is out of range, or if the loss is a mean over samples; at setup, if the outputs
-            differ between forward passes.
+        ValueError: if an argument is out of range, or if the loss is a mean over samples; also, at setup, if the
+            outputs for a batch would differ between forward passes.
     """
 
     def __init__(
@@ -152,7 +153,7 @@ class SSO(OutputLossSteps, MethodModule):
         return lambda outputs: code_surrogate(outputs, at, gradient, inverse_step, entries)
 
     def _descend(self, surrogate: Callable[[Tensor], Tensor], inputs: Tensor, outputs: Tensor) -> None:
-        """Take m line-search steps on the surrogate; `outputs` are those at which the surrogate is defined."""
+        """Take m line-search steps on the surrogate, which is defined at the given outputs."""
         parameters, step = trainable_parameters(self.network), self.initial_step
         growth = EXPAND ** (1 / self.trainer.num_training_batches)
         for number in range(self.m):

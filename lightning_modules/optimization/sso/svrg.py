@@ -1,16 +1,16 @@
 """The SVRG estimate of the gradient in the space of outputs.
 
 If each batch contains all n samples, the loss is the sum of l_i(z_i) over these samples, where z_i is the output for
-sample i. Every k-th step takes a snapshot: it computes the gradients of all samples at the current outputs z~. Every
+sample i. Every k-th step takes a snapshot: the gradients of all samples are computed at the current outputs z~. Every
 other step computes only the gradients of a set B of b random samples:
 
     G_i = l_i'(z~_i) + (n/b) 1[i in B] (l_i'(z_i) - l_i'(z~_i)),    so that    E[G] = l'(z)  and
     E||G - l'(z)||^2 = (n/b - 1) sum_i ||l_i'(z_i) - l_i'(z~_i)||^2.
 
-When SVRG is applied to the weights, it has to compute gradients at the snapshot again. Here l_i depends only on the
-output of sample i, so the stored gradients of the snapshot suffice. If the outputs are linear in the weights, one small
-step on the surrogate is equal to one SVRG step on the weights. The surrogate depends on the outputs of all n samples,
-because G contains the snapshot gradients of all samples.
+When SVRG is applied to the weights, the gradients at the snapshot must be computed again in each step. Here l_i depends
+only on the output of sample i, so the stored gradients of the snapshot suffice. If the outputs are linear in the
+weights, one small step on the surrogate is equal to one SVRG step on the weights. The surrogate depends on the outputs
+of all n samples, because G contains the snapshot gradients of all samples.
 
 Source: Johnson and Zhang, Accelerating Stochastic Gradient Descent using Predictive Variance Reduction, NIPS 2013.
 """
@@ -43,13 +43,13 @@ def corrected(snapshot: Tensor, rows: Tensor, gradient: Tensor, factor: float) -
 
 
 class SVRG:
-    """Estimator of the gradient with respect to the outputs from the gradients of some samples (SVRG).
+    """Estimator that computes the gradient with respect to all outputs from the gradients of some samples (SVRG).
 
-    Each batch must contain all samples, as is the case if `data.batch_size` is null.
+    Each batch must contain all samples, so `data.batch_size` must be null.
 
     Args:
         samples_per_step: number b of random samples for which a step computes gradients.
-        every: number k of steps between snapshots, which compute the gradients of all samples.
+        every: number k of steps between snapshots; a snapshot computes the gradients of all samples.
     """
 
     def __init__(self, samples_per_step: int, every: int) -> None:
@@ -59,7 +59,7 @@ class SVRG:
         self.snapshot = PerSample(0)
 
     def sampled(self, step: int, num_samples: int) -> Tensor:
-        """Sample the positions of B in the global batch, `[b]`, which depend on the seed of the run and on the step."""
+        """Sample the positions of B in the global batch, `[b]`; they depend on the seed of the run and on the step."""
         random = generator_of(run_seed(), SAMPLED, step)
         return torch.randperm(num_samples, generator=random)[: self.samples_per_step]
 
@@ -69,8 +69,8 @@ class SVRG:
         """Return this rank's part of G, `[b, K]`; every rank must call this method.
 
         Args:
-            at: outputs for the rows of this rank, `[b, K]`.
-            gradients: function that computes the gradients for given rows of this rank.
+            at: outputs for this rank's rows, `[b, K]`.
+            gradients: function that maps row indices on this rank to the gradients of these rows.
             index: positions of this rank's rows in the training set, `[b]`.
             batch_size: global batch size.
             samples: number of training samples, n.

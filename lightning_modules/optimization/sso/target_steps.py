@@ -22,7 +22,7 @@ LEAST, GREATEST = 1e-4, 1e4
 LEAST_CURVATURE = 1e-5
 """Value that is added to the second derivative of the logistic loss."""
 LEAST_SQUARE, GREATEST_SQUARE = 1e-5, 1e5
-"""Bounds on the sum of the squared gradients of a sample and output."""
+"""Bounds on the sum of squared gradients for each sample and output."""
 
 
 class Target(NamedTuple):
@@ -98,7 +98,7 @@ class LineSearchStep(ScheduledStep):
 
     Args:
         rate: value of 1/H before the first batch.
-        schedule: schedule that is applied to the resulting H, `constant`, `stochastic` or `exponential`.
+        schedule: schedule that is applied to the H that the search finds, `constant`, `stochastic` or `exponential`.
         c: fraction, in (0, 1), of the first-order decrease that a step must achieve.
     """
 
@@ -147,8 +147,8 @@ class LogisticNewtonStep(TargetStep):
     """A rule with the inverse step size H (p (1 - p) + 1e-5), `[b, K]`, where p = 1 / (1 + exp(-z_t)).
 
     For the logistic loss, p (1 - p) is the second derivative with respect to an output. The authors call this rule
-    online Newton. With the scaling `paper` and a rate of 1, or with the scaling `code` and a rate of 2, the minimum of
-    the surrogate is the result of a Newton step. In each inner step, the authors compute p at the current outputs. Here
+    online Newton. If `scaling` is `paper` and `rate` is 1, or if `scaling` is `code` and `rate` is 2, the minimum of
+    the surrogate is the result of a Newton step. The authors compute p at the current outputs in each inner step. Here
     p is computed at z_t.
 
     Args:
@@ -166,8 +166,8 @@ class LogisticNewtonStep(TargetStep):
 
 
 def allocated(state: PerSample, values: Tensor, num_train_samples: int) -> PerSample:
-    """Return the per-sample state; in the first step, allocate it with K numbers per sample for `values` `[b, K]`."""
-    if state.num_owned:  # already allocated; the number of outputs is known only from the first step on
+    """Return the per-sample state; in the first step, allocate K numbers per sample, where `values` is `[b, K]`."""
+    if state.num_owned:  # already allocated, which is not possible before the first step, because the number of outputs is unknown
         return state
     made = PerSample(values.shape[1])
     made.restore(state.gathered())

@@ -46,8 +46,8 @@ class NegVSR(ClipRestorerSteps, MethodModule):
     Args:
         network: network that cleans and upsamples clips.
         negatives: settings of the negatives; None disables negatives, so that no noise data are needed.
-        discriminator: discriminator of the second stage, which rates each pixel of frames `[B, C, H, W]`; None trains
-            the first stage.
+        discriminator: discriminator for the second stage; it rates each pixel of frames `[B, C, H, W]`. None trains the
+            first stage.
         perception: perceptual distance between frames `[B, C, H, W]`; None omits this loss term.
         sharpened: whether to sharpen targets by unsharp masking; the discriminator always uses unsharpened frames.
         cleaning_weight: weight of the distance between the cleaned clip and the downsampled target.
@@ -55,8 +55,8 @@ class NegVSR(ClipRestorerSteps, MethodModule):
         adversarial_weight: weight of the adversarial loss.
         average_decay: decay of the averaged weights per step, in [0, 1).
         started_from: checkpoint of the first stage; its averaged weights initialise the network.
-        protocol: preprocessing of estimates before metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or
-            `unclipped`.
+        protocol: preprocessing of estimates before metrics are computed: `rounded` clips to [0, 1] and rounds to 256
+            levels, `clipped` only clips, and `unclipped` changes nothing.
         optimizer: optimizer of the network's trainable parameters.
         discriminator_optimizer: optimizer of the discriminator's parameters.
         lr_scheduler: learning-rate schedule of each optimizer, stepped every epoch, or every step if its `interval` is

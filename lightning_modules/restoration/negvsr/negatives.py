@@ -22,7 +22,7 @@ PROBABILITIES = 10
 
 
 def turned_patches(clip: Tensor, quarters: Tensor) -> Tensor:
-    """Rotate each patch of each frame within its position, in the direction of `torch.rot90` from height to width.
+    """Rotate each patch of each frame at its position, in the direction of `torch.rot90` from height to width.
 
     Args:
         clip: clips `[B, T, C, H, W]`.

@@ -7,7 +7,7 @@ std(t) z by minimising
     L = mean over the batch of 1/2 sum |std(t) s(x_t, y, t) + z|^2,    s = -network([x_t, y], t),
 
 where the sum is over frequencies and frames. Sampling starts from the noisy spectrogram plus noise, y + std(1) z, and
-proceeds over a grid of N time points t from 1 to `end`. At each time point, it takes Langevin steps of size 2 (r
+proceeds over a grid of N time points t from 1 to `end`. At each time point, sampling takes Langevin steps of size 2 (r
 std(t))^2, where r is the argument `snr`, and then one reverse diffusion step. The final reverse step goes to t = 0
 without noise. The amplitudes of spectrograms are compressed. Clean and noisy recordings are divided by the peak
 amplitude of the noisy recording.

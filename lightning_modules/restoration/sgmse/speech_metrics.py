@@ -5,8 +5,8 @@ With clean speech x, noisy speech y, its noise n = y - x, and an estimate e,
     s = <e, x> / |x|^2 x,    r = <e, n> / |n|^2 n,    a = e - s - r,
     SI-SDR = 10 log10 |s|^2 / |r + a|^2,   SI-SIR = 10 log10 |s|^2 / |r|^2,   SI-SAR = 10 log10 |s|^2 / |a|^2
 
-in decibels; no mean is subtracted. ESTOI and wideband PESQ come from the packages `pystoi` and `pesq`, through
-torchmetrics.
+The ratios are in decibels. No mean is subtracted from the signals. ESTOI and wideband PESQ come from the packages
+`pystoi` and `pesq`, through torchmetrics.
 
 DNSMOS needs no clean speech. A network rates the speech, background and overall quality of a recording from 1 to 5. The
 network rates windows of 9.01 seconds at 16 kHz with a hop of one second; shorter recordings are repeated to fill a

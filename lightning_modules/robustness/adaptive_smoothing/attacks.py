@@ -12,16 +12,16 @@ each image are sampled, and the number of steps n is sampled once per batch:
 
     w ~ U(0, 0.4),   epsilon_i ~ U(0.4, 1.1) epsilon,   momentum ~ U(0, 0.9),   n ~ chi^2,   step size 5 epsilon_i / n
 
-APGD (Auto-PGD) adapts its step size; its only hyperparameter is the number of steps N. Let z_k be the projection of a
-gradient step of size eta from x_k. Then
+APGD (Auto-PGD) adapts its step size; its only hyperparameter is the number of steps N. Let z_k be the projected result
+of a gradient step of size eta from x_k. Then
 
     x_{k+1} = P(x_k + 0.75 (z_k - x_k) + 0.25 (x_k - x_{k-1})),   eta = 2 epsilon_i at first.
 
-APGD checks each image after 0.22 N steps, and then again after another 0.19 N, 0.16 N, ... steps, with at least 0.06 N
-steps between two checks. A check halves eta if the objective rose in at most 75 % of the steps since the last check. It
-also halves eta if the last check did not halve eta and the best objective has not improved since the last check. After
-eta is halved, the attack on this image continues from its best point so far. The result is the best point of each
-image.
+APGD checks each image for the first time after 0.22 N steps. The following intervals between two checks are 0.19 N,
+0.16 N, ... steps, but at least 0.06 N steps. A check halves eta if the objective rose in at most 75 % of the steps
+since the last check. It also halves eta if the last check did not halve eta and the best objective has not improved
+since the last check. After eta is halved, the attack on this image continues from its best point so far. The result is
+the best point of each image.
 
 Sources: Bai et al., Improving the Accuracy-Robustness Trade-Off of Classifiers via Adaptive Smoothing, SIAM Journal on
 Mathematics of Data Science 2024, arXiv 2301.12554, with the constants of the authors' code. The authors run APGD with

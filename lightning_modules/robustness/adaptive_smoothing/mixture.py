@@ -244,7 +244,7 @@ class Mixture(nn.Module):
         return self.mixed(image, self.alpha).log_probability
 
     def mixed(self, image: Tensor, alpha: float | None = None) -> MixtureOutput:
-        """Compute the output of the mixture in evaluation, with a given alpha or the mixing network's alpha."""
+        """Compute the output of the mixture in evaluation, with a fixed alpha or with the mixing network's alpha."""
         return self.mix(image, self.evaluation) if alpha is None else self.mix_at(image, alpha)
 
     def extra_repr(self) -> str:

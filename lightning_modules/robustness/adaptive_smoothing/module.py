@@ -143,7 +143,7 @@ class AdaptiveSmoothing(ClassifierSteps, MethodModule):
         self.metrics = accuracies(num_classes)
 
     def mix(self, image: Tensor, alpha: float | None = None) -> MixtureOutput:
-        """Compute the mixture's output for images `[B, C, H, W]` in evaluation, with a given or a predicted alpha."""
+        """Compute the mixture's output for images `[B, C, H, W]` in evaluation, with a fixed or a predicted alpha."""
         return self.network.mixed(image, alpha)
 
     def evaluated_mixture(self, image: Tensor) -> MixtureOutput:

@@ -223,7 +223,7 @@ class Attacked(NamedTuple):
 
 
 def judge(image: Tensor, of_draws: Tensor, probability: Tensor, label: Tensor) -> Attacked:
-    """Compute the losses of perturbed images and whether they fool the classifier.
+    """Compute the losses of perturbed images, and whether the images fool the classifier.
 
     An image whose loss is NaN does not count as fooled.
 
@@ -240,8 +240,8 @@ def judge(image: Tensor, of_draws: Tensor, probability: Tensor, label: Tensor) -
 def worse(one: Attacked, other: Attacked) -> Attacked:
     """Select the more harmful of two perturbations of each image.
 
-    If only one perturbation fools the classifier, it is selected. Otherwise, the perturbation with the larger loss is
-    selected.
+    If only one perturbation fools the classifier, this perturbation is selected. Otherwise, the perturbation with the
+    larger loss is selected.
     """
     take = torch.where(other.fooled == one.fooled, other.loss > one.loss, other.fooled)
     return Attacked(
@@ -386,8 +386,8 @@ def pgd(
         starts_at_random: whether to start at a random point within the budget instead of at the image.
         num_draws: number m of samples per gradient of a randomised classifier.
         generators: CPU generators of the random starts, one per image; None uses torch's global generator.
-        logits: logits of the unperturbed images, `[B, K]`; they save a forward pass if `num_draws` is 1. None computes
-            the logits.
+        logits: logits of the unperturbed images, `[B, K]`; passing them saves a forward pass if `num_draws` is 1. None
+            computes the logits.
     """
     image = image.detach()
     known = logits is not None and num_draws == 1

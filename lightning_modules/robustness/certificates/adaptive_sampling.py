@@ -3,8 +3,8 @@
 In every mode, the prediction and the radius in a row of the log are a valid certificate, except in rows with the
 outcome `wrong class` (see below). The certified accuracy and the mean radius computed from a log are lower bounds,
 which more samples could only increase. The fraction `abstained` is an upper bound, because with more samples, fewer
-images would be undecided. `mean_draws` is the cost of the mode. The following lower bounds are close to the values that
-CERTIFY gives:
+images would be undecided. `mean_draws`, the mean number of samples per image, measures the cost of the mode. The
+following lower bounds are close to the values that CERTIFY gives:
 
     InputSpecific: the certified-accuracy curve and the mean radius, up to a difference of `max_loss`.
 
@@ -86,8 +86,8 @@ class Stages(Mode):
     that the probability of a wrong certificate in any stage is at most alpha. A stage gives up on the image if an upper
     bound at level beta / (s - 1) shows that the selected class does not reach the target radius. Giving up never makes
     a certificate invalid. However, the probability of giving up on an image that could be certified can exceed beta: if
-    two classes are about equally probable, a stage often selects the wrong class, and then gives up correctly. The
-    radius in a row of the log is computed in the last stage that ran, and is a valid lower bound.
+    two classes are about equally probable, a stage often selects the wrong class, and then correctly gives up on this
+    class. The radius in a row of the log is computed in the last stage that ran, and is a valid lower bound.
 
     Source: Horvath, Mueller, Fischer and Vechev, Boosting Randomized Smoothing with Variance Reduced Classifiers,
     ICLR 2022, arXiv 2106.06946.
@@ -165,7 +165,7 @@ class InputSpecific(Mode):
         positive(max_loss=self.max_loss)
         at_least(1, n0=self.n0, n_max=self.n_max)
         within(0, 1, "()", alpha=self.alpha, pilot_alpha=self.pilot_alpha)
-        # Cache of the number of samples for each radius function and votes of the selection samples.
+        # Cache from a radius function and the votes of the selection samples to the number of samples.
         object.__setattr__(self, "_planned", {})
 
     def certify(self, radius: Radius, label: int) -> Certifying:
@@ -235,7 +235,8 @@ class Anytime(Mode):
             elif n == self.n_max:
                 outcome = "out of draws"
             elif self.radius is None and certified >= 0:
-                # The expected number of hits is not rounded: rounding could change the radius by as much as the gain.
+                # The expected number of hits is not rounded: rounding could change the radius by as much as the
+                # expected gain.
                 expected = [anytime_lower(int(k) * (n + BLOCK) / n, n + BLOCK, self.alpha / len(hits)) for k in hits]
                 if radius(expected) - certified < self.least_gain:
                     outcome = "little gain"

@@ -225,7 +225,8 @@ class Predict(Mode):
         votes = yield Draws(SELECTION, 0, self.n)
         if len(votes) > 1:
             raise ValueError(
-                f"mode predict needs a single vote, but this smoothed classifier has {len(votes)}: use mode fixed"
+                f"mode predict needs a smoothed classifier with a single vote, but this one has {len(votes)} votes: "
+                "use mode fixed"
             )
         selected = int(votes[0].argmax())
         prediction, hits = predict(votes[0], self.alpha), (int(votes[0, selected]),)

@@ -202,7 +202,7 @@ def input_specific_draws(
     relative: bool,
     radius: Callable[[Sequence[float]], float],
 ) -> int:
-    """Find the smallest number of samples whose radius is at most `max_loss` smaller than with `n_max` samples.
+    """Find the smallest number of samples for which the radius is at most `max_loss` below that for `n_max` samples.
 
     The class probability is estimated from pilot samples. The decrease must be at most `max_loss` for every probability
     in the two-sided confidence interval of this estimate. If the interval misses the true probability, the decrease can
@@ -276,7 +276,7 @@ def average_certified_radius(correct: ArrayLike, radius: ArrayLike) -> float:
 def accuracy_with_high_probability(
     accuracy: ArrayLike, alpha: float, num_images: int, rho: float = 1e-3
 ) -> NDArray[np.float64]:
-    """Compute a lower confidence bound of the certified accuracy on the given images.
+    """Compute a lower confidence bound of the certified accuracy on a fixed set of images.
 
     The bound accounts for wrong certificates. The m certificates are independent, and each is wrong with probability at
     most alpha. Let k be the smallest number with P(B > k) <= rho for B ~ Binomial(m, alpha). With a probability of at

@@ -19,8 +19,8 @@ signs. As in the authors' code, t_0 is the first of four timesteps; in the paper
 Other objectives:
 
 * `encoder` and `edit`, the two attacks of PhotoGuard (Salman et al., ICML 2023): move the encoding of the blanked image
-  (`encoder`), or the result of a whole edit (`edit`), towards a grey image. Here, the edit has no guidance, and the
-  result is compared in latent space;
+  (`encoder`), or the result of a whole edit (`edit`), towards a grey image. Here, the edit has no guidance, and its
+  result is compared with the grey image in latent space;
 * `denoising_error` (AdvDM, Liang et al., ICML 2023): increase the training loss at random timesteps;
 * `mist` (Liang and Wu, 2023, arXiv 2305.12683): increase the AdvDM loss with weight 10^4, and move the encoding towards
   a target image. An image of stripes replaces the authors' target image;

@@ -75,7 +75,7 @@ def _area(line: NDArray[np.float64]) -> float:
 
 
 def filled(contour: NDArray[np.int64], shape: tuple[int, ...]) -> Mask:
-    """Return a mask `[H, W]` of shape `shape`, in which a polygon and its outline are true."""
+    """Return a mask of the given shape, `[H, W]`, which is true inside a polygon and on its outline."""
     canvas = Image.new("1", (shape[1], shape[0]))
     points = [(int(column), int(row)) for row, column in contour]
     draw = ImageDraw.Draw(canvas)
@@ -162,7 +162,7 @@ MIST_WEIGHT = 1e4
 
 @dataclass(frozen=True)
 class Defence:
-    """Settings of a defence to compare with.
+    """Settings in which the defences of a run can differ.
 
     Args:
         objective: objective that the attack maximises.

@@ -139,7 +139,7 @@ class EditMeans(nn.ModuleDict):
     Args:
         clip: whether to include the CLIP similarities between edits and prompts.
         defences: suffixes of the defences; the empty suffix denotes the defence that the module itself specifies.
-        ways: suffixes of the ways of editing; the empty suffix denotes edits by the attacked model, without
+        ways: suffixes of the kinds of editing; the empty suffix denotes edits by the attacked model, without
             purification.
     """
 

@@ -4,9 +4,9 @@ A model predicts the noise e in z_t = sqrt(abar_t) z_0 + sqrt(1 - abar_t) e. Its
 
     cat[z_t, m, y].
 
-The mask m is 1 in the repainted part, and has the resolution of z. y is the encoding of the image in which the
-repainted part is blanked. The methods of `Inpainter` take and return images in [0, 1], and convert them to the range
-[-1, 1] of the networks.
+The mask m is 1 in the repainted part, and has the resolution of z. The input y is the encoding of the image in which
+the repainted part is blanked. The methods of `Inpainter` take and return images in [0, 1], and convert them to the
+range [-1, 1] of the networks.
 """
 
 from abc import ABC, abstractmethod
@@ -122,8 +122,8 @@ class Inpainter(nn.Module, ABC):
 class PixelInpainter(Inpainter):
     """Inpainting model in pixel space, sampled with deterministic DDIM steps.
 
-    The default noise schedule is that of Stable Diffusion, in which sqrt(beta) is linear. With four denoising steps,
-    the first timestep has abar = .056.
+    The default noise schedule is the schedule of Stable Diffusion, in which sqrt(beta) is linear. With four denoising
+    steps, the first timestep has abar = .056.
 
     Args:
         network: `UNet2DModel` of diffusers with 2 C + 1 input channels (z_t, m, y) and C output channels.
@@ -133,7 +133,7 @@ class PixelInpainter(Inpainter):
         num_inference_steps: number of denoising steps of an edit.
 
     Raises:
-        ValueError: if `num_inference_steps` exceeds T, or the number of channels of the network does not fit the
+        ValueError: if `num_inference_steps` exceeds T, or the number of channels of the network does not match the
             images.
     """
 
@@ -190,7 +190,7 @@ class PixelInpainter(Inpainter):
 class StableDiffusionInpainter(Inpainter):
     """The frozen networks of a diffusers `StableDiffusionInpaintPipeline`.
 
-    Attacks use an empty prompt. Edits run the pipeline without its safety checker: the checker would return black
+    Attacks use an empty prompt. Edits run the pipeline without its safety checker, because the checker can return black
     images, which would bias comparisons.
 
     Args:
@@ -257,7 +257,7 @@ class StableDiffusionInpainter(Inpainter):
         return self.network(channels, timestep, encoder_hidden_states=prompt).sample
 
     def empty_prompt(self, device: torch.device) -> Tensor:
-        """Encode the empty prompt, `[1, tokens, D]`.
+        """Compute the embedding of the empty prompt, `[1, tokens, D]`.
 
         The result is cached.
         """

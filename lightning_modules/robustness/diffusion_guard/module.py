@@ -55,8 +55,8 @@ class DiffusionGuard(EditingSteps, ProtectionSteps, MethodModule):
     Metrics without a further suffix are for the masks for which the protection was computed. The suffix `_unseen`,
     which comes last, marks metrics for masks that were not used to compute the protection. With `editor`, the suffix
     `_transfer` marks metrics for edits by the second model. With `purification`, the editor first tries to remove the
-    protection: the same operation purifies the protected and the original image before they are edited. The suffix is
-    the name of the operation. With `defences`, the name of a defence is the first suffix of its metrics.
+    protection: the same operation purifies the protected and the original image before they are edited. The suffix of
+    the metrics is the name of the operation. With `defences`, the name of a defence is the first suffix of its metrics.
     `test/noise_norm` and `test/noise_norm_unprotected` are the norms of the predicted noise in the first step of the
     editor, for the protected and the original image.
 

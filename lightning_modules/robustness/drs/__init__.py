@@ -11,8 +11,8 @@ R:
 
     R = sigma / sqrt(2) (Phi^-1(p^l) + Phi^-1(p^r)).
 
-R can exceed the radius of a single vote by a factor of up to sqrt(2). Each classifier is trained like a base classifier
-of randomised smoothing: with Gaussian noise, or with consistency regularisation.
+R can be up to sqrt(2) times as large as the radius that a single vote gives. Each classifier is trained like a base
+classifier of randomised smoothing: with Gaussian noise, or with consistency regularisation.
 
 The authors' code reports larger radii than this theorem guarantees. `radius.py` also contains their formulas.
 

@@ -14,8 +14,8 @@ is not divided by the standard deviation of the input normalisation, unlike in t
 The name of a score states on which data the logistic regression and epsilon are tuned:
 
 * `tuned_on_target`: on the first `num_validation` images of the test set and of the out-of-distribution set. The
-  weights are fitted on one half of these images, and epsilon is chosen by TNR at 95 % TPR on the other half. For an
-  attack, a tenth of the test images is used instead, and epsilon is chosen by AUROC.
+  weights are fitted on one half of these images, and epsilon is chosen by TNR at 95 % TPR on the other half. For
+  adversarial inputs, a tenth of the test images is used instead, and epsilon is chosen by AUROC.
 * `tuned_on_attack`: on the same test images and on adversarial copies of them, computed by the first attack in
   `attacks`. No out-of-distribution images are used.
 * `mean`: no tuning. With epsilon 0, the score of each layer is standardised by the rank of its covariance, and the

@@ -52,8 +52,9 @@ def area_over_bias(scores: Tensor, label: Tensor, num_base_classes: int) -> Tens
     class is classified correctly if its class has the best score among the base classes, and if b is below the margin.
     An image of a new class is classified correctly if its class has the best score among the new classes, and if b is
     above the margin. Consider all pairs of one image of a base class and one image of a new class. The area is the
-    fraction of pairs in which the class of each image has the best score in its group, and the margin of the first
-    image exceeds that of the second. Equal margins count as one half.
+    fraction of these pairs that satisfy two conditions: the class of each image has the best score in its group, and
+    the margin of the image of the base class exceeds the margin of the image of the new class. A pair with equal
+    margins counts as one half.
 
     Args:
         scores: scores of the classes, `[N, C]`; a higher score means a more likely class.

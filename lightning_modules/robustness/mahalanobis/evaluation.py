@@ -38,7 +38,7 @@ class Scorer:
 
     Args:
         network: network that maps images to logits.
-        layers: L layers of the network, by name.
+        layers: dict from names to the L layers of the network.
         whitened: Gaussians of each layer, in whitened coordinates.
         epsilons: step sizes of the input pre-processing, in pixel units.
         odin: whether to compute the confidence of ODIN too.

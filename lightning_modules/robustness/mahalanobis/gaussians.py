@@ -184,7 +184,7 @@ def squared_distances(features: Tensor, whitened: Whitened) -> Tensor:
 def confidence(features: Tensor, whitened: Whitened) -> Tensor:
     """Compute M = max_c -d_c / 2, `[B]`.
 
-    M is at most 0. It is higher for inputs that are more similar to the training data.
+    M is at most 0. A higher M means that the input is more similar to the training data.
     """
     return -0.5 * squared_distances(features, whitened).amin(dim=1)
 

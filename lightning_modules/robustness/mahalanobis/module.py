@@ -43,7 +43,7 @@ class Mahalanobis(StreamsStatistics, ClassifierSteps, MethodModule):
 
     `fit` trains no parameters: it computes the statistics of the classes in one pass over the training images, and
     further epochs have no effect. Use images without augmentation. The network is in evaluation mode. The checkpoint
-    stores the statistics as buffers. The logged `train/cross_entropy` shows whether the network is trained.
+    stores the statistics as buffers. The logged `train/cross_entropy` shows whether the network has been trained.
 
     `test` evaluates the detection. It needs the DataModule `OutOfDistribution`, or, with `attacks`, any DataModule of
     labelled images. For the main score `score` and each set, `test` logs `test/<metric>_<set>` with the metrics
@@ -70,8 +70,8 @@ class Mahalanobis(StreamsStatistics, ClassifierSteps, MethodModule):
         noise_std: standard deviation of the noise in noisy copies, in pixel units: one number, or a dict from attack
             names to numbers. If the noise is larger than the perturbation of an attack, the attack cannot be detected.
         odin: whether to evaluate ODIN with the published grid of 44 settings, which needs 41 forward passes.
-        lid: whether to evaluate the local intrinsic dimension. With D features in total over all layers, this stores 3
-            x 4 D bytes of features for each image in an adversarial set.
+        lid: whether to evaluate the local intrinsic dimension. With D features in total over all layers, the module
+            stores 3 x 4 D bytes of features for each image in an adversarial set.
         clip_noise: whether to clip noisy copies to [0, 1], as in the published code.
         channels_last: names of layers whose outputs have the shape `[B, H, W, d]` instead of `[B, d, H, W]`, as in
             timm's Swin Transformers. For square images, a wrong layout is detected and rejected, unless d = H = W.

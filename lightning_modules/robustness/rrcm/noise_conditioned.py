@@ -1,8 +1,8 @@
 """Noise levels and schedules of pre-training, and a classifier that is conditioned on a single noise level.
 
 A noise trajectory is x_t = x + t e, where images x are in [-1, 1]. Noise of standard deviation sigma on images in [0,
-1] therefore corresponds to the level t = 2 sigma. The N levels, in decreasing order, are those of EDM (Karras et al.,
-2022):
+1] therefore corresponds to the level t = 2 sigma. The N levels, in decreasing order, are the noise levels of EDM
+(Karras et al., 2022):
 
     t_i = (80^{1/7} + i / (N - 1) (0.002^{1/7} - 80^{1/7}))^7,   i = 0 ... N - 1.
 

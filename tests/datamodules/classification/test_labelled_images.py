@@ -149,7 +149,7 @@ def test_each_image_of_an_epoch_is_augmented_three_times_in_a_batch_on_any_ranks
         for rank, part in enumerate(parts):
             assert torch.equal(whole["index"][rank::2], part["index"])
             assert torch.equal(whole["image"][rank::2], part["image"].float() / 255)
-    with pytest.raises(ValueError, match="repeats must be 1 with shards or batches_per_epoch, got 3"):
+    with pytest.raises(ValueError, match="repeats must be 1 if shards or batches_per_epoch is set, got 3"):
         patterns(repeats=3, batches_per_epoch=2)
 
 

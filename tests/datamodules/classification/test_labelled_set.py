@@ -88,7 +88,7 @@ def test_a_run_does_not_go_on_with_other_labels(tmp_path: Path, rank: int) -> No
     longer = (tmp_path / "labels.csv").read_text() + "40,0,training\n"
     assert (tmp_path / "labels.csv").read_bytes() == written
     (tmp_path / "labels.csv").write_text(longer)
-    with pytest.raises(ValueError, match=rf"labels.csv has 41 labels, but the labels in {table} are 40"):
+    with pytest.raises(ValueError, match=rf"labels.csv and the labels in {table} differ in length, 41 and 40"):
         resumed().setup("fit")
 
 

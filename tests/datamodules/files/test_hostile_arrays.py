@@ -245,7 +245,7 @@ def test_a_mat_file_made_by_hand_is_one_sentence(elements: bytes, tmp_path: Path
 def test_a_label_of_svhn_that_is_no_class_is_named(label: float, tmp_path: Path) -> None:
     given = np.array([[1.0], [10.0], [label], [3.0]])
     savemat(tmp_path / "test_32x32.mat", {"X": np.zeros((32, 32, 3, 4), np.uint8), "y": given})
-    with pytest.raises(ValueError, match=r"test_32x32\.mat has the label .* at 2.*1 \.\.\. 10"):
+    with pytest.raises(ValueError, match=r"test_32x32\.mat has the label .* at position 2.*1 \.\.\. 10"):
         SVHN(str(tmp_path)).test()
 
 
@@ -268,5 +268,5 @@ IMAGES = np.zeros((3, 28, 28), np.uint8)
 @pytest.mark.parametrize("label", [9, -1, np.nan, 0.5])
 def test_a_label_of_medmnist_that_is_no_class_is_named(label: float, tmp_path: Path) -> None:
     np.savez(tmp_path / "set.npz", test_images=IMAGES, test_labels=np.array([[0], [label], [1]]))
-    with pytest.raises(ValueError, match=r"set\.npz has the label .* at 1.*0 \.\.\. 1"):
+    with pytest.raises(ValueError, match=r"set\.npz has the label .* at position 1.*0 \.\.\. 1"):
         MedMNIST("set", 2, str(tmp_path)).test()

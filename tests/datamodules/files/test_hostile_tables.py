@@ -109,8 +109,8 @@ HOSTILE: list[tuple[Reader, str, str, str]] = [
     (numbers, "table.csv", "a,b\n1,1e400\n", "column b of .*table.csv (lacks a value in row 1|contains text)"),
     (unnamed, "data.txt", f"1 {'9' * 400}\n", "column 1 of .*data.txt"),
     (ratings, "u.data", f"{2**64}\t1\t5\t0\n", "u.data has the user|users of type"),
-    (ratings, "u.data", "1.5\t1\t5\t0\n", "u.data has the user 1.5 at 0"),
-    (ratings, "u.data", "-1\t1\t5\t0\n", "u.data has the user -1 at 0"),
+    (ratings, "u.data", "1.5\t1\t5\t0\n", "u.data has the user 1.5 at position 0"),
+    (ratings, "u.data", "-1\t1\t5\t0\n", "u.data has the user -1 at position 0"),
     (ratings, "u.data", "1\n2\n", "u.data is not a readable table"),
     (ratings, "ratings.csv", "user\n1\n", "ratings.csv is not a readable table"),
     (prompts, "a.csv", f"caption\n{'x' * 200_000}\n", "a.csv cannot be read as a table of texts: field larger"),
@@ -138,7 +138,7 @@ HOSTILE: list[tuple[Reader, str, str, str]] = [
     (own_camera, "camera.yaml", "a: [", "camera.yaml is not a camera file"),
     (own_camera, "camera.yaml", DEEP, "camera.yaml is not a camera file"),
     (clothing, "noisy_label_kv.txt", f"images/a.jpg {10**30}", "noisy_label_kv.txt has"),
-    (clothing, "noisy_label_kv.txt", "images/a.jpg 14", "noisy_label_kv.txt has the label 14 at 0"),
+    (clothing, "noisy_label_kv.txt", "images/a.jpg 14", "noisy_label_kv.txt has the label 14 at position 0"),
     (scores, "scores.jsonl", SCORES % "NaN", "scores.jsonl, line 1 lacks a score"),
     (scores, "scores.jsonl", SCORES % "1e999", "scores.jsonl, line 1 lacks a score"),
     (scores, "scores.jsonl", SCORES % ("1" + "0" * 400), "scores.jsonl, line 1 lacks a score"),
@@ -146,7 +146,7 @@ HOSTILE: list[tuple[Reader, str, str, str]] = [
     (reports, "label_report.csv", "row,in_sample\n0,0\n", "label_report.csv is not a label report: it lacks the"),
     (reports, "label_report.csv", f"{REPORT}{2**63},0,0,0.5,0{PROPOSED}", "label_report.csv has"),
     (reports, "label_report.csv", f"{REPORT}0,0,0,cat,0{PROPOSED}", "column score of .*label_report.csv contains text"),
-    (reports, "label_report.csv", f"{REPORT}0,inf,0,0.5,0{PROPOSED}", "label_report.csv has the given inf at 0"),
+    (reports, "label_report.csv", f"{REPORT}0,inf,0,0.5,0{PROPOSED}", "csv has the given inf at position 0"),
     (reports, "label_report.csv", "", "label_report.csv is not a readable table"),
     *(
         (curves, "log.tsv", f"{LOG}1\t1\t1\t{radius}\n", "line 3 of .*log.tsv is damaged")
@@ -178,7 +178,7 @@ def test_columns_of_a_uci_table_are_whole_numbers(tmp_path: Path) -> None:
     folder = tmp_path / "uci" / "mine"
     folder.mkdir(parents=True)
     (folder / "index_features.txt").write_text("0\n1.5\n")
-    with pytest.raises(ValueError, match=r"index_features\.txt has the column 1\.5 at 1"):
+    with pytest.raises(ValueError, match=r"index_features\.txt has the column 1\.5 at position 1"):
         assert UCI("mine", str(tmp_path)).row_shapes
 
 

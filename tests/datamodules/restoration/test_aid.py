@@ -43,7 +43,7 @@ def test_centres_of_the_listed_images_are_read_and_what_is_missing_or_small_is_n
     with pytest.raises(FileNotFoundError, match=r"AID: .*port_3.jpg does not exist, and 1 of 2 images are missing"):
         AID(str(tmp_path)).images("test")
     write(folder, "port_3.jpg", 500, 600)
-    with pytest.raises(ValueError, match=r"port_3.jpg has 500 x 600 pixels; AID's have 600 x 600"):
+    with pytest.raises(ValueError, match=r"port_3.jpg has 500 x 600 pixels; images of AID have 600 x 600"):
         AID(str(tmp_path)).images("validation")
 
 

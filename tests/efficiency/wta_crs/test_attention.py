@@ -74,5 +74,5 @@ def test_dropout_of_weights_is_what_the_caller_gives() -> None:
 
 def test_modules_that_are_no_attention_are_named() -> None:
     network, _ = with_sampled_attention(vit(), ".mlp", 0.5)
-    with pytest.raises(ValueError, match=r"attention: blocks.0.mlp \(scores\) multiplies 0 pairs of heads"):
+    with pytest.raises(ValueError, match=r"attention: blocks.0.mlp \(scores\) multiplies 0 pairs of tensors"):
         logits(network)

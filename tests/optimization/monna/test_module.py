@@ -230,7 +230,7 @@ def arguments(**more: Any) -> dict[str, Any]:
         ({"byzantine": 5, "rule": Average()}, "at most 4, the number that Average tolerates"),
         ({"byzantine": -1}, "byzantine must be at least 0, got -1"),
         ({"nodes": 0}, "nodes must be at least 1, got 0"),
-        ({"attack": None}, "attack must be given if and only if there are Byzantine nodes, and byzantine is 2"),
+        ({"attack": None}, "attack must be set if byzantine is above 0, and left out if byzantine is 0, got byzantine 2"),
         ({"byzantine": 0}, "if and only if there are Byzantine nodes, and byzantine is 0"),
         ({"momentum": 1.0}, "momentum must be in"),
         ({"target_accuracy": 90}, "target_accuracy must be in"),

@@ -206,7 +206,7 @@ def test_a_gradient_beyond_the_bound_ends_the_run_with_its_round() -> None:
         played(Given(columns, dict(rows.truth)), 10)
     with pytest.raises(ValueError, match="network must have the stream's 5 trained parameters, got 6"):
         played(LinearLosses(rounds=30), network=nn.Linear(5, 1))
-    with pytest.raises(TypeError, match="optimizer must be one of optimistic_omd, got SGD"):
+    with pytest.raises(TypeError, match="optimizer must be an OnlineOptimizer of optimistic_omd, got SGD"):
         played(LinearLosses(rounds=30), optimizer=partial(torch.optim.SGD, lr=0.1))
 
 

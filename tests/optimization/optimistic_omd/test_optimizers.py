@@ -295,7 +295,7 @@ def test_what_is_out_of_range_is_named(kind: Any, options: dict[str, Any], messa
     with pytest.raises(ValueError, match=message):
         learner(kind, **options)
     groups = [{"params": [nn.Parameter(torch.zeros(2))]}, {"params": [nn.Parameter(torch.zeros(2))]}]
-    with pytest.raises(ValueError, match="takes all parameters as one point, got 2 groups"):
+    with pytest.raises(ValueError, match="needs all parameters in a single group, got 2 groups"):
         OnlineGradientDescent(groups, D=1.0, G=1.0)
 
 
