@@ -7,7 +7,7 @@ A row of docs/abstracts.csv is one claim that a sentence of an abstract makes, i
     claim     what the sentence claims
     where     class paths and configurations of this repository, separated by `; `; empty if there are none
     evidence  a key of `KINDS`
-    reference names, files or commands that give the evidence, see `KINDS`; separated by `; `
+    reference names, files or commands with the evidence, separated by `; `; see `KINDS`
 
 The page takes verdicts and numbers from docs/claims.csv, and ratios from docs/benchmarks.md.
 """
@@ -192,5 +192,5 @@ def _file(path: str, row: Row) -> str:
 
 
 def _label(path: str, row: Row) -> str:
-    """Return the link label of a configuration: its path, without its folder if that is the folder of the paper."""
+    """Return the link label of a configuration: its path, or only its name if it is in the folder of the paper."""
     return path.removeprefix("configs/").removeprefix(f"{row['paper']}/").removesuffix(".yaml")

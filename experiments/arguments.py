@@ -84,7 +84,7 @@ def are_seeds(value: object) -> bool:
 
 
 def finite(value: object) -> float | None:
-    """Convert a YAML value, which may be a string such as `1e-3`, to a number, or None if it is not a finite number."""
+    """Convert a YAML value (or a string such as `1e-3`) to a number. Return None if it is not a finite number."""
     with contextlib.suppress(TypeError, ValueError):
         number = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
         return number if math.isfinite(number) else None

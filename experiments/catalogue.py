@@ -64,7 +64,7 @@ class Method:
         field: name of the folder in lightning_modules that contains the method.
         module: dotted module name of the method's file.
         class_path: class path that configurations use.
-        docstring: docstring of the class, its file or its folder that cites the paper.
+        docstring: docstring that cites the paper, which is that of the class, its file or its folder.
         paper: citation of the paper.
         configs: configurations of the method.
     """
@@ -84,7 +84,7 @@ class Method:
 
     @property
     def names(self) -> set[str]:
-        """Lower-case names by which the command line finds the method."""
+        """Lower-case names by which the method can be selected on the command line."""
         demos = (config.path.parent.name for config in self.configs if config.path.stem == "demo")
         return {self.name.lower(), self.folder, *demos}
 
@@ -157,7 +157,7 @@ def find_methods(project: Path = PROJECT) -> list[Method]:
 
 
 def _class_paths(module: str, name: str) -> list[str]:
-    """List the class paths that a configuration may use for a class: through its file or a package above the file."""
+    """List the class paths of a class: through its file, and through the packages that contain the file."""
     parts = module.split(".")
     return [".".join([*parts[:length], name]) for length in range(len(parts), 1, -1)]
 

@@ -59,11 +59,11 @@ class Verdict:
 
     Args:
         verdict: `holds`, `does not hold`, `not claimed` or `did not run`.
-        reason: both conditions with their numbers, or a statement of what is missing.
+        reason: mean difference, margin and p-value as a text, or a statement of what is missing.
         method: metric of the method over seeds. None if the claim did not run.
         baseline: metric of the baseline over seeds. None if the claim did not run.
         best_epoch: metric of the baseline at its best epoch, if its runs report this metric.
-        difference: difference method minus baseline for the same seed, over seeds. None if the claim did not run.
+        difference: method minus baseline for the same seed, over seeds. None if the claim did not run.
         p: p-value of the one-sided paired t-test. NaN if the claim did not run.
     """
 
@@ -130,9 +130,9 @@ def _claim(entry: object, path: Path, where: str) -> Claim:
 
 
 def judge(claim: Claim, method: Sequence[float], baseline: Sequence[float]) -> tuple[str, str, Summary, float]:
-    """Decide whether both conditions of a claim hold.
+    """Decide whether a claim holds: the mean difference reaches the margin, and the p-value is below `SIGNIFICANCE`.
 
-    A difference that equals the margin up to rounding errors satisfies the condition.
+    A difference that equals the margin up to rounding errors also reaches the margin.
 
     Args:
         claim: claim to decide.

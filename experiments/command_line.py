@@ -1,4 +1,4 @@
-"""The commands `fit`, `validate`, `test` and `predict`: LightningCLI with run directories, resuming, short errors."""
+"""The commands `fit`, `validate`, `test`, `predict`: LightningCLI with run directories, resuming and short errors."""
 
 import contextlib
 import logging
@@ -117,7 +117,7 @@ class SaveConfig(SaveConfigCallback):
         write_text(path, text if own else self._text(str(begins)))
 
     def _text(self, begins_from: str | None = None) -> str:
-        """Dump the configuration; `begins_from` is the checkpoint of a different run from which this run starts."""
+        """Dump the configuration; `begins_from` is the checkpoint (of a different run) that this run starts from."""
         config = self.config.clone()
         for key in CALL_ONLY:
             config.pop(key, None)
@@ -215,7 +215,7 @@ class CommandLine(LightningCLI):
             if subcommand != "fit" or not self.measured:
                 raise
             if self.trainer.is_global_zero:
-                print(*final_metrics(self.measured), f"Ended early, as {error}", sep="\n")
+                print(*final_metrics(self.measured), f"Ended early because {error}", sep="\n")
                 if self.config.fit.test_after_fit:
                     write_test_metrics(self.run_directory, self.measured)
 
@@ -241,7 +241,7 @@ class CommandLine(LightningCLI):
             "--compile",
             type=bool | str,
             default=False,
-            help="Compile model.network in fit: true for inductor, or a torch.compile backend.",
+            help="Compile model.network in fit: true for inductor, or the name of a torch.compile backend.",
         )
         if self.requested == "fit":
             parser.add_argument(
@@ -255,7 +255,7 @@ class CommandLine(LightningCLI):
         super()._set_seed()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "CommandLine":
-        """Return self: optimizer factories refer to this object, and copied modules do not need trainer and data."""
+        """Return self: optimizer factories refer to this object, and a copied module does not need trainer and data."""
         return self
 
     def __reduce__(self) -> Any:
@@ -290,8 +290,8 @@ class CommandLine(LightningCLI):
         if self.requested == "predict":
             config.return_predictions = False  # predictions are written to disk batch by batch
         config.weights_only = True  # never unpickle code, whatever a configuration sets
-        # This is for modules that save hyperparameters. Lightning's dump would validate all values again, which is
-        # slower.
+        # The dump is for modules that save hyperparameters. Lightning's own dump would validate all values again, which
+        # is slower.
         dumped = self.parser.dump(self.config, skip_link_targets=False, skip_none=False, skip_validation=True)
         self.config_dump = load_yaml(dumped)[self.requested]
 
@@ -362,7 +362,8 @@ class CommandLine(LightningCLI):
         return trainer
 
     def after_instantiate_classes(self) -> None:
-        # Lightning converts the module after loading a checkpoint, which would round float64 weights to float32.
+        # Convert the module here. Lightning converts it after loading a checkpoint, which would round float64 to
+        # float32.
         self.model = self.trainer.precision_plugin.convert_module(self.model)
 
     def before_fit(self) -> None:
@@ -436,7 +437,7 @@ class CommandLine(LightningCLI):
         self._say_where()
 
     def _choose_checkpoint(self) -> None:
-        """Choose the checkpoint to load; for a run directory, it is the one that the run configures.
+        """Choose the checkpoint to load. For a run directory, use the one that the run's configuration selects.
 
         Raises:
             ValueError: if no checkpoint is given and the module has trainable weights but no pre-trained weights.
@@ -513,7 +514,7 @@ WHERE_AND_HOW_FAST = ("_dir", ".num_workers", "_batch_size")
 def differing(saved: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Find changed settings of model, data and seed, which a resumed run must keep.
 
-    Keys that the saved configuration lacks belong to newer arguments. They are ignored.
+    Keys that are missing in the saved configuration belong to newer arguments. They are ignored.
 
     Returns:
         The saved and the current value of each changed key, such as `data.init_args.batch_size`.
@@ -552,7 +553,7 @@ class Samples(Protocol):
 
 
 def _instead_of_prediction(model: LightningModule) -> str:
-    """Return an error message for a module without `predict_step`, which says what the module offers instead."""
+    """Return an error message for a module without `predict_step`. It says what the module offers instead."""
     can = []
     if isinstance(model, Samples):
         can.append(
@@ -627,7 +628,8 @@ def run(args: list[str]) -> int:
     finally:
         if line is not None and hasattr(line, "held"):
             line.held.close()
-        # At interpreter exit, threads of the process group can outlive their resources and abort the process.
+        # Otherwise, threads of the process group can outlive their resources at interpreter exit, and abort the
+        # process.
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
     return 0

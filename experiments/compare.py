@@ -1,4 +1,4 @@
-"""Compare several configurations over several seeds, in tables and figures and by fitted exponents."""
+"""Compare several configurations over several seeds, by tables, figures and fitted exponents."""
 
 import hashlib
 import math
@@ -57,8 +57,8 @@ def plan(experiments: Sequence[Experiment], seeds: Sequence[int], output: Path) 
 def collect(runs: Sequence[Run], metrics: Iterable[str] = ()) -> list[Result]:
     """Collect the metrics of finished runs, sorted by config and metric.
 
-    A diverged run has the value NaN for each metric of the other runs of its config. If all runs of its config
-    diverged, the run has the value NaN for each metric of any run.
+    For a diverged run, every metric that another run of its config has is NaN. If all runs of its config diverged,
+    every metric that any run has is NaN.
 
     Args:
         runs: all runs, including unfinished runs.
@@ -104,7 +104,7 @@ def provenance(runs: Sequence[Run]) -> str:
 
 
 def write(runs: Sequence[Run], output: Path, metrics: Sequence[str] = (), fit: Sequence[str] = ()) -> list[Path]:
-    """Write tables and figures of the finished runs; runs.csv and summary.csv always contain all metrics.
+    """Write tables and figures of the finished runs. The tables runs.csv and summary.csv always contain all metrics.
 
     Args:
         runs: all runs, including unfinished runs.

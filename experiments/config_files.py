@@ -36,13 +36,13 @@ MOVED = {
 RENAMED_KEYS = {"checkpoint.tested": "checkpoint.test_checkpoint"}
 """Map from keys of version 0.1 to keys of version 0.2."""
 BASE_LINE = re.compile(r"^base:[^\n]*$", re.MULTILINE)
-# libyaml is several times as fast as the loader and dumper in Python
+# libyaml is several times as fast as PyYAML's loader and dumper in Python
 LOADER = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
 DUMPER = yaml.CSafeDumper if yaml.__with_libyaml__ else yaml.SafeDumper
 
 
 class Dumper(DUMPER):  # type: ignore[valid-type, misc]
-    """Dumper of plain values and of enumerations, which defaults contain."""
+    """Dumper of plain values and enumerations. Default values may be enumerations."""
 
 
 Dumper.add_multi_representer(Enum, lambda dumper, value: dumper.represent_data(value.value))

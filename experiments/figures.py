@@ -23,9 +23,9 @@ TITLES = {
 
 
 def draw_comparison(results: Sequence[Result], path: Path, words: Mapping[str, str] = NAMES) -> None:
-    """Draw one panel per metric, with a dot for each seed and with mean ± std.
+    """Draw one panel per metric, with a dot for each seed, and with mean ± std over seeds.
 
-    The panel of a metric also shows its values at the best epoch, as rings.
+    The panel of a metric also shows the metric's values at the best epoch, as rings.
 
     Args:
         results: results of all runs.

@@ -47,7 +47,7 @@ def take_given_checkpoint_alone(trainer: Any) -> None:
 
 
 def synchronises_layers(strategy: Any) -> bool:
-    """Return whether `sync_batchnorm` is enabled, which only the strategy stores."""
+    """Return whether `sync_batchnorm` is enabled. Only the strategy stores this setting."""
     return getattr(strategy, "_layer_sync", None) is not None
 
 
@@ -101,14 +101,14 @@ def subcommand_parser(line: Any, subcommand: str) -> Any:
 
 
 def typed_arguments(parser: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the name and type of each argument of a parser, for which there is no public function."""
+    """Yield the name and type of each argument of a parser. There is no public function for this."""
     for action in parser._actions:
         if hasattr(action, "_typehint"):
             yield action.dest, action._typehint
 
 
 def import_verdicts() -> Any:
-    """Return the setting of allowed imports. jsonargparse has only a public setter (`set_parsing_settings`)."""
+    """Return jsonargparse's setting of allowed imports, for which only a setter is public (`set_parsing_settings`)."""
     return parsing_settings["import_path_verdicts"]
 
 

@@ -68,8 +68,8 @@ def load_line(
         run, weights = str(directory), None
         if is_address := run.startswith(SCHEME):
             snapshot = download_run(run)
-            # The files in the cache are links, which are not allowed in a run directory, and the cache must not be
-            # modified.
+            # Copy config.yaml, because files in the cache are links, which a run directory must not contain, and the
+            # cache must not be modified.
             run, weights = stack.enter_context(TemporaryDirectory()), snapshot / WEIGHTS
             shutil.copyfile(snapshot / "config.yaml", Path(run, "config.yaml"))
         try:

@@ -7,7 +7,7 @@ from experiments.results import Summary, in_order
 from experiments.run_request import Experiment
 
 MOST_COLUMNS = 8
-"""Maximum number of settings that are columns in a terminal."""
+"""Maximum number of settings that are shown as columns in a terminal."""
 Places = Mapping[str, tuple[str, str]]
 """Row and column of each experiment, by the title of the experiment."""
 

@@ -49,7 +49,7 @@ KEY_LINE = re.compile(rf"# ({'|'.join((*KEYS, 'needs'))}): (.+)")
 LOG = " (log scale)"
 STYLES = ("-", ":", "--", "-.")
 FEW = 9
-"""Number of points from which on a line is drawn without markers."""
+"""Smallest number of points for which a line is drawn without markers."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Picture:
 
     @property
     def command(self) -> str:
-        """The command whose run writes `source`."""
+        """Command that writes the file `source`."""
         if self.compared[:1] == ("test",):
             others, more = _split(self.compared[1:])
             tests = ([f"python train.py test --config {each}", *more] for each in (self.config, *others))
@@ -202,7 +202,7 @@ def _draw(picture: Picture, arguments: Sequence[str], output: Path) -> Path:
 
 
 def _put_together(files: Mapping[str, Sequence[Path]], picture: Picture, path: Path) -> Path:
-    """Arrange the figures of each run's first seed, with names, below each other, or side by side if tall."""
+    """Arrange the runs' figures (first seed), with names, one below another, or side by side if figures are tall."""
     from matplotlib.font_manager import findfont
     from PIL import Image, ImageDraw, ImageFont, ImageOps
 
@@ -317,7 +317,7 @@ def _existing(file: Path, picture: Picture) -> Path:
 
 
 def _by_level(file: Path, picture: Picture) -> "pd.DataFrame":
-    """Return a table of the test metrics whose names end in a number (the level), by this number."""
+    """Return a table of the test metrics whose names end in a number (the level), with one row per level."""
     import pandas as pd
 
     found: dict[float, dict[str, float]] = {}

@@ -1,4 +1,4 @@
-"""Compare published numbers with our results: read files with published numbers, plan runs, and compute verdicts.
+"""Compare our results with published numbers: read files with published numbers, plan runs, and compute verdicts.
 
 `train.py reproduce` runs the experiments in such files. The results are recorded in docs/reproduced.csv.
 """
@@ -51,7 +51,7 @@ class Published:
         metric: metric of our runs, such as `test/accuracy`.
         published: number in the paper.
         uncertainty: standard deviation of the paper's number, or reading error of a number that was read from a figure.
-        direction: `higher` or `lower` if such values are better, or `equal` if neither is better.
+        direction: `higher` if higher values are better, `lower` if lower values are better, and otherwise `equal`.
         margin: how much worse than the paper's number our mean may be. For `equal`, it is how much our mean may differ
             from this number.
     """

@@ -182,19 +182,19 @@ def without_repetition(summaries: Sequence[Summary]) -> list[Summary]:
 
 
 def in_order(metrics: Iterable[str]) -> list[str]:
-    """List unique metrics in order; a metric at the best epoch directly follows that of the tested checkpoint."""
+    """List unique metrics in order, each directly followed by the same metric at the best epoch."""
     names = dict.fromkeys(metrics)
     tested = list(dict.fromkeys(beside(name)[0] for name in names))
     return sorted(names, key=lambda name: (tested.index(beside(name)[0]), beside(name)[1]))
 
 
 def beside(metric: str) -> tuple[str, bool]:
-    """Return a sort key that places a metric at the best epoch directly after that of the tested checkpoint."""
+    """Return a sort key that puts a metric at the best epoch after the same metric of the tested checkpoint."""
     return metric.removeprefix(BEST_EPOCH), metric.startswith(BEST_EPOCH)
 
 
 def repeated(metric: str, values: Mapping[str, float]) -> bool:
-    """Return whether the value of a metric at the best epoch equals that of the tested checkpoint."""
+    """Return whether a metric at the best epoch has the same value as this metric of the tested checkpoint."""
     name, of_best_epoch = beside(metric)
     return of_best_epoch and values.get(name) == values[metric]
 

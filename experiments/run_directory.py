@@ -268,7 +268,7 @@ def check_checkpoint(path: Path, model: LightningModule) -> None:
     own, saved = model.state_dict(), checkpoint["state_dict"]
     problems = [f"{key} is missing" for key in own if key not in saved]
     every = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
-    known = own.keys() | every.keys()  # a model leaves frozen tensors out of its state dict, and Pretraining saves them
+    known = own.keys() | every.keys()  # a state dict may lack frozen tensors, which Pretraining saves
     problems += [f"{key} is not part of the model" for key in saved if key not in known]
     problems += [
         f"{key} is {list(saved[key].shape)} and should be {list(own[key].shape)}"

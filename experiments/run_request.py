@@ -1,4 +1,4 @@
-"""Requests of runs: config, overrides and seed, which identify a run and are saved as `request.json` in its directory.
+"""Requests of runs. A request (config, overrides, seed) identifies a run and is saved in its `request.json`.
 
 Each run has a separate directory, `<output>/<config name>/seed_<seed>`. The last file that a run writes is
 `test_metrics.csv`, so a run has finished if this file exists. A directory is never used for a run with a different

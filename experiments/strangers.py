@@ -26,7 +26,7 @@ from experiments.config_files import mapping_of
 from experiments.lightning_internals import import_verdicts, set_import_verdicts
 
 OURS = ("lightning_modules", "datamodules", "callbacks")
-ALLOWED = {  # parts of other packages whose classes do not unpickle, evaluate text or write files
+ALLOWED = {  # parts of other packages whose classes neither unpickle, nor evaluate text, nor write files
     "torch": ("nn", "optim", "_C._nn", "distributed.fsdp.wrap"),
     "torchvision": ("models", "ops", "transforms"),
     "timm": ("layers", "optim", "scheduler"),
@@ -45,7 +45,7 @@ REFUSED = (  # exceptions in ALLOWED, which load arbitrary files or call arbitra
 ADDRESS = re.compile(r"://|^\s*\w+::")
 FOLDERS = ("dirpath", "dir_path", "save_dir", "root_dir", "default_root_dir", "log_dir", "dir", "exclude_batches_path")
 NAMES = ("filename", "name", "version", "sub_dir")
-"""Arguments of Lightning's callbacks, loggers and profilers that contain output folders or file names."""
+"""Arguments of Lightning's callbacks, loggers and profilers that set output folders or file names."""
 
 
 def settings_of_run(directory: Path, leaves_out: Iterable[str], arguments: list[str]) -> dict[str, Any]:

@@ -48,7 +48,7 @@ class Throughput(Callback):
     ) -> None:
         size = batch.get("global_batch_size", 0) if isinstance(batch, Mapping) else 0
         self.samples += size if isinstance(size, int) else 0
-        if not self._logged:  # starts after the first batch, which includes compilation
+        if not self._logged:  # measuring starts after the first batch, which includes compilation
             self._logged.append(self._now())
             self._shown.append(self._now())
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
@@ -58,7 +58,7 @@ class Throughput(Callback):
             self._log(trainer)
 
     def recent_rate(self) -> float | None:
-        """Return the samples per second over the last calls, or None if the sizes of batches are unknown."""
+        """Return the samples per second since a recent call, or None if the sizes of batches are unknown."""
         self._shown.append(self._now())
         return rate(self._shown)
 

@@ -9,7 +9,7 @@ from experiments.config_files import mapping_of, with_base
 
 
 def whole(path: Path) -> dict[str, Any]:
-    """Read a configuration, merged with its base, as nested keys."""
+    """Read a configuration, merged with its base, as nested dictionaries."""
     settings: dict[str, Any] = {}
     for file in with_base(path):
         merge(settings, mapping_of(file))
@@ -22,7 +22,7 @@ def merge(settings: dict[str, Any], changes: dict[str, Any]) -> None:
     for key, value in nested(changes).items():
         old = settings.get(key)
         if isinstance(old, str) and isinstance(value, dict):
-            old = settings[key] = {"class_path": old}  # only a class path
+            old = settings[key] = {"class_path": old}  # given as a class path only
         if not isinstance(old, dict) or not isinstance(value, dict):
             settings[key] = value
             continue

@@ -44,8 +44,8 @@ from tests.tiny_pipelines import (
 )
 from tests.two_processes import Process, TwoProcesses, start_two
 
-# Lightning's messages reach `caplog` only if the root logger has a handler before Lightning is imported, which depends
-# on the version of pytest.
+# Lightning's messages reach `caplog` only if the root logger has a handler before Lightning is imported, and whether it
+# has one depends on the version of pytest.
 logging.getLogger("lightning.pytorch").propagate = True
 
 os.environ["OMP_NUM_THREADS"] = "1"

@@ -66,8 +66,8 @@ def test_restoration_enlarges_fourfold(prior: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "image", "message"),
     [
-        ("inpainting", photograph(SIZE, 15), "height and width are multiples of 2, but these have 15 x 16 pixels"),
-        ("restoration", photograph(4, 4).convert("L"), "takes images with 3 channels, but these have 1"),
+        ("inpainting", photograph(SIZE, 15), "height and width are multiples of 2, but the data have 15 x 16 pixels"),
+        ("restoration", photograph(4, 4).convert("L"), "needs images with 3 channels, but the data have 1"),
     ],
 )
 def test_photographs_that_do_not_fit_the_prior_are_rejected(

@@ -30,7 +30,8 @@ def count_categories(logits: Tensor, given: Tensor, true: Tensor | None = None) 
 
     Args:
         logits: logits of the classifier, `[B, K]`, or `[B, K, H, W]` for pixels.
-        given: given labels, `[B]` or `[B, H, W]`, int64. Labels outside 0 ... K - 1 and, for pixels, 255 are ignored.
+        given: given labels, `[B]` or `[B, H, W]`, int64. Labels outside 0 ... K - 1 are ignored. For pixels, the label
+            255 is always ignored, too.
         true: true labels, shaped like `given`; None if unknown.
 
     Returns:

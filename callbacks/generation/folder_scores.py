@@ -105,7 +105,7 @@ def listed_images(folder: Path) -> tuple[FolderImages, list[str | None] | None]:
 
 
 def read_table(path: Path) -> tuple[list[str], list[str | None]]:
-    """Read the files and prompts of a table of images.
+    """Read the file names and prompts from a table that lists images.
 
     Raises:
         ValueError: if the table is damaged, lacks a column or names a file outside its folder.

@@ -138,7 +138,9 @@ class ModuleGenerator:
         if not isinstance(module, Generator):
             raise ValueError(f"{self.name} does not generate images: it has no method sample")
         if isinstance(module, TestSetGenerator):
-            raise ValueError(f"{self.name} samples from pairs of its test set, which `predict` writes as files")
+            raise ValueError(
+                f"{self.name} generates images only from pairs of its test set: run `predict`, which writes them to files"
+            )
         self._given = settings.given()
         prompted, improved = isinstance(module, PromptedGenerator), isinstance(module, ImprovedNoise)
         self._prompted = prompted and self.module.takes_prompts

@@ -110,7 +110,7 @@ class EncodedImages(ImageSource):
 
     @abstractmethod
     def sizes(self) -> list[tuple[int, int]]:
-        """Read the height and width of each upright image from the file headers.
+        """Read the height and width of each image from the file headers, after rotation to upright (orientation tag).
 
         Raises:
             UnreadableImage: if a file is missing, or its header is not that of an image. The message names the file.

@@ -201,8 +201,8 @@ class _Plain:
     """Replace the stand-ins in plain containers with arrays.
 
     Args:
-        size: size of the file in bytes, which is also the largest allowed number of values. A file could exceed this
-            number only if its nested lists shared parts at every level.
+        size: size of the file in bytes, which is also the largest allowed number of values. A file can contain more
+            values than bytes only if lists at every level of nesting refer repeatedly to the same inner list.
     """
 
     def __init__(self, size: int) -> None:

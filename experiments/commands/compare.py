@@ -21,9 +21,9 @@ table.png shows lines if one key varies, and heat maps if two keys vary. `--fit 
 
 The output directory contains summary.csv, runs.csv, summary.md, comparison.png and curves.png. The columns of
 summary.csv are config, metric, mean, std, seeds, and the numbers of seeds that diverged or have no finite value. The
-columns of runs.csv are config, metric, seed and value. With several settings, it also contains table.csv and table.png;
-with --fit, exponents.csv and exponents.png; and with --average, average.csv. The directory of a run is
-<config>/seed_<seed>/ or <config>/<key>=<value>/seed_<seed>/.
+columns of runs.csv are config, metric, seed and value. With several settings, the output directory also contains
+table.csv and table.png; with --fit, exponents.csv and exponents.png; and with --average, average.csv. The directory of
+a run is <config>/seed_<seed>/ or <config>/<key>=<value>/seed_<seed>/.
 """
 
 import sys

@@ -9,8 +9,8 @@ and any height and width if the method allows this. For a diffusion model, only 
 the program are compared with those of the model. The formats are:
 
     torch        model.pt2, loaded by torch.export.load; needs only PyTorch
-    onnx         model.onnx; needs the extra onnx
-    safetensors  only weights; timm and diffusers load the weights of their networks, other networks need their code
+    onnx model.onnx; requires the `onnx` extra safetensors only weights; timm and diffusers load the weights of their
+    networks, other networks need their code
 """
 
 from argparse import ArgumentParser, Namespace
@@ -63,7 +63,7 @@ def run(options: Namespace) -> int:
 
 
 def _class_names(data: Any) -> list[str] | None:
-    """Return the class names, or None if they are unknown or the files with the names are not on this machine."""
+    """Return the class names, or None if they are unknown, or if the files with the names are not on this machine."""
     try:
         names = getattr(data, "class_names", None)
     except (OSError, ValueError):

@@ -5,16 +5,16 @@
     python train.py label_report runs/folds
 
 Each label is judged by a network that was not trained on it. The command writes two files to the first directory.
-`label_report.csv` has the same columns as the reports of the runs. Its column `row` identifies the image, whereas
-`index` is the position within a fold. `cleaned_labels.csv` lists `keep`, `relabel` or `drop` for each label. `FromCSV`
-reads both files. To train on `cleaned_labels.csv`:
+`label_report.csv` has the same columns as the reports of the runs. Its column `row` identifies an image, whereas its
+column `index` is the position of the image within a fold. `cleaned_labels.csv` lists `keep`, `relabel` or `drop` for
+each label. `FromCSV` reads both files. To train on `cleaned_labels.csv`:
 
     --data.label_noise "{class_path: datamodules.corruptions.label_noise.FromCSV, init_args: {
         path: runs/folds/cleaned_labels.csv, partial: true, classes: number}}"
 
-`--html` also writes `label_report.html`, a page of thumbnails with given and proposed labels, in which the most
-suspicious labels come first. The page can be opened in any browser, without a network. For a single run that has a
-report, the command writes only this page:
+`--html` also writes `label_report.html`, a page of thumbnails with the labels of the dataset and the proposed labels,
+with the most suspicious labels first. The page can be opened in any browser, without a network. For a single run that
+has a report, the command writes only this page:
 
     python train.py label_report runs/labels --html
 

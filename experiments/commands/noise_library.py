@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CONTRAST = 6
-"""Factor by which differences from the mean are multiplied in the contrast-enhanced frames."""
+"""Factor by which a contrast-enhanced frame multiplies differences from the mean."""
 SHOWN = 24
 """Number of sequences on the contact sheet."""
 

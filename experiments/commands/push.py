@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("run", type=Path, help="run directory")
     parser.add_argument("repo_id", nargs="?", help="OWNER/NAME on the Hub, which is created if it does not exist")
-    parser.add_argument("--output", type=Path, help="write to this new folder, and upload nothing without OWNER/NAME")
+    parser.add_argument("--output", type=Path, help="write to this new folder; without OWNER/NAME, nothing is uploaded")
     parser.add_argument("--private", action="store_true", help="create a private repository")
     parser.add_argument("--revision", help="existing branch to upload to; default: main")
     parser.add_argument("--checkpoint", choices=("best", "last"), help="default: the run's checkpoint.test_checkpoint")
@@ -82,7 +82,7 @@ def _write(options: Namespace, folder: Path) -> None:
 
 
 def _merged(options: Namespace, folder: Path, pushed: "Pushed") -> "Pushed":
-    """Replace the pipeline with one in which the adapters are merged into the weights."""
+    """Replace the pipeline with a pipeline in which the adapters are merged into the weights."""
     import shutil
 
     from experiments.hub.pushed_folder import ADAPTERS, merged_network, remove_paths, with_pipeline

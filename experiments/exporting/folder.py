@@ -69,8 +69,8 @@ def write_folder(
         chosen: format, `torch`, `onnx` or `safetensors`.
         run: run directory.
         module: model of the run.
-        exported: the `lightning_modules.interfaces.Exported` of the model. The context manager that loads its weights
-            must be active.
+        exported: the `lightning_modules.interfaces.Exported` of the model. Its context manager, which loads the weights
+            to be exported, must be active.
         traced: traced function of the model.
         class_names: names of the classes, if known.
         state: see `write_weights`.
@@ -174,7 +174,7 @@ def _shape(dimensions: str, traced: Traced) -> list[str | int]:
 
 
 def example(chosen: str, load: str, exported: Any, config: Mapping[str, Any], sizes: Mapping[str, int]) -> str:
-    """Return Python code that uses an export and is run in the folder of the export."""
+    """Return example code that uses an export. It must be run in the folder of the export."""
     if chosen == "safetensors":
         return load
     given = {}

@@ -1,4 +1,4 @@
-"""Trace an exported function to a graph that does not need this project, and check that their outputs agree."""
+"""Trace an exported function to a graph that does not need this project, and check that both have equal outputs."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ from torch.export import Dim, ExportedProgram
 TOLERANCE = 1e-5
 """Maximum difference between the outputs of function and export, relative to the largest output if that is above 1."""
 MULTIPLES = (1, 2, 4, 8, 16, 32, 64)
-"""Numbers by which height and width may have to be divisible, in the order in which they are tried."""
+"""Candidates for the number by which height and width must be divisible, in the order in which they are tried."""
 SMALLEST = 16
 """Smallest dynamic height and width if the multiple is 1, so that a few pooling layers leave more than one pixel.
 
@@ -77,17 +77,18 @@ def difference(found: Tensor, expected: Tensor) -> float:
 def trace(module: nn.Module, exported: Any, sizes: Mapping[str, int]) -> Traced:
     """Trace a function with dynamic batch size, and with dynamic height and width if the function allows this.
 
-    The graph is compared with the original function for batch sizes, heights and widths that differ from the traced
-    ones.
+    The graph is then compared with the original function for batch sizes, heights and widths other than those of the
+    traced inputs.
 
     Args:
-        module: module in evaluation mode to which the function belongs.
-        exported: a `lightning_modules.interfaces.Exported`. The context manager that loads its weights must be active.
+        module: module to which the function belongs, in evaluation mode.
+        exported: a `lightning_modules.interfaces.Exported`. Its context manager, which loads the weights to be
+            exported, must be active.
         sizes: sizes of the fixed dimensions, and default height and width, by name.
 
     Raises:
-        ValueError: if the function cannot be traced or uses random numbers, or if the outputs of its graph differ. The
-            message names the module.
+        ValueError: if the function cannot be traced or uses random numbers, or if the outputs of graph and function
+            differ. The message names the module.
     """
     name = type(module).__name__
     module.requires_grad_(False)
@@ -111,11 +112,11 @@ def trace(module: nn.Module, exported: Any, sizes: Mapping[str, int]) -> Traced:
 
 
 class _Failed(Exception):
-    """Raised if tracing failed or the outputs of the graph differ. The message gives the reason in a few words."""
+    """Raised if tracing failed, or if graph and function have different outputs. The message gives the reason."""
 
 
 def _checked(module: nn.Module, exported: Any, sizes: Mapping[str, int], multiple: int, limited: bool) -> Traced:
-    """Trace a function, and compare the graph with it. The arguments are those of `_traced`."""
+    """Trace a function, and compare the graph with the function. The arguments are those of `_traced`."""
     try:
         traced = _traced(module, exported, sizes, multiple, limited)
         graph = traced.program.module()
@@ -129,7 +130,7 @@ def _checked(module: nn.Module, exported: Any, sizes: Mapping[str, int], multipl
 
 
 def others(exported: Any, traced: Traced) -> list[tuple[Tensor, ...]]:
-    """Sample inputs whose sizes differ from the traced ones: a single image, and a larger batch of larger images."""
+    """Sample inputs of other sizes than the traced inputs: a single image, and a larger batch of larger images."""
     step = traced.multiple
     larger = {
         letter: traced.sizes[letter] + step * add for letter, add in (("H", 1), ("W", 3)) if letter in traced.sizes
@@ -166,7 +167,7 @@ def _multiples(exported: Any, sizes: Mapping[str, int]) -> list[int]:
 
 
 def _rounded(size: int, multiple: int) -> int:
-    """Round a size up to a multiple, and at least to the smallest dynamic size."""
+    """Round a size up to a multiple that is at least the smallest dynamic size."""
     return max(SMALLEST, size) if multiple == 1 else multiple * max(2, -(-size // multiple))
 
 
@@ -178,9 +179,9 @@ def _traced(module: nn.Module, exported: Any, sizes: Mapping[str, int], multiple
         exported: a `lightning_modules.interfaces.Exported`.
         sizes: sizes of the fixed dimensions, and default height and width, by name.
         multiple: see `Traced`.
-        limited: whether to trace with an upper limit on the batch size, which is then removed from the graph. This is
-            needed because upsampling in diffusers has a branch for batches of 64 or more images, which changes only the
-            memory layout.
+        limited: whether to trace with an upper limit on the batch size, which is then removed from the graph. The limit
+            is needed because upsampling in diffusers has a branch for batches of 64 or more images, which changes only
+            the memory layout.
     """
     sizes = {**sizes, "B": 2, "N": 2}
     if multiple:

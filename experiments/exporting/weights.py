@@ -62,7 +62,7 @@ def write_weights(
 
 
 def _timm_config(network: Any, tensors: Mapping[str, Tensor], shape: Mapping[str, int]) -> dict[str, Any]:
-    """Return the keys with which `timm.create_model` builds the network; empty if it is not a timm network."""
+    """Return the keys with which `timm.create_model` builds the network, or no keys if the network is not from timm."""
     given = getattr(network, "pretrained_cfg", None)
     if not isinstance(given, Mapping) or not type(network).__module__.startswith("timm."):
         return {}

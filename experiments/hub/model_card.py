@@ -29,7 +29,7 @@ TASKS = {
     "restoration": "image-to-image",
     "speech": "audio-to-audio",
 }
-"""Hub names of tasks, by the package of the dataset."""
+"""Names of tasks on the Hub, by the package of the dataset class."""
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 PIPELINES = ("pipeline", "path", "name_or_path")
 """Arguments that contain the name of a pre-trained model."""
@@ -38,7 +38,7 @@ MOST_METRICS = 30
 SHOWN = ("max_epochs", "max_steps", "precision", "accumulate_grad_batches", "gradient_clip_val", "callbacks")
 """Trainer settings that the card shows. All settings are in config.yaml."""
 OF_DIFFUSERS = {ADAPTERS, "model_index.json", f"{CONTROLNET}/config.json", EMBEDDINGS[0]}
-"""Files that show that a pipeline can be loaded by diffusers."""
+"""Files whose presence means that diffusers can load a pipeline."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def task(settings: Mapping[str, Any], method: Method | None) -> str | None:
 
 
 BACKBONES = "lightning_modules.backbones.diffusion."
-"""Package of all text-to-image models, and also of pixel models, which have no text input."""
+"""Package of all text-to-image models. It also contains pixel models, which have no text input."""
 
 
 def _paths(value: Any) -> list[str]:

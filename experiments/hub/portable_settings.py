@@ -78,7 +78,7 @@ def _with_class_names(value: Any) -> Any:
 
 
 def private_texts(run: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield (description, text) of texts that must not be uploaded; a description does not contain its text."""
+    """Yield pairs (description, text) of texts that must not be uploaded. A description does not contain its text."""
     from huggingface_hub import get_token
 
     for what, path in (("home folder", Path.home()), ("working directory", Path.cwd()), ("run directory", run)):

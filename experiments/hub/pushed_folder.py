@@ -44,7 +44,7 @@ class Pushed:
         named: file names that replace local paths, by the dotted keys of the settings.
         checkpoint: `best` or `last`.
         class_path: class path of the model.
-        step: number of training steps before the checkpoint.
+        step: number of training steps after which the checkpoint was saved.
         picture: file name of the picture. None if there is no picture.
         pipeline: names of the pipeline's files.
     """
@@ -102,13 +102,13 @@ def _save_weights(checkpoint: dict[str, Any], file: Path, class_path: str) -> No
 
     state = {name: value.detach().clone().contiguous() for name, value in checkpoint["state_dict"].items()}
     with whole_file(file) as partial:
-        # A single key, because the order of several keys would vary.
+        # The metadata has a single key, because the order of several keys would vary.
         named = {"class_path": str(checkpoint.get("class_path", class_path))}
         save_file(state, partial, named)
 
 
 def _copy_picture(figures: Path, folder: Path, name: str | None) -> str | None:
-    """Copy a picture without its metadata, reduced to at most `WIDEST` pixels.
+    """Copy a picture without its metadata, with a height and width of at most `WIDEST` pixels.
 
     If no name is given, copy the samples of a generative model or, without samples, the alphabetically first picture.
     """

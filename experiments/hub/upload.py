@@ -24,7 +24,7 @@ def check_repo_id(repo_id: str) -> None:
 
 
 def licence_of(name: str, online: bool) -> str | None:
-    """Read the licence of a model on the Hub from its model card; None if there is none or it cannot be read.
+    """Read the licence in the model card of a Hub model. Return None if there is no licence or no readable card.
 
     Args:
         name: `owner/name` of the model.

@@ -73,12 +73,12 @@ def shares(gpus: Sequence[str], jobs: int | None, per_job: float, exclusive: boo
     """
     if per_job > 1 and any(name.startswith("MIG-") for name in gpus):
         raise ValueError(
-            f"--gpus_per_job {per_job:g}: a process can use one MIG instance, and the GPUs here are instances"
+            f"--gpus_per_job {per_job:g}: a process can use one MIG instance, and all GPUs here are MIG instances"
         )
     if per_job < 1 and exclusive:
         raise ValueError(
-            f"--gpus_per_job {per_job:g}: runs cannot share a GPU, as one of this machine is in compute mode "
-            f"Exclusive_Process"
+            f"--gpus_per_job {per_job:g}: runs cannot share a GPU, because a GPU of this machine is in compute "
+            f"mode Exclusive_Process"
         )
     room = int(len(gpus) / per_job + 1e-9)
     if room < (jobs or 1):

@@ -4,7 +4,7 @@ Importing torch, Lightning and a method's modules takes seconds, which is too lo
 run is therefore a forked copy of the server, which has imported all modules. The copy contains no state of earlier
 runs: random number generators, default dtype, threads, logging and signal handlers are the same as in a new process. A
 crash affects only one run, and the memory of a run is freed when the run ends. If one process were reused for several
-runs, all of this would have to be reset explicitly.
+runs, all this state would have to be reset explicitly.
 
 At its end, each run reports which modules it had to import itself, and the server imports these modules for later runs.
 The server does not start threads, compute anything or use a GPU, because a process that does so cannot be forked
@@ -13,10 +13,10 @@ new process.
 
 The forkserver of `multiprocessing` (Python 3.11) cannot replace this server, for several reasons. If its client is
 killed, the forkserver and its processes keep running: a closed pipe should signal the end of the client, but the
-processes keep this pipe open. It preloads modules only at its start, before a sweep knows which modules its runs need.
-There is only one forkserver per Python process, with the environment, directory and output of its first use. It does
-not detect imports that start a thread or use a GPU, and does not run `atexit` handlers. The process group, files,
-environment variables and random number generators of a run would still have to be set here.
+processes keep this pipe open. It preloads modules only at its start, when it is not yet known which modules the runs of
+a sweep need. There is only one forkserver per Python process, with the environment, directory and output of its first
+use. It does not detect imports that start a thread or use a GPU, and does not run `atexit` handlers. The process group,
+files, environment variables and random number generators of a run would still have to be set here.
 
     python fork_server.py SCRIPT MODULE ...        with a socket as standard input
 
@@ -154,7 +154,7 @@ class ForkServer:
             socket.send_fds(self.channel, [json.dumps({"hold": True}).encode()], list(descriptors))
 
     def listen(self, seconds: float | None) -> None:
-        """Wait for messages for a number of seconds, or indefinitely if it is None, and process them."""
+        """Wait for messages for at most `seconds`, or indefinitely if `seconds` is None, and process them."""
         while not self.gone and select.select([self.channel], [], [], seconds)[0]:
             try:
                 message = self.channel.recv(LARGEST_MESSAGE)
@@ -270,7 +270,7 @@ def learn(names: Sequence[str]) -> str:
 
 
 def _become(request: Mapping[str, Any], server: int) -> None:
-    """Give a forked process the state of a new one: process group, signals, files, variables, random generators."""
+    """Give a forked process a new process's state: process group, signals, files, variables, random generators."""
     os.setpgid(0, 0)  # so that child processes end with the run
     end_with_parent()
     if os.getppid() != server:
@@ -288,7 +288,7 @@ def _become(request: Mapping[str, Any], server: int) -> None:
     os.environ.update(request["environment"])
     sys.argv[:] = [request.get("script", sys.argv[0]), *request["arguments"]]
     if "numpy" in sys.modules:
-        sys.modules["numpy"].random.seed()  # Python reseeds its own generator after a fork
+        sys.modules["numpy"].random.seed()  # after a fork, Python reseeds only its own generator
 
 
 def _run(note: int) -> int:

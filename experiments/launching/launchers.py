@@ -69,7 +69,7 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def resources(options: argparse.Namespace) -> Resources:
-    """Extract the arguments that `add_arguments` added from all parsed arguments."""
+    """Select, from all parsed arguments, those that `add_arguments` has added."""
     own = {field.name: getattr(options, field.name) for field in fields(Resources)}
     return Resources(**own | {"slurm": dict(options.slurm)})
 

@@ -67,7 +67,7 @@ class Local:
         return self._prepare(runs)
 
     def ask(self, script: Path, arguments: Sequence[str], given: str, runs: int) -> str | None:
-        """Run a script in a process that is forked from the server, which then also imports the script's modules.
+        """Run a script in a process that is forked from the server. Then the server also imports the script's modules.
 
         Args:
             script: Python file to run.
@@ -144,7 +144,7 @@ def start_process(
     pass_fds: Sequence[int] = (),
     ignored: signal.Signals | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start a process in a new process group. It appends its output to a log, and ends when this process ends.
+    """Start a process in a new process group. The process appends its output to a log, and ends when its parent ends.
 
     Args:
         command: command to run.

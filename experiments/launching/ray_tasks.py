@@ -1,4 +1,4 @@
-"""Launch runs as tasks of a Ray cluster: at `RAY_ADDRESS`, or running on this machine, or started by this process.
+"""Launch runs as tasks of a Ray cluster: that at `RAY_ADDRESS`, one that runs on this machine, or a new one.
 
 A Ray worker forks runs in the same way as `local`, so each worker imports modules only once. All nodes must share a
 file system and find this package at the same path. Ray ends the tasks of a process that has died. If a comparison is
@@ -33,7 +33,7 @@ living = [p for p in psutil.process_iter() if own.get(str(p.pid)) == str(p.creat
 for process in psutil.wait_procs(living, 5)[1]:
     process.kill()
 """
-"""Script that ends the processes of a new cluster when its owner ends or is killed; Ray's agents would remain."""
+"""Script that ends a new cluster's processes when its owner ends or is killed. Otherwise, Ray's agents would remain."""
 
 
 def run_job(job: Job, no_fork: bool) -> int:
@@ -71,9 +71,9 @@ def _listens(address: str) -> bool:
 def _of_this_machine_alone() -> Iterator[None]:
     """Make a new cluster listen only on the loopback interface, so that other machines cannot reach the cluster.
 
-    By default, Ray listens on all interfaces, and replaces the loopback address with another address. This is prevented
-    by disabling multi-node clusters. In processes that Ray starts, an environment variable disables them. This process
-    has already read this variable, so a constant of Ray is changed here.
+    By default, Ray listens on all interfaces, and replaces the loopback address with a different address. It does
+    neither if multi-node clusters are disabled. In processes that Ray starts, an environment variable disables
+    multi-node clusters. This process has already read the variable, so a constant of Ray is changed here instead.
     """
     from ray._private import ray_constants as constants
 

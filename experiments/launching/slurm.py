@@ -125,7 +125,7 @@ class Slurm:
             if key not in allowed:
                 raise ValueError(f"--slurm {key} must be one of {', '.join(sorted(allowed))}")
         if "timeout_min" not in parameters:
-            raise ValueError("--slurm timeout_min is missing: the minutes after which a job is requeued")
+            raise ValueError("--slurm timeout_min is missing: set the minutes after which a job is requeued")
         asked = {key: yaml.safe_load(value) for key, value in parameters.items()}
         if type(asked["timeout_min"]) is not int or asked["timeout_min"] < 1:
             raise ValueError(f"--slurm timeout_min must be a whole number of minutes, got {asked['timeout_min']!r}")

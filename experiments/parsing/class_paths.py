@@ -1,7 +1,7 @@
 """Reject class paths that do not match the type of an argument, before any code of the class runs.
 
-jsonargparse checks classes, except in two cases, which are checked here: a function with `init_args` in place of an
-optimizer or schedule, and an argument without a type.
+jsonargparse checks classes, except in two cases: a function with `init_args` in place of an optimizer or schedule, and
+an argument without a type. This module checks these two cases.
 """
 
 import inspect

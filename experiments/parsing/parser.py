@@ -42,7 +42,7 @@ class Parser(LightningArgumentParser):
         return super().add_argument(*args, **kwargs)
 
     def parse_args(self, args: Any = None, *more: Any, **kwargs: Any) -> Any:
-        """Parse arguments. For a nested class, convert the string `None`, which jsonargparse passes instead of null."""
+        """Parse arguments. For a nested class, convert `None`, which jsonargparse passes instead of null, to null."""
         if kwargs.keys() & {"namespace", "defaults"}:  # in the parser of a nested class, which has one argument
             args = [re.sub("=None$", "=null", each) for each in args]
         return super().parse_args(args, *more, **kwargs)

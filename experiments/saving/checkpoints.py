@@ -1,4 +1,4 @@
-"""Save the best and the last checkpoint of a run, and checkpoints within epochs and after a stop signal."""
+"""Save the best and the last checkpoint of a run, and also checkpoints within epochs and after a stop signal."""
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -82,8 +82,8 @@ class BestNeedsItsMetric(Callback):
     Args:
         monitor: name of the metric, for example `val/accuracy`.
         needed: whether a setting requires the metric, because the best epoch is tested.
-        try_out: function that starts a short run and returns its metrics, or None if this run failed. None for a
-            resumed run.
+        try_out: function that starts a short run and returns its metrics, or None if the short run failed. For a
+            resumed run, `try_out` itself is None.
     """
 
     def __init__(self, monitor: str, needed: bool, try_out: Callable[[], Collection[str] | None] | None) -> None:

@@ -39,7 +39,7 @@ class ResumableEnd(FitLoop):
 
 
 def ended_early(trainer: Trainer) -> bool:
-    """Return whether training was stopped before its last epoch, which a resumed run must know.
+    """Return whether training was stopped before its last epoch. A resumed run must know this.
 
     A stop by a `Timer` is not included, because the `Timer` saves its own state, and a resumed run may have more time.
     """

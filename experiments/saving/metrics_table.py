@@ -26,7 +26,7 @@ from experiments.saving.end_of_training import ended_early
 
 
 class RowsSoFar:
-    """Number of rows and digest of a table, which do not change if columns are added later."""
+    """Number of rows and digest of a table. Both stay the same if columns are added later."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -119,7 +119,7 @@ class MetricsTable(Logger):
         """Do nothing, because config.yaml contains the hyperparameters."""
 
     def refuse_removed(self) -> None:
-        """Raise an error if the run directory was removed, instead of recreating it without the earlier files.
+        """Raise an error if the run directory was removed, so that it is not recreated without the earlier files.
 
         Raises:
             FileNotFoundError: if the directory is missing. The message names the directory.
@@ -157,8 +157,8 @@ class MetricsTable(Logger):
         before = first_rows([*folders], kept, saved.get("digest"))
         if before is None:
             rank_zero_info(
-                f"no metrics.csv near {checkpoint} begins with the {kept} rows of the time it was saved: the table "
-                f"of this run begins at this checkpoint"
+                f"no metrics.csv near {checkpoint} begins with the {kept} rows that it had when the checkpoint was "
+                f"saved: the table of this run begins at this checkpoint"
             )
         if before is None or self._others_need_more_than(kept):
             self._set_aside()

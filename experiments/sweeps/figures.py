@@ -21,7 +21,7 @@ from experiments.sweeps.variations import number
 NOTE = "x: diverged, ▲: not finite, in so many of the seeds"
 MOST_TICKS = 8
 MOST_NUMBERS = 64
-"""Maximum number of cells up to which a heat map shows the numbers in its cells."""
+"""Maximum number of cells in a heat map for which numbers are shown in the cells."""
 DECADES = 100.0
 """Ratio between the largest and the smallest mean above which the colour scale of a heat map is logarithmic."""
 
@@ -39,7 +39,7 @@ def draw_lines(
 ) -> None:
     """Draw one panel per metric, with one line per config over the values of the varied key.
 
-    Dots show the single seeds, and error bars show mean ± std.
+    Dots show the values of individual seeds, and error bars show mean ± std.
 
     Args:
         results: results of all runs.
@@ -87,7 +87,7 @@ def _metrics(results: Sequence[Result]) -> list[str]:
 
 
 def _mark(ax: Any, x: float, summary: Summary, own: str, row: int) -> bool:
-    """Mark seeds without a finite value above a point, and return whether there are such seeds."""
+    """Draw marks above a point for seeds without a finite value, and return whether there are such seeds."""
     counts = {"x": summary.diverged, "^": summary.not_finite}
     for shape, count in counts.items():
         if count:

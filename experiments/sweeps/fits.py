@@ -14,7 +14,7 @@ from experiments.sweeps.variations import Variation, number, short_names
 
 @dataclass(frozen=True)
 class Fit:
-    """The power-law fit of one metric of one config in one varied key, with all other varied keys fixed.
+    """The power-law fit of one config's metric in one varied key, with all other varied keys fixed.
 
     Args:
         line: label of the config, with the fixed values of the other keys.
@@ -34,10 +34,10 @@ class Fit:
 
 
 def keys_to_fit(wanted: Sequence[str], variations: Sequence[Variation]) -> list[str]:
-    """Return the short names of the varied keys to fit.
+    """Return the short names of the varied keys in which power laws are fitted.
 
     Args:
-        wanted: dotted names of keys, or the last parts of these names.
+        wanted: dotted names of the keys, or the last parts of their dotted names.
         variations: varied keys and their values.
 
     Raises:

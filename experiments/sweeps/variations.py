@@ -79,7 +79,8 @@ def variation(text: str) -> Variation:
 def varied(experiments: Sequence[Experiment], variations: Sequence[Variation]) -> list[Experiment]:
     """Replace each experiment with one experiment per combination of the values that apply to it.
 
-    The new names are `<name>/<key>=<value>`, in which the key is shortened to as few last parts as are unambiguous.
+    The new names are `<name>/<key>=<value>`, in which `<key>` is the shortest unambiguous ending of the key's dotted
+    name.
 
     Raises:
         ValueError: if a variation applies to no config, has values of the wrong type, or varies a key that an override

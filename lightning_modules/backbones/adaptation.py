@@ -144,7 +144,8 @@ def _own_tensors(module: nn.Module) -> list[Tensor]:
 def _in_its_precision(forward: Any, module: nn.Module, outside: torch.dtype, *args: Any, **kwargs: Any) -> Any:
     """Call a module in its own precision.
 
-    Inputs are cast to the precision of the module, and outputs are cast back to the original precision of the inputs. If no input is a floating-point tensor, outputs are cast to `outside`.
+    Inputs are cast to the precision of the module, and outputs are cast back to the original precision of the inputs.
+    If no input is a floating-point tensor, outputs are cast to `outside`.
     """
     inside = next(tensor.dtype for tensor in _own_tensors(module) if tensor.is_floating_point())
     given = (value.dtype for value in tree_leaves((args, kwargs)) if _is_floating(value))

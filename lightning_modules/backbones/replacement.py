@@ -73,8 +73,8 @@ def replace_layers(
         torchs: Any = next(kind for kind in own_kind.__mro__ if kind.__module__.startswith("torch.nn.modules"))
         if own_kind.forward is not torchs.forward or not isinstance(layer.weight, nn.Parameter):
             raise ValueError(
-                f"{key}: {name} is a {own_kind.__name__}, which computes something else; it must be "
-                f"a plain {torchs.__name__}"
+                f"{key}: {name} is a {own_kind.__name__}, whose computation differs from that of {torchs.__name__}; "
+                f"only a plain {torchs.__name__} can be replaced"
             )
         own = list(layer.parameters(recurse=False))
         if own and not any(parameter.requires_grad for parameter in own):

@@ -79,7 +79,7 @@ def check_folder(folder: Path) -> None:
             names the file.
     """
     if (adapters := folder / "adapter_config.json").exists():
-        raise ValueError(f"{adapters} marks the folder as adapters; merge them into the base network first")
+        raise ValueError(f"{adapters} shows that the folder contains adapters; merge them into the base network first")
     if (config := folder / "config.json").exists():
         check_config(config, read_json_object(config))
     for index in sorted(folder.glob("*.safetensors.index*.json")):

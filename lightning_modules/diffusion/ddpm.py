@@ -50,7 +50,7 @@ class DDPM(MethodModule):
         image, prompts = batch["image"], None
         if self.network.text_encoder is not None:
             if "caption" not in batch:
-                raise ValueError("DDPM: the network has a text encoder, so the data must have captions")
+                raise ValueError("DDPM: the network has a text encoder, so the images must have captions")
             prompts, empty = self.network.encode_prompts(batch["caption"]), self.network.empty_prompts(1)
             assert prompts is not None
             assert empty is not None

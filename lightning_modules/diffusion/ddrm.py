@@ -108,7 +108,7 @@ def ddrm(
         draw: function that samples standard normal noise with the shape of its argument.
 
     Returns:
-        Reconstructed images, `[B, C, H, W]`. White is 1 and black is -1, but values are not clipped to this range.
+        Reconstructed images, `[B, C, H, W]`, on the scale of [-1, 1], but not clipped.
     """
     levels = [((1 - level(abar, t)) / level(abar, t)) ** 0.5 for t in times]
     inverse = operator.pseudo_inverse(measured)

@@ -70,11 +70,11 @@ def check_fits(network: nn.Module, shape: tuple[int, ...]) -> None:
     if config is None:
         return
     if shape[0] != config.in_channels:
-        raise ValueError(f"model.network takes images with {config.in_channels} channels, but these have {shape[0]}")
+        raise ValueError(f"model.network needs images with {config.in_channels} channels, but the data have {shape[0]}")
     multiple = 2 ** (len(getattr(config, "block_out_channels", (0,))) - 1)
     if shape[1] % multiple or shape[2] % multiple:
         raise ValueError(
-            f"model.network takes images whose height and width are multiples of {multiple}, but these have "
+            f"model.network needs images whose height and width are multiples of {multiple}, but the data have "
             f"{shape[1]} x {shape[2]} pixels: crop or resize them"
         )
 

@@ -1,16 +1,17 @@
-"""PiGDM reconstructs an image from a measurement by diffusion sampling, guided by the pseudo-inverse of the residual.
+"""PiGDM reconstructs an image from a measurement by diffusion sampling, guided by the residual's pseudo-inverse.
 
-PiGDM takes DDIM steps (see `lightning_modules.sde.ddim`) from x_t = sqrt(abar_t) H^+ y + sqrt(1 - abar_t) e. To a step
+Let y be the measurement, H the measurement operator and H^+ its pseudo-inverse. PiGDM takes DDIM steps (see
+`lightning_modules.sde.ddim`), and starts from x_t = sqrt(abar_t) H^+ y + sqrt(1 - abar_t) e. To the result of a step
 from t to s, PiGDM adds
 
     + sqrt(abar_s abar_t) (d x^ / d x_t)^T (H^+ y - H^+ H x^)
 
-Here x^ is the network's estimate of the image at x_t; the vector-Jacobian product is computed by backpropagation
-through the network. If the operator is a mask, known pixels of x^ are replaced with those of y, and only unknown pixels
-are guided.
+Here x^ is the network's estimate of the image from x_t. The vector-Jacobian product is computed by backpropagation
+through the network. If the operator is a mask, the known pixels of x^ are replaced with the pixels of y, and guidance
+is applied only to unknown pixels.
 
-This variant is for noise-free measurements, and is the one that RED-diff uses as a baseline. The authors' extension to
-high dynamic range is not implemented.
+This is the variant for noise-free measurements, which RED-diff uses as a baseline. The authors' extension to images
+with high dynamic range is not implemented.
 
 Source: Song, Vahdat, Mardani and Kautz, Pseudoinverse-Guided Diffusion Models for Inverse Problems, ICLR 2023.
 """
@@ -34,7 +35,7 @@ from lightning_modules.optim.optimizers import adam, constant
 def pigdm_guidance(
     noisy: Tensor, clean: Tensor, scale: float, measured: Tensor, operator: Operator
 ) -> tuple[Tensor, Tensor]:
-    """Return x^ and the step along the vector-Jacobian product of the residual; `scale` is sqrt(abar_s abar_t)."""
+    """Return x^ and the term that PiGDM adds to a step; `scale` is sqrt(abar_s abar_t)."""
     estimate = clean.detach()
     missing = operator.pseudo_inverse(measured) - operator.pseudo_inverse(operator.forward(estimate))
     (gradient,) = torch.autograd.grad(clean, noisy, missing.detach())
@@ -45,14 +46,14 @@ def pigdm_guidance(
 
 
 class PiGDM(PosteriorSampling, MethodModule):
-    """Reconstruct images from measurements by pseudo-inverse guidance, in `test` and `predict`.
+    """Reconstruct images from measurements in `test` and `predict`, by pseudo-inverse guidance (PiGDM).
 
     Args:
         network: diffusion model, called with noisy images (clean images are in [-1, 1]) and timesteps `[B]`. Its output
             is a tensor `[B, C or 2 C, H, W]`, or a diffusers output whose attribute `sample` is such a tensor. `fit`
             trains the network's trainable parameters.
         scheduler: scheduler with which the network was trained; only its noise levels and prediction type are used.
-        steps: sampling steps.
+        steps: number of sampling steps.
         eta: factor of the noise that is added in each step, from 0 (as in DDIM) to 1 (as in DDPM).
         protocol: preprocessing of estimates before metrics are computed: `rounded` clips them to [0, 1] and rounds them
             to 256 levels, `clipped` only clips them, and `unclipped` does not change them.

@@ -1,4 +1,4 @@
-"""DDIM sampling guided by measurements, as in DPS and PiGDM."""
+"""DDIM sampling that is guided by measurements, as in DPS and PiGDM."""
 
 import itertools
 from abc import abstractmethod
@@ -15,8 +15,9 @@ from lightning_modules.sde.ddim import ddim_deviation, ddim_step, level
 from lightning_modules.sde.discrete import Prediction, clean_estimate, noise_estimate, noised, predicted
 
 Guidance = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
-"""Function of x_t, an estimate of the clean image and sqrt(abar_s abar_t). It returns the estimate to use in the step
-and a correction to add after the step, both detached. The input estimate is differentiable with respect to x_t."""
+"""Function of x_t, an estimate of the clean image and sqrt(abar_s abar_t). It returns the estimate that is used in the
+step from t to s, and a correction that is added after the step, both detached. The estimate that the function receives
+is differentiable with respect to x_t."""
 
 
 def guided_ddim(
@@ -38,11 +39,11 @@ def guided_ddim(
         abar: abar of all T timesteps, `[T]`, on the CPU.
         guidance: see `Guidance`.
         prediction: quantity that the model predicts.
-        eta: amount of new noise in each step, in [0, 1].
+        eta: factor of the noise that is added in each step, in [0, 1].
         draw: function that samples standard normal noise with the shape of a given tensor; used if `eta` is above 0.
 
     Returns:
-        `[B, C, H, W]` in [-1, 1], not clipped.
+        Images, `[B, C, H, W]`, on the scale of [-1, 1], but not clipped.
     """
     for t, s in itertools.pairwise(times):
         here, there = level(abar, t), level(abar, s)
@@ -56,13 +57,13 @@ def guided_ddim(
 
 
 class PosteriorSampling(MeasuredRestoration):
-    """Guided DDIM sampling for DPS and PiGDM; subclasses implement `guidance`."""
+    """Mixin with guided DDIM sampling for DPS and PiGDM; subclasses implement `guidance`."""
 
     eta: float
 
     @abstractmethod
     def guidance(self, measured: Tensor, operator: Operator) -> Guidance:
-        """Return the guidance for given measurements."""
+        """Return the guidance function for a batch of measurements."""
 
     def found(self: Any, measured: Tensor, operator: Operator, draw: Draw) -> Tensor:
         times, start = self.times(), operator.pseudo_inverse(measured)

@@ -1,21 +1,23 @@
 """RED-diff reconstructs an image from a measurement by optimisation, regularised by a diffusion model's denoiser.
 
-The posterior of an image given y = H(x) + noise is approximated by a Gaussian with mean mu and a small or zero standard
-deviation sigma. The KL divergence between this Gaussian and the posterior is a sum with one term for each timestep t of
-a diffusion model. The gradient of the divergence does not require derivatives of the network. For each timestep, from
-the noisiest to the cleanest, Adam takes one step on
+The posterior distribution of an image x given the measurement y = H(x) + noise is approximated by a normal distribution
+with mean mu and a small or zero standard deviation sigma. The KL divergence between the two distributions is a sum with
+one term for each timestep t of a diffusion model. Its gradient does not require derivatives of the network. For each
+timestep, from the noisiest to the cleanest, Adam takes one step on the loss
 
     L(mu) = |y - H(x)|^2 / (2 dim y) + lambda f(r_t) <sg(e_theta(x_t, t) - e), x> / dim x,
     x = mu + sigma e_0,   x_t = sqrt(abar_t) x + sqrt(1 - abar_t) e,   e_0, e ~ N(0, I).
 
-Here r_t = sqrt(1 - abar_t) / sqrt(abar_t) is the noise-to-signal ratio, f is a weighting (by default f(r) = r), and sg
-is the stop-gradient operator. mu is initialised to the pseudo-inverse H^+ y.
+Here dim is the number of values of y or x, r_t = sqrt(1 - abar_t) / sqrt(abar_t) is the noise-to-signal ratio, f is a
+weighting function (by default f(r) = r), sg is the stop-gradient operator, and e_theta is the network. The mean mu is
+initialised with the pseudo-inverse H^+ y.
 
-As in the authors' code, squares and products are averaged over the values of an image, so lambda does not depend on the
-size of the measurement. Departures: the authors' code also averages the loss over the batch. Here, each image has its
-own loss, so its optimisation does not depend on the other images of the batch. The iterates equal those of the authors'
-code up to the effect of Adam's epsilon. The result is mu after the last step, not before it. Timesteps have diffusers'
-`leading` spacing, which equals the authors' spacing if T is divisible by the number of steps.
+As in the authors' code, squares and products are averaged over values, so a suitable lambda does not depend on the size
+of the measurement. Departures: the authors' code also averages the loss over the batch. Here, each image has its own
+loss, so its optimisation does not depend on the other images of the batch. The iterates are the same as in the authors'
+code, apart from the effect of Adam's epsilon. The result is mu after the last step, and not, as in the authors' code,
+before it. Timesteps have the `leading` spacing of diffusers, which equals the authors' spacing if T is divisible by the
+number of steps.
 
 Source: Mardani, Song, Kautz and Vahdat, A Variational Perspective on Solving Inverse Problems with Diffusion Models,
 ICLR 2024, arXiv 2305.04391, algorithm 1, with the weights and optimizer of the authors' code.
@@ -52,7 +54,7 @@ WEIGHTINGS: dict[Weighting, Callable[[float], float]] = {
     "constant": lambda r: 1.0,
     "power": lambda r: r ** (2 / 3),
 }
-"""Maps names to weightings f."""
+"""Weighting functions f by name."""
 
 
 def noise_to_signal(abar: float) -> float:
@@ -61,13 +63,13 @@ def noise_to_signal(abar: float) -> float:
 
 
 def red_diff_loss(measured: Tensor, operator: Operator, image: Tensor, error: Tensor, weight: float) -> Tensor:
-    """Compute the loss L, summed over images.
+    """Compute the loss L, summed over the images of a batch.
 
     Args:
         measured: y, `[B, ...]`.
-        operator: H.
-        image: x, `[B, C, H, W]` in [-1, 1].
-        error: e_theta(x_t, t) - e, `[B, C, H, W]`; the function detaches it.
+        operator: measurement operator H.
+        image: x, images on the scale of [-1, 1], `[B, C, H, W]`.
+        error: e_theta(x_t, t) - e, `[B, C, H, W]`; this function detaches the error.
         weight: lambda f(r_t), weight of the second term.
     """
     residual = (measured - operator.forward(image)).flatten(1)
@@ -91,20 +93,20 @@ def red_diff(
     """Reconstruct images from their measurements.
 
     Args:
-        model: diffusion model, called with x_t and t `[B]` without gradients.
+        model: diffusion model, called with x_t and times t, `[B]`, without gradients.
         measured: y, `[B, ...]`.
-        operator: H.
+        operator: measurement operator H.
         times: timesteps in the order of optimisation.
         abar: abar of all T timesteps, `[T]`, on the CPU.
         prediction: quantity that the model predicts.
         strength: lambda, weight of the regularisation.
-        weighting: name of the weighting f.
+        weighting: name of the weighting function f.
         learning_rate: learning rate of Adam, with betas 0.9 and 0.99.
-        sigma: standard deviation of the approximate posterior.
+        sigma: standard deviation of the approximate posterior distribution.
         draw: function that samples standard normal noise with the shape of its argument.
 
     Returns:
-        mu, `[B, C, H, W]` in [-1, 1], not clipped.
+        mu, `[B, C, H, W]`, on the scale of [-1, 1], but not clipped.
     """
     mu = operator.pseudo_inverse(measured).detach().clone().requires_grad_(True)
     optimizer = torch.optim.Adam([mu], lr=learning_rate, betas=(0.9, 0.99))
@@ -123,23 +125,23 @@ def red_diff(
 
 
 class REDDiff(MeasuredRestoration, MethodModule):
-    """Reconstruct images from measurements with a diffusion prior by RED-diff, in `test` and `predict`.
+    """Reconstruct images from measurements in `test` and `predict`, by RED-diff with a diffusion prior.
 
     The network is a pretrained diffusion model, or is trained by `fit`. All images of a batch are optimised at the same
-    time, with one network evaluation per step.
+    time; each step evaluates the network once for the whole batch.
 
     Args:
         network: diffusion model, called with noisy images (clean images are in [-1, 1]) and timesteps `[B]`. Its output
             is a tensor `[B, C or 2 C, H, W]`, or a diffusers output whose attribute `sample` is such a tensor.
         scheduler: scheduler with which the network was trained; only its noise levels and prediction type are used.
-        steps: Adam steps, one per timestep.
+        steps: number of Adam steps; each step uses one timestep.
         strength: lambda, weight of the diffusion prior relative to the measurement.
-        weighting: weight of a timestep as a function of its noise-to-signal ratio r: linear (r), sqrt, square, log (of
-            1 + r), clipped (r, at most 1), constant, or power (r to the power 2/3).
+        weighting: weight of a timestep as a function of its noise-to-signal ratio r: linear (r), sqrt (square root of
+            r), square (r^2), log (log(1 + r)), clipped (minimum of r and 1), constant (1), or power (r^(2/3)).
         learning_rate: learning rate of Adam.
-        sigma: standard deviation of the approximate posterior; 0 gives a point estimate.
-        order: order of timesteps. descending starts at the noisiest timestep, as in the paper's algorithm; ascending
-            starts at the cleanest timestep; random is a random order.
+        sigma: standard deviation of the approximate posterior distribution; 0 gives a point estimate.
+        order: order of the timesteps. `descending` starts at the noisiest timestep, as in the paper's algorithm,
+            `ascending` starts at the cleanest timestep, and `random` is a random order.
         protocol: preprocessing of estimates before metrics are computed: `rounded` clips them to [0, 1] and rounds them
             to 256 levels, `clipped` only clips them, and `unclipped` does not change them.
         optimizer: optimizer of the network's trainable parameters in `fit`.

@@ -273,7 +273,7 @@ class Independent(DDPStrategy):
     def setup(self, trainer: Any) -> None:
         if self._layer_sync is not None:
             raise ValueError(
-                "trainer.sync_batchnorm must be false: ranks that train separate models share no statistics"
+                "trainer.sync_batchnorm must be false: ranks that train separate models do not share statistics"
             )
         super(DDPStrategy, self).setup(trainer)  # skips the DDP wrapper and the synchronisation of weights
 

@@ -19,12 +19,12 @@ components stay small. For any r', the final error is a power of alpha. The init
 
 and the step sizes are
 
-    quantile eta Q, where Q is the q-quantile of |<A_i, U U^T> - y_i| over all measurements; if a fraction p of the
-    measurements has gross errors and q < 1 - p, Q decreases together with the error of U U^T
+    quantile   eta Q, where Q is the q-quantile of |<A_i, U U^T> - y_i| over all measurements; if a fraction p of the
+               measurements has gross errors and q < 1 - p, Q decreases together with the error of U U^T
 
-    geometric eta rho^t, for the case that p or the noise distribution is unknown
+    geometric  eta rho^t, for the case that p or the noise distribution is unknown
 
-    constant eta; the final distance is then proportional to eta
+    constant   eta; the final distance is then proportional to eta
 
 Only the abstract and the introduction of the paper were available. The spectral initialisation and the step sizes are
 reconstructed from the literature. The random initialisation was added by this project. The baseline is gradient descent
@@ -211,7 +211,8 @@ class SubGM(MethodModule):
         require_all_rows(self.trainer, "SubGM")
         if self.at_once is None and not getattr(self.trainer.datamodule, "rows_on_device", True):  # type: ignore[attr-defined]
             raise ValueError(
-                "model.at_once, the number of measurements on the device at once, is required if data.rows_on_device is false"
+                "model.at_once (number of measurements on the device at once) must be set if data.rows_on_device is "
+                "false"
             )
 
     def forward(self) -> Tensor:

@@ -1,4 +1,4 @@
-"""Kernels of infinitely wide networks, which are expectations over Gaussian weights for pairs of inputs.
+"""Kernels of infinitely wide networks; a kernel is an expectation over Gaussian weights for a pair of inputs.
 
 Let (u, v) be jointly normal with mean 0, variances a and b, and covariance c, and let t = arccos(c / sqrt(a b)). Then
 
@@ -21,13 +21,13 @@ from torch import Tensor
 
 Moments = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 AT_ONCE = 2**15
-"""Number of result values that are computed at once on the CPU, so that intermediate results fit in the cache."""
+"""Number of values computed at once on the CPU, chosen so that intermediate results fit in the cache."""
 
 
 def in_parts(moments: Moments) -> Moments:
-    """Wrap a function of moments so that it computes large results on the CPU in blocks of rows.
+    """Wrap a function that computes moments, so that large results on the CPU are computed in blocks of rows.
 
-    The results do not change. Blocks are not used if gradients are required.
+    The blocks do not change the results. Blocks are not used if gradients are required.
     """
 
     @wraps(moments)
@@ -54,7 +54,7 @@ def relu_moments(first: Tensor, second: Tensor, covariance: Tensor) -> tuple[Ten
     Args:
         first: variances a of u, `[N, 1]`, positive.
         second: variances b of v, `[M]`, positive.
-        covariance: covariance c of u and v, `[N, M]`.
+        covariance: covariances c of u and v, `[N, M]`.
 
     Returns:
         Both expectations, with the broadcast shape of the arguments. For pairs of equal or opposite inputs, no gradient

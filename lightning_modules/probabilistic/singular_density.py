@@ -5,15 +5,15 @@ If the distribution of the data has no density, the likelihood of the model
 
     p_{f,s}(x) = integral of phi_s(x - f(z)) dP_Z(z),        phi_s the density of N(0, s^2 I_D)
 
-is unbounded as s decreases, and contains little information about where the mass of the distribution is located. The
-method therefore adds noise to each data point once, and fits f and s to the noisy points x~_i. Generated points contain
-no noise:
+is unbounded as s decreases, and contains little information about how the mass of the distribution is spread over the
+curve or surface. The method therefore adds noise to each data point once, and fits f and s to the noisy points x~_i.
+Generated points contain no noise:
 
     x~_i = x_i + t e_i,    e_i ~ N(0, I_D),        (f, s) = argmax sum_i log p_{f,s}(x~_i)  with s >= max(t, s_min).
 
 The estimate is the distribution of f(Z). According to the theory, t should be of the order n^{-b / (2 (b + d))}, where
-b is the smoothness of the true distribution and d is its intrinsic dimension. If the data already contain that much
-noise, no noise needs to be added.
+b is the smoothness of the true distribution and d is its intrinsic dimension. If the data already contain noise of this
+order, no noise needs to be added.
 
 The likelihood is computed from M latent points in one of three ways:
 
@@ -23,10 +23,10 @@ The likelihood is computed from M latent points in one of three ways:
 
     importance    log mean_m phi_s(x - f(z_m)) P_Z(z_m) / q(z_m | x),  Z normal, z_m from an encoder q: a lower bound
 
-Only the introduction of the paper was available. The rate of t, its constants and the sieve of networks in the theorem
-are from memory. Of the restrictions that define the sieve, only the size of the networks is implemented. With
-`importance` and M = 1, the model is a variational autoencoder. For the variational autoencoder, adding noise showed no
-benefit.
+Only the introduction of the paper was available. The rate of t, its constants, and the sieve of networks in the theorem
+are reconstructed from memory. Of the restrictions that define the sieve, only the size of the networks is implemented.
+With `importance` and M = 1, the model is a variational autoencoder. Adding noise showed no benefit for the variational
+autoencoder.
 
 Source: Chae, Kim, Kim and Lin, A Likelihood Approach to Nonparametric Estimation of a Singular Distribution Using Deep
 Generative Models, JMLR 24(77), 2023, arXiv 2105.04046. Importance weights: Burda, Grosse and Salakhutdinov, Importance
@@ -148,9 +148,10 @@ class SingularDensity(MethodModule):
         likelihood: method that computes the likelihood, `quadrature`, `monte_carlo` or `importance`.
         encoder: network that maps points `[B, D]` to the mean and log standard deviation of their latents, `[B, 2 d]`;
             required for `importance`, and not accepted otherwise.
-        perturbation: standard deviation t of the noise that is added to the data, in units of the data; None means the
-            value of the theory, n^{-b / (2 (b + d))}.
-        smoothness: smoothness b of the true distribution in the formula of the theory; the formula is from memory.
+        perturbation: standard deviation t of the noise that is added to the data, in the units of the data; None means
+            the theoretical value, n^{-b / (2 (b + d))}.
+        smoothness: smoothness b of the true distribution in the formula of the theory, which is reconstructed from
+            memory.
         smallest_std: minimum s_min of the standard deviation s of the model; if t is larger, the minimum is t.
         start_std: initial value of s; if t is larger, the initial value is t.
         std_lr_factor: ratio of the learning rate of log s to the learning rate of the networks.
@@ -224,14 +225,14 @@ class SingularDensity(MethodModule):
         x = batch["features"]
         if self.level == 0:
             return x
-        if self.noise is None:  # the first rows that are drawn do not depend on the number of rows
+        if self.noise is None:  # the noise of a row does not depend on the number of rows
             samples = require_data(self.trainer, TrainingSamples, "SingularDensity").num_train_samples
             drawn = np.random.default_rng([run_seed(), 3]).standard_normal((samples, x.shape[1]))
             self.noise = torch.from_numpy(drawn).to(x)
         return x + self.level * self.noise[batch["index"]]
 
     def log_likelihood(self, x: Tensor) -> Tensor:
-        """Compute log p_{f,s}(x), `[B]`, or a lower bound on it, for points `[B, D]`.
+        """Compute log p_{f,s}(x), or a lower bound on it, for points x, `[B, D]`; the result is `[B]`.
 
         Each call samples new latents. The networks always compute in full precision, because in bfloat16 the rounding
         error of the generated points would be half of the default `smallest_std`.
@@ -266,7 +267,7 @@ class SingularDensity(MethodModule):
         log_same(self, "train/std", self.log_std.exp())
 
     def generated(self, count: int) -> Tensor:
-        """Generate points f(z), `[count, D]`.
+        """Generate `count` points f(z); the result is `[count, D]`.
 
         The latents z come from a Sobol sequence, which covers their distribution evenly.
         """

@@ -97,8 +97,8 @@ class TestedImages:
         lowest, highest, label = torch.stack([*image.float().aminmax(), batch["label"][0].float()]).tolist()
         if not image.is_floating_point() or not 0 <= lowest <= highest <= 1:
             raise ValueError(
-                f"image {position} is {image.dtype} in {lowest:g}...{highest:g}, and {self.needed_by} needs images in "
-                f"[0, 1]: sigma, epsilon and radius are in pixel units"
+                f"image {position} is {image.dtype} in {lowest:g}...{highest:g}, but {self.needed_by} needs images in "
+                f"[0, 1], because sigma, epsilon and radius are in pixel units"
             )
         return LabelledImage(position, image.float(), int(label))
 
@@ -162,6 +162,6 @@ def require_whole_network(trainer: Trainer, needed_by: str) -> None:
     """
     if isinstance(trainer.strategy, FSDPStrategy | DeepSpeedStrategy | ModelParallelStrategy):
         raise ValueError(
-            f"{needed_by} needs a whole network in each process, but trainer.strategy "
-            f"{type(trainer.strategy).__name__} divides it: use ddp"
+            f"{needed_by} needs the whole network in each process, but trainer.strategy "
+            f"{type(trainer.strategy).__name__} shards it: use ddp"
         )

@@ -74,7 +74,7 @@ def damaged(data: st.DataObject, contents: list[bytes]) -> bytes:
 
 
 def fuzz(name: str) -> None:
-    """Run in a child process, whose memory limit is its current usage plus the budget."""
+    """Read damaged files of one kind in this child process; its memory limit is its current usage plus a budget."""
     read, suffix, contents = READERS[name]
     torch.set_num_threads(1)
     known = contents()

@@ -1,6 +1,6 @@
 """Malformed config files of pretrained folders are rejected with an error that names the file.
 
-The files contain lists, are truncated or malicious, or lack keys.
+Some of these files contain lists, some are truncated or malicious, and some lack keys.
 """
 
 import json

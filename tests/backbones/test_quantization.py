@@ -1,4 +1,4 @@
-"""Frozen weights in 8 and 4 bits with trainable adapters; tests that quantise weights need the extra `quantized`."""
+"""Frozen weights in 8 and 4 bits with trainable adapters; tests that quantise weights require the `quantized` extra."""
 
 import json
 import shutil
@@ -31,7 +31,7 @@ FAMILIES = ("text_to_image", "stable_diffusion_3", "pixart_sigma", "sana", "qwen
 
 @pytest.fixture(params=["int8", "nf4"])
 def quantization(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Return a quantisation whose package is installed; the diffusers check for a GPU with nf4 is disabled."""
+    """Return a quantisation whose package is installed; for nf4, diffusers' check for a GPU is disabled."""
     pytest.importorskip({"int8": "torchao", "nf4": "bitsandbytes"}[request.param])
     if request.param == "nf4":
         from diffusers.quantizers.bitsandbytes.bnb_quantizer import BnB4BitDiffusersQuantizer as Quantizer
@@ -45,7 +45,7 @@ def quantization(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 def adapted_model(folder: Path, quantization: str | None, **options: Any) -> TextToImage:
     options = {"tuning": "lora", "lora_rank": 2, "quantization": quantization, **options}
     torch.manual_seed(0)  # seeds the adapters
-    # In evaluation mode, bitsandbytes repacks the weights for a CPU, which it cannot do for tiny layers.
+    # In evaluation mode, bitsandbytes repacks the weights for a CPU, which fails for tiny layers.
     return text_to_image_pipeline(str(folder), **options).train(quantization == "nf4")
 
 
@@ -158,7 +158,7 @@ def test_quantised_weights_are_left_out_of_ddp(flux: Path) -> None:
 
 
 class Codes(nn.Parameter):
-    """Imitates a torchao weight without its package: broadcasting a tensor first calls `detach`, which fails here."""
+    """A stand-in for a torchao weight, without the package: `detach`, which broadcasting calls, raises an error."""
 
     __module__ = "torchao.codes"
 
@@ -168,7 +168,7 @@ class Codes(nn.Parameter):
 
 @pytest.mark.parametrize("method", ["golden_noise", "one_more_step"])
 def test_a_method_beside_a_quantised_model_is_fitted_under_ddp(method: str, tmp_path: Path) -> None:
-    """One rank is sufficient: DDP collects the weights to broadcast for any number of ranks."""
+    """One rank is sufficient, because DDP collects the weights to broadcast for any number of ranks."""
     module, datamodule = (
         (small.module(), small.data(margin=None)) if method == "golden_noise" else (built(Linear(64)), digits(4))
     )
@@ -196,7 +196,7 @@ def test_a_quantised_network_is_neither_exported_nor_sharded(flux: Path) -> None
 
 
 def stored(folder: Path) -> Path:
-    """Mark a copy of a pipeline as saved with quantised weights."""
+    """Copy a pipeline, and mark the copy as saved with quantised weights."""
     config = folder / "transformer" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"quantization_config": {"quant_method": "torchao"}}))
     return folder

@@ -122,7 +122,7 @@ REJECTED: list[Row] = [
     ("replaced 5", lambda _: replaced(vit().requires_grad_(False), ["*.fc1"]), ValueError,
      "layers: blocks.0.mlp.fc1 is frozen"),
     ("replaced 6", lambda _: replaced(nn.Sequential(Doubled("", nn.Linear(2, 2))), ["0"]), ValueError,
-     "layers: 0 is a Doubled, which computes something else"),
+     "layers: 0 is a Doubled, whose computation differs from"),
     ("replaced 7", lambda _: replaced(nn.Sequential(weight_norm(nn.Linear(2, 2))), ["0"]), ValueError,
      "layers: 0 is a ParametrizedLinear, which computes"),
     ("Resized", lambda _: Resized(nn.Identity(), 0), ValueError, "image_size must be at least 1, got 0"),

@@ -8,13 +8,13 @@ from lightning_modules.backbones.tiled import TiledInference, padded, self_ensem
 
 
 def layers(depth: int) -> nn.Module:
-    """Build convolutions; each extends the receptive field by one pixel per side."""
+    """Build `depth` convolutions; each of them extends the receptive field by one pixel per side."""
     torch.manual_seed(0)
     return nn.Sequential(*(nn.Sequential(nn.Conv2d(2, 2, 3, padding=1), nn.Tanh()) for _ in range(depth)))
 
 
 def strided() -> nn.Module:
-    """Build a network that halves and doubles the image size and has a reach of seven pixels."""
+    """Build a network that first halves and then doubles the image size; its reach is seven pixels."""
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv2d(2, 4, 3, 2, 1), nn.Tanh(), nn.Conv2d(4, 4, 3, 1, 1), nn.ConvTranspose2d(4, 2, 2, 2))
 
@@ -38,7 +38,7 @@ def test_tiles_give_what_the_whole_image_gives(tile: int, overlap: int) -> None:
 
 @torch.no_grad()
 def test_a_longer_reach_is_wrong_beside_the_cuts_alone() -> None:
-    """Only pixels closer to a cut than the reach minus half of the overlap may differ from the whole image's output."""
+    """Only pixels closer to a cut than (reach - overlap / 2) may differ from the output for the whole image."""
     network = layers(7)
     error = (tiled(network, IMAGE, 40, 8) - network(IMAGE)).abs().amax(dim=(0, 1))
     assert error.max() > 1e-5

@@ -1,4 +1,4 @@
-"""Tests of BM3D; those that filter need the package, and the test of the published number needs the images."""
+"""Tests of BM3D: filtering requires the package, and the test of the published PSNR requires the images of Set12."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from lightning_modules.metrics.image_quality import psnr
 
 @pytest.fixture
 def filtered_with(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Replacement for the package: returns the image minus its noise deviation."""
+    """Replace the filter by subtracting the noise's standard deviation, and record the deviations."""
     deviations: list[float] = []
 
     def filtered(noisy: np.ndarray, sigma: float) -> np.ndarray:
@@ -68,7 +68,7 @@ def test_the_package_denoises(channels: int) -> None:
 
 @pytest.mark.data
 def test_the_published_mean_of_set12_is_met() -> None:
-    """The 29.96 dB are from table 2 of Noise2Score.
+    """The expected 29.96 dB are from table 2 of the Noise2Score paper.
 
     The tolerance of 0.1 dB covers a different draw of the noise and a newer version of the package.
     """

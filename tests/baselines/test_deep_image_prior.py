@@ -7,7 +7,7 @@ from lightning_modules.baselines.deep_image_prior import DeepImagePrior
 
 
 def test_a_fit_is_that_of_the_equation() -> None:
-    """Two Adam steps on mean (f(z + n) - y)^2, with z from U(0, 0.1), and the moving average of the outputs."""
+    """Compare two Adam steps on mean (f(z + n) - y)^2, with z from U(0, 0.1), and the moving average of the outputs."""
     template = nn.Conv2d(2, 1, 3, padding=1).double()
     noisy = torch.rand(1, 1, 5, 6, dtype=torch.float64)
     torch.manual_seed(4)
@@ -33,7 +33,7 @@ def test_a_fit_is_that_of_the_equation() -> None:
 
 
 def test_structure_is_fitted_before_noise() -> None:
-    """A ramp with white noise: after a few steps, the estimate is closer to the ramp than the noisy image."""
+    """The image is a ramp with white noise: after a few steps, the estimate is closer to the ramp than the image is."""
     torch.manual_seed(0)
     clean = torch.linspace(0, 1, 24).expand(1, 1, 24, 24)
     noisy = clean + 0.2 * torch.randn(1, 1, 24, 24)

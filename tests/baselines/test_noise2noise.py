@@ -16,7 +16,7 @@ def test_a_step_fits_the_second_noisy_images() -> None:
 
 
 def test_in_the_mean_over_noise_the_gradient_is_that_of_clean_images() -> None:
-    """The second noise is drawn with both signs, so that the mean over noise is exact."""
+    """The noise of the second image is used with both signs, so that the mean over this noise is exact."""
     noise = 0.1 * torch.randn(CLEAN.shape, dtype=torch.float64)
     module = Noise2Noise(Restored())
     first = CLEAN + noise.flip(3)

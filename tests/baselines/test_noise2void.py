@@ -13,14 +13,14 @@ def test_each_square_has_one_pixel_that_a_neighbour_replaces() -> None:
     squares = hidden.view(200, 1, 3, 4, 5, 4).sum(dim=(3, 5))
     assert torch.equal(squares, torch.ones_like(squares))
     assert torch.equal((replaced != noisy).any(dim=1, keepdim=True), hidden)
-    assert torch.equal(replaced[:, 1] - replaced[:, 0], noisy[:, 1] - noisy[:, 0])  # from the same neighbour
+    assert torch.equal(replaced[:, 1] - replaced[:, 0], noisy[:, 1] - noisy[:, 0])  # both channels come from the same neighbour
     _, _, row, column = hidden.nonzero(as_tuple=True)
     value = replaced[:, 0][hidden[:, 0]].long()
     down, across = value // 20 - row, value % 20 - column
     inside = (row >= 2) & (row < 10) & (column >= 2) & (column < 18)
     drawn = {(int(y), int(x)) for y, x in zip(down[inside], across[inside], strict=True)}
     assert drawn == {(y, x) for y in range(-2, 3) for x in range(-2, 3)} - {(0, 0)}
-    assert max(down.abs().max(), across.abs().max()) <= 4  # at a border
+    assert max(down.abs().max(), across.abs().max()) <= 4  # near a border, neighbours may be up to 4 pixels away
 
 
 class Constant(nn.Module):

@@ -1,4 +1,4 @@
-"""Each benchmark measures a ratio; the end of a run prints a table and writes it to `runs/benchmarks.csv` and a page.
+"""Each benchmark measures a ratio. At its end, a run prints all ratios, and writes `runs/benchmarks.csv` and a page.
 
 python -m pytest -m benchmark --override-ini addopts=-ra tests/benchmarks --readme docs/benchmarks.md
 

@@ -7,7 +7,10 @@ import torch.nn.functional as F
 from torch import nn
 
 BATCH = 8
-"""Images per step, instead of 64: weights cost the same for any number, so the ratio at 64 is below this ratio."""
+"""Images per step, instead of 64.
+
+The weights cost the same for any number of images, so the ratio for 64 images is below the measured ratio.
+"""
 
 
 def stepping(network: nn.Module) -> Callable[[], None]:

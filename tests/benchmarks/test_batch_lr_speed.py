@@ -64,9 +64,9 @@ def test_a_product_over_a_gradient_on_the_same_images(
 
 
 def test_learning_every_20_epochs_costs_little_of_the_training(report: Report) -> None:
-    """The full run measures 1,024 of 50,000 images in 20 steps; here both are divided by 64.
+    """The full run measures 1,024 of 50,000 images in 20 steps; here, both numbers of images are divided by 64.
 
-    This gives 16 images, and 20 epochs of 781.
+    The test therefore measures 16 images, and trains for 20 epochs of 781 images.
     """
     net, learner = CIFARResNet(20), OnlineLearner("ssgdm", steps=20)
     with curvature_mode(net, "batch"):

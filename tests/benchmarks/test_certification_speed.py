@@ -106,7 +106,7 @@ def planes(count: int = 100) -> tuple[Callable[[Tensor], Tensor], list[LabelledI
 
 @torch.inference_mode()
 def test_curve_needs_a_fraction_of_the_published_evaluations(report: Report) -> None:
-    """Both use the same alpha and grid; the published method uses n = 100,000."""
+    """Both procedures use the same alpha and the same grid of radii; the published one uses n = 100,000."""
     network, images, radius = planes()
     exact = certified_accuracy([(0, r) for r in radius], images)
     claims = [published_certify(network, image.image, 100, 100_000, 10_000) for image in images]
@@ -123,7 +123,7 @@ def test_curve_needs_a_fraction_of_the_published_evaluations(report: Report) -> 
         report(f"published evaluations over those of {mode.name}, right images", 100_100 / draws[right].mean(), target)
         report(f"  largest gap of {mode.name} to the published curve", float(abs(curve - published).max()), "<= 0.03")
         assert (curve <= exact).all()
-        assert abs(curve - published).max() <= 0.03 + 1e-9  # three images
+        assert abs(curve - published).max() <= 0.03 + 1e-9  # a difference of three images
         if mode.name == "curve":
             assert 100_100 / draws[right].mean() >= 5
 
@@ -150,7 +150,7 @@ def robust_classifier() -> tuple[Callable[[Tensor], Tensor], list[LabelledImage]
 
 @torch.inference_mode()
 def test_curve_of_a_robust_cifar_classifier_needs_a_fraction_of_the_published_evaluations(report: Report) -> None:
-    """On real images, the published loop takes minutes per image, so it runs on only a tenth of them."""
+    """On real images, the published loop takes minutes per image, so it runs on only a tenth of the images."""
     network, images = robust_classifier()
     found = certify(network, Curve(), 500, images)
     draws = np.array([found[image.index].draws for image in images])
@@ -166,4 +166,4 @@ def test_curve_of_a_robust_cifar_classifier_needs_a_fraction_of_the_published_ev
     report(f"  largest gap to the published curve, {len(few)} of them", float(gap), "<= 0.2")
     assert 100_100 / draws[right].mean() >= 5
     assert certified_accuracy(curve, images)[1] >= 0.4
-    assert gap <= 0.2  # one image
+    assert gap <= 0.2  # a difference of one image

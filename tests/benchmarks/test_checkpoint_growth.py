@@ -1,4 +1,4 @@
-"""Checkpoint overhead besides the weights: it grows neither with the rows of metrics.csv nor with a second table."""
+"""The cost of saving a checkpoint does not grow with metrics.csv, and no second table of per-sample state is made."""
 
 import io
 import multiprocessing
@@ -23,7 +23,7 @@ METRICS = {f"train/metric_{k}": 0.1 * k for k in range(6)}
 
 
 def cost(table: MetricsTable, monkeypatch: pytest.MonkeyPatch) -> tuple[float, int]:
-    """Return the CPU time of saving the table in a hundred checkpoints, and its size in bytes in each."""
+    """Save the table in a hundred checkpoints; return the CPU time, and the size of one checkpoint in bytes."""
     trainer: Any = SimpleNamespace(is_global_zero=True, _results={}, current_epoch=0)
     trainer._logger_connector = SimpleNamespace(_first_loop_iter=True)
     monkeypatch.setattr("experiments.saving.metrics_table.ended_early", lambda _: False)

@@ -1,4 +1,4 @@
-"""Costs of EDiffSR: its network relative to SR3's, the network's share of a large image, and tiles against one pass."""
+"""Costs of EDiffSR: its network relative to SR3's, the network's share of the time, and tiles relative to one pass."""
 
 import time
 from collections.abc import Callable

@@ -34,7 +34,7 @@ def features(count: int, dimensions: int, seed: int) -> np.ndarray:
 
 
 def test_kid_beside_torch_fidelity(report: Report) -> None:
-    """Both sides use 100 subsets of 1,000 images; the subsets differ, so values agree only within their scatter."""
+    """Both use 100 subsets of 1,000 images. The subsets differ, so the two KIDs agree only within their scatter."""
     kid, name = peer("torch_fidelity.metric_kid", "torch-fidelity")
     first, second = features(2000, 256, 0), features(2000, 256, 1)
     settings = {"kid_subsets": 100, "kid_subset_size": 1000, "verbose": False}
@@ -57,7 +57,7 @@ def distance(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def test_statistics_of_10000_images_beside_torch_fidelity(report: Report) -> None:
-    """With given features, both compute mean, covariance and distance."""
+    """From the same features, both libraries compute mean, covariance and distance."""
     fid, name = peer("torch_fidelity.metric_fid", "torch-fidelity")
     first, second = features(10_000, 2048, 0), features(10_000, 2048, 1)
 
@@ -140,7 +140,7 @@ print(torch_fidelity.calculate_metrics(input1=sys.argv[1], input2=sys.argv[2], c
 
 @pytest.mark.parametrize("count", [200, 1000])
 def test_whole_runs_with_the_real_inception(report: Report, tmp_path: Path, count: int) -> None:
-    """From image folders to a number: each tool is a separate process with one thread; clean-fid has other weights."""
+    """Each tool computes FID from image folders in a process with one thread; clean-fid uses different weights."""
     _, name = peer("torch_fidelity", "torch-fidelity")
     try:
         default_weights()

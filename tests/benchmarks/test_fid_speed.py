@@ -19,7 +19,10 @@ pytestmark = pytest.mark.benchmark
 
 
 def test_images_in_a_second(tmp_path: Path, report: Callable[[str, float, str], None]) -> None:
-    """Includes reading, resizing, feature files and their sums; 64 images share the fixed cost of a set here."""
+    """The time includes reading, resizing, feature files and their sums.
+
+    The fixed cost of a set is shared by only 64 images here.
+    """
     network = FIDInception()
     network.network.to_empty(device="cpu")
     for value in network.network.state_dict().values():

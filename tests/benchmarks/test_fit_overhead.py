@@ -1,8 +1,9 @@
 """CPU time of a training step in `fit`, divided by that of bare Lightning and of an equivalent plain loop.
 
-All three train the demo's network with its optimizer, on batches of the same shapes. Ours is the demo's module with its
-DataModule and the guards of `configs/defaults.yaml`. The bare module logs its loss with the defaults of `self.log`, and
-reads rows of tensors, like the plain loop. None of them has additional callbacks, validates, or writes files.
+All three train the demo's network with the demo's optimizer, on batches of the same shapes. `fit` trains the demo's
+module with its DataModule and the guards of `configs/defaults.yaml`. The bare module logs its loss with the defaults of
+`self.log`, and reads rows of tensors, like the plain loop. None of them has additional callbacks, validates, or writes
+files.
 """
 
 import copy

@@ -1,4 +1,4 @@
-"""Number of a real classifier's votes that change with the batch size or the memory layout on identical inputs."""
+"""Number of votes of a real classifier that change with the batch size or the memory layout, for equal inputs."""
 
 import os
 from collections.abc import Callable
@@ -61,6 +61,6 @@ def test_votes_hardly_depend_on_batches_and_layout(
         "<= 0.002",
     )
     report(f"  that the layout channels_last changes, {name}", by_layout / total, "<= 0.01")
-    assert minority / total > 0.1  # close votes exist that can change
+    assert minority / total > 0.1  # there are close votes, which can change
     assert by_batch / total <= 0.002
     assert by_layout / total <= 0.01

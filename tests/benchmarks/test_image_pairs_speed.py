@@ -25,7 +25,7 @@ PATCH = 40
 
 
 class GreyImages(PairSet):
-    """Images in the number and size of the field's usual training set."""
+    """400 grey images of one size, as in the usual training set for denoising."""
 
     channels = 1
 

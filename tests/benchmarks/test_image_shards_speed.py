@@ -116,7 +116,7 @@ def test_parquet_without_copies(report: Report, tmp_path: Path) -> None:
     some = list(jpegs(EACH))
 
     def every(count: int) -> Iterator[Sample]:
-        """Repeat the images with different trailing bytes, so that parquet stores all of them."""
+        """Repeat the images with different trailing bytes, so that parquet stores every repetition."""
         return ((f"{n:06}", some[n % EACH][1] + n.to_bytes(4), 0) for n in range(count))
 
     write(tmp_path, "parquet", 32, EACH, every)
@@ -152,7 +152,7 @@ before)
 
 @pytest.mark.parametrize("kind", ["tar", "parquet"])
 def test_memory_beside_datasets(kind: str, report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Measure the memory of an epoch in addition to the imports, in a separate process without workers."""
+    """Measure the memory that an epoch needs in addition to the imports, in a separate process without workers."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     _, name = peer("datasets", "datasets")
     write(tmp_path, kind)

@@ -1,4 +1,4 @@
-"""The kernel's path for a thousand step counts, compared with the eigendecomposition that it requires."""
+"""Cost of the kernel's path for a thousand step counts, relative to the eigendecomposition that the path requires."""
 
 from collections.abc import Callable
 

@@ -88,7 +88,10 @@ def test_help_against_importing_lightning(report: Report) -> None:
 def test_memory_of_targets_at_the_size_of_imagenet(
     report: Report, dtype: torch.dtype, target: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """For 1.3 million samples of 1,000 classes: memory of one of 8 processes over the published code's array."""
+    """The memory of one of 8 processes is divided by that of the published code's array.
+
+    The dataset has 1.3 million samples of 1,000 classes.
+    """
     samples, classes = 1_300_000, 1_000
     monkeypatch.setattr(collectives, "rank", lambda: 3)
     monkeypatch.setattr(collectives, "world_size", lambda: 8)

@@ -44,7 +44,10 @@ def spent(*arguments: str) -> float:
 
 
 def peak(code: str, *arguments: str) -> int:
-    """Return a separate process's peak memory, in KiB; the value that its parent receives includes the parent's."""
+    """Return the peak memory that a separate process reports, in KiB.
+
+    The value that its parent process would measure includes the memory of the parent.
+    """
     command = [sys.executable, "-c", f"{code}\nprint(open('/proc/self/status').read())", *arguments]
     said = subprocess.run(command, check=True, cwd=ROOT, env=environment(), capture_output=True, text=True).stdout
     return int(re.findall(r"VmHWM:\s*(\d+) kB", said)[-1])

@@ -19,7 +19,7 @@ def test_each_storage_counts_once_and_whole_and_parameters_do_not() -> None:
         layer(inputs)
     assert saved.total == 10 * 4 * 4
     with SavedBytes(layer) as saved:
-        layer(inputs[:2])  # contains all of them
+        layer(inputs[:2])  # the storage of the slice contains all inputs
     assert saved.total == 10 * 4 * 4
     hidden = layer(inputs)
     with SavedBytes(layer) as saved:

@@ -80,7 +80,7 @@ def test_a_frozen_part_is_trained_by_another_name_and_kept_in_checkpoints(tmp_pa
     fitting.fit(module, datamodule=LabelledImages(TuningDigits(), 400))
     fitting.save_checkpoint(tmp_path / "last.ckpt")
     restored = guided()
-    check_checkpoint(tmp_path / "last.ckpt", restored)  # this check also precedes resuming a run
+    check_checkpoint(tmp_path / "last.ckpt", restored)  # the same check is made before a run is resumed
     restored.load_state_dict(torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"])
     for each in (module, restored):
         found = each.guidance.classifier.state_dict()  # type: ignore[union-attr]

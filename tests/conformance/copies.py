@@ -1,8 +1,8 @@
 """Non-blocking copies that complete as late as possible.
 
-The host may change the source of a copy to the device only after it has synchronised, and the destination of a copy to
-the host has no valid values before. A source that was changed too early raises `ChangedTooEarly` at the next
-synchronisation. A destination that is read too early is full of NaN, or of 0x7f bytes for other types.
+The host may change the source of a copy to the device only after a synchronisation. The destination of a copy to the
+host has valid values only after a synchronisation, too. A source that was changed too early raises `ChangedTooEarly` at
+the next synchronisation. A destination that is read too early is full of NaN, or of 0x7f bytes for other types.
 """
 
 import sys
@@ -17,7 +17,7 @@ from tests.conformance.host_syncs import kind_of, place_of
 from tests.conformance.simulated_device import aten, on_device
 
 MOST = 512
-"""Maximal number of pending copies; the device has surely completed a copy that is followed by so many others."""
+"""Maximal number of pending copies; the device has surely completed a copy that as many others follow."""
 _sent: list[tuple[Tensor, int, str]] = []
 _awaited: list[tuple[Tensor, Tensor]] = []
 
@@ -64,7 +64,7 @@ def _late(result: Tensor) -> None:
 
 
 def _order(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Complete pending copies at a synchronisation, and those to the host also before a copy to the device."""
+    """Complete all pending copies at a synchronisation, and pending copies to the host before a copy to the device."""
     if kind_of(func, args, kwargs) is not None:
         wait()
     elif func is aten.copy_.default and not on_device(args[1]):

@@ -58,7 +58,8 @@ def experiments() -> Experiments:
 def at_paper_scale(*, dear: set[str] | frozenset[str] = frozenset()) -> list[Any]:
     """List the configs that are not demos.
 
-    By default, three per folder and the first of each module run; the others run nightly.
+    By default, the tests run for three configs of each folder and the first config of each module; all others run
+    nightly.
 
     Args:
         dear: names of configs that take more than two core-seconds and run nightly.

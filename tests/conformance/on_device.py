@@ -78,7 +78,7 @@ def ended(server: subprocess.Popen[str]) -> None:
 
 
 def called(command: list[str]) -> int:
-    """Run a command line here, where the device exists; the runs that `compare` starts use this file as well."""
+    """Run a command line in this process, where the device exists; runs that `compare` starts also use this file."""
     import train
     from callbacks.generation import folders
     from experiments import commands

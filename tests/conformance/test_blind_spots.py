@@ -108,9 +108,10 @@ def test_mixed_precision_trains(name: str, precision: str, tmp_path: Path) -> No
 
 @pytest.mark.nightly
 def test_a_compiled_network_trains_on_the_device(tmp_path: Path) -> None:
-    """The numbers equal the CPU's.
+    """The results equal those on the CPU.
 
-    Dynamo warns, and compiles the Python code of the device itself: no graph covers the whole network.
+    Dynamo prints a warning, and also compiles the Python code of the simulated device, so no single graph covers the
+    whole network.
     """
     run("fit", "--config", written("elr", tmp_path, SHORT), "--run_directory", tmp_path / "plain")
     config = written("elr", tmp_path, {**SHORT, "compile": "eager"})

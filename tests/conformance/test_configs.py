@@ -40,8 +40,8 @@ OWN_KEYS = {
     "elr_plus": {"data.passes_per_epoch"},  # ELR+ trains its two networks one pass after the other
     "fractional_sde": {"data.sequences.hurst"},  # one claim compares models trained on paths with two different indices
     "eld": {"data.noise.model", "data.fixed_noise"},  # the method is the training noise: fresh, or from fixed pairs
-    "sgd_noise": {"data.table.num_points"},  # its exponents are those of the number of points
-    "tester_learner": {"data.table.marginal"},  # the alternative that it must distinguish
+    "sgd_noise": {"data.table.num_points"},  # the measured exponents are those of the number of points
+    "tester_learner": {"data.table.marginal"},  # the alternative that the method must distinguish
     "benign_oscillation": {"model.optimizer.lr"},  # the method is the learning rate
     "batch_lr": {"model.optimizer.lr"},  # the learner sets the rate; its baseline uses the best constant rate
     # the method is the optimizer
@@ -49,7 +49,7 @@ OWN_KEYS = {
     "monna": {"data.shards.growing"},  # LEARN has growing batches
     # the objective scales the gradient, so equal products of both are compared; a claim compares pre-training
     "noise_mask": {"model.optimizer.lr", "trainer.callbacks"},
-    "tract": {"trainer.max_epochs", "model.lr_scheduler.T_max"},  # it needs fewer epochs
+    "tract": {"trainer.max_epochs", "model.lr_scheduler.T_max"},  # TrAct needs fewer epochs
     # a claim compares runs of equal cost
     "nm_sparsity": {"trainer.max_epochs", "model.lr_scheduler.T_max"},
     "noise_diffusion": {"data.noise"},  # the paper compares natural images with generated ones
@@ -62,7 +62,7 @@ OWN_KEYS = {
     # the method and its baselines are optimizers, each with the best rate of its own grid
     "sso": {"model.optimizer.class_path", "model.optimizer.lr"},
 }
-"""Keys outside the method's arguments that belong to the method, with the reasons."""
+"""Keys that belong to a method although they are not among its arguments, with the reasons."""
 
 
 def unknown_keys(value: Any, place: str = "") -> Iterator[str]:

@@ -102,8 +102,8 @@ def take_a_step_of_each_stage(
     return outputs["loss"]
 
 
-# Published or counted from the papers' tables: the number of parameters before the classifier, and its number of input
-# features.
+# The number of parameters before the classifier, and the number of input features of the classifier, as published or
+# counted from the papers' tables.
 PARAMETERS = {
     "CIFARResNet 20": (269_072, 64),
     "CIFARStemResNet 34": (21_276_992, 512),

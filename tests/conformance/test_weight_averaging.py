@@ -1,4 +1,4 @@
-"""A weight average without memory equals a run without averaging, even for methods that write weights themselves."""
+"""A weight average with decay 0 equals a run without averaging, even for methods that write weights themselves."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ FORGETFUL = {
 }
 OTHERWISE = {
     "tester_learner",  # rejects averages
-    "noise_mask_reinforce",  # takes its own average at the end of training, which the callback's average replaces
+    "noise_mask_reinforce",  # computes its own average at the end of training, which the callback's average replaces
 }
 COUNT = "average._extra_state"
 """Updates counted by a method's own average, in the callback's copy; a resumed run has the correct number."""

@@ -77,7 +77,7 @@ def test_one_more_step_and_noise_diffusion_say_why_they_do_not_take_flow_matchin
     family: str, request: pytest.FixtureRequest
 ) -> None:
     model = text_to_image_pipeline(str(request.getfixturevalue(family)))
-    name = f"{type(model.scheduler).__name__} is a scheduler of flow matching"
+    name = f"{type(model.scheduler).__name__} is a scheduler for flow matching"
     pure = "OneMoreStep corrects schedules that do not reach pure noise, which those of flow matching do"
     with pytest.raises(ValueError, match=f"model: {pure}, but {name}"):
         OneMoreStep(nn.Identity(), model)

@@ -18,7 +18,7 @@ from tests.trainers import quiet
 
 # fmt: off
 REJECTED: list[Row] = [
-    ("training_step", lambda _: training().training_step(batch(), 0), ValueError, "so the data must have captions"),
+    ("training_step", lambda _: training().training_step(batch(), 0), ValueError, "so the images must have captions"),
     ("training caption_dropout", lambda _: training(caption_dropout=1.0), ValueError,
      r"caption_dropout must be in \[0, 1\), got 1"),
     ("DDRM eta_b", lambda _: DDRM(GaussianImages(), SCHEDULER, eta_b=1.5), ValueError, r"eta_b must be in \[0, 1\]"),

@@ -185,7 +185,7 @@ def test_a_loader_of_ones_own_gives_the_measurements_alone() -> None:
     ("data", "message"),
     [
         ({"batch_size": 10}, "batch_size must be left out for SubGM"),
-        ({"rows_on_device": False}, "model.at_once must be given"),
+        ({"rows_on_device": False}, r"model.at_once \(number of measurements"),
     ],
 )
 def test_data_that_do_not_fit_are_refused(data: dict[str, Any], message: str) -> None:

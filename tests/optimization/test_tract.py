@@ -283,7 +283,7 @@ GROUPS = nn.Sequential(nn.Conv2d(4, 4, 3, groups=2))
         (nn.Sequential(nn.Conv2d(1, 1, 3, padding=1, padding_mode="reflect")), {}, "padding_mode 'reflect'"),
         (nn.Sequential(nn.Conv2d(1, 1, 3, padding="same")), {}, "padding 'same'"),
         (nn.Sequential(nn.Linear(2, 2).requires_grad_(False)), {}, "0 is frozen"),
-        (nn.Sequential(Conv2dSame(1, 1, 3)), {}, "first_layer: 0 is a Conv2dSame, which computes something else"),
+        (nn.Sequential(Conv2dSame(1, 1, 3)), {}, "first_layer: 0 is a Conv2dSame, whose computation differs"),
     ],
 )
 def test_what_does_not_fit_is_named(network: nn.Module, arguments: dict[str, Any], message: str) -> None:

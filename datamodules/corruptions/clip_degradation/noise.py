@@ -18,8 +18,8 @@ class RandomNoise(ClipOperator):
 
     For Poisson noise, the expected count of a white pixel is `v`. Here, `v` is the number of different levels in the
     frame, rounded up to a power of two. The noise of the counts is multiplied by `strength`, as in RealBasicVSR's
-    training. (In a later version of RealBasicVSR's library, `v` counts correspond to one of 255 levels, and the noise
-    is at most one or two levels.)
+    training. (In a later version of RealBasicVSR's library, `v` is instead the expected count of a single grey level,
+    1/255 of white. The noise then changes a pixel by at most one or two grey levels.)
 
     Args:
         sigma: smallest and largest standard deviation of Gaussian noise, in 8-bit levels.

@@ -164,9 +164,9 @@ class OverUnderSegmentation:
 def _in_proportion(mask: np.ndarray, category: int, iterations: int, dilate: bool, target_pixels: int) -> np.ndarray:
     """Erode or dilate one class of a mask `[H, W]`, resized so that the class covers `target_pixels` pixels.
 
-    Only the part of the image that can change is processed. Suppose that the class spans pixels first ... last of an
-    axis. Cubic interpolation at a position depends only on pixels less than 2 pixels away. Values are therefore nonzero
-    only in these regions:
+    Only the part of the image that can change is processed. Along each axis, let `first` and `last` be the positions of
+    the first and last pixel of the class. Cubic interpolation at a position depends only on pixels less than 2 pixels
+    away. Each step therefore computes only the part of its result that can be nonzero:
 
         inner   pixels first - 2 ... last + 2 of the image, mapped to the resized image,
         outer   inner, extended by `iterations` pixels for the dilation and 1 for rounding,

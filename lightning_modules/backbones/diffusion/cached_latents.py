@@ -65,7 +65,7 @@ def cache_latents(network: LatentDiffusion, data: CaptionedImages, folder: str, 
     """
     if data.augmentation.crop_padding:
         raise ValueError(
-            "cache_dir keeps central crops: data.augmentation.crop_padding must be 0, or cache_dir null, got "
+            "with cache_dir, images are centre-cropped: data.augmentation.crop_padding must be 0, or cache_dir null, got "
             f"{data.augmentation.crop_padding}"
         )
     sets = [one for one in (data.train_set, data.validation_set) if one is not None]

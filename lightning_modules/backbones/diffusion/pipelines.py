@@ -103,7 +103,7 @@ def diffusers_pipeline(
         raise FileNotFoundError(f"no pipeline at {path}: expected one file with all weights; copy it there")
     if single and config is None:
         raise ValueError(
-            f"config: {path.name} holds only weights; give the folder or the name of a pipeline of the same "
+            f"config: {path.name} contains only weights; give the folder or the name of a pipeline with the same "
             f"architecture, such as stable-diffusion-v1-5/stable-diffusion-v1-5"
         )
     if single and quantization is not None:
@@ -122,7 +122,7 @@ def diffusers_pipeline(
             f"_class_name of {described} must be a diffusers pipeline, such as StableDiffusionPipeline, got {named!r}"
         )
     if found._load_connected_pipes:
-        raise ValueError(f"_class_name of {described} must be one pipeline, and {named} downloads additional ones")
+        raise ValueError(f"_class_name of {described} must be a single pipeline, but {named} downloads others")
     classes = _classes(described, index)
     libraries = {name: library for name, (library, _) in classes.items()}
     _check_parts(described, libraries, parts, _advice(classes, families))
@@ -347,7 +347,7 @@ def reject_flow_matching(scheduler: Any, method: str, reason: str) -> None:
         ValueError: if the scheduler is for flow matching; the message states the reason.
     """
     if is_flow_matching(scheduler):
-        raise ValueError(f"model: {method} {reason}, but {type(scheduler).__name__} is a scheduler of flow matching")
+        raise ValueError(f"model: {method} {reason}, but {type(scheduler).__name__} is a scheduler for flow matching")
 
 
 def check_schedule(scheduler: Any, prediction_types: Collection[str] = ("epsilon",)) -> NetworkPrediction:

@@ -26,7 +26,7 @@ def check_data(network: TextToImage | PixelSpace, data: Any, needs_captions: boo
                 data.require_captions("a text-to-image model")
             data.check_sizes(network.size_multiple)
         elif data.buckets is not None or data.prior is not None:
-            raise ValueError("data.images.buckets and data.prior need a text-to-image model, got a U-Net of pixels")
+            raise ValueError("data.images.buckets and data.prior need a text-to-image model, got a pixel-space U-Net")
     shape = getattr(data, "image_shape", None)
     if shape is not None and isinstance(network, PixelSpace) and tuple(shape) != network.shape:
         raise ValueError(f"the data have images of shape {list(shape)}, but the U-Net expects {list(network.shape)}")
@@ -39,7 +39,7 @@ def reject_prior(data: Any, method: str) -> None:
         ValueError: if the data include class images.
     """
     if getattr(data, "prior", None) is not None:
-        raise ValueError(f"data.prior must be null: {method} has no prior preservation")
+        raise ValueError(f"data.prior must be null: {method} does not use prior preservation")
 
 
 def check_sharding(module: Any) -> None:

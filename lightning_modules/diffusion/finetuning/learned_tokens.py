@@ -110,7 +110,7 @@ def check_pipeline_class(name: str) -> None:
     """
     if not hasattr(getattr(diffusers, name, None), "load_textual_inversion"):
         raise ValueError(
-            f"network: diffusers loads no textual inversion into {name}; supported are Stable Diffusion, SDXL and "
+            f"network: diffusers cannot load a textual inversion into {name}; supported are Stable Diffusion, SDXL and "
             f"FLUX.1"
         )
 

@@ -97,7 +97,9 @@ class TextualInversion(FineTuningSteps, MethodModule):
         only_with("templates null", templates is None, TextualInversion, learnable_property=learnable_property)
         self.templates = templates_of(learnable_property, templates)
         if trainable_parameters(network) or "text_encoders" not in dict(network.named_children()):
-            raise ValueError("network must have tuning frozen and offload_text_encoders false: only embeddings train")
+            raise ValueError(
+                "network must have tuning frozen and offload_text_encoders false, because only embeddings are trained"
+            )
         self.embeddings = add_tokens(network, placeholder_token, initializer_token, num_vectors)
         self.network = network
         self.placeholder_token = placeholder_token

@@ -48,7 +48,8 @@ VISION = {
 class ImageReward(nn.Module):
     """Score images for texts with ImageReward.
 
-    Higher scores are better; the mean score of the authors' images is about 0. Images are resized and centre-cropped, but not rounded to 8 bits. The weights are not saved in checkpoints.
+    Higher scores are better; the mean score of the authors' images is about 0. Images are resized and centre-cropped,
+    but not rounded to 8 bits. The weights are not saved in checkpoints.
 
     Args:
         weights: released file `ImageReward.pt`, folder with this file, or name on the Hugging Face Hub. Code in the

@@ -1,4 +1,4 @@
-"""Equations of One More Step, and conversion of initial latents to the argument `latents` of a diffusers pipeline."""
+"""Equations of One More Step, and conversion of initial latents to a diffusers pipeline's argument `latents`."""
 
 import copy
 import math
@@ -16,16 +16,16 @@ from lightning_modules.sde.discrete import scheduler_levels
 
 
 def spaced(scheduler: Any, num_steps: int) -> Any:
-    """Return a copy of a diffusers scheduler with the given number of sampling steps."""
+    """Return a copy of a diffusers scheduler that is set to `num_steps` sampling steps."""
     scheduler = copy.deepcopy(scheduler)
     scheduler.set_timesteps(num_steps)
     return scheduler
 
 
 def first_level(scheduler: Any, num_steps: int) -> float:
-    """Return abar at the first timestep of a diffusers scheduler with `num_steps` steps.
+    """Return abar at the first timestep of a diffusers scheduler with `num_steps` sampling steps.
 
-    The scheduler may be on the meta device, as in the preflight of `compare`.
+    The scheduler may be on the meta device, as in the checks that `compare` makes before its runs.
 
     Raises:
         ValueError: if the scheduler is for flow matching.
@@ -43,20 +43,20 @@ def initial_latents(
     deviation: float | None = None,
     official_variance: bool = False,
 ) -> Tensor:
-    """Sample the initial latents of a sampler: sqrt(a) x~_0 + sqrt(1 - a - s^2) z + s e.
+    """Compute the initial latents of a sampler, sqrt(a) x~_0 + sqrt(1 - a - s^2) z + s e.
 
     Args:
-        clean: x~_0, `[B, ...]`.
+        clean: x~_0, estimate of the image, `[B, ...]`.
         fresh: e, standard normal noise.
         abar: a, value of abar at the sampler's first timestep.
-        start: z, the noise from which x~_0 was estimated; required if `deviation` is given.
+        start: z, noise from which x~_0 was estimated; required if `deviation` is not None.
         deviation: s, standard deviation of the new noise e, in [0, sqrt(1 - a)]. None uses the maximum, as in DDPM's
-            posterior for abar_S = 0. With 0, no new noise is added.
-        official_variance: multiply e by 1 - a and omit z, as the authors' code does. Cannot be combined with
+            posterior for abar_S = 0; 0 adds no new noise.
+        official_variance: multiply e by 1 - a and omit z, as the authors' code does; cannot be combined with
             `deviation`.
 
     Raises:
-        ValueError: if `deviation` is out of range, or if it is given without `start` or together with
+        ValueError: if `deviation` is out of range, is used without `start`, or is used together with
             `official_variance`.
     """
     mean, greatest = math.sqrt(abar) * clean, math.sqrt(1 - abar)
@@ -69,23 +69,24 @@ def initial_latents(
 
 
 def given_to_pipeline(state: Tensor, scheduler: Any, num_steps: int) -> Tensor:
-    """Convert initial latents to a pipeline's argument `latents`, which the pipeline multiplies by `init_noise_sigma`.
+    """Convert initial latents to a pipeline's argument `latents`.
 
-    Some schedulers, such as Euler's, work with x / sqrt(abar) and start from a large sigma that depends on the number
-    of steps. For the other schedulers, the latents are returned unchanged.
+    A pipeline multiplies `latents` by `init_noise_sigma` of its scheduler. Some schedulers, such as those for Euler
+    steps, work with x / sqrt(abar), and their `init_noise_sigma` is large and depends on the number of steps. For all
+    other schedulers, the latents are returned unchanged.
     """
     scale = float(spaced(scheduler, num_steps).init_noise_sigma)
     return state if scale == 1 else state / (math.sqrt(first_level(scheduler, num_steps)) * scale)
 
 
 def zero_terminal_snr(scheduler: Any) -> DDIMScheduler:
-    """Rescale a noise schedule to zero terminal SNR, with trailing timesteps. The model does not change.
+    """Rescale a noise schedule to zero terminal SNR, with trailing timestep spacing. The model is not changed.
 
     Source: Lin, Liu, Li and Yang, Common Diffusion Noise Schedules and Sample Steps Are Flawed, WACV 2024, arXiv
     2305.08891, without its fine-tuning.
 
     Raises:
-        ValueError: if the model predicts epsilon, which does not determine the image at zero SNR.
+        ValueError: if the model predicts epsilon, from which the image cannot be computed at zero SNR.
     """
     if scheduler.config.prediction_type == "epsilon":
         raise ValueError(
@@ -97,7 +98,7 @@ def zero_terminal_snr(scheduler: Any) -> DDIMScheduler:
 
 @contextmanager
 def sampled_by(scheduler: Any, model: Any) -> Iterator[None]:
-    """Temporarily replace a model's scheduler; None keeps the model's scheduler."""
+    """Replace a model's scheduler inside a `with` block; None keeps the model's own scheduler."""
     owner = getattr(model, "pipeline", model)
     own = owner.scheduler
     owner.scheduler = own if scheduler is None else scheduler
@@ -108,12 +109,12 @@ def sampled_by(scheduler: Any, model: Any) -> Iterator[None]:
 
 
 def brightness(images: Tensor) -> Tensor:
-    """Compute the mean brightness of images `[B, C, H, W]` in [0, 1]: `[B]`, in float64."""
+    """Compute the mean brightness of each image, `[B]` in float64, from images `[B, C, H, W]` in [0, 1]."""
     return images.double().flatten(1).mean(dim=1)
 
 
 def brightness_table(generated: Tensor, real: Tensor) -> Table:
-    """Tabulate the mean brightness of generated images for groups of real images of similar brightness.
+    """Tabulate the mean brightness of generated images for groups of real images with similar brightness.
 
     Each generated image is paired with the real image of the same caption. The pairs are sorted by the brightness of
     the real image and divided into ten groups of equal size.
@@ -129,16 +130,17 @@ def brightness_table(generated: Tensor, real: Tensor) -> Table:
 
 
 def brightness_measures(drawn: Tensor, real: Tensor) -> dict[str, Tensor]:
-    """Compare the brightness of generated images with that of the real images with the same captions.
+    """Compare the brightness of generated images with the brightness of the real images that have the same captions.
 
     Args:
-        drawn: mean brightness of each generated image, `[n]`.
-        real: mean brightness of each real image, for the same captions in the same order, `[n]`.
+        drawn: mean brightness of each generated image, `[n]`, in the order of `real`.
+        real: mean brightness of the real image with the same caption as each generated image, `[n]`.
 
     Returns:
-        `distance` is the 1-Wasserstein distance of the two distributions. `deviation` and `deviation_of_data` are the
-        standard deviations of brightness of generated and of real images. `correlation` is the correlation between the
-        brightness of generated and real images with the same caption.
+        `distance` is the 1-Wasserstein distance between the two distributions of brightness. `deviation` is the
+        standard deviation of the brightness of generated images, and `deviation_of_data` is that of real images.
+        `correlation` is the correlation between the brightness of a generated image and of the real image with the same
+        caption.
     """
     centred = [each - each.mean() for each in (drawn, real)]
     norms = (centred[0].norm() * centred[1].norm()).clamp(min=1e-300)

@@ -1,4 +1,4 @@
-"""LightningModule that trains One More Step and samples with it; the package docstring describes the method."""
+"""LightningModule that trains One More Step and samples with it; see the package docstring for the method."""
 
 import math
 from collections.abc import Sequence
@@ -39,40 +39,41 @@ from lightning_modules.optim.optimizers import adamw, constant, optimizer_config
 from lightning_modules.training.logging import log_same, log_training
 
 OFFSET = 0.1
-"""Standard deviation of the per-channel constant that offset noise adds."""
+"""Standard deviation of the constant that offset noise adds to each channel."""
 
 
 class OneMoreStep(Prompted, MethodModule):
-    """Train One More Step on captioned images, and measure its effect on the brightness of samples.
+    """Train One More Step on images with captions, and measure its effect on the brightness of samples.
 
-    `test` samples an image for the caption of each test image and compares the mean brightness of sampled and real
+    `test` samples an image for the caption of each test image, and compares the mean brightness of sampled and of real
     images. `test/brightness_distance` is the 1-Wasserstein distance between the two brightness distributions.
-    `test/brightness_deviation` is the standard deviation over samples, and `test/brightness_deviation_of_data` that
-    over real images. `test/brightness_correlation` is the correlation between samples and real images with the same
-    caption. After training, the U-Net is saved to `one_more_step/` in diffusers format. The diffusion model of a
-    pipeline is frozen. A trainable `PixelModel` is trained at the same time on its own denoising loss.
+    `test/brightness_deviation` is the standard deviation of brightness over samples, and
+    `test/brightness_deviation_of_data` is that over real images. `test/brightness_correlation` is the correlation
+    between the brightness of a sample and of the real image with the same caption. After training, the U-Net is saved
+    to `one_more_step/` in diffusers format. The diffusion model of a pipeline is frozen, but a trainable `PixelModel`
+    is trained at the same time, with its own denoising loss.
 
     Args:
-        network: V, which predicts v from noise and prompts, such as `TimeFreeUNet`.
+        network: V, network that predicts v from noise and prompts, such as `TimeFreeUNet`.
         model: diffusion model that encodes and samples images: `TextToImage` or `PixelModel`.
         text_encoder: text encoder of `network`, such as `HashedWords`; None uses the text encoder of `model`.
-        start: initial latents in `test`. `one_more_step` is the method. `plain` is noise, `offset_noise` is noise with
-            a random mean, `oracle` uses the real image in place of x~_0, and `zero_terminal_snr` is noise with a
-            schedule rescaled to zero terminal SNR.
+        start: kind of the initial latents in `test`. `one_more_step` is the method itself. `plain` is pure noise.
+            `offset_noise` is noise with a random mean in each channel. `oracle` uses the real image instead of x~_0.
+            `zero_terminal_snr` is pure noise, with the noise schedule rescaled to zero terminal SNR.
         num_inference_steps: number of sampling steps.
-        guidance_scale: scale of classifier-free guidance, for a `TextToImage`.
-        step_guidance_scale: w, guidance scale of One More Step itself; 1 uses the conditional prediction only.
+        guidance_scale: scale of classifier-free guidance if the model is a `TextToImage`.
+        step_guidance_scale: w, guidance scale of One More Step itself; 1 uses only the conditional prediction.
         deviation: s, standard deviation of the new noise in the initial latents; None uses the maximum, sqrt(1 - a).
-        official_variance: scale the noise of the initial latents by 1 - a, as the authors' code does.
+        official_variance: multiply the noise of the initial latents by 1 - a, as the authors' code does.
         step_prompt: text for One More Step itself, which controls brightness and other low frequencies. The diffusion
-            model still uses the captions and prompts. None uses them for One More Step as well.
+            model still uses the captions or prompts. None uses the captions or prompts for One More Step as well.
         caption_dropout: probability of replacing a training caption with the empty text, in [0, 1).
         optimizer: optimizer of the trainable parameters of both networks.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
         ValueError: if an argument is out of range, if neither `text_encoder` nor the model provides a text encoder, or
-            if `start` is `zero_terminal_snr` but the model predicts epsilon.
+            if `start` is `zero_terminal_snr` and the model predicts epsilon.
     """
 
     def __init__(
@@ -98,13 +99,13 @@ class OneMoreStep(Prompted, MethodModule):
         within(0, 1, "[)", caption_dropout=caption_dropout)
         within(0, math.sqrt(1 - first_level(model.scheduler, num_inference_steps)), deviation=deviation)
         if official_variance and deviation is not None:
-            raise ValueError(f"deviation must be None with official_variance, which sets it, got {deviation}")
+            raise ValueError(f"deviation must be None if official_variance is true, got {deviation}")
         self.rescaled = zero_terminal_snr(model.scheduler) if start == "zero_terminal_snr" else None
         self.network = network
         self.model: Any = model
         self.text_encoder: Any = text_encoder
         if self.encoder.encode_prompts([""]) is None:
-            raise ValueError(f"text_encoder must be given, since {type(model).__name__} has no text encoder")
+            raise ValueError(f"text_encoder must be given, because {type(model).__name__} has no text encoder")
         self.start: Start = start
         self.num_inference_steps = num_inference_steps
         self.guidance_scale = guidance_scale
@@ -122,11 +123,11 @@ class OneMoreStep(Prompted, MethodModule):
 
     @property
     def encoder(self) -> Any:
-        """Text encoder of `network`."""
+        """Text encoder for `network`."""
         return self.model if self.text_encoder is None else self.text_encoder
 
     def training_step(self, batch: CaptionedImageBatch, batch_idx: int) -> dict[str, Tensor]:
-        """Train the network to predict -x_0 from pure noise."""
+        """Compute the loss of the network, which learns to predict -x_0 from pure noise."""
         with torch.no_grad():
             clean = self.model.encode(batch["image"])
         noise = sample_rows_like(torch.randn, clean)
@@ -150,7 +151,7 @@ class OneMoreStep(Prompted, MethodModule):
 
     @torch.no_grad()
     def estimated(self, noise: Tensor, texts: Sequence[str]) -> Tensor:
-        """Estimate x~_0 from pure noise z, `[B, ...]`, for B texts."""
+        """Compute the estimate x~_0 from pure noise z, `[B, ...]`, and B texts."""
         prompts, empty = self.encoder.encode_prompts(texts), self.encoder.empty_prompts(len(noise))
 
         def network(x: Tensor, t: Tensor, given: Prompts) -> Tensor:
@@ -163,14 +164,15 @@ class OneMoreStep(Prompted, MethodModule):
     def latents_for(
         self, scheduler: Any, texts: Sequence[str], num_inference_steps: int, fresh: Tensor, start: Tensor
     ) -> Tensor:
-        """Compute the `latents` argument of an unmodified pipeline with the latent space of `model`.
+        """Compute the argument `latents` for an unmodified pipeline that has the same latent space as `model`.
 
         Args:
-            scheduler: scheduler of the pipeline, which determines noise levels, first timestep and scale.
+            scheduler: scheduler of the pipeline, which determines the noise levels, the first timestep and the scale of
+                the latents.
             texts: B texts for One More Step; they may differ from the prompts of the pipeline.
-            num_inference_steps: sampling steps of the pipeline.
-            fresh: e, standard normal noise, `[B, c, h, w]`. For the same random numbers as in plain sampling, sample e
-                before `start`.
+            num_inference_steps: number of sampling steps of the pipeline.
+            fresh: e, standard normal noise, `[B, c, h, w]`. To use the same random numbers as in plain sampling, sample
+                `fresh` before `start`.
             start: z, standard normal noise from which x~_0 is estimated.
         """
         abar = first_level(scheduler, num_inference_steps)
@@ -179,9 +181,9 @@ class OneMoreStep(Prompted, MethodModule):
         return given_to_pipeline(state, scheduler, num_inference_steps)
 
     def began(self, batch: CaptionedImageBatch, start: Start) -> tuple[Tensor, Sequence[str], list[torch.Generator]]:
-        """Return the initial latents `[B, c, h, w]` for the captions of a batch, the captions, and the generators.
+        """Return the initial latents for a batch, `[B, c, h, w]`, its captions, and the random generator of each image.
 
-        Noise is seeded by the run's seed and each image's index.
+        The generators are seeded by the seed of the run and the index of the image.
         """
         texts, clean = captions_of(batch, "OneMoreStep"), self.model.encode(batch["image"])
         generators = [generator_of(run_seed(), index) for index in batch["index"].tolist()]
@@ -199,7 +201,7 @@ class OneMoreStep(Prompted, MethodModule):
 
     @torch.no_grad()
     def sampled(self, batch: CaptionedImageBatch, start: Start | None = None) -> Tensor:
-        """Sample an image in [0, 1] per caption, `[B, C, H, W]`; `start` overrides the module's `start`."""
+        """Sample an image in [0, 1] for each caption, `[B, C, H, W]`; `start` overrides the module's `start`."""
         start = start or self.start
         latents, texts, generators = self.began(batch, start)
         with sampled_by(self.rescaled if start == "zero_terminal_snr" else None, self.model):
@@ -209,7 +211,7 @@ class OneMoreStep(Prompted, MethodModule):
             return self.model.generate(self.model.encode_prompts(texts), latents, **options, generator=generators)
 
     def test_step(self, batch: CaptionedImageBatch, batch_idx: int) -> dict[str, Tensor]:
-        """Return `sample`, `[B, C, H, W]`."""
+        """Measure the brightness of samples, and return the samples as `sample`, `[B, C, H, W]`."""
         sample = self.sampled(batch)
         self.measured.update(batch["index"], torch.stack([brightness(sample), brightness(batch["image"])], dim=1))
         return {"sample": sample}
@@ -222,7 +224,7 @@ class OneMoreStep(Prompted, MethodModule):
         self.measured.reset()
 
     def image_columns(self, batch: CaptionedImageBatch, outputs: dict[str, Tensor]) -> dict[str, ImageColumn]:
-        """Show real images, and samples for their captions from plain noise, `start` and the oracle."""
+        """Show real images, and samples for their captions with the starts `plain`, `self.start` and `oracle`."""
         given: Any = {**batch, "caption": captions_of(batch, "OneMoreStep")}
         few: Any = {key: given[key][:8] for key in ("image", "caption", "index")}
         shown = {"real": few["image"], "plain": self.sampled(few, "plain"), self.start: outputs["sample"][:8]}

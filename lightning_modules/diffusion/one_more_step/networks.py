@@ -1,4 +1,4 @@
-"""Networks conditioned on a text but not on time."""
+"""Networks that are conditioned on a text, but not on time."""
 
 import itertools
 from pathlib import Path
@@ -17,16 +17,16 @@ TIME = ("time_emb_proj", "time_embedding")
 
 
 class TimeFreeUNet(nn.Module):
-    """A diffusers U-Net whose time embeddings are zeroed and frozen.
+    """A diffusers U-Net whose time embedding is set to zero and frozen.
 
-    The output is bit-identical to that of the authors' network, which has no time embedding. Apart from the time
-    embedding, parameters have the same names as in the authors' network.
+    The output is bit-identical to the output of the authors' network, which has no time embedding. All other parameters
+    have the same names as in the authors' network.
 
     Args:
         network: a `diffusers.UNet2DConditionModel`.
 
     Raises:
-        ValueError: if the network has no time embedding layers.
+        ValueError: if the network has no layers for a time embedding.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -40,22 +40,22 @@ class TimeFreeUNet(nn.Module):
         self.network = network
 
     def forward(self, noise: Tensor, prompts: Prompts) -> Tensor:
-        """Predict v `[B, c, h, w]` from noise of the same shape and B prompts."""
+        """Predict v, `[B, c, h, w]`, from noise of the same shape and B prompts."""
         time = torch.zeros((), dtype=torch.int64, device=noise.device)
         return self.network(noise, time, encoder_hidden_states=prompts.embedding.to(noise.dtype)).sample
 
 
 def released_unet(name_or_path: str, variant: Literal["fp16"] | None = None) -> TimeFreeUNet:
-    """Load a network released by the authors. Its file has no time embedding, so the time embedding is set to zero.
+    """Load a network that was released by the authors, whose files do not contain weights of a time embedding.
 
     Args:
-        name_or_path: a local folder of a released model, or its name on the Hugging Face Hub, such as
-            `h1t/oms_b_openclip_15_21`; only its subfolder `oms_module` is read.
-        variant: fp16 loads the file with half-precision weights; the network is always float32.
+        name_or_path: local folder of a released model, or its name on the Hugging Face Hub, such as
+            `h1t/oms_b_openclip_15_21`. Only the subfolder `oms_module` is read.
+        variant: fp16 loads the file with half-precision weights. The weights are always converted to float32.
 
     Raises:
         FileNotFoundError: if the model is neither on disk nor on the Hub.
-        ValueError: if a file is damaged, or the weights do not fit the configuration.
+        ValueError: if a file is damaged, or if the weights do not match the config.
     """
     from diffusers import UNet2DConditionModel
 
@@ -85,12 +85,12 @@ def released_unet(name_or_path: str, variant: Literal["fp16"] | None = None) -> 
 
 
 class PromptedMLP(nn.Module):
-    """An MLP for images of a few hundred pixels. Its inputs are noise and the mean of the text's token embeddings.
+    """An MLP for images of a few hundred pixels; its inputs are noise and the mean of a text's token embeddings.
 
     Args:
-        in_features: values per image, C H W.
-        prompt_features: D, embedding size of a token.
-        width: units of each of the two hidden layers.
+        in_features: number of values of an image, C H W.
+        prompt_features: D, number of features of a token's embedding.
+        width: number of units of each of the two hidden layers.
     """
 
     def __init__(self, in_features: int, prompt_features: int, width: int = 128) -> None:
@@ -100,6 +100,6 @@ class PromptedMLP(nn.Module):
         self.layers = nn.Sequential(*hidden, nn.Linear(width, in_features))
 
     def forward(self, noise: Tensor, prompts: Prompts) -> Tensor:
-        """Predict v `[B, C, H, W]` from noise of the same shape and B prompts."""
+        """Predict v, `[B, C, H, W]`, from noise of the same shape and B prompts."""
         values = torch.cat([noise.flatten(1), prompts.embedding.mean(dim=1).to(noise.dtype)], dim=1)
         return self.layers(values).view_as(noise)

@@ -1,4 +1,4 @@
-"""Sampling of One More Step for prompts, with the attributes of the module that other code reads."""
+"""Sampling with One More Step for prompts, and class attributes of the module that callbacks and commands read."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
@@ -13,30 +13,30 @@ Start = Literal["one_more_step", "plain", "offset_noise", "zero_terminal_snr", "
 
 
 class Prompted:
-    """Mixin of a LightningModule that samples images for prompts."""
+    """Mixin for a LightningModule that samples images for prompts or captions."""
 
     needs_captions: ClassVar[bool] = True
     plain_start: ClassVar[Start] = "plain"
     takes_prompts: ClassVar[bool] = True
     generator_per_image: ClassVar[bool] = True
     prompts: Sequence[str] = ()
-    """Texts that `sample` cycles through; if empty, `sample` uses captions of the test set."""
+    """Texts that `sample` cycles through. If there are none, `sample` uses captions of the test set."""
     tables: Mapping[str, Table] = {}
     step_prompt: str | None = None
     """Text for One More Step itself; None uses the texts of the diffusion model."""
 
     def step_texts(self, texts: Sequence[str]) -> Sequence[str]:
-        """Return the texts for One More Step, given the texts for the diffusion model."""
+        """Return the texts for One More Step that belong to `texts`, the texts for the diffusion model."""
         return texts if self.step_prompt is None else [self.step_prompt] * len(texts)
 
     def sample(self: Any, n: int, generator: torch.Generator | list[torch.Generator] | None = None) -> Tensor:
-        """Sample n images in [0, 1], for `prompts` or for captions sampled uniformly from the test set.
+        """Sample n images in [0, 1], for `prompts` in turn or, without prompts, for random captions of the test set.
 
         Raises:
-            ValueError: if `start` is `oracle`, which needs real images.
+            ValueError: if `start` is `oracle`, which requires real images.
         """
         if self.start == "oracle":
-            raise ValueError("model.start: oracle needs real images, so it cannot sample for FID; choose another start")
+            raise ValueError("model.start: oracle needs real images, so it cannot sample for FID; use a different start")
         data = self.trainer.datamodule
         captions = self.prompts or data.test_set.captions or [""]
         places, index = (sample_integers(most, n, generator) for most in (len(captions), 2**31))

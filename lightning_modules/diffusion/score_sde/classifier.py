@@ -1,4 +1,4 @@
-"""Training of the noise-conditional classifier for classifier guidance."""
+"""Training of a noise-conditional classifier for classifier guidance."""
 
 from typing import Any
 
@@ -18,17 +18,19 @@ from lightning_modules.training.logging import log_training
 
 
 class NoiseConditionalClassifier(ClassifierSteps, MethodModule):
-    """Train a classifier of diffused images that is conditioned on the standard deviation of their noise.
+    """Train a classifier of noisy images, which is conditioned on the standard deviation of the noise.
 
         L = E_t,x_t CE(network(x_t, std(t)), y)
 
-    Validation and test use clean images and the smallest noise level.
+    Here CE is the cross-entropy, and y is the label. Validation and test use clean images and the smallest noise level.
 
     Args:
-        network: network that maps x_t `[B, C, H, W]` and noise standard deviations `[B]` to logits `[B, num_classes]`,
-            such as `lightning_modules.networks.noise_conditional_wide_resnet.NoiseConditionalWideResNet`.
+        network: network that computes logits, `[B, num_classes]`, from x_t, `[B, C, H, W]`, and the standard deviations
+            of the noise, `[B]`, such as
+            `lightning_modules.networks.noise_conditional_wide_resnet.NoiseConditionalWideResNet`.
         num_classes: number of classes, K.
-        process: diffusion process of the score model; images are in [0, 1] for VE and in [-1, 1] otherwise.
+        process: diffusion process of the score model; images are in [0, 1] for VE, and in [-1, 1] for the other
+            processes.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
     """

@@ -1,4 +1,4 @@
-"""Conditional sampling: inpainting of known pixels, colourisation of grey values, and class guidance."""
+"""Conditional sampling: inpainting of unknown pixels, colourisation of grey images, and class guidance."""
 
 import math
 from collections.abc import Callable
@@ -19,16 +19,16 @@ COLOURS = torch.tensor(
     dtype=torch.float64,
     device="cpu",
 )
-"""Orthonormal colour matrix M. The first channel of x M is the grey value, up to a factor of sqrt(3)."""
+"""Orthonormal colour matrix M. Up to a factor of sqrt(3), the first channel of x M is the grey value."""
 
 
 def inpainting(process: Process, known: Tensor, mask: Tensor, draw: Draw) -> Project:
-    """Return a function that inserts known data, diffused to the time of each step, where a mask is 1.
+    """Return a function that inserts known data where a mask is 1, after diffusing the data to the time of the step.
 
     Args:
         process: diffusion process.
         known: known data, `[B, C, H, W]`.
-        mask: binary mask, broadcastable to the data.
+        mask: binary mask, which must be broadcastable to the shape of the data.
         draw: function that samples standard normal noise with the shape of its argument.
     """
 
@@ -41,17 +41,20 @@ def inpainting(process: Process, known: Tensor, mask: Tensor, draw: Draw) -> Pro
 
 
 def rotated(image: Tensor) -> Tensor:
-    """Rotate the colour space of images `[B, 3, H, W]` so that the first channel is grey."""
+    """Rotate the colour space of images, `[B, 3, H, W]`, so that the first channel is the grey value."""
     return torch.einsum("bihw,ij->bjhw", image, COLOURS.to(image))
 
 
 def rotated_back(image: Tensor) -> Tensor:
-    """Invert `rotated`."""
+    """Apply the inverse of `rotated`."""
     return torch.einsum("bihw,ji->bjhw", image, COLOURS.to(image))
 
 
 def colourisation(process: Process, known: Tensor, draw: Draw) -> Project:
-    """Return a function that inserts the grey values of `known`, `[B, 3, H, W]`, diffused to each step's time."""
+    """Return a function that inserts the grey values of images, after diffusing them to the time of the step.
+
+    The argument `known` contains the images, `[B, 3, H, W]`.
+    """
     grey = torch.zeros_like(known)
     grey[:, 0] = 1
     inside = inpainting(process, rotated(known), grey, draw)
@@ -68,10 +71,11 @@ class ClassGuidance(nn.Module):
         s(x, t) + scale grad_x log p(y | x, std(t))
 
     Args:
-        classifier: network that maps x_t `[B, C, H, W]` and noise standard deviations `[B]` to logits `[B, K]`, such as
-            that of a `NoiseConditionalClassifier`. The classifier is frozen and not saved in checkpoints.
+        classifier: network that computes logits, `[B, K]`, from x_t, `[B, C, H, W]`, and the standard deviations of the
+            noise, `[B]`, such as the network of a `NoiseConditionalClassifier`. The classifier is frozen, and is not
+            saved in checkpoints.
         num_classes: number of classes, K.
-        scale: guidance scale; 1 in the paper.
+        scale: guidance scale; the paper uses 1.
     """
 
     def __init__(self, classifier: nn.Module, num_classes: int, scale: float = 1.0) -> None:
@@ -82,7 +86,7 @@ class ClassGuidance(nn.Module):
         self.scale = scale
 
     def guided(self, score: Score, process: Process, label: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-        """Return the score function of p_t(x | y) for labels `[B]`."""
+        """Return the score function of p_t(x | y) for the labels y, `[B]`."""
 
         def conditional(x: Tensor, t: Tensor) -> Tensor:
             with torch.inference_mode(False), torch.enable_grad():

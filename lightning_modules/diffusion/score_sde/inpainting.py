@@ -19,15 +19,15 @@ from lightning_modules.sde.samplers import Draw
 from lightning_modules.tasks.restorer import RestorerSteps
 
 STREAM = 20_000
-"""Index of the random stream for samples; masks and measurement noise use different streams."""
+"""Index of an image's random stream for sampling; its mask and its measurement noise use other streams."""
 
 
 class KnownParts(RestorerSteps):
-    """Mixin with the test and prediction steps of a score model on `MeasuredImages`.
+    """Mixin for score models with the test and prediction steps for `MeasuredImages`.
 
-    With a mask operator, images are inpainted from their known pixels; with `Grayscale`, they are colourised. Random
-    numbers are seeded by the image's index. Results therefore depend on the batch only if the sampler has a corrector,
-    which averages norms over a batch.
+    With a mask operator, images are inpainted from their known pixels; with `Grayscale`, they are colourised. The
+    random numbers of an image are seeded by its index. The result for an image therefore depends on its batch only if
+    the sampler has a corrector, because a corrector averages norms over the batch.
     """
 
     def setup(self: Any, stage: str) -> None:
@@ -43,7 +43,7 @@ class KnownParts(RestorerSteps):
             raise ValueError("model.sampler: ProbabilityFlow cannot inpaint or colourise; use PredictorCorrector")
 
     def estimated(self: Any, batch: Any) -> Tensor:
-        """Sample images `[B, C, H, W]` in [0, 1] from the known pixels or the grey values in a `MeasuredImageBatch`."""
+        """Sample images in [0, 1], `[B, C, H, W]`, from the known pixels or grey values in a `MeasuredImageBatch`."""
         operator = require_data(self.trainer, MeasurementSource, type(self).__name__).operator
         index, known = batch["index"], batch["noisy"]
         draw = CounterRNG(run_seed(), 0, index, STREAM).normal
@@ -52,15 +52,15 @@ class KnownParts(RestorerSteps):
         return at_least_float32(self._inpainted(known, operator.of(index, tuple(known.shape[2:])).mask, draw))
 
     def image_columns(self: Any, batch: Any, outputs: Any) -> dict[str, Tensor | ImageColumn]:
-        """Show the known part of each image, the sample and the clean image, and for large images also zoomed crops."""
+        """Show the known part, the sample and the clean image; large images are also shown as zoomed crops."""
         return measured_columns(super().image_columns(batch, outputs), batch)
 
     def inpaint(self: Any, image: Tensor, mask: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Inpaint images `[B, C, H, W]` in [0, 1] where a mask is 0; pixels are known where the mask is 1."""
+        """Inpaint images in [0, 1], `[B, C, H, W]`, where a mask is 0; pixels are known where the mask is 1."""
         return self._inpainted(image, mask, drawing(generator))
 
     def colourise(self: Any, grey: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Colourise grey images `[B, 3, H, W]` in [0, 1] with three equal channels."""
+        """Colourise grey images in [0, 1], which have three equal channels, `[B, 3, H, W]`."""
         return self._colourised(grey, drawing(generator))
 
     def _inpainted(self: Any, image: Tensor, mask: Tensor, draw: Draw) -> Tensor:

@@ -30,34 +30,36 @@ from lightning_modules.training.logging import log_training
 
 
 class ScoreSDE(KnownParts, Latents, MethodModule):
-    """Train a score model of diffused images, and use it for sampling, denoising and likelihoods.
+    """Train a score model of noisy images, and use it for sampling, denoising and likelihoods.
 
-    The module trains on the images of any `LabelledImages` and ignores labels. Validation and test log `loss`. If
-    `likelihood_repeats` is above 0, test also logs `bits_per_dim`. Everything except training uses the averaged
-    weights. With `MeasuredImages`, the module trains on patches, `test` evaluates inpainting or colourisation
-    (`test/psnr`), and `predict` writes `restored/<name>.png`.
+    With any `LabelledImages` DataModule, the module trains on the images and ignores the labels. Validation and test
+    log `loss`. If `likelihood_repeats` is above 0, `test` also logs `bits_per_dim`. With `MeasuredImages`, the module
+    trains on patches, `test` evaluates inpainting or colourisation (`test/psnr`), and `predict` writes
+    `restored/<name>.png`. Averaged weights are used everywhere except in training.
 
     Args:
-        network: network from x_t `[B, C, H, W]` and sigma `[B]` to the score (VE), or from x_t and time to the noise
-            (VP, sub-VP), such as `lightning_modules.networks.ncsnpp.NCSNpp` or a `UNet2DModel` of diffusers.
-        process: diffusion process from `lightning_modules.sde.processes`; images are in [0, 1] for VE and in [-1, 1]
-            otherwise.
-        image_shape: shape C, H, W of generated images.
+        network: network, such as `lightning_modules.networks.ncsnpp.NCSNpp` or a `UNet2DModel` from diffusers. For VE,
+            it predicts the score from x_t, `[B, C, H, W]`, and sigma, `[B]`. For VP and sub-VP, it predicts the noise
+            from x_t and the time.
+        process: diffusion process from `lightning_modules.sde.processes`; images are in [0, 1] for VE, and in [-1, 1]
+            for the other processes.
+        image_shape: shape (C, H, W) of generated images.
         sampler: sampler from `lightning_modules.sde.samplers` or `lightning_modules.sde.flow`.
-        num_levels: N, number of noise levels of a discrete model (SMLD for VE, DDPM for VP); None trains in continuous
-            time.
-        likelihood_weighting: weight the loss by g^2 instead of std^2; the loss then bounds the likelihood.
-        reduce_mean: average the loss over the values of an image; if false, half of their sum is used.
+        num_levels: N, number of noise levels of a discrete model (SMLD for VE, DDPM for VP); None trains a
+            continuous-time model.
+        likelihood_weighting: weight the loss by g^2 instead of std^2; the loss is then a bound on the likelihood.
+        reduce_mean: average the loss over the values of an image; if false, use half of their sum.
         average_decay: maximum decay of the averaged weights, in [0, 1).
-        likelihood_repeats: number of times that the bits per dimension of each test image are evaluated, each time with
-            new dequantisation noise.
-        guidance: classifier guidance, with which `sample` cycles through the classes. None samples unconditionally.
+        likelihood_repeats: number of evaluations of the bits per dimension of each test image, each with new
+            dequantisation noise.
+        guidance: classifier guidance; `sample` then cycles through the classes. None samples without class conditions.
         optimizer: optimizer of the network's trainable parameters.
-        lr_scheduler: learning-rate schedule, stepped every epoch, or every step if its `interval` is "step".
+        lr_scheduler: learning-rate schedule, stepped after every epoch, or after every training step if its `interval`
+            is "step".
 
     Raises:
-        ValueError: if an argument is out of range, or if the process does not support discrete levels or the sampler's
-            predictor.
+        ValueError: if an argument is out of range, or if the process does not support `num_levels` or the predictor of
+            the sampler.
     """
 
     def __init__(
@@ -81,7 +83,7 @@ class ScoreSDE(KnownParts, Latents, MethodModule):
         if len(image_shape) != 3 or min(image_shape) < 1:
             raise ValueError(f"image_shape must be three positive integers C, H and W, got {list(image_shape)}")
         if num_levels is not None and (likelihood_weighting or likelihood_repeats):
-            raise ValueError("num_levels: likelihood_weighting and likelihood_repeats need a continuous-time model")
+            raise ValueError("num_levels must be None with likelihood_weighting or likelihood_repeats")
         if isinstance(sampler, PredictorCorrector):
             sampler.check(process)
         self.network = network
@@ -102,15 +104,15 @@ class ScoreSDE(KnownParts, Latents, MethodModule):
         self.quality = ImageQuality()
 
     def data_of(self, image: Tensor) -> Tensor:
-        """Rescale images from [0, 1] to the range of the diffusion."""
+        """Rescale images from [0, 1] to the range in which they are diffused."""
         return 2 * image - 1 if self.centred else image
 
     def image_of(self, data: Tensor) -> Tensor:
-        """Invert `data_of`, and clip the images to [0, 1]."""
+        """Apply the inverse of `data_of`, and clip the images to [0, 1]."""
         return ((data + 1) / 2 if self.centred else data).clamp(0, 1)
 
     def score(self, x: Tensor, t: Tensor) -> Tensor:
-        """Compute the score of x_t with the network, for x `[B, C, H, W]` and t `[B]`."""
+        """Compute the score of x_t with the network, from x_t, `[B, C, H, W]`, and the times t, `[B]`."""
         return self.levels.score(self.network, x, t)
 
     def _each_loss(self, batch: Any) -> Tensor:
@@ -159,11 +161,11 @@ class ScoreSDE(KnownParts, Latents, MethodModule):
         self.log(f"{stage}/loss", self.losses[stage], on_step=False, on_epoch=True)  # type: ignore[arg-type]
 
     def bits_per_dim(self, image: Tensor, signs: Tensor) -> Tensor:
-        """Compute bits per dimension under the probability flow ODE, `[B]`.
+        """Compute the bits per dimension of images, `[B]`, with the probability-flow ODE.
 
         Args:
-            image: dequantised images `[B, C, H, W]` in [0, 1].
-            signs: random signs of the same shape, for the Hutchinson divergence estimate.
+            image: dequantised images in [0, 1], `[B, C, H, W]`.
+            signs: random signs with the shape of `image`, for Hutchinson's estimate of the divergence.
         """
         with self._averaged():
             found = likelihood(self.score, self.data_of(image), self.process, signs, SMALLEST_TIME)
@@ -173,11 +175,11 @@ class ScoreSDE(KnownParts, Latents, MethodModule):
         """Estimate clean images in [0, 1] with one network evaluation.
 
         Args:
-            noisy: images `[B, C, H, W]` in [0, 1] plus noise, not clipped.
-            sigma: standard deviation of the noise in pixel units, a number or `[B]`.
+            noisy: images in [0, 1] plus noise, `[B, C, H, W]`, not clipped.
+            sigma: standard deviation of the noise in pixel units: one number, or a tensor `[B]`; required.
 
         Raises:
-            ValueError: if `sigma` is missing.
+            ValueError: if `sigma` is None.
         """
         if sigma is None:
             raise ValueError("sigma must be given: a score model needs the noise level")
@@ -189,7 +191,7 @@ class ScoreSDE(KnownParts, Latents, MethodModule):
             return self.image_of(self.levels.clean_estimate(x, t, self.score(x, t)))
 
     def exported(self, sigma: float | None = None) -> Exported:
-        """Return the score as a function of x_t and t, with averaged weights. See `interfaces.Exportable`."""
+        """Return the score as a function of x_t and t, with averaged weights; see `interfaces.Exportable`."""
         x = f"x_t of images in {'[-1, 1]' if self.centred else '[0, 1]'}, by {type(self.process).__name__}"
         time = ExportedInput("B", lambda *shape: torch.linspace(0.1, 0.9, *shape), "times in (0, 1]")
         inputs = {"x": ExportedInput("B C H W", torch.randn, x), "t": time}
@@ -207,7 +209,7 @@ class ScoreSDE(KnownParts, Latents, MethodModule):
 
     @property
     def generated_classes(self) -> int:
-        """Number of classes of `guidance`; 0 without guidance."""
+        """Number of classes of `guidance`; 0 if there is no guidance."""
         return 0 if self.guidance is None else self.guidance.num_classes
 
     def sample(self, n: int, generator: torch.Generator | None = None, label: Tensor | None = None) -> Tensor:
@@ -215,8 +217,8 @@ class ScoreSDE(KnownParts, Latents, MethodModule):
 
         Args:
             n: number of images.
-            generator: generator of all random numbers; None uses torch's global generator.
-            label: classes `[n]` for `guidance`; by default, the samples cycle through all classes.
+            generator: random generator for all random numbers; None uses PyTorch's global generator.
+            label: class of each sample, `[n]`, for `guidance`; None cycles through all classes.
         """
         score: Score = self.score
         if self.guidance is not None:

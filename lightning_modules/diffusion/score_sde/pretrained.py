@@ -1,4 +1,4 @@
-"""Read the diffusion process of a pretrained diffusers score model."""
+"""Read the diffusion process of a pretrained score model from diffusers."""
 
 from pathlib import Path
 from typing import Any
@@ -10,17 +10,17 @@ from lightning_modules.sde.processes import VE, VP, Process
 def pretrained_process(name_or_path: str) -> Process:
     """Read the diffusion process of a pretrained score model from its scheduler config.
 
-    A DDPM with a linear beta schedule is a discrete VP model; set `num_levels` to the scheduler's
-    `num_train_timesteps`. VE score models are continuous.
+    A DDPM with a linear beta schedule is a discrete VP model; in this case, set `num_levels` of the score model to the
+    scheduler's `num_train_timesteps`. VE score models are continuous-time models.
 
     Args:
-        name_or_path: folder written by diffusers' `save_pretrained`, with scheduler_config.json in the folder itself or
-            in its subfolder `scheduler`, or a name on the Hugging Face Hub (`google/ddpm-cifar10-32`,
-            `google/ncsnpp-celebahq-256`).
+        name_or_path: folder written by diffusers' `save_pretrained`, or name on the Hugging Face Hub
+            (`google/ddpm-cifar10-32`, `google/ncsnpp-celebahq-256`). A folder must contain scheduler_config.json,
+            either directly or in the subfolder `scheduler`.
 
     Raises:
-        FileNotFoundError: if there is no scheduler_config.json.
-        ValueError: if the scheduler or its schedule is not supported, or the network does not predict epsilon.
+        FileNotFoundError: if scheduler_config.json does not exist.
+        ValueError: if the scheduler or its noise schedule is not supported, or if the network does not predict epsilon.
     """
     file = _scheduler_file(name_or_path)
     config = read_json_object(file)
@@ -40,7 +40,7 @@ def pretrained_process(name_or_path: str) -> Process:
 
 
 def _numbers(file: Path, config: dict[str, Any], *names: str) -> list[float]:
-    """Read numbers from a config.
+    """Read the numbers with the keys `names` from a config.
 
     Raises:
         ValueError: if a number is missing, or is not a positive number below 1e9.

@@ -1,10 +1,11 @@
-"""Noise levels at which a score network is trained, and conversion of the network's output to a score.
+"""Noise levels at which a score network is trained, and conversion of the network's output to the score.
 
-Continuous models are trained at all t. For VE, the network receives sigma(t) and predicts the score. For other
-processes, the network receives 999 t and predicts the noise; the score is -noise / std. Discrete models are trained at
-N levels. For VE, the network receives the index of the level, round((1 - t)(N - 1)), where index 0 is the largest
-noise; its output is divided by sigma. For VP, the network receives t (N - 1), and x_t has the mean and variance of DDPM
-instead of VP.
+Continuous models are trained at all times t. For VE, the network of a continuous model receives sigma(t) and predicts
+the score. For the other processes, the network receives 999 t and predicts the noise, and the score is -noise / std.
+Discrete models are trained at N noise levels. For VE, the network of a discrete model receives the index of the level,
+round((1 - t)(N - 1)), where index 0 is the largest noise level, and the score is the network's output divided by sigma.
+For VP, the network receives t (N - 1) and predicts the noise, and x_t has the mean and variance of DDPM instead of
+those of the VP process.
 """
 
 from collections.abc import Callable
@@ -21,14 +22,14 @@ SMALLEST_TIME = 1e-5
 
 
 class TrainedLevels(nn.Module):
-    """Sample noise levels, compute the perturbation kernel, and convert network outputs to scores.
+    """Sample the times of a training batch, compute the distribution of x_t given x_0, and convert outputs to scores.
 
     Args:
         process: diffusion process.
-        num_levels: N, number of levels of a discrete model; None for a continuous model.
+        num_levels: N, number of noise levels of a discrete model; None for a continuous model.
 
     Raises:
-        ValueError: if `num_levels` is given but the process has no discrete model.
+        ValueError: if `num_levels` is not None and the process has no discrete model.
     """
 
     abar: Tensor
@@ -48,13 +49,13 @@ class TrainedLevels(nn.Module):
             self.register_buffer("abar", (1 - beta).cumprod(dim=0).float(), persistent=False)
 
     def times(self, uniform: Tensor) -> Tensor:
-        """Map uniform numbers in [0, 1), `[B]`, to training times."""
+        """Convert uniformly distributed numbers in [0, 1), `[B]`, to training times."""
         if self.num_levels is None:
             return SMALLEST_TIME + (1 - SMALLEST_TIME) * uniform
         return (uniform * self.num_levels).floor() / (self.num_levels - 1)
 
     def kernel(self, data: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute the mean and the standard deviation `[B]` of x_t, given data x_0."""
+        """Compute the mean of x_t given the data x_0, and its standard deviation, `[B]`."""
         if not self.has_table:
             return self.process.kernel(data, t)
         abar = self._abar(t)
@@ -64,10 +65,10 @@ class TrainedLevels(nn.Module):
         return self.abar.to(t.dtype)[(t * (self.abar.shape[0] - 1) + 1e-4).long()]
 
     def score(self, network: Callable[..., Any], x: Tensor, t: Tensor) -> Tensor:
-        """Compute the score of x_t with a network, for x `[B, C, H, W]` and t `[B]`.
+        """Compute the score of x_t with a network, from x_t, `[B, C, H, W]`, and the times t, `[B]`.
 
-        The division by the standard deviation is computed in float32 or better, because the standard deviation may be
-        very small.
+        The division by the standard deviation is computed in float32 or in a higher precision, because the standard
+        deviation may be very small.
         """
         deviation = self.kernel(x, t)[1]
         if self.told_sigma:
@@ -79,16 +80,16 @@ class TrainedLevels(nn.Module):
         return -noise.to(torch.promote_types(noise.dtype, torch.float32)) / along(deviation, x)
 
     def clean_estimate(self, x: Tensor, t: Tensor, score: Tensor) -> Tensor:
-        """Compute E[x_0 | x_t]."""
+        """Compute E[x_0 | x_t] from the score at x_t."""
         if not self.has_table:
             return self.process.clean_estimate(x, t, score)
         abar = along(self._abar(t), x)
         return (x + (1 - abar) * score) / abar.sqrt()
 
     def time_of(self, sigma: Tensor) -> Tensor:
-        """Find the times `[B]` at which the noise has standard deviation sigma, in units of the data.
+        """Compute the times at which the noise has the standard deviations sigma, `[B]`, in units of the data.
 
-        Discrete levels are rounded up.
+        In a discrete model for VP, the result is the time of the next higher noise level.
         """
         if self.has_table:
             level = torch.searchsorted((1 - self.abar).to(sigma) / self.abar.to(sigma), sigma**2)
@@ -99,14 +100,14 @@ class TrainedLevels(nn.Module):
 def score_matching(
     score: Tensor, noise: Tensor, deviation: Tensor, rate: Tensor | None = None, reduce_mean: bool = False
 ) -> Tensor:
-    """Compute each image's loss, `[B]`.
+    """Compute the loss of each image; the result is `[B]`.
 
     Args:
-        score: s(x_t, t), `[B, C, H, W]`.
-        noise: z.
-        deviation: std, `[B]`.
-        rate: g(t)^2, `[B]`, the loss weights of the likelihood bound; with None, the loss weights are std^2.
-        reduce_mean: R is the mean over the values of an image; if false, R is half of their sum.
+        score: predicted score s(x_t, t), `[B, C, H, W]`.
+        noise: z, noise in x_t.
+        deviation: std, standard deviation of the noise, `[B]`.
+        rate: g(t)^2, `[B]`, which are the loss weights of the likelihood bound; None uses the loss weights std^2.
+        reduce_mean: use the mean over the values of an image as R; if false, use half of their sum.
     """
     deviation = along(deviation, score)
     errors = (score * deviation + noise) if rate is None else (score + noise / deviation)

@@ -1,27 +1,31 @@
 """StableNormal estimates surface normals with a diffusion model, almost independently of the initial noise.
 
-Two Stable Diffusion U-Nets are conditioned on the image latent i through an encoder f (`control_encoders`). The first
-U-Net, YOSO, predicts the initial latents of the second U-Net in one step, at noise level t+. In training, the input
-noise of YOSO is replaced with zeros with probability lambda. YOSO thereby learns to ignore this noise:
+Two Stable Diffusion U-Nets are conditioned on the image's latent i through an encoder f (`control_encoders`). The first
+U-Net, YOSO, predicts in one step the initial latents of the second U-Net, at the noise level of timestep t+. In
+training, the input noise u of YOSO is replaced with zeros with probability lambda. YOSO therefore learns to ignore the
+input noise:
 
     L_yoso = |x_{t+} - mu_theta(u, t+, f_phi(i))|^2,   u ~ N(0, I) or 0,   x_{t+} = sqrt(abar) x_0 + sqrt(1 - abar) e.
 
 The second U-Net, SG-DRN, refines these latents by DDIM steps. SG-DRN is also conditioned on features d of a vision
-transformer, through an encoder g. The outputs of g are added to feature maps in the encoder of the U-Net:
+transformer, through an encoder g, whose outputs are added to feature maps in the encoder of the U-Net:
 
     L_drn = |x_0 - mu_zeta(x_t, t, f_chi(i), g_psi(d))|^2,   t uniform.
 
-Here x_0 is the latent of the normals. `refinement` defines these steps; half of them stay at t+. The fast "turbo"
-variant is YOSO alone, with t+ = 0 and target x_0.
+Here x_0 is the latent of the normals, e is standard normal noise, and mu_theta and mu_zeta are the two U-Nets. The
+module `refinement` defines the DDIM steps; half of them stay at t+. The fast "turbo" variant is YOSO alone, with t+ = 0
+and the target x_0.
 
-For surface reconstruction, `surface.heights` integrates normals to height maps. `test` logs the error of these maps.
+For surface reconstruction, `surface.heights` integrates normals to height maps, and `test` logs the error of these
+maps.
 
-The paper does not specify batch size, iterations, training resolution and two other choices. Here, the noise e in the
-target of YOSO is independent of u (other interpretations can be selected with `yoso_target`), and latents that cover
-pixels without a normal are excluded from the loss. Departures: features are upsampled bilinearly, as in the authors'
-code, whereas the paper uses FeatUp. The noise of the steps is seeded by the seed of the run and the index of the image,
-whereas the authors' code does not seed it. Normals are renormalised before and after resizing. timm resizes position
-embeddings with antialiasing, which the authors' code does not use.
+The paper does not specify the batch size, the number of iterations and the training resolution. It also leaves two
+other choices open. Here, the noise e in the target of YOSO is independent of u; `yoso_target` selects other
+interpretations. Latents that cover pixels without a normal are excluded from the loss. Departures: features are
+upsampled bilinearly, as in the authors' code, whereas the paper uses FeatUp. The noise of the refinement steps is
+seeded by the seed of the run and the index of the image, whereas the authors' code does not seed this noise. Normals
+are renormalised before and after resizing. timm resizes position embeddings with antialiasing, which the authors' code
+does not use.
 
 Source: Ye, Qiu, Gu, Zuo, Wu, Dong, Bo, Xiu and Han, StableNormal: Reducing Diffusion Variance for Stable and Sharp
 Normal, ACM Transactions on Graphics 2024, arXiv 2406.16864. Steps and metrics follow the authors' code, which does not

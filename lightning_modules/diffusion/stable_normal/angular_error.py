@@ -1,18 +1,18 @@
-"""Angular errors between estimated and true normals, in degrees, pooled over all pixels of a dataset.
+"""Angular errors between estimated normals m and true normals n, in degrees, pooled over all pixels of a dataset.
 
     error = arccos <n, m / |m|>.
 
-The cosine is clipped to [-1, 1]. Only pixels whose true normal n has a length between 0.5 and 1.5 are included; n is
-not normalised. The metrics are the mean and median error, the percentages of errors below 11.25, 22.5 and 30 degrees,
-and the root mean square of |n - m|. With several noise samples, the variance over samples of each image's mean error is
-computed as well, and averaged over images. For the depth error, heights are integrated from estimated normals and from
-true normals (see `surface`). The depth error of an image is the root mean square of the difference between these
-heights, in pixels. The depth errors are averaged over noise samples, and over the images in which all pixels have a
-true normal.
+The cosine is clipped to [-1, 1]. Only pixels whose true normal n has a length between 0.5 and 1.5 are included, and n
+is not normalised. The metrics are the mean and the median of the errors, the percentages of errors below 11.25, 22.5
+and 30 degrees, and the root mean square of |n - m|. If there are several noise samples, the variance of an image's mean
+error over the samples is also computed, and averaged over images. For the depth error, heights are integrated from
+estimated normals and from true normals (see `surface`). The depth error of an image is the root mean square of the
+difference between these heights, in pixels. The depth errors are averaged over the noise samples, and over those images
+in which all pixels have a true normal.
 
-The median is computed from a histogram that is summed over ranks, and is accurate to the bin width of 0.01 degrees.
+The median is computed from a histogram, which is summed over ranks. It is accurate to the bin width of 0.01 degrees.
 
-Source: StableNormal's authors' code, which reads 8-bit images and computes the root mean square per image.
+Source: StableNormal's authors' code, which reads 8-bit images and computes the root mean square for each image.
 """
 
 from typing import Any
@@ -29,28 +29,31 @@ NUM_BINS = 180 * BINS_PER_DEGREE
 
 
 def known(normal: Tensor) -> Tensor:
-    """Return a mask `[..., H, W]` of the pixels of `[..., 3, H, W]` that have a true normal."""
+    """Return a mask, `[..., H, W]`, which is true where a normal map, `[..., 3, H, W]`, has a true normal."""
     length = normal.norm(dim=-3)
     return (length > 0.5) & (length < 1.5)
 
 
 def unit(normal: Tensor, eps: float = 1e-6) -> Tensor:
-    """Normalise vectors `[..., 3, H, W]` to length 1, dividing by at least `eps`; zero vectors stay zero."""
+    """Normalise vectors, `[..., 3, H, W]`, to length 1.
+
+    The divisor is at least `eps`, so zero vectors stay zero.
+    """
     return normal / normal.norm(dim=-3, keepdim=True).clamp(min=eps)
 
 
 def angular_error(estimate: Tensor, true: Tensor) -> Tensor:
-    """Compute angles `[..., H, W]` between normals `[..., 3, H, W]`, after normalising the estimates."""
+    """Compute angles, `[..., H, W]`, between normals, `[..., 3, H, W]`; the estimates are first normalised."""
     return (unit(estimate) * true).sum(dim=-3).clamp(-1, 1).arccos().rad2deg()
 
 
 def spread(estimates: Tensor) -> Tensor:
-    """Average the angles between the normals of K noise samples `[K, B, 3, H, W]` and their mean direction."""
+    """Compute the mean angle between the normals of K noise samples, `[K, B, 3, H, W]`, and their mean direction."""
     return angular_error(estimates, unit(unit(estimates).mean(dim=0))).mean(dim=0)
 
 
 class AngularErrors(Metric):
-    """Angular errors of a dataset, pooled over pixels, noise samples and ranks, and depth errors."""
+    """Angular errors of a dataset, pooled over pixels, noise samples and ranks; and depth errors of its images."""
 
     full_state_update = False
     angles: Tensor
@@ -100,7 +103,10 @@ class AngularErrors(Metric):
             self.surfaces += len(whole)
 
     def compute(self) -> dict[str, Any]:
-        """Return the metrics by name; metrics without data are nan, such as depth errors without a complete image."""
+        """Return the metrics by name; metrics without data are nan.
+
+        For example, the depth error is nan if no image has a true normal at every pixel.
+        """
         pixels = self.pixels.double()
         seen = self.histogram.cumsum(dim=0).double()
         middle = (seen >= pixels / 2).int().argmax()

@@ -1,4 +1,4 @@
-"""Image-conditioned diffusers U-Nets: mu_theta and mu_zeta of the method."""
+"""Diffusers U-Nets that are conditioned on an image: mu_theta and mu_zeta of StableNormal."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,14 +21,14 @@ DECODER = ("up_blocks", "conv_norm_out", "conv_out")
 SEMANTIC = "semantic_encoder.pt"
 CONTROL = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors")
 HINT = "controlnet_cond_embedding."
-"""Prefix of the weight names of a ControlNet's hint branch, which is in released files but is not used here."""
+"""Prefix of the weight names of a ControlNet's hint branch. Released files contain this unused branch."""
 
 
 class ReleasedModel(TextToImage):
-    """The diffusion model in a released StableNormal folder, such as Stable-X/yoso-normal-v0-3.
+    """The diffusion model of a released StableNormal model, such as Stable-X/yoso-normal-v0-3.
 
-    The argument `encoders` of `ConditionedUNet` loads the encoder from the same folder. Python files in the folder are
-    not run.
+    To load the encoder from the same folder, use the argument `encoders` of `ConditionedUNet`. Python files in the
+    folder are not run.
     """
 
     pipeline_class: ClassVar[str | None] = "StableDiffusionPipeline"
@@ -36,14 +36,14 @@ class ReleasedModel(TextToImage):
 
 
 class PixelUNet(nn.Module):
-    """A pixel-space U-Net with the noise schedule of Stable Diffusion, but without text encoder and autoencoder.
+    """A pixel-space U-Net with the noise schedule of Stable Diffusion, but without a text encoder and an autoencoder.
 
     Args:
-        network: diffusers `UNet2DConditionModel` with 3 input and 3 output channels; it receives zeros as text
+        network: diffusers `UNet2DConditionModel` with 3 input channels and 3 output channels; it receives zeros as text
             embeddings.
 
     Raises:
-        ValueError: if the network does not have 3 input and output channels.
+        ValueError: if the network does not have 3 input channels and 3 output channels.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -71,20 +71,20 @@ class PixelUNet(nn.Module):
 
 
 class ConditionedUNet(nn.Module):
-    """A diffusion model that is conditioned on an image by one encoder, and on semantic features of the image by
-    another encoder.
+    """A diffusion model that is conditioned on an image by one encoder, and on the image's semantic features by a
+    second encoder.
 
     Args:
         model: `lightning_modules.backbones.diffusion.text_to_image.TextToImage` with `tuning: full`, or a `PixelUNet`.
-        features: semantic feature extractor, used for the refiner; None disables semantic conditioning.
+        features: extractor of semantic features, for the refiner; None disables semantic conditioning.
         prompt: fixed text prompt of the U-Net.
-        trained: part of the U-Net to train, `decoder` or `all`; the encoders of the image and the features are always
-            trained.
-        encoders: folder with the encoders of a trained model, as saved by a run or released by the authors; None
-            initialises them with copies of the U-Net's encoder.
+        trained: part of the U-Net to train: `decoder` or `all`. The encoders of the image and of the features are
+            always trained.
+        encoders: folder with the encoders of a trained model, which was saved by a run or released by the authors. None
+            initialises the encoders with copies of the U-Net's encoder.
 
     Raises:
-        FileNotFoundError: if the folder lacks an encoder.
+        FileNotFoundError: if an encoder is missing in the folder.
         ValueError: if the weights of an encoder do not match the model.
     """
 
@@ -117,13 +117,16 @@ class ConditionedUNet(nn.Module):
 
     @property
     def pixels_per_latent(self) -> int:
-        """Side length, in pixels, of the square image area that one latent represents."""
+        """Side length, in image pixels, of the square area that one pixel of the latents represents."""
         if isinstance(self.model, PixelUNet):
             return 1
         return self.model.pipeline.vae_scale_factor
 
     def semantics(self, image: Tensor, size: Sequence[int]) -> Sequence[Tensor] | None:
-        """Encode semantic features of images `[B, 3, H, W]` in [0, 1] once for all steps, for latents of size h, w."""
+        """Encode the semantic features of images in [0, 1], `[B, 3, H, W]`, once for all steps.
+
+        The argument `size` is the height and width of the latents, h, w.
+        """
         if self.semantic_encoder is None:
             return None
         text = self.text.expand(len(image), -1, -1).to(image.dtype)
@@ -134,9 +137,9 @@ class ConditionedUNet(nn.Module):
 
         Args:
             x: noisy latents, `[B, c, h, w]`.
-            timestep: t, `[B]`, int64.
+            timestep: timesteps t, `[B]`, int64.
             image: latents of the image, `[B, c, h, w]`.
-            semantics: output of the method `semantics`.
+            semantics: output of the method `semantics`; None for a model without semantic conditioning.
         """
         text = self.text.expand(len(x), -1, -1).to(x.dtype)
         skips, middle = encoded(self.encoder, image, timestep, text)
@@ -150,7 +153,10 @@ class ConditionedUNet(nn.Module):
             ).sample
 
     def save(self, folder: Path) -> None:
-        """Save the encoders and the model in diffusers format, as a whole pipeline or only as a `unet`."""
+        """Save the encoders and the model in diffusers format.
+
+        A model without a pipeline is saved only as a `unet`.
+        """
         pipeline = getattr(self.model, "pipeline", None)
         if pipeline is None:
             self.model.network.save_pretrained(folder / "unet")
@@ -161,7 +167,7 @@ class ConditionedUNet(nn.Module):
             torch.save(self.semantic_encoder.state_dict(), folder / SEMANTIC)
 
     def load_encoders(self, folder: Path) -> None:
-        """Load encoders written by `save`, or an encoder released by the authors."""
+        """Load the encoders that `save` wrote, or an encoder that the authors released."""
         from lightning_modules.backbones.weights import read_weights
 
         places = [folder / "controlnet" / name for name in CONTROL]

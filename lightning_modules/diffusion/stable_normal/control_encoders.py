@@ -1,10 +1,10 @@
-"""Conditioning encoders of a U-Net.
+"""Encoders that condition a U-Net on an image and on semantic features.
 
-The outputs of the encoder for the image latent are added in the decoder of the U-Net. The outputs of the encoder for
+The outputs of the encoder for the image's latent are added in the decoder of the U-Net. The outputs of the encoder for
 semantic features are added in the encoder of the U-Net.
 
-Both encoders are diffusers ControlNets: copies of the U-Net's encoder with zero-initialised outputs. Their input is the
-image latent or the semantic features instead of a noisy latent, and they have no hint branch.
+Both encoders are diffusers ControlNets: copies of the U-Net's encoder with zero-initialised outputs. Instead of a noisy
+latent, their input is the image's latent or the semantic features. They have no hint branch.
 """
 
 from collections.abc import Iterator, Sequence
@@ -34,19 +34,19 @@ def control_encoder(unet: Any) -> Any:
 
 
 def encoded(encoder: Any, sample: Tensor, timestep: Tensor, text: Tensor) -> tuple[Sequence[Tensor], Tensor]:
-    """Run a `control_encoder`, and return its residuals for the skip connections and for the middle block."""
+    """Apply a `control_encoder`; return its residuals for the skip connections and for the middle block."""
     no_hint = sample.new_zeros(())
     return encoder(sample, timestep, text, controlnet_cond=no_hint, return_dict=False)
 
 
 class SemanticEncoder(nn.Module):
-    """Encoder of semantic features, g_psi: four convolutions, a zero convolution, then a `control_encoder`.
+    """Encoder of semantic features, g_psi: four convolutions, a zero convolution and a `control_encoder`.
 
-    The `control_encoder` has no middle block.
+    This `control_encoder` has no middle block.
 
     Args:
         unet: U-Net whose encoder is copied into the `control_encoder`.
-        channels: number of channels of the features.
+        channels: number of channels of the semantic features.
     """
 
     def __init__(self, unet: Any, channels: int) -> None:
@@ -67,12 +67,12 @@ class SemanticEncoder(nn.Module):
         self.encoder.controlnet_mid_block = nn.Identity()
 
     def forward(self, features: Tensor, size: Sequence[int], text: Tensor) -> Sequence[Tensor]:
-        """Compute the residual for each layer in the `places` of the U-Net.
+        """Compute one residual for each layer in `places` of the U-Net.
 
         Args:
             features: semantic features, `[B, channels, h', w']`.
-            size: h, w of the latents.
-            text: text embedding, `[B, L, D]`.
+            size: height and width of the latents, h, w.
+            text: embedding of the text prompt, `[B, L, D]`.
         """
         embedded = F.interpolate(self.embedding(features), list(size), mode="bilinear")
         start = torch.zeros(len(features), dtype=torch.int64, device=features.device)
@@ -80,7 +80,7 @@ class SemanticEncoder(nn.Module):
 
 
 def places(unet: Any) -> list[nn.Module]:
-    """List the layers in the encoder of a U-Net that feed skip connections, in order."""
+    """List, in order, those layers in the encoder of a U-Net whose outputs are the inputs of skip connections."""
     found: list[nn.Module] = [unet.conv_in]
     for block in unet.down_blocks:
         found += getattr(block, "attentions", None) or block.resnets
@@ -90,7 +90,7 @@ def places(unet: Any) -> list[nn.Module]:
 
 @contextmanager
 def injected(unet: Any, residuals: Sequence[Tensor] | None) -> Iterator[None]:
-    """Add residuals to the outputs of a U-Net's `places`, before the skip connections, inside a `with` block."""
+    """Add residuals to the outputs of a U-Net's `places`, before they enter skip connections, in a `with` block."""
     at = [] if residuals is None else zip(places(unet), residuals, strict=True)
     handles = [place.register_forward_hook(partial(_added, residual)) for place, residual in at]
     try:

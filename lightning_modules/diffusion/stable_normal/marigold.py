@@ -1,4 +1,4 @@
-"""Marigold for surface normals, a baseline that starts from pure noise; it uses the diffusers pipeline.
+"""Marigold for surface normals: a baseline that starts from pure noise, and runs the diffusers pipeline.
 
 Source: Ke, Qu, Wang, Metzger, Huang, Li, Obukhov and Schindler, Marigold: Affordable Adaptation of Diffusion-Based
 Image Generators for Image Analysis, arXiv 2505.09358.
@@ -18,26 +18,27 @@ from lightning_modules.method_module import MethodModule
 
 
 class Marigold(NormalSteps, MethodModule):
-    """Estimate surface normals with Marigold, in `test` and `predict`; nothing is trained.
+    """Estimate surface normals with a pretrained Marigold pipeline, in `test` and `predict`.
 
-    The axes of the normals are those of this project: x to the right, y up, z towards the viewer.
+    The normals have the axes of this project: x to the right, y up, and z towards the viewer.
 
     Args:
-        pipeline: a local folder written by `save_pretrained`, or a name on the Hugging Face Hub, such as
+        pipeline: local folder written by `save_pretrained`, or name on the Hugging Face Hub, such as
             prs-eth/marigold-normals-v1-1.
         variant: variant of the weight files, such as fp16; None loads the files without a variant.
-        dtype: precision of U-Net and text encoder, float32 by default; the autoencoder is always float32.
+        dtype: precision of the U-Net and the text encoder; None means float32. The autoencoder is always float32.
         local_files_only: never download files; a pipeline given by name must be in the Hugging Face cache.
         steps: number of denoising steps; None uses the pipeline's default.
-        ensemble: number of estimates, each from different noise, that the diffusers pipeline combines into one.
-        resolution: longer side, in pixels, to which images are resized for the networks; 0 keeps their size, and None
-            uses the pipeline's default.
-        draws: number of estimates per test image, each from different noise; if above 1, the variance of the estimates
-            is logged.
+        ensemble: number of estimates, each from different noise, that the diffusers pipeline combines into one
+            estimate.
+        resolution: length, in pixels, to which the longer side of images is resized for the networks; 0 keeps the size
+            of images, and None uses the pipeline's default.
+        draws: number of estimates for each test image, each from different noise. If it is above 1, the variance of
+            their errors is also logged.
 
     Raises:
         FileNotFoundError: if the pipeline is neither on disk nor on the Hub.
-        ValueError: if an argument is out of range, the pipeline is of a different class, or the command is `fit`.
+        ValueError: if an argument is out of range, if the pipeline is of a different class, or if the command is `fit`.
     """
 
     def __init__(
@@ -76,11 +77,11 @@ class Marigold(NormalSteps, MethodModule):
             raise ValueError("Marigold is not trained here: use test or predict")
 
     def normals(self, image: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-        """Estimate unit normals `[B, 3, H, W]` of images `[B, 3, H, W]` in [0, 1].
+        """Estimate the unit normals of images; the result is `[B, 3, H, W]`.
 
         Args:
-            image: a batch of images.
-            generators: CPU generators of all random numbers, one per image.
+            image: images in [0, 1], `[B, 3, H, W]`.
+            generators: random generators on the CPU, one for each image, from which all random numbers are sampled.
         """
         return self.pipeline(
             image,

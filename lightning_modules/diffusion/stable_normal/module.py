@@ -1,4 +1,4 @@
-"""LightningModule of StableNormal; the package docstring describes the method."""
+"""LightningModule of StableNormal; see the package docstring for the method."""
 
 import json
 from collections.abc import Sequence
@@ -30,56 +30,56 @@ from lightning_modules.training.logging import log_training
 
 Target = Literal["independent", "shared", "x0"]
 FIRST_STAGE = "first_stage.json"
-"""Name of the file, next to the first stage's weights, that records its training target; also a checkpoint key."""
+"""Name of the file next to the first stage's weights that records their training target; also a checkpoint key."""
 
 
 def yoso_start(noise: Tensor, uniform: Tensor, zero_noise: float) -> Tensor:
-    """Set the noise `[B, c, h, w]` of a sample to zero if its uniform random number `[B]` is below lambda."""
+    """Set the noise of a sample, `[B, c, h, w]`, to zero if its uniform random number, `[B]`, is below lambda."""
     return noise * (uniform >= zero_noise)[:, None, None, None]
 
 
 def weighted_square(prediction: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """Average the squared error over all entries; entries whose `weight`, `[B, 1, h, w]`, is 0 contribute 0."""
+    """Average the weighted squared error over all entries, including entries whose `weight`, `[B, 1, h, w]`, is 0."""
     return (weight * (prediction - target).square()).mean()
 
 
 def latent_weight(normal: Tensor, pixels: int) -> Tensor:
-    """Compute a mask `[B, 1, h, w]` of latents that cover only known normals; a latent covers `pixels`^2 pixels."""
+    """Compute a mask, `[B, 1, h, w]`, of latents that cover only known normals; each covers `pixels`^2 pixels."""
     unknown = 1 - known(normal)[:, None].to(normal.dtype)
     return 1 - F.max_pool2d(unknown, pixels, ceil_mode=True)
 
 
 def told(trained_for: dict[str, Any]) -> str:
-    """Describe the training target of a first stage in words."""
+    """Describe the training target of a first stage in words, for messages."""
     return f"the target {trained_for['yoso_target']} at the level t = {trained_for['level']}"
 
 
 class StableNormal(NormalSteps, MethodModule):
-    """Train and apply StableNormal: YOSO, SG-DRN or both. The two stages share no weights.
+    """Train and apply StableNormal: YOSO, SG-DRN or both. The two stages do not share weights.
 
-    After training, each stage is saved as a diffusers pipeline with a `controlnet`, to `saved/yoso` or `saved/refiner`
-    in the run directory. To load a saved stage, set the arguments `pipeline` and `encoders` to its folder.
-    `NormalSteps` defines the test and prediction steps.
+    After training, each stage is saved as a diffusers pipeline with a `controlnet`, in `saved/yoso` or `saved/refiner`
+    of the run directory. To load a saved stage, set the arguments `pipeline` and `encoders` to its folder.
+    `NormalSteps` implements the test and prediction steps.
 
     Args:
         yoso: network of the first stage; None starts the refiner from pure noise.
-        refiner: network of the second stage; with None, the output is that of the first stage.
-        yoso_target: noise in the target of the first stage. `independent` is new noise, `shared` is the noise of the
-            input, and `x0` is no noise, for estimating normals in one step.
+        refiner: network of the second stage; None returns the output of the first stage.
+        yoso_target: noise in the target of the first stage. `independent` is new noise, and `shared` is the noise of
+            the input. `x0` is a target without noise, for estimating normals in one step.
         zero_noise: lambda, probability of replacing the input noise of the first stage with zeros in training.
-        steps: N, number of steps of the refiner, which determines the noise level for which yoso is trained. Weights
-            trained for a different noise level are rejected.
-        repeated: keep the first half of the steps at one noise level; if false, the refiner takes plain DDIM steps from
+        steps: N, number of steps of the refiner. This number also determines the noise level for which `yoso` is
+            trained; weights that were trained for a different noise level are rejected.
+        repeated: take the first half of the steps at one noise level; if false, the refiner takes plain DDIM steps from
             pure noise.
-        resolution: longer side, in pixels, to which test and predict images are resized for the networks; None keeps
-            their size.
-        draws: number of estimates per test image, each from different noise; if above 1, the variance of the estimates
-            is logged.
+        resolution: length, in pixels, to which the longer side of images is resized for the networks in `test` and
+            `predict`; None keeps the size of images.
+        draws: number of estimates for each test image, each from different noise. If it is above 1, the variance of
+            their errors is also logged.
         optimizer: optimizer of the trainable parameters of both stages.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
-        ValueError: if an argument is out of range, both stages are None, or the stages are incompatible.
+        ValueError: if an argument is out of range, if both stages are None, or if the stages are incompatible.
     """
 
     def __init__(
@@ -128,23 +128,23 @@ class StableNormal(NormalSteps, MethodModule):
 
     @property
     def first(self) -> ConditionedUNet:
-        """The stage whose autoencoder is used; if there are two stages, their autoencoders are equal."""
+        """The stage whose autoencoder is used. If there are two stages, their autoencoders are equal."""
         stage = self.yoso or self.refiner
         assert stage is not None
         return stage
 
     @property
     def start(self) -> int:
-        """Timestep t+ of the first stage's target."""
+        """Timestep t+ of the target of the first stage."""
         return 0 if self.yoso_target == "x0" else self.times[0]
 
     @property
     def trained_for(self) -> dict[str, Any]:
-        """Training target of the first stage, saved with its weights."""
+        """Training target of the first stage, which is saved with its weights."""
         return {"yoso_target": self.yoso_target, "level": self.start}
 
     def refuse_other_target(self, trained_for: dict[str, Any], source: Any) -> None:
-        """Reject first-stage weights that were trained for a different target or noise level.
+        """Reject weights of the first stage that were trained for a different target or noise level.
 
         Raises:
             ValueError: if the training targets differ.
@@ -175,7 +175,7 @@ class StableNormal(NormalSteps, MethodModule):
         return {"loss": log_training(self, batch, torch.stack(list(losses.values())).sum(), **losses)}
 
     def yoso_loss(self, yoso: ConditionedUNet, image: Tensor, clean: Tensor, weight: Tensor) -> Tensor:
-        """Compute the loss of the first stage, whose target is x_{t+}; latents are `[B, c, h, w]`."""
+        """Compute the loss of the first stage, whose target is x_{t+} or, with the `yoso_target` x0, x_0."""
         noise, uniform = sample_rows_like(torch.randn, clean), sample_rows(torch.rand, [len(clean)], clean.device)
         seen = yoso_start(noise, uniform, self.zero_noise)
         target = clean
@@ -188,7 +188,7 @@ class StableNormal(NormalSteps, MethodModule):
     def refiner_loss(
         self, refiner: ConditionedUNet, pixels: Tensor, image: Tensor, clean: Tensor, weight: Tensor
     ) -> Tensor:
-        """Compute the loss of the second stage, whose target is x_0, at uniformly sampled timesteps."""
+        """Compute the loss of the second stage, whose target is x_0, at uniformly distributed random timesteps."""
         self._abar = self._abar.to(clean.device)
         timestep = sample_rows(partial(torch.randint, len(self.levels)), [len(clean)], clean.device)
         abar = self._abar[timestep].to(clean.dtype)[:, None, None, None]
@@ -200,7 +200,7 @@ class StableNormal(NormalSteps, MethodModule):
         return optimizer_config(self.optimizer, self.lr_scheduler, trainable_parameters(self))
 
     def on_fit_end(self) -> None:
-        """Save the trained stages in diffusers format."""
+        """Save the trained stages in the format of diffusers."""
         directory = self.trainer.log_dir if self.trainer.loggers else None  # log_dir broadcasts: all ranks must read it
         if directory is None or not self.trainer.is_global_zero or self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
@@ -213,11 +213,11 @@ class StableNormal(NormalSteps, MethodModule):
     # estimation
 
     def normals(self, image: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-        """Estimate unit normals `[B, 3, H, W]` of images `[B, 3, H, W]` in [0, 1].
+        """Estimate the unit normals of images; the result is `[B, 3, H, W]`.
 
         Args:
-            image: a batch of images.
-            generators: CPU generators of all random numbers, one per image.
+            image: images in [0, 1], `[B, 3, H, W]`.
+            generators: random generators on the CPU, one for each image, from which all random numbers are sampled.
         """
         model, pixels = self.first.model, self.first.pixels_per_latent
         inside, filled = processed(image, self.resolution, pixels)

@@ -17,21 +17,21 @@ from lightning_modules.training.logging import log_same
 
 
 class NormalSteps(ImageWriter):
-    """Mixin with the validation, test and prediction steps of a module that estimates surface normals.
+    """Mixin with the validation, test and prediction steps of LightningModules that estimate surface normals.
 
-    The LightningModule defines `normals(image, generators)` and `draws`. The metrics of `AngularErrors` are logged; the
-    depth error is logged only if some image has a true normal at every pixel. With several datasets, the name of the
-    dataset is part of the metric names. `predict` writes `normals/<name>.png`, where a byte v encodes the value
-    2 v / 255 - 1; see `ImageWriter`.
+    The LightningModule must define `normals(image, generators)` and `draws`. The metrics of `AngularErrors` are logged.
+    The depth error is logged only if at least one image has a true normal at every pixel. If there are several
+    datasets, metric names contain the name of the dataset. `predict` writes `normals/<name>.png`, in which a byte v
+    encodes the value 2 v / 255 - 1; see `ImageWriter`.
     """
 
     written, given, settings_name = "normals", "image", "prediction_settings.json"
     _errors: list[AngularErrors]
 
     def estimated(self: Any, batch: NormalMapBatch, draw: int = 0) -> Tensor:
-        """Estimate the normals of a batch.
+        """Estimate the normals of a batch from one noise sample.
 
-        The noise is seeded by the seed of the run, the index of the image and `draw`.
+        The noise is seeded by the seed of the run, the index of the image and the index `draw` of the noise sample.
         """
         return self.normals(
             batch["image"], [generator_of(run_seed(), int(position), draw) for position in batch["index"].tolist()]
@@ -41,7 +41,7 @@ class NormalSteps(ImageWriter):
         return self._measured(batch, dataloader_idx)
 
     def test_step(self: Any, batch: NormalMapBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
-        """Return `normal`, `[B, 3, H, W]`, from the first noise sample, and `spread` if there are several samples."""
+        """Return the estimate from the first noise sample, `normal`, and, with several samples, `spread`."""
         return self._measured(batch, dataloader_idx)
 
     def on_validation_epoch_start(self: Any) -> None:
@@ -74,13 +74,13 @@ class NormalSteps(ImageWriter):
                     log_same(self, f"{stage}/{name}/{key}" if name else f"{stage}/{key}", value)
 
     def pixels(self: Any, batch: NormalMapBatch) -> Tensor:
-        """Encode estimated normals as bytes, `[B, 3, H, W]`."""
+        """Estimate the normals of a batch, and encode them as bytes, `[B, 3, H, W]`."""
         return levels_of((self.estimated(batch) + 1) / 2, 255)
 
     def image_columns(self: Any, batch: NormalMapBatch, outputs: Any) -> dict[str, Tensor | ImageColumn]:
         """Show images, normals as colours, and angular errors on a scale from 0 to 90 degrees.
 
-        With several noise samples, `spread` is shown as well, on a scale from 0 to 45 degrees.
+        If there are several noise samples, their spread is also shown, on a scale from 0 to 45 degrees.
         """
         estimate = self.estimated(batch) if outputs is None else outputs["normal"]
         columns: dict[str, Tensor | ImageColumn] = {"image": batch["image"], "estimate": rendered(estimate)}

@@ -1,4 +1,4 @@
-"""Patch features of an image, from a timm network such as DINOv2."""
+"""Features of the patches of an image, from a timm network such as DINOv2."""
 
 from typing import Any
 
@@ -11,14 +11,14 @@ from lightning_modules.backbones.normalized import Normalized
 
 
 class PatchFeatures(nn.Module):
-    """Compute the last feature map of a frozen network.
+    """Compute the last feature map of a frozen timm network.
 
-    For a transformer, the feature map consists of the patch tokens, without class and register tokens.
+    The feature map of a transformer consists of its patch tokens, without class tokens and register tokens.
 
     Args:
         network: timm network that normalises its input, such as
             `lightning_modules.backbones.timm_model(name=vit_large_patch14_dinov2, num_classes=0, image_size=672)`.
-        image_size: height and width to which images are resized, in pixels; 672 gives 48 x 48 DINOv2 patches.
+        image_size: height and width to which images are resized, in pixels; with 672, DINOv2 has 48 x 48 patches.
 
     Raises:
         TypeError: if the network was not created by `timm_model` with `normalize: true`.
@@ -37,7 +37,7 @@ class PatchFeatures(nn.Module):
 
     @torch.no_grad()
     def forward(self, image: Tensor) -> Tensor:
-        """Compute features `[B, channels, h', w']` of images `[B, 3, H, W]` in [0, 1]."""
+        """Compute features, `[B, channels, h', w']`, of images, `[B, 3, H, W]` in [0, 1]."""
         size = (self.image_size, self.image_size)
         resized = F.interpolate(image, size, mode="bicubic", align_corners=True, antialias=True)
         inner = self.network.network

@@ -1,4 +1,4 @@
-"""Preprocessing of images, and postprocessing that restores the original image size of normals."""
+"""Preprocessing of images, and postprocessing that resizes normals to the original size of the images."""
 
 from collections.abc import Sequence
 
@@ -10,15 +10,15 @@ from lightning_modules.diffusion.stable_normal.angular_error import unit
 
 
 def processed(image: Tensor, resolution: int | None, multiple: int) -> tuple[Tensor, tuple[int, int]]:
-    """Resize and pad images as in Marigold.
+    """Resize and pad images in the same way as Marigold.
 
     Args:
-        image: images `[B, 3, H, W]`.
-        resolution: length to which the longer side is upscaled or downscaled, in pixels; None keeps the size.
-        multiple: number that divides the padded height and width; padding repeats the last row and column.
+        image: images, `[B, 3, H, W]`.
+        resolution: length, in pixels, to which the longer side is enlarged or reduced; None keeps the size of images.
+        multiple: number by which the padded height and width are divisible; padding repeats the last row and column.
 
     Returns:
-        The images, and the height and width before padding.
+        The processed images, and their height and width before padding.
     """
     height, width = image.shape[2:]
     if resolution is not None:
@@ -28,12 +28,12 @@ def processed(image: Tensor, resolution: int | None, multiple: int) -> tuple[Ten
 
 
 def unprocessed(normal: Tensor, filled: tuple[int, int], size: Sequence[int]) -> Tensor:
-    """Normalise normals to unit length, remove the padding, and resize.
+    """Normalise normals to unit length, remove their padding, and resize them.
 
     Args:
-        normal: normals `[B, 3, H', W']`.
-        filled: height and width before padding.
-        size: H, W of the result.
+        normal: normals of padded images, `[B, 3, H', W']`.
+        filled: height and width before padding, from `processed`.
+        size: height and width of the result, H, W.
     """
     normal = unit(normal)[..., : filled[0], : filled[1]]
     if tuple(size) != tuple(filled):
@@ -42,5 +42,5 @@ def unprocessed(normal: Tensor, filled: tuple[int, int], size: Sequence[int]) ->
 
 
 def rendered(normal: Tensor) -> Tensor:
-    """Render normals `[B, 3, H, W]` as RGB colours in [0, 1]; pixels without a normal are black."""
+    """Render normals, `[B, 3, H, W]`, as RGB colours in [0, 1]; pixels without a normal are black."""
     return torch.where(normal.norm(dim=1, keepdim=True) > 0, (normal + 1) / 2, 0)

@@ -1,14 +1,15 @@
 """Sampling steps of the refiner. Half of the steps stay at one noise level; the other steps decrease the noise to zero.
 
-The N steps have length gap = T // N and timesteps gap (N - 1), ..., gap, 0. The first M = N // 2 timesteps are replaced
-with timestep M + 1 of this list, and 1 is added to all timesteps. For N = 10, the timesteps are 401 six times, then
-301, 201, 101 and 1. Let x_0hat be the refiner's estimate from x and t_k. Step k = 0, 1, ... computes the next x as
+N steps of length gap = T // N would have the timesteps gap (N - 1), ..., gap, 0. The first M = N // 2 timesteps of this
+list are replaced with the (M + 1)-th timestep, and then 1 is added to all timesteps. For N = 10, the timesteps are 401
+six times, and then 301, 201, 101 and 1. Let x_0hat be the refiner's estimate of x_0 from x and t_k. Step k = 0, 1, ...
+computes the next x as
 
     k + 1 < M:    sqrt(abar_t) x_0hat + sqrt(1 - abar_t) n,   n ~ N(0, I): fresh noise at the same level;
     k + 1 = M:    DDIM to the same level, as if x had the level t + gap;
     k + 1 > M:    DDIM to t_{k+1}; abar of the last timestep is still below 1.
 
-The result is the last x_0hat. Apart from the M - 1 samples of n, the steps are deterministic.
+The result of the refinement is the last x_0hat. Apart from the M - 1 samples of n, the steps are deterministic.
 """
 
 import itertools
@@ -23,12 +24,12 @@ from lightning_modules.sde.discrete import noise_estimate, noised, predicted
 
 
 def refinement_times(steps: int, num_train_timesteps: int = 1000, repeated: bool = True) -> list[int]:
-    """List the timesteps of the refiner, `[steps]`.
+    """List the `steps` timesteps of the refiner.
 
     Args:
-        steps: N, at most T / 2.
-        num_train_timesteps: T.
-        repeated: keep the first half of the steps at one noise level; if false, the steps start near pure noise, as in
+        steps: N, number of steps, at most T / 2.
+        num_train_timesteps: T, number of timesteps in training.
+        repeated: take the first half of the steps at one noise level; if false, the steps start near pure noise, as in
             DDIM.
 
     Raises:
@@ -49,11 +50,11 @@ def refined(
     abar: ArrayLike,
     draw: Callable[[Tensor], Tensor],
 ) -> Tensor:
-    """Refine initial latents into an estimate of x_0.
+    """Refine initial latents, and return an estimate of x_0.
 
     Args:
-        refiner: function that estimates x_0 from x and the timestep `[B]`.
-        x: initial latents `[B, c, h, w]`, at the first timestep.
+        refiner: function that estimates x_0 from x and the timesteps, `[B]`.
+        x: initial latents at the first timestep, `[B, c, h, w]`.
         times: timesteps from `refinement_times`.
         abar: abar of all T timesteps, `[T]`, on the CPU.
         draw: function that samples standard normal noise with the shape of its argument.

@@ -99,8 +99,7 @@ class BenignOscillation(MethodModule):
         self.iterations_per_step = iterations_per_step
         self.register_buffer("iteration", torch.zeros((), dtype=torch.int64))
         self.register_buffer("residual_sum", torch.zeros(replicas, dtype=torch.float64))
-        # Number of counted points, sum of l^2 over these points, and number of them with |l| >= delta (see
-        # `oscillation`)
+        # Over the counted points (see `oscillation`): their number, the sum of l^2, and the number with |l| >= delta
         self.register_buffer("oscillation", torch.zeros(3, replicas, dtype=torch.float64))
         self.register_buffer("overshot", torch.zeros(replicas, dtype=torch.bool))
         self.register_buffer("learned", torch.zeros(replicas, dtype=torch.bool))

@@ -107,7 +107,7 @@ class MoNNA(ClassifierSteps, MethodModule):
             )
         if (byzantine > 0) != (attack is not None):
             raise ValueError(
-                f"attack must be set if byzantine is above 0, and left out if byzantine is 0, got byzantine {byzantine}"
+                f"attack must be set if byzantine is above 0, and left out if it is 0, got byzantine {byzantine}"
             )
         self.automatic_optimization = False
         self.honest = nodes - byzantine

@@ -54,7 +54,7 @@ class ImplicitOMD(OnlineOptimizer):
         return {"anchor": x.clone(), "hint": torch.zeros_like(x), "variation": zero, "value": zero.clone()}
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """End a round with the parameters' gradients and the loss of the closure, and set the next point."""
+        """End a round, using the parameters' gradients and the loss from the closure, and set the next point."""
         if closure is None:
             raise ValueError("step of ImplicitOMD needs a closure that returns the loss of the round")
         with torch.enable_grad():

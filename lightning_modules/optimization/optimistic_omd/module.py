@@ -239,7 +239,7 @@ class OnlineConvexOptimization(MethodModule):
 
 
 def whole_order(index: Tensor, size: int) -> Tensor:
-    """Return the stream positions of a global batch's rows from all ranks, `[size]`, in the order of the stream."""
+    """Gather the stream positions, `[size]`, of a global batch's rows from all ranks, in the order of the stream."""
     if world_size() == 1:
         return index
     places = torch.cat([torch.arange(process, size, world_size()) for process in range(world_size())])

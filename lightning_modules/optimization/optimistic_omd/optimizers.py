@@ -296,7 +296,7 @@ class OptimisticEnsemble(OnlineOptimizer):
         return {**memory, "log_weight": same, "weight": same.exp(), "error": torch.ones_like(x[0])}
 
     def rate(self, memory: Memory) -> Any:
-        """Compute eps_t = min{1 / (8 D^2 L), (1 + sum ||l_s - m_s||_inf^2)^(-1/2)} of the next round."""
+        """Compute the rate eps_t = min{1 / (8 D^2 L), (1 + sum ||l_s - m_s||_inf^2)^(-1/2)} of the next round."""
         most, found = 1 / (8 * self.D**2 * self.L), memory["error"] ** -0.5
         return found.clamp(max=most) if isinstance(found, Tensor) else min(found, most)
 

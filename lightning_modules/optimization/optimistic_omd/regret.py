@@ -15,7 +15,7 @@ def quadratic(u: Tensor, slope: Tensor, curvature: float | Tensor) -> Tensor:
 
 
 def least_of_quadratic(slope: Tensor, curvature: float, radius: float) -> Tensor:
-    """Return the points in the ball that minimise `quadratic`, for slopes `[..., d]` and a nonnegative curvature."""
+    """Return the minimisers of `quadratic` in the ball, `[..., d]`, for slopes `[..., d]` and a curvature >= 0."""
     length = slope.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(slope.dtype).tiny)
     scale = radius / length
     return -slope * (scale.clamp(max=1 / curvature) if curvature else scale)

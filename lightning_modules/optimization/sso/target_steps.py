@@ -167,7 +167,7 @@ class LogisticNewtonStep(TargetStep):
 
 def allocated(state: PerSample, values: Tensor, num_train_samples: int) -> PerSample:
     """Return the per-sample state; in the first step, allocate K numbers per sample, where `values` is `[b, K]`."""
-    if state.num_owned:  # already allocated, which is not possible before the first step, because the number of outputs is unknown
+    if state.num_owned:  # already allocated; the number of outputs is unknown before the first step
         return state
     made = PerSample(values.shape[1])
     made.restore(state.gathered())

@@ -7,13 +7,13 @@ variances. The score
     S(W, sigma) = 1/2 sum_j (v_j / sigma_j + sigma_j)
 
 is minimal at sigma_j = sqrt(v_j) if each node has its own scale (CoLiDE-NV), and at sigma = sqrt(mean_j v_j) if all
-nodes share one scale (CoLiDE-EV). The baseline is least squares with S = 1/2 sum_j v_j (DAGMA). Compared with this
-baseline, the best penalty on W depends less on the noise. W is acyclic if
+nodes share one scale (CoLiDE-EV). The baseline is least squares with S = 1/2 sum_j v_j (DAGMA). With CoLiDE, the best
+weight lambda of the penalty on W depends less on the noise than with this baseline. W is acyclic if
 
     h_s(W) = d log s - log det(s I - W o W)
 
 is zero. The domain of h_s consists of the matrices W for which s I - W o W has a nonnegative inverse. Training consists
-of stages with mu = 1, 0.1, ... and s = 1, 0.9, ... In each stage, Adam minimises
+of stages with decreasing mu = 1, 0.1, ... and s = 1, 0.9, ... In each stage, Adam minimises
 
     mu (S + lambda ||W||_1) + h_s(W),
 
@@ -26,9 +26,9 @@ not masked, because h_s drives it to zero.
 
 The steps are those of the authors' code, with one exception. As in the paper, sigma is kept above a floor of 1e-4 times
 the smallest standard deviation of a column. The authors' code omits this floor. With ordinary data, sigma never reaches
-the floor. Each Adam step depends on whether the previous step left the domain. The sequence of stages is therefore
-computed on the CPU, with NumPy. One process fits one graph. For several graphs or seeds, use separate runs. The
-argument `solver` selects NOTEARS or GOLEM as a baseline (see `baselines`).
+the floor. Because each Adam step depends on whether the previous step left the domain, the stages are computed on the
+CPU, with NumPy. A run uses one process and fits one graph. For several graphs or seeds, use separate runs. The argument
+`solver` selects NOTEARS or GOLEM as a baseline (see `baselines`).
 
 Source: Saboksayr, Mateos and Tepper, CoLiDE: Concomitant Linear DAG Estimation, ICLR 2024, arXiv 2310.02895.
 """

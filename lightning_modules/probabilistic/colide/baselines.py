@@ -6,7 +6,7 @@ defined in the package docstring, and the diagonal of W is zero. The two methods
     NOTEARS:  min 1/2 sum_j v_j + lambda ||W||_1  subject to h(W) = 0, by the augmented Lagrangian,
     GOLEM-EV: min d/2 log sum_j v_j - log |det(I - W)| + lambda ||W||_1 + c h(W), by Adam.
 
-The settings are those of the code of each method's authors.
+The settings are those in the published code of each method.
 
 Sources: Zheng, Aragam, Ravikumar and Xing, DAGs with NO TEARS: Continuous Optimization for Structure Learning, NeurIPS
 2018, arXiv 1803.01422; Ng, Ghassami and Zhang, On the Role of Sparsity and DAG Constraints for Learning Linear DAGs,
@@ -23,9 +23,9 @@ from datamodules.arguments import at_least, positive
 from lightning_modules.probabilistic.colide.score import Array, explained, noise_scale, score
 
 TOLERANCE = 1e-8
-"""NOTEARS considers W acyclic when h is at most this value."""
+"""NOTEARS considers W acyclic if h(W) is at most this value."""
 PROGRESS, GROWTH, LARGEST_RHO = 0.25, 10.0, 1e16
-"""If h is above a quarter of its last value, NOTEARS repeats the iteration with ten times the rho, up to 1e16."""
+"""If h is above a quarter of its last value, NOTEARS multiplies rho by ten, up to 1e16, and repeats the iteration."""
 ACYCLICITY_WEIGHT = 5.0
 """Weight c of the cycle penalty h in GOLEM."""
 BETAS, EPS = (0.9, 0.999), 1e-8
@@ -35,13 +35,13 @@ MULTIPLIERS = 100
 
 
 def exponential_acyclicity(weight: Array) -> tuple[float, Array]:
-    """Compute h(W) = tr exp(W o W) - d and its gradient, `[d, d]`, for weights W, `[d, d]`."""
+    """Compute h(W) = tr exp(W o W) - d and its gradient, `[d, d]`, for weights The weight matrix W, `[d, d]`."""
     exponential = torch.matrix_exp(torch.from_numpy(weight * weight)).numpy()
     return float(np.trace(exponential)) - len(weight), 2 * weight * exponential.T
 
 
 class NOTEARS:
-    """Least squares subject to acyclicity, where each iteration minimises an augmented Lagrangian once (NOTEARS).
+    """Least squares subject to acyclicity, solved by the augmented Lagrangian method (NOTEARS).
 
     Args:
         penalty: weight lambda of the L1 penalty on W.
@@ -57,23 +57,23 @@ class NOTEARS:
 
     @property
     def progress(self) -> str:
-        """The current iteration, in words for a warning."""
+        """A description of the current iteration, for a warning."""
         return f"update {self.multipliers + 1} of at most {MULTIPLIERS} of NOTEARS"
 
     def observe(self, cov: Array) -> None:
-        """Set X^T X / n, `[d, d]`, before any iteration."""
+        """Set the covariance X^T X / n, `[d, d]`; call this method before the first iteration."""
         self.cov, self.sigma = cov, np.ones(len(cov))
         if self.parts is None:
             self.parts = np.zeros((2, *cov.shape))
 
     @property
     def weight(self) -> Array:
-        """W, `[d, d]`."""
+        """The weight matrix W, `[d, d]`."""
         assert self.parts is not None
         return self.parts[0] - self.parts[1]
 
     def value(self) -> float:
-        """Compute the least-squares objective with the L1 penalty, without the acyclicity constraint."""
+        """Compute the least-squares objective plus the L1 penalty, without the term for the acyclicity constraint."""
         weight = self.weight
         fit = score(explained(weight, self.cov, np.eye(len(weight)))[1], self.sigma, "ls")
         return fit + self.penalty * float(np.abs(weight).sum())
@@ -116,7 +116,7 @@ class NOTEARS:
         self.finished = h <= TOLERANCE or self.rho >= LARGEST_RHO or self.multipliers == MULTIPLIERS
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state that the next iteration needs, as numbers and a tensor."""
+        """Return the state that the next iteration needs; it consists of numbers and a tensor."""
         assert self.parts is not None
         numbers = {name: getattr(self, name) for name in ("rho", "alpha", "h", "multipliers", "finished")}
         return numbers | {"parts": torch.from_numpy(self.parts.copy())}
@@ -159,11 +159,11 @@ class GOLEM:
 
     @property
     def progress(self) -> str:
-        """The current iteration, in words for a warning."""
+        """A description of the current iteration, for a warning."""
         return f"iteration {self.iteration} of {self.iterations} of GOLEM"
 
     def observe(self, cov: Array) -> None:
-        """Set X^T X / n, `[d, d]`, before any iteration."""
+        """Set the covariance X^T X / n, `[d, d]`; call this method before the first iteration."""
         self.cov, self.identity = cov, np.eye(len(cov))
         if not self.weight.size:
             self.weight, self.mean, self.square = (np.zeros(cov.shape) for _ in range(3))
@@ -208,7 +208,7 @@ class GOLEM:
         self.weight = self.weight - self.learning_rate * self.mean / first / (np.sqrt(self.square / second) + EPS)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state that the next iteration needs, as a number and tensors."""
+        """Return the state that the next iteration needs; it consists of a number and tensors."""
         arrays = {name: torch.from_numpy(getattr(self, name)) for name in ("weight", "mean", "square")}
         return arrays | {"iteration": self.iteration}
 

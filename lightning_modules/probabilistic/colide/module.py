@@ -37,7 +37,7 @@ class CoLiDE(MethodModule):
             squares without noise scales (DAGMA).
         penalty: weight lambda of the L1 penalty on W.
         s: parameter s of h_s in each stage; a smaller s shrinks the domain of W.
-        mu: weight of the score and the L1 penalty in the objective of the first stage.
+        mu: weight mu of the score and the L1 penalty in the objective of the first stage.
         mu_factor: factor that multiplies mu from one stage to the next.
         warm_iterations: maximum number of iterations of each stage except the last.
         iterations: maximum number of iterations of the last stage.
@@ -46,11 +46,11 @@ class CoLiDE(MethodModule):
             longer changes.
         threshold: edges with absolute weights up to this value are removed after the last stage.
         iterations_per_step: number of iterations per training step; each training step logs once.
-        solver: baseline that estimates the graph instead of CoLiDE; None selects CoLiDE. With a baseline, all other
-            arguments except `nodes`, `threshold` and `iterations_per_step` are ignored.
+        solver: baseline that estimates the graph instead of CoLiDE; None selects CoLiDE. If a baseline is set, only the
+            arguments `nodes`, `threshold` and `iterations_per_step` are used.
 
     Raises:
-        ValueError: if an argument is out of range; at setup, if the precision is not 64 bit, if there are several
+        ValueError: if an argument is out of range; also, at setup, if the precision is not 64 bit, if there are several
             processes, or if a batch does not contain all rows.
     """
 
@@ -147,7 +147,7 @@ class CoLiDE(MethodModule):
     def tables(self) -> Mapping[str, Table]:
         """Return a table of the training progress.
 
-        Its columns contain the objective, the acyclicity and the mean noise scale after each training step.
+        The columns contain the objective, the acyclicity and the mean noise scale after each training step.
         """
         if not self.history:
             return {}

@@ -1,4 +1,4 @@
-"""Optimisation stages of CoLiDE and DAGMA, which run one iteration at a time.
+"""Optimisation stages of CoLiDE and DAGMA, run one iteration at a time.
 
 The state can be saved in a checkpoint after any iteration.
 """
@@ -27,13 +27,13 @@ LEAST_RATE = 1e-16
 FLOOR = 1e-4
 """Minimum noise scale, as a fraction of the smallest standard deviation of a column."""
 OUTSIDE = {"ev": -1e-6, "nv": -1e-6, "ls": -1e-16}
-"""Entries of the inverse below these values count as negative; the values are those of the two published codes."""
+"""Entries of the inverse below these values count as negative; the values are from the code of CoLiDE and DAGMA."""
 FAR = 1e16
 """Initial value of the objective, before the first check of a stage."""
 
 NUMBERS = ("stage", "iteration", "mu", "s", "learning_rate", "objective")
 ARRAYS = ("weight", "sigma", "mean", "square", "direction", "start_weight", "start_sigma")
-"""Names, in a checkpoint, of the arrays that belong to the state of a path."""
+"""Names under which the arrays of a path's state are stored in a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,8 @@ class RegularizationPath:
         self.schedule = schedule
         self.weight = np.zeros((nodes, nodes))
         self.sigma = np.ones(nodes)
-        self.stage = 0  # index of the stage; equals the number of stages once the path is finished
-        self.iteration = 0  # within the stage
+        self.stage = 0  # index of the stage; equal to the number of stages when the path is finished
+        self.iteration = 0  # number of iterations in the current stage
         self.mu = schedule.mu
         self.s = schedule.s[0]
         self.learning_rate = schedule.learning_rate
@@ -95,11 +95,11 @@ class RegularizationPath:
 
     @property
     def progress(self) -> str:
-        """The current stage, in words for a warning."""
+        """A description of the current stage, for a warning."""
         return f"stage {self.stage + 1} of {len(self.schedule.s)} of CoLiDE's path"
 
     def observe(self, cov: Array) -> None:
-        """Set X^T X / n, `[d, d]`, before any iteration.
+        """Set the covariance X^T X / n, `[d, d]`; call this method before the first iteration.
 
         For a new path, sigma is initialised to the standard deviations of the columns.
 
@@ -115,7 +115,7 @@ class RegularizationPath:
             self._begin_stage()
 
     def value(self) -> float:
-        """Compute the objective mu (S + lambda ||W||_1) + h_s(W) of the current stage for the current W and sigma."""
+        """Compute the current stage's objective, mu (S + lambda ||W||_1) + h_s(W), for the current W and sigma."""
         fit = score(self.variance, self.sigma, self.schedule.variant)
         return self.mu * (fit + self.schedule.penalty * float(np.abs(self.weight).sum())) + self.acyclicity()
 
@@ -198,7 +198,7 @@ class RegularizationPath:
             self._begin_stage()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state that the next iteration needs, as numbers and tensors."""
+        """Return the state that the next iteration needs; it consists of numbers and tensors."""
         assert self.start is not None
         arrays = dict(zip(ARRAYS, (*(getattr(self, name) for name in ARRAYS[:-2]), *self.start), strict=True))
         numbers = {name: getattr(self, name) for name in NUMBERS}

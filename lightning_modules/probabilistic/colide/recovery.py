@@ -47,7 +47,7 @@ class Recovery(NamedTuple):
     fdr: float
     """Fraction of the estimated edges that are reversed or do not exist in the true graph."""
     fpr: float
-    """Number of estimated edges that are reversed or extra, divided by the number of node pairs without a true edge."""
+    """Number of reversed and extra estimated edges, divided by the number of node pairs without a true edge."""
     sid: int
     """Structural intervention distance; see `intervention_distance`."""
 
@@ -78,7 +78,7 @@ def recovery(estimated: Tensor, true: Tensor) -> Recovery:
 
 
 def reached(start: Tensor, edges: Tensor) -> Tensor:
-    """Return which nodes, `[k, d]`, are reached from the nodes in each row of `start` by one of the edges `[d, d]`."""
+    """Return a mask, `[k, d]`, of the nodes that one of the edges `[d, d]` reaches from each row of `start`."""
     return start.double() @ edges.double() > 0
 
 
@@ -87,8 +87,8 @@ def intervention_distance(estimated: Tensor, true: Tensor) -> int:
 
     The parents are taken from the estimated graph, and all other relations from the true graph. If j is one of the
     parents, the effect is wrong if j is a descendant of i. If j is not one of the parents, the effect is wrong in two
-    cases. In the first case, a path from i to j that is not directed remains open given the parents. In the second
-    case, one of the parents is a descendant of a node on a directed path from i to j.
+    cases. In the first case, a path from i to j that is not directed is not blocked by the parents. In the second case,
+    one of the parents is a descendant of a node on a directed path from i to j.
 
     Args:
         estimated: acyclic graph to evaluate, `[d, d]`, bool.
@@ -102,7 +102,7 @@ def intervention_distance(estimated: Tensor, true: Tensor) -> int:
     for _ in range(math.ceil(math.log2(len(true)))):
         descends = reached(descends, descends)
     opens = reached(given, descends.T)  # colliders that the parents open
-    # Nodes that walks from i reach: with a reversed last edge, with a forward last edge, and with forward edges only
+    # Nodes reached by walks from i with a reversed last edge, with a forward last edge, and with forward edges only
     up, down, directed = true.T, torch.zeros_like(true), true
     while True:
         more = (

@@ -27,11 +27,11 @@ def explained(weight: Array, cov: Array, identity: Array) -> tuple[Array, Array]
 
 
 def noise_scale(variance: Array, variant: Variant, floor: float = 0.0) -> Array:
-    """Compute the noise scales sigma, `[d]`, that minimise the score for given residual variances `[d]`.
+    """Compute the noise scales sigma, `[d]`, that minimise the score for residual variances `[d]`.
 
     For the variant `ls`, all scales are 1.
     """
-    least = floor * floor  # this minimum also applies to variances that are negative because of rounding
+    least = floor * floor  # this lower bound also replaces variances that are negative because of rounding
     if variant == "nv":
         return np.sqrt(np.maximum(variance, least))
     shared = 1.0 if variant == "ls" else max(float(variance.sum()) / len(variance), least) ** 0.5
@@ -47,7 +47,7 @@ def score(variance: Array, sigma: Array, variant: Variant) -> float:
 def acyclicity(weight: Array, s: float) -> float:
     """Compute h_s(W).
 
-    h_s(W) is zero for acyclic graphs, and positive for all other graphs in its domain.
+    The value is zero for acyclic graphs, and positive for all other graphs in the domain of h_s.
     """
     matrix = s * np.eye(len(weight)) - weight * weight
     return len(weight) * float(np.log(s)) - float(np.linalg.slogdet(matrix).logabsdet)

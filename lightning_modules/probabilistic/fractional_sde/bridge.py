@@ -35,11 +35,11 @@ class FractionalBridge(MethodModule):
     """Learn the control that steers paths of fractional noise to their observations.
 
     Paths start at 0, with drift -theta x and diffusion 1. For this diffusion, the Euler and Milstein methods give the
-    same paths. The control is a network with the inputs sin t, cos t, x and Y_1, ..., Y_K. `test` samples one path per
-    dataset entry, and logs the loss and its terms. `test/excess` is the loss minus the exact negative log evidence.
-    `test/std_error` is the root mean square error, over times, of the standard deviation of the learned bridge. After a
-    test, `tables` contains the standard deviation at each time for four bridges: the learned bridge, and the exact
-    bridges of fractional Brownian motion, of the approximate noise, and of white noise.
+    same paths. The control is a network with the inputs sin t, cos t, x and Y_1, ..., Y_K. `test` samples one path for
+    each dataset entry, and logs the loss and its terms. `test/excess` is the loss minus the exact negative log
+    evidence. `test/std_error` is the error of the learned bridge's standard deviation, as a root mean square over
+    times. After a test, `tables` contains the standard deviation at each time for four bridges: the learned bridge, and
+    the exact bridges of fractional Brownian motion, of the approximate noise, and of white noise.
 
     Args:
         noise: noise that drives the equation, `FractionalNoise` or `BrownianNoise`.
@@ -50,8 +50,8 @@ class FractionalBridge(MethodModule):
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
-        ValueError: if an argument is out of range; at setup, if gamma_max is too large for the step size, or if the
-            precision is too low.
+        ValueError: if an argument is out of range; also, at setup, if gamma_max is too large for the step size, or if
+            the precision is too low.
     """
 
     def __init__(

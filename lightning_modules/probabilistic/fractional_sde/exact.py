@@ -37,7 +37,7 @@ def path_covariance(noise: Noise, theta: float, interval: float, num_times: int)
     added = onward @ exponential[:size, size:]
     state = torch.block_diag(torch.zeros(1, 1, dtype=torch.float64), start @ start.T)
     covariance = torch.zeros(num_times, num_times, dtype=torch.float64)
-    across = torch.zeros(size, 0, dtype=torch.float64)  # covariances of the current Z with X at all earlier times
+    across = torch.zeros(size, 0, dtype=torch.float64)  # covariances between the current Z and X at all earlier times
     for now in range(num_times):
         across = torch.cat([onward @ across, state[:, :1]], dim=1)
         covariance[now, : now + 1] = covariance[: now + 1, now] = across[0]
@@ -46,10 +46,10 @@ def path_covariance(noise: Noise, theta: float, interval: float, num_times: int)
 
 
 def least_loss(covariance: Tensor, observed: Tensor, sigma: Tensor) -> Tensor:
-    """Compute -log E exp(-sum_f (X_f - x_f)^2 / (2 sigma_f^2)), a lower bound on the loss of a bridge.
+    """Compute the lower bound -log E exp(-sum_f (X_f - x_f)^2 / (2 sigma_f^2)) on the loss of a bridge.
 
     For a single observation with the value 0, the result is log(1 + K / sigma^2) / 2, where K is the variance of X at
-    that time.
+    the time of the observation.
 
     Args:
         covariance: covariance matrix of X at F times, `[F, F]`, float64.

@@ -1,4 +1,4 @@
-"""Numerical integration of the stochastic differential equation that weighted Ornstein-Uhlenbeck processes drive.
+"""Numerical integration of a stochastic differential equation driven by weighted Ornstein-Uhlenbeck processes.
 
     dX = b(X) dt + s(X) sum_k omega_k dY_k,   dY_k = (-gamma_k Y_k + u) dt + dW.
 
@@ -23,7 +23,7 @@ STABLE = 0.5
 
 Field = Callable[[Tensor], Tensor]
 Control = Callable[[int, Tensor, Tensor], Tensor]
-"""Maps the index of an integration step, X `[B, D]` and Y `[B, D, K]` to u, `[B, D]`."""
+"""Function that maps the index of an integration step, X, `[B, D]`, and Y, `[B, D, K]`, to u, `[B, D]`."""
 
 
 class SolutionPath(NamedTuple):
@@ -57,7 +57,8 @@ def check_run(trainer: Any, noise: Noise, substeps: int) -> None:
 
     The step size is checked only if the data module defines the time interval of its data.
 
-    Mixed precision is accepted, because it only affects the networks. Paths and weights are computed outside autocast.
+    Mixed precision is accepted, because it only affects the networks. Paths, and the weights of the processes, are
+    computed outside autocast.
 
     Raises:
         ValueError: if the precision or the step size is unsuitable; the message names the setting.
@@ -96,8 +97,8 @@ def integrate(
 
         X += b dt + s sum_k omega_k dY_k,   Y_k += dY_k = (-gamma_k Y_k + u) dt + dW.
 
-    The Milstein method integrates the Stratonovich equation. In each step, it adds g g' dW^2 / 2 to X, with g = s sum_k
-    omega_k. If s is constant, both methods give the same result.
+    The Milstein method integrates the Stratonovich equation. In each step, this method also adds g g' dW^2 / 2 to X,
+    with g = s sum_k omega_k. If s is constant, both methods give the same result.
 
     Args:
         x: initial X, `[B, D]`.
@@ -138,10 +139,10 @@ def integrate(
 
 
 def misfit(given: Tensor, observed: Tensor, sigma: Tensor | None) -> Tensor:
-    """Compute sum_f |given_f - observed_f|^2 / (2 sigma_f^2), which is -log p(observed | X), `[B]`, up to a constant.
+    """Compute sum_f |given_f - observed_f|^2 / (2 sigma_f^2), `[B]`, which is -log p(observed | X) up to a constant.
 
     Args:
-        given: predictions of the observations from X, `[B, F, ...]`.
+        given: observations predicted from X, `[B, F, ...]`.
         observed: observations, `[B, F, ...]`.
         sigma: standard deviation of the observation at each time, `[F]`; None means sigma^2 = 1 / 2, so that the result
             is the sum of squared errors.

@@ -30,10 +30,10 @@ def tanh_layers(in_features: int, hidden_features: Sequence[int], out_features: 
 
 
 class DiagonalDiffusion(nn.Module):
-    """A separate small network for each of D dimensions, which maps a number to a positive number.
+    """D small networks, one for each dimension; each network maps a number to a positive number.
 
     Each network consists of linear layers with tanh between them, followed by softplus. All D networks are evaluated
-    together by batched matrix products. Their layers are initialised like `nn.Linear`.
+    together by batched matrix products. The layers are initialised like `nn.Linear`.
 
     Args:
         num_latents: number of dimensions D.

@@ -35,9 +35,9 @@ from lightning_modules.training.logging import log_same, log_training
 LEAST_GIVEN = 3
 """Number of observations that are needed to infer the start of a path."""
 SHOWN = 9
-"""Maximum number of frames that are shown of each video."""
+"""Maximum number of frames of each video that are shown in image grids."""
 BETWEEN = 2
-"""Number of white pixel rows between the true, reconstructed and predicted frame."""
+"""Number of white pixel rows between the true, the reconstructed and the predicted frame."""
 
 
 class Terms(NamedTuple):
@@ -53,7 +53,7 @@ class FractionalLatentSDE(MethodModule):
 
     The elements of a sequence are the points of a path or the frames of a video. The features of all observations
     determine the distribution of X(0) and the control. The median of the features determines the time-invariant
-    content. `test` logs `test/elbo`, which is minus the loss, and the terms of the loss, as means over sequences. For
+    content. `test` logs means over sequences of `test/elbo`, which is minus the loss, and of the terms of the loss. For
     videos, `test` also logs two PSNRs: `test/reconstruction_psnr` is computed for all reconstructed frames, and
     `test/psnr` for the predicted frames. The first `num_given` frames are given, and all later frames are predicted
     from them. For a prediction, the path follows the posterior up to the last given frame, and the prior afterwards.
@@ -73,7 +73,7 @@ class FractionalLatentSDE(MethodModule):
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
-        ValueError: if an argument is out of range, or if the widths of two networks do not match; at setup, if
+        ValueError: if an argument is out of range, or if the widths of two networks do not match; also, at setup, if
             gamma_max is too large for the step size, if the precision is too low, or if the sequences are too short for
             a prediction.
     """
@@ -132,7 +132,7 @@ class FractionalLatentSDE(MethodModule):
             )
 
     def inferred(self, observed: Tensor) -> tuple[Inferred, Tensor]:
-        """Infer the distribution of X(0), the features for the control, and the content from observations.
+        """Infer, from observations, the distribution of X(0), the features for the control, and the content.
 
         The content is the second return value, `[B, num_contents]`.
         """
@@ -141,7 +141,7 @@ class FractionalLatentSDE(MethodModule):
         return self.inference(features), content
 
     def led_by(self, context: Tensor) -> Control:
-        """Return the control that depends on the features `[B, F, num_features]` of the observations.
+        """Return a control that depends on the features of the observations, `[B, F, num_features]`.
 
         Between two observations, the features are interpolated linearly.
         """
@@ -154,14 +154,14 @@ class FractionalLatentSDE(MethodModule):
         return control
 
     def followed(self, x: Tensor, y: Tensor, num_times: int, interval: float, control: Control | None) -> SolutionPath:
-        """Sample paths that start from x `[B, D]` and y `[B, D, K]`, at `num_times` times including the start."""
+        """Sample paths that start from x, `[B, D]`, and y, `[B, D, K]`, at `num_times` times, including the start."""
         check_step(self.noise.gamma_max, interval, self.substeps)
         dw = increments(x, (num_times - 1) * self.substeps, interval / self.substeps)
         equation = (self.noise.gamma, self.noise.omega(), self.drift, self.diffusion, control, self.solver)
         return integrate(x, y, dw, interval, self.substeps, *equation)
 
     def decoded(self, content: Tensor, x: Tensor) -> Tensor:
-        """Decode content `[B, num_contents]` and X `[B, F, D]` to observations, `[B, F, ...]`."""
+        """Decode content, `[B, num_contents]`, and X, `[B, F, D]`; the result contains observations, `[B, F, ...]`."""
         told = torch.cat([content[:, None].expand(-1, x.shape[1], -1), x.to(content.dtype)], dim=2)
         return self.decoder(told.flatten(0, 1)).unflatten(0, x.shape[:2])
 

@@ -100,7 +100,7 @@ def _least_side(image_size: int, channels: Sequence[int]) -> int:
 class Content(nn.Module):
     """A network that computes the time-invariant content of a sequence.
 
-    Its input is the median of each feature over the frames, and its layers are Linear-SiLU-Linear.
+    The input of the network is the median of each feature over the frames, and the layers are Linear-SiLU-Linear.
 
     Args:
         num_features: number of input features, and number of hidden units.
@@ -157,7 +157,7 @@ class Inference(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Inferred:
-        """Map features `[B, F, num_features]`, F >= 3, to the distribution of X(0) and the control's features."""
+        """Map features `[B, F, num_features]`, F >= 3, to the distribution of X(0) and the features for the control."""
         context = self.context(features.mT).mT
         told = torch.cat([context[:, 0], features[:, 0], features[:, 1], features[:, 2]], dim=1)
         mean, log_variance = self.start(told).chunk(2, dim=1)

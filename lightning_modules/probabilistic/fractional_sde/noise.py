@@ -17,7 +17,7 @@ class Noise(nn.Module, ABC):
 
     Args:
         gamma: mean-reversion speeds of the processes, `[K]`, float64.
-        stationary: whether Y(0) has the stationary distribution; if False, Y(0) is 0.
+        stationary: whether Y(0) has the stationary distribution; if false, Y(0) is 0.
     """
 
     gamma: Tensor
@@ -107,9 +107,9 @@ class FractionalNoise(Noise):
 
 
 class BrownianNoise(Noise):
-    """Brownian motion, written as one process with gamma 0 and omega 1.
+    """Brownian motion, written as a single process with gamma = 0 and omega = 1.
 
-    This noise is the baseline that fractional noise is compared with.
+    This noise is the baseline for fractional noise.
     """
 
     def __init__(self) -> None:

@@ -25,7 +25,7 @@ from datamodules.arguments import one_of
 from datamodules.sequences.fractional_motion import KINDS, Kind
 
 SWITCH = 10.0
-"""For z above this value, Q(alpha, z) e^z uses a continued fraction; below it, the series loses at most five digits."""
+"""For z above this value, Q(alpha, z) e^z uses a continued fraction; below, the series loses at most five digits."""
 TERMS = 60
 """Number of terms of the series; for z up to `SWITCH`, the last term is below 1e-20 of the sum."""
 LEVELS = 31
@@ -44,15 +44,15 @@ def speeds(num_processes: int, gamma_max: float) -> Tensor:
 def incomplete_gammas(alpha: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
     """Compute P(alpha, z) and Q(alpha, z) e^z.
 
-    Unlike PyTorch's incomplete gamma functions, these functions are differentiable in alpha. Below `SWITCH`, P e^z =
-    sum_n z^(alpha + n) / Gamma(alpha + n + 1). Above `SWITCH`, a continued fraction gives Q e^z without overflow or
+    Unlike PyTorch's incomplete gamma functions, the results are differentiable in alpha. Below `SWITCH`, P e^z = sum_n
+    z^(alpha + n) / Gamma(alpha + n + 1). Above `SWITCH`, a continued fraction gives Q e^z without overflow or
     cancellation.
 
     Args:
         alpha: shape parameter of the incomplete gamma functions, positive, float64.
         z: argument of the functions, `[K]`, positive, float64.
     """
-    small, large = z.clamp(max=SWITCH), z.clamp(min=SWITCH)  # keeps both branches and their gradients finite
+    small, large = z.clamp(max=SWITCH), z.clamp(min=SWITCH)  # clamping keeps both branches and their gradients finite
     n = torch.arange(TERMS, dtype=z.dtype, device=z.device)
     series = ((alpha + n) * small.log()[:, None] - torch.lgamma(alpha + n + 1)).exp().sum(dim=1)
     fraction = torch.zeros_like(z)
@@ -97,7 +97,7 @@ def optimal_weights(gamma: Tensor, hurst: Tensor, horizon: float, kind: Kind) ->
 def mean_squared_error(gamma: Tensor, omega: Tensor, hurst: Tensor, horizon: float, kind: Kind) -> Tensor:
     """Compute (1 / T) int_0^T E (B - Bhat)^2 dt for given weights; for the other arguments, see `normal_equations`.
 
-    For type I, the authors' code returns a different value, because it lacks V_H and the factor 2 of the middle term.
+    For type I, the authors' code returns a different value, because it lacks V_H and the factor 2 of the term with b.
     """
     matrix, right = normal_equations(gamma, hurst, horizon, kind)
     if kind == "I":

@@ -8,14 +8,15 @@ distribution q, whose density is known:
 
 The plug-in method replaces Z by the mean of exp(f(z) - log q(z)) over the batch. The gradient of this method is biased,
 because the expectation of a ratio is not the ratio of the expectations. MECO divides instead by a moving average u of
-the batch means g_t over all ranks. The average u is computed in the log domain:
+g_t, where g_t is the mean of exp(f(z) - log q(z)) over the batch on all ranks. The average u is computed in the log
+domain:
 
     u_t = (1 - beta) u_{t-1} + beta g_t,    u_1 = g_1,
     G_t = -mean grad f(x) + mean_j exp(f(z_j) - log q(z_j) - log u_t) grad f(z_j).
 
 The log importance weights f(z) - log q(z) - log u are clipped at 20. If q does not cover the model, the variance of the
-weights grows exponentially, and averaging does not help. For example, training diverges if f = theta x - x^2 / 2, q is
-standard normal, and the mean of the data is 3 or larger (`narrow_noise.yaml`).
+weights grows exponentially, and the moving average does not help. For example, training diverges if f = theta x - x^2 /
+2, q is standard normal, and the mean of the data is 3 or larger (`narrow_noise.yaml`).
 
 The error depends on the variance of the weights exp(f(z) - log q(z)). The test logs this variance, divided by Z^2, as
 `weight_variance`.
@@ -23,8 +24,8 @@ The error depends on the variance of the weights exp(f(z) - log q(z)). The test 
 The reported likelihoods never use u. Instead, log Z is computed on a grid or with new samples from q. The
 out-of-distribution score of an input is -f.
 
-Only the abstract of the paper was available. The networks, the learning rates and beta are therefore our choice. The
-paper may use a variance-reduced moving average, which is not included here.
+Only the abstract of the paper was available. The networks, the learning rates and beta were therefore chosen for this
+project. The paper may use a variance-reduced moving average, which is not included here.
 
 Source: Jiang, Qin, Wu, Chen, Yang and Zhang, Learning Unnormalized Statistical Models via Compositional Optimization,
 ICML 2023, arXiv 2306.07485. Noise-contrastive estimation: Gutmann and Hyvarinen, AISTATS 2010.

@@ -4,9 +4,9 @@ The data are normal with an unknown mean.
 
 Let the data be N(R, 1), let the noise be N(0, 1), and let f = theta x - x^2 / 2. Up to a constant, the
 maximum-likelihood objective is then (theta - R)^2 / 2, whose curvature is 1 for every R. The noise-contrastive
-objective is a function of (theta, c), and it is almost flat for large R. Let h = f + c - log q, and let s' be the
-derivative of the sigmoid. The Hessian of the noise-contrastive objective at the true parameters is E [s'(h) (x, 1) (x,
-1)^T], over data and noise.
+objective is a function of (theta, c), where c replaces -log Z, and is almost flat for large R. Let h = f + c - log q,
+and let s' be the derivative of the sigmoid. The Hessian of the noise-contrastive objective at the true parameters is E
+[s'(h) (x, 1) (x, 1)^T], over data and noise.
 """
 
 import math
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 class LocationEnergy(nn.Module):
     """The energy f(x) = -(x - theta)^2 / 2, where theta is initialised to 0.
 
-    Its normalising constant does not depend on theta.
+    The normalising constant of this energy does not depend on theta.
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class LocationEnergy(nn.Module):
 class ExponentialEnergy(LocationEnergy):
     """The energy f(x) = theta x - x^2 / 2, which defines an exponential family.
 
-    Its normalising constant is proportional to exp(theta^2 / 2).
+    The normalising constant of this energy is proportional to exp(theta^2 / 2).
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -43,7 +43,7 @@ class ExponentialEnergy(LocationEnergy):
 
 
 def likelihood_objective(theta: float, truth: float, nodes: int = 200) -> float:
-    """Compute F(theta) - F(R) for `ExponentialEnergy` and noise N(0, 1), by quadrature."""
+    """Compute F(theta) - F(R) for `ExponentialEnergy` and noise N(0, 1) by quadrature; R is the argument `truth`."""
     points, weights = hermegauss(nodes)
     weights = weights / weights.sum()
 
@@ -55,7 +55,10 @@ def likelihood_objective(theta: float, truth: float, nodes: int = 200) -> float:
 
 
 def contrast_curvature(truth: float) -> tuple[float, float]:
-    """Compute the extreme eigenvalues of the noise-contrastive Hessian at the true parameters, by quadrature."""
+    """Compute the smallest and the largest eigenvalue of the noise-contrastive Hessian at the true parameters.
+
+    The integrals are computed by quadrature.
+    """
 
     def integral(power: int) -> float:
         def integrand(x: float) -> float:

@@ -35,7 +35,7 @@ def _log_mean(logarithm: Tensor) -> Tensor:
 
 
 def relative_variance(log_weight: Tensor) -> Tensor:
-    """Compute the variance of weights divided by their squared mean, given the log weights `[n]`."""
+    """Compute the variance of weights, divided by their squared mean, from the logarithms `[n]` of the weights."""
     return (_log_mean(2 * log_weight) - 2 * _log_mean(log_weight)).exp() - 1
 
 
@@ -47,13 +47,14 @@ class MECO(MethodModule):
     Args:
         network: network that maps points `[B, D]`, or images, to energies f `[B, 1]`.
         noise: noise distribution q, which may be fitted to the training data before training.
-        objective: loss as a function of the energies; `MovingAverage` gives MECO.
+        objective: loss, which is a function of the energies; `MovingAverage` gives MECO.
         image_shape: channels, height and width of the images, if the data are images in [0, 1]; None for other data.
         grid_half_width: half the side length of a square around 0, on which a two-dimensional density is normalised and
             plotted. None means that the normalising constant is estimated with new samples from q.
-        evaluation_draws: number of samples from q that estimate the normalising constant in tests.
-        langevin_steps: number of Langevin steps of `sample`, which start from samples of q.
-        langevin_step_size: step size a of the Langevin step x <- x + (a / 2) grad f(x) + sqrt(a) n.
+        evaluation_draws: number of samples from q with which tests estimate the normalising constant.
+        langevin_steps: number of Langevin steps that `sample` takes, starting from samples of q.
+        langevin_step_size: step size a of the Langevin step x <- x + (a / 2) grad f(x) + sqrt(a) n, where n is standard
+            normal.
         optimizer: optimizer of the trainable parameters of the network and the objective.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
@@ -103,7 +104,7 @@ class MECO(MethodModule):
         return self.network(shaped).squeeze(1)
 
     def points(self, batch: Any) -> Tensor:
-        """Return the points of a batch, or its flattened images, `[B, D]`."""
+        """Return the points or the flattened images of a batch, `[B, D]`."""
         return (batch["features"] if self.image_shape is None else batch["image"]).flatten(start_dim=1)
 
     def on_fit_start(self) -> None:
@@ -134,7 +135,7 @@ class MECO(MethodModule):
         log_same(self, "train/log_partition", self.objective.log_partition())
 
     def log_partition(self) -> Tensor:
-        """Compute log Z on the grid if there is one, and otherwise with new samples from q.
+        """Compute log Z on the grid if `grid_half_width` is set, and otherwise with new samples from q.
 
         All ranks use the same samples from q.
         """

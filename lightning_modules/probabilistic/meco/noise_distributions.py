@@ -22,7 +22,7 @@ class NoiseDistribution(nn.Module, ABC):
     def fit(self, points: Tensor) -> None:
         """Fit the distribution to the training points `[N, D]`, before training.
 
-        Distributions without fitted parameters do nothing.
+        For distributions without fitted parameters, this method does nothing.
         """
 
     @abstractmethod
@@ -115,7 +115,7 @@ class GaussianNoise(GaussianMixtureNoise):
 
     Args:
         dim: length D of a vector.
-        std: standard deviation of each coordinate of noise around 0.
+        std: standard deviation of each coordinate, for noise around 0.
         widened: factor that multiplies the covariance of the training data; None selects noise around 0.
 
     Raises:

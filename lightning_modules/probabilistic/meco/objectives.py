@@ -1,6 +1,6 @@
 """Training objectives that do not need the exact normalising constant Z.
 
-Z is replaced by a moving average or by the mean over a batch, or it is learned by noise-contrastive estimation.
+Z is replaced by a moving average or by the mean over a batch, or is learned by noise-contrastive estimation.
 """
 
 import math
@@ -96,7 +96,7 @@ class MovingAverage(Objective):
 class PlugIn(MovingAverage):
     """The plug-in objective, which divides by the estimate of Z from the current batch.
 
-    This is self-normalised importance sampling, and its gradient is biased.
+    The objective is self-normalised importance sampling; its gradient is biased.
     """
 
     def __init__(self) -> None:

@@ -6,15 +6,16 @@ network converges to a scale mixture of Gaussian processes,
 
     f | s ~ N(0, s K),    s ~ inverse gamma(a, b):    f ~ t with 2 a degrees of freedom and scale matrix (b / a) K,
 
-which is a t process. The scale of its posterior adapts to the observed targets. With K_n = K + eps I and n targets y,
+which is a t process. The scale of its posterior adapts to the observed targets. For n targets y with noise variance
+eps, let K_n = K + eps I. The prediction at a new point is then
 
     y_* ~ t with 2 a + n degrees of freedom, mean K_*^T K_n^-1 y, squared scale
           (2 b + y^T K_n^-1 y) / (2 a + n) (K_** - K_*^T K_n^-1 K_* + eps).
 
-All points share one scale s, so the model is not robust to single outliers.
+All points share one scale s, so the scale cannot adapt to single outliers, and the model is not robust to them.
 
-`ScaleMixtureRegression` minimises -log p(y) / n with respect to the standard deviations of the network's weights and
-biases, eps, a and b. Other distributions of s, such as the Burr distribution, are approximated by their quantiles. The
+`ScaleMixtureRegression` minimises -log p(y) / n with respect to eps, a, b, and the standard deviations of the network's
+weights and biases. Other distributions of s, such as the Burr distribution, are approximated by their quantiles. The
 model depends on b and on the variance of the last layer only through their product. The variance of the last layer is
 therefore frozen.
 
@@ -26,16 +27,16 @@ classifier minimises
     -E[log softmax(f)_y] + KL(q(u, s) | p(u, s)) / N.
 
 `ScaleMixtureEnsemble` trains finite-width networks and averages their logits. The scale of the last layer is sampled
-once for each network. The number of networks is our choice.
+once for each network. The number of networks was chosen for this project.
 
 This implementation differs from the authors' code in the following points. In regression, the authors' code omits eps
-from the predicted variance and from the quadratic form. Elsewhere, it multiplies eps by the mean of the diagonal of K.
-`formulas: released` uses the authors' formulas. The authors' classifier samples values of a t distribution
-independently for each class and point, so these values are not samples of a t process. Here, all classes and points of
-a sample share one scale. In the authors' code, the inverse of K_ZZ contains eps, but the determinant of K_ZZ does not.
-In regression, the standard deviation of the last layer is frozen here, because it is redundant with b. The authors'
-code trains it. The scales of the Burr distribution are mid-quantiles here, and samples in the authors' code. Rows are
-split with the seed of the run; the authors' code uses seed 10.
+from the predicted variance and from the quadratic form. In all other places, the authors' code multiplies eps by the
+mean of the diagonal of K. `formulas: released` uses the authors' formulas. The authors' classifier samples values of a
+t distribution independently for each class and point, so these values are not samples of a t process. Here, all classes
+and points of a sample share one scale. In the authors' code, the inverse of K_ZZ contains eps, but the determinant of
+K_ZZ does not. In regression, the standard deviation of the last layer is frozen here, because it is redundant with b.
+The authors' code trains it. For the Burr distribution, the scales are mid-quantiles here, and samples in the authors'
+code. Rows are split with the seed of the run; the authors' code uses seed 10.
 
 The paper's tables were not available.
 

@@ -1,8 +1,9 @@
 """Layerwise computation of the kernels of infinitely wide networks: output covariance (NNGP) and tangent kernel (NTK).
 
-The weights W and biases beta of a layer are N(0, 1), and the layer computes w W h / sqrt(n) + b beta. Each layer
-transforms the covariances K of pairs of inputs. Optionally, it also transforms the tangent kernel T, which is the inner
-product of the parameter gradients of the two outputs:
+The weights W and biases beta of a layer are N(0, 1). For an input h with n entries, the layer computes w W h / sqrt(n)
++ b beta. Each layer transforms the covariances K of the outputs for pairs of network inputs. Optionally, each layer
+also transforms the tangent kernel T, which is the inner product of the parameter gradients of the two outputs. With the
+activation function s, the rules are
 
     dense:       K <- w^2 K + b^2,    T <- w^2 T + K  (with the new K)
     activation:  K <- E[s(u) s(v)],   T <- T E[s'(u) s'(v)]
@@ -43,14 +44,14 @@ class Pairs(NamedTuple):
     """Tangent kernel, `[N, M, ...]`, or None if it is not used."""
 
     def each(self, other: "Pairs") -> "Pairs":
-        """Add the covariances of a second branch whose weights are independent of this branch."""
+        """Add the covariances of a second branch, whose weights are independent of the weights of this branch."""
         tangent = None if self.tangent is None or other.tangent is None else self.tangent + other.tangent
         first, second, covariance = (a + b for a, b in zip(self[:3], other[:3], strict=True))
         return Pairs(first, second, covariance, tangent)
 
 
 def dense(pairs: Pairs, weight: Tensor, bias: Tensor) -> Pairs:
-    """Apply a dense layer with the given standard deviations of weights and biases."""
+    """Apply a dense layer with the given standard deviations of the weights and of the biases."""
     first, second, covariance = (weight**2 * k + bias**2 for k in pairs[:3])
     tangent = None if pairs.tangent is None else weight**2 * pairs.tangent + covariance
     return Pairs(first, second, covariance, tangent)
@@ -59,7 +60,7 @@ def dense(pairs: Pairs, weight: Tensor, bias: Tensor) -> Pairs:
 def activated(pairs: Pairs, name: ActivationName) -> Pairs:
     """Apply an activation function.
 
-    Variances are computed exactly, because the angle between an input and itself is set to 0.
+    The variances are exact, because the angle between an input and itself is set to 0.
     """
     moments = MOMENTS[name]
     covariance, derivative = moments(*pairs[:3])
@@ -70,7 +71,7 @@ def activated(pairs: Pairs, name: ActivationName) -> Pairs:
 def window_mean(k: Tensor, stride: int) -> Tensor:
     """Average over zero-padded 3 x 3 windows.
 
-    With stride 1, the size does not change.
+    With stride 1, the height and the width do not change.
     """
     sides: list[int] = []
     for size in (k.shape[-1], k.shape[-2]):
@@ -80,7 +81,7 @@ def window_mean(k: Tensor, stride: int) -> Tensor:
 
 
 def convolution(pairs: Pairs, weight: Tensor, bias: Tensor, stride: int = 1) -> Pairs:
-    """Apply a 3 x 3 convolution with the given standard deviations of weights and biases."""
+    """Apply a 3 x 3 convolution with the given standard deviations of the weights and of the biases."""
     means = Pairs(*(None if k is None else window_mean(k, stride) for k in pairs))  # type: ignore[arg-type]
     return dense(means, weight, bias)
 
@@ -107,7 +108,7 @@ class Architecture(ABC):
 
 
 class DenseNetwork(Architecture):
-    """A dense network, where each hidden layer is followed by an activation."""
+    """A dense network in which each hidden layer is followed by an activation."""
 
     def hidden(self, pairs: Pairs, weight: Tensor, bias: Tensor) -> Pairs:
         for _ in range(self.depth):
@@ -126,7 +127,7 @@ class ResidualNetwork(Architecture):
 
 
 class ConvolutionalNetwork(Architecture):
-    """A convolutional network, where each convolution is followed by an activation."""
+    """A convolutional network in which each convolution is followed by an activation."""
 
     convolutional = True
 

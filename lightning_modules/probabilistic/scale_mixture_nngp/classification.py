@@ -46,12 +46,12 @@ class ScaleMixtureClassifier(ClassifierSteps, MethodModule):
         kernel: kernel of the infinitely wide network. For `FixedScale`, use a kernel with `train_last: true`.
         num_classes: number of classes, C.
         image_shape: channels, height and width of an image.
-        scale: prior of the scale, which is also the initial value of its posterior; `InverseGamma` gives SVTP, and
+        scale: prior distribution of the scale, to which its posterior is initialised; `InverseGamma` gives SVTP, and
             `FixedScale` gives SVGP.
         inducing: number of inducing inputs; they are initialised with the first training images of each class, in
             proportion to the class frequencies.
-        mean: value to subtract from images in [0, 1], or one value for each channel.
-        std: value by which images are divided after the subtraction, or one value for each channel.
+        mean: value that is subtracted from images in [0, 1], or one such value for each channel.
+        std: value by which images are divided after the subtraction, or one such value for each channel.
         jitter: initial value of eps, which is added to the variances of the inducing values.
         draws: number of samples of the scale and the process values in a training step.
         evaluation_draws: number of such samples in validation, test and prediction.
@@ -59,7 +59,7 @@ class ScaleMixtureClassifier(ClassifierSteps, MethodModule):
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
-        ValueError: if an argument is out of range; at setup, if the precision is not 64 bit.
+        ValueError: if an argument is out of range; also, at setup, if the precision is not 64 bit.
     """
 
     placed: Tensor
@@ -103,7 +103,7 @@ class ScaleMixtureClassifier(ClassifierSteps, MethodModule):
         require_double(self.trainer, type(self).__name__)
 
     def on_fit_start(self) -> None:
-        if bool(self.placed):  # the inducing inputs were set before the run was resumed
+        if bool(self.placed):  # in a resumed run, the inducing inputs are already set
             return
         labels, images = Collected(), Collected()
         for batch in self._training_images():
@@ -124,7 +124,7 @@ class ScaleMixtureClassifier(ClassifierSteps, MethodModule):
             yield self.trainer.strategy.batch_to_device(on_host)
 
     def _projected(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Compute the means and the variances at scale 1, both `[B, C]`, and the Cholesky factor of K_ZZ."""
+        """Compute the process's means and its variances at scale 1, both `[B, C]`, and the Cholesky factor of K_ZZ."""
         x = self.normalized(image)
         factor = factorised(self.kernel(self.inducing, self.inducing), self.jitter())
         at = projection(factor, self.kernel(self.inducing, x), self.kernel.diagonal(x))
@@ -146,7 +146,7 @@ class ScaleMixtureClassifier(ClassifierSteps, MethodModule):
         return (mean[:, None] + (scale * variance[:, None]).sqrt() * normal).log_softmax(dim=2)
 
     def divergence(self, factor: Tensor) -> Tensor:
-        """Compute the KL divergence between the joint posterior of inducing values and scale and their prior."""
+        """Compute the KL divergence between the joint posterior and the joint prior of inducing values and scale."""
         spread = F.softplus(self.inducing_spread)
         if not isinstance(self.scale, InverseGamma):
             return inducing_divergence(factor, self.inducing_mean, spread, 1.0)
@@ -188,7 +188,7 @@ def in_proportion(label: Tensor, num_classes: int, count: int) -> Tensor:
 
     Returns:
         The positions of the chosen images, `[count]`, sorted by class. The numbers of images per class are rounded so
-        that they add up to `count`: those with the largest fractional parts are rounded up, and the others down.
+        that they add up to `count`: the numbers with the largest fractional parts are rounded up, and all others down.
 
     Raises:
         ValueError: if there are fewer than `count` images in total.

@@ -2,8 +2,9 @@
 
     h <- s(w W h / sqrt(n) + b beta),    f = sigma W h / sqrt(n),    sigma^2 ~ inverse gamma(alpha, beta)
 
-The initial weights are N(0, 1), and sigma is sampled once per network. As the widths grow, the output f of an untrained
-network for a given input becomes t distributed, with 2 alpha degrees of freedom and squared scale (beta / alpha) K.
+The initial weights are N(0, 1), and sigma is sampled once per network. As the widths grow, the distribution of the
+output f of an untrained network for a given input approaches a t distribution with 2 alpha degrees of freedom and
+squared scale (beta / alpha) K.
 """
 
 import math
@@ -104,7 +105,7 @@ class FiniteNetworks(nn.Module):
 
 
 class ScaleMixtureEnsemble(ClassifierSteps, MethodModule):
-    """Train an ensemble of finite-width networks with the cross-entropy of each network.
+    """Train an ensemble of finite-width networks; the loss is each network's own cross-entropy.
 
     Images are classified by the mean of the logits of all networks.
 

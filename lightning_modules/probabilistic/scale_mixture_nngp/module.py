@@ -21,7 +21,7 @@ from lightning_modules.training.logging import log_training
 from lightning_modules.training.requirements import require_all_rows, require_one_process
 
 RELEASED_JITTER = 1e-6
-"""Jitter that the authors' code adds to (b / a) K in the quadratic form of predictions."""
+"""Jitter that the authors' code adds to (b / a) K when computing the quadratic form for predictions."""
 
 
 class ScaleMixtureRegression(MethodModule):
@@ -31,14 +31,14 @@ class ScaleMixtureRegression(MethodModule):
         kernel: kernel of the infinitely wide network.
         scale: distribution of the scale; `InverseGamma` gives a t process, and `FixedScale` gives a Gaussian process.
         noise_variance: initial value of eps, the variance of the target noise at scale 1.
-        formulas: formulas for predictions. `clean` includes the noise variance, and `released` selects the formulas of
-            the authors' code, which omit it.
-        shift: factor by which all targets are multiplied, after training, to compute `test/shifted_nll`.
+        formulas: formulas for predictions: `clean` includes the noise variance; `released` selects the formulas of the
+            authors' code, which omit the noise variance.
+        shift: factor by which all targets are multiplied after training, in order to compute `test/shifted_nll`.
         optimizer: optimizer of the trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
-        ValueError: if an argument is out of range; at setup, if the precision is not 64 bit, if there are several
+        ValueError: if an argument is out of range; also, at setup, if the precision is not 64 bit, if there are several
             processes, or if a batch does not contain all rows.
     """
 
@@ -139,7 +139,8 @@ class ScaleMixtureRegression(MethodModule):
     def _scored(self, batch: TableBatch, mean: Tensor, variance: Tensor, factor: float) -> tuple[Tensor, Tensor]:
         """Compute the negative log density of targets after multiplying all targets by `factor`.
 
-        Return its mean over targets in the original units, and the cumulative probability of each target.
+        Return the mean negative log density over targets in the original units, and each target's cumulative
+        probability.
         """
         assert self._known is not None
         seen_x, _, quadratic = self._known
@@ -169,7 +170,7 @@ class ScaleMixtureRegression(MethodModule):
     def predict_step(self, batch: TableBatch, batch_idx: int) -> dict[str, Tensor]:
         """Predict the mean and the standard deviation of each target in the original units.
 
-        At the end, the predictions are written to `predictions.csv`.
+        After the last batch, the predictions are written to `predictions.csv`.
         """
         assert self._known is not None
         mean, variance = self(batch["features"])

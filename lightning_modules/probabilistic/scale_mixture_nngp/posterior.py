@@ -1,6 +1,6 @@
-"""Distributions of the scale s, and posteriors of f | s ~ N(0, s K).
+"""Distributions of the scale s, and posteriors of processes f with f | s ~ N(0, s K).
 
-Posteriors are either exact, or variational with inducing inputs.
+Posteriors are either exact, or variational approximations with inducing inputs.
 
 The marginal distribution of f and the posterior of s depend on the prior of s:
 
@@ -36,7 +36,7 @@ from lightning_modules.probabilistic.scale_mixture_nngp.architectures import Pos
 
 
 class Seen(NamedTuple):
-    """Quantities of the training rows that predictions need.
+    """Quantities, computed from the training rows, that are needed for predictions.
 
     K denotes the kernel matrix of the training rows, including the jitter.
     """
@@ -79,7 +79,7 @@ def predicted(known: Seen, cross: Tensor, variance: Tensor) -> tuple[Tensor, Ten
 
     Args:
         known: result of `seen` for the training rows.
-        cross: kernel between each training row and each new point, `[n, m]`.
+        cross: kernel values between each training row and each new point, `[n, m]`.
         variance: prior variance k(x, x) of each new point, `[m]`.
 
     Returns:
@@ -111,11 +111,11 @@ class ScaleDistribution(ABC):
 
     @abstractmethod
     def cumulative(self, z: Tensor) -> Tensor:
-        """Compute P(sqrt(s) e < z), where e is standard normal, on the host."""
+        """Compute, on the CPU, P(sqrt(s) e < z), where e is standard normal."""
 
     @abstractmethod
     def mean(self) -> Tensor:
-        """Compute the mean E[s]; return infinity if the mean is not finite."""
+        """Compute the mean E[s], which may be infinite."""
 
 
 class One(ScaleDistribution):
@@ -229,8 +229,8 @@ class Burr(Scale):
     Args:
         c: exponent c of the distribution, not trainable.
         d: exponent d of the distribution, not trainable.
-        draws: number of quantiles; each quantile is the probability midpoint of one of `draws` intervals of equal
-            probability.
+        draws: number of quantiles. The distribution is divided into this many intervals of equal probability, and each
+            quantile is the median of one interval.
     """
 
     quantiles: Tensor
@@ -260,7 +260,7 @@ def projection(factor: Tensor, cross: Tensor, variance: Tensor) -> Projection:
 
     Args:
         factor: lower Cholesky factor of K_ZZ, the kernel matrix of the inducing inputs, `[M, M]`.
-        cross: kernel K_Zb between the inducing inputs and the points, `[M, B]`.
+        cross: kernel matrix K_Zb between the inducing inputs and the points, `[M, B]`.
         variance: diagonal of K_bb, the kernel matrix of the points, `[B]`.
     """
     half = torch.linalg.solve_triangular(factor, cross, upper=False)
@@ -269,7 +269,7 @@ def projection(factor: Tensor, cross: Tensor, variance: Tensor) -> Projection:
 
 
 def marginals(at: Projection, mean: Tensor, spread: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute the mean and the variance at scale 1 of each point and class, `[B, C]`, from mu and S, `[C, M]`."""
+    """Compute, from mu and S, `[C, M]`, each point's mean and variance at scale 1 for each class, both `[B, C]`."""
     return at.weight @ mean.T, at.weight.square() @ spread.T + at.residual[:, None]
 
 

@@ -1,4 +1,4 @@
-"""Kernel gradient descent, computed for all numbers of steps from one eigendecomposition, and its stopping rule."""
+"""Kernel gradient descent, computed for any number of steps from one eigendecomposition, and its stopping rule."""
 
 import math
 from bisect import bisect_left
@@ -35,7 +35,7 @@ class KernelPath:
         self.eta = torch.tensor(0.5 * largest if eta is None else eta, dtype=kernel.dtype)
 
     def filters(self, steps: Tensor) -> Tensor:
-        """Compute (1 - (1 - eta l)^n) / l, `[S, N]`, for S numbers of steps n and N eigenvalues l.
+        """Compute (1 - (1 - eta l)^n) / l for S values of n and N eigenvalues l; the result is `[S, N]`.
 
         For l = 0, the result is the limit eta n.
         """
@@ -64,7 +64,7 @@ def stopping_step(eigenvalues: Tensor, eta: float, sigma: float, most: int) -> i
     """Return the number of steps after which the stopping rule stops training; 0 means before the first step.
 
     Let R(c^(-1/2)) be the left side of the rule's inequality. Because c R(c^(-1/2)) increases with c, both sides are
-    equal for only one c, which bisection finds.
+    equal for only one value of c, and bisection finds this value.
 
     Args:
         eigenvalues: eigenvalues of the kernel matrix H, `[N]`.

@@ -1,4 +1,4 @@
-"""The LightningModule for full-batch training of the network, comparison with the kernel limit, and sampling."""
+"""The LightningModule that trains the network on full batches, compares it with the kernel limit, and samples."""
 
 import math
 from collections.abc import Mapping
@@ -43,16 +43,16 @@ class ScoreEstimation(MethodModule):
     """Fit E[X_0 | X_t] by full-batch gradient steps, and compare the trained network with its kernel limit.
 
     `test` evaluates the network after all training steps, and the kernel limit after the number of steps that `stop`
-    determines.
+    chooses.
 
     Args:
         dim: dimension d of the points.
         width: number m of neurons, even.
         eta: step size for the loss 1/2 sum_j |f - X_0j|^2; None means half of the maximum step size 1 / lambda_max(H).
         stop: method that chooses the number of steps of the kernel limit in the test. `rule` is the stopping rule of
-            the theory. It uses the true variance of the label noise if this variance is known, and otherwise the mean
-            square of the labels. `hold_out` chooses the number of steps with the smallest loss on the validation rows.
-            `end` chooses 10^7 steps.
+            the theory; for sigma^2, this rule uses the true variance of the label noise if it is known, and otherwise
+            the mean square of the labels. `hold_out` chooses the number of steps with the smallest loss on the
+            validation rows. `end` chooses 10^7 steps.
         local_radius: maximum |X_t| of the rows that are used in the regression; for test rows with a larger |X_t|, the
             estimate is 0. None means that all rows are used.
         radius: radius D of the ball onto which estimates of X_0 are projected before scores are computed.
@@ -62,9 +62,9 @@ class ScoreEstimation(MethodModule):
         sampling_steps: number of equal sampling steps from `end` to `start`.
 
     Raises:
-        ValueError: if an argument is out of range; at setup, if the precision is not 64 bit, if a batch does not
-            contain all rows, if there are more than 5,000 rows, or if `end`, `eta` or `local_radius` does not fit the
-            data.
+        ValueError: if an argument is out of range; also, at setup, if the precision is not 64 bit, if a batch does not
+            contain all rows, if there are more than 5,000 rows, or if `end`, `eta` or `local_radius` is not compatible
+            with the data.
     """
 
     first_weight: Tensor
@@ -110,7 +110,7 @@ class ScoreEstimation(MethodModule):
         require_all_rows(self.trainer, "ScoreEstimation")
         rows = require_data(self.trainer, TrainingRows, "ScoreEstimation").training_rows
         if len(rows["features"]) > MOST_ROWS:
-            raise ValueError(f"the kernel of all pairs supports up to {MOST_ROWS} samples, got {len(rows['features'])}")
+            raise ValueError(f"data.table must have at most {MOST_ROWS} training rows, got {len(rows['features'])}")
         last = float(rows["features"][:, self.dim].max()) + self.start
         if last > self.end + 1e-9:
             raise ValueError(f"model.end must be the data's last time, which is {last:.3g} or more, got {self.end}")
@@ -121,7 +121,7 @@ class ScoreEstimation(MethodModule):
         self.path = KernelPath(tangent_kernel(rows["features"], rows["features"]), self.eta)
 
     def inside(self, z: Tensor) -> Tensor:
-        """Return which rows z are used in the regression, `[B]`."""
+        """Return a mask, `[B]`, of the rows z that are used in the regression."""
         return z[:, : self.dim].norm(dim=1) <= self.local_radius
 
     def forward(self, z: Tensor) -> Tensor:
@@ -148,7 +148,7 @@ class ScoreEstimation(MethodModule):
         features, target, network = self.validation_rows.compute()[1].split([self.dim + 2, self.dim, self.dim], dim=1)
         self.validation_rows.reset()
         log_same(self, "val/loss", 0.5 * (network - target).square().sum(1).mean())
-        if self.held_out_step == 0:  # once is enough, because the kernel limit does not depend on the epoch
+        if self.held_out_step == 0:  # computed only once, because the kernel limit does not depend on the epoch
             path = self.path.predictions(tangent_kernel(features, self.rows["features"]), self.rows["target"], STEPS)
             self.held_out_step.copy_(STEPS[(path - target).square().sum((1, 2)).argmin()])
 
@@ -200,7 +200,7 @@ class ScoreEstimation(MethodModule):
         return (mean / deviation[:, None].square()).square().sum(1).mean()
 
     def stopping_step(self) -> float:
-        """Return the number of steps of the kernel limit that `stop` determines."""
+        """Return the number of steps of the kernel limit, chosen by the method `stop`."""
         if self.stop == "end":
             return float(STEPS[-1])
         if self.stop == "hold_out":
@@ -210,7 +210,7 @@ class ScoreEstimation(MethodModule):
         return float(stopping_step(self.path.values, float(self.path.eta), sigma, int(STEPS[-1])))
 
     def _error_terms(self, cross: Tensor, path: Tensor, truth: Tensor) -> Table:
-        """Compute the parts of the distance between the kernel limit and the truth, for all numbers of steps."""
+        """Compute the parts of the distance between kernel limit and truth, for all numbers of steps in `STEPS`."""
         clean = self.path.predictions(cross, self.rows["clean_target"], STEPS)
         [interpolant] = self.path.predictions(cross, self.rows["clean_target"], torch.tensor([math.inf]).double())
         terms = {

@@ -11,10 +11,8 @@ from datamodules.arguments import at_least
 class FrozenSignNetwork(nn.Module):
     """A network that maps z, `[B, p]`, to m^(-1/2) sum_r a_r relu(w_r . z), `[B, d]`.
 
-    The initial output is zero.
-
-    For this purpose, the second half of the neurons has the same initial weights as the first half, and the opposite
-    output signs.
+    The second half of the neurons has the same initial weights as the first half, and the opposite output signs, so
+    that the initial output is zero.
 
     Args:
         in_features: number of inputs p.

@@ -11,7 +11,8 @@ Each step uses a new mini-batch, and l is a smooth step function of width sigma.
 for testing:
 
     1. w is set to the stored iterate with the smallest gradient norm;
-    2. w and -w are rejected if this norm is above alpha, or if a statistic of `marginal_tests` is above its threshold:
+    2. w and -w are rejected if this norm is above a threshold alpha, or if a statistic of `marginal_tests` is above
+       its own threshold:
            T1  covariance of x
            T2  mass of the bands |<w, x>| <= sigma / 6 and |<w, x>| <= sigma / 2
            T3  moments of degree 2 and 4, within a band, of the component of x that is orthogonal to w;
@@ -23,25 +24,25 @@ distribution of x: if the mass and the moments in the bands pass the tests, a wr
 Without the tests, the returned halfspace may misclassify half of the points.
 
 With adversarial label noise, any fraction opt of the labels may be flipped. In this case, a learner with a nonconvex
-surrogate has an error of O(opt) + eps. For adversarial noise, `tests: strips` adds the test T4 of `suites`. If two
-halfspaces form a small angle, T4 bounds the fraction of points on which they differ. `tests: moments` is a baseline
-that tests moments and ignores the labels.
+surrogate has an error of at most O(opt) + eps. For adversarial noise, `tests: strips` adds the test T4 (see the module
+`suites`). If two halfspaces form a small angle, T4 bounds the fraction of points on which they differ. `tests: moments`
+is a baseline that tests moments and ignores the labels.
 
 With `target: ball`, the points are assumed to have a different distribution, which is strongly log-concave: N(0, I),
 restricted to the ball of radius sqrt(d) and scaled to covariance I. T2 and T3 then compare the points with the mass and
 moments of this target.
 
 Each threshold is a quantile of the statistic over simulated samples from the target. Each simulated sample has the same
-number of points and the same dimension as the tested sample. With these thresholds, all tests pass jointly with
-probability 1 - delta, provided that w is fixed and the points come from the target. Here w depends on the sample, but
-is one of few candidates. The thresholds are capped, because passing a test with a threshold above the cap would be
-meaningless. As a result, even points from the target are rejected if there are few of them. A rejection is a valid
-result. The constants of the proof are too large to certify a useful angle, so no angle is reported.
+number of points and the same dimension as the tested sample. If w is fixed and the points come from the target, all
+tests pass jointly with probability 1 - delta. In fact, w depends on the sample, but is one of only a few candidates.
+The thresholds are capped, because passing a test with a threshold above the cap would be meaningless. As a result, even
+points from the target are rejected if there are few of them. A rejection is a valid result. The constants of the proof
+are too large to certify a useful angle, so no angle is reported.
 
 The paper contains only theory. The paper's surrogate, constants and degrees of the moments were not available. The
 following parts were designed for this project: the surrogate `ramp` for the paper's bands, the thresholds, the
 computation of T3 from operator norms of moments up to degree 4, and T4. `logistic` is the surrogate of Diakonikolas et
-al. For adversarial noise, the paper uses a grid of values of sigma, whereas the learner here uses a single sigma. The
+al. For adversarial noise, the paper uses a grid of values of sigma, whereas the learner here uses a single value. The
 assumption of Massart noise is not tested. Descent starts only at e_1, without random restarts.
 
 Source: Gollakota, Klivans, Stavropoulos and Vasilyan, An Efficient Tester-Learner for Halfspaces, ICLR 2024, arXiv

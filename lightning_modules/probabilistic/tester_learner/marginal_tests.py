@@ -3,18 +3,18 @@
 The target is either the standard normal distribution or a normal distribution restricted to a ball, which is strongly
 log-concave.
 
-Let w be a unit vector. Let z be the coordinates of x in an orthonormal basis of the orthogonal complement of w. The
-bands are |<w, x>| <= sigma / c for c = 6 and 2. For points from N(0, I), the following statistics tend to 0 as the
-number of points grows:
+Let w be a unit vector. Let z be the coordinates of x in an orthonormal basis of the orthogonal complement of w. There
+are two bands, |<w, x>| <= sigma / c with c = 6 and c = 2. For points from N(0, I), the following statistics tend to 0
+as the number of points grows:
 
     T1    ||(1/n) X^T X - I||
     T2    |fraction of points in the band / (2 Phi(sigma / c) - 1) - 1|
     T3    ||E[z z^T | band] - I||, and for degree 4 ||E[q q^T | band] - E_N(0, I) [q q^T]|| with q = z z^T as a vector
 
-For N(0, I) in a ball, the mass of a band and the expected moments of degree 2 and 4 in a band have different values
-(see `Reference`). The statistics are then computed relative to these values. The norms are operator norms. For N(0, I),
-the norms bound E <v, z>^2 - 1 and E <v, z>^4 - 3 simultaneously for all unit vectors v. The statistics do not depend on
-the labels, and are the same for w and -w.
+If the target is N(0, I) in a ball, the mass of a band and the expected moments of degree 2 and 4 in a band have other
+values (see `Reference`). The statistics are then computed relative to these other values. The norms are operator norms.
+For N(0, I), the norms bound E <v, z>^2 - 1 and E <v, z>^4 - 3 simultaneously for all unit vectors v. The statistics do
+not depend on the labels, and are the same for w and -w.
 """
 
 import math
@@ -31,13 +31,13 @@ BANDS = (6.0, 2.0)
 MOST_DIMENSIONS = 40
 """Maximum dimension d for moments of degree 4, which have d^4 / 4 entries."""
 CAPS = {"covariance": 0.25, "mass": 0.25, "degree_2": 0.3, "degree_4": 3.0}
-"""Maximum threshold of each test; regardless of the number of points, a larger one would hardly bound the angle."""
+"""Maximum threshold of each test for any number of points; a larger threshold would hardly bound the angle."""
 ROWS_AT_ONCE = 2**14
 """Number of points for which moments of degree 4 are computed at once."""
 
 
 class Moments(NamedTuple):
-    """Sums over the points of a rank; the sums of all ranks can be added."""
+    """Sums over the points of a rank; sums from different ranks can be added."""
 
     samples: Tensor
     """Number of points, a scalar."""
@@ -112,7 +112,7 @@ def pairs(z: Tensor) -> Tensor:
 
 
 def moments(features: Tensor, weight: Tensor, sigma: float, degree: int) -> Moments:
-    """Compute the sums over points from which the test statistics are computed.
+    """Compute the sums over points that are needed for the test statistics.
 
     Args:
         features: points x, `[N, d]`.
@@ -173,9 +173,9 @@ def statistics(found: Moments, sigma: float, degree: int, reference: Reference |
 
 
 def joint_thresholds(drawn: Tensor, delta: float) -> Tensor:
-    """Compute thresholds, `[K]`, so that in a fraction 1 - delta of the samples no statistic exceeds its threshold.
+    """Compute thresholds, `[K]`, such that no statistic exceeds its threshold in a fraction 1 - delta of the samples.
 
-    All thresholds are quantiles at the same level, which is as low as possible.
+    All thresholds are quantiles at the same level; this level is as low as possible.
 
     Args:
         drawn: statistics of the simulated samples, `[draws, K]`.

@@ -52,11 +52,11 @@ class TesterLearner(MethodModule):
         dim: dimension d of the points.
         eta: upper bound on the flip probability of a label, in [0, 1/2).
         sigma: width of the surrogate and of the bands in the tests.
-        surrogate: surrogate loss, `ramp` or `logistic`; `logistic` is that of Diakonikolas et al., whose learner has no
-            tests.
-        tests: True selects the tests for Massart noise, and `strips` those for adversarial label noise. `moments` is a
-            baseline that compares the moments of all points with the target and ignores the labels. False accepts every
-            candidate without a test.
+        surrogate: surrogate loss, `ramp` or `logistic`; `logistic` is the surrogate of Diakonikolas et al., whose
+            learner has no tests.
+        tests: True selects the tests for Massart noise, and `strips` selects the tests for adversarial label noise.
+            `moments` is a baseline that compares the moments of all points with the target and ignores the labels.
+            False accepts every candidate without a test.
         target: distribution that the tests accept. `normal` is N(0, I). `ball` is N(0, I), restricted to the ball of
             radius sqrt(d) and scaled to covariance I, which is strongly log-concave; `ball` requires `tests` to be true
             or false.
@@ -67,8 +67,8 @@ class TesterLearner(MethodModule):
         rows_per_iteration: number of rows in each mini-batch.
 
     Raises:
-        ValueError: if an argument is out of range; at setup, if the precision is not 64 bit, or if a callback averages
-            weights; at the start of training, if there are no validation rows.
+        ValueError: if an argument is out of range; also, at setup, if the precision is not 64 bit, or if a callback
+            averages weights; also, at the start of training, if there are no validation rows.
     """
 
     halfspace: Tensor
@@ -132,8 +132,8 @@ class TesterLearner(MethodModule):
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, WeightAveraging):
                 raise ValueError(
-                    f"trainer.callbacks must not have {type(callback).__name__} for TesterLearner: it selects "
-                    f"one candidate and does not support averaged weights"
+                    f"trainer.callbacks must not have {type(callback).__name__} for TesterLearner, "
+                    f"which selects one candidate and does not support averaged weights"
                 )
 
     def on_train_start(self) -> None:
@@ -143,7 +143,7 @@ class TesterLearner(MethodModule):
     def forward(self, features: Tensor) -> Tensor:
         """Return the signed distance, `[B]`, of rows `[B, d]` from the boundary of the selected halfspace.
 
-        The method also works if the halfspace was rejected.
+        The distance is also returned if the halfspace was rejected.
         """
         return features @ self.halfspace
 
@@ -188,7 +188,7 @@ class TesterLearner(MethodModule):
             log_same(self, f"val/{name}", value)
 
     def _test(self, features: Tensor, samples: int, norm: Tensor) -> None:
-        """Compare the gradient norm and the statistics, over the points of all ranks, with their thresholds."""
+        """Compare the gradient norm and the statistics of all ranks' points with their thresholds."""
         sums = self.suite.sums(features, self.halfspace)
         found = self.suite.statistics(tuple(map(all_reduce_sum, sums)))
         self.statistics.copy_(torch.cat([norm[None], found]))
@@ -221,7 +221,7 @@ class TesterLearner(MethodModule):
     def tables(self) -> Mapping[str, Table]:
         """Return a table of the test results and a table of the candidates.
 
-        The table of candidates contains their gradient norms and the errors of w and -w.
+        For each candidate w, the second table contains the gradient norm and the errors of w and -w.
         """
         if not len(self.norms_and_errors):
             return {}

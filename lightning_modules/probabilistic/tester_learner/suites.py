@@ -1,9 +1,9 @@
 """Three sets of statistical tests of the distribution of points; the default target is N(0, I).
 
-`Bands` contains the tests T1 to T3 of `marginal_tests`, for Massart noise. `Strips` adds T4, for adversarial label
-noise. Strip i contains the points with i sigma <= |<w, x>| < (i + 1) sigma, and the last strip has no upper limit. Let
-z be defined as in `marginal_tests`. T4 has two statistics for each strip. For points from N(0, I), both statistics tend
-to 0 as the number of points grows:
+`Bands` contains the tests T1 to T3 of `marginal_tests`, which are for Massart noise. `Strips` adds T4, which is for
+adversarial label noise. Strip i contains the points with i sigma <= |<w, x>| < (i + 1) sigma, and the last strip has no
+upper limit. Let z be defined as in `marginal_tests`. T4 has two statistics for each strip. For points from N(0, I),
+both statistics tend to 0 as the number of points grows:
 
     fraction of points in the strip / that of N(0, I) - 1,    greatest eigenvalue of E[z z^T | strip] - 1.
 
@@ -16,7 +16,7 @@ fraction of points on which the two halfspaces differ is at most
 which is O(th) if T4 passes and sigma is of the order of th. This bound holds for any distribution of x.
 
 `GlobalMoments` is a baseline that compares the moments of degree 2 and 4 of all points with those of N(0, I). Like
-earlier testers, it uses neither the labels nor w.
+earlier testers, this baseline uses neither the labels nor w.
 """
 
 import math
@@ -47,14 +47,14 @@ from lightning_modules.probabilistic.tester_learner.marginal_tests import (
 Target = Literal["normal", "ball"]
 """Target distribution: N(0, I), or its restriction to a ball, scaled to covariance I."""
 FARTHEST = 2.0
-"""Upper bound on the distance at which the last strip begins, because farther strips would contain few points."""
+"""Upper bound on the distance at which the last strip begins; strips farther away would contain few points."""
 STRIP_CAP = 0.5
 """Maximum threshold of the statistics of a strip."""
 
 
 @dataclass(frozen=True)
 class Bands:
-    """The tests T1 to T3, which use the covariance, and the mass and moments in bands around the hyperplane of w.
+    """The tests T1 to T3, which use the covariance of all points, and mass and moments in bands around w's hyperplane.
 
     Args:
         sigma: width of the bands.
@@ -67,7 +67,7 @@ class Bands:
     target: Target = "normal"
 
     uses_labels = True
-    """Whether a large gradient norm also leads to a rejection."""
+    """Whether a large gradient norm also leads to rejection of the halfspace."""
 
     @property
     def names(self) -> list[str]:
@@ -80,7 +80,7 @@ class Bands:
         return caps(self.degree)
 
     def sums(self, features: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
-        """Compute sums over points x, `[N, d]`, for the unit vector w, `[d]`; the sums of all ranks can be added."""
+        """Compute sums over points x, `[N, d]`, for the unit vector w, `[d]`; the sums can be added over ranks."""
         return moments(features, weight, self.sigma, self.degree)
 
     def statistics(self, sums: tuple[Tensor, ...]) -> Tensor:
@@ -167,14 +167,14 @@ def suite_of(tests: bool | Literal["strips", "moments"], sigma: float, degree: i
         ValueError: if `tests` does not support the target.
     """
     if target != "normal" and not isinstance(tests, bool):
-        raise ValueError(f"tests must be true or false with target {target}, got {tests}: they compare with N(0, I)")
+        raise ValueError(f"tests must be true or false with target {target}, got {tests}, which assumes N(0, I)")
     kind = {"strips": Strips, "moments": GlobalMoments}.get(str(tests), Bands)
     return kind(sigma, degree, target)
 
 
 @cache
 def simulated(suite: Bands, samples: int, dim: int, draws: int) -> Tensor:
-    """Compute the statistics, `[draws, K]`, of simulated samples from the target on the CPU, with a fixed seed.
+    """Compute, on the CPU, the statistics of samples simulated from the target with a fixed seed, `[draws, K]`.
 
     Args:
         suite: tests whose statistics are sampled.

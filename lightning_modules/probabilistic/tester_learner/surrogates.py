@@ -9,11 +9,12 @@ from torch import Tensor
 
 
 def ramp(t: Tensor, sigma: float) -> Tensor:
-    """Compute a piecewise polynomial step from 0 to 1.
+    """Compute a piecewise polynomial step function from 0 to 1.
 
-    The step is twice differentiable. It is 1/2 + t / sigma for |t| <= sigma / 6, and constant for |t| >= sigma / 2.
+    The function is twice differentiable. It equals 1/2 + t / sigma for |t| <= sigma / 6, and is constant for |t| >=
+    sigma / 2.
 
-    Between these ranges, for positive t, it is 2/3 + (u + 4 u^3 - 7 u^4 + 3 u^5) / 3 with u = (|t| - sigma / 6) /
+    Between these ranges, for positive t, it equals 2/3 + (u + 4 u^3 - 7 u^4 + 3 u^5) / 3 with u = (|t| - sigma / 6) /
     (sigma / 3).
     """
     size = t.abs()
@@ -25,7 +26,8 @@ def ramp(t: Tensor, sigma: float) -> Tensor:
 def ramp_slope(t: Tensor, sigma: float) -> Tensor:
     """Compute the derivative of `ramp`.
 
-    It is 1 / sigma for |t| <= sigma / 6, and (1 + 12 u^2 - 28 u^3 + 15 u^4) / sigma for larger |t| up to sigma / 2.
+    The derivative is 1 / sigma for |t| <= sigma / 6, and (1 + 12 u^2 - 28 u^3 + 15 u^4) / sigma for larger |t| up to
+    sigma / 2.
     """
     u = ((t.abs() - sigma / 6) / (sigma / 3)).clamp(0, 1)
     return (1 + 12 * u**2 - 28 * u**3 + 15 * u**4) / sigma
@@ -43,7 +45,7 @@ def logistic_slope(t: Tensor, sigma: float) -> Tensor:
 
 
 class Surrogate(NamedTuple):
-    """A smooth step function l, its derivative, and a constant for its sampling error."""
+    """A smooth step function l, its derivative, and a constant for computing the sampling error of the gradient."""
 
     value: Callable[[Tensor, float], Tensor]
     """Function l(t) of t and sigma."""
@@ -90,7 +92,7 @@ def summed_gradients(features: Tensor, target: Tensor, weights: Tensor, surrogat
 
 
 def sampling_error(samples: int, dim: int, surrogate: Surrogate, sigma: float) -> float:
-    """Return the approximate norm that the mean gradient has by chance for Gaussian points.
+    """Return approximately which norm the mean gradient of Gaussian points has by chance.
 
     The norm is sqrt((d - 1) E[l'^2] / n), where E[l'^2] is about phi(0) times the integral of l'^2.
     """

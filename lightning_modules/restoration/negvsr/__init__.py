@@ -1,9 +1,10 @@
 """NegVSR: real-world video super-resolution.
 
 Training makes the network invariant to noise that was cut out of other videos. RealBasicVSR cleans a clip x and
-upsamples the cleaned clip v: y_pos = F(v). For a negative n = R_p((1 - M) v + M noise), v is mixed with a noise
-sequence that was cut out of real videos, and then small patches of the mixture are rotated. The network also upsamples
-the negative: y_neg = F(n). With a clean clip y and its sharpened version y' (unsharp masking), the loss is
+upsamples the cleaned clip v: y_pos = F(v). A negative (a clip with added real noise) is n = R_p((1 - M) v + M noise): v
+is mixed with a noise sequence that was cut out of real videos, and then small patches of the mixture are rotated. The
+network also upsamples the negative: y_neg = F(n). With a clean clip y and its sharpened version y' (unsharp masking),
+the loss is
 
     L = |y_pos - y'| + |v - reduced(y')| + w |y_neg - y_pos|
         [+ perceptual(y_pos, y') + .05 BCE(D(y_pos), real)]      in the second stage, with a discriminator D,

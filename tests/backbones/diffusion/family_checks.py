@@ -1,4 +1,4 @@
-"""Checks that every family of latent text-to-image models must pass, compared with plain diffusers calls."""
+"""Checks for every family of latent text-to-image models; the expected values come from plain diffusers calls."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +13,7 @@ from lightning_modules.backbones.diffusion.text_to_image import TextToImage
 from tests.diffusion.finetuning.models import captioned, tuning
 
 CAPTIONS = ["a cat", "dog", "bird of prey"]
-"""The captions have different lengths, so that some are padded."""
+"""Captions of different lengths, so that some are padded."""
 
 
 def noise(model: TextToImage, n: int = 2, side: int | None = None, seed: int = 0) -> Tensor:
@@ -32,13 +32,14 @@ def assert_a_step_equals(
     """Compare the loss and gradient of a training step.
 
     Args:
-        network: model, with all parameters trainable.
-        alone: same pipeline, loaded by plain diffusers.
+        network: model whose parameters are all trainable.
+        alone: the same pipeline, loaded by plain diffusers.
         side: height and width of the images.
-        expected: computes the loss by calls of `alone` from images in [0, 1] and captions. It draws the same random
-            numbers in the same order: for the autoencoder, the noise and the times.
+        expected: function that computes the loss from images in [0, 1] and captions by calls of `alone`. It must draw
+            the same random numbers as the training step, in the same order: for the autoencoder, the noise and the
+            times.
         rtol: relative accuracy of the loss.
-        options: arguments of the module.
+        options: arguments of the training module.
     """
     module = tuning(network, **options)
     module.log = lambda *args, **kwargs: None  # type: ignore[method-assign, assignment]
@@ -107,7 +108,7 @@ def exported(model: TextToImage, folder: Path) -> Path:
 
 
 def assert_cached_equals_computed(network: TextToImage, folder: Path, side: int) -> None:
-    """Compare cached moments and embeddings, and the training loss computed from them, with those of the images."""
+    """Compare cached moments and embeddings, and their training loss, with values computed from the images directly."""
     plain, data = (captioned(folder / "images", side) for _ in range(2))
     for one in (plain, data):
         one.setup("fit")

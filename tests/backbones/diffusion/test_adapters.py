@@ -35,7 +35,7 @@ def alone(model: TextToImage, folder: Path, saved: Path) -> Any:
 
 
 def sampled(model: TextToImage, pipeline: Any, side: int) -> torch.Tensor:
-    """Sample an image with the diffusers pipeline, called as the model calls its own pipeline."""
+    """Generate an image with the diffusers pipeline, with the arguments that the model passes to its own pipeline."""
     pipeline.set_progress_bar_config(disable=True)
     return pipeline(
         **model.for_pipeline(model.encode_prompts(["a cat"]), model.empty_prompts(1)), **model.for_guidance(2.0),

@@ -48,7 +48,7 @@ def test_latents_and_captions_are_those_of_the_networks_and_made_once(
 def test_random_crops_are_rejected(text_to_image: Path, tmp_path: Path) -> None:
     data = captioned(tmp_path / "images", augmentation=Augmentation(crop_padding=2))
     data.setup("fit")
-    with pytest.raises(ValueError, match=r"keeps central crops: data\.augmentation\.crop_padding must be 0.* got 2"):
+    with pytest.raises(ValueError, match=r"are centre-cropped: data\.augmentation\.crop_padding must be 0.* got 2"):
         cache_latents(TextToImage(str(text_to_image)), data, str(tmp_path), torch.device("cpu"))
 
 

@@ -42,7 +42,7 @@ def test_it_generates_what_diffusers_alone_generates(
 
 
 def test_a_step_of_the_sampler_is_eulers(stable_diffusion_3: Path) -> None:
-    """The step from noise at t = 1 to the second time t' is z + (t' - 1) v, as in a fresh scheduler."""
+    """The step from noise at t = 1 to the second time t' is z + (t' - 1) v, as with a newly created scheduler."""
     model = StableDiffusion3(str(stable_diffusion_3))
     prompts = model.encode_prompts(["a cat", "dog"])
     found: list[Tensor] = []
@@ -161,7 +161,7 @@ def medium(device: str) -> Any:
 
 
 def test_stable_diffusion_3_medium_has_two_billion_parameters() -> None:
-    """Including the position table, which is not trained, it has 2.085 billion numbers."""
+    """Including the position table, which is not trained, the transformer has 2.085 billion values."""
     network = medium("meta")
     assert sum(parameter.numel() for parameter in network.parameters()) == 2_028_328_000
     assert sum(value.numel() for value in network.state_dict().values()) == 2_028_328_000 + 192**2 * 1536

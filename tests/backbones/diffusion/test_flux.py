@@ -34,7 +34,7 @@ def noise(n: int = 2) -> Tensor:
 
 
 def packed(latent: Tensor) -> Tensor:
-    """Pack each channel's four pixels of a 2 x 2 patch next to each other: row-major patches, channels first."""
+    """Pack 2 x 2 patches in row-major order; in a patch, the four pixels of a channel are adjacent."""
     return torch.nn.functional.unfold(latent, 2, stride=2).transpose(1, 2)
 
 
@@ -260,7 +260,7 @@ def test_what_is_cached_of_chroma_equals_what_is_computed(chroma: Path, tmp_path
 
 
 def test_chroma_has_nine_billion_parameters_and_takes_a_step_on_the_meta_device() -> None:
-    """Its config consists of the diffusers defaults."""
+    """The config of Chroma consists of the diffusers defaults."""
     with torch.device("meta"):
         network: Any = ChromaTransformer2DModel()
         embedding, mask = torch.empty(1, 512, 4096), torch.empty(1, 512 + 4096)

@@ -29,7 +29,7 @@ PIPELINES: dict[str, Any] = {"flux2": Flux2Pipeline, "flux2_klein": Flux2KleinPi
 
 
 def patches(latent: Tensor) -> Tensor:
-    """Arrange the four pixels of each 2 x 2 patch as channels, `[B, 4 c, h / 2, w / 2]`."""
+    """Arrange the four pixels of each 2 x 2 patch as channels, and return `[B, 4 c, h / 2, w / 2]`."""
     return torch.nn.functional.pixel_unshuffle(latent, 2)
 
 
@@ -139,7 +139,7 @@ def test_what_is_cached_equals_what_is_computed(flux2_klein: Path, tmp_path: Pat
     ],
 )  # fmt: skip
 def test_a_full_size_transformer_takes_a_step_on_the_meta_device(config: dict[str, Any], parameters: int) -> None:
-    """The diffusers defaults are those of FLUX.2-dev; the other sizes are those of FLUX.2-klein-base-4B."""
+    """The diffusers defaults are the sizes of FLUX.2-dev; the other sizes are those of FLUX.2-klein-base-4B."""
     with torch.device("meta"):
         network: Any = Flux2Transformer2DModel(**config)
         ids = [torch.empty(length, 4) for length in (512, 4096)]

@@ -6,7 +6,7 @@ from lightning_modules.backbones.diffusion.text_encoders import Prompts, concate
 
 
 def linear(x: Tensor, t: Tensor, prompts: Prompts | None) -> Tensor:
-    """A function that depends on all three inputs, separately for each row."""
+    """Return a linear function of x that depends on all three inputs, separately for each row."""
     word = 0.0 if prompts is None else prompts.embedding.mean(dim=(1, 2)).view(-1, 1, 1, 1)
     return x * word + t.view(-1, 1, 1, 1)
 

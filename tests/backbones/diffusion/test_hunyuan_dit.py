@@ -28,14 +28,14 @@ def test_it_generates_what_diffusers_alone_generates(hunyuan_dit: Path) -> None:
     options: dict[str, Any] = {"num_inference_steps": 2, "guidance_scale": 3.0}
 
     def generator() -> torch.Generator:
-        return torch.Generator().manual_seed(1)  # its scheduler draws random numbers
+        return torch.Generator().manual_seed(1)  # the scheduler draws random numbers
 
     given = {"latents": noise(), "output_type": "pt", "height": 64, "width": 64, "use_resolution_binning": False}
     expected = alone(["a cat", "dog"], generator=generator(), **given, **options).images
     prompts = model.encode_prompts(["a cat", "dog"])
     found = model.generate(prompts, noise(), generator=generator(), **options)
     torch.testing.assert_close(found, expected)
-    assert model.state_dict() == {}  # including the tied weights of the second encoder
+    assert model.state_dict() == {}  # not even the tied weights of the second encoder
     assert model.latent_shape(3) == (3, 4, 8, 8)
     assert model.image_size == 64
 
@@ -67,7 +67,7 @@ def test_half_precision_is_inside_and_float64_where_it_is_asked_for(hunyuan_dit:
 
 
 def test_a_steps_loss_and_gradient_are_those_of_calls_as_the_pipeline_makes_them(hunyuan_dit: Path) -> None:
-    """The additional arguments of the transformer are recorded from a run of the pipeline."""
+    """The transformer's additional arguments are recorded while the pipeline runs."""
 
     def expected(alone: Any, image: Tensor, captions: list[str]) -> Tensor:
         called: dict[str, Any] = {}
@@ -113,7 +113,7 @@ def test_what_is_cached_equals_what_is_computed(hunyuan_dit: Path, tmp_path: Pat
 
 
 def test_hunyuan_dit_has_1_5_billion_parameters() -> None:
-    """The sizes are those of the 1.2 config on the Hub."""
+    """The sizes are those of the config of version 1.2 on the Hub."""
     with torch.device("meta"):
         network = HunyuanDiT2DModel(
             cross_attention_dim=1024, cross_attention_dim_t5=2048, hidden_size=1408, learn_sigma=True, mlp_ratio=4.3637,

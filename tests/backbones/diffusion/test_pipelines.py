@@ -52,7 +52,7 @@ def test_a_single_file_is_the_pipeline_that_its_config_describes(text_to_image: 
         expected = getattr(pipeline, part).state_dict()
         for name, value in getattr(loaded, part).state_dict().items():
             assert torch.equal(value, expected[name]), f"{part}.{name}"
-    with pytest.raises(ValueError, match=r"config: model\.safetensors holds only weights; give the folder"):
+    with pytest.raises(ValueError, match=r"config: model\.safetensors contains only weights; give the folder"):
         diffusers_pipeline(str(tmp_path / "model.safetensors"))
 
 
@@ -80,7 +80,7 @@ def weights_of(folder: Path, part: str) -> Path:
 
 
 def whole(name: str, weights: Mapping[str, Any]) -> str:
-    """Complete the name of a weight; older versions of transformers prefix it with `text_model.`."""
+    """Return the full name of a weight, which has the prefix `text_model.` in older versions of transformers."""
     return next(key for key in weights if key.endswith(name))
 
 
@@ -136,8 +136,8 @@ REFUSED: list[tuple[Callable[[Path], Any], dict[str, Any], type[Exception], str]
     (index_with(unet=["diffusers", "Nothing"]), {}, ValueError, "is Nothing, which is not a class of diffusers"),
     (index_with(unet=["diffusers", "AutoModel"]), {}, ValueError, "is AutoModel, which is neither a network"),
     (index_with(text_encoder=["transformers", "AutoModel"]), {}, ValueError, "neither a network, a tokenizer nor"),
-    (index_with(vae=["diffusers", "DiffusionPipeline"]), {}, ValueError, "is DiffusionPipeline, neither a network"),
-    (index_with(_class_name="KandinskyCombinedPipeline"), {}, ValueError, "must be one pipeline, and .* downloads"),
+    (index_with(vae=["diffusers", "DiffusionPipeline"]), {}, ValueError, "is DiffusionPipeline, which is neither"),
+    (index_with(_class_name="KandinskyCombinedPipeline"), {}, ValueError, "must be a single pipeline, but .* downloads"),
     (index_with(_class_name="UNet2DModel"), {}, ValueError, "must be a diffusers pipeline"),
     (written("model_index.json", "[1]"), {}, ValueError, "model_index.json must contain a JSON object, got a list"),
     (written("unet/config.json", "[1]"), {}, ValueError, "unet/config.json must contain a JSON object, got a list"),
@@ -145,7 +145,7 @@ REFUSED: list[tuple[Callable[[Path], Any], dict[str, Any], type[Exception], str]
     (written("text_encoder/config.json", "{"), {}, ValueError, "text_encoder/config.json is not JSON"),
     (written("tokenizer/tokenizer_config.json", "[1]"), {}, ValueError, "tokenizer_config.json must contain a JSON"),
     (written("scheduler/scheduler_config.json", "[1]"), {}, ValueError, "scheduler_config.json must contain a JSON"),
-    (written("unet/adapter_config.json", "{}"), {}, ValueError, "adapter_config.json marks the folder as adapters"),
+    (written("unet/adapter_config.json", "{}"), {}, ValueError, "adapter_config.json shows that the folder contains"),
     (written(UNET, "text"), {}, ValueError, "unet/diffusion_pytorch_model.safetensors is not a readable file"),
     (
         written("text_encoder/model.safetensors.index.json", '{"weight_map": {"x": "../../secret.safetensors"}}'),

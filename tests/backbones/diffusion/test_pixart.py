@@ -76,7 +76,7 @@ def test_a_steps_loss_and_gradient_are_those_of_calls_as_the_pipeline_makes_them
 def test_adapters_lower_the_loss_of_one_image_and_diffusers_alone_loads_them_merged(
     pixart_sigma: Path, tmp_path: Path
 ) -> None:
-    """Its pipeline has no `load_lora_weights`, so the adapters are merged."""
+    """The pipeline of PixArt-Sigma has no `load_lora_weights`, so the adapters are merged."""
     torch.manual_seed(0)
     model = PixArtSigma(str(pixart_sigma), tuning="lora", lora_rank=2)
     before = model.generate(prompts := model.encode_prompts(CAPTIONS[:2]), noise(model), **STEPS)
@@ -109,7 +109,7 @@ def test_what_is_cached_equals_what_is_computed(pixart_sigma: Path, tmp_path: Pa
 
 
 def test_sigma_at_1024_has_six_hundred_million_parameters_and_takes_a_step_on_the_meta_device() -> None:
-    """The sizes are those of its config on the Hub; the paper states 0.6 billion."""
+    """The sizes are those of the published config on the Hub; the paper states 0.6 billion parameters."""
     with torch.device("meta"):
         network: Any = PixArtTransformer2DModel(
             caption_channels=4096, interpolation_scale=2, use_additional_conditions=False

@@ -12,7 +12,7 @@ from lightning_modules.networks.time_conditioned_mlp import PromptedImageMLP
 
 
 class Copies(nn.Module):
-    """Predicts x_t."""
+    """Returns its input x_t as the prediction."""
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         return x

@@ -27,7 +27,7 @@ MEAN, DEVIATION = (torch.tensor(v).view(1, 4, 1, 1) for v in ([-0.7, 0.1, 0.9, 0
 
 
 def packed(latent: Tensor) -> Tensor:
-    """Pack each channel's four pixels of a 2 x 2 patch next to each other: row-major patches, channels first."""
+    """Pack 2 x 2 patches in row-major order; in a patch, the four pixels of a channel are adjacent."""
     return torch.nn.functional.unfold(latent, 2, stride=2).transpose(1, 2)
 
 
@@ -37,7 +37,7 @@ def drawn_by_diffusers(alone: Any, latent: Tensor) -> Tensor:
 
 
 def test_it_generates_what_diffusers_alone_generates(qwen_image: Path) -> None:
-    """The model pads prompts to 512 tokens; the mask makes the padding irrelevant."""
+    """The model pads prompts to 512 tokens; because of the mask, the padding has no effect."""
     model = QwenImage(str(qwen_image))
     expected = drawn_by_diffusers(QwenImagePipeline.from_pretrained(qwen_image), noise(model, 2, 32))
     prompts = model.encode_prompts(CAPTIONS[:2])

@@ -56,9 +56,9 @@ def test_a_step_of_the_sampler_is_eulers(sana: Path) -> None:
 
 def test_a_steps_loss_and_gradient_are_those_of_calls_as_the_pipeline_makes_them(sana: Path) -> None:
     def expected(alone: Any, image: Tensor, captions: list[str]) -> Tensor:
-        torch.randn(3, 4, 8, 8)  # the autoencoder is deterministic
+        torch.randn(3, 4, 8, 8)  # drawn for the autoencoder, and not used, because it is deterministic
         e, u = torch.randn(3, 4, 8, 8), torch.sigmoid(torch.normal(0.0, 1.0, (3,)))
-        t = 3 * u / (1 + 2 * u)  # flow_shift
+        t = 3 * u / (1 + 2 * u)  # flow_shift is 3
         called: list[tuple[Tensor, Tensor]] = []
         step = alone.encode_prompt
         alone.encode_prompt = lambda *args, **kwargs: (called.append(step(*args, **kwargs)), called[-1])[1]
@@ -99,7 +99,7 @@ def test_what_is_cached_equals_what_is_computed(sana: Path, tmp_path: Path) -> N
 
 
 def test_sana_has_1_6_billion_parameters_and_takes_a_step_on_the_meta_device() -> None:
-    """The parameter count is that in the name Sana_1600M_1024px; its config consists of the diffusers defaults."""
+    """The name of the model, Sana_1600M_1024px, states the parameter count; its config has the diffusers defaults."""
     with torch.device("meta"):
         network: Any = SanaTransformer2DModel()
     assert sum(parameter.numel() for parameter in network.parameters()) == 1_604_462_752

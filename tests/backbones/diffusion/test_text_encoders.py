@@ -1,4 +1,4 @@
-"""Text encoders can be placed on the CPU or freed from memory; prompts are embedded as on the network's device."""
+"""Text encoders can be moved to the CPU, or freed; prompts have the same embeddings as on the network's device."""
 
 import gc
 import weakref
@@ -92,7 +92,7 @@ def test_negative_prompts_are_embedded_as_the_pipeline_embeds_them(family: str, 
 
 
 def test_memory_is_freed_even_if_a_wrapper_refers_to_the_weights(text_to_image: Path) -> None:
-    """DistributedDataParallel also keeps a list that includes frozen parameters."""
+    """DistributedDataParallel is such a wrapper, because it keeps a list that includes the frozen parameters."""
     model = TextToImage(str(text_to_image))
     kept = list(model.text_encoders.parameters())
     model.free_text_encoders([""])

@@ -12,7 +12,7 @@ MEAN, DEVIATION = 0.6, 0.1
 
 
 class Exact(nn.Module):
-    """The score of N(m, v) images in [0, 1] with added noise of standard deviation s."""
+    """The exact score of N(m, v) images, on the scale [0, 1], with added noise of standard deviation s."""
 
     def forward(self, noisy: Tensor, sigma: Tensor) -> Tensor:
         assert sigma.shape == noisy.shape[:1]
@@ -20,7 +20,10 @@ class Exact(nn.Module):
 
 
 def test_gaussian_images_keep_their_quantile_in_the_encoder_of_a_ve_model() -> None:
-    """(u_t - m) / sqrt(v + s_t^2) is constant along the flow; latents have variance-1 noise and decode to images."""
+    """(u_t - m) / sqrt(v + s_t^2) is constant along the flow of the noisy image u_t.
+
+    The noise of the latents has variance 1, and the latents decode to the images.
+    """
     model = VarianceExploding(Exact(), 0.01, 10.0).double()
     levels = noise_levels(scheduler_levels(model.scheduler))
     assert levels[[0, -1]].tolist() == pytest.approx([0.01, 10.0], rel=1e-3)  # diffusers stores abar in float32

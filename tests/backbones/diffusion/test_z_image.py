@@ -28,7 +28,7 @@ STEPS: dict[str, Any] = {"num_inference_steps": 2, "guidance_scale": 2.0}
 
 
 def drawn_by_diffusers(alone: Any, latent: Tensor) -> Tensor:
-    """Generate with diffusers, whose guidance scale for Z-Image is smaller by 1."""
+    """Generate an image with diffusers, whose guidance scale for Z-Image is the scale here minus 1."""
     return alone(CAPTIONS[:2], latents=latent, num_inference_steps=2, guidance_scale=1.0, **GIVEN).images
 
 
@@ -175,9 +175,10 @@ def test_what_is_cached_of_lumina_2_equals_what_is_computed(lumina2: Path, tmp_p
 def test_lumina_2_has_2_6_billion_parameters_and_takes_a_step_on_the_meta_device(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The published configuration differs from the diffusers defaults in the width of Gemma 2 2B, 2304.
+    """The published configuration differs from the diffusers defaults in the text width, which is 2304 for Gemma 2 2B.
 
-    The network reads the text lengths on the host. On the meta device they have no values, so they are passed in.
+    The network reads the text lengths on the host. Tensors on the meta device have no values, so this test passes the
+    lengths as an argument.
     """
     with torch.device("meta"):
         network: Any = Lumina2Transformer2DModel(cap_feat_dim=2304)

@@ -72,7 +72,7 @@ def test_an_adaptive_attack_gets_the_mixture_of_the_predictions(tmp_path: Path) 
     attack = AdaptiveAttack("linf", LINF, steps=10, name="box")
     metrics = run(tmp_path, callback(attacks=[attack]), Mixed())
     assert metrics["test/robust_accuracy_box"] == pytest.approx(known(LINF, NORMAL.abs().sum()), abs=1e-6)
-    again = run(tmp_path, callback(attacks=[attack]), Mixed())  # attack settings identify rows
+    again = run(tmp_path, callback(attacks=[attack]), Mixed())  # the settings of an attack identify its row
     assert again == metrics
     with pytest.raises((TypeError, ValueError), match="evaluated_mixture"):
         run(tmp_path / "plain", callback(attacks=[attack]))

@@ -94,7 +94,7 @@ def test_another_attack_on_a_checkpoint_adds_its_row(tmp_path: Path) -> None:
     """A repeated attack replaces its own row, and different weights replace the rows of the previous checkpoint."""
     box, ball = attacks()
     shorter = PGD("linf", LINF, steps=5, restarts=2, name="box")
-    checkpoint = save(tmp_path, "12")  # a number
+    checkpoint = save(tmp_path, "12")  # a name that looks like a number
     for attack in (box, ball, shorter, ball):
         run(tmp_path, callback(attacks=[attack]), ckpt_path=checkpoint)
     table = pd.read_csv(tmp_path / "robust_accuracy.csv", dtype={"checkpoint": str})
@@ -152,7 +152,7 @@ def test_a_run_that_is_told_to_end_ends_with_the_block(finished: Finished, tmp_p
 
 
 def process_main(directory: str, failing: int | None) -> tuple[int, dict[str, float]]:
-    """Return what one of two processes evaluates and finds."""
+    """Run one of two processes; return the number of images that it evaluates, and its metrics."""
     module = (Broken if os.environ["RANK"] == str(failing) else HalfSpace)()
     metrics = run(Path(directory), callback(), module, devices=2, strategy="ddp")
     return module.evaluated, metrics

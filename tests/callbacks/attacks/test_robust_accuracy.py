@@ -133,7 +133,7 @@ def test_a_second_config_adds_it_to_any_experiment(tmp_path: Path) -> None:
     assert train.main([*arguments, *quiet, *run_once]) == 0
     table = pd.read_csv(tmp_path / "robust_accuracy.csv")
     assert table["attack"].tolist() == ["pgd_linf_0.03137", "pgd_l2_0.5"] * 2
-    assert table["checkpoint"].tolist() == ["last", "last", "best", "best"]  # also_test_best of that experiment
+    assert table["checkpoint"].tolist() == ["last", "last", "best", "best"]  # the experiment sets also_test_best
     assert (table["robust_accuracy"] < table["clean_accuracy"]).all()
     pictures = sorted(path.name for path in (tmp_path / "figures").glob("adversarial*"))
     assert pictures == ["adversarial_best.png", "adversarial_last.png"]

@@ -22,7 +22,7 @@ class Planes(LightningModule):
     """Three classes of 2 x 2 images, bounded by planes; logits are in float64, so that batching does not change a vote.
 
     Args:
-        rest: duration, in seconds, of every evaluation of more than one image.
+        rest: pause, in seconds, in every evaluation of more than one image.
         failing: whether such evaluations return NaN.
     """
 

@@ -87,7 +87,7 @@ def test_a_curve_falls_just_beyond_each_radius(tmp_path: Path, monkeypatch: pyte
     ],
 )
 def test_every_mode_is_reported_where_it_is_tight(mode: Mode, radii: list[float], tight: list[float | None]) -> None:
-    """`tight` lists the radii whose accuracy is tight; None represents the mean radius."""
+    """`tight` lists the radii whose accuracy is not only a lower bound; None represents the mean radius."""
     assert certification(mode).radii == radii
     assert [radius for radius in [*radii, None] if is_tight(mode.settings, radius)] == tight
     if isinstance(mode, Curve):

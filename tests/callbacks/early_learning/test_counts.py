@@ -22,7 +22,7 @@ def random_labels(shape: tuple[int, ...], num_classes: int, seed: int) -> tuple[
 
 
 def one_by_one(predicted: Tensor, label: Tensor) -> np.ndarray:
-    """Count, `[3, 4]`, how often each of four categories is the label, the prediction, and both; 255 is ignored."""
+    """Count how often each of four categories is the label, the prediction, and both, `[3, 4]`; 255 is ignored."""
     counts = np.zeros((3, 4), dtype=int)
     for p, y in zip(predicted.flatten(), label.flatten(), strict=True):
         for k in range(4):
@@ -79,7 +79,7 @@ def test_counting_never_waits_for_the_device() -> None:
 
 
 def test_right_labels_equal_counting_one_by_one() -> None:
-    """A pixel labelled 255 is missing from its true category; a pixel that is truly 255 is ignored."""
+    """A pixel labelled 255 counts as missing from its true category; a pixel whose true label is 255 is ignored."""
     _, current, true = random_labels((4, 6, 5), 4, seed=1)
     current.view(-1)[::7], true.view(-1)[::5] = 255, 255
     np.testing.assert_array_equal(count_right_labels(current, true, 4), one_by_one(current, true))

@@ -53,7 +53,7 @@ def test_the_relative_slope_change_starts_at_zero_and_never_falls(a: float, b: f
 
 @pytest.mark.parametrize(("c", "r"), [(3.0, 0.9), (1.5, 0.9), (6.0, 0.5)])
 def test_an_exponential_curve_ends_at_the_closed_form_epoch(c: float, r: float) -> None:
-    """With b = 1, rc(e) = 1 - exp(-(e - 1) / c), which first exceeds r above 1 - c log(1 - r)."""
+    """With b = 1, the relative change at epoch e is 1 - exp(-(e - 1) / c), which exceeds r if e > 1 - c log(1 - r)."""
     expected = math.floor(1 - c * math.log(1 - r)) + 1
     num_records = 25
     values = learning_curve(np.linspace(0, num_records, num_records), 0.8, 1.0, c)

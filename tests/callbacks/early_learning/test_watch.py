@@ -141,7 +141,7 @@ def test_a_half_counted_epoch_survives_another_number_of_processes(
 
 
 def test_records_of_an_interval_start_at_the_first_batch_and_restart_with_the_epoch(tmp_path: Path) -> None:
-    """With 10 batches per epoch and an interval of 4: batch 0, 1-4, 5-8 of epoch 0, then 0-2, 3-6 of epoch 1, 0, ..."""
+    """With 10 batches per epoch and interval 4, the records are: 0, 1-4, 5-8 of epoch 0; 0-2, 3-6 of epoch 1; 0, ..."""
     callback, path = EarlyLearning(interval=4, horizon=16), tmp_path / "run.ckpt"
     trainer_in(tmp_path, callback, SaveAt(path, "batch", 1, 5), max_epochs=3).fit(Scripted())
     cuts = [(0, 0, 1), (0, 1, 5), (0, 5, 9), (1, 0, 3), (1, 3, 7), (2, 0, 1), (2, 1, 5), (2, 5, 9)]

@@ -14,7 +14,7 @@ from lightning_modules.networks.fid_inception import FIDInception
 
 
 class Counting(nn.Module):
-    """Return the mean of each channel, and fail after a number of images."""
+    """Returns the mean of each channel, and fails after a number of images."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ def test_features_are_computed_once_and_a_killed_computation_continues(
     np.testing.assert_allclose(feature, expected, atol=1e-6)
     features_of(images(), extractor, tmp_path, 3, ALONE)
     assert sum(network.seen) == 11
-    network.bias = nn.Parameter(torch.zeros(3))  # another network
+    network.bias = nn.Parameter(torch.zeros(3))  # a different network
     features_of(images(), Extractor(network, "means"), tmp_path, 3, ALONE)
     assert sum(network.seen) == 11 + 23
 

@@ -49,7 +49,7 @@ def test_a_batch_of_a_pipeline_has_a_seed_for_each_image(text_to_image: Path) ->
     options: dict[str, Any] = {"num_inference_steps": 2, "guidance_scale": 3.0, "height": 8, "width": 24}
     np.testing.assert_array_equal(found, pixels(alone(["a cat", "dog"], generator=seeded(3, 8), **options).images))
     second = pixels(alone("dog", generator=seeded(8), **options).images)
-    np.testing.assert_allclose(found[1:].astype(int), second, atol=1)  # batches of one round differently
+    np.testing.assert_allclose(found[1:].astype(int), second, atol=1)  # batches of one image round differently
     config = generator.settings()["scheduler"]
     assert (config["class"], config["beta_end"]) == ("DDIMScheduler", "0.012")
     assert not any(key.startswith("_") for key in config)
@@ -127,7 +127,7 @@ def test_settings_reach_a_fine_tuned_model(text_to_image: Path) -> None:
     assert {"steps": 3, "guidance": 2.0, "negative_prompt": "grey"}.items() <= generator.settings().items()
     assert generator.seed_per_image
     both = generator.images(PROMPTED)[0].astype(int)
-    np.testing.assert_allclose(both[:1], found.astype(int), atol=1)  # batches of one round differently
+    np.testing.assert_allclose(both[:1], found.astype(int), atol=1)  # batches of one image round differently
     np.testing.assert_allclose(both[1:], generator.images(PROMPTED[1:])[0].astype(int), atol=1)
     plain = ModuleGenerator(tuning(TextToImage(str(text_to_image), tuning="lora")), Settings(steps=3, guidance=2.0))
     assert (plain.images(PROMPTED[:1])[0] != found).any()
@@ -171,5 +171,5 @@ class Interpolates(InterpolationSteps, LightningModule): ...
 def test_what_is_no_generator_says_so() -> None:
     with pytest.raises(ValueError, match="LightningModule does not generate images: it has no method sample"):
         ModuleGenerator(LightningModule(), Settings())
-    with pytest.raises(ValueError, match="Interpolates samples from pairs of its test set, which `predict` writes"):
+    with pytest.raises(ValueError, match="Interpolates generates images only from pairs of its test set: run `predict`"):
         ModuleGenerator(Interpolates(), Settings())

@@ -17,7 +17,7 @@ FEW = 40
 
 
 class OfBytes(nn.Module):
-    """Computes features from bytes, the input type of torchmetrics; only the first 32, so that 40 images are enough."""
+    """Computes 32 features from bytes, the input type of torchmetrics; for so few features, 40 images are enough."""
 
     def __init__(self, network: FIDInception) -> None:
         super().__init__()

@@ -65,7 +65,7 @@ def test_a_run_that_diverges_ends_well_and_says_so(tmp_path: Path, capsys: pytes
     assert found.keys() == {"test/diverged", "test/diverged_step"}
     assert found["test/diverged"] == 1
     assert 0 < found["test/diverged_step"] < 20
-    assert "Ended early, as the training loss became" in capsys.readouterr().out
+    assert "Ended early because the training loss became" in capsys.readouterr().out
 
 
 @pytest.mark.nightly

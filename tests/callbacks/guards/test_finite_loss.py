@@ -46,7 +46,7 @@ class Breaking(LightningModule):
 
 
 class Reporting(FiniteLoss):
-    """Makes each process write why it stops and then wait for the others, which would end when the first one ends."""
+    """Makes each process write why it stops, and then wait, because the first process to end would end the others."""
 
     def _read(self, trainer: Trainer) -> None:
         try:

@@ -42,7 +42,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def written_out(weights: Path, image: Tensor, clean: Tensor) -> Tensor:
-    """Compute the distance layer by layer."""
+    """Compute LPIPS layer by layer."""
     from safetensors.torch import load_file
 
     given = load_file(weights)

@@ -18,7 +18,7 @@ from lightning_modules.networks.mlp import MLP
 from tests.trainers import quiet
 
 BY_HAND = [
-    # given label, probabilities, expected action, label and confidence; t = (0.475, 0.667, 0.55, 0.35)
+    # given label, probabilities, expected action, label and confidence; class thresholds (0.475, 0.667, 0.55, 0.35)
     (0, [0.90, 0.05, 0.05, 0.0], "keep", 0, 0.9),
     (0, [0.70, 0.20, 0.10, 0.0], "keep", 0, 0.7),
     (0, [0.20, 0.70, 0.10, 0.0], "relabel", 1, 0.7),
@@ -44,7 +44,8 @@ def test_actions_and_the_wrong_fraction_are_those_computed_by_hand() -> None:
     assert decided["action"].tolist() == [row[2] for row in BY_HAND]
     assert decided["label"].tolist() == [row[3] for row in BY_HAND]
     assert decided["confidence"].tolist() == pytest.approx([row[4] for row in BY_HAND])
-    # Class 0: two of four labels point to a different class; 1: one of three; 2: none, with one uncounted; 3: both.
+    # Labels that point to a different class: two of four in class 0, one of three in class 1, none in class 2 (one
+    # label is not counted), and both in class 3.
     assert wrong_fraction(table)["labels_wrong_estimate"] == pytest.approx((4 * 2 / 4 + 3 * 1 / 3 + 0 + 2) / 11)
     assert with_actions(table.assign(suspected=0))["action"].eq("keep").all()
     estimate = {"labels_wrong_estimate": 0.4, "labels_wrong_low": 0.3}

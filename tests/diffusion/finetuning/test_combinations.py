@@ -67,7 +67,7 @@ def test_a_word_is_learned_through_quantised_weights_that_ddp_leaves_out(text_to
 def test_class_images_are_not_for_a_controlnet(text_to_image: Path, tmp_path: Path) -> None:
     data = conditioned(tmp_path / "images")
     data.prior = ClassImages(str(tmp_path / "class"), "a cat", 2, 16)
-    with pytest.raises(ValueError, match=r"data\.prior must be null: ControlNet has no prior preservation"):
+    with pytest.raises(ValueError, match=r"data\.prior must be null: ControlNet does not use prior"):
         trainer(tmp_path).fit(controlled(text_to_image), data)
 
 

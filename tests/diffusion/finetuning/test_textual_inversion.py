@@ -190,7 +190,7 @@ def test_what_does_not_fit_is_rejected(text_to_image: Path, stable_diffusion_3: 
         ({"templates": []}, r"templates must contain \{\}"),
         ({"network": TextToImage(folder, tuning="lora")}, "network must have tuning frozen"),
         ({"network": TextToImage(folder, offload_text_encoders=True)}, "network must have tuning frozen and offload"),
-        ({"network": text_to_image_pipeline(str(stable_diffusion_3))}, "no textual inversion into StableDiffusion3Pip"),
+        ({"network": text_to_image_pipeline(str(stable_diffusion_3))}, "a textual inversion into StableDiffusion3Pip"),
     ):
         settings: Any = {"placeholder_token": WORD, "initializer_token": START, **options}
         with pytest.raises(ValueError, match=message):

@@ -128,7 +128,7 @@ def test_a_table_of_something_else_is_kept_and_said(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("experiments.saving.metrics_table.rank_zero_info", print)
         table.restore(state, tmp_path / "checkpoints/last.ckpt")
-    assert f"begins with the {len(ROWS)} rows of the time it was saved" in capsys.readouterr().out
+    assert f"begins with the {len(ROWS)} rows that it had when the checkpoint was saved" in capsys.readouterr().out
     assert read(tmp_path) == content(ROWS[-1:])
     aside = [path.read_text() for path in tmp_path.glob("metrics_*.csv")]
     assert aside == ([] if change == "missing" else [changed[change]])
