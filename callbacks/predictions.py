@@ -94,11 +94,12 @@ def merge_predictions(
     An index that occurs several times, for example because a sampler pads the last batch, is written once.
 
     Args:
-        parts: files written by `append_predictions`; a part without samples is an empty file.
+        parts: files written by `append_predictions`, one per rank. The file of a rank without samples is empty.
         path: file of the table.
         format: file format of the table.
-        names: names of the K classes, for an additional column `class_name` with the name of the predicted class.
-        samples: names and labels of the samples, for the additional columns `name` and `label`.
+        names: names of the K classes. If given, the table has an additional column `class_name` with the name of the
+            predicted class.
+        samples: names and labels of the samples. If given, the table has the additional columns `name` and `label`.
 
     Returns:
         Number of rows.

@@ -64,7 +64,7 @@ class Method:
         field: name of the folder in lightning_modules that contains the method.
         module: dotted module name of the method's file.
         class_path: class path that configurations use.
-        docstring: docstring that cites the paper, which is that of the class, its file or its folder.
+        docstring: docstring that cites the paper: the docstring of the class, of its file or of its folder.
         paper: citation of the paper.
         configs: configurations of the method.
     """

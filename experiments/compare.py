@@ -57,8 +57,8 @@ def plan(experiments: Sequence[Experiment], seeds: Sequence[int], output: Path) 
 def collect(runs: Sequence[Run], metrics: Iterable[str] = ()) -> list[Result]:
     """Collect the metrics of finished runs, sorted by config and metric.
 
-    For a diverged run, every metric that another run of its config has is NaN. If all runs of its config diverged,
-    every metric that any run has is NaN.
+    A diverged run gets NaN for each metric that a different run of its config has. If all runs of the config diverged,
+    it gets NaN for each metric that any run has.
 
     Args:
         runs: all runs, including unfinished runs.

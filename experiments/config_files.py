@@ -77,7 +77,9 @@ def located(path: Path) -> Path:
         return ours
     for each in (path, path.parent):
         if now := MOVED.get(each.as_posix()):
-            raise FileNotFoundError(f"{path} is {now}{'' if each == path else f'/{path.name}'} since version 0.2")
+            raise FileNotFoundError(
+                f"{path} is called {now}{'' if each == path else f'/{path.name}'} since version 0.2"
+            )
     return path
 
 

@@ -122,7 +122,7 @@ def _comment(text: str) -> dict[str, str]:
 
 
 def _pairs(text: str) -> dict[str, str]:
-    """Parse a text of the form `name = words; name = words`. If the words are omitted, they are the name itself."""
+    """Parse a text of the form `name = words; name = words`. If the words are omitted, the name itself is used."""
     parts = (part.partition("=") for part in text.split(";") if part.strip())
     return {name.strip(): words.strip() or name.strip() for name, _, words in parts}
 
@@ -202,7 +202,7 @@ def _draw(picture: Picture, arguments: Sequence[str], output: Path) -> Path:
 
 
 def _put_together(files: Mapping[str, Sequence[Path]], picture: Picture, path: Path) -> Path:
-    """Arrange the runs' figures (first seed), with names, one below another, or side by side if figures are tall."""
+    """Arrange the runs' figures of the first seed, with names, in a column, or in a row if the figures are tall."""
     from matplotlib.font_manager import findfont
     from PIL import Image, ImageDraw, ImageFont, ImageOps
 

@@ -182,7 +182,7 @@ def without_repetition(summaries: Sequence[Summary]) -> list[Summary]:
 
 
 def in_order(metrics: Iterable[str]) -> list[str]:
-    """List unique metrics in order, each directly followed by the same metric at the best epoch."""
+    """List unique metrics in order, each directly followed by the same metric at the best epoch, if any."""
     names = dict.fromkeys(metrics)
     tested = list(dict.fromkeys(beside(name)[0] for name in names))
     return sorted(names, key=lambda name: (tested.index(beside(name)[0]), beside(name)[1]))

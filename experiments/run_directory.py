@@ -83,7 +83,9 @@ def make_directory(directory: Path) -> None:
 
 @contextmanager
 def writing(directory: Path) -> Iterator[None]:
-    """Context manager that locks a run directory against other processes; the lock is released when this process ends.
+    """Context manager that locks a run directory, so that no other process writes to it.
+
+    The lock is released when this process ends.
 
     Raises:
         ValueError: if another process writes to the directory.

@@ -94,7 +94,7 @@ def known_imports(content: Any, said: Iterable[str], directory: Path) -> Iterato
 
     Args:
         content: settings in a run directory.
-        said: text from the user: command-line arguments and contents of configurations.
+        said: texts that come from the user, which are command-line arguments and contents of configurations.
         directory: run directory, from which nothing is imported.
     """
     before = import_verdicts()

@@ -71,7 +71,7 @@ class Throughput(Callback):
                 logger.log_metrics(values, step=trainer.global_step)
 
     def _now(self) -> tuple[float, int]:
-        """Return the current time minus the time of validation, and the number of samples so far."""
+        """Return the current time without the time spent in validation, and the number of samples so far."""
         return time.monotonic() - self._paused, self.samples
 
 
@@ -97,8 +97,8 @@ def seconds_left(started: float, done_before: float, done: float) -> float | Non
 def share_done(trainer: Trainer) -> float:
     """Return the completed fraction of a run.
 
-    The length of the run is given by `max_epochs` or `max_steps`. If it is unknown, the result is 0. Batches that were
-    completed before an interruption are included.
+    The length of the run is given by `max_epochs` or `max_steps`. If the length is unknown, the result is 0. Batches
+    that were completed before an interruption are included.
     """
     epochs, steps = trainer.max_epochs or -1, trainer.max_steps
     batches = epochs * trainer.num_training_batches if epochs > 0 else math.inf

@@ -1,4 +1,4 @@
-"""All claims hold. These tests take minutes: `pytest -m claim`. For the README, `make claims` does the same.
+"""All claims hold. These tests take minutes: `pytest -m claim`. `make claims` also writes the pages.
 
 All runs are repeated, unless NOISEWORKS_CLAIMS names a folder of earlier runs: finished runs in this folder are judged
 without repeating them. `make claims` keeps its runs in `runs/claims`.

@@ -28,7 +28,7 @@ class Draw(Protocol):
 
 
 def drawn(trainer: Trainer, pl_module: LightningModule, sigma: float) -> Draw:
-    """Return a function that runs the module in the trainer's precision, under noise if `sigma` is positive."""
+    """Return a function that runs the module in the trainer's precision, on noisy images if `sigma` is positive."""
 
     def network(image: Tensor) -> Tensor:
         return pl_module(trainer.precision_plugin.convert_input(image))
@@ -95,8 +95,8 @@ class AttackedClassifier:
 
         AutoAttack needs a deterministic classifier, so the noise of a smoothed classifier is fixed during AutoAttack.
         With this noise, AutoAttack returns an image unchanged in two cases: the clean image is misclassified, or every
-        perturbation that was tried is classified correctly. In both cases, the majority vote over new noise may differ.
-        These images are therefore attacked again, by projected gradient ascent with new noise.
+        perturbation that was tried is classified correctly. With new noise, the majority vote may differ. These images
+        are therefore attacked again, by projected gradient ascent with new noise.
         """
         if attack.of_mixture:
             network: Any = self.mixture
@@ -112,7 +112,7 @@ class AttackedClassifier:
         return attacked
 
     def predict(self, image: Tensor, positions: range) -> Predicted:
-        """Predict classes by the majority vote of `num_draws` forward passes; in a tie, choose the lowest class index.
+        """Predict classes by the majority vote of `num_draws` forward passes. A tie is won by the lowest class index.
 
         Raises:
             ValueError: if logits are NaN; the message gives the positions of the images.

@@ -172,7 +172,7 @@ class RobustAccuracy(Callback):
         folder: Path,
         trainer: Trainer,
     ) -> pd.DataFrame:
-        """Attack one block, and return its rows. For the first block, also draw the figure."""
+        """Attack one block of images, and return the block's table rows. For the first block, also draw the figure."""
         block = [images[position] for position in positions]
         image = torch.stack([one.image for one in block])
         label = torch.tensor([one.label for one in block], device=image.device)

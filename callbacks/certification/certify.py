@@ -34,7 +34,7 @@ class Certification(Callback):
     `test/abstained` and `test/mean_draws`.
 
     An interrupted certification resumes if it is started again in the same run directory, even with a different number
-    of ranks. Only images that were in progress are certified again from the start.
+    of ranks. Finished images are kept; images that were in progress are certified again from the start.
 
     After the certification, the usual test runs with one forward pass for each image. To skip most of this test, set
     `trainer.limit_test_batches: 1`, which does not limit the certification. If a run is tested twice
@@ -49,7 +49,7 @@ class Certification(Callback):
         batch_size: number of noise samples evaluated at once on each rank.
         skip: step between certified images: every `skip`-th image is certified. Published results often use 20 for
             CIFAR-10 and 100 for ImageNet.
-        max: certify only images before this position of the test set; None certifies all images.
+        max: only images at positions below `max` in the test set are certified; None means no limit.
         share: `images` shards the images over ranks. `draws` shards the noise samples of each image over ranks, which
             is useful if images are few or costly.
         seed: random seed of the noise. The noise samples do not depend on the batch size or the number of ranks.

@@ -60,7 +60,7 @@ def read_log(path: Path) -> pd.DataFrame:
     try:
         lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # an unterminated last line is incomplete
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not a certification log: it is not in UTF-8 ({error})") from error
+        raise ValueError(f"{path} is not a certification log: it is not UTF-8 text ({error})") from error
     columns = [column.strip() for column in lines[0].split(separator)] if lines else []
     if missing := [name for name in NUMBERS if name not in columns]:
         raise ValueError(f"{path} is not a certification log: it lacks the column {', '.join(missing)}")
@@ -141,7 +141,7 @@ def is_tight(settings: Settings, radius: float | None) -> bool:
 
 
 def is_guarantee(settings: Settings) -> bool:
-    """Return whether the radii of a log are certified, and not computed by a formula without a proof."""
+    """Return whether the radii of a log are certified; false means that their formula has no proof."""
     return NO_GUARANTEE not in settings.get("certificate", "")
 
 
@@ -192,7 +192,7 @@ def _images(log: pd.DataFrame) -> list[tuple[int, int]]:
 
 
 def common_images(logs: Mapping[str, pd.DataFrame]) -> set[tuple[int, int]]:
-    """Return the positions and labels of the images that are in all logs."""
+    """Return the position and the label of each image that is in all logs."""
     return set.intersection(*(set(_images(log)) for log in logs.values()))
 
 

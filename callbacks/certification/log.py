@@ -22,7 +22,7 @@ from lightning_modules.robustness.certificates.statistics import ABSTAIN
 from lightning_modules.robustness.certificates.votes import Certified
 
 COMMUNITY = ("idx", "label", "predict", "radius", "correct", "time")
-"""Columns that plotting scripts of other projects read; in these columns, `radius` has three significant digits."""
+"""Columns that plotting scripts of other projects read. Here, `radius` is rounded to three significant digits."""
 EXACT = ("exact_radius", "selected", "outcome", "hits", "n", "p_lower", "draws", "stage")
 """Columns that the published log leaves out. With several votes, `hits` and `p_lower` contain one number per vote."""
 SIDECAR = (*COMMUNITY[:5], "outcome", "selected", "hits", "n", "p_lower", "draws", "stage")

@@ -45,7 +45,8 @@ def line_panels(count: int, width: float = 4.8, height: float = 3.8, **shared: A
 def draw_table(table: Table) -> "Figure":
     """Plot a table as a heat map or as lines.
 
-    A figure with lines has one panel for each plotted column, and one line for each value of the text columns.
+    A figure with lines has one panel for each plotted column. A panel has one line for each combination of values in
+    the text columns.
 
     On a logarithmic axis, values below a millionth of the largest value are left out. Lines with many points have no
     markers.
@@ -86,7 +87,7 @@ def draw_table(table: Table) -> "Figure":
 
 
 def _draw_map(columns: "pd.DataFrame", table: Table) -> "Figure":
-    """Draw heat maps over the first two columns, with one panel for each further column."""
+    """Draw one heat map for each further column, with the first two columns as the axes."""
     x, y, *values = columns
     figure, panels = line_panels(len(values))
     for panel, name in zip(panels, values, strict=True):

@@ -20,7 +20,7 @@ def save_samples(images: Tensor, path: Path) -> None:
 
     Args:
         images: images `[n, C, H, W]`, uint8, with one or three channels.
-        path: file of the grid.
+        path: PNG file to write.
     """
     large = _enlarged(images)
     grid = make_grid(large, nrow=math.ceil(math.sqrt(len(images))), padding=2, pad_value=255)
@@ -31,14 +31,14 @@ def save_samples(images: Tensor, path: Path) -> None:
 def save_rows(images: Tensor, captions: Sequence[str], names: Sequence[str], path: Path) -> None:
     """Write rows of images with captions to one PNG file; small images are enlarged by an integer factor.
 
-    Each caption is above its row. The file's metadata contains the complete captions and the names, as the lines of the
-    entries `rows` and `columns`.
+    Each caption is above its row. The file's metadata has two entries: `rows` lists the complete captions, one per
+    line, and `columns` lists the names.
 
     Args:
         images: images `[R, n, C, H, W]`, uint8, with one or three channels.
         captions: R captions; a caption that is wider than its row is cut off.
         names: n names of the columns.
-        path: file of the grid.
+        path: PNG file to write.
     """
     rows = [make_grid(_enlarged(row), nrow=len(row), padding=2, pad_value=255) for row in images]
     height, width = rows[0].shape[1:]

@@ -35,9 +35,10 @@ def count_categories(logits: Tensor, given: Tensor, true: Tensor | None = None) 
         true: true labels, shaped like `given`; None if unknown.
 
     Returns:
-        `[8, K]`, int64. Rows 1 to 3 count the samples with given label k, with prediction k (and a known given label),
-        and with both. Rows 4 to 6 are the same counts with the true label. Row 7 counts the samples whose given label k
-        is false. Row 8 counts those of these samples that have prediction k. The last five rows are 0 without `true`.
+        `[8, K]`, int64. Row 1 counts the samples with given label k, row 2 those with prediction k and a known given
+        label, and row 3 those with given label k and prediction k. Rows 4 to 6 are the same counts with the true label.
+        Row 7 counts the samples whose given label k is false. Row 8 counts the samples of row 7 that have prediction k.
+        Without `true`, rows 4 to 8 are 0.
     """
     num_classes = logits.shape[1]
     predicted = logits.argmax(dim=1).flatten()
@@ -93,8 +94,8 @@ def label_fit(labelled: Tensor, predicted: Tensor, both: Tensor, per_pixel: bool
     """Compute the fit of predictions to labels, from counts of equal shapes.
 
     Returns:
-        The fit in [0, 1], float64. For samples, the fit is both / labelled, or NaN if none are labelled. For pixels,
-        the fit is the IoU both / (predicted + labelled - both + 1e-10).
+        The fit in [0, 1], float64. For whole samples, the fit is both / labelled, or NaN if `labelled` is 0. For
+        pixels, the fit is the IoU, both / (predicted + labelled - both + 1e-10).
     """
     if per_pixel:
         return both.double() / ((predicted + labelled - both).double() + 1e-10)
@@ -102,7 +103,7 @@ def label_fit(labelled: Tensor, predicted: Tensor, both: Tensor, per_pixel: bool
 
 
 def category_shares(counts: Tensor, per_pixel: bool) -> dict[str, Tensor]:
-    """Compute the fractions of each category from counts `[..., 11, K]`; unknown fractions are NaN."""
+    """Compute the fractions of each category from counts `[..., 11, K]`; fractions that cannot be computed are NaN."""
     given, given_predicted, given_both, true, true_predicted, true_both, false, memorized, *_ = counts.unbind(-2)
     fit_true = label_fit(true, true_predicted, true_both, per_pixel)
     has_true = true.sum(dim=-1, keepdim=True) > 0
@@ -166,7 +167,10 @@ class RunningCounts:
         self.batches += 1
 
     def close(self) -> Tensor:
-        """End the epoch; return the counts of R records and of the remainder, summed over ranks, `[R + 1, 11, K]`."""
+        """End the epoch, and return the counts summed over ranks, `[R + 1, 11, K]`.
+
+        The last entry has the counts since the last of the R records.
+        """
         counts = self._over_processes()
         self.epoch, self.records, self.rest = None, [], torch.zeros_like(self.rest)
         return counts

@@ -20,7 +20,7 @@ Floats = NDArray[np.float64]
 
 
 def draw_early_learning(history: CategoryHistory, fit_epochs: Sequence[float], names: Sequence[str]) -> "Figure":
-    """Draw a line for each category or, for more than 20 categories, the mean and the 10 % to 90 % quantiles.
+    """Draw a line for each category; for more than 20 categories, draw their mean and the 10 % to 90 % quantiles.
 
     Args:
         history: history of at least one epoch.

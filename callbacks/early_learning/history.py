@@ -40,7 +40,8 @@ class CategoryHistory:
         Args:
             epoch: index of the epoch, from 0.
             counts: `[R + 1, 11, K]`, see `RunningCounts.close`.
-            cut: whether the R records are appended for curve fitting; if false, the whole epoch is one record.
+            cut: whether to append the R records separately, for curve fitting; if false, the whole epoch is appended as
+                one record.
         """
         self.epochs.append(epoch)
         self.counts = torch.cat([self.counts, counts.sum(dim=0, keepdim=True)])

@@ -1,7 +1,7 @@
 """Track early learning and memorisation of each category while a classifier or segmenter is trained.
 
-`counts.py` computes counts and fractions. `curve.py` detects the end of early learning from the fit to the given labels
-over the epochs.
+`counts.py` computes counts and fractions. `curve.py` detects the epoch at which early learning ends, from the course of
+the fit to the given labels.
 
 Source: Liu et al., Adaptive Early-Learning Correction for Segmentation from Noisy Annotations, CVPR 2022, arXiv
 2110.03740 (detection); Liu et al., Early-Learning Regularization Prevents Memorization of Noisy Labels, NeurIPS 2020,
@@ -73,9 +73,9 @@ class EarlyLearning(Callback):
     """
 
     reads_logits = True
-    """Tells modules that skip the logits in some steps to compute them in every step."""
+    """Tells a module to compute the logits in every step, even if it would otherwise skip them in some steps."""
     detects_early_learning = True
-    """Tells modules that wait for the end of early learning that they will be notified of it."""
+    """Tells a module that waits for the end of early learning that this callback will report it."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Measure the fraction of generated images that show the requested class."""
+"""Measure the fraction of generated images that a classifier assigns to the requested class."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Measure FID and KID between two folders of images or files of statistics, without a generative model."""
+"""Measure FID and KID of two sides, each a folder of images or a file of statistics, without a generative model."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 def read_side(
     path: Path, extractor: "Extractor | None", cache_dir: Path, batch_size: int, shares: "Shares"
 ) -> "Described":
-    """Read statistics, or compute them for the images of a folder.
+    """Read the feature statistics from a file, or compute them for the images of a folder.
 
     Args:
         path: an .npz file of statistics, or a folder of images.
-        extractor: network that computes features; None if neither side is a folder.
+        extractor: network that computes features; None if both sides of the comparison are files of statistics.
         cache_dir: folder that caches features and statistics.
         batch_size: number of images that are processed as one batch.
         shares: rank, world size and device.
@@ -74,15 +74,16 @@ def scores(
     cache_dir: Path,
     device: str | None,
 ) -> tuple[dict[str, float], str | None]:
-    """Measure FID and KID between two sides, each an .npz file or a folder, and IS of the generated side.
+    """Measure FID and KID between generated and real images, and IS of the generated images.
 
     Args:
-        generated: path of the generated images; their IS is also computed if the weights include a classifier.
-        real: path of the real images.
+        generated: `.npz` file or folder of the generated images. IS is computed only if the weights include a
+            classifier.
+        real: `.npz` file or folder of the real images.
         weights: file with the weights of FID's Inception network or of the timm network.
         resize: how images are resized for FID's Inception network: `legacy` or `clean`.
         timm: name of a timm network that replaces FID's Inception network.
-        exact_kid: whether to compute KID over all pairs of images; if false, over random subsets.
+        exact_kid: whether KID is computed over all pairs of images; if false, it is computed over random subsets.
         batch_size: number of images that are processed as one batch.
         cache_dir: folder that caches features and statistics.
         device: name of the device, see `device_named`.

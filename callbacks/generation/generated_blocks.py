@@ -17,7 +17,7 @@ from datamodules.randomness.generators import seed_of
 
 
 def sampled_bytes(module: LightningModule, n: int, seed: int | Sequence[int], **options: Any) -> Tensor:
-    """Sample n images, uint8 `[n, C, H, W]`, rounded down as in the published protocol.
+    """Sample n images `[n, C, H, W]`, converted to uint8 by rounding down, as in the published protocol.
 
     Args:
         module: a `Generator`, in evaluation mode.

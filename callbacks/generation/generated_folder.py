@@ -1,4 +1,4 @@
-"""Generate a folder of images on any number of ranks; a killed call can be continued.
+"""Generate a folder of images on any number of ranks. A call that was killed can be continued.
 
 images/000000.png ...   the images; their metadata contains prompt, seed, class and settings
 standard/ or plain/     with pairs: the same images from plain initial noise; named after the kind of noise
@@ -82,7 +82,10 @@ class BlockFiles:
         return {**texts, "settings": json.dumps(self._settings, sort_keys=True)}
 
     def missing(self, keys: Sequence[int], digests: Sequence[str] | None = None) -> list[int]:
-        """List the positions of blocks that lack an image or, if digests are given, have a damaged image."""
+        """List the positions of blocks that lack an image.
+
+        If `digests` is given, damaged images count as missing.
+        """
 
         def lacks(key: int) -> bool:
             names = [request.name for request in self.blocks[key]]
@@ -159,7 +162,7 @@ def finish(output: Path, store: BlockFiles, requests: Sequence[ImageRequest], ne
 
 
 def write_table(path: Path, store: BlockFiles, negative_prompt: str | None) -> None:
-    """Write a table of the images, with file paths relative to the table."""
+    """Write a table of the images. The file paths in the table are relative to its folder."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

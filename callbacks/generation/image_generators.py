@@ -39,7 +39,7 @@ IMAGES = "images"
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of sampling; None uses the model's own setting."""
+    """Sampling settings. For a setting that is None, the model's own setting is used."""
 
     steps: int | None = None
     guidance: float | None = None
@@ -50,7 +50,7 @@ class Settings:
     mask: Path | None = None
     strength: float | None = None
     pairs: bool = False
-    """Whether each image is also generated from plain initial noise."""
+    """Whether each image is also generated from ordinary initial noise, for comparison."""
 
     def __post_init__(self) -> None:
         at_least(1, steps=self.steps, height=self.height, width=self.width)
@@ -116,8 +116,8 @@ def check_classes(requests: Sequence[ImageRequest], count: int, model: str) -> N
 class ModuleGenerator:
     """A generator that uses a module of this project.
 
-    Unless the module is a `SeededRows`, all images of a block are generated from the seed of the first image. In this
-    case, an image can be reproduced from its seed alone only if its block has a single image.
+    If the module is not a `SeededRows`, all images of a block are generated from the seed of the first image. An image
+    can then be reproduced from its own seed only if it is the only image of its block.
 
     Args:
         module: module with trained weights.
@@ -242,7 +242,7 @@ ARGUMENTS = {
 
 
 SEEDED_AS_A_WHOLE = ("CosineDPMSolverMultistepScheduler", "DPMSolverSDEScheduler")
-"""Stochastic schedulers that do not accept generators; with them, images are generated one by one."""
+"""Stochastic schedulers that do not accept random generators; these schedulers generate images one by one."""
 
 
 class PipelineGenerator:

@@ -18,7 +18,7 @@ from datamodules.prompts.captioned_set import CaptionedSet
 from datamodules.restoration.images import PairSet, Split
 
 AnySet = ImageSet | PairSet | CaptionedSet
-"""Datasets whose images can be read."""
+"""Types of datasets from which images can be read."""
 
 
 class ImageList(Protocol):

@@ -1,4 +1,4 @@
-"""List the images that `generate` is to generate, each with a seed and a prompt or class."""
+"""List the images that the command `generate` must generate, each with a seed and a prompt or a class."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class ImageRequest:
     seed: int
     prompt: str | None = None
     prompt_index: int | None = None
-    """Index of the prompt: its `index` in the file if it is from a file, and otherwise its position."""
+    """Index of the prompt: for a prompt from a file, the file's `index`; for any other prompt, its position."""
     label: int | None = None
 
 
@@ -77,6 +77,6 @@ def image_requests(
 
 
 def in_blocks(requests: Sequence[ImageRequest], size: int) -> list[list[ImageRequest]]:
-    """Split requests into blocks of images that are generated as one batch; the last block may be smaller."""
+    """Split requests into blocks; the images of a block are generated as one batch. The last block may be smaller."""
     at_least(1, batch_size=size)
     return [list(requests[start : start + size]) for start in range(0, len(requests), size)]

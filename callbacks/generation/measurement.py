@@ -121,7 +121,7 @@ def _count(file: Path, array: NDArray[Any] | None) -> int | None:
 
 
 def _extractor(file: Path, array: NDArray[Any] | None) -> dict[str, Any] | None:
-    """Parse the identity of an extractor, used in metric names."""
+    """Parse the description of an extractor: null, or a JSON object with name, digest and resize."""
     try:
         said = None if array is None else json.loads(str(array))
         if said is None or (said.keys() == {"name", "digest", "resize"} and isinstance(said["name"], str)):

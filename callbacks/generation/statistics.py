@@ -107,7 +107,7 @@ def _kernel_with_itself(rows: Tensor) -> Tensor:
 
 
 def _unbiased(within: tuple[Tensor, Tensor], across: Tensor, counts: tuple[int, int]) -> Tensor:
-    """Compute the unbiased squared MMD from the kernel's sums over pairs of different rows."""
+    """Compute the unbiased squared MMD from sums of the kernel over pairs of rows, within and across the sets."""
     (m, n), (xx, yy) = counts, within
     return xx / (m * (m - 1)) + yy / (n * (n - 1)) - 2 * across / (m * n)
 
@@ -125,7 +125,7 @@ def reservoir(count: int, *words: int) -> NDArray[np.int64]:
 
 
 def num_subsets(first: int, second: int) -> int:
-    """Return the number of KID subsets for N and M images, which is 1 if a subset would contain all images."""
+    """Return the number of subsets for the KID of N and M images. It is 1 if every subset would contain all images."""
     return 1 if first == second <= SUBSET_SIZE else SUBSETS
 
 
@@ -143,9 +143,10 @@ def subset_distances(
 ) -> Tensor:
     """Compute the squared MMD between random subsets of two sets; KID is the mean over the subsets.
 
-    A subset has 1,000 rows of each reservoir, or as many as the smaller reservoir has. The reservoirs depend only on
-    the seed, and a subset depends only on (seed, subset index). The kernel of two rows is computed once for all subsets
-    that contain both rows. The kernel matrix is computed in tiles.
+    Each set has a reservoir of randomly chosen rows. A subset has 1,000 rows of each reservoir, or as many as the
+    smaller reservoir has. The reservoirs depend only on the seed, and a subset depends only on (seed, subset index).
+    The kernel of two rows is computed once for all subsets that contain both rows. The kernel matrix is computed in
+    tiles.
 
     Args:
         first: `[N, D]`.
@@ -156,7 +157,8 @@ def subset_distances(
         shares: number of shards.
 
     Returns:
-        A term of the squared MMD of each of the S subsets, `[S]`, float64. The terms of all shards must be added.
+        This shard's contribution to the squared MMD of each of the S subsets, `[S]`, float64. The squared MMD is the
+        sum of the contributions of all shards.
     """
     sets, size = (first, second), min(SUBSET_SIZE, len(first), len(second))
     kept = [reservoir(len(rows), seed, SUBSETS + side) for side, rows in enumerate(sets)]
@@ -205,7 +207,7 @@ def kernel_sums(first: Features, second: Features, device: torch.device, share: 
 
 
 def exact_distance(sums: Tensor, first: int, second: int) -> float:
-    """Compute the squared MMD of whole sets from the `kernel_sums` of N and M rows."""
+    """Compute the squared MMD between two whole sets of N and M rows from their `kernel_sums`."""
     return float(_unbiased((sums[0], sums[1]), sums[2], (first, second)))
 
 

@@ -99,7 +99,7 @@ class FiniteLoss(Callback):
             self._look()
 
     def _look(self) -> None:
-        """Record on the device the first bad loss since the last check, with its batch and samples."""
+        """Find the first bad loss since the last check, and store the loss, its batch and its samples on the device."""
         if not self._held:
             return
         (first, *_), losses, indices = zip(*self._held, strict=True)
@@ -127,7 +127,7 @@ class FiniteLoss(Callback):
         return NonFiniteLoss(message)
 
     def _read(self, trainer: Trainer) -> None:
-        """Read the record on all ranks, which have run the same batches; raise an error if it contains a bad loss."""
+        """Read the record on all ranks, after they have run the same batches; raise an error if it has a bad loss."""
         if not self._steps:
             return
         self._look()

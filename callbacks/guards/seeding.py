@@ -28,8 +28,8 @@ def seed_torch(seed: int, device: torch.device) -> None:
 class SeedEveryBatch(Callback):
     """Seed the random generators before each batch from (seed, stage, epoch, batch).
 
-    Dropout, mixup and noise are therefore the same whether or not the run was interrupted, and generator states need
-    not be saved. Random numbers of individual samples (`sample_rows`) are the same for any world size. PyTorch's
+    A resumed run therefore has the same dropout, mixup and noise as an uninterrupted run, and generator states need not
+    be saved. Random numbers of individual samples (`sample_rows`) are the same for any world size. PyTorch's
     generators, which networks use for dropout, are seeded differently on each rank.
 
     Args:

@@ -14,25 +14,25 @@ from datamodules.files.whole_files import write_text
 
 
 def chosen_frames(files: Sequence[Path]) -> list[Path]:
-    """Choose the first, the middle (number of frames / 2, rounded) and the last frame of a clip."""
+    """Choose the first, middle and last frame of a clip; the middle index is the number of frames / 2, rounded."""
     places = sorted({0, min(round(len(files) / 2), len(files) - 1), len(files) - 1})
     return [files[place] for place in places]
 
 
 class NoReferenceMetrics(Callback):
-    """Measure the images that `predict` writes with those metrics of pyiqa that need no ground truth.
+    """Measure the images that `predict` writes, by metrics of pyiqa that need no ground truth.
 
-    The images in a folder `restored/<clip>` are frames of a clip. Of each clip, the first, the middle and the last
-    frame are measured, as in the protocol of VideoLQ and FLIR. All images that are directly in `restored` are measured.
-    The callback writes `no_reference.csv` to the run directory, with one row for each image and a row of means. Rank 0
+    The images in a folder `restored/<clip>` are the frames of a clip. The first, middle and last frame of each clip are
+    measured, as in the protocol of VideoLQ and FLIR. All images that are directly in `restored` are measured. The
+    callback writes `no_reference.csv` to the run directory, with one row for each image and a row of means. Rank 0
     computes the metrics after all ranks have written their files.
 
     The `no-reference` extra installs the package pyiqa. Without pyiqa, a warning is given and no table is written.
 
     Args:
-        metrics: pyiqa's names of the metrics.
+        metrics: names of the metrics in pyiqa.
         all_frames: whether to measure all frames of a clip instead of three.
-        data_range: pixel value that denotes white in 16-bit images; None for 8-bit images.
+        data_range: pixel value of white in 16-bit images; use None for 8-bit images.
     """
 
     def __init__(

@@ -49,11 +49,11 @@ class PyIQAMeasure:
 
 
 def pyiqa_measures(names: Sequence[str], needed_by: str) -> dict[str, PyIQAMeasure]:
-    """Create measures from pyiqa's names of the metrics; if pyiqa is not installed, warn and return no measures.
+    """Create measures for metrics with given names in pyiqa. If pyiqa is not installed, warn and return no measures.
 
     Args:
-        names: pyiqa's names of the metrics.
-        needed_by: name of the class that needs the measures, for the warning.
+        names: names of the metrics in pyiqa.
+        needed_by: name of the class that needs the measures; the warning contains this name.
     """
     if not names:
         return {}

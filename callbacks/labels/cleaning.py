@@ -47,7 +47,7 @@ def with_actions(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def cleaned_labels(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the labels for training from a label report, as a table in dataset order for `FromCSV`.
+    """Derive the labels for training from a label report. The result is a table in dataset order, for `FromCSV`.
 
     The columns are `index` (position in the whole dataset, as in `labels.csv`), `name` if known, `label` (for
     training), `action`, `confidence`, `given` and, if known, `clean_label`. See `with_actions`.

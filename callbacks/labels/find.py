@@ -23,8 +23,8 @@ def find_label_errors(
 ) -> pd.DataFrame:
     """Score each label by the predictions of a trained classifier.
 
-    If the network was trained on these labels, the false labels that it has memorised are not suspected. To avoid this,
-    pass class probabilities from cross-validation.
+    If the network was trained on these labels, it may have memorised some false labels, which are then not suspected.
+    To avoid this, pass class probabilities from cross-validation.
 
     Args:
         network_or_name: a trained network or module that maps images to logits `[B, K]`, the name of a timm model with
@@ -35,9 +35,9 @@ def find_label_errors(
         batch_size: number of images per forward pass.
 
     Returns:
-        The table of `callbacks.labels.LabelReport`, with the worst label first. It has the columns `index`, `given`,
-        `proposed`, `probability_given`, `probability_proposed`, `score` and `suspected`, and the columns `action`
-        (`keep`, `relabel` or `drop`), `label` (for training) and `confidence` of
+        The same table as in `callbacks.labels.LabelReport`, with the most suspicious label first. It has the columns
+        `index`, `given`, `proposed`, `probability_given`, `probability_proposed`, `score` and `suspected`, and the
+        columns `action` (`keep`, `relabel` or `drop`), `label` (for training) and `confidence` of
         `callbacks.labels.cleaning.with_actions`. The table's `attrs` contain the estimated fraction of wrong labels and
         its interval, see `callbacks.labels.cleaning.wrong_fraction`.
 

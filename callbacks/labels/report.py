@@ -42,8 +42,8 @@ class LabelReport(Callback):
     default, the network was trained on the same labels, so false labels that it has memorised are not suspected, and
     the report is marked as *in-sample*. If a fold of the training images is held out (`data.folds`), the report
     contains only this fold, on which the network was not trained. `train.py label_report` merges the reports of all
-    folds. If, in Python, a Trainer was fitted with a DataLoader, the report covers the DataLoader's dataset, and uses
-    images as the dataset returns them.
+    folds. If a Trainer was fitted with a DataLoader in Python code, the report covers the dataset of this DataLoader,
+    and uses the images that this dataset returns.
 
     The callback writes to the run directory:
 
@@ -52,13 +52,13 @@ class LabelReport(Callback):
       `given_name` and `proposed_name` if the classes have names, `probability_given`, `probability_proposed`, `score`,
       `suspected` (0 or 1), `in_sample` (1, or 0 for held-out images) and, if known, `clean_label`, which is empty for
       unverified images;
-    * `cleaned_labels.csv`, in dataset order: `keep`, `relabel` or `drop` for each label, with a confidence, by the rule
-      of `callbacks.labels.cleaning.with_actions`; a later run can train on this file with `FromCSV`;
+    * `cleaned_labels.csv`, in dataset order: an action (`keep`, `relabel` or `drop`) and a confidence for each label,
+      by the rule of `callbacks.labels.cleaning.with_actions`; a later run can train on this file with `FromCSV`;
     * `figures/label_report.png`, the images with the worst labels.
 
     The callback logs the fraction of suspected labels, `test/labels_suspected`, and the estimated fraction of wrong
-    labels, `test/labels_wrong_estimate`. The 95 % interval of this estimate is from `test/labels_wrong_low` to
-    `test/labels_wrong_high` (a bootstrap of the confident joint). If true labels are known, the callback also logs
+    labels, `test/labels_wrong_estimate`. The 95 % interval of this estimate, from a bootstrap of the confident joint,
+    extends from `test/labels_wrong_low` to `test/labels_wrong_high`. If true labels are known, the callback also logs
     `test/label_precision`, `test/label_recall` and `test/label_auroc` over verified images. The AUROC measures how well
     the score separates wrong from correct labels.
 
@@ -202,7 +202,7 @@ class LabelReport(Callback):
 
 
 def in_words(table: pd.DataFrame, metrics: dict[str, float], cleaned: Path) -> str:
-    """Describe the estimated fraction of wrong labels, and whether the cleaned labels change more than this fraction.
+    """State the estimated fraction of wrong labels, and warn if the cleaned labels change more labels than that.
 
     Args:
         table: label report.

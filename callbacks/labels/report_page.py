@@ -64,7 +64,7 @@ def write_page(path: Path, table: pd.DataFrame, image: Iterable[NDArray[np.uint8
 
 
 def suspicious_rows(table: pd.DataFrame, most: int) -> pd.DataFrame:
-    """Return the `most` most suspicious rows of a label report, with the columns that `write_page` needs."""
+    """Return at most `most` rows of a label report, the most suspicious first, with all columns for `write_page`."""
     return with_actions(table).sort_values("score", kind="stable", ignore_index=True).head(most)
 
 
@@ -82,7 +82,7 @@ def _figure(row: pd.Series, pixels: NDArray[np.uint8]) -> str:
 
 
 def _data_url(pixels: NDArray[np.uint8]) -> str:
-    """Encode a thumbnail as a data URL: without loss if it has at most 32 pixels per side, and otherwise as JPEG."""
+    """Encode a thumbnail as a data URL: as PNG if it has at most 32 pixels per side, and otherwise as JPEG."""
     grey = pixels.mean(axis=0).round().astype(np.uint8)
     picture = Image.fromarray(pixels.transpose(1, 2, 0) if len(pixels) == 3 else grey)
     kind = "png" if max(picture.size) <= 32 else "jpeg"

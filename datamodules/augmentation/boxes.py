@@ -58,9 +58,9 @@ def first_fitting(tall: Tensor, wide: Tensor, fits: Tensor) -> tuple[Tensor, Ten
     """Return the height and width of the first box that fits, and whether any box fits, each `[B]`.
 
     Args:
-        tall: heights of the attempted boxes, `[B, ATTEMPTS]`.
-        wide: widths of the attempted boxes, `[B, ATTEMPTS]`.
-        fits: whether each attempted box fits into the image, `[B, ATTEMPTS]`.
+        tall: heights of the candidate boxes, `[B, ATTEMPTS]`.
+        wide: widths of the candidate boxes, `[B, ATTEMPTS]`.
+        fits: whether each candidate box fits into the image, `[B, ATTEMPTS]`.
     """
     first = fits.int().argmax(dim=1, keepdim=True)
     return tall.gather(1, first)[:, 0], wide.gather(1, first)[:, 0], fits.any(dim=1)
@@ -69,9 +69,9 @@ def first_fitting(tall: Tensor, wide: Tensor, fits: Tensor) -> tuple[Tensor, Ten
 def box_of_random_area(
     width: int, height: int, uniform: Sequence[float], scale: tuple[float, float], ratio: tuple[float, float]
 ) -> Box:
-    """Sample a box of whole pixels in one image.
+    """Sample a box with integer coordinates in one image.
 
-    If no box fits, use the largest centred box with an allowed ratio.
+    If no box fits, use the largest centred box whose aspect ratio is allowed.
 
     Args:
         width: width of the source, in pixels.

@@ -111,7 +111,7 @@ class MaskAugmentation:
         return square
 
     def _overlap(self, begin: int, length: int) -> slice:
-        """Return the part of the square that the scaled image covers, along one axis."""
+        """Return, along one axis, the part of the square that the scaled image covers."""
         return slice(max(-begin, 0), min(length - begin, self.crop_size))
 
     def apply(self, batch: dict[str, Any], seed: int, epoch: int) -> dict[str, Any]:

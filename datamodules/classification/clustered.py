@@ -3,8 +3,8 @@
 Each class has a common cluster and a rare cluster. The rare cluster is closer to the out-of-distribution samples.
 Out-of-distribution samples form separate clusters and have random labels. A hyperplane can separate the
 out-of-distribution samples from the in-distribution samples. This hyperplane misclassifies the fewest rare samples if
-the rare clusters lie on its in-distribution side. A loss-based detector mistakes rare samples for noise until the
-network has learned them.
+the rare clusters lie on its in-distribution side. A detector based on the loss mistakes rare samples for noise until
+the network has learned these samples.
 
 Let e be the unit normal vector of the hyperplane. Each cluster has a vector m. The vectors m are orthogonal to e and to
 each other, and their norm is the root-mean-square norm of a vector from N(0, 1). The vectors m and e are randomly

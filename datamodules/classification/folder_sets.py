@@ -115,9 +115,9 @@ class ImageFolder(ImageSet):
         return ImageFiles(folder, *files_by_class(folder, self.class_names), self.crop)
 
     def _checked_classes(self, folder: Path) -> list[str]:
-        """List the class folders in a folder.
+        """List the class folders in `folder`.
 
-        Each class folder must have the name of a training class.
+        Folders whose name is not that of a training class are rejected.
         """
         found = class_folders(folder)
         if unknown := sorted(set(found) - set(self.class_names)):
@@ -194,7 +194,7 @@ class UnlabelledFolder(ImageSet):
         resize: length of the short side after resizing, before the square crop, in pixels. None means `image_size * 256
             / 224`.
         min_area: smallest area of a random resized crop, as a fraction of the area of the image, in (0, 1]. None means
-            a crop at a random position, for methods that augment images themselves.
+            a square crop at a random position without random resizing, for methods that augment images themselves.
     """
 
     num_classes = 1

@@ -37,7 +37,7 @@ class ImageSource(Source, ABC):
     clean_label: Tensor | None = None
     """True labels, `[N]`, int64, if they are known separately from `label`; -1 for an out-of-distribution image."""
     classes: Tensor | None = None
-    """Classes that occur in the split, `[k]`, if some classes do not occur."""
+    """Classes that occur in the split, `[k]`; None if all classes occur."""
 
     @property
     def names(self) -> list[str] | None:

@@ -200,7 +200,7 @@ class LabelledImages(SeededBatches):
         return source, given, known
 
     def _split(self, images: ImageSet, source: ImageSource, given: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Choose the training, validation and test rows as a function of seed and labels."""
+        """Choose the training, validation and test rows; the choice depends only on the seed and the labels."""
         rest, tested = torch.arange(len(given)), torch.arange(0)
         if self.test_fraction and not images.has_test:
             rest, tested = stratified_split(source.label, self.test_fraction, self.seed, stream=4)
@@ -309,7 +309,7 @@ class LabelledImages(SeededBatches):
         }
 
     def training_images_dataloader(self) -> DataLoader:
-        """Return an unaugmented DataLoader of the training images in dataset order, for scoring labels."""
+        """Return a DataLoader of the training images for scoring labels: in dataset order and without augmentation."""
         if self.train_set is None:
             self.set_up_training()
         assert self.train_set is not None

@@ -193,13 +193,13 @@ def label_table(
     """Create a table of all labels of a dataset, from which `FromCSV` reproduces the labels in other runs.
 
     Args:
-        source: the images, `[N]`, which may have file names.
+        source: the N images; they may have file names.
         given: given labels, `[N]`.
         truth: true labels, `[N]`, or None.
         training: rows for training.
         tested: rows held out for testing.
-        dropped: whether each sample is left out of training and validation, `[N]`, bool. If any sample is left out, the
-            table has a column `action`.
+        dropped: mask of the samples that are left out of training and validation, `[N]`, bool. If there are such
+            samples, the table has a column `action`.
     """
     import pandas as pd
 

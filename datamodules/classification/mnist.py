@@ -131,8 +131,8 @@ class MedMNIST(ImageSet):
 class JoinedMedMNIST(ImageSet):
     """Several MedMNIST datasets as one, such as X-rays, ultrasound and CT of several organs.
 
-    The class numbers of each dataset start after the last class number of the previous dataset. All images have the
-    same size and number of channels.
+    The class numbers of each dataset follow those of the previous dataset. All images have the same size and number of
+    channels.
 
     Args:
         sets: dictionary that maps the name of each set to its number of classes, such as `{pneumoniamnist: 2,

@@ -98,7 +98,7 @@ class UniformNoise(OtherImages):
 
 
 class OtherDigits(OtherImages):
-    """scikit-learn's digits of selected classes, 8 x 8 pixels, from both training and test images.
+    """Images of selected classes of scikit-learn's digits, 8 x 8 pixels, from its training and test part.
 
     No download is required.
 

@@ -19,8 +19,8 @@ from datamodules.classification.image_sets import ImageSet, ImagesInMemory
 class TwoGaussians(ImageSet):
     """Images of two Gaussian classes with opposite means. No download is required.
 
-    All entries of the mean v are 1 / sqrt(p). In the theory, the number of training images is between p and
-    p / (1 - Delta / 2), where Delta is the noise rate of `Symmetric`.
+    All entries of the mean v are 1 / sqrt(p). The theory holds for a number of training images between p and p / (1 -
+    Delta / 2), where Delta is the noise rate of `Symmetric`.
 
     Args:
         num_images: number of training images, and also the number of test images.

@@ -100,7 +100,7 @@ def all_reduce_gradients(value: Tensor, parameters: Sequence[Tensor]) -> tuple[T
     """Sum a function's value and gradient over the samples of all ranks, in one all-reduce.
 
     Args:
-        value: this rank's part of the function, a scalar.
+        value: this rank's part of the function's value, a scalar.
         parameters: tensors with respect to which the function is differentiated. They are the same on all ranks.
 
     Returns:

@@ -64,10 +64,10 @@ def read_npz(path: Path, needed: Collection[str] = (), optional: Collection[str]
     Args:
         path: `.npz` file.
         needed: names of required arrays.
-        optional: names of arrays to read if the file has them.
+        optional: names of arrays that are read only if the file contains them.
 
     Returns:
-        The required arrays and those optional arrays that the file contains, by name.
+        Dict of the arrays by name: all required arrays, and those optional arrays that the file contains.
 
     Raises:
         FileNotFoundError: if the file does not exist.

@@ -85,7 +85,7 @@ ARRAY_CLASS = _Named(None)
 
 
 def _array(content: Any, kind: Any, shape: Any, order: Any) -> NDArray[Any]:
-    """Build an array from bytes if the number of bytes agrees with dtype and shape."""
+    """Build an array from bytes; the number of bytes must agree with the dtype and the shape."""
     if not isinstance(kind, _Type) or not isinstance(content, bytes | bytearray) or order not in ("C", "F"):
         raise pickle.UnpicklingError("it has an array of neither numbers nor text")
     sizes = (shape,) if isinstance(shape, int) else shape
@@ -153,12 +153,12 @@ MARK = -1
 
 
 def check_operations(file: BinaryIO, size: int) -> None:
-    """Before a pickle is loaded, reject it if loading could take hours or gigabytes of memory.
+    """Reject a pickle, before it is loaded, if loading it could take hours or need gigabytes of memory.
 
     Memo indices must be smaller than the size of the file, because memory is allocated for all indices up to the
-    largest one. A tuple must not contain more values, including nested values, than the file has bytes. Otherwise, each
-    tuple in a short pickle could contain the previous tuple twice, and hashing the last tuple as a dict key would take
-    exponential time.
+    largest one. A tuple, counted with all nested values, must not contain more values than the file has bytes.
+    Otherwise, each tuple in a short pickle could contain the previous tuple twice, and hashing the last tuple as a dict
+    key would take exponential time.
     """
     start = file.tell()
     stack: list[int] = []

@@ -37,7 +37,7 @@ def packed(bayer: NDArray[Any], pattern: str = "RGGB") -> NDArray[Any]:
         pattern: colours of the 2 x 2 cell at the top left, row by row.
 
     Returns:
-        Packed image, `[4, H / 2, W / 2]`, where height and width are rounded down.
+        Packed image, `[4, H / 2, W / 2]`, with H / 2 and W / 2 rounded down.
     """
     one_of(PATTERNS, pattern=pattern)
     top, left = divmod(pattern.index("R"), 2)
@@ -56,7 +56,7 @@ def unpacked(planes: NDArray[Any]) -> NDArray[Any]:
 
 
 SRGB_TO_XYZ = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))
-"""Matrix from linear sRGB to XYZ with the white point D65."""
+"""Matrix that converts linear sRGB to XYZ, with the white point D65."""
 
 
 def camera_to_srgb(xyz_to_camera: NDArray[Any]) -> NDArray[np.float64]:
@@ -126,7 +126,7 @@ def checked(raw: RawImage, path: Path, xtrans: bool = False) -> RawImage:
 
 
 def read_headerless(path: Path, height: int, width: int, black: int, white: int, pattern: str = "RGGB") -> RawImage:
-    """Read a file of 16-bit little-endian numbers without a header.
+    """Read a raw file that has no header and consists of 16-bit little-endian numbers.
 
     Args:
         path: raw file.
@@ -200,7 +200,7 @@ def read_raw(path: Path, xtrans: bool = False) -> RawImage:
 
 
 def _rendering(file: Any) -> NDArray[np.float32] | None:
-    """Read `RawImage.rendering`. Return None if the file lacks white balance or colour matrix."""
+    """Read `RawImage.rendering`. Return None if the file lacks the white balance or the colour matrix."""
     gains, matrix = (getattr(file, key, None) for key in ("camera_whitebalance", "rgb_xyz_matrix"))
     if gains is None or matrix is None:
         return None

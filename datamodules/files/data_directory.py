@@ -32,7 +32,7 @@ def data_directory(data_dir: str | None, name: str) -> Path:
 
 
 def download_directory(data_dir: str | None) -> Path:
-    """Create the folder for downloads: `data_dir` if set, else NOISEWORKS_DATA if set, else `data`."""
+    """Create the download folder: `data_dir` if given, else the path in NOISEWORKS_DATA if set, else `data`."""
     directory = Path(data_dir or os.environ.get("NOISEWORKS_DATA") or "data").expanduser()
     directory.mkdir(parents=True, exist_ok=True)
     return directory

@@ -23,7 +23,7 @@ from datamodules.files.limits import check_is_file
 
 _JPEG = (".jfif", ".jp2", ".jpe", ".jpeg", ".jpg")
 SUFFIXES = (".avif", ".bmp", ".gif", *_JPEG, ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-"""Suffixes of image files, case-insensitive. Other files in folders are ignored."""
+"""Suffixes of image files, in any case. Files with other suffixes are ignored when a folder is read."""
 Interpolation = Literal["bilinear", "bicubic"]
 """Resampling methods, both with antialiasing."""
 
@@ -254,7 +254,7 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
 
 
 def size_in_header(path: Path | str, content: bytes | None = None) -> tuple[int, int]:
-    """Read the height and width of an image after rotation according to its orientation tag, without decoding.
+    """Read the size of an image without decoding it: height and width after rotation by the orientation tag.
 
     Args:
         path: path of the file.
@@ -283,8 +283,8 @@ class ImagesFound(NamedTuple):
 def images_in(folder: Path) -> ImagesFound:
     """Find the image files in a folder and its subfolders, excluding hidden files, pipes and devices.
 
-    Links are followed. A folder or file that is reachable by several paths is listed only once, by a path without links
-    if there is one. Links to a parent folder are ignored.
+    Links are followed. If several paths lead to the same folder or file, it is listed only once, and a path without
+    links is preferred. Links to a parent folder are ignored.
     """
     around = {os.path.realpath(parent) for parent in folder.absolute().parents}
     seen = around | {str(parent) for parent in Path(os.path.realpath(folder)).parents}
@@ -383,7 +383,7 @@ def _refuse_two_classes(split: Path, images: dict[str, ImagesFound]) -> None:
         first = class_of.setdefault(real, class_of.get(folder, name))
         if first != name:
             both = " and ".join(sorted((first, name)))
-            raise ValueError(f"{split}: {real} is in two classes, {both}, by a link; leave it in one of them")
+            raise ValueError(f"{split}: {real} is in two classes, {both}, because of a link; leave it in one of them")
 
 
 def files_by_class(split: Path, classes: Sequence[str]) -> tuple[list[str], Tensor]:

@@ -27,7 +27,7 @@ NUMBERS = range(6, 16)
 OTHERS = {1: "cell", 2: "struct", 3: "object", 4: "char", 5: "sparse", 16: "function", 17: "opaque"}
 COMPLEX = 0x800
 HEAD = 4096
-"""Number of bytes of a compressed array to unpack in order to read its name and shape."""
+"""Number of unpacked bytes of a compressed array that suffice to read its name and shape."""
 
 
 class _Matrix(NamedTuple):
@@ -58,7 +58,7 @@ def _head(content: bytes, order: str) -> _Matrix:
     for _ in range(3):
         kind, start, length, place = _element(content, place, order)
         if start + length > len(content):
-            raise ValueError("an array ends before its numbers")
+            raise ValueError("an array ends within its header")
         parts.append((kind, content[start : start + length]))
     (flags_type, flags), (shape_type, sides), (name_type, name) = parts
     if flags_type != 6 or len(flags) != 8 or shape_type != 5 or len(sides) % 4 or name_type not in (1, 2, 16):
@@ -73,7 +73,7 @@ def _head(content: bytes, order: str) -> _Matrix:
 def _elements(content: bytes, order: str) -> Iterator[tuple[bool, bytes]]:
     """Iterate over the arrays of a file.
 
-    For each array, yield its bytes and whether they were compressed.
+    For each array, yield whether it was compressed, and its bytes.
     """
     place = HEADER
     while place < len(content):
@@ -99,8 +99,8 @@ def read_mat5(path: Path, key: str) -> tuple[NDArray | None, list[str]]:
     """Read a numeric array from a file in the format of MATLAB 5 to 7.2.
 
     Returns:
-        Two values: the array in the dtype of the file, or None if there is no such array; and the names of all arrays
-        in the file.
+        Two values: the array, in the dtype of the file, or None if the file has no array with the name `key`; and the
+            names of all arrays in the file.
 
     Raises:
         NotImplementedError: if the file has the format of MATLAB 7.3.

@@ -64,7 +64,7 @@ def read_cells(path: Path, key: str) -> list[np.ndarray]:
 def _array(path: Path, stored: Any, key: str) -> np.ndarray:
     """Read a numeric HDF5 array.
 
-    The array must be stored in this file, and must fit into the memory budget.
+    Arrays that are stored in another file, or do not fit into the memory budget, are rejected.
     """
     _check_stored(path, stored, key)
     if stored.dtype.kind not in "biuf":

@@ -1,4 +1,4 @@
-"""Hash a network, so that cached results are only used for the network that computed them."""
+"""Hash a network, so that a cached result is only used for the network with which it was computed."""
 
 import hashlib
 import re
@@ -18,8 +18,9 @@ def hash_of_module(module: nn.Module, attributes: bool = False) -> str:
 
     Args:
         module: any module. Its training mode, hooks and functions are ignored.
-        attributes: whether to also hash attributes that are numbers, text, collections of numbers and text, or Hugging
-            Face configurations. Set this argument for networks from other packages whose `extra_repr` is incomplete.
+        attributes: whether to also hash attributes whose values are numbers, text, collections of these, or Hugging
+            Face configurations. Set this argument for networks of other packages if their `extra_repr` does not show
+            all settings.
     """
     digest = hashlib.blake2b(digest_size=16)
     for name, part in module.named_modules(remove_duplicate=False):

@@ -15,7 +15,7 @@ from datamodules.files.limits import check_is_file, sentence
 MOST_MODULES, MOST_CHARACTERS = 10_000, 10_000_000
 """Limits of a pickled model: number of modules, and total length of the names of modules and tensors."""
 EXPANDED = 1 << 26
-"""Largest size in bytes of a tensor that exceeds its storage in the file, such as an expanded buffer."""
+"""Largest permitted size, in bytes, of a tensor that is larger than its storage in the file (an expanded tensor)."""
 
 
 class Ignored:

@@ -8,7 +8,7 @@ from typing import Any
 from datamodules.files.limits import check_is_file
 
 LARGEST = 1 << 26
-"""Maximum size of a JSON file in bytes. The token lists of tokenizers have a tenth of this size."""
+"""Maximum size of a JSON file in bytes. The vocabulary files of tokenizers are about ten times smaller."""
 
 PRETRAINED = (
     "config",

@@ -32,7 +32,7 @@ class _Module:
 
 def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Tensor:
     if not isinstance(storage, Tensor):
-        raise pickle.UnpicklingError("it builds a tensor from objects other than its values")
+        raise pickle.UnpicklingError("it builds a tensor from an object that is not a storage of values")
     return torch.as_strided(storage, size, stride, offset)  # checks the bounds
 
 
@@ -79,7 +79,8 @@ def read_torch_script(file: Path) -> list[dict[str, Tensor]] | None:
 
     Raises:
         FileNotFoundError: if the file does not exist.
-        ValueError: if the file is damaged or contains more than modules and tensors. The message names the file.
+        ValueError: if the file is damaged, or contains objects other than modules and tensors. The message names the
+            file.
     """
     check_is_file(file)
     if not zipfile.is_zipfile(file):

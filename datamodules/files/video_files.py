@@ -30,7 +30,7 @@ class VideoFacts(NamedTuple):
     rate: float
     """Frames per second."""
     times: tuple[int, ...]
-    """Presentation time of each frame, in the time units of the file, for seeking."""
+    """Presentation time of each frame, in the time units of the file. These times are needed for seeking."""
 
 
 def pyav() -> Any:

@@ -22,7 +22,7 @@ CHANNELS = (
     (5, 6, 4, 5, 6, 3),
     (7, 8, 3, 7, 8, 4),
 )
-"""Index of the packed channel of each pixel in the cell."""
+"""For each pixel of the cell, the index of the packed channel that contains it."""
 
 
 def start_of(pattern: str) -> tuple[int, int] | None:

@@ -1,4 +1,4 @@
-"""Interface of datasets of image pairs, and two such datasets: random labelled images, and bundled photographs."""
+"""Interface of datasets of image pairs, and two implementations: labelled images, and bundled photographs."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence

@@ -19,7 +19,7 @@ from datamodules.loading.global_batches import GlobalBatches, Request
 def dirichlet_shards(label: Tensor, num_classes: int, nodes: int, alpha: float, seed: int) -> list[Tensor]:
     """Sample shards of a training set of N samples for n nodes.
 
-    A shard has floor(p_k N / n) samples of class k, without replacement, with p ~ Dirichlet(alpha, ...).
+    A shard has floor(p_k N / n) samples of class k, drawn without replacement, where p ~ Dirichlet(alpha, ...).
 
     Nodes sample independently from all N samples, so shards may overlap. A class with fewer samples contributes all of
     its samples.
@@ -96,11 +96,11 @@ class NodeBatches(GlobalBatches):
             yield Request(torch.cat(own), batch_number, nodes * size)
 
     def _order_of(self, node: int, number: int) -> np.ndarray:
-        """Return the random order in which a node's samples are used in the node's pass `number`."""
+        """Return the random order of a node's samples in pass `number` over its shard."""
         return np.random.default_rng([self.seed, 6, node, number]).permutation(len(self.shards[node]))
 
     def _drawn(self, node: int, start: int, size: int, order: Callable[[int, int], np.ndarray]) -> Tensor:
-        """Take `size` samples of a node, starting at position `start` of the concatenation of its random orders."""
+        """Take `size` samples of a node, starting at position `start` of its concatenated random orders."""
         shard = self.shards[node]
         first, last = start // len(shard), (start + size - 1) // len(shard)
         orders = [order(node, number) for number in range(first, last + 1)]
@@ -146,7 +146,7 @@ class NodeShards:
         shards = dirichlet_shards(label, num_classes, self.nodes, self.alpha, seed)
         if empty := [node for node, shard in enumerate(shards) if not len(shard)]:
             raise ValueError(
-                f"shards.nodes {self.nodes} and alpha {self.alpha} leave node {empty[0]} no sample of {len(label)}: "
-                f"use fewer nodes or a larger alpha"
+                f"shards.nodes {self.nodes} and alpha {self.alpha} leave node {empty[0]} none of the {len(label)} "
+                f"samples: use fewer nodes or a larger alpha"
             )
         return shards

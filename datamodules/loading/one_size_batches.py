@@ -51,9 +51,9 @@ class BucketBatches(GlobalBatches):
 
     A bucket contains the n images of one size. In each epoch, the images of each bucket are shuffled and split into
     ceil(n / batch_size) batches whose sizes differ by at most one. The batches of all buckets are then shuffled. No
-    image is left out or repeated, with one exception: if a batch of a bucket would have fewer images than there are
-    ranks, all batches of this bucket have `batch_size` images, and the epoch leaves out the remaining images of this
-    bucket.
+    image is left out or repeated, with one exception. If a batch of a bucket would have fewer images than there are
+    ranks, the bucket is instead split into batches of `batch_size` images, and the epoch leaves out the remaining
+    images of this bucket.
 
     Args:
         bucket: bucket index of each sample, `[N]`.

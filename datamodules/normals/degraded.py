@@ -1,4 +1,4 @@
-"""Datasets of surface normals whose images are degraded."""
+"""Datasets of images with surface normals, in which the images are degraded."""
 
 import numpy as np
 from numpy.typing import NDArray

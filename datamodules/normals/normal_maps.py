@@ -25,7 +25,7 @@ class NormalMaps(WholeImageSets):
     """DataModule with batches of images and their normals (`datamodules.batches.NormalMapBatch`).
 
     Training batches are square crops with random flips. The crops and flips depend only on (seed, epoch, index), not on
-    the number of ranks. Validation, test and prediction batches are whole images of one size.
+    the number of ranks. Validation, test and prediction batches contain whole images, all of the same size per batch.
 
     Args:
         training: training dataset. None for a run that only tests or predicts.

@@ -23,8 +23,8 @@ class Buckets:
     1088, 896 x 1152, 832 x 1216 and 768 x 1344, in portrait and landscape format, as in the training of SDXL.
 
     Args:
-        multiple: number of pixels by which every height and width is divisible. It must itself be divisible by the
-            number by which the model requires image sizes to be divisible.
+        multiple: number of pixels by which every height and width is divisible. If the model requires multiples of 8,
+            for example, `multiple` must be a multiple of 8.
         max_ratio: largest ratio of the long side to the short side. Images with a larger ratio are cropped.
 
     Raises:

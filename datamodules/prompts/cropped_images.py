@@ -69,7 +69,7 @@ class CroppedImages(ImageSource):
     def _crop(self, row: Tensor) -> CoveringCrop:
         buckets = np.unique(self.bucket[row.numpy()])
         if len(buckets) != 1:
-            raise ValueError("images of several buckets cannot be one batch")
+            raise ValueError("a batch must not contain images of several buckets")
         return self.crops[buckets[0]]
 
     def crop_of(self, row: NDArray[np.int64]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from datamodules.prompts.cropped_images import CroppedImages, check_image_size
 
 
 class HuggingFaceCaptions(CaptionedSet):
-    """Images with captions, read by the package `datasets` (extra `hub-data`). No code of a dataset is executed.
+    """Images with captions, read by the package `datasets` (`hub-data` extra). No code of a dataset is executed.
 
     The dataset is on the Hugging Face Hub or in a local folder. A dataset on the Hub is downloaded once to the cache of
     `datasets`. A local folder contains either a dataset saved by `save_to_disk` or images with `metadata.jsonl` or
@@ -102,5 +102,5 @@ class HuggingFaceCaptions(CaptionedSet):
         if key not in types:
             raise ValueError(f"{described}: caption_column {key} is not a column; the columns are {', '.join(types)}")
         if not (pyarrow.types.is_string(types[key]) or pyarrow.types.is_large_string(types[key])):
-            raise ValueError(f"{described}: the column {key} must hold captions, as text, got {data.features[key]}")
+            raise ValueError(f"{described}: the column {key} must contain captions as text, got {data.features[key]}")
         return whole_column(data, key, described, "caption").to_pylist()

@@ -113,7 +113,10 @@ def kept_pairs(folder: Path, scores: Path, margin: float | None) -> list[StoredP
         if margin is None or _better(entry, place, margin):
             kept.append(StoredPair(path, entry["caption"]))
     if not kept:
-        raise ValueError(f"none of {len(paths)} pairs in {folder} has s' > s + {margin}: nothing is left to train on")
+        raise ValueError(
+            f"none of {len(paths)} pairs in {folder} improves the score by more than the margin, {margin}: nothing is "
+            f"left to train on"
+        )
     return kept
 
 
@@ -131,7 +134,8 @@ def _better(entry: dict[str, Any], place: str, margin: float) -> bool:
             raise ValueError("a score is not finite")
     except (LookupError, TypeError, ValueError, OverflowError):
         raise ValueError(
-            f"{place} lacks a score in original_score_list or optimized_score_list: margin null keeps all pairs"
+            f"{place} lacks a score in original_score_list or optimized_score_list: set margin to null to keep all "
+            f"pairs"
         ) from None
     return after > before + margin
 

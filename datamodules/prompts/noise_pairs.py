@@ -41,7 +41,7 @@ class PairRows:
             if source.shape != self.latent_shape:
                 raise ValueError(
                     f"{self.pairs[row].path} has noise {list(source.shape)}, but {self.pairs[0].path} has "
-                    f"{list(self.latent_shape)}: all pairs must be of one model and size"
+                    f"{list(self.latent_shape)}: all pairs must come from one model and have one size"
                 )
             found.append(np.stack([source, target]))
         return torch.from_numpy(np.stack(found))
@@ -109,7 +109,9 @@ class NoisePairs(SeededBatches):
         if self.data_dir is not None:
             self.read_pairs(data_directory(self.data_dir, "NoisePairs"), self.scores)
         elif self.prompts is None:
-            raise ValueError("training needs data.data_dir, a folder of pairs, or data.prompts to collect pairs for")
+            raise ValueError(
+                "training needs pairs: set data.data_dir to a folder of pairs, or data.prompts to collect pairs"
+            )
 
     def read_pairs(self, folder: Path, scores: str | None = None, every: bool = False) -> None:
         """Read the pairs in a folder, and hold out a part of them for validation.

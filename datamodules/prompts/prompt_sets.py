@@ -117,7 +117,7 @@ def _prompt(position: int, entry: dict[str, Any]) -> Prompt:
 class ClassPrompts(PromptSet):
     """Prompts that are the class names of a labelled dataset.
 
-    Each class name is used several times, with a different seed each time.
+    The class names are used in turn, with a different seed for each prompt.
 
     Args:
         images: labelled dataset. If a class has no name, its index is used.

@@ -70,7 +70,7 @@ def sample_words(seed: int, epoch: int, index: Tensor, count: int, stream: int =
 def sample_uniform(seed: int, epoch: int, index: Tensor, count: int, stream: int = 0) -> Tensor:
     """Return uniform random numbers for each sample, `[B, count]`, float32 in [0, 1).
 
-    The arguments are those of `sample_words`.
+    It takes the same arguments as `sample_words`.
     """
     bits = sample_words(seed, epoch, index, count, stream)
     return ((bits >> 40) & 0xFFFFFF).float() / (1 << 24)

@@ -13,13 +13,13 @@ def bits_of(*words: int) -> int:
     Args:
         words: non-negative integers.
     """
-    # NumPy splits integers into 32-bit words, but uses an array of words unchanged.
+    # NumPy would split a list of integers into 32-bit words. An array of 32-bit words is used unchanged.
     whole = np.array(words, np.uint32) if max(words, default=0) < 2**32 else words
     return int(np.random.SeedSequence(whole).generate_state(1, np.uint64)[0])
 
 
 def seed_of(*words: int) -> int:
-    """Hash integers to a 63-bit seed for torch, with `bits_of`."""
+    """Hash integers with `bits_of` to a 63-bit seed for torch."""
     return bits_of(*words) >> 1
 
 

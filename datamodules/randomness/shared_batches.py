@@ -1,4 +1,4 @@
-"""Sample random numbers for a training step that do not depend on the number of ranks.
+"""Sample random numbers for a training step, independently of the number of ranks.
 
 The generators of all ranks have the same seed. Each rank samples numbers for the whole global batch and keeps the rows
 of its own samples, which are those of its shard in `GlobalBatches`. The noise of a sample therefore depends only on

@@ -133,7 +133,7 @@ def read_blocks(path: Path, key: str) -> list[np.ndarray]:
 
 
 def block_names(count: int, of_one: int = 32) -> list[str]:
-    """Return block names such as `39_31`: the indices of the photograph and of the block in it, both from 0."""
+    """Return block names such as `39_31`, which consist of a photograph's index and a block's index, counted from 0."""
     return [f"{block // of_one}_{block % of_one}" for block in range(count)]
 
 

@@ -38,7 +38,9 @@ def image_files(folder: Path, what: str) -> list[str]:
     if not folder.is_dir():
         raise FileNotFoundError(f"{what}: {folder} is not a folder; expected one with images")
     if not (names := image_names(folder)):
-        raise FileNotFoundError(f"{what}: {folder} holds no image; expected files that end with {', '.join(SUFFIXES)}")
+        raise FileNotFoundError(
+            f"{what}: {folder} contains no image; expected files that end with {', '.join(SUFFIXES)}"
+        )
     return names
 
 
@@ -108,8 +110,8 @@ class CentreCrops(PairSet):
     Args:
         clean_dir: folder of the images.
         image_size: height and width of an image, in pixels.
-        listing: text file with an image name at the start of each line. Only the listed images are read, in this order.
-            None means all images.
+        listing: text file with an image name at the start of each line. Only the listed images are read, in the order
+            of the file. None means all images.
         colour: whether to read images in colour. False converts images to grey (Rec. 601 luma).
 
     Raises:

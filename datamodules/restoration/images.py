@@ -51,7 +51,8 @@ class Images:
             if clean.shape != (noisy.shape[0], noisy.shape[1] * scale, noisy.shape[2] * scale):
                 raise ValueError(
                     f"{name}: the clean image has the shape {list(clean.shape)}, but the noisy image "
-                    f"has {list(noisy.shape)}" + ("" if scale == 1 else f"; its sides must be {scale} times as long")
+                    f"has {list(noisy.shape)}"
+                    + ("" if scale == 1 else f"; the clean sides must be {scale} times as long")
                 )
 
     @property
@@ -106,12 +107,12 @@ class PatchStore:
         return self
 
     def cut(self, image: Tensor, uniform: Tensor, size: int, grid: int = 1) -> Tensor:
-        """Crop one square from each of the given images.
+        """Crop one square from each of the selected images.
 
         Args:
             image: positions of the images, `[B]`, int64.
             uniform: uniform numbers in [0, 1), `[B, 2]`, that determine the row and the column of each square.
-            size: height and width of a square, in pixels. They must not exceed those of the images.
+            size: height and width of a square, in pixels. No image may be smaller than this size.
             grid: step of the positions: a square starts at a row and a column that are multiples of `grid`.
 
         Returns:

@@ -32,7 +32,8 @@ class MeasuredImages(ImagePairs):
         test: dataset of clean images to measure, or a dict of datasets by name. Metrics are computed separately for
             each dataset.
         training: dataset on which an image model is trained. None if the model is pretrained.
-        sigma: standard deviation of the measurement noise for images in [0, 1]. For images in [-1, 1], it is doubled.
+        sigma: standard deviation of the measurement noise for images in [0, 1]. For images in [-1, 1], the standard
+            deviation is doubled.
         batch_size: global training batch size: number of patches over all ranks.
         patch_size: height and width of a training patch, in pixels.
         patches_per_image: number of patches per training image and epoch.

@@ -145,7 +145,10 @@ class Rollouts(SeededBatches):
             raise ValueError(f"data.environments {self.environments} is not divisible by the {processes} ranks")
 
     def evaluation_loader(self, samples: RequestedSet) -> DataLoader:
-        """Return a DataLoader for a dataset. For the training set, return that of the evaluation states instead."""
+        """Return a DataLoader for a dataset.
+
+        For the training set, return a DataLoader of the evaluation states instead.
+        """
         return super().evaluation_loader(self.measured_set if samples is self.train_set else samples)
 
     def finished(self, batch: dict[str, Any]) -> dict[str, Any]:

@@ -91,7 +91,7 @@ class MaskFiles(MaskSource):
             if (path := folder / f"{self.name(sample)}.png").is_file():
                 mask = self._read(path)
                 if list(mask.shape) != size:
-                    raise UnreadableImage(f"{path} is {list(mask.shape)}, but the given mask is {size}")
+                    raise UnreadableImage(f"{path} has the size {list(mask.shape)}, but the label mask has {size}")
                 return mask
         return torch.full(size, IGNORED, dtype=torch.uint8)
 

@@ -13,7 +13,7 @@ ORIGIN = "http://host.robots.ox.ac.uk/pascal/VOC/voc2012 (VOCtrainval_11-May-201
 
 
 class VOCSegmentation(MaskSet):
-    """Dataset PASCAL VOC 2012 in the folder layout of torchvision, `VOCdevkit/VOC2012`.
+    """PASCAL VOC 2012 dataset in the folder layout of torchvision, `VOCdevkit/VOC2012`.
 
     Validation and testing use the 1,449 whole images of `val`.
 

@@ -68,7 +68,7 @@ class Sequences(SeededBatches):
 
     @cached_property
     def sequences(self) -> SequenceSet:
-        """The dataset. If it has no seed, its seed is set to that of the DataModule."""
+        """The dataset. If the dataset has no seed, it gets the seed of the DataModule."""
         return seeded(self._given_sequences, self.seed)
 
     def prepare_data(self) -> None:

@@ -27,7 +27,7 @@ from datamodules.jobs.settings import key_of
 from datamodules.tables.ratings import RatingSet
 
 LAYOUTS = ("training_set/mv_*.txt", "combined_data_*.txt")
-"""File name patterns of the original dataset, and of its copy on Kaggle."""
+"""File name patterns: of the original dataset, and of its copy on Kaggle."""
 LINES_AT_ONCE = 1 << 20
 MOST_USER, MOST_FILM, MOST_STARS = 1 << 24, 1 << 20, 5
 """Largest allowed numbers in the files. Memory grows with the largest user number and the largest film number."""
@@ -84,7 +84,7 @@ def blocks(files: Sequence[Path]) -> Iterator[Block]:
 
 
 def added(count: NDArray[np.int64], numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Count how often each number occurs in `numbers`, and add the result to the previous counts, `count`."""
+    """Count how often each index occurs in `numbers`, and add the result to the previous counts, `count`."""
     new = np.bincount(numbers, minlength=len(count))
     new[: len(count)] += count
     return new
@@ -148,7 +148,7 @@ def held_out_places(start: NDArray[Any], count: int, random: np.random.Generator
 
 
 class Remaining:
-    """A sparse array without the entries of other sparse arrays. These entries are removed on reading.
+    """A sparse array from which the entries of other sparse arrays are removed whenever rows are read.
 
     Args:
         whole: sparse array `[N, D]`.

@@ -93,10 +93,10 @@ class LinearLosses(TableSet):
 
 
 class StagedRegression(TableSet):
-    """Linear regression on rows of `features` and `target`, with a true parameter that is piecewise constant in time.
+    """Linear regression of `target` on `features`. The true parameter is piecewise constant over time.
 
-    Features are uniform in a ball of radius `length`. In each stage, the parameter has a random direction and a norm
-    that is uniform in [0, radius]. Targets have Gaussian noise.
+    Features are uniform in a ball of radius `length`. In each stage, the parameter has a random direction, and its norm
+    is uniform in [0, radius]. The targets contain Gaussian noise.
 
     Args:
         rounds: number T of rounds.

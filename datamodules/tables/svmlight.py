@@ -25,7 +25,7 @@ class SVMLight(TableSet):
     Args:
         file: name of a file in `<data_dir>/libsvm`, such as `a8a.bz2`. Files with the suffix bz2 or gz are
             decompressed.
-        num_features: number of columns. Values missing from the file are 0.
+        num_features: number of columns of `features`. Values that the file does not list are 0.
         data_dir: folder that contains `libsvm`; None means the NOISEWORKS_DATA directory.
     """
 

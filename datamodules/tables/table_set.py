@@ -69,7 +69,7 @@ class TableSet(SplitSet[Rows], ABC):
     """A dataset of rows. The rows depend only on the arguments and the seed of the dataset."""
 
     seed: int | None = None
-    """Seed of generated data. If it is None, the DataModule sets it to its own seed."""
+    """Seed of generated data. If this seed is None, the DataModule replaces it with the DataModule's own seed."""
 
     @property
     @abstractmethod

@@ -18,11 +18,11 @@ class TrustedRows(TableSet):
     Args:
         table: table whose training rows are split. They have `features` and a `target` of -1 or 1.
         train_size: number of untrusted rows before positives are removed.
-        trusted_size: number of trusted rows, which have true labels. Rows that are neither trusted nor untrusted are
-            for testing.
+        trusted_size: number of trusted rows, which have true labels. All rows that are neither trusted nor untrusted
+            are test rows.
         flipped: fraction of the untrusted rows with flipped labels.
-        kept_positives: fraction of positive untrusted rows to keep. Labels are flipped after the positives that are not
-            kept have been removed.
+        kept_positives: fraction of the positive untrusted rows to keep. The other positive rows are removed before
+            labels are flipped.
         seed: seed of the split and the noise. None means the seed of the DataModule.
     """
 
@@ -63,7 +63,7 @@ class TrustedRows(TableSet):
         features, clean = rows["features"], rows["target"].double().numpy()
         if len(clean) <= self.train_size + self.trusted_size:
             raise ValueError(
-                f"train_size {self.train_size} and trusted_size {self.trusted_size} leave none of the {len(clean)} "
+                f"train_size {self.train_size} and trusted_size {self.trusted_size} leave no test rows among the {len(clean)} "
                 f"rows of {type(self.table).__name__} to test with"
             )
         random = np.random.default_rng([self.seed or 0, 5])

@@ -146,7 +146,7 @@ def read_table(path: Path, names: tuple[str, ...] | None, leave_out: bool = Fals
         leave_out: whether to skip lines with too few values. False rejects the file.
 
     Returns:
-        The columns, and the line number of each row with the key `LINE`.
+        The columns by name. The key `LINE` has the line number of each row.
 
     Raises:
         ValueError: if the file is damaged. The message names the line.

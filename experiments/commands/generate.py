@@ -5,9 +5,9 @@
     python train.py generate --resume RUN --n 64 --batch_size 64 -- --model.sampler.num_steps 100
 
 RUN is the run directory of any module that generates images. Arguments after `--` override the configuration of the
-run. The seed of image i is SEED + i, or the seed of its prompt in the file, so an image does not depend on the number
-of processes. If --batch_size is above 1, modules that are not text-to-image models use the seed of the first image for
-the whole batch.
+run. The seed of image i is SEED + i, or the seed of its prompt in the file. An image therefore does not depend on the
+number of processes. If --batch_size is above 1, modules that are not text-to-image models use the seed of the first
+image for the whole batch.
 
 FOLDER contains images/ (PNG, with prompt, seed and settings as text metadata), images.parquet, contact_sheet.png and
 settings.json, and with --pairs also the images from plain initial noise. If the command was killed, run it again to

@@ -4,10 +4,10 @@
         --config configs/callbacks/label_report.yaml --data.folds 5
     python train.py label_report runs/folds
 
-Each label is judged by a network that was not trained on it. The command writes two files to the first directory.
-`label_report.csv` has the same columns as the reports of the runs. Its column `row` identifies an image, whereas its
-column `index` is the position of the image within a fold. `cleaned_labels.csv` lists `keep`, `relabel` or `drop` for
-each label. `FromCSV` reads both files. To train on `cleaned_labels.csv`:
+Each label is judged by a network that was not trained on it. The command writes two files to the first of the given
+directories. `label_report.csv` has the same columns as the reports of the runs. Its column `row` identifies an image,
+whereas its column `index` is the position of the image within a fold. `cleaned_labels.csv` lists `keep`, `relabel` or
+`drop` for each label. `FromCSV` reads both files. To train on `cleaned_labels.csv`:
 
     --data.label_noise "{class_path: datamodules.corruptions.label_noise.FromCSV, init_args: {
         path: runs/folds/cleaned_labels.csv, partial: true, classes: number}}"

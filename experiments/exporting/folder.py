@@ -149,7 +149,9 @@ def _check_onnx(path: Path, traced: Traced, exported: Any) -> None:
             found = torch.from_numpy(session.run(None, given)[0])
             largest = difference(found, exported.function(*inputs))
             if largest > TOLERANCE:
-                raise ValueError(f"the ONNX model differs from the run's by {largest:.1e}: use --format torch")
+                raise ValueError(
+                    f"the outputs of the ONNX model differ from the run's by {largest:.1e}: use --format torch"
+                )
 
 
 def config_of(exported: Any, traced: Traced, method: str, class_names: Sequence[str] | None) -> dict[str, Any]:

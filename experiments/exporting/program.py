@@ -116,7 +116,7 @@ class _Failed(Exception):
 
 
 def _checked(module: nn.Module, exported: Any, sizes: Mapping[str, int], multiple: int, limited: bool) -> Traced:
-    """Trace a function, and compare the graph with the function. The arguments are those of `_traced`."""
+    """Trace a function, and compare the graph with the function. This function takes the arguments of `_traced`."""
     try:
         traced = _traced(module, exported, sizes, multiple, limited)
         graph = traced.program.module()

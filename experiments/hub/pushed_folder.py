@@ -180,7 +180,7 @@ def refuse_private(folder: Path, run: Path) -> None:
         content = _header(file) if file.suffix == ".safetensors" else file.read_bytes()
         for what, pattern in private:
             if pattern.search(content):
-                raise ValueError(f"{file.relative_to(folder)} contains {what} and is not published: remove it there")
+                raise ValueError(f"{file.relative_to(folder)} contains {what}, so nothing is published: remove it")
 
 
 def _header(file: Path) -> bytes:

@@ -73,7 +73,8 @@ def shares(gpus: Sequence[str], jobs: int | None, per_job: float, exclusive: boo
     """
     if per_job > 1 and any(name.startswith("MIG-") for name in gpus):
         raise ValueError(
-            f"--gpus_per_job {per_job:g}: a process can use one MIG instance, and all GPUs here are MIG instances"
+            f"--gpus_per_job {per_job:g}: a process can use one MIG instance at most, and GPUs of this "
+            f"machine are MIG instances"
         )
     if per_job < 1 and exclusive:
         raise ValueError(

@@ -6,7 +6,7 @@ runs: random number generators, default dtype, threads, logging and signal handl
 crash affects only one run, and the memory of a run is freed when the run ends. If one process were reused for several
 runs, all this state would have to be reset explicitly.
 
-At its end, each run reports which modules it had to import itself, and the server imports these modules for later runs.
+Before a run ends, it reports which modules it had to import itself. The server imports these modules for later runs.
 The server does not start threads, compute anything or use a GPU, because a process that does so cannot be forked
 safely. If an import starts a thread or uses a GPU, the server reports this, and the client then starts each run as a
 new process.
@@ -14,9 +14,9 @@ new process.
 The forkserver of `multiprocessing` (Python 3.11) cannot replace this server, for several reasons. If its client is
 killed, the forkserver and its processes keep running: a closed pipe should signal the end of the client, but the
 processes keep this pipe open. It preloads modules only at its start, when it is not yet known which modules the runs of
-a sweep need. There is only one forkserver per Python process, with the environment, directory and output of its first
-use. It does not detect imports that start a thread or use a GPU, and does not run `atexit` handlers. The process group,
-files, environment variables and random number generators of a run would still have to be set here.
+a sweep need. There is only one forkserver per Python process, and it keeps the environment, directory and output of its
+first use. It does not detect imports that start a thread or use a GPU, and does not run `atexit` handlers. The process
+group, files, environment variables and random number generators of a run would still have to be set here.
 
     python fork_server.py SCRIPT MODULE ...        with a socket as standard input
 

@@ -1,4 +1,4 @@
-"""Check the data before the model is built: number of classes for `num_classes: auto`, and captioned images."""
+"""Check the data before the model is built: the number of classes for `num_classes: auto`, and captioned images."""
 
 import os
 import re

@@ -142,7 +142,7 @@ class LastCheckpoint(ModelCheckpoint):
 
 
 class StepCheckpoint(ModelCheckpoint):
-    """Save checkpoints within an epoch, at intervals and after a stop signal, which also ends the run.
+    """Save checkpoints within an epoch: at intervals, and after a stop signal, after which the run ends.
 
     No checkpoint is saved after the last batch of an epoch or directly before validation, because a resumed run would
     skip the end of the epoch or the validation. No checkpoint is saved while gradients are accumulated, because these

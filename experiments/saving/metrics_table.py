@@ -205,8 +205,8 @@ class ResumableMetrics(Callback):
     """Keep the table of a resumed run identical to that of an uninterrupted run.
 
     A checkpoint stores only the number of rows and a digest, so the size of the checkpoint does not grow with the run.
-    It also stores two things that Lightning does not save: the row of an epoch that has just ended, because this row is
-    logged after the checkpoint is saved, and the running means of an epoch in progress.
+    It also stores two things that Lightning does not save. The first is the row of an epoch that has just ended,
+    because this row is logged after the checkpoint is saved. The second is the running means of an epoch in progress.
     """
 
     def __init__(self, table: MetricsTable) -> None:

@@ -7,8 +7,9 @@ LoRA freezes a layer's weight W and replaces y = W x with y = (W + s B A) x, whe
 is initialised randomly, and the matrix B [out, r] with zeros. Rank-stabilised LoRA has s = alpha / sqrt(r). DoRA also
 trains the norm m of each row of the weight:
 
-    y_i = m_i (W + s B A)_i x / |(W + s B A)_i|, m starts at |W_i|; the norm in the denominator is treated as a constant
-    in the gradient
+    y_i = m_i (W + s B A)_i x / |(W + s B A)_i|.
+
+Here m_i starts at |W_i|, and the gradient treats the norm in the denominator as a constant.
 
 Source: Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022, arXiv 2106.09685; Kalajdzievski, A
 Rank Stabilization Scaling Factor for Fine-Tuning with LoRA, 2023, arXiv 2312.03732; Liu et al., DoRA: Weight-Decomposed
@@ -69,8 +70,8 @@ def adapted(
         use_dora: use DoRA, which also trains the row norms of the adapted weights.
 
     Raises:
-        ValueError: if an argument is invalid, a named layer does not exist, the network has no layers to adapt, or
-            gradient checkpointing is requested for a network without blocks.
+        ValueError: if an argument is invalid, if a named layer does not exist, if the network has no layers to adapt,
+            or if gradient checkpointing is requested for a network without blocks.
         ImportError: if `tuning` is lora and peft is not installed.
     """
     lora: dict[str, Any] = {"lora_rank": lora_rank, "lora_targets": lora_targets, "lora_alpha": lora_alpha}
@@ -94,10 +95,10 @@ def adapted(
 
 
 def frozen(network: nn.Module, trainable: list[str] | None = None) -> nn.Module:
-    """Freeze a network: no parameter requires a gradient, and `train()` leaves it in evaluation mode.
+    """Freeze a network: no parameter requires a gradient, and the network stays in evaluation mode.
 
-    Trainable submodules are converted from half precision to float32, because half precision would round small
-    optimizer steps to zero. The arguments are described in `adapted`.
+    The submodules named in `trainable` are not frozen. They are converted from half precision to float32, because half
+    precision would round small optimizer steps to zero. The arguments are described in `adapted`.
     """
     names = list(trainable or ())
     network.requires_grad_(False)

@@ -75,7 +75,9 @@ def timm_model(
     if tuning == "linear_probe" and num_classes == 0:
         raise ValueError("tuning linear_probe trains the classifier, but num_classes=0 leaves no classifier")
     if normalize and in_channels != 3 and (mean is None or std is None):
-        raise ValueError(f"mean and std must be given, with one value per channel, because in_channels is {in_channels}, not 3")
+        raise ValueError(
+            f"mean and std must be given, with one value per channel, because in_channels is {in_channels}, not 3"
+        )
     options: dict[str, Any] = {"num_classes": num_classes, "in_chans": in_channels}
     optional = {"img_size": image_size, "drop_rate": drop_rate, "drop_path_rate": drop_path_rate}
     options |= {key: value for key, value in optional.items() if value is not None}

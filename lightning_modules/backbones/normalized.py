@@ -47,7 +47,7 @@ class Normalized(nn.Module):
                 value = own.get(key)
             if value is None:
                 raise ValueError(
-                    f"{key} must be given, with one value per channel, because {type(network).__name__} does not define it"
+                    f"{key} must be given, with one value per channel: {type(network).__name__} does not define it"
                 )
             statistics[key] = torch.tensor(value, dtype=torch.get_default_dtype()).view(-1, 1, 1)
             if key == "std" and min(value) <= 0:

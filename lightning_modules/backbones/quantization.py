@@ -56,7 +56,7 @@ def check_quantization(quantization: Quantization | None, tuning: Tuning, networ
 
 
 def _stored_method(network: Path) -> str | None:
-    """Return the package that quantised the weights in a folder; None if there are no weights or none are quantised."""
+    """Return the package that quantised the weights in a folder; None if they are missing or not quantised."""
     config = read_json_object(file) if (file := network / "config.json").is_file() else {}
     settings = config.get("quantization_config")
     return str(settings.get("quant_method")) if isinstance(settings, dict) else None

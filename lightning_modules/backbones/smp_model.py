@@ -20,7 +20,7 @@ class FilledUp(nn.Module):
 
     Args:
         network: network that maps images `[B, C, H, W]` to logits `[B, K, H, W]`.
-        multiple: number that divides the padded height and width.
+        multiple: number by which the padded height and width are divisible.
     """
 
     def __init__(self, network: nn.Module, multiple: int) -> None:
@@ -92,7 +92,9 @@ def smp_model(
     if pretrained and weights is not None:
         raise ValueError(f"pretrained cannot be combined with weights={weights}: give one of the two")
     if normalize and in_channels != 3 and (mean is None or std is None):
-        raise ValueError(f"mean and std must be given, with one value per channel, because in_channels is {in_channels}, not 3")
+        raise ValueError(
+            f"mean and std must be given, with one value per channel, because in_channels is {in_channels}, not 3"
+        )
     on_meta = torch.get_default_device().type == "meta"
     try:
         network: Any = kinds[name.lower()](

@@ -150,7 +150,9 @@ def transformers_text_encoder(
     source, local = folder_or_name(name_or_path)
     network = _network(source, local, 2, None if _reads(pretrained) else architecture)
     if network.config.is_encoder_decoder:
-        raise ValueError(f"name_or_path: {network.config.model_type} has a decoder, but features require only an encoder")
+        raise ValueError(
+            f"name_or_path: {network.config.model_type} has a decoder, but features require only an encoder"
+        )
     return adapted(TextEncoder(getattr(network, network.base_model_prefix)), "frozen")
 
 

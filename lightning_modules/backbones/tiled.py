@@ -26,7 +26,7 @@ def padded(function: ImageFunction, image: Tensor, multiple: int) -> Tensor:
         multiple: number by which the padded height and width are divisible, for example the stride of a network.
 
     Returns:
-        `[B, C', H, W]`.
+        Output images, `[B, C', H, W]`.
 
     Raises:
         ValueError: if the images are too small for padding by reflection.
@@ -80,7 +80,7 @@ def tiled(function: ImageFunction, image: Tensor, tile: int, overlap: int) -> Te
         overlap: number of pixels that neighbouring tiles share; must be less than half of `tile`.
 
     Returns:
-        `[B, C', H, W]`.
+        Output images, `[B, C', H, W]`.
 
     Raises:
         ValueError: if the overlap is negative, or is not less than half of `tile`.
@@ -116,7 +116,7 @@ def self_ensembled(function: ImageFunction, image: Tensor) -> Tensor:
         image: images, `[B, C, H, W]`.
 
     Returns:
-        `[B, C', H, W]`.
+        Output images, `[B, C', H, W]`.
     """
     total: Tensor | None = None
     for quarters, flipped in product(range(4), (False, True)):

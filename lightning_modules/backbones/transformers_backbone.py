@@ -159,7 +159,9 @@ def _vision_class(transformers: Any, config: Any, features: Features) -> Any:
     if features == "projected":
         projecting = getattr(transformers, f"{found.__name__}WithProjection", None)
         if projecting is None:
-            raise ValueError(f"features: projected requires a network like CLIP, but {config.model_type} has no projection")
+            raise ValueError(
+                f"features: projected requires a network like CLIP, but {config.model_type} has no projection"
+            )
         return projecting
     return found
 

@@ -75,8 +75,8 @@ def check_folder(folder: Path) -> None:
     """Check a folder written by `save_pretrained`, before a library reads its config and its weight files.
 
     Raises:
-        ValueError: if a file is damaged, refers to files outside the folder, or declares too many layers; the message
-            names the file.
+        ValueError: if a file is damaged, if it refers to files outside the folder, or if it declares too many layers;
+            the message names the file.
     """
     if (adapters := folder / "adapter_config.json").exists():
         raise ValueError(f"{adapters} shows that the folder contains adapters; merge them into the base network first")
@@ -232,7 +232,7 @@ def load(network: nn.Module, weights: Mapping[str, Tensor], path: str | Path) ->
     """Copy weights into a network.
 
     Raises:
-        ValueError: if weights are missing, unexpected or of a different shape; the message names these weights.
+        ValueError: if weights are missing, are unexpected or have a wrong shape; the message names these weights.
     """
     own = network.state_dict()
     # Old files do not contain the counters of batch normalisation. PyTorch adds these counters, which do not affect
@@ -271,15 +271,15 @@ def from_pretrained(network_class: Any, source: str, file: str, needed: str = ""
 
     Args:
         network_class: the network's class, from diffusers or transformers.
-        source: a folder written by `save_pretrained`, or a name on the Hugging Face Hub.
+        source: folder written by `save_pretrained`, or name on the Hugging Face Hub.
         file: expected name of the weight file.
         needed: prefix of the weights that must be in the file; all other weights may be missing, and are then newly
             initialised.
         options: keyword arguments of `network_class.from_pretrained`.
 
     Raises:
-        FileNotFoundError: if there are no weights.
-        ValueError: if some weights are missing or of a different shape.
+        FileNotFoundError: if the weights are neither on disk nor on the Hub.
+        ValueError: if some weights are missing or have a wrong shape.
     """
     if (folder := Path(source, options.get("subfolder") or "")).is_dir():
         check_folder(folder)

@@ -36,9 +36,9 @@ def bm3d_filtered(noisy: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def estimated_deviation(noisy: Tensor) -> Tensor:
-    """Estimate the standard deviation of white noise as median |w| / 0.6745, with Haar wavelet coefficients w.
+    """Estimate the standard deviation of white noise as median |w| / 0.6745, where w are Haar wavelet coefficients.
 
-    The coefficients are the diagonal coefficients at the finest scale.
+    Only the diagonal coefficients at the finest scale are used.
 
     Args:
         noisy: images `[B, C, H, W]` of at least 2 x 2 pixels.
@@ -56,7 +56,7 @@ def estimated_deviation(noisy: Tensor) -> Tensor:
 
 
 class BM3D(RestorerSteps, MethodModule):
-    """Denoise grey or colour images with BM3D on the CPU. There is nothing to train: use test and predict.
+    """Denoise grey or colour images with BM3D on the CPU. BM3D needs no training: use only `test` and `predict`.
 
     Args:
         grey_levels: standard deviation of the noise in grey levels, where white is 255; None estimates it separately

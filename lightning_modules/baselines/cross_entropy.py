@@ -27,10 +27,10 @@ class CrossEntropy(ClassifierSteps, MethodModule):
     Args:
         network: network that maps images `[B, C, H, W]` in [0, 1], or tokenized texts, to logits `[B, num_classes]`.
         num_classes: number of classes, K.
-        soft_labels: settings of mixup, CutMix and label smoothing; None disables them. If images are mixed, the
-            training step does not return logits for callbacks.
-        binary: whether to use the binary cross-entropy of each class. All classes in a mixed image then have the target
-            1.
+        soft_labels: settings of mixup, CutMix and label smoothing; None disables all three. If images are mixed, the
+            training step returns no logits to callbacks.
+        binary: whether to use the binary cross-entropy of each class. In this case, all classes that are part of a
+            mixed image have the target 1.
         view: augmentation of the training images on the device, such as `lightning_modules.views.ThreeAugment`; None
             means no augmentation.
         optimizer: optimizer of the network's trainable parameters.

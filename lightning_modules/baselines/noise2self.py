@@ -1,7 +1,8 @@
 """Noise2Self: train a network on single noisy images, in which the pixels of a grid are masked.
 
-A grid J consists of one pixel of each square of w x w pixels, at the same position in all squares. The pixels of J are
-replaced with weighted means of their eight neighbours, y -> y~, and the network predicts their original values:
+A grid J consists of one pixel of each square of w x w pixels, at the same position in all squares. In the noisy image
+y, the pixels of J are replaced with weighted means of their eight neighbours. From the result y~, the network predicts
+the original values of these pixels:
 
     L = mean over i in J of (f(y~)_i - y_i)^2
 
@@ -39,11 +40,11 @@ NEIGHBOURS = (0.5, 1.0, 0.5, 1.0, 0.0, 1.0, 0.5, 1.0, 0.5)
 
 
 def grid(shape: tuple[int, int], uniform: Tensor, width: int) -> Tensor:
-    """Select one pixel of each square, at the same position in all squares of an image.
+    """Divide images into squares, and select one pixel per square, at the same position in all squares of an image.
 
     Args:
         shape: height and width of the images.
-        uniform: random numbers in [0, 1), `[B, 2]`, which select the row and the column within the squares.
+        uniform: random numbers in [0, 1), `[B, 2]`, from which the pixel's row and column in the squares are computed.
         width: side length w of a square, in pixels.
 
     Returns:

@@ -35,7 +35,7 @@ from lightning_modules.training.logging import log_training
 
 STREAM = 3000  # key of this file's random numbers; smaller keys are used for the data
 REACH = 2
-"""Maximum distance between a masked pixel and its replacement, in rows and in columns, away from borders."""
+"""Maximum distance between a masked pixel and its replacement pixel, in rows and in columns, except near borders."""
 
 
 def masked(noisy: Tensor, uniform: Tensor, square: int) -> tuple[Tensor, Tensor]:

@@ -128,7 +128,7 @@ class OODScores(ClassifierSteps, MethodModule):
 
 
 def side_by_side(logits: Tensor, features: Tensor, label: Tensor) -> Tensor:
-    """Concatenate the logits, features and labels of images to a matrix `[B, K + D + 1]`."""
+    """Concatenate the logits, features and labels of a batch of images into one matrix, `[B, K + D + 1]`."""
     return torch.cat([logits.double(), features.double(), label[:, None].double()], dim=1)
 
 

@@ -30,8 +30,8 @@ class SegmentationCrossEntropy(SegmenterSteps, MethodModule):
     Args:
         network: network that maps images `[B, C, H, W]` to logits `[B, num_classes, H, W]`.
         num_classes: number of categories, including the background.
-        new_layers: names of submodules that are trained from scratch, with ten times the learning rate of the other
-            layers (see `learning_rate_groups`). If empty, all parameters have the same learning rate.
+        new_layers: names of submodules that have no pretrained weights. Their learning rate is ten times that of the
+            other layers (see `learning_rate_groups`). If empty, all parameters have the same learning rate.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule. It is stepped every epoch, or every step if it has `interval = "step"`.
 

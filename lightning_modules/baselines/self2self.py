@@ -5,12 +5,11 @@ predicts the hidden values:
 
     L = sum (1 - b) (f(b y / (1 - p)) - y)^2 / sum (1 - b),    b ~ Bernoulli(1 - p).
 
-The dropout of the network is active both during the fit and afterwards. The estimate is the mean of f(b y / (1 - p))
-over many samples of the mask and of the dropout. At each step of the fit, the image is randomly flipped along both
-axes.
+The dropout of the network stays active after the fit. The estimate is the mean of f(b y / (1 - p)) over many samples of
+the mask and of the dropout. At each step of the fit, the image is randomly flipped along each of its two axes.
 
-The encoder in the paper consists of partial convolutions, which are renormalised by the number of kept values. Here,
-the kept values are divided by 1 - p, and any network with dropout can be used.
+In the paper, the encoder consists of partial convolutions, whose outputs are renormalised by the number of kept values.
+Here, the kept values are divided by 1 - p instead, so that any network with dropout can be used.
 
 Source: Quan, Chen, Pang and Ji, Self2Self With Dropout: Learning Self-Supervised Denoising From Single Image, CVPR
 2020.

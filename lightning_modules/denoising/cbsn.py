@@ -83,11 +83,11 @@ class CBSN(RestorerSteps, MethodModule):
         blind_stride: stride of the sub-images in the blind-spot loss; the patch size must be divisible by this stride.
         invariance_stride: side of the cells of R, in pixels. The invariance loss keeps one random pixel of each cell.
             The patch size must be divisible by this side.
-        strength: lambda, weight of the invariance loss.
-        ramp_steps: T, number of steps over which the weight w_t of the unmasked network's two losses rises from 0 to 1.
-        blind: whether to denoise with the masked network instead of the unmasked network, as an ablation.
-        fixed_cells: whether the invariance loss keeps the first pixel of each cell instead of a random pixel, as an
-            ablation.
+        strength: weight lambda of the invariance loss.
+        ramp_steps: T, number of steps in which w_t, the weight of the unmasked network's two losses, rises from 0 to 1.
+        blind: for an ablation: whether to denoise with the masked network instead of the unmasked network.
+        fixed_cells: for an ablation: whether the invariance loss keeps the first pixel of each cell instead of a random
+            pixel.
         inference: tiling and self-ensemble in validation, test and prediction.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch, or every step if its `interval` is "step".

@@ -1,4 +1,4 @@
-"""ELD trains a denoiser of low-light raw images on clean images and a physical noise model of the camera.
+"""ELD trains a denoiser of low-light raw images on clean images with noise from a physical model of the camera.
 
 A packed long exposure x in [0, 1] is darkened by a light factor f ~ U(100, 300). Then the noise model N of the
 calibrated sensor adds noise, and the image is brightened again: y = f N(x / f). The noise is sampled anew in each
@@ -69,8 +69,8 @@ def corrected_psnr(image: Tensor, clean: Tensor, protocol: EvaluationProtocol = 
 def corrected_ssim(image: Tensor, clean: Tensor, protocol: EvaluationProtocol = "clipped") -> Tensor:
     """Compute each image's SSIM after brightness correction, as in ELD's tables.
 
-    The window is uniform, and the variances are sample variances, in contrast to `ssim`. The window lies within the
-    image, and the result, `[B]`, is the mean over channels. The argument `protocol` is ignored.
+    In contrast to `ssim`, the window is uniform, and the variances are sample variances. Only windows that lie within
+    the image are used. The result, `[B]`, is the mean over windows and channels. The argument `protocol` is ignored.
     """
     x, y = as_measured(image, "unclipped"), as_measured(clean, "unclipped")
     x = illuminance_corrected(x, y).clamp(0, 1)
@@ -136,7 +136,7 @@ class ELD(RestorerSteps, MethodModule):
     """Train a denoiser of packed raw images on synthetic sensor noise.
 
     `test` also logs the paper's metrics, `corrected_psnr` and `corrected_ssim`. `predict` writes 16-bit Bayer images
-    (RGGB) with black level 0. For X-Trans sensors, images have nine channels instead of four.
+    (RGGB) with black level 0. Packed images of X-Trans sensors have nine channels instead of four.
 
     Args:
         network: denoiser of packed raw images `[B, 4, H, W]` in [0, 1], with outputs of the same shape.

@@ -1,4 +1,4 @@
-"""NoiSER learns low-light enhancement by reconstructing noise, without training photographs.
+"""NoiSER learns low-light enhancement by reconstructing noise; it needs no photographs for training.
 
 A small network f with one instance normalisation is trained to reconstruct images of random noise x,
 

@@ -37,8 +37,7 @@ def random_sub_samples(image: Tensor, uniform: Tensor, stride: int) -> Tensor:
 
     Args:
         image: `[N, C, H, W]`.
-        uniform: random numbers `[N, p^2, H/p, W/p]`; the order of a cell's pixels follows from sorting the cell's
-            numbers.
+        uniform: random numbers `[N, p^2, H/p, W/p]`. Sorting the numbers of a cell gives the order of its pixels.
         stride: p, side of a cell.
 
     Returns:
@@ -66,7 +65,8 @@ class SDAP(RestorerSteps, MethodModule):
         stride: p, side of the cells in training; the patch size must be divisible by this stride.
         test_stride: stride of the sub-images in validation, test and prediction.
         enhancement: whether to denoise the result once more at full resolution (E).
-        fixed_order: whether to assign the pixels of all cells to sub-images in the same fixed order, as an ablation.
+        fixed_order: whether the pixels of every cell are assigned to sub-images in the same fixed order; this is an
+            ablation.
         inference: tiling and self-ensemble in validation, test and prediction; tile size and overlap must be multiples
             of `test_stride`.
         optimizer: optimizer of the network's trainable parameters.

@@ -58,9 +58,9 @@ def through_sub_images(network: Callable[[Tensor], Tensor], image: Tensor, strid
 
 
 def denoised_by_sub_images(network: Callable[[Tensor], Tensor], image: Tensor, stride: int) -> Tensor:
-    """Denoise images of any size by denoising their sub-images.
+    """Denoise images of any size by denoising their sub-images of every `stride`-th pixel.
 
-    Images are reflection-padded to multiples of the stride, and the result is cropped.
+    Images are padded by reflection to multiples of the stride, and the result is cropped to the original size.
     """
     return padded(partial(through_sub_images, network, stride=stride), image, stride)
 

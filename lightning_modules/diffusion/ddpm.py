@@ -19,7 +19,7 @@ from lightning_modules.training.logging import log_training
 
 
 class DDPM(MethodModule):
-    """Train a `PixelModel` on the denoising loss, with caption dropout for classifier-free guidance.
+    """Train a `PixelModel` with the denoising loss, and with caption dropout for classifier-free guidance.
 
     Args:
         network: diffusion model; a model with a text encoder is conditioned on the captions of the images.

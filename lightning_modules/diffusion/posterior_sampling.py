@@ -40,7 +40,7 @@ def guided_ddim(
         guidance: see `Guidance`.
         prediction: quantity that the model predicts.
         eta: factor of the noise that is added in each step, in [0, 1].
-        draw: function that samples standard normal noise with the shape of a given tensor; used if `eta` is above 0.
+        draw: function that samples standard normal noise with the shape of its argument; used if `eta` is above 0.
 
     Returns:
         Images, `[B, C, H, W]`, on the scale of [-1, 1], but not clipped.

@@ -2,15 +2,15 @@
 
 The posterior distribution of an image x given the measurement y = H(x) + noise is approximated by a normal distribution
 with mean mu and a small or zero standard deviation sigma. The KL divergence between the two distributions is a sum with
-one term for each timestep t of a diffusion model. Its gradient does not require derivatives of the network. For each
-timestep, from the noisiest to the cleanest, Adam takes one step on the loss
+one term for each timestep t of a diffusion model. The gradient of the divergence does not require derivatives of the
+network. For each timestep, from the noisiest to the cleanest, Adam takes one step on the loss
 
     L(mu) = |y - H(x)|^2 / (2 dim y) + lambda f(r_t) <sg(e_theta(x_t, t) - e), x> / dim x,
     x = mu + sigma e_0,   x_t = sqrt(abar_t) x + sqrt(1 - abar_t) e,   e_0, e ~ N(0, I).
 
 Here dim is the number of values of y or x, r_t = sqrt(1 - abar_t) / sqrt(abar_t) is the noise-to-signal ratio, f is a
 weighting function (by default f(r) = r), sg is the stop-gradient operator, and e_theta is the network. The mean mu is
-initialised with the pseudo-inverse H^+ y.
+initialised with H^+ y, where H^+ is the pseudo-inverse of H.
 
 As in the authors' code, squares and products are averaged over values, so a suitable lambda does not depend on the size
 of the measurement. Departures: the authors' code also averages the loss over the batch. Here, each image has its own

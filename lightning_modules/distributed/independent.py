@@ -1,10 +1,10 @@
-"""Train several separate models on several ranks, without averaging gradients.
+"""Train separate models on different ranks, without averaging gradients.
 
 Models that are trained together, such as the nodes of a network or the members of a population, are stored as rows of
 stacked tensors. Each rank hosts a block of rows (`Hosted`). The strategy `Independent` communicates neither weights nor
-gradients between ranks. If the models must communicate, their module implements this. A checkpoint contains the rows of
-all models, and can be loaded with any number of ranks. If a process is killed, the other processes exit with an error
-that names the killed process.
+gradients between ranks. Modules implement any communication between their models. A checkpoint contains the rows of all
+models, and can be loaded with any number of ranks. If a process is killed, the other processes exit with an error that
+names the killed process.
 """
 
 import contextlib
@@ -70,7 +70,7 @@ class Hosted(nn.Module):
     def whole(self, rows: Tensor) -> Tensor:
         """Gather the rows of all models from all ranks, without gradient; the result is `[count, ...]`.
 
-        Must be called on every rank. With a single process, `rows` itself is returned.
+        This method must be called on every rank. With a single process, it returns `rows` itself.
         """
         rows = rows.detach()
         return rows if len(self.own) == self.count else gather_rows(rows, share_sizes(self.count))
@@ -215,7 +215,7 @@ class Heartbeats(threading.Thread):
 class _UntilWatched(ChildProcessObserver):
     """Lightning's observer of child processes, which is active only until `Heartbeats` starts.
 
-    It is not used longer because it kills all processes without reporting a reason.
+    Afterwards, it is inactive, because it would kill all processes without reporting a reason.
     """
 
     watched = False

@@ -4,7 +4,7 @@ Methods that learn with noisy labels keep a running target, a loss history or a 
 shuffling, the same sample is processed on different ranks in different epochs. Rows are therefore assigned to ranks by
 sample index. With N samples, K values for each sample and W ranks, rank r owns the samples r, r + W, r + 2W, ..., and
 stores N * K / W numbers. For 1.3 million images and 1,000 classes, the total over all ranks is 5.2 GB in float32, and
-half of that in float16. In each step, ranks exchange only the rows of the B samples in the global batch (2 * B * K
+half of that in float16. In each step, ranks exchange only rows of the B samples in the global batch (2 * B * K
 numbers).
 
 The rows are neither parameters nor buffers, because DDP would overwrite the shards of all ranks with the shard of rank
@@ -21,8 +21,9 @@ from torch import Tensor
 from datamodules.distributed import collectives
 
 _ROWS_AT_ONCE = 1 << 16
+"""Maximum number of rows that rank 0 gathers from all ranks at once, on its device."""
 _NUMBERS_AT_ONCE = 1 << 27
-"""The two maxima for one gather of rank 0, on its device: number of rows, and number of values."""
+"""Maximum number of values in these rows."""
 
 
 def share_sizes(global_batch_size: int) -> list[int]:
@@ -45,7 +46,7 @@ def gather_rows(local: Tensor, counts: list[int]) -> Tensor:
 
     Args:
         local: this rank's rows `[b, ...]`.
-        counts: number of rows on each rank; because it is known, ranks need not exchange it.
+        counts: number of rows on each rank; passing it avoids an exchange of these numbers between ranks.
     """
     padded = local.new_zeros(max(counts), *local.shape[1:])
     padded[: len(local)] = local

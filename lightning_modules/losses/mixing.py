@@ -26,7 +26,7 @@ class Mixing(NamedTuple):
     """Permutation of the global batch, `[B]`, int64, on the CPU; see `partner_rows`."""
 
     def __call__(self, value: Tensor) -> Tensor:
-        """Mix the values `[b, ...]` of this rank's samples with the values of their partners."""
+        """Mix the values of this rank's samples, `[b, ...]`, with the values of their partners."""
         return self.weight * value + (1 - self.weight) * self.partners(value)
 
     def partners(self, value: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ def inputs_and_target(batch: Any) -> tuple[Tensor, Tensor]:
 
 
 class CountedLoss(nn.Module):
-    """Loss, summed over samples, that counts how often its gradient with respect to the outputs is computed.
+    """A loss that is summed over samples and counts how often its gradient with respect to the outputs is computed.
 
     Args:
         loss: module that maps outputs and targets to the sum of the losses over samples, such as a loss of torch with
@@ -55,7 +55,7 @@ class CountedLoss(nn.Module):
         return self.uncounted(outputs, target)
 
     def uncounted(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """Compute the loss without counting gradients, for evaluation."""
+        """Compute the loss for evaluation: its gradients are not counted."""
         return self.loss(outputs.view_as(target) if target.is_floating_point() else outputs, target)
 
 
@@ -117,7 +117,7 @@ class OutputLossSteps:
         self.log("test/loss", loss, on_epoch=True, batch_size=global_batch_size(batch), sync_dist=True)
 
     def on_test_epoch_end(self: Any) -> None:
-        """Log the final loss and gradient norm on the training set, and the gradient norm before training."""
+        """Log the loss and gradient norm on the training set after training, and the gradient norm before training."""
         first = {"initial_gradient_norm": self.course[0]["gradient_norm"]} if self.course else {}
         for name, value in (self.course[-1] | first if self.course else {}).items():
             log_same(self, f"test/{name}", torch.tensor(value, dtype=torch.float64))

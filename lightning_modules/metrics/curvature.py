@@ -93,7 +93,7 @@ def saved_bytes(apart_from: Sequence[Tensor]) -> Iterator[dict[int, int]]:
     """Measure the memory of the autograd graphs that are built in this context; yield storage sizes by storage address.
 
     Args:
-        apart_from: tensors to exclude, because they stay in memory anyway.
+        apart_from: tensors that are not counted, because they stay in memory even without a graph.
     """
     there, sizes = {each.untyped_storage().data_ptr() for each in apart_from}, {}
 

@@ -102,7 +102,7 @@ class DetectionResult:
     num_neighbours: dict[str, int] = field(default_factory=dict)
 
     def parts(self, method: str) -> tuple[Tensor, Tensor]:
-        """Return the confidences of in-distribution inputs and of inputs to detect, without inputs used for tuning."""
+        """Return the confidences of in-distribution inputs and of inputs to detect; exclude inputs used for tuning."""
         confidence, measured = self.confidence[method], ~self.is_validation
         return confidence[measured & ~self.is_target], confidence[measured & self.is_target]
 

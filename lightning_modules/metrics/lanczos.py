@@ -21,12 +21,12 @@ from datamodules.randomness.generators import generator_of
 
 
 class Spectrum(NamedTuple):
-    """Ritz values, and their weights for a starting vector."""
+    """Ritz values theta, and their weights gamma for a starting vector."""
 
     values: Tensor
-    """theta, `[m]`, float64 on the CPU, in ascending order."""
+    """Values theta, `[m]`, float64 on the CPU, in ascending order."""
     weights: Tensor
-    """gamma, `[m]`, float64 on the CPU; their sum is 1."""
+    """Weights gamma, `[m]`, float64 on the CPU; their sum is 1."""
 
 
 def unit_vector(size: int, *seed: int, like: Tensor) -> Tensor:

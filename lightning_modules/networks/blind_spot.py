@@ -59,7 +59,7 @@ class DilatedModule(nn.Module):
 
 
 class Branch(nn.Module):
-    """A centre-masked convolution, followed by layers whose taps never reach the centre pixel."""
+    """A centre-masked convolution, followed by layers that keep outputs independent of the pixel at their place."""
 
     def __init__(self, channels: int, dilation: int, modules: int, last_relu: bool) -> None:
         super().__init__()
@@ -87,8 +87,8 @@ class BlindSpotNetwork(nn.Module):
         in_channels: channels of an image, C.
         channels: channels of all layers except the last layers, which have 64.
         modules: number of dilated modules in each branch.
-        module_relu: whether each dilated module ends with a ReLU before its input is added, and all initial weights are
-            He-normal. C-BSN does both; AP-BSN and SDAP do neither.
+        module_relu: whether to apply a ReLU in each dilated module before its input is added, and to initialise all
+            weights with He-normal values. C-BSN uses both; AP-BSN and SDAP use neither.
 
     Raises:
         ValueError: if an argument is out of range.

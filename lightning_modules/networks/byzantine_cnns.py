@@ -4,7 +4,7 @@ from torch import nn
 
 
 class MNISTCNN(nn.Sequential):
-    """Map grey images of 28 x 28 pixels to logits by two 5 x 5 convolutions and two linear layers; 431,080 parameters.
+    """Map grey 28 x 28 images to logits by two 5 x 5 convolutions and two linear layers, with 431,080 parameters.
 
     Args:
         num_classes: number of logits, K.

@@ -22,8 +22,8 @@ def subsampled(image: Tensor, out_channels: int) -> Tensor:
         out_channels: number of output channels, at least C.
 
     Returns:
-        Every second pixel, `[B, out_channels, ceil(H/2), ceil(W/2)]`. The same number of zero channels is added before
-        and after the input's channels.
+        Every second pixel, `[B, out_channels, ceil(H/2), ceil(W/2)]`. Channels of zeros are added, half of them before
+        the input's channels and half after them.
     """
     missing = out_channels - image.shape[1]
     return F.pad(image[:, :, ::2, ::2], (0, 0, 0, 0, missing // 2, missing - missing // 2))

@@ -41,7 +41,7 @@ class ResidualBlock(nn.Module):
 
 
 class ResNetGenerator(nn.Module):
-    """Map images `[B, C, H, W]` to `[B, C', H, W]`: two downsamplings, residual blocks, two upsamplings.
+    """Map images `[B, C, H, W]` to `[B, C', H, W]` by two downsamplings, residual blocks and two upsamplings.
 
     `H` and `W` must be multiples of 4.
 
@@ -49,8 +49,8 @@ class ResNetGenerator(nn.Module):
         in_channels: channels of an image, C.
         out_channels: number of channels of the output, C'.
         width: channels at full resolution, 64 in the paper.
-        num_blocks: number of residual blocks, at a quarter of the resolution; 9 for images of 256 x 256, 6 for 128 x
-            128.
+        num_blocks: number of residual blocks, which have a quarter of the resolution. The paper uses 9 blocks for
+            images of 256 x 256 pixels and 6 for 128 x 128.
 
     Raises:
         ValueError: if an argument is less than 1.

@@ -2,9 +2,9 @@
 
     a = act(BN(x)),   y = s + conv(act(BN(conv(a)))).
 
-The shortcut s is x inside a stage, and a (strided) 1x1 convolution of a where the number of channels changes. Unlike
-`wide_resnet.py`, this file allows other activations and pads strided convolutions only below and to the right. Layers
-have the same names as in the published state dicts, so the published weights can be loaded.
+The shortcut s is x inside a stage. Where the number of channels changes, s is a (strided) 1x1 convolution of a. Unlike
+`wide_resnet.py`, this file allows activations other than ReLU, and pads strided convolutions only below and to the
+right. Layers have the same names as in the published state dicts, so the published weights can be loaded.
 
 Source: Gowal, Qin, Uesato, Mann and Kohli, Uncovering the Limits of Adversarial Training against Norm-Bounded
 Adversarial Examples, arXiv 2010.03593; Wang et al., Better Diffusion Models Further Improve Adversarial Training, ICML

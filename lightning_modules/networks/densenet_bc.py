@@ -1,9 +1,9 @@
-"""Densely connected networks with bottlenecks and compression for images of 32 x 32 pixels, in three blocks.
+"""Densely connected networks of three blocks, with bottlenecks and compression, for images of 32 x 32 pixels.
 
     x_l = [x_{l-1}, conv3x3(ReLU(BN(conv1x1(ReLU(BN(x_{l-1}))))))],    transition(x) = pool(conv1x1(ReLU(BN(x))))
 
-Each layer of a block adds k channels through a bottleneck of 4k channels. Each of the two transitions keeps a fraction
-of the channels, and halves height and width. With depth 6n + 4, each block has n layers.
+Each layer of a block adds k channels through a bottleneck of 4k channels. Each of the two transitions between blocks
+keeps only a fraction of the channels, and halves height and width. With depth 6n + 4, each block has n layers.
 
 Source: Huang, Liu, van der Maaten and Weinberger, Densely Connected Convolutional Networks, CVPR 2017, arXiv
 1608.06993, section 3; initialised as in section 4.2.
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 
 class BottleneckLayer(nn.Module):
-    """Compute k new channels and append them to the input."""
+    """Compute `growth` new channels and append them to the channels of the input."""
 
     def __init__(self, in_channels: int, growth: int) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class BottleneckLayer(nn.Module):
 
 
 class Transition(nn.Module):
-    """Reduce the number of channels by a 1x1 convolution, and average over 2 x 2 pixels."""
+    """Reduce the number of channels by a 1x1 convolution, and the resolution by averaging over 2 x 2 pixels."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The network of EDiffSR, without spatial attention: convolutions, products of channel halves, and channel gates.
+"""Network of EDiffSR without spatial attention: convolutions, products of two channel halves, and channel gates.
 
 The inputs are the state x_t, the degraded image mu and the time. At each pixel, the network computes
 
@@ -49,7 +49,7 @@ PUBLISHED_IN_BLOCKS = {
 
 
 class SimpleGate(nn.Module):
-    """Multiply the first half of the channels by the second."""
+    """Multiply the first half of the channels by the second half."""
 
     def forward(self, x: Tensor) -> Tensor:
         first, second = x.chunk(2, dim=1)
@@ -137,7 +137,7 @@ class EANet(nn.Module):
 
     Args:
         channels: channels of the images.
-        width: channels after the first convolution, doubled at each level.
+        width: number of channels after the first convolution. Each level doubles the number of channels.
         encoder: number of blocks at each encoder level, from full resolution down.
         middle: number of blocks at the coarsest level.
         decoder: number of blocks at each level of the decoder, the coarsest first.

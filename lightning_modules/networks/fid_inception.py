@@ -198,7 +198,7 @@ class FIDInception(nn.Module):
         self.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def resized(self, image: Tensor) -> Tensor:
-        """Resize and scale images `[B, C, H, W]` in [0, 1] to the network's input, `[B, 3, 299, 299]`."""
+        """Resize images `[B, C, H, W]` in [0, 1] and rescale their values, to form the input `[B, 3, 299, 299]`."""
         image = image * (255 / 128) - 1
         if self.resize == "legacy":
             return legacy_resized(image).expand(-1, 3, -1, -1)

@@ -1,11 +1,11 @@
-"""A U-Net with half a million parameters for 28 x 28 grey images and 1,000 noise levels, with loadable weights.
+"""A U-Net for 28 x 28 grey images and 1,000 noise levels. It has half a million parameters; weights can be loaded.
 
     block: LayerNorm over (C, H, W), conv, SiLU, conv, SiLU;   b(x, t): three blocks on x + W_2 SiLU(W_1 c(t))
 
-The encoder applies one b at each resolution: 28, 14, 7 and 3 pixels, with 10, 20, 40 and 40 channels. The decoder
-concatenates its features with those of the encoder. The embedding c(t) has sines in its even columns and cosines in its
-odd columns. The sine in column j and the cosine in the next column have frequency 10000^{-2j/100}. The last block has
-the parameters of a LayerNorm, but does not apply the LayerNorm.
+The encoder applies one b at each resolution. The resolutions are 28, 14, 7 and 3 pixels, with 10, 20, 40 and 40
+channels. The decoder concatenates its features with those of the encoder. The embedding c(t) has sines in its even
+columns and cosines in its odd columns. The sine in column j and the cosine in the next column have frequency
+10000^{-2j/100}. The last block contains a LayerNorm with parameters, but does not apply it.
 
 Source: the tutorial on denoising diffusion probabilistic models by B. Pulfer; the parameters have the tutorial's names.
 The fixed table c(t), which the tutorial's weight files may contain as `time_embed.weight`, is computed here, and is not

@@ -60,9 +60,10 @@ class NTKMLP(nn.Module):
 
     Args:
         in_features: number of values of an input, C H W for images.
-        hidden_features: widths of the hidden layers; an empty list gives a perceptron, a network without hidden layers.
+        hidden_features: widths of the hidden layers; an empty list gives a perceptron (a network without hidden
+            layers).
         activation: `relu`, `gelu` or `silu`.
-        initial_std: standard deviation of the initial weights; with 0, a perceptron starts from zero weights.
+        initial_std: standard deviation of the initial weights; for 0, a perceptron is initialised with zero weights.
 
     Raises:
         ValueError: if a width is not positive, an activation is unknown or `initial_std` is negative.

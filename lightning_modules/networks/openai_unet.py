@@ -51,7 +51,7 @@ def with_published_weights(network: nn.Module, path: str) -> nn.Module:
 
 
 def in_diffusers_names(published: Mapping[str, Tensor], unet: nn.Module) -> dict[str, Tensor]:
-    """Convert a published state dict to the names and shapes of `unet`, which must have the layout of the file.
+    """Convert a published state dict to the names and shapes of `unet`, which must have the same layout of layers.
 
     Raises:
         ValueError: if the file lacks weights of `unet`, or contains weights for which `unet` has no layer; the message
@@ -117,7 +117,7 @@ def layers(unet: Any) -> Iterator[tuple[str, str]]:
 
 
 def _residual_and_attention(source: str, block: Any, target: str, layer: int) -> Iterator[tuple[str, str]]:
-    """Yield the names of a residual block and, on levels with attention, of the attention after it."""
+    """Yield the names of a residual block and, if the level has attention, of the attention layer after it."""
     yield f"{source}.0", f"{target}.resnets.{layer}"
     if _attends(block):
         yield f"{source}.1", f"{target}.attentions.{layer}"

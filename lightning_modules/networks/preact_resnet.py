@@ -2,8 +2,9 @@
 
     a = ReLU(BN(x)),   y = s(a) + conv(ReLU(BN(conv(a)))),   s = identity, or a strided 1x1 convolution.
 
-The network differs from the original pre-activation ResNet in three places. BN and ReLU follow the first convolution,
-the shortcut of every block starts after the activation, and there is no BN-ReLU before the final pooling.
+The network differs from the original pre-activation ResNet in three respects: BN and ReLU follow the network's first
+convolution, every block applies its shortcut to the activated input a, and there is no BN-ReLU before the final
+pooling.
 
 Source: He et al., Identity Mappings in Deep Residual Networks, ECCV 2016, arXiv 1603.05027; the variant is that of ELR+
 (Liu et al., NeurIPS 2020, arXiv 2007.00151) and of LSA (Albert et al., ECCV 2024).

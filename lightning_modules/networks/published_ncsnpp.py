@@ -133,7 +133,7 @@ def _transposed(weight: Tensor) -> Tensor:
 
 
 def _layers(network: NCSNpp) -> Iterator[str]:
-    """Yield the `NCSNpp` names of the layers in `all_modules`, in order."""
+    """Yield the names of the layers of `network`, in the order of the authors' list `all_modules`."""
     if isinstance(network.embedding, GaussianFourierProjection):
         yield "embedding"
     yield from ("told.0", "told.2", "first")

@@ -52,7 +52,7 @@ NORMALISATION = ("basicvsr.spynet.mean", "basicvsr.spynet.std")
 
 
 def small_normal(layer: nn.Conv2d, scale: float = 0.1) -> nn.Conv2d:
-    """Initialise a convolution's weights by Kaiming He's method for ReLU, scaled by a factor, and its bias with 0."""
+    """Set a convolution's bias to 0, and its weights by Kaiming initialisation for ReLU, multiplied by `scale`."""
     nn.init.kaiming_normal_(layer.weight)
     with torch.no_grad():
         layer.weight.mul_(scale)
@@ -177,7 +177,7 @@ class RealBasicVSR(nn.Module):
         return self.enlarged(self.cleaned(clip))
 
     def cleaned(self, clip: Tensor) -> Tensor:
-        """Clean clips, once in training and up to three times in evaluation."""
+        """Apply the cleaning network to clips, once in training and up to three times in evaluation."""
         self.require_fit(clip)
         cleaned, unclean = clip, None
         for _ in range(1 if self.training else MOST_CLEANINGS):
@@ -249,8 +249,8 @@ class RealBasicVSR(nn.Module):
 def with_published_weights(network: RealBasicVSR, path: str) -> RealBasicVSR:
     """Load weights that the authors of NegVSR or RealBasicVSR published, including those of the flow network.
 
-    If the file contains averaged weights of the generator, these are loaded instead of the trained weights. The file is
-    not read on the meta device, because parameters on this device have no values.
+    If the file contains averaged weights of the generator, these are loaded instead of the trained weights. If the
+    network is on the meta device, where parameters have no values, the file is not read.
 
     Args:
         network: `RealBasicVSR` with the layout of the file: `num_blocks: 10` and `upscaling: carafe` for NegVSR.

@@ -19,10 +19,7 @@ from datamodules.randomness.shared_batches import sample_rows_like
 
 
 def kl_to_standard_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """Compute KL(N(mean, diag exp(log_variance))
-
-    N(0, I)), in nats, of each row of inputs `[B, L]`; the result is `[B]`.
-    """
+    """Compute KL(N(mean, diag exp(log_variance)) || N(0, I)), in nats, for each row of `[B, L]`; returns `[B]`."""
     return 0.5 * (mean.square() + log_variance.expm1() - log_variance).sum(dim=1)
 
 

@@ -52,7 +52,7 @@ def warped(image: Tensor, flow: Tensor, padding: Literal["zeros", "border"] = "z
 
 
 class ZeroFlow(nn.Module):
-    """Return zero flow, as if frames did not move; for small networks without a trained flow network."""
+    """Return zero flow, as for frames without motion. Small networks use it instead of a trained flow network."""
 
     least_side = 1
 

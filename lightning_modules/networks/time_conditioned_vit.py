@@ -35,9 +35,9 @@ class TimeConditionedViT(nn.Module):
         num_heads: number of attention heads, a divisor of `width`.
         in_channels: channels of an image, C.
         final_norm: whether to apply a last LayerNorm to the feature.
-        initialization: initialisation of linear layers and patch embedding. `default` is that of PyTorch. `moco_v3` is
-            uniform with a range that depends on fan-in and fan-out (Xavier), separately for queries, keys and values;
-            biases are zero.
+        initialization: initialisation of linear layers and patch embedding. `default` is that of PyTorch. `moco_v3`
+            samples weights uniformly from a range that depends on fan-in and fan-out (Xavier); the layers for queries,
+            keys and values have separate ranges. Its biases are zero.
         train_patches: whether to train the patch embedding; if false, it keeps its initial weights.
 
     Raises:

@@ -41,7 +41,7 @@ class UNetDiscriminator(nn.Module):
         self.last = nn.Conv2d(width, 1, 3, padding=1)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Score every pixel; positive scores mean real.
+        """Score every pixel; a positive score means that the pixel looks real.
 
         Raises:
             ValueError: if a side is not a multiple of 8.

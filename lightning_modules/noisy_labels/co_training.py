@@ -1,8 +1,8 @@
 """Alternating training of two networks, for methods in which the networks supervise each other.
 
 An epoch consists of two passes over the training set (`data.passes_per_epoch: 2`). The first pass trains the first
-network, and the second pass trains the second network. The inactive network has no gradients, so that a single
-optimizer of both networks acts like two separate optimizers.
+network, and the second pass trains the second network. The parameters of the inactive network have no gradients. A
+single optimizer for both networks therefore acts like two separate optimizers.
 """
 
 from typing import Any

@@ -50,7 +50,7 @@ def updated_target(target: Tensor, probability: Tensor, momentum: float) -> Tens
 class ELR(ClassifierSteps, MethodModule):
     """Train a classifier on noisy labels with early-learning regularisation.
 
-    Each training example has K target values. The targets are sharded over ranks (see `PerSample`).
+    The method stores K target values for each training example. They are sharded over ranks (see `PerSample`).
 
     Args:
         network: network that maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`.

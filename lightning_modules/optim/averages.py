@@ -27,7 +27,7 @@ def move_average(average: nn.Module, trained: nn.Module, decay: float) -> None:
 
 
 def ramped_decay(update: int, decay: float) -> float:
-    """Compute the decay of the n-th update, min(decay, (1 + n) / (10 + n)).
+    """Compute the decay of the update that follows n earlier updates, min(decay, (1 + n) / (10 + n)).
 
     The decay increases with n.
 

@@ -1,9 +1,9 @@
-"""Parameter groups with different learning rates: for new layers of a pretrained network, for heads, and by depth.
+"""Parameter groups with different learning rates: for new layers of a pretrained network, for heads, and for depths.
 
 In layer-wise learning-rate decay, a parameter of block i = 0, 1, ... has depth i + 1. The patch embedding, the position
 embedding and the class token have depth 0. All layers after the L blocks have depth L + 1. The learning rate of a
-parameter is multiplied by d^{L + 1 - depth}. Vectors and scalars (biases, normalisation parameters) have no weight
-decay.
+parameter is multiplied by d^{L + 1 - depth}. Vectors and scalars, such as biases and normalisation parameters, have no
+weight decay.
 
 Source: Bao, Dong, Piao and Wei, BEiT: BERT Pre-Training of Image Transformers, ICLR 2022, arXiv 2106.08254.
 """
@@ -71,11 +71,11 @@ def optimizer_with_heads(
     """Build an optimizer of a module's trainable parameters, with a different learning rate for the heads.
 
     Args:
-        optimizer: function that builds the optimizer; its learning rate applies to all parameters outside the heads.
+        optimizer: function that builds the optimizer. The optimizer's learning rate applies to all parameters outside
+            the heads.
         module: module whose parameters are optimised.
         heads: submodules of `module` with a separate learning rate.
-        lr_factor: learning rate of the heads, divided by the learning rate of the other parameters; 1 gives a single
-            group.
+        lr_factor: ratio of the heads' learning rate to that of the other parameters; 1 gives a single parameter group.
     """
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     if lr_factor == 1:

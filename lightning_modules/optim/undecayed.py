@@ -1,4 +1,4 @@
-"""Optimizers without weight decay for biases, scales of normalisation, positions and class tokens, as in timm.
+"""Optimizers that, as in timm, do not decay biases, scales of normalisation, position embeddings and class tokens.
 
 These parameters are recognised by their shape: they have one dimension, or a first dimension of length 1.
 """

@@ -2,9 +2,10 @@
 
 The reverse process starts from the bicubically upsampled image.
 
-The process of `sde.mean_reverting`, where r_t, s_t and lambda are defined, diffuses the sharp image x_0 towards the
-upsampled image mu plus noise. The inputs of the network n are the state x_t, mu and t. The network is trained so that
-the reverse step m, computed from the network's output, matches the posterior mean o of the previous state:
+The module `sde.mean_reverting` defines the forward process, with r_t, s_t and lambda. This process moves the sharp
+image x_0 towards the upsampled image mu, and adds noise. The inputs of the network n are the state x_t, mu and t. The
+network is trained so that the reverse step m, computed from the network's output, matches the posterior mean o of the
+previous state:
 
     L = mean |m - o|,    m = x_t - r_t (mu - x_t) - 2 lambda^2 r_t n(x_t, mu, t) / s_t,    o = E[x_{t-1} | x_t, x_0]
 

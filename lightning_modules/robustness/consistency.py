@@ -6,7 +6,7 @@ noisy copies, and p their mean. The loss is
 
     L = mean_j CE(p_j, y) + lambda mean_j KL(p || p_j) + eta H(p).
 
-With m = 1, the loss is only the cross-entropy, as in training with Gaussian noise (Cohen et al., 2019).
+With m = 1, the loss consists only of the cross-entropy. This is training with Gaussian noise (Cohen et al., 2019).
 
 Source: Jeong and Shin, Consistency Regularization for Certified Robustness of Smoothed Classifiers, NeurIPS 2020,
 arXiv 2006.04062.

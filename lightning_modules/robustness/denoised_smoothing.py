@@ -112,7 +112,7 @@ class DenoisedSmoothing(ClassifierSteps, MethodModule):
     def estimate(self, noisy: Tensor, t: int) -> Tensor:
         """Estimate clean images `[B, C, H, W]` in [0, 1] from noisy images.
 
-        The noise has the standard deviation s_t, in pixel units.
+        The noise in these images has the standard deviation s_t, in pixel units.
         """
         abar = float(self.levels[t])
         x_t = math.sqrt(abar) * (2 * noisy - 1)
@@ -121,7 +121,7 @@ class DenoisedSmoothing(ClassifierSteps, MethodModule):
         return (clean_estimate(output, x_t, abar, self.prediction).clamp(-1, 1) + 1) / 2
 
     def _told(self, t: Tensor) -> Tensor:
-        """Compute the timestep input of the diffusion model, t times `timestep_scale`."""
+        """Compute t times `timestep_scale`, which is the diffusion model's input for timestep t."""
         return t if self.timestep_scale == 1 else t * self.timestep_scale
 
     def denoise(self, noisy: Tensor, sigma: float | Tensor | None = None) -> Tensor:

@@ -8,9 +8,9 @@ from lightning_modules.full_precision import at_least_float32
 
 
 def log_mean(log_probability: Tensor) -> Tensor:
-    """Compute the logarithm of the mean probability over m predictions, given as log-probabilities.
+    """Compute the logarithm of the mean of m predicted probabilities, which are given as log-probabilities.
 
-    The function maps `[m, B, K]` to `[B, K]`.
+    The log-probabilities have the shape `[m, B, K]`, and the result has the shape `[B, K]`.
     """
     return log_probability.logsumexp(dim=0) - math.log(len(log_probability))
 
@@ -18,6 +18,6 @@ def log_mean(log_probability: Tensor) -> Tensor:
 def log_mean_softmax(logits: Tensor) -> Tensor:
     """Compute the logarithm of the mean softmax over m sets of logits, in float32 or a higher precision.
 
-    The function maps `[m, B, K]` to `[B, K]`.
+    The logits have the shape `[m, B, K]`, and the result has the shape `[B, K]`.
     """
     return log_mean(at_least_float32(logits).log_softmax(dim=-1))

@@ -64,7 +64,7 @@ def ddim_step(
     The new level may be lower or higher than the current level.
 
     Args:
-        clean: estimate of x, `[B, C, H, W]` in [-1, 1].
+        clean: estimate of the image x, `[B, C, H, W]`, where black is -1 and white is 1.
         noise: estimate of the noise e.
         abar_to: abar_s, noise level after the step.
         deviation: standard deviation sigma of the added noise; see `ddim_deviation`.

@@ -60,8 +60,8 @@ def scheduler_prediction(scheduler: Any) -> Prediction:
 def noise_levels(alphas_cumprod: ArrayLike) -> NDArray[np.float64]:
     """Compute the standard deviation s_t of the noise, in pixel units, from an array of abar_t of any shape.
 
-    x_t / sqrt(abar_t) is an image plus noise. If its range [-1, 1] is rescaled to [0, 1], this noise has the standard
-    deviation s_t = sqrt((1 - abar_t) / abar_t) / 2.
+    The quotient x_t / sqrt(abar_t) is an image plus noise. After the range of images is rescaled from [-1, 1] to [0,
+    1], the noise has the standard deviation s_t = sqrt((1 - abar_t) / abar_t) / 2.
     """
     abar = np.asarray(alphas_cumprod, dtype=np.float64)
     return np.sqrt((1 - abar) / abar) / 2
@@ -118,8 +118,8 @@ def clean_estimate(output: Tensor, noisy: Tensor, abar: float | Tensor, predicti
 
     Args:
         output: output of the model, `[B, C, H, W]`; additional channels of a learned variance are ignored.
-        noisy: `[B, C, H, W]`, x_t.
-        abar: abar_t, a number or `[B, 1, 1, 1]`.
+        noisy: x_t, `[B, C, H, W]`.
+        abar: abar_t, as one number or as a tensor `[B, 1, 1, 1]`.
         prediction: quantity that the model predicts.
     """
     output = output[:, : noisy.shape[1]]
@@ -136,8 +136,8 @@ def noise_estimate(output: Tensor, noisy: Tensor, abar: float | Tensor, predicti
 
     Args:
         output: output of the model, `[B, C, H, W]`; additional channels of a learned variance are ignored.
-        noisy: `[B, C, H, W]`, x_t.
-        abar: abar_t, a number or `[B, 1, 1, 1]`; must be below 1 if the model predicts the image.
+        noisy: x_t, `[B, C, H, W]`.
+        abar: abar_t, as one number or as a tensor `[B, 1, 1, 1]`; must be below 1 if the model predicts the image.
         prediction: quantity that the model predicts.
     """
     output = output[:, : noisy.shape[1]]
@@ -171,8 +171,8 @@ def denoising_loss(model: Callable[..., Any], image: Tensor, levels: Tensor, pre
     The times are sampled uniformly.
 
     Args:
-        model: model, which is called with x_t and t `[B]`; see `predicted`.
-        image: x, `[B, C, H, W]` in [-1, 1].
+        model: diffusion model, called with x_t and times t, `[B]`; see `predicted`.
+        image: images x in [-1, 1], `[B, C, H, W]`.
         levels: abar of all T timesteps, `[T]`, on the device of the images.
         prediction: quantity that the model predicts.
     """

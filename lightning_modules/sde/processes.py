@@ -237,7 +237,8 @@ class VP(_Decaying):
 class SubVP(_Decaying):
     """The sub-VP process.
 
-    At all times, the variance of x_t is smaller than with the VP process. Models achieve higher likelihoods.
+    At all times, the variance of x_t is smaller than with the VP process. Models that are trained with the sub-VP
+    process achieve higher likelihoods.
 
     Args:
         beta_min: beta(0), rate of the process at t = 0.

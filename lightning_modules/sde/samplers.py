@@ -177,7 +177,7 @@ class PredictorCorrector:
             noise.
 
     Raises:
-        ValueError: if an argument is out of range, or `flow` is used with the ancestral predictor.
+        ValueError: if an argument is out of range, or if `flow` is used with the ancestral predictor.
     """
 
     def __init__(

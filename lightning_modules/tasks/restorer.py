@@ -27,8 +27,8 @@ class RestorerSteps(ImageWriter):
     `forward` to whole images, or overrides `restore`. Validation and test log metrics that are averaged over images and
     ranks. `test/psnr` and `test/ssim` evaluate the estimates, and `test/noisy_psnr` and `test/noisy_ssim` evaluate the
     degraded images. With several test sets, the names are `test/<set>/psnr` etc. Images without a clean version are
-    excluded from the metrics. If degraded images are smaller than the clean images, metrics and figures use degraded
-    images enlarged by bicubic interpolation.
+    excluded from the metrics. If degraded images are smaller than the clean images, they are enlarged by bicubic
+    interpolation for metrics and figures.
 
     `predict` writes `restored/<name>.png` into the run directory (see `ImageWriter`). The file has the bit depth of the
     input image; floating-point images are written with 16 bits. Packed raw images are written as Bayer images whose

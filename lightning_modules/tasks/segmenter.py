@@ -46,9 +46,9 @@ class SegmenterSteps(OwnLoaders):
     """Mixin with the validation, test and prediction steps of a LightningModule that segments images.
 
     The module defines `forward`, and has the attributes `num_classes` and `metrics = confusion(num_classes)`. Each
-    epoch logs `miou` and `dice`, averaged over categories, and `cross_entropy`, averaged over all pixels that are not
-    ignored. For each category that occurs, `iou_<category>` and `dice_<category>` are logged too. Here, `<category>` is
-    the name of the category if the DataModule has `class_names`, and its index otherwise.
+    epoch logs `miou` and `dice`, which are averages over categories, and `cross_entropy`, which is an average over all
+    pixels that are not ignored. `iou_<category>` and `dice_<category>` are also logged, for each category that occurs.
+    Here, `<category>` is the name of the category if the DataModule has `class_names`, and its index otherwise.
     """
 
     num_classes: int

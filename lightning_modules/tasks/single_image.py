@@ -21,12 +21,12 @@ def with_new_weights(network: nn.Module) -> nn.Module:
 class SingleImageSteps(RestorerSteps):
     """Mixin with the validation, test and prediction steps of a module that fits networks to each image.
 
-    The module defines `fitted_estimate`. Random numbers depend only on the seed of the run and the index of the first
-    image of a batch. The global random state is not changed.
+    The module defines `fitted_estimate`. Its random numbers depend only on the run's seed and on the index of the first
+    image of the batch. The global random state is not changed.
     """
 
     def fitted_estimate(self, noisy: Tensor) -> Tensor:
-        """Fit networks to an image `[1, C, H, W]`, and return the detached estimate of the clean image."""
+        """Fit networks to an image `[1, C, H, W]`, and return the estimate of the clean image, without gradient."""
         raise NotImplementedError
 
     def restore(self: Any, degraded: Tensor, generator: torch.Generator | None = None) -> Tensor:

@@ -143,7 +143,7 @@ class ImageWriter(FolderWriter, ABC):
     def pixels(self, batch: Any) -> Tensor:
         """Compute the images to write for a batch, `[B, C, H, W]`, uint8 or uint16.
 
-        Images with four channels are Bayer images, and images with nine channels are X-Trans images.
+        Images with four channels are packed Bayer images, and images with nine channels are packed X-Trans images.
         """
 
     def predict_step(self: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> list[str]:

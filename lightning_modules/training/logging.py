@@ -58,7 +58,7 @@ class EpochMean(Metric):
 
 
 _means: WeakKeyDictionary[Trainer, dict[str, EpochMean]] = WeakKeyDictionary()
-"""For each trainer, its metrics by name. They are stored outside the LightningModule, whose state dict omits them."""
+"""For each trainer, its metrics by name. They are stored here so that they are not in the module's state dict."""
 
 
 def _log_mean(module: LightningModule, name: str, value: Tensor, size: int) -> None:

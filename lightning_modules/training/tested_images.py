@@ -1,7 +1,7 @@
 """Read single images of the test set.
 
-This module is for callbacks that compute for a long time on each image, for example for certification. Such callbacks
-read images by position, shard the positions over ranks, and store their results in files (see `datamodules.jobs`).
+This module is for callbacks that run a long computation on each image, such as certification. Such callbacks read
+images by position, shard the positions over ranks, and store their results in files (see `datamodules.jobs`).
 """
 
 from dataclasses import dataclass

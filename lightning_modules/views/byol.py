@@ -16,12 +16,12 @@ from lightning_modules.views.crops import RandomResizedCrop
 
 
 def blurred(image: Tensor, sigma: Tensor, radius: int) -> Tensor:
-    """Convolve each image with a separate Gaussian, which is truncated and normalised, using reflection padding.
+    """Convolve each image with its own Gaussian, which is truncated and normalised; images are padded by reflection.
 
     Args:
         image: `[B, C, H, W]`.
         sigma: standard deviations of the Gaussians, in pixels, `[B]`.
-        radius: radius at which the Gaussians are truncated, in pixels; must be less than H and W.
+        radius: radius at which the Gaussians are truncated, in pixels; it must be less than H and less than W.
     """
     batch, channels, height, _ = image.shape
     place = torch.arange(-radius, radius + 1, device=image.device, dtype=image.dtype)

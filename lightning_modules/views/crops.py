@@ -37,7 +37,7 @@ def crop_at(image: Tensor, top: Tensor, left: Tensor, size: int, mirror: Tensor)
 
 
 def boxes_of_random_area(uniform: Tensor, height: int, width: int, min_area: float) -> Tensor:
-    """Sample boxes with a uniform area and a log-uniform aspect ratio in 3/4...4/3.
+    """Sample boxes whose area is uniform, and whose aspect ratio is log-uniform in 3/4...4/3.
 
     Args:
         uniform: uniform random numbers in [0, 1), `[B, 22]`: two for the row and the column, followed by two for the
@@ -47,8 +47,8 @@ def boxes_of_random_area(uniform: Tensor, height: int, width: int, min_area: flo
         min_area: smallest area of a box, as a fraction of the image area.
 
     Returns:
-        Boxes `[B, 4]`: top, left, height and width, in pixels. If none of the attempts fits into the image, the box is
-        the largest centred box with an allowed ratio.
+        Boxes `[B, 4]`: top, left, height and width, in pixels. If the boxes of all ten attempts exceed the image, the
+        result is the largest centred box with an allowed ratio.
     """
     tall, wide = random_sides(uniform, height, width, (min_area, 1.0), RATIO)
     box_height, box_width, found = first_fitting(tall, wide, (tall <= height) & (wide <= width))

@@ -146,10 +146,10 @@ def each_on_its_rows(
 
     Args:
         image: `[B, C, H, W]`.
-        operation: key of the function for each image, `[B]`, int64, on the host to avoid a synchronisation. An image
-            whose key is not in `functions` is not changed.
-        functions: dict from keys to functions. Each function maps images `[b, C, H, W]`, and the positions of these
-            images in the batch, `[b]`, to images.
+        operation: each image's key in `functions`, `[B]`, int64, on the host to avoid a synchronisation. An image whose
+            key is not in `functions` is not changed.
+        functions: dict that maps keys to functions. A function is called with the b images that have its key, `[b, C,
+            H, W]`, and with their positions in the batch, `[b]`, and returns the changed images.
     """
     result = torch.empty_like(image)
     for number in sorted(set(operation.tolist())):
@@ -261,7 +261,7 @@ class RandAugment(nn.Module):
             image: `[B, C, H, W]` in [0, 1].
             operation: for each image, the index of the operation in `TORCHVISION_OPERATIONS`, `[B]`, int64, on the
                 host.
-            sign: direction of the operation for each image, 1 or -1, `[B]`; operations without a direction ignore it.
+            sign: direction of each image's operation, 1 or -1, `[B]`; operations without a direction ignore it.
         """
         strength = self.magnitude / (NUM_BINS - 1)
         height, width = image.shape[-2:]
@@ -360,10 +360,9 @@ class TimmRandAugment(nn.Module):
 
         Args:
             image: `[B, C, H, W]` in [0, 1].
-            operation: for each image, the index of the operation in `TIMM_OPERATIONS`, or `NONE`, `[B]`, int64, on the
-                host.
-            magnitude: magnitude of the operation for each image, in 0...mmax, `[B]`.
-            sign: direction of the operation for each image, 1 or -1, `[B]`; operations without a direction ignore it.
+            operation: index of each image's operation in `TIMM_OPERATIONS`, or `NONE`; `[B]`, int64, on the host.
+            magnitude: magnitude of each image's operation, in 0...mmax, `[B]`.
+            sign: direction of each image's operation, 1 or -1, `[B]`; operations without a direction ignore it.
         """
         level = (magnitude / FULL).to(image.dtype)
         signed, height, width = sign * level, image.shape[-2], image.shape[-1]

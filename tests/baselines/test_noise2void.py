@@ -13,7 +13,7 @@ def test_each_square_has_one_pixel_that_a_neighbour_replaces() -> None:
     squares = hidden.view(200, 1, 3, 4, 5, 4).sum(dim=(3, 5))
     assert torch.equal(squares, torch.ones_like(squares))
     assert torch.equal((replaced != noisy).any(dim=1, keepdim=True), hidden)
-    assert torch.equal(replaced[:, 1] - replaced[:, 0], noisy[:, 1] - noisy[:, 0])  # both channels come from the same neighbour
+    assert torch.equal(replaced[:, 1] - replaced[:, 0], noisy[:, 1] - noisy[:, 0])  # from one neighbour
     _, _, row, column = hidden.nonzero(as_tuple=True)
     value = replaced[:, 0][hidden[:, 0]].long()
     down, across = value // 20 - row, value % 20 - column

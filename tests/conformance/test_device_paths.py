@@ -103,7 +103,7 @@ def test_checkpoints_go_to_the_cpu_and_back(name: str, tmp_path: Path) -> None:
     on_device((*half, tmp_path / "there"), ("fit", "--resume", tmp_path / "back", *rest))
     run("fit", "--resume", tmp_path / "there", *rest)
     whole = state(tmp_path / "whole")
-    left_out = {"callbacks", "loops", *(["metrics_table"] if name in ROUNDING else [])}  # the metrics table contains a hash
+    left_out = {"callbacks", "loops", *(["metrics_table"] if name in ROUNDING else [])}  # this table has a hash
     for other in ("there", "back"):
         ended = state(tmp_path / other)
         for key in whole.keys() - left_out:

@@ -75,7 +75,7 @@ def test_a_path_is_that_of_the_equations_in_dense_matrices(operator: LinearOpera
 
 
 def test_every_level_keeps_its_variance_for_the_denoiser_that_knows_the_image() -> None:
-    """Then z_u is the image plus noise of standard deviation s_u in every direction, for any eta and eta_b = 1."""
+    """With eta_b = 1 and any eta, z_u is the image plus noise of standard deviation s_u in every direction."""
     clean, operator, sigma = images(1, 1, 4, 4).expand(20_000, 1, 4, 4), AverageDownsampling(2), 0.2
     y = operator.forward(clean) + sigma * images(20_000, 1, 2, 2, seed=1)
     seen: list[float] = []

@@ -23,7 +23,7 @@ TIMES = [990, 700, 400, 150, 20, 0]
 
 
 def smooth(noisy: Tensor, t: Tensor) -> Tensor:
-    """A function of image and time that treats each image of a batch separately."""
+    """Compute a smooth function of image and time, separately for each image of a batch."""
     return torch.tanh(noisy.roll(1, -1) + t.view(-1, 1, 1, 1) / 700)
 
 
@@ -75,7 +75,10 @@ def test_the_network_is_called_without_gradients_and_gets_none() -> None:
 
 
 def test_the_mean_of_the_regulariser_is_a_quadratic_prior_for_gaussian_images() -> None:
-    """E[r_t (e - n)] = (1 - abar) / D_t mu; with the right lambda, all terms cancel at the posterior mean."""
+    """E[r_t (e - n)] = (1 - abar) / D_t mu with D_t = abar v0 + 1 - abar.
+
+    With the right lambda, all terms of the gradient cancel at the posterior mean.
+    """
     d = ABAR * V0 + 1 - ABAR
     strength = (1 / V0) / ((1 - ABAR) / d).mean()
     assert strength == pytest.approx(4.09, abs=0.01)

@@ -1,8 +1,8 @@
 """Comparisons of one process with two: a row per callback, prediction or kind of written file.
 
-The run of a row continues from its base run, or trains. `tests/distributed/test_callbacks.py` runs each row with one
-process and with two, and compares all files. For callbacks that belong to a demo, `test_methods.py` also compares the
-tables.
+A row either continues from its base run, or trains a new run. `tests/distributed/test_callbacks.py` runs each row with
+one process and with two, and compares all files. For callbacks that belong to a demo, `test_methods.py` also compares
+the tables.
 """
 
 import json

@@ -555,7 +555,7 @@ METHODS = {
             "model.init_args.soft_labels": LEFT_OUT,
             "model.init_args.epsilon": 0.1,
             "model.init_args.steps": 2,
-            "trainer.callbacks": [],  # they are computed from noisy labels
+            "trainer.callbacks": [],  # these are computed from noisy labels
         },
     ),
     "adaptive_smoothing": Method(
@@ -726,7 +726,7 @@ METHODS = {
             "trainer.callbacks.0.init_args.batch_size": 30,
         },
         {"model.init_args.optimizer": DESCENT},
-        predicts=False,  # it does so with measured images
+        predicts=False,  # it predicts with measured images
         accuracy=1e-5,  # features are in single precision
     ),
     "score_sde_inpainting": Method(
@@ -737,7 +737,7 @@ METHODS = {
             "data.init_args.evaluation_batch_size": 100,
             "data.init_args.training.init_args.images": DIGITS_331,
             "model.init_args.network.init_args.width": 16,
-            "model.init_args.sampler.init_args": {"corrector": "none", "num_steps": 4},  # norms are of a batch
+            "model.init_args.sampler.init_args": {"corrector": "none", "num_steps": 4},  # its norms depend on the batch
         },
         {"model.init_args.optimizer": DESCENT},
     ),
@@ -757,7 +757,7 @@ METHODS = {
                     "process": {"class_path": "lightning_modules.sde.processes.VE"},
                 },
             },
-            "trainer.callbacks": [],  # it does not draw images
+            "trainer.callbacks": [],  # the classifier generates no images
         },
         {"model.init_args.optimizer": DESCENT},
     ),

@@ -1,4 +1,4 @@
-"""A user's own loader, whose batches lack the number of samples over all processes."""
+"""A user's own loader, whose batches do not contain the number of samples over all processes."""
 
 import os
 

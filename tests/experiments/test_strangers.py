@@ -276,7 +276,7 @@ BEST = (
 
 @pytest.mark.parametrize("form", ["local://{}", "{}/run/checkpoints/../../precious", "{}"])
 def test_a_checkpoint_has_nothing_removed_elsewhere(form: str, forged: Forged, tmp_path: Path) -> None:
-    """Lightning deletes the path that its callback's state names as the worst of the best, including folders."""
+    """Lightning deletes the path, even a folder, that its callback's state names as the worst of the best models."""
     precious = tmp_path / "precious"
     precious.mkdir()
     (precious / "file").write_text("kept")

@@ -63,7 +63,10 @@ def test_there_are_no_ghosts_in_single_precision() -> None:
 
 @pytest.mark.parametrize(("spike", "expected"), [(3.0, 3 + 1 / 3), (0.5, 2.0)])
 def test_noise_shifts_a_spike_or_hides_it(spike: float, expected: float) -> None:
-    """Symmetric Gaussian noise of variance 1 / P moves an eigenvalue l to l + 1 / l, or to 2 if that is greater."""
+    """Symmetric Gaussian noise of variance 1 / P moves an eigenvalue l > 1 to l + 1 / l.
+
+    A smaller eigenvalue is hidden: the largest eigenvalue is then 2, that of the noise alone.
+    """
     noise = symmetric(400, seed=1) * math.sqrt(2 / 400)
     noise[0, 0] += spike
     assert spectrum_of(noise, 80).values[-1].item() == pytest.approx(expected, rel=0.05)

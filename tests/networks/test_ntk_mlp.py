@@ -12,7 +12,7 @@ from lightning_modules.networks.ntk_mlp import NTKMLP, UnitActivation
 @pytest.mark.parametrize(("name", "published"), [("relu", 0.7071), ("gelu", 0.6516), ("silu", 0.5960)])
 def test_activations_have_unit_root_mean_square(name: str, published: float) -> None:
     activation = UnitActivation(name)  # type: ignore[arg-type]
-    assert 1 / activation.scale == pytest.approx(published, abs=1e-3)  # their value is estimated from a million draws
+    assert 1 / activation.scale == pytest.approx(published, abs=1e-3)  # estimated from a million draws
     grid = torch.linspace(-12, 12, 240_001, dtype=torch.float64)
     density = torch.exp(-(grid**2) / 2) / math.sqrt(2 * math.pi)
     assert float(torch.trapezoid(density * activation(grid) ** 2, grid)) == pytest.approx(1, abs=1e-6)

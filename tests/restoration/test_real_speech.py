@@ -54,8 +54,8 @@ def test_an_hour_of_training_takes_noise_off_voices_that_were_never_heard(tmp_pa
         found[config] = table.pivot(index=["set", "band"], columns="measure", values="mean")
         print(config, found[config].to_string())
     assert time.process_time() - start < 60 * MINUTES
-    # Measured at 0 to 5 dB: 3.9 dB from an input of 1.4, the noise 24 and 15 dB below the speech, and 36 for the
-    # regressor.
+    # Measured: at 0 to 5 dB, SI-SDR rises from 1.4 to 3.9 dB; the noise is 24 dB (VoiceBank) and 15 dB (LibriVox) below
+    # the speech, and 36 dB below it for the regressor.
     diffusion, regressor = found["small_speech"], found["small_speech_regressor"]
     loud = diffusion.loc[("voicebank", "0 to 5 dB")]
     assert loud["si_sdr"] > loud["noisy_si_sdr"] + 1

@@ -30,7 +30,7 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
 
 
 def smooth(noisy: Tensor, t: Tensor) -> Tensor:
-    """A function of image and time that treats each image of a batch separately."""
+    """Compute a smooth function of image and time, separately for each image of a batch."""
     return torch.tanh(noisy.roll(1, -1) + t.view(-1, 1, 1, 1) / 700)
 
 

@@ -334,7 +334,7 @@ class ImageShards(NamedSplits):
         return ParquetShard(path, self.image_key, self.label_key)
 
     def _index(self, path: Path) -> tuple[ShardIndex, Path]:
-        """Return the index of a shard, cached if possible, and the file from which its images are read."""
+        """Return the index of a shard, from the cache if possible, and the file from which its images are read."""
         is_tar = path.suffix.lower() == ".tar"
         if self.cache_dir is None:
             return read_tar_index(path, self.label_key), path
@@ -349,7 +349,7 @@ class ImageShards(NamedSplits):
 
 
 def copied(shard: ParquetShard, file: Path) -> ShardIndex:
-    """Copy the images of a parquet shard into one file, and index them by byte offset."""
+    """Copy the encoded images of a parquet shard into one file, and return their byte positions in this file."""
     rank_zero_info(f"ImageShards: copying {len(shard)} images of {shard.path.name} to {file}")
     sizes = []
     with whole_file(file) as partial, partial.open("wb") as stream:

@@ -82,7 +82,7 @@ class ParquetShard:
         return int(self.first_row[-1])
 
     def labels(self) -> NDArray[np.int64]:
-        """Read the labels, `[n]`, or return zeros if the images have captions instead of labels.
+        """Read the labels, `[n]`. If the images have captions instead of labels, return zeros.
 
         Raises:
             ValueError: if a row has no label. The message names the shard and the first such row.

@@ -16,7 +16,7 @@ from datamodules.files.image_files import SUFFIXES
 from datamodules.files.limits import check_is_file, sentence
 
 SAMPLE = re.compile(r"((?:.*/)?[^/.]+)\.([^/]+)")
-"""Pattern of member names in WebDataset: the sample's key up to the first dot of the file name, then the column."""
+"""WebDataset's pattern of member names: a key (all that precedes the file name's first dot), the dot, and a column."""
 LABEL_BYTES, JSON_BYTES, NAME_BYTES = 64, 1 << 20, 255
 """Maximal numbers of bytes of a `.cls` member, a `.json` member and a member's name."""
 
@@ -49,7 +49,7 @@ def read_tar_index(path: Path, label_key: str) -> ShardIndex:
 
 
 def read_captioned_tar_index(path: Path, caption_column: str | None) -> tuple[ShardIndex, list[str]]:
-    """Index the samples of a tar shard like `read_tar_index`, but with captions instead of labels.
+    """Index the samples of a tar shard like `read_tar_index`, but read captions instead of labels.
 
     The caption of an image `<key>.<format>` is the text in `<key>.txt`, or the value of `caption_column` in
     `<key>.json`. If `caption_column` is None, captions are not read, and every caption is empty. All labels are 0.

@@ -123,7 +123,7 @@ def filtered(clip: Tensor, kernel: Tensor) -> Tensor:
 
 
 def reflected(size: int, reach: int, device: torch.device) -> Tensor:
-    """Return the pixel indices of a line that is extended by `reach` pixels on each side by reflection."""
+    """Return the indices that extend a line of `size` pixels by `reach` reflected pixels on each side."""
     if size == 1:
         return torch.zeros(1 + 2 * reach, dtype=torch.int64, device=device)
     place = torch.arange(-reach, size + reach, device=device) % (2 * size - 2)

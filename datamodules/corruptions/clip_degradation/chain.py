@@ -57,7 +57,7 @@ class Chain:
 
         Args:
             clip: clean frames `[T, C, H, W]`, float32 in [0, 1]. Height and width are multiples of `scale`.
-            random: random number generator of all parameters.
+            random: random number generator from which all parameters of the degradation are drawn.
 
         Returns:
             The degraded clip, `[T, C, H / scale, W / scale]`, in [0, 1], quantised to levels k / 255.
@@ -73,7 +73,7 @@ class Chain:
 def one_thread() -> Iterator[None]:
     """Use one CPU thread, as DataLoader workers do.
 
-    With more threads, rounding errors, and therefore the quantised values, may differ.
+    With more threads, rounding errors may be different, which can change the quantised values.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -1,7 +1,7 @@
-"""In-memory compression of clips, either of each frame as a JPEG image or of the whole clip as a video.
+"""In-memory compression of clips: each frame as a JPEG image, or the whole clip as a video.
 
-Both operators run on the CPU, in the DataLoader workers. Values are clipped and quantised before compression. The
-channels are passed to the JPEG encoder in RGB order. The published code passes them in BGR order.
+Both operators run on the CPU, in the DataLoader workers. Values are clipped and quantised before compression. Here, the
+JPEG encoder receives the channels in RGB order; in the published code, it receives them in BGR order.
 """
 
 import io

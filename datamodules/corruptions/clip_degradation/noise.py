@@ -62,7 +62,7 @@ class RandomNoise(ClipOperator):
 
 
 def poisson_noise(clip: Tensor, random: np.random.Generator, grey: bool) -> Tensor:
-    """Sample Poisson noise for an 8-bit clip; the result is `[T, C, H, W]`, or `[T, 1, H, W]` for grey noise."""
+    """Sample the Poisson noise of an 8-bit clip, `[T, C, H, W]`, or `[T, 1, H, W]` if the noise is grey."""
     light = clip
     if grey and clip.shape[1] == 3:
         light = (clip * clip.new_tensor(LUMA)[:, None, None]).sum(dim=1, keepdim=True)

@@ -36,7 +36,7 @@ class Recording(NamedTuple):
     row: float
     """Standard deviation of the row noise."""
     gaussian: float
-    """Standard deviation of the total noise in the dark."""
+    """Standard deviation of the total noise in frames without light."""
     tukey_lambda: float
     """Shape parameter of the distribution of the read noise."""
     colour_bias: tuple[float, ...]

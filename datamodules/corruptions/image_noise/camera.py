@@ -54,7 +54,7 @@ class Camera:
             raise ValueError("tukey_lambda must be above -0.5, and colour_bias must have four numbers per row")
 
     def save(self, path: str | Path) -> None:
-        """Write the parameters to a YAML file that `camera` can read."""
+        """Write the parameters to a YAML file, which the function `camera` can read."""
         write_text(Path(path), yaml.safe_dump(_lists(asdict(self)), sort_keys=False, default_flow_style=None))
 
 

@@ -87,10 +87,10 @@ class CorrelatedGaussian(ImageNoise):
         return weight / weight.norm()
 
     def covariance(self, like: Tensor) -> Tensor:
-        """Correlation of two pixels at distances -2r...2r along one axis, `[4r + 1]`, where r is the kernel radius.
+        """Noise correlation of two pixels at distances -2r...2r along an axis, `[4r + 1]`; r is the kernel radius.
 
-        The covariance of two pixels is the product of three numbers: sigma^2, the correlation at their vertical
-        distance, and the correlation at their horizontal distance.
+        The covariance of the noise at two pixels is the product of three numbers: sigma^2, the correlation at the
+        pixels' vertical distance, and the correlation at their horizontal distance.
         """
         kernel = self.kernel(like)
         return F.conv1d(kernel[None, None], kernel[None, None], padding=len(kernel) - 1)[0, 0]

@@ -31,8 +31,8 @@ class Poisson(ImageNoise):
     Source: Noise2Score, Kim and Ye, NeurIPS 2021, arXiv 2106.07009.
 
     Args:
-        zeta: pixel value that corresponds to one count, in (0, 1]. Larger values give more noise. If it is a range
-            (lowest, highest), the zeta of each image is sampled log-uniformly.
+        zeta: pixel value that corresponds to one count, in (0, 1]. Larger values give more noise. If `zeta` is a range
+            (lowest, highest), a value is sampled log-uniformly for each image.
     """
 
     zeta: Level = 0.01

@@ -157,7 +157,7 @@ class IndependentFlips(ABC):
 
 
 class AsymmetricMNIST(IndependentFlips):
-    """Flip similar digits: 2 -> 7, 3 -> 8, 5 <-> 6, 7 -> 1.
+    """Flip labels of digits to those of similar digits: 2 -> 7, 3 -> 8, 5 <-> 6, 7 -> 1.
 
     Source: Patrini et al., CVPR 2017, arXiv 1609.03683.
     """
@@ -170,7 +170,7 @@ class AsymmetricMNIST(IndependentFlips):
 class PairFlip(IndependentFlips):
     """Flip each class to the next class, k -> k + 1, and the last class to the first.
 
-    If r is above 0.5, most labels are wrong. Papers use rates up to 0.45.
+    If the noise rate r is above 0.5, most labels are wrong. Papers use rates up to 0.45.
 
     Source: Han et al., Co-teaching: Robust Training of Deep Neural Networks with Extremely Noisy Labels, NeurIPS 2018,
     arXiv 1804.06872.

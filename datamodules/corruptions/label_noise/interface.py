@@ -44,7 +44,7 @@ class LabelNoise(Protocol):
 
 
 def empirical_transition_matrix(clean: np.ndarray | Tensor, given: np.ndarray | Tensor, num_classes: int) -> Tensor:
-    """Compute the relative frequencies of the given labels for each true class.
+    """Compute, for each true class, the relative frequencies of the given labels.
 
     Args:
         clean: true labels, `[N]`.
@@ -66,7 +66,7 @@ def empirical_transition_matrix(clean: np.ndarray | Tensor, given: np.ndarray | 
 
 
 def checked_labels(label: np.ndarray | Tensor, num_classes: int, name: str = "label") -> np.ndarray:
-    """Return a copy of the labels as int64, `[N]`, after checking their range.
+    """Check the range of labels, and return a copy of them as int64, `[N]`.
 
     Args:
         label: labels, `[N]`, of any integer type.
@@ -99,11 +99,12 @@ def check_arguments(noise_rate: float, seed: int | None) -> None:
 
 
 def random_stream(seed: int | None, kind: str, *part: int) -> np.random.Generator:
-    """Return the random number generator of a noise model, or of a part of a noise model.
+    """Return the random number generator of a noise model or of one of its parts.
 
-    All generators are independent of each other.
+    The generators of different models and parts are independent of each other.
 
-    Parts are numbered from 1. NumPy pads seeds with zeros, so part 0 would give the same numbers as no part.
+    Parts are numbered from 1. Because NumPy pads seeds with zeros, part 0 would have the same generator as the whole
+    model.
 
     Raises:
         ValueError: if `seed` is None.

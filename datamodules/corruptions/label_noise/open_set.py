@@ -1,9 +1,9 @@
 """Open-set label noise: out-of-distribution images that are labelled with classes of the dataset.
 
 Web search results contain such images. Each training image is replaced, with probability r, by an image from a
-different dataset. The label of the original image is kept. Label noise can be added with the rate r_in / (1 - r). With
-this additional noise, a fraction r_in of all images is in distribution but has wrong labels, as in the protocol of PLS
-on CIFAR-100.
+different dataset. The label of the original image is kept. Label noise can be added to the images that were not
+replaced. If its rate is r_in / (1 - r), a fraction r_in of all images is in distribution but has wrong labels, as in
+the protocol of PLS on CIFAR-100.
 
 Source: Albert, Arazo, Krishna, O'Connor and McGuinness, Is your noise correction noisy? PLS: Robustness to label noise
 with two stage detection, WACV 2023, arXiv 2210.04578, and the authors' code.

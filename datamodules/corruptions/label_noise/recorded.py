@@ -26,8 +26,8 @@ class HumanCIFARN:
     """The human annotations of CIFAR-10N and CIFAR-100N.
 
     The files contain labels of the whole training set before any split, in the order of the Python version of CIFAR,
-    which torchvision reads. The TensorFlow and Hugging Face versions of CIFAR have a different order. These versions
-    are rejected, because their labels differ from the clean labels in the file.
+    which torchvision reads. The TensorFlow and Hugging Face versions of CIFAR have a different order. They are
+    rejected, because their labels do not match the clean labels in the annotation file.
 
     Source: Wei et al., Learning with Noisy Labels Revisited: A Study Using Real-World Human Annotations, ICLR 2022,
     arXiv 2110.12088; the files `CIFAR-10_human.pt` and `CIFAR-100_human.pt` of github.com/UCSC-REAL/cifar-10-100n.
@@ -36,8 +36,8 @@ class HumanCIFARN:
         path: annotation file.
         kind: the label to use. CIFAR-10N has five sets of labels. `aggre_label` is the majority of three annotators,
             with 9.0 % wrong labels. `random_label1`, `random_label2` and `random_label3` are the labels of one
-            annotator each, with 17.2, 18.1 and 17.6 % wrong labels. `worse_label` is a wrong label if any annotator
-            gave a wrong label, with 40.2 % wrong labels. CIFAR-100N has only `noisy_label` (40.2 % wrong).
+            annotator each, with 17.2, 18.1 and 17.6 % wrong labels. `worse_label` is wrong wherever at least one of the
+            three annotators was wrong, with 40.2 % wrong labels. CIFAR-100N has only `noisy_label` (40.2 % wrong).
     """
 
     seed: int | None = None
@@ -79,19 +79,20 @@ class FromCSV:
     Each row of the table contains an identifier of a sample and its label. The columns `clean_label` and `action` are
     optional.
 
-    Labels are class numbers, 0 ... K - 1, or class names; a number with leading zeros counts as a name. Other columns
-    are ignored.
+    Labels are class numbers, 0 ... K - 1, or class names; a number with leading zeros counts as a name. Columns that
+    are not described here are ignored.
 
     The column `clean_label` contains true labels, which are used only for metrics. The value is -1 for
     out-of-distribution images, and empty for images whose label has not been verified. In a table with file names, true
     labels may differ from the labels of the folders. In a table without file names, true labels must equal the labels
-    of the dataset. This check verifies that the table belongs to this dataset in this order. Without `clean_label`,
-    true labels are unknown, because the table may correct the labels of the dataset.
+    of the dataset. This requirement ensures that the table lists the samples of this dataset, in the same order.
+    Without `clean_label`, true labels count as unknown: the dataset's own labels are not used as true labels, because
+    the table may be a correction of them.
 
     The table may have a column `action`, like the file `cleaned_labels.csv` of a label report. Samples with the action
     `drop` are excluded from training and validation, but not from testing. Samples with the action `keep` or `relabel`
-    are assigned the label in the column that `column` names. To train on a cleaned table, set `path` and `classes:
-    number`. Also set `partial: true` if the report does not cover all images.
+    get the label from the column that the argument `column` names. To train on a cleaned table, set `path` and
+    `classes: number`. Also set `partial: true` if the report does not cover all images.
 
     To use the labels that `label_report.csv` of an earlier run proposes, set `column: proposed` and `key: row`. For
     image files, set `key: name` instead. If images were held out in the earlier run, also set `partial: true`. Do not
@@ -106,9 +107,9 @@ class FromCSV:
             dataset.
         partial: whether samples may be missing from the table. Missing samples keep their label in the dataset.
         classes: how the table specifies classes: `number` or `name`. None selects the interpretation that fits the
-            whole column. If both interpretations fit and give different classes, the table is rejected. Such an
-            ambiguity can occur if class folders are named 1 ... 12. A column whose name ends in `_name`, as in a label
-            report, always contains names.
+            whole column. If both interpretations fit but give different classes, the table is rejected. This can happen
+            if the class folders have numbers as names, such as 1 ... 12. A column whose name ends in `_name`, as in a
+            label report, always contains names.
     """
 
     seed: int | None = None
@@ -263,7 +264,7 @@ class FromCSV:
             found = table[key].map(place)
             if found.isna().any():
                 unknown = table[key][found.isna()].iloc[0]
-                raise ValueError(f"{self.path} labels {unknown}, but this dataset has files such as {names[0]}")
+                raise ValueError(f"{self.path} has a label for {unknown}, but this dataset has files such as {names[0]}")
         else:
             found = pd.to_numeric(table[key], errors="coerce")
             if not found.isin(range(samples)).all():
@@ -321,7 +322,7 @@ class FromCSV:
         return checked_labels(np.array(label, dtype=np.int64)[code], num_classes, f"{column} of {self.path}")
 
     def _truth(self, table: "pd.DataFrame", num_classes: int, class_names: Sequence[str] | None) -> np.ndarray:
-        """Return true labels `[n]`, -1 for an out-of-distribution image and `UNVERIFIED` for an empty cell."""
+        """Return true labels `[n]`: -1 stands for an out-of-distribution image, `UNVERIFIED` for an empty cell."""
         word = table["clean_label"].str.strip()
         truth = np.where(word == "", UNVERIFIED, -1)
         stated = ~word.isin(["", "-1"])

@@ -200,7 +200,7 @@ def _in_proportion(mask: np.ndarray, category: int, iterations: int, dilate: boo
 
 
 def _reached(occupied: np.ndarray, margin: int) -> slice:
-    """Return the range from the first to the last nonzero position, extended by a margin."""
+    """Return the range from the first to the last nonzero position, extended by `margin` at both ends."""
     first, last = np.flatnonzero(occupied)[[0, -1]]
     return slice(max(int(first) - margin, 0), min(int(last) + 1 + margin, len(occupied)))
 

@@ -20,8 +20,8 @@ LEAST_SINGULAR_VALUE = 0.03
 class Separable(LinearOperator):
     """Base class of operators y = A x A^T, applied to every channel.
 
-    The matrix A on the left acts along the height, and the matrix A on the right acts along the width. The two matrices
-    differ only in size.
+    The left matrix A acts along the height, and A^T on the right acts along the width. For images that are not square,
+    the two matrices A have different sizes but the same construction.
 
     Let (x) denote the Kronecker product. Then H = A (x) A, H^T = A^T (x) A^T and H^+ = A^+ (x) A^+. Singular values of
     A below 0.03 are set to 0.

@@ -1,4 +1,4 @@
-"""Distributions of additive noise: light-tailed, heavy-tailed, skewed, and rare gross errors."""
+"""Distributions of additive noise: light-tailed, heavy-tailed and skewed distributions, and rare gross errors."""
 
 import math
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from datamodules.corruptions.value_noise.interface import ValueNoise
 
 @dataclass(frozen=True)
 class _OfStd(ValueNoise):
-    """Base class of distributions that are parametrised by their standard deviation."""
+    """Base class of noise distributions that are specified by their standard deviation."""
 
     std: float = 1.0
 

@@ -28,9 +28,9 @@ class ValueNoise(ABC):
 
 
 class SignFlips(ABC):
-    """Random flips of labels -1 and 1, with a probability that depends on the row.
+    """Random sign flips of the labels -1 and 1. The probability of a flip depends on the row.
 
-    For Massart noise, this probability is below 1/2.
+    For Massart noise, the probability is below 1/2 for every row.
     """
 
     @abstractmethod

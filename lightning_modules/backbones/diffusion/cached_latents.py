@@ -60,13 +60,13 @@ def cache_latents(network: LatentDiffusion, data: CaptionedImages, folder: str, 
         device: device on which latents and embeddings are computed.
 
     Raises:
-        ValueError: if training images are randomly padded and cropped, or if images, captions or pipelines differ
-            between ranks.
+        ValueError: if training images are randomly padded and cropped, or if the images, the captions or the pipelines
+            differ between ranks.
     """
     if data.augmentation.crop_padding:
         raise ValueError(
-            "with cache_dir, images are centre-cropped: data.augmentation.crop_padding must be 0, or cache_dir null, got "
-            f"{data.augmentation.crop_padding}"
+            "with cache_dir, images are centre-cropped: data.augmentation.crop_padding must be 0, or cache_dir null, "
+            f"got {data.augmentation.crop_padding}"
         )
     sets = [one for one in (data.train_set, data.validation_set) if one is not None]
     _cache_set(network, sets, data.augmentation.flip, folder, device)

@@ -44,12 +44,13 @@ class FlowTransformer(TextToImage):
         lora_targets: layers to adapt, given by the last parts of their names; None adapts the projections of the
             attention.
         dtype: precision of the transformer and the text encoders; the autoencoder, inputs and outputs are float32.
-        gradient_checkpointing: recompute the transformer's activations in the backward pass instead of keeping them.
+        gradient_checkpointing: recompute the transformer's activations in the backward pass instead of storing them.
         offload_text_encoders: keep the text encoders on the CPU, and embed prompts there.
         lora_alpha: alpha; adapters are scaled by alpha / rank. None sets alpha to the rank.
         use_rslora: use rank-stabilised LoRA, which scales adapters by alpha / sqrt(rank).
         use_dora: use DoRA, which also trains the row norms of the adapted weights.
-        quantization: how frozen weights of the network's linear layers are stored: `int8` in 8 bits, `nf4` in 4 bits.
+        quantization: store the frozen weights of the network's linear layers in 8 bits (`int8`) or 4 bits (`nf4`); None
+            does not quantise weights.
 
     Raises:
         FileNotFoundError: if the pipeline is neither on disk nor on the Hub.
@@ -115,7 +116,7 @@ class PackedLatents(FlowTransformer):
 
     @property
     def patch_size(self) -> int:
-        """Height and width of the patch that forms one token, in pixels of packed latents."""
+        """Height and width of the patch that is packed into one token, in latent pixels."""
         return 2
 
     def packed(self, latent: Tensor) -> Tensor:

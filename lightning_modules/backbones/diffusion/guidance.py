@@ -45,7 +45,7 @@ def guided(
 class PipelineSampling:
     """Mixin for text-to-image models that generates images with a model's diffusers pipeline.
 
-    The model defines the pipeline and the methods that embed prompts.
+    The model must define the pipeline and the methods that embed prompts.
     """
 
     pipeline: Any
@@ -81,11 +81,12 @@ class PipelineSampling:
             guidance_scale: scale w of classifier-free guidance; 1 disables guidance.
             generator: random generator on the CPU, or a list with one generator for each image; used by stochastic
                 schedulers.
-            pipeline: pipeline to run instead of the model's pipeline, with the same parts and for example a ControlNet.
+            pipeline: pipeline that replaces the model's pipeline, with the same parts; it can, for example, also
+                contain a ControlNet. None runs the model's pipeline.
             given: additional arguments of the pipeline.
 
         Returns:
-            Images `[B, 3, H, W]` in [0, 1].
+            Images in [0, 1], `[B, 3, H, W]`.
         """
         scale, count = self.latent_scale, len(noise)
         pipeline = pipeline or self.pipeline

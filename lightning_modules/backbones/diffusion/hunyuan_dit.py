@@ -21,7 +21,7 @@ LENGTHS = (77, 256)
 
 
 class HunyuanDiT(TextToImage):
-    """Hunyuan-DiT, with its transformer and its frozen autoencoder and text encoders.
+    """Hunyuan-DiT, with its transformer, its frozen autoencoder and its frozen text encoders.
 
     Args:
         pipeline: local folder written by `save_pretrained`, or name of a pipeline on the Hugging Face Hub
@@ -40,7 +40,8 @@ class HunyuanDiT(TextToImage):
         lora_alpha: alpha; adapters are scaled by alpha / rank. None sets alpha to the rank.
         use_rslora: use rank-stabilised LoRA, which scales adapters by alpha / sqrt(rank).
         use_dora: use DoRA, which also trains the row norms of the adapted weights.
-        quantization: how frozen weights of the network's linear layers are stored: `int8` in 8 bits, `nf4` in 4 bits.
+        quantization: store the frozen weights of the network's linear layers in 8 bits (`int8`) or 4 bits (`nf4`); None
+            does not quantise weights.
 
     Raises:
         FileNotFoundError: if the pipeline is neither on disk nor on the Hub.

@@ -81,7 +81,7 @@ def diffusers_pipeline(
             If several class names are allowed, the first one is the current name.
         families: dictionary that maps network classes to models; it is used in error messages about missing or
             unexpected parts.
-        quantization: diffusers' quantisation config of the unet or the transformer, see `quantization_config`.
+        quantization: diffusers' quantisation config for the unet or the transformer; see `quantization_config`.
         unread: names of parts that are not loaded, whatever their classes; `pipeline_class` must work without these
             parts.
 
@@ -284,7 +284,7 @@ def clip_tokenizers(name_or_path: str, local_files_only: bool = False) -> tuple[
 
 
 def _check_whole(name_or_path: str, pipeline: Any) -> None:
-    """Reject networks that have weights on the meta device; such networks would fail in the forward pass."""
+    """Reject a pipeline whose networks have weights on the meta device, because their forward passes would fail."""
     for name, part in pipeline.components.items():
         if isinstance(part, torch.nn.Module) and (
             missing := [key for key, value in part.state_dict().items() if value.is_meta]

@@ -61,7 +61,7 @@ def pixel_pipeline(
     Args:
         pipeline: local folder written by `save_pretrained`, or name of a pipeline on the Hugging Face Hub
             (`google/ddpm-cifar10-32`).
-        tuning: `full` trains every parameter of the U-Net, `lora` trains only adapters, and `frozen` trains nothing.
+        tuning: `full` trains all parameters of the U-Net, `lora` trains only adapters, and `frozen` trains nothing.
         lora_rank: rank of the adapters.
         lora_targets: layers to adapt, given by name or by the last part of the name; None adapts every `nn.Linear`.
         gradient_checkpointing: recompute the U-Net's activations in the backward pass instead of storing them.

@@ -73,7 +73,7 @@ class TextToImage(PipelineSampling, TextEncoders, AutoencoderLatents):
         lora_targets: layers to adapt, given by the last parts of their names; None adapts the projections of the
             attention.
         dtype: precision of the U-Net and the text encoders; the autoencoder, inputs and outputs are float32.
-        gradient_checkpointing: recompute the U-Net's activations in the backward pass instead of keeping them.
+        gradient_checkpointing: recompute the U-Net's activations in the backward pass instead of storing them.
         prediction_types: values of the scheduler's `prediction_type` that are accepted.
         sampler: class of the diffusers scheduler that replaces the pipeline's scheduler in sampling; the noise levels
             stay the same.
@@ -83,7 +83,8 @@ class TextToImage(PipelineSampling, TextEncoders, AutoencoderLatents):
         lora_alpha: alpha; adapters are scaled by alpha / rank. None sets alpha to the rank.
         use_rslora: use rank-stabilised LoRA, which scales adapters by alpha / sqrt(rank).
         use_dora: use DoRA, which also trains the row norms of the adapted weights.
-        quantization: how frozen weights of the network's linear layers are stored: `int8` in 8 bits, `nf4` in 4 bits.
+        quantization: store the frozen weights of the network's linear layers in 8 bits (`int8`) or 4 bits (`nf4`); None
+            does not quantise weights.
 
     Raises:
         FileNotFoundError: if the pipeline is neither on disk nor on the Hub.

@@ -5,7 +5,7 @@ model estimates the score -e / s_t. Let x = 2 u - 1 and abar_t = 1 / (1 + 4 s_t^
 
     x_t = sqrt(abar_t) (2 u_t - 1) = sqrt(abar_t) x + sqrt(1 - abar_t) e
 
-then follows a variance-preserving diffusion, and the probability flow ODEs of the two diffusions are equivalent.
+then follows a variance-preserving diffusion. The probability-flow ODEs of the two diffusions are equivalent.
 
 Source: Song, Sohl-Dickstein, Kingma, Kumar, Ermon and Poole, Score-Based Generative Modeling through Stochastic
 Differential Equations, ICLR 2021, arXiv 2011.13456, for VE; Karras, Aittala, Aila and Laine, Elucidating the Design

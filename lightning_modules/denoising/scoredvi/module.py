@@ -78,12 +78,13 @@ class ScoreDVI(SingleImageSteps, MethodModule):
     """Denoise each image by fitting a posterior to it. `fit` trains the blind denoisers, which define the prior.
 
     `test` and `predict` take minutes per 512 x 512 image on a GPU, and need a batch size of 1. Initial weights and
-    samples are seeded by the run's seed and the image's index.
+    samples depend only on the run's seed and the image's index.
 
     Args:
-        denoisers: K blind denoisers of images `[B, C, H, W]` with white Gaussian noise. `fit` trains those denoisers
-            that have trainable parameters, on noise with standard deviations from 0 to 100 grey levels.
-        network: architecture that predicts the posterior of the clean image; maps `[1, C, H, W]` to `[1, 2 K C, H, W]`.
+        denoisers: K blind denoisers of images `[B, C, H, W]` with white Gaussian noise. `fit` trains the denoisers that
+            have trainable parameters, with noise whose standard deviation is between 0 and 100 grey levels.
+        network: architecture of the network that predicts the posterior of the clean image. It maps `[1, C, H, W]` to
+            `[1, 2 K C, H, W]`.
         beta: beta_0, rate of the Gamma prior of the precision; the paper uses 0.01 for CC, 0.005 for PolyU and 0.02 for
             SIDD.
         alpha: alpha_0, shape of the precision's Gamma prior.
@@ -179,7 +180,7 @@ class ScoreDVI(SingleImageSteps, MethodModule):
         return loss, (mu * rho).sum(dim=1).detach(), (0.5 * log_variance).exp().mean().detach()
 
     def fitted(self, noisy: Tensor, weight: float) -> tuple[Tensor, float]:
-        """Fit the posterior of one image `[1, C, H, W]`. Return the running average and the last mean sigma."""
+        """Fit the posterior of an image `[1, C, H, W]`. Return the running average of its mean, and the last sigma."""
         posterior = Posterior(self.network, noisy.shape[1], len(self.denoisers), self.side_width, self.side_depth).to(
             noisy
         )

@@ -45,7 +45,7 @@ def law(parameters: Array, brightness: Array) -> Array:
 
 
 def fitted_law(brightness: Array, variance: Array, greatest: float | None) -> Array:
-    """Fit the noise model to the brightness and variance of n patches; its parameters are in [0, `greatest`]."""
+    """Fit the parameters of the noise model, in [0, `greatest`], to the brightness and variance of n patches."""
 
     def loss(parameters: Array) -> float:
         expected = law(parameters, brightness)

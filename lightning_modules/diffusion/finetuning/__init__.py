@@ -24,8 +24,8 @@ logit(t) favours noise.
 
 For prior preservation, as in DreamBooth (arXiv 2208.12242), the model generates class images (`data.prior`) once before
 training. Training then minimises L + lambda L_prior, where L_prior is the loss of the class images. Offset noise
-replaces e with e + s n, with one n ~ N(0, 1) for each channel. Masks define weights of the pixels' squared errors.
-Images with different aspect ratios are sorted into buckets, and each batch is taken from one bucket. SDXL is
+replaces e with e + s n, with one n ~ N(0, 1) for each channel. Masks define a weight for the squared error of each
+pixel. Images with different aspect ratios are sorted into buckets, and each batch is taken from one bucket. SDXL is
 conditioned on the original size and the crop position of each image.
 
 | network | pipelines | predicts | tuning | cached | saved as |

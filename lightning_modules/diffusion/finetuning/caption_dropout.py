@@ -80,8 +80,8 @@ class CaptionDropout:
         count = len(network.text_encoders)
         if self.by_encoder and len(self.probabilities) != count:
             raise ValueError(
-                f"caption_dropout must be one number, or a list with one number for each of the {count} text encoders of "
-                f"{type(network).__name__}, got {len(self.probabilities)} numbers"
+                f"caption_dropout must be one number, or a list with one number for each of the {count} text encoders "
+                f"of {type(network).__name__}, got {len(self.probabilities)} numbers"
             )
 
     def prepare(self, network: Any) -> None:

@@ -1,7 +1,9 @@
 """Train a ControlNet: a trainable copy of a network's blocks, which conditions the frozen network on an image x.
 
-    y = F(z, c) + Z_2(G(z + Z_1(x), c)), with frozen blocks F, their trainable copy G, and zero-initialised layers Z_1,
-    Z_2.
+    y = F(z, c) + Z_2(G(z + Z_1(x), c))
+
+Here F are the frozen blocks, G is their trainable copy, and Z_1 and Z_2 are zero-initialised layers. z is the input of
+the blocks, and c is the embedding of a prompt.
 
 Source: Zhang, Rao and Agrawala, Adding Conditional Control to Text-to-Image Diffusion Models, ICCV 2023,
 arXiv 2302.05543.

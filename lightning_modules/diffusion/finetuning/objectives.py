@@ -96,7 +96,7 @@ def denoising_errors(
 ) -> Tensor:
     """Compute the mean squared error of each image, `[B]`, at its own timestep t, `[B]`.
 
-    `abar`, `[T]`, are the noise levels, and `weight` are weights of pixels.
+    The argument `abar`, `[T]`, contains all noise levels, and `weight` contains the weights of pixels.
     """
     level = abar.to(latent.dtype)[t].view(-1, 1, 1, 1)
     output = model(noised(latent, noise, level), t, prompts)

@@ -1,8 +1,9 @@
 """Learn the embedding v of a new word from a few images; all weights of the diffusion model are frozen.
 
-    v* = argmin_v E |f(z_t, t, c(y, v)) - target|^2, with prompts y that contain the new word.
+    v* = argmin_v E |f(z_t, t, c(y, v)) - target|^2
 
-Here c(y, v) is the embedding of the prompt y. The vector v is initialised with the embedding of an existing word.
+Here y is a prompt that contains the new word, and c(y, v) is the embedding of this prompt. The vector v is initialised
+with the embedding of an existing word.
 
 Source: Gal, Alaluf, Atzmon, Patashnik, Bermano, Chechik and Cohen-Or, An Image is Worth One Word: Personalizing
 Text-to-Image Generation using Textual Inversion, ICLR 2023, arXiv 2208.01618.

@@ -48,8 +48,7 @@ class GoldenNoise(CollectsPairs, MethodModule):
 
     Args:
         network: NPNet; `with_released_weights` loads the authors' weights.
-        model: frozen diffusion model: `PixelModel`, or the class of a text-to-image pipeline, such as `TextToImage` or
-            `StableDiffusion3`.
+        model: frozen diffusion model: `PixelModel`, or a text-to-image class such as `TextToImage`.
         rewards: dictionary of reward models that score images for texts, such as `CLIPReward`. The first reward decides
             which pairs are kept.
         start: kind of the initial noise in `test`. `golden` is predicted by NPNet, `standard` is unchanged noise, and
@@ -57,8 +56,7 @@ class GoldenNoise(CollectsPairs, MethodModule):
         pair_steps: N, number of sampling steps of the schedule whose first step is used to create the pairs.
         pair_guidance: w_l, guidance scale of the DDIM step towards the image.
         inversion_guidance: w_w, guidance scale of the inversion step.
-        official_offset: invert between the noise levels of the third and the second timestep, as the authors' code
-            does.
+        official_offset: invert between the noise levels of the third and second timestep, as the authors' code does.
         num_inference_steps: number of sampling steps for each image.
         guidance_scale: guidance scale in sampling.
         prompts: texts that `sample` cycles through.

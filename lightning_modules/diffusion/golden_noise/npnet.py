@@ -146,7 +146,7 @@ class NPNet(nn.Module):
             )
         size = math.isqrt(channels) * height
         if attention and size % 8:
-            raise ValueError(f"latent_shape {list(latent_shape)} folds to {size} rows, which 8 heads do not divide")
+            raise ValueError(f"latent_shape {list(latent_shape)} folds to {size} rows, but needs a multiple of 8 rows")
         self.svd = SVDBranch(size, attention, fixed_signs)
         self.residual = ResidualBranch(channels, features, feature_channels, image_size)
         self.text = AdaGroupNorm(prompt_features, channels, 1, eps=1e-6)

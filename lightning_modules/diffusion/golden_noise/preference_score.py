@@ -2,8 +2,8 @@
 
     s(x, c) = exp(tau) cos(e(c), A(x, c)_1),   A = cross-attention blocks from image tokens to text tokens,
 
-Here x is an image and c a text. exp(tau) is a scale, e(c) is CLIP's embedding of the text, and A(x, c)_1 is the first
-output token of A. Image tokens attend only to those text tokens i for which
+Here x is an image, c is a text, exp(tau) is a learned scale, e(c) is CLIP's embedding of the text, and A(x, c)_1 is the
+first output token of A. Image tokens attend only to those text tokens i for which
 
     max_j <c_i, k_j> > 0.3 max_i max_j <c_i, k_j>
 

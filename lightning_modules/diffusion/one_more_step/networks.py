@@ -46,7 +46,9 @@ class TimeFreeUNet(nn.Module):
 
 
 def released_unet(name_or_path: str, variant: Literal["fp16"] | None = None) -> TimeFreeUNet:
-    """Load a network that was released by the authors, whose files do not contain weights of a time embedding.
+    """Load a network released by the authors.
+
+    Its file has no time embedding, so the time embedding of the returned network is set to zero.
 
     Args:
         name_or_path: local folder of a released model, or its name on the Hugging Face Hub, such as

@@ -1,4 +1,4 @@
-"""Sampling with One More Step for prompts, and class attributes of the module that callbacks and commands read."""
+"""Sampling with One More Step for prompts, and the attributes of the module that code outside this package reads."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
@@ -36,7 +36,7 @@ class Prompted:
             ValueError: if `start` is `oracle`, which requires real images.
         """
         if self.start == "oracle":
-            raise ValueError("model.start: oracle needs real images, so it cannot sample for FID; use a different start")
+            raise ValueError("model.start: oracle needs real images, so it cannot sample for FID: use another start")
         data = self.trainer.datamodule
         captions = self.prompts or data.test_set.captions or [""]
         places, index = (sample_integers(most, n, generator) for most in (len(captions), 2**31))

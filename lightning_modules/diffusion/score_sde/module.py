@@ -41,21 +41,18 @@ class ScoreSDE(KnownParts, Latents, MethodModule):
         network: network, such as `lightning_modules.networks.ncsnpp.NCSNpp` or a `UNet2DModel` from diffusers. For VE,
             it predicts the score from x_t, `[B, C, H, W]`, and sigma, `[B]`. For VP and sub-VP, it predicts the noise
             from x_t and the time.
-        process: diffusion process from `lightning_modules.sde.processes`; images are in [0, 1] for VE, and in [-1, 1]
-            for the other processes.
+        process: process from `lightning_modules.sde.processes`; images are in [0, 1] for VE, otherwise in [-1, 1].
         image_shape: shape (C, H, W) of generated images.
         sampler: sampler from `lightning_modules.sde.samplers` or `lightning_modules.sde.flow`.
-        num_levels: N, number of noise levels of a discrete model (SMLD for VE, DDPM for VP); None trains a
-            continuous-time model.
+        num_levels: N, number of levels of a discrete model (SMLD for VE, DDPM for VP); None for continuous time.
         likelihood_weighting: weight the loss by g^2 instead of std^2; the loss is then a bound on the likelihood.
         reduce_mean: average the loss over the values of an image; if false, use half of their sum.
         average_decay: maximum decay of the averaged weights, in [0, 1).
         likelihood_repeats: number of evaluations of the bits per dimension of each test image, each with new
             dequantisation noise.
-        guidance: classifier guidance; `sample` then cycles through the classes. None samples without class conditions.
+        guidance: classifier guidance; `sample` then cycles through the classes. None samples without classes.
         optimizer: optimizer of the network's trainable parameters.
-        lr_scheduler: learning-rate schedule, stepped after every epoch, or after every training step if its `interval`
-            is "step".
+        lr_scheduler: learning-rate schedule, stepped every epoch, or every step if its `interval` is "step".
 
     Raises:
         ValueError: if an argument is out of range, or if the process does not support `num_levels` or the predictor of
@@ -83,7 +80,7 @@ class ScoreSDE(KnownParts, Latents, MethodModule):
         if len(image_shape) != 3 or min(image_shape) < 1:
             raise ValueError(f"image_shape must be three positive integers C, H and W, got {list(image_shape)}")
         if num_levels is not None and (likelihood_weighting or likelihood_repeats):
-            raise ValueError("num_levels must be None with likelihood_weighting or likelihood_repeats")
+            raise ValueError("num_levels must be None: likelihood_weighting and likelihood_repeats do not allow it")
         if isinstance(sampler, PredictorCorrector):
             sampler.check(process)
         self.network = network

@@ -19,13 +19,13 @@ and the target x_0.
 For surface reconstruction, `surface.heights` integrates normals to height maps, and `test` logs the error of these
 maps.
 
-The paper does not specify the batch size, the number of iterations and the training resolution. It also leaves two
-other choices open. Here, the noise e in the target of YOSO is independent of u; `yoso_target` selects other
-interpretations. Latents that cover pixels without a normal are excluded from the loss. Departures: features are
-upsampled bilinearly, as in the authors' code, whereas the paper uses FeatUp. The noise of the refinement steps is
-seeded by the seed of the run and the index of the image, whereas the authors' code does not seed this noise. Normals
-are renormalised before and after resizing. timm resizes position embeddings with antialiasing, which the authors' code
-does not use.
+The paper does not specify the batch size, the number of iterations and the training resolution. It also does not
+specify two other choices. First, the noise e in the target of YOSO is here independent of u; `yoso_target` selects
+other interpretations. Second, latents that cover pixels without a normal are here excluded from the loss. Departures:
+features are upsampled bilinearly, as in the authors' code, whereas the paper uses FeatUp. The noise of the refinement
+steps is seeded by the seed of the run and the index of the image, whereas the authors' code does not seed this noise.
+Normals are renormalised before and after resizing. timm resizes position embeddings with antialiasing, which the
+authors' code does not use.
 
 Source: Ye, Qiu, Gu, Zuo, Wu, Dong, Bo, Xiu and Han, StableNormal: Reducing Diffusion Variance for Stable and Sharp
 Normal, ACM Transactions on Graphics 2024, arXiv 2406.16864. Steps and metrics follow the authors' code, which does not

@@ -35,9 +35,9 @@ the momentum (see `learned`).
 On the bundled digits, the learner with the rule `ssgdm` measures the curvature on 32 images. The learner starts at a
 learning rate of 0.002 and reaches a test accuracy of .916 +- .020 over three seeds
 (`configs/batch_lr/demo_learner_small_rate.yaml`). With a constant learning rate of 0.002, the accuracy is .156 +- .028.
-With the best constant learning rate of a grid, it is .912 +- .018. In one run in which the curvature was measured on
-1,024 images, the accuracy was .37. The resulting learning rates of 1 to 3 are too large, because the training batches
-of 50 images have a larger curvature than the 1,024 images.
+With the best constant learning rate of a grid, the accuracy is .912 +- .018. In one run in which the curvature was
+measured on 1,024 images, the accuracy was .37. The resulting learning rates of 1 to 3 are too large, because the
+training batches of 50 images have a larger curvature than the 1,024 images.
 
 This implementation differs from the authors' code in the following points. The formula for Polyak's momentum contains
 sqrt mu here, where the authors' script has mu. If mu is the minimum, each Ritz value is paired with its own weight
@@ -54,8 +54,8 @@ In three seeds of the demo network, the formula explains 22 % of the shift at B 
 0.8 %.
 
 Products with H - G, the Lanczos optimiser and K-FAC are not implemented. However, if an optimizer has a `damping`
-setting, it is scaled with the batch size. The implementation is based on the abstract, the authors' code and the theory
-of additive spikes, because the paper's full text was not available.
+setting, this setting is scaled with the batch size. The implementation is based on the abstract, the authors' code and
+the theory of additive spikes, because the paper's full text was not available.
 
 Source: Granziol, Zohren and Roberts, Learning Rates as a Function of Batch Size: A Random Matrix Theory Approach to
 Neural Network Training, JMLR 23(173), 2022, arXiv 2006.09092.

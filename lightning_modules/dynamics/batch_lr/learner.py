@@ -52,7 +52,7 @@ def learned(rule: Rule, greatest: float, least: float) -> dict[str, float]:
         ssgd      lr = 2 / (L + mu)
         ssgdm     lr = (2 / (sqrt L + sqrt mu))^2,  momentum = ((sqrt L - sqrt mu) / (sqrt L + sqrt mu))^2  (Polyak)
         ssgdmn    lr = sqrt(mu / L),  momentum = (sqrt L - sqrt mu) / (sqrt L + sqrt mu)  (as in the authors' code)
-        nesterov lr = 1 / L, momentum as for ssgdmn (as in textbooks)
+        nesterov  lr = 1 / L,  momentum as for ssgdmn  (as in textbooks)
 
     Args:
         rule: name of a rule other than `rayleigh`.
@@ -87,7 +87,7 @@ class OnlineLearner:
     """Set the learning rate and, for some rules, the momentum from the Hessian on fixed training images.
 
     The curvature is measured without augmentation, before the first batch of an epoch. The resulting settings override
-    the learning-rate schedule until the next measurement. Before the first measurement, the schedule applies. Results
+    the learning-rate schedule until the next measurement. Before the first measurement, the schedule applies. Settings
     that are not positive and finite are discarded.
 
     Args:

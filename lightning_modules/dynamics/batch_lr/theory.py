@@ -89,7 +89,7 @@ def fitted_constant(shift: Sequence[float], effective: Sequence[float], error: S
 
 
 class NoiseStatistics(NamedTuple):
-    """Statistics of vectors with one vector per batch, and of their mean, relative to a direction z."""
+    """Statistics of a set of vectors, one per batch, and of their mean, relative to a direction z."""
 
     mu: float
     """Inner product of z and the mean; if the vectors are products H_i z, it is the mean curvature along z."""
@@ -102,7 +102,7 @@ class NoiseStatistics(NamedTuple):
 
 
 def noise_statistics(mean: Tensor, mean_square: float, direction: Tensor, batches: int) -> NoiseStatistics:
-    """Compute noise statistics of vectors with one vector per batch, such as products H_i z or gradients.
+    """Compute noise statistics of a set of vectors, one per batch, such as products H_i z or gradients.
 
     Args:
         mean: mean of the vectors over batches, `[P]`.

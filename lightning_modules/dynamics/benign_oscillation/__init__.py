@@ -14,7 +14,7 @@ for eta in about [m/4, 2m/5] / ||u||^2, s never converges. However, <w, u> stays
 
 While s oscillates, sum_t l_t therefore grows with the number of steps t. Each step multiplies the filter components
 along v by 1 + a l ||v||^2 / ||u||^2, so these components grow exponentially. After training with oscillation, a network
-classifies points that have only the weak feature correctly. After training at a small learning rate, the accuracy on
+correctly classifies points that have only the weak feature. After training at a small learning rate, the accuracy on
 these points is at chance level.
 
 The paper assumes that training oscillates, that is, |1 - y f| >= delta at points with the strong feature (strong

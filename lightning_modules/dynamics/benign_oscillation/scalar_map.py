@@ -25,9 +25,9 @@ def map_parameter(rate: float, filters: int, strong_norm: float) -> float:
 
 
 def window(filters: int, strong_norm: float) -> tuple[float, float]:
-    """Compute the two learning rates between which the map oscillates; a is 1 and sqrt(27/4) - 1 at these rates.
+    """Compute the learning rates between which the map oscillates: those for a = 1 and for a = sqrt(27/4) - 1.
 
-    This range is about [m/4, 2m/5] / ||u||^2.
+    The range between them is about [m/4, 2m/5] / ||u||^2.
     """
     unit = map_parameter(1.0, filters, strong_norm)
     return 1 / unit, GREATEST_A / unit

@@ -57,8 +57,7 @@ class NoiseMask(ClassifierSteps, MethodModule):
 
     Raises:
         ValueError: if an argument is out of range; also, at setup, if `grid` or `kernel` is too large for the images,
-            or if DDP is configured without support for unused parameters, which is required because the policy is not
-            used during tuning.
+            or if DDP does not support unused parameters, although the policy is not used during tuning.
     """
 
     mean: Tensor

@@ -12,8 +12,8 @@ from datamodules.arguments import at_least, positive, within
 class MaskThenTuning(LambdaLR):
     """A cosine schedule for the policy, and a step schedule for the classifier, with a warm-up when tuning starts.
 
-        with masks   lr gamma^(e // step), policy lr_p (1 + cos(pi e / mask_epochs)) / 2
-        tuning       rises linearly from warmup_factor tuning_rate over warmup_epochs, then steps down
+        with masks   classifier lr gamma^(e // step), policy lr_p (1 + cos(pi e / mask_epochs)) / 2
+        tuning       classifier rises linearly from warmup_factor tuning_rate over warmup_epochs, then steps down
 
     Args:
         optimizer: optimizer whose first parameter group contains the classifier; a second group, if there is one,

@@ -9,7 +9,7 @@ small for feature learning. With learning rate dt and batch size B, the loss, th
 In every iteration, a batch of B points is sampled without replacement. A point is fitted if alpha y F >= 1. Training
 stops when all points are fitted, because the loss and all gradients are then zero. Three measurements show the regime
 of training: the training time t* (dt times the number of iterations), the change of the weights, and the change of the
-tangent kernel K relative to the initial kernel K_0, mean (K - K_0)^2 / mean K^2. For P training points, the paper finds
+tangent kernel K, mean (K - K_0)^2 / mean K^2, where K_0 is the initial kernel. For P training points, the paper finds
 t* ~ T P^b and |w - w_0| ~ T^delta P^gamma. The paper also finds that the noise matters above a temperature T_c ~ P^-a.
 
 Consider a perceptron f = w . x / sqrt(d), and points whose density near the decision boundary is proportional to

@@ -70,7 +70,7 @@ def margin_loss(signed: Tensor, alpha: float, loss: Loss) -> Tensor:
     Args:
         signed: values of y F, of any shape.
         alpha: scale of the output; infinity is only supported for the hinge.
-        loss: name of phi.
+        loss: name of the function phi in the loss.
     """
     if loss == "hinge":
         return hinge(signed, alpha)
@@ -119,7 +119,7 @@ def drawn_batches(seed: int, iteration: Tensor, num_points: int, batch_size: int
 
 
 def ahead_of(num_unfitted: int, num_points: int, batch_size: int, iterations: int) -> int:
-    """Choose the number of batches to evaluate together: a power of two near the expected distance of unfitted batches.
+    """Choose how many batches to evaluate together: a power of two near the expected gap between unfitted batches.
 
     Args:
         num_unfitted: number of points that are not fitted.
@@ -158,7 +158,7 @@ def descend(
         ahead: number of batches in a group, which are evaluated together.
         rate: learning rate.
         alpha: scale of the output.
-        loss: name of phi.
+        loss: name of the function phi in the loss.
     """
     parameters: list[Tensor] = [*trainable_parameters(network)]
     device, size = batches.device, batches.shape[1]
@@ -215,7 +215,7 @@ def diffuse(
         batch_size: batch size B.
         rate: learning rate.
         alpha: scale of the output.
-        loss: name of phi.
+        loss: name of the function phi in the loss.
     """
     parameters: list[Tensor] = [*trainable_parameters(network)]
     size = len(points.sign)
@@ -269,7 +269,7 @@ def run_iterations(
         batch_size: batch size B.
         rate: learning rate.
         alpha: scale of the output.
-        loss: name of phi.
+        loss: name of the function phi in the loss.
     """
     if dynamics == "sde":
         noise = drawn_noise(seed, first + torch.arange(iterations, device=first.device), points)

@@ -28,7 +28,7 @@ def fit_statistics(signed: Tensor, alpha: float, loss: Loss = "hinge") -> dict[s
     Args:
         signed: values of y F, `[n]`.
         alpha: scale of the output.
-        loss: name of phi.
+        loss: name of the function phi in the loss.
 
     Returns:
         `loss`: alpha times the mean loss, which is initially phi(0) (1 for the hinge); with zero margin, the mean of
@@ -69,7 +69,7 @@ def kernel_statistics(
         signed: values of y F of the points, `[n]`.
         sign: labels y of the points, `[n]`.
         alpha: scale of the output.
-        loss: name of phi.
+        loss: name of the function phi in the loss.
 
     Returns:
         `kernel_change`: mean (K - K_0)^2 / mean K^2. `overlap`: y . K y / n^2. `gradient_norm`: squared norm of the

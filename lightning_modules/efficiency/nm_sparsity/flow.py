@@ -25,7 +25,7 @@ WAYS: tuple[Way, ...] = get_args(Way)
 Along = Literal["inputs", "outputs", "unstructured"]
 AXES: dict[Along, int | None] = {"inputs": 1, "outputs": 0, "unstructured": None}
 PULL = 2e-4
-"""Weight lambda of SR-STE; the value is that of its authors."""
+"""Weight lambda of SR-STE, as used by the authors of SR-STE."""
 
 
 def mask_decay(way: Way, rate: float, step: int) -> float:
@@ -42,7 +42,7 @@ def mask_decay(way: Way, rate: float, step: int) -> float:
 
 
 def frames(way: Way, n: int, m: int, epochs: int, geometric_frames: int) -> dict[int, tuple[int, int]]:
-    """Map the first epoch of each frame, counted from the end of the dense phase, to the frame's pattern (N, M).
+    """Return each frame's pattern (N, M), keyed by the frame's first epoch, counted from the end of the dense phase.
 
     Args:
         way: sdgf_stepwise gives (M-1):M, M/2:M, M/4:M, ..., N:M; sdgf_geometric gives ..., 4N:4M, 2N:2M, N:M;
@@ -193,7 +193,7 @@ def check_pattern(key: str, n: int, m: int, size: int, axis: int | None, flow: F
         flow: schedule of the network; all its patterns must fit the layer.
 
     Raises:
-        ValueError: if a pattern does not fit the layer; the message contains the key and the values.
+        ValueError: if a pattern does not fit the layer; the message contains `key` and the values.
     """
     within(1, m, **{f"n of {key}": n})
     for _, group in frames(flow.way, n, m, 1000, flow.geometric_frames).values():
@@ -241,8 +241,7 @@ def sparsify(
             )
         for name, layer in layers_named(network, [names], kinds, "own").items():
             if third and len(layer.weight) % 3:  # type: ignore[arg-type]
-                rows = len(layer.weight)  # type: ignore[arg-type]
-                raise ValueError(f"own: {key}: {name} has {rows} rows, which cannot be split into q, k and v")
+                raise ValueError(f"own: {key}: {name} has {len(layer.weight)} rows, not divisible into q, k and v")  # type: ignore[arg-type]
             thirds = patterns.get(name, {})
             patterns[name] = {"": pattern} if not third else {k: v for k, v in thirds.items() if k} | {third: pattern}
             found[name] = layer

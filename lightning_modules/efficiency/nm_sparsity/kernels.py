@@ -35,7 +35,7 @@ def in_semi_structured_kernels(network: nn.Module) -> list[str]:
         if two_of_four and isinstance(layer, LinearOfFunction):
             chosen[name] = layer
     if not chosen:
-        raise ValueError("semi-structured kernels need linear layers that are 2:4 along their inputs: there are none")
+        raise ValueError("semi-structured kernels need linear layers that are 2:4 sparse along their inputs, got none")
     for name, layer in chosen.items():
         weight = layer.weight
         if weight.device.type != DEVICE or weight.dtype not in HALF:

@@ -82,7 +82,7 @@ def input_shapes(transformer: Any) -> dict[str, torch.Size]:
         for name, module in transformer.named_modules()
     ]
     if not transformer.patch_embed.img_size:
-        raise ValueError("network takes images of any size, but scales need a fixed number of tokens")
+        raise ValueError("network accepts images of any size, but OFQ needs a fixed number of tokens per image")
     height, width = transformer.patch_embed.img_size
     tensors = {**dict(transformer.named_parameters()), **dict(transformer.named_buffers())}
     image = torch.empty(1, transformer.patch_embed.proj.in_channels, height, width, device="meta")
@@ -181,7 +181,7 @@ def quantize(
 
 
 class QuantizedRows(NamedTuple):
-    """Rows of the weight of a layer in a transformer block that are quantised."""
+    """Quantised rows of a layer's weight in a transformer block."""
 
     name: str
     layer: LinearOfFunction

@@ -262,7 +262,7 @@ def scaled_parts(network: nn.Module) -> list[_Scaled]:
 
 @contextmanager
 def calibrating(parts: Iterable[_Scaled]) -> Iterator[None]:
-    """Context manager in which a forward pass measures and sets all scales; layers receive already quantised inputs."""
+    """Context manager in which a forward pass sets each scale from inputs that preceding layers have quantised."""
     parts = list(parts)
     for part in parts:
         part.calibrating = True

@@ -22,9 +22,9 @@ columns are two values of `ratio`.
 | sampled products | 30 % | 10 % |
 | --- | --- | --- |
 | linear layers of attention's output and of the feed-forward part | 0.87 | 0.84 |
-| also both products of attention | 0.72 | 0.65 |
-| also with `compact` | 0.26 | 0.19 |
-| LoRA with both products of attention and `compact` | 0.25 | 0.19 |
+| the same linear layers and both products of attention | 0.72 | 0.65 |
+| the same linear layers and both products of attention, with `compact` | 0.26 | 0.19 |
+| the same with LoRA | 0.25 | 0.19 |
 
 For the same two ratios, the paper reports memory peaks of 8.44 and 7.30 GB, compared with 17.66 GB for exact training.
 All of these peaks include 3.4 GB for weights, gradients and AdamW's state. Without these 3.4 GB, the relative peaks are
@@ -35,7 +35,7 @@ store attention weights. Compared with exact training with fused attention, samp
 saves no memory. The gradient norms of one sample take 9 kB for the linear layers of T5-base, and 214 kB if the products
 of attention are also sampled.
 
-Each rank samples tokens from its own shard of the batch, as in the authors' code. Which tokens are kept therefore
+Each rank samples tokens from its own shard of the batch, as in the authors' code. The choice of tokens therefore
 depends on the world size, but the estimate is always unbiased. If `shares` is W, a run on fewer than W ranks samples in
 the same way as a run on W ranks.
 
@@ -44,11 +44,11 @@ gradients in the authors' code are biased:
 
 * Sampled tokens are always weighted as in the equation. The authors' code omits the factor 1 / ((k - c) p_j) while no
   gradient norms are known, that is, in the whole first epoch. If c = 0 (`mix_replacement`), the authors' code samples
-  without replacement and without weights. If 1 - P_C < 0.001, it omits the sampled tokens.
-* c < k always holds, because the authors' code divides by 0 if c = k.
-* z is the norm of the gradient of the sample's own loss, so that it does not depend on the batch size, the number of
-  ranks, gradient accumulation or the loss scale of half precision. For samples without known norms, the mean of the
-  known norms is used, whereas the authors' code uses 0 unless all samples are new.
+  without replacement and without weights. If 1 - P_C < 0.001, the authors' code omits the sampled tokens.
+* c = k is excluded; in this case, the authors' code divides by 0.
+* z is the norm of the gradient of the sample's own loss, so z does not depend on the batch size, the number of ranks,
+  gradient accumulation or the loss scale of half precision. For samples without known norms, the mean of the known
+  norms is used, whereas the authors' code uses 0 unless all samples are new.
 * Half precision follows the trainer's precision, whereas the authors' code uses float16.
 
 Source: Liu, Wang, Zhong, Xu, Zha, Tang, Jiang, Zhou, Chaudhary, Xu and Hu, Winner-Take-All Column Row Sampling for

@@ -106,7 +106,7 @@ def sample_attention(module: nn.Module, name: str, sampler: Sampler, dropout: Dr
         module: attention module that multiplies queries by keys, and attention weights by values; the heads must be in
             dimension 1.
         name: name of the module in error messages.
-        sampler: sampler of the network.
+        sampler: state that all sampled products of the network share.
         dropout: dropout function for the attention weights, which is called like `torch.nn.functional.dropout`.
     """
     products = [SampledProduct(sampler, f"{name} ({of})") for of in ("scores", "output")]

@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 from lightning_modules.full_precision import at_least_float32, in_full_precision
 
 LEAST = 8
-"""Minimum weight from which a normalisation's input is recovered, in units of the bias's rounding error."""
+"""Minimum weight that allows recovering a normalisation's input, in units of the bias's rounding error."""
 
 
 def packed(mask: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ def gradient_errors(network: nn.Module, sampler: Sampler, batch: Any, begin: Cal
 
     Args:
         network: network with sampled linear layers; its stored gradients do not change.
-        sampler: sampler of the network.
+        sampler: state that all sampled products of the network share.
         batch: this rank's part of the batch, with labels.
         begin: function that restarts the step with the same random numbers.
 

@@ -45,7 +45,7 @@ def sample_products(
         network: network to change, which may be any network of timm, transformers or PyTorch.
         layers: name patterns of linear layers (see `layers_named`).
         attention: name patterns of attention modules.
-        sampler: sampler of the network.
+        sampler: state that all sampled products of the network share.
         compact: whether to replace dropout, ReLU and layer normalisation by layers that store less (see
             `compact_layers`).
 

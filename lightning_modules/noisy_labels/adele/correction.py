@@ -6,12 +6,12 @@ from datamodules.arguments import at_least, positive, within
 
 
 class TrainingPassCorrection:
-    """Settings of the correction for SegTHOR: the merge rule, applied to predictions made during the training epoch.
+    """Settings of the correction for SegTHOR: the merge rule is applied to predictions made during the training epoch.
 
     Corrections accumulate: corrected labels can be corrected again. A category is corrected at most once per period of
-    `every_n_epochs` epochs. It is corrected when a test in this period first finds that early learning has ended for
-    the category. Periods start at multiples of `every_n_epochs`, counting epochs from 1. Training images must all have
-    the same size, and must not be augmented.
+    `every_n_epochs` epochs: as soon as a test in the period finds that the category's early learning has ended. Periods
+    start at multiples of `every_n_epochs`, counting epochs from 1. Training images must all have the same size, and
+    must not be augmented.
 
     Each rank stores two bytes per pixel of its training images in host memory until the end of the epoch. For example,
     7,000 slices of 256 x 256 pixels need 0.9 GB in total. A checkpoint that is saved within an epoch includes the

@@ -121,7 +121,7 @@ class ADELE(SegmenterSteps, MethodModule):
         callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
         if not any(getattr(callback, "detects_early_learning", False) for callback in callbacks):
             raise ValueError(
-                "model.correction needs the callback callbacks.early_learning.EarlyLearning: add it to "
+                "model.correction needs the callback callbacks.early_learning.EarlyLearning: add this callback to "
                 "trainer.callbacks, or set model.correction to null"
             )
         if isinstance(self.correction, TrainingPassCorrection) and getattr(data, "augmentation", None) is not None:

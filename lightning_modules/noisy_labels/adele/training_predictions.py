@@ -69,7 +69,7 @@ class TrainingPredictions:
         return {key: torch.cat(rows) for key, rows in everything.items() if rows} if rank() == 0 else {}
 
     def restore(self, everything: dict[str, Tensor]) -> None:
-        """Store the output of `gathered`, from a run with any world size, until `begin` is called."""
+        """Keep the output of `gathered`, from a run with any world size, for the next call of `begin`."""
         self._restored = everything
 
     def begin(self) -> None:

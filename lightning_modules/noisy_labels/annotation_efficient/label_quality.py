@@ -76,7 +76,7 @@ def without_holes_and_islands(label: Tensor) -> Tensor:
 
 
 def mean_over_kept(loss: Tensor, kept: Tensor) -> Tensor:
-    """Compute this rank's loss; its mean over ranks is the mean loss of the kept samples of the global batch.
+    """Compute this rank's loss, such that the mean over ranks is the mean loss of all kept samples of the global batch.
 
     The loss is 0 if no sample is kept.
 

@@ -83,7 +83,7 @@ class Rounds:
     best: float = float("-inf")
     """Best validation Dice at the end of any round so far."""
     stopped: bool = False
-    """Whether training stops because a round has not improved the validation Dice."""
+    """Whether training has stopped because a round did not improve the validation Dice."""
     about: dict[str, float] = field(default_factory=dict)
     """Means over the labels of the current round, which are logged every epoch."""
 

@@ -138,7 +138,7 @@ class Fakes(NamedTuple):
 
 
 def judged_real(score: Tensor) -> Tensor:
-    """Compute the least-squares loss mean (D - 1)^2 of scores whose target is real."""
+    """Compute the least-squares loss mean (D - 1)^2 of scores D, which is 0 if all of them are 1 (real)."""
     return (score - 1).square().mean()
 
 
@@ -150,7 +150,7 @@ def judged_false(score: Tensor) -> Tensor:
 def cycle_term(
     image_again: Tensor, image: Tensor, mask_logits_again: Tensor, mask: Tensor, mask_weight: float
 ) -> Tensor:
-    """Compute |x~ - x|_1 + w_z BCE(z~, z) from the logits of z~; both terms are means over pixels."""
+    """Compute |x~ - x|_1 + w_z BCE(z~, z), where z~ is given by its logits; both terms are means over pixels."""
     return F.l1_loss(image_again, image) + mask_weight * F.binary_cross_entropy_with_logits(mask_logits_again, mask)
 
 

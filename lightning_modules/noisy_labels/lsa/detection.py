@@ -3,13 +3,13 @@
 For image i, let l_i be the cross-entropy with the label in the dataset, q_i the cross-entropy with the stored guess
 (pseudo-loss), and v_i the features of a middle layer:
 
-    P_i = probability that l_i belongs to the higher of two modes of all losses,
+    P_i = probability that l_i belongs to the higher of the two modes of all losses,
 
     loss: image i is noisy if P_i > threshold (small loss)
 
     linear: image i is noisy if a logistic regression on v, fitted to the small-loss flags, flags it
 
-    w_i = probability that q_i belongs to the lower of two modes of q over the noisy images; 1 for clean images.
+    w_i = probability that q_i belongs to the lower of the two modes of q over the noisy images; 1 for clean images.
 
 The modes are the components of a one-dimensional mixture of two normal distributions. Wrongly labelled examples are
 learned later than correctly labelled ones, and their losses therefore form the higher mode. Losses are first rescaled
@@ -18,8 +18,8 @@ to [0, 1], so that the result does not depend on their scale.
 The linear detector refines the small-loss flags of the same epoch. It works because out-of-distribution images are
 linearly separable in self-supervised features. The linear detector is accurate, but also flags some clean images that
 are valuable for training. Used alone, it therefore does not improve the classifier. The wrongly flagged images are
-often visually simple, so that small loss easily recognises them as clean. LSA therefore alternates between the two
-detectors by epoch.
+often visually simple, and the small-loss detector easily recognises them as clean. LSA therefore alternates between the
+two detectors by epoch.
 
 Source: Albert, Arazo, O'Connor and McGuinness, An accurate detection is not all you need to combat label noise in
 web-noisy datasets, ECCV 2024, arXiv 2407.05528, with the settings of the authors' code. The weight w is from PLS (the

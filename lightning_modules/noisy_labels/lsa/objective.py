@@ -1,9 +1,9 @@
 """Losses of PLS and PLS-LSA, over the global batch.
 
-For an image i, let s be the prediction of the network and g the sharpened guess. The target t is g for noisy images,
-and the label y in the dataset for other images; u is the weight of the target. In mixup, o(i) is the partner of image
-i, and l is the fraction of image i in the mixture. For the mixed image, z are the logits and h is the projection; h' is
-the projection of a different view of the image.
+For an image i, let s be the prediction of the network and g the sharpened guess. The target t of a noisy image is g,
+and the target of any other image is its label y in the dataset. The weight of the target is u. In mixup, image i is
+mixed with its partner, image o(i), and l is the fraction of image i in the mixture. For the mixed image, z are the
+logits and h is the projection; h' is the projection of a different view of the image.
 
     g = s^gamma / sum_c s_c^gamma,            L_i(t) = -sum_c t_c log softmax(z_i)_c
     cls = l sum_i u_i L_i(t_i) / sum_i u_i + (1 - l) sum_i u_o(i) L_i(t_o(i)) / sum_i u_o(i)
@@ -173,7 +173,7 @@ class StepLoss:
     """Loss of a training step, with the terms cls, con and, optionally, pen.
 
     Args:
-        penalty: whether to add the penalty pen, which keeps the mean prediction uniform.
+        penalty: whether to add the penalty pen, which pulls the mean prediction towards the uniform distribution.
         contrast_weight: weight of the contrastive term con.
         temperature: temperature mu.
         confidence: whether to use the contrastive term of PLS instead of the contrastive term of LSA.
@@ -202,8 +202,8 @@ class StepLoss:
             network: classifier f.
             projection: network that maps the features of the classifier to h.
             image: images before mixing, `[b, C, H, W]`.
-            other_view: views for the contrastive term, `[b, C, H, W]`. If None, only cls is computed, as before the
-                first detection.
+            other_view: second views of the images, for the contrastive term, `[b, C, H, W]`. None, used before the
+                first detection, means that only cls is computed.
             target: targets t, `[b, C]`.
             weight: weights u, `[b]`.
             index: index of each image in the training set, `[b]`.

@@ -36,9 +36,9 @@ def covariance_term(tuned: Tensor) -> Tensor:
 
     L_COV is the sum of the squared covariances between different features, divided by D.
 
-    The computation uses float32 or a higher precision, because fourth powers of the features can exceed the range of
-    half precision. If there are fewer rows than features, the computation uses the smaller Gram matrix Z Z^T, `[B, B]`.
-    The result is the same, because Z Z^T and Z^T Z have the same sum of squares.
+    The computation uses float32 or a higher precision, because the loss contains fourth powers of the features, which
+    can exceed the range of half precision. If there are fewer rows than features, the computation uses the smaller Gram
+    matrix Z Z^T, `[B, B]`. The result is the same, because Z Z^T and Z^T Z have the same sum of squares.
     """
     with in_full_precision(tuned.device):
         tuned = at_least_float32(tuned)

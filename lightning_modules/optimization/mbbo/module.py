@@ -91,7 +91,7 @@ JUDGED = 3
 class RSVRB(WeighingSteps, MethodModule):
     """Learn weights of training samples with trackers that cover all blocks; the baseline of `BSVRB`.
 
-    Each iteration updates the trackers of all blocks, which consist of m n (D + 1) numbers.
+    Each iteration updates the trackers of all blocks. These trackers consist of m n (D + 1) numbers.
 
     Args:
         samples: number n of weights, which must be at least the number of training rows that are not trusted.

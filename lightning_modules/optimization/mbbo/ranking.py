@@ -118,9 +118,8 @@ def surrogate(
 def listwise(score: Tensor, chosen: int) -> Tensor:
     """Compute the listwise cross-entropy of scores `[b, J]`, summed over users, for the warm-up epochs.
 
-    For each of the first P items, which are rated, a cross-entropy is computed in which the score of this item is the
-    logit of the correct class, and the scores of the unrated items are the other logits. The P cross-entropies are
-    averaged.
+    For each of the first P items, which are rated, a cross-entropy is computed. The score of this item is the logit of
+    the correct class, and the scores of the unrated items are the other logits. The P cross-entropies are averaged.
     """
     rated, others = score[:, :chosen], score[:, chosen:]
     return (torch.logaddexp(rated, others.logsumexp(1, keepdim=True)) - rated).mean(1).sum()

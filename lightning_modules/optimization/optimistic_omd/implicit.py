@@ -26,7 +26,7 @@ from lightning_modules.optimization.optimistic_omd.ball import project, squared_
 from lightning_modules.optimization.optimistic_omd.optimizers import Memory, OnlineOptimizer
 
 HALVINGS = 50
-"""Number of bisection steps that start from the interval [0, 1]."""
+"""Number of bisection steps, starting from the interval [0, 1]."""
 
 
 class ImplicitOMD(OnlineOptimizer):

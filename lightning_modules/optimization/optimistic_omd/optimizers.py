@@ -249,7 +249,7 @@ class OptimisticOMD(OnlineOptimizer):
         return self._moved(gradient, memory)
 
     def _moved(self, gradient: Any, memory: Memory) -> Any:
-        """Return the anchor x^_t after a step along the negative gradient and a projection onto the ball."""
+        """Return the anchor after a step along the negative gradient and a projection onto the ball."""
         if self.mode == "exp_concave":
             return project_in_norm(memory["anchor"] - memory["inverse"] @ gradient, memory["h"], self.radius)
         return project(memory["anchor"] - memory["step_size"] * gradient, self.radius)
@@ -262,7 +262,7 @@ def sherman_morrison(inverse: Any, u: Any, c: float) -> Any:
 
 
 class OptimisticEnsemble(OnlineOptimizer):
-    """Combine learners with different fixed step sizes by optimistic Hedge, for comparators that change over time.
+    """Learners with different fixed step sizes, combined by optimistic Hedge, for comparators that change over time.
 
     Each round needs only one gradient. The first step size is D / (G sqrt(T)). Each further step size is twice the
     previous one, until 1 / (8 L) is reached. If 1 / (8 L) is smaller than the first step size, there is only one
@@ -340,7 +340,7 @@ class OnlineGradientDescent(OnlineOptimizer):
 
 
 class OptimisticFTRL(OnlineOptimizer):
-    """Follow the regularised leader with the last gradient as the hint, as proposed by Sachs et al. for such streams.
+    """Optimistic FTRL (follow the regularised leader) with the last gradient as the hint, as proposed by Sachs et al.
 
     Args:
         params: parameters in a single group, with the same dtype and on the same device.

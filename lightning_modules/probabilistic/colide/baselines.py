@@ -35,7 +35,7 @@ MULTIPLIERS = 100
 
 
 def exponential_acyclicity(weight: Array) -> tuple[float, Array]:
-    """Compute h(W) = tr exp(W o W) - d and its gradient, `[d, d]`, for weights The weight matrix W, `[d, d]`."""
+    """Compute h(W) = tr exp(W o W) - d and its gradient, `[d, d]`, for weights W, `[d, d]`."""
     exponential = torch.matrix_exp(torch.from_numpy(weight * weight)).numpy()
     return float(np.trace(exponential)) - len(weight), 2 * weight * exponential.T
 

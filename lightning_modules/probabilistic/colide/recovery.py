@@ -78,7 +78,7 @@ def recovery(estimated: Tensor, true: Tensor) -> Recovery:
 
 
 def reached(start: Tensor, edges: Tensor) -> Tensor:
-    """Return a mask, `[k, d]`, of the nodes that one of the edges `[d, d]` reaches from each row of `start`."""
+    """Return a mask, `[k, d]`, of the nodes reached along one of the edges from the nodes in each row of `start`."""
     return start.double() @ edges.double() > 0
 
 

@@ -25,7 +25,7 @@ from datamodules.arguments import one_of
 from datamodules.sequences.fractional_motion import KINDS, Kind
 
 SWITCH = 10.0
-"""For z above this value, Q(alpha, z) e^z uses a continued fraction; below, the series loses at most five digits."""
+"""For larger z, Q(alpha, z) e^z uses a continued fraction; for smaller z, the series loses at most five digits."""
 TERMS = 60
 """Number of terms of the series; for z up to `SWITCH`, the last term is below 1e-20 of the sum."""
 LEVELS = 31

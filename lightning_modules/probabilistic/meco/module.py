@@ -23,7 +23,7 @@ from lightning_modules.probabilistic.meco.objectives import Objective
 from lightning_modules.training.logging import log_same, log_training
 
 GRID = 301
-"""Number of grid points along each side of the square."""
+"""Number of grid points along each side of the square on which a density is normalised."""
 DRAWN = 3
 """Stride between plotted grid points."""
 AT_ONCE = 2**14

@@ -49,10 +49,9 @@ class ScoreEstimation(MethodModule):
         dim: dimension d of the points.
         width: number m of neurons, even.
         eta: step size for the loss 1/2 sum_j |f - X_0j|^2; None means half of the maximum step size 1 / lambda_max(H).
-        stop: method that chooses the number of steps of the kernel limit in the test. `rule` is the stopping rule of
-            the theory; for sigma^2, this rule uses the true variance of the label noise if it is known, and otherwise
-            the mean square of the labels. `hold_out` chooses the number of steps with the smallest loss on the
-            validation rows. `end` chooses 10^7 steps.
+        stop: method that chooses the number of steps of the kernel limit in the test. `rule` is the stopping rule,
+            where sigma^2 is the true variance of the label noise or, if this is unknown, the mean square of the labels.
+            `hold_out` minimises the loss on the validation rows. `end` chooses 10^7 steps.
         local_radius: maximum |X_t| of the rows that are used in the regression; for test rows with a larger |X_t|, the
             estimate is 0. None means that all rows are used.
         radius: radius D of the ball onto which estimates of X_0 are projected before scores are computed.

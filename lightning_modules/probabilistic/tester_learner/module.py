@@ -57,9 +57,8 @@ class TesterLearner(MethodModule):
         tests: True selects the tests for Massart noise, and `strips` selects the tests for adversarial label noise.
             `moments` is a baseline that compares the moments of all points with the target and ignores the labels.
             False accepts every candidate without a test.
-        target: distribution that the tests accept. `normal` is N(0, I). `ball` is N(0, I), restricted to the ball of
-            radius sqrt(d) and scaled to covariance I, which is strongly log-concave; `ball` requires `tests` to be true
-            or false.
+        target: distribution that the tests accept: `normal` is N(0, I); `ball` is N(0, I), restricted to the ball of
+            radius sqrt(d) and scaled to covariance I (strongly log-concave), and requires that `tests` is a bool.
         degree: maximum degree of the moments in the bands, 2 or 4.
         delta: probability that points from the target are rejected.
         draws: number of simulated samples from which the thresholds are computed.

@@ -32,9 +32,9 @@ def judged(score: Tensor, real: bool) -> Tensor:
 
 
 def adversarial(discriminator: nn.Module, clip: Tensor) -> Tensor:
-    """Compute the generator's adversarial loss on the frames of a clip.
+    """Compute the adversarial loss of the generator for the frames of a clip.
 
-    The discriminator receives no gradient.
+    The parameters of the discriminator receive no gradients.
     """
     with temporarily_frozen(discriminator):
         return judged(discriminator(clip.flatten(0, 1)), real=True)

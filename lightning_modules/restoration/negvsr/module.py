@@ -45,9 +45,9 @@ class NegVSR(ClipRestorerSteps, MethodModule):
 
     Args:
         network: network that cleans and upsamples clips.
-        negatives: settings of the negatives; None disables negatives, so that no noise data are needed.
-        discriminator: discriminator for the second stage; it rates each pixel of frames `[B, C, H, W]`. None trains the
-            first stage.
+        negatives: settings of the negatives; None disables negatives, and training then needs no noise data.
+        discriminator: discriminator of the second stage, which rates each pixel of frames `[B, C, H, W]`; None trains
+            the first stage.
         perception: perceptual distance between frames `[B, C, H, W]`; None omits this loss term.
         sharpened: whether to sharpen targets by unsharp masking; the discriminator always uses unsharpened frames.
         cleaning_weight: weight of the distance between the cleaned clip and the downsampled target.
@@ -59,8 +59,8 @@ class NegVSR(ClipRestorerSteps, MethodModule):
             levels, `clipped` only clips, and `unclipped` changes nothing.
         optimizer: optimizer of the network's trainable parameters.
         discriminator_optimizer: optimizer of the discriminator's parameters.
-        lr_scheduler: learning-rate schedule of each optimizer, stepped every epoch, or every step if its `interval` is
-            "step".
+        lr_scheduler: learning-rate schedule of each optimizer. It is stepped every epoch, or every step if its
+            `interval` is "step".
 
     Raises:
         ValueError: if an argument is out of range.

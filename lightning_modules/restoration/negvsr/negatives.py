@@ -1,11 +1,12 @@
 """Negatives: clips mixed with noise sequences.
 
-Small patches of the mixture are rotated by multiples of 90 degrees.
+A negative n is a mixture of a clip v and a noise sequence, in which small patches are rotated by multiples of 90
+degrees.
 
-    n = R_p((1 - M) v + M noise). With probability p, R_p rotates a patch of a frame by k times 90 degrees,
+    n = R_p((1 - M) v + M noise).
 
-where k is uniform on 0 ... 4 (k = 0 and k = 4 leave the patch unchanged). The probability p is sampled once per step,
-uniformly from 0, 0.1, ..., 0.9.
+With probability p, R_p rotates a patch of a frame by k times 90 degrees, where k is uniform on 0 ... 4 (k = 0 and k = 4
+leave the patch unchanged). The probability p is sampled once per step, uniformly from 0, 0.1, ..., 0.9.
 """
 
 from dataclasses import dataclass

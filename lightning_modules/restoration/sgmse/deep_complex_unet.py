@@ -24,11 +24,11 @@ KERNEL, PADDING = 4, 2
 
 
 class ComplexConvolution(nn.Module):
-    """A complex convolution without bias, or a transposed convolution to a given output size.
+    """A complex convolution without bias; the output size of a transposed convolution is given in each call.
 
     Args:
-        before: complex channels of the input.
-        after: complex channels of the output.
+        before: number of complex channels of the input.
+        after: number of complex channels of the output.
         stride: stride along frequency and time.
         dilation: dilation along frequency and time.
         transposed: whether the convolution is transposed.

@@ -14,8 +14,8 @@ class Spectrogram:
     """Short-time Fourier transform S with compression c = factor |S|^exponent e^{i angle S}, and its inverse.
 
     Args:
-        n_fft: length of the periodic Hann window and of the Fourier transform, in samples; even. The transform has
-            n_fft / 2 + 1 frequencies.
+        n_fft: length of the periodic Hann window and of the Fourier transform, in samples; an even number. The
+            transform has n_fft / 2 + 1 frequencies.
         hop: hop length between frames, in samples.
         exponent: exponent of the amplitude, in (0, 1].
         factor: scale of the compressed amplitude.

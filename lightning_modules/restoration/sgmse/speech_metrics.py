@@ -174,7 +174,8 @@ class SpeechQuality(MeasuredItems):
             index: indices of the recordings in the dataset, `[B]`.
             name: names of the B recordings.
             loader: index of the test dataloader.
-            perception: whether to compute intelligibility and perceived quality, which take seconds per recording.
+            perception: whether to compute intelligibility and perceived quality. Their computation takes seconds per
+                recording.
             lengths: length of each recording in samples, without padding; None if there is no padding.
             others: other estimates by name; their metrics are named `<name>_<metric>`.
         """

@@ -18,9 +18,9 @@ class SpeechNCSNpp(nn.Module):
         frequencies: height F of the spectrograms. Their width T must be divisible by 2^(number of multipliers - 1).
         width: channels at full resolution, a multiple of 4.
         multipliers: channel multiplier of each resolution, starting with the highest resolution.
-        num_blocks: residual blocks per resolution.
-        attention_sizes: heights of feature maps with self-attention; the middle of the network always has
-            self-attention.
+        num_blocks: number of residual blocks per resolution.
+        attention_sizes: heights of the feature maps to which self-attention is applied. The middle of the network
+            always has self-attention.
 
     Raises:
         ValueError: if an argument is out of range.

@@ -25,9 +25,9 @@ from lightning_modules.training.logging import log_means
 STREAM = 30_000
 """Number of the random stream used for enhancement."""
 SILENCE = 1e-8
-"""Smallest peak amplitude used for normalisation."""
+"""Lower limit of the peak amplitude by which a recording is normalised."""
 SPOKEN = 8_000
-"""Smallest sample rate, in hertz, at which intelligibility and perceived quality are computed."""
+"""Lowest sample rate, in hertz, at which intelligibility and perceived quality are computed."""
 TRAINED_WITH = ("spectrogram", "process")
 """Arguments of the module on which the trained weights depend; they are saved in checkpoints."""
 

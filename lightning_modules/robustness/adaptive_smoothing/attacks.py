@@ -108,7 +108,7 @@ def attack_objective(
 
 
 def drawn_steps(mean: int, place: Sequence[int]) -> int:
-    """Sample a number of steps n ~ chi^2(mean), rounded to an integer of at least 1.
+    """Sample the number of attack steps from chi^2(mean), and round it to an integer that is at least 1.
 
     Args:
         mean: mean of the chi^2 distribution.

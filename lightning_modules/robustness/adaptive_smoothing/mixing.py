@@ -2,19 +2,19 @@
 
     f(x) = log((1 - alpha) softmax(s_g g(x)) + alpha softmax(s_h h(x))),   alpha in [0, 1].
 
-Let h be the probabilities of the robust classifier. If h_y - h_i >= (1 - alpha) / alpha for every other class i, then f
-predicts y for any g. The condition can only hold for alpha > 1/2; otherwise g can outvote h. If the robust classifier
-is smoothed and y = argmax h(x), this condition gives a certified radius around x. A negative radius means that there is
-no certificate:
+From here on, h denotes the probabilities of the robust classifier. If h_y - h_i >= (1 - alpha) / alpha for every other
+class i, then f predicts y for any g. The condition can only hold for alpha > 1/2; otherwise g can outvote h. If the
+robust classifier is smoothed and y = argmax h(x), this condition gives a certified radius around x. A negative radius
+means that there is no certificate:
 
     Lipschitz:   r = min_{i != y} [alpha (h_y - h_i) + alpha - 1] / (alpha (L_y + L_i)),  L_i Lipschitz constant of h_i
 
     smoothing:   r = sigma/2 [Phi^-1(alpha h_y) - Phi^-1(alpha h_2 + 1 - alpha)],   h(x) = E[k(x + sigma e)], k in
                  [0, 1]^K, h_2 the second largest.
 
-g is evaluated at x, without smoothing. With the bound h_2 <= 1 - h_y, the smoothing radius becomes sigma Phi^-1(alpha
-h_y). A larger radius can be proved. Within distance r of x, h_y is at least Phi(Phi^-1(h_y(x)) - r / sigma) (Cohen et
-al., 2019), and alpha h_y > 1/2 is sufficient for f to predict y. Hence
+The accurate classifier g is evaluated at x, without smoothing. With the bound h_2 <= 1 - h_y, the smoothing radius
+becomes sigma Phi^-1(alpha h_y). However, a larger radius can be proved: within distance r of x, h_y is at least
+Phi(Phi^-1(h_y(x)) - r / sigma) (Cohen et al., 2019), and alpha h_y > 1/2 is sufficient for f to predict y. Hence
 
     tight:       r = sigma [Phi^-1(h_y) - Phi^-1(1 / (2 alpha))],
 
@@ -90,12 +90,12 @@ def smoothed_lipschitz(sigma: float) -> float:
 
 
 def smoothing_radius(first: ArrayLike, second: ArrayLike, alpha: float, sigma: float) -> NDArray[np.float64]:
-    """Compute the l2 radius within which the mixture with a smoothed robust classifier keeps the class that h predicts.
+    """Compute the l2 radius within which a mixture predicts the same class as its smoothed robust classifier h.
 
     Args:
         first: probability h_y, or a lower bound of it, in [0, 1].
-        second: second largest probability h_2, or an upper bound of it, in [0, 1]. If only a bound of h_y is known,
-            pass 1 - `first`.
+        second: second largest probability h_2, or an upper bound of it, in [0, 1]. If only a lower bound of h_y is
+            known, pass 1 - `first`.
         alpha: weight of h, in [0, 1].
         sigma: standard deviation of the noise, in pixel units.
 
@@ -109,7 +109,7 @@ def smoothing_radius(first: ArrayLike, second: ArrayLike, alpha: float, sigma: f
 
 
 def tight_smoothing_radius(first: ArrayLike, alpha: float, sigma: float) -> NDArray[np.float64]:
-    """Compute the largest l2 radius that can be proved from h_y alone, for a mixture with a smoothed robust classifier.
+    """Compute the largest l2 radius that h_y alone proves, for a mixture whose robust classifier h is smoothed.
 
     Args:
         first: probability h_y, or a lower bound of it, in [0, 1].

@@ -2,12 +2,13 @@
 
 The weight alpha of the robust classifier is either fixed, or predicted for each image by a mixing network. The mixing
 network P maps intermediate features of both classifiers to one number per image. BN normalises this number to mean 0
-and variance 1. Then
+and variance 1. The weight is
 
     gamma = BN(P(features)) gamma_scale + gamma_bias,   alpha = sigmoid(gamma) alpha_scale + alpha_bias.
 
-In training, there are two differences. The output of P is first clamped to within 0.6 standard deviations of the batch
-mean; clamped values have no gradient. In addition, alpha is sigmoid(gamma), and gamma has a separate scale and bias.
+Training differs in two ways. First, the output of P is clamped to within 0.6 standard deviations of the batch mean
+before BN; clamped values have no gradient. Second, alpha is sigmoid(gamma), and gamma has a scale and a bias that are
+used only in training.
 
 Source: Bai, Anderson, Kim and Sojoudi, Improving the Accuracy-Robustness Trade-Off of Classifiers via Adaptive
 Smoothing, SIAM Journal on Mathematics of Data Science 2024, arXiv 2301.12554, with the constants of the authors' code.

@@ -327,7 +327,7 @@ def projected_gradient_ascent(
     step_size: float,
     num_draws: int = 1,
 ) -> Attacked:
-    """Run projected gradient ascent once from given starting points, without host synchronisation.
+    """Run projected gradient ascent once from the points `start`, without host synchronisation.
 
     Args:
         network: network that maps images to logits.
@@ -341,8 +341,8 @@ def projected_gradient_ascent(
         num_draws: number m of samples per gradient of a randomised classifier.
 
     Returns:
-        Worst point of each image's trajectory, including the starting point and the final point. More steps therefore
-        never weaken the attack.
+        Worst point of each image's trajectory. The starting point and the final point are candidates, too, so more
+        steps never weaken the attack.
     """
     image, perturbed = image.detach(), start.detach()
     kept: Attacked | None = None
@@ -380,9 +380,9 @@ def pgd(
         epsilon: budget, in pixel units.
         steps: number of gradient steps of each ascent.
         step_size: step size a in pixel units.
-        restarts: number of ascents. If `num_draws` is 1, the network is assumed to be deterministic. Images that are
-            already misclassified are then not attacked again; selecting the remaining images costs one host
-            synchronisation per restart.
+        restarts: number of ascents. If `num_draws` is 1, the network is assumed to be deterministic, so that images
+            that one ascent misclassifies are left out of the next ascents. Selecting the remaining images costs one
+            host synchronisation per restart.
         starts_at_random: whether to start at a random point within the budget instead of at the image.
         num_draws: number m of samples per gradient of a randomised classifier.
         generators: CPU generators of the random starts, one per image; None uses torch's global generator.
@@ -445,9 +445,9 @@ class Attack(ABC):
             network: network that maps images to logits.
             image: `[B, C, H, W]`, in [0, 1].
             label: `[B]`.
-            generators: CPU generators, one per image, so that the perturbation of an image does not depend on the other
-                images in the batch. None uses torch's global generator.
-            logits: logits of the unperturbed images, `[B, K]`; None computes the logits if they are needed.
+            generators: CPU random generators, one per image. With them, the perturbation of an image does not depend on
+                the other images in the batch. None uses torch's global generator.
+            logits: logits of the unperturbed images, `[B, K]`. If None, they are computed when the attack needs them.
         """
 
     def check(self) -> None:

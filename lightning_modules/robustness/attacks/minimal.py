@@ -78,8 +78,8 @@ def shortest_step(network: Network, perturbed: Tensor, label: Tensor, others: Te
         others: candidate classes k != y of each image, `[B, n]`, int64.
 
     Returns:
-        Step (|f_l| / ||w_l||_2^2) w_l, `[B, C, H, W]`; it is zero if all gradients vanish. The computation takes n
-        backward passes, one per candidate class, but stores only one gradient.
+        The step (|f_l| / ||w_l||_2^2) w_l of DeepFool, `[B, C, H, W]`. It is zero if all gradients vanish. The
+        computation takes n backward passes, one per candidate class, but stores only one gradient at a time.
     """
     with torch.enable_grad():
         perturbed = perturbed.detach().requires_grad_()

@@ -186,10 +186,10 @@ class InputSpecific(Mode):
 class Anytime(Mode):
     """Sample until a confidence sequence certifies or refutes a radius.
 
-    The confidence sequence is valid at all numbers of samples jointly. With `radius`, sampling stops when this radius
-    is certified or refuted. Without `radius`, sampling stops when the certified radius reaches `largest_radius`, when
-    the votes show that the class has no majority, or when another block of samples is expected to increase the radius
-    by less than `least_gain`. The radius in a row of the log is a valid lower bound.
+    The bounds of the confidence sequence hold simultaneously for all numbers of samples. With `radius`, sampling stops
+    when this radius is certified or refuted. Without `radius`, sampling stops when the certified radius reaches
+    `largest_radius`, when the votes show that the class has no majority, or when another block of samples is expected
+    to increase the radius by less than `least_gain`. The radius in a row of the log is a valid lower bound.
 
     Source: Voracek, NeurIPS 2024, arXiv 2406.17830, with the threshold log(1/alpha) of a strictly one-sided level.
 

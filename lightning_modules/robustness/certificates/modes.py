@@ -25,7 +25,7 @@ from lightning_modules.robustness.certificates.statistics import (
 )
 
 BLOCK = 100
-"""Number of noise samples per seed. Adaptive modes evaluate the votes at multiples of this number."""
+"""Number of noise samples per seed. Adaptive modes evaluate the votes whenever the sample count is a multiple of it."""
 
 SCORE_UNITS = 2**20
 """Number of units in a score of 1. Scores are whole numbers of units, so sums of scores are exact in any order."""
@@ -36,11 +36,11 @@ SELECTION, ESTIMATION = 0, 1
 Votes = NDArray[np.int64]
 """Number of votes for each class in each of S streams, `[S, K]`; S is 1 unless several classifiers vote."""
 Radius = Callable[[Sequence[float]], float]
-"""Function from the lower bounds of all streams to the certified radius; a negative radius is no certificate."""
+"""Function from the lower bounds of all streams to the certified radius; a negative radius means no certificate."""
 
 
 class Draws(NamedTuple):
-    """A request for the votes on the noise samples `start` to `stop` of a stream."""
+    """A request for the votes on noise samples of the stream `stage`, from `start` up to but excluding `stop`."""
 
     stage: int
     start: int
@@ -56,7 +56,7 @@ class Certificate:
     radius: float
     """Certified radius in pixel units; 0 without a certificate."""
     outcome: str
-    """Reason for stopping; see `adaptive_sampling.py`. Unless this is `complete`, more samples may raise the radius."""
+    """Why sampling stopped; see `adaptive_sampling.py`. Unless it is `complete`, more samples may raise the radius."""
     selected: int
     """Class with the most votes among the selection samples."""
     hits: tuple[float, ...] = ()
@@ -102,7 +102,7 @@ class Mode(ABC):
 def select(n0: int, stage: int = SELECTION) -> Generator[Draws, Votes, int]:
     """Request the votes on `n0` samples, and return the class with the most votes.
 
-    If several classes have the most votes, return the lowest of their indices.
+    If several classes have the most votes, the one with the lowest index is returned.
     """
     votes = yield Draws(stage, 0, n0)
     return int(votes.sum(axis=0).argmax())

@@ -6,8 +6,9 @@ The smoothed classifier g is defined by a base classifier f of images in [0, 1] 
 
 Let A = g(x). If P(f(x + sigma e) = A) >= p > 1/2, then g is constant within the l2 radius sigma Phi^-1(p) around x. The
 probability has to be estimated from votes; p is therefore a lower confidence bound. For a fixed number of samples, this
-is the Clopper-Pearson bound. An anytime bound is valid for all numbers of samples simultaneously, so that sampling may
-stop at any time. If the mean softmax over noisy images replaces the votes, p is the empirical Bernstein bound.
+is the Clopper-Pearson bound. An anytime bound is valid for all numbers of samples simultaneously; with this bound,
+sampling may stop at any time. If the mean softmax over noisy images replaces the votes, p is the empirical Bernstein
+bound.
 
 Source: Cohen, Rosenfeld and Kolter, Certified Adversarial Robustness via Randomized Smoothing, ICML 2019, arXiv
 1902.02918; Voracek, Treatment of Statistical Estimation Problems in Randomized Smoothing for Adversarial Robustness,
@@ -24,7 +25,7 @@ from scipy.special import betaincc, betaincinv, betaln, ndtri, xlog1py, xlogy
 from scipy.stats import binom, binomtest
 
 ABSTAIN = -1
-"""Prediction that means that the classifier abstains."""
+"""Value of a prediction if the classifier abstains."""
 
 
 def clopper_pearson_lower(hits: ArrayLike, n: int, alpha: float) -> NDArray[np.float64]:
@@ -106,7 +107,7 @@ def log_wealth_above(hits: ArrayLike, n: ArrayLike, p: ArrayLike) -> NDArray[np.
 
 
 def _root_below(wealth: Callable[[float], float], highest: float, alpha: float) -> float:
-    """Find the smallest p in (0, highest) at which a decreasing wealth function is below log(1/alpha)."""
+    """Find the p in (0, highest) at which a decreasing wealth function falls to log(1/alpha)."""
     threshold = math.log(1 / alpha)
     lowest = highest * 0.5
     while wealth(lowest) < threshold:
@@ -202,13 +203,13 @@ def input_specific_draws(
     relative: bool,
     radius: Callable[[Sequence[float]], float],
 ) -> int:
-    """Find the smallest number of samples for which the radius is at most `max_loss` below that for `n_max` samples.
+    """Find the smallest number of samples that decreases the radius by at most `max_loss` in comparison with `n_max`.
 
-    The class probability is estimated from pilot samples. The decrease must be at most `max_loss` for every probability
-    in the two-sided confidence interval of this estimate. If the interval misses the true probability, the decrease can
-    be larger. The certificate remains valid in any case, because it is computed from samples that are independent of
-    the pilot samples. With several streams, the check moves all probabilities simultaneously from the lower to the
-    upper ends of their intervals. Other combinations are not checked.
+    The class probability is estimated from pilot samples. The decrease of the radius must be at most `max_loss` for
+    every probability in the two-sided confidence interval of this estimate. If the interval misses the true
+    probability, the decrease can be larger. The certificate remains valid in any case, because it is computed from
+    samples that are independent of the pilot samples. With several streams, the check moves all probabilities
+    simultaneously from the lower to the upper ends of their intervals. Other combinations are not checked.
 
     Args:
         pilot_hits: number of votes for the selected class among the pilot samples, one number per stream.

@@ -151,7 +151,7 @@ class _Launched(NamedTuple):
 
 
 def _scores(logits: Tensor) -> Tensor:
-    """Compute scores and their squares, `[B, 2 S, K + 1]`, from logits `[S, B, K]`.
+    """Compute scores, followed by their squares, `[B, 2 S, K + 1]`, from logits `[S, B, K]`.
 
     See `Mode.soft` for the definition of a score. The last column marks samples whose logits contain NaN.
     """

@@ -6,8 +6,9 @@ t_0. The protection d solves
     max_d  || e_theta(cat[z, m, y(x + d)], t_0, empty prompt) ||_2   subject to  ||d||_inf <= epsilon.
 
 Here m is the mask of the repainted part, and y(x + d) is the encoding of the image in which the repainted part is
-blanked. Each iteration samples z, the noise of the encoder, and a randomly deformed region K (see `attack.py`). It then
-averages the gradient over r samples of the noise, and takes a step along the sign of this mean inside K:
+blanked. Each iteration samples three random quantities: z, the encoder's noise, and a deformed region K (see
+`attack.py`). It then averages the gradient over r samples of the noise, and takes a step along the sign of this mean
+inside K:
 
     d <- clip(d + a sign(mean_r grad_r) K, -epsilon, epsilon),   and x + d is clipped to [0, 1].
 

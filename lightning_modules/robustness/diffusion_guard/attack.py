@@ -190,8 +190,8 @@ def first_step(inpainter: Inpainter, image: Tensor, keep: Tensor, noise: Tensor,
         inpainter: the editor's model.
         image: images `[B, C, H, W]` in [0, 1]; the result is differentiable with respect to them.
         keep: mask of the kept region, `[B, 1, H, W]`: 1 where the image is kept.
-        noise: standard normal z, before scaling by the scheduler.
-        draw: standard normal noise of the shape of z, from which a stochastic encoder samples the latent.
+        noise: standard normal noise z, not yet scaled by the scheduler.
+        draw: standard normal noise in the shape of z, with which a stochastic encoder samples its latent.
         timestep: timestep t.
     """
     time = torch.full((len(image),), timestep, device=image.device)
@@ -222,7 +222,7 @@ def stripes(image: Tensor) -> Tensor:
 def distance_of_edit(
     inpainter: Inpainter, image: Tensor, keep: Tensor, noise: Tensor, draw: Tensor, num_steps: int
 ) -> Tensor:
-    """Sum the squared distances between the latents of the edited images and the latents of grey images.
+    """Sum, over images, the squared distance between the latent of the edited image and the latent of a grey image.
 
     The edit uses an empty prompt and no guidance. Gradients are computed through all DDIM steps.
 
@@ -230,8 +230,8 @@ def distance_of_edit(
         inpainter: the editor's model.
         image: images `[B, C, H, W]` in [0, 1]; the result is differentiable with respect to them.
         keep: mask of the kept region, `[B, 1, H, W]`: 1 where the image is kept.
-        noise: standard normal z, before scaling by the scheduler.
-        draw: standard normal noise of the shape of z, from which a stochastic encoder samples the latent.
+        noise: standard normal noise z, not yet scaled by the scheduler.
+        draw: standard normal noise in the shape of z, with which a stochastic encoder samples its latent.
         num_steps: number of DDIM steps of the edit.
     """
     from diffusers import DDIMScheduler
@@ -266,7 +266,7 @@ def raised(
         image: images `[B, C, H, W]` in [0, 1]; the result is differentiable with respect to them.
         keep: mask of the kept region, `[B, 1, H, W]`: 1 where the image is kept.
         noise: standard normal noise of the shape of z.
-        draw: standard normal noise of the shape of z, from which a stochastic encoder samples the latent.
+        draw: standard normal noise in the shape of z, with which a stochastic encoder samples its latent.
         timestep: the attacked timestep for `noise_norm`, or random timesteps `[B]` for the objectives in
             `RANDOM_TIMESTEPS`.
         num_steps: number of DDIM steps of the edit, for the objective `edit`.

@@ -189,7 +189,7 @@ class EditMeans(nn.ModuleDict):
 
 
 def psnr_where(edit: Tensor, other: Tensor, where: Tensor) -> Tensor:
-    """Compute the PSNR in dB, `[B]`, between images in [0, 1], inside a mask.
+    """Compute the PSNR, `[B]` in dB, between images in [0, 1] over the pixels of a mask.
 
     Only pixels in the mask `where`, `[B, 1, H, W]`, are used. The PSNR is infinite for equal images, and NaN for an
     empty mask.
@@ -201,7 +201,7 @@ def psnr_where(edit: Tensor, other: Tensor, where: Tensor) -> Tensor:
 def ssim(edit: Tensor, other: Tensor) -> Tensor:
     """Compute the SSIM, `[B]`, between images `[B, C, H, W]` in [0, 1], with reflected borders.
 
-    Images must have more than 5 x 5 pixels.
+    Height and width must each exceed 5 pixels.
     """
     found = structural_similarity_index_measure(edit, other, data_range=1.0, reduction="none")
     assert isinstance(found, Tensor)

@@ -19,7 +19,7 @@ PROTECTING, EDITING, MEASURING = 0, 1, 2  # keys that separate the random number
 
 
 def union(batch: ProtectedImageBatch) -> Tensor:
-    """Compute the union of each image's regions, `[B, 1, H, W]`, in the dtype of the images."""
+    """Compute, for each image, the mask of the union of its regions: `[B, 1, H, W]`, in the dtype of the images."""
     return batch["regions"].any(dim=1, keepdim=True).to(batch["image"].dtype)
 
 

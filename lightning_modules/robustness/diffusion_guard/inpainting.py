@@ -190,8 +190,8 @@ class PixelInpainter(Inpainter):
 class StableDiffusionInpainter(Inpainter):
     """The frozen networks of a diffusers `StableDiffusionInpaintPipeline`.
 
-    Attacks use an empty prompt. Edits run the pipeline without its safety checker, because the checker can return black
-    images, which would bias comparisons.
+    Attacks use an empty prompt. Edits run the pipeline without its safety checker, because the checker can replace
+    images by black images, which would bias comparisons.
 
     Args:
         pipeline: local folder written by `save_pretrained`, or the name of a model on the Hugging Face Hub

@@ -39,8 +39,8 @@ class DiffusionGuard(EditingSteps, ProtectionSteps, MethodModule):
     `predict` writes `protected/<name>.png` into the run directory. The files have the size of the images that the
     DataModule returns. `predict` skips images whose files already exist. An interrupted run can therefore be resumed
     with the same `--run_directory`. `predict` rejects a directory with images that were written with a different
-    inpainter, image size, precision or attack setting. It also rejects an existing file if the hash in the file differs
-    from the hash of the current image and masks.
+    inpainter, image size, precision or attack setting. It also rejects an existing file whose stored hash differs from
+    the hash of the current image and masks.
 
     `test` edits the protected and the original image with the same noise and prompt. It logs the following metrics,
     averaged over images, masks and prompts. For all of these metrics, a lower value means better protection:
@@ -52,13 +52,13 @@ class DiffusionGuard(EditingSteps, ProtectionSteps, MethodModule):
       source prompts, `test/clip_directional_similarity`. For the edit of the original image, both names have the suffix
       `_unprotected`.
 
-    Metrics without a further suffix are for the masks for which the protection was computed. The suffix `_unseen`,
-    which comes last, marks metrics for masks that were not used to compute the protection. With `editor`, the suffix
-    `_transfer` marks metrics for edits by the second model. With `purification`, the editor first tries to remove the
-    protection: the same operation purifies the protected and the original image before they are edited. The suffix of
-    the metrics is the name of the operation. With `defences`, the name of a defence is the first suffix of its metrics.
-    `test/noise_norm` and `test/noise_norm_unprotected` are the norms of the predicted noise in the first step of the
-    editor, for the protected and the original image.
+    A metric without a further suffix is computed for the masks for which the protection was computed. The suffix
+    `_unseen`, which comes last, marks metrics for masks that were not used to compute the protection. With `editor`,
+    the suffix `_transfer` marks metrics for edits by the second model. With `purification`, the editor first tries to
+    remove the protection: the same operation purifies the protected and the original image before they are edited. The
+    suffix of the metrics is the name of the operation. With `defences`, the name of a defence is the first suffix of
+    its metrics. `test/noise_norm` and `test/noise_norm_unprotected` are the norms of the predicted noise in the first
+    step of the editor, for the protected and the original image.
 
     The method of the paper needs no training. `fit` trains the trainable parameters of both inpainting models with
     their denoising error. Use `fit` to train a small model for the demo, or to adapt a model to the domain of the

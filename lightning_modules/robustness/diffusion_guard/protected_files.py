@@ -1,6 +1,6 @@
 """Writer of protected images, which stores each image in a file.
 
-Each file contains a hash of the original image and its masks.
+Each file also contains a hash, computed from the original image and its masks.
 """
 
 from collections.abc import Iterator

@@ -56,7 +56,7 @@ def gathered(image: Tensor, mask: Tensor) -> Tensor:
 
 
 def max_added(image: Tensor, mask: Tensor) -> Tensor:
-    """Set the pixels outside a mask to zero, then add the maximum of each 2 x 2 block to its kept pixels.
+    """Set the pixels outside a mask to zero, then add the maximum of each 2 x 2 block to the kept pixels of the block.
 
     Args:
         image: `[B, C, H, W]`.

@@ -24,11 +24,11 @@ The name of a score states on which data the logistic regression and epsilon are
 
 The metrics of all scores exclude the first `num_validation` images of both sets. An adversarial set consists of the
 images that are classified correctly with and without noise, but incorrectly under attack. Its in-distribution inputs
-are these clean images and one noisy copy of each. The authors' code tunes the weights and epsilon on the first tenth of
-the adversarial set. Here, the weights and epsilon are tuned on those images of the adversarial set that are in the
-first tenth of the test set. This tenth is the same for all attacks. The baseline `lid` (`local_dimension.py`) applies
-only to adversarial sets. The weights and the number of neighbours of `lid` are tuned like the weights and epsilon
-above. The mini-batches of `lid` follow the order of the adversarial set.
+are the clean versions of these images, and one noisy copy of each. The authors' code tunes the weights and epsilon on
+the first tenth of the adversarial set. Here, the weights and epsilon are tuned on those images of the adversarial set
+that are in the first tenth of the test set. This tenth is the same for all attacks. The baseline `lid`
+(`local_dimension.py`) applies only to adversarial sets. The weights and the number of neighbours of `lid` are tuned
+like the weights and epsilon above. The mini-batches of `lid` follow the order of the adversarial set.
 
 `ClassIncremental` uses the same Gaussians to add classes to a trained classifier (`class_incremental.py`).
 

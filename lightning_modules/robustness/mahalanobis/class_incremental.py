@@ -46,7 +46,7 @@ CLASSIFIERS: tuple[IncrementalClassifier, ...] = ("mahalanobis", "euclidean")
 
 
 def area_over_bias(scores: Tensor, label: Tensor, num_base_classes: int) -> Tensor:
-    """Compute the area under the curve of the accuracies on base and new classes, over all biases b of the new classes.
+    """Compute the area under the curve of base-class accuracy against new-class accuracy, over all biases b.
 
     The margin of an image is the best score of a base class minus the best score of a new class. An image of a base
     class is classified correctly if its class has the best score among the base classes, and if b is below the margin.

@@ -69,7 +69,7 @@ class Scorer:
 
     @torch.no_grad()
     def features(self, copies: list[Tensor]) -> Tensor:
-        """Compute the features, `[B, 3 D]`, of three copies of the same images.
+        """Compute the features of three copies of the same images; concatenate them to `[B, 3 D]`.
 
         D is the total number of features of all layers.
         """
@@ -78,7 +78,7 @@ class Scorer:
 
 
 class MeasuredScores(NamedTuple):
-    """Description of the score columns, and the method that must be evaluated."""
+    """Description of the score columns, and the name of the method that must not be skipped."""
 
     layers: Sequence[str]
     rank: Tensor
@@ -86,7 +86,7 @@ class MeasuredScores(NamedTuple):
     epsilons: Sequence[float]
     odin: bool
     needed: str | None
-    """Method that raises an error if there are too few validation data, or None. Other methods are skipped instead."""
+    """Method that must be evaluated, or None. With too few validation data, it raises an error; others are skipped."""
 
     def of_layers(self, scores: Tensor) -> Tensor:
         """Extract M, `[N, L, epsilons]`, from the score columns."""
@@ -94,7 +94,7 @@ class MeasuredScores(NamedTuple):
         return scores[:, FIRST_OF_LAYERS : FIRST_OF_LAYERS + shape[0] * shape[1]].unflatten(1, shape)
 
     def of_odin(self, scores: Tensor) -> Tensor:
-        """Extract the confidence of ODIN for each setting, from the last columns."""
+        """Extract ODIN's confidences, one per setting, from the last columns."""
         return scores[:, FIRST_OF_LAYERS + len(self.layers) * len(self.epsilons) :]
 
     def leave_out(self, method: str, target: str, fit: int, choose: int) -> None:
@@ -116,9 +116,9 @@ class Tuning(NamedTuple):
     """Boolean masks that select the inputs for tuning."""
 
     fit: Tensor
-    """Inputs on which weights are fitted, `[N]`, bool."""
+    """Whether each input is used to fit the weights, `[N]`, bool."""
     choose: Tensor
-    """Inputs on which epsilon is chosen, `[N]`, bool."""
+    """Whether each input is used to choose epsilon, `[N]`, bool."""
 
     @classmethod
     def first(cls, V: int, position: Tensor) -> "Tuning":
@@ -238,7 +238,7 @@ def _detection(
     choose_by: Literal["tnr95", "auroc"],
     by_attack: Ensemble | None,
 ) -> DetectionResult:
-    """Evaluate all methods on in-distribution inputs and one set of other inputs."""
+    """Evaluate how well each method distinguishes in-distribution inputs from one set of other inputs."""
     layers = measured.of_layers(scores)
     plain = measured.epsilons.index(0)
     detection = DetectionResult(target, index, is_target, tuning.fit | tuning.choose)

@@ -1,4 +1,4 @@
-"""Base of LightningModules that compute statistics of a frozen network, without training parameters."""
+"""Base of LightningModules that compute statistics of a frozen network, and train no parameters."""
 
 from typing import Any
 

@@ -85,10 +85,10 @@ class ClassGaussians(nn.Module):
 
     @torch.no_grad()
     def update(self, features: Sequence[Tensor], label: Tensor) -> None:
-        """Add a global batch, without host synchronisation.
+        """Add the statistics of a global batch, without host synchronisation.
 
         Args:
-            features: features `[B, d_l]` of each layer, for the samples on this rank; B may differ between ranks.
+            features: features of each layer for the samples on this rank, `[B, d_l]`; B may differ between ranks.
             label: `[B]`, int64, in 0...K - 1.
         """
         parts = [part.double() for part in features]

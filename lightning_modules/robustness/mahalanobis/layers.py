@@ -29,12 +29,12 @@ def named_layers(network: nn.Module, names: Sequence[str], channels_last: Sequen
 
     Args:
         network: network that contains the layers; see `named_layer`.
-        names: names of the modules in the network that are used as layers.
+        names: names of the modules of `network` to look up.
         channels_last: names of the layers whose outputs have the shape `[B, H, W, d]`.
 
     Raises:
-        ValueError: if `names` is empty, has duplicates or contains a name that is not a module, or if `channels_last`
-            is not a subset of `names`.
+        ValueError: if `names` is empty, has duplicates or contains a name for which there is no module, or if
+            `channels_last` is not a subset of `names`.
     """
     if not names:
         raise ValueError(f"layers must name at least one module, got []; {listed_layers(network)}")

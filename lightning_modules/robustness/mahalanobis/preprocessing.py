@@ -38,8 +38,8 @@ def layer_confidence(
         epsilons: step sizes, in pixel units.
 
     Returns:
-        Logits `[B, K]` and the squared distances `[B, C]` of each layer, both for the original images; and M `[B, L,
-        epsilons]` in float64.
+        The logits of the original images, `[B, K]`; the squared distances of the original images for each layer, `[B,
+        C]`; and M, `[B, L, epsilons]`, in float64.
     """
     moves = any(epsilon != 0 for epsilon in epsilons)
     with torch.set_grad_enabled(moves):

@@ -89,7 +89,7 @@ def represent(network: nn.Module, noisy: Sequence[Tensor], t: Sequence[float]) -
 
     Args:
         network: network that maps images `[B, C, H, W]` and times `[B]` to features `[B, D]`.
-        noisy: batches x_t, each `[B, C, H, W]`: images in [-1, 1] plus noise.
+        noisy: batches x_t, each `[B, C, H, W]`: images in [-1, 1] to which noise has been added.
         t: standard deviation of the noise in each batch.
 
     Returns:

@@ -17,7 +17,7 @@ CAPTIONS = ["a cat", "dog", "bird of prey"]
 
 
 def noise(model: TextToImage, n: int = 2, side: int | None = None, seed: int = 0) -> Tensor:
-    """Sample noise with the shape of z for images of `side` pixels; the default is the model's own size."""
+    """Sample noise in the shape of the latents of images with `side` rows and columns (default: the model's size)."""
     return torch.randn(model.latent_shape(n, side, side), generator=torch.Generator().manual_seed(seed))
 
 

@@ -137,7 +137,7 @@ REFUSED: list[tuple[Callable[[Path], Any], dict[str, Any], type[Exception], str]
     (index_with(unet=["diffusers", "AutoModel"]), {}, ValueError, "is AutoModel, which is neither a network"),
     (index_with(text_encoder=["transformers", "AutoModel"]), {}, ValueError, "neither a network, a tokenizer nor"),
     (index_with(vae=["diffusers", "DiffusionPipeline"]), {}, ValueError, "is DiffusionPipeline, which is neither"),
-    (index_with(_class_name="KandinskyCombinedPipeline"), {}, ValueError, "must be a single pipeline, but .* downloads"),
+    (index_with(_class_name="KandinskyCombinedPipeline"), {}, ValueError, "must be a single pipeline, but"),
     (index_with(_class_name="UNet2DModel"), {}, ValueError, "must be a diffusers pipeline"),
     (written("model_index.json", "[1]"), {}, ValueError, "model_index.json must contain a JSON object, got a list"),
     (written("unet/config.json", "[1]"), {}, ValueError, "unet/config.json must contain a JSON object, got a list"),

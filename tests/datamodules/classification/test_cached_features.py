@@ -80,7 +80,7 @@ def test_every_visit_draws_one_of_the_passes_and_evaluation_takes_the_image_as_i
     assert data.validation_set is not None
     source: Any = data.train_set.source
     assert source.feature.shape == (5, 300, D)
-    source.feature = np.broadcast_to(np.arange(5.0)[:, None, None], (5, 300, D))  # equal to the pass number
+    source.feature = np.broadcast_to(np.arange(5.0)[:, None, None], (5, 300, D))  # the number of the pass
     index = torch.arange(len(data.train_set))
     drawn = [data.train_set[Request(index, epoch, len(index))]["image"][:, 0].long() for epoch in range(50)]
     counts = torch.stack(drawn).flatten().bincount(minlength=5).double()
@@ -96,7 +96,7 @@ def test_second_views_are_other_passes_each_as_often(tmp_path: Path) -> None:
     data.setup("fit")
     assert data.train_set is not None
     source: Any = data.train_set.source
-    source.feature = np.broadcast_to(np.arange(4.0)[:, None, None], (4, 300, D))  # equal to the pass number
+    source.feature = np.broadcast_to(np.arange(4.0)[:, None, None], (4, 300, D))  # the number of the pass
     index = torch.arange(300)
     counts = torch.zeros(4, 4)
     for epoch in range(20):
@@ -156,7 +156,7 @@ def test_a_second_run_with_another_seed_and_noise_computes_nothing(tmp_path: Pat
 
 
 def test_images_that_the_data_draw_and_their_true_labels_are_those_of_the_run(tmp_path: Path) -> None:
-    """Digits 5 to 9 replace other images: which ones depends on the run's seed; views use a separate seed."""
+    """The run's seed determines which images are replaced by digits 5 to 9; views use a separate seed."""
     web = OpenSetLabelNoise(Digits(num_classes=5), OtherDigits([5, 6, 7, 8, 9]), 0.4)
     for seed in (1, 2):
         encoder = Encoder()

@@ -1,4 +1,4 @@
-"""Folders with a known number of classes: they are read like any folder, and the number is known without them."""
+"""Folders with a given number of classes are read like any folder; the number is also known if they do not exist."""
 
 from pathlib import Path
 

@@ -99,7 +99,7 @@ def test_without_a_test_folder_the_validation_folder_tests(tmp_path: Path) -> No
 
 
 def test_workers_deliver_the_same_images_in_every_epoch(own_images: Path, tmp_path: Path) -> None:
-    """Each request tells persistent workers the epoch: crops change, independently of the number of workers."""
+    """Requests contain the epoch, so persistent workers use new crops in each epoch, for any number of workers."""
     for position, path in enumerate(sorted((own_images / "train").rglob("*.png"))):
         photograph(40, 30, seed=position).save(path)
 

@@ -137,7 +137,7 @@ def test_each_image_of_an_epoch_is_augmented_three_times_in_a_batch_on_any_ranks
     assert torch.equal(images, crop_and_flip(source.image[index], uniform, padding=2).float() / 255)
     for batch in batches[:3]:
         assert torch.equal(batch["index"].unique(return_counts=True)[1], torch.full((4,), 3))
-        assert not torch.equal(batch["index"][::3], batch["index"][1::3])  # not adjacent ones
+        assert not torch.equal(batch["index"][::3], batch["index"][1::3])  # copies are not adjacent
     assert len(index.unique()) == 14  # 40 / 3
     of_ranks = []
     for rank in range(2):
@@ -232,7 +232,7 @@ def everything_drawn(images: ImageSet, seed: int) -> dict[str, Any]:
     ids=lambda value: type(value).__name__,
 )
 def test_all_that_is_drawn_follows_the_seed(images: ImageSet, drawn: set[str]) -> None:
-    """Equal seeds give equal draws, and different seeds different ones, whatever the global generators."""
+    """Equal seeds give equal draws, and different seeds different draws, for any state of the global generators."""
     one, again, other = (everything_drawn(images, seed) for seed in (1, 1, 2))
     for key in drawn:
         assert torch.equal(one[key], again[key]), key

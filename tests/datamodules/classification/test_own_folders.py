@@ -37,7 +37,7 @@ def names(one: Any) -> set[str]:
 
 @pytest.mark.parametrize(("size", "resize"), [(224, 256), (64, 73), (32, 37), (448, 512)])
 def test_evaluation_shows_as_much_of_an_image_at_every_size(tmp_path: Path, size: int, resize: int) -> None:
-    """The centre crop covers 7/8 of the resized side; earlier, an image of 64 pixels showed a quarter."""
+    """The centre crop covers 7/8 of the resized side; in earlier versions, 64-pixel crops covered only a quarter."""
     shades(tmp_path, "train", CLASSES, per_class=1)
     sets = [ImageFolder(str(tmp_path), size), UnlabelledFolder(str(tmp_path), size), Clothing1M(image_size=size)]
     for images in sets:

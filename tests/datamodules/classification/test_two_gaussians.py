@@ -35,7 +35,7 @@ def test_images_follow_the_seed_and_differ_between_splits() -> None:
 
 
 def test_a_linear_model_learns_early_and_memorises_later() -> None:
-    """Section 3: the first gradient points along v, and gradient descent finally fits every false label.
+    """Section 3 of the paper: the first gradient points along v, and gradient descent finally fits every false label.
 
     With labels -1 and 1, the expected gradient at 0 is -(1 - Delta) v / 2; the remainder has length sigma sqrt(p / n) /
     2.

@@ -152,7 +152,7 @@ def test_half_of_the_images_shrink_and_severities_are_drawn_evenly() -> None:
 
 
 def cubic_weights(length: int, new_length: int) -> np.ndarray:
-    """Return `[new_length, length]`: Keys' kernel with a = -3/4 at pixel centres, with a replicated border."""
+    """Return the resizing matrix `[new_length, length]` of Keys' kernel with a = -3/4 and a replicated border."""
     weights = np.zeros((new_length, length))
     for new in range(new_length):
         place = (new + 0.5) * length / new_length - 0.5
@@ -218,7 +218,7 @@ def test_iterations_of_the_authors_and_the_share_of_images_that_change() -> None
 
 
 def test_categories_change_in_the_order_that_is_given() -> None:
-    """Two rectangles are separated by a gap: the category that grows first takes it."""
+    """Two rectangles are separated by a gap: the category that grows first covers the gap."""
     mask = torch.zeros(1, 64, 64, dtype=torch.uint8)
     mask[0, 20:44, 10:30], mask[0, 20:44, 34:54] = 1, 2
     for order in ([1, 2], [2, 1]):

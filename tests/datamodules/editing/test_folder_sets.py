@@ -22,7 +22,7 @@ def test_a_folder_is_read(folder: Path) -> None:
     batch = photographs[Request(torch.tensor([0, 1]), 0, 2)]
     assert batch["image"].shape == (2, 3, 16, 16)
     assert batch["regions"].shape == (2, 2, 16, 16)
-    assert not batch["regions"][0, 1].any()  # it has one region
+    assert not batch["regions"][0, 1].any()  # the first image has one region
     assert torch.equal(batch["editor_keeps"][:, 0], batch["regions"].any(dim=1))
     assert batch["name"] == ["one", "two"]
     assert batch["prompt"] == [["a cat", "a"], ["a cat"]]

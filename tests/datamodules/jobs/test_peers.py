@@ -17,7 +17,7 @@ from tests.two_processes import in_two_processes
 
 
 def ended(folder: Path, act: Any) -> str:
-    """Return how a process ends that performs an action together with others."""
+    """Perform an action together with other processes, and return how this process ends."""
     dist.init_process_group("gloo")
     try:
         with Peers(folder) as all_ranks:

@@ -12,7 +12,7 @@ from tests.rejections import Row, rejections
 
 
 def parts_of_an_earlier_version(root: Path) -> object:
-    # They have no manifest until all files exist.
+    # Folders of earlier versions have no manifest until all files exist.
     partial = root / "cache" / f"x-{key_of({'a': 1})}.partial"
     partial.mkdir(parents=True)
     np.save(partial / "part-000003.npy", part(3))

@@ -103,7 +103,7 @@ def of_two(folder: Path, way: str) -> Any:
                 tables = lambda positions: ((each, pd.DataFrame({"by": [rank()]})) for each in positions)  # noqa: E731
                 job.run(KEYS, tables, together=True)
             return None
-        with job_in(folder) as job:  # a batch that only one rank has, and where it fails
+        with job_in(folder) as job:  # only one rank has this batch, and fails in it
             if rank():
                 job.fill(["a"], lambda positions: [1 // 0])
     except BaseException as error:

@@ -17,7 +17,7 @@ class Recorded(Digits):
 
 
 def test_datasets_around_a_labelled_dataset_download_its_files() -> None:
-    """Downloads happen before training, as in `LabelledImages`; otherwise the inner `download: true` has no effect."""
+    """Files are downloaded before training, as in `LabelledImages`, if the inner dataset has `download: true`."""
     inner, prior = Recorded(), Recorded()
     CaptionedImages(CaptionedClasses(inner), prior=CaptionedClasses(prior)).prepare_data()
     assert (inner.fetched, prior.fetched) == (1, 1)

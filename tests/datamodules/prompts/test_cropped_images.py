@@ -48,7 +48,7 @@ def test_images_of_a_bucket_fill_it(tmp_path: Path) -> None:
     source = source_of(tmp_path, image_size=64, buckets=Buckets(16, 2.0))
     assert [source.bucket_sizes[number] for number in source.bucket] == [(48, 80), (64, 64), (80, 48), (48, 80)]
     assert source.fetch(torch.tensor([0, 3]), torch.rand(2, 2)).shape == (2, 3, 48, 80)
-    with pytest.raises(ValueError, match="images of several buckets cannot be one batch"):
+    with pytest.raises(ValueError, match="a batch must not contain images of several buckets"):
         source.fetch(torch.tensor([0, 1]), None)
     uniform = torch.rand(2, 2)
     conditions = source.size_conditions(torch.tensor([3, 2]), uniform)

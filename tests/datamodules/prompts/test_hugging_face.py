@@ -97,7 +97,7 @@ def test_one_prompt_or_no_captions_need_no_column(folder: Path, tmp_path: Path) 
     ("options", "message"),
     [
         ({"caption_column": "caption"}, "caption_column caption is not a column; the columns are image, text, number"),
-        ({"caption_column": "number"}, "the column number must hold captions, as text, got"),
+        ({"caption_column": "number"}, "the column number must contain captions as text, got"),
         ({"caption_column": "gaps"}, r"row 2 has no caption$"),
         ({"image_key": "text"}, "the column text must hold images"),
         ({"split": "test"}, "split is test, but the dataset has the splits train"),

@@ -70,7 +70,7 @@ def test_pairs_of_the_authors_scripts_are_read(tmp_path: Path) -> None:
         (lambda folder: (folder / "2.npz").touch(), r"2.npz has no line in .*scores.jsonl"),
         (lambda folder: (folder / "best.npz").touch(), r"best.npz is not a noise pair: expected <index>.npz"),
         (lambda folder: (folder / "part" / "3.npz").unlink(), "no noise pairs in"),
-        (lambda folder: None, "line 1 lacks a score .* margin null keeps all pairs"),
+        (lambda folder: None, "line 1 lacks a score .* set margin to null to keep all pairs"),
     ],
 )
 def test_what_does_not_belong_together_is_named(tmp_path: Path, break_it: Any, message: str) -> None:

@@ -58,7 +58,7 @@ def test_images_and_captions_of_all_shards_are_read_by_position(kind: str, tmp_p
 def test_image_headers_are_read_once_unless_a_shard_changes(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Checks before the model is built, and setup, each construct the dataset again."""
+    """The dataset is constructed twice: by the checks before the model is built, and by setup."""
     write(tmp_path, kind)
     read: list[str] = []
 

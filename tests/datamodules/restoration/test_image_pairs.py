@@ -134,7 +134,7 @@ def test_the_eight_ways_are_equally_frequent() -> None:
     different, count = ways.unique(dim=0, return_counts=True)
     assert len(different) == 8
     assert float((count - 500).abs().max()) < 100
-    stored = corner[:8].to(torch.uint16)  # PyTorch does not flip it
+    stored = corner[:8].to(torch.uint16)  # PyTorch cannot flip this dtype
     uniform = torch.rand(8, 3)
     assert torch.equal(flipped_and_transposed(stored, uniform).float(), flipped_and_transposed(corner[:8], uniform))
 
@@ -169,7 +169,7 @@ def test_each_test_image_has_a_level_of_its_own_where_noise_is_a_range(batch_siz
     level = {}
     for _, batch in whole_images(data):
         for index, noisy in zip(batch["index"].tolist(), batch["noisy"][:, 0].numpy(), strict=True):
-            field = np.random.RandomState(0).standard_normal(noisy.shape)  # that of the tables, for a single level
+            field = np.random.RandomState(0).standard_normal(noisy.shape)  # the noise of the tables, for a single level
             level[index] = float((noisy * 255 - CLEAN[index][0]).ravel() @ field.ravel() / (field**2).sum())
     place = CounterRNG(0, 0, torch.arange(4)).uniform(torch.empty(4, 1, 1, 1).double()).flatten().tolist()
     expected = [20 * (55 / 20) ** one for one in place]  # log-uniform, from seed 0 and the position

@@ -155,7 +155,7 @@ def test_corrections_are_part_of_the_checkpoint(tmp_path: Path, kind: Any, set_u
     restored = kind()
     if set_up_first:
         restored.setup("fit")
-        restored.correct_labels(torch.tensor([1]), torch.zeros(1, 6, 4))  # is forgotten
+        restored.correct_labels(torch.tensor([1]), torch.zeros(1, 6, 4))  # this correction is discarded
     restored.load_state_dict(state)
     resumed = trained(restored, tmp_path / "resumed")
     assert torch.equal(in_order(resumed.trained, "label"), expected)

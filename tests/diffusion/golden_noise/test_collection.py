@@ -72,7 +72,7 @@ def test_without_rewards_no_image_is_made_and_all_pairs_are_trained_on(tmp_path:
     trainer = quiet(default_root_dir=tmp_path / "fit", max_epochs=1, precision="64-true")
     trainer.fit(method, given)
     assert trainer.global_step == 3
-    with pytest.raises(ValueError, match="margin null keeps all pairs"):
+    with pytest.raises(ValueError, match="set margin to null to keep all pairs"):
         quiet(max_epochs=1).fit(method, data(data_dir=str(tmp_path / FOLDER)))
     with pytest.raises(ValueError, match=r"levels \[901, .*, and this run has \[951, .*: train on pairs of this model"):
         quiet(max_epochs=1).fit(module(rewards=None, pair_steps=20).double(), given)

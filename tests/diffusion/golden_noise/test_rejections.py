@@ -81,7 +81,7 @@ REJECTED: list[Row] = [
      "missing: text.linear.bias; wrong shape: text.linear"),
     ("NPNet channels", lambda _: npnet(channels=3), ValueError,
      r"square number of channels and h = w, .* got \[3, 8, 8\]"),
-    ("NPNet size", lambda _: npnet(size=7, channels=1), ValueError, "folds to 7 rows, which 8 heads do not divide"),
+    ("NPNet size", lambda _: npnet(size=7, channels=1), ValueError, "folds to 7 rows, but needs a multiple of 8 rows"),
     ("NPNet image_size", lambda _: npnet(image_size=0), ValueError, "image_size must be at least 1, got 0"),
     ("NPNet noise", lambda _: npnet()(randn(3, 4, 4, 4), prompts()), ValueError,
      r"latent_shape is \[4, 8, 8\], but the noise has \[4, 4, 4\]"),

@@ -1,4 +1,4 @@
-"""Encoding, decoding and the whole path from a pair to intermediate images, against closed forms and pipelines."""
+"""Encoding, decoding, and the whole path from a pair to its images, compared with closed forms and pipelines."""
 
 import math
 import os

@@ -119,7 +119,7 @@ def test_a_pipeline_scales_the_state_to_its_own_units(kind: Any) -> None:
 
 @pytest.mark.parametrize("d", [256, 1024, 4096])
 def test_gaussian_brightness_shrinks_as_the_closed_form_says_and_is_kept_by_the_oracle(d: int) -> None:
-    """For images b + texture, b ~ N(0, .25), the sum of the pixels divided by sqrt(d) has variance d / 4."""
+    """For images b + texture of d pixels, b ~ N(0, .25), the sum of the pixels over sqrt(d) has variance d / 4."""
     variance, n = d / 4, 20_000
     abar = scheduler_levels(DDIMScheduler(**STABLE_DIFFUSION))
     levels = torch.from_numpy(abar)
@@ -153,7 +153,7 @@ def test_brightness_is_compared_by_its_law_and_by_pairs() -> None:
 
 
 def test_samples_are_tabulated_in_groups_from_dark_to_bright_real_images() -> None:
-    """Each group contains two of twenty images; their samples are half as bright."""
+    """Each group contains two of twenty images; the samples are half as bright as these images."""
     real = torch.linspace(0, 0.95, 20)[torch.randperm(20, generator=torch.Generator().manual_seed(0))]
     columns = brightness_table(real / 2, real).columns
     expected = np.arange(0.025, 1, 0.1)

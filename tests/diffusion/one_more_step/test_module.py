@@ -159,7 +159,7 @@ class NoSignal(nn.Module):
 
 
 def test_a_schedule_without_signal_at_its_end_is_used_by_samples_alone() -> None:
-    """On this schedule v = -x_0, which a single step reaches from any noise; on the usual schedule it does not."""
+    """On this schedule, v = -x_0, so a single step from any noise gives x_0; on the usual schedule, it does not."""
     trained = DDIMScheduler(beta_start=0.00085, beta_end=0.007, prediction_type="v_prediction")
     network = NoSignal()
     module = built(model=PixelModel(network, trained), start="zero_terminal_snr", num_inference_steps=1)

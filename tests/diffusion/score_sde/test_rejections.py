@@ -46,7 +46,7 @@ REJECTED: list[Row] = [
     ("score_sde 2", lambda _: score_sde({"likelihood_repeats": -1}), ValueError,
      "likelihood_repeats must be at least 0, got -1"),
     ("score_sde 3", lambda _: score_sde({"num_levels": 10, "likelihood_weighting": True}), ValueError,
-     "num_levels: likelihood_weighting and likelihood_repeats"),
+     "num_levels must be None: likelihood_weighting and likelihood_repeats"),
     ("score_sde 4", lambda _: score_sde({"image_shape": [4, 4]}), ValueError,
      r"image_shape must be three positive integers C, H and W, got \[4, 4\]"),
     ("score_sde 5", lambda _: score_sde({"process": SubVP(), "sampler": PredictorCorrector("ancestral")}),

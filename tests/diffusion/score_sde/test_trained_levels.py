@@ -83,7 +83,7 @@ def test_the_loss_is_that_of_the_equation_with_its_gradient(reduce_mean: bool, l
 
 
 def test_the_least_loss_of_gaussian_data_is_the_analytic_one() -> None:
-    """With the exact score, the mean over t is that of m^2 s^2 / (m^2 s^2 + std^2)."""
+    """With the exact score, the mean loss over t is the mean of m^2 s^2 / (m^2 s^2 + std^2)."""
     process, deviation, n = VP(), 0.4, 200_000
     levels = TrainedLevels(process)
     t = levels.times((torch.arange(n, dtype=torch.float64) + 0.5) / n)

@@ -119,7 +119,7 @@ SMALLEST: dict[str, Any] = {
 
 
 def test_the_start_decides_what_noise_is_left_in_the_result() -> None:
-    """A refiner that returns the truth does so from any start; a first stage alone varies with the retained noise."""
+    """A refiner that returns the truth does so from any start; the first stage alone depends on the remaining noise."""
     truth = batch(1)["normal"]
     image = torch.rand(1, 3, 8, 8, dtype=torch.float64)
 

@@ -12,8 +12,8 @@ def test_draws_count_from_the_first_overshoot_until_the_weak_feature_is_learned(
     strong = torch.tensor([[1, 0, 1], [1, 1, 1], [1, 1, 1], [0, 1, 1]]).double()
     nothing, learned = torch.zeros(3, dtype=torch.bool), torch.tensor([False, False, True])
     counts, overshot = oscillation(signed, strong, 0.2, nothing, learned)
-    # the first network from its second draw on, the second only in its last draw, because its 1.5 belongs to a weak
-    # point
+    # The first network counts from its second draw on. The second network counts only in its last draw, because its 1.5
+    # belongs to a point with the weak feature.
     expected = torch.tensor([[2, 1, 0], [0.3**2 + 0.1**2, 0.1**2, 0], [1, 0, 0]]).double()
     torch.testing.assert_close(counts, expected)
     assert overshot.tolist() == [True, True, True]

@@ -34,7 +34,7 @@ def moved(network: torch.nn.Module) -> torch.nn.Module:
 
 
 def gradients(network: torch.nn.Module, values: Tensor) -> Tensor:
-    """Return one row per value, its gradient."""
+    """Return the gradient of each value as a row."""
     parameters = list(network.parameters())
     rows = [torch.autograd.grad(value, parameters, retain_graph=True) for value in values]
     return torch.stack([torch.cat([each.flatten() for each in row]) for row in rows])

@@ -123,7 +123,7 @@ def test_masks_are_of_single_precision_under_autocast() -> None:
         ({"m": 2048, "along": "unstructured"}, "m of blocks.0.mlp.fc1 must be at most its 1024 weights times n 1"),
         ({"own": {"*.qkv/w": [1, 2]}}, r"own: \*.qkv/w: \[1, 2\] must be"),
         ({"own": {"*.qkv": [1]}}, r"own: \*.qkv: \[1\] must be"),
-        ({"own": {"*.0.attn.proj/q": [1, 2]}}, "blocks.0.attn.proj has 16 rows, which cannot be split into q, k and v"),
+        ({"own": {"*.0.attn.proj/q": [1, 2]}}, "blocks.0.attn.proj has 16 rows, not divisible into q, k and v"),
         (
             {"own": {"*.qkv/q": [1, 32]}, "along": "outputs"},
             "m of blocks.0.attn.qkv/q must divide its outputs 16, got 32",

@@ -35,8 +35,8 @@ def test_two_of_four_are_put_in_the_format_and_give_the_same_logits(monkeypatch:
     ("network", "message"),
     [
         (sparse(), "float16 or bfloat16 on a GPU, and blocks.0.mlp.fc1 is torch.float32 on cpu"),
-        (sparse(1, 4), "2:4 along their inputs: there are none"),
-        (sparse(along="outputs"), "2:4 along their inputs: there are none"),
+        (sparse(1, 4), "2:4 sparse along their inputs, got none"),
+        (sparse(along="outputs"), "2:4 sparse along their inputs, got none"),
     ],
 )
 def test_what_has_no_kernel_is_named(network: nn.Module, message: str) -> None:

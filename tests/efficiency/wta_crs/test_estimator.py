@@ -1,4 +1,4 @@
-"""The chosen pairs compared with closed forms: unbiased, with the stated variance and the stated winners."""
+"""Estimates from sampled pairs: unbiased, with the variance and the winners of the closed forms."""
 
 import pytest
 import torch
@@ -54,7 +54,7 @@ def test_the_mean_is_the_product_and_the_variance_is_the_closed_form(estimator: 
 
 
 def test_any_probabilities_are_unbiased() -> None:
-    p = uniform(M, seed=5) + 0.1  # not those of the pairs
+    p = uniform(M, seed=5) + 0.1  # not the probabilities of the pairs
     drawn = estimates("wta_crs", p / p.sum())
     deviation = drawn.std(dim=0) / DRAWS**0.5
     assert ((drawn.mean(dim=0) - G.T @ H).abs() < 4 * deviation).all()

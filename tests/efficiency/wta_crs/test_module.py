@@ -32,7 +32,7 @@ def small(**arguments: Any) -> WTACRS:
 
 
 def own_norms(network: Any, image: Tensor, label: Tensor, layer: str) -> Tensor:
-    """Norms, `[B, N]`, of the gradient of each sample's loss with respect to a layer's outputs."""
+    """Return the norms `[B, N]` of the gradients of each sample's loss with respect to a layer's outputs."""
     found: list[Tensor] = []
     network.eval()  # the plain layers
 

@@ -67,8 +67,8 @@ METHODS: dict[str, tuple[tuple[str, ...], Predict, list[tuple[int, ...]]]] = {
     "consistency/demo": (("--model.sigma", "0.25"), vote_fractions, [DIGIT, DIGIT]),
     "finetuning/demo": ((), network, [DIGIT, TIMESTEP]),
 }
-"""Arguments, the function that the model computes, and the shapes of one sample of each input. The images have a
-different size than in training if the method allows it."""
+"""For each demo: arguments of the export, the function that the model computes, and the shape of one sample of each
+input. The images have a different size than in training if the method allows it."""
 FIRST = ["elr/demo", "adele/demo", "noise2score/demo"]
 """A classifier, a segmenter and a denoiser."""
 

@@ -66,7 +66,7 @@ def test_the_clip_score_is_that_of_torchmetrics(
     for row in table[:3].itertuples():  # in CLIP's own size, so that nothing is resampled
         image = torch.from_numpy(np.array(Image.open(generated / str(row.file)))).permute(2, 0, 1)
         expected = clip_score(image, str(row.prompt), model_name_or_path=lambda: (model, processor))  # type: ignore[arg-type]
-        # it clips negative scores to zero
+        # torchmetrics clips negative scores to zero
         assert max(float(row.clip_score), 0) == pytest.approx(float(expected), abs=1e-3)  # type: ignore[arg-type]
     said = capsys.readouterr().out
     assert f"clip_score {table['clip_score'].mean():.6g} +- " in said

@@ -70,7 +70,10 @@ def test_the_best_control_of_type_two_reaches_the_least_loss_and_the_exact_bridg
 
 
 def test_of_type_one_no_control_reaches_the_least_loss() -> None:
-    """Y(0) is drawn from the prior, although the observation is informative about it: an exact loss of 0.072 here."""
+    """Y(0) is drawn from the prior, although the observation is informative about it.
+
+    Here, this costs an exact loss of 0.072.
+    """
     noise = FractionalNoise(0.9, "I", horizon=6.0)
     share = noise.omega() * torch.expm1(-noise.gamma * END) @ noise.start_factor
     of_start, variance = float(share.square().sum()), float(path_covariance(noise, 0.0, 0.02, 101)[-1, -1])

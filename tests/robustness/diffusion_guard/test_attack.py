@@ -36,7 +36,7 @@ def test_the_radius_is_the_codes() -> None:
 
 
 def test_polygons_are_filled_as_opencv_fills_them() -> None:
-    """The pixel counts are those of its `drawContours`; without the outline they would be 386, 539 and 336."""
+    """The pixel counts are those of OpenCV's `drawContours`; without the outline, they would be 386, 539 and 336."""
     corners = {
         398: [(2, 3), (5, 28), (29, 20), (17, 9)],
         563: [(1, 1), (3, 30), (14, 22), (30, 29), (20, 4)],

@@ -12,7 +12,7 @@ def numbers(count: int = 50) -> CounterRNG:
 
 
 def test_the_formula_of_tweedie_gives_a_gaussian_priors_posterior_mean() -> None:
-    """A prior N(m, t2) has the score -(y - m) / (t2 + v)."""
+    """With the prior N(m, t2), the score of the noisy image y is -(y - m) / (t2 + v)."""
     y, m, t2, v = torch.from_numpy(RANDOM.normal(0.5, 0.4, (3, 1, 5, 4))), 0.3, 0.02, (50 / 255) ** 2
     mean = Gaussian(50).posterior_mean(y, -(y - m) / (t2 + v))
     torch.testing.assert_close(mean, m + t2 / (t2 + v) * (y - m), rtol=0, atol=1e-12)
@@ -32,7 +32,7 @@ def test_each_image_draws_its_level_log_uniformly() -> None:
 
 
 def dense(noise: CorrelatedGaussian, height: int, width: int) -> np.ndarray:
-    """Compute the covariance of an image's pixels from the kernel, summed over all pairs of white pixels."""
+    """Compute the covariance of an image's noise from the kernel, summed over all pairs of white-noise pixels."""
     kernel = noise.kernel(torch.empty(0, dtype=torch.float64)).numpy()
     along = [
         np.array([[sum(kernel[k] * kernel[k + a - b] for k in range(len(kernel)) if 0 <= k + a - b < len(kernel))

@@ -43,7 +43,7 @@ def test_likelihoods_are_scipys() -> None:
 
 
 def test_gamma_noise_of_an_inverse_gamma_prior_has_its_posterior_mean() -> None:
-    """x ~ IG(a, b) has 1 / E[1 / x | y] = (b + k y) / (a + k)."""
+    """For the prior x ~ IG(a, b), 1 / E[1 / x | y] = (b + k y) / (a + k)."""
     y, a, b, k = CLEAN, 3.0, 0.7, 50.0
     score = (k - 1) / y - k * (a + k) / (b + k * y)
     torch.testing.assert_close(Gamma(k).posterior_mean(y, score), (b + k * y) / (a + k), rtol=1e-12, atol=0)

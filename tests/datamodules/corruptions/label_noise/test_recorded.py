@@ -107,7 +107,7 @@ def test_a_table_labels_files_by_name_with_classes_by_name(tmp_path: Path) -> No
     assert partial.labels_and_truth(label, 2, names, classes)[1] is None
     with pytest.raises(ValueError, match=r"labels 2 of 3 samples: name cat/1.png is missing"):
         FromCSV(str(path)).apply(label, 2, names=names, class_names=classes)
-    with pytest.raises(ValueError, match=r"labels dog/1.png, but this dataset has files such as cat/0.png"):
+    with pytest.raises(ValueError, match=r"has a label for dog/1.png, but this dataset has files such as cat/0.png"):
         partial.apply(label[:2], 2, names=names[:2], class_names=classes)
     with pytest.raises(ValueError, match="is 'cat', which is not the number or the name"):
         partial.apply(label, 2, names=names)
