@@ -6,11 +6,11 @@ from typing import Any
 
 
 def imported_late(folder: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
-    """Return a `__getattr__` for a package's `__init__.py`; it imports the classes of the package lazily.
+    """Return a function `__getattr__` for the `__init__.py` of a package; it imports the package's classes lazily.
 
     Args:
         folder: `__name__` of the package.
-        modules: name of the module that defines each class, by class name.
+        modules: dict that maps the name of each class to the name of the module that defines it.
     """
 
     def get(name: str) -> Any:

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 BAND = 5.0
 """Width of the bands of the input SNR, in decibels."""
 WINDOW = 512
-"""Maximum window length of the spectrograms, in samples."""
+"""Maximum length of a spectrogram's window, in samples."""
 RANGE = 60.0
-"""Dynamic range of the spectrograms, in decibels below the maximum of the clean recording's spectrogram."""
+"""Range of the spectrograms' colour scale, in decibels. The scale ends at the maximum of the clean spectrogram."""
 
 
 class SpeechMetricsTable(Callback):
@@ -30,12 +30,12 @@ class SpeechMetricsTable(Callback):
 
     `speech_quality.csv` has a row for each recording. `speech_quality_summary.csv` has the mean and standard deviation
     of each metric over each dataset, and over bands of the input SNR that are 5 decibels wide.
-    `figures/spectrograms.png` shows the first recordings of the first dataset; noisy, enhanced and clean spectrograms
-    have a common scale in decibels. If the package soundfile is installed, these recordings are also written to
-    `recordings/` as WAV files.
+    `figures/spectrograms.png` shows the first recordings of the first dataset; the noisy, enhanced and clean
+    spectrogram of a recording have the same decibel scale. If the package soundfile is installed, these recordings are
+    also written to `recordings/` as WAV files.
 
     Args:
-        num_recordings: number of recordings to draw and save, at most the number of recordings on rank 0.
+        num_recordings: maximum number of recordings to draw and save; they are taken from the recordings on rank 0.
 
     Raises:
         TypeError: at setup, if the module is not a `SpeechMeasurer`.

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MOST_STEPS = 1_000_000
-"""Maximum number of rows that one log can have in the table."""
+"""Maximum number of rows of the table that may belong to one log."""
 
 
 def overlay(paths: Sequence[Path], output: Path, grid: float = 0.25, alpha: float = 0.001) -> "pd.DataFrame":

@@ -157,10 +157,11 @@ def accuracy_table(
 
     Returns:
         Table with columns `log`, `certificate`, `num_images`, `radius`, `certified_accuracy`, `tight` (see `is_tight`)
-        and `with_high_probability`, a bound that allows for wrong certificates (NaN for radii without a guarantee).
-        With several logs, the rows `envelope` contain the highest accuracy of all logs at each radius, computed on the
-        images common to all logs. An `envelope` row is tight if all logs are tight at its radius. Its
-        `with_high_probability` is empty, because the bound does not hold if the best log is selected at each radius.
+        and `with_high_probability`. The last column is a lower bound that allows for wrong certificates; it is NaN for
+        radii without a guarantee. With several logs, the rows `envelope` contain the highest accuracy of all logs at
+        each radius, computed on the images common to all logs. An `envelope` row is tight if all logs are tight at its
+        radius. Its `with_high_probability` is empty, because the bound does not hold if the best log is selected at
+        each radius.
     """
     tables = []
     for name, log in logs.items():

@@ -32,7 +32,7 @@ class CategoryHistory:
         self.ended_at = torch.full((num_classes,), -1)
         """Epoch at which early learning ended, `[K]`; -1 if it has not ended."""
         self.curves = torch.full((num_classes, 5), torch.nan, dtype=torch.float64)
-        """a, b, c, first record and number of records of the last fit, `[K, 5]`; NaN without a fit."""
+        """Last fit of each category, `[K, 5]`: a, b, c, first record and number of records; NaN without a fit."""
 
     def append(self, epoch: int, counts: Tensor, cut: bool) -> None:
         """Add an epoch.

@@ -172,7 +172,7 @@ class EarlyLearning(Callback):
                 log_same(pl_module, f"train/early_learning_epochs_{category}", float(last + 1))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the figure even if an earlier process completed the training: that process may not have drawn it."""
+        """Draw the figure; if an earlier process completed the training, it may have stopped before drawing it."""
         if trainer.is_global_zero:
             self._draw(trainer)
 

@@ -41,10 +41,10 @@ ALONE = Shares()
 
 
 def metric_name(kind: str, extractor: dict[str, Any] | None) -> str:
-    """Return a metric's name: fid, kid or is for features of FID's Inception network, else fd_<name> or kd_<name>.
+    """Name a metric: `fid`, `kid` or `is` with FID's Inception network, otherwise `fd_<name>` or `kd_<name>`.
 
     Args:
-        kind: metric to name: fid, kid or is.
+        kind: kind of the metric: `fid`, `kid` or `is`.
         extractor: identity of the `Extractor`; None if unknown.
     """
     if extractor is None or extractor["name"] == INCEPTION:
@@ -56,7 +56,7 @@ class Extractor:
     """A network that maps images `[B, C, H, W]` in [0, 1] to features `[B, D]`, and its name in metrics.
 
     Args:
-        network: any network; the weights of an `FIDInception` are loaded here.
+        network: any network. If it is an `FIDInception`, its weights are loaded here.
         name: name of the extractor in metric names; None for an `FIDInception`.
 
     Raises:

@@ -29,7 +29,7 @@ from lightning_modules.training.logging import log_same
 from lightning_modules.training.tested_images import require_whole_network
 
 GENERATED = "generated_features"
-"""Folder in the run directory that stores features while images are generated."""
+"""Name of a folder in the run directory. While images are generated, it stores their features."""
 SAME = ["stage", "epoch", "step", "checkpoint", "extractor", "images"]
 """Columns that identify a measurement; a new row replaces an earlier row with equal values in these columns."""
 
@@ -247,7 +247,7 @@ def write_row(path: Path, row: dict[str, Any]) -> pd.DataFrame:
 def draw_over_training(table: pd.DataFrame, row: dict[str, Any], metrics: list[str], path: Path) -> None:
     """Plot metrics over training.
 
-    Only validations that measured the same quantities as the latest measurement, `row`, are plotted.
+    Earlier validations are plotted only if they measured the same quantities as the latest measurement, `row`.
     """
     same = (table[["stage", "extractor", "images"]] == pd.Series(row)[["stage", "extractor", "images"]]).all(axis=1)
     columns = table[same].sort_values("epoch")[["epoch", *metrics]]

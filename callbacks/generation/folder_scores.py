@@ -162,11 +162,11 @@ def score_folder(
     cache_dir: Path,
     device: torch.device,
 ) -> pd.DataFrame:
-    """Score the images of a folder; scores are cached, and a killed computation resumes.
+    """Score the images of a folder. Scores are cached, and an interrupted computation can be resumed.
 
     Args:
         folder: folder of images.
-        scores: models by name of the score.
+        scores: dict that maps the name of each score to its model.
         prompts: see `prompts_of`.
         batch_size: number of images that are scored as one batch.
         cache_dir: folder of the cache.

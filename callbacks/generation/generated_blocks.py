@@ -73,7 +73,7 @@ class GeneratedBlocks:
         extractor.network.to(module.device)
 
     def images(self, number: int) -> Tensor:
-        """Generate one block, uint8 `[B, C, H, W]`."""
+        """Generate the images of one block, `[B, C, H, W]`, uint8."""
         return sampled_bytes(self.module, self.sizes[number], seed_of(self.seed, number))
 
     def features(self, number: int) -> Tensor:

@@ -32,7 +32,7 @@ from lightning_modules.interfaces import ImageColumn
 
 TABLE, SHEET = "images.parquet", "contact_sheet.png"
 ROWS, COLUMNS, IN_ALL, LETTERS = 8, 8, 64, 24
-"""Limits of a contact sheet: rows, columns, images if there are no prompts, and letters of a prompt."""
+"""Maximum numbers in a contact sheet: rows, columns, images if there are no prompts, and characters of a prompt."""
 
 
 class BlockFiles:

@@ -22,7 +22,7 @@ AnySet = ImageSet | PairSet | CaptionedSet
 
 
 class ImageList(Protocol):
-    """A list of images, as a `Dataset` whose items are batches."""
+    """A list of images in the form of a `Dataset` whose items are batches."""
 
     name: str
     in_memory: bool

@@ -71,7 +71,7 @@ def statistics_file(feature: Features) -> Path:
 
 
 def write_statistics(file: Path, images: Described) -> None:
-    """Write moments to an `.npz` file, with the extractor and number of images from which they were computed.
+    """Write to an `.npz` file: the moments, the extractor, and the number of images behind the moments.
 
     As in pytorch-fid and clean-fid, the keys of the moments are `mu` and `sigma`.
     """

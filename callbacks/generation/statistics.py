@@ -83,9 +83,9 @@ def moments_of(sums: Tensor, count: int) -> FeatureMoments:
 def frechet_distance(first: FeatureMoments, second: FeatureMoments) -> float:
     """Compute FID, the Fréchet distance of two Gaussians.
 
-    Let A A^T = S1. The trace of the matrix root is the sum of the square roots of the eigenvalues of the symmetric
-    matrix A^T S2 A. The number of nonzero eigenvalues is bounded by the numbers of images. All further eigenvalues are
-    rounding errors, and are dropped.
+    Let A A^T = S1. The trace of the matrix root equals the sum of the square roots of the eigenvalues of A^T S2 A,
+    which is a symmetric matrix. The numbers of images bound the number of nonzero eigenvalues. All further eigenvalues
+    are rounding errors, and are dropped.
     """
     dimensions = len(first.mean)
     ranks = [dimensions if count is None else min(dimensions, count - 1) for count in (first.images, second.images)]
@@ -113,7 +113,7 @@ def _unbiased(within: tuple[Tensor, Tensor], across: Tensor, counts: tuple[int, 
 
 
 def reservoir(count: int, *words: int) -> NDArray[np.int64]:
-    """Sample at most `RESERVOIR` rows of a set for KID's subsets; return them in ascending order.
+    """Sample at most `RESERVOIR` rows of a set, from which KID's subsets are chosen; return ascending row indices.
 
     Args:
         count: number of rows in the set.

@@ -15,11 +15,11 @@ NUMBERS = ["score", "in_sample", "probability_given", "probability_proposed"]
 
 
 def merged(reports: Sequence[Path]) -> "pd.DataFrame":
-    """Merge the label reports of several folds, sorted with the worst label first.
+    """Merge the label reports of several folds into one table, with the most suspicious label first.
 
     Raises:
-        ValueError: if a report contains images used in training, or an image is in two reports; the message names the
-            report or the image.
+        ValueError: if a report contains images on which its network was trained, or if two reports contain the same
+            image; the message names the report or the image.
     """
     import pandas as pd
 
@@ -45,7 +45,7 @@ def merged(reports: Sequence[Path]) -> "pd.DataFrame":
 
 
 def read_report(path: Path) -> "pd.DataFrame":
-    """Read a report, and reject missing columns and invalid values in the columns that are used here."""
+    """Read a report. Reject it if a column that is used here is missing or contains invalid values."""
     from datamodules.batches import UNVERIFIED
     from datamodules.files.limits import whole_numbers
     from datamodules.files.number_tables import checked_numbers, read_csv

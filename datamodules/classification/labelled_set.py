@@ -23,7 +23,7 @@ SECOND = 1 << 40
 
 
 class LabelledSet(Dataset[dict[str, Any]]):
-    """Selected rows of a source with their given labels.
+    """Selected images of a source, with their given labels.
 
     After labels have been corrected, batches also contain `original_label`.
 
@@ -33,12 +33,12 @@ class LabelledSet(Dataset[dict[str, Any]]):
         label: given labels, `[n]`. None means the labels of the source.
         clean_label: true labels, `[n]`. None if the true labels are unknown.
         seed: seed of the training augmentation. If a seed is set, batches contain the epoch number, which is needed for
-            augmentation on the device. None means no augmentation.
+            augmentation on the device. If it is None, images are not augmented.
         second_view: whether batches contain a second random augmentation of each image.
         origin: index of the dataset that the images come from. Batches contain this index as `origin`. If it is None,
             batches do not have this key.
-        repeats: number R of augmentations of an image in an epoch. With R > 1 and N images, the requested position i +
-            c N stands for augmentation c of image i. Batches then contain the requested positions as `requested`.
+        repeats: number R of augmentations of each image in an epoch. If R > 1 and there are N images, position i + c N
+            stands for augmentation c of image i. Batches then contain the requested positions as `requested`.
     """
 
     def __init__(

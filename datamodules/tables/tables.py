@@ -168,6 +168,6 @@ class Tables(SeededBatches):
         return self._placed(batch, device)
 
     def _placed(self, batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
-        """Move a batch to a device. If rows stay on the host, move only ground truth and `index`."""
+        """Move a batch to a device. If rows stay on the host, only ground truth and `index` are moved."""
         stays = () if self.rows_on_device else self.table.row_shapes
         return {key: value if key in stays else move_data_to_device(value, device) for key, value in batch.items()}

@@ -63,7 +63,7 @@ class TrustedRows(TableSet):
         features, clean = rows["features"], rows["target"].double().numpy()
         if len(clean) <= self.train_size + self.trusted_size:
             raise ValueError(
-                f"train_size {self.train_size} and trusted_size {self.trusted_size} leave no test rows among the {len(clean)} "
+                f"train_size {self.train_size} and trusted_size {self.trusted_size} leave none of the {len(clean)} "
                 f"rows of {type(self.table).__name__} to test with"
             )
         random = np.random.default_rng([self.seed or 0, 5])

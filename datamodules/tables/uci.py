@@ -21,7 +21,7 @@ NUM_FEATURES = {
     "wine-quality-red": 11,
     "yacht": 6,
 }
-"""Numbers of features of commonly used tables, so that shapes are known before reading."""
+"""Number of features of each commonly used table, which is thus known before the table is read."""
 
 
 MOST_COLUMN = 1_000_000
@@ -78,7 +78,7 @@ class UCI(SplitTable):
         features, target = self._places("features"), self._places("target")
         if len(target) != 1 or set(features) & set(target) or not {*features, *target} <= set(table):
             raise ValueError(
-                f"UCI: {self.folder} must have one target column that is not a feature, and must list only columns of "
-                f"its table, which has {len(table.columns)} columns in total; got features {features} and target {target}"
+                f"UCI: {self.folder} must have one target column that is not a feature, and list only columns of its "
+                f"table, which has {len(table.columns)} columns in total; got features {features} and target {target}"
             )
         return table[features], table[target[0]]

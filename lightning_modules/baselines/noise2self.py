@@ -67,7 +67,7 @@ def interpolated(noisy: Tensor, hidden: Tensor) -> Tensor:
 
 
 class Noise2Self(RestorerSteps, MethodModule):
-    """Train an arbitrary network on single noisy images, in which the pixels of a grid are masked.
+    """Train any network on noisy images, without clean images. In each training step, the pixels of a grid are masked.
 
     Args:
         network: network that maps noisy images `[B, C, H, W]` to estimates of the clean images, of the same shape.

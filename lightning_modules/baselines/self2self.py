@@ -40,8 +40,8 @@ def self2self_loss(network: nn.Module, noisy: Tensor, kept: Tensor, hidden: floa
 class Self2Self(SingleImageBaseline, MethodModule):
     """Denoise each image by fitting a network with dropout that predicts hidden values of this image.
 
-    There is no training set: use test and predict. The seed of the run and the index of the image determine the initial
-    weights and the masks. Use a batch size of 1.
+    There is no training set: use only `test` and `predict`. The initial weights and the masks are determined by the
+    seed of the run and the index of the image. Use a batch size of 1.
 
     Args:
         network: architecture with dropout that maps `[1, C, H, W]` to `[1, C, H, W]`. Each fit uses a copy with newly

@@ -90,7 +90,7 @@ def refuse_without_curvature(
 
 @contextmanager
 def saved_bytes(apart_from: Sequence[Tensor]) -> Iterator[dict[int, int]]:
-    """Measure the memory of the autograd graphs that are built in this context; yield storage sizes by storage address.
+    """Measure the memory of autograd graphs that are built in this context. Yield storage sizes by storage address.
 
     Args:
         apart_from: tensors that are not counted, because they stay in memory even without a graph.

@@ -1,17 +1,17 @@
-"""PSNR and SSIM of images, as in published denoising results.
+"""PSNR and SSIM of images, computed as for published denoising results.
 
     PSNR = -10 log10 mean (x - y)^2,
     SSIM = mean of (2 m_x m_y + C_1)(2 s_xy + C_2) / ((m_x^2 + m_y^2 + C_1)(s_x^2 + s_y^2 + C_2))
 
 Images are in [0, 1]. The mean of squares runs over all pixels and channels. The means m, the variances s_x^2 and s_y^2,
-and the covariance s_xy are computed under Gaussian windows of 11 x 11 pixels and standard deviation 1.5, which lie
-inside the image. The constants are C_1 = 0.01^2 and C_2 = 0.03^2. The SSIM of a colour image is the mean over its
-channels. A dataset's value is the mean over its images.
+and the covariance s_xy are weighted by a Gaussian window of 11 x 11 pixels with standard deviation 1.5. Only windows
+that lie inside the image are used. The constants are C_1 = 0.01^2 and C_2 = 0.03^2. The SSIM of a colour image is the
+mean over its channels. A dataset's value is the mean over its images.
 
 For published tables, images are preprocessed by one of three protocols. For additive Gaussian noise (DnCNN, FFDNet,
 KAIR) and SIDD, the estimate is clipped to [0, 1] and both images are rounded to 256 levels (`rounded`). Other tables
-only clip the estimate (`clipped`), or use the network's output unchanged (`unclipped`). None of the protocols changes a
-clean 8-bit image. Below 35 dB, rounding changes the PSNR by less than 0.01 dB.
+only clip the estimate (`clipped`), or use the network's output unchanged (`unclipped`). Clean 8-bit images are not
+changed by any protocol. If the PSNR is below 35 dB, rounding changes it by less than 0.01 dB.
 
 Sources: Wang, Bovik, Sheikh and Simoncelli, Image Quality Assessment: From Error Visibility to Structural Similarity,
 IEEE Transactions on Image Processing 2004; Zhang et al., Beyond a Gaussian Denoiser, IEEE Transactions on Image

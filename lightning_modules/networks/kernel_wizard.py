@@ -61,7 +61,7 @@ class AdapterLevel(nn.Module):
 
 
 class Adapter(nn.Module):
-    """The adapter. Its outermost level has no activation before it, and tanh after it."""
+    """The adapter. No activation precedes its outermost level, and tanh follows this level."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -48,7 +48,7 @@ PUBLISHED = {  # maps names in the authors' files to names in `RealBasicVSR`
     "conv_last": "enlargement.last",
 }
 NORMALISATION = ("basicvsr.spynet.mean", "basicvsr.spynet.std")
-"""Constants of the published flow network."""
+"""Names of constants in published weight files; they are not loaded."""
 
 
 def small_normal(layer: nn.Conv2d, scale: float = 0.1) -> nn.Conv2d:

@@ -54,8 +54,8 @@ def averaging_decay(step: int, decay: float, ramp_steps: int | None) -> float:
     Args:
         step: index n of the update, counted from 1.
         decay: maximum decay.
-        ramp_steps: number of updates over which the decay increases to its maximum. None uses min(1 - 1/(n + 1),
-            decay), so that the average is at first the mean of all weights so far.
+        ramp_steps: number of updates over which the decay increases to its maximum. None means that the decay is min(1
+            - 1/(n + 1), decay); with this decay, the average is at first the mean of all weights so far.
     """
     return min(1 - 1 / (step + 1), decay) if ramp_steps is None else sigmoid_ramp(step + 1, ramp_steps) * decay
 

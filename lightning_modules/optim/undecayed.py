@@ -25,7 +25,7 @@ class Lamb(timm.optim.Lamb):
     Args:
         params: trainable parameters.
         lr: learning rate.
-        weight_decay: weight decay of all other parameters.
+        weight_decay: weight decay of all parameters except vectors, position embeddings and class tokens.
     """
 
     def __init__(self, params: Iterable[Tensor], lr: float = 1e-3, weight_decay: float = 0.01) -> None:

@@ -43,7 +43,7 @@ class SingleImageSteps(RestorerSteps):
 
 
 class SingleImageBaseline(SingleImageSteps):
-    """Base class of methods for single images, which have no training data and reject `fit`."""
+    """Base class of methods that fit single images. These methods have no training data, and reject `fit`."""
 
     def setup(self, stage: str) -> None:
         if stage == "fit":

@@ -51,7 +51,7 @@ TIMM_OPERATIONS = (
     *("brightness", "sharpness", "shear_x", "shear_y", "translate_x", "translate_y"),
 )
 NONE = -1
-"""Index which means that no operation is applied to an image."""
+"""Value of an operation's index if no operation is applied to an image."""
 HOST = torch.device("cpu")
 DEFAULTS = {"m": 10.0, "n": 2.0, "p": 0.5, "mstd": 0.0, "mmax": FULL, "inc": 0.0}
 

@@ -37,7 +37,7 @@ class ContrastiveView(nn.Sequential):
 
     Args:
         size: height and width of the result, in pixels; None keeps the size of the images.
-        brightness: maximum deviation of the factors of brightness, contrast and saturation from 1.
+        brightness: maximum difference between 1 and the factors of brightness, contrast and saturation.
         hue: maximum hue shift.
         min_area: smallest area of the crop, as a fraction of the image area.
     """

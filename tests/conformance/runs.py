@@ -23,7 +23,7 @@ CONFIGS = ROOT / "configs"
 
 
 def methods() -> dict[str, Method]:
-    """Return the rows, and the demos without a row."""
+    """Return all rows of `methods.py`, and a row for each demo that has none."""
     rows = {method.config for method in METHODS.values()}
     demos = {path.parent.name: f"{path.parent.name}/demo" for path in sorted(CONFIGS.glob("*/demo.yaml"))}
     return METHODS | {name: Method(config) for name, config in demos.items() if config not in rows}

@@ -1,7 +1,7 @@
 """The cluster commands in README and docs/runs.md, line by line: two nodes, one of which is killed.
 
-The test uses one machine, with one CPU process per node. Words that depend on the machines are replaced, and each must
-occur.
+The test uses one machine, with one CPU process per node. In the commands, words that depend on the machines are
+replaced; each of these words must occur.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Two processes give the weights, state, metrics and tables of one for every method, to 1e-10 in float64.
+"""For every method, two processes give the weights, state, metrics and tables of one process, to 1e-10 in float64.
 
 Global batches are uneven, including the last ones. All random draws are enabled.
 """

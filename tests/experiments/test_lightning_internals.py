@@ -74,7 +74,7 @@ OVERRIDDEN = {
     "lightning.pytorch.cli.LightningCLI._set_seed": "self",
     "jsonargparse.DefaultHelpFormatter._get_help_string": "self action",
 }
-"""Private functions that our classes override; they would no longer be called if Lightning renamed them."""
+"""Private functions that our classes override; the overrides would not be called if Lightning renamed the functions."""
 ATTRIBUTES = {
     f"{LOOP}.skip": property,
     f"{LOOP}.done": property,

@@ -1,4 +1,4 @@
-"""Speed: fit against a plain loop, DataModules against their networks, certification and FID against networks alone."""
+"""Speed of `fit`, DataModules, certification and FID, relative to plain loops and to the networks alone."""
 
 import os
 from collections.abc import Callable

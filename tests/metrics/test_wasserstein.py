@@ -21,7 +21,7 @@ def test_on_a_line_it_is_the_mean_difference_of_what_is_sorted() -> None:
 
 
 def test_a_shift_costs_the_mean_of_its_lengths_along_all_directions() -> None:
-    """E|v_1| of v uniform on the sphere is 2 / pi in the plane, and 1 / 2 in space."""
+    """For v uniform on the unit sphere, E|v_1| is 2 / pi in the plane, and 1 / 2 in space."""
     for dim, share in ((2, 2 / math.pi), (3, 0.5)):
         points = torch.randn(300, dim, dtype=torch.float64)
         shift = torch.tensor([3.0, 4.0, 0.0], dtype=torch.float64)[:dim]

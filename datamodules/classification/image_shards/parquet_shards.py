@@ -55,7 +55,7 @@ class ParquetShard:
         return ValueError(f"{self.path} cannot be read as a parquet shard of {kind} images: {sentence(error)}")
 
     def _columns(self, schema: Any) -> tuple[str, list[str] | None]:
-        """Check both columns, and return the column path of the encoded images and any stored class names."""
+        """Check the image and label columns; return the column path of the encoded images, and stored class names."""
         import pyarrow
 
         image_key, label_key, is_text = self.image_key, self.label_key, self.captioned

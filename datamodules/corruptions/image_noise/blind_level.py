@@ -73,15 +73,16 @@ def _mean_where(where: Tensor, values: Tensor) -> Tensor:
 
 
 def best_level(noises: Sequence[Noise], noisy: Tensor, score: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-    """Denoise images at each candidate level, and choose the level with the best score for each image.
+    """Denoise images at each candidate level. For each image, choose the level with the best score.
 
-    The scores are computed by `looks`.
+    The function `looks` computes the scores.
 
     Args:
-        noises: candidate levels of one kind of noise. If scores are equal, the first level is chosen.
+        noises: one kind of noise at each candidate level. If levels have equal scores, the first of them is chosen.
         noisy: noisy images, `[B, C, H, W]`.
-        score: score function of the distribution of noisy images. Its argument is the result of `score_input`. The
-            score function is evaluated only once if the result of `score_input` is the same for all levels.
+        score: score function (gradient of the log-density) of the distribution of noisy images. Its argument is the
+            result of `score_input`. If this result is the same for all levels, the score function is evaluated only
+            once.
 
     Returns:
         The indices of the chosen levels, `[B]`, and the denoised images.

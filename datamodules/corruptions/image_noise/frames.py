@@ -19,7 +19,7 @@ class Frames(NamedTuple):
     """The recordings at all gains, and the black and white levels of the sensor."""
 
     recordings: dict[str, list[Recording]]
-    """Two recordings for each gain. The keys are the names of the gains' folders."""
+    """Two recordings for each gain. The key of a gain is the name of the gain's folder."""
     black: int
     white: int
 

@@ -57,9 +57,9 @@ class Symmetric:
 class AsymmetricCIFAR10:
     """Flip similar CIFAR-10 classes: truck -> automobile, bird -> airplane, deer -> horse, cat <-> dog.
 
-    In each source class with n samples, exactly ceil(r n) labels flip, as in ELR's code. In Patrini's code, each label
-    flips independently. DivideMix selects floor(r N) samples from the whole dataset, and flips the labels of those
-    samples that belong to source classes.
+    In a source class with n samples, exactly ceil(r n) labels flip, as in ELR's code. In Patrini's code, by contrast,
+    each label flips independently. DivideMix selects floor(r N) samples from the whole dataset, and flips the labels of
+    those samples that belong to source classes.
 
     ELR's code flips the labels in place, one class after another. Labels that were flipped from cat to dog are
     therefore treated as dogs when dogs are flipped, and a fraction r of these labels flips back. As a result, the rate

@@ -253,7 +253,7 @@ class FromCSV:
         return self.key or ("name" if "index" not in table and "name" in table else "index")
 
     def _rows(self, table: "pd.DataFrame", samples: int, names: Sequence[str] | None) -> np.ndarray:
-        """Return the dataset position of each row of the table."""
+        """Return, for each row of the table, the position of the row's sample in the dataset."""
         import pandas as pd
 
         key = self._key(table)
@@ -264,7 +264,9 @@ class FromCSV:
             found = table[key].map(place)
             if found.isna().any():
                 unknown = table[key][found.isna()].iloc[0]
-                raise ValueError(f"{self.path} has a label for {unknown}, but this dataset has files such as {names[0]}")
+                raise ValueError(
+                    f"{self.path} has a label for {unknown}, but this dataset has files such as {names[0]}"
+                )
         else:
             found = pd.to_numeric(table[key], errors="coerce")
             if not found.isin(range(samples)).all():

@@ -13,13 +13,13 @@ from datamodules.corruptions.operators.interface import Operator
 
 @dataclass(frozen=True)
 class PhaseRetrieval(Operator):
-    """Phase retrieval, y = |F pad(x)|, with the centred, orthonormal Fourier transform F of every channel.
+    """Phase retrieval, y = |F pad(x)|. F is the centred, orthonormal Fourier transform of each channel.
 
     On each side, the image is zero-padded by `oversampling` / 8 of its side length. The first estimate is the central
     crop of |F^-1 y|.
 
     Args:
-        oversampling: amount of padding. For example, 2 makes the padded image 1.5 times as long along each axis.
+        oversampling: amount of padding. For example, the value 2 makes each side of the image 1.5 times as long.
     """
 
     oversampling: float = 2.0
@@ -29,7 +29,7 @@ class PhaseRetrieval(Operator):
         positive(oversampling=self.oversampling)
 
     def padding(self, size: int) -> int:
-        """Return the number of zeros that are added on each side of an image axis."""
+        """Return the number of zeros that are added at each end of an image axis."""
         return int(self.oversampling / 8 * size)
 
     def forward(self, image: Tensor) -> Tensor:

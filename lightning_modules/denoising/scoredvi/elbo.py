@@ -75,7 +75,7 @@ def prior_term(
         rho: mixture weights rho, of the same shape as `mu`.
         normal: standard normal noise e, `[M, K, C, H, W]`.
         denoisers: K denoisers of images `[B, C, H, W]`.
-        chunk: number of samples, out of M, that a denoiser processes at once.
+        chunk: number of the M noise samples that a denoiser processes at once.
     """
     variance = log_variance.exp()
     sample = mu + variance.sqrt() * normal

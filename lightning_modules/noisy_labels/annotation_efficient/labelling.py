@@ -42,7 +42,7 @@ class LabelFiles:
         self.folder = None if directory is None else Path(directory, "pseudo_labels", f"round_{number}")
 
     def write(self, index: Tensor, label: Tensor) -> None:
-        """Write binary labels `[b, H, W]` of the training images `index`, `[b]`."""
+        """Write the binary labels, `[b, H, W]`, of the training images with the indices `index`, `[b]`."""
         if self.folder is None:
             return
         for sample, mask in zip(index.tolist(), (255 * label).byte().cpu().numpy(), strict=True):

@@ -138,7 +138,7 @@ class CorrectionSteps(ABC):
 
     @abstractmethod
     def guess(self, image: Tensor, weak: Tensor, which: int) -> tuple[Tensor, Tensor]:
-        """Compute the guesses g, `[b, C]`, for a batch, and the logits, `[b, C]`, of its weak views.
+        """Compute the guesses g for a batch, `[b, C]`, and the logits of its weak views, `[b, C]`.
 
         Args:
             image: unaugmented images, `[b, C, H, W]`.

@@ -113,7 +113,7 @@ def detector_of_epoch(detectors: Sequence[Detector], epoch: int) -> Detector:
 
 
 def small_loss(loss: NDArray, threshold: float) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-    """Flag the images with P > threshold.
+    """Flag the images with P > threshold as noisy.
 
     The function returns the flags and P, both `[N]`.
 

@@ -145,8 +145,8 @@ def perceived(estimate: Tensor, clean: Tensor, sample_rate: int) -> dict[str, Te
 class SpeechQuality(MeasuredItems):
     """Speech metrics for each recording in a dataset.
 
-    In the table, the columns `noisy_<metric>` are the metrics of the noisy recording, and the column `input_snr` is the
-    signal-to-noise ratio of this recording, in decibels.
+    In the table, a column `noisy_<metric>` contains a metric of the noisy recordings. The column `input_snr` contains
+    the signal-to-noise ratios of the noisy recordings, in decibels.
     """
 
     warned = False

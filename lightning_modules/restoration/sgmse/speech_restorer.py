@@ -153,7 +153,7 @@ class SpeechRestorerSteps(FolderWriter, ABC):
             return torch.stack(padded) * loudest
 
     def other_estimates(self: Any, batch: SpeechPairBatch) -> dict[str, Tensor]:
-        """Return additional estimates of a test batch by name.
+        """Return additional estimates for a test batch, by name.
 
         Their metrics are logged as `test/<name>_si_sdr` etc.
         """

@@ -25,10 +25,10 @@ from lightning_modules.robustness.certificates.statistics import (
 )
 
 BLOCK = 100
-"""Number of noise samples per seed. Adaptive modes evaluate the votes whenever the sample count is a multiple of it."""
+"""Number of noise samples per seed. Adaptive modes evaluate the votes after multiples of this number of samples."""
 
 SCORE_UNITS = 2**20
-"""Number of units in a score of 1. Scores are whole numbers of units, so sums of scores are exact in any order."""
+"""Number of units in a score of 1. Scores are rounded to whole units, so that sums of scores are exact in any order."""
 
 SELECTION, ESTIMATION = 0, 1
 """Noise streams: one for selecting the class, and one for bounding its probability."""
@@ -206,7 +206,7 @@ class MeanProbability(Mode):
 
 @dataclass(frozen=True)
 class Predict(Mode):
-    """PREDICT as published: predict the class of the smoothed classifier, without a radius.
+    """The published algorithm PREDICT: predict the class of the smoothed classifier, without a radius.
 
     Args:
         n: number of samples.

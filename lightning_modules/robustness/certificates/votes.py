@@ -129,7 +129,7 @@ class _InProgress:
     request: Draws
     votes: Votes
     launched: int
-    """Index of the first requested sample that is not in a batch yet."""
+    """Index of the first requested noise sample that has not yet been placed in a batch."""
     counted: int = 0
     seconds: float = 0.0
 

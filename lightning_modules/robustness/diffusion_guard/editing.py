@@ -209,7 +209,7 @@ def ssim(edit: Tensor, other: Tensor) -> Tensor:
 
 
 def prompted(prompts: Sequence[Sequence[str]]) -> list[tuple[list[int], list[str]]]:
-    """Return, for each k, the indices of the images that have a k-th prompt, and these prompts."""
+    """For each k, return the indices of all images that have a k-th prompt, and the k-th prompts of these images."""
     rounds = []
     for number in range(max(map(len, prompts), default=0)):
         rows = [row for row, of_image in enumerate(prompts) if len(of_image) > number]

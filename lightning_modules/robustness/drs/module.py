@@ -141,7 +141,7 @@ class DRS(AccuracyUnderNoise, MethodModule):
     def smoothed_logits(self, image: Tensor, noise: Tensor, sigma: float) -> Tensor:
         """Compute the logits `[2, B, K]` of f_l and f_r for noisy images.
 
-        Each image needs only one full-size noise sample, because the pixels of the two halves are disjoint.
+        Both halves of an image share one full-size noise sample, because the halves have no pixel in common.
         """
         noisy = self.with_noise(image, noise, sigma)
         return self.votes(noisy.to(next(self.network.parameters()).dtype))

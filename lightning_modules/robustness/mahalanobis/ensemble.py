@@ -45,7 +45,7 @@ class Ensemble(NamedTuple):
 
 
 def logistic_regression(in_distribution: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
-    """Fit w, `[L]`, and b to the scores `[n, L]` of in-distribution inputs and the scores `[m, L]` of other inputs."""
+    """Fit w, `[L]`, and b to the scores of in-distribution inputs, `[n, L]`, and of other inputs, `[m, L]`."""
     from sklearn.linear_model import LogisticRegressionCV
 
     scores = torch.cat([in_distribution, other]).cpu()

@@ -20,14 +20,15 @@ from lightning_modules.robustness.mean_prediction import log_mean
 
 
 def consistency(logits: Tensor, floor: float = 0.0) -> tuple[Tensor, Tensor]:
-    """Compute the divergence between the predictions for the copies of an image, and the entropy of their mean.
+    """Compute the divergence among the predictions for copies of an image, and the entropy of the mean prediction.
 
     Args:
         logits: logits of each copy, `[m, B, K]`.
         floor: lower bound to which all probabilities are clamped, in [0, 1). Clamped values have no gradient.
 
     Returns:
-        KL(p || p_j), averaged over copies, and the entropy of the mean prediction p; both `[B]`, in nats.
+        The divergence KL(p || p_j), averaged over copies j, and the entropy of the mean prediction p; both `[B]`, in
+        nats.
     """
     lowest = math.log(floor) if floor > 0 else -math.inf
     log_p = at_least_float32(logits).log_softmax(dim=-1)
@@ -48,7 +49,7 @@ def loss_on_copies(
         label: labels `[B]`, or probabilities `[B, K]`.
         consistency_weight: weight lambda of the divergence.
         entropy_weight: weight eta of the entropy.
-        floor: lower bound to which the probabilities in the second and the third term are clamped.
+        floor: lower bound of the probabilities in the second and the third term; smaller probabilities are set to it.
     """
     loss = F.cross_entropy(logits.flatten(end_dim=1), label.repeat(len(logits), *[1] * (label.ndim - 1)))
     if len(logits) > 1:

@@ -84,8 +84,8 @@ READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
 }
 """Every reader of user files, with the suffix of its files."""
 MEMORY = 3 << 30
-"""Bytes that reading may use in addition to the loaded libraries; a file of a few kB may unpack to 1 GiB, twice if it
-is converted."""
+"""Bytes that reading may use in addition to the loaded libraries; a file of a few kB may unpack to 1 GiB, and to twice
+as much if it is converted."""
 SECONDS = 20.0
 
 

@@ -225,6 +225,6 @@ def test_an_image_that_links_bring_into_two_classes_is_refused(
         (animals / "cat" / "pool").symlink_to(tmp_path / "pool")
         (animals / "dog" / "8.png").symlink_to(tmp_path / "pool" / "7.png")
     (animals / link).symlink_to(target)
-    message = rf"{twice} is in two classes, cat and (dog|kitten), by a link; leave it in one"
+    message = rf"{twice} is in two classes, cat and (dog|kitten), because of a link; leave it in one"
     with pytest.raises(ValueError, match=message):
         files_by_class(animals, class_folders(animals))

@@ -40,7 +40,7 @@ def test_pairs_are_split_once_and_come_with_their_texts(
 
 def test_noise_of_several_sizes_and_missing_arguments_are_refused(folder: Path) -> None:
     write_pair(pair_file(folder, 9, 0), torch.zeros(4, 3, 3), torch.zeros(4, 3, 3), "text 9", [0.0], [1.0])
-    with pytest.raises(ValueError, match=r"has noise \[4, \d, \d\], but .* all pairs must come from one model and have one"):
+    with pytest.raises(ValueError, match=r"has noise \[4, \d, \d\], but .* must come from one model and have one size"):
         NoisePairs(str(folder)).setup("fit")
     for stage, message in (
         ("fit", "training needs data.data_dir, a folder of pairs, or data.prompts"),
