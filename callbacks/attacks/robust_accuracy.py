@@ -121,7 +121,7 @@ class RobustAccuracy(Callback):
             require(pl_module, Classifier, "RobustAccuracy")
         if self.sigma > 0 and isinstance(pl_module, MixedClassifier):
             raise ValueError(
-                f"sigma must be 0 for {type(pl_module).__name__}, got {self.sigma}: under noise only its robust "
+                f"sigma must be 0 for {type(pl_module).__name__}, got {self.sigma}: under noise, only its robust "
                 f"classifier votes, so the result would not be the mixture's robust accuracy"
             )
         for attack in self.attacks:

@@ -121,7 +121,7 @@ def checked(raw: RawImage, path: Path, xtrans: bool = False) -> RawImage:
     if not xtrans and raw.pattern not in PATTERNS:
         raise ValueError(f"{path} has the pattern {raw.pattern}; expected one of {', '.join(PATTERNS)}")
     if (data_range := int(raw.bayer.max())) > raw.white:
-        raise ValueError(f"{path} has the value {data_range}, above white {raw.white}")
+        raise ValueError(f"{path} has the value {data_range}, above the white level {raw.white}")
     return raw
 
 

@@ -2,7 +2,7 @@
 
     x = (y u, y v, xi),    y = -1 or 1,    u . v = 0,    xi ~ N(0, sigma_p^2 I) made orthogonal to u and v;
 
-weak points have the zero vector instead of y u.
+points that lack the strong feature have the zero vector instead of y u.
 
 Source: Lu, Wu, Yang and Zou, Benign Oscillation of Stochastic Gradient Descent with Large Learning Rate, ICLR 2024,
 arXiv 2310.17074.

@@ -1,4 +1,4 @@
-"""Tables of samples with a target, which are split at random and standardised by the training rows."""
+"""Tables of samples with a target. They are split at random, and standardised with statistics of the training rows."""
 
 from abc import abstractmethod
 from collections.abc import Mapping

@@ -82,7 +82,7 @@ def aligned_psnr(image: Tensor, clean: Tensor, protocol: EvaluationProtocol = "r
 
 
 def grey_error(image: Tensor, clean: Tensor, protocol: EvaluationProtocol = "rounded") -> Tensor:
-    """Compute the distance of channel means from mid-grey, .5, averaged over channels; the result is `[B]`.
+    """Compute the distance of each channel mean from mid-grey, 0.5, averaged over channels; the result is `[B]`.
 
     `clean` is ignored.
     """

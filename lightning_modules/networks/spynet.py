@@ -58,7 +58,7 @@ class ZeroFlow(nn.Module):
 
 
 class SPyNet(nn.Module):
-    """Estimate the flow between frames, with frozen weights.
+    """Network with frozen weights that estimates the optical flow between frames.
 
     Args:
         weights: file in safetensors or another format of `read_weights`, with BasicSR's or mmediting's layer names.

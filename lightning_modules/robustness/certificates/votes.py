@@ -349,7 +349,7 @@ class VoteCounter:
         return own
 
     def _count(self, batch: _Launched, since: float) -> list[Certified]:
-        """Add the votes of a batch to the images, and return the images that need no more samples."""
+        """Add the votes of a batch to the counts of its images, and return the images that need no more samples."""
         if batch.arrived is not None:
             batch.arrived.synchronize()
         elapsed = time.perf_counter() - since

@@ -55,7 +55,7 @@ def test_files_without_a_header_have_the_size_and_levels_stated(tmp_path: Path) 
     np.testing.assert_array_equal(read_headerless(tmp_path / "a.raw", 3, 4, 0, 11).bayer, values)
     with pytest.raises(ValueError, match=r"a.raw has 24 bytes; 4 x 4 pixels of 16 bits need 32"):
         read_headerless(tmp_path / "a.raw", 4, 4, 0, 11)
-    with pytest.raises(ValueError, match=r"a.raw has the value 11, above white 10"):
+    with pytest.raises(ValueError, match=r"a.raw has the value 11, above the white level 10"):
         read_headerless(tmp_path / "a.raw", 3, 4, 0, 10)
     with pytest.raises(ValueError, match=r"a.raw: black must be below white, .* got 20 and 11"):
         read_headerless(tmp_path / "a.raw", 3, 4, 20, 11)
@@ -69,7 +69,7 @@ def test_numpys_files_are_read_and_checked(tmp_path: Path) -> None:
     assert (raw.black, raw.white, raw.pattern) == (2, 15, "GBRG")
     for change, message in (
         ({"bayer": bayer.astype(float)}, r"bayer is float64 \[4, 4\]; expected uint16"),
-        ({"white": 10}, "has the value 15, above white 10"),
+        ({"white": 10}, "has the value 15, above the white level 10"),
         ({"pattern": "RGB"}, "has the pattern RGB; expected one of RGGB"),
     ):
         np.savez(tmp_path / "b.npz", **good | change)

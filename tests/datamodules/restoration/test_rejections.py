@@ -225,7 +225,7 @@ REJECTED: list[Row] = [
     ("SID sizes", raw_pairs("test", _1={"size": 10, "white": 4000}), ValueError,
      r"0.1s.npz has \[4, 4, 6\] packed pixels, but .* has \[4, 5, 7\]"),
     ("SID white", raw_pairs(_1={"size": 10, "white": 4000}, _2={"white": 600}), ValueError,
-     r"00002_00_10s.npz has the value \d+, above white 600"),
+     r"00002_00_10s.npz has the value \d+, above the white level 600"),
     ("SID exposure missing", raw_pairs(_1=None, _2={"white": 600}), FileNotFoundError,
      "00001_00_10s does not exist with any of the suffixes"),
     ("ELDPairs split", lambda root: ELDPairs(str(root)).images("training"), ValueError, "ELD is a test set"),
