@@ -13,12 +13,13 @@ MEBIBYTE = 2**20
 
 
 class SavedBytes(saved_tensors_hooks):
-    """Context manager that counts the bytes that autograd saves for the backward pass.
+    """Context manager that counts the bytes of the tensors that autograd saves for the backward pass.
 
-    Each storage is counted once.
+    A storage that several tensors share is counted once.
 
     Args:
-        network: network whose parameters and buffers are not counted, because they stay in memory anyway.
+        network: network whose parameters and buffers are not counted, because they stay in memory even without
+            autograd.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -39,7 +40,7 @@ class SavedBytes(saved_tensors_hooks):
 
     @property
     def total(self) -> int:
-        """Number of bytes saved so far, including tensors that were freed before the backward pass."""
+        """Number of bytes saved so far. Tensors that have since been freed are included."""
         return sum(self.storages.values())
 
 
@@ -55,14 +56,14 @@ class ActivationMemory(Callback):
 
     `train/state_mebibytes` is the memory of weights, gradients and optimizer state after the epoch. On a GPU, the peak
     of allocated memory is also logged, as `train/peak_gibibytes`; it includes weights, gradients, optimizer state and
-    temporary tensors. Logged values are maxima over all ranks. A test logs the last value of `train/saved_mebibytes` as
-    `test/saved_mebibytes`.
+    temporary tensors. Logged values are maxima over all ranks. In a test, the last value of `train/saved_mebibytes` is
+    logged as `test/saved_mebibytes`.
     """
 
     def __init__(self) -> None:
         self.counted: SavedBytes | None = None
         self.found: tuple[int, float] = (-1, 0.0)
-        """Epoch and value, in mebibytes, of the last measurement."""
+        """Epoch of the last measurement, and the measured value in mebibytes."""
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if self.found[0] != trainer.current_epoch:

@@ -80,7 +80,7 @@ def metrics_table(detections: Sequence[DetectionResult]) -> pd.DataFrame:
 
 
 def scores_table(detections: Sequence[DetectionResult]) -> pd.DataFrame:
-    """Tabulate the confidences, with a row for each dataset and input."""
+    """Tabulate the confidences of all methods, with one row for each input of each dataset."""
     tables = [
         pd.DataFrame(
             {
@@ -130,7 +130,7 @@ def draw_detection(detections: Sequence[DetectionResult], score: str, most_bins:
 
 
 def _histograms(panel: "Axes", detection: DetectionResult, method: str, most_bins: int) -> None:
-    """Draw histograms of the confidence; the outermost bins also count values in the far tails."""
+    """Draw histograms of the confidence. Values beyond the outermost bins are counted in these bins."""
     in_distribution, other = (part.numpy() for part in detection.parts(method))
     low, high = np.quantile(np.concatenate([in_distribution, other]), [0.0, 1.0])
     spread = np.quantile(in_distribution, 0.99) - np.quantile(in_distribution, 0.01)

@@ -14,10 +14,10 @@ class ExportEffectiveWeights(Callback):
     """Write `effective_weights/model.safetensors` and `model.json` to the run directory after training and testing.
 
     `model.safetensors` contains the weights used in testing, under the parameter names of the same network with
-    ordinary layers. timm, transformers or torch can load the file without this project, and compute the same logits.
-    `model.json` lists the patterns, bits and scales that are applied to the weights of each layer. If a run is tested
-    twice (`checkpoint.also_test_best`), the files contain the weights of the first test, which uses the configured
-    checkpoint.
+    ordinary layers. With this file, timm, transformers or torch compute the same logits without this project.
+    `model.json` lists, for each layer, the patterns, bits and scales that were applied to its weights. If a run is
+    tested twice (`checkpoint.also_test_best`), the files contain the weights of the first test, which uses the
+    configured checkpoint.
 
     Raises:
         TypeError: at setup, if the module is not an `EffectiveNetwork`.

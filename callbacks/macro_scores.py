@@ -15,14 +15,14 @@ from lightning_modules.training.logging import log_same
 
 
 class MacroScores(Callback):
-    """Log macro averages over the classes of the test images:
+    """Log macro averages, that is, unweighted means over classes, for the test images:
 
     * `test/macro_precision`, `test/macro_recall` (the balanced accuracy) and `test/macro_f1`;
     * `test/macro_auroc`: the one-vs-rest area under the ROC curve.
 
-    The averages of precision, recall and F1 leave out classes that have no test images and are never predicted. The
-    average `test/macro_auroc` leaves out all classes without test images. The logits of all test images are kept on the
-    device until the test ends.
+    A class is left out of the averages of precision, recall and F1 if it has no test images and is never predicted. It
+    is left out of `test/macro_auroc` if it has no test images. The logits of all test images are kept on the device
+    until the test ends.
 
     Raises:
         TypeError: at setup, if the module is not a classifier; during the test, if the test step does not return

@@ -28,10 +28,10 @@ HEADER = 8
 def append_predictions(
     file: BinaryIO, index: NDArray[np.int64], prediction: NDArray[np.int64], probabilities: NDArray[np.float32]
 ) -> None:
-    """Append samples to a part file, which consists of the number of classes (int64) and rows of fixed size.
+    """Append samples to a part file. It consists of the number of classes (int64), followed by rows of fixed size.
 
     Args:
-        file: part file, open for writing, which is empty before the first call.
+        file: part file, open for writing. It is empty before the first call.
         index: positions in the dataset, `[B]`.
         prediction: predicted classes, `[B]`.
         probabilities: class probabilities, `[B, K]`.
@@ -73,7 +73,7 @@ class PredictedSamples:
         return cls(name, label.cpu().numpy())
 
     def columns(self, index: NDArray[np.int64]) -> dict[str, Any]:
-        """Return the columns `name` and `label` of some samples, with empty cells for unknown labels."""
+        """Return the columns `name` and `label` for the samples at `index`. The cells of unknown labels are empty."""
         columns: dict[str, Any] = {}
         if self.name is not None:
             columns["name"] = [self.name[at] for at in index]

@@ -14,7 +14,7 @@ class SaveTables(Callback):
     """Write each table of the module to `<name>.csv` and its plot to `figures/<name>.png` in the run directory.
 
     Tables are written after training and after testing. If a run is tested twice (`checkpoint.also_test_best`), the
-    tables are from the first test, which uses the configured checkpoint.
+    tables are those of the first test, which uses the configured checkpoint.
 
     Raises:
         TypeError: at setup, if the module is not a `TableSource`.

@@ -269,7 +269,7 @@ def claims_table(rows: Sequence[Row]) -> str:
 
 
 def cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Return the header and the rows of the table for the terminal."""
+    """Return the header and the rows of the table that is printed in the terminal."""
     header = ["claim", "metric", "method", "baseline", "baseline's best epoch", "difference", "margin", "verdict"]
     return header, [
         [row["claim"], row["metric"], *(_cell(row, which) for which in ("method", "baseline", "baseline_best_epoch")),

@@ -437,7 +437,7 @@ class CommandLine(LightningCLI):
         self._say_where()
 
     def _choose_checkpoint(self) -> None:
-        """Choose the checkpoint to load. For a run directory, use the one that the run's configuration selects.
+        """Choose the checkpoint to load. If a run directory is given, its configuration selects the checkpoint.
 
         Raises:
             ValueError: if no checkpoint is given and the module has trainable weights but no pre-trained weights.

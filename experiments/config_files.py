@@ -1,7 +1,7 @@
 """Read configuration files, which may refer to a `base` file.
 
 A file that begins with the line `base: demo.yaml` contains only its differences from `demo.yaml`. The base has the same
-effect as an earlier `--config` on the command line.
+effect as a `--config` that precedes the file on the command line.
 """
 
 import os
@@ -67,7 +67,8 @@ def located(path: Path) -> Path:
     """Find a configuration file at its path or, for `configs/...`, among the configurations in the package.
 
     Raises:
-        FileNotFoundError: if the file does not exist. If it is a file of version 0.1, the message gives the new name.
+        FileNotFoundError: if the file does not exist. If the file was renamed after version 0.1, the message gives its
+            new name.
     """
     ours = PROJECT / path
     # os.path returns False if a string is too long for a path

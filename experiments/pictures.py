@@ -49,7 +49,7 @@ KEY_LINE = re.compile(rf"# ({'|'.join((*KEYS, 'needs'))}): (.+)")
 LOG = " (log scale)"
 STYLES = ("-", ":", "--", "-.")
 FEW = 9
-"""Smallest number of points for which a line is drawn without markers."""
+"""A line with at least this number of points is drawn without markers."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Picture:
         name: name of the file in docs/images, without suffix.
         config: path of the configuration, relative to the project.
         source: file in the run directory.
-        compared: arguments of `compare` after the configuration. Empty for a picture of a single run.
+        compared: arguments of `compare` after the configuration. It is empty for a picture of a single run.
         lines: display names of the runs. If empty, the names of the configurations are used.
         axes: display names of columns, keys or metrics.
         rows: required value of each text column in the selected rows.
@@ -340,7 +340,7 @@ def _certified(file: Path) -> "pd.DataFrame":
 
 
 def shrink(source: Path, target: Path) -> None:
-    """Copy a picture, reduced to at most `MAX_BYTES` and a width of 1,000 pixels, with as many colours as possible."""
+    """Copy a picture with at most `MAX_BYTES`, at most 1,000 pixels in width, and as many colours as possible."""
     from PIL import Image
 
     with Image.open(source) as opened:

@@ -15,7 +15,7 @@ from experiments.results import duration, validation_metric
 from experiments.throughput import Throughput, seconds_left, share_done
 
 SECONDS = 0.5
-"""Seconds between two reads of the loss, each of which causes a host sync."""
+"""Seconds between two reads of the loss. Each read makes the host wait for the device."""
 
 
 class WholeRun(RichProgressBar):

@@ -80,7 +80,7 @@ class Summary:
 
     @property
     def runs(self) -> int:
-        """Total number of seeds, with and without a finite value."""
+        """Number of all seeds, including those without a finite value."""
         return self.seeds + self.diverged + self.not_finite
 
     def __str__(self) -> str:
@@ -221,7 +221,7 @@ def read_csv(path: Path) -> list[Mapping[str, str]]:
 
 
 def latest(rows: Iterable[Mapping[str, str]], columns: Sequence[str]) -> list[Mapping[str, str]]:
-    """Keep only the last row for each combination of values in given columns.
+    """Keep only the last row for each combination of values in `columns`.
 
     A row whose verdict is `did not run` does not replace a row with numbers.
     """
@@ -306,7 +306,7 @@ def grid(summaries: Sequence[Summary]) -> tuple[list[str], list[list[str]]]:
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Format a Markdown table, escaping vertical bars and line breaks in cells."""
+    """Format a Markdown table. Vertical bars and line breaks in cells are escaped."""
     lines = [header, ["---"] * len(header), *rows]
     return "".join("| " + " | ".join(" ".join(c.split()).replace("|", "\\|") for c in line) + " |\n" for line in lines)
 

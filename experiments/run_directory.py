@@ -43,7 +43,7 @@ WEIGHTS = "model.safetensors"
 
 
 def new_run_directory(configs: list[str], root: str = "runs") -> Path:
-    """Return `runs/<method>/<config>/<timestamp>`, with the names of the first configuration's folder and file."""
+    """Return `runs/<method>/<config>/<timestamp>`, named after the folder and the file of the first configuration."""
     config = Path(configs[0]).resolve() if configs else Path("unnamed/command_line")
     return Path(root, config.parent.name, config.stem, datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f"))
 

@@ -269,7 +269,7 @@ def cores() -> int:
 
 
 def code_fingerprint() -> str:
-    """Return a digest of the source files that affect results, to detect results of a different code version."""
+    """Return a digest of the source files that affect results. It identifies results of other versions of the code."""
     digest = hashlib.sha256()
     patterns = ("lightning_modules/**/*.py", "datamodules/**/*.py", "callbacks/**/*.py", "configs/defaults.yaml")
     for pattern in patterns:

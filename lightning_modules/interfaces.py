@@ -367,7 +367,7 @@ class Table(NamedTuple):
     """Sequences of equal length, by column name. The first numeric column is the horizontal axis. Rows with equal
     values in the text columns form one line."""
     drawn: Mapping[str, Any] | None = None
-    """Columns to plot, by label of the vertical axis, one panel per label. None plots all other numeric columns."""
+    """Columns to plot, grouped by the axis label of their panel. None plots all other numeric columns."""
     logarithmic: Collection[str] = ()
     """Names of the columns that are plotted on a logarithmic axis."""
     labels: Mapping[str, str] | None = None

@@ -1,6 +1,6 @@
 """Test setup: one thread, memory that is reused, parsers that are built once, and a cost report at the end of the run.
 
-With one thread, sums are computed in a fixed order, and the other core is free for the processes that the suite starts.
+With one thread, sums are computed in a fixed order, and other cores are free for the processes that the suite starts.
 `OMP_NUM_THREADS` is set as well. Without it, a trainer that starts processes would set one thread per core for the rest
 of the suite, and a process forked from a process with several OpenMP threads would wait for these threads forever.
 """

@@ -6,7 +6,7 @@
 3. A shared file has at least two users: files of different methods or subjects, or class paths in a YAML file.
 4. No import cycles exist, whether at import time, inside functions or for type annotations only.
 5. Every project module or name that any file imports exists, including imports in tests and benchmarks that are skipped
-   here.
+on this machine.
 """
 
 import ast

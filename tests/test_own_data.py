@@ -1,4 +1,4 @@
-"""Each configuration for own data and models runs on a few small images and with small networks created here."""
+"""Each configuration for own data and models runs on a few small images, with small networks that the tests create."""
 
 import json
 import re

@@ -23,7 +23,7 @@ def test_a_file_appears_at_the_end_and_alone(tmp_path: Path) -> None:
 
 
 def test_what_was_written_reaches_the_disk_before_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without this, a power failure could leave an empty file under the final name."""
+    """Otherwise, a power failure could leave an empty file under the final name."""
     done: list[tuple[str, int]] = []
     sync, replace = os.fsync, os.replace
     monkeypatch.setattr(os, "fsync", lambda file: (done.append(("sync", os.fstat(file).st_size)), sync(file)))

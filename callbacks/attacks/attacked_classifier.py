@@ -15,7 +15,7 @@ from lightning_modules.robustness.mean_prediction import log_mean_softmax
 
 
 class Draw(Protocol):
-    """One forward pass of the classifier, possibly under noise."""
+    """A function that runs one forward pass of the classifier, with noise if the classifier is smoothed."""
 
     def __call__(self, image: Tensor, noise: Tensor | None = None) -> Tensor:
         """Map images to the logits `[S, B, K]` of S votes; S is 1 for most classifiers.
@@ -56,7 +56,7 @@ class Predicted(NamedTuple):
     prediction: Tensor
     """`[B]`."""
     logits: Tensor | None
-    """`[B, K]`, for a single forward pass without noise; otherwise None."""
+    """`[B, K]`, if the classifier is a single forward pass without noise; otherwise None."""
 
 
 class AttackedClassifier:

@@ -1,4 +1,4 @@
-"""Evaluate test images in blocks that are sharded over ranks, with one file of results per block."""
+"""Evaluate test images in blocks, which are sharded over ranks; the results of each block are written to one file."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -86,21 +86,21 @@ def read_log(path: Path) -> pd.DataFrame:
 
 
 def _possible(log: pd.DataFrame) -> pd.Series:
-    """Return, for each row, whether position and classes are whole numbers and the radius is possible for images."""
+    """Check each row: position and classes must be whole numbers, and the radius must be possible for images."""
     whole, radius = log[["idx", "label", "predict"]], log["radius"]
     fits = (whole == np.floor(whole)) & (whole >= ABSTAIN) & (whole <= MOST_NUMBER)
     return fits.all(axis=1) & (radius >= 0) & (radius <= LARGEST_RADIUS)
 
 
 def summary(log: pd.DataFrame, radii: Sequence[float]) -> dict[str, float]:
-    """Compute the summary metrics of a certification; return them by name.
+    """Compute the summary metrics of a certification, by name.
 
     Args:
         log: a log from `read_log`.
         radii: radii of the certified accuracies, in pixel units.
 
     Returns:
-        `acr` in pixel units and `certified_accuracy_<radius>`. For logs of this project, also `abstained`, the fraction
+        `acr` in pixel units and `certified_accuracy_<radius>`. Logs of this project also give `abstained`, the fraction
         of images on which the classifier abstains although the selected class is not known to be wrong; `mean_draws`,
         the mean number of noise samples per image; and `mean_draws_correct`, the same mean over the images whose
         selected class is correct.
@@ -123,9 +123,9 @@ def accuracy_name(radius: float) -> str:
 
 
 def is_tight(settings: Settings, radius: float | None) -> bool:
-    """Return whether a log's certified accuracy is close to the value for infinitely many noise samples.
+    """Return whether a log's certified accuracy is close to the value that infinitely many noise samples would give.
 
-    Otherwise, the certified accuracy is only a lower bound.
+    If it is not, the certified accuracy is only a lower bound.
 
     See `adaptive_sampling.py`.
 

@@ -81,10 +81,10 @@ class CertificationLog:
         self.figure = directory / "figures" / "certified_accuracy.png"
 
     def remove_tables(self, wanted: Iterable[int]) -> None:
-        """If rows are missing, remove the tables and the figure, which may be from an earlier certification.
+        """If the log lacks wanted rows, remove the tables and the figure, which may come from an earlier certification.
 
         Args:
-            wanted: positions of the images to certify.
+            wanted: positions of the images that are to be certified.
         """
         if not self.rows().keys() >= set(wanted):
             for path in (self.sidecar, self.tsv, self.table, self.summary, self.figure):

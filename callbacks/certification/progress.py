@@ -18,9 +18,9 @@ SECONDS_BETWEEN_LINES = 60.0
 
 
 class CertificationProgress:
-    """Show a progress bar of the images certified by all ranks, with certified accuracy, speed and remaining time.
+    """Show the progress of all ranks of a certification: finished images, certified accuracy, speed, remaining time.
 
-    If the output is not a terminal, a line is printed every minute instead.
+    On a terminal, this is a progress bar. If the output is not a terminal, a line is printed every minute instead.
 
     Args:
         rows: function that returns all rows finished so far.

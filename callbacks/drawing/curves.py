@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MARKED = 40
-"""Maximum number of points of a line that is drawn with markers."""
+"""Lines with at most this number of points are drawn with markers."""
 MANY = 4
 """Number of panels from which on the panels are arranged in two rows, to stay legible on a page."""
 
 
 def line_panels(count: int, width: float = 4.8, height: float = 3.8, **shared: Any) -> "tuple[Figure, list[Axes]]":
-    """Make a figure with panels side by side, or in two rows if there are many; panels have a faint grid and no frame.
+    """Make a figure of panels in one row, or in two if there are many. Panels have a faint grid and no frame.
 
     Args:
         count: number of panels.

@@ -114,7 +114,7 @@ def joined(batches: Sequence[Mapping[str, ImageColumn]]) -> dict[str, ImageColum
     """Concatenate the rows of several batches; images of different sizes are centre-cropped to the smallest size.
 
     Args:
-        batches: columns of each batch, by name. Only columns that all batches have are kept.
+        batches: columns of each batch, by name. Columns that some batch lacks are left out of the result.
     """
     columns = {}
     for name in (name for name in batches[0] if all(name in batch for batch in batches)):

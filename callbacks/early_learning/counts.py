@@ -1,4 +1,4 @@
-"""Count predictions and labels per category, and compute agreement with labels (fit) and memorisation from the counts.
+"""Count predictions and labels per category, and compute the fit to the labels and the memorisation from the counts.
 
 For each category k, the following fractions are computed from the given labels y (possibly wrong), the true labels y*
 if known, and the training predictions p:
@@ -7,7 +7,7 @@ if known, and the training predictions p:
     fit to the true labels     the same with y*
     memorised fraction         fraction of the samples (pixels) with y = k and y* != k that have p = k
 
-The counts are stored instead of the fractions, because counts can be summed over samples and ranks.
+Counts are stored instead of fractions, because counts can be added over batches and ranks.
 
 Source: Liu et al., Adaptive Early-Learning Correction for Segmentation from Noisy Annotations, CVPR 2022, arXiv
 2110.03740 (fit); Liu et al., Early-Learning Regularization Prevents Memorization of Noisy Labels, NeurIPS 2020, arXiv
@@ -135,7 +135,7 @@ def overall_shares(counts: Tensor, per_pixel: bool) -> dict[str, Tensor]:
 
 
 class RunningCounts:
-    """Counts of the current epoch on this rank, split into records.
+    """This rank's counts of the current epoch, split into records.
 
     Batches are numbered from the start of training. A record ends after each batch whose number is a multiple of the
     interval, and at the end of the epoch. A checkpoint contains the counts summed over ranks. When a checkpoint is
@@ -154,7 +154,7 @@ class RunningCounts:
         self.rest = torch.zeros(ROWS, num_classes, dtype=torch.int64)  # since the last record
 
     def to(self, device: torch.device) -> None:
-        """Move the counts to a device, so that counts on this device can be added."""
+        """Move the counts to the device of the counts that will be added."""
         self.records, self.rest = [record.to(device) for record in self.records], self.rest.to(device)
 
     def add(self, epoch: int, counts: Tensor) -> None:

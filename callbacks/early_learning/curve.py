@@ -29,7 +29,7 @@ class LearningCurve(NamedTuple):
     b: float
     """Exponent, in [0, 1]."""
     c: float
-    """Time scale raised to the power b, at least 0."""
+    """The time scale, raised to the power b; at least 0."""
 
 
 def learning_curve(t: ArrayLike, a: float, b: float, c: float) -> NDArray[np.float64]:
@@ -107,12 +107,12 @@ def end_of_early_learning(curve: LearningCurve, r: float, horizon: int) -> int |
 
 
 class EarlyLearningEnd(NamedTuple):
-    """The end of early learning of one category, estimated from the records so far."""
+    """Estimate of when the early learning of a category ends, based on the records so far."""
 
     curve: LearningCurve
     """Curve fitted to the records from `start` on."""
     start: int
-    """Number of records before learning of the category started."""
+    """Number of records before the category began to be learned."""
     end: float
     """Epoch at which early learning ends, counted from the start of training."""
 
@@ -125,11 +125,12 @@ def detect(
     At the end of epoch e, counted from 0, early learning has ended if e >= `end` of the result.
 
     Args:
-        values: fit to the labels at each record so far, `[L]`, in [0, 1]; NaN for missing records.
+        values: the fit to the labels at each record so far, `[L]`, in [0, 1]. Missing records are NaN.
         epochs_per_record: number of epochs between two records.
         r: threshold on the relative change of slope, in [0, 1].
         horizon: number of epochs n in which the end is searched for.
-        min_jump: increase that marks the start of learning; earlier records are dropped. None keeps all records.
+        min_jump: increase of the fit that marks the start of learning. Records before this increase are dropped. None
+            keeps all records.
 
     Returns:
         The end of early learning, or None if there are fewer than 3 records since the start of learning, the fit does

@@ -69,7 +69,7 @@ class CategoryHistory:
         return ended
 
     def table(self) -> str:
-        """Return CSV text with a row for each epoch and category; unknown fractions are empty."""
+        """Return CSV text with one row for each category in each epoch. Unknown fractions are empty cells."""
         epoch, ended_at = np.repeat(self.epochs, self.num_classes), np.tile(self.ended_at, len(self.epochs))
         shares = category_shares(self.counts, self.per_pixel)
         columns = {

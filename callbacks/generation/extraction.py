@@ -53,7 +53,7 @@ def metric_name(kind: str, extractor: dict[str, Any] | None) -> str:
 
 
 class Extractor:
-    """A network that maps images `[B, C, H, W]` in [0, 1] to features `[B, D]`, and its name in metrics.
+    """A network that maps images `[B, C, H, W]` in [0, 1] to features `[B, D]`, and the network's name in metrics.
 
     Args:
         network: any network. If it is an `FIDInception`, its weights are loaded here.
@@ -88,16 +88,17 @@ class Extractor:
         return None if self.inception is None else self.inception.classifier
 
     def __call__(self, images: list[Tensor], device: torch.device, name_of: Callable[[int], str]) -> Tensor:
-        """Compute features on a device in float32, regardless of autocast.
+        """Compute features on a device, in float32 even under autocast.
 
         Args:
             images: B images, uint8 `[C, H, W]`. Their sizes may differ only for FID's Inception network, which resizes
                 each image.
             device: device of the network.
-            name_of: function that returns the name of an image from its position, for error messages.
+            name_of: function that maps the position of an image to its name, which is used in error messages.
 
         Raises:
-            ValueError: if the images differ in size, or the features are not `[B, D]` and finite.
+            ValueError: if the images differ in size, or if the features do not have the shape `[B, D]` or are not
+                finite.
         """
         differing = next((place for place, image in enumerate(images) if image.shape != images[0].shape), None)
         with torch.no_grad(), torch.autocast(device.type, enabled=False):

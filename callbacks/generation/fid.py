@@ -234,7 +234,7 @@ class FID(Callback):
 
 
 def write_row(path: Path, row: dict[str, Any]) -> pd.DataFrame:
-    """Add a row to a table file, replacing an earlier row of the same measurement, and return the table."""
+    """Add a row to a table file, and return the table. An earlier row of the same measurement is replaced."""
     table = pd.DataFrame([row])
     if path.is_file():
         earlier = pd.read_csv(path, dtype={"checkpoint": str})

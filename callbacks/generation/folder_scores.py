@@ -29,11 +29,11 @@ class Known(NamedTuple):
     """A score that can be selected by name."""
 
     model: str
-    """The score's CLIP model or, for ImageReward, its tokenizer, on the Hugging Face Hub."""
+    """Name of the score's CLIP model on the Hugging Face Hub, or of its tokenizer in the case of ImageReward."""
     weights: str | None = None
-    """Description of further weights that the score needs. They must be a local file if `default_weights` is None."""
+    """Description of further weights that the score needs. If `default_weights` is None, the user must pass a file."""
     for_texts: bool = True
-    """Whether the score depends on the prompts."""
+    """Whether the score depends on the prompt, and not only on the image."""
     default_weights: str | None = None
     """Repository on the Hub from which further weights are loaded by default."""
 
@@ -53,7 +53,7 @@ SCORES = {
 
 
 def check_scores(names: Sequence[str], models: Mapping[str, str], weights: Mapping[str, str]) -> None:
-    """Reject unknown scores, and missing or superfluous weights, before anything is loaded.
+    """Before anything is loaded, reject unknown scores, and scores with missing or superfluous weights.
 
     Raises:
         ValueError: if a score is unknown, or weights are missing or superfluous; the message names the score.
@@ -136,8 +136,8 @@ def prompts_of(count: int, given: Sequence[str] | None, own: Sequence[str | None
 
     Args:
         count: number of images.
-        given: prompts, or a file of prompts. If there are fewer prompts than images, each prompt belongs to the same
-            number of successive images.
+        given: prompts, or a file of prompts. If there are fewer prompts than images, each prompt belongs to several
+            successive images, equally many for all prompts.
         own: prompts in the folder's table; None if the folder has no table.
 
     Raises:

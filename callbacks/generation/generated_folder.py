@@ -69,7 +69,7 @@ class BlockFiles:
             files.tidy()
 
     def seed_and_place(self, key: int, place: int) -> tuple[int, int | None]:
-        """Return an image's seed and, if several images share this seed, the image's position among them."""
+        """Return the seed of an image. If several images share it, also return the image's position among them."""
         block = self.blocks[key]
         return (block[place].seed, None) if self._seed_per_image or len(block) == 1 else (block[0].seed, place)
 

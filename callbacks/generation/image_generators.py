@@ -73,7 +73,7 @@ class ImageGenerator(Protocol):
     seed_per_image: bool
     """Whether each image of a block has its own seed; if false, all images have the first image's seed."""
     configuration: Mapping[str, Any]
-    """Everything except `settings` on which images depend, as JSON values; too long for the metadata of an image."""
+    """Everything, other than `settings`, on which images depend, as JSON values; too long for an image's metadata."""
 
     def check(self, requests: Sequence[ImageRequest]) -> None:
         """Reject requests that the model cannot fulfil."""
@@ -246,7 +246,7 @@ SEEDED_AS_A_WHOLE = ("CosineDPMSolverMultistepScheduler", "DPMSolverSDEScheduler
 
 
 class PipelineGenerator:
-    """A generator that uses a diffusers pipeline, and generates the same image from a seed as the pipeline alone.
+    """A generator that uses a diffusers pipeline. From a seed, it generates the same image as the pipeline alone.
 
     Args:
         pipeline: the pipeline.
@@ -347,7 +347,7 @@ def classes_of(pipeline: Any) -> int | None:
 
 
 def for_images(pipeline: Any, settings: Settings) -> Any:
-    """Convert a text-to-image pipeline to an image-to-image or (with a mask) inpainting pipeline of the same parts.
+    """Convert a text-to-image pipeline to an image-to-image or, with a mask, an inpainting pipeline of the same parts.
 
     Raises:
         ValueError: if diffusers has no such pipeline for this model.
@@ -366,7 +366,7 @@ def for_images(pipeline: Any, settings: Settings) -> Any:
 
 
 def hash_of_images(given: dict[str, Any]) -> str:
-    """Hash the images among the arguments of a pipeline."""
+    """Hash those arguments of a pipeline that are images."""
     from datamodules.jobs.stores import digest_of
 
     images = [torch.tensor(np.asarray(each)) for each in given.values() if isinstance(each, Image.Image)]

@@ -41,7 +41,7 @@ class ImageList(Protocol):
 
 
 def in_bytes(stored: Tensor, data_range: float) -> Tensor:
-    """Scale values from [0, `data_range`] to 0...255, rounded down as for generated images."""
+    """Scale values from [0, `data_range`] to 0...255, and round them down, as for generated images."""
     if stored.dtype == torch.uint8 and data_range == 255:
         return stored
     if stored.is_floating_point():
@@ -149,8 +149,9 @@ def images_of_set(images: AnySet, split: Split, seed: int, device: torch.device)
 
     Args:
         images: dataset to read.
-        split: training, validation or test. The training split includes images that a DataModule holds out.
-        seed: random seed of datasets that are generated randomly.
+        split: training, validation or test. The training split includes images that a DataModule would hold out for
+            validation.
+        seed: seed for datasets whose images are generated from random numbers.
         device: device of this rank.
 
     Raises:

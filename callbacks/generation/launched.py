@@ -14,7 +14,7 @@ def fabric_of(accelerator: str, devices: int, precision: Any = "32-true") -> Fab
     """Build a Fabric with one process for each device, without starting the processes.
 
     Args:
-        accelerator: auto, cpu, cuda or mps.
+        accelerator: `auto`, `cpu`, `cuda` or `mps`.
         devices: number of devices on this machine; under torchrun, torchrun's setting is used instead.
         precision: Lightning's precision setting, which determines `autocast`.
 

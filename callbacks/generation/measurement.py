@@ -36,7 +36,7 @@ class Described(NamedTuple):
     feature: Features | None
     """Features; None if only the moments are known."""
     extractor: dict[str, Any] | None
-    """Identity of the extractor; None if the file does not contain it."""
+    """Settings that identify the extractor; None if the file does not contain them."""
 
 
 def described(name: str, feature: Features, extractor: dict[str, Any], shares: Shares, file: Path | None) -> Described:
@@ -132,7 +132,7 @@ def _extractor(file: Path, array: NDArray[Any] | None) -> dict[str, Any] | None:
 
 
 def refuse_other_extractor(first: Described, second: Described) -> None:
-    """Reject statistics of different extractors.
+    """Reject two sets of statistics that come from different extractors.
 
     Raises:
         ValueError: if the extractors differ; the message names both.

@@ -137,7 +137,8 @@ class PromptGrid(Callback):
     def _blocks(self, module: Any) -> dict[int, Tensor]:
         """Generate this rank's blocks of images, and return the blocks of all ranks by number.
 
-        All ranks generate the same number of blocks, because sharded weights require it; surplus blocks are discarded.
+        All ranks must generate the same number of blocks, because the weights may be sharded. Surplus blocks are
+        discarded.
         """
         requests = [(text, seed) for text in self._texts for seed in self.seeds]
         blocks = [requests[start : start + self.batch_size] for start in range(0, len(requests), self.batch_size)]

@@ -1,13 +1,14 @@
-"""Compute FID and KID, distances between the features of two sets of images, and IS, a score of one set.
+"""Compute FID and KID, which are distances between the features of two image sets, and IS, a score of one set.
 
     FID = |m1 - m2|^2 + tr S1 + tr S2 - 2 tr (S1 S2)^(1/2)
     KID = mean over subsets of the unbiased squared MMD with the kernel k(x, y) = (<x, y>/D + 1)^3
     IS  = exp(mean_i KL(p_i || mean_j p_j))
 
-Here m and S are the mean and covariance of the D features of each set, and p_i are the class probabilities of image i.
-Features are read in chunks from an array that may be on disk, and are summed in float64, so the required memory does
-not grow with the number of images. If a set has more than 10,000 images, KID's subsets are sampled from a random
-reservoir of 10,000 of these images. KID over all pairs of images is also available.
+Here m and S are the mean and covariance of a set's features, D is the number of features, and p_i are the class
+probabilities of image i. Features are read in chunks from an array, which may be on disk, and are summed in float64.
+The required memory therefore does not grow with the number of images. If a set has more than 10,000 images, KID's
+subsets are sampled from a reservoir of 10,000 randomly chosen images of this set. KID can also be computed over all
+pairs of images.
 
 Source: Heusel, Ramsauer, Unterthiner, Nessler and Hochreiter, GANs Trained by a Two Time-Scale Update Rule Converge to
 a Local Nash Equilibrium, NeurIPS 2017, arXiv 1706.08500; Binkowski, Sutherland, Arbel and Gretton, Demystifying MMD
@@ -30,7 +31,7 @@ Features = NDArray[Any]
 CHUNK = 1024
 SUBSETS, SUBSET_SIZE = 100, 1000
 RESERVOIR = 10_000
-"""Maximum number of images of a set from which KID's subsets are sampled."""
+"""Maximum number of images, per set, from which the subsets for KID are sampled."""
 
 
 class FeatureMoments(NamedTuple):
@@ -41,7 +42,7 @@ class FeatureMoments(NamedTuple):
     covariance: Tensor
     """`[D, D]`, float64, divided by N - 1."""
     images: int | None
-    """N; None if unknown, as in the files of other projects."""
+    """Number of images N; None if unknown, as for files of other projects."""
 
 
 def _rows(feature: Features, rows: Any, device: torch.device) -> Tensor:
@@ -212,7 +213,7 @@ def exact_distance(sums: Tensor, first: int, second: int) -> float:
 
 
 def score_sums(feature: Features, classifier: Tensor, device: torch.device, share: int = 0, shares: int = 1) -> Tensor:
-    """Compute the sums for IS over one shard of the chunks.
+    """Compute the sums for the Inception score (IS) over one shard of the chunks.
 
     Args:
         feature: `[N, D]`.

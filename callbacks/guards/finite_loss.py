@@ -167,10 +167,10 @@ class FiniteLoss(Callback):
 
 
 class Diverged(NonFiniteLoss):
-    """The training loss diverged in a run that records divergence as a result instead of failing.
+    """Raised if the training loss diverges in a run for which divergence is a result and not a failure.
 
     Args:
-        message: error message with step, loss, samples and the last good checkpoint.
+        message: error message with the step, the loss, the samples and the last good checkpoint.
         step: first optimizer step with a diverging loss.
     """
 
@@ -181,7 +181,7 @@ class Diverged(NonFiniteLoss):
 
 
 class Divergence(FiniteLoss):
-    """End a run without an error if the training loss diverges, and log `test/diverged` = 1 and `test/diverged_step`.
+    """If the training loss diverges, end the run without an error; log `test/diverged` = 1 and `test/diverged_step`.
 
     `compare`, `claim` and sweeps count diverged runs. If a diverged run lacks a metric, the run is left out of the mean
     of this metric. Runs that do not diverge log `test/diverged` = 0 with their results. Losses are checked as in
@@ -217,7 +217,7 @@ class Divergence(FiniteLoss):
 
 
 def _latest_checkpoint(trainer: Trainer) -> str:
-    """Return the path of the last, best or resumed checkpoint (the first that exists), or "" if there is none."""
+    """Return the path of the first of these checkpoints that exists: last, best, resumed. If none exists, return ""."""
     for callback in trainer.checkpoint_callbacks:
         if path := getattr(callback, "last_model_path", "") or getattr(callback, "best_model_path", ""):
             return str(path)

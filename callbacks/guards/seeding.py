@@ -1,4 +1,4 @@
-"""Make the random numbers of a batch depend on the batch's position, not on earlier batches."""
+"""Make the random numbers of a batch depend on the position of the batch, but not on earlier batches."""
 
 import random
 from collections.abc import Mapping
@@ -16,8 +16,8 @@ from datamodules.randomness.shared_batches import begin_batch, end_batch
 def seed_torch(seed: int, device: torch.device) -> None:
     """Seed PyTorch's generators on the CPU and on `device`.
 
-    `torch.manual_seed` would also record the call stack for each kind of accelerator that is missing, which takes
-    longer than a training step of a small network.
+    `torch.manual_seed` is not used, because it records the call stack for each kind of accelerator that is missing.
+    This takes longer than a training step of a small network.
     """
     torch.default_generator.manual_seed(seed)
     if device.type != "cpu":

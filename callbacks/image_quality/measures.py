@@ -15,7 +15,10 @@ from lightning_modules.metrics.image_quality import EvaluationProtocol, Measure,
 
 
 def in_range(image: Tensor, clean: Tensor, protocol: EvaluationProtocol) -> list[Tensor]:
-    """Clip images to [0, 1] for perceptual metrics, round them if the protocol does, and convert them to float32."""
+    """Clip images to [0, 1] for perceptual metrics, and convert them to float32.
+
+    With the protocol `rounded`, images are also rounded.
+    """
     kept: EvaluationProtocol = "rounded" if protocol == "rounded" else "clipped"
     return [as_measured(each, kept).float() for each in (image, clean)]
 
@@ -114,7 +117,7 @@ class MeasuredByMetric:
         metric.distributed_available_fn = never  # each rank measures its own images; rows are gathered later
 
     def __call__(self, image: Tensor, clean: Tensor, protocol: EvaluationProtocol) -> Tensor:
-        """Measure images one at a time, because metrics average over the images of a batch; the result is `[B]`."""
+        """Measure images one at a time, `[B]`. A whole batch would be averaged by the torchmetrics metric."""
         self.metric.to(image.device)
         pair = in_range(image, clean, protocol)[: 1 + self.with_reference]
         return torch.stack([self._of_one(*one) for one in zip(*(each.split(1) for each in pair), strict=True)])
@@ -139,7 +142,7 @@ def never() -> bool:
 
 
 def measures_of(metrics: Sequence[Metric] | Mapping[str, Metric], taken: Sequence[str]) -> dict[str, Measure]:
-    """Return measures, named by the keys of a mapping or by the classes of the metrics in snake case.
+    """Return measures by name. A name is the metric's key in a mapping, or else the metric's class name in snake case.
 
     Args:
         metrics: torchmetrics image metrics.

@@ -1,4 +1,4 @@
-"""Measure the images or frames that `predict` writes with metrics that need no ground truth."""
+"""Apply metrics that need no ground truth to the images or frames that `predict` writes."""
 
 from collections.abc import Sequence
 from pathlib import Path

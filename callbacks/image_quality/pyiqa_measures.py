@@ -36,7 +36,7 @@ class PyIQAMeasure:
             if self.metric is None:
                 self.metric = pyiqa.create_metric(self.name, device=image.device)
             if self.metric.metric_mode == "FR" and clean is None:
-                raise ValueError("it compares images with clean images, and there are none")
+                raise ValueError("it compares images with clean images, but there are no clean images")
             given = in_range(image, image if clean is None else clean, protocol)
             pair = [each.expand(-1, 3, -1, -1) if each.shape[1] == 1 else each for each in given]
             pair = pair if self.metric.metric_mode == "FR" else pair[:1]

@@ -71,7 +71,7 @@ class ImageMetricsTable(Callback):
 
 
 def with_means(table: pd.DataFrame) -> pd.DataFrame:
-    """Append a row of means, named `mean`, to the rows of each dataset."""
+    """After the rows of each dataset, insert a row with the name `mean`, which contains the means."""
     parts = []
     for name, rows in table.groupby("set", sort=False):
         mean = rows.drop(columns=["set", "index", "name"]).mean()

@@ -23,9 +23,9 @@ class TopOneAccuracy(Callback):
 
     * `test/accuracy`: fraction of restored images that are classified correctly;
     * `test/noisy_accuracy`: the same for degraded images;
-    * `test/clean_accuracy`: the same for clean images, in practice an upper bound on the other two.
+    * `test/clean_accuracy`: the same for clean images, which in practice is an upper bound of the other two.
 
-    Images are clipped to [0, 1]. Images are sharded over ranks.
+    Images are clipped to [0, 1] before they are classified. They are sharded over ranks.
 
     Args:
         network: classifier that maps images `[B, C, H, W]` in [0, 1] to logits `[B, K]`.

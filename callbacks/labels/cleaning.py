@@ -1,7 +1,7 @@
 """Derive cleaned training labels from a label report, and estimate the fraction of wrong labels.
 
-Both tasks compare the class probabilities p_i of each image i with the self-confidence of a class k, which is the mean
-probability of k over the n_k images with given label k:
+Both tasks compare the class probabilities p_i of each image i with thresholds. The threshold of class k is its
+self-confidence: the mean probability of k over the n_k images with given label k,
 
     t_k = (1/n_k) sum_{i: y_i = k} p_i[k]
 
@@ -17,20 +17,20 @@ from datamodules.corruptions.label_noise.recorded import ACTIONS
 
 CLEANED = "cleaned_labels.csv"
 ROUNDING = 1e-12
-"""Tolerance of comparisons with a mean: the mean of equal numbers may exceed these numbers in the last bit."""
+"""Tolerance of comparisons with a mean: due to rounding, the mean of equal numbers may be larger than each of them."""
 
 
 def with_actions(table: pd.DataFrame) -> pd.DataFrame:
-    """Add `action`, `label` and `confidence` to the rows of a label report.
+    """Add the columns `action`, `label` and `confidence` to a label report.
 
-    The action depends on the label y, the proposed class k = argmax p and the thresholds t:
+    The action depends on the label y, the class probabilities p, the proposed class k = argmax p and the thresholds t:
 
         keep     if the label is not suspected, or p[y] >= t_y
         relabel  otherwise, if k != y and p[k] >= t_k
         drop     otherwise: the label is suspected, and no class is confident
 
     `label` is k for `relabel` and y otherwise. `confidence` is p[y] for `keep`, p[k] for `relabel` and 1 - p[y] for
-    `drop`. A class k that is not among the given labels has no threshold t_k, and no image is relabelled to it.
+    `drop`. If no given label has the class k, there is no threshold t_k, and no image is relabelled to k.
 
     The thresholds are those of confident learning, with one difference: a label with p[y] >= t_y is always kept here.
     Confident learning counts such a label as wrong if a different class is more probable and reaches its threshold.

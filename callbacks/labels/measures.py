@@ -12,7 +12,7 @@ from datamodules.batches import UNVERIFIED
 
 
 def label_score(probability: Tensor, label: Tensor) -> Tensor:
-    """Score how well a classifier agrees with each given label, by the normalised margin.
+    """Score each given label by its normalised margin, which is larger the more the classifier agrees with the label.
 
         s_i = (p_i[y_i] - max_{k != y_i} p_i[k] + 1) / 2
 

@@ -14,10 +14,11 @@ class Memorization(Callback):
     * `test/memorized`: fraction of falsely labelled images that are predicted as their false label,
     * `test/recovered`: fraction of falsely labelled images that are predicted as their true label.
 
-    An image is falsely labelled if its given label is wrong. If labels are corrected, the given label is the original
-    label (`original_label`). Images with unverified labels are left out.
+    An image is falsely labelled if its given label is wrong. If the method corrects labels, the given label is the one
+    before the correction (`original_label`). Images whose true label is not verified are left out.
 
-    The DataModule must provide the true training labels, as with label noise from `datamodules.corruptions`.
+    The DataModule must provide the true training labels. It does so if its label noise comes from
+    `datamodules.corruptions`.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -1,4 +1,4 @@
-"""Report training labels that a classifier considers wrong, and estimate the reliability of the report."""
+"""Report the training labels that a classifier considers wrong, and estimate how reliable the report is."""
 
 import warnings
 from collections.abc import Sequence
@@ -145,7 +145,7 @@ class LabelReport(Callback):
             log_same(pl_module, f"test/{name}", value)
 
     def _judged(self, trainer: Trainer, pl_module: LightningModule, loader: Any) -> dict[str, NDArray[Any]]:
-        """Score the images of this rank in dataloader order, and return the arrays of `PER_SAMPLE`."""
+        """Score the labels of this rank's images, in dataloader order, and return the arrays named in `PER_SAMPLE`."""
         batches: list[dict[str, Tensor]] = []
         for batch, logits in classified(trainer, pl_module, loader):
             # In double precision, because confident predictions may be equal in single precision.
@@ -224,14 +224,14 @@ def in_words(table: pd.DataFrame, metrics: dict[str, float], cleaned: Path) -> s
 
 
 def find_label_issues(label: NDArray[np.int64], probability: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Find label issues with cleanlab's default settings, but without starting further processes.
+    """Find label issues by cleanlab with its default settings, except that no further processes are started.
 
     Args:
         label: given labels, `[N]`.
         probability: class probabilities, `[N, K]`.
 
     Returns:
-        Whether each label is an issue, `[N]`.
+        Mask of the labels that are issues, `[N]`.
     """
     from cleanlab.filter import find_label_issues
 

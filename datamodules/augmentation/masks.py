@@ -86,7 +86,7 @@ class MaskAugmentation:
         return Placed(*scaled, *begin)
 
     def image(self, image: Image.Image, placed: Placed) -> np.ndarray:
-        """Scale and crop an image with bicubic interpolation and antialiasing, `[crop_size, crop_size, 3]`, uint8."""
+        """Scale an image bicubically with antialiasing and crop it. The result is uint8 `[crop_size, crop_size, 3]`."""
         square = np.full((*self.shape, 3), FILL, dtype=np.uint8)
         rows, columns = self._overlap(placed.top, placed.height), self._overlap(placed.left, placed.width)
         across, down = image.width / placed.width, image.height / placed.height

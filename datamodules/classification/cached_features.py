@@ -108,15 +108,15 @@ class CachedFeatures(ImageSet):
     The network processes each dataset only once, when its features are first needed. The images are divided among the
     ranks. The name of a cache entry is a digest of the network (`module_hash`), the images, the labels and the
     augmentation. A different network, dataset, crop or number of passes therefore creates a new entry. The validation
-    split, the label noise and the order of samples are not part of the digest, so runs with different seeds and noise
-    rates share an entry. If the images of a dataset depend on the seed, as with open-set label noise, each seed has its
-    own entry. Image files are identified by their labels, names, sizes and modification times, and by the pixels of 64
-    files. The features are therefore computed again if the modification times change, for example because the files
-    were copied.
+    split, the label noise and the order of samples are not part of the digest. Runs that differ only in seed and noise
+    rate therefore share an entry. If the images of a dataset depend on the seed, as with open-set label noise, each
+    seed has its own entry. Image files are identified by their labels, names, sizes and modification times, and by the
+    pixels of 64 files. The features are therefore computed again if the modification times change, for example because
+    the files were copied.
 
     Train the head with a module whose network accepts features as input, such as
     `lightning_modules.noisy_labels.nmtune.NMTune` with the encoder `torch.nn.Identity`. With `data.second_view`, the
-    second augmentation of a training image uses the features of a different pass.
+    second view of a training image consists of the features of a different augmented pass.
 
     Args:
         images: dataset whose features are computed.
@@ -124,8 +124,8 @@ class CachedFeatures(ImageSet):
             evaluation mode.
         num_features: number of features per image, D.
         augmented_passes: number of random augmentations per training image. The features of all augmentations are
-            cached, and each epoch uses the features of one augmentation. With 0, training uses the features of images
-            without augmentation.
+            cached, and each epoch uses the features of one augmentation. If it is 0, training uses the features of the
+            images without augmentation.
         augmentation: random crop and flip of the augmented passes, in addition to the random crop of image files.
         augmentation_seed: random seed of the augmentations. This seed does not depend on the seed of the run, because
             all runs share the cache.

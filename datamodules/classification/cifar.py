@@ -16,7 +16,7 @@ from datamodules.files.limits import check_is_file, check_unpacked
 
 
 def decode_parquet(files: list[Path], image_key: str, label_key: str) -> tuple[Tensor, Tensor]:
-    """Read image-classification parquet files in the Hugging Face layout: one encoded image and one label per row.
+    """Read parquet files of labelled images in the Hugging Face layout: one encoded image and one label per row.
 
     Args:
         files: parquet files of one split, in order.

@@ -19,7 +19,7 @@ from datamodules.files.text_files import read_text
 class Clothing1M(ImageSet):
     """Clothing1M in the authors' layout.
 
-    The files that list images and labels are in `annotations/` or next to `images/`.
+    The files that list images and labels are either in `annotations/` or in the folder that contains `images/`.
 
     Training uses the images with noisy labels, listed in `noisy_train_key_list.txt`. Validation and testing use images
     with clean labels, listed in `clean_val_key_list.txt` and `clean_test_key_list.txt`. Images are resized and then

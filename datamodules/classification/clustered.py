@@ -67,7 +67,7 @@ class Clusters:
     def draw(
         self, num_clean: int, num_foreign: int, rare_share: float, random: np.random.Generator
     ) -> ClusteredSamples:
-        """Draw equal numbers of in-distribution samples per class, and out-of-distribution samples with random labels.
+        """Draw in-distribution samples, equally many per class, and out-of-distribution samples with random labels.
 
         Args:
             num_clean: number of in-distribution samples.

@@ -96,7 +96,7 @@ class PretrainingDigits(Digits):
 class TuningDigits(Digits):
     """All ten digits, without the training images of `PretrainingDigits`.
 
-    Images 601 to 1,000 are for training, and the last 797 images for testing.
+    Images 601 to 1,000 of the set are used for training, and the last 797 images are used for testing.
 
     In the shifted test set `moved_noisy`, each test image is moved by one pixel in a random direction: up, down, left
     or right. Then Gaussian noise with standard deviation 0.2 is added, and the image is clipped to [0, 1]. This shifted

@@ -26,8 +26,8 @@ class ImageFolder(ImageSet):
 
     Classes are numbered in alphabetical order. `num_classes` of the model must equal the number of classes. If there is
     a `test` folder, `val/<class>/` is the validation set, unless `data.validation_fraction` holds out training images
-    for validation. If there is no `test` folder, `val` is the test set, and its labels are never corrupted. If there is
-    neither a `test` nor a `val` folder, set `data.test_fraction` to hold out a part of `train` for testing.
+    for validation. If there is no `test` folder, `val` is the test set, and label noise never changes its labels. If
+    there is neither a `test` nor a `val` folder, set `data.test_fraction` to hold out a part of `train` for testing.
 
     To read labels from a table instead of the folder names, set `label_noise` to `FromCSV`. The table identifies images
     by file name relative to `train`, or by index. The index of an image is its position among all training images,
@@ -45,8 +45,8 @@ class ImageFolder(ImageSet):
             None means that training images are resized like test images, then cropped at a random position.
         shifted: dictionary that maps the name of each shifted test set, as used in metrics, to its folder in
             `data_dir`. None means no shifted test sets.
-        class_names: names of the classes. None means the names of the folders in `train`. If names are passed,
-            `data_dir` need not exist until images are read.
+        class_names: names of the classes. None means the names of the folders in `train`. If names are given, the
+            folder `data_dir` is not needed until images are read.
     """
 
     class_names: list[str]

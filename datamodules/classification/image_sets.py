@@ -66,7 +66,7 @@ class ImageSource(Source, ABC):
         """
 
     def another_view(self, first: Tensor, second: Tensor) -> Tensor:
-        """Return the random numbers for a second augmentation.
+        """Return the random numbers for a second augmentation of the same images.
 
         Args:
             first: random numbers of the first augmentation, `[B, num_uniform]`.
@@ -165,7 +165,7 @@ class ImageFiles(EncodedImages):
 def files_of_classes(split: Path, folders: Sequence[tuple[str, int]], num_classes: int, crop: Crop) -> ImageFiles:
     """Find the images of a split with one folder per class.
 
-    Classes without a folder are allowed.
+    A class may lack a folder.
 
     Args:
         split: folder that contains the class folders.
@@ -244,7 +244,7 @@ def read_list(file: Path, listed: int, separator: str | None = None) -> tuple[li
 
 
 class OtherImages(ABC):
-    """Out-of-distribution images for a given dataset, used to test detection or as open-set label noise."""
+    """Out-of-distribution images for a given dataset. They serve to test detection, or as open-set label noise."""
 
     def fetch_missing(self) -> None:  # noqa: B027 - most have nothing to fetch
         """Download missing files, if requested.
@@ -270,9 +270,10 @@ class OtherImages(ABC):
 class ImageSet(SplitSet[ImageSource], OtherImages):
     """A dataset of labelled images.
 
-    The test images can also be used as out-of-distribution images for a different dataset.
+    Its test images can also serve as out-of-distribution images for another dataset.
 
-    If the dataset has no validation images, `validation_fraction` holds out some of the training images.
+    If the dataset has no validation images, the DataModule's `validation_fraction` holds out some of the training
+    images.
     """
 
     image_shape: tuple[int, ...]
@@ -373,8 +374,8 @@ class UnequalClasses(_ChangedSet):
     Args:
         images: dataset with images in memory.
         dropped: classes without training images.
-        growth: rate g; the number of training images of class k is proportional to exp(g k). With 0, all images of the
-            classes that are not dropped are kept.
+        growth: rate g. The number of training images of class k is proportional to exp(g k). If g is 0, all images of
+            the remaining classes are kept.
 
     Raises:
         ValueError: if a class in `dropped` does not exist, if all classes are dropped, or, on reading, if the images

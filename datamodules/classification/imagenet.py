@@ -48,8 +48,8 @@ class ImageNet(ImageSet):
 
     A shifted test set is a folder with one subfolder per class. The name of a subfolder can be a WordNet ID (wnid), as
     in ImageNet-R, -A and -Sketch, or a class number in the order of the 1,000 wnids, as in ImageNet-V2. `class_maps`
-    translates all other names, as in ObjectNet. Subfolders of classes that `classes` excludes are ignored. For a
-    shifted test set with only some of the classes, predictions are restricted to these classes.
+    translates all other names, as in ObjectNet. Subfolders of classes that `classes` excludes are ignored. If a shifted
+    test set contains only some of the classes, predictions for it are restricted to these classes.
 
     Source: Recht et al., ICML 2019 (V2); Hendrycks et al., ICCV 2021 (R) and CVPR 2021 (A); Wang et al., NeurIPS 2019
     (Sketch); Barbu et al., NeurIPS 2019 (ObjectNet).
@@ -66,8 +66,8 @@ class ImageNet(ImageSet):
             None means that training images are resized like test images, then cropped at a random position.
         shifted: dictionary that maps the name of each shifted test set, as used in metrics, to its folder relative to
             `data_dir`. None means no shifted test sets.
-        class_maps: dictionary that maps the name of a shifted test set to a text file in `data_dir` with lines `<wnid>
-            <folder>`. Subfolders that are not listed are ignored.
+        class_maps: dictionary that maps the name of a shifted test set to a text file in `data_dir`, whose lines are
+            `<wnid> <folder>`. Subfolders of the shifted test set that the file does not list are ignored.
 
     Raises:
         FileNotFoundError: if a folder or a map is missing or empty.
@@ -266,7 +266,7 @@ class ImageNet32(OtherImages):
 
 
 def batch_file(root: Path, name: str) -> Path:
-    """Find a file of ImageNet32 in a folder or its subfolder `imagenet32`, as a pickle or `.npz`.
+    """Find a file of ImageNet32, a pickle or an `.npz` file, in the folder `root` or its subfolder `imagenet32`.
 
     Raises:
         FileNotFoundError: if the folder or file does not exist.
@@ -276,13 +276,14 @@ def batch_file(root: Path, name: str) -> Path:
             if file.is_file():
                 return file
     raise FileNotFoundError(
-        f"ImageNet32: {root / name} does not exist (nor does {name}.npz, nor either in imagenet32); fetch "
-        f"Imagenet32_train and _val from https://image-net.org/download-images and set data_dir to their folder"
+        f"ImageNet32: {root / name} does not exist (neither does {name}.npz, nor the same files in imagenet32); fetch "
+        "Imagenet32_train and Imagenet32_val from https://image-net.org/download-images and set data_dir to their "
+        "folder"
     )
 
 
 class LabelledImageNet32(ImageSet):
-    """Downsampled ImageNet: `train_data_batch_1` to `_10` for training and `val_data` for testing, pickles or `.npz`.
+    """Downsampled ImageNet: `train_data_batch_1` to `_10` for training, `val_data` for testing; pickles or `.npz`.
 
     Source: Chrabaszcz, Loshchilov and Hutter, A Downsampled Variant of ImageNet as an Alternative to the CIFAR
     datasets, 2017, arXiv 1707.08819.
@@ -290,7 +291,7 @@ class LabelledImageNet32(ImageSet):
     Args:
         data_dir: folder that contains the files, directly or in a subfolder `imagenet32`. None means the
             NOISEWORKS_DATA directory.
-        num_files: number of training files to read, in 1...10. All ten files take 4 GB.
+        num_files: number of training files to read, in 1...10. All ten files need 4 GB of memory.
 
     Raises:
         FileNotFoundError: if a file is missing.

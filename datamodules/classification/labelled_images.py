@@ -252,8 +252,8 @@ class LabelledImages(SeededBatches):
         lowest, highest = int(label.min()), int(label.max())
         if lowest < 0 or highest >= self.num_classes:
             raise ValueError(
-                f"labels of the {split} set lie in {lowest}...{highest}, but num_classes {self.num_classes} allows "
-                f"0...{self.num_classes - 1}"
+                f"labels of the {split} set are in {lowest}...{highest}, but num_classes {self.num_classes} allows "
+                f"only 0...{self.num_classes - 1}"
             )
 
     def _keep_labels(self, given: Tensor, truth: Tensor | None, tested: Tensor, dropped: Tensor) -> None:
@@ -318,7 +318,7 @@ class LabelledImages(SeededBatches):
         return self.evaluation_loader(plain.sharing_labels(train))
 
     def held_out_dataloader(self) -> DataLoader | None:
-        """Return an unaugmented DataLoader of the held-out fold in dataset order, or None if `folds` is None."""
+        """Return a DataLoader of the held-out fold, in dataset order, without augmentation; None if `folds` is None."""
         if self.folds is None:
             return None
         if self.validation_set is None:

@@ -249,6 +249,6 @@ def keep_labels(path: Path, drawn: "pd.DataFrame", table: str | None, write: boo
             if len(differs):
                 row = differs[0]
                 raise ValueError(
-                    f"{path} and {source} differ in {column} at {len(differs)} of {len(kept)} samples, first at index "
-                    f"{row}: {kept[column][row]} in the first and {now[row]} in the second; {advice}"
+                    f"{path} and {source} differ in the {column} of {len(differs)} of {len(kept)} samples, first at "
+                    f"index {row}: {kept[column][row]} in the first and {now[row]} in the second; {advice}"
                 )

@@ -19,9 +19,9 @@ class WebFG(ImageSet):
     """One of the datasets web-bird, web-car and web-aircraft.
 
     Training images are listed in `train-list.txt`, and test images in `val-list.txt`. Each line of a list is
-    `file:label`. The validation images are also the test images. If the epoch is selected by validation accuracy, it is
-    therefore selected on the test set. Images are resized and then cropped: training images at a random position, all
-    other images at the centre.
+    `file:label`. The validation images are the same as the test images. Selecting the epoch by validation accuracy
+    therefore means selecting it on the test set. Images are resized and then cropped: training images at a random
+    position, all other images at the centre.
 
     Args:
         data_dir: folder that contains the lists, directly or in a subfolder such as `web-bird`. None means the

@@ -21,7 +21,7 @@ PLAIN_KINDS = "biufcSU"
 
 
 def _check_header(stream: IO[bytes], size: int) -> None:
-    """Compare the header of an array with the number of bytes in the file.
+    """Reject an array whose header does not match the number of bytes in the file, or is not supported.
 
     Args:
         stream: open file, positioned at its beginning.

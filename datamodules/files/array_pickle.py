@@ -81,7 +81,7 @@ class _Named:
 
 
 ARRAY_CLASS = _Named(None)
-"""Stand-in for the class `numpy.ndarray`, which a file may only pass to `_reconstruct`."""
+"""Stand-in for the class `numpy.ndarray`. A file may only use this class as an argument of `_reconstruct`."""
 
 
 def _array(content: Any, kind: Any, shape: Any, order: Any) -> NDArray[Any]:
@@ -137,9 +137,9 @@ STAND_INS = {
 
 
 class ArrayUnpickler(pickle.Unpickler):
-    """Unpickler that resolves all names to stand-ins.
+    """Unpickler that replaces all functions and classes by harmless stand-ins.
 
-    Arrays are rebuilt from these stand-ins afterwards.
+    Arrays are built from the stand-ins afterwards.
     """
 
     def find_class(self, module: str, name: str) -> Any:
@@ -186,7 +186,7 @@ def check_operations(file: BinaryIO, size: int) -> None:
 
 
 def _popped(stack: list[int], operation: pickletools.OpcodeInfo) -> list[int]:
-    """Pop the operands of an operation from the stack. Return the number of values in each operand."""
+    """Pop the operands of an operation from the stack, and return how many values each operand contains."""
     before = list(operation.stack_before)
     values: list[int] = []
     if pickletools.markobject in before:
@@ -233,14 +233,15 @@ def read_pickled_arrays(path: Path) -> Any:
     """Read a pickle of arrays of numbers or text in plain containers.
 
     Raises:
-        ValueError: if the file is damaged or contains any other objects. The message names the file.
+        ValueError: if the file is damaged, or contains objects other than such arrays and containers. The message names
+            the file.
     """
     try:
         check_is_file(path)
         with path.open("rb") as file:
             return _load(file, path.stat().st_size)
     except Exception as error:  # a damaged pickle may raise almost any exception type
-        raise ValueError(f"{path} is damaged or not a pickle of NumPy arrays only: {error}") from error
+        raise ValueError(f"{path} is damaged or not a pickle that contains only NumPy arrays: {error}") from error
 
 
 LEGACY_HEAD = 3
@@ -263,7 +264,7 @@ def read_torch_arrays(path: Path) -> Any:
             with zipfile.ZipFile(path) as archive:
                 found = [each for each in archive.infolist() if each.filename.endswith("/data.pkl")]
                 if len(found) != 1:
-                    raise ValueError(f"it contains {len(found)} files data.pkl")
+                    raise ValueError(f"it contains {len(found)} files named data.pkl")
                 check_unpacked(path, found[0].file_size)
                 content = archive.read(found[0])
             return _load(io.BytesIO(content), len(content))

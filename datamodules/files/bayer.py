@@ -17,7 +17,7 @@ from datamodules.files.xtrans import packed_xtrans, start_of
 
 PATTERNS = ("RGGB", "BGGR", "GRBG", "GBRG")
 SUFFIXES = (".npz", ".arw", ".nef", ".cr2", ".cr3", ".dng", ".raf", ".rw2")
-"""Suffixes of raw images: `.npz` files with `bayer`, `black`, `white` and `pattern`, and camera formats."""
+"""Suffixes of raw images: camera formats, and `.npz` files that contain `bayer`, `black`, `white` and `pattern`."""
 MOST = 65_535
 """Largest 16-bit number."""
 PLACES = ((0, 0), (0, 1), (1, 1), (1, 0))
@@ -79,10 +79,11 @@ class RawImage:
         bayer: image `[H, W]`, uint16.
         black: black level.
         white: white level. Pixels saturate at this level.
-        pattern: colours of the 2 x 2 cell, or of the 6 x 6 cell of X-Trans, at the top left, row by row.
+        pattern: colours of the cell at the top left of the image, row by row. The cell has 2 x 2 pixels, or 6 x 6 for
+            X-Trans.
         rendering: white balance and colour matrix of the camera, `[4, 3]`. Row 0 contains the white-balance gains of R,
-            G and B relative to G. The other rows are the matrix from white-balanced colours to linear sRGB. None if the
-            white balance or the matrix is unknown.
+            G and B relative to G. The other rows are the matrix from white-balanced colours to linear sRGB. `rendering`
+            is None if the white balance or the matrix is unknown.
     """
 
     bayer: NDArray[np.uint16]

@@ -7,7 +7,7 @@ from pathlib import Path
 def data_directory(data_dir: str | None, name: str) -> Path:
     """Return the folder of a dataset.
 
-    If `data_dir` is None, the environment variable NOISEWORKS_DATA specifies the folder.
+    If `data_dir` is None, the folder is the value of the environment variable NOISEWORKS_DATA.
 
     Args:
         data_dir: the configured folder, or None.

@@ -68,15 +68,15 @@ def opened_image(
 
 
 def box_after_resizing(width: int, height: int, resize: int, size: int, place: Sequence[float] | None) -> Box:
-    """Compute the box in the source image that corresponds to a square in the resized image.
+    """Compute which box of the source image becomes a given square of the resized image.
 
     Args:
         width: width of the source, in pixels.
         height: height of the source, in pixels.
-        resize: length of the short side after resizing. The length of the long side is rounded down.
+        resize: length of the short side after resizing, in pixels. The length of the long side is rounded down.
         size: side of the square, at most `resize`.
-        place: vertical and horizontal position of the square, each in [0, 1). The interval [0, 1) is mapped uniformly
-            to all possible positions. None means the centre.
+        place: vertical and horizontal position of the square as numbers in [0, 1), which are mapped uniformly to the
+            possible positions. None means the centre.
     """
     short = min(width, height)
     resized = width * resize // short, height * resize // short
@@ -181,7 +181,7 @@ class ResizedCrop(Crop):
 
 
 def chosen_crop(image_size: int, resize: int | None, min_area: float | None) -> Crop:
-    """Return a `ResizedCrop` if `min_area` is set, otherwise a `Crop`."""
+    """Return a `ResizedCrop` if `min_area` is given, and a `Crop` otherwise."""
     return Crop(image_size, resize) if min_area is None else ResizedCrop(image_size, resize, min_area)
 
 

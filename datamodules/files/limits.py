@@ -39,8 +39,8 @@ def check_unpacked(path: Path, size: int) -> None:
         size: size of the unpacked content in memory, in bytes.
 
     Raises:
-        ValueError: if the content exceeds the budget. The message contains both sizes. The caller must add the name of
-            the file.
+        ValueError: if the content is too large. The message contains both sizes, but not the name of the file, which
+            the caller must add.
     """
     stored = path.stat().st_size
     if size > (most := max(BUDGET, BUDGET_RATIO * stored)):

@@ -14,7 +14,7 @@ from datamodules.files.limits import check_is_file, check_unpacked, sentence
 from datamodules.files.mat5 import read_mat5
 
 KNOWN_FILTERS = (1, 2, 3, 4, 5, 6, 32000)
-"""Filters that are built into HDF5 and h5py. For other filters, HDF5 would load a library."""
+"""Filters that are built into HDF5 and h5py. To apply any other filter, HDF5 would load a library of native code."""
 
 
 def read_mat(path: Path, key: str) -> np.ndarray:

@@ -13,8 +13,8 @@ def read_pixels(path: Path, channels: int | None = None, data_range: int | None 
 
     Args:
         path: image file, grey or colour, 8 or 16 bits.
-        channels: number of channels of the result. 1 means grey; colours are then converted to Rec. 601 luma. 3 means
-            colour. None keeps the channels of the file.
+        channels: number of channels of the result. 1 gives a grey image; a colour image is converted to Rec. 601 luma.
+            3 gives a colour image. None keeps the channels of the file.
         data_range: stored value that corresponds to white. For 8-bit images, this value is always 255. For 16-bit
             images, the argument is required, because such images may contain 10 to 16 significant bits.
 
@@ -48,7 +48,7 @@ def read_pixels(path: Path, channels: int | None = None, data_range: int | None 
 def _sixteen_bits(path: Path, image: Image.Image, channels: int | None) -> np.ndarray:
     """Decode 16-bit grey or colour values, `[H, W, C]`.
 
-    Pillow is not used, because it would reduce colours to 8 bits.
+    Pillow cannot be used here, because it reduces 16-bit colours to 8 bits.
     """
     if image.mode.startswith("I"):
         pixels = np.asarray(image).astype(np.uint16)[..., None]

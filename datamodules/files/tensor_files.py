@@ -38,10 +38,10 @@ class Remembered(Ignored):
 
 
 def read_tensors(file: Path, ignore_objects: bool = False) -> Any:
-    """Read a weights file to the CPU. The file may contain tensors, numbers and text in plain containers.
+    """Read a weights file to the CPU. The file may contain tensors, numbers and text, in dicts, lists and tuples.
 
     Args:
-        file: safetensors file, recognised by its suffix, or file of `torch.save`.
+        file: a safetensors file, which is recognised by its suffix, or a file that `torch.save` wrote.
         ignore_objects: whether to replace objects of other classes, such as those in the hyperparameters of a Lightning
             checkpoint, with stand-ins of the class `Ignored`. If false, a file with such objects is rejected. In both
             cases, no code of these classes is run.

@@ -56,7 +56,7 @@ def require_encoder(codec: str) -> str:
     try:
         return av.codec.Codec(codec, "w").name
     except (ValueError, LookupError):
-        raise ValueError(f"the codec {codec} cannot be written by the installed PyAV {av.__version__}") from None
+        raise ValueError(f"the installed PyAV {av.__version__} cannot encode with the codec {codec}") from None
 
 
 def facts_of(path: Path) -> VideoFacts:
@@ -126,7 +126,7 @@ def encoded(
     bit_rate: int | None = None,
     options: dict[str, str] | None = None,
 ) -> None:
-    """Encode frames as an MP4, with chroma subsampling (`yuv420p`).
+    """Encode frames as an MP4 video, with chroma subsampling (`yuv420p`).
 
     Args:
         file: path, or file object open for writing.

@@ -39,7 +39,7 @@ class ResumableMap:
         remedy: advice in the error message that is raised if existing results have different settings.
         told_to_end: function that returns whether the run was asked to stop, for example by SIGTERM.
         name: name of the job in progress messages. None means the name of the folder of the store.
-        peers: an open `Peers` context, if the caller has one; the caller also closes it. None opens a new context.
+        peers: an open `Peers` context, which the caller closes. None opens a new context.
 
     Raises:
         ValueError: on entering, if the results in the store were computed with other settings. The message lists the
@@ -123,7 +123,7 @@ class ResumableMap:
         Args:
             keys: keys of the items of the batch.
             compute: function that maps the positions of missing keys in `keys` to their results.
-            digests: one digest of the inputs per item.
+            digests: for each item, a digest of its inputs.
 
         Returns:
             The keys of the items that were computed.
@@ -153,7 +153,7 @@ class ResumableMap:
             keys: keys of all items, the same on all ranks.
             compute: function that maps positions of missing keys in `keys` to an iterator of (position, result), in any
                 order. It is called on each rank with a share of the positions.
-            digests: one digest of the inputs per item.
+            digests: for each item, a digest of its inputs.
             together: whether all ranks compute each item together, and rank 0 writes the result. False shards the items
                 over ranks.
             progress: callback that shows the progress. It is called after each item, and while this rank waits for the

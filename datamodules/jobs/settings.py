@@ -49,8 +49,8 @@ def reject_other_settings(found: dict[str, Any], settings: dict[str, Any], resul
         remedy: advice on what to do instead, for the error message.
 
     Raises:
-        ValueError: if settings differ. The message lists all differences. Different digests come last, without their
-            values.
+        ValueError: if settings differ. The message lists all differences. Digests that differ are listed last, without
+            their values.
     """
     settings = json.loads(json.dumps(settings))
     values, digests = [], []

@@ -51,7 +51,7 @@ def dirichlet_shards(label: Tensor, num_classes: int, nodes: int, alpha: float, 
 
 
 class NodeBatches(GlobalBatches):
-    """Sampler of batches with the same number of samples from each node, grouped by node.
+    """Sampler of batches. Each batch has the same number of samples from every node, grouped by node.
 
     Each node iterates over its shard repeatedly, each time in a new random order. A batch may span the end of one pass
     and the start of the next pass. The samples of a batch depend only on (seed, node, batch), not on the number of

@@ -116,7 +116,7 @@ def has_positions(loader: Any) -> bool:
 
 
 def with_positions(loader: Any, passes: int = 1) -> Any:
-    """Return a loader with the same samples in the same order, whose batches are dicts with the key `index`.
+    """Return a loader of the same samples in the same order. Its batches are dicts with the key `index`.
 
     Args:
         loader: the user's DataLoader, which is not modified. If its samples have no positions, the loader itself is

@@ -69,7 +69,7 @@ class SeededBatches(LightningDataModule, ABC):
     validation_set: RequestedSet | None
     test_set: RequestedSet | None
     predict_set: RequestedSet | None
-    """Dataset to predict. None means the test set."""
+    """Dataset for `predict`. None means the test set."""
     shuffle: bool = True
     """Whether training samples are shuffled in each epoch. It is false for streams, whose rounds keep their order."""
 

@@ -95,7 +95,7 @@ class NormalMaps(WholeImageSets):
         return PhotographFolder(folder, channels=3)
 
     def augmented(self, batch: dict[str, Any], epoch: int) -> dict[str, Any]:
-        """Flip half of the images horizontally, with their normals."""
+        """If `flip` is set, flip each image and its normals horizontally with probability 1/2."""
         batch = self.finished(batch)
         if self.flip:
             mirrored = sample_uniform(self.seed, epoch, batch["index"], count=1, stream=1) < 0.5

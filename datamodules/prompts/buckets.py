@@ -72,7 +72,7 @@ class CoveringCrop(Crop):
     Args:
         height: height of the crop, in pixels.
         width: width of the crop, in pixels.
-        zoom: additional factor by which the resized image is enlarged before it is cropped, at least 1.
+        zoom: additional factor, at least 1, by which the resized image is enlarged before it is cropped.
     """
 
     upright = True

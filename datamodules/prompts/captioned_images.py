@@ -166,7 +166,7 @@ class CaptionedImages(SeededBatches):
         check_buckets(bucket, self.bucket_names(), world_size)
 
     def check_sizes(self, multiple: int) -> None:
-        """Check that the heights and widths of all images are multiples of a number of pixels.
+        """Check that the height and width of every image are multiples of `multiple` pixels.
 
         Raises:
             ValueError: if a height or width is not a multiple. The message names the argument to change.

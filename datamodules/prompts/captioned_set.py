@@ -90,7 +90,7 @@ class CaptionedClasses(CaptionedSet):
 
 
 class Stored(NamedTuple):
-    """Array whose rows are put into a batch instead of images or captions."""
+    """Array whose rows replace the images or captions of a batch."""
 
     array: Any
     """The array, or the arrays of several buckets, indexed by rows."""

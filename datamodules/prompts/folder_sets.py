@@ -28,16 +28,16 @@ class CaptionedFolder(CaptionedSet):
 
     Args:
         data_dir: folder of the images. None means the NOISEWORKS_DATA directory.
-        image_size: height and width of the network's input images, in pixels. With buckets, the square root of their
-            largest area.
+        image_size: height and width of the network's input images, in pixels. If buckets are used, it is the square
+            root of the area of the largest bucket.
         resize: length of the short side before the square crop, in pixels. None means `image_size`.
         caption_column: key or column of the captions in `metadata.jsonl`, `metadata.csv` or `metadata.parquet`.
         prompt: one caption for all images, such as `a photo of sks`. If it is set, captions in the folder are ignored.
         buckets: aspect-ratio buckets. None crops all images to squares.
-        mask_dir: folder of masks with the names and aspect ratios of the images, in any image format. The loss has its
-            full weight where a mask is white. None means no masks.
-        condition_dir: folder of condition images for a ControlNet, with the names and aspect ratios of the images. None
-            means no condition images.
+        mask_dir: folder of masks, in any image format. Each mask has the name and aspect ratio of its image. The loss
+            has its full weight where a mask is white. None means no masks.
+        condition_dir: folder of condition images for a ControlNet. Each has the name and aspect ratio of its image.
+            None means no condition images.
 
     Raises:
         FileNotFoundError: on reading, if there are no images, if an image that a table lists does not exist, or if a

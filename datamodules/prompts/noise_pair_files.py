@@ -58,7 +58,7 @@ def write_pair(
 
 
 def caption_in(path: Path) -> str | None:
-    """Read the prompt for which a pair was written, or return None if the file has no prompt.
+    """Read the prompt of a noise pair from its file, or return None if the file has no prompt.
 
     Raises:
         DamagedFile: if the file is damaged.

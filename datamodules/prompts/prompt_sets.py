@@ -138,7 +138,7 @@ class ClassPrompts(PromptSet):
 
 
 class PromptRows:
-    """Dataset of prompts, indexed by a `Request` (batches: `datamodules.batches.PromptBatch`)."""
+    """Dataset of prompts that is indexed by a `Request`. It returns batches `datamodules.batches.PromptBatch`."""
 
     in_memory = True
 

@@ -52,13 +52,13 @@ def sample_integers(high: int, n: int, generator: torch.Generator | list[torch.G
 
 
 def drawing(generator: torch.Generator | None) -> Callable[[Tensor], Tensor]:
-    """Return a function that samples standard normal numbers, with the shape, dtype and device of a tensor.
+    """Return a function that samples standard normal numbers. They have the shape, dtype and device of its argument.
 
-    The numbers are complex if the tensor is complex, and otherwise real.
+    The numbers are complex if the argument is complex, and otherwise real.
 
     Args:
         generator: random number generator on any device. None means torch's default generator for the device of the
-            tensor.
+            argument.
     """
 
     def draw(like: Tensor) -> Tensor:

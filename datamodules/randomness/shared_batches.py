@@ -101,7 +101,7 @@ def sample_rows_like(draw: Callable[..., Tensor], like: Tensor) -> Tensor:
 
 
 def shared_sample(draw: Callable[[torch.Generator | None], Tensor], device: torch.device) -> Tensor:
-    """Sample numbers that are the same on all ranks and do not belong to a particular sample.
+    """Draw random numbers that are the same on all ranks and belong to no particular sample.
 
     Args:
         draw: function that samples numbers from a given generator. If the generator is None, it uses torch's default

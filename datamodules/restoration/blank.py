@@ -9,7 +9,7 @@ from datamodules.restoration.images import Images, PairSet, Split
 class Blank(PairSet):
     """Dataset of one black image, which is repeated `data.patches_per_image` times per epoch.
 
-    It only determines the epoch length and the image size.
+    The dataset determines only the epoch length and the image size.
 
     Args:
         image_size: height and width, in pixels.

@@ -30,10 +30,10 @@ def stored(image: np.ndarray) -> np.ndarray:
 
 
 class DarkPhotographs(PairSet):
-    """Four colour photographs I from scikit-image, 200 x 300 pixels, and their dark versions 0.12 I^1.5 + noise.
+    """Four colour photographs I of 200 x 300 pixels from scikit-image, and their dark versions 0.12 I^1.5 + noise.
 
     The fourth photograph, a rocket at night, is dark even before darkening. Training, validation and test images are
-    the same. With haze, the dark version is computed from (1 - haze) I + haze instead of I.
+    the same. If `haze` is not 0, the dark version is computed from (1 - haze) I + haze instead of I.
 
     Args:
         exposure: value of a white pixel in the dark version, in (0, 1].

@@ -91,8 +91,8 @@ class PairFolders(PairSet):
 def centre_crop(pixels: np.ndarray, size: int) -> np.ndarray:
     """Downsample an image `[C, H, W]` so that its short side has `size` pixels, and crop the central square.
 
-    As in guided diffusion (Dhariwal and Nichol 2021), the image is halved by block averages while its short side is at
-    least twice `size`. Then it is resized bicubically.
+    As in guided diffusion (Dhariwal and Nichol 2021), both sides of the image are halved by averaging blocks, as long
+    as the short side is at least twice `size`. Then the image is resized bicubically.
     """
     image = Image.fromarray(np.squeeze(pixels.transpose(1, 2, 0), 2) if len(pixels) == 1 else pixels.transpose(1, 2, 0))
     while min(image.size) >= 2 * size:
@@ -269,8 +269,8 @@ class CBSD68(KnownImages):
 class CBSD400(KnownImages):
     """The 400 training and test images of BSDS500 in colour.
 
-    They have 321 x 481 or 481 x 321 pixels, or are crops of 180 x 180 pixels. The grey versions of the crops are
-    Train400.
+    The images have 321 x 481 or 481 x 321 pixels, or all of them are crops of 180 x 180 pixels. The grey versions of
+    the crops are Train400.
     """
 
     folders, count, sizes = ("CBSD400",), 400, ((321, 481), (481, 321), (180, 180))
@@ -296,7 +296,7 @@ class Urban100(KnownImages):
 
 
 class DIV2K(KnownImages):
-    """The 800 training and 100 validation photographs of DIV2K, about 2,000 pixels wide. In colour, they take 7 GB."""
+    """The 800 training and 100 validation photographs of DIV2K, about 2,000 pixels wide: 7 GB of memory in colour."""
 
     source = "The set is at data.vision.ee.ethz.ch/cvl/DIV2K."
 

@@ -52,7 +52,8 @@ class ImagePairs(WholeImageSets):
         predict_dir: folder of noisy images to predict. None predicts the test images.
         data_range: stored value of a white pixel in `predict_dir`, which is 255 for 8-bit images. It is required for
             16-bit images.
-        predict_ratio: factor by which raw images in `predict_dir` are brightened, because they have no exposure ratio.
+        predict_ratio: factor by which raw images in `predict_dir` are brightened. It replaces the exposure ratio, which
+            these images do not have.
         num_workers: number of DataLoader workers. None means 0 for images in memory, and otherwise one per free core,
             at most 8.
         seed: seed of the sampling order, the patches, the augmentation and the training noise. None means the value of

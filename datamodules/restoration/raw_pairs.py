@@ -23,7 +23,7 @@ EXPOSURE = re.compile(r"_([\d.]+)s$")
 def amplified(
     short: Path, long: Path, ratio: float, crop: int | None, xtrans: bool = False
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Read a pair of packed raw images in [0, 1], and brighten the short exposure, which may then exceed 1.
+    """Read a pair of packed raw images in [0, 1]. Brighten the short exposure, whose values may then exceed 1.
 
     Args:
         short: file of the short exposure.
@@ -33,8 +33,8 @@ def amplified(
         xtrans: whether the sensor is an X-Trans sensor, with nine channels.
 
     Returns:
-        Noisy and clean image, `[4, H, W]`, float32, and the white-balance gains and colour matrix of the long exposure,
-        `[4, 3]`, or None if they are unknown.
+        The noisy and the clean image, both float32 of shape `[4, H, W]`. The third array, `[4, 3]`, contains the
+        white-balance gains and colour matrix of the long exposure. It is None if they are unknown.
 
     Raises:
         ValueError: if the two images differ in size.
@@ -167,9 +167,9 @@ class ELDPairs(PairSet):
 
     The images `ELDPairs/<camera>/scene-<1..10>/IMG_0001...0016` are raw files that `rawpy` reads, or `.npz` files as
     described in `SID`. Images 1, 6, 11 and 16 are references at ISO 100. The other images have ISO 800, 1600 and 3200.
-    At each ISO value, there are four images, with the light reduced by the factors 1, 10, 100 and 200. The nominal
-    factor is used as the exposure ratio. The authors' code instead computes the ratio from the exposure times in the
-    files.
+    For each ISO value, there are four images: the light is reduced by a factor of 1, 10, 100 and 200, respectively. The
+    nominal factor is used as the exposure ratio. The authors' code instead computes the ratio from the exposure times
+    in the files.
 
     Args:
         data_dir: folder that contains `ELDPairs`. None means the NOISEWORKS_DATA directory.

@@ -91,7 +91,7 @@ class EllipseImages(MaskSet):
         return self.shapes
 
     def _drawn(self, split: int, number: int) -> MasksInMemory:
-        """Sample images with masks. Auxiliary masks have a different random stream, so they differ from these masks."""
+        """Sample images with masks. Auxiliary masks use a different random stream and thus differ from these masks."""
         uniform = sample_uniform(self.seed, split, torch.arange(number), count=5, stream=4)
         shapes = self.shapes
         mask = ellipse_masks(uniform, self.image_shape[1], shapes.semi_axis, shapes.ratio, shapes.centre)

@@ -144,7 +144,7 @@ def _channels_first(image: np.ndarray) -> Tensor:
 
 
 def read_mask(path: Path) -> Tensor:
-    """Read a mask `[H, W]`, uint8, from a one-channel or palette image whose values are class indices.
+    """Read a uint8 mask `[H, W]` from a one-channel or palette image whose values are class indices.
 
     Raises:
         UnreadableImage: if the file is damaged or is a colour image. The message names the file.

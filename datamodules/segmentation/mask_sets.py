@@ -17,7 +17,7 @@ from datamodules.sets import Source, SplitSet
 
 
 class MaskSource(Source, ABC):
-    """The images and masks of one split, in memory or in files. Masks are uint8, and pixels with 255 are ignored."""
+    """The images and masks of one split, in memory or in files. Masks are uint8; pixels with label 255 are ignored."""
 
     size: Tensor
     """Height and width of each image, `[N, 2]`, int64."""
@@ -164,5 +164,5 @@ class MaskSet(SplitSet[MaskSource]):
 
 
 def no_labels(number: int, size: int) -> Tensor:
-    """Return empty masks, `[number, size, size]`, uint8, which share the memory of a single mask."""
+    """Return empty uint8 masks `[number, size, size]`, which all share the memory of a single mask."""
     return torch.zeros(1, size, size, dtype=torch.uint8).expand(number, -1, -1)

@@ -62,7 +62,7 @@ class UnpairedMasks(LabelledMasks):
         self.auxiliary_masks.read(self.image_shape[1])
 
     def augmented(self, batch: dict[str, Any], epoch: int) -> dict[str, Any]:
-        """Add a sampled auxiliary mask for each image to the batch."""
+        """Add to the batch one sampled auxiliary mask per image."""
         assert self.auxiliary_masks is not None
         u = sample_uniform(self.seed, epoch, batch["index"], count=1, stream=3)[:, 0]
         chosen = (u.double() * len(self.auxiliary_masks)).long()

@@ -34,7 +34,7 @@ class BridgePaths(SequenceSet):
     The only observation is the value 0 at the end of the path, with a Gaussian observation error.
 
     B is exact fractional Brownian motion. Batches contain `exact_std`, the standard deviation of the path at each time,
-    conditional on the observation.
+    given the observation.
 
     Args:
         hurst: Hurst index H of B, in (0, 1).

@@ -90,7 +90,7 @@ def posterior_std(covariance: Tensor, sigma: Tensor) -> Tensor:
 
 
 def drawn_paths(covariance: Tensor, normal: Tensor) -> Tensor:
-    """Compute Gaussian paths that start at 0, given standard normal numbers.
+    """Compute Gaussian paths that start at 0 from standard normal numbers.
 
     Args:
         covariance: covariance matrix of a path, `[F, F]`, float64. Its first row is 0.

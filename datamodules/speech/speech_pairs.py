@@ -1,4 +1,4 @@
-"""DataModule for speech enhancement with any dataset: training crops and whole test recordings.
+"""DataModule for speech enhancement with any dataset. It trains on crops and tests on whole recordings.
 
 SpeechPairs(VoiceBankDemand("~/data"), test=VoiceBankDemand("~/data"), crop_length=32_640)
 """

@@ -24,7 +24,7 @@ class Diabetes(SplitTable):
 
 
 class BreastCancer(SplitTable):
-    """30 cell measurements of each of 569 tumours. The target is 1 for benign and -1 for malignant tumours."""
+    """569 tumours with 30 cell measurements each. The target is 1 for benign and -1 for malignant tumours."""
 
     num_features = 30
     classes = True

@@ -32,14 +32,14 @@ def _heavy(shape: tuple[int, int], random: np.random.Generator) -> Array:
 
 
 def ball_std(dim: int) -> float:
-    """Return the standard deviation of a coordinate of N(0, I) restricted to the ball of radius sqrt(D)."""
+    """Return the standard deviation of one coordinate of N(0, I), restricted to the ball of radius sqrt(D)."""
     return math.sqrt(chi2.cdf(dim, dim + 2) / chi2.cdf(dim, dim))
 
 
 def normal_in_ball(shape: tuple[int, int], random: np.random.Generator) -> Array:
-    """Sample points `[N, D]` of N(0, I) restricted to the ball of radius sqrt(D), divided by `ball_std`.
+    """Sample points `[N, D]` from N(0, I) restricted to the ball of radius sqrt(D), and divide them by `ball_std`.
 
-    The distribution is strongly log-concave and has covariance I.
+    The resulting distribution is strongly log-concave and has covariance I.
     """
     x = random.standard_normal(shape)
     while len(outside := np.flatnonzero((x**2).sum(1) > shape[1])):

@@ -42,12 +42,13 @@ class Block(NamedTuple):
 
 
 def blocks(files: Sequence[Path]) -> Iterator[Block]:
-    """Read ratings, one block of lines at a time.
+    """Read ratings from files, one block of lines at a time.
 
     A line `7:` is followed by the ratings of film 7. Each rating is a line `user,stars,date`.
 
     Raises:
-        ValueError: if a file has invalid lines. The message names the file, and the invalid line or number.
+        ValueError: if a file has invalid lines. The message contains the name of the file, and the invalid line or
+            number.
     """
     for path in files:
         lines, film = 0, None
@@ -91,10 +92,10 @@ def added(count: NDArray[np.int64], numbers: NDArray[np.int64]) -> NDArray[np.in
 
 
 def write_by_user(files: Sequence[Path], folder: Path, min_ratings: int) -> None:
-    """Write the ratings of all users with enough ratings, sorted by user, as the arrays of a `csr_array`.
+    """Write the ratings of users with at least `min_ratings` ratings as arrays of a `csr_array`, sorted by user.
 
     Args:
-        files: text files.
+        files: text files that contain the ratings.
         folder: existing folder, in which `film.npy`, `stars.npy`, `start.npy` and `films.npy` (the number of films) are
             written.
         min_ratings: minimum number of ratings per user. Users with fewer ratings are left out.

@@ -168,17 +168,18 @@ class CreditDefault(StandardisedRows):
 
 
 class NoisedPoints(TableSet):
-    """Points X_0 diffused to a time t: X_t = a X_0 + sqrt(h) n with a = exp(-g t / 2) and h = 1 - a^2.
+    """Points X_0, diffused to a time t: X_t = a X_0 + sqrt(h) n, with a = exp(-g t / 2) and h = 1 - a^2.
 
-    Rows have `features` z = (X_t, t - start, 1), `target` X_0 and, if it is known, `clean_target` E[X_0 | X_t]. The
-    noise n and the time t are sampled independently for each row. The time is uniform on [start, end].
+    Each row consists of `features`, z = (X_t, t - start, 1), and `target`, X_0. If the expected value E[X_0 | X_t] is
+    known, it is `clean_target`. The noise n and the time t are sampled independently for each row. The time is uniform
+    on [start, end].
 
     Args:
         law: distribution of X_0.
         samples: number N of training rows.
         test_samples: number of test rows, which is also the number of validation rows.
         g: rate of the diffusion.
-        start: smallest time T_0, positive.
+        start: smallest time T_0; must be positive.
         end: largest time T, at most 1.
         seed: seed of the points, times and noise. None means the seed of the DataModule.
     """

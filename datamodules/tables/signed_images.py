@@ -1,6 +1,6 @@
-"""Images of two groups of classes, such as even and odd digits, as rows of a table.
+"""A table whose rows are images from two groups of classes, such as even and odd digits.
 
-The number of training images is an argument.
+The number of training images can be chosen.
 
 The training and test images of a dataset are pooled. The test set is sampled from the pool with a fixed seed. The
 training set is sampled from the remaining images with the seed of the run.

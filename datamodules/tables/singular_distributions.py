@@ -14,7 +14,7 @@ from datamodules.arguments import at_least, within
 from datamodules.tables.table_set import Rows, TableSet
 
 MOST_MATCHED = 1_500
-"""Maximum size of a test set, limited because matching test points to generated points has cubic cost."""
+"""Maximum size of a test set. The limit exists because matching test points to generated points has cubic cost."""
 
 
 class SingularLaw(TableSet):

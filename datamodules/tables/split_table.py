@@ -29,7 +29,7 @@ class SplitTable(TableSet):
 
     num_features: int
     classes = False
-    """Whether the target is a class. Classes are not standardised."""
+    """Whether the target is a class. Targets that are classes are not standardised."""
 
     def __init__(
         self,

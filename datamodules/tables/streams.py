@@ -20,7 +20,7 @@ Array = NDArray[np.float64]
 
 
 def stream(columns: Mapping[str, Array], curvature: float) -> Rows:
-    """Build table rows from arrays, with the curvature as ground truth."""
+    """Build table rows from arrays. The ground truth of the rows contains the curvature."""
     truth = {"curvature": torch.tensor(curvature, dtype=torch.float64)}
     return Rows({name: torch.from_numpy(column) for name, column in columns.items()}, truth)
 

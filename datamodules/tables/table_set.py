@@ -30,10 +30,10 @@ class Rows(Source):
     """The rows of one split, and ground truth that applies to all rows.
 
     Args:
-        columns: tensors `[N, ...]`, by batch key.
-        truth: tensors of any shape, by batch key. These tensors are added unchanged to every batch and are used only
-            for metrics.
-        sparse: sparse arrays `[N, D]`, by batch key. Batches contain the selected rows as dense arrays.
+        columns: dict that maps batch keys to tensors `[N, ...]`.
+        truth: dict that maps batch keys to tensors of any shape. These tensors are added unchanged to every batch, and
+            are used only for metrics.
+        sparse: dict that maps batch keys to sparse arrays `[N, D]`. Batches contain the selected rows as dense arrays.
 
     Raises:
         ValueError: if there are no columns, or if columns differ in length.

@@ -32,12 +32,13 @@ class ClipPairs(WholeImageSets):
         training: training dataset. None for a run that only tests or predicts.
         test: test dataset, or a dict of test datasets by name. Metrics are computed separately for each test dataset.
         validation: validation dataset. None means no validation.
-        degradation: function that degrades and downsamples clean clips. None for datasets that have degraded clips.
+        degradation: function that degrades and downsamples clean clips. None means that the datasets have degraded
+            clips.
         noise: source of noise sequences for training clips. Batches contain one noise sequence per clip as `noise`.
         test_noise: source of noise sequences for validation and test clips.
         batch_size: global training batch size: number of clips over all ranks.
         num_frames: number of frames that are read per training clip.
-        mirrored: whether to append the frames of a training clip to it in reverse order, which doubles the number of
+        mirrored: whether each training clip is followed by its frames in reverse order. This doubles the number of
             frames.
         patch_size: height and width of a clean training clip, in pixels.
         windows_per_clip: number of training windows per clip and epoch.
@@ -46,8 +47,8 @@ class ClipPairs(WholeImageSets):
         evaluation_batch_size: largest number of clips in a validation, test or prediction batch, over all ranks. On
             each rank, a batch has at least one clip. All clips of a batch have the same length and size.
         evaluation_frames: largest number of frames that are evaluated at once. Longer clips are split into parts.
-        predict_dir: folder of degraded clips for prediction, which are frame folders or video files. None predicts the
-            test clips.
+        predict_dir: folder of degraded clips for prediction. Each clip is a folder of frames or a video file. None
+            predicts the test clips.
         num_workers: number of DataLoader workers. None means 0 for datasets in memory, and otherwise one per free core,
             at most 8.
         seed: seed of the sampling order, the windows, the degradation and generated data. None means the value of

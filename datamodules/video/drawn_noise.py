@@ -56,7 +56,7 @@ def stripes(shape: tuple[int, int, int, int], random: np.random.Generator) -> ND
 
 
 def waves(shape: tuple[int, int, int, int], random: np.random.Generator) -> NDArray[np.float64]:
-    """Sample noise of slanted, drifting waves plus coarse static blotches, with mean 0 and variance 1."""
+    """Sample noise with mean 0 and variance 1 that consists of slanted, drifting waves and coarse static blotches."""
     time, channels, height, width = shape
     frequency, direction = random.uniform(*FREQUENCIES), random.uniform(0.2, 0.8) * np.pi / 2
     phase, drift = random.uniform(0, 2 * np.pi), random.uniform(0.3, 1.5)

@@ -26,7 +26,7 @@ class FolderFrames:
 
     Args:
         folder: folder of frames.
-        channels: number of channels, 1 or 3. With 3, grey frames are repeated to three channels. Colour frames are
+        channels: number of channels, 1 or 3. If it is 3, grey frames become three equal channels. Colour frames are
             never converted to grey.
 
     Raises:

@@ -63,7 +63,7 @@ def run(options: Namespace) -> int:
 
 
 def _class_names(data: Any) -> list[str] | None:
-    """Return the class names, or None if they are unknown, or if the files with the names are not on this machine."""
+    """Return the class names, or None if they are unknown or are in files that are not on this machine."""
     try:
         names = getattr(data, "class_names", None)
     except (OSError, ValueError):
@@ -72,7 +72,7 @@ def _class_names(data: Any) -> list[str] | None:
 
 
 def _plain(module: Any) -> dict[str, Any] | None:
-    """Return the network's weights without layers that only training needs, or None if it has no such layers."""
+    """Return the network's weights without the layers that only training needs, or None if there are no such layers."""
     from lightning_modules.backbones.diffusion.export import merged
     from lightning_modules.interfaces import EffectiveNetwork
 

@@ -231,7 +231,7 @@ def readme(config: Mapping[str, Any], summary: str, code: str, note: str, metric
 
 
 def _plain(name: str) -> str:
-    """Remove characters that Markdown would interpret from the name of a metric."""
+    """Remove from a metric's name the characters that Markdown would interpret."""
     return re.sub(r"[^\w/.+-]", " ", name)[:100]
 
 

@@ -75,7 +75,7 @@ def difference(found: Tensor, expected: Tensor) -> float:
 
 
 def trace(module: nn.Module, exported: Any, sizes: Mapping[str, int]) -> Traced:
-    """Trace a function with dynamic batch size, and with dynamic height and width if the function allows this.
+    """Trace a function. The batch size is dynamic. Height and width are dynamic if the function allows this.
 
     The graph is then compared with the original function for batch sizes, heights and widths other than those of the
     traced inputs.
@@ -112,7 +112,7 @@ def trace(module: nn.Module, exported: Any, sizes: Mapping[str, int]) -> Traced:
 
 
 class _Failed(Exception):
-    """Raised if tracing failed, or if graph and function have different outputs. The message gives the reason."""
+    """Raised if tracing failed, or if the outputs of graph and function differ. The message gives the reason."""
 
 
 def _checked(module: nn.Module, exported: Any, sizes: Mapping[str, int], multiple: int, limited: bool) -> Traced:
@@ -167,7 +167,7 @@ def _multiples(exported: Any, sizes: Mapping[str, int]) -> list[int]:
 
 
 def _rounded(size: int, multiple: int) -> int:
-    """Round a size up to a multiple that is at least the smallest dynamic size."""
+    """Round a size up to a multiple of `multiple` that is at least the smallest dynamic size."""
     return max(SMALLEST, size) if multiple == 1 else multiple * max(2, -(-size // multiple))
 
 

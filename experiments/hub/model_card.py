@@ -93,7 +93,7 @@ def model_card(pushed: Pushed, folder: Path, options: CardOptions) -> str:
 
 
 def method_of(class_path: str) -> Method | None:
-    """Return the method of a class, or None if the user wrote the class."""
+    """Return the method that a class implements, or None if the user wrote the class."""
     name, folder = class_path.rpartition(".")[2], class_path.split(".")[:3]
     return next((each for each in find_methods() if each.name == name and each.module.split(".")[:3] == folder), None)
 

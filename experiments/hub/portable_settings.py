@@ -40,7 +40,7 @@ def is_local(value: str) -> bool:
 
 
 def without_paths(content: Any) -> Any:
-    """Replace local paths in the content of a JSON file with their file names."""
+    """Replace each local path in the content of a JSON file with the path's file name."""
     return _replaced(content, "", {})
 
 
@@ -78,7 +78,7 @@ def _with_class_names(value: Any) -> Any:
 
 
 def private_texts(run: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield pairs (description, text) of texts that must not be uploaded. A description does not contain its text."""
+    """Yield pairs (description, text), one for each text to keep private. A description does not contain its text."""
     from huggingface_hub import get_token
 
     for what, path in (("home folder", Path.home()), ("working directory", Path.cwd()), ("run directory", run)):

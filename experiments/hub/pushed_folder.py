@@ -29,7 +29,7 @@ CONTROLNET = "controlnet"
 EMBEDDINGS = ("learned_embeds.safetensors", "learned_embeds_2.safetensors")
 """Files of textual inversion in a pipeline, for the first and for the second text encoder."""
 NETWORKS = ("transformer", "unet")
-"""Possible folders of the denoising network in a pipeline."""
+"""Names that the folder of the denoising network can have in a pipeline."""
 TABLES = ("metrics.csv", "test_metrics.csv")
 WIDEST = 1600
 """Largest width and height of the picture, in pixels."""

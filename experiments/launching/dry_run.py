@@ -45,7 +45,7 @@ def errors_of(arguments: Sequence[Sequence[str]]) -> list[str | None]:
 
 
 def short_run(arguments: Sequence[str]) -> list[str]:
-    """Train and test with single batches, and return the metric names."""
+    """Train on one batch, test on one batch, and return the names of the metrics."""
     with tempfile.TemporaryDirectory() as directory:
         more = ["--trainer.fast_dev_run", "1", "--test_after_fit", "true", "--run_directory", directory]
         alone = ["--trainer.devices", "1", "--trainer.num_nodes", "1", "--trainer.strategy", "auto"]

@@ -72,7 +72,7 @@ class Forked:
         self.pid = pid
 
     def poll(self) -> int | None:
-        """Return the exit status, the negative signal number if the process was killed, or None while it runs."""
+        """Return None while the process runs, then its exit status, or the negative signal number if it was killed."""
         self.server.listen(0)
         if self.server.gone:
             return self.server.ended.get(self.pid, -signal.SIGKILL)  # the kernel kills children with their parent

@@ -27,7 +27,7 @@ class Resources:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add command-line arguments for the fields of `Resources` to a parser."""
+    """Add to a parser the command-line arguments that set the fields of `Resources`."""
     parser.add_argument(
         "--launcher",
         choices=("local", "slurm", "ray"),
@@ -69,7 +69,7 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def resources(options: argparse.Namespace) -> Resources:
-    """Select, from all parsed arguments, those that `add_arguments` has added."""
+    """Return the values of the arguments that `add_arguments` has added."""
     own = {field.name: getattr(options, field.name) for field in fields(Resources)}
     return Resources(**own | {"slurm": dict(options.slurm)})
 

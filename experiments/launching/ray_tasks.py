@@ -57,7 +57,10 @@ def run_job(job: Job, no_fork: bool) -> int:
 
 
 def _listens(address: str) -> bool:
-    """Return whether `host:port` or `ray://host:port` accepts connections; otherwise, Ray would wait for minutes."""
+    """Return whether `host:port` or `ray://host:port` accepts connections.
+
+    Without this check, Ray would wait for minutes for an address that does not.
+    """
     host, _, port = address.rpartition("//")[2].rpartition(":")
     if not port.isdigit():  # "auto" and other values that Ray interprets
         return True

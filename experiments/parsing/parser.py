@@ -51,7 +51,7 @@ class Parser(LightningArgumentParser):
         return super().parse_string(with_placeholder(without_base_line(content)), *args, **kwargs)
 
     def validate(self, namespace: Namespace, *args: Any, **kwargs: Any) -> None:
-        """Check values as in jsonargparse, then check the class paths in them. Each nested class has its own parser."""
+        """Check the values as jsonargparse does, then the class paths in them. Each nested class has its own parser."""
         super().validate(namespace, *args, **kwargs)
         for name, kind in typed_arguments(self):
             check_class_paths(name, kind, namespace.get(name))

@@ -136,7 +136,7 @@ def _needs_config(message: str) -> str:
 
 
 def lost_process(error: BaseException) -> str | None:
-    """Describe, in one sentence, an error that the end of another process caused, or return None for other errors."""
+    """Describe an error in one sentence if the end of another process caused it. Return None for other errors."""
     text = " ".join(str(error).split())
     if re.search(r"DataLoader worker .*(killed by signal|exited unexpectedly)", text):
         return f"a DataLoader worker ended ({text}), most likely for lack of memory; try data.num_workers 0"

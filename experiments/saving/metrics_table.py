@@ -178,7 +178,7 @@ class MetricsTable(Logger):
                 os.fsync(file.fileno())
 
     def _others_need_more_than(self, kept: int) -> bool:
-        """Return whether a different checkpoint of this run refers to more rows.
+        """Return whether another checkpoint of this run refers to more than `kept` rows.
 
         This is the case if a run is resumed from an older checkpoint.
         """

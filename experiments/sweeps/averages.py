@@ -23,7 +23,7 @@ def parts_of(texts: Sequence[str], experiments: Sequence[Experiment]) -> Parts:
         config, _, metrics = text.rpartition(":")
         if config not in known or config in parts or not all(metrics.split("+")):
             raise ValueError(
-                f"--average {text} must be CONFIG:METRIC or CONFIG:METRIC+METRIC, with each CONFIG once, of "
+                f"--average {text} must be CONFIG:METRIC or CONFIG:METRIC+METRIC, where each CONFIG is given once and is one of "
                 f"{', '.join(known)}"
             )
         parts[config] = metrics.split("+")

@@ -70,7 +70,8 @@ def fitted_exponent(x: "ArrayLike", y: "ArrayLike", confidence: float = 0.95) ->
         The fit, with the standard error and confidence interval of b over seeds.
 
     Raises:
-        ValueError: if x is not positive, or if fewer than `FEWEST` values of x have a valid y for every seed.
+        ValueError: if a value of x is not positive, or if fewer than `FEWEST` values of x have a valid y for every
+            seed.
     """
     import numpy as np
     from scipy.stats import t

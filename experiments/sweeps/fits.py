@@ -1,4 +1,4 @@
-"""Fit power laws in a varied key to the metrics of a sweep, for `compare --fit KEY`."""
+"""Fit each metric of a sweep by a power of a varied key's value, for `compare --fit KEY`."""
 
 import math
 from collections.abc import Sequence
@@ -129,7 +129,7 @@ def cells(found: Sequence[Fit]) -> list[list[str]]:
 
 
 def write_fits(found: Sequence[Fit], path: Path) -> None:
-    """Write the fits with all digits to a CSV file."""
+    """Write the fits to a CSV file without rounding their numbers."""
     header = ["config", "metric", "key", "exponent", "error", "low", "high", "factor", "seeds", "note"]
     rows = [
         [

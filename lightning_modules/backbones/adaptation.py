@@ -97,8 +97,8 @@ def adapted(
 def frozen(network: nn.Module, trainable: list[str] | None = None) -> nn.Module:
     """Freeze a network: no parameter requires a gradient, and the network stays in evaluation mode.
 
-    The submodules named in `trainable` are not frozen. They are converted from half precision to float32, because half
-    precision would round small optimizer steps to zero. The arguments are described in `adapted`.
+    Submodules whose names are in `trainable` are not frozen. They are converted from half precision to float32, because
+    half precision would round small optimizer steps to zero. The arguments are described in `adapted`.
     """
     names = list(trainable or ())
     network.requires_grad_(False)
@@ -145,8 +145,8 @@ def _own_tensors(module: nn.Module) -> list[Tensor]:
 def _in_its_precision(forward: Any, module: nn.Module, outside: torch.dtype, *args: Any, **kwargs: Any) -> Any:
     """Call a module in its own precision.
 
-    Inputs are cast to the precision of the module, and outputs are cast back to the original precision of the inputs.
-    If no input is a floating-point tensor, outputs are cast to `outside`.
+    Inputs are cast to the precision of the module. Outputs are cast to the precision that the first floating-point
+    input had before the call; if there is no such input, they are cast to `outside`.
     """
     inside = next(tensor.dtype for tensor in _own_tensors(module) if tensor.is_floating_point())
     given = (value.dtype for value in tree_leaves((args, kwargs)) if _is_floating(value))
@@ -175,8 +175,8 @@ def with_lora(
 ) -> nn.Module:
     """Add low-rank adapters and freeze all other parameters, as well as the running statistics of batch normalisation.
 
-    The adapters initially do not change the output. If the weights have half precision, adapters and other trainable
-    submodules use float32. The state_dict contains the adapters as well as the original weights. The arguments are
+    The adapters initially do not change the output. Adapters and other trainable submodules use float32, even if the
+    weights have half precision. The state dict contains the original weights and the adapters. The arguments are
     described in `adapted`.
     """
     try:
@@ -256,12 +256,12 @@ def _adaptable(layers: dict[str, nn.Module]) -> str:
 
 
 def with_gradient_checkpointing(network: nn.Module) -> nn.Module:
-    """Store only the inputs of a network's blocks; activations inside the blocks are recomputed in the backward pass.
+    """Store only the inputs of a network's blocks, and recompute the activations inside them in the backward pass.
 
     If a network has no batch normalisation and its library (diffusers, transformers or timm) implements checkpointing,
-    this implementation is used. In all other networks, the blocks are those elements of an outermost `nn.Sequential` or
-    `nn.ModuleList` that have child modules; a network without such blocks is rejected. Batch normalisation updates its
-    running statistics in the forward pass, but not during recomputation.
+    the library's implementation is used. In all other networks, the blocks are those elements of an outermost
+    `nn.Sequential` or `nn.ModuleList` that have child modules. A network without such blocks is rejected. Batch
+    normalisation updates its running statistics in the forward pass, but not during recomputation.
     """
     own = ("enable_gradient_checkpointing", "gradient_checkpointing_enable", "set_grad_checkpointing")
     method = next((getattr(network, name) for name in own if hasattr(network, name)), None)

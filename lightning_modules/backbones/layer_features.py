@@ -63,7 +63,7 @@ def tapped(
     keep: Callable[[str, Any], Any] = lambda _, value: value,
     inputs: bool = False,
 ) -> Iterator[dict[str, list[Any]]]:
-    """Collect the outputs of layers inside a `with` block; each layer's list has one entry for each call of the layer.
+    """Collect the outputs of layers inside a `with` block: one list for each layer, with one entry for each call.
 
     Args:
         layers: layers to observe, by name; the names are also the keys of the collected outputs.
@@ -95,7 +95,7 @@ def tapped(
 
 
 def logits_and_features(network: nn.Module, image: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute a classifier's logits, `[B, K]`, and the features that enter its last linear layer, `[B, D]`."""
+    """Compute a classifier's logits, `[B, K]`, and the features, `[B, D]`, that enter its last linear layer."""
     with tapped({"classifier": classifier_layer(network)}, inputs=True) as seen:
         logits = network(image)
     return logits, seen["classifier"][-1]

@@ -33,7 +33,7 @@ def check_quantization(quantization: Quantization | None, tuning: Tuning, networ
     Args:
         quantization: quantisation to apply; None applies no quantisation.
         tuning: which parameters are trained; see `adapted`.
-        network: folder of the denoising network in a local pipeline; a folder that does not exist is ignored.
+        network: folder of the denoising network in a local pipeline; if it does not exist, its config is not checked.
 
     Raises:
         ValueError: if the quantisation is unknown or unsupported, or if `tuning` is full and weights are or would be

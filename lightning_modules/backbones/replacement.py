@@ -2,7 +2,7 @@
 
 The new layers share the parameters of the old layers, so checkpoints can be exchanged between the plain network and the
 changed network. A new layer may also compute with a function of its trained weight. This function is evaluated in every
-forward pass. `effective_weights` returns its values as weights of the plain network.
+forward pass. `effective_weights` evaluates it once, and returns the results as weights of the plain network.
 """
 
 import re
@@ -65,8 +65,7 @@ def replace_layers(
         replaced: function that receives a layer's name and the layer, and returns a new layer with the same parameters.
 
     Raises:
-        ValueError: if a layer is frozen, or if its class overrides `forward` of the torch class from which it is
-            derived.
+        ValueError: if a layer is frozen, or if its class is derived from a torch layer but overrides `forward`.
     """
     for name, layer in layers.items():
         own_kind: Any = type(layer)
@@ -95,7 +94,7 @@ class WeightFunction(nn.Module, ABC):
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """Return a description of the exported weight, as a dictionary of JSON values."""
+        """Describe the exported weight by a dictionary of JSON values."""
 
 
 class FunctionOfThirds(WeightFunction):
@@ -121,7 +120,7 @@ class FunctionOfThirds(WeightFunction):
 
 
 class LinearOfFunction(nn.Linear):
-    """A linear layer that shares the parameters of `layer`, and computes with a function of its weight."""
+    """A linear layer that shares the parameters of `layer`, and multiplies with a function of the weight."""
 
     def __init__(self, layer: nn.Linear, function: WeightFunction) -> None:
         super().__init__(layer.in_features, layer.out_features, bias=False, device="meta")
@@ -133,7 +132,7 @@ class LinearOfFunction(nn.Linear):
 
 
 class Conv2dOfFunction(nn.Conv2d):
-    """A convolution that shares the parameters of `layer`, and computes with a function of its weight."""
+    """A convolution that shares the parameters of `layer`, and convolves with a function of the weight."""
 
     def __init__(self, layer: nn.Conv2d, function: WeightFunction) -> None:
         geometry: dict[str, Any] = {
@@ -154,7 +153,7 @@ def with_function(layer: nn.Linear | nn.Conv2d, function: WeightFunction) -> nn.
 
 
 def layers_of_functions(network: nn.Module) -> dict[str, LinearOfFunction | Conv2dOfFunction]:
-    """Return, by name, all layers of a network that compute with a function of their weight."""
+    """Return, by name, all layers of a network that apply a function to their weight."""
     kinds = (LinearOfFunction, Conv2dOfFunction)
     return {name: module for name, module in network.named_modules() if isinstance(module, kinds)}
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class Resized(nn.Module):
-    """Wrap a network so that images, `[B, C, H, W]`, are first resized to squares, with antialiasing.
+    """Wrap a network so that its input images, `[B, C, H, W]`, are first resized to squares, with antialiasing.
 
     Args:
         network: network that receives images `[B, C, image_size, image_size]`.
@@ -36,7 +36,7 @@ class Resized(nn.Module):
 
 
 def enlarged(image: Tensor, size: Sequence[int]) -> Tensor:
-    """Upsample images, `[B, C, h, w]`, to size (H, W) by bicubic interpolation, which may exceed the input's range."""
+    """Upsample images, `[B, C, h, w]`, to size (H, W) by bicubic interpolation; values may exceed the input's range."""
     size = tuple(size)
     return image if image.shape[2:] == size else F.interpolate(image, size, mode="bicubic", align_corners=False)
 

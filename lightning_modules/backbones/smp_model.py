@@ -57,15 +57,15 @@ def smp_model(
         num_classes: number of pixel classes, K, including the background.
         encoder: name of an encoder in segmentation-models-pytorch, or `tu-` followed by the name of a timm network.
         pretrained: load the encoder's ImageNet weights from the Hugging Face Hub or from its local cache.
-        weights: local file with weights of the whole network, which was trained with `num_classes` classes.
+        weights: local file with weights of the whole network, trained with `num_classes` classes.
         in_channels: number of image channels, C.
-        normalize: normalise images inside the network, which then receives images in [0, 1]; if false, inputs must
+        normalize: normalise images inside the network, so that inputs are images in [0, 1]. If false, inputs must
             already be normalised.
         mean: mean of each channel, in pixel units; None uses the mean of ImageNet.
         std: standard deviation of each channel, in pixel units; None uses the standard deviation of ImageNet.
         tuning: `full` trains all parameters, `lora` trains only adapters, and `frozen` trains nothing.
-        adaptation: further arguments of `adapted`, for adapters, trainable submodules, gradient checkpointing and
-            precision.
+        adaptation: further arguments of `adapted`; they control adapters, trainable submodules, gradient checkpointing
+            and precision.
 
     Raises:
         ImportError: if segmentation-models-pytorch is not installed.

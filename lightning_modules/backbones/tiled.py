@@ -1,6 +1,6 @@
 """Apply an image-to-image function to padded images, in tiles, or averaged over rotations and reflections.
 
-The argument `function`, for example a network, maps images `[B, C, H, W]` to images of the same height and width.
+The argument `function` can be a network. It maps images `[B, C, H, W]` to images of the same height and width.
 """
 
 from collections.abc import Callable

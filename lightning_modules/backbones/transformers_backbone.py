@@ -53,9 +53,9 @@ class TransformersBackbone(nn.Module):
 
 
 def _width(config: Any) -> int:
-    """Return the number of features of the last layer.
+    """Return the number of features of the last layer, as stated in a network's config.
 
-    Configs of convolutional networks contain a list with one number for each stage.
+    The config of a convolutional network lists one number for each stage; the last one is returned.
     """
     sizes = getattr(config, "hidden_sizes", None)
     return sizes[-1] if sizes and not hasattr(config, "num_attention_heads") else config.hidden_size

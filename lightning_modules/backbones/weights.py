@@ -108,7 +108,7 @@ def new_network(network_class: Any, config: Any, source: str) -> Any:
     """Build a network from its config, with newly initialised weights.
 
     Raises:
-        ValueError: if the config is invalid for the network; the message names the source of the config.
+        ValueError: if the network class rejects the config; the message contains `source`, which describes the config.
     """
     try:
         return network_class(config)
@@ -148,7 +148,7 @@ def read_weights(path: str | Path, prefix: str = "", renamed: Mapping[str, str] 
     Raises:
         FileNotFoundError: if there are no weights at `path`.
         ValueError: if the file is damaged, if it contains objects other than tensors, if no key starts with `prefix`,
-            or if no key starts with one of the old prefixes in `renamed`.
+            or if `renamed` contains an old prefix with which no key starts.
     """
     file = weights_file(path)
     return weights_in(read_tensors(file), file, prefix, renamed)
@@ -160,8 +160,8 @@ def weights_in(
     """Extract the state dict from the content of a file; see `read_weights`.
 
     Raises:
-        ValueError: if there is no state dict, if no key starts with `prefix`, or if no key starts with one of the old
-            prefixes in `renamed`.
+        ValueError: if there is no state dict, if no key starts with `prefix`, or if `renamed` contains an old prefix
+            with which no key starts.
     """
     if isinstance(content, Mapping):
         content = next((content[key] for key in INSIDE if isinstance(content.get(key), Mapping)), content)
@@ -215,8 +215,8 @@ def with_weights(network: nn.Module, path: str, prefix: str = "", renamed: dict[
 
     Raises:
         FileNotFoundError: if there are no weights at `path`.
-        ValueError: if the file is damaged, if keys or shapes differ from those of the network, or if no key starts with
-            one of the old prefixes in `renamed`.
+        ValueError: if the file is damaged, if keys or shapes differ from those of the network, or if `renamed` contains
+            an old prefix with which no key starts.
     """
     if on_meta(network):
         return network

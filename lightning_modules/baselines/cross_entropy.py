@@ -2,8 +2,8 @@
 
     L = -(1/B) sum_i sum_c y_ic log softmax(z_i)_c
 
-A network that is trained with the cross-entropy first learns the correct pattern, and later memorises the false labels,
-sample by sample (Liu et al., 2020, section 3).
+A network that is trained with the cross-entropy first learns the pattern of the correct labels. Later, it memorises the
+false labels, sample by sample (Liu et al., 2020, section 3).
 
 Source: Zhang, Bengio, Hardt, Recht and Vinyals, Understanding Deep Learning Requires Rethinking Generalization, ICLR
 2017, arXiv 1611.03530.

@@ -26,7 +26,7 @@ from lightning_modules.training.logging import log_training
 
 
 class Noise2Noise(RestorerSteps, MethodModule):
-    """Train an arbitrary network on two noisy images of each scene; the data need `second_noisy: true`.
+    """Train any network on pairs of noisy images of the same scene. The data configuration needs `second_noisy: true`.
 
     Args:
         network: network that maps noisy images `[B, C, H, W]` to estimates of the clean images, of the same shape.

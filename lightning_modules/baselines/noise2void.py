@@ -1,7 +1,7 @@
 """Noise2Void: train a network on single noisy images with masked pixels (blind-spot training).
 
-Some pixels i of a patch are replaced with neighbouring pixels, y -> y~, and the network has to predict their original
-values:
+In a patch y, some pixels i are replaced with neighbouring pixels. From the result y~, the network has to predict the
+original values of the replaced pixels:
 
     L = mean over the replaced i of (f(y~)_i - y_i)^2
 

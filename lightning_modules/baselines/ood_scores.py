@@ -138,7 +138,7 @@ def of_logits(detector: Any) -> bool:
 
 
 def detector_of(name: str, given: dict[str, bool | int | float | str], head: nn.Linear) -> Any:
-    """Create a detector that uses logits or features, and that can access only the last linear layer of the network.
+    """Create a detector that works on logits or features. Of the network, it receives only the last linear layer.
 
     Args:
         name: name of the class in `pytorch_ood.detector`.

@@ -49,7 +49,7 @@ def sure(network: nn.Module, noisy: Tensor, sign: Tensor, sigma: float, epsilon:
 
 
 class SURE(RestorerSteps, MethodModule):
-    """Train an arbitrary network on single images with Gaussian noise of a known level, with SURE.
+    """Train an arbitrary network with SURE, on single images with Gaussian noise of a known level.
 
     Args:
         network: network that maps noisy images `[B, C, H, W]` to estimates of the clean images, of the same shape. It

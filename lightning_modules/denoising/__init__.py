@@ -1,1 +1,1 @@
-"""Methods that learn to denoise, most of them without clean images."""
+"""Methods that learn to denoise. Most of these methods need no clean images."""

@@ -33,7 +33,7 @@ from lightning_modules.training.logging import log_training
 
 
 class APBSN(RestorerSteps, MethodModule):
-    """Train a blind-spot network on sub-images of noisy images, and denoise with a smaller stride.
+    """Train a blind-spot network on sub-images of noisy images, and denoise with sub-images of a smaller stride.
 
     Args:
         network: blind-spot denoiser of images `[B, C, H, W]`, such as `BlindSpotNetwork`.

@@ -1,4 +1,4 @@
-"""C-BSN: a denoiser that is trained on noisy images alone, with a blind spot, and uses all pixels at inference.
+"""C-BSN: a denoiser that is trained with a blind spot, on noisy images alone, and uses all pixels at inference.
 
 The output of a blind-spot network f_M at a pixel does not depend on this pixel. Such a network cannot copy the noise of
 the pixel itself, but it copies correlated noise from neighbouring pixels. Training on sub-images that contain every
@@ -71,7 +71,7 @@ def cbsn_terms(
 
 
 def ramp(step: int, length: int) -> float:
-    """Compute the loss weight w_t at a step; it rises linearly from 0 to 1 over the first `length` steps."""
+    """Compute the loss weight w_t at step `step`. It rises linearly from 0 to 1 over the first `length` steps."""
     return min(step / length, 1.0)
 
 

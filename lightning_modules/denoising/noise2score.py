@@ -1,7 +1,7 @@
 """Noise2Score learns to denoise from noisy images alone, by score matching and Tweedie's formula.
 
-A network R estimates the score of the noisy images, l'(y) = d log p(y) / dy. A perturbation is added to the noisy
-image, and R is trained to predict this perturbation, with the loss of an amortised residual denoising autoencoder:
+A network R estimates the score of the noisy images, l'(y) = d log p(y) / dy. For training, a perturbation sigma u is
+added to the noisy image, and R learns to predict it with the loss of an amortised residual denoising autoencoder:
 
     L = mean (sigma R(y + sigma u) + u)^2,        u ~ N(0, I).
 
@@ -14,7 +14,7 @@ the score s = R(y) in closed form, without a model of clean images (see the nois
     Gamma      y = x g, g ~ Gamma(k, 1 / k)          x = k y / ((k - 1) - y s(y))
 
 If the noise level is unknown, the network is trained on a range of levels. Each test image is then denoised at every
-level of a grid, and the result with the best no-reference quality is used.
+level of a grid, and the result with the best quality according to a no-reference measure is used.
 
 As in the authors' code, sigma is one number per batch, and decreases linearly with the number of images seen in the
 epoch. The paper samples sigma from N(0, delta^2) with a decreasing delta; the option `random_sigma` does the same, with
@@ -152,7 +152,7 @@ class Noise2Score(RestorerSteps, MethodModule):
         return {"loss": log_training(self, batch, loss)}
 
     def restore(self, degraded: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Denoise images `[B, C, H, W]`; the result is not clipped."""
+        """Denoise images `[B, C, H, W]` without clipping the result."""
         if self.blind:
             return best_level(candidates(self.noise), degraded, self._whole_score)[1]
         return self.noise.posterior_mean(degraded, self._whole_score(self.noise.score_input(degraded)))

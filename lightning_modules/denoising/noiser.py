@@ -71,7 +71,7 @@ def colour_images(like: Tensor, block: int | None) -> Tensor:
 
 
 def squared_variation(image: Tensor) -> Tensor:
-    """Compute the sum of squared differences of neighbouring pixels, divided by the number of elements."""
+    """Compute the sum of squared differences of neighbouring pixels, divided by the number of elements of `image`."""
     return (image.diff(dim=2).square().sum() + image.diff(dim=3).square().sum()) / image.numel()
 
 

@@ -47,7 +47,7 @@ def random_sub_samples(image: Tensor, uniform: Tensor, stride: int) -> Tensor:
 
 
 def cyclic_difference_loss(network: nn.Module, sub_image: Tensor) -> Tensor:
-    """Compute the L1 loss between the network's output for each sub-image and the (cyclically) next sub-image.
+    """Compute the L1 loss between the network's output for a sub-image and the next sub-image, in cyclic order.
 
     Args:
         network: denoiser of images.

@@ -1,8 +1,9 @@
 """Pixel-shuffle downsampling: split images into sub-images of every s-th pixel, with nearly uncorrelated noise.
 
 An image `[N, C, H, W]` is divided into cells of s x s pixels. Sub-image j = s r + c consists of pixel (r, c) of every
-cell. If an index is given, a sub-image consists of the indexed pixel of each cell instead: a random pixel (random
-sub-sampler), or pixel j of a random permutation (random sub-samples). All channels use the same index.
+cell. If indices are given, a sub-image consists of the indexed pixel of each cell instead: either a random pixel
+(random sub-sampler), or, for sub-image j, pixel j of a random permutation of the cell (random sub-samples). All
+channels use the same index.
 """
 
 from collections.abc import Callable
@@ -66,7 +67,7 @@ def denoised_by_sub_images(network: Callable[[Tensor], Tensor], image: Tensor, s
 
 
 def drawn_uniformly(image: Tensor, count: int, stride: int) -> Tensor:
-    """Sample uniform numbers in [0, 1) for each cell of images. The numbers do not depend on the world size.
+    """Sample uniform numbers in [0, 1) for each cell of each image. The world size does not affect the numbers.
 
     Args:
         image: `[N, C, H, W]`, this rank's part of the batch.

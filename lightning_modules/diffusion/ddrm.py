@@ -56,7 +56,7 @@ class Gains(NamedTuple):
 
 
 def gains(singular: Tensor, here: float, there: float, sigma: float, eta: float, eta_b: float) -> Gains:
-    """Compute the factors of a sampling step from noise level s_t = `here` to s_u = `there`.
+    """Compute the factors of the terms in a sampling step from noise level s_t = `here` to noise level s_u = `there`.
 
     Args:
         singular: singular values S, of any shape; the singular value of an unmeasured direction is 0.
@@ -102,13 +102,13 @@ def ddrm(
         abar: abar of all T timesteps, `[T]`, on the CPU.
         prediction: quantity that the model predicts.
         sigma: s_y, standard deviation of the measurement noise for images in [-1, 1].
-        eta: standard deviation of new noise divided by s_u, in [0, 1], for directions that are unmeasured or whose
-            measurement noise s_y / S exceeds s_u.
+        eta: standard deviation of new noise divided by s_u, in [0, 1]. It applies to directions that are unmeasured or
+            whose measurement noise s_y / S exceeds s_u.
         eta_b: weight of the measurement, in [0, 1], for all other directions.
         draw: function that samples standard normal noise with the shape of its argument.
 
     Returns:
-        Reconstructed images, `[B, C, H, W]`, on the scale of [-1, 1], but not clipped.
+        Reconstructed images, `[B, C, H, W]`, on the scale of images in [-1, 1], but not clipped to this range.
     """
     levels = [((1 - level(abar, t)) / level(abar, t)) ** 0.5 for t in times]
     inverse = operator.pseudo_inverse(measured)

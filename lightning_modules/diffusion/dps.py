@@ -49,7 +49,7 @@ class DPS(PosteriorSampling, MethodModule):
         scheduler: scheduler with which the network was trained; only its noise levels and prediction type are used.
         steps: number of sampling steps.
         strength: zeta, strength of the guidance.
-        eta: factor of the noise that is added in each step, from 0 (as in DDIM) to 1 (as in DDPM).
+        eta: factor of the noise that each step adds, from 0 (as in DDIM) to 1 (as in DDPM).
         protocol: preprocessing of estimates before metrics are computed: `rounded` clips them to [0, 1] and rounds them
             to 256 levels, `clipped` only clips them, and `unclipped` does not change them.
         optimizer: optimizer of the network's trainable parameters in `fit`.

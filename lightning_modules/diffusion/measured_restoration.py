@@ -56,7 +56,7 @@ def reject_latent_models(network: nn.Module, method: str) -> None:
 
 
 def check_fits(network: nn.Module, shape: tuple[int, ...]) -> None:
-    """Reject images whose shape a diffusers U-Net does not support; other networks are not checked.
+    """Reject images whose shape does not suit a diffusers U-Net; other networks are not checked.
 
     Args:
         network: network of the diffusion prior, which may be wrapped.
@@ -99,7 +99,7 @@ class MeasuredRestoration(RestorerSteps):
         optimizer: OptimizerCallable,
         lr_scheduler: LRSchedulerCallable,
     ) -> None:
-        """Store the arguments that all modules for inverse problems have in common.
+        """Store those constructor arguments that all modules for inverse problems have in common.
 
         Raises:
             ValueError: if the scheduler has fewer than `steps` timesteps, or if its prediction type is not epsilon,

@@ -44,7 +44,7 @@ def global_rows(local: Tensor, global_batch_size: int) -> Tensor:
 
 
 def partner_rows(local: Tensor, partner: Tensor) -> Tensor:
-    """Fetch the partner of each row from the rank that has it, without gathering all rows.
+    """Fetch each row's partner from the rank that stores it, without gathering all rows.
 
     Args:
         local: this rank's rows `[b, ...]`, which must not require a gradient if there are several ranks.

@@ -2,9 +2,9 @@
 
 Models that are trained together, such as the nodes of a network or the members of a population, are stored as rows of
 stacked tensors. Each rank hosts a block of rows (`Hosted`). The strategy `Independent` communicates neither weights nor
-gradients between ranks. Modules implement any communication between their models. A checkpoint contains the rows of all
-models, and can be loaded with any number of ranks. If a process is killed, the other processes exit with an error that
-names the killed process.
+gradients between ranks. A module itself must implement any communication that its models need. A checkpoint contains
+the rows of all models, and can be loaded with any number of ranks. If a process is killed, the other processes exit
+with an error that names the killed process.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ from lightning_modules.lightning_internals import (
 )
 
 GRACE = 10.0
-"""Time in seconds within which a process can end with its own error after a different process was lost."""
+"""Number of seconds that a process may still need to end with its own error after another process was lost."""
 BROKEN = re.compile(r"connection|broken pipe|socket|gloo|nccl|remote process|timed? ?out", re.IGNORECASE)
 """Pattern that matches the error messages of collectives after a process has ended."""
 
@@ -53,7 +53,7 @@ class Hosted(nn.Module):
         """Indices of the models on this rank."""
 
     def deal(self) -> None:
-        """Discard all rows except those of this rank's models; call this method before training, testing or prediction.
+        """Keep only the rows of this rank's models; this method must be called before training, testing and prediction.
 
         Raises:
             ValueError: if there are more ranks than models.
@@ -129,9 +129,9 @@ class Heartbeats(threading.Thread):
             os._exit(1)
 
     def _beat(self) -> None:
-        """Access the store in a loop; this function runs in a separate thread.
+        """Exchange heartbeats through the store in a loop; this function runs in a separate thread.
 
-        No other thread may access the store, because a call never returns if the machine of process 0 is down.
+        No other thread may access the store, because it would wait for ever if the machine of process 0 is down.
         """
         try:
             while not self.lost:
@@ -193,7 +193,7 @@ class Heartbeats(threading.Thread):
         self.running = False
 
     def fail(self, exception: BaseException) -> None:
-        """End a run with an error, and report the error to the other ranks unless a lost process caused it.
+        """End a run after an error. Report the error to the other ranks, unless a lost process caused it.
 
         Raises:
             LostProcess: if the error was caused by a lost process.

@@ -3,13 +3,13 @@
 Methods that learn with noisy labels keep a running target, a loss history or a label estimate for each sample. With
 shuffling, the same sample is processed on different ranks in different epochs. Rows are therefore assigned to ranks by
 sample index. With N samples, K values for each sample and W ranks, rank r owns the samples r, r + W, r + 2W, ..., and
-stores N * K / W numbers. For 1.3 million images and 1,000 classes, the total over all ranks is 5.2 GB in float32, and
-half of that in float16. In each step, ranks exchange only rows of the B samples in the global batch (2 * B * K
-numbers).
+stores N * K / W numbers. For 1.3 million images and 1,000 classes, the rows of all ranks together take 5.2 GB in
+float32, and half of that in float16. In each step, ranks exchange only the rows of the B samples in the global batch (2
+* B * K numbers).
 
-The rows are neither parameters nor buffers, because DDP would overwrite the shards of all ranks with the shard of rank
-0. A checkpoint contains all rows, and can be loaded with any number of ranks. To save it, rank 0 gathers all rows on
-the CPU, in chunks.
+The rows are neither parameters nor buffers, because DDP would overwrite those of every rank with the rows of rank 0. A
+checkpoint contains all rows, and can be loaded with any number of ranks. To save it, rank 0 gathers all rows on the
+CPU, in chunks.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,7 @@ _NUMBERS_AT_ONCE = 1 << 27
 
 
 def share_sizes(global_batch_size: int) -> list[int]:
-    """Return the number of samples of a batch on each rank, ordered by rank; batches are sharded as in `GlobalBatches`.
+    """List how many samples of a batch each rank receives; batches are sharded as in `GlobalBatches`.
 
     Args:
         global_batch_size: total number of samples on all ranks.
@@ -86,8 +86,8 @@ class PerSample:
             num_samples: N, number of training samples.
             device: device of this rank's rows.
             dtype: dtype of the stored rows; updates are computed in the dtype of the new values.
-            exchange: device for communication between ranks; None uses `device`. If the rows are stored on the CPU and
-                the rank has a GPU, pass the GPU.
+            exchange: device for communication between ranks; None uses `device`. Pass the GPU if the rank has one but
+                stores its rows on the CPU.
 
         Returns:
             This object.
@@ -113,7 +113,7 @@ class PerSample:
         return self
 
     def restore(self, everything: Tensor) -> None:
-        """Remember the rows of a checkpoint, `[N, K]`, for the next call of `allocate`; an empty tensor means zeros."""
+        """Remember the rows of a checkpoint, `[N, K]`, for the next call of `allocate`; empty rows select zeros."""
         self._restored = everything
 
     def update(

@@ -35,13 +35,13 @@ class Mixing(NamedTuple):
 
 
 def draw_mixing(share: int, alpha: float) -> Mixing:
-    """Sample a permutation of the global batch, and a weight l ~ Beta(alpha, alpha), replaced with max(l, 1 - l).
+    """Sample a permutation of the global batch and l ~ Beta(alpha, alpha), and use the weight max(l, 1 - l).
 
     The weight and the permutation are sampled on the CPU, which avoids synchronisation with the device.
 
     Args:
         share: number of samples on this rank.
-        alpha: value of both parameters of the Beta distribution; with 0, the samples are not mixed.
+        alpha: value of both parameters of the Beta distribution; if it is 0, the samples are not mixed.
     """
     with shared_rng():
         both = torch.tensor(alpha, dtype=torch.promote_types(torch.get_default_dtype(), torch.float32))
@@ -102,8 +102,8 @@ def soft_cross_entropy(logits: Tensor, target: Tensor, binary: bool = False, all
         logits: logits of the mixed or unmixed images.
         target: labels (int64), or probabilities from `SoftLabels`.
         binary: whether to use the binary cross-entropy of each class, averaged over classes and samples.
-        all_right: whether the target in binary cross-entropy is 1 for every class in the image, instead of the
-            probability of the class. This needs `SoftLabels` without smoothing.
+        all_right: whether the binary cross-entropy uses the target 1 for every class in the image, instead of the
+            class's probability. This requires `SoftLabels` without smoothing.
     """
     if not binary:
         return F.cross_entropy(logits, target)

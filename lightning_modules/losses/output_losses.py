@@ -124,9 +124,9 @@ class OutputLossSteps:
 
     @property
     def tables(self) -> Mapping[str, Table]:
-        """Table of the loss and gradient norm on the training set, as a function of the number of gradients.
+        """Table of the loss and the gradient norm on the training set against the number of computed gradients.
 
-        Only the expensive gradients of the loss with respect to the outputs are counted.
+        Only gradients of the loss with respect to the outputs are counted, because they are the expensive ones.
         """
         if not self.course:
             return {}

@@ -29,7 +29,7 @@ def weighted_dice(p: Tensor, y: Tensor, w: Tensor | float = 1.0, eps: float = 1e
         p: probabilities, `[B, ...]`.
         y: masks in [0, 1], `[B, ...]`.
         w: non-negative pixel weights, `[B, ...]`; 1 gives the soft Dice loss.
-        eps: smoothing constant; because of it, the loss of two empty masks is 0.
+        eps: smoothing constant, which makes the loss 0 if both masks are empty.
 
     Returns:
         Losses `[B]`, in [0, 1].
@@ -52,7 +52,7 @@ def pixel_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
 
     Args:
         logits: logits z, `[B, K, H, W]`.
-        label: labels y, `[B, H, W]`, int64. Pixels with the label 255 have loss 0, but count in the mean.
+        label: labels y, `[B, H, W]`, int64. Pixels with the label 255 have the loss 0, and are included in the mean.
 
     Returns:
         Loss, a scalar.

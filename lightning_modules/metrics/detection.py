@@ -27,7 +27,7 @@ METRICS = ("auroc", "tnr95", "aupr_in", "aupr_out", "detection_accuracy")
 
 
 def ranks(confidence: Tensor) -> Tensor:
-    """Map values into [0, 1], keeping order and ties, because torchmetrics treats values outside [0, 1] as logits."""
+    """Map values to ranks in [0, 1] with the same order and ties, as torchmetrics treats other values as logits."""
     position = torch.unique(confidence, return_inverse=True)[1]
     return position.double() / position.max().clamp(min=1)
 
@@ -86,10 +86,11 @@ class DetectionResult:
         target: name of the dataset to detect.
         index: position of each input in its own dataset, `[N + M]`, int64.
         is_target: whether an input should be detected, `[N + M]`, bool.
-        is_validation: whether an input may have been used for tuning and is therefore left out of metrics, `[N + M]`,
+        is_validation: whether an input is left out of metrics because it may have been used for tuning, `[N + M]`,
             bool.
         confidence: for each method, the confidence of each input, `[N + M]`.
-        epsilon: for each method that pre-processes inputs, the chosen magnitude of the pre-processing, in pixel units.
+        epsilon: for each method that perturbs inputs before scoring them, the chosen size of the perturbation, in pixel
+            units.
         num_neighbours: for each method that uses neighbours, the chosen number of neighbours.
     """
 

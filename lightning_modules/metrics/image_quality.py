@@ -57,7 +57,7 @@ def psnr(image: Tensor, clean: Tensor, protocol: EvaluationProtocol = "rounded")
     Args:
         image: `[B, C, H, W]`; 1 is white.
         clean: `[B, C, H, W]` in [0, 1].
-        protocol: preprocessing of `image`; `rounded` also rounds `clean`.
+        protocol: preprocessing of `image`. With `rounded`, `clean` is rounded, too.
 
     Returns:
         `[B]`, in dB; infinite for equal images.
@@ -73,7 +73,7 @@ def ssim(image: Tensor, clean: Tensor, protocol: EvaluationProtocol = "rounded")
     Args:
         image: `[B, C, H, W]`; 1 is white.
         clean: `[B, C, H, W]` in [0, 1].
-        protocol: preprocessing of `image`; `rounded` also rounds `clean`.
+        protocol: preprocessing of `image`. With `rounded`, `clean` is rounded, too.
 
     Returns:
         `[B]`, at most 1.

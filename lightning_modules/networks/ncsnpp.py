@@ -39,7 +39,7 @@ def groups(channels: int) -> int:
 
 
 def drawn(layer: Any, scale: float = 1.0) -> Any:
-    """Initialise a layer's weights with variance scale `scale`, and its bias with zero."""
+    """Initialise a layer: weights are random with the variance scale `scale`, and the bias is zero."""
     nn.init.xavier_uniform_(layer.weight, gain=math.sqrt(scale))
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)

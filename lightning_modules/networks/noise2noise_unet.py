@@ -59,7 +59,7 @@ class Noise2NoiseUNet(nn.Module):
         return padded(self._whole, image, 32)
 
     def _whole(self, image: Tensor) -> Tensor:
-        """Map images whose height and width are multiples of 32."""
+        """Apply the network to images whose height and width are multiples of 32."""
         pooled = [self.first(image)]
         for _ in range(4):
             pooled.append(self.down(pooled[-1]))

@@ -2,8 +2,8 @@
 
     y = s + conv(GN-ReLU(conv(GN-ReLU(x)) + W swish(e))).
 
-Here e is an embedding of log sigma by random Fourier features and two linear layers. The shortcut s is x,
-average-pooled and padded with zero channels. The network standardises each image.
+Here e is an embedding of log sigma, computed by random Fourier features and two linear layers. The shortcut s is x
+after average pooling and padding with zero channels. The network standardises each image.
 
 Source: Song et al., Score-Based Generative Modeling through Stochastic Differential Equations, ICLR 2021, arXiv
 2011.13456, appendix I, with the layers of the authors' JAX code; Zagoruyko and Komodakis, Wide Residual Networks, BMVC
@@ -48,11 +48,11 @@ class _Block(nn.Module):
 
 
 class NoiseConditionalWideResNet(nn.Module):
-    """Map noisy images `[B, C, H, W]` and the standard deviations `[B]` of their noise to logits `[B, num_classes]`.
+    """Map noisy images `[B, C, H, W]`, and the standard deviation of each image's noise, `[B]`, to logits `[B, K]`.
 
     Args:
         depth: number of layers, 6n + 4.
-        width: widening factor, k: the stages have 16k, 32k and 64k channels.
+        width: widening factor k. The stages have 16k, 32k and 64k channels.
         num_classes: number of logits, K.
         in_channels: channels of an image, C.
 

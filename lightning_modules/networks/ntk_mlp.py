@@ -59,7 +59,7 @@ class NTKMLP(nn.Module):
     """An MLP whose N(0, 1) weights are scaled in the forward pass.
 
     Args:
-        in_features: number of values of an input, C H W for images.
+        in_features: number of values of an input; for images, C H W.
         hidden_features: widths of the hidden layers; an empty list gives a perceptron (a network without hidden
             layers).
         activation: `relu`, `gelu` or `silu`.

@@ -45,12 +45,12 @@ class NTKConv(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """A 1 x 1 expansion, a 5 x 5 depthwise and a 1 x 1 projection convolution, with a skip connection if shapes agree.
+    """Three convolutions (1 x 1 expansion, 5 x 5 depthwise, 1 x 1 projection), with a skip connection if shapes agree.
 
     Args:
         in_channels: number of input channels.
         out_channels: number of output channels.
-        stride: stride of the 5 x 5 kernels.
+        stride: stride of the 5 x 5 convolution.
         activation: `relu`, `gelu` or `silu`.
     """
 

@@ -1,8 +1,9 @@
 """Load OpenAI's weights of improved diffusion and guided diffusion into diffusers' `UNet2DModel`.
 
-OpenAI's and diffusers' U-Nets have the same layers in the same order, with different names. In the published files, the
-layers of `input_blocks` and of `output_blocks` are numbered across all levels. A residual block and the attention after
-it have the same number. In each attention, one tensor contains the weights of queries, keys and values, head by head.
+OpenAI's and diffusers' U-Nets have the same layers in the same order, but name them differently. In the published
+files, the layers of `input_blocks` and of `output_blocks` are numbered across all levels. A residual block and the
+attention after it have the same number. In each attention, one tensor contains the weights of queries, keys and values,
+head by head.
 
 Source: Nichol and Dhariwal, Improved Denoising Diffusion Probabilistic Models, ICML 2021, arXiv 2102.09672; Dhariwal
 and Nichol, Diffusion Models Beat GANs on Image Synthesis, NeurIPS 2021, arXiv 2105.05233; names as in their code.
@@ -135,6 +136,6 @@ def _sampler(source: str, convolution: str, target: str, sampler: nn.Module) -> 
 
 
 def _split(qkv: Tensor, heads: int) -> tuple[Tensor, ...]:
-    """Split a tensor `[3 C, C, 1]` or `[3 C]`, which is ordered head by head, into queries, keys and values."""
+    """Split a tensor `[3 C, C, 1]` or `[3 C]`, whose heads follow one another, into queries, keys and values."""
     by_head = qkv.view(heads, 3, -1, *qkv.shape[1:2])
     return tuple(by_head[:, part].flatten(0, 1) for part in range(3))

@@ -1,8 +1,8 @@
 """Load the authors' checkpoints of score models into `NCSNpp`.
 
 In the published files, all layers of a network are in one list, `all_modules`, numbered in the order of the forward
-pass. Normalisations and the convolutions of the pyramids and of the output are also numbered. Linear maps over
-channels, `NIN`, have transposed weights. The averaged weights are in `shadow_params`, a list without names, in the
+pass. The numbering includes normalisations, and the convolutions of the pyramids and the output. The weights of `NIN`,
+linear maps over channels, are transposed. The averaged weights are in `shadow_params`, a list without names, in the
 order of the parameters. In older files, this list leaves out the random frequencies of the embedding, which are not
 trained.
 
@@ -38,7 +38,7 @@ FREQUENCIES = "embedding.weight"
 def with_published_weights(network: NCSNpp, path: str) -> NCSNpp:
     """Load the averaged weights of a checkpoint of yang-song/score_sde_pytorch into a network of the same layout.
 
-    The file is not read on the meta device, because parameters on this device have no values.
+    If the network is on the meta device, the file is not read, because parameters on this device have no values.
 
     Args:
         network: `NCSNpp` with the arguments of the checkpoint's configuration.
@@ -113,7 +113,7 @@ def in_own_names(content: Any, names: Mapping[str, str], file: Path, prefix: str
 
 
 def _averaged(average: Any, names: Mapping[str, str], file: Path) -> dict[str, Tensor]:
-    """Return the averaged weights of a file by their published names.
+    """Return the averaged weights that a file contains, in a dict whose keys are the published names.
 
     Raises:
         ValueError: if the file does not have exactly one average for each parameter.
@@ -128,7 +128,7 @@ def _averaged(average: Any, names: Mapping[str, str], file: Path) -> dict[str, T
 
 
 def _transposed(weight: Tensor) -> Tensor:
-    """Transpose the weight of a linear map over channels, but not the frequencies of the embedding."""
+    """Transpose the weight matrix of a linear map over channels. Return all other tensors unchanged."""
     return weight.T if weight.ndim == 2 else weight
 
 

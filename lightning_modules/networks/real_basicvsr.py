@@ -6,9 +6,10 @@
 
 B, F and clean are residual convolutional networks; U fuses the features of both directions and upscales by pixel
 shuffle or CARAFE, once or twice; up is bilinear interpolation. In training, each clip is cleaned once. In evaluation,
-the mean of |clean(v)| over a clip decides how often the clip is cleaned. The authors' code uses the mean over the
-batch, so the result for a clip depends on the other clips of its batch. For mirrored clips, the flow is computed in
-both directions; the authors' code computes one direction and copies it to the other.
+the mean of |clean(v)| over a clip decides how often the clip is cleaned. In the authors' code, the mean is taken over
+the batch, and the result for a clip therefore depends on the other clips of its batch. For mirrored clips, the flow is
+computed separately for both directions, whereas the authors' code computes it for one direction and copies it to the
+other.
 
 Source: Chan, Zhou, Xu and Loy, Investigating Tradeoffs in Real-World Video Super-Resolution, CVPR 2022, arXiv
 2111.12704; BasicVSR, CVPR 2021, arXiv 2012.02181.
@@ -132,10 +133,11 @@ class RealBasicVSR(nn.Module):
         flow: optical-flow network: `SPyNet` with its weights, or `ZeroFlow`, which assumes no motion.
         channels: channels of a frame, C.
         width: number of channels of the features.
-        num_blocks: residual blocks in each direction: 20 in RealBasicVSR, 10 in NegVSR.
-        num_cleaning_blocks: residual blocks of the cleaning network.
+        num_blocks: number of residual blocks in each direction: 20 in RealBasicVSR, 10 in NegVSR.
+        num_cleaning_blocks: number of residual blocks of the cleaning network.
         scale: upscaling factor s, 2 or 4.
-        threshold: in evaluation, cleaning stops once the mean of |clean(v)|, for pixels in [0, 1], is below this value.
+        threshold: in evaluation, cleaning is repeated until the mean of |clean(v)|, for pixels in [0, 1], is below this
+            value.
         checkpointed: whether to recompute the recurrence's activations in the backward pass instead of storing them.
         upscaling: `pixel_shuffle`, as in RealBasicVSR, or `carafe`, as in the authors' code of NegVSR.
 

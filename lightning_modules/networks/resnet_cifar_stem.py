@@ -17,9 +17,10 @@ STAGES: dict[int, tuple[type[BasicBlock | Bottleneck], list[int]]] = {
 
 
 class CIFARStemResNet(ResNet):
-    """ResNet-18, 34 or 50 whose first stage has the full resolution: maps normalised images to logits.
+    """ResNet-18, 34 or 50 whose first stage works at the full resolution. It maps normalised images to logits.
 
-    Apart from the stem, the network is torchvision's, with the same names of layers (`layer1` ... `layer4`, `fc`).
+    Apart from the stem, the network equals torchvision's, including the names of its layers (`layer1` ... `layer4`,
+    `fc`).
 
     Args:
         depth: number of layers: 18, 34 or 50.

@@ -72,7 +72,7 @@ class ShapeVAE(nn.Module):
         return mean, log_variance
 
     def forward(self, mask: Tensor) -> Tensor:
-        """Decode the posterior means to logits r(mu(z)), `[B, 1, S, S]`."""
+        """Encode masks z, and decode the posterior means to logits r(mu(z)), `[B, 1, S, S]`."""
         return self.decoder(self.encode(mask)[0])
 
     def negative_elbo(self, mask: Tensor, beta: float = 1.0, noise: Tensor | None = None) -> Tensor:

@@ -1,8 +1,9 @@
 """The U-Net of See-in-the-Dark, used by most methods for raw low-light images.
 
 Encoder: two 3x3 convolutions with leaky ReLUs of slope 0.2 at each level, with 2x2 max-pooling between levels.
-Decoder: the deeper features are upsampled by a transposed convolution, concatenated with the features of the level
-above, and convolved twice. A final 1x1 convolution outputs the image. The network has no normalisation layers.
+Decoder: at each level, the deeper features are upsampled by a transposed convolution, concatenated with the encoder's
+features of the same size, and convolved twice. A final 1x1 convolution outputs the image. The network has no
+normalisation layers.
 
 Source: Chen, Chen, Xu and Koltun, Learning to See in the Dark, CVPR 2018, arXiv 1805.01934; input and output are packed
 raw images, without the final pixel shuffle, as in the code of Wei et al., TPAMI 2022, arXiv 2108.02158. Wei's code
@@ -57,7 +58,7 @@ class SIDUNet(nn.Module):
         return padded(self._whole, image, self.stride)
 
     def _whole(self, image: Tensor) -> Tensor:
-        """Map images whose height and width are multiples of the stride."""
+        """Apply the network to images whose height and width are multiples of the stride."""
         levels = [self.down[0](image)]
         for convolutions in self.down[1:]:
             levels.append(convolutions(F.max_pool2d(levels[-1], 2)))

@@ -58,7 +58,7 @@ class TimeConditionedMLP(nn.Module):
         """
         values = math.prod(image.shape[1:])
         if values != self.in_features:
-            raise ValueError(f"in_features is {self.in_features}, but an image {list(image.shape[1:])} has {values}")
+            raise ValueError(f"in_features is {self.in_features}, but images {list(image.shape[1:])} have {values} values")
         embedded = F.silu(self.time(sinusoidal_embedding(time, self.width).to(image.dtype)))
         hidden = self.embed(image.flatten(start_dim=1))
         for block in self.blocks:
@@ -67,7 +67,7 @@ class TimeConditionedMLP(nn.Module):
 
 
 class TimeConditionedImageMLP(TimeConditionedMLP):
-    """A diffusion network for very small images: maps images and times to outputs shaped like the images.
+    """A diffusion network for very small images: maps images and times to outputs of the images' shape.
 
     Args:
         in_features: number of values of an image, C H W.

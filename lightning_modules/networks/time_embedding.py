@@ -2,7 +2,7 @@
 
     c(t) = [cos(w_1 t), ..., cos(w_n t), sin(w_1 t), ..., sin(w_n t)],   w_i = 10000^{-(i - 1) / n}
 
-Source: Vaswani et al., Attention Is All You Need, NeurIPS 2017, arXiv 1706.03762; with the cosines first.
+Source: Vaswani et al., Attention Is All You Need, NeurIPS 2017, arXiv 1706.03762. Here, the cosines come first.
 """
 
 import math
@@ -16,7 +16,7 @@ def sinusoidal_embedding(time: Tensor, num_features: int) -> Tensor:
 
     Args:
         time: `[B]`.
-        num_features: 2 n, number of sines and cosines.
+        num_features: number of sines and cosines in total, 2 n.
 
     Returns:
         `[B, num_features]`.

@@ -39,7 +39,7 @@ class UNet(nn.Module):
         num_classes: number of pixel categories, K.
         widths: channels of each level, from full resolution down.
         halved: whether the first convolution of each double convolution in the decoder halves the number of channels;
-            if false, this convolution outputs as many channels as the next level has.
+            if false, it outputs as many channels as the next level has.
         dropout: probability of dropout before each double convolution of the decoder, in [0, 1).
 
     Raises:

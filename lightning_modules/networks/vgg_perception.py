@@ -1,4 +1,4 @@
-"""Perceptual distance between images: absolute differences of VGG19 features, taken before five of the ReLUs.
+"""Perceptual distance between images: absolute differences of the inputs of five ReLUs in VGG19.
 
     L = sum over layers l of w_l mean |phi_l(x) - phi_l(y)|,      l = 2, 7, 16, 25, 34,    w = .1, .1, 1, 1, 1
 
@@ -22,8 +22,8 @@ class VGGPerception(nn.Module):
     """Measure the distance between images by the features of a frozen VGG19.
 
     Args:
-        weights: file with torchvision's `vgg19` weights, of the whole network or only of its `features`. None uses
-            random weights, for tests.
+        weights: file with torchvision's weights of `vgg19`, either of the whole network or only of its part `features`.
+            None uses random weights, which are meant for tests.
 
     Raises:
         FileNotFoundError: if the file of weights does not exist.
@@ -45,7 +45,7 @@ class VGGPerception(nn.Module):
         self.requires_grad_(False)
 
     def forward(self, image: Tensor, clean: Tensor) -> Tensor:
-        """Compare images `[B, 3, H, W]` with clean images; no gradient flows to the clean images."""
+        """Compute the distance L of images `[B, 3, H, W]` from clean images, without gradient for the clean images."""
         x, y = ((each - self.mean) / self.std for each in (image, clean.detach()))
         distance = image.new_zeros(())
         for number, layer in enumerate(self.features):

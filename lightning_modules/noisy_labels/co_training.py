@@ -14,7 +14,7 @@ from lightning_modules.training.requirements import require_unused_parameters
 
 
 def active_network(batch_idx: int, batches_per_epoch: int | float) -> int:
-    """Return the index of the network to train: 0 in the first half of an epoch's batches, 1 in the second half."""
+    """Return the index of the network to train: 0 for the first half of an epoch's batches, 1 for the second half."""
     return int(2 * batch_idx >= batches_per_epoch)
 
 

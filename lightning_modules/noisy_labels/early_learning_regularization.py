@@ -12,7 +12,8 @@ def clamped_softmax(logits: Tensor, lowest: float = 1e-4) -> Tensor:
 
     Args:
         logits: logits, `[B, K]`.
-        lowest: lower bound of the clamp; the default is from the authors' code. Clamped values have gradient zero.
+        lowest: lower bound of the clamp; the default is from the authors' code. The gradient of a clamped value is
+            zero.
 
     Returns:
         Probabilities `[B, K]`; rows sum to one, except for the effect of the clamp.
@@ -21,7 +22,7 @@ def clamped_softmax(logits: Tensor, lowest: float = 1e-4) -> Tensor:
 
 
 def early_learning_term(probability: Tensor, target: Tensor) -> Tensor:
-    """Compute the regulariser (1/B) sum_i log(1 - <t_i, p_i>), in nats; it is at most 0.
+    """Compute the regularisation term (1/B) sum_i log(1 - <t_i, p_i>), in nats, which is at most 0.
 
     Args:
         probability: clamped probabilities p, `[B, K]`.

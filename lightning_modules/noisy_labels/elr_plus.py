@@ -54,14 +54,14 @@ def averaging_decay(step: int, decay: float, ramp_steps: int | None) -> float:
     Args:
         step: index n of the update, counted from 1.
         decay: maximum decay.
-        ramp_steps: number of updates over which the decay increases to its maximum. None means that the decay is min(1
-            - 1/(n + 1), decay); with this decay, the average is at first the mean of all weights so far.
+        ramp_steps: number of updates over which the decay increases to its maximum. If None, the decay of update n is
+            min(1 - 1/(n + 1), decay), and the average is at first the mean of all weights so far.
     """
     return min(1 - 1 / (step + 1), decay) if ramp_steps is None else sigmoid_ramp(step + 1, ramp_steps) * decay
 
 
 def weighted_by_target(label: Tensor, target: Tensor) -> Tensor:
-    """Weight soft labels y, `[B, K]`, by targets q, `[B, K]`, and renormalise: y q / <y, q>."""
+    """Multiply soft labels y, `[B, K]`, by targets q, `[B, K]`, and renormalise the product: y q / <y, q>."""
     weighted = label * target
     return weighted / weighted.sum(dim=1, keepdim=True)
 
@@ -83,8 +83,8 @@ class ELRPlus(ClassifierSteps, MethodModule):
         reweight_labels: whether to weight the mixed labels by the targets, as in the paper for CIFAR-100.
         mixup_alpha: parameter alpha of the distribution Beta(alpha, alpha) of mixup weights; 0 disables mixup.
         average_decay: maximum decay of the moving average of the weights, in [0, 1).
-        average_ramp_steps: number of steps over which the decay increases to `average_decay`; None starts with the mean
-            of all weights so far.
+        average_ramp_steps: number of steps over which the decay increases to `average_decay`; with None, the average is
+            at first the mean of all weights so far.
         optimizer: optimizer of the trainable parameters of both networks.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 

@@ -25,10 +25,10 @@ def learning_rate_groups(network: nn.Module, new_layers: Sequence[str]) -> list[
     """Build parameter groups with the key `lr_factor`, which `scale_learning_rates` applies.
 
     The groups follow the code of ADELE's authors, which follows SEAM. Biases (parameters whose names end with `bias`)
-    have twice the learning rate of weights, and no weight decay. In new layers, the learning rates of weights and
-    biases are ten times as large. Scales and shifts of normalisation layers are frozen, and belong to no group. All
-    other trainable parameters belong to a group, whatever the kind of their layer; the authors' networks have only
-    convolutions and linear layers.
+    have twice the learning rate of weights, and no weight decay. In new layers, the learning rates of both weights and
+    biases are ten times as large as elsewhere. Scales and shifts of normalisation layers are frozen, and belong to no
+    group. All other trainable parameters belong to a group, whatever the kind of their layer; the authors' networks
+    have only convolutions and linear layers.
 
     Args:
         network: network to train; if `new_layers` is not empty, the network's normalisation layers are frozen.

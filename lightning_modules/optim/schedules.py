@@ -228,7 +228,7 @@ class PiecewiseConstant(LambdaLR):
 
     Args:
         optimizer: optimizer whose learning rates the schedule scales.
-        factors: factors of the learning rate, by the epoch (counted from 0) from which on each factor applies; before
+        factors: dict that maps the epoch from which a factor applies to this factor. Epochs are counted from 0. Before
             the first of these epochs, the factor is 1.
 
     Raises:

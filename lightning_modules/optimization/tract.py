@@ -126,7 +126,7 @@ def pre_activation_weight(layer: nn.Linear | nn.Conv2d, inputs: Tensor, ridge: f
     The loss must be a mean over samples.
 
     Args:
-        layer: layer with the weight, `[m, n]` or `[m, C, kh, kw]`.
+        layer: layer whose weight is `[m, n]` or `[m, C, kh, kw]`.
         inputs: inputs of the layer, `[..., n]` or `[B, C, H, W]`.
         ridge: weight lambda of the penalty on the weight update.
         sync_gram: whether to all-reduce X^T X over ranks.

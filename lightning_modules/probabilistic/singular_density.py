@@ -112,7 +112,7 @@ def importance_log_likelihood(x: Tensor, mean: Tensor, latent: Tensor, posterior
 
 
 def cells_per_axis(points: int, dim: int) -> int:
-    """Return the integer k for which k^d = M, the number of cells along each axis.
+    """Return the number k of cells along each axis; k is the integer for which k^d = M.
 
     Raises:
         ValueError: if M is not the d-th power of an integer.

@@ -54,11 +54,11 @@ from lightning_modules.tasks.restorer import RestorerSteps
 from lightning_modules.training.logging import log_training
 
 STREAM = 20_000
-"""Number of the first random stream used for the sampling noise."""
+"""Index of the first of the random streams that are used for the sampling noise."""
 
 
 def decay_after(step: int, decay: float) -> float:
-    """Compute the decay of the averaged weights after a step, counted from 0.
+    """Compute the decay of the averaged weights after step `step`; steps are counted from 0.
 
     In nine of ten steps, the decay is 1, which leaves the average unchanged.
     """

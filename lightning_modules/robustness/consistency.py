@@ -36,7 +36,8 @@ class Consistency(AccuracyUnderNoise, MethodModule):
         network: network that maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`.
         num_classes: number of classes, K.
         sigma: standard deviation of the noise in training and certification, in pixel units.
-        num_copies: number m of noisy copies per image in a training step; 1 trains with Gaussian noise only.
+        num_copies: number m of noisy copies per image in a training step; 1 means training with Gaussian noise, without
+            the consistency terms.
         consistency_weight: weight lambda of the KL divergence between the mean prediction and the prediction for each
             copy.
         entropy_weight: weight eta of the entropy of the mean prediction.

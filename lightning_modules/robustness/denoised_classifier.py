@@ -1,7 +1,7 @@
 """Denoised smoothing: randomised smoothing of a classifier behind an arbitrary denoiser.
 
 The base classifier is the composition of a classifier f and a denoiser D, neither of which has to be trained for
-smoothing:
+smoothing. The smoothed classifier is
 
     g(x) = argmax over classes c of P(f(D(x + n, sigma)) = c), n ~ N(0, sigma^2).
 
@@ -76,12 +76,12 @@ class DenoisedClassifier(ClassifierSteps, MethodModule):
         return self
 
     def smoothed_logits(self, image: Tensor, noise: Tensor, sigma: float) -> Tensor:
-        """Compute the logits `[1, B, K]` of the classifier on the denoised images."""
+        """Add noise to images, denoise them, and compute the classifier's logits `[1, B, K]`."""
         denoiser: Any = self.denoiser
         return self(denoiser.denoise(torch.add(image, noise, alpha=sigma), sigma).to(image.dtype))[None]
 
     def exported(self, sigma: float | None = None) -> Exported:
-        """Return the vote fractions of the smoothed classifier for export. See `interfaces.Exportable`."""
+        """Export, as a function, the vote fractions of the smoothed classifier. See `interfaces.Exportable`."""
         if sigma is None:
             raise ValueError("sigma must be given for a classifier behind a denoiser; 0 exports the classifier alone")
         return exported_votes(self, sigma) if sigma else super().exported()

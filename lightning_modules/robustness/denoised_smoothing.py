@@ -146,7 +146,7 @@ class DenoisedSmoothing(ClassifierSteps, MethodModule):
         return self(self.estimate(noisy.to(next(self.network.parameters()).dtype), t))[None]
 
     def exported(self, sigma: float | None = None) -> Exported:
-        """Return the vote fractions of the smoothed classifier for export. See `interfaces.Exportable`."""
+        """Export, as a function, the vote fractions of the smoothed classifier. See `interfaces.Exportable`."""
         if sigma is None:
             raise ValueError("sigma must be given for a classifier behind a denoiser; 0 exports the classifier alone")
         return exported_votes(self, sigma) if sigma else super().exported()

@@ -30,7 +30,7 @@ def scheduler_path(scheduler: Any, num_steps: int) -> list[int]:
     """List the `num_steps + 1` times of a path from noise to an image.
 
     The times are spaced as the diffusers scheduler spaces them. The final time is -1, or 0 for a scheduler with
-    `set_alpha_to_one: false`. The reversed list is a path from an image to noise.
+    `set_alpha_to_one: false`. In reverse order, the list is a path from an image to noise.
 
     Raises:
         ValueError: if the scheduler has fewer times than `num_steps`.
@@ -87,7 +87,7 @@ def ddim(
 ) -> Tensor:
     """Move images along a path of times by DDIM steps.
 
-    Decreasing times turn noise into images, and increasing times encode images.
+    A path with decreasing times turns noise into images; a path with increasing times encodes images.
 
     Args:
         model: diffusion model, called with x_t and times t, `[B]`; see `predicted`.
@@ -95,7 +95,7 @@ def ddim(
         times: times of the path, in order; see `scheduler_path`.
         abar: abar of all T timesteps, `[T]`, on the CPU.
         prediction: quantity that the model predicts.
-        eta: factor of the noise that is added in steps towards images, in [0, 1]; steps towards noise add none.
+        eta: factor, in [0, 1], of the noise that is added in steps towards images. Steps towards noise add no noise.
         draw: function that samples standard normal noise with the shape of its argument; used if `eta` is above 0.
         clip: whether to clip each estimate of the image to [-1, 1]; the estimate of the noise is not changed.
         told: times that are passed to the model, one for each step. None passes the time at which each step starts, or

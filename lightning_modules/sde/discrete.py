@@ -58,10 +58,10 @@ def scheduler_prediction(scheduler: Any) -> Prediction:
 
 
 def noise_levels(alphas_cumprod: ArrayLike) -> NDArray[np.float64]:
-    """Compute the standard deviation s_t of the noise, in pixel units, from an array of abar_t of any shape.
+    """Compute the standard deviation s_t of the noise, in pixel units, from an array with values of abar_t.
 
-    The quotient x_t / sqrt(abar_t) is an image plus noise. After the range of images is rescaled from [-1, 1] to [0,
-    1], the noise has the standard deviation s_t = sqrt((1 - abar_t) / abar_t) / 2.
+    The quotient x_t / sqrt(abar_t) is an image in [-1, 1] plus noise. When the image is rescaled to [0, 1], the noise
+    is halved; its standard deviation is then s_t = sqrt((1 - abar_t) / abar_t) / 2.
     """
     abar = np.asarray(alphas_cumprod, dtype=np.float64)
     return np.sqrt((1 - abar) / abar) / 2
@@ -117,9 +117,10 @@ def clean_estimate(output: Tensor, noisy: Tensor, abar: float | Tensor, predicti
     Images are in [-1, 1], but the estimate is not clipped to this range.
 
     Args:
-        output: output of the model, `[B, C, H, W]`; additional channels of a learned variance are ignored.
+        output: output of the model, `[B, C, H, W]`. If it has further channels for a learned variance, they are
+            ignored.
         noisy: x_t, `[B, C, H, W]`.
-        abar: abar_t, as one number or as a tensor `[B, 1, 1, 1]`.
+        abar: abar_t: one number, or a tensor `[B, 1, 1, 1]`.
         prediction: quantity that the model predicts.
     """
     output = output[:, : noisy.shape[1]]
@@ -135,9 +136,10 @@ def noise_estimate(output: Tensor, noisy: Tensor, abar: float | Tensor, predicti
     """Compute the estimate of the standard normal noise e from the output of a diffusion model.
 
     Args:
-        output: output of the model, `[B, C, H, W]`; additional channels of a learned variance are ignored.
+        output: output of the model, `[B, C, H, W]`. If it has further channels for a learned variance, they are
+            ignored.
         noisy: x_t, `[B, C, H, W]`.
-        abar: abar_t, as one number or as a tensor `[B, 1, 1, 1]`; must be below 1 if the model predicts the image.
+        abar: abar_t: one number, or a tensor `[B, 1, 1, 1]`; must be below 1 if the model predicts the image.
         prediction: quantity that the model predicts.
     """
     output = output[:, : noisy.shape[1]]
@@ -166,7 +168,7 @@ def diffusion_target(image: Tensor, noise: Tensor, abar: Tensor, prediction: Pre
 
 
 def denoising_loss(model: Callable[..., Any], image: Tensor, levels: Tensor, prediction: Prediction) -> Tensor:
-    """Compute the mean squared error of a model's predictions, with a random time for each image.
+    """Compute the mean squared error of a model's predictions at one random time for each image.
 
     The times are sampled uniformly.
 

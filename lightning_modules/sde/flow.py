@@ -1,6 +1,6 @@
-"""Numerical solution of the probability-flow ODE of a diffusion process, to a given tolerance.
+"""Solve the probability-flow ODE of a diffusion process numerically, to a given tolerance.
 
-Solving this ODE gives samples, latents and exact likelihoods. With the score s, the ODE is
+Solutions of this ODE provide samples, latents and exact likelihoods. With the score s, the ODE is
 
     dx/dt = f(x, t) - g(t)^2 s(x, t) / 2
 
@@ -31,7 +31,7 @@ from lightning_modules.sde.samplers import Draw, Project, Score, reverse_diffusi
 
 
 class Solved(NamedTuple):
-    """A solution of the ODE, and the number of network evaluations that were needed."""
+    """A solution of the ODE, and the number of network evaluations that the solver made."""
 
     x: Tensor
     evaluations: int
@@ -39,7 +39,7 @@ class Solved(NamedTuple):
 
 
 class Likelihood(NamedTuple):
-    """The log density of data, the latents of the data, and the number of network evaluations that were needed."""
+    """The log density of data, the latents of the data, and the number of network evaluations that this took."""
 
     log_density: Tensor
     """Natural logarithm of the density, `[B]`, in float64 on the CPU."""
@@ -66,8 +66,8 @@ def _integrate(
 def solve_flow(score: Score, x: Tensor, process: Process, start: float, end: float, tolerance: float = 1e-5) -> Solved:
     """Solve the probability-flow ODE for a batch of samples, from time `start` to time `end`.
 
-    The solver takes Runge-Kutta steps of orders 4 and 5. All samples of a batch share the step sizes. The result for a
-    sample therefore depends on the other samples of its batch, within the tolerance.
+    The solver takes Runge-Kutta steps of orders 4 and 5. All samples of a batch share the step sizes. The other samples
+    of a batch can therefore change the result for a sample, within the tolerance.
 
     Args:
         score: see `samplers.Score`.
@@ -100,7 +100,7 @@ def likelihood(
         x: data, `[B, ...]`.
         process: the diffusion process.
         signs: random signs e, each -1 or 1, with the shape of x.
-        start: time of the diffusion process that is assigned to the data.
+        start: time at which the ODE starts from the data; slightly above 0.
         tolerance: absolute and relative tolerance.
 
     Raises:

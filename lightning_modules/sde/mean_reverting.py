@@ -54,7 +54,7 @@ def rates(schedule: Schedule, steps: int) -> NDArray[np.float64]:
 
 
 class MeanReverting(nn.Module):
-    """The mean-reverting process and the steps of its reverse process.
+    """The mean-reverting process, and sampling steps that reverse it.
 
     Args:
         steps: T, number of steps of the process.
@@ -113,7 +113,7 @@ class MeanReverting(nn.Module):
             s: one time or an array of times, each earlier than t.
 
         Returns:
-            The weight of x_t - mu in the mean, the weight of x_0 - mu in the mean, and the standard deviation.
+            Two weights in the mean, for x_t - mu and for x_0 - mu, and the standard deviation.
         """
         before, after = self.total[t], self.total[s]
         whole, left, step = (-np.expm1(-2 * each) for each in (before, after, before - after))

@@ -35,7 +35,7 @@ def along(value: Tensor, x: Tensor) -> Tensor:
 class Process(ABC):
     """A diffusion process from data at t = 0 to a normal distribution at t = 1.
 
-    In discrete time, the process has n steps and a grid of n noise levels. The index of the level at time t is i =
+    In discrete time, the process has n steps and a grid of n noise levels. At time t, the level has the index i =
     floor(t (n - 1)).
     """
 
@@ -54,7 +54,7 @@ class Process(ABC):
 
     @abstractmethod
     def kernel(self, clean: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute the mean, `[B, ...]`, and the standard deviation, with the shape of t, of x_t given x_0."""
+        """Compute the mean of x_t given x_0, `[B, ...]`, and its standard deviation, which has the shape of t."""
 
     @abstractmethod
     def clean_estimate(self, x: Tensor, t: Tensor, score: Tensor) -> Tensor:
@@ -90,7 +90,7 @@ class Process(ABC):
 def grid_level(t: Tensor, n: float) -> Tensor:
     """Compute the index floor(t (n - 1)) of the noise level at time t.
 
-    If t (n - 1) is slightly below an integer because of rounding errors, the result is this integer.
+    If t (n - 1) is below an integer only because of rounding errors, the result is this integer.
     """
     return (t * (n - 1) + 1e-4).floor()
 

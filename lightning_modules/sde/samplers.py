@@ -69,7 +69,7 @@ def euler_maruyama(
 def reverse_diffusion(
     score: Score, x: Tensor, t: float, n: float, process: Process, draw: Draw, flow: bool = False
 ) -> Moved:
-    """Compute x - f_i + G_i^2 s + G_i z, the reverse of the step x_{i+1} = x_i + f_i + G_i z of size 1 / n."""
+    """Reverse the step x_{i+1} = x_i + f_i + G_i z of size 1 / n: compute x - f_i + G_i^2 s + G_i z."""
     f, g = process.step(x, _host(t), n)
     g = along(g, x)
     mean = x - f + g**2 * score(x, times_of(x, t)) * (0.5 if flow else 1)

@@ -1,4 +1,4 @@
-"""Make stochastic schedulers in diffusers pipelines draw their noise from the random generators of the images."""
+"""Make the stochastic schedulers of diffusers pipelines sample their noise with one random generator per image."""
 
 import functools
 import inspect

@@ -64,7 +64,7 @@ def cross_entropy_step(
         view: augmentation that is applied to images before they are mixed; None means no augmentation.
 
     Returns:
-        Dict that a training step returns; it contains `logits` if images are not mixed.
+        The dict that a training step returns. It contains `logits` only if images are not mixed.
     """
     inputs, target = network_input(batch), batch["label"]
     inputs = inputs if view is None else view(inputs)
@@ -108,7 +108,7 @@ class ClassifierSteps(OwnLoaders):
             self.log(f"{stage}/{name}", metric, on_step=False, on_epoch=True, batch_size=size)
 
     def predict_step(self: Any, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        """Return a dict with `index`, `[B]`, `probabilities`, `[B, K]`, and `prediction`, `[B]`."""
+        """Return a dict of three tensors: `index` `[B]`, `probabilities` `[B, K]` and `prediction` `[B]`."""
         probabilities = self._probabilities(network_input(batch))
         return {"index": batch["index"], "probabilities": probabilities, "prediction": probabilities.argmax(dim=1)}
 
@@ -116,7 +116,7 @@ class ClassifierSteps(OwnLoaders):
         return self(inputs).float().softmax(dim=1)
 
     def exported(self: Any, sigma: float | None = None) -> Exported:
-        """Return the class probabilities that `predict` writes, for export. See `interfaces.Exportable`."""
+        """Export, as a function, the class probabilities that `predict` writes. See `interfaces.Exportable`."""
         refuse_sigma(sigma, self)
         inputs = {"image": ExportedInput("B C H W")}
         return Exported(

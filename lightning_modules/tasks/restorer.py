@@ -106,7 +106,7 @@ class RestorerSteps(ImageWriter):
         return columns | {f"{name}, x{ZOOM}": crop for name, crop in zip(shown, crops, strict=True)}
 
     def exported(self: Any, sigma: float | None = None) -> Exported:
-        """Return the restored images that `predict` writes, for export. See `interfaces.Exportable`."""
+        """Export, as a function, the restored images that `predict` writes. See `interfaces.Exportable`."""
         refuse_sigma(sigma, self)
         return Exported(
             "restorer",
@@ -145,7 +145,7 @@ def detailed_crops(image: Tensor, detail: Tensor) -> Tensor:
 
 
 def window_sums(image: Tensor, height: int, width: int) -> Tensor:
-    """Compute the sum of each image `[B, H, W]` in every window of a given size, using cumulative sums.
+    """Sum the pixels of images `[B, H, W]` in every window of `height` x `width` pixels, using cumulative sums.
 
     The result has the shape `[B, H - height + 1, W - width + 1]`.
     """

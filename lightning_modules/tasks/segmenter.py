@@ -108,7 +108,7 @@ class SegmenterSteps(OwnLoaders):
         return {"index": batch["index"], "prediction": self(batch["image"]).argmax(dim=1).to(torch.uint8)}
 
     def exported(self: Any, sigma: float | None = None) -> Exported:
-        """Return the probabilities of the categories at each pixel, for export. See `interfaces.Exportable`."""
+        """Export, as a function, the probabilities of the categories at each pixel. See `interfaces.Exportable`."""
         refuse_sigma(sigma, self)
         return Exported(
             "segmenter",

@@ -92,13 +92,14 @@ class FolderWriter:
         compute: Callable[[list[int]], Iterable[Any]],
         dataloader_idx: int = 0,
     ) -> list[str]:
-        """Write the results of a batch that do not exist yet, and return their names.
+        """Write those results of a batch that do not yet exist as files; return the names of these results.
 
         Args:
             names: names of the results.
             digests: digest of the input of each result.
             compute: function that maps positions in the batch to the results at these positions.
-            dataloader_idx: index of the dataset. If there are several datasets, each has a separate folder.
+            dataloader_idx: index of the dataset. If there are several datasets, the results of each are in a separate
+                folder.
         """
         if self._job is None:
             for _ in compute(list(range(len(names)))):

@@ -1,4 +1,4 @@
-"""Compute predictions outside the trainer's loops, for example in callbacks or in a pass over the training set."""
+"""Compute predictions outside the loops of the trainer, for example in callbacks."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -36,9 +36,9 @@ def in_evaluation_mode(trainer: Trainer, module: nn.Module) -> Iterator[Callable
 
 @contextmanager
 def on_root_device(trainer: Trainer, module: nn.Module) -> Iterator[None]:
-    """Move a module to the trainer's device inside a `with` block.
+    """Keep a module on the trainer's device inside a `with` block.
 
-    This is needed because Lightning moves the module to the CPU before `on_fit_end`.
+    This is needed in `on_fit_end`, before which Lightning moves the module to the CPU.
     """
     before = next((parameter.device for parameter in module.parameters()), trainer.strategy.root_device)
     module.to(trainer.strategy.root_device)
@@ -53,7 +53,7 @@ def classified(
 ) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
     """Yield each batch of a dataloader, on the trainer's device, together with the module's logits for this batch.
 
-    With `fast_dev_run`, only the first batches of the dataloader are used.
+    With `fast_dev_run`, only as many batches are used as this setting states.
     """
     for number, on_host in enumerate(loader):
         if trainer.fast_dev_run and number == trainer.fast_dev_run:  # type: ignore[attr-defined]

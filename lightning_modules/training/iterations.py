@@ -1,6 +1,6 @@
 """Run several iterations of an algorithm in one training step.
 
-This is useful for algorithms whose iterations take only microseconds.
+This makes training faster for algorithms whose iterations take only microseconds.
 
 Lightning's loop adds about a millisecond to each training step. To reduce this overhead, one training step runs several
 iterations in sequence, and logs only once. The results are the same as with one iteration per step. Checkpoints are
@@ -36,12 +36,12 @@ class OwnUpdates(Optimizer):
 def iterate(module: LightningModule, iterations: int, iteration: Callable[[], object]) -> None:
     """Run several iterations of an algorithm without gradients, as one optimizer step.
 
-    Lightning counts all of them as one step of the module's `OwnUpdates` optimizer.
+    Lightning counts these iterations as one step of the module's `OwnUpdates` optimizer.
 
     Args:
         module: module with manual optimization whose optimizer is an `OwnUpdates`.
         iterations: number of iterations.
-        iteration: function that runs one iteration; it may depend only on the module's parameters and buffers.
+        iteration: function that runs one iteration. Its result may depend only on the module's parameters and buffers.
     """
 
     @torch.no_grad()

@@ -21,9 +21,9 @@ class EpochMean(Metric):
     """Mean of per-batch values over an epoch and over all ranks, weighted by the number of samples.
 
     One call of `self.log` takes as long as a forward pass of a small network. To save this time, the metric is passed
-    to `self.log` only once per epoch, and Lightning computes and resets it at the end of the epoch. Each training step
-    only adds its values to the metric, on the device. The states of the metric have the same names and dtypes as the
-    states of Lightning's own means.
+    to `self.log` only once per epoch; after that, training steps only add their values to the metric, on the device.
+    Lightning computes and resets the metric at the end of the epoch. The states of the metric have the same names and
+    dtypes as the states of Lightning's own means.
     """
 
     value: Tensor
@@ -109,9 +109,9 @@ def log_training(module: LightningModule, batch: Any, loss: Tensor, **terms: Ten
 
 
 def log_same(module: LightningModule, name: str, value: float | Tensor) -> None:
-    """Log a value once per epoch; the value must be the same on all ranks.
+    """Log one value for a whole epoch; it must be the same on all ranks.
 
-    A tensor is logged in its own precision.
+    A tensor is not converted to a different precision.
 
     Args:
         module: the module that logs.

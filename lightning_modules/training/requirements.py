@@ -1,4 +1,4 @@
-"""Checks of settings that an algorithm requires.
+"""Checks that the trainer's settings suit an algorithm.
 
 The checks run before training starts.
 """

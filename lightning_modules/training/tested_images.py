@@ -1,7 +1,7 @@
 """Read single images of the test set.
 
-This module is for callbacks that run a long computation on each image, such as certification. Such callbacks read
-images by position, shard the positions over ranks, and store their results in files (see `datamodules.jobs`).
+This module is for callbacks that run a long computation, such as certification, on each image. Such callbacks read
+images by position, distribute the positions over ranks, and store their results in files (see `datamodules.jobs`).
 """
 
 from dataclasses import dataclass
@@ -34,13 +34,13 @@ class LabelledImage:
 
 
 class TestedImages:
-    """Access to test images by position.
+    """Give access to test images by their position.
 
     The images are moved to the module's device, and receive the same transforms as in the test loop.
 
     Args:
-        trainer: trainer that runs the test. If it has several test DataLoaders, the first one is used. The order and
-            the sharding that its sampler defines are ignored.
+        trainer: trainer that runs the test. If it has several test DataLoaders, the first one is used. The sampler of
+            this DataLoader does not affect positions: its order and its sharding are ignored.
         needed_by: name of the caller, for error messages.
 
     Raises:
@@ -105,7 +105,7 @@ class TestedImages:
     def chosen(self, skip: int, end: int | None) -> range:
         """Select every `skip`-th position before `end`.
 
-        With `fast_dev_run`, only one position per process is selected.
+        With the trainer's `fast_dev_run`, only as many positions are selected as there are processes.
         """
         positions = range(len(self) if end is None else min(end, len(self)))[::skip]
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]

@@ -1,9 +1,9 @@
 """Augmentation of batches of images on the device of the batch.
 
 A view is an `nn.Module` that maps images `[B, C, H, W]` in [0, 1] to augmented images in [0, 1]. The transforms of
-torchvision use the same random numbers for all images of a batch. Views sample separate random numbers for each image,
-from the same distributions. The random numbers of an image do not depend on the world size (see `sample_rows`). Each
-file states how it differs from the original augmentation.
+torchvision use the same random numbers for all images of a batch. Views, by contrast, sample separate random numbers
+for each image, from the same distributions as torchvision. The random numbers of an image do not depend on the world
+size (see `sample_rows`). Each file states how it differs from the original augmentation.
 """
 
 from lightning_modules.views.colour import ColourJitter

@@ -63,12 +63,12 @@ def erased_boxes(uniform: Tensor, height: int, width: int) -> Tensor:
 
 
 class RandomErasing(nn.Module):
-    """Replace a random box of randomly selected images with Gaussian noise, clipped to [0, 1].
+    """In randomly selected images, replace a random box with Gaussian noise that is clipped to [0, 1].
 
     This is timm's random erasing with mode `pixel`.
 
     Args:
-        probability: probability that a box of an image is replaced, in [0, 1].
+        probability: probability with which an image is selected, in [0, 1].
         mean: mean of the noise, in pixel units: one number per channel, or one number for all channels. The default is
             the mean of ImageNet.
         std: standard deviation of the noise, in pixel units: one number per channel, or one number for all channels.

@@ -35,7 +35,7 @@ def test_the_mean_over_noise_and_signs_is_the_squared_error_to_the_clean_image()
 def test_noise_of_the_data_and_a_range_of_levels_are_rejected() -> None:
     with pytest.raises(ValueError, match="epsilon must be positive, got 0"):
         SURE(Restored(), Gaussian(25), epsilon=0.0)
-    with pytest.raises(ValueError, match="is a range, but the distribution needs a single level"):
+    with pytest.raises(ValueError, match="is a range, but this computation needs a single level"):
         SURE(Restored(), Gaussian((5, 50)))
     module = SURE(Restored(), Gaussian(25))
     module.trainer = standing(datamodule=type("Data", (), {"noise": Gaussian(50)})())

@@ -90,7 +90,7 @@ def planes(count: int = 100) -> tuple[Callable[[Tensor], Tensor], list[LabelledI
     """Build a classifier with known probabilities: class 0 is on one side of a plane.
 
     A tenth of the labels are wrong. A quarter of the images have radii that are too large to be certified with the
-    given number of samples; the radii of the others are uniform on 0 to 1.
+    given number of samples; the radii of all other images are uniform on [0, 1].
     """
     random = np.random.default_rng(0)
     radius = np.where(random.random(count) < 0.25, 1.5, random.uniform(0, 1, count))

@@ -34,7 +34,7 @@ def features(count: int, dimensions: int, seed: int) -> np.ndarray:
 
 
 def test_kid_beside_torch_fidelity(report: Report) -> None:
-    """Both use 100 subsets of 1,000 images. The subsets differ, so the two KIDs agree only within their scatter."""
+    """Each uses 100 subsets of 1,000 images. The subsets differ, so the two KIDs agree only within their scatter."""
     kid, name = peer("torch_fidelity.metric_kid", "torch-fidelity")
     first, second = features(2000, 256, 0), features(2000, 256, 1)
     settings = {"kid_subsets": 100, "kid_subset_size": 1000, "verbose": False}

@@ -3,7 +3,7 @@
 Its tensors compute on the CPU and report the device `simulated:0`. They can be combined with CPU tensors where CUDA
 allows it: for zero-dimensional tensors, indices and copies. A tensor created without `device=`, a generator of a
 different device, `.numpy()` of a device tensor, or a module that Lightning has moved back to the CPU therefore raises
-an error here, too.
+an error on this device, too.
 
 The device is registered for the whole process, with hooks that the autograd engine reads only once. Register it only in
 a separate process, before the first backward pass (`tests/conformance/on_device.py`). It does not emulate speed,

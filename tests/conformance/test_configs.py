@@ -164,7 +164,7 @@ def claimed_pairs() -> Iterator[tuple[Path, Path]]:
 
 
 def paper_pairs() -> Iterator[tuple[Path, Path]]:
-    """Pair ELR and ELR+ with cross-entropy on each dataset, which the paper trains with the same settings."""
+    """Pair ELR and ELR+ with cross-entropy on each dataset; the paper trains them with the same settings."""
     for baseline in sorted((CONFIGS / "cross_entropy").glob("*.yaml")):
         if (method := CONFIGS / "elr" / baseline.name).is_file():
             yield method, baseline

@@ -13,7 +13,7 @@ MASK = Inpainting(torch.rand(2, 1, 4, 4, generator=torch.Generator().manual_seed
 @pytest.mark.parametrize("operator", [MASK, AverageDownsampling(2)])
 @pytest.mark.parametrize("t", [900, 300])
 def test_the_gradient_of_dps_is_that_of_the_distance(operator: LinearOperator, t: int) -> None:
-    """-zeta d |r|^2 / d x / |r| = 2 zeta a H^T r / |r| with r = y - H a x, separately for each image."""
+    """The step is -zeta d |r|^2 / d x / |r| = 2 zeta a H^T r / |r| with r = y - H a x, separately for each image."""
     x, y = images(2, 1, 4, 4), operator.forward(images(2, 1, 4, 4, seed=1))
     estimate, correction = step(partial(dps_guidance, measured=y, operator=operator, strength=0.3), t, x)
     residual = y - operator.forward(shrinkage(t) * x)

@@ -29,7 +29,7 @@ def smooth(noisy: Tensor, t: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("operator", [AverageDownsampling(2), Bicubic(2), Grayscale()])
 def test_the_gradient_of_a_step_is_that_of_the_paper(operator: LinearOperator) -> None:
-    """-H^T (y - H mu) / dim y + lambda f (e - n) / dim x, separately for each image."""
+    """The gradient is -H^T (y - H mu) / dim y + lambda f (e - n) / dim x, separately for each image."""
     mu, other, error = (images(2, 3, 8, 8, seed=seed) for seed in range(3))
     measured = operator.forward(other)
     mu.requires_grad_(True)

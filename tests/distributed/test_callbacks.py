@@ -1,4 +1,4 @@
-"""Two processes give the same files of callbacks and predictions as one, and the same output of `train.py fid`.
+"""Two processes write the same files of callbacks and predictions as one, and print the same in `train.py fid`.
 
 The shares are uneven; if a row allows it, a second run leaves the second process without any item.
 """

@@ -54,7 +54,7 @@ assert "lightning" not in sys.modules
 
 
 def test_help_imports_neither_lightning_nor_torch() -> None:
-    """Earlier, this took 6 to 7 s, because packages imported their callbacks."""
+    """In earlier versions, `--help` took 6 to 7 s, because packages imported their callbacks."""
     subprocess.run([sys.executable, "-c", HELP], check=True, cwd=ROOT, env=environment())
 
 

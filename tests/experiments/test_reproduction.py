@@ -61,7 +61,7 @@ def test_runs_are_compared_recorded_and_kept(config: Config, fit: list[str], jou
 def test_an_exponent_is_fitted_over_a_varied_key(
     reach: int, verdict: str, config: Config, fit: list[str], tmp_path: Path
 ) -> None:
-    """If any value of the metric is infinite, no exponent is fitted to the others."""
+    """If any value of the metric is infinite, no exponent is fitted to the remaining values."""
     file = stated(config("demo", start=0.5, width=1, reach=reach).with_name("reproduced.yaml"), metric="test/risk",
                   published=-0.5, direction="equal", vary={"model.width": [1, 2, 4, 16]})  # fmt: skip
     record = tmp_path / "reproduced.csv"
@@ -159,7 +159,7 @@ def test_a_file_with_errors_is_rejected(
 def test_experiments_with_one_directory_are_rejected(
     config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """This includes two files whose runs `--output` puts into one place: the second would reuse the first's runs."""
+    """With `--output`, the runs of both files would share a directory, and the second would reuse the first's runs."""
     files = [str(stated(config("demo", folder=name).with_name("reproduced.yaml"))) for name in ("elr", "adele")]
     assert commands.run("reproduce", [*files, "--output", str(tmp_path / "out")], ["false"]) == 2
     assert "the name 'Our name' is used twice" in capsys.readouterr().err

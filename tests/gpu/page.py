@@ -68,7 +68,7 @@ def _verdict(ok: bool | None) -> str:
 
 
 def write_page(path: Path, card: str, text: str) -> None:
-    """Insert the section of a card into the page; a rehearsal is shown until a card has a section."""
+    """Insert the section of a card into the page; the rehearsal is shown only while no card has a section."""
     sections = sections_of(path.read_text(encoding="utf-8")) if path.is_file() else {}
     sections[card] = text
     cards = {name: one for name, one in sections.items() if name != REHEARSAL} or sections

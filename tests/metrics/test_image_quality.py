@@ -95,7 +95,7 @@ SETS = ("first", "second")
 
 
 def measured(quality: ImageQuality, rows: list[int]) -> None:
-    """Measure some of three images of the first set, and all images of the second set in every process."""
+    """Measure some of the three images of the first set, and (in every process) all images of the second set."""
     clean = torch.cat([photographs(16), photographs(20)[:1, :, 2:18, 2:18]])
     index = torch.tensor(rows)
     names = [f"{row}.png" for row in rows]

@@ -1,4 +1,4 @@
-"""Published U-Nets with diffusers names, compared with a forward pass in the published layout, implemented here."""
+"""Published U-Nets with diffusers names, compared with this file's forward pass in the published layout."""
 
 import math
 from collections import OrderedDict

@@ -1,4 +1,4 @@
-"""The authors' checkpoints with our names, compared with names and order listed here and values of the authors' code.
+"""The authors' checkpoints with our names, compared with a list of their parameters and values of their code.
 
 The networks have levels with 8 and 16 channels, one residual block each, and attention at 4 x 4. The authors' code
 computed the values in float64 from the parameters and inputs of `state` and `image`.

@@ -83,7 +83,7 @@ def test_an_average_of_half_precision_moves_by_little_and_goes_on_from_its_state
 
 
 def test_an_average_is_used_by_a_network_that_was_frozen_since() -> None:
-    """The owner of a trained denoiser or generator freezes it in this way."""
+    """A module that uses a trained denoiser or generator freezes it in this way."""
     network = nn.Linear(2, 2)
     network.bias.requires_grad_(False)
     average = AveragedWeights(network, lambda update: 0.5)

@@ -141,7 +141,7 @@ class LinearGaussian(nn.Module):
 
 
 class Plane(nn.Module):
-    """Class 0 if the mean pixel is above a half, in float64 so that batching does not change a vote."""
+    """Predicts class 0 if the mean pixel is above a half, in float64 so that batching does not change a vote."""
 
     def __init__(self) -> None:
         super().__init__()

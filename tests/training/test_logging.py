@@ -97,7 +97,7 @@ def expected(values: Tensor, epoch: int) -> Any:
 
 
 def test_uneven_shares_give_gradient_and_logged_values_of_the_whole_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """DDP and the logger average over processes, which have five and two samples here."""
+    """DDP and the logger average over processes, which have five and two samples in this test."""
     monkeypatch.setattr(batches, "world_size", lambda: 2)
     gradients, losses, terms = [], [], []
     for part in (X[:5], X[5:]):
@@ -157,7 +157,7 @@ def test_the_best_epoch_is_chosen_by_the_mean(tmp_path: Path) -> None:
 
 
 def in_one_of_two() -> list[dict[str, float]]:
-    """Train in one of two processes; of three samples, one process has two and the other one."""
+    """Train in one of two processes; of three samples, one process has two, and the second process has one."""
     rows, module = Rows(), Means()
     trainer = quiet(max_epochs=2, callbacks=[rows], devices=2, strategy="ddp")
     module.train_dataloader = lambda: loader(trainer.global_rank, 2)  # type: ignore[method-assign]

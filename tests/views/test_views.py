@@ -222,7 +222,7 @@ def test_views_are_images_that_differ_from_draw_to_draw_and_follow_the_seed(view
 
 @pytest.mark.parametrize("view", [WeakView(8), StrongView(8), ContrastiveView(8)], ids=lambda view: type(view).__name__)
 def test_views_never_wait_for_the_device(view: nn.Module) -> None:
-    """On the meta device, there are no values to wait for."""
+    """Tensors on the meta device have no values, so waiting for one fails."""
     assert view(torch.empty(5, 3, 12, 12, device="meta")).shape == (5, 3, 8, 8)
 
 

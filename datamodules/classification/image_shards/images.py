@@ -27,7 +27,7 @@ from datamodules.files.whole_files import whole_file
 
 KINDS = (".tar", ".parquet")
 _SIZES: dict[tuple[Any, ...], NDArray[np.int64]] = {}
-"""Cache of the heights and widths of the images in each shard, `[N, 2]`, keyed by `ImagesInShards.identity`."""
+"""Cache of image heights and widths: one array `[N, 2]` per shard, with keys from `ImagesInShards.identity`."""
 
 
 class ImagesInShards(EncodedImages):
@@ -35,7 +35,7 @@ class ImagesInShards(EncodedImages):
 
     Args:
         shards: shard names, relative to the data directory and without suffix.
-        label: one array per shard, with the labels of its samples.
+        label: one array per shard, which contains the labels of the shard's samples.
         crop: crop of each image.
     """
 
@@ -108,7 +108,7 @@ class ImagesByOffset(ImagesInShards):
         index: one index per shard, with the byte ranges and labels of its samples.
         crop: crop of each image.
         paths: paths of the shards, for error messages.
-        files: files from which images are read, either the shards or copies of them.
+        files: files from which the images are read: the shards themselves or copies of them.
     """
 
     def __init__(
@@ -229,7 +229,8 @@ class ImageShards(NamedSplits):
     `<shard>/<row>` in parquet.
 
     Without `cache_dir`, every start reads the headers of all tar files, which takes about a minute per million images.
-    For parquet files, a missing `cache_dir` means that reading an image reads its whole row group, often 100 rows.
+    For parquet files without `cache_dir`, each access to an image reads the whole row group of this image, often 100
+    rows.
 
     Args:
         num_classes: number of classes; labels are 0 ... `num_classes` - 1.

@@ -34,7 +34,7 @@ class NamedSplits(ImageSet):
     def test(self) -> ImageSource:
         if not self.has_test:
             raise FileNotFoundError(
-                f"{type(self).__name__}: test is null; set it, or hold out a fraction of the training images: "
+                f"{type(self).__name__}: test is null; set it to a split, or hold out a part of the training images: "
                 "set data.test_fraction, for example to 0.2"
             )
         return self.read_split("test")

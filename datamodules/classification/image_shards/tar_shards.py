@@ -105,7 +105,7 @@ def _samples(
 def _grouped(
     file: int, archive: tarfile.TarFile, length: int, columns: Collection[str]
 ) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
-    """Yield each sample's members by column, and check that the archive is complete."""
+    """For each sample, yield its key and a dict of its members by column; check that the archive is complete."""
     key, members, before = "", dict[str, tarfile.TarInfo](), -1
     for member in archive:
         if member.size < 0 or member.issparse() or member.offset_data + member.size > length:

@@ -22,11 +22,11 @@ LARGE = 13
 class RandomBlur(ClipOperator):
     """Blur each frame with a kernel.
 
-    All kernels of a clip have the same family and size, and their parameters follow a random walk over the frames.
+    All kernels of a clip have the same family and size. Their parameters follow a random walk over the frames.
 
     The first value of each parameter is sampled uniformly from its range. Then the value changes by at most one step
-    per frame. The published code samples a new `beta` in each frame, between the previous value and 1. Here, `beta`
-    follows a random walk, as in the published settings.
+    per frame. The published code samples a new `beta` for each frame, between the previous frame's value and 1. Here,
+    `beta` follows a random walk, as in the published settings.
 
     Args:
         families: dictionary that maps each kernel family to its probability.

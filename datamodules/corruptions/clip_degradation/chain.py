@@ -12,12 +12,12 @@ from datamodules.corruptions.clip_degradation.interface import ClipOperator
 
 
 class InRandomOrder(ClipOperator):
-    """Apply groups of operators in random order.
+    """Apply groups of operators; the order of the groups is random.
 
-    The order of the operators within a group is fixed.
+    Within a group, the order of the operators is fixed.
 
     Args:
-        groups: groups of operators, each a list.
+        groups: the groups; each group is a list of operators.
     """
 
     def __init__(self, groups: Sequence[Sequence[ClipOperator]]) -> None:

@@ -51,8 +51,8 @@ class RandomCodec(ClipOperator):
     """Compress a clip as a video with one frame per second, a random codec and a random bit rate.
 
     This operator requires the `video` extra. The height and width of frames must be even. The bit rate has no effect on
-    FFmpeg's mpeg4 encoder. This encoder may exceed the bit rate by four million bits, and a short clip has fewer bits
-    than that.
+    short clips with FFmpeg's mpeg4 encoder: this encoder may exceed the bit rate by four million bits, which is more
+    than a short clip contains.
 
     Args:
         codecs: names of FFmpeg encoders. One encoder is sampled per clip.

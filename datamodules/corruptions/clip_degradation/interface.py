@@ -11,7 +11,7 @@ Range = tuple[float, float]
 
 
 class ClipOperator(ABC):
-    """A degradation of all frames of a clip at once.
+    """A degradation that is applied to all frames of a clip at once.
 
     All random numbers come from the generator that is passed to `apply`.
     """

@@ -1,7 +1,7 @@
-"""Resizing of all frames of a clip at once by matrix products.
+"""Resizing of all frames of a clip at once, by matrix products.
 
 The modes `bilinear`, `bicubic` and `area` give the same results as OpenCV's linear, cubic and area modes. Only `area`
-is antialiased.
+avoids aliasing.
 """
 
 from collections.abc import Sequence
@@ -24,13 +24,13 @@ BICUBIC = -0.75
 def resampling(size: int, sizes: NDArray[np.int64], mode: Mode) -> Tensor:
     """Return the matrices that resample a line of pixels to new lengths, `[T, longest, size]`, float64.
 
-    Rows beyond the new length of a line are zero.
+    In the matrix of each line, the rows beyond the new length are zero.
 
     Args:
         size: length of the line in pixels.
         sizes: new lengths, `[T]`.
-        mode: interpolation mode. `area` weights pixels by their overlap with the new pixel. `bilinear` and `bicubic`
-            interpolate at the centre of the new pixel and replicate the border.
+        mode: interpolation mode. `area` weights old pixels by their overlap with the new pixel. `bilinear` and
+            `bicubic` interpolate at the centre of the new pixel; at the border, they replicate pixels.
     """
     wanted = torch.as_tensor(sizes, dtype=torch.float64)[:, None]
     at = torch.arange(int(wanted.max()), dtype=torch.float64)[None]

@@ -19,13 +19,13 @@ TAPS, DEVIATION = 51, 8.0
 
 
 def unsharp_masked(image: Tensor, weight: float = 0.5, threshold: float = 10 / 255) -> Tensor:
-    """Sharpen the parts of images that differ from a blurred copy.
+    """Sharpen the parts of images that clearly differ from a blurred copy of the image.
 
     Args:
         image: images, `[..., C, H, W]`, in [0, 1], on any device.
         weight: factor by which the difference from the blurred copy is multiplied before it is added to the image.
-        threshold: threshold for the absolute difference of a pixel from the blurred copy. Pixels above the threshold
-            and their neighbourhoods are sharpened.
+        threshold: least absolute difference from the blurred copy. Pixels with a larger difference are sharpened,
+            together with their neighbourhoods.
     """
     frames = image.flatten(0, -4) if image.ndim > 3 else image[None]
     residual = frames - _blurred(frames)
@@ -40,7 +40,7 @@ def _blurred(image: Tensor) -> Tensor:
 
 
 def blurring(size: int, like: Tensor) -> Tensor:
-    """Return the matrix that blurs a line of pixels with reflection padding, `[size, size]`."""
+    """Return the matrix, `[size, size]`, that blurs a line of pixels padded by reflection."""
     place = torch.arange(TAPS, dtype=torch.float64, device=like.device) - TAPS // 2
     tap = (-0.5 * (place / DEVIATION).square()).exp()
     source = reflected(size, TAPS // 2, like.device).unfold(0, TAPS, 1)

@@ -85,8 +85,9 @@ def flat_frames(frames: Sequence[Frame], black: float) -> tuple[float, float]:
 def even_areas(plane: Frame, size: int = 12) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Find the evenly lit squares of a frame, such as the patches of a grey chart.
 
-    A square counts as evenly lit if two conditions hold. First, the means of its quarters must not differ by more than
-    noise explains. Second, neighbouring pixels must differ about as much as any two pixels of the square.
+    A square counts as evenly lit if two conditions hold. First, the means of its four quarters do not differ by more
+    than noise explains. Second, two neighbouring pixels of the square differ, on average, about as much as two
+    arbitrary pixels of the square.
 
     Args:
         plane: pixels of one colour, `[H, W]`, in digital numbers above black.
@@ -106,11 +107,11 @@ def even_areas(plane: Frame, size: int = 12) -> tuple[NDArray[np.float64], NDArr
 
 
 def tukey_lambda_fit(values: Frame, bounds: tuple[float, float] = (-0.45, 0.5)) -> tuple[float, float, float]:
-    """Fit a Tukey lambda distribution to a sample by its probability plot.
+    """Fit a Tukey lambda distribution to a sample, using the sample's probability plot.
 
     Args:
         values: the sample. It need not be centred.
-        bounds: range in which the shape parameter is searched.
+        bounds: range of shape parameters in which the best one is searched for.
 
     Returns:
         Shape, scale, and squared correlation of the probability plot.
@@ -155,7 +156,7 @@ def line(gains: Sequence[float], scales: Sequence[float]) -> Line:
         ValueError: if there are fewer than three gains, which are too few to estimate the spread.
     """
     if len(gains) < 3:
-        raise ValueError(f"the spread of a linear fit needs at least 3 gains, got {len(gains)}")
+        raise ValueError(f"to estimate the spread of a linear fit, at least 3 gains are needed, got {len(gains)}")
     slope, intercept = np.polyfit(np.log(gains), np.log(scales), 1)
     rest = np.log(scales) - slope * np.log(gains) - intercept
     return float(slope), float(intercept), float(np.sqrt((rest**2).sum() / (len(gains) - 2)))

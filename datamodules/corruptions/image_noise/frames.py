@@ -1,4 +1,4 @@
-"""Calibration of a camera from a folder of raw flat frames and dark frames."""
+"""Calibration of a camera's noise from a folder of raw images: flat frames and dark frames."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,9 +10,9 @@ from datamodules.corruptions.image_noise.calibration import Recording, flat_fram
 from datamodules.files.bayer import SUFFIXES, RawImage, packed, read_raw, unpacked
 
 ROWS = 256
-"""Number of rows in the middle of a dark frame that are analysed; limited because the fit sorts all pixels."""
+"""Number of rows that are analysed, in the middle of a dark frame. It is limited because the fit sorts all pixels."""
 CLIPPED = 1e-3
-"""Largest allowed fraction of saturated pixels in a flat frame. Up to this fraction, the variance is unbiased."""
+"""Largest allowed fraction of saturated pixels in a flat frame; more saturated pixels would bias the variance."""
 
 
 class Frames(NamedTuple):
@@ -72,7 +72,7 @@ def read_frames(folder: Path) -> Frames:
 
 
 def _frames(folder: Path, first: RawImage | None) -> Sequence[RawImage]:
-    """Read at least two raw images from a folder, and check that size, levels and pattern match the first frame."""
+    """Read two or more raw images from a folder, and check that all match `first` in size, levels and pattern."""
     paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES)
     if len(paths) < 2:
         raise FileNotFoundError(f"{folder} has {len(paths)} raw images, expected at least 2 ({', '.join(SUFFIXES)})")

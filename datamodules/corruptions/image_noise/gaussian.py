@@ -1,4 +1,4 @@
-"""Additive Gaussian noise, white or correlated between neighbouring pixels."""
+"""Additive Gaussian noise: white noise, and noise that is correlated between neighbouring pixels."""
 
 import math
 from dataclasses import dataclass
@@ -79,7 +79,7 @@ class CorrelatedGaussian(ImageNoise):
     def kernel(self, like: Tensor) -> Tensor:
         """Blur kernel along one axis.
 
-        The squares of its taps sum to 1, so the blur preserves the variance of white noise.
+        The squares of the kernel's values sum to 1. The blur therefore preserves the variance of white noise.
         """
         reach = math.ceil(4 * self.blur)
         offset = torch.arange(-reach, reach + 1, dtype=like.dtype, device=like.device)

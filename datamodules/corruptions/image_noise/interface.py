@@ -28,7 +28,7 @@ class ImageNoise(ABC):
         """
 
     def drawn_levels(self, clean: Tensor, numbers: RNG) -> Tensor | None:
-        """Return the level of each image in `sample`, `[B, 1, 1, 1]`, or None if levels are not sampled from a range.
+        """Return the noise level that `sample` uses for each image, `[B, 1, 1, 1]`; None if levels are not sampled.
 
         Levels have the same units as the constructor argument that defines the range.
         """
@@ -62,7 +62,7 @@ class ImageNoise(ABC):
             Estimates of the clean images, `[B, C, H, W]`, not clipped.
 
         Raises:
-            TypeError: if the noise is not an exponential family.
+            TypeError: if the noise distribution is not an exponential family.
         """
         raise TypeError(f"{type(self).__name__} has no Tweedie formula")
 
@@ -76,12 +76,12 @@ def level_of(level: Any, name: str) -> float:
         ValueError: if the level is sampled from a range.
     """
     if isinstance(level, tuple | list):
-        raise ValueError(f"{name} {list(level)} is a range, but the distribution needs a single level")
+        raise ValueError(f"{name} {list(level)} is a range, but this computation needs a single level")
     return level
 
 
 def ranged_level(level: Any, clean: Tensor, numbers: RNG) -> Tensor | None:
-    """Sample one level per image from a range, `[B, 1, 1, 1]`, or return None if `level` is one number."""
+    """If `level` is a range, sample one level per image, `[B, 1, 1, 1]`. If it is a single number, return None."""
     drawn = drawn_level(level, clean, numbers)
     return drawn if isinstance(drawn, Tensor) else None
 

@@ -123,7 +123,7 @@ class Sensor(ImageNoise):
         return self.parameters.levels if self.levels is None else self.levels
 
     def state(self, like: Tensor, numbers: RNG) -> SensorState:
-        """Sample the gain, the scales, the shape and the bias of each exposure.
+        """Sample the gain, noise scales, shape parameter and colour bias of each exposure.
 
         Args:
             like: tensor `[B, ...]` with the dtype and device of the result.

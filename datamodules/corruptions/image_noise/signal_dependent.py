@@ -100,9 +100,9 @@ class Impulse(ImageNoise):
 
     A fraction of the pixel values is replaced by black or white.
 
-    With `salt` 0, all replaced values are black. This Bernoulli noise is similar to dead pixels. The likelihood of an
-    image is a product over its pixel values. The factor of a value is the probability that this value is kept, turns
-    black or turns white.
+    If `salt` is 0, all replaced values are black. The result is Bernoulli noise, which resembles dead pixels. The
+    likelihood of an image is a product over its pixel values. Each factor is the probability of what happened to the
+    value: it was kept, turned black or turned white.
 
     Args:
         rate: probability that a value is replaced, in [0, 1]. The channels of a pixel are replaced independently.

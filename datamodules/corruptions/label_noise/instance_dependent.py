@@ -26,11 +26,11 @@ from datamodules.corruptions.label_noise.interface import (
 
 FLIP_RATE_STD = 0.1
 CHUNK_VALUES = 2**24
-"""Number of pixel values that are converted to float64 at a time (128 MiB)."""
+"""Number of pixel values that are converted to float64 at a time; they need 128 MiB."""
 
 
 def truncated_normal(mean: float, std: float, size: int, random: np.random.Generator) -> np.ndarray:
-    """Sample from N(mean, std^2) truncated to [0, 1], `[size]`.
+    """Draw `size` samples from N(mean, std^2) truncated to [0, 1].
 
     The mean must be in or near [0, 1].
     """
@@ -49,7 +49,7 @@ def truncated_normal_mean(mean: float, std: float) -> float:
 
 
 def class_scores(image: Tensor, weight: np.ndarray) -> np.ndarray:
-    """Compute linear scores x W of images in 8-bit pixel units.
+    """Compute linear scores x W of images x, in 8-bit pixel units.
 
     The result is exactly the same for any order of summation.
 
@@ -86,11 +86,11 @@ def wrong_class_probability(scores: np.ndarray, true_class: int) -> np.ndarray:
 
 
 class InstanceDependent:
-    """Instance-dependent label noise: one random linear classifier per true class chooses the wrong class.
+    """Instance-dependent label noise: a random linear classifier, one per true class, chooses the wrong label.
 
     Pixels are in 8-bit units, as in the authors' code. In these units, the softmax is nearly one-hot: for almost every
-    image, one wrong class has nearly all of the probability. At a rate of 0, labels are unchanged. In the authors'
-    code, the truncated normal distribution flips 8 % of the labels at a rate of 0.
+    image, one wrong class has nearly all of the probability. If the rate is 0, labels are unchanged here. In the
+    authors' code, 8 % of the labels are flipped at a rate of 0, because of the truncated normal distribution.
 
     Args:
         noise_rate: mean r of the distribution of flip probabilities before its truncation, in [0, 1).

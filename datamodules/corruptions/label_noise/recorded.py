@@ -201,7 +201,7 @@ class FromCSV:
         return torch.from_numpy(dropped)
 
     def transition_matrix(self, num_classes: int) -> Tensor:
-        """Return the transition matrix, computed from the rows with a known true class.
+        """Return the transition matrix, computed from the rows of the table that have a true class.
 
         The table must have the column `clean_label`.
         """
@@ -286,8 +286,9 @@ class FromCSV:
         if not self.partial and not listed.all():
             first = int(listed.argmin())
             raise ValueError(
-                f"{self.path} labels {len(row)} of {samples} samples: {key} {names[first] if key == 'name' else first} "  # type: ignore[index]
-                "is missing; with `partial: true` such samples keep their label"
+                f"{self.path} has labels for {len(row)} of {samples} samples: "
+                f"{key} {names[first] if key == 'name' else first} is missing; "  # type: ignore[index]
+                "with `partial: true`, such samples keep their label"
             )
         return row
 

@@ -48,10 +48,10 @@ class Affine:
 
 
 def _moved(mask: Tensor, drawn: Tensor) -> Tensor:
-    """Transform masks, `[N, H, W]`, by the random values in `drawn`.
+    """Transform each class of masks, `[N, H, W]`, by the random values in `drawn`.
 
-    For each class, `drawn`, `[N, K - 1, 4]`, contains the angle, the relative change of length, the row shift and the
-    column shift.
+    The values `[N, K - 1, 4]` are the angle, the relative change of length, the row shift and the column shift of each
+    class other than the background.
     """
     height, width = mask.shape[1:]
     row = torch.arange(height, dtype=torch.float64)[:, None]

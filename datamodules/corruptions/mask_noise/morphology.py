@@ -146,7 +146,9 @@ class OverUnderSegmentation:
     def apply(self, mask: Tensor, num_classes: int, index: Tensor | None = None) -> Tensor:
         order = list(range(1, num_classes)) if self.order is None else self.order
         if max(order, default=0) >= num_classes:
-            raise ValueError(f"order has class {max(order)}, but there are {num_classes} classes with background")
+            raise ValueError(
+                f"order has class {max(order)}, but there are only {num_classes} classes, including background"
+            )
         uniform = uniform_of_each(self.seed, type(self).__name__, index, len(mask), count=3)
         dilated = _drawn_modes(self.mode, uniform[:, 0]).tolist()
         iterations = whole_numbers(uniform[:, 1], self.min_iterations, self.max_iterations)
@@ -206,7 +208,7 @@ def _reached(occupied: np.ndarray, margin: int) -> slice:
 
 
 def _mapped(part: slice, length: int, new_length: int, margin: int) -> slice:
-    """Map a range of an axis to the resized axis, and extend it by a margin."""
+    """Convert a range on an axis to the resized axis, and extend the result by `margin` at both ends."""
     scale = new_length / length
     first, last = math.floor(part.start * scale) - margin, math.ceil(part.stop * scale) + margin
     return slice(max(first, 0), min(last, new_length))

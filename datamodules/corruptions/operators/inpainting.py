@@ -139,7 +139,8 @@ class FreeForm(Masks):
                 thick *= 0.8
                 if thick < 1e-3:
                     raise ValueError(
-                        f"no mask of {height} x {width} pixels hides {self.least:g} to {self.most:g} of the pixels"
+                        f"no mask of {height} x {width} pixels hides a fraction of {self.least:g} to {self.most:g} of "
+                        "them"
                     )
         return hidden
 

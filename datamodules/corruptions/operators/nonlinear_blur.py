@@ -12,9 +12,9 @@ from datamodules.corruptions.operators.interface import Operator
 from datamodules.randomness.counter import CounterRNG
 
 STREAM = 4100
-"""Index of the random stream of the codes, different from those of masks and noise."""
+"""Index of the random stream of the blur codes. The streams of masks and noise have other indices."""
 MULTIPLE = 128
-"""Number of image pixels per value of the code, along each axis."""
+"""Number of image pixels per value of the blur code, along each axis."""
 
 
 class NonlinearBlur(Operator):
@@ -76,7 +76,7 @@ class NonlinearBlur(Operator):
         Raises:
             TypeError: always. Use `of` to obtain the operator for a batch of images.
         """
-        raise TypeError("each image has its own blur: NonlinearBlur.of(index, size) returns the operator")
+        raise TypeError("each image has its own blur: call NonlinearBlur.of(index, size) to get the operator")
 
     def pseudo_inverse(self, measured: Tensor) -> Tensor:
         return measured

@@ -39,6 +39,6 @@ class DeepinvPhysics(Operator):
     def _on(self, tensor: Tensor) -> Any:
         """Return the operator on the device of a tensor.
 
-        Nothing is copied if the operator is already on this device.
+        The operator is not copied if it is already on this device.
         """
         return self.physics.to(tensor.device)

@@ -60,7 +60,7 @@ class Separable(LinearOperator):
 
 @lru_cache(maxsize=64)
 def _parts(operator: Separable, size: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return A and A^+ with the small singular values set to 0."""
+    """Return A and its pseudo-inverse A^+, both with the small singular values of A set to 0."""
     if size % operator.factor:
         raise ValueError(
             f"{type(operator).__name__} needs images whose sides are multiples of {operator.factor}, got {size}"

@@ -1,4 +1,4 @@
-"""Massart noise: labels -1 and 1 flip at a constant rate, or only in one half-space, or mostly near the boundary.
+"""Massart noise: labels -1 and 1 flip at a constant rate, only in one half-space, or mostly near the boundary.
 
 Adversarial noise, which flips all labels in a region, is also defined here.
 """
@@ -52,7 +52,7 @@ class HalfFlips(SignFlips):
 
 @dataclass(frozen=True)
 class BoundaryFlips(SignFlips):
-    """Flip labels most often near the true boundary, with probability `rate` exp(-|margin|).
+    """Flip labels with probability `rate` exp(-|margin|), that is, most often near the true boundary.
 
     Args:
         rate: flip probability at the boundary, in [0, 1/2).

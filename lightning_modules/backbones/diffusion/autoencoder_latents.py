@@ -12,7 +12,7 @@ from datamodules.files.text_files import read_json_object
 
 
 class AutoencoderLatents(nn.Module):
-    """Mixin that encodes images to latents z, and decodes latents; the attribute `vae` is the autoencoder."""
+    """Mixin that encodes images to latents z and decodes latents to images, with the autoencoder `vae`."""
 
     vae: Any
     parts: Sequence[str]
@@ -48,7 +48,7 @@ class AutoencoderLatents(nn.Module):
         return self.latent(self.moments(image), draw)
 
     def moments(self, image: Tensor) -> Tensor:
-        """Compute the mean and standard deviation, `[B, 2, c, h, w]`, of E's distribution for images in [0, 1]."""
+        """Encode images in [0, 1] with E; return the mean and deviation of its distribution, `[B, 2, c, h, w]`."""
         posterior = self.vae.encode((2 * image - 1).to(self.vae.dtype)).latent_dist
         return torch.stack([posterior.mean, posterior.std], dim=1).to(image.dtype)
 
@@ -76,7 +76,7 @@ def size_multiple_of(pipeline: str, network: str, packing: int, local_files_only
         local_files_only: never download files.
 
     Returns:
-        The number of pixels, or None if the config files are missing or of an unknown kind.
+        The number of pixels, or None if the config files are missing or do not define it.
     """
     try:
         autoencoder, predicting = (_config(pipeline, part, local_files_only) for part in ("vae", network))

@@ -23,7 +23,7 @@ from datamodules.prompts.cropped_images import CroppedImages
 from lightning_modules.backbones.diffusion.latent_diffusion import LatentDiffusion
 
 AT_ONCE = 64
-"""Number of images or captions that are processed at a time."""
+"""Number of images, or of captions, that are encoded at a time."""
 
 
 class OneSizeArrays:

@@ -17,11 +17,12 @@ from lightning_modules.backbones.quantization import dequantized_state, is_quant
 def save_model(model: LatentDiffusion | PixelSpace, folder: Path, writes: bool, merge: bool = False) -> None:
     """Save the trained model. This function must be called on every rank, but only one rank writes files.
 
-    A fully trained text-to-image pipeline can be loaded by `DiffusionPipeline.from_pretrained(folder)`, and adapters by
-    `pipeline.load_lora_weights(folder)`. The PixArt-Sigma pipeline does not have `load_lora_weights`. Its network is
-    therefore saved to `folder/transformer` with merged adapters, and can be loaded by `from_pretrained(base,
-    transformer=...)`. A pixel-space U-Net is saved as a whole pipeline, with merged adapters. If the network is not a
-    diffusers class, only its weights are saved, and can be loaded by `lightning_modules.backbones.with_weights`.
+    A text-to-image model with full training is saved as a pipeline, for `DiffusionPipeline.from_pretrained(folder)`;
+    adapters are saved for `pipeline.load_lora_weights(folder)`. The PixArt-Sigma pipeline does not have
+    `load_lora_weights`. Its network is therefore saved to `folder/transformer` after its adapters are merged, and can
+    be loaded by `from_pretrained(base, transformer=...)`. A pixel-space U-Net is saved as a whole pipeline, with merged
+    adapters. If the network is not a diffusers class, only its weights are saved, and can be loaded by
+    `lightning_modules.backbones.with_weights`.
 
     Args:
         model: model to save.
@@ -70,12 +71,12 @@ def save_model(model: LatentDiffusion | PixelSpace, folder: Path, writes: bool, 
 
 
 def _state(network: nn.Module, only_adapters: bool) -> dict[str, Any]:
-    """Return a network's whole weights on the CPU: sharded weights are gathered, quantised weights are dequantised.
+    """Return all weights of a network on the CPU; gather sharded weights, and dequantise quantised weights.
 
     Args:
         network: the network.
-        only_adapters: if the network is quantised, return only the adapters, which avoids dequantising the other
-            weights.
+        only_adapters: return only the adapters if the network is quantised, so that the other weights need not be
+            dequantised.
     """
     if is_quantized(network):
         if only_adapters:
@@ -85,7 +86,7 @@ def _state(network: nn.Module, only_adapters: bool) -> dict[str, Any]:
 
 
 def type_of(network: nn.Module) -> Any:
-    """Return the diffusers class of a network; sharding replaces it with a subclass."""
+    """Return the diffusers class of a network, even if sharding has replaced this class with a subclass."""
     return next(kind for kind in type(network).__mro__ if kind.__module__.startswith("diffusers"))
 
 

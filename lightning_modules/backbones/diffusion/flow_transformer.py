@@ -46,7 +46,7 @@ class FlowTransformer(TextToImage):
         dtype: precision of the transformer and the text encoders; the autoencoder, inputs and outputs are float32.
         gradient_checkpointing: recompute the transformer's activations in the backward pass instead of storing them.
         offload_text_encoders: keep the text encoders on the CPU, and embed prompts there.
-        lora_alpha: alpha; adapters are scaled by alpha / rank. None sets alpha to the rank.
+        lora_alpha: alpha, which sets the scale of the adapters, alpha / rank. None sets alpha to the rank.
         use_rslora: use rank-stabilised LoRA, which scales adapters by alpha / sqrt(rank).
         use_dora: use DoRA, which also trains the row norms of the adapted weights.
         quantization: store the frozen weights of the network's linear layers in 8 bits (`int8`) or 4 bits (`nf4`); None
@@ -85,7 +85,7 @@ class FlowTransformer(TextToImage):
 
     @property
     def patch_size(self) -> int:
-        """Height and width of the patch that forms one image token, in latent pixels."""
+        """Height and width, in latent pixels, of the patch that forms one image token."""
         return self.network.config.patch_size
 
     @property

@@ -37,7 +37,7 @@ class Flux(PackedLatents):
         training_guidance: guidance scale that the transformer receives in training; ignored if the transformer does not
             receive a guidance scale. Sampling has a separate guidance scale.
         offload_text_encoders: keep the text encoders on the CPU, and embed prompts there.
-        lora_alpha: alpha; adapters are scaled by alpha / rank. None sets alpha to the rank.
+        lora_alpha: alpha, which sets the scale of the adapters, alpha / rank. None sets alpha to the rank.
         use_rslora: use rank-stabilised LoRA, which scales adapters by alpha / sqrt(rank).
         use_dora: use DoRA, which also trains the row norms of the adapted weights.
         quantization: store the frozen weights of the network's linear layers in 8 bits (`int8`) or 4 bits (`nf4`); None

@@ -41,7 +41,7 @@ class Flux2(FlowTransformer):
         training_guidance: guidance scale that the transformer receives in training; ignored if the transformer does not
             receive a guidance scale. Sampling has a separate guidance scale.
         offload_text_encoders: keep the text encoder on the CPU, and embed prompts there.
-        lora_alpha: alpha; adapters are scaled by alpha / rank. None sets alpha to the rank.
+        lora_alpha: alpha, which sets the scale of the adapters, alpha / rank. None sets alpha to the rank.
         use_rslora: use rank-stabilised LoRA, which scales adapters by alpha / sqrt(rank).
         use_dora: use DoRA, which also trains the row norms of the adapted weights.
         quantization: store the frozen weights of the network's linear layers in 8 bits (`int8`) or 4 bits (`nf4`); None
@@ -98,7 +98,7 @@ class Flux2(FlowTransformer):
 
     @classmethod
     def size_multiple_before_loading(cls, pipeline: str, local_files_only: bool = False, **_: Any) -> int | None:
-        """Return a number by which image sides must be divisible; None if no config file of the pipeline defines it."""
+        """Return a number by which image height and width must be divisible; None if no config file defines it."""
         multiple = super().size_multiple_before_loading(pipeline, local_files_only)
         return multiple and 2 * multiple
 
@@ -177,7 +177,7 @@ class Flux2(FlowTransformer):
         return output.transpose(1, 2).unflatten(2, (height, width))
 
     def for_pipeline(self, prompts: Prompts, empty: Prompts) -> dict[str, Any]:
-        """Return prompts, and empty prompts if the pipeline accepts them, as keyword arguments of the pipeline."""
+        """Convert prompts to keyword arguments of the pipeline, including empty prompts if it accepts them."""
         negative = {"negative_prompt_embeds": empty.embedding} if self.takes_negative_prompts else {}
         return {"prompt_embeds": prompts.embedding, **negative}
 

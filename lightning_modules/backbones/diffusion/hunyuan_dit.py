@@ -15,7 +15,7 @@ from lightning_modules.backbones.diffusion.text_to_image import Prompts, Sampler
 from lightning_modules.backbones.quantization import Quantization
 
 ORIGINAL_SIZE = (1024, 1024)
-"""The pipeline's default for the height and width of the image before cropping, on which the model is conditioned."""
+"""Image height and width before cropping; the model is conditioned on them. The value is the pipeline's default."""
 LENGTHS = (77, 256)
 """Maximum number of tokens in a text, for the first and the second text encoder."""
 
@@ -37,7 +37,7 @@ class HunyuanDiT(TextToImage):
         lora_targets: layers to adapt, given by the last parts of their names; None adapts the projections of the
             attention.
         offload_text_encoders: keep the text encoders on the CPU, and embed prompts there.
-        lora_alpha: alpha; adapters are scaled by alpha / rank. None sets alpha to the rank.
+        lora_alpha: alpha, which sets the scale of the adapters, alpha / rank. None sets alpha to the rank.
         use_rslora: use rank-stabilised LoRA, which scales adapters by alpha / sqrt(rank).
         use_dora: use DoRA, which also trains the row norms of the adapted weights.
         quantization: store the frozen weights of the network's linear layers in 8 bits (`int8`) or 4 bits (`nf4`); None

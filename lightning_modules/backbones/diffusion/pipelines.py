@@ -359,8 +359,8 @@ def check_schedule(scheduler: Any, prediction_types: Collection[str] = ("epsilon
             flow.
 
     Raises:
-        ValueError: if the scheduler's kind or prediction type is not supported; the message names the unsupported
-            value.
+        ValueError: if the class or the prediction type of the scheduler is not supported; the message names the
+            unsupported value.
     """
     kind = type(scheduler).__name__
     if "flow" in prediction_types and is_flow_matching(scheduler):

@@ -33,10 +33,10 @@ class PixArtSigma(TextToImage):
         dtype: precision of the transformer and the text encoder; the autoencoder, inputs and outputs are float32.
         gradient_checkpointing: recompute the transformer's activations in the backward pass instead of storing them.
         prediction_types: values of the scheduler's `prediction_type` that are accepted.
-        sampler: class of the diffusers scheduler that is used in sampling, with the config of the pipeline's scheduler.
-            None uses the class of the pipeline's scheduler.
+        sampler: class of the diffusers scheduler for sampling; it is built from the config of the pipeline's scheduler.
+            None uses the pipeline's scheduler itself.
         offload_text_encoders: keep the text encoder on the CPU, and embed prompts there.
-        lora_alpha: alpha; adapters are scaled by alpha / rank. None sets alpha to the rank.
+        lora_alpha: alpha, which sets the scale of the adapters, alpha / rank. None sets alpha to the rank.
         use_rslora: use rank-stabilised LoRA, which scales adapters by alpha / sqrt(rank).
         use_dora: use DoRA, which also trains the row norms of the adapted weights.
         quantization: store the frozen weights of the network's linear layers in 8 bits (`int8`) or 4 bits (`nf4`); None

@@ -66,7 +66,7 @@ def pixel_pipeline(
         lora_targets: layers to adapt, given by name or by the last part of the name; None adapts every `nn.Linear`.
         gradient_checkpointing: recompute the U-Net's activations in the backward pass instead of storing them.
         local_files_only: never download files; a pipeline given by name must be in the Hugging Face cache.
-        lora_alpha: alpha; adapters are scaled by alpha / rank. None sets alpha to the rank.
+        lora_alpha: alpha, which sets the scale of the adapters, alpha / rank. None sets alpha to the rank.
         use_rslora: use rank-stabilised LoRA, which scales adapters by alpha / sqrt(rank).
         use_dora: use DoRA, which also trains the row norms of the adapted weights.
 

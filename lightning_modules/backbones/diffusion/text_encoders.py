@@ -32,7 +32,7 @@ class Prompts(NamedTuple):
         return Prompts(*(None if value is None else value.to(place) for value in self))  # type: ignore[arg-type]
 
     def replaced(self, chosen: Tensor, other: "Prompts") -> "Prompts":
-        """Replace the prompts with `other` (B prompts or one prompt) where the mask `chosen`, `[B]`, is true."""
+        """Replace the prompts for which the mask `chosen`, `[B]`, is true with `other`, which has B prompts or one."""
 
         def mixed(own: Tensor | None, theirs: Tensor | None) -> Tensor | None:
             if own is None or theirs is None:
@@ -70,7 +70,7 @@ class TextEncoders(nn.Module):
         return self.embedded(texts, device)
 
     def embedded_empty(self, n: int, device: torch.device) -> Prompts:
-        """Embed the empty prompt n times, as the pipeline does for guidance; the text encoders are on `device`."""
+        """Embed n empty prompts, as the pipeline does for guidance; the text encoders are on `device`."""
         return self.embedded_negative([""] * n, device)
 
     @torch.no_grad()
@@ -89,7 +89,7 @@ class TextEncoders(nn.Module):
 
     @torch.no_grad()
     def empty_prompts(self, n: int) -> Prompts:
-        """Embed the empty prompt n times, as the pipeline does for guidance; the result is on the network's device."""
+        """Embed n empty prompts, as the pipeline does for guidance; the embeddings are on the network's device."""
         if self._known is None:
             return self.embedded_empty(n, self._encoding_device()).to(self._network_device())
         return self._known[1].rows([0] * n).to(self._network_device())

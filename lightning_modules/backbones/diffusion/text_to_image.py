@@ -1,7 +1,8 @@
 """Stable Diffusion and SDXL, which are latent text-to-image models from diffusers, for training and evaluation.
 
 Diffusion transformers are implemented in `hunyuan_dit.py` and `pixart.py`. Flow-matching transformers are implemented
-in `flow_transformer.py` and in a separate file for each further family. `FAMILIES` lists all families.
+in `flow_transformer.py`, which contains their base class, and in one file for each other family. `FAMILIES` lists all
+families.
 
     z_t = sqrt(abar_t) z + sqrt(1 - abar_t) e,   z = s E(2 x - 1)
 
@@ -51,7 +52,7 @@ FAMILIES = {
     "Lumina2Transformer2DModel": "Lumina2",
     "HunyuanDiT2DModel": "HunyuanDiT",
 }
-"""Dictionary that maps the diffusers class of a denoising network to the model class of its family."""
+"""Dictionary that maps the diffusers class of a denoising network to our model class for this family of networks."""
 
 
 class TextToImage(PipelineSampling, TextEncoders, AutoencoderLatents):
@@ -80,7 +81,7 @@ class TextToImage(PipelineSampling, TextEncoders, AutoencoderLatents):
         sampler_spacing: timestep spacing of `sampler`, such as trailing for SDXL-Lightning; None uses the spacing of
             the pipeline's scheduler.
         offload_text_encoders: keep the text encoders on the CPU, and embed prompts there.
-        lora_alpha: alpha; adapters are scaled by alpha / rank. None sets alpha to the rank.
+        lora_alpha: alpha, which sets the scale of the adapters, alpha / rank. None sets alpha to the rank.
         use_rslora: use rank-stabilised LoRA, which scales adapters by alpha / sqrt(rank).
         use_dora: use DoRA, which also trains the row norms of the adapted weights.
         quantization: store the frozen weights of the network's linear layers in 8 bits (`int8`) or 4 bits (`nf4`); None
@@ -196,7 +197,7 @@ class TextToImage(PipelineSampling, TextEncoders, AutoencoderLatents):
         return Prompts(found[0], found[2] if self.is_xl else None)
 
     def embedded_empty(self, n: int, device: torch.device) -> Prompts:
-        """Embed the empty prompt n times, as the pipeline does for guidance; some pipelines use zeros instead."""
+        """Embed n empty prompts, as the pipeline does for guidance; some pipelines use zeros as the embeddings."""
         empty = super().embedded_empty(n, device)
         if empty.pooled is not None and self.pipeline.config.get("force_zeros_for_empty_prompt"):
             empty = Prompts(torch.zeros_like(empty.embedding), torch.zeros_like(empty.pooled))
@@ -247,8 +248,8 @@ def _checked(name: str, network: Any, channels: int, tuning: Tuning) -> Any:
     """Check a network and return it, converted to float32 if `tuning` is full.
 
     Raises:
-        ValueError: if the network has a different number of input channels than packed latents, or if `tuning` is full
-            and the weights are quantised.
+        ValueError: if the number of input channels of the network differs from the number of channels of packed
+            latents, or if `tuning` is full and the weights are quantised.
     """
     if network.config.in_channels != channels:
         raise ValueError(

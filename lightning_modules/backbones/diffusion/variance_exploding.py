@@ -30,7 +30,7 @@ class VarianceExploding(PixelModel):
     Args:
         network: network that computes the score from u_t, `[B, C, H, W]`, and s_t, `[B]`, such as
             `lightning_modules.networks.ncsnpp.NCSNpp` or a `UNet2DModel` of diffusers.
-        sigma_min: smallest noise level s, in units of images in [0, 1].
+        sigma_min: smallest noise level s, on the scale of images in [0, 1].
         sigma_max: largest noise level s.
         num_levels: number of noise levels; the levels form a geometric sequence.
 

@@ -2,8 +2,8 @@
 
 The networks receive 1 - t, which is 0 for noise and 1 for data, and predict z - e. The classes in this file reverse the
 sign, so that the prediction is e - z, as in the other model families (see `flow_transformer.py`). Z-Image receives a
-list of embeddings without padding. For both models, the host must know the lengths of the texts, and therefore waits
-for the device in each step.
+list of embeddings without padding. For both models, the CPU needs the lengths of the texts, and therefore waits for the
+GPU in each step.
 
 Source: Z-Image Team, Z-Image: An Efficient Image Generation Foundation Model with Single-Stream Diffusion Transformer,
 2025, arXiv 2511.22699.
@@ -121,7 +121,7 @@ class Lumina2(FlowTransformer):
 
 
 def without_padding(prompts: Prompts) -> list[Tensor]:
-    """Return, for each prompt, the token embeddings without padding, `[l, D]`, where l is the length of the prompt."""
+    """Return the token embeddings of each prompt without padding, `[l, D]`, where l is the length of the prompt."""
     assert prompts.mask is not None
     lengths = prompts.mask.sum(dim=1).int().tolist()
     return [each[:length] for each, length in zip(prompts.embedding, lengths, strict=True)]

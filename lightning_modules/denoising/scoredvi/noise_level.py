@@ -1,14 +1,14 @@
 """Estimate the level of signal-dependent, spatially correlated noise from a single image.
 
-Subsampling every fourth pixel in both directions gives 16 sub-images with nearly independent noise. In each sub-image
-and channel, 7 x 7 patches are projected onto their direction of least variance, which contains almost only noise. The
-model
+Subsampling every fourth pixel in both directions gives 16 sub-images with nearly independent noise. For each channel of
+each sub-image, the 7 x 7 patches are projected onto the direction in which they have the least variance. This
+projection contains almost only noise. The model
 
     Var = sigma_u^2 I^(2 gamma) + sigma_w^2
 
-is fitted to the patches' brightness and variance by maximum likelihood. The first fit uses all patches. Three further
-fits use only patches with weak texture, whose gradients can be explained by noise alone. The estimate is the mean
-squared projection of the patches in the last fit.
+is fitted to the brightness and the variance of the patches by maximum likelihood. The first fit uses all patches. Three
+further fits use only patches with weak texture, that is, patches whose gradients can be explained by noise alone. The
+estimate is the mean squared projection of the patches in the last fit.
 
 Source: Liu, Tanaka and Okutomi, Practical Signal-Dependent Noise Parameter Estimation from a Single Noisy Image, IEEE
 Transactions on Image Processing 2014, as implemented in ScoreDVI's code. The estimate is unreliable on saturated
@@ -29,7 +29,7 @@ Array = NDArray[np.float64]
 
 
 def gradient_threshold(patch: int = PATCH) -> float:
-    """Compute an upper quantile of the sum of squared gradients in a patch of noise with variance 1."""
+    """Compute an upper quantile of the sum of squared gradients in a patch that contains only noise of variance 1."""
     pixels = np.eye(patch * patch).reshape(-1, patch, patch)
     across = 0.5 * (pixels[:, :, 2:] - pixels[:, :, :-2]).reshape(patch * patch, -1)
     down = 0.5 * (pixels[:, 2:] - pixels[:, :-2]).reshape(patch * patch, -1)
@@ -61,13 +61,13 @@ def patches_of(image: Array, height: int, width: int) -> Array:
 
 
 def least_variance(patches: Array) -> Array:
-    """Compute squared projections `[n]` of patches `[n, p]` onto the direction of least variance."""
+    """Project patches, `[n, p]`, onto the direction of least variance; return the squared projections, `[n]`."""
     moments = patches.T @ patches / (len(patches) - 1)
     return (patches @ np.linalg.eigh(moments)[1][:, 0]) ** 2
 
 
 def plane_variance(plane: Array) -> float:
-    """Estimate the mean noise variance of one channel `[H, W]` in [0, 1]; return 0 if estimation fails."""
+    """Estimate the mean noise variance of one channel, `[H, W]` in [0, 1]. The result is 0 if the estimation fails."""
     patches, mean_of = patches_of(plane, PATCH, PATCH), patches_of(plane, PATCH, PATCH).mean(axis=1)
     across = patches_of((0.5 * (plane[:, 2:] - plane[:, :-2])) ** 2, PATCH, PATCH - 2).sum(axis=1)
     down = patches_of((0.5 * (plane[2:] - plane[:-2])) ** 2, PATCH - 2, PATCH).sum(axis=1)
@@ -107,7 +107,7 @@ def noise_deviation(image: Array) -> float:
 
 
 def prior_weight(deviation: float) -> float:
-    """Choose lambda by the noise level.
+    """Choose the weight lambda according to the noise level.
 
     The noise level is rounded down to whole grey levels. The weight lambda is 0.5 for levels of at most 10, 1 for
     levels of at most 25, and 2 for higher levels.

@@ -8,25 +8,25 @@ network f is trained with the loss L:
 
 This formula for w_t is for a network f that predicts e. The weight is min(SNR_t, gamma) / (SNR_t + 1) if f predicts v,
 and min(SNR_t, gamma) if f predicts z. In all three cases, the error of the estimated z has the weight min(SNR_t,
-gamma). Training updates either all weights of f, or only low-rank adapters W + B A in the attention layers of f. For a
-fraction of the images, the caption c is dropped, as classifier-free guidance requires. Validation, sampling and the
-saved model use a moving average of the weights theta. In update n, the average e (which is not the noise e) is replaced
-by e <- d e + (1 - d) theta, with d = min(decay, (1 + n) / (10 + n)).
+gamma). Training updates either all weights of f, or only low-rank adapters, which change weights W in the attention
+layers of f to W + B A. For a fraction of the images, training omits the caption c, as classifier-free guidance
+requires. Validation, sampling and the saved model use a moving average of the weights theta. Update n of this average,
+here also called e although it is not the noise, is e <- d e + (1 - d) theta, with d = min(decay, (1 + n) / (10 + n)).
 
 A flow-matching model, such as Stable Diffusion 3 or FLUX.1, predicts the velocity e - z:
 
     z_t = (1 - t) z + t e,   L = mean w_t |f(z_t, t, c) - (e - z)|^2,   t in [0, 1].
 
-The time t is sampled from a uniform, logit-normal or mode density, and then shifted as in the pipeline's sampler. For
-FLUX.1 and Qwen-Image, the shift depends on the resolution. The weight w_t is 1, 1 / t^2 or 2 / (pi (1 - 2 t + 2 t^2)).
-In contrast to diffusers' training scripts, t is continuous and has the direction of the paper: a positive mean of
-logit(t) favours noise.
+The time t is sampled from one of three densities (uniform, logit-normal or mode), and then shifted as in the pipeline's
+sampler. For FLUX.1 and Qwen-Image, the shift depends on the resolution. The weight w_t is 1, 1 / t^2 or 2 / (pi (1 - 2
+t + 2 t^2)). In contrast to diffusers' training scripts, t is continuous and has the direction of the paper: a positive
+mean of logit(t) favours noise.
 
 For prior preservation, as in DreamBooth (arXiv 2208.12242), the model generates class images (`data.prior`) once before
 training. Training then minimises L + lambda L_prior, where L_prior is the loss of the class images. Offset noise
-replaces e with e + s n, with one n ~ N(0, 1) for each channel. Masks define a weight for the squared error of each
-pixel. Images with different aspect ratios are sorted into buckets, and each batch is taken from one bucket. SDXL is
-conditioned on the original size and the crop position of each image.
+replaces e with e + s n, with one n ~ N(0, 1) for each channel. Masks weight the squared error of each pixel. Images
+with different aspect ratios are sorted into buckets, and each batch is taken from one bucket. SDXL is conditioned on
+the original size and the crop position of each image.
 
 | network | pipelines | predicts | tuning | cached | saved as |
 | --- | --- | --- | --- | --- | --- |

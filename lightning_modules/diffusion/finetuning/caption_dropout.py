@@ -72,7 +72,7 @@ class CaptionDropout:
         return any(self.probabilities)
 
     def check(self, network: Any) -> None:
-        """Reject a list of probabilities whose length differs from the model's number of text encoders.
+        """Reject a list of probabilities that does not have one entry for each text encoder of the model.
 
         Raises:
             ValueError: if the list has the wrong length.

@@ -7,7 +7,7 @@ from lightning_modules.diffusion.finetuning.sharding import refuse_to_go_on
 
 
 class ChecksCheckpoints:
-    """Mixin for LightningModules that saves the adapters' settings in checkpoints, and checks them on loading.
+    """Mixin for LightningModules: it saves adapter settings in checkpoints, and checks them when one is loaded.
 
     The LightningModule must define `network` and `average`.
     """

@@ -21,12 +21,12 @@ CHANNELS = (16, 32, 96, 256)
 
 @dataclass(frozen=True)
 class Control:
-    """Names of diffusers' classes and arguments for the ControlNets of one model family."""
+    """Names of the classes and arguments that diffusers uses for the ControlNets of one model family."""
 
     controlnet: str
     """Name of the ControlNet class."""
     pipeline: str
-    """Name of the pipeline class that samples with the ControlNet."""
+    """Name of the diffusers pipeline class that samples with the ControlNet."""
     image: str
     """Name of the pipeline's argument for condition images."""
     residuals: tuple[str, ...]
@@ -48,10 +48,10 @@ CONTROLS = {
 
 
 def check_family(name: str) -> None:
-    """Reject a model class for whose family no ControlNet is supported.
+    """Reject a model class whose family of networks has no supported ControlNet.
 
     Raises:
-        ValueError: if no ControlNet is supported for the model class `name`.
+        ValueError: if the model class `name` has no supported ControlNet.
     """
     if name not in CONTROLS:
         raise ValueError(
@@ -71,8 +71,8 @@ def new_controlnet(network: TextToImage, num_layers: int | None, num_single_laye
 
     Args:
         network: text-to-image model.
-        num_layers: number of transformer blocks to copy. None copies the default number of diffusers, or all blocks
-            that can be copied if there are fewer.
+        num_layers: number of transformer blocks to copy. None copies as many blocks as diffusers does by default, or
+            all suitable blocks if there are fewer.
         num_single_layers: like `num_layers`, but for the blocks of FLUX.1 that process image and text as one sequence.
 
     Raises:
@@ -118,8 +118,8 @@ class ControlledNetwork:
         network: text-to-image model.
         controlnet: ControlNet of the model.
         condition: condition images, `[B, 3, H, W]` in [0, 1].
-        draw: function that samples standard normal noise with the shape of its argument; it is used to sample the
-            latents of condition images.
+        draw: function that samples standard normal noise with the shape of its argument. It provides the noise for
+            sampling the latents of condition images.
     """
 
     def __init__(self, network: TextToImage, controlnet: nn.Module, condition: Tensor, draw: Any) -> None:
@@ -146,7 +146,7 @@ class ControlledNetwork:
 
 
 def controlled_pipeline(network: TextToImage, controlnet: nn.Module) -> Any:
-    """Build a diffusers pipeline that samples with a ControlNet, from the components of the model's pipeline."""
+    """Build a diffusers pipeline for sampling with a ControlNet; its other parts are those of the model's pipeline."""
     kind: Any = getattr(diffusers, control_of(network).pipeline)
     known = inspect.signature(kind.__init__).parameters
     parts = {name: part for name, part in network.pipeline.components.items() if name in known}

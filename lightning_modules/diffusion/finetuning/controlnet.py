@@ -101,7 +101,7 @@ class ControlNet(FineTuningSteps, MethodModule):
         only_with("a transformer", control.sees_latents, ControlNet, num_layers=num_layers)
         only_with("FLUX.1", control.residuals == FLUX, ControlNet, num_single_layers=num_single_layers)
         if trainable_parameters(network):
-            raise ValueError("network must have tuning frozen, because only the ControlNet is trained")
+            raise ValueError("network must have tuning: frozen, because only the ControlNet is trained")
         self.dropout = CaptionDropout(caption_dropout)
         self.dropout.check(network)
         self.network = network

@@ -26,7 +26,10 @@ def check_data(network: TextToImage | PixelSpace, data: Any, needs_captions: boo
                 data.require_captions("a text-to-image model")
             data.check_sizes(network.size_multiple)
         elif data.buckets is not None or data.prior is not None:
-            raise ValueError("data.images.buckets and data.prior need a text-to-image model, got a pixel-space U-Net")
+            raise ValueError(
+                "data.images.buckets and data.prior are only for text-to-image models, but the model is a pixel-space "
+                "U-Net: leave them out"
+            )
     shape = getattr(data, "image_shape", None)
     if shape is not None and isinstance(network, PixelSpace) and tuple(shape) != network.shape:
         raise ValueError(f"the data have images of shape {list(shape)}, but the U-Net expects {list(network.shape)}")

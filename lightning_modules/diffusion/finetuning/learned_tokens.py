@@ -138,7 +138,7 @@ def check_pipeline_files(network: Mapping[str, Any], placeholder: str, initializ
 
 
 def add_tokens(network: TextToImage, placeholder: str, initializer: str, count: int) -> list[ExtendedEmbedding]:
-    """Add the tokens of the new word to every CLIP text encoder of a model, and to the tokenizers of these encoders.
+    """Add the tokens of a new word to every CLIP text encoder of a model, and to the tokenizers of these encoders.
 
     Args:
         network: frozen model, which is changed in place.
@@ -147,7 +147,7 @@ def add_tokens(network: TextToImage, placeholder: str, initializer: str, count: 
         count: number of new tokens, each with a trainable vector.
 
     Returns:
-        The token embedding of each CLIP text encoder, in the order of the pipeline's encoders.
+        The extended embedding layer of each CLIP text encoder, in the order of the pipeline's encoders.
 
     Raises:
         ValueError: if a token is rejected, or if the pipeline class cannot load learned embeddings.

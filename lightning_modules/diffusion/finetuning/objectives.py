@@ -1,4 +1,4 @@
-"""Training objectives of diffusion and of flow matching: the times, the targets and the loss weights."""
+"""Training objectives for diffusion models and flow matching, which define the times, targets and loss weights."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -104,7 +104,7 @@ def denoising_errors(
 
 
 class Objective(nn.Module, ABC):
-    """A training objective, which computes the prediction errors for a batch of images.
+    """A training objective: it computes the errors of the network's predictions for a batch of images.
 
     Args:
         options: settings of offset noise and of masked pixels.
@@ -123,7 +123,7 @@ class Objective(nn.Module, ABC):
         noise: Tensor,
         t: Tensor,
     ) -> Tensor:
-        """Compute each image's mean squared error, `[B]`; the batch can contain size conditions (SDXL) and masks."""
+        """Compute each image's mean squared error, `[B]`; a batch may include loss masks and SDXL's size conditions."""
         model, weight = network, self.options.weight(batch.get("loss_mask"), latent)
         if "size_conditions" in batch and getattr(network, "is_xl", False):
             model = partial(network.with_sizes, size_conditions=batch["size_conditions"])
@@ -139,11 +139,11 @@ class Objective(nn.Module, ABC):
         t: Tensor,
         weight: Tensor | None = None,
     ) -> Tensor:
-        """Compute each image's mean squared error, `[B]`, with the weights of pixels `weight`, `[B, 1, h, w]`."""
+        """Compute each image's mean squared error, `[B]`; the pixels are weighted by `weight`, `[B, 1, h, w]`."""
 
 
 class DiffusionObjective(Objective):
-    """Denoising objective at uniform timesteps, with Min-SNR weights.
+    """Denoising objective at uniformly distributed random timesteps, with optional Min-SNR weights.
 
     Args:
         scheduler: diffusers scheduler that defines abar, `[T]`, and the prediction type.

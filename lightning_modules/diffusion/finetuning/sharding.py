@@ -27,7 +27,7 @@ def share_out(network: nn.Module, mesh: DeviceMesh) -> None:
 def blocks(network: nn.Module) -> list[nn.Module]:
     """List the blocks of a diffusers network.
 
-    The blocks are the elements of the network's module lists and, in a U-Net, the middle block.
+    The blocks are the elements of the network's module lists. In a U-Net, the middle block is also included.
     """
     lists = (child for child in network.children() if isinstance(child, nn.ModuleList))
     middle = getattr(network, "mid_block", None)

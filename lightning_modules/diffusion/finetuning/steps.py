@@ -38,7 +38,7 @@ class FineTuningSteps:
 
     @property
     def trained(self: Any) -> nn.Module:
-        """The network whose trainable parameters are optimised and averaged."""
+        """The network whose trainable parameters are optimised, and whose averaged weights are kept."""
         return self.network
 
     def setup(self: Any, stage: str) -> None:
@@ -50,7 +50,7 @@ class FineTuningSteps:
         return self.network.encode_prompts(captions_of(batch, "a text-to-image model"))
 
     def model_of(self: Any, batch: CaptionedImageBatch, draw: Any) -> Any:
-        """Return the model that is evaluated on a batch; see `given` for `draw`."""
+        """Return the model that predicts noise or another target for a batch; see `given` for `draw`."""
         return self.network
 
     def sampling_inputs(self: Any, batch: CaptionedImageBatch | None, n: int) -> dict[str, Any]:
@@ -87,7 +87,7 @@ class FineTuningSteps:
         return {"loss": log_training(self, batch, loss, **terms)}
 
     def _losses(self: Any, batch: CaptionedImageBatch) -> tuple[Tensor, Tensor]:
-        """Compute the mean weighted error and the mean unweighted error of training images."""
+        """Compute two mean prediction errors over training images: with the loss weights, and without them."""
         draw = partial(sample_rows_like, torch.randn)
         latent, prompts = self.given(batch, draw)
         noise = self.objective.options.noise(latent)
@@ -125,7 +125,7 @@ class FineTuningSteps:
 
     @torch.no_grad()
     def sample(self: Any, n: int, generator: torch.Generator | list[torch.Generator] | None = None) -> Tensor:
-        """Sample n images in [0, 1], `[n, C, H, W]`; must be called on every rank if weights are sharded."""
+        """Sample n images in [0, 1], `[n, C, H, W]`; if weights are sharded, every rank must call this method."""
         dtype = self.average.dtype(self.trained)
         noise = randn_tensor(self.network.latent_shape(n), generator, dtype=dtype).to(self.device)
         texts = [self.prompts[place % len(self.prompts)] for place in range(n)]

@@ -99,7 +99,7 @@ class TextualInversion(FineTuningSteps, MethodModule):
         self.templates = templates_of(learnable_property, templates)
         if trainable_parameters(network) or "text_encoders" not in dict(network.named_children()):
             raise ValueError(
-                "network must have tuning frozen and offload_text_encoders false, because only embeddings are trained"
+                "network must have tuning: frozen and offload_text_encoders: false, because only embeddings are trained"
             )
         self.embeddings = add_tokens(network, placeholder_token, initializer_token, num_vectors)
         self.network = network

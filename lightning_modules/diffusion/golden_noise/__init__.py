@@ -16,7 +16,7 @@ than a margin m, s' > s + m. NPNet, phi, learns to predict x'_T from x_T and the
 Here R is an image network, and f(U, s, V) = mlp4(mean attention(mlp1(U^T) + mlp2(V^T) + mlp3(s))). The parameters alpha
 and beta are initialised to 0. An unmodified pipeline accepts phi(x_T, c) as its argument `latents`.
 
-The paper does not use flow-matching models. For these models, this code replaces the DDIM steps with Euler steps. With
+The paper does not use flow-matching models. This code supports them, and replaces the DDIM steps with Euler steps. With
 the velocities v1 (guidance scale w_l) and v2 (w_w) and the second sampling time t, the steps are z_t = x_T + (t - 1)
 v1(x_T, 1) and x'_T = x_T + (1 - t) (v2(z_t, 1) - v1(x_T, 1)).
 
@@ -24,8 +24,8 @@ Departures: the authors' script inverts between the noise levels of the third an
 diffusers' inverse scheduler has indexed its timesteps in this way since version 0.22 (`official_offset`). The authors'
 script embeds one text for a whole batch. Their training code omits the attention that their inference code uses
 (`attention`). In their code, the signs of singular vectors depend on the machine (`fixed_signs`). Their script has an
-option to repeat both steps, which is off by default and is not implemented here. Four channels are folded to 2 x 2
-tiles; this code folds other square numbers of channels in the same way.
+option to repeat both steps, which is off by default and is not implemented here. The authors' code folds four channels
+to 2 x 2 tiles; this code folds any square number of channels in the same way.
 
 Source: Zhou, Shao, Bai, Zhang, Xu, Han and Xie, Golden Noise for Diffusion Models: A Learning Framework, ICCV 2025,
 arXiv 2411.09502.

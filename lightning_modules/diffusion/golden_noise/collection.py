@@ -58,7 +58,7 @@ class CollectsPairs(FolderWriter, ABC):
         return self._seeded(seeds)[0]
 
     def generators(self: Any, seeds: Tensor) -> list[torch.Generator]:
-        """Return the generators of B seeds for stochastic samplers, in the state after `drawn` has used them."""
+        """Return one generator per seed, for stochastic samplers, in the state after `drawn` has sampled with it."""
         return self._seeded(seeds)[1]
 
     def _seeded(self: Any, seeds: Tensor) -> tuple[Tensor, list[torch.Generator]]:

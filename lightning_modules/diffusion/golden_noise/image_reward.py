@@ -29,7 +29,7 @@ MEAN, STD = 0.16717362830052426, 1.0333394966054072
 FILE = "ImageReward.pt"
 TOKENS = 35
 HEAD = 64
-"""Number of features of each attention head."""
+"""Number of features in each attention head."""
 VISION = {
     "cls_token": "embeddings.class_embedding",
     "pos_embed": "embeddings.position_embedding",

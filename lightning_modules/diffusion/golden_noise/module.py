@@ -169,7 +169,7 @@ class GoldenNoise(CollectsPairs, MethodModule):
 
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator | list[torch.Generator] | None = None) -> Tensor:
-        """Sample n images in [0, 1], `[n, C, H, W]`, for `prompts` in turn, with one generator or with n generators."""
+        """Sample n images in [0, 1], `[n, C, H, W]`, for `prompts` in turn; pass one generator or one per image."""
         shape: Any = (n, *self.network.latent_shape)
         noise = randn_tensor(shape, generator, dtype=self.dtype).to(self.device)  # type: ignore[arg-type]
         texts = [self.prompts[place % len(self.prompts)] for place in range(n)]
@@ -209,7 +209,7 @@ class GoldenNoise(CollectsPairs, MethodModule):
     # test
 
     def test_step(self, batch: PromptBatch, batch_idx: int) -> dict[str, Tensor]:
-        """Return, as `sample`, images generated from the kind of initial noise that `start` selects, `[B, C, H, W]`."""
+        """Return images generated from the kind of initial noise that `start` selects, as `sample`, `[B, C, H, W]`."""
         noise, texts = self.drawn(batch["seed"]), batch["caption"]
         sample = self.images(self.begun(noise, texts), texts, self.generators(batch["seed"]))
         found = scored(self.rewards, sample, texts)

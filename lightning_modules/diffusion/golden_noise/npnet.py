@@ -173,7 +173,7 @@ def with_released_weights(network: NPNet, path: str) -> NPNet:
     If the network is on the meta device, no weights are loaded.
 
     Args:
-        network: NPNet with the sizes of the weights, with `attention` and without `fixed_signs`.
+        network: NPNet whose sizes match the weights, with `attention` and without `fixed_signs`.
         path: `.pth` file, such as the released `sdxl.pth`.
 
     Raises:

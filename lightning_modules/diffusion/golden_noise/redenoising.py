@@ -68,6 +68,6 @@ def redenoised_flow(
 
 
 def flow_levels(model: FlowTransformer, latent_shape: Sequence[int], num_steps: int) -> NDArray[np.float64]:
-    """List the sampling times of a flow-matching model, from 1 to 0, for latents with the shape (c, h, w)."""
+    """List the `num_steps` + 1 sampling times of a flow-matching model, from 1 to 0, for latents of shape (c, h, w)."""
     shift = model.time_shift(latent_shape[1] * latent_shape[2] // model.patch_size**2, num_steps)
     return np.array([shifted(1 - step / num_steps, shift) for step in range(num_steps + 1)])

@@ -26,7 +26,7 @@ BLOCKS = {
     "mlp.c_fc": "mlp.fc1",
     "mlp.c_proj": "mlp.fc2",
 }
-"""Dictionary that maps names of layers within a block from open_clip to transformers."""
+"""Dictionary that maps the open_clip names of the layers in a block to their names in transformers."""
 ENDS = {
     "logit_scale": "logit_scale",
     "positional_embedding": "text_model.embeddings.position_embedding.weight",
@@ -67,7 +67,7 @@ def from_open_clip(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 class CLIPReward(nn.Module):
-    """Cosine similarity between CLIP's embeddings of image and text, times 100. Depending on the weights, this reward
+    """Cosine similarity between CLIP's embeddings of image and text, times 100. The weights decide whether this reward
     is PickScore, HPSv2 or CLIPScore.
 
     Images are resized and centre-cropped as CLIP expects, but they are not rounded to 8 bits. The weights of this
@@ -77,13 +77,13 @@ class CLIPReward(nn.Module):
         name_or_path: CLIP model from transformers: local folder written by `save_pretrained`, or name on the Hugging
             Face Hub, such as `yuvalkirstain/PickScore_v1` or `openai/clip-vit-large-patch14`. HPSv2 requires
             `laion/CLIP-ViT-H-14-laion2B-s32B-b79K` and `weights`.
-        weights: file with weights that replace the weights of the CLIP model, in the naming of open_clip, such as
-            `HPS_v2.1_compressed.pt` of HPSv2.
+        weights: file whose weights replace the weights of the CLIP model, such as `HPS_v2.1_compressed.pt` of HPSv2.
+            The names of the weights must be those of open_clip.
         local_files_only: load CLIP only from the Hugging Face cache, without network access.
 
     Raises:
         ImportError: if transformers is not installed.
-        FileNotFoundError: if the model or its weights are neither on disk nor on the Hub.
+        FileNotFoundError: if the model or the file `weights` is missing.
         ValueError: if the weights do not match the model.
     """
 
@@ -231,7 +231,7 @@ def scored(rewards: nn.ModuleDict, images: Tensor, texts: Sequence[str]) -> dict
     """Compute all rewards, each `[B]`, in float64.
 
     Raises:
-        ValueError: if a reward model does not return B numbers.
+        ValueError: if a reward model does not return one number for each image.
     """
     found = {}
     for name, reward in rewards.items():

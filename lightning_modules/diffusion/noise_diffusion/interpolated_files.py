@@ -1,4 +1,4 @@
-"""Prediction steps that write interpolated images to files. An interrupted run can be resumed."""
+"""Prediction steps that write interpolated images to files. An interrupted prediction can be resumed."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -41,7 +41,7 @@ class InterpolationSteps(FolderWriter):
         return Files(folder, ".png", write, digest_in_png)
 
     def predict_step(self: Any, batch: InterpolationBatch, batch_idx: int, dataloader_idx: int = 0) -> list[str]:
-        """Interpolate the pairs of a batch that have not been written yet, write them, and return their names."""
+        """Interpolate those pairs of a batch that have no files yet, write the files, and return the pair names."""
 
         def compute(rows: list[int]) -> Iterator[list[NDArray[Any]]]:
             wanted = rows_of(batch, rows)

@@ -1,7 +1,7 @@
 """Equations of NoiseDiffusion and of its baselines: spherical (slerp) and linear interpolation (lerp).
 
-The shape of latents and images is `[B, C, H, W]`, that of positions lambda is `[L]`, and that of mixtures is `[B, L, C,
-H, W]`.
+Latents and images have the shape `[B, C, H, W]`, positions lambda have the shape `[L]`, and mixtures have the shape
+`[B, L, C, H, W]`.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Equations of One More Step, and conversion of initial latents to a diffusers pipeline's argument `latents`."""
+"""Equations of One More Step, and conversion of initial latents to the argument `latents` of a diffusers pipeline."""
 
 import copy
 import math
@@ -16,7 +16,7 @@ from lightning_modules.sde.discrete import scheduler_levels
 
 
 def spaced(scheduler: Any, num_steps: int) -> Any:
-    """Return a copy of a diffusers scheduler that is set to `num_steps` sampling steps."""
+    """Copy a diffusers scheduler, and set the copy to `num_steps` sampling steps."""
     scheduler = copy.deepcopy(scheduler)
     scheduler.set_timesteps(num_steps)
     return scheduler
@@ -130,11 +130,11 @@ def brightness_table(generated: Tensor, real: Tensor) -> Table:
 
 
 def brightness_measures(drawn: Tensor, real: Tensor) -> dict[str, Tensor]:
-    """Compare the brightness of generated images with the brightness of the real images that have the same captions.
+    """Compare the brightness of generated images with that of the real images that have the same captions.
 
     Args:
         drawn: mean brightness of each generated image, `[n]`, in the order of `real`.
-        real: mean brightness of the real image with the same caption as each generated image, `[n]`.
+        real: mean brightness of the real image with the same caption, for each generated image, `[n]`.
 
     Returns:
         `distance` is the 1-Wasserstein distance between the two distributions of brightness. `deviation` is the

@@ -47,11 +47,11 @@ class OneMoreStep(Prompted, MethodModule):
 
     `test` samples an image for the caption of each test image, and compares the mean brightness of sampled and of real
     images. `test/brightness_distance` is the 1-Wasserstein distance between the two brightness distributions.
-    `test/brightness_deviation` is the standard deviation of brightness over samples, and
-    `test/brightness_deviation_of_data` is that over real images. `test/brightness_correlation` is the correlation
-    between the brightness of a sample and of the real image with the same caption. After training, the U-Net is saved
-    to `one_more_step/` in diffusers format. The diffusion model of a pipeline is frozen, but a trainable `PixelModel`
-    is trained at the same time, with its own denoising loss.
+    `test/brightness_deviation` and `test/brightness_deviation_of_data` are the standard deviations of brightness over
+    samples and over real images. `test/brightness_correlation` is the correlation between the brightness of a sample
+    and of the real image with the same caption. After training, the U-Net is saved to `one_more_step/` in diffusers
+    format. The diffusion model of a pipeline is frozen, but a trainable `PixelModel` is trained at the same time, with
+    its own denoising loss.
 
     Args:
         network: V, network that predicts v from noise and prompts, such as `TimeFreeUNet`.
@@ -60,7 +60,7 @@ class OneMoreStep(Prompted, MethodModule):
         start: kind of the initial latents in `test`. `one_more_step` is the method itself. `plain` is pure noise.
             `offset_noise` is noise with a random mean in each channel. `oracle` uses the real image instead of x~_0.
             `zero_terminal_snr` is pure noise, with the noise schedule rescaled to zero terminal SNR.
-        num_inference_steps: number of sampling steps.
+        num_inference_steps: number of sampling steps of `model`.
         guidance_scale: scale of classifier-free guidance if the model is a `TextToImage`.
         step_guidance_scale: w, guidance scale of One More Step itself; 1 uses only the conditional prediction.
         deviation: s, standard deviation of the new noise in the initial latents; None uses the maximum, sqrt(1 - a).
@@ -164,7 +164,7 @@ class OneMoreStep(Prompted, MethodModule):
     def latents_for(
         self, scheduler: Any, texts: Sequence[str], num_inference_steps: int, fresh: Tensor, start: Tensor
     ) -> Tensor:
-        """Compute the argument `latents` for an unmodified pipeline that has the same latent space as `model`.
+        """Compute initial latents for an unmodified pipeline with the latent space of `model`: its argument `latents`.
 
         Args:
             scheduler: scheduler of the pipeline, which determines the noise levels, the first timestep and the scale of

@@ -19,8 +19,8 @@ TIME = ("time_emb_proj", "time_embedding")
 class TimeFreeUNet(nn.Module):
     """A diffusers U-Net whose time embedding is set to zero and frozen.
 
-    The output is bit-identical to the output of the authors' network, which has no time embedding. All other parameters
-    have the same names as in the authors' network.
+    The output is bit-identical to the output of the authors' network, which has no time embedding. Apart from the time
+    embedding, all parameters have the same names as in the authors' network.
 
     Args:
         network: a `diffusers.UNet2DConditionModel`.
@@ -46,9 +46,9 @@ class TimeFreeUNet(nn.Module):
 
 
 def released_unet(name_or_path: str, variant: Literal["fp16"] | None = None) -> TimeFreeUNet:
-    """Load a network released by the authors.
+    """Load one of the networks that the authors released.
 
-    Its file has no time embedding, so the time embedding of the returned network is set to zero.
+    The file of such a network contains no time embedding, so the time embedding of the returned network is zero.
 
     Args:
         name_or_path: local folder of a released model, or its name on the Hugging Face Hub, such as
@@ -87,7 +87,7 @@ def released_unet(name_or_path: str, variant: Literal["fp16"] | None = None) -> 
 
 
 class PromptedMLP(nn.Module):
-    """An MLP for images of a few hundred pixels; its inputs are noise and the mean of a text's token embeddings.
+    """An MLP for images with a few hundred pixels; its inputs are noise and the mean token embedding of a text.
 
     Args:
         in_features: number of values of an image, C H W.

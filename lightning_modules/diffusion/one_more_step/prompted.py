@@ -1,4 +1,4 @@
-"""Sampling with One More Step for prompts, and the attributes of the module that code outside this package reads."""
+"""Sampling with One More Step for prompts, and the module's attributes that code outside this package reads."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
@@ -26,7 +26,7 @@ class Prompted:
     """Text for One More Step itself; None uses the texts of the diffusion model."""
 
     def step_texts(self, texts: Sequence[str]) -> Sequence[str]:
-        """Return the texts for One More Step that belong to `texts`, the texts for the diffusion model."""
+        """Return One More Step's own texts for a batch in which `texts` are the diffusion model's texts."""
         return texts if self.step_prompt is None else [self.step_prompt] * len(texts)
 
     def sample(self: Any, n: int, generator: torch.Generator | list[torch.Generator] | None = None) -> Tensor:

@@ -51,7 +51,7 @@ def rotated_back(image: Tensor) -> Tensor:
 
 
 def colourisation(process: Process, known: Tensor, draw: Draw) -> Project:
-    """Return a function that inserts the grey values of images, after diffusing them to the time of the step.
+    """Return a function that diffuses the grey values of known images to the time of a step, and inserts them.
 
     The argument `known` contains the images, `[B, 3, H, W]`.
     """

@@ -19,7 +19,7 @@ from lightning_modules.sde.samplers import Draw
 from lightning_modules.tasks.restorer import RestorerSteps
 
 STREAM = 20_000
-"""Index of an image's random stream for sampling; its mask and its measurement noise use other streams."""
+"""Index of the random stream with which an image is sampled; its mask and measurement noise use other streams."""
 
 
 class KnownParts(RestorerSteps):
@@ -56,7 +56,7 @@ class KnownParts(RestorerSteps):
         return measured_columns(super().image_columns(batch, outputs), batch)
 
     def inpaint(self: Any, image: Tensor, mask: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Inpaint images in [0, 1], `[B, C, H, W]`, where a mask is 0; pixels are known where the mask is 1."""
+        """Replace the pixels of images in [0, 1], `[B, C, H, W]`, where a mask is 0; they are known where it is 1."""
         return self._inpainted(image, mask, drawing(generator))
 
     def colourise(self: Any, grey: Tensor, generator: torch.Generator | None = None) -> Tensor:

@@ -10,8 +10,8 @@ from lightning_modules.sde.processes import VE, VP, Process
 def pretrained_process(name_or_path: str) -> Process:
     """Read the diffusion process of a pretrained score model from its scheduler config.
 
-    A DDPM with a linear beta schedule is a discrete VP model; in this case, set `num_levels` of the score model to the
-    scheduler's `num_train_timesteps`. VE score models are continuous-time models.
+    A DDPM with a linear beta schedule is a discrete VP model; for such a model, set the argument `num_levels` of
+    `ScoreSDE` to the scheduler's `num_train_timesteps`. VE score models are continuous-time models.
 
     Args:
         name_or_path: folder written by diffusers' `save_pretrained`, or name on the Hugging Face Hub

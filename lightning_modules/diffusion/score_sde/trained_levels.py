@@ -4,8 +4,8 @@ Continuous models are trained at all times t. For VE, the network of a continuou
 the score. For the other processes, the network receives 999 t and predicts the noise, and the score is -noise / std.
 Discrete models are trained at N noise levels. For VE, the network of a discrete model receives the index of the level,
 round((1 - t)(N - 1)), where index 0 is the largest noise level, and the score is the network's output divided by sigma.
-For VP, the network receives t (N - 1) and predicts the noise, and x_t has the mean and variance of DDPM instead of
-those of the VP process.
+For VP, the network receives t (N - 1) and predicts the noise, and x_t has the mean and variance of DDPM's noising
+process instead of those of the VP process.
 """
 
 from collections.abc import Callable

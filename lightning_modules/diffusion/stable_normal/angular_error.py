@@ -53,7 +53,7 @@ def spread(estimates: Tensor) -> Tensor:
 
 
 class AngularErrors(Metric):
-    """Angular errors of a dataset, pooled over pixels, noise samples and ranks; and depth errors of its images."""
+    """Angular errors, pooled over all pixels, noise samples and ranks, and depth errors of whole images."""
 
     full_state_update = False
     angles: Tensor

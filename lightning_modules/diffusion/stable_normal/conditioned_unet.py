@@ -123,7 +123,7 @@ class ConditionedUNet(nn.Module):
         return self.model.pipeline.vae_scale_factor
 
     def semantics(self, image: Tensor, size: Sequence[int]) -> Sequence[Tensor] | None:
-        """Encode the semantic features of images in [0, 1], `[B, 3, H, W]`, once for all steps.
+        """Compute the semantic conditioning from images in [0, 1], `[B, 3, H, W]`; one call serves all sampling steps.
 
         The argument `size` is the height and width of the latents, h, w.
         """
@@ -133,7 +133,7 @@ class ConditionedUNet(nn.Module):
         return self.semantic_encoder(self.features(image), size, text)  # type: ignore[misc]
 
     def forward(self, x: Tensor, timestep: Tensor, image: Tensor, semantics: Sequence[Tensor] | None = None) -> Tensor:
-        """Predict latents from noisy latents.
+        """Apply the U-Net, conditioned on an image, to noisy latents; the output has the shape of x.
 
         Args:
             x: noisy latents, `[B, c, h, w]`.
@@ -167,7 +167,7 @@ class ConditionedUNet(nn.Module):
             torch.save(self.semantic_encoder.state_dict(), folder / SEMANTIC)
 
     def load_encoders(self, folder: Path) -> None:
-        """Load the encoders that `save` wrote, or an encoder that the authors released."""
+        """Load encoders from a folder that `save` wrote, or from one that the authors released."""
         from lightning_modules.backbones.weights import read_weights
 
         places = [folder / "controlnet" / name for name in CONTROL]

@@ -1,10 +1,10 @@
 """Encoders that condition a U-Net on an image and on semantic features.
 
-The outputs of the encoder for the image's latent are added in the decoder of the U-Net. The outputs of the encoder for
-semantic features are added in the encoder of the U-Net.
+One encoder receives the image's latent, and its outputs are added in the decoder of the U-Net. The other encoder
+receives semantic features, and its outputs are added in the encoder of the U-Net.
 
-Both encoders are diffusers ControlNets: copies of the U-Net's encoder with zero-initialised outputs. Instead of a noisy
-latent, their input is the image's latent or the semantic features. They have no hint branch.
+Both encoders are diffusers ControlNets: copies of the U-Net's encoder with zero-initialised outputs. In contrast to a
+usual ControlNet, they receive no noisy latent, and have no hint branch.
 """
 
 from collections.abc import Iterator, Sequence
@@ -42,7 +42,7 @@ def encoded(encoder: Any, sample: Tensor, timestep: Tensor, text: Tensor) -> tup
 class SemanticEncoder(nn.Module):
     """Encoder of semantic features, g_psi: four convolutions, a zero convolution and a `control_encoder`.
 
-    This `control_encoder` has no middle block.
+    In contrast to the encoder of the image, its `control_encoder` has no middle block.
 
     Args:
         unet: U-Net whose encoder is copied into the `control_encoder`.

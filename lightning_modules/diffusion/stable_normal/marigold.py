@@ -1,4 +1,4 @@
-"""Marigold for surface normals: a baseline that starts from pure noise, and runs the diffusers pipeline.
+"""Marigold for surface normals: a baseline that runs the diffusers pipeline, starting from pure noise.
 
 Source: Ke, Qu, Wang, Metzger, Huang, Li, Obukhov and Schindler, Marigold: Affordable Adaptation of Diffusion-Based
 Image Generators for Image Analysis, arXiv 2505.09358.

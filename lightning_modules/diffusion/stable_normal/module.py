@@ -30,11 +30,11 @@ from lightning_modules.training.logging import log_training
 
 Target = Literal["independent", "shared", "x0"]
 FIRST_STAGE = "first_stage.json"
-"""Name of the file next to the first stage's weights that records their training target; also a checkpoint key."""
+"""File next to the first stage's weights that records their training target; checkpoints use the name as a key."""
 
 
 def yoso_start(noise: Tensor, uniform: Tensor, zero_noise: float) -> Tensor:
-    """Set the noise of a sample, `[B, c, h, w]`, to zero if its uniform random number, `[B]`, is below lambda."""
+    """Zero the noise, `[B, c, h, w]`, of each sample whose uniform random number, in `[B]`, is below lambda."""
     return noise * (uniform >= zero_noise)[:, None, None, None]
 
 
@@ -73,8 +73,8 @@ class StableNormal(NormalSteps, MethodModule):
             pure noise.
         resolution: length, in pixels, to which the longer side of images is resized for the networks in `test` and
             `predict`; None keeps the size of images.
-        draws: number of estimates for each test image, each from different noise. If it is above 1, the variance of
-            their errors is also logged.
+        draws: number of estimates for each test image, each from different noise. Above 1, the variance of their errors
+            is also logged.
         optimizer: optimizer of the trainable parameters of both stages.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
@@ -135,7 +135,7 @@ class StableNormal(NormalSteps, MethodModule):
 
     @property
     def start(self) -> int:
-        """Timestep t+ of the target of the first stage."""
+        """Timestep t+ at which the first stage is trained; its target has the noise level of t+."""
         return 0 if self.yoso_target == "x0" else self.times[0]
 
     @property
@@ -175,7 +175,7 @@ class StableNormal(NormalSteps, MethodModule):
         return {"loss": log_training(self, batch, torch.stack(list(losses.values())).sum(), **losses)}
 
     def yoso_loss(self, yoso: ConditionedUNet, image: Tensor, clean: Tensor, weight: Tensor) -> Tensor:
-        """Compute the loss of the first stage, whose target is x_{t+} or, with the `yoso_target` x0, x_0."""
+        """Compute the loss of the first stage; its target is x_{t+}, or x_0 if `yoso_target` is `x0`."""
         noise, uniform = sample_rows_like(torch.randn, clean), sample_rows(torch.rand, [len(clean)], clean.device)
         seen = yoso_start(noise, uniform, self.zero_noise)
         target = clean
@@ -188,7 +188,7 @@ class StableNormal(NormalSteps, MethodModule):
     def refiner_loss(
         self, refiner: ConditionedUNet, pixels: Tensor, image: Tensor, clean: Tensor, weight: Tensor
     ) -> Tensor:
-        """Compute the loss of the second stage, whose target is x_0, at uniformly distributed random timesteps."""
+        """Compute the loss of the second stage, which estimates x_0, at uniformly distributed random timesteps."""
         self._abar = self._abar.to(clean.device)
         timestep = sample_rows(partial(torch.randint, len(self.levels)), [len(clean)], clean.device)
         abar = self._abar[timestep].to(clean.dtype)[:, None, None, None]

@@ -18,7 +18,8 @@ class PatchFeatures(nn.Module):
     Args:
         network: timm network that normalises its input, such as
             `lightning_modules.backbones.timm_model(name=vit_large_patch14_dinov2, num_classes=0, image_size=672)`.
-        image_size: height and width to which images are resized, in pixels; with 672, DINOv2 has 48 x 48 patches.
+        image_size: height and width, in pixels, to which images are resized. With 672, DINOv2 computes features of 48 x
+            48 patches.
 
     Raises:
         TypeError: if the network was not created by `timm_model` with `normalize: true`.

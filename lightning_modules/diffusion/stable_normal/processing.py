@@ -14,7 +14,7 @@ def processed(image: Tensor, resolution: int | None, multiple: int) -> tuple[Ten
 
     Args:
         image: images, `[B, 3, H, W]`.
-        resolution: length, in pixels, to which the longer side is enlarged or reduced; None keeps the size of images.
+        resolution: length, in pixels, to which the longer side of images is resized; None keeps the size of images.
         multiple: number by which the padded height and width are divisible; padding repeats the last row and column.
 
     Returns:

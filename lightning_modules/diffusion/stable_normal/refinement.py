@@ -29,8 +29,8 @@ def refinement_times(steps: int, num_train_timesteps: int = 1000, repeated: bool
     Args:
         steps: N, number of steps, at most T / 2.
         num_train_timesteps: T, number of timesteps in training.
-        repeated: take the first half of the steps at one noise level; if false, the steps start near pure noise, as in
-            DDIM.
+        repeated: take the first half of the steps at one noise level; if false, the timesteps are those of plain DDIM,
+            which start near pure noise.
 
     Raises:
         ValueError: if `steps` is out of range.

@@ -43,7 +43,7 @@ This implementation differs from the authors' code in the following points. The 
 sqrt mu here, where the authors' script has mu. If mu is the minimum, each Ritz value is paired with its own weight
 here, whereas the authors' script sorts values and weights separately. The authors have two heavy-ball rules, one for
 the median and one for the minimum. Here they are one rule with the option `least`. The option `signed` ignores negative
-curvature. Computed settings that are not positive and finite are discarded. H is the Hessian of the mean cross-entropy,
+curvature. A computed setting is discarded unless it is positive and finite. H is the Hessian of the mean cross-entropy,
 without weight decay and dropout. In Hessian-vector products, BatchNorm uses either the statistics of each batch or the
 running statistics. The authors' code recomputes the running statistics before such products.
 

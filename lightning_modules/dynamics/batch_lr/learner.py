@@ -87,8 +87,8 @@ class OnlineLearner:
     """Set the learning rate and, for some rules, the momentum from the Hessian on fixed training images.
 
     The curvature is measured without augmentation, before the first batch of an epoch. The resulting settings override
-    the learning-rate schedule until the next measurement. Before the first measurement, the schedule applies. Settings
-    that are not positive and finite are discarded.
+    the learning-rate schedule until the next measurement. Before the first measurement, the schedule applies. A setting
+    is discarded unless it is positive and finite.
 
     Args:
         rule: rule that computes the settings (see `learned`): `ssgd`, `ssgdm` (Polyak's heavy ball), `ssgdmn` (as in
@@ -101,8 +101,8 @@ class OnlineLearner:
         steps: number of Lanczos steps.
         least: definition of the small curvature mu, `median` or `minimum` (see `curvature_range`).
         signed: whether to ignore negative curvature; if false, absolute values are used.
-        batch_norm: statistics that BatchNorm uses during the measurement: `batch` for those of each batch, or `running`
-            for the running statistics.
+        batch_norm: statistics that BatchNorm uses during the measurement: `batch` for the statistics of each batch, or
+            `running` for the running statistics.
         images_at_once: number of images per rank in each batch of a Hessian-vector product.
         seed: random seed for sampling the images and the starting vector.
 

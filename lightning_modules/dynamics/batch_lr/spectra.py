@@ -284,7 +284,7 @@ class BatchSpectra:
     def _noise(
         self, products: Iterable[CurvatureProduct], everything: CurvatureProduct, n: int
     ) -> tuple[NoiseStatistics, NoiseStatistics, tuple[float, float]]:
-        """Compute noise statistics of Hessian-vector products and gradients, and mean and variance of the batch loss.
+        """Compute noise statistics of Hessian-vector products and of gradients, and the batch loss's mean and variance.
 
         The statistics of Hessian-vector products are averaged over random directions z.
         """

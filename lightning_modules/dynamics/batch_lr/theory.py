@@ -41,9 +41,9 @@ def spiked_covariance(eigenvalue: float, trace: float, size: int, effective: flo
 
         lambda + gamma s lambda / (lambda - s) where lambda > s (1 + sqrt gamma), else s (1 + sqrt gamma)^2
 
-    The batch's matrix is treated as a sample covariance matrix. All eigenvalues of the Gauss-Newton matrix of all
-    samples, except lambda, are assumed to have the same value s, and gamma = (P - 1) / b. If lambda is far above s, the
-    shift is approximately (trace - lambda) / b.
+    The batch's matrix is treated as a sample covariance matrix. The Gauss-Newton matrix of all samples has the largest
+    eigenvalue lambda, and all its other eigenvalues are assumed to have the same value s. Here gamma = (P - 1) / b. If
+    lambda is far above s, the shift is approximately (trace - lambda) / b.
 
     Args:
         eigenvalue: largest eigenvalue lambda of the Gauss-Newton matrix of all samples.
@@ -92,7 +92,7 @@ class NoiseStatistics(NamedTuple):
     """Statistics of a set of vectors, one per batch, and of their mean, relative to a direction z."""
 
     mu: float
-    """Inner product of z and the mean; if the vectors are products H_i z, it is the mean curvature along z."""
+    """Inner product of z and the mean vector; if the vectors are products H_i z, it is the mean curvature along z."""
     variance: float
     """Mean squared distance between the vectors and their mean."""
     delta: float

@@ -43,7 +43,7 @@ def inner_products(weight: Tensor, points: PatchPoints) -> Tensor:
 
 
 def right_answers(f: Tensor, target: Tensor, strong: Tensor) -> Tensor:
-    """Count points without the strong feature, points with it and all points, and each network's correct predictions.
+    """Count points and each network's correct predictions: without the strong feature, with this feature, and in total.
 
     Args:
         f: outputs of S networks, `[B, S]`.

@@ -48,8 +48,8 @@ class NoiseMask(ClassifierSteps, MethodModule):
         kernel: kernel size of the Gaussian blur, in pixels, odd.
         sigma: standard deviation of the Gaussian blur, in pixels.
         mean: value of fully masked pixels: one number for each channel, or a single number for all channels.
-        averaged_epochs: number of epochs at the end of the mask epochs over which the weights are averaged before
-            tuning; the weights at the end of each epoch are used.
+        averaged_epochs: number of the last epochs with masks over which the weights are averaged before tuning; the
+            weights at the end of each of these epochs are used.
         objective: training objective with masks, `paper_code` or `reinforce`.
         policy_rate: ratio of the learning rate of the policy to that of the classifier.
         optimizer: optimizer, which receives the parameters of the classifier and of the policy as two parameter groups.
@@ -57,7 +57,7 @@ class NoiseMask(ClassifierSteps, MethodModule):
 
     Raises:
         ValueError: if an argument is out of range; also, at setup, if `grid` or `kernel` is too large for the images,
-            or if DDP does not support unused parameters, although the policy is not used during tuning.
+            or if DDP does not support unused parameters, which is needed because tuning does not use the policy.
     """
 
     mean: Tensor
@@ -118,7 +118,7 @@ class NoiseMask(ClassifierSteps, MethodModule):
             require_unused_parameters(self.trainer, "NoiseMask", "does not train its policy during tuning")
 
     def laws(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Return each image's log-parameters, mixed with the base, and the log-parameters before mixing.
+        """Return the log-parameters of each image, first after and then before they are mixed with the base.
 
         Both have the shape `[B, 2, K]`.
         """

@@ -43,7 +43,7 @@ class MaskPolicy(nn.Module):
 
 
 def mixed(base: Tensor, own: Tensor) -> Tensor:
-    """Mix the base with an image's log-parameters `own`: 0.9 base + 0.1 own."""
+    """Mix the log-parameters `base` with the log-parameters `own` of an image: 0.9 base + 0.1 own."""
     return MIXING * base + (1 - MIXING) * own
 
 
@@ -79,7 +79,7 @@ def paper_code(cost: Tensor, density: Tensor) -> Tensor:
 
     Args:
         cost: cross-entropy of each image of the global batch, `[B]`.
-        density: logsumexp_j l_bj of each image, `[B]`.
+        density: logsumexp_j l_bj over the log-densities of the cells of each image, `[B]`.
     """
     return density.mean() * cost.mean()
 
@@ -89,7 +89,7 @@ def reinforce(cost: Tensor, density: Tensor, baseline: Tensor) -> Tensor:
 
     Args:
         cost: cross-entropy of each image of the global batch, `[B]`.
-        density: sum_j l_bj of each image, `[B]`.
+        density: sum_j l_bj over the log-densities of the cells of each image, `[B]`.
         baseline: scalar that is subtracted from the cost.
     """
     return cost.mean() + ((cost.detach() - baseline) * density).mean()

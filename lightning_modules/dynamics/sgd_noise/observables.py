@@ -126,7 +126,7 @@ def note_times(times: dict[str, float], time: float, unfitted: float) -> None:
 
 
 def final_observables(row: Mapping[str, float], times: Mapping[str, float]) -> dict[str, float]:
-    """Merge the last measurements of training with the times until half and nine tenths of the points were fitted.
+    """Merge the last measurements of training with the times by which half and nine tenths of the points were fitted.
 
     Args:
         row: last measurements; if `unfitted` in this row is not zero, the returned `training_time` is infinite.

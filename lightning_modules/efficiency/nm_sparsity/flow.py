@@ -25,7 +25,7 @@ WAYS: tuple[Way, ...] = get_args(Way)
 Along = Literal["inputs", "outputs", "unstructured"]
 AXES: dict[Along, int | None] = {"inputs": 1, "outputs": 0, "unstructured": None}
 PULL = 2e-4
-"""Weight lambda of SR-STE, as used by the authors of SR-STE."""
+"""Weight lambda of SR-STE; this is the value that the authors of SR-STE use."""
 
 
 def mask_decay(way: Way, rate: float, step: int) -> float:
@@ -118,7 +118,7 @@ class Flow:
         return mask_decay(self.way, self.rate, int(step - start))
 
     def closed(self, epoch: int, epochs: int, steps_per_epoch: float) -> float:
-        """Compute the fraction of the steps of an epoch in which pruned weights are 0.
+        """Compute the fraction of an epoch's steps at which the pruned weights are 0.
 
         The arguments are those of `decay_at`.
         """
@@ -221,8 +221,8 @@ def sparsify(
         n: number N of nonzero weights per group.
         m: group size M.
         layers: name patterns of the layers (see `layers_named`).
-        own: dictionary from the name patterns of layers to their own `[n, m]`, for layers that do not use `n` and `m`.
-            The suffix `/q`, `/k` or `/v` selects the query, key or value rows of a fused `qkv`.
+        own: dictionary that maps name patterns of layers to a pair `[n, m]`, which these layers use instead of `n` and
+            `m`. The suffix `/q`, `/k` or `/v` selects the query, key or value rows of a fused `qkv`.
         along: direction along which weights are consecutive.
         flow: schedule of the network.
 

@@ -21,8 +21,8 @@ FORMULAS: Any = {**flop_registry, torch.ops.aten._scaled_dot_product_flash_atten
 class Operations(TorchDispatchMode):
     """A context manager that counts the floating-point operations of matrix products by PyTorch's formulas.
 
-    PyTorch's own counter is not used, because it tracks modules by tensor hooks, which would remain on the trained
-    weights.
+    PyTorch's own counter is not used: it registers tensor hooks to track modules, and these hooks would remain on the
+    trained weights.
     """
 
     def __init__(self) -> None:
@@ -42,13 +42,13 @@ class ForwardCost:
 
     network: float = 0.0
     layers: dict[str, float] = field(default_factory=dict)
-    """Number of operations of each layer that becomes sparse, before it is pruned, by layer name."""
+    """For each layer that becomes sparse, by layer name: the number of its operations before pruning."""
 
     def training(self, density: Mapping[str, float], gradient_density: Mapping[str, float]) -> float:
         """Return the number of operations of a training step, assuming that zero weights need no operations.
 
-        Each layer computes three matrix products. Those for the output and for the gradient of the input use the
-        effective weight; the third one gives the gradient of the weight.
+        Each layer computes three matrix products. Two of them, for the output and for the gradient of the input, use
+        the effective weight. The third product is the gradient of the weight.
 
         Args:
             density: fraction of effective weights that are nonzero, by layer name.
@@ -101,7 +101,7 @@ def forward_cost(network: nn.Module, inputs: Any) -> ForwardCost:
 def densities(
     network: nn.Module, flow: Flow, epoch: int, epochs: int, steps_per_epoch: float
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Compute each layer's fraction of nonzero effective weights and of weights with gradients, averaged over an epoch.
+    """Compute each layer's fractions of nonzero effective weights and of weights with gradients, as epoch means.
 
     Args:
         network: network with the sparse layers.

@@ -35,8 +35,8 @@ class NMSparsity(ClassifierSteps, MethodModule):
         m: number M of consecutive weights in a group; the length of the axis must be divisible by M.
         layers: name patterns of the linear layers and convolutions that become sparse; `*` matches any characters, and
             `?` matches one character.
-        own: dictionary from the name patterns of layers to their own `[n, m]`, for layers that do not use `n` and `m`.
-            The suffix `/q`, `/k` or `/v` selects the query, key or value rows of a fused `qkv` of timm, as in
+        own: dictionary that maps name patterns of layers to a pair `[n, m]`, which these layers use instead of `n` and
+            `m`. The suffix `/q`, `/k` or `/v` selects the query, key or value rows of a fused `qkv` of timm, as in
             `*.qkv/v`.
         along: direction along which weights are consecutive: `inputs` (input channels) or `outputs` (output channels).
             `unstructured` keeps the largest fraction N/M of the weights of each layer, regardless of their positions.
@@ -59,7 +59,7 @@ class NMSparsity(ClassifierSteps, MethodModule):
 
     Raises:
         ValueError: if an argument is out of range or contradicts another argument, or if a name pattern matches no
-            layer or a pattern does not fit its layer.
+            layer or an N:M pattern does not fit its layer.
     """
 
     def __init__(

@@ -38,13 +38,13 @@ not need this project.
 This implementation differs from the authors' code in the following points:
 
 * all pretrained weights are kept, whereas the authors' code reinitialises `proj` and, without QKR, `qkv`;
-* scales are created at the start, for the network's number of tokens, and are measured on the same images without
-  augmentation on all ranks, whereas the authors' code measures scales on the first training batch of one rank;
+* scales are created at the start, for the network's number of tokens, and are measured on images without augmentation,
+  which are the same on all ranks, whereas the authors' code measures scales on the first training batch of one rank;
 * the gradient of an activation's scale is normalised by the number of entries that share the scale in the global batch,
   whereas the authors' code counts entries in the batch of one rank, which makes the gradient larger by the square root
   of the world size (the steps of Adam do not depend on this factor);
-* calibration determines whether images have both signs, whereas in the authors' code, later images can change this
-  setting;
+* calibration determines whether images have values of both signs, whereas in the authors' code, later images can change
+  this setting;
 * timm's Swin, which is used here, processes all tokens of an image as one sequence in its MLPs, so there is one scale
   for each token, whereas torchvision's Swin has one scale for each column;
 * weight decay follows timm's default, which excludes biases, scales and shifts, but does not use a network's own list

@@ -46,7 +46,7 @@ class QuantizedLinear(LinearOfFunction):
 
 
 class QuantizedConv2d(Conv2dOfFunction):
-    """A convolution with a quantised weight, which also quantises its input."""
+    """A convolution that quantises its weight and its input."""
 
     def __init__(self, layer: nn.Conv2d, function: WeightFunction, input: nn.Module) -> None:
         super().__init__(layer, function)

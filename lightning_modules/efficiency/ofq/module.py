@@ -239,5 +239,5 @@ class OFQ(ClassifierSteps, MethodModule):
         return {"latent_weights": latent_weights(self.rows, oscillating, self.weight_bits)}
 
     def effective_weights(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Return the quantised weights, and bits and scales by layer; names are those of the original network."""
+        """Return the quantised weights, and each layer's bits and scales, by the names of the original network."""
         return exported(self.network, self.teacher.network)

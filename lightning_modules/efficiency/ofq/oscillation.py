@@ -79,7 +79,7 @@ class Annealing:
 
     @torch.no_grad()
     def mask(self) -> Tensor:
-        """Set the gradients of frozen weights to 0, save the weights, and return the fraction of trained weights."""
+        """Set the gradients of frozen weights to 0, save the weights, and return the fraction that is not frozen."""
         masks = []
         self._held = []
         for rows in self.rows:
@@ -100,7 +100,7 @@ class Annealing:
 
 @torch.no_grad()
 def latent_weights(rows: Sequence[QuantizedRows], oscillating: Callable[[int], Tensor] | None, bits: int) -> Table:
-    """Compute histograms of the weights' positions relative to the thresholds, for all and for oscillating weights.
+    """Compute a histogram of positions relative to the thresholds for all weights, and another for oscillating weights.
 
     Args:
         rows: quantised rows.

@@ -55,7 +55,7 @@ def gradient_errors(network: nn.Module, sampler: Sampler, batch: Any, begin: Cal
 
 
 def table_of(errors: dict[str, Tensor]) -> Table:
-    """Return a table of the relative gradient error of each layer, for each estimator."""
+    """Return a table with one relative gradient error for each layer and estimator."""
     rows = [(estimator, layer, error) for estimator, own in errors.items() for layer, error in enumerate(own.tolist())]
     estimators, layers, values = zip(*rows, strict=True)
     columns = {"layer": layers, "estimator": estimators, "relative error": values}

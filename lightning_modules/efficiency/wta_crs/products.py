@@ -41,7 +41,7 @@ class Sampler:
     def begin_step(
         self, samples: int, known: Tensor | None = None, generators: Sequence[torch.Generator | None] = (None,)
     ) -> None:
-        """Set the samples and random generators of the next step.
+        """Set the number of samples, their known gradient norms and the random generators for the next step.
 
         Args:
             samples: number b of samples on this rank.
@@ -201,7 +201,7 @@ def seen(known: Tensor) -> Tensor:
 
 
 def weighted(rows: Tensor, weight: Tensor) -> Tensor:
-    """Multiply rows `[..., k, d]` by weights `[..., k]` in at least single precision; the rows keep their dtype."""
+    """Multiply rows `[..., k, d]` by weights `[..., k]` in at least single precision; return the dtype of the rows."""
     return (at_least_float32(rows) * weight[..., None]).to(rows.dtype)
 
 
@@ -241,7 +241,7 @@ class _Linear(torch.autograd.Function):
 
 
 class _Product(torch.autograd.Function):
-    """The product of A, `[b, h, m, d]`, and B, `[b, h, d, n]`, for h heads; both gradients use only sampled pairs."""
+    """Product of A `[b, h, m, d]` and B `[b, h, d, n]` for h heads; the gradients of A and B use only sampled pairs."""
 
     @staticmethod
     def forward(ctx: Any, first: Tensor, second: Tensor, product: SampledProduct) -> Tensor:

@@ -23,7 +23,7 @@ def squared_error_step(module: Any, batch: Any) -> dict[str, Tensor]:
 
 
 def log_regression(module: Any, predicted: Tensor, batch: Any, stage: str) -> None:
-    """Log the mean squared error of predictions `[B]` and their correlations with the labels in validation or test."""
+    """In validation or test, log the mean squared error of predictions `[B]` and their correlations with the labels."""
     size, label = global_batch_size(batch), batch["label"]
     module.metrics.update(predicted, label)
     loss = loss_weight(batch) * F.mse_loss(predicted, label)

@@ -84,9 +84,9 @@ def mixture(probability: Sequence[Tensor], weight: Tensor) -> Tensor:
 
 
 def confident_images(mixed: Tensor, label: Tensor, threshold: float) -> Tensor:
-    """Compute the mask m, `[B]`, of the images with a confident pixel.
+    """Compute the mask m of the images that have a confident pixel, `[B]`.
 
-    The mask is 1 for an image if the largest q on its labelled pixels is at least rho, and 0 otherwise.
+    The mask is 1 for an image if the largest value of q over its labelled pixels is at least rho, and 0 otherwise.
     """
     known = torch.where(label == IGNORED, 0, mixed.amax(dim=1))
     return (known.amax(dim=(1, 2)) >= threshold).to(mixed.dtype)

@@ -39,7 +39,7 @@ class TrainingPredictions:
         self._restored: dict[str, Tensor] = {}
 
     def add(self, index: Tensor, label: Tensor, predicted: Tensor, global_batch_size: int) -> None:
-        """Copy a batch to the host asynchronously. The shapes are as in `PredictedBatch`; the dtypes may differ."""
+        """Copy a batch to the host asynchronously. The tensors have the shapes of `PredictedBatch`, but any dtypes."""
         self._batches.append(
             PredictedBatch(_on_host(index), _on_host(label.byte()), _on_host(predicted.byte()), global_batch_size)
         )
@@ -56,7 +56,7 @@ class TrainingPredictions:
     def gathered(self, device: torch.device) -> dict[str, Tensor]:
         """Gather `index`, `label` and `predicted` of all images on rank 0, in CPU memory.
 
-        Other ranks return an empty dict. This is a collective operation, which every rank must call. Batches are
+        All other ranks return an empty dict. This is a collective operation, which every rank must call. Batches are
         gathered one at a time on `device`.
         """
         everything: dict[str, list[Tensor]] = {"index": [], "label": [], "predicted": []}

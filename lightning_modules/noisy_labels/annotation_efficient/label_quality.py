@@ -3,9 +3,9 @@
     Q_n = Dice(y_n, [r(mu(y_n)) > 1/2]) Dice(y_n, y'_n)
 
 The first factor measures how well a VAE of masks reconstructs the label y. The second factor measures the agreement
-between y and the previous label y'; it is 1 for the first labels. A fixed fraction of the labels is kept: the labels of
-the highest quality. The paper names this selection method, but the rule of the paper was not available. The rule here
-is our choice.
+between y and the previous label y'; it is 1 for the first labels. Only the labels of the highest quality, a fixed
+fraction of all labels, are kept. The paper names this selection method, but the paper's rule was not available to us.
+The rule here is our choice.
 """
 
 import math
@@ -24,8 +24,8 @@ def label_quality(label: Tensor, replaced: Tensor | None, vae: ShapeVAE | None) 
 
     Args:
         label: binary labels y, `[B, H, W]`.
-        replaced: binary labels y' that y replaces, `[B, H, W]`; None for the first labels.
-        vae: trained VAE of masks; None omits the first factor.
+        replaced: previous binary labels y', `[B, H, W]`, which y replaces; None if y are the first labels.
+        vae: trained VAE of masks; None omits the first factor of Q.
 
     Returns:
         Quality `[B]`, float32 in [0, 1].

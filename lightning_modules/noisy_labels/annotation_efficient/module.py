@@ -54,8 +54,8 @@ class AnnotationEfficient(StructureSteps, MethodModule):
         mask_cycle_weight: weight w_z of the masks within the cycle loss (our choice).
         shape_weight: weight lam_v of the generator loss from D_vae (our choice); 0 disables D_vae.
         gamma: gamma of the noise-weighted Dice loss after round 0 (our choice); 0 is the soft Dice loss.
-        keep_fraction: fraction of labels used for training, in (0, 1] (our choice); without a VAE, round 0 uses all.
-        clean_labels: whether to reduce pseudo labels (not predictions) to the largest component, with filled holes.
+        keep_fraction: fraction of labels to train on, in (0, 1] (our choice); without a VAE, round 0 uses all labels.
+        clean_labels: whether to keep only the largest component of pseudo labels (not predictions), and fill its holes.
         stop_early: whether to stop after a round that has not improved `val/dice`.
         constant_fraction: fraction of stage 1 before the learning rate starts to decay linearly; 1/2 in CycleGAN.
         optimizer: optimizer of the parameters of S.

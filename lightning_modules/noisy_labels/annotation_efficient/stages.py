@@ -16,10 +16,10 @@ Stage = Literal["shape", "translation", "segmentation"]
 
 @dataclass(frozen=True)
 class StageSchedule:
-    """Assignment of epochs to stages: VAE of masks, translation between images and masks, and segmentation.
+    """Assignment of epochs to three stages: VAE of masks, translation between images and masks, and segmentation.
 
-    Round 0 of segmentation trains on the first pseudo labels; each later round trains on labels predicted by the
-    segmentation network.
+    Round 0 of the segmentation stage trains on the first pseudo labels. Each later round trains on labels that the
+    segmentation network has predicted.
 
     Args:
         vae_epochs: number of epochs that train the VAE.
@@ -85,7 +85,7 @@ class Rounds:
     stopped: bool = False
     """Whether training has stopped because a round did not improve the validation Dice."""
     about: dict[str, float] = field(default_factory=dict)
-    """Means over the labels of the current round, which are logged every epoch."""
+    """Means over the labels of the current round. They are logged every epoch."""
 
     def judge(self, validation_dice: Tensor | None) -> None:
         """Set `stopped` if a round has not improved the validation Dice; a Dice of None is ignored."""

@@ -11,7 +11,7 @@ Discriminator-guided channel calibration (DGCC): the channels before the last la
 
     a = sigmoid(conv(relu(conv(GAP(h))))),      h: last hidden layer of D_z for the uncalibrated mask.
 
-h is detached. The features before the last layer of E do not depend on a, so that only the last layer of E is
+h is detached. The features before the last layer of E do not depend on a. Therefore, only the last layer of E is
 evaluated a second time.
 
 In this file, images are in [-1, 1] and masks in [0, 1]. Losses are means over patches and the batch.
@@ -31,7 +31,7 @@ from lightning_modules.optim.optimizers import temporarily_frozen
 
 
 class ChannelCalibration(nn.Module):
-    """Network that computes the channel factors 2a of a generator; they are in (0, 2), and initially 1.
+    """Network that computes the factors 2a of a generator's channels. The factors lie in (0, 2), and are initially 1.
 
     Args:
         num_guides: number of channels of h, the features of D_z.

@@ -34,7 +34,7 @@ def logits_without_trace(network: nn.Module, image: Tensor) -> Tensor:
 
 
 class CorrectionSteps(ABC):
-    """Mixin that implements the training steps and the sweeps, and saves their state in checkpoints.
+    """Mixin that implements training steps and sweeps over the training images, and saves their state in checkpoints.
 
     A module with this mixin has `projections`, `images` (a `TrainingImages`), `step_loss` (a `StepLoss`), and the views
     and settings that this file uses. The module also defines the networks (`networks`), how guesses are computed

@@ -205,7 +205,7 @@ def agreement(first: FlaggedImages, second: FlaggedImages) -> FlaggedImages:
 def ranks(score: NDArray) -> NDArray[np.float64]:
     """Compute the ranks of scores, and rescale the ranks to [0, 1]; equal scores have equal ranks.
 
-    Averaging ranks combines scores that have different ranges.
+    Ranks can be averaged over scores that have different ranges.
     """
     from scipy.stats import rankdata
 
@@ -214,16 +214,16 @@ def ranks(score: NDArray) -> NDArray[np.float64]:
 
 
 def detection_metrics(found: FlaggedImages, wrong: NDArray[np.bool_] | None) -> dict[str, float]:
-    """Evaluate the flags and scores with the true labels.
+    """Evaluate the flags and scores by comparison with the true labels.
 
     Args:
         found: flags and scores of the training images.
         wrong: whether each image is truly mislabelled or out of distribution, `[N]`; None if unknown.
 
     Returns:
-        Metrics by name: `noisy`, the fraction of flagged images. If the true labels are known, also
-        `detection_precision`, `detection_recall`, `detection_auroc`, and `clean_flagged`, the fraction of clean images
-        that are flagged. Undefined metrics are omitted.
+        Metrics by name. `noisy` is the fraction of flagged images. If `wrong` is given, there are also
+            `detection_precision`, `detection_recall`, `detection_auroc`, and `clean_flagged`, the fraction of clean
+            images that are flagged. Undefined metrics are omitted.
     """
     metrics = {"noisy": float(found.is_noisy.mean())}
     if wrong is None:

@@ -109,7 +109,7 @@ class PLSLSA(CorrectionSteps, ClassifierSteps, MethodModule):
 
     @property
     def encoder(self) -> nn.Module:
-        """The network without its last linear layer, for pre-training.
+        """The network without its last linear layer, which pre-training trains.
 
         The encoder shares the parameters of the network.
         """

@@ -82,7 +82,7 @@ class TrainingImages:
     def targets(self, batch: Any, guess: Tensor | None) -> Targets:
         """Return the targets of a batch.
 
-        The target of a noisy image is the guess with the weight w. The target of any other image is its label in the
+        The target of a noisy image is its guess, with the weight w. The target of any other image is its label in the
         dataset.
 
         Args:
@@ -140,7 +140,7 @@ class TrainingImages:
 
 
 class Sweep(NamedTuple):
-    """Scores of all training images, computed by one network, in dataset order."""
+    """Scores that one network gives all training images, in dataset order."""
 
     loss: NDArray
     """Cross-entropy with the labels in the dataset, `[N]`."""
@@ -161,7 +161,7 @@ def keep_old(old: Tensor, new: Tensor) -> Tensor:
 def sweep(
     trainer: Trainer, network: nn.Module, evaluation_view: nn.Module, feature_layer: str, guess: PerSample
 ) -> Sweep | None:
-    """Score all training images with a network, without augmentation and in evaluation mode.
+    """Score all training images, without augmentation, with a network in evaluation mode.
 
     All ranks use the BatchNorm statistics of rank 0.
 
@@ -171,7 +171,7 @@ def sweep(
         network: network that maps views to logits.
         evaluation_view: transform that is applied to the images.
         feature_layer: name of the layer whose outputs are collected.
-        guess: guesses of all images. For an image without a guess, the label in the dataset is used.
+        guess: guessed labels of all images. For an image without a guess, the label in the dataset is used.
 
     Returns:
         Scores of all images on rank 0; None on other ranks.

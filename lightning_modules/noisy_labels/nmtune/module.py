@@ -55,7 +55,7 @@ def covariance_term(tuned: Tensor) -> Tensor:
 def singular_value_term(tuned: Tensor, num_values: int) -> Tensor:
     """Compute L_SVD of Z, `[B, D]`, without centring.
 
-    L_SVD is minus the mean of the k largest singular values, divided by the sum of all singular values.
+    L_SVD is -m / s, where m is the mean of the k largest singular values, and s is the sum of all singular values.
 
     Args:
         tuned: tuned features Z, which are decomposed in float32 or a higher precision.

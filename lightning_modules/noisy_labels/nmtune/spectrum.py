@@ -10,7 +10,7 @@ values are equal.
 
 Source: Chen et al., Understanding and Mitigating the Label Noise in Pre-training on Downstream Tasks, ICLR 2024, arXiv
 2309.17002, section 2. The authors' code also subtracts, from each normalised row, the mean of this row over features.
-Here, `center` selects the centring.
+Here, the argument `center` selects whether and how the rows are centred.
 """
 
 from collections.abc import Mapping

@@ -107,7 +107,7 @@ class BlockProblem(ABC):
 
     @abstractmethod
     def cross_product(self, x: Tensor, y: Tensor, v: Tensor, batch: Any) -> Tensor:
-        """Multiply the mixed derivatives of g_i in x and y by the vectors v, and sum over blocks, `[n]`."""
+        """Multiply the mixed derivatives of g_i in x and y by the vectors v, and return the sum over blocks, `[n]`."""
 
     @abstractmethod
     def cross_derivative(self, x: Tensor, y: Tensor, batch: Any) -> Tensor:

@@ -179,7 +179,7 @@ class LowerLevels:
         self.alpha, self.gamma, self.tau, self.tau_threshold = alpha, gamma, tau, tau_threshold
         self.ranks = PerSample(0)
         self.thresholds = PerSample(3)
-        """For each user, the threshold l and the trackers of the first and the second derivative with respect to l."""
+        """For each user: the threshold l, and the trackers of the first and second derivatives with respect to l."""
 
     def allocate(self, users: int, items: int, device: torch.device, dtype: torch.dtype) -> None:
         """Allocate the state for training.
@@ -240,7 +240,7 @@ class LowerLevels:
     def move_thresholds(
         self, user: Tensor, score: Tensor, score_before: Tensor | None, top: int, items: int, global_batch_size: int
     ) -> tuple[Threshold, Threshold]:
-        """Update the thresholds of users from scores `[b, J]`.
+        """Use the scores `[b, J]` of users to update their thresholds.
 
         Return the thresholds at the current and at the previous iterate.
         """

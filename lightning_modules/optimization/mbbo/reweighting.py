@@ -261,7 +261,7 @@ class WeighingSteps:
 
     @abstractmethod
     def _begin(self, batch: Batch) -> Tensor:
-        """Initialise the trackers of this rank from a batch, and return the sum of -grad F_i over its blocks, `[n]`."""
+        """Initialise this rank's trackers from a batch. Return the sum of -grad F_i over the rank's blocks, `[n]`."""
 
     @abstractmethod
     def _move(self, number: int, rows: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,7 @@
 Byzantine nodes send arbitrary vectors. Up to f of the n nodes are Byzantine. Each of the n - f honest nodes has a shard
 of the data, a model theta_i and a momentum m_i. Initially, all models are equal, and all momenta are 0. In round t = 0,
 1, ..., each honest node takes a local step. The loss of a node is the mean cross-entropy on its batch plus c |theta_i|
-(the norm, not its square). Let g_i be the gradient of this loss:
+(the norm, not its square). With the gradient g_i of this loss, the local step is
 
     m_i <- beta m_i + (1 - beta) g_i,    theta_i <- theta_i - lr_t m_i.
 

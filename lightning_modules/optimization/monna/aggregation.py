@@ -46,13 +46,13 @@ def weighted_sum(vectors: Tensor, heard: Tensor, weight: Tensor) -> Tensor:
 
 
 def nearest(distance: Tensor, heard: Tensor, keep: int) -> Tensor:
-    """Select the indices of the `keep` nearest rows, `[k, keep]`, from the received rows `heard`, `[k, h]`.
+    """Select the indices `[k, keep]` of each node's nearest vectors from the indices `heard`, `[k, h]`.
 
     In a tie, the earlier index is selected.
 
     Args:
-        distance: distances between the vector of each node and all rows of the table, `[k, m]`.
-        heard: indices, in the table, of the rows that each node receives.
+        distance: distances between the vector of each node and all m sent vectors, `[k, m]`.
+        heard: indices of the sent vectors that each node receives.
         keep: number of indices to select for each node.
     """
     order = distance.gather(1, heard).sort(dim=1, stable=True).indices
@@ -81,7 +81,7 @@ def trimmed_mean(vectors: Tensor, heard: Tensor, trim: int) -> Tensor:
 
 
 def middle(value: Tensor) -> Tensor:
-    """Compute the median over h, `[k, D]`, of sorted values `[k, h, D]`.
+    """Compute the median of sorted values `[k, h, D]` along the axis of length h; the result is `[k, D]`.
 
     For even h, the median is the mean of the two middle values.
     """
@@ -158,7 +158,7 @@ class Rule(ABC):
     def most_byzantine(self, nodes: int) -> int:
         """Return the maximum number f of Byzantine nodes among n nodes.
 
-        By default, f < n / 3 is required, because a node receives n - f vectors, of which less than half may be
+        By default, f < n / 3 is required, because a node receives n - f vectors, and fewer than half of them may be
         Byzantine.
         """
         return (nodes - 1) // 3

@@ -14,7 +14,7 @@ from datamodules.arguments import at_least
 from lightning_modules.optimization.monna.aggregation import Rule
 
 EVALUATIONS = 16
-"""Number of function evaluations of the line search for the factor of an attack."""
+"""Number of function evaluations in the line search that determines the factor of an attack."""
 
 
 class Round(NamedTuple):

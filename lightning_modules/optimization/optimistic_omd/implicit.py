@@ -26,7 +26,7 @@ from lightning_modules.optimization.optimistic_omd.ball import project, squared_
 from lightning_modules.optimization.optimistic_omd.optimizers import Memory, OnlineOptimizer
 
 HALVINGS = 50
-"""Number of bisection steps, starting from the interval [0, 1]."""
+"""Number of bisection steps; the first step halves the interval [0, 1]."""
 
 
 class ImplicitOMD(OnlineOptimizer):
@@ -54,7 +54,7 @@ class ImplicitOMD(OnlineOptimizer):
         return {"anchor": x.clone(), "hint": torch.zeros_like(x), "variation": zero, "value": zero.clone()}
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """End a round, using the parameters' gradients and the loss from the closure, and set the next point."""
+        """End a round with the gradients of the parameters and the loss of the closure, and set the next point."""
         if closure is None:
             raise ValueError("step of ImplicitOMD needs a closure that returns the loss of the round")
         with torch.enable_grad():

@@ -3,7 +3,7 @@
 The gradient of a loss l with respect to the outputs z = f(theta) of a network may be expensive, for example if the loss
 involves a simulator, whereas evaluating the network itself is cheap. Each expensive gradient defines a quadratic
 surrogate of the loss in the space of the outputs (targets). The weights are then updated by m cheap steps on this
-surrogate. For a batch, with z_t = f(theta_t) and G = grad sum_i l_i(z_t):
+surrogate. For a batch, let z_t = f(theta_t) and G = grad sum_i l_i(z_t). The surrogates and the steps are
 
     paper   g(theta) = l(z_t) + <G, z - z_t> + H/2 ||z - z_t||^2,           eta = 1/H
     code    S(theta) = mean over the entries of G (z - z_t) / H + (z - z_t)^2

@@ -47,7 +47,7 @@ class Recovery(NamedTuple):
     fdr: float
     """Fraction of the estimated edges that are reversed or do not exist in the true graph."""
     fpr: float
-    """Number of reversed and extra estimated edges, divided by the number of node pairs without a true edge."""
+    """Number of estimated edges that are reversed or extra, divided by the number of node pairs without a true edge."""
     sid: int
     """Structural intervention distance; see `intervention_distance`."""
 
@@ -78,7 +78,7 @@ def recovery(estimated: Tensor, true: Tensor) -> Recovery:
 
 
 def reached(start: Tensor, edges: Tensor) -> Tensor:
-    """Return a mask, `[k, d]`, of the nodes reached along one of the edges from the nodes in each row of `start`."""
+    """For each row of `start`, mark the nodes to which an edge leads from a marked node; the result is `[k, d]`."""
     return start.double() @ edges.double() > 0
 
 

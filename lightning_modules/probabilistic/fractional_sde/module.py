@@ -53,8 +53,8 @@ class FractionalLatentSDE(MethodModule):
 
     The elements of a sequence are the points of a path or the frames of a video. The features of all observations
     determine the distribution of X(0) and the control. The median of the features determines the time-invariant
-    content. `test` logs means over sequences of `test/elbo`, which is minus the loss, and of the terms of the loss. For
-    videos, `test` also logs two PSNRs: `test/reconstruction_psnr` is computed for all reconstructed frames, and
+    content. `test` logs `test/elbo`, which is minus the loss, and the terms of the loss; all are means over sequences.
+    For videos, `test` also logs two PSNRs: `test/reconstruction_psnr` is computed for all reconstructed frames, and
     `test/psnr` for the predicted frames. The first `num_given` frames are given, and all later frames are predicted
     from them. For a prediction, the path follows the posterior up to the last given frame, and the prior afterwards.
 
@@ -154,7 +154,7 @@ class FractionalLatentSDE(MethodModule):
         return control
 
     def followed(self, x: Tensor, y: Tensor, num_times: int, interval: float, control: Control | None) -> SolutionPath:
-        """Sample paths that start from x, `[B, D]`, and y, `[B, D, K]`, at `num_times` times, including the start."""
+        """Sample paths that start at x `[B, D]` and y `[B, D, K]`; each has `num_times` times, including the start."""
         check_step(self.noise.gamma_max, interval, self.substeps)
         dw = increments(x, (num_times - 1) * self.substeps, interval / self.substeps)
         equation = (self.noise.gamma, self.noise.omega(), self.drift, self.diffusion, control, self.solver)

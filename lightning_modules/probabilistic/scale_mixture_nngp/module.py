@@ -96,7 +96,7 @@ class ScaleMixtureRegression(MethodModule):
         self._known = x, known, quadratic
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Predict the mean and the variance at scale 1, both `[m]`, of the standardised targets for features `[m, D]`.
+        """For features `[m, D]`, predict the mean and the variance at scale 1 of the standardised targets, both `[m]`.
 
         Call `condition` before this method.
         """

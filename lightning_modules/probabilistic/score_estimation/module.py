@@ -1,4 +1,4 @@
-"""The LightningModule that trains the network on full batches, compares it with the kernel limit, and samples."""
+"""The LightningModule that trains the network on full batches, compares it with the kernel limit, and draws samples."""
 
 import math
 from collections.abc import Mapping
@@ -199,7 +199,7 @@ class ScoreEstimation(MethodModule):
         return (mean / deviation[:, None].square()).square().sum(1).mean()
 
     def stopping_step(self) -> float:
-        """Return the number of steps of the kernel limit, chosen by the method `stop`."""
+        """Return the number of steps of the kernel limit that the stopping method `stop` selects."""
         if self.stop == "end":
             return float(STEPS[-1])
         if self.stop == "hold_out":

@@ -31,7 +31,7 @@ BANDS = (6.0, 2.0)
 MOST_DIMENSIONS = 40
 """Maximum dimension d for moments of degree 4, which have d^4 / 4 entries."""
 CAPS = {"covariance": 0.25, "mass": 0.25, "degree_2": 0.3, "degree_4": 3.0}
-"""Maximum threshold of each test for any number of points; a larger threshold would hardly bound the angle."""
+"""Upper limit of each test's threshold, however few points there are; above it, a test would hardly bound the angle."""
 ROWS_AT_ONCE = 2**14
 """Number of points for which moments of degree 4 are computed at once."""
 

@@ -47,7 +47,7 @@ from lightning_modules.probabilistic.tester_learner.marginal_tests import (
 Target = Literal["normal", "ball"]
 """Target distribution: N(0, I), or its restriction to a ball, scaled to covariance I."""
 FARTHEST = 2.0
-"""Upper bound on the distance at which the last strip begins; strips farther away would contain few points."""
+"""The last strip begins at most at this distance from the hyperplane; later strips would contain few points."""
 STRIP_CAP = 0.5
 """Maximum threshold of the statistics of a strip."""
 

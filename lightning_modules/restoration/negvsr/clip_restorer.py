@@ -15,7 +15,7 @@ from lightning_modules.training.logging import log_means
 
 
 def enlarged_clip(clip: Tensor, size: torch.Size) -> Tensor:
-    """Upsample clips `[B, T, C, h, w]` to a frame size by bicubic interpolation."""
+    """Upsample clips `[B, T, C, h, w]` to a given frame size by bicubic interpolation."""
     return enlarged(clip.flatten(0, 1), size).unflatten(0, clip.shape[:2])
 
 
@@ -35,10 +35,10 @@ def strips(clip: Tensor) -> Tensor:
 
 
 def slices(clip: Tensor, height: int) -> Tensor:
-    """Render x-t slices of clips `[B, T, C, H, W]`: the middle pixel row of each frame, stacked over time.
+    """Render x-t slices of clips `[B, T, C, H, W]`: the middle pixel rows of successive frames, one below the other.
 
     Returns:
-        Images `[B, C, height, W]`; each frame fills the same number of rows.
+        Images `[B, C, height, W]`. All frames have the same number of rows in a slice.
     """
     times = torch.arange(height, device=clip.device) * clip.shape[1] // height
     return clip[:, :, :, clip.shape[3] // 2].transpose(1, 2)[:, :, times]

@@ -23,7 +23,7 @@ PROBABILITIES = 10
 
 
 def turned_patches(clip: Tensor, quarters: Tensor) -> Tensor:
-    """Rotate each patch of each frame at its position, in the direction of `torch.rot90` from height to width.
+    """Rotate each patch of each frame in place, in the direction in which `torch.rot90` turns height into width.
 
     Args:
         clip: clips `[B, T, C, H, W]`.
@@ -81,8 +81,8 @@ class Negatives:
         The noise is used unchanged: its mean is not subtracted.
 
         Raises:
-            ValueError: if clips and noise differ in shape, or height or width of a frame is not divisible by the patch
-                size.
+            ValueError: if clips and noise differ in shape, or if the height or the width of a frame is not divisible by
+                the patch size.
         """
         if noise.shape != clip.shape:
             raise ValueError(f"noise must have the shape of the clips, {list(clip.shape)}, got {list(noise.shape)}")

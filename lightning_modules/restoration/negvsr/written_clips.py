@@ -1,6 +1,6 @@
 """Write the restored frames of each clip in prediction.
 
-For clips that are video files, also write a restored video.
+If a clip is a video file, also write a restored video.
 """
 
 from collections.abc import Iterator
@@ -44,7 +44,7 @@ class ClipWriter(FolderWriter):
     written, settings_name = "restored", "restoration_settings.json"
 
     def predict_step(self: Any, batch: ClipBatch, batch_idx: int, dataloader_idx: int = 0) -> list[str]:
-        """Write the missing frames of a batch, and return the names of their clips."""
+        """Restore the frames of a batch that are not yet on disk, write them, and return the names of their clips."""
         clips, length = batch["noisy"], batch["noisy"].shape[1]
 
         def compute(numbers: list[int]) -> Iterator[np.ndarray]:
@@ -71,7 +71,7 @@ class ClipWriter(FolderWriter):
         super().on_predict_end()
 
     def _write_videos(self: Any, clips: Any) -> None:
-        """Write the missing videos of clips whose frames are complete.
+        """Write those videos that are missing, for clips of which all frames have been written.
 
         The ranks share the work: each rank writes the videos of some clips.
         """

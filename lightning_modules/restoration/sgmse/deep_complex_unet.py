@@ -5,9 +5,9 @@ imaginary parts. Each layer of the encoder or decoder computes
 
     h <- relu(norm(W * h + silu(V e))),   (W * h)_re = A * h_re - B * h_im,   (W * h)_im = B * h_re + A * h_im,
 
-where * is a (transposed) convolution with kernel size 4, and e embeds the time. Real and imaginary parts have separate
-batch normalisation. Each decoder layer except the first also receives the output of the encoder layer with the same
-size.
+where * is a (transposed) convolution with kernel size 4, the complex kernel W has the real part A and the imaginary
+part B, and e embeds the time. Real and imaginary parts have separate batch normalisation. Each decoder layer except the
+first also receives the output of the encoder layer with the same size.
 
 Source: Welker, Richter and Gerkmann, Speech Enhancement with Score-Based Generative Models in the Complex STFT Domain,
 Interspeech 2022, arXiv 2203.17004; Choi et al., Phase-aware Speech Enhancement with Deep Complex U-Net, ICLR 2019.
@@ -95,8 +95,8 @@ class ComplexLayer(nn.Module):
 class DeepComplexUNet(nn.Module):
     """Deep complex U-Net for spectrograms, conditioned on the noisy spectrogram and the time.
 
-    The default arguments are those of the first paper. Unlike in SGMSE+'s network, the output is not divided by the
-    time.
+    The default arguments are those of the first paper. The output is not divided by the time, in contrast to SGMSE+'s
+    network.
 
     Args:
         channels: number of complex channels of each encoder layer.

@@ -35,15 +35,15 @@ class SGMSE(SpeechRestorerSteps, MethodModule):
             imaginary parts of the state and of the noisy spectrogram, `[B, 4, F, T]`, and times `[B]`.
         process: diffusion process from the clean to the noisy spectrogram.
         spectrogram: spectrogram transform of the recordings.
-        frame_multiple: spectrograms are padded to a number of frames that is a multiple of `frame_multiple`.
+        frame_multiple: spectrograms are padded until their number of frames is a multiple of this number.
         num_steps: number N of sampling steps.
         corrector_steps: number of Langevin corrector steps per sampling step.
         snr: signal-to-noise ratio r that determines the step size of the corrector.
         end: final time of sampling and smallest time in training, in (0, 1).
         sampler: sampling method: `predictor_corrector`, or `flow`, which solves the probability flow ODE to a tolerance
             of 1e-5.
-        compared: pairs (number of sampling steps, number of corrector steps). For each pair, `test` also enhances the
-            recordings with these settings, and logs metrics such as `test/steps_10_corrector_1_si_sdr`.
+        compared: further settings for `test`, as pairs (number of sampling steps, number of corrector steps). For each
+            pair, `test` also enhances the recordings, and logs metrics such as `test/steps_10_corrector_1_si_sdr`.
             `callbacks.SaveTables` writes these metrics and the number of network evaluations to `sampler.csv`.
         average_decay: maximum decay of the weights' moving average, in [0, 1).
         optimizer: optimizer of the network's trainable parameters.

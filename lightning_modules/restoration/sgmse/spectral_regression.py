@@ -33,8 +33,9 @@ class SpectralRegression(SpeechRestorerSteps, MethodModule):
     """Train a network to predict clean spectrograms in one step.
 
     Args:
-        network: network that predicts the real and imaginary parts of the clean spectrogram. Its inputs are two copies
-            of the real and imaginary parts of the noisy spectrogram, `[B, 4, F, T]`, and times `[B]`, which are all 1.
+        network: network that predicts the real and imaginary parts of the clean spectrogram. Its first input, `[B, 4,
+            F, T]`, has two copies of the real and imaginary parts of the noisy spectrogram. Its second input, `[B]`,
+            contains the times, which are all 1.
         spectrogram: spectrogram transform of the recordings.
         frame_multiple: spectrograms are padded to a number of frames that is a multiple of `frame_multiple`.
         optimizer: optimizer of the network's trainable parameters.

@@ -38,7 +38,7 @@ class Spectrogram:
             raise ValueError(f"n_fft must be even, got {self.n_fft}")
 
     def frames(self, samples: int) -> int:
-        """Compute the number of frames in the spectrogram of a signal with `samples` samples."""
+        """Return the number of frames that the spectrogram of a signal with `samples` samples has."""
         return max(samples, self.n_fft // 2 + 1) // self.hop + 1
 
     def of(self, signal: Tensor) -> Tensor:

@@ -50,13 +50,13 @@ SCALES = {
 }
 """Polynomial coefficients, highest degree first, in the order of the network's outputs."""
 LEAST_PESQ = 1.04
-"""PESQ that is assigned to recordings that cannot be rated, because they are too short or without an utterance."""
+"""PESQ of recordings for which it cannot be computed, because they are too short or contain no utterance."""
 NEEDS = {
     "estoi": (["pystoi"], "pip install 'noiseworks[audio]'"),
     "pesq": (["pesq"], "pip install 'noiseworks[pesq]', which needs a C compiler"),
     "dnsmos": (["speechmos", "onnxruntime"], "pip install 'noiseworks[dnsmos]'"),
 }
-"""Packages that the metrics need, with their installation commands."""
+"""Packages that the metrics need. Each package has its installation command."""
 
 
 def projected(signal: Tensor, on: Tensor) -> Tensor:

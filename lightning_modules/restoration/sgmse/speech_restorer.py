@@ -60,16 +60,16 @@ class SpeechRestorerSteps(FolderWriter, ABC):
     """Validation, test and prediction steps for `SpeechPairBatch`es.
 
     A subclass sets `quality = SpeechQuality()`, `spectrogram` and `frame_multiple`, and implements its enhancement
-    method in `enhanced`. Spectrograms are padded to a number of frames that is a multiple of `frame_multiple`. Noisy
-    recordings are divided by their peak amplitude, and the result is scaled back after enhancement. Validation and test
-    log means over all recordings, such as `val/si_sdr` and `test/pesq`. Metrics such as `test/noisy_si_sdr` evaluate
-    the noisy recordings. With several test sets, the metrics are named `test/<set>/si_sdr`. Intelligibility and
-    perceived quality are computed only for sample rates of at least 8 kHz.
+    method in `enhanced`. Spectrograms are padded to a number of frames that is a multiple of `frame_multiple`. Each
+    noisy recording is divided by its peak amplitude before enhancement, and the result is multiplied by it afterwards.
+    Validation and test log means over all recordings, such as `val/si_sdr` and `test/pesq`. Metrics such as
+    `test/noisy_si_sdr` evaluate the noisy recordings. With several test sets, the metrics are named
+    `test/<set>/si_sdr`. Intelligibility and perceived quality are computed only for sample rates of at least 8 kHz.
 
     A checkpoint is rejected if it was trained with a different spectrogram or process. `predict` writes
-    `enhanced/<file>` to the run directory. The output file has the name and the length of the input file, and the
-    sample rate of the dataset. With several test sets, the path is `enhanced/<set>/<name>.wav`. Existing files are
-    kept, so an interrupted run can continue.
+    `enhanced/<file>` to the run directory. The output file has the same name and length as the input file; its sample
+    rate is that of the dataset. With several test sets, the path is `enhanced/<set>/<name>.wav`. Existing files are
+    kept; an interrupted run can therefore be continued.
     """
 
     quality: SpeechQuality
@@ -108,9 +108,9 @@ class SpeechRestorerSteps(FolderWriter, ABC):
     def estimated(self: Any, batch: SpeechPairBatch) -> Tensor:
         """Enhance a batch.
 
-        The noise of a recording is seeded by the run's seed and the recording's index. Recordings are grouped by their
-        number of frames after padding, and each group is processed together. Therefore, no recording is padded to a
-        greater length than if it were enhanced alone.
+        The noise of a recording is seeded by the run's seed and the recording's index. Recordings with the same number
+        of frames after padding form a group, which is processed at once. Therefore, each recording is padded to the
+        same length as if it were enhanced alone.
         """
         noisy, lengths = at_least_float32(batch["noisy"]), lengths_of(batch)
         wide = [-(-self.spectrogram.frames(length) // self.frame_multiple) for length in lengths]

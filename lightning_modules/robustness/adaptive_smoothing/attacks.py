@@ -1,8 +1,8 @@
 """Attacks on a mixture: projected gradient ascent with random hyperparameters for training, and an evaluation attack.
 
-One kind of attack is untargeted. Each of the other kinds has one target class: the second, third, ... most likely class
-of the clean prediction. In training, each image is attacked either by one kind chosen at random, or by all kinds.
-Within a budget epsilon_i, the attack maximises
+There are several kinds of attack. One kind is untargeted. Each of the others is targeted: its target is the second,
+third, ... most likely class of the prediction for the clean image. In training, each image is attacked either by one
+kind chosen at random, or by all kinds. Within a budget epsilon_i, the attack maximises
 
     (1 - w) L + w BCE(gamma, 1),   L = -log p_y, or with a target t  L = -(z_y - z_t) / (z_(1) - (z_(3) + z_(4)) / 2),
 
@@ -19,9 +19,9 @@ of a gradient step of size eta from x_k. Then
 
 APGD checks each image for the first time after 0.22 N steps. The following intervals between two checks are 0.19 N,
 0.16 N, ... steps, but at least 0.06 N steps. A check halves eta if the objective rose in at most 75 % of the steps
-since the last check. It also halves eta if the last check did not halve eta and the best objective has not improved
-since the last check. After eta is halved, the attack on this image continues from its best point so far. The result is
-the best point of each image.
+since the last check. It also halves eta if the best objective has not improved since the last check, provided that the
+last check did not halve eta. After eta is halved, the attack on this image continues from the best point found so far.
+The result is the best point of each image.
 
 Sources: Bai et al., Improving the Accuracy-Robustness Trade-Off of Classifiers via Adaptive Smoothing, SIAM Journal on
 Mathematics of Data Science 2024, arXiv 2301.12554, with the constants of the authors' code. The authors run APGD with
@@ -130,7 +130,8 @@ def ascent(
     """Run projected gradient ascent with momentum, from a random start within the budget.
 
     Args:
-        mixture: function that evaluates the mixture at images, independently for each image.
+        mixture: function that evaluates the mixture for a batch of images, so that the images do not influence each
+            other.
         image: images `[B, C, H, W]`, in [0, 1].
         objective: function that maps the mixture's output to the values to maximise, `[B]`.
         norm: norm of the budget.
@@ -177,7 +178,8 @@ def adaptive_ascent(
     """Run APGD as described in the module docstring, without host synchronisation.
 
     Args:
-        mixture: function that evaluates the mixture at images, independently for each image.
+        mixture: function that evaluates the mixture for a batch of images, so that the images do not influence each
+            other.
         image: images `[B, C, H, W]`, in [0, 1].
         objective: function that maps the mixture's output to the values to maximise, `[B]`.
         norm: norm of the budget.
@@ -238,16 +240,17 @@ def randomised_attack(
     """Attack each image of a batch, with random hyperparameters.
 
     Args:
-        mixture: function that evaluates the mixture at images, independently for each image.
+        mixture: function that evaluates the mixture for a batch of images, so that the images do not influence each
+            other.
         image: images `[B, C, H, W]`, in [0, 1].
         label: `[B]`.
         norm: norm of the budget.
-        epsilon: nominal budget, in pixel units; the budget of each image is sampled around this value.
+        epsilon: nominal budget, in pixel units. The budget of each image is this value times a random factor.
         steps: number n of gradient steps.
         num_targets: number of target classes, starting with the second most likely class of the clean prediction; 0
-            means untargeted attacks.
+            means that all attacks are untargeted.
         attack: algorithm, `pgd` or `apgd`. Only `pgd` uses the sampled momentum.
-        every_kind: whether each image is attacked by all kinds of attack instead of one random kind.
+        every_kind: whether each image is attacked by all kinds of attack, instead of by one random kind.
 
     Returns:
         Perturbed images `[B, C, H, W]`, detached. With `every_kind`, the shape is `[(num_targets + 1) B, C, H, W]`: the
@@ -282,11 +285,11 @@ def randomised_attack(
 
 @dataclass(frozen=True)
 class AdaptiveAttack(Attack):
-    """APGD that attacks the classifiers and the mixing network of a mixture jointly.
+    """APGD that attacks all parts of a mixture jointly: both classifiers and the mixing network.
 
-    For each weight w in `gamma_weights`, APGD runs once untargeted and once for each target class. Each run attacks
-    only those images that no earlier run has fooled. An image counts as fooled if any point evaluated in a run is
-    misclassified.
+    For each weight w in `gamma_weights`, APGD runs once without a target, and once for each target class. Each run
+    attacks only those images that no earlier run has fooled. A run has fooled an image if any point that the run
+    evaluated for this image is misclassified.
 
     Args:
         norm: norm of the budget, `linf` or `l2`.
@@ -354,7 +357,7 @@ class AdaptiveAttack(Attack):
         is_targeted: bool,
         weight: float,
     ) -> Attacked:
-        """Run APGD once. For each image, return the worst of all evaluated points."""
+        """Run APGD once. For each image, return the evaluated point that is worst for the mixture."""
         kept: list[Attacked] = []
         targeted = torch.full_like(label, is_targeted, dtype=torch.bool)
         weights = torch.full(label.shape, weight, device=image.device, dtype=image.dtype)

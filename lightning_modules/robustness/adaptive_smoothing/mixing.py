@@ -40,7 +40,7 @@ from torch import Tensor
 def log_mixture(
     accurate: Tensor, robust: Tensor, alpha: float | Tensor, complement: float | Tensor | None = None
 ) -> Tensor:
-    """Compute f in log space from the logits of both classifiers, in float32 or a higher precision.
+    """Compute the mixture f in log space from the logits of both classifiers, in float32 or a higher precision.
 
     Args:
         accurate: scaled logits s_g g(x), `[B, K]`.
@@ -64,7 +64,7 @@ def log_mixture(
 def lipschitz_radius(
     first: ArrayLike, others: ArrayLike, alpha: float, lipschitz_first: ArrayLike, lipschitz_others: ArrayLike
 ) -> NDArray[np.float64]:
-    """Compute the radius within which the mixture with a Lipschitz robust classifier keeps the class that h predicts.
+    """Compute the radius within which a mixture keeps the class of its robust classifier h, which is Lipschitz.
 
     The radius is measured in the norm for which the Lipschitz constants hold.
 

@@ -292,7 +292,7 @@ class Mixture(nn.Module):
         return MixtureOutput(mixed, mixed.new_full(mixed.shape[:1], gamma), mixed.new_full(mixed.shape[:1], alpha))
 
     def robust_logits(self, image: Tensor) -> Tensor:
-        """Compute s_h h(x), `[B, K]`."""
+        """Compute the scaled logits s_h h(x) of the robust classifier, `[B, K]`."""
         return self.robust_scale * self.robust(image)
 
 

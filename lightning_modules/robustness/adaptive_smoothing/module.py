@@ -67,12 +67,12 @@ class AdaptiveSmoothing(ClassifierSteps, MethodModule):
         epsilon: budget of the attacks in training, in pixel units; 8/255 is 0.03137.
         attack_steps: mean number of steps of the attacks in training; the actual number is sampled for each batch. The
             authors use 75 steps for APGD and 20 steps for PGD.
-        num_targets: number of target classes of the attacks in training, starting with the second most likely class. It
-            must be less than the number of classes.
+        num_targets: number of target classes of the attacks in training, from the second most likely class on. It must
+            be less than the number of classes.
         bce_weight: weight c_bce of the binary cross-entropy of gamma.
         ce_weight: weight c_ce of the cross-entropy of the mixture.
         product_weight: weight c_prod of the product of the two cross-entropies.
-        clean_weight: loss weight of clean images; attacked images have weight 1.
+        clean_weight: weight of clean images in the loss; attacked images have the weight 1.
         radius: formula of the certified radius: `published` (the smoothing radius), `lipschitz`, or `tight`, which
             gives the largest radius; see `mixing.py`.
         attack: algorithm of the attacks in training. `pgd` has a fixed step size; `apgd` halves the step size of an

@@ -105,7 +105,7 @@ def check_name(name: str) -> None:
 
 
 def different_titles(attacks: Sequence["Attack | Any"]) -> list[str]:
-    """Return the titles of the attacks, and reject duplicates.
+    """Return the titles of the attacks, after checking that they differ.
 
     Raises:
         ValueError: if two attacks have the same title.
@@ -130,7 +130,8 @@ def size(perturbation: Tensor, norm: Norm) -> Tensor:
 def project(perturbed: Tensor, image: Tensor, norm: Norm, epsilon: float | Tensor) -> Tensor:
     """Project perturbed images onto the ball of radius epsilon around each image, then clip to [0, 1].
 
-    Clipping never increases the magnitude of an entry of the perturbation, so that the result stays within the budget.
+    Clipping never increases the magnitude of an entry of the perturbation. Therefore, the result stays within the
+    budget.
 
     Args:
         perturbed: `[B, C, H, W]`.
@@ -164,7 +165,7 @@ def steepest_ascent(gradient: Tensor, norm: Norm) -> Tensor:
 
 
 def random_start(image: Tensor, norm: Norm, epsilon: float, generators: Generators = None) -> Tensor:
-    """Perturb images uniformly within the budget, and clip to [0, 1].
+    """Move images to uniformly random points within the budget, and clip the result to [0, 1].
 
     Args:
         image: `[B, C, H, W]`.
@@ -188,7 +189,7 @@ def random_start(image: Tensor, norm: Norm, epsilon: float, generators: Generato
 
 
 def log_odds(logits: Tensor, label: Tensor) -> Tensor:
-    """Compute L of each image from the logits of one forward pass, in float32 or a higher precision.
+    """Compute the loss L of each image from the logits of one forward pass, in float32 or a higher precision.
 
     Args:
         logits: logits, `[B, K]`; log-probabilities give the same result.
@@ -202,7 +203,7 @@ def log_odds(logits: Tensor, label: Tensor) -> Tensor:
 
 
 def log_odds_of_mean(of_draws: Tensor) -> Tensor:
-    """Compute L of the mean probability, `[B]`, from the L_j of m samples, `[m, B]`."""
+    """Compute the log-odds L of the mean probability, `[B]`, from the log-odds L_j of m samples, `[m, B]`."""
     return F.logsigmoid(of_draws).logsumexp(0) - F.logsigmoid(-of_draws).logsumexp(0)
 
 

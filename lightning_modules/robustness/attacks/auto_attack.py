@@ -1,7 +1,7 @@
 """AutoAttack, an ensemble of four attacks: two variants of PGD without a step-size parameter, FAB, and Square.
 
-Each attack runs only on the images that no previous attack has fooled. The package `pyautoattack` is derived from the
-authors' code.
+Each attack runs only on the images that are still classified correctly after all previous attacks. The package
+`pyautoattack` is derived from the authors' code.
 
 Source: Croce and Hein, Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse Parameter-free
 Attacks, ICML 2020, arXiv 2003.01690.

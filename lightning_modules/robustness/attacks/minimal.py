@@ -150,7 +150,7 @@ class CarliniWagnerObjective(NamedTuple):
     distance: Tensor
     """||x' - x||_2^2, `[B]`."""
     success: Tensor
-    """Whether the logit of some other class exceeds the logit of the label by at least kappa, `[B]`, bool."""
+    """Whether some other class has a logit at least kappa larger than the logit of the label, `[B]`, bool."""
     gradient: Tensor
     """Gradient of the objective with respect to w, `[B, C, H, W]`."""
 

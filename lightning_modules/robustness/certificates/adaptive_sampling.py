@@ -144,8 +144,8 @@ class InputSpecific(Mode):
     arXiv 2112.12084.
 
     Args:
-        max_loss: maximum decrease of the radius relative to the radius with `n_max` samples. It is in pixel units, or a
-            fraction of the radius with `n_max` samples if `relative` is true.
+        max_loss: maximum decrease of the radius, compared with the radius for `n_max` samples. It is in pixel units or,
+            if `relative` is true, a fraction of the radius for `n_max` samples.
         relative: whether `max_loss` is a fraction instead of a number of pixel units.
         n0: number of selection samples. Their votes also determine the number of estimation samples.
         n_max: maximum number of estimation samples.

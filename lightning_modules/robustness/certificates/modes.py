@@ -31,7 +31,7 @@ SCORE_UNITS = 2**20
 """Number of units in a score of 1. Scores are rounded to whole units, so that sums of scores are exact in any order."""
 
 SELECTION, ESTIMATION = 0, 1
-"""Noise streams: one for selecting the class, and one for bounding its probability."""
+"""Indices of the two noise streams: one selects the class, and the other bounds the probability of this class."""
 
 Votes = NDArray[np.int64]
 """Number of votes for each class in each of S streams, `[S, K]`; S is 1 unless several classifiers vote."""
@@ -54,7 +54,7 @@ class Certificate:
     prediction: int
     """Predicted class, or `ABSTAIN`."""
     radius: float
-    """Certified radius in pixel units; 0 without a certificate."""
+    """Certified radius in pixel units; 0 if the classifier abstains."""
     outcome: str
     """Why sampling stopped; see `adaptive_sampling.py`. Unless it is `complete`, more samples may raise the radius."""
     selected: int
@@ -68,7 +68,7 @@ class Certificate:
     draws: int = 0
     """Total number of noise samples for the image. Each sample is used in all streams."""
     stage: int = 0
-    """Stage at which sampling stopped; 0 is selection."""
+    """Number of the stage at which sampling stopped; 0 is the selection stage."""
 
 
 Certifying = Generator[Draws, Votes, Certificate]
@@ -130,7 +130,7 @@ def claim(
     draws: int,
     stage: int = 1,
 ) -> Certificate:
-    """Build a certificate from lower bounds.
+    """Build a certificate from lower bounds of probabilities.
 
     The certificate abstains if the radius is negative.
     """
@@ -142,7 +142,7 @@ def claim(
 
 @dataclass(frozen=True)
 class FixedSampling(Mode):
-    """CERTIFY as published, with n estimation samples for every image.
+    """The published algorithm CERTIFY, with n estimation samples for every image.
 
     Args:
         n0: number of selection samples.

@@ -46,7 +46,7 @@ def clopper_pearson_lower(hits: ArrayLike, n: int, alpha: float) -> NDArray[np.f
 
 
 def clopper_pearson_upper(hits: ArrayLike, n: int, alpha: float) -> NDArray[np.float64]:
-    """Compute the exact (Clopper-Pearson) upper confidence bound of a probability.
+    """Compute the exact (Clopper-Pearson) upper confidence bound for a probability.
 
     Arguments are the same as for `clopper_pearson_lower`.
     """
@@ -59,10 +59,10 @@ def empirical_bernstein_lower(mean: ArrayLike, variance: ArrayLike, n: int, alph
     mean - sqrt(2 V ln(2/alpha) / n) - 7 ln(2/alpha) / (3 (n - 1))
 
     Args:
-        mean: mean of the scores of n independent samples.
+        mean: mean score of n independent samples.
         variance: sample variance V of the scores, with the divisor n - 1.
         n: number of samples, at least 2.
-        alpha: maximum probability that the bound exceeds the expected value, in (0, 1).
+        alpha: maximum probability, in (0, 1), that the bound exceeds the expected value.
 
     Returns:
         Bounds, clamped to at least 0.
@@ -75,7 +75,9 @@ def empirical_bernstein_lower(mean: ArrayLike, variance: ArrayLike, n: int, alph
 
 
 def log_wealth(hits: ArrayLike, n: ArrayLike, p: ArrayLike) -> NDArray[np.float64]:
-    """Compute the log-wealth of a bettor who starts with 1 and bets against the hypothesis that the probability is p.
+    """Compute the log-wealth of a bettor who bets against the hypothesis that the probability is p.
+
+    The bettor starts with wealth 1:
 
     W(p) = log B(k + 1/2, n - k + 1/2) - log B(1/2, 1/2) - k log p - (n - k) log(1 - p)
 
@@ -93,8 +95,8 @@ def log_wealth(hits: ArrayLike, n: ArrayLike, p: ArrayLike) -> NDArray[np.float6
 def log_wealth_above(hits: ArrayLike, n: ArrayLike, p: ArrayLike) -> NDArray[np.float64]:
     """Compute the log-wealth of a one-sided bettor, who bets only that the probability is above p.
 
-    W+(p) = W(p) + log P(b > p | k, n) - log P(b > p),   with prior b ~ Beta(1/2, 1/2) and posterior
-    Beta(k + 1/2, n - k + 1/2).
+    W+(p) = W(p) + log P(b > p | k, n) - log P(b > p),   where b has the prior Beta(1/2, 1/2)
+    and, after n samples, the posterior Beta(k + 1/2, n - k + 1/2).
 
     exp W+(p) is a mixture of the likelihood ratios between q and p for all q > p. If the true probability is at most p,
     each ratio has an expected value of at most 1. Hence P(W+(p) ever reaches log(1/a)) <= a for every true probability
@@ -142,8 +144,8 @@ def anytime_upper(hits: int, n: int, alpha: float) -> float:
 def one_sided_anytime_lower(hits: int, n: int, alpha: float) -> float:
     """Compute the one-sided anytime-valid lower bound: the smallest p with W+(p) < log(1/alpha).
 
-    This bound is tighter than `anytime_lower`. With a probability of at least 1 - alpha, it does not exceed the true
-    value for any n.
+    This bound is tighter than `anytime_lower`. With a probability of at least 1 - alpha, the bounds for all n
+    simultaneously are at most the true value.
     """
     if hits == 0:
         return 0.0
@@ -248,8 +250,8 @@ def input_specific_draws(
 def certified_accuracy(correct: ArrayLike, radius: ArrayLike, radii: ArrayLike) -> NDArray[np.float64]:
     """Compute the certified accuracy at each radius r.
 
-    The certified accuracy is the fraction of images that are classified correctly with a certified radius of at least
-    r.
+    The certified accuracy at r is the fraction of images that are classified correctly and have a certified radius of
+    at least r.
 
     Args:
         correct: whether the prediction equals the label, `[N]`; false if the classifier abstains.
@@ -264,7 +266,7 @@ def certified_accuracy(correct: ArrayLike, radius: ArrayLike, radii: ArrayLike) 
 
 
 def average_certified_radius(correct: ArrayLike, radius: ArrayLike) -> float:
-    """Compute the average certified radius (ACR), with radius 0 for wrong predictions.
+    """Compute the average certified radius (ACR), where wrong predictions count as radius 0.
 
     The ACR is the integral of the certified accuracy over r. Because easy images dominate the ACR, report it together
     with the certified-accuracy curve.

@@ -29,7 +29,7 @@ def vote_fractions(smoothed: SmoothedClassifier, image: Tensor, noise: Tensor, s
 
 
 def exported_votes(smoothed: Any, sigma: float) -> Exported:
-    """Return `vote_fractions` as a function of images and noise. See `interfaces.Exportable`."""
+    """Export `vote_fractions` as a function of images and noise. See `interfaces.Exportable`."""
     return Exported(
         "smoothed classifier",
         lambda image, noise: vote_fractions(smoothed, image, noise, sigma),

@@ -44,7 +44,7 @@ from lightning_modules.training.tested_images import LabelledImage
 
 
 class GaussianSmoothing:
-    """Smoothed classifier of Cohen et al. (2019): one vote for each x + sigma e, and the radius sigma Phi^-1(p).
+    """Smoothed classifier of Cohen et al. (2019): each noisy image x + sigma e gives one vote; R = sigma Phi^-1(p).
 
     Args:
         network: network that maps images `[B, C, H, W]` to logits `[B, K]`.
@@ -117,7 +117,7 @@ class Certified:
     label: int
     certificate: Certificate
     seconds: float
-    """Computing time of the image. The time of a batch is divided among its images in proportion to their samples."""
+    """Computing time of the image, in seconds. The time of a batch is divided among its images by sample counts."""
 
 
 @dataclass(eq=False)
@@ -181,7 +181,7 @@ def _joined(pieces: list[Tensor]) -> Tensor:
 
 
 class VoteCounter:
-    """Vote counter that certifies images, using batches that are always full.
+    """Vote counter that certifies images in batches that are always full.
 
     To fill a batch, samples of several images are combined. Images are processed in the order of arrival, so that only
     a few images are in progress at any time. The device counts the votes. The host reads the counts of a batch while
@@ -244,7 +244,7 @@ class VoteCounter:
         """Certify images from an iterator.
 
         Args:
-            images: iterator over images of equal shape. The next image is read when a batch has room for its samples.
+            images: iterator over images of equal shape. The next image is read when a batch has room for more samples.
 
         Yields:
             The result of each image, in order of completion.
@@ -265,7 +265,7 @@ class VoteCounter:
                 self.after_batch(self.num_draws)
 
     def _next_batch(self, images: Iterator[LabelledImage]) -> list[_Part]:
-        """Choose the samples of the next batch, which all ranks share, starting with the images that arrived first."""
+        """Choose the samples of the next batch, which all ranks share; images that arrived first have priority."""
         parts: list[_Part] = []
         room = self.batch_size * self.world_size
         position = 0

@@ -162,7 +162,7 @@ MIST_WEIGHT = 1e4
 
 @dataclass(frozen=True)
 class Defence:
-    """Settings in which the defences of a run can differ.
+    """Settings of a defence. Only these settings can differ between the defences of a run.
 
     Args:
         objective: objective that the attack maximises.
@@ -290,9 +290,9 @@ def protected(
     iterations: int,
     gradient_repeats: int = 1,
 ) -> Tensor:
-    """Run projected gradient ascent that changes only pixels inside random regions.
+    """Run projected gradient ascent, in which each iteration changes only pixels inside random regions.
 
-    Each iteration samples new regions K.
+    The regions K are sampled anew in each iteration.
 
     Args:
         image: images x, `[B, C, H, W]` in [0, 1].
@@ -305,7 +305,7 @@ def protected(
         gradient_repeats: number of gradients that are averaged before the sign is taken.
 
     Returns:
-        Images x + d, `[B, C, H, W]` in [0, 1]. Pixels that are not in any sampled K are unchanged.
+        Images x + d, `[B, C, H, W]` in [0, 1]. Pixels that were not in K in any iteration are unchanged.
     """
     adversarial = image.clone()
     for _ in range(iterations):

@@ -159,9 +159,9 @@ class EditMeans(nn.ModuleDict):
         return metric
 
     def measure(self, edit_of_protected: Tensor, edit: Tensor, repainted: Tensor, ending: str) -> None:
-        """Update PSNR and SSIM with the edits `[B, C, H, W]` of protected images and of the original images.
+        """Update PSNR and SSIM between edits of the protected and edits of the original images, `[B, C, H, W]`.
 
-        The mask `repainted`, `[B, 1, H, W]`, is 1 in the repainted part.
+        The mask `repainted`, `[B, 1, H, W]`, is 1 where the edits repaint the image.
         """
         psnr = peak_signal_noise_ratio(edit_of_protected, edit, 1.0, reduction="none", dim=(1, 2, 3))
         self.mean(f"edit_psnr{ending}").update(psnr)
@@ -171,7 +171,7 @@ class EditMeans(nn.ModuleDict):
     def compare(
         self, clip: CLIP, image: Tensor, edit: Tensor, prompts: list[str], sources: list[str] | None, ending: str
     ) -> None:
-        """Update the CLIP similarities with edited images and their prompts.
+        """Add a batch of edited images and their prompts to the means of the CLIP similarities.
 
         Args:
             clip: CLIP model.

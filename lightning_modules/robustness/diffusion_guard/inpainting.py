@@ -45,7 +45,7 @@ class Inpainter(nn.Module, ABC):
 
         Args:
             image: images; z_0 is differentiable with respect to them.
-            draw: standard normal noise of the shape of z, from which a stochastic encoder samples the latent.
+            draw: standard normal noise in the shape of z, with which a stochastic encoder samples its latent.
         """
 
     @abstractmethod
@@ -76,20 +76,22 @@ class Inpainter(nn.Module, ABC):
     def repaint(self, keep: Tensor, shape: torch.Size) -> Tensor:
         """Compute the mask m of the repainted part from the kept region `[B, 1, H, W]`.
 
-        m is 1 in the repainted part. The region is resized to the resolution of z by nearest-neighbour interpolation.
+        m is 1 in the repainted part, and has the resolution of z. The mask is resized by nearest-neighbour
+        interpolation.
         """
         return F.interpolate(1 - keep, size=shape[-2:], mode="nearest")
 
     def noise_given(self, image: Tensor, keep: Tensor, noise: Tensor, draw: Tensor, timestep: Tensor) -> Tensor:
-        """Predict the noise e from images and z_t, which is passed as `noise`.
+        """Predict the noise e from images and from z_t, which is passed as `noise`.
 
-        If z_t is pure noise at the first timestep, the result equals the prediction in the first step of the editor.
+        If t is the editor's first timestep and z_t is pure noise, the result equals the prediction in the editor's
+        first step.
 
         Args:
             image: images `[B, C, H, W]` in [0, 1]; the result is differentiable with respect to them.
             keep: mask of the kept region, `[B, 1, H, W]`: 1 where the image is kept.
             noise: z_t.
-            draw: standard normal noise of the shape of z, from which a stochastic encoder samples the latent.
+            draw: standard normal noise in the shape of z, with which a stochastic encoder samples its latent.
             timestep: timestep t.
         """
         blanked = self.encode(self.blanked(image, keep), draw)
@@ -98,7 +100,7 @@ class Inpainter(nn.Module, ABC):
     def blanked(self, image: Tensor, keep: Tensor) -> Tensor:
         """Fill the repainted part with grey.
 
-        Grey is 0.5, which is 0 in the range [-1, 1] of the networks.
+        Grey is 0.5 in the range [0, 1] of the images, and thus 0 in the range [-1, 1] of the networks.
         """
         return image * keep + 0.5 * (1 - keep)
 

@@ -45,7 +45,7 @@ class JPEG(Purification):
 
 
 class CropAndResize(Purification):
-    """Purification that crops images and masks to their centre, and resizes them to the original size.
+    """Purification that cuts out the centre of images and masks, and resizes it to the original size.
 
     Images are resized by bilinear interpolation, and masks by nearest-neighbour interpolation.
 

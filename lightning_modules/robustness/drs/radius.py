@@ -19,10 +19,10 @@ from scipy.special import ndtri
 
 
 def joint_radius(probability: Sequence[float], sigma: Sequence[float]) -> float:
-    """Compute the radius within which the class with the largest sum of vote probabilities is constant.
+    """Compute the radius within which the predicted class (largest sum of vote probabilities) is constant.
 
     Args:
-        probability: lower bounds of the class probability in the two parts, in [0, 1).
+        probability: lower bounds of the probability of the predicted class in the two parts, in [0, 1).
         sigma: standard deviation of the noise in each part, in pixel units.
 
     Returns:
@@ -32,10 +32,10 @@ def joint_radius(probability: Sequence[float], sigma: Sequence[float]) -> float:
 
 
 def published_radius_cifar10(probability: Sequence[float], sigma: float) -> float:
-    """Compute the radius of the authors' code for CIFAR-10: sqrt(r_l^2 + r_r^2) with r = max(sigma Phi^-1(p), 0).
+    """Compute the radius as the authors' code does for CIFAR-10: sqrt(r_l^2 + r_r^2), with r = max(sigma Phi^-1(p), 0).
 
-    This radius is not guaranteed to be valid. It exceeds the radius of the theorem unless r_l = r_r, and it replaces a
-    negative sigma Phi^-1(p) with 0.
+    This radius is not guaranteed to be valid. Unless r_l = r_r, it exceeds the radius of the theorem. It also replaces
+    a negative sigma Phi^-1(p) with 0.
 
     Returns:
         The radius in pixel units. Radii below 1e-5 are replaced with minus infinity, because the authors' code then

@@ -96,7 +96,7 @@ class IncrementalGaussians(ClassGaussians):
 
     @torch.no_grad()
     def update(self, features: Any, label: Tensor) -> None:
-        """Add a global batch; see `ClassGaussians.update`. `features` has one element, because there is one layer."""
+        """Add a global batch, as in `ClassGaussians.update`. There is only one layer, so `features` has one element."""
         (part,) = (each.double() for each in features)
         count, mean = class_means(part, label, len(self.count))
         centred, member = part - mean[label], self.group[:, label]
@@ -124,8 +124,8 @@ class ClassIncremental(StreamsStatistics, ClassifierSteps, MethodModule):
     `fit` trains no parameters: it computes statistics in one pass over the training images of all classes, and further
     epochs have no effect. The statistics of a class depend only on the images of this class. The result is therefore
     the same as if the classes arrived one at a time. For both distances, `test` logs `test/area_<classifier>`, the area
-    under the curve after the last class has been added. A table contains the area after each added class.
-    `test/accuracy` is the accuracy of `classifier` over all classes, without a bias.
+    under the accuracy curve after the last class has been added. The areas after each of the added classes are written
+    to a table. `test/accuracy` is the accuracy over all classes for the distance `classifier`, without a bias.
 
     Args:
         base_classifier: classifier of the base classes, which maps images `[B, C, H, W]` in [0, 1] to logits.
@@ -178,7 +178,7 @@ class ClassIncremental(StreamsStatistics, ClassifierSteps, MethodModule):
             return layer_features(self.base_classifier, self.layers, image)[1][0].double()
 
     def whitened(self, number: int, classifier: IncrementalClassifier) -> Whitened:
-        """Return the whitening after the first `number` classes; Sigma is I for the Euclidean distance."""
+        """Return the whitening after the first `number` classes; for the Euclidean distance, Sigma is I."""
         mean, covariance = self.gaussians.after(number)
         if classifier == "euclidean":
             covariance = torch.eye(len(covariance)).to(covariance)

@@ -104,8 +104,8 @@ def fit_ensemble(fit: Sample, choose: Sample, choose_by: Literal["tnr95", "auroc
 def best_column(in_distribution: Tensor, other: Tensor) -> int:
     """Return the index of the score column that has the highest TNR at 95 % TPR.
 
-    In-distribution inputs have the scores `[n, S]`, and other inputs have the scores `[m, S]`. If several columns have
-    the same TNR, the first of them is returned.
+    The scores are `[n, S]` for in-distribution inputs, and `[m, S]` for other inputs. If several columns have the
+    highest TNR, the index of the first of them is returned.
     """
     columns = zip(in_distribution.unbind(dim=1), other.unbind(dim=1), strict=True)
     rates = [float(true_negative_rate(*parts)) for parts in columns]

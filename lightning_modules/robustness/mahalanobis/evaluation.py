@@ -56,7 +56,7 @@ class Scorer:
     def scores(self, image: Tensor, label: Tensor) -> Tensor:
         """Compute all scores, `[B, columns]`, of images with labels `[B]`.
 
-        The module docstring lists the columns in order.
+        The docstring of this Python module lists the columns in order.
         """
         logits, distances, layers = layer_confidence(self.network, self.layers, self.whitened, image, self.epsilons)
         nearest = self.whitened[-1].classes[distances[-1].argmin(dim=1)]
@@ -113,7 +113,7 @@ class MeasuredScores(NamedTuple):
 
 
 class Tuning(NamedTuple):
-    """Boolean masks that select the inputs for tuning."""
+    """Boolean masks of the inputs for the two steps of tuning."""
 
     fit: Tensor
     """Whether each input is used to fit the weights, `[N]`, bool."""
@@ -149,8 +149,8 @@ def against_set(
         name: name of the out-of-distribution set.
         in_distribution: indices and scores of the test images.
         other: indices and scores of the out-of-distribution images.
-        V: number of images at the start of each set that are used only for tuning.
-        by_attack: ensemble that was tuned on an attack, or None.
+        V: number of images that are used only for tuning; they are the first images of each set.
+        by_attack: ensemble of layers that was tuned on an attack, or None.
     """
     count = len(in_distribution[1]), len(other[1])
     index, scores = (torch.cat(parts) for parts in zip(in_distribution, other, strict=True))
@@ -175,9 +175,9 @@ def against_attacks(
         measured: description of the score columns.
         index: indices in the test set, `[N]`.
         clean: scores of the test set, `[N, columns]`.
-        attacked: for each attack name, scores `[N, 1 + 2 columns]`.
-        features: for each attack name, features `[n, 3 D]` of the clean, noisy and adversarial copies of the n images
-            in the adversarial set. The baseline `lid` is skipped for attacks without features.
+        attacked: dict that maps the name of each attack to scores `[N, 1 + 2 columns]`.
+        features: dict that maps the name of an attack to features `[n, 3 D]`: those of the clean, noisy and adversarial
+            copies of the n images in the adversarial set. The baseline `lid` is skipped for attacks without features.
         widths: numbers of features of the layers; D is their sum.
     """
     V = int(ADVERSARIAL_VALIDATION * len(clean))
@@ -200,14 +200,14 @@ def against_attacks(
 
 
 def tuned_on_attack(measured: MeasuredScores, clean: Tensor, attacked: Mapping[str, Tensor], V: int) -> Ensemble | None:
-    """Tune an ensemble on the first V test images and their adversarial copies by the first attack.
+    """Tune an ensemble on the first V test images, and on the copies of them that the first attack has perturbed.
 
     Return None if the attack succeeds on too few images.
 
     Args:
         measured: description of the score columns.
         clean: scores of the test set, `[N, columns]`.
-        attacked: for each attack name, scores `[N, 1 + 2 columns]`.
+        attacked: dict that maps the name of each attack to scores `[N, 1 + 2 columns]`.
         V: number of images at the start of the test set that are used only for tuning.
     """
     attack, rows = next(iter(attacked.items()))
@@ -286,7 +286,7 @@ def _add_local_dimension(
 
 
 def refuse_too_few(names: list[str], sizes: list[int], num_validation: int) -> None:
-    """Reject datasets that would have no images left for the metrics."""
+    """Reject datasets that have no images left for the metrics, besides the `num_validation` validation images."""
     for name, size in zip(names, sizes, strict=True):
         if size <= num_validation:
             raise ValueError(

@@ -9,8 +9,8 @@ from torch import nn
 def frozen_for_statistics(network: nn.Module) -> nn.Module:
     """Set a network to evaluation mode, and return it.
 
-    Parameters are never changed. `requires_grad` is true only because DistributedDataParallel needs trainable
-    parameters.
+    The parameters are never changed. Their `requires_grad` is set to true only because DistributedDataParallel needs
+    trainable parameters.
     """
     for parameter in network.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
@@ -20,7 +20,8 @@ def frozen_for_statistics(network: nn.Module) -> nn.Module:
 class StreamsStatistics:
     """Mixin of modules whose `fit` computes statistics of a frozen network in one pass over the training data.
 
-    A subclass defines the property `encoder`. The callback `Pretraining` can load weights into this network.
+    A subclass defines the property `encoder`. The property returns the frozen network, into which the callback
+    `Pretraining` can load weights.
     """
 
     @property

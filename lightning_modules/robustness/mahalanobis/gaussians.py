@@ -157,7 +157,7 @@ def shrunk(covariance: Tensor, shrinkage: float) -> Tensor:
 def whiten(mean: Tensor, covariance: Tensor, present: Tensor, shrinkage: float = 0.0) -> Whitened:
     """Compute the whitening that corresponds to the pseudo-inverse of Sigma.
 
-    A direction whose variance is below d times the rounding error of the largest variance counts as a direction of zero
+    A direction counts as having zero variance if its variance is below d times the rounding error of the largest
     variance. Distances ignore such directions.
 
     Args:
@@ -212,8 +212,8 @@ def with_new_class(mean: Tensor, covariance: Tensor, features: Tensor) -> tuple[
 
     The detector does not use this function. Call it from Python to add new classes to a trained classifier. For the
     first new class, pass `ClassGaussians.means` and `ClassGaussians.covariance` of the last layer; for each further
-    class, pass the previous result. To classify, compute `whiten`, and select the class with the smallest of the
-    `squared_distances`.
+    class, pass the previous result. To classify, compute `whiten`, and select the class with the smallest squared
+    distance (`squared_distances`).
 
     Args:
         mean: class means, `[C, d]`.

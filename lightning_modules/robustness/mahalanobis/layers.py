@@ -61,7 +61,7 @@ def _feature(name: str, output: Any, channels_last: bool, square: bool) -> Tenso
     """
     if not isinstance(output, Tensor) or output.ndim < 2:
         found = f"a tensor {list(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
-        raise ValueError(f"layers: output of {name} must be [B, d], [B, d, H, W] or tokens [B, N, d], got {found}")
+        raise ValueError(f"layers: the output of {name} must be [B, d], [B, d, H, W] or tokens [B, N, d], got {found}")
     if output.ndim == 4 and square:
         height, width = output.shape[1:3] if channels_last else output.shape[2:]
         if height != width:
@@ -114,7 +114,7 @@ def layer_features(network: nn.Module, layers: dict[str, Layer], image: Tensor) 
 
 
 def num_features(network: nn.Module, layers: dict[str, Layer], image_shape: Sequence[int]) -> list[int]:
-    """Infer the number d_l of features of each layer for a given image shape, on the meta device.
+    """Infer, on the meta device, the number d_l of features of each layer for images of a given shape.
 
     Raises:
         ValueError: if the network does not accept images of this shape, or `layer_features` rejects a layer.

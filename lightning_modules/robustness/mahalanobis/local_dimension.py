@@ -4,8 +4,9 @@
 
 LID measures how fast the number of neighbours grows with the distance. The formula above is the maximum-likelihood
 estimate, where r_1 <= ... <= r_k are the distances from f to its k nearest neighbours in a mini-batch of clean images.
-The smallest distance is skipped, because it is the distance of a clean image to itself. It is also skipped for noisy
-and adversarial copies. Adversarial images have a higher LID than clean images. Each k gives a separate score.
+The very smallest distance is skipped, because for a clean image it is the distance to itself. For noisy and adversarial
+copies, the smallest distance is skipped, too. Adversarial images have a higher LID than clean images. Each k gives a
+separate score.
 
 Sources: Ma et al., Characterizing Adversarial Subspaces Using Local Intrinsic Dimensionality, ICLR 2018, arXiv
 1801.02613, equation 4 and algorithm 1; Lee et al., A Simple Unified Framework for Detecting Out-of-Distribution Samples
@@ -24,7 +25,7 @@ MINI_BATCH = 100
 
 
 def local_dimension(features: Tensor, reference: Tensor, neighbours: Sequence[int] = NEIGHBOURS) -> Tensor:
-    """Compute the LID within one mini-batch, for each k.
+    """Compute the local intrinsic dimensionality (LID) within one mini-batch, for each number k of neighbours.
 
     Args:
         features: features `[n, d]`.
@@ -57,15 +58,16 @@ def local_dimension(features: Tensor, reference: Tensor, neighbours: Sequence[in
 def in_mini_batches(
     copies: Sequence[Tensor], neighbours: Sequence[int] = NEIGHBOURS, mini_batch: int = MINI_BATCH
 ) -> list[Tensor]:
-    """Compute the LID of clean images and of their copies, in mini-batches.
+    """Compute the LID of clean images and of their altered copies, in mini-batches.
 
-    The neighbours of an image are clean images of its mini-batch.
+    The neighbours of an image or copy are the clean images of the same mini-batch.
 
     Args:
-        copies: features `[n, d]` of each kind of copy of the same images, in the same order. The first tensor belongs
-            to the clean images, which are the reference for all kinds.
+        copies: one tensor of features `[n, d]` for each kind of copy; all tensors belong to the same images in the same
+            order. The first tensor belongs to the clean images, which are the reference for all kinds.
         neighbours: numbers k of neighbours.
-        mini_batch: number of images per mini-batch. The last mini-batch also includes the remaining images.
+        mini_batch: number of images per mini-batch. The last mini-batch also includes the images that do not fill a
+            mini-batch.
 
     Returns:
         LID `[n, neighbours]` for each tensor in `copies`.

@@ -42,8 +42,8 @@ class Mahalanobis(StreamsStatistics, ClassifierSteps, MethodModule):
     """Detect out-of-distribution and adversarial inputs of a trained classifier by Mahalanobis distances.
 
     `fit` trains no parameters: it computes the statistics of the classes in one pass over the training images, and
-    further epochs have no effect. Use images without augmentation. The network is in evaluation mode. The checkpoint
-    stores the statistics as buffers. The logged `train/cross_entropy` shows whether the network has been trained.
+    further epochs have no effect. Use images without augmentation. The network stays in evaluation mode. The checkpoint
+    stores the statistics as buffers. The logged `train/cross_entropy` shows whether the network is a trained one.
 
     `test` evaluates the detection. It needs the DataModule `OutOfDistribution`, or, with `attacks`, any DataModule of
     labelled images. For the main score `score` and each set, `test` logs `test/<metric>_<set>` with the metrics
@@ -65,16 +65,18 @@ class Mahalanobis(StreamsStatistics, ClassifierSteps, MethodModule):
         num_validation: number of images that are used for tuning, in the test set and in each out-of-distribution set.
         shrinkage: weight, in [0, 1], with which the covariance is shrunk towards a multiple of the identity; the paper
             uses 0.
-        attacks: attacks whose adversarial images are to be detected: instances of `PGD`, `DeepFool` or `CarliniWagner`
-            from `lightning_modules.robustness.attacks`. For FGSM, use `PGD` with one step and without a random start.
-        noise_std: standard deviation of the noise in noisy copies, in pixel units: one number, or a dict from attack
-            names to numbers. If the noise is larger than the perturbation of an attack, the attack cannot be detected.
+        attacks: attacks whose adversarial images are to be detected: objects of the classes `PGD`, `DeepFool` or
+            `CarliniWagner` from `lightning_modules.robustness.attacks`. For FGSM, use `PGD` with one step and without a
+            random start.
+        noise_std: standard deviation of the noise in noisy copies, in pixel units: one number, or a dict with one
+            number per attack name. If the noise is larger than the perturbation of an attack, the attack cannot be
+            detected.
         odin: whether to evaluate ODIN with the published grid of 44 settings, which needs 41 forward passes.
         lid: whether to evaluate the local intrinsic dimension. With D features in total over all layers, the module
             stores 3 x 4 D bytes of features for each image in an adversarial set.
         clip_noise: whether to clip noisy copies to [0, 1], as in the published code.
-        channels_last: names of layers whose outputs have the shape `[B, H, W, d]` instead of `[B, d, H, W]`, as in
-            timm's Swin Transformers. For square images, a wrong layout is detected and rejected, unless d = H = W.
+        channels_last: names of the layers whose outputs have the shape `[B, H, W, d]` instead of `[B, d, H, W]`, as in
+            timm's Swin Transformers. For square images, a layer with the wrong layout is rejected, unless d = H = W.
 
     Raises:
         ValueError: if an argument is out of range, or a layer does not exist in the network.

@@ -67,7 +67,7 @@ class RRCM(AccuracyUnderNoise, MethodModule):
         entropy_weight: weight eta of the entropy of the mean prediction.
         view: augmentation of the training images on the device, such as `lightning_modules.views.TimmRandAugment`; None
             means no augmentation.
-        soft_labels: settings of mixup and label smoothing; None disables both. If images are mixed, the training step
+        soft_labels: settings of mixup and label smoothing; None disables both. If mixup is enabled, the training step
             does not return logits for callbacks.
         layer_decay: ratio d between the learning rates of successive blocks, in (0, 1]; see `optim.parameter_groups`.
         optimizer: optimizer of the trainable parameters of the encoder and the head.

@@ -38,7 +38,7 @@ LEAST_KEPT, MOST_KEPT = 0.99, 0.9999
 
 
 def noise_level(index: int, num_levels: int) -> float:
-    """Compute the noise level t_i, one of N = `num_levels`, for images in [-1, 1]."""
+    """Compute the noise level t_i for images in [-1, 1]. There are N = `num_levels` levels."""
     rho = 7
     largest, smallest = LARGEST ** (1 / rho), SMALLEST ** (1 / rho)
     return (largest + index / (num_levels - 1) * (smallest - largest)) ** rho
@@ -102,10 +102,10 @@ def represent(network: nn.Module, noisy: Sequence[Tensor], t: Sequence[float]) -
 
 
 class NoiseConditionedClassifier(nn.Module):
-    """Classifier of noisy images with a known noise level, in one forward pass.
+    """Classify noisy images, whose noise level is known, in one forward pass.
 
-    Images are rescaled from [0, 1] to [-1, 1], so that sigma becomes t = 2 sigma. The network is conditioned on the
-    nearest of the 81 levels of pre-training.
+    Images are rescaled from [0, 1] to [-1, 1], which turns sigma into t = 2 sigma. The network is conditioned on the
+    level nearest to t among the 81 levels of pre-training.
 
     Args:
         encoder: network that maps images and times `[B]` to features `[B, num_features]`.

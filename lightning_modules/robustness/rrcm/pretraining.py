@@ -209,7 +209,7 @@ class RRCMPretraining(OwnLoaders, MethodModule):
     def levels(self) -> tuple[float, float]:
         """Sample the noise levels t_q and t_{q+1} of the current step.
 
-        The levels are the same on all ranks, and the same after resuming.
+        The levels of a step are the same on all ranks. A resumed run samples the same levels as an uninterrupted run.
         """
         count = num_levels(self.steps_taken, self._total_steps)
         index = int(np.random.default_rng([run_seed(), self.steps_taken]).integers(count - 1))
@@ -274,7 +274,7 @@ class RRCMPretraining(OwnLoaders, MethodModule):
     def _after_step(self, *_: Any) -> None:
         """Update the moving averages and the step count.
 
-        This hook is not called for steps that the gradient scaler skips.
+        This hook is not called after a step that the gradient scaler skips.
         """
         kept = kept_by_target(self.steps_taken, self._total_steps, self.steepness)
         for average, trained, decay in (

@@ -36,7 +36,7 @@ class AccuracyUnderNoise(ClassifierSteps):
     accuracy: Metric
 
     def noisy(self, image: Tensor, num_copies: int) -> Tensor:
-        """Create copies `[m, B, C, H, W]` of images, with the same noise distribution as in training."""
+        """Create noisy copies of images, `[m, B, C, H, W]`. The noise has the same distribution as in training."""
         return noisy_copies(image, self.sigma, num_copies)
 
     def _measure(self: Any, batch: dict[str, Any], stage: str) -> None:
@@ -45,7 +45,7 @@ class AccuracyUnderNoise(ClassifierSteps):
         self.log(f"{stage}/accuracy_under_noise", self.accuracy, on_step=False, on_epoch=True, batch_size=size)
 
     def exported(self: Any, sigma: float | None = None) -> Exported:
-        """Return the vote fractions of the smoothed classifier for export. See `interfaces.Exportable`."""
+        """Export, as a function, the vote fractions of the smoothed classifier. See `interfaces.Exportable`."""
         sigma = self.sigma if sigma is None else sigma
         if sigma == 0:
             return super().exported()

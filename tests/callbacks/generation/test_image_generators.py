@@ -171,5 +171,5 @@ class Interpolates(InterpolationSteps, LightningModule): ...
 def test_what_is_no_generator_says_so() -> None:
     with pytest.raises(ValueError, match="LightningModule does not generate images: it has no method sample"):
         ModuleGenerator(LightningModule(), Settings())
-    with pytest.raises(ValueError, match="Interpolates generates images only from pairs of its test set: run `predict`"):
+    with pytest.raises(ValueError, match="Interpolates generates images only from pairs of its test set: run"):
         ModuleGenerator(Interpolates(), Settings())

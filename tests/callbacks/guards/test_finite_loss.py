@@ -180,7 +180,7 @@ def test_no_more_than_a_million_indices_are_held() -> None:
 
 
 def test_noting_never_waits_for_the_device() -> None:
-    """Any operation that needs a value fails on the meta device."""
+    """On the meta device, any operation that needs a value fails."""
     callback = FiniteLoss()
     for size, batch in ((8, 0), (8, 1), (5, 2), (9, 3)):
         callback._note(torch.zeros((), device="meta"), torch.zeros(size, dtype=torch.int64, device="meta"), batch)

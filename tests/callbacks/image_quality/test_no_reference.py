@@ -80,7 +80,7 @@ def test_metrics_of_pyiqa_are_columns_of_the_table_with_and_without_clean_images
     np.testing.assert_allclose(table["lpips"][:2], differences, rtol=1e-4)
     with pytest.raises(ValueError, match=r"pyiqa: niqe cannot measure images of shape \[1, 4, 4\]: too small"):
         PyIQAMeasure("niqe")(torch.rand(1, 1, 4, 4), None, "clipped")
-    with pytest.raises(ValueError, match=r"lpips cannot measure .* there are none"):
+    with pytest.raises(ValueError, match=r"lpips cannot measure .* there are no clean images"):
         PyIQAMeasure("lpips")(torch.rand(1, 1, 9, 9), None, "clipped")
     with pytest.raises(ValueError, match="pyiqa: psnr is also the name of a different metric"):
         ImageMetricsTable(pyiqa=["psnr"])

@@ -39,7 +39,7 @@ def pictures(*bright: int) -> Tensor:
 
 
 def shares() -> list[dict[str, Any]]:
-    """Two batches, of two images and of one. In two processes, each has one of them."""
+    """Two batches, of two images and of one. With two processes, each process has one of the batches."""
     return [
         {"name": ["x/a", "x/b"], "given": pictures(0, 2), "noisy": pictures(3, 3), "clean": pictures(0, 1)},
         {"name": ["x/c"], "given": pictures(3), "noisy": pictures(2), "clean": pictures(2)},

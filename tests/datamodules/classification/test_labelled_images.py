@@ -45,7 +45,7 @@ def test_given_labels_are_one_draw_of_the_noise_and_the_true_ones_travel_beside_
 
 
 def test_noise_takes_the_seed_of_the_data_unless_it_has_its_own() -> None:
-    """This holds even if several DataModules share the same noise object."""
+    """Each DataModule passes its own seed, even if several DataModules share the same noise object."""
     own, linked = Symmetric(0.5, seed=7), Symmetric(0.5)
     for noise, seed, drawn in ((own, 1, 7), (linked, 1, 1), (linked, 2, 2)):
         data = ready(patterns(label_noise=noise, seed=seed))
@@ -154,7 +154,7 @@ def test_each_image_of_an_epoch_is_augmented_three_times_in_a_batch_on_any_ranks
 
 
 def test_training_images_that_are_read_to_judge_labels_are_whole_and_in_order(tmp_path: Path) -> None:
-    """This also holds during training."""
+    """They are whole and in order during training, too."""
     data, read = patterns(augmentation=Augmentation(2, True), seed=5), list[dict[str, Any]]()
 
     def keep(module: Any, data: Any) -> None:

@@ -58,7 +58,7 @@ def test_labels_that_were_written_give_another_run_the_same(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_run_does_not_go_on_with_other_labels(tmp_path: Path, rank: int) -> None:
-    """Every reader of the training set rejects a table that the user has edited in place, and a changed set."""
+    """All readers of the training set reject a label table that the user has edited in place, and a changed dataset."""
     label = np.random.default_rng(0).integers(NUM_CLASSES, size=40)
     table = tmp_path / "mine.csv"
 
@@ -74,11 +74,11 @@ def test_a_run_does_not_go_on_with_other_labels(tmp_path: Path, rank: int) -> No
     written = (tmp_path / "labels.csv").read_bytes()
     resumed().setup("fit")
     resumed().training_images_dataloader()
-    with pytest.raises(ValueError, match=rf"{tmp_path}/labels.csv and the labels in {table} differ in split at"):
+    with pytest.raises(ValueError, match=rf"{tmp_path}/labels.csv and the labels in {table} differ in the split of"):
         resumed(seed=1).setup("fit")
     label[[7, 30]] = (label[[7, 30]] + 1) % NUM_CLASSES
     message = (
-        rf"{tmp_path}/labels.csv and the labels in {table} differ in label at 2 of 40 samples, first at index 7: "
+        rf"{tmp_path}/labels.csv and the labels in {table} differ in the label of 2 of 40 samples, first at index 7: "
         rf"{(label[7] - 1) % NUM_CLASSES} in the first and {label[7]} in the second; a run keeps its first labels"
     )
     with pytest.raises(ValueError, match=message):

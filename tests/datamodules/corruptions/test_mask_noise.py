@@ -227,7 +227,7 @@ def test_categories_change_in_the_order_that_is_given() -> None:
     only = OverUnderSegmentation(4, 4, "dilate", order=[2], seed=0).apply(mask, 3)
     assert torch.equal(only == 1, mask == 1)
     assert torch.equal(OverUnderSegmentation(4, 4, "dilate", order=[], seed=0).apply(mask, 3), mask)
-    with pytest.raises(ValueError, match="order has class 3, but there are 3 classes with background"):
+    with pytest.raises(ValueError, match="order has class 3, but there are only 3 classes, including background"):
         OverUnderSegmentation(order=[1, 3], seed=0).apply(mask, 3)
 
 

@@ -75,7 +75,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("content", REFUSED.values(), ids=REFUSED)
 def test_anything_else_is_refused(content: Any, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"arrays\.pkl is damaged or not a pickle of NumPy arrays only"):
+    with pytest.raises(ValueError, match=r"arrays\.pkl is damaged or not a pickle that contains only NumPy arrays"):
         read(tmp_path / "arrays.pkl", pickle.dumps(content))
 
 

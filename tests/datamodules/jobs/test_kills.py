@@ -138,7 +138,7 @@ def one_of_two(way: str, kind: str, folder: str, victim: int, fatal: int | None)
 
 
 def check_two(way: str, kind: str, directory: Path, every: int) -> None:
-    """Kill either process at each `every`-th point: the other one ends with the cause, and a rerun completes."""
+    """Kill either process at each `every`-th point: the other process reports the cause, and a rerun completes."""
     whole = directory / "whole"
     counts = in_two_processes(one_of_two, way, kind, str(whole), 0, None)
     for victim, count in enumerate(counts):

@@ -119,7 +119,7 @@ def test_uniform_numbers_are_those_of_big_integers(
 
 
 def test_uniform_numbers_are_uniform_and_independent() -> None:
-    """This is tested over samples, visits of one sample, numbers of one sample, seeds and streams."""
+    """Compare numbers over samples, visits of one sample, positions within one sample, seeds and streams."""
     samples = sample_uniform(0, 0, torch.arange(20_000), count=3)
     one = torch.tensor([17])
     visits = torch.cat([sample_uniform(0, epoch, one, count=3) for epoch in range(3000)])

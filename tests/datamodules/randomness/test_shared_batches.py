@@ -130,7 +130,7 @@ def test_one_process_draws_from_torchs_own_generators() -> None:
 
 
 def test_each_process_draws_by_itself_for_some_samples_and_between_batches(both: list[Any]) -> None:
-    """These generators are unaffected by draws that all processes share."""
+    """The generators of a process are unaffected by draws that all processes share."""
     alike = torch.rand(3, generator=torch.Generator().manual_seed(SEED + 1))
     for rank, (_, own, also) in enumerate(both):
         generator = torch.Generator().manual_seed(100 + rank)

@@ -197,9 +197,9 @@ class Attack:
     [
         (
             pickle.dumps(({"a": Attack()}, {})),
-            r"is damaged or not a pickle of NumPy arrays only: it would call posix\.mkdir",
+            r"is damaged or not a pickle that contains only NumPy arrays: it would call posix\.mkdir",
         ),
-        (b"\x80\x04damaged", "is damaged or not a pickle of NumPy arrays only"),
+        (b"\x80\x04damaged", "is damaged or not a pickle that contains only NumPy arrays"),
         (pickle.dumps({"a": np.zeros(3)}), "must contain two dicts from names to arrays, of images and of masks, got"),
         (
             pickle.dumps(({"a": np.zeros(3)}, {"b": np.zeros(3)})),

@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.nightly, pytest.mark.usefixtures("no_pictures")]
 
 
 def command(pipeline: Path, folder: Path, cached: bool, output: str, prior: bool = False) -> list[str | Path]:
-    """Train on sixteen images in three buckets in batches of two or three: six batches per epoch."""
+    """Return a command that trains on sixteen images in three buckets, in six batches of two or three per epoch."""
     for number in range(16):
         size = ((32, 20), (20, 20), (20, 30))[number % 3]
         save(folder / "images" / f"{number}.png", photograph(*size, number))

@@ -228,7 +228,7 @@ def test_what_does_not_fit_is_rejected(
 ) -> None:
     for network, options, message in (
         (text_to_image_pipeline(str(pixart_sigma)), {}, "network must be TextToImage .* got PixArtSigma"),
-        (TextToImage(str(text_to_image), tuning="lora"), {}, "network must have tuning frozen"),
+        (TextToImage(str(text_to_image), tuning="lora"), {}, "network must have tuning: frozen"),
         (TextToImage(str(text_to_image)), {"num_layers": 2}, "num_layers.*a transformer"),
         (TextToImage(str(text_to_image)), {"average_decay": 1.0}, "average_decay must be in"),
     ):

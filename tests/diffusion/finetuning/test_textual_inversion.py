@@ -188,8 +188,8 @@ def test_what_does_not_fit_is_rejected(text_to_image: Path, stable_diffusion_3: 
         ({"templates": ["a cat"]}, r"templates must contain \{\} for the new word, got 'a cat'"),
         ({"templates": ["a {}"], "learnable_property": "style"}, "learnable_property.*templates null"),
         ({"templates": []}, r"templates must contain \{\}"),
-        ({"network": TextToImage(folder, tuning="lora")}, "network must have tuning frozen"),
-        ({"network": TextToImage(folder, offload_text_encoders=True)}, "network must have tuning frozen and offload"),
+        ({"network": TextToImage(folder, tuning="lora")}, "network must have tuning: frozen"),
+        ({"network": TextToImage(folder, offload_text_encoders=True)}, "network must have tuning: frozen and offload"),
         ({"network": text_to_image_pipeline(str(stable_diffusion_3))}, "a textual inversion into StableDiffusion3Pip"),
     ):
         settings: Any = {"placeholder_token": WORD, "initializer_token": START, **options}

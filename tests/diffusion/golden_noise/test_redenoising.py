@@ -79,7 +79,7 @@ def test_equal_predictions_leave_the_noise_as_it_is() -> None:
 
 @pytest.mark.data
 def test_singular_vectors_of_a_real_networks_noise_stay_and_values_move() -> None:
-    """This tests the premise of NPNet's first branch on a published MNIST network without text conditioning."""
+    """Test the premise of NPNet's first branch on a published MNIST network without text conditioning."""
     root = os.environ.get("NOISEWORKS_DATA")
     weights = Path(root or "", "weights", "ddpm_mnist.safetensors")
     if not root or not weights.exists():

@@ -183,7 +183,7 @@ def test_stages_of_other_schedules_or_latents_and_targets_that_keep_noise_are_re
 
 
 def test_a_first_stage_that_was_trained_for_other_steps_is_refused(tmp_path: Path) -> None:
-    """This holds for weights from a checkpoint and from the folder that a run exports."""
+    """The weights come from a checkpoint, or from the folder that a run exports."""
     trained, checkpoint = module(steps=10), dict[str, Any]()
     trained.on_save_checkpoint(checkpoint)
     module(steps=10).on_load_checkpoint(checkpoint)

@@ -104,7 +104,7 @@ def test_a_weight_that_trains_towards_nought_is_not_divided_by(plain: Any, least
 
 
 def test_a_run_that_goes_on_within_an_epoch_computes_the_same_gradients() -> None:
-    """When it resumes there, Lightning calls no epoch-start hook, and the weight may no longer be close to 0."""
+    """Within an epoch, Lightning calls no epoch-start hook after resuming, and the weight may have grown again."""
     network = nn.Sequential(nn.LayerNorm(4), nn.LayerNorm(4))
     compact_layers(network)
     network[1].weight.data[0] = 0

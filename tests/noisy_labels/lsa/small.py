@@ -64,7 +64,7 @@ class Standing:
 
 
 class Step:
-    """A module's step in double precision on 50 of 201 images; a third are noisy, with weights from 0 to 1."""
+    """A module's step in double precision on 50 of 201 images; a third of these are noisy, with weights from 0 to 1."""
 
     def __init__(self, module: Any, epoch: int = 1) -> None:
         generator = torch.Generator().manual_seed(1)
@@ -88,7 +88,7 @@ class Step:
         return self.module.images.guesses[network].gathered()[self.batch["index"]]
 
     def expect(self, loss: Tensor) -> None:
-        """Check the step's loss and gradients against those of an equation."""
+        """Compare the step's loss and gradients with those of an equation."""
         torch.testing.assert_close(self.outputs["loss"], loss, rtol=1e-10, atol=0)
         parameters = list(self.module.parameters())
         own, expected = (

@@ -1,6 +1,6 @@
 """Iterations of blocks on quadratic lower-level problems with known solutions.
 
-This includes RSVRB's trackers of all blocks.
+The tests include RSVRB's trackers of all blocks.
 """
 
 from typing import Any, Literal

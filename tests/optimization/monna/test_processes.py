@@ -70,7 +70,7 @@ def fit(case: str, path: str, processes: int) -> int:
 
 @pytest.mark.parametrize("case", CASES)
 def test_four_processes_equal_one(case: str, tmp_path: Path) -> None:
-    """This covers weights, momenta and statistics of all nodes, the state of the attack, and the curve."""
+    """Compare the weights, momenta and statistics of all nodes, the state of the attack, and the curve."""
     one, four = tmp_path / "one.ckpt", tmp_path / "four.ckpt"
     fit(case, str(one), 1)
     assert in_two_processes(fit, case, str(four), 4, count=4) == [2, 1, 1, 1]

@@ -140,7 +140,7 @@ def test_a_round_costs_what_the_theory_says_at_most_and_steps_shrink() -> None:
 
 @pytest.mark.parametrize("rounds", [100, 1000])
 def test_a_constant_loss_is_learned_at_a_cost_that_no_horizon_changes(rounds: int) -> None:
-    """Only the first round is unexpected; then steps are equal.
+    """Only the first gradient differs from its hint; afterwards, all steps are equal.
 
     The regret is at most D^2 / (2 eta) plus the loss of the first round.
     """
@@ -305,7 +305,7 @@ def test_what_is_out_of_range_is_named(kind: Any, options: dict[str, Any], messa
     ids=lambda path: path.stem,
 )
 def test_the_optimizer_of_a_configuration_accepts_its_arguments(config: Path) -> None:
-    """This includes arguments from the configuration's base, such as a delta that only convex losses use."""
+    """Such arguments may come from the configuration's base, for example a delta that only convex losses use."""
     settings = {key: value for key, value in settings_of(config).items() if key.startswith("model.optimizer.")}
     given = {key.removeprefix("model.optimizer."): value for key, value in settings.items()}
     kind = pkgutil.resolve_name(given.pop("class_path"))

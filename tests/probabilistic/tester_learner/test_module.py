@@ -143,7 +143,7 @@ class WithoutValidation(Halfspaces):
 
 
 def test_weights_are_not_averaged() -> None:
-    """Validation selects the halfspace, for which weight averaging would keep the previous value."""
+    """Validation selects the halfspace; weight averaging would keep its previous value instead."""
     trainer = quiet(max_epochs=1, precision="64-true", callbacks=[EMAWeightAveraging(use_buffers=False)])
     with pytest.raises(ValueError, match=r"trainer\.callbacks must not have EMAWeightAveraging"):
         trainer.fit(TesterLearner(3, **FAST), datamodule=data(samples=100, batch_size=50))

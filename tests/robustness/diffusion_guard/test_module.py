@@ -32,7 +32,7 @@ def test_the_budget_is_kept_and_what_is_never_kept_does_not_move(objective: Any,
 
 
 def test_an_image_is_protected_alike_in_whatever_batch() -> None:
-    """This includes batches with images that have more regions: missing regions are filled with empty ones."""
+    """The batches may contain images with more regions: empty regions are added to the image."""
     image, regions, index = images()
     guard = DiffusionGuard(LinearInpainter(), iterations=4, epsilon=0.1, step_size=0.02)
     together = guard.protect(image, regions, index)

@@ -25,7 +25,7 @@ from tests.robustness.smoothed_training.by_hand import assert_same_with_gradient
 
 
 class Plane(torch.nn.Module):
-    """Class 0 if the sum of the pixels is below a threshold, in float64 so that batching does not change a vote."""
+    """Predicts class 0 if the sum of the pixels is below a threshold, in float64 so that batching changes no vote."""
 
     def __init__(self, threshold: float) -> None:
         super().__init__()
@@ -107,8 +107,11 @@ def test_votes_see_their_halves_of_the_noisy_image() -> None:
 
 
 def test_unequal_noise_is_certified_up_to_the_exact_radius() -> None:
-    """The margins of the halves are 1.5 and 0.5, and the noise is 2 sqrt(8) sigma and twice as much: a perturbation
-    flips the sum of the votes if a / sigma + b / (2 sigma) reaches u + v."""
+    """The margins of the halves are 1.5 and 0.5, and the noise is 2 sqrt(8) sigma and twice as much.
+
+    A perturbation of length a in the first half and b in the second half flips the sum of the votes if
+    a / sigma + b / (2 sigma) reaches the sum of the two margins, each divided by its noise.
+    """
     sigma, ratio = 0.25, 2.0
     module = halved_planes()
     module.second_noise = ratio

@@ -1,4 +1,4 @@
-"""Images read by `datasets` equal the files: from a saved dataset, a folder and the Hub. Their code is not run."""
+"""Images read by `datasets` equal the files: from a saved dataset, a folder and the Hub. No code in them is run."""
 
 import json
 from pathlib import Path

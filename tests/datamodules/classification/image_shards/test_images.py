@@ -204,7 +204,7 @@ def test_what_is_no_set_of_shards_is_one_sentence(tmp_path: Path) -> None:
     refused(tmp_path, r"train must be a folder or a pattern inside data_dir, got '/x'", train="/x")
     write_parquet(tmp_path / "train-9.parquet", samples(3, 1))
     refused(tmp_path, r"holds both \.tar and \.parquet files; select one format")
-    with pytest.raises(FileNotFoundError, match=r"test is null; set it, or hold out .* data\.test_fraction"):
+    with pytest.raises(FileNotFoundError, match=r"test is null; set it to a split, or hold out .* data\.test_fraction"):
         ImageShards(3, str(tmp_path)).test()
 
 

@@ -19,7 +19,7 @@ NOISE = "{class_path: datamodules.corruptions.label_noise.Symmetric, init_args: 
 
 
 def command(folder: Path, kind: str, output: str) -> list[str | Path]:
-    """Train on 60 samples in four shards, in batches of 11 and a last batch of 5."""
+    """Return a command that trains on 60 samples in four shards, in batches of 11 and a last batch of 5."""
     own = kind.split()[-1]
     if not any(folder.glob("train-*")):
         write_shards(folder, own, "train", per_class=20, each=16)

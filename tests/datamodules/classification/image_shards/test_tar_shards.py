@@ -82,7 +82,7 @@ def test_samples_that_are_none_are_refused_in_a_sentence(members: Members, sente
 
 
 def test_a_shard_that_is_cut_anywhere_is_refused(tmp_path: Path) -> None:
-    """This includes truncation at the end of a member, which the tar format itself cannot detect."""
+    """Even truncation at the end of a member is rejected, which the tar format itself cannot detect."""
     content = write_tar(tmp_path / "whole.tar", tar_members(samples(2, 2))).read_bytes()
     last = read_tar_index(tmp_path / "whole.tar", "label").offset[-1]
     for end in (0, 100, 512, 700, int(last) - 512, int(last) + 10, int(last) + 1024):

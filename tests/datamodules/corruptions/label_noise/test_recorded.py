@@ -92,7 +92,7 @@ def test_a_table_without_clean_labels_needs_only_the_length(tmp_path: Path) -> N
     path.write_text("index,label\r\n0,1\r\n1,0\r\n")
     noise = FromCSV(str(path))
     assert noise.apply(torch.tensor([0, 0]), 2).tolist() == [1, 0]
-    with pytest.raises(ValueError, match="labels 2 of 3 samples: index 2 is missing; with `partial: true`"):
+    with pytest.raises(ValueError, match="has labels for 2 of 3 samples: index 2 is missing; with `partial: true`"):
         noise.apply(np.array([0, 0, 0]), 2)
     with pytest.raises(ValueError, match="no column clean_label"):
         noise.transition_matrix(2)
@@ -105,7 +105,7 @@ def test_a_table_labels_files_by_name_with_classes_by_name(tmp_path: Path) -> No
     partial = FromCSV(str(path), partial=True)
     assert partial.apply(label, 2, names=names, class_names=classes).tolist() == [1, 0, 0]
     assert partial.labels_and_truth(label, 2, names, classes)[1] is None
-    with pytest.raises(ValueError, match=r"labels 2 of 3 samples: name cat/1.png is missing"):
+    with pytest.raises(ValueError, match=r"has labels for 2 of 3 samples: name cat/1.png is missing"):
         FromCSV(str(path)).apply(label, 2, names=names, class_names=classes)
     with pytest.raises(ValueError, match=r"has a label for dog/1.png, but this dataset has files such as cat/0.png"):
         partial.apply(label[:2], 2, names=names[:2], class_names=classes)

@@ -51,7 +51,7 @@ REJECTED: list[Row] = [
      "label of .* is '', which is not the number or the name of a class"),
     ("from table 7", lambda root: from_table(root, "index,label\n0,1\n0,1\n"), ValueError, "index 0 occurs twice"),
     ("from table 8", lambda root: from_table(root, "index,label\n1,1\n"), ValueError,
-     "labels 1 of 2 samples: index 0 is missing"),
+     "has labels for 1 of 2 samples: index 0 is missing"),
     ("from table 9", lambda root: from_table(root, "index,label\n0,1\n2,1\n"), ValueError,
      "index in .* must be in 0 ... 1, got '2'"),
     ("from table 10", lambda root: from_table(root, "index,label\n0,1\nb,1\n"), ValueError,
